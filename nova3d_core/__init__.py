@@ -1,0 +1,42 @@
+"""NOVA3D's core: views in, textured mesh out, without ComfyUI.
+
+Names are imported on first use, so that `import nova3d_core` costs nothing: torch, trimesh and the
+other heavy packages load only when something needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "Cameras": "cameras",
+    "orbit_cameras": "cameras",
+    "RigConfig": "rigs",
+    "Views": "views",
+    "Mesh": "mesh",
+    "Progress": "progress",
+    "Nova3DError": "errors",
+    "InputError": "errors",
+    "Cancelled": "errors",
+    "read_views": "io.transforms_json",
+    "write_views": "io.transforms_json",
+    "read_mesh": "io.meshes",
+    "write_glb": "io.meshes",
+    "render_views": "rendering.views",
+    "fuse_views": "pipeline",
+    "evaluate_mesh": "evaluation.protocol",
+}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0604 - names resolved by __getattr__
+
+
+def __getattr__(name: str):
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

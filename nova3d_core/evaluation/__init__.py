@@ -1,0 +1,1 @@
+"""How close a mesh is to another one."""

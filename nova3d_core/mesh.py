@@ -1,0 +1,161 @@
+"""A triangle mesh with what makes it textured; attributes are per vertex, seams are split vertices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .checks import check_finite, check_shape
+from .conventions import Y_UP_FROM, UpAxis
+from .errors import InputError
+
+if TYPE_CHECKING:
+    import trimesh
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """N vertices, F triangles, counter-clockwise seen from outside.
+
+    Raises:
+        InputError: on wrong shapes, NaN, no faces, faces that point at vertices that do not exist,
+            or a texture without uv.
+    """
+
+    vertices: Tensor
+    """(N, 3) float32 in the world."""
+    faces: Tensor
+    """(F, 3) int64."""
+    uv: Tensor | None = None
+    """(N, 2) texture coordinates, origin top left (glTF)."""
+    texture: Tensor | None = None
+    """(H, W, 3) float32 sRGB in 0..1."""
+    normals: Tensor | None = None
+    """(N, 3) unit vertex normals; without them the mesh is shaded flat."""
+    vertex_colours: Tensor | None = None
+    """(N, 3) float32 sRGB in 0..1."""
+
+    def __post_init__(self):
+        sizes = check_shape("mesh vertices", self.vertices, "N 3")
+        check_shape("mesh faces", self.faces, "F 3")
+        if len(self.faces) == 0:
+            raise InputError(
+                "the mesh has no faces.", "A point cloud or an empty file is no surface."
+            )
+        if int(self.faces.min()) < 0 or int(self.faces.max()) >= len(self.vertices):
+            raise InputError(
+                f"mesh faces point at vertices {int(self.faces.min())} to {int(self.faces.max())}, "
+                f"but there are {len(self.vertices)}."
+            )
+        check_finite("mesh vertices", self.vertices)
+        for name, tensor, shape in (
+            ("mesh uv", self.uv, "N 2"),
+            ("mesh normals", self.normals, "N 3"),
+            ("mesh vertex_colours", self.vertex_colours, "N 3"),
+            ("mesh texture", self.texture, "H W 3"),
+        ):
+            if tensor is not None:
+                check_shape(name, tensor, shape, **({"N": sizes["N"]} if shape[0] == "N" else {}))
+                check_finite(name, tensor)
+        if self.texture is not None and self.uv is None:
+            raise InputError("the mesh has a texture but no uv coordinates to place it.")
+
+    def to(self, device: torch.device | str) -> Mesh:
+        """The same mesh on another device."""
+        tensors = {
+            name: value.to(device) for name, value in vars(self).items() if value is not None
+        }
+        return replace(self, **tensors)
+
+    @property
+    def bounds(self) -> Tensor:
+        """(2, 3) smallest and largest corner of the box around the faces."""
+        used = self.vertices[self.faces.reshape(-1)]
+        return torch.stack([used.amin(dim=0), used.amax(dim=0)])
+
+    @property
+    def face_crosses(self) -> Tensor:
+        """(F, 3) outward vectors with twice the face's area as length."""
+        corners = self.vertices[self.faces]  # (F, 3, 3)
+        return torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+
+    @property
+    def face_areas(self) -> Tensor:
+        """(F,) areas in world units squared."""
+        return self.face_crosses.norm(dim=-1) * 0.5
+
+    @property
+    def face_normals(self) -> Tensor:
+        """(F, 3) outward unit normals; a face without area gets the zero vector."""
+        return torch.nn.functional.normalize(self.face_crosses, dim=-1, eps=1e-20)
+
+    def transformed(self, matrix: Tensor) -> Mesh:
+        """The mesh under an affine (4, 4) matrix; a mirroring one also turns the faces around."""
+        linear = matrix[:3, :3].to(self.vertices)
+        vertices = self.vertices @ linear.T + matrix[:3, 3].to(self.vertices)
+        mirrored = bool(torch.linalg.det(linear) < 0)
+        normals = self.normals
+        if normals is not None:
+            turned = normals @ torch.linalg.inv(linear)
+            normals = torch.nn.functional.normalize(turned, dim=-1)
+        faces = self.faces.flip(1) if mirrored else self.faces
+        return replace(self, vertices=vertices, faces=faces, normals=normals)
+
+    def turned_up(self, up_axis: UpAxis) -> Mesh:
+        """The mesh turned from a world with `up_axis` up into ours, +Y up."""
+        if up_axis not in Y_UP_FROM:
+            raise InputError(f"up_axis is '{up_axis}', expected one of {', '.join(Y_UP_FROM)}.")
+        matrix = torch.eye(4)
+        matrix[:3, :3] = torch.tensor(Y_UP_FROM[up_axis])
+        return self.transformed(matrix)
+
+    def normalising_matrix(self) -> Tensor:
+        """The (4, 4) scale and shift that centres the bounding box and makes its longest side 1."""
+        low, high = self.bounds
+        longest = float((high - low).max())
+        if not longest > 0:
+            raise InputError("the mesh has no size: all its vertices are at one place.")
+        matrix = torch.eye(4) / longest
+        matrix[:3, 3] = -(low + high).cpu() / 2 / longest
+        matrix[3, 3] = 1.0
+        return matrix
+
+    def normalised(self) -> Mesh:
+        """The mesh centred in [-0.5, 0.5]^3 with its longest side 1."""
+        return self.transformed(self.normalising_matrix())
+
+    def welded(self) -> Mesh:
+        """The bare surface with vertices at one place merged: uv seams closed, attributes dropped."""
+        vertices, where = torch.unique(self.vertices, dim=0, return_inverse=True)
+        faces = where[self.faces]
+        proper = (faces != faces.roll(1, dims=1)).all(dim=1)
+        return Mesh(vertices, faces[proper])
+
+    def with_smooth_normals(self) -> Mesh:
+        """The mesh with vertex normals averaged over the faces around each place, weighted by angle."""
+        import trimesh
+
+        _, where = torch.unique(self.vertices, dim=0, return_inverse=True)
+        bare = self.as_trimesh()
+        weights = torch.as_tensor(bare.face_angles, dtype=torch.float32)  # (F, 3)
+        directions = self.face_normals.cpu()
+        sums = torch.zeros(int(where.max()) + 1, 3)
+        for corner in range(3):
+            sums.index_add_(
+                0, where[self.faces[:, corner]].cpu(), directions * weights[:, corner, None]
+            )
+        normals = trimesh.util.unitize(sums.numpy()[where.cpu().numpy()])
+        return replace(
+            self, normals=torch.as_tensor(normals, dtype=torch.float32).to(self.vertices)
+        )
+
+    def as_trimesh(self) -> trimesh.Trimesh:
+        """The bare geometry as a trimesh object, its vertices and faces in the same order."""
+        import trimesh
+
+        return trimesh.Trimesh(
+            self.vertices.cpu().double().numpy(), self.faces.cpu().numpy(), process=False
+        )

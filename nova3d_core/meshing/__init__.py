@@ -1,0 +1,1 @@
+"""A surface to a clean, light, unwrapped mesh."""

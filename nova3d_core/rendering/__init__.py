@@ -1,0 +1,1 @@
+"""A mesh to views, by ray casting."""

@@ -1,0 +1,1 @@
+"""Views onto a mesh."""
