@@ -29,7 +29,7 @@ _HOME_OF = {
     "evaluate_mesh": "evaluation.protocol",
 }
 
-__all__ = sorted(_HOME_OF)  # noqa: PLE0604 - names resolved by __getattr__
+__all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str):

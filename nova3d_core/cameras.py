@@ -29,7 +29,7 @@ class Cameras:
     world_to_camera: Tensor
     """(V, 4, 4) rigid, OpenCV axes: x right, y down, z forward."""
     intrinsics: Tensor
-    """(V, 3, 3) in pixels, pixel centres at +0.5; orthographic: pixels per world unit on the diagonal."""
+    """(V, 3, 3) in pixels, pixel centres at +0.5; orthographic: pixels per world unit."""
     width: int
     """Picture width in pixels."""
     height: int
@@ -176,7 +176,7 @@ def keep_view_axis(index: int | slice | Sequence[int] | Tensor) -> slice | Tenso
 
 
 def rigidity_problem(matrix: Tensor) -> str | None:
-    """Says what keeps a (4, 4) matrix from being a rotation and a translation; None if nothing does."""
+    """Says what keeps a (4, 4) matrix from being a rigid motion; None if nothing does."""
     rotation = matrix[:3, :3].double()
     error = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64, device=matrix.device)).abs()
     if float(error.max()) > RIGID_TOLERANCE:
@@ -190,7 +190,7 @@ def rigidity_problem(matrix: Tensor) -> str | None:
 
 
 def orbit_pose(azimuth_deg: float, elevation_deg: float, radius: float) -> Tensor:
-    """World-to-camera (4, 4) of a camera on an orbit that looks at the origin, its picture upright."""
+    """World-to-camera (4, 4) of an upright camera on an orbit, looking at the origin."""
     azimuth_rad, elevation_rad = math.radians(azimuth_deg), math.radians(elevation_deg)
     position = torch.tensor(orbit_position(azimuth_rad, elevation_rad, radius), dtype=torch.float64)
     forward = -torch.tensor(orbit_position(azimuth_rad, elevation_rad, 1.0), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Checks at the borders of stages: shape, finiteness, range, each with an error that names the input."""
+"""Checks at the borders of stages; each error names the input and what was wrong with it."""
 
 from __future__ import annotations
 

@@ -56,9 +56,9 @@ def encode_normals(normals: Tensor) -> Tensor:
 
 
 def decode_normals(picture: Tensor) -> Tensor:
-    """A normal picture (..., 3) in 0..1 to unit vectors; a picture's mid-grey becomes the zero vector.
+    """A normal picture (..., 3) in 0..1 to unit vectors; mid-grey becomes the zero vector.
 
-    Eight-bit files round each component by up to 1/510, so vectors shorter than a tenth are "no normal".
+    Eight-bit files round each component by up to 1/255: a vector shorter than 0.1 is "no normal".
     """
     import torch
 

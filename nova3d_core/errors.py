@@ -40,7 +40,7 @@ class MissingDependencyError(Nova3DError):
         )
 
 
-class Cancelled(Nova3DError):  # noqa: N818 - a decision of the user's, not a fault
+class Cancelled(Nova3DError):
     """The user asked to stop; nothing half-written stays behind."""
 
     def __init__(self, stage: str):

@@ -1,4 +1,4 @@
-"""A triangle mesh with what makes it textured; attributes are per vertex, seams are split vertices."""
+"""A triangle mesh with what makes it textured; attributes sit on vertices, seams split them."""
 
 from __future__ import annotations
 
@@ -128,14 +128,14 @@ class Mesh:
         return self.transformed(self.normalising_matrix())
 
     def welded(self) -> Mesh:
-        """The bare surface with vertices at one place merged: uv seams closed, attributes dropped."""
+        """The bare surface with vertices at one place merged, so that uv seams are closed."""
         vertices, where = torch.unique(self.vertices, dim=0, return_inverse=True)
         faces = where[self.faces]
         proper = (faces != faces.roll(1, dims=1)).all(dim=1)
         return Mesh(vertices, faces[proper])
 
     def with_smooth_normals(self) -> Mesh:
-        """The mesh with vertex normals averaged over the faces around each place, weighted by angle."""
+        """The mesh with normals averaged over the faces around each place, weighted by angle."""
         import trimesh
 
         _, where = torch.unique(self.vertices, dim=0, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Progress as a callback: every long loop reports its steps and can be cancelled between two of them."""
+"""Progress as a callback: every long loop reports its steps and can be cancelled at each."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Progress:
     def update(
         self, stage: str, step: int, total: int, preview: Callable[[], Any] | None = None
     ) -> None:
-        """Reports `step` of `total` finished steps; raises `Cancelled` if the user asked to stop."""
+        """Reports `step` of `total` finished steps; raises `Cancelled` if so asked."""
         self.check(stage)
         if self._report is not None:
             self._report(ProgressEvent(stage, step, max(total, 1), preview))

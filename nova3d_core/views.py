@@ -57,7 +57,7 @@ class Views:
         return len(self.cameras)
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Views:
-        """The chosen views. Front-view normals come out in the world: view 0 may not be among them."""
+        """The chosen views; front-view normals come out in the world, as view 0 may be gone."""
         source = self.with_world_normals() if self.normal_frame == "front_view" else self
         chosen = keep_view_axis(index)
         return replace(

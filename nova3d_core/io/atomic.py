@@ -1,0 +1,103 @@
+"""Writing beside, then renaming: a file or folder appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import InputError, Nova3DError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def new_file(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
+    """Gives a path to write to; on success it becomes `path`, otherwise it is removed.
+
+    Args:
+        path: where the file shall appear; missing folders are made.
+        overwrite: replace a file that is there already.
+
+    Raises:
+        InputError: the file exists, or the place cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{path.suffix}")
+    with explained_write_errors(path):
+        refuse_existing(path, overwrite)
+        if path.is_dir():
+            raise InputError(f"{path} is a folder.", "Name a file.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
+    """Gives an empty folder to fill; on success it becomes `path`, otherwise it is removed.
+
+    With `overwrite`, an earlier folder of that name is replaced as a whole.
+    """
+    path = Path(path)
+    token = secrets.token_hex(4)
+    beside = path.with_name(f".{path.name}.{token}.part")
+    with explained_write_errors(path):
+        refuse_existing(path, overwrite)
+        if path.is_file():
+            raise InputError(f"{path} is a file.", "Name a folder.")
+        beside.mkdir(parents=True)
+        try:
+            yield beside
+            _put_in_place(beside, path, path.with_name(f".{path.name}.{token}.old"))
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _put_in_place(new: Path, path: Path, aside: Path) -> None:
+    """Renames `new` to `path`; what was there is kept aside until the new one stands."""
+    if not path.exists():
+        os.replace(new, path)
+        return
+    os.replace(path, aside)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raises InputError if something is there and may not be replaced."""
+    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"{path} already exists.", "Choose another name, or pass --overwrite.")
+
+
+@contextmanager
+def explained_write_errors(path: Path) -> Iterator[None]:
+    """Turns the system's write errors into one clear line that names the file."""
+    try:
+        yield
+    except Nova3DError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise InputError(
+                f"{path} could not be written: no space left for it.",
+                "Free some disk space or write elsewhere; nothing half-written was left.",
+            ) from error
+        if error.errno in _FORBIDDEN:
+            raise InputError(
+                f"{path} could not be written: permission denied.",
+                "Choose a folder that you may write to.",
+            ) from error
+        raise InputError(f"{path} could not be written: {error.strerror or error}.") from error

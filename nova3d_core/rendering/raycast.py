@@ -1,0 +1,99 @@
+"""Rays against triangles: Embree where it is installed, a plain numpy tree elsewhere.
+
+Both answer the same question with the same result, so pictures do not depend on the platform.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from importlib import util
+from typing import Literal
+
+import numpy as np
+
+from .bvh import TriangleTree
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["auto", "embree", "numpy"]
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Where R rays first met the surface."""
+
+    face: np.ndarray
+    """(R,) int64 face index, -1 for a ray that met nothing."""
+    distance: np.ndarray
+    """(R,) float32 distance along the ray, infinite where nothing was met."""
+    barycentric: np.ndarray
+    """(R, 3) float32 weights of the face's corners, zero where nothing was met."""
+
+    @property
+    def hit(self) -> np.ndarray:
+        """(R,) bool: which rays met the surface."""
+        return self.face >= 0
+
+
+class RayCaster:
+    """A triangle soup prepared for rays.
+
+    Args:
+        vertices: (N, 3) float.
+        faces: (F, 3) int.
+        backend: "embree", "numpy", or "auto" for Embree where it is installed.
+    """
+
+    def __init__(self, vertices: np.ndarray, faces: np.ndarray, backend: Backend = "auto"):
+        if backend == "auto":
+            backend = "embree" if util.find_spec("embreex") else "numpy"
+        self.backend = backend
+        corners = np.ascontiguousarray(vertices, dtype=np.float32)[faces]  # (F, 3, 3)
+        if backend == "embree":
+            from embreex.mesh_construction import TriangleMesh
+            from embreex.rtcore_scene import EmbreeScene
+
+            self._scene = EmbreeScene(robust=True)
+            TriangleMesh(self._scene, corners)
+        else:
+            logger.info("embreex is not installed: casting rays with the slower numpy tree")
+            self._scene = TriangleTree(corners)
+
+    def first_hits(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
+        """First surface point along each ray, from either side.
+
+        Args:
+            origins: (R, 3) float.
+            directions: (R, 3) float unit vectors.
+        """
+        origins, directions = _ray_array(origins), _ray_array(directions)
+        if self.backend == "numpy":
+            face, distance, u, v = self._scene.first_hits(origins, directions)
+        else:
+            answer = self._scene.run(origins, directions, output=True)
+            face, distance = answer["primID"].astype(np.int64), answer["tfar"]
+            u, v = answer["u"], answer["v"]
+        missed = face < 0
+        barycentric = np.stack([1.0 - u - v, u, v], axis=1)
+        barycentric[missed] = 0.0
+        return Hits(face, np.where(missed, np.inf, distance).astype(np.float32), barycentric)
+
+    def occluded(
+        self, origins: np.ndarray, directions: np.ndarray, max_distance: np.ndarray
+    ) -> np.ndarray:
+        """Whether something lies within `max_distance` along each ray.
+
+        Args:
+            origins: (R, 3) float.
+            directions: (R, 3) float unit vectors.
+            max_distance: (R,) float.
+
+        Returns:
+            (R,) bool.
+        """
+        return self.first_hits(origins, directions).distance < max_distance
+
+
+def _ray_array(vectors: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(vectors, dtype=np.float32)
