@@ -140,7 +140,7 @@ class Mesh:
 
         _, where = torch.unique(self.vertices, dim=0, return_inverse=True)
         bare = self.as_trimesh()
-        weights = torch.as_tensor(bare.face_angles, dtype=torch.float32)  # (F, 3)
+        weights = torch.tensor(bare.face_angles, dtype=torch.float32)  # (F, 3)
         directions = self.face_normals.cpu()
         sums = torch.zeros(int(where.max()) + 1, 3)
         for corner in range(3):

@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""Sets the project up and runs a job: demo, test, lint, bench. Needs nothing but Python 3.10+.
+
+    python dev.py demo     render a shipped object, fuse it, measure it; look into demo_output/
+    python dev.py test     lint and tests; further words go to pytest
+    python dev.py lint     ruff only
+    python dev.py bench fusion --help    a script of benchmarks/, with its own words
+
+The first run makes `.venv` beside this file and installs what is needed; later runs start at once.
+On a machine without an NVIDIA card it asks for the CPU build of PyTorch, which is much smaller.
+Set NOVA3D_TORCH to another requirement (for example torch==2.9.1) to choose the build yourself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "installed.txt"
+TORCH = "torch==2.13.0"
+SOURCES = ("requirements.txt", "requirements-dev.txt", "pyproject.toml")
+JOBS = ("demo", "test", "lint", "bench", "setup")
+
+
+def main(words: list[str]) -> int:
+    if not words or words[0] not in JOBS:
+        print(__doc__)
+        return 0 if words[:1] in ([], ["-h"], ["--help"]) else 2
+    if sys.version_info < (3, 10):
+        print(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
+        return 2
+    job, rest = words[0], words[1:]
+    python = ready_python()
+    if job == "setup":
+        return 0
+    if job == "demo":
+        return run([python, ROOT / "benchmarks" / "demo.py", *rest])
+    if job == "bench":
+        if not rest or not (ROOT / "benchmarks" / f"{rest[0]}.py").is_file():
+            names = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py"))
+            print(f"Name a benchmark: {', '.join(names)}.")
+            return 2
+        return run([python, ROOT / "benchmarks" / f"{rest[0]}.py", *rest[1:]])
+    failed = lint(python)
+    if job == "lint" or failed:
+        return failed
+    return run([python, "-m", "pytest", *rest])
+
+
+def lint(python: Path) -> int:
+    return run([python, "-m", "ruff", "check", "."]) or run(
+        [python, "-m", "ruff", "format", "--check", "."]
+    )
+
+
+def ready_python() -> Path:
+    """The interpreter of a `.venv` in which everything is installed."""
+    python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    wanted = fingerprint()
+    if python.exists() and STAMP.exists() and STAMP.read_text() == wanted:
+        return python
+    print("Setting up .venv (once; a few minutes)...", flush=True)
+    if not python.exists():
+        make_venv(python)
+    install(python)
+    STAMP.write_text(wanted)
+    return python
+
+
+def fingerprint() -> str:
+    """Changes whenever the set-up would come out differently."""
+    digest = hashlib.sha256(repr((sys.version_info[:2], torch_choices())).encode())
+    for name in SOURCES:
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def make_venv(python: Path) -> None:
+    shutil.rmtree(VENV, ignore_errors=True)
+    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False)
+    if made.returncode or not python.exists():
+        shutil.rmtree(VENV, ignore_errors=True)
+        raise SystemExit(
+            "Python could not make a virtual environment. On Debian and Ubuntu: "
+            "sudo apt install python3-venv"
+        )
+
+
+def install(python: Path) -> None:
+    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    for choice in torch_choices():
+        quiet = {"stderr": subprocess.DEVNULL} if choice != torch_choices()[-1] else {}
+        if run([*pip, choice], **quiet) == 0:
+            break
+    else:
+        raise SystemExit("PyTorch could not be installed; see the lines above.")
+    everything = ["-r", ROOT / "requirements.txt", "-r", ROOT / "requirements-dev.txt"]
+    if run([*pip, *everything]) or run([*pip, "--no-deps", "--editable", ROOT]):
+        raise SystemExit("The packages could not be installed; see the lines above.")
+
+
+def torch_choices() -> list[str]:
+    """PyTorch requirements to try in turn; the first that installs is taken."""
+    if os.environ.get("NOVA3D_TORCH"):
+        return [os.environ["NOVA3D_TORCH"]]
+    if shutil.which("nvidia-smi"):
+        return [TORCH]
+    # the plain name brings the CUDA build on Linux; its CPU build carries a local version
+    return [f"{TORCH}+cpu", TORCH]
+
+
+def run(command: list, **options) -> int:
+    """Runs a command in the project's folder; its exit code."""
+    try:
+        return subprocess.run(
+            [str(c) for c in command], cwd=ROOT, check=False, **options
+        ).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

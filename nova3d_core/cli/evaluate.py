@@ -1,0 +1,63 @@
+"""`evaluate`: how close a mesh is to its reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from ..conventions import UpAxis
+from ..evaluation.config import EvaluateConfig
+from ..progress import Progress
+from .console import say, say_json
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a mesh against its reference: distances, volume, normals, re-rendered pictures."""
+
+    mesh: Positional[Path]
+    """The result."""
+    reference: Path
+    """The truth; it is centred and scaled to longest side 1 first."""
+    up_axis: UpAxis = "+Y"
+    """Which way is up in the result's file."""
+    output: Annotated[Path | None, arg(aliases=("-o",), metavar="DIR")] = None
+    """A folder for report.json, report.md and the picture sheet."""
+    evaluate: OmitArgPrefixes[EvaluateConfig] = field(default_factory=EvaluateConfig)
+    """Protocol and settings."""
+    overwrite: bool = False
+    """Replace the output if it is there already."""
+    json: bool = False
+    """Say the report as JSON."""
+
+    def run(self, progress: Progress) -> None:
+        """Reads, measures, writes."""
+        from ..evaluation.protocol import evaluate_mesh, evaluate_mesh_with_sheet
+        from ..evaluation.report import markdown_table
+        from ..io.atomic import new_folder, refuse_existing
+        from ..io.images import write_image
+        from ..io.meshes import read_mesh
+
+        if self.output is not None:
+            refuse_existing(self.output, self.overwrite)
+        mesh = read_mesh(self.mesh, self.up_axis)
+        reference = read_mesh(self.reference)
+        sheet = None
+        if self.output is not None and self.evaluate.with_pictures:
+            report, sheet = evaluate_mesh_with_sheet(mesh, reference, self.evaluate, progress)
+        else:
+            report = evaluate_mesh(mesh, reference, self.evaluate, progress)
+        table = markdown_table({self.mesh.stem: report})
+        if self.output is not None:
+            with new_folder(self.output, self.overwrite) as folder:
+                (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
+                (folder / "report.md").write_text(table, encoding="utf-8")
+                if sheet is not None:
+                    write_image(folder / "sheet.png", sheet)
+        if self.json:
+            say_json(report.to_dict())
+        else:
+            say(table.rstrip())

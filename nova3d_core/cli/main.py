@@ -1,0 +1,59 @@
+"""The command line: chooses a command, runs it, turns errors into one clear line and an exit code.
+
+Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+from ..errors import Cancelled, InputError, MissingDependencyError, Nova3DError
+from .console import Bars, complain, log_to_stderr
+from .evaluate import Evaluate
+from .fuse import Fuse
+from .models import Models
+from .render import Render
+
+COMMANDS = {"render": Render, "fuse": Fuse, "evaluate": Evaluate, "models": Models}
+PROGRAM = "python -m nova3d_core"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    log_to_stderr()
+    bars = Bars()
+    try:
+        command = _parsed(sys.argv[1:] if arguments is None else list(arguments))
+        command.run(bars.progress)
+    except KeyboardInterrupt:
+        bars.close()
+        complain("stopped: nothing half-written was left.")
+        return 130
+    except Nova3DError as error:
+        bars.close()
+        complain(f"error: {error}")
+        if isinstance(error, Cancelled):
+            return 130
+        return 2 if isinstance(error, InputError | MissingDependencyError) else 1
+    bars.close()
+    return 0
+
+
+def _parsed(arguments: list[str]):
+    """The chosen command with its settings; a mistake in them is an InputError or exit code 2."""
+    try:
+        import tyro
+    except ImportError as error:
+        raise MissingDependencyError("tyro", "the command line") from error
+
+    choices = [Annotated[command, tyro.conf.subcommand(name)] for name, command in COMMANDS.items()]
+    return tyro.cli(
+        functools.reduce(operator.or_, choices),
+        prog=PROGRAM,
+        description="Posed pictures of an object in, a textured 3D mesh out.",
+        args=arguments,
+    )

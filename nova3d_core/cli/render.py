@@ -1,0 +1,60 @@
+"""`render`: a mesh to a folder of views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from ..conventions import UpAxis
+from ..progress import Progress
+from ..rendering.config import RenderConfig
+from ..rigs import RigConfig
+from .console import say, say_json
+
+
+@dataclass(frozen=True)
+class Render:
+    """Render a mesh to a folder of views: colour, normals, masks and cameras."""
+
+    mesh: Positional[Path]
+    """A .glb, .gltf, .obj or .ply file."""
+    output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
+    """The folder to write; it gets a transforms.json and the pictures."""
+    up_axis: UpAxis = "+Y"
+    """Which way is up in the mesh's file; glTF says +Y, many scans say +Z."""
+    normalise: bool = True
+    """Centre the mesh and scale its longest side to 1, as the default rig expects."""
+    rig: RigConfig = field(default_factory=RigConfig)
+    """The cameras."""
+    render: RenderConfig = field(default_factory=RenderConfig)
+    """The renderer."""
+    turntable: Path | None = None
+    """Also write the mesh turning once, as an animated .webp or .gif."""
+    overwrite: bool = False
+    """Replace the output if it is there already."""
+    json: bool = False
+    """Say the result as JSON."""
+
+    def run(self, progress: Progress) -> None:
+        """Reads, renders, writes."""
+        from ..cameras import orbit_cameras
+        from ..io.atomic import refuse_existing
+        from ..io.meshes import read_mesh
+        from ..io.transforms_json import write_views
+        from ..rendering.turntable import turntable, write_turntable
+        from ..rendering.views import render_views
+
+        refuse_existing(self.output, self.overwrite)
+        mesh = read_mesh(self.mesh, self.up_axis)
+        mesh = mesh.normalised() if self.normalise else mesh
+        views = render_views(mesh, orbit_cameras(self.rig), self.render, progress).views
+        write_views(views, self.output, self.overwrite, progress)
+        if self.turntable is not None:
+            write_turntable(turntable(mesh, progress=progress), self.turntable, self.overwrite)
+        if self.json:
+            say_json({"output": str(self.output), "views": len(views), "faces": len(mesh.faces)})
+        else:
+            say(f"{len(views)} views of {len(mesh.faces)} faces in {self.output}")

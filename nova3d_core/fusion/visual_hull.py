@@ -1,0 +1,225 @@
+"""The visual hull as a signed distance function, from the masks' distance transforms.
+
+A point is outside the object if any mask says so. Each view measures how far the point's picture
+lies from the silhouette, in pixels, and turns that into world units at the point's depth; the
+largest of these signed distances over all views is zero on the hull.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..errors import InputError, StageError
+from ..progress import SILENT, Progress
+from ..views import Views
+from .config import HullConfig
+from .sdf_grid import SdfGrid, grid_points
+
+POINTS_AT_ONCE = 1 << 18
+STAGE = "carving"
+_COARSE_FACTOR = 4
+_BOUNDS_RESOLUTION = 48
+_BOX_MARGIN_PX = 6
+
+
+def carve_hull(
+    views: Views, config: HullConfig | None = None, progress: Progress = SILENT
+) -> SdfGrid:
+    """Carves the visual hull of masked views.
+
+    Args:
+        views: at least two views with masks, in any world and scale.
+        config: grid resolution and mask upsampling.
+        progress: told about each view and each slab of the grid.
+
+    Returns:
+        The hull's signed distances on a grid around the object.
+
+    Raises:
+        InputError: no masks, fewer than two views, a mask that is empty or full.
+        StageError: nothing is left after carving: the masks or cameras contradict each other.
+    """
+    config = config or HullConfig()
+    views = views.to("cpu")
+    check_carvable(views)
+    silhouettes = Silhouettes(views, config.mask_upsampling, progress)
+    low, high = _object_bounds(silhouettes)
+    spacing = float((high - low).max()) / config.resolution
+    pad = config.padding_cells * spacing
+    # a whole number of coarse cells, so that the coarse grid's points are points of the fine one
+    cells = ((high - low + 2 * pad) / (spacing * _COARSE_FACTOR)).ceil().long() * _COARSE_FACTOR
+    origin = (low + high) / 2 - cells * spacing / 2
+    values = _carve_near_surface(silhouettes, origin, spacing, cells, progress)
+    if not bool((values < 0).any()):
+        raise _nothing_left(silhouettes)
+    return SdfGrid(values, origin, spacing)
+
+
+def check_carvable(views: Views) -> None:
+    """Raises InputError unless there are two or more views, each with object and background."""
+    if len(views) < 2:
+        raise InputError(
+            f"{len(views)} view was given; carving needs at least 2.",
+            "Add pictures from other sides: 8 or more around the object give a usable shape.",
+        )
+    if views.masks is None:
+        raise InputError(
+            "the views have no masks.", "Give masks, or pictures with an alpha channel."
+        )
+    share = (views.masks > 0.5).float().mean(dim=(1, 2))
+    for view in range(len(views)):
+        if share[view] == 0:
+            raise InputError(
+                f"the mask of view {view} is empty: no object in it.",
+                "Check the mask, or leave this view out.",
+            )
+        if share[view] == 1:
+            raise InputError(
+                f"the mask of view {view} is full: no background in it.",
+                "Carving needs to see where the object ends: mask the background out.",
+            )
+
+
+class Silhouettes:
+    """The masks of all views as signed distances in pixels, ready to be asked at world points."""
+
+    def __init__(self, views: Views, upsampling: int, progress: Progress = SILENT):
+        self.cameras: Cameras = views.cameras
+        self.distance_px = torch.stack(
+            [
+                signed_distance_px(views.masks[view], upsampling)
+                for view in progress.track(range(len(views)), STAGE, len(views))
+            ]
+        )[:, None]  # (V, 1, H * upsampling, W * upsampling), negative on the object
+
+    def sdf(self, points: Tensor) -> Tensor:
+        """(N,) signed distance to the hull at world points (N, 3): the largest over the views."""
+        return self.per_view(points).amax(dim=0)
+
+    def per_view(self, points: Tensor) -> Tensor:
+        """(V, N) signed distance of each point to each view's silhouette cone, in world units."""
+        cameras = self.cameras
+        pixels, depth_z = cameras.project(points)
+        size = pixels.new_tensor([cameras.width, cameras.height])
+        # beyond the picture the border's value holds: a mask that touches it does not carve there
+        distance = torch.nn.functional.grid_sample(
+            self.distance_px,
+            (pixels / size * 2.0 - 1.0)[:, None],
+            padding_mode="border",
+            align_corners=False,
+        )[:, 0, 0]
+        px_per_unit = cameras.intrinsics[:, 0, 0][:, None]
+        if cameras.kind == "orthographic":
+            return distance / px_per_unit
+        world = distance * depth_z.clamp_min(0.0) / px_per_unit
+        return torch.where(depth_z > 0, world, -depth_z + 1e-3)  # behind the camera is outside
+
+
+def signed_distance_px(mask: Tensor, upsampling: int) -> Tensor:
+    """Signed distance (H * u, W * u) to the 0.5 level of a soft mask (H, W), in original pixels.
+
+    Only the box around the object is measured at the fine resolution; the empty rest of the picture
+    is measured on its own pixels.
+    """
+    rough = _upsampled(_binary_distance(mask), upsampling)
+    rows, columns = (torch.nonzero(mask.amax(dim=axis) > 0)[:, 0] for axis in (1, 0))
+    if upsampling == 1 or len(rows) == 0:
+        return rough
+    top, bottom = max(int(rows[0]) - _BOX_MARGIN_PX, 0), int(rows[-1]) + 1 + _BOX_MARGIN_PX
+    left, right = max(int(columns[0]) - _BOX_MARGIN_PX, 0), int(columns[-1]) + 1 + _BOX_MARGIN_PX
+    fine = _binary_distance(_upsampled(mask[top:bottom, left:right], upsampling)) / upsampling
+    top, left = top * upsampling, left * upsampling
+    rough[top : top + fine.shape[0], left : left + fine.shape[1]] = fine
+    return rough
+
+
+def _binary_distance(mask: Tensor) -> Tensor:
+    """Signed distance (H, W) in samples of this picture to where it crosses 0.5."""
+    from scipy.ndimage import distance_transform_edt
+
+    inside = (mask > 0.5).numpy()
+    # an edge lies half a sample outside the last sample within
+    outward = distance_transform_edt(~inside) - 0.5 * ~inside
+    inward = distance_transform_edt(inside) - 0.5 * inside
+    return torch.from_numpy(outward - inward).float()
+
+
+def _upsampled(picture: Tensor, factor: int) -> Tensor:
+    """(H * factor, W * factor) bilinear enlargement of (H, W)."""
+    return torch.nn.functional.interpolate(
+        picture[None, None], scale_factor=factor, mode="bilinear", align_corners=False
+    )[0, 0]
+
+
+def _object_bounds(silhouettes: Silhouettes) -> tuple[Tensor, Tensor]:
+    """Low and high corner (3,) of the object: a coarse hull, carved again in its own box."""
+    centre, reach = _scene_ball(silhouettes.cameras)
+    low, high = centre - reach, centre + reach
+    for _ in range(3):
+        spacing = float((high - low).max()) / _BOUNDS_RESOLUTION
+        shape = tuple(int(n) for n in ((high - low) / spacing).ceil().long() + 1)
+        points = grid_points(low, spacing, shape)
+        sdf = torch.cat([silhouettes.sdf(part) for part in points.split(POINTS_AT_ONCE)])
+        # a cell that the surface only grazes has no point inside, but one within its diagonal
+        near = points[sdf < spacing * 3**0.5]
+        if len(near) == 0:
+            raise _nothing_left(silhouettes)
+        low, high = near.amin(dim=0) - spacing, near.amax(dim=0) + spacing
+    inside = points[sdf < spacing / 2]
+    if len(inside) == 0:
+        raise _nothing_left(silhouettes)
+    return inside.amin(dim=0) - spacing, inside.amax(dim=0) + spacing
+
+
+def _scene_ball(cameras: Cameras) -> tuple[Tensor, float]:
+    """Centre (3,) that all cameras look at, and a radius that holds what they all see."""
+    directions, positions = cameras.view_directions, cameras.positions
+    across = torch.eye(3) - directions[:, :, None] * directions[:, None, :]  # (V, 3, 3)
+    # the point nearest to all viewing axes; for parallel axes the least-norm answer
+    right = (across @ positions[:, :, None]).sum(dim=0)
+    centre = (torch.linalg.pinv(across.sum(dim=0)) @ right)[:, 0]
+    half_px = max(cameras.width, cameras.height) / 2
+    reach = half_px / cameras.intrinsics[:, 0, 0]
+    if cameras.kind == "perspective":
+        reach = reach * ((centre - positions) * directions).sum(dim=1).abs()
+    return centre, float(reach.max()) * 1.5
+
+
+def _carve_near_surface(
+    silhouettes: Silhouettes, origin: Tensor, spacing: float, cells: Tensor, progress: Progress
+) -> Tensor:
+    """SDF values on the fine grid: exact near the surface, interpolated from coarse elsewhere."""
+    coarse_shape = tuple(int(n) // _COARSE_FACTOR + 1 for n in cells)
+    coarse_spacing = spacing * _COARSE_FACTOR
+    points = grid_points(origin, coarse_spacing, coarse_shape)
+    coarse = torch.cat([silhouettes.sdf(part) for part in points.split(POINTS_AT_ONCE)])
+    coarse = coarse.reshape(coarse_shape)
+    values = torch.nn.functional.interpolate(
+        coarse[None, None],
+        size=[int(n) + 1 for n in cells],
+        mode="trilinear",
+        align_corners=True,
+    )[0, 0].contiguous()
+    # a distance changes by at most the distance walked: farther than this the sign is certain
+    band = values.abs() < 1.8 * coarse_spacing
+    chosen = band.nonzero()  # (B, 3)
+    parts = chosen.split(POINTS_AT_ONCE)
+    for part in progress.track(parts, STAGE, len(parts)):
+        x, y, z = part.unbind(dim=1)
+        values[x, y, z] = silhouettes.sdf(origin + part * spacing)
+    return values
+
+
+def _nothing_left(silhouettes: Silhouettes) -> StageError:
+    """The error for masks that contradict each other; it names the view that the rest deny most."""
+    centre, reach = _scene_ball(silhouettes.cameras)
+    points = grid_points(centre - reach, reach / 24, (49, 49, 49))
+    distances = silhouettes.per_view(points)  # (V, N)
+    worst = int(distances[:, distances.amax(dim=0).argmin()].argmax())
+    return StageError(
+        STAGE,
+        f"nothing is left: no point lies inside all masks, and view {worst} disagrees most.",
+        "Check that each picture belongs to its camera, and that the masks show one object.",
+    )

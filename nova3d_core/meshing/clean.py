@@ -1,0 +1,156 @@
+"""Makes a surface that other tools accept: no crumbs, every edge between exactly two faces."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..errors import StageError
+from ..mesh import Mesh
+
+STAGE = "cleaning"
+_GAP_PER_EDGE = 1e-2
+"""How far touching sheets are moved apart, in mean edge lengths: enough to survive welding."""
+
+
+def keep_largest_parts(mesh: Mesh, min_share: float) -> Mesh:
+    """Drops loose parts whose area is below `min_share` of the whole; the largest always stays.
+
+    Args:
+        mesh: a bare surface; attributes are dropped.
+        min_share: 0..1.
+    """
+    part = face_parts(mesh.faces.numpy(), len(mesh.vertices))
+    area = np.bincount(part, weights=mesh.face_areas.numpy())
+    keep = (area >= min_share * area.sum()) | (area == area.max())
+    return compacted(mesh.vertices, mesh.faces[torch.from_numpy(keep[part])])
+
+
+def face_parts(faces: np.ndarray, vertex_count: int) -> np.ndarray:
+    """(F,) part number of each face; faces that share a vertex are of one part."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    start, end = faces[:, [0, 1]].reshape(-1), faces[:, [1, 2]].reshape(-1)
+    links = coo_array((np.ones(len(start), bool), (start, end)), shape=(vertex_count,) * 2)
+    _, part_of_vertex = connected_components(links, directed=False)
+    _, part = np.unique(part_of_vertex[faces[:, 0]], return_inverse=True)
+    return part
+
+
+def compacted(vertices: torch.Tensor, faces: torch.Tensor) -> Mesh:
+    """A mesh of these faces (F, 3) with only the vertices (N, 3) that they use."""
+    used, renumbered = torch.unique(faces, return_inverse=True)
+    return Mesh(vertices[used], renumbered)
+
+
+def make_manifold(mesh: Mesh) -> Mesh:
+    """Separates sheets that touch in an edge or a vertex, so that each edge has two faces.
+
+    Simplification can pinch a closed surface until two sheets share an edge, where four faces then
+    meet, or a vertex. Around each such edge the faces are paired through the solid between them;
+    every fan of paired faces then gets its own copy of the vertex, moved inward by a hair.
+
+    Args:
+        mesh: a closed surface with outward faces; attributes are dropped.
+
+    Raises:
+        StageError: the surface is open, so that no pairing closes it.
+    """
+    faces = _without_flaps(mesh.faces.numpy())
+    vertices = mesh.vertices.double().numpy()
+    pairs = _paired_edges(vertices, faces)  # (E, 2) half-edge numbers 3 * face + corner
+    fan = _fans(faces, pairs)  # (3F,) fan of each face corner
+    vertex_of_fan = np.zeros(fan.max() + 1, np.int64)
+    vertex_of_fan[fan] = faces.reshape(-1)
+    separated = Mesh(
+        torch.from_numpy(vertices[vertex_of_fan]).float(), torch.from_numpy(fan.reshape(-1, 3))
+    )
+    copies = np.bincount(vertex_of_fan, minlength=len(vertices))[vertex_of_fan]
+    return _moved_inward(separated, torch.from_numpy(copies > 1))
+
+
+def _without_flaps(faces: np.ndarray) -> np.ndarray:
+    """Drops faces without area in index space, and couples of faces that lie back to back."""
+    faces = faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
+    _, group, count = np.unique(
+        np.sort(faces, axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    return faces[count[group.reshape(-1)] == 1]
+
+
+def _paired_edges(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(E, 2) half-edges that are the two sides of one edge; half-edge 3f + c runs from corner c."""
+    start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
+    key = np.minimum(start, end) * len(vertices) + np.maximum(start, end)
+    order = np.argsort(key, kind="stable")
+    _, first, count = np.unique(key[order], return_index=True, return_counts=True)
+    plain = first[count == 2]
+    pairs = np.stack([order[plain], order[plain + 1]], axis=1)
+    crowded = [
+        _pairs_through_solid(vertices, faces, order[f : f + n])
+        for f, n in zip(first[count != 2], count[count != 2], strict=True)
+    ]
+    return np.concatenate([pairs, *crowded])
+
+
+def _pairs_through_solid(
+    vertices: np.ndarray, faces: np.ndarray, half_edges: np.ndarray
+) -> np.ndarray:
+    """Pairs the half-edges (K,) around one edge so that each pair encloses solid: (K / 2, 2)."""
+    face, corner = half_edges // 3, half_edges % 3
+    start, end = faces[face, corner], faces[face, (corner + 1) % 3]
+    low, high = vertices[min(start[0], end[0])], vertices[max(start[0], end[0])]
+    forward = start < end
+    if 2 * forward.sum() != len(half_edges):
+        raise StageError(STAGE, "the surface has open edges, so it cannot be made manifold.")
+    axis = (high - low) / max(np.linalg.norm(high - low), 1e-30)
+    across = vertices[faces[face, (corner + 2) % 3]] - low
+    across -= across @ axis[:, None] * axis
+    side = across[0] / max(np.linalg.norm(across[0]), 1e-30)
+    angle = np.arctan2(across @ np.cross(axis, side), across @ side)
+    # turning about the edge, solid begins at a backward face and ends at the next forward one
+    turn = np.lexsort((forward, angle))
+    begins = np.flatnonzero(~forward[turn])
+    turned = np.roll(turn, -begins[0])
+    backward, ahead = turned[~forward[turned]], turned[forward[turned]]
+    return np.stack([half_edges[backward], half_edges[ahead]], axis=1)
+
+
+def _fans(faces: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """(3F,) number of the fan that each face corner belongs to, linked across paired edges."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    def next_corner(half_edge: np.ndarray) -> np.ndarray:
+        return half_edge - half_edge % 3 + (half_edge % 3 + 1) % 3
+
+    one, other = pairs[:, 0], pairs[:, 1]
+    # the two half-edges run against each other: the start of one is the end of the other
+    a = np.concatenate([one, next_corner(one)])
+    b = np.concatenate([next_corner(other), other])
+    size = faces.size
+    links = coo_array((np.ones(len(a), bool), (a, b)), shape=(size, size))
+    return connected_components(links, directed=False)[1].astype(np.int64)
+
+
+def _moved_inward(mesh: Mesh, chosen: torch.Tensor) -> Mesh:
+    """Moves the chosen vertices (N,) a hair against the normals of the faces around them."""
+    normals = torch.zeros_like(mesh.vertices)
+    crosses = mesh.face_crosses
+    for corner in range(3):
+        normals.index_add_(0, mesh.faces[:, corner], crosses)
+    normals = torch.nn.functional.normalize(normals, dim=1, eps=1e-20)
+    edges = mesh.vertices[mesh.faces] - mesh.vertices[mesh.faces.roll(1, dims=1)]
+    gap = _GAP_PER_EDGE * edges.norm(dim=-1).mean()
+    return Mesh(mesh.vertices - gap * normals * chosen[:, None], mesh.faces)
+
+
+def is_closed_manifold(mesh: Mesh) -> bool:
+    """Whether each edge lies between exactly two faces that run along it in opposite directions."""
+    faces = mesh.faces.numpy()
+    start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
+    count = len(mesh.vertices)
+    half_edges = np.sort(start * count + end)
+    reverse = np.sort(end * count + start)
+    return bool((np.diff(half_edges) > 0).all() and (half_edges == reverse).all())

@@ -1,0 +1,120 @@
+"""The whole way from views to a textured mesh, one stage after the other."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from .fusion.visual_hull import carve_hull
+from .imaging.matte import matte_from_white
+from .mesh import Mesh
+from .meshing.clean import keep_largest_parts, make_manifold
+from .meshing.config import MeshingConfig
+from .meshing.isosurface import extract_surface
+from .meshing.simplify import simplify
+from .meshing.unwrap import unwrap
+from .pipeline_config import FuseConfig
+from .progress import SILENT, Progress
+from .texturing.bake import bake_texture
+from .views import Views
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """A textured mesh and how it came about."""
+
+    mesh: Mesh
+    """Closed and manifold, with outward normals, uv and texture."""
+    coverage: Tensor
+    """(size, size) in 0..1: which texels the views have seen."""
+    unwrap_method: str
+    """"xatlas", or "box" where the fallback atlas had to serve."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of each stage."""
+
+
+def fuse_views(
+    views: Views, config: FuseConfig | None = None, progress: Progress = SILENT
+) -> Fused:
+    """Fuses views into a textured mesh in the world of their cameras.
+
+    Args:
+        views: two or more; without masks, a matte is taken from their white background.
+        config: settings of all stages.
+        progress: told about each step of each stage.
+
+    Raises:
+        InputError: the views cannot be carved, e.g. an empty mask.
+        StageError: a stage failed; the error names it.
+    """
+    config = config or FuseConfig()
+    clock = StageClock()
+    views = with_masks(views)
+    with clock.stage("carving"):
+        grid = carve_hull(views, config.hull, progress)
+    surface = mesh_surface(extract_surface(grid), config.meshing, clock, progress)
+    return texture_mesh(surface, views, config, clock, progress)
+
+
+def with_masks(views: Views) -> Views:
+    """The same views; where they have no masks, with mattes of their white background."""
+    if views.masks is not None:
+        return views
+    logger.info("the views have no masks: taking mattes from their white background")
+    return replace(views, masks=matte_from_white(views.colour))
+
+
+def mesh_surface(
+    surface: Mesh, config: MeshingConfig, clock: StageClock, progress: Progress = SILENT
+) -> Mesh:
+    """A raw isosurface without its crumbs, with fewer faces, closed and manifold."""
+    with clock.stage("meshing"):
+        progress.update("meshing", 0, 3)
+        largest = keep_largest_parts(surface, config.min_part_share)
+        progress.update("meshing", 1, 3)
+        light = simplify(largest, config.target_faces)
+        progress.update("meshing", 2, 3)
+        closed = make_manifold(light)
+        progress.update("meshing", 3, 3)
+    return closed
+
+
+def texture_mesh(
+    surface: Mesh,
+    views: Views,
+    config: FuseConfig,
+    clock: StageClock,
+    progress: Progress = SILENT,
+) -> Fused:
+    """Unwraps a closed surface and bakes the views onto it."""
+    with clock.stage("unwrapping"):
+        unwrapped = unwrap(
+            surface, replace(config.unwrap, texture_px=config.bake.texture_px), progress
+        )
+    with clock.stage("baking"):
+        baked = bake_texture(unwrapped.mesh, views, config.bake, progress)
+    return Fused(baked.mesh, baked.coverage, unwrapped.method, clock.seconds)
+
+
+class StageClock:
+    """Wall seconds of named stages; a stage entered twice adds up."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times what happens inside the `with` block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent

@@ -1,0 +1,51 @@
+"""What a ray sees where it met the mesh: colour and normal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..mesh import Mesh
+from ..texturing.sampling import sample_texture
+
+GREY = 0.7
+"""sRGB grey of a mesh that has neither texture nor vertex colours."""
+
+
+def interpolate(values: Tensor, faces: Tensor, barycentric: Tensor) -> Tensor:
+    """Vertex values (N, C) at P surface points, given their faces (P, 3) and weights (P, 3)."""
+    return (values[faces] * barycentric[..., None]).sum(dim=1)
+
+
+def surface_colour(mesh: Mesh, face: Tensor, barycentric: Tensor) -> Tensor:
+    """Unlit sRGB colours (P, 3) at surface points: texture, else vertex colours, else grey.
+
+    Args:
+        mesh: the mesh.
+        face: (P,) face indices.
+        barycentric: (P, 3) weights of the face's corners.
+    """
+    corners = mesh.faces[face]
+    if mesh.texture is not None and mesh.uv is not None:
+        return sample_texture(mesh.texture, interpolate(mesh.uv, corners, barycentric))
+    if mesh.vertex_colours is not None:
+        return interpolate(mesh.vertex_colours, corners, barycentric)
+    return torch.full((len(face), 3), GREY, device=mesh.vertices.device)
+
+
+def facing_normal(mesh: Mesh, face: Tensor, barycentric: Tensor, directions: Tensor) -> Tensor:
+    """World normals (P, 3) at surface points, turned to the side the ray came from.
+
+    Args:
+        mesh: the mesh; its vertex normals are interpolated, without them it is flat.
+        face: (P,) face indices.
+        barycentric: (P, 3) weights of the face's corners.
+        directions: (P, 3) unit ray directions.
+    """
+    flat = mesh.face_normals[face]
+    normal = flat
+    if mesh.normals is not None:
+        smooth = interpolate(mesh.normals, mesh.faces[face], barycentric)
+        normal = torch.nn.functional.normalize(smooth, dim=-1, eps=1e-12)
+    from_behind = (flat * directions).sum(dim=-1, keepdim=True) > 0
+    return torch.where(from_behind, -normal, normal)

@@ -1,0 +1,86 @@
+"""A short film of a mesh turning once, colour beside normals."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..cameras import orbit_cameras
+from ..conventions import encode_normals
+from ..errors import InputError
+from ..io.atomic import new_file
+from ..mesh import Mesh
+from ..progress import SILENT, Progress
+from ..rigs import RigConfig
+from .config import RenderConfig
+from .views import render_views
+
+SECONDS_PER_TURN = 4.0
+
+
+def turntable(
+    mesh: Mesh,
+    rig: RigConfig | None = None,
+    config: RenderConfig | None = None,
+    progress: Progress = SILENT,
+) -> Tensor:
+    """Frames (V, H, 2 W, 3) in 0..1 of a mesh that turns once: colour left, normals right.
+
+    Args:
+        mesh: any mesh; it is centred and scaled to fill the picture.
+        rig: one camera a frame; 48 frames from 15 degrees above by default.
+        config: rays a pixel.
+        progress: told about each frame.
+    """
+    rig = rig or RigConfig(count=48, elevation_deg=15.0)
+    views = render_views(mesh.normalised(), orbit_cameras(rig), config, progress).views
+    # the camera goes round, which looks like the object turning; its own axes keep the light still
+    normals = encode_normals(views.with_normals_in("camera").normals)
+    covered = views.masks[..., None]
+    return torch.cat([views.colour, normals * covered + (1.0 - covered)], dim=2)
+
+
+def write_turntable(frames: Tensor, path: Path | str, overwrite: bool = False) -> Path:
+    """Writes frames (V, H, W, 3) in 0..1 as an animated WebP or GIF that loops.
+
+    Raises:
+        InputError: another ending than .webp or .gif, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".webp", ".gif"):
+        raise InputError(f"{path} is no animation that can be written.", "Use .webp or .gif.")
+    content = _encoded(frames, path.suffix.lower()[1:])
+    with new_file(path, overwrite) as beside:
+        beside.write_bytes(content)
+    return path
+
+
+def _encoded(frames: Tensor, kind: str) -> bytes:
+    from PIL import Image
+
+    pictures: Sequence[Image.Image] = [
+        Image.fromarray((frame.clamp(0.0, 1.0) * 255.0).round().byte().numpy()) for frame in frames
+    ]
+    buffer = io.BytesIO()
+    pictures[0].save(
+        buffer,
+        kind,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=round(1000 * SECONDS_PER_TURN / len(pictures)),
+        loop=0,
+        quality=85,
+    )
+    return buffer.getvalue()
+
+
+def turned_rig(count: int, size_px: int, elevation_deg: float = 15.0) -> RigConfig:
+    """The default lens and distance with `count` frames of `size_px` from a little above."""
+    return replace(
+        RigConfig(), count=count, elevation_deg=elevation_deg, width_px=size_px, height_px=size_px
+    )

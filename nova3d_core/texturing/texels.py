@@ -1,0 +1,72 @@
+"""Where on the surface each texel of a texture lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..mesh import Mesh
+from ..rendering.raycast import RayCaster
+from ..rendering.shading import interpolate
+
+
+@dataclass(frozen=True, eq=False)
+class Texels:
+    """The T texels of a texture whose centres lie in a chart."""
+
+    size_px: int
+    """Width and height of the texture."""
+    index: Tensor
+    """(T,) row * size + column."""
+    face: Tensor
+    """(T,) the face that owns the texel."""
+    barycentric: Tensor
+    """(T, 3) weights of the face's corners."""
+    position: Tensor
+    """(T, 3) world position."""
+    normal: Tensor
+    """(T, 3) smooth unit normal."""
+
+
+def texels_of(mesh: Mesh, size_px: int) -> Texels:
+    """Finds each texel's place on the surface by casting rays onto the unwrapped triangles.
+
+    Args:
+        mesh: a mesh with uv; without vertex normals smooth ones are made.
+        size_px: width and height of the texture.
+
+    Raises:
+        InputError: the mesh has no uv, or its charts hold no texel centre at this size.
+    """
+    if mesh.uv is None:
+        raise InputError("the mesh has no uv coordinates.", "Unwrap it before baking.")
+    if mesh.normals is None:
+        mesh = mesh.with_smooth_normals()
+    flat = torch.cat([mesh.uv * size_px, torch.zeros(len(mesh.uv), 1)], dim=1)
+    caster = RayCaster(flat.numpy(), mesh.faces.numpy())
+    centres = np.arange(size_px, dtype=np.float32) + 0.5
+    y, x = np.meshgrid(centres, centres, indexing="ij")
+    origins = np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3)
+    hits = caster.first_hits(origins, np.broadcast_to(np.float32([0, 0, -1]), origins.shape))
+    index = torch.from_numpy(np.flatnonzero(hits.hit))
+    if len(index) == 0:
+        raise InputError(
+            f"no texel centre of a {size_px} px texture lies in a chart of the mesh's uv.",
+            "Check that the uv lie in 0..1, or ask for a larger texture.",
+        )
+    face = torch.from_numpy(hits.face)[index]
+    barycentric = torch.from_numpy(hits.barycentric)[index]
+    corners = mesh.faces[face]
+    normal = interpolate(mesh.normals, corners, barycentric)
+    return Texels(
+        size_px,
+        index,
+        face,
+        barycentric,
+        interpolate(mesh.vertices, corners, barycentric),
+        torch.nn.functional.normalize(normal, dim=1, eps=1e-12),
+    )

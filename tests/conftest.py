@@ -1,0 +1,89 @@
+"""What every test may ask for: shared data where present, and solids with known answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nova3d_core.mesh import Mesh
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _shared_folder(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"the folder ../shared/{name} is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real textured meshes and pictures."""
+    return _shared_folder("data")
+
+
+@pytest.fixture(scope="session")
+def shared_manifests() -> Path:
+    """The folder of real checkpoints' key lists."""
+    return _shared_folder("manifests")
+
+
+@pytest.fixture(scope="session")
+def l_solid() -> Mesh:
+    """An asymmetric L with one red face, flat-shaded; no mirroring or turn maps it to itself.
+
+    It stands on y = -0.5: an upright bar at -X, a low foot towards +X, the foot deeper in +Z. The
+    bar's +X side (above the foot) is red, all the rest is grey.
+    """
+    boxes = [
+        ((-0.4, -0.5, -0.2), (-0.1, 0.5, 0.1)),
+        ((-0.1, -0.5, -0.2), (0.4, -0.2, 0.3)),
+    ]
+    return solid_of_boxes(boxes, red_box=0, red_side="+X")
+
+
+SIDES = {
+    "-X": ((0, 1, 3, 2), 0),
+    "+X": ((4, 6, 7, 5), 0),
+    "-Y": ((0, 4, 5, 1), 1),
+    "+Y": ((2, 3, 7, 6), 1),
+    "-Z": ((0, 2, 6, 4), 2),
+    "+Z": ((1, 5, 7, 3), 2),
+}
+
+
+def solid_of_boxes(
+    boxes: list[tuple[tuple[float, float, float], tuple[float, float, float]]],
+    red_box: int | None = None,
+    red_side: str = "+X",
+) -> Mesh:
+    """Axis-aligned boxes (low, high) with vertices split at every side, one side painted red."""
+    vertices, faces, colours = [], [], []
+    for index, corners in enumerate(boxes):
+        for side, (quad, _) in SIDES.items():
+            start = len(vertices)
+            for code in quad:
+                bits = (code >> 2 & 1, code >> 1 & 1, code & 1)
+                vertices.append([corners[bit][axis] for axis, bit in enumerate(bits)])
+                red = index == red_box and side == red_side
+                colours.append([1.0, 0.0, 0.0] if red else [0.5, 0.5, 0.5])
+            faces += [[start, start + 1, start + 2], [start, start + 2, start + 3]]
+    return Mesh(torch.tensor(vertices), torch.tensor(faces), vertex_colours=torch.tensor(colours))
+
+
+@pytest.fixture(scope="session")
+def make_sphere():
+    """Makes a round ball with smooth normals: `make_sphere(radius, subdivisions)`."""
+
+    def make(radius: float = 0.4, subdivisions: int = 4) -> Mesh:
+        import trimesh
+
+        ball = trimesh.creation.icosphere(subdivisions=subdivisions, radius=radius)
+        vertices = torch.tensor(ball.vertices, dtype=torch.float32)
+        faces = torch.tensor(ball.faces, dtype=torch.int64)
+        return Mesh(vertices, faces, normals=vertices / vertices.norm(dim=1, keepdim=True))
+
+    return make

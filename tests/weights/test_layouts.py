@@ -1,0 +1,178 @@
+"""What a header is told to be: every real checkpoint's key list, and files of other kinds."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from nova3d_core.weights.headers import Header, TensorInfo
+from nova3d_core.weights.layouts import Identity, identify, read_header
+from nova3d_core.weights.registry import KNOWN_FILES
+
+WHOLE = ("unet", "vae", "image_encoder", "condition_encoder")
+SGM = "model.diffusion_model."
+REAL = {
+    "svd_xt_sgm": ("svd", "sgm", WHOLE, "video", SGM),
+    "svd_xt_image_decoder_sgm": ("svd", "sgm", WHOLE, "frame", SGM),
+    "sv3d_u_sgm": ("sv3d_u", "sgm", WHOLE, "frame", SGM),
+    "sv3d_p_sgm": ("sv3d_p", "sgm", WHOLE, "frame", SGM),
+    "v3d_512_sgm": ("v3d", "sgm", ("unet", "vae"), "video", SGM),
+    "svd_xt_diffusers_unet": ("svd", "diffusers", ("unet",), None, ""),
+    "sv3d_u_diffusers_unet": ("sv3d_u", "diffusers", ("unet",), None, ""),
+    "sv3d_p_diffusers_unet": ("sv3d_p", "diffusers", ("unet",), None, ""),
+    "svd_diffusers_vae": ("svd", "diffusers", ("vae",), "video", None),
+    "svd_diffusers_image_encoder": ("svd", "diffusers", ("image_encoder",), None, None),
+    "ouroboros3d_mv_model_unet": ("ouroboros3d", "diffusers", ("unet",), None, "unet."),
+    "ouroboros3d_recon_model": ("ouroboros3d", "lgm", ("reconstruction",), None, None),
+}
+
+
+def header_of(shapes: dict[str, tuple[int, ...]], dtype: str = "float32") -> Header:
+    tensors = {name: TensorInfo(dtype, shape) for name, shape in shapes.items()}
+    return Header("safetensors", 0, tensors)
+
+
+def told(identity: Identity) -> tuple:
+    return (
+        identity.family,
+        identity.layout,
+        identity.parts,
+        identity.decoder,
+        identity.unet_prefix,
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "dtype"), [("F32", "float32"), ("F16", "float16"), ("BF16", "bfloat16")]
+)
+@pytest.mark.parametrize("name", sorted(REAL))
+def test_a_real_checkpoint_of_full_size_is_told(tmp_path, write_model, manifest, name, code, dtype):
+    header = read_header(write_model(tmp_path / "any.safetensors", manifest(name), code))
+    identity = identify(header)
+    assert told(identity) == REAL[name]
+    assert identity.dtype == dtype
+    assert not any("of 1428 tensors" in remark for remark in identity.remarks)
+
+
+def test_every_manifest_of_a_checkpoint_is_covered(shared_manifests):
+    names = {path.stem for path in shared_manifests.glob("*.json")}
+    assert {name for name in names if not name.startswith("map_")} == set(REAL)
+
+
+def test_the_file_built_from_svd_xts_key_list_has_the_published_size(
+    tmp_path, write_model, manifest
+):
+    path = write_model(tmp_path / "svd_xt.safetensors", manifest("svd_xt_sgm"))
+    published = next(known for known in KNOWN_FILES if known.name == "svd_xt.safetensors")
+    assert path.stat().st_size == published.bytes
+
+
+def test_a_nova3d_checkpoint_of_full_size_is_told_apart_from_its_base(manifest):
+    shapes = dict(manifest("svd_xt_sgm"))
+    shapes[SGM + "label_emb.0.0.weight"] = (1280, 256)  # as SV3D u: fps and motion folded away
+    attention = [name for name in shapes if name.endswith("transformer_blocks.0.attn1.to_q.weight")]
+    for name in attention:
+        shapes[name.replace("attn1", "attn_align")] = shapes[name]
+    identity = identify(header_of(shapes))
+    assert len(attention) == 16
+    assert told(identity) == ("nova3d", "sgm", WHOLE, "video", SGM)
+    assert identity.alike == ()
+    assert identity.remarks == ()
+
+
+@pytest.mark.parametrize("prefix", [SGM, "diffusion_model.", "unet.", ""])
+@pytest.mark.parametrize("layout", ["sgm", "diffusers"])
+@pytest.mark.parametrize(("numbers", "family"), [(256, "sv3d_u"), (768, "svd"), (1280, "sv3d_p")])
+def test_the_family_follows_from_the_added_numbers_under_any_prefix(
+    small_unet, prefix, layout, numbers, family
+):
+    identity = identify(header_of(small_unet(numbers, layout, prefix)))
+    assert told(identity) == (family, layout, ("unet",), None, prefix)
+
+
+def test_a_small_nova3d_is_told_with_a_remark_on_its_size(small_unet):
+    shapes = {
+        **small_unet(256),
+        SGM + "input_blocks.0.0.weight": (32, 8, 3, 3),
+        SGM + "input_blocks.1.1.transformer_blocks.0.attn_align.to_q.weight": (32, 32),
+    }
+    identity = identify(header_of(shapes))
+    assert identity.family == "nova3d"
+    assert identity.remarks == ("A UNet of 32 base channels; the published ones have 320.",)
+
+
+def test_svd_and_v3d_are_said_to_look_alike(small_unet):
+    vae = {"first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3)}
+    bare = identify(header_of(small_unet(768)))
+    with_vae = identify(header_of({**small_unet(768), **vae}))
+    assert (bare.family, bare.alike) == ("svd", ("v3d",))
+    assert (with_vae.family, with_vae.alike) == ("v3d", ("svd",))
+
+
+def test_unet_tensors_that_are_missing_are_counted(manifest):
+    shapes = dict(manifest("sv3d_p_sgm"))
+    del shapes[SGM + "out.2.bias"]
+    identity = identify(header_of(shapes))
+    assert identity.family == "sv3d_p"
+    assert any("1427 of 1428 tensors" in remark for remark in identity.remarks)
+
+
+def test_the_order_of_the_tensors_does_not_matter(manifest):
+    for name in ("svd_xt_sgm", "ouroboros3d_mv_model_unet", "svd_diffusers_vae"):
+        shapes = list(manifest(name).items())
+        expected = identify(header_of(dict(shapes)))
+        random.Random(5).shuffle(shapes)
+        assert identify(header_of(dict(shapes))) == expected
+
+
+def test_mixed_number_formats_are_counted(small_unet):
+    header = header_of(small_unet(1280), "float16")
+    first = next(iter(header.tensors))
+    tensors = {**header.tensors, first: replace(header.tensors[first], dtype="float32")}
+    tensors["step"] = TensorInfo("int64", ())
+    identity = identify(Header("safetensors", 0, tensors))
+    assert identity.dtype == "float16"
+    assert "Tensors in several number formats: 3 in float16, 1 in float32." in identity.remarks
+
+
+@pytest.mark.parametrize(
+    ("shapes", "holds"),
+    [
+        (
+            {
+                SGM + "input_blocks.0.0.weight": (320, 4, 3, 3),
+                "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
+                "cond_stage_model.transformer.text_model.embeddings.position_ids": (1, 77),
+            },
+            "another diffusion model, without layers across time",
+        ),
+        ({"lora_unet_down_blocks_0.lora_up.weight": (320, 4)}, "a LoRA"),
+        ({"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)}, "a ControlNet"),
+        ({"down_blocks.0.motion_modules.0.norm.weight": (320,)}, "a motion module"),
+        ({"double_blocks.0.img_attn.qkv.weight": (9, 3)}, "a diffusion transformer"),
+        ({"text_model.embeddings.token_embedding.weight": (9, 3)}, "a text encoder"),
+        (
+            {"vision_model.post_layernorm.weight": (768,), "visual_projection.weight": (512, 768)},
+            "an image encoder of another size",
+        ),
+        ({"decoder.conv_in.weight": (512, 4, 3, 3)}, "a VAE without layers across time"),
+        ({"weight": (3,)}, "nothing known here"),
+    ],
+)
+def test_a_stranger_is_unknown_and_says_what_was_expected(shapes, holds):
+    identity = identify(header_of(shapes))
+    assert (identity.family, identity.parts) == ("unknown", ())
+    assert identity.remarks[0].startswith(f"Holds {holds}")
+    for expected in ("time_stack", "nova3d", "sv3d_p"):
+        assert expected in identity.remarks[0]
+
+
+@pytest.mark.parametrize(("numbers", "channels"), [(512, 8), (768, 4)])
+def test_a_video_unet_of_other_widths_is_unknown_and_says_which(small_unet, numbers, channels):
+    shapes = {**small_unet(numbers), SGM + "input_blocks.0.0.weight": (320, channels, 3, 3)}
+    identity = identify(header_of(shapes))
+    assert identity.family == "unknown"
+    assert f"takes {channels} channels and {numbers} numbers" in identity.remarks[0]
+    assert "256 (sv3d_u), 768 (svd), 1280 (sv3d_p)" in identity.remarks[0]

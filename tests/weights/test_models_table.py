@@ -1,0 +1,74 @@
+"""The answer of the `models` command, for machines and for people."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nova3d_core.cli.models_table import models_report, models_text
+from nova3d_core.errors import InputError
+from nova3d_core.weights.locate import FOLDERS_VARIABLE
+from nova3d_core.weights.registry import KNOWN_FILES
+
+
+@pytest.fixture
+def folder(tmp_path, write_model, small_unet):
+    write_model(tmp_path / "orbit.safetensors", small_unet(1280, "diffusers", ""), "F16")
+    (tmp_path / "sv3d_u.safetensors").write_text("<html>log in</html>")
+    return tmp_path
+
+
+def test_the_report_is_json_and_names_every_file_once(folder):
+    report = models_report([folder])
+    assert json.loads(json.dumps(report)) == report
+    assert report["folders"] == [str(folder)]
+    orbit, page = report["installed"]
+    assert (orbit["family"], orbit["dtype"], orbit["layout"]) == ("sv3d_p", "float16", "diffusers")
+    assert orbit["bytes"] == (folder / "orbit.safetensors").stat().st_size
+    assert orbit["published_as"] == (
+        "chenguolin/sv3d-diffusers: unet/diffusion_pytorch_model.safetensors"
+    )
+    assert (page["family"], page["is"]) == ("unknown", "cannot be used")
+    assert "web page" in page["problem"]
+    sources = {(row["source"], row["file"]) for row in report["missing"]}
+    expected = {(known.source, known.file) for known in KNOWN_FILES}
+    assert expected - sources == {
+        ("chenguolin/sv3d-diffusers", "unet/diffusion_pytorch_model.safetensors")
+    }
+    assert len(report["missing"]) == len(sources)
+
+
+def test_a_missing_file_tells_size_terms_and_where_it_goes(folder):
+    rows = {row["file"]: row for row in models_report([folder])["missing"]}
+    assert rows["svd_xt.safetensors"]["bytes"] == 9_559_625_980
+    assert rows["svd_xt.safetensors"]["put_in"] == "checkpoints/svd_xt.safetensors"
+    assert rows["svd_xt.safetensors"]["gated"] is False
+    assert rows["sv3d_u.safetensors"]["gated"] is True
+    assert rows["sv3d_u.safetensors"]["bytes"] is None  # no publisher states it
+    assert rows["V3D.ckpt"]["put_in"] == "nova3d/V3D.ckpt"
+
+
+def test_the_text_says_what_the_report_says(folder):
+    report = models_report([folder])
+    text = models_text(report)
+    for row in report["installed"] + report["missing"]:
+        assert row["file"] in text
+    lines = text.splitlines()
+    assert "Installed: 2 files" in lines
+    assert f"Known, but not found: {len(KNOWN_FILES) - 1} files" in lines
+    assert any(line.lstrip().startswith("! is a web page") for line in lines)
+    gated = lines[lines.index("  stabilityai/sv3d -> models/checkpoints/") + 1]
+    assert gated.endswith("gated: agree to its terms there first")
+    assert not text.endswith("\n")
+
+
+def test_without_any_folder_the_text_says_how_to_name_one():
+    text = models_text({"folders": [], "installed": [], "missing": []})
+    assert f"set {FOLDERS_VARIABLE}" in text
+    assert "Installed: 0 files" in text
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        models_report([tmp_path / "gone"])

@@ -1,0 +1,70 @@
+"""The list of known files agrees with itself and with the real key lists."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from nova3d_core.weights.registry import FAMILIES, KNOWN_FILES
+
+MANIFESTS = {
+    "svd_xt_sgm": ("svd_xt.safetensors", "svd.safetensors", "svd_xt_1_1.safetensors"),
+    "svd_xt_image_decoder_sgm": (
+        "svd_xt_image_decoder.safetensors",
+        "svd_image_decoder.safetensors",
+    ),
+    "sv3d_u_sgm": ("sv3d_u.safetensors",),
+    "sv3d_p_sgm": ("sv3d_p.safetensors",),
+    "v3d_512_sgm": ("V3D.ckpt",),
+    "ouroboros3d_mv_model_unet": ("mv_model_unet.pth",),
+    "ouroboros3d_recon_model": ("recon_model.pth",),
+    "svd_xt_diffusers_unet": (
+        "unet/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+    ),
+    "svd_diffusers_vae": (
+        "vae/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    ),
+    "svd_diffusers_image_encoder": (
+        "image_encoder/model.safetensors",
+        "image_encoder/model.fp16.safetensors",
+    ),
+}
+
+
+def test_every_file_has_a_place_of_its_own():
+    places = [known.place for known in KNOWN_FILES]
+    assert len(set(places)) == len(places)
+    assert all(place.endswith(known.file) for place, known in zip(places, KNOWN_FILES, strict=True))
+
+
+@pytest.mark.parametrize("known", KNOWN_FILES, ids=lambda known: known.place)
+def test_an_entry_uses_the_projects_words(known):
+    assert known.family in FAMILIES
+    assert known.folder in ("checkpoints", "diffusion_models", "nova3d")
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", known.source)
+    assert known.sha256_start is None or re.fullmatch(r"[0-9a-f]{8,64}", known.sha256_start)
+    assert known.bytes is None or known.bytes / 1e9 == pytest.approx(known.gigabytes, rel=1e-3)
+    assert known.good_for
+    assert ("vae" in known.parts) == (known.decoder is not None)
+
+
+@pytest.mark.parametrize("name", sorted(MANIFESTS))
+def test_sizes_follow_from_the_real_key_lists(manifest, name):
+    numbers = sum(_product(shape) for shape in manifest(name).values())
+    checked = 0
+    for known in KNOWN_FILES:
+        if known.file in MANIFESTS[name] and known.gigabytes:
+            size = numbers * (2 if known.dtype == "float16" else 4)
+            assert known.gigabytes * 1e9 == pytest.approx(size, rel=5e-3)
+            checked += 1
+    assert checked >= len(MANIFESTS[name])
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
