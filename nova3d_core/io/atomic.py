@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import InputError, Nova3DError
@@ -21,45 +21,72 @@ def new_file(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     """Gives a path to write to; on success it becomes `path`, otherwise it is removed.
 
     Args:
-        path: where the file shall appear; missing folders are made.
+        path: where the file shall appear; missing folders are made, and removed again on failure.
+            A link is followed: what it points at is written.
         overwrite: replace a file that is there already.
 
     Raises:
         InputError: the file exists, or the place cannot be written, or the disk is full.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{path.suffix}")
     with explained_write_errors(path):
-        refuse_existing(path, overwrite)
         if path.is_dir():
             raise InputError(f"{path} is a folder.", "Name a file.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield beside
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        refuse_existing(path, overwrite)
+        target = path.resolve()
+        beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part{target.suffix}")
+        with _parents_of(target):
+            try:
+                yield beside
+                os.replace(beside, target)
+            finally:
+                beside.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     """Gives an empty folder to fill; on success it becomes `path`, otherwise it is removed.
 
-    With `overwrite`, an earlier folder of that name is replaced as a whole.
+    With `overwrite`, an earlier folder of that name is replaced as a whole: callers check first
+    that it is one of theirs.
+
+    Args:
+        path: where the folder shall appear; missing parents are made, and removed again on
+            failure. A link is followed: what it points at is replaced.
+        overwrite: replace a folder that is there already.
+
+    Raises:
+        InputError: the folder exists, or the place cannot be written, or the disk is full.
     """
     path = Path(path)
-    token = secrets.token_hex(4)
-    beside = path.with_name(f".{path.name}.{token}.part")
     with explained_write_errors(path):
-        refuse_existing(path, overwrite)
         if path.is_file():
             raise InputError(f"{path} is a file.", "Name a folder.")
-        beside.mkdir(parents=True)
-        try:
-            yield beside
-            _put_in_place(beside, path, path.with_name(f".{path.name}.{token}.old"))
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        refuse_existing(path, overwrite)
+        target = path.resolve()
+        token = secrets.token_hex(4)
+        beside = target.with_name(f".{target.name}.{token}.part")
+        with _parents_of(target):
+            try:
+                beside.mkdir()
+                yield beside
+                _put_in_place(beside, target, target.with_name(f".{target.name}.{token}.old"))
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def _parents_of(path: Path) -> Iterator[None]:
+    """Makes the missing parents of a path; if the body fails, they go again."""
+    made = [parent for parent in path.parents if not parent.exists()]  # innermost first
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
 
 
 def _put_in_place(new: Path, path: Path, aside: Path) -> None:
@@ -67,13 +94,16 @@ def _put_in_place(new: Path, path: Path, aside: Path) -> None:
     if not path.exists():
         os.replace(new, path)
         return
-    os.replace(path, aside)
     try:
+        os.replace(path, aside)
         os.replace(new, path)
-    except OSError:
-        os.replace(aside, path)
+    except BaseException:  # Ctrl-C between the two renames must not lose the earlier folder
+        if aside.exists() and not path.exists():
+            os.replace(aside, path)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

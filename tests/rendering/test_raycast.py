@@ -1,0 +1,92 @@
+"""Both ray casters against a test of every triangle, and against each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nova3d_core.rendering.bvh import TriangleTree, _meet_triangles
+from nova3d_core.rendering.raycast import RayCaster
+
+BACKENDS = ["numpy", pytest.param("embree", id="embree")]
+
+
+def soup(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    centres = random.uniform(-1, 1, (count, 1, 3))
+    corners = centres + random.normal(0, 0.1, (count, 3, 3))
+    return corners.reshape(-1, 3), np.arange(3 * count).reshape(-1, 3)
+
+
+def rays(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    origins = random.uniform(-2, 2, (count, 3))
+    directions = random.normal(size=(count, 3))
+    return origins, directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+
+def brute_force(vertices, faces, origins, directions) -> tuple[np.ndarray, np.ndarray]:
+    ray, face = (a.reshape(-1) for a in np.indices((len(origins), len(faces))))
+    distance, _, _ = _meet_triangles(origins[ray], directions[ray], vertices[faces[face]])
+    distance = distance.reshape(len(origins), len(faces))
+    nearest = distance.argmin(axis=1)
+    best = distance[np.arange(len(origins)), nearest]
+    return np.where(np.isfinite(best), nearest, -1), best
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("count", [1, 3, 5, 300])
+def test_first_hit_is_the_nearest_of_all_triangles(backend, count):
+    if backend == "embree":
+        pytest.importorskip("embreex")
+    vertices, faces = soup(count)
+    origins, directions = rays(400)
+    hits = RayCaster(vertices, faces, backend).first_hits(origins, directions)
+    face, distance = brute_force(vertices, faces, origins, directions)
+    assert (hits.face == face).mean() > 0.995  # float32 against float64 at an edge
+    agree = (hits.face == face) & (face >= 0)
+    np.testing.assert_allclose(hits.distance[agree], distance[agree], rtol=1e-4)
+    assert np.isinf(hits.distance[~hits.hit]).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_barycentric_weights_rebuild_the_hit_point(backend):
+    if backend == "embree":
+        pytest.importorskip("embreex")
+    vertices, faces = soup(300)
+    origins, directions = rays(1000)
+    hits = RayCaster(vertices, faces, backend).first_hits(origins, directions)
+    assert hits.hit.sum() > 50
+    corners = vertices[faces[hits.face[hits.hit]]]
+    rebuilt = (corners * hits.barycentric[hits.hit][..., None]).sum(axis=1)
+    along = origins + hits.distance[:, None] * directions
+    np.testing.assert_allclose(rebuilt, along[hits.hit], atol=1e-5)
+    assert (hits.barycentric[~hits.hit] == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_occlusion_respects_the_distance(backend):
+    if backend == "embree":
+        pytest.importorskip("embreex")
+    vertices = np.array([[-1.0, -1, 0], [1, -1, 0], [0, 1, 0]])
+    caster = RayCaster(vertices, np.array([[0, 1, 2]]), backend)
+    origins = np.array([[0.0, 0, 2], [0, 0, 2], [5, 0, 2]])
+    down = np.tile([0.0, 0, -1], (3, 1))
+    assert caster.occluded(origins, down, np.array([3.0, 1.0, 3.0])).tolist() == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_tree_holds_every_face_exactly_once():
+    for count in (1, 4, 5, 31, 1000):
+        vertices, faces = soup(count)
+        held = TriangleTree(vertices[faces]).leaf_faces
+        assert sorted(held[held >= 0].tolist()) == list(range(count))
+
+
+def test_no_rays_give_no_hits():
+    vertices, faces = soup(10)
+    hits = RayCaster(vertices, faces, "numpy").first_hits(np.zeros((0, 3)), np.zeros((0, 3)))
+    assert len(hits.face) == len(hits.distance) == len(hits.barycentric) == 0
