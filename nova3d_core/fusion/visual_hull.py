@@ -7,6 +7,8 @@ largest of these signed distances over all views is zero on the hull.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,8 @@ from ..progress import SILENT, Progress
 from ..views import Views
 from .config import HullConfig
 from .sdf_grid import SdfGrid, grid_points
+
+logger = logging.getLogger(__name__)
 
 POINTS_AT_ONCE = 1 << 18
 STAGE = "carving"
@@ -54,7 +58,7 @@ def carve_hull(
     values = _carve_near_surface(silhouettes, origin, spacing, cells, progress)
     if not bool((values < 0).any()):
         raise _nothing_left(silhouettes)
-    return SdfGrid(values, origin, spacing)
+    return SdfGrid(_closed_at_border(values, spacing), origin, spacing)
 
 
 def check_carvable(views: Views) -> None:
@@ -210,6 +214,19 @@ def _carve_near_surface(
         x, y, z = part.unbind(dim=1)
         values[x, y, z] = silhouettes.sdf(origin + part * spacing)
     return values
+
+
+def _closed_at_border(values: Tensor, spacing: float) -> Tensor:
+    """The same values with the grid's outermost layer outside.
+
+    Only an object that its pictures cut off reaches there: no mask says where it ends.
+    """
+    closed = torch.nn.functional.pad(values[1:-1, 1:-1, 1:-1], (1,) * 6, value=spacing)
+    if bool((values[closed == spacing] < 0).any()):
+        logger.warning(
+            "the pictures cut the object off: it was closed where the cameras' common view ends"
+        )
+    return torch.maximum(values, torch.where(closed == spacing, closed, -torch.inf))
 
 
 def _nothing_left(silhouettes: Silhouettes) -> StageError:

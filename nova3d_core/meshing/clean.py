@@ -11,6 +11,7 @@ from ..mesh import Mesh
 STAGE = "cleaning"
 _GAP_PER_EDGE = 1e-2
 """How far touching sheets are moved apart, in mean edge lengths: enough to survive welding."""
+_SPLITTING_ROUNDS = 8
 
 
 def keep_largest_parts(mesh: Mesh, min_share: float) -> Mesh:
@@ -49,25 +50,61 @@ def make_manifold(mesh: Mesh) -> Mesh:
 
     Simplification can pinch a closed surface until two sheets share an edge, where four faces then
     meet, or a vertex. Around each such edge the faces are paired through the solid between them;
-    every fan of paired faces then gets its own copy of the vertex, moved inward by a hair.
+    every fan of paired faces then gets its own copy of the vertex, moved away by a hair.
 
     Args:
         mesh: a closed surface with outward faces; attributes are dropped.
 
     Raises:
-        StageError: the surface is open, so that no pairing closes it.
+        StageError: the surface is open, so that no pairing closes it, or hopelessly entangled.
     """
     faces = _without_flaps(mesh.faces.numpy())
     vertices = mesh.vertices.double().numpy()
-    pairs = _paired_edges(vertices, faces)  # (E, 2) half-edge numbers 3 * face + corner
-    fan = _fans(faces, pairs)  # (3F,) fan of each face corner
-    vertex_of_fan = np.zeros(fan.max() + 1, np.int64)
-    vertex_of_fan[fan] = faces.reshape(-1)
-    separated = Mesh(
-        torch.from_numpy(vertices[vertex_of_fan]).float(), torch.from_numpy(fan.reshape(-1, 3))
-    )
-    copies = np.bincount(vertex_of_fan, minlength=len(vertices))[vertex_of_fan]
-    return _moved_inward(separated, torch.from_numpy(copies > 1))
+    for _ in range(_SPLITTING_ROUNDS):
+        pairs = _paired_edges(vertices, faces)  # (E, 2) half-edge numbers 3 * face + corner
+        fan = _fans(faces, pairs)  # (3F,) fan of each face corner
+        vertex_of_fan = np.zeros(fan.max() + 1, np.int64)
+        vertex_of_fan[fan] = faces.reshape(-1)
+        still_crowded = _crowded_edges(fan.reshape(-1, 3))
+        if len(still_crowded) == 0:
+            break
+        vertices, faces = _split_edges(vertices, faces, vertex_of_fan[still_crowded])
+    else:
+        raise StageError(STAGE, "the surface could not be made manifold: it is too entangled.")
+    places = _moved_apart(vertices[vertex_of_fan], fan.reshape(-1, 3), vertex_of_fan)
+    return Mesh(torch.from_numpy(places).float(), torch.from_numpy(fan.reshape(-1, 3)))
+
+
+def _crowded_edges(faces: np.ndarray) -> np.ndarray:
+    """(E, 2) vertex couples that more than two faces share."""
+    ends = np.sort(np.stack([faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)], 1), axis=1)
+    edges, count = np.unique(ends, axis=0, return_counts=True)
+    return edges[count > 2]
+
+
+def _split_edges(
+    vertices: np.ndarray, faces: np.ndarray, edges: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Puts a vertex in the middle of edges (E, 2), at most one a face; all their faces are split.
+
+    Two sheets that share an edge and are one fan at both of its ends cannot be told apart by their
+    vertices; at a vertex in the middle they are two fans.
+    """
+    busy: set[int] = set()
+    for one, other in np.unique(np.sort(edges, axis=1), axis=0):
+        around = np.flatnonzero(((faces == one) | (faces == other)).sum(axis=1) == 2)
+        if busy.intersection(around.tolist()):
+            continue  # the next round's
+        middle = len(vertices)
+        vertices = np.concatenate([vertices, vertices[[one, other]].mean(axis=0, keepdims=True)])
+        near, far = faces[around].copy(), faces[around].copy()
+        near[near == other] = middle
+        far[far == one] = middle
+        faces = faces.copy()
+        faces[around] = near
+        busy.update(around.tolist(), range(len(faces), len(faces) + len(far)))
+        faces = np.concatenate([faces, far])
+    return vertices, faces
 
 
 def _without_flaps(faces: np.ndarray) -> np.ndarray:
@@ -134,16 +171,32 @@ def _fans(faces: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return connected_components(links, directed=False)[1].astype(np.int64)
 
 
-def _moved_inward(mesh: Mesh, chosen: torch.Tensor) -> Mesh:
-    """Moves the chosen vertices (N,) a hair against the normals of the faces around them."""
-    normals = torch.zeros_like(mesh.vertices)
-    crosses = mesh.face_crosses
+def _moved_apart(places: np.ndarray, faces: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Moves copies of one vertex a hair towards the middle of their own fans, each by its own hair.
+
+    Args:
+        places: (N, 3) positions; copies of one vertex have the same.
+        faces: (F, 3) into `places`.
+        origin: (N,) which vertex each is a copy of.
+    """
+    copies = np.bincount(origin)[origin]
+    if (copies == 1).all():
+        return places
+    order = np.argsort(origin, kind="stable")
+    first = np.searchsorted(origin[order], origin[order])
+    rank = np.zeros(len(origin))
+    rank[order] = np.arange(len(origin)) - first  # 0, 1, 2... among the copies of one vertex
+    middles = places[faces].mean(axis=1)  # (F, 3)
+    towards = np.zeros_like(places)
     for corner in range(3):
-        normals.index_add_(0, mesh.faces[:, corner], crosses)
-    normals = torch.nn.functional.normalize(normals, dim=1, eps=1e-20)
-    edges = mesh.vertices[mesh.faces] - mesh.vertices[mesh.faces.roll(1, dims=1)]
-    gap = _GAP_PER_EDGE * edges.norm(dim=-1).mean()
-    return Mesh(mesh.vertices - gap * normals * chosen[:, None], mesh.faces)
+        np.add.at(towards, faces[:, corner], middles - places[faces[:, corner]])
+    towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-30)
+    edges = places[faces] - places[np.roll(faces, 1, axis=1)]
+    gap = _GAP_PER_EDGE * np.linalg.norm(edges, axis=-1).mean()
+    moved = copies > 1
+    places = places.copy()
+    places[moved] += gap * (1.0 + 0.25 * rank[moved, None]) * towards[moved]
+    return places
 
 
 def is_closed_manifold(mesh: Mesh) -> bool:

@@ -37,6 +37,6 @@ def extract_surface(grid: SdfGrid) -> Mesh:
         values.numpy(), 0.0, spacing=(grid.spacing,) * 3, gradient_direction="descent"
     )
     return Mesh(
-        torch.from_numpy(vertices.copy()) + grid.origin.cpu(),
+        torch.from_numpy(vertices.copy()).float() + grid.origin.cpu(),
         torch.from_numpy(faces.astype("int64")),
     )

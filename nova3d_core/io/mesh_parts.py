@@ -1,0 +1,158 @@
+"""What every reader of mesh files gives: parts with a material each, to be joined into one mesh."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..mesh import Mesh
+from .srgb import linear_from_srgb, srgb_from_linear
+
+Wrap = Literal["repeat", "mirror", "clamp"]
+"""How a texture goes on outside 0..1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What colours a part: a texture times a tint, or the tint alone."""
+
+    texture: np.ndarray | None = None
+    """(H, W, 3) float32 sRGB in 0..1."""
+    tint_linear: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Multiplies the texture and the vertex colours, in linear light."""
+    wrap: tuple[Wrap, Wrap] = ("repeat", "repeat")
+    """How the texture goes on along u and along v."""
+
+    def tinted(self, colours: np.ndarray) -> np.ndarray:
+        """sRGB colours (..., 3) under the tint; unchanged, to the bit, under a white one."""
+        if self.tint_linear == (1.0, 1.0, 1.0):
+            return colours
+        tinted = srgb_from_linear(linear_from_srgb(colours) * np.array(self.tint_linear))
+        return tinted.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One mesh of a file in the file's world. Its colours are in `material`, not in `mesh`."""
+
+    mesh: Mesh
+    """Vertices, faces and, where the file has them, uv, normals and vertex colours."""
+    material: Material = Material()
+
+    @property
+    def is_textured(self) -> bool:
+        """Whether a texture can be placed on it: there is one, and there are coordinates."""
+        return self.material.texture is not None and self.mesh.uv is not None
+
+
+def mesh_from_arrays(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    uv: np.ndarray | None = None,
+    normals: np.ndarray | None = None,
+    colours: np.ndarray | None = None,
+) -> Mesh:
+    """A mesh from what a file holds, without any texture.
+
+    Args:
+        vertices: (N, 3) numbers.
+        faces: (F, 3) whole numbers.
+        uv: (N, 2), origin top left.
+        normals: (N, 3) of any length; left out as a whole if one is NaN, as some exporters write.
+        colours: (N, 3 or 4) sRGB in 0..1; alpha is dropped.
+
+    Raises:
+        InputError: as `Mesh` does.
+    """
+
+    def tensor(array: np.ndarray | None) -> Tensor | None:
+        if array is None:
+            return None
+        with np.errstate(over="ignore"):  # too large for float32: Mesh reports the infinity
+            return torch.from_numpy(np.array(array, dtype=np.float32))
+
+    normals = tensor(normals)
+    if normals is not None:
+        finite = bool(torch.isfinite(normals).all())
+        normals = torch.nn.functional.normalize(normals, dim=-1) if finite else None
+    return Mesh(
+        vertices=tensor(vertices),
+        faces=torch.from_numpy(np.array(faces, dtype=np.int64)),
+        uv=tensor(uv),
+        normals=normals,
+        vertex_colours=None if colours is None else tensor(colours)[:, :3].clamp(0.0, 1.0),
+    )
+
+
+def decoded_texture(source: Path | bytes, name: str, named_by: str) -> np.ndarray:
+    """(H, W, 3) float32 sRGB in 0..1 from a picture file or its bytes; alpha is dropped.
+
+    Raises:
+        InputError: the picture cannot be decoded; the line names it and the file that names it.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
+                grey = np.asarray(picture, dtype=np.float32) / 65535.0
+                return np.repeat(grey[..., None], 3, axis=2)
+            return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"texture {name} named by {named_by} cannot be read: {error}.",
+            "Save it again as PNG or JPEG.",
+        ) from error
+
+
+def missing_texture(name: str, named_by: str, place: Path) -> InputError:
+    """The error for a texture that a file names and that is not there."""
+    return InputError(
+        f"texture {name} named by {named_by} is missing.",
+        f"Put it at {place}; it may have been left behind when the mesh was copied.",
+    )
+
+
+def texture_beside(folder: Path, name: str, named_by: str) -> np.ndarray:
+    """(H, W, 3) float32 sRGB texture that a file in `folder` names by a relative path.
+
+    Paths of another computer are tried by their last part, and letter case is overlooked.
+
+    Raises:
+        InputError: the texture is missing or cannot be decoded.
+    """
+    wanted = Path(name.replace("\\", "/"))
+    beside = folder / wanted.name
+    places = [folder / wanted, beside]
+    places += sorted(p for p in folder.iterdir() if p.name.lower() == wanted.name.lower())
+    for place in places:
+        if place.is_file():
+            return decoded_texture(place, name, named_by)
+    raise missing_texture(name, named_by, beside)
+
+
+def loaded_pieces(loaded: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pieces with faces of what a loader of trimesh gives: one as it is, or several by name."""
+    pieces = loaded["geometry"].values() if "geometry" in loaded else [loaded]
+    return [piece for piece in pieces if piece.get("faces") is not None and len(piece["faces"])]
+
+
+def fan_triangles(polygons: np.ndarray) -> np.ndarray:
+    """(P (K - 2), 3) triangles of (P, K) polygons, each cut as a fan from its first corner."""
+    steps = range(polygons.shape[1] - 2)
+    fans = [polygons[:, [0, step + 1, step + 2]] for step in steps]
+    return np.stack(fans, axis=1).reshape(-1, 3)
+
+
+def fraction_colours(colours: np.ndarray) -> np.ndarray:
+    """Colours (N, C) of a text or PLY file in 0..1; whole numbers and floats above 1 are levels."""
+    if colours.dtype.kind in "iu":
+        return colours / np.iinfo(colours.dtype).max
+    return colours / 255.0 if colours.max(initial=0.0) > 1.0 else colours

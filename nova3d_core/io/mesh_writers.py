@@ -1,0 +1,210 @@
+"""Writes meshes as GLB, OBJ and PLY, through trimesh's exporters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..mesh import Mesh
+from .atomic import new_file
+from .srgb import linear_from_srgb
+
+if TYPE_CHECKING:
+    import trimesh
+    from PIL.Image import Image
+
+GENERATOR = "NOVA3D for ComfyUI"
+WRITABLE = (".glb", ".obj", ".ply")
+"""Endings that `write_mesh` knows."""
+
+_LINEAR, _CLAMP, _REPEAT = 9729, 33071, 10497
+
+
+def write_mesh(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
+    """Writes a mesh; the name's ending says in which format.
+
+    Args:
+        mesh: .glb and .obj carry its texture; .ply has vertex colours alone, taken from the
+            texture where there is one.
+        path: a .glb, .obj or .ply file; an OBJ gets its .mtl and .png, of the same name, beside it.
+        overwrite: replace files that are there already.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: the ending is not known, a file exists, or the place cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".glb":
+        return write_glb(mesh, path, overwrite)
+    if suffix == ".obj":
+        return _write_obj(mesh, path, overwrite)
+    if suffix == ".ply":
+        with new_file(path, overwrite) as beside:
+            beside.write_bytes(_ply_bytes(mesh))
+        return path
+    raise InputError(f"a mesh cannot be written as {path}.", f"Known are {', '.join(WRITABLE)}.")
+
+
+def write_glb(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
+    """Writes a mesh as one GLB file (see `mesh_to_glb_bytes`) and returns its path.
+
+    Raises:
+        InputError: the name does not end in .glb, the file exists, or it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".glb":
+        raise InputError(f"{path} is to be a GLB file.", "Give it a name that ends in .glb.")
+    with new_file(path, overwrite) as beside:
+        beside.write_bytes(mesh_to_glb_bytes(mesh))
+    return path
+
+
+def mesh_to_glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> bytes:
+    """A mesh as a GLB file: +Y up, one non-metallic material, smooth normals, all embedded.
+
+    The texture goes in as PNG, base colour; without one, vertex colours go in as linear floats.
+    A mesh without normals gets smooth ones.
+
+    Args:
+        mesh: on any device.
+        extras: facts to keep in the file's `asset.extras`, in what JSON can hold.
+    """
+    import trimesh
+    from trimesh.exchange.gltf import export_glb
+    from trimesh.visual import TextureVisuals
+    from trimesh.visual.material import PBRMaterial
+
+    mesh = _with_proper_normals(mesh)
+    texture = None if mesh.texture is None else _as_picture(mesh.texture)
+    material = PBRMaterial(
+        name="nova3d", baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0
+    )
+    body = _as_trimesh(mesh, TextureVisuals(uv=_bottom_up(mesh.uv), material=material))
+    coloured = mesh.texture is None and mesh.vertex_colours is not None
+    if coloured:
+        # trimesh rounds COLOR_0 to 8 bits, too coarse for dark linear colours, but leaves custom
+        # attributes alone: the name is put right below
+        linear = linear_from_srgb(mesh.vertex_colours.numpy())
+        body.vertex_attributes["_COLOR_0"] = linear.astype(np.float32)
+    tiled = mesh.uv is not None and bool(((mesh.uv < 0.0) | (mesh.uv > 1.0)).any())
+
+    def finish(header: dict[str, Any]) -> None:
+        header["asset"]["generator"] = GENERATOR
+        if extras:
+            header["asset"]["extras"] = dict(extras)
+        if coloured:
+            attributes = header["meshes"][0]["primitives"][0]["attributes"]
+            attributes["COLOR_0"] = attributes.pop("_COLOR_0")
+        wrap = _REPEAT if tiled else _CLAMP
+        for described in header.get("textures", []):
+            described["sampler"] = 0
+            header["samplers"] = [
+                {"magFilter": _LINEAR, "minFilter": _LINEAR, "wrapS": wrap, "wrapT": wrap}
+            ]
+
+    scene = trimesh.Scene({"mesh": body})
+    return export_glb(scene, include_normals=True, unitize_normals=False, tree_postprocessor=finish)
+
+
+def _write_obj(mesh: Mesh, path: Path, overwrite: bool) -> Path:
+    """Writes an OBJ and the files it names; the OBJ itself appears last, when they stand."""
+    from trimesh.exchange.obj import export_obj
+    from trimesh.visual import TextureVisuals
+    from trimesh.visual.material import SimpleMaterial
+
+    if mesh.normals is not None:
+        mesh = _with_proper_normals(mesh)
+    visual = None
+    if mesh.texture is not None:
+        white, black = [255, 255, 255, 255], [0, 0, 0, 255]
+        material = SimpleMaterial(
+            _as_picture(mesh.texture), diffuse=white, ambient=black, specular=black
+        )
+        material.name = path.stem
+        visual = TextureVisuals(uv=_bottom_up(mesh.uv), material=material)
+    with ExitStack() as files:  # closed in reverse: the OBJ, opened first, is put in place last
+        place = files.enter_context(new_file(path, overwrite))
+        text, others = export_obj(
+            _as_trimesh(mesh, visual),
+            include_normals=mesh.normals is not None,
+            return_texture=True,
+            mtl_name=path.with_suffix(".mtl").name,
+            header=GENERATOR,
+            digits=9,
+        )
+        place.write_bytes(text.encode())
+        for name, content in others.items():
+            files.enter_context(new_file(path.with_name(name), overwrite)).write_bytes(content)
+    return path
+
+
+def _ply_bytes(mesh: Mesh) -> bytes:
+    from trimesh.exchange.ply import export_ply
+
+    if mesh.texture is not None:
+        from ..texturing.sampling import sample_texture
+
+        mesh = replace(mesh, vertex_colours=sample_texture(mesh.texture, mesh.uv))
+    if mesh.normals is not None:
+        mesh = _with_proper_normals(mesh)
+    return export_ply(
+        _as_trimesh(mesh), vertex_normal=mesh.normals is not None, include_attributes=False
+    )
+
+
+def _as_trimesh(mesh: Mesh, visual: Any = None) -> trimesh.Trimesh:
+    """The mesh as trimesh's exporters want it, with vertex colours unless a visual is given."""
+    import trimesh
+
+    colours = None
+    if visual is None and mesh.vertex_colours is not None:
+        colours = _levels(mesh.vertex_colours)
+    return trimesh.Trimesh(
+        vertices=mesh.vertices.cpu().double().numpy(),
+        faces=mesh.faces.cpu().numpy(),
+        vertex_normals=None if mesh.normals is None else mesh.normals.cpu().numpy(),
+        vertex_colors=colours,
+        visual=visual,
+        process=False,
+    )
+
+
+def _with_proper_normals(mesh: Mesh) -> Mesh:
+    """The mesh on the CPU with unit normals, as glTF demands, also where no face gives one."""
+    mesh = mesh.to("cpu")
+    if mesh.normals is None:
+        mesh = mesh.with_smooth_normals()
+    length = mesh.normals.norm(dim=1, keepdim=True)
+    upward = mesh.normals.new_tensor([0.0, 1.0, 0.0])
+    return replace(mesh, normals=torch.where(length > 1e-6, mesh.normals / length, upward))
+
+
+def _bottom_up(uv: Tensor | None) -> np.ndarray | None:
+    """(N, 2) coordinates with the origin bottom left, as trimesh and OBJ count them."""
+    if uv is None:
+        return None
+    flipped = uv.cpu().double().numpy()
+    flipped[:, 1] = 1.0 - flipped[:, 1]
+    return flipped
+
+
+def _as_picture(texture: Tensor) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(_levels(texture))
+
+
+def _levels(colours: Tensor) -> np.ndarray:
+    """Colours in 0..1 as 8-bit levels."""
+    return (colours.detach().cpu().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()

@@ -1,0 +1,173 @@
+"""Carving shapes whose hull is known: balls, boxes, and masks that cannot belong together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nova3d_core.cameras import cameras_at, orbit_cameras
+from nova3d_core.errors import Cancelled, InputError, StageError
+from nova3d_core.fusion.config import HullConfig
+from nova3d_core.fusion.visual_hull import Silhouettes, carve_hull, signed_distance_px
+from nova3d_core.meshing.isosurface import extract_surface
+from nova3d_core.progress import Progress
+from nova3d_core.rendering.views import render_views
+from nova3d_core.rigs import RigConfig
+from nova3d_core.views import Views
+
+SMALL = HullConfig(resolution=64)
+
+
+def carve(mesh, cameras, config=SMALL):
+    return extract_surface(carve_hull(render_views(mesh, cameras).views, config))
+
+
+def test_distance_is_signed_and_subpixel():
+    y, x = torch.meshgrid(torch.arange(256) + 0.5, torch.arange(256) + 0.5, indexing="ij")
+    truth = torch.hypot(x - 100.3, y - 140.7) - 50.2
+    coverage = (0.5 - truth).clamp(0.0, 1.0)  # the share of a pixel that a straight edge covers
+    for upsampling, tolerance in ((1, 0.75), (4, 0.2)):
+        distance = signed_distance_px(coverage, upsampling)
+        assert distance.shape == (256 * upsampling, 256 * upsampling)
+        at_pixels = torch.nn.functional.avg_pool2d(distance[None, None], upsampling)[0, 0]
+        near = truth.abs() < 5
+        assert (at_pixels - truth)[near].abs().max() < tolerance
+        assert (at_pixels - truth)[near].mean().abs() < 0.05
+
+
+@pytest.mark.parametrize("kind", ["perspective", "orthographic"])
+def test_hull_of_a_ball_from_all_sides_is_the_ball(make_sphere, kind):
+    rig = RigConfig(kind=kind)
+    azimuths = [i * 30.0 for i in range(12)] * 3
+    elevations = [0.0] * 12 + [50.0] * 12 + [-50.0] * 12
+    hull = carve(make_sphere(0.4, 5), cameras_at(azimuths, elevations, rig))
+    distance = hull.vertices.norm(dim=1)
+    assert distance.min() > 0.4 - 0.004
+    # between the views the hull stands out by up to 1/cos of half the angle between them
+    assert distance.max() < 0.4 / np.cos(np.radians(25.0)) + 0.004
+    assert distance.median() < 0.407
+
+
+def test_hull_is_zero_on_silhouette_cones_and_grows_like_a_distance(make_sphere):
+    silhouettes = Silhouettes(render_views(make_sphere(0.4, 5), orbit_cameras()).views, 4)
+    tangent = 0.4 / np.sqrt(1 - (0.4 / 2.2) ** 2)  # where the cone meets the plane of the centre
+    radii = torch.linspace(tangent - 0.1, tangent + 0.1, 21)
+    points = torch.stack([torch.zeros(21), radii, torch.zeros(21)], dim=1)
+    sdf = silhouettes.sdf(points)
+    torch.testing.assert_close(sdf, radii - tangent, atol=2e-3, rtol=0)
+
+
+def test_hull_holds_the_object_and_stands_the_right_way(l_solid):
+    hull = carve(l_solid, orbit_cameras(), HullConfig(resolution=128))
+    low, high = hull.bounds
+    torch.testing.assert_close(low, torch.tensor([-0.4, -0.5, -0.2]), atol=0.08, rtol=0)
+    assert (low < l_solid.bounds[0] + 0.005).all() and (high > l_solid.bounds[1] - 0.005).all()
+    inside = hull.as_trimesh().contains(
+        np.array([[-0.25, 0.3, 0.0], [0.3, -0.35, 0.2], [0.3, 0.3, 0.0], [-0.25, 0.3, 0.25]])
+    )
+    assert inside.tolist() == [True, True, False, False]
+
+
+def test_more_views_never_add_volume(l_solid):
+    cameras = orbit_cameras(RigConfig(count=16, elevation_deg=10.0))
+    views = render_views(l_solid, cameras).views
+    volumes = [
+        extract_surface(carve_hull(views[::step], SMALL)).as_trimesh().volume for step in (8, 4, 2)
+    ]
+    assert volumes[0] > volumes[1] > volumes[2] > l_solid.as_trimesh().volume
+
+
+def test_scale_and_place_of_the_world_do_not_matter(make_sphere):
+    cameras = orbit_cameras(RigConfig(count=8, elevation_deg=20.0))
+    views = render_views(make_sphere(0.4), cameras).views
+    # the same pictures from cameras in a world ten times as large and moved
+    shift = torch.tensor([3.0, -7.0, 40.0])
+    moved = cameras.world_to_camera.clone()
+    moved[:, :3, 3] = moved[:, :3, 3] * 10.0 - (moved[:, :3, :3] @ shift)
+    far = replace(views, cameras=replace(cameras, world_to_camera=moved))
+    here, there = (extract_surface(carve_hull(v, SMALL)) for v in (views, far))
+    assert there.as_trimesh().volume == pytest.approx(1000 * here.as_trimesh().volume, rel=0.01)
+    torch.testing.assert_close(
+        (there.bounds.mean(dim=0) - shift) / 10, here.bounds.mean(dim=0), atol=3e-3, rtol=0
+    )
+
+
+def test_fine_grid_agrees_with_asking_every_point(l_solid):
+    views = render_views(l_solid, orbit_cameras(RigConfig(count=6))).views
+    grid = carve_hull(views, SMALL)
+    exact = Silhouettes(views, SMALL.mask_upsampling).sdf(grid.points())
+    exact = exact.reshape(grid.values.shape)
+    assert ((grid.values < 0) == (exact < 0)).all()
+    near = exact.abs() < 2 * grid.spacing
+    torch.testing.assert_close(grid.values[near], exact[near], atol=1e-5, rtol=0)
+
+
+def test_two_separate_parts_both_survive(make_sphere):
+    ball = make_sphere(0.15)
+    left = ball.vertices - torch.tensor([0.3, 0.0, 0.0])
+    right = ball.vertices + torch.tensor([0.3, 0.0, 0.0])
+    two = replace(
+        ball,
+        vertices=torch.cat([left, right]),
+        faces=torch.cat([ball.faces, ball.faces + len(left)]),
+        normals=None,
+    )
+    hull = carve(two, orbit_cameras(), HullConfig(resolution=96))
+    assert hull.as_trimesh().body_count == 2
+
+
+def with_mask_of_view(views: Views, view: int, value: float) -> Views:
+    masks = views.masks.clone()
+    masks[view] = value
+    return replace(views, masks=masks)
+
+
+@pytest.fixture
+def ball_views(make_sphere):
+    return render_views(make_sphere(), orbit_cameras(RigConfig(count=4))).views
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda v: v[:1], "1 view was given"),
+        (lambda v: replace(v, masks=None), "no masks"),
+        (lambda v: with_mask_of_view(v, 2, 0.0), "view 2 is empty"),
+        (lambda v: with_mask_of_view(v, 3, 1.0), "view 3 is full"),
+    ],
+)
+def test_views_that_cannot_carve_are_named(ball_views, change, says):
+    with pytest.raises(InputError, match=says):
+        carve_hull(change(ball_views), SMALL)
+
+
+def test_masks_that_contradict_each_other_name_the_view(ball_views):
+    masks = ball_views.masks.clone()
+    masks[2] = 0.0
+    masks[2, :20, :20] = 1.0  # an object in the corner: no point lies there for the others
+    with pytest.raises(StageError, match=r"nothing is left.*view 2 disagrees most"):
+        carve_hull(replace(ball_views, masks=masks), SMALL)
+
+
+def test_cancel_stops_within_a_step(ball_views):
+    steps = []
+    progress = Progress(lambda event: steps.append(event.step), lambda: len(steps) > 1)
+    with pytest.raises(Cancelled, match="carving"):
+        carve_hull(ball_views, SMALL, progress)
+    assert len(steps) == 2
+
+
+def test_an_object_cut_off_by_the_picture_is_not_carved_beyond_it(make_sphere):
+    # the ball's lower third leaves every picture: there it must stay, not be cut flat
+    rig = RigConfig(count=12)
+    cameras = orbit_cameras(rig)
+    shifted = cameras.intrinsics.clone()
+    shifted[:, 1, 2] += 108.0
+    views = render_views(make_sphere(), replace(cameras, intrinsics=shifted)).views
+    assert (views.masks[:, -1] > 0.5).any()
+    low = extract_surface(carve_hull(views, SMALL)).bounds[0]
+    bottom_of_picture = (256 - 128 - 108) / (1.3889 * 256) * 2.2
+    assert float(low[1]) < -bottom_of_picture - 0.03

@@ -1,0 +1,190 @@
+"""Parts with different looks on one texture: every point keeps its colour."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nova3d_core.errors import InputError
+from nova3d_core.io import texture_atlas
+from nova3d_core.io.mesh_parts import Material, Part
+from nova3d_core.io.meshes import joined
+from nova3d_core.mesh import Mesh
+from nova3d_core.texturing.sampling import sample_texture
+
+TRIANGLE = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
+
+
+def part_with(uv: list[list[float]], material: Material) -> Part:
+    """A part of separate triangles, three uv each."""
+    count = len(uv) // 3
+    vertices = torch.cat([TRIANGLE + 2.0 * number for number in range(count)])
+    faces = torch.arange(3 * count).reshape(-1, 3)
+    return Part(Mesh(vertices, faces, uv=torch.tensor(uv, dtype=torch.float32)), material)
+
+
+def inside(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """(F P, C) values at P points in each face, from (F, 3, C) at corners and (P, 3) weights."""
+    return torch.einsum("pk,fkc->fpc", weights, values).reshape(-1, values.shape[-1])
+
+
+def colours_within(mesh: Mesh, weights: torch.Tensor) -> torch.Tensor:
+    return sample_texture(mesh.texture, inside(mesh.uv[mesh.faces], weights))
+
+
+def reference_colours(part: Part, weights: torch.Tensor) -> np.ndarray:
+    """Bilinear colours of a part's own texture under its wrap modes, worked out plainly."""
+    texture = part.material.texture
+    uv = inside(part.mesh.uv[part.mesh.faces], weights).double().numpy()
+
+    def place(index: int, length: int, wrap: str) -> int:
+        if wrap == "clamp":
+            return min(max(index, 0), length - 1)
+        if wrap == "mirror":
+            return length - 1 - index % length if (index // length) % 2 else index % length
+        return index % length
+
+    colours = np.zeros((len(uv), 3))
+    height, width = texture.shape[:2]
+    for row, (u, v) in enumerate(uv):
+        x, y = u * width - 0.5, v * height - 0.5
+        for i in (int(np.floor(x)), int(np.floor(x)) + 1):
+            for j in (int(np.floor(y)), int(np.floor(y)) + 1):
+                column = place(i, width, part.material.wrap[0])
+                line = place(j, height, part.material.wrap[1])
+                colours[row] += (1 - abs(x - i)) * (1 - abs(y - j)) * texture[line, column]
+    return colours
+
+
+@pytest.fixture
+def weights() -> torch.Tensor:
+    """(40, 3) places in a triangle, its corners among them."""
+    dice = torch.Generator().manual_seed(1)
+    places = torch.rand(37, 3, generator=dice)
+    return torch.cat([torch.eye(3), places / places.sum(dim=1, keepdim=True)])
+
+
+@pytest.mark.parametrize("wrap", [("repeat", "repeat"), ("clamp", "mirror"), ("mirror", "clamp")])
+def test_every_point_has_the_colour_of_its_own_texture(weights, wrap):
+    wide = [[-2.3, 0.4], [1.9, 0.1], [0.2, 3.7], [5.1, -4.2], [5.6, -4.9], [5.9, -4.4]]
+    first = part_with(wide, Material(noise(5, 9), wrap=wrap))
+    second = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(16, 3, seed=1), wrap=wrap))
+    third = part_with([[0.9, 0.9], [1.1, 0.9], [0.9, 1.1]], first.material)
+    mesh = joined([first, second, third])
+    expected = [reference_colours(part, weights) for part in (first, second, third)]
+    found = colours_within(mesh, weights).numpy()
+    np.testing.assert_allclose(found, np.concatenate(expected), atol=2e-4)
+    places = torch.cat([part.mesh.vertices[part.mesh.faces] for part in (first, second, third)])
+    assert torch.equal(mesh.vertices[mesh.faces], places)
+
+
+def test_the_atlas_repeats_texels_to_the_bit(weights):
+    """Texel centres of the source fall on texel centres of the atlas."""
+    source = noise(4, 4)
+    centres = [[0.125, 0.125], [0.875, 0.375], [0.625, 0.875]]
+    mesh = joined([part_with(centres, Material(source)), part_with(centres, Material(noise(7, 7)))])
+    texels = (mesh.uv[:3] * torch.tensor(mesh.texture.shape[1::-1]) - 0.5).round().long()
+    expected = torch.from_numpy(source)[[0, 1, 3], [0, 3, 2]]
+    assert torch.equal(mesh.texture[texels[:, 1], texels[:, 0]], expected)
+
+
+def test_parts_of_one_texture_share_one_copy():
+    material = Material(noise(32, 32))
+    part = part_with([[0, 0], [1, 0], [0, 1]], material)
+    other = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
+    once = joined([part, other]).texture
+    assert joined([part, part, other, part]).texture.shape == once.shape
+    assert once.shape[0] * once.shape[1] < 2 * 32 * 32
+
+
+def test_faces_moved_by_whole_tiles_take_no_more_room_than_one_tile(weights):
+    scattered = [
+        [u + 100.0 * k, v - 50.0 * k] for k in range(5) for u, v in ((0, 0), (1, 0), (0, 1))
+    ]
+    part = part_with(scattered, Material(noise(64, 64)))
+    other = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
+    mesh = joined([part, other])
+    assert max(mesh.texture.shape[:2]) < 3 * 64
+    expected = reference_colours(part, weights)
+    np.testing.assert_allclose(colours_within(mesh, weights)[: len(expected)], expected, atol=2e-3)
+
+
+def test_one_texture_stays_as_it_is_also_where_it_repeats():
+    material = Material(noise(8, 8))
+    first = part_with([[-2.0, 0], [1, 0], [0, 7]], material)
+    mesh = joined([first, part_with([[0.0, 0], [1, 0], [0, 1]], material)])
+    assert torch.equal(mesh.texture, torch.from_numpy(material.texture))
+    assert torch.equal(mesh.uv[:3], first.mesh.uv)
+
+
+def test_one_clamped_texture_stays_only_if_nothing_reaches_beyond_it(weights):
+    material = Material(noise(8, 8), wrap=("clamp", "clamp"))
+    within = part_with([[0.0, 0], [1, 0], [0, 1]], material)
+    assert torch.equal(joined([within]).texture, torch.from_numpy(material.texture))
+    beyond = part_with([[0.0, 0], [2, 0], [0, 1]], material)
+    expected = reference_colours(beyond, weights)
+    np.testing.assert_allclose(colours_within(joined([beyond]), weights), expected, atol=1e-4)
+
+
+def test_a_tinted_part_beside_a_texture_has_its_colour_everywhere(weights):
+    textured = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
+    plain = Part(
+        Mesh(TRIANGLE, torch.tensor([[0, 1, 2]])), Material(tint_linear=(1.0, 0.2140411, 0))
+    )
+    mesh = joined([plain, textured])
+    expected = torch.tensor([1.0, 0.5, 0.0]).expand(len(weights), 3)
+    torch.testing.assert_close(
+        colours_within(mesh, weights)[: len(weights)], expected, atol=1e-6, rtol=0
+    )
+
+
+def test_a_painted_part_beside_a_texture_keeps_its_colours_between_its_corners(weights):
+    textured = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
+    vertices = torch.cat([TRIANGLE, torch.tensor([[1.0, 1, 0]])])
+    faces = torch.tensor([[0, 1, 2], [1, 3, 2]])
+    shades = torch.tensor([0.1, 0.9, 0.4, 0.0])
+    colours = torch.stack([shades, shades * 0.5 + 0.2, shades * 0.25], dim=1)
+    painted = Part(Mesh(vertices, faces, vertex_colours=colours))
+    mesh = joined([textured, painted])
+    assert mesh.vertex_colours is None
+    assert torch.equal(mesh.vertices[mesh.faces[1:]].sort(dim=1)[0], vertices[faces].sort(dim=1)[0])
+    # corners may start elsewhere in the face: compare by the place they have
+    at = inside(mesh.vertices[mesh.faces[1:]], weights)
+    x, y = at[:, 0], at[:, 1]
+    shade = torch.where(
+        x + y <= 1.0,
+        0.1 + 0.8 * x + 0.3 * y,
+        0.0 + 0.4 * (1 - x) + 0.9 * (1 - y),
+    )
+    expected = torch.stack([shade, shade * 0.5 + 0.2, shade * 0.25], dim=1)
+    found = colours_within(mesh, weights)[len(weights) :]
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    assert torch.equal(mesh.face_normals, torch.tensor([[0.0, 0, 1]] * 3))
+
+
+def test_too_large_an_atlas_is_made_of_smaller_pictures(monkeypatch, caplog):
+    monkeypatch.setattr(texture_atlas, "MAX_SIDE_PX", 64)
+    flat = np.broadcast_to(np.float32([0.25, 0.5, 0.75]), (128, 128, 3))
+    corners = [[0.0, 0], [1, 0], [0, 1]]
+    mesh = joined([part_with(corners, Material(flat)), part_with(corners, Material(noise(8, 8)))])
+    assert max(mesh.texture.shape[:2]) <= 64
+    assert "halved" in caplog.text
+    found = sample_texture(mesh.texture, mesh.uv[:3])
+    torch.testing.assert_close(found, torch.tensor([[0.25, 0.5, 0.75]] * 3), atol=1e-5, rtol=0)
+    boundless = [[0.0, 0], [1e6, 0], [0, 1]]
+    with pytest.raises(InputError, match="do not fit"):
+        joined([part_with(corners, Material(flat)), part_with(boundless, Material(noise(8, 8)))])
+
+
+def test_normals_of_some_parts_are_kept_and_the_others_get_smooth_ones():
+    tilted = torch.nn.functional.normalize(torch.tensor([[1.0, 0, 1]]).expand(3, 3), dim=1)
+    faces = torch.tensor([[0, 1, 2]])
+    mesh = joined([Part(Mesh(TRIANGLE, faces, normals=tilted)), Part(Mesh(TRIANGLE, faces))])
+    expected = torch.cat([tilted, torch.tensor([[0.0, 0, 1]] * 3)])
+    torch.testing.assert_close(mesh.normals, expected)
+    assert joined([Part(Mesh(TRIANGLE, faces))] * 2).normals is None

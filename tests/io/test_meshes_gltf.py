@@ -1,0 +1,384 @@
+"""glTF files made by hand: each feature of the format with the answer its specification gives."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nova3d_core.errors import InputError
+from nova3d_core.io.meshes import read_mesh
+from nova3d_core.texturing.sampling import sample_texture
+
+CORNERS = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype="<f4")
+TRIANGLES = np.array([0, 1, 2, 0, 2, 3], dtype="<u2")
+UV = np.array([[0.25, 0.75], [0.75, 0.75], [0.75, 0.25], [0.25, 0.25]], dtype="<f4")
+QUADRANTS = np.array(
+    [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], dtype=np.uint8
+)  # red, green above blue, yellow
+RED, GREEN, BLUE, YELLOW = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 1.0, 0]])
+KINDS = {"i1": 5120, "u1": 5121, "i2": 5122, "u2": 5123, "u4": 5125, "f4": 5126}
+SHAPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
+
+
+def png(levels: np.ndarray) -> bytes:
+    """A picture of 8-bit levels as PNG."""
+    content = io.BytesIO()
+    Image.fromarray(levels).save(content, format="PNG")
+    return content.getvalue()
+
+
+class Gltf:
+    """A glTF file in the making; `header` may be changed at will before it is saved."""
+
+    def __init__(self, **attributes: np.ndarray):
+        self.data = b""
+        self.header = {
+            "asset": {"version": "2.0"},
+            "scenes": [{"nodes": [0]}],
+            "nodes": [{"mesh": 0}],
+            "meshes": [{"primitives": []}],
+            "accessors": [],
+            "bufferViews": [],
+        }
+        self.add_primitive(**attributes)
+
+    def view(self, content: bytes) -> int:
+        """The number of a new buffer view with that content."""
+        place = {"buffer": 0, "byteOffset": len(self.data), "byteLength": len(content)}
+        self.header["bufferViews"].append(place)
+        self.data += content + b"\0" * (-len(content) % 4)
+        return len(self.header["bufferViews"]) - 1
+
+    def accessor(self, values: np.ndarray, **more: object) -> int:
+        """The number of a new accessor; whole numbers are normalised unless `more` says else."""
+        kind = values.dtype.str[1:]
+        width = 1 if values.ndim == 1 else values.shape[1]
+        spec = {"componentType": KINDS[kind], "type": SHAPES[width], "count": len(values)}
+        if kind[0] in "iu" and width > 1:
+            spec["normalized"] = True
+        spec |= {"bufferView": self.view(values.tobytes())} | more
+        self.header["accessors"].append(spec)
+        return len(self.header["accessors"]) - 1
+
+    def add_primitive(self, indices: np.ndarray | None = TRIANGLES, **attributes: np.ndarray):
+        """Adds a primitive to mesh 0: a unit square unless POSITION is given."""
+        attributes = {"POSITION": CORNERS} | attributes
+        primitive = {"attributes": {k: self.accessor(v) for k, v in attributes.items()}}
+        if indices is not None:
+            primitive["indices"] = self.accessor(indices)
+        self.header["meshes"][0]["primitives"].append(primitive)
+        return primitive
+
+    def paint(self, primitive: int = 0, texture: bool = True, **pbr: object) -> dict:
+        """Gives a primitive a material of its own, with the picture of quadrants or without."""
+        header = self.header
+        material = {"pbrMetallicRoughness": pbr}
+        if texture:
+            images = header.setdefault("images", [{"bufferView": self.view(png(QUADRANTS))}])
+            textures = header.setdefault("textures", [])
+            textures.append({"source": len(images) - 1})
+            pbr["baseColorTexture"] = {"index": len(textures) - 1}
+        header.setdefault("materials", []).append(material)
+        number = len(header["materials"]) - 1
+        header["meshes"][0]["primitives"][primitive]["material"] = number
+        return material
+
+    def glb(self) -> bytes:
+        """The file as GLB."""
+        self.header["buffers"] = [{"byteLength": len(self.data)}]
+        text = json.dumps(self.header).encode()
+        text += b" " * (-len(text) % 4)
+        chunks = struct.pack("<I4s", len(text), b"JSON") + text
+        chunks += struct.pack("<I4s", len(self.data), b"BIN\0") + self.data
+        return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+    def read(self, folder):
+        """The mesh that is read from the file as GLB."""
+        path = folder / "made.glb"
+        path.write_bytes(self.glb())
+        return read_mesh(path)
+
+
+def colours_at_corners(mesh) -> torch.Tensor:
+    return sample_texture(mesh.texture, mesh.uv)
+
+
+def test_uv_count_from_the_top_left(tmp_path):
+    made = Gltf(TEXCOORD_0=UV)
+    made.paint()
+    mesh = made.read(tmp_path)
+    assert torch.equal(mesh.vertices, torch.from_numpy(CORNERS))
+    assert torch.equal(mesh.uv, torch.from_numpy(UV))
+    assert torch.equal(mesh.texture, torch.from_numpy(QUADRANTS / np.float32(255)))
+    assert torch.equal(colours_at_corners(mesh), torch.stack([BLUE, YELLOW, GREEN, RED]))
+    assert mesh.normals is None
+
+
+@pytest.mark.parametrize("dtype", ["<u1", "<u2"])
+def test_uv_of_whole_numbers_are_fractions_of_their_range(tmp_path, dtype):
+    most = np.iinfo(dtype).max
+    corners = np.array([[0, most], [most, most], [most, 0], [0, 0]], dtype=dtype)
+    made = Gltf(TEXCOORD_0=corners)
+    made.paint()
+    assert made.read(tmp_path).uv.tolist() == [[0, 1], [1, 1], [1, 0], [0, 0]]
+
+
+def test_the_base_colour_factor_is_linear(tmp_path):
+    made = Gltf()
+    made.paint(texture=False, baseColorFactor=[0.2140411, 1.0, 0.0, 0.5])
+    mesh = made.read(tmp_path)
+    expected = torch.tensor([0.5, 1.0, 0.0]).expand(4, 3)
+    torch.testing.assert_close(mesh.vertex_colours, expected, atol=1e-6, rtol=0)
+    assert mesh.texture is None
+
+
+def test_the_base_colour_factor_multiplies_the_texture_in_linear_light(tmp_path):
+    made = Gltf(TEXCOORD_0=UV)
+    made.paint(baseColorFactor=[0.2140411, 0.2140411, 1.0, 1.0])
+    expected = torch.stack([BLUE, YELLOW * 0.5, GREEN * 0.5, RED * 0.5])
+    found = colours_at_corners(made.read(tmp_path))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["<u1", "<u2", "<f4"])
+def test_vertex_colours_are_linear_in_every_number_type(tmp_path, dtype):
+    most = 1.0 if dtype == "<f4" else np.iinfo(dtype).max
+    linear = np.array([[0, 0.2140411, 1, 1]] * 4) * most
+    stored = linear.round().astype(dtype) if dtype != "<f4" else linear.astype(dtype)
+    mesh = Gltf(COLOR_0=stored).read(tmp_path)
+    expected = torch.tensor([0.0, 0.5, 1.0]).expand(4, 3)
+    torch.testing.assert_close(
+        mesh.vertex_colours, expected, atol=3e-3 if dtype == "<u1" else 2e-5, rtol=0
+    )
+
+
+def test_a_factor_multiplies_vertex_colours_too(tmp_path):
+    made = Gltf(COLOR_0=np.full((4, 3), 0.5, dtype="<f4"))
+    made.paint(texture=False, baseColorFactor=[0.4280822, 0.4280822, 0.4280822, 1.0])
+    found = made.read(tmp_path).vertex_colours
+    torch.testing.assert_close(found, torch.full((4, 3), 0.5), atol=1e-6, rtol=0)
+
+
+def test_nodes_move_turn_and_scale_their_children(tmp_path):
+    made = Gltf(NORMAL=np.array([[0, 0, 1]] * 4, dtype="<f4"))
+    half = np.sqrt(0.5)
+    made.header["nodes"] = [
+        {"translation": [10, 0, 0], "rotation": [0, half, 0, half], "children": [1]},
+        {"scale": [2, 3, 4], "mesh": 0},
+    ]
+    mesh = made.read(tmp_path)
+    # a quarter turn about +Y takes x to -z and z to x
+    expected = torch.tensor([[10.0, 0, 0], [10, 0, -2], [10, 3, -2], [10, 3, 0]])
+    torch.testing.assert_close(mesh.vertices, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mesh.normals, torch.tensor([1.0, 0, 0]).expand(4, 3))
+    torch.testing.assert_close(mesh.face_normals, torch.tensor([1.0, 0, 0]).expand(2, 3))
+
+
+def test_a_mirroring_matrix_by_columns_keeps_faces_outwards(tmp_path):
+    made = Gltf(NORMAL=np.array([[0, 0, 1]] * 4, dtype="<f4"))
+    made.header["nodes"][0]["matrix"] = [-1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 5, 6, 7, 1]
+    mesh = made.read(tmp_path)
+    assert mesh.vertices[1].tolist() == [4, 6, 7]
+    assert torch.equal(mesh.face_normals, torch.tensor([[0.0, 0, 1]] * 2))
+    assert torch.equal(mesh.normals, torch.tensor([[0.0, 0, 1]] * 4))
+
+
+def test_a_mesh_used_twice_stands_twice_and_other_scenes_do_not(tmp_path):
+    made = Gltf()
+    made.header |= {
+        "scene": 1,
+        "scenes": [{"nodes": [0]}, {"nodes": [1, 2]}],
+        "nodes": [{"mesh": 0}, {"mesh": 0, "translation": [5, 0, 0]}, {"mesh": 0}],
+    }
+    mesh = made.read(tmp_path)
+    assert len(mesh.faces) == 4
+    assert torch.equal(mesh.vertices[:4] - mesh.vertices[4:], torch.tensor([[5.0, 0, 0]] * 4))
+
+
+@pytest.mark.parametrize(
+    ("mode", "order"), [(5, [0, 1, 3, 2]), (6, [0, 1, 2, 3]), (4, [0, 1, 2, 0, 2, 3])]
+)
+def test_strips_and_fans_become_triangles_that_look_the_same_way(tmp_path, mode, order):
+    made = Gltf()
+    made.header["meshes"][0]["primitives"] = []
+    made.add_primitive(np.array(order, dtype="<u1"))["mode"] = mode
+    mesh = made.read(tmp_path)
+    assert torch.equal(mesh.face_normals, torch.tensor([[0.0, 0, 1]] * 2))
+    assert float(mesh.face_areas.sum()) == 1.0
+
+
+def test_triangles_without_indices_and_lines_beside_them(tmp_path):
+    made = Gltf()
+    made.header["meshes"][0]["primitives"] = []
+    made.add_primitive(None, POSITION=CORNERS[:3])
+    made.add_primitive(TRIANGLES)["mode"] = 1
+    assert made.read(tmp_path).faces.tolist() == [[0, 1, 2]]
+
+
+def test_interleaved_attributes_are_read_with_their_stride(tmp_path):
+    made = Gltf(TEXCOORD_0=UV)
+    made.paint()
+    rows = np.concatenate([CORNERS, UV], axis=1).astype("<f4")
+    view = made.view(rows.tobytes())
+    made.header["bufferViews"][view]["byteStride"] = 20
+    made.header["accessors"][0] |= {"bufferView": view}
+    made.header["accessors"][1] |= {"bufferView": view, "byteOffset": 12}
+    mesh = made.read(tmp_path)
+    assert torch.equal(mesh.vertices, torch.from_numpy(CORNERS))
+    assert torch.equal(mesh.uv, torch.from_numpy(UV))
+
+
+def test_sparse_values_replace_some_of_the_stored_ones(tmp_path):
+    made = Gltf()
+    made.header["accessors"][0]["sparse"] = {
+        "count": 1,
+        "indices": {"bufferView": made.view(np.array([2], "<u2").tobytes()), "componentType": 5123},
+        "values": {"bufferView": made.view(np.array([7, 8, 9], "<f4").tobytes())},
+    }
+    vertices = made.read(tmp_path).vertices
+    assert vertices[2].tolist() == [7, 8, 9]
+    assert torch.equal(vertices[[0, 1, 3]], torch.from_numpy(CORNERS[[0, 1, 3]]))
+
+
+def test_a_texture_transform_scales_turns_and_shifts(tmp_path):
+    """The specification's own example: the lower left quarter, turned by 90 degrees."""
+    made = Gltf(TEXCOORD_0=UV, TEXCOORD_1=np.array([[0, 0], [1, 0], [1, 1], [0, 1]], "<f4"))
+    transform = {"offset": [0, 1], "rotation": np.pi / 2, "scale": [0.5, 0.5], "texCoord": 1}
+    material = made.paint()
+    info = material["pbrMetallicRoughness"]["baseColorTexture"]
+    info["extensions"] = {"KHR_texture_transform": transform}
+    expected = torch.tensor([[0, 1], [0, 0.5], [0.5, 0.5], [0.5, 1]])
+    torch.testing.assert_close(made.read(tmp_path).uv, expected, atol=1e-6, rtol=0)
+
+
+def test_the_uv_set_that_the_texture_names_is_used(tmp_path):
+    made = Gltf(TEXCOORD_0=UV * 0, TEXCOORD_1=UV)
+    made.paint()["pbrMetallicRoughness"]["baseColorTexture"]["texCoord"] = 1
+    assert torch.equal(made.read(tmp_path).uv, torch.from_numpy(UV))
+
+
+def test_the_older_glossy_materials_give_their_diffuse_colour(tmp_path):
+    made = Gltf()
+    made.paint(texture=False)["extensions"] = {
+        "KHR_materials_pbrSpecularGlossiness": {"diffuseFactor": [0, 1, 0, 1]}
+    }
+    assert torch.equal(made.read(tmp_path).vertex_colours, GREEN.expand(4, 3))
+
+
+def test_a_skinned_mesh_stands_as_its_joints_do(tmp_path):
+    """The mesh's own node does not count; two corners follow each joint."""
+    weights = np.array([[1, 0, 0, 0]] * 4, dtype="<f4")
+    made = Gltf(
+        NORMAL=np.array([[0, 0, 1]] * 4, dtype="<f4"),
+        JOINTS_0=np.array([[0] * 4, [0] * 4, [1] * 4, [1] * 4], dtype="<u1"),
+        WEIGHTS_0=weights,
+    )
+    made.header["accessors"][2].pop("normalized")
+    binds = np.stack([np.eye(4), np.eye(4)])
+    binds[1, :3, 3] = [0, -1, 0]  # joint 1 rests at height 1
+    columns = binds.transpose(0, 2, 1).reshape(2, 16).astype("<f4")
+    made.header["skins"] = [{"joints": [1, 2], "inverseBindMatrices": made.accessor(columns)}]
+    half = np.sqrt(0.5)
+    made.header["nodes"] = [
+        {"mesh": 0, "skin": 0, "scale": [100, 100, 100]},
+        {"children": [2]},
+        {"translation": [0, 5, 0], "rotation": [0, half, 0, half]},
+    ]
+    made.header["scenes"] = [{"nodes": [0, 1]}]
+    mesh = made.read(tmp_path)
+    expected = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 5, -1], [0, 5, 0]])
+    torch.testing.assert_close(mesh.vertices, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mesh.normals[2], torch.tensor([1.0, 0, 0]), atol=1e-6, rtol=0)
+
+
+def saved_with_files(made: Gltf, folder) -> dict:
+    """Saves a .gltf whose buffer and picture are files beside it; returns the header."""
+    made.header["buffers"] = [{"byteLength": len(made.data), "uri": "the%20data.bin"}]
+    made.header["images"] = [{"uri": "colours.png"}]
+    (folder / "the data.bin").write_bytes(made.data)
+    (folder / "colours.png").write_bytes(png(QUADRANTS))
+    (folder / "made.gltf").write_text(json.dumps(made.header))
+    return made.header
+
+
+def test_a_gltf_reads_the_files_that_it_names_and_data_within(tmp_path):
+    made = Gltf(TEXCOORD_0=UV)
+    made.paint()
+    header = saved_with_files(made, tmp_path)
+    mesh = read_mesh(tmp_path / "made.gltf")
+    assert torch.equal(colours_at_corners(mesh), torch.stack([BLUE, YELLOW, GREEN, RED]))
+    header["buffers"][0]["uri"] = "data:;base64," + base64.b64encode(made.data).decode()
+    header["images"][0]["uri"] = (
+        "data:image/png;base64," + base64.b64encode(png(QUADRANTS)).decode()
+    )
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "made.gltf").write_text(json.dumps(header))
+    again = read_mesh(tmp_path / "alone" / "made.gltf")
+    for name in ("vertices", "faces", "uv", "texture"):
+        assert torch.equal(getattr(again, name), getattr(mesh, name)), name
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("colours.png", r"texture colours\.png named by made\.gltf is missing.*Put it at"),
+        ("the data.bin", r"buffer the%20data\.bin named by made\.gltf is missing"),
+    ],
+)
+def test_a_named_file_that_is_missing_is_an_error(tmp_path, gone, message):
+    made = Gltf(TEXCOORD_0=UV)
+    made.paint()
+    saved_with_files(made, tmp_path)
+    (tmp_path / gone).unlink()
+    with pytest.raises(InputError, match=message):
+        read_mesh(tmp_path / "made.gltf")
+
+
+def test_a_glb_cut_off_anywhere_is_an_error_that_names_it(tmp_path):
+    made = Gltf(TEXCOORD_0=UV)
+    made.paint()
+    content = made.glb()
+    path = tmp_path / "cut.glb"
+    for length in [*range(1, 24), *range(24, len(content) - 1, 97), len(content) - 1]:
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"cut\.glb"):
+            read_mesh(path)
+
+
+def test_an_extension_that_changes_the_data_is_refused_by_name(tmp_path):
+    made = Gltf()
+    made.header["extensionsRequired"] = ["KHR_materials_unlit", "KHR_draco_mesh_compression"]
+    with pytest.raises(InputError, match=r"KHR_draco_mesh_compression.*without compression"):
+        made.read(tmp_path)
+
+
+def test_a_texture_in_a_form_not_read_is_an_error_not_a_white_mesh(tmp_path):
+    made = Gltf(TEXCOORD_0=UV)
+    made.paint()
+    made.header["textures"] = [{"extensions": {"KHR_texture_basisu": {"source": 0}}}]
+    with pytest.raises(InputError, match=r"made\.glb.*only in a form not read"):
+        made.read(tmp_path)
+
+
+def test_a_scene_without_triangles_and_old_versions_are_errors(tmp_path):
+    made = Gltf()
+    made.header["nodes"] = [{}]
+    with pytest.raises(InputError, match=r"made\.glb: it has no faces"):
+        made.read(tmp_path)
+    made.header["asset"]["version"] = "1.0"
+    with pytest.raises(InputError, match=r"glTF 1\.0.*2\.0"):
+        made.read(tmp_path)
+
+
+def test_nan_positions_are_an_error_that_names_the_file(tmp_path):
+    corners = CORNERS.copy()
+    corners[1, 2] = np.nan
+    with pytest.raises(InputError, match=r"made\.glb: mesh vertices has 1 values that are NaN"):
+        Gltf(POSITION=corners).read(tmp_path)

@@ -1,0 +1,213 @@
+"""Meshes into files: what a GLB, OBJ or PLY of ours holds, and that it appears whole or not."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nova3d_core.errors import InputError
+from nova3d_core.io.meshes import mesh_to_glb_bytes, read_mesh, write_glb, write_mesh
+from nova3d_core.mesh import Mesh
+from nova3d_core.texturing.sampling import sample_texture
+
+
+@pytest.fixture
+def textured(make_sphere) -> Mesh:
+    """A ball of 162 vertices with a noise texture (5 high, 7 wide) and uv without symmetry."""
+    ball = make_sphere(subdivisions=2)
+    dice = torch.Generator().manual_seed(3)
+    texture = torch.randint(0, 256, (5, 7, 3), generator=dice) / 255.0
+    return replace(ball, uv=torch.rand(len(ball.vertices), 2, generator=dice), texture=texture)
+
+
+@pytest.fixture
+def painted(make_sphere) -> Mesh:
+    """A ball with vertex colours over the whole range and no normals."""
+    ball = make_sphere(subdivisions=2)
+    dice = torch.Generator().manual_seed(4)
+    colours = torch.rand(len(ball.vertices), 3, generator=dice) ** 4  # many dark ones
+    return replace(ball, normals=None, vertex_colours=colours)
+
+
+def parsed_glb(content: bytes) -> tuple[dict, bytes]:
+    """Header and binary data of a GLB, by the letter of its specification."""
+    magic, version, length, json_length, json_kind = struct.unpack_from("<4sII I4s", content)
+    assert (magic, version, length, json_kind) == (b"glTF", 2, len(content), b"JSON")
+    binary_length, binary_kind = struct.unpack_from("<I4s", content, 20 + json_length)
+    assert binary_kind == b"BIN\0"
+    assert json_length % 4 == binary_length % 4 == 0
+    header = json.loads(content[20 : 20 + json_length])
+    return header, content[28 + json_length : 28 + json_length + binary_length]
+
+
+def attribute(header: dict, binary: bytes, name: str) -> tuple[dict, np.ndarray]:
+    """An attribute's accessor and its float values (N, width)."""
+    accessor = header["accessors"][header["meshes"][0]["primitives"][0]["attributes"][name]]
+    assert accessor["componentType"] == 5126
+    view = header["bufferViews"][accessor["bufferView"]]
+    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
+    width = {"VEC2": 2, "VEC3": 3}[accessor["type"]]
+    values = np.frombuffer(binary, "<f4", accessor["count"] * width, start)
+    return accessor, values.reshape(-1, width)
+
+
+def test_a_glb_read_back_equals_the_mesh_that_was_written(textured, tmp_path):
+    path = write_glb(textured, tmp_path / "new folder" / "ball.glb")
+    again = read_mesh(path)
+    for name in ("vertices", "faces", "uv", "texture"):
+        assert torch.equal(getattr(again, name), getattr(textured, name)), name
+    torch.testing.assert_close(again.normals, textured.normals, atol=2e-7, rtol=0)
+    assert again.vertex_colours is None
+
+
+def test_the_glb_header_says_what_viewers_need(textured):
+    header, binary = parsed_glb(mesh_to_glb_bytes(textured, extras={"prompt": "a ball"}))
+    assert header["asset"]["generator"] == "NOVA3D for ComfyUI"
+    assert header["asset"]["extras"] == {"prompt": "a ball"}
+    assert [len(header[kind]) for kind in ("meshes", "materials", "textures", "images")] == [1] * 4
+
+    accessor, positions = attribute(header, binary, "POSITION")
+    assert np.array_equal(positions, textured.vertices.numpy())
+    assert np.array_equal(np.float32(accessor["min"]), positions.min(axis=0))
+    assert np.array_equal(np.float32(accessor["max"]), positions.max(axis=0))
+    assert np.array_equal(attribute(header, binary, "TEXCOORD_0")[1], textured.uv.numpy())
+    normals = attribute(header, binary, "NORMAL")[1]
+    assert np.abs(np.linalg.norm(normals, axis=1) - 1).max() < 1e-6
+
+    surface = header["materials"][0]["pbrMetallicRoughness"]
+    assert (surface["metallicFactor"], surface["roughnessFactor"]) == (0.0, 1.0)
+    described = header["textures"][surface["baseColorTexture"]["index"]]
+    sampler = header["samplers"][described["sampler"]]
+    assert sampler == {"magFilter": 9729, "minFilter": 9729, "wrapS": 33071, "wrapT": 33071}
+    image = header["images"][described["source"]]
+    view = header["bufferViews"][image["bufferView"]]
+    content = binary[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
+    assert image["mimeType"] == "image/png"
+    picture = np.asarray(Image.open(io.BytesIO(content)))
+    assert np.array_equal(picture, (textured.texture * 255).round().byte().numpy())
+
+
+def test_glb_vertex_colours_are_linear_floats_and_come_back_as_srgb(painted, tmp_path):
+    known = painted.vertex_colours.clone()
+    known[0] = torch.tensor([0.5, 1.0, 1.0 / 255.0])
+    mesh = replace(painted, vertex_colours=known)
+    header, binary = parsed_glb(mesh_to_glb_bytes(mesh))
+    linear = attribute(header, binary, "COLOR_0")[1]
+    assert linear[0] == pytest.approx([0.2140411, 1.0, 1.0 / 255.0 / 12.92], rel=1e-5)
+    again = read_mesh(write_glb(mesh, tmp_path / "painted.glb"))
+    torch.testing.assert_close(again.vertex_colours, known, atol=1e-6, rtol=0)
+    assert again.texture is None
+
+
+def test_a_mesh_without_normals_is_written_smooth(painted, tmp_path):
+    lonely = torch.cat([painted.vertices, torch.zeros(1, 3)])  # a vertex of no face
+    colours = torch.cat([painted.vertex_colours, torch.zeros(1, 3)])
+    mesh = replace(painted, vertices=lonely, vertex_colours=colours)
+    normals = read_mesh(write_glb(mesh, tmp_path / "smooth.glb")).normals
+    outwards = painted.vertices / painted.vertices.norm(dim=1, keepdim=True)
+    assert float((normals[:-1] * outwards).sum(dim=1).min()) > 0.999
+    assert float(normals[-1].norm()) == pytest.approx(1.0)
+
+
+def test_uv_beyond_the_texture_make_viewers_repeat_it(textured):
+    header, _ = parsed_glb(mesh_to_glb_bytes(replace(textured, uv=textured.uv * 2)))
+    assert (header["samplers"][0]["wrapS"], header["samplers"][0]["wrapT"]) == (10497, 10497)
+
+
+def test_an_obj_read_back_equals_the_mesh_that_was_written(textured, tmp_path):
+    path = write_mesh(textured, tmp_path / "my ball.obj")
+    names = {"my ball.obj", "my ball.mtl", "my ball.png"}
+    assert {file.name for file in tmp_path.iterdir()} == names
+    again = read_mesh(path)
+    assert torch.equal(again.faces, textured.faces)
+    assert torch.equal(again.texture, textured.texture)
+    for name in ("vertices", "uv", "normals"):
+        torch.testing.assert_close(
+            getattr(again, name), getattr(textured, name), atol=1e-7, rtol=1e-6
+        )
+
+
+def test_an_obj_without_texture_keeps_vertex_colours(painted, tmp_path):
+    again = read_mesh(write_mesh(painted, tmp_path / "painted.obj"))
+    assert [file.name for file in tmp_path.iterdir()] == ["painted.obj"]
+    torch.testing.assert_close(
+        again.vertex_colours, painted.vertex_colours, atol=0.5 / 255 + 1e-6, rtol=0
+    )
+    assert again.normals is None
+
+
+def test_a_ply_carries_vertex_colours_to_half_a_level(painted, tmp_path):
+    again = read_mesh(write_mesh(painted, tmp_path / "painted.ply"))
+    assert torch.equal(again.vertices, painted.vertices)
+    assert torch.equal(again.faces, painted.faces)
+    torch.testing.assert_close(
+        again.vertex_colours, painted.vertex_colours, atol=0.5 / 255 + 1e-6, rtol=0
+    )
+
+
+def test_a_ply_of_a_textured_mesh_has_the_texture_at_its_vertices(textured, tmp_path):
+    again = read_mesh(write_mesh(textured, tmp_path / "sampled.ply"))
+    expected = sample_texture(textured.texture, textured.uv)
+    torch.testing.assert_close(again.vertex_colours, expected, atol=0.5 / 255 + 1e-6, rtol=0)
+    torch.testing.assert_close(again.normals, textured.normals, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["mesh.glb", "mesh.obj", "mesh.ply"])
+def test_an_existing_file_is_refused_and_replaced_only_on_demand(textured, tmp_path, name):
+    path = tmp_path / name
+    path.write_text("mine")
+    with pytest.raises(InputError, match="already exists"):
+        write_mesh(textured, path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert path.read_text() == "mine"
+    write_mesh(textured, path, overwrite=True)
+    assert len(read_mesh(path).faces) == len(textured.faces)
+
+
+def test_an_obj_is_refused_as_a_whole_if_only_its_mtl_exists(textured, tmp_path):
+    (tmp_path / "mesh.mtl").write_text("mine")
+    with pytest.raises(InputError, match=r"mesh\.mtl already exists"):
+        write_mesh(textured, tmp_path / "mesh.obj")
+    assert [file.name for file in tmp_path.iterdir()] == ["mesh.mtl"]
+
+
+@pytest.mark.parametrize("name", ["mesh.glb", "mesh.obj", "mesh.ply"])
+def test_a_folder_that_cannot_be_made_is_one_clear_line(textured, tmp_path, name):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="could not be written"):
+        write_mesh(textured, tmp_path / "file" / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("mesh.glb", 1), ("mesh.ply", 1), ("mesh.obj", 1), ("mesh.obj", 2), ("mesh.obj", 3)],
+)
+def test_an_interrupt_while_writing_leaves_nothing(textured, tmp_path, monkeypatch, name, write):
+    """The n-th file is cut off in the middle; a GLB has one, an OBJ three."""
+    plain, count = Path.write_bytes, iter(range(1, 9))
+
+    def interrupted(path: Path, content: bytes) -> int:
+        if next(count) < write:
+            return plain(path, content)
+        plain(path, content[: len(content) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_mesh(textured, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_endings_are_refused_with_the_known_ones(textured, tmp_path):
+    with pytest.raises(InputError, match=r"\.fbx.*Known are \.glb, \.obj, \.ply"):
+        write_mesh(textured, tmp_path / "mesh.fbx")
+    with pytest.raises(InputError, match=r"ends in \.glb"):
+        write_glb(textured, tmp_path / "mesh.gltf")

@@ -1,0 +1,166 @@
+"""Crumbs go, pinched sheets come apart, closed stays closed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nova3d_core.errors import StageError
+from nova3d_core.fusion.sdf_grid import SdfGrid, grid_points
+from nova3d_core.mesh import Mesh
+from nova3d_core.meshing.clean import (
+    compacted,
+    face_parts,
+    is_closed_manifold,
+    keep_largest_parts,
+    make_manifold,
+)
+from nova3d_core.meshing.isosurface import extract_surface
+from nova3d_core.meshing.simplify import simplify
+
+
+def sphere_grid(radius: float = 0.4, size: int = 48) -> SdfGrid:
+    spacing = 1.0 / (size - 1)
+    origin = torch.full((3,), -0.5)
+    points = grid_points(origin, spacing, (size,) * 3)
+    return SdfGrid((points.norm(dim=1) - radius).reshape((size,) * 3), origin, spacing)
+
+
+def voxels(occupied: np.ndarray) -> Mesh:
+    """The outward faces between full and empty unit cells (X, Y, Z), all equal vertices shared.
+
+    Cells that touch in an edge or a corner are pinched together there.
+    """
+    full = np.pad(occupied.astype(bool), 1)
+    corners, quads = [], []
+    for axis in range(3):
+        u, v = (axis + 1) % 3, (axis + 2) % 3
+        for side in (0, 1):
+            step = 1 if side else -1
+            for cell in np.argwhere(full & ~np.roll(full, -step, axis=axis)):
+                base = cell.copy()
+                base[axis] += side
+                steps = [(0, 0), (1, 0), (1, 1), (0, 1)]
+                for du, dv in steps if side else steps[::-1]:
+                    corner = base.copy()
+                    corner[u] += du
+                    corner[v] += dv
+                    corners.append(corner)
+                quads.append(np.arange(4) + 4 * len(quads))
+    quads = np.array(quads)
+    faces = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+    return Mesh(torch.tensor(np.array(corners), dtype=torch.float32), torch.tensor(faces)).welded()
+
+
+def cubes(*cells: tuple[int, int, int]) -> Mesh:
+    occupied = np.zeros((3, 3, 3), bool)
+    occupied[tuple(np.array(cells).T)] = True
+    return voxels(occupied)
+
+
+def test_surface_of_a_sphere_has_its_radius_its_volume_and_points_out():
+    surface = extract_surface(sphere_grid())
+    assert (surface.vertices.norm(dim=1) - 0.4).abs().max() < 2e-3
+    assert surface.as_trimesh().volume == pytest.approx(4 / 3 * np.pi * 0.4**3, rel=0.01)
+    assert is_closed_manifold(surface)
+    assert surface.as_trimesh().euler_number == 2
+
+
+def test_a_value_of_exactly_zero_makes_no_flat_faces():
+    grid = sphere_grid(size=41)  # the sphere passes exactly through grid points on the axes
+    values = torch.where(grid.values.abs() < 0.01, 0.0, grid.values)
+    surface = extract_surface(SdfGrid(values, grid.origin, grid.spacing))
+    assert is_closed_manifold(surface)
+    assert surface.face_areas.min() >= 0
+
+
+def test_no_surface_and_a_surface_that_leaves_the_grid_are_errors():
+    grid = sphere_grid()
+    with pytest.raises(StageError, match="no surface"):
+        extract_surface(SdfGrid(grid.values + 9, grid.origin, grid.spacing))
+    with pytest.raises(StageError, match="runs out of the grid"):
+        extract_surface(SdfGrid(grid.values - 0.2, grid.origin, grid.spacing))
+
+
+def test_small_parts_are_dropped_and_large_ones_stay(make_sphere):
+    big, small, crumb = make_sphere(0.4, 3), make_sphere(0.2, 2), make_sphere(0.01, 1)
+    vertices = torch.cat([big.vertices, small.vertices + 1.0, crumb.vertices + 2.0])
+    faces = torch.cat(
+        [big.faces, small.faces + len(big.vertices),
+         crumb.faces + len(big.vertices) + len(small.vertices)]
+    )  # fmt: skip
+    mesh = Mesh(vertices, faces)
+    assert len(np.unique(face_parts(faces.numpy(), len(vertices)))) == 3
+    kept = keep_largest_parts(mesh, 0.005)
+    assert len(kept.faces) == len(big.faces) + len(small.faces)
+    assert len(kept.vertices) == len(big.vertices) + len(small.vertices)
+    only = keep_largest_parts(mesh, 0.9)
+    assert torch.equal(only.vertices[only.faces], big.vertices[big.faces])
+
+
+def test_cubes_that_share_an_edge_become_two_closed_cubes():
+    pinched = cubes((0, 0, 0), (1, 1, 0))
+    assert not is_closed_manifold(pinched)
+    apart = make_manifold(pinched)
+    assert is_closed_manifold(apart)
+    assert is_closed_manifold(apart.welded())  # not merely renumbered: moved apart
+    assert len(np.unique(face_parts(apart.faces.numpy(), len(apart.vertices)))) == 2
+    assert apart.as_trimesh().volume == pytest.approx(2.0, rel=0.02)
+
+
+def test_cubes_that_share_a_corner_become_two_parts():
+    apart = make_manifold(cubes((0, 0, 0), (1, 1, 1)))
+    assert len(np.unique(face_parts(apart.faces.numpy(), len(apart.vertices)))) == 2
+    assert is_closed_manifold(apart.welded())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_cells_pinched_everywhere_become_closed_solids(seed):
+    occupied = np.random.default_rng(seed).random((5, 5, 5)) < 0.45
+    pinched = voxels(occupied)
+    assert not is_closed_manifold(pinched)
+    apart = make_manifold(pinched)
+    assert is_closed_manifold(apart.welded())
+    assert apart.as_trimesh().volume == pytest.approx(occupied.sum(), rel=0.05)
+
+
+def test_a_flap_without_volume_is_dropped(make_sphere):
+    ball = make_sphere(0.4, 2)
+    a, b = ball.faces[0, 0], ball.faces[0, 1]
+    apex = len(ball.vertices)
+    vertices = torch.cat([ball.vertices, torch.tensor([[0.0, 0.0, 2.0]])])
+    flap = torch.tensor([[a, b, apex], [b, a, apex]])
+    clean = make_manifold(Mesh(vertices, torch.cat([ball.faces, flap])))
+    assert is_closed_manifold(clean)
+    assert len(clean.faces) == len(ball.faces)
+
+
+def test_a_clean_surface_is_left_alone(make_sphere):
+    ball = make_sphere(0.4, 3)
+    same = make_manifold(ball)
+    torch.testing.assert_close(same.vertices[same.faces], ball.vertices[ball.faces])
+
+
+def test_an_open_surface_is_an_error(make_sphere):
+    ball = make_sphere(0.4, 2)
+    assert not is_closed_manifold(compacted(ball.vertices, ball.faces[1:]))
+    with pytest.raises(StageError, match="open edges"):
+        make_manifold(compacted(ball.vertices, ball.faces[1:]))
+
+
+def test_an_inside_out_face_is_not_manifold(make_sphere):
+    ball = make_sphere(0.4, 2)
+    faces = ball.faces.clone()
+    faces[0] = faces[0].flip(0)
+    assert not is_closed_manifold(Mesh(ball.vertices, faces))
+
+
+def test_simplifying_keeps_the_shape_and_the_closedness():
+    pytest.importorskip("fast_simplification")
+    dense = extract_surface(sphere_grid(size=64))
+    light = make_manifold(simplify(dense, 1000))
+    assert len(light.faces) <= 1000
+    assert is_closed_manifold(light)
+    assert light.as_trimesh().volume == pytest.approx(dense.as_trimesh().volume, rel=0.01)
+    assert torch.equal(simplify(dense, len(dense.faces)).faces, dense.faces)

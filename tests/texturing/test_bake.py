@@ -1,0 +1,208 @@
+"""Baking pictures of known colours onto known shapes, and what happens where nobody looked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nova3d_core.cameras import cameras_at, orbit_cameras
+from nova3d_core.errors import Cancelled, InputError
+from nova3d_core.mesh import Mesh
+from nova3d_core.progress import Progress
+from nova3d_core.rendering.views import render_views
+from nova3d_core.rigs import RigConfig
+from nova3d_core.texturing.bake import bake_texture
+from nova3d_core.texturing.config import BakeConfig
+from nova3d_core.texturing.fill import fill_unseen
+from nova3d_core.texturing.sampling import sample_picture, sample_texture
+from nova3d_core.texturing.texels import texels_of
+
+CONFIG = BakeConfig(texture_px=256)
+ALL_ROUND = cameras_at(
+    [i * 45.0 for i in range(8)] * 3, [0.0] * 8 + [50.0] * 8 + [-50.0] * 8, RigConfig()
+)
+
+
+@pytest.fixture(scope="module")
+def globe() -> Mesh:
+    """A ball of latitude and longitude strips, smoothly coloured by place, with a known uv map."""
+    rows, columns, radius = 24, 48, 0.4
+    v, u = torch.meshgrid(
+        torch.linspace(0, 1, rows + 1), torch.linspace(0, 1, columns + 1), indexing="ij"
+    )
+    theta, phi = v * np.pi, u * 2 * np.pi
+    vertices = radius * torch.stack(
+        [theta.sin() * phi.sin(), theta.cos(), theta.sin() * phi.cos()], dim=-1
+    ).reshape(-1, 3)
+    corner = (torch.arange(rows)[:, None] * (columns + 1) + torch.arange(columns)).reshape(-1)
+    below = corner + columns + 1
+    faces = torch.cat(
+        [
+            torch.stack([corner, below, below + 1], 1),
+            torch.stack([corner, below + 1, corner + 1], 1),
+        ]
+    )
+    uv = torch.stack([u, v], dim=-1).reshape(-1, 2)
+    normals = vertices / radius
+    mesh = Mesh(vertices, faces, uv=uv, normals=normals)
+    proper = mesh.face_areas > 1e-9
+    return replace(mesh, faces=faces[proper], vertex_colours=(vertices / radius) * 0.45 + 0.5)
+
+
+def test_texels_lie_where_the_uv_map_says(globe):
+    texels = texels_of(globe, 128)
+    assert len(texels.index) > 0.95 * 128 * 128  # a pole's squares are half triangles
+    u = (texels.index % 128 + 0.5) / 128
+    v = (texels.index // 128 + 0.5) / 128
+    theta, phi = v * np.pi, u * 2 * np.pi
+    place = 0.4 * torch.stack(
+        [theta.sin() * phi.sin(), theta.cos(), theta.sin() * phi.cos()], dim=-1
+    )
+    assert (texels.position - place).norm(dim=1).max() < 0.006  # flat faces under the round ball
+    assert ((texels.normal * place).sum(dim=1) / 0.4).min() > 0.99
+
+
+def test_a_smooth_colouring_comes_back(globe):
+    views = render_views(globe, ALL_ROUND).views
+    baked = bake_texture(globe, views, CONFIG)
+    assert (baked.coverage > 0).float().mean() > 0.95
+    texels = texels_of(globe, CONFIG.texture_px)
+    truth = texels.position / 0.4 * 0.45 + 0.5
+    error = (baked.mesh.texture.reshape(-1, 3)[texels.index] - truth).abs()
+    assert error.max() < 0.04
+    assert error.mean() < 0.005
+
+
+def test_rendering_the_baked_mesh_gives_the_pictures_back(globe):
+    views = render_views(globe, ALL_ROUND).views
+    again = render_views(bake_texture(globe, views, CONFIG).mesh, ALL_ROUND).views
+    psnr = -10 * torch.log10(((again.colour - views.colour) ** 2).mean())
+    assert psnr > 42
+
+
+def test_the_white_background_never_reaches_the_texture(globe):
+    dark = replace(globe, vertex_colours=torch.full_like(globe.vertices, 0.1))
+    baked = bake_texture(dark, render_views(dark, orbit_cameras()).views, CONFIG)
+    assert (baked.mesh.texture - 0.1).abs().max() < 2e-3
+
+
+def test_unseen_poles_are_filled_from_around_them(globe):
+    # an equatorial ring from afar never sees the poles
+    views = render_views(globe, orbit_cameras(RigConfig(count=8))).views
+    baked = bake_texture(globe, views, CONFIG)
+    top = baked.mesh.texture[:4].mean(dim=(0, 1))
+    assert baked.coverage[:4].max() < 0.5
+    assert float(top[1]) > 0.75  # green grows towards the top and is 0.95 at the pole
+    assert (top[[0, 2]] - 0.5).abs().max() < 0.05
+
+
+def test_what_is_hidden_behind_another_part_keeps_its_own_colour(globe):
+    import trimesh
+
+    # a red screen between the front camera and a grey wall: other cameras see the wall
+    wall = trimesh.creation.box(extents=[0.8, 0.8, 0.05], transform=np.eye(4))
+    screen = trimesh.creation.box(extents=[0.2, 0.2, 0.02])
+    screen.apply_translation([0.0, 0.0, 0.3])
+    corners = torch.tensor(
+        np.concatenate([wall.triangles, screen.triangles]).reshape(-1, 3), dtype=torch.float32
+    )
+    count = len(corners) // 3
+    side = int(np.ceil(np.sqrt(count)))
+    cell = torch.stack([torch.arange(count) % side, torch.arange(count) // side], dim=1)
+    inside = torch.tensor([[0.05, 0.05], [0.95, 0.05], [0.05, 0.95]])
+    uv = ((cell[:, None] + inside[None]) / side).reshape(-1, 2)
+    red = torch.arange(len(corners)) >= len(wall.triangles) * 3
+    colours = torch.where(
+        red[:, None], torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.5, 0.5, 0.5])
+    )
+    scene = Mesh(corners, torch.arange(len(corners)).reshape(-1, 3), uv=uv, vertex_colours=colours)
+    flat = scene.face_normals.repeat_interleave(3, dim=0)
+    cameras = cameras_at([0.0, 50.0, -50.0, 180.0], [0.0, 0.0, 0.0, 0.0], RigConfig())
+    views = render_views(scene, cameras).views
+    baked = bake_texture(replace(scene, normals=flat), views, CONFIG)
+    texels = texels_of(replace(scene, normals=flat), CONFIG.texture_px)
+    colour = baked.mesh.texture.reshape(-1, 3)[texels.index]
+    on_wall_front = (texels.face < len(wall.triangles)) & (texels.normal[:, 2] > 0.9)
+    assert on_wall_front.sum() > 100
+    assert (colour[on_wall_front] - 0.5).abs().max() < 0.03
+
+
+def test_a_part_that_nobody_sees_takes_the_mean_colour(globe):
+    hidden = globe.transformed(torch.diag(torch.tensor([0.3, 0.3, 0.3, 1.0])))
+    shrunk = replace(globe, uv=globe.uv * torch.tensor([0.5, 1.0]))
+    both = Mesh(
+        torch.cat([shrunk.vertices, hidden.vertices]),
+        torch.cat([shrunk.faces, hidden.faces + len(shrunk.vertices)]),
+        uv=torch.cat([shrunk.uv, hidden.uv * torch.tensor([0.45, 1.0]) + torch.tensor([0.52, 0])]),
+        vertex_colours=torch.full((2 * len(globe.vertices), 3), 0.3),
+    )
+    baked = bake_texture(both, render_views(both, ALL_ROUND).views, CONFIG)
+    assert torch.isfinite(baked.mesh.texture).all()
+    assert (baked.mesh.texture - 0.3).abs().max() < 0.01
+    assert baked.coverage[:, 140:].max() == 0
+
+
+def test_filling_solves_the_laplace_equation_on_a_strip():
+    # a strip of squares from x = 0 to 1: known colours at both ends, linear between them
+    count = 20
+    x = torch.linspace(0, 1, count + 1)
+    rows = [torch.stack([x, torch.full_like(x, y), torch.zeros_like(x)], 1) for y in (0.0, 0.05)]
+    vertices = torch.cat(rows)
+    i = torch.arange(count)
+    upper = i + count + 1
+    faces = torch.cat(
+        [torch.stack([i, i + 1, upper + 1], 1), torch.stack([i, upper + 1, upper], 1)]
+    )
+    uv = torch.stack([vertices[:, 0] * 0.98 + 0.01, vertices[:, 1] * 10 + 0.2], dim=1)
+    mesh = Mesh(vertices, faces, uv=uv)
+    texels = texels_of(mesh, 128)
+    place = texels.position[:, 0]
+    seen = ((place < 0.1) | (place > 0.9)).float()
+    colour = torch.where(place[:, None] < 0.5, 0.1, 0.9).expand(-1, 3)
+    filled = fill_unseen(mesh, texels, colour, seen)
+    middle = (place > 0.15) & (place < 0.85)
+    slope = np.polyfit(place[middle].numpy(), filled[middle, 0].numpy(), 1)[0]
+    assert slope == pytest.approx(0.8 / 0.85, rel=0.1)
+    assert abs(float(filled[(place - 0.5).abs() < 0.03].mean()) - 0.5) < 0.02
+
+
+def test_bilinear_sampling_reproduces_a_plane():
+    y, x = torch.meshgrid(torch.arange(16) + 0.5, torch.arange(24) + 0.5, indexing="ij")
+    plane = torch.stack([0.3 * x + 0.7 * y, x, y], dim=-1)
+    points = torch.rand(200, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [22.0, 14.0]
+    ) + torch.tensor([1.0, 1.0])
+    expected = torch.stack([0.3 * points[:, 0] + 0.7 * points[:, 1], *points.unbind(1)], dim=1)
+    torch.testing.assert_close(sample_picture(plane, points), expected, atol=1e-4, rtol=0)
+    uv = points / torch.tensor([24.0, 16.0])
+    torch.testing.assert_close(sample_texture(plane, uv), expected, atol=1e-3, rtol=0)
+
+
+def test_textures_repeat_and_pictures_end():
+    picture = torch.rand(4, 4, 3, generator=torch.Generator().manual_seed(0))
+    uv = torch.tensor([[0.3, 0.6], [0.0, 0.0]])
+    torch.testing.assert_close(
+        sample_texture(picture, uv), sample_texture(picture, uv + torch.tensor([3.0, -2.0]))
+    )
+    corner = sample_picture(picture, torch.tensor([[-5.0, -5.0], [99.0, 99.0]]))
+    torch.testing.assert_close(corner, torch.stack([picture[0, 0], picture[-1, -1]]))
+
+
+def test_a_mesh_without_uv_or_with_uv_out_of_reach_is_an_error(globe):
+    views = render_views(globe, orbit_cameras(RigConfig(count=2))).views
+    with pytest.raises(InputError, match="no uv"):
+        bake_texture(replace(globe, uv=None), views, CONFIG)
+    with pytest.raises(InputError, match="no texel centre"):
+        bake_texture(replace(globe, uv=globe.uv + 5.0), views, CONFIG)
+
+
+def test_cancel_stops_within_a_view(globe):
+    views = render_views(globe, orbit_cameras(RigConfig(count=4))).views
+    steps = []
+    progress = Progress(lambda event: steps.append(event.step), lambda: len(steps) > 1)
+    with pytest.raises(Cancelled, match="baking"):
+        bake_texture(globe, views, CONFIG, progress)
+    assert len(steps) == 2
