@@ -40,7 +40,7 @@ def main(words: list[str]) -> int:
     if job == "setup":
         return 0
     if job == "demo":
-        return run([python, ROOT / "benchmarks" / "demo.py", *rest])
+        return run([python, "-m", "nova3d_core", "demo", *rest])
     if job == "bench":
         if not rest or not (ROOT / "benchmarks" / f"{rest[0]}.py").is_file():
             names = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py"))

@@ -13,6 +13,8 @@ from ..evaluation.config import EvaluateConfig
 from ..progress import Progress
 from .console import say, say_json
 
+REPORT_FILES = ("report.json", "report.md", "sheet.png")
+
 
 @dataclass(frozen=True)
 class Evaluate:
@@ -37,12 +39,12 @@ class Evaluate:
         """Reads, measures, writes."""
         from ..evaluation.protocol import evaluate_mesh, evaluate_mesh_with_sheet
         from ..evaluation.report import markdown_table
-        from ..io.atomic import new_folder, refuse_existing
+        from ..io.atomic import new_folder, refuse_folder
         from ..io.images import write_image
         from ..io.meshes import read_mesh
 
         if self.output is not None:
-            refuse_existing(self.output, self.overwrite)
+            refuse_folder(self.output, self.overwrite, REPORT_FILES)
         mesh = read_mesh(self.mesh, self.up_axis)
         reference = read_mesh(self.reference)
         sheet = None
@@ -52,7 +54,7 @@ class Evaluate:
             report = evaluate_mesh(mesh, reference, self.evaluate, progress)
         table = markdown_table({self.mesh.stem: report})
         if self.output is not None:
-            with new_folder(self.output, self.overwrite) as folder:
+            with new_folder(self.output, self.overwrite, REPORT_FILES) as folder:
                 (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
                 (folder / "report.md").write_text(table, encoding="utf-8")
                 if sheet is not None:

@@ -13,12 +13,19 @@ from typing import Annotated
 
 from ..errors import Cancelled, InputError, MissingDependencyError, Nova3DError
 from .console import Bars, complain, log_to_stderr
+from .demo import Demo
 from .evaluate import Evaluate
 from .fuse import Fuse
 from .models import Models
 from .render import Render
 
-COMMANDS = {"render": Render, "fuse": Fuse, "evaluate": Evaluate, "models": Models}
+COMMANDS = {
+    "render": Render,
+    "fuse": Fuse,
+    "evaluate": Evaluate,
+    "models": Models,
+    "demo": Demo,
+}
 PROGRAM = "python -m nova3d_core"
 
 

@@ -41,13 +41,13 @@ class Render:
     def run(self, progress: Progress) -> None:
         """Reads, renders, writes."""
         from ..cameras import orbit_cameras
-        from ..io.atomic import refuse_existing
+        from ..io.atomic import refuse_folder
         from ..io.meshes import read_mesh
-        from ..io.transforms_json import write_views
+        from ..io.transforms_json import FOLDER_CONTENT, write_views
         from ..rendering.turntable import turntable, write_turntable
         from ..rendering.views import render_views
 
-        refuse_existing(self.output, self.overwrite)
+        refuse_folder(self.output, self.overwrite, FOLDER_CONTENT)
         mesh = read_mesh(self.mesh, self.up_axis)
         mesh = mesh.normalised() if self.normalise else mesh
         views = render_views(mesh, orbit_cameras(self.rig), self.render, progress).views

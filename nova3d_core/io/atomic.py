@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,25 +44,27 @@ def new_file(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(
+    path: Path | str, overwrite: bool = False, replaces: Collection[str] = ()
+) -> Iterator[Path]:
     """Gives an empty folder to fill; on success it becomes `path`, otherwise it is removed.
 
-    With `overwrite`, an earlier folder of that name is replaced as a whole: callers check first
-    that it is one of theirs.
+    With `overwrite`, an earlier folder of that name is replaced as a whole, but only if it holds
+    nothing beside the names in `replaces`: no slip of the user's may delete something else.
 
     Args:
         path: where the folder shall appear; missing parents are made, and removed again on
             failure. A link is followed: what it points at is replaced.
         overwrite: replace a folder that is there already.
+        replaces: the files and folders that an earlier folder of this kind holds.
 
     Raises:
-        InputError: the folder exists, or the place cannot be written, or the disk is full.
+        InputError: the folder exists, or holds something else, or the place cannot be written, or
+            the disk is full.
     """
     path = Path(path)
     with explained_write_errors(path):
-        if path.is_file():
-            raise InputError(f"{path} is a file.", "Name a folder.")
-        refuse_existing(path, overwrite)
+        refuse_folder(path, overwrite, replaces)
         target = path.resolve()
         token = secrets.token_hex(4)
         beside = target.with_name(f".{target.name}.{token}.part")
@@ -110,6 +112,20 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raises InputError if something is there and may not be replaced."""
     if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"{path} already exists.", "Choose another name, or pass --overwrite.")
+
+
+def refuse_folder(path: Path, overwrite: bool, replaces: Collection[str]) -> None:
+    """Raises InputError unless `new_folder` may make the folder; asked before long work."""
+    if path.is_file():
+        raise InputError(f"{path} is a file.", "Name a folder.")
+    refuse_existing(path, overwrite)
+    held = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    others = sorted(held - set(replaces))
+    if others:
+        raise InputError(
+            f"{path} is not replaced: it also holds {others[0]}, which is not from here.",
+            "Choose another name, or empty it yourself.",
+        )
 
 
 @contextmanager

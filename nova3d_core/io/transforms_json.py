@@ -27,7 +27,7 @@ from ..conventions import (
 from ..errors import InputError
 from ..progress import SILENT, Progress
 from ..views import Views
-from .atomic import explained_write_errors, new_folder
+from .atomic import new_folder
 from .images import encoded
 from .transforms_fields import (
     FORMAT_KEYS,
@@ -44,7 +44,7 @@ from .transforms_pictures import FramePictures, read_pictures, stack_all_or_none
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "transforms.json"
-PICTURE_FOLDERS = ("images", "masks", "normals")
+FOLDER_CONTENT = (FILE_NAME, "images", "masks", "normals")
 WRITTEN_MODEL = "OPENCV"
 """The name of a pinhole camera that the most readers know."""
 UP_IS_UNCLEAR_BELOW = 0.1
@@ -133,9 +133,7 @@ def write_views(
     shared_lens = lenses[0] if all(lens == lenses[0] for lens in lenses) else {}
     header = {**_checked_extra(extra or {}), **_header(views), **shared_lens}
     digits = max(3, len(str(len(views) - 1)))  # other readers sort the frames by name
-    if overwrite:
-        _refuse_other_content(folder)
-    with new_folder(folder, overwrite) as beside:
+    with new_folder(folder, overwrite, FOLDER_CONTENT) as beside:
         frames = []
         for view in progress.track(range(len(views)), "writing views", len(views)):
             entry = _write_pictures(views, view, beside, f"{view:0{digits}d}.png")
@@ -222,18 +220,6 @@ def _world_to_camera(poses: Tensor, turn: Tensor) -> Tensor:
     inverse[:, :3, :3] = rotation
     inverse[:, :3, 3:] = -rotation @ position
     return inverse
-
-
-def _refuse_other_content(folder: Path) -> None:
-    """Raises InputError before `overwrite` would delete something that is no views folder."""
-    with explained_write_errors(folder):
-        held = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    others = sorted(held - {FILE_NAME, *PICTURE_FOLDERS})
-    if others:
-        raise InputError(
-            f"{folder} is not replaced: it also holds {others[0]}, which no views folder has.",
-            "Choose another name, or empty it yourself.",
-        )
 
 
 def _checked_extra(extra: dict[str, Any]) -> dict[str, Any]:

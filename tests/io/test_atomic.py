@@ -19,7 +19,7 @@ def everything_in(folder: Path) -> list[str]:
 
 
 def fill_folder(path: Path, text: str, overwrite: bool = False, failure=None) -> None:
-    with new_folder(path, overwrite) as beside:
+    with new_folder(path, overwrite, ("inner",)) as beside:
         (beside / "inner").mkdir()
         (beside / "inner" / "part.txt").write_text(text)
         if failure is not None:
