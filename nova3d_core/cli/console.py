@@ -49,10 +49,12 @@ class Bars:
         if self._bar is None or event.stage != self._stage or event.step < self._bar.n:
             self.close()
             self._stage = event.stage
-            self._bar = tqdm(total=event.total, desc=event.stage, file=sys.stderr, leave=True)
-        self._bar.total = event.total
+            # a log file gets a line now and then, a terminal a moving bar
+            every_s = 0.1 if sys.stderr.isatty() else 5.0
+            self._bar = tqdm(
+                total=event.total, desc=event.stage, file=sys.stderr, mininterval=every_s
+            )
         self._bar.update(event.step - self._bar.n)
-        self._bar.refresh()
 
     def close(self) -> None:
         """Finishes the bar that is open."""

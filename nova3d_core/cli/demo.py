@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import arg
 
 from ..pipeline_config import FuseConfig
 from ..progress import Progress
@@ -24,7 +24,7 @@ class Demo:
 
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")] = Path("demo_output")
     """The folder to write; an earlier demo's is replaced, one with anything else in it is not."""
-    fuse: OmitArgPrefixes[FuseConfig] = field(default_factory=FuseConfig)
+    fuse: Annotated[FuseConfig, arg(name="")] = field(default_factory=FuseConfig)
     """All stages of the fusion."""
     json: bool = False
     """Say the report as JSON."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
 from ..conventions import UpAxis
 from ..evaluation.config import EvaluateConfig
@@ -28,7 +28,7 @@ class Evaluate:
     """Which way is up in the result's file."""
     output: Annotated[Path | None, arg(aliases=("-o",), metavar="DIR")] = None
     """A folder for report.json, report.md and the picture sheet."""
-    evaluate: OmitArgPrefixes[EvaluateConfig] = field(default_factory=EvaluateConfig)
+    evaluate: Annotated[EvaluateConfig, arg(name="")] = field(default_factory=EvaluateConfig)
     """Protocol and settings."""
     overwrite: bool = False
     """Replace the output if it is there already."""

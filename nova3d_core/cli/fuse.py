@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
 from ..pipeline_config import FuseConfig
 from ..progress import Progress
@@ -21,7 +21,7 @@ class Fuse:
     """A folder with a transforms.json, as `render` writes it and nerfstudio reads it."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="MESH")]
     """The mesh to write: .glb, .obj or .ply."""
-    fuse: OmitArgPrefixes[FuseConfig] = field(default_factory=FuseConfig)
+    fuse: Annotated[FuseConfig, arg(name="")] = field(default_factory=FuseConfig)
     """All stages."""
     overwrite: bool = False
     """Replace the output if it is there already."""

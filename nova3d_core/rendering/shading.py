@@ -42,10 +42,12 @@ def facing_normal(mesh: Mesh, face: Tensor, barycentric: Tensor, directions: Ten
         barycentric: (P, 3) weights of the face's corners.
         directions: (P, 3) unit ray directions.
     """
-    flat = mesh.face_normals[face]
-    normal = flat
+    corners = mesh.faces[face]
+    places = mesh.vertices[corners]  # (P, 3, 3)
+    cross = torch.linalg.cross(places[:, 1] - places[:, 0], places[:, 2] - places[:, 0])
+    normal = flat = torch.nn.functional.normalize(cross, dim=-1, eps=1e-20)
     if mesh.normals is not None:
-        smooth = interpolate(mesh.normals, mesh.faces[face], barycentric)
+        smooth = interpolate(mesh.normals, corners, barycentric)
         normal = torch.nn.functional.normalize(smooth, dim=-1, eps=1e-12)
     from_behind = (flat * directions).sum(dim=-1, keepdim=True) > 0
     return torch.where(from_behind, -normal, normal)

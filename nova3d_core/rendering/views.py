@@ -60,8 +60,9 @@ def render_views(
     config = config or RenderConfig()
     mesh, cameras = mesh.to("cpu"), cameras.to("cpu")
     caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy(), backend)
+    bounds = mesh.bounds
     pictures = [
-        _render_view(mesh, caster, cameras[view], config.supersample)
+        _render_view(mesh, bounds, caster, cameras[view], config.supersample)
         for view in progress.track(range(len(cameras)), "rendering", len(cameras))
     ]
     colour, masks, normals, depth_z = (torch.stack(part) for part in zip(*pictures, strict=True))
@@ -135,11 +136,11 @@ class _Seen:
 
 
 def _render_view(
-    mesh: Mesh, caster: RayCaster, camera: Cameras, supersample: int
+    mesh: Mesh, bounds: Tensor, caster: RayCaster, camera: Cameras, supersample: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Colour (H, W, 3), mask (H, W), normals (H, W, 3), depth (H, W) of one view."""
     height, width = camera.height, camera.width
-    left, top, right, bottom = _box_in_picture(mesh, camera)
+    left, top, right, bottom = _box_in_picture(bounds, camera)
     colour = torch.ones(height, width, 3)
     mask = torch.zeros(height, width)
     normals = torch.zeros(height, width, 3)
@@ -158,9 +159,9 @@ def _render_view(
     return colour, mask, normals, depth_z
 
 
-def _box_in_picture(mesh: Mesh, camera: Cameras) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the pixels that the mesh's bounding box can reach."""
-    low, high = mesh.bounds
+def _box_in_picture(bounds: Tensor, camera: Cameras) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the pixels that a bounding box (2, 3) can reach."""
+    low, high = bounds
     corners = torch.cartesian_prod(*torch.stack([low, high], dim=1))  # (8, 3)
     pixels, depth_z = camera.project(corners)
     if camera.kind == "perspective" and bool((depth_z <= 1e-6).any()):

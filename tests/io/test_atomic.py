@@ -122,9 +122,18 @@ def test_an_interrupt_between_the_two_renames_brings_the_folder_back(
 
 def test_overwriting_replaces_a_folder_as_a_whole(tmp_path):
     fill_folder(tmp_path / "out", "first")
-    (tmp_path / "out" / "stale.txt").touch()
+    (tmp_path / "out" / "inner" / "stale.txt").touch()
     fill_folder(tmp_path / "out", "second", overwrite=True)
     assert everything_in(tmp_path) == ["out", "out/inner", "out/inner/part.txt"]
+
+
+def test_a_folder_that_holds_something_else_is_never_replaced(tmp_path):
+    fill_folder(tmp_path / "out", "first")
+    (tmp_path / "out" / "thesis.tex").touch()
+    with pytest.raises(InputError, match=r"also holds thesis\.tex"):
+        fill_folder(tmp_path / "out", "second", overwrite=True)
+    assert text_of(tmp_path / "out") == "first"
+    assert (tmp_path / "out" / "thesis.tex").exists()
 
 
 def test_an_empty_folder_may_be_filled(tmp_path):

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.errors import Cancelled, InputError
+from nova3d_core.evaluation.config import EvaluateConfig
+from nova3d_core.evaluation.protocol import (
+    evaluate_mesh,
+    evaluate_mesh_with_sheet,
+    normalised_reference,
+)
+from nova3d_core.mesh import Mesh
+from nova3d_core.progress import Progress
+
+QUICK = EvaluateConfig(
+    points=20_000, iou_resolution=32, visible_px=64, picture_px=32, supersample=1
+)
+SHAPE_ONLY = replace(QUICK, with_pictures=False)
+MIRROR_X = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+
+
+def similarity(yaw_deg: float = 0.0, scale: float = 1.0, shift=(0.0, 0.0, 0.0)) -> torch.Tensor:
+    angle = math.radians(yaw_deg)
+    matrix = torch.eye(4)
+    matrix[0, 0], matrix[0, 2] = math.cos(angle), math.sin(angle)
+    matrix[2, 0], matrix[2, 2] = -math.sin(angle), math.cos(angle)
+    matrix[:3, :3] *= scale
+    matrix[:3, 3] = torch.tensor(shift)
+    return matrix
+
+
+@pytest.fixture(scope="module")
+def solid(l_solid) -> Mesh:
+    return normalised_reference(l_solid, "+Y")
+
+
+@pytest.fixture(scope="module")
+def truth_report(solid):
+    return evaluate_mesh(solid, solid, QUICK)
+
+
+def test_the_truth_against_itself_is_perfect_but_for_sampling(truth_report):
+    surface, visible = truth_report.figures["surface"], truth_report.figures["visible"]
+    assert surface["cd_l1"] == pytest.approx(surface["sampling_floor"], rel=0.05)
+    assert surface["f_at_0.02"] > 0.999
+    assert surface["normal_consistency"] > 0.97
+    assert surface["iou"] == 1.0
+    assert surface["watertight"] is True
+    assert (visible["cd_l1"], visible["f_at_0.005"], visible["f_at_0.01"]) == (0.0, 1.0, 1.0)
+    assert visible["normal_consistency"] == pytest.approx(1.0, abs=1e-6)
+    for group in ("all", "el0", "el25"):
+        pictures = truth_report.figures[f"pictures_{group}"]
+        assert (pictures["psnr"], pictures["mask_iou"]) == (99.0, 1.0)
+        assert pictures["ssim"] == pytest.approx(1.0, abs=1e-6)
+        assert pictures["normal_error_deg"] == 0.0
+
+
+def test_a_mirrored_object_is_worse_in_every_figure(solid, truth_report):
+    mirrored = evaluate_mesh(solid.transformed(MIRROR_X), solid, QUICK).figures
+    truth = truth_report.figures
+    assert mirrored["surface"]["cd_l1"] > 5 * truth["surface"]["cd_l1"]
+    assert mirrored["visible"]["cd_l1"] > 0.03
+    for part, name in (
+        ("surface", "f_at_0.01"),
+        ("surface", "f_at_0.02"),
+        ("visible", "f_at_0.005"),
+        ("visible", "f_at_0.01"),
+        ("surface", "iou"),
+        ("surface", "normal_consistency"),
+        ("visible", "normal_consistency"),
+        *((f"pictures_{group}", "mask_iou") for group in ("all", "el0", "el25")),
+        *((f"pictures_{group}", "ssim") for group in ("all", "el0", "el25")),
+    ):
+        assert mirrored[part][name] < 0.95 * truth[part][name], (part, name)
+    for group in ("all", "el0", "el25"):
+        assert mirrored[f"pictures_{group}"]["psnr"] < 20.0
+        assert mirrored[f"pictures_{group}"]["normal_error_deg"] > 5.0
+
+
+def test_a_ball_a_tenth_too_large_has_the_figures_that_geometry_gives(make_sphere):
+    config = replace(SHAPE_ONLY, points=60_000, visible_px=128, iou_resolution=64)
+    figures = evaluate_mesh(make_sphere(0.55, 5), make_sphere(0.5, 5), config).figures
+    surface, visible = figures["surface"], figures["visible"]
+    assert surface["cd_l1"] == pytest.approx(0.05, rel=0.02)
+    assert visible["cd_l1"] == pytest.approx(0.05, rel=0.02)
+    assert surface["iou"] == pytest.approx(1.1**-3, rel=0.01)
+    assert (surface["f_at_0.02"], visible["f_at_0.01"]) == (0.0, 0.0)
+    assert surface["normal_consistency"] > 0.99
+    assert visible["normal_consistency"] > 0.99
+
+
+def test_the_references_size_place_and_up_axis_change_nothing(solid):
+    mesh = solid.transformed(similarity(yaw_deg=4.0))
+    plain = evaluate_mesh(mesh, solid, SHAPE_ONLY).figures
+    moved = solid.transformed(similarity(scale=7.3, shift=(3.0, -20.0, 0.4)))
+    from_z_up = torch.eye(4)
+    from_z_up[:3, :3] = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    lying = moved.transformed(from_z_up)
+    config = replace(SHAPE_ONLY, reference_up_axis="+Z")
+    for figures in (
+        evaluate_mesh(mesh, moved, SHAPE_ONLY).figures,
+        evaluate_mesh(mesh, lying, config).figures,
+    ):
+        for part in ("surface", "visible"):
+            # a ray or a grid point on an edge may fall to its other side through rounding
+            assert figures[part] == pytest.approx(plain[part], rel=2e-3)
+
+
+def test_a_normalised_reference_is_left_as_it_is(solid):
+    again = normalised_reference(solid, "+Y")
+    assert torch.equal(again.vertices, solid.vertices)
+
+
+def test_an_open_mesh_has_no_overlap_and_a_note_says_why(solid):
+    opened = Mesh(solid.vertices, solid.faces[1:])
+    report = evaluate_mesh(opened, solid, SHAPE_ONLY)
+    assert report.figures["surface"]["iou"] is None
+    assert report.figures["surface"]["watertight"] is False
+    assert report.figures["surface"]["reference_watertight"] is True
+    assert "No IoU: the mesh is not watertight and encloses no volume." in report.notes
+    assert report.figures["surface"]["cd_l1"] < 0.02
+
+
+def test_the_same_seed_repeats_and_another_differs(solid):
+    mesh = solid.transformed(similarity(yaw_deg=4.0))
+    first, again = (evaluate_mesh(mesh, solid, SHAPE_ONLY).figures for _ in range(2))
+    other = evaluate_mesh(mesh, solid, replace(SHAPE_ONLY, seed=5)).figures
+    assert first == again
+    assert first["surface"]["cd_l1"] != other["surface"]["cd_l1"]
+    assert first["surface"]["cd_l1"] == pytest.approx(other["surface"]["cd_l1"], rel=0.03)
+    assert first["visible"] == other["visible"]
+
+
+def test_bbox_alignment_undoes_size_and_place(solid):
+    mesh = solid.transformed(similarity(scale=2.5, shift=(1.0, 0.0, -2.0)))
+    report = evaluate_mesh(mesh, solid, replace(SHAPE_ONLY, align="bbox"))
+    assert report.figures["before_surface"]["cd_l1"] > 0.5
+    assert report.figures["before_visible"] == {} or (
+        report.figures["before_visible"]["f_at_0.01"] < 0.1
+    )
+    assert report.figures["visible"]["cd_l1"] < 1e-6
+    assert report.figures["surface"]["iou"] > 0.99
+    assert report.figures["alignment"]["scale"] == pytest.approx(0.4)
+    assert report.figures["alignment"]["turn_deg"] == pytest.approx(0.0, abs=0.1)
+
+
+def test_icp_undoes_a_turn_a_shift_and_a_scale(solid):
+    mesh = solid.transformed(similarity(yaw_deg=97.0, scale=0.8, shift=(0.05, -0.1, 0.08)))
+    report = evaluate_mesh(mesh, solid, replace(SHAPE_ONLY, align="icp"))
+    assert report.figures["before_surface"]["cd_l1"] > 0.05
+    assert report.figures["surface"]["cd_l1"] < 1.3 * report.figures["surface"]["sampling_floor"]
+    assert report.figures["visible"]["f_at_0.01"] > 0.99
+    assert report.figures["alignment"]["yaw_deg"] == pytest.approx(-97.0, abs=0.5)
+    assert report.figures["alignment"]["scale"] == pytest.approx(1.25, rel=0.005)
+
+
+def test_icp_leaves_the_truth_where_it_is(solid):
+    report = evaluate_mesh(solid, solid, replace(SHAPE_ONLY, align="icp"))
+    assert report.figures["alignment"]["scale"] == 1.0
+    assert report.figures["alignment"]["shift"] == 0.0
+    assert report.figures["visible"]["cd_l1"] == 0.0
+
+
+@pytest.mark.parametrize(("scale", "hinted"), [(2.0, True), (0.5, True), (1.3, False)])
+def test_a_mesh_of_another_size_gets_the_hint_to_align_it(solid, caplog, scale, hinted):
+    with caplog.at_level(logging.WARNING):
+        evaluate_mesh(solid.transformed(similarity(scale=scale)), solid, SHAPE_ONLY)
+    assert ("--align bbox" in caplog.text) is hinted
+
+
+def test_a_mesh_that_no_camera_sees_has_no_visible_figures(solid):
+    far = solid.transformed(similarity(shift=(0.0, 40.0, 0.0)))
+    report = evaluate_mesh(far, solid, SHAPE_ONLY)
+    assert report.figures["visible"] == {}
+    assert "No visible surface: no camera sees the mesh." in report.notes
+    assert report.figures["surface"]["iou"] == 0.0
+    assert report.figures["surface"]["cd_l1"] == pytest.approx(40.0, rel=0.05)
+
+
+def test_the_papers_protocol_measures_balls_as_geometry_says(solid, make_sphere):
+    config = replace(SHAPE_ONLY, protocol="syncdreamer")
+    pole = solid.transformed(torch.diag(torch.tensor([0.1, 1.0, 0.1, 1.0])))
+    same = evaluate_mesh(pole, pole, config)
+    assert (same.figures["surface"]["cd_l1"], same.figures["surface"]["iou"]) == (0.0, 1.0)
+    larger = evaluate_mesh(make_sphere(0.55), make_sphere(0.5), config)
+    # 0.05 apart, and up to a voxel's half more where the nearest mean lies beside
+    assert larger.figures["surface"]["cd_l1"] == pytest.approx(0.05, rel=0.05)
+    assert larger.figures["surface"]["iou"] == pytest.approx(1.1**-3, rel=0.03)
+    assert "visible" not in larger.figures
+    assert larger.settings["syncdreamer_rig"]["focal_per_width"] * 256 == 280
+    assert any("voxels of 0.01" in note for note in larger.notes)
+
+
+def test_cancelling_stops_in_any_part(solid):
+    everything = replace(QUICK, points=500, picture_px=16, visible_px=16)
+    stages: list[str] = []
+    evaluate_mesh(solid, solid, everything, Progress(report=lambda e: stages.append(e.stage)))
+    assert set(stages) == {"filling", "seeing", "rendering", "comparing"}
+    for stage in ["aligning", *sorted(set(stages))]:
+        config = replace(everything, align="icp" if stage == "aligning" else "none")
+        seen: list[str] = []
+        progress = Progress(
+            report=lambda event, seen=seen: seen.append(event.stage),
+            is_cancelled=lambda seen=seen, stage=stage: stage in seen,
+        )
+        with pytest.raises(Cancelled):
+            evaluate_mesh(solid, solid, config, progress)
+        assert seen.count(stage) == 1
+
+
+def test_the_report_says_what_was_done(truth_report):
+    assert truth_report.protocol == "strict"
+    assert truth_report.settings["points"] == 20_000
+    assert truth_report.settings["visible_thresholds"] == [0.005, 0.01]
+    assert set(truth_report.seconds) == {
+        "align",
+        "surface",
+        "volume",
+        "visible",
+        "rendering",
+        "pictures",
+    }
+    assert any("99 dB" in note for note in truth_report.notes)
+
+
+def test_a_sheet_comes_with_the_report_unless_pictures_are_off(solid):
+    report, sheet = evaluate_mesh_with_sheet(solid, solid, replace(QUICK, points=500))
+    assert report.figures["pictures_all"]["psnr"] == 99.0
+    assert sheet.shape == (4 + 4 * (18 + 32 + 4), 4 + 5 * (32 + 4), 3)
+    with pytest.raises(InputError, match="needs pictures"):
+        evaluate_mesh_with_sheet(solid, solid, SHAPE_ONLY)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("protocol", "loose"),
+        ("align", "hand"),
+        ("reference_up_axis", "+X"),
+        ("points", 3),
+        ("seed", -1),
+        ("iou_resolution", 10_000),
+        ("picture_px", 8),
+        ("supersample", 0),
+    ],
+)
+def test_bad_settings_are_named(field, value):
+    with pytest.raises(InputError, match=f"evaluate {field} is"):
+        EvaluateConfig(**{field: value})
