@@ -74,7 +74,7 @@ def _encoded(frames: Tensor, kind: str) -> bytes:
         append_images=pictures[1:],
         duration=round(1000 * SECONDS_PER_TURN / len(pictures)),
         loop=0,
-        quality=85,
+        lossless=True,
     )
     return buffer.getvalue()
 

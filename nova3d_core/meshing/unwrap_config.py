@@ -1,0 +1,47 @@
+"""Settings of UV unwrapping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..errors import InputError
+
+UnwrapMethod = Literal["xatlas", "box"]
+UNWRAP_METHODS: tuple[str, ...] = get_args(UnwrapMethod)
+
+
+@dataclass(frozen=True)
+class UnwrapConfig:
+    """How a surface is cut into charts, and the picture that they are packed for."""
+
+    method: UnwrapMethod = "xatlas"
+    """xatlas: few charts of little distortion, and the box atlas where it fails or takes too long.
+    box: the box atlas at once, projections along the six axes."""
+    texture_px: int = 1024
+    """Side of the texture that the charts are packed for, 64..16384."""
+    padding_px: int = 3
+    """Texels between two charts, and from side to opposite side; 2 is enough for bilinear reading,
+    each mip level wants twice as much."""
+    time_limit_s: float = 30.0
+    """Seconds after which xatlas is stopped and the box atlas takes over."""
+    faces_per_part: int = 2500
+    """xatlas works on balanced pieces of about this many faces, side by side on all cores; its time
+    grows with the square of the piece."""
+
+    def __post_init__(self):
+        if self.method not in UNWRAP_METHODS:
+            raise InputError(
+                f"method is '{self.method}', expected one of {', '.join(UNWRAP_METHODS)}."
+            )
+        if not 64 <= self.texture_px <= 16384:
+            raise InputError(f"texture_px is {self.texture_px}, expected 64 to 16384.")
+        if not 0 <= self.padding_px <= self.texture_px // 16:
+            raise InputError(
+                f"padding_px is {self.padding_px}, expected 0 to {self.texture_px // 16}, "
+                "a sixteenth of texture_px."
+            )
+        if not self.time_limit_s > 0:
+            raise InputError(f"time_limit_s is {self.time_limit_s}, expected a number above 0.")
+        if self.faces_per_part < 100:
+            raise InputError(f"faces_per_part is {self.faces_per_part}, expected at least 100.")
