@@ -68,7 +68,8 @@ def make_manifold(mesh: Mesh) -> Mesh:
         still_crowded = _crowded_edges(fan.reshape(-1, 3))
         if len(still_crowded) == 0:
             break
-        vertices, faces = _split_edges(vertices, faces, vertex_of_fan[still_crowded])
+        edges = vertex_of_fan[still_crowded]
+        vertices, faces = _split_edges(vertices, faces, pairs, edges)
     else:
         raise StageError(STAGE, "the surface could not be made manifold: it is too entangled.")
     places = _moved_apart(vertices[vertex_of_fan], fan.reshape(-1, 3), vertex_of_fan)
@@ -83,28 +84,34 @@ def _crowded_edges(faces: np.ndarray) -> np.ndarray:
 
 
 def _split_edges(
-    vertices: np.ndarray, faces: np.ndarray, edges: np.ndarray
+    vertices: np.ndarray, faces: np.ndarray, pairs: np.ndarray, edges: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Puts a vertex in the middle of edges (E, 2), at most one a face; all their faces are split.
+    """Gives each pair of faces around edges (E, 2) a middle vertex of its own; splits those faces.
 
     Two sheets that share an edge and are one fan at both of its ends cannot be told apart by their
-    vertices; at a vertex in the middle they are two fans.
+    vertices; with a vertex of their own in the middle they can. A face is split once a round.
     """
+    half_edge = pairs[:, 0]
+    start = faces.reshape(-1)[half_edge]
+    end = np.roll(faces, -1, axis=1).reshape(-1)[half_edge]
+    wanted = {tuple(edge) for edge in np.sort(edges, axis=1).tolist()}
     busy: set[int] = set()
-    for one, other in np.unique(np.sort(edges, axis=1), axis=0):
-        around = np.flatnonzero(((faces == one) | (faces == other)).sum(axis=1) == 2)
-        if busy.intersection(around.tolist()):
-            continue  # the next round's
-        middle = len(vertices)
-        vertices = np.concatenate([vertices, vertices[[one, other]].mean(axis=0, keepdims=True)])
+    new_vertices, new_faces, faces = [], [], faces.copy()
+    for pair, one, other in zip(pairs, start, end, strict=True):
+        around = pair // 3
+        if (min(one, other), max(one, other)) not in wanted or busy & set(around.tolist()):
+            continue
+        middle = len(vertices) + len(new_vertices)
+        place = vertices[[one, other]].mean(axis=0)
+        own_side = vertices[faces[around]].mean(axis=(0, 1))
+        new_vertices.append(place + _GAP_PER_EDGE * (own_side - place))
         near, far = faces[around].copy(), faces[around].copy()
         near[near == other] = middle
         far[far == one] = middle
-        faces = faces.copy()
         faces[around] = near
-        busy.update(around.tolist(), range(len(faces), len(faces) + len(far)))
-        faces = np.concatenate([faces, far])
-    return vertices, faces
+        new_faces.append(far)
+        busy |= set(around.tolist())
+    return np.concatenate([vertices, new_vertices]), np.concatenate([faces, *new_faces])
 
 
 def _without_flaps(faces: np.ndarray) -> np.ndarray:

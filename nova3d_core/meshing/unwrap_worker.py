@@ -103,8 +103,8 @@ def flatten(
     All parts go into one atlas: xatlas works on them side by side and packs them together.
 
     Returns:
-        places (M, 2) of the charts' vertices in the mesh's own units, corners (F, 3) that index them,
-        chart (F,), and xatlas's own guess: texels per unit and the picture's side that came of it.
+        places (M, 2) of the charts' vertices in the units of `vertices`, corners (F, 3) that index
+        them, chart (F,), and xatlas's own guess: texels per unit and the side that came of it.
     """
     count = math.ceil(len(faces) / int(settings["faces_per_part"]))
     parts = spatial_parts(vertices[faces].mean(axis=1), count)
