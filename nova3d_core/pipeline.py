@@ -95,9 +95,7 @@ def texture_mesh(
 ) -> Fused:
     """Unwraps a closed surface and bakes the views onto it."""
     with clock.stage("unwrapping"):
-        unwrapped = unwrap(
-            surface, replace(config.unwrap, texture_px=config.bake.texture_px), progress
-        )
+        unwrapped = unwrap(surface, config.unwrap, progress, config.bake.texture_px)
     with clock.stage("baking"):
         baked = bake_texture(unwrapped.mesh, views, config.bake, progress)
     return Fused(baked.mesh, baked.coverage, unwrapped.method, clock.seconds)

@@ -28,7 +28,7 @@ class FuseConfig:
     unwrap: UnwrapConfig = field(default_factory=UnwrapConfig)
     """Charts for the texture."""
     bake: BakeConfig = field(default_factory=BakeConfig)
-    """The texture; its size also rules the charts."""
+    """The texture; the charts are packed for its size."""
 
     def __post_init__(self):
         if self.method not in FUSE_METHODS:

@@ -30,12 +30,11 @@ class Fuse:
 
     def run(self, progress: Progress) -> None:
         """Reads, fuses, writes."""
-        from ..io.atomic import refuse_existing
-        from ..io.meshes import write_mesh
+        from ..io.meshes import refuse_mesh_path, write_mesh
         from ..io.transforms_json import read_views
         from ..pipeline import fuse_views
 
-        refuse_existing(self.output, self.overwrite)
+        refuse_mesh_path(self.output, self.overwrite)
         fused = fuse_views(read_views(self.views, progress), self.fuse, progress)
         write_mesh(fused.mesh, self.output, self.overwrite)
         texture_px = fused.mesh.texture.shape[0]

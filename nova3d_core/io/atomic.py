@@ -114,6 +114,22 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path} already exists.", "Choose another name, or pass --overwrite.")
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raises InputError if the place of a file or folder may not be written, before long work."""
+    parent = next(folder for folder in path.resolve().parents if folder.exists())
+    if not parent.is_dir():
+        raise InputError(f"{path} could not be written: {parent} is a file.", "Name another place.")
+    if not os.access(parent, os.W_OK):
+        raise _forbidden(path)
+
+
+def _forbidden(path: Path) -> InputError:
+    return InputError(
+        f"{path} could not be written: permission denied.",
+        "Choose a folder that you may write to.",
+    )
+
+
 def refuse_folder(path: Path, overwrite: bool, replaces: Collection[str]) -> None:
     """Raises InputError unless `new_folder` may make the folder; asked before long work."""
     if path.is_file():
@@ -126,6 +142,7 @@ def refuse_folder(path: Path, overwrite: bool, replaces: Collection[str]) -> Non
             f"{path} is not replaced: it also holds {others[0]}, which is not from here.",
             "Choose another name, or empty it yourself.",
         )
+    refuse_unwritable(path)
 
 
 @contextmanager
@@ -142,8 +159,5 @@ def explained_write_errors(path: Path) -> Iterator[None]:
                 "Free some disk space or write elsewhere; nothing half-written was left.",
             ) from error
         if error.errno in _FORBIDDEN:
-            raise InputError(
-                f"{path} could not be written: permission denied.",
-                "Choose a folder that you may write to.",
-            ) from error
+            raise _forbidden(path) from error
         raise InputError(f"{path} could not be written: {error.strerror or error}.") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..mesh import Mesh
-from .atomic import new_file
+from .atomic import new_file, refuse_existing, refuse_unwritable
 from .srgb import linear_from_srgb
 
 if TYPE_CHECKING:
@@ -53,7 +53,21 @@ def write_mesh(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
         with new_file(path, overwrite) as beside:
             beside.write_bytes(_ply_bytes(mesh))
         return path
-    raise InputError(f"a mesh cannot be written as {path}.", f"Known are {', '.join(WRITABLE)}.")
+    raise _not_writable(path)
+
+
+def refuse_mesh_path(path: Path, overwrite: bool) -> None:
+    """Raises InputError unless `write_mesh` may write there; asked before long work."""
+    if path.suffix.lower() not in WRITABLE:
+        raise _not_writable(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder.", "Name a file.")
+    refuse_existing(path, overwrite)
+    refuse_unwritable(path)
+
+
+def _not_writable(path: Path) -> InputError:
+    return InputError(f"a mesh cannot be written as {path}.", f"Known are {', '.join(WRITABLE)}.")
 
 
 def write_glb(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:

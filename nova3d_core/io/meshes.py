@@ -16,12 +16,20 @@ from ..errors import InputError, Nova3DError
 from ..mesh import Mesh
 from .gltf import read_gltf
 from .mesh_parts import Part
-from .mesh_writers import mesh_to_glb_bytes, write_glb, write_mesh
+from .mesh_writers import mesh_to_glb_bytes, refuse_mesh_path, write_glb, write_mesh
 from .obj import read_obj
 from .plain_formats import read_off, read_ply, read_stl
 from .texture_atlas import one_texture
 
-__all__ = ["READABLE", "joined", "mesh_to_glb_bytes", "read_mesh", "write_glb", "write_mesh"]
+__all__ = [
+    "READABLE",
+    "joined",
+    "mesh_to_glb_bytes",
+    "read_mesh",
+    "refuse_mesh_path",
+    "write_glb",
+    "write_mesh",
+]
 
 READABLE: dict[str, Callable[[Path], list[Part]]] = {
     ".glb": read_gltf,

@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from .box_atlas import box_atlas
@@ -53,7 +54,10 @@ class _NoAnswer(Exception):
 
 
 def unwrap(
-    mesh: Mesh, config: UnwrapConfig | None = None, progress: Progress = SILENT
+    mesh: Mesh,
+    config: UnwrapConfig | None = None,
+    progress: Progress = SILENT,
+    texture_px: int = 1024,
 ) -> Unwrapped:
     """The mesh with uv: charts that do not overlap, padded, as large as the texture allows.
 
@@ -64,23 +68,30 @@ def unwrap(
         mesh: any triangles; its uv and texture are dropped, its other attributes kept.
         config: None for the defaults.
         progress: a cancel takes effect within a tenth of a second while xatlas runs.
+        texture_px: side of the texture that the charts are packed for, at least 16 paddings.
 
     Raises:
+        InputError: the texture is too small for the padding.
         Cancelled: when asked to stop; the worker process is gone by then.
     """
     config = config or UnwrapConfig()
+    if texture_px < 16 * max(config.padding_px, 1):
+        raise InputError(
+            f"a texture of {texture_px} px is too small for a padding of {config.padding_px} px.",
+            f"Ask for {16 * max(config.padding_px, 1)} px or more, or for less padding.",
+        )
     start = time.monotonic()
     progress.update(STAGE, 0, 2)
     method = config.method
     if method == "xatlas":
         try:
-            uv, chart = _xatlas(mesh, config, progress)
+            uv, chart = _xatlas(mesh, texture_px, config, progress)
         except _NoAnswer as reason:
             logger.warning("%s; the mesh gets the simpler box atlas", reason)
             method = "box"
     progress.update(STAGE, 1, 2)
     if method == "box":
-        uv, chart = box_atlas(mesh, config.texture_px, config.padding_px, progress)
+        uv, chart = box_atlas(mesh, texture_px, config.padding_px, progress)
     split = split_at_seams(mesh, uv, chart)
     progress.update(STAGE, 2, 2)
     return Unwrapped(split, torch.from_numpy(chart), method, time.monotonic() - start)
@@ -117,7 +128,9 @@ def split_at_seams(mesh: Mesh, uv: np.ndarray, chart: np.ndarray) -> Mesh:
     )
 
 
-def _xatlas(mesh: Mesh, config: UnwrapConfig, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+def _xatlas(
+    mesh: Mesh, texture_px: int, config: UnwrapConfig, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
     """uv (F, 3, 2) float32 and chart (F,) from the worker; `_NoAnswer` where there is none."""
     if util.find_spec("xatlas") is None:
         raise _NoAnswer("the package 'xatlas' is not installed")
@@ -130,7 +143,7 @@ def _xatlas(mesh: Mesh, config: UnwrapConfig, progress: Progress) -> tuple[np.nd
                 source,
                 vertices=mesh.vertices.float().cpu().numpy(),
                 faces=mesh.faces.cpu().numpy(),
-                texture_px=config.texture_px,
+                texture_px=texture_px,
                 padding_px=config.padding_px,
                 faces_per_part=config.faces_per_part,
                 time_limit_s=config.time_limit_s,

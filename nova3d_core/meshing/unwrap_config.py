@@ -13,13 +13,11 @@ UNWRAP_METHODS: tuple[str, ...] = get_args(UnwrapMethod)
 
 @dataclass(frozen=True)
 class UnwrapConfig:
-    """How a surface is cut into charts, and the picture that they are packed for."""
+    """How a surface is cut into charts."""
 
     method: UnwrapMethod = "xatlas"
     """xatlas: few charts of little distortion, and the box atlas where it fails or takes too long.
     box: the box atlas at once, projections along the six axes."""
-    texture_px: int = 1024
-    """Side of the texture that the charts are packed for, 64..16384."""
     padding_px: int = 3
     """Texels between two charts, and from side to opposite side; 2 is enough for bilinear reading,
     each mip level wants twice as much."""
@@ -34,13 +32,8 @@ class UnwrapConfig:
             raise InputError(
                 f"method is '{self.method}', expected one of {', '.join(UNWRAP_METHODS)}."
             )
-        if not 64 <= self.texture_px <= 16384:
-            raise InputError(f"texture_px is {self.texture_px}, expected 64 to 16384.")
-        if not 0 <= self.padding_px <= self.texture_px // 16:
-            raise InputError(
-                f"padding_px is {self.padding_px}, expected 0 to {self.texture_px // 16}, "
-                "a sixteenth of texture_px."
-            )
+        if not 0 <= self.padding_px <= 64:
+            raise InputError(f"padding_px is {self.padding_px}, expected 0 to 64.")
         if not self.time_limit_s > 0:
             raise InputError(f"time_limit_s is {self.time_limit_s}, expected a number above 0.")
         if self.faces_per_part < 100:

@@ -88,13 +88,13 @@ def assert_same_surface(result: Mesh, mesh: Mesh) -> None:
     assert len(torch.unique(result.faces)) == len(result.vertices)
 
 
-def assert_good_atlas(result: Unwrapped, config: UnwrapConfig) -> None:
+def assert_good_atlas(result: Unwrapped, texture_px: int = 1024) -> None:
     """In the picture, whole, not mirrored, and nowhere on top of itself by half a texel."""
     uv = corner_uv(result.mesh)
     assert uv.min() >= 0.0
     assert uv.max() <= 1.0
     assert signed_areas(uv).min() > -1e-9
-    assert len(overlapping_pairs(uv, depth=0.5 / config.texture_px)) == 0
+    assert len(overlapping_pairs(uv, depth=0.5 / texture_px)) == 0
     assert result.chart.shape == (len(uv),)
     left_out = result.chart < 0
     assert float(result.mesh.face_areas[left_out].sum()) < 1e-9
@@ -122,7 +122,7 @@ def test_faces_keep_their_order_places_and_attributes(method, with_xatlas):
     result = unwrap(mesh, config)
     assert result.method == method
     assert_same_surface(result.mesh, mesh)
-    assert_good_atlas(result, config)
+    assert_good_atlas(result)
     assert result.chart_count == len(torch.unique(result.chart))
 
 
@@ -150,7 +150,7 @@ def test_charts_of_several_parts_are_even_and_fill_the_picture(with_xatlas):
     config = UnwrapConfig(faces_per_part=500)
     result = unwrap(bumpy_ball(), config)  # 5120 faces, 11 parts
     assert result.method == "xatlas"
-    assert_good_atlas(result, config)
+    assert_good_atlas(result)
     assert density_spread(result) < 0.25
     assert signed_areas(corner_uv(result.mesh)).sum() > 0.45
 
@@ -159,8 +159,8 @@ def test_charts_of_several_parts_are_even_and_fill_the_picture(with_xatlas):
 def test_charts_keep_their_distance_in_texels(texture_px, padding_px, with_xatlas):
     from scipy.spatial import cKDTree
 
-    config = UnwrapConfig(texture_px=texture_px, padding_px=padding_px)
-    result = unwrap(bumpy_ball(3), config)
+    config = UnwrapConfig(padding_px=padding_px)
+    result = unwrap(bumpy_ball(3), config, texture_px=texture_px)
     assert result.method == "xatlas"
     uv = corner_uv(result.mesh) * texture_px
     share = np.linspace(0, 1, 60)[:, None]
@@ -237,7 +237,7 @@ def test_without_xatlas_the_box_atlas_does_the_work_and_says_so(monkeypatch, cap
         result = unwrap(bumpy_ball(3))
     assert result.method == "box"
     assert "the package 'xatlas' is not installed" in caplog.text
-    assert_good_atlas(result, UnwrapConfig())
+    assert_good_atlas(result)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_worker_that_fails_gives_way_to_the_box_atlas(
         result = unwrap(bumpy_ball(3))
     assert words in caplog.text
     assert result.method == "box"
-    assert_good_atlas(result, UnwrapConfig())
+    assert_good_atlas(result)
 
 
 @pytest.mark.parametrize("name", ["unwrap_worker.py", "uv_overlaps.py"])
@@ -285,7 +285,7 @@ def test_a_crumpled_surface_is_cut_where_xatlas_folds_it(with_xatlas):
     config = UnwrapConfig()
     result = unwrap(mesh, config)
     assert result.method == "xatlas"
-    assert_good_atlas(result, config)
+    assert_good_atlas(result)
     assert_same_surface(result.mesh, mesh)
 
 
@@ -311,11 +311,15 @@ def test_progress_reaches_its_total():
     assert own == [(0, 2), (1, 2), (2, 2)]
 
 
+def test_a_texture_too_small_for_its_padding_is_refused():
+    with pytest.raises(InputError, match="too small for a padding of 4"):
+        unwrap(bumpy_ball(2), UnwrapConfig(padding_px=4), texture_px=63)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("method", "magic"),
-        ("texture_px", 16),
         ("padding_px", -1),
         ("padding_px", 65),
         ("time_limit_s", 0.0),
@@ -339,5 +343,5 @@ def test_every_shared_object_gets_a_good_atlas_from_xatlas(shared_data, with_xat
         result = unwrap(mesh, config)
         assert result.method == "xatlas", entry["name"]
         assert_same_surface(result.mesh, mesh)
-        assert_good_atlas(result, config)
+        assert_good_atlas(result)
         assert density_spread(result) < 0.3, entry["name"]
