@@ -14,7 +14,11 @@ class HullConfig:
     resolution: int = 224
     """Grid cells along the longest side of the object."""
     mask_upsampling: int = 4
-    """Distance transforms are taken on masks this many times larger, for sub-pixel edges."""
+    """Distance transforms are taken on masks up to this many times larger, for sub-pixel edges; on
+    pictures beyond 256 px less, as they need it less."""
+    ridge_rounding: float = 0.5
+    """Radius of the ridges between views, as a share of the object's local thickness; 0 keeps the
+    exact hull, whose ridges stand out over the object."""
     padding_cells: int = 3
     """Empty cells around the object, so that the surface is closed."""
 
@@ -23,5 +27,7 @@ class HullConfig:
             raise InputError(f"hull resolution is {self.resolution}, expected 16 to 1024.")
         if not 1 <= self.mask_upsampling <= 8:
             raise InputError(f"mask_upsampling is {self.mask_upsampling}, expected 1 to 8.")
+        if not 0.0 <= self.ridge_rounding <= 1.0:
+            raise InputError(f"ridge_rounding is {self.ridge_rounding}, expected 0 to 1.")
         if self.padding_cells < 2:
             raise InputError(f"padding_cells is {self.padding_cells}, expected at least 2.")

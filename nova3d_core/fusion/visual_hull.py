@@ -1,9 +1,4 @@
-"""The visual hull as a signed distance function, from the masks' distance transforms.
-
-A point is outside the object if any mask says so. Each view measures how far the point's picture
-lies from the silhouette, in pixels, and turns that into world units at the point's depth; the
-largest of these signed distances over all views is zero on the hull.
-"""
+"""Carves the visual hull: a signed distance grid, exact near the surface, coarse elsewhere."""
 
 from __future__ import annotations
 
@@ -18,14 +13,13 @@ from ..progress import SILENT, Progress
 from ..views import Views
 from .config import HullConfig
 from .sdf_grid import SdfGrid, grid_points
+from .silhouettes import STAGE, Silhouettes
 
 logger = logging.getLogger(__name__)
 
 POINTS_AT_ONCE = 1 << 18
-STAGE = "carving"
 _COARSE_FACTOR = 4
 _BOUNDS_RESOLUTION = 48
-_BOX_MARGIN_PX = 6
 
 
 def carve_hull(
@@ -48,7 +42,7 @@ def carve_hull(
     config = config or HullConfig()
     views = views.to("cpu")
     check_carvable(views)
-    silhouettes = Silhouettes(views, config.mask_upsampling, progress)
+    silhouettes = Silhouettes.of(views, config.mask_upsampling, config.ridge_rounding, progress)
     low, high = _object_bounds(silhouettes)
     spacing = float((high - low).max()) / config.resolution
     pad = config.padding_cells * spacing
@@ -84,77 +78,6 @@ def check_carvable(views: Views) -> None:
                 f"the mask of view {view} is full: no background in it.",
                 "Carving needs to see where the object ends: mask the background out.",
             )
-
-
-class Silhouettes:
-    """The masks of all views as signed distances in pixels, ready to be asked at world points."""
-
-    def __init__(self, views: Views, upsampling: int, progress: Progress = SILENT):
-        self.cameras: Cameras = views.cameras
-        self.distance_px = torch.stack(
-            [
-                signed_distance_px(views.masks[view], upsampling)
-                for view in progress.track(range(len(views)), STAGE, len(views))
-            ]
-        )[:, None]  # (V, 1, H * upsampling, W * upsampling), negative on the object
-
-    def sdf(self, points: Tensor) -> Tensor:
-        """(N,) signed distance to the hull at world points (N, 3): the largest over the views."""
-        return self.per_view(points).amax(dim=0)
-
-    def per_view(self, points: Tensor) -> Tensor:
-        """(V, N) signed distance of each point to each view's silhouette cone, in world units."""
-        cameras = self.cameras
-        pixels, depth_z = cameras.project(points)
-        size = pixels.new_tensor([cameras.width, cameras.height])
-        # beyond the picture the border's value holds: a mask that touches it does not carve there
-        distance = torch.nn.functional.grid_sample(
-            self.distance_px,
-            (pixels / size * 2.0 - 1.0)[:, None],
-            padding_mode="border",
-            align_corners=False,
-        )[:, 0, 0]
-        px_per_unit = cameras.intrinsics[:, 0, 0][:, None]
-        if cameras.kind == "orthographic":
-            return distance / px_per_unit
-        world = distance * depth_z.clamp_min(0.0) / px_per_unit
-        return torch.where(depth_z > 0, world, -depth_z + 1e-3)  # behind the camera is outside
-
-
-def signed_distance_px(mask: Tensor, upsampling: int) -> Tensor:
-    """Signed distance (H * u, W * u) to the 0.5 level of a soft mask (H, W), in original pixels.
-
-    Only the box around the object is measured at the fine resolution; the empty rest of the picture
-    is measured on its own pixels.
-    """
-    rough = _upsampled(_binary_distance(mask), upsampling)
-    rows, columns = (torch.nonzero(mask.amax(dim=axis) > 0)[:, 0] for axis in (1, 0))
-    if upsampling == 1 or len(rows) == 0:
-        return rough
-    top, bottom = max(int(rows[0]) - _BOX_MARGIN_PX, 0), int(rows[-1]) + 1 + _BOX_MARGIN_PX
-    left, right = max(int(columns[0]) - _BOX_MARGIN_PX, 0), int(columns[-1]) + 1 + _BOX_MARGIN_PX
-    fine = _binary_distance(_upsampled(mask[top:bottom, left:right], upsampling)) / upsampling
-    top, left = top * upsampling, left * upsampling
-    rough[top : top + fine.shape[0], left : left + fine.shape[1]] = fine
-    return rough
-
-
-def _binary_distance(mask: Tensor) -> Tensor:
-    """Signed distance (H, W) in samples of this picture to where it crosses 0.5."""
-    from scipy.ndimage import distance_transform_edt
-
-    inside = (mask > 0.5).numpy()
-    # an edge lies half a sample outside the last sample within
-    outward = distance_transform_edt(~inside) - 0.5 * ~inside
-    inward = distance_transform_edt(inside) - 0.5 * inside
-    return torch.from_numpy(outward - inward).float()
-
-
-def _upsampled(picture: Tensor, factor: int) -> Tensor:
-    """(H * factor, W * factor) bilinear enlargement of (H, W)."""
-    return torch.nn.functional.interpolate(
-        picture[None, None], scale_factor=factor, mode="bilinear", align_corners=False
-    )[0, 0]
 
 
 def _object_bounds(silhouettes: Silhouettes) -> tuple[Tensor, Tensor]:

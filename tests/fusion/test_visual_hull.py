@@ -11,7 +11,8 @@ import torch
 from nova3d_core.cameras import cameras_at, orbit_cameras
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.fusion.config import HullConfig
-from nova3d_core.fusion.visual_hull import Silhouettes, carve_hull, signed_distance_px
+from nova3d_core.fusion.silhouettes import Silhouettes, local_thickness_px, signed_distance_px
+from nova3d_core.fusion.visual_hull import carve_hull
 from nova3d_core.meshing.isosurface import extract_surface
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
@@ -43,16 +44,57 @@ def test_hull_of_a_ball_from_all_sides_is_the_ball(make_sphere, kind):
     rig = RigConfig(kind=kind)
     azimuths = [i * 30.0 for i in range(12)] * 3
     elevations = [0.0] * 12 + [50.0] * 12 + [-50.0] * 12
-    hull = carve(make_sphere(0.4, 5), cameras_at(azimuths, elevations, rig))
-    distance = hull.vertices.norm(dim=1)
+    cameras = cameras_at(azimuths, elevations, rig)
+    exact, rounded = (
+        carve(make_sphere(0.4, 5), cameras, replace(SMALL, ridge_rounding=share)).vertices
+        for share in (0.0, 0.5)
+    )
+    distance = exact.norm(dim=1)
     assert distance.min() > 0.4 - 0.004
     # between the views the hull stands out by up to 1/cos of half the angle between them
     assert distance.max() < 0.4 / np.cos(np.radians(25.0)) + 0.004
     assert distance.median() < 0.407
+    # rounding brings the ridges closer to the ball, and leaves less than a pixel of it out
+    assert rounded.norm(dim=1).max() < distance.max() - 0.004
+    assert rounded.norm(dim=1).min() > 0.4 - 2.2 / (1.3889 * 256)
+    assert (rounded.norm(dim=1) - 0.4).abs().mean() < (distance - 0.4).abs().mean()
+
+
+def test_thickness_is_the_radius_of_the_largest_disc_inside():
+    mask = torch.zeros(200, 200)
+    mask[20:60, 10:190] = 1.0  # a bar 40 wide
+    mask[100:108, 10:190] = 1.0  # a bar 8 wide
+    thickness = local_thickness_px(mask)
+    assert thickness[40, 100] == pytest.approx(20, rel=0.3)
+    assert thickness[21, 100] == pytest.approx(20, rel=0.3)  # at the edge as in the middle
+    assert thickness[104, 100] == pytest.approx(4, rel=0.35)
+    assert thickness[80, 100] == 0
+    assert local_thickness_px(torch.zeros(50, 50)).max() == 0
+
+
+def test_rounding_takes_a_cylinders_ridges_off_and_no_more(make_sphere):
+    # a ball seen from few sides: between them the exact hull stands out, the rounded one less
+    cameras = orbit_cameras(RigConfig(count=8, kind="orthographic"))
+    views = render_views(make_sphere(0.4, 5), cameras).views
+    angles = torch.linspace(0, 2 * np.pi, 361)
+    ring = torch.stack([angles.sin(), torch.zeros(361), angles.cos()], dim=1)
+    radii = {}
+    for share in (0.0, 0.5, 1.0):
+        silhouettes = Silhouettes.of(views, ridge_rounding=share)
+        along = torch.linspace(0.35, 0.5, 301)
+        inside = torch.stack([silhouettes.sdf(ring * r) < 0 for r in along])  # (301, 361)
+        radii[share] = along[inside.sum(dim=0) - 1]
+    ridge = 0.4 / np.cos(np.radians(22.5))
+    assert float(radii[0.0].max()) == pytest.approx(ridge, abs=2e-3)
+    assert float(radii[1.0].max()) == pytest.approx(0.4, abs=0.012)
+    assert radii[0.0].max() > radii[0.5].max() + 0.005 > radii[1.0].max() + 0.01
+    for share in (0.5, 1.0):  # the rounded hull keeps the ball, up to a third of a pixel
+        assert radii[share].min() > 0.4 - 0.33 * 1.5 / 256 - 1e-3
+    assert (radii[0.0] >= radii[0.5]).all()
 
 
 def test_hull_is_zero_on_silhouette_cones_and_grows_like_a_distance(make_sphere):
-    silhouettes = Silhouettes(render_views(make_sphere(0.4, 5), orbit_cameras()).views, 4)
+    silhouettes = Silhouettes.of(render_views(make_sphere(0.4, 5), orbit_cameras()).views)
     tangent = 0.4 / np.sqrt(1 - (0.4 / 2.2) ** 2)  # where the cone meets the plane of the centre
     radii = torch.linspace(tangent - 0.1, tangent + 0.1, 21)
     points = torch.stack([torch.zeros(21), radii, torch.zeros(21)], dim=1)
@@ -98,7 +140,7 @@ def test_scale_and_place_of_the_world_do_not_matter(make_sphere):
 def test_fine_grid_agrees_with_asking_every_point(l_solid):
     views = render_views(l_solid, orbit_cameras(RigConfig(count=6))).views
     grid = carve_hull(views, SMALL)
-    exact = Silhouettes(views, SMALL.mask_upsampling).sdf(grid.points())
+    exact = Silhouettes.of(views, ridge_rounding=SMALL.ridge_rounding).sdf(grid.points())
     exact = exact.reshape(grid.values.shape)
     assert ((grid.values < 0) == (exact < 0)).all()
     near = exact.abs() < 2 * grid.spacing
