@@ -25,7 +25,8 @@ GENERATOR = "NOVA3D for ComfyUI"
 WRITABLE = (".glb", ".obj", ".ply")
 """Endings that `write_mesh` knows."""
 
-_LINEAR, _CLAMP, _REPEAT = 9729, 33071, 10497
+_LINEAR, _MIPMAPS, _CLAMP, _REPEAT = 9729, 9987, 33071, 10497
+_ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 
 
 def write_mesh(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
@@ -120,15 +121,24 @@ def mesh_to_glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> by
         if coloured:
             attributes = header["meshes"][0]["primitives"][0]["attributes"]
             attributes["COLOR_0"] = attributes.pop("_COLOR_0")
+        primitive = header["meshes"][0]["primitives"][0]
+        for number in primitive["attributes"].values():
+            _view_of(header, number)["target"] = _ARRAY_BUFFER
+        _view_of(header, primitive["indices"])["target"] = _ELEMENT_ARRAY_BUFFER
         wrap = _REPEAT if tiled else _CLAMP
         for described in header.get("textures", []):
             described["sampler"] = 0
             header["samplers"] = [
-                {"magFilter": _LINEAR, "minFilter": _LINEAR, "wrapS": wrap, "wrapT": wrap}
+                {"magFilter": _LINEAR, "minFilter": _MIPMAPS, "wrapS": wrap, "wrapT": wrap}
             ]
 
     scene = trimesh.Scene({"mesh": body})
     return export_glb(scene, include_normals=True, unitize_normals=False, tree_postprocessor=finish)
+
+
+def _view_of(header: dict[str, Any], accessor: int) -> dict[str, Any]:
+    """The buffer view that holds an accessor's numbers."""
+    return header["bufferViews"][header["accessors"][accessor]["bufferView"]]
 
 
 def _write_obj(mesh: Mesh, path: Path, overwrite: bool) -> Path:

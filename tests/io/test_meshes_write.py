@@ -85,8 +85,12 @@ def test_the_glb_header_says_what_viewers_need(textured):
     surface = header["materials"][0]["pbrMetallicRoughness"]
     assert (surface["metallicFactor"], surface["roughnessFactor"]) == (0.0, 1.0)
     described = header["textures"][surface["baseColorTexture"]["index"]]
+    primitive = header["meshes"][0]["primitives"][0]
+    views = [header["bufferViews"][a["bufferView"]] for a in header["accessors"]]
+    assert views[primitive["indices"]]["target"] == 34963
+    assert {views[a]["target"] for a in primitive["attributes"].values()} == {34962}
     sampler = header["samplers"][described["sampler"]]
-    assert sampler == {"magFilter": 9729, "minFilter": 9729, "wrapS": 33071, "wrapT": 33071}
+    assert sampler == {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}
     image = header["images"][described["source"]]
     view = header["bufferViews"][image["bufferView"]]
     content = binary[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
