@@ -24,7 +24,7 @@ from measure import StageMemory, machine
 from tqdm import tqdm
 
 from nova3d_core.cameras import orbit_cameras
-from nova3d_core.evaluation.conditions import make_condition
+from nova3d_core.evaluation.conditions import ConditionedViews, make_condition
 from nova3d_core.evaluation.config import ConditionConfig, EvaluateConfig
 from nova3d_core.evaluation.protocol import evaluate_mesh_with_sheet
 from nova3d_core.evaluation.report import Report, markdown_table
@@ -53,6 +53,8 @@ class FusionBenchmark:
     """clean: true pictures; noisy: wrong poses; conflict: views that contradict each other."""
     seed: int = 0
     """Start of the random numbers of the conditions."""
+    keep_views: bool = False
+    """Keep each views folder, with the true poses and the conflicts' masks beside it."""
     texture: bool = True
     """Also texture the truth's own geometry from the clean views."""
     fuse: Annotated[FuseConfig, tyro.conf.arg(name="")] = field(default_factory=FuseConfig)
@@ -103,6 +105,8 @@ def run_one(name: str, truth: Mesh, condition: str, settings: FusionBenchmark, f
         ConditionConfig("clean" if condition == "texture" else condition, settings.seed),
     )
     memory, clock = StageMemory(), StageClock()
+    if settings.keep_views:
+        write_truth(made, write_views(made.views, folder / f"{name}-{condition}" / "views").parent)
     with tempfile.TemporaryDirectory() as place, memory.watching():
         write_views(made.views, Path(place, "views"))
         start = time.perf_counter()
@@ -121,6 +125,15 @@ def run_one(name: str, truth: Mesh, condition: str, settings: FusionBenchmark, f
     return Run(
         condition, name, report, seconds, memory.peak_mib, fused.unwrap_method, len(mesh.faces)
     )
+
+
+def write_truth(made: ConditionedViews, folder: Path) -> None:
+    """True poses and conflict masks, beside the views that hide them."""
+    poses = made.true_cameras.world_to_camera.tolist()
+    truth = {"world_to_camera_opencv": poses}
+    (folder / "true_poses.json").write_text(json.dumps(truth), encoding="utf-8")
+    for view, blob in enumerate(made.blob_masks):
+        write_image(folder / "conflict" / f"{view:03d}.png", blob.float())
 
 
 def report_document(runs: list[Run], settings: FusionBenchmark) -> dict[str, Any]:
