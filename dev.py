@@ -111,8 +111,9 @@ def torch_choices() -> list[str]:
         return [os.environ["NOVA3D_TORCH"]]
     if shutil.which("nvidia-smi"):
         return [TORCH]
-    # the plain name brings the CUDA build on Linux; its CPU build carries a local version
-    return [f"{TORCH}+cpu", TORCH]
+    # the plain name brings the CUDA build on Linux; its CPU build carries a local version; machines
+    # that have no wheel of this release get the newest that they have
+    return [f"{TORCH}+cpu", TORCH, "torch>=2.1"]
 
 
 def run(command: list, **options) -> int:
@@ -122,7 +123,7 @@ def run(command: list, **options) -> int:
             [str(c) for c in command], cwd=ROOT, check=False, **options
         ).returncode
     except KeyboardInterrupt:
-        return 130
+        raise SystemExit(130) from None  # the child heard it too and has said so
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from measure import StageMemory, machine
 from tqdm import tqdm
 
 from nova3d_core.cameras import orbit_cameras
+from nova3d_core.errors import InputError, Nova3DError
 from nova3d_core.evaluation.conditions import ConditionedViews, make_condition
-from nova3d_core.evaluation.config import ConditionConfig, EvaluateConfig
+from nova3d_core.evaluation.config import CONDITIONS, ConditionConfig, EvaluateConfig
 from nova3d_core.evaluation.protocol import evaluate_mesh_with_sheet
 from nova3d_core.evaluation.report import Report, markdown_table
 from nova3d_core.io.atomic import new_folder
@@ -76,7 +77,10 @@ class Run:
 
 def main(settings: FusionBenchmark) -> None:
     logging.basicConfig(level=logging.WARNING, format="note: %(message)s")
+    if not (settings.data / "manifest.json").is_file():
+        raise InputError(f"{settings.data} holds no manifest.json.", "Name a folder with --data.")
     manifest = json.loads((settings.data / "manifest.json").read_text(encoding="utf-8"))
+    check_names(settings, [entry["name"] for entry in manifest["objects"]])
     chosen = [
         o for o in manifest["objects"] if o["name"] in settings.objects or not settings.objects
     ]
@@ -95,6 +99,14 @@ def main(settings: FusionBenchmark) -> None:
         text = report_text(runs, conditions)
         (folder / "report.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def check_names(settings: FusionBenchmark, objects: list[str]) -> None:
+    """Raises InputError for an object or a condition that does not exist."""
+    for given, known in ((settings.objects, objects), (settings.conditions, CONDITIONS)):
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise InputError(f"'{unknown[0]}' is unknown.", f"Known are {', '.join(known)}.")
 
 
 def run_one(name: str, truth: Mesh, condition: str, settings: FusionBenchmark, folder: Path) -> Run:
@@ -174,4 +186,7 @@ def cost_table(runs: list[Run]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(FusionBenchmark, description=__doc__))
+    try:
+        main(tyro.cli(FusionBenchmark, description=__doc__))
+    except Nova3DError as error:
+        raise SystemExit(f"error: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -59,6 +60,14 @@ class Cameras:
                 )
         if not bool((self.intrinsics.diagonal(dim1=1, dim2=2)[:, :2] > 0).all()):
             raise InputError("intrinsics hold a focal length that is not above 0.")
+        others = torch.stack(
+            [self.intrinsics[:, i, j] for i, j in ((0, 1), (1, 0), (2, 0), (2, 1))]
+        )
+        if bool((others.abs() > 1e-6).any()) or bool((self.intrinsics[:, 2, 2] != 1).any()):
+            raise InputError(
+                "intrinsics hold a skew, or a last row other than 0 0 1.",
+                "Only focal lengths and the principal point are understood.",
+            )
 
     def __len__(self) -> int:
         return self.world_to_camera.shape[0]
@@ -78,6 +87,14 @@ class Cameras:
             self,
             world_to_camera=self.world_to_camera.to(device),
             intrinsics=self.intrinsics.to(device),
+        )
+
+    def float(self) -> Cameras:
+        """The same cameras in float32, as pictures and meshes are."""
+        return replace(
+            self,
+            world_to_camera=self.world_to_camera.float(),
+            intrinsics=self.intrinsics.float(),
         )
 
     @property
@@ -168,11 +185,12 @@ class Cameras:
 
 def keep_view_axis(index: int | slice | Sequence[int] | Tensor) -> slice | Tensor | list[int]:
     """Makes an index that keeps the leading view axis."""
-    if isinstance(index, int):
-        return [index]
-    if isinstance(index, slice | Tensor):
+    if isinstance(index, slice) or (isinstance(index, Tensor) and index.ndim > 0):
         return index
-    return list(index)
+    try:
+        return [operator.index(index)]
+    except TypeError:
+        return list(index)
 
 
 def rigidity_problem(matrix: Tensor) -> str | None:
@@ -216,6 +234,8 @@ def cameras_at(
     azimuths_deg: Sequence[float], elevations_deg: Sequence[float], rig: RigConfig
 ) -> Cameras:
     """Cameras at listed angles, with a rig's radius, lens and picture size."""
+    if len(azimuths_deg) == 0:
+        raise InputError("no azimuths were given.", "Give at least one.")
     if len(azimuths_deg) != len(elevations_deg):
         raise InputError(
             f"{len(azimuths_deg)} azimuths but {len(elevations_deg)} elevations were given.",

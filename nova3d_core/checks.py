@@ -66,7 +66,13 @@ def check_range(name: str, tensor: Tensor, low: float, high: float, slack: float
         )
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raises InputError unless the number is above zero."""
-    if not value > 0:
-        raise InputError(f"{name} is {value}, expected a number above 0.")
+def check_unit_or_zero(name: str, vectors: Tensor) -> None:
+    """Raises InputError unless nearly all vectors (..., 3) have length 1, or 0 for "none"."""
+    length = vectors.norm(dim=-1)
+    wrong = ((length - 1.0).abs() > 0.05) & (length > 0.05)
+    share = float(wrong.float().mean()) if wrong.numel() else 0.0
+    if share > 0.05:
+        raise InputError(
+            f"{name} are no unit vectors: {share:.0%} of them have another length.",
+            "A normal picture in 0..1 has to be decoded first: 2 p - 1.",
+        )

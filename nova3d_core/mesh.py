@@ -22,7 +22,7 @@ class Mesh:
 
     Raises:
         InputError: on wrong shapes, NaN, no faces, faces that point at vertices that do not exist,
-            or a texture without uv.
+            or a texture without uv. Numbers become float32 and int64.
     """
 
     vertices: Tensor
@@ -39,6 +39,10 @@ class Mesh:
     """(N, 3) float32 sRGB in 0..1."""
 
     def __post_init__(self):
+        object.__setattr__(self, "faces", self.faces.long())
+        for name in ("vertices", "uv", "texture", "normals", "vertex_colours"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, getattr(self, name).float())
         sizes = check_shape("mesh vertices", self.vertices, "N 3")
         check_shape("mesh faces", self.faces, "F 3")
         if len(self.faces) == 0:

@@ -31,6 +31,11 @@ class FuseConfig:
     """The texture; the charts are packed for its size."""
 
     def __post_init__(self):
+        if self.bake.texture_px < 16 * self.unwrap.padding_px:
+            raise InputError(
+                f"bake texture_px is {self.bake.texture_px}, expected at least 16 times the "
+                f"unwrap padding_px of {self.unwrap.padding_px}."
+            )
         if self.method not in FUSE_METHODS:
             raise InputError(
                 f"fuse method is '{self.method}', expected one of {', '.join(FUSE_METHODS)}."

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .cameras import Cameras, keep_view_axis
-from .checks import check_finite, check_range, check_shape
+from .checks import check_finite, check_range, check_shape, check_unit_or_zero
 from .conventions import NORMAL_FRAMES, OPENGL_FROM_OPENCV, NormalFrame
 from .errors import InputError
 
@@ -20,7 +20,7 @@ class Views:
 
     Raises:
         InputError: on shapes that do not belong together, NaN, values out of range, or normals
-            without a declared frame.
+            that are no unit vectors or come without a declared frame. Numbers become float32.
     """
 
     cameras: Cameras
@@ -35,6 +35,10 @@ class Views:
     """The frame of the normals: world, camera or front_view. Needed with normals."""
 
     def __post_init__(self):
+        object.__setattr__(self, "cameras", self.cameras.float())
+        for name in ("colour", "masks", "normals"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, getattr(self, name).float())
         size = {"V": len(self.cameras), "H": self.cameras.height, "W": self.cameras.width}
         check_shape("colour", self.colour, "V H W 3", **size)
         check_finite("colour", self.colour)
@@ -52,6 +56,7 @@ class Views:
                 f"normals are given without a frame (normal_frame is {self.normal_frame!r}).",
                 f"Declare one of {', '.join(NORMAL_FRAMES)}.",
             )
+        check_unit_or_zero("normals", self.normals)
 
     def __len__(self) -> int:
         return len(self.cameras)

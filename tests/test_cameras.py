@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -130,6 +131,22 @@ def test_a_bad_pose_is_named(spoil, says):
     spoil(matrix)
     with pytest.raises(InputError, match=says):
         Cameras(matrix, good.intrinsics, 256, 256)
+
+
+def test_no_angles_and_every_kind_of_index():
+    with pytest.raises(InputError, match="no azimuths"):
+        cameras_at([], [], RigConfig())
+    cameras = orbit_cameras()
+    for index in (2, np.int64(2), torch.tensor(2), [2], torch.tensor([2]), slice(2, 3)):
+        torch.testing.assert_close(cameras[index].azimuth_deg, torch.tensor([45.0]))
+
+
+def test_a_skewed_lens_is_refused():
+    good = orbit_cameras(RigConfig(count=2))
+    skewed = good.intrinsics.clone()
+    skewed[:, 0, 1] = 3.0
+    with pytest.raises(InputError, match="skew"):
+        Cameras(good.world_to_camera, skewed, 256, 256)
 
 
 def test_bad_lens_kind_and_size_are_refused():

@@ -105,6 +105,35 @@ def test_cancel_is_heard_in_every_stage(l_views, stage):
     assert seen.count(stage) == 1
 
 
+@pytest.mark.parametrize("scale", [1e-2, 1e3])
+def test_a_world_of_another_scale_gives_the_same_mesh_scaled(l_views, fused, scale):
+    cameras = l_views.cameras
+    moved = cameras.world_to_camera.clone()
+    moved[:, :3, 3] *= scale
+    scaled = fuse_views(
+        replace(l_views, cameras=replace(cameras, world_to_camera=moved)), SMALL
+    ).mesh
+    assert len(scaled.faces) == pytest.approx(len(fused.mesh.faces), rel=0.01)
+    torch.testing.assert_close(scaled.bounds / scale, fused.mesh.bounds, atol=2e-3, rtol=0)
+    assert is_closed_manifold(scaled.welded())
+
+
+def test_cameras_and_pictures_in_double_precision_work(l_views, fused):
+    cameras = l_views.cameras
+    double = replace(
+        cameras,
+        world_to_camera=cameras.world_to_camera.double(),
+        intrinsics=cameras.intrinsics.double(),
+    )
+    again = fuse_views(replace(l_views, cameras=double), SMALL).mesh
+    assert torch.equal(again.vertices, fused.mesh.vertices)
+
+
+def test_settings_that_do_not_fit_each_other_are_refused_at_once():
+    with pytest.raises(InputError, match="at least 16 times"):
+        FuseConfig(bake=BakeConfig(texture_px=32))
+
+
 def test_an_unknown_method_is_named():
     with pytest.raises(InputError, match="magic"):
         FuseConfig(method="magic")

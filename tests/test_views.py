@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras import Cameras, orbit_cameras
 from nova3d_core.conventions import decode_normals, encode_normals
 from nova3d_core.errors import InputError
 from nova3d_core.rigs import RigConfig
@@ -74,6 +74,26 @@ def test_encoding_of_normals_survives_eight_bits():
     cosine = (decode_normals(stored) * normals).sum(dim=-1)
     assert torch.rad2deg(torch.acos(cosine.clamp(max=1.0))).max() < 0.5
     assert torch.equal(decode_normals(torch.full((2, 3), 128 / 255)), torch.zeros(2, 3))
+
+
+def test_numbers_of_other_kinds_become_float32():
+    views = some_views()
+    other = Views(
+        Cameras(views.cameras.world_to_camera.double(), views.cameras.intrinsics.double(), 8, 6),
+        views.colour.double(),
+        views.masks > 0.5,
+        views.normals.half(),
+        "world",
+    )
+    assert other.cameras.world_to_camera.dtype == torch.float32
+    for tensor in (other.colour, other.masks, other.normals):
+        assert tensor.dtype == torch.float32
+
+
+def test_encoded_normals_are_recognised():
+    views = some_views()
+    with pytest.raises(InputError, match=r"no unit vectors.*decoded"):
+        Views(views.cameras, views.colour, None, encode_normals(views.normals), "world")
 
 
 @pytest.mark.parametrize(

@@ -14,19 +14,7 @@ from typing import Annotated
 
 from ..errors import Cancelled, InputError, MissingDependencyError, Nova3DError
 from .console import Bars, complain, log_to_stderr
-from .demo import Demo
-from .evaluate import Evaluate
-from .fuse import Fuse
-from .models import Models
-from .render import Render
 
-COMMANDS = {
-    "render": Render,
-    "fuse": Fuse,
-    "evaluate": Evaluate,
-    "models": Models,
-    "demo": Demo,
-}
 PROGRAM = "python -m nova3d_core"
 
 
@@ -59,8 +47,20 @@ def _parsed(arguments: list[str]):
         import tyro
     except ImportError as error:
         raise MissingDependencyError("tyro", "the command line") from error
+    from .demo import Demo
+    from .evaluate import Evaluate
+    from .fuse import Fuse
+    from .models import Models
+    from .render import Render
 
-    choices = [Annotated[command, tyro.conf.subcommand(name)] for name, command in COMMANDS.items()]
+    commands = {
+        "render": Render,
+        "fuse": Fuse,
+        "evaluate": Evaluate,
+        "models": Models,
+        "demo": Demo,
+    }
+    choices = [Annotated[command, tyro.conf.subcommand(name)] for name, command in commands.items()]
     return tyro.cli(
         functools.reduce(operator.or_, choices),
         prog=PROGRAM,

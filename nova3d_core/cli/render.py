@@ -44,10 +44,12 @@ class Render:
         from ..io.atomic import refuse_folder
         from ..io.meshes import read_mesh
         from ..io.transforms_json import FOLDER_CONTENT, write_views
-        from ..rendering.turntable import turntable, write_turntable
+        from ..rendering.turntable import refuse_turntable_path, turntable, write_turntable
         from ..rendering.views import render_views
 
         refuse_folder(self.output, self.overwrite, FOLDER_CONTENT)
+        if self.turntable is not None:
+            refuse_turntable_path(self.turntable, self.overwrite)
         mesh = read_mesh(self.mesh, self.up_axis)
         mesh = mesh.normalised() if self.normalise else mesh
         views = render_views(mesh, orbit_cameras(self.rig), self.render, progress).views

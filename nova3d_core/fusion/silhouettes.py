@@ -24,6 +24,8 @@ from ..views import Views
 
 STAGE = "carving"
 MAX_UPSAMPLED_PX = 1024
+SAMPLES_AT_ONCE = 1 << 22
+"""Points times views that are asked about together: bounds the memory, whatever their number."""
 _BOX_MARGIN_PX = 6
 _THICKNESS_PX = 128
 """Local thickness is measured on pictures of at most this size: it changes slowly."""
@@ -46,6 +48,10 @@ class Silhouettes:
     """(V, 3, H, W) x and y of the distance's gradient, and local thickness in pixels."""
     ridge_rounding: float
     """Radius of ridges as a share of the local thickness; 0 keeps the exact hull."""
+    boxes_px: Tensor
+    """(V, 4) left, top, right, bottom of the object; the picture's edge where a mask touches it."""
+    touches_border: bool
+    """Whether some mask touches the border of its picture: the object may go on beyond it."""
 
     @classmethod
     def of(
@@ -75,10 +81,25 @@ class Silhouettes:
             distances.append(distance)
             gradient = _gradient(torch.nn.functional.avg_pool2d(distance[None], upsampling)[0])
             shapes.append(torch.cat([gradient, local_thickness_px(mask)[None]]))
-        return cls(cameras, torch.stack(distances)[:, None], torch.stack(shapes), ridge_rounding)
+        boxes, touching = zip(*[_object_box(mask) for mask in views.masks], strict=True)
+        return cls(
+            cameras,
+            torch.stack(distances)[:, None],
+            torch.stack(shapes),
+            ridge_rounding,
+            torch.stack(boxes),
+            any(touching),
+        )
+
+    def in_parts(self, points: Tensor) -> tuple[Tensor, ...]:
+        """Points (N, 3) cut into parts that may be asked about together."""
+        return points.split(max(1, SAMPLES_AT_ONCE // len(self.cameras)))
 
     def sdf(self, points: Tensor) -> Tensor:
         """(N,) signed distance to the hull with its ridges rounded, at world points (N, 3)."""
+        return torch.cat([self._part_sdf(part) for part in self.in_parts(points)])
+
+    def _part_sdf(self, points: Tensor) -> Tensor:
         distances, where, unit = self._asked(points)
         if self.ridge_rounding == 0.0 or len(distances) == 1:
             return distances.amax(dim=0)
@@ -105,13 +126,13 @@ class Silhouettes:
 
     def _with_round_ridges(self, distances: Tensor, where: Tensor, unit: Tensor) -> Tensor:
         """(N,) the largest distance, lifted where the next largest come close to it."""
+        largest, view = distances.topk(min(_RIDGE_VIEWS, len(distances)), dim=0)  # (4, N)
         shape = _read(self.shape_px, where)  # (V, 3, N)
-        radius = shape[:, 2] * unit * self.ridge_rounding  # (V, N)
-        across = torch.stack([shape[:, 0], shape[:, 1], torch.zeros_like(shape[:, 0])], dim=-1)
-        normals = torch.nn.functional.normalize(across @ self.cameras.rotation, dim=-1)  # (V, N, 3)
-        largest, view = distances.topk(min(_RIDGE_VIEWS, len(distances)), dim=0)
-        radius = radius.gather(0, view)
-        normals = normals.gather(0, view[..., None].expand(-1, -1, 3))
+        shape = shape.gather(0, view[:, None].expand(-1, 3, -1))  # (4, 3, N)
+        radius = shape[:, 2] * unit.gather(0, view) * self.ridge_rounding
+        # x and y in the camera's axes, so only the first two rows of its rotation are needed
+        normals = torch.einsum("kcn,kncw->knw", shape[:, :2], self.cameras.rotation[view][:, :, :2])
+        normals = torch.nn.functional.normalize(normals, dim=-1)  # (4, N, 3)
         lift = torch.zeros_like(largest[0])
         for other in range(1, len(largest)):
             cosine = (normals[0] * normals[other]).sum(dim=-1).clamp(-1.0, 1.0)
@@ -120,6 +141,21 @@ class Silhouettes:
             near = (width - (largest[0] - largest[other])).clamp_min(0.0)
             lift = torch.maximum(lift, near**2 / (4 * width))
         return largest[0] + lift
+
+
+def _object_box(mask: Tensor) -> tuple[Tensor, bool]:
+    """Left, top, right, bottom (4,) of a mask's object, and whether it touches the border.
+
+    The box is the whole picture then: nobody knows how far the object goes on.
+    """
+    height, width = mask.shape
+    solid = mask > 0.5
+    rows, columns = (torch.nonzero(solid.any(dim=axis))[:, 0] for axis in (1, 0))
+    left, top = int(columns[0]), int(rows[0])
+    right, bottom = int(columns[-1]) + 1, int(rows[-1]) + 1
+    touches = left == 0 or top == 0 or right == width or bottom == height
+    box = (0, 0, width, height) if touches else (left, top, right, bottom)
+    return torch.tensor(box, dtype=torch.float32), touches
 
 
 def _read(maps: Tensor, where: Tensor) -> Tensor:

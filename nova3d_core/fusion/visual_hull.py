@@ -7,7 +7,6 @@ import logging
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
 from ..errors import InputError, StageError
 from ..progress import SILENT, Progress
 from ..views import Views
@@ -17,9 +16,10 @@ from .silhouettes import STAGE, Silhouettes
 
 logger = logging.getLogger(__name__)
 
-POINTS_AT_ONCE = 1 << 18
 _COARSE_FACTOR = 4
 _BOUNDS_RESOLUTION = 48
+_BALL_MARGIN = 2.0
+"""Perspective makes the near side look larger than the far side is."""
 
 
 def carve_hull(
@@ -52,6 +52,8 @@ def carve_hull(
     values = _carve_near_surface(silhouettes, origin, spacing, cells, progress)
     if not bool((values < 0).any()):
         raise _nothing_left(silhouettes)
+    if silhouettes.touches_border:
+        logger.warning("a mask touches the border of its picture: the object may be cut off there")
     return SdfGrid(_closed_at_border(values, spacing), origin, spacing)
 
 
@@ -82,13 +84,13 @@ def check_carvable(views: Views) -> None:
 
 def _object_bounds(silhouettes: Silhouettes) -> tuple[Tensor, Tensor]:
     """Low and high corner (3,) of the object: a coarse hull, carved again in its own box."""
-    centre, reach = _scene_ball(silhouettes.cameras)
+    centre, reach = _scene_ball(silhouettes)
     low, high = centre - reach, centre + reach
     for _ in range(3):
         spacing = float((high - low).max()) / _BOUNDS_RESOLUTION
         shape = tuple(int(n) for n in ((high - low) / spacing).ceil().long() + 1)
         points = grid_points(low, spacing, shape)
-        sdf = torch.cat([silhouettes.sdf(part) for part in points.split(POINTS_AT_ONCE)])
+        sdf = silhouettes.sdf(points)
         # a cell that the surface only grazes has no point inside, but one within its diagonal
         near = points[sdf < spacing * 3**0.5]
         if len(near) == 0:
@@ -100,18 +102,25 @@ def _object_bounds(silhouettes: Silhouettes) -> tuple[Tensor, Tensor]:
     return inside.amin(dim=0) - spacing, inside.amax(dim=0) + spacing
 
 
-def _scene_ball(cameras: Cameras) -> tuple[Tensor, float]:
-    """Centre (3,) that all cameras look at, and a radius that holds what they all see."""
-    directions, positions = cameras.view_directions, cameras.positions
+def _scene_ball(silhouettes: Silhouettes) -> tuple[Tensor, float]:
+    """Centre (3,) of what the masks show, and a radius that holds it.
+
+    The centre is the point nearest to the rays through the middles of the masks' boxes.
+    """
+    cameras, boxes = silhouettes.cameras, silhouettes.boxes_px
+    views = range(len(cameras))
+    origins, directions = (
+        part[views, views] for part in cameras.rays((boxes[:, :2] + boxes[:, 2:]) / 2)
+    )
     across = torch.eye(3) - directions[:, :, None] * directions[:, None, :]  # (V, 3, 3)
-    # the point nearest to all viewing axes; for parallel axes the least-norm answer
-    right = (across @ positions[:, :, None]).sum(dim=0)
-    centre = (torch.linalg.pinv(across.sum(dim=0)) @ right)[:, 0]
-    half_px = max(cameras.width, cameras.height) / 2
-    reach = half_px / cameras.intrinsics[:, 0, 0]
+    right = (across @ origins[:, :, None]).sum(dim=0)
+    # for parallel rays, which meet everywhere along their direction, the least-norm answer
+    centre = (torch.linalg.pinv(across.sum(dim=0), rtol=1e-4) @ right)[:, 0]
+    focal = cameras.intrinsics.diagonal(dim1=1, dim2=2)[:, :2]
+    reach = ((boxes[:, 2:] - boxes[:, :2]) / 2 / focal).norm(dim=1)
     if cameras.kind == "perspective":
-        reach = reach * ((centre - positions) * directions).sum(dim=1).abs()
-    return centre, float(reach.max()) * 1.5
+        reach = reach * ((centre - origins) * directions).sum(dim=1).abs()
+    return centre, float(reach.max()) * _BALL_MARGIN
 
 
 def _carve_near_surface(
@@ -121,8 +130,7 @@ def _carve_near_surface(
     coarse_shape = tuple(int(n) // _COARSE_FACTOR + 1 for n in cells)
     coarse_spacing = spacing * _COARSE_FACTOR
     points = grid_points(origin, coarse_spacing, coarse_shape)
-    coarse = torch.cat([silhouettes.sdf(part) for part in points.split(POINTS_AT_ONCE)])
-    coarse = coarse.reshape(coarse_shape)
+    coarse = silhouettes.sdf(points).reshape(coarse_shape)
     values = torch.nn.functional.interpolate(
         coarse[None, None],
         size=[int(n) + 1 for n in cells],
@@ -131,8 +139,7 @@ def _carve_near_surface(
     )[0, 0].contiguous()
     # a distance changes by at most the distance walked: farther than this the sign is certain
     band = values.abs() < 1.8 * coarse_spacing
-    chosen = band.nonzero()  # (B, 3)
-    parts = chosen.split(POINTS_AT_ONCE)
+    parts = silhouettes.in_parts(band.nonzero())  # of (B, 3)
     for part in progress.track(parts, STAGE, len(parts)):
         x, y, z = part.unbind(dim=1)
         values[x, y, z] = silhouettes.sdf(origin + part * spacing)
@@ -140,26 +147,42 @@ def _carve_near_surface(
 
 
 def _closed_at_border(values: Tensor, spacing: float) -> Tensor:
-    """The same values with the grid's outermost layer outside.
+    """The same values (X, Y, Z) with the grid's outermost layer outside.
 
-    Only an object that its pictures cut off reaches there: no mask says where it ends.
+    Only an object that no silhouette bounds reaches there: cut off by its pictures, or seen from
+    one direction and its opposite alone.
     """
-    closed = torch.nn.functional.pad(values[1:-1, 1:-1, 1:-1], (1,) * 6, value=spacing)
-    if bool((values[closed == spacing] < 0).any()):
+    open_axes = [
+        name
+        for axis, name in enumerate("xyz")
+        if bool((values.movedim(axis, 0)[[0, -1]] < 0).any())
+    ]
+    if open_axes:
         logger.warning(
-            "the pictures cut the object off: it was closed where the cameras' common view ends"
+            "no picture shows where the object ends along %s: it was closed where the search "
+            "ended; add pictures from the side",
+            " and ".join(open_axes),
         )
-    return torch.maximum(values, torch.where(closed == spacing, closed, -torch.inf))
+    inner = values[1:-1, 1:-1, 1:-1]
+    closed = torch.nn.functional.pad(inner, (1,) * 6, value=torch.inf)
+    return torch.where(closed == torch.inf, values.clamp_min(spacing), values)
 
 
 def _nothing_left(silhouettes: Silhouettes) -> StageError:
-    """The error for masks that contradict each other; it names the view that the rest deny most."""
-    centre, reach = _scene_ball(silhouettes.cameras)
-    points = grid_points(centre - reach, reach / 24, (49, 49, 49))
-    distances = silhouettes.per_view(points)  # (V, N)
-    worst = int(distances[:, distances.amax(dim=0).argmin()].argmax())
+    """The error for masks that contradict each other; it names the view without which most is left.
+
+    Without a view, what the rest leaves at a point is the second largest distance where that view's
+    is the largest.
+    """
+    centre, reach = _scene_ball(silhouettes)
+    points = grid_points(centre - reach, reach / 16, (33, 33, 33))
+    without = torch.full((len(silhouettes.cameras),), torch.inf)
+    for part in silhouettes.in_parts(points):
+        largest, view = silhouettes.per_view(part).topk(2, dim=0)  # (2, N)
+        without.scatter_reduce_(0, view[0], largest[1], "amin")
     return StageError(
         STAGE,
-        f"nothing is left: no point lies inside all masks, and view {worst} disagrees most.",
+        "nothing is left: no point lies inside all masks, and view "
+        f"{int(without.argmin())} disagrees most.",
         "Check that each picture belongs to its camera, and that the masks show one object.",
     )

@@ -116,7 +116,9 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 
 def refuse_unwritable(path: Path) -> None:
     """Raises InputError if the place of a file or folder may not be written, before long work."""
-    parent = next(folder for folder in path.resolve().parents if folder.exists())
+    parent = next((folder for folder in path.resolve().parents if folder.exists()), None)
+    if parent is None:
+        raise InputError(f"{path} could not be written: its drive does not exist.")
     if not parent.is_dir():
         raise InputError(f"{path} could not be written: {parent} is a file.", "Name another place.")
     if not os.access(parent, os.W_OK):

@@ -15,12 +15,13 @@ _SPLITTING_ROUNDS = 8
 
 
 def keep_largest_parts(mesh: Mesh, min_share: float) -> Mesh:
-    """Drops loose parts whose area is below `min_share` of the whole; the largest always stays.
+    """Drops loose parts with less than `min_share` of the whole area; the largest always stays.
 
     Args:
         mesh: a bare surface; attributes are dropped.
         min_share: 0..1.
     """
+    mesh = mesh.to("cpu")
     part = face_parts(mesh.faces.numpy(), len(mesh.vertices))
     area = np.bincount(part, weights=mesh.face_areas.numpy())
     keep = (area >= min_share * area.sum()) | (area == area.max())
@@ -56,10 +57,13 @@ def make_manifold(mesh: Mesh) -> Mesh:
         mesh: a closed surface with outward faces; attributes are dropped.
 
     Raises:
-        StageError: the surface is open, so that no pairing closes it, or hopelessly entangled.
+        StageError: the surface is open, so that no pairing closes it, or hopelessly entangled, or
+            it has no volume at all.
     """
-    faces = _without_flaps(mesh.faces.numpy())
-    vertices = mesh.vertices.double().numpy()
+    faces = _without_flaps(mesh.faces.cpu().numpy())
+    vertices = mesh.vertices.double().cpu().numpy()
+    if len(faces) == 0:
+        raise StageError(STAGE, "the surface encloses nothing: all its faces lie back to back.")
     for _ in range(_SPLITTING_ROUNDS):
         pairs = _paired_edges(vertices, faces)  # (E, 2) half-edge numbers 3 * face + corner
         fan = _fans(faces, pairs)  # (3F,) fan of each face corner
@@ -208,7 +212,7 @@ def _moved_apart(places: np.ndarray, faces: np.ndarray, origin: np.ndarray) -> n
 
 def is_closed_manifold(mesh: Mesh) -> bool:
     """Whether each edge lies between exactly two faces that run along it in opposite directions."""
-    faces = mesh.faces.numpy()
+    faces = mesh.faces.cpu().numpy()
     start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
     count = len(mesh.vertices)
     half_edges = np.sort(start * count + end)

@@ -31,7 +31,7 @@ def extract_surface(grid: SdfGrid) -> Mesh:
             STAGE, "the surface runs out of the grid.", "Give the grid more padding around it."
         )
     # a value of exactly zero puts several vertices on one grid point: faces without area
-    tiny = 1e-6 * grid.spacing
+    tiny = 1e-3 * grid.spacing
     values = torch.where(values.abs() < tiny, tiny, values)
     vertices, faces, _, _ = marching_cubes(
         values.numpy(), 0.0, spacing=(grid.spacing,) * 3, gradient_direction="descent"

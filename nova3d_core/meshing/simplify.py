@@ -16,7 +16,7 @@ _AGGRESSIVENESS = 3
 
 
 def simplify(mesh: Mesh, target_faces: int) -> Mesh:
-    """Quadric edge collapse down to `target_faces`; attributes are dropped.
+    """Quadric edge collapse down to `target_faces`, on the CPU; attributes are dropped.
 
     Where fast-simplification has no wheel the mesh comes back as it is, with a warning.
 
@@ -24,6 +24,7 @@ def simplify(mesh: Mesh, target_faces: int) -> Mesh:
         mesh: a welded surface.
         target_faces: a mesh that has no more faces than this stays as it is.
     """
+    mesh = mesh.to("cpu")
     if len(mesh.faces) <= target_faces:
         return Mesh(mesh.vertices, mesh.faces)
     if not util.find_spec("fast_simplification"):
@@ -31,10 +32,14 @@ def simplify(mesh: Mesh, target_faces: int) -> Mesh:
         return Mesh(mesh.vertices, mesh.faces)
     import fast_simplification
 
+    # its error bound is an absolute length: in a unit cube the world's scale does not matter
+    to_unit = mesh.normalising_matrix().double()
+    unit = mesh.vertices.double() @ to_unit[:3, :3].T + to_unit[:3, 3]
     vertices, faces = fast_simplification.simplify(
-        mesh.vertices.numpy(),
-        mesh.faces.int().numpy(),
-        target_count=target_faces,
-        agg=_AGGRESSIVENESS,
+        unit.numpy(), mesh.faces.int().numpy(), target_count=target_faces, agg=_AGGRESSIVENESS
     )
-    return Mesh(torch.from_numpy(vertices).float(), torch.from_numpy(faces).long())
+    back = torch.linalg.inv(to_unit)
+    vertices = torch.from_numpy(vertices).double() @ back[:3, :3].T + back[:3, 3]
+    if len(faces) > 1.1 * target_faces:
+        logger.warning("the mesh keeps %d faces: fewer would change its shape", len(faces))
+    return Mesh(vertices.float(), torch.from_numpy(faces).long())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..cameras import orbit_cameras
 from ..conventions import encode_normals
 from ..errors import InputError
-from ..io.atomic import new_file
+from ..io.atomic import new_file, refuse_existing, refuse_unwritable
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from ..rigs import RigConfig
@@ -45,6 +44,14 @@ def turntable(
     return torch.cat([views.colour, normals * covered + (1.0 - covered)], dim=2)
 
 
+def refuse_turntable_path(path: Path, overwrite: bool) -> None:
+    """Raises InputError unless `write_turntable` may write there; asked before long work."""
+    if path.suffix.lower() not in (".webp", ".gif"):
+        raise InputError(f"{path} is no animation that can be written.", "Use .webp or .gif.")
+    refuse_existing(path, overwrite)
+    refuse_unwritable(path)
+
+
 def write_turntable(frames: Tensor, path: Path | str, overwrite: bool = False) -> Path:
     """Writes frames (V, H, W, 3) in 0..1 as an animated WebP or GIF that loops.
 
@@ -52,8 +59,7 @@ def write_turntable(frames: Tensor, path: Path | str, overwrite: bool = False) -
         InputError: another ending than .webp or .gif, or the file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".webp", ".gif"):
-        raise InputError(f"{path} is no animation that can be written.", "Use .webp or .gif.")
+    refuse_turntable_path(path, overwrite)
     content = _encoded(frames, path.suffix.lower()[1:])
     with new_file(path, overwrite) as beside:
         beside.write_bytes(content)
@@ -64,7 +70,8 @@ def _encoded(frames: Tensor, kind: str) -> bytes:
     from PIL import Image
 
     pictures: Sequence[Image.Image] = [
-        Image.fromarray((frame.clamp(0.0, 1.0) * 255.0).round().byte().numpy()) for frame in frames
+        Image.fromarray((frame.clamp(0.0, 1.0) * 255.0).round().byte().cpu().numpy())
+        for frame in frames
     ]
     buffer = io.BytesIO()
     pictures[0].save(
@@ -77,10 +84,3 @@ def _encoded(frames: Tensor, kind: str) -> bytes:
         lossless=True,
     )
     return buffer.getvalue()
-
-
-def turned_rig(count: int, size_px: int, elevation_deg: float = 15.0) -> RigConfig:
-    """The default lens and distance with `count` frames of `size_px` from a little above."""
-    return replace(
-        RigConfig(), count=count, elevation_deg=elevation_deg, width_px=size_px, height_px=size_px
-    )

@@ -48,7 +48,7 @@ def render_views(
     progress: Progress = SILENT,
     backend: Backend = "auto",
 ) -> Rendering:
-    """Renders a mesh, unlit, on white.
+    """Renders a mesh, unlit, on white; the pictures are on the CPU.
 
     Args:
         mesh: any mesh; back faces are seen too, with their normal turned to the camera.
@@ -58,7 +58,7 @@ def render_views(
         backend: who casts the rays.
     """
     config = config or RenderConfig()
-    mesh, cameras = mesh.to("cpu"), cameras.to("cpu")
+    mesh, cameras = mesh.to("cpu"), cameras.to("cpu").float()
     caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy(), backend)
     bounds = mesh.bounds
     pictures = [
@@ -71,7 +71,7 @@ def render_views(
 
 def surface_points(mesh: Mesh, cameras: Cameras, progress: Progress = SILENT) -> SurfacePoints:
     """The points of a mesh that the pixel centres of all cameras see."""
-    mesh, cameras = mesh.to("cpu"), cameras.to("cpu")
+    mesh, cameras = mesh.to("cpu"), cameras.to("cpu").float()
     caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
     pixels = sample_positions(cameras.width, cameras.height, 1)
     found = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..errors import StageError
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
@@ -15,7 +16,7 @@ from .config import BakeConfig
 from .fill import fill_unseen, pad_charts
 from .sampling import sample_picture
 from .texels import Texels, texels_of
-from .visibility import INSIDE, view_weights
+from .visibility import solid_pixels, view_weights
 
 STAGE = "baking"
 _SURE = 0.02
@@ -35,7 +36,7 @@ class Baked:
 def bake_texture(
     mesh: Mesh, views: Views, config: BakeConfig | None = None, progress: Progress = SILENT
 ) -> Baked:
-    """Bakes the views' colours into a texture.
+    """Bakes the views' colours into a texture; the result is on the CPU.
 
     Args:
         mesh: a mesh with uv.
@@ -45,6 +46,7 @@ def bake_texture(
 
     Raises:
         InputError: the mesh has no uv.
+        StageError: no view sees any of it.
     """
     config = config or BakeConfig()
     mesh, views = mesh.to("cpu"), views.to("cpu")
@@ -52,6 +54,12 @@ def bake_texture(
         mesh = mesh.with_smooth_normals()
     texels = texels_of(mesh, config.texture_px)
     colour, seen = _blend(mesh, texels, views, config, progress)
+    if not bool(seen.any()):
+        raise StageError(
+            STAGE,
+            "no view sees any part of the mesh.",
+            "Check that the mesh lies in the world of the cameras, and that the masks hold it.",
+        )
     colour = fill_unseen(mesh, texels, colour, seen)
     coverage = torch.zeros(config.texture_px**2)
     coverage[texels.index] = seen
@@ -89,7 +97,7 @@ def _without_background(colour: Tensor, mask: Tensor) -> Tensor:
     """
     from scipy.ndimage import distance_transform_edt
 
-    inside = mask >= INSIDE
+    inside = solid_pixels(mask)
     if not bool(inside.any()):
         return colour
     row, column = distance_transform_edt(

@@ -51,7 +51,7 @@ def fill_unseen(mesh: Mesh, texels: Texels, colour: Tensor, seen: Tensor) -> Ten
 
 def _harmonic(faces: np.ndarray, values: np.ndarray, known: np.ndarray, mean: np.ndarray) -> Tensor:
     """Values (N, 3) whose unknown entries are the mean of their neighbours over the edges."""
-    from scipy.sparse import coo_array, diags_array
+    from scipy.sparse import coo_array, diags
     from scipy.sparse.linalg import spsolve
 
     unknown = np.flatnonzero(~known)
@@ -63,7 +63,7 @@ def _harmonic(faces: np.ndarray, values: np.ndarray, known: np.ndarray, mean: np
     links = coo_array((ones, (np.r_[start, end], np.r_[end, start])), shape=(count, count)).tocsr()
     rows = links[unknown]
     degree = np.asarray(rows.sum(axis=1)).reshape(-1) + _PULL_TO_MEAN
-    system = (diags_array(degree) - rows[:, unknown]).tocsc()
+    system = (diags(degree) - rows[:, unknown]).tocsc()
     right = rows[:, np.flatnonzero(known)] @ values[known].astype(np.float64)
     solved = spsolve(system, right + _PULL_TO_MEAN * mean)
     values = values.copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from ..errors import InputError
 from ..mesh import Mesh
 from ..rendering.raycast import RayCaster
 from ..rendering.shading import interpolate
+
+RAYS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,18 +51,14 @@ def texels_of(mesh: Mesh, size_px: int) -> Texels:
         mesh = mesh.with_smooth_normals()
     flat = torch.cat([mesh.uv * size_px, torch.zeros(len(mesh.uv), 1)], dim=1)
     caster = RayCaster(flat.numpy(), mesh.faces.numpy())
-    centres = np.arange(size_px, dtype=np.float32) + 0.5
-    y, x = np.meshgrid(centres, centres, indexing="ij")
-    origins = np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3)
-    hits = caster.first_hits(origins, np.broadcast_to(np.float32([0, 0, -1]), origins.shape))
-    index = torch.from_numpy(np.flatnonzero(hits.hit))
+    index, face, barycentric = (
+        torch.cat(part) for part in zip(*_hits(caster, size_px), strict=True)
+    )
     if len(index) == 0:
         raise InputError(
             f"no texel centre of a {size_px} px texture lies in a chart of the mesh's uv.",
             "Check that the uv lie in 0..1, or ask for a larger texture.",
         )
-    face = torch.from_numpy(hits.face)[index]
-    barycentric = torch.from_numpy(hits.barycentric)[index]
     corners = mesh.faces[face]
     normal = interpolate(mesh.normals, corners, barycentric)
     return Texels(
@@ -70,3 +69,21 @@ def texels_of(mesh: Mesh, size_px: int) -> Texels:
         interpolate(mesh.vertices, corners, barycentric),
         torch.nn.functional.normalize(normal, dim=1, eps=1e-12),
     )
+
+
+def _hits(caster: RayCaster, size_px: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Index (T,), face (T,) and weights (T, 3) of the texels in charts, some rows at a time."""
+    rows_at_once = max(1, RAYS_AT_ONCE // size_px)
+    columns = np.arange(size_px, dtype=np.float32) + 0.5
+    for start in range(0, size_px, rows_at_once):
+        rows = np.arange(start, min(start + rows_at_once, size_px), dtype=np.float32) + 0.5
+        y, x = np.meshgrid(rows, columns, indexing="ij")
+        origins = np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3)
+        down = np.broadcast_to(np.float32([0, 0, -1]), origins.shape)
+        hits = caster.first_hits(origins, down)
+        inside = np.flatnonzero(hits.hit)
+        yield (
+            torch.from_numpy(inside + start * size_px),
+            torch.from_numpy(hits.face[inside]),
+            torch.from_numpy(hits.barycentric[inside]),
+        )

@@ -14,12 +14,20 @@ from .config import BakeConfig
 from .sampling import sample_picture
 from .texels import Texels
 
-INSIDE = 0.99
-"""A pixel with at least this mask value shows the object and nothing of the background."""
 _LIFT = 2e-3
 """Rays start this share of the mesh's size above the surface, so as not to hit their own face."""
 _STEP_PX = 3.0
-"""A depth step is a change over one pixel larger than this many pixels are wide."""
+"""A depth step is a bend of the depth map, over one pixel, by more than this many pixels' width."""
+_SOLID_SHARE = 0.97
+"""A pixel with this share of its mask's largest value shows nothing of the background."""
+
+
+def solid_pixels(mask: Tensor) -> Tensor:
+    """(H, W) bool: pixels of a mask (H, W) that lie wholly on the object.
+
+    Mattes from background removers seldom reach 1, so the mask's own largest value counts.
+    """
+    return mask >= max(_SOLID_SHARE * float(mask.max()), 0.5)
 
 
 def view_weights(
@@ -67,7 +75,7 @@ def _edge_fade(caster: RayCaster, camera: Cameras, mask: Tensor, edge_px: float)
     """(H, W, 1) in 0..1: zero on silhouettes and depth steps, where a pixel mixes two surfaces."""
     from scipy.ndimage import distance_transform_edt
 
-    clear = (mask >= INSIDE) & ~_depth_steps(caster, camera)
+    clear = solid_pixels(mask) & ~_depth_steps(caster, camera)
     padded = torch.nn.functional.pad(clear, (1, 1, 1, 1))
     distance = distance_transform_edt(padded.numpy())[1:-1, 1:-1]
     fade = np.clip((distance - 0.5) / max(edge_px, 1e-6), 0.0, 1.0) * clear.numpy()
@@ -75,17 +83,15 @@ def _edge_fade(caster: RayCaster, camera: Cameras, mask: Tensor, edge_px: float)
 
 
 def _depth_steps(caster: RayCaster, camera: Cameras) -> Tensor:
-    """(H, W) bool: pixels next to a jump in depth."""
+    """(H, W) bool: pixels on both sides of a jump in depth."""
     depth_z = pixel_depths(caster, camera)
     far = torch.nan_to_num(depth_z, posinf=1e6)
     pixel_size = 1.0 / camera.intrinsics[0, 0, 0]
     if camera.kind == "perspective":
         pixel_size = pixel_size * depth_z[torch.isfinite(depth_z)].mean().nan_to_num(1.0)
+    limit = _STEP_PX * pixel_size
     steps = torch.zeros_like(depth_z, dtype=torch.bool)
-    down = (far[1:] - far[:-1]).abs() > _STEP_PX * pixel_size
-    across = (far[:, 1:] - far[:, :-1]).abs() > _STEP_PX * pixel_size
-    steps[1:] |= down
-    steps[:-1] |= down
-    steps[:, 1:] |= across
-    steps[:, :-1] |= across
+    # a plane seen at a flat angle changes its depth fast but evenly: only a bend is a step
+    steps[1:-1] |= (far[2:] - 2 * far[1:-1] + far[:-2]).abs() > limit
+    steps[:, 1:-1] |= (far[:, 2:] - 2 * far[:, 1:-1] + far[:, :-2]).abs() > limit
     return steps

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -138,6 +140,22 @@ def _occupied(folder):
     (folder / "occupied").mkdir()
     (folder / "occupied" / "in the way").touch()
     return folder / "occupied"
+
+
+def test_a_bad_turntable_is_refused_before_anything_is_written(nova3d, tmp_path):
+    words = ["render", KNIGHT, "-o", tmp_path / "views", "--turntable", tmp_path / "turn.mp4"]
+    assert "turn.mp4" in one_line(nova3d(*words))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_tyro_one_line_says_how_to_get_it():
+    script = (
+        "import sys; sys.modules['tyro'] = None\n"
+        "from nova3d_core.cli.main import main; sys.exit(main(['models']))"
+    )
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "pip install tyro" in one_line(done)
 
 
 def test_one_view_only_is_an_error_that_says_what_to_do(nova3d, knight_views, tmp_path):

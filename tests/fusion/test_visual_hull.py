@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nova3d_core.cameras import cameras_at, orbit_cameras
+from nova3d_core.cameras import Cameras, cameras_at, orbit_cameras
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.fusion.config import HullConfig
 from nova3d_core.fusion.silhouettes import Silhouettes, local_thickness_px, signed_distance_px
@@ -199,6 +199,48 @@ def test_cancel_stops_within_a_step(ball_views):
     with pytest.raises(Cancelled, match="carving"):
         carve_hull(ball_views, SMALL, progress)
     assert len(steps) == 2
+
+
+def test_views_from_two_opposite_sides_only_are_closed_with_a_note(make_sphere, caplog):
+    views = render_views(make_sphere(), orbit_cameras(RigConfig(count=2))).views
+    hull = extract_surface(carve_hull(views, SMALL))
+    assert hull.as_trimesh().is_watertight
+    assert "ends along z" in caplog.text
+    assert "touches the border" not in caplog.text
+    extent = hull.bounds[1] - hull.bounds[0]
+    assert float(extent[0]) == pytest.approx(0.8, abs=0.1)
+
+
+def test_pictures_cropped_around_an_object_off_centre_carve_as_well(make_sphere):
+    away = torch.eye(4)
+    away[:3, 3] = torch.tensor([0.35, -0.2, 0.3])
+    ball = make_sphere(0.15).transformed(away)
+    cameras = orbit_cameras(RigConfig(count=8))
+    whole = render_views(ball, cameras).views
+    crops, lenses = [], cameras.intrinsics.clone()
+    size = 96
+    for view in range(8):
+        rows, columns = torch.nonzero(whole.masks[view] > 0.5).unbind(dim=1)
+        top, left = (min(int(first.min()) - 8, 256 - size) for first in (rows, columns))
+        crops.append((slice(top, top + size), slice(left, left + size)))
+        lenses[view, :2, 2] -= torch.tensor([left, top])
+    cropped = Views(
+        Cameras(cameras.world_to_camera, lenses, size, size),
+        torch.stack([whole.colour[view][crop] for view, crop in enumerate(crops)]),
+        torch.stack([whole.masks[view][crop] for view, crop in enumerate(crops)]),
+    )
+    one, other = (extract_surface(carve_hull(v, SMALL)) for v in (whole, cropped))
+    torch.testing.assert_close(one.bounds, other.bounds, atol=4e-3, rtol=0)
+    torch.testing.assert_close(other.bounds.mean(dim=0), away[:3, 3], atol=0.01, rtol=0)
+
+
+def test_memory_does_not_grow_with_the_number_of_views(ball_views):
+    many = ball_views[[0, 1, 2, 3] * 10]
+    silhouettes = Silhouettes.of(many, ridge_rounding=0.5)
+    points = torch.zeros(300_000, 3)
+    assert max(len(part) for part in silhouettes.in_parts(points)) * 40 <= 1 << 22
+    some = torch.rand(1000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    torch.testing.assert_close(Silhouettes.of(many).sdf(some), Silhouettes.of(ball_views).sdf(some))
 
 
 def test_an_object_cut_off_by_the_picture_is_not_carved_beyond_it(make_sphere):

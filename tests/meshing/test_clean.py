@@ -72,7 +72,7 @@ def test_a_value_of_exactly_zero_makes_no_flat_faces():
     values = torch.where(grid.values.abs() < 0.01, 0.0, grid.values)
     surface = extract_surface(SdfGrid(values, grid.origin, grid.spacing))
     assert is_closed_manifold(surface)
-    assert surface.face_areas.min() >= 0
+    assert surface.face_areas.min() > 0
 
 
 def test_no_surface_and_a_surface_that_leaves_the_grid_are_errors():
@@ -164,6 +164,23 @@ def test_simplifying_keeps_the_shape_and_the_closedness():
     assert is_closed_manifold(light)
     assert light.as_trimesh().volume == pytest.approx(dense.as_trimesh().volume, rel=0.01)
     assert torch.equal(simplify(dense, len(dense.faces)).faces, dense.faces)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_simplifying_does_not_depend_on_the_worlds_scale(make_sphere, scale):
+    pytest.importorskip("fast_simplification")
+    ball = make_sphere(0.4, 5)
+    light = simplify(ball.transformed(torch.diag(torch.tensor([scale, scale, scale, 1.0]))), 2000)
+    assert len(light.faces) == 2000
+    assert light.as_trimesh().volume / scale**3 == pytest.approx(
+        simplify(ball, 2000).as_trimesh().volume, rel=1e-3
+    )
+
+
+def test_a_surface_without_volume_is_an_error():
+    sheet = Mesh(torch.eye(3), torch.tensor([[0, 1, 2], [2, 1, 0]]))
+    with pytest.raises(StageError, match="encloses nothing"):
+        make_manifold(sheet)
 
 
 @pytest.mark.parametrize("seed", [0, 2, 3, 4])

@@ -8,12 +8,15 @@ from PIL import Image
 
 from nova3d_core.errors import InputError
 from nova3d_core.rendering.config import RenderConfig
-from nova3d_core.rendering.turntable import turned_rig, turntable, write_turntable
+from nova3d_core.rendering.turntable import turntable, write_turntable
+from nova3d_core.rigs import RigConfig
 
 
 @pytest.mark.parametrize("ending", ["webp", "gif"])
 def test_film_turns_once_and_loops(l_solid, tmp_path, ending):
-    frames = turntable(l_solid, turned_rig(6, 48), RenderConfig(1))
+    frames = turntable(
+        l_solid, RigConfig(count=6, elevation_deg=15.0, width_px=48, height_px=48), RenderConfig(1)
+    )
     assert frames.shape == (6, 48, 96, 3)
     path = write_turntable(frames, tmp_path / f"turn.{ending}")
     with Image.open(path) as film:
@@ -24,7 +27,7 @@ def test_film_turns_once_and_loops(l_solid, tmp_path, ending):
 
 
 def test_a_square_wall_is_blue_in_camera_normals(l_solid):
-    frames = turntable(l_solid, turned_rig(4, 64, elevation_deg=0.0), RenderConfig(1))
+    frames = turntable(l_solid, RigConfig(count=4, width_px=64, height_px=64), RenderConfig(1))
     normals = frames[0, :, 64:]
     facing = (normals - torch.tensor([0.5, 0.5, 1.0])).abs().amax(dim=-1) < 0.02
     assert facing.float().mean() > 0.05

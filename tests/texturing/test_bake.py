@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nova3d_core.cameras import cameras_at, orbit_cameras
-from nova3d_core.errors import Cancelled, InputError
+from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.mesh import Mesh
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
@@ -189,6 +189,32 @@ def test_textures_repeat_and_pictures_end():
     )
     corner = sample_picture(picture, torch.tensor([[-5.0, -5.0], [99.0, 99.0]]))
     torch.testing.assert_close(corner, torch.stack([picture[0, 0], picture[-1, -1]]))
+
+
+@pytest.mark.parametrize("largest", [250 / 255, 0.8])
+def test_mattes_that_never_reach_one_bake_as_well(globe, largest):
+    views = render_views(globe, ALL_ROUND).views
+    soft = replace(views, masks=views.masks * largest)
+    baked, truth = (bake_texture(globe, v, CONFIG) for v in (soft, views))
+    assert (baked.coverage > 0).float().mean() > 0.95
+    assert (baked.mesh.texture - truth.mesh.texture).abs().mean() < 0.005
+
+
+def test_views_that_do_not_see_the_mesh_are_an_error(globe):
+    views = render_views(globe, ALL_ROUND).views
+    away = globe.transformed(
+        torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 9], [0, 0, 1, 0], [0, 0, 0, 1]])
+    )
+    with pytest.raises(StageError, match="no view sees"):
+        bake_texture(away, views, CONFIG)
+
+
+def test_baking_a_large_texture_goes_by_rows(globe, monkeypatch):
+    whole = texels_of(globe, 128)
+    monkeypatch.setattr("nova3d_core.texturing.texels.RAYS_AT_ONCE", 1000)
+    rows = texels_of(globe, 128)
+    for name in ("index", "face", "barycentric", "position"):
+        assert torch.equal(getattr(rows, name), getattr(whole, name))
 
 
 def test_a_mesh_without_uv_or_with_uv_out_of_reach_is_an_error(globe):
