@@ -25,7 +25,7 @@ _BALL_MARGIN = 2.0
 def carve_hull(
     views: Views, config: HullConfig | None = None, progress: Progress = SILENT
 ) -> SdfGrid:
-    """Carves the visual hull of masked views.
+    """Carves the visual hull of masked views, its ridges rounded as `config.ridge_rounding` says.
 
     Args:
         views: at least two views with masks, in any world and scale.
