@@ -59,7 +59,9 @@ def fuse_views(
     views = with_masks(views)
     with clock.stage("carving"):
         grid = carve_hull(views, config.hull, progress)
-    surface = mesh_surface(extract_surface(grid), config.meshing, clock, progress)
+    with clock.stage("meshing"):
+        surface = extract_surface(grid)
+    surface = mesh_surface(surface, config.meshing, clock, progress)
     return texture_mesh(surface, views, config, clock, progress)
 
 

@@ -79,7 +79,8 @@ class Silhouettes:
             row_px = float(focal[view, 0] / focal[view, 1])  # rows in units of columns
             distance = signed_distance_px(mask, upsampling, row_px)
             distances.append(distance)
-            gradient = _gradient(torch.nn.functional.avg_pool2d(distance[None], upsampling)[0])
+            at_pixels = torch.nn.functional.avg_pool2d(distance[None], upsampling)[0]
+            gradient = _gradient(at_pixels, row_px)
             shapes.append(torch.cat([gradient, local_thickness_px(mask)[None]]))
         boxes, touching = zip(*[_object_box(mask) for mask in views.masks], strict=True)
         return cls(
@@ -149,10 +150,7 @@ def _object_box(mask: Tensor) -> tuple[Tensor, bool]:
     The box is the whole picture then: nobody knows how far the object goes on.
     """
     height, width = mask.shape
-    solid = mask > 0.5
-    rows, columns = (torch.nonzero(solid.any(dim=axis))[:, 0] for axis in (1, 0))
-    left, top = int(columns[0]), int(rows[0])
-    right, bottom = int(columns[-1]) + 1, int(rows[-1]) + 1
+    top, bottom, left, right = _bounds(mask > 0.5)
     touches = left == 0 or top == 0 or right == width or bottom == height
     box = (0, 0, width, height) if touches else (left, top, right, bottom)
     return torch.tensor(box, dtype=torch.float32), touches
@@ -177,10 +175,11 @@ def signed_distance_px(mask: Tensor, upsampling: int, row_px: float = 1.0) -> Te
         row_px: distance between rows, where that between columns is 1.
     """
     rough = _upsampled(_binary_distance(mask, row_px), upsampling)
-    box = _box(mask)
-    if upsampling == 1 or box is None:
+    bounds = _bounds(mask > 0)
+    if upsampling == 1 or bounds is None:
         return rough
-    top, bottom, left, right = box
+    top, left = (max(start - _BOX_MARGIN_PX, 0) for start in (bounds[0], bounds[2]))
+    bottom, right = bounds[1] + _BOX_MARGIN_PX, bounds[3] + _BOX_MARGIN_PX
     fine = _binary_distance(_upsampled(mask[top:bottom, left:right], upsampling), row_px)
     top, left = top * upsampling, left * upsampling
     rough[top : top + fine.shape[0], left : left + fine.shape[1]] = fine / upsampling
@@ -213,13 +212,12 @@ def local_thickness_px(mask: Tensor) -> Tensor:
     )[0, 0]
 
 
-def _box(mask: Tensor) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left, right of the object with a margin; None if there is none."""
-    rows, columns = (torch.nonzero(mask.amax(dim=axis) > 0)[:, 0] for axis in (1, 0))
+def _bounds(found: Tensor) -> tuple[int, int, int, int] | None:
+    """Top, bottom, left, right of the True pixels of a picture (H, W); None if there are none."""
+    rows, columns = (torch.nonzero(found.any(dim=axis))[:, 0] for axis in (1, 0))
     if len(rows) == 0:
         return None
-    top, left = max(int(rows[0]) - _BOX_MARGIN_PX, 0), max(int(columns[0]) - _BOX_MARGIN_PX, 0)
-    return top, int(rows[-1]) + 1 + _BOX_MARGIN_PX, left, int(columns[-1]) + 1 + _BOX_MARGIN_PX
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
 def _binary_distance(mask: Tensor, row_px: float) -> Tensor:
@@ -240,10 +238,10 @@ def _upsampled(picture: Tensor, factor: int) -> Tensor:
     )[0, 0]
 
 
-def _gradient(distance: Tensor) -> Tensor:
+def _gradient(distance: Tensor, row_px: float) -> Tensor:
     """(2, H, W) x and y slope of a distance map (H, W), blurred over the stairs of its pixels."""
     pad = _GRADIENT_BLUR_PX // 2
     padded = torch.nn.functional.pad(distance[None, None], (pad,) * 4, mode="replicate")
     smooth = torch.nn.functional.avg_pool2d(padded, _GRADIENT_BLUR_PX, 1)[0, 0]
     slope_y, slope_x = torch.gradient(smooth)
-    return torch.stack([slope_x, slope_y])
+    return torch.stack([slope_x, slope_y / row_px])
