@@ -12,7 +12,7 @@ from tyro.conf import arg
 from ..pipeline_config import FuseConfig
 from ..progress import Progress
 from .console import say, say_json
-from .evaluate import REPORT_FILES
+from .evaluate import REPORT_FILES, write_report_files
 
 OBJECT = Path(__file__).resolve().parents[1] / "assets" / "character_knight.glb"
 DEMO_FILES = ("views", "mesh.glb", "turntable.webp", *REPORT_FILES)
@@ -35,7 +35,6 @@ class Demo:
         from ..evaluation.protocol import evaluate_mesh_with_sheet
         from ..evaluation.report import markdown_table
         from ..io.atomic import new_folder
-        from ..io.images import write_image
         from ..io.meshes import read_mesh, write_glb
         from ..io.transforms_json import read_views, write_views
         from ..pipeline import fuse_views
@@ -51,10 +50,8 @@ class Demo:
             fused = fuse_views(read_views(folder / "views", progress), self.fuse, progress)
             write_glb(fused.mesh, folder / "mesh.glb")
             report, sheet = evaluate_mesh_with_sheet(fused.mesh, truth, progress=progress)
-            (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
             table = markdown_table({OBJECT.stem: report})
-            (folder / "report.md").write_text(table, encoding="utf-8")
-            write_image(folder / "sheet.png", sheet)
+            write_report_files(folder, report, table, sheet)
             write_turntable(turntable(fused.mesh, progress=progress), folder / "turntable.webp")
         seconds = time.perf_counter() - start
         if self.json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -12,6 +12,11 @@ from ..conventions import UpAxis
 from ..evaluation.config import EvaluateConfig
 from ..progress import Progress
 from .console import say, say_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..evaluation.report import Report
 
 REPORT_FILES = ("report.json", "report.md", "sheet.png")
 
@@ -40,7 +45,6 @@ class Evaluate:
         from ..evaluation.protocol import evaluate_mesh, evaluate_mesh_with_sheet
         from ..evaluation.report import markdown_table
         from ..io.atomic import new_folder, refuse_folder
-        from ..io.images import write_image
         from ..io.meshes import read_mesh
 
         if self.output is not None:
@@ -55,11 +59,18 @@ class Evaluate:
         table = markdown_table({self.mesh.stem: report})
         if self.output is not None:
             with new_folder(self.output, self.overwrite, REPORT_FILES) as folder:
-                (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
-                (folder / "report.md").write_text(table, encoding="utf-8")
-                if sheet is not None:
-                    write_image(folder / "sheet.png", sheet)
+                write_report_files(folder, report, table, sheet)
         if self.json:
             say_json(report.to_dict())
         else:
             say(table.rstrip())
+
+
+def write_report_files(folder: Path, report: Report, table: str, sheet: Tensor | None) -> None:
+    """Writes `REPORT_FILES` into a folder; the picture sheet (H, W, 3) where there is one."""
+    from ..io.images import write_image
+
+    (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
+    (folder / "report.md").write_text(table, encoding="utf-8")
+    if sheet is not None:
+        write_image(folder / "sheet.png", sheet)
