@@ -76,3 +76,15 @@ def check_unit_or_zero(name: str, vectors: Tensor) -> None:
             f"{name} are no unit vectors: {share:.0%} of them have another length.",
             "A normal picture in 0..1 has to be decoded first: 2 p - 1.",
         )
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises InputError unless the value is one of the choices."""
+    if value not in choices:
+        raise InputError(f"{name} is '{value}', expected one of {', '.join(choices)}.")
+
+
+def check_between(name: str, value: float, low: float, high: float) -> None:
+    """Raises InputError unless low <= value <= high; NaN never is."""
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}, expected {low:g} to {high:g}.")

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ..checks import check_between, check_choice
 from ..conventions import UP_AXES, UpAxis
-from ..errors import InputError
 
 Protocol = Literal["strict", "syncdreamer"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
@@ -48,15 +48,15 @@ class EvaluateConfig:
     """Rays along each side of a pixel of those pictures."""
 
     def __post_init__(self):
-        _check_choice("evaluate protocol", self.protocol, PROTOCOLS)
-        _check_choice("evaluate align", self.align, ALIGNMENTS)
-        _check_choice("evaluate reference_up_axis", self.reference_up_axis, UP_AXES)
-        _check_between("evaluate points", self.points, 100, 10_000_000)
-        _check_between("evaluate seed", self.seed, 0, 2**31 - 1)
-        _check_between("evaluate iou_resolution", self.iou_resolution, 4, 512)
-        _check_between("evaluate visible_px", self.visible_px, 4, 4096)
-        _check_between("evaluate picture_px", self.picture_px, SMALLEST_PICTURE_PX, 4096)
-        _check_between("evaluate supersample", self.supersample, 1, 16)
+        check_choice("evaluate protocol", self.protocol, PROTOCOLS)
+        check_choice("evaluate align", self.align, ALIGNMENTS)
+        check_choice("evaluate reference_up_axis", self.reference_up_axis, UP_AXES)
+        check_between("evaluate points", self.points, 100, 10_000_000)
+        check_between("evaluate seed", self.seed, 0, 2**31 - 1)
+        check_between("evaluate iou_resolution", self.iou_resolution, 4, 512)
+        check_between("evaluate visible_px", self.visible_px, 4, 4096)
+        check_between("evaluate picture_px", self.picture_px, SMALLEST_PICTURE_PX, 4096)
+        check_between("evaluate supersample", self.supersample, 1, 16)
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,15 @@ class ConditionConfig:
     """Rays along each side of a pixel."""
 
     def __post_init__(self):
-        _check_choice("condition", self.condition, CONDITIONS)
-        _check_between("condition seed", self.seed, 0, 2**31 - 1)
-        _check_between("condition rotation_sigma_deg", self.rotation_sigma_deg, 0.0, 45.0)
-        _check_between("condition shift_sigma", self.shift_sigma, 0.0, 0.5)
-        _check_between("condition gain_range", self.gain_range, 0.0, 0.9)
-        _check_between("condition blob_views", self.blob_views, 0, 100_000)
-        _check_between("condition blob_share", self.blob_share, 0.001, 0.5)
-        _check_between("condition blob_turn_deg", self.blob_turn_deg, 0.0, 90.0)
-        _check_between("condition supersample", self.supersample, 1, 16)
+        check_choice("condition", self.condition, CONDITIONS)
+        check_between("condition seed", self.seed, 0, 2**31 - 1)
+        check_between("condition rotation_sigma_deg", self.rotation_sigma_deg, 0.0, 45.0)
+        check_between("condition shift_sigma", self.shift_sigma, 0.0, 0.5)
+        check_between("condition gain_range", self.gain_range, 0.0, 0.9)
+        check_between("condition blob_views", self.blob_views, 0, 100_000)
+        check_between("condition blob_share", self.blob_share, 0.001, 0.5)
+        check_between("condition blob_turn_deg", self.blob_turn_deg, 0.0, 90.0)
+        check_between("condition supersample", self.supersample, 1, 16)
 
     @property
     def rotation_sigma_rad(self) -> float:
@@ -109,13 +109,3 @@ class ConditionConfig:
     def has_conflict(self) -> bool:
         """Whether views contradict each other in colour and normals."""
         return "conflict" in self.condition
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} is '{value}', expected one of {', '.join(choices)}.")
-
-
-def _check_between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InputError(f"{name} is {value}, expected {low:g} to {high:g}.")

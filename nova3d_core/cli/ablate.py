@@ -1,0 +1,63 @@
+"""`ablate`: what each part of the fusion is worth on a folder of views with a known truth."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from ..evaluation.config import EvaluateConfig
+from ..pipeline_config import FuseConfig
+from ..progress import Progress
+from .console import say, say_json
+
+ABLATION_FILES = ("report.json", "table.md", "sheet.png")
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Fuse the same views with one part after another left out; measure each against the truth."""
+
+    views: Positional[Path]
+    """A folder with a transforms.json, as `render` writes it and nerfstudio reads it."""
+    reference: Path
+    """The truth; it is centred and scaled to longest side 1 first."""
+    output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
+    """A folder for report.json, table.md and the picture sheet."""
+    variants: tuple[str, ...] = ()
+    """Only these of full, without-conflict, robust-instead, without-poses, without-normals,
+    without-hull-start; all without any."""
+    fuse: Annotated[FuseConfig, arg(name="")] = field(default_factory=FuseConfig)
+    """All stages of the full fusion."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """Protocol and settings of the measurement."""
+    overwrite: bool = False
+    """Replace the output if it is there already."""
+    json: bool = False
+    """Say the report as JSON."""
+
+    def run(self, progress: Progress) -> None:
+        """Reads, fuses and measures each variant, writes."""
+        from ..evaluation.ablation import ablate, ablation_configs
+        from ..io.atomic import new_folder, refuse_folder
+        from ..io.images import write_image
+        from ..io.meshes import read_mesh
+        from ..io.transforms_json import read_views
+
+        refuse_folder(self.output, self.overwrite, ABLATION_FILES)
+        configs = ablation_configs(self.fuse, self.variants)
+        views, reference = read_views(self.views, progress), read_mesh(self.reference)
+        found = ablate(views, reference, configs, self.evaluate, progress)
+        document = {"fuse": asdict(self.fuse), "variants": found.to_dict()}
+        with new_folder(self.output, self.overwrite, ABLATION_FILES) as folder:
+            text = json.dumps(document, indent=2, allow_nan=False)
+            (folder / "report.json").write_text(text, encoding="utf-8")
+            (folder / "table.md").write_text(found.table(), encoding="utf-8")
+            write_image(folder / "sheet.png", found.sheet)
+        if self.json:
+            say_json(document)
+        else:
+            say(found.table().rstrip())
