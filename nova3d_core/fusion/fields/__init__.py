@@ -1,0 +1,1 @@
+"""Two fields of signed distance and colour behind one interface."""

@@ -1,0 +1,107 @@
+"""The dense grid's tensors, and how they go from one level to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..sdf_grid import SdfGrid, grid_points
+
+PAD_CELLS = 6
+"""Cells around the object that the surface may move into."""
+ACTIVE_CELLS = 6.0
+"""Voxels within so many cells of the surface take part in the optimisation."""
+BYTES_A_VOXEL = 16 * 8 + 4 * 5 + 1 + 8
+"""What a voxel costs: values, two gradient buffers, moments, scratch."""
+
+
+@dataclass(eq=False)
+class GridState:
+    """Tensors of one level; all on one device."""
+
+    origin: Tensor
+    """(3,) world position of voxel 0, 0, 0, on the CPU."""
+    spacing: float
+    """World distance between voxels."""
+    geo: Tensor
+    """(X, Y, Z, 4) signed distance, and its central differences."""
+    col: Tensor
+    """(X, Y, Z, 4) colour in 0..1; the fourth channel is unused."""
+
+    def __post_init__(self):
+        shape, device = self.shape, self.geo.device
+        self.grad_geo = [torch.zeros(*shape, 4, device=device) for _ in range(2)]
+        """Derivatives by `geo`, one buffer for each side-by-side launch."""
+        self.grad_col = [torch.zeros(*shape, 4, device=device) for _ in range(2)]
+        self.moments_geo = torch.zeros(*shape, 2, device=device)
+        """Adam's two moments of f."""
+        self.moment_col = torch.zeros(*shape, 4, device=device)
+        self.square_col = torch.zeros(shape, device=device)
+        self.scratch = [torch.zeros(shape, device=device) for _ in range(2)]
+        self.fixed = torch.zeros(shape, dtype=torch.uint8, device=device)
+        self.steps = 0
+        """Adam steps taken on this level."""
+        self.activate(ACTIVE_CELLS)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along x, y, z."""
+        return tuple(self.geo.shape[:3])
+
+    def activate(self, cells: float) -> None:
+        """Chooses the voxels (A,) within some cells of the surface, two cells off the border."""
+        near = torch.zeros(self.shape, dtype=torch.bool, device=self.geo.device)
+        inner = self.geo[2:-2, 2:-2, 2:-2, 0]
+        near[2:-2, 2:-2, 2:-2] = inner.abs() < cells * self.spacing
+        self.active = near.reshape(-1).nonzero()[:, 0].int()
+
+
+def bounds_of(start: SdfGrid) -> tuple[Tensor, Tensor]:
+    """Low and high corner (3,) of what is inside."""
+    inside = (start.values < 0).nonzero()
+    low, high = inside.amin(dim=0) - 1, inside.amax(dim=0) + 1
+    return start.origin + low * start.spacing, start.origin + high * start.spacing
+
+
+def level_frame(low: Tensor, high: Tensor, resolution: int) -> tuple[Tensor, float, list[int]]:
+    """Origin (3,), spacing and shape of a grid around a box, with room to move."""
+    spacing = float((high - low).max()) / resolution
+    cells = ((high - low) / spacing).ceil().long() + 2 * PAD_CELLS
+    origin = (low + high) / 2 - (cells - 1) * spacing / 2
+    return origin, spacing, cells.tolist()
+
+
+def resampled(values: Tensor, origin: Tensor, spacing: float, points: Tensor) -> Tensor:
+    """Trilinear (N, C) of values (X, Y, Z, C) at world points (N, 3); the border's value beyond."""
+    size = torch.tensor(values.shape[:3], device=points.device) - 1
+    where = ((points - origin.to(points)) / spacing / size * 2 - 1).flip(-1)
+    return torch.nn.functional.grid_sample(
+        values.movedim(-1, 0)[None],
+        where[None, None, None],
+        align_corners=True,
+        padding_mode="border",
+    )[0, :, 0, 0].T
+
+
+def first_level(start: SdfGrid, resolution: int, device: torch.device) -> GridState:
+    """A grid of some resolution that holds a start's distances, all grey."""
+    origin, spacing, shape = level_frame(*bounds_of(start), resolution)
+    points = grid_points(origin, spacing, tuple(shape))
+    geo = torch.zeros(*shape, 4)
+    sampled = resampled(start.values[..., None], start.origin, start.spacing, points)
+    geo[..., 0] = sampled.reshape(shape)
+    col = torch.full((*shape, 4), 0.5)
+    return GridState(origin, spacing, geo.to(device), col.to(device))
+
+
+def next_level(state: GridState, start: SdfGrid, resolution: int) -> GridState:
+    """The same surface and colours on a grid of another resolution."""
+    origin, spacing, shape = level_frame(*bounds_of(start), resolution)
+    points = grid_points(origin, spacing, tuple(shape)).to(state.geo.device)
+    geo = torch.zeros(*shape, 4, device=state.geo.device)
+    values = resampled(state.geo[..., :1], state.origin, state.spacing, points)
+    geo[..., 0] = values.reshape(shape)
+    col = resampled(state.col, state.origin, state.spacing, points).reshape(*shape, 4)
+    return GridState(origin, spacing, geo, col.contiguous())

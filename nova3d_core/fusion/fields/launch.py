@@ -1,0 +1,100 @@
+"""Runs warp kernels on torch tensors: launches side by side in threads on the CPU, one on CUDA.
+
+Warp runs a CPU kernel on one core and lets go of Python's lock meanwhile, so two threads with half
+the work each take half the time. Their shares and buffers are fixed, so that results repeat bit for
+bit whatever the number of cores.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import MissingDependencyError
+
+logger = logging.getLogger(__name__)
+
+PARTS = 2
+"""Launches side by side on the CPU; each has gradient buffers of its own."""
+_SMALL = 2048
+"""Less work than this is not worth a second thread."""
+
+
+@cache
+def warp() -> Any:
+    """The warp module, started and quiet.
+
+    Raises:
+        MissingDependencyError: if it is not installed.
+    """
+    try:
+        import warp as wp
+    except ImportError as error:
+        raise MissingDependencyError("warp-lang", "the compiled grid field") from error
+    wp.config.quiet = True
+    wp.init()
+    return wp
+
+
+def can_run_on(device: torch.device) -> bool:
+    """Whether warp is there and works on a device; its wheels need a recent driver for CUDA."""
+    try:
+        wp = warp()
+    except (MissingDependencyError, RuntimeError, OSError) as error:
+        logger.info("the grid field runs in plain torch: %s", error)
+        return False
+    return device.type == "cpu" or (device.type == "cuda" and wp.is_cuda_available())
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(PARTS, thread_name_prefix="nova3d-warp")
+
+
+def as_warp(tensor: Tensor) -> Any:
+    """A contiguous tensor as a warp array on the same memory; (..., 2 to 4) become vectors."""
+    wp = warp()
+    width = tensor.shape[-1]
+    vectors = {2: wp.vec2, 3: wp.vec3, 4: wp.vec4}
+    if tensor.ndim in (2, 4) and width in vectors:
+        return wp.from_torch(tensor, dtype=vectors[width])
+    return wp.from_torch(tensor)
+
+
+def launch(kernel: Any, count: int, arguments: list, own: list[list] | None = None) -> None:
+    """Runs `count` threads of a kernel; its first argument says where a share begins.
+
+    Args:
+        kernel: a warp kernel.
+        count: threads in all.
+        arguments: tensors and numbers that all shares get.
+        own: further arguments for each share, e.g. its buffer.
+    """
+    if count == 0:
+        return
+    wp = warp()
+    shared = [as_warp(a) if isinstance(a, Tensor) else a for a in arguments]
+    device = next(a for a in arguments if isinstance(a, Tensor)).device
+
+    def share(begin: int, end: int, index: int) -> None:
+        extra = [as_warp(a) if isinstance(a, Tensor) else a for a in (own[index] if own else [])]
+        wp.launch(
+            kernel,
+            dim=end - begin,
+            inputs=[begin, *shared, *extra],
+            device=wp.device_from_torch(device),
+        )
+
+    if device.type != "cpu" or count < _SMALL:
+        share(0, count, 0)
+        return
+    wp.load_module(kernel.module, device="cpu")
+    cuts = [count * part // PARTS for part in range(PARTS + 1)]
+    jobs = [_pool().submit(share, cuts[part], cuts[part + 1], part) for part in range(PARTS)]
+    for job in jobs:
+        job.result()

@@ -1,0 +1,267 @@
+"""Views to a surface: eq. 6 minimised over signed distance, colour, poses and conflict together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, StageError
+from ..progress import SILENT, Progress
+from ..views import Views
+from .conflict import ConflictModel
+from .fields.base import Field
+from .fields.grid_state import bounds_of
+from .finish import surface_of
+from .input_checks import check_views
+from .losses import RayLoss, Targets, ray_loss
+from .poses import PoseTable, decayed
+from .preview import PreviewClock, preview_picture
+from .rays import RayBank, RayDraw, ray_bank
+from .sdf_config import LevelConfig, SdfFusionConfig
+from .sdf_grid import SdfGrid
+from .surface import Surface
+from .visual_hull import carve_hull
+
+logger = logging.getLogger(__name__)
+
+STAGE = "fusing"
+_TIDY_EVERY = 25
+_CHECK_EVERY = 10
+_FIELD_END = 0.3
+"""Step sizes fall to this share over a level."""
+_LEAST_RAYS = 512
+
+
+def fuse_sdf(
+    views: Views,
+    config: SdfFusionConfig | None = None,
+    progress: Progress = SILENT,
+    device: torch.device | str = "cpu",
+) -> Surface:
+    """Fuses views into a surface, refining poses and finding conflicts on the way.
+
+    Args:
+        views: two or more with masks; normals help a great deal.
+        config: settings; `preset_config` makes them.
+        progress: told about each step, with a preview picture at most every second.
+        device: where to compute.
+
+    Returns:
+        The surface on the CPU.
+
+    Raises:
+        InputError: the views cannot be carved, or their normals are misread.
+        StageError: silhouettes contradict each other, memory runs out, numbers overflow.
+        Cancelled: if so asked, within a step.
+    """
+    config = config or SdfFusionConfig()
+    started = time.perf_counter()
+    views = views.to("cpu")
+    if config.check_inputs:
+        check_views(views, progress)
+    hull = carve_hull(views, config.hull, progress)
+    run = _Run(views, start_grid(hull, config), config, torch.device(device))
+    run.seconds["start"] = time.perf_counter() - started
+    for index, level in enumerate(config.levels):
+        _retry_with_fewer_rays(run, index, level, progress)
+    run.field.tidy()
+    return surface_of(views, run.field.to_grid(), run.poses, run.conflict, config, run.state())
+
+
+def start_grid(hull: SdfGrid, config: SdfFusionConfig) -> SdfGrid:
+    """Signed distances to begin with: the hull made larger, or a ball that holds it."""
+    low, high = bounds_of(hull)
+    longest = float((high - low).max())
+    if config.start == "hull":
+        return SdfGrid(hull.values - config.inflate * longest, hull.origin, hull.spacing)
+    centre, radius = (low + high) / 2, float((high - low).norm()) / 2
+    reach = radius * 1.1
+    spacing = 2 * reach / 64
+    origin = centre - reach
+    grid = SdfGrid(torch.zeros(65, 65, 65), origin, spacing)
+    values = (grid.points() - centre).norm(dim=1) - radius
+    return SdfGrid(values.reshape(65, 65, 65), origin, spacing)
+
+
+class _Run:
+    """Everything that changes while optimising."""
+
+    def __init__(self, views: Views, start: SdfGrid, config: SdfFusionConfig, device: torch.device):
+        self.config, self.device = config, device
+        low, high = bounds_of(start)
+        cameras = views.cameras.to(device)
+        bank = ray_bank(views, config.margin_px, config.use_normals)
+        self.bank: RayBank = bank.to(device)
+        self.field: Field = _field(start, config, device)
+        self.poses = PoseTable(cameras, ((low + high) / 2).to(device), config.poses)
+        self.conflict = ConflictModel(cameras, config.conflict)
+        self.draw = RayDraw(len(bank), config.seed)
+        self.cameras = cameras
+        self.max_rays = config.max_rays
+        self.steps_done = 0
+        self.losses: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+        self.preview = PreviewClock()
+
+    @property
+    def done(self) -> float:
+        """Share of all steps that are behind."""
+        return self.steps_done / self.config.total_steps
+
+    def state(self) -> dict:
+        """What the report says."""
+        return {
+            "steps": self.steps_done,
+            "rays": len(self.bank),
+            "spacing": self.field.spacing,
+            "losses": self.losses,
+            "seconds": self.seconds,
+        }
+
+
+def _field(start: SdfGrid, config: SdfFusionConfig, device: torch.device) -> Field:
+    if config.field == "hashgrid":
+        from .fields.hashgrid import HashGridField
+
+        return HashGridField(start, device=device, seed=config.seed)
+    from .fields.grid import DenseGrid
+
+    return DenseGrid(start, device, config.memory_gib)
+
+
+def _retry_with_fewer_rays(run: _Run, index: int, level: LevelConfig, progress: Progress) -> None:
+    """Runs a level; when memory runs out, again with half the rays at once, down to a few."""
+    started, first_step = time.perf_counter(), run.steps_done
+    while True:
+        try:
+            _optimise_level(run, index, level, progress)
+            break
+        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+            run.max_rays = min(run.max_rays, round(level.ray_share * len(run.bank))) // 2
+            if run.max_rays < _LEAST_RAYS:
+                raise StageError(
+                    f"{STAGE}, level {index}",
+                    "memory ran out even with few rays at once.",
+                    "Choose the preset 'draft', or lower sdf.memory_gib.",
+                ) from error
+            logger.warning("memory ran out: trying again with %d rays at once", run.max_rays)
+            run.steps_done = first_step
+    run.seconds[f"level {index}"] = time.perf_counter() - started
+
+
+def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progress) -> None:
+    run.field.begin_level(level)
+    total = run.config.total_steps
+    for step in range(level.steps):
+        if step and step % _TIDY_EVERY == 0:
+            run.field.tidy()
+        decay = decayed(step, level.steps, _FIELD_END)
+        with_poses = (
+            run.config.poses.refine
+            and level.turn_rad > 0
+            and (index > 0 or step >= run.config.poses.warm_up * level.steps)
+        )
+        _step(run, level, decay, level.turn_rad * decay if with_poses else 0.0)
+        run.steps_done += 1
+        if run.steps_done % _CHECK_EVERY == 0 or step == level.steps - 1:
+            _check_finite(run, index)
+        show = None
+        if run.preview.is_due():
+            show = preview_picture(run.field, run.cameras, run.poses, run.preview.next_view())
+        progress.update(STAGE, run.steps_done, total, show)
+
+
+def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float) -> None:
+    """One step of everything, its rays in parts that fit the memory."""
+    bank, config = run.bank, run.config
+    wanted = max(1, round(level.ray_share * len(bank)))
+    chosen = run.draw.next(wanted).to(run.device)
+    scale = bank.area * len(bank) / len(chosen)
+    run.field.measure = scale
+    for ids in chosen.split(run.max_rays):
+        view, pixel = bank.view[ids], bank.pixel[ids]
+        origin, direction = run.poses.moved(view, bank.origin[ids], bank.direction[ids])
+        rendered = run.field.render(origin, direction)
+        targets = _targets(run, ids, rendered.colour)
+        loss = ray_loss(rendered, targets, config.loss, run.conflict.price(run.done))
+        by = run.field.backward(
+            loss.by_opacity * scale,
+            loss.by_gradient * scale,
+            loss.by_colour * scale,
+            turn_rad > 0.0,
+        )
+        if by is not None:
+            run.poses.step(view, origin, direction, by, turn_rad)
+        _learn_conflict(run, ids, pixel, rendered.colour, targets, loss)
+        run.losses = loss.means
+    run.field.step(config.loss, decay)
+
+
+def _targets(run: _Run, ids: Tensor, rendered: Tensor) -> Targets:
+    """What rays (R,) should see, with the exposure, conflict and poses of now."""
+    bank, config = run.bank, run.config.conflict
+    view = bank.view[ids]
+    gain, colour = run.conflict.gains[view], bank.colour[ids]
+    distance = (rendered * gain - colour).square().sum(dim=1).sqrt()
+    conflict = run.conflict.at(view, bank.pixel[ids], distance, run.done)
+    normal = bank.normal[ids]
+    if bank.turns_normals:
+        normal = torch.einsum("nij,nj->ni", run.poses.rotation[view], normal)
+    return Targets(
+        bank.mask[ids],
+        colour,
+        normal,
+        bank.normal_weight[ids],
+        gain,
+        conflict,
+        (1.0 - conflict).clamp_min(config.normal_floor),
+    )
+
+
+def _learn_conflict(
+    run: _Run, ids: Tensor, pixel: Tensor, rendered: Tensor, targets: Targets, loss: RayLoss
+) -> None:
+    view = run.bank.view[ids]
+    run.conflict.match_exposure(view, rendered, targets.colour, targets.conflict)
+    run.conflict.learn(view, pixel, loss.distance, targets.mask, run.done)
+
+
+def _check_finite(run: _Run, index: int) -> None:
+    good = run.field.is_finite() and bool(torch.isfinite(run.poses.shift).all())
+    if not good:
+        raise StageError(
+            f"{STAGE}, level {index}",
+            f"numbers became NaN or infinite before step {run.steps_done}.",
+            "Lower the steps of the preset's levels, or ask for --fallback hull.",
+        )
+
+
+def refine_poses(
+    views: Views,
+    config: SdfFusionConfig | None = None,
+    progress: Progress = SILENT,
+    device: torch.device | str = "cpu",
+) -> Views:
+    """The views with refined cameras, from a fusion that stops before its finest level.
+
+    Raises:
+        InputError: poses are switched off in the settings; and as `fuse_sdf`.
+    """
+    config = config or SdfFusionConfig()
+    if not config.poses.refine:
+        raise InputError("poses.refine is off: there is nothing to do.", "Turn it on.")
+    levels = config.levels[:-1] or config.levels
+    surface = fuse_sdf(views, replace(config, levels=levels), progress, device)
+    return with_refined_cameras(views, surface)
+
+
+def with_refined_cameras(views: Views, surface: Surface) -> Views:
+    """The same pictures with a surface's cameras; normals keep their meaning.
+
+    Camera-frame normals turn with their camera; world and front-view ones stay as they are.
+    """
+    return replace(views, cameras=surface.cameras)

@@ -1,0 +1,184 @@
+"""Refined poses: a small motion of each view's rays about the object's centre (M_v of the paper).
+
+x_object = R_v (x - c) + c + t_v for a point x on a ray of view v as its given pose has it. All views
+move freely while optimising; at the end the motion of view 0 is undone on everything, so that view
+0 is exactly as given. Shifts stay in the picture's plane: a view's own depth is all but invisible.
+
+What silhouettes cannot tell is a common shift: views follow it in their planes, and only their scale
+in perspective shows it. So it has steps of its own, moving all views along their depths together;
+without it the mesh drifts along the front view's axis.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from .fields.base import RayDerivatives
+from .sdf_config import PoseConfig
+
+_BETAS = (0.8, 0.9)
+_COMMON_BETAS = (0.9, 0.95)
+_TINY = 1e-20
+
+
+def rotation_about(axis_angle: Tensor) -> Tensor:
+    """Rotations (V, 3, 3) about axes (V, 3) by their length in radians (Rodrigues)."""
+    return torch.linalg.matrix_exp(cross_matrix(axis_angle))
+
+
+def cross_matrix(vectors: Tensor) -> Tensor:
+    """(V, 3, 3) matrices K with K x = v cross x, for v (V, 3)."""
+    x, y, z = vectors.unbind(dim=-1)
+    zero = torch.zeros_like(x)
+    rows = [zero, -z, y, z, zero, -x, -y, x, zero]
+    return torch.stack(rows, dim=-1).reshape(*vectors.shape[:-1], 3, 3)
+
+
+def turn_deg(rotations: Tensor) -> Tensor:
+    """(V,) by how much rotations (V, 3, 3) turn, in degrees; exact for small turns, too."""
+    axis = torch.stack(
+        [
+            rotations[:, 2, 1] - rotations[:, 1, 2],
+            rotations[:, 0, 2] - rotations[:, 2, 0],
+            rotations[:, 1, 0] - rotations[:, 0, 1],
+        ],
+        dim=1,
+    )
+    trace = rotations.diagonal(dim1=1, dim2=2).sum(dim=1)
+    return torch.rad2deg(torch.atan2(axis.norm(dim=1), trace - 1.0))
+
+
+class PoseTable:
+    """Motions of V views, and the Adam steps that move them.
+
+    Args:
+        cameras: as given.
+        centre: (3,) the object's centre, which views turn about.
+        config: limits and step sizes.
+    """
+
+    def __init__(self, cameras: Cameras, centre: Tensor, config: PoseConfig):
+        count, device = len(cameras), cameras.world_to_camera.device
+        self._cameras, self._centre, self._config = cameras, centre, config
+        self.rotation = torch.eye(3, device=device).repeat(count, 1, 1)
+        """(V, 3, 3)"""
+        self.shift = torch.zeros(count, 3, device=device)
+        """(V, 3) world units."""
+        self._mean = torch.zeros(count, 6, device=device)
+        self._square = torch.zeros(count, 2, device=device)
+        self._common_mean = torch.zeros(3, device=device)
+        self._common_square = torch.zeros((), device=device)
+        self._steps = 0
+
+    def moved(self, view: Tensor, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Rays of views (N,) where the refined poses have them: origins and directions (N, 3)."""
+        rotation = self.rotation[view]
+        origin = torch.einsum("nij,nj->ni", rotation, origin - self._centre) + self._centre
+        return origin + self.shift[view], torch.einsum("nij,nj->ni", rotation, direction)
+
+    @property
+    def depths(self) -> Tensor:
+        """(V, 3) unit vectors along which the moved views look."""
+        return torch.einsum("vij,vj->vi", self.rotation, self._cameras.view_directions)
+
+    def step(
+        self, view: Tensor, origin: Tensor, direction: Tensor, by: RayDerivatives, turn_rad: float
+    ) -> None:
+        """Moves the poses against the derivatives by R moved rays.
+
+        Args:
+            view: (R,)
+            origin: (R, 3) and direction (R, 3) as `moved` gave them.
+            by: derivatives by those.
+            turn_rad: how far a steadily pulled view turns in this step.
+        """
+        torque = torch.linalg.cross(origin - self._centre, by.by_origin)
+        torque = torque + torch.linalg.cross(direction, by.by_direction)
+        slope = torch.zeros_like(self._mean)
+        slope.index_add_(0, view, torch.cat([torque, by.by_origin], dim=1))
+        depths = self.depths
+        along = (slope[:, 3:] * depths).sum(dim=1, keepdim=True) * depths  # (V, 3)
+        slope[:, 3:] -= along
+        self._steps += 1
+        move = self._adam(slope) * turn_rad
+        move[:, 3:] *= self._config.shift_per_turn
+        turned = rotation_about(-move[:, :3])
+        self.rotation = turned @ self.rotation
+        self.shift = torch.einsum("vij,vj->vi", turned, self.shift) - move[:, 3:]
+        common = self._adam_common(along.sum(dim=0)) * turn_rad * self._config.shift_per_turn
+        self.shift = self.shift - (depths @ common)[:, None] * depths
+        self._limit()
+
+    def _adam(self, slope: Tensor) -> Tensor:
+        """(V, 6) steps of unit size: a view's three turns share a second moment, so do its shifts."""
+        first, second = _BETAS
+        squares = slope.square().reshape(-1, 2, 3).mean(dim=2)
+        self._mean = first * self._mean + (1 - first) * slope
+        self._square = second * self._square + (1 - second) * squares
+        mean = self._mean / (1 - first**self._steps)
+        root = (self._square / (1 - second**self._steps)).sqrt() + _TINY
+        return mean / root.repeat_interleave(3, dim=1)
+
+    def _adam_common(self, slope: Tensor) -> Tensor:
+        """(3,) the step of the shift that all views share."""
+        first, second = _COMMON_BETAS
+        self._common_mean = first * self._common_mean + (1 - first) * slope
+        square = slope.square().mean()
+        self._common_square = second * self._common_square + (1 - second) * square
+        mean = self._common_mean / (1 - first**self._steps)
+        return mean / ((self._common_square / (1 - second**self._steps)).sqrt() + _TINY)
+
+    def _limit(self) -> None:
+        """Turns back views that went farther than allowed."""
+        far = turn_deg(self.rotation) > self._config.max_turn_deg
+        if bool(far.any()):
+            self.rotation[far] = torch.eye(3, device=far.device)
+            self.shift[far] = 0.0
+
+    def motions(self) -> Tensor:
+        """(V, 4, 4) rigid motions M_v that take the given rays to the refined ones."""
+        motions = torch.eye(4, device=self.shift.device).repeat(len(self.shift), 1, 1)
+        motions[:, :3, :3] = self.rotation
+        motions[:, :3, 3] = self._centre + self.shift - self.rotation @ self._centre
+        return motions
+
+    def gauge(self) -> Tensor:
+        """(4, 4) motion of the field against the world in which view 0 is as given.
+
+        Turn and shift in the picture's plane are view 0's own. Its depth is what the depths of all
+        views say about their common shift.
+        """
+        front = self.rotation[0]
+        shift = self.shift @ front  # (V, 3) front^-1 shift
+        depths = self.depths @ front
+        axis = depths[0]
+        in_plane = shift[0] - (shift[0] @ axis) * axis
+        depth = (shift * depths).sum(dim=1) - depths @ in_plane  # (V,)
+        share = depths @ axis
+        common = in_plane + (share * depth).sum() / share.square().sum() * axis
+        gauge = torch.eye(4, device=front.device)
+        gauge[:3, :3] = front
+        gauge[:3, 3] = self._centre + front @ (common - self._centre)
+        return gauge
+
+    def cameras(self) -> Cameras:
+        """The refined cameras after the gauge is undone; view 0 bit for bit as given."""
+        motions = torch.linalg.inv(self.gauge()) @ self.motions()
+        directions = self._cameras.view_directions
+        depths = torch.einsum("vij,vj->vi", motions[:, :3, :3], directions)
+        about = motions[:, :3, :3] @ self._centre + motions[:, :3, 3] - self._centre
+        motions[:, :3, 3] -= (about * depths).sum(dim=1, keepdim=True) * depths
+        poses = self._cameras.world_to_camera @ torch.linalg.inv(motions)
+        poses[0] = self._cameras.world_to_camera[0]
+        poses[:, 3] = poses.new_tensor([0.0, 0.0, 0.0, 1.0])
+        return replace(self._cameras, world_to_camera=poses)
+
+
+def decayed(step: int, total: int, end: float) -> float:
+    """1 at the first step, `end` at the last, falling by a constant factor."""
+    return math.pow(end, step / max(total - 1, 1))

@@ -1,0 +1,216 @@
+"""Settings of the de-conflict fusion, and its presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from dataclasses import field as made_by
+from typing import Literal, get_args
+
+from ..checks import check_between, check_choice
+from ..errors import InputError
+from .config import HullConfig
+
+FieldKind = Literal["grid", "hashgrid"]
+FIELD_KINDS: tuple[str, ...] = get_args(FieldKind)
+
+ConflictMode = Literal["model", "robust", "off"]
+CONFLICT_MODES: tuple[str, ...] = get_args(ConflictMode)
+
+StartKind = Literal["hull", "sphere"]
+START_KINDS: tuple[str, ...] = get_args(StartKind)
+
+Preset = Literal["draft", "fast", "quality"]
+PRESETS: tuple[str, ...] = get_args(Preset)
+
+Fallback = Literal["none", "hull"]
+FALLBACKS: tuple[str, ...] = get_args(Fallback)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of eq. 6."""
+
+    colour: float = 0.3
+    """L_color, eq. 5: the distance of colours, less where views conflict."""
+    normal: float = 1.0
+    """L_normal: 1 - cosine between rendered and given normals, weighted by exp |cos| to the ray."""
+    mask: float = 1.0
+    """L_mask: squared difference of opacity and mask."""
+    eikonal: float = 0.1
+    """R_eik: squared difference of the gradient's length from 1."""
+    sparse: float = 0.0
+    """R_sparse: exp(-k |f|), against floaters; the hull's start leaves none, so it rests."""
+    smooth: float = 2e-7
+    """R_smooth: squared Laplacian of the distances."""
+    drop_share: float = 0.0
+    """Share of the rays with the largest error that L_normal leaves out."""
+
+    def __post_init__(self):
+        for name in ("colour", "normal", "mask", "eikonal", "sparse", "smooth"):
+            check_between(f"loss {name}", getattr(self, name), 0.0, 1e6)
+        check_between("loss drop_share", self.drop_share, 0.0, 0.9)
+
+
+@dataclass(frozen=True)
+class PoseConfig:
+    """Refinement of the cameras' poses."""
+
+    refine: bool = True
+    """Let the poses move; view 0 comes out exactly as it was given."""
+    warm_up: float = 0.25
+    """Share of the first level's steps before any pose moves."""
+    shift_per_turn: float = 0.5
+    """Size of a shift's step in world units, where a turn's is one radian."""
+    max_turn_deg: float = 12.0
+    """No view turns farther than this from the pose it was given with."""
+
+    def __post_init__(self):
+        check_between("poses warm_up", self.warm_up, 0.0, 1.0)
+        check_between("poses shift_per_turn", self.shift_per_turn, 0.0, 10.0)
+        check_between("poses max_turn_deg", self.max_turn_deg, 0.0, 90.0)
+
+
+@dataclass(frozen=True)
+class ConflictConfig:
+    """Conflict between views: H of eq. 4 and 5."""
+
+    mode: ConflictMode = "model"
+    """model: the learnt H of eq. 4; robust: eq. 5's closed form for a free H; off: H = 0."""
+    begin: float = 0.3
+    """Share of all steps before H may grow."""
+    price_start: float = 1.0
+    """lambda0 of eq. 5 where H begins to grow."""
+    price_end: float = 0.2
+    """lambda0 at the end."""
+    cell_px: int = 8
+    """model: H changes smoothly over this many pixels."""
+    budget: float = 0.15
+    """model: a view's mean H beyond this costs extra."""
+    front_cap: float = 0.1
+    """H of view 0, the picture all others were made from, stays below this."""
+    normal_floor: float = 0.3
+    """Normals where views conflict keep at least this weight."""
+    match_exposure: bool = True
+    """Let each view but the first have a gain per colour channel."""
+
+    def __post_init__(self):
+        check_choice("conflict mode", self.mode, CONFLICT_MODES)
+        check_between("conflict begin", self.begin, 0.0, 1.0)
+        check_between("conflict price_start", self.price_start, 0.01, 100.0)
+        check_between("conflict price_end", self.price_end, 0.01, 100.0)
+        check_between("conflict cell_px", self.cell_px, 1, 256)
+        for name in ("budget", "front_cap", "normal_floor"):
+            check_between(f"conflict {name}", getattr(self, name), 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class LevelConfig:
+    """One level of coarse-to-fine."""
+
+    resolution: int
+    """Cells along the longest side of the object."""
+    steps: int
+    """Optimisation steps."""
+    ray_share: float
+    """Share of the pixels near the object that each step looks at."""
+    sharpness: float = 1.0
+    """NeuS' s times the cell size."""
+    step_cells: float = 0.08
+    """How far a value moves in a step, in cells."""
+    turn_rad: float = 1e-3
+    """How far a pose turns in a step at first."""
+    colour_step: float = 0.05
+    """How far a colour moves in a step."""
+
+    def __post_init__(self):
+        check_between("level resolution", self.resolution, 8, 1024)
+        check_between("level steps", self.steps, 1, 100_000)
+        check_between("level ray_share", self.ray_share, 1e-4, 1.0)
+        check_between("level sharpness", self.sharpness, 0.1, 10.0)
+        check_between("level step_cells", self.step_cells, 1e-4, 1.0)
+        check_between("level turn_rad", self.turn_rad, 0.0, 0.1)
+        check_between("level colour_step", self.colour_step, 0.0, 1.0)
+
+
+_DRAFT = (
+    LevelConfig(32, 50, 0.05, 1.0, 0.10, 5e-3),
+    LevelConfig(64, 45, 0.08, 1.0, 0.10, 2.5e-3),
+    LevelConfig(104, 30, 0.10, 1.4, 0.08, 8e-4),
+)
+_FAST = (
+    LevelConfig(32, 60, 0.06, 1.0, 0.10, 6e-3),
+    LevelConfig(64, 60, 0.10, 1.0, 0.10, 3e-3),
+    LevelConfig(112, 50, 0.15, 1.3, 0.08, 1.2e-3),
+    LevelConfig(176, 40, 0.20, 1.6, 0.06, 4e-4),
+)
+_QUALITY = (
+    LevelConfig(32, 100, 0.12, 1.0, 0.10, 6e-3),
+    LevelConfig(64, 120, 0.20, 1.0, 0.10, 3e-3),
+    LevelConfig(112, 100, 0.30, 1.3, 0.08, 1.2e-3),
+    LevelConfig(176, 80, 0.40, 1.6, 0.06, 5e-4),
+    LevelConfig(256, 60, 0.50, 1.6, 0.06, 2e-4),
+)
+
+
+@dataclass(frozen=True)
+class SdfFusionConfig:
+    """Views to a surface by optimising signed distance, colour, poses and conflict together."""
+
+    preset: str = "fast"
+    """The name of the preset these settings began as."""
+    field: FieldKind = "grid"
+    """grid: dense and fast; hashgrid: hash grid and small networks, as in the paper."""
+    start: StartKind = "hull"
+    """hull: the silhouettes' visual hull; sphere: a ball that holds it."""
+    hull: HullConfig = made_by(default_factory=lambda: HullConfig(resolution=160))
+    """The hull to start from."""
+    inflate: float = 0.012
+    """The start is made larger by this, over the longest side: wrong poses carve too much away."""
+    levels: tuple[LevelConfig, ...] = _FAST
+    """Coarse to fine."""
+    loss: LossConfig = made_by(default_factory=LossConfig)
+    """Weights of the terms."""
+    poses: PoseConfig = made_by(default_factory=PoseConfig)
+    """Pose refinement."""
+    conflict: ConflictConfig = made_by(default_factory=ConflictConfig)
+    """Conflict between views."""
+    use_normals: bool = True
+    """Use the views' normals where they have some."""
+    margin_px: int = 5
+    """Pixels this far outside the masks are looked at, too."""
+    seed: int = 0
+    """Start of the random choice of rays; the same seed repeats bit for bit on a CPU."""
+    max_rays: int = 400_000
+    """Rays at once, which bounds the memory; halved and tried again when memory runs out."""
+    memory_gib: float = 3.0
+    """Levels whose grids would need more than this are made coarser."""
+    check_inputs: bool = True
+    """Look for contradicting silhouettes and misread normals before starting."""
+
+    def __post_init__(self):
+        check_choice("sdf field", self.field, FIELD_KINDS)
+        check_choice("sdf start", self.start, START_KINDS)
+        check_between("sdf inflate", self.inflate, 0.0, 0.2)
+        check_between("sdf margin_px", self.margin_px, 0, 256)
+        check_between("sdf seed", self.seed, 0, 2**31 - 1)
+        check_between("sdf max_rays", self.max_rays, 256, 10**9)
+        check_between("sdf memory_gib", self.memory_gib, 0.1, 1024.0)
+        if not self.levels:
+            raise InputError("sdf levels are empty.", "Give at least one level.")
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all levels."""
+        return sum(level.steps for level in self.levels)
+
+
+def preset_config(name: Preset) -> SdfFusionConfig:
+    """The settings of a preset: draft, fast (for CPUs) or quality (for GPUs).
+
+    Raises:
+        InputError: for another name.
+    """
+    check_choice("preset", name, PRESETS)
+    levels = {"draft": _DRAFT, "fast": _FAST, "quality": _QUALITY}[name]
+    config = SdfFusionConfig(preset=name, levels=levels)
+    return replace(config, hull=HullConfig(resolution=96)) if name == "draft" else config
