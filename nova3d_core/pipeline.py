@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
+from .errors import StageError
+from .fusion.optimise import fuse_sdf, with_refined_cameras
+from .fusion.surface import Surface
 from .fusion.visual_hull import carve_hull
 from .imaging.matte import matte_from_white
 from .mesh import Mesh
@@ -36,12 +40,19 @@ class Fused:
     """(size, size) in 0..1: which texels the views have seen."""
     unwrap_method: str
     """"xatlas", or "box" where the fallback atlas had to serve."""
+    views: Views
+    """What was baked: masked views with refined cameras."""
+    surface: Surface | None = None
+    """What the optimisation found; None for the hull."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each stage."""
 
 
 def fuse_views(
-    views: Views, config: FuseConfig | None = None, progress: Progress = SILENT
+    views: Views,
+    config: FuseConfig | None = None,
+    progress: Progress = SILENT,
+    device: torch.device | str = "cpu",
 ) -> Fused:
     """Fuses views into a textured mesh in the world of their cameras.
 
@@ -49,20 +60,49 @@ def fuse_views(
         views: two or more; without masks, a matte is taken from their white background.
         config: settings of all stages.
         progress: told about each step of each stage.
+        device: where to optimise.
 
     Raises:
-        InputError: the views cannot be carved, e.g. an empty mask.
+        InputError: the views cannot be fused, e.g. an empty mask.
         StageError: a stage failed; the error names it.
     """
     config = config or FuseConfig()
     clock = StageClock()
     views = with_masks(views)
-    with clock.stage("carving"):
-        grid = carve_hull(views, config.hull, progress)
-    with clock.stage("meshing"):
-        surface = extract_surface(grid)
-    surface = mesh_surface(surface, config.meshing, clock, progress)
-    return texture_mesh(surface, views, config, clock, progress)
+    surface = None
+    if config.method == "sdf":
+        surface = _optimised(views, config, clock, progress, device)
+    if surface is None:
+        with clock.stage("carving"):
+            grid = carve_hull(views, config.hull, progress)
+        with clock.stage("meshing"):
+            raw = extract_surface(grid)
+    else:
+        views = with_refined_cameras(views, surface)
+        with clock.stage("meshing"):
+            raw = extract_surface(surface.grid).transformed(surface.field_to_world)
+    mesh = mesh_surface(raw, config.meshing, clock, progress)
+    conflict = None if surface is None else surface.conflict
+    fused = texture_mesh(mesh, views, config, clock, progress, conflict)
+    return replace(fused, surface=surface)
+
+
+def _optimised(
+    views: Views,
+    config: FuseConfig,
+    clock: StageClock,
+    progress: Progress,
+    device: torch.device | str,
+) -> Surface | None:
+    """The optimised surface; None if that failed and the user asked for the hull then."""
+    try:
+        with clock.stage("fusing"):
+            return fuse_sdf(views, config.sdf, progress, device)
+    except StageError as error:
+        if config.fallback != "hull":
+            raise
+        logger.warning("the fusion failed (%s): carving the hull instead, as asked", error)
+        return None
 
 
 def with_masks(views: Views) -> Views:
@@ -94,13 +134,14 @@ def texture_mesh(
     config: FuseConfig,
     clock: StageClock,
     progress: Progress = SILENT,
+    conflict: Tensor | None = None,
 ) -> Fused:
-    """Unwraps a closed surface and bakes the views onto it."""
+    """Unwraps a closed surface and bakes the views onto it; see `bake_texture` for conflict."""
     with clock.stage("unwrapping"):
         unwrapped = unwrap(surface, config.unwrap, progress, config.bake.texture_px)
     with clock.stage("baking"):
-        baked = bake_texture(unwrapped.mesh, views, config.bake, progress)
-    return Fused(baked.mesh, baked.coverage, unwrapped.method, clock.seconds)
+        baked = bake_texture(unwrapped.mesh, views, config.bake, progress, conflict)
+    return Fused(baked.mesh, baked.coverage, unwrapped.method, views, seconds=clock.seconds)
 
 
 class StageClock:

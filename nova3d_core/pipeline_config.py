@@ -5,24 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from .checks import check_choice
 from .errors import InputError
 from .fusion.config import HullConfig
+from .fusion.sdf_config import SdfFusionConfig
 from .meshing.config import MeshingConfig
 from .meshing.unwrap_config import UnwrapConfig
 from .texturing.config import BakeConfig
 
-FuseMethod = Literal["hull"]
+FuseMethod = Literal["sdf", "hull"]
 FUSE_METHODS: tuple[str, ...] = get_args(FuseMethod)
+
+Fallback = Literal["none", "hull"]
+FALLBACKS: tuple[str, ...] = get_args(Fallback)
 
 
 @dataclass(frozen=True)
 class FuseConfig:
     """How views become a textured mesh."""
 
-    method: FuseMethod = "hull"
-    """hull: what the masks leave of space, carved."""
+    method: FuseMethod = "sdf"
+    """sdf: signed distances optimised with poses and conflict; hull: what the masks leave of space,
+    carved in seconds."""
+    fallback: Fallback = "none"
+    """hull: carve the hull if the optimisation fails; none: fail with its error."""
     hull: HullConfig = field(default_factory=HullConfig)
-    """Carving."""
+    """Carving, for the method hull."""
+    sdf: SdfFusionConfig = field(default_factory=SdfFusionConfig)
+    """Optimising, for the method sdf."""
     meshing: MeshingConfig = field(default_factory=MeshingConfig)
     """From the carved surface to a light, closed mesh."""
     unwrap: UnwrapConfig = field(default_factory=UnwrapConfig)
@@ -36,7 +46,5 @@ class FuseConfig:
                 f"bake texture_px is {self.bake.texture_px}, expected at least 16 times the "
                 f"unwrap padding_px of {self.unwrap.padding_px}."
             )
-        if self.method not in FUSE_METHODS:
-            raise InputError(
-                f"fuse method is '{self.method}', expected one of {', '.join(FUSE_METHODS)}."
-            )
+        check_choice("fuse method", self.method, FUSE_METHODS)
+        check_choice("fuse fallback", self.fallback, FALLBACKS)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from ..pipeline_config import FuseConfig
 from ..progress import Progress
 from .console import say, say_json
+
+if TYPE_CHECKING:
+    from ..pipeline import Fused
+
+DETAIL_FILES = ("settings.json", "report.json", "conflict", "views")
 
 
 @dataclass(frozen=True)
@@ -23,20 +28,55 @@ class Fuse:
     """The mesh to write: .glb, .obj or .ply."""
     fuse: Annotated[FuseConfig, arg(name="")] = field(default_factory=FuseConfig)
     """All stages."""
+    settings: Path | None = None
+    """Take all settings of the stages from this JSON file instead; `presets` prints one."""
+    details: Path | None = None
+    """Also write a folder with the settings, a report, conflict maps and the refined views."""
+    device: str = "cpu"
+    """Where to optimise: cpu or cuda."""
     overwrite: bool = False
-    """Replace the output if it is there already."""
+    """Replace the outputs if they are there already."""
     json: bool = False
     """Say the result as JSON."""
 
     def run(self, progress: Progress) -> None:
         """Reads, fuses, writes."""
+        from ..io.atomic import refuse_folder
         from ..io.meshes import refuse_mesh_path, write_mesh
         from ..io.transforms_json import read_views
         from ..pipeline import fuse_views
+        from ..settings import read_settings
 
         refuse_mesh_path(self.output, self.overwrite)
-        fused = fuse_views(read_views(self.views, progress), self.fuse, progress)
+        if self.details is not None:
+            refuse_folder(self.details, self.overwrite, DETAIL_FILES)
+        config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
+        fused = fuse_views(read_views(self.views, progress), config, progress, self.device)
+        if self.details is not None:
+            self._write_details(fused, config)
         write_mesh(fused.mesh, self.output, self.overwrite)
+        self._say(fused)
+
+    def _write_details(self, fused: Fused, config: FuseConfig) -> None:
+        """Settings, report, conflict maps and refined views, all or nothing."""
+        import json
+
+        from ..io.atomic import new_folder
+        from ..io.images import write_image
+        from ..io.transforms_json import write_views
+        from ..settings import settings_text
+
+        with new_folder(self.details, self.overwrite, DETAIL_FILES) as folder:
+            (folder / "settings.json").write_text(settings_text(config), encoding="utf-8")
+            report = {"seconds": fused.seconds}
+            if fused.surface is not None:
+                report["fusion"] = fused.surface.report.to_dict()
+                for view, conflict in enumerate(fused.surface.conflict):
+                    write_image(folder / "conflict" / f"{view:03d}.png", conflict)
+            (folder / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+            write_views(fused.views, folder / "views")
+
+    def _say(self, fused: Fused) -> None:
         texture_px = fused.mesh.texture.shape[0]
         if self.json:
             say_json(

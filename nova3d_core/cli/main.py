@@ -47,16 +47,20 @@ def _parsed(arguments: list[str]):
         import tyro
     except ImportError as error:
         raise MissingDependencyError("tyro", "the command line") from error
+    from .ablate import Ablate
     from .demo import Demo
     from .evaluate import Evaluate
     from .fuse import Fuse
     from .models import Models
+    from .presets import Presets
     from .render import Render
 
     commands = {
         "render": Render,
         "fuse": Fuse,
         "evaluate": Evaluate,
+        "ablate": Ablate,
+        "presets": Presets,
         "models": Models,
         "demo": Demo,
     }

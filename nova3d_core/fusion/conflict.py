@@ -1,8 +1,8 @@
 """Conflict between views: H of eq. 4 and 5, and the exposure of each view.
 
-Eq. 4 makes h a function of the view's index l and the place x, among others. On the grid field f_psi
-is a smooth map for each view, read where x projects to: H_p of eq. 5 is then the map's value at p,
-because h hardly changes within the band. Its derivative never reaches geometry or colour.
+Eq. 4 makes h a function of the view's index l and the place x, among others. Here f_psi is a smooth
+map for each view, read where x projects to: H_p of eq. 5 is then the map's value at p, because h
+hardly changes within the band. Its derivative never reaches geometry or colour.
 """
 
 from __future__ import annotations

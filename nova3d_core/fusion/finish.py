@@ -1,4 +1,4 @@
-"""From the end of an optimisation to a `Surface`: gauge, guard against worse poses, conflict maps."""
+"""From the end of an optimisation to a `Surface`: gauge, guard against worse poses, report."""
 
 from __future__ import annotations
 

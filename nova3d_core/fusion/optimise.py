@@ -58,7 +58,7 @@ def fuse_sdf(
         StageError: silhouettes contradict each other, memory runs out, numbers overflow.
         Cancelled: if so asked, within a step.
     """
-    config = config or SdfFusionConfig()
+    config = (config or SdfFusionConfig()).complete()
     started = time.perf_counter()
     views = views.to("cpu")
     if config.check_inputs:
@@ -165,7 +165,8 @@ def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progres
             and level.turn_rad > 0
             and (index > 0 or step >= run.config.poses.warm_up * level.steps)
         )
-        _step(run, level, decay, level.turn_rad * decay if with_poses else 0.0)
+        turn_rad = level.turn_rad * decay if with_poses else 0.0
+        _step(run, level, decay, turn_rad, with_common=index > 0)
         run.steps_done += 1
         if run.steps_done % _CHECK_EVERY == 0 or step == level.steps - 1:
             _check_finite(run, index)
@@ -175,7 +176,9 @@ def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progres
         progress.update(STAGE, run.steps_done, total, show)
 
 
-def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float) -> None:
+def _step(
+    run: _Run, level: LevelConfig, decay: float, turn_rad: float, with_common: bool
+) -> None:
     """One step of everything, its rays in parts that fit the memory."""
     bank, config = run.bank, run.config
     wanted = max(1, round(level.ray_share * len(bank)))
@@ -195,7 +198,7 @@ def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float) -> None:
             turn_rad > 0.0,
         )
         if by is not None:
-            run.poses.step(view, origin, direction, by, turn_rad)
+            run.poses.step(view, origin, direction, by, turn_rad, with_common)
         _learn_conflict(run, ids, pixel, rendered.colour, targets, loss)
         run.losses = loss.means
     run.field.step(config.loss, decay)
@@ -251,7 +254,7 @@ def refine_poses(
     Raises:
         InputError: poses are switched off in the settings; and as `fuse_sdf`.
     """
-    config = config or SdfFusionConfig()
+    config = (config or SdfFusionConfig()).complete()
     if not config.poses.refine:
         raise InputError("poses.refine is off: there is nothing to do.", "Turn it on.")
     levels = config.levels[:-1] or config.levels

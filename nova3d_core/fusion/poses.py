@@ -4,9 +4,9 @@ x_object = R_v (x - c) + c + t_v for a point x on a ray of view v as its given p
 move freely while optimising; at the end the motion of view 0 is undone on everything, so that view
 0 is exactly as given. Shifts stay in the picture's plane: a view's own depth is all but invisible.
 
-What silhouettes cannot tell is a common shift: views follow it in their planes, and only their scale
-in perspective shows it. So it has steps of its own, moving all views along their depths together;
-without it the mesh drifts along the front view's axis.
+A common shift of object and views is hard to see: views follow it in their planes, and only their
+scale in perspective shows the rest. So it has steps of its own, moving all views along their depths
+together; without it the mesh drifts along the front view's axis.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from .sdf_config import PoseConfig
 
 _BETAS = (0.8, 0.9)
 _COMMON_BETAS = (0.9, 0.95)
+_COMMON_SHARE = 0.6
+"""Size of the common shift's steps, over that of a view's own."""
 _TINY = 1e-20
 
 
@@ -74,6 +76,7 @@ class PoseTable:
         self._common_mean = torch.zeros(3, device=device)
         self._common_square = torch.zeros((), device=device)
         self._steps = 0
+        self._common_steps = 0
 
     def moved(self, view: Tensor, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Rays of views (N,) where the refined poses have them: origins and directions (N, 3)."""
@@ -87,7 +90,13 @@ class PoseTable:
         return torch.einsum("vij,vj->vi", self.rotation, self._cameras.view_directions)
 
     def step(
-        self, view: Tensor, origin: Tensor, direction: Tensor, by: RayDerivatives, turn_rad: float
+        self,
+        view: Tensor,
+        origin: Tensor,
+        direction: Tensor,
+        by: RayDerivatives,
+        turn_rad: float,
+        with_common: bool = True,
     ) -> None:
         """Moves the poses against the derivatives by R moved rays.
 
@@ -96,6 +105,7 @@ class PoseTable:
             origin: (R, 3) and direction (R, 3) as `moved` gave them.
             by: derivatives by those.
             turn_rad: how far a steadily pulled view turns in this step.
+            with_common: whether the common shift may move; a coarse surface misleads it.
         """
         torque = torch.linalg.cross(origin - self._centre, by.by_origin)
         torque = torque + torch.linalg.cross(direction, by.by_direction)
@@ -110,12 +120,13 @@ class PoseTable:
         turned = rotation_about(-move[:, :3])
         self.rotation = turned @ self.rotation
         self.shift = torch.einsum("vij,vj->vi", turned, self.shift) - move[:, 3:]
-        common = self._adam_common(along.sum(dim=0)) * turn_rad * self._config.shift_per_turn
-        self.shift = self.shift - (depths @ common)[:, None] * depths
+        if with_common:
+            common = self._adam_common(along.sum(dim=0)) * turn_rad * self._config.shift_per_turn
+            self.shift = self.shift - _COMMON_SHARE * (depths @ common)[:, None] * depths
         self._limit()
 
     def _adam(self, slope: Tensor) -> Tensor:
-        """(V, 6) steps of unit size: a view's three turns share a second moment, so do its shifts."""
+        """(V, 6) steps of unit size; three turns share a second moment, and three shifts do."""
         first, second = _BETAS
         squares = slope.square().reshape(-1, 2, 3).mean(dim=2)
         self._mean = first * self._mean + (1 - first) * slope
@@ -127,11 +138,12 @@ class PoseTable:
     def _adam_common(self, slope: Tensor) -> Tensor:
         """(3,) the step of the shift that all views share."""
         first, second = _COMMON_BETAS
+        self._common_steps += 1
         self._common_mean = first * self._common_mean + (1 - first) * slope
         square = slope.square().mean()
         self._common_square = second * self._common_square + (1 - second) * square
-        mean = self._common_mean / (1 - first**self._steps)
-        return mean / ((self._common_square / (1 - second**self._steps)).sqrt() + _TINY)
+        mean = self._common_mean / (1 - first**self._common_steps)
+        return mean / ((self._common_square / (1 - second**self._common_steps)).sqrt() + _TINY)
 
     def _limit(self) -> None:
         """Turns back views that went farther than allowed."""

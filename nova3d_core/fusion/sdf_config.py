@@ -7,7 +7,6 @@ from dataclasses import field as made_by
 from typing import Literal, get_args
 
 from ..checks import check_between, check_choice
-from ..errors import InputError
 from .config import HullConfig
 
 FieldKind = Literal["grid", "hashgrid"]
@@ -21,9 +20,6 @@ START_KINDS: tuple[str, ...] = get_args(StartKind)
 
 Preset = Literal["draft", "fast", "quality"]
 PRESETS: tuple[str, ...] = get_args(Preset)
-
-Fallback = Literal["none", "hull"]
-FALLBACKS: tuple[str, ...] = get_args(Fallback)
 
 
 @dataclass(frozen=True)
@@ -150,14 +146,15 @@ _QUALITY = (
     LevelConfig(176, 80, 0.40, 1.6, 0.06, 5e-4),
     LevelConfig(256, 60, 0.50, 1.6, 0.06, 2e-4),
 )
+_LEVELS = {"draft": _DRAFT, "fast": _FAST, "quality": _QUALITY}
 
 
 @dataclass(frozen=True)
 class SdfFusionConfig:
     """Views to a surface by optimising signed distance, colour, poses and conflict together."""
 
-    preset: str = "fast"
-    """The name of the preset these settings began as."""
+    preset: Preset = "fast"
+    """draft, fast (for CPUs) or quality (for GPUs): which levels are gone through."""
     field: FieldKind = "grid"
     """grid: dense and fast; hashgrid: hash grid and small networks, as in the paper."""
     start: StartKind = "hull"
@@ -166,8 +163,8 @@ class SdfFusionConfig:
     """The hull to start from."""
     inflate: float = 0.012
     """The start is made larger by this, over the longest side: wrong poses carve too much away."""
-    levels: tuple[LevelConfig, ...] = _FAST
-    """Coarse to fine."""
+    levels: tuple[LevelConfig, ...] = ()
+    """Coarse to fine; the preset's if there are none."""
     loss: LossConfig = made_by(default_factory=LossConfig)
     """Weights of the terms."""
     poses: PoseConfig = made_by(default_factory=PoseConfig)
@@ -195,22 +192,22 @@ class SdfFusionConfig:
         check_between("sdf seed", self.seed, 0, 2**31 - 1)
         check_between("sdf max_rays", self.max_rays, 256, 10**9)
         check_between("sdf memory_gib", self.memory_gib, 0.1, 1024.0)
-        if not self.levels:
-            raise InputError("sdf levels are empty.", "Give at least one level.")
+        check_choice("sdf preset", self.preset, PRESETS)
+
+    def complete(self) -> SdfFusionConfig:
+        """The same settings with the preset's levels written out, where none were given."""
+        return self if self.levels else replace(self, levels=_LEVELS[self.preset])
 
     @property
     def total_steps(self) -> int:
         """Steps of all levels."""
-        return sum(level.steps for level in self.levels)
+        return sum(level.steps for level in self.complete().levels)
 
 
 def preset_config(name: Preset) -> SdfFusionConfig:
-    """The settings of a preset: draft, fast (for CPUs) or quality (for GPUs).
+    """All settings of a preset: draft, fast (for CPUs) or quality (for GPUs).
 
     Raises:
         InputError: for another name.
     """
-    check_choice("preset", name, PRESETS)
-    levels = {"draft": _DRAFT, "fast": _FAST, "quality": _QUALITY}[name]
-    config = SdfFusionConfig(preset=name, levels=levels)
-    return replace(config, hull=HullConfig(resolution=96)) if name == "draft" else config
+    return SdfFusionConfig(preset=name).complete()

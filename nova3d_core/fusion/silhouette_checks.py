@@ -18,19 +18,19 @@ from ..errors import InputError
 from ..progress import SILENT, Progress
 from ..views import Views
 from .silhouettes import Silhouettes
-from .visual_hull import _scene_ball, check_carvable
+from .visual_hull import scene_ball, check_carvable
 
 STAGE = "checking silhouettes"
 TOLERANCE = 0.05
 """A larger lack than this, over the object's radius, leaves a pixel unexplained. Measured on 12
 objects with poses off by 4 degrees an axis and 2 %, moved cameras leave up to 0.03; with another
-object's picture, or two swapped ones that differ clearly, 0.06 to 0.5."""
+object's picture, or two swapped ones that differ clearly, 0.06 to 0.5 (16 views)."""
 UNEXPLAINED_SHARE = 0.1
 """Share of a silhouette's pixels that may stay unexplained."""
-LARGEST_TURN_RAD = 0.26
-LARGEST_SHIFT = 0.1
+LARGEST_TURN_RAD = 0.3
+LARGEST_SHIFT = 0.13
 """How far a camera may be moved about the object, and along it over the object's radius."""
-_STEPS = 8
+_STEPS = 12
 _OBJECT_PX = 96
 """Masks are shrunk to show the object about this large: the tolerance is some pixels even then."""
 _PIXELS, _FEWEST_PIXELS = 960, 48
@@ -78,7 +78,7 @@ class _Scene:
     def of(cls, views: Views) -> _Scene:
         views = _shrunk(views)
         silhouettes = Silhouettes.of(views, upsampling=1)
-        centre, reach = _scene_ball(silhouettes)
+        centre, reach = scene_ball(silhouettes)
         count = max(_PIXELS // len(views), _FEWEST_PIXELS)
         chosen = torch.stack([spread_pixels(mask > 0.5, count) for mask in views.masks])
         width = views.cameras.width

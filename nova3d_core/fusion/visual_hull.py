@@ -84,7 +84,7 @@ def check_carvable(views: Views) -> None:
 
 def _object_bounds(silhouettes: Silhouettes) -> tuple[Tensor, Tensor]:
     """Low and high corner (3,) of the object: a coarse hull, carved again in its own box."""
-    centre, reach = _scene_ball(silhouettes)
+    centre, reach = scene_ball(silhouettes)
     low, high = centre - reach, centre + reach
     for _ in range(3):
         spacing = float((high - low).max()) / _BOUNDS_RESOLUTION
@@ -102,7 +102,7 @@ def _object_bounds(silhouettes: Silhouettes) -> tuple[Tensor, Tensor]:
     return inside.amin(dim=0) - spacing, inside.amax(dim=0) + spacing
 
 
-def _scene_ball(silhouettes: Silhouettes) -> tuple[Tensor, float]:
+def scene_ball(silhouettes: Silhouettes) -> tuple[Tensor, float]:
     """Centre (3,) of what the masks show, and a radius that holds it.
 
     The centre is the point nearest to the rays through the middles of the masks' boxes.
@@ -174,7 +174,7 @@ def _nothing_left(silhouettes: Silhouettes) -> StageError:
     Without a view, what the rest leaves at a point is the second largest distance where that view's
     is the largest.
     """
-    centre, reach = _scene_ball(silhouettes)
+    centre, reach = scene_ball(silhouettes)
     points = grid_points(centre - reach, reach / 16, (33, 33, 33))
     without = torch.full((len(silhouettes.cameras),), torch.inf)
     for part in silhouettes.in_parts(points):

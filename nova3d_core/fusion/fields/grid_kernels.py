@@ -12,6 +12,7 @@ STOP_BELOW = wp.constant(0.005)
 """A ray ends where less than this share of its light is left."""
 COLOUR_ABOVE = wp.constant(0.004)
 """Samples with less weight than this add no colour."""
+TINY = wp.constant(1.0e-9)
 
 
 @wp.func
@@ -87,8 +88,8 @@ def scatter(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
 @wp.func
 def box_range(o: wp.vec3, d: wp.vec3, size: wp.vec3):
     """Where a ray (in cells) enters and leaves the grid; enters after it leaves if it misses."""
-    near = float(0.0)
-    far = float(1.0e9)
+    near = 0.0
+    far = 1.0e9
     for axis in range(3):
         if wp.abs(d[axis]) > 1.0e-9:
             a = (0.001 - o[axis]) / d[axis]
@@ -100,203 +101,208 @@ def box_range(o: wp.vec3, d: wp.vec3, size: wp.vec3):
     return wp.vec2(near, far)
 
 
+@wp.struct
+class March:
+    """R rays, in cells, and the grid they go through."""
+
+    geo: wp.array3d(dtype=wp.vec4)
+    col: wp.array3d(dtype=wp.vec4)
+    origins: wp.array(dtype=wp.vec3)
+    directions: wp.array(dtype=wp.vec3)
+    start: wp.array(dtype=float)
+    out_geo: wp.array(dtype=wp.vec4)
+    out_col: wp.array(dtype=wp.vec4)
+    sharpness: float
+    band: float
+    spacing: float
+
+
+@wp.func
+def leaves_at(m: March, ray: int):
+    """Where a ray leaves the grid, in cells along it; and where it enters."""
+    size = wp.vec3(float(m.geo.shape[0]), float(m.geo.shape[1]), float(m.geo.shape[2]))
+    return box_range(m.origins[ray], m.directions[ray], size)
+
+
+@wp.func
+def stride(m: March, f: float):
+    """A cell within the band; outside it as far as the distance allows."""
+    if f > m.band:
+        return wp.max(0.9 * (f - m.band) / m.spacing, 1.0)
+    return 1.0
+
+
 @wp.kernel
-def first_in_band(
-    offset: int,
-    geo: wp.array3d(dtype=wp.vec4),
-    origins: wp.array(dtype=wp.vec3),
-    directions: wp.array(dtype=wp.vec3),
-    band: float,
-    h: float,
-    start: wp.array(dtype=float),
-):
-    """Sphere-traces each ray (in cells) to where |f| falls below the band; -1 where it never does."""
+def first_in_band(offset: int, m: March):
+    """Sphere-traces each ray to where |f| falls below the band; -1 where it never does."""
     ray = wp.tid() + offset
-    o = origins[ray]
-    d = directions[ray]
-    size = wp.vec3(float(geo.shape[0]), float(geo.shape[1]), float(geo.shape[2]))
-    span = box_range(o, d, size)
+    span = leaves_at(m, ray)
     t = span[0]
     found = float(-1.0)
     while t < span[1]:
-        f = read(geo, o + t * d)[0]
-        if f < band:
+        f = read(m.geo, m.origins[ray] + t * m.directions[ray])[0]
+        if f < m.band:
             found = t
             break
-        t = t + wp.max(0.9 * (f - band) / h, 0.5)
-    start[ray] = found
+        t = t + wp.max(0.9 * (f - m.band) / m.spacing, 0.5)
+    m.start[ray] = found
+
+
+@wp.func
+def colour_and_depth(m: March, p: wp.vec3, share: float, t: float):
+    """A sample's colour, where it weighs enough, and its place."""
+    c = wp.vec4(0.0, 0.0, 0.0, 0.0)
+    if share > COLOUR_ABOVE:
+        c = read(m.col, p)
+    return wp.vec4(c[0], c[1], c[2], t)
 
 
 @wp.kernel
-def render_forward(
-    offset: int,
-    geo: wp.array3d(dtype=wp.vec4),
-    col: wp.array3d(dtype=wp.vec4),
-    origins: wp.array(dtype=wp.vec3),
-    directions: wp.array(dtype=wp.vec3),
-    start: wp.array(dtype=float),
-    sharpness: float,
-    band: float,
-    h: float,
-    step: float,
-    out_geo: wp.array(dtype=wp.vec4),
-    out_col: wp.array(dtype=wp.vec4),
-):
-    """NeuS compositing of opacity and gradient into out_geo, colour and depth into out_col."""
+def render_forward(offset: int, m: March):
+    """NeuS compositing: opacity and gradient into out_geo, colour and depth into out_col.
+
+    A section between two samples has the weight T max(1 - sigma(s f') / sigma(s f), 0); a sample has
+    the mean weight of the sections on its two sides.
+    """
     ray = wp.tid() + offset
-    t = start[ray]
-    acc = wp.vec4(0.0, 0.0, 0.0, 0.0)
+    t = m.start[ray]
+    sums = wp.vec4(0.0, 0.0, 0.0, 0.0)
     rgb = wp.vec4(0.0, 0.0, 0.0, 0.0)
     if t >= 0.0:
-        o = origins[ray]
-        d = directions[ray]
-        size = wp.vec3(float(geo.shape[0]), float(geo.shape[1]), float(geo.shape[2]))
-        far = box_range(o, d, size)[1]
+        o = m.origins[ray]
+        d = m.directions[ray]
+        far = leaves_at(m, ray)[1]
         light = float(1.0)
         carried = float(0.0)
-        value = read(geo, o + t * d)
-        inside = sigmoid(sharpness * value[0])
+        value = read(m.geo, o + t * d)
+        inside = sigmoid(m.sharpness * value[0])
         while t < far:
-            jump = step
-            if value[0] > band:
-                jump = wp.max(0.9 * (value[0] - band) / h, step)
-            t_next = t + jump
+            t_next = t + stride(m, value[0])
             weight = float(0.0)
             next_value = value
             next_inside = inside
-            if t_next < far:
-                next_value = read(geo, o + t_next * d)
-                next_inside = sigmoid(sharpness * next_value[0])
-                weight = light * wp.max((inside - next_inside) / (inside + 1.0e-9), 0.0)
+            if t_next < far and light >= STOP_BELOW:
+                next_value = read(m.geo, o + t_next * d)
+                next_inside = sigmoid(m.sharpness * next_value[0])
+                weight = light * wp.max(1.0 - next_inside / (inside + TINY), 0.0)
             share = 0.5 * (carried + weight)
             if share > 0.0:
-                acc = acc + share * wp.vec4(1.0, value[1], value[2], value[3])
-                if share > COLOUR_ABOVE:
-                    c = read(col, o + t * d)
-                    rgb = rgb + share * wp.vec4(c[0], c[1], c[2], t)
-                else:
-                    rgb = rgb + share * wp.vec4(0.0, 0.0, 0.0, t)
+                sums = sums + share * wp.vec4(1.0, value[1], value[2], value[3])
+                rgb = rgb + share * colour_and_depth(m, o + t * d, share, t)
+            if light < STOP_BELOW:
+                break
             light = light - weight
             carried = weight
             t = t_next
             value = next_value
             inside = next_inside
-            if light < STOP_BELOW:
-                # the last sample's half of the weight
-                c = read(col, o + t * d)
-                acc = acc + 0.5 * carried * wp.vec4(1.0, value[1], value[2], value[3])
-                rgb = rgb + 0.5 * carried * wp.vec4(c[0], c[1], c[2], t)
-                break
-    out_geo[ray] = acc
-    out_col[ray] = rgb
+    m.out_geo[ray] = sums
+    m.out_col[ray] = rgb
+
+
+@wp.struct
+class Back:
+    """Derivatives by the outputs of `render_forward`, and where those by its inputs go."""
+
+    by_geo: wp.array(dtype=wp.vec4)
+    by_col: wp.array(dtype=wp.vec4)
+    by_origins: wp.array(dtype=wp.vec3)
+    by_directions: wp.array(dtype=wp.vec3)
+    with_rays: int
+
+
+@wp.func
+def worth_of(b: Back, ray: int, value: wp.vec4, colour: wp.vec4):
+    """What a unit of weight on a sample adds to the loss, to first order."""
+    of_geo = wp.dot(b.by_geo[ray], wp.vec4(1.0, value[1], value[2], value[3]))
+    return of_geo + wp.dot(b.by_col[ray], colour)
+
+
+@wp.func
+def spread(
+    m: March,
+    b: Back,
+    ray: int,
+    p: wp.vec3,
+    by_f: float,
+    share: float,
+    grad_geo: wp.array3d(dtype=wp.vec4),
+    grad_col: wp.array3d(dtype=wp.vec4),
+):
+    """Adds a sample's derivatives to its voxels; gives the one by its place, per cell."""
+    qg = b.by_geo[ray]
+    qc = b.by_col[ray]
+    to_geo = wp.vec4(by_f, share * qg[1], share * qg[2], share * qg[3])
+    to_col = wp.vec4(share * qc[0], share * qc[1], share * qc[2], 0.0)
+    scatter(grad_geo, p, to_geo)
+    moved = wp.vec3(0.0, 0.0, 0.0)
+    if share > COLOUR_ABOVE:
+        scatter(grad_col, p, to_col)
+    if b.with_rays == 1:
+        moved = pull_back(m.geo, p, to_geo)
+        if share > COLOUR_ABOVE:
+            moved = moved + pull_back(m.col, p, to_col)
+    return moved
 
 
 @wp.kernel
 def render_backward(
     offset: int,
-    geo: wp.array3d(dtype=wp.vec4),
-    col: wp.array3d(dtype=wp.vec4),
-    origins: wp.array(dtype=wp.vec3),
-    directions: wp.array(dtype=wp.vec3),
-    start: wp.array(dtype=float),
-    sharpness: float,
-    band: float,
-    h: float,
-    step: float,
-    out_geo: wp.array(dtype=wp.vec4),
-    out_col: wp.array(dtype=wp.vec4),
-    d_geo: wp.array(dtype=wp.vec4),
-    d_col: wp.array(dtype=wp.vec4),
-    with_rays: int,
+    m: March,
+    b: Back,
     grad_geo: wp.array3d(dtype=wp.vec4),
     grad_col: wp.array3d(dtype=wp.vec4),
-    grad_origins: wp.array(dtype=wp.vec3),
-    grad_directions: wp.array(dtype=wp.vec3),
 ):
-    """Adds the losses' derivatives to the voxels, and with_rays also gives those by the rays.
-
-    d_geo, d_col are the derivatives by the outputs of `render_forward`.
-    """
+    """The derivative of `render_forward`, marching again; see `Back`."""
     ray = wp.tid() + offset
-    t = start[ray]
+    t = m.start[ray]
     by_origin = wp.vec3(0.0, 0.0, 0.0)
     by_direction = wp.vec3(0.0, 0.0, 0.0)
     if t >= 0.0:
-        o = origins[ray]
-        d = directions[ray]
-        size = wp.vec3(float(geo.shape[0]), float(geo.shape[1]), float(geo.shape[2]))
-        far = box_range(o, d, size)[1]
-        qg = d_geo[ray]
-        qc = wp.vec4(d_col[ray][0], d_col[ray][1], d_col[ray][2], 0.0)
-        normal_part = wp.vec4(0.0, qg[1], qg[2], qg[3])
-        # what all samples behind the present one are worth: total minus what is passed
-        behind = wp.dot(qg, out_geo[ray]) + wp.dot(d_col[ray], out_col[ray])
+        o = m.origins[ray]
+        d = m.directions[ray]
+        far = leaves_at(m, ray)[1]
+        # what all sections behind the present one add to the loss
+        behind = wp.dot(b.by_geo[ray], m.out_geo[ray]) + wp.dot(b.by_col[ray], m.out_col[ray])
         light = float(1.0)
         carried = float(0.0)
         by_f = float(0.0)
-        value = read(geo, o + t * d)
-        inside = sigmoid(sharpness * value[0])
-        worth = (
-            qg[0]
-            + wp.dot(normal_part, value)
-            + wp.dot(qc, read(col, o + t * d))
-            + d_col[ray][3] * t
-        )
-        done = int(0)
-        while t < far and done == 0:
-            jump = step
-            if value[0] > band:
-                jump = wp.max(0.9 * (value[0] - band) / h, step)
-            t_next = t + jump
+        value = read(m.geo, o + t * d)
+        inside = sigmoid(m.sharpness * value[0])
+        worth = worth_of(b, ray, value, colour_and_depth(m, o + t * d, 1.0, t))
+        while t < far:
+            t_next = t + stride(m, value[0])
             weight = float(0.0)
             next_value = value
             next_inside = inside
             next_worth = worth
             next_by_f = float(0.0)
-            if t_next < far:
-                next_value = read(geo, o + t_next * d)
-                next_inside = sigmoid(sharpness * next_value[0])
-                alpha = (inside - next_inside) / (inside + 1.0e-9)
-                next_worth = qg[0] + wp.dot(normal_part, next_value)
-                if alpha > 0.0 or next_value[0] < band:
-                    c = read(col, o + t_next * d)
-                    next_worth = next_worth + wp.dot(qc, c) + d_col[ray][3] * t_next
-                if alpha > 0.0:
-                    weight = light * alpha
+            if t_next < far and light >= STOP_BELOW:
+                next_value = read(m.geo, o + t_next * d)
+                next_inside = sigmoid(m.sharpness * next_value[0])
+                ratio = next_inside / (inside + TINY)
+                rgb = colour_and_depth(m, o + t_next * d, m.band - next_value[0], t_next)
+                next_worth = worth_of(b, ray, next_value, rgb)
+                if ratio < 1.0:
+                    weight = light * (1.0 - ratio)
                     section = 0.5 * (worth + next_worth)
                     behind = behind - weight * section
-                    by_alpha = light * section - behind / wp.max(1.0 - alpha, 1.0e-6)
-                    ratio = next_inside / (inside + 1.0e-9)
-                    by_f = by_f + by_alpha * ratio * sharpness * (1.0 - inside)
-                    next_by_f = -by_alpha * ratio * sharpness * (1.0 - next_inside)
+                    pull = light * section * ratio - behind  # by alpha, times the ratio
+                    by_f = by_f + pull * m.sharpness * (1.0 - inside)
+                    next_by_f = -pull * m.sharpness * (1.0 - next_inside)
             share = 0.5 * (carried + weight)
-            light = light - weight
-            if light < STOP_BELOW:
-                done = 1
             if share > 0.0 or by_f != 0.0:
-                p = o + t * d
-                gg = wp.vec4(by_f, share * qg[1], share * qg[2], share * qg[3])
-                scatter(grad_geo, p, gg)
-                if share > COLOUR_ABOVE:
-                    scatter(grad_col, p, share * qc)
-                if with_rays == 1:
-                    gx = pull_back(geo, p, gg) + pull_back(col, p, share * qc)
-                    by_origin = by_origin + gx
-                    by_direction = by_direction + t * gx
+                moved = spread(m, b, ray, o + t * d, by_f, share, grad_geo, grad_col)
+                by_origin = by_origin + moved
+                by_direction = by_direction + t * moved
+            if light < STOP_BELOW:
+                break
+            light = light - weight
             carried = weight
             by_f = next_by_f
             t = t_next
             value = next_value
             inside = next_inside
             worth = next_worth
-        if done == 1:
-            p = o + t * d
-            gg = wp.vec4(by_f, 0.5 * carried * qg[1], 0.5 * carried * qg[2], 0.5 * carried * qg[3])
-            scatter(grad_geo, p, gg)
-            scatter(grad_col, p, 0.5 * carried * qc)
-            if with_rays == 1:
-                gx = pull_back(geo, p, gg) + pull_back(col, p, 0.5 * carried * qc)
-                by_origin = by_origin + gx
-                by_direction = by_direction + t * gx
-    grad_origins[ray] = by_origin
-    grad_directions[ray] = by_direction
+    b.by_origins[ray] = by_origin
+    b.by_directions[ray] = by_direction

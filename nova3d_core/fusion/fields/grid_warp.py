@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from . import grid_kernels, voxel_kernels
 from .grid_state import ACTIVE_CELLS, GridState
-from .launch import launch
+from .launch import as_warp, launch
 
 BETAS = (0.9, 0.95)
 FLOOR = 1e-9
@@ -18,7 +20,12 @@ _SPREAD = 7
 
 def slopes(state: GridState) -> None:
     """Refreshes the central differences."""
-    launch(voxel_kernels.slopes, len(state.active), [state.active, state.geo, state.spacing])
+    launch(
+        voxel_kernels.slopes,
+        len(state.active),
+        [state.active, state.geo, state.spacing],
+        state.geo.device,
+    )
 
 
 def march(
@@ -27,13 +34,11 @@ def march(
     """Renders rays given in cells; (R, 4) opacity and gradient, (R, 4) colour and depth, starts."""
     count, device = len(origins), origins.device
     start = torch.empty(count, device=device)
-    common = [state.geo, origins, directions, band, state.spacing, start]
-    launch(grid_kernels.first_in_band, count, common)
-    out_geo, out_col = (torch.empty(count, 4, device=device) for _ in range(2))
-    settings = [sharpness, band, state.spacing, 1.0]
-    inputs = [state.geo, state.col, origins, directions, start, *settings, out_geo, out_col]
-    launch(grid_kernels.render_forward, count, inputs)
-    return out_geo, out_col, start
+    outputs = [torch.empty(count, 4, device=device) for _ in range(2)]
+    bundle = _bundle(state, (origins, directions, start), (sharpness, band), outputs)
+    launch(grid_kernels.first_in_band, count, [bundle], device)
+    launch(grid_kernels.render_forward, count, [bundle], device)
+    return (*outputs, start)
 
 
 def march_back(
@@ -45,14 +50,27 @@ def march_back(
     with_rays: bool,
 ) -> tuple[Tensor, Tensor]:
     """Adds derivatives to the state's buffers; those by origins and directions (R, 3), in cells."""
-    origins, directions, start = rays
-    sharpness, band = settings
-    by_origin, by_direction = (torch.empty_like(origins) for _ in range(2))
-    inputs = [state.geo, state.col, origins, directions, start, sharpness, band, state.spacing, 1.0]
-    own = [[geo, col, by_origin, by_direction] for geo, col in _buffers(state)]
-    arguments = [*inputs, *outputs, *by_outputs, int(with_rays)]
-    launch(grid_kernels.render_backward, len(origins), arguments, own)
-    return by_origin, by_direction
+    by_rays = [torch.empty_like(rays[0]) for _ in range(2)]
+    back = grid_kernels.Back()
+    names = ("by_geo", "by_col", "by_origins", "by_directions")
+    for name, tensor in zip(names, (*by_outputs, *by_rays), strict=True):
+        setattr(back, name, as_warp(tensor))
+    back.with_rays = int(with_rays)
+    bundle = _bundle(state, rays, settings, outputs)
+    own = [list(pair) for pair in zip(state.grad_geo, state.grad_col, strict=True)]
+    launch(grid_kernels.render_backward, len(rays[0]), [bundle, back], rays[0].device, own)
+    return tuple(by_rays)
+
+
+def _bundle(state: GridState, rays: tuple, settings: tuple[float, float], outputs: Sequence):
+    """What the ray kernels share."""
+    bundle = grid_kernels.March()
+    names = ("geo", "col", "origins", "directions", "start", "out_geo", "out_col")
+    for name, tensor in zip(names, (state.geo, state.col, *rays, *outputs), strict=True):
+        setattr(bundle, name, as_warp(tensor))
+    bundle.sharpness, bundle.band = settings
+    bundle.spacing = state.spacing
+    return bundle
 
 
 def move(
@@ -70,20 +88,22 @@ def move(
     count, active = len(state.active), state.active
     a, b = state.scratch
     state.steps += 1
-    launch(voxel_kernels.laplacian, count, [active, state.geo, b])
+    launch(voxel_kernels.laplacian, count, [active, state.geo, b], state.geo.device)
     terms = [eikonal, sparse, 1.0 / state.spacing]
-    launch(voxel_kernels.gather, count, [active, state.geo, *state.grad_geo, *terms])
+    launch(
+        voxel_kernels.gather, count, [active, state.geo, *state.grad_geo, *terms], state.geo.device
+    )
     inputs = [active, state.grad_geo[0], b, state.spacing, smooth, a]
-    launch(voxel_kernels.by_values, count, inputs)
-    launch(voxel_kernels.clear, count, [active, state.grad_geo[0]])
+    launch(voxel_kernels.by_values, count, inputs, state.geo.device)
+    launch(voxel_kernels.clear, count, [active, state.grad_geo[0]], state.geo.device)
     for axis, (source, target) in enumerate(((a, b), (b, a), (a, b))):
-        launch(voxel_kernels.blur, count, [active, source, axis, *BLUR, target])
+        launch(voxel_kernels.blur, count, [active, source, axis, *BLUR, target], state.geo.device)
     unbias = [1 / (1 - beta**state.steps) for beta in BETAS]
     inputs = [active, state.geo, b, state.moments_geo, rate, *BETAS, *unbias, FLOOR]
-    launch(voxel_kernels.adam_values, count, inputs)
+    launch(voxel_kernels.adam_values, count, inputs, state.geo.device)
     moments = [state.moment_col, state.square_col]
     inputs = [active, state.col, *state.grad_col, *moments, rate_col, *BETAS, *unbias, FLOOR]
-    launch(voxel_kernels.adam_colours, count, inputs)
+    launch(voxel_kernels.adam_colours, count, inputs, state.geo.device)
     slopes(state)
 
 
@@ -97,11 +117,11 @@ def redistance(state: GridState) -> None:
         scratch.copy_(state.geo[..., 0])
     limit = ACTIVE_CELLS * state.spacing
     inputs = [active, state.geo, state.spacing, limit, a, state.fixed]
-    launch(voxel_kernels.near_distances, count, inputs)
+    launch(voxel_kernels.near_distances, count, inputs, state.geo.device)
     source, target = a, b
     for _ in range(_SPREAD):
         inputs = [active, source, state.fixed, state.spacing, target]
-        launch(voxel_kernels.spread_distances, count, inputs)
+        launch(voxel_kernels.spread_distances, count, inputs, state.geo.device)
         source, target = target, source
     index = active.long()
     state.geo.view(-1, 4)[index, 0] = source.view(-1)[index]
@@ -109,7 +129,3 @@ def redistance(state: GridState) -> None:
         scratch.zero_()
     state.activate(ACTIVE_CELLS)
     slopes(state)
-
-
-def _buffers(state: GridState) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(state.grad_geo, state.grad_col, strict=True))

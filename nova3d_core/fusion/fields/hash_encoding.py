@@ -114,40 +114,40 @@ class HashEncoding(nn.Module):
         Returns:
             (N, width); x comes as -1..1.
         """
-        points = points.clamp(0.0, 1.0)  # (N, 3)
-        rows = [(2.0 * points - 1.0).t()]  # each (., N)
+        axes = points.clamp(0.0, 1.0).t().contiguous()  # (3, N): long rows are fast
+        rows = [2.0 * axes - 1.0]
         for level, weight in enumerate(self.weights):
             if weight == 0.0 or (levels is not None and level >= levels):
-                rows.append(points.new_zeros(self.features, len(points)))
+                rows.append(axes.new_zeros(self.features, len(points)))
                 continue
-            read = self._read(points, level)
+            read = self._read(axes, level)  # (F, N)
             rows.append(read if weight == 1.0 else weight * read)
         return torch.cat(rows).t()
 
-    def _read(self, points: Tensor, level: int) -> Tensor:
-        """Trilinear values (F, N) of one level."""
+    def _read(self, axes: Tensor, level: int) -> Tensor:
+        """Trilinear values (F, N) of one level at places (3, N)."""
         resolution, table = self.resolutions[level], self.tables[level]
-        scaled = points * resolution  # (N, 3) in cells
+        scaled = axes * resolution  # (3, N) in cells
         cell = scaled.detach().floor().clamp(0, resolution - 1)
-        share = scaled - cell  # (N, 3) in 0..1
-        index = self._corners(cell.long(), resolution)  # (N, 8)
-        ends = torch.stack([1.0 - share, share], dim=2)  # (N, 3, 2)
-        weight = ends[:, 0, :, None, None] * ends[:, 1, None, :, None] * ends[:, 2, None, None, :]
-        corner = torch.gather(table, 1, index.reshape(1, -1).expand(self.features, -1))
-        return (corner.view(self.features, -1, 8) * weight.reshape(-1, 8)).sum(dim=2)
+        share = scaled - cell  # in 0..1
+        index = self._corners(cell.long(), resolution)  # (8 N,)
+        corner = torch.gather(table, 1, index.expand(self.features, -1))
+        x, y, z = share
+        value = corner.view(self.features, 8, -1)
+        value = torch.lerp(value[:, :4], value[:, 4:], x)  # (F, 4, N)
+        value = torch.lerp(value[:, :2], value[:, 2:], y)
+        return torch.lerp(value[:, 0], value[:, 1], z)
 
     def _corners(self, cell: Tensor, resolution: int) -> Tensor:
-        """Table entries (N, 8) of the corners of cells (N, 3); the last axis' corner goes first."""
-        pair = cell[:, :, None] + torch.arange(2, device=cell.device)  # (N, 3, 2)
+        """Table entries (8 N,) of the corners of cells (3, N): x slowest, then y, z, cell."""
         side = resolution + 1
+        x, y, z = torch.stack([cell, cell + 1], dim=1)  # (2, N) each
         if side**3 <= self._mask + 1:
-            x, y, z = pair[:, 0] * side**2, pair[:, 1] * side, pair[:, 2]
-            index = x[:, :, None, None] + y[:, None, :, None] + z[:, None, None, :]
-        else:
-            # a power of two: the mask may be taken before the xor, and replaces the remainder
-            x, y, z = (pair[:, axis] * prime & self._mask for axis, prime in enumerate(PRIMES))
-            index = x[:, :, None, None] ^ y[:, None, :, None] ^ z[:, None, None, :]
-        return index.reshape(-1, 8)
+            plane = (x * side**2)[:, None] + (y * side)[None]  # (2, 2, N)
+            return (plane[:, :, None] + z).view(-1)
+        # a power of two: the mask may be taken before the xor, and replaces the remainder
+        x, y, z = (axis * prime & self._mask for axis, prime in zip((x, y, z), PRIMES, strict=True))
+        return ((x[:, None] ^ y[None])[:, :, None] ^ z).view(-1)
 
 
 class TcnnEncoding(nn.Module):

@@ -66,20 +66,26 @@ def as_warp(tensor: Tensor) -> Any:
     return wp.from_torch(tensor)
 
 
-def launch(kernel: Any, count: int, arguments: list, own: list[list] | None = None) -> None:
+def launch(
+    kernel: Any,
+    count: int,
+    arguments: list,
+    device: torch.device,
+    own: list[list] | None = None,
+) -> None:
     """Runs `count` threads of a kernel; its first argument says where a share begins.
 
     Args:
         kernel: a warp kernel.
         count: threads in all.
-        arguments: tensors and numbers that all shares get.
+        arguments: tensors, structs and numbers that all shares get.
+        device: where they are.
         own: further arguments for each share, e.g. its buffer.
     """
     if count == 0:
         return
     wp = warp()
     shared = [as_warp(a) if isinstance(a, Tensor) else a for a in arguments]
-    device = next(a for a in arguments if isinstance(a, Tensor)).device
 
     def share(begin: int, end: int, index: int) -> None:
         extra = [as_warp(a) if isinstance(a, Tensor) else a for a in (own[index] if own else [])]

@@ -136,9 +136,9 @@ def blur(
     i = at[0]
     j = at[1]
     k = at[2]
-    di = int(0)
-    dj = int(0)
-    dk = int(0)
+    di = 0
+    dj = 0
+    dk = 0
     if axis == 0:
         di = 1
     elif axis == 1:
@@ -198,7 +198,7 @@ def adam_colours(
     unbias2: float,
     floor: float,
 ):
-    """One Adam step of the colours, one second moment for the three channels; clears the buffers."""
+    """One Adam step of the colours, their channels sharing a second moment; clears the buffers."""
     at = place(active[wp.tid() + offset], col.shape[1], col.shape[2])
     i = at[0]
     j = at[1]

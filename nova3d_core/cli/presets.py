@@ -1,0 +1,26 @@
+"""`presets`: the fusion's presets with every setting, to read or to start a settings file from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from tyro.conf import Positional
+
+from ..fusion.sdf_config import Preset
+from ..progress import Progress
+from .console import say_json
+
+
+@dataclass(frozen=True)
+class Presets:
+    """Print the settings that `fuse --settings FILE` reads."""
+
+    name: Positional[Preset] = "fast"
+    """draft, fast (for CPUs) or quality (for GPUs)."""
+
+    def run(self, progress: Progress) -> None:
+        """Prints all settings of the fusion with this preset."""
+        from ..fusion.sdf_config import preset_config
+        from ..pipeline_config import FuseConfig
+
+        say_json(asdict(FuseConfig(sdf=preset_config(self.name))))

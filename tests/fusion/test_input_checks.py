@@ -1,0 +1,409 @@
+"""Faults put into good views are found and named; honest views, however noisy, pass."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.cameras import cameras_at, orbit_cameras
+from nova3d_core.conventions import NORMAL_FRAMES, decode_normals, encode_normals
+from nova3d_core.errors import Cancelled, InputError
+from nova3d_core.evaluation.conditions import make_condition, noisy_cameras
+from nova3d_core.evaluation.config import ConditionConfig
+from nova3d_core.fusion import silhouette_checks
+from nova3d_core.fusion.input_checks import border_views, check_views
+from nova3d_core.fusion.normal_checks import Evidence, Reading, check_normals
+from nova3d_core.fusion.silhouette_checks import check_silhouettes
+from nova3d_core.io.meshes import read_mesh
+from nova3d_core.mesh import Mesh
+from nova3d_core.progress import Progress
+from nova3d_core.rendering.config import RenderConfig
+from nova3d_core.rendering.views import render_views
+from nova3d_core.rigs import RigConfig
+from nova3d_core.views import Views
+
+SMALL = RigConfig(width_px=128, height_px=128)
+ONE_SAMPLE, FOUR_SAMPLES = RenderConfig(1), RenderConfig(2)
+TURNED = RigConfig(count=6, azimuth_start_deg=90.0, elevation_deg=10.0, width_px=160, height_px=160)
+"""A rig in which the three frames differ: view 0 looks neither along -Z nor level."""
+
+
+@functools.cache
+def box(*size: float) -> Mesh:
+    half = torch.tensor(size) / 2
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3) * half
+    quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    faces = [face for a, b, c, d in quads for face in ((a, b, c), (a, c, d))]
+    return Mesh(corners, torch.tensor(faces))
+
+
+@functools.cache
+def seen(mesh, rig=SMALL, config=ONE_SAMPLE) -> Views:
+    return render_views(mesh, orbit_cameras(rig), config).views
+
+
+def seen_noisily(mesh, seed, rig=SMALL) -> Views:
+    """Pictures from poses that are off by 4 degrees an axis and 2 % of the object."""
+    config = ConditionConfig("noisy", seed, rotation_sigma_deg=4.0, shift_sigma=0.02)
+    cameras = orbit_cameras(rig)
+    return replace(seen_from(mesh, noisy_cameras(cameras, config)), cameras=cameras)
+
+
+def seen_from(mesh, cameras) -> Views:
+    return render_views(mesh, cameras, ONE_SAMPLE).views
+
+
+def with_masks_of(views, masks: dict[int, torch.Tensor]) -> Views:
+    changed = views.masks.clone()
+    for view, mask in masks.items():
+        changed[view] = mask
+    return replace(views, masks=changed)
+
+
+def swapped(views, one, other) -> Views:
+    return with_masks_of(views, {one: views.masks[other], other: views.masks[one]})
+
+
+def shared_object(shared_data, name) -> Mesh:
+    objects = shared_data / "objects"
+    listed = json.loads((objects / "manifest.json").read_text())["objects"]
+    entry = next(entry for entry in listed if entry["name"] == name)
+    return read_mesh(objects / entry["file"], entry["up_axis"]).normalised()
+
+
+def message_of(call, *arguments) -> str:
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+# silhouettes
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_silhouettes_of_one_object_pass_however_noisy_the_poses(l_solid, seed):
+    for mesh in (l_solid, box(1.0, 0.02, 0.4), box(0.03, 1.0, 0.03)):
+        check_silhouettes(seen_noisily(mesh, seed))
+    check_silhouettes(seen(l_solid))
+
+
+def test_noise_is_only_explained_by_moving_the_cameras(l_solid, monkeypatch):
+    views = seen_noisily(box(0.03, 1.0, 0.3), seed=0)
+    check_silhouettes(views)
+    monkeypatch.setattr(silhouette_checks, "_STEPS", 0)
+    assert "contradicts the others" in message_of(check_silhouettes, views)
+
+
+@pytest.mark.parametrize("name", ["scissors_red", "axe_frost", "dino_crested"])
+def test_silhouettes_of_real_objects_pass(shared_data, name):
+    views = seen_noisily(shared_object(shared_data, name), seed=0)
+    check_silhouettes(views)
+    message = message_of(check_silhouettes, swapped(views, 0, 4))
+    assert {view for view in range(16) if names(message, view)} == {0, 4}
+
+
+def names(message, view) -> bool:
+    """Whether a message blames a view: as the first or among those that go with it."""
+    blamed = message.split(":")[0].split() + message.rpartition("; so does that of ")[2].split()
+    return str(view) in [word.strip(",.") for word in blamed]
+
+
+@pytest.mark.parametrize("kind", ["perspective", "orthographic"])
+def test_two_swapped_views_are_both_named(l_solid, kind):
+    views = seen(l_solid, replace(SMALL, kind=kind))
+    message = message_of(check_silhouettes, swapped(views, 3, 7))
+    # parallel rays see the mirror image from behind: views 11 and 15 may be the wrong ones too
+    pairs = [{3, 7}] if kind == "perspective" else [{3, 7}, {11, 15}]
+    assert {view for view in range(16) if names(message, view)} in pairs
+    assert "Check that each picture belongs to its camera" in message
+
+
+def test_the_one_wrong_picture_is_named_with_what_is_wrong_about_it(l_solid, make_sphere):
+    views = seen(l_solid)
+    big, little = (seen(make_sphere(radius)).masks[5] for radius in (0.5, 0.2))
+    message = message_of(check_silhouettes, with_masks_of(views, {5: big}))
+    assert message.startswith("the silhouette of view 5 contradicts the others: ")
+    assert "% of it cannot be explained" in message
+    assert "so does" not in message and "still" not in message
+    message = message_of(check_silhouettes, with_masks_of(views, {5: little}))
+    assert message.startswith("the silhouette of view 5 contradicts the others: ")
+    assert "it leaves no room for what the others show, such as" in message
+    assert "so does" not in message and "still" not in message
+
+
+def test_wrong_picture_is_found_among_noisy_poses(l_solid, make_sphere):
+    views = seen_noisily(l_solid, seed=3)
+    message = message_of(
+        check_silhouettes, with_masks_of(views, {9: seen(make_sphere(0.5)).masks[9]})
+    )
+    assert message.startswith("the silhouette of view 9 contradicts the others: ")
+    assert "so does" not in message
+
+
+def test_a_picture_from_a_wrong_azimuth_is_more_than_a_wrong_pose():
+    views = seen(box(1.0, 0.5, 0.2))
+    for shown, wrong in ((4, 2), (3, 4)):  # of view 4 in the place of view 2, 45 degrees away
+        message = message_of(check_silhouettes, with_masks_of(views, {wrong: views.masks[shown]}))
+        assert {view for view in range(16) if names(message, view)} == {wrong}
+
+
+def test_masks_of_different_objects_are_refused(l_solid):
+    views, others = seen(box(0.1, 1.0, 0.1)), seen(box(1.0, 0.1, 1.0))
+    masks = {view: others.masks[view] for view in range(0, 16, 2)}
+    message = message_of(check_silhouettes, with_masks_of(views, masks))
+    assert "the rest still contradict each other" in message
+    assert "Check that all pictures show one object" in message
+
+
+def test_two_views_contradict_each_other():
+    cameras = cameras_at([0.0, 90.0], [0.0, 0.0], SMALL)
+    tall, flat = (seen_from(mesh, cameras) for mesh in (box(0.3, 1.0, 0.3), box(0.3, 0.3, 0.3)))
+    check_silhouettes(tall)
+    message = message_of(check_silhouettes, with_masks_of(tall, {1: flat.masks[1]}))
+    assert message.startswith("the silhouettes of views 0 and 1 contradict each other")
+
+
+def test_scale_and_place_of_the_world_do_not_change_the_verdict(l_solid, make_sphere):
+    good = seen_noisily(l_solid, seed=1, rig=replace(SMALL, count=6))
+    pose = good.cameras.world_to_camera.clone()
+    pose[:, :3, 3] = pose[:, :3, 3] * 10.0 - pose[:, :3, :3] @ torch.tensor([3.0, -7.0, 40.0])
+    far = replace(good.cameras, world_to_camera=pose)
+    check_silhouettes(replace(good, cameras=far))
+    bad = with_masks_of(good, {4: seen(make_sphere(0.5)).masks[4]})
+    near = message_of(check_silhouettes, bad)
+    assert near == message_of(check_silhouettes, bad)  # bit for bit
+    there = message_of(check_silhouettes, replace(bad, cameras=far))
+    assert near.startswith("the silhouette of view 4") and there.startswith("the silhouette of v")
+    assert names(there, 4) and not any(names(there, view) for view in (0, 1, 2, 3, 5))
+
+
+def test_cut_off_parted_and_holed_objects_pass(l_solid, make_sphere):
+    check_silhouettes(seen(l_solid, replace(SMALL, focal_per_width=2.4)))  # beyond the border
+    ball = make_sphere(0.15)
+    parts = torch.cat([ball.vertices - 0.3, ball.vertices + 0.3])
+    two = Mesh(parts, torch.cat([ball.faces, ball.faces + len(ball.vertices)]))
+    check_silhouettes(seen_noisily(two, seed=0))
+    holed = seen_noisily(make_sphere(0.4), seed=0)
+    mask = holed.masks[4].clone()
+    mask[55:75, 55:75] = 0.0
+    check_silhouettes(with_masks_of(holed, {4: mask}))
+
+
+def test_an_empty_mask_is_named_and_checking_can_be_cancelled(l_solid):
+    views = seen(l_solid)
+    empty = with_masks_of(views, {2: torch.zeros(128, 128)})
+    assert "the mask of view 2 is empty" in message_of(check_silhouettes, empty)
+    with pytest.raises(Cancelled):
+        check_silhouettes(views, Progress(is_cancelled=lambda: True))
+    steps = []
+    check_silhouettes(views, Progress(steps.append))
+    assert steps[0].step == 0 and steps[-1].step == steps[-1].total
+
+
+# normals
+
+
+def as_files_hold(views) -> Views:
+    """The same views with normals rounded to eight bits."""
+    normals = decode_normals((encode_normals(views.normals) * 255).round() / 255)
+    return replace(views, normals=normals * (views.masks > 0)[..., None])
+
+
+def flipped(views, *channels) -> Views:
+    sign = torch.ones(3)
+    for channel in channels:
+        sign[["red", "green", "blue"].index(channel)] = -1.0
+    return replace(views, normals=views.normals * sign)
+
+
+def declared_as(views, frame) -> Views:
+    return replace(views, normal_frame=frame)
+
+
+@pytest.mark.parametrize("frame", NORMAL_FRAMES)
+def test_true_normals_pass_in_every_frame(l_solid, make_sphere, frame):
+    for mesh in (l_solid, make_sphere(0.4), box(0.9, 0.9, 0.9), box(0.9, 0.7, 0.03)):
+        for rig in (TURNED, replace(TURNED, count=4, kind="orthographic", elevation_deg=0.0)):
+            check_normals(as_files_hold(seen(mesh, rig)).with_normals_in(frame))
+
+
+@pytest.mark.parametrize("kind", ["perspective", "orthographic"])
+@pytest.mark.parametrize("declared", NORMAL_FRAMES)
+@pytest.mark.parametrize("true", NORMAL_FRAMES)
+def test_the_frame_that_fits_is_named(l_solid, true, declared, kind):
+    views = as_files_hold(seen(l_solid, replace(TURNED, kind=kind))).with_normals_in(true)
+    if declared == true:
+        check_normals(views)
+        return
+    message = message_of(check_normals, declared_as(views, declared))
+    assert f"do not fit their declared frame '{declared}', but '{true}'. " in message
+    assert f"Declare them as '{true}'." in message
+
+
+@pytest.mark.parametrize("channels", [("green",), ("red",), ("blue",), ("green", "blue")])
+def test_flipped_channels_are_named(l_solid, make_sphere, channels):
+    for mesh in (l_solid, make_sphere(0.4)):
+        wrong = flipped(as_files_hold(seen(mesh, TURNED)), *channels)
+        message = message_of(check_normals, wrong)
+        one = len(channels) == 1
+        assert message.startswith(
+            f"the {' and '.join(channels)} channel{'' if one else 's'} of the normals "
+            f"{'is' if one else 'are'} flipped"
+        )
+
+
+def test_a_wrong_frame_with_a_flipped_channel_is_named(l_solid):
+    views = flipped(as_files_hold(seen(l_solid, TURNED)).with_normals_in("camera"), "green")
+    message = message_of(check_normals, declared_as(views, "world"))
+    assert "frame 'world', but 'camera' with the green channel flipped" in message
+    assert "Declare them as 'camera' and turn over the channel" in message
+
+
+def test_the_simplest_of_equally_good_readings_is_named(l_solid):
+    # from behind, the camera's red and blue are the world's turned over: flips would fit as well
+    behind = as_files_hold(seen_from(l_solid, cameras_at([180.0], [0.0], SMALL)))
+    message = message_of(check_normals, declared_as(behind.with_normals_in("camera"), "world"))
+    assert "but 'camera'." in message
+
+
+def test_normals_that_fit_no_reading_are_warned_of(make_sphere, caplog):
+    views = seen(make_sphere(0.4))
+    random = torch.Generator().manual_seed(0)
+    noise = torch.nn.functional.normalize(
+        torch.randn(views.normals.shape, generator=random), dim=-1
+    )
+    with caplog.at_level(logging.WARNING):
+        check_normals(replace(views, normals=noise))
+    assert "no other frame fits them" in caplog.text
+
+
+def test_views_that_cannot_tell_pass(l_solid):
+    single = as_files_hold(seen_from(l_solid, cameras_at([0.0], [0.0], SMALL)))
+    for frame in NORMAL_FRAMES:  # from the front all frames are the same
+        check_normals(declared_as(single, frame))
+    head_on = replace(SMALL, count=4, kind="orthographic")
+    for mesh in (box(0.9, 0.9, 0.9), box(0.9, 0.7, 0.03)):
+        check_normals(flipped(seen(mesh, head_on), "green"))  # there is no green but in the middle
+    check_normals(replace(single, normals=None, normal_frame=None))
+    assert "no masks" in message_of(check_normals, replace(single, masks=None))
+
+
+@pytest.mark.parametrize("name", ["barrel_red", "scissors_red"])
+def test_real_objects_tell_right_from_wrong(shared_data, name):
+    mesh = shared_object(shared_data, name)
+    cameras = orbit_cameras(RigConfig(count=6))
+    noisy = make_condition(mesh, cameras, ConditionConfig("noisy+conflict", supersample=2)).views
+    for views in (noisy, noisy.with_normals_in("camera")):
+        check_normals(views)
+        check_normals(with_smooth_noise(views, degrees=12.0))
+        # the barrel's lip looks inward at the rim: only its slopes tell that all is well
+        assert "green channel" in message_of(check_normals, flipped(views, "green"))
+        other = "camera" if views.normal_frame == "world" else "world"
+        message = message_of(check_normals, declared_as(views, other))
+        assert f"but '{views.normal_frame}'." in message
+
+
+def with_smooth_noise(views, degrees) -> Views:
+    """Normals turned by about so many degrees, differently every 16 pixels."""
+    count, height, width = views.masks.shape
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.randn(count, 3, height // 16, width // 16, generator=random)
+    noise = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
+    noise = noise / noise.std() * math.tan(math.radians(degrees)) / math.sqrt(2)
+    turned = views.normals + noise.permute(0, 2, 3, 1)
+    turned = torch.nn.functional.normalize(turned, dim=-1)
+    return replace(views, normals=turned * (views.normals.norm(dim=-1, keepdim=True) > 0.5))
+
+
+def test_faults_are_far_from_the_limits(make_sphere):
+    views = seen(make_sphere(0.4), config=FOUR_SAMPLES)
+    evidence = Evidence.of(views, torch.arange(16))
+    # on a ball the normal at the silhouette is known: across the ray, and the ball's own
+    rays = evidence.rays.flatten(1, 2).gather(1, evidence.rim[..., None].expand(-1, -1, 3))
+    assert (evidence.outward * rays).sum(dim=-1).abs().max() < 1e-5
+    rim = evidence.views.normals.flatten(1, 2).gather(1, evidence.rim[..., None].expand_as(rays))
+    assert (evidence.outward * rim).sum(dim=-1).median() > 0.95
+    true, green = Reading("world", (1, 1, 1)), Reading("world", (1, -1, 1))
+    both = Reading("camera", (-1, -1, 1))
+    assert evidence.facing_fault(true) == pytest.approx(0.0, abs=0.01)
+    assert evidence.curl_fault(true) == 0.0
+    assert evidence.curl_fault(green) > 0.8
+    # a ball read with both signs wrong is a bowl: a true surface, but looking inward at its rim
+    in_camera = Evidence.of(views.with_normals_in("camera"), torch.arange(16))
+    assert in_camera.curl_fault(both) < 0.01
+    assert in_camera.facing_fault(both) > 0.7
+
+
+@pytest.mark.parametrize("black", [0.0, 1.0])
+def test_black_and_white_normal_pictures_are_named(l_solid, black):
+    views = seen(l_solid)
+    picture = encode_normals(views.normals)
+    picture[[3, 7]] = black
+    message = message_of(check_normals, replace(views, normals=decode_normals(picture)))
+    assert message.startswith("views 3 and 7 have black or white normals on the object.")
+    assert "Leave the normals out" in message
+    picture[:] = black
+    everywhere = replace(views, normals=decode_normals(picture))
+    assert "views 0, 1, 2" in message_of(check_normals, everywhere)
+    everywhere = replace(everywhere, normals=everywhere.normals * (views.masks > 0)[..., None])
+    assert "views 0, 1, 2" in message_of(check_normals, everywhere)
+
+
+def test_missing_normals_are_named(l_solid):
+    views = seen(l_solid)
+    normals = views.normals.clone()
+    normals[6] = 0.0
+    message = message_of(check_normals, replace(views, normals=normals))
+    assert message.startswith("view 6 has no normals on the object.")
+
+
+def test_one_flat_colour_for_all_sides_is_no_normal_picture(l_solid):
+    views = seen(l_solid)
+    flat = torch.tensor([0.0, 0.0, 1.0]) * (views.masks > 0)[..., None]
+    message = message_of(check_normals, replace(views, normals=flat, normal_frame="camera"))
+    assert "have one and the same normal everywhere on the object" in message
+    # a box seen head-on from its four sides truly has one normal in each picture
+    head_on = seen(box(0.9, 0.9, 0.9), replace(SMALL, count=4, kind="orthographic"))
+    check_normals(head_on.with_normals_in("camera"))
+    # or a blade seen along its edge, one side of it from each hand
+    edge = [[x, y, z] for y in (-0.5, 0.5) for x, z in ((0.0, 0.5), (-0.06, -0.5), (0.06, -0.5))]
+    sides = [[0, 1, 4], [0, 4, 3], [0, 3, 5], [0, 5, 2], [1, 2, 5], [1, 5, 4], [0, 2, 1], [3, 4, 5]]
+    blade = Mesh(torch.tensor(edge), torch.tensor(sides))
+    parallel = replace(SMALL, kind="orthographic")
+    check_normals(seen_from(blade, cameras_at([-20.0, 20.0], [0.0, 0.0], parallel)))
+    # and so has a plate in all pictures of its front
+    cameras = cameras_at([-20.0, 0.0, 20.0], [0.0] * 3, SMALL)
+    check_normals(seen_from(box(0.9, 0.7, 1e-4), cameras).with_normals_in("camera"))
+
+
+# the border, and all together
+
+
+def test_views_that_touch_the_border_are_listed(l_solid, caplog):
+    views = seen(l_solid)
+    assert border_views(views) == []
+    assert border_views(replace(views, masks=None)) == []
+    for rows, columns in ((0, 50), (-1, 50), (50, 0), (50, -1)):
+        masks = views.masks.clone()
+        masks[2, rows, columns] = 1.0
+        masks[9, rows, columns] = 0.6
+        masks[11, rows, columns] = 0.4
+        assert border_views(replace(views, masks=masks)) == [2, 9]
+    with caplog.at_level(logging.WARNING):
+        check_views(replace(views, masks=masks))
+    assert "touches the picture's border in views 2 and 9" in caplog.text
+
+
+def test_all_checks_are_made(l_solid, caplog):
+    views = seen(l_solid)
+    with caplog.at_level(logging.WARNING):
+        check_views(views)
+    assert not caplog.records
+    assert "view 3" in message_of(check_views, swapped(views, 3, 7))
+    assert "'camera', but 'world'" in message_of(check_views, declared_as(views, "camera"))
