@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from nova3d_core.cameras import cameras_at, orbit_cameras
-from nova3d_core.errors import Cancelled, InputError
+from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.fusion.config import HullConfig
+from nova3d_core.fusion.sdf_config import LevelConfig, SdfFusionConfig
 from nova3d_core.meshing.clean import is_closed_manifold
 from nova3d_core.meshing.config import MeshingConfig
 from nova3d_core.pipeline import Fused, fuse_views
@@ -20,6 +21,7 @@ from nova3d_core.rigs import RigConfig
 from nova3d_core.texturing.config import BakeConfig
 
 SMALL = FuseConfig(
+    method="hull",
     hull=HullConfig(resolution=96),
     meshing=MeshingConfig(target_faces=4000),
     bake=BakeConfig(texture_px=512),
@@ -137,3 +139,60 @@ def test_settings_that_do_not_fit_each_other_are_refused_at_once():
 def test_an_unknown_method_is_named():
     with pytest.raises(InputError, match="magic"):
         FuseConfig(method="magic")
+
+
+TINY = FuseConfig(
+    sdf=SdfFusionConfig(
+        hull=HullConfig(resolution=48),
+        levels=(
+            LevelConfig(24, 30, 0.3, turn_rad=3e-3),
+            LevelConfig(48, 30, 0.4, sharpness=1.5, turn_rad=1e-3),
+        ),
+    ),
+    meshing=MeshingConfig(target_faces=4000),
+    bake=BakeConfig(texture_px=256),
+)
+
+
+@pytest.fixture(scope="module")
+def ring_views(l_solid):
+    return render_views(l_solid, orbit_cameras(RigConfig(count=8, width_px=96, height_px=96))).views
+
+
+@pytest.fixture(scope="module")
+def optimised(ring_views) -> Fused:
+    return fuse_views(ring_views, TINY)
+
+
+def test_the_default_method_optimises_and_says_what_it_found(optimised, ring_views, l_solid):
+    assert optimised.surface is not None
+    assert optimised.surface.conflict.shape == ring_views.masks.shape
+    assert set(optimised.seconds) == {"fusing", "meshing", "unwrapping", "baking"}
+    assert is_closed_manifold(optimised.mesh.welded())
+    # no view of the ring sees the underside
+    torch.testing.assert_close(optimised.mesh.bounds, l_solid.bounds, atol=0.05, rtol=0)
+    given, refined = ring_views.cameras, optimised.views.cameras
+    assert torch.equal(given.world_to_camera[0], refined.world_to_camera[0])
+
+
+def test_the_optimised_concave_corner_is_where_the_hull_has_none(optimised, ring_views, l_solid):
+    hull = fuse_views(ring_views, replace(TINY, method="hull"))
+    true_volume = l_solid.as_trimesh().volume
+    errors = [
+        abs(each.mesh.welded().as_trimesh().volume - true_volume) for each in (optimised, hull)
+    ]
+    assert errors[0] < 0.6 * errors[1]
+
+
+def failing(event):
+    """Stands for whatever may go wrong in the middle of the optimisation."""
+    if event.stage == "fusing" and event.step == 5:
+        raise StageError("fusing", "numbers became NaN.")
+
+
+def test_the_hull_stands_in_only_when_asked(ring_views):
+    with pytest.raises(StageError, match="fusing"):
+        fuse_views(ring_views, TINY, Progress(failing))
+    rescued = fuse_views(ring_views, replace(TINY, fallback="hull"), Progress(failing))
+    assert rescued.surface is None
+    assert is_closed_manifold(rescued.mesh.welded())

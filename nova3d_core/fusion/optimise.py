@@ -176,9 +176,7 @@ def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progres
         progress.update(STAGE, run.steps_done, total, show)
 
 
-def _step(
-    run: _Run, level: LevelConfig, decay: float, turn_rad: float, with_common: bool
-) -> None:
+def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float, with_common: bool) -> None:
     """One step of everything, its rays in parts that fit the memory."""
     bank, config = run.bank, run.config
     wanted = max(1, round(level.ray_share * len(bank)))

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..progress import SILENT, Progress
 from ..views import Views
 from .silhouettes import Silhouettes
-from .visual_hull import scene_ball, check_carvable
+from .visual_hull import check_carvable, scene_ball
 
 STAGE = "checking silhouettes"
 TOLERANCE = 0.05

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KNIGHT = ROOT / "nova3d_core" / "assets" / "character_knight.glb"
 SMALL_RIG = ["--rig.count", "8", "--rig.width-px", "96", "--rig.height-px", "96"]
 SMALL_FUSE = [
-    "--hull.resolution", "48", "--meshing.target-faces", "2000", "--bake.texture-px", "256",
+    "--method", "hull", "--hull.resolution", "48",
+    "--meshing.target-faces", "2000", "--bake.texture-px", "256",
 ]  # fmt: skip
 
 

@@ -92,7 +92,8 @@ def test_render_turntable_and_help(nova3d, tmp_path):
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "turn.webp") as film:
         assert film.n_frames == 48
-    for words in ([], ["render"], ["fuse"], ["evaluate"], ["models"], ["demo"]):
+    commands = ["render", "fuse", "evaluate", "ablate", "presets", "models", "demo"]
+    for words in ([], *([name] for name in commands)):
         shown = nova3d(*words, "--help")
         assert shown.returncode == 0
         assert "usage: python -m nova3d_core" in shown.stdout
@@ -167,3 +168,36 @@ def test_one_view_only_is_an_error_that_says_what_to_do(nova3d, knight_views, tm
     line = one_line(nova3d("fuse", single, "-o", tmp_path / "mesh.glb"))
     assert "1 view was given" in line
     assert "Add pictures" in line
+
+
+def test_the_optimised_fusion_writes_its_details(nova3d, knight_views, tmp_path):
+    settings = {
+        "sdf": {
+            "hull": {"resolution": 48},
+            "levels": [{"resolution": 32, "steps": 8, "ray_share": 0.2}],
+        },
+        "meshing": {"target_faces": 2000},
+        "bake": {"texture_px": 256},
+    }
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    details = tmp_path / "details"
+    done = nova3d(
+        "fuse", knight_views, "-o", tmp_path / "mesh.glb", "--settings",
+        tmp_path / "settings.json", "--details", details, "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "fusing" in json.loads(done.stdout)["seconds"]
+    report = json.loads((details / "report.json").read_text())
+    assert report["fusion"]["steps"] == 8
+    assert report["fusion"]["turn_deg"][0] == 0.0
+    assert len(list((details / "conflict").glob("*.png"))) == 8
+    assert (details / "views" / "transforms.json").is_file()
+    again = json.loads((details / "settings.json").read_text())
+    assert again["sdf"]["levels"][0]["steps"] == 8
+    assert again["bake"]["texture_px"] == 256
+
+
+def test_presets_prints_what_fuse_reads(nova3d):
+    done = nova3d("presets", "draft")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["sdf"]["preset"] == "draft"

@@ -161,8 +161,8 @@ def colour_and_depth(m: March, p: wp.vec3, share: float, t: float):
 def render_forward(offset: int, m: March):
     """NeuS compositing: opacity and gradient into out_geo, colour and depth into out_col.
 
-    A section between two samples has the weight T max(1 - sigma(s f') / sigma(s f), 0); a sample has
-    the mean weight of the sections on its two sides.
+    A section between two samples weighs T max(1 - sigma(s f') / sigma(s f), 0); a sample has the
+    mean weight of the sections on its two sides.
     """
     ray = wp.tid() + offset
     t = m.start[ray]

@@ -29,7 +29,7 @@ REGULARISED = 2048
 
 _TABLE_STEP, _NETWORK_STEP = 1e-2, 1e-3
 _COLOUR_STEP_SHARE = 0.1  # of the level's colour step: 5e-3 at its default
-_SCALE_CELLS = 40.0  # of the level's step_cells: a first step of Adam then moves f by about that
+_SCALE_CELLS = 120.0  # of the level's step_cells: a step of Adam then moves f by less than those
 _CACHE_CELLS = 64
 _REACH = 4.0  # cells of the cache around the surface that `tidy` renews
 _NEAR = 2.0  # cells of the cache around the surface where the regularisers look
@@ -205,6 +205,8 @@ class HashGridField:
         """
         self._cached()
         near = self._near
+        if len(near) == 0:
+            raise StageError(STAGE, "the surface vanished.", "Lower the levels' step_cells.")
         pick = torch.randint(len(near), (REGULARISED,), generator=self._generator)
         jitter = torch.rand(REGULARISED, 3, generator=self._generator).to(self.device) - 0.5
         points = near[pick.to(self.device)] + jitter * self._cache_spacing  # (N, 3)

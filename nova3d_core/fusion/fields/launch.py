@@ -36,7 +36,10 @@ def warp() -> Any:
         import warp as wp
     except ImportError as error:
         raise MissingDependencyError("warp-lang", "the compiled grid field") from error
-    wp.config.quiet = True
+    if hasattr(wp.config, "log_level"):
+        wp.config.log_level = logging.WARNING
+    else:
+        wp.config.quiet = True
     wp.init()
     return wp
 
