@@ -2,7 +2,8 @@
 
 x_object = R_v (x - c) + c + t_v for a point x on a ray of view v as its given pose has it. All
 views move freely while optimising; at the end the motion of view 0 is undone on everything, so that
-view 0 is exactly as given. Shifts stay in the picture's plane: a view's own depth is all but invisible.
+view 0 is exactly as given. Shifts stay in the picture's plane: a view's own depth is nearly
+invisible.
 
 A common shift of object and views is hard to see: views follow it in their planes, and only their
 scale in perspective shows the rest. So it has steps of its own, moving all views along their depths

@@ -34,6 +34,17 @@ class Texels:
     normal: Tensor
     """(T, 3) smooth unit normal."""
 
+    def chosen(self, which: Tensor) -> Texels:
+        """Some of the texels, by their place (P,) among the T."""
+        return Texels(
+            self.size_px,
+            self.index[which],
+            self.face[which],
+            self.barycentric[which],
+            self.position[which],
+            self.normal[which],
+        )
+
 
 def texels_of(mesh: Mesh, size_px: int) -> Texels:
     """Finds each texel's place on the surface by casting rays onto the unwrapped triangles.

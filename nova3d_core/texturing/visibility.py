@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,56 +12,68 @@ from ..cameras import Cameras
 from ..mesh import Mesh
 from ..rendering.raycast import RayCaster
 from ..rendering.views import pixel_depths
-from .config import BakeConfig
-from .sampling import sample_picture
+from .pictures import solid_pixels
 from .texels import Texels
 
 _LIFT = 2e-3
 """Rays start this share of the mesh's size above the surface, so as not to hit their own face."""
 _STEP_PX = 3.0
 """A depth step is a bend of the depth map, over one pixel, by more than this many pixels' width."""
-_SOLID_SHARE = 0.97
-"""A pixel with this share of its mask's largest value shows nothing of the background."""
 
 
-def solid_pixels(mask: Tensor) -> Tensor:
-    """(H, W) bool: pixels of a mask (H, W) that lie wholly on the object.
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """The S texels that one view sees."""
 
-    Mattes from background removers seldom reach 1, so the mask's own largest value counts.
-    """
-    return mask >= max(_SOLID_SHARE * float(mask.max()), 0.5)
+    texel: Tensor
+    """(S,) which of the texels, in ascending order."""
+    cosine: Tensor
+    """(S,) in 0..1, between the surface's normal and the direction to the camera."""
+    pixels: Tensor
+    """(S, 2) x and y in the picture."""
 
 
-def view_weights(
-    mesh: Mesh, caster: RayCaster, texels: Texels, camera: Cameras, mask: Tensor, config: BakeConfig
-) -> tuple[Tensor, Tensor]:
-    """What one view may say about the texels.
+def sight_of(
+    mesh: Mesh, caster: RayCaster, texels: Texels, camera: Cameras, min_cosine: float
+) -> Sight:
+    """The texels that lie in a camera's picture, face it and are not hidden from it.
 
     Args:
         mesh: the surface the texels lie on.
         caster: the same surface, prepared for rays.
         texels: T texels.
         camera: one camera.
-        mask: (H, W) of the view.
-        config: angle and edge settings.
-
-    Returns:
-        Weights (T,) in 0..1, zero where the view does not see the texel; pixels (T, 2).
+        min_cosine: surfaces seen at a flatter angle do not count.
     """
     pixels, depth_z = (part[0] for part in camera.project(texels.position))
     towards, reach = _towards_camera(texels.position, camera, depth_z)
     cosine = (texels.normal * towards).sum(dim=1)
     inside = (pixels > 0).all(dim=1) & (pixels[:, 0] < camera.width)
     inside &= (pixels[:, 1] < camera.height) & (depth_z > 0)
-    facing = torch.nonzero(inside & (cosine > config.min_cosine))[:, 0]
+    facing = torch.nonzero(inside & (cosine > min_cosine))[:, 0]
     lift = _LIFT * float((mesh.bounds[1] - mesh.bounds[0]).max())
     origins = texels.position[facing] + lift * texels.normal[facing]
     hidden = caster.occluded(origins.numpy(), towards[facing].numpy(), reach[facing].numpy())
     seen = facing[torch.from_numpy(~hidden)]
-    fade = sample_picture(_edge_fade(caster, camera, mask, config.edge_px), pixels[seen])[:, 0]
-    weights = torch.zeros(len(texels.index))
-    weights[seen] = cosine[seen] ** config.angle_power * fade
-    return weights, pixels
+    return Sight(seen, cosine[seen], pixels[seen])
+
+
+def edge_fade(caster: RayCaster, camera: Cameras, mask: Tensor, edge_px: float) -> Tensor:
+    """(H, W) in 0..1: zero on silhouettes and depth steps, where a pixel mixes two surfaces.
+
+    Args:
+        caster: the surface.
+        camera: one camera.
+        mask: (H, W) of its picture.
+        edge_px: how far from an edge the fade ends at 1.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    clear = solid_pixels(mask) & ~_depth_steps(caster, camera)
+    padded = torch.nn.functional.pad(clear, (1, 1, 1, 1))
+    distance = distance_transform_edt(padded.numpy())[1:-1, 1:-1]
+    fade = np.clip((distance - 0.5) / max(edge_px, 1e-6), 0.0, 1.0) * clear.numpy()
+    return torch.from_numpy(fade).float()
 
 
 def _towards_camera(points: Tensor, camera: Cameras, depth_z: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,17 +83,6 @@ def _towards_camera(points: Tensor, camera: Cameras, depth_z: Tensor) -> tuple[T
     offset = camera.positions - points
     reach = offset.norm(dim=1)
     return offset / reach[:, None], reach
-
-
-def _edge_fade(caster: RayCaster, camera: Cameras, mask: Tensor, edge_px: float) -> Tensor:
-    """(H, W, 1) in 0..1: zero on silhouettes and depth steps, where a pixel mixes two surfaces."""
-    from scipy.ndimage import distance_transform_edt
-
-    clear = solid_pixels(mask) & ~_depth_steps(caster, camera)
-    padded = torch.nn.functional.pad(clear, (1, 1, 1, 1))
-    distance = distance_transform_edt(padded.numpy())[1:-1, 1:-1]
-    fade = np.clip((distance - 0.5) / max(edge_px, 1e-6), 0.0, 1.0) * clear.numpy()
-    return torch.from_numpy(fade).float()[..., None]
 
 
 def _depth_steps(caster: RayCaster, camera: Cameras) -> Tensor:
