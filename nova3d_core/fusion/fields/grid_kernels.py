@@ -10,8 +10,8 @@ import warp as wp
 
 STOP_BELOW = wp.constant(0.005)
 """A ray ends where less than this share of its light is left."""
-COLOUR_ABOVE = wp.constant(0.004)
-"""Samples with less weight than this add no colour."""
+COLOUR_WITHIN = wp.constant(1.5)
+"""Samples farther from the surface than this many bands add no colour."""
 TINY = wp.constant(1.0e-9)
 
 
@@ -149,10 +149,10 @@ def first_in_band(offset: int, m: March):
 
 
 @wp.func
-def colour_and_depth(m: March, p: wp.vec3, share: float, t: float):
-    """A sample's colour, where it weighs enough, and its place."""
+def colour_and_depth(m: March, p: wp.vec3, f: float, t: float):
+    """A sample's colour, where it is near enough to the surface, and its place."""
     c = wp.vec4(0.0, 0.0, 0.0, 0.0)
-    if share > COLOUR_ABOVE:
+    if wp.abs(f) < COLOUR_WITHIN * m.band:
         c = read(m.col, p)
     return wp.vec4(c[0], c[1], c[2], t)
 
@@ -188,7 +188,7 @@ def render_forward(offset: int, m: March):
             share = 0.5 * (carried + weight)
             if share > 0.0:
                 sums = sums + share * wp.vec4(1.0, value[1], value[2], value[3])
-                rgb = rgb + share * colour_and_depth(m, o + t * d, share, t)
+                rgb = rgb + share * colour_and_depth(m, o + t * d, value[0], t)
             if light < STOP_BELOW:
                 break
             light = light - weight
@@ -224,6 +224,7 @@ def spread(
     b: Back,
     ray: int,
     p: wp.vec3,
+    f: float,
     by_f: float,
     share: float,
     grad_geo: wp.array3d(dtype=wp.vec4),
@@ -236,11 +237,12 @@ def spread(
     to_col = wp.vec4(share * qc[0], share * qc[1], share * qc[2], 0.0)
     scatter(grad_geo, p, to_geo)
     moved = wp.vec3(0.0, 0.0, 0.0)
-    if share > COLOUR_ABOVE:
+    near = wp.abs(f) < COLOUR_WITHIN * m.band
+    if near:
         scatter(grad_col, p, to_col)
     if b.with_rays == 1:
         moved = pull_back(m.geo, p, to_geo)
-        if share > COLOUR_ABOVE:
+        if near:
             moved = moved + pull_back(m.col, p, to_col)
     return moved
 
@@ -253,23 +255,22 @@ def render_backward(
     grad_geo: wp.array3d(dtype=wp.vec4),
     grad_col: wp.array3d(dtype=wp.vec4),
 ):
-    """The derivative of `render_forward`, marching again; see `Back`."""
+    """Derivative of `render_forward`, marching again; `behind`: what later sections add."""
     ray = wp.tid() + offset
     t = m.start[ray]
-    by_origin = wp.vec3(0.0, 0.0, 0.0)
-    by_direction = wp.vec3(0.0, 0.0, 0.0)
+    by_origin = wp.vec3(0.0)
+    by_direction = wp.vec3(0.0)
+    o = m.origins[ray]
+    d = m.directions[ray]
     if t >= 0.0:
-        o = m.origins[ray]
-        d = m.directions[ray]
         far = leaves_at(m, ray)[1]
-        # what all sections behind the present one add to the loss
         behind = wp.dot(b.by_geo[ray], m.out_geo[ray]) + wp.dot(b.by_col[ray], m.out_col[ray])
         light = float(1.0)
         carried = float(0.0)
         by_f = float(0.0)
         value = read(m.geo, o + t * d)
         inside = sigmoid(m.sharpness * value[0])
-        worth = worth_of(b, ray, value, colour_and_depth(m, o + t * d, 1.0, t))
+        worth = worth_of(b, ray, value, colour_and_depth(m, o + t * d, value[0], t))
         while t < far:
             t_next = t + stride(m, value[0])
             weight = float(0.0)
@@ -281,7 +282,7 @@ def render_backward(
                 next_value = read(m.geo, o + t_next * d)
                 next_inside = sigmoid(m.sharpness * next_value[0])
                 ratio = next_inside / (inside + TINY)
-                rgb = colour_and_depth(m, o + t_next * d, m.band - next_value[0], t_next)
+                rgb = colour_and_depth(m, o + t_next * d, next_value[0], t_next)
                 next_worth = worth_of(b, ray, next_value, rgb)
                 if ratio < 1.0:
                     weight = light * (1.0 - ratio)
@@ -292,7 +293,8 @@ def render_backward(
                     next_by_f = -pull * m.sharpness * (1.0 - next_inside)
             share = 0.5 * (carried + weight)
             if share > 0.0 or by_f != 0.0:
-                moved = spread(m, b, ray, o + t * d, by_f, share, grad_geo, grad_col)
+                p = o + t * d
+                moved = spread(m, b, ray, p, value[0], by_f, share, grad_geo, grad_col)
                 by_origin = by_origin + moved
                 by_direction = by_direction + t * moved
             if light < STOP_BELOW:

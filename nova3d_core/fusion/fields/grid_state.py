@@ -50,6 +50,11 @@ class GridState:
         """Voxels along x, y, z."""
         return tuple(self.geo.shape[:3])
 
+    def clear(self) -> None:
+        """Empties scratch and derivatives: rays also leave some on voxels that take no part."""
+        for buffer in (*self.scratch, *self.grad_geo, *self.grad_col):
+            buffer.zero_()
+
     def activate(self, cells: float) -> None:
         """Chooses the voxels (A,) within some cells of the surface, two cells off the border."""
         near = torch.zeros(self.shape, dtype=torch.bool, device=self.geo.device)

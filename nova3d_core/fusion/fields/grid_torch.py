@@ -13,14 +13,14 @@ from .grid_state import ACTIVE_CELLS, GridState
 
 STOP_BELOW = 0.005
 """A ray ends where less than this share of its light is left."""
-COLOUR_ABOVE = 0.004
-"""Samples with less weight than this add no colour."""
+COLOUR_WITHIN = 1.5
+"""Samples farther from the surface than this many bands add no colour."""
 TINY = 1e-9
 BETAS = (0.9, 0.95)
 FLOOR = 1e-9
 BLUR = (0.4, 0.24, 0.06)
 """Weights of the voxel itself, its neighbours, and the next."""
-_SPREAD = 7
+_SPREAD = 12
 _RAYS_AT_ONCE = 16_384
 _ABSENT = -1.0
 """Stands for a sample that a ray does not have."""
@@ -45,7 +45,7 @@ def march(
     for part in zip(origins.split(_RAYS_AT_ONCE), directions.split(_RAYS_AT_ONCE), strict=True):
         start = _first_in_band(state, *part, band)
         times = _sample_times(state, (*part, start), settings)
-        parts.append((*_composite(state.geo, state.col, *part, times, sharpness), start))
+        parts.append((*_composite(state.geo, state.col, *part, times, sharpness, band), start))
     return tuple(torch.cat(output) for output in zip(*parts, strict=True))
 
 
@@ -68,7 +68,7 @@ def march_back(
         times = _sample_times(state, (origins, directions, start), settings)
         lines = [line.detach().requires_grad_(with_rays) for line in (origins, directions)]
         with torch.enable_grad():
-            rendered = _composite(*grids, *lines, times, settings[0])
+            rendered = _composite(*grids, *lines, times, *settings)
             wanted = [*grids, *lines] if with_rays else grids
             by_inputs = torch.autograd.grad(rendered, wanted, by_part)
         state.grad_geo[0] += by_inputs[0]
@@ -149,7 +149,13 @@ def _sample_times(
 
 
 def _composite(
-    geo: Tensor, col: Tensor, origins: Tensor, directions: Tensor, times: Tensor, sharpness: float
+    geo: Tensor,
+    col: Tensor,
+    origins: Tensor,
+    directions: Tensor,
+    times: Tensor,
+    sharpness: float,
+    band: float,
 ) -> tuple[Tensor, Tensor]:
     """NeuS compositing of samples (R, S): opacity and gradient, colour and depth, (R, 4) each.
 
@@ -169,7 +175,7 @@ def _composite(
     share = 0.5 * (pad(weight, (1, 0)) + pad(weight, (0, 1)))  # (R, S)
     opacity_and_slopes = torch.cat([torch.ones_like(share)[..., None], values[..., 1:]], dim=-1)
     out_geo = (share[..., None] * opacity_and_slopes).sum(dim=1)
-    seen = share.detach() > COLOUR_ABOVE
+    seen = live & (values[..., 0].detach().abs() < COLOUR_WITHIN * band)
     colours = _spread_out(_read(col, places[seen[live]])[:, :3], seen)
     with_depth = torch.cat([colours, times[..., None]], dim=-1)
     return out_geo, (share[..., None] * with_depth).sum(dim=1)
@@ -301,6 +307,7 @@ def redistance(state: GridState) -> None:
         f = flat[index]
         flat[index] = torch.where(fixed, f, sign * torch.minimum(f.abs(), _distance(sides, h)))
     values[index, 0] = flat[index]
+    state.clear()
     state.activate(ACTIVE_CELLS)
     slopes(state)
 

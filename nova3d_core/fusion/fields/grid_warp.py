@@ -15,7 +15,8 @@ BETAS = (0.9, 0.95)
 FLOOR = 1e-9
 BLUR = (0.4, 0.24, 0.06)
 """Weights of the voxel itself, its neighbours, and the next."""
-_SPREAD = 7
+_SPREAD = 12
+"""Steps of distance spreading: the band's width, also along diagonals."""
 
 
 def slopes(state: GridState) -> None:
@@ -125,7 +126,6 @@ def redistance(state: GridState) -> None:
         source, target = target, source
     index = active.long()
     state.geo.view(-1, 4)[index, 0] = source.view(-1)[index]
-    for scratch in state.scratch:
-        scratch.zero_()
+    state.clear()
     state.activate(ACTIVE_CELLS)
     slopes(state)
