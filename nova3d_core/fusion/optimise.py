@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, StageError
+from ..meshing.isosurface import extract_surface
 from ..progress import SILENT, Progress
 from ..views import Views
 from .conflict import ConflictModel
 from .fields.base import Field
 from .fields.grid_state import bounds_of
-from .finish import surface_of
+from .finish import silhouette_overlap, surface_of
 from .input_checks import check_views
 from .losses import RayLoss, Targets, ray_loss
 from .poses import PoseTable, decayed
@@ -34,6 +35,8 @@ _CHECK_EVERY = 10
 _FIELD_END = 0.3
 """Step sizes fall to this share over a level."""
 _LEAST_RAYS = 512
+_OVERLAP_OF_EXACT, _OVERLAP_OF_WRONG = 0.97, 0.90
+"""Mean overlap of masks and the hull's silhouettes with exact poses, and with wrong ones."""
 
 
 def fuse_sdf(
@@ -64,7 +67,10 @@ def fuse_sdf(
     if config.check_inputs:
         check_views(views, progress)
     hull = carve_hull(views, config.hull, progress)
-    run = _Run(views, start_grid(hull, config), config, torch.device(device))
+    misfit = pose_misfit(views, hull)
+    start = start_grid(hull, config, misfit)
+    run = _Run(views, start, config, torch.device(device))
+    run.turn_scale = max(misfit, config.poses.trust)
     run.seconds["start"] = time.perf_counter() - started
     for index, level in enumerate(config.levels):
         _retry_with_fewer_rays(run, index, level, progress)
@@ -72,12 +78,24 @@ def fuse_sdf(
     return surface_of(views, run.field.to_grid(), run.poses, run.conflict, config, run.state())
 
 
-def start_grid(hull: SdfGrid, config: SdfFusionConfig) -> SdfGrid:
+def pose_misfit(views: Views, hull: SdfGrid) -> float:
+    """How wrong the poses are, 0..1, told by how much of the masks their common hull misses.
+
+    Exact poses leave a hull that fills all masks but for its rounded ridges; poses that are off by
+    a degree or two carve a rim off each.
+    """
+    overlap = silhouette_overlap(extract_surface(hull), views.cameras, views.masks)
+    low, high = _OVERLAP_OF_WRONG, _OVERLAP_OF_EXACT
+    return float(((high - overlap.mean()) / (high - low)).clamp(0.0, 1.0))
+
+
+def start_grid(hull: SdfGrid, config: SdfFusionConfig, misfit: float = 1.0) -> SdfGrid:
     """Signed distances to begin with: the hull made larger, or a ball that holds it."""
     low, high = bounds_of(hull)
     longest = float((high - low).max())
     if config.start == "hull":
-        return SdfGrid(hull.values - config.inflate * longest, hull.origin, hull.spacing)
+        inflated = hull.values - config.inflate * longest * misfit
+        return SdfGrid(inflated, hull.origin, hull.spacing)
     centre, radius = (low + high) / 2, float((high - low).norm()) / 2
     reach = radius * 1.1
     spacing = 2 * reach / 64
@@ -103,6 +121,7 @@ class _Run:
         self.cameras = cameras
         self.max_rays = config.max_rays
         self.steps_done = 0
+        self.turn_scale = 1.0
         self.losses: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self.preview = PreviewClock()
@@ -165,7 +184,7 @@ def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progres
             and level.turn_rad > 0
             and (index > 0 or step >= run.config.poses.warm_up * level.steps)
         )
-        turn_rad = level.turn_rad * decay if with_poses else 0.0
+        turn_rad = level.turn_rad * decay * run.turn_scale if with_poses else 0.0
         _step(run, level, decay, turn_rad, with_common=index > 0)
         run.steps_done += 1
         if run.steps_done % _CHECK_EVERY == 0 or step == level.steps - 1:
@@ -179,7 +198,7 @@ def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progres
 def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float, with_common: bool) -> None:
     """One step of everything, its rays in parts that fit the memory."""
     bank, config = run.bank, run.config
-    wanted = max(1, round(level.ray_share * len(bank)))
+    wanted = max(round(level.ray_share * len(bank)), config.min_rays)
     chosen = run.draw.next(wanted).to(run.device)
     scale = bank.area * len(bank) / len(chosen)
     run.field.measure = scale

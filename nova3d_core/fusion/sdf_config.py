@@ -57,10 +57,14 @@ class PoseConfig:
     """Share of the first level's steps before any pose moves."""
     shift_per_turn: float = 0.5
     """Size of a shift's step in world units, where a turn's is one radian."""
+    trust: float = 0.03
+    """How much smaller the steps are where the given poses already fit the silhouettes: then only
+    the last bit is to be found, and a coarse surface would mislead."""
     max_turn_deg: float = 12.0
     """No view turns farther than this from the pose it was given with."""
 
     def __post_init__(self):
+        check_between("poses trust", self.trust, 0.0, 1.0)
         check_between("poses warm_up", self.warm_up, 0.0, 1.0)
         check_between("poses shift_per_turn", self.shift_per_turn, 0.0, 10.0)
         check_between("poses max_turn_deg", self.max_turn_deg, 0.0, 90.0)
@@ -108,7 +112,7 @@ class LevelConfig:
     steps: int
     """Optimisation steps."""
     ray_share: float
-    """Share of the pixels near the object that each step looks at."""
+    """Share of the pixels near the object that each step looks at; see `SdfFusionConfig`."""
     sharpness: float = 1.0
     """NeuS' s times the cell size."""
     step_cells: float = 0.08
@@ -135,8 +139,8 @@ _DRAFT = (
 )
 _FAST = (
     LevelConfig(32, 60, 0.06, 1.0, 0.10, 6e-3),
-    LevelConfig(64, 60, 0.10, 1.0, 0.10, 3e-3),
-    LevelConfig(112, 50, 0.15, 1.3, 0.08, 1.2e-3),
+    LevelConfig(64, 90, 0.10, 1.0, 0.10, 4e-3),
+    LevelConfig(112, 60, 0.15, 1.3, 0.08, 1.6e-3),
     LevelConfig(176, 40, 0.20, 1.6, 0.06, 4e-4),
 )
 _QUALITY = (
@@ -162,7 +166,8 @@ class SdfFusionConfig:
     hull: HullConfig = made_by(default_factory=lambda: HullConfig(resolution=160))
     """The hull to start from."""
     inflate: float = 0.012
-    """The start is made larger by this, over the longest side: wrong poses carve too much away."""
+    """The start is made larger by up to this, over the longest side: wrong poses carve too much
+    away."""
     levels: tuple[LevelConfig, ...] = ()
     """Coarse to fine; the preset's if there are none."""
     loss: LossConfig = made_by(default_factory=LossConfig)
@@ -177,6 +182,8 @@ class SdfFusionConfig:
     """Pixels this far outside the masks are looked at, too."""
     seed: int = 0
     """Start of the random choice of rays; the same seed repeats bit for bit on a CPU."""
+    min_rays: int = 16_000
+    """A step looks at this many rays, where there are so many and the level's share is less."""
     max_rays: int = 400_000
     """Rays at once, which bounds the memory; halved and tried again when memory runs out."""
     memory_gib: float = 3.0
