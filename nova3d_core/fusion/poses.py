@@ -121,7 +121,8 @@ class PoseTable:
         turned = rotation_about(-move[:, :3])
         self.rotation = turned @ self.rotation
         self.shift = torch.einsum("vij,vj->vi", turned, self.shift) - move[:, 3:]
-        if with_common:
+        # parallel rays tell nothing about depth
+        if with_common and self._cameras.kind == "perspective":
             common = self._adam_common(along.sum(dim=0)) * turn_rad * self._config.shift_per_turn
             self.shift = self.shift - _COMMON_SHARE * (depths @ common)[:, None] * depths
         self._limit()
