@@ -342,3 +342,23 @@ def test_previews_come_at_most_once_a_second(views):
     assert all(b - a > 0.99 for a, b in itertools.pairwise(times))
     clock = PreviewClock(1000.0)
     assert not clock.is_due() and [clock.next_view() for _ in range(3)] == [0, 1, 2]
+
+
+def test_the_hash_grid_goes_through_the_same_loop(quick, views, pebble):
+    level = LevelConfig(32, 16, 0.2, 1.0, 0.10, 5e-4)
+    surface = fuse_sdf(views, replace(QUICK, field="hashgrid", levels=(level,)))
+    assert mean_error_cells(surface, pebble) < 1.0
+    assert (surface.sdf(0.8 * pebble.vertices) < 0).all()
+    assert surface.conflict.shape == quick.conflict.shape
+    assert set(surface.report.losses) == set(quick.report.losses)
+
+
+def test_the_plain_twin_gives_the_compiled_fields_surface(views, monkeypatch):
+    pytest.importorskip("warp")
+    levels = (LevelConfig(24, 4, 0.3, 1.0, 0.10, 1e-3),)
+    config = replace(QUICK, levels=levels)
+    compiled = fuse_sdf(views, config)
+    monkeypatch.setattr("nova3d_core.fusion.fields.launch.can_run_on", lambda device: False)
+    plain = fuse_sdf(views, config)
+    worst = (compiled.grid.values - plain.grid.values).abs().max()
+    assert worst < 0.1 * compiled.grid.spacing
