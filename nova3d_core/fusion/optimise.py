@@ -114,7 +114,7 @@ class _Run:
         cameras = views.cameras.to(device)
         bank = ray_bank(views, config.margin_px, config.use_normals)
         self.bank: RayBank = bank.to(device)
-        self.field: Field = _field(start, config, device)
+        self.field: Field = _field(start, config, device, len(views))
         self.poses = PoseTable(cameras, ((low + high) / 2).to(device), config.poses)
         self.conflict = ConflictModel(cameras, config.conflict)
         self.draw = RayDraw(len(bank), config.seed)
@@ -142,11 +142,12 @@ class _Run:
         }
 
 
-def _field(start: SdfGrid, config: SdfFusionConfig, device: torch.device) -> Field:
+def _field(start: SdfGrid, config: SdfFusionConfig, device: torch.device, views: int) -> Field:
     if config.field == "hashgrid":
         from .fields.hashgrid import HashGridField
 
-        return HashGridField(start, device=device, seed=config.seed)
+        finest = config.levels[-1].resolution
+        return HashGridField(start, device, config.seed, finest, views)
     from .fields.grid import DenseGrid
 
     return DenseGrid(start, device, config.memory_gib)

@@ -150,6 +150,8 @@ _QUALITY = (
     LevelConfig(176, 80, 0.40, 1.6, 0.06, 5e-4),
     LevelConfig(256, 60, 0.50, 1.6, 0.06, 2e-4),
 )
+_HASHGRID_SHARE = 0.1
+_HASHGRID_RAYS = 2_000
 _LEVELS = {"draft": _DRAFT, "fast": _FAST, "quality": _QUALITY}
 
 
@@ -203,7 +205,16 @@ class SdfFusionConfig:
 
     def complete(self) -> SdfFusionConfig:
         """The same settings with the preset's levels written out, where none were given."""
-        return self if self.levels else replace(self, levels=_LEVELS[self.preset])
+        if self.levels:
+            return self
+        levels = _LEVELS[self.preset]
+        if self.field == "grid":
+            return replace(self, levels=levels)
+        # networks take a hundred times longer for a ray, and autograd remembers each
+        fewer = tuple(
+            replace(level, ray_share=level.ray_share * _HASHGRID_SHARE) for level in levels
+        )
+        return replace(self, levels=fewer, min_rays=_HASHGRID_RAYS, max_rays=4 * _HASHGRID_RAYS)
 
     @property
     def total_steps(self) -> int:
