@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .config import BakeConfig
 from .survey import Survey, for_each_count
@@ -12,8 +13,13 @@ _PAIRS_AT_ONCE = 1 << 21
 _OUTVOTED, _CONFIRMED = 0.6, 0.9
 """With less than the first share of the winner's votes a sample counts nothing, with more than
 the second it counts in full: a bare majority silences nobody."""
+_BESIDE = 0.004
+"""Samples within this share of the picture speak for a pixel."""
+_CORE = 0.004
+"""Doubt that fills this share of the picture each way is a patch, not a matter of wrong geometry,
+"""
 _REACH = 0.015
-"""Doubt spreads over this share of the picture: what is wrong there fades out at its rim."""
+"""and spreads so far: what is wrong there fades out at its rim, too faintly to be told apart."""
 
 
 def agreement_maps(survey: Survey, config: BakeConfig, height: int, width: int) -> Tensor:
@@ -71,13 +77,21 @@ def _as_maps(survey: Survey, agrees: Tensor, height: int, width: int) -> Tensor:
     size = survey.views * height * width
     objections = torch.zeros(size).index_add_(0, place, 1.0 - agrees)
     samples = torch.zeros(size).index_add_(0, place, torch.ones(len(place)))
-    around = [
-        torch.nn.functional.avg_pool2d(
-            part.reshape(survey.views, 1, height, width), 3, stride=1, padding=1
-        )
-        for part in (objections, samples)
-    ]
-    doubt = around[0] / around[1].clamp_min(1e-6)  # (V, 1, H, W)
-    reach = round(_REACH * max(height, width))
-    spread = torch.nn.functional.max_pool2d(doubt, 2 * reach + 1, stride=1, padding=reach)
-    return (1.0 - spread)[:, 0].clamp(0.0, 1.0)
+    shape = (survey.views, 1, height, width)
+    beside, core, reach = (max(round(x * max(height, width)), 1) for x in (_BESIDE, _CORE, _REACH))
+    asked = _means_around(samples.reshape(shape), beside)
+    doubt = _means_around(objections.reshape(shape), beside) / asked.clamp_min(1e-6)
+    # what nobody asked about, as behind the silhouette, does not make a patch smaller
+    patch = -_largest_around(-torch.where(asked > 0, doubt, 1.0), core)
+    spread = _largest_around(torch.where(asked > 0, patch, 0.0), core + reach)
+    return (1.0 - torch.maximum(doubt, spread))[:, 0].clamp(0.0, 1.0)
+
+
+def _means_around(pictures: Tensor, reach: int) -> Tensor:
+    return functional.avg_pool2d(pictures, 2 * reach + 1, stride=1, padding=reach)
+
+
+def _largest_around(pictures: Tensor, reach: int) -> Tensor:
+    """Largest value of pictures (V, 1, H, W) in the square of `reach` pixels around each pixel."""
+    rows = functional.max_pool2d(pictures, (1, 2 * reach + 1), stride=1, padding=(0, reach))
+    return functional.max_pool2d(rows, (2 * reach + 1, 1), stride=1, padding=(reach, 0))

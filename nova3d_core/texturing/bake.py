@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +24,7 @@ from .texels import Texels, texels_of
 from .visibility import Sight, edge_fade, sight_of
 
 STAGE = "baking"
+TEXELS_AT_ONCE = 1 << 20
 _SURE = 0.02
 """A texel whose weights add up to this needs no help from its neighbours."""
 
@@ -69,7 +69,12 @@ def bake_texture(
     if mesh.normals is None:
         mesh = mesh.with_smooth_normals()
     texels = texels_of(mesh, config.texture_px)
-    colour, seen, gains = _Baking(mesh, texels, views, config, progress, conflict).run()
+    baking = _Baking(mesh, views, config, conflict)
+    if config.exposure or config.agreement:
+        progress.check(STAGE)
+        baking.compare_views(texels)
+    baking.prepare_pictures()
+    colour, seen = baking.blend(texels, progress)
     if not bool(seen.any()):
         raise StageError(
             STAGE,
@@ -83,7 +88,7 @@ def bake_texture(
     return Baked(
         replace(mesh, texture=texture, vertex_colours=None),
         coverage.reshape(config.texture_px, config.texture_px),
-        gains,
+        baking.gains,
     )
 
 
@@ -96,73 +101,67 @@ def _checked(conflict: Tensor, views: Views) -> Tensor:
 
 
 class _Baking:
-    """One run: first a survey of where the views differ, then the blend."""
+    """One run: what each pixel counts, a survey of where the views differ, then the blend."""
 
-    def __init__(
-        self,
-        mesh: Mesh,
-        texels: Texels,
-        views: Views,
-        config: BakeConfig,
-        progress: Progress,
-        conflict: Tensor | None,
-    ):
-        self.mesh, self.texels, self.views, self.config = mesh, texels, views, config
+    def __init__(self, mesh: Mesh, views: Views, config: BakeConfig, conflict: Tensor | None):
+        self.mesh, self.cameras, self.config = mesh, views.cameras, config
         self.caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
-        self.conflict = conflict
-        self.progress = progress
-        self.surveys = config.exposure or config.agreement
-
-    def run(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Colours (T, 3), how sure they are (T,) in 0..1, and the views' gains (V, 3)."""
-        views, config = self.views, self.config
         masks = views.masks
         if masks is None:
             masks = torch.ones(views.colour.shape[:3])
-        trust = torch.stack(
+        self.pictures = torch.stack(
+            [without_background(*v) for v in zip(views.colour, masks, strict=True)]
+        )
+        self.trust = torch.stack(
             [
-                edge_fade(self.caster, views.cameras[view], masks[view], config.edge_px)
+                edge_fade(self.caster, self.cameras[view], masks[view], config.edge_px)
                 for view in range(len(views))
             ]
         )
-        if self.conflict is not None:
-            trust = trust * (1.0 - self.conflict)
-        pictures = torch.stack(
-            [without_background(*pair) for pair in zip(views.colour, masks, strict=True)]
-        )
-        gains = torch.ones(len(views), 3)
-        steps = self.progress.track(range(len(views)), STAGE, len(views))
-        if self.surveys:
-            some = survey_texels(self.texels, len(views))
-            survey = take_survey(some, pictures, trust, self._sights(some))
-            if config.exposure:
-                gains = estimate_gains(survey)
-                pictures = pictures / gains[:, None, None]
-            if config.agreement:
-                maps = agreement_maps(survey.divided_by(gains), config, *trust.shape[1:])
-                trust = trust * maps
-        if config.sharpen:
-            pictures = sharpened(pictures)
-        return *self._blend(pictures, trust), gains
+        """(V, H, W) in 0..1: how much a pixel counts."""
+        self.gains = torch.ones(len(views), 3)
+        if conflict is not None:
+            self.trust *= 1.0 - conflict
 
-    def _sights(self, texels: Texels) -> Iterator[Sight]:
-        for view in range(len(self.views)):
-            yield sight_of(
-                self.mesh, self.caster, texels, self.views.cameras[view], self.config.min_cosine
-            )
+    def compare_views(self, texels: Texels) -> None:
+        """Finds the views' gains, and takes trust from pixels that contradict other views."""
+        some = survey_texels(texels, len(self.cameras))
+        sights = (self._sight(some, view) for view in range(len(self.cameras)))
+        survey = take_survey(some, self.pictures, self.trust, sights)
+        if self.config.exposure:
+            self.gains = estimate_gains(survey)
+        if self.config.agreement:
+            survey = survey.divided_by(self.gains)
+            self.trust *= agreement_maps(survey, self.config, *self.trust.shape[1:])
 
-    def _blend(self, pictures: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare_pictures(self) -> None:
+        """Undoes the gains and the blur of pixels."""
+        for view, gain in enumerate(self.gains):
+            picture = self.pictures[view] / gain
+            self.pictures[view] = sharpened(picture) if self.config.sharpen else picture
+
+    def blend(self, texels: Texels, progress: Progress) -> tuple[Tensor, Tensor]:
         """Weighted mean colour (T, 3) over the views, and how sure it is (T,) in 0..1."""
-        total = torch.zeros(len(self.texels.index))
-        sums = torch.zeros(len(self.texels.index), 3)
-        sights = self.progress.track(self._sights(self.texels), STAGE, len(self.views))
-        for view, sight in enumerate(sights):
-            weights = sample_picture(trust[view][..., None], sight.pixels)[:, 0]
-            weights = weights * sight.cosine**self.config.angle_power
-            kept = torch.nonzero(weights)[:, 0]
-            some, weights = sight.texel[kept], weights[kept]
-            colour = sample_picture(pictures[view], sight.pixels[kept])
-            total.index_add_(0, some, weights)
-            sums.index_add_(0, some, weights[:, None] * colour)
+        count = len(texels.index)
+        total, sums = torch.zeros(count), torch.zeros(count, 3)
+        parts = torch.arange(count).split(TEXELS_AT_ONCE)
+        steps = [(part, view) for part in parts for view in range(len(self.cameras))]
+        for part, view in progress.track(steps, STAGE, len(steps)):
+            place, weights, colour = self._said_by(view, texels.chosen(part))
+            total.index_add_(0, part[place], weights)
+            sums.index_add_(0, part[place], weights[:, None] * colour)
         colour = sums / total.clamp_min(1e-9)[:, None]
         return colour.clamp(0.0, 1.0), (total / _SURE).clamp(0.0, 1.0)
+
+    def _said_by(self, view: int, texels: Texels) -> tuple[Tensor, Tensor, Tensor]:
+        """Which of the texels (S,) a view sees, with what weight (S,), in what colour (S, 3)."""
+        sight = self._sight(texels, view)
+        weights = sample_picture(self.trust[view][..., None], sight.pixels)[:, 0]
+        weights = weights * sight.cosine**self.config.angle_power
+        kept = torch.nonzero(weights)[:, 0]
+        colour = sample_picture(self.pictures[view], sight.pixels[kept])
+        return sight.texel[kept], weights[kept], colour
+
+    def _sight(self, texels: Texels, view: int) -> Sight:
+        camera, flattest = self.cameras[view], self.config.min_cosine
+        return sight_of(self.mesh, self.caster, texels, camera, flattest)

@@ -15,7 +15,8 @@ _FLAT = 0.1
 """Where colours around a pixel differ by this, its weight has fallen to a half."""
 _CUT_OFF_VIEW_0 = 0.05
 """View 0 is right by definition: its cut-off whites count where there is nothing else."""
-_MOST_TEXELS = 40_000
+_MOST_TEXELS = 30_000
+"""The tables hold these times the views."""
 _SCALES = (0.3, 0.2, 0.1, 0.07, 0.05, 0.05, 0.05)
 """Residuals of the log ratios at which a sample loses most of its weight, round after round."""
 _PRIOR = 2e-4

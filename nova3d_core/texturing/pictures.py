@@ -8,8 +8,9 @@ from torch.nn import functional
 
 _SOLID_SHARE = 0.97
 """A pixel with this share of its mask's largest value shows nothing of the background."""
-_PIXEL_OF_HATS = (1 / 8, 6 / 8, 1 / 8)
-"""A pixel's mean over a line of bilinear hats: what the hats at -1, 0 and 1 give to it."""
+_SIDE, _MIDDLE = 1 / 8, 6 / 8
+"""Shares of the neighbours' values and of its own in the mean, over a pixel, of the straight lines
+between pixel centres."""
 _SHARPEN_ROUNDS = 3
 
 
@@ -37,26 +38,25 @@ def without_background(colour: Tensor, mask: Tensor) -> Tensor:
     return colour[torch.from_numpy(row).long(), torch.from_numpy(column).long()]
 
 
-def sharpened(pictures: Tensor) -> Tensor:
-    """Pictures (V, H, W, C) whose bilinear interpolation has the given pixels as its means.
+def sharpened(picture: Tensor) -> Tensor:
+    """A picture (H, W, C) whose bilinear interpolation has the given pixels as its means.
 
     A pixel is the mean of its square. Interpolating between such means blurs what is seen twice;
-    this makes up for it, but for the last of the finest stripes, which would only raise noise.
+    this makes up for it, but for part of the finest stripes, where it would only raise noise.
     Values may leave 0..1.
     """
-    given = pictures.movedim(-1, 1)  # (V, C, H, W)
+    given = picture.movedim(-1, 0)[None]  # (1, C, H, W)
     result = given
     for _ in range(_SHARPEN_ROUNDS):
         result = result + given - _pixel_means(result)
-    return result.movedim(1, -1).contiguous()
+    return result[0].movedim(0, -1)
 
 
 def _pixel_means(hats: Tensor) -> Tensor:
-    """Means over each pixel's square of the bilinear interpolation of values (V, C, H, W)."""
-    side, middle, _ = _PIXEL_OF_HATS
+    """Means over each pixel's square of the bilinear interpolation of values (1, C, H, W)."""
     padded = functional.pad(hats, (1, 1, 1, 1), mode="replicate")
-    rows = side * (padded[:, :, :-2] + padded[:, :, 2:]) + middle * padded[:, :, 1:-1]
-    return side * (rows[..., :-2] + rows[..., 2:]) + middle * rows[..., 1:-1]
+    rows = _SIDE * (padded[:, :, :-2] + padded[:, :, 2:]) + _MIDDLE * padded[:, :, 1:-1]
+    return _SIDE * (rows[..., :-2] + rows[..., 2:]) + _MIDDLE * rows[..., 1:-1]
 
 
 def colours_around(picture: Tensor) -> tuple[Tensor, Tensor]:

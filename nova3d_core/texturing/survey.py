@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,8 +13,8 @@ from .sampling import sample_picture
 from .texels import Texels
 from .visibility import Sight
 
-_MOST_TEXELS = 150_000
-"""Some for each pixel of the usual pictures."""
+_MOST_TEXELS = 60_000
+"""About one for each pixel of the usual pictures; more change nothing that could be measured."""
 _MOST_SAMPLES = 8_000_000
 """Texels times views, which bounds the memory."""
 
@@ -59,7 +59,7 @@ def survey_texels(texels: Texels, views: int) -> Texels:
     return texels.chosen(torch.randperm(len(texels.index), generator=generator)[:count].sort()[0])
 
 
-def take_survey(texels: Texels, pictures: Tensor, trust: Tensor, sights: Iterator[Sight]) -> Survey:
+def take_survey(texels: Texels, pictures: Tensor, trust: Tensor, sights: Iterable[Sight]) -> Survey:
     """Asks the views about texels.
 
     Args:
