@@ -16,10 +16,10 @@ the second it counts in full: a bare majority silences nobody."""
 _BESIDE = 0.004
 """Samples within this share of the picture speak for a pixel."""
 _CORE = 0.004
-"""Doubt that fills this share of the picture each way is a patch, not a matter of wrong geometry,
-"""
+"""Doubt that fills this share of the picture around a pixel is a patch; where geometry is a little
+wrong, doubt comes in thin lines."""
 _REACH = 0.015
-"""and spreads so far: what is wrong there fades out at its rim, too faintly to be told apart."""
+"""A patch spreads so far: what is wrong there fades out at its rim, too faintly to be told."""
 
 
 def agreement_maps(survey: Survey, config: BakeConfig, height: int, width: int) -> Tensor:

@@ -15,7 +15,7 @@ from ..rendering.raycast import RayCaster
 from ..views import Views
 from .agreement import agreement_maps
 from .config import BakeConfig
-from .exposure import estimate_gains
+from .exposure import estimate_gains, trust_in_cut_off
 from .fill import fill_unseen, pad_charts
 from .pictures import sharpened, without_background
 from .sampling import sample_picture
@@ -137,6 +137,7 @@ class _Baking:
     def prepare_pictures(self) -> None:
         """Undoes the gains and the blur of pixels."""
         for view, gain in enumerate(self.gains):
+            self.trust[view] *= trust_in_cut_off(self.pictures[view], gain)
             picture = self.pictures[view] / gain
             self.pictures[view] = sharpened(picture) if self.config.sharpen else picture
 
@@ -144,10 +145,11 @@ class _Baking:
         """Weighted mean colour (T, 3) over the views, and how sure it is (T,) in 0..1."""
         count = len(texels.index)
         total, sums = torch.zeros(count), torch.zeros(count, 3)
-        parts = torch.arange(count).split(TEXELS_AT_ONCE)
-        steps = [(part, view) for part in parts for view in range(len(self.cameras))]
-        for part, view in progress.track(steps, STAGE, len(steps)):
-            place, weights, colour = self._said_by(view, texels.chosen(part))
+        parts, views = torch.arange(count).split(TEXELS_AT_ONCE), range(len(self.cameras))
+        chosen = ((part, texels.chosen(part)) for part in parts)
+        steps = ((part, some, view) for part, some in chosen for view in views)
+        for part, some, view in progress.track(steps, STAGE, len(parts) * len(views)):
+            place, weights, colour = self._said_by(view, some)
             total.index_add_(0, part[place], weights)
             sums.index_add_(0, part[place], weights[:, None] * colour)
         colour = sums / total.clamp_min(1e-9)[:, None]

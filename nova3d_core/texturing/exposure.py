@@ -23,6 +23,11 @@ _PRIOR = 2e-4
 """The belief that a view's gain is 1 weighs this share of what a view's samples weigh."""
 _NO_GAIN = 0.002
 """Log gains of about this size are noise, and shrink."""
+_MOST_GAIN = 0.7
+"""No log gain is larger: such views do not differ by exposure."""
+
+_TRUSTS_LITTLE_FROM, _LITTLE = 1.05, 0.005
+"""From this gain on, cut-off pixels count so much: all that is left is that they were bright."""
 
 
 def estimate_gains(survey: Survey) -> Tensor:
@@ -31,39 +36,67 @@ def estimate_gains(survey: Survey) -> Tensor:
     Robust least squares on logarithms: log colour = log gain of the view + log of the true colour
     of the texel, where the texel's colour is the mean of what the views say once their gains are
     undone. Samples that contradict the others lose their weight, all three channels together.
+    Views that share no texel with others keep a gain of 1.
     """
-    logs, weights = _tables(survey)
-    gains = torch.zeros(survey.views, 3, dtype=torch.float64)
+    gains = torch.ones(survey.views, 3)
+    present, view = torch.unique(survey.view, return_inverse=True)
+    if len(present) < 2:
+        return gains
+    logs, weights = _tables(survey, view, len(present))
+    fixed = int(present[0]) == 0
+    found = torch.zeros(len(present), 3)
     for scale in _SCALES:
-        residual = logs - gains.float() - _texel_means(logs - gains.float(), weights)
-        squared = torch.where(weights > 0, (residual / scale).square(), 0.0).sum(-1, keepdim=True)
-        gains = _solve(logs, weights / (1.0 + squared).square())
-    gains = gains * gains.square() / (gains.square() + _NO_GAIN**2)
-    return gains.exp().float()
+        undone = logs - found
+        residual = (undone - _texel_means(undone, weights)) / scale
+        squared = torch.where(weights > 0, residual.square(), 0.0).sum(dim=-1, keepdim=True)
+        found = _solve(logs, weights / (1.0 + squared).square(), fixed)
+    found = found * found.square() / (found.square() + _NO_GAIN**2)
+    gains[present] = found.clamp(-_MOST_GAIN, _MOST_GAIN).exp()
+    return gains
 
 
-def _tables(survey: Survey) -> tuple[Tensor, Tensor]:
-    """Log colours and weights, both (N, V, 3), of N texels that two views or more see."""
-    several = torch.bincount(survey.texel, minlength=survey.texels) > 1
-    chosen = torch.nonzero(several)[:, 0]
-    chosen = chosen[:: max(-(-len(chosen) // _MOST_TEXELS), 1)]
+def trust_in_cut_off(picture: Tensor, gain: Tensor) -> Tensor:
+    """How much each pixel counts (H, W), in 0..1: less where a gain has cut its colour off at 1.
+
+    Args:
+        picture: (H, W, 3) as given.
+        gain: (3,) that its channels were multiplied by.
+    """
+    lost = (_TRUSTS_LITTLE_FROM - gain) / (_TRUSTS_LITTLE_FROM - 1.0)  # 1 without gain
+    of_channels = torch.where(picture > _BRIGHT, lost.clamp(_LITTLE, 1.0), 1.0)
+    return of_channels.amin(dim=-1)
+
+
+def _tables(survey: Survey, view: Tensor, views: int) -> tuple[Tensor, Tensor]:
+    """Log colours and weights, both (N, V, 3), of N texels that two views or more see.
+
+    Args:
+        survey: S samples.
+        view: (S,) in 0..views.
+        views: V, without those that have no samples.
+    """
+    several = torch.nonzero(torch.bincount(survey.texel, minlength=survey.texels) > 1)[:, 0]
+    chosen = several[:: max(-(-len(several) // _MOST_TEXELS), 1)]
     row = torch.full((survey.texels,), -1)
     row[chosen] = torch.arange(len(chosen))
-    row = row[survey.texel]
-    kept = row >= 0
-    place = row[kept] * survey.views + survey.view[kept]
-    colour, spread = survey.colour[kept], (survey.high - survey.low)[kept]
-    size = (len(chosen) * survey.views, 3)
+    kept = torch.nonzero(row[survey.texel] >= 0)[:, 0]
+    place = row[survey.texel[kept]] * views + view[kept]
+    size = (len(chosen) * views, 3)
     logs, weights = torch.zeros(size), torch.zeros(size)
-    logs[place] = colour.clamp_min(1e-3).log()
-    weight = (survey.trust * survey.cosine)[kept, None] / (1.0 + (spread / _FLAT).square())
-    weight = weight * (colour / _FULL_WEIGHT_FROM).clamp_max(1.0).square()
-    of_view_0 = (survey.view[kept] == 0)[:, None]
-    bright = torch.where(of_view_0, _CUT_OFF_VIEW_0, 0.0)
-    weight = torch.where(survey.high[kept] > _BRIGHT, weight * bright, weight)
-    weights[place] = torch.where(survey.low[kept] < _DARK, 0.0, weight)
-    shape = (len(chosen), survey.views, 3)
+    logs[place] = survey.colour[kept].clamp_min(1e-3).log()
+    weights[place] = _ratio_weights(survey)[kept]
+    shape = (len(chosen), views, 3)
     return logs.reshape(shape), weights.reshape(shape)
+
+
+def _ratio_weights(survey: Survey) -> Tensor:
+    """(S, 3): how much each sample's channels tell about gains."""
+    spread = survey.high - survey.low
+    weight = (survey.trust * survey.cosine)[:, None] / (1.0 + (spread / _FLAT).square())
+    weight = weight * (survey.colour / _FULL_WEIGHT_FROM).clamp_max(1.0).square()
+    of_cut_off = torch.where(survey.view == 0, _CUT_OFF_VIEW_0, 0.0)[:, None]
+    weight = torch.where(survey.high > _BRIGHT, weight * of_cut_off, weight)
+    return torch.where(survey.low < _DARK, 0.0, weight)
 
 
 def _texel_means(logs: Tensor, weights: Tensor) -> Tensor:
@@ -72,9 +105,9 @@ def _texel_means(logs: Tensor, weights: Tensor) -> Tensor:
     return (logs * weights).sum(dim=1, keepdim=True) / total
 
 
-def _solve(logs: Tensor, weights: Tensor) -> Tensor:
-    """Log gains (V, 3) that fit best, with the texels' colours eliminated; 0 for view 0."""
-    views = logs.shape[1]
+def _solve(logs: Tensor, weights: Tensor, first_is_fixed: bool) -> Tensor:
+    """Log gains (V, 3) that fit best, with the texels' colours eliminated."""
+    views, first = logs.shape[1], int(first_is_fixed)
     gains = torch.zeros(views, 3, dtype=torch.float64)
     differences = weights * (logs - _texel_means(logs, weights))
     shares = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-9)
@@ -84,6 +117,5 @@ def _solve(logs: Tensor, weights: Tensor) -> Tensor:
         prior = _PRIOR * float(system.diagonal().mean()) + 1e-6
         system = system.double() + prior * torch.eye(views)
         right = differences[..., channel].sum(dim=0).double()
-        if views > 1:
-            gains[1:, channel] = torch.linalg.solve(system[1:, 1:], right[1:])
-    return gains
+        gains[first:, channel] = torch.linalg.solve(system[first:, first:], right[first:])
+    return gains.float()

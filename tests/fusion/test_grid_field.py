@@ -367,7 +367,7 @@ def test_a_finer_level_keeps_surface_and_colours(compiled):
     field.begin_level(LevelConfig(56, 1, 1.0))
     assert field.spacing == pytest.approx(coarse * 32 / 56)
     surface = RADIUS * unit(torch.randn(2000, 3, generator=seeded(8)))
-    for state in (field._state, next_level(field._state, field._start, 56)):
+    for state in (field._state, next_level(field._state, field.spacing)):
         values = resampled(state.geo[..., :1], state.origin, state.spacing, surface)
         assert float(values.abs().max()) < 0.1 * coarse
         colours = resampled(state.col, state.origin, state.spacing, surface)[:, :3]
@@ -418,8 +418,9 @@ def fitted(compiled, steps=4, count=launch.PARTS * 1100):
     return field._state.geo, field._state.col, by_rays.by_origin, by_rays.by_direction
 
 
-def test_runs_repeat_bit_for_bit(compiled):
-    for one, other in zip(fitted(compiled), fitted(compiled), strict=True):
+def test_runs_repeat_bit_for_bit(compiled_steps):
+    # torch's own scatter does not promise that with several threads
+    for one, other in zip(fitted(True), fitted(True), strict=True):
         assert torch.equal(one, other)
 
 

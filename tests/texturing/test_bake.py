@@ -26,32 +26,6 @@ ALL_ROUND = cameras_at(
 )
 
 
-@pytest.fixture(scope="module")
-def globe() -> Mesh:
-    """A ball of latitude and longitude strips, smoothly coloured by place, with a known uv map."""
-    rows, columns, radius = 24, 48, 0.4
-    v, u = torch.meshgrid(
-        torch.linspace(0, 1, rows + 1), torch.linspace(0, 1, columns + 1), indexing="ij"
-    )
-    theta, phi = v * np.pi, u * 2 * np.pi
-    vertices = radius * torch.stack(
-        [theta.sin() * phi.sin(), theta.cos(), theta.sin() * phi.cos()], dim=-1
-    ).reshape(-1, 3)
-    corner = (torch.arange(rows)[:, None] * (columns + 1) + torch.arange(columns)).reshape(-1)
-    below = corner + columns + 1
-    faces = torch.cat(
-        [
-            torch.stack([corner, below, below + 1], 1),
-            torch.stack([corner, below + 1, corner + 1], 1),
-        ]
-    )
-    uv = torch.stack([u, v], dim=-1).reshape(-1, 2)
-    normals = vertices / radius
-    mesh = Mesh(vertices, faces, uv=uv, normals=normals)
-    proper = mesh.face_areas > 1e-9
-    return replace(mesh, faces=faces[proper], vertex_colours=(vertices / radius) * 0.45 + 0.5)
-
-
 def test_texels_lie_where_the_uv_map_says(globe):
     texels = texels_of(globe, 128)
     assert len(texels.index) > 0.95 * 128 * 128  # a pole's squares are half triangles
@@ -232,3 +206,13 @@ def test_cancel_stops_within_a_view(globe):
     with pytest.raises(Cancelled, match="baking"):
         bake_texture(globe, views, CONFIG, progress)
     assert len(steps) == 2
+
+
+def test_a_large_texture_is_baked_in_parts(globe, monkeypatch):
+    views = render_views(globe, orbit_cameras(RigConfig(count=4))).views
+    small = replace(CONFIG, texture_px=128)
+    whole = bake_texture(globe, views, small)
+    monkeypatch.setattr("nova3d_core.texturing.bake.TEXELS_AT_ONCE", 5000)
+    parts = bake_texture(globe, views, small)
+    assert torch.equal(parts.mesh.texture, whole.mesh.texture)
+    assert torch.equal(parts.coverage, whole.coverage)

@@ -16,7 +16,15 @@ from ..sdf_config import LevelConfig, LossConfig
 from ..sdf_grid import SdfGrid
 from . import launch
 from .base import RayDerivatives, Rendered
-from .grid_state import BYTES_A_VOXEL, bounds_of, first_level, level_frame, next_level
+from .grid_state import (
+    BYTES_A_VOXEL,
+    bounds_of,
+    distances,
+    first_level,
+    level_frame,
+    level_spacing,
+    next_level,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +73,7 @@ class DenseGrid:
         if self._state is None:
             self._state = first_level(self._start, resolution, self.device)
         else:
-            self._state = next_level(self._state, self._start, resolution)
+            self._state = next_level(self._state, level_spacing(self._start, resolution))
         self._level = level
         self._sharpness = level.sharpness / self.spacing
         self._band = BAND / self._sharpness
@@ -114,15 +122,16 @@ class DenseGrid:
 
     def to_grid(self) -> SdfGrid:
         """The signed distances on the CPU."""
-        state = self._state
-        return SdfGrid(state.geo[..., 0].cpu().clone(), state.origin.cpu().clone(), state.spacing)
+        return distances(self._state)
 
     def _affordable(self, resolution: int) -> int:
         """The largest resolution up to the wanted one whose grid fits the memory budget."""
-        low, high = bounds_of(self._start)
+        held = self._start if self._state is None else distances(self._state)
+        low, high = bounds_of(held)
         wanted = resolution
         while resolution > 16:
-            cells = torch.tensor(level_frame(low, high, resolution)[2]).prod()
+            spacing = level_spacing(self._start, resolution)
+            cells = torch.tensor(level_frame(low, high, spacing)[1]).prod()
             if float(cells) * BYTES_A_VOXEL <= self._memory_gib * 2**30 * _GRID_SHARE:
                 break
             resolution = int(resolution * 0.9)

@@ -70,12 +70,25 @@ def bounds_of(start: SdfGrid) -> tuple[Tensor, Tensor]:
     return start.origin + low * start.spacing, start.origin + high * start.spacing
 
 
-def level_frame(low: Tensor, high: Tensor, resolution: int) -> tuple[Tensor, float, list[int]]:
-    """Origin (3,), spacing and shape of a grid around a box, with room to move."""
-    spacing = float((high - low).max()) / resolution
+def distances(state: GridState) -> SdfGrid:
+    """The signed distances on the CPU, the grid's outermost layer outside."""
+    values = state.geo[..., 0].cpu()
+    closed = values.clamp_min(state.spacing)
+    closed[1:-1, 1:-1, 1:-1] = values[1:-1, 1:-1, 1:-1]
+    return SdfGrid(closed, state.origin.cpu().clone(), state.spacing)
+
+
+def level_spacing(start: SdfGrid, resolution: int) -> float:
+    """Cell size that gives the start's longest side so many cells; the same on all of a run."""
+    low, high = bounds_of(start)
+    return float((high - low).max()) / resolution
+
+
+def level_frame(low: Tensor, high: Tensor, spacing: float) -> tuple[Tensor, list[int]]:
+    """Origin (3,) and shape of a grid around a box, with room to move."""
     cells = ((high - low) / spacing).ceil().long() + 2 * PAD_CELLS
     origin = (low + high) / 2 - (cells - 1) * spacing / 2
-    return origin, spacing, cells.tolist()
+    return origin, cells.tolist()
 
 
 def resampled(values: Tensor, origin: Tensor, spacing: float, points: Tensor) -> Tensor:
@@ -92,7 +105,8 @@ def resampled(values: Tensor, origin: Tensor, spacing: float, points: Tensor) ->
 
 def first_level(start: SdfGrid, resolution: int, device: torch.device) -> GridState:
     """A grid of some resolution that holds a start's distances, all grey."""
-    origin, spacing, shape = level_frame(*bounds_of(start), resolution)
+    spacing = level_spacing(start, resolution)
+    origin, shape = level_frame(*bounds_of(start), spacing)
     points = grid_points(origin, spacing, tuple(shape))
     geo = torch.zeros(*shape, 4)
     sampled = resampled(start.values[..., None], start.origin, start.spacing, points)
@@ -101,9 +115,9 @@ def first_level(start: SdfGrid, resolution: int, device: torch.device) -> GridSt
     return GridState(origin, spacing, geo.to(device), col.to(device))
 
 
-def next_level(state: GridState, start: SdfGrid, resolution: int) -> GridState:
-    """The same surface and colours on a grid of another resolution."""
-    origin, spacing, shape = level_frame(*bounds_of(start), resolution)
+def next_level(state: GridState, spacing: float) -> GridState:
+    """The same surface and colours with another cell size, cropped to what the surface is now."""
+    origin, shape = level_frame(*bounds_of(distances(state)), spacing)
     points = grid_points(origin, spacing, tuple(shape)).to(state.geo.device)
     geo = torch.zeros(*shape, 4, device=state.geo.device)
     values = resampled(state.geo[..., :1], state.origin, state.spacing, points)

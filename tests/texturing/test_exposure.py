@@ -1,0 +1,108 @@
+"""Views that differ by gains of their colour channels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.cameras import orbit_cameras
+from nova3d_core.mesh import Mesh
+from nova3d_core.rendering.views import render_views
+from nova3d_core.rigs import RigConfig
+from nova3d_core.texturing.bake import bake_texture
+from nova3d_core.texturing.config import BakeConfig
+from nova3d_core.views import Views
+
+CONFIG = BakeConfig(texture_px=128)
+RIG = RigConfig(count=12, width_px=128, height_px=128)
+
+
+@pytest.fixture(scope="module")
+def clean(globe) -> Views:
+    return render_views(globe, orbit_cameras(RIG)).views
+
+
+def some_gains(count: int, spread: float = 0.15) -> torch.Tensor:
+    """(V, 3) in 1 - spread to 1 + spread, 1 for view 0."""
+    random = torch.rand(count, 3, generator=torch.Generator().manual_seed(4))
+    gains = 1.0 + spread * (2.0 * random - 1.0)
+    gains[0] = 1.0
+    return gains
+
+
+def exposed(views: Views, gains: torch.Tensor) -> Views:
+    """Views whose objects are brighter and darker, cut off at 1 as pictures are."""
+    white = 1.0 - views.masks[..., None]
+    colour = gains[:, None, None] * (views.colour - white).clamp_min(0.0) + white
+    return replace(views, colour=colour.clamp(0.0, 1.0))
+
+
+def test_gains_are_found_and_undone(globe, clean):
+    gains = some_gains(len(clean))
+    views = exposed(clean, gains)
+    assert (views.colour[1:] == 1).logical_and(clean.colour[1:] < 1).any()  # some are cut off
+    baked = bake_texture(globe, views, CONFIG)
+    assert (baked.gains / gains - 1).abs().max() < 0.01
+    truth = bake_texture(globe, clean, CONFIG).mesh.texture
+    assert (baked.mesh.texture - truth).abs().max() < 0.02
+    off = bake_texture(globe, views, replace(CONFIG, exposure=False))
+    assert (off.mesh.texture - truth).abs().max() > 0.05
+    assert torch.equal(off.gains, torch.ones(len(views), 3))
+
+
+def test_clean_views_keep_their_colours(globe, clean):
+    baked = bake_texture(globe, clean, CONFIG)
+    assert (baked.gains - 1).abs().max() < 0.005
+    off = bake_texture(globe, clean, replace(CONFIG, exposure=False))
+    assert (baked.mesh.texture - off.mesh.texture).abs().max() < 1 / 255
+
+
+def test_view_0_is_right_whatever_the_others_say(globe, clean):
+    gains = torch.full((len(clean), 3), 0.8)
+    gains[0] = 1.0
+    baked = bake_texture(globe, exposed(clean, gains), CONFIG)
+    assert torch.equal(baked.gains[0], torch.ones(3))
+    assert (baked.gains[1:] / 0.8 - 1).abs().max() < 0.01
+
+
+def striped(globe: Mesh, bright: float) -> Mesh:
+    """Dark bands between bright ones, each wide enough to be flat."""
+    band = (globe.vertices[:, 1:2] * 12).round().long() % 2 == 0
+    return replace(globe, vertex_colours=torch.where(band, bright, 0.45).expand(-1, 3).contiguous())
+
+
+def test_colours_cut_off_at_white_do_not_pull_the_gains(globe):
+    # half of the ball is so bright that every gain above 1 is lost there
+    mesh = striped(globe, 0.97)
+    views = render_views(mesh, orbit_cameras(RIG)).views
+    gains = some_gains(len(views))
+    assert (bake_texture(mesh, exposed(views, gains), CONFIG).gains / gains - 1).abs().max() < 0.01
+
+
+def test_a_white_object_is_held_by_the_first_view(globe):
+    white = replace(globe, vertex_colours=torch.ones_like(globe.vertices))
+    views = render_views(white, orbit_cameras(RIG)).views
+    gains = torch.full((len(views), 3), 0.9)
+    gains[0] = 1.0
+    baked = bake_texture(white, exposed(views, gains), CONFIG)
+    assert (baked.gains[1:] / 0.9 - 1).abs().max() < 0.01
+    assert (baked.mesh.texture - 1).abs().max() < 0.01
+
+
+def test_a_repainted_patch_does_not_pull_the_gains(globe, clean):
+    gains = some_gains(len(clean))
+    views = exposed(clean, gains)
+    views.colour[3, 40:70, 45:75] = torch.tensor([0.9, 0.1, 0.1])
+    baked = bake_texture(globe, views, CONFIG)
+    assert (baked.gains / gains - 1).abs().max() < 0.01
+    truth = bake_texture(globe, clean, CONFIG).mesh.texture
+    assert (baked.mesh.texture - truth).abs().max() < 0.05
+
+
+def test_a_view_that_shares_nothing_with_others_keeps_its_colours(globe, clean):
+    apart = exposed(clean[[0, 6]], torch.tensor([[1.0, 1.0, 1.0], [0.8, 0.8, 0.8]]))
+    assert torch.equal(bake_texture(globe, apart, CONFIG).gains, torch.ones(2, 3))
+    alone = bake_texture(globe, clean[0], CONFIG)
+    assert torch.equal(alone.gains, torch.ones(1, 3))
