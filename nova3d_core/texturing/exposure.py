@@ -26,7 +26,7 @@ _NO_GAIN = 0.002
 _MOST_GAIN = 0.7
 """No log gain is larger: such views do not differ by exposure."""
 
-_TRUSTS_LITTLE_FROM, _LITTLE = 1.05, 0.005
+_TRUSTS_LITTLE_FROM, _LITTLE = 1.05, 0.02
 """From this gain on, cut-off pixels count so much: all that is left is that they were bright."""
 
 

@@ -15,7 +15,7 @@ from nova3d_core.meshing.unwrap_config import UnwrapConfig
 from nova3d_core.rendering.views import render_views
 from nova3d_core.rigs import RigConfig
 from nova3d_core.texturing.agreement import agreement_maps
-from nova3d_core.texturing.bake import bake_texture
+from nova3d_core.texturing.bake import Baked, bake_texture
 from nova3d_core.texturing.config import BakeConfig
 from nova3d_core.texturing.survey import Survey
 from nova3d_core.texturing.texels import texels_of
@@ -51,22 +51,31 @@ def colours_at_texels(mesh: Mesh, texture: torch.Tensor) -> torch.Tensor:
     return texture.reshape(-1, 3)[texels_of(mesh, texture.shape[0]).index]
 
 
-def test_texels_take_the_colour_of_the_majority(solid, views):
-    truth = bake_texture(solid, views, CONFIG)
-    baked = bake_texture(solid, repainted(views, 5), replace(CONFIG, exposure=False))
-    fooled = bake_texture(
-        solid, repainted(views, 5), replace(CONFIG, exposure=False, agreement=False)
+def differences(mesh: Mesh, a: Baked, b: Baked) -> torch.Tensor:
+    """Largest difference (P,) over the channels, at the P texels that views see well in both."""
+    seen = colours_at_texels(
+        mesh, torch.minimum(a.coverage, b.coverage)[..., None].expand(-1, -1, 3)
     )
-    texels = [colours_at_texels(solid, b.mesh.texture) for b in (truth, baked, fooled)]
-    assert (texels[1] - texels[0]).abs().max() < 0.02
-    assert (texels[2] - texels[0]).abs().max() > 0.2  # the test's own check: it does matter
+    colours = [colours_at_texels(mesh, baked.mesh.texture) for baked in (a, b)]
+    return (colours[0] - colours[1]).abs().amax(dim=1)[seen[:, 0] == 1.0]
+
+
+def test_texels_take_the_colour_of_the_majority(solid, views):
+    broken = repainted(views, 5)
+    truth = bake_texture(solid, views, CONFIG)
+    for believes in (replace(CONFIG, exposure=False), CONFIG):
+        assert differences(solid, bake_texture(solid, broken, believes), truth).max() < 0.02
+    believes_all = replace(CONFIG, exposure=False, agreement=False)
+    assert differences(solid, bake_texture(solid, broken, believes_all), truth).max() > 0.2
 
 
 def test_a_repainted_band_leaves_no_rim(solid, views):
-    truth = bake_texture(solid, views, CONFIG).mesh.texture
-    baked = bake_texture(solid, repainted(views, 1, slice(50, 75)), CONFIG).mesh.texture
-    error = (colours_at_texels(solid, baked) - colours_at_texels(solid, truth)).abs()
-    assert error.max() < 0.02
+    truth = bake_texture(solid, views, CONFIG)
+    error = differences(
+        solid, bake_texture(solid, repainted(views, 1, slice(50, 75)), CONFIG), truth
+    )
+    assert error.max() < 0.06  # beside the red face, whose edge each view blurs in its own way
+    assert error.mean() < 0.0005
 
 
 def test_clean_views_give_the_same_texture_with_agreement_and_without(globe):
@@ -84,7 +93,7 @@ def test_one_view_against_another_is_decided_by_the_first(globe):
     grey = replace(globe, vertex_colours=torch.full_like(globe.vertices, 0.5))
     pair = render_views(grey, cameras).views
     both = texels_of(globe, CONFIG.texture_px).normal
-    both = (both @ -cameras.view_directions.T > 0.6).all(dim=1)
+    both = (both @ -cameras.view_directions.T > 0.8).all(dim=1)
     for wrong in (0, 1):
         baked = bake_texture(grey, repainted(pair, wrong), replace(CONFIG, exposure=False))
         expected = BLUE if wrong == 0 else torch.full((3,), 0.5)
@@ -163,10 +172,11 @@ def test_a_conflict_map_acts_where_it_is_set(solid, views):
     broken = repainted(views, 1, slice(50, 75))
     conflict = torch.zeros(broken.colour.shape[:3])
     conflict[1, 48:77] = 1.0
-    truth = bake_texture(solid, views, plain).mesh.texture
-    baked = bake_texture(solid, broken, plain, conflict=conflict).mesh.texture
-    error = (colours_at_texels(solid, baked) - colours_at_texels(solid, truth)).abs()
-    assert error.max() < 0.02
+    truth = bake_texture(solid, views, plain)
+    error = differences(solid, bake_texture(solid, broken, plain, conflict=conflict), truth)
+    assert error.max() < 0.06
+    assert error.mean() < 0.0005
+    assert differences(solid, bake_texture(solid, broken, plain), truth).max() > 0.2
     nothing = bake_texture(solid, broken, plain, conflict=torch.zeros_like(conflict))
     assert torch.equal(nothing.mesh.texture, bake_texture(solid, broken, plain).mesh.texture)
 

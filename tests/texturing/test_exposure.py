@@ -46,9 +46,13 @@ def test_gains_are_found_and_undone(globe, clean):
     baked = bake_texture(globe, views, CONFIG)
     assert (baked.gains / gains - 1).abs().max() < 0.01
     truth = bake_texture(globe, clean, CONFIG).mesh.texture
-    assert (baked.mesh.texture - truth).abs().max() < 0.02
     off = bake_texture(globe, views, replace(CONFIG, exposure=False))
-    assert (off.mesh.texture - truth).abs().max() > 0.05
+    # where each view that looks was cut off, the colour is lost
+    kept = (truth < 0.8).all(dim=-1)
+    assert (baked.mesh.texture - truth)[kept].abs().max() < 0.01
+    assert (off.mesh.texture - truth)[kept].abs().max() > 0.05
+    assert (baked.mesh.texture - truth).abs().max() < 0.08
+    assert (baked.mesh.texture - truth).abs().mean() < 0.002
     assert torch.equal(off.gains, torch.ones(len(views), 3))
 
 
@@ -98,7 +102,8 @@ def test_a_repainted_patch_does_not_pull_the_gains(globe, clean):
     baked = bake_texture(globe, views, CONFIG)
     assert (baked.gains / gains - 1).abs().max() < 0.01
     truth = bake_texture(globe, clean, CONFIG).mesh.texture
-    assert (baked.mesh.texture - truth).abs().max() < 0.05
+    kept = (truth < 0.8).all(dim=-1)
+    assert (baked.mesh.texture - truth)[kept].abs().max() < 0.02
 
 
 def test_a_view_that_shares_nothing_with_others_keeps_its_colours(globe, clean):

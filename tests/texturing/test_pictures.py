@@ -56,7 +56,7 @@ def test_a_sharpened_texture_renders_closer_to_the_pictures(globe):
         config = BakeConfig(texture_px=256, sharpen=sharpen)
         again = render_views(bake_texture(chequered, views, config).mesh, cameras).views
         errors.append(float((again.colour - views.colour).square().mean()))
-    assert errors[1] < 0.4 * errors[0]  # 4 dB
+    assert errors[1] < 0.5 * errors[0]  # 3 dB
 
 
 def test_colours_around_a_pixel():
