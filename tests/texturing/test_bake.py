@@ -19,11 +19,17 @@ from nova3d_core.texturing.config import BakeConfig
 from nova3d_core.texturing.fill import fill_unseen
 from nova3d_core.texturing.sampling import sample_picture, sample_texture
 from nova3d_core.texturing.texels import texels_of
+from nova3d_core.views import Views
 
 CONFIG = BakeConfig(texture_px=256)
 ALL_ROUND = cameras_at(
     [i * 45.0 for i in range(8)] * 3, [0.0] * 8 + [50.0] * 8 + [-50.0] * 8, RigConfig()
 )
+
+
+@pytest.fixture(scope="module")
+def all_round(globe) -> Views:
+    return render_views(globe, ALL_ROUND).views
 
 
 def test_texels_lie_where_the_uv_map_says(globe):
@@ -39,9 +45,8 @@ def test_texels_lie_where_the_uv_map_says(globe):
     assert ((texels.normal * place).sum(dim=1) / 0.4).min() > 0.99
 
 
-def test_a_smooth_colouring_comes_back(globe):
-    views = render_views(globe, ALL_ROUND).views
-    baked = bake_texture(globe, views, CONFIG)
+def test_a_smooth_colouring_comes_back(globe, all_round):
+    baked = bake_texture(globe, all_round, CONFIG)
     assert (baked.coverage > 0).float().mean() > 0.95
     texels = texels_of(globe, CONFIG.texture_px)
     truth = texels.position / 0.4 * 0.45 + 0.5
@@ -50,10 +55,9 @@ def test_a_smooth_colouring_comes_back(globe):
     assert error.mean() < 0.005
 
 
-def test_rendering_the_baked_mesh_gives_the_pictures_back(globe):
-    views = render_views(globe, ALL_ROUND).views
-    again = render_views(bake_texture(globe, views, CONFIG).mesh, ALL_ROUND).views
-    psnr = -10 * torch.log10(((again.colour - views.colour) ** 2).mean())
+def test_rendering_the_baked_mesh_gives_the_pictures_back(globe, all_round):
+    again = render_views(bake_texture(globe, all_round, CONFIG).mesh, ALL_ROUND).views
+    psnr = -10 * torch.log10(((again.colour - all_round.colour) ** 2).mean())
     assert psnr > 42
 
 
@@ -166,21 +170,19 @@ def test_textures_repeat_and_pictures_end():
 
 
 @pytest.mark.parametrize("largest", [250 / 255, 0.8])
-def test_mattes_that_never_reach_one_bake_as_well(globe, largest):
-    views = render_views(globe, ALL_ROUND).views
-    soft = replace(views, masks=views.masks * largest)
-    baked, truth = (bake_texture(globe, v, CONFIG) for v in (soft, views))
+def test_mattes_that_never_reach_one_bake_as_well(globe, all_round, largest):
+    soft = replace(all_round, masks=all_round.masks * largest)
+    baked, truth = (bake_texture(globe, v, CONFIG) for v in (soft, all_round))
     assert (baked.coverage > 0).float().mean() > 0.95
     assert (baked.mesh.texture - truth.mesh.texture).abs().mean() < 0.005
 
 
-def test_views_that_do_not_see_the_mesh_are_an_error(globe):
-    views = render_views(globe, ALL_ROUND).views
+def test_views_that_do_not_see_the_mesh_are_an_error(globe, all_round):
     away = globe.transformed(
         torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 9], [0, 0, 1, 0], [0, 0, 0, 1]])
     )
     with pytest.raises(StageError, match="no view sees"):
-        bake_texture(away, views, CONFIG)
+        bake_texture(away, all_round, CONFIG)
 
 
 def test_baking_a_large_texture_goes_by_rows(globe, monkeypatch):
