@@ -3,12 +3,15 @@
 
     python dev.py demo     render a shipped object, fuse it, measure it; look into demo_output/
     python dev.py test     lint and tests; further words go to pytest
+    python dev.py test --host PATH   only the tests that drive the ComfyUI in that folder
     python dev.py lint     ruff only
     python dev.py bench fusion --help    a script of benchmarks/, with its own words
 
 The first run makes `.venv` beside this file and installs what is needed; later runs start at once.
 On a machine without an NVIDIA card it asks for the CPU build of PyTorch, which is much smaller.
 Set NOVA3D_TORCH to another requirement (for example torch==2.9.1) to choose the build yourself.
+Plain `test` drives a ComfyUI too if COMFYUI_PATH names one. COMFYUI_PYTHON names its interpreter,
+if that is not the one in the folder's own .venv or venv, nor the one of this project.
 """
 
 from __future__ import annotations
@@ -50,7 +53,21 @@ def main(words: list[str]) -> int:
     failed = lint(python)
     if job == "lint" or failed:
         return failed
-    return run([python, "-m", "pytest", *rest])
+    return run([python, "-m", "pytest", *pytest_words(rest)])
+
+
+def pytest_words(words: list[str]) -> list[str]:
+    """The words for pytest; `--host PATH` is taken out and becomes COMFYUI_PATH."""
+    if "--host" not in words:
+        if not os.environ.get("COMFYUI_PATH"):
+            print("COMFYUI_PATH is not set: the tests in a real ComfyUI are left out.", flush=True)
+        return words
+    at = words.index("--host")
+    host = Path(words[at + 1] if len(words) > at + 1 else "").resolve()
+    if not (host / "main.py").is_file():
+        raise SystemExit("--host needs the folder of a ComfyUI, the one that holds its main.py.")
+    os.environ["COMFYUI_PATH"] = str(host)
+    return ["tests/host", "-m", "host", *words[:at], *words[at + 2 :]]
 
 
 def lint(python: Path) -> int:

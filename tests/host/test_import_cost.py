@@ -1,0 +1,54 @@
+"""What the pack costs ComfyUI's start: little time, and no heavy package."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .server import PACK, Checkout, Server, copy_pack
+
+pytestmark = pytest.mark.host
+
+MOST_SECONDS = 0.5
+HEAVY = {"diffusers", "trimesh", "skimage", "warp", "embreex", "xatlas", "fast_simplification"}
+# the host's own loader, in a process in which nothing but the host's nodes is imported yet
+LOAD = """
+import asyncio, json, sys, time
+pack, report = sys.argv[1:3]
+sys.argv[1:] = ["--cpu"]
+import comfy.options
+comfy.options.enable_args_parsing()
+import nodes, torch
+before = set(sys.modules)
+start = time.perf_counter()
+loaded = asyncio.run(nodes.load_custom_node(pack))
+seconds = time.perf_counter() - start
+new = sorted({name.split(".")[0] for name in set(sys.modules) - before})
+with open(report, "w") as file:
+    json.dump({"loaded": loaded, "seconds": seconds, "new": new,
+               "cuda": torch.cuda.is_initialized()}, file)
+"""
+
+
+def test_server_says_that_the_pack_loaded_quickly(server: Server):
+    found = re.search(rf"([\d.]+) seconds: \S*[\\/]{PACK}\s", server.log)
+    assert found, server.log[-2000:]
+    assert float(found.group(1)) < MOST_SECONDS
+
+
+def test_loading_imports_nothing_heavy_and_no_cuda_context(checkout: Checkout, tmp_path: Path):
+    copy_pack(tmp_path / PACK)
+    script, report = tmp_path / "load.py", tmp_path / "report.json"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(checkout.path)!r})\n{LOAD}")
+    words = [checkout.python, script, tmp_path / PACK, report]
+    done = subprocess.run(words, cwd=checkout.path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    seen = json.loads(report.read_text())
+    assert seen["loaded"]
+    assert seen["seconds"] < MOST_SECONDS
+    assert not HEAVY & set(seen["new"]), seen["new"]
+    assert not seen["cuda"]

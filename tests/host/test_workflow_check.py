@@ -1,0 +1,116 @@
+"""The checker of workflow files finds each kind of fault. Needs no ComfyUI."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from .workflow_check import prompt_of, prompt_problems
+
+INFO = {
+    "Make": {
+        "input": {
+            "required": {
+                "size": ["INT", {"min": 1, "max": 64}],
+                "kind": ["COMBO", {"options": ["round", "flat"]}],
+                "seed": ["INT", {"min": 0, "max": 9, "control_after_generate": True}],
+            }
+        },
+        "output": ["MESH", "IMAGE"],
+    },
+    "Save": {
+        "input": {
+            "required": {"mesh": ["MESH,FILE_3D", {}]},
+            "optional": {"mask": ["MASK", {}], "old": [["a", "b"], {}]},
+        },
+        "output": [],
+    },
+}
+PROMPT = {
+    "1": {"class_type": "Make", "inputs": {"size": 8, "kind": "flat", "seed": 3}},
+    "2": {"class_type": "Save", "inputs": {"mesh": ["1", 0], "old": "b"}},
+}
+GRAPH = {
+    "nodes": [
+        {
+            "id": 1,
+            "type": "Make",
+            "inputs": [{"name": "size", "type": "INT", "widget": {"name": "size"}, "link": None}],
+            "outputs": [{"type": "MESH", "links": [7]}, {"type": "IMAGE", "links": None}],
+            "widgets_values": [8, "flat", 3, "fixed"],
+        },
+        {
+            "id": 2,
+            "type": "Save",
+            "inputs": [{"name": "mesh", "type": "MESH,FILE_3D", "link": 7}],
+            "outputs": [],
+            "widgets_values": ["b"],
+        },
+        {"id": 3, "type": "MarkdownNote", "widgets_values": ["Hello"]},
+    ],
+    "links": [[7, 1, 0, 2, 0, "MESH"]],
+}
+
+
+def test_sound_prompt_and_sound_page_say_the_same():
+    assert prompt_problems(PROMPT, INFO) == []
+    assert prompt_of(GRAPH, INFO) == (PROMPT, [])
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "value", "expected"),
+    [
+        ("1", "size", 65, "outside 1 to 64"),
+        ("1", "size", True, "is no INT"),
+        ("1", "size", 8.5, "is no INT"),
+        ("1", "kind", "square", "expected one of"),
+        ("1", "colour", 1, "has no input colour"),
+        ("2", "old", "c", "expected one of"),
+        ("2", "mesh", ["1", 1], "linked to a IMAGE of Make"),
+        ("2", "mesh", ["1", 2], "which has 2"),
+        ("2", "mesh", ["9", 0], "which is not there"),
+        ("2", "mesh", "file.glb", "takes a link"),
+        ("2", "mask", ["1", 0], "takes MASK"),
+    ],
+)
+def test_wrong_value_in_a_prompt_is_found(node, name, value, expected):
+    prompt = copy.deepcopy(PROMPT)
+    prompt[node]["inputs"][name] = value
+    (line,) = prompt_problems(prompt, INFO)
+    assert expected in line
+
+
+def test_missing_input_and_unknown_class_are_found():
+    prompt = copy.deepcopy(PROMPT)
+    del prompt["1"]["inputs"]["kind"]
+    prompt["2"]["class_type"] = "Keep"
+    assert prompt_problems(prompt, INFO) == [
+        "node 1: Make needs the input kind",
+        "node 2: this host has no class Keep",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "expected"),
+    [
+        (("nodes", 1, "inputs", 0, "link"), None, "is not in both its nodes"),
+        (("nodes", 1, "inputs", 0, "link"), 8, "has a link that is not there"),
+        (("nodes", 1, "inputs", 0, "name"), "meshes", "has no input meshes"),
+        (("nodes", 1, "inputs", 0, "type"), "MESH", "is not of type MESH"),
+        (("nodes", 0, "outputs", 0, "links"), [], "is not in both its nodes"),
+        (("nodes", 0, "outputs", 1, "type"), "MASK", "the file says"),
+        (("nodes", 0, "widgets_values"), [8, "flat"], "has no value for seed"),
+        (("nodes", 0, "widgets_values"), [8, "flat", 3, "fixed", 1], "more values than widgets"),
+        (("nodes", 0, "widgets_values"), ["flat", 8, 3, "fixed"], "is no INT"),
+        (("nodes", 0, "type"), "Keep", "no class Keep"),
+        (("links", 0, 2), 5, "is not in both its nodes"),
+    ],
+)
+def test_fault_in_a_page_is_found(place, value, expected):
+    graph = copy.deepcopy(GRAPH)
+    at = graph
+    for step in place[:-1]:
+        at = at[step]
+    at[place[-1]] = value
+    assert any(expected in line for line in prompt_of(graph, INFO)[1])
