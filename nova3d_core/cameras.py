@@ -13,6 +13,7 @@ from torch import Tensor
 from .checks import check_finite, check_shape
 from .conventions import CAMERA_KINDS, OPENGL_FROM_OPENCV, CameraKind, orbit_position
 from .errors import InputError
+from .orbits import OrbitConfig
 from .rigs import RigConfig
 
 RIGID_TOLERANCE = 1e-3
@@ -256,3 +257,8 @@ def orbit_cameras(rig: RigConfig | None = None) -> Cameras:
     rig = rig or RigConfig()
     azimuths = [rig.azimuth_start_deg + i * 360.0 / rig.count for i in range(rig.count)]
     return cameras_at(azimuths, [rig.elevation_deg] * rig.count, rig)
+
+
+def cameras_of_orbit(orbit: OrbitConfig) -> Cameras:
+    """The cameras of an orbit, in the order of its angles."""
+    return cameras_at(*orbit.angles_deg(), orbit.rig)

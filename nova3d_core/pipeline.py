@@ -39,7 +39,7 @@ class Fused:
     coverage: Tensor
     """(size, size) in 0..1: which texels the views have seen."""
     unwrap_method: str
-    """"xatlas", or "box" where the fallback atlas had to serve."""
+    """"xatlas", "box" where the fallback atlas had to serve, "given" for the mesh's own uv."""
     views: Views
     """What was baked: masked views with refined cameras."""
     surface: Surface | None = None

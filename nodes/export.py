@@ -1,0 +1,158 @@
+"""Meshes into files."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.v0_0_2 import io
+
+from .compat import CATEGORY, advanced, has_files, mesh_or_file, schema
+from .folders import Place, output_place
+from .runtime import Work, working
+from .sockets import SURFACE, VIEWS
+
+if TYPE_CHECKING:
+    from ..nova3d_core.mesh import Mesh
+
+FORMATS = ("glb", "obj", "ply")
+
+
+class ExportMesh(io.ComfyNode):
+    """A mesh into a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        outputs = [
+            io.String.Output(
+                display_name="path",
+                tooltip="The (first) file, relative to the output folder, for Preview 3D.",
+            )
+        ]
+        if has_files():
+            outputs.append(
+                io.File3DGLB.Output(
+                    display_name="model_3d",
+                    tooltip="The (first) mesh as GLB, whatever the file's format, for previews.",
+                )
+            )
+        return schema(
+            node_id="ExportMesh",
+            display_name="Export Mesh (NOVA3D)",
+            category=f"{CATEGORY}/mesh",
+            description=(
+                "Writes a mesh with its texture into ComfyUI's output folder. Give a mesh, or a "
+                "surface with its views: then the mesh is extracted and textured on the way. A GLB "
+                "carries the workflow, like saved pictures do. Nothing is overwritten."
+            ),
+            search_aliases=["save glb", "save mesh", "save 3d model", "obj", "ply"],
+            is_output_node=True,
+            inputs=[
+                mesh_or_file(
+                    "mesh", optional=True, tooltip="The mesh, or a batch: a file for each."
+                ),
+                SURFACE.Input(
+                    "surface", optional=True, tooltip="In place of a mesh: from Fuse Views."
+                ),
+                VIEWS.Input(
+                    "views", optional=True, tooltip="With a surface: the views for its texture."
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="glb",
+                    tooltip=(
+                        "glb: one file with everything; obj: with .mtl and .png beside it; ply: "
+                        "vertex colours, no texture."
+                    ),
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="nova3d/mesh",
+                    tooltip="Name inside ComfyUI's output folder; a number is added.",
+                ),
+                advanced(io.Int.Input(
+                    "target_faces", default=40_000, min=100, max=5_000_000, step=1000,
+                    tooltip="With a surface: at most about so many triangles.",
+                )),
+                advanced(io.Int.Input(
+                    "texture_size", default=1024, min=64, max=8192, step=64,
+                    tooltip="With a surface: width and height of its texture.",
+                )),
+            ],
+            outputs=outputs,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, format, filename_prefix, target_faces, texture_size,
+        mesh=None, surface=None, views=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        from .adapters import file_from
+
+        with working() as work:
+            output_place(filename_prefix)  # a bad name is said before long work
+            meshes = _meshes(work, mesh, surface, views, target_faces, texture_size)
+            extras = _workflow(cls.hidden)
+            written = [_write(each, format, filename_prefix, extras) for each in meshes]
+            outputs = [written[0][0].relative(f".{format}")]
+            if has_files():
+                outputs.append(file_from(written[0][1]))
+            shown = [place.shown(f".{format}") for place, _ in written]
+            return io.NodeOutput(*outputs, ui={"3d": shown})
+
+
+def _meshes(
+    work: Work, mesh: Any, surface: Any, views: Any, target_faces: int, texture_size: int
+) -> list[Mesh]:
+    """What is to be written."""
+    from ..nova3d_core.errors import InputError
+    from ..nova3d_core.meshing.config import MeshingConfig
+    from ..nova3d_core.pipeline_config import FuseConfig
+    from ..nova3d_core.stages import textured_mesh
+    from ..nova3d_core.texturing.config import BakeConfig
+    from .adapters import meshes_of
+
+    if mesh is not None:
+        if surface is not None:
+            raise InputError("both a mesh and a surface are connected.", "Disconnect one of them.")
+        return meshes_of(mesh)
+    if surface is None or views is None:
+        raise InputError(
+            "there is nothing to export.", "Connect a mesh, or a surface together with its views."
+        )
+    config = FuseConfig(meshing=MeshingConfig(target_faces), bake=BakeConfig(texture_size))
+    return [textured_mesh(surface.bundle, views.bundle, config, work.progress)]
+
+
+def _write(
+    mesh: Mesh, file_format: str, prefix: str, extras: dict[str, str]
+) -> tuple[Place, bytes]:
+    """Writes a mesh under a new name; the name, and the mesh as GLB."""
+    from ..nova3d_core.io.atomic import new_file
+    from ..nova3d_core.io.meshes import mesh_to_glb_bytes, write_mesh
+
+    place = output_place(prefix)
+    glb = mesh_to_glb_bytes(mesh, extras)
+    path = place.folder / f"{place.stem}.{file_format}"
+    if file_format == "glb":
+        with new_file(path) as beside:
+            beside.write_bytes(glb)
+    else:
+        write_mesh(mesh, path)
+    return place, glb
+
+
+def _workflow(hidden: Any) -> dict[str, str]:
+    """The prompt and workflow as the host's own writer keeps them; nothing where it must not."""
+    from comfy.cli_args import args
+
+    if args.disable_metadata:
+        return {}
+    kept = {} if hidden.prompt is None else {"prompt": json.dumps(hidden.prompt)}
+    for name, value in (hidden.extra_pnginfo or {}).items():
+        kept[name] = json.dumps(value)
+    return kept
+
+
+NODES = [ExportMesh]

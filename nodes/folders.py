@@ -1,0 +1,139 @@
+"""What users name in the host's input and output folders; nothing outside them is ever touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+TRANSFORMS = "transforms.json"
+_DEEPEST = 4
+"""Folders below the input folder are looked through this deep."""
+
+
+def view_folders() -> list[str]:
+    """Folders under the input folder that hold views, "." for the input folder itself."""
+    return _found(lambda folder, files: [folder] if TRANSFORMS in files else [])
+
+
+def mesh_files() -> list[str]:
+    """Mesh files under the input folder that the core can read."""
+    readable = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
+
+    def meshes(folder: str, files: Collection[str]) -> list[str]:
+        names = [name for name in files if name.lower().endswith(readable)]
+        return [str(PurePosixPath(folder) / name) for name in names]
+
+    return _found(meshes)
+
+
+def _found(choose: Callable[[str, Collection[str]], list[str]]) -> list[str]:
+    import folder_paths
+
+    root = Path(folder_paths.get_input_directory())
+    found: list[str] = []
+    for folder, below, files in os.walk(root, followlinks=True):
+        relative = Path(folder).relative_to(root)
+        if len(relative.parts) >= _DEEPEST:
+            below.clear()
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        found += choose(relative.as_posix(), files)
+    return sorted(found)
+
+
+def input_path(name: str) -> Path:
+    """The place of a name under the input folder.
+
+    Raises:
+        InputError: an absolute path, one with "..", or nothing of that name.
+    """
+    import folder_paths
+
+    from ..nova3d_core.errors import InputError
+
+    refuse_outside("the name", name, "input")
+    path = Path(folder_paths.get_input_directory()) / name
+    if not path.exists():
+        raise InputError(
+            f"'{name}' is not in ComfyUI's input folder (any more).",
+            "Put it there, then refresh the node definitions (key R) and choose it.",
+        )
+    return path
+
+
+def state_of(path: Path) -> str:
+    """A text that changes when a file, or anything in a folder, changes."""
+    entries = sorted(path.rglob("*")) if path.is_dir() else [path]
+    parts = []
+    for entry in entries:
+        seen = entry.stat()
+        parts.append(f"{entry.relative_to(path.parent)} {seen.st_mtime_ns} {seen.st_size}")
+    return "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A new name in the output folder."""
+
+    folder: Path
+    """Where the file is to be; it exists."""
+    subfolder: str
+    """The same, relative to the output folder, as the page wants it."""
+    stem: str
+    """The user's prefix with a number that is not taken."""
+
+    def relative(self, ending: str = "") -> str:
+        """The path of a file or folder here, relative to the output folder."""
+        return (PurePosixPath(self.subfolder) / f"{self.stem}{ending}").as_posix()
+
+    def shown(self, ending: str) -> dict[str, str]:
+        """How the page and the history name a file here."""
+        return {
+            "filename": f"{self.stem}{ending}",
+            "subfolder": self.subfolder,
+            "type": "output",
+        }
+
+    def inside(self, folder: str, name: str) -> dict[str, str]:
+        """The same for a file in a folder that has this name."""
+        subfolder = (PurePosixPath(self.subfolder) / self.stem / folder).as_posix()
+        return {"filename": name, "subfolder": subfolder, "type": "output"}
+
+
+def output_place(prefix: str) -> Place:
+    """A name under the output folder that nothing has yet.
+
+    Args:
+        prefix: folders and the beginning of the name, with the host's %date% words.
+
+    Raises:
+        InputError: an empty or absolute prefix, or one with "..".
+    """
+    import folder_paths
+
+    from ..nova3d_core.errors import InputError
+
+    refuse_outside("filename_prefix", prefix, "output")
+    if not prefix.strip() or prefix.endswith(("/", "\\")):
+        raise InputError(f"filename_prefix is '{prefix}', which names no file.", "Add a name.")
+    output = folder_paths.get_output_directory()
+    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
+    taken = {name.split(".")[0] for name in os.listdir(folder)}
+    while f"{stem}_{counter:05}_" in taken:
+        counter += 1
+    subfolder = PurePosixPath(subfolder.replace(os.sep, "/")).as_posix()
+    return Place(Path(folder), "" if subfolder == "." else subfolder, f"{stem}_{counter:05}_")
+
+
+def refuse_outside(what: str, name: str, folder: str) -> None:
+    """Raises InputError for absolute paths and ".." in the notation of any system."""
+    from ..nova3d_core.errors import InputError
+
+    windows = PureWindowsPath(name)
+    outside = windows.drive or windows.root or name.startswith(("/", "~")) or "\0" in name
+    if outside or ".." in windows.parts:
+        raise InputError(
+            f"{what} is '{name}', which is not inside ComfyUI's {folder} folder.",
+            f"Use a name relative to the {folder} folder, without '..'.",
+        )

@@ -1,0 +1,136 @@
+"""The one place that knows the host's device, memory, progress bar, cancel button and errors."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..nova3d_core.progress import Progress, ProgressEvent
+
+logger = logging.getLogger(__name__)
+
+GIB = 1 << 30
+PREVIEW_PX = 512
+REPORT_EVERY_S = 0.05
+"""The page draws no faster, and each report is a message to it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a node's core call gets from the host."""
+
+    progress: Progress
+    """Told of each step; raises when the user pressed cancel."""
+    device: torch.device
+    """Where to optimise: the host's GPU where the core can use it, else the CPU."""
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device.type != "cpu"
+
+
+@contextmanager
+def working(memory_gib: float = 0.0, device: str = "auto") -> Iterator[Work]:
+    """Prepares the host for a core call, and clears up after it.
+
+    Inside, gradients can be taken, although the host runs nodes in inference mode. Errors come out
+    as the host wants them: a clear line on the node, the host's own exception on a cancel, and its
+    own on memory that ran out, so that it can unload models.
+
+    Args:
+        memory_gib: GPU memory that the host is asked to free first; nothing on a CPU.
+        device: "auto" or "cpu".
+    """
+    import torch
+    from comfy import model_management
+
+    chosen = _device(device)
+    on_gpu = chosen.type != "cpu" and memory_gib > 0
+    if on_gpu:
+        reserve = model_management.minimum_inference_memory()
+        model_management.free_memory(memory_gib * GIB + reserve, chosen)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), explained():
+            yield Work(_progress(), chosen)
+    finally:
+        if on_gpu:
+            model_management.soft_empty_cache()
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns the core's errors, and memory that ran out, into the host's."""
+    from comfy import model_management
+
+    from ..nova3d_core.errors import Cancelled, InputError, Nova3DError
+
+    out_of_memory = model_management.OOM_EXCEPTION
+    try:
+        yield
+    except Cancelled as cancelled:
+        model_management.interrupt_current_processing(False)
+        raise model_management.InterruptProcessingException from cancelled
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    except Nova3DError as error:
+        raise RuntimeError(str(error)) from error
+    except MemoryError as error:
+        raise RuntimeError(f"memory ran out. {_LESS_MEMORY}") from error
+    except out_of_memory as error:
+        if out_of_memory is Exception:  # a torch without such an error: this could be anything
+            raise
+        raise out_of_memory(f"{error} {_LESS_MEMORY}") from error
+
+
+_LESS_MEMORY = (
+    "Use the preset 'draft', fewer or smaller pictures, or the device 'cpu' where the node has one."
+)
+
+
+def _device(wanted: str) -> torch.device:
+    import torch
+    from comfy import model_management
+
+    device = model_management.get_torch_device()
+    # the core computes on CUDA devices and on CPUs
+    usable = isinstance(device, torch.device) and device.type == "cuda" and wanted != "cpu"
+    return device if usable else torch.device("cpu")
+
+
+def _progress() -> Progress:
+    """A `Progress` that shows steps and pictures on the running node and hears its cancel."""
+    from comfy import model_management
+    from comfy.utils import ProgressBar
+
+    from ..nova3d_core.progress import Progress
+
+    bar = ProgressBar(1)
+    last_s = 0.0
+
+    def report(event: ProgressEvent) -> None:
+        nonlocal last_s
+        now_s = time.perf_counter()
+        over = event.step in (0, event.total)
+        if event.preview is None and not over and now_s - last_s < REPORT_EVERY_S:
+            return
+        last_s = now_s
+        picture = None if event.preview is None else _preview(event.preview())
+        bar.update_absolute(event.step, event.total, picture)
+
+    return Progress(report, model_management.processing_interrupted)
+
+
+def _preview(picture: torch.Tensor) -> tuple[str, Any, int]:
+    """A picture (H, W, 3) in 0..1 as the host's progress bar wants it."""
+    from PIL import Image
+
+    levels = (picture.detach().clamp(0.0, 1.0) * 255.0).round().byte().cpu().numpy()
+    return "JPEG", Image.fromarray(levels), PREVIEW_PX

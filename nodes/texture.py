@@ -1,0 +1,115 @@
+"""Textures from views."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from .compat import CATEGORY, advanced, mesh_or_file, schema
+from .runtime import working
+from .sockets import SURFACE, VIEWS
+
+KEEP = "keep"
+
+
+class BakeTexture(io.ComfyNode):
+    """Views onto a mesh."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="BakeTexture",
+            display_name="Bake Texture from Views (NOVA3D)",
+            category=f"{CATEGORY}/mesh",
+            description=(
+                "Bakes the views' colours into a texture: each texel takes its colour from the "
+                "pictures that see it well and agree about it; what no view has seen is filled "
+                "from around. Runs on the CPU."
+            ),
+            search_aliases=["project texture", "multiview texture", "texture projection", "unwrap"],
+            inputs=[
+                mesh_or_file("mesh", tooltip="A mesh in the world of the views' cameras."),
+                VIEWS.Input("views", tooltip="The refined views of Fuse Views, or any others."),
+                io.Int.Input(
+                    "texture_size",
+                    default=1024,
+                    min=64,
+                    max=8192,
+                    step=64,
+                    tooltip="Width and height of the texture; 1024 is enough for 16 views of 256.",
+                ),
+                SURFACE.Input(
+                    "surface",
+                    optional=True,
+                    tooltip=(
+                        "From the fusion of the same views: its cameras are used, and pixels that "
+                        "it found in conflict do not count."
+                    ),
+                ),
+                advanced(io.Combo.Input(
+                    "uv",
+                    options=[KEEP, "xatlas", "box"],
+                    default=KEEP,
+                    tooltip=(
+                        "keep: the mesh's own uv where it has some, else xatlas; xatlas: few "
+                        "charts; box: simple charts, quickly."
+                    ),
+                )),
+                advanced(io.Boolean.Input(
+                    "exposure",
+                    default=True,
+                    tooltip="Undo differences in brightness and tint between the views.",
+                )),
+                advanced(io.Boolean.Input(
+                    "agreement",
+                    default=True,
+                    tooltip="Let the views vote where they differ, so that faults do not show.",
+                )),
+                advanced(io.Boolean.Input(
+                    "sharpen",
+                    default=True,
+                    tooltip="Undo the blur of pixels, so that renders are as sharp as the views.",
+                )),
+            ],
+            outputs=[
+                io.Mesh.Output(display_name="mesh", tooltip="With uv, texture, smooth normals."),
+                io.Image.Output(display_name="texture", tooltip="The base colour texture, sRGB."),
+                io.Mask.Output(
+                    display_name="coverage", tooltip="1 where views have seen the texel."
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, mesh, views, texture_size, uv, exposure, agreement, sharpen, surface=None
+    ) -> io.NodeOutput:
+        from ..nova3d_core.pipeline_config import FuseConfig
+        from ..nova3d_core.stages import bake_views
+        from ..nova3d_core.texturing.config import BakeConfig
+        from .adapters import image_from, mask_from, one_mesh_of
+        from .meshes import mesh_batch
+
+        with working() as work:
+            config = FuseConfig(
+                unwrap=_unwrap(uv),
+                bake=BakeConfig(
+                    texture_size, exposure=exposure, agreement=agreement, sharpen=sharpen
+                ),
+            )
+            known = None if surface is None else surface.bundle
+            solid = one_mesh_of(mesh)
+            baked = bake_views(solid, views.bundle, config, known, uv == KEEP, work.progress)
+            return io.NodeOutput(
+                mesh_batch([baked.mesh]),
+                image_from(baked.mesh.texture[None]),
+                mask_from(baked.coverage[None]),
+            )
+
+
+def _unwrap(uv: str):
+    from ..nova3d_core.meshing.unwrap_config import UnwrapConfig
+
+    return UnwrapConfig(method="box" if uv == "box" else "xatlas")
+
+
+NODES = [BakeTexture]

@@ -1,0 +1,256 @@
+"""Views: pictures with their cameras, from pictures, from folders, into folders, from meshes."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from ..nova3d_core.conventions import NORMAL_FRAMES
+from .compat import CATEGORY, advanced, mesh_or_file, schema
+from .folders import input_path, output_place, state_of, view_folders
+from .runtime import explained, working
+from .sockets import CAMERAS, VIEWS, Parcel
+
+FRAME_TOOLTIP = (
+    "The axes of the normals: world; camera: each picture's own (OpenGL: a wall that faces the "
+    "camera is (0, 0, 1), light blue); front_view: the first picture's camera for all."
+)
+
+
+class AssembleViews(io.ComfyNode):
+    """Views from picture batches."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="AssembleViews",
+            display_name="Assemble Views from Images (NOVA3D)",
+            category=f"{CATEGORY}/views",
+            description=(
+                "Puts a batch of pictures and their cameras together as views, ready for fusion: "
+                "pictures of any multi-view model, of renders or photographs. Masks come from the "
+                "mask input, from alpha, or from a white background."
+            ),
+            search_aliases=["multiview", "images to views", "sv3d", "wonder3d", "combine normals"],
+            inputs=[
+                io.Image.Input("images", tooltip="One picture for each camera, in their order."),
+                CAMERAS.Input(
+                    "cameras", tooltip="As many cameras as pictures; they take the pictures' size."
+                ),
+                io.Image.Input(
+                    "normals",
+                    optional=True,
+                    tooltip="Normal pictures, 0.5 n + 0.5; they show the fusion hollows and folds.",
+                ),
+                io.Mask.Input(
+                    "masks",
+                    optional=True,
+                    tooltip="1 on the object; without them alpha, else what is not white.",
+                ),
+                io.Combo.Input(
+                    "normal_frame",
+                    options=list(NORMAL_FRAMES),
+                    default="world",
+                    tooltip=FRAME_TOOLTIP,
+                ),
+                advanced(io.Int.Input(
+                    "first_view", default=0, min=-4096, max=4096,
+                    tooltip=(
+                        "Which picture comes first: the fusion trusts it most and takes its pose "
+                        "as exact. SV3D puts its input picture last: use -1."
+                    ),
+                )),
+                advanced(io.Boolean.Input(
+                    "invert_masks",
+                    default=False,
+                    tooltip="Turn on for masks that are 1 on the background, as Load Image's are.",
+                )),
+            ],
+            outputs=[VIEWS.Output(display_name="views", tooltip="Pictures with their cameras.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, images, cameras, normal_frame, first_view, invert_masks, normals=None, masks=None
+    ) -> io.NodeOutput:
+        from ..nova3d_core.assemble import assemble_views
+        from .adapters import colours_of, masks_of, pictures_of
+
+        with working():
+            pictures = pictures_of(images, "images")
+            normals = None if normals is None else colours_of(normals, "normals")
+            masks = masks_of(masks, pictures, "masks")
+            if masks is not None and invert_masks:
+                masks = 1.0 - masks
+            views = assemble_views(
+                pictures, cameras.bundle, normals, masks, normal_frame, first_view
+            )
+            return io.NodeOutput(Parcel(views))
+
+
+class LoadViews(io.ComfyNode):
+    """Views from a folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LoadViews",
+            display_name="Load Views (NOVA3D)",
+            category=f"{CATEGORY}/views",
+            description=(
+                "Reads a folder with a transforms.json, as nerfstudio, instant-ngp, Save Views and "
+                "the command line write it. Put the folder into ComfyUI's input folder."
+            ),
+            search_aliases=["transforms.json", "nerf dataset", "instant-ngp", "nerfstudio"],
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=view_folders(),
+                    tooltip="A folder with a transforms.json inside ComfyUI's input folder.",
+                )
+            ],
+            outputs=[
+                VIEWS.Output(display_name="views", tooltip="Pictures with their cameras."),
+                io.Image.Output(display_name="images", tooltip="The pictures on white."),
+                io.Mask.Output(
+                    display_name="masks", tooltip="1 on the object; mattes where there are none."
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str) -> str:
+        with explained():
+            return state_of(input_path(folder))
+
+    @classmethod
+    def execute(cls, folder: str) -> io.NodeOutput:
+        from ..nova3d_core.io.transforms_json import read_views
+        from ..nova3d_core.pipeline import with_masks
+        from .adapters import image_from, mask_from
+
+        with working() as work:
+            views = with_masks(read_views(input_path(folder), work.progress))
+            return io.NodeOutput(Parcel(views), image_from(views.colour), mask_from(views.masks))
+
+
+class SaveViews(io.ComfyNode):
+    """Views into a folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="SaveViews",
+            display_name="Save Views (NOVA3D)",
+            category=f"{CATEGORY}/views",
+            description=(
+                "Writes views as a folder with a transforms.json that nerfstudio, instant-ngp and "
+                "Load Views read. A new folder each time; nothing is overwritten."
+            ),
+            search_aliases=["transforms.json", "export dataset", "nerfstudio"],
+            is_output_node=True,
+            inputs=[
+                VIEWS.Input("views", tooltip="Pictures with their cameras."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="nova3d/views",
+                    tooltip="Name inside ComfyUI's output folder; a number is added.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="folder", tooltip="The new folder, relative to the output folder."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, views, filename_prefix: str) -> io.NodeOutput:
+        from ..nova3d_core.io.transforms_json import write_views
+
+        with working() as work:
+            place = output_place(filename_prefix)
+            write_views(views.bundle, place.folder / place.stem, progress=work.progress)
+            names = sorted(path.name for path in (place.folder / place.stem / "images").iterdir())
+            shown = [place.inside("images", name) for name in names]
+            return io.NodeOutput(place.relative(), ui={"images": shown})
+
+
+class RenderViews(io.ComfyNode):
+    """Views of a mesh."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RenderViews",
+            display_name="Render Views of a Mesh (NOVA3D)",
+            category=f"{CATEGORY}/views",
+            description=(
+                "Takes pictures of a mesh from given cameras: colour without light, normals, "
+                "masks. For turntables, test views and ground truth. Runs on the CPU."
+            ),
+            search_aliases=["turntable", "render mesh", "orbit render", "ground truth"],
+            inputs=[
+                mesh_or_file("mesh", tooltip="The mesh, or a 3D file where ComfyUI has such."),
+                io.MultiType.Input(
+                    "cameras",
+                    types=[CAMERAS, io.Load3DCamera],
+                    tooltip="Cameras of Orbit Cameras, or the camera of a 3D viewer.",
+                ),
+                io.Int.Input(
+                    "width", default=256, min=16, max=4096, step=8, tooltip="Picture width."
+                ),
+                io.Int.Input(
+                    "height", default=256, min=16, max=4096, step=8, tooltip="Picture height."
+                ),
+                io.Boolean.Input(
+                    "normalise",
+                    default=True,
+                    tooltip=(
+                        "Centre the mesh and make its longest side 1 first, as Orbit Cameras "
+                        "expects. Turn off to see a fused mesh exactly where its views have it."
+                    ),
+                ),
+                advanced(io.Int.Input(
+                    "supersample", default=3, min=1, max=8,
+                    tooltip="Rays along each side of a pixel; 3 means 9 rays a pixel.",
+                )),
+                advanced(io.Combo.Input(
+                    "normal_frame",
+                    options=list(NORMAL_FRAMES),
+                    default="world",
+                    tooltip=FRAME_TOOLTIP,
+                )),
+            ],
+            outputs=[
+                VIEWS.Output(display_name="views", tooltip="The pictures with their cameras."),
+                io.Image.Output(display_name="images", tooltip="Colour on white."),
+                io.Image.Output(
+                    display_name="normals", tooltip="0.5 n + 0.5; grey where there is no object."
+                ),
+                io.Mask.Output(display_name="masks", tooltip="1 on the object."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, mesh, cameras, width, height, normalise, supersample, normal_frame
+    ) -> io.NodeOutput:
+        from ..nova3d_core.rendering.config import RenderConfig
+        from ..nova3d_core.rendering.views import render_views
+        from .adapters import cameras_of, image_from, mask_from, normals_image_from, one_mesh_of
+
+        with working() as work:
+            solid = one_mesh_of(mesh)
+            solid = solid.normalised() if normalise else solid
+            rig = cameras_of(cameras, width, height)
+            views = render_views(solid, rig, RenderConfig(supersample), work.progress).views
+            views = views.with_normals_in(normal_frame)
+            return io.NodeOutput(
+                Parcel(views),
+                image_from(views.colour),
+                normals_image_from(views),
+                mask_from(views.masks),
+            )
+
+
+NODES = [AssembleViews, LoadViews, SaveViews, RenderViews]

@@ -1,0 +1,137 @@
+"""One object, centred in a square picture on white: what multi-view models want to see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..checks import check_between, check_finite
+from ..errors import InputError
+from ..io.images import on_white
+from .matte import WHITE_TOLERANCE, matte_from_white
+
+_OBJECT = 0.5
+"""A pixel that the object covers more than this belongs to its bounding box."""
+_HALF_LEVEL = 0.5 / 255.0
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """How an object is framed."""
+
+    size_px: int = 256
+    """Width and height of the result."""
+    object_share: float = 0.7
+    """The object's longer side, as a share of the picture."""
+
+    def __post_init__(self):
+        check_between("crop size_px", self.size_px, 16, 8192)
+        check_between("crop object_share", self.object_share, 0.05, 1.0)
+
+
+def prepare_images(
+    pictures: Tensor, masks: Tensor | None = None, config: CropConfig | None = None
+) -> tuple[Tensor, Tensor]:
+    """Crops pictures to their objects, centred, on white.
+
+    Args:
+        pictures: (V, H, W, 3), or (V, H, W, 4) whose alpha is the mask unless masks are given.
+        masks: (V, H, W) in 0..1, 1 on the object; one that is 1 all over says nothing, like an
+            alpha that is opaque everywhere. Where nothing tells, a matte is taken from white.
+        config: size and framing.
+
+    Returns:
+        Pictures (V, size, size, 3) and masks (V, size, size), in 0..1.
+
+    Raises:
+        InputError: a picture has no object, or no mask and no white background.
+    """
+    config = config or CropConfig()
+    colour, masks = object_on_white(pictures, masks)
+    pairs = zip(colour, masks, strict=True)
+    framed = [_framed(*pair, config, view) for view, pair in enumerate(pairs)]
+    colour, masks = (torch.stack(part) for part in zip(*framed, strict=True))
+    return colour, masks
+
+
+def object_on_white(pictures: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Pictures (V, H, W, 3) on white and masks (V, H, W); arguments as in `prepare_images`."""
+    check_finite("pictures", pictures)
+    if masks is not None:
+        check_belongs("masks", masks, pictures)
+    colour = pictures[..., :3].clamp(0.0, 1.0)
+    alpha = pictures[..., 3].clamp(0.0, 1.0) if pictures.shape[-1] == 4 else None
+    if alpha is not None:
+        colour = on_white(torch.cat([colour, alpha[..., None]], dim=-1))
+    given = masks if _tells(masks) else alpha if _tells(alpha) else None
+    if given is None:
+        return colour, matte_from_white(colour)
+    check_finite("masks", given)
+    given = given.clamp(0.0, 1.0)
+    if given is not alpha and not _is_white(colour[given <= 0]):
+        # in a mask's soft edge the picture shows its old background: mix in white
+        colour = colour * given[..., None] + (1.0 - given[..., None])
+    return colour, given
+
+
+def _is_white(pixels: Tensor) -> bool:
+    """Whether nearly all pixels (N, 3) are white; pictures on white hold their mix already."""
+    if not len(pixels):
+        return True
+    return float((pixels.amin(dim=1) >= 1.0 - WHITE_TOLERANCE).float().mean()) > 0.95
+
+
+def check_belongs(name: str, batch: Tensor, pictures: Tensor) -> None:
+    """Raises InputError unless a batch (V, H, W, ...) has the pictures' number and size."""
+    if len(batch) != len(pictures):
+        raise InputError(
+            f"there are {len(batch)} {name} but {len(pictures)} pictures.",
+            "Give one for each picture, in the same order.",
+        )
+    if batch.shape[1:3] != pictures.shape[1:3]:
+        sizes = [f"{each.shape[2]}x{each.shape[1]} px" for each in (batch, pictures)]
+        raise InputError(
+            f"the {name} are {sizes[0]} but the pictures are {sizes[1]}.",
+            "Bring them to one size first.",
+        )
+
+
+def _tells(mask: Tensor | None) -> bool:
+    return mask is not None and float(mask.min()) < 1.0 - _HALF_LEVEL
+
+
+def _framed(colour: Tensor, mask: Tensor, config: CropConfig, view: int) -> tuple[Tensor, Tensor]:
+    """One picture (H, W, 3) and mask (H, W), framed."""
+    inside = mask > _OBJECT
+    if not bool(inside.any()):
+        raise InputError(
+            f"the mask of picture {view} is empty: there is no object to crop to.",
+            "A mask is 1 on the object; LoadImage's mask output is 1 on the background, invert it.",
+        )
+    rows, columns = (inside.any(dim=axis).nonzero()[:, 0] for axis in (1, 0))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    side = max(round(max(bottom - top, right - left) / config.object_share), 1)
+    first_row = round((top + bottom - side) / 2)
+    first_column = round((left + right - side) / 2)
+    both = torch.cat([colour, mask[..., None]], dim=-1).movedim(-1, 0)  # (4, H, W)
+    ground = both.new_tensor([1.0, 1.0, 1.0, 0.0])[:, None, None]
+    square = ground.expand(4, side, side).clone()
+    height, width = mask.shape
+    rows_in = slice(max(first_row, 0), min(first_row + side, height))
+    columns_in = slice(max(first_column, 0), min(first_column + side, width))
+    square[
+        :,
+        rows_in.start - first_row : rows_in.stop - first_row,
+        columns_in.start - first_column : columns_in.stop - first_column,
+    ] = both[:, rows_in, columns_in]
+    size = (config.size_px, config.size_px)
+    resized = functional.interpolate(
+        square[None], size, mode="bicubic", align_corners=False, antialias=True
+    )[0].clamp(0.0, 1.0)
+    framed_mask = resized[3]
+    framed = torch.where(framed_mask[..., None] > 0, resized[:3].movedim(0, -1), 1.0)
+    return framed, framed_mask

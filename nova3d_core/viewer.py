@@ -1,0 +1,121 @@
+"""The camera of a 3D viewer in the page, as ComfyUI's LOAD3D_CAMERA describes it, as `Cameras`.
+
+The viewer is three.js: right-handed, +Y up, its camera looks along its own -Z.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cameras import Cameras
+from .conventions import OPENGL_FROM_OPENCV
+from .errors import InputError
+
+DEFAULT_FOV_DEG = 40.0
+"""Where the viewer does not say: what ComfyUI's own mesh renderer takes then."""
+DEFAULT_FRUSTUM = 10.0
+"""Height of what the viewer's orthographic camera sees at zoom 1, where it does not say."""
+
+
+def camera_of_viewer(info: Mapping[str, Any], width_px: int, height_px: int) -> Cameras:
+    """The viewer's camera with pictures of a size.
+
+    Args:
+        info: `position` and `target` with x, y, z; `zoom`; `cameraType`; perhaps `quaternion` (the
+            camera's turn in the world, which is used rather than the target), `fov` (vertical, in
+            degrees) and `frustum` (orthographic: left, right, top, bottom).
+        width_px, height_px: the picture; its height sees what the viewer's height sees.
+
+    Returns:
+        One camera.
+
+    Raises:
+        InputError: the position is missing or no number, or there is no direction to look in.
+    """
+    position = _point(info, "position")
+    rotation = _rotation(info, position)  # (3, 3) camera to world, OpenGL axes
+    world_to_camera = torch.eye(4, dtype=torch.float64)
+    flip = torch.tensor(OPENGL_FROM_OPENCV, dtype=torch.float64)
+    world_to_camera[:3, :3] = flip @ rotation.T
+    world_to_camera[:3, 3] = -world_to_camera[:3, :3] @ position
+    orthographic = info.get("cameraType") == "orthographic"
+    pixels = _pixels_per_unit(info, height_px, orthographic)
+    intrinsics = torch.tensor(
+        [[pixels, 0.0, width_px / 2], [0.0, pixels, height_px / 2], [0.0, 0.0, 1.0]]
+    )
+    return Cameras(
+        world_to_camera[None].float(),
+        intrinsics[None],
+        width_px,
+        height_px,
+        "orthographic" if orthographic else "perspective",
+    )
+
+
+def _rotation(info: Mapping[str, Any], position: Tensor) -> Tensor:
+    quaternion = info.get("quaternion")
+    if quaternion:
+        x, y, z, w = (_number(quaternion, axis, "quaternion") for axis in "xyzw")
+        length = math.sqrt(x * x + y * y + z * z + w * w)
+        if length > 1e-6:
+            return _from_quaternion(*(part / length for part in (x, y, z, w)))
+    back = position - _point(info, "target")
+    if float(back.norm()) < 1e-9:
+        raise InputError(
+            "the viewer's camera stands where it looks at, so it has no direction.",
+            "Move it in the viewer.",
+        )
+    back = back / back.norm()
+    up = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    if float(back.dot(up).abs()) > 0.9999:  # straight up or down: the world's -Z is up then
+        up = torch.tensor([0.0, 0.0, -math.copysign(1.0, float(back[1]))], dtype=torch.float64)
+    right = torch.linalg.cross(up, back)
+    right = right / right.norm()
+    return torch.stack([right, torch.linalg.cross(back, right), back], dim=1)
+
+
+def _from_quaternion(x: float, y: float, z: float, w: float) -> Tensor:
+    """(3, 3) rotation of a unit quaternion."""
+    return torch.tensor(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ],
+        dtype=torch.float64,
+    )
+
+
+def _pixels_per_unit(info: Mapping[str, Any], height_px: int, orthographic: bool) -> float:
+    """Focal length in pixels; pixels per world unit for parallel rays."""
+    zoom = float(info.get("zoom") or 1.0)
+    if not orthographic:
+        fov_deg = float(info.get("fov") or DEFAULT_FOV_DEG)
+        return zoom * height_px / 2.0 / math.tan(math.radians(fov_deg) / 2.0)
+    frustum = info.get("frustum") or {}
+    seen = float(frustum.get("top", 0.0)) - float(frustum.get("bottom", 0.0))
+    return zoom * height_px / (seen if seen > 0 else DEFAULT_FRUSTUM)
+
+
+def _point(info: Mapping[str, Any], name: str) -> Tensor:
+    given = info.get(name)
+    if given is None and name == "target":
+        given = {"x": 0.0, "y": 0.0, "z": 0.0}
+    if not isinstance(given, Mapping):
+        raise InputError(f"the viewer's camera has no {name}.", "Connect a 3D viewer's camera.")
+    return torch.tensor([_number(given, axis, name) for axis in "xyz"], dtype=torch.float64)
+
+
+def _number(given: Mapping[str, Any], axis: str, name: str) -> float:
+    try:
+        value = float(given[axis])
+    except (KeyError, TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"the viewer camera's {name} has no number {axis}.")
+    return value
