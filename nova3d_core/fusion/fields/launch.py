@@ -8,6 +8,7 @@ bit whatever the number of cores.
 from __future__ import annotations
 
 import logging
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -69,6 +70,12 @@ def as_warp(tensor: Tensor) -> Any:
     return wp.from_torch(tensor)
 
 
+def _name_for_files(module: Any) -> None:
+    """Warp names its files after the Python module, whose name inside ComfyUI holds a path."""
+    if re.search(r"[^\w.]", module.name):
+        module.name = f"nova3d_{module.name.rpartition('.')[2]}"
+
+
 def launch(
     kernel: Any,
     count: int,
@@ -88,6 +95,7 @@ def launch(
     if count == 0:
         return
     wp = warp()
+    _name_for_files(kernel.module)
     shared = [as_warp(a) if isinstance(a, Tensor) else a for a in arguments]
 
     def share(begin: int, end: int, index: int) -> None:
