@@ -16,7 +16,7 @@ from torch import Tensor
 from ..nova3d_core.cameras import Cameras
 from ..nova3d_core.conventions import encode_normals
 from ..nova3d_core.errors import InputError
-from ..nova3d_core.viewer import camera_of_viewer
+from ..nova3d_core.viewer import camera_of_viewer, placed_in_viewer
 
 if TYPE_CHECKING:
     from ..nova3d_core.mesh import Mesh
@@ -109,6 +109,24 @@ def cameras_of(given: Any, width_px: int, height_px: int) -> Cameras:
             f"cameras is {type(given).__name__}, expected those of Orbit Cameras or a 3D viewer."
         )
     return bundle.resized(width_px, height_px)
+
+
+def placed_for(
+    cameras: Any, mesh: Mesh, normalise: bool, model_info: list[Mapping[str, Any]] | None
+) -> Mesh:
+    """A mesh where cameras expect it: a viewer's see it as the viewer shows it.
+
+    Args:
+        cameras: what `cameras_of` takes.
+        mesh: as it lies.
+        normalise: centre it and make its longest side 1, for cameras that are no viewer's.
+        model_info: the viewer's LOAD3D_MODEL_INFO, a list with an entry for each model.
+    """
+    if not isinstance(cameras, Mapping):
+        return mesh.normalised() if normalise else mesh
+    from .compat import viewer_fits_models
+
+    return placed_in_viewer(mesh, model_info[0] if model_info else None, viewer_fits_models())
 
 
 def meshes_of(given: Any, name: str = "mesh") -> list[Mesh]:

@@ -39,3 +39,16 @@ def mesh_or_file(name: str, **settings: Any) -> io.Input:
 def has_files() -> bool:
     """Whether the host has a type for 3D files."""
     return hasattr(io, "File3DGLB")
+
+
+def viewer_fits_models() -> bool:
+    """Whether the host's 3D viewer gives every model one size and place, without saying so."""
+    return not hasattr(io, "Load3DModelInfo")
+
+
+def model_info_inputs() -> list[io.Input]:
+    """An input for the place of a model in a viewer, where the host has such a type."""
+    if viewer_fits_models():
+        return []
+    tooltip = "With a viewer's camera: where the viewer has the model, its model_3d_info output."
+    return [advanced(io.Load3DModelInfo.Input("model_3d_info", optional=True, tooltip=tooltip))]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.v0_0_2 import io
 
 from .compat import CATEGORY, advanced, has_files, mesh_or_file, schema
-from .folders import Place, output_place
+from .folders import Place, check_prefix, output_place, problem_with
 from .runtime import Work, working
 from .sockets import SURFACE, VIEWS
 
@@ -84,6 +84,10 @@ class ExportMesh(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+        return problem_with(check_prefix, filename_prefix)
+
+    @classmethod
     def execute(
         cls, format, filename_prefix, target_faces, texture_size,
         mesh=None, surface=None, views=None,
@@ -91,7 +95,7 @@ class ExportMesh(io.ComfyNode):
         from .adapters import file_from
 
         with working() as work:
-            output_place(filename_prefix)  # a bad name is said before long work
+            check_prefix(filename_prefix)  # one that comes through a link, before long work
             meshes = _meshes(work, mesh, surface, views, target_faces, texture_size)
             extras = _workflow(cls.hidden)
             written = [_write(each, format, filename_prefix, extras) for each in meshes]

@@ -62,6 +62,22 @@ def input_path(name: str) -> Path:
     return path
 
 
+def problem_with(check: Callable[..., object], *given: str | None) -> bool | str:
+    """What the host wants of a node's validation: True, or the error's line.
+
+    A value that comes through a link is not known yet: None, and the node itself will say it.
+    """
+    from ..nova3d_core.errors import InputError
+
+    if any(value is None for value in given):
+        return True
+    try:
+        check(*given)
+    except InputError as error:
+        return str(error)
+    return True
+
+
 def state_of(path: Path) -> str:
     """A text that changes when a file, or anything in a folder, changes."""
     entries = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -112,11 +128,7 @@ def output_place(prefix: str) -> Place:
     """
     import folder_paths
 
-    from ..nova3d_core.errors import InputError
-
-    refuse_outside("filename_prefix", prefix, "output")
-    if not prefix.strip() or prefix.endswith(("/", "\\")):
-        raise InputError(f"filename_prefix is '{prefix}', which names no file.", "Add a name.")
+    check_prefix(prefix)
     output = folder_paths.get_output_directory()
     folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
     taken = {name.split(".")[0] for name in os.listdir(folder)}
@@ -124,6 +136,15 @@ def output_place(prefix: str) -> Place:
         counter += 1
     subfolder = PurePosixPath(subfolder.replace(os.sep, "/")).as_posix()
     return Place(Path(folder), "" if subfolder == "." else subfolder, f"{stem}_{counter:05}_")
+
+
+def check_prefix(prefix: str) -> None:
+    """Raises InputError unless a prefix names something inside the output folder."""
+    from ..nova3d_core.errors import InputError
+
+    refuse_outside("filename_prefix", prefix, "output")
+    if not prefix.strip() or prefix.endswith(("/", "\\")):
+        raise InputError(f"filename_prefix is '{prefix}', which names no file.", "Add a name.")
 
 
 def refuse_outside(what: str, name: str, folder: str) -> None:

@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.conventions import UP_AXES
 from .compat import CATEGORY, advanced, schema
-from .folders import input_path, mesh_files, state_of
+from .folders import input_path, mesh_files, problem_with, state_of
 from .runtime import explained, working
 from .sockets import SURFACE
 
@@ -99,6 +99,10 @@ class LoadMesh(io.ComfyNode):
                 )
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, file: str | None) -> bool | str:
+        return problem_with(input_path, file)
 
     @classmethod
     def fingerprint_inputs(cls, file: str, up_axis: str) -> str:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.conventions import NORMAL_FRAMES
-from .compat import CATEGORY, advanced, mesh_or_file, schema
-from .folders import input_path, output_place, state_of, view_folders
+from .compat import CATEGORY, advanced, mesh_or_file, model_info_inputs, schema
+from .folders import (
+    check_prefix,
+    input_path,
+    output_place,
+    problem_with,
+    state_of,
+    view_folders,
+)
 from .runtime import explained, working
 from .sockets import CAMERAS, VIEWS, Parcel
 
@@ -118,6 +125,10 @@ class LoadViews(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, folder: str | None) -> bool | str:
+        return problem_with(input_path, folder)
+
+    @classmethod
     def fingerprint_inputs(cls, folder: str) -> str:
         with explained():
             return state_of(input_path(folder))
@@ -164,6 +175,10 @@ class SaveViews(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+        return problem_with(check_prefix, filename_prefix)
+
+    @classmethod
     def execute(cls, views, filename_prefix: str) -> io.NodeOutput:
         from ..nova3d_core.io.transforms_json import write_views
 
@@ -207,7 +222,8 @@ class RenderViews(io.ComfyNode):
                     default=True,
                     tooltip=(
                         "Centre the mesh and make its longest side 1 first, as Orbit Cameras "
-                        "expects. Turn off to see a fused mesh exactly where its views have it."
+                        "expects. Turn off to see a fused mesh exactly where its views have it. A "
+                        "viewer's camera sees the mesh as the viewer shows it, in any case."
                     ),
                 ),
                 advanced(io.Int.Input(
@@ -220,6 +236,7 @@ class RenderViews(io.ComfyNode):
                     default="world",
                     tooltip=FRAME_TOOLTIP,
                 )),
+                *model_info_inputs(),
             ],
             outputs=[
                 VIEWS.Output(display_name="views", tooltip="The pictures with their cameras."),
@@ -233,16 +250,22 @@ class RenderViews(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, mesh, cameras, width, height, normalise, supersample, normal_frame
+        cls, mesh, cameras, width, height, normalise, supersample, normal_frame, model_3d_info=None
     ) -> io.NodeOutput:
         from ..nova3d_core.rendering.config import RenderConfig
         from ..nova3d_core.rendering.views import render_views
-        from .adapters import cameras_of, image_from, mask_from, normals_image_from, one_mesh_of
+        from .adapters import (
+            cameras_of,
+            image_from,
+            mask_from,
+            normals_image_from,
+            one_mesh_of,
+            placed_for,
+        )
 
         with working() as work:
-            solid = one_mesh_of(mesh)
-            solid = solid.normalised() if normalise else solid
             rig = cameras_of(cameras, width, height)
+            solid = placed_for(cameras, one_mesh_of(mesh), normalise, model_3d_info)
             views = render_views(solid, rig, RenderConfig(supersample), work.progress).views
             views = views.with_normals_in(normal_frame)
             return io.NodeOutput(

@@ -1,4 +1,4 @@
-"""The camera of a 3D viewer in the page, as ComfyUI's LOAD3D_CAMERA describes it, as `Cameras`.
+"""What a 3D viewer in the page shows: its camera (ComfyUI's LOAD3D_CAMERA) and its model's place.
 
 The viewer is three.js: right-handed, +Y up, its camera looks along its own -Z.
 """
@@ -15,11 +15,14 @@ from torch import Tensor
 from .cameras import Cameras
 from .conventions import OPENGL_FROM_OPENCV
 from .errors import InputError
+from .mesh import Mesh
 
-DEFAULT_FOV_DEG = 40.0
-"""Where the viewer does not say: what ComfyUI's own mesh renderer takes then."""
+DEFAULT_FOV_DEG = 35.0
+"""The viewer's own; its older versions do not say it."""
 DEFAULT_FRUSTUM = 10.0
 """Height of what the viewer's orthographic camera sees at zoom 1, where it does not say."""
+FITTED_SIZE = 5.0
+"""Older viewers scale every model to this longest side."""
 
 
 def camera_of_viewer(info: Mapping[str, Any], width_px: int, height_px: int) -> Cameras:
@@ -57,13 +60,51 @@ def camera_of_viewer(info: Mapping[str, Any], width_px: int, height_px: int) -> 
     )
 
 
-def _rotation(info: Mapping[str, Any], position: Tensor) -> Tensor:
+def placed_in_viewer(mesh: Mesh, info: Mapping[str, Any] | None, fitted: bool) -> Mesh:
+    """A mesh where a viewer shows it, so that the viewer's camera sees what the user saw.
+
+    Args:
+        mesh: as it lies in its file.
+        info: what newer viewers tell of a model: `position`, `quaternion` and `scale`.
+        fitted: the viewer is one of those that give every model the same size, centred over the
+            floor, and say nothing about it.
+    """
+    if info is not None:
+        return mesh.transformed(_transform(info))
+    if not fitted:
+        return mesh
+    matrix = mesh.normalising_matrix() * FITTED_SIZE
+    matrix[3, 3] = 1.0
+    placed = mesh.transformed(matrix)
+    onto_floor = torch.eye(4)
+    onto_floor[1, 3] = -float(placed.bounds[0, 1])
+    return placed.transformed(onto_floor)
+
+
+def _transform(info: Mapping[str, Any]) -> Tensor:
+    """(4, 4) of a model's scale, then turn, then shift."""
+    turn = _quaternion(info)
+    scale = _point(info, "scale") if info.get("scale") is not None else torch.ones(3).double()
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3] = (torch.eye(3, dtype=torch.float64) if turn is None else turn) * scale
+    matrix[:3, 3] = _point(info, "position")
+    return matrix.float()
+
+
+def _quaternion(info: Mapping[str, Any]) -> Tensor | None:
+    """(3, 3) rotation that a viewer's entry tells by its quaternion; None if it has none."""
     quaternion = info.get("quaternion")
-    if quaternion:
-        x, y, z, w = (_number(quaternion, axis, "quaternion") for axis in "xyzw")
-        length = math.sqrt(x * x + y * y + z * z + w * w)
-        if length > 1e-6:
-            return _from_quaternion(*(part / length for part in (x, y, z, w)))
+    if not quaternion:
+        return None
+    x, y, z, w = (_number(quaternion, axis, "quaternion") for axis in "xyzw")
+    length = math.sqrt(x * x + y * y + z * z + w * w)
+    return _from_quaternion(*(part / length for part in (x, y, z, w))) if length > 1e-6 else None
+
+
+def _rotation(info: Mapping[str, Any], position: Tensor) -> Tensor:
+    turn = _quaternion(info)
+    if turn is not None:
+        return turn
     back = position - _point(info, "target")
     if float(back.norm()) < 1e-9:
         raise InputError(
