@@ -67,6 +67,48 @@ def _sdf_config(
     return with_steps_scaled(config, steps_scale)
 
 
+def _fusion_inputs() -> list[io.Input]:
+    return [
+        VIEWS.Input("views", tooltip="Pictures with their cameras; normals help greatly."),
+        _preset_input(),
+        _seed_input(),
+        io.Boolean.Input(
+            "refine_poses",
+            default=True,
+            tooltip="Let the cameras move, except the first; turn off for exact ones.",
+        ),
+        io.Combo.Input(
+            "conflict",
+            options=list(CONFLICT_MODES),
+            default="model",
+            tooltip=(
+                "Where views contradict each other: model learns it (best), robust "
+                "judges each pixel by itself, off believes all."
+            ),
+        ),
+        advanced(io.Float.Input(
+            "steps_scale", default=1.0, min=0.02, max=10.0, step=0.05,
+            tooltip="Multiplies the preset's steps: 0.5 is twice as quick and rougher.",
+        )),
+        advanced(io.Combo.Input(
+            "field",
+            options=list(FIELD_KINDS),
+            default="grid",
+            tooltip=(
+                "grid: dense and fast; hashgrid: hash grid and small networks as in the "
+                "paper, for GPUs."
+            ),
+        )),
+        advanced(io.Combo.Input(
+            "fallback",
+            options=list(FALLBACKS),
+            default="none",
+            tooltip="hull: take the visual hull if the fusion fails; none: stop there.",
+        )),
+        _device_input(),
+    ]  # fmt: skip
+
+
 class DeconflictFusion(io.ComfyNode):
     """The fusion."""
 
@@ -83,45 +125,7 @@ class DeconflictFusion(io.ComfyNode):
                 "white, and normals if you can have them."
             ),
             search_aliases=["views to mesh", "reconstruct", "sdf fusion", "NeuS", "visual hull"],
-            inputs=[
-                VIEWS.Input("views", tooltip="Pictures with their cameras; normals help greatly."),
-                _preset_input(),
-                _seed_input(),
-                io.Boolean.Input(
-                    "refine_poses",
-                    default=True,
-                    tooltip="Let the cameras move, except the first; turn off for exact ones.",
-                ),
-                io.Combo.Input(
-                    "conflict",
-                    options=list(CONFLICT_MODES),
-                    default="model",
-                    tooltip=(
-                        "Where views contradict each other: model learns it (best), robust "
-                        "judges each pixel by itself, off believes all."
-                    ),
-                ),
-                advanced(io.Float.Input(
-                    "steps_scale", default=1.0, min=0.02, max=10.0, step=0.05,
-                    tooltip="Multiplies the preset's steps: 0.5 is twice as quick and rougher.",
-                )),
-                advanced(io.Combo.Input(
-                    "field",
-                    options=list(FIELD_KINDS),
-                    default="grid",
-                    tooltip=(
-                        "grid: dense and fast; hashgrid: hash grid and small networks as in the "
-                        "paper, for GPUs."
-                    ),
-                )),
-                advanced(io.Combo.Input(
-                    "fallback",
-                    options=list(FALLBACKS),
-                    default="none",
-                    tooltip="hull: take the visual hull if the fusion fails; none: stop there.",
-                )),
-                _device_input(),
-            ],
+            inputs=_fusion_inputs(),
             outputs=[
                 SURFACE.Output(display_name="surface", tooltip="For Extract Mesh."),
                 VIEWS.Output(
@@ -137,7 +141,7 @@ class DeconflictFusion(io.ComfyNode):
                     tooltip="How far each view moved, its conflict and its exposure.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

@@ -1,52 +1,16 @@
-"""The pack's own sockets, and what travels through them.
+"""The pack's own sockets; through each travels a `Parcel` with a bundle of the core.
 
-IMAGE, MASK, MESH, FILE_3D and LOAD3D_CAMERA are the host's own. A bundle of the core travels as a
-`Parcel`, which tells the host's cache its size.
+IMAGE, MASK, MESH, FILE_3D and LOAD3D_CAMERA are the host's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from typing import Any
-
 from comfy_api.v0_0_2 import io
+
+from .parcel import Parcel
+
+__all__ = ["CAMERAS", "SURFACE", "VIEWS", "Parcel"]
 
 CAMERAS = io.Custom("NOVA3D_CAMERAS")
 VIEWS = io.Custom("NOVA3D_VIEWS")
 SURFACE = io.Custom("NOVA3D_SURFACE")
-
-
-class Parcel(tuple):
-    """A core bundle on its way from node to node; as a tuple it holds the bundle's tensors.
-
-    The host's cache counts the memory of an output by its tensors, in lists and tuples since 0.3.68
-    and by `_comfy_cache_tensors` in later versions. An object that hides its tensors counts as
-    nothing and is thrown away last when memory runs short.
-    """
-
-    bundle: Any
-
-    def __new__(cls, bundle: Any) -> Parcel:
-        """Packs a dataclass of the core."""
-        parcel = super().__new__(cls, _tensors(bundle))
-        parcel.bundle = bundle
-        return parcel
-
-    def _comfy_cache_tensors(self) -> list[Any]:
-        return list(self)
-
-    def __repr__(self) -> str:
-        return f"Parcel({type(self.bundle).__name__}, {len(self)} tensors)"
-
-    __str__ = __repr__  # the host writes a failed node's inputs into its report
-
-
-def _tensors(bundle: Any) -> Iterator[Any]:
-    """All tensors of a dataclass, and of the dataclasses in it."""
-    for each in fields(bundle):
-        value = getattr(bundle, each.name)
-        if is_dataclass(value):
-            yield from _tensors(value)
-        elif hasattr(value, "element_size"):
-            yield value

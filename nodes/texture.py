@@ -11,6 +11,53 @@ from .sockets import SURFACE, VIEWS
 KEEP = "keep"
 
 
+def _bake_inputs() -> list[io.Input]:
+    return [
+        mesh_or_file("mesh", tooltip="A mesh in the world of the views' cameras."),
+        VIEWS.Input("views", tooltip="The refined views of Fuse Views, or any others."),
+        io.Int.Input(
+            "texture_size",
+            default=1024,
+            min=64,
+            max=8192,
+            step=64,
+            tooltip="Width and height of the texture; 1024 is enough for 16 views of 256.",
+        ),
+        SURFACE.Input(
+            "surface",
+            optional=True,
+            tooltip=(
+                "From the fusion of the same views: its cameras are used, and pixels that "
+                "it found in conflict do not count."
+            ),
+        ),
+        advanced(io.Combo.Input(
+            "uv",
+            options=[KEEP, "xatlas", "box"],
+            default=KEEP,
+            tooltip=(
+                "keep: the mesh's own uv where it has some, else xatlas; xatlas: few "
+                "charts; box: simple charts, quickly."
+            ),
+        )),
+        advanced(io.Boolean.Input(
+            "exposure",
+            default=True,
+            tooltip="Undo differences in brightness and tint between the views.",
+        )),
+        advanced(io.Boolean.Input(
+            "agreement",
+            default=True,
+            tooltip="Let the views vote where they differ, so that faults do not show.",
+        )),
+        advanced(io.Boolean.Input(
+            "sharpen",
+            default=True,
+            tooltip="Undo the blur of pixels, so that renders are as sharp as the views.",
+        )),
+    ]  # fmt: skip
+
+
 class BakeTexture(io.ComfyNode):
     """Views onto a mesh."""
 
@@ -26,50 +73,7 @@ class BakeTexture(io.ComfyNode):
                 "from around. Runs on the CPU."
             ),
             search_aliases=["project texture", "multiview texture", "texture projection", "unwrap"],
-            inputs=[
-                mesh_or_file("mesh", tooltip="A mesh in the world of the views' cameras."),
-                VIEWS.Input("views", tooltip="The refined views of Fuse Views, or any others."),
-                io.Int.Input(
-                    "texture_size",
-                    default=1024,
-                    min=64,
-                    max=8192,
-                    step=64,
-                    tooltip="Width and height of the texture; 1024 is enough for 16 views of 256.",
-                ),
-                SURFACE.Input(
-                    "surface",
-                    optional=True,
-                    tooltip=(
-                        "From the fusion of the same views: its cameras are used, and pixels that "
-                        "it found in conflict do not count."
-                    ),
-                ),
-                advanced(io.Combo.Input(
-                    "uv",
-                    options=[KEEP, "xatlas", "box"],
-                    default=KEEP,
-                    tooltip=(
-                        "keep: the mesh's own uv where it has some, else xatlas; xatlas: few "
-                        "charts; box: simple charts, quickly."
-                    ),
-                )),
-                advanced(io.Boolean.Input(
-                    "exposure",
-                    default=True,
-                    tooltip="Undo differences in brightness and tint between the views.",
-                )),
-                advanced(io.Boolean.Input(
-                    "agreement",
-                    default=True,
-                    tooltip="Let the views vote where they differ, so that faults do not show.",
-                )),
-                advanced(io.Boolean.Input(
-                    "sharpen",
-                    default=True,
-                    tooltip="Undo the blur of pixels, so that renders are as sharp as the views.",
-                )),
-            ],
+            inputs=_bake_inputs(),
             outputs=[
                 io.Mesh.Output(display_name="mesh", tooltip="With uv, texture, smooth normals."),
                 io.Image.Output(display_name="texture", tooltip="The base colour texture, sRGB."),
@@ -77,7 +81,7 @@ class BakeTexture(io.ComfyNode):
                     display_name="coverage", tooltip="1 where views have seen the texel."
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

@@ -1,0 +1,108 @@
+"""Framing an object: where it ends up, what is around it, and what tells object from ground."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nova3d_core.errors import InputError
+from nova3d_core.imaging.crop import CropConfig, object_on_white, prepare_images
+
+RED = torch.tensor([0.8, 0.1, 0.1])
+
+
+def box_picture(size=(120, 200), rows=(30, 70), columns=(20, 120), ground=1.0):
+    """A red box (H, W, 3) before a ground, and its mask."""
+    picture = torch.full((*size, 3), ground)
+    mask = torch.zeros(size)
+    mask[rows[0] : rows[1], columns[0] : columns[1]] = 1.0
+    picture[mask > 0] = RED
+    return picture[None], mask[None]
+
+
+def extent(mask):
+    rows, columns = (mask > 0.5).nonzero().unbind(dim=1)
+    return int(rows.min()), int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1
+
+
+@pytest.mark.parametrize("ground", [1.0, 0.0, 0.4])
+def test_the_object_is_centred_and_fills_its_share(ground):
+    picture, mask = box_picture(ground=ground)
+    colour, framed = prepare_images(picture, mask, CropConfig(200, 0.7))
+    top, bottom, left, right = extent(framed[0])
+    assert right - left == pytest.approx(140, abs=1)
+    assert bottom - top == pytest.approx(56, abs=1)
+    assert (left + right) / 2 == pytest.approx(100, abs=1)
+    assert (top + bottom) / 2 == pytest.approx(100, abs=1)
+    assert (colour[0][framed[0] <= 0] == 1.0).all()
+    inside = colour[0, 100, 100]
+    torch.testing.assert_close(inside, RED, atol=1e-4, rtol=0)
+
+
+def test_an_object_at_the_border_is_centred_on_added_white():
+    picture, mask = box_picture(rows=(0, 40), columns=(150, 200))
+    colour, framed = prepare_images(picture, mask, CropConfig(100, 0.5))
+    top, bottom, left, right = extent(framed[0])
+    assert (bottom - top, right - left) == (pytest.approx(40, abs=1), pytest.approx(50, abs=1))
+    assert (colour[0, 0] == 1.0).all()
+
+
+def test_alpha_is_the_mask_and_hides_what_is_under_it():
+    picture, mask = box_picture(ground=0.0)
+    with_alpha = torch.cat([picture, mask[..., None]], dim=-1)
+    by_alpha = prepare_images(with_alpha)
+    by_mask = prepare_images(box_picture()[0], mask)
+    for one, other in zip(by_alpha, by_mask, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
+def test_without_a_mask_white_is_ground():
+    picture, mask = box_picture()
+    for nothing in (None, torch.ones_like(mask)):
+        colour, found = object_on_white(picture, nothing)
+        assert torch.equal(found, mask)
+        assert torch.equal(colour, picture)
+
+
+def test_large_pictures_are_averaged_not_sampled():
+    stripes = torch.ones(1, 640, 640, 3)
+    mask = torch.zeros(1, 640, 640)
+    mask[:, 64:576, 64:576] = 1.0
+    stripes[:, 64:576, 64:576] = (torch.arange(512) % 2).float()[None, :, None]
+    colour, _ = prepare_images(stripes, mask, CropConfig(64, 0.8))
+    middle = colour[0, 16:48, 16:48]
+    assert (middle - 0.5).abs().max() < 0.05
+
+
+def test_a_soft_edge_holds_white_once():
+    """Colours already mixed with white stay; those mixed with black get white in its stead."""
+    mask = torch.zeros(1, 32, 32)
+    mask[:, 8:24, 8:24] = 1.0
+    mask[:, 8, 8:24] = 0.5
+    on_white = RED * mask[..., None] + 1.0 - mask[..., None]
+    assert torch.equal(object_on_white(on_white, mask)[0], on_white)
+    on_black = RED * mask[..., None]
+    colour = object_on_white(on_black, mask)[0]
+    torch.testing.assert_close(colour[0, 8, 10], 0.25 * RED + 0.5, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "masks", "message"),
+    [
+        (torch.zeros(1, 64, 64, 3), torch.zeros(1, 64, 64), "mask of picture 0 is empty"),
+        (torch.zeros(1, 64, 64, 3), None, "border of view 0 is not white"),
+        (torch.zeros(2, 64, 64, 3), torch.zeros(1, 64, 64), "1 masks but 2 pictures"),
+        (torch.zeros(1, 64, 64, 3), torch.zeros(1, 32, 64), "masks are 64x32 px"),
+        (torch.full((1, 64, 64, 3), torch.nan), None, "pictures has 12288 values that are NaN"),
+    ],
+)
+def test_slips_are_named(pictures, masks, message):
+    with pytest.raises(InputError, match=message):
+        prepare_images(pictures, masks)
+
+
+def test_settings_out_of_range_are_named():
+    with pytest.raises(InputError, match="size_px"):
+        CropConfig(size_px=4)
+    with pytest.raises(InputError, match="object_share"):
+        CropConfig(object_share=1.5)
