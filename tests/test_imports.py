@@ -11,6 +11,10 @@ from pathlib import Path
 import nova3d_core
 
 CORE = Path(nova3d_core.__file__).parent
+ROOT = CORE.parent
+NODES = ROOT / "nodes"
+WITH_TORCH = {"adapters.py", "meshes.py"}
+"""Modules of the nodes that a node imports when it runs."""
 HOST = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "server", "execution"}
 SCRIPT = """
 import json, sys, time
@@ -32,6 +36,34 @@ def test_import_is_quick_and_loads_nothing_heavy():
     assert tries[0]["heavy"] == []
 
 
+PACK_SCRIPT = """
+import importlib.util, json, sys, time
+from importlib import import_module
+start = time.perf_counter()
+spec = importlib.util.spec_from_file_location(
+    "pack", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]]
+)
+sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+for name in ("", ".folders", ".parcel", ".runtime"):
+    import_module("pack.nodes" + name)
+for name in ("orbits", "conventions", "pipeline_config", "fusion.sdf_config", "evaluation.config"):
+    import_module("pack.nova3d_core." + name)
+seconds = time.perf_counter() - start
+heavy = {"torch", "numpy", "scipy", "trimesh", "skimage", "PIL", "warp", "diffusers"}
+print(json.dumps({"seconds": seconds, "heavy": sorted(heavy & set(sys.modules))}))
+"""
+
+
+def test_the_pack_costs_the_host_next_to_nothing():
+    words = [sys.executable, "-c", PACK_SCRIPT, str(ROOT)]
+    tries = [
+        json.loads(subprocess.run(words, capture_output=True, check=True).stdout) for _ in range(3)
+    ]
+    assert tries[0]["heavy"] == []
+    assert min(tried["seconds"] for tried in tries) < 0.3
+
+
 def test_public_names_all_exist():
     for name in nova3d_core.__all__:
         assert getattr(nova3d_core, name) is not None
@@ -49,8 +81,47 @@ def test_core_never_imports_the_host_and_never_by_its_own_name():
             assert not roots & (HOST | {"nova3d_core"}), f"{path.name} imports {roots}"
 
 
+def test_nodes_load_what_is_heavy_when_they_run_and_the_core_relatively():
+    for path in NODES.glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                roots = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                roots = {node.module.split(".")[0]}
+            else:
+                continue
+            heavy = roots - sys.stdlib_module_names - {"comfy_api"}
+            allowed = {"torch"} if path.name in WITH_TORCH else set()
+            assert heavy <= allowed, f"nodes/{path.name} imports {heavy} before a node runs"
+
+
+def test_every_node_module_is_listed_and_lists_its_nodes():
+    listed = ast.parse((NODES / "__init__.py").read_text(encoding="utf-8"))
+    modules = next(
+        ast.literal_eval(node.value)
+        for node in listed.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "MODULES"
+    )
+    for path in NODES.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        nodes = [
+            each.name
+            for each in tree.body
+            if isinstance(each, ast.ClassDef)
+            and any(ast.unparse(base) == "io.ComfyNode" for base in each.bases)
+        ]
+        assert (path.stem in modules) == bool(nodes), path.name
+        if nodes:
+            exported = next(
+                each
+                for each in tree.body
+                if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "NODES"
+            )
+            assert [item.id for item in exported.value.elts] == nodes, path.name
+
+
 def test_modules_and_functions_stay_short():
-    for path in CORE.rglob("*.py"):
+    for path in [*CORE.rglob("*.py"), *NODES.rglob("*.py")]:
         source = path.read_text(encoding="utf-8")
         assert len(source.splitlines()) <= 400, path.name
         for node in ast.walk(ast.parse(source)):

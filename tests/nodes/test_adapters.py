@@ -1,0 +1,136 @@
+"""Between the host's tensors and the core's bundles nothing is lost and nothing is changed."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def adapters(pack):
+    return pack("nodes.adapters")
+
+
+@pytest.fixture(scope="module")
+def input_error(pack):
+    return pack("nova3d_core.errors").InputError
+
+
+@pytest.fixture(scope="module")
+def rig(pack):
+    cameras, rigs = pack("nova3d_core.cameras"), pack("nova3d_core.rigs")
+    return cameras.orbit_cameras(rigs.RigConfig(count=3, width_px=32, height_px=24))
+
+
+def test_pictures_keep_their_values_and_alpha(adapters):
+    image = torch.rand(2, 5, 6, 4)
+    pictures = adapters.pictures_of(image)
+    assert torch.equal(pictures, image)
+    assert torch.equal(adapters.colours_of(image, "normals"), image[..., :3])
+    assert torch.equal(adapters.pictures_of(image[0]), image[:1])
+    grey = adapters.pictures_of(image[..., :1])
+    assert torch.equal(grey, image[..., :1].expand(-1, -1, -1, 3))
+    assert adapters.pictures_of(image.half()).dtype == torch.float32
+
+
+def test_tensors_of_inference_mode_can_be_learnt_from(adapters):
+    with torch.inference_mode():
+        image, mask = torch.rand(1, 4, 4, 3), torch.rand(1, 4, 4)
+    pictures = adapters.pictures_of(image)
+    for out in (pictures, adapters.masks_of(mask, pictures)):
+        assert not out.is_inference()
+        weight = torch.ones((), requires_grad=True)
+        (out * weight).sum().backward()
+        assert float(weight.grad) == pytest.approx(float(out.sum()))
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4, 2), (0, 4, 4, 3), (1, 1, 4, 4, 3)])
+def test_what_is_no_picture_is_named(adapters, input_error, shape):
+    with pytest.raises(input_error, match=r"normals has shape \("):
+        adapters.pictures_of(torch.zeros(shape), "normals")
+
+
+def test_masks_of_all_shapes(adapters):
+    pictures = torch.zeros(3, 8, 9, 3)
+    mask = torch.rand(3, 8, 9)
+    assert torch.equal(adapters.masks_of(mask, pictures), mask)
+    assert torch.equal(adapters.masks_of(mask[:, None], pictures), mask)
+    assert torch.equal(adapters.masks_of(mask[..., None], pictures), mask)
+    assert torch.equal(adapters.masks_of(mask[0], pictures), mask[:1].expand(3, -1, -1))
+    assert adapters.masks_of(None, pictures) is None
+
+
+def test_the_loaders_mask_of_an_opaque_picture_is_none(adapters):
+    nothing = torch.zeros(1, 64, 64)
+    assert adapters.masks_of(nothing, torch.zeros(1, 200, 100, 3)) is None
+    kept = adapters.masks_of(nothing, torch.zeros(1, 64, 64, 3))
+    assert torch.equal(kept, nothing)  # a real mask may be empty: the core says so
+    marked = nothing.clone()
+    marked[0, 3, 3] = 1.0
+    assert adapters.masks_of(marked, torch.zeros(1, 200, 100, 3)) is not None
+
+
+def test_what_is_no_mask_is_named(adapters, input_error):
+    with pytest.raises(input_error, match="mask has shape"):
+        adapters.masks_of(torch.zeros(1, 4, 4, 3), torch.zeros(1, 4, 4, 3))
+
+
+def test_normals_go_out_and_come_back(adapters, pack, rig):
+    generator = torch.Generator().manual_seed(1)
+    normals = torch.nn.functional.normalize(torch.randn(3, 24, 32, 3, generator=generator), dim=-1)
+    masks = torch.zeros(3, 24, 32)
+    masks[:, 4:20, 4:28] = 1.0
+    normals = normals * masks[..., None]
+    colour = torch.where(masks[..., None] > 0, torch.rand(3, 24, 32, 3, generator=generator), 1.0)
+    views = pack("nova3d_core.views").Views(rig, colour, masks, normals, "camera")
+    image = adapters.normals_image_from(views)
+    assert (image[masks <= 0] == 0.5).all()
+    back = pack("nova3d_core.assemble").assemble_views(
+        adapters.pictures_of(adapters.image_from(views.colour)),
+        rig,
+        adapters.colours_of(image, "normals"),
+        adapters.masks_of(adapters.mask_from(views.masks), views.colour),
+        "camera",
+    )
+    torch.testing.assert_close(back.normals, normals, atol=1e-6, rtol=0)
+    assert torch.equal(back.colour, colour)
+
+
+def test_cameras_come_from_a_parcel_or_a_viewer(adapters, pack, rig, input_error):
+    parcel = pack("nodes.parcel").Parcel(rig)
+    resized = adapters.cameras_of(parcel, 64, 48)
+    torch.testing.assert_close(resized.intrinsics[:, :2], rig.intrinsics[:, :2] * 2)
+    place = {"position": {"x": 0, "y": 0, "z": 3}, "target": {"x": 0, "y": 0, "z": 0}}
+    front = adapters.cameras_of({**place, "zoom": 1, "cameraType": "perspective"}, 64, 48)
+    assert len(front) == 1
+    expected = math.tan(math.radians(17.5))
+    assert float(24.0 / front.intrinsics[0, 1, 1]) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(input_error, match="cameras is Tensor"):
+        adapters.cameras_of(torch.zeros(4, 4), 64, 48)
+
+
+def test_another_packs_mesh_is_refused_by_name(adapters, input_error):
+    with pytest.raises(input_error, match="reference is list, expected ComfyUI's own MESH"):
+        adapters.one_mesh_of([object()], "reference")
+
+
+def test_a_batch_where_one_mesh_is_wanted_is_named(adapters, input_error):
+    two = SimpleNamespace(vertices=torch.rand(2, 3, 3), faces=torch.tensor([[[0, 1, 2]]] * 2))
+    assert len(adapters.meshes_of(two)) == 2
+    with pytest.raises(input_error, match="mesh is a batch of 2 meshes, expected one"):
+        adapters.one_mesh_of(two)
+
+
+def test_a_hosts_file_is_read_from_memory_and_disk(adapters, pack, host_types, tmp_path):
+    from io import BytesIO
+
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    mesh = pack("nova3d_core.mesh").Mesh(vertices, torch.tensor([[0, 1, 2]]))
+    glb = pack("nova3d_core.io.meshes").mesh_to_glb_bytes(mesh)
+    path = tmp_path / "one.glb"
+    path.write_bytes(glb)
+    for file in (host_types.File3D(BytesIO(glb), "glb"), host_types.File3D(str(path))):
+        assert torch.equal(adapters.one_mesh_of(file).vertices, vertices)
