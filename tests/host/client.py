@@ -32,6 +32,8 @@ class Run:
     """What was heard of one prompt."""
 
     prompt_id: str
+    refused: dict[str, Any] = field(default_factory=dict)
+    """Wrong inputs by node id; the host runs the outputs that do not need these nodes."""
     executed: list[str] = field(default_factory=list)
     """Ids of the nodes that ran, in order."""
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -47,7 +49,7 @@ class Run:
 
     @property
     def has_succeeded(self) -> bool:
-        return self.error is None and not self.is_interrupted
+        return self.error is None and not self.is_interrupted and not self.refused
 
 
 class Client:
@@ -73,10 +75,11 @@ class Client:
         )
         return self._send(request)
 
-    def queue(self, prompt: dict[str, Any], client_id: str = "", **extra: Any) -> str:
-        """Queues a prompt; its id. Raises `Refused` when the host's validation says no."""
+    def queue(self, prompt: dict[str, Any], client_id: str = "", **extra: Any) -> Run:
+        """Queues a prompt. Raises `Refused` when the host's validation says no to all of it."""
         body = {"prompt": prompt, "client_id": client_id, **extra}
-        return json.loads(self.post("/prompt", body))["prompt_id"]
+        answer = json.loads(self.post("/prompt", body))
+        return Run(answer["prompt_id"], refused=answer["node_errors"])
 
     def run(
         self,
@@ -98,7 +101,7 @@ class Client:
         socket = websocket.create_connection(address, timeout=timeout_s)
         try:
             start = time.monotonic()
-            run = Run(self.queue(prompt, client_id, **extra))
+            run = self.queue(prompt, client_id, **extra)
             while True:
                 socket.settimeout(max(0.1, start + timeout_s - time.monotonic()))
                 try:

@@ -1,15 +1,21 @@
-"""One ComfyUI for all host tests, with the shipped knight's views in its input folder."""
+"""One ComfyUI for all host tests, with the shipped knight and its views in the input folder."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .client import Client
-from .server import Checkout, Server, checkout_from_environment
+import nova3d_core as nova3d
+from nova3d_core.rendering.config import RenderConfig
 
+from .client import Client
+from .prompts import PIXELS, VIEWS
+from .server import PROJECT, Checkout, Server, checkout_from_environment
+
+KNIGHT = PROJECT / "nova3d_core" / "assets" / "character_knight.glb"
 NO_HOST = "COMFYUI_PATH is not set: nothing here ran in a real ComfyUI (dev.py test --host PATH)"
 
 
@@ -32,9 +38,26 @@ def checkout() -> Checkout:
 
 
 @pytest.fixture(scope="session")
-def server(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def inputs(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the workflows expect in the input folder: the knight, views of it, a mesh like it."""
+    folder = tmp_path_factory.mktemp("input")
+    truth = nova3d.read_mesh(KNIGHT).normalised()
+    rig = nova3d.orbit_cameras(nova3d.RigConfig(count=VIEWS, width_px=PIXELS, height_px=PIXELS))
+    views = nova3d.render_views(truth, rig, RenderConfig(supersample=2)).views
+    nova3d.write_views(views, folder / "knight" / "views")
+    nova3d.write_glb(truth, folder / "knight" / "mesh.glb")
+    shutil.copy2(KNIGHT, folder / KNIGHT.name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(
+    checkout: Checkout, inputs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A running ComfyUI with this pack and nothing else."""
-    with Server(checkout, tmp_path_factory.mktemp("comfyui")) as running:
+    base = tmp_path_factory.mktemp("comfyui")
+    shutil.copytree(inputs, base / "input")
+    with Server(checkout, base) as running:
         yield running
 
 

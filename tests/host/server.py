@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -68,12 +69,19 @@ def checkout_from_environment() -> Checkout | None:
 class Server:
     """A running ComfyUI; use it as a context manager."""
 
-    def __init__(self, checkout: Checkout, base: Path, with_pack: bool = True):
+    def __init__(
+        self,
+        checkout: Checkout,
+        base: Path,
+        with_pack: bool = True,
+        environment: dict[str, str] | None = None,
+    ):
         self.checkout = checkout
         self.base = base
         self.url = f"http://127.0.0.1:{_free_port()}"
         self.log_path = base / "server.log"
         self._with_pack = with_pack
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> Server:
@@ -81,14 +89,15 @@ class Server:
             (self.base / name).mkdir(parents=True, exist_ok=True)
         if self._with_pack:
             copy_pack(self.base / "custom_nodes" / PACK)
-        with open(self.log_path, "wb") as log:
-            self._process = subprocess.Popen(
-                self._command(),
-                cwd=self.checkout.path,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = subprocess.Popen(
+            self._command(),
+            cwd=self.checkout.path,
+            env=self._environment,
+            stdout=subprocess.PIPE,  # not a file: a test limits the size of the server's files
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        threading.Thread(target=self._keep_log, daemon=True).start()
         try:
             self._wait_until_ready()
         except BaseException:
@@ -98,10 +107,9 @@ class Server:
 
     def __exit__(self, *_) -> None:
         """Ends the server and whatever it has started (the unwrap worker for one)."""
-        if self._process is None or not psutil.pid_exists(self._process.pid):
+        if not self.is_alive:
             return
-        family = [psutil.Process(self._process.pid)]
-        family += family[0].children(recursive=True)
+        family = [self.process, *self.children]
         for process in family:
             try:
                 process.terminate()
@@ -124,7 +132,21 @@ class Server:
     @property
     def resident_bytes(self) -> int:
         """Memory the server itself holds, without its children."""
-        return psutil.Process(self._process.pid).memory_info().rss
+        return self.process.memory_info().rss
+
+    @property
+    def children(self) -> list[psutil.Process]:
+        """Processes that the server has started and that still run."""
+        return self.process.children(recursive=True)
+
+    @property
+    def process(self) -> psutil.Process:
+        return psutil.Process(self._process.pid)
+
+    def _keep_log(self) -> None:
+        with open(self.log_path, "wb", buffering=0) as log:
+            for line in self._process.stdout:
+                log.write(line)
 
     def _command(self) -> list[str]:
         known = (self.checkout.path / "comfy" / "cli_args.py").read_text(encoding="utf-8")

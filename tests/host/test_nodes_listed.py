@@ -1,0 +1,77 @@
+"""What the host says about our nodes: all of them there, and every socket explained."""
+
+from __future__ import annotations
+
+import pytest
+
+from .server import PACK
+
+pytestmark = pytest.mark.host
+
+IDS = {
+    "PrepareImage",
+    "OrbitCameras",
+    "AssembleViews",
+    "LoadViews",
+    "SaveViews",
+    "RefinePoses",
+    "DeconflictFusion",
+    "ExtractMesh",
+    "BakeTexture",
+    "ExportMesh",
+    "RenderViews",
+    "EvaluateMesh",
+    "NOVA3DLoadMesh",
+}
+"""Frozen: saved workflows name them."""
+
+
+@pytest.fixture
+def ours(client) -> dict:
+    """Our classes, as the page gets them."""
+    return {
+        name: node
+        for name, node in client.object_info().items()
+        if node["python_module"] == f"custom_nodes.{PACK}"
+    }
+
+
+def test_all_nodes_are_there_and_come_from_the_pack(ours):
+    assert set(ours) >= IDS
+
+
+def test_every_node_input_and_output_is_explained(ours):
+    for name, node in ours.items():
+        assert len(node["description"]) > 40, name
+        assert node["display_name"] != name
+        assert node["category"].split("/")[0] == "NOVA3D"
+        groups = [node["input"].get(key, {}) for key in ("required", "optional")]
+        for socket, spec in [item for group in groups for item in group.items()]:
+            assert len(spec[1].get("tooltip") or "") > 8, f"{name}.{socket}"
+        assert len(node["output_tooltips"]) == len(node["output"])
+        for socket, tooltip in zip(node["output_name"], node["output_tooltips"], strict=True):
+            assert len(tooltip or "") > 8, f"{name} -> {socket}"
+
+
+def test_numbers_have_ranges_that_hold_their_defaults(ours):
+    for name, node in ours.items():
+        for group in ("required", "optional"):
+            for socket, (kind, options, *_) in node["input"].get(group, {}).items():
+                if kind in ("INT", "FLOAT"):
+                    low, high = options["min"], options["max"]
+                    assert low <= options["default"] <= high, f"{name}.{socket}"
+                elif kind == "COMBO" and options.get("default") is not None:
+                    assert options["default"] in options["options"], f"{name}.{socket}"
+
+
+def test_some_inputs_are_marked_as_advanced(ours):
+    """An older page ignores the mark; it must reach every page."""
+    fusion = ours["DeconflictFusion"]["input"]["required"]
+    assert fusion["steps_scale"][1]["advanced"] is True
+    assert not fusion["preset"][1].get("advanced")
+
+
+def test_newcomers_folders_and_files_are_offered(ours):
+    assert "knight/views" in ours["LoadViews"]["input"]["required"]["folder"][1]["options"]
+    files = ours["NOVA3DLoadMesh"]["input"]["required"]["file"][1]["options"]
+    assert {"character_knight.glb", "knight/mesh.glb"} <= set(files)
