@@ -67,7 +67,7 @@ def pytest_words(words: list[str]) -> list[str]:
     if not (host / "main.py").is_file():
         raise SystemExit("--host needs the folder of a ComfyUI, the one that holds its main.py.")
     os.environ["COMFYUI_PATH"] = str(host)
-    return ["tests/host", "-m", "host", *words[:at], *words[at + 2 :]]
+    return ["tests/host", "tests/nodes", "-m", "host", *words[:at], *words[at + 2 :]]
 
 
 def lint(python: Path) -> int:

@@ -128,10 +128,13 @@ def output_place(prefix: str) -> Place:
     """
     import folder_paths
 
+    from ..nova3d_core.io.atomic import explained_write_errors
+
     check_prefix(prefix)
     output = folder_paths.get_output_directory()
-    folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
-    taken = {name.split(".")[0] for name in os.listdir(folder)}
+    with explained_write_errors(Path(prefix)):
+        folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
+        taken = {name.split(".")[0] for name in os.listdir(folder)}
     while f"{stem}_{counter:05}_" in taken:
         counter += 1
     subfolder = PurePosixPath(subfolder.replace(os.sep, "/")).as_posix()

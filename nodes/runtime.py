@@ -56,7 +56,7 @@ def working(memory_gib: float = 0.0, device: str = "auto") -> Iterator[Work]:
     on_gpu = chosen.type != "cpu" and memory_gib > 0
     if on_gpu:
         reserve = model_management.minimum_inference_memory()
-        model_management.free_memory(memory_gib * GIB + reserve, chosen)
+        model_management.free_memory(int(memory_gib * GIB + reserve), chosen)
     try:
         with torch.inference_mode(False), torch.enable_grad(), explained():
             yield Work(_progress(), chosen)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from ..host.conftest import NO_HOST, pytest_runtest_makereport
+from ..host.server import Checkout, checkout_from_environment
+
+__all__ = ["pytest_runtest_makereport"]  # all skips for want of a ComfyUI in one line
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "nova3d_pack_under_test"
@@ -38,12 +42,18 @@ def pack():
 
 
 @pytest.fixture(scope="session")
-def host_types() -> ModuleType:
+def checkout() -> Checkout:
+    """The ComfyUI to test with."""
+    found = checkout_from_environment()
+    if found is None:
+        pytest.skip(NO_HOST)
+    return found
+
+
+@pytest.fixture(scope="session")
+def host_types(checkout: Checkout) -> ModuleType:
     """The host's own MESH and File3D, from a ComfyUI that has them."""
-    given = os.environ.get("COMFYUI_PATH")
-    if not given:
-        pytest.skip("COMFYUI_PATH is not set: no host's own types here")
-    path = Path(given, "comfy_api", "latest", "_util", "geometry_types.py")
+    path = checkout.path / "comfy_api" / "latest" / "_util" / "geometry_types.py"
     module = _loaded("comfyui_geometry_types", path) if path.is_file() else ModuleType("none")
     if not hasattr(module, "File3D"):
         pytest.skip("this ComfyUI is older than textured meshes and 3D files")
