@@ -35,8 +35,8 @@ def _found(choose: Callable[[str, Collection[str]], list[str]]) -> list[str]:
     found: list[str] = []
     for folder, below, files in os.walk(root, followlinks=True):
         relative = Path(folder).relative_to(root)
-        if len(relative.parts) >= _DEEPEST:
-            below.clear()
+        if len(relative.parts) >= _DEEPEST or (TRANSFORMS in files and relative.parts):
+            below.clear()  # what lies below views is their pictures, often thousands
         below[:] = sorted(name for name in below if not name.startswith("."))
         found += choose(relative.as_posix(), files)
     return sorted(found)
