@@ -15,7 +15,8 @@ pytestmark = pytest.mark.host
 
 MOST_SECONDS = 0.5
 HEAVY = {"diffusers", "trimesh", "skimage", "warp", "embreex", "xatlas", "fast_simplification"}
-# the host's own loader, in a process in which nothing but the host's nodes is imported yet
+# the host's own loader, in a process in which nothing but the host's nodes is imported yet;
+# `python -c` looks for modules in the working directory, which is the host's
 LOAD = """
 import asyncio, json, sys, time
 pack, report = sys.argv[1:3]
@@ -42,9 +43,8 @@ def test_server_says_that_the_pack_loaded_quickly(server: Server):
 
 def test_loading_imports_nothing_heavy_and_no_cuda_context(checkout: Checkout, tmp_path: Path):
     copy_pack(tmp_path / PACK)
-    script, report = tmp_path / "load.py", tmp_path / "report.json"
-    script.write_text(f"import sys\nsys.path.insert(0, {str(checkout.path)!r})\n{LOAD}")
-    words = [checkout.python, script, tmp_path / PACK, report]
+    report = tmp_path / "report.json"
+    words = [checkout.python, "-c", LOAD, tmp_path / PACK, report]
     done = subprocess.run(words, cwd=checkout.path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     seen = json.loads(report.read_text())
