@@ -10,22 +10,30 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 TRANSFORMS = "transforms.json"
 _DEEPEST = 4
 """Folders below the input folder are looked through this deep."""
+_ASSETS = Path(__file__).resolve().parents[1] / "nova3d_core" / "assets"
+EXAMPLE_VIEWS = {"example: knight": _ASSETS / "knight" / "views"}
+"""What a newcomer can load before the input folder holds anything; saved workflows name them."""
+EXAMPLE_MESHES = {
+    "example: knight": _ASSETS / "character_knight.glb",
+    "example: knight, fused": _ASSETS / "knight" / "fused.glb",
+}
+"""The same for meshes: the object, and what a fusion of its views gave."""
 
 
 def view_folders() -> list[str]:
-    """Folders under the input folder that hold views, "." for the input folder itself."""
-    return _found(lambda folder, files: [folder] if TRANSFORMS in files else [])
+    """The examples, then folders under the input folder that hold views, "." for itself."""
+    return [*EXAMPLE_VIEWS, *_found(lambda folder, files: [folder] if TRANSFORMS in files else [])]
 
 
 def mesh_files() -> list[str]:
-    """Mesh files under the input folder that the core can read."""
+    """The examples, then mesh files under the input folder that the core can read."""
     readable = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 
     def meshes(folder: str, files: Collection[str]) -> list[str]:
         names = [name for name in files if name.lower().endswith(readable)]
         return [str(PurePosixPath(folder) / name) for name in names]
 
-    return _found(meshes)
+    return [*EXAMPLE_MESHES, *_found(meshes)]
 
 
 def _found(choose: Callable[[str, Collection[str]], list[str]]) -> list[str]:
@@ -40,6 +48,16 @@ def _found(choose: Callable[[str, Collection[str]], list[str]]) -> list[str]:
         below[:] = sorted(name for name in below if not name.startswith("."))
         found += choose(relative.as_posix(), files)
     return sorted(found)
+
+
+def views_path(name: str) -> Path:
+    """The place of an example or of a folder under the input folder; see `input_path`."""
+    return EXAMPLE_VIEWS.get(name) or input_path(name)
+
+
+def mesh_path(name: str) -> Path:
+    """The place of an example or of a file under the input folder; see `input_path`."""
+    return EXAMPLE_MESHES.get(name) or input_path(name)
 
 
 def input_path(name: str) -> Path:

@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.conventions import UP_AXES
 from .compat import CATEGORY, advanced, schema
-from .folders import input_path, mesh_files, problem_with, state_of
+from .folders import mesh_files, mesh_path, problem_with, state_of
 from .runtime import explained, working
 from .sockets import SURFACE
 
@@ -77,14 +77,17 @@ class LoadMesh(io.ComfyNode):
             category=f"{CATEGORY}/mesh",
             description=(
                 "Reads a mesh file with its base colour texture or vertex colours: GLB, glTF, OBJ, "
-                "PLY, STL, OFF. Put it into ComfyUI's input folder."
+                "PLY, STL, OFF. Put it into ComfyUI's input folder, or try the example."
             ),
             search_aliases=["load glb", "load obj", "import mesh", "load 3d model"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=mesh_files(),
-                    tooltip="A mesh file inside ComfyUI's input folder, with the files it names.",
+                    tooltip=(
+                        "A mesh file inside ComfyUI's input folder, with the files it names, or an "
+                        "example that comes with the pack."
+                    ),
                 ),
                 io.Combo.Input(
                     "up_axis",
@@ -102,12 +105,12 @@ class LoadMesh(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str | None) -> bool | str:
-        return problem_with(input_path, file)
+        return problem_with(mesh_path, file)
 
     @classmethod
     def fingerprint_inputs(cls, file: str, up_axis: str) -> str:
         with explained():
-            return f"{state_of(input_path(file))} {up_axis}"
+            return f"{state_of(mesh_path(file))} {up_axis}"
 
     @classmethod
     def execute(cls, file: str, up_axis: str) -> io.NodeOutput:
@@ -115,7 +118,7 @@ class LoadMesh(io.ComfyNode):
         from .meshes import mesh_batch
 
         with working():
-            return io.NodeOutput(mesh_batch([read_mesh(input_path(file), up_axis)]))
+            return io.NodeOutput(mesh_batch([read_mesh(mesh_path(file), up_axis)]))
 
 
 NODES = [ExtractMesh, LoadMesh]

@@ -8,11 +8,11 @@ from ..nova3d_core.conventions import NORMAL_FRAMES
 from .compat import CATEGORY, advanced, mesh_or_file, model_info_inputs, schema
 from .folders import (
     check_prefix,
-    input_path,
     output_place,
     problem_with,
     state_of,
     view_folders,
+    views_path,
 )
 from .runtime import explained, working
 from .sockets import CAMERAS, VIEWS, Parcel
@@ -105,14 +105,18 @@ class LoadViews(io.ComfyNode):
             category=f"{CATEGORY}/views",
             description=(
                 "Reads a folder with a transforms.json, as nerfstudio, instant-ngp, Save Views and "
-                "the command line write it. Put the folder into ComfyUI's input folder."
+                "the command line write it. Put the folder into ComfyUI's input folder, or try the "
+                "example."
             ),
             search_aliases=["transforms.json", "nerf dataset", "instant-ngp", "nerfstudio"],
             inputs=[
                 io.Combo.Input(
                     "folder",
                     options=view_folders(),
-                    tooltip="A folder with a transforms.json inside ComfyUI's input folder.",
+                    tooltip=(
+                        "A folder with a transforms.json inside ComfyUI's input folder, or the "
+                        "example that comes with the pack."
+                    ),
                 )
             ],
             outputs=[
@@ -126,12 +130,12 @@ class LoadViews(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, folder: str | None) -> bool | str:
-        return problem_with(input_path, folder)
+        return problem_with(views_path, folder)
 
     @classmethod
     def fingerprint_inputs(cls, folder: str) -> str:
         with explained():
-            return state_of(input_path(folder))
+            return state_of(views_path(folder))
 
     @classmethod
     def execute(cls, folder: str) -> io.NodeOutput:
@@ -140,7 +144,7 @@ class LoadViews(io.ComfyNode):
         from .adapters import image_from, mask_from
 
         with working() as work:
-            views = with_masks(read_views(input_path(folder), work.progress))
+            views = with_masks(read_views(views_path(folder), work.progress))
             return io.NodeOutput(Parcel(views), image_from(views.colour), mask_from(views.masks))
 
 

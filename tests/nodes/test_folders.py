@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -55,3 +56,36 @@ def test_a_folders_state_tells_every_change(folders, tmp_path):
     (folder / "images" / "0.png").unlink()
     states.append(folders.state_of(folder))
     assert len(set(states)) == len(states)
+
+
+def test_examples_are_there_before_the_input_folder_holds_anything(pack, folders):
+    views = pack("nova3d_core.io.transforms_json").read_views(folders.views_path("example: knight"))
+    assert len(views) == 16 and views.normal_frame == "world" and views.masks is not None
+    read_mesh = pack("nova3d_core.io.meshes").read_mesh
+    truth = read_mesh(folders.mesh_path("example: knight")).normalised()
+    fused = read_mesh(folders.mesh_path("example: knight, fused"))
+    assert set(folders.EXAMPLE_MESHES) == {"example: knight", "example: knight, fused"}
+    assert fused.texture is not None
+    for corner in ("amin", "amax"):  # the fused one is where its views show the object
+        gap = getattr(fused.vertices, corner)(0) - getattr(truth.vertices, corner)(0)
+        assert float(gap.abs().max()) < 0.03
+    size = sum(path.stat().st_size for path in folders.EXAMPLE_VIEWS["example: knight"].rglob("*"))
+    assert size < 600_000
+
+
+def test_other_names_are_looked_for_in_the_input_folder(folders, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "folder_paths", _HostFolders(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "transforms.json").write_text("{}")
+    (tmp_path / "mine.glb").write_bytes(b"")
+    assert folders.view_folders() == ["example: knight", "mine"]
+    assert folders.mesh_files() == [*folders.EXAMPLE_MESHES, "mine.glb"]
+    assert folders.views_path("mine") == tmp_path / "mine"
+    assert folders.mesh_path("mine.glb") == tmp_path / "mine.glb"
+
+
+class _HostFolders:
+    """The one function of the host's module that these names ask."""
+
+    def __init__(self, folder):
+        self.get_input_directory = lambda: str(folder)
