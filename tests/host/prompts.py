@@ -12,6 +12,7 @@ API = PROJECT / "workflows" / "api"
 VIEWS = 8
 PIXELS = 96
 SMALL: dict[str, dict[str, Any]] = {
+    "LoadViews": {"folder": "knight/views"},
     "DeconflictFusion": {"preset": "draft", "steps_scale": 0.1},
     "RefinePoses": {"preset": "draft"},
     "ExtractMesh": {"target_faces": 2000},

@@ -72,6 +72,8 @@ def test_some_inputs_are_marked_as_advanced(ours):
 
 
 def test_newcomers_folders_and_files_are_offered(ours):
-    assert "knight/views" in ours["LoadViews"]["input"]["required"]["folder"][1]["options"]
+    folders = ours["LoadViews"]["input"]["required"]["folder"][1]["options"]
+    assert folders == ["example: knight", "knight/views"]
     files = ours["NOVA3DLoadMesh"]["input"]["required"]["file"][1]["options"]
-    assert {"character_knight.glb", "knight/mesh.glb"} <= set(files)
+    examples = ["example: knight", "example: knight, fused"]
+    assert files == [*examples, "character_knight.glb", "knight/mesh.glb"]

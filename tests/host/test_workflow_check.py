@@ -81,6 +81,19 @@ def test_wrong_value_in_a_prompt_is_found(node, name, value, expected):
     assert expected in line
 
 
+def test_a_newer_host_may_have_more_than_the_file_says():
+    info = copy.deepcopy(INFO)
+    info["Make"]["output"].append("MASK")
+    info["Save"]["input"]["required"]["mesh"][0] = "MESH,FILE_3D,FILE_3D_GLB"
+    path = ["STRING,FILE_3D", {"widgetType": "STRING"}]
+    info["Save"]["input"]["optional"] = {"path": path, **info["Save"]["input"]["optional"]}
+    graph = copy.deepcopy(GRAPH)
+    graph["nodes"][1]["widgets_values"] = ["somewhere", "b"]
+    assert prompt_of(graph, info)[0]["2"]["inputs"]["path"] == "somewhere"
+    info["Save"]["input"]["optional"].pop("path")
+    assert prompt_of(GRAPH, info) == (PROMPT, [])
+
+
 def test_missing_input_and_unknown_class_are_found():
     prompt = copy.deepcopy(PROMPT)
     del prompt["1"]["inputs"]["kind"]
@@ -97,8 +110,9 @@ def test_missing_input_and_unknown_class_are_found():
         (("nodes", 1, "inputs", 0, "link"), None, "is not in both its nodes"),
         (("nodes", 1, "inputs", 0, "link"), 8, "has a link that is not there"),
         (("nodes", 1, "inputs", 0, "name"), "meshes", "has no input meshes"),
-        (("nodes", 1, "inputs", 0, "type"), "MESH", "is not of type MESH"),
+        (("nodes", 1, "inputs", 0, "type"), "MASK", "is not of type MASK"),
         (("nodes", 0, "outputs", 0, "links"), [], "is not in both its nodes"),
+        (("nodes", 1, "outputs"), [{"type": "MESH", "links": None}], "the file says"),
         (("nodes", 0, "outputs", 1, "type"), "MASK", "the file says"),
         (("nodes", 0, "widgets_values"), [8, "flat"], "has no value for seed"),
         (("nodes", 0, "widgets_values"), [8, "flat", 3, "fixed", 1], "more values than widgets"),
