@@ -73,7 +73,8 @@ def test_some_inputs_are_marked_as_advanced(ours):
 
 def test_newcomers_folders_and_files_are_offered(ours):
     folders = ours["LoadViews"]["input"]["required"]["folder"][1]["options"]
-    assert folders == ["example: knight", "knight/views"]
+    assert folders[0] == "example: knight" and "knight/views" in folders
     files = ours["NOVA3DLoadMesh"]["input"]["required"]["file"][1]["options"]
     examples = ["example: knight", "example: knight, fused"]
-    assert files == [*examples, "character_knight.glb", "knight/mesh.glb"]
+    assert files[:2] == examples  # other tests put more files there
+    assert {"character_knight.glb", "knight/mesh.glb"} <= set(files)
