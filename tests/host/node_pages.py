@@ -1,0 +1,131 @@
+"""What is generated of the help pages and translations: everything that the schemas already say."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .server import PACK
+from .workflow_check import inputs_of, type_of
+
+Texts = dict[str, dict[str, Any]]
+"""What locales/LANGUAGE/nodeDefs.json holds: names and tooltips by node id."""
+
+WORDS = {
+    "en": {
+        "inputs": ("Input", "Type", "Default", "Range or choices", "What it is"),
+        "outputs": ("Output", "Type", "What it is"),
+        "optional": "optional",
+        "advanced": "advanced",
+        "file": "or a 3D file",
+        "link": ": ",
+    },
+    "zh": {
+        "inputs": ("输入", "类型", "默认值", "范围或选项", "说明"),
+        "outputs": ("输出", "类型", "说明"),
+        "optional": "可选",
+        "advanced": "高级",
+        "file": "或三维文件",
+        "link": ": ",
+    },
+}
+SECTION = r"(<!-- generated: {} -->\n).*?(<!-- end -->)"
+
+
+def ours(info: dict[str, Any]) -> dict[str, Any]:
+    """The pack's nodes in a host's /object_info."""
+    return {name: node for name, node in info.items() if node["python_module"].endswith(f".{PACK}")}
+
+
+def english(info: dict[str, Any]) -> Texts:
+    """The schemas' own texts in the form of a translation."""
+    return {
+        name: {
+            "display_name": node["display_name"],
+            "description": node["description"],
+            "inputs": {
+                key: {"name": key, "tooltip": spec[1]["tooltip"]}
+                for key, spec in inputs_of(node).items()
+            },
+            "outputs": {
+                str(at): {"name": label, "tooltip": tooltip}
+                for at, (label, tooltip) in enumerate(
+                    zip(node["output_name"], node["output_tooltips"], strict=True)
+                )
+            },
+        }
+        for name, node in ours(info).items()
+    }
+
+
+def with_tables(page: str, node: dict[str, Any], texts: dict[str, Any], language: str) -> str:
+    """A help page with its generated sections made anew.
+
+    Raises:
+        ValueError: the page lacks the place of a table.
+    """
+    tables = {
+        "inputs": _input_table(node, texts, language),
+        "outputs": _output_table(node, texts, language),
+    }
+    for name, table in tables.items():
+        page, count = re.subn(
+            SECTION.format(name), lambda at, table=table: at[1] + table + at[2], page, flags=re.S
+        )
+        if count != 1:
+            raise ValueError(f"expected one place for the table of {name}, found {count}")
+    return page
+
+
+def _input_table(node: dict[str, Any], texts: dict[str, Any], language: str) -> str:
+    words = WORDS[language]
+    optional = node["input"].get("optional", {})
+    rows = []
+    for key, spec in inputs_of(node).items():
+        options = spec[1]
+        said = texts["inputs"][key]
+        notes = [words["optional"]] * (key in optional)
+        notes += [words["advanced"]] * bool(options.get("advanced"))
+        note = f"*{', '.join(notes)}*{words['link']}" if notes else ""
+        label = f"`{key}`" if said["name"] == key else f"{said['name']} `{key}`"
+        default = "" if options.get("default") is None else f"`{_spoken(options['default'])}`"
+        kind = _kind(type_of(spec), words["file"])
+        rows.append((label, kind, default, _range(spec), note + said["tooltip"]))
+    return _table(words["inputs"], rows)
+
+
+def _output_table(node: dict[str, Any], texts: dict[str, Any], language: str) -> str:
+    words = WORDS[language]
+    rows = [
+        (texts["outputs"][str(at)]["name"], _kind(kind, ""), texts["outputs"][str(at)]["tooltip"])
+        for at, kind in enumerate(node["output"])
+    ]
+    return _table(words["outputs"], rows)
+
+
+def _kind(kind: str, or_file: str) -> str:
+    """A socket's types, the many of 3D files as one."""
+    kinds = kind.split(",")
+    plain = [name for name in kinds if not name.startswith("FILE_3D")] or kinds
+    return " / ".join(plain) + (f" {or_file}" if len(plain) < len(kinds) else "")
+
+
+def _range(spec: list) -> str:
+    """The range of a number; the choices of a list, unless they are what lies in a folder."""
+    options = spec[1]
+    if type_of(spec) in ("INT", "FLOAT"):
+        return f"{_spoken(options['min'])} … {_spoken(options['max'])}"
+    if type_of(spec) == "COMBO" and options.get("default") is not None:
+        return ", ".join(f"`{choice}`" for choice in options["options"])
+    return ""
+
+
+def _spoken(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
