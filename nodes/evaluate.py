@@ -44,7 +44,7 @@ class EvaluateMesh(io.ComfyNode):
                     tooltip="strict: ours, all figures; syncdreamer: as in the papers' tables.",
                 ),
                 advanced(io.Int.Input(
-                    "points", default=100_000, min=100, max=10_000_000, step=1000,
+                    "points", default=100_000, min=100, max=10_000_000, step=100,
                     tooltip="strict: random points on each surface.",
                 )),
                 advanced(io.Int.Input(

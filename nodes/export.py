@@ -72,7 +72,7 @@ class ExportMesh(io.ComfyNode):
                     tooltip="Name inside ComfyUI's output folder; a number is added.",
                 ),
                 advanced(io.Int.Input(
-                    "target_faces", default=40_000, min=100, max=5_000_000, step=1000,
+                    "target_faces", default=40_000, min=100, max=5_000_000, step=100,
                     tooltip="With a surface: at most about so many triangles.",
                 )),
                 advanced(io.Int.Input(

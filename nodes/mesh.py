@@ -32,7 +32,7 @@ class ExtractMesh(io.ComfyNode):
                     default=40_000,
                     min=100,
                     max=5_000_000,
-                    step=1000,
+                    step=100,
                     tooltip="At most about so many triangles; 40000 keeps what 16 views can show.",
                 ),
                 advanced(io.Int.Input(
