@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Sets the project up and runs a job: demo, test, lint, bench. Needs nothing but Python 3.10+.
+"""Sets the project up and runs a job: demo, test, lint, docs, bench. Needs only Python 3.10+.
 
     python dev.py demo     render a shipped object, fuse it, measure it; look into demo_output/
     python dev.py test     lint and tests; further words go to pytest
     python dev.py test --host PATH   only the tests that drive the ComfyUI in that folder
+    python dev.py test --browser --host PATH   only those that drive its page, in headless Chromium
+    python dev.py docs --host PATH   write anew what is generated of the nodes' help and locales
     python dev.py lint     ruff only
     python dev.py bench fusion --help    a script of benchmarks/, with its own words
 
@@ -28,7 +30,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "installed.txt"
 TORCH = "torch==2.13.0"
 SOURCES = ("requirements.txt", "requirements-dev.txt", "pyproject.toml")
-JOBS = ("demo", "test", "lint", "bench", "setup")
+JOBS = ("demo", "test", "lint", "docs", "bench", "setup")
 
 
 def main(words: list[str]) -> int:
@@ -50,24 +52,38 @@ def main(words: list[str]) -> int:
             print(f"Name a benchmark: {', '.join(names)}.")
             return 2
         return run([python, ROOT / "benchmarks" / f"{rest[0]}.py", *rest[1:]])
+    if job == "docs":
+        os.environ["NOVA3D_WRITE_PAGES"] = "1"
+        return run([python, "-m", "pytest", "tests/host/test_node_pages.py", *without_host(rest)])
     failed = lint(python)
     if job == "lint" or failed:
         return failed
+    if "--browser" in rest and run([*pip(python), "-r", ROOT / "requirements-browser.txt"]):
+        raise SystemExit("The browser's driver could not be installed; see the lines above.")
     return run([python, "-m", "pytest", *pytest_words(rest)])
 
 
 def pytest_words(words: list[str]) -> list[str]:
-    """The words for pytest; `--host PATH` is taken out and becomes COMFYUI_PATH."""
+    """The words for pytest; `--host PATH` and `--browser` are taken out and choose the tests."""
+    chosen = ["tests/host", "tests/nodes", "-m", "host"] if "--host" in words else []
+    if "--browser" in words:
+        chosen = ["tests/browser"]
+    left = without_host([word for word in words if word != "--browser"])
+    if not os.environ.get("COMFYUI_PATH"):
+        print("COMFYUI_PATH is not set: the tests in a real ComfyUI are left out.", flush=True)
+    return [*chosen, *left]
+
+
+def without_host(words: list[str]) -> list[str]:
+    """The words without `--host PATH`, which becomes COMFYUI_PATH."""
     if "--host" not in words:
-        if not os.environ.get("COMFYUI_PATH"):
-            print("COMFYUI_PATH is not set: the tests in a real ComfyUI are left out.", flush=True)
         return words
     at = words.index("--host")
     host = Path(words[at + 1] if len(words) > at + 1 else "").resolve()
     if not (host / "main.py").is_file():
         raise SystemExit("--host needs the folder of a ComfyUI, the one that holds its main.py.")
     os.environ["COMFYUI_PATH"] = str(host)
-    return ["tests/host", "tests/nodes", "-m", "host", *words[:at], *words[at + 2 :]]
+    return [*words[:at], *words[at + 2 :]]
 
 
 def lint(python: Path) -> int:
@@ -109,16 +125,20 @@ def make_venv(python: Path) -> None:
         )
 
 
+def pip(python: Path) -> list:
+    """The beginning of a command that installs."""
+    return [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+
+
 def install(python: Path) -> None:
-    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
     for choice in torch_choices():
         quiet = {"stderr": subprocess.DEVNULL} if choice != torch_choices()[-1] else {}
-        if run([*pip, choice], **quiet) == 0:
+        if run([*pip(python), choice], **quiet) == 0:
             break
     else:
         raise SystemExit("PyTorch could not be installed; see the lines above.")
     everything = ["-r", ROOT / "requirements.txt", "-r", ROOT / "requirements-dev.txt"]
-    if run([*pip, *everything]) or run([*pip, "--no-deps", "--editable", ROOT]):
+    if run([*pip(python), *everything]) or run([*pip(python), "--no-deps", "--editable", ROOT]):
         raise SystemExit("The packages could not be installed; see the lines above.")
 
 

@@ -20,13 +20,8 @@ import psutil
 PROJECT = Path(__file__).resolve().parents[2]
 PACK = "nova3d"
 READY_SECONDS = 180
-FLAGS = (
-    "--disable-auto-launch",
-    "--disable-api-nodes",
-    "--offline",
-    "--dont-print-server",
-    "--disable-all-custom-nodes",
-)
+FLAGS = ("--disable-auto-launch", "--dont-print-server", "--disable-all-custom-nodes")
+OFFLINE = ("--disable-api-nodes", "--offline")
 FAULTS = re.compile(
     r"IMPORT FAILED|Cannot import|Error while calling comfy_entrypoint|Traceback \(most recent"
 )
@@ -75,12 +70,14 @@ class Server:
         base: Path,
         with_pack: bool = True,
         environment: dict[str, str] | None = None,
+        is_offline: bool = True,
     ):
         self.checkout = checkout
         self.base = base
         self.url = f"http://127.0.0.1:{_free_port()}"
         self.log_path = base / "server.log"
         self._with_pack = with_pack
+        self._flags = FLAGS + (OFFLINE if is_offline else ())
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen | None = None
 
@@ -153,7 +150,7 @@ class Server:
         words = [str(self.checkout.python), "main.py", "--cpu", "--listen", "127.0.0.1"]
         words += ["--port", self.url.rpartition(":")[2], "--base-directory", str(self.base)]
         words += ["--database-url", "sqlite:///:memory:"]
-        words += [flag for flag in FLAGS if f'"{flag}"' in known]
+        words += [flag for flag in self._flags if f'"{flag}"' in known]
         return [*words, "--whitelist-custom-nodes", PACK]
 
     def _wait_until_ready(self) -> None:

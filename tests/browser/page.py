@@ -1,0 +1,134 @@
+"""ComfyUI's page as a person uses it, through a browser's driver."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+READY = "() => window.app?.extensionManager?.command && window.app.graph && window.app.canvas"
+LISTEN = """() => {
+    window.heard = {progress: [], previews: 0, errors: [], ended: null}
+    const on = (kind, act) => window.app.api.addEventListener(kind, act)
+    on('progress', event => window.heard.progress.push(event.detail))
+    on('b_preview', () => window.heard.previews++)
+    on('execution_error', event => window.heard.errors.push(event.detail.exception_message))
+    for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
+        on(kind, () => window.heard.ended = kind)
+}"""
+SET = """([type, name, value]) => {
+    for (const node of window.app.graph.nodes.filter(node => node.type === type)) {
+        const widget = node.widgets.find(widget => widget.name === name)
+        widget.value = value
+        widget.callback?.(value)
+    }
+}"""
+NODES = """() => window.app.graph.nodes.map(node => ({
+    id: String(node.id), type: node.type, title: node.title,
+    pictures: window.app.nodeOutputs?.[node.id]?.images?.length ?? 0,
+    red: Boolean(node.has_errors), known: node.type in window.LiteGraph.registered_node_types,
+    text: (node.widgets ?? []).map(widget => String(widget.value ?? '')).join(' '),
+}))"""
+TYPES = """types => types.map(type => {
+    const made = window.LiteGraph.createNode(type)
+    return [made.title, ...made.outputs.map(socket => socket.localized_name ?? socket.label)]
+})"""
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, tab: Any, url: str, shots: Path):
+        self.tab = tab
+        self.url = url
+        self._shots = shots
+
+    def open(self) -> None:
+        """Loads the page and waits until it can be used."""
+        self.tab.goto(self.url)
+        self.tab.wait_for_function(READY, timeout=120_000)
+        self.tab.wait_for_timeout(1500)  # a first visit opens the templates by itself
+        self.tab.evaluate(LISTEN)
+
+    def command(self, name: str) -> None:
+        """What a menu entry or a key would do."""
+        self.tab.evaluate("name => window.app.extensionManager.command.execute(name)", name)
+
+    def load_template(self, module: str, name: str) -> None:
+        """Opens a workflow from the template browser with the mouse."""
+        self.command("Comfy.BrowseTemplates")
+        self.tab.get_by_text(module, exact=True).last.click(timeout=30_000)
+        card = self.tab.locator(f'[data-testid="template-workflow-{name}"]')
+        card.locator("img").first.wait_for()
+        self.shot(f"templates-{name}")
+        card.click()
+        self.tab.wait_for_function(
+            "() => window.app.graph.nodes.some(node => node.type === 'MarkdownNote')"
+        )
+        card.wait_for(state="hidden")
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """What is on the canvas."""
+        return self.tab.evaluate(NODES)
+
+    def prompt(self) -> dict[str, dict[str, Any]]:
+        """What the page would queue."""
+        return self.tab.evaluate("async () => (await window.app.graphToPrompt()).output")
+
+    def set_input(self, kind: str, name: str, value: Any) -> None:
+        """Fills a field of all nodes of a class."""
+        self.tab.evaluate(SET, [kind, name, value])
+
+    def run(self, seconds: float = 240.0) -> dict[str, Any]:
+        """Presses Run and waits for the end; what the page heard meanwhile."""
+        self.tab.locator('[data-testid="queue-button"]').first.click()
+        self.tab.wait_for_function("() => window.heard.ended", timeout=seconds * 1000)
+        self.tab.wait_for_timeout(1000)
+        return self.tab.evaluate("() => window.heard")
+
+    def translated(self, types: list[str]) -> list[list[str]]:
+        """Title and output names of new nodes, as the page shows them."""
+        return self.tab.evaluate(TYPES, types)
+
+    def fit(self) -> None:
+        """Shows the whole graph."""
+        self.command("Comfy.Canvas.FitView")
+        self.tab.wait_for_timeout(1500)
+
+    def shot(self, name: str) -> None:
+        """Keeps a screenshot."""
+        self._shots.mkdir(parents=True, exist_ok=True)
+        self.tab.screenshot(path=self._shots / f"{name}.png")
+
+    def viewer(self) -> Any:
+        """The 3D viewer's canvas."""
+        plain = "canvas:not([id]):not([class*=minimap]):not([data-testid*=minimap])"
+        return self.tab.locator(plain).last
+
+    def viewer_picture(self) -> PIL.Image.Image:
+        """The middle of what the 3D viewer shows, without its buttons, once it stands still."""
+        last = b""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            box = self.viewer().bounding_box()
+            width, height = box["width"] / 2, box["height"] / 2
+            middle = {"x": box["x"] + width / 2, "y": box["y"] + height / 2}
+            content = self.tab.screenshot(clip={**middle, "width": width, "height": height})
+            if content == last:
+                return PIL.Image.open(io.BytesIO(content)).convert("RGB")
+            last = content
+            self.tab.wait_for_timeout(1000)
+        raise TimeoutError("the 3D viewer never stood still")
+
+    def drag_viewer(self, right_px: int) -> None:
+        """Turns what the 3D viewer shows, with the mouse."""
+        box = self.viewer().bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.tab.mouse.move(x, y)
+        self.tab.mouse.down()
+        for step in range(1, 6):
+            self.tab.mouse.move(x + right_px * step / 5, y)
+        self.tab.mouse.up()

@@ -1,0 +1,103 @@
+"""The shipped workflows in the real page: load from the templates, run, look at the result."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from ..host.prompts import API, SMALL
+from ..host.server import PACK, PROJECT
+
+pytestmark = [pytest.mark.browser, pytest.mark.host]
+
+WORKFLOWS = sorted(path.stem for path in API.glob("*.json"))
+
+
+def load_small(page, name: str) -> None:
+    """Loads a workflow and makes it run in seconds."""
+    page.load_template(PACK, name)
+    here = {node["type"] for node in page.nodes()}
+    for kind, values in SMALL.items():
+        for field, value in values.items() if kind in here else ():
+            page.set_input(kind, field, value)
+
+
+def shipped(name: str) -> dict:
+    return json.loads((API / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_template_is_the_prompt_that_ships(page, name):
+    page.load_template(PACK, name)
+    for node in page.nodes():
+        assert node["known"] and not node["red"], node
+    seen = {
+        key: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        for key, node in page.prompt().items()
+        if not node["class_type"].startswith("Preview")
+    }
+    for node in (wanted := shipped(name)).values():
+        node.pop("_meta")
+    assert seen == wanted
+    page.fit()
+    page.shot(name)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_template_runs_to_its_end(page, name):
+    load_small(page, name)
+    heard = page.run()
+    assert (heard["ended"], heard["errors"]) == ("execution_success", [])
+    working = {node["type"] for node in page.nodes()} & {"DeconflictFusion", "RenderViews"}
+    busy = {step["node"] for step in heard["progress"]}
+    assert working <= {node["type"] for node in page.nodes() if node["id"] in busy}
+    if "DeconflictFusion" in working:
+        assert heard["previews"] > 0
+    for node in page.nodes():
+        assert not node["red"], node
+        if node["type"] in ("PreviewImage", "SaveImage", "SaveAnimatedWEBP"):
+            assert node["pictures"] > 0, node
+        if node["type"] == "PreviewAny":
+            assert len(node["text"]) > 40, node
+    page.fit()
+    page.shot(f"{name}-done")
+
+
+def test_mesh_turns_in_the_preview(page):
+    load_small(page, "views_to_mesh")
+    assert page.run()["ended"] == "execution_success"
+    page.fit()
+    before = page.viewer_picture()
+    assert reddest(before) > 40  # the knight's cloak: the texture has arrived
+    page.drag_viewer(60)
+    after = page.viewer_picture()
+    changed = np.abs(pixels(before) - pixels(after)).max(axis=2) > 30
+    assert changed.mean() > 0.02
+    page.shot("turned")
+
+
+def test_chinese_page_has_chinese_nodes(page):
+    texts = json.loads((PROJECT / "locales/zh/nodeDefs.json").read_text(encoding="utf-8"))
+    page.tab.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'zh')")
+    try:
+        page.open()
+        page.tab.wait_for_timeout(2000)
+        for kind, shown in zip(texts, page.translated(list(texts)), strict=True):
+            assert shown[0] == texts[kind]["display_name"]
+            names = [entry["name"] for entry in texts[kind]["outputs"].values()]
+            assert shown[1:] == names[: len(shown) - 1]
+    finally:
+        page.tab.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'en')")
+
+
+def pixels(picture: PIL.Image.Image) -> np.ndarray:
+    return np.asarray(picture).astype(int)
+
+
+def reddest(picture: PIL.Image.Image) -> int:
+    """How much redder than green the reddest part is, of 255."""
+    values = pixels(picture)
+    return int((values[..., 0] - values[..., 1]).max())
