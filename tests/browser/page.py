@@ -32,6 +32,12 @@ NODES = """() => window.app.graph.nodes.map(node => ({
     red: Boolean(node.has_errors), known: node.type in window.LiteGraph.registered_node_types,
     text: (node.widgets ?? []).map(widget => String(widget.value ?? '')).join(' '),
 }))"""
+TITLE = """type => {
+    const node = window.app.graph.nodes.find(node => node.type === type)
+    const at = window.app.canvas.ds.convertOffsetToCanvas([node.pos[0] + 60, node.pos[1] - 15])
+    const corner = window.app.canvas.canvas.getBoundingClientRect()
+    return [corner.x + at[0], corner.y + at[1]]
+}"""
 TYPES = """types => types.map(type => {
     const made = window.LiteGraph.createNode(type)
     return [made.title, ...made.outputs.map(socket => socket.localized_name ?? socket.label)]
@@ -92,6 +98,12 @@ class Page:
     def translated(self, types: list[str]) -> list[list[str]]:
         """Title and output names of new nodes, as the page shows them."""
         return self.tab.evaluate(TYPES, types)
+
+    def open_help(self, kind: str) -> None:
+        """Selects a node and presses the button for its help."""
+        self.fit()
+        self.tab.mouse.click(*self.tab.evaluate(TITLE, kind))
+        self.tab.locator('[data-testid="info-button"]').first.click()
 
     def fit(self) -> None:
         """Shows the whole graph."""

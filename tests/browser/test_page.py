@@ -79,6 +79,17 @@ def test_mesh_turns_in_the_preview(page):
     page.shot("turned")
 
 
+def test_help_page_opens_with_its_picture(page):
+    page.load_template(PACK, "mesh_to_turntable")
+    page.open_help("RenderViews")
+    page.tab.get_by_role("heading", name="Render Views of a Mesh").wait_for(timeout=30_000)
+    picture = page.tab.locator("img[src$='images/RenderViews.webp']")
+    picture.wait_for()
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
+    assert page.tab.get_by_text("Rays along each side of a pixel").count() == 1
+    page.shot("help")
+
+
 def test_chinese_page_has_chinese_nodes(page):
     texts = json.loads((PROJECT / "locales/zh/nodeDefs.json").read_text(encoding="utf-8"))
     page.tab.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'zh')")

@@ -13,20 +13,20 @@ Texts = dict[str, dict[str, Any]]
 
 WORDS = {
     "en": {
-        "inputs": ("Input", "Type", "Default", "Range or choices", "What it is"),
-        "outputs": ("Output", "Type", "What it is"),
+        "inputs": ("Input", "What it is"),
+        "outputs": ("Output", "What it is"),
         "optional": "optional",
         "advanced": "advanced",
+        "default": "default",
         "file": "or a 3D file",
-        "link": ": ",
     },
     "zh": {
-        "inputs": ("输入", "类型", "默认值", "范围或选项", "说明"),
-        "outputs": ("输出", "类型", "说明"),
+        "inputs": ("输入", "说明"),
+        "outputs": ("输出", "说明"),
         "optional": "可选",
         "advanced": "高级",
+        "default": "默认值",
         "file": "或三维文件",
-        "link": ": ",
     },
 }
 SECTION = r"(<!-- generated: {} -->\n).*?(<!-- end -->)"
@@ -78,29 +78,29 @@ def with_tables(page: str, node: dict[str, Any], texts: dict[str, Any], language
 
 
 def _input_table(node: dict[str, Any], texts: dict[str, Any], language: str) -> str:
+    """Two columns: the page shows its help in a narrow strip."""
     words = WORDS[language]
     optional = node["input"].get("optional", {})
     rows = []
     for key, spec in inputs_of(node).items():
-        options = spec[1]
-        said = texts["inputs"][key]
-        notes = [words["optional"]] * (key in optional)
-        notes += [words["advanced"]] * bool(options.get("advanced"))
-        note = f"*{', '.join(notes)}*{words['link']}" if notes else ""
+        options, said = spec[1], texts["inputs"][key]
+        facts = [_kind(type_of(spec), words["file"]), _range(spec)]
+        if options.get("default") is not None:
+            facts.append(f"{words['default']} {_spoken(options['default'])}")
+        facts += [words["optional"]] * (key in optional)
+        facts += [words["advanced"]] * bool(options.get("advanced"))
         label = f"`{key}`" if said["name"] == key else f"{said['name']} `{key}`"
-        default = "" if options.get("default") is None else f"`{_spoken(options['default'])}`"
-        kind = _kind(type_of(spec), words["file"])
-        rows.append((label, kind, default, _range(spec), note + said["tooltip"]))
+        rows.append((label, f"{said['tooltip']}<br>*{'; '.join(filter(None, facts))}*"))
     return _table(words["inputs"], rows)
 
 
 def _output_table(node: dict[str, Any], texts: dict[str, Any], language: str) -> str:
-    words = WORDS[language]
+    said = [texts["outputs"][str(at)] for at in range(len(node["output"]))]
     rows = [
-        (texts["outputs"][str(at)]["name"], _kind(kind, ""), texts["outputs"][str(at)]["tooltip"])
-        for at, kind in enumerate(node["output"])
+        (each["name"], f"{each['tooltip']}<br>*{_kind(kind, '')}*")
+        for each, kind in zip(said, node["output"], strict=True)
     ]
-    return _table(words["outputs"], rows)
+    return _table(WORDS[language]["outputs"], rows)
 
 
 def _kind(kind: str, or_file: str) -> str:
@@ -116,7 +116,7 @@ def _range(spec: list) -> str:
     if type_of(spec) in ("INT", "FLOAT"):
         return f"{_spoken(options['min'])} … {_spoken(options['max'])}"
     if type_of(spec) == "COMBO" and options.get("default") is not None:
-        return ", ".join(f"`{choice}`" for choice in options["options"])
+        return ", ".join(options["options"])
     return ""
 
 
