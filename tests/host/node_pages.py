@@ -13,16 +13,12 @@ Texts = dict[str, dict[str, Any]]
 
 WORDS = {
     "en": {
-        "inputs": ("Input", "What it is"),
-        "outputs": ("Output", "What it is"),
         "optional": "optional",
         "advanced": "advanced",
         "default": "default",
         "file": "or a 3D file",
     },
     "zh": {
-        "inputs": ("输入", "说明"),
-        "outputs": ("输出", "说明"),
         "optional": "可选",
         "advanced": "高级",
         "default": "默认值",
@@ -58,30 +54,30 @@ def english(info: dict[str, Any]) -> Texts:
     }
 
 
-def with_tables(page: str, node: dict[str, Any], texts: dict[str, Any], language: str) -> str:
+def with_lists(page: str, node: dict[str, Any], texts: dict[str, Any], language: str) -> str:
     """A help page with its generated sections made anew.
 
+    Lists, not tables: the page shows help in a narrow strip, which cuts tables off.
+
     Raises:
-        ValueError: the page lacks the place of a table.
+        ValueError: the page lacks the place of a list.
     """
-    tables = {
-        "inputs": _input_table(node, texts, language),
-        "outputs": _output_table(node, texts, language),
+    lists = {
+        "inputs": _input_list(node, texts, WORDS[language]),
+        "outputs": _output_list(node, texts),
     }
-    for name, table in tables.items():
+    for name, made in lists.items():
         page, count = re.subn(
-            SECTION.format(name), lambda at, table=table: at[1] + table + at[2], page, flags=re.S
+            SECTION.format(name), lambda at, made=made: at[1] + made + at[2], page, flags=re.S
         )
         if count != 1:
-            raise ValueError(f"expected one place for the table of {name}, found {count}")
+            raise ValueError(f"expected one place for the list of {name}, found {count}")
     return page
 
 
-def _input_table(node: dict[str, Any], texts: dict[str, Any], language: str) -> str:
-    """Two columns: the page shows its help in a narrow strip."""
-    words = WORDS[language]
+def _input_list(node: dict[str, Any], texts: dict[str, Any], words: dict[str, str]) -> str:
     optional = node["input"].get("optional", {})
-    rows = []
+    lines = []
     for key, spec in inputs_of(node).items():
         options, said = spec[1], texts["inputs"][key]
         facts = [_kind(type_of(spec), words["file"]), _range(spec)]
@@ -90,17 +86,16 @@ def _input_table(node: dict[str, Any], texts: dict[str, Any], language: str) -> 
         facts += [words["optional"]] * (key in optional)
         facts += [words["advanced"]] * bool(options.get("advanced"))
         label = f"`{key}`" if said["name"] == key else f"{said['name']} `{key}`"
-        rows.append((label, f"{said['tooltip']}<br>*{'; '.join(filter(None, facts))}*"))
-    return _table(words["inputs"], rows)
+        lines.append(f"- **{label}** {said['tooltip']} *({'; '.join(filter(None, facts))})*\n")
+    return "".join(lines)
 
 
-def _output_table(node: dict[str, Any], texts: dict[str, Any], language: str) -> str:
+def _output_list(node: dict[str, Any], texts: dict[str, Any]) -> str:
     said = [texts["outputs"][str(at)] for at in range(len(node["output"]))]
-    rows = [
-        (each["name"], f"{each['tooltip']}<br>*{_kind(kind, '')}*")
+    return "".join(
+        f"- **{each['name']}** {each['tooltip']} *({_kind(kind, '')})*\n"
         for each, kind in zip(said, node["output"], strict=True)
-    ]
-    return _table(WORDS[language]["outputs"], rows)
+    )
 
 
 def _kind(kind: str, or_file: str) -> str:
@@ -124,8 +119,3 @@ def _spoken(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

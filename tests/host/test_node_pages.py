@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .node_pages import Texts, english, ours, with_tables
+from .node_pages import Texts, english, ours, with_lists
 from .server import PACK, PROJECT
 
 pytestmark = pytest.mark.host
@@ -60,11 +60,11 @@ def test_english_texts_fit_an_older_host_too(info):
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_tables_of_the_pages_are_the_schemas(newest, language):
+def test_lists_of_the_pages_are_the_schemas(newest, language):
     texts = english(newest) if language == "en" else kept(language)
     for name, node in newest.items():
         path = page_of(name, language)
-        wanted = with_tables(path.read_text(encoding="utf-8"), node, texts[name], language)
+        wanted = with_lists(path.read_text(encoding="utf-8"), node, texts[name], language)
         assert is_fresh(path, wanted), f"{path.name} is stale; run: python dev.py docs"
 
 
