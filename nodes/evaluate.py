@@ -58,7 +58,7 @@ class EvaluateMesh(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(display_name="report_json", tooltip="All figures as JSON."),
-                io.String.Output(display_name="report", tooltip="The main figures as a table."),
+                io.String.Output(display_name="report", tooltip="The main figures, one a line."),
                 io.Image.Output(
                     display_name="sheet",
                     tooltip="Truth, result, difference and normals side by side.",
@@ -70,7 +70,7 @@ class EvaluateMesh(io.ComfyNode):
     def execute(cls, mesh, reference, align, protocol, points, picture_size, seed) -> io.NodeOutput:
         from ..nova3d_core.evaluation.config import EvaluateConfig
         from ..nova3d_core.evaluation.protocol import evaluate_mesh_with_sheet
-        from ..nova3d_core.evaluation.report import markdown_table
+        from ..nova3d_core.evaluation.report import figure_lines
         from .adapters import image_from, one_mesh_of
 
         with working() as work:
@@ -79,7 +79,7 @@ class EvaluateMesh(io.ComfyNode):
             )
             meshes = one_mesh_of(mesh), one_mesh_of(reference, "reference")
             report, sheet = evaluate_mesh_with_sheet(*meshes, config, work.progress)
-            table = markdown_table({"mesh": report})
+            table = figure_lines(report)
             return io.NodeOutput(
                 report.to_json(), table, image_from(sheet[None]), ui={"text": [table]}
             )

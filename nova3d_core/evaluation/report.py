@@ -121,6 +121,16 @@ def markdown_table(reports: Mapping[str, Report]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
+def figure_lines(report: Report) -> str:
+    """One report's figures, one a line, in columns that line up in a font of fixed width."""
+    shown = [column for column in COLUMNS if _has(report, column)]
+    width = max((len(heading) for heading, *_ in shown), default=0)
+    return "".join(
+        f"{heading:<{width}}  {_cell(report.figures[part][key], number_format):>8}\n"
+        for heading, part, key, number_format in shown
+    )
+
+
 def _has(report: Report, column: tuple[str, str, str, str]) -> bool:
     return column[2] in report.figures.get(column[1], {})
 

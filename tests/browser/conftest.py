@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ..host.conftest import NO_HOST, inputs, pytest_runtest_makereport
+from ..host.conftest import NO_HOST, inputs
 from ..host.server import PROJECT, Checkout, Server, checkout_from_environment
 from .page import Page
 
-__all__ = ["inputs", "pytest_runtest_makereport"]
+__all__ = ["inputs"]
 
 SHOTS = PROJECT / "browser_output"
 """Screenshots of the last run; git does not see them."""
@@ -29,6 +29,15 @@ FLAGS = (
     "--disable-component-update",
     "--disable-background-networking",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """One place for all skips: pytest then says their reason in one line."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple):
+        report.longrepr = (__file__, 1, report.longrepr[2])
+    return report
 
 
 def _chromium() -> str:

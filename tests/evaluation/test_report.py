@@ -11,7 +11,7 @@ import torch
 import nova3d_core
 from nova3d_core.errors import InputError
 from nova3d_core.evaluation.image import evaluation_cameras
-from nova3d_core.evaluation.report import Report, markdown_table
+from nova3d_core.evaluation.report import Report, figure_lines, markdown_table
 from nova3d_core.evaluation.sheet import comparison_sheet, nearest_views
 from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views
@@ -62,6 +62,15 @@ def test_the_table_has_a_row_a_report_and_means_of_what_there_is():
 
 def test_a_single_report_has_no_mean():
     assert len(parsed(markdown_table({"mug": report(0.01, 0.5)}))) == 3
+
+
+def test_figures_stand_one_a_line_in_columns_that_line_up():
+    lines = figure_lines(report(0.0123, None)).splitlines()
+    cells = parsed(markdown_table({"a": report(0.0123, None)}))
+    assert [line.rsplit(maxsplit=1) for line in lines] == [
+        list(pair) for pair in zip(cells[0][1:], cells[2][1:], strict=True)
+    ]
+    assert len({len(line) for line in lines}) == 1
 
 
 def test_protocols_do_not_share_a_table():
