@@ -169,10 +169,10 @@ def test_the_default_method_optimises_and_says_what_it_found(optimised, ring_vie
     assert optimised.surface.conflict.shape == ring_views.masks.shape
     assert set(optimised.seconds) == {"fusing", "meshing", "unwrapping", "baking"}
     assert is_closed_manifold(optimised.mesh.welded())
-    # no view of the ring sees top and underside; a cell of this grid is 0.02
+    # a cell of this grid is 0.02; no view of the ring sees top and underside, which stay the hull's
     beyond = (optimised.mesh.bounds - l_solid.bounds).abs()
-    assert beyond[:, [0, 2]].max() < 0.08
-    assert beyond[:, 1].max() < 0.12
+    assert beyond[:, [0, 2]].max() < 0.03
+    assert beyond[:, 1].max() < 0.07
     given, refined = ring_views.cameras, optimised.views.cameras
     assert torch.equal(given.world_to_camera[0], refined.world_to_camera[0])
 

@@ -61,6 +61,11 @@ class ConflictModel:
             return free_conflict(distance, self.price(done))
         return self._capped(self._read(self._logits, view, pixel), view)
 
+    def learnt(self, view: Tensor, pixel: Tensor, done: float) -> Tensor:
+        """(R,) H at pixels (R, 2) of views (R,) from the colours' distances when last looked at."""
+        column, row = pixel.long().unbind(dim=1)
+        return self.at(view, pixel, self._distances[view, row, column], done)
+
     def _capped(self, conflict: Tensor, view: Tensor) -> Tensor:
         return torch.where(view == 0, conflict.clamp_max(self._config.front_cap), conflict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from ..errors import InputError, StageError
 from ..meshing.isosurface import extract_surface
 from ..progress import SILENT, Progress
 from ..views import Views
+from .alignment import Alignment
 from .conflict import ConflictModel
 from .fields.base import Field
 from .fields.grid_state import bounds_of
@@ -176,17 +178,21 @@ def _retry_with_fewer_rays(run: _Run, index: int, level: LevelConfig, progress: 
 def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progress) -> None:
     run.field.begin_level(level)
     total = run.config.total_steps
+    aligns = run.config.poses.refine and level.align_every > 0
+    alignment = Alignment(run.bank, run.cameras) if aligns else None
     for step in range(level.steps):
         if step and step % _TIDY_EVERY == 0:
             run.field.tidy()
         decay = decayed(step, level.steps, _FIELD_END)
         with_poses = (
             run.config.poses.refine
-            and level.turn_rad > 0
+            and alignment is None
             and (index > 0 or step >= run.config.poses.warm_up * level.steps)
         )
         turn_rad = level.turn_rad * decay * run.turn_scale if with_poses else 0.0
-        _step(run, level, decay, turn_rad, with_common=index > 0)
+        _step(run, level, decay, turn_rad)
+        if alignment is not None and (step + 1) % level.align_every == 0:
+            _align(run, alignment)
         run.steps_done += 1
         if run.steps_done % _CHECK_EVERY == 0 or step == level.steps - 1:
             _check_finite(run, index)
@@ -196,7 +202,7 @@ def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progres
         progress.update(STAGE, run.steps_done, total, show)
 
 
-def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float, with_common: bool) -> None:
+def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float) -> None:
     """One step of everything, its rays in parts that fit the memory."""
     bank, config = run.bank, run.config
     wanted = max(round(level.ray_share * len(bank)), config.min_rays)
@@ -216,10 +222,17 @@ def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float, with_com
             turn_rad > 0.0,
         )
         if by is not None:
-            run.poses.step(view, origin, direction, by, turn_rad, with_common)
+            run.poses.step(view, origin, direction, by, turn_rad)
         _learn_conflict(run, ids, pixel, rendered.colour, targets, loss)
         run.losses = loss.means
     run.field.step(config.loss, decay)
+
+
+def _align(run: _Run, alignment: Alignment) -> None:
+    bank = run.bank
+    conflict = run.conflict.learnt(bank.view, bank.pixel, run.done)
+    spread_rad = math.radians(run.config.poses.spread_deg) * run.turn_scale
+    alignment.step(run.field, run.poses, run.conflict.gains, conflict, spread_rad)
 
 
 def _targets(run: _Run, ids: Tensor, rendered: Tensor) -> Targets:

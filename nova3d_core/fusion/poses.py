@@ -6,8 +6,7 @@ view 0 is exactly as given. Shifts stay in the picture's plane: a view's own dep
 invisible.
 
 A common shift of object and views is hard to see: views follow it in their planes, and only their
-scale in perspective shows the rest. So it has steps of its own, moving all views along their depths
-together; without it the mesh drifts along the front view's axis.
+scale in perspective shows the rest. `alignment.py` solves for it once the surface has some detail.
 """
 
 from __future__ import annotations
@@ -23,9 +22,6 @@ from .fields.base import RayDerivatives
 from .sdf_config import PoseConfig
 
 _BETAS = (0.8, 0.9)
-_COMMON_BETAS = (0.9, 0.95)
-_COMMON_SHARE = 0.6
-"""Size of the common shift's steps, over that of a view's own."""
 _TINY = 1e-20
 
 
@@ -42,8 +38,8 @@ def cross_matrix(vectors: Tensor) -> Tensor:
     return torch.stack(rows, dim=-1).reshape(*vectors.shape[:-1], 3, 3)
 
 
-def turn_deg(rotations: Tensor) -> Tensor:
-    """(V,) by how much rotations (V, 3, 3) turn, in degrees; exact for small turns, too."""
+def axis_angle(rotations: Tensor) -> Tensor:
+    """(V, 3) axes times radians of rotations (V, 3, 3); exact for small turns, too."""
     axis = torch.stack(
         [
             rotations[:, 2, 1] - rotations[:, 1, 2],
@@ -53,7 +49,14 @@ def turn_deg(rotations: Tensor) -> Tensor:
         dim=1,
     )
     trace = rotations.diagonal(dim1=1, dim2=2).sum(dim=1)
-    return torch.rad2deg(torch.atan2(axis.norm(dim=1), trace - 1.0))
+    sine = axis.norm(dim=1)  # twice
+    angle = torch.atan2(sine, trace - 1.0)
+    return axis * (angle / sine.clamp_min(1e-12))[:, None]
+
+
+def turn_deg(rotations: Tensor) -> Tensor:
+    """(V,) by how much rotations (V, 3, 3) turn, in degrees."""
+    return torch.rad2deg(axis_angle(rotations).norm(dim=1))
 
 
 class PoseTable:
@@ -67,23 +70,30 @@ class PoseTable:
 
     def __init__(self, cameras: Cameras, centre: Tensor, config: PoseConfig):
         count, device = len(cameras), cameras.world_to_camera.device
-        self._cameras, self._centre, self._config = cameras, centre, config
+        self._cameras, self.centre, self._config = cameras, centre, config
         self.rotation = torch.eye(3, device=device).repeat(count, 1, 1)
         """(V, 3, 3)"""
         self.shift = torch.zeros(count, 3, device=device)
         """(V, 3) world units."""
         self._mean = torch.zeros(count, 6, device=device)
         self._square = torch.zeros(count, 2, device=device)
-        self._common_mean = torch.zeros(3, device=device)
-        self._common_square = torch.zeros((), device=device)
         self._steps = 0
-        self._common_steps = 0
 
     def moved(self, view: Tensor, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Rays of views (N,) where the refined poses have them: origins and directions (N, 3)."""
         rotation = self.rotation[view]
-        origin = torch.einsum("nij,nj->ni", rotation, origin - self._centre) + self._centre
+        origin = torch.einsum("nij,nj->ni", rotation, origin - self.centre) + self.centre
         return origin + self.shift[view], torch.einsum("nij,nj->ni", rotation, direction)
+
+    @property
+    def shift_per_turn(self) -> float:
+        """World units of shift that are as likely as a turn of one radian."""
+        return self._config.shift_per_turn
+
+    @property
+    def sees_depth(self) -> bool:
+        """Whether pictures tell how far away things are: parallel rays do not."""
+        return self._cameras.kind == "perspective"
 
     @property
     def depths(self) -> Tensor:
@@ -97,7 +107,6 @@ class PoseTable:
         direction: Tensor,
         by: RayDerivatives,
         turn_rad: float,
-        with_common: bool = True,
     ) -> None:
         """Moves the poses against the derivatives by R moved rays.
 
@@ -106,9 +115,8 @@ class PoseTable:
             origin: (R, 3) and direction (R, 3) as `moved` gave them.
             by: derivatives by those.
             turn_rad: how far a steadily pulled view turns in this step.
-            with_common: whether the common shift may move; a coarse surface misleads it.
         """
-        torque = torch.linalg.cross(origin - self._centre, by.by_origin)
+        torque = torch.linalg.cross(origin - self.centre, by.by_origin)
         torque = torque + torch.linalg.cross(direction, by.by_direction)
         slope = torch.zeros_like(self._mean)
         slope.index_add_(0, view, torch.cat([torque, by.by_origin], dim=1))
@@ -118,13 +126,13 @@ class PoseTable:
         self._steps += 1
         move = self._adam(slope) * turn_rad
         move[:, 3:] *= self._config.shift_per_turn
-        turned = rotation_about(-move[:, :3])
+        self.apply(-move[:, :3], -move[:, 3:])
+
+    def apply(self, turn: Tensor, shift: Tensor) -> None:
+        """Moves the views on by turns (V, 3) about the centre, in radians, and shifts (V, 3)."""
+        turned = rotation_about(turn)
         self.rotation = turned @ self.rotation
-        self.shift = torch.einsum("vij,vj->vi", turned, self.shift) - move[:, 3:]
-        # parallel rays tell nothing about depth
-        if with_common and self._cameras.kind == "perspective":
-            common = self._adam_common(along.sum(dim=0)) * turn_rad * self._config.shift_per_turn
-            self.shift = self.shift - _COMMON_SHARE * (depths @ common)[:, None] * depths
+        self.shift = torch.einsum("vij,vj->vi", turned, self.shift) + shift
         self._limit()
 
     def _adam(self, slope: Tensor) -> Tensor:
@@ -137,16 +145,6 @@ class PoseTable:
         root = (self._square / (1 - second**self._steps)).sqrt() + _TINY
         return mean / root.repeat_interleave(3, dim=1)
 
-    def _adam_common(self, slope: Tensor) -> Tensor:
-        """(3,) the step of the shift that all views share."""
-        first, second = _COMMON_BETAS
-        self._common_steps += 1
-        self._common_mean = first * self._common_mean + (1 - first) * slope
-        square = slope.square().mean()
-        self._common_square = second * self._common_square + (1 - second) * square
-        mean = self._common_mean / (1 - first**self._common_steps)
-        return mean / ((self._common_square / (1 - second**self._common_steps)).sqrt() + _TINY)
-
     def _limit(self) -> None:
         """Turns back views that went farther than allowed."""
         far = turn_deg(self.rotation) > self._config.max_turn_deg
@@ -158,7 +156,7 @@ class PoseTable:
         """(V, 4, 4) rigid motions M_v that take the given rays to the refined ones."""
         motions = torch.eye(4, device=self.shift.device).repeat(len(self.shift), 1, 1)
         motions[:, :3, :3] = self.rotation
-        motions[:, :3, 3] = self._centre + self.shift - self.rotation @ self._centre
+        motions[:, :3, 3] = self.centre + self.shift - self.rotation @ self.centre
         return motions
 
     def gauge(self) -> Tensor:
@@ -177,7 +175,7 @@ class PoseTable:
         common = in_plane + (share * depth).sum() / share.square().sum() * axis
         gauge = torch.eye(4, device=front.device)
         gauge[:3, :3] = front
-        gauge[:3, 3] = self._centre + front @ (common - self._centre)
+        gauge[:3, 3] = self.centre + front @ (common - self.centre)
         return gauge
 
     def cameras(self) -> Cameras:
@@ -185,7 +183,7 @@ class PoseTable:
         motions = torch.linalg.inv(self.gauge()) @ self.motions()
         directions = self._cameras.view_directions
         depths = torch.einsum("vij,vj->vi", motions[:, :3, :3], directions)
-        about = motions[:, :3, :3] @ self._centre + motions[:, :3, 3] - self._centre
+        about = motions[:, :3, :3] @ self.centre + motions[:, :3, 3] - self.centre
         motions[:, :3, 3] -= (about * depths).sum(dim=1, keepdim=True) * depths
         poses = self._cameras.world_to_camera @ torch.linalg.inv(motions)
         poses[0] = self._cameras.world_to_camera[0]

@@ -55,16 +55,19 @@ class PoseConfig:
     """Let the poses move; view 0 comes out exactly as it was given."""
     warm_up: float = 0.25
     """Share of the first level's steps before any pose moves."""
+    spread_deg: float = 3.0
+    """Standard deviation of the given poses' turns, where they do not fit the silhouettes."""
     shift_per_turn: float = 0.5
-    """Size of a shift's step in world units, where a turn's is one radian."""
+    """World units of shift for each radian of turn, in steps and in what errors are expected."""
     trust: float = 0.03
-    """How much smaller the steps are where the given poses already fit the silhouettes: then only
-    the last bit is to be found, and a coarse surface would mislead."""
+    """How much smaller steps and expected errors are where the given poses already fit the
+    silhouettes: then only the last bit is to be found, and a coarse surface would mislead."""
     max_turn_deg: float = 12.0
     """No view turns farther than this from the pose it was given with."""
 
     def __post_init__(self):
-        check_between("poses trust", self.trust, 0.0, 1.0)
+        check_between("poses trust", self.trust, 1e-3, 1.0)
+        check_between("poses spread_deg", self.spread_deg, 0.01, 45.0)
         check_between("poses warm_up", self.warm_up, 0.0, 1.0)
         check_between("poses shift_per_turn", self.shift_per_turn, 0.0, 10.0)
         check_between("poses max_turn_deg", self.max_turn_deg, 0.0, 90.0)
@@ -118,9 +121,11 @@ class LevelConfig:
     step_cells: float = 0.08
     """How far a value moves in a step, in cells."""
     turn_rad: float = 1e-3
-    """How far a pose turns in a step at first."""
+    """How far a pose turns in a step at first, by gradients."""
     colour_step: float = 0.05
     """How far a colour moves in a step."""
+    align_every: int = 0
+    """Align all views with the surface at every so many steps, in place of gradients; 0: never."""
 
     def __post_init__(self):
         check_between("level resolution", self.resolution, 8, 1024)
@@ -130,25 +135,26 @@ class LevelConfig:
         check_between("level step_cells", self.step_cells, 1e-4, 1.0)
         check_between("level turn_rad", self.turn_rad, 0.0, 0.1)
         check_between("level colour_step", self.colour_step, 0.0, 1.0)
+        check_between("level align_every", self.align_every, 0, 1000)
 
 
 _DRAFT = (
     LevelConfig(32, 50, 0.05, 1.0, 0.10, 5e-3),
     LevelConfig(64, 45, 0.08, 1.0, 0.10, 2.5e-3),
-    LevelConfig(104, 30, 0.10, 1.4, 0.08, 8e-4),
+    LevelConfig(104, 40, 0.10, 1.4, 0.08, 8e-4, align_every=5),
 )
 _FAST = (
     LevelConfig(32, 60, 0.06, 1.0, 0.10, 6e-3),
     LevelConfig(64, 90, 0.10, 1.0, 0.10, 4e-3),
-    LevelConfig(112, 60, 0.15, 1.3, 0.08, 1.6e-3),
-    LevelConfig(176, 40, 0.20, 1.6, 0.06, 4e-4),
+    LevelConfig(112, 60, 0.15, 1.3, 0.08, 1.6e-3, align_every=5),
+    LevelConfig(176, 60, 0.20, 1.6, 0.06, 4e-4, align_every=5),
 )
 _QUALITY = (
     LevelConfig(32, 100, 0.12, 1.0, 0.10, 6e-3),
     LevelConfig(64, 120, 0.20, 1.0, 0.10, 3e-3),
-    LevelConfig(112, 100, 0.30, 1.3, 0.08, 1.2e-3),
-    LevelConfig(176, 80, 0.40, 1.6, 0.06, 5e-4),
-    LevelConfig(256, 60, 0.50, 1.6, 0.06, 2e-4),
+    LevelConfig(112, 100, 0.30, 1.3, 0.08, 1.2e-3, align_every=5),
+    LevelConfig(176, 80, 0.40, 1.6, 0.06, 5e-4, align_every=5),
+    LevelConfig(256, 60, 0.50, 1.6, 0.06, 2e-4, align_every=5),
 )
 _HASHGRID_SHARE = 0.1
 _HASHGRID_RAYS = 2_000
@@ -212,7 +218,8 @@ class SdfFusionConfig:
             return replace(self, levels=levels)
         # networks take a hundred times longer for a ray, and autograd remembers each
         fewer = tuple(
-            replace(level, ray_share=level.ray_share * _HASHGRID_SHARE) for level in levels
+            replace(level, ray_share=level.ray_share * _HASHGRID_SHARE, align_every=0)
+            for level in levels
         )
         return replace(self, levels=fewer, min_rays=_HASHGRID_RAYS, max_rays=4 * _HASHGRID_RAYS)
 
