@@ -236,10 +236,12 @@ def _solve(
     Views share one unknown: a shift of object and views together, which moves each view along its
     depth. It shows only in the perspective of all of them, so no view may choose its own.
     """
+    # small systems in double: results repeat bit for bit whatever the memory's alignment
+    normal, right = normal.double(), right.double()
     count, like = len(normal), normal
     scale = normal.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-12)[:, None, None]
     stiffness, pull = _prior(poses, noise, spread_rad)
-    depths = poses.depths
+    depths = poses.depths.double()
     along = _DEPTH_STIFFNESS * scale * depths[:, :, None] * depths[:, None, :]  # (V, 3, 3)
     full = normal + stiffness + _DAMPING * scale * torch.eye(6).to(like)
     full[:, 3:, 3:] += along
@@ -254,7 +256,7 @@ def _solve(
         common = torch.linalg.solve(left, torch.einsum("vij,vj->i", along, own[:, 3:]))
         motion = own + by_common @ common
     longest = motion[:, :3].norm(dim=1, keepdim=True).clamp_min(1e-12)
-    return motion * (_LONGEST_RAD / longest).clamp_max(1.0)
+    return (motion * (_LONGEST_RAD / longest).clamp_max(1.0)).float()
 
 
 def _prior(poses: PoseTable, noise: float, spread_rad: float) -> tuple[Tensor, Tensor]:
@@ -263,21 +265,21 @@ def _prior(poses: PoseTable, noise: float, spread_rad: float) -> tuple[Tensor, T
     View 0 was given exactly, so a view's error is its motion against view 0's. View 0 itself is
     drawn by all others towards their mean.
     """
-    turns = axis_angle(poses.rotation)
+    turns = axis_angle(poses.rotation.double())
     count = len(turns)
     strength = torch.full((count,), noise / spread_rad**2).to(turns)
     strength[0] *= count - 1
     towards = turns[:1] - turns
     towards[0] = turns[1:].mean(dim=0) - turns[0]
-    depths = poses.depths
+    depths, shift = poses.depths.double(), poses.shift.double()
     plane = torch.eye(3).to(turns) - depths[:, :, None] * depths[:, None, :]  # (V, 3, 3)
     weight = strength[:, None, None] / poses.shift_per_turn**2 * plane
-    common = torch.linalg.lstsq(
-        weight.sum(dim=0) + 1e-9 * weight.sum() * torch.eye(3).to(turns),
-        torch.einsum("vij,vj->i", weight, poses.shift),
-    ).solution
+    common = torch.linalg.solve(
+        weight.sum(dim=0) + 1e-9 * strength.sum() * torch.eye(3).to(turns),
+        torch.einsum("vij,vj->i", weight, shift),
+    )
     stiffness = torch.zeros(count, 6, 6).to(turns)
     stiffness[:, :3, :3] = strength[:, None, None] * torch.eye(3).to(turns)
     stiffness[:, 3:, 3:] = weight
-    back = torch.einsum("vij,vj->vi", weight, common - poses.shift)
+    back = torch.einsum("vij,vj->vi", weight, common - shift)
     return stiffness, torch.cat([strength[:, None] * towards, back], dim=1)
