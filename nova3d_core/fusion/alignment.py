@@ -271,15 +271,9 @@ def _prior(poses: PoseTable, noise: float, spread_rad: float) -> tuple[Tensor, T
     strength[0] *= count - 1
     towards = turns[:1] - turns
     towards[0] = turns[1:].mean(dim=0) - turns[0]
-    depths, shift = poses.depths.double(), poses.shift.double()
-    plane = torch.eye(3).to(turns) - depths[:, :, None] * depths[:, None, :]  # (V, 3, 3)
-    weight = strength[:, None, None] / poses.shift_per_turn**2 * plane
-    common = torch.linalg.solve(
-        weight.sum(dim=0) + 1e-9 * strength.sum() * torch.eye(3).to(turns),
-        torch.einsum("vij,vj->i", weight, shift),
-    )
-    stiffness = torch.zeros(count, 6, 6).to(turns)
-    stiffness[:, :3, :3] = strength[:, None, None] * torch.eye(3).to(turns)
-    stiffness[:, 3:, 3:] = weight
-    back = torch.einsum("vij,vj->vi", weight, common - shift)
-    return stiffness, torch.cat([strength[:, None] * towards, back], dim=1)
+    shift = poses.shift.double()
+    weight = strength / poses.shift_per_turn**2
+    common = (weight @ shift) / weight.sum()
+    diagonal = torch.stack([strength] * 3 + [weight] * 3, dim=1)  # (V, 6)
+    difference = torch.cat([towards, common - shift], dim=1)
+    return torch.diag_embed(diagonal), diagonal * difference
