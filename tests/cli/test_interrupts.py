@@ -23,7 +23,12 @@ SLOW_FUSE = ["--hull.resolution", "200", "--meshing.target-faces", "40000"]
 def interrupt_at(stage: str, words: list[str]) -> tuple[int, str, list[psutil.Process]]:
     """Starts a command, interrupts it when `stage` shows on stderr; what it left behind."""
     process = subprocess.Popen(
-        command(*words), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        command(*words),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        # a test run in the background of a script hands down that Ctrl-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.set_blocking(process.stderr.fileno(), False)
     heard, children, deadline = "", [], time.monotonic() + 120

@@ -160,6 +160,8 @@ write_views(noisy_views(8), Path(sys.argv[1]) / "new" / "views", progress=Progre
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a test run in the background of a script hands down that Ctrl-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     half_way = json.loads(process.stdout.readline())
     process.send_signal(signal.SIGINT)
