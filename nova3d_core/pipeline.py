@@ -71,7 +71,8 @@ def fuse_views(
     views = with_masks(views)
     surface = None
     if config.method == "sdf":
-        surface = _optimised(views, config, clock, progress, device)
+        with clock.stage("fusing"):
+            surface = optimised_surface(views, config, progress, device)
     if surface is None:
         with clock.stage("carving"):
             grid = carve_hull(views, config.hull, progress)
@@ -87,17 +88,12 @@ def fuse_views(
     return replace(fused, surface=surface)
 
 
-def _optimised(
-    views: Views,
-    config: FuseConfig,
-    clock: StageClock,
-    progress: Progress,
-    device: torch.device | str,
+def optimised_surface(
+    views: Views, config: FuseConfig, progress: Progress, device: torch.device | str
 ) -> Surface | None:
     """The optimised surface; None if that failed and the user asked for the hull then."""
     try:
-        with clock.stage("fusing"):
-            return fuse_sdf(views, config.sdf, progress, device)
+        return fuse_sdf(views, config.sdf, progress, device)
     except StageError as error:
         if config.fallback != "hull":
             raise

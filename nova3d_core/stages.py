@@ -6,15 +6,14 @@ else in between.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .checks import check_between
-from .errors import InputError, StageError
-from .fusion.optimise import fuse_sdf, refine_poses, with_refined_cameras
+from .errors import InputError
+from .fusion.optimise import refine_poses, with_refined_cameras
 from .fusion.sdf_config import SdfFusionConfig
 from .fusion.sdf_grid import SdfGrid, grid_points
 from .fusion.surface import FusionReport, Surface
@@ -22,13 +21,18 @@ from .fusion.visual_hull import carve_hull
 from .mesh import Mesh
 from .meshing.config import MeshingConfig
 from .meshing.isosurface import extract_surface
-from .pipeline import Fused, StageClock, mesh_surface, texture_mesh, with_masks
+from .pipeline import (
+    Fused,
+    StageClock,
+    mesh_surface,
+    optimised_surface,
+    texture_mesh,
+    with_masks,
+)
 from .pipeline_config import FuseConfig
 from .progress import SILENT, Progress
 from .texturing.bake import bake_texture
 from .views import Views
-
-logger = logging.getLogger(__name__)
 
 
 def fuse_to_surface(
@@ -45,14 +49,11 @@ def fuse_to_surface(
     """
     config = config or FuseConfig()
     views = with_masks(views).to("cpu")
+    surface = None
     if config.method == "sdf":
-        try:
-            surface = fuse_sdf(views, config.sdf, progress, device)
-            return surface, with_refined_cameras(views, surface)
-        except StageError as error:
-            if config.fallback != "hull":
-                raise
-            logger.warning("the fusion failed (%s): carving the hull instead, as asked", error)
+        surface = optimised_surface(views, config, progress, device)
+    if surface is not None:
+        return surface, with_refined_cameras(views, surface)
     grid = carve_hull(views, config.hull, progress)
     report = FusionReport(steps=0, rays=0, spacing=grid.spacing)
     conflict = torch.zeros_like(views.masks)
@@ -163,11 +164,10 @@ def textured_mesh(
 def with_steps_scaled(config: SdfFusionConfig, scale: float) -> SdfFusionConfig:
     """The settings with each level's steps multiplied; at least one step a level."""
     check_between("steps scale", scale, 0.01, 100.0)
-    levels = config.complete().levels
-    if scale == 1.0:
-        return replace(config, levels=levels)
-    scaled = tuple(replace(level, steps=max(round(level.steps * scale), 1)) for level in levels)
     complete = config.complete()  # which also fits the number of rays to the field
+    scaled = tuple(
+        replace(level, steps=max(round(level.steps * scale), 1)) for level in complete.levels
+    )
     return replace(complete, levels=scaled)
 
 

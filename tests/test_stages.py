@@ -79,12 +79,12 @@ def test_a_hull_is_a_surface_without_steps(views):
 
 
 def test_the_hull_stands_in_only_when_asked(views, monkeypatch):
-    import nova3d_core.stages as stages
+    import nova3d_core.pipeline as pipeline
 
     def fails(*_, **__):
         raise StageError("fusing", "no such luck.")
 
-    monkeypatch.setattr(stages, "fuse_sdf", fails)
+    monkeypatch.setattr(pipeline, "fuse_sdf", fails)
     with pytest.raises(StageError, match="no such luck"):
         fuse_to_surface(views, TINY)
     surface, _ = fuse_to_surface(views, replace(TINY, fallback="hull"))
@@ -148,8 +148,9 @@ def test_steps_scale_with_at_least_one_a_level():
     steps = [level.steps for level in config.complete().levels]
     assert [level.steps for level in halved.levels] == [round(count / 2) for count in steps]
     assert all(level.steps == 1 for level in with_steps_scaled(config, 0.01).levels)
-    hashed = with_steps_scaled(SdfFusionConfig(field="hashgrid"), 0.5)
-    assert hashed.min_rays == SdfFusionConfig(field="hashgrid").complete().min_rays
+    for scale in (0.5, 1.0):
+        hashed = with_steps_scaled(SdfFusionConfig(field="hashgrid"), scale)
+        assert hashed.min_rays == SdfFusionConfig(field="hashgrid").complete().min_rays
     with pytest.raises(InputError, match="steps scale is 0"):
         with_steps_scaled(config, 0.0)
 

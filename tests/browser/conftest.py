@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ..host.conftest import NO_HOST, inputs
-from ..host.server import PROJECT, Checkout, Server, checkout_from_environment
+from ..host.conftest import checkout, inputs
+from ..host.server import PROJECT, Checkout, Server
 from .page import Page
 
-__all__ = ["inputs"]
+__all__ = ["checkout", "inputs"]
 
 SHOTS = PROJECT / "browser_output"
 """Screenshots of the last run; git does not see them."""
@@ -46,15 +46,6 @@ def _chromium() -> str:
     found = os.environ.get("NOVA3D_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip("no Chromium or Chrome on this machine (NOVA3D_CHROMIUM may name one)")
-    return found
-
-
-@pytest.fixture(scope="session")
-def checkout() -> Checkout:
-    """The ComfyUI whose page is driven."""
-    found = checkout_from_environment()
-    if found is None:
-        pytest.skip(NO_HOST)
     return found
 
 
