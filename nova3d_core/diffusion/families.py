@@ -1,0 +1,159 @@
+"""The model families that can be sampled, and how each one was trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from ..checks import check_between, check_choice
+
+GuidanceKind = Literal["triangle", "linear", "constant"]
+GUIDANCE_KINDS: tuple[str, ...] = get_args(GuidanceKind)
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """How strongly each view follows the input picture (classifier-free guidance)."""
+
+    kind: GuidanceKind = "triangle"
+    """triangle: grows with the angle from the input view, to the back; linear: grows from the first
+    view to the last; constant: `highest` everywhere."""
+    lowest: float = 1.0
+    """Scale at the input view (triangle) or at the first one (linear)."""
+    highest: float = 2.5
+    """Scale at the back (triangle), at the last view (linear), or everywhere (constant)."""
+
+    def __post_init__(self):
+        check_choice("guidance kind", self.kind, GUIDANCE_KINDS)
+        for name in ("lowest", "highest"):
+            check_between(f"guidance {name}", getattr(self, name), 0.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the models of one family were trained, which is how they must be sampled."""
+
+    name: str
+    """A key of `weights.registry.FAMILIES`."""
+    label: str
+    """What users call it."""
+    views: int
+    """Pictures of a sample; these models know no other number."""
+    size_px: int
+    """Width and height of the pictures it was trained on."""
+    orbit: str
+    """Its cameras: a key of `orbits.ORBIT_PRESETS`."""
+    steps: int
+    """Steps that its authors sample with."""
+    guidance: GuidanceConfig
+    """The guidance that its authors sample with."""
+    domains: tuple[str, ...] = ("colour",)
+    """What is painted of each view, in this order."""
+    noise_augmentation: float = 0.02
+    """Standard deviation of the noise added to the input picture, which is told to the network."""
+    augmented: Literal["picture", "latent"] = "picture"
+    """What the noise is added to: the picture (-1..1), or its latent (V3D)."""
+    input_view: int = 0
+    """Which view shows the input picture: 0, or -1 for the last (SV3D)."""
+    keeps_input: bool = False
+    """Whether that view is replaced by the input picture itself after decoding."""
+    added: tuple[str, ...] = ("fps", "motion", "augmentation")
+    """What is embedded beside the noise level, in order: 256 numbers each, 512 for angles."""
+    fps_id: int = 6
+    """Frames a second less 1, as SVD was told."""
+    motion_id: int = 127
+    """SVD's motion bucket."""
+    object_share: float = 0.7
+    """The object's longer side as a share of the input picture."""
+    any_elevation: bool = False
+    """Whether the orbit's elevations are free."""
+
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        Family(
+            name="nova3d",
+            label="NOVA3D",
+            views=16,
+            size_px=256,
+            orbit="nova3d",
+            steps=25,
+            guidance=GuidanceConfig("triangle", 1.0, 2.5),
+            domains=("colour", "normal"),
+            added=("augmentation",),
+        ),
+        Family(
+            name="sv3d_u",
+            label="SV3D u",
+            views=21,
+            size_px=576,
+            orbit="sv3d",
+            steps=50,
+            guidance=GuidanceConfig("triangle", 1.0, 2.5),
+            noise_augmentation=1e-5,
+            input_view=-1,
+            keeps_input=True,
+            added=("augmentation",),
+            object_share=0.8,
+        ),
+        Family(
+            name="sv3d_p",
+            label="SV3D p",
+            views=21,
+            size_px=576,
+            orbit="sv3d",
+            steps=50,
+            guidance=GuidanceConfig("triangle", 1.0, 2.5),
+            noise_augmentation=1e-5,
+            input_view=-1,
+            keeps_input=True,
+            added=("augmentation", "polar", "azimuth"),
+            object_share=0.8,
+            any_elevation=True,
+        ),
+        Family(
+            name="v3d",
+            label="V3D",
+            views=18,
+            size_px=512,
+            orbit="v3d",
+            steps=25,
+            guidance=GuidanceConfig("constant", 3.5, 3.5),
+            augmented="latent",
+            fps_id=1,
+            motion_id=300,
+        ),
+    )
+}
+"""By name; SVD itself paints no orbit, and Ouroboros3D needs its reconstruction model."""
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How views are sampled."""
+
+    seed: int = 0
+    """Start of the noise; the same seed repeats the views on the same device."""
+    steps: int | None = None
+    """Denoising steps; the family's own if None."""
+    guidance: GuidanceConfig | None = None
+    """How strongly views follow the picture; the family's own if None."""
+    size_px: int | None = None
+    """Width and height, a multiple of 64; the family's own if None."""
+    elevation_deg: float = 0.0
+    """Height of the orbit, for families with free elevations and no cameras of their own given."""
+    decode_at_once: int | None = None
+    """Pictures decoded together; as many as fit `memory_gib` if None."""
+    memory_gib: float = 4.0
+    """Memory that one decoding may take."""
+    guidance_cutoff: tuple[float, float] = field(default=(0.0, float("inf")))
+    """Noise levels between which guidance is used; outside, the pass without picture is saved."""
+
+    def __post_init__(self):
+        if self.steps is not None:
+            check_between("sampling steps", self.steps, 1, 1000)
+        if self.size_px is not None:
+            check_between("sampling size_px", self.size_px, 64, 2048)
+        check_between("sampling elevation_deg", self.elevation_deg, -90.0, 90.0)
+        check_between("sampling memory_gib", self.memory_gib, 0.1, 1e6)

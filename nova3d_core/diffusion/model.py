@@ -1,0 +1,112 @@
+"""A multi-view model: its network, its picture codec, its image encoder, and where they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .families import Family
+    from .unet import VideoUNet
+
+UNET, CODEC, IMAGE_ENCODER = "unet", "codec", "image_encoder"
+PARTS = (UNET, CODEC, IMAGE_ENCODER)
+
+
+class Codec(Protocol):
+    """Pictures to latents and back; an nn.Module."""
+
+    factor: int
+    """Pixels along a latent's side."""
+    channels: int
+    """Numbers of a latent."""
+
+    def encode(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Unscaled latents (N, C, H/f, W/f) of pictures (N, 3, H, W) in -1..1.
+
+        The posterior's mode; a sample of it with a generator (V3D was trained so).
+        """
+
+    def decode(self, latents: Tensor, views: int, at_once: int | None = None) -> Tensor:
+        """Pictures (N, 3, H, W) in about -1..1 of scaled latents (N, C, h, w), N = objects * views.
+
+        Args:
+            latents: as the network makes them.
+            views: how many consecutive ones belong to one walk around an object.
+            at_once: decode so many together.
+        """
+
+    def decoding_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
+        """What decoding `count` pictures of this size together takes beside the weights."""
+
+
+class ImageEncoder(Protocol):
+    """Pictures to the one token that the network attends to; an nn.Module."""
+
+    def embed(self, pictures: Tensor) -> Tensor:
+        """(B, 1, C) embeddings of pictures (B, 3, H, W) in -1..1."""
+
+
+class Placement(Protocol):
+    """Decides where the parts of a model run, and brings each there when it is needed."""
+
+    def bring(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
+        """Makes a part ready to run.
+
+        Args:
+            part: one of `PARTS`.
+            activation_bytes: memory that the run takes beside the weights, honestly reckoned.
+
+        Returns:
+            Where its input has to be, and in which number format.
+        """
+
+
+@dataclass(eq=False)
+class MultiviewModel:
+    """A loaded model.
+
+    Its weights are never changed by sampling, so one model serves many samples.
+    """
+
+    family: Family
+    """How it was trained."""
+    unet: VideoUNet
+    """The denoising network."""
+    codec: Codec
+    """The VAE."""
+    image_encoder: ImageEncoder
+    """CLIP's image half."""
+    source: str = ""
+    """The file it came from, for messages."""
+
+    def part(self, name: str) -> nn.Module:
+        """One of the `PARTS` by name."""
+        return getattr(self, name)
+
+
+@dataclass(eq=False)
+class OneDevice:
+    """The plain placement: all on one device, the parts not in use moved away if it is a GPU."""
+
+    model: MultiviewModel
+    """Whose parts are placed."""
+    device: torch.device
+    """Where they run."""
+    dtype: torch.dtype = torch.float32
+    """What the network computes in; the codec and the encoder follow their own weights."""
+    keep: bool = False
+    """Leave parts on the GPU when the next one comes; quicker where memory allows."""
+
+    def bring(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
+        """Moves the part here, the others away; see `Placement`."""
+        if self.device.type != "cpu" and not self.keep:
+            for other in PARTS:
+                if other != part:
+                    self.model.part(other).to("cpu")
+        module = self.model.part(part).to(self.device)
+        own = next(module.parameters()).dtype
+        return self.device, self.dtype if part == UNET else own
