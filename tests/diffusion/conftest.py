@@ -1,0 +1,54 @@
+"""Small random networks: every kind of block, in milliseconds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nova3d_core.diffusion.unet import VideoUNet
+from nova3d_core.diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
+
+SMALL = {"channels": 32, "head_channels": 16, "context_channels": 48, "group_size": 8}
+
+
+def small_unet(seed: int = 0, **settings) -> VideoUNet:
+    """A network with every kind of block and weights that make each of them count."""
+    unet = VideoUNet(UNetConfig(**{"added_numbers": 24, **SMALL, **settings})).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise * 0.05 if parameter.dim() > 1 else 0.5 + noise * 0.3)
+    return unet
+
+
+def inputs_for(unet: VideoUNet, objects: int = 2, views: int = 5, size: int = 16, seed: int = 1):
+    """x, c_noise, context, added and camera_task of the right shapes."""
+    config = unet.config
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    domains, numbers = config.domains, config.camera_task_numbers
+    return {
+        "x": noise(domains, objects, views, config.channels_in, size, size),
+        "c_noise": noise(objects),
+        "context": noise(objects, 1, config.context_channels),
+        "added": noise(objects, views, config.added_numbers),
+        "camera_task": noise(domains, objects, views, numbers) if numbers else None,
+    }
+
+
+@pytest.fixture(scope="session")
+def svd_unet() -> VideoUNet:
+    """One domain, as SVD."""
+    return small_unet()
+
+
+@pytest.fixture(scope="session")
+def nova3d_unet() -> VideoUNet:
+    """Two domains, aligned, told of cameras and tasks."""
+    return small_unet(
+        domains=2, aligned=True, camera_task_numbers=CAMERA_TASK_NUMBERS, added_numbers=8
+    )

@@ -1,0 +1,140 @@
+"""Alignment attention between colour and normals: what it joins, and what it keeps apart."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nova3d_core.diffusion.embeddings import camera_task_numbers, sinusoid
+from nova3d_core.diffusion.grow import nova3d_from_svd
+from nova3d_core.diffusion.unet import VideoUNet
+from nova3d_core.diffusion.unet_config import UNetConfig
+from nova3d_core.errors import InputError
+
+from .conftest import inputs_for, small_unet
+
+
+def influence(unet: VideoUNet, given: dict, chosen: tuple) -> torch.Tensor:
+    """(D, B, V) how much each input picture matters to the chosen output pictures."""
+    x = given["x"].clone().requires_grad_()
+    unet(**{**given, "x": x})[chosen].sum().backward()
+    return x.grad.abs().amax(dim=(3, 4, 5))
+
+
+def test_swapping_the_domains_swaps_the_outputs(nova3d_unet):
+    given = inputs_for(nova3d_unet)
+    swapped = {**given, "x": given["x"].flip(0), "camera_task": given["camera_task"].flip(0)}
+    with torch.no_grad():
+        plain, other = nova3d_unet(**given), nova3d_unet(**swapped)
+    assert (plain[0] - plain[1]).abs().max() > 0.1
+    torch.testing.assert_close(other.flip(0), plain, atol=1e-5, rtol=1e-4)
+
+
+def test_objects_never_see_each_other(nova3d_unet):
+    given = inputs_for(nova3d_unet, objects=3)
+    seen = influence(nova3d_unet, given, (slice(None), 1))
+    assert bool((seen[:, 1] > 0).all())
+    assert float(seen[:, [0, 2]].max()) == 0.0
+
+
+def test_domains_see_each_other_through_alignment_alone(nova3d_unet):
+    given = inputs_for(nova3d_unet)
+    assert float(influence(nova3d_unet, given, (0, 0))[1, 0].min()) > 0.0
+    apart = small_unet(domains=2, camera_task_numbers=10, added_numbers=8)
+    assert float(influence(apart, given, (0, 0))[1].max()) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["transformer_blocks", "time_stack"])
+def test_spatial_alignment_joins_a_view_and_temporal_alignment_a_place(nova3d_unet, kind):
+    from nova3d_core.diffusion.blocks import Walk
+
+    block = getattr(nova3d_unet.middle_block[1], kind)[0]
+    tokens = torch.randn(2 * 2 * 3, 6, 128, requires_grad=True)  # D B V pictures of 6 places
+    walk = Walk(2, 2, 3, torch.zeros(12, 128), torch.zeros(2, 1, 48))
+    block(tokens, walk).unflatten(0, walk.sizes)[0, 1, 2, 4].sum().backward()
+    seen = tokens.grad.abs().amax(dim=-1).unflatten(0, walk.sizes) > 0  # (D, B, V, n)
+    expected = torch.zeros(2, 2, 3, 6, dtype=torch.bool)
+    if kind == "transformer_blocks":
+        expected[:, 1, 2, :] = True
+    else:
+        expected[:, 1, :, 4] = True
+    assert torch.equal(seen, expected)
+
+
+def test_alignment_changes_nothing_at_step_0_bit_for_bit(svd_unet):
+    grown = nova3d_from_svd(svd_unet)
+    config = UNetConfig(**{**vars(grown.config), "aligned": False})
+    without = VideoUNet(config)
+    without.load_state_dict({n: t for n, t in grown.state_dict().items() if "_align." not in n})
+    given = inputs_for(grown)
+    with torch.no_grad():
+        assert torch.equal(grown(**given), without(**given))
+
+
+def test_grown_network_is_svd_in_both_domains(svd_unet):
+    grown = nova3d_from_svd(svd_unet)
+    given = inputs_for(grown, objects=1)
+    strength = torch.tensor([0.02])
+    given["added"] = sinusoid(strength, 8)[:, None].expand(1, 5, 8)
+    told = sinusoid(torch.tensor([6.0, 127.0, 0.02]), 8).flatten().expand(1, 5, 24)
+    with torch.no_grad():
+        result = grown(**given)
+        for domain in range(2):
+            svd = svd_unet(given["x"][domain][None], given["c_noise"], given["context"], told)
+            torch.testing.assert_close(result[domain], svd[0], atol=1e-5, rtol=1e-4)
+
+
+def test_grown_network_learns_to_align(svd_unet):
+    """The zeros are a start, no dead end: one step of descent joins the domains."""
+    grown = nova3d_from_svd(svd_unet)
+    given = inputs_for(grown, objects=1, views=3, size=8)
+    assert float(influence(grown, given, (0, 0))[1].max()) == 0.0
+    optimiser = torch.optim.SGD(grown.parameters(), lr=1e-2)
+    optimiser.zero_grad()
+    grown(**given).square().mean().backward()
+    optimiser.step()
+    assert float(influence(grown, given, (0, 0))[1].max()) > 0.0
+
+
+def test_growing_repeats_and_copies(svd_unet):
+    before = {name: tensor.clone() for name, tensor in svd_unet.state_dict().items()}
+    first, second = nova3d_from_svd(svd_unet, seed=3), nova3d_from_svd(svd_unet, seed=3)
+    for (name, one), other in zip(
+        first.state_dict().items(), second.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other), name
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(1.0)
+    for name, tensor in svd_unet.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_only_svd_grows():
+    with pytest.raises(InputError, match="is no SVD"):
+        nova3d_from_svd(small_unet(added_numbers=8))
+
+
+def test_camera_and_task_numbers():
+    azimuths = torch.deg2rad(torch.tensor([30.0, 120.0, 210.0]))
+    elevations = torch.deg2rad(torch.tensor([10.0, 10.0, 40.0]))
+    numbers = camera_task_numbers(elevations, azimuths)  # (2, 3, 10)
+    assert numbers.shape == (2, 3, 10)
+    sines, cosines = numbers[..., :5], numbers[..., 5:]
+    torch.testing.assert_close(sines**2 + cosines**2, torch.ones(2, 3, 5))
+    angles = torch.atan2(sines, cosines)
+    torch.testing.assert_close(
+        torch.rad2deg(angles[0, :, 1:3]), torch.tensor([[0.0, 0], [0, 90], [30, 180]])
+    )
+    torch.testing.assert_close(angles[0, :, 3:], torch.tensor([[0.0, 1.0]] * 3))  # colour
+    torch.testing.assert_close(angles[1, :, 3:], torch.tensor([[1.0, 0.0]] * 3))  # normals
+    last = camera_task_numbers(elevations, azimuths, domains=1, input_view=-1)
+    torch.testing.assert_close(last[0, -1, 1:3], torch.zeros(2))
+
+
+def test_sinusoid():
+    vectors = sinusoid(torch.tensor([0.0, 2.0]), 256)
+    torch.testing.assert_close(vectors[0], torch.cat([torch.ones(128), torch.zeros(128)]))
+    assert float(vectors[1, 0]) == pytest.approx(-0.4161468)  # cos 2
+    assert float(vectors[1, 128]) == pytest.approx(0.9092974)  # sin 2
+    assert float(vectors[1, 255]) == pytest.approx(2.0 * 10000.0 ** (-127 / 128), rel=1e-5)

@@ -1,0 +1,204 @@
+"""The network is SVD's: the same numbers as diffusers' module, the same names as the files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from diffusers import UNetSpatioTemporalConditionModel
+
+from nova3d_core.diffusion import attention
+from nova3d_core.diffusion.embeddings import sinusoid
+from nova3d_core.diffusion.unet import VideoUNet
+from nova3d_core.diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.errors import InputError
+
+from .conftest import inputs_for, small_unet
+
+PREFIX = "model.diffusion_model."
+
+
+@pytest.fixture
+def key_map(shared_manifests) -> dict[str, str]:
+    """Names in the sgm layout, and what diffusers calls them."""
+    return json.loads((shared_manifests / "map_sgm_unet_to_diffusers_unet.json").read_text())
+
+
+def test_equals_diffusers_network(key_map):
+    torch.manual_seed(0)
+    reference = UNetSpatioTemporalConditionModel(
+        block_out_channels=(32, 64, 128, 128),
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24,
+        cross_attention_dim=48,
+        num_attention_heads=(2, 4, 8, 8),
+        num_frames=5,
+    ).eval()
+    for parameter in reference.parameters():
+        centre = 0.0 if parameter.dim() > 1 else 0.5
+        torch.nn.init.normal_(parameter, centre, 0.05 if parameter.dim() > 1 else 0.3)
+    theirs = reference.state_dict()
+    unet = VideoUNet(
+        UNetConfig(channels=32, head_channels=16, context_channels=48, added_numbers=24)
+    )
+    unet.load_state_dict(
+        {name.removeprefix(PREFIX): theirs[other] for name, other in key_map.items()}
+    )
+    given = inputs_for(unet)
+    ids = torch.randn(2, 3) * 5.0
+    with torch.no_grad():
+        expected = reference(
+            given["x"][0], given["c_noise"], given["context"], added_time_ids=ids
+        ).sample
+        added = sinusoid(ids, 8).flatten(1)[:, None].expand(2, 5, 24)
+        result = unet(given["x"], given["c_noise"], given["context"], added)[0]
+    assert expected.abs().max() > 1.0
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "added"),
+    [("svd_xt_sgm", 768), ("sv3d_u_sgm", 256), ("sv3d_p_sgm", 1280), ("v3d_512_sgm", 768)],
+)
+def test_names_and_shapes_are_those_of_the_public_files(shared_manifests, manifest, added):
+    entries = json.loads((shared_manifests / f"{manifest}.json").read_text())
+    expected = {
+        name.removeprefix(PREFIX): tuple(shape)
+        for name, (shape, _) in entries.items()
+        if name.startswith(PREFIX)
+    }
+    unet = VideoUNet(UNetConfig(added_numbers=added), device="meta")
+    assert {name: tuple(t.shape) for name, t in unet.state_dict().items()} == expected
+
+
+def test_alignment_adds_the_parameters_that_the_paper_counts():
+    shapes = [
+        VideoUNet(config, device="meta").state_dict().values()
+        for config in (
+            UNetConfig(domains=2),
+            UNetConfig(domains=2, aligned=True),
+        )
+    ]
+    plain, aligned = (sum(tensor.numel() for tensor in tensors) for tensors in shapes)
+    widths = [width for width in (320, 640, 1280) for _ in range(5)] + [1280]
+    # q, k, v, out with bias, and the norm; in a spatial and in a view block each
+    assert aligned - plain == 2 * sum(4 * width**2 + 3 * width for width in widths)
+
+
+def test_one_token_needs_no_queries(svd_unet):
+    block = svd_unet.middle_block[1].transformer_blocks[0]
+    width = svd_unet.config.channels * 4
+    tokens, context = torch.randn(3, 7, width), torch.randn(3, 1, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            block.attn2.to_one_token(context).expand(3, 7, width),
+            block.attn2.to_context(tokens, context),
+        )
+
+
+def test_contexts_of_several_equal_tokens_are_one_token(svd_unet):
+    given = inputs_for(svd_unet)
+    with torch.no_grad():
+        one = svd_unet(**given)
+        given["context"] = given["context"].expand(-1, 3, -1)
+        torch.testing.assert_close(svd_unet(**given), one, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_in_chunks_is_attention(nova3d_unet, monkeypatch):
+    given = inputs_for(nova3d_unet)
+    with torch.no_grad():
+        whole = nova3d_unet(**given)
+        monkeypatch.setattr(attention, "MOST_GRID_ROWS", 50)
+        torch.testing.assert_close(nova3d_unet(**given), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_may_come_from_elsewhere(svd_unet):
+    seen = []
+
+    def explicit(q, k, v, heads):
+        seen.append(heads)
+        q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+        logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        return (logits.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+    other = VideoUNet(svd_unet.config, attention=explicit)
+    other.load_state_dict(svd_unet.state_dict())
+    given = inputs_for(svd_unet)
+    with torch.no_grad():
+        torch.testing.assert_close(other(**given), svd_unet(**given), atol=1e-5, rtol=1e-4)
+    assert set(seen) == {2, 4, 8}  # 32, 64 and 128 channels in heads of 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_weights_compute_in_the_format_of_the_input(svd_unet, dtype):
+    half = VideoUNet(svd_unet.config, dtype=dtype)
+    half.load_state_dict(svd_unet.state_dict())
+    rounded = VideoUNet(svd_unet.config)
+    rounded.load_state_dict({n: t.to(dtype).float() for n, t in svd_unet.state_dict().items()})
+    given = inputs_for(svd_unet)
+    with torch.no_grad():
+        assert torch.equal(half(**given), rounded(**given))
+        given["x"] = given["x"].to(dtype)
+        result = half(**given)
+    assert result.dtype == dtype and bool(torch.isfinite(result).all())
+
+
+def test_checkpointing_changes_no_gradient(nova3d_unet):
+    given = inputs_for(nova3d_unet, objects=1, views=3, size=8)
+    gradients = []
+    for checkpointing in (False, True):
+        nova3d_unet.checkpointing = checkpointing
+        nova3d_unet.zero_grad()
+        nova3d_unet(**given).square().mean().backward()
+        gradients.append([p.grad.clone() for p in nova3d_unet.parameters() if p.grad is not None])
+    nova3d_unet.checkpointing = False
+    nova3d_unet.zero_grad()
+    assert len(gradients[0]) == len(gradients[1]) > 400
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("x", lambda t: t[..., :7], "7x16 latents, expected multiples of 8"),
+        ("x", lambda t: t[:, :, :, :4], "the UNet's x has shape"),
+        ("c_noise", lambda t: t[:1], "the UNet's c_noise has shape"),
+        ("context", lambda t: t[..., :9], "the UNet's context has shape"),
+        ("added", lambda t: t[:, :3], "the UNet's added has shape"),
+        ("camera_task", lambda t: None, "needs the UNet's camera_task"),
+        ("camera_task", lambda t: t[:1], "the UNet's camera_task has shape"),
+    ],
+)
+def test_wrong_shapes_are_told(nova3d_unet, name, change, told):
+    given = inputs_for(nova3d_unet)
+    given[name] = change(given[name])
+    with pytest.raises(InputError, match=told):
+        nova3d_unet(**given)
+
+
+def test_camera_and_task_are_refused_where_nothing_takes_them(svd_unet):
+    given = {**inputs_for(svd_unet), "camera_task": torch.zeros(1, 2, 5, CAMERA_TASK_NUMBERS)}
+    with pytest.raises(InputError, match="takes no camera_task"):
+        svd_unet(**given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"channels": 40}, "cannot be divided"),
+        ({"attention_levels": (True,)}, "give one for each level"),
+        ({"aligned": True}, "needs two domains"),
+        ({"attention_levels": (False,) * 4, "head_channels": 96}, "the UNet's middle has"),
+    ],
+)
+def test_impossible_shapes_are_told(settings, told):
+    with pytest.raises(InputError, match=told):
+        UNetConfig(**{"channels": 32, "head_channels": 16, "group_size": 16, **settings})
+
+
+def test_a_shallower_network_has_every_part():
+    unet = small_unet(channel_factors=(1, 2), attention_levels=(True, False), res_blocks=1)
+    given = inputs_for(unet, size=6)
+    assert unet(**given).shape == (1, 2, 5, 4, 6, 6)
