@@ -101,7 +101,9 @@ class GEGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., channels) -> (..., width)."""
         value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * functional.gelu(gate)
+        gate = functional.gelu(gate)
+        # the widest tensors of the network: without gradients their product needs no new room
+        return value * gate if torch.is_grad_enabled() else gate.mul_(value)
 
 
 class FeedForward(nn.Module):

@@ -89,11 +89,15 @@ class VideoUNet(nn.Module):
         hidden = x.flatten(0, 2)  # (N, Cin, h, w)
         skipped = []
         for block in self.input_blocks:
-            hidden = self._run(block, hidden, walk)
+            for layer in block:
+                hidden = self._run(layer, hidden, walk)
             skipped.append(hidden)
-        hidden = self._run(self.middle_block, hidden, walk)
+        for layer in self.middle_block:
+            hidden = self._run(layer, hidden, walk)
         for block in self.output_blocks:
-            hidden = self._run(block, torch.cat([hidden, skipped.pop()], dim=1), walk)
+            hidden = torch.cat([hidden, skipped.pop()], dim=1)
+            for layer in block:  # one name for all: no layer's input outlives it in memory
+                hidden = self._run(layer, hidden, walk)
         return self.out(hidden).unflatten(0, walk.sizes)
 
     def _walk(
@@ -133,15 +137,12 @@ class VideoUNet(nn.Module):
             embedding = embedding + self.camera_task_emb(camera_task.to(x.dtype))
         return Walk(config.domains, objects, views, embedding.flatten(0, 2), context.to(x.dtype))
 
-    def _run(self, block: nn.ModuleList, x: Tensor, walk: Walk) -> Tensor:
-        for layer in block:
-            if not isinstance(layer, (VideoResBlock, VideoTransformer, Downsample, Upsample)):
-                x = layer(x)
-            elif self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, walk, use_reentrant=False)
-            else:
-                x = layer(x, walk)
-        return x
+    def _run(self, layer: nn.Module, x: Tensor, walk: Walk) -> Tensor:
+        if not isinstance(layer, (VideoResBlock, VideoTransformer, Downsample, Upsample)):
+            return layer(x)
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, x, walk, use_reentrant=False)
+        return layer(x, walk)
 
 
 class _Builder:
