@@ -1,0 +1,51 @@
+"""Guidance a view: by angle, along the list, or the same for all."""
+
+from __future__ import annotations
+
+import torch
+
+from nova3d_core.diffusion.families import FAMILIES, GuidanceConfig
+from nova3d_core.diffusion.guidance import guidance_scales
+from nova3d_core.diffusion.stations import stations_of
+
+
+def scales_of(name: str) -> torch.Tensor:
+    family = FAMILIES[name]
+    stations = stations_of(family, family.size_px)
+    return guidance_scales(family.guidance, stations.azimuths_deg, stations.input_view)
+
+
+def test_nova3d_grows_from_the_front_to_the_back():
+    scales = scales_of("nova3d")
+    known = [1.0 + 1.5 * min(i, 16 - i) / 8 for i in range(16)]
+    torch.testing.assert_close(scales, torch.tensor(known), atol=1e-6, rtol=0)
+    assert float(scales[0]) == 1.0 and float(scales[8]) == 2.5
+
+
+def test_sv3d_by_angle_against_its_own_triangle_by_index():
+    scales = scales_of("sv3d_u")
+    assert float(scales[-1]) == 1.0  # its input view comes last
+    index = torch.arange(21)
+    by_angle = 1.0 + 1.5 * torch.minimum(index + 1, 20 - index) / 10.5
+    torch.testing.assert_close(scales, by_angle, atol=1e-6, rtol=0)
+    place = torch.linspace(0.0, 1.0, 21)
+    by_index = 1.0 + 1.5 * 2.0 * (place - (place + 0.5).floor()).abs()
+    torch.testing.assert_close(by_index[[0, 1, 10, 20]], torch.tensor([1.0, 1.15, 2.5, 1.0]))
+    assert float((scales - by_index).abs().max()) < 0.15
+    assert float(scales.max()) == torch.tensor(1.0 + 1.5 * 10 / 10.5)
+
+
+def test_v3d_is_constant_and_linear_goes_along_the_list():
+    assert scales_of("v3d").tolist() == [3.5] * 18
+    azimuths = torch.tensor([10.0, 200.0, 30.0, 0.0, 90.0])
+    linear = guidance_scales(GuidanceConfig("linear", 1.0, 3.0), azimuths, 2)
+    assert linear.tolist() == [1.0, 1.5, 2.0, 2.5, 3.0]
+
+
+def test_the_triangle_knows_any_azimuths_and_both_ways_round():
+    config = GuidanceConfig("triangle", 2.0, 4.0)
+    azimuths = torch.tensor([350.0, 170.0, 80.0, 260.0, -10.0, 710.0])
+    scales = guidance_scales(config, azimuths, 0)
+    torch.testing.assert_close(scales, torch.tensor([2.0, 4.0, 3.0, 3.0, 2.0, 2.0]))
+    turned = guidance_scales(config, azimuths + 123.4, 0)
+    torch.testing.assert_close(turned, scales, atol=1e-4, rtol=0)
