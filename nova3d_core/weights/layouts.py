@@ -6,9 +6,11 @@ V3D), 256 (SV3D u) or 1280 (SV3D p), and in modules of their own (nova3d, Ourobo
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from .headers import Header, TensorInfo, read_header
 from .registry import (
@@ -35,12 +37,14 @@ FAMILY_BY_ADDED_NUMBERS = {256: "sv3d_u", 768: "svd", 1280: "sv3d_p"}
 UNET_TENSORS = 1428
 """Tensors of the UNet at SVD's size, in either layout, without a family's own modules."""
 SVD_CHANNELS = 320
+METADATA_KEY = "nova3d"
+"""Under which files saved by this package keep, as JSON, what no shape tells."""
 LATENT_CHANNELS_IN = 8
 """Noisy latent (4) and the input picture's latent (4)."""
 
 _NOVA3D_KEYS = ("attn_align.", "norm_align.", "camera_task_emb.")
 _OUROBOROS3D_KEYS = ("_plucker.", "cond_encoder.")
-_SGM_CLIP = "conditioner.embedders.0.open_clip.model.visual."
+SGM_CLIP = "conditioner.embedders.0.open_clip.model.visual."
 
 _ADAPTERS = (
     (("lora_up.", "lora_down.", "lora_A.", "lora_B."), "a LoRA"),
@@ -96,6 +100,27 @@ class _UNet:
 
 def identify(header: Header) -> Identity:
     """What the file with this header is; family "unknown" comes with a remark that says why."""
+    identity = _told_by_tensors(header)
+    said = _own_metadata(header)
+    alike = (identity.family, *identity.alike)
+    if said.get("family") in alike:  # tensors come first: metadata only choose among the alike
+        identity = replace(identity, family=said["family"], alike=())
+    note = said.get("note")
+    if isinstance(note, str) and note.strip():
+        identity = replace(identity, remarks=(*identity.remarks, f"Its note: {note.strip()}"))
+    return identity
+
+
+def _own_metadata(header: Header) -> dict[str, Any]:
+    """What a file that this package saved says of itself; {} for others."""
+    try:
+        said = json.loads(header.metadata.get(METADATA_KEY, "{}"))
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _told_by_tensors(header: Header) -> Identity:
     tensors = header.tensors
     dtype, dtype_remarks = _main_dtype(tensors)
     if not tensors:
@@ -210,7 +235,7 @@ def _other_parts(tensors: Tensors) -> tuple[tuple[str, ...], Decoder | None, Lay
     """The parts beside the UNet, the VAE decoder's kind, and the layout of the parts."""
     sgm_vae = "first_stage_model.decoder.conv_in.weight" in tensors
     bare_vae = "decoder.conv_in.weight" in tensors
-    sgm_clip = _SGM_CLIP + "proj" in tensors
+    sgm_clip = SGM_CLIP + "proj" in tensors
     bare_clip = _shape(tensors, "visual_projection.weight") == (1024, 1280)
     condition = any(
         name.startswith("conditioner.embedders.")

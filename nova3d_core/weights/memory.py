@@ -1,0 +1,44 @@
+"""How much memory is left, asked before a large file is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import InputError
+
+_MEMINFO = Path("/proc/meminfo")
+
+
+def available_bytes() -> int | None:
+    """Main memory that programs can still have without swapping; None where nobody tells."""
+    try:
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    except ImportError:
+        pass
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def check_memory(what: str, needed: int, available: int | None) -> None:
+    """Raises InputError if something that needs so many bytes cannot fit.
+
+    Args:
+        what: what is to be read, for the message.
+        needed: bytes.
+        available: bytes; None if not known, then nothing is checked.
+    """
+    if available is not None and needed > available:
+        raise InputError(
+            f"{what} needs {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are "
+            "free.",
+            "Close other programs, load it as float16 or bfloat16, or use a smaller model.",
+        )

@@ -1,0 +1,145 @@
+"""Writes a model as one file in our own layout: SVD's names, and ours for what SVD has not.
+
+The UNet's keys stand below `model.diffusion_model.`, with `attn_align`, `norm_align` and
+`camera_task_emb` beside SVD's; VAE and image encoder have their sgm and open_clip names.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diffusion.model import MultiviewModel
+from ..errors import InputError
+from ..io.atomic import new_file
+from ..progress import SILENT, Progress
+from .headers import DTYPES
+from .layouts import METADATA_KEY, UNET_PREFIXES
+from .names import Plan, Shape
+from .parts import FIRST_STAGE, clip_plan, vae_plan
+
+STAGE = "saving the model"
+FORMAT_VERSION = 1
+_CODES = {name: code for code, (name, _) in DTYPES.items()}
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor to write, made when its turn comes."""
+
+    name: str
+    dtype: torch.dtype
+    shape: Shape
+    make: Callable[[], Tensor]
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def save_nova3d(
+    model: MultiviewModel,
+    path: Path | str,
+    *,
+    note: str = "",
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> None:
+    """Writes the whole model as one .safetensors, which `load_model` reads back bit for bit.
+
+    Args:
+        model: of any family, its codec a VAE and its image encoder a CLIP.
+        path: where the file shall appear; whole or not at all.
+        note: provenance, kept in the metadata: what it was trained on, for how long.
+        overwrite: replace a file that is there already.
+        progress: reports each tensor; a cancel takes effect at the next one.
+
+    Raises:
+        InputError: the file exists, the place cannot be written or is full, or its name does not
+            end in .safetensors.
+        Cancelled: the user asked to stop; nothing is left.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} must end in .safetensors to be saved as a model.")
+    entries = sorted(_entries(model), key=lambda entry: (-entry.dtype.itemsize, entry.name))
+    head = _head(entries, {METADATA_KEY: json.dumps(_said(model, note)), "format": "pt"})
+    with new_file(path, overwrite) as beside, beside.open("wb") as stream:
+        stream.write(head)
+        for entry in progress.track(entries, STAGE, len(entries)):
+            flat = entry.make().detach().cpu().contiguous().flatten()
+            stream.write(memoryview(flat.view(torch.uint8).numpy()))
+
+
+def _said(model: MultiviewModel, note: str) -> dict[str, Any]:
+    """What the shapes do not tell, and where the weights come from."""
+    return {
+        "version": FORMAT_VERSION,
+        "family": model.family.name,
+        "unet": asdict(model.unet.config),
+        "image_encoder": {"heads": model.image_encoder.clip.config.num_attention_heads},
+        "note": note,
+    }
+
+
+def _entries(model: MultiviewModel) -> Iterator[_Entry]:
+    for name, value in model.unet.state_dict().items():
+        yield _entry(UNET_PREFIXES[0] + name, [value], "none")
+    vae = model.codec.vae
+    levels = len(vae.config.block_out_channels)
+    names = vae.state_dict()
+    plan = vae_plan(names, levels, FIRST_STAGE, {"quant_conv", "post_quant_conv"})
+    yield from _renamed(names, plan)
+    names = model.image_encoder.clip.state_dict()
+    yield from _renamed(names, clip_plan(names))
+
+
+def _renamed(values: dict[str, Tensor], plan: Plan) -> Iterator[_Entry]:
+    """The tensors as the plan would read them, joined where several come from one."""
+    joined: dict[str, list[tuple[int, Tensor, str]]] = {}
+    for name, value in values.items():
+        source = plan[name]
+        group = joined.setdefault(str(source.name), [])
+        group.append((source.third or 0, value, source.change))
+    for name, group in joined.items():
+        group.sort(key=lambda item: item[0])
+        yield _entry(name, [value for _, value, _ in group], group[0][2])
+
+
+def _entry(name: str, values: list[Tensor], change: str) -> _Entry:
+    first = values[0]
+    shape = (sum(len(value) for value in values), *first.shape[1:]) if first.dim() else ()
+    if change == "matrix":
+        shape = (*shape, 1, 1)
+    if change == "transpose":
+        shape = shape[::-1]
+
+    def make() -> Tensor:
+        whole = torch.cat(values) if len(values) > 1 else first
+        return (whole.t() if change == "transpose" else whole).reshape(shape)
+
+    return _Entry(name, first.dtype, tuple(shape), make)
+
+
+def _head(entries: list[_Entry], metadata: dict[str, str]) -> bytes:
+    """Length and table of contents of a safetensors file."""
+    table: dict[str, Any] = {"__metadata__": metadata}
+    position = 0
+    for entry in entries:
+        code = _CODES.get(str(entry.dtype).removeprefix("torch."))
+        if code is None:
+            raise InputError(f"'{entry.name}' is {entry.dtype}, which cannot be saved.")
+        span = [position, position + entry.bytes]
+        table[entry.name] = {"dtype": code, "shape": list(entry.shape), "data_offsets": span}
+        position += entry.bytes
+    text = json.dumps(table, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text

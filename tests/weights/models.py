@@ -1,0 +1,77 @@
+"""Small random models with every kind of layer, and the layouts that files keep them in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from nova3d_core.diffusion.codec import VaeCodec, build_vae
+from nova3d_core.diffusion.families import FAMILIES
+from nova3d_core.diffusion.image_encoder import ClipEncoder, build_clip
+from nova3d_core.diffusion.model import MultiviewModel
+from nova3d_core.diffusion.unet import VideoUNet
+from nova3d_core.diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.weights.shapes import ClipConfig, VaeConfig
+
+UNET = "model.diffusion_model."
+CLIP = "conditioner.embedders.0.open_clip.model.visual."
+VAE = VaeConfig(widths=(32, 32, 64, 64))
+CLIP_SHAPE = ClipConfig(160, 96, 2, 2, 48, 28, 14)
+ADDED = {"nova3d": 256, "sv3d_u": 256, "sv3d_p": 1280, "v3d": 768, "svd": 768}
+
+
+def randomised(module: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The module with random weights, on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {
+        name: (torch.randn(value.shape, generator=generator) * 0.1).to(dtype)
+        for name, value in module.state_dict().items()
+    }
+    module.load_state_dict(state, assign=True)
+    return module.requires_grad_(False).eval()
+
+
+def random_unet(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> VideoUNet:
+    """A narrow UNet whose heads are 64 wide, as files without metadata have them."""
+    own = {"domains": 2, "aligned": True, "camera_task_numbers": CAMERA_TASK_NUMBERS}
+    config = UNetConfig(
+        channels=64,
+        channel_factors=(1, 1, 2, 2),
+        context_channels=CLIP_SHAPE.out_channels,
+        added_numbers=ADDED[family],
+        **(own if family == "nova3d" else {}),
+    )
+    return randomised(VideoUNet(config, device="meta"), seed, dtype)
+
+
+def random_model(
+    family: str = "sv3d_u", seed: int = 0, dtype: torch.dtype = torch.float32
+) -> MultiviewModel:
+    """All parts of a family's model."""
+    temporal = not family.startswith("sv3d")
+    vae = build_vae(VaeConfig(VAE.widths, VAE.layers, VAE.channels, temporal))
+    return MultiviewModel(
+        FAMILIES.get(family),
+        random_unet(family, seed, dtype),
+        VaeCodec(randomised(vae, seed + 1, dtype)),
+        ClipEncoder(randomised(build_clip(CLIP_SHAPE), seed + 2, dtype)),
+    )
+
+
+def states(model: MultiviewModel) -> dict[str, Tensor]:
+    """Every tensor of a model."""
+    return {
+        f"{name}.{key}": value
+        for name in ("unet", "codec", "image_encoder")
+        for key, value in model.part(name).state_dict().items()
+    }
+
+
+def assert_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+    """Bit for bit, number formats included."""
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype, name
+        assert torch.equal(a[name], b[name]), name

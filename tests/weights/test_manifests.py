@@ -1,0 +1,158 @@
+"""Every public checkpoint fits our full-size networks: nothing missing, nothing left over."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+
+import pytest
+
+from nova3d_core.diffusion import operations
+from nova3d_core.diffusion.unet_config import UNetConfig
+from nova3d_core.errors import InputError
+from nova3d_core.weights.layouts import identify
+from nova3d_core.weights.names import sgm_unet_names
+from nova3d_core.weights.parts import codec_part, image_encoder_part, unet_part
+from nova3d_core.weights.reading import open_weights
+
+TEXT_HALF = {
+    f"conditioner.embedders.0.open_clip.model.{name}"
+    for name in (
+        "ln_final.bias",
+        "ln_final.weight",
+        "logit_scale",
+        "positional_embedding",
+        "text_projection",
+        "token_embedding.weight",
+    )
+}
+"""What open_clip keeps of its text half; only pictures are embedded."""
+
+
+def unused_of(encoder: str) -> tuple[str, ...]:
+    """Starts of the keys that the condition encoder makes superfluous."""
+    return (
+        f"{encoder}decoder.",  # the conditions are only ever encoded
+        f"{encoder}post_quant_conv.",
+        "first_stage_model.encoder.",  # the condition encoder is used, with its quant_conv
+        "first_stage_model.quant_conv.",
+    )
+
+
+WHOLE = {
+    # added numbers, tensors of the UNet, VAE and image encoder, unused starts
+    "svd_xt_sgm": (768, unused_of("conditioner.embedders.3.encoder.")),
+    "svd_xt_image_decoder_sgm": (768, unused_of("conditioner.embedders.3.encoder.")),
+    "sv3d_u_sgm": (256, unused_of("conditioner.embedders.1.encoder.")),
+    "sv3d_p_sgm": (1280, unused_of("conditioner.embedders.1.encoder.")),
+    "v3d_512_sgm": (768, ()),
+}
+
+
+@pytest.fixture
+def opened(tmp_path, write_model, manifest):
+    """Opens a file with a real checkpoint's names and shapes, whose data is a hole."""
+    with ExitStack() as stack:
+
+        def make(name: str, **changes):
+            shapes = manifest(name) | changes
+            shapes = {key: shape for key, shape in shapes.items() if shape is not None}
+            path = write_model(tmp_path / f"{name}.safetensors", shapes, "F16")
+            return stack.enter_context(open_weights(path))
+
+        yield make
+
+
+def sources(part) -> set[str]:
+    return {source.name for source in part.plan.values() if source.name is not None}
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE))
+def test_a_public_checkpoint_fits_and_is_used_up(opened, name):
+    added, unused_starts = WHOLE[name]
+    file = opened(name)
+    identity = identify(file.header)
+    parts = [unet_part(file, identity, operations), codec_part(file)]
+    if "image_encoder" in identity.parts:
+        parts.append(image_encoder_part(file))
+    assert parts[0].module.config == UNetConfig(added_numbers=added)
+    used = set().union(*(sources(part) for part in parts))
+    assert sum(len(sources(part)) for part in parts) == len(used)
+    unused = set(file) - used
+    text_half = TEXT_HALF if "image_encoder" in identity.parts else set()
+    assert {key for key in unused if not key.startswith(unused_starts or ("-",))} == text_half
+    idle = {key for part in parts for key, source in part.plan.items() if source.name is None}
+    # V3D's first stage quantises nothing; the video decoders and SV3D's have no post_quant_conv.
+    quant = {"quant_conv.weight", "quant_conv.bias"}
+    post = {f"post_{key}" for key in quant}
+    assert idle == {
+        "v3d_512_sgm": quant,
+        "sv3d_u_sgm": post,
+        "sv3d_p_sgm": post,
+    }.get(name, set())
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [
+        ("svd_xt_diffusers_unet", 768),
+        ("sv3d_u_diffusers_unet", 256),
+        ("sv3d_p_diffusers_unet", 1280),
+    ],
+)
+def test_a_public_unet_in_the_diffusers_layout_fits(opened, name, added):
+    file = opened(name)
+    part = unet_part(file, identify(file.header), operations)
+    assert part.module.config == UNetConfig(added_numbers=added)
+    assert sources(part) == set(file)
+
+
+def test_the_public_vae_and_image_encoder_in_the_diffusers_layout_fit(opened):
+    vae, encoder = opened("svd_diffusers_vae"), opened("svd_diffusers_image_encoder")
+    assert sources(codec_part(vae)) == set(vae)
+    part = image_encoder_part(encoder)
+    assert sources(part) == set(encoder)
+    assert part.module.clip.config.num_attention_heads == 16
+    assert part.module.size_px == 224
+
+
+def test_an_old_image_encoder_may_hold_its_positions(opened):
+    name = "vision_model.embeddings.position_ids"
+    file = opened("svd_diffusers_image_encoder", **{name: (1, 257)})
+    assert sources(image_encoder_part(file)) == set(file) - {name}
+
+
+def test_names_of_the_unet_are_a_bijection(shared_manifests):
+    path = shared_manifests / "map_sgm_unet_to_diffusers_unet.json"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    ours = sgm_unet_names(known.values())
+    assert {f"model.diffusion_model.{sgm}": name for name, sgm in ours.items()} == known
+    assert len(set(ours.values())) == len(known) == 1428
+
+
+NORM = "input_blocks.4.1.norm.weight"
+LACKING = f"model.diffusion_model.{NORM}"
+STRANGE = "model.diffusion_model.input_blocks.4.1.adapter.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({LACKING: None}, f"incomplete: it lacks '{NORM}'"),
+        ({STRANGE: (3,)}, f"not known here: '{STRANGE}'"),
+        ({LACKING: (7,)}, f"the first of 1: '{LACKING}' has 7"),
+    ],
+)
+def test_a_unet_that_does_not_fit_is_told(opened, change, told):
+    file = opened("sv3d_u_sgm", **change)
+    with pytest.raises(InputError, match=told):
+        unet_part(file, identify(file.header), operations)
+
+
+def test_a_strange_decoder_and_an_incomplete_encoder_are_told(opened):
+    name = "first_stage_model.decoder.mid.block_3.norm1.weight"
+    with pytest.raises(InputError, match=f"VAE .* not known here: '{name}'"):
+        codec_part(opened("v3d_512_sgm", **{name: (512,)}))
+    name = "conditioner.embedders.0.open_clip.model.visual.ln_pre.bias"
+    with pytest.raises(InputError, match=f"image encoder .* it lacks '{name}'"):
+        image_encoder_part(opened("sv3d_u_sgm", **{name: None}))
