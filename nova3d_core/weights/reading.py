@@ -34,11 +34,13 @@ class WeightFile(Mapping[str, Tensor]):
     Attributes:
         path: where it is.
         header: its table of contents.
+        shapes: the shape of each tensor.
     """
 
     def __init__(self, path: Path, header: Header, opened: Any):
         self.path = path
         self.header = header
+        self.shapes = {name: info.shape for name, info in header.tensors.items()}
         self._opened = opened
 
     def __getitem__(self, name: str) -> Tensor:
@@ -54,11 +56,6 @@ class WeightFile(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.header.tensors)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each tensor; reads none."""
-        return {name: info.shape for name, info in self.header.tensors.items()}
 
 
 @contextmanager

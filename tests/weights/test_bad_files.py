@@ -1,0 +1,257 @@
+"""Files that are no model, are broken, or ask for what they must not have: one clear line each."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nova3d_core.diffusion.unet import VideoUNet
+from nova3d_core.diffusion.unet_config import UNetConfig
+from nova3d_core.errors import Cancelled, InputError
+from nova3d_core.progress import Progress
+from nova3d_core.weights.loading import STAGE, load_model, load_unet
+from nova3d_core.weights.memory import available_bytes, check_memory
+from nova3d_core.weights.reading import open_weights
+from nova3d_core.weights.saving import save_nova3d
+
+from .models import UNET, random_model, random_unet
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A whole small model in one file."""
+    path = tmp_path_factory.mktemp("model") / "sv3d_u.safetensors"
+    save_nova3d(random_model("sv3d_u"), path)
+    return path
+
+
+def refused(path: Path, **settings) -> InputError:
+    with pytest.raises(InputError) as caught:
+        load_model(path, **settings)
+    assert str(path) in str(caught.value)
+    return caught.value
+
+
+def test_base_svd_is_refused_with_what_to_do(tmp_path, write_model, manifest):
+    path = write_model(tmp_path / "svd_xt.safetensors", manifest("svd_xt_sgm"), "F16")
+    error = refused(path)
+    assert "base Stable Video Diffusion" in error.message
+    assert "Train NOVA3D from it, or load SV3D or V3D" in error.hint
+
+
+SDXL = {
+    "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+    "model.diffusion_model.input_blocks.1.0.in_layers.0.weight": (320,),
+    "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.norm1.weight": (640,),
+    "model.diffusion_model.label_emb.0.0.weight": (1280, 2816),
+    "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
+    "conditioner.embedders.1.model.ln_final.weight": (1280,),
+}
+OTHERS = {
+    "sdxl": (SDXL, "another diffusion model, without layers across time"),
+    "flux": ({"double_blocks.0.img_attn.qkv.weight": (9, 3)}, "a diffusion transformer"),
+    "lora": ({"unet.down_blocks.0.lora_up.weight": (3, 3)}, "a LoRA"),
+    "strange": ({"something.weight": (3,)}, "nothing known here"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_other_models_are_refused_as_what_they_are(tmp_path, write_model, name):
+    shapes, told = OTHERS[name]
+    error = refused(write_model(tmp_path / f"{name}.safetensors", shapes))
+    assert told in error.message
+    assert "no multi-view model" in error.message
+
+
+def test_ouroboros3d_comes_later(tmp_path, write_model, manifest):
+    path = tmp_path / "mv.safetensors"
+    error = refused(write_model(path, manifest("ouroboros3d_mv_model_unet")))
+    assert "Ouroboros3D" in error.message
+    assert "later" in error.hint
+
+
+def test_a_vae_alone_is_no_model(tmp_path, write_model, manifest):
+    path = write_model(tmp_path / "vae.safetensors", manifest("svd_diffusers_vae"))
+    assert "holds no UNet" in refused(path).message
+
+
+def test_a_missing_file_and_an_empty_folder_are_told(tmp_path):
+    assert "cannot be read" in refused(tmp_path / "gone.safetensors").message
+    (tmp_path / "empty").mkdir()
+    assert "a folder without a UNet" in refused(tmp_path / "empty").message
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.3, 0.999])
+def test_a_truncated_safetensors_is_told(tmp_path, saved, share):
+    path = tmp_path / "cut.safetensors"
+    whole = saved.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    assert "cut short" in refused(path).message
+
+
+def test_a_truncated_checkpoint_is_told(tmp_path):
+    path = tmp_path / "cut.ckpt"
+    torch.save({"state_dict": random_unet("sv3d_u").state_dict()}, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "cut short or damaged" in refused(path).message
+
+
+class Payload:
+    """Would make a file if it were unpickled."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_tries_to_run_code_runs_none(tmp_path, zipped):
+    mark, path = tmp_path / "ran", tmp_path / "evil.ckpt"
+    weights = {UNET + name: value for name, value in random_unet("sv3d_u").state_dict().items()}
+    made = {"state_dict": weights, "extra": Payload(mark)}
+    torch.save(made, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match=r"asks to run code.*mkdir") as caught:
+        load_unet(path)
+    assert str(path) in str(caught.value)
+    assert not mark.exists()
+
+
+def test_a_plain_pickle_that_tries_to_run_code_runs_none(tmp_path):
+    mark, path = tmp_path / "ran", tmp_path / "evil.pt"
+    path.write_bytes(pickle.dumps(Payload(mark)))
+    refused(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_not_finite_are_named(tmp_path, saved, dtype, value):
+    with open_weights(saved) as file:
+        tensors = {name: file[name].to(dtype) for name in file}
+    clip = "conditioner.embedders.0.open_clip.model.visual."
+    for name in (
+        f"{UNET}out.2.weight",
+        f"{UNET}middle_block.1.time_mixer.mix_factor",
+        "first_stage_model.decoder.conv_in.weight",
+        f"{clip}transformer.resblocks.1.attn.in_proj_weight",
+    ):
+        broken = tensors[name].clone()
+        broken.view(-1)[-1] = value
+        path = tmp_path / "broken.safetensors"
+        save_file(tensors | {name: broken}, path)
+        assert f"NaN or infinite values in '{name}'" in refused(path).message
+
+
+def test_values_beyond_float16_are_told_and_bfloat16_takes_them(tmp_path):
+    model = random_model("sv3d_u")
+    model.unet.out[2].weight.view(-1)[0] = 1e6
+    path = tmp_path / "large.safetensors"
+    save_nova3d(model, path)
+    error = refused(path, dtype=torch.float16)
+    assert "float16 cannot hold" in error.message
+    assert "bfloat16" in error.hint
+    assert load_model(path, dtype=torch.bfloat16).unet.out[2].weight.view(-1)[0] > 9e5
+
+
+def test_weights_in_a_format_without_layers_are_refused(saved):
+    with pytest.raises(InputError, match=r"cannot be loaded as torch\.int8, expected one of"):
+        load_model(saved, dtype=torch.int8)
+
+
+def test_cancelled_while_loading_stops_at_the_next_tensor(saved):
+    steps: list[int] = []
+    progress = Progress(lambda event: steps.append(event.step), lambda: len(steps) >= 40)
+    with pytest.raises(Cancelled) as caught:
+        load_model(saved, progress=progress)
+    assert caught.value.stage == STAGE
+    assert steps == list(range(40))
+
+
+def test_every_tensor_is_reported(saved):
+    events = []
+    model = load_model(saved, progress=Progress(events.append))
+    total = sum(
+        len(module.state_dict())
+        for module in (model.unet, model.codec.vae, model.image_encoder.clip)
+    )
+    assert [event.step for event in events] == list(range(total + 1))
+    assert {(event.stage, event.total) for event in events} == {(STAGE, total)}
+
+
+def test_a_model_larger_than_memory_is_refused_before_it_is_read(tmp_path, write_model):
+    """A file that could be mapped as it is, and does not fit in the wanted number format."""
+    psutil = pytest.importorskip("psutil")
+    wanted = 0.7 * psutil.virtual_memory().total / 2  # weights, at two bytes each in the file
+    channels = 64 * int((wanted / 1.52e9) ** 0.5 * 320 / 64)
+    config = UNetConfig(channels=channels, added_numbers=256)
+    state = VideoUNet(config, device="meta").state_dict()
+    shapes = {UNET + name: tuple(value.shape) for name, value in state.items()}
+    path = write_model(tmp_path / "huge.safetensors", shapes, "F16")
+    with pytest.raises(InputError, match=r"huge.safetensors needs \d+\.\d GiB of memory") as caught:
+        load_unet(path, dtype=torch.float32)
+    assert "load it as float16" in caught.value.hint
+
+
+def test_free_memory_is_a_part_of_all_memory():
+    psutil = pytest.importorskip("psutil")
+    assert 0 < available_bytes() <= psutil.virtual_memory().total
+
+
+def test_memory_is_checked_where_it_is_known():
+    check_memory("x", 10, None)
+    check_memory("x", 10, 10)
+    with pytest.raises(InputError, match=r"x needs 2\.0 GiB of memory, 1\.0 GiB are free"):
+        check_memory("x", 2 << 30, 1 << 30)
+
+
+STARVED = """
+import resource, sys
+from nova3d_core.weights.loading import load_unet
+from nova3d_core.errors import InputError
+import safetensors.torch
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (150 << 20),) * 2)
+try:
+    load_unet(sys.argv[1])
+except InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_memory_that_runs_out_while_reading_is_told(tmp_path, write_model, suffix):
+    if sys.platform != "linux":
+        pytest.skip("only Linux limits a process's memory")
+    state = VideoUNet(UNetConfig(channels=64, added_numbers=256), device="meta").state_dict()
+    path = tmp_path / f"big{suffix}"
+    if suffix == ".ckpt":
+        torch.save({UNET + name: torch.zeros(value.shape) for name, value in state.items()}, path)
+    else:
+        write_model(path, {UNET + name: tuple(value.shape) for name, value in state.items()})
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED, str(path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{path} does not fit into memory. Close other programs" in done.stdout
+
+
+def test_an_open_file_knows_its_names_and_no_others(saved):
+    with open_weights(saved) as file:
+        assert len(file) == len(list(file)) == len(file.shapes)
+        with pytest.raises(KeyError):
+            file["no such tensor"]
+        kept = file[f"{UNET}out.2.bias"]
+    assert torch.isfinite(kept).all()  # tensors outlive the open file
