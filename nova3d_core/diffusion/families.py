@@ -142,11 +142,13 @@ class SampleConfig:
     size_px: int | None = None
     """Width and height, a multiple of 64; the family's own if None."""
     elevation_deg: float = 0.0
-    """Height of the orbit, for families with free elevations and no cameras of their own given."""
+    """Height of the orbit where no cameras are given. SV3D p is told of it; the others stay at the
+    height from which the picture was taken, whatever that was, and only their cameras have it."""
     decode_at_once: int | None = None
     """Pictures decoded together; as many as fit `memory_gib` if None."""
     memory_gib: float = 4.0
-    """Memory that one decoding may take."""
+    """Memory that one decoding may take beside the weights; where a step of sampling fits too, both
+    halves of its guidance run together on a GPU."""
     guidance_cutoff: tuple[float, float] = field(default=(0.0, float("inf")))
     """Noise levels between which guidance is used; outside, the pass without picture is saved."""
 

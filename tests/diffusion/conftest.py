@@ -7,6 +7,8 @@ import torch
 
 from nova3d_core.diffusion.unet import VideoUNet
 from nova3d_core.diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.orbits import ORBIT_PRESETS, OrbitConfig
+from nova3d_core.rigs import RigConfig
 
 SMALL = {"channels": 32, "head_channels": 16, "context_channels": 48, "group_size": 8}
 
@@ -52,3 +54,14 @@ def nova3d_unet() -> VideoUNet:
     return small_unet(
         domains=2, aligned=True, camera_task_numbers=CAMERA_TASK_NUMBERS, added_numbers=8
     )
+
+
+@pytest.fixture(scope="session")
+def few_views():
+    """Orbits of so few cameras that whole samples take no time."""
+    counts = (4, 5)
+    for count in counts:
+        ORBIT_PRESETS[f"of {count}"] = OrbitConfig(RigConfig(count=count))
+    yield counts
+    for count in counts:
+        del ORBIT_PRESETS[f"of {count}"]

@@ -1,0 +1,84 @@
+"""Whole small models with real parts, and a picture to give them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from nova3d_core.diffusion.codec import VaeCodec, build_vae
+from nova3d_core.diffusion.families import FAMILIES, Family
+from nova3d_core.diffusion.image_encoder import ClipEncoder, build_clip
+from nova3d_core.diffusion.model import MultiviewModel
+from nova3d_core.diffusion.unet import VideoUNet
+from nova3d_core.diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.weights.shapes import ClipConfig, VaeConfig
+
+SIZE = 16
+"""Pixels of a picture; latents have half as many."""
+CLIP = ClipConfig(32, 48, 2, 2, 48, 14, 7)
+WIDTHS = (32, 32)
+ADDED = {"augmentation": 256, "fps": 256, "motion": 256, "polar": 512, "azimuth": 512}
+
+
+def randomised(module: nn.Module, seed: int) -> nn.Module:
+    """Random weights of a size that keeps numbers within a few units."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, value in module.state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        if value.dim() > 1:
+            state[name] = noise / value[0].numel() ** 0.5
+        else:
+            state[name] = noise * 0.1 + (name.endswith("weight"))
+    module.load_state_dict(state, assign=True)
+    return module.requires_grad_(False).eval()
+
+
+def small_config(family: Family) -> UNetConfig:
+    """The shape of a small UNet of a family: two levels, the deeper one without attention."""
+    both = len(family.domains) == 2
+    return UNetConfig(
+        channels=32,
+        channel_factors=(1, 2),
+        attention_levels=(True, False),
+        head_channels=16,
+        context_channels=CLIP.out_channels,
+        group_size=32,
+        added_numbers=sum(ADDED[name] for name in family.added),
+        domains=len(family.domains),
+        aligned=both,
+        camera_task_numbers=CAMERA_TASK_NUMBERS if both else 0,
+    )
+
+
+def small_model(name: str = "nova3d", seed: int = 0, views: int | None = None) -> MultiviewModel:
+    """A family's model with few channels, that paints pictures of 16 pixels.
+
+    With `views`, it walks round in so few steps; `few_views` must know them.
+    """
+    family = replace(FAMILIES[name], size_px=SIZE)
+    if views is not None:
+        family = replace(family, views=views, orbit=f"of {views}")
+    vae = VaeConfig(WIDTHS, 1, 4, not family.name.startswith("sv3d"))
+    return MultiviewModel(
+        family,
+        randomised(VideoUNet(small_config(family), device="meta"), seed),
+        VaeCodec(randomised(build_vae(vae), seed + 1)),
+        ClipEncoder(randomised(build_clip(CLIP), seed + 2)),
+        "small.safetensors",
+    )
+
+
+def picture_and_mask(size: int = 40) -> tuple[Tensor, Tensor]:
+    """A coloured ring sector on white: it looks different from every side."""
+    y, x = torch.meshgrid(
+        torch.arange(size) - size / 2, torch.arange(size) - size / 2, indexing="ij"
+    )
+    far = (x**2 + y**2).sqrt()
+    mask = ((far < 0.4 * size) & ((x < 4) | (y > 2))).float()
+    colour = torch.stack(
+        [0.2 + 0.6 * (x / size + 0.5), 0.3 + 0 * x, 0.7 - 0.6 * (y / size)], dim=-1
+    )
+    return torch.where(mask[..., None] > 0, colour.clamp(0, 1), 1.0), mask

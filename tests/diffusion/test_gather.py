@@ -1,0 +1,60 @@
+"""Painted pictures become the views that they show: the truth is rendered."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nova3d_core.cameras import orbit_cameras
+from nova3d_core.conventions import encode_normals
+from nova3d_core.diffusion.gather import gathered
+from nova3d_core.rendering.views import render_views
+from nova3d_core.rigs import RigConfig
+
+
+@pytest.fixture(scope="module")
+def truth(l_solid):
+    rig = RigConfig(count=4, width_px=96, height_px=96, azimuth_start_deg=30.0)
+    return render_views(l_solid, orbit_cameras(rig)).views.with_normals_in("front_view")
+
+
+def painted(truth) -> torch.Tensor:
+    """(V, H, W, 3) the normals as a model paints them: on white, mixed at the silhouette."""
+    share = truth.masks[..., None]
+    return encode_normals(truth.normals) * share + (1.0 - share)
+
+
+def test_masks_and_normals_are_those_of_the_rendering(truth):
+    views = gathered(truth.cameras, truth.colour, painted(truth))
+    assert views.normal_frame == "front_view"
+    assert float((views.masks - truth.masks).abs().mean()) < 0.01
+    cosine = (views.normals * truth.normals).sum(dim=-1)
+    assert float(cosine[truth.masks == 1].min()) > 0.9999
+    edge = (truth.masks > 0.3) & (truth.masks < 1)
+    assert float(cosine[edge].quantile(0.05)) > 0.999
+    assert not views.normals[truth.masks == 0].any()
+    length = views.normals.norm(dim=-1)
+    assert bool(((length - 1).abs() < 1e-4).logical_or(length == 0).all())
+
+
+def test_a_white_object_is_found_by_its_normals(truth):
+    white = torch.ones_like(truth.colour)
+    views = gathered(truth.cameras, white, painted(truth))
+    assert float((views.masks - truth.masks).abs().mean()) < 0.01
+
+
+def test_colours_alone_are_matted_and_the_inputs_mask_is_kept(truth):
+    first = torch.zeros(96, 96)
+    first[20:40, 30:50] = 1.0
+    views = gathered(truth.cameras, truth.colour, None, first)
+    assert views.normals is None
+    assert views.masks[0].equal(first)
+    assert float((views.masks - truth.masks)[1:].abs().mean()) < 0.01
+
+
+def test_without_a_white_background_the_pictures_still_come(truth, caplog):
+    grey = truth.colour * 0.5
+    views = gathered(truth.cameras, grey, grey)
+    assert views.masks is None
+    assert views.colour.equal(grey)
+    assert "without masks: the border of view 0 is not white" in caplog.text

@@ -1,0 +1,299 @@
+"""One picture to views, from end to end, with small real parts."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.cameras import cameras_of_orbit, orbit_cameras
+from nova3d_core.diffusion.families import FAMILIES, GuidanceConfig, SampleConfig
+from nova3d_core.diffusion.intake import take_in
+from nova3d_core.diffusion.model import OneDevice
+from nova3d_core.diffusion.pipeline import sample, sample_views
+from nova3d_core.diffusion.preview import Previews, contact_sheet, latent_colours
+from nova3d_core.errors import Cancelled, InputError, StageError
+from nova3d_core.orbits import OrbitConfig
+from nova3d_core.progress import Progress
+from nova3d_core.rigs import RigConfig
+
+from .models import SIZE, picture_and_mask, small_model
+
+QUICK = SampleConfig(seed=3, steps=2)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def nova3d(few_views):
+    """NOVA3D's kind of model, with four views."""
+    return small_model("nova3d", views=4)
+
+
+def weights_of(model):
+    return [value.clone() for name in ("unet", "codec", "image_encoder")
+            for value in model.part(name).state_dict().values()]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_its_views_input_first(name):
+    model = small_model(name)
+    picture, mask = picture_and_mask()
+    before = weights_of(model)
+    result = sample(model, picture, mask, QUICK)
+    views, family = result.views, model.family
+    assert views.colour.shape == (family.views, SIZE, SIZE, 3)
+    assert result.pictures.shape == (len(family.domains), family.views, SIZE, SIZE, 3)
+    assert float(result.pictures.min()) >= 0.0 and float(result.pictures.max()) <= 1.0
+    assert float(result.pictures.std()) > 0.05  # painted, not blank
+    azimuths = torch.arange(family.views) * 360.0 / family.views
+    torch.testing.assert_close(views.cameras.azimuth_deg, azimuths, atol=1e-3, rtol=0)
+    assert (views.normals is not None) == (name == "nova3d")
+    if family.keeps_input:
+        framed = take_in(picture, mask, SIZE, family.object_share).picture
+        assert result.pictures[0, 0].equal(framed)
+        assert not result.pictures[0, -1].equal(framed)
+    assert all(a.equal(b) for a, b in zip(before, weights_of(model), strict=True))
+    assert not views.colour.is_inference()
+
+
+def test_normals_are_unit_vectors_in_the_front_views_frame(nova3d):
+    views = sample_views(nova3d, *picture_and_mask(), QUICK)
+    assert views.normal_frame == "front_view"
+    length = views.normals.norm(dim=-1)
+    assert bool(((length - 1.0).abs() < 1e-4).logical_or(length == 0).all())
+
+
+def test_a_seed_repeats_bit_for_bit_and_another_differs(nova3d):
+    given = picture_and_mask()
+    first, again = (sample(nova3d, *given, QUICK).pictures for _ in range(2))
+    assert first.equal(again)
+    other = sample(nova3d, *given, replace(QUICK, seed=4)).pictures
+    assert float((first - other).abs().mean()) > 0.01
+
+
+def test_decoding_a_few_at_a_time_changes_nothing_without_layers_across_views(few_views):
+    model, given = small_model("sv3d_u", views=5), picture_and_mask()
+    chunked = sample(model, *given, replace(QUICK, decode_at_once=2)).pictures
+    whole = sample(model, *given, QUICK).pictures
+    torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 3},
+        {"guidance": GuidanceConfig("constant", 1.0, 5.0)},
+        {"guidance_cutoff": (1.0, 1e9)},  # leaves out the second level, 0.002
+        {"size_px": 4 * SIZE},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_settings_reach_the_sampling(nova3d, change):
+    given = picture_and_mask()
+    plain = sample(nova3d, *given, QUICK).pictures
+    other = sample(nova3d, *given, replace(QUICK, **change)).pictures
+    size_px = change.get("size_px", SIZE)
+    assert other.shape == (2, 4, size_px, size_px, 3)
+    assert size_px != SIZE or not other.equal(plain)
+
+
+def test_the_tasks_order_decides_which_domain_is_which(nova3d):
+    """Domains differ only in their noise and their task: swap both, and the pictures swap."""
+    from nova3d_core.diffusion.pipeline import draw, sample_latents, told_of
+    from nova3d_core.diffusion.stations import stations_of
+    from nova3d_core.progress import SILENT
+
+    stations = stations_of(nova3d.family, SIZE)
+    draws, place = draw(nova3d, SIZE, 0), OneDevice(nova3d, CPU)
+    picture = take_in(*picture_and_mask(), SIZE).picture
+    with torch.no_grad():
+        told = told_of(nova3d, picture, stations, draws, place, SILENT)
+        swapped = replace(told, camera_task=told.camera_task.flip(0))
+        rest = (QUICK, place, SILENT)
+        one = sample_latents(nova3d, told, stations, draws.start, *rest)
+        two = sample_latents(nova3d, swapped, stations, draws.start.flip(0), *rest)
+        three = sample_latents(nova3d, swapped, stations, draws.start, *rest)
+    scale = float(one.std())
+    torch.testing.assert_close(two.flip(0), one, atol=1e-4 * scale, rtol=0)
+    assert float((three - one).abs().max()) > 1e-2 * scale
+
+
+def test_a_dynamic_orbit_reaches_the_network():
+    model = small_model("sv3d_p")
+    given = picture_and_mask()
+    sine = cameras_of_orbit(OrbitConfig(RigConfig(count=21), "sine", 30.0))
+    told = []
+    with model.unet.register_forward_pre_hook(lambda module, given: told.append(given[3])):
+        views = sample_views(model, *given, QUICK, sine)
+        level = sample_views(model, *given, QUICK)
+    polar = torch.atan2(told[0][0, :, 512], told[0][0, :, 256])  # sine and cosine of frequency 1
+    azimuth = torch.atan2(told[0][0, :, 1024], told[0][0, :, 768]) % (2 * torch.pi)
+    turn = torch.arange(1, 22) / 21.0
+    known = torch.deg2rad(90.0 - 30.0 * torch.sin(2 * torch.pi * turn))
+    torch.testing.assert_close(polar, known, atol=1e-4, rtol=0)
+    torch.testing.assert_close(azimuth[:-1], 2 * torch.pi * turn[:-1], atol=1e-4, rtol=0)
+    assert float(azimuth[-1]) == 0.0
+    in_order = views.cameras.elevation_deg  # the input view first
+    torch.testing.assert_close(
+        in_order, 30.0 * torch.sin(2 * torch.pi * torch.arange(21) / 21.0), atol=1e-3, rtol=0
+    )
+    assert not views.colour[5].equal(level.colour[5])
+
+
+def test_wrong_sizes_and_counts_are_refused_before_anything_runs(nova3d):
+    calls = []
+    with nova3d.image_encoder.clip.register_forward_pre_hook(lambda *_: calls.append(1)):
+        with pytest.raises(InputError, match="multiple of 4"):
+            sample_views(nova3d, *picture_and_mask(), SampleConfig(size_px=66))
+        with pytest.raises(InputError, match="paints 4 views, but 21"):
+            cameras = orbit_cameras(RigConfig(count=21))
+            sample_views(nova3d, *picture_and_mask(), QUICK, cameras)
+        with pytest.raises(InputError, match="empty"):
+            sample_views(nova3d, picture_and_mask()[0], torch.zeros(40, 40), QUICK)
+    assert not calls
+
+
+def spoilt(module, value: float, only: torch.dtype | None = None):
+    """Puts a number into what a layer gives, in one number format or in all."""
+
+    def spoil(_, given, out):
+        if only is None or out.dtype == only:
+            out.view(-1)[7] = value
+        return out
+
+    return module.register_forward_hook(spoil)
+
+
+LAYERS = {
+    "sampling": lambda model: model.unet.out[2],
+    "decoding": lambda model: model.codec.vae.decoder.conv_in,
+    "encoding": lambda model: model.image_encoder.clip.visual_projection,
+}
+
+
+@pytest.mark.parametrize("stage", LAYERS)
+def test_numbers_out_of_range_are_tried_again_in_float32(stage, caplog, few_views):
+    def in_half():
+        model = small_model("nova3d", views=4)
+        model.codec.to(torch.bfloat16)
+        model.image_encoder.to(torch.bfloat16)
+        return model, OneDevice(model, CPU, torch.bfloat16)
+
+    model, place = in_half()
+    given = picture_and_mask()
+    known = sample(model, *given, QUICK, placement=place).pictures
+    assert caplog.text.count("again in float32") == 0
+    with spoilt(LAYERS[stage](model), float("inf"), only=torch.bfloat16):
+        again = sample(model, *given, QUICK, placement=place).pictures
+    assert f"{stage} ran out of bfloat16's range" in caplog.text
+    assert bool(torch.isfinite(again).all())
+    assert 0.0 < float((again - known).abs().mean()) < 0.05
+    assert model.codec.dtype == torch.bfloat16  # the model is left as it was
+    if stage == "sampling":
+        model, _ = in_half()
+        fine = sample(model, *given, QUICK, placement=OneDevice(model, CPU)).pictures
+        assert again.equal(fine)
+
+
+@pytest.mark.parametrize("stage", LAYERS)
+def test_numbers_that_stay_bad_are_an_error_never_a_black_picture(stage, caplog, few_views):
+    model = small_model("nova3d", views=4)
+    place = OneDevice(model, CPU, torch.bfloat16)
+    with spoilt(LAYERS[stage](model), float("nan")), pytest.raises(StageError) as caught:
+        sample(model, *picture_and_mask(), QUICK, placement=place)
+    assert caught.value.stage == stage
+    assert "small.safetensors" in str(caught.value) and "float32" in str(caught.value)
+    assert ("again in float32" in caplog.text) == (stage == "sampling")  # the others were in it
+
+
+def test_bad_numbers_end_the_sampling_at_once(nova3d):
+    calls = []
+    counted = nova3d.unet.register_forward_hook(lambda *_: calls.append(1))
+    with counted, spoilt(nova3d.unet.out[2], float("nan")), pytest.raises(StageError):
+        sample(nova3d, *picture_and_mask(), SampleConfig(steps=20))
+    assert len(calls) == 2  # both halves of the first step
+
+
+def test_cancelling_at_any_moment_stops_at_once(nova3d):
+    stages, events = set(), []
+    whole = Progress(events.append)
+    sample_views(nova3d, *picture_and_mask(), QUICK, progress=whole)
+    passes = []
+    hook = nova3d.unet.register_forward_hook(lambda *_: passes.append(1))
+    with hook:
+        for moment in range(1, 100):
+            asked = []
+
+            def is_cancelled(asked=asked, moment=moment):
+                asked.append(len(passes))
+                return len(asked) >= moment
+
+            try:
+                sample_views(
+                    nova3d, *picture_and_mask(), QUICK, progress=Progress(None, is_cancelled)
+                )
+            except Cancelled as cancelled:
+                stages.add(cancelled.stage)
+                assert len(asked) == moment and asked[-1] == len(passes)
+            else:
+                break
+    assert stages == {"encoding", "sampling", "decoding"}
+    assert moment > 8
+    reported = [(event.stage, event.step, event.total) for event in events]
+    assert reported[:3] == [("encoding", step, 2) for step in (0, 1, 2)]
+    assert [each for each in reported if each[0] == "sampling"] == [
+        ("sampling", step, 2) for step in (0, 1, 2)
+    ]
+    assert reported[-1] == ("decoding", 8, 8)
+
+
+def test_previews_show_colours_above_normals_at_most_every_second(nova3d):
+    events = []
+    sample(nova3d, *picture_and_mask(), QUICK, progress=Progress(events.append))
+    sheets = [event.preview() for event in events if event.preview is not None]
+    side = SIZE // 2
+    assert sheets[0].shape == (2 * side, 4 * side, 3)  # a row of colours, a row of normals
+    assert float(sheets[0].min()) >= 0.0 and float(sheets[0].max()) <= 1.0
+
+    now = iter([10.0, 10.4, 10.9, 11.1, 11.2, 13.0])
+    previews = Previews(lambda batch: batch.roll(1, 0), lambda: next(now))
+    latents = torch.randn(2, 1, 4, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    offered = [previews.of(latents) for _ in range(6)]
+    assert [each is not None for each in offered] == [True, False, False, True, False, True]
+    colours = latent_colours(latents[:, 0])  # (D, V, h, w, 3)
+    assert offered[0]().equal(contact_sheet(colours.roll(1, 1)))
+    assert Previews(lambda batch: batch).of(latents[:, :, :, :3]) is None  # not such latents
+
+
+def test_the_contact_sheet_and_the_colours_of_latents():
+    numbers = (
+        torch.arange(2 * 16, dtype=torch.float32).reshape(2, 16, 1, 1, 1).expand(2, 16, 3, 2, 3)
+    )
+    sheet = contact_sheet(numbers)
+    assert sheet.shape == (4 * 3, 8 * 2, 3)
+    assert sheet[::3, ::2, 0].equal(torch.arange(32.0).reshape(4, 8))
+    odd = contact_sheet(numbers[:1, :5])
+    assert odd[::3, ::2, 0].tolist() == [[0.0, 1.0, 2.0, 3.0], [4.0, 1.0, 1.0, 1.0]]
+    latent = torch.tensor([1.0, 1.0, 0.0, -1.0]).reshape(4, 1, 1)
+    known = 0.5 + 0.5 * torch.tensor([0.8882, 0.9887, 1.2754])
+    torch.testing.assert_close(latent_colours(latent)[0, 0], known.clamp(max=1.0))
+
+
+def test_long_sampling_on_the_cpu_is_announced_before_it_starts(nova3d, caplog, monkeypatch):
+    from nova3d_core.diffusion import pipeline
+
+    with caplog.at_level(logging.WARNING):
+        sample(nova3d, *picture_and_mask(), QUICK)
+        assert "minutes" not in caplog.text
+        monkeypatch.setattr(pipeline, "WORTH_SAYING_S", 0.0)
+        seen = []
+        with nova3d.unet.register_forward_pre_hook(lambda *_: seen.append(caplog.text)):
+            sample(nova3d, *picture_and_mask(), QUICK)
+    assert "takes about 1 minutes" in seen[0] or "about a minute" in seen[0]
+
+
+def test_notes_tell_of_what_was_odd_in_the_picture(nova3d):
+    picture, mask = picture_and_mask(3)
+    assert any("3x3 px" in note for note in sample(nova3d, picture, mask, QUICK).notes)
