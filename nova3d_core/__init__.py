@@ -25,6 +25,8 @@ _HOME_OF = {
     "read_mesh": "io.meshes",
     "write_glb": "io.meshes",
     "render_views": "rendering.views",
+    "load_model": "weights.loading",
+    "sample_views": "diffusion.pipeline",
     "fuse_views": "pipeline",
     "evaluate_mesh": "evaluation.protocol",
 }

@@ -51,12 +51,14 @@ def _parsed(arguments: list[str]):
     from .demo import Demo
     from .evaluate import Evaluate
     from .fuse import Fuse
+    from .generate import Generate
     from .models import Models
     from .presets import Presets
     from .render import Render
 
     commands = {
         "render": Render,
+        "generate": Generate,
         "fuse": Fuse,
         "evaluate": Evaluate,
         "ablate": Ablate,
@@ -68,6 +70,6 @@ def _parsed(arguments: list[str]):
     return tyro.cli(
         functools.reduce(operator.or_, choices),
         prog=PROGRAM,
-        description="Posed pictures of an object in, a textured 3D mesh out.",
+        description="Pictures of an object in, a textured 3D mesh out.",
         args=arguments,
     )

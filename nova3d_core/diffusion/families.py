@@ -153,9 +153,12 @@ class SampleConfig:
     """Noise levels between which guidance is used; outside, the pass without picture is saved."""
 
     def __post_init__(self):
+        check_between("sampling seed", self.seed, 0, 2**64 - 1)
         if self.steps is not None:
             check_between("sampling steps", self.steps, 1, 1000)
         if self.size_px is not None:
             check_between("sampling size_px", self.size_px, 64, 2048)
         check_between("sampling elevation_deg", self.elevation_deg, -90.0, 90.0)
+        if self.decode_at_once is not None:
+            check_between("sampling decode_at_once", self.decode_at_once, 1, 4096)
         check_between("sampling memory_gib", self.memory_gib, 0.1, 1e6)

@@ -24,7 +24,9 @@ _HALF_STEP = 0.5 / 255.0
 """Half a step of an 8-bit file: an alpha this close to 1 is opaque."""
 
 
-def read_image(path: Path | str, channels: Literal[3, 4] | None = None) -> Tensor:
+def read_image(
+    path: Path | str, channels: Literal[3, 4] | None = None, longest_px: int | None = None
+) -> Tensor:
     """Reads a picture as it is meant to be seen: palettes resolved, turned upright (EXIF).
 
     Args:
@@ -32,6 +34,8 @@ def read_image(path: Path | str, channels: Literal[3, 4] | None = None) -> Tenso
             grey pictures and the upper 8 of coloured ones.
         channels: 3 puts a transparent picture on white; 4 adds an opaque alpha where there is
             none; without it, the file decides.
+        longest_px: a picture at least twice as long is reduced by a whole factor while its pixels
+            are still bytes, so that a huge one takes a quarter of the memory, or less.
 
     Returns:
         (H, W, 3) or (H, W, 4) float32 in 0..1, sRGB, alpha not multiplied in.
@@ -39,7 +43,7 @@ def read_image(path: Path | str, channels: Literal[3, 4] | None = None) -> Tenso
     Raises:
         InputError: the file is missing, unreadable, truncated, or no picture; it is named.
     """
-    picture = _decoded(Path(path))
+    picture = _decoded(Path(path), longest_px)
     if channels == 3 and picture.shape[2] == 4:
         return on_white(picture)
     if channels == 4 and picture.shape[2] == 3:
@@ -47,8 +51,12 @@ def read_image(path: Path | str, channels: Literal[3, 4] | None = None) -> Tenso
     return picture
 
 
-def read_mask(path: Path | str) -> Tensor:
+def read_mask(path: Path | str, longest_px: int | None = None) -> Tensor:
     """Reads a mask: the alpha of a picture that has transparent pixels, else its brightness.
+
+    Args:
+        path: as in `read_image`.
+        longest_px: as in `read_image`; the same makes the same size of pictures of the same size.
 
     Returns:
         (H, W) float32 in 0..1.
@@ -56,7 +64,7 @@ def read_mask(path: Path | str) -> Tensor:
     Raises:
         InputError: as `read_image`.
     """
-    picture = read_image(path)
+    picture = read_image(path, longest_px=longest_px)
     alpha = alpha_of(picture)
     return picture[..., :3].mean(dim=-1) if alpha is None else alpha
 
@@ -139,12 +147,14 @@ def encoded(picture: Tensor, suffix: str = ".png", what: str = "picture") -> byt
     return content.getvalue()
 
 
-def _decoded(path: Path) -> Tensor:
+def _decoded(path: Path, longest_px: int | None = None) -> Tensor:
     """(H, W, 3 or 4) float32 in 0..1 from a file."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as opened:
+            if longest_px is not None:
+                opened = _reduced(opened, longest_px)
             return _pixels(ImageOps.exif_transpose(opened), path)
     except FileNotFoundError as error:
         raise InputError(f"picture {path} does not exist.") from error
@@ -164,6 +174,21 @@ def _decoded(path: Path) -> Tensor:
         raise InputError(
             f"picture {path} is damaged or cut off: {error}.", "Copy or render it again."
         ) from error
+
+
+def _reduced(image: Image, longest_px: int) -> Image:
+    """The picture with squares of pixels averaged, its longer side below twice `longest_px`."""
+    factor = max(image.size) // longest_px
+    if factor < 2 or image.mode in (*_GREY_16_BIT, "F"):
+        return image
+    turned = image.getexif()
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        # what is clear has no colour that could bleed into the average
+        small = image.convert("RGBA").convert("RGBa").reduce(factor).convert("RGBA")
+    else:
+        small = image.convert("RGB").reduce(factor)
+    small.info["exif"] = turned.tobytes()
+    return small
 
 
 def _pixels(image: Image, path: Path) -> Tensor:

@@ -184,3 +184,24 @@ def test_an_existing_picture_is_kept_unless_overwrite(tmp_path):
     assert float(read_image(tmp_path / "a.png").max()) == 0.0
     write_image(tmp_path / "a.png", torch.ones(1, 1, 1), overwrite=True)
     assert float(read_image(tmp_path / "a.png").min()) == 1.0
+
+
+def test_a_large_picture_is_reduced_by_whole_factors_upright_and_with_its_alpha(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 256, (60, 41, 3), dtype=np.uint8)
+    path = save(tmp_path / "large.png", levels)
+    small = read_image(path, longest_px=20)  # squares of 3
+    assert small.shape == (20, 14, 3)
+    means = levels[:60, :39].reshape(20, 3, 13, 3, 3).mean(axis=(1, 3)) / 255.0
+    np.testing.assert_allclose(small[:, :13].numpy(), means, atol=0.6 / 255)
+    assert read_image(path, longest_px=31).equal(read_image(path))
+
+    turned = Image.Exif()
+    turned[0x0112] = 6  # lies on its side
+    path = save(tmp_path / "turned.png", levels, exif=turned)
+    assert read_image(path, longest_px=20).equal(small.rot90(-1))
+
+    clear = np.zeros((40, 40, 4), dtype=np.uint8)
+    clear[:, :19] = (255, 0, 0, 255)  # one column of each square of 4 at the border is clear
+    small = read_image(save(tmp_path / "clear.png", clear), longest_px=10)
+    assert small[0, 4].tolist() == pytest.approx([1.0, 0.0, 0.0, 191 / 255], abs=2 / 255)
+    assert small[0, 5, 3] == 0.0
