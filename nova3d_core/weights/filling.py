@@ -51,11 +51,10 @@ def check_part(part: Part) -> None:
     """
     wanted = {name: tuple(value.shape) for name, value in part.filled.state_dict().items()}
     found = part.file.shapes
+    known = {None, *found}
     where = f"{part.label} in {part.file.path}"
     missing = [
-        name
-        for name in wanted
-        if name not in part.plan or part.plan[name].name not in {None, *found}
+        name for name in wanted if name not in part.plan or part.plan[name].name not in known
     ]
     if missing:
         named = [getattr(part.plan.get(name), "name", None) or name for name in missing]
@@ -129,14 +128,16 @@ def _taken(file: WeightFile, source: Source, dtype: torch.dtype | None) -> Tenso
     kept = kept_dtype(tensor.dtype, dtype)
     # The smallest and largest value tell of NaN and infinity in one pass without a copy.
     plain = tensor if tensor.dtype in (*COMPUTED_IN, torch.float64) else tensor.float()
-    ends = torch.stack(torch.aminmax(plain)).float() if plain.numel() else plain.new_zeros(1)
-    if not bool(torch.isfinite(ends.to(kept)).all()):
-        broken = not bool(torch.isfinite(ends).all())
+    ends = [float(end) for end in torch.aminmax(plain)] if plain.numel() else [0.0]
+    if not all(math.isfinite(end) for end in ends):
         raise InputError(
-            f"{file.path} has NaN or infinite values in '{source.name}'."
-            if broken
-            else f"{file.path} has values in '{source.name}' that {kept} cannot hold.",
-            "The file is damaged: download it again." if broken else "Load it as bfloat16.",
+            f"{file.path} has NaN or infinite values in '{source.name}'.",
+            "The file is damaged: download it again.",
+        )
+    if max(abs(end) for end in ends) > torch.finfo(kept).max:
+        raise InputError(
+            f"{file.path} has values in '{source.name}' that {kept} cannot hold.",
+            "Load it as bfloat16.",
         )
     return tensor.to(kept).contiguous()
 

@@ -20,8 +20,17 @@ MOST_MEMORY = 1.3
 MOST_TIME = 1.5
 """Time over that of reading the file's bytes."""
 
-COUNT = """
-import sys, time, os
+FORGET = """
+import os, sys
+if sys.argv[2] == "disk":
+    with open(sys.argv[1], "rb") as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+"""
+"""Drops the file from the system's cache, as after a restart."""
+
+FROM_DISK = f"""
+import sys, time
+{FORGET}
 buffer = bytearray(16 << 20)
 start = time.perf_counter()
 with open(sys.argv[1], "rb", buffering=0) as stream:
@@ -29,23 +38,33 @@ with open(sys.argv[1], "rb", buffering=0) as stream:
         pass
 print(time.perf_counter() - start)
 """
+"""Reads every byte, and keeps none."""
 
-LOAD = """
+INTO_MEMORY = """
+import pathlib, sys, time
+start = time.perf_counter()
+content = pathlib.Path(sys.argv[1]).read_bytes()
+print(time.perf_counter() - start)
+"""
+"""Reads every byte and keeps them: what a loader has to do that does not map the file."""
+
+LOAD = f"""
 import json, resource, sys, time
 import diffusers, transformers, safetensors.torch, torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from transformers import CLIPVisionModelWithProjection
 from nova3d_core.weights.loading import load_model
+{FORGET}
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before, start = peak(), time.perf_counter()
 model = load_model(sys.argv[1])
 seconds = time.perf_counter() - start
 weights = [p for name in ("unet", "codec", "image_encoder") for p in model.part(name).parameters()]
-print(json.dumps({
+print(json.dumps({{
     "before": before, "peak": peak(), "seconds": seconds, "family": model.family.name,
-    "weights": sum(p.numel() for p in weights), "dtypes": sorted({str(p.dtype) for p in weights}),
-}))
+    "weights": sum(p.numel() for p in weights), "dtypes": sorted({{str(p.dtype) for p in weights}}),
+}}))
 """
 
 
@@ -71,9 +90,9 @@ def checkpoint(tmp_path_factory, manifest) -> Path:
     path.unlink()
 
 
-def ran(program: str, path: Path) -> str:
+def ran(program: str, path: Path, place: str) -> str:
     return subprocess.run(
-        [sys.executable, "-c", program, str(path)],
+        [sys.executable, "-c", program, str(path), place],
         capture_output=True,
         text=True,
         check=True,
@@ -81,25 +100,25 @@ def ran(program: str, path: Path) -> str:
     ).stdout
 
 
-def forget(path: Path) -> None:
-    """Drops the file from the system's cache, as after a restart."""
-    if hasattr(os, "posix_fadvise"):
-        with path.open("rb") as stream:
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_full_size_checkpoint_is_loaded_as_quickly_as_it_is_read(
     checkpoint, cached, record_property
 ):
-    """Best of three each, in turns, both from the disk or both from the system's cache."""
+    """Best of three each, in turns.
+
+    From the disk, against reading alone. From the system's cache, where a file of this size is
+    walked through in 0.3 s, against reading it into memory.
+    """
+    if not cached and not hasattr(os, "posix_fadvise"):
+        pytest.skip("this system cannot drop a file from its cache")
     readings, loadings, told = [], [], {}
     for _ in range(3):
-        for program, times in ((COUNT, readings), (LOAD, loadings)):
-            if not cached:
-                forget(checkpoint)
-            said = json.loads(ran(program, checkpoint))
+        for program, times in (
+            (INTO_MEMORY if cached else FROM_DISK, readings),
+            (LOAD, loadings),
+        ):
+            said = json.loads(ran(program, checkpoint, "memory" if cached else "disk"))
             told = said if isinstance(said, dict) else told
             times.append(said["seconds"] if isinstance(said, dict) else said)
     size = checkpoint.stat().st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -72,3 +73,26 @@ def test_without_any_folder_the_text_says_how_to_name_one():
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         models_report([tmp_path / "gone"])
+
+
+def test_a_folder_full_of_checkpoints_is_told_in_a_second(tmp_path, write_model, manifest):
+    """From headers alone: tens of gigabytes, none of them read."""
+    names = ("svd_xt_sgm", "sv3d_u_sgm", "sv3d_p_sgm", "v3d_512_sgm", "svd_xt_diffusers_unet")
+    for name in names:
+        write_model(tmp_path / f"{name}.safetensors", manifest(name))
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        report = models_report([tmp_path])
+        seconds.append(time.perf_counter() - start)
+    assert sum(row["bytes"] for row in report["installed"]) > 40e9
+    assert min(seconds) < 1.0
+
+
+def test_the_note_of_a_file_of_ours_is_said(tmp_path, write_model, small_unet):
+    shapes = small_unet(256) | {"model.diffusion_model.camera_task_emb.0.weight": (1280, 10)}
+    said = {"version": 1, "family": "nova3d", "note": "30k steps on 30k objects"}
+    write_model(tmp_path / "mine.safetensors", shapes, "BF16", {"nova3d": json.dumps(said)})
+    report = models_report([tmp_path])
+    assert report["installed"][0]["family"] == "nova3d"
+    assert "Its note: 30k steps on 30k objects" in models_text(report)
