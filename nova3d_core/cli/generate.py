@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from ..diffusion.families import GuidanceConfig, GuidanceKind, SampleConfig
-from ..errors import InputError
+from ..errors import InputError, StageError
 from ..progress import Progress
 from .console import say, say_json
 
@@ -73,6 +73,8 @@ class Generate:
         """Reads, loads, samples, writes."""
         import time
 
+        import torch
+
         from ..diffusion.model import OneDevice
         from ..diffusion.pipeline import sample
         from ..io.atomic import refuse_folder
@@ -94,7 +96,14 @@ class Generate:
         loaded = time.perf_counter()
         cameras = self._cameras(model.family)
         placement = OneDevice(model, device, dtype)
-        made = sample(model, picture, mask, config, cameras, placement, progress)
+        try:
+            made = sample(model, picture, mask, config, cameras, placement, progress)
+        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+            raise StageError(
+                "sampling",
+                "memory ran out.",
+                "Choose a smaller --size-px or --dtype float16, or close other programs.",
+            ) from error
         seconds = {"loading": loaded - start, "sampling": time.perf_counter() - loaded}
         write_views(made.views.to("cpu"), self.output, self.overwrite, progress)
         self._say(model, made, seconds)

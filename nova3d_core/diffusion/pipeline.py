@@ -21,7 +21,7 @@ from .finite import check_numbers, dtype_of, in_enough_range, module_in
 from .gather import gathered
 from .guidance import guidance_scales
 from .intake import take_in
-from .model import CODEC, IMAGE_ENCODER, UNET, MultiviewModel, OneDevice, Placement
+from .model import CODEC, IMAGE_ENCODER, UNET, Codec, MultiviewModel, OneDevice, Placement
 from .preview import Previews
 from .sampler import sample_euler
 from .schedule import karras_sigmas, start_scale
@@ -305,19 +305,29 @@ def decoded(
     device, _ = placement.bring(CODEC, codec.decoding_bytes(*size, at_once(own), own))
 
     def attempt(dtype: torch.dtype) -> Tensor:
-        here = module_in(codec, dtype)
-        chunks = [
-            chunk for walk in latents.flatten(0, 1) for chunk in walk.split(at_once(dtype))
-        ]  # (n, C, h, w) each
-        parts, done, total = [], 0, sum(map(len, chunks))
-        progress.update(DECODING, 0, total)
-        for chunk in chunks:
-            pictures = here.decode(chunk.to(device), views=len(chunk))  # (n, 3, S, S)
-            parts.append(check_numbers(pictures).float().cpu())
-            done += len(chunk)
-            progress.update(DECODING, done, total)
-        return torch.cat(parts)
+        here, count = module_in(codec, dtype), at_once(dtype)
+        while True:
+            try:
+                return _decode_all(here, latents.to(device), count, progress)
+            except torch.cuda.OutOfMemoryError:
+                if count == 1:
+                    raise
+                count = (count + 1) // 2
+                logger.warning("memory ran out: decoding again, %d pictures at once.", count)
 
     pictures = in_enough_range(DECODING, attempt, own, model.source)
     unit = (pictures * 0.5 + 0.5).clamp(0.0, 1.0).movedim(1, -1)  # (D V, S, S, 3)
     return unit.unflatten(0, (-1, views)).contiguous()
+
+
+def _decode_all(codec: Codec, latents: Tensor, at_once: int, progress: Progress) -> Tensor:
+    """Pictures (D V, 3, S, S) float32 on the CPU of latents (D, 1, V, C, h, w), a few at once."""
+    chunks = [chunk for walk in latents.flatten(0, 1) for chunk in walk.split(at_once)]
+    parts, done, total = [], 0, sum(map(len, chunks))
+    progress.update(DECODING, 0, total)
+    for chunk in chunks:
+        pictures = codec.decode(chunk, views=len(chunk))  # (n, 3, S, S)
+        parts.append(check_numbers(pictures).float().cpu())
+        done += len(chunk)
+        progress.update(DECODING, done, total)
+    return torch.cat(parts)

@@ -58,6 +58,13 @@ def test_every_family_gives_its_views_input_first(name):
     assert not views.colour.is_inference()
 
 
+def test_a_host_may_run_it_in_inference_mode(nova3d):
+    given = picture_and_mask()
+    known = sample(nova3d, *given, QUICK).pictures
+    with torch.inference_mode():
+        assert sample(nova3d, *given, QUICK).pictures.equal(known)
+
+
 def test_normals_are_unit_vectors_in_the_front_views_frame(nova3d):
     views = sample_views(nova3d, *picture_and_mask(), QUICK)
     assert views.normal_frame == "front_view"
@@ -78,6 +85,30 @@ def test_decoding_a_few_at_a_time_changes_nothing_without_layers_across_views(fe
     chunked = sample(model, *given, replace(QUICK, decode_at_once=2)).pictures
     whole = sample(model, *given, QUICK).pictures
     torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=0)
+
+
+def test_where_memory_runs_out_fewer_pictures_are_decoded_at_once(few_views, caplog):
+    model, given = small_model("sv3d_u", views=5), picture_and_mask()
+    whole = sample(model, *given, QUICK).pictures
+    counts = []
+
+    def only_two(module, given):
+        counts.append(len(given[0]))
+        if counts[-1] > 2:
+            raise torch.cuda.OutOfMemoryError("no room")
+
+    with model.codec.vae.decoder.register_forward_pre_hook(only_two):
+        fewer = sample(model, *given, QUICK).pictures
+    assert counts == [5, 3, 2, 2, 1]
+    assert "2 pictures at once" in caplog.text
+    torch.testing.assert_close(fewer, whole, atol=1e-5, rtol=0)
+
+    def never(module, given):
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    hook = model.codec.vae.decoder.register_forward_pre_hook(never)
+    with hook, pytest.raises(torch.cuda.OutOfMemoryError):
+        sample(model, *given, QUICK)
 
 
 @pytest.mark.parametrize(
