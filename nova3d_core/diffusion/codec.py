@@ -16,9 +16,11 @@ LATENT_SCALE = 0.18215
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 """Within which the posterior's log variance is held."""
 
-TEMPORAL_MAPS = 5.5
-FRAME_MAPS = 4.5
+TEMPORAL_MAPS = 5.0
+FRAME_MAPS = 4.0
 """Maps of the second level's width, at full size, that are alive at decoding's peak."""
+WORKSPACE_BYTES = 1 << 27
+"""What convolutions take beside their maps, whatever the pictures."""
 
 
 def build_vae(config: VaeConfig) -> nn.Module:
@@ -133,12 +135,12 @@ class VaeCodec(nn.Module):
     def decoding_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
         """Memory that decoding `count` pictures of this size together takes beside the weights.
 
-        Measured at full size on the CPU, 256 and 512 pixels wide: 4.1 to 5.2 maps (3.1 to 4.1 for
-        single pictures) of the width that the finest level's first block takes.
+        Measured with SVD's widths on the CPU, 1 to 4 pictures of 256 and 512 pixels: what counts
+        are the finest level's maps, as wide as its first block takes them.
         """
         widths = self.vae.config.block_out_channels
         maps = (TEMPORAL_MAPS if self.temporal else FRAME_MAPS) * widths[min(1, len(widths) - 1)]
-        return int(maps * count * height * width * dtype.itemsize)
+        return int(maps * count * height * width * dtype.itemsize) + WORKSPACE_BYTES
 
 
 def most_at_once(

@@ -6,7 +6,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 
-from nova3d_core.diffusion.codec import LATENT_SCALE, VaeCodec, build_vae, most_at_once
+from nova3d_core.diffusion.codec import (
+    LATENT_SCALE,
+    WORKSPACE_BYTES,
+    VaeCodec,
+    build_vae,
+    most_at_once,
+)
 from nova3d_core.errors import InputError
 from nova3d_core.weights.shapes import VaeConfig
 
@@ -119,10 +125,12 @@ def test_half_weights_give_near_pictures():
 
 
 def test_as_many_are_decoded_together_as_memory_allows(codec):
-    one = codec.decoding_bytes(64, 64, 1, torch.float32)
-    assert codec.decoding_bytes(64, 128, 3, torch.float32) == 6 * one
-    assert codec.decoding_bytes(64, 64, 1, torch.float16) == one // 2
-    for memory, count in ((0, 1), (2.5 * one, 2), (4 * one, 4), (1e15, 16)):
+    one = codec.decoding_bytes(64, 64, 1, torch.float32) - WORKSPACE_BYTES
+    assert one > 0
+    assert codec.decoding_bytes(64, 128, 3, torch.float32) == 6 * one + WORKSPACE_BYTES
+    assert codec.decoding_bytes(64, 64, 1, torch.float16) == one // 2 + WORKSPACE_BYTES
+    for pictures, count in ((-9, 1), (0, 1), (2.5, 2), (4, 4), (1e9, 16)):
+        memory = pictures * one + WORKSPACE_BYTES
         assert most_at_once(codec, 64, 64, torch.float32, memory, most=16) == count
 
 
