@@ -11,7 +11,18 @@ from importlib import import_module
 
 logger = logging.getLogger(__name__)
 
-MODULES = ("prepare", "cameras", "views", "fuse", "mesh", "texture", "export", "evaluate")
+MODULES = (
+    "prepare",
+    "load",
+    "generate",
+    "cameras",
+    "views",
+    "fuse",
+    "mesh",
+    "texture",
+    "export",
+    "evaluate",
+)
 
 
 def node_classes() -> list[type]:

@@ -7,6 +7,7 @@ inside `runtime.working`: tensors that the host made in inference mode are copie
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,23 @@ if TYPE_CHECKING:
 def plain(tensor: Tensor) -> Tensor:
     """A float32 tensor on the CPU that gradients may be taken of."""
     return (tensor.clone() if tensor.is_inference() else tensor.detach()).float().cpu()
+
+
+def kept(bundle: Any) -> Any:
+    """A dataclass with copies of all its tensors that gradients may be taken of.
+
+    For what was made in inference mode: it serves nowhere else.
+    """
+    with torch.inference_mode(False):
+        return _copied(bundle)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if is_dataclass(value):
+        return replace(value, **{e.name: _copied(getattr(value, e.name)) for e in fields(value)})
+    return value
 
 
 def pictures_of(image: Tensor, name: str = "image") -> Tensor:

@@ -17,17 +17,23 @@ class Parcel(tuple):
 
     bundle: Any
 
-    def __new__(cls, bundle: Any) -> Parcel:
-        """Packs a dataclass of the core."""
-        parcel = super().__new__(cls, _tensors(bundle))
+    def __new__(cls, bundle: Any, *patchers: Any) -> Parcel:
+        """Packs a dataclass.
+
+        Args:
+            bundle: its tensors are those of the core's dataclasses in it.
+            patchers: what the host manages of it; its cache gives these up before other things.
+        """
+        parcel = super().__new__(cls, (*_tensors(bundle), *patchers))
         parcel.bundle = bundle
         return parcel
 
     def _comfy_cache_tensors(self) -> list[Any]:
-        return list(self)
+        return list(_tensors(self.bundle))
 
     def __repr__(self) -> str:
-        return f"Parcel({type(self.bundle).__name__}, {len(self)} tensors)"
+        count = len(self._comfy_cache_tensors())
+        return f"Parcel({type(self.bundle).__name__}, {count} tensors)"
 
     __str__ = __repr__  # the host writes a failed node's inputs into its report
 

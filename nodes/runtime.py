@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,13 +67,31 @@ def working(memory_gib: float = 0.0, device: str = "auto") -> Iterator[Work]:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turns the core's errors, and memory that ran out, into the host's."""
+def sampling() -> Iterator[Progress]:
+    """The same for a run of a model that the host manages; gives the `Progress`.
+
+    The host moves weights in inference mode, and weights that it moved serve nowhere else: so the
+    run stays in it. What comes out has to be copied out of it; see `adapters.kept`.
+    """
+    import torch
+
+    with torch.inference_mode(), explained(_SMALLER_SAMPLE), told_on_node():
+        yield _progress()
+
+
+@contextmanager
+def explained(less_memory: str = "") -> Iterator[None]:
+    """Turns the core's errors, and memory that ran out, into the host's.
+
+    Args:
+        less_memory: what the user can do if memory runs out.
+    """
     from comfy import model_management
 
     from ..nova3d_core.errors import Cancelled, InputError, Nova3DError
 
     out_of_memory = model_management.OOM_EXCEPTION
+    less_memory = less_memory or _LESS_MEMORY
     try:
         yield
     except Cancelled as cancelled:
@@ -83,16 +102,55 @@ def explained() -> Iterator[None]:
     except Nova3DError as error:
         raise RuntimeError(str(error)) from error
     except MemoryError as error:
-        raise RuntimeError(f"memory ran out. {_LESS_MEMORY}") from error
+        raise RuntimeError(f"memory ran out. {less_memory}") from error
     except out_of_memory as error:
         if out_of_memory is Exception:  # a torch without such an error: this could be anything
             raise
-        raise out_of_memory(f"{error} {_LESS_MEMORY}") from error
+        raise out_of_memory(f"{error} {less_memory}") from error
 
 
 _LESS_MEMORY = (
     "Use the preset 'draft', fewer or smaller pictures, or the device 'cpu' where the node has one."
 )
+_SMALLER_SAMPLE = "Load the model as fp16 or bf16, choose a smaller size, or close other programs."
+
+
+@contextmanager
+def told_on_node() -> Iterator[None]:
+    """Shows the core's warnings on the running node, as well as in the log."""
+    from .. import nova3d_core
+
+    notes = _Notes()
+    core = logging.getLogger(nova3d_core.__name__)
+    core.addHandler(notes)
+    try:
+        yield
+    finally:
+        core.removeHandler(notes)
+
+
+class _Notes(logging.Handler):
+    """Collects warnings as the text of the running node."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage())
+        _show_text("\n".join(self._lines))
+
+
+def _show_text(text: str) -> None:
+    """Writes on the running node, where there is a page and the host can do so."""
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if not hasattr(server, "send_progress_text"):
+        return
+    from comfy_execution.utils import get_executing_context
+
+    context = get_executing_context()
+    if context is not None:
+        server.send_progress_text(text, context.node_id)
 
 
 def _device(wanted: str) -> torch.device:
