@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ..host.conftest import checkout, inputs
+from ..host.conftest import checkout, inputs, models
 from ..host.server import PROJECT, Checkout, Server
 from .page import Page
 
-__all__ = ["checkout", "inputs"]
+__all__ = ["checkout", "inputs", "models"]
 
 SHOTS = PROJECT / "browser_output"
 """Screenshots of the last run; git does not see them."""
@@ -51,7 +51,7 @@ def _chromium() -> str:
 
 @pytest.fixture(scope="session")
 def server(
-    checkout: Checkout, inputs: Path, tmp_path_factory: pytest.TempPathFactory
+    checkout: Checkout, inputs: Path, models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A ComfyUI that may reach the net, as users have it.
 
@@ -59,6 +59,7 @@ def server(
     """
     base = tmp_path_factory.mktemp("comfyui")
     shutil.copytree(inputs, base / "input")
+    shutil.copytree(models, base / "models")
     with Server(checkout, base, is_offline=False) as running:
         yield running
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import websocket
 
-PREVIEW, PREVIEW_WITH_METADATA = 1, 4  # the host's binary event numbers
+PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # the host's binary event numbers
 
 
 class Refused(Exception):
@@ -42,6 +42,8 @@ class Run:
     """(value, max) of every step, by node id."""
     previews: list[bytes] = field(default_factory=list)
     """Preview pictures as the page gets them: an encoded JPEG or PNG."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """What was last written on a node while it ran, by node id."""
     error: dict[str, Any] | None = None
     """The host's execution_error message."""
     is_interrupted: bool = False
@@ -186,6 +188,9 @@ def _hear_binary(run: Run, frame: bytes) -> None:
     kind = struct.unpack(">I", frame[:4])[0]
     if kind == PREVIEW:  # then a picture format, then the picture
         run.previews.append(frame[8:])
+    elif kind == TEXT:  # the node's id with its length, then the text
+        end = 8 + struct.unpack(">I", frame[4:8])[0]
+        run.texts[frame[8:end].decode()] = frame[end:].decode()
     elif kind == PREVIEW_WITH_METADATA:
         length = struct.unpack(">I", frame[4:8])[0]
         run.previews.append(frame[8 + length :])

@@ -12,6 +12,7 @@ import nova3d_core as nova3d
 from nova3d_core.rendering.config import RenderConfig
 
 from .client import Client
+from .models import write_models
 from .prompts import PIXELS, VIEWS
 from .server import PROJECT, Checkout, Server, checkout_from_environment
 
@@ -51,12 +52,21 @@ def inputs(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
+def models(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with small models under the names that the workflows ask for."""
+    folder = tmp_path_factory.mktemp("files") / "models"
+    write_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def server(
-    checkout: Checkout, inputs: Path, tmp_path_factory: pytest.TempPathFactory
+    checkout: Checkout, inputs: Path, models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A running ComfyUI with this pack and nothing else."""
     base = tmp_path_factory.mktemp("comfyui")
     shutil.copytree(inputs, base / "input")
+    shutil.copytree(models, base / "models")
     with Server(checkout, base) as running:
         yield running
 

@@ -20,6 +20,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "ExportMesh": {"target_faces": 2000, "texture_size": 256},
     "OrbitCameras": {"preset": "custom", "count": VIEWS, "width": PIXELS, "height": PIXELS},
     "RenderViews": {"width": PIXELS, "height": PIXELS, "supersample": 1},
+    "SampleMultiviewNormals": {"steps": 1, "size": 64},
+    "SampleOrbit": {"steps": 1, "size": 64},
     "EvaluateMesh": {"points": 2000, "picture_size": 64},
 }
 """Settings with which a prompt runs in seconds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from .models import NOVA3D, SV3D_P, SV3D_U, V3D
 from .server import PACK
 
 pytestmark = pytest.mark.host
@@ -22,6 +23,9 @@ IDS = {
     "RenderViews",
     "EvaluateMesh",
     "NOVA3DLoadMesh",
+    "LoadNOVA3D",
+    "SampleMultiviewNormals",
+    "SampleOrbit",
 }
 """Frozen: saved workflows name them."""
 
@@ -78,3 +82,8 @@ def test_newcomers_folders_and_files_are_offered(ours):
     examples = ["example: knight", "example: knight, fused"]
     assert files[:2] == examples  # other tests put more files there
     assert {"character_knight.glb", "knight/mesh.glb"} <= set(files)
+
+
+def test_models_that_paint_views_are_offered_and_no_others(ours):
+    names = ours["LoadNOVA3D"]["input"]["required"]["model"][1]["options"]
+    assert names == [V3D, NOVA3D, f"stability/{SV3D_U}", SV3D_P]
