@@ -80,7 +80,8 @@ def pass_of(network: Network, settings: UNetBenchmark) -> Callable[[], object]:
         unet = unet.to(**factory).eval()
         ids = noise(1, 3)
         return lambda: unet(x[0], c_noise, context, added_time_ids=ids)
-    config = UNetConfig(channels=settings.width, domains=domains, aligned="aligned" in network)
+    alignment = "gta" if "aligned" in network else "none"
+    config = UNetConfig(channels=settings.width, domains=domains, alignment=alignment)
     ours, added = VideoUNet(config, **factory).eval(), noise(1, views, ADDED)
     return lambda: ours(x, c_noise, context, added)
 

@@ -98,6 +98,10 @@ class VaeCodec(nn.Module):
         deviation = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
         return mean + deviation * noise.to(mean.device)
 
+    def to_scaled(self, pictures: Tensor) -> Tensor:
+        """Latents (N, C, H/f, W/f) float32 as the network paints them; see `encode`."""
+        return LATENT_SCALE * self.encode(pictures)
+
     def decode(self, latents: Tensor, views: int, at_once: int | None = None) -> Tensor:
         """Pictures of the network's latents.
 

@@ -57,8 +57,9 @@ def in_enough_range(
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The number format of a module's weights."""
-    return next(module.parameters()).dtype
+    """The number format of a module's weights; float32 for one without weights."""
+    weight = next(module.parameters(), None)
+    return torch.float32 if weight is None else weight.dtype
 
 
 def module_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:

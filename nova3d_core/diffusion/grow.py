@@ -33,7 +33,7 @@ def nova3d_unet_config(base: UNetConfig) -> UNetConfig:
     return replace(
         base,
         domains=2,
-        aligned=True,
+        alignment="gta",
         camera_task_numbers=CAMERA_TASK_NUMBERS,
         added_numbers=base.added_numbers // SVD_CONDITIONS,
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from .finite import dtype_of
+
 if TYPE_CHECKING:
     from .families import Family
     from .unet import VideoUNet
@@ -28,6 +30,12 @@ class Codec(Protocol):
         """Unscaled latents (N, C, H/f, W/f) of pictures (N, 3, H, W) in -1..1.
 
         The posterior's mode; a sample of it with a generator (V3D was trained so).
+        """
+
+    def to_scaled(self, pictures: Tensor) -> Tensor:
+        """Latents (N, C, H/f, W/f) of pictures (N, 3, H, W) as the network paints them.
+
+        They are of about unit variance, and what `decode` takes; training aims at them.
         """
 
     def decode(self, latents: Tensor, views: int, at_once: int | None = None) -> Tensor:
@@ -77,9 +85,9 @@ class MultiviewModel:
     unet: VideoUNet
     """The denoising network."""
     codec: Codec
-    """The VAE."""
+    """The VAE, or pixels."""
     image_encoder: ImageEncoder
-    """CLIP's image half."""
+    """CLIP's image half, or a small one."""
     source: str = ""
     """The file it came from, for messages."""
 
@@ -108,5 +116,4 @@ class OneDevice:
                 if other != part:
                     self.model.part(other).to("cpu")
         module = self.model.part(part).to(self.device)
-        own = next(module.parameters()).dtype
-        return self.device, self.dtype if part == UNET else own
+        return self.device, self.dtype if part == UNET else dtype_of(module)

@@ -29,6 +29,9 @@ class TransformerBlock(nn.Module):
         factory: device and dtype of the weights.
     """
 
+    aligned_by = ("gta", "spatial")
+    """Kinds of alignment that this block takes part in."""
+
     def __init__(
         self,
         channels: int,
@@ -45,7 +48,7 @@ class TransformerBlock(nn.Module):
         for name in ("norm1", "norm2", "norm3"):
             setattr(self, name, operations.LayerNorm(channels, **factory))
         self.attn_align: Attention | None = None
-        if config.aligned:
+        if config.alignment in self.aligned_by:
             self.norm_align = operations.LayerNorm(channels, **factory)
             self.attn_align = Attention(channels, channels, heads, operations, attend, **factory)
 
@@ -78,6 +81,8 @@ class TransformerBlock(nn.Module):
 
 class ViewTransformerBlock(TransformerBlock):
     """The same at one place across all views: `time_stack` in SVD's names."""
+
+    aligned_by = ("gta",)
 
     def __init__(
         self,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from ..checks import check_between
+from ..checks import check_between, check_choice
 from ..errors import InputError
+
+Alignment = Literal["gta", "spatial", "none"]
+ALIGNMENTS: tuple[str, ...] = get_args(Alignment)
 
 CAMERA_TASK_NUMBERS = 10
 """Camera (an unused 0, relative elevation and azimuth) and one-hot task (2): sine and cosine."""
@@ -35,8 +39,9 @@ class UNetConfig:
     """Numbers embedded beside the noise level: 768 SVD and V3D, 256 SV3D u, 1280 SV3D p."""
     domains: int = 1
     """What is painted of each view: 1 colour, 2 colour and normals."""
-    aligned: bool = False
-    """Whether blocks have alignment attention (GTA) between domains."""
+    alignment: Alignment = "none"
+    """Attention between domains. gta: within pictures and across views, NOVA3D's; spatial: within
+    pictures only, Wonder3D's way; none: domains never meet. The last two are for ablations."""
     camera_task_numbers: int = 0
     """Numbers of camera and task that go through an MLP of their own; 0 without."""
     group_size: int = 32
@@ -62,8 +67,14 @@ class UNetConfig:
             )
         check_between("UNet domains", self.domains, 1, 2)
         check_between("UNet res_blocks", self.res_blocks, 1, 16)
+        check_choice("UNet alignment", self.alignment, ALIGNMENTS)
         if self.aligned and self.domains < 2:
             raise InputError("alignment attention needs two domains, this UNet has one.")
+
+    @property
+    def aligned(self) -> bool:
+        """Whether domains meet in any block."""
+        return self.alignment != "none"
 
     @property
     def embedding_channels(self) -> int:

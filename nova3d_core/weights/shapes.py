@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..diffusion.unet_config import UNetConfig
+from ..diffusion.unet_config import Alignment, UNetConfig
 from ..errors import InputError
 from .layouts import METADATA_KEY
 from .names import Shape
@@ -97,8 +97,8 @@ def unet_config(shapes: Mapping[str, Shape], said: Mapping[str, Any], source: st
     widths = [shape(f"input_blocks.{i}.0.out_layers.3.weight")[0] for i in starts]
     context = shape("middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1]
     camera_task = shapes.get("camera_task_emb.0.weight", (0, 0))[1]
-    aligned = any(".attn_align." in name for name in shapes)
-    domains = 2 if aligned or camera_task else 1
+    alignment = _alignment(shapes)
+    domains = 2 if alignment != "none" or camera_task else 1
     return UNetConfig(
         channels_in=first[1],
         channels_out=shape("out.2.weight")[0],
@@ -110,10 +110,18 @@ def unet_config(shapes: Mapping[str, Shape], said: Mapping[str, Any], source: st
         context_channels=context,
         added_numbers=shape("label_emb.0.0.weight")[1],
         domains=_number(said, "domains", domains, source),
-        aligned=aligned,
+        alignment=alignment,
         camera_task_numbers=camera_task,
         group_size=_number(said, "group_size", UNetConfig.group_size, source),
     )
+
+
+def _alignment(shapes: Iterable[str]) -> Alignment:
+    """Which blocks the domains meet in; tensors tell, whatever the metadata say."""
+    aligned = [name for name in shapes if ".attn_align." in name]
+    if any(".time_stack." in name for name in aligned):
+        return "gta"
+    return "spatial" if aligned else "none"
 
 
 def vae_config(shapes: Mapping[str, Shape], prefix: str, temporal: bool, source: str) -> VaeConfig:

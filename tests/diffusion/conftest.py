@@ -52,7 +52,7 @@ def svd_unet() -> VideoUNet:
 def nova3d_unet() -> VideoUNet:
     """Two domains, aligned, told of cameras and tasks."""
     return small_unet(
-        domains=2, aligned=True, camera_task_numbers=CAMERA_TASK_NUMBERS, added_numbers=8
+        domains=2, alignment="gta", camera_task_numbers=CAMERA_TASK_NUMBERS, added_numbers=8
     )
 
 

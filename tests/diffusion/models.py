@@ -48,7 +48,7 @@ def small_config(family: Family) -> UNetConfig:
         group_size=32,
         added_numbers=sum(ADDED[name] for name in family.added),
         domains=len(family.domains),
-        aligned=both,
+        alignment="gta" if both else "none",
         camera_task_numbers=CAMERA_TASK_NUMBERS if both else 0,
     )
 

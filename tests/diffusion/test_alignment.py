@@ -61,9 +61,20 @@ def test_spatial_alignment_joins_a_view_and_temporal_alignment_a_place(nova3d_un
     assert torch.equal(seen, expected)
 
 
+def test_wonder3ds_way_aligns_within_pictures_only(nova3d_unet):
+    config = UNetConfig(**{**vars(nova3d_unet.config), "alignment": "spatial"})
+    names = set(VideoUNet(config, device="meta").state_dict())
+    left_out = {
+        name for name in nova3d_unet.state_dict() if "_align." in name and ".time_stack." in name
+    }
+    assert left_out and names == set(nova3d_unet.state_dict()) - left_out
+    unet = small_unet(domains=2, alignment="spatial", camera_task_numbers=10, added_numbers=8)
+    assert float(influence(unet, inputs_for(unet), (0, 0))[1, 0].min()) > 0.0
+
+
 def test_alignment_changes_nothing_at_step_0_bit_for_bit(svd_unet):
     grown = nova3d_from_svd(svd_unet)
-    config = UNetConfig(**{**vars(grown.config), "aligned": False})
+    config = UNetConfig(**{**vars(grown.config), "alignment": "none"})
     without = VideoUNet(config)
     without.load_state_dict({n: t for n, t in grown.state_dict().items() if "_align." not in n})
     given = inputs_for(grown)

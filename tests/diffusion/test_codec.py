@@ -51,6 +51,15 @@ def test_it_knows_its_latents(codec):
     assert (codec.factor, codec.channels) == (4, 4)
 
 
+def test_training_aims_at_what_decoding_takes(codec):
+    pictures = noise(2, 3, 16, 16).clamp(-1, 1)
+    scaled = codec.to_scaled(pictures)
+    assert torch.equal(scaled, LATENT_SCALE * codec.encode(pictures))
+    frames = {"num_frames": 2} if codec.temporal else {}
+    expected = codec.vae.decode(codec.encode(pictures), **frames).sample
+    torch.testing.assert_close(codec.decode(scaled, views=2), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_encodes_the_mode_unscaled(codec):
     pictures = noise(3, 3, 16, 24).clamp(-1, 1)
     expected = codec.vae.encode(pictures).latent_dist.mode()

@@ -19,7 +19,7 @@ from .conftest import small_unet
 FULL = {
     "sv3d_u": UNetConfig(added_numbers=256),
     "nova3d": UNetConfig(
-        added_numbers=256, domains=2, aligned=True, camera_task_numbers=CAMERA_TASK_NUMBERS
+        added_numbers=256, domains=2, alignment="gta", camera_task_numbers=CAMERA_TASK_NUMBERS
     ),
 }
 

@@ -77,7 +77,7 @@ def test_alignment_adds_the_parameters_that_the_paper_counts():
         VideoUNet(config, device="meta").state_dict().values()
         for config in (
             UNetConfig(domains=2),
-            UNetConfig(domains=2, aligned=True),
+            UNetConfig(domains=2, alignment="gta"),
         )
     ]
     plain, aligned = (sum(tensor.numel() for tensor in tensors) for tensors in shapes)
@@ -189,7 +189,8 @@ def test_camera_and_task_are_refused_where_nothing_takes_them(svd_unet):
     [
         ({"channels": 40}, "cannot be divided"),
         ({"attention_levels": (True,)}, "give one for each level"),
-        ({"aligned": True}, "needs two domains"),
+        ({"alignment": "gta"}, "needs two domains"),
+        ({"alignment": "temporal", "domains": 2}, "UNet alignment is 'temporal'"),
         ({"attention_levels": (False,) * 4, "head_channels": 96}, "the UNet's middle has"),
     ],
 )

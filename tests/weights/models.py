@@ -35,7 +35,7 @@ def randomised(module: nn.Module, seed: int, dtype: torch.dtype = torch.float32)
 
 def random_unet(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> VideoUNet:
     """A narrow UNet whose heads are 64 wide, as files without metadata have them."""
-    own = {"domains": 2, "aligned": True, "camera_task_numbers": CAMERA_TASK_NUMBERS}
+    own = {"domains": 2, "alignment": "gta", "camera_task_numbers": CAMERA_TASK_NUMBERS}
     config = UNetConfig(
         channels=64,
         channel_factors=(1, 1, 2, 2),

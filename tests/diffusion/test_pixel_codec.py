@@ -1,0 +1,92 @@
+"""The codec without weights: exact both ways, and of unit variance where the network paints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from nova3d_core.diffusion.codec import most_at_once
+from nova3d_core.diffusion.pixel_codec import PixelCodec
+from nova3d_core.errors import InputError
+
+
+def pictures(count: int = 3, height: int = 16, width: int = 24) -> torch.Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_the_way_there_and_back_is_exact(factor):
+    codec = PixelCodec(factor, mean=(0.7, 0.6, 0.8), deviation=(0.5, 0.4, 0.6))
+    given = pictures()
+    latents = codec.to_scaled(given)
+    assert latents.shape == (3, codec.channels, 16 // factor, 24 // factor)
+    torch.testing.assert_close(codec.decode(latents, views=3), given, atol=3e-7, rtol=0.0)
+
+
+def test_without_mean_and_deviation_it_is_exact_bit_for_bit():
+    codec, given = PixelCodec(mean=0.0, deviation=1.0), pictures()
+    assert torch.equal(codec.decode(codec.to_scaled(given), views=1), given)
+    assert torch.equal(codec.encode(given), codec.to_scaled(given))
+
+
+def test_a_place_holds_its_own_block_of_pixels():
+    codec, given = PixelCodec(4), pictures()
+    block = given[1, :, 8:12, 4:8]  # (3, 4, 4)
+    assert torch.equal(codec.encode(given)[1, :, 2, 1], block.flatten())
+
+
+def test_scaled_latents_have_the_mean_and_deviation_taken_out():
+    given = 0.6 + 0.3 * torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    scaled = PixelCodec(4, mean=0.6, deviation=0.3).to_scaled(given)
+    assert abs(float(scaled.mean())) < 0.01
+    assert abs(float(scaled.std()) - 1.0) < 0.01
+
+
+def test_white_is_white_again():
+    codec = PixelCodec()
+    white = codec.decode(codec.to_scaled(torch.ones(1, 3, 8, 8)), views=1)
+    assert float((white - 1.0).abs().max()) < 1e-6
+
+
+def test_it_computes_in_float32_whatever_it_is_given():
+    codec = PixelCodec().half()
+    latents = codec.to_scaled(pictures().half())
+    assert latents.dtype == codec.encode(pictures().half()).dtype == torch.float32
+    assert codec.decode(latents.half(), views=3).dtype == torch.float32
+
+
+def test_it_has_no_weights_and_its_settings_make_it_again():
+    codec = PixelCodec(8, mean=0.1 + 0.2, deviation=(0.3, 0.4, 1.0 / 3.0))
+    assert not list(codec.parameters()) and not codec.state_dict()
+    again = PixelCodec(**json.loads(json.dumps(codec.settings())))
+    assert torch.equal(again.to_scaled(pictures()), codec.to_scaled(pictures()))
+    assert (again.factor, again.channels) == (8, 192)
+
+
+def test_many_pictures_fit_into_little_memory():
+    assert most_at_once(PixelCodec(), 64, 64, torch.float32, 1 << 24, 16) == 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"factor": 0}, "factor is 0"),
+        ({"deviation": 0.0}, "deviation is"),
+        ({"deviation": (0.5, -0.1, 0.5)}, "deviation is"),
+        ({"mean": (0.5, 0.5)}, "mean is"),
+        ({"mean": float("nan")}, "mean is"),
+    ],
+)
+def test_wrong_settings_are_told(settings, told):
+    with pytest.raises(InputError, match=told):
+        PixelCodec(**settings)
+
+
+def test_wrong_shapes_are_told():
+    codec = PixelCodec(4)
+    with pytest.raises(InputError, match="24x18 pixels, expected multiples of 4"):
+        codec.encode(pictures(1, 18, 24))
+    with pytest.raises(InputError, match="latents to decode"):
+        codec.decode(torch.zeros(1, 12, 4, 4), views=1)
