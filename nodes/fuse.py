@@ -27,8 +27,8 @@ def _preset_input() -> io.Input:
         options=[AUTO, *PRESETS],
         default=AUTO,
         tooltip=(
-            "How far to go: draft to look, fast for CPUs (minutes), quality for GPUs. auto takes "
-            "quality on a GPU and fast on a CPU."
+            "How far to go: draft to look, fast for CPUs (under a minute on two cores), quality "
+            "for GPUs. auto takes quality on a GPU and fast on a CPU."
         ),
     )
 
