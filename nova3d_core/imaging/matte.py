@@ -34,18 +34,21 @@ def matte_from_white(colour: Tensor) -> Tensor:
     check_shape("colour", colour, "V H W 3")
     check_finite("colour", colour)
     pictures = colour.detach().cpu().float().numpy()
-    masks = [_matte(picture, view) for view, picture in enumerate(pictures)]
+    names = [f"view {view}" for view in range(len(pictures))]
+    if len(names) == 1:
+        names = ["the picture"]
+    masks = [_matte(*named) for named in zip(pictures, names, strict=True)]
     return torch.from_numpy(np.stack(masks)).to(colour.device)
 
 
-def _matte(picture: np.ndarray, view: int) -> np.ndarray:
+def _matte(picture: np.ndarray, name: str) -> np.ndarray:
     """The (H, W) float32 soft mask of one picture (H, W, 3)."""
     white = picture.min(axis=2) >= 1.0 - WHITE_TOLERANCE
-    background = _background(white, view)
+    background = _background(white, name)
     if background.all():
         raise InputError(
-            f"view {view} is white all over: there is no object in it.",
-            "Leave such views out, or give masks for white objects.",
+            f"{name} is white all over: there is no object in it.",
+            "Leave it out, or give a mask if its object is white.",
         )
     mask = (~background).astype(np.float32)
     edge = _edge(background) & ~white  # white that is kept lies behind a thin outline
@@ -53,7 +56,7 @@ def _matte(picture: np.ndarray, view: int) -> np.ndarray:
     return mask
 
 
-def _background(white: np.ndarray, view: int) -> np.ndarray:
+def _background(white: np.ndarray, name: str) -> np.ndarray:
     """(H, W) bool: those of the `white` (H, W) pixels that join the border side by side."""
     from scipy import ndimage
 
@@ -62,8 +65,8 @@ def _background(white: np.ndarray, view: int) -> np.ndarray:
     share = float(white[border].mean())
     if share < WHITE_BORDER_SHARE:
         raise InputError(
-            f"the border of view {view} is not white: only {share:.0%} of its pixels are.",
-            "Remove the background first, or give masks.",
+            f"the border of {name} is not white: only {share:.0%} of its pixels are.",
+            "Remove the background first, or give a mask.",
         )
     return ndimage.binary_propagation(border & white, mask=white)
 

@@ -90,7 +90,7 @@ def test_a_soft_edge_holds_white_once():
     ("pictures", "masks", "message"),
     [
         (torch.zeros(1, 64, 64, 3), torch.zeros(1, 64, 64), "mask of picture 0 is empty"),
-        (torch.zeros(1, 64, 64, 3), None, "border of view 0 is not white"),
+        (torch.zeros(1, 64, 64, 3), None, "border of the picture is not white"),
         (torch.zeros(2, 64, 64, 3), torch.zeros(1, 64, 64), "1 masks but 2 pictures"),
         (torch.zeros(1, 64, 64, 3), torch.zeros(1, 32, 64), "masks are 64x32 px"),
         (torch.full((1, 64, 64, 3), torch.nan), None, "pictures has 12288 values that are NaN"),
