@@ -49,6 +49,8 @@ class Family:
     """The guidance that its authors sample with."""
     domains: tuple[str, ...] = ("colour",)
     """What is painted of each view, in this order."""
+    sigma_max: float = 700.0
+    """The noise level that sampling starts from."""
     noise_augmentation: float = 0.02
     """Standard deviation of the noise added to the input picture, which is told to the network."""
     augmented: Literal["picture", "latent"] = "picture"
@@ -81,6 +83,19 @@ FAMILIES: dict[str, Family] = {
             steps=25,
             guidance=GuidanceConfig("triangle", 1.0, 2.5),
             domains=("colour", "normal"),
+            added=("augmentation",),
+        ),
+        # trained by this project on simple synthetic objects, small enough to ship with it
+        Family(
+            name="nova3d-mini",
+            label="NOVA3D mini",
+            views=16,
+            size_px=64,
+            orbit="nova3d",
+            steps=12,
+            guidance=GuidanceConfig("constant", 1.0, 1.0),
+            domains=("colour", "normal"),
+            sigma_max=160.0,
             added=("augmentation",),
         ),
         Family(
@@ -140,7 +155,7 @@ class SampleConfig:
     guidance: GuidanceConfig | None = None
     """How strongly views follow the picture; the family's own if None."""
     size_px: int | None = None
-    """Width and height, a multiple of 64; the family's own if None."""
+    """Width and height, mostly a multiple of 64; the family's own if None."""
     elevation_deg: float = 0.0
     """Height of the orbit where no cameras are given. SV3D p is told of it; the others stay at the
     height from which the picture was taken, whatever that was, and only their cameras have it."""

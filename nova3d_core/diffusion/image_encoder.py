@@ -57,6 +57,11 @@ class ClipEncoder(nn.Module):
         self.clip = clip
 
     @property
+    def token_channels(self) -> int:
+        """Length of the embedding."""
+        return self.clip.config.projection_dim
+
+    @property
     def size_px(self) -> int:
         """Width and height that pictures are brought to."""
         return self.clip.config.image_size

@@ -54,6 +54,9 @@ class Codec(Protocol):
 class ImageEncoder(Protocol):
     """Pictures to the one token that the network attends to; an nn.Module."""
 
+    token_channels: int
+    """Length of the token."""
+
     def embed(self, pictures: Tensor) -> Tensor:
         """(B, 1, C) embeddings of pictures (B, 3, H, W) in -1..1."""
 

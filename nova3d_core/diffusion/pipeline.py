@@ -211,7 +211,7 @@ def sample_latents(
 ) -> Tensor:
     """Latents (D, 1, V, C, h, w) float32 as the codec decodes them, from standard noise."""
     family = model.family
-    sigmas = karras_sigmas(config.steps or family.steps)
+    sigmas = karras_sigmas(config.steps or family.steps, highest=family.sigma_max)
     steps = len(sigmas) - 1
     guidance = config.guidance or family.guidance
     scales = guidance_scales(guidance, stations.azimuths_deg, stations.input_view)
@@ -223,7 +223,7 @@ def sample_latents(
 
     def attempt(dtype: torch.dtype) -> Tensor:
         placement.bring(UNET, run.bytes_in(dtype, together))
-        previews = Previews(stations.input_first)
+        previews = Previews(stations.input_first, codec=model.codec)
         denoiser = Denoiser(
             model.unet,
             told.to(device, dtype),

@@ -9,6 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .model import Codec
+from .pixel_codec import PixelCodec
+
 EVERY_S = 1.0
 """No preview comes sooner after the one before."""
 RGB_OF_LATENT = (
@@ -55,23 +58,40 @@ class Previews:
     Args:
         order: brings (V, ...) into the order in which views are shown.
         clock: seconds that only grow.
+        codec: whose latents these are; pixels are shown as they are.
     """
 
     def __init__(
-        self, order: Callable[[Tensor], Tensor], clock: Callable[[], float] = time.monotonic
+        self,
+        order: Callable[[Tensor], Tensor],
+        clock: Callable[[], float] = time.monotonic,
+        codec: Codec | None = None,
     ):
         self._order = order
+        self._pixels = codec if isinstance(codec, PixelCodec) else None
         self._clock = clock
         self._last = -math.inf
 
     def of(self, latents: Tensor) -> Callable[[], Tensor] | None:
-        """Makes the sheet of latents (D, 1, V, 4, h, w) when called; None if it is too soon."""
+        """Makes the sheet of latents (D, 1, V, C, h, w) when called.
+
+        None if it is too soon, or if nothing is known of the colours of such latents.
+        """
         now = self._clock()
-        if now - self._last < EVERY_S or latents.shape[3] != len(RGB_OF_LATENT):
+        known = self._pixels is not None or latents.shape[3] == len(RGB_OF_LATENT)
+        if now - self._last < EVERY_S or not known:
             return None
         self._last = now
         return lambda: self._sheet(latents)
 
+    def _colours(self, latents: Tensor) -> Tensor:
+        """(D, V, C, h, w) -> (D, V, H, W, 3) in 0..1."""
+        if self._pixels is None:
+            return latent_colours(latents)
+        views = latents.shape[1]
+        pictures = self._pixels.decode(latents.flatten(0, 1), views).unflatten(0, (-1, views))
+        return (pictures * 0.5 + 0.5).clamp(0.0, 1.0).movedim(2, -1)
+
     def _sheet(self, latents: Tensor) -> Tensor:
-        colours = latent_colours(latents[:, 0])  # (D, V, h, w, 3)
+        colours = self._colours(latents[:, 0])  # (D, V, h, w, 3)
         return contact_sheet(torch.stack([self._order(each) for each in colours])).cpu()

@@ -8,6 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from ..checks import check_between, check_shape
+from . import operations
 from .image_encoder import resize_smoothly
 
 SIZE_PX = 64
@@ -33,8 +34,8 @@ class SmallEncoderConfig:
 class SmallEncoder(nn.Module):
     """Four convolutions that each halve the picture, one more, and the mean over all places.
 
-    Every convolution is normed before the next one, so numbers stay small enough for float16.
-    With the defaults it has 0.42 million parameters.
+    With the defaults it has 0.42 million parameters. It computes in float32 whatever its weights
+    are in: that takes no time worth saving, and float16 would run out of range or be unknown.
 
     Args:
         channels: see `SmallEncoderConfig`.
@@ -45,12 +46,17 @@ class SmallEncoder(nn.Module):
         super().__init__()
         self.config = SmallEncoderConfig(channels, token)
         widths = (channels, 2 * channels, 4 * channels, 4 * channels)
-        self.stem = nn.Conv2d(3, channels, 3, stride=2, padding=1)
+        self.stem = operations.Conv2d(3, channels, 3, stride=2, padding=1)
         self.halving = nn.ModuleList([_conv(narrow, wide, 2) for narrow, wide in pairwise(widths)])
         self.last = _conv(widths[-1], widths[-1], 1)
-        self.norm = nn.GroupNorm(_GROUPS, widths[-1])
-        self.head = nn.Linear(widths[-1], token)
+        self.norm = operations.GroupNorm(_GROUPS, widths[-1])
+        self.head = operations.Linear(widths[-1], token)
         self.act = nn.SiLU()
+
+    @property
+    def token_channels(self) -> int:
+        """Length of the embedding."""
+        return self.config.token
 
     def settings(self) -> dict[str, int]:
         """What a file keeps of it: the arguments, ready for JSON."""
@@ -59,11 +65,10 @@ class SmallEncoder(nn.Module):
     def embed(self, pictures: Tensor) -> Tensor:
         """(B, 1, token) float32 embeddings of pictures (B, 3, H, W) in -1..1, of any size."""
         check_shape("the pictures to embed", pictures, "B 3 H W")
-        seen = resize_smoothly(pictures.float(), SIZE_PX, SIZE_PX)
-        return self(seen.to(self.stem.weight.dtype)).float()
+        return self(resize_smoothly(pictures.float(), SIZE_PX, SIZE_PX)).float()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, 64, 64) -> (B, 1, token), in the weights' number format."""
+        """(B, 3, 64, 64) -> (B, 1, token)."""
         x = self.stem(x)  # (B, C, 32, 32)
         for layer in self.halving:
             x = layer(x)  # (B, 4 C, 4, 4) in the end
@@ -73,7 +78,7 @@ class SmallEncoder(nn.Module):
 
 def _conv(narrow: int, wide: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.GroupNorm(_GROUPS, narrow),
+        operations.GroupNorm(_GROUPS, narrow),
         nn.SiLU(),
-        nn.Conv2d(narrow, wide, 3, stride=stride, padding=1),
+        operations.Conv2d(narrow, wide, 3, stride=stride, padding=1),
     )

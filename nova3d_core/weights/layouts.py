@@ -17,7 +17,9 @@ from .registry import (
     CONDITION_ENCODER,
     FAMILIES,
     IMAGE_ENCODER,
+    PIXEL_CODEC,
     RECONSTRUCTION,
+    SMALL_ENCODER,
     UNET,
     VAE,
     Decoder,
@@ -45,6 +47,10 @@ LATENT_CHANNELS_IN = 8
 _NOVA3D_KEYS = ("attn_align.", "norm_align.", "camera_task_emb.")
 _OUROBOROS3D_KEYS = ("_plucker.", "cond_encoder.")
 SGM_CLIP = "conditioner.embedders.0.open_clip.model.visual."
+SMALL_ENCODER_PREFIX = "image_encoder."
+"""What stands before the keys of a small image encoder in our own files."""
+PIXELS = "pixels"
+"""The kind of codec, in our own files' metadata, that has no tensors."""
 
 _ADAPTERS = (
     (("lora_up.", "lora_down.", "lora_A.", "lora_B."), "a LoRA"),
@@ -75,7 +81,8 @@ class Identity:
     dtype: str
     """Number format of most of the weights, "float16" for example; "unknown" without tensors."""
     parts: tuple[str, ...] = ()
-    """Of unet, vae, image_encoder, condition_encoder, reconstruction: what the file holds."""
+    """What the file holds, of unet, vae, image_encoder, condition_encoder, reconstruction,
+    pixel_codec and small_encoder."""
     decoder: Decoder | None = None
     """The VAE decoder's kind, video or frame, if the file has one."""
     alike: tuple[str, ...] = ()
@@ -130,7 +137,7 @@ def _told_by_tensors(header: Header) -> Identity:
         return Identity("ouroboros3d", "lgm", dtype, (RECONSTRUCTION,), remarks=remarks)
     unet = _find_unet(tensors)
     vae_parts, decoder, vae_layout = _other_parts(tensors)
-    parts = (UNET,) * (unet is not None) + vae_parts
+    parts = (UNET,) * (unet is not None) + vae_parts + _small_parts(header)
     if unet is None:
         family, layout, remarks = _family_of_part(tensors, vae_parts, vae_layout)
         return Identity(
@@ -194,8 +201,10 @@ def _family_of_unet(
 ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Family, families that look alike, remarks."""
     if any(piece in name for name in tensors for piece in _NOVA3D_KEYS):
-        aligned = any("attn_align." in name for name in tensors)
-        return "nova3d", (), () if aligned else ("Has no alignment attention (an ablation?).",)
+        remarks = _remarks_on_alignment(tensors)
+        if SMALL_ENCODER in parts:
+            return "nova3d-mini", ("nova3d",), remarks
+        return "nova3d", (), remarks
     if all(any(piece in name for name in tensors) for piece in _OUROBOROS3D_KEYS):
         return "ouroboros3d", (), ()
     family = FAMILY_BY_ADDED_NUMBERS.get(unet.added_numbers or 0)
@@ -217,9 +226,19 @@ def _family_of_unet(
     return "svd", ("v3d",), ()
 
 
+def _remarks_on_alignment(tensors: Tensors) -> tuple[str, ...]:
+    """Says if colour and normals do not meet in every block."""
+    aligned = [name for name in tensors if "attn_align." in name]
+    if not aligned:
+        return ("Has no alignment attention (an ablation?).",)
+    if not any(".time_stack." in name for name in aligned):
+        return ("Has alignment attention within pictures only (an ablation?).",)
+    return ()
+
+
 def _remarks_on_unet(unet: _UNet, family: str) -> tuple[str, ...]:
     """Says if the UNet is smaller than SVD's, or lacks tensors."""
-    if family == "unknown":
+    if family in ("unknown", "nova3d-mini"):
         return ()
     if unet.channels != SVD_CHANNELS:
         return (f"A UNet of {unet.channels} base channels; the published ones have 320.",)
@@ -255,6 +274,14 @@ def _other_parts(tensors: Tensors) -> tuple[tuple[str, ...], Decoder | None, Lay
     )
     layout: Layout = "sgm" if sgm_vae or sgm_clip else "diffusers" if parts else "unknown"
     return parts, decoder, layout
+
+
+def _small_parts(header: Header) -> tuple[str, ...]:
+    """What stands in the place of VAE and image encoder in a small file of ours."""
+    codec = _own_metadata(header).get("codec")
+    pixels = isinstance(codec, dict) and codec.get("kind") == PIXELS
+    small = SMALL_ENCODER_PREFIX + "stem.weight" in header.tensors
+    return (PIXEL_CODEC,) * pixels + (SMALL_ENCODER,) * small
 
 
 def _family_of_part(

@@ -22,14 +22,16 @@ from .filling import COMPUTED_IN, Part, fill, part_bytes
 from .layouts import Identity
 from .locate import describe, look_at
 from .memory import available_bytes, check_memory
-from .parts import check_context, codec_part, image_encoder_part, unet_part
+from .parts import check_context, check_latents, codec_part, image_encoder_part, unet_part
 from .reading import WeightFile, open_weights
-from .registry import IMAGE_ENCODER, UNET, VAE
+from .registry import IMAGE_ENCODER, PIXEL_CODEC, SMALL_ENCODER, UNET, VAE
 from .relatives import find_part, unet_file
 
 log = logging.getLogger(__name__)
 
 STAGE = "loading the model"
+_INSTEAD = {VAE: PIXEL_CODEC, IMAGE_ENCODER: SMALL_ENCODER}
+"""What a file may hold in the place of a part, so that nobody lends it that part."""
 _LISTS_THEM = "`python -m nova3d_core models` lists the known ones."
 
 
@@ -80,6 +82,7 @@ def load_model(
         encoder = image_encoder_part(
             _holder(own, identity, IMAGE_ENCODER, folders, progress, opened)
         )
+        check_latents(unet.module, codec)
         check_context(unet.module, encoder)
         _fill_all([unet, codec, encoder], dtype, progress)
     for part in (codec, encoder):
@@ -163,7 +166,7 @@ def _holder(
     opened: ExitStack,
 ) -> WeightFile:
     """The open file that holds a part: the model's own, or another one."""
-    if part in identity.parts:
+    if part in identity.parts or _INSTEAD[part] in identity.parts:
         return own
     elsewhere = find_part(own.path, part, folders, progress)
     log.info("%s lends its %s to %s", elsewhere, part.replace("_", " "), own.path)

@@ -19,6 +19,12 @@ from .names import Plan, Source, sgm_unet_names
 from .part_names import open_clip_source, sgm_vae_source
 from .reading import WeightFile
 from .shapes import clip_config, own_metadata, unet_config, vae_config
+from .small_parts import (
+    has_pixel_codec,
+    has_small_encoder,
+    pixel_codec_part,
+    small_encoder_part,
+)
 
 FIRST_STAGE = "first_stage_model."
 _CONDITION_ENCODER = re.compile(r"(conditioner\.embedders\.\d+\.encoder\.)encoder\.conv_in\.weight")
@@ -63,11 +69,13 @@ def unet_part(
 
 
 def codec_part(file: WeightFile) -> Part:
-    """The codec of a file that holds a VAE, of whichever kind.
+    """The codec of a file that holds one, of whichever kind.
 
     Raises:
         InputError: it is incomplete, or holds what is not known here.
     """
+    if has_pixel_codec(file):
+        return pixel_codec_part(file)
     sgm = f"{FIRST_STAGE}decoder.conv_in.weight" in file
     return _checked(_sgm_vae(file) if sgm else _diffusers_vae(file))
 
@@ -78,6 +86,8 @@ def image_encoder_part(file: WeightFile) -> Part:
     Raises:
         InputError: it is incomplete, or holds what is not known here.
     """
+    if has_small_encoder(file):
+        return _checked(small_encoder_part(file))
     sgm = f"{SGM_CLIP}proj" in file
     prefixes = (SGM_CLIP,) if sgm else _DIFFUSERS_CLIP
     shapes = _clip_shapes(file) if sgm else file.shapes
@@ -180,9 +190,20 @@ def _checked(part: Part) -> Part:
     return part
 
 
+def check_latents(unet: VideoUNet, codec: Part) -> None:
+    """Raises InputError unless the codec's latents are what the UNet paints."""
+    made, config = codec.module.channels, unet.config
+    if (config.channels_in, config.channels_out) != (2 * made, made):
+        raise InputError(
+            f"the {codec.label} in {codec.file.path} makes latents of {made} numbers, the UNet "
+            f"takes {config.channels_in} and paints {config.channels_out}.",
+            f"Take the {codec.label} that belongs to the UNet.",
+        )
+
+
 def check_context(unet: VideoUNet, encoder: Part) -> None:
     """Raises InputError unless the image encoder's embedding is what the UNet attends to."""
-    made, taken = encoder.module.clip.config.projection_dim, unet.config.context_channels
+    made, taken = encoder.module.token_channels, unet.config.context_channels
     if made != taken:
         raise InputError(
             f"the image encoder in {encoder.file.path} makes {made} numbers, the UNet takes "

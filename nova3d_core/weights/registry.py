@@ -17,6 +17,7 @@ Decoder = Literal["video", "frame"]
 
 FAMILIES: dict[str, str] = {
     "nova3d": "16 views of colour and normals from one picture",
+    "nova3d-mini": "the same at 64 pixels, of simple synthetic objects; small enough to ship",
     "svd": "Stable Video Diffusion: a video from one picture; what nova3d is trained from",
     "sv3d_u": "SV3D u: 21 views on a level orbit",
     "sv3d_p": "SV3D p: 21 views on an orbit of any elevations",
@@ -33,6 +34,8 @@ OUROBOROS3D_LICENCE = "Apache-2.0 by its tag; derived from SVD, whose terms stil
 
 UNET, VAE, IMAGE_ENCODER = "unet", "vae", "image_encoder"
 CONDITION_ENCODER, RECONSTRUCTION = "condition_encoder", "reconstruction"
+PIXEL_CODEC, SMALL_ENCODER = "pixel_codec", "small_encoder"
+"""What nova3d-mini has in the place of VAE and image encoder; no other model can use them."""
 WHOLE = (UNET, VAE, IMAGE_ENCODER, CONDITION_ENCODER)
 
 

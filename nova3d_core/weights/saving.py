@@ -1,7 +1,8 @@
 """Writes a model as one file in our own layout: SVD's names, and ours for what SVD has not.
 
 The UNet's keys stand below `model.diffusion_model.`, with `attn_align`, `norm_align` and
-`camera_task_emb` beside SVD's; VAE and image encoder have their sgm and open_clip names.
+`camera_task_emb` beside SVD's; VAE and image encoder have their sgm and open_clip names, a small
+image encoder stands below `image_encoder.`, and a codec of pixels is described in the metadata.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import torch
 from torch import Tensor
 
 from ..diffusion.model import MultiviewModel
+from ..diffusion.pixel_codec import PixelCodec
+from ..diffusion.small_encoder import SmallEncoder
 from ..errors import InputError
 from ..io.atomic import new_file
 from ..progress import SILENT, Progress
 from .headers import DTYPES
-from .layouts import METADATA_KEY, UNET_PREFIXES
+from .layouts import METADATA_KEY, SMALL_ENCODER_PREFIX, UNET_PREFIXES
 from .names import Plan, Shape
 from .parts import FIRST_STAGE, clip_plan, vae_plan
+from .small_parts import said_of_codec, said_of_encoder
 
 STAGE = "saving the model"
 FORMAT_VERSION = 1
@@ -56,7 +60,7 @@ def save_nova3d(
     """Writes the whole model as one .safetensors, which `load_model` reads back bit for bit.
 
     Args:
-        model: of any family, its codec a VAE and its image encoder a CLIP.
+        model: of any family.
         path: where the file shall appear; whole or not at all.
         note: provenance, kept in the metadata: what it was trained on, for how long.
         overwrite: replace a file that is there already.
@@ -85,7 +89,8 @@ def _said(model: MultiviewModel, note: str) -> dict[str, Any]:
         "version": FORMAT_VERSION,
         "family": model.family.name,
         "unet": asdict(model.unet.config),
-        "image_encoder": {"heads": model.image_encoder.clip.config.num_attention_heads},
+        "codec": said_of_codec(model.codec),
+        "image_encoder": said_of_encoder(model.image_encoder),
         "note": note,
     }
 
@@ -93,13 +98,18 @@ def _said(model: MultiviewModel, note: str) -> dict[str, Any]:
 def _entries(model: MultiviewModel) -> Iterator[_Entry]:
     for name, value in model.unet.state_dict().items():
         yield _entry(UNET_PREFIXES[0] + name, [value], "none")
-    vae = model.codec.vae
-    levels = len(vae.config.block_out_channels)
-    names = vae.state_dict()
-    plan = vae_plan(names, levels, FIRST_STAGE, {"quant_conv", "post_quant_conv"})
-    yield from _renamed(names, plan)
-    names = model.image_encoder.clip.state_dict()
-    yield from _renamed(names, clip_plan(names))
+    if not isinstance(model.codec, PixelCodec):
+        vae = model.codec.vae
+        levels = len(vae.config.block_out_channels)
+        names = vae.state_dict()
+        plan = vae_plan(names, levels, FIRST_STAGE, {"quant_conv", "post_quant_conv"})
+        yield from _renamed(names, plan)
+    if isinstance(model.image_encoder, SmallEncoder):
+        for name, value in model.image_encoder.state_dict().items():
+            yield _entry(SMALL_ENCODER_PREFIX + name, [value], "none")
+    else:
+        names = model.image_encoder.clip.state_dict()
+        yield from _renamed(names, clip_plan(names))
 
 
 def _renamed(values: dict[str, Tensor], plan: Plan) -> Iterator[_Entry]:

@@ -11,6 +11,8 @@ from nova3d_core.diffusion.codec import VaeCodec, build_vae
 from nova3d_core.diffusion.families import FAMILIES, Family
 from nova3d_core.diffusion.image_encoder import ClipEncoder, build_clip
 from nova3d_core.diffusion.model import MultiviewModel
+from nova3d_core.diffusion.pixel_codec import PixelCodec
+from nova3d_core.diffusion.small_encoder import SmallEncoder
 from nova3d_core.diffusion.unet import VideoUNet
 from nova3d_core.diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
 from nova3d_core.weights.shapes import ClipConfig, VaeConfig
@@ -19,6 +21,7 @@ SIZE = 16
 """Pixels of a picture; latents have half as many."""
 CLIP = ClipConfig(32, 48, 2, 2, 48, 14, 7)
 WIDTHS = (32, 32)
+PIXELS = PixelCodec(2)
 ADDED = {"augmentation": 256, "fps": 256, "motion": 256, "polar": 512, "azimuth": 512}
 
 
@@ -39,7 +42,10 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
 def small_config(family: Family) -> UNetConfig:
     """The shape of a small UNet of a family: two levels, the deeper one without attention."""
     both = len(family.domains) == 2
+    latent = PIXELS.channels if family.name == "nova3d-mini" else 4
     return UNetConfig(
+        channels_in=2 * latent,
+        channels_out=latent,
         channels=32,
         channel_factors=(1, 2),
         attention_levels=(True, False),
@@ -61,6 +67,16 @@ def small_model(name: str = "nova3d", seed: int = 0, views: int | None = None) -
     family = replace(FAMILIES[name], size_px=SIZE)
     if views is not None:
         family = replace(family, views=views, orbit=f"of {views}")
+    if name == "nova3d-mini":
+        with torch.device("meta"):
+            encoder = SmallEncoder(channels=8, token=CLIP.out_channels)
+        return MultiviewModel(
+            family,
+            randomised(VideoUNet(small_config(family), device="meta"), seed),
+            PIXELS,
+            randomised(encoder, seed + 2),
+            "small.safetensors",
+        )
     vae = VaeConfig(WIDTHS, 1, 4, not family.name.startswith("sv3d"))
     return MultiviewModel(
         family,

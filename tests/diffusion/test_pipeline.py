@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 
 import pytest
@@ -49,7 +50,7 @@ def test_every_family_gives_its_views_input_first(name):
     assert float(result.pictures.std()) > 0.05  # painted, not blank
     azimuths = torch.arange(family.views) * 360.0 / family.views
     torch.testing.assert_close(views.cameras.azimuth_deg, azimuths, atol=1e-3, rtol=0)
-    assert (views.normals is not None) == (name == "nova3d")
+    assert (views.normals is not None) == name.startswith("nova3d")
     if family.keeps_input:
         framed = take_in(picture, mask, SIZE, family.object_share).picture
         assert result.pictures[0, 0].equal(framed)
@@ -296,6 +297,35 @@ def test_previews_show_colours_above_normals_at_most_every_second(nova3d):
     colours = latent_colours(latents[:, 0])  # (D, V, h, w, 3)
     assert offered[0]().equal(contact_sheet(colours.roll(1, 1)))
     assert Previews(lambda batch: batch).of(latents[:, :, :, :3]) is None  # not such latents
+
+
+def test_previews_of_pixels_show_the_pictures_themselves(few_views):
+    events = []
+    model = small_model("nova3d-mini", views=4)
+    one_step = SampleConfig(steps=1, seed=3)
+    made = sample(model, *picture_and_mask(), one_step, progress=Progress(events.append))
+    sheet = next(event.preview() for event in events if event.preview is not None)
+    torch.testing.assert_close(sheet, contact_sheet(made.pictures), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "sigma"), [("nova3d", 700.0), ("nova3d-mini", 80.0)])
+def test_sampling_starts_from_the_familys_noise(few_views, name, sigma):
+    model, told = small_model(name, views=4), []
+    model.family = replace(model.family, sigma_max=sigma)
+    with model.unet.register_forward_pre_hook(lambda _, given: told.append(given)):
+        sample(model, *picture_and_mask(), QUICK)
+    first = told[0]
+    assert float(first[1][0]) == pytest.approx(math.log(sigma) / 4.0, rel=1e-5)
+    # c_in x: noise of that level, data included, scaled to unit variance
+    noisy = first[0][:, :, :, : model.codec.channels]
+    assert float(noisy.std()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_without_guidance_every_step_is_one_pass(few_views):
+    model, passes = small_model("nova3d-mini", views=4), []
+    with model.unet.register_forward_pre_hook(lambda *_: passes.append(1)):
+        sample(model, *picture_and_mask(), SampleConfig(steps=5))
+    assert len(passes) == 5
 
 
 def test_the_contact_sheet_and_the_colours_of_latents():

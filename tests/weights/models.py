@@ -11,6 +11,8 @@ from nova3d_core.diffusion.codec import VaeCodec, build_vae
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.image_encoder import ClipEncoder, build_clip
 from nova3d_core.diffusion.model import MultiviewModel
+from nova3d_core.diffusion.pixel_codec import PixelCodec
+from nova3d_core.diffusion.small_encoder import SmallEncoder
 from nova3d_core.diffusion.unet import VideoUNet
 from nova3d_core.diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
 from nova3d_core.weights.shapes import ClipConfig, VaeConfig
@@ -46,10 +48,45 @@ def random_unet(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) 
     return randomised(VideoUNet(config, device="meta"), seed, dtype)
 
 
+def mini_model(
+    seed: int = 0, dtype: torch.dtype = torch.float32, **settings: object
+) -> MultiviewModel:
+    """A nova3d-mini with few channels and random weights."""
+    codec = PixelCodec(4, mean=(0.1 + 0.2, 0.7, 0.6), deviation=1.0 / 3.0)
+    config = UNetConfig(
+        **{
+            "channels_in": 2 * codec.channels,
+            "channels_out": codec.channels,
+            "channels": 16,
+            "channel_factors": (1, 2),
+            "attention_levels": (False, True),
+            "res_blocks": 1,
+            "head_channels": 16,
+            "context_channels": 24,
+            "added_numbers": 256,
+            "domains": 2,
+            "alignment": "gta",
+            "camera_task_numbers": CAMERA_TASK_NUMBERS,
+            "group_size": 8,
+            **settings,
+        }
+    )
+    with torch.device("meta"):
+        encoder = SmallEncoder(channels=8, token=24)
+    return MultiviewModel(
+        FAMILIES["nova3d-mini"],
+        randomised(VideoUNet(config, device="meta"), seed, dtype),
+        codec,
+        randomised(encoder, seed + 1, dtype),
+    )
+
+
 def random_model(
     family: str = "sv3d_u", seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> MultiviewModel:
     """All parts of a family's model."""
+    if family == "nova3d-mini":
+        return mini_model(seed, dtype)
     temporal = not family.startswith("sv3d")
     vae = build_vae(VaeConfig(VAE.widths, VAE.layers, VAE.channels, temporal))
     return MultiviewModel(

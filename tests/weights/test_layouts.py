@@ -72,11 +72,11 @@ def test_the_file_built_from_svd_xts_key_list_has_the_published_size(
 def test_a_nova3d_checkpoint_of_full_size_is_told_apart_from_its_base(manifest):
     shapes = dict(manifest("svd_xt_sgm"))
     shapes[SGM + "label_emb.0.0.weight"] = (1280, 256)  # as SV3D u: fps and motion folded away
-    attention = [name for name in shapes if name.endswith("transformer_blocks.0.attn1.to_q.weight")]
+    attention = [name for name in shapes if name.endswith(".attn1.to_q.weight")]
     for name in attention:
         shapes[name.replace("attn1", "attn_align")] = shapes[name]
     identity = identify(header_of(shapes))
-    assert len(attention) == 16
+    assert len(attention) == 32  # within pictures and across views
     assert told(identity) == ("nova3d", "sgm", WHOLE, "video", SGM)
     assert identity.alike == ()
     assert identity.remarks == ()
@@ -97,6 +97,7 @@ def test_a_small_nova3d_is_told_with_a_remark_on_its_size(small_unet):
         **small_unet(256),
         SGM + "input_blocks.0.0.weight": (32, 8, 3, 3),
         SGM + "input_blocks.1.1.transformer_blocks.0.attn_align.to_q.weight": (32, 32),
+        SGM + "input_blocks.1.1.time_stack.0.attn_align.to_q.weight": (32, 32),
     }
     identity = identify(header_of(shapes))
     assert identity.family == "nova3d"

@@ -1,0 +1,141 @@
+"""nova3d-mini's files: told by their headers, read back bit for bit, complete in themselves."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.cli.models_table import models_report, models_text
+from nova3d_core.diffusion.families import FAMILIES
+from nova3d_core.diffusion.pixel_codec import PixelCodec
+from nova3d_core.errors import InputError
+from nova3d_core.weights.layouts import METADATA_KEY, identify, read_header
+from nova3d_core.weights.loading import load_model
+from nova3d_core.weights.locate import describe
+from nova3d_core.weights.reading import open_weights
+from nova3d_core.weights.relatives import find_part
+from nova3d_core.weights.saving import save_nova3d
+
+from .models import assert_same, mini_model, random_model, states
+
+NAME = "mini.safetensors"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / NAME
+    save_nova3d(mini_model(), path, note="trained on nothing")
+    return path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("alignment", ["gta", "spatial", "none"])
+def test_it_is_read_back_bit_for_bit(tmp_path, dtype, alignment):
+    model = mini_model(3, dtype, alignment=alignment)
+    save_nova3d(model, tmp_path / NAME)
+    loaded = load_model(tmp_path / NAME)
+    assert loaded.family is FAMILIES["nova3d-mini"]
+    assert loaded.unet.config == model.unet.config
+    assert loaded.codec.settings() == model.codec.settings()
+    assert loaded.image_encoder.config == model.image_encoder.config
+    assert_same(states(loaded), states(model))
+    picture = torch.rand(1, 3, 64, 64)
+    # where weights lie in memory decides how sums are rounded
+    ours, theirs = loaded.image_encoder.embed(picture), model.image_encoder.embed(picture)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    assert torch.equal(loaded.codec.to_scaled(picture), model.codec.to_scaled(picture))
+
+
+def test_saving_again_gives_the_same_file(tmp_path, saved):
+    save_nova3d(load_model(saved), tmp_path / "again.safetensors", note="trained on nothing")
+    assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
+
+
+def test_its_header_tells_it(saved):
+    identity = identify(read_header(saved))
+    assert (identity.family, identity.layout) == ("nova3d-mini", "sgm")
+    assert identity.parts == ("unet", "pixel_codec", "small_encoder")
+    assert (identity.decoder, identity.alike) == (None, ())
+    assert identity.remarks == ("Its note: trained on nothing",)
+    assert describe(identity) == "nova3d-mini, float32, unet + pixel codec + small encoder"
+
+
+@pytest.mark.parametrize(
+    ("alignment", "told"),
+    [("spatial", "within pictures only"), ("none", "no alignment attention")],
+)
+def test_an_ablation_is_told(tmp_path, alignment, told):
+    save_nova3d(mini_model(alignment=alignment), tmp_path / NAME)
+    assert told in " ".join(identify(read_header(tmp_path / NAME)).remarks)
+
+
+def test_the_family_in_the_metadata_counts(tmp_path):
+    """A NOVA3D of another size may have the small parts too."""
+    model = replace(mini_model(), family=FAMILIES["nova3d"])
+    save_nova3d(model, tmp_path / NAME)
+    assert load_model(tmp_path / NAME).family is FAMILIES["nova3d"]
+
+
+def test_the_models_command_lists_it(saved):
+    report = models_report([saved.parent])
+    row = report["installed"][0]
+    assert (row["family"], row["problem"], row["remarks"]) == (
+        "nova3d-mini",
+        None,
+        ["Its note: trained on nothing"],
+    )
+    assert "nova3d-mini, float32" in models_text(report)
+
+
+def test_nothing_is_looked_for_elsewhere(tmp_path, saved, caplog):
+    """Beside files that hold a VAE and an image encoder, it takes its own."""
+    save_nova3d(random_model("sv3d_u"), tmp_path / "sv3d_u.safetensors")
+    with caplog.at_level(logging.INFO):
+        assert isinstance(load_model(saved).codec, PixelCodec)
+    assert not any("lends" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("part", ["vae", "image_encoder"])
+def test_it_lends_nothing_to_others(tmp_path, saved, part):
+    with pytest.raises(InputError, match="holds no"):
+        find_part(tmp_path / "V3D.ckpt", part, [tmp_path])
+
+
+def damaged(path, change) -> None:
+    """Writes the file again with other metadata."""
+    with open_weights(path) as file:
+        tensors = {name: file[name].clone() for name in file}
+        said = json.loads(file.header.metadata[METADATA_KEY])
+    from safetensors.torch import save_file
+
+    change(said, tensors)
+    save_file(tensors, path, {METADATA_KEY: json.dumps(said)})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda said, _: said["codec"].update(factor=8), "makes latents of 192 numbers"),
+        (lambda said, _: said["codec"].update(factor="four"), "describe no pixel codec"),
+        (lambda said, _: said["codec"].update(mean=None), "describe no pixel codec"),
+        (lambda said, _: said["codec"].update(colour=1), "describe no pixel codec"),
+        (lambda _, tensors: tensors.pop("image_encoder.head.weight"), "lacks its head"),
+        (lambda _, tensors: tensors.pop("image_encoder.last.2.bias"), "is incomplete"),
+        (lambda _, tensors: tensors.update({"image_encoder.x": torch.ones(1)}), "not known here"),
+        (lambda _, tensors: tensors["image_encoder.norm.bias"].fill_(torch.nan), "NaN"),
+    ],
+)
+def test_damaged_files_are_told(saved, change, told):
+    damaged(saved, change)
+    with pytest.raises(InputError, match=told):
+        load_model(saved)
+
+
+def test_a_file_without_its_codec_is_told(saved):
+    damaged(saved, lambda said, _: said.pop("codec"))
+    with pytest.raises(InputError, match="holds no VAE"):
+        load_model(saved, folders=[saved.parent])
