@@ -32,11 +32,11 @@ class StageError(Nova3DError):
 class MissingDependencyError(Nova3DError):
     """An optional package is needed now and is not installed."""
 
-    def __init__(self, package: str, needed_for: str):
+    def __init__(self, package: str, needed_for: str, install: str = ""):
         self.package = package
         super().__init__(
             f"{needed_for} needs the package '{package}'.",
-            f"Install it with: pip install {package}",
+            f"Install it with: {install or f'pip install {package}'}",
         )
 
 

@@ -55,6 +55,7 @@ def _parsed(arguments: list[str]):
     from .models import Models
     from .presets import Presets
     from .render import Render
+    from .train import Train
 
     commands = {
         "render": Render,
@@ -64,6 +65,7 @@ def _parsed(arguments: list[str]):
         "ablate": Ablate,
         "presets": Presets,
         "models": Models,
+        "train": Train,
         "demo": Demo,
     }
     choices = [Annotated[command, tyro.conf.subcommand(name)] for name, command in commands.items()]

@@ -1,0 +1,1 @@
+"""Training multi-view models: data, trainer, checkpoints, validation."""

@@ -1,0 +1,189 @@
+"""Checkpoints: whole or not at all, the newest few kept, everything that an exact resume needs.
+
+Random numbers need no place in a checkpoint: they follow from seed, step and object (`draws`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..io.atomic import new_folder
+from .ema import Ema
+from .tensor_files import read_tensors, write_tensors
+
+FOLDER = "checkpoints"
+STATE, WEIGHTS, AVERAGE, OPTIMISER = (
+    "state.json", "weights.safetensors", "average.safetensors", "optimiser.safetensors"
+)  # fmt: skip
+FILES = (STATE, WEIGHTS, AVERAGE, OPTIMISER)
+VERSION = 1
+_STEP = "step-"
+
+
+@dataclass
+class Place:
+    """How far a run has come."""
+
+    step: int = 0
+    """Steps done, skipped ones included."""
+    skipped: int = 0
+    """Steps whose loss or gradient was not finite; they changed no weight."""
+    bad_in_a_row: int = 0
+    """Of these, the last ones without a good one between."""
+    objects: int = 0
+    """Objects seen, over all processes."""
+    seconds: float = 0.0
+    """Time spent in steps."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint keeps beside tensors."""
+
+    config: dict[str, Any]
+    """The run's settings."""
+    place: Place
+    """How far it has come."""
+    world: int
+    """Processes that worked together."""
+    data: dict[str, Any]
+    """Place in the data, the same for any number of processes."""
+    updates: int
+    """Updates of the moving average."""
+    version: int = VERSION
+    """Of the checkpoint's layout."""
+    notes: list[str] = field(default_factory=list)
+    """What changed when the run went on."""
+
+
+def checkpoints_in(output: Path) -> list[Path]:
+    """The checkpoints of a run's folder, the newest last."""
+    folder = output / FOLDER
+    found = folder.glob(f"{_STEP}*/{STATE}") if folder.is_dir() else []
+    return sorted((path.parent for path in found), key=lambda path: int(path.name[len(_STEP) :]))
+
+
+def write_checkpoint(
+    output: Path,
+    state: State,
+    module: nn.Module,
+    ema: Ema,
+    optimiser: torch.optim.Optimizer,
+    kept: int,
+) -> Path:
+    """Writes a checkpoint beside the earlier ones; only then the oldest go.
+
+    Args:
+        output: the run's folder.
+        state: what is kept beside tensors.
+        module: the weights.
+        ema: their moving average.
+        optimiser: its moments.
+        kept: number of checkpoints to keep, this one included.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        InputError: the disk is full or cannot be written; earlier checkpoints are untouched.
+    """
+    path = output / FOLDER / f"{_STEP}{state.place.step:08d}"
+    if not (path / STATE).is_file():
+        with new_folder(path, overwrite=True, replaces=FILES) as folder:
+            write_tensors(folder / WEIGHTS, module.state_dict())
+            write_tensors(folder / AVERAGE, ema.weights)
+            write_tensors(folder / OPTIMISER, moments(module, optimiser))
+            text = json.dumps(asdict(state), indent=1)
+            (folder / STATE).write_text(text, encoding="utf-8")
+    forget_old(output, kept)
+    return path
+
+
+def forget_old(output: Path, kept: int) -> None:
+    """Deletes all but the newest checkpoints, and what a killed process left half-written."""
+    for old in checkpoints_in(output)[:-kept]:
+        (old / STATE).unlink()  # from here on it is none
+        shutil.rmtree(old, ignore_errors=True)
+    for left in (output / FOLDER).glob(f".{_STEP}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def read_state(path: Path) -> State:
+    """What a checkpoint keeps beside tensors.
+
+    Raises:
+        InputError: it is damaged, or of a newer layout.
+    """
+    try:
+        document = json.loads((path / STATE).read_text(encoding="utf-8"))
+        state = State(**{**document, "place": Place(**document["place"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"checkpoint {path} is damaged: {error}.",
+            "Delete its folder to go on from the checkpoint before it.",
+        ) from error
+    if state.version > VERSION:
+        raise InputError(f"checkpoint {path} was written by a newer version of this package.")
+    return state
+
+
+def load_checkpoint(
+    path: Path, state: State, module: nn.Module, ema: Ema, optimiser: torch.optim.Optimizer
+) -> None:
+    """Puts a checkpoint's tensors into a module, its average and its optimiser.
+
+    Raises:
+        InputError: a file is missing or damaged, or belongs to another network.
+    """
+    weights, average = read_tensors(path / WEIGHTS), read_tensors(path / AVERAGE)
+    _check_names(path / WEIGHTS, weights, module.state_dict())
+    _check_names(path / AVERAGE, average, ema.weights)
+    module.load_state_dict(weights)
+    ema.load(average, state.updates)
+    load_moments(path / OPTIMISER, read_tensors(path / OPTIMISER), module, optimiser)
+
+
+def _check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for name in dict.fromkeys([*wanted, *found]):
+        have = tuple(found[name].shape) if name in found else None
+        want = tuple(wanted[name].shape) if name in wanted else None
+        if have != want:
+            raise InputError(
+                f"{path} belongs to another network: '{name}' is {have or 'absent'} there, "
+                f"{want or 'absent'} here."
+            )
+
+
+def moments(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors by the name of their weight: `exp_avg.unet.out.2.bias`."""
+    named = {}
+    for name, weight in module.named_parameters():
+        for key, value in optimiser.state.get(weight, {}).items():
+            named[f"{key}.{name}"] = torch.as_tensor(value)
+    return named
+
+
+def load_moments(
+    path: Path, named: Mapping[str, Tensor], module: nn.Module, optimiser: torch.optim.Optimizer
+) -> None:
+    """Gives the optimiser the tensors that `moments` took from it."""
+    weights = dict(module.named_parameters())
+    held = [weight for group in optimiser.param_groups for weight in group["params"]]
+    number = {id(weight): index for index, weight in enumerate(held)}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in named.items():
+        kind, name = key.split(".", 1)
+        if name not in weights or id(weights[name]) not in number:
+            raise InputError(f"{path} belongs to another network: it has '{name}'.")
+        state.setdefault(number[id(weights[name])], {})[kind] = value.clone()
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})

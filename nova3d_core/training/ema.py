@@ -1,0 +1,70 @@
+"""A moving average of the weights, which samples better than the weights themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """The average of a module's trained weights over the steps of a run.
+
+    Kept in float32 beside the weights, on their device. Where weights are split over processes
+    (FSDP2), each process keeps and averages its own part.
+
+    Args:
+        module: whose weights that are trained are followed.
+        decay: how much of the average stays at each update, once there were many.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay = decay
+        self.updates = 0
+        self._followed = {
+            name: weight for name, weight in module.named_parameters() if weight.requires_grad
+        }
+        self.weights: dict[str, Tensor] = {
+            name: weight.detach().float().clone() for name, weight in self._followed.items()
+        }
+
+    def decay_now(self) -> float:
+        """The decay of the next update: (1 + n) / (10 + n) at first, so that short runs forget
+        their beginning."""
+        return min(self.decay, (1.0 + self.updates) / (10.0 + self.updates))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes the weights of one more step in: average += (1 - decay) (weight - average)."""
+        decay = self.decay_now()
+        averages = list(self.weights.values())
+        weights = [weight.detach() for weight in self._followed.values()]
+        if any(weight.dtype != torch.float32 for weight in weights):
+            weights = [weight.float() for weight in weights]
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)
+        self.updates += 1
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The module computes with the average inside, and has its own weights back afterwards."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, weight in self._followed.items():
+            own = weight.detach().clone()
+            weight.copy_(self.weights[name])
+            self.weights[name].copy_(own)
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor], updates: int) -> None:
+        """Goes on from a checkpoint's average, which must have the same names."""
+        for name, average in self.weights.items():
+            average.copy_(weights[name])
+        self.updates = updates

@@ -1,0 +1,275 @@
+"""The training loop: one run in one folder, ended and gone on with as often as one likes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diffusion.model import OneDevice
+from ..errors import Cancelled, InputError, StageError
+from ..io.images import write_image
+from ..progress import SILENT, Progress
+from .batches import Batch, batch_of
+from .checkpoint import Place, State, write_checkpoint
+from .config import TrainConfig
+from .draws import Draws, draw
+from .ema import Ema
+from .feed import Feed
+from .launch import anywhere, everywhere
+from .objective import COMPUTES_IN, Objective
+from .optimiser import learning_rate, set_learning_rate
+from .stopping import Reason, Stopping
+from .stream import ObjectStream
+from .trainee import Trainee
+from .validation import Truth, Validation, sheet, validate
+from .watch import Watch, memory_gib
+
+TRAINING = "training"
+SHEETS = "sheets"
+
+
+@dataclass
+class _Since:
+    """Sums since the last line of the log."""
+
+    started: float = field(default_factory=time.monotonic)
+    steps: int = 0
+    loss: Tensor | None = None
+    waited: float = 0.0
+    norm: float = 0.0
+
+
+@dataclass(eq=False)
+class Loop:
+    """Takes steps; everything it needs is made by `runs.train`."""
+
+    config: TrainConfig
+    output: Path
+    accelerator: Any
+    trainee: Trainee
+    network: Any
+    optimiser: Any
+    ema: Ema
+    source: ObjectStream
+    place: Place
+    truths: Sequence[Truth]
+    watch: Watch
+    progress: Progress = SILENT
+    notes: list[str] = field(default_factory=list)
+
+    def run(self, stopping: Stopping) -> Reason:
+        """Takes steps until the run is finished or shall end, and leaves a checkpoint.
+
+        Raises:
+            StageError: too many steps in a row had a loss that is not finite; the last checkpoint
+                is kept.
+            InputError: the last checkpoint cannot be written.
+        """
+        steps, ahead = self.config.optimiser.steps, self.config.data.ahead
+        each = self.config.optimiser.batch // self.accelerator.num_processes
+        self._objective = Objective(
+            self.config, self.trainee, self.network, self.accelerator.device
+        )
+        self._since, self._kept_at, self._kept_step = _Since(), time.monotonic(), self.place.step
+        reason: Reason | None = "finished" if self.place.step >= steps else None
+        with Feed(self.source, each, self._made, self.place.step, ahead) as feed:
+            self._feed = feed
+            while reason is None:
+                try:
+                    self.step()
+                    self._look(stopping)
+                    self.progress.update(TRAINING, self.place.step, steps)
+                except Cancelled:
+                    reason = "cancelled"
+                if reason is None:
+                    reason = self._agreed(stopping, steps)
+            self.keep()
+        return reason
+
+    def _agreed(self, stopping: Stopping, steps: int) -> Reason | None:
+        """Whether the run ends here; all processes end at the same step."""
+        if self.place.step >= steps:
+            return "finished"
+        reason = stopping.reason
+        if anywhere(self.accelerator, reason is not None):
+            return reason or "terminated"
+        return None
+
+    def _made(self, objects: list[dict[str, Any]], step: int) -> tuple[Batch, Draws]:
+        """A batch and all its random numbers."""
+        family, config, codec = self.trainee.family, self.config, self.trainee.codec
+        batch = batch_of(objects, family.views, config.data.size_px)
+        first = self.accelerator.process_index * len(objects)
+        side = config.data.size_px // codec.factor
+        shape = (len(family.domains), family.views, codec.channels, side, side)
+        places = range(first, first + len(objects))
+        return batch, draw(config.seed, step, places, shape, config.data.size_px)
+
+    def step(self) -> None:
+        """One step of the optimiser; one whose loss or gradient is not finite changes nothing."""
+        asked = time.monotonic()
+        batch, draws = self._feed.next()
+        self._since.waited += time.monotonic() - asked
+        config = self.config.optimiser
+        set_learning_rate(self.optimiser, learning_rate(config, self.place.step))
+        loss, norm = self._gradients(batch, draws)
+        good = everywhere(self.accelerator, norm is not None)
+        if good:
+            self.optimiser.step()
+            self.ema.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.place.step += 1
+        self.place.objects += config.batch
+        self.place.seconds += time.monotonic() - asked
+        self._count(good, loss, norm)
+
+    def _gradients(self, batch: Batch, draws: Draws) -> tuple[Tensor, float | None]:
+        """The losses (D,) of a batch, and its gradient's norm; None if either is not finite."""
+        config, count = self.config.optimiser, len(batch)
+        total: Tensor | None = None
+        for first in range(0, count, config.at_once):
+            last = min(first + config.at_once, count)
+            pieces = self.accelerator.no_sync(self.network) if last < count else _Nothing()
+            with pieces:
+                part = batch.part(first, last), draws.part(first, last)
+                losses, _ = self._objective.losses(*part, self.place.step)  # (D, b)
+                loss = losses.mean(dim=0).sum() / count
+                if not everywhere(self.accelerator, bool(torch.isfinite(loss))):
+                    return losses.detach().mean(dim=1), None
+                self.accelerator.backward(loss)
+            share = losses.detach().sum(dim=1) / count  # (D,)
+            total = share if total is None else total + share
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
+        norm = 0.0 if norm is None else float(norm)  # DeepSpeed clips by itself
+        return total, norm if norm < float("inf") else None
+
+    def _count(self, good: bool, loss: Tensor, norm: float | None) -> None:
+        """Sums for the log; raises StageError after too many bad steps in a row."""
+        place = self.place
+        if good:
+            place.bad_in_a_row = 0
+            since = self._since
+            since.steps += 1
+            since.norm += norm or 0.0
+            since.loss = loss if since.loss is None else since.loss + loss
+            return
+        place.skipped += 1
+        place.bad_in_a_row += 1
+        self.watch.event("skipped", place.step, skipped=place.skipped)
+        if place.bad_in_a_row >= self.config.run.bad_steps:
+            raise StageError(
+                TRAINING,
+                f"the loss of {place.bad_in_a_row} steps in a row was not finite "
+                f"({place.skipped} in all), the last one step {place.step}.",
+                "The last checkpoint is kept; go on from it with a lower learning rate, or in "
+                "float32.",
+            )
+
+    def _look(self, stopping: Stopping) -> None:
+        """What is done now and then: the log, checkpoints, sheets, validation."""
+        run, step = self.config.run, self.place.step
+        if step % run.log_every == 0:
+            self._log()
+        due = time.monotonic() - self._kept_at >= 60.0 * run.checkpoint_minutes > 0
+        if step % run.checkpoint_steps == 0 or anywhere(self.accelerator, due):
+            try:
+                self.keep()
+            except InputError as error:  # a full disk may have room again: go on, try again
+                self.watch.event("not kept", step, reason=error.message)
+                self._kept_at = time.monotonic()
+        sheets = run.sheet_steps and step % run.sheet_steps == 0
+        figures = run.validation_steps and step % run.validation_steps == 0
+        if self.truths and (sheets or figures):
+            self.show(run.validation_objects if figures else run.sheet_objects, stopping)
+
+    def _log(self) -> None:
+        since, config = self._since, self.config.optimiser
+        if since.steps:
+            took = time.monotonic() - since.started
+            losses = (since.loss / since.steps).tolist()
+            names = self.trainee.family.domains
+            self.watch.event(
+                "train",
+                self.place.step,
+                loss=sum(losses) / len(losses),
+                **{f"loss_{name}": loss for name, loss in zip(names, losses, strict=True)},
+                gradient=since.norm / since.steps,
+                learning_rate=learning_rate(config, self.place.step - 1),
+                objects_per_s=round(since.steps * config.batch / took, 3),
+                waiting=round(since.waited / took, 4),
+                skipped=self.place.skipped,
+                hours=round(self.place.seconds / 3600.0, 4),
+                memory_gib=memory_gib(self.accelerator.device),
+            )
+        self._since = _Since()
+
+    def keep(self) -> None:
+        """Writes a checkpoint of this step, if there is none yet."""
+        if self.place.step == self._kept_step:
+            return
+        started = time.monotonic()
+        state = State(
+            config=asdict(self.config),
+            place=self.place,
+            world=self.accelerator.num_processes,
+            data=self._feed.place,
+            updates=self.ema.updates,
+            notes=self.notes,
+        )
+        if self.accelerator.is_main_process:
+            write_checkpoint(
+                self.output, state, self.trainee, self.ema, self.optimiser,
+                self.config.run.checkpoints,
+            )  # fmt: skip
+        self.accelerator.wait_for_everyone()
+        self._kept_at, self._kept_step = time.monotonic(), self.place.step
+        self.watch.event("kept", self.place.step, seconds=round(self._kept_at - started, 2))
+
+    def show(self, objects: int, stopping: Stopping) -> Validation:
+        """Paints held-out objects with the averaged weights: figures, and a sheet of the first.
+
+        Raises:
+            Cancelled: the run shall end before this is done.
+        """
+        started, device = time.monotonic(), self.accelerator.device
+        model = self.trainee.model()
+        dtype = COMPUTES_IN[self.config.precision]
+        placement = OneDevice(model, device, dtype, keep=True)
+        truths = self.truths[:objects]
+        quiet = Progress(None, lambda: stopping.reason not in (None, "time"))
+        with self.ema.in_place():
+            steps = self.config.run.sampling_steps or None
+            found = validate(model, truths, placement, steps, quiet)
+        figures = {name: value for name, value in found.means.items() if value is not None}
+        self.watch.event(
+            "validation",
+            self.place.step,
+            objects=len(found.objects),
+            seconds=round(time.monotonic() - started, 1),
+            **{name: round(value, 4) for name, value in figures.items()},
+        )
+        shown = min(self.config.run.sheet_objects, len(found.painted))
+        if shown and self.accelerator.is_main_process:
+            picture = sheet(truths[:shown], found.painted[:shown])
+            write_image(
+                self.output / SHEETS / f"{self.place.step:08d}.png", picture, overwrite=True
+            )
+            self.watch.picture("samples", picture, self.place.step)
+        self._since.started += time.monotonic() - started
+        return found
+
+
+class _Nothing:
+    """A context in which nothing is different."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass

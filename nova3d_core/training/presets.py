@@ -1,0 +1,62 @@
+"""Training settings by name, or from a JSON or TOML file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, MissingDependencyError
+from ..settings import config_from
+from .config import TrainConfig
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def shipped_configs() -> list[str]:
+    """Names of the settings that come with the package."""
+    return sorted(path.stem for path in CONFIGS.glob("*.json"))
+
+
+def read_train_config(name: str) -> TrainConfig:
+    """Settings that come with the package, by name, or from a file.
+
+    What a file leaves out keeps its default.
+
+    Raises:
+        InputError: neither a name nor a file; no JSON or TOML; an unknown setting; a value out of
+            its range.
+    """
+    if name in shipped_configs():
+        path = CONFIGS / f"{name}.json"
+    else:
+        path = Path(name)
+        if path.suffix not in (".json", ".toml"):
+            raise InputError(
+                f"training settings '{name}' are unknown.",
+                f"Name one of {', '.join(shipped_configs())}, or a .json or .toml file.",
+            )
+    return config_from(_document(path), TrainConfig, "settings")
+
+
+def _document(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise InputError(f"{path} cannot be read: {reason}.") from error
+    try:
+        return json.loads(text) if path.suffix == ".json" else _toml(text)
+    except ValueError as error:
+        raise InputError(f"{path} is no {path.suffix[1:].upper()}: {error}.") from error
+
+
+def _toml(text: str) -> Any:
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        try:
+            import tomli as tomllib
+        except ImportError as error:
+            raise MissingDependencyError("tomli", "a .toml file on Python 3.10") from error
+    return tomllib.loads(text)

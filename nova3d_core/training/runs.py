@@ -1,0 +1,165 @@
+"""A training run in a folder: started, or gone on with from its newest checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..io.atomic import explained_write_errors, refuse_unwritable
+from ..progress import SILENT, Progress
+from ..settings import settings_text
+from .checkpoint import Place, State, checkpoints_in, load_checkpoint, read_state
+from .config import TrainConfig, differences
+from .data_sources import block_of, held_out_objects, source_of
+from .ema import Ema
+from .launch import make_accelerator
+from .loop import Loop
+from .optimiser import adamw
+from .stopping import Reason, Stopping
+from .stream import ObjectStream
+from .trainee import Trainee, trainee_of
+from .watch import Watch
+
+logger = logging.getLogger(__name__)
+
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How a call of `train` ended."""
+
+    reason: Reason
+    """Why it ended; only "finished" means that the run is over."""
+    place: Place
+    """How far the run has come."""
+    trainee: Trainee
+    """The network as it is."""
+    ema: Ema
+    """The moving average of its weights."""
+    main: bool
+    """Whether this is the process that writes files."""
+
+
+def train(
+    config: TrainConfig,
+    output: Path | str,
+    minutes: float | None = None,
+    *,
+    cpu: bool = False,
+    accept_changes: bool = False,
+    progress: Progress = SILENT,
+    make_source: Callable[[TrainConfig, int, int], ObjectStream] = source_of,
+) -> Outcome:
+    """Trains in a folder, from its newest checkpoint on if there is one.
+
+    Args:
+        config: the run's settings.
+        output: the run's folder; it gets checkpoints, a log, curves and sheets of samples.
+        minutes: end after so many, with a checkpoint; the next call goes on.
+        cpu: compute on the CPU.
+        accept_changes: go on though settings changed.
+        progress: told of each step; a cancel ends the run with a checkpoint.
+        make_source: gives objects for settings, rank and number of processes.
+
+    Raises:
+        InputError: settings that changed, data or a start that cannot be used, a full disk.
+        StageError: too many steps in a row whose loss was not finite.
+        MissingDependencyError: accelerate or TensorBoard is not installed.
+    """
+    output = Path(output)
+    refuse_unwritable(output / SETTINGS)
+    with Stopping(minutes) as stopping:
+        accelerator = make_accelerator(cpu)
+        world = accelerator.num_processes
+        block_of(config, world)
+        found = checkpoints_in(output)
+        state = read_state(found[-1]) if found else None
+        notes = [] if state is None else changes(output, state, config, world, accept_changes)
+        trainee = trainee_of(config, progress)
+        network, optimiser = prepared(trainee, config, accelerator)
+        ema = Ema(trainee, config.optimiser.ema_decay)
+        source = make_source(config, accelerator.process_index, world)
+        if state is not None:
+            load_checkpoint(found[-1], state, trainee, ema, optimiser)
+            source.load_state_dict(state.data)
+        place = Place() if state is None else state.place
+        loop = Loop(
+            config, output, accelerator, trainee, network, optimiser, ema, source, place,
+            held_out_objects(config, trainee.family, _shown(config)),
+            Watch(output, config.run.tensorboard, accelerator.is_main_process),
+            progress, notes,
+        )  # fmt: skip
+        _begin(loop, state, world)
+        try:
+            reason = loop.run(stopping)
+        finally:
+            loop.watch.close()
+    return Outcome(reason, place, trainee, ema, accelerator.is_main_process)
+
+
+def prepared(trainee: Trainee, config: TrainConfig, accelerator: Any) -> tuple[Any, Any]:
+    """Network and optimiser on their device, wrapped for several processes where there are some."""
+    trainee.unet.checkpointing = config.checkpointing
+    if config.channels_last:
+        trainee.unet.to(memory_format=torch.channels_last)
+    for part in (trainee.codec, trainee.image_encoder):
+        part.to(accelerator.device)
+    trainee.to(accelerator.device)
+    if config.compiled:
+        trainee.unet.compile()
+    return accelerator.prepare(trainee, adamw(trainee, config.optimiser))
+
+
+def changes(output: Path, state: State, config: TrainConfig, world: int, accept: bool) -> list[str]:
+    """What is different from before, as notes that the run keeps.
+
+    Raises:
+        InputError: settings differ, and that was not accepted.
+    """
+    notes, where = list(state.notes), f"from step {state.place.step} on"
+    different = differences(state.config, config)
+    if different and not accept:
+        raise InputError(
+            f"the run in {output} was started with other settings: {'; '.join(different)}.",
+            "Name another folder, or pass --accept-changes to go on with the new ones.",
+        )
+    notes += [f"{where}: {each}" for each in different]
+    if world != state.world:
+        note = f"{where}: {world} processes instead of {state.world}"
+        logger.warning(
+            "%s. The same objects and noise are learnt from; sums are rounded differently.", note
+        )
+        notes.append(note)
+    return notes
+
+
+def _begin(loop: Loop, state: State | None, world: int) -> None:
+    """The run's settings in its folder, and the first line of the log."""
+    kind = "started" if state is None else "resumed"
+    weights = sum(weight.numel() for weight in loop.trainee.parameters())
+    loop.watch.event(
+        kind,
+        loop.place.step,
+        processes=world,
+        device=str(loop.accelerator.device),
+        weights=weights,
+        notes=loop.notes,
+    )
+    if loop.accelerator.is_main_process:
+        path = loop.output / SETTINGS
+        with explained_write_errors(path):
+            path.write_text(settings_text(loop.config), encoding="utf-8")
+
+
+def _shown(config: TrainConfig) -> int:
+    """Held-out objects that the run looks at."""
+    run = config.run
+    sheets = run.sheet_objects if run.sheet_steps else 0
+    return max(sheets, run.validation_objects if run.validation_steps else 0)
