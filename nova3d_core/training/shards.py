@@ -1,0 +1,271 @@
+"""Reading shards of training objects: shuffled, shared out, resumed at the exact place."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import tarfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from .stream import ObjectStream, ProceduralDataset
+
+__all__ = ["ABOUT", "ProceduralDataset", "Shard", "ShardDataset", "read_shard"]
+
+logger = logging.getLogger(__name__)
+
+ABOUT = "__shard__/about.json"
+"""The first member of a shard; the webdataset package passes over such names."""
+OPEN_FILES = 32
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Where the objects of one tar file lie."""
+
+    path: Path
+    about: dict[str, Any]
+    """What the writer says: format, count of objects, settings."""
+    objects: tuple[dict[str, tuple[int, int]], ...]
+    """For each whole object: offset and size of its members by name (`colour.png`)."""
+    keys: tuple[str, ...]
+    """The objects' names."""
+    lost: int = 0
+    """Objects that were cut off."""
+
+
+def read_shard(path: Path | str, strict: bool = False) -> Shard:
+    """Looks up the objects of a shard; their pictures are not read.
+
+    Args:
+        path: a tar file as `render-dataset` writes it.
+        strict: refuse a file that was cut off; otherwise its whole objects are used, and the log
+            says how many were lost.
+
+    Raises:
+        InputError: missing, empty, no such shard, cut off before its first object, or `strict`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"shard {path} does not exist.")
+    size = path.stat().st_size
+    members, reason = _members(path, size)
+    about = _about(path, members)
+    objects: OrderedDict[str, dict[str, tuple[int, int]]] = OrderedDict()
+    for member in members:
+        key, _, name = member.name.partition(".")
+        if member.name != ABOUT and member.isfile():
+            objects.setdefault(key, {})[name] = (member.offset_data, member.size)
+    wanted = set(about["members"])
+    whole = {key: held for key, held in objects.items() if wanted <= set(held)}
+    lost = int(about["count"]) - len(whole)
+    if lost:
+        reason = reason or "objects are missing"
+        line = f"shard {path} is not whole ({reason}): {lost} of {about['count']} objects are lost"
+        if strict or not whole:
+            raise InputError(f"{line}.", "Copy it again, or delete it and render it anew.")
+        logger.warning("%s; the other %d are used.", line, len(whole))
+    return Shard(path, about, tuple(whole.values()), tuple(whole), lost)
+
+
+def _members(path: Path, size: int) -> tuple[list[tarfile.TarInfo], str]:
+    """The members that lie in the file as a whole, and what ended the list too early."""
+    members: list[tarfile.TarInfo] = []
+    try:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                if member.offset_data + member.size > size:
+                    return members, "it was cut off"
+                members.append(member)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        if not members:
+            raise InputError(
+                f"{path} is not a readable shard: {error}.", "Shards are plain tar files."
+            ) from error
+        return members, "it was cut off or is damaged"
+    return members, ""
+
+
+def _about(path: Path, members: list[tarfile.TarInfo]) -> dict[str, Any]:
+    """The shard's own description."""
+    if not members or members[0].name != ABOUT:
+        raise InputError(
+            f"{path} is a tar file, but no shard of training objects.",
+            "Make shards with: render-dataset",
+        )
+    with path.open("rb") as file:
+        file.seek(members[0].offset_data)
+        try:
+            about = json.loads(file.read(members[0].size))
+        except ValueError as error:
+            raise InputError(f"the description in shard {path} is damaged: {error}.") from error
+    if not {"count", "members", "format"} <= set(about):
+        raise InputError(f"the description in shard {path} lacks its count or members.")
+    return about
+
+
+def decoded(name: str, content: bytes, views: int) -> np.ndarray | dict[str, Any]:
+    """A member's content: numbers of .npy, pictures (V, H, W, ...) of a .png strip, or JSON.
+
+    A picture that is not a strip of all views comes out as (1, H, W, ...).
+    """
+    if name.endswith(".npy"):
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    if name.endswith(".png"):
+        from PIL import Image
+
+        with Image.open(io.BytesIO(content)) as picture:
+            strip = np.array(picture)
+        width = strip.shape[1]
+        return strip.reshape(len(strip) // width, width, width, *strip.shape[2:])
+    return json.loads(content)
+
+
+class ShardDataset(ObjectStream):
+    """Objects of shards, in an order that a seed shuffles anew in each epoch.
+
+    Shards are shuffled and taken a few at a time (`window`), whose objects are shuffled together:
+    that keeps reads in few files, and needs no buffer of pictures.
+
+    Args:
+        paths: shard files, or folders that hold `*.tar`.
+        seed: of the shuffling.
+        epochs: how often all objects come; endless if None.
+        shuffle: False gives the order of the files.
+        window: shards that are mixed.
+        strict: refuse a damaged shard, see `read_shard`.
+        rank, world, block: see `ObjectStream`.
+
+    Yields:
+        Dicts of tensors: colour, normal (V, H, W, 3) uint8; mask (V, H, W) uint8; elevation_deg,
+        azimuth_deg (V,) float32; key str. Precomputed shards: see `precompute`.
+
+    Raises:
+        InputError: no shards, or one that cannot be read.
+    """
+
+    def __init__(
+        self,
+        paths: Path | str | Sequence[Path | str],
+        seed: int = 0,
+        epochs: int | None = None,
+        shuffle: bool = True,
+        window: int = 8,
+        strict: bool = False,
+        rank: int | None = None,
+        world: int | None = None,
+        block: int = 1,
+    ):
+        super().__init__(rank, world, block)
+        self.shards = [read_shard(path, strict) for path in shard_paths(paths)]
+        self.seed, self.epochs, self.shuffle, self.window = seed, epochs, shuffle, window
+        self._order: tuple[int, np.ndarray] = (-1, np.zeros((0, 2), np.int64))
+        self._files: OrderedDict[Path, BinaryIO] = OrderedDict()
+        self._owner = os.getpid()
+
+    def __len__(self) -> int:
+        """Objects of one epoch, over all ranks."""
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        return sum(len(shard.objects) for shard in self.shards)
+
+    @property
+    def total(self) -> int | None:
+        return None if self.epochs is None else self.epochs * self._count
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "source": "shards",
+            "seed": self.seed if self.shuffle else None,
+            "shards": len(self.shards),
+            "objects": self._count,
+            "window": self.window,
+        }
+
+    def fetch(self, number: int) -> dict[str, Any]:
+        """One object of the row."""
+        epoch, position = divmod(number, self._count)
+        if self._order[0] != epoch:
+            self._order = (epoch, self.order(epoch))
+        shard, index = self._order[1][position]
+        return self.object_of(self.shards[shard], int(index))
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(objects, 2) shard and index of all objects of an epoch, in turn."""
+        rng = np.random.default_rng((self.seed, epoch))
+        turn = np.arange(len(self.shards))
+        if self.shuffle:
+            rng.shuffle(turn)
+        windows = []
+        for start in range(0, len(turn), self.window):
+            mixed = np.concatenate(
+                [
+                    np.stack([np.full(count, shard), np.arange(count)], axis=1)
+                    for shard in turn[start : start + self.window]
+                    for count in [len(self.shards[shard].objects)]
+                ]
+            )
+            if self.shuffle:
+                rng.shuffle(mixed)
+            windows.append(mixed)
+        return np.concatenate(windows)
+
+    def object_of(self, shard: Shard, index: int) -> dict[str, Any]:
+        """One object of a shard, as tensors."""
+        file = self._open(shard.path)
+        item: dict[str, Any] = {"key": shard.keys[index]}
+        for name, (offset, size) in shard.objects[index].items():
+            file.seek(offset)
+            what, _, kind = name.partition(".")
+            value = decoded(name, file.read(size), int(shard.about.get("views", 1)))
+            if kind == "json":
+                for angle in ("elevation_deg", "azimuth_deg"):
+                    item[angle] = torch.tensor(value[angle], dtype=torch.float32)
+            else:
+                item[what] = torch.from_numpy(value)
+        return item
+
+    def _open(self, path: Path) -> BinaryIO:
+        """An open file; the one that was used longest ago is closed when there are many."""
+        if self._owner != os.getpid():  # a forked reader must not move its parent's place
+            self._files, self._owner = OrderedDict(), os.getpid()
+        if path not in self._files:
+            self._files[path] = path.open("rb")
+        self._files.move_to_end(path)
+        if len(self._files) > OPEN_FILES:
+            self._files.popitem(last=False)[1].close()
+        return self._files[path]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy for another process opens files of its own."""
+        return {**self.__dict__, "_files": OrderedDict()}
+
+
+def shard_paths(paths: Path | str | Sequence[Path | str]) -> list[Path]:
+    """The shard files, sorted, of files and folders.
+
+    Raises:
+        InputError: there are none.
+    """
+    given = [paths] if isinstance(paths, Path | str) else list(paths)
+    found: list[Path] = []
+    for path in map(Path, given):
+        found += sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    if not found:
+        raise InputError(
+            f"no shards were found in {', '.join(map(str, given)) or 'nothing'}.",
+            "Name .tar files, or a folder that holds some; make them with: render-dataset",
+        )
+    return sorted(found, key=lambda path: (path.name, str(path)))
