@@ -97,6 +97,7 @@ FAMILIES: dict[str, Family] = {
             domains=("colour", "normal"),
             sigma_max=160.0,
             added=("augmentation",),
+            object_share=0.64,
         ),
         Family(
             name="sv3d_u",
