@@ -13,7 +13,7 @@ from ..checks import check_between, check_shape
 from ..errors import InputError
 
 MEAN, DEVIATION = 0.83, 0.435
-"""Of pictures in -1..1 that show an object on white, colours and normals; of 32 procedural objects."""
+"""Of pixels in -1..1, of colours and normals on white: measured on 32 procedural objects."""
 
 Channels = float | Sequence[float]
 """One number for all colour channels, or one for each of red, green and blue."""
