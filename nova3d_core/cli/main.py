@@ -55,6 +55,7 @@ def _parsed(arguments: list[str]):
     from .models import Models
     from .presets import Presets
     from .render import Render
+    from .render_dataset import RenderDataset
     from .train import Train
 
     commands = {
@@ -65,6 +66,7 @@ def _parsed(arguments: list[str]):
         "ablate": Ablate,
         "presets": Presets,
         "models": Models,
+        "render-dataset": RenderDataset,
         "train": Train,
         "demo": Demo,
     }

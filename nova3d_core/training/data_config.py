@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-from ..checks import check_between
+from ..checks import check_between, check_choice
+from ..conventions import UpAxis
+
+PictureFormat = Literal["png", "npy"]
+PICTURE_FORMATS: tuple[str, ...] = get_args(PictureFormat)
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ class PictureConfig:
     """Width and height."""
     views: int = 16
     """Cameras of the default rig, evenly spaced from azimuth 0."""
-    supersample: int = 2
-    """Samples along each side of a pixel; 2 means 4 samples a pixel."""
+    supersample: int = 3
+    """Samples along each side of a pixel; 3 means 9 samples a pixel."""
     light: LightConfig = field(default_factory=LightConfig)
     """The light on the colours."""
 
@@ -47,3 +52,34 @@ class PictureConfig:
         check_between("picture size_px", self.size_px, 8, 2048)
         check_between("picture views", self.views, 1, 360)
         check_between("picture supersample", self.supersample, 1, 8)
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """How a set of training objects is rendered."""
+
+    seed: int = 0
+    """Chooses the procedural objects, and the fronts of listed meshes."""
+    picture: PictureConfig = field(default_factory=PictureConfig)
+    """How pictures are taken."""
+    per_shard: int = 500
+    """Objects of a tar file."""
+    fronts: int = 1
+    """Random fronts of each listed mesh, each an object of its own; procedural objects have one,
+    of their own."""
+    up_axis: UpAxis = "+Y"
+    """Which way is up in the listed meshes; glTF says +Y, many scans say +Z."""
+    most_faces: int = 2_000_000
+    """A listed mesh with more faces is skipped."""
+    most_mib: float = 512.0
+    """A listed file that is larger is skipped before it is read."""
+    pictures_as: PictureFormat = "png"
+    """png: an eighth of the size, any viewer shows them; npy: read a little quicker."""
+
+    def __post_init__(self):
+        check_between("dataset seed", self.seed, 0, 2**31 - 1)
+        check_between("dataset per_shard", self.per_shard, 1, 100_000)
+        check_between("dataset fronts", self.fronts, 1, 1000)
+        check_between("dataset most_faces", self.most_faces, 1, 2**31 - 1)
+        check_between("dataset most_mib", self.most_mib, 0.001, 1e6)
+        check_choice("dataset pictures_as", self.pictures_as, PICTURE_FORMATS)

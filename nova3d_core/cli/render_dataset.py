@@ -1,0 +1,69 @@
+"""`render-dataset`: meshes, or procedural objects, to shards for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from ..errors import InputError
+from ..progress import Progress
+from ..training.data_config import DatasetConfig
+from .console import say, say_json
+
+
+@dataclass(frozen=True)
+class RenderDataset:
+    """Render objects into shards that training reads; run again, it goes on where it stopped."""
+
+    output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
+    """The folder for the shards."""
+    meshes: Positional[Path | None] = None
+    """A text file that names one mesh file a line, relative to its own folder."""
+    procedural: Annotated[int | None, arg(metavar="COUNT")] = None
+    """Make so many objects instead of reading meshes; --seed chooses them."""
+    dataset: Annotated[DatasetConfig, arg(name="")] = field(default_factory=DatasetConfig)
+    """The set."""
+    workers: int = 1
+    """Processes that render."""
+    ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
+    """Render on the Ray cluster at this address; "local" starts one on this machine."""
+    overwrite: bool = False
+    """Render anew what an earlier run with other settings left in the folder."""
+    json: bool = False
+    """Say the result as JSON."""
+
+    def run(self, progress: Progress) -> None:
+        """Renders what is missing."""
+        from dataclasses import asdict
+
+        from ..training.render_dataset import SKIPPED, render_dataset
+        from ..training.sources import Procedural, read_mesh_list
+
+        if (self.meshes is None) == (self.procedural is None):
+            raise InputError(
+                "name a list of meshes, or give --procedural COUNT; not both.",
+                "For example: render-dataset meshes.txt -o shards",
+            )
+        if self.meshes is not None:
+            source = read_mesh_list(self.meshes, self.dataset.fronts)
+        elif self.procedural < 1:
+            raise InputError(f"--procedural is {self.procedural}, expected at least 1.")
+        else:
+            source = Procedural(self.procedural)
+        done = render_dataset(
+            source, self.output, self.dataset, self.workers, self.ray, self.overwrite, progress
+        )
+        if self.json:
+            say_json({**asdict(done), "folder": str(done.folder)})
+            return
+        kept = f", {done.kept} of them kept" if done.kept else ""
+        say(f"{done.objects} objects in {done.shards} shards in {done.folder}{kept}")
+        if done.grey:
+            say(f"{done.grey} had neither texture nor vertex colours: they are grey")
+        if done.open:
+            say(f"{done.open} are open or not manifold: they are seen from both sides")
+        if done.skipped:
+            say(f"{len(done.skipped)} were skipped; {done.folder / SKIPPED} says why")
