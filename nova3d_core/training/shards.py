@@ -228,13 +228,12 @@ class ShardDataset(ObjectStream):
         item: dict[str, Any] = {"key": shard.keys[index]}
         for name, (offset, size) in shard.objects[index].items():
             file.seek(offset)
-            what, _, kind = name.partition(".")
             value = decoded(name, file.read(size), int(shard.about.get("views", 1)))
-            if kind == "json":
+            if isinstance(value, dict):
                 for angle in ("elevation_deg", "azimuth_deg"):
                     item[angle] = torch.tensor(value[angle], dtype=torch.float32)
             else:
-                item[what] = torch.from_numpy(value)
+                item[name.partition(".")[0]] = torch.from_numpy(value)
         return item
 
     def _open(self, path: Path) -> BinaryIO:
