@@ -166,7 +166,7 @@ class Outline:
         u = np.clip((x - low[0]) * scale[0], 0, np.float32(TABLE - 1.001))
         v = np.clip((y - low[1]) * scale[1], 0, np.float32(TABLE - 1.001))
         i, j = u.astype(np.int32), v.astype(np.int32)
-        u, v, flat = u - i, v - j, table.reshape(-1)
+        u, v, flat = u - i.astype(np.float32), v - j.astype(np.float32), table.reshape(-1)
         at = i * TABLE + j
         left = flat[at] * (1 - v) + flat[at + 1] * v
         right = flat[at + TABLE] * (1 - v) + flat[at + TABLE + 1] * v

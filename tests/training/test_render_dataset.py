@@ -1,0 +1,204 @@
+"""render-dataset: lists with every kind of bad mesh, resuming, settings, workers, Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nova3d_core.errors import Cancelled, InputError, StageError
+from nova3d_core.io.meshes import write_mesh
+from nova3d_core.progress import Progress
+from nova3d_core.training.data_config import DatasetConfig, PictureConfig
+from nova3d_core.training.in_parallel import runner
+from nova3d_core.training.objects import procedural_object
+from nova3d_core.training.render_dataset import SETTINGS, SKIPPED, render_dataset
+from nova3d_core.training.shards import ShardDataset
+from nova3d_core.training.sources import Procedural, read_mesh_list
+
+CONFIG = DatasetConfig(picture=PictureConfig(size_px=16, views=3, supersample=1), per_shard=4)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def meshes(tmp_path_factory) -> Path:
+    """A list with good meshes and each kind of bad one."""
+    folder = tmp_path_factory.mktemp("meshes")
+    good = procedural_object(1, "car", 20)
+    write_mesh(good, folder / "good.glb")
+    write_mesh(good, folder / "sub.ply")
+    (folder / "empty.obj").write_bytes(b"")
+    (folder / "noise.glb").write_bytes(np.random.default_rng(0).bytes(3000))
+    (folder / "cut.glb").write_bytes((folder / "good.glb").read_bytes()[:2000])
+    (folder / "points.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\n")
+    (folder / "nan.obj").write_text("v 0 0 nan\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    (folder / "grey.obj").write_text(
+        "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 2 3 4\nf 3 1 4\n"
+    )
+    # an edge with three faces, and a face that is turned around
+    (folder / "fan.obj").write_text(
+        "v 0 0 0\nv 0 1 0\nv 1 0 0\nv -1 0 .3\nv .2 0 1\nf 1 2 3\nf 1 2 4\nf 1 2 5\n"
+    )
+    (folder / "floor.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 0 1\nf 1 2 3\n")
+    (folder / "picture.png").write_bytes(b"\x89PNG")
+    names = sorted(path.name for path in folder.iterdir())
+    lines = ["# a comment", "", *names, "missing.glb"]
+    (folder / "list.txt").write_text("\n".join(lines) + "\n")
+    return folder / "list.txt"
+
+
+def test_bad_meshes_are_skipped_and_listed_and_the_rest_is_rendered(meshes, tmp_path):
+    done = render_dataset(read_mesh_list(meshes), tmp_path / "set", CONFIG)
+    reasons = {Path(each["source"]).name: each["reason"] for each in done.skipped}
+    assert set(reasons) == {
+        "empty.obj", "noise.glb", "cut.glb", "points.obj", "nan.obj", "floor.obj", "picture.png",
+        "missing.glb",
+    }  # fmt: skip
+    assert all(name in reason for name, reason in reasons.items())
+    assert "is empty" in reasons["empty.obj"] and "does not exist" in reasons["missing.glb"]
+    assert "not of a known kind" in reasons["picture.png"]
+    assert "to be seen" in reasons["floor.obj"]
+    assert json.loads((tmp_path / "set" / SKIPPED).read_text()) == done.skipped
+    assert done.objects == 4 and done.grey == 2 and done.open == 1
+    items = {item["key"]: item for item in ShardDataset(tmp_path / "set", epochs=1)}
+    assert len(items) == 4
+    assert all(item["mask"].any(dim=(1, 2)).all() for item in items.values())
+
+
+def test_large_meshes_are_skipped_before_they_cost_anything(meshes, tmp_path):
+    (tmp_path / "one.txt").write_text(str(meshes.parent / "good.glb"))
+    source = read_mesh_list(tmp_path / "one.txt")
+    few = DatasetConfig(picture=CONFIG.picture, most_faces=100)
+    done = render_dataset(source, tmp_path / "faces", few)
+    assert "faces, more than 100" in done.skipped[0]["reason"] and done.objects == 0
+    small = DatasetConfig(picture=CONFIG.picture, most_mib=0.001)
+    done = render_dataset(source, tmp_path / "mib", small)
+    assert "more than 0.001" in done.skipped[0]["reason"]
+
+
+def test_fronts_are_random_turns_that_the_seed_repeats(meshes, tmp_path):
+    (tmp_path / "one.txt").write_text(str(meshes.parent / "good.glb"))
+    config = DatasetConfig(picture=CONFIG.picture, fronts=3)
+    source = read_mesh_list(tmp_path / "one.txt", 3)
+    for name in ("a", "b"):
+        assert render_dataset(source, tmp_path / name, config).objects == 3
+    first, again = (
+        list(ShardDataset(tmp_path / name, epochs=1, shuffle=False)) for name in ("a", "b")
+    )
+    assert all(torch.equal(x["colour"], y["colour"]) for x, y in zip(first, again, strict=True))
+    assert not torch.equal(first[0]["mask"], first[1]["mask"])
+    assert all(torch.allclose(each["azimuth_deg"], torch.arange(3) * 120.0) for each in first)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "does not exist"), (b"", "names no mesh"), (b"\xff\xfe\x00\xd8", "cannot be read")],
+)
+def test_bad_lists_are_refused(tmp_path, content, reason):
+    path = tmp_path / "list.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=reason):
+        read_mesh_list(path)
+
+
+def stopped_after(steps: int) -> Progress:
+    seen = []
+    return Progress(seen.append, lambda: len(seen) > steps)
+
+
+def test_a_stopped_set_goes_on_and_comes_out_the_same(tmp_path):
+    whole = render_dataset(Procedural(11), tmp_path / "whole", CONFIG)
+    assert (whole.shards, whole.kept, whole.objects) == (3, 0, 11)
+    folder = tmp_path / "stopped"
+    with pytest.raises(Cancelled):
+        render_dataset(Procedural(11), folder, CONFIG, progress=stopped_after(2))
+    assert sorted(contents(folder)) == [SETTINGS, "shard-000000.tar"]
+    kept = (folder / "shard-000000.tar").stat()
+    done = render_dataset(Procedural(11), folder, CONFIG)
+    assert (done.kept, done.objects) == (1, 11)
+    assert (folder / "shard-000000.tar").stat().st_mtime_ns == kept.st_mtime_ns
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_a_damaged_shard_is_rendered_again(tmp_path, caplog):
+    folder = tmp_path / "set"
+    render_dataset(Procedural(8), folder, CONFIG)
+    before = contents(folder)
+    path = folder / "shard-000001.tar"
+    path.write_bytes(path.read_bytes()[:3000])
+    assert render_dataset(Procedural(8), folder, CONFIG).kept == 1
+    assert "shard-000001.tar" in caplog.text and "rendered again" in caplog.text
+    assert contents(folder) == before
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path):
+    folder = tmp_path / "set"
+    render_dataset(Procedural(4), folder, CONFIG)
+    before = contents(folder)
+    other = DatasetConfig(seed=3, picture=CONFIG.picture, per_shard=4)
+    with pytest.raises(InputError, match="seed was 0, now 3"):
+        render_dataset(Procedural(4), folder, other)
+    with pytest.raises(InputError, match="objects was 4, now 5"):
+        render_dataset(Procedural(5), folder, CONFIG)
+    assert contents(folder) == before
+    assert render_dataset(Procedural(4), folder, other, overwrite=True).kept == 0
+    assert contents(folder)["shard-000000.tar"] != before["shard-000000.tar"]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("dear")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="is not empty"):
+            render_dataset(Procedural(1), tmp_path, CONFIG, overwrite=overwrite)
+    with pytest.raises(InputError, match="is a file"):
+        render_dataset(Procedural(1), tmp_path / "thesis.txt", CONFIG)
+    assert contents(tmp_path) == {"thesis.txt": b"dear"}
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_shards(tmp_path, meshes):
+    sources = {"made": Procedural(13), "read": read_mesh_list(meshes)}
+    for name, source in sources.items():
+        render_dataset(source, tmp_path / name, CONFIG)
+        render_dataset(source, tmp_path / f"{name}2", CONFIG, workers=2)
+        assert contents(tmp_path / name) == contents(tmp_path / f"{name}2")
+
+
+def _die(number: int) -> int:
+    import os
+
+    if number == 2:
+        os._exit(1)
+    return number
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_told():
+    with pytest.raises(StageError, match="a worker process died"), runner(2) as run:
+        list(run(_die, range(5)))
+
+
+@pytest.mark.slow
+def test_a_local_ray_gives_the_same_shards(tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed: it is heavy, and optional")
+    render_dataset(Procedural(9), tmp_path / "here", CONFIG)
+    render_dataset(Procedural(9), tmp_path / "ray", CONFIG, workers=2, ray="local")
+    assert contents(tmp_path / "here") == contents(tmp_path / "ray")
+
+
+def test_a_missing_ray_is_named(monkeypatch, tmp_path):
+    import sys
+
+    from nova3d_core.errors import MissingDependencyError
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingDependencyError, match="'ray'"):
+        render_dataset(Procedural(1), tmp_path / "set", CONFIG, ray="auto")
+    assert not (tmp_path / "set").exists()

@@ -1,0 +1,181 @@
+"""Shards: written whole, read by others too, shuffled, resumed, and used when cut."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tarfile
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nova3d_core.errors import InputError
+from nova3d_core.training.data_config import DatasetConfig, PictureConfig
+from nova3d_core.training.render_dataset import render_dataset
+from nova3d_core.training.shard_writer import write_shard
+from nova3d_core.training.shards import ABOUT, ProceduralDataset, ShardDataset, read_shard
+from nova3d_core.training.sources import Procedural
+
+SMALL = PictureConfig(size_px=16, views=3, supersample=1)
+COUNT, PER_SHARD = 22, 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shards") / "set"
+    config = DatasetConfig(seed=7, picture=SMALL, per_shard=PER_SHARD)
+    render_dataset(Procedural(COUNT), folder, config)
+    return folder
+
+
+def keys(dataset: ShardDataset, count: int | None = None) -> list[str]:
+    return [item["key"] for item in islice(iter(dataset), count)]
+
+
+def test_objects_come_back_as_they_were_rendered(folder):
+    read = list(ShardDataset(folder, epochs=1, shuffle=False))
+    assert len(read) == COUNT
+    from nova3d_core.training.objects import procedural_object
+    from nova3d_core.training.pictures import render_object
+
+    for index in (0, 13, 21):
+        item = read[index]
+        seed = int(item["key"].split("-")[1])
+        made = render_object(procedural_object(seed), config=SMALL, closed=True)
+        assert set(item) == {*made, "key"}
+        for name, value in made.items():
+            assert item[name].dtype == value.dtype
+            assert torch.allclose(item[name].float(), value.float(), atol=1e-3), name
+    live = [item["key"] for item in islice(iter(ProceduralDataset(7, 16, 3)), COUNT)]
+    assert [item["key"] for item in read] == live  # the same row as made while training
+
+
+def test_npy_members_hold_the_same(folder, tmp_path):
+    config = DatasetConfig(seed=7, picture=SMALL, per_shard=50, pictures_as="npy")
+    render_dataset(Procedural(3), tmp_path / "npy", config)
+    png = islice(iter(ShardDataset(folder, epochs=1, shuffle=False)), 3)
+    other_way = ShardDataset(tmp_path / "npy", epochs=1, shuffle=False)
+    for one, other in zip(png, other_way, strict=True):
+        for name in ("colour", "normal", "mask", "azimuth_deg"):
+            assert torch.equal(one[name], other[name])
+
+
+def test_plain_tarfile_reads_them(folder):
+    with tarfile.open(folder / "shard-000000.tar") as tar:
+        names = tar.getnames()
+        about = json.load(tar.extractfile(ABOUT))
+    assert names[0] == ABOUT and len(names) == 1 + 4 * PER_SHARD
+    assert about["count"] == PER_SHARD and about["views"] == 3 and about["size_px"] == 16
+    assert about["members"] == ["colour.png", "json", "mask.png", "normal.png"]
+
+
+def test_the_webdataset_package_reads_them(folder):
+    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
+    paths = [str(path) for path in sorted(folder.glob("*.tar"))]
+    read = list(webdataset.WebDataset(paths, shardshuffle=False).decode("rgb8"))
+    ours = list(ShardDataset(folder, epochs=1, shuffle=False))
+    assert [each["__key__"] for each in read] == [each["key"] for each in ours]
+    strip = read[4]["colour.png"].reshape(3, 16, 16, 3)
+    assert np.array_equal(strip, ours[4]["colour"].numpy())
+    assert read[4]["json"]["azimuth_deg"] == ours[4]["azimuth_deg"].tolist()
+
+
+def test_epochs_are_shuffled_anew_and_each_holds_every_object(folder):
+    dataset = ShardDataset(folder, seed=1, epochs=2, window=2)
+    assert len(dataset) == COUNT
+    both = keys(dataset)
+    first, second = both[:COUNT], both[COUNT:]
+    assert sorted(first) == sorted(second) == sorted(keys(ShardDataset(folder, epochs=1)))
+    assert first != second
+    assert keys(ShardDataset(folder, seed=1, epochs=1, window=2)) == first
+    assert keys(ShardDataset(folder, seed=2, epochs=1, window=2)) != first
+    # a window mixes the objects of two shards only
+    shards = {read_shard(path).path: set(read_shard(path).keys) for path in folder.glob("*.tar")}
+    started = {path for path, held in shards.items() if held & set(first[: 2 * PER_SHARD - 3])}
+    assert len(started) == 2
+
+
+@pytest.mark.parametrize("stop", [3, COUNT, COUNT + 9])
+def test_stopped_and_resumed_equals_unbroken(folder, stop):
+    whole = keys(ShardDataset(folder, seed=5), 2 * COUNT + 3)
+    dataset = ShardDataset(folder, seed=5)
+    first = keys(dataset, stop)
+    resumed = ShardDataset(folder, seed=5)
+    resumed.load_state_dict(json.loads(json.dumps(dataset.state_dict())))
+    assert first + keys(resumed, len(whole) - stop) == whole
+
+
+def test_a_place_in_other_data_is_refused(folder, tmp_path):
+    state = ShardDataset(folder, seed=5).state_dict()
+    with pytest.raises(InputError, match="its seed was 5, now it is 6"):
+        ShardDataset(folder, seed=6).load_state_dict(state)
+    fewer = sorted(folder.glob("*.tar"))[:2]
+    with pytest.raises(InputError, match="its shards was 5, now it is 2"):
+        ShardDataset(fewer, seed=5).load_state_dict(state)
+
+
+def test_two_ranks_with_workers_share_an_epoch(folder):
+    seen = []
+    for rank in range(2):
+        dataset = ShardDataset(folder, epochs=1, rank=rank, world=2, block=2)
+        loader = torch.utils.data.DataLoader(dataset, batch_size=2, num_workers=2)
+        seen += [key for batch in loader for key in batch["key"]]
+    assert sorted(seen) == sorted(keys(ShardDataset(folder, epochs=1)))
+
+
+def cut(folder: Path, target: Path, share: float) -> Path:
+    content = (folder / "shard-000000.tar").read_bytes()
+    target.write_bytes(content[: int(share * len(content))])
+    return target
+
+
+@pytest.mark.parametrize("share", [0.45, 0.5, 0.7])
+def test_a_shard_cut_in_the_middle_gives_its_whole_objects_and_says_what_is_lost(
+    folder, tmp_path, caplog, share
+):
+    path = cut(folder, tmp_path / "cut.tar", share)
+    with caplog.at_level(logging.WARNING):
+        shard = read_shard(path)
+    assert 0 < len(shard.objects) < PER_SHARD
+    assert shard.lost == PER_SHARD - len(shard.objects)
+    assert (
+        "cut.tar" in caplog.text and f"{shard.lost} of {PER_SHARD} objects are lost" in caplog.text
+    )
+    whole = keys(ShardDataset(folder / "shard-000000.tar", epochs=1, shuffle=False))
+    assert keys(ShardDataset(path, epochs=1, shuffle=False)) == whole[: len(shard.objects)]
+    with pytest.raises(InputError, match=r"cut\.tar is not whole"):
+        ShardDataset(path, strict=True)
+
+
+def test_a_shard_cut_before_its_first_object_is_refused(folder, tmp_path):
+    path = cut(folder, tmp_path / "cut.tar", 0.06)
+    with pytest.raises(InputError, match="5 of 5 objects are lost"):
+        read_shard(path)
+
+
+def test_what_is_no_shard_is_refused_by_name(tmp_path):
+    (tmp_path / "text.tar").write_text("no tar at all " * 100)
+    (tmp_path / "empty.tar").write_bytes(b"")
+    with tarfile.open(tmp_path / "other.tar", "w") as tar:
+        tar.add(tmp_path / "text.tar", "text.txt")
+    for name, reason in (
+        ("missing.tar", "does not exist"),
+        ("text.tar", "not a readable shard"),
+        ("empty.tar", "shard"),
+        ("other.tar", "no shard of training objects"),
+    ):
+        with pytest.raises(InputError, match=reason) as caught:
+            read_shard(tmp_path / name)
+        assert name in str(caught.value)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="no shards were found"):
+        ShardDataset(tmp_path / "none")
+
+
+def test_the_same_objects_give_the_same_bytes(tmp_path):
+    for name in ("one.tar", "two.tar"):
+        write_shard(tmp_path / name, [("a", {"json": b"{}"})], {"views": 1})
+    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
