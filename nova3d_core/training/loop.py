@@ -177,7 +177,8 @@ class Loop:
         if step % run.log_every == 0:
             self._log()
         due = time.monotonic() - self._kept_at >= 60.0 * run.checkpoint_minutes > 0
-        if step % run.checkpoint_steps == 0 or anywhere(self.accelerator, due):
+        wanted = step % run.checkpoint_steps == 0 or anywhere(self.accelerator, due)
+        if wanted and not self.place.bad_in_a_row:  # a bad row must not push good ones out
             try:
                 self.keep()
             except InputError as error:  # a full disk may have room again: go on, try again
@@ -192,7 +193,7 @@ class Loop:
         since, config = self._since, self.config.optimiser
         if since.steps:
             took = time.monotonic() - since.started
-            losses = (since.loss / since.steps).tolist()
+            losses = self.accelerator.reduce(since.loss / since.steps, "mean").tolist()
             names = self.trainee.family.domains
             self.watch.event(
                 "train",

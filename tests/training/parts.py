@@ -1,0 +1,118 @@
+"""A small run: a network of one level, objects of sixteen views of sixteen pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nova3d_core.diffusion.unet_config import UNetConfig
+from nova3d_core.training.config import (
+    ConditionConfig,
+    DataConfig,
+    NetworkConfig,
+    NoiseStage,
+    OptimiserConfig,
+    RunConfig,
+    TrainConfig,
+)
+from nova3d_core.training.feed import ObjectList
+from nova3d_core.training.runs import Outcome, train
+
+SIZE, VIEWS, FACTOR = 16, 16, 4
+UNET = UNetConfig(
+    channels_in=6 * FACTOR**2,
+    channels_out=3 * FACTOR**2,
+    channels=16,
+    channel_factors=(1,),
+    res_blocks=1,
+    attention_levels=(True,),
+    head_channels=8,
+    context_channels=24,
+    added_numbers=256,
+    domains=2,
+    alignment="gta",
+    camera_task_numbers=10,
+    group_size=8,
+)
+SMALL = TrainConfig(
+    family="nova3d-mini",
+    precision="float32",
+    network=NetworkConfig(UNET, FACTOR, encoder_channels=8),
+    data=DataConfig("procedural", size_px=SIZE, ahead=1),
+    noise=(NoiseStage(0.0, 0.0, 1.2),),
+    conditions=ConditionConfig(),
+    optimiser=OptimiserConfig(
+        steps=6, batch=2, at_once=2, learning_rate=2e-3, warm_up=2, ema_decay=0.99
+    ),
+    run=RunConfig(
+        log_every=1,
+        checkpoint_minutes=0.0,
+        sheet_steps=0,
+        validation_steps=0,
+        tensorboard=False,
+    ),
+)
+
+
+def objects(count: int, seed: int = 0, size: int = SIZE) -> list[dict]:
+    """Discs on white, whose colour and normal change from view to view."""
+    generator = torch.Generator().manual_seed(seed)
+    row = torch.arange(size) - (size - 1) / 2
+    far = (row[:, None] ** 2 + row**2).sqrt()
+    made = []
+    for index in range(count):
+        radius = size * (0.25 + 0.2 * float(torch.rand((), generator=generator)))
+        mask = ((radius + 0.5 - far).clamp(0, 1) * 255).to(torch.uint8).expand(VIEWS, -1, -1)
+        share = mask[..., None].float() / 255
+        pictures = []
+        for _ in ("colour", "normal"):
+            colours = torch.rand((VIEWS, 1, 1, 3), generator=generator) * 200
+            pictures.append((share * colours + (1 - share) * 255).to(torch.uint8))
+        made.append(
+            {
+                "key": f"disc-{seed}-{index}",
+                "colour": pictures[0],
+                "normal": pictures[1],
+                "mask": mask.contiguous(),
+                "elevation_deg": torch.zeros(VIEWS),
+                "azimuth_deg": torch.arange(VIEWS) * 22.5,
+            }
+        )
+    return made
+
+
+def of(config: TrainConfig, **changes) -> TrainConfig:
+    """Settings with changes named by dots written as two underlines: optimiser__steps=3."""
+    for name, value in changes.items():
+        *groups, last = name.split("__")
+        if groups:
+            value = replace(getattr(config, groups[0]), **{last: value})
+            last = groups[0]
+        config = replace(config, **{last: value})
+    return config
+
+
+def run(config: TrainConfig, output: Path, items: list[dict] | None = None, **more) -> Outcome:
+    """Trains on a few objects, on the CPU."""
+    items = objects(5) if items is None else items
+
+    def source(settings: TrainConfig, rank: int, world: int) -> ObjectList:
+        return ObjectList(items, rank, world, settings.optimiser.batch // world)
+
+    return train(config, output, cpu=True, make_source=source, **more)
+
+
+def state(outcome: Outcome) -> dict[str, torch.Tensor]:
+    """Weights and their average, by name."""
+    found = {f"weight.{name}": value for name, value in outcome.trainee.state_dict().items()}
+    found |= {f"average.{name}": value for name, value in outcome.ema.weights.items()}
+    return {name: value.detach().clone() for name, value in found.items()}
+
+
+def assert_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name

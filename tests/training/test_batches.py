@@ -1,0 +1,105 @@
+"""Conditions of a batch: what is left out, added and told, and for whom."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nova3d_core.diffusion.embeddings import camera_task_numbers, sinusoid
+from nova3d_core.errors import InputError
+from nova3d_core.training.batches import (
+    batch_of,
+    input_pictures,
+    left_out,
+    pictures_of,
+    signed,
+    told_in_training,
+)
+from nova3d_core.training.config import ConditionConfig
+from nova3d_core.training.draws import draw
+
+from .parts import SIZE, VIEWS, objects
+
+COUNT = 6
+
+
+@pytest.fixture
+def batch():
+    return batch_of(objects(COUNT), VIEWS, SIZE)
+
+
+@pytest.fixture
+def draws():
+    return draw(0, 0, range(COUNT), (2, VIEWS, 48, 4, 4), SIZE)
+
+
+def test_pictures_keep_every_grey_value(batch):
+    pictures = pictures_of(batch)
+    assert pictures.shape == (2, COUNT, VIEWS, 3, SIZE, SIZE)
+    back = ((pictures + 1) * 127.5).round().to(torch.uint8).movedim(3, -1)
+    assert torch.equal(back[0], batch.colour)
+    assert torch.equal(back[1], batch.normal)
+    assert float(pictures.max()) == 1.0
+
+
+def test_a_background_shows_where_the_mask_lets_it_through_and_only_in_the_input(batch, draws):
+    before = batch.colour.clone()
+    white = input_pictures(batch, draws, ConditionConfig(background_share=0.0))
+    assert torch.equal(white, signed(batch.colour[:, 0]))
+    changed = input_pictures(batch, draws, ConditionConfig(background_share=1.0))
+    mask = batch.mask[:, None].float() / 255
+    assert torch.equal(changed * (mask == 1), white * (mask == 1))
+    colours = draws.background[:, :, None, None] * 2 - 1
+    torch.testing.assert_close(changed * (mask == 0), (colours * (mask == 0)))
+    # on the edge, the object's own share over the new background
+    unmixed = white - (1 - mask)
+    torch.testing.assert_close(changed, unmixed + (1 - mask) * colours)
+    assert torch.equal(batch.colour, before)
+
+
+def test_the_share_of_backgrounds(batch):
+    many = draw(1, 0, range(4000), (1, 1, 1, 1, 1), 1)
+    share = float((many.plain < 0.3).float().mean())
+    assert abs(share - 0.3) < 0.03
+
+
+def test_left_out_by_the_ten_percent_scheme():
+    dropped = (torch.arange(10_000) + 0.5) / 10_000
+    embedding, latent = left_out(dropped, 0.1)
+    shares = {
+        (e, z): float(((embedding == e) & (latent == z)).float().mean())
+        for e in (0.0, 1.0)
+        for z in (0.0, 1.0)
+    }
+    expected = {(0.0, 1.0): 0.1, (0.0, 0.0): 0.1, (1.0, 0.0): 0.1, (1.0, 1.0): 0.7}
+    assert shares == pytest.approx(expected, abs=1e-6)
+    embedding, latent = left_out(dropped, 0.0)
+    assert float(embedding.min()) == float(latent.min()) == 1.0
+
+
+def test_the_noise_on_the_input_is_told_to_the_network(batch, draws):
+    config = ConditionConfig(background_share=0.0)
+    told = told_in_training(batch, draws, config, 2)
+    noise = (told.noisy_picture - told.picture).flatten(1)
+    strength = torch.exp(-3.0 + 0.5 * draws.strength)
+    torch.testing.assert_close(noise, strength[:, None] * draws.picture_noise.flatten(1))
+    assert torch.equal(told.added, sinusoid(strength, 256)[:, None].expand(-1, VIEWS, -1))
+
+
+def test_cameras_are_relative_to_the_input_view_of_each_object(draws):
+    items = objects(COUNT)
+    for index, item in enumerate(items):
+        item["azimuth_deg"] = (item["azimuth_deg"] + 30 * index) % 360
+        item["elevation_deg"] = torch.full((VIEWS,), 5.0 * index)
+    told = told_in_training(batch_of(items, VIEWS, SIZE), draws, ConditionConfig(), 2)
+    angles = torch.arange(VIEWS) * torch.pi / 8
+    expected = camera_task_numbers(torch.zeros(VIEWS), angles, 2)
+    for index in range(COUNT):
+        torch.testing.assert_close(told.camera_task[:, index], expected, rtol=0, atol=1e-5)
+
+
+def test_objects_of_another_size_or_number_of_views_are_named():
+    with pytest.raises(InputError, match=r"object disc-0-0 .*\(16, 16, 16, 3\).*\(16, 32, 32, 3\)"):
+        batch_of(objects(1), VIEWS, 32)
+    with pytest.raises(InputError, match="disc-0-0"):
+        batch_of(objects(1), 8, SIZE)

@@ -1,0 +1,117 @@
+"""What the network is shown and what it costs: one level and one choice for a whole object."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nova3d_core.diffusion.families import FAMILIES
+from nova3d_core.diffusion.schedule import coefficients
+from nova3d_core.training.batches import batch_of, pictures_of
+from nova3d_core.training.draws import draw
+from nova3d_core.training.losses import velocity
+from nova3d_core.training.objective import Objective
+from nova3d_core.training.trainee import fresh_trainee
+
+from .parts import FACTOR, SIZE, SMALL, VIEWS, objects, of
+
+COUNT = 8
+CPU = torch.device("cpu")
+LATENT = 3 * FACTOR**2
+
+
+class Spy(torch.nn.Module):
+    """Keeps what it is called with, and answers what it is told to."""
+
+    def __init__(self, answer=None):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, *shown):
+        self.shown = dict(
+            zip(("x", "c_noise", "seen", "kept", "added", "camera_task"), shown, strict=True)
+        )
+        return torch.zeros_like(shown[0][:, :, :, :LATENT]) if self.answer is None else self.answer
+
+
+@pytest.fixture
+def batch():
+    return batch_of(objects(COUNT), VIEWS, SIZE)
+
+
+@pytest.fixture
+def draws():
+    return draw(0, 0, range(COUNT), (2, VIEWS, LATENT, SIZE // FACTOR, SIZE // FACTOR), SIZE)
+
+
+def shown(config, batch, draws, answer=None):
+    trainee = fresh_trainee(config.network, FAMILIES[config.family], 0)
+    spy = Spy(answer)
+    losses, sigmas = Objective(config, trainee, spy, CPU).losses(batch, draws, 0)
+    return trainee, spy.shown, losses, sigmas
+
+
+def test_one_level_for_all_views_and_both_domains(batch, draws):
+    config = of(SMALL, optimiser__batch=COUNT)
+    trainee, seen, _, sigmas = shown(config, batch, draws)
+    assert sigmas.shape == (COUNT,)
+    assert len(set(sigmas.tolist())) == COUNT
+    torch.testing.assert_close(seen["c_noise"], 0.25 * sigmas.log())
+    clean = trainee.codec.to_scaled(pictures_of(batch).flatten(0, 2)).unflatten(
+        0, (2, COUNT, VIEWS)
+    )
+    for index, sigma in enumerate(sigmas.tolist()):
+        into = coefficients(sigma).into
+        expected = into * (clean[:, index] + sigma * draws.noise[:, index])
+        torch.testing.assert_close(seen["x"][:, index, :, :LATENT], expected)
+
+
+def test_what_is_left_out_is_left_out_of_all_views_and_both_domains(batch, draws):
+    config = of(SMALL, optimiser__batch=COUNT, conditions__dropout=0.25)
+    _, seen, _, _ = shown(config, batch, draws)
+    latents = seen["x"][:, :, :, LATENT:]  # (D, B, V, C, h, w)
+    for index in range(COUNT):
+        first = latents[0, index, 0]
+        assert torch.equal(latents[:, index], first.expand(2, VIEWS, -1, -1, -1))
+        dropped = float(draws.dropped[index])
+        assert bool((first == 0).all()) == (0.25 <= dropped < 0.75)
+        assert float(seen["kept"][index]) == float(dropped >= 0.5)
+    assert 0 < float(seen["kept"].sum()) < COUNT
+
+
+def test_the_latent_beside_the_noise_is_the_noisy_pictures_unscaled_one(batch, draws):
+    config = of(SMALL, conditions__dropout=0.0, conditions__background_share=0.0)
+    trainee, seen, _, _ = shown(config, batch, draws)
+    strength = torch.exp(-3 + 0.5 * draws.strength)[:, None, None, None]
+    picture = batch.colour[:, 0].movedim(-1, 1).float() / 127.5 - 1
+    expected = trainee.codec.encode(picture + strength * draws.picture_noise)
+    torch.testing.assert_close(seen["x"][0, :, 3, LATENT:], expected)
+    torch.testing.assert_close(seen["seen"], picture)  # the embedding is of the clean picture
+
+
+def test_the_loss_is_that_of_the_velocity(batch, draws):
+    config = of(SMALL, optimiser__batch=COUNT)
+    trainee, _, losses, sigmas = shown(config, batch, draws)
+    clean = Objective(config, trainee, None, CPU).latents(pictures_of(batch))
+    right = velocity(clean, draws.noise, sigmas)
+    torch.testing.assert_close(losses, right.square().mean(dim=(2, 3, 4, 5)))
+    _, _, losses, _ = shown(config, batch, draws, right)
+    assert losses.shape == (2, COUNT)
+    assert float(losses.max()) == 0.0
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "autocast"])
+def test_lower_precision_is_close_and_weights_and_gradients_stay_float32(batch, draws, precision):
+    trainee = fresh_trainee(of(SMALL).network, FAMILIES[SMALL.family], 0)
+    generator = torch.Generator().manual_seed(1)
+    for weight in trainee.parameters():
+        weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
+    losses = {}
+    for name in ("float32", precision):
+        objective = Objective(of(SMALL, precision=name), trainee, trainee, CPU)
+        losses[name], _ = objective.losses(batch, draws, 0)
+    torch.testing.assert_close(losses[precision], losses["float32"], rtol=0.03, atol=0.0)
+    losses[precision].mean().backward()
+    for name, weight in trainee.named_parameters():
+        assert weight.dtype == torch.float32
+        assert weight.grad is None or weight.grad.dtype == torch.float32, name
