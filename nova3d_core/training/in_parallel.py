@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Runner = Callable[[Callable[[Any], T], Sequence[Any]], Iterator[T]]
 """Called with a function and its tasks: yields the answers in the order of the tasks."""
+STAGE = "rendering objects"
 AHEAD = 3
 """Tasks handed out to each worker at a time: none waits, and little is held in memory."""
 
@@ -71,7 +72,7 @@ def _in_processes(workers: int) -> Iterator[Runner]:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise StageError(
-                "rendering objects",
+                STAGE,
                 "a worker process died; memory may have run out.",
                 "Finished shards are kept: run the command again, with fewer --workers.",
             ) from error
@@ -114,21 +115,23 @@ def _on_ray(address: str, workers: int) -> Iterator[Runner]:
         ahead = AHEAD * max(int(ray.cluster_resources().get("CPU", 1)), 1)
         waiting: deque[Any] = deque()
         rest = iter(tasks)
-        while True:
-            while len(waiting) < ahead and (task := next(rest, None)) is not None:
-                waiting.append(remote.remote(task))
-            if not waiting:
-                return
-            try:
-                yield ray.get(waiting.popleft())
-            except ray.exceptions.RayError as error:
-                for each in waiting:
-                    ray.cancel(each, force=True)
-                raise StageError(
-                    "rendering objects",
-                    f"Ray lost a task: {str(error).splitlines()[0]}",
-                    "Finished shards are kept: run the command again.",
-                ) from error
+        try:
+            while True:
+                while len(waiting) < ahead and (task := next(rest, None)) is not None:
+                    waiting.append(remote.remote(task))
+                if not waiting:
+                    return
+                yield ray.get(waiting[0])
+                waiting.popleft()
+        except ray.exceptions.RayError as error:
+            raise StageError(
+                STAGE,
+                f"Ray lost a task: {str(error).splitlines()[0]}",
+                "Finished shards are kept: run the command again.",
+            ) from error
+        finally:  # a stopped run leaves no work on the cluster
+            for each in waiting:
+                ray.cancel(each, force=True)
 
     try:
         yield run

@@ -13,14 +13,13 @@ from ..errors import InputError, Nova3DError
 from ..io.atomic import new_file, refuse_unwritable
 from ..progress import SILENT, Progress
 from .data_config import DatasetConfig
-from .in_parallel import Runner, runner
+from .in_parallel import STAGE, Runner, runner
 from .shard_writer import FORMAT, Members, members_of, write_shard
 from .shards import read_shard
 from .sources import GREY_NOTE, OPEN_NOTE, MeshList, Procedural
 
 logger = logging.getLogger(__name__)
 
-STAGE = "rendering objects"
 SETTINGS, SKIPPED = "dataset.json", "skipped.json"
 CHUNK = 10
 """Objects that a worker renders at a time; a stop takes effect after so many."""
