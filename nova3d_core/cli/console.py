@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 from ..progress import Progress, ProgressEvent
@@ -28,7 +29,19 @@ def complain(text: str) -> None:
 
 def log_to_stderr() -> None:
     """Shows the package's warnings, each as one plain line."""
-    logging.basicConfig(level=logging.WARNING, format="note: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="note: %(message)s", handlers=[_BetweenBars(sys.stderr)]
+    )
+
+
+class _BetweenBars(logging.StreamHandler):
+    """Writes lines of their own, where a bar may stand."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        loaded = sys.modules.get("tqdm")
+        aside = loaded.tqdm.external_write_mode(file=sys.stderr) if loaded else nullcontext()
+        with aside:
+            super().emit(record)
 
 
 class Bars:

@@ -2,187 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
-from ..diffusion.families import GuidanceConfig, GuidanceKind, SampleConfig
-from ..errors import InputError, StageError
 from ..progress import Progress
 from .console import say, say_json
-
-if TYPE_CHECKING:
-    import torch
-
-    from ..cameras import Cameras
-    from ..diffusion.families import Family
-    from ..diffusion.model import MultiviewModel
-    from ..diffusion.pipeline import Sample
-
-NumberFormat = Literal["auto", "float32", "float16", "bfloat16"]
-LONGEST_PX = 4096
-"""Pictures at least twice as long are reduced while they are read."""
+from .painting import Painted, Painting
 
 
-@dataclass(frozen=True)
-class Generate:
+@dataclass(frozen=True, kw_only=True)
+class Generate(Painting):
     """Paint views around the object in one picture, with a multi-view model."""
 
-    image: Positional[Path]
-    """A picture of the whole object: with alpha, on white, or with --mask."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
     """The folder to write; it gets a transforms.json and the pictures."""
-    model: Path
-    """The model's file (NOVA3D, SV3D, V3D), or its name below the models folders."""
-    mask: Path | None = None
-    """A picture that is white, or opaque, on the object."""
-    folder: tuple[Path, ...] = ()
-    """Where models lie; without any, NOVA3D_MODELS and ComfyUI's models folder."""
-    seed: int = 0
-    """Start of the noise."""
-    steps: int | None = None
-    """Denoising steps; the model's own if not given."""
-    guidance: Literal["auto"] | GuidanceKind = "auto"
-    """How strongly views follow the picture; auto: as the model's authors have it."""
-    lowest: float = 1.0
-    """Guidance at the input view (triangle) or the first one (linear); not in auto."""
-    highest: float = 2.5
-    """Guidance at the back, at the last view, or everywhere; not in auto."""
-    size_px: int | None = None
-    """Width and height of the views; what the model was trained on if not given."""
-    elevation_deg: float = 0.0
-    """How far above the horizon the picture was taken."""
-    rise_deg: float = 0.0
-    """SV3D p: rise and sink by so much once on the way round."""
-    decode_at_once: int | None = None
-    """Pictures decoded together; as many as fit into --memory-gib if not given."""
-    memory_gib: float = 4.0
-    """Memory that one decoding may take beside the weights."""
-    device: str = "cpu"
-    """Where to compute: cpu or cuda."""
-    dtype: NumberFormat = "auto"
-    """What the network computes in; auto: float32 on a CPU, float16 on a GPU."""
-    overwrite: bool = False
-    """Replace the output if it is there already."""
-    json: bool = False
-    """Say the result as JSON."""
 
     def run(self, progress: Progress) -> None:
         """Reads, loads, samples, writes."""
-        import time
-
-        import torch
-
-        from ..diffusion.model import OneDevice
-        from ..diffusion.pipeline import sample
         from ..io.atomic import refuse_folder
-        from ..io.images import read_image, read_mask
         from ..io.transforms_json import FOLDER_CONTENT, write_views
-        from ..weights.loading import load_model
 
         refuse_folder(self.output, self.overwrite, FOLDER_CONTENT)
-        config = self._config()
-        device = self._device()
-        picture = read_image(self.image, longest_px=LONGEST_PX)
-        mask = None if self.mask is None else read_mask(self.mask, longest_px=LONGEST_PX)
-        path = self._model_path()
-        dtype = self._dtype(device)
-        # a GPU gets weights in the format it computes in; the CPU maps the file as it is
-        kept = None if device.type == "cpu" else dtype
-        start = time.perf_counter()
-        model = load_model(path, dtype=kept, folders=self.folder, progress=progress)
-        loaded = time.perf_counter()
-        cameras = self._cameras(model.family)
-        placement = OneDevice(model, device, dtype)
-        try:
-            made = sample(model, picture, mask, config, cameras, placement, progress)
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            raise StageError(
-                "sampling",
-                "memory ran out.",
-                "Choose a smaller --size-px or --dtype float16, or close other programs.",
-            ) from error
-        seconds = {"loading": loaded - start, "sampling": time.perf_counter() - loaded}
-        write_views(made.views.to("cpu"), self.output, self.overwrite, progress)
-        self._say(model, made, seconds)
+        painted = self.paint(progress)
+        write_views(painted.sample.views, self.output, self.overwrite, progress)
+        self._say(painted)
 
-    def _config(self) -> SampleConfig:
-        guidance = None
-        if self.guidance != "auto":
-            guidance = GuidanceConfig(self.guidance, self.lowest, self.highest)
-        return SampleConfig(
-            seed=self.seed,
-            steps=self.steps,
-            guidance=guidance,
-            size_px=self.size_px,
-            elevation_deg=self.elevation_deg,
-            decode_at_once=self.decode_at_once,
-            memory_gib=self.memory_gib,
-        )
-
-    def _device(self) -> torch.device:
-        """The device; raises InputError if there is none of that name."""
-        import torch
-
-        try:
-            device = torch.device(self.device)
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise InputError(
-                f"device '{self.device}' cannot be used: {reason}.", "Use cpu, or cuda on a GPU."
-            ) from error
-        return device
-
-    def _dtype(self, device: torch.device) -> torch.dtype:
-        import torch
-
-        if self.dtype != "auto":
-            return getattr(torch, self.dtype)
-        return torch.float32 if device.type == "cpu" else torch.float16
-
-    def _model_path(self) -> Path:
-        """The model's file; a plain name is looked for below the models folders."""
-        from ..weights.locate import default_folders
-
-        if self.model.exists() or self.model.is_absolute():
-            return self.model
-        for place in default_folders(self.folder):
-            found = sorted(place.rglob(self.model.name)) if place.is_dir() else []
-            if found:
-                return found[0]
-        return self.model
-
-    def _cameras(self, family: Family) -> Cameras | None:
-        """The dynamic orbit, if one is asked for."""
-        if not self.rise_deg:
-            return None
-        from ..cameras import cameras_of_orbit
-        from ..orbits import ORBIT_PRESETS, OrbitConfig
-
-        own = ORBIT_PRESETS[family.orbit].rig
-        rig = replace(own, count=family.views, elevation_deg=self.elevation_deg)
-        return cameras_of_orbit(OrbitConfig(rig, "sine", self.rise_deg))
-
-    def _say(self, model: MultiviewModel, made: Sample, seconds: dict[str, float]) -> None:
-        views = made.views
+    def _say(self, painted: Painted) -> None:
+        views = painted.sample.views
         size_px = views.cameras.width
         if self.json:
             say_json(
                 {
                     "output": str(self.output),
-                    "family": model.family.name,
+                    "family": painted.family.name,
                     "views": len(views),
                     "size_px": size_px,
                     "normals": views.normals is not None,
                     "masks": views.masks is not None,
-                    "notes": list(made.notes),
-                    "seconds": seconds,
+                    "notes": list(painted.sample.notes),
+                    "seconds": painted.seconds,
                 }
             )
             return
         what = "colours and normals" if views.normals is not None else "colours"
-        spent = ", ".join(f"{name} {each:.1f} s" for name, each in seconds.items())
+        spent = ", ".join(f"{name} {each:.1f} s" for name, each in painted.seconds.items())
         say(f"{len(views)} views of {size_px} px, {what}, in {self.output} ({spent})")

@@ -56,9 +56,11 @@ def _parsed(arguments: list[str]):
     from .presets import Presets
     from .render import Render
     from .render_dataset import RenderDataset
+    from .run import Run
     from .train import Train
 
     commands = {
+        "run": Run,
         "render": Render,
         "generate": Generate,
         "fuse": Fuse,

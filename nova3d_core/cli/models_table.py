@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..diffusion.families import FAMILIES
 from ..progress import SILENT, Progress
+from ..weights.built_in import NAME, built_in_file, is_shipped
 from ..weights.locate import (
     FOLDERS_VARIABLE,
     FoundFile,
     default_folders,
     describe,
     find_models,
+    look_at,
     missing_files,
 )
 from ..weights.registry import KnownFile
@@ -31,8 +34,8 @@ def models_report(
         progress: reports each file whose header is read.
 
     Returns:
-        {"folders": [path], "installed": [file], "missing": [file]}. Sizes are in bytes; what is
-        not known is None.
+        {"built_in": file or None, "folders": [path], "installed": [file], "missing": [file]}. Sizes
+        are in bytes; what is not known is None.
 
     Raises:
         InputError: a given folder does not exist.
@@ -40,6 +43,9 @@ def models_report(
     places = default_folders(folders)
     found = find_models(places, progress) if places else []
     return {
+        "built_in": {**_installed_row(look_at(built_in_file())), "name": NAME}
+        if is_shipped()
+        else None,
         "folders": [str(place) for place in places],
         "installed": [_installed_row(file) for file in found],
         "missing": [_missing_row(known) for known in missing_files(found)],
@@ -83,12 +89,24 @@ def _missing_row(known: KnownFile) -> dict[str, Any]:
 
 def models_text(report: dict[str, Any]) -> str:
     """The report of `models_report` as a plain table to read, without a final newline."""
-    lines = _folder_lines(report["folders"])
+    lines = _built_in_lines(report["built_in"])
+    lines += ["", *_folder_lines(report["folders"])]
     lines += ["", f"Installed: {len(report['installed'])} files"]
     lines += _installed_lines(report["installed"])
     lines += ["", f"Known, but not found: {len(report['missing'])} files"]
     lines += _missing_lines(report["missing"])
     return "\n".join(lines)
+
+
+def _built_in_lines(row: dict[str, Any] | None) -> list[str]:
+    if row is None:
+        return [f"Built in: none; {NAME} is not in this copy of the package."]
+    lines = [f"Built in: {row['name']}  {_size_text(row['bytes'])}  {row['is']}"]
+    if row["problem"]:
+        lines += _wrapped("! ", row["problem"].removeprefix(row["path"]).lstrip())
+    for remark in (FAMILIES[NAME].limits, *row["remarks"]):
+        lines += _wrapped("- ", remark)
+    return lines
 
 
 def _folder_lines(folders: list[str]) -> list[str]:

@@ -69,6 +69,8 @@ class Family:
     """The object's longer side as a share of the input picture."""
     any_elevation: bool = False
     """Whether the orbit's elevations are free."""
+    limits: str = ""
+    """What users must know before they trust it, in one sentence; "" where there is nothing."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -98,6 +100,10 @@ FAMILIES: dict[str, Family] = {
             sigma_max=160.0,
             added=("augmentation",),
             object_share=0.64,
+            limits=(
+                "NOVA3D mini knows simple synthetic objects at 64 pixels only: expect coarse or "
+                "wrong views of photographs and of finer things."
+            ),
         ),
         Family(
             name="sv3d_u",

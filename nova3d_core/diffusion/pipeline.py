@@ -16,7 +16,7 @@ from .codec import most_at_once
 from .conditioning import Conditioning, added_numbers, augmented, camera_tasks
 from .cost import activation_bytes, seconds_on_cpu
 from .denoiser import Denoiser
-from .families import SampleConfig
+from .families import Family, SampleConfig
 from .finite import check_numbers, dtype_of, in_enough_range, module_in
 from .gather import gathered
 from .guidance import guidance_scales
@@ -111,6 +111,7 @@ def sample(
     stations = stations_of(family, size_px, config.elevation_deg, cameras)
     progress.update(ENCODING, 0, 2)
     taken = take_in(picture, mask, size_px, family.object_share)
+    notes = (*taken.notes, *_limits(family))
     draws = draw(model, size_px, config.seed)
     with torch.no_grad():
         told = told_of(model, taken.picture, stations, draws, placement, progress)
@@ -125,7 +126,15 @@ def sample(
         pictures[1] if len(pictures) > 1 else None,
         taken.mask if family.keeps_input else None,
     )
-    return Sample(views, pictures, taken.notes)
+    return Sample(views, pictures, notes)
+
+
+def _limits(family: Family) -> tuple[str, ...]:
+    """What the family cannot do, logged too."""
+    if not family.limits:
+        return ()
+    logger.warning("%s", family.limits)
+    return (family.limits,)
 
 
 def checked_size(model: MultiviewModel, size_px: int) -> int:

@@ -55,7 +55,8 @@ def load_model(
     """Loads a model that paints views around an object, on the CPU.
 
     Args:
-        path: a checkpoint, the UNet's file of a model in the diffusers layout, or its folder.
+        path: a checkpoint, the UNet's file of a model in the diffusers layout, or its folder; or
+            "nova3d-mini" for the model that ships with this package.
         dtype: the weights' number format; the file's if None. Each tensor is brought to it alone.
         folders: where to look for a VAE or image encoder that the file lacks;
             `locate.default_folders()` if empty.

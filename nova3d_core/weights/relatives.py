@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..progress import SILENT, Progress
+from .built_in import NAME, built_in_file
 from .headers import is_model_name
 from .locate import FoundFile, default_folders, find_models, look_at
 from .registry import IMAGE_ENCODER, UNET, VAE
@@ -24,10 +25,14 @@ _WHERE_FROM = {
 def unet_file(path: Path | str) -> Path:
     """The file to load: the path itself, or the UNet inside a folder in the diffusers layout.
 
+    `built_in.NAME` stands for the model that ships with the package, unless a file has that name.
+
     Raises:
-        InputError: there is no such file, or the folder holds no UNet.
+        InputError: the folder holds no UNet, or the built-in model is meant and missing.
     """
-    path = Path(path).expanduser()
+    given, path = path, Path(path).expanduser()
+    if str(given) == NAME and not path.exists():
+        return built_in_file()
     if not path.is_dir():
         return path
     inside = path / PART_FOLDERS[UNET]

@@ -92,7 +92,17 @@ def test_render_turntable_and_help(nova3d, tmp_path):
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "turn.webp") as film:
         assert film.n_frames == 48
-    commands = ["render", "generate", "fuse", "evaluate", "ablate", "presets", "models", "demo"]
+    commands = [
+        "run",
+        "render",
+        "generate",
+        "fuse",
+        "evaluate",
+        "ablate",
+        "presets",
+        "models",
+        "demo",
+    ]
     for words in ([], *([name] for name in commands)):
         shown = nova3d(*words, "--help")
         assert shown.returncode == 0

@@ -81,6 +81,33 @@ def mini_model(
     )
 
 
+def copying_mini(dtype: torch.dtype = torch.float32) -> MultiviewModel:
+    """A nova3d-mini that paints, in one step, the picture's silhouette in every view and domain.
+
+    It is blue on white, which as a normal faces the first camera. The first layer measures how dark
+    each block of pixels is; the last residual block hands that on; the last norm, of two channels
+    with the same content, and its activation cut it off at 0 and 10; the last layer colours it.
+    From the highest noise on, the data are the negative of what the network says.
+    """
+    model = mini_model(0, dtype)
+    unet, codec = model.unet, model.codec
+    for weight in unet.parameters():
+        weight.zero_()
+    first, last, (norm, _, head) = unet.input_blocks[0][0], unet.output_blocks[-1][0], unet.out
+    first.weight[:2, codec.channels :, 1, 1] = -1.0 / codec.channels
+    first.bias[:2] = 1.0
+    handed_on = last.skip_connection.in_channels - unet.config.channels
+    for channel in range(2):
+        last.skip_connection.weight[channel, handed_on + channel] = 1.0
+    norm.weight[:2] = 100.0
+    norm.bias[1] = -10.0
+    colours = torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]])[..., None, None]  # blue, white
+    blue, white = codec.to_scaled(colours.expand(2, 3, codec.factor, codec.factor))[..., 0, 0]
+    head.weight[:, 0, 1, 1], head.weight[:, 1, 1, 1] = (white - blue) / 10.0, (blue - white) / 10.0
+    head.bias.copy_(-white)
+    return model
+
+
 def random_model(
     family: str = "sv3d_u", seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> MultiviewModel:

@@ -65,7 +65,7 @@ def test_the_text_says_what_the_report_says(folder):
 
 
 def test_without_any_folder_the_text_says_how_to_name_one():
-    text = models_text({"folders": [], "installed": [], "missing": []})
+    text = models_text({"built_in": None, "folders": [], "installed": [], "missing": []})
     assert f"set {FOLDERS_VARIABLE}" in text
     assert "Installed: 0 files" in text
 

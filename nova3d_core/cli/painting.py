@@ -1,0 +1,167 @@
+"""What `generate` and `run` share: one picture in, a model's views of its object out."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tyro.conf import Positional
+
+from ..diffusion.families import GuidanceConfig, GuidanceKind, SampleConfig
+from ..errors import InputError, StageError
+from ..progress import Progress
+from ..weights.built_in import NAME
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..cameras import Cameras
+    from ..diffusion.families import Family
+    from ..diffusion.pipeline import Sample
+
+logger = logging.getLogger(__name__)
+
+NumberFormat = Literal["auto", "float32", "float16", "bfloat16"]
+LONGEST_PX = 4096
+"""Pictures at least twice as long are reduced while they are read."""
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What a model painted of a picture."""
+
+    family: Family
+    """The model's."""
+    sample: Sample
+    """Views and pictures."""
+    seconds: dict[str, float]
+    """Wall time of loading and sampling."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painting:
+    """The picture, the model, and how to sample."""
+
+    image: Positional[Path]
+    """A picture of the whole object: with alpha, on white, or with --mask."""
+    model: Path = Path(NAME)
+    """The model's file (NOVA3D, SV3D, V3D), or its name below the models folders; nova3d-mini: the
+    small one that is built in."""
+    mask: Path | None = None
+    """A picture that is white, or opaque, on the object."""
+    folder: tuple[Path, ...] = ()
+    """Where models lie; without any, NOVA3D_MODELS and ComfyUI's models folder."""
+    seed: int = 0
+    """Start of the noise."""
+    steps: int | None = None
+    """Denoising steps; the model's own if not given."""
+    guidance: Literal["auto"] | GuidanceKind = "auto"
+    """How strongly views follow the picture; auto: as the model's authors have it."""
+    lowest: float = 1.0
+    """Guidance at the input view (triangle) or the first one (linear); not in auto."""
+    highest: float = 2.5
+    """Guidance at the back, at the last view, or everywhere; not in auto."""
+    size_px: int | None = None
+    """Width and height of the views; what the model was trained on if not given."""
+    elevation_deg: float = 0.0
+    """How far above the horizon the picture was taken."""
+    rise_deg: float = 0.0
+    """SV3D p: rise and sink by so much once on the way round."""
+    decode_at_once: int | None = None
+    """Pictures decoded together; as many as fit into --memory-gib if not given."""
+    memory_gib: float = 4.0
+    """Memory that one decoding may take beside the weights."""
+    device: str = "cpu"
+    """Where to compute: cpu or cuda."""
+    dtype: NumberFormat = "auto"
+    """What the network computes in; auto: float32 on a CPU, float16 on a GPU."""
+    overwrite: bool = False
+    """Replace the output if it is there already."""
+    json: bool = False
+    """Say the result as JSON."""
+
+    def paint(self, progress: Progress) -> Painted:
+        """Reads the picture, loads the model, samples."""
+        import time
+
+        import torch
+
+        from ..diffusion.model import OneDevice
+        from ..diffusion.pipeline import sample
+        from ..io.images import read_image, read_mask
+        from ..weights.built_in import better_files, model_file
+        from ..weights.loading import load_model
+
+        config = self._config()
+        device = self._device()
+        picture = read_image(self.image, longest_px=LONGEST_PX)
+        mask = None if self.mask is None else read_mask(self.mask, longest_px=LONGEST_PX)
+        path = model_file(self.model, self.folder)
+        dtype = self._dtype(device)
+        # a GPU gets weights in the format it computes in; the CPU maps the file as it is
+        kept = None if device.type == "cpu" else dtype
+        start = time.perf_counter()
+        model = load_model(path, dtype=kept, folders=self.folder, progress=progress)
+        loaded = time.perf_counter()
+        if model.family.name == NAME:
+            logger.warning("%s", better_files())
+        cameras = self._cameras(model.family)
+        placement = OneDevice(model, device, dtype)
+        try:
+            made = sample(model, picture, mask, config, cameras, placement, progress)
+        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+            raise StageError(
+                "sampling",
+                "memory ran out.",
+                "Choose a smaller --size-px or --dtype float16, or close other programs.",
+            ) from error
+        seconds = {"loading": loaded - start, "sampling": time.perf_counter() - loaded}
+        return Painted(model.family, replace(made, views=made.views.to("cpu")), seconds)
+
+    def _config(self) -> SampleConfig:
+        guidance = None
+        if self.guidance != "auto":
+            guidance = GuidanceConfig(self.guidance, self.lowest, self.highest)
+        return SampleConfig(
+            seed=self.seed,
+            steps=self.steps,
+            guidance=guidance,
+            size_px=self.size_px,
+            elevation_deg=self.elevation_deg,
+            decode_at_once=self.decode_at_once,
+            memory_gib=self.memory_gib,
+        )
+
+    def _device(self) -> torch.device:
+        """The device; raises InputError if there is none of that name."""
+        import torch
+
+        try:
+            device = torch.device(self.device)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise InputError(
+                f"device '{self.device}' cannot be used: {reason}.", "Use cpu, or cuda on a GPU."
+            ) from error
+        return device
+
+    def _dtype(self, device: torch.device) -> torch.dtype:
+        import torch
+
+        if self.dtype != "auto":
+            return getattr(torch, self.dtype)
+        return torch.float32 if device.type == "cpu" else torch.float16
+
+    def _cameras(self, family: Family) -> Cameras | None:
+        """The dynamic orbit, if one is asked for."""
+        if not self.rise_deg:
+            return None
+        from ..cameras import cameras_of_orbit
+        from ..orbits import ORBIT_PRESETS, OrbitConfig
+
+        own = ORBIT_PRESETS[family.orbit].rig
+        rig = replace(own, count=family.views, elevation_deg=self.elevation_deg)
+        return cameras_of_orbit(OrbitConfig(rig, "sine", self.rise_deg))

@@ -1,0 +1,70 @@
+"""`run`: one picture to a textured mesh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from ..pipeline_config import FuseConfig
+from ..progress import Progress
+from .console import say, say_json
+from .painting import Painted, Painting
+
+if TYPE_CHECKING:
+    from ..pipeline import Fused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Painting):
+    """Make a textured mesh of the object in one picture: paint views, fuse them."""
+
+    output: Annotated[Path, arg(aliases=("-o",), metavar="MESH")]
+    """The mesh to write: .glb, .obj or .ply."""
+    fuse: Annotated[FuseConfig, arg(name="")] = field(default_factory=FuseConfig)
+    """All stages of the fusion."""
+    settings: Path | None = None
+    """Take all settings of the fusion from this JSON file instead; `presets` prints one."""
+    views: Path | None = None
+    """Also write the painted views to this folder."""
+
+    def run(self, progress: Progress) -> None:
+        """Reads, samples, fuses, writes."""
+        from ..io.atomic import refuse_folder
+        from ..io.meshes import refuse_mesh_path, write_mesh
+        from ..io.transforms_json import FOLDER_CONTENT, write_views
+        from ..pipeline import fuse_views
+        from ..settings import read_settings
+
+        refuse_mesh_path(self.output, self.overwrite)
+        if self.views is not None:
+            refuse_folder(self.views, self.overwrite, FOLDER_CONTENT)
+        config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
+        painted = self.paint(progress)
+        fused = fuse_views(painted.sample.views, config, progress, self.device)
+        if self.views is not None:
+            write_views(painted.sample.views, self.views, self.overwrite, progress)
+        write_mesh(fused.mesh, self.output, self.overwrite)
+        self._say(painted, fused)
+
+    def _say(self, painted: Painted, fused: Fused) -> None:
+        faces, texture_px = len(fused.mesh.faces), fused.mesh.texture.shape[0]
+        seconds = {**painted.seconds, **fused.seconds}
+        if self.json:
+            say_json(
+                {
+                    "output": str(self.output),
+                    "family": painted.family.name,
+                    "views": len(painted.sample.views),
+                    "faces": faces,
+                    "texture_px": texture_px,
+                    "unwrap_method": fused.unwrap_method,
+                    "notes": list(painted.sample.notes),
+                    "seconds": seconds,
+                }
+            )
+            return
+        spent = ", ".join(f"{stage} {each:.1f} s" for stage, each in seconds.items())
+        say(f"{faces} faces, {texture_px} px texture in {self.output} ({spent})")

@@ -1,0 +1,100 @@
+"""The model that ships with the package: found by its name, listed, missed with a clear line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nova3d_core.cli.models_table import models_report, models_text
+from nova3d_core.diffusion.families import FAMILIES
+from nova3d_core.errors import InputError
+from nova3d_core.weights import built_in
+from nova3d_core.weights.built_in import BETTER, FILE, NAME, better_files, is_shipped, model_file
+from nova3d_core.weights.loading import load_model
+from nova3d_core.weights.locate import look_at
+from nova3d_core.weights.registry import KNOWN_FILES
+from nova3d_core.weights.saving import save_nova3d
+
+from .models import assert_same, mini_model, random_model, states
+
+MOST_BYTES = 16_000_000
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """A package with a small model inside."""
+    path = tmp_path / "package" / FILE.name
+    path.parent.mkdir()
+    save_nova3d(mini_model(), path, note="ships with this package")
+    monkeypatch.setattr(built_in, "FILE", path)
+    return path
+
+
+@pytest.fixture
+def missing(tmp_path, monkeypatch):
+    """A package without it."""
+    path = tmp_path / FILE.name
+    monkeypatch.setattr(built_in, "FILE", path)
+    return path
+
+
+def test_its_name_stands_for_it(shipped):
+    assert model_file(NAME) == shipped
+    loaded = load_model(NAME)
+    assert loaded.family is FAMILIES[NAME]
+    assert_same(states(loaded), states(mini_model()))
+
+
+def test_a_file_of_that_name_comes_first(shipped, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_nova3d(random_model("sv3d_u"), tmp_path / "other.safetensors")
+    (tmp_path / "other.safetensors").rename(NAME)
+    assert str(model_file(NAME)) == NAME
+
+
+def test_where_it_is_missing_one_line_says_so(missing):
+    for find in (model_file, load_model):
+        with pytest.raises(InputError, match="is not in this copy of the package") as caught:
+            find(NAME)
+        assert str(missing) in str(caught.value)
+
+
+def test_other_names_are_looked_for_below_the_folders(tmp_path):
+    inside = tmp_path / "models" / "deep"
+    inside.mkdir(parents=True)
+    (inside / "some.safetensors").write_bytes(b"")
+    assert model_file("some.safetensors", [tmp_path]) == inside / "some.safetensors"
+    assert str(model_file("none.safetensors", [tmp_path])) == "none.safetensors"
+
+
+def test_the_models_command_lists_it_as_built_in(shipped, tmp_path):
+    report = models_report([tmp_path / "package"])
+    assert json.loads(json.dumps(report)) == report
+    row = report["built_in"]
+    assert (row["name"], row["family"], row["problem"]) == (NAME, NAME, None)
+    assert row["bytes"] == shipped.stat().st_size
+    text = models_text(report)
+    assert text.startswith(f"Built in: {NAME}")
+    for said in ("simple synthetic objects", "ships with this package"):
+        assert said in text
+
+
+def test_the_models_command_says_that_it_is_missing(missing, tmp_path):
+    report = models_report([tmp_path])
+    assert report["built_in"] is None
+    assert "is not in this copy of the package" in models_text(report)
+
+
+def test_better_files_are_published_ones():
+    assert {known.name for known in KNOWN_FILES} >= set(BETTER)
+    assert all(name in better_files() for name in BETTER)
+
+
+@pytest.mark.skipif(not is_shipped(), reason="the built-in model has not been trained yet")
+def test_what_ships_is_whole_and_small():
+    found = look_at(FILE)
+    assert (found.problem, found.family) == (None, NAME)
+    assert found.bytes <= MOST_BYTES
+    model = load_model(NAME)
+    assert model.family is FAMILIES[NAME]
