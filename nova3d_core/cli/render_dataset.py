@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from ..errors import InputError
 from ..progress import Progress
-from ..training.data_config import DatasetConfig
+from ..training.data_config import DatasetConfig, PrecomputeConfig
 from .console import say, say_json
 
 
@@ -30,6 +30,13 @@ class RenderDataset:
     """Processes that render."""
     ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
     """Render on the Ray cluster at this address; "local" starts one on this machine."""
+    latents_of: Annotated[Path | None, arg(metavar="MODEL")] = None
+    """Then work out what this model's VAE and image encoder make of the pictures, for training
+    that reads none; written to the folder `latents` in DIR."""
+    precompute: PrecomputeConfig = field(default_factory=PrecomputeConfig)
+    """With --latents-of."""
+    device: str = "cpu"
+    """With --latents-of: where to encode, cpu or cuda."""
     overwrite: bool = False
     """Render anew what an earlier run with other settings left in the folder."""
     json: bool = False
@@ -56,8 +63,10 @@ class RenderDataset:
         done = render_dataset(
             source, self.output, self.dataset, self.workers, self.ray, self.overwrite, progress
         )
+        latents = None if self.latents_of is None else self._latents(progress)
         if self.json:
-            say_json({**asdict(done), "folder": str(done.folder)})
+            document = {**asdict(done), "folder": str(done.folder)}
+            say_json({**document, "latents": None if latents is None else str(latents)})
             return
         kept = f", {done.kept} of them kept" if done.kept else ""
         say(f"{done.objects} objects in {done.shards} shards in {done.folder}{kept}")
@@ -67,3 +76,14 @@ class RenderDataset:
             say(f"{done.open} are open or not manifold: they are seen from both sides")
         if done.skipped:
             say(f"{len(done.skipped)} were skipped; {done.folder / SKIPPED} says why")
+        if latents is not None:
+            say(f"their latents in {latents}")
+
+    def _latents(self, progress: Progress) -> Path:
+        """The second step; the folder that it fills."""
+        from ..training.precompute import encoders_of, precompute
+
+        encoders = encoders_of(self.latents_of, self.device, progress)
+        folder = self.output / "latents"
+        precompute(self.output, folder, encoders, self.precompute, self.overwrite, progress)
+        return folder

@@ -83,3 +83,28 @@ class DatasetConfig:
         check_between("dataset most_faces", self.most_faces, 1, 2**31 - 1)
         check_between("dataset most_mib", self.most_mib, 0.001, 1e6)
         check_choice("dataset pictures_as", self.pictures_as, PICTURE_FORMATS)
+
+
+@dataclass(frozen=True)
+class PrecomputeConfig:
+    """What is worked out of pictures once, so that training reads none."""
+
+    variants: int = 4
+    """Draws of each object's input picture: its background and the noise on it. Training takes one
+    of them at random."""
+    seed: int = 0
+    """Start of the draws."""
+    augmentation_mean: float = -3.0
+    """Mean of ln(strength) of the noise on the input picture."""
+    augmentation_std: float = 0.5
+    """Standard deviation of ln(strength)."""
+    background_share: float = 0.5
+    """Share of the draws whose background is not white but a random grey or colour."""
+    at_once: int = 16
+    """Pictures that are encoded together."""
+
+    def __post_init__(self):
+        check_between("precompute variants", self.variants, 1, 1000)
+        check_between("precompute seed", self.seed, 0, 2**31 - 1)
+        check_between("precompute background_share", self.background_share, 0.0, 1.0)
+        check_between("precompute at_once", self.at_once, 1, 4096)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, Nova3DError
-from ..io.atomic import new_file, refuse_unwritable
 from ..progress import SILENT, Progress
+from .claims import claim, write_json
 from .data_config import DatasetConfig
 from .in_parallel import STAGE, Runner, runner
 from .shard_writer import FORMAT, Members, members_of, write_shard
@@ -20,7 +18,7 @@ from .sources import GREY_NOTE, OPEN_NOTE, MeshList, Procedural
 
 logger = logging.getLogger(__name__)
 
-SETTINGS, SKIPPED = "dataset.json", "skipped.json"
+SKIPPED = "skipped.json"
 CHUNK = 10
 """Objects that a worker renders at a time; a stop takes effect after so many."""
 
@@ -76,9 +74,9 @@ def render_dataset(
         Cancelled: the user stopped; finished shards stay.
     """
     config, folder = config or DatasetConfig(), Path(folder)
-    identity = {"format": FORMAT, **source.identity(), **_as_json(asdict(config))}
+    identity = {"format": FORMAT, **source.identity(), **asdict(config)}
     with runner(workers, ray) as run:  # looked for first: it may be missing
-        _claim(folder, identity, overwrite)
+        claim(folder, identity, overwrite)
         result = Rendered(folder)
         numbers = range(0, source.count, config.per_shard)
         progress.update(STAGE, 0, source.count)
@@ -92,7 +90,7 @@ def render_dataset(
                 result.kept += 1
             progress.update(STAGE, stop, source.count)
             _count(result, about)
-    _write_json(folder / SKIPPED, result.skipped)
+    write_json(folder / SKIPPED, result.skipped)
     return result
 
 
@@ -160,53 +158,6 @@ def render_chunk(
     return answers
 
 
-def _claim(folder: Path, identity: dict[str, Any], overwrite: bool) -> None:
-    """Makes the folder this set's own, or raises InputError if it is another set's."""
-    settings = folder / SETTINGS
-    if folder.is_file():
-        raise InputError(f"{folder} is a file.", "Name a folder.")
-    held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    earlier = _settings_of(settings) if SETTINGS in held else None
-    if earlier == identity:
-        return
-    if earlier is None and any(not name.startswith(".") for name in held):
-        raise InputError(
-            f"{folder} is not empty and holds no set of training objects.", "Choose another folder."
-        )
-    if earlier is not None and not overwrite:
-        raise InputError(
-            f"{folder} holds a set with other settings: {_differences(earlier, identity)}.",
-            "Choose another folder, or pass --overwrite to render it anew.",
-        )
-    refuse_unwritable(settings)
-    for old in folder.glob("shard-*.tar") if earlier is not None else ():
-        old.unlink()
-    _write_json(settings, identity)
-
-
-def _settings_of(path: Path) -> dict[str, Any]:
-    """An earlier run's settings; damaged ones are unlike any."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> str:
-    """What changed, in words."""
-    flat = [dict(_flattened(each)) for each in (earlier, now)]
-    names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
-    return ", ".join(f"{n} was {flat[0].get(n)}, now {flat[1].get(n)}" for n in names)
-
-
-def _flattened(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flattened(value, f"{above}{name}.")
-        else:
-            yield above + name, value
-
-
 def _finished(path: Path, start: int, stop: int) -> dict[str, Any] | None:
     """What a finished shard says of itself; None if it has to be rendered."""
     if not path.exists():
@@ -225,13 +176,3 @@ def _count(result: Rendered, about: dict[str, Any]) -> None:
     result.grey += about["grey"]
     result.open += about["open"]
     result.skipped += about["skipped"]
-
-
-def _as_json(value: Any) -> Any:
-    """The value as it comes back from a JSON file."""
-    return json.loads(json.dumps(value))
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with new_file(path, overwrite=True) as beside:
-        beside.write_text(json.dumps(value, indent=1), encoding="utf-8")

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from glob import glob
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -138,7 +139,7 @@ class ShardDataset(ObjectStream):
     that keeps reads in few files, and needs no buffer of pictures.
 
     Args:
-        paths: shard files, or folders that hold `*.tar`.
+        paths: shard files, folders that hold `*.tar`, or patterns.
         seed: of the shuffling.
         epochs: how often all objects come; endless if None.
         shuffle: False gives the order of the files.
@@ -253,7 +254,7 @@ class ShardDataset(ObjectStream):
 
 
 def shard_paths(paths: Path | str | Sequence[Path | str]) -> list[Path]:
-    """The shard files, sorted, of files and folders.
+    """The shard files, sorted, of files, folders, and patterns such as data/train-*.tar.
 
     Raises:
         InputError: there are none.
@@ -261,7 +262,12 @@ def shard_paths(paths: Path | str | Sequence[Path | str]) -> list[Path]:
     given = [paths] if isinstance(paths, Path | str) else list(paths)
     found: list[Path] = []
     for path in map(Path, given):
-        found += sorted(path.glob("*.tar")) if path.is_dir() else [path]
+        if path.is_dir():
+            found += path.glob("*.tar")
+        elif any(letter in str(path) for letter in "*?[") and not path.exists():
+            found += map(Path, glob(str(path)))
+        else:
+            found.append(path)
     if not found:
         raise InputError(
             f"no shards were found in {', '.join(map(str, given)) or 'nothing'}.",

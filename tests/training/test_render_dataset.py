@@ -12,10 +12,11 @@ import torch
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.io.meshes import write_mesh
 from nova3d_core.progress import Progress
+from nova3d_core.training.claims import SETTINGS
 from nova3d_core.training.data_config import DatasetConfig, PictureConfig
 from nova3d_core.training.in_parallel import runner
 from nova3d_core.training.objects import procedural_object
-from nova3d_core.training.render_dataset import SETTINGS, SKIPPED, render_dataset
+from nova3d_core.training.render_dataset import SKIPPED, render_dataset
 from nova3d_core.training.shards import ShardDataset
 from nova3d_core.training.sources import Procedural, read_mesh_list
 
