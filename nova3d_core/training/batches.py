@@ -118,10 +118,10 @@ def left_out(dropped: Tensor, share: float) -> tuple[Tensor, Tensor]:
 class Told:
     """What the network is told of B objects beside the noise level."""
 
-    picture: Tensor
-    """(B, 3, H, W) in -1..1 without noise, for the image encoder."""
-    noisy_picture: Tensor
-    """(B, 3, H, W) with the noise that `added` tells of, for the codec."""
+    picture: Tensor | None
+    """(B, 3, H, W) in -1..1 without noise, for the image encoder; None where that was done."""
+    noisy_picture: Tensor | None
+    """(B, 3, H, W) with the noise that `added` tells of, for the codec; None likewise."""
     keep_embedding: Tensor
     """(B,) 0 or 1."""
     keep_latent: Tensor
@@ -130,6 +130,10 @@ class Told:
     """(B, V, 256) sinusoid of the noise's strength."""
     camera_task: Tensor
     """(D, B, V, 10)."""
+    embedding: Tensor | None = None
+    """(B, 1, Cc) of `picture` where it was worked out before."""
+    latent: Tensor | None = None
+    """(B, C, h, w) of `noisy_picture`, likewise."""
 
 
 def told_in_training(batch: Batch, draws: Draws, config: ConditionConfig, domains: int) -> Told:
@@ -138,18 +142,19 @@ def told_in_training(batch: Batch, draws: Draws, config: ConditionConfig, domain
     mean, std = config.augmentation_mean, config.augmentation_std
     strength = torch.exp(mean + std * draws.strength)  # (B,)
     noisy = augmented(picture, draws.picture_noise, strength[:, None, None, None])
-    views = batch.colour.shape[1]
+    return Told(picture, noisy, *told_beside(batch, draws, config, strength, domains))
+
+
+def told_beside(
+    batch: Any, draws: Draws, config: ConditionConfig, strength: Tensor, domains: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The last four of `Told`, for objects whose input pictures have noise of a strength (B,)."""
+    views = batch.elevation_deg.shape[1]
     embedding, latent = left_out(draws.dropped, config.dropout)
     elevations, azimuths = batch.elevation_deg.deg2rad(), batch.azimuth_deg.deg2rad()
     tasks = [
         camera_task_numbers(each, turn, domains)
         for each, turn in zip(elevations, azimuths, strict=True)
     ]
-    return Told(
-        picture,
-        noisy,
-        embedding,
-        latent,
-        sinusoid(strength[:, None].expand(-1, views), NUMBER_SIZE),
-        torch.stack(tasks, dim=1),
-    )
+    added = sinusoid(strength[:, None].expand(-1, views), NUMBER_SIZE)
+    return embedding, latent, added, torch.stack(tasks, dim=1)

@@ -24,6 +24,7 @@ from .feed import Feed
 from .launch import anywhere, everywhere
 from .objective import COMPUTES_IN, Objective
 from .optimiser import learning_rate, set_learning_rate
+from .ready import ReadyBatch, is_ready, ready_batch_of
 from .stopping import Reason, Stopping
 from .stream import ObjectStream
 from .trainee import Trainee
@@ -101,14 +102,17 @@ class Loop:
             return reason or "terminated"
         return None
 
-    def _made(self, objects: list[dict[str, Any]], step: int) -> tuple[Batch, Draws]:
+    def _made(self, objects: list[dict[str, Any]], step: int) -> tuple[Any, Draws]:
         """A batch and all its random numbers."""
         family, config, codec = self.trainee.family, self.config, self.trainee.codec
-        batch = batch_of(objects, family.views, config.data.size_px)
         first = self.accelerator.process_index * len(objects)
         side = config.data.size_px // codec.factor
         shape = (len(family.domains), family.views, codec.channels, side, side)
         places = range(first, first + len(objects))
+        if is_ready(objects):
+            batch: Batch | ReadyBatch = ready_batch_of(objects, shape)
+        else:
+            batch = batch_of(objects, family.views, config.data.size_px)
         return batch, draw(config.seed, step, places, shape, config.data.size_px)
 
     def step(self) -> None:

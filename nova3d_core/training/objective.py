@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .batches import Batch, Told, pictures_of, told_in_training
 from .config import TrainConfig
 from .draws import Draws
 from .losses import edm_loss, network_input
 from .noise import sigmas_of, spread_normals, stage_at
+from .ready import ReadyBatch, told_of_ready
 from .trainee import Trainee
 
 COMPUTES_IN = {"float32": torch.float32, "bfloat16": torch.bfloat16, "autocast": torch.float32}
@@ -37,14 +39,19 @@ class Objective:
         stage = stage_at(config.noise, step, config.optimiser.steps)
         return sigmas_of(stage, spread_normals(draws.level, draws.place, config.optimiser.batch))
 
-    def losses(self, batch: Batch, draws: Draws, step: int) -> tuple[Tensor, Tensor]:
+    def losses(self, batch: Batch | ReadyBatch, draws: Draws, step: int) -> tuple[Tensor, Tensor]:
         """The loss of each domain and object, (D, B) float32, and their noise levels (B,)."""
         batch, draws = batch.to(self.device), draws.to(self.device)
         sigmas = self.sigmas(draws, step)
         domains = len(self.trainee.family.domains)
         with torch.no_grad():
-            clean = self.latents(pictures_of(batch)[:domains])
-            told = told_in_training(batch, draws, self.config.conditions, domains)
+            if isinstance(batch, ReadyBatch):
+                self._refuse_learning_encoder()
+                clean = batch.clean[:domains].float()
+                told = told_of_ready(batch, draws, self.config.conditions, domains)
+            else:
+                clean = self.latents(pictures_of(batch)[:domains])
+                told = told_in_training(batch, draws, self.config.conditions, domains)
             x = self.beside(network_input(clean, draws.noise, sigmas), told)
         answer = self.answer(x, sigmas, told)
         return edm_loss(answer, clean, draws.noise, sigmas), sigmas
@@ -58,15 +65,17 @@ class Objective:
         """Scaled noisy latents (D, B, V, C, h, w) with the input picture's beside each of them,
         (D, B, V, 2 C, h, w) in the format that the network computes in."""
         domains, _, views = scaled.shape[:3]
-        latent = self.trainee.codec.encode(told.noisy_picture).float()  # (B, C, h, w)
+        latent = told.latent  # (B, C, h, w)
+        if latent is None:
+            latent = self.trainee.codec.encode(told.noisy_picture).float()
         latent = latent * told.keep_latent[:, None, None, None]
         latent = latent[None, :, None].expand(domains, -1, views, -1, -1, -1)
         return torch.cat([scaled, latent], dim=3).to(COMPUTES_IN[self.config.precision])
 
     def answer(self, x: Tensor, sigmas: Tensor, told: Told) -> Tensor:
         """F of the network, (D, B, V, C, h, w)."""
-        seen = told.picture
-        if self.trainee.encoder is None:
+        seen = told.picture if told.embedding is None else told.embedding
+        if self.trainee.encoder is None and told.embedding is None:
             with torch.no_grad():
                 seen = self.trainee.image_encoder.embed(told.picture).float()
         with torch.autocast(
@@ -74,4 +83,12 @@ class Objective:
         ):
             return self.network(
                 x, 0.25 * sigmas.log(), seen, told.keep_embedding, told.added, told.camera_task
+            )
+
+    def _refuse_learning_encoder(self) -> None:
+        if self.trainee.encoder is not None:
+            raise InputError(
+                "the training data holds embeddings, but the image encoder is trained too: it "
+                "needs the pictures.",
+                "Give the shards of pictures instead of their latents.",
             )
