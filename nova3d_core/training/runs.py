@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import InputError
 from ..io.atomic import explained_write_errors, refuse_unwritable
 from ..progress import SILENT, Progress
 from ..settings import settings_text
+from .attention import choose_attention
 from .checkpoint import Place, State, checkpoints_in, load_checkpoint, read_state
 from .config import TrainConfig, differences
 from .data_sources import block_of, held_out_objects, source_of
@@ -108,13 +110,22 @@ def prepared(trainee: Trainee, config: TrainConfig, accelerator: Any) -> tuple[A
     """Network and optimiser on their device, wrapped for several processes where there are some."""
     trainee.unet.checkpointing = config.checkpointing
     if config.channels_last:
-        trainee.unet.to(memory_format=torch.channels_last)
+        channels_last(trainee.unet)
+    choose_attention(trainee.unet, accelerator.device, config.precision)
     for part in (trainee.codec, trainee.image_encoder):
         part.to(accelerator.device)
     trainee.to(accelerator.device)
     if config.compiled:
         trainee.unet.compile()
     return accelerator.prepare(trainee, adamw(trainee, config.optimiser))
+
+
+def channels_last(network: nn.Module) -> None:
+    """Puts the weights of convolutions into the order that some kernels like better."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in network.parameters():
+        if weight.dim() in formats:
+            weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])
 
 
 def changes(output: Path, state: State, config: TrainConfig, world: int, accept: bool) -> list[str]:

@@ -1,0 +1,39 @@
+"""Attention for training in bfloat16 on a CPU, where torch's own kernel is slow backwards."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.attention import Attention
+from .config import Precision
+
+
+def by_matrices(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """What `scaled_dot_product` gives, as two products of matrices and a softmax.
+
+    On a CPU in bfloat16, forwards and backwards together take a third of the time of torch's fused
+    kernel for 256 tokens, a seventh for 16. It keeps all weights of the attention in memory, which
+    is little for small networks.
+
+    Args:
+        q: (N, L, C) queries.
+        k: (N, M, C) keys.
+        v: (N, M, C) values.
+        heads: heads lie side by side in C.
+
+    Returns:
+        (N, L, C).
+    """
+    q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v))  # (N, h, L, c)
+    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (N, h, L, M)
+    return (weights.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+
+
+def choose_attention(network: nn.Module, device: torch.device, precision: Precision) -> None:
+    """Gives a network the attention that trains quickest on this device."""
+    if device.type != "cpu" or precision == "float32":
+        return
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.attend = by_matrices

@@ -1,0 +1,42 @@
+"""Attention by products of matrices is torch's own attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nova3d_core.diffusion.attention import Attention, scaled_dot_product
+from nova3d_core.diffusion.families import FAMILIES
+from nova3d_core.training.attention import by_matrices, choose_attention
+from nova3d_core.training.trainee import fresh_trainee
+
+from .parts import SMALL
+
+
+@pytest.mark.parametrize("lengths", [(16, 16), (32, 7), (1, 1)])
+def test_values_and_gradients_are_equal(lengths):
+    generator = torch.Generator().manual_seed(0)
+    length, keys = lengths
+    parts = [torch.randn(5, n, 24, generator=generator) for n in (length, keys, keys)]
+    found = []
+    for attend in (scaled_dot_product, by_matrices):
+        q, k, v = (part.clone().requires_grad_(True) for part in parts)
+        out = attend(q, k, v, 3)
+        out.square().sum().backward()
+        found.append((out, q.grad, k.grad, v.grad))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_only_low_precision_on_a_cpu_takes_it():
+    def chosen(device, precision):
+        trainee = fresh_trainee(SMALL.network, FAMILIES[SMALL.family], 0)
+        choose_attention(trainee, torch.device(device), precision)
+        kinds = {m.attend for m in trainee.modules() if isinstance(m, Attention)}
+        assert len(kinds) == 1
+        return kinds.pop()
+
+    assert chosen("cpu", "bfloat16") is by_matrices
+    assert chosen("cpu", "autocast") is by_matrices
+    assert chosen("cpu", "float32") is scaled_dot_product
+    assert chosen("cuda", "bfloat16") is scaled_dot_product
