@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from ..nova3d_core.diffusion.families import FAMILIES
+from ..nova3d_core.weights.built_in import NAME, built_in_file, is_shipped
 from ..nova3d_core.weights.headers import (
     MAX_HEADER_BYTES,
     MODEL_SUFFIXES,
@@ -23,6 +24,8 @@ FOLDERS = (FOLDER, "checkpoints", "diffusion_models")
 """The host's kinds of folders that are looked through, in this order."""
 LENDING = ("clip_vision", "vae")
 """Further ones that may lend an image encoder or a VAE to a model without its own."""
+BUILT_IN = f"{NAME} (built in)"
+"""What workflows call the model that ships with the pack."""
 NONE_FOUND = "none found: see the node's help"
 _MARKS = (b"time_stack.", b"temporal_res_block.")
 """One of these stands in every header of ours, and hardly in another."""
@@ -53,17 +56,21 @@ def places() -> list[Path]:
 
 def model_names() -> list[str]:
     """The models that can paint views, by the names that workflows keep; never empty."""
-    return [name for name, path in _all_files() if _is_ours(path)] or [NONE_FOUND]
+    built_in = [BUILT_IN] if is_shipped() else []
+    found = [name for name, path in _all_files() if _is_ours(path)]
+    return [*built_in, *found] or [NONE_FOUND]
 
 
 def model_path(name: str) -> Path:
-    """The place of a file of one of the model folders, whatever it really holds.
+    """The place of the built-in model, or of a file of the model folders, whatever it holds.
 
     Raises:
         InputError: there is none of that name; says what to download.
     """
     from ..nova3d_core.errors import InputError
 
+    if name == BUILT_IN:
+        return built_in_file()
     path = dict(_all_files()).get(PurePath(name).as_posix())
     if path is None:
         missing = "no multi-view model was chosen." if name == NONE_FOUND else (

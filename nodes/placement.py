@@ -110,7 +110,9 @@ class HostPlacement:
         if not whole:
             return patcher.load_device, self.hosted.dtype
         module = self.hosted.model.part(part)
-        weight = next(module.parameters())
+        weight = next(module.parameters(), None)
+        if weight is None:  # a codec of pixels
+            return patcher.load_device, torch.float32
         if weight.device != patcher.load_device:  # some hosts leave plain layers where they are
             module.to(patcher.load_device)
         return patcher.load_device, weight.dtype

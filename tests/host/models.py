@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nova3d_core.diffusion.model import MultiviewModel
+from nova3d_core.weights.built_in import is_shipped
 from nova3d_core.weights.saving import save_nova3d
 
-from ..weights.models import random_model
+from ..weights.models import copying_mini, random_model
 from ..weights.test_loading import as_published, sgm_tensors, without_quantising
 
 NOVA3D = "nova3d.safetensors"
@@ -24,6 +25,10 @@ SV3D_P = "sv3d_p.safetensors"
 SV3D_U = "sv3d_u.safetensors"
 """This one's decoder is random too, so its pictures show what the UNet made."""
 V3D = "V3D.ckpt"
+MINI = "mini.safetensors"
+"""Paints the silhouette of what it sees, in one step."""
+BUILT_IN = ("nova3d-mini (built in)",) * is_shipped()
+"""What the pack offers before all files."""
 SVD = "svd_xt.safetensors"
 OTHERS = {
     "sdxl.safetensors": "model.diffusion_model.input_blocks.0.0.weight",
@@ -40,6 +45,7 @@ def write_models(models: Path) -> None:
     scratch = models / "scratch"
     scratch.mkdir()
     save_nova3d(calm_model("nova3d"), own / NOVA3D, note="paints a red square")
+    save_nova3d(copying_mini(), own / MINI)
     for name, family, folder in (
         (SV3D_P, "sv3d_p", checkpoints),
         (SV3D_U, "sv3d_u", checkpoints / "stability"),

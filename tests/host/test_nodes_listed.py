@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .models import NOVA3D, SV3D_P, SV3D_U, V3D
+from .models import BUILT_IN, MINI, NOVA3D, SV3D_P, SV3D_U, V3D
 from .server import PACK
 
 pytestmark = pytest.mark.host
@@ -86,4 +86,4 @@ def test_newcomers_folders_and_files_are_offered(ours):
 
 def test_models_that_paint_views_are_offered_and_no_others(ours):
     names = ours["LoadNOVA3D"]["input"]["required"]["model"][1]["options"]
-    assert names == [V3D, NOVA3D, f"stability/{SV3D_U}", SV3D_P]
+    assert names == [*BUILT_IN, V3D, MINI, NOVA3D, f"stability/{SV3D_U}", SV3D_P]

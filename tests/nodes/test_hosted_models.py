@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from ..host.models import NOVA3D, SV3D_P, SV3D_U, V3D, write_models
+from ..host.models import BUILT_IN, MINI, NOVA3D, SV3D_P, SV3D_U, V3D, write_models
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.host
 
 SCRIPT = """
 import gc, importlib.util, json, os, sys, time, weakref
+from pathlib import Path
 sys.argv = ["main.py", "--cpu"]
 import comfy.options
 comfy.options.enable_args_parsing()
@@ -51,9 +52,9 @@ answers["folder"] = [known["nova3d"][0], sorted(known["nova3d"][1])]
 path = listing.model_path("nova3d.safetensors")
 picture = torch.ones(64, 64, 3)
 picture[20:40, 16:48] = 0.3
-config = SampleConfig(steps=2, size_px=64)
 
-def paint(hosted):
+def paint(hosted, steps=2):
+    config = SampleConfig(steps=steps, size_px=64)
     with torch.inference_mode():
         return sample(
             hosted.model, picture, None, config, None, placement.HostPlacement(hosted), SILENT
@@ -186,10 +187,20 @@ def said(name):
     except InputError as error:
         return str(error)
 answers["gone"] = [said("v3d.ckpt"), said("mine.safetensors"), said("../nova3d/V3D.ckpt")]
+from pack.nova3d_core.weights import built_in
 for key in ("nova3d", "checkpoints", "diffusion_models"):
     known[key] = ([os.path.join(models, "empty")], known[key][1])
 folder_paths.filename_list_cache.clear()
+shipped, built_in.FILE = built_in.FILE, Path(models) / "none.safetensors"
 answers["none"] = [listing.model_names(), said(listing.NONE_FOUND)]
+answers["not_shipped"] = said(listing.BUILT_IN)
+built_in.FILE = Path(models) / "nova3d" / "mini.safetensors"
+answers["built_in"] = [listing.model_names(), str(listing.model_path(listing.BUILT_IN))]
+# a codec without weights goes through the host's hands, too
+first, again = (paint(load_hosted(built_in.FILE, "auto", SILENT), steps=1) for _ in range(2))
+whiteness = first.amin(dim=-1)
+answers["mini"] = [list(first.shape), differs(first, again), float(whiteness[:, :, 2, 2].min()),
+                   float(whiteness[:, :, 32, 32].max())]
 print("ANSWERS " + json.dumps(answers))
 """
 
@@ -208,7 +219,7 @@ def answers(checkout, tmp_path_factory) -> dict:
 
 
 def test_models_that_paint_views_are_offered_and_nothing_else(answers):
-    assert answers["names"] == [V3D, NOVA3D, f"stability/{SV3D_U}", SV3D_P]
+    assert answers["names"] == [*BUILT_IN, V3D, MINI, NOVA3D, f"stability/{SV3D_U}", SV3D_P]
     assert answers["crowded"]
 
 
@@ -235,8 +246,21 @@ def test_a_name_that_is_gone_is_named_with_where_to_get_it(answers):
 
 def test_without_a_model_the_node_says_what_to_download(answers):
     (names, said) = answers["none"]
-    assert len(names) == 1 and "help" in names[0]
+    assert names == ["none found: see the node's help"]
     assert "stabilityai/sv3d" in said and "heheyas/V3D" in said and "models/nova3d" in said
+
+
+def test_the_built_in_model_is_offered_first_where_it_ships(answers):
+    names, path = answers["built_in"]
+    assert names == ["nova3d-mini (built in)"]
+    assert Path(path).name == MINI
+    assert "is not in this copy of the package" in answers["not_shipped"]
+
+
+def test_the_small_model_paints_under_the_hosts_management(answers):
+    shape, apart, corner, middle = answers["mini"]
+    assert shape == [2, 16, 64, 64, 3] and apart < 1e-4  # rounding: maps of a file lie anywhere
+    assert corner > 0.95 and 0.45 < middle < 0.55  # light blue where the picture is dark
 
 
 def test_weights_and_computing_follow_choice_and_host(answers):
