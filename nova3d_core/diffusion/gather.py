@@ -6,6 +6,7 @@ import logging
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..cameras import Cameras
 from ..conventions import decode_normals
@@ -15,6 +16,14 @@ from ..views import Views
 
 logger = logging.getLogger(__name__)
 
+SURELY_WHITE = 0.18
+"""A pixel of a normal picture this close to white shows no normal: all of those are 0.36 away."""
+DEEPLY_WHITE = 0.12
+"""The same of a pixel's mean with its eight neighbours, which has less noise."""
+EDGE_PX = 2
+"""Within this distance of what is not surely white, a pixel may be mixed with the object."""
+NOISE_QUANTILE = 0.99
+"""How much of the background's noise counts as noise at the silhouette, too."""
 CLEAR_SHARE = 0.25
 """A pixel that the object covers less than this shows no normal."""
 
@@ -68,14 +77,37 @@ def _off_unit(pictures: Tensor) -> Tensor:
     return ((pictures * 2.0 - 1.0).norm(dim=-1, keepdim=True) - 1.0).abs()
 
 
+def white_of_normals(pictures: Tensor) -> Tensor:
+    """(V, H, W) bool: which pixels of normal pictures (V, H, W, 3) on painted white are white.
+
+    A network's white is never quite white. Far from the object, all that is nearer to white than
+    any normal is background. What is left of white there, the noise, is what may be missing from it
+    at the silhouette, where a pixel with some of the object in it must not be taken for white.
+    """
+    from_white = 1.0 - pictures
+    near = from_white.norm(dim=-1) < SURELY_WHITE  # (V, H, W)
+    smooth = functional.avg_pool2d(from_white.movedim(-1, 1), 3, 1, 1)  # (V, 3, H, W)
+    doubtful = (smooth.norm(dim=1, keepdim=True) >= DEEPLY_WHITE).float()
+    deep = functional.max_pool2d(doubtful, 2 * EDGE_PX + 1, 1, EDGE_PX)[:, 0] == 0
+    missing = from_white.amax(dim=-1)  # (V, H, W)
+    noise = float(missing[deep].sort()[0][_place(int(deep.sum()))]) if bool(deep.any()) else 0.0
+    return deep | (near & (missing <= max(noise, WHITE_TOLERANCE)))
+
+
+def _place(count: int) -> int:
+    """Where the quantile lies among so many sorted numbers."""
+    return min(int(NOISE_QUANTILE * count), count - 1)
+
+
 def _masks(colour: Tensor, normals: Tensor | None) -> Tensor | None:
     """(V, H, W) mattes of the normals or else of the colours; None if neither stands on white."""
     reason = ""
     for pictures in (normals, colour):
         if pictures is None:
             continue
+        white = white_of_normals(pictures) if pictures is normals else None
         try:
-            return matte_from_white(pictures)
+            return matte_from_white(pictures, white)
         except InputError as error:
             reason = error.message
     logger.warning("the views come without masks: %s", reason)

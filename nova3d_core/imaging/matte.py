@@ -15,7 +15,7 @@ WHITE_BORDER_SHARE = 0.75
 """The share of border pixels that must be white: an object may be cut off by one of four sides."""
 
 
-def matte_from_white(colour: Tensor) -> Tensor:
+def matte_from_white(colour: Tensor, white: Tensor | None = None) -> Tensor:
     """Soft masks of objects in front of white.
 
     White that is connected to the picture's border is background; white parts inside the object
@@ -24,6 +24,7 @@ def matte_from_white(colour: Tensor) -> Tensor:
 
     Args:
         colour: (V, H, W, 3) sRGB in 0..1.
+        white: (V, H, W) bool, which pixels pass for white; those within `WHITE_TOLERANCE` if None.
 
     Returns:
         (V, H, W) float32 in 0..1, on the device of `colour`.
@@ -37,13 +38,16 @@ def matte_from_white(colour: Tensor) -> Tensor:
     names = [f"view {view}" for view in range(len(pictures))]
     if len(names) == 1:
         names = ["the picture"]
-    masks = [_matte(*named) for named in zip(pictures, names, strict=True)]
+    if white is None:
+        whites = pictures.min(axis=3) >= 1.0 - WHITE_TOLERANCE  # (V, H, W)
+    else:
+        whites = white.detach().cpu().numpy()
+    masks = [_matte(*each) for each in zip(pictures, whites, names, strict=True)]
     return torch.from_numpy(np.stack(masks)).to(colour.device)
 
 
-def _matte(picture: np.ndarray, name: str) -> np.ndarray:
-    """The (H, W) float32 soft mask of one picture (H, W, 3)."""
-    white = picture.min(axis=2) >= 1.0 - WHITE_TOLERANCE
+def _matte(picture: np.ndarray, white: np.ndarray, name: str) -> np.ndarray:
+    """The (H, W) float32 soft mask of one picture (H, W, 3) with `white` (H, W) pixels."""
     background = _background(white, name)
     if background.all():
         raise InputError(

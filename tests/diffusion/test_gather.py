@@ -7,7 +7,8 @@ import torch
 
 from nova3d_core.cameras import orbit_cameras
 from nova3d_core.conventions import encode_normals
-from nova3d_core.diffusion.gather import gathered
+from nova3d_core.diffusion.gather import gathered, white_of_normals
+from nova3d_core.imaging.matte import WHITE_TOLERANCE
 from nova3d_core.rendering.views import render_views
 from nova3d_core.rigs import RigConfig
 
@@ -58,3 +59,25 @@ def test_without_a_white_background_the_pictures_still_come(truth, caplog):
     assert views.masks is None
     assert views.colour.equal(grey)
     assert "without masks: the border of view 0 is not white" in caplog.text
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.05])
+def test_a_painted_background_need_not_be_quite_white(truth, noise):
+    generator = torch.Generator().manual_seed(0)
+    noisy = [
+        (each + noise * torch.randn(each.shape, generator=generator)).clamp(0.0, 1.0)
+        for each in (truth.colour, painted(truth))
+    ]
+    views = gathered(truth.cameras, *noisy)
+    assert float((views.masks - truth.masks).abs().mean()) < 0.01
+    assert float((views.masks[truth.masks == 1] > 0.5).float().mean()) > 0.99
+    far = torch.nn.functional.max_pool2d(truth.masks[:, None], 7, 1, 3)[:, 0] == 0
+    assert not views.masks[far].any()
+    assert bool((views.colour[far] == 1).all()) and not views.normals[far].any()
+
+
+def test_a_clean_background_leaves_the_silhouettes_pixels_alone(truth):
+    """Pixels with little of the object in them are no noise where there is none."""
+    pictures = painted(truth)
+    clean = pictures.amin(dim=-1) >= 1.0 - WHITE_TOLERANCE
+    assert white_of_normals(pictures).equal(clean)
