@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,22 +83,21 @@ class Loop:
         with Feed(self.source, each, self._made, self.place.step, ahead) as feed:
             self._feed = feed
             while reason is None:
-                try:
-                    self.step()
-                    self._look(stopping)
-                    self.progress.update(TRAINING, self.place.step, steps)
-                except Cancelled:
-                    reason = "cancelled"
-                if reason is None:
-                    reason = self._agreed(stopping, steps)
+                self.step()
+                self._look(stopping)
+                reason = self._end(stopping, steps)
             self.keep()
         return reason
 
-    def _agreed(self, stopping: Stopping, steps: int) -> Reason | None:
-        """Whether the run ends here; all processes end at the same step."""
+    def _end(self, stopping: Stopping, steps: int) -> Reason | None:
+        """Why the run ends here, if it does; all processes end at the same step."""
+        reason = stopping.reason
+        try:
+            self.progress.update(TRAINING, self.place.step, steps)
+        except Cancelled:
+            reason = reason or "cancelled"
         if self.place.step >= steps:
             return "finished"
-        reason = stopping.reason
         if anywhere(self.accelerator, reason is not None):
             return reason or "terminated"
         return None
@@ -139,7 +139,7 @@ class Loop:
         total: Tensor | None = None
         for first in range(0, count, config.at_once):
             last = min(first + config.at_once, count)
-            pieces = self.accelerator.no_sync(self.network) if last < count else _Nothing()
+            pieces = self.accelerator.no_sync(self.network) if last < count else nullcontext()
             with pieces:
                 part = batch.part(first, last), draws.part(first, last)
                 losses, _ = self._objective.losses(*part, self.place.step)  # (D, b)
@@ -236,45 +236,35 @@ class Loop:
         self._kept_at, self._kept_step = time.monotonic(), self.place.step
         self.watch.event("kept", self.place.step, seconds=round(self._kept_at - started, 2))
 
-    def show(self, objects: int, stopping: Stopping) -> Validation:
+    def show(self, objects: int, stopping: Stopping) -> None:
         """Paints held-out objects with the averaged weights: figures, and a sheet of the first.
 
-        Raises:
-            Cancelled: the run shall end before this is done.
+        Nothing comes of it if the run shall end before it is done.
         """
         started, device = time.monotonic(), self.accelerator.device
         model = self.trainee.model()
-        dtype = COMPUTES_IN[self.config.precision]
-        placement = OneDevice(model, device, dtype, keep=True)
-        truths = self.truths[:objects]
+        placement = OneDevice(model, device, COMPUTES_IN[self.config.precision], keep=True)
+        truths, steps = self.truths[:objects], self.config.run.sampling_steps or None
         quiet = Progress(None, lambda: stopping.reason not in (None, "time"))
-        with self.ema.in_place():
-            steps = self.config.run.sampling_steps or None
-            found = validate(model, truths, placement, steps, quiet)
+        with self.ema.in_place(), suppress(Cancelled):
+            if self.accelerator.is_main_process:
+                found = validate(model, truths, placement, steps, quiet)
+                self._show(found, truths, time.monotonic() - started)
+        self.accelerator.wait_for_everyone()
+        self._since.started += time.monotonic() - started
+
+    def _show(self, found: Validation, truths: Sequence[Truth], seconds: float) -> None:
         figures = {name: value for name, value in found.means.items() if value is not None}
         self.watch.event(
             "validation",
             self.place.step,
             objects=len(found.objects),
-            seconds=round(time.monotonic() - started, 1),
+            seconds=round(seconds, 1),
             **{name: round(value, 4) for name, value in figures.items()},
         )
         shown = min(self.config.run.sheet_objects, len(found.painted))
-        if shown and self.accelerator.is_main_process:
+        if shown:
             picture = sheet(truths[:shown], found.painted[:shown])
-            write_image(
-                self.output / SHEETS / f"{self.place.step:08d}.png", picture, overwrite=True
-            )
+            path = self.output / SHEETS / f"{self.place.step:08d}.png"
+            write_image(path, picture, overwrite=True)
             self.watch.picture("samples", picture, self.place.step)
-        self._since.started += time.monotonic() - started
-        return found
-
-
-class _Nothing:
-    """A context in which nothing is different."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass

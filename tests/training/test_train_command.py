@@ -1,0 +1,158 @@
+"""The command `train`, as users start it, stop it, go on with it and take a model from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from nova3d_core.diffusion.families import SampleConfig
+from nova3d_core.diffusion.pipeline import sample
+from nova3d_core.errors import InputError
+from nova3d_core.training.checkpoint import checkpoints_in
+from nova3d_core.training.presets import read_train_config, shipped_configs
+from nova3d_core.training.tensor_files import read_tensors
+from nova3d_core.weights.loading import load_model
+
+from .parts import SMALL, objects, of
+from .test_resume import log_of
+
+ROOT = __file__.rsplit("/tests/", 1)[0]
+
+
+def command(*words):
+    return [sys.executable, "-m", "nova3d_core", "train", *map(str, words), "--device", "cpu"]
+
+
+def train(*words):
+    done = subprocess.run(
+        command(*words), cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    config = of(
+        SMALL,
+        run__sheet_steps=2,
+        run__sheet_objects=1,
+        run__validation_steps=4,
+        run__validation_objects=2,
+        run__sampling_steps=1,
+        run__tensorboard=True,
+    )
+    path = tmp_path_factory.mktemp("settings") / "small.json"
+    path.write_text(json.dumps(asdict(config)))
+    return path
+
+
+@pytest.mark.slow
+def test_minutes_and_the_same_command_again_and_a_model_in_the_end(settings, tmp_path):
+    output, model = tmp_path / "run", tmp_path / "small.safetensors"
+    code, said, complained = train(settings, "-o", output, "--minutes", 0)
+    assert code == 0, complained
+    assert f"step 1 of 6 is kept in {output}: its minutes are up." in said
+    assert "The same command goes on from there." in said
+    code, said, complained = train(settings, "-o", output, "--export", model, "--json")
+    assert code == 0, complained
+    told = json.loads(said)
+    assert (told["ended"], told["step"], told["export"]) == ("finished", 6, str(model))
+    events = [line["event"] for line in log_of(output)]
+    assert events.count("validation") == 3 and events.count("resumed") == 1
+    assert {path.name for path in (output / "sheets").iterdir()} == {
+        "00000002.png", "00000004.png", "00000006.png"
+    }  # fmt: skip
+    assert list((output / "tensorboard").glob("events*"))
+    validated = [line for line in log_of(output) if line["event"] == "validation"]
+    assert {"psnr", "normal_error_deg", "silhouette_iou"} <= set(validated[1])
+    loaded = load_model(model)
+    assert loaded.family.name == "nova3d-mini"
+    average = read_tensors(checkpoints_in(output)[-1] / "average.safetensors")
+    weights = dict(loaded.unet.named_parameters())
+    for name, value in average.items():
+        if name.startswith("unet."):
+            assert torch.equal(weights[name.removeprefix("unet.")], value.half()), name
+    made = sample(loaded, objects(1)[0]["colour"][0] / 255, config=SampleConfig(steps=1))
+    assert made.pictures.shape == (2, 16, 64, 64, 3)
+    assert train(settings, "-o", output, "--export", model)[0] == 2  # it is there already
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals to one process")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)], ids=["ctrl-c", "sigterm"]
+)
+def test_signals_end_a_run_with_a_checkpoint(settings, tmp_path, number, code):
+    words = command(settings, "-o", tmp_path / "run", "--steps", 100_000)
+    process = subprocess.Popen(
+        words,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    log, deadline = tmp_path / "run" / "log.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and '"train"' in log.read_text():
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    said, complained = process.communicate(timeout=120)
+    assert process.returncode == code, complained
+    assert "Traceback" not in complained
+    assert "is kept in" in said
+    step = int(checkpoints_in(tmp_path / "run")[-1].name.removeprefix("step-"))
+    assert f"step {step} of 100000" in said
+
+
+def test_mistakes_are_told_in_one_line(settings, tmp_path):
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text('{"optimiser": {"learning_rat": 1}}')
+    absent = tmp_path / "absent.json"
+    for name, expected in (
+        ("maxi", "training settings 'maxi' are unknown. Name one of mini, nova3d"),
+        (broken, "broken.json is no JSON"),
+        (wrong, "settings.optimiser.learning_rat is unknown. Known are steps, batch"),
+        (absent, "absent.json cannot be read: No such file"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read_train_config(str(name))
+        assert expected in str(caught.value)
+
+
+def test_toml_reads_as_json_does(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(
+        'family = "nova3d-mini"\n[optimiser]\nsteps = 7\nbetas = [0.8, 0.9]\n'
+        "[[noise]]\nstart = 0.0\nmean = 1.0\nstd = 2.0\n"
+    )
+    config = read_train_config(str(path))
+    assert (config.optimiser.steps, config.optimiser.betas) == (7, (0.8, 0.9))
+    assert [(stage.start, stage.mean, stage.std) for stage in config.noise] == [(0.0, 1.0, 2.0)]
+
+
+def test_settings_written_beside_a_run_read_back_the_same(settings):
+    again = read_train_config(str(settings))
+    assert json.loads(settings.read_text()) == json.loads(json.dumps(asdict(again)))
+    for name in shipped_configs():
+        assert read_train_config(name).family in ("nova3d", "nova3d-mini")
+
+
+def test_the_papers_recipe_is_the_shipped_one():
+    config = read_train_config("nova3d")
+    optimiser = config.optimiser
+    assert (optimiser.batch, optimiser.learning_rate, optimiser.steps) == (176, 2e-5, 30_000)
+    assert optimiser.ema_decay == 0.9999
+    assert config.data.size_px == 256
+    assert [(s.mean, s.std) for s in config.noise] == [(1.0, 1.6), (1.8, 1.6), (2.2, 1.8), (2.5, 2)]
+    assert [round(s.start * 30_000) for s in config.noise] == [0, 8000, 16_000, 24_000]

@@ -1,0 +1,153 @@
+"""Figures of painted views: perfect ones are perfect, and each mistake shows in its own figure."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nova3d_core.diffusion.families import FAMILIES
+from nova3d_core.diffusion.model import OneDevice
+from nova3d_core.progress import Progress
+from nova3d_core.training.data_sources import held_out_objects
+from nova3d_core.training.trainee import fresh_trainee
+from nova3d_core.training.validation import (
+    VALIDATING,
+    Truth,
+    paint,
+    sheet,
+    silhouettes,
+    truth_of,
+    unseen_means,
+    validate,
+    view_figures,
+)
+
+from .parts import SIZE, SMALL, VIEWS, objects, of
+
+FAMILY = FAMILIES["nova3d-mini"]
+SIDE = 24
+
+
+@pytest.fixture
+def truth() -> Truth:
+    """Balls: grey in front of white, with their true normals in the frame of view 0."""
+    row = (torch.arange(SIDE) - (SIDE - 1) / 2) / (SIDE * 0.4)
+    y, x = torch.meshgrid(-row, row, indexing="ij")
+    inside = x**2 + y**2 < 1
+    z = (1 - x**2 - y**2).clamp_min(0).sqrt()
+    normals = torch.where(inside[..., None], torch.stack([x, y, z], -1) * 0.5 + 0.5, 1.0)
+    colours = torch.where(inside[..., None], 0.3, 1.0).expand(-1, -1, 3)
+    return Truth(*(part.expand(4, *part.shape) for part in (colours, normals, inside.float())))
+
+
+def figures(truth, colour=None, normal=None):
+    painted = torch.stack(
+        [truth.colour if colour is None else colour, truth.normal if normal is None else normal]
+    )
+    return unseen_means(view_figures(painted, truth))
+
+
+def test_the_truth_itself_is_perfect(truth):
+    found = figures(truth)
+    assert found["psnr"] == 99.0
+    assert found["ssim"] == pytest.approx(1.0)
+    assert found["normal_error_deg"] == pytest.approx(0.0, abs=1e-4)
+    assert found["silhouette_iou"] == found["agreement_iou"] == 1.0
+
+
+def test_colours_off_by_a_tenth_have_twenty_decibels(truth):
+    assert figures(truth, truth.colour - 0.1)["psnr"] == pytest.approx(20.0, abs=1e-3)
+
+
+def test_normals_turned_by_ten_degrees_are_ten_degrees_off(truth):
+    angle = torch.deg2rad(torch.tensor(10.0))
+    turn = torch.tensor([[1, 0, 0], [0, angle.cos(), -angle.sin()], [0, angle.sin(), angle.cos()]])
+    turned = (truth.normal * 2 - 1) @ turn.T * 0.5 + 0.5
+    turned = torch.where(truth.mask[..., None] > 0, turned, 1.0)
+    mean = figures(truth, normal=turned)["normal_error_deg"]
+    assert 6.0 < mean < 10.0  # normals along the axis of the turn move less
+    flipped = torch.where(truth.mask[..., None] > 0, 1 - truth.normal, 1.0)
+    assert figures(truth, normal=flipped)["normal_error_deg"] == pytest.approx(180, abs=0.1)
+
+
+def test_white_normals_count_as_wrong_and_as_no_silhouette(truth):
+    found = figures(truth, normal=torch.ones_like(truth.normal))
+    assert found["normal_error_deg"] > 40.0
+    assert found["silhouette_iou"] == found["agreement_iou"] == 0.0
+
+
+def test_half_a_silhouette_is_half(truth):
+    half = truth.normal.clone()
+    half[:, : SIDE // 2] = 1.0
+    found = figures(truth, normal=half)
+    assert found["silhouette_iou"] == pytest.approx(0.5)
+    assert found["agreement_iou"] == pytest.approx(0.5)
+
+
+def test_white_surfaces_do_not_count_against_agreement(truth):
+    white = truth.colour.clone()
+    white[:, : SIDE // 2] = 1.0
+    pale = Truth(white, truth.normal, truth.mask)
+    assert figures(pale)["agreement_iou"] == 1.0
+
+
+def test_the_first_view_does_not_count(truth):
+    colour = truth.colour.clone()
+    colour[0] = 0.0
+    assert figures(truth, colour)["psnr"] == 99.0
+
+
+def test_silhouettes_part_white_from_every_unit_normal():
+    directions = torch.nn.functional.normalize(
+        torch.randn(1000, 1, 3, generator=torch.Generator().manual_seed(0)), dim=-1
+    )
+    worst = torch.full((1, 1, 3), 3**-0.5)
+    normals = torch.cat([directions, worst]) * 0.5 + 0.5
+    assert float(silhouettes(normals).min()) == 1.0
+    assert float(silhouettes(normals * 0.1 + 0.9).max()) == 0.0
+    assert float(silhouettes(torch.ones(1, 1, 3))) == 0.0
+
+
+@pytest.fixture
+def model():
+    trainee = fresh_trainee(SMALL.network, FAMILY, 0)
+    trainee.unet.out[2].weight.data.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
+    return trainee.model("in training")
+
+
+def test_painting_repeats_and_validation_is_the_mean_of_its_objects(model):
+    truths = [truth_of(item) for item in objects(2)]
+    placement = OneDevice(model, torch.device("cpu"))
+    told = []
+    found = validate(model, truths, placement, 2, Progress(lambda event: told.append(event)))
+    assert [(event.stage, event.step) for event in told] == [
+        (VALIDATING, 0), (VALIDATING, 1), (VALIDATING, 2)
+    ]  # fmt: skip
+    assert found.painted[0].shape == (2, VIEWS, SIZE, SIZE, 3)
+    again = paint(model, truths[1].colour[0], placement, 1, 2)
+    assert torch.equal(again, found.painted[1])
+    psnrs = [each["psnr"] for each in found.objects]
+    assert found.means["psnr"] == pytest.approx(sum(psnrs) / 2)
+    picture = sheet(truths, found.painted)
+    assert picture.shape == (8 * SIZE, VIEWS * SIZE, 3)
+    assert torch.equal(picture[SIZE : 2 * SIZE, :SIZE], truths[0].colour[0])
+    assert torch.equal(picture[6 * SIZE : 7 * SIZE, SIZE : 2 * SIZE], found.painted[1][1, 1])
+
+
+def test_numbers_that_are_not_finite_spoil_one_object_not_the_run(model):
+    model.unet.out[2].weight.data.fill_(float("nan"))
+    truths = [truth_of(item) for item in objects(2)]
+    found = validate(model, truths, OneDevice(model, torch.device("cpu")), 1)
+    assert found.means == {} and found.painted == []
+
+
+def test_held_out_objects_repeat_and_are_no_training_objects():
+    from nova3d_core.training.data_sources import source_of
+
+    config = of(SMALL, data__size_px=SIZE)
+    held = held_out_objects(config, FAMILY, 2)
+    again = held_out_objects(of(config, seed=5), FAMILY, 2)
+    assert all(torch.equal(a.colour, b.colour) for a, b in zip(held, again, strict=True))
+    learnt = {item["key"] for item, _ in zip(source_of(config, 0, 1), range(3), strict=False)}
+    assert not learnt & {truth.key for truth in held}
+    assert held_out_objects(config, FAMILY, 0) == []
