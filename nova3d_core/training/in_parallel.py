@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -94,6 +95,7 @@ def _on_ray(address: str, workers: int) -> Iterator[Runner]:
         import ray
     except ImportError as error:
         raise MissingDependencyError("ray", "rendering on a Ray cluster") from error
+    _refuse_silent(address)
     started = not ray.is_initialized()
     if started:
         try:
@@ -104,11 +106,7 @@ def _on_ray(address: str, workers: int) -> Iterator[Runner]:
                 logging_level=logging.ERROR,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"there is no Ray cluster at '{address}': {reason}",
-                "Start one, or leave --ray out to use processes of this machine.",
-            ) from error
+            raise _no_cluster(address, str(error).splitlines()[0]) from error
 
     def run(function: Callable[[Any], T], tasks: Sequence[Any]) -> Iterator[T]:
         remote = ray.remote(num_cpus=1)(function)
@@ -138,3 +136,21 @@ def _on_ray(address: str, workers: int) -> Iterator[Runner]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _refuse_silent(address: str) -> None:
+    """Raises InputError if nobody answers at host:port; Ray itself would ask for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise _no_cluster(address, error.strerror or str(error)) from error
+
+
+def _no_cluster(address: str, reason: str) -> InputError:
+    return InputError(
+        f"there is no Ray cluster at '{address}': {reason.rstrip('.')}.",
+        "Start one, or leave --ray out to use processes of this machine.",
+    )

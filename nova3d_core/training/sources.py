@@ -13,7 +13,7 @@ import torch
 from ..errors import InputError
 from ..mesh import Mesh
 from .data_config import DatasetConfig
-from .objects import procedural_object
+from .objects import cells_for, procedural_object
 from .objects.builder import turned
 from .pictures import is_closed, render_object
 from .stream import object_seed
@@ -38,7 +38,7 @@ class Procedural:
     def item(self, number: int, config: DatasetConfig) -> Item:
         """Makes and renders one object."""
         seed = object_seed(config.seed, number)
-        mesh = procedural_object(seed)
+        mesh = procedural_object(seed, cells=cells_for(config.picture.size_px))
         pictures = render_object(mesh, config=config.picture, closed=True)
         about = {"source": "procedural", "seed": seed, "faces": len(mesh.faces), "notes": []}
         return f"procedural-{seed}", pictures, about

@@ -146,11 +146,11 @@ class ProceduralDataset(ObjectStream):
 
     def fetch(self, number: int) -> dict[str, Any]:
         """Colour, normal (V, H, W, 3) uint8, mask (V, H, W) uint8, angles (V,), key."""
-        from .objects import procedural_object
+        from .objects import cells_for, procedural_object
         from .pictures import render_object
 
         seed = object_seed(self.seed, number)
-        mesh = procedural_object(seed, self.kind)
+        mesh = procedural_object(seed, self.kind, cells_for(self.size_px))
         pictures = render_object(mesh, self.size_px, self.views, closed=True)
         return {**pictures, "key": f"procedural-{seed}"}
 

@@ -194,6 +194,13 @@ def test_a_local_ray_gives_the_same_shards(tmp_path):
     assert contents(tmp_path / "here") == contents(tmp_path / "ray")
 
 
+def test_nobody_at_the_address_of_a_cluster_is_told_at_once(tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed: it is heavy, and optional")
+    with pytest.raises(InputError, match=r"no Ray cluster at '127\.0\.0\.1:9'"):
+        render_dataset(Procedural(1), tmp_path / "set", CONFIG, ray="127.0.0.1:9")
+    assert not (tmp_path / "set").exists()
+
+
 def test_a_missing_ray_is_named(monkeypatch, tmp_path):
     import sys
 

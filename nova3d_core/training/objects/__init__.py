@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .catalogue import KINDS, procedural_object
+from .catalogue import KINDS, cells_for, procedural_object
 
-__all__ = ["KINDS", "procedural_object"]
+__all__ = ["KINDS", "cells_for", "procedural_object"]

@@ -47,8 +47,9 @@ KINDS: dict[str, tuple[Maker, float, float]] = {
 """By name: the maker, how often it is chosen, and how far its front may be turned aside, in
 degrees: long animals and vehicles are seldom pictured from straight ahead."""
 
-CELLS = 56
-"""Of the grid along an object's longest side: about 1.4 a pixel of a picture of 64 pixels."""
+CELLS, MOST_CELLS = 56, 160
+"""Of the grid along an object's longest side: about 1.4 a pixel of a picture of 64 pixels. More are
+taken for larger pictures, up to what takes a second."""
 
 
 def procedural_object(seed: int, kind: str | None = None, cells: int = CELLS) -> Mesh:
@@ -58,7 +59,7 @@ def procedural_object(seed: int, kind: str | None = None, cells: int = CELLS) ->
         seed: any whole number from 0; the same one gives the same mesh, bit for bit, on one
             machine.
         kind: one of `KINDS`; chosen by the seed if None.
-        cells: fineness; larger pictures deserve more.
+        cells: fineness; see `cells_for`.
 
     Returns:
         A closed mesh, upright, its front towards +Z, centred, its longest side 1, with vertex
@@ -80,6 +81,11 @@ def procedural_object(seed: int, kind: str | None = None, cells: int = CELLS) ->
         angle = _turn_deg(rng, aside)
         turn[:3, :3] = torch.from_numpy(turned(y_deg=angle)).float()
     return mesh.transformed(turn).normalised()
+
+
+def cells_for(size_px: int) -> int:
+    """The fineness that pictures of a size deserve."""
+    return min(max(CELLS, CELLS * size_px // 64), MOST_CELLS)
 
 
 def _turn_deg(rng: np.random.Generator, aside: float) -> float:
