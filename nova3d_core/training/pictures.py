@@ -102,7 +102,6 @@ def _rasterised(
         "mask": torch.zeros(views, size, size, dtype=torch.uint8),
     }
     turn = frame_to_world(cameras, "front_view")[0].T
-    backs = (-cameras.view_directions).numpy().astype(np.float32)
     wp.launch(
         kernels.resolve,
         dim=(views, size, size),
@@ -110,7 +109,6 @@ def _rasterised(
             surface,
             light,
             wp.mat33(*turn.reshape(-1).tolist()),
-            _view(wp, backs, wp.vec3),
             config.supersample,
             *buffers[1:],
             *(wp.from_torch(each) for each in out.values()),

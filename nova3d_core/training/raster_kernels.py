@@ -47,7 +47,7 @@ def draw(
     """The nearest face and its corner weights at each sample of a view.
 
     points: (V, N) x and y in samples, y down, and 1 / depth. nearness, face, weights: (V, S, S),
-    to be given as 0, -1 and anything.
+    to be given as 0, -1 and anything; face f seen from behind is written as -2 - f.
     """
     view = wp.tid()
     for f in range(surface.faces.shape[0]):
@@ -60,6 +60,9 @@ def draw(
         seen = area < 0.0
         if surface.closed == 0 and area > 0.0:
             seen = True
+        code = f
+        if area > 0.0:
+            code = -2 - f
         if seen:
             left = wp.max(int(wp.ceil(wp.min(a[0], wp.min(b[0], c[0])) - 0.5)), 0)
             right = wp.min(int(wp.floor(wp.max(a[0], wp.max(b[0], c[0])) - 0.5)), size - 1)
@@ -77,7 +80,7 @@ def draw(
                         near = u * a[2] + v * b[2] + w * c[2]
                         if near > nearness[view, i, j]:
                             nearness[view, i, j] = near
-                            face[view, i, j] = f
+                            face[view, i, j] = code
                             weights[view, i, j] = wp.vec2(u * a[2] / near, v * b[2] / near)
 
 
@@ -114,7 +117,6 @@ def resolve(
     surface: Surface,
     light: Light,
     turn: wp.mat33,
-    backs: wp.array(dtype=wp.vec3),
     samples: int,
     face: wp.array3d(dtype=int),
     weights: wp.array3d(dtype=wp.vec2),
@@ -124,7 +126,7 @@ def resolve(
 ):
     """Pixels (V, H, W) from samples x samples each; colours and normals are mixed with white.
 
-    turn: from the world to the frame of the normals. backs: (V,) from the object to the camera.
+    turn: from the world to the frame of the normals.
     """
     view, row, column = wp.tid()
     covered = float(0.0)
@@ -133,7 +135,10 @@ def resolve(
     for i in range(row * samples, row * samples + samples):
         for j in range(column * samples, column * samples + samples):
             f = face[view, i, j]
-            if f >= 0:
+            if f != -1:
+                behind = f < 0
+                if behind:
+                    f = -2 - f
                 corners = surface.faces[f]
                 pair = weights[view, i, j]
                 u = pair[0]
@@ -144,7 +149,7 @@ def resolve(
                     + v * surface.normals[corners[1]]
                     + w * surface.normals[corners[2]]
                 )
-                if surface.closed == 0 and wp.dot(n, backs[view]) < 0.0:
+                if behind:
                     n = -n
                 shade = light.ambient + light.key * (0.5 + 0.5 * wp.dot(n, light.direction))
                 paint += shade * colour_at(surface, corners, u, v, w)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..conventions import UP_AXES, UpAxis
 from ..errors import InputError
 from ..mesh import Mesh
 from .data_config import DatasetConfig
@@ -49,7 +50,7 @@ class MeshList:
     """Mesh files, each from one or several random fronts."""
 
     paths: tuple[str, ...]
-    """As they are to be opened."""
+    """As they are to be opened; a tab and +Y or +Z after one says which way is up in it."""
     fronts: int = 1
 
     @property
@@ -69,8 +70,8 @@ class MeshList:
             InputError: the file is missing, unreadable or too large, or nothing is to be seen.
         """
         index, front = divmod(number, self.fronts)
-        path = Path(self.paths[index])
-        mesh = _read(path, config)
+        path, up_axis = _path_and_up(self.paths[index], config.up_axis)
+        mesh = _read(path, config, up_axis)
         turn_deg = float(np.random.default_rng((config.seed, index, front)).uniform(0, 360))
         matrix = torch.eye(4)
         matrix[:3, :3] = torch.from_numpy(turned(y_deg=turn_deg)).float()
@@ -82,7 +83,8 @@ class MeshList:
         if not bool(pictures["mask"][0].any()):
             raise InputError(f"{path}: nothing of it is to be seen from its front.")
         about = {
-            "source": self.paths[index],
+            "source": str(path),
+            "up_axis": up_axis,
             "front_turn_deg": turn_deg,
             "faces": len(mesh.faces),
             "notes": notes,
@@ -90,7 +92,13 @@ class MeshList:
         return f"mesh-{index:07d}-{front:03d}", pictures, about
 
 
-def _read(path: Path, config: DatasetConfig) -> Mesh:
+def _path_and_up(line: str, usual: UpAxis) -> tuple[Path, UpAxis]:
+    """A line of the list: the file, and which way is up in it."""
+    name, _, up_axis = line.rpartition("\t")
+    return (Path(name.rstrip()), up_axis) if up_axis in UP_AXES and name else (Path(line), usual)
+
+
+def _read(path: Path, config: DatasetConfig, up_axis: UpAxis) -> Mesh:
     """A mesh file that is not larger than allowed."""
     from ..io.meshes import read_mesh
 
@@ -100,7 +108,7 @@ def _read(path: Path, config: DatasetConfig) -> Mesh:
             f"{path} has {mib:.0f} MiB, more than {config.most_mib:g}.",
             "Raise most_mib to take it.",
         )
-    mesh = read_mesh(path, config.up_axis)
+    mesh = read_mesh(path, up_axis)
     if len(mesh.faces) > config.most_faces:
         raise InputError(
             f"{path} has {len(mesh.faces)} faces, more than {config.most_faces}.",
@@ -112,7 +120,8 @@ def _read(path: Path, config: DatasetConfig) -> Mesh:
 def read_mesh_list(path: Path, fronts: int = 1) -> MeshList:
     """The meshes that a text file names: one a line, relative to the file's folder.
 
-    Empty lines and lines that begin with # are passed over.
+    A tab and +Y or +Z after a name says which way is up in that mesh. Empty lines and lines that
+    begin with # are passed over.
 
     Raises:
         InputError: the list is missing, no text, or names no mesh.

@@ -53,6 +53,18 @@ def test_a_textured_open_flat_shaded_mesh_equals_the_ray_caster_too(l_solid):
     assert not is_closed(sheet)
 
 
+def test_the_inside_of_an_open_smooth_shell_is_seen_as_the_ray_caster_sees_it(make_sphere):
+    ball = make_sphere(0.5)
+    front = ball.vertices[ball.faces][:, :, 2].mean(dim=1) < 0.1
+    bowl = replace(ball, faces=ball.faces[front])
+    config = PictureConfig(views=4, light=LightConfig(azimuth_deg=30.0))
+    quick, plain = render_object(bowl, config=config), cast(bowl, config)
+    for name in ("mask", "colour", "normal"):
+        assert share_off(quick[name], plain[name], 6) < 0.004, name
+    normal = quick["normal"].float() / 255 * 2 - 1
+    assert float(normal[0, 32, 32, 2]) > 0.95 and float(normal[2, 32, 32, 2]) < -0.95
+
+
 def test_shapes_angles_and_repeatability():
     mesh = procedural_object(2)
     taken, again = render_object(mesh, 32, 5), render_object(mesh, 32, 5)

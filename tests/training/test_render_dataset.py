@@ -97,6 +97,18 @@ def test_fronts_are_random_turns_that_the_seed_repeats(meshes, tmp_path):
     assert all(torch.allclose(each["azimuth_deg"], torch.arange(3) * 120.0) for each in first)
 
 
+def test_a_line_may_say_which_way_is_up(meshes, tmp_path):
+    car = str(meshes.parent / "good.glb")
+    (tmp_path / "list.txt").write_text(f"{car}\n{car}\t+Z\n{car}\t+Y\n")
+    done = render_dataset(read_mesh_list(tmp_path / "list.txt"), tmp_path / "set", CONFIG)
+    assert done.objects == 3 and done.skipped == []
+    heights = [
+        int((item["mask"][0].sum(dim=1) > 0).sum())
+        for item in ShardDataset(tmp_path / "set", epochs=1, shuffle=False)
+    ]
+    assert heights[1] > 1.3 * heights[0]  # a car on its end is taller
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(None, "does not exist"), (b"", "names no mesh"), (b"\xff\xfe\x00\xd8", "cannot be read")],
