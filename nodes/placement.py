@@ -134,9 +134,14 @@ def host_operations() -> type:
 
 
 def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention by the kernels that the user chose for the host: q, k, v (N, L, C) -> (N, L, C)."""
+    """Attention by the kernels that the user chose for the host: q, k, v (N, L, C) -> (N, L, C).
+
+    A cancel takes effect here, as one step of a large model takes minutes on a CPU.
+    """
+    from comfy import model_management
     from comfy.ldm.modules import attention
 
+    model_management.throw_exception_if_processing_interrupted()
     return attention.optimized_attention(q, k, v, heads, attn_precision=torch.float32)
 
 

@@ -110,6 +110,16 @@ def counted(*given, **more):
 attention.optimized_attention = counted
 paint(plain)
 answers["attention"] = len(seen)
+calls = len(seen)
+def cancelling(*given, **more):
+    seen.append(1)
+    mm.interrupt_current_processing(len(seen) == calls + 3)
+    return kernel(*given, **more)
+attention.optimized_attention = cancelling
+try:
+    paint(plain)
+except mm.InterruptProcessingException:
+    answers["cancelled"] = len(seen) - calls
 attention.optimized_attention = kernel
 
 asked = []
@@ -153,7 +163,7 @@ answers["gradient"] = float(colour.grad.mean())
 answers["cache"] = len(Parcel(plain, *plain.patchers.values())._comfy_cache_tensors())
 
 # nobody but the socket keeps a model
-kept = [weakref.ref(plain.model.unet), weakref.ref(one.model.unet)]
+kept = [weakref.ref(each.model.part(part)) for each in (plain, one) for part in plain.patchers]
 del plain, one, patcher, parts, stream, made, views, colour
 gc.collect()
 mm.cleanup_models_gc()
@@ -289,6 +299,10 @@ def test_hosts_that_load_lazily_paint_the_same_picture(answers):
 def test_attention_and_patcher_are_the_hosts_own_at_the_time(answers):
     assert answers["attention"] > 10
     assert answers["rebound"] == "Rebound"
+
+
+def test_cancel_takes_effect_within_a_step(answers):
+    assert answers["cancelled"] == 3  # at the next attention
 
 
 def test_the_host_is_asked_before_each_part_runs(answers):
