@@ -1,0 +1,68 @@
+"""The demo from one picture, with a small model in the place of the shipped one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cli import demo
+from nova3d_core.cli.demo import DEMO_FILES, Demo
+from nova3d_core.errors import InputError
+from nova3d_core.fusion.config import HullConfig
+from nova3d_core.io.images import read_image
+from nova3d_core.io.meshes import read_mesh
+from nova3d_core.io.transforms_json import read_views, write_views
+from nova3d_core.meshing.config import MeshingConfig
+from nova3d_core.pipeline_config import FuseConfig
+from nova3d_core.progress import SILENT
+from nova3d_core.rendering.views import render_views
+from nova3d_core.rigs import RigConfig
+from nova3d_core.texturing.config import BakeConfig
+from nova3d_core.weights import built_in
+from nova3d_core.weights.saving import save_nova3d
+
+from ..weights.models import copying_mini
+
+QUICK = FuseConfig(
+    method="hull",
+    hull=HullConfig(resolution=48),
+    meshing=MeshingConfig(target_faces=2000),
+    bake=BakeConfig(texture_px=256),
+)
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch, l_solid):
+    """A package with a model and a picture; the model needs one step."""
+    rig = RigConfig(count=1, width_px=80, height_px=80)
+    write_views(render_views(l_solid, orbit_cameras(rig)).views, tmp_path / "picture")
+    save_nova3d(copying_mini(), tmp_path / "mini.safetensors")
+    monkeypatch.setattr(built_in, "FILE", tmp_path / "mini.safetensors")
+    monkeypatch.setattr(demo, "PICTURE", tmp_path / "picture")
+    return tmp_path
+
+
+@pytest.mark.parametrize("start", ["auto", "picture"])
+def test_one_picture_becomes_views_and_a_mesh(shipped, capsys, start):
+    out = shipped / "out"
+    Demo(output=out, start=start, steps=1, fuse=QUICK, json=True).run(SILENT)
+    said = json.loads(capsys.readouterr().out)
+    assert said["start"] == "picture" and {"painting", "carving", "demo"} <= set(said["seconds"])
+    assert {path.name for path in out.iterdir()} < set(DEMO_FILES)
+    assert read_views(out / "views").colour.shape == (16, 64, 64, 3)
+    assert len(read_mesh(out / "mesh.glb").faces) == said["faces"] > 100
+    assert read_image(out / "picture.png").shape[:2] == (80, 80)
+    assert read_image(out / "views.png").shape[:2] == (2 * 2 * 64, 8 * 64)
+
+
+def test_without_the_model_auto_starts_from_the_object(shipped, monkeypatch):
+    monkeypatch.setattr(built_in, "FILE", shipped / "none.safetensors")
+    started = []
+    monkeypatch.setattr(Demo, "_from_object", lambda self, progress: started.append("object"))
+    Demo(output=shipped / "out").run(SILENT)
+    assert started == ["object"]
+    with pytest.raises(InputError, match="is not in this copy of the package"):
+        Demo(output=shipped / "out", start="picture").run(SILENT)
+    assert not (shipped / "out").exists()
