@@ -25,7 +25,7 @@ from .loop import Loop
 from .optimiser import adamw
 from .stopping import Reason, Stopping
 from .stream import ObjectStream
-from .trainee import Trainee, trainee_of
+from .trainee import Trainee, check_size, trainee_of
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ def train(
         state = read_state(found[-1]) if found else None
         notes = [] if state is None else changes(output, state, config, world, accept_changes)
         trainee = trainee_of(config, progress)
+        check_size(trainee, config.data.size_px)
         network, optimiser = prepared(trainee, config, accelerator)
         ema = Ema(trainee, config.optimiser.ema_decay)
         source = make_source(config, accelerator.process_index, world)

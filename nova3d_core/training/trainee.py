@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,10 @@ from ..diffusion.small_encoder import SmallEncoder
 from ..diffusion.unet import VideoUNet
 from ..errors import InputError
 from ..progress import SILENT, Progress
+from ..weights.built_in import model_file
+from ..weights.loading import load_model, load_svd
+from ..weights.locate import look_at
+from ..weights.relatives import unet_file
 from .config import NetworkConfig, TrainConfig
 
 IDLE = (".attn2.to_q.", ".attn2.to_k.", ".norm2.")
@@ -110,6 +113,16 @@ def check_parts(unet: VideoUNet, codec: Codec, family: Family) -> None:
             )
 
 
+def check_size(trainee: Trainee, size_px: int) -> None:
+    """Raises InputError if the network cannot halve latents of such pictures often enough."""
+    levels = len(trainee.unet.config.channel_factors)
+    multiple = trainee.codec.factor * 2 ** (levels - 1)
+    if size_px % multiple:
+        raise InputError(
+            f"data.size_px is {size_px}, but the network takes multiples of {multiple}."
+        )
+
+
 def fresh_trainee(config: NetworkConfig, family: Family, seed: int) -> Trainee:
     """A network that starts from nothing, with the exact codec and a small encoder.
 
@@ -151,14 +164,11 @@ def trainee_of(config: TrainConfig, progress: Progress = SILENT) -> Trainee:
     family = FAMILIES[config.family]
     if not config.start:
         return fresh_trainee(config.network, family, config.seed)
-    from ..weights.locate import look_at
-
-    path = Path(config.start)
+    path = unet_file(model_file(config.start))
     found = look_at(path).identity
-    if found is not None and found.family == "svd":
-        return _grown(path, family, config.seed, progress)
-    from ..weights.loading import load_model
-
+    if found is not None and found.family == "svd" and family.name == "nova3d":
+        svd, codec, encoder = load_svd(path, dtype=torch.float32, progress=progress)
+        return Trainee(nova3d_from_svd(svd, config.seed), encoder, codec, family)
     model = load_model(path, dtype=torch.float32, progress=progress)
     if model.family.name != family.name:
         raise InputError(
@@ -166,13 +176,6 @@ def trainee_of(config: TrainConfig, progress: Progress = SILENT) -> Trainee:
             "Change `family` or `start` in the training settings.",
         )
     return Trainee(own_weights(model.unet), own_weights(model.image_encoder), model.codec, family)
-
-
-def _grown(path: Path, family: Family, seed: int, progress: Progress) -> Trainee:
-    from ..weights.loading import load_parts_of_svd
-
-    svd, codec, encoder = load_parts_of_svd(path, progress)
-    return Trainee(nova3d_from_svd(svd, seed), encoder, codec, family)
 
 
 def own_weights(module: nn.Module) -> nn.Module:

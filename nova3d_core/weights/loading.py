@@ -14,7 +14,7 @@ import torch
 from ..diffusion import operations as plain_operations
 from ..diffusion.attention import Attend
 from ..diffusion.families import FAMILIES, Family
-from ..diffusion.model import MultiviewModel
+from ..diffusion.model import Codec, ImageEncoder, MultiviewModel
 from ..diffusion.unet import VideoUNet
 from ..errors import InputError
 from ..progress import SILENT, Progress
@@ -76,6 +76,45 @@ def load_model(
     check_dtype(dtype)
     identity = _identity(path)
     family = _family(path, identity)
+    parts = _parts(path, identity, dtype, folders, operations, attention, progress)
+    return MultiviewModel(family, *(part.module for part in parts), str(path))
+
+
+def load_svd(
+    path: Path | str,
+    *,
+    dtype: torch.dtype | None = None,
+    folders: Sequence[Path | str] = (),
+    progress: Progress = SILENT,
+) -> tuple[VideoUNet, Codec, ImageEncoder]:
+    """Loads base SVD, which paints no orbit and is what NOVA3D's training starts from.
+
+    Takes and raises what `load_model` does; a file of another family is an InputError.
+
+    Returns:
+        Its network, its codec and its image encoder.
+    """
+    path = unet_file(path)
+    check_dtype(dtype)
+    identity = _identity(path)
+    _refuse_what_has_no_unet(path, identity)
+    if identity.family != "svd":
+        raise InputError(f"{path} is no base SVD, but {describe(identity)}.")
+    parts = _parts(path, identity, dtype, folders, plain_operations, None, progress)
+    unet, codec, encoder = (part.module for part in parts)
+    return unet, codec, encoder
+
+
+def _parts(
+    path: Path,
+    identity: Identity,
+    dtype: torch.dtype | None,
+    folders: Sequence[Path | str],
+    operations: ModuleType | type,
+    attention: Attend | None,
+    progress: Progress,
+) -> tuple[Part, Part, Part]:
+    """UNet, codec and image encoder of a file, or lent by others, with their weights."""
     with ExitStack() as opened:
         own = opened.enter_context(open_weights(path))
         unet = unet_part(own, identity, operations, attention)
@@ -88,7 +127,7 @@ def load_model(
         _fill_all([unet, codec, encoder], dtype, progress)
     for part in (codec, encoder):
         _one_dtype(part)
-    return MultiviewModel(family, unet.module, codec.module, encoder.module, str(path))
+    return unet, codec, encoder
 
 
 def load_unet(
