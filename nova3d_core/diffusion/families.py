@@ -69,6 +69,9 @@ class Family:
     """The object's longer side as a share of the input picture."""
     any_elevation: bool = False
     """Whether the orbit's elevations are free."""
+    enlarged: int = 1
+    """How many times larger than painted the views are given: the fusion looks at pixels' centres,
+    and between those of coarse ones it would see nothing."""
     limits: str = ""
     """What users must know before they trust it, in one sentence; "" where there is nothing."""
 
@@ -100,6 +103,7 @@ FAMILIES: dict[str, Family] = {
             sigma_max=160.0,
             added=("augmentation",),
             object_share=0.64,
+            enlarged=2,
             limits=(
                 "NOVA3D mini knows simple synthetic objects at 64 pixels only: expect coarse or "
                 "wrong views of photographs and of finer things."

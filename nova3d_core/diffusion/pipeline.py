@@ -18,7 +18,7 @@ from .cost import activation_bytes, seconds_on_cpu
 from .denoiser import Denoiser
 from .families import Family, SampleConfig
 from .finite import check_numbers, dtype_of, in_enough_range, module_in
-from .gather import gathered
+from .gather import enlarged, gathered
 from .guidance import guidance_scales
 from .intake import take_in
 from .model import CODEC, IMAGE_ENCODER, UNET, Codec, MultiviewModel, OneDevice, Placement
@@ -85,7 +85,7 @@ def sample_views(
     Returns:
         The family's number of views, the input view first, with their cameras; with masks where
         the background came out white, with normals (in the frame of view 0) where the model
-        paints them.
+        paints them; `family.enlarged` times larger than painted.
 
     Raises:
         InputError: a picture, a size or cameras that cannot be used.
@@ -126,7 +126,7 @@ def sample(
         pictures[1] if len(pictures) > 1 else None,
         taken.mask if family.keeps_input else None,
     )
-    return Sample(views, pictures, notes)
+    return Sample(enlarged(views, family.enlarged), pictures, notes)
 
 
 def _limits(family: Family) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ def test_one_picture_becomes_views_and_a_mesh(shipped, capsys, start):
     said = json.loads(capsys.readouterr().out)
     assert said["start"] == "picture" and {"painting", "carving", "demo"} <= set(said["seconds"])
     assert {path.name for path in out.iterdir()} < set(DEMO_FILES)
-    assert read_views(out / "views").colour.shape == (16, 64, 64, 3)
+    assert read_views(out / "views").colour.shape == (16, 128, 128, 3)
     assert len(read_mesh(out / "mesh.glb").faces) == said["faces"] > 100
     assert read_image(out / "picture.png").shape[:2] == (80, 80)
     assert read_image(out / "views.png").shape[:2] == (2 * 2 * 64, 8 * 64)

@@ -42,7 +42,7 @@ def test_a_picture_becomes_a_mesh(nova3d, place, tmp_path):
     assert (said["family"], said["views"], said["output"]) == (NAME, 16, str(mesh))
     assert {"loading", "sampling", "carving", "meshing", "baking"} <= set(said["seconds"])
     painted, made = read_views(views), read_mesh(mesh)
-    assert painted.colour.shape == (16, 64, 64, 3) and painted.normals is not None
+    assert painted.colour.shape == (16, 128, 128, 3) and painted.normals is not None
     assert len(made.faces) == said["faces"]
     sides = made.vertices.amax(dim=0) - made.vertices.amin(dim=0)
     assert bool((sides > 0.3).all()) and bool((sides < 1.1).all())

@@ -44,7 +44,8 @@ def test_every_family_gives_its_views_input_first(name):
     before = weights_of(model)
     result = sample(model, picture, mask, QUICK)
     views, family = result.views, model.family
-    assert views.colour.shape == (family.views, SIZE, SIZE, 3)
+    given_px = family.enlarged * SIZE
+    assert views.colour.shape == (family.views, given_px, given_px, 3)
     assert result.pictures.shape == (len(family.domains), family.views, SIZE, SIZE, 3)
     assert float(result.pictures.min()) >= 0.0 and float(result.pictures.max()) <= 1.0
     assert float(result.pictures.std()) > 0.05  # painted, not blank
