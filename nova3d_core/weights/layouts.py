@@ -114,8 +114,18 @@ def identify(header: Header) -> Identity:
         identity = replace(identity, family=said["family"], alike=())
     note = said.get("note")
     if isinstance(note, str) and note.strip():
-        identity = replace(identity, remarks=(*identity.remarks, f"Its note: {note.strip()}"))
+        identity = replace(identity, remarks=(*identity.remarks, _note_text(note.strip())))
     return identity
+
+
+def _note_text(note: str) -> str:
+    """A file's note in one sentence; our training leaves a table, of which its length is said."""
+    try:
+        trained = json.loads(note)["trained"]
+        steps, objects, hours = (trained[name] for name in ("steps", "objects", "hours"))
+        return f"Trained for {steps} steps on {objects} objects, {hours:g} hours."
+    except (ValueError, TypeError, KeyError):
+        return f"Its note: {note}"
 
 
 def _own_metadata(header: Header) -> dict[str, Any]:

@@ -64,6 +64,17 @@ def test_its_header_tells_it(saved):
     assert describe(identity) == "nova3d-mini, float32, unet + pixel codec + small encoder"
 
 
+def test_what_training_notes_is_said_in_a_sentence(tmp_path):
+    trained = {"steps": 4000, "objects": 16000, "hours": 3.25}
+    note = json.dumps({"trained": trained, "settings": {"precision": "bfloat16"}})
+    save_nova3d(mini_model(), tmp_path / NAME, note=note)
+    remarks = identify(read_header(tmp_path / NAME)).remarks
+    assert remarks == ("Trained for 4000 steps on 16000 objects, 3.25 hours.",)
+    for odd in ('{"trained": 3}', "[]", "7", '{"trained": {"steps": 1}}'):
+        save_nova3d(mini_model(), tmp_path / NAME, note=odd, overwrite=True)
+        assert identify(read_header(tmp_path / NAME)).remarks == (f"Its note: {odd}",)
+
+
 @pytest.mark.parametrize(
     ("alignment", "told"),
     [("spatial", "within pictures only"), ("none", "no alignment attention")],
