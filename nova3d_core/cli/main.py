@@ -50,6 +50,7 @@ def _parsed(arguments: list[str]):
     from .ablate import Ablate
     from .demo import Demo
     from .evaluate import Evaluate
+    from .export import Export
     from .fuse import Fuse
     from .generate import Generate
     from .models import Models
@@ -70,6 +71,7 @@ def _parsed(arguments: list[str]):
         "models": Models,
         "render-dataset": RenderDataset,
         "train": Train,
+        "export": Export,
         "demo": Demo,
     }
     choices = [Annotated[command, tyro.conf.subcommand(name)] for name, command in commands.items()]

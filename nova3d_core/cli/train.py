@@ -60,7 +60,7 @@ class Train:
     def run(self, progress: Progress) -> None:
         """Trains, and says how far it came."""
         from ..errors import Cancelled
-        from ..training.export import export_model, refuse_export
+        from ..training.export import export_run, refuse_export
         from ..training.runs import train
 
         if self.export is not None:
@@ -75,7 +75,7 @@ class Train:
             progress=progress,
         )
         if outcome.main and self.export is not None:
-            export_model(outcome, config, self.export, self.dtype, self.overwrite)
+            export_run(self.output, self.export, self.dtype, self.overwrite, progress)
         if outcome.main:
             self._say(outcome, config)
         if outcome.reason == "interrupted":

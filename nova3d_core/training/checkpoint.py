@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..io.atomic import new_folder
 from .ema import Ema
+from .split import part_like
 from .tensor_files import read_tensors, write_tensors
 
 FOLDER = "checkpoints"
@@ -79,8 +80,12 @@ def write_checkpoint(
     ema: Ema,
     optimiser: torch.optim.Optimizer,
     kept: int,
+    main: bool = True,
 ) -> Path:
     """Writes a checkpoint beside the earlier ones; only then the oldest go.
+
+    It holds whole tensors, however they are split over processes, so a run can go on with another
+    number of processes or another launcher.
 
     Args:
         output: the run's folder.
@@ -89,6 +94,7 @@ def write_checkpoint(
         ema: their moving average.
         optimiser: its moments.
         kept: number of checkpoints to keep, this one included.
+        main: whether this process writes; the others only hand over their parts.
 
     Returns:
         Its folder.
@@ -97,13 +103,24 @@ def write_checkpoint(
         InputError: the disk is full or cannot be written; earlier checkpoints are untouched.
     """
     path = output / FOLDER / f"{_STEP}{state.place.step:08d}"
-    if not (path / STATE).is_file():
+    parts = {
+        WEIGHTS: module.state_dict(), AVERAGE: ema.weights, OPTIMISER: moments(module, optimiser)
+    }  # fmt: skip
+    if not main:
+        for tensors in parts.values():
+            write_tensors(None, tensors)
+        return path
+    waiting = dict(parts)
+    try:
         with new_folder(path, overwrite=True, replaces=FILES) as folder:
-            write_tensors(folder / WEIGHTS, module.state_dict())
-            write_tensors(folder / AVERAGE, ema.weights)
-            write_tensors(folder / OPTIMISER, moments(module, optimiser))
+            for name in parts:
+                write_tensors(folder / name, waiting.pop(name))
             text = json.dumps(asdict(state), indent=1)
             (folder / STATE).write_text(text, encoding="utf-8")
+    except Exception:  # the other processes still wait to hand over the rest
+        for tensors in waiting.values():
+            write_tensors(None, tensors)
+        raise
     forget_old(output, kept)
     return path
 
@@ -145,14 +162,16 @@ def load_checkpoint(
         InputError: a file is missing or damaged, or belongs to another network.
     """
     weights, average = read_tensors(path / WEIGHTS), read_tensors(path / AVERAGE)
-    _check_names(path / WEIGHTS, weights, module.state_dict())
-    _check_names(path / AVERAGE, average, ema.weights)
-    module.load_state_dict(weights)
+    own = module.state_dict()
+    check_names(path / WEIGHTS, weights, own)
+    check_names(path / AVERAGE, average, ema.weights)
+    module.load_state_dict({name: part_like(weights[name], own[name]) for name in own})
     ema.load(average, state.updates)
     load_moments(path / OPTIMISER, read_tensors(path / OPTIMISER), module, optimiser)
 
 
-def _check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises InputError unless a file has just the tensors that a network needs."""
     for name in dict.fromkeys([*wanted, *found]):
         have = tuple(found[name].shape) if name in found else None
         want = tuple(wanted[name].shape) if name in wanted else None
@@ -184,6 +203,8 @@ def load_moments(
         kind, name = key.split(".", 1)
         if name not in weights or id(weights[name]) not in number:
             raise InputError(f"{path} belongs to another network: it has '{name}'.")
-        state.setdefault(number[id(weights[name])], {})[kind] = value.clone()
+        weight = weights[name]
+        whole_or_part = part_like(value, weight) if value.dim() else value
+        state.setdefault(number[id(weight)], {})[kind] = whole_or_part.clone()
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -29,7 +29,11 @@ class NetworkConfig:
     )
     """Widths and depths; the codec's latent channels come in twice and go out once."""
     codec_factor: int = 4
-    """Pixels along a latent's side of the exact codec."""
+    """Pixels along a latent's side of the codec without weights."""
+    codec_cosines: tuple[float, ...] = ()
+    """Weights of its cosines by order; none: it keeps every pixel."""
+    codec_deviation: float = 0.435
+    """Standard deviation of its numbers."""
     encoder_channels: int = 32
     """Width of the small image encoder."""
     small_residuals: float = 0.0

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .split import forget_gathered, own_part, part_like
+
 
 class Ema:
     """The average of a module's trained weights over the steps of a run.
@@ -23,6 +25,7 @@ class Ema:
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
         self.updates = 0
+        self._module = module
         self._followed = {
             name: weight for name, weight in module.named_parameters() if weight.requires_grad
         }
@@ -39,8 +42,8 @@ class Ema:
     def update(self) -> None:
         """Takes the weights of one more step in: average += (1 - decay) (weight - average)."""
         decay = self.decay_now()
-        averages = list(self.weights.values())
-        weights = [weight.detach() for weight in self._followed.values()]
+        averages = [own_part(average) for average in self.weights.values()]
+        weights = [own_part(weight.detach()) for weight in self._followed.values()]
         if any(weight.dtype != torch.float32 for weight in weights):
             weights = [weight.float() for weight in weights]
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
@@ -58,13 +61,15 @@ class Ema:
     @torch.no_grad()
     def _exchange(self) -> None:
         for name, weight in self._followed.items():
-            own = weight.detach().clone()
-            weight.copy_(self.weights[name])
-            self.weights[name].copy_(own)
+            here, average = own_part(weight.detach()), own_part(self.weights[name])
+            own = here.clone()
+            here.copy_(average)
+            average.copy_(own)
+        forget_gathered(self._module)
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], updates: int) -> None:
         """Goes on from a checkpoint's average, which must have the same names."""
         for name, average in self.weights.items():
-            average.copy_(weights[name])
+            own_part(average).copy_(own_part(part_like(weights[name], average)))
         self.updates = updates

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from ..checks import check_choice
+from ..errors import InputError
 from ..io.atomic import refuse_existing, refuse_unwritable
+from ..progress import SILENT, Progress
+from ..settings import config_from
 from ..weights.saving import save_nova3d
+from .checkpoint import AVERAGE, WEIGHTS, State, check_names, checkpoints_in, read_state
 from .config import TrainConfig
-from .runs import Outcome
+from .tensor_files import read_tensors
+from .trainee import Trainee, trainee_of
 
 FORMATS = ("float16", "bfloat16", "float32")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """The network of a checkpoint, with its averaged weights."""
+
+    trainee: Trainee
+    """The parts, in float32 on the CPU."""
+    config: TrainConfig
+    """The run's settings."""
+    state: State
+    """How far the run had come."""
 
 
 def refuse_export(path: Path, dtype: str, overwrite: bool) -> None:
@@ -24,30 +43,70 @@ def refuse_export(path: Path, dtype: str, overwrite: bool) -> None:
     refuse_unwritable(path)
 
 
-def export_model(
-    outcome: Outcome, config: TrainConfig, path: Path, dtype: str, overwrite: bool = False
-) -> None:
+def trained_in(output: Path | str, average: bool = True, progress: Progress = SILENT) -> Trained:
+    """The network of a run's newest checkpoint; the run itself may go on meanwhile.
+
+    Args:
+        output: the run's folder.
+        average: with the moving average of the weights, or with the weights themselves.
+        progress: told while a file that the run started from is read.
+
+    Raises:
+        InputError: no checkpoint, or a damaged one; the file that it started from is gone.
+    """
+    found = checkpoints_in(Path(output))
+    if not found:
+        raise InputError(f"{output} holds no checkpoint.", "Train there first.")
+    state = read_state(found[-1])
+    config = config_from(state.config, TrainConfig, f"the settings of {found[-1]}")
+    trainee = trainee_of(config, progress)
+    weights = read_tensors(found[-1] / WEIGHTS)
+    check_names(found[-1] / WEIGHTS, weights, trainee.state_dict())
+    if average:
+        weights |= read_tensors(found[-1] / AVERAGE)
+    trainee.load_state_dict(weights)
+    return Trained(trainee.requires_grad_(False).eval(), config, state)
+
+
+def export_run(
+    output: Path | str,
+    path: Path,
+    dtype: str = "float16",
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> Trained:
     """Writes the moving average of a run's weights as one .safetensors file.
 
     Args:
-        outcome: a run that came to its end, or to a stop.
-        config: its settings; they are kept in the file.
+        output: the run's folder; its newest checkpoint is taken.
         path: the file to write.
         dtype: number format of the weights.
         overwrite: replace a file that is there already.
+        progress: told of each tensor.
+
+    Returns:
+        What was written, in that number format.
     """
     refuse_export(path, dtype, overwrite)
-    with outcome.ema.in_place():
-        model = outcome.trainee.frozen_copy()
-    for part in (model.unet, model.image_encoder):
-        part.to(getattr(torch, dtype))
-    place = outcome.place
-    note = {
+    trained = trained_in(output, progress=progress)
+    model = trained.trainee.model(str(path))
+    for part in (model.unet, model.image_encoder, model.codec):
+        if isinstance(part, nn.Module):
+            part.to(getattr(torch, dtype))
+    save_nova3d(model, path, note=_note(trained), overwrite=overwrite, progress=progress)
+    return trained
+
+
+def _note(trained: Trained) -> str:
+    """Where the weights come from, for the file's metadata."""
+    place = trained.state.place
+    document: dict[str, Any] = {
         "trained": {
             "steps": place.step,
             "objects": place.objects,
             "hours": round(place.seconds / 3600.0, 2),
         },
-        "settings": asdict(config),
+        "changes": trained.state.notes,
+        "settings": trained.state.config,
     }
-    save_nova3d(model, path, note=json.dumps(note), overwrite=overwrite)
+    return json.dumps(document)

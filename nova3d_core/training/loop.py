@@ -26,6 +26,7 @@ from .launch import anywhere, everywhere
 from .objective import COMPUTES_IN, Objective
 from .optimiser import learning_rate, set_learning_rate
 from .ready import ReadyBatch, is_ready, ready_batch_of
+from .split import is_split, whole
 from .stopping import Reason, Stopping
 from .stream import ObjectStream
 from .trainee import Trainee
@@ -79,6 +80,7 @@ class Loop:
             self.config, self.trainee, self.network, self.accelerator.device
         )
         self._since, self._kept_at, self._kept_step = _Since(), time.monotonic(), self.place.step
+        self._split = any(is_split(weight) for weight in self.trainee.parameters())
         reason: Reason | None = "finished" if self.place.step >= steps else None
         with Feed(self.source, each, self._made, self.place.step, ahead) as feed:
             self._feed = feed
@@ -150,7 +152,7 @@ class Loop:
             share = losses.detach().sum(dim=1) / count  # (D,)
             total = share if total is None else total + share
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
-        norm = 0.0 if norm is None else float(norm)  # DeepSpeed clips by itself
+        norm = 0.0 if norm is None else float(whole(norm))  # DeepSpeed clips by itself
         return total, norm if norm < float("inf") else None
 
     def _count(self, good: bool, loss: Tensor, norm: float | None) -> None:
@@ -215,10 +217,14 @@ class Loop:
         self._since = _Since()
 
     def keep(self) -> None:
-        """Writes a checkpoint of this step, if there is none yet."""
+        """Writes a checkpoint of this step, if there is none yet.
+
+        Raises:
+            InputError: it cannot be written; only the process that writes raises it.
+        """
         if self.place.step == self._kept_step:
             return
-        started = time.monotonic()
+        started, main = time.monotonic(), self.accelerator.is_main_process
         state = State(
             config=asdict(self.config),
             place=self.place,
@@ -227,14 +233,17 @@ class Loop:
             updates=self.ema.updates,
             notes=self.notes,
         )
-        if self.accelerator.is_main_process:
-            write_checkpoint(
-                self.output, state, self.trainee, self.ema, self.optimiser,
-                self.config.run.checkpoints,
-            )  # fmt: skip
-        self.accelerator.wait_for_everyone()
-        self._kept_at, self._kept_step = time.monotonic(), self.place.step
-        self.watch.event("kept", self.place.step, seconds=round(self._kept_at - started, 2))
+        self._kept_at = time.monotonic()
+        try:
+            if main or self._split:
+                write_checkpoint(
+                    self.output, state, self.trainee, self.ema, self.optimiser,
+                    self.config.run.checkpoints, main,
+                )  # fmt: skip
+            self._kept_step = self.place.step
+        finally:
+            self.accelerator.wait_for_everyone()
+        self.watch.event("kept", self.place.step, seconds=round(time.monotonic() - started, 2))
 
     def show(self, objects: int, stopping: Stopping) -> None:
         """Paints held-out objects with the averaged weights: figures, and a sheet of the first.
@@ -245,9 +254,10 @@ class Loop:
         model = self.trainee.model()
         placement = OneDevice(model, device, COMPUTES_IN[self.config.precision], keep=True)
         truths, steps = self.truths[:objects], self.config.run.sampling_steps or None
-        quiet = Progress(None, lambda: stopping.reason not in (None, "time"))
+        alone = self.accelerator.num_processes == 1  # several must not part ways
+        quiet = Progress(None, lambda: alone and stopping.reason not in (None, "time"))
         with self.ema.in_place(), suppress(Cancelled):
-            if self.accelerator.is_main_process:
+            if self.accelerator.is_main_process or self._split:  # split weights need all processes
                 found = validate(model, truths, placement, steps, quiet)
                 self._show(found, truths, time.monotonic() - started)
         self.accelerator.wait_for_everyone()
@@ -263,7 +273,7 @@ class Loop:
             **{name: round(value, 4) for name, value in figures.items()},
         )
         shown = min(self.config.run.sheet_objects, len(found.painted))
-        if shown:
+        if shown and self.accelerator.is_main_process:
             picture = sheet(truths[:shown], found.painted[:shown])
             path = self.output / SHEETS / f"{self.place.step:08d}.png"
             write_image(path, picture, overwrite=True)

@@ -5,24 +5,56 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from ..weights.headers import DTYPES
+from .split import is_split, whole
 
 _CODES = {name: code for code, (name, _) in DTYPES.items()}
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path | None, tensors: Mapping[str, Tensor]) -> None:
     """Writes tensors one after the other; nothing is held twice.
+
+    Split tensors are put together one at a time, for which all processes call this, those that do
+    not write with None. If writing fails, the others are not left waiting.
 
     Raises:
         OSError: as the system says it: a full disk, for example.
     """
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    failed: OSError | None = None
+    with ExitStack() as opened:
+        stream: BinaryIO | None = None
+        if path is not None:
+            try:
+                stream = opened.enter_context(path.open("wb"))
+                stream.write(_head(ordered))
+            except OSError as error:
+                failed = error
+        for _, tensor in ordered:
+            writes = stream is not None and failed is None
+            if not writes and not is_split(tensor):
+                continue
+            flat = whole(tensor).cpu().contiguous().flatten()
+            if writes:
+                try:
+                    stream.write(memoryview(flat.view(torch.uint8).numpy()))
+                    stream.flush()
+                except OSError as error:
+                    failed = error
+    if failed is not None:
+        raise failed
+
+
+def _head(ordered: list[tuple[str, Tensor]]) -> bytes:
+    """Length and table of contents of a safetensors file."""
     table, position = {}, 0
     for name, tensor in ordered:
         size = math.prod(tensor.shape) * tensor.dtype.itemsize
@@ -32,11 +64,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         position += size
     text = json.dumps(table, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for _, tensor in ordered:
-            flat = tensor.detach().cpu().contiguous().flatten()
-            stream.write(memoryview(flat.view(torch.uint8).numpy()))
+    return len(text).to_bytes(8, "little") + text
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -88,12 +86,6 @@ class Trainee(nn.Module):
         """The same parts as a model that can be sampled; nothing is copied."""
         return MultiviewModel(self.family, self.unet, self.codec, self.image_encoder, source)
 
-    def frozen_copy(self) -> MultiviewModel:
-        """A model of its own, with the weights of this moment, on the CPU."""
-        copied = copy.deepcopy(self.unet).cpu().requires_grad_(False).eval()
-        encoder = copy.deepcopy(self.image_encoder).cpu().requires_grad_(False).eval()
-        return MultiviewModel(self.family, copied, self.codec, encoder)
-
 
 def check_parts(unet: VideoUNet, codec: Codec, family: Family) -> None:
     """Raises InputError unless network, codec and family belong together."""
@@ -124,7 +116,7 @@ def check_size(trainee: Trainee, size_px: int) -> None:
 
 
 def fresh_trainee(config: NetworkConfig, family: Family, seed: int) -> Trainee:
-    """A network that starts from nothing, with the exact codec and a small encoder.
+    """A network that starts from nothing, with the codec without weights and a small encoder.
 
     It begins by answering 0: the last layer is zero, and each residual branch ends in a layer that
     is zero or small, so that every block starts as the identity.
@@ -139,7 +131,12 @@ def fresh_trainee(config: NetworkConfig, family: Family, seed: int) -> Trainee:
         unet = VideoUNet(config.unet)
         encoder = SmallEncoder(config.encoder_channels, config.unet.context_channels)
     start_as_identity(unet, config.small_residuals)
-    return Trainee(unet, encoder, PixelCodec(config.codec_factor), family)
+    codec = PixelCodec(
+        config.codec_factor,
+        deviation=config.codec_deviation,
+        cosines=config.codec_cosines or None,
+    )
+    return Trainee(unet, encoder, codec, family)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.grow import nova3d_from_svd
 from nova3d_core.errors import InputError
-from nova3d_core.training.export import export_model
+from nova3d_core.training.export import export_run
 from nova3d_core.training.trainee import Trainee, trainee_of
 from nova3d_core.weights.loading import load_model, load_svd
 from nova3d_core.weights.saving import save_nova3d
@@ -70,7 +70,7 @@ def test_a_run_out_of_svd_learns_and_is_exported(svd, config, tmp_path):
     assert any("attn_align.to_out" in name for name in changed)
     assert "camera_task_emb.2.weight" in changed
     path = tmp_path / "nova3d.safetensors"
-    export_model(outcome, config, path, "float32")
+    export_run(tmp_path / "a", path, "float32")
     model = load_model(path)
     assert model.family.name == "nova3d"
     with outcome.ema.in_place():

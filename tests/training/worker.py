@@ -11,10 +11,27 @@ from pathlib import Path
 
 import torch
 
-from nova3d_core.training import loop
+from nova3d_core.training import loop, runs
+from nova3d_core.training.optimiser import adamw
+from nova3d_core.training.split import whole
 from nova3d_core.training.tensor_files import write_tensors
 
 from .parts import SMALL, objects, of, run
+
+FSDP_UNITS = ("VideoResBlock", "VideoTransformer", "VideoUNet", "SmallEncoder")
+"""As the shipped settings for accelerate name them."""
+
+
+def split_over_processes(trainee, config, accelerator):
+    """What accelerate does for FSDP2, which it does not do on CPUs."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (accelerator.num_processes,))
+    for module in reversed(list(trainee.modules())):
+        if type(module).__name__ in FSDP_UNITS or module is trainee:
+            fully_shard(module, mesh=mesh, reshard_after_forward=False)
+    return trainee, adamw(trainee, config.optimiser)
 
 
 def main(output: Path, changes: dict) -> None:
@@ -27,13 +44,15 @@ def main(output: Path, changes: dict) -> None:
         if not kept:
             for name, weight in self.trainee.named_parameters():
                 if weight.grad is not None:
-                    kept[name] = weight.grad.detach().clone()
+                    kept[name] = whole(weight.grad).clone()
             rank = self.accelerator.process_index
             write_tensors(output.parent / f"{output.name}-{rank}.safetensors", kept)
         return found
 
     loop.Loop._gradients = noted
-    run(of(SMALL, **changes), output, objects(7))
+    if changes.pop("split", False):
+        runs.prepared = split_over_processes
+    run(of(SMALL, **changes), output, objects(7), accept_changes=True)
 
 
 if __name__ == "__main__":
