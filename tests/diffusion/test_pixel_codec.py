@@ -1,4 +1,4 @@
-"""The codec without weights: exact both ways, and of unit variance where the network paints."""
+"""The codec without weights: pixels or cosines, of unit variance where the network paints."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import json
 
 import pytest
 import torch
+from scipy.fft import dctn
+from torch.nn import functional
 
 from nova3d_core.diffusion.codec import most_at_once
 from nova3d_core.diffusion.pixel_codec import PixelCodec
 from nova3d_core.errors import InputError
+from nova3d_core.training.objects import procedural_object
+from nova3d_core.training.pictures import render_object
 
 
 def pictures(count: int = 3, height: int = 16, width: int = 24) -> torch.Tensor:
@@ -65,6 +69,57 @@ def test_it_has_no_weights_and_its_settings_make_it_again():
     assert (again.factor, again.channels) == (8, 192)
 
 
+WEIGHTS = (1.0, 2.1, 3.1)
+
+
+def test_cosines_are_those_of_scipy_lowest_first():
+    codec, given = PixelCodec(4, cosines=WEIGHTS), pictures()
+    block = given[1, 2, 8:12, 4:8].double().numpy()
+    waves = dctn(block, norm="ortho") / 4.0
+    orders = [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0)]
+    expected = [waves[u, v] * WEIGHTS[u + v] for u, v in orders]
+    blue = codec.encode(given)[1, 12:, 2, 1]
+    torch.testing.assert_close(blue, torch.tensor(expected).float(), atol=1e-6, rtol=0.0)
+
+
+def test_all_cosines_lose_nothing():
+    codec, given = (
+        PixelCodec(4, deviation=0.24, cosines=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0)),
+        pictures(),
+    )
+    assert codec.channels == 48
+    torch.testing.assert_close(codec.decode(codec.to_scaled(given), 1), given, atol=2e-6, rtol=0.0)
+
+
+def test_few_cosines_keep_what_is_smooth_and_never_change_it_again():
+    codec, given = PixelCodec(4, deviation=(0.2, 0.3, 0.4), cosines=WEIGHTS), pictures()
+    assert codec.channels == 18
+    flat = functional.interpolate(given[:, :, ::4, ::4], scale_factor=4.0)
+    torch.testing.assert_close(codec.decode(codec.to_scaled(flat), 1), flat, atol=1e-6, rtol=0.0)
+    once = codec.decode(codec.to_scaled(given), 1)
+    assert float((once - given).abs().max()) > 0.1
+    torch.testing.assert_close(codec.decode(codec.to_scaled(once), 1), once, atol=1e-6, rtol=0.0)
+
+
+def test_cosines_of_objects_have_unit_variance_and_lose_little():
+    codec = PixelCodec(4, deviation=0.24, cosines=WEIGHTS)
+    shown = [render_object(procedural_object(seed), 64) for seed in range(9000, 9012)]
+    batch = torch.cat(
+        [torch.as_tensor(one[kind]) for one in shown for kind in ("colour", "normal")]
+    )
+    given = batch.movedim(-1, 1).float() / 127.5 - 1.0
+    scaled = codec.to_scaled(given)
+    assert 0.8 < float(scaled.square().mean().sqrt()) < 1.2
+    lost = (codec.decode(scaled, 16).clamp(-1.0, 1.0) - given) / 2.0
+    assert float(-10.0 * lost.square().mean().log10()) > 29.0
+
+
+def test_cosines_are_kept_in_the_settings():
+    codec = PixelCodec(4, deviation=0.24, cosines=WEIGHTS)
+    again = PixelCodec(**json.loads(json.dumps(codec.settings())))
+    assert torch.equal(again.to_scaled(pictures()), codec.to_scaled(pictures()))
+
+
 def test_many_pictures_fit_into_little_memory():
     assert most_at_once(PixelCodec(), 64, 64, torch.float32, 1 << 24, 16) == 16
 
@@ -77,6 +132,9 @@ def test_many_pictures_fit_into_little_memory():
         ({"deviation": (0.5, -0.1, 0.5)}, "deviation is"),
         ({"mean": (0.5, 0.5)}, "mean is"),
         ({"mean": float("nan")}, "mean is"),
+        ({"cosines": ()}, "cosines are"),
+        ({"cosines": (1.0, 0.0)}, "cosines are"),
+        ({"factor": 2, "cosines": (1.0,) * 4}, "cosines are"),
     ],
 )
 def test_wrong_settings_are_told(settings, told):
