@@ -20,6 +20,7 @@ from ..io.atomic import new_folder
 from .ema import Ema
 from .split import part_like
 from .tensor_files import read_tensors, write_tensors
+from .zero import give_moments_to_zero, give_weights_to_zero, is_of_zero, moments_of_zero
 
 FOLDER = "checkpoints"
 STATE, WEIGHTS, AVERAGE, OPTIMISER = (
@@ -166,6 +167,7 @@ def load_checkpoint(
     check_names(path / WEIGHTS, weights, own)
     check_names(path / AVERAGE, average, ema.weights)
     module.load_state_dict({name: part_like(weights[name], own[name]) for name in own})
+    give_weights_to_zero(module)
     ema.load(average, state.updates)
     load_moments(path / OPTIMISER, read_tensors(path / OPTIMISER), module, optimiser)
 
@@ -182,8 +184,10 @@ def check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Te
             )
 
 
-def moments(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def moments(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimiser's tensors by the name of their weight: `exp_avg.unet.out.2.bias`."""
+    if any(is_of_zero(weight) for weight in module.parameters()):
+        return dict(moments_of_zero(module, optimiser))
     named = {}
     for name, weight in module.named_parameters():
         for key, value in optimiser.state.get(weight, {}).items():
@@ -195,6 +199,9 @@ def load_moments(
     path: Path, named: Mapping[str, Tensor], module: nn.Module, optimiser: torch.optim.Optimizer
 ) -> None:
     """Gives the optimiser the tensors that `moments` took from it."""
+    if any(is_of_zero(weight) for weight in module.parameters()):
+        give_moments_to_zero(module, optimiser, dict(named))
+        return
     weights = dict(module.named_parameters())
     held = [weight for group in optimiser.param_groups for weight in group["params"]]
     number = {id(weight): index for index, weight in enumerate(held)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from .config import TrainConfig
 from .draws import Draws, draw
 from .ema import Ema
 from .feed import Feed
-from .launch import anywhere, everywhere
+from .launch import anywhere, everywhere, whole_step
 from .objective import COMPUTES_IN, Objective
 from .optimiser import learning_rate, set_learning_rate
 from .ready import ReadyBatch, is_ready, ready_batch_of
@@ -32,6 +32,7 @@ from .stream import ObjectStream
 from .trainee import Trainee
 from .validation import Truth, Validation, sheet, validate
 from .watch import Watch, memory_gib
+from .zero import is_of_zero
 
 TRAINING = "training"
 SHEETS = "sheets"
@@ -80,7 +81,7 @@ class Loop:
             self.config, self.trainee, self.network, self.accelerator.device
         )
         self._since, self._kept_at, self._kept_step = _Since(), time.monotonic(), self.place.step
-        self._split = any(is_split(weight) for weight in self.trainee.parameters())
+        self._split = any(is_split(w) or is_of_zero(w) for w in self.trainee.parameters())
         reason: Reason | None = "finished" if self.place.step >= steps else None
         with Feed(self.source, each, self._made, self.place.step, ahead) as feed:
             self._feed = feed
@@ -141,8 +142,7 @@ class Loop:
         total: Tensor | None = None
         for first in range(0, count, config.at_once):
             last = min(first + config.at_once, count)
-            pieces = self.accelerator.no_sync(self.network) if last < count else nullcontext()
-            with pieces:
+            with whole_step(self.accelerator, self.network, last == count):
                 part = batch.part(first, last), draws.part(first, last)
                 losses, _ = self._objective.losses(*part, self.place.step)  # (D, b)
                 loss = losses.mean(dim=0).sum() / count
@@ -152,7 +152,7 @@ class Loop:
             share = losses.detach().sum(dim=1) / count  # (D,)
             total = share if total is None else total + share
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
-        norm = 0.0 if norm is None else float(whole(norm))  # DeepSpeed clips by itself
+        norm = float(whole(torch.as_tensor(0.0 if norm is None else norm)))
         return total, norm if norm < float("inf") else None
 
     def _count(self, good: bool, loss: Tensor, norm: float | None) -> None:

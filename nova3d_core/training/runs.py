@@ -78,7 +78,7 @@ def train(
     output = Path(output)
     refuse_unwritable(output / SETTINGS)
     with Stopping(minutes) as stopping:
-        accelerator = make_accelerator(cpu)
+        accelerator = make_accelerator(config.optimiser, cpu)
         world = accelerator.num_processes
         block_of(config, world)
         found = checkpoints_in(output)

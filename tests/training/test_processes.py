@@ -129,3 +129,21 @@ def test_a_run_goes_on_with_another_number_of_processes_and_says_so(runs):
         "alone"
     ].items():  # Adam steps as far for a small gradient as for a large
         torch.testing.assert_close(ends["split"][key], value, rtol=0, atol=1e-4, msg=key)
+
+
+@pytest.mark.slow
+def test_deepspeeds_zero_2_does_what_one_process_does(runs):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    train_together(2, runs / "zero", zero=True)
+    for part in ("weights", "average", "optimiser"):
+        one, two = newest(runs / "one", part), newest(runs / "zero", part)
+        assert one.keys() == two.keys()
+        for key, value in one.items():
+            torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5, msg=key)
+    ends = []
+    for name, world, zero in (("plain", 1, False), ("zero", 2, True)):
+        shutil.copytree(runs / "zero", runs / f"zero-on-{name}")
+        train_together(world, runs / f"zero-on-{name}", zero=zero, optimiser__steps=4)
+        ends.append(newest(runs / f"zero-on-{name}", "weights"))
+    for key, value in ends[0].items():
+        torch.testing.assert_close(ends[1][key], value, rtol=0, atol=1e-4, msg=key)

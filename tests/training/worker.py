@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from nova3d_core.training import loop, runs
+from nova3d_core.training.launch import settle_deepspeed
 from nova3d_core.training.optimiser import adamw
 from nova3d_core.training.split import whole
 from nova3d_core.training.tensor_files import write_tensors
@@ -34,6 +35,16 @@ def split_over_processes(trainee, config, accelerator):
     return trainee, adamw(trainee, config.optimiser)
 
 
+def zero_2(config, cpu):
+    """Makes accelerate use DeepSpeed over gloo, which it does not do on CPUs by itself."""
+    from accelerate import Accelerator, DeepSpeedPlugin, PartialState
+
+    PartialState(cpu=True)
+    accelerator = Accelerator(mixed_precision="no", deepspeed_plugin=DeepSpeedPlugin(zero_stage=2))
+    settle_deepspeed(accelerator, config)
+    return accelerator
+
+
 def main(output: Path, changes: dict) -> None:
     """Trains, and keeps the gradients of the first step as they are before they are clipped."""
     plain = loop.Loop._gradients
@@ -52,6 +63,8 @@ def main(output: Path, changes: dict) -> None:
     loop.Loop._gradients = noted
     if changes.pop("split", False):
         runs.prepared = split_over_processes
+    if changes.pop("zero", False):
+        runs.make_accelerator = zero_2
     run(of(SMALL, **changes), output, objects(7), accept_changes=True)
 
 
