@@ -13,15 +13,18 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from nova3d_core.cli.export import Export
 from nova3d_core.diffusion.families import SampleConfig
 from nova3d_core.diffusion.pipeline import sample
 from nova3d_core.errors import InputError
+from nova3d_core.progress import SILENT
 from nova3d_core.training.checkpoint import checkpoints_in
 from nova3d_core.training.presets import read_train_config, shipped_configs
 from nova3d_core.training.tensor_files import read_tensors
+from nova3d_core.weights.layouts import METADATA_KEY, read_header
 from nova3d_core.weights.loading import load_model
 
-from .parts import SMALL, objects, of
+from .parts import SMALL, objects, of, run
 from .test_resume import log_of
 
 ROOT = __file__.rsplit("/tests/", 1)[0]
@@ -156,3 +159,23 @@ def test_the_papers_recipe_is_the_shipped_one():
     assert config.data.size_px == 256
     assert [(s.mean, s.std) for s in config.noise] == [(1.0, 1.6), (1.8, 1.6), (2.2, 1.8), (2.5, 2)]
     assert [round(s.start * 30_000) for s in config.noise] == [0, 8000, 16_000, 24_000]
+
+
+def test_a_model_is_taken_out_of_a_run_that_may_still_go_on(tmp_path, capsys):
+    run(of(SMALL, optimiser__steps=2), tmp_path / "run", minutes=0.0)  # one of two steps
+    path = tmp_path / "small.safetensors"
+    Export(tmp_path / "run", path, "float32", json=True).run(SILENT)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["step"], told["bytes"]) == (1, path.stat().st_size)
+    average = read_tensors(checkpoints_in(tmp_path / "run")[-1] / "average.safetensors")
+    weights = load_model(path).unet.state_dict()
+    assert torch.equal(weights["out.2.weight"], average["unet.out.2.weight"])
+    held = read_header(path).metadata
+    note = json.loads(json.loads(held[METADATA_KEY])["note"])
+    assert note["trained"]["steps"] == 1
+    assert note["settings"]["optimiser"]["steps"] == 2
+    with pytest.raises(InputError, match="already exists"):
+        Export(tmp_path / "run", path).run(SILENT)
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        Export(tmp_path, tmp_path / "other.safetensors").run(SILENT)
+    assert not (tmp_path / "other.safetensors").exists()
