@@ -80,6 +80,8 @@ def train(
     with Stopping(minutes) as stopping:
         accelerator = make_accelerator(config.optimiser, cpu)
         world = accelerator.num_processes
+        if not accelerator.is_main_process:
+            progress = SILENT
         block_of(config, world)
         found = checkpoints_in(output)
         state = read_state(found[-1]) if found else None
