@@ -53,7 +53,8 @@ def assert_like_the_knight(mesh: Mesh) -> None:
 
 @pytest.mark.parametrize("name", ["views_to_mesh", "image_batches_to_mesh"])
 def test_pictures_become_a_textured_mesh(client, tmp_path, name):
-    prompt = with_inputs(shipped(name), "DeconflictFusion", seed=101)  # not from the host's cache
+    # not from the host's cache, and long enough for a preview: there is one a second at most
+    prompt = with_inputs(shipped(name), "DeconflictFusion", seed=101, steps_scale=0.6)
     run = done(client, prompt)
 
     assert_like_the_knight(fetched_mesh(client, run, key_of(prompt, "ExportMesh"), tmp_path))
