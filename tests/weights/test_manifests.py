@@ -61,7 +61,7 @@ OTHERS = {
     "map_sgm_unet_to_diffusers_unet",  # no checkpoint: what the names of two of them are
 }
 EXCEPTIONS = {
-    "ouroboros3d_mv_model_unet",  # SVD's UNet with adapters for rays, and the model below in its loop
+    "ouroboros3d_mv_model_unet",  # SVD's UNet with adapters, fed by the model below
     "ouroboros3d_recon_model",  # makes splats of views and paints none
 }
 """Checkpoints that have no network here yet, and what the user is told instead."""
@@ -141,7 +141,7 @@ def test_every_public_manifest_is_matched_or_an_exception(shared_manifests):
 @pytest.mark.parametrize("name", sorted(EXCEPTIONS))
 def test_exceptions_are_refused_by_their_names(tmp_path, write_model, manifest, name):
     path = write_model(tmp_path / f"{name}.safetensors", manifest(name), "F16")
-    with pytest.raises(InputError, match="is Ouroboros3D, .* needs its reconstruction model"):
+    with pytest.raises(InputError, match=r"is Ouroboros3D, .* needs its reconstruction model"):
         load_model(path)
 
 
