@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,10 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..weights.headers import DTYPES
+from ..weights.writing import safetensors_head
 from .split import is_split, whole
-
-_CODES = {name: code for code, (name, _) in DTYPES.items()}
 
 
 def write_tensors(path: Path | None, tensors: Mapping[str, Tensor]) -> None:
@@ -35,7 +31,8 @@ def write_tensors(path: Path | None, tensors: Mapping[str, Tensor]) -> None:
         if path is not None:
             try:
                 stream = opened.enter_context(path.open("wb"))
-                stream.write(_head(ordered))
+                listed = [(name, tensor.dtype, tensor.shape) for name, tensor in ordered]
+                stream.write(safetensors_head(listed))
             except OSError as error:
                 failed = error
         for _, tensor in ordered:
@@ -51,20 +48,6 @@ def write_tensors(path: Path | None, tensors: Mapping[str, Tensor]) -> None:
                     failed = error
     if failed is not None:
         raise failed
-
-
-def _head(ordered: list[tuple[str, Tensor]]) -> bytes:
-    """Length and table of contents of a safetensors file."""
-    table, position = {}, 0
-    for name, tensor in ordered:
-        size = math.prod(tensor.shape) * tensor.dtype.itemsize
-        code = _CODES[str(tensor.dtype).removeprefix("torch.")]
-        span = [position, position + size]
-        table[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": span}
-        position += size
-    text = json.dumps(table, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ image encoder stands below `image_encoder.`, and a codec of pixels is described 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,16 +22,14 @@ from ..diffusion.small_encoder import SmallEncoder
 from ..errors import InputError
 from ..io.atomic import new_file
 from ..progress import SILENT, Progress
-from .headers import DTYPES
 from .layouts import METADATA_KEY, SMALL_ENCODER_PREFIX, UNET_PREFIXES
 from .names import Plan, Shape
 from .parts import FIRST_STAGE, clip_plan, vae_plan
 from .small_parts import said_of_codec, said_of_encoder
+from .writing import safetensors_head
 
 STAGE = "saving the model"
 FORMAT_VERSION = 1
-_CODES = {name: code for code, (name, _) in DTYPES.items()}
-_ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,6 @@ class _Entry:
     dtype: torch.dtype
     shape: Shape
     make: Callable[[], Tensor]
-
-    @property
-    def bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def save_nova3d(
@@ -75,7 +68,8 @@ def save_nova3d(
     if path.suffix != ".safetensors":
         raise InputError(f"{path} must end in .safetensors to be saved as a model.")
     entries = sorted(_entries(model), key=lambda entry: (-entry.dtype.itemsize, entry.name))
-    head = _head(entries, {METADATA_KEY: json.dumps(_said(model, note)), "format": "pt"})
+    listed = [(entry.name, entry.dtype, entry.shape) for entry in entries]
+    head = safetensors_head(listed, {METADATA_KEY: json.dumps(_said(model, note)), "format": "pt"})
     with new_file(path, overwrite) as beside, beside.open("wb") as stream:
         stream.write(head)
         for entry in progress.track(entries, STAGE, len(entries)):
@@ -137,19 +131,3 @@ def _entry(name: str, values: list[Tensor], change: str) -> _Entry:
         return (whole.t() if change == "transpose" else whole).reshape(shape)
 
     return _Entry(name, first.dtype, tuple(shape), make)
-
-
-def _head(entries: list[_Entry], metadata: dict[str, str]) -> bytes:
-    """Length and table of contents of a safetensors file."""
-    table: dict[str, Any] = {"__metadata__": metadata}
-    position = 0
-    for entry in entries:
-        code = _CODES.get(str(entry.dtype).removeprefix("torch."))
-        if code is None:
-            raise InputError(f"'{entry.name}' is {entry.dtype}, which cannot be saved.")
-        span = [position, position + entry.bytes]
-        table[entry.name] = {"dtype": code, "shape": list(entry.shape), "data_offsets": span}
-        position += entry.bytes
-    text = json.dumps(table, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % _ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text
