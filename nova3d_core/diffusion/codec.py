@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..checks import check_shape
 from ..errors import InputError, MissingDependencyError
 from ..weights.shapes import VaeConfig
-from .model import Codec
+from .model import Codec, check_encodable
 
 LATENT_SCALE = 0.18215
 """The network works on latents times this; SVD never scales the input picture's latent."""
@@ -84,12 +84,7 @@ class VaeCodec(nn.Module):
         Raises:
             InputError: on another shape.
         """
-        sizes = check_shape("the pictures to encode", pictures, "N 3 H W")
-        if sizes["H"] % self.factor or sizes["W"] % self.factor:
-            raise InputError(
-                f"a picture to encode has {sizes['W']}x{sizes['H']} pixels, expected multiples of "
-                f"{self.factor}."
-            )
+        check_encodable(pictures, self.factor)
         moments = self.vae.quant_conv(self.vae.encoder(pictures.to(self.dtype)))  # (N, 2C, h, w)
         mean, log_variance = moments.float().chunk(2, dim=1)  # (N, C, h, w)
         if generator is None:

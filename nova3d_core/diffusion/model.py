@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_shape
+from ..errors import InputError
 from .finite import dtype_of
 
 if TYPE_CHECKING:
@@ -49,6 +51,16 @@ class Codec(Protocol):
 
     def decoding_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
         """What decoding `count` pictures of this size together takes beside the weights."""
+
+
+def check_encodable(pictures: Tensor, factor: int) -> None:
+    """Raises InputError unless a codec of this factor can encode pictures (N, 3, H, W)."""
+    sizes = check_shape("the pictures to encode", pictures, "N 3 H W")
+    if sizes["H"] % factor or sizes["W"] % factor:
+        raise InputError(
+            f"a picture to encode has {sizes['W']}x{sizes['H']} pixels, expected multiples of "
+            f"{factor}."
+        )
 
 
 class ImageEncoder(Protocol):

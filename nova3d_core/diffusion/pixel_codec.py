@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..checks import check_between, check_shape
 from ..errors import InputError
+from .model import check_encodable
 
 MEAN, DEVIATION = 0.83, 0.435
 """Of pixels in -1..1, of colours and normals on white: measured on 32 procedural objects."""
@@ -85,12 +86,7 @@ class PixelCodec(nn.Module):
         Raises:
             InputError: on another shape.
         """
-        sizes = check_shape("the pictures to encode", pictures, "N 3 H W")
-        if sizes["H"] % self.factor or sizes["W"] % self.factor:
-            raise InputError(
-                f"a picture to encode has {sizes['W']}x{sizes['H']} pixels, expected multiples of "
-                f"{self.factor}."
-            )
+        check_encodable(pictures, self.factor)
         blocks = functional.pixel_unshuffle(pictures.float(), self.factor)
         return blocks if self._block is None else _each_colour(self._block[0], blocks)
 
@@ -166,11 +162,7 @@ def _block(factor: int, weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
 def _each_colour(matrix: Tensor, blocks: Tensor) -> Tensor:
     """(N, 3 i, h, w) -> (N, 3 j, h, w) by a matrix (j, i)."""
     coloured = blocks.unflatten(1, (3, -1))  # (N, 3, i, h, w)
-    return (
-        torch.einsum("ji,nchwi->nchwj", matrix.to(blocks), coloured.movedim(2, -1))
-        .movedim(-1, 2)
-        .flatten(1, 2)
-    )
+    return torch.einsum("ji,ncihw->ncjhw", matrix.to(blocks), coloured).flatten(1, 2)
 
 
 def _three(name: str, value: Channels) -> tuple[float, float, float]:

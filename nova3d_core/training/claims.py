@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..io.atomic import new_file, refuse_unwritable
+from .config import flat_settings
 
 SETTINGS = "dataset.json"
 
@@ -72,14 +72,6 @@ def _settings_of(path: Path) -> dict[str, Any]:
 
 def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     """What changed, in words."""
-    flat = [dict(_flattened(each)) for each in (earlier, now)]
+    flat = [flat_settings(each) for each in (earlier, now)]
     names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
     return ", ".join(f"{n} was {flat[0].get(n)}, now {flat[1].get(n)}" for n in names)
-
-
-def _flattened(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flattened(value, f"{above}{name}.")
-        else:
-            yield above + name, value

@@ -242,7 +242,7 @@ def differences(old: dict[str, Any], new: TrainConfig) -> list[str]:
         old: the run's settings as plain containers.
         new: those to go on with.
     """
-    before, after = _flat(old), _flat(asdict(new))
+    before, after = flat_settings(old), flat_settings(asdict(new))
     absent = "absent"
     return [
         f"{name}: {before.get(name, absent)} -> {after.get(name, absent)}"
@@ -252,7 +252,7 @@ def differences(old: dict[str, Any], new: TrainConfig) -> list[str]:
     ]
 
 
-def _flat(document: Any, where: str = "") -> dict[str, Any]:
+def flat_settings(document: Any, where: str = "") -> dict[str, Any]:
     """Leaves by dotted name; tuples and lists are the same."""
     if isinstance(document, dict):
         items = [(str(key), value) for key, value in document.items()]
@@ -262,5 +262,5 @@ def _flat(document: Any, where: str = "") -> dict[str, Any]:
         return {where: list(document) if isinstance(document, tuple) else document}
     flat: dict[str, Any] = {}
     for key, value in items:
-        flat |= _flat(value, f"{where}.{key}" if where else key)
+        flat |= flat_settings(value, f"{where}.{key}" if where else key)
     return flat

@@ -174,12 +174,9 @@ def _split_flat(mesh: Mesh) -> Mesh:
 
 def is_closed(mesh: Mesh) -> bool:
     """Whether each edge has one face on either side that agree on what is outside."""
-    edges = mesh.welded().faces
-    pairs = torch.cat([edges[:, [0, 1]], edges[:, [1, 2]], edges[:, [2, 0]]])
-    count = int(pairs.max()) + 1
-    keys = (pairs[:, 0] * count + pairs[:, 1]).unique()
-    back = (pairs[:, 1] * count + pairs[:, 0]).unique()
-    return len(keys) == len(pairs) and bool(torch.equal(keys, back))
+    from ..meshing.clean import is_closed_manifold
+
+    return is_closed_manifold(mesh.welded())
 
 
 def averaged_down(texture: Tensor, longest: int) -> Tensor:
