@@ -84,7 +84,10 @@ class Demo:
         if self.json:
             say_json({"start": "picture", "faces": faces, "seconds": seconds})
             return
-        say(f"One picture, 16 views, a mesh of {faces} faces: done in {seconds['demo']:.0f} s.")
+        views = len(painted.views)
+        say(
+            f"One picture, {views} views, a mesh of {faces} faces: done in {seconds['demo']:.0f} s."
+        )
         say(f"Look at {PAINTED}, {SHEET}, mesh.glb and turntable.webp in {self.output.resolve()}")
 
     def _from_object(self, progress: Progress) -> None:

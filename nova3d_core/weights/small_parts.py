@@ -1,6 +1,6 @@
 """The codec without weights and the small image encoder, as our own files keep them.
 
-The codec is three numbers in the metadata; the encoder's tensors stand below `image_encoder.`.
+The codec is a few numbers in the metadata; the encoder's tensors stand below `image_encoder.`.
 """
 
 from __future__ import annotations
