@@ -16,6 +16,8 @@ Precision = Literal["float32", "bfloat16", "autocast"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 LearningRateCurve = Literal["constant", "cosine"]
 CURVES: tuple[str, ...] = get_args(LearningRateCurve)
+Method = Literal["adamw", "muon"]
+METHODS: tuple[str, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,11 @@ class ConditionConfig:
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW, its learning rate over the run, and the moving average of the weights."""
+    """The optimiser, its learning rate over the run, and the moving average of the weights."""
 
+    method: Method = "adamw"
+    """muon: the matrices between layers take orthogonal steps, the rest AdamW's; for short runs
+    that start from nothing, in whole processes (DDP)."""
     steps: int = 30_000
     """Length of the run."""
     batch: int = 176
@@ -116,6 +121,8 @@ class OptimiserConfig:
     """Objects that a process computes together; more are accumulated."""
     learning_rate: float = 2e-5
     """Highest learning rate."""
+    hidden_share: float = 0.5
+    """muon: the orthogonal steps' learning rate, as a share of the other."""
     curve: LearningRateCurve = "constant"
     """What the learning rate does after the warm-up; cosine falls to `lowest_share`."""
     lowest_share: float = 0.01
@@ -123,9 +130,9 @@ class OptimiserConfig:
     warm_up: int = 500
     """Steps in which the learning rate grows from 0."""
     betas: tuple[float, ...] = (0.9, 0.999)
-    """AdamW's two decays."""
+    """AdamW's two decays; the first is that of muon's averaged gradient too."""
     weight_decay: float = 0.01
-    """AdamW's weight decay, of matrices and convolutions; norms and biases have none."""
+    """Weight decay of matrices and convolutions; norms and biases have none."""
     clip: float = 1.0
     """Largest norm of the gradient; longer ones are shortened to it."""
     ema_decay: float = 0.9999
@@ -135,7 +142,9 @@ class OptimiserConfig:
         check_between("training steps", self.steps, 1, 10**9)
         check_between("training batch", self.batch, 1, 10**6)
         check_between("training at_once", self.at_once, 1, 10**6)
+        check_choice("training method", self.method, METHODS)
         check_between("training learning_rate", self.learning_rate, 0.0, 10.0)
+        check_between("training hidden_share", self.hidden_share, 0.0, 100.0)
         check_choice("training curve", self.curve, CURVES)
         check_between("training lowest_share", self.lowest_share, 0.0, 1.0)
         check_between("training warm_up", self.warm_up, 0, 10**9)

@@ -1,13 +1,15 @@
-"""AdamW, its learning rate, and gradients that are not finite."""
+"""AdamW or Muon, and their learning rate."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from .config import OptimiserConfig
+from .muon import Muon
 
 
 def learning_rate(config: OptimiserConfig, step: int) -> float:
@@ -21,16 +23,36 @@ def learning_rate(config: OptimiserConfig, step: int) -> float:
     return config.learning_rate * warm * (lowest + (1.0 - lowest) * falling)
 
 
-def adamw(module: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW of the weights that are trained; matrices decay, norms and biases do not."""
-    trained = [weight for weight in module.parameters() if weight.requires_grad]
-    groups = [
-        {"params": [w for w in trained if w.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [w for w in trained if w.dim() <= 1], "weight_decay": 0.0},
+def optimiser_of(module: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+    """The optimiser of the weights that are trained; matrices decay, norms and biases do not."""
+    trained = {name: w for name, w in module.named_parameters() if w.requires_grad}
+    inner = config.method == "muon"
+    hidden = [w for name, w in trained.items() if inner and _is_hidden(name, w)]
+    chosen = {id(weight) for weight in hidden}
+    rest = [weight for weight in trained.values() if id(weight) not in chosen]
+    groups: list[dict[str, Any]] = [
+        {"params": [w for w in rest if w.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [w for w in rest if w.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=config.betas, fused=_can_fuse(trained)
+    said = {"lr": config.learning_rate, "betas": config.betas, "fused": _can_fuse(rest)}
+    if not inner:
+        return torch.optim.AdamW(groups, **said)
+    groups.append(
+        {
+            "params": hidden,
+            "weight_decay": config.weight_decay,
+            "orthogonal": True,
+            "rate_share": config.hidden_share,
+        }
     )
+    return Muon(groups, config.betas[0], **said)
+
+
+def _is_hidden(name: str, weight: nn.Parameter) -> bool:
+    """Whether a weight lies between layers: neither end of the UNet, and not the encoder, whose
+    numbers are few or mean something by themselves."""
+    ends = ("unet.input_blocks.0.", "unet.out.", "encoder.")
+    return weight.dim() > 1 and not name.startswith(ends)
 
 
 def _can_fuse(weights: list[nn.Parameter]) -> bool | None:
@@ -41,6 +63,6 @@ def _can_fuse(weights: list[nn.Parameter]) -> bool | None:
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the rate of all groups."""
+    """Sets the rate of all groups, each to its share of it."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("rate_share", 1.0)

@@ -22,11 +22,13 @@ from .data_sources import block_of, held_out_objects, source_of
 from .ema import Ema
 from .launch import make_accelerator
 from .loop import Loop
-from .optimiser import adamw
+from .optimiser import optimiser_of
+from .split import is_split
 from .stopping import Reason, Stopping
 from .stream import ObjectStream
 from .trainee import Trainee, check_size, trainee_of
 from .watch import Watch
+from .zero import is_of_zero
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,15 @@ def prepared(trainee: Trainee, config: TrainConfig, accelerator: Any) -> tuple[A
     trainee.to(accelerator.device)
     if config.compiled:
         trainee.unet.compile()
-    return accelerator.prepare(trainee, adamw(trainee, config.optimiser))
+    network, optimiser = accelerator.prepare(trainee, optimiser_of(trainee, config.optimiser))
+    split = any(is_split(w) or is_of_zero(w) for w in trainee.parameters())
+    if split and config.optimiser.method == "muon":
+        raise InputError(
+            "optimiser.method muon needs whole weights in each process, but the launcher splits "
+            "them.",
+            "Launch with DDP, or set optimiser.method to adamw.",
+        )
+    return network, optimiser
 
 
 def channels_last(network: nn.Module) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from nova3d_core.training import loop, runs
 from nova3d_core.training.launch import settle_deepspeed
-from nova3d_core.training.optimiser import adamw
+from nova3d_core.training.optimiser import optimiser_of
 from nova3d_core.training.split import whole
 from nova3d_core.training.tensor_files import write_tensors
 
@@ -32,7 +32,7 @@ def split_over_processes(trainee, config, accelerator):
     for module in reversed(list(trainee.modules())):
         if type(module).__name__ in FSDP_UNITS or module is trainee:
             fully_shard(module, mesh=mesh, reshard_after_forward=False)
-    return trainee, adamw(trainee, config.optimiser)
+    return trainee, optimiser_of(trainee, config.optimiser)
 
 
 def zero_2(config, cpu):
