@@ -19,8 +19,9 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)
 TEMPORAL_MAPS = 5.0
 FRAME_MAPS = 4.0
 """Maps of the second level's width, at full size, that are alive at decoding's peak."""
-WORKSPACE_BYTES = 1 << 27
-"""What convolutions take beside their maps, whatever the pictures."""
+WORKSPACE_BYTES = 3 << 26
+"""What convolutions take beside their maps, whatever the pictures: 60 to 180 MiB on the processors
+and numbers of threads that were tried."""
 
 
 def build_vae(config: VaeConfig) -> nn.Module:

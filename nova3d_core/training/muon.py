@@ -38,6 +38,10 @@ class Muon(torch.optim.AdamW):
         said = [{"orthogonal": False, "momentum": momentum, **group} for group in groups]
         super().__init__(said, **adamw)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # AdamW's own looks for its numbers in the state of every weight
+        torch.optim.Optimizer.__setstate__(self, state)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Takes one step with the gradients that the weights hold."""

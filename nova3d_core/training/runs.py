@@ -91,6 +91,7 @@ def train(
         trainee = trainee_of(config, progress)
         check_size(trainee, config.data.size_px)
         network, optimiser = prepared(trainee, config, accelerator)
+        _refuse_parts_for_muon(trainee, config)
         ema = Ema(trainee, config.optimiser.ema_decay)
         source = make_source(config, accelerator.process_index, world)
         if state is not None:
@@ -122,15 +123,17 @@ def prepared(trainee: Trainee, config: TrainConfig, accelerator: Any) -> tuple[A
     trainee.to(accelerator.device)
     if config.compiled:
         trainee.unet.compile()
-    network, optimiser = accelerator.prepare(trainee, optimiser_of(trainee, config.optimiser))
-    split = any(is_split(w) or is_of_zero(w) for w in trainee.parameters())
+    return accelerator.prepare(trainee, optimiser_of(trainee, config.optimiser))
+
+
+def _refuse_parts_for_muon(trainee: Trainee, config: TrainConfig) -> None:
+    split = any(is_split(weight) or is_of_zero(weight) for weight in trainee.parameters())
     if split and config.optimiser.method == "muon":
         raise InputError(
             "optimiser.method muon needs whole weights in each process, but the launcher splits "
             "them.",
             "Launch with DDP, or set optimiser.method to adamw.",
         )
-    return network, optimiser
 
 
 def channels_last(network: nn.Module) -> None:

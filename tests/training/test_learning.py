@@ -17,9 +17,11 @@ LEVEL = 0.25
 
 
 @pytest.mark.slow
-def test_the_loss_of_one_batch_falls_to_a_quarter(tmp_path):
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_the_loss_of_one_batch_falls_to_a_quarter(tmp_path, method):
     config = of(
         SMALL,
+        optimiser__method=method,
         optimiser__steps=STEPS,
         optimiser__learning_rate=1e-2,
         optimiser__warm_up=10,

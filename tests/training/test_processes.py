@@ -116,6 +116,16 @@ def test_split_weights_are_looked_through_too(runs):
 
 
 @pytest.mark.slow
+def test_muon_steps_alike_in_all_processes_and_refuses_split_weights(tmp_path):
+    for world in (1, 2):
+        train_together(world, tmp_path / str(world), optimiser__method="muon")
+    for part in ("weights", "average", "optimiser"):
+        assert_close(newest(tmp_path / "1", part), newest(tmp_path / "2", part))
+    with pytest.raises(AssertionError, match="muon needs whole weights in each process"):
+        train_together(2, tmp_path / "split", split=True, optimiser__method="muon")
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes_and_says_so(runs):
     ends = {}
     for name, world, split in (("alone", 1, False), ("split", 2, True)):

@@ -30,9 +30,13 @@ def log_of(output):
     return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_stopped_and_resumed_equals_unbroken(tmp_path, precision):
-    config = of(SMALL, precision=precision, optimiser__curve="cosine")
+@pytest.mark.parametrize(
+    ("precision", "method"), [("float32", "adamw"), ("bfloat16", "adamw"), ("float32", "muon")]
+)
+def test_stopped_and_resumed_equals_unbroken(tmp_path, precision, method):
+    config = of(
+        SMALL, precision=precision, optimiser__curve="cosine", optimiser__method=method
+    )
     unbroken = run(config, tmp_path / "unbroken")
     assert unbroken.reason == "finished"
     reasons = []

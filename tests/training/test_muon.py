@@ -1,0 +1,105 @@
+"""Muon: orthogonal steps for the matrices between layers, AdamW for the rest."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nova3d_core.training.config import OptimiserConfig
+from nova3d_core.training.muon import COEFFICIENTS, ROUNDS, SCALE, Muon, orthogonal
+from nova3d_core.training.optimiser import optimiser_of, set_learning_rate
+from nova3d_core.training.trainee import trainee_of
+
+from .parts import SMALL
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (5, 40), (40, 5)])
+def test_singular_vectors_stay_and_singular_values_go_through_the_polynomial(shape):
+    matrix = random(*shape).double()
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    s = s / s.norm()
+    a, b, c = COEFFICIENTS
+    for _ in range(ROUNDS):
+        s = a * s + b * s**3 + c * s**5
+    found = orthogonal(matrix[None])[0]
+    torch.testing.assert_close(found, (u * s @ vh).float(), rtol=0, atol=2e-4)
+
+
+def test_a_convolutions_gradient_becomes_nearly_orthogonal():
+    steps = orthogonal(random(3, 24, 16 * 9))
+    values = torch.linalg.svdvals(steps)
+    assert 0.67 < float(values.min()) and float(values.max()) < 1.15
+
+
+def test_nothing_of_one_matrix_reaches_another():
+    many = random(4, 8, 20)
+    together = orthogonal(many)
+    for index in range(4):
+        torch.testing.assert_close(orthogonal(many[index : index + 1])[0], together[index])
+
+
+def test_zero_gradients_take_no_step():
+    assert not orthogonal(torch.zeros(2, 4, 7)).any()
+
+
+def test_steps_equal_torchs_own_muon():
+    """torch's computes the same in bfloat16."""
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("torch has no Muon before 2.9")
+    ours, theirs = (torch.nn.Parameter(random(12, 30)) for _ in range(2))
+    group = {"params": [ours], "orthogonal": True, "weight_decay": 0.1}
+    mine = Muon([group], momentum=0.9, lr=0.02)
+    reference = torch.optim.Muon(
+        [theirs], lr=0.02, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"
+    )
+    start = ours.detach().clone()
+    for step in range(5):
+        for weight in (ours, theirs):
+            weight.grad = random(12, 30, seed=step + 1)
+        mine.step()
+        reference.step()
+    moved = (theirs - start).norm()
+    assert float((ours - theirs).detach().norm()) < 0.02 * float(moved.detach())
+
+
+def test_a_convolution_is_its_flat_matrix_and_the_step_has_the_stated_length():
+    kernel = torch.nn.Parameter(random(8, 4, 3, 3))
+    before = kernel.detach().clone()
+    kernel.grad = random(8, 4, 3, 3, seed=1)
+    Muon([{"params": [kernel], "orthogonal": True, "weight_decay": 0.0}], lr=0.5).step()
+    expected = orthogonal(kernel.grad.flatten(1)[None])[0] * 0.5 * SCALE * 36**0.5
+    torch.testing.assert_close(before - kernel.detach(), expected.view_as(before))
+
+
+def test_the_rest_is_adamw_bit_for_bit():
+    ours, theirs, matrix = (torch.nn.Parameter(random(5, 3)) for _ in range(3))
+    mine = Muon([{"params": [ours]}, {"params": [matrix], "orthogonal": True}], lr=0.01)
+    reference = torch.optim.AdamW([theirs], lr=0.01)
+    for step in range(4):
+        for weight in (ours, theirs, matrix):
+            weight.grad = random(5, 3, seed=step)
+        mine.step()
+        reference.step()
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, matrix)
+    assert len(mine.param_groups) == 2
+
+
+def test_matrices_between_layers_are_orthogonal_ones_and_every_weight_is_in_one_group():
+    trainee = trainee_of(SMALL)
+    optimiser = optimiser_of(trainee, OptimiserConfig(method="muon", hidden_share=0.25))
+    names = {id(weight): name for name, weight in trainee.named_parameters()}
+    held = [[names[id(w)] for w in group["params"]] for group in optimiser.param_groups]
+    trained = [name for name, w in trainee.named_parameters() if w.requires_grad]
+    assert sorted(sum(held, [])) == sorted(trained)
+    hidden = [g for g in optimiser.param_groups if g["orthogonal"]]
+    assert len(hidden) == 1 and all(weight.dim() > 1 for weight in hidden[0]["params"])
+    assert "unet.input_blocks.1.0.in_layers.2.weight" in held[-1]
+    for outside in ("unet.input_blocks.0.0.weight", "unet.out.2.weight", "encoder.head.weight"):
+        assert outside in held[0]
+    set_learning_rate(optimiser, 0.4)
+    assert [group["lr"] for group in optimiser.param_groups] == [0.4, 0.4, 0.1]
