@@ -10,7 +10,7 @@ slopes, robust weights, and a prior that the given poses are wrong by chance, no
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,15 +62,18 @@ class Alignment:
     Args:
         bank: N rays of all views, view after view.
         cameras: V given cameras.
+        stride: look at every so many-th row and column of the pictures only.
     """
 
-    def __init__(self, bank: RayBank, cameras: Cameras):
-        self._bank, self._cameras = bank, cameras
+    def __init__(self, bank: RayBank, cameras: Cameras, stride: int = 1):
+        self._rays, self._stride = rays_at(bank, stride), stride
+        self._bank, self._cameras = coarser(bank, cameras, self._rays, stride)
+        bank = self._bank
         counts = torch.bincount(bank.view, minlength=len(cameras)).tolist()
         ends = torch.tensor(counts).cumsum(0).tolist()
         self._rays_of = [slice(end - n, end) for n, end in zip(counts, ends, strict=True)]
         self._velocity = torch.zeros(len(cameras), 6, device=bank.origin.device)
-        self._pixel_side = math.sqrt(bank.area * len(cameras) / 3.0)
+        self._pixel_side = stride * math.sqrt(bank.area * len(cameras) / 3.0)
 
     def step(
         self, field: Field, poses: PoseTable, gains: Tensor, conflict: Tensor, spread_rad: float
@@ -84,6 +87,7 @@ class Alignment:
             conflict: (N,) H of the bank's pixels; what conflicts counts less.
             spread_rad: standard deviation of the given poses' errors, radians.
         """
+        conflict = conflict[self._rays]
         pictures, origin, direction = self._render(field, poses, gains, conflict)
         cell_px = field.spacing / self._pixel_side
         blur_px = min(max(_BLUR_CELLS * cell_px, _LEAST_BLUR_PX), _REACH_PX / 4)
@@ -92,7 +96,8 @@ class Alignment:
             for view in range(len(self._cameras))
         ]
         normal, right, error, weight = (torch.stack(part) for part in zip(*systems, strict=True))
-        noise = _ALIKE * float(error.sum() / weight.sum().clamp_min(1e-12))
+        alike = max(_ALIKE / self._stride**2, 1.0)
+        noise = alike * float(error.sum() / weight.sum().clamp_min(1e-12))
         motion = _solve(normal, right, noise, poses, spread_rad)
         self._velocity = _MOMENTUM * self._velocity + motion
         poses.apply(self._velocity[:, :3], self._velocity[:, 3:])
@@ -114,7 +119,7 @@ class Alignment:
         seen, wanted = _features(bank, poses, gains, rendered)
         place = (bank.view, bank.pixel[:, 1].long(), bank.pixel[:, 0].long())
         shape = (len(cameras), cameras.height, cameras.width)
-        depth, known = _filled_depth(rendered, place, shape)
+        depth, known = _filled_depth(rendered, place, shape, _odd(_REACH_PX / self._stride))
         pictures = _Pictures(seen, wanted, depth, known * (1.0 - conflict))
         return pictures, origin, direction
 
@@ -151,6 +156,30 @@ class Alignment:
         return weighted.T @ flat, weighted.T @ residual.reshape(-1), weight @ error, weight.sum()
 
 
+def rays_at(bank: RayBank, stride: int) -> Tensor:
+    """(M,) which of the bank's rays lie in every `stride`-th row and column."""
+    return (bank.pixel.long() % stride == 0).all(dim=1).nonzero()[:, 0]
+
+
+def coarser(bank: RayBank, cameras: Cameras, rays: Tensor, stride: int) -> tuple[RayBank, Cameras]:
+    """Some rays with their pixels counted in strides, and cameras with such pictures."""
+    chosen = {name: value[rays] for name, value in vars(bank).items() if isinstance(value, Tensor)}
+    chosen["pixel"] = (chosen["pixel"].long() // stride) + 0.5
+    scale = cameras.intrinsics.new_tensor([1.0 / stride, 1.0 / stride, 1.0])
+    small = replace(
+        cameras,
+        intrinsics=cameras.intrinsics * scale[:, None],
+        width=-(-cameras.width // stride),
+        height=-(-cameras.height // stride),
+    )
+    return replace(bank, **chosen), small
+
+
+def _odd(number: float) -> int:
+    """The nearest odd whole number."""
+    return 2 * round((number - 1.0) / 2.0) + 1
+
+
 def _features(
     bank: RayBank, poses: PoseTable, gains: Tensor, rendered: Rendered
 ) -> tuple[Tensor, Tensor]:
@@ -176,14 +205,14 @@ def _features(
 
 
 def _filled_depth(
-    rendered: Rendered, place: tuple, shape: tuple[int, int, int]
+    rendered: Rendered, place: tuple, shape: tuple[int, int, int], reach_px: int
 ) -> tuple[Tensor, Tensor]:
     """(N,) where each ray ends, those beside the object as their neighbours; (N,) 1 if known."""
     hit = (rendered.opacity > _SEEN).float()
     own = rendered.depth / rendered.opacity.clamp_min(1e-6)
     images = torch.zeros(2, *shape, device=hit.device)
     images[(slice(None), *place)] = torch.stack([own * hit, hit])
-    near = torch.nn.functional.avg_pool2d(images, _REACH_PX, 1, _REACH_PX // 2)
+    near = torch.nn.functional.avg_pool2d(images, reach_px, 1, reach_px // 2)
     total, count = near[(slice(None), *place)]
     borrowed = total / count.clamp_min(1e-6)
     return torch.where(hit > 0, own, borrowed), (count > 1e-6).float()

@@ -126,6 +126,8 @@ class LevelConfig:
     """How far a colour moves in a step."""
     align_every: int = 0
     """Align all views with the surface at every so many steps, in place of gradients; 0: never."""
+    align_stride: int = 1
+    """Aligning looks at every so many-th row and column of the pictures."""
 
     def __post_init__(self):
         check_between("level resolution", self.resolution, 8, 1024)
@@ -136,6 +138,7 @@ class LevelConfig:
         check_between("level turn_rad", self.turn_rad, 0.0, 0.1)
         check_between("level colour_step", self.colour_step, 0.0, 1.0)
         check_between("level align_every", self.align_every, 0, 1000)
+        check_between("level align_stride", self.align_stride, 1, 16)
 
 
 _DRAFT = (

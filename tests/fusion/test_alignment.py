@@ -12,7 +12,7 @@ from nova3d_core.cameras import orbit_cameras
 from nova3d_core.evaluation.conditions import noisy_cameras
 from nova3d_core.evaluation.config import ConditionConfig
 from nova3d_core.evaluation.poses import pose_figures
-from nova3d_core.fusion.alignment import Alignment, blurred, flow_of
+from nova3d_core.fusion.alignment import Alignment, blurred, coarser, flow_of, rays_at
 from nova3d_core.fusion.fields.grid import DenseGrid
 from nova3d_core.fusion.poses import PoseTable
 from nova3d_core.fusion.rays import ray_bank
@@ -78,10 +78,10 @@ def taken(pebble, kind, camera_frame=False):
     return replace(views, cameras=given), true
 
 
-def aligned(field, views, steps=10, spread_rad=WIDE, conflict=None):
+def aligned(field, views, steps=10, spread_rad=WIDE, conflict=None, stride=1):
     bank = ray_bank(views, 5, True)
     poses = PoseTable(views.cameras, torch.zeros(3), PoseConfig())
-    alignment = Alignment(bank, views.cameras)
+    alignment = Alignment(bank, views.cameras, stride)
     gains = torch.ones(len(views), 3)
     conflict = torch.zeros(len(bank)) if conflict is None else conflict(bank)
     for _ in range(steps):
@@ -137,6 +137,31 @@ def test_wrong_poses_come_right_on_the_right_surface(field, pebble, kind, camera
     assert after.shift_percent.max() < 0.15
     # the surface is where view 0 was given: there is nothing to undo
     torch.testing.assert_close(poses.gauge(), torch.eye(4), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+def test_some_rows_and_columns_tell_nearly_as_much(field, pebble, stride):
+    views, true = taken(pebble, "perspective")
+    poses = aligned(field, views, steps=20, stride=stride)
+    after = pose_figures(poses.cameras(), true)
+    assert after.rotation_deg.median() < 0.15
+    assert after.shift_percent.max() < 0.2
+
+
+def test_coarser_pictures_show_the_same_places(pebble):
+    views, _ = taken(pebble, "perspective")
+    bank = ray_bank(views, 5, True)
+    rays = rays_at(bank, 3)
+    small, cameras = coarser(bank, views.cameras, rays, 3)
+    assert 0.08 < len(rays) / len(bank) < 0.14
+    assert (cameras.width, cameras.height) == (43, 43)
+    pixel = small.pixel.long()
+    places = (small.view * 43 + pixel[:, 1]) * 43 + pixel[:, 0]
+    assert len(places.unique()) == len(rays) and int(pixel.max()) < 43
+    points = 0.3 * randn(20, 3)
+    full, coarse = (each.project(points)[0] for each in (views.cameras, cameras))
+    torch.testing.assert_close(coarse * 3.0, full, rtol=0, atol=1e-3)
+    torch.testing.assert_close(small.direction, bank.direction[rays], rtol=0, atol=0)
 
 
 def test_poses_believed_exact_stay(field, pebble):
