@@ -51,6 +51,8 @@ class Family:
     """What is painted of each view, in this order."""
     sigma_max: float = 700.0
     """The noise level that sampling starts from."""
+    sigma_min: float = 0.002
+    """The last noise level above 0."""
     noise_augmentation: float = 0.02
     """Standard deviation of the noise added to the input picture, which is told to the network."""
     augmented: Literal["picture", "latent"] = "picture"
@@ -97,11 +99,13 @@ FAMILIES: dict[str, Family] = {
             views=16,
             size_px=64,
             orbit="nova3d",
-            steps=12,
-            guidance=GuidanceConfig("constant", 1.0, 1.0),
+            steps=8,
+            guidance=GuidanceConfig("constant", 1.5, 1.5),
             domains=("colour", "normal"),
-            sigma_max=160.0,
+            sigma_max=500.0,
+            sigma_min=0.05,
             added=("augmentation",),
+            keeps_input=True,
             object_share=0.64,
             enlarged=2,
             limits=(

@@ -220,7 +220,7 @@ def sample_latents(
 ) -> Tensor:
     """Latents (D, 1, V, C, h, w) float32 as the codec decodes them, from standard noise."""
     family = model.family
-    sigmas = karras_sigmas(config.steps or family.steps, highest=family.sigma_max)
+    sigmas = karras_sigmas(config.steps or family.steps, family.sigma_min, family.sigma_max)
     steps = len(sigmas) - 1
     guidance = config.guidance or family.guidance
     scales = guidance_scales(guidance, stations.azimuths_deg, stations.input_view)
