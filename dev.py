@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Sets the project up and runs a job: demo, test, lint, docs, bench. Needs only Python 3.10+.
 
-    python dev.py demo     render a shipped object, fuse it, measure it; look into demo_output/
+    python dev.py demo     a shipped picture to a mesh by the built-in model; see demo_output/
     python dev.py test     lint and tests; further words go to pytest
     python dev.py test --host PATH   only the tests that drive the ComfyUI in that folder
     python dev.py test --browser --host PATH   only those that drive its page, in headless Chromium

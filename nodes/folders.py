@@ -11,7 +11,10 @@ TRANSFORMS = "transforms.json"
 _DEEPEST = 4
 """Folders below the input folder are looked through this deep."""
 _ASSETS = Path(__file__).resolve().parents[1] / "nova3d_core" / "assets"
-EXAMPLE_VIEWS = {"example: knight": _ASSETS / "knight" / "views"}
+EXAMPLE_VIEWS = {
+    "example: knight": _ASSETS / "knight" / "views",
+    "example: one picture": _ASSETS / "picture",
+}
 """What a newcomer can load before the input folder holds anything; saved workflows name them."""
 EXAMPLE_MESHES = {
     "example: knight": _ASSETS / "character_knight.glb",

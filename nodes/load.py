@@ -34,9 +34,10 @@ class LoadNOVA3D(io.ComfyNode):
             display_name="Load Multi-View Model (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Loads a model that paints an object from all sides: NOVA3D, SV3D (u or p) or V3D. "
-                "Put its file into ComfyUI's models/checkpoints or models/nova3d. Every file there "
-                "is told by its contents, whatever its name; other models are not offered."
+                "Loads a model that paints an object from all sides: the small nova3d-mini, "
+                "built in, or NOVA3D, SV3D (u or p) or V3D. Put their files into ComfyUI's "
+                "models/checkpoints or models/nova3d. Every file there is told by its contents, "
+                "whatever its name; other models are not offered."
             ),
             search_aliases=["sv3d", "v3d", "svd", "multiview model", "checkpoint loader"],
             inputs=[
@@ -44,8 +45,9 @@ class LoadNOVA3D(io.ComfyNode):
                     "model",
                     options=model_names(),
                     tooltip=(
-                        "A file of models/nova3d, models/checkpoints or models/diffusion_models "
-                        "that holds such a model. The help page says where to get one."
+                        "nova3d-mini, built in, for simple synthetic objects; or a file of "
+                        "models/nova3d, models/checkpoints or models/diffusion_models that holds "
+                        "such a model. The help page says where to get one."
                     ),
                 ),
                 io.Combo.Input(

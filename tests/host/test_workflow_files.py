@@ -16,6 +16,7 @@ pytestmark = pytest.mark.host
 PAGES = sorted(path for path in (PROJECT / "workflows").glob("*.json") if path.name != "index.json")
 PROMPTS = sorted(API.glob("*.json"))
 WANTED = {
+    "image_to_mesh",
     "views_to_mesh",
     "image_batches_to_mesh",
     "mesh_to_turntable",

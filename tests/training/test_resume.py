@@ -34,9 +34,7 @@ def log_of(output):
     ("precision", "method"), [("float32", "adamw"), ("bfloat16", "adamw"), ("float32", "muon")]
 )
 def test_stopped_and_resumed_equals_unbroken(tmp_path, precision, method):
-    config = of(
-        SMALL, precision=precision, optimiser__curve="cosine", optimiser__method=method
-    )
+    config = of(SMALL, precision=precision, optimiser__curve="cosine", optimiser__method=method)
     unbroken = run(config, tmp_path / "unbroken")
     assert unbroken.reason == "finished"
     reasons = []

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from nova3d_core.cli.models_table import models_report, models_text
 from nova3d_core.diffusion.families import FAMILIES
+from nova3d_core.diffusion.model import OneDevice
 from nova3d_core.errors import InputError
+from nova3d_core.training.data_sources import held_out_objects
+from nova3d_core.training.presets import read_train_config
+from nova3d_core.training.validation import unseen_means, validate, view_figures
 from nova3d_core.weights import built_in
 from nova3d_core.weights.built_in import BETTER, FILE, NAME, better_files, is_shipped, model_file
 from nova3d_core.weights.loading import load_model
@@ -91,10 +96,25 @@ def test_better_files_are_published_ones():
     assert all(name in better_files() for name in BETTER)
 
 
-@pytest.mark.skipif(not is_shipped(), reason="the built-in model has not been trained yet")
 def test_what_ships_is_whole_and_small():
+    assert is_shipped()
     found = look_at(FILE)
     assert (found.problem, found.family) == (None, NAME)
     assert found.bytes <= MOST_BYTES
     model = load_model(NAME)
     assert model.family is FAMILIES[NAME]
+
+
+def test_what_ships_knows_objects_that_it_never_saw():
+    """Better than the front's own pictures from all sides would be."""
+    model = load_model(NAME)
+    truths = held_out_objects(read_train_config("mini"), model.family, 3)
+    found = validate(model, truths, OneDevice(model, torch.device("cpu")))
+    assert len(found.objects) == 3
+    for truth, painted in zip(truths, found.painted, strict=True):
+        front = torch.stack([truth.colour, truth.normal])[:, :1].expand_as(painted)
+        ours, copies = (unseen_means(view_figures(each, truth)) for each in (painted, front))
+        assert ours["psnr"] > copies["psnr"] + 0.5
+        assert ours["normal_error_deg"] < 0.6 * copies["normal_error_deg"]
+        assert ours["silhouette_iou"] > 0.6
+        assert ours["agreement_iou"] > 0.8
