@@ -303,6 +303,7 @@ def test_previews_show_colours_above_normals_at_most_every_second(nova3d):
 def test_previews_of_pixels_show_the_pictures_themselves(few_views):
     events = []
     model = small_model("nova3d-mini", views=4)
+    model.family = replace(model.family, keeps_input=False)
     one_step = SampleConfig(steps=1, seed=3)
     made = sample(model, *picture_and_mask(), one_step, progress=Progress(events.append))
     sheet = next(event.preview() for event in events if event.preview is not None)
@@ -325,7 +326,8 @@ def test_sampling_starts_from_the_familys_noise(few_views, name, sigma):
 def test_without_guidance_every_step_is_one_pass(few_views):
     model, passes = small_model("nova3d-mini", views=4), []
     with model.unet.register_forward_pre_hook(lambda *_: passes.append(1)):
-        sample(model, *picture_and_mask(), SampleConfig(steps=5))
+        plain = GuidanceConfig("constant", 1.0, 1.0)
+        sample(model, *picture_and_mask(), SampleConfig(steps=5, guidance=plain))
     assert len(passes) == 5
 
 
