@@ -78,7 +78,7 @@ def test_other_names_are_looked_for_in_the_input_folder(folders, monkeypatch, tm
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "transforms.json").write_text("{}")
     (tmp_path / "mine.glb").write_bytes(b"")
-    assert folders.view_folders() == ["example: knight", "mine"]
+    assert folders.view_folders() == [*folders.EXAMPLE_VIEWS, "mine"]
     assert folders.mesh_files() == [*folders.EXAMPLE_MESHES, "mine.glb"]
     assert folders.views_path("mine") == tmp_path / "mine"
     assert folders.mesh_path("mine.glb") == tmp_path / "mine.glb"

@@ -125,7 +125,7 @@ def test_mistakes_are_told_in_one_line(settings, tmp_path):
     for name, expected in (
         ("maxi", "training settings 'maxi' are unknown. Name one of mini, nova3d"),
         (broken, "broken.json is no JSON"),
-        (wrong, "settings.optimiser.learning_rat is unknown. Known are steps, batch"),
+        (wrong, "settings.optimiser.learning_rat is unknown. Known are method, steps"),
         (absent, "absent.json cannot be read: No such file"),
     ):
         with pytest.raises(InputError) as caught:
