@@ -26,13 +26,13 @@ from .launch import anywhere, everywhere, whole_step
 from .objective import COMPUTES_IN, Objective
 from .optimiser import learning_rate, set_learning_rate
 from .ready import ReadyBatch, is_ready, ready_batch_of
-from .split import is_split, whole
+from .split import whole
 from .stopping import Reason, Stopping
 from .stream import ObjectStream
 from .trainee import Trainee
 from .validation import Truth, Validation, sheet, validate
 from .watch import Watch, memory_gib
-from .zero import is_of_zero
+from .zero import is_in_parts
 
 TRAINING = "training"
 SHEETS = "sheets"
@@ -81,7 +81,7 @@ class Loop:
             self.config, self.trainee, self.network, self.accelerator.device
         )
         self._since, self._kept_at, self._kept_step = _Since(), time.monotonic(), self.place.step
-        self._split = any(is_split(w) or is_of_zero(w) for w in self.trainee.parameters())
+        self._split = is_in_parts(self.trainee)
         reason: Reason | None = "finished" if self.place.step >= steps else None
         with Feed(self.source, each, self._made, self.place.step, ahead) as feed:
             self._feed = feed

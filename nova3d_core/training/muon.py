@@ -97,11 +97,11 @@ def orthogonal(matrices: Tensor) -> Tensor:
         x = x.mT.contiguous()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + _EPS)
     square = x @ x.mT  # (n, m, m), m the shorter side
-    product: Tensor | None = None
-    for _ in range(ROUNDS):
-        factor = polynomial(square)
-        product = factor if product is None else factor @ product
+    factor = product = polynomial(square)
+    for _ in range(ROUNDS - 1):
         square = factor @ square @ factor
+        factor = polynomial(square)
+        product = factor @ product
     x = product @ x
     return x.mT.contiguous() if tall else x
 

@@ -26,20 +26,19 @@ def learning_rate(config: OptimiserConfig, step: int) -> float:
 def optimiser_of(module: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
     """The optimiser of the weights that are trained; matrices decay, norms and biases do not."""
     trained = {name: w for name, w in module.named_parameters() if w.requires_grad}
-    inner = config.method == "muon"
-    hidden = [w for name, w in trained.items() if inner and _is_hidden(name, w)]
-    chosen = {id(weight) for weight in hidden}
-    rest = [weight for weight in trained.values() if id(weight) not in chosen]
+    muon = config.method == "muon"
+    hidden = {name: w for name, w in trained.items() if muon and _is_hidden(name, w)}
+    rest = [weight for name, weight in trained.items() if name not in hidden]
     groups: list[dict[str, Any]] = [
         {"params": [w for w in rest if w.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [w for w in rest if w.dim() <= 1], "weight_decay": 0.0},
     ]
     said = {"lr": config.learning_rate, "betas": config.betas, "fused": _can_fuse(rest)}
-    if not inner:
+    if not muon:
         return torch.optim.AdamW(groups, **said)
     groups.append(
         {
-            "params": hidden,
+            "params": list(hidden.values()),
             "weight_decay": config.weight_decay,
             "orthogonal": True,
             "rate_share": config.hidden_share,

@@ -23,12 +23,11 @@ from .ema import Ema
 from .launch import make_accelerator
 from .loop import Loop
 from .optimiser import optimiser_of
-from .split import is_split
 from .stopping import Reason, Stopping
 from .stream import ObjectStream
 from .trainee import Trainee, check_size, trainee_of
 from .watch import Watch
-from .zero import is_of_zero
+from .zero import is_in_parts
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +126,7 @@ def prepared(trainee: Trainee, config: TrainConfig, accelerator: Any) -> tuple[A
 
 
 def _refuse_parts_for_muon(trainee: Trainee, config: TrainConfig) -> None:
-    split = any(is_split(weight) or is_of_zero(weight) for weight in trainee.parameters())
-    if split and config.optimiser.method == "muon":
+    if config.optimiser.method == "muon" and is_in_parts(trainee):
         raise InputError(
             "optimiser.method muon needs whole weights in each process, but the launcher splits "
             "them.",

@@ -12,12 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .split import is_split
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def is_of_zero(weight: Tensor) -> bool:
     """Whether DeepSpeed holds the moments of this weight."""
     return getattr(weight, "_hp_mapping", None) is not None or hasattr(weight, "_dp_group")
+
+
+def is_in_parts(module: nn.Module) -> bool:
+    """Whether each process holds only a part of the weights, or of their moments."""
+    return any(is_split(weight) or is_of_zero(weight) for weight in module.parameters())
 
 
 class Moment:
