@@ -156,12 +156,16 @@ class Alignment:
         return weighted.T @ flat, weighted.T @ residual.reshape(-1), weight @ error, weight.sum()
 
 
-def rays_at(bank: RayBank, stride: int) -> Tensor:
-    """(M,) which of the bank's rays lie in every `stride`-th row and column."""
+def rays_at(bank: RayBank, stride: int) -> Tensor | slice:
+    """(M,) which of the rays lie in every `stride`-th row and column; at 1 all, uncopied."""
+    if stride == 1:
+        return slice(None)
     return (bank.pixel.long() % stride == 0).all(dim=1).nonzero()[:, 0]
 
 
-def coarser(bank: RayBank, cameras: Cameras, rays: Tensor, stride: int) -> tuple[RayBank, Cameras]:
+def coarser(
+    bank: RayBank, cameras: Cameras, rays: Tensor | slice, stride: int
+) -> tuple[RayBank, Cameras]:
     """Some rays with their pixels counted in strides, and cameras with such pictures."""
     chosen = {name: value[rays] for name, value in vars(bank).items() if isinstance(value, Tensor)}
     chosen["pixel"] = (chosen["pixel"].long() // stride) + 0.5
