@@ -19,7 +19,7 @@ from typing import Annotated
 
 import torch
 import tyro
-from measure import machine
+from measure import write_figures
 
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import OneDevice
@@ -138,14 +138,12 @@ def main(bench: AlignmentBenchmark) -> None:
             if found is not None:
                 runs[variant, seed] = found
     text = table(runs)
-    (bench.output / "table.md").write_text(text, encoding="utf-8")
     document = {
-        "machine": machine(),
         "steps": bench.steps,
         "objects": bench.objects,
         "runs": {f"{variant}-{seed}": found for (variant, seed), found in runs.items()},
     }
-    (bench.output / "figures.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    write_figures(bench.output, document, text)
     print(f"{len(runs)} of {bench.seeds * len(VARIANTS)} runs.\n\n{text}")
 
 

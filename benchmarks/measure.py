@@ -5,13 +5,15 @@ Peak memory is taken from outside, while a stage reports its progress.
 
 from __future__ import annotations
 
+import json
 import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import psutil
 
@@ -80,6 +82,14 @@ def machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def write_figures(folder: Path, figures: Mapping[str, Any], table: str) -> None:
+    """Writes figures.json, which also says on what machine, and table.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"machine": machine(), **figures}, indent=1) + "\n"
+    (folder / "figures.json").write_text(text, encoding="utf-8")
+    (folder / "table.md").write_text(table, encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ the picture's silhouette alone gives: the silhouette, extruded over the object's
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from measure import machine
+from measure import write_figures
 
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.gather import enlarged, gathered
@@ -145,25 +144,21 @@ def main(bench: MiniBenchmark) -> None:
     model = model_of(bench)
     truths = held_out_objects(read_train_config("mini"), FAMILIES[NAME], bench.objects)
     started = time.perf_counter()
-    with torch.no_grad():
-        found = validate(model, truths, OneDevice(model, torch.device("cpu")))
+    found = validate(model, truths, OneDevice(model, torch.device("cpu")))
     seconds = (time.perf_counter() - started) / max(len(truths), 1)
+    pairs = list(zip(truths, found.painted, strict=True))  # none was left out
     meshes = [
-        fused_figures(bench, number, truths[number], found.painted[number])
-        for number in range(min(bench.fused, len(found.painted)))
+        fused_figures(bench, number, *pair) for number, pair in enumerate(pairs[: bench.fused])
     ]
     text = table(found, meshes, seconds)
     if bench.output is not None:
-        bench.output.mkdir(parents=True, exist_ok=True)
         document = {
-            "machine": machine(),
             "settings": {k: str(v) for k, v in asdict(bench).items()},
             "means": found.means,
             "objects": [dict(figures) for figures in found.objects],
             "meshes": meshes,
         }
-        (bench.output / "figures.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-        (bench.output / "table.md").write_text(text, encoding="utf-8")
+        write_figures(bench.output, document, text)
     print(text)
 
 
