@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .cameras import Cameras
 from .errors import StageError
 from .fusion.optimise import fuse_sdf, with_refined_cameras
 from .fusion.surface import Surface
@@ -21,10 +22,12 @@ from .meshing.clean import keep_largest_parts, make_manifold
 from .meshing.config import MeshingConfig
 from .meshing.isosurface import extract_surface
 from .meshing.simplify import simplify
+from .meshing.unseen import smooth_unseen
 from .meshing.unwrap import unwrap
 from .pipeline_config import FuseConfig
 from .progress import SILENT, Progress
 from .texturing.bake import bake_texture
+from .texturing.visibility import seen_vertices
 from .views import Views
 
 logger = logging.getLogger(__name__)
@@ -82,7 +85,7 @@ def fuse_views(
         views = with_refined_cameras(views, surface)
         with clock.stage("meshing"):
             raw = extract_surface(surface.grid).transformed(surface.field_to_world)
-    mesh = mesh_surface(raw, config.meshing, clock, progress)
+    mesh = mesh_surface(raw, config.meshing, clock, progress, views.cameras)
     conflict = None if surface is None else surface.conflict
     fused = texture_mesh(mesh, views, config, clock, progress, conflict)
     return replace(fused, surface=surface)
@@ -110,17 +113,28 @@ def with_masks(views: Views) -> Views:
 
 
 def mesh_surface(
-    surface: Mesh, config: MeshingConfig, clock: StageClock, progress: Progress = SILENT
+    surface: Mesh,
+    config: MeshingConfig,
+    clock: StageClock,
+    progress: Progress = SILENT,
+    cameras: Cameras | None = None,
 ) -> Mesh:
-    """A raw isosurface without its crumbs, with fewer faces, closed and manifold."""
+    """A raw isosurface without its crumbs, with fewer faces, closed and manifold.
+
+    Given the views' cameras, what none of them sees is smoothed.
+    """
     with clock.stage("meshing"):
-        progress.update("meshing", 0, 3)
-        largest = keep_largest_parts(surface, config.min_part_share)
-        progress.update("meshing", 1, 3)
-        light = simplify(largest, config.target_faces)
-        progress.update("meshing", 2, 3)
+        progress.update("meshing", 0, 4)
+        mesh = keep_largest_parts(surface, config.min_part_share)
+        progress.update("meshing", 1, 4)
+        if cameras is not None and config.smooth_unseen > 0:
+            seen = seen_vertices(mesh, cameras, config.seen_cosine, progress)
+            mesh = smooth_unseen(mesh, seen, config.smooth_unseen)
+        progress.update("meshing", 2, 4)
+        light = simplify(mesh, config.target_faces)
+        progress.update("meshing", 3, 4)
         closed = make_manifold(light)
-        progress.update("meshing", 3, 3)
+        progress.update("meshing", 4, 4)
     return closed
 
 

@@ -87,7 +87,8 @@ def mesh_of_surface(
     """
     grid = surface.grid if resolution == 0 else resampled(surface.grid, resolution)
     raw = extract_surface(grid).transformed(surface.field_to_world)
-    mesh = mesh_surface(raw, config or MeshingConfig(), StageClock(), progress)
+    config = config or MeshingConfig()
+    mesh = mesh_surface(raw, config, StageClock(), progress, surface.cameras)
     return mesh.with_smooth_normals()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..checks import check_between
 from ..errors import InputError
 
 
@@ -15,9 +16,15 @@ class MeshingConfig:
     """Faces after simplification; a mesh with fewer stays as it is."""
     min_part_share: float = 0.005
     """Loose parts with less than this share of the whole surface area are dropped."""
+    smooth_unseen: float = 24.0
+    """Where no view sees the surface, bumps shorter than so many cells are smoothed; 0: never."""
+    seen_cosine: float = 0.2
+    """A view sees a surface that is turned to it by at least this cosine."""
 
     def __post_init__(self):
         if self.target_faces < 100:
             raise InputError(f"target_faces is {self.target_faces}, expected at least 100.")
         if not 0.0 <= self.min_part_share < 1.0:
             raise InputError(f"min_part_share is {self.min_part_share}, expected 0 up to 1.")
+        check_between("meshing smooth_unseen", self.smooth_unseen, 0.0, 1000.0)
+        check_between("meshing seen_cosine", self.seen_cosine, 0.0, 1.0)

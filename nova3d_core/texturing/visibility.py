@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..mesh import Mesh
+from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
 from ..rendering.views import pixel_depths
 from .pictures import solid_pixels
@@ -45,14 +46,40 @@ def sight_of(
         camera: one camera.
         min_cosine: surfaces seen at a flatter angle do not count.
     """
-    pixels, depth_z = (part[0] for part in camera.project(texels.position))
-    towards, reach = _towards_camera(texels.position, camera, depth_z)
-    cosine = (texels.normal * towards).sum(dim=1)
+    return _sight(mesh, caster, (texels.position, texels.normal), camera, min_cosine)
+
+
+def seen_vertices(
+    mesh: Mesh, cameras: Cameras, min_cosine: float, progress: Progress = SILENT
+) -> Tensor:
+    """(N,) bool: the vertices of a mesh that some camera sees, at least so steeply."""
+    mesh, cameras = mesh.to("cpu").with_smooth_normals(), cameras.to("cpu").float()
+    caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
+    seen = torch.zeros(len(mesh.vertices), dtype=torch.bool)
+    for view in range(len(cameras)):
+        progress.check("seeing")
+        surface = (mesh.vertices, mesh.normals)
+        seen[_sight(mesh, caster, surface, cameras[view], min_cosine).texel] = True
+    return seen
+
+
+def _sight(
+    mesh: Mesh,
+    caster: RayCaster,
+    surface: tuple[Tensor, Tensor],
+    camera: Cameras,
+    min_cosine: float,
+) -> Sight:
+    """`sight_of` for any points of a mesh's surface and their unit normals, (T, 3) each."""
+    position, normal = surface
+    pixels, depth_z = (part[0] for part in camera.project(position))
+    towards, reach = _towards_camera(position, camera, depth_z)
+    cosine = (normal * towards).sum(dim=1)
     inside = (pixels > 0).all(dim=1) & (pixels[:, 0] < camera.width)
     inside &= (pixels[:, 1] < camera.height) & (depth_z > 0)
     facing = torch.nonzero(inside & (cosine > min_cosine))[:, 0]
     lift = _LIFT * float((mesh.bounds[1] - mesh.bounds[0]).max())
-    origins = texels.position[facing] + lift * texels.normal[facing]
+    origins = position[facing] + lift * normal[facing]
     hidden = caster.occluded(origins.numpy(), towards[facing].numpy(), reach[facing].numpy())
     seen = facing[torch.from_numpy(~hidden)]
     return Sight(seen, cosine[seen], pixels[seen])

@@ -34,12 +34,12 @@ def complaint(client: Client, prompt: Prompt) -> str:
 
 def batches(**assemble: Any) -> Prompt:
     """Pictures of the knight, assembled, fused as shipped; with other inputs for AssembleViews."""
-    return with_inputs(shipped("image_batches_to_mesh"), "AssembleViews", **assemble)
+    return with_inputs(shipped("multiview_images_to_mesh"), "AssembleViews", **assemble)
 
 
 def assembled_from(pictures: dict[str, Any], **assemble: Any) -> Prompt:
     """The same from other pictures, without masks and normals."""
-    prompt = shipped("image_batches_to_mesh")
+    prompt = shipped("multiview_images_to_mesh")
     cameras = prompt[key_of(prompt, "AssembleViews")]["inputs"]["cameras"]
     plain = {"images": ["90", 0], "cameras": cameras, "normal_frame": "world"}
     plain |= {"first_view": 0, "invert_masks": False, **assemble}

@@ -51,7 +51,7 @@ def assert_like_the_knight(mesh: Mesh) -> None:
     assert float(((high + low) / 2).abs().max()) < 0.1
 
 
-@pytest.mark.parametrize("name", ["views_to_mesh", "image_batches_to_mesh"])
+@pytest.mark.parametrize("name", ["views_to_mesh", "multiview_images_to_mesh"])
 def test_pictures_become_a_textured_mesh(client, tmp_path, name):
     # not from the host's cache, and long enough for a preview: there is one a second at most
     prompt = with_inputs(shipped(name), "DeconflictFusion", seed=101, steps_scale=0.6)
@@ -133,7 +133,7 @@ def test_uploaded_pictures_become_views(client, inputs):
         "1": node("LoadImage", image=names[0]),
         "2": node("LoadImage", image=names[1]),
         "3": node("ImageBatch", image1=["1", 0], image2=["2", 0]),
-        "4": shipped("image_batches_to_mesh")["2"],
+        "4": shipped("multiview_images_to_mesh")["2"],
         "5": node(
             "AssembleViews",
             images=["3", 0],

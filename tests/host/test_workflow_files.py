@@ -18,7 +18,7 @@ PROMPTS = sorted(API.glob("*.json"))
 WANTED = {
     "image_to_mesh",
     "views_to_mesh",
-    "image_batches_to_mesh",
+    "multiview_images_to_mesh",
     "mesh_to_turntable",
     "mesh_against_reference",
     "image_to_mesh_nova3d",
