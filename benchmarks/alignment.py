@@ -5,14 +5,19 @@
 Three networks: alignment between domains in spatial and temporal blocks (GTA), in the spatial
 blocks only (Wonder3D's way), in none. Each seed gives all three the same objects, noise and steps;
 what they paint of unseen objects is compared with the truth. Runs are kept in the folder RUNS, so
-that the same command goes on where it was stopped, and `--minutes` ends it in good time.
+that the same command goes on where it was stopped, and `--minutes` ends it in good time. On a CPU
+`--workers` as many as cores is quickest: the layers are too small to share.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import statistics
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +60,8 @@ class AlignmentBenchmark:
     """Runs of each network."""
     objects: int = 64
     """Unseen objects that are measured."""
+    workers: int = 1
+    """Runs at once, each in a process of its own with its share of the cores."""
     minutes: float | None = None
     """End after so many; the same command goes on."""
 
@@ -78,7 +85,7 @@ def figures_of(bench: AlignmentBenchmark, variant: str, seed: int, ends: float) 
         found = json.loads(kept.read_text(encoding="utf-8"))
         if found["key"] == key:
             return found
-    left = (ends - time.monotonic()) / 60.0
+    left = (ends - time.time()) / 60.0
     if left <= 0.0 or train(config, folder, min(left, 1e6)).reason != "finished":
         return None
     trained = trained_in(folder)
@@ -129,14 +136,28 @@ def table(runs: dict[tuple[str, int], dict]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
+def all_figures(bench: AlignmentBenchmark) -> Iterator[dict | None]:
+    """`figures_of` for each of `jobs_of`, in that order."""
+    ends = time.time() + (bench.minutes * 60.0 if bench.minutes else float("inf"))
+    jobs = jobs_of(bench)
+    if bench.workers == 1:
+        yield from (figures_of(bench, *job, ends) for job in jobs)
+        return
+    threads = max(1, (os.cpu_count() or 1) // bench.workers)
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(bench.workers, fresh, torch.set_num_threads, (threads,)) as pool:
+        found = [pool.submit(figures_of, bench, *job, ends) for job in jobs]
+        yield from (each.result() for each in found)
+
+
+def jobs_of(bench: AlignmentBenchmark) -> list[tuple[str, int]]:
+    """Network and seed of each run: all networks of a seed before the next seed."""
+    return [(variant, seed) for seed in range(1, bench.seeds + 1) for variant in VARIANTS]
+
+
 def main(bench: AlignmentBenchmark) -> None:
-    ends = time.monotonic() + (bench.minutes * 60.0 if bench.minutes else float("inf"))
-    runs: dict[tuple[str, int], dict] = {}
-    for seed in range(1, bench.seeds + 1):  # all networks of a seed before the next seed
-        for variant in VARIANTS:
-            found = figures_of(bench, variant, seed, ends)
-            if found is not None:
-                runs[variant, seed] = found
+    each = zip(jobs_of(bench), all_figures(bench), strict=True)
+    runs = {job: found for job, found in each if found is not None}
     text = table(runs)
     document = {
         "steps": bench.steps,
