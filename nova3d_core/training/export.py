@@ -15,7 +15,11 @@ from ..errors import InputError
 from ..io.atomic import refuse_existing, refuse_unwritable
 from ..progress import SILENT, Progress
 from ..settings import config_from
+from ..weights.built_in import model_file
+from ..weights.headers import read_header
+from ..weights.relatives import unet_file
 from ..weights.saving import save_nova3d
+from ..weights.shapes import own_metadata
 from .checkpoint import AVERAGE, WEIGHTS, State, check_names, checkpoints_in, read_state
 from .config import TrainConfig
 from .tensor_files import read_tensors
@@ -109,4 +113,8 @@ def _note(trained: Trained) -> str:
         "changes": trained.state.notes,
         "settings": trained.state.config,
     }
+    if trained.config.start:
+        start = unet_file(model_file(trained.config.start))
+        said = own_metadata(read_header(start).metadata, str(start))
+        document["started_from"] = {"file": start.name, "note": said.get("note", "")}
     return json.dumps(document)

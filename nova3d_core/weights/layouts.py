@@ -119,11 +119,16 @@ def identify(header: Header) -> Identity:
 
 
 def _note_text(note: str) -> str:
-    """A file's note in one sentence; our training leaves a table, of which its length is said."""
+    """A file's note in few words; our training leaves a table, of which its length is said."""
     try:
-        trained = json.loads(note)["trained"]
-        steps, objects, hours = (trained[name] for name in ("steps", "objects", "hours"))
-        return f"Trained for {steps} steps on {objects} objects, {hours:g} hours."
+        table = json.loads(note)
+        steps, objects, hours = (table["trained"][name] for name in ("steps", "objects", "hours"))
+        told = f"Trained for {steps} steps on {objects} objects, {hours:g} hours"
+        before = table.get("started_from")
+        if before is None:
+            return f"{told}."
+        earlier = f" {_note_text(before['note'])}" if before["note"] else ""
+        return f"{told}, out of {before['file']}.{earlier}"
     except (ValueError, TypeError, KeyError):
         return f"Its note: {note}"
 

@@ -11,6 +11,8 @@ from nova3d_core.diffusion.grow import nova3d_from_svd
 from nova3d_core.errors import InputError
 from nova3d_core.training.export import export_run
 from nova3d_core.training.trainee import Trainee, trainee_of
+from nova3d_core.weights.headers import read_header
+from nova3d_core.weights.layouts import identify
 from nova3d_core.weights.loading import load_model, load_svd
 from nova3d_core.weights.saving import save_nova3d
 
@@ -79,7 +81,7 @@ def test_a_run_out_of_svd_learns_and_is_exported(svd, config, tmp_path):
 
 def test_a_model_of_the_family_goes_on_learning_and_its_file_is_left_alone(tmp_path):
     path = tmp_path / "mini.safetensors"
-    save_nova3d(random_model("nova3d-mini"), path)
+    save_nova3d(random_model("nova3d-mini"), path, note="made of noise")
     before = path.read_bytes()
     size = 2 * FAMILIES["nova3d-mini"].size_px // 8
     config = of(SMALL, start=str(path), data__size_px=size, optimiser__steps=1)
@@ -92,6 +94,10 @@ def test_a_model_of_the_family_goes_on_learning_and_its_file_is_left_alone(tmp_p
         {name: value.float() for name, value in states(load_model(path)).items()},
         dict(states(again.model())),
     )
+    export_run(tmp_path / "run", tmp_path / "further.safetensors")
+    (said,) = identify(read_header(tmp_path / "further.safetensors")).remarks
+    assert said.startswith("Trained for 1 steps on 2 objects, 0 hours, out of mini.safetensors.")
+    assert said.endswith("Its note: made of noise")
 
 
 def test_files_of_other_families_are_refused(svd, tmp_path):

@@ -70,6 +70,10 @@ def test_what_training_notes_is_said_in_a_sentence(tmp_path):
     save_nova3d(mini_model(), tmp_path / NAME, note=note)
     remarks = identify(read_header(tmp_path / NAME)).remarks
     assert remarks == ("Trained for 4000 steps on 16000 objects, 3.25 hours.",)
+    further = {"trained": trained, "started_from": {"file": "a.safetensors", "note": "by hand"}}
+    save_nova3d(mini_model(), tmp_path / NAME, note=json.dumps(further), overwrite=True)
+    (told,) = identify(read_header(tmp_path / NAME)).remarks
+    assert told.endswith("3.25 hours, out of a.safetensors. Its note: by hand")
     for odd in ('{"trained": 3}', "[]", "7", '{"trained": {"steps": 1}}'):
         save_nova3d(mini_model(), tmp_path / NAME, note=odd, overwrite=True)
         assert identify(read_header(tmp_path / NAME)).remarks == (f"Its note: {odd}",)
