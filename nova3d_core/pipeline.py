@@ -85,7 +85,8 @@ def fuse_views(
         views = with_refined_cameras(views, surface)
         with clock.stage("meshing"):
             raw = extract_surface(surface.grid).transformed(surface.field_to_world)
-    mesh = mesh_surface(raw, config.meshing, clock, progress, views.cameras)
+    cameras = None if surface is None else views.cameras  # a hull has no bumps
+    mesh = mesh_surface(raw, config.meshing, clock, progress, cameras)
     conflict = None if surface is None else surface.conflict
     fused = texture_mesh(mesh, views, config, clock, progress, conflict)
     return replace(fused, surface=surface)

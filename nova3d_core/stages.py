@@ -88,7 +88,8 @@ def mesh_of_surface(
     grid = surface.grid if resolution == 0 else resampled(surface.grid, resolution)
     raw = extract_surface(grid).transformed(surface.field_to_world)
     config = config or MeshingConfig()
-    mesh = mesh_surface(raw, config, StageClock(), progress, surface.cameras)
+    cameras = surface.cameras if surface.report.steps else None  # a hull has no bumps
+    mesh = mesh_surface(raw, config, StageClock(), progress, cameras)
     return mesh.with_smooth_normals()
 
 

@@ -12,6 +12,7 @@ from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.fusion.config import HullConfig
 from nova3d_core.fusion.sdf_config import LevelConfig, SdfFusionConfig
 from nova3d_core.fusion.sdf_grid import SdfGrid
+from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.clean import is_closed_manifold
 from nova3d_core.meshing.config import MeshingConfig
 from nova3d_core.pipeline import fuse_views
@@ -187,3 +188,29 @@ def test_every_stage_stops_when_asked(views, fused):
     ):
         with pytest.raises(Cancelled):
             run()
+
+
+def test_bumps_go_where_no_view_sees_them_and_stay_where_one_does(fused):
+    axis = torch.arange(61) * 0.02 - 0.6
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    waves = torch.cos(points * (2 * torch.pi / 0.12)).prod(dim=-1)
+    bumpy = SdfGrid(points.norm(dim=-1) - 0.5 - 0.006 * waves, torch.full((3,), -0.6), 0.02)
+    ring = orbit_cameras(RigConfig(count=8))
+    surface = replace(fused[0], grid=bumpy, field_to_world=torch.eye(4), cameras=ring)
+    fine = MeshingConfig(target_faces=10**6)
+    smooth = mesh_of_surface(surface, fine)
+    rough = mesh_of_surface(surface, replace(fine, smooth_unseen=0.0))
+    assert torch.equal(smooth.faces, rough.faces)
+    height = rough.vertices[:, 1].abs()
+    assert torch.equal(smooth.vertices[height < 0.3], rough.vertices[height < 0.3])
+    poles = height > 0.485
+    assert tilt_deg(rough)[poles].mean() > 5.0
+    assert tilt_deg(smooth)[poles].mean() < 0.4 * tilt_deg(rough)[poles].mean()
+    carved = replace(surface, report=replace(surface.report, steps=0))
+    assert torch.equal(mesh_of_surface(carved, fine).vertices, rough.vertices)
+
+
+def tilt_deg(ball: Mesh) -> torch.Tensor:
+    """(N,) degrees between the mesh's normals and a true ball's."""
+    true = torch.nn.functional.normalize(ball.vertices, dim=1)
+    return torch.rad2deg((ball.normals * true).sum(dim=1).clamp(-1, 1).acos())
