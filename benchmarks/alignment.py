@@ -26,6 +26,7 @@ import torch
 import tyro
 from measure import write_figures
 
+from nova3d_core.checks import check_between
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import OneDevice
 from nova3d_core.training.config import TrainConfig
@@ -64,6 +65,9 @@ class AlignmentBenchmark:
     """Runs at once, each in a process of its own with its share of the cores."""
     minutes: float | None = None
     """End after so many; the same command goes on."""
+
+    def __post_init__(self):
+        check_between("alignment workers", self.workers, 1, 1024)
 
 
 def settings_of(bench: AlignmentBenchmark, variant: str, seed: int) -> TrainConfig:
@@ -145,9 +149,12 @@ def all_figures(bench: AlignmentBenchmark) -> Iterator[dict | None]:
         return
     threads = max(1, (os.cpu_count() or 1) // bench.workers)
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(bench.workers, fresh, torch.set_num_threads, (threads,)) as pool:
+    pool = ProcessPoolExecutor(bench.workers, fresh, torch.set_num_threads, (threads,))
+    try:
         found = [pool.submit(figures_of, bench, *job, ends) for job in jobs]
         yield from (each.result() for each in found)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error no further run begins
 
 
 def jobs_of(bench: AlignmentBenchmark) -> list[tuple[str, int]]:

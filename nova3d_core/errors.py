@@ -16,6 +16,16 @@ class Nova3DError(Exception):
         self.hint = hint
         super().__init__(f"{message} {hint}".strip())
 
+    def __reduce__(self):
+        """Errors of other processes arrive whole, whatever their class is made from."""
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[Nova3DError], args: tuple, state: dict) -> Nova3DError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error
+
 
 class InputError(Nova3DError):
     """Something given to us cannot be used: a file, a field, a shape, a value."""

@@ -80,7 +80,7 @@ def mesh_of_surface(
 
     Args:
         surface: fused or carved.
-        config: number of faces, and which crumbs go.
+        config: number of faces, which crumbs go, and how smooth it is where no view sees it.
         resolution: cells along the longest side of the surface's grid, 16 to 1024; 0 takes the
             grid as it is. More cells than it has only make the steps between them rounder.
         progress: told of each step.
@@ -88,6 +88,8 @@ def mesh_of_surface(
     grid = surface.grid if resolution == 0 else resampled(surface.grid, resolution)
     raw = extract_surface(grid).transformed(surface.field_to_world)
     config = config or MeshingConfig()
+    cells = config.smooth_unseen * surface.grid.spacing / grid.spacing
+    config = replace(config, smooth_unseen=cells)
     cameras = surface.cameras if surface.report.steps else None  # a hull has no bumps
     mesh = mesh_surface(raw, config, StageClock(), progress, cameras)
     return mesh.with_smooth_normals()

@@ -17,7 +17,8 @@ class MeshingConfig:
     min_part_share: float = 0.005
     """Loose parts with less than this share of the whole surface area are dropped."""
     smooth_unseen: float = 24.0
-    """Where no view sees the surface, bumps shorter than so many cells are smoothed; 0: never."""
+    """Where no view sees the surface, bumps shorter than so many of its grid's cells are smoothed;
+    0: never."""
     seen_cosine: float = 0.2
     """A view sees a surface that is turned to it by at least this cosine."""
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_shape
 from ..mesh import Mesh
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+logger = logging.getLogger(__name__)
+
 _RINGS = 2
-"""Gaps and specks of so many rings of vertices do not count: what is left are whole areas."""
-_PRECISION = 1e-5
-_ROUNDS = 500
+"""Gaps in what is seen that so many rings of vertices close are those between pixels."""
+_MOST_ROUNDS = 1000
 
 
 def smooth_unseen(mesh: Mesh, seen: Tensor, wavelength_edges: float) -> Mesh:
@@ -22,44 +29,49 @@ def smooth_unseen(mesh: Mesh, seen: Tensor, wavelength_edges: float) -> Mesh:
     Unseen vertices minimise |x - x0|^2 + |L x|^2 / l^2 together, with the graph's Laplacian
     L x = x - mean of neighbours and l = (2 pi / wavelength)^2 / 4, its value on a wave of that many
     edges: shorter bumps go, longer shapes stay, and seen borders are continued without a bend.
+    Loose parts of which nothing is seen stay as they are: nothing would hold them.
 
     Args:
         mesh: a surface of edges of about one length; attributes are dropped.
         seen: (N,) bool, which vertices a view sees.
         wavelength_edges: bumps shorter than so many edges go; 0 leaves all as it is.
     """
+    check_shape("seen vertices", seen, "N", N=len(mesh.vertices))
     bare = Mesh(mesh.vertices, mesh.faces)
     if wavelength_edges <= 0.0:
         return bare
-    from scipy.sparse import diags, eye
-    from scipy.sparse.linalg import cg
-
-    links = _links(mesh.faces.cpu().numpy(), len(mesh.vertices))
-    free = ~_closed(links, seen.cpu().numpy())
+    faces, marked = mesh.faces.cpu().numpy(), seen.cpu().numpy()
+    links = _links(faces, len(marked))
+    free = ~_closed(links, marked) & _of_seen_parts(links, marked)
     if not free.any():
         return bare
-    mean = diags(1.0 / np.maximum(links.sum(axis=1), 1.0)) @ links
-    laplacian = (eye(len(free)) - mean).tocsr()[:, free]
-    stiffness = ((wavelength_edges / (2.0 * np.pi)) ** 2 * 4.0) ** 2
-    system = (eye(int(free.sum())) + stiffness * (laplacian.T @ laplacian)).tocsr()
-    start = mesh.vertices.cpu().double().numpy()
-    held = np.where(free[:, None], 0.0, start)
-    right = start[free] - stiffness * (laplacian.T @ (held - mean @ held))
-    inverse = diags(1.0 / system.diagonal())
-    places = start.copy()
-    for axis in range(3):
-        places[free, axis], _ = cg(
-            system,
-            right[:, axis],
-            x0=start[free, axis],
-            rtol=_PRECISION,
-            maxiter=_ROUNDS,
-            M=inverse,
-        )
+    places = mesh.vertices.cpu().double().numpy()
+    places[free] += _displacements(links, free, places, wavelength_edges)
     return replace(bare, vertices=torch.from_numpy(places).to(mesh.vertices))
 
 
-def _links(faces: np.ndarray, count: int):
+def _displacements(
+    links: csr_matrix, free: np.ndarray, places: np.ndarray, wavelength_edges: float
+) -> np.ndarray:
+    """(U, 3) how far each of the U free vertices moves: the minimum of `smooth_unseen`."""
+    from scipy.sparse import diags, eye
+    from scipy.sparse.linalg import cg
+
+    degree = np.asarray(links.sum(axis=1)).reshape(-1)
+    laplacian = (diags((degree > 0).astype(float)) - diags(1 / degree.clip(1)) @ links).tocsr()
+    bend = laplacian @ places
+    laplacian = laplacian[:, free]
+    stiffness = ((wavelength_edges / (2.0 * np.pi)) ** 2 * 4.0) ** 2  # 1 / l^2
+    system = (eye(laplacian.shape[1]) + stiffness * (laplacian.T @ laplacian)).tocsr()
+    right = -stiffness * (laplacian.T @ bend)
+    inverse = diags(1.0 / system.diagonal())
+    answers = [cg(system, one, maxiter=_MOST_ROUNDS, M=inverse, atol=0.0) for one in right.T]
+    if any(flag for _, flag in answers):
+        logger.warning("unseen areas are not wholly smooth: %d rounds were too few", _MOST_ROUNDS)
+    return np.stack([answer for answer, _ in answers], axis=1)
+
+
+def _links(faces: np.ndarray, count: int) -> csr_matrix:
     """(N, N) sparse, 1 between vertices that share an edge."""
     from scipy.sparse import coo_array
 
@@ -70,10 +82,18 @@ def _links(faces: np.ndarray, count: int):
     return links
 
 
-def _closed(links, marked: np.ndarray) -> np.ndarray:
+def _closed(links: csr_matrix, marked: np.ndarray) -> np.ndarray:
     """(N,) the marked vertices, small gaps between them filled."""
     for _ in range(_RINGS):
         marked = marked | (links @ marked.astype(float) > 0)
     for _ in range(_RINGS):
         marked = marked & ~(links @ (~marked).astype(float) > 0)
     return marked
+
+
+def _of_seen_parts(links: csr_matrix, marked: np.ndarray) -> np.ndarray:
+    """(N,) whether a vertex hangs together with a marked one."""
+    from scipy.sparse.csgraph import connected_components
+
+    _, part = connected_components(links, directed=False)
+    return np.isin(part, part[marked])

@@ -56,8 +56,7 @@ def seen_vertices(
     mesh, cameras = mesh.to("cpu").with_smooth_normals(), cameras.to("cpu").float()
     caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
     seen = torch.zeros(len(mesh.vertices), dtype=torch.bool)
-    for view in range(len(cameras)):
-        progress.check("seeing")
+    for view in progress.track(range(len(cameras)), "seeing", len(cameras)):
         surface = (mesh.vertices, mesh.normals)
         seen[_sight(mesh, caster, surface, cameras[view], min_cosine).texel] = True
     return seen

@@ -116,5 +116,13 @@ def _note(trained: Trained) -> str:
     if trained.config.start:
         start = unet_file(model_file(trained.config.start))
         said = own_metadata(read_header(start).metadata, str(start))
-        document["started_from"] = {"file": start.name, "note": said.get("note", "")}
+        document["started_from"] = {"file": start.name, "note": _as_table(said.get("note", ""))}
     return json.dumps(document)
+
+
+def _as_table(note: str) -> Any:
+    """An older note of ours as the table that it is, any other as its text."""
+    try:
+        return json.loads(note)
+    except ValueError:
+        return note

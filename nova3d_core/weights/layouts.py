@@ -118,10 +118,10 @@ def identify(header: Header) -> Identity:
     return identity
 
 
-def _note_text(note: str) -> str:
+def _note_text(note: Any) -> str:
     """A file's note in few words; our training leaves a table, of which its length is said."""
     try:
-        table = json.loads(note)
+        table = json.loads(note) if isinstance(note, str) else note
         steps, objects, hours = (table["trained"][name] for name in ("steps", "objects", "hours"))
         told = f"Trained for {steps} steps on {objects} objects, {hours:g} hours"
         before = table.get("started_from")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_a_wave_is_damped_as_the_formula_says(wavelength, left):
     sheet = lattice(193, 48)
     wave = torch.cos(sheet.vertices[:, 0] * 2 * math.pi / 24)
     sheet.vertices[:, 2] = 0.01 * wave
-    smooth = smooth_unseen(sheet, torch.zeros(len(wave), dtype=torch.bool), wavelength)
+    smooth = smooth_unseen(sheet, sheet.vertices[:, 0] < 1.0, wavelength)
     inner = ((sheet.vertices[:, 0] - 96).abs() < 48) & ((sheet.vertices[:, 1] - 20).abs() < 8)
     kept = (smooth.vertices[inner, 2] @ wave[inner]) / (0.01 * wave[inner].square().sum())
     assert float(kept) == pytest.approx(left, abs=0.02)
@@ -94,6 +95,45 @@ def test_small_gaps_between_seen_vertices_stay():
     assert torch.equal(smooth_unseen(rough, seen, 24.0).vertices, rough.vertices)
 
 
+def both(first: Mesh, second: Mesh) -> Mesh:
+    return Mesh(
+        torch.cat([first.vertices, second.vertices]),
+        torch.cat([first.faces, second.faces + len(first.vertices)]),
+    )
+
+
+def test_the_place_in_the_world_does_not_matter():
+    rough = sphere(1.0)
+    seen = rough.vertices[:, 2] > -0.1
+    smooth = smooth_unseen(rough, seen, 24.0)
+    shift = torch.tensor([8.0, -16.0, 32.0])
+    far = smooth_unseen(replace(rough, vertices=rough.vertices + shift), seen, 24.0)
+    torch.testing.assert_close(far.vertices - shift, smooth.vertices, atol=2e-5, rtol=0.0)
+
+
+def test_a_part_that_no_view_sees_at_all_stays():
+    rough = sphere(1.0)
+    count = len(rough.vertices)
+    pair = both(rough, replace(rough, vertices=rough.vertices + 2.0))
+    seen = torch.cat([rough.vertices[:, 2] > 0.0, torch.zeros(count, dtype=torch.bool)])
+    smooth = smooth_unseen(pair, seen, 24.0)
+    assert torch.equal(smooth.vertices[count:], pair.vertices[count:])
+    assert not torch.equal(smooth.vertices[:count], pair.vertices[:count])
+
+
+def test_a_vertex_without_faces_stays():
+    rough = sphere(1.0)
+    more = replace(rough, vertices=torch.cat([rough.vertices, torch.ones(1, 3)]))
+    seen = more.vertices[:, 2] > 0.0
+    seen[-1] = False
+    assert torch.equal(smooth_unseen(more, seen, 24.0).vertices[-1], torch.ones(3))
+
+
+def test_a_wrong_number_of_marks_is_named():
+    with pytest.raises(InputError, match="seen vertices"):
+        smooth_unseen(sphere(0.0), torch.ones(3, dtype=torch.bool), 24.0)
+
+
 @pytest.mark.parametrize("kind", ["perspective", "orthographic"])
 def test_a_camera_sees_the_side_that_is_turned_to_it(kind):
     ball = sphere(0.0)
@@ -112,9 +152,9 @@ def test_a_camera_sees_the_side_that_is_turned_to_it(kind):
 def test_what_stands_behind_is_not_seen():
     ball = sphere(0.0)
     small = ball.vertices * 0.5 - torch.tensor([0.0, 0.0, 1.0])
-    both = Mesh(torch.cat([ball.vertices, small]), torch.cat([ball.faces, ball.faces + len(small)]))
+    pair = both(ball, replace(ball, vertices=small))
     camera = orbit_cameras(RigConfig(count=1, width_px=128, height_px=128, elevation_deg=0.0))
-    seen = seen_vertices(both, camera, 0.15)
+    seen = seen_vertices(pair, camera, 0.15)
     assert seen[: len(small)].any()
     assert not seen[len(small) :].any()
 
