@@ -57,6 +57,8 @@ class AlignmentBenchmark:
     """Training settings, as `train` takes them."""
     steps: int = 600
     """Length of each run."""
+    batch: int | None = None
+    """Objects of a step; the settings' own if None. Few objects and many steps teach the most."""
     seeds: int = 3
     """Runs of each network."""
     objects: int = 64
@@ -76,6 +78,8 @@ def settings_of(bench: AlignmentBenchmark, variant: str, seed: int) -> TrainConf
     network = replace(config.network, unet=replace(config.network.unet, alignment=variant))
     run = replace(config.run, sheet_steps=0, validation_steps=0, tensorboard=False, checkpoints=1)
     optimiser = replace(config.optimiser, steps=bench.steps)
+    if bench.batch is not None:
+        optimiser = replace(optimiser, batch=bench.batch)
     return replace(config, seed=seed, network=network, optimiser=optimiser, run=run)
 
 
@@ -84,7 +88,7 @@ def figures_of(bench: AlignmentBenchmark, variant: str, seed: int, ends: float) 
     folder = bench.output / f"{variant}-{seed}"
     kept = folder / "figures.json"
     config = settings_of(bench, variant, seed)
-    key = {"steps": bench.steps, "objects": bench.objects}
+    key = {"steps": bench.steps, "batch": config.optimiser.batch, "objects": bench.objects}
     if kept.is_file():
         found = json.loads(kept.read_text(encoding="utf-8"))
         if found["key"] == key:
@@ -168,6 +172,7 @@ def main(bench: AlignmentBenchmark) -> None:
     text = table(runs)
     document = {
         "steps": bench.steps,
+        "batch": bench.batch,
         "objects": bench.objects,
         "runs": {f"{variant}-{seed}": found for (variant, seed), found in runs.items()},
     }
