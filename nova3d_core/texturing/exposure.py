@@ -25,6 +25,9 @@ _NO_GAIN = 0.002
 """Log gains of about this size are noise, and shrink."""
 _MOST_GAIN = 0.7
 """No log gain is larger: such views do not differ by exposure."""
+_EXPLAINED_NOTHING, _EXPLAINED_ENOUGH = 0.2, 0.4
+"""Share of a view's weight that its gains must bring to agree with the others. Real views, wrong
+poses and contradictions included, reach 0.7; views that each invented their colours 0.05."""
 
 _TRUSTS_LITTLE_FROM, _LITTLE = 1.05, 0.02
 """From this gain on, cut-off pixels count so much: all that is left is that they were bright."""
@@ -36,7 +39,8 @@ def estimate_gains(survey: Survey) -> Tensor:
     Robust least squares on logarithms: log colour = log gain of the view + log of the true colour
     of the texel, where the texel's colour is the mean of what the views say once their gains are
     undone. Samples that contradict the others lose their weight, all three channels together.
-    Views that share no texel with others keep a gain of 1.
+    Views that share no texel with others keep a gain of 1, and so do views that agree with them
+    hardly anywhere whatever their gains: they differ by more than exposure.
     """
     gains = torch.ones(survey.views, 3)
     present, view = torch.unique(survey.view, return_inverse=True)
@@ -45,11 +49,16 @@ def estimate_gains(survey: Survey) -> Tensor:
     logs, weights = _tables(survey, view, len(present))
     fixed = int(present[0]) == 0
     found = torch.zeros(len(present), 3)
+    agreeing = weights
     for scale in _SCALES:
         undone = logs - found
         residual = (undone - _texel_means(undone, weights)) / scale
         squared = torch.where(weights > 0, residual.square(), 0.0).sum(dim=-1, keepdim=True)
-        found = _solve(logs, weights / (1.0 + squared).square(), fixed)
+        agreeing = weights / (1.0 + squared).square()
+        found = _solve(logs, agreeing, fixed)
+    explained = agreeing.sum(dim=(0, 2)) / weights.sum(dim=(0, 2)).clamp_min(1e-9)  # (V,)
+    trust = (explained - _EXPLAINED_NOTHING) / (_EXPLAINED_ENOUGH - _EXPLAINED_NOTHING)
+    found = found * trust.clamp(0.0, 1.0)[:, None]
     found = found * found.square() / (found.square() + _NO_GAIN**2)
     gains[present] = found.clamp(-_MOST_GAIN, _MOST_GAIN).exp()
     return gains

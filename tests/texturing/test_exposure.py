@@ -106,6 +106,19 @@ def test_a_repainted_patch_does_not_pull_the_gains(globe, clean):
     assert (baked.mesh.texture - truth)[kept].abs().max() < 0.02
 
 
+def test_views_that_invent_their_colours_keep_them(globe):
+    """As a small model paints them: no gain makes one view's back the other's."""
+    generator = torch.Generator().manual_seed(5)
+    each = []
+    for number in range(RIG.count):
+        waves = torch.randn(3, 3, generator=generator) * 6.0
+        colours = 0.5 + 0.4 * torch.sin(globe.vertices @ waves + number)
+        painted = replace(globe, vertex_colours=colours.contiguous())
+        each.append(render_views(painted, orbit_cameras(RIG)).views.colour[number])
+    views = replace(render_views(globe, orbit_cameras(RIG)).views, colour=torch.stack(each))
+    assert (bake_texture(globe, views, CONFIG).gains - 1).abs().max() < 0.02
+
+
 def test_a_view_that_shares_nothing_with_others_keeps_its_colours(globe, clean):
     apart = exposed(clean[[0, 6]], torch.tensor([[1.0, 1.0, 1.0], [0.8, 0.8, 0.8]]))
     assert torch.equal(bake_texture(globe, apart, CONFIG).gains, torch.ones(2, 3))
