@@ -119,12 +119,21 @@ def _split_edges(
 
 
 def _without_flaps(faces: np.ndarray) -> np.ndarray:
-    """Drops faces without area in index space, and couples of faces that lie back to back."""
+    """Drops faces without area in index space, and couples of faces that lie back to back.
+
+    Of three faces on the same vertices one stays, as two of them are such a couple.
+    """
     faces = faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
-    _, group, count = np.unique(
-        np.sort(faces, axis=1), axis=0, return_inverse=True, return_counts=True
+    _, first, group = np.unique(
+        np.sort(faces, axis=1), axis=0, return_index=True, return_inverse=True
     )
-    return faces[count[group.reshape(-1)] == 1]
+    turning = np.sign(np.diff(faces[:, [0, 1, 2, 0]], axis=1)).sum(axis=1)  # -1 or 1
+    surplus = np.bincount(group.reshape(-1), weights=turning)  # how many more turn one way
+    kept = faces[first]
+    wrong_way = surplus * turning[first] < 0
+    kept[wrong_way] = kept[wrong_way][:, ::-1]
+    as_given = np.argsort(first)
+    return np.repeat(kept[as_given], np.abs(surplus[as_given]).astype(int), axis=0)
 
 
 def _paired_edges(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -125,6 +125,17 @@ def test_random_cells_pinched_everywhere_become_closed_solids(seed):
     assert apart.as_trimesh().volume == pytest.approx(occupied.sum(), rel=0.05)
 
 
+@pytest.mark.parametrize("couples", [1, 2])
+def test_a_flap_on_a_face_leaves_the_face(make_sphere, couples):
+    """Simplification folds surfaces so: the face once more, and the other way round."""
+    ball = make_sphere(subdivisions=2)
+    folded = torch.cat([ball.faces[5:6].roll(1, dims=1), ball.faces[5:6].flip(1)])
+    clean = make_manifold(Mesh(ball.vertices, torch.cat([folded] * couples + [ball.faces])))
+    assert is_closed_manifold(clean)
+    assert len(clean.faces) == len(ball.faces)
+    assert clean.as_trimesh().volume == pytest.approx(ball.as_trimesh().volume, rel=1e-6)
+
+
 def test_a_flap_without_volume_is_dropped(make_sphere):
     ball = make_sphere(0.4, 2)
     a, b = ball.faces[0, 0], ball.faces[0, 1]
