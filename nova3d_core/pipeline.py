@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -125,6 +126,7 @@ def mesh_surface(
     Given the views' cameras, what none of them sees is smoothed.
     """
     with clock.stage("meshing"):
+        import_module("trimesh")  # a Ctrl-C while it loads is lost, so not amid the work
         progress.update("meshing", 0, 4)
         mesh = keep_largest_parts(surface, config.min_part_share)
         progress.update("meshing", 1, 4)
