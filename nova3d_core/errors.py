@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copyreg
+
 
 class Nova3DError(Exception):
     """Any failure this package explains.
@@ -18,13 +20,7 @@ class Nova3DError(Exception):
 
     def __reduce__(self):
         """Errors of other processes arrive whole, whatever their class is made from."""
-        return _restored, (type(self), self.args, vars(self))
-
-
-def _restored(kind: type[Nova3DError], args: tuple, state: dict) -> Nova3DError:
-    error = kind.__new__(kind, *args)
-    vars(error).update(state)
-    return error
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)
 
 
 class InputError(Nova3DError):

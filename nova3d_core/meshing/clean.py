@@ -121,7 +121,7 @@ def _split_edges(
 def _without_flaps(faces: np.ndarray) -> np.ndarray:
     """Drops faces without area in index space, and couples of faces that lie back to back.
 
-    Of three faces on the same vertices one stays, as two of them are such a couple.
+    Faces on the same vertices cancel in couples that turn opposite ways; of three, one stays.
     """
     faces = faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
     _, first, group = np.unique(

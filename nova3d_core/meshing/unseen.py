@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..checks import check_shape
 from ..mesh import Mesh
+from .links import vertex_links
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -41,7 +42,8 @@ def smooth_unseen(mesh: Mesh, seen: Tensor, wavelength_edges: float) -> Mesh:
     if wavelength_edges <= 0.0:
         return bare
     faces, marked = mesh.faces.cpu().numpy(), seen.cpu().numpy()
-    links = _links(faces, len(marked))
+    links = vertex_links(faces, len(marked))
+    links.data[:] = 1.0  # each neighbour counts alike
     free = ~_closed(links, marked) & _of_seen_parts(links, marked)
     if not free.any():
         return bare
@@ -69,17 +71,6 @@ def _displacements(
     if any(flag for _, flag in answers):
         logger.warning("unseen areas are not wholly smooth: %d rounds were too few", _MOST_ROUNDS)
     return np.stack([answer for answer, _ in answers], axis=1)
-
-
-def _links(faces: np.ndarray, count: int) -> csr_matrix:
-    """(N, N) sparse, 1 between vertices that share an edge."""
-    from scipy.sparse import coo_array
-
-    start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
-    rows, columns = np.concatenate([start, end]), np.concatenate([end, start])
-    links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count)).tocsr()
-    links.data[:] = 1.0
-    return links
 
 
 def _closed(links: csr_matrix, marked: np.ndarray) -> np.ndarray:

@@ -162,8 +162,9 @@ class _Baking:
         weights = weights * sight.cosine**self.config.angle_power
         kept = torch.nonzero(weights)[:, 0]
         colour = sample_picture(self.pictures[view], sight.pixels[kept])
-        return sight.texel[kept], weights[kept], colour
+        return sight.place[kept], weights[kept], colour
 
     def _sight(self, texels: Texels, view: int) -> Sight:
         camera, flattest = self.cameras[view], self.config.min_cosine
-        return sight_of(self.mesh, self.caster, texels, camera, flattest)
+        position, normal = texels.position, texels.normal
+        return sight_of(self.mesh, self.caster, position, normal, camera, flattest)

@@ -49,7 +49,6 @@ def estimate_gains(survey: Survey) -> Tensor:
     logs, weights = _tables(survey, view, len(present))
     fixed = int(present[0]) == 0
     found = torch.zeros(len(present), 3)
-    agreeing = weights
     for scale in _SCALES:
         undone = logs - found
         residual = (undone - _texel_means(undone, weights)) / scale

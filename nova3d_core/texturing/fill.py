@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..mesh import Mesh
+from ..meshing.links import vertex_links
 from ..rendering.shading import interpolate
 from .texels import Texels
 
@@ -51,17 +52,13 @@ def fill_unseen(mesh: Mesh, texels: Texels, colour: Tensor, seen: Tensor) -> Ten
 
 def _harmonic(faces: np.ndarray, values: np.ndarray, known: np.ndarray, mean: np.ndarray) -> Tensor:
     """Values (N, 3) whose unknown entries are the mean of their neighbours over the edges."""
-    from scipy.sparse import coo_array, diags
+    from scipy.sparse import diags
     from scipy.sparse.linalg import spsolve
 
     unknown = np.flatnonzero(~known)
     if len(unknown) == 0:
         return torch.from_numpy(values).float()
-    count = len(values)
-    start, end = faces.reshape(-1), np.roll(faces, 1, axis=1).reshape(-1)
-    ones = np.ones(2 * len(start))
-    links = coo_array((ones, (np.r_[start, end], np.r_[end, start])), shape=(count, count)).tocsr()
-    rows = links[unknown]
+    rows = vertex_links(faces, len(values))[unknown]
     degree = np.asarray(rows.sum(axis=1)).reshape(-1) + _PULL_TO_MEAN
     system = (diags(degree) - rows[:, unknown]).tocsc()
     right = rows[:, np.flatnonzero(known)] @ values[known].astype(np.float64)

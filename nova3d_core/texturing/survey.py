@@ -77,7 +77,7 @@ def take_survey(texels: Texels, pictures: Tensor, trust: Tensor, sights: Iterabl
         sampled = sample_picture(torch.cat([pictures[view], low, high], dim=-1), pixels)
         parts.append(
             (
-                sight.texel[kept],
+                sight.place[kept],
                 torch.full((len(pixels),), view),
                 pixels,
                 sight.cosine[kept],

@@ -14,7 +14,6 @@ from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
 from ..rendering.views import pixel_depths
 from .pictures import solid_pixels
-from .texels import Texels
 
 _LIFT = 2e-3
 """Rays start this share of the mesh's size above the surface, so as not to hit their own face."""
@@ -24,10 +23,10 @@ _STEP_PX = 3.0
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """The S texels that one view sees."""
+    """The S places of a surface, texels or vertices, that one view sees."""
 
-    texel: Tensor
-    """(S,) which of the texels, in ascending order."""
+    place: Tensor
+    """(S,) which of those asked for, in ascending order."""
     cosine: Tensor
     """(S,) in 0..1, between the surface's normal and the direction to the camera."""
     pixels: Tensor
@@ -35,42 +34,23 @@ class Sight:
 
 
 def sight_of(
-    mesh: Mesh, caster: RayCaster, texels: Texels, camera: Cameras, min_cosine: float
-) -> Sight:
-    """The texels that lie in a camera's picture, face it and are not hidden from it.
-
-    Args:
-        mesh: the surface the texels lie on.
-        caster: the same surface, prepared for rays.
-        texels: T texels.
-        camera: one camera.
-        min_cosine: surfaces seen at a flatter angle do not count.
-    """
-    return _sight(mesh, caster, (texels.position, texels.normal), camera, min_cosine)
-
-
-def seen_vertices(
-    mesh: Mesh, cameras: Cameras, min_cosine: float, progress: Progress = SILENT
-) -> Tensor:
-    """(N,) bool: the vertices of a mesh that some camera sees, at least so steeply."""
-    mesh, cameras = mesh.to("cpu").with_smooth_normals(), cameras.to("cpu").float()
-    caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
-    seen = torch.zeros(len(mesh.vertices), dtype=torch.bool)
-    for view in progress.track(range(len(cameras)), "seeing", len(cameras)):
-        surface = (mesh.vertices, mesh.normals)
-        seen[_sight(mesh, caster, surface, cameras[view], min_cosine).texel] = True
-    return seen
-
-
-def _sight(
     mesh: Mesh,
     caster: RayCaster,
-    surface: tuple[Tensor, Tensor],
+    position: Tensor,
+    normal: Tensor,
     camera: Cameras,
     min_cosine: float,
 ) -> Sight:
-    """`sight_of` for any points of a mesh's surface and their unit normals, (T, 3) each."""
-    position, normal = surface
+    """The places of a surface that lie in a camera's picture, face it and are not hidden from it.
+
+    Args:
+        mesh: the surface.
+        caster: the same surface, prepared for rays.
+        position: (T, 3) places on it.
+        normal: (T, 3) its unit normals there.
+        camera: one camera.
+        min_cosine: surfaces seen at a flatter angle do not count.
+    """
     pixels, depth_z = (part[0] for part in camera.project(position))
     towards, reach = _towards_camera(position, camera, depth_z)
     cosine = (normal * towards).sum(dim=1)
@@ -82,6 +62,19 @@ def _sight(
     hidden = caster.occluded(origins.numpy(), towards[facing].numpy(), reach[facing].numpy())
     seen = facing[torch.from_numpy(~hidden)]
     return Sight(seen, cosine[seen], pixels[seen])
+
+
+def seen_vertices(
+    mesh: Mesh, cameras: Cameras, min_cosine: float, progress: Progress = SILENT
+) -> Tensor:
+    """(N,) bool: the vertices of a mesh that some camera sees, at least so steeply."""
+    mesh, cameras = mesh.to("cpu").with_smooth_normals(), cameras.to("cpu").float()
+    caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
+    seen = torch.zeros(len(mesh.vertices), dtype=torch.bool)
+    for view in progress.track(range(len(cameras)), "seeing", len(cameras)):
+        sight = sight_of(mesh, caster, mesh.vertices, mesh.normals, cameras[view], min_cosine)
+        seen[sight.place] = True
+    return seen
 
 
 def edge_fade(caster: RayCaster, camera: Cameras, mask: Tensor, edge_px: float) -> Tensor:
