@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from ..progress import SILENT, Progress
+from ..threads import side_by_side
 from ..views import Views
 
 STAGE = "carving"
@@ -73,15 +74,13 @@ class Silhouettes:
         larger = max(cameras.width, cameras.height)
         upsampling = max(1, min(upsampling, MAX_UPSAMPLED_PX // larger))
         focal = cameras.intrinsics.diagonal(dim1=1, dim2=2)
-        distances, shapes = [], []
-        for view in progress.track(range(len(views)), STAGE, len(views)):
-            mask = views.masks[view]
-            row_px = float(focal[view, 0] / focal[view, 1])  # rows in units of columns
-            distance = signed_distance_px(mask, upsampling, row_px)
-            distances.append(distance)
-            at_pixels = torch.nn.functional.avg_pool2d(distance[None], upsampling)[0]
-            gradient = _gradient(at_pixels, row_px)
-            shapes.append(torch.cat([gradient, local_thickness_px(mask)[None]]))
+        rows_px = (focal[:, 0] / focal[:, 1]).tolist()  # rows in units of columns
+
+        def measured(view: int) -> tuple[Tensor, Tensor]:
+            return _distance_and_shape(views.masks[view], upsampling, rows_px[view])
+
+        answers = side_by_side(measured, range(len(views)))
+        distances, shapes = zip(*progress.track(answers, STAGE, len(views)), strict=True)
         boxes, touching = zip(*[_object_box(mask) for mask in views.masks], strict=True)
         return cls(
             cameras,
@@ -142,6 +141,13 @@ class Silhouettes:
             near = (width - (largest[0] - largest[other])).clamp_min(0.0)
             lift = torch.maximum(lift, near**2 / (4 * width))
         return largest[0] + lift
+
+
+def _distance_and_shape(mask: Tensor, upsampling: int, row_px: float) -> tuple[Tensor, Tensor]:
+    """A mask's (H * u, W * u) part of `distance_px` and (3, H, W) part of `shape_px`."""
+    distance = signed_distance_px(mask, upsampling, row_px)
+    at_pixels = torch.nn.functional.avg_pool2d(distance[None], upsampling)[0]
+    return distance, torch.cat([_gradient(at_pixels, row_px), local_thickness_px(mask)[None]])
 
 
 def _object_box(mask: Tensor) -> tuple[Tensor, bool]:

@@ -12,9 +12,12 @@ from typing import Literal
 
 import numpy as np
 
+from ..threads import side_by_side
 from .bvh import TriangleTree
 
 logger = logging.getLogger(__name__)
+
+_RAYS_AT_ONCE = 32_768
 
 Backend = Literal["auto", "embree", "numpy"]
 
@@ -50,6 +53,9 @@ class RayCaster:
             backend = "embree" if util.find_spec("embreex") else "numpy"
         self.backend = backend
         corners = np.ascontiguousarray(vertices, dtype=np.float32)[faces]  # (F, 3, 3)
+        points = corners.reshape(-1, 3)
+        self.longest_side = float(np.ptp(points, axis=0).max()) if len(points) else 0.0
+        """Of the box around the faces, in world units."""
         if backend == "embree":
             from embreex.mesh_construction import TriangleMesh
             from embreex.rtcore_scene import EmbreeScene
@@ -71,13 +77,24 @@ class RayCaster:
         if self.backend == "numpy":
             face, distance, u, v = self._scene.first_hits(origins, directions)
         else:
-            answer = self._scene.run(origins, directions, output=True)
-            face, distance = answer["primID"].astype(np.int64), answer["tfar"]
-            u, v = answer["u"], answer["v"]
+            face, distance, u, v = self._embree_hits(origins, directions)
         missed = face < 0
         barycentric = np.stack([1.0 - u - v, u, v], axis=1)
         barycentric[missed] = 0.0
         return Hits(face, np.where(missed, np.inf, distance).astype(np.float32), barycentric)
+
+    def _embree_hits(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, ...]:
+        """(R,) face, distance, u and v; in parts, as Embree takes one core for a call."""
+
+        def hits(part: slice) -> dict[str, np.ndarray]:
+            return self._scene.run(origins[part], directions[part], output=True)
+
+        begins = range(0, max(len(origins), 1), _RAYS_AT_ONCE)
+        parts = [slice(begin, begin + _RAYS_AT_ONCE) for begin in begins]
+        answers = list(side_by_side(hits, parts))
+        names = ("primID", "tfar", "u", "v")
+        face, *rest = (np.concatenate([answer[name] for answer in answers]) for name in names)
+        return face.astype(np.int64), *rest
 
     def occluded(
         self, origins: np.ndarray, directions: np.ndarray, max_distance: np.ndarray

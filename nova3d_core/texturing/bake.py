@@ -104,7 +104,7 @@ class _Baking:
     """One run: what each pixel counts, a survey of where the views differ, then the blend."""
 
     def __init__(self, mesh: Mesh, views: Views, config: BakeConfig, conflict: Tensor | None):
-        self.mesh, self.cameras, self.config = mesh, views.cameras, config
+        self.cameras, self.config = views.cameras, config
         self.caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
         masks = views.masks
         if masks is None:
@@ -166,5 +166,4 @@ class _Baking:
 
     def _sight(self, texels: Texels, view: int) -> Sight:
         camera, flattest = self.cameras[view], self.config.min_cosine
-        position, normal = texels.position, texels.normal
-        return sight_of(self.mesh, self.caster, position, normal, camera, flattest)
+        return sight_of(self.caster, texels.position, texels.normal, camera, flattest)

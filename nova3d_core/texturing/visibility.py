@@ -34,18 +34,12 @@ class Sight:
 
 
 def sight_of(
-    mesh: Mesh,
-    caster: RayCaster,
-    position: Tensor,
-    normal: Tensor,
-    camera: Cameras,
-    min_cosine: float,
+    caster: RayCaster, position: Tensor, normal: Tensor, camera: Cameras, min_cosine: float
 ) -> Sight:
     """The places of a surface that lie in a camera's picture, face it and are not hidden from it.
 
     Args:
-        mesh: the surface.
-        caster: the same surface, prepared for rays.
+        caster: the surface.
         position: (T, 3) places on it.
         normal: (T, 3) its unit normals there.
         camera: one camera.
@@ -57,8 +51,7 @@ def sight_of(
     inside = (pixels > 0).all(dim=1) & (pixels[:, 0] < camera.width)
     inside &= (pixels[:, 1] < camera.height) & (depth_z > 0)
     facing = torch.nonzero(inside & (cosine > min_cosine))[:, 0]
-    lift = _LIFT * float((mesh.bounds[1] - mesh.bounds[0]).max())
-    origins = position[facing] + lift * normal[facing]
+    origins = position[facing] + _LIFT * caster.longest_side * normal[facing]
     hidden = caster.occluded(origins.numpy(), towards[facing].numpy(), reach[facing].numpy())
     seen = facing[torch.from_numpy(~hidden)]
     return Sight(seen, cosine[seen], pixels[seen])
@@ -72,8 +65,9 @@ def seen_vertices(
     caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
     seen = torch.zeros(len(mesh.vertices), dtype=torch.bool)
     for view in progress.track(range(len(cameras)), "seeing", len(cameras)):
-        sight = sight_of(mesh, caster, mesh.vertices, mesh.normals, cameras[view], min_cosine)
-        seen[sight.place] = True
+        left = torch.nonzero(~seen)[:, 0]
+        places = (mesh.vertices[left], mesh.normals[left])
+        seen[left[sight_of(caster, *places, cameras[view], min_cosine).place]] = True
     return seen
 
 

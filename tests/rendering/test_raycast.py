@@ -49,6 +49,17 @@ def test_first_hit_is_the_nearest_of_all_triangles(backend, count):
     assert np.isinf(hits.distance[~hits.hit]).all()
 
 
+def test_rays_in_parts_meet_what_all_together_meet(monkeypatch):
+    pytest.importorskip("embreex")
+    caster = RayCaster(*soup(300), "embree")
+    origins, directions = rays(1000)
+    together = caster.first_hits(origins, directions)
+    monkeypatch.setattr("nova3d_core.rendering.raycast._RAYS_AT_ONCE", 64)
+    in_parts = caster.first_hits(origins, directions)
+    for name, value in vars(together).items():
+        np.testing.assert_array_equal(getattr(in_parts, name), value)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_barycentric_weights_rebuild_the_hit_point(backend):
     if backend == "embree":
@@ -86,7 +97,10 @@ def test_tree_holds_every_face_exactly_once():
         assert sorted(held[held >= 0].tolist()) == list(range(count))
 
 
-def test_no_rays_give_no_hits():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_rays_give_no_hits(backend):
+    if backend == "embree":
+        pytest.importorskip("embreex")
     vertices, faces = soup(10)
-    hits = RayCaster(vertices, faces, "numpy").first_hits(np.zeros((0, 3)), np.zeros((0, 3)))
+    hits = RayCaster(vertices, faces, backend).first_hits(np.zeros((0, 3)), np.zeros((0, 3)))
     assert len(hits.face) == len(hits.distance) == len(hits.barycentric) == 0
