@@ -142,15 +142,15 @@ class LevelConfig:
 
 
 _DRAFT = (
-    LevelConfig(32, 50, 0.05, 1.0, 0.10, 5e-3),
-    LevelConfig(64, 45, 0.08, 1.0, 0.10, 2.5e-3),
-    LevelConfig(104, 40, 0.10, 1.4, 0.08, 8e-4, align_every=5),
+    LevelConfig(32, 36, 0.04, 1.0, 0.12, 6e-3),
+    LevelConfig(64, 32, 0.05, 1.0, 0.12, 3.5e-3),
+    LevelConfig(104, 28, 0.08, 1.4, 0.10, 8e-4, align_every=4, align_stride=2),
 )
 _FAST = (
     LevelConfig(32, 60, 0.06, 1.0, 0.10, 6e-3),
     LevelConfig(64, 90, 0.10, 1.0, 0.10, 4e-3),
-    LevelConfig(112, 60, 0.15, 1.3, 0.08, 1.6e-3, align_every=5),
-    LevelConfig(176, 60, 0.20, 1.6, 0.06, 4e-4, align_every=5),
+    LevelConfig(112, 60, 0.15, 1.3, 0.08, 1.6e-3, align_every=5, align_stride=2),
+    LevelConfig(176, 60, 0.16, 1.6, 0.06, 4e-4, align_every=5),
 )
 _QUALITY = (
     LevelConfig(32, 100, 0.12, 1.0, 0.10, 6e-3),

@@ -51,7 +51,7 @@ def rough_ball(dtype=torch.float32, noise=0.01):
     geo[..., 0] = f + noise * torch.randn(SIZE, generator=random)
     col = torch.rand(*SIZE, 4, generator=random).to(dtype)
     state = GridState(torch.zeros(3), CELL, geo, col)
-    grid_torch.slopes(state)
+    grid_torch.differences(state)
     return state
 
 
@@ -165,7 +165,10 @@ def filled(seed):
 
 def all_tensors(state):
     named = {field.name: getattr(state, field.name) for field in fields(state)}
-    named |= {name: getattr(state, name) for name in ("moments_geo", "moment_col", "square_col")}
+    named |= {
+        name: getattr(state, name)
+        for name in ("moments_geo", "moment_col", "square_col", "laplacian")
+    }
     named |= {"grad_geo": torch.stack(state.grad_geo), "grad_col": torch.stack(state.grad_col)}
     return named | {"active": state.active}
 
@@ -175,13 +178,16 @@ def same_states(one, other, atol):
         torch.testing.assert_close(value, all_tensors(other)[name], atol=atol, rtol=1e-4)
 
 
-def test_slopes_agree_with_the_twin(compiled_steps):
+def test_differences_agree_with_the_twin(compiled_steps):
     one, other = rough_ball(), rough_ball()
     for state in (one, other):
         state.geo[..., 1:] = 7.0
-    compiled_steps.slopes(one)
-    grid_torch.slopes(other)
+        state.laplacian.zero_()
+    compiled_steps.differences(one)
+    grid_torch.differences(other)
     torch.testing.assert_close(one.geo, other.geo, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(one.laplacian, other.laplacian, atol=1e-6, rtol=0)
+    assert float(one.laplacian.abs().max()) > 1e-3
     changed = (other.geo[..., 1] != 7.0).view(-1).nonzero()[:, 0]
     assert changed.tolist() == other.active.tolist()
 
@@ -251,7 +257,7 @@ def test_a_move_goes_down_the_regularisers(compiled):
     steps = steps_of(compiled)
 
     def eikonal(state):
-        steps.slopes(state)
+        steps.differences(state)
         length = state.geo.view(-1, 4)[state.active.long(), 1:].norm(dim=1)
         return float((length - 1).square().mean())
 
@@ -318,6 +324,27 @@ def test_a_ball_is_seen_where_it_is(compiled, sharpness):
     inside = past[hit] < 0.6 * RADIUS
     grey = seen.colour[hit][inside] / seen.opacity[hit][inside, None]
     torch.testing.assert_close(grey, torch.full_like(grey, 0.5), atol=0.02, rtol=0)
+
+
+def test_what_rays_touch_takes_part_and_little_more(compiled):
+    """The sharper the surface, the fewer voxels: all that get a derivative worth a name."""
+    counts = []
+    for sharpness in (1.0, 1.3, 1.6):
+        field = ball_field(compiled, sharpness=sharpness)
+        origins, directions, _ = rays_past_the_ball(600)
+        seen = field.render(origins, directions)
+        ones = [torch.ones_like(part) for part in (seen.opacity, seen.gradient, seen.colour)]
+        field.backward(*ones, with_rays=False)
+        state = field._state
+        idle = torch.ones(state.shape, dtype=torch.bool).view(-1)
+        idle[state.active.long()] = False
+        # light that is left deep inside still moves distances there a little
+        for grads, left_out in ((state.grad_geo, 1e-2), (state.grad_col, 1e-6)):
+            size = sum(grads).abs().sum(dim=-1).view(-1)
+            assert float(size.sum()) > 0.0
+            assert float(size[idle].sum()) < left_out * float(size.sum())
+        counts.append(len(state.active))
+    assert counts[0] > 1.15 * counts[1] > 1.3 * counts[2]
 
 
 def test_backward_gives_derivatives_by_world_rays(compiled):
@@ -392,7 +419,7 @@ def test_the_memory_budget_makes_a_level_coarser(caplog):
 def test_what_a_voxel_costs_is_what_the_tensors_take():
     state = rough_ball()
     tensors = [state.geo, state.col, *state.grad_geo, *state.grad_col, *state.scratch]
-    tensors += [state.moments_geo, state.moment_col, state.square_col, state.fixed]
+    tensors += [state.moments_geo, state.moment_col, state.square_col, state.fixed, state.laplacian]
     taken = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert taken <= BYTES_A_VOXEL * state.geo[..., 0].numel() <= 1.2 * taken
 

@@ -13,6 +13,8 @@ STOP_BELOW = wp.constant(0.005)
 COLOUR_WITHIN = wp.constant(1.5)
 """Samples farther from the surface than this many bands add no colour."""
 TINY = wp.constant(1.0e-9)
+HALF_DIAGONAL = wp.constant(0.87)
+"""No place is farther from the nearest voxel, in cells."""
 
 
 @wp.func
@@ -132,19 +134,32 @@ def stride(m: March, f: float):
     return 1.0
 
 
+@wp.func
+def nearest(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3):
+    """f of the voxel nearest to p, in cells."""
+    return grid[int(p[0] + 0.5), int(p[1] + 0.5), int(p[2] + 0.5)][0]
+
+
 @wp.kernel
 def first_in_band(offset: int, m: March):
-    """Sphere-traces each ray to where |f| falls below the band; -1 where it never does."""
+    """Sphere-traces each ray to where |f| falls below the band; -1 where it never does.
+
+    Far away the nearest voxel says enough, and is one read instead of eight.
+    """
     ray = wp.tid() + offset
     span = leaves_at(m, ray)
     t = span[0]
     found = float(-1.0)
     while t < span[1]:
-        f = read(m.geo, m.origins[ray] + t * m.directions[ray])[0]
-        if f < m.band:
-            found = t
-            break
-        t = t + wp.max(0.9 * (f - m.band) / m.spacing, 0.5)
+        p = m.origins[ray] + t * m.directions[ray]
+        free = (nearest(m.geo, p) - m.band) / m.spacing - HALF_DIAGONAL
+        if free < 1.0:
+            f = read(m.geo, p)[0]
+            if f < m.band:
+                found = t
+                break
+            free = (f - m.band) / m.spacing
+        t = t + wp.max(0.9 * free, 0.5)
     m.start[ray] = found
 
 

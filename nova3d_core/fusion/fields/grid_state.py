@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,7 @@ from ..sdf_grid import SdfGrid, grid_points
 
 PAD_CELLS = 6
 """Cells around the object that the surface may move into."""
-ACTIVE_CELLS = 6.0
-"""Voxels within so many cells of the surface take part in the optimisation."""
-BYTES_A_VOXEL = 16 * 8 + 4 * 5 + 1 + 8
+BYTES_A_VOXEL = 16 * 8 + 4 * 6 + 1 + 8
 """What a voxel costs: values, two gradient buffers, moments, scratch."""
 
 
@@ -29,6 +28,8 @@ class GridState:
     """(X, Y, Z, 4) signed distance, and its central differences."""
     col: Tensor
     """(X, Y, Z, 4) colour in 0..1; the fourth channel is unused."""
+    active_cells: float = 6.0
+    """Voxels within so many cells of the surface take part in the optimisation."""
 
     def __post_init__(self):
         shape, device = self.shape, self.geo.device
@@ -40,10 +41,17 @@ class GridState:
         self.moment_col = torch.zeros(*shape, 4, device=device)
         self.square_col = torch.zeros(shape, device=device)
         self.scratch = [torch.zeros(shape, device=device) for _ in range(2)]
+        self.laplacian = torch.zeros(shape, dtype=self.geo.dtype, device=device)
+        """Of f, times the squared spacing; of the active voxels."""
         self.fixed = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.steps = 0
         """Adam steps taken on this level."""
-        self.activate(ACTIVE_CELLS)
+        self.activate(self.active_cells)
+
+    @property
+    def spreading_steps(self) -> int:
+        """Steps in which distances spread over the active voxels, also along diagonals."""
+        return math.ceil(2 * self.active_cells)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -52,15 +60,20 @@ class GridState:
 
     def clear(self) -> None:
         """Empties scratch and derivatives: rays also leave some on voxels that take no part."""
-        for buffer in (*self.scratch, *self.grad_geo, *self.grad_col):
+        for buffer in (self.laplacian, *self.scratch, *self.grad_geo, *self.grad_col):
             buffer.zero_()
 
     def activate(self, cells: float) -> None:
-        """Chooses the voxels (A,) within some cells of the surface, two cells off the border."""
+        """Chooses the A voxels within some cells of the surface, two cells off the border."""
         near = torch.zeros(self.shape, dtype=torch.bool, device=self.geo.device)
         inner = self.geo[2:-2, 2:-2, 2:-2, 0]
         near[2:-2, 2:-2, 2:-2] = inner.abs() < cells * self.spacing
-        self.active = near.reshape(-1).nonzero()[:, 0].int()
+        self.active_at = near.nonzero().int().contiguous()
+        """(A, 3) their indices."""
+        _, ny, nz = self.shape
+        i, j, k = self.active_at.unbind(dim=1)
+        self.active = (i * ny + j) * nz + k
+        """(A,) their linear indices."""
 
 
 def bounds_of(start: SdfGrid) -> tuple[Tensor, Tensor]:

@@ -9,27 +9,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .grid_state import ACTIVE_CELLS, GridState
+from .grid_state import GridState
 
 STOP_BELOW = 0.005
 """A ray ends where less than this share of its light is left."""
 COLOUR_WITHIN = 1.5
 """Samples farther from the surface than this many bands add no colour."""
 TINY = 1e-9
+HALF_DIAGONAL = 0.87
+"""No place is farther from the nearest voxel, in cells."""
 BETAS = (0.9, 0.95)
 FLOOR = 1e-9
 BLUR = (0.4, 0.24, 0.06)
 """Weights of the voxel itself, its neighbours, and the next."""
-_SPREAD = 12
 _RAYS_AT_ONCE = 16_384
 _ABSENT = -1.0
 """Stands for a sample that a ray does not have."""
 
 
-def slopes(state: GridState) -> None:
-    """Refreshes the central differences."""
+def differences(state: GridState) -> None:
+    """Refreshes the central differences and the Laplacian."""
     index = state.active.long()
     values = state.geo.view(-1, 4)
+    state.laplacian.view(-1)[index] = _laplacian(state, index, values[:, 0])
     for axis, step in enumerate(_strides(state)):
         rise = values[index + step, 0] - values[index - step, 0]
         values[index, axis + 1] = rise * (0.5 / state.spacing)
@@ -94,6 +96,12 @@ def _read(grid: Tensor, places: Tensor) -> Tensor:
     return total
 
 
+def _nearest(grid: Tensor, places: Tensor) -> Tensor:
+    """(N,) f of the voxels nearest to places (N, 3), in cells."""
+    i, j, k = (places + 0.5).long().unbind(dim=1)
+    return grid[i, j, k, 0]
+
+
 def _leaves_at(state: GridState, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """Where rays (R, 3) enter and leave the grid (R,); they enter after they leave if they miss."""
     low = 0.001
@@ -114,11 +122,16 @@ def _first_in_band(state: GridState, origins: Tensor, directions: Tensor, band: 
     ids = (t < far).nonzero()[:, 0]
     t = t[ids]
     while len(ids):
-        f = _read(state.geo, origins[ids] + t[:, None] * directions[ids])[:, 0]
-        found = f < band
+        places = origins[ids] + t[:, None] * directions[ids]
+        free = (_nearest(state.geo, places) - band) / state.spacing - HALF_DIAGONAL
+        close = (free < 1.0).nonzero()[:, 0]
+        f = _read(state.geo, places[close])[:, 0]
+        free[close] = (f - band) / state.spacing
+        found = close[f < band]
         start[ids[found]] = t[found]
-        t = t + (0.9 * (f - band) / state.spacing).clamp_min(0.5)
-        goes_on = ~found & (t < far[ids])
+        t = t + (0.9 * free).clamp_min(0.5)
+        goes_on = t < far[ids]
+        goes_on[found] = False
         ids, t = ids[goes_on], t[goes_on]
     return start
 
@@ -206,7 +219,7 @@ def move(
     unbias = [1 / (1 - beta**state.steps) for beta in BETAS]
     _adam_values(state, index, by_value, rate, unbias)
     _adam_colours(state, index, rate_col, unbias)
-    slopes(state)
+    differences(state)
 
 
 def _strides(state: GridState) -> tuple[int, int, int]:
@@ -242,9 +255,7 @@ def _by_values(state: GridState, index: Tensor, smooth: float) -> Tensor:
         grad[index - step, axis + 1] - grad[index + step, axis + 1]
         for axis, step in enumerate(_strides(state))
     )
-    bends = torch.zeros_like(state.geo[..., 0]).view(-1)
-    bends[index] = _laplacian(state, index, state.geo.view(-1, 4)[:, 0])
-    bend = _laplacian(state, index, bends)
+    bend = _laplacian(state, index, state.laplacian.view(-1))
     return grad[index, 0] + through * (0.5 / state.spacing) + 2.0 * smooth * bend
 
 
@@ -291,15 +302,15 @@ def _adam_colours(state: GridState, index: Tensor, rate: float, unbias: list[flo
 
 def redistance(state: GridState) -> None:
     """Makes f a distance again within the active band, keeping the surface where it is."""
-    state.activate(ACTIVE_CELLS + 1)
-    slopes(state)
+    state.activate(state.active_cells + 1)
+    differences(state)
     index, h = state.active.long(), state.spacing
     values = state.geo.view(-1, 4)
     flat = values[:, 0].clone()
     sign = torch.where(flat[index] < 0, -1.0, 1.0)
     near, fixed = _near_distances(state, index, sign)
-    flat[index] = torch.where(fixed, near, sign * (ACTIVE_CELLS * h))
-    for _ in range(_SPREAD):
+    flat[index] = torch.where(fixed, near, sign * (state.active_cells * h))
+    for _ in range(state.spreading_steps):
         sides = [
             torch.minimum(sign * flat[index - step], sign * flat[index + step]).clamp_min(0.0)
             for step in _strides(state)
@@ -308,8 +319,8 @@ def redistance(state: GridState) -> None:
         flat[index] = torch.where(fixed, f, sign * torch.minimum(f.abs(), _distance(sides, h)))
     values[index, 0] = flat[index]
     state.clear()
-    state.activate(ACTIVE_CELLS)
-    slopes(state)
+    state.activate(state.active_cells)
+    differences(state)
 
 
 def _near_distances(state: GridState, index: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,25 +8,19 @@ import torch
 from torch import Tensor
 
 from . import grid_kernels, voxel_kernels
-from .grid_state import ACTIVE_CELLS, GridState
+from .grid_state import GridState
 from .launch import as_warp, launch
 
 BETAS = (0.9, 0.95)
 FLOOR = 1e-9
 BLUR = (0.4, 0.24, 0.06)
 """Weights of the voxel itself, its neighbours, and the next."""
-_SPREAD = 12
-"""Steps of distance spreading: the band's width, also along diagonals."""
 
 
-def slopes(state: GridState) -> None:
-    """Refreshes the central differences."""
-    launch(
-        voxel_kernels.slopes,
-        len(state.active),
-        [state.active, state.geo, state.spacing],
-        state.geo.device,
-    )
+def differences(state: GridState) -> None:
+    """Refreshes the central differences and the Laplacian."""
+    inputs = [state.active_at, state.geo, state.spacing, state.laplacian]
+    launch(voxel_kernels.differences, len(state.active_at), inputs, state.geo.device)
 
 
 def march(
@@ -86,15 +80,14 @@ def move(
         rate_col: how far a colour may move.
     """
     eikonal, sparse, smooth = regularisers
-    count, active = len(state.active), state.active
+    count, active = len(state.active_at), state.active_at
     a, b = state.scratch
     state.steps += 1
-    launch(voxel_kernels.laplacian, count, [active, state.geo, b], state.geo.device)
     terms = [eikonal, sparse, 1.0 / state.spacing]
     launch(
         voxel_kernels.gather, count, [active, state.geo, *state.grad_geo, *terms], state.geo.device
     )
-    inputs = [active, state.grad_geo[0], b, state.spacing, smooth, a]
+    inputs = [active, state.grad_geo[0], state.laplacian, state.spacing, smooth, a]
     launch(voxel_kernels.by_values, count, inputs, state.geo.device)
     launch(voxel_kernels.clear, count, [active, state.grad_geo[0]], state.geo.device)
     for axis, (source, target) in enumerate(((a, b), (b, a), (a, b))):
@@ -105,27 +98,27 @@ def move(
     moments = [state.moment_col, state.square_col]
     inputs = [active, state.col, *state.grad_col, *moments, rate_col, *BETAS, *unbias, FLOOR]
     launch(voxel_kernels.adam_colours, count, inputs, state.geo.device)
-    slopes(state)
+    differences(state)
 
 
 def redistance(state: GridState) -> None:
     """Makes f a distance again within the active band, keeping the surface where it is."""
-    state.activate(ACTIVE_CELLS + 1)
-    slopes(state)
-    count, active = len(state.active), state.active
+    state.activate(state.active_cells + 1)
+    differences(state)
+    count, active = len(state.active_at), state.active_at
     a, b = state.scratch
     for scratch in state.scratch:
         scratch.copy_(state.geo[..., 0])
-    limit = ACTIVE_CELLS * state.spacing
+    limit = state.active_cells * state.spacing
     inputs = [active, state.geo, state.spacing, limit, a, state.fixed]
     launch(voxel_kernels.near_distances, count, inputs, state.geo.device)
     source, target = a, b
-    for _ in range(_SPREAD):
+    for _ in range(state.spreading_steps):
         inputs = [active, source, state.fixed, state.spacing, target]
         launch(voxel_kernels.spread_distances, count, inputs, state.geo.device)
         source, target = target, source
-    index = active.long()
+    index = state.active.long()
     state.geo.view(-1, 4)[index, 0] = source.view(-1)[index]
     state.clear()
-    state.activate(ACTIVE_CELLS)
-    slopes(state)
+    state.activate(state.active_cells)
+    differences(state)

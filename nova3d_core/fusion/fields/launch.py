@@ -65,6 +65,8 @@ def as_warp(tensor: Tensor) -> Any:
     wp = warp()
     width = tensor.shape[-1]
     vectors = {2: wp.vec2, 3: wp.vec3, 4: wp.vec4}
+    if tensor.dtype == torch.int32:
+        vectors = {3: wp.vec3i}
     if tensor.ndim in (2, 4) and width in vectors:
         return wp.from_torch(tensor, dtype=vectors[width])
     return wp.from_torch(tensor)

@@ -1,58 +1,42 @@
 """Compiled steps over the voxels near the surface: slopes, regularisers, blur, Adam, distances.
 
-Each works through a list of linear voxel indices that keeps two voxels' distance from the grid's
-border. See `grid_kernels.py` for how they are launched.
+Each works through a list of voxels that keeps two voxels' distance from the grid's border; it holds
+their three indices, as taking a linear one apart costs more than reading them. See
+`grid_kernels.py` for how they are launched.
 """
 
 import warp as wp
 
 
-@wp.func
-def place(index: int, ny: int, nz: int):
-    return wp.vec3i(index // (ny * nz), (index // nz) % ny, index % nz)
-
-
 @wp.kernel
-def slopes(offset: int, active: wp.array(dtype=int), geo: wp.array3d(dtype=wp.vec4), h: float):
-    """Central differences of f into the other three channels."""
-    at = place(active[wp.tid() + offset], geo.shape[1], geo.shape[2])
-    i = at[0]
-    j = at[1]
-    k = at[2]
-    scale = 0.5 / h
-    gx = (geo[i + 1, j, k][0] - geo[i - 1, j, k][0]) * scale
-    gy = (geo[i, j + 1, k][0] - geo[i, j - 1, k][0]) * scale
-    gz = (geo[i, j, k + 1][0] - geo[i, j, k - 1][0]) * scale
-    geo[i, j, k] = wp.vec4(geo[i, j, k][0], gx, gy, gz)
-
-
-@wp.kernel
-def laplacian(
+def differences(
     offset: int,
-    active: wp.array(dtype=int),
+    active: wp.array(dtype=wp.vec3i),
     geo: wp.array3d(dtype=wp.vec4),
-    out: wp.array3d(dtype=float),
+    h: float,
+    laplacian: wp.array3d(dtype=float),
 ):
-    """Sum of the six neighbours' differences, without the division by h^2."""
-    at = place(active[wp.tid() + offset], geo.shape[1], geo.shape[2])
+    """Central differences of f into the other three channels, and its Laplacian times h^2."""
+    at = active[wp.tid() + offset]
     i = at[0]
     j = at[1]
     k = at[2]
-    out[i, j, k] = (
-        geo[i - 1, j, k][0]
-        + geo[i + 1, j, k][0]
-        + geo[i, j - 1, k][0]
-        + geo[i, j + 1, k][0]
-        + geo[i, j, k - 1][0]
-        + geo[i, j, k + 1][0]
-        - 6.0 * geo[i, j, k][0]
-    )
+    x0 = geo[i - 1, j, k][0]
+    x1 = geo[i + 1, j, k][0]
+    y0 = geo[i, j - 1, k][0]
+    y1 = geo[i, j + 1, k][0]
+    z0 = geo[i, j, k - 1][0]
+    z1 = geo[i, j, k + 1][0]
+    f = geo[i, j, k][0]
+    scale = 0.5 / h
+    laplacian[i, j, k] = x0 + x1 + y0 + y1 + z0 + z1 - 6.0 * f
+    geo[i, j, k] = wp.vec4(f, (x1 - x0) * scale, (y1 - y0) * scale, (z1 - z0) * scale)
 
 
 @wp.kernel
 def gather(
     offset: int,
-    active: wp.array(dtype=int),
+    active: wp.array(dtype=wp.vec3i),
     geo: wp.array3d(dtype=wp.vec4),
     grad_a: wp.array3d(dtype=wp.vec4),
     grad_b: wp.array3d(dtype=wp.vec4),
@@ -64,7 +48,7 @@ def gather(
 
     eikonal: weight of (|g| - 1)^2 a voxel; sparse: weight of exp(-k |f|) a voxel.
     """
-    at = place(active[wp.tid() + offset], geo.shape[1], geo.shape[2])
+    at = active[wp.tid() + offset]
     i = at[0]
     j = at[1]
     k = at[2]
@@ -81,15 +65,15 @@ def gather(
 @wp.kernel
 def by_values(
     offset: int,
-    active: wp.array(dtype=int),
+    active: wp.array(dtype=wp.vec3i),
     grad: wp.array3d(dtype=wp.vec4),
-    lap: wp.array3d(dtype=float),
+    laplacian: wp.array3d(dtype=float),
     h: float,
     smooth: float,
     out: wp.array3d(dtype=float),
 ):
     """Derivative by f alone: of f itself, through the slopes, and of smooth * laplacian^2."""
-    at = place(active[wp.tid() + offset], out.shape[1], out.shape[2])
+    at = active[wp.tid() + offset]
     i = at[0]
     j = at[1]
     k = at[2]
@@ -103,27 +87,27 @@ def by_values(
         - grad[i, j, k + 1][3]
     ) * scale
     bend = (
-        lap[i - 1, j, k]
-        + lap[i + 1, j, k]
-        + lap[i, j - 1, k]
-        + lap[i, j + 1, k]
-        + lap[i, j, k - 1]
-        + lap[i, j, k + 1]
-        - 6.0 * lap[i, j, k]
+        laplacian[i - 1, j, k]
+        + laplacian[i + 1, j, k]
+        + laplacian[i, j - 1, k]
+        + laplacian[i, j + 1, k]
+        + laplacian[i, j, k - 1]
+        + laplacian[i, j, k + 1]
+        - 6.0 * laplacian[i, j, k]
     )
     out[i, j, k] = grad[i, j, k][0] + through + 2.0 * smooth * bend
 
 
 @wp.kernel
-def clear(offset: int, active: wp.array(dtype=int), grad: wp.array3d(dtype=wp.vec4)):
-    at = place(active[wp.tid() + offset], grad.shape[1], grad.shape[2])
+def clear(offset: int, active: wp.array(dtype=wp.vec3i), grad: wp.array3d(dtype=wp.vec4)):
+    at = active[wp.tid() + offset]
     grad[at[0], at[1], at[2]] = wp.vec4(0.0, 0.0, 0.0, 0.0)
 
 
 @wp.kernel
 def blur(
     offset: int,
-    active: wp.array(dtype=int),
+    active: wp.array(dtype=wp.vec3i),
     source: wp.array3d(dtype=float),
     axis: int,
     centre: float,
@@ -132,7 +116,7 @@ def blur(
     out: wp.array3d(dtype=float),
 ):
     """Five taps along one axis."""
-    at = place(active[wp.tid() + offset], out.shape[1], out.shape[2])
+    at = active[wp.tid() + offset]
     i = at[0]
     j = at[1]
     k = at[2]
@@ -156,7 +140,7 @@ def blur(
 @wp.kernel
 def adam_values(
     offset: int,
-    active: wp.array(dtype=int),
+    active: wp.array(dtype=wp.vec3i),
     geo: wp.array3d(dtype=wp.vec4),
     grad: wp.array3d(dtype=float),
     moments: wp.array3d(dtype=wp.vec2),
@@ -168,7 +152,7 @@ def adam_values(
     floor: float,
 ):
     """One Adam step of f; `floor` is Adam's epsilon."""
-    at = place(active[wp.tid() + offset], geo.shape[1], geo.shape[2])
+    at = active[wp.tid() + offset]
     i = at[0]
     j = at[1]
     k = at[2]
@@ -185,7 +169,7 @@ def adam_values(
 @wp.kernel
 def adam_colours(
     offset: int,
-    active: wp.array(dtype=int),
+    active: wp.array(dtype=wp.vec3i),
     col: wp.array3d(dtype=wp.vec4),
     grad_a: wp.array3d(dtype=wp.vec4),
     grad_b: wp.array3d(dtype=wp.vec4),
@@ -199,7 +183,7 @@ def adam_colours(
     floor: float,
 ):
     """One Adam step of the colours, their channels sharing a second moment; clears the buffers."""
-    at = place(active[wp.tid() + offset], col.shape[1], col.shape[2])
+    at = active[wp.tid() + offset]
     i = at[0]
     j = at[1]
     k = at[2]
@@ -231,7 +215,7 @@ def toward(f: wp.array3d(dtype=float), i: int, j: int, k: int, di: int, dj: int,
 @wp.kernel
 def near_distances(
     offset: int,
-    active: wp.array(dtype=int),
+    active: wp.array(dtype=wp.vec3i),
     geo: wp.array3d(dtype=wp.vec4),
     h: float,
     limit: float,
@@ -239,7 +223,7 @@ def near_distances(
     fixed: wp.array3d(dtype=wp.uint8),
 ):
     """f / |g| where a neighbour lies on the surface's other side (fixed), else +-limit."""
-    at = place(active[wp.tid() + offset], geo.shape[1], geo.shape[2])
+    at = active[wp.tid() + offset]
     i = at[0]
     j = at[1]
     k = at[2]
@@ -268,14 +252,14 @@ def near_distances(
 @wp.kernel
 def spread_distances(
     offset: int,
-    active: wp.array(dtype=int),
+    active: wp.array(dtype=wp.vec3i),
     source: wp.array3d(dtype=float),
     fixed: wp.array3d(dtype=wp.uint8),
     h: float,
     out: wp.array3d(dtype=float),
 ):
     """One Jacobi step of |grad f| = 1 away from the surface."""
-    at = place(active[wp.tid() + offset], out.shape[1], out.shape[2])
+    at = active[wp.tid() + offset]
     i = at[0]
     j = at[1]
     k = at[2]
