@@ -149,7 +149,7 @@ _DRAFT = (
 _FAST = (
     LevelConfig(32, 60, 0.06, 1.0, 0.10, 6e-3),
     LevelConfig(64, 90, 0.10, 1.0, 0.10, 4e-3),
-    LevelConfig(112, 60, 0.15, 1.3, 0.08, 1.6e-3, align_every=5, align_stride=2),
+    LevelConfig(112, 60, 0.15, 1.3, 0.08, 1.6e-3, align_every=5),
     LevelConfig(176, 60, 0.16, 1.6, 0.06, 4e-4, align_every=5),
 )
 _QUALITY = (
