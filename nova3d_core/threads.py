@@ -17,7 +17,8 @@ Answer = TypeVar("Answer")
 def side_by_side(work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
     """What work gives for each item, in their order; as many at once as torch takes threads.
 
-    Little is begun ahead of what has been asked for, so that whoever stops waits for little.
+    Little is begun ahead of what has been asked for, so that whoever stops waits for little. Work
+    must not call this itself: it would wait for threads that wait for it.
     """
     at_once = torch.get_num_threads()
     if at_once == 1 or len(items) < 2:
