@@ -25,14 +25,11 @@ from .grid_state import (
     level_spacing,
     next_level,
 )
-from .grid_torch import COLOUR_WITHIN
 
 logger = logging.getLogger(__name__)
 
 BAND = 3.0
 """The band's half width times the sharpness: beyond it NeuS' sigmoid has come to its end."""
-_ROOM_CELLS = 1.5
-"""So many cells more than samples with colour reach take part, as the surface moves meanwhile."""
 
 
 class DenseGrid:
@@ -80,7 +77,6 @@ class DenseGrid:
         self._level = level
         self._sharpness = level.sharpness / self.spacing
         self._band = BAND / self._sharpness
-        self._state.active_cells = BAND / level.sharpness * COLOUR_WITHIN + _ROOM_CELLS
         self._steps.redistance(self._state)
 
     def render(self, origins: Tensor, directions: Tensor) -> Rendered:
