@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,10 @@ from ..sdf_grid import SdfGrid, grid_points
 
 PAD_CELLS = 6
 """Cells around the object that the surface may move into."""
+ACTIVE_CELLS = 6.0
+"""Voxels within so many cells of the surface take part in the optimisation."""
+SPREADING_STEPS = 12
+"""In which distances spread over the active voxels, also along diagonals."""
 BYTES_A_VOXEL = 16 * 8 + 4 * 6 + 1 + 8
 """What a voxel costs: values, two gradient buffers, moments, scratch."""
 
@@ -28,8 +31,6 @@ class GridState:
     """(X, Y, Z, 4) signed distance, and its central differences."""
     col: Tensor
     """(X, Y, Z, 4) colour in 0..1; the fourth channel is unused."""
-    active_cells: float = 6.0
-    """Voxels within so many cells of the surface take part in the optimisation."""
 
     def __post_init__(self):
         shape, device = self.shape, self.geo.device
@@ -46,12 +47,7 @@ class GridState:
         self.fixed = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.steps = 0
         """Adam steps taken on this level."""
-        self.activate(self.active_cells)
-
-    @property
-    def spreading_steps(self) -> int:
-        """Steps in which distances spread over the active voxels, also along diagonals."""
-        return math.ceil(2 * self.active_cells)
+        self.activate(ACTIVE_CELLS)
 
     @property
     def shape(self) -> tuple[int, int, int]:

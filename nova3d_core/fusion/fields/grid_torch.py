@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .grid_state import GridState
+from .grid_state import ACTIVE_CELLS, SPREADING_STEPS, GridState
 
 STOP_BELOW = 0.005
 """A ray ends where less than this share of its light is left."""
@@ -302,15 +302,15 @@ def _adam_colours(state: GridState, index: Tensor, rate: float, unbias: list[flo
 
 def redistance(state: GridState) -> None:
     """Makes f a distance again within the active band, keeping the surface where it is."""
-    state.activate(state.active_cells + 1)
+    state.activate(ACTIVE_CELLS + 1)
     differences(state)
     index, h = state.active.long(), state.spacing
     values = state.geo.view(-1, 4)
     flat = values[:, 0].clone()
     sign = torch.where(flat[index] < 0, -1.0, 1.0)
     near, fixed = _near_distances(state, index, sign)
-    flat[index] = torch.where(fixed, near, sign * (state.active_cells * h))
-    for _ in range(state.spreading_steps):
+    flat[index] = torch.where(fixed, near, sign * (ACTIVE_CELLS * h))
+    for _ in range(SPREADING_STEPS):
         sides = [
             torch.minimum(sign * flat[index - step], sign * flat[index + step]).clamp_min(0.0)
             for step in _strides(state)
@@ -319,7 +319,7 @@ def redistance(state: GridState) -> None:
         flat[index] = torch.where(fixed, f, sign * torch.minimum(f.abs(), _distance(sides, h)))
     values[index, 0] = flat[index]
     state.clear()
-    state.activate(state.active_cells)
+    state.activate(ACTIVE_CELLS)
     differences(state)
 
 

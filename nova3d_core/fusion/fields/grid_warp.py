@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import grid_kernels, voxel_kernels
-from .grid_state import GridState
+from .grid_state import ACTIVE_CELLS, SPREADING_STEPS, GridState
 from .launch import as_warp, launch
 
 BETAS = (0.9, 0.95)
@@ -103,22 +103,22 @@ def move(
 
 def redistance(state: GridState) -> None:
     """Makes f a distance again within the active band, keeping the surface where it is."""
-    state.activate(state.active_cells + 1)
+    state.activate(ACTIVE_CELLS + 1)
     differences(state)
     count, active = len(state.active_at), state.active_at
     a, b = state.scratch
     for scratch in state.scratch:
         scratch.copy_(state.geo[..., 0])
-    limit = state.active_cells * state.spacing
+    limit = ACTIVE_CELLS * state.spacing
     inputs = [active, state.geo, state.spacing, limit, a, state.fixed]
     launch(voxel_kernels.near_distances, count, inputs, state.geo.device)
     source, target = a, b
-    for _ in range(state.spreading_steps):
+    for _ in range(SPREADING_STEPS):
         inputs = [active, source, state.fixed, state.spacing, target]
         launch(voxel_kernels.spread_distances, count, inputs, state.geo.device)
         source, target = target, source
     index = state.active.long()
     state.geo.view(-1, 4)[index, 0] = source.view(-1)[index]
     state.clear()
-    state.activate(state.active_cells)
+    state.activate(ACTIVE_CELLS)
     differences(state)
