@@ -135,7 +135,8 @@ class Alignment:
         """A view's normal equations: (6, 6), (6,), and its summed weighted error and weight."""
         rays = self._rays_of[view]
         pixel = self._bank.pixel[rays].long()
-        size = (self._cameras.height, self._cameras.width)
+        pixel = pixel - pixel.amin(dim=0)  # beyond this box the pictures are black
+        size = (pixel.amax(dim=0) + 1).flip(0).tolist()
         both = torch.cat([pictures.seen[rays], pictures.wanted[rays]], dim=1)  # (n, 14)
         image = torch.zeros(14, *size, device=both.device)
         image[:, pixel[:, 1], pixel[:, 0]] = both.T
@@ -216,10 +217,20 @@ def _filled_depth(
     own = rendered.depth / rendered.opacity.clamp_min(1e-6)
     images = torch.zeros(2, *shape, device=hit.device)
     images[(slice(None), *place)] = torch.stack([own * hit, hit])
-    near = torch.nn.functional.avg_pool2d(images, reach_px, 1, reach_px // 2)
-    total, count = near[(slice(None), *place)]
-    borrowed = total / count.clamp_min(1e-6)
-    return torch.where(hit > 0, own, borrowed), (count > 1e-6).float()
+    total, count = window_sums(images, reach_px)[(slice(None), *place)]
+    borrowed = total / count.clamp_min(1.0)
+    return torch.where(hit > 0, own, borrowed), (count > 0.5).float()
+
+
+def window_sums(image: Tensor, side_px: int) -> Tensor:
+    """Sums of an image (..., H, W) over a square about each pixel, its side an odd number."""
+    reach, pad = side_px // 2, torch.nn.functional.pad
+    for axis, sides in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
+        count = image.shape[axis]
+        padded = pad(image, [reach * side for side in sides])
+        running = pad(padded.cumsum(axis), [sides[0], 0, sides[2], 0])
+        image = running.narrow(axis, side_px, count) - running.narrow(axis, 0, count)
+    return image
 
 
 def blurred(image: Tensor, sigma_px: float) -> Tensor:

@@ -58,8 +58,9 @@ def surface_of(
 
 def guarded(views: Views, refined: Cameras, mesh: Mesh) -> tuple[Cameras, list[int]]:
     """Refined cameras, but the given one where it fits its silhouette clearly better; and which."""
-    before = silhouette_overlap(mesh, views.cameras, views.masks)
-    after = silhouette_overlap(mesh, refined, views.masks)
+    caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
+    before = silhouette_overlap(caster, views.cameras, views.masks)
+    after = silhouette_overlap(caster, refined, views.masks)
     worse = (after < before - _WORSE_IOU).nonzero()[:, 0].tolist()
     if not worse:
         return refined, []
@@ -71,9 +72,8 @@ def guarded(views: Views, refined: Cameras, mesh: Mesh) -> tuple[Cameras, list[i
     return replace(refined, world_to_camera=poses), worse
 
 
-def silhouette_overlap(mesh: Mesh, cameras: Cameras, masks: Tensor) -> Tensor:
-    """(V,) intersection over union of a mesh's silhouettes and masks (V, H, W)."""
-    caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
+def silhouette_overlap(caster: RayCaster, cameras: Cameras, masks: Tensor) -> Tensor:
+    """(V,) intersection over union of a surface's silhouettes and masks (V, H, W)."""
     rows, columns = torch.meshgrid(
         torch.arange(cameras.height), torch.arange(cameras.width), indexing="ij"
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import InputError, StageError
 from ..meshing.isosurface import extract_surface
 from ..progress import SILENT, Progress
+from ..rendering.raycast import RayCaster
 from ..views import Views
 from .alignment import Alignment
 from .conflict import ConflictModel
@@ -86,7 +87,9 @@ def pose_misfit(views: Views, hull: SdfGrid) -> float:
     Exact poses leave a hull that fills all masks but for its rounded ridges; poses that are off by
     a degree or two carve a rim off each.
     """
-    overlap = silhouette_overlap(extract_surface(hull), views.cameras, views.masks)
+    mesh = extract_surface(hull)
+    caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
+    overlap = silhouette_overlap(caster, views.cameras, views.masks)
     low, high = _OVERLAP_OF_WRONG, _OVERLAP_OF_EXACT
     return float(((high - overlap.mean()) / (high - low)).clamp(0.0, 1.0))
 

@@ -148,9 +148,9 @@ _DRAFT = (
 )
 _FAST = (
     LevelConfig(32, 60, 0.06, 1.0, 0.10, 6e-3),
-    LevelConfig(64, 90, 0.10, 1.0, 0.10, 4e-3),
-    LevelConfig(112, 60, 0.15, 1.3, 0.08, 1.6e-3, align_every=5),
-    LevelConfig(176, 60, 0.16, 1.6, 0.06, 4e-4, align_every=5),
+    LevelConfig(64, 90, 0.05, 1.0, 0.10, 4e-3),
+    LevelConfig(112, 60, 0.10, 1.3, 0.08, 1.6e-3, align_every=6),
+    LevelConfig(176, 40, 0.14, 1.6, 0.08, 4e-4, align_every=8),
 )
 _QUALITY = (
     LevelConfig(32, 100, 0.12, 1.0, 0.10, 6e-3),
@@ -174,7 +174,7 @@ class SdfFusionConfig:
     """grid: dense and fast; hashgrid: hash grid and small networks, as in the paper."""
     start: StartKind = "hull"
     """hull: the silhouettes' visual hull; sphere: a ball that holds it."""
-    hull: HullConfig = made_by(default_factory=lambda: HullConfig(resolution=160))
+    hull: HullConfig = made_by(default_factory=lambda: HullConfig(resolution=112))
     """The hull to start from."""
     inflate: float = 0.012
     """The start is made larger by up to this, over the longest side: wrong poses carve too much

@@ -12,7 +12,14 @@ from nova3d_core.cameras import orbit_cameras
 from nova3d_core.evaluation.conditions import noisy_cameras
 from nova3d_core.evaluation.config import ConditionConfig
 from nova3d_core.evaluation.poses import pose_figures
-from nova3d_core.fusion.alignment import Alignment, blurred, coarser, flow_of, rays_at
+from nova3d_core.fusion.alignment import (
+    Alignment,
+    blurred,
+    coarser,
+    flow_of,
+    rays_at,
+    window_sums,
+)
 from nova3d_core.fusion.fields.grid import DenseGrid
 from nova3d_core.fusion.poses import PoseTable
 from nova3d_core.fusion.rays import ray_bank
@@ -108,6 +115,19 @@ def test_flow_is_what_a_small_motion_does_to_pixels(kind):
         step[index] = 2e-3
         found = (pixels(step)[1] - pixels(-step)[1]) / 4e-3
         torch.testing.assert_close(flow[:, :, index], found, atol=0.1, rtol=2e-3)
+
+
+@pytest.mark.parametrize("side_px", [1, 3, 11])
+def test_window_sums_are_those_of_a_convolution(side_px):
+    image = randn(3, 2, 20, 20, seed=3)
+    weights = torch.ones(1, 1, side_px, side_px)
+    found = window_sums(image, side_px)
+    expected = torch.nn.functional.conv2d(
+        image.reshape(6, 1, 20, 20), weights, padding=side_px // 2
+    )
+    torch.testing.assert_close(found, expected.reshape(3, 2, 20, 20), rtol=0, atol=1e-4)
+    ones = (image > 0.9).float()
+    assert torch.equal(window_sums(ones, side_px), window_sums(ones, side_px).round())
 
 
 @pytest.mark.parametrize("sigma_px", [0.7, 1.4, 2.7])

@@ -16,6 +16,7 @@ from nova3d_core.fusion.finish import guarded, silhouette_overlap
 from nova3d_core.fusion.poses import PoseTable, cross_matrix, decayed, rotation_about, turn_deg
 from nova3d_core.fusion.rays import rays_of
 from nova3d_core.fusion.sdf_config import PoseConfig
+from nova3d_core.rendering.raycast import RayCaster
 from nova3d_core.rendering.views import render_views
 from nova3d_core.rigs import RigConfig
 
@@ -255,7 +256,8 @@ def test_guard_puts_back_the_views_that_were_made_worse(kind, l_solid):
     expected = refined.world_to_camera.clone()
     expected[2:] = given.world_to_camera[2:]
     assert torch.equal(kept.world_to_camera, expected)
-    overlap = silhouette_overlap(l_solid, true, views.masks)
+    caster = RayCaster(l_solid.vertices.numpy(), l_solid.faces.numpy())
+    overlap = silhouette_overlap(caster, true, views.masks)
     assert overlap.min() > 0.97 and overlap.max() <= 1.0
     same, none = guarded(views, true, l_solid)
     assert none == [] and same is true
