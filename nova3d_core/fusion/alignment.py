@@ -44,16 +44,18 @@ _RAYS_AT_ONCE = 65_536
 
 @dataclass(frozen=True, eq=False)
 class _Pictures:
-    """What the N rays show and should show."""
+    """What M rays show and should show."""
 
     seen: Tensor
-    """(N, 7) opacity, normal, colour as rendered, weighted."""
+    """(M, 7) opacity, normal, colour as rendered, weighted."""
     wanted: Tensor
-    """(N, 7) the same as given."""
+    """(M, 7) the same as given, blurred."""
+    wanted_slope: Tensor
+    """(M, 7, 2) its slopes by x and y, for each pixel of the pictures looked at."""
     depth: Tensor
-    """(N,) where each ray ends, world units along it; borrowed beside the object."""
+    """(M,) where each ray ends, world units along it; borrowed beside the object."""
     trust: Tensor
-    """(N,) weights from conflict, 0 where there is no depth."""
+    """(M,) weights from conflict, 0 where there is no depth."""
 
 
 class Alignment:
@@ -62,18 +64,17 @@ class Alignment:
     Args:
         bank: N rays of all views, view after view.
         cameras: V given cameras.
-        stride: look at every so many-th row and column of the pictures only.
+        stride: render every so many-th row and column of the pictures only, M rays.
     """
 
     def __init__(self, bank: RayBank, cameras: Cameras, stride: int = 1):
-        self._rays, self._stride = rays_at(bank, stride), stride
-        self._bank, self._cameras = coarser(bank, cameras, self._rays, stride)
-        bank = self._bank
-        counts = torch.bincount(bank.view, minlength=len(cameras)).tolist()
-        ends = torch.tensor(counts).cumsum(0).tolist()
-        self._rays_of = [slice(end - n, end) for n, end in zip(counts, ends, strict=True)]
+        self._stride, self._rays = stride, rays_at(bank, stride)
+        self._full, self._bank, self._cameras = bank, *coarser(bank, cameras, self._rays, stride)
+        self._rays_of = _parts(self._bank, len(cameras))
+        self._normal_weight = _normal_weight(bank)
+        self._given: tuple[Tensor, Tensor] | None = None
         self._velocity = torch.zeros(len(cameras), 6, device=bank.origin.device)
-        self._pixel_side = stride * math.sqrt(bank.area * len(cameras) / 3.0)
+        self._pixel_side = math.sqrt(bank.area * len(cameras) / 3.0)
 
     def step(
         self, field: Field, poses: PoseTable, gains: Tensor, conflict: Tensor, spread_rad: float
@@ -81,18 +82,20 @@ class Alignment:
         """Moves all poses towards where their pictures fit best.
 
         Args:
-            field: the surface as it is.
+            field: the surface as it is; its cells may not change between the steps.
             poses: moved in place.
             gains: (V, 3) exposure of each view.
             conflict: (N,) H of the bank's pixels; what conflicts counts less.
             spread_rad: standard deviation of the given poses' errors, radians.
         """
-        conflict = conflict[self._rays]
-        pictures, origin, direction = self._render(field, poses, gains, conflict)
         cell_px = field.spacing / self._pixel_side
-        blur_px = min(max(_BLUR_CELLS * cell_px, _LEAST_BLUR_PX), _REACH_PX / 4)
+        blur_px = max(_BLUR_CELLS * cell_px, _LEAST_BLUR_PX * self._stride)
+        blur_px = min(blur_px, _REACH_PX / 4 * self._stride)
+        if self._given is None:
+            self._given = self._given_pictures(blur_px)
+        pictures, origin, direction = self._render(field, poses, gains, conflict[self._rays])
         systems = [
-            self._system(view, pictures, origin, direction, poses, blur_px)
+            self._system(view, pictures, origin, direction, poses, blur_px / self._stride)
             for view in range(len(self._cameras))
         ]
         normal, right, error, weight = (torch.stack(part) for part in zip(*systems, strict=True))
@@ -102,10 +105,26 @@ class Alignment:
         self._velocity = _MOMENTUM * self._velocity + motion
         poses.apply(self._velocity[:, :3], self._velocity[:, 3:])
 
+    def _given_pictures(self, blur_px: float) -> tuple[Tensor, Tensor]:
+        """(M, 7) what the rays should see, blurred, and its slopes (M, 7, 2).
+
+        All pixels are blurred, those between the chosen rows and columns, too.
+        """
+        bank, (of_mask, _, of_colour) = self._full, WEIGHTS
+        mask = bank.mask[:, None]
+        normal = self._normal_weight * bank.normal * mask
+        given = torch.cat([of_mask * mask, normal, of_colour * bank.colour], dim=1)
+        pixel = bank.pixel.long()
+        parts = [
+            softened(given[rays], pixel[rays], blur_px) for rays in _parts(bank, len(self._cameras))
+        ]
+        values, slopes = (torch.cat(each)[self._rays] for each in zip(*parts, strict=True))
+        return values, slopes * self._stride
+
     def _render(
         self, field: Field, poses: PoseTable, gains: Tensor, conflict: Tensor
     ) -> tuple[_Pictures, Tensor, Tensor]:
-        """All rays rendered where the poses have them; their origins and directions (N, 3)."""
+        """All rays rendered where the poses have them; their origins and directions (M, 3)."""
         bank, cameras = self._bank, self._cameras
         origin, direction = poses.moved(bank.view, bank.origin, bank.direction)
         parts = [
@@ -116,11 +135,17 @@ class Alignment:
         ]
         names = ("opacity", "gradient", "colour", "depth")
         rendered = Rendered(*(torch.cat([getattr(part, n) for part in parts]) for n in names))
-        seen, wanted = _features(bank, poses, gains, rendered)
+        seen = _features(rendered, self._normal_weight[self._rays], gains[bank.view])
+        wanted, slope = self._given
+        if bank.turns_normals:
+            turn = poses.rotation[bank.view]  # (M, 3, 3)
+            wanted, slope = wanted.clone(), slope.clone()
+            wanted[:, 1:4] = (turn @ wanted[:, 1:4, None])[..., 0]
+            slope[:, 1:4] = turn @ slope[:, 1:4]
         place = (bank.view, bank.pixel[:, 1].long(), bank.pixel[:, 0].long())
         shape = (len(cameras), cameras.height, cameras.width)
         depth, known = _filled_depth(rendered, place, shape, _odd(_REACH_PX / self._stride))
-        pictures = _Pictures(seen, wanted, depth, known * (1.0 - conflict))
+        pictures = _Pictures(seen, wanted, slope, depth, known * (1.0 - conflict))
         return pictures, origin, direction
 
     def _system(
@@ -133,20 +158,13 @@ class Alignment:
         blur_px: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A view's normal equations: (6, 6), (6,), and its summed weighted error and weight."""
-        rays = self._rays_of[view]
-        pixel = self._bank.pixel[rays].long()
-        pixel = pixel - pixel.amin(dim=0)  # beyond this box the pictures are black
-        size = (pixel.amax(dim=0) + 1).flip(0).tolist()
-        both = torch.cat([pictures.seen[rays], pictures.wanted[rays]], dim=1)  # (n, 14)
-        image = torch.zeros(14, *size, device=both.device)
-        image[:, pixel[:, 1], pixel[:, 0]] = both.T
-        image = blurred(image, blur_px)
-        slope = _slopes((image[:7] + image[7:]) / 2)[:, :, pixel[:, 1], pixel[:, 0]]  # (2, 7, n)
-        seen, wanted = image[:, pixel[:, 1], pixel[:, 0]].T.split(7, dim=1)  # (n, 7)
+        bank, rays = self._bank, self._rays_of[view]
+        seen, slope = softened(pictures.seen[rays], bank.pixel[rays].long(), blur_px)
+        wanted = pictures.wanted[rays]
+        slope = (slope + pictures.wanted_slope[rays]) / 2
         points = origin[rays] + pictures.depth[rays, None] * direction[rays]
-        flow = flow_of(points, view, poses, self._cameras)  # (n, 2, 6)
-        jacobian = -slope.permute(2, 1, 0) @ flow  # (n, 7, 6)
-        if self._bank.turns_normals:
+        jacobian = -slope @ flow_of(points, view, poses, self._cameras)  # (n, 7, 6)
+        if bank.turns_normals:
             # given normals R N turn by w x R N with the pose
             jacobian[:, 1:4, :3] += cross_matrix(wanted[:, 1:4])
         residual = wanted - seen
@@ -180,33 +198,35 @@ def coarser(
     return replace(bank, **chosen), small
 
 
+def _parts(bank: RayBank, views: int) -> list[slice]:
+    """Where each view's rays stand."""
+    counts = torch.bincount(bank.view, minlength=views).tolist()
+    ends = torch.tensor(counts).cumsum(0).tolist()
+    return [slice(end - n, end) for n, end in zip(counts, ends, strict=True)]
+
+
 def _odd(number: float) -> int:
     """The nearest odd whole number."""
     return 2 * round((number - 1.0) / 2.0) + 1
 
 
-def _features(
-    bank: RayBank, poses: PoseTable, gains: Tensor, rendered: Rendered
-) -> tuple[Tensor, Tensor]:
-    """(N, 7) mask, normal, colour as rendered, and as given."""
-    of_mask, of_normal, of_colour = WEIGHTS
-    given = bank.normal
-    if bank.turns_normals:
-        given = torch.einsum("nij,nj->ni", poses.rotation[bank.view], given)
+def _normal_weight(bank: RayBank) -> Tensor:
+    """(N, 1) what differences of normals count at each ray.
+
+    Beside the object the given normal is zero, which shows its silhouette once more.
+    """
     has_normal = bank.normal.norm(dim=1, keepdim=True) > 0.5
-    # beside the object the given normal is zero, which shows its silhouette once more
-    counts = of_normal * (has_normal | (bank.mask[:, None] <= 0.5)).float()
-    counts = counts * float(has_normal.any())
+    counts = has_normal | (bank.mask[:, None] <= 0.5)
+    return WEIGHTS[1] * counts.float() * float(has_normal.any())
+
+
+def _features(rendered: Rendered, normal_weight: Tensor, gains: Tensor) -> Tensor:
+    """(M, 7) mask, normal, colour as rendered; gains (M, 3)."""
+    of_mask, _, of_colour = WEIGHTS
+    opacity = rendered.opacity[:, None]
     length = rendered.gradient.norm(dim=1, keepdim=True).clamp_min(1e-3)
-    normal = rendered.gradient / length * rendered.opacity[:, None]
-    colour = rendered.colour * gains[bank.view]
-    seen = [of_mask * rendered.opacity[:, None], counts * normal, of_colour * colour]
-    wanted = [
-        of_mask * bank.mask[:, None],
-        counts * given * bank.mask[:, None],
-        of_colour * bank.colour,
-    ]
-    return torch.cat(seen, dim=1), torch.cat(wanted, dim=1)
+    normal = normal_weight * rendered.gradient / length * opacity
+    return torch.cat([of_mask * opacity, normal, of_colour * rendered.colour * gains], dim=1)
 
 
 def _filled_depth(
@@ -231,6 +251,20 @@ def window_sums(image: Tensor, side_px: int) -> Tensor:
         running = pad(padded.cumsum(axis), [sides[0], 0, sides[2], 0])
         image = running.narrow(axis, side_px, count) - running.narrow(axis, 0, count)
     return image
+
+
+def softened(values: Tensor, pixel: Tensor, sigma_px: float) -> tuple[Tensor, Tensor]:
+    """Values (n, C) of pixels (n, 2), blurred in their picture, and its slopes (n, C, 2).
+
+    The picture is black where there is no pixel.
+    """
+    pixel = pixel - pixel.amin(dim=0)  # beyond this box all is black
+    x, y = pixel.unbind(dim=1)
+    width, height = (pixel.amax(dim=0) + 1).tolist()
+    image = torch.zeros(values.shape[1], height, width, device=values.device)
+    image[:, y, x] = values.T
+    image = blurred(image, sigma_px)
+    return image[:, y, x].T, _slopes(image)[:, :, y, x].permute(2, 1, 0)
 
 
 def blurred(image: Tensor, sigma_px: float) -> Tensor:

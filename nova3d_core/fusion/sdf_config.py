@@ -128,6 +128,8 @@ class LevelConfig:
     """Align all views with the surface at every so many steps, in place of gradients; 0: never."""
     align_stride: int = 1
     """Aligning looks at every so many-th row and column of the pictures."""
+    most_rays: int = 0
+    """No step looks at more rays, however many pixels there are; 0: no such limit."""
 
     def __post_init__(self):
         check_between("level resolution", self.resolution, 8, 1024)
@@ -139,6 +141,7 @@ class LevelConfig:
         check_between("level colour_step", self.colour_step, 0.0, 1.0)
         check_between("level align_every", self.align_every, 0, 1000)
         check_between("level align_stride", self.align_stride, 1, 16)
+        check_between("level most_rays", self.most_rays, 0, 10**9)
 
 
 _DRAFT = (
@@ -147,10 +150,10 @@ _DRAFT = (
     LevelConfig(104, 28, 0.08, 1.4, 0.10, 8e-4, align_every=4, align_stride=2),
 )
 _FAST = (
-    LevelConfig(32, 60, 0.06, 1.0, 0.10, 6e-3),
-    LevelConfig(64, 90, 0.05, 1.0, 0.10, 4e-3),
-    LevelConfig(112, 60, 0.10, 1.3, 0.08, 1.6e-3, align_every=6),
-    LevelConfig(176, 40, 0.14, 1.6, 0.08, 4e-4, align_every=8),
+    LevelConfig(32, 60, 0.04, 1.0, 0.10, 6e-3),
+    LevelConfig(64, 90, 0.04, 1.0, 0.10, 4e-3),
+    LevelConfig(112, 60, 0.10, 1.3, 0.08, 1.6e-3, align_every=6, most_rays=22_000),
+    LevelConfig(176, 40, 0.14, 1.6, 0.08, 4e-4, align_every=8, most_rays=30_000),
 )
 _QUALITY = (
     LevelConfig(32, 100, 0.12, 1.0, 0.10, 6e-3),
@@ -193,7 +196,7 @@ class SdfFusionConfig:
     """Pixels this far outside the masks are looked at, too."""
     seed: int = 0
     """Start of the random choice of rays; the same seed repeats bit for bit on a CPU."""
-    min_rays: int = 16_000
+    min_rays: int = 10_000
     """A step looks at this many rays, where there are so many and the level's share is less."""
     max_rays: int = 400_000
     """Rays at once, which bounds the memory; halved and tried again when memory runs out."""
