@@ -208,9 +208,7 @@ def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progres
 def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float) -> None:
     """One step of everything, its rays in parts that fit the memory."""
     bank, config = run.bank, run.config
-    wanted = max(round(level.ray_share * len(bank)), config.min_rays)
-    wanted = min(wanted, level.most_rays or wanted)
-    chosen = run.draw.next(wanted).to(run.device)
+    chosen = run.draw.next(level.rays(len(bank), config.min_rays)).to(run.device)
     scale = bank.area * len(bank) / len(chosen)
     run.field.measure = scale
     for ids in chosen.split(run.max_rays):

@@ -143,6 +143,11 @@ class LevelConfig:
         check_between("level align_stride", self.align_stride, 1, 16)
         check_between("level most_rays", self.most_rays, 0, 10**9)
 
+    def rays(self, count: int, least: int) -> int:
+        """How many of `count` rays a step looks at: its share, or at least so many."""
+        wanted = max(round(self.ray_share * count), least)
+        return min(wanted, self.most_rays or wanted)
+
 
 _DRAFT = (
     LevelConfig(32, 36, 0.04, 1.0, 0.12, 6e-3),

@@ -18,6 +18,7 @@ from nova3d_core.fusion.alignment import (
     coarser,
     flow_of,
     rays_at,
+    softened,
     window_sums,
 )
 from nova3d_core.fusion.fields.grid import DenseGrid
@@ -115,6 +116,23 @@ def test_flow_is_what_a_small_motion_does_to_pixels(kind):
         step[index] = 2e-3
         found = (pixels(step)[1] - pixels(-step)[1]) / 4e-3
         torch.testing.assert_close(flow[:, :, index], found, atol=0.1, rtol=2e-3)
+
+
+def test_softened_pixels_are_those_of_the_whole_blurred_picture():
+    chosen = torch.rand(30, 40, generator=torch.Generator().manual_seed(1)) > 0.3
+    chosen[:4], chosen[:, 31:] = False, False
+    y, x = chosen.nonzero().unbind(dim=1)
+    values = randn(len(x), 5, seed=2)
+    found, slopes = softened(values, torch.stack([x, y], dim=1), 1.3)
+    image = torch.zeros(5, 34, 44)  # with two more pixels on each side
+    image[:, y + 2, x + 2] = values.T
+    image = blurred(image, 1.3)
+    torch.testing.assert_close(found, image[:, y + 2, x + 2].T)
+    along_x = (image[:, y + 2, x + 3] - image[:, y + 2, x + 1]) / 2
+    along_y = (image[:, y + 3, x + 2] - image[:, y + 1, x + 2]) / 2
+    inside = (x > x.min()) & (x < x.max()) & (y > y.min()) & (y < y.max())
+    expected = torch.stack([along_x.T, along_y.T], dim=2)
+    torch.testing.assert_close(slopes[inside], expected[inside])
 
 
 @pytest.mark.parametrize("side_px", [1, 3, 11])

@@ -108,6 +108,25 @@ def events_of(collected, then=None):
     return report
 
 
+def test_a_step_looks_at_its_share_of_the_rays_within_bounds(views, monkeypatch):
+    drawn = []
+
+    def recorded(self, size):
+        drawn.append(size)
+        return whole(self, size)
+
+    whole = optimise.RayDraw.next
+    monkeypatch.setattr(optimise.RayDraw, "next", recorded)
+    levels = (
+        LevelConfig(24, 2, 0.5, most_rays=700),
+        LevelConfig(24, 2, 0.5),
+        LevelConfig(24, 2, 1e-4),
+    )
+    surface = fuse_sdf(views, replace(QUICK, levels=levels))
+    half = round(0.5 * surface.report.rays)
+    assert half > 700 and drawn == [700, 700, half, half, 256, 256]
+
+
 def test_the_surface_is_where_the_truth_is(fused, pebble):
     assert mean_error_cells(fused, pebble) < 0.25
     assert (fused.sdf(0.8 * pebble.vertices) < 0).all()
