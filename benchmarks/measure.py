@@ -20,6 +20,8 @@ import psutil
 from nova3d_core.progress import Progress, ProgressEvent
 
 SAMPLE_EVERY_S = 0.01
+LOOK_FOR_WORKERS_EVERY_S = 0.1
+"""Finding workers reads the whole table of processes, which takes a core's time from the run."""
 
 Measured = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 """Condition -> object -> name of the figure -> its value; None or absent: there is none."""
@@ -56,13 +58,16 @@ class StageMemory:
         self._stage = event.stage
 
     def _watch(self) -> None:
+        looked, workers = float("-inf"), 0.0
         while not self._stop.is_set():
-            now = self._resident_mib()
+            if time.perf_counter() - looked >= LOOK_FOR_WORKERS_EVERY_S:
+                looked, workers = time.perf_counter(), self._workers_mib()
+            now = self._process.memory_info().rss / 2**20 + workers
             self.peak_mib[self._stage] = max(now, self.peak_mib.get(self._stage, 0.0))
             time.sleep(SAMPLE_EVERY_S)
 
-    def _resident_mib(self) -> float:
-        total = self._process.memory_info().rss
+    def _workers_mib(self) -> float:
+        total = 0
         for child in self._process.children(recursive=True):
             try:
                 total += child.memory_info().rss
