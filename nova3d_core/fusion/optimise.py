@@ -166,7 +166,8 @@ def _retry_with_fewer_rays(run: _Run, index: int, level: LevelConfig, progress: 
             _optimise_level(run, index, level, progress)
             break
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            run.max_rays = min(run.max_rays, round(level.ray_share * len(run.bank))) // 2
+            at_once = level.rays(len(run.bank), run.config.min_rays)
+            run.max_rays = min(run.max_rays, at_once) // 2
             if run.max_rays < _LEAST_RAYS:
                 raise StageError(
                     f"{STAGE}, level {index}",
