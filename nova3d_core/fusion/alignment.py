@@ -64,17 +64,23 @@ class Alignment:
     Args:
         bank: N rays of all views, view after view.
         cameras: V given cameras.
+        cell: world size of the field's cells.
         stride: render every so many-th row and column of the pictures only, M rays.
     """
 
-    def __init__(self, bank: RayBank, cameras: Cameras, stride: int = 1):
+    def __init__(self, bank: RayBank, cameras: Cameras, cell: float, stride: int = 1):
         self._stride, self._rays = stride, rays_at(bank, stride)
-        self._full, self._bank, self._cameras = bank, *coarser(bank, cameras, self._rays, stride)
+        self._bank, self._cameras = coarser(bank, cameras, self._rays, stride)
         self._rays_of = _parts(self._bank, len(cameras))
-        self._normal_weight = _normal_weight(bank)
-        self._given: tuple[Tensor, Tensor] | None = None
         self._velocity = torch.zeros(len(cameras), 6, device=bank.origin.device)
-        self._pixel_side = math.sqrt(bank.area * len(cameras) / 3.0)
+        cell_px = cell / math.sqrt(bank.area * len(cameras) / 3.0)
+        blur_px = max(_BLUR_CELLS * cell_px, _LEAST_BLUR_PX * stride)
+        blur_px = min(blur_px, _REACH_PX / 4 * stride)
+        self._blur_px = blur_px / stride
+        weight = _normal_weight(bank)
+        given, slopes = _given(bank, weight, len(cameras), blur_px)
+        self._normal_weight, self._given = weight[self._rays], given[self._rays]
+        self._given_slope = slopes[self._rays] * stride
 
     def step(
         self, field: Field, poses: PoseTable, gains: Tensor, conflict: Tensor, spread_rad: float
@@ -82,20 +88,15 @@ class Alignment:
         """Moves all poses towards where their pictures fit best.
 
         Args:
-            field: the surface as it is; its cells may not change between the steps.
+            field: the surface as it is.
             poses: moved in place.
             gains: (V, 3) exposure of each view.
             conflict: (N,) H of the bank's pixels; what conflicts counts less.
             spread_rad: standard deviation of the given poses' errors, radians.
         """
-        cell_px = field.spacing / self._pixel_side
-        blur_px = max(_BLUR_CELLS * cell_px, _LEAST_BLUR_PX * self._stride)
-        blur_px = min(blur_px, _REACH_PX / 4 * self._stride)
-        if self._given is None:
-            self._given = self._given_pictures(blur_px)
         pictures, origin, direction = self._render(field, poses, gains, conflict[self._rays])
         systems = [
-            self._system(view, pictures, origin, direction, poses, blur_px / self._stride)
+            self._system(view, pictures, origin, direction, poses)
             for view in range(len(self._cameras))
         ]
         normal, right, error, weight = (torch.stack(part) for part in zip(*systems, strict=True))
@@ -104,22 +105,6 @@ class Alignment:
         motion = _solve(normal, right, noise, poses, spread_rad)
         self._velocity = _MOMENTUM * self._velocity + motion
         poses.apply(self._velocity[:, :3], self._velocity[:, 3:])
-
-    def _given_pictures(self, blur_px: float) -> tuple[Tensor, Tensor]:
-        """(M, 7) what the rays should see, blurred, and its slopes (M, 7, 2).
-
-        All pixels are blurred, those between the chosen rows and columns, too.
-        """
-        bank, (of_mask, _, of_colour) = self._full, WEIGHTS
-        mask = bank.mask[:, None]
-        normal = self._normal_weight * bank.normal * mask
-        given = torch.cat([of_mask * mask, normal, of_colour * bank.colour], dim=1)
-        pixel = bank.pixel.long()
-        parts = [
-            softened(given[rays], pixel[rays], blur_px) for rays in _parts(bank, len(self._cameras))
-        ]
-        values, slopes = (torch.cat(each)[self._rays] for each in zip(*parts, strict=True))
-        return values, slopes * self._stride
 
     def _render(
         self, field: Field, poses: PoseTable, gains: Tensor, conflict: Tensor
@@ -135,8 +120,8 @@ class Alignment:
         ]
         names = ("opacity", "gradient", "colour", "depth")
         rendered = Rendered(*(torch.cat([getattr(part, n) for part in parts]) for n in names))
-        seen = _features(rendered, self._normal_weight[self._rays], gains[bank.view])
-        wanted, slope = self._given
+        seen = _features(rendered, self._normal_weight, gains[bank.view])
+        wanted, slope = self._given, self._given_slope
         if bank.turns_normals:
             turn = poses.rotation[bank.view]  # (M, 3, 3)
             wanted, slope = wanted.clone(), slope.clone()
@@ -155,11 +140,10 @@ class Alignment:
         origin: Tensor,
         direction: Tensor,
         poses: PoseTable,
-        blur_px: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A view's normal equations: (6, 6), (6,), and its summed weighted error and weight."""
         bank, rays = self._bank, self._rays_of[view]
-        seen, slope = softened(pictures.seen[rays], bank.pixel[rays].long(), blur_px)
+        seen, slope = softened(pictures.seen[rays], bank.pixel[rays].long(), self._blur_px)
         wanted = pictures.wanted[rays]
         slope = (slope + pictures.wanted_slope[rays]) / 2
         points = origin[rays] + pictures.depth[rays, None] * direction[rays]
@@ -218,6 +202,22 @@ def _normal_weight(bank: RayBank) -> Tensor:
     has_normal = bank.normal.norm(dim=1, keepdim=True) > 0.5
     counts = has_normal | (bank.mask[:, None] <= 0.5)
     return WEIGHTS[1] * counts.float() * float(has_normal.any())
+
+
+def _given(
+    bank: RayBank, normal_weight: Tensor, views: int, blur_px: float
+) -> tuple[Tensor, Tensor]:
+    """(N, 7) mask, normal, colour as given, blurred; and their slopes (N, 7, 2).
+
+    All pixels are blurred, those between the rows and columns that are rendered, too.
+    """
+    of_mask, _, of_colour = WEIGHTS
+    mask, pixel = bank.mask[:, None], bank.pixel.long()
+    normal = normal_weight * bank.normal * mask
+    given = torch.cat([of_mask * mask, normal, of_colour * bank.colour], dim=1)
+    parts = [softened(given[rays], pixel[rays], blur_px) for rays in _parts(bank, views)]
+    values, slopes = zip(*parts, strict=True)
+    return torch.cat(values), torch.cat(slopes)
 
 
 def _features(rendered: Rendered, normal_weight: Tensor, gains: Tensor) -> Tensor:

@@ -183,7 +183,9 @@ def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progres
     run.field.begin_level(level)
     total = run.config.total_steps
     aligns = run.config.poses.refine and level.align_every > 0
-    alignment = Alignment(run.bank, run.cameras, level.align_stride) if aligns else None
+    alignment = None
+    if aligns:
+        alignment = Alignment(run.bank, run.cameras, run.field.spacing, level.align_stride)
     for step in range(level.steps):
         if step and step % _TIDY_EVERY == 0:
             run.field.tidy()

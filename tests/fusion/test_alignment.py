@@ -89,7 +89,7 @@ def taken(pebble, kind, camera_frame=False):
 def aligned(field, views, steps=10, spread_rad=WIDE, conflict=None, stride=1):
     bank = ray_bank(views, 5, True)
     poses = PoseTable(views.cameras, torch.zeros(3), PoseConfig())
-    alignment = Alignment(bank, views.cameras, stride)
+    alignment = Alignment(bank, views.cameras, field.spacing, stride)
     gains = torch.ones(len(views), 3)
     conflict = torch.zeros(len(bank)) if conflict is None else conflict(bank)
     for _ in range(steps):
@@ -227,7 +227,7 @@ def test_a_common_shift_is_seen_in_perspective(field, pebble):
     shift = torch.tensor([0.0, 0.0, 0.01])
     depths = poses.depths
     poses.apply(torch.zeros(8, 3), shift - (depths @ shift)[:, None] * depths)
-    alignment = Alignment(bank, views.cameras)
+    alignment = Alignment(bank, views.cameras, field.spacing)
     for _ in range(12):
         alignment.step(field, poses, torch.ones(8, 3), torch.zeros(len(bank)), WIDE)
     in_plane = poses.shift - (poses.shift * depths).sum(dim=1, keepdim=True) * depths
