@@ -18,7 +18,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from .fields.base import Field, Rendered
 from .poses import PoseTable, axis_angle, cross_matrix
-from .rays import RayBank
+from .rays import RayBank, pixel_side
 
 WEIGHTS = (1.0, 0.5, 0.3)
 """Of the differences of mask, normal and colour."""
@@ -73,7 +73,7 @@ class Alignment:
         self._bank, self._cameras = coarser(bank, cameras, self._rays, stride)
         self._rays_of = _parts(self._bank, len(cameras))
         self._velocity = torch.zeros(len(cameras), 6, device=bank.origin.device)
-        cell_px = cell / math.sqrt(bank.area * len(cameras) / 3.0)
+        cell_px = cell / pixel_side(bank, len(cameras))
         blur_px = max(_BLUR_CELLS * cell_px, _LEAST_BLUR_PX * stride)
         blur_px = min(blur_px, _REACH_PX / 4 * stride)
         self._blur_px = blur_px / stride

@@ -27,6 +27,7 @@ from .preview import PreviewClock, preview_picture
 from .rays import RayBank, RayDraw, ray_bank
 from .sdf_config import LevelConfig, SdfFusionConfig
 from .sdf_grid import SdfGrid
+from .soft_masks import softened_bank
 from .surface import Surface
 from .visual_hull import carve_hull
 
@@ -118,7 +119,8 @@ class _Run:
         low, high = bounds_of(start)
         cameras = views.cameras.to(device)
         bank = ray_bank(views, config.margin_px, config.use_normals)
-        self.bank: RayBank = bank.to(device)
+        self.given: RayBank = bank.to(device)
+        self.bank = self.given
         self.field: Field = _field(start, config, device, len(views))
         self.poses = PoseTable(cameras, ((low + high) / 2).to(device), config.poses)
         self.conflict = ConflictModel(cameras, config.conflict)
@@ -181,6 +183,10 @@ def _retry_with_fewer_rays(run: _Run, index: int, level: LevelConfig, progress: 
 
 def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progress) -> None:
     run.field.begin_level(level)
+    run.bank = run.given
+    if level.soft_masks:
+        sharpness = level.sharpness / run.field.spacing
+        run.bank = softened_bank(run.given, run.cameras, sharpness)
     total = run.config.total_steps
     aligns = run.config.poses.refine and level.align_every > 0
     alignment = None
@@ -214,12 +220,13 @@ def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float) -> None:
     chosen = run.draw.next(level.rays(len(bank), config.min_rays)).to(run.device)
     scale = bank.area * len(bank) / len(chosen)
     run.field.measure = scale
+    weights = replace(config.loss, mask=config.loss.mask * level.mask_weight)
     for ids in chosen.split(run.max_rays):
         view, pixel = bank.view[ids], bank.pixel[ids]
         origin, direction = run.poses.moved(view, bank.origin[ids], bank.direction[ids])
         rendered = run.field.render(origin, direction)
         targets = _targets(run, ids, rendered.colour)
-        loss = ray_loss(rendered, targets, config.loss, run.conflict.price(run.done))
+        loss = ray_loss(rendered, targets, weights, run.conflict.price(run.done))
         by = run.field.backward(
             loss.by_opacity * scale,
             loss.by_gradient * scale,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -104,6 +105,11 @@ def pixel_area(cameras: Cameras, centre: Tensor) -> float:
     if cameras.kind == "perspective":
         side = side * cameras.project(centre[None])[1].abs()
     return float(side.prod(dim=1).mean())
+
+
+def pixel_side(bank: RayBank, views: int) -> float:
+    """World side of a pixel at the object, for a bank of so many views."""
+    return math.sqrt(bank.area * views / 3.0)
 
 
 def _centre(cameras: Cameras, mask: Tensor, view: Tensor, pixel: Tensor) -> Tensor:

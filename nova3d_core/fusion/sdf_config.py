@@ -130,6 +130,10 @@ class LevelConfig:
     """Aligning looks at every so many-th row and column of the pictures."""
     most_rays: int = 0
     """No step looks at more rays, however many pixels there are; 0: no such limit."""
+    soft_masks: bool = False
+    """Compare with masks as soft as the field's own edges, so that silhouettes can fit exactly."""
+    mask_weight: float = 1.0
+    """Times the weight of L_mask: soft masks leave small differences, which count for more."""
 
     def __post_init__(self):
         check_between("level resolution", self.resolution, 8, 1024)
@@ -142,6 +146,7 @@ class LevelConfig:
         check_between("level align_every", self.align_every, 0, 1000)
         check_between("level align_stride", self.align_stride, 1, 16)
         check_between("level most_rays", self.most_rays, 0, 10**9)
+        check_between("level mask_weight", self.mask_weight, 0.0, 1e6)
 
     def rays(self, count: int, least: int) -> int:
         """How many of `count` rays a step looks at: its share, or at least so many."""
@@ -158,7 +163,13 @@ _FAST = (
     LevelConfig(32, 60, 0.04, 1.0, 0.10, 6e-3),
     LevelConfig(64, 90, 0.04, 1.0, 0.10, 4e-3),
     LevelConfig(112, 60, 0.10, 1.3, 0.08, 1.6e-3, align_every=6, most_rays=22_000),
-    LevelConfig(176, 40, 0.14, 1.6, 0.08, 4e-4, align_every=8, most_rays=30_000),
+    LevelConfig(
+        *(176, 40, 0.14, 1.6, 0.08, 4e-4),
+        align_every=8,
+        most_rays=30_000,
+        soft_masks=True,
+        mask_weight=5.0,
+    ),
 )
 _QUALITY = (
     LevelConfig(32, 100, 0.12, 1.0, 0.10, 6e-3),

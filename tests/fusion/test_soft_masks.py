@@ -1,0 +1,151 @@
+"""Softened silhouettes against edges whose place is known, and what a ball's field shows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.cameras import orbit_cameras
+from nova3d_core.fusion import optimise
+from nova3d_core.fusion.config import HullConfig
+from nova3d_core.fusion.fields.grid import DenseGrid
+from nova3d_core.fusion.rays import pixel_side, ray_bank
+from nova3d_core.fusion.sdf_config import LevelConfig, LossConfig, SdfFusionConfig
+from nova3d_core.fusion.sdf_grid import SdfGrid
+from nova3d_core.fusion.soft_masks import edge_distance_px, softened_bank
+from nova3d_core.progress import SILENT
+from nova3d_core.rendering.views import render_views
+from nova3d_core.rigs import RigConfig
+
+RADIUS = 0.3
+
+
+def coverage(inside, size=64, fine=16):
+    """How much of each pixel of a (size, size) picture lies where inside(x, y) holds."""
+    at = (torch.arange(size * fine) + 0.5) / fine
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    return torch.nn.functional.avg_pool2d(inside(x, y).float()[None], fine)[0]
+
+
+def centres(size=64):
+    y, x = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
+    return x, y
+
+
+@pytest.mark.parametrize("edge", [20.0, 20.125, 20.5, 20.8125])
+@pytest.mark.parametrize("across", [False, True])
+def test_straight_edges_lie_where_coverage_says(edge, across):
+    mask = coverage(lambda x, y: (y if across else x) > edge)
+    distance, nearest = edge_distance_px(mask)
+    x, y = centres()
+    torch.testing.assert_close(distance, (y if across else x) - edge, atol=1e-4, rtol=0)
+    along = nearest[0].mT if across else nearest[1]  # (64, 64), the edge crosses its rows
+    first = math.floor(edge + 0.5)  # the first that is more than half covered
+    assert torch.equal(along, torch.arange(64).clamp_min(first).expand(64, 64))
+
+
+def test_a_round_edge_is_found_to_a_tenth_of_a_pixel_without_bias():
+    mask = coverage(lambda x, y: (x - 31.3).square() + (y - 32.9).square() < 20.2**2)
+    distance, nearest = edge_distance_px(mask)
+    x, y = centres()
+    true = 20.2 - ((x - 31.3).square() + (y - 32.9).square()).sqrt()
+    near = true.abs() < 6.0
+    error = (distance - true)[near]
+    assert error.abs().quantile(0.95) < 0.1 and error.abs().max() < 0.3
+    assert error.mean().abs() < 0.02
+    inside = mask > 0.5
+    assert inside[nearest[0], nearest[1]].all()
+    row, column = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    assert torch.equal(nearest[:, inside], torch.stack([row, column])[:, inside])
+
+
+@pytest.mark.parametrize(("value", "distance_px"), [(0.0, -20.0), (1.0, 20.0)])
+def test_a_mask_without_an_edge_is_far_from_one(value, distance_px):
+    distance, nearest = edge_distance_px(torch.full((8, 12), value))
+    assert (distance == distance_px).all()
+    assert nearest.shape == (2, 8, 12) and nearest[0, 5, 7] == 5 and nearest[1, 5, 7] == 7
+
+
+@pytest.fixture(scope="module", params=["perspective", "orthographic"])
+def views(request, make_sphere):
+    rig = RigConfig(count=4, width_px=96, height_px=80, kind=request.param)
+    return render_views(make_sphere(RADIUS, 5), orbit_cameras(rig)).views
+
+
+@pytest.fixture(scope="module")
+def field():
+    """The ball's exact signed distance."""
+    size, reach = 81, 0.4
+    grid = SdfGrid(torch.zeros(size, size, size), torch.full((3,), -reach), 2 * reach / (size - 1))
+    values = grid.points().norm(dim=1) - RADIUS
+    return DenseGrid(replace(grid, values=values.reshape(size, size, size)))
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 1.6])
+def test_the_field_shows_a_ball_as_the_softened_masks_have_it(views, field, sharpness):
+    level = LevelConfig(60, 1, 1.0, sharpness)
+    field.begin_level(level)
+    bank = ray_bank(views, 5, True)
+    soft = softened_bank(bank, views.cameras, sharpness / field.spacing)
+    shown = field.render(bank.origin, bank.direction).opacity
+    left, before = ((shown - b.mask).square().mean().sqrt() for b in (soft, bank))
+    assert left < 0.02 and left < 0.4 * before
+    assert (shown - soft.mask).mean().abs() < 0.01
+
+
+def test_colour_is_the_objects_own_times_the_mask_and_the_rest_is_as_given(views):
+    paint = torch.tensor([0.8, 0.4, 0.1])
+    painted = replace(views, colour=paint * views.masks[..., None] + 1.0 - views.masks[..., None])
+    bank = ray_bank(painted, 5, True)
+    soft = softened_bank(bank, views.cameras, 1.0 / pixel_side(bank, len(views)))
+    torch.testing.assert_close(soft.colour, soft.mask[:, None] * paint, atol=1e-5, rtol=0)
+    outside = bank.mask == 0
+    assert (soft.mask[outside] > 0.01).any() and (soft.mask[bank.mask == 1] < 0.99).any()
+    for name in ("view", "pixel", "origin", "direction", "normal", "normal_weight", "area"):
+        assert getattr(soft, name) is getattr(bank, name)
+
+
+def test_endless_sharpness_leaves_whole_pixels_as_they_are(views):
+    bank = ray_bank(views, 5, True)
+    soft = softened_bank(bank, views.cameras, 1e6)
+    whole = (bank.mask == 0) | (bank.mask == 1)
+    torch.testing.assert_close(soft.mask[whole], bank.mask[whole], atol=1e-6, rtol=0)
+    torch.testing.assert_close(soft.colour[whole], bank.colour[whole], atol=1e-6, rtol=0)
+
+
+HULL = HullConfig(resolution=32)
+
+
+def fused(views, loss=None, **level):
+    levels = (LevelConfig(24, 4, 0.5, 1.0, 0.05, 0.0, **level),)
+    config = SdfFusionConfig(
+        levels=levels, hull=HULL, min_rays=256, check_inputs=False, loss=loss or LossConfig()
+    )
+    return optimise.fuse_sdf(views, config)
+
+
+def test_a_levels_mask_weight_multiplies_that_of_the_loss(views):
+    by_level = fused(views, mask_weight=4.0)
+    by_loss = fused(views, LossConfig(mask=4.0))
+    assert torch.equal(by_level.grid.values, by_loss.grid.values)
+    assert not torch.equal(by_level.grid.values, fused(views).grid.values)
+
+
+def test_only_the_levels_that_ask_for_it_see_softened_masks(views, monkeypatch):
+    seen = []
+    step = optimise._step
+
+    def watched(run, level, *rest):
+        seen.append((level.soft_masks, run.bank.mask.clone(), run.given.mask.clone()))
+        step(run, level, *rest)
+
+    monkeypatch.setattr(optimise, "_step", watched)
+    levels = tuple(LevelConfig(24, 1, 0.5, soft_masks=soft) for soft in (False, True, False))
+    config = SdfFusionConfig(levels=levels, hull=HULL, min_rays=256, check_inputs=False)
+    optimise.fuse_sdf(views, config, SILENT)
+    assert [soft for soft, _, _ in seen] == [False, True, False]
+    for soft, used, given in seen:
+        assert torch.equal(used, given) is not soft
