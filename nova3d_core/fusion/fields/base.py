@@ -10,6 +10,9 @@ from torch import Tensor
 from ..sdf_config import LevelConfig, LossConfig
 from ..sdf_grid import SdfGrid
 
+BAND = 3.0
+"""The band's half width times the sharpness: beyond it NeuS' sigmoid has come to its end."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rendered:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..sdf_config import LevelConfig, LossConfig
 from ..sdf_grid import SdfGrid
 from . import launch
-from .base import RayDerivatives, Rendered
+from .base import BAND, RayDerivatives, Rendered
 from .grid_state import (
     BYTES_A_VOXEL,
     bounds_of,
@@ -27,9 +27,6 @@ from .grid_state import (
 )
 
 logger = logging.getLogger(__name__)
-
-BAND = 3.0
-"""The band's half width times the sharpness: beyond it NeuS' sigmoid has come to its end."""
 
 
 class DenseGrid:

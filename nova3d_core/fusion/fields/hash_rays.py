@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..sdf_grid import SdfGrid
+from .base import BAND
 
-BAND = 3.0
-"""A ray is sampled from where s f falls below this..."""
 DEEP = 6.0
-"""...until it falls below minus this, where sigmoid(s f) leaves no light."""
+"""A ray is sampled from where s f falls below BAND until it falls below minus this: sigmoid(s f)
+leaves no light there."""
 MAX_SAMPLES = 40
 """Samples of one ray; only rays along a surface need so many."""
 
