@@ -92,8 +92,8 @@ def test_the_field_shows_a_ball_as_the_softened_masks_have_it(views, field, shar
     soft = softened_bank(bank, views.cameras, sharpness / field.spacing)
     shown = field.render(bank.origin, bank.direction).opacity
     left, before = ((shown - b.mask).square().mean().sqrt() for b in (soft, bank))
-    assert left < 0.015 and left < 0.3 * before
-    assert (shown - soft.mask).mean().abs() < 0.005
+    assert left < 0.02 and left < 0.4 * before
+    assert -0.012 < (shown - soft.mask).mean() < 0.0  # the band cuts off the logistic's end
 
 
 def test_colour_is_the_objects_own_times_the_mask_and_the_rest_is_as_given(views):
