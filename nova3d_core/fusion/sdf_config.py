@@ -131,7 +131,7 @@ class LevelConfig:
     most_rays: int = 0
     """No step looks at more rays, however many pixels there are; 0: no such limit."""
     soft_masks: bool = False
-    """Compare with masks as soft as the field's own edges, so that silhouettes can fit exactly."""
+    """Compare with masks as soft as the field's own edges, which silhouettes can then meet."""
     mask_weight: float = 1.0
     """Times the weight of L_mask: soft masks leave small differences, which count for more."""
 
