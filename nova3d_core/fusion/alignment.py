@@ -9,14 +9,14 @@ slopes, robust weights, and a prior that the given poses are wrong by chance, no
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from ..cameras import Cameras
 from .fields.base import Field, Rendered
+from .pixel_frames import Frame, softened, window_sums
 from .poses import PoseTable, axis_angle, cross_matrix
 from .rays import RayBank, pixel_side
 
@@ -43,19 +43,18 @@ _RAYS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True, eq=False)
-class _Pictures:
-    """What M rays show and should show."""
+class _Given:
+    """What a view's n rays should see."""
 
-    seen: Tensor
-    """(M, 7) opacity, normal, colour as rendered, weighted."""
+    rays: slice
+    """Where they stand among all."""
+    frame: Frame
+    normal_weight: Tensor
+    """(n,) what differences of normals count."""
     wanted: Tensor
-    """(M, 7) the same as given, blurred."""
-    wanted_slope: Tensor
-    """(M, 7, 2) its slopes by x and y, for each pixel of the pictures looked at."""
-    depth: Tensor
-    """(M,) where each ray ends, world units along it; borrowed beside the object."""
-    trust: Tensor
-    """(M,) weights from conflict, 0 where there is no depth."""
+    """(7, n) mask, normal, colour, weighted and blurred."""
+    slope: Tensor
+    """(2, 7, n) its slopes by x and y, for each pixel of the pictures looked at."""
 
 
 class Alignment:
@@ -71,7 +70,6 @@ class Alignment:
     def __init__(self, bank: RayBank, cameras: Cameras, cell: float, stride: int = 1):
         self._stride, self._rays = stride, rays_at(bank, stride)
         self._bank, self._cameras = coarser(bank, cameras, self._rays, stride)
-        self._rays_of = _parts(self._bank, len(cameras))
         self._velocity = torch.zeros(len(cameras), 6, device=bank.origin.device)
         cell_px = cell / pixel_side(bank, len(cameras))
         blur_px = max(_BLUR_CELLS * cell_px, _LEAST_BLUR_PX * stride)
@@ -79,8 +77,17 @@ class Alignment:
         self._blur_px = blur_px / stride
         weight = _normal_weight(bank)
         given, slopes = _given(bank, weight, len(cameras), blur_px)
-        self._normal_weight, self._given = weight[self._rays], given[self._rays]
-        self._given_slope = slopes[self._rays] * stride
+        given, slopes, weight = given[:, self._rays], slopes[..., self._rays], weight[self._rays]
+        self._given = [
+            _Given(
+                rays,
+                Frame.of(self._bank.pixel[rays]),
+                weight[rays],
+                given[:, rays].contiguous(),
+                slopes[..., rays] * stride,
+            )
+            for rays in _parts(self._bank, len(cameras))
+        ]
 
     def step(
         self, field: Field, poses: PoseTable, gains: Tensor, conflict: Tensor, spread_rad: float
@@ -94,9 +101,11 @@ class Alignment:
             conflict: (N,) H of the bank's pixels; what conflicts counts less.
             spread_rad: standard deviation of the given poses' errors, radians.
         """
-        pictures, origin, direction = self._render(field, poses, gains, conflict[self._rays])
+        bank, trust = self._bank, 1.0 - conflict[self._rays]
+        origin, direction = poses.moved(bank.view, bank.origin, bank.direction)
+        rendered = _render(field, origin, direction)
         systems = [
-            self._system(view, pictures, origin, direction, poses)
+            self._system(view, rendered, (origin, direction), poses, gains[view], trust)
             for view in range(len(self._cameras))
         ]
         normal, right, error, weight = (torch.stack(part) for part in zip(*systems, strict=True))
@@ -106,57 +115,48 @@ class Alignment:
         self._velocity = _MOMENTUM * self._velocity + motion
         poses.apply(self._velocity[:, :3], self._velocity[:, 3:])
 
-    def _render(
-        self, field: Field, poses: PoseTable, gains: Tensor, conflict: Tensor
-    ) -> tuple[_Pictures, Tensor, Tensor]:
-        """All rays rendered where the poses have them; their origins and directions (M, 3)."""
-        bank, cameras = self._bank, self._cameras
-        origin, direction = poses.moved(bank.view, bank.origin, bank.direction)
-        parts = [
-            field.render(*pair)
-            for pair in zip(
-                origin.split(_RAYS_AT_ONCE), direction.split(_RAYS_AT_ONCE), strict=True
-            )
-        ]
-        names = ("opacity", "gradient", "colour", "depth")
-        rendered = Rendered(*(torch.cat([getattr(part, n) for part in parts]) for n in names))
-        seen = _features(rendered, self._normal_weight, gains[bank.view])
-        wanted, slope = self._given, self._given_slope
-        if bank.turns_normals:
-            turn = poses.rotation[bank.view]  # (M, 3, 3)
-            wanted, slope = wanted.clone(), slope.clone()
-            wanted[:, 1:4] = (turn @ wanted[:, 1:4, None])[..., 0]
-            slope[:, 1:4] = turn @ slope[:, 1:4]
-        place = (bank.view, bank.pixel[:, 1].long(), bank.pixel[:, 0].long())
-        shape = (len(cameras), cameras.height, cameras.width)
-        depth, known = _filled_depth(rendered, place, shape, _odd(_REACH_PX / self._stride))
-        pictures = _Pictures(seen, wanted, slope, depth, known * (1.0 - conflict))
-        return pictures, origin, direction
-
     def _system(
         self,
         view: int,
-        pictures: _Pictures,
-        origin: Tensor,
-        direction: Tensor,
+        rendered: Rendered,
+        moved: tuple[Tensor, Tensor],
         poses: PoseTable,
+        gain: Tensor,
+        trust: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A view's normal equations: (6, 6), (6,), and its summed weighted error and weight."""
-        bank, rays = self._bank, self._rays_of[view]
-        seen, slope = softened(pictures.seen[rays], bank.pixel[rays].long(), self._blur_px)
-        wanted = pictures.wanted[rays]
-        slope = (slope + pictures.wanted_slope[rays]) / 2
-        points = origin[rays] + pictures.depth[rays, None] * direction[rays]
-        jacobian = -slope @ flow_of(points, view, poses, self._cameras)  # (n, 7, 6)
-        if bank.turns_normals:
+        """A view's normal equations: (6, 6), (6,), and its summed weighted error and weight.
+
+        Args:
+            view: whose.
+            rendered: what all M rays show.
+            moved: (M, 3) origins and directions of the rays as the poses have them.
+            poses: as they are.
+            gain: (3,) the view's exposure.
+            trust: (M,) what conflict leaves of the rays' weight.
+        """
+        given = self._given[view]
+        rays, wanted, wanted_slope = given.rays, given.wanted, given.slope
+        if self._bank.turns_normals:
+            turn = poses.rotation[view]
+            wanted, wanted_slope = wanted.clone(), wanted_slope.clone()
+            wanted[1:4] = turn @ wanted[1:4]
+            wanted_slope[:, 1:4] = turn @ wanted_slope[:, 1:4]
+        shown = _one_view(rendered, rays)
+        seen = _features(shown, given.normal_weight, gain)
+        seen, slope = softened(seen, given.frame, self._blur_px)
+        depth, known = _filled_depth(shown, given.frame, _odd(_REACH_PX / self._stride))
+        origin, direction = (part[rays].T for part in moved)  # (3, n)
+        points = origin + depth * direction
+        slope = (slope + wanted_slope) / 2
+        jacobian = by_motion(slope, points, view, poses, self._cameras)  # (6, 7, n)
+        if self._bank.turns_normals:
             # given normals R N turn by w x R N with the pose
-            jacobian[:, 1:4, :3] += cross_matrix(wanted[:, 1:4])
+            jacobian[:3, 1:4] += cross_matrix(wanted[1:4].T).permute(2, 1, 0)
         residual = wanted - seen
-        error = residual.square().sum(dim=1)
-        weight = pictures.trust[rays] / (1.0 + error / _ROBUST**2).square()
-        weighted = (jacobian * weight[:, None, None]).reshape(-1, 6)
-        flat = jacobian.reshape(-1, 6)
-        return weighted.T @ flat, weighted.T @ residual.reshape(-1), weight @ error, weight.sum()
+        error = residual.square().sum(dim=0)
+        weight = known * trust[rays] / (1.0 + error / _ROBUST**2).square()
+        weighted, flat = (jacobian * weight).flatten(1), jacobian.flatten(1)
+        return weighted @ flat.T, weighted @ residual.flatten(), weight @ error, weight.sum()
 
 
 def rays_at(bank: RayBank, stride: int) -> Tensor | slice:
@@ -195,115 +195,104 @@ def _odd(number: float) -> int:
 
 
 def _normal_weight(bank: RayBank) -> Tensor:
-    """(N, 1) what differences of normals count at each ray.
+    """(N,) what differences of normals count at each ray.
 
     Beside the object the given normal is zero, which shows its silhouette once more.
     """
-    has_normal = bank.normal.norm(dim=1, keepdim=True) > 0.5
-    counts = has_normal | (bank.mask[:, None] <= 0.5)
+    has_normal = bank.normal.norm(dim=1) > 0.5
+    counts = has_normal | (bank.mask <= 0.5)
     return WEIGHTS[1] * counts.float() * float(has_normal.any())
 
 
 def _given(
     bank: RayBank, normal_weight: Tensor, views: int, blur_px: float
 ) -> tuple[Tensor, Tensor]:
-    """(N, 7) mask, normal, colour as given, blurred; and their slopes (N, 7, 2).
+    """(7, N) mask, normal, colour as given, blurred; and their slopes (2, 7, N).
 
     All pixels are blurred, those between the rows and columns that are rendered, too.
     """
     of_mask, _, of_colour = WEIGHTS
-    mask, pixel = bank.mask[:, None], bank.pixel.long()
-    normal = normal_weight * bank.normal * mask
-    given = torch.cat([of_mask * mask, normal, of_colour * bank.colour], dim=1)
-    parts = [softened(given[rays], pixel[rays], blur_px) for rays in _parts(bank, views)]
+    normal = (normal_weight * bank.mask)[:, None] * bank.normal
+    given = torch.cat([of_mask * bank.mask[:, None], normal, of_colour * bank.colour], dim=1).T
+    parts = [
+        softened(given[:, rays], Frame.of(bank.pixel[rays]), blur_px)
+        for rays in _parts(bank, views)
+    ]
     values, slopes = zip(*parts, strict=True)
-    return torch.cat(values), torch.cat(slopes)
+    return torch.cat(values, dim=-1), torch.cat(slopes, dim=-1)
 
 
-def _features(rendered: Rendered, normal_weight: Tensor, gains: Tensor) -> Tensor:
-    """(M, 7) mask, normal, colour as rendered; gains (M, 3)."""
+def _render(field: Field, origin: Tensor, direction: Tensor) -> Rendered:
+    """M rays rendered, so many at once."""
+    pairs = zip(origin.split(_RAYS_AT_ONCE), direction.split(_RAYS_AT_ONCE), strict=True)
+    parts = [field.render(*pair) for pair in pairs]
+    return Rendered(
+        *(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(Rendered))
+    )
+
+
+def _one_view(rendered: Rendered, rays: slice) -> Rendered:
+    """What some of the rays show."""
+    return Rendered(*(getattr(rendered, each.name)[rays] for each in fields(Rendered)))
+
+
+def _features(rendered: Rendered, normal_weight: Tensor, gain: Tensor) -> Tensor:
+    """(7, n) mask, normal, colour as rendered; normal_weight (n,), gain (3,)."""
     of_mask, _, of_colour = WEIGHTS
-    opacity = rendered.opacity[:, None]
-    length = rendered.gradient.norm(dim=1, keepdim=True).clamp_min(1e-3)
-    normal = normal_weight * rendered.gradient / length * opacity
-    return torch.cat([of_mask * opacity, normal, of_colour * rendered.colour * gains], dim=1)
+    gradient = rendered.gradient.T  # (3, n)
+    length = gradient.square().sum(dim=0).sqrt().clamp_min(1e-3)
+    normal = gradient * (normal_weight * rendered.opacity / length)
+    colour = rendered.colour.T * (of_colour * gain[:, None])
+    return torch.cat([of_mask * rendered.opacity[None], normal, colour])
 
 
-def _filled_depth(
-    rendered: Rendered, place: tuple, shape: tuple[int, int, int], reach_px: int
-) -> tuple[Tensor, Tensor]:
-    """(N,) where each ray ends, those beside the object as their neighbours; (N,) 1 if known."""
+def _filled_depth(rendered: Rendered, frame: Frame, reach_px: int) -> tuple[Tensor, Tensor]:
+    """(n,) where each ray ends, those beside the object as their neighbours; (n,) 1 if known."""
     hit = (rendered.opacity > _SEEN).float()
     own = rendered.depth / rendered.opacity.clamp_min(1e-6)
-    images = torch.zeros(2, *shape, device=hit.device)
-    images[(slice(None), *place)] = torch.stack([own * hit, hit])
-    total, count = window_sums(images, reach_px)[(slice(None), *place)]
+    images = frame.picture(torch.stack([own * hit, hit]))
+    total, count = frame.pixels(window_sums(images, reach_px))
     borrowed = total / count.clamp_min(1.0)
     return torch.where(hit > 0, own, borrowed), (count > 0.5).float()
 
 
-def window_sums(image: Tensor, side_px: int) -> Tensor:
-    """Sums of an image (..., H, W) over a square about each pixel, its side an odd number."""
-    reach, pad = side_px // 2, torch.nn.functional.pad
-    for axis, sides in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
-        count = image.shape[axis]
-        padded = pad(image, [reach * side for side in sides])
-        running = pad(padded.cumsum(axis), [sides[0], 0, sides[2], 0])
-        image = running.narrow(axis, side_px, count) - running.narrow(axis, 0, count)
-    return image
-
-
-def softened(values: Tensor, pixel: Tensor, sigma_px: float) -> tuple[Tensor, Tensor]:
-    """Values (n, C) of pixels (n, 2), blurred in their picture, and its slopes (n, C, 2).
-
-    The picture is black where there is no pixel.
-    """
-    pixel = pixel - pixel.amin(dim=0)  # beyond this box all is black
-    x, y = pixel.unbind(dim=1)
-    width, height = (pixel.amax(dim=0) + 1).tolist()
-    image = torch.zeros(values.shape[1], height, width, device=values.device)
-    image[:, y, x] = values.T
-    image = blurred(image, sigma_px)
-    return image[:, y, x].T, _slopes(image)[:, :, y, x].permute(2, 1, 0)
-
-
-def blurred(image: Tensor, sigma_px: float) -> Tensor:
-    """An image (C, H, W) under a Gaussian; black beyond its border."""
-    reach = math.ceil(2.5 * sigma_px)
-    x = torch.arange(-reach, reach + 1, device=image.device)
-    kernel = torch.exp(-x.square() / (2 * sigma_px**2))
-    kernel = (kernel / kernel.sum()).expand(len(image), 1, 1, -1)
-    along_x = torch.nn.functional.conv2d(image, kernel, padding=(0, reach), groups=len(image))
-    kernel = kernel.transpose(2, 3)
-    return torch.nn.functional.conv2d(along_x, kernel, padding=(reach, 0), groups=len(image))
-
-
-def _slopes(image: Tensor) -> Tensor:
-    """(2, C, H, W) central differences by x and y of an image (C, H, W), black beyond it."""
-    padded = torch.nn.functional.pad(image, (1, 1, 1, 1))
-    by_x = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
-    by_y = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
-    return torch.stack([by_x, by_y])
-
-
-def flow_of(points: Tensor, view: int, poses: PoseTable, cameras: Cameras) -> Tensor:
-    """(n, 2, 6) how a field's points (n, 3) move in a view's picture, pixels, with its motion.
+def by_motion(
+    slope: Tensor, points: Tensor, view: int, poses: PoseTable, cameras: Cameras
+) -> Tensor:
+    """(6, C, n) how what a view sees of C channels changes with its turn and shift, sign turned.
 
     A motion by a turn w about the centre c and a shift t (`PoseTable.apply`) lets the view see at
-    a point's old pixel what lies at x + w x (x - c) + t, so the point itself goes the other way.
+    a point's old pixel what lies at x + w x (x - c) + t, so the point itself goes the other way in
+    the picture, by D (w x (x - c) + t), where D is what a point's own motion does to its pixel.
+
+    Args:
+        slope: (2, C, n) the channels' slopes by x and y, per pixel.
+        points: (3, n) of the field.
+        view: whose picture.
+        poses: as they are.
+        cameras: as given.
     """
     rotation = poses.rotation[view]
     axes = cameras.rotation[view] @ rotation.T  # field to camera
-    centred = points - poses.centre
-    as_given = (centred - poses.shift[view]) @ rotation + poses.centre
-    inside = as_given @ cameras.rotation[view].T + cameras.world_to_camera[view, :3, 3]  # (n, 3)
-    back = axes.expand(len(points), 3, 3)
-    moved = torch.cat([back @ cross_matrix(centred), -back], dim=2)  # (n, 3, 6)
-    focal = cameras.intrinsics[view].diagonal()[:2, None]
+    centred = points - poses.centre[:, None]
+    place = axes @ (centred - poses.shift[view][:, None])
+    offset = cameras.rotation[view] @ poses.centre + cameras.world_to_camera[view, :3, 3]
+    x, y, depth = place + offset[:, None]  # in the given camera's frame
+    focal_x, focal_y = cameras.intrinsics[view].diagonal()[:2]
     if cameras.kind == "orthographic":
-        return focal * moved[:, :2]
-    depth = inside[:, 2, None, None].clamp_min(1e-3)
-    return focal / depth * (moved[:, :2] - inside[:, :2, None] / depth * moved[:, 2:])
+        by_x, by_y = (focal_x * axes[0])[:, None], (focal_y * axes[1])[:, None]
+    else:
+        depth = depth.clamp_min(1e-3)
+        toward = axes[2][:, None]
+        by_x = focal_x / depth * (axes[0][:, None] - x / depth * toward)  # (3, n)
+        by_y = focal_y / depth * (axes[1][:, None] - y / depth * toward)
+    motion = slope.new_empty(6, *slope.shape[1:])
+    shift = motion[3:]
+    torch.mul(slope[0], by_x[:, None], out=shift).addcmul_(slope[1], by_y[:, None])
+    for axis, (one, other) in enumerate(((1, 2), (2, 0), (0, 1))):
+        turn = torch.mul(shift[other], centred[one], out=motion[axis])
+        turn.addcmul_(shift[one], centred[other], value=-1.0)
+    return motion
 
 
 def _solve(
