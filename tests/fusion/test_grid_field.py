@@ -96,12 +96,31 @@ def test_march_agrees_with_the_twin(compiled_steps, count):
     origins, directions = rays_in_cells(count)
     plain = grid_torch.march(rough_ball(), origins, directions, SHARPNESS, BAND)
     fast = compiled_steps.march(rough_ball(), origins, directions, SHARPNESS, BAND)
-    for one, other in zip(fast, plain, strict=True):
+    for one, other in zip(fast[:3], plain[:3], strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+    for order in (fast[3], plain[3]):
+        assert order.sort().values.tolist() == list(range(count))
     hit = plain[2] >= 0
     assert 0.5 < float(hit.float().mean()) < 0.95
     assert float(plain[0][:, 0].max()) > 0.99
     assert (plain[0][~hit] == 0).all() and (plain[1][~hit] == 0).all()
+
+
+def test_rays_are_gone_through_along_a_curve_that_fills_space(compiled_steps):
+    places = 900.0 * torch.rand(500, 3, generator=seeded(8))
+    order = compiled_steps.neighbours_first(places)
+
+    def interleaved(place):
+        x, y, z = (int(value) // 8 for value in place)
+        return sum(
+            ((x >> bit & 1) << 3 * bit + 2)
+            | ((y >> bit & 1) << 3 * bit + 1)
+            | ((z >> bit & 1) << 3 * bit)
+            for bit in range(10)
+        )
+
+    expected = sorted(range(500), key=lambda ray: interleaved(places[ray]))  # stable
+    assert order.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -115,8 +134,8 @@ def test_march_back_agrees_with_the_twin(compiled_steps, of_geo, of_col, relativ
     settings, found = (SHARPNESS, BAND), []
     for steps in (compiled_steps, grid_torch):
         state = rough_ball()
-        *outputs, start = steps.march(state, origins, directions, *settings)
-        rays = (origins, directions, start)
+        *outputs, start, order = steps.march(state, origins, directions, *settings)
+        rays = (origins, directions, start, order)
         by_rays = steps.march_back(state, rays, settings, tuple(outputs), by_outputs, True)
         found.append((sum(state.grad_geo), sum(state.grad_col), *by_rays))
     fast, plain = found
@@ -136,8 +155,8 @@ def test_derivatives_add_up_over_calls_and_rays_are_left_out_on_demand(compiled)
     sums = []
     for calls in (1, 2):
         state = rough_ball()
-        *outputs, start = steps.march(state, origins, directions, *settings)
-        rays = (origins, directions, start)
+        *outputs, start, order = steps.march(state, origins, directions, *settings)
+        rays = (origins, directions, start, order)
         for _ in range(calls):
             moved = steps.march_back(state, rays, settings, tuple(outputs), by_outputs, False)
         assert all(part.shape == (300, 3) and (part == 0).all() for part in moved)
@@ -237,9 +256,9 @@ def test_the_twins_derivatives_are_those_of_finite_differences():
         outputs = grid_torch.march(state, origins, directions, sharpness, band)[:2]
         return float(sum((by * out).sum() for by, out in zip(by_outputs, outputs, strict=True)))
 
-    *outputs, start = grid_torch.march(state, origins, directions, sharpness, band)
+    *outputs, start, order = grid_torch.march(state, origins, directions, sharpness, band)
     assert (start == 0).all() and float(outputs[0][:, 0].min()) > 0.3
-    rays = (origins, directions, start)
+    rays = (origins, directions, start, order)
     moved = grid_torch.march_back(state, rays, (sharpness, band), outputs, by_outputs, True)
     for index, by in enumerate((state.grad_geo[0], state.grad_col[0], *moved)):
         way = torch.randn(by.shape, generator=seeded(6)).double()

@@ -83,8 +83,8 @@ class DenseGrid:
         in_cells = ((origins - offset) / state.spacing).contiguous()
         directions = directions.contiguous()
         settings = (self._sharpness, self._band)
-        geo, col, start = self._steps.march(state, in_cells, directions, *settings)
-        self._last = ((in_cells, directions, start), settings, (geo, col))
+        geo, col, *path = self._steps.march(state, in_cells, directions, *settings)
+        self._last = ((in_cells, directions, *path), settings, (geo, col))
         return Rendered(geo[:, 0], geo[:, 1:], col[:, :3], col[:, 3] * state.spacing)
 
     def backward(

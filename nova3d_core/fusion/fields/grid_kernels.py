@@ -22,20 +22,31 @@ def sigmoid(x: float):
     return 1.0 / (1.0 + wp.exp(-x))
 
 
-@wp.func
-def read(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3):
+_READ = """
+#if defined(__CUDA_ARCH__) || defined(__CUDACC__)
+    typedef wp::vec_t<4, wp::float32> four;
+#else
+    typedef float four __attribute__((ext_vector_type(4), aligned(4)));
+#endif
+    const int i = (int)p[0], j = (int)p[1], k = (int)p[2];
+    const float u = p[0] - (float)i, v = p[1] - (float)j, w = p[2] - (float)k;
+    const long long x = grid.strides[0], y = grid.strides[1], z = grid.strides[2];
+    const char* at = (const char*)grid.data + i * x + j * y + k * z;
+    const four a = (1.0f - w) * *(const four*)at + w * *(const four*)(at + z);
+    const four b = (1.0f - w) * *(const four*)(at + y) + w * *(const four*)(at + y + z);
+    const four c = (1.0f - w) * *(const four*)(at + x) + w * *(const four*)(at + x + z);
+    const four d = (1.0f - w) * *(const four*)(at + x + y) + w * *(const four*)(at + x + y + z);
+    const four value = (1.0f - u) * ((1.0f - v) * a + v * b) + u * ((1.0f - v) * c + v * d);
+    return wp::vec_t<4, wp::float32>(value[0], value[1], value[2], value[3]);
+"""
+"""Warp's own vectors of four are taken apart into single numbers on a CPU: whole rays in half the
+time with the compiler's. p lies within the grid, so no index is looked at for being negative."""
+
+
+@wp.func_native(_READ)
+def read(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3) -> wp.vec4:
     """Trilinear value at p, in cells."""
-    i = int(p[0])
-    j = int(p[1])
-    k = int(p[2])
-    u = p[0] - float(i)
-    v = p[1] - float(j)
-    w = p[2] - float(k)
-    a = (1.0 - w) * grid[i, j, k] + w * grid[i, j, k + 1]
-    b = (1.0 - w) * grid[i, j + 1, k] + w * grid[i, j + 1, k + 1]
-    c = (1.0 - w) * grid[i + 1, j, k] + w * grid[i + 1, j, k + 1]
-    d = (1.0 - w) * grid[i + 1, j + 1, k] + w * grid[i + 1, j + 1, k + 1]
-    return (1.0 - u) * ((1.0 - v) * a + v * b) + u * ((1.0 - v) * c + v * d)
+    ...
 
 
 @wp.func
@@ -112,6 +123,7 @@ class March:
     origins: wp.array(dtype=wp.vec3)
     directions: wp.array(dtype=wp.vec3)
     start: wp.array(dtype=float)
+    order: wp.array(dtype=int)
     out_geo: wp.array(dtype=wp.vec4)
     out_col: wp.array(dtype=wp.vec4)
     sharpness: float
@@ -179,7 +191,7 @@ def render_forward(offset: int, m: March):
     A section between two samples weighs T max(1 - sigma(s f') / sigma(s f), 0); a sample has the
     mean weight of the sections on its two sides.
     """
-    ray = wp.tid() + offset
+    ray = m.order[wp.tid() + offset]
     t = m.start[ray]
     sums = wp.vec4(0.0, 0.0, 0.0, 0.0)
     rgb = wp.vec4(0.0, 0.0, 0.0, 0.0)
@@ -271,7 +283,7 @@ def render_backward(
     grad_col: wp.array3d(dtype=wp.vec4),
 ):
     """Derivative of `render_forward`, marching again; `behind`: what later sections add."""
-    ray = wp.tid() + offset
+    ray = m.order[wp.tid() + offset]
     t = m.start[ray]
     by_origin = wp.vec3(0.0)
     by_direction = wp.vec3(0.0)

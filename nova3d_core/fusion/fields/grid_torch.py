@@ -40,20 +40,21 @@ def differences(state: GridState) -> None:
 @torch.no_grad()
 def march(
     state: GridState, origins: Tensor, directions: Tensor, sharpness: float, band: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Renders rays given in cells; (R, 4) opacity and gradient, (R, 4) colour and depth, starts."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Renders rays given in cells, in their order; returns as `grid_warp.march`."""
     settings = (sharpness, band)
     parts = []
     for part in zip(origins.split(_RAYS_AT_ONCE), directions.split(_RAYS_AT_ONCE), strict=True):
         start = _first_in_band(state, *part, band)
         times = _sample_times(state, (*part, start), settings)
         parts.append((*_composite(state.geo, state.col, *part, times, sharpness, band), start))
-    return tuple(torch.cat(output) for output in zip(*parts, strict=True))
+    order = torch.arange(len(origins), dtype=torch.int32, device=origins.device)
+    return (*(torch.cat(output) for output in zip(*parts, strict=True)), order)
 
 
 def march_back(
     state: GridState,
-    rays: tuple[Tensor, Tensor, Tensor],
+    rays: tuple[Tensor, Tensor, Tensor, Tensor],
     settings: tuple[float, float],
     outputs: tuple[Tensor, Tensor],
     by_outputs: tuple[Tensor, Tensor],
@@ -65,7 +66,7 @@ def march_back(
     """
     grids = [grid.detach().requires_grad_(True) for grid in (state.geo, state.col)]
     moved = []
-    parts = (tensor.split(_RAYS_AT_ONCE) for tensor in (*rays, *by_outputs))
+    parts = (tensor.split(_RAYS_AT_ONCE) for tensor in (*rays[:3], *by_outputs))
     for origins, directions, start, *by_part in zip(*parts, strict=True):
         times = _sample_times(state, (origins, directions, start), settings)
         lines = [line.detach().requires_grad_(with_rays) for line in (origins, directions)]

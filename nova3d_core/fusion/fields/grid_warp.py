@@ -15,6 +15,8 @@ BETAS = (0.9, 0.95)
 FLOOR = 1e-9
 BLUR = (0.4, 0.24, 0.06)
 """Weights of the voxel itself, its neighbours, and the next."""
+_BLOCK_CELLS = 8
+"""Rays that enter the band in the same block of cells follow each other in their given order."""
 
 
 def differences(state: GridState) -> None:
@@ -25,20 +27,40 @@ def differences(state: GridState) -> None:
 
 def march(
     state: GridState, origins: Tensor, directions: Tensor, sharpness: float, band: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Renders rays given in cells; (R, 4) opacity and gradient, (R, 4) colour and depth, starts."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Renders rays given in cells.
+
+    Returns:
+        (R, 4) opacity and gradient, (R, 4) colour and depth, (R,) where each ray enters the band,
+        (R,) the order in which they are gone through.
+    """
     count, device = len(origins), origins.device
     start = torch.empty(count, device=device)
+    order = torch.empty(count, dtype=torch.int32, device=device)
     outputs = [torch.empty(count, 4, device=device) for _ in range(2)]
-    bundle = _bundle(state, (origins, directions, start), (sharpness, band), outputs)
+    bundle = _bundle(state, (origins, directions, start, order), (sharpness, band), outputs)
     launch(grid_kernels.first_in_band, count, [bundle], device)
+    entry = origins + start.clamp_min(0.0)[:, None] * directions
+    order.copy_(neighbours_first(entry).int())
     launch(grid_kernels.render_forward, count, [bundle], device)
-    return (*outputs, start)
+    return (*outputs, start, order)
+
+
+def neighbours_first(places: Tensor) -> Tensor:
+    """(R,) an order of places (R, 3), in cells, along a curve that fills space (Morton's).
+
+    Rays that go through the same voxels follow each other then, and find them in the cache.
+    """
+    block = (places.int() // _BLOCK_CELLS).clamp(0, 1023)
+    for shift, mask in ((16, 0x030000FF), (8, 0x0300F00F), (4, 0x030C30C3), (2, 0x09249249)):
+        block = (block | (block << shift)) & mask  # two zeros between a number's bits
+    x, y, z = block.unbind(dim=1)
+    return torch.argsort((x << 2) | (y << 1) | z, stable=True)
 
 
 def march_back(
     state: GridState,
-    rays: tuple[Tensor, Tensor, Tensor],
+    rays: tuple[Tensor, Tensor, Tensor, Tensor],
     settings: tuple[float, float],
     outputs: tuple[Tensor, Tensor],
     by_outputs: tuple[Tensor, Tensor],
@@ -60,7 +82,7 @@ def march_back(
 def _bundle(state: GridState, rays: tuple, settings: tuple[float, float], outputs: Sequence):
     """What the ray kernels share."""
     bundle = grid_kernels.March()
-    names = ("geo", "col", "origins", "directions", "start", "out_geo", "out_col")
+    names = ("geo", "col", "origins", "directions", "start", "order", "out_geo", "out_col")
     for name, tensor in zip(names, (state.geo, state.col, *rays, *outputs), strict=True):
         setattr(bundle, name, as_warp(tensor))
     bundle.sharpness, bundle.band = settings
