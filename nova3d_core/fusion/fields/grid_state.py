@@ -54,6 +54,16 @@ class GridState:
         """Voxels along x, y, z."""
         return tuple(self.geo.shape[:3])
 
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """What a step along each axis adds to a linear voxel index."""
+        _, ny, nz = self.shape
+        return ny * nz, nz, 1
+
+    def flat(self, grid: Tensor) -> Tensor:
+        """The same memory with one axis in place of three: (X Y Z,) or (X Y Z, C)."""
+        return grid.view(-1, *grid.shape[3:])
+
     def clear(self) -> None:
         """Empties scratch and derivatives: rays also leave some on voxels that take no part."""
         for buffer in (self.laplacian, *self.scratch, *self.grad_geo, *self.grad_col):
@@ -64,11 +74,7 @@ class GridState:
         near = torch.zeros(self.shape, dtype=torch.bool, device=self.geo.device)
         inner = self.geo[2:-2, 2:-2, 2:-2, 0]
         near[2:-2, 2:-2, 2:-2] = inner.abs() < cells * self.spacing
-        self.active_at = near.nonzero().int().contiguous()
-        """(A, 3) their indices."""
-        _, ny, nz = self.shape
-        i, j, k = self.active_at.unbind(dim=1)
-        self.active = (i * ny + j) * nz + k
+        self.active = near.view(-1).nonzero()[:, 0].int()
         """(A,) their linear indices."""
 
 

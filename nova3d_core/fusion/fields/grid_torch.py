@@ -32,7 +32,7 @@ def differences(state: GridState) -> None:
     index = state.active.long()
     values = state.geo.view(-1, 4)
     state.laplacian.view(-1)[index] = _laplacian(state, index, values[:, 0])
-    for axis, step in enumerate(_strides(state)):
+    for axis, step in enumerate(state.strides):
         rise = values[index + step, 0] - values[index - step, 0]
         values[index, axis + 1] = rise * (0.5 / state.spacing)
 
@@ -223,15 +223,9 @@ def move(
     differences(state)
 
 
-def _strides(state: GridState) -> tuple[int, int, int]:
-    """What a step along each axis adds to a linear voxel index."""
-    _, ny, nz = state.shape
-    return ny * nz, nz, 1
-
-
 def _laplacian(state: GridState, index: Tensor, flat: Tensor) -> Tensor:
     """(A,) sum of the six neighbours' differences of flat values, without the division by h^2."""
-    steps = _strides(state)
+    steps = state.strides
     return sum(flat[index - step] + flat[index + step] for step in steps) - 6.0 * flat[index]
 
 
@@ -254,7 +248,7 @@ def _by_values(state: GridState, index: Tensor, smooth: float) -> Tensor:
     grad = state.grad_geo[0].view(-1, 4)
     through = sum(
         grad[index - step, axis + 1] - grad[index + step, axis + 1]
-        for axis, step in enumerate(_strides(state))
+        for axis, step in enumerate(state.strides)
     )
     bend = _laplacian(state, index, state.laplacian.view(-1))
     return grad[index, 0] + through * (0.5 / state.spacing) + 2.0 * smooth * bend
@@ -263,7 +257,7 @@ def _by_values(state: GridState, index: Tensor, smooth: float) -> Tensor:
 def _blurred(state: GridState, index: Tensor, rows: Tensor) -> Tensor:
     """(A,) five taps along each axis; what is not active counts as zero."""
     centre, near, far = BLUR
-    for step in _strides(state):
+    for step in state.strides:
         flat = torch.zeros_like(state.geo[..., 0]).view(-1)
         flat[index] = rows
         by_one = flat[index - step] + flat[index + step]
@@ -287,12 +281,14 @@ def _adam_values(
 def _adam_colours(state: GridState, index: Tensor, rate: float, unbias: list[float]) -> None:
     """One Adam step of the colours, one second moment for the three; clears the buffers."""
     buffers = [grad.view(-1, 4) for grad in state.grad_col]
+    firsts, seconds = state.moment_col.view(-1, 4), state.square_col.view(-1)
     grad = buffers[0][index] + buffers[1][index]  # (A, 4)
+    second = BETAS[1] * seconds[index] + (1.0 - BETAS[1]) * grad.square().sum(dim=1)
+    seen = second != 0  # by some ray
+    index, grad, second = index[seen], grad[seen], second[seen]
     for buffer in buffers:
         buffer[index] = 0.0
-    firsts, seconds = state.moment_col.view(-1, 4), state.square_col.view(-1)
     first = BETAS[0] * firsts[index] + (1.0 - BETAS[0]) * grad
-    second = BETAS[1] * seconds[index] + (1.0 - BETAS[1]) * grad.square().sum(dim=1)
     firsts[index], seconds[index] = first, second
     size = rate * unbias[0] / ((second * unbias[1]).sqrt() + FLOOR)
     colours = state.col.view(-1, 4)
@@ -314,7 +310,7 @@ def redistance(state: GridState) -> None:
     for _ in range(SPREADING_STEPS):
         sides = [
             torch.minimum(sign * flat[index - step], sign * flat[index + step]).clamp_min(0.0)
-            for step in _strides(state)
+            for step in state.strides
         ]
         f = flat[index]
         flat[index] = torch.where(fixed, f, sign * torch.minimum(f.abs(), _distance(sides, h)))
@@ -328,7 +324,7 @@ def _near_distances(state: GridState, index: Tensor, sign: Tensor) -> tuple[Tens
     """(A,) f / |g|, and whether a neighbour lies on the surface's other side."""
     value, flat = state.geo.view(-1, 4)[index], state.geo.view(-1, 4)[:, 0]
     crossing = torch.zeros_like(index, dtype=torch.bool)
-    for step in _strides(state):
+    for step in state.strides:
         crossing |= (sign * flat[index - step] <= 0) | (sign * flat[index + step] <= 0)
     length = value[:, 1:].norm(dim=1).clamp_min(0.3)
     limit = 1.8 * state.spacing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +22,14 @@ _BLOCK_CELLS = 8
 
 def differences(state: GridState) -> None:
     """Refreshes the central differences and the Laplacian."""
-    inputs = [state.active_at, state.geo, state.spacing, state.laplacian]
-    launch(voxel_kernels.differences, len(state.active_at), inputs, state.geo.device)
+    inputs = [*state.strides[:2], state.geo, state.spacing, state.laplacian]
+    _over_voxels(voxel_kernels.differences, state, inputs)
+
+
+def _over_voxels(kernel: Any, state: GridState, inputs: Sequence) -> None:
+    """Runs a kernel for all active voxels, its grids flat."""
+    flat = [state.flat(part) if isinstance(part, Tensor) else part for part in inputs]
+    launch(kernel, len(state.active), [state.active, *flat], state.geo.device)
 
 
 def march(
@@ -102,24 +109,19 @@ def move(
         rate_col: how far a colour may move.
     """
     eikonal, sparse, smooth = regularisers
-    count, active = len(state.active_at), state.active_at
+    geo, spacing, grad = state.geo, state.spacing, state.grad_geo
     a, b = state.scratch
     state.steps += 1
-    terms = [eikonal, sparse, 1.0 / state.spacing]
-    launch(
-        voxel_kernels.gather, count, [active, state.geo, *state.grad_geo, *terms], state.geo.device
-    )
-    inputs = [active, state.grad_geo[0], state.laplacian, state.spacing, smooth, a]
-    launch(voxel_kernels.by_values, count, inputs, state.geo.device)
-    launch(voxel_kernels.clear, count, [active, state.grad_geo[0]], state.geo.device)
-    for axis, (source, target) in enumerate(((a, b), (b, a), (a, b))):
-        launch(voxel_kernels.blur, count, [active, source, axis, *BLUR, target], state.geo.device)
-    unbias = [1 / (1 - beta**state.steps) for beta in BETAS]
-    inputs = [active, state.geo, b, state.moments_geo, rate, *BETAS, *unbias, FLOOR]
-    launch(voxel_kernels.adam_values, count, inputs, state.geo.device)
-    moments = [state.moment_col, state.square_col]
-    inputs = [active, state.col, *state.grad_col, *moments, rate_col, *BETAS, *unbias, FLOOR]
-    launch(voxel_kernels.adam_colours, count, inputs, state.geo.device)
+    _over_voxels(voxel_kernels.gather, state, [geo, *grad, eikonal, sparse, 1.0 / spacing])
+    inputs = [*state.strides[:2], grad[0], state.laplacian, spacing, smooth, a]
+    _over_voxels(voxel_kernels.by_values, state, inputs)
+    for step, source, target in zip(state.strides, (a, b, a), (b, a, b), strict=True):
+        _over_voxels(voxel_kernels.blur, state, [source, step, *BLUR, target])
+    adam = [*BETAS, *(1 / (1 - beta**state.steps) for beta in BETAS), FLOOR]
+    inputs = [geo, b, grad[0], state.moments_geo, rate, *adam]
+    _over_voxels(voxel_kernels.adam_values, state, inputs)
+    inputs = [state.col, *state.grad_col, state.moment_col, state.square_col, rate_col, *adam]
+    _over_voxels(voxel_kernels.adam_colours, state, inputs)
     differences(state)
 
 
@@ -127,17 +129,16 @@ def redistance(state: GridState) -> None:
     """Makes f a distance again within the active band, keeping the surface where it is."""
     state.activate(ACTIVE_CELLS + 1)
     differences(state)
-    count, active = len(state.active_at), state.active_at
-    a, b = state.scratch
+    sides, spacing = state.strides[:2], state.spacing
+    source, target = state.scratch
     for scratch in state.scratch:
         scratch.copy_(state.geo[..., 0])
-    limit = ACTIVE_CELLS * state.spacing
-    inputs = [active, state.geo, state.spacing, limit, a, state.fixed]
-    launch(voxel_kernels.near_distances, count, inputs, state.geo.device)
-    source, target = a, b
+    limit = ACTIVE_CELLS * spacing
+    inputs = [*sides, state.geo, spacing, limit, source, state.fixed]
+    _over_voxels(voxel_kernels.near_distances, state, inputs)
     for _ in range(SPREADING_STEPS):
-        inputs = [active, source, state.fixed, state.spacing, target]
-        launch(voxel_kernels.spread_distances, count, inputs, state.geo.device)
+        inputs = [*sides, source, state.fixed, spacing, target]
+        _over_voxels(voxel_kernels.spread_distances, state, inputs)
         source, target = target, source
     index = state.active.long()
     state.geo.view(-1, 4)[index, 0] = source.view(-1)[index]
