@@ -63,8 +63,14 @@ class ConflictModel:
 
     def learnt(self, view: Tensor, pixel: Tensor, done: float) -> Tensor:
         """(R,) H at pixels (R, 2) of views (R,) from the colours' distances when last looked at."""
+        distance = self._distances.view(-1).index_select(0, self._place(view, pixel))
+        return self.at(view, pixel, distance, done)
+
+    def _place(self, view: Tensor, pixel: Tensor) -> Tensor:
+        """(R,) where pixels (R, 2) of views (R,) stand in `_distances`."""
+        height, width = self._distances.shape[1:]
         column, row = pixel.long().unbind(dim=1)
-        return self.at(view, pixel, self._distances[view, row, column], done)
+        return (view * height + row) * width + column
 
     def _capped(self, conflict: Tensor, view: Tensor) -> Tensor:
         return torch.where(view == 0, conflict.clamp_max(self._config.front_cap), conflict)
@@ -79,9 +85,8 @@ class ConflictModel:
         share = place - corner
         base = (view * rows + corner[:, 1]) * columns + corner[:, 0]
         flat = logits.reshape(-1)
-        top = torch.lerp(flat[base], flat[base + 1], share[:, 0])
-        below = base + columns
-        bottom = torch.lerp(flat[below], flat[below + 1], share[:, 0])
+        values = [flat.index_select(0, base + step) for step in (0, 1, columns, columns + 1)]
+        top, bottom = (torch.lerp(*pair, share[:, 0]) for pair in (values[:2], values[2:]))
         return torch.sigmoid(torch.lerp(top, bottom, share[:, 1]))
 
     def learn(
@@ -89,8 +94,7 @@ class ConflictModel:
     ) -> None:
         """One Adam step of H on eq. 5 with the colours' distances (R,) as they are."""
         config = self._config
-        column, row = pixel.long().unbind(dim=1)
-        self._distances[view, row, column] = distance
+        self._distances.view(-1).index_copy_(0, self._place(view, pixel), distance)
         if config.mode != "model" or done < config.begin:
             return
         logits = self._logits.requires_grad_(True)

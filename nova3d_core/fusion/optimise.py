@@ -222,10 +222,10 @@ def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float) -> None:
     run.field.measure = scale
     weights = replace(config.loss, mask=config.loss.mask * level.mask_weight)
     for ids in chosen.split(run.max_rays):
-        view, pixel = bank.view[ids], bank.pixel[ids]
-        origin, direction = run.poses.moved(view, bank.origin[ids], bank.direction[ids])
+        rays = bank.at(ids)
+        origin, direction = run.poses.moved(rays.view, rays.origin, rays.direction)
         rendered = run.field.render(origin, direction)
-        targets = _targets(run, ids, rendered.colour)
+        targets = _targets(run, rays, rendered.colour)
         loss = ray_loss(rendered, targets, weights, run.conflict.price(run.done))
         by = run.field.backward(
             loss.by_opacity * scale,
@@ -234,8 +234,8 @@ def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float) -> None:
             turn_rad > 0.0,
         )
         if by is not None:
-            run.poses.step(view, origin, direction, by, turn_rad)
-        _learn_conflict(run, ids, pixel, rendered.colour, targets, loss)
+            run.poses.step(rays.view, origin, direction, by, turn_rad)
+        _learn_conflict(run, rays, rendered.colour, targets, loss)
         run.losses = loss.means
     run.field.step(config.loss, decay)
 
@@ -247,33 +247,31 @@ def _align(run: _Run, alignment: Alignment) -> None:
     alignment.step(run.field, run.poses, run.conflict.gains, conflict, spread_rad)
 
 
-def _targets(run: _Run, ids: Tensor, rendered: Tensor) -> Targets:
-    """What rays (R,) should see, with the exposure, conflict and poses of now."""
-    bank, config = run.bank, run.config.conflict
-    view = bank.view[ids]
-    gain, colour = run.conflict.gains[view], bank.colour[ids]
-    distance = (rendered * gain - colour).square().sum(dim=1).sqrt()
-    conflict = run.conflict.at(view, bank.pixel[ids], distance, run.done)
-    normal = bank.normal[ids]
-    if bank.turns_normals:
-        normal = torch.einsum("nij,nj->ni", run.poses.rotation[view], normal)
+def _targets(run: _Run, rays: RayBank, rendered: Tensor) -> Targets:
+    """What R rays should see, with the exposure, conflict and poses of now."""
+    gain = run.conflict.gains.index_select(0, rays.view)
+    distance = (rendered * gain - rays.colour).square().sum(dim=1).sqrt()
+    conflict = run.conflict.at(rays.view, rays.pixel, distance, run.done)
+    normal = rays.normal
+    if rays.turns_normals:
+        rotation = run.poses.rotation.index_select(0, rays.view)
+        normal = torch.einsum("nij,nj->ni", rotation, normal)
     return Targets(
-        bank.mask[ids],
-        colour,
+        rays.mask,
+        rays.colour,
         normal,
-        bank.normal_weight[ids],
+        rays.normal_weight,
         gain,
         conflict,
-        (1.0 - conflict).clamp_min(config.normal_floor),
+        (1.0 - conflict).clamp_min(run.config.conflict.normal_floor),
     )
 
 
 def _learn_conflict(
-    run: _Run, ids: Tensor, pixel: Tensor, rendered: Tensor, targets: Targets, loss: RayLoss
+    run: _Run, rays: RayBank, rendered: Tensor, targets: Targets, loss: RayLoss
 ) -> None:
-    view = run.bank.view[ids]
-    run.conflict.match_exposure(view, rendered, targets.colour, targets.conflict)
-    run.conflict.learn(view, pixel, loss.distance, targets.mask, run.done)
+    run.conflict.match_exposure(rays.view, rendered, rays.colour, targets.conflict)
+    run.conflict.learn(rays.view, rays.pixel, loss.distance, rays.mask, run.done)
 
 
 def _check_finite(run: _Run, index: int) -> None:

@@ -81,9 +81,10 @@ class PoseTable:
 
     def moved(self, view: Tensor, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Rays of views (N,) where the refined poses have them: origins and directions (N, 3)."""
-        rotation = self.rotation[view]
+        rotation = self.rotation.index_select(0, view)
         origin = torch.einsum("nij,nj->ni", rotation, origin - self.centre) + self.centre
-        return origin + self.shift[view], torch.einsum("nij,nj->ni", rotation, direction)
+        direction = torch.einsum("nij,nj->ni", rotation, direction)
+        return origin + self.shift.index_select(0, view), direction
 
     @property
     def shift_per_turn(self) -> float:

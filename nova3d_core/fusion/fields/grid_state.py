@@ -15,6 +15,8 @@ ACTIVE_CELLS = 6.0
 """Voxels within so many cells of the surface take part in the optimisation."""
 SPREADING_STEPS = 12
 """In which distances spread over the active voxels, also along diagonals."""
+_GREY = 0.5
+"""Colour of what no ray has seen."""
 BYTES_A_VOXEL = 16 * 8 + 4 * 6 + 1 + 8
 """What a voxel costs: values, two gradient buffers, moments, scratch."""
 
@@ -126,16 +128,21 @@ def first_level(start: SdfGrid, resolution: int, device: torch.device) -> GridSt
     geo = torch.zeros(*shape, 4)
     sampled = resampled(start.values[..., None], start.origin, start.spacing, points)
     geo[..., 0] = sampled.reshape(shape)
-    col = torch.full((*shape, 4), 0.5)
+    col = torch.full((*shape, 4), _GREY)
     return GridState(origin, spacing, geo.to(device), col.to(device))
 
 
 def next_level(state: GridState, spacing: float) -> GridState:
-    """The same surface and colours with another cell size, cropped to what the surface is now."""
+    """The same surface and colours with another cell size, cropped to what the surface is now.
+
+    Voxels far from the surface become grey.
+    """
     origin, shape = level_frame(*bounds_of(distances(state)), spacing)
     points = grid_points(origin, spacing, tuple(shape)).to(state.geo.device)
     geo = torch.zeros(*shape, 4, device=state.geo.device)
     values = resampled(state.geo[..., :1], state.origin, state.spacing, points)
     geo[..., 0] = values.reshape(shape)
-    col = resampled(state.col, state.origin, state.spacing, points).reshape(*shape, 4)
-    return GridState(origin, spacing, geo, col.contiguous())
+    near = (values[:, 0].abs() < (ACTIVE_CELLS + 1) * spacing).nonzero()[:, 0]
+    col = torch.full((*shape, 4), _GREY, device=state.geo.device)
+    col.view(-1, 4)[near] = resampled(state.col, state.origin, state.spacing, points[near])
+    return GridState(origin, spacing, geo, col)

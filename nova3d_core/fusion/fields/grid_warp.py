@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ BLUR = (0.4, 0.24, 0.06)
 """Weights of the voxel itself, its neighbours, and the next."""
 _BLOCK_CELLS = 8
 """Rays that enter the band in the same block of cells follow each other in their given order."""
+_MOST_BLOCKS = 1024
+"""Along an axis."""
 
 
 def differences(state: GridState) -> None:
@@ -58,11 +61,17 @@ def neighbours_first(places: Tensor) -> Tensor:
 
     Rays that go through the same voxels follow each other then, and find them in the cache.
     """
-    block = (places.int() // _BLOCK_CELLS).clamp(0, 1023)
-    for shift, mask in ((16, 0x030000FF), (8, 0x0300F00F), (4, 0x030C30C3), (2, 0x09249249)):
-        block = (block | (block << shift)) & mask  # two zeros between a number's bits
-    x, y, z = block.unbind(dim=1)
-    return torch.argsort((x << 2) | (y << 1) | z, stable=True)
+    block = (places.int() // _BLOCK_CELLS).clamp(0, _MOST_BLOCKS - 1)
+    spread = _spread_bits(places.device).index_select(0, block.reshape(-1)).reshape(-1, 3)
+    return torch.argsort(4 * spread[:, 0] + 2 * spread[:, 1] + spread[:, 2], stable=True)
+
+
+@cache
+def _spread_bits(device: torch.device) -> Tensor:
+    """(1024,) whole numbers with two zeros between their bits."""
+    number = torch.arange(_MOST_BLOCKS, dtype=torch.int32, device=device)
+    bits = range(_MOST_BLOCKS.bit_length() - 1)
+    return sum(((number >> bit) & 1) << (3 * bit) for bit in bits)
 
 
 def march_back(
