@@ -9,6 +9,7 @@ were tried and gave worse poses.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,8 @@ from .rays import RayBank, pixel_side
 
 _EMPTY, _FULL = 0.02, 0.98
 """A pixel with coverage between these is cut by the edge."""
+_SATURATED = 20.0
+"""The logistic of this is 1 in single precision."""
 
 
 def softened_bank(bank: RayBank, cameras: Cameras, sharpness: float) -> RayBank:
@@ -40,18 +43,24 @@ def softened_bank(bank: RayBank, cameras: Cameras, sharpness: float) -> RayBank:
     masks = torch.zeros(count, cameras.height, cameras.width)
     colours = torch.zeros(count, cameras.height, cameras.width, 3)
     masks[place], colours[place] = bank.mask.cpu(), bank.colour.cpu()
-    measured = side_by_side(lambda view: edge_distance_px(masks[view]), range(count))
+    steepness = sharpness * pixel_side(bank, count)  # per pixel
+    far_px = _SATURATED / steepness
+    measured = side_by_side(lambda view: edge_distance_px(masks[view], far_px), range(count))
     distances, nearest = (torch.stack(part) for part in zip(*measured, strict=True))
     own = colours / masks[..., None].clamp_min(0.5)  # of pixels more than half covered
     view, row, column = place
     row, column = nearest[view, :, row, column].unbind(dim=1)
-    soft = torch.sigmoid(sharpness * pixel_side(bank, count) * distances[place])  # (N,)
+    soft = torch.sigmoid(steepness * distances[place])  # (N,)
     colour = soft[:, None] * own[view, row, column].clamp(0.0, 1.0)
     return replace(bank, mask=soft.to(bank.mask), colour=colour.to(bank.colour))
 
 
-def edge_distance_px(mask: Tensor) -> tuple[Tensor, Tensor]:
+def edge_distance_px(mask: Tensor, far_px: float = math.inf) -> tuple[Tensor, Tensor]:
     """How far inside a mask (H, W) of coverages each pixel's centre is, and its nearest pixel.
+
+    Args:
+        mask: (H, W) in 0..1.
+        far_px: distances beyond this come out as this, and are not measured.
 
     Returns:
         (H, W) pixels to the edge, below 0 outside; and (2, H, W) row and column of the nearest
@@ -65,12 +74,14 @@ def edge_distance_px(mask: Tensor) -> tuple[Tensor, Tensor]:
     inside = coverage > 0.5
     index = np.indices(coverage.shape)
     if inside.all() or not inside.any():
-        far = float(sum(coverage.shape))
-        distance = np.where(inside, far, -far)
+        far_px = min(far_px, float(sum(coverage.shape)))
+        distance = np.where(inside, far_px, -far_px)
         return torch.from_numpy(distance).float(), torch.from_numpy(index)
     nearest = distance_transform_edt(~inside, return_distances=False, return_indices=True)
     tree = cKDTree(_crossings(coverage))
-    distance = tree.query(index.reshape(2, -1).T)[0].reshape(inside.shape)
+    places = index.reshape(2, -1).T
+    distance = tree.query(places, distance_upper_bound=far_px)[0].clip(max=far_px)
+    distance = distance.reshape(inside.shape)
     distance = np.where(inside, distance, -distance)
     cut = (coverage > _EMPTY) & (coverage < _FULL) & (np.abs(distance) < 1.0)
     distance = np.where(cut, coverage - 0.5, distance)

@@ -62,6 +62,15 @@ def test_a_round_edge_is_found_to_a_tenth_of_a_pixel_without_bias():
     assert torch.equal(nearest[:, inside], torch.stack([row, column])[:, inside])
 
 
+def test_distances_may_be_asked_for_up_to_a_limit():
+    mask = coverage(lambda x, y: (x - 31.3).square() + (y - 32.9).square() < 20.2**2)
+    distance, nearest = edge_distance_px(mask)
+    limited, same = edge_distance_px(mask, 6.5)
+    assert torch.equal(limited, distance.clamp(-6.5, 6.5)) and torch.equal(same, nearest)
+    assert 0.2 < float((limited.abs() < 6.5).float().mean()) < 0.8
+    assert (edge_distance_px(torch.ones(8, 12), 6.5)[0] == 6.5).all()
+
+
 @pytest.mark.parametrize(("value", "distance_px"), [(0.0, -20.0), (1.0, 20.0)])
 def test_a_mask_without_an_edge_is_far_from_one(value, distance_px):
     distance, nearest = edge_distance_px(torch.full((8, 12), value))
