@@ -112,7 +112,7 @@ def launch(
     if device.type != "cpu" or count < _SMALL:
         share(0, count, 0)
         return
-    wp.load_module(kernel.module, device="cpu")
+    wp.load_module(kernel.module, device="cpu", block_dim=1)  # as `launch` asks for it
     cuts = [count * part // PARTS for part in range(PARTS + 1)]
     jobs = [_pool().submit(share, cuts[part], cuts[part + 1], part) for part in range(PARTS)]
     for job in jobs:
