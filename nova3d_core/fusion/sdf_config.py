@@ -169,6 +169,7 @@ _FAST = (
         ray_share=0.14,
         sharpness=1.6,
         step_cells=0.08,
+        turn_rad=4e-4,
         align_every=8,
         most_rays=30_000,
         soft_masks=True,
