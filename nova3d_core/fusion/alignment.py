@@ -76,7 +76,7 @@ class Alignment:
         blur_px = min(blur_px, _REACH_PX / 4 * stride)
         self._blur_px = blur_px / stride
         weight = _normal_weight(bank)
-        given, slopes = _given(bank, weight, len(cameras), blur_px)
+        given, slopes = _blurred_targets(bank, weight, len(cameras), blur_px)
         given, slopes, weight = given[:, self._rays], slopes[..., self._rays], weight[self._rays]
         self._given = [
             _Given(
@@ -204,7 +204,7 @@ def _normal_weight(bank: RayBank) -> Tensor:
     return WEIGHTS[1] * counts.float() * float(has_normal.any())
 
 
-def _given(
+def _blurred_targets(
     bank: RayBank, normal_weight: Tensor, views: int, blur_px: float
 ) -> tuple[Tensor, Tensor]:
     """(7, N) mask, normal, colour as given, blurred; and their slopes (2, 7, N).

@@ -58,7 +58,7 @@ def surface_of(
 
 def guarded(views: Views, refined: Cameras, mesh: Mesh) -> tuple[Cameras, list[int]]:
     """Refined cameras, but the given one where it fits its silhouette clearly better; and which."""
-    caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
+    caster = RayCaster.of(mesh)
     before = silhouette_overlap(caster, views.cameras, views.masks)
     after = silhouette_overlap(caster, refined, views.masks)
     worse = (after < before - _WORSE_IOU).nonzero()[:, 0].tolist()

@@ -89,7 +89,7 @@ def pose_misfit(views: Views, hull: SdfGrid) -> float:
     a degree or two carve a rim off each.
     """
     mesh = extract_surface(hull)
-    caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
+    caster = RayCaster.of(mesh)
     overlap = silhouette_overlap(caster, views.cameras, views.masks)
     low, high = _OVERLAP_OF_WRONG, _OVERLAP_OF_EXACT
     return float(((high - overlap.mean()) / (high - low)).clamp(0.0, 1.0))

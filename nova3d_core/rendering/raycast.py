@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..mesh import Mesh
 from ..threads import side_by_side
 from .bvh import TriangleTree
 
@@ -65,6 +66,11 @@ class RayCaster:
         else:
             logger.info("embreex is not installed: casting rays with the slower numpy tree")
             self._scene = TriangleTree(corners)
+
+    @classmethod
+    def of(cls, mesh: Mesh, backend: Backend = "auto") -> RayCaster:
+        """A mesh's faces prepared for rays."""
+        return cls(mesh.vertices.numpy(), mesh.faces.numpy(), backend)
 
     def first_hits(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
         """First surface point along each ray, from either side.

@@ -59,7 +59,7 @@ def render_views(
     """
     config = config or RenderConfig()
     mesh, cameras = mesh.to("cpu"), cameras.to("cpu").float()
-    caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy(), backend)
+    caster = RayCaster.of(mesh, backend)
     bounds = mesh.bounds
     pictures = [
         _render_view(mesh, bounds, caster, cameras[view], config.supersample)
@@ -72,7 +72,7 @@ def render_views(
 def surface_points(mesh: Mesh, cameras: Cameras, progress: Progress = SILENT) -> SurfacePoints:
     """The points of a mesh that the pixel centres of all cameras see."""
     mesh, cameras = mesh.to("cpu"), cameras.to("cpu").float()
-    caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
+    caster = RayCaster.of(mesh)
     pixels = sample_positions(cameras.width, cameras.height, 1)
     found = []
     for view in progress.track(range(len(cameras)), "seeing", len(cameras)):

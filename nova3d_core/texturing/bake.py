@@ -105,7 +105,7 @@ class _Baking:
 
     def __init__(self, mesh: Mesh, views: Views, config: BakeConfig, conflict: Tensor | None):
         self.cameras, self.config = views.cameras, config
-        self.caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
+        self.caster = RayCaster.of(mesh)
         masks = views.masks
         if masks is None:
             masks = torch.ones(views.colour.shape[:3])

@@ -62,7 +62,7 @@ def seen_vertices(
 ) -> Tensor:
     """(N,) bool: the vertices of a mesh that some camera sees, at least so steeply."""
     mesh, cameras = mesh.to("cpu").with_smooth_normals(), cameras.to("cpu").float()
-    caster = RayCaster(mesh.vertices.numpy(), mesh.faces.numpy())
+    caster = RayCaster.of(mesh)
     seen = torch.zeros(len(mesh.vertices), dtype=torch.bool)
     for view in progress.track(range(len(cameras)), "seeing", len(cameras)):
         left = torch.nonzero(~seen)[:, 0]

@@ -256,7 +256,7 @@ def test_guard_puts_back_the_views_that_were_made_worse(kind, l_solid):
     expected = refined.world_to_camera.clone()
     expected[2:] = given.world_to_camera[2:]
     assert torch.equal(kept.world_to_camera, expected)
-    caster = RayCaster(l_solid.vertices.numpy(), l_solid.faces.numpy())
+    caster = RayCaster.of(l_solid)
     overlap = silhouette_overlap(caster, true, views.masks)
     assert overlap.min() > 0.97 and overlap.max() <= 1.0
     same, none = guarded(views, true, l_solid)
