@@ -29,7 +29,7 @@ _DEPTH_STIFFNESS = 0.3
 """Against a view's own shift in depth, over the mean stiffness: it hardly shows."""
 _ALIKE = 25.0
 """So many neighbouring pixels err alike: evidence counts less than its number of pixels says."""
-_MOMENTUM = 0.65
+_MOMENTUM = 0.5
 """Of the motion before: neighbouring views pull each other round the ring slowly."""
 _SEEN = 0.3
 """A ray with more opacity than this ends on the object."""
