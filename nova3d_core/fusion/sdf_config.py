@@ -162,7 +162,7 @@ _DRAFT = (
 _FAST = (
     LevelConfig(32, 60, 0.04, 1.0, 0.10, 6e-3),
     LevelConfig(64, 90, 0.04, 1.0, 0.10, 4e-3),
-    LevelConfig(112, 90, 0.10, 1.3, 0.08, 1.6e-3, align_every=6, most_rays=22_000),
+    LevelConfig(112, 60, 0.10, 1.3, 0.08, 1.6e-3, align_every=6, most_rays=22_000),
     LevelConfig(
         resolution=176,
         steps=40,
