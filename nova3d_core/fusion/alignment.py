@@ -22,8 +22,10 @@ from .rays import RayBank, pixel_side
 
 WEIGHTS = (1.0, 0.5, 0.3)
 """Of the differences of mask, normal and colour."""
-_ROBUST = 0.15
-"""Differences beyond this count less and less (Geman-McClure)."""
+_ROBUST, ROBUST_END = 0.15, 0.47
+"""Differences beyond this count less and less (Geman-McClure); at a level's end beyond that share
+of it. Thin parts and sharp edges that no field of such cells can show keep differences that pull
+views askew; at first wrong poses make as large ones."""
 _DAMPING = 1e-3
 _DEPTH_STIFFNESS = 0.3
 """Against a view's own shift in depth, over the mean stiffness: it hardly shows."""
@@ -90,7 +92,13 @@ class Alignment:
         ]
 
     def step(
-        self, field: Field, poses: PoseTable, gains: Tensor, conflict: Tensor, spread_rad: float
+        self,
+        field: Field,
+        poses: PoseTable,
+        gains: Tensor,
+        conflict: Tensor,
+        spread_rad: float,
+        narrowed: float = 1.0,
     ) -> None:
         """Moves all poses towards where their pictures fit best.
 
@@ -100,12 +108,14 @@ class Alignment:
             gains: (V, 3) exposure of each view.
             conflict: (N,) H of the bank's pixels; what conflicts counts less.
             spread_rad: standard deviation of the given poses' errors, radians.
+            narrowed: what is left of the bound beyond which differences count less, in 0..1.
         """
         bank, trust = self._bank, 1.0 - conflict[self._rays]
         origin, direction = poses.moved(bank.view, bank.origin, bank.direction)
         rendered = _render(field, origin, direction)
+        bound = _ROBUST * narrowed
         systems = [
-            self._system(view, rendered, (origin, direction), poses, gains[view], trust)
+            self._system(view, rendered, (origin, direction), poses, gains[view], trust, bound)
             for view in range(len(self._cameras))
         ]
         normal, right, error, weight = (torch.stack(part) for part in zip(*systems, strict=True))
@@ -123,6 +133,7 @@ class Alignment:
         poses: PoseTable,
         gain: Tensor,
         trust: Tensor,
+        bound: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A view's normal equations: (6, 6), (6,), and its summed weighted error and weight.
 
@@ -133,6 +144,7 @@ class Alignment:
             poses: as they are.
             gain: (3,) the view's exposure.
             trust: (M,) what conflict leaves of the rays' weight.
+            bound: differences beyond this count less.
         """
         given = self._given[view]
         rays, wanted, wanted_slope = given.rays, given.wanted, given.slope
@@ -154,7 +166,7 @@ class Alignment:
             jacobian[:3, 1:4] += cross_matrix(wanted[1:4].T).permute(2, 1, 0)
         residual = wanted - seen
         error = residual.square().sum(dim=0)
-        weight = known * trust[rays] / (1.0 + error / _ROBUST**2).square()
+        weight = known * trust[rays] / (1.0 + error / bound**2).square()
         weighted, flat = (jacobian * weight).flatten(1), jacobian.flatten(1)
         return weighted @ flat.T, weighted @ residual.flatten(), weight @ error, weight.sum()
 

@@ -162,14 +162,15 @@ _DRAFT = (
 _FAST = (
     LevelConfig(32, 60, 0.04, 1.0, 0.10, 6e-3),
     LevelConfig(64, 90, 0.04, 1.0, 0.10, 4e-3),
-    LevelConfig(112, 60, 0.10, 1.3, 0.08, 1.6e-3, align_every=6, most_rays=22_000),
+    LevelConfig(112, 60, 0.10, 1.3, 0.08, 1.6e-3, 0.1, align_every=6, most_rays=22_000),
     LevelConfig(
-        resolution=176,
-        steps=40,
+        resolution=192,
+        steps=48,
         ray_share=0.14,
         sharpness=1.6,
         step_cells=0.08,
         turn_rad=4e-4,
+        colour_step=0.1,
         align_every=8,
         most_rays=30_000,
         soft_masks=True,
