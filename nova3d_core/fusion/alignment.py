@@ -22,10 +22,8 @@ from .rays import RayBank, pixel_side
 
 WEIGHTS = (1.0, 0.5, 0.3)
 """Of the differences of mask, normal and colour."""
-_ROBUST, ROBUST_END = 0.15, 0.47
-"""Differences beyond this count less and less (Geman-McClure); at a level's end beyond that share
-of it. Thin parts and sharp edges that no field of such cells can show keep differences that pull
-views askew; at first wrong poses make as large ones."""
+_ROBUST = 0.15
+"""Differences beyond this count less and less (Geman-McClure)."""
 _DAMPING = 1e-3
 _DEPTH_STIFFNESS = 0.3
 """Against a view's own shift in depth, over the mean stiffness: it hardly shows."""

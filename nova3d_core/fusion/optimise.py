@@ -15,7 +15,7 @@ from ..meshing.isosurface import extract_surface
 from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
 from ..views import Views
-from .alignment import ROBUST_END, Alignment
+from .alignment import Alignment
 from .conflict import ConflictModel
 from .fields.base import Field
 from .fields.grid_state import bounds_of
@@ -204,7 +204,7 @@ def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progres
         turn_rad = level.turn_rad * decay * run.turn_scale if with_poses else 0.0
         _step(run, level, decay, turn_rad)
         if alignment is not None and (step + 1) % level.align_every == 0:
-            _align(run, alignment, decayed(step, level.steps, ROBUST_END))
+            _align(run, alignment, decayed(step, level.steps, level.align_bound_end))
         run.steps_done += 1
         if run.steps_done % _CHECK_EVERY == 0 or step == level.steps - 1:
             _check_finite(run, index)

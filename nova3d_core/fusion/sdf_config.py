@@ -128,6 +128,9 @@ class LevelConfig:
     """Align all views with the surface at every so many steps, in place of gradients; 0: never."""
     align_stride: int = 1
     """Aligning looks at every so many-th row and column of the pictures."""
+    align_bound_end: float = 1.0
+    """The bound beyond which aligning counts differences less falls to this share. Wrong poses make
+    large differences; later they stay at thin parts and sharp edges only, and pull views askew."""
     most_rays: int = 0
     """No step looks at more rays, however many pixels there are; 0: no such limit."""
     soft_masks: bool = False
@@ -145,6 +148,7 @@ class LevelConfig:
         check_between("level colour_step", self.colour_step, 0.0, 1.0)
         check_between("level align_every", self.align_every, 0, 1000)
         check_between("level align_stride", self.align_stride, 1, 16)
+        check_between("level align_bound_end", self.align_bound_end, 0.01, 1.0)
         check_between("level most_rays", self.most_rays, 0, 10**9)
         check_between("level mask_weight", self.mask_weight, 0.0, 1e6)
 
@@ -172,6 +176,7 @@ _FAST = (
         turn_rad=4e-4,
         colour_step=0.1,
         align_every=8,
+        align_bound_end=0.45,
         most_rays=30_000,
         soft_masks=True,
         mask_weight=5.0,
