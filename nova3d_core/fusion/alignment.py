@@ -164,9 +164,14 @@ class Alignment:
             jacobian[:3, 1:4] += cross_matrix(wanted[1:4].T).permute(2, 1, 0)
         residual = wanted - seen
         error = residual.square().sum(dim=0)
-        weight = known * trust[rays] / (1.0 + error / bound**2).square()
+        weight = downweighted(known * trust[rays], error, bound)
         weighted, flat = (jacobian * weight).flatten(1), jacobian.flatten(1)
         return weighted @ flat.T, weighted @ residual.flatten(), weight @ error, weight.sum()
+
+
+def downweighted(weight: Tensor, squared: Tensor, bound: float) -> Tensor:
+    """Less weight for large squared differences d^2: w / (1 + d^2 / bound^2)^2 (Geman-McClure)."""
+    return weight / (1.0 + squared / bound**2).square()
 
 
 def rays_at(bank: RayBank, stride: int) -> Tensor | slice:
@@ -180,8 +185,7 @@ def coarser(
     bank: RayBank, cameras: Cameras, rays: Tensor | slice, stride: int
 ) -> tuple[RayBank, Cameras]:
     """Some rays with their pixels counted in strides, and cameras with such pictures."""
-    chosen = {name: value[rays] for name, value in vars(bank).items() if isinstance(value, Tensor)}
-    chosen["pixel"] = (chosen["pixel"].long() // stride) + 0.5
+    chosen = bank.each(lambda values: values[rays])
     scale = cameras.intrinsics.new_tensor([1.0 / stride, 1.0 / stride, 1.0])
     small = replace(
         cameras,
@@ -189,7 +193,7 @@ def coarser(
         width=-(-cameras.width // stride),
         height=-(-cameras.height // stride),
     )
-    return replace(bank, **chosen), small
+    return replace(chosen, pixel=chosen.pixel.long() // stride + 0.5), small
 
 
 def _parts(bank: RayBank, views: int) -> list[slice]:

@@ -61,13 +61,14 @@ def blurred(image: Tensor, sigma_px: float) -> Tensor:
     """An image (C, H, W) under a Gaussian; black beyond its border."""
     reach = math.ceil(2.5 * sigma_px)
     weights = [math.exp(-(step**2) / (2 * sigma_px**2)) for step in range(-reach, reach + 1)]
+    total = sum(weights)
     # taps one by one: a convolution of so few takes three times as long
     for axis, sides in ((2, (reach, reach)), (1, (0, 0, reach, reach))):
         padded = torch.nn.functional.pad(image, sides)
         image = torch.zeros_like(image)
         for step, weight in enumerate(weights):
             part = padded.narrow(axis, step, image.shape[axis])
-            image.add_(part, alpha=weight / sum(weights))
+            image.add_(part, alpha=weight / total)
     return image
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,21 +48,18 @@ class RayBank:
 
     def to(self, device: torch.device) -> RayBank:
         """The same rays on another device."""
-        moved = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return RayBank(**{**vars(self), **moved})
+        return self.each(lambda values: values.to(device))
 
     def at(self, ids: Tensor) -> RayBank:
         """Some of the rays, ids (R,)."""
-        chosen = {  # a third of the time that indexing takes
-            name: value.index_select(0, ids)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return RayBank(**{**vars(self), **chosen})
+        # a third of the time that indexing takes
+        return self.each(lambda values: values.index_select(0, ids))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> RayBank:
+        """The bank with every tensor (N, ...) changed the same way."""
+        parts = vars(self).items()
+        changed = {name: change(part) for name, part in parts if isinstance(part, Tensor)}
+        return replace(self, **changed)
 
 
 def ray_bank(views: Views, margin_px: int, use_normals: bool) -> RayBank:

@@ -16,6 +16,7 @@ from nova3d_core.fusion.alignment import (
     Alignment,
     by_motion,
     coarser,
+    downweighted,
     rays_at,
 )
 from nova3d_core.fusion.fields.grid import DenseGrid
@@ -173,6 +174,17 @@ def test_a_view_in_conflict_all_over_tells_nothing(field, pebble):
     moved = pose_figures(poses.cameras(), views.cameras)
     assert float(moved.rotation_deg[3]) < 0.05
     assert float(moved.rotation_deg[5]) > 1.0
+
+
+@pytest.mark.parametrize("bound", [0.05, 0.15])
+def test_large_differences_count_as_geman_mcclure_says(bound):
+    """A weight times a difference is half the slope of d^2 / (1 + d^2 / b^2)."""
+    difference = torch.tensor([1e-3, 0.02, bound, 0.3, 2.0], requires_grad=True)
+    cost = difference.square() / (1.0 + difference.square() / bound**2)
+    (slope,) = torch.autograd.grad(cost.sum(), difference)
+    weight = downweighted(torch.full((5,), 0.6), difference.detach().square(), bound)
+    torch.testing.assert_close(weight * difference, 0.6 * slope / 2, rtol=1e-4, atol=1e-7)
+    assert float(weight[2]) == pytest.approx(0.6 / 4)
 
 
 def test_a_common_shift_is_seen_in_perspective(field, pebble):

@@ -127,6 +127,25 @@ def test_a_step_looks_at_its_share_of_the_rays_within_bounds(views, monkeypatch)
     assert half > 700 and drawn == [700, 700, half, half, 256, 256]
 
 
+def test_a_levels_aligning_ends_with_its_share_of_the_bound(views, monkeypatch):
+    shares = []
+
+    def recorded(self, *words):
+        shares.append(words[-1])
+        return whole(self, *words)
+
+    whole = optimise.Alignment.step
+    monkeypatch.setattr(optimise.Alignment, "step", recorded)
+    levels = (
+        LevelConfig(24, 4, 0.3, align_every=2),
+        LevelConfig(24, 6, 0.3, align_every=2, align_bound_end=0.4),
+    )
+    surface = fuse_sdf(views, replace(QUICK, levels=levels))
+    expected = [1.0, 1.0, 0.4**0.2, 0.4**0.6, 0.4]
+    assert shares == pytest.approx(expected)
+    assert torch.isfinite(surface.grid.values).all()
+
+
 def test_the_surface_is_where_the_truth_is(fused, pebble):
     assert mean_error_cells(fused, pebble) < 0.25
     assert (fused.sdf(0.8 * pebble.vertices) < 0).all()

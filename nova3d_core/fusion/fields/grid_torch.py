@@ -30,7 +30,7 @@ _ABSENT = -1.0
 def differences(state: GridState) -> None:
     """Refreshes the central differences and the Laplacian."""
     index = state.active.long()
-    values = state.geo.view(-1, 4)
+    values = state.flat(state.geo)
     state.laplacian.view(-1)[index] = _laplacian(state, index, values[:, 0])
     for axis, step in enumerate(state.strides):
         rise = values[index + step, 0] - values[index - step, 0]
@@ -215,7 +215,7 @@ def move(
     state.steps += 1
     _gather(state, index, *regularisers[:2])
     by_value = _by_values(state, index, regularisers[2])
-    state.grad_geo[0].view(-1, 4)[index] = 0.0
+    state.flat(state.grad_geo[0])[index] = 0.0
     by_value = _blurred(state, index, by_value)
     unbias = [1 / (1 - beta**state.steps) for beta in BETAS]
     _adam_values(state, index, by_value, rate, unbias)
@@ -231,8 +231,8 @@ def _laplacian(state: GridState, index: Tensor, flat: Tensor) -> Tensor:
 
 def _gather(state: GridState, index: Tensor, eikonal: float, sparse: float) -> None:
     """Sums the two buffers into the first, clears the second, adds eikonal and sparsity terms."""
-    first, second = (grad.view(-1, 4) for grad in state.grad_geo)
-    value = state.geo.view(-1, 4)[index]
+    first, second = (state.flat(grad) for grad in state.grad_geo)
+    value = state.flat(state.geo)[index]
     f, slope = value[:, 0], value[:, 1:]
     length = slope.norm(dim=1) + 1e-6
     pull = 2.0 * eikonal * (length - 1.0) / length
@@ -245,7 +245,7 @@ def _gather(state: GridState, index: Tensor, eikonal: float, sparse: float) -> N
 
 def _by_values(state: GridState, index: Tensor, smooth: float) -> Tensor:
     """(A,) derivative by f alone: of f itself, through the slopes, and of smooth * laplacian^2."""
-    grad = state.grad_geo[0].view(-1, 4)
+    grad = state.flat(state.grad_geo[0])
     through = sum(
         grad[index - step, axis + 1] - grad[index + step, axis + 1]
         for axis, step in enumerate(state.strides)
@@ -275,13 +275,13 @@ def _adam_values(
     second = BETAS[1] * moments[index, 1] + (1.0 - BETAS[1]) * by_value.square()
     moments[index] = torch.stack([first, second], dim=1)
     step = rate * (first * unbias[0]) / ((second * unbias[1]).sqrt() + FLOOR)
-    state.geo.view(-1, 4)[index, 0] -= step
+    state.flat(state.geo)[index, 0] -= step
 
 
 def _adam_colours(state: GridState, index: Tensor, rate: float, unbias: list[float]) -> None:
     """One Adam step of the colours, one second moment for the three; clears the buffers."""
-    buffers = [grad.view(-1, 4) for grad in state.grad_col]
-    firsts, seconds = state.moment_col.view(-1, 4), state.square_col.view(-1)
+    buffers = [state.flat(grad) for grad in state.grad_col]
+    firsts, seconds = state.flat(state.moment_col), state.flat(state.square_col)
     grad = buffers[0][index] + buffers[1][index]  # (A, 4)
     second = BETAS[1] * seconds[index] + (1.0 - BETAS[1]) * grad.square().sum(dim=1)
     seen = second != 0  # by some ray
@@ -291,7 +291,7 @@ def _adam_colours(state: GridState, index: Tensor, rate: float, unbias: list[flo
     first = BETAS[0] * firsts[index] + (1.0 - BETAS[0]) * grad
     firsts[index], seconds[index] = first, second
     size = rate * unbias[0] / ((second * unbias[1]).sqrt() + FLOOR)
-    colours = state.col.view(-1, 4)
+    colours = state.flat(state.col)
     moved = (colours[index] - size[:, None] * first).clamp(0.0, 1.0)
     moved[:, 3] = 0.0
     colours[index] = moved
@@ -302,7 +302,7 @@ def redistance(state: GridState) -> None:
     state.activate(ACTIVE_CELLS + 1)
     differences(state)
     index, h = state.active.long(), state.spacing
-    values = state.geo.view(-1, 4)
+    values = state.flat(state.geo)
     flat = values[:, 0].clone()
     sign = torch.where(flat[index] < 0, -1.0, 1.0)
     near, fixed = _near_distances(state, index, sign)
@@ -322,7 +322,7 @@ def redistance(state: GridState) -> None:
 
 def _near_distances(state: GridState, index: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
     """(A,) f / |g|, and whether a neighbour lies on the surface's other side."""
-    value, flat = state.geo.view(-1, 4)[index], state.geo.view(-1, 4)[:, 0]
+    value, flat = state.flat(state.geo)[index], state.flat(state.geo)[:, 0]
     crossing = torch.zeros_like(index, dtype=torch.bool)
     for step in state.strides:
         crossing |= (sign * flat[index - step] <= 0) | (sign * flat[index + step] <= 0)
