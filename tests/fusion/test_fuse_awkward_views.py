@@ -1,0 +1,109 @@
+"""Fusions of views that are hard to fuse: parted, cut off at the border, with a hole in a mask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.cameras import orbit_cameras
+from nova3d_core.conventions import decode_normals
+from nova3d_core.errors import InputError
+from nova3d_core.fusion.config import HullConfig
+from nova3d_core.fusion.optimise import fuse_sdf
+from nova3d_core.fusion.sdf_config import LevelConfig, SdfFusionConfig
+from nova3d_core.mesh import Mesh
+from nova3d_core.meshing.clean import keep_largest_parts
+from nova3d_core.meshing.isosurface import extract_surface
+from nova3d_core.rendering.views import render_views
+from nova3d_core.rigs import RigConfig
+
+CONFIG = SdfFusionConfig(
+    levels=(
+        LevelConfig(24, 30, 0.5, 1.0, 0.10, 8e-3),
+        LevelConfig(40, 30, 0.5, 1.0, 0.08, 2e-3),
+        LevelConfig(40, 20, 0.5, 1.0, 0.06, 4e-4),
+    ),
+    hull=HullConfig(resolution=48),
+    min_rays=256,
+)
+
+
+def taken(mesh, focal_per_width=None):
+    rig = RigConfig(count=8, width_px=64, height_px=64)
+    if focal_per_width is not None:
+        rig = replace(rig, focal_per_width=focal_per_width)
+    return render_views(mesh, orbit_cameras(rig)).views
+
+
+def error_cells(surface, points):
+    """(N,) |signed distance| at points of the truth's surface, in cells."""
+    return surface.sdf(points).abs() / surface.grid.spacing
+
+
+def closed_parts(surface):
+    """How many loose parts the extracted surface has; all closed."""
+    import trimesh
+
+    mesh = extract_surface(surface.grid)
+    solid = trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
+    assert solid.is_watertight
+    return solid.body_count
+
+
+def test_two_separate_parts_are_both_fused(make_sphere):
+    ball = make_sphere(0.18)
+    places = torch.tensor([[-0.27, 0.0, 0.05], [0.27, 0.05, -0.05]])
+    vertices = torch.cat([ball.vertices + place for place in places])
+    faces = torch.cat([ball.faces, ball.faces + len(ball.vertices)])
+    surface = fuse_sdf(taken(Mesh(vertices, faces)), CONFIG)
+    assert closed_parts(surface) == 2
+    assert (surface.sdf(places) < -0.1).all() and float(surface.sdf(places.mean(dim=0)[None])) > 0
+    assert error_cells(surface, vertices).mean() < 0.25
+
+
+def test_an_object_beyond_the_border_is_right_where_all_see_it(make_sphere, caplog):
+    ball = make_sphere(0.4)
+    views = taken(ball, focal_per_width=3.0)
+    surface = fuse_sdf(views, CONFIG)
+    assert "touches the picture's border in views 0, 1, 2, 3, 4, 5, 6 and 7" in caplog.text
+    pixel = views.cameras.project(ball.vertices)[0]  # (V, N, 2)
+    within = ((pixel > 1.0) & (pixel < 63.0)).all(dim=2).all(dim=0)
+    assert 0.2 < float(within.float().mean()) < 0.5
+    error = error_cells(surface, ball.vertices)
+    assert error[within].mean() < 0.4 and error.max() < 4.0
+    assert closed_parts(surface) == 1
+
+
+def test_a_hole_in_one_views_mask_does_little_elsewhere(make_sphere):
+    ball = make_sphere(0.4)
+    views, hole = taken(ball), (slice(26, 38), slice(26, 38))
+    masks = views.masks.clone()
+    masks[3][hole] = 0.0
+    surface = fuse_sdf(replace(views, masks=masks), CONFIG)
+    pixel = views.cameras.project(ball.vertices)[0][3]
+    beside = (pixel < 24.0).any(dim=1) | (pixel > 40.0).any(dim=1)
+    error = error_cells(surface, ball.vertices)
+    assert 0.5 < float(beside.float().mean()) < 0.95
+    assert error[beside].mean() < 0.25
+    # the seven views that see a whole ball outvote the hole: a dent is left, no tunnel
+    largest = keep_largest_parts(extract_surface(surface.grid), 0.005)
+    corners = largest.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)  # (3 F, 2) of the edges
+    edges = len(corners.sort(dim=1).values.unique(dim=0))
+    assert len(largest.vertices) - edges + len(largest.faces) == 2  # Euler: nothing goes through
+    assert error.max() < 6.0
+
+
+def test_the_same_views_without_the_hole_are_right_everywhere(make_sphere):
+    ball = make_sphere(0.4)
+    error = error_cells(fuse_sdf(taken(ball), CONFIG), ball.vertices)
+    assert error.mean() < 0.25 and error.max() < 2.0
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_black_or_white_normal_pictures_stop_the_fusion(make_sphere, value):
+    views = taken(make_sphere(0.4))
+    blank = decode_normals(torch.full_like(views.normals, value))
+    with pytest.raises(InputError, match="black or white normals on the object"):
+        fuse_sdf(replace(views, normals=blank), CONFIG)
