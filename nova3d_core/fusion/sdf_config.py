@@ -183,11 +183,9 @@ _FAST = (
     ),
 )
 _QUALITY = (
-    LevelConfig(32, 100, 0.12, 1.0, 0.10, 6e-3),
-    LevelConfig(64, 120, 0.20, 1.0, 0.10, 3e-3),
-    LevelConfig(112, 100, 0.30, 1.3, 0.08, 1.2e-3, align_every=5),
-    LevelConfig(176, 80, 0.40, 1.6, 0.06, 5e-4, align_every=5),
-    LevelConfig(256, 60, 0.50, 1.6, 0.06, 2e-4, align_every=5),
+    *_FAST[:-1],
+    replace(_FAST[-1], most_rays=0),
+    replace(_FAST[-1], resolution=256, ray_share=0.4, most_rays=0),
 )
 _HASHGRID_SHARE = 0.1
 _HASHGRID_RAYS = 2_000
