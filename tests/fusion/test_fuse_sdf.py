@@ -140,10 +140,8 @@ def test_a_levels_aligning_ends_with_its_share_of_the_bound(views, monkeypatch):
         LevelConfig(24, 4, 0.3, align_every=2),
         LevelConfig(24, 6, 0.3, align_every=2, align_bound_end=0.4),
     )
-    surface = fuse_sdf(views, replace(QUICK, levels=levels))
-    expected = [1.0, 1.0, 0.4**0.2, 0.4**0.6, 0.4]
-    assert shares == pytest.approx(expected)
-    assert torch.isfinite(surface.grid.values).all()
+    fuse_sdf(views, replace(QUICK, levels=levels))
+    assert shares == pytest.approx([1.0, 1.0, 0.4**0.2, 0.4**0.6, 0.4])
 
 
 def test_the_surface_is_where_the_truth_is(fused, pebble):
