@@ -31,7 +31,7 @@ def differences(state: GridState) -> None:
     """Refreshes the central differences and the Laplacian."""
     index = state.active.long()
     values = state.flat(state.geo)
-    state.laplacian.view(-1)[index] = _laplacian(state, index, values[:, 0])
+    state.flat(state.laplacian)[index] = _laplacian(state, index, values[:, 0])
     for axis, step in enumerate(state.strides):
         rise = values[index + step, 0] - values[index - step, 0]
         values[index, axis + 1] = rise * (0.5 / state.spacing)
@@ -250,7 +250,7 @@ def _by_values(state: GridState, index: Tensor, smooth: float) -> Tensor:
         grad[index - step, axis + 1] - grad[index + step, axis + 1]
         for axis, step in enumerate(state.strides)
     )
-    bend = _laplacian(state, index, state.laplacian.view(-1))
+    bend = _laplacian(state, index, state.flat(state.laplacian))
     return grad[index, 0] + through * (0.5 / state.spacing) + 2.0 * smooth * bend
 
 
@@ -258,7 +258,7 @@ def _blurred(state: GridState, index: Tensor, rows: Tensor) -> Tensor:
     """(A,) five taps along each axis; what is not active counts as zero."""
     centre, near, far = BLUR
     for step in state.strides:
-        flat = torch.zeros_like(state.geo[..., 0]).view(-1)
+        flat = state.flat(torch.zeros_like(state.geo[..., 0]))
         flat[index] = rows
         by_one = flat[index - step] + flat[index + step]
         by_two = flat[index - 2 * step] + flat[index + 2 * step]
@@ -270,7 +270,7 @@ def _adam_values(
     state: GridState, index: Tensor, by_value: Tensor, rate: float, unbias: list[float]
 ) -> None:
     """One Adam step of f; `FLOOR` is Adam's epsilon."""
-    moments = state.moments_geo.view(-1, 2)
+    moments = state.flat(state.moments_geo)
     first = BETAS[0] * moments[index, 0] + (1.0 - BETAS[0]) * by_value
     second = BETAS[1] * moments[index, 1] + (1.0 - BETAS[1]) * by_value.square()
     moments[index] = torch.stack([first, second], dim=1)
