@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import reprlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from ..cameras import rigidity_problem
 from ..conventions import NORMAL_FRAMES, CameraKind, NormalFrame
 from ..errors import InputError
+from .containment import path_inside, quoted
 
 PERSPECTIVE_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "PERSPECTIVE")
 ORTHOGRAPHIC_MODEL = "ORTHOGRAPHIC"
@@ -25,15 +25,6 @@ FORMAT_KEYS = frozenset(("frames", "camera_model", *LENS_KEYS, *DISTORTION_KEYS,
 """Every key that means something at the top of the file."""
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Tried in this order where a file_path has no ending, as in the Blender NeRF sets."""
-
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 300
-
-
-def shown(value: Any) -> str:
-    """How errors quote something from a file: on one line, long things shortened."""
-    return _REPR.repr(value)
 
 
 @dataclass(frozen=True)
@@ -88,7 +79,7 @@ def read_frames(path: Path) -> tuple[dict[str, Any], list[Frame]]:
     for index, own in enumerate(entries):
         where = f"{path}: frame {index}"
         if not isinstance(own, dict):
-            raise InputError(f"{where} is {shown(own)}, expected an object with keys.")
+            raise InputError(f"{where} is {quoted(own)}, expected an object with keys.")
         if not own.get("file_path"):
             raise InputError(f"{where} has no file_path.", "Each frame names its picture.")
         picture = existing_picture(path.parent, own["file_path"], f"{where}: file_path")
@@ -121,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}.", "Write it again.") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds {shown(content)}, expected an object with keys.")
+        raise InputError(f"{path} holds {quoted(content)}, expected an object with keys.")
     return content
 
 
@@ -134,7 +125,7 @@ def finite_number(value: Any, what: str) -> float:
         except OverflowError:
             number = math.inf
     if not math.isfinite(number):
-        raise InputError(f"{what} is {shown(value)}, expected a finite number.")
+        raise InputError(f"{what} is {quoted(value)}, expected a finite number.")
     return number
 
 
@@ -149,28 +140,12 @@ def existing_picture(root: Path, given: Any, what: str) -> Path:
     Raises:
         InputError: the path is absolute, climbs out with .. or through a link, or leads to no file.
     """
-    if not isinstance(given, str):
-        raise InputError(f"{what} is {shown(given)}, expected a path.")
-    relative = PurePosixPath(given.replace("\\", "/"))
-    outside = InputError(
-        f"{what} leads out of the folder: {shown(given)}.",
-        "Copy the pictures beside the transforms.json and name them relative to it.",
-    )
-    if relative.is_absolute() or PureWindowsPath(given).drive or ".." in relative.parts:
-        raise outside
-    try:
-        for suffix in ("", *PICTURE_SUFFIXES):
-            candidate = root / f"{relative}{suffix}"
-            if candidate.is_file():
-                if not candidate.resolve().is_relative_to(root.resolve()):
-                    raise outside
-                return candidate
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, a loop of links
-        raise InputError(f"{what} is no usable path: {shown(given)}.") from error
-    raise InputError(
-        f"{what}: there is no picture {root / relative}.",
-        "Check the name, or remove the frame.",
-    )
+    path = path_inside(root, given, what, ("", *PICTURE_SUFFIXES))
+    if not path.is_file():
+        raise InputError(
+            f"{what}: there is no picture {path}.", "Check the name, or remove the frame."
+        )
+    return path
 
 
 def camera_kind(frame: Frame) -> CameraKind:
@@ -179,7 +154,7 @@ def camera_kind(frame: Frame) -> CameraKind:
     model = PERSPECTIVE_MODELS[0] if model is None else str(model).upper()
     if model not in (*PERSPECTIVE_MODELS, ORTHOGRAPHIC_MODEL):
         raise InputError(
-            f"{frame.where}: camera_model is {shown(frame.value('camera_model'))}, expected "
+            f"{frame.where}: camera_model is {quoted(frame.value('camera_model'))}, expected "
             f"one of {', '.join(PERSPECTIVE_MODELS)}, {ORTHOGRAPHIC_MODEL}.",
             "Undistort pictures of other lenses first.",
         )
@@ -202,7 +177,7 @@ def camera_to_world(frame: Frame) -> Tensor:
     rows = frame.own.get("transform_matrix")
     square = isinstance(rows, list) and len(rows) in (3, 4)
     if not square or not all(isinstance(row, list) and len(row) == 4 for row in rows):
-        raise InputError(f"{what} is {shown(rows)}, expected 4 rows of 4 numbers, or 3 rows of 4.")
+        raise InputError(f"{what} is {quoted(rows)}, expected 4 rows of 4 numbers, or 3 rows of 4.")
     numbers = [
         [finite_number(value, f"{what}[{i}][{j}]") for j, value in enumerate(row)]
         for i, row in enumerate(rows)
@@ -288,7 +263,7 @@ def declared_normal_frame(shared: dict[str, Any], path: Path) -> NormalFrame | N
     declared = shared.get("normal_frame")
     if declared is not None and declared not in NORMAL_FRAMES:
         raise InputError(
-            f"{path}: normal_frame is {shown(declared)}, expected one of "
+            f"{path}: normal_frame is {quoted(declared)}, expected one of "
             f"{', '.join(NORMAL_FRAMES)}."
         )
     return declared
