@@ -20,7 +20,7 @@ NORMAL_FRAMES: tuple[str, ...] = get_args(NormalFrame)
 CameraKind = Literal["perspective", "orthographic"]
 CAMERA_KINDS: tuple[str, ...] = get_args(CameraKind)
 
-UpAxis = Literal["+Y", "+Z"]
+UpAxis = Literal["+Y", "+Z", "+X", "-X", "-Y", "-Z"]
 UP_AXES: tuple[str, ...] = get_args(UpAxis)
 
 AZIMUTH_STEP_OF_16_DEG = 22.5
@@ -35,8 +35,16 @@ OPENGL_FROM_OPENCV = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
 Y_UP_FROM = {
     "+Y": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
     "+Z": ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0)),
+    "-Y": ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0)),
+    "-Z": ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)),
+    "+X": ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),
+    "-X": ((0.0, 1.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),
 }
-"""Rotations into our world from a world with the named axis up."""
+"""Rotations into our world from a world with the named axis up.
+
+Y and Z axes rotate about X, X axes about Z: a world with OpenCV axes (-Y up, a camera that looks
+along +Z) becomes one whose camera looks along -Z, from the front.
+"""
 
 
 def orbit_position(

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from ..cameras import rigidity_problem
-from ..conventions import NORMAL_FRAMES, CameraKind, NormalFrame
+from ..conventions import NORMAL_FRAMES, OPENGL_FROM_OPENCV, CameraKind, NormalFrame
 from ..errors import InputError
 from .containment import path_inside, quoted
 
-PERSPECTIVE_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "PERSPECTIVE")
 ORTHOGRAPHIC_MODEL = "ORTHOGRAPHIC"
-DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
-LENS_KEYS = ("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_angle_x", "camera_angle_y")
+DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye", "distortion_params")
+LENS_KEYS = (
+    *("w", "h", "fl_x", "fl_y", "cx", "cy"),
+    *("camera_angle_x", "camera_angle_y", "x_fov", "y_fov"),
+)
 OUR_KEYS = ("world_up", "normal_frame", "ortho_scale", "pixel_aspect")
 FORMAT_KEYS = frozenset(("frames", "camera_model", *LENS_KEYS, *DISTORTION_KEYS, *OUR_KEYS))
 """Every key that means something at the top of the file."""
@@ -83,7 +85,7 @@ def read_frames(path: Path) -> tuple[dict[str, Any], list[Frame]]:
         if not own.get("file_path"):
             raise InputError(f"{where} has no file_path.", "Each frame names its picture.")
         picture = existing_picture(path.parent, own["file_path"], f"{where}: file_path")
-        where = f"{where} ({own['file_path']})"
+        where = f"{where} ({shortened(own['file_path'])})"
         mask, normals = (
             existing_picture(path.parent, own[key], f"{where}: {key}") if own.get(key) else None
             for key in ("mask_path", "normal_path")
@@ -148,23 +150,22 @@ def existing_picture(root: Path, given: Any, what: str) -> Path:
     return path
 
 
-def camera_kind(frame: Frame) -> CameraKind:
-    """Perspective or orthographic, from camera_model; pictures with a bent lens are refused."""
-    model = frame.value("camera_model")
-    model = PERSPECTIVE_MODELS[0] if model is None else str(model).upper()
-    if model not in (*PERSPECTIVE_MODELS, ORTHOGRAPHIC_MODEL):
-        raise InputError(
-            f"{frame.where}: camera_model is {quoted(frame.value('camera_model'))}, expected "
-            f"one of {', '.join(PERSPECTIVE_MODELS)}, {ORTHOGRAPHIC_MODEL}.",
-            "Undistort pictures of other lenses first.",
-        )
-    bent = [key for key in DISTORTION_KEYS if frame.number(key)]
-    if bent:
-        raise InputError(
-            f"{frame.where}: the lens has distortion ({', '.join(bent)} not 0).",
-            "Undistort the pictures first, for instance with colmap image_undistorter.",
-        )
-    return "orthographic" if model == ORTHOGRAPHIC_MODEL else "perspective"
+def shortened(name: str, longest: int = 100) -> str:
+    """A name from a file as errors show it: the end of a long one."""
+    return name if len(name) <= longest else f"...{name[3 - longest :]}"
+
+
+def transform_matrix(rotation: Tensor, translation: Tensor) -> list[list[float]]:
+    """The transform_matrix of a camera.
+
+    Args:
+        rotation: (3, 3) from the world to the camera, OpenCV axes.
+        translation: (3,) the same.
+    """
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3] = rotation.T.double() @ matrix.new_tensor(OPENGL_FROM_OPENCV)
+    matrix[:3, 3] = -rotation.T.double() @ translation.double()
+    return matrix.tolist()
 
 
 def camera_to_world(frame: Frame) -> Tensor:
@@ -247,15 +248,18 @@ def _focal_length(frame: Frame, keys: dict[str, Any], axis: str, size_px: int) -
     """The focal length in pixels along one axis, if these keys hold one."""
     if keys.get(f"fl_{axis}") is not None:
         return frame.positive(f"fl_{axis}")
-    key = f"camera_angle_{axis}"
-    if keys.get(key) is None:
-        return None
-    angle_rad = frame.positive(key)
-    if angle_rad >= math.pi:
-        raise InputError(
-            f"{frame.where}: {key} is {angle_rad:g}, expected radians between 0 and pi."
-        )
-    return 0.5 * size_px / math.tan(0.5 * angle_rad)
+    # instant-ngp reads both; its x_fov is in degrees
+    for key, unit_rad, unit in (
+        (f"camera_angle_{axis}", 1.0, "radians between 0 and pi"),
+        (f"{axis}_fov", math.pi / 180.0, "degrees between 0 and 180"),
+    ):
+        if keys.get(key) is None:
+            continue
+        angle = frame.positive(key)
+        if angle * unit_rad >= math.pi:
+            raise InputError(f"{frame.where}: {key} is {angle:g}, expected {unit}.")
+        return 0.5 * size_px / math.tan(0.5 * angle * unit_rad)
+    return None
 
 
 def declared_normal_frame(shared: dict[str, Any], path: Path) -> NormalFrame | None:

@@ -1,13 +1,16 @@
 """Folders of views: pictures beside a transforms.json, as nerfstudio and instant-ngp read it.
 
-Our own keys beside theirs: `normal_path`, `normal_frame`, `world_up`, `ortho_scale` and
-`pixel_aspect` for orthographic cameras, `azimuth_deg` and `elevation_deg` for people to read.
+`read_views` also reads the folders of other programs (`view_folders`), whose cameras it gets under
+the keys of a transforms.json. Our own keys: `normal_path`, `normal_frame`, `world_up`,
+`ortho_scale` and `pixel_aspect` for orthographic cameras, `azimuth_deg` and `elevation_deg` for
+people to read.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,27 +31,37 @@ from ..errors import InputError
 from ..progress import SILENT, Progress
 from ..views import Views
 from .atomic import new_folder
+from .containment import quoted
 from .images import encoded
+from .lenses import camera_kind
 from .transforms_fields import (
     FORMAT_KEYS,
     ORTHOGRAPHIC_MODEL,
     Frame,
-    camera_kind,
     camera_to_world,
     declared_normal_frame,
     intrinsics,
-    read_frames,
 )
 from .transforms_pictures import FramePictures, read_pictures, stack_all_or_none
+from .view_folders import frames_of_folder
+from .view_layouts import TRANSFORMS
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = "transforms.json"
+FILE_NAME = TRANSFORMS
 FOLDER_CONTENT = (FILE_NAME, "images", "masks", "normals")
 WRITTEN_MODEL = "OPENCV"
 """The name of a pinhole camera that the most readers know."""
 UP_IS_UNCLEAR_BELOW = 0.1
-"""How much more one axis must point up than the other for a guess without a warning."""
+"""How much more one axis must point up than the next for a guess without a warning."""
+UP_FITS_WITHIN_DEG = 30.0
+"""How far the cameras' mean up vector may lie from the axis that is taken for up."""
+UP_FITS_ABOVE = 0.5
+"""How long the mean of the cameras' unit up vectors must be: cameras all around an object, up to
+45 degrees above it, give 0.7; cameras that are rolled every way give about 0."""
+FAR = 100.0
+"""Cameras further from the origin than this many times their own extent are moved to it: float32
+keeps 7 digits, of which the distance would take more than 2."""
 
 
 def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
@@ -56,10 +69,13 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
 
     Transparent pictures are put on white, and their alpha is the mask unless there is a mask_path.
     Where a mask says that there is no object, the picture becomes white and the normals zero.
-    A world with +Z up is turned into ours; positions and sizes stay as they are.
+    A world with another axis up is turned into ours; sizes stay as they are, and so do positions
+    unless the cameras lie far from the origin: then they are moved to it by `cameras.origin`.
+    Images of lenses with distortion are resampled onto a pinhole camera.
 
     Args:
-        folder: holds a transforms.json; or a file of that format with another name.
+        folder: holds a transforms.json, a COLMAP model or Wonder3D's views; or a file in the format
+            of a transforms.json with another name.
         progress: told of each frame.
 
     Returns:
@@ -68,8 +84,7 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
     Raises:
         InputError: naming the file, frame or key that is missing, broken or contradicting.
     """
-    path = _transforms_path(Path(folder))
-    shared, frames = read_frames(path)
+    path, shared, frames = frames_of_folder(Path(folder))
     poses = torch.stack([camera_to_world(frame) for frame in frames])  # (V, 4, 4) OpenGL axes
     _refuse_twins(frames, poses)
     kinds = {camera_kind(frame) for frame in frames}
@@ -85,12 +100,15 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
         pictures.append(read_pictures(frame, pictures[0] if pictures else None))
     height, width = pictures[0].colour.shape[:2]
     turn = poses.new_tensor(Y_UP_FROM[up])
+    origin = _origin(path, poses)
+    poses[:, :3, 3] -= origin
     cameras = Cameras(
         _world_to_camera(poses, turn).float(),
         torch.stack([intrinsics(frame, kind, width, height) for frame in frames]).float(),
         width,
         height,
         kind,
+        turn @ origin,
     )
     masks = stack_all_or_none(
         frames, [p.mask for p in pictures], "mask (no mask_path, no transparent pixels)"
@@ -143,20 +161,6 @@ def write_views(
     return folder
 
 
-def _transforms_path(given: Path) -> Path:
-    """The transforms.json that a folder, or the file itself, stands for."""
-    if given.is_file():
-        return given
-    if not given.is_dir():
-        raise InputError(f"folder {given} does not exist.", f"Name a folder with a {FILE_NAME}.")
-    path = given / FILE_NAME
-    if not path.exists():
-        others = sorted(other.name for other in given.glob("transforms*.json"))
-        hint = f"It has {', '.join(others)}: name that file." if others else "Is it another folder?"
-        raise InputError(f"folder {given} has no {FILE_NAME}.", hint)
-    return path
-
-
 def _refuse_twins(frames: Sequence[Frame], poses: Tensor) -> None:
     """Raises InputError if two frames have the same pose: a rig that was written wrongly."""
     seen: dict[tuple[float, ...], Frame] = {}
@@ -181,30 +185,63 @@ def _normal_frame(path: Path, shared: dict[str, Any], frames: Sequence[Frame]) -
 
 
 def _world_up(path: Path, shared: dict[str, Any], poses: Tensor) -> UpAxis:
-    """The world's up axis: as the file says, else the one closer to the cameras' mean up vector.
+    """The world's up axis: as the file says, else the one closest to the cameras' mean up vector.
 
-    nerfstudio's documented world has +Z up, but files with +Y up are about too.
+    nerfstudio's documented world has +Z up, COLMAP's is as its first images lie.
     """
     declared = shared.get("world_up")
     if declared is not None:
         if declared not in UP_AXES:
             raise InputError(
-                f"{path}: world_up is {declared!r}, expected one of {', '.join(UP_AXES)}."
+                f"{path}: world_up is {quoted(declared)}, expected one of {', '.join(UP_AXES)}."
             )
         logger.info("%s: world up is %s, as the file says", path, declared)
         return declared
     up = poses[:, :3, 1].mean(dim=0)  # OpenGL cameras have +y up
-    guess: UpAxis = "+Y" if up[1] > up[2] else "+Z"
-    unclear = float((up[1] - up[2]).abs()) < UP_IS_UNCLEAR_BELOW
+    axes = torch.tensor([Y_UP_FROM[axis] for axis in UP_AXES], dtype=up.dtype)[:, 1]  # (6, 3)
+    shares = axes @ up
+    best, second = shares.topk(2).values.tolist()
+    guess: UpAxis = UP_AXES[int(shares.argmax())]
+    length = float(up.norm())
+    angle_deg = math.degrees(math.acos(min(best / max(length, 1e-12), 1.0)))
+    problem = ""
+    if length < UP_FITS_ABOVE or angle_deg > UP_FITS_WITHIN_DEG:
+        problem = f"no axis fits (the closest is {angle_deg:.0f} degrees off)"
+    elif best - second < UP_IS_UNCLEAR_BELOW:
+        problem = "this is unclear"
+    remedy = "write world_up into the file"
+    if path.suffix.lower() != ".json":
+        remedy = "turn the model upright first, with colmap model_orientation_aligner"
     logger.log(
-        logging.WARNING if unclear else logging.INFO,
+        logging.WARNING if problem else logging.INFO,
         "%s: world up taken as %s, as the cameras' mean up vector is (%.2f, %.2f, %.2f)%s",
         path,
         guess,
         *up.tolist(),
-        "; this is unclear: write world_up into the file" if unclear else "",
+        f"; {problem}: {remedy}" if problem else "",
     )
     return guess
+
+
+def _origin(path: Path, poses: Tensor) -> Tensor:
+    """Where the cameras' own origin lies: (3,) float64, zero unless they are far from it.
+
+    Args:
+        path: for the log.
+        poses: (V, 4, 4) float64 camera-to-world.
+    """
+    positions = poses[:, :3, 3]
+    centre = positions.mean(dim=0)
+    extent = float((positions - centre).norm(dim=-1).max()) or 1.0
+    if float(centre.norm()) <= FAR * extent:
+        return torch.zeros_like(centre)
+    logger.info(
+        "%s: the cameras lie around (%.3f, %.3f, %.3f), far from the origin: they are moved to it "
+        "for the work, and back in what is written",
+        path,
+        *centre.tolist(),
+    )
+    return centre
 
 
 def _world_to_camera(poses: Tensor, turn: Tensor) -> Tensor:
@@ -265,10 +302,12 @@ def _pose(views: Views, view: int) -> dict[str, Any]:
     """One camera's pose, under the format's keys; the angles are for people."""
     camera = views.cameras[view]
     camera = replace(camera, world_to_camera=camera.world_to_camera.detach().cpu().double())
+    matrix = camera.camera_to_world_opengl[0]
+    matrix[:3, 3] += camera.origin
     return {
         "azimuth_deg": round(float(camera.azimuth_deg[0]), 4) % 360.0,
         "elevation_deg": round(float(camera.elevation_deg[0]), 4) + 0.0,  # no minus zero
-        "transform_matrix": camera.camera_to_world_opengl[0].tolist(),
+        "transform_matrix": matrix.tolist(),
     }
 
 

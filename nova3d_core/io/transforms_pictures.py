@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ..conventions import decode_normals
 from ..errors import InputError
+from ..imaging.undistort import undistorted
 from .images import alpha_of, on_white, read_image, read_mask
-from .transforms_fields import Frame
+from .lenses import check_field_of_view, distortion_of
+from .transforms_fields import Frame, intrinsics
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,19 @@ def read_pictures(frame: Frame, first: FramePictures | None) -> FramePictures:
         normals = decode_normals(encoded_normals)
         if mask is not None:
             normals = normals * (mask[..., None] > 0)
-    return FramePictures(colour, mask, normals)
+    return without_distortion(frame, FramePictures(colour, mask, normals))
+
+
+def without_distortion(frame: Frame, pictures: FramePictures) -> FramePictures:
+    """The images as a pinhole camera with the frame's intrinsics sees them."""
+    distortion = distortion_of(frame)
+    if distortion is None:
+        return pictures
+    height, width = pictures.colour.shape[:2]
+    lens = intrinsics(frame, "perspective", width, height)
+    check_field_of_view(frame, distortion, lens, width, height)
+    layers = (pictures.colour, pictures.mask, pictures.normals)
+    return FramePictures(*undistorted(*layers, lens, distortion))
 
 
 def _check_size(what: str, picture: Tensor, width: int, height: int) -> None:

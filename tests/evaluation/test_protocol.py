@@ -241,7 +241,7 @@ def test_a_sheet_comes_with_the_report_unless_pictures_are_off(solid):
     [
         ("protocol", "loose"),
         ("align", "hand"),
-        ("reference_up_axis", "+X"),
+        ("reference_up_axis", "X"),
         ("points", 3),
         ("seed", -1),
         ("iou_resolution", 10_000),
