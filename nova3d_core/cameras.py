@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,19 +38,19 @@ class Cameras:
     """Picture height in pixels."""
     kind: CameraKind = "perspective"
     """Perspective or orthographic, the same for all views."""
-    origin: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
-    """(3,) float64, always on the CPU: where the origin of this world lies in the world of the file
-    that the cameras came from. Cameras far from their file's origin are moved to this one, as
-    float32 cannot hold them; a place in the file's world is a place in this one plus `origin`."""
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """World position of the poses' own (0, 0, 0), in double precision, as `Mesh.origin`. Zero,
+    except for cameras far from the world's origin (geodetic coordinates), whose positions float32
+    could not hold. `read_views` sets it, `write_views` and what is fused from views add it."""
 
     def __post_init__(self):
         sizes = check_shape("world_to_camera", self.world_to_camera, "V 4 4")
         check_shape("intrinsics", self.intrinsics, "V 3 3", **sizes)
         check_finite("world_to_camera", self.world_to_camera)
         check_finite("intrinsics", self.intrinsics)
-        object.__setattr__(self, "origin", self.origin.detach().cpu().double())
-        check_shape("camera origin", self.origin, "3")
-        check_finite("camera origin", self.origin)
+        object.__setattr__(self, "origin", tuple(float(value) for value in self.origin))
+        if len(self.origin) != 3 or not all(math.isfinite(value) for value in self.origin):
+            raise InputError(f"camera origin is {self.origin}, expected three finite numbers.")
         if self.kind not in CAMERA_KINDS:
             raise InputError(
                 f"camera kind is '{self.kind}', expected one of {', '.join(CAMERA_KINDS)}."

@@ -82,10 +82,12 @@ def fuse_views(
             grid = carve_hull(views, config.hull, progress)
         with clock.stage("meshing"):
             raw = extract_surface(grid)
+            raw = replace(raw, origin=views.cameras.origin)
     else:
         views = with_refined_cameras(views, surface)
         with clock.stage("meshing"):
             raw = extract_surface(surface.grid).transformed(surface.field_to_world)
+            raw = replace(raw, origin=views.cameras.origin)
     cameras = None if surface is None else views.cameras  # a hull has no bumps
     mesh = mesh_surface(raw, config.meshing, clock, progress, cameras)
     conflict = None if surface is None else surface.conflict

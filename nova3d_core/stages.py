@@ -87,6 +87,7 @@ def mesh_of_surface(
     """
     grid = surface.grid if resolution == 0 else resampled(surface.grid, resolution)
     raw = extract_surface(grid).transformed(surface.field_to_world)
+    raw = replace(raw, origin=surface.cameras.origin)
     config = config or MeshingConfig()
     cells = config.smooth_unseen * surface.grid.spacing / grid.spacing
     config = replace(config, smooth_unseen=cells)
@@ -136,6 +137,7 @@ def bake_views(
         StageError: no view sees any of the mesh.
     """
     config, views = config or FuseConfig(), with_masks(views)
+    mesh = mesh.with_origin(views.cameras.origin)
     conflict = None
     if surface is not None:
         _check_same_views(surface, views)

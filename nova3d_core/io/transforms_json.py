@@ -108,7 +108,7 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
         width,
         height,
         kind,
-        turn @ origin,
+        tuple((turn @ origin).tolist()),
     )
     masks = stack_all_or_none(
         frames, [p.mask for p in pictures], "mask (no mask_path, no transparent pixels)"
@@ -303,7 +303,7 @@ def _pose(views: Views, view: int) -> dict[str, Any]:
     camera = views.cameras[view]
     camera = replace(camera, world_to_camera=camera.world_to_camera.detach().cpu().double())
     matrix = camera.camera_to_world_opengl[0]
-    matrix[:3, 3] += camera.origin
+    matrix[:3, 3] += matrix.new_tensor(camera.origin)
     return {
         "azimuth_deg": round(float(camera.azimuth_deg[0]), 4) % 360.0,
         "elevation_deg": round(float(camera.elevation_deg[0]), 4) + 0.0,  # no minus zero

@@ -58,7 +58,7 @@ def render_views(
         backend: who casts the rays.
     """
     config = config or RenderConfig()
-    mesh, cameras = mesh.to("cpu"), cameras.to("cpu").float()
+    mesh, cameras = mesh.to("cpu").with_origin(cameras.origin), cameras.to("cpu").float()
     caster = RayCaster.of(mesh, backend)
     bounds = mesh.bounds
     pictures = [
@@ -71,7 +71,7 @@ def render_views(
 
 def surface_points(mesh: Mesh, cameras: Cameras, progress: Progress = SILENT) -> SurfacePoints:
     """The points of a mesh that the pixel centres of all cameras see."""
-    mesh, cameras = mesh.to("cpu"), cameras.to("cpu").float()
+    mesh, cameras = mesh.to("cpu").with_origin(cameras.origin), cameras.to("cpu").float()
     caster = RayCaster.of(mesh)
     pixels = sample_positions(cameras.width, cameras.height, 1)
     found = []
