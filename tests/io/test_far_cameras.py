@@ -1,0 +1,137 @@
+"""Cameras in geodetic coordinates: centred for the work, and back where they were when written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import nova3d_core
+from nova3d_core.conventions import Y_UP_FROM
+from nova3d_core.fusion.config import HullConfig
+from nova3d_core.io.meshes import read_mesh, write_mesh
+from nova3d_core.io.transforms_json import read_views, write_views
+from nova3d_core.meshing.config import MeshingConfig
+from nova3d_core.pipeline import fuse_views
+from nova3d_core.pipeline_config import FuseConfig
+from nova3d_core.rendering.config import RenderConfig
+from nova3d_core.rendering.views import render_views
+from nova3d_core.stages import bake_views, fuse_to_surface, mesh_of_surface
+from nova3d_core.texturing.config import BakeConfig
+
+KNIGHT = Path(nova3d_core.__file__).parent / "assets" / "knight" / "views"
+UTM = (500_000.0, 0.0, 4_649_776.0)
+
+
+def matrices(folder: Path) -> np.ndarray:
+    """(V, 4, 4) float64, as the file says."""
+    content = json.loads((folder / "transforms.json").read_text())
+    return np.array([frame["transform_matrix"] for frame in content["frames"]])
+
+
+def shifted(folder: Path, offset: tuple[float, float, float], **keys) -> Path:
+    """The knight's folder with all cameras elsewhere."""
+    shutil.copytree(KNIGHT, folder)
+    content = json.loads((folder / "transforms.json").read_text())
+    for frame in content["frames"]:
+        for axis in range(3):
+            frame["transform_matrix"][axis][3] += offset[axis]
+    (folder / "transforms.json").write_text(json.dumps(content | keys))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory) -> Path:
+    return shifted(tmp_path_factory.mktemp("far") / "views", UTM)
+
+
+def test_far_cameras_are_the_same_but_for_their_offset(far):
+    near, views = read_views(KNIGHT).cameras, read_views(far).cameras
+    assert near.origin == (0.0, 0.0, 0.0)
+    back = views.positions.double() + torch.tensor(views.origin, dtype=torch.float64)
+    expected = near.positions.double() + torch.tensor(UTM, dtype=torch.float64)
+    assert float((back - expected).abs().max()) < 1e-6
+    assert float((views.rotation - near.rotation).abs().max()) < 1e-6
+    assert torch.equal(views.intrinsics, near.intrinsics)
+    # what float32 does to the same cameras
+    assert float((expected.float().double() - expected).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("axis", ["+Y", "+Z", "-X"])
+def test_the_origin_turns_with_the_world(tmp_path, axis):
+    views = read_views(shifted(tmp_path / "views", UTM, world_up=axis))
+    near = read_views(shifted(tmp_path / "near", (0, 0, 0), world_up=axis)).cameras
+    turned = torch.tensor(Y_UP_FROM[axis], dtype=torch.float64) @ torch.tensor(UTM).double()
+    back = views.cameras.positions.double() + torch.tensor(views.cameras.origin).double()
+    assert float((back - near.positions.double() - turned).abs().max()) < 1e-6
+
+
+def test_written_poses_are_the_given_ones(far, tmp_path):
+    folder = write_views(read_views(far), tmp_path / "back")
+    assert np.abs(matrices(folder) - matrices(far)).max() < 1e-6
+    again = write_views(read_views(folder), tmp_path / "again")
+    assert np.abs(matrices(again) - matrices(far)).max() < 1e-6
+
+
+def test_chosen_and_resized_views_keep_their_origin(far):
+    views = read_views(far)
+    for cameras in (
+        views[[0, 3]].cameras,
+        views[2].cameras,
+        views.cameras.resized(10, 10),
+        views.to("cpu").with_world_normals().cameras,
+        views.cameras.float(),
+    ):
+        assert cameras.origin == views.cameras.origin
+
+
+@pytest.mark.parametrize("offset", [(0, 0, 0), (50.0, -20.0, 30.0)])
+def test_cameras_that_float32_holds_stay_where_they_are(tmp_path, offset):
+    cameras = read_views(shifted(tmp_path / "views", offset)).cameras
+    assert cameras.origin == (0.0, 0.0, 0.0)
+    expected = torch.from_numpy(matrices(KNIGHT)[:, :3, 3]) + torch.tensor(offset)
+    assert float((cameras.positions - expected).abs().max()) < 1e-4
+
+
+def test_one_far_camera_keeps_its_place(tmp_path):
+    folder = shifted(tmp_path / "views", UTM)
+    content = json.loads((folder / "transforms.json").read_text())
+    content["frames"] = content["frames"][:1]
+    (folder / "transforms.json").write_text(json.dumps(content))
+    back = write_views(read_views(folder), tmp_path / "back")
+    assert np.abs(matrices(back) - matrices(folder)).max() < 1e-6
+
+
+def test_a_fused_mesh_lies_where_its_far_views_show_it(far, tmp_path):
+    config = FuseConfig(
+        method="hull",
+        hull=HullConfig(resolution=24),
+        meshing=MeshingConfig(target_faces=800),
+        bake=BakeConfig(texture_px=64),
+    )
+    views = read_views(far)[::4]
+    fused = fuse_views(views, config)
+    assert fused.mesh.origin == views.cameras.origin
+    surface, near_views = fuse_to_surface(read_views(KNIGHT)[::4], config)
+    near = mesh_of_surface(surface, config.meshing)
+    mesh = read_mesh(write_mesh(fused.mesh, tmp_path / "far.glb"))
+    for corner in (0, 1):
+        place = mesh.bounds[corner].double() + torch.tensor(mesh.origin, dtype=torch.float64)
+        expected = near.bounds[corner].double() + torch.tensor(UTM, dtype=torch.float64)
+        assert float((place - expected).abs().max()) < 0.01
+    # rendered by the far cameras, the read mesh covers what the near one covers
+    seen = render_views(mesh, views.cameras[0], RenderConfig(1)).views.masks
+    truth = render_views(near, near_views.cameras[0], RenderConfig(1)).views.masks
+    both, either = torch.minimum(seen, truth).sum(), torch.maximum(seen, truth).sum()
+    assert float(both / either) > 0.97
+    # stage by stage likewise, and a mesh from elsewhere is baked where it lies
+    surface, views = fuse_to_surface(views, config)
+    staged = mesh_of_surface(surface, config.meshing)
+    assert staged.origin == views.cameras.origin
+    baked = bake_views(mesh, views, config)
+    assert baked.mesh.origin == views.cameras.origin
+    assert float(baked.coverage.mean()) > 0.1

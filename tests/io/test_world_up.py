@@ -1,0 +1,136 @@
+"""Which way is up: all six axes, declared or guessed, and a guess that says when none fits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from nova3d_core.conventions import UP_AXES, Y_UP_FROM
+from nova3d_core.errors import InputError
+from nova3d_core.io.meshes import read_mesh, write_mesh
+from nova3d_core.io.transforms_json import read_views
+
+AXES = {"X": 0, "Y": 1, "Z": 2}
+
+
+def axis_vector(axis: str) -> torch.Tensor:
+    vector = torch.zeros(3, dtype=torch.float64)
+    vector[AXES[axis[1]]] = 1.0 if axis[0] == "+" else -1.0
+    return vector
+
+
+def orbit(up: torch.Tensor, elevations_deg: tuple[float, ...], count: int = 8) -> list:
+    """Cameras (OpenGL) around the origin, none of them rolled, in a world with `up` up."""
+    up = up / up.norm()
+    start = torch.linalg.cross(up, torch.tensor([0.3, 0.5, 0.8], dtype=torch.float64))
+    start = start / start.norm()
+    side = torch.linalg.cross(up, start)
+    poses = []
+    for index in range(count):
+        azimuth = 2 * math.pi * index / count
+        elevation = math.radians(elevations_deg[index % len(elevations_deg)])
+        flat = math.cos(azimuth) * start + math.sin(azimuth) * side
+        back = math.cos(elevation) * flat + math.sin(elevation) * up
+        right = torch.linalg.cross(up, back)
+        right = right / right.norm()
+        pose = torch.eye(4, dtype=torch.float64)
+        pose[:3, :4] = torch.stack([right, torch.linalg.cross(back, right), back, 3 * back], dim=1)
+        poses.append(pose.tolist())
+    return poses
+
+
+def folder_of(folder: Path, poses: list, **keys) -> Path:
+    folder.mkdir()
+    frames = []
+    for index, pose in enumerate(poses):
+        Image.new("RGB", (8, 6), "white").save(folder / f"{index}.png")
+        frames.append({"file_path": f"{index}.png", "transform_matrix": pose})
+    content = {"fl_x": 10.0, **keys, "frames": frames}
+    (folder / "transforms.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_every_axis_has_a_rotation_that_puts_it_up():
+    assert set(UP_AXES) == set(Y_UP_FROM) == {"+X", "-X", "+Y", "-Y", "+Z", "-Z"}
+    for axis, rows in Y_UP_FROM.items():
+        turn = torch.tensor(rows, dtype=torch.float64)
+        assert (turn @ axis_vector(axis)).tolist() == [0.0, 1.0, 0.0]
+        assert torch.equal(turn @ turn.T, torch.eye(3, dtype=torch.float64))
+        assert float(torch.linalg.det(turn)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("axis", UP_AXES)
+@pytest.mark.parametrize("declared", [True, False])
+def test_cameras_come_out_upright(tmp_path, caplog, axis, declared):
+    caplog.set_level(logging.INFO)
+    poses = orbit(axis_vector(axis), (20.0, 40.0))
+    keys = {"world_up": axis} if declared else {}
+    cameras = read_views(folder_of(tmp_path / "set", poses, **keys)).cameras
+    expected = torch.tensor([20.0, 40.0]).repeat(4)
+    assert torch.allclose(cameras.elevation_deg, expected, atol=1e-3)
+    heights = 3 * torch.sin(torch.deg2rad(expected))
+    assert torch.allclose(cameras.positions[:, 1], heights, atol=1e-5)
+    # turned, not mirrored: the cameras still go around counter-clockwise seen from above
+    steps = cameras.azimuth_deg.diff() % 360
+    assert torch.allclose(steps, torch.tensor(45.0), atol=1e-3)
+    says = f"world up is {axis}, as the file says" if declared else f"world up taken as {axis}"
+    assert says in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_world_with_opencv_axes_is_seen_from_the_front(tmp_path):
+    """COLMAP's and OpenCV's habit: the first camera at the origin looks along +Z, -Y up."""
+    first = [[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]]
+    other = [[1, 0, 0, 1], [0, -1, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]]
+    cameras = read_views(folder_of(tmp_path / "set", [first, other])).cameras
+    assert torch.allclose(cameras.azimuth_deg[0] % 360, torch.tensor(0.0))
+    assert torch.allclose(-cameras.rotation[0, 1], torch.tensor([0.0, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize(
+    ("up", "elevations", "angle"),
+    [
+        ((0.0, 1.0, 1.2), (10.0,), "40 degrees off"),
+        ((1.0, 1.0, 1.0), (10.0,), "55 degrees off"),
+        ((0.0, 0.0, 1.0), (75.0,), "0 degrees off"),  # steep: the up vectors hardly agree
+    ],
+)
+def test_a_world_that_no_axis_fits_is_a_warning(tmp_path, caplog, up, elevations, angle):
+    poses = orbit(torch.tensor(up, dtype=torch.float64), elevations)
+    read_views(folder_of(tmp_path / "set", poses))
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    message = record.getMessage()
+    assert "no axis fits" in message and angle in message
+    assert "write world_up into the file" in message
+
+
+def test_declared_axes_are_not_doubted(tmp_path, caplog):
+    poses = orbit(torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64), (10.0,))
+    read_views(folder_of(tmp_path / "set", poses, world_up="-X"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("up", ["Y", "+y", "up", 5, ["+Y"], {"axis": "+Y"}, "x" * 5000])
+def test_other_words_are_refused(tmp_path, up):
+    poses = orbit(axis_vector("+Y"), (10.0,))
+    folder = folder_of(tmp_path / "set", poses, world_up=up)
+    with pytest.raises(InputError, match="world_up is") as caught:
+        read_views(folder)
+    assert "+X" in str(caught.value) and "-Z" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("axis", UP_AXES)
+def test_meshes_turn_the_same_way(tmp_path, l_solid, axis):
+    turn = torch.tensor(Y_UP_FROM[axis])
+    path = write_mesh(l_solid, tmp_path / "l.glb")
+    plain, turned = read_mesh(path), read_mesh(path, axis)
+    assert torch.allclose(turned.vertices, plain.vertices @ turn.T, atol=1e-6)
+    assert torch.equal(turned.faces, plain.faces)
