@@ -1,0 +1,72 @@
+"""Which program left a folder is told from its names; those that cannot be read are named."""
+
+from __future__ import annotations
+
+import pytest
+
+from nova3d_core.errors import InputError
+from nova3d_core.io.transforms_json import read_views
+from nova3d_core.io.view_layouts import layout_of
+
+
+@pytest.mark.parametrize(
+    ("folders", "files", "layout"),
+    [
+        (["images"], ["transforms.json"], "transforms"),
+        (["images", "sparse"], ["transforms.json"], "transforms"),
+        (["images", "sparse"], [], "colmap"),
+        (["images"], ["cameras.txt", "images.txt", "points3D.txt"], "colmap"),
+        (["images"], ["cameras.bin", "images.bin"], "colmap"),
+        (["images"], ["cameras.bin", "images.txt"], None),
+        (["normals"], ["rgb_000_front.png"], "wonder3d"),
+        ([], ["rgb_000_above.png", "xrgb_000_front.png", "rgb_front.png"], None),
+        (["keyframes"], ["mesh_info.json"], "polycam"),
+        (["corrected_cameras", "corrected_images"], [], "polycam"),
+        (["rgbd"], ["metadata"], "record3d"),
+        (["EXR_RGBD"], ["metadata"], "record3d"),
+        ([], ["metadata"], None),
+        (["images"], ["transforms_train.json"], None),
+        ([], [], None),
+    ],
+)
+def test_layouts(folders, files, layout):
+    assert layout_of(folders, files) == layout
+
+
+def message_of(folder) -> str:
+    with pytest.raises(InputError) as caught:
+        read_views(folder)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 500
+    assert str(folder) in message
+    return message
+
+
+def test_polycam_is_named_with_what_to_do(tmp_path):
+    for name in ("corrected_cameras", "corrected_images"):
+        (tmp_path / "keyframes" / name).mkdir(parents=True)
+    message = message_of(tmp_path)
+    assert "an export of Polycam" in message
+    assert "ns-process-data polycam --data FOLDER --output-dir VIEWS" in message
+
+
+def test_record3d_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "rgbd").mkdir()
+    (tmp_path / "metadata").write_text("{}")
+    message = message_of(tmp_path)
+    assert "an export of Record3D" in message
+    assert "ns-process-data record3d --data FOLDER" in message
+
+
+def test_other_folders_are_told_what_is_read(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    message = message_of(tmp_path)
+    for word in ("transforms.json", "COLMAP", "sparse/0", "Wonder3D"):
+        assert word in message
+    assert "does not exist" in message_of(tmp_path / "nowhere")
+
+
+def test_many_other_names_make_no_long_message(tmp_path):
+    for index in range(300):
+        (tmp_path / f"transforms_{index:0150d}.json").write_text("{}")
+    assert "has no transforms.json" in message_of(tmp_path)
