@@ -56,9 +56,7 @@ def read_image(
     return image
 
 
-def read_mask(
-    path: Path | str, longest_px: int | None = None, upright: bool = True
-) -> Tensor:
+def read_mask(path: Path | str, longest_px: int | None = None, upright: bool = True) -> Tensor:
     """Reads a mask: the alpha of an image that has transparent pixels, else its brightness.
 
     Args:

@@ -25,9 +25,11 @@ from ..conventions import (
     encode_normals,
 )
 from ..errors import InputError
+from ..imaging.mask_checks import looks_inverted, refuse_inverted
 from ..progress import SILENT, Progress
 from ..views import Views
 from .atomic import new_folder
+from .image_files import shown
 from .images import encoded
 from .transforms_fields import (
     FORMAT_KEYS,
@@ -39,7 +41,8 @@ from .transforms_fields import (
     intrinsics,
     read_frames,
 )
-from .transforms_pictures import FramePictures, read_pictures, stack_all_or_none
+from .transforms_pictures import ViewStack, read_pictures
+from .view_sizes import common_size, fitted
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,9 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
 
     Transparent pictures are put on white, and their alpha is the mask unless there is a mask_path.
     Where a mask says that there is no object, the picture becomes white and the normals zero.
-    A world with +Z up is turned into ours; positions and sizes stay as they are.
+    A world with +Z up is turned into ours; positions and sizes stay as they are. Images are read
+    as stored, whatever their EXIF orientation; images of several sizes are brought to one, their
+    intrinsics with them.
 
     Args:
         folder: holds a transforms.json; or a file of that format with another name.
@@ -80,26 +85,24 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
     kind = kinds.pop()
     normal_frame = _normal_frame(path, shared, frames)
     up = _world_up(path, shared, poses)
-    pictures: list[FramePictures] = []
-    for frame in progress.track(frames, "reading views", len(frames)):
-        pictures.append(read_pictures(frame, pictures[0] if pictures else None))
-    height, width = pictures[0].colour.shape[:2]
     turn = poses.new_tensor(Y_UP_FROM[up])
-    cameras = Cameras(
-        _world_to_camera(poses, turn).float(),
-        torch.stack([intrinsics(frame, kind, width, height) for frame in frames]).float(),
-        width,
-        height,
-        kind,
-    )
-    masks = stack_all_or_none(
-        frames, [p.mask for p in pictures], "mask (no mask_path, no transparent pixels)"
-    )
-    normals = stack_all_or_none(frames, [p.normals for p in pictures], "normal_path")
-    if normals is not None and normal_frame == "world":
-        normals = normals @ turn.T.float()
-    colour = torch.stack([p.colour for p in pictures])
-    return Views(cameras, colour, masks, normals, None if normals is None else normal_frame)
+    size = common_size(frames)
+    stack, lenses, inverted = ViewStack(frames, size), [], []
+    for view, frame in enumerate(progress.track(frames, "reading views", len(frames))):
+        pictures = read_pictures(frame)
+        height, width = pictures.colour.shape[:2]
+        lens = intrinsics(frame, kind, width, height)
+        inverted.append(pictures.mask is not None and looks_inverted(pictures.mask))
+        if pictures.normals is not None and normal_frame == "world":
+            pictures = replace(pictures, normals=pictures.normals @ turn.T.float())
+        pictures, lens = fitted(frame, pictures, lens, size)
+        stack.put(view, pictures)
+        lenses.append(lens)
+    refuse_inverted(inverted, where=f"{shown(path)}:")
+    poses = _world_to_camera(poses, turn).float()
+    cameras = Cameras(poses, torch.stack(lenses).float(), *size, kind)
+    masks, normals = stack.masks(), stack.normals()
+    return Views(cameras, stack.colour, masks, normals, None if normals is None else normal_frame)
 
 
 def write_views(
