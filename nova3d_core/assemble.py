@@ -39,7 +39,8 @@ def assemble_views(
 
     Raises:
         InputError: counts or sizes that do not belong together, pictures too small to show
-            anything, an empty mask, or values out of range; the line names the input.
+            anything, an empty mask, masks that look inverted in most views, or values out of range;
+            the line names the input.
     """
     count, height, width = pictures.shape[:3]
     if count != len(cameras):

@@ -44,9 +44,12 @@ def check_finite(name: str, tensor: Tensor) -> None:
     """Raises InputError if any value is NaN or infinite, saying how many and where the first is."""
     import torch
 
-    good = torch.isfinite(tensor)
-    if bool(good.all()):
+    if tensor.numel() == 0 or not tensor.is_floating_point():
         return
+    extremes = torch.stack(torch.aminmax(tensor.detach()))  # NaN wins; no copy of the tensor
+    if bool(torch.isfinite(extremes).all()):
+        return
+    good = torch.isfinite(tensor)
     bad = (~good).nonzero()
     raise InputError(
         f"{name} has {len(bad)} values that are NaN or infinite, the first at index "
@@ -68,9 +71,12 @@ def check_range(name: str, tensor: Tensor, low: float, high: float, slack: float
 
 def check_unit_or_zero(name: str, vectors: Tensor) -> None:
     """Raises InputError unless nearly all vectors (..., 3) have length 1, or 0 for "none"."""
-    length = vectors.norm(dim=-1)
-    wrong = ((length - 1.0).abs() > 0.05) & (length > 0.05)
-    share = float(wrong.float().mean()) if wrong.numel() else 0.0
+    wrong = total = 0
+    for part in vectors if vectors.ndim > 2 else (vectors,):  # in parts: no copy of all
+        length = part.norm(dim=-1)
+        wrong += int((((length - 1.0).abs() > 0.05) & (length > 0.05)).sum())
+        total += length.numel()
+    share = wrong / max(total, 1)
     if share > 0.05:
         raise InputError(
             f"{name} are no unit vectors: {share:.0%} of them have another length.",

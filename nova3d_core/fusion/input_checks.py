@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from ..imaging.mask_checks import check_not_inverted
 from ..progress import SILENT, Progress
 from ..views import Views
 from .normal_checks import check_normals
@@ -20,10 +21,12 @@ def check_views(views: Views, progress: Progress = SILENT) -> None:
         progress: told about each step.
 
     Raises:
-        InputError: views that cannot be carved, silhouettes that cannot come from one object, and
-            normals that are missing or in another frame than declared.
+        InputError: masks that look inverted, views that cannot be carved, silhouettes that cannot
+            come from one object, and normals that are missing or in another frame than declared.
         Cancelled: if so asked.
     """
+    if views.masks is not None:
+        check_not_inverted(views.masks)
     check_silhouettes(views, progress)
     check_normals(views)
     cut = border_views(views)

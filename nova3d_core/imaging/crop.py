@@ -11,6 +11,7 @@ from torch.nn import functional
 from ..checks import check_between, check_finite
 from ..errors import InputError
 from ..io.images import on_white
+from .mask_checks import check_not_inverted
 from .matte import WHITE_TOLERANCE, matte_from_white
 
 _OBJECT = 0.5
@@ -47,7 +48,8 @@ def prepare_images(
         Pictures (V, size, size, 3) and masks (V, size, size), in 0..1.
 
     Raises:
-        InputError: a picture has no object, or no mask and no white background.
+        InputError: a picture has no object, or no mask and no white background; most masks look
+            inverted.
     """
     config = config or CropConfig()
     colour, masks = object_on_white(pictures, masks)
@@ -58,7 +60,12 @@ def prepare_images(
 
 
 def object_on_white(pictures: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Pictures (V, H, W, 3) on white and masks (V, H, W); arguments as in `prepare_images`."""
+    """Pictures (V, H, W, 3) on white and masks (V, H, W); arguments as in `prepare_images`.
+
+    Raises:
+        InputError: masks of another number or size, masks that look inverted in most views, or
+            neither masks nor a white background.
+    """
     check_finite("pictures", pictures)
     if masks is not None:
         check_belongs("masks", masks, pictures)
@@ -70,6 +77,7 @@ def object_on_white(pictures: Tensor, masks: Tensor | None = None) -> tuple[Tens
     if given is None:
         return colour, matte_from_white(colour)
     check_finite("masks", given)
+    check_not_inverted(given, "alpha channel" if given is alpha else "mask")
     given = given.clamp(0.0, 1.0)
     if given is not alpha and not _is_white(colour[given <= 0]):
         # in a mask's soft edge the picture shows its old background: mix in white

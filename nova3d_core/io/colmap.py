@@ -17,7 +17,8 @@ import torch
 from ..errors import InputError
 from .colmap_model import CAMERA_PARAMETERS, ModelCamera, ModelImage, read_model
 from .containment import path_inside, quoted
-from .transforms_fields import Frame, existing_picture, shortened, transform_matrix
+from .image_files import shown
+from .transforms_fields import Frame, existing_picture, transform_matrix
 from .view_layouts import COLMAP_MODELS
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def colmap_frames(folder: Path) -> tuple[Path, dict[str, Any], list[Frame]]:
     images = sorted(images, key=lambda image: image.name)
     for one, other in itertools.pairwise(images):
         if one.name == other.name:
-            raise InputError(f"{place.images} holds the image {quoted(one.name)} twice.")
+            raise InputError(f"{shown(place.images)} holds the image {_brief(one.name)} twice.")
     root = _image_root(place, images[0])
     masks = _mask_root(root)
     if masks is None:
@@ -90,7 +91,7 @@ def _find_model(folder: Path) -> _Place:
                     )
                 return _Place(model / cameras, model / images, _roots(folder))
     raise InputError(
-        f"folder {folder} has a folder sparse, but no COLMAP model in it.",
+        f"folder {shown(folder)} has a folder sparse, but no COLMAP model in it.",
         "A model has cameras.bin and images.bin, or cameras.txt and images.txt, in sparse/0 or "
         "sparse.",
     )
@@ -109,10 +110,11 @@ def _roots(folder: Path) -> tuple[Path, ...]:
 def _image_root(place: _Place, image: ModelImage) -> Path:
     """The folder that the images' names are relative to."""
     for root in place.roots:
-        if path_inside(root, image.name, f"{place.images}: an image's name").is_file():
+        if path_inside(root, image.name, f"{shown(place.images, 120)}: an image's name").is_file():
             return root
     raise InputError(
-        f"{place.images}: there is no image {quoted(shortened(image.name))} in {place.roots[0]}.",
+        f"{shown(place.images, 120)}: there is no image {_brief(image.name)} in "
+        f"{shown(place.roots[0], 120)}.",
         "Put COLMAP's images into a folder images next to sparse.",
     )
 
@@ -133,7 +135,7 @@ def _frame(
     masks: Path | None,
 ) -> Frame:
     """One image as a frame, with the keys of a transforms.json."""
-    where = f"{path}: image {quoted(shortened(image.name))}"
+    where = f"{shown(path, 120)}: image {_brief(image.name)}"
     if camera is None:
         raise InputError(f"{where} has camera {image.camera_id}, which the model does not hold.")
     picture = existing_picture(root, image.name, where)
@@ -145,6 +147,11 @@ def _frame(
         mask = next((each for each in paths if each.is_file()), None)
     own = {"file_path": image.name, **_lens(camera, where), "transform_matrix": _pose(image, where)}
     return Frame(where, own, {}, picture, mask, None)
+
+
+def _brief(name: str) -> str:
+    """An image's name as errors quote it."""
+    return quoted(shown(name, 60))
 
 
 def _lens(camera: ModelCamera, where: str) -> dict[str, Any]:

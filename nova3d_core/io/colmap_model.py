@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from ..errors import InputError
 from .containment import quoted
+from .image_files import shown
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def read_model(
     with _explained(images_path):
         images = (_binary_images if binary else _text_images)(images_path)
     if not images:
-        raise InputError(f"{images_path} holds no images.", "Run COLMAP's mapper again.")
+        raise InputError(f"{shown(images_path)} holds no images.", "Run COLMAP's mapper again.")
     return cameras, images
 
 
@@ -102,9 +103,11 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise InputError(f"{shown(path)} cannot be read: {error.strerror or error}.") from error
     except (ValueError, struct.error) as error:
-        raise InputError(f"{path} is damaged: {quoted(str(error))}.", "Write it again.") from error
+        raise InputError(
+            f"{shown(path)} is damaged: {quoted(str(error))}.", "Write it again."
+        ) from error
 
 
 class _Bytes:
@@ -127,7 +130,8 @@ class _Bytes:
         (count,) = self.unpack("Q")
         if count * entry_bytes > self.size - self.file.tell():
             raise InputError(
-                f"{self.path} claims {count} entries, which its {self.size} bytes cannot hold.",
+                f"{shown(self.path)} claims {count} entries, which its {self.size} bytes cannot "
+                "hold.",
                 "It is damaged or cut off: copy it again.",
             )
         return count
@@ -143,13 +147,15 @@ class _Bytes:
         start = self.file.tell()
         content, end, _ = self.file.read(LONGEST_NAME + 1).partition(b"\0")
         if not end:
-            raise InputError(f"{self.path} is damaged: the name of an image does not end.")
+            raise InputError(f"{shown(self.path)} is damaged: the name of an image does not end.")
         self.file.seek(start + len(content) + 1)
         return os.fsdecode(content)
 
     def cut_off(self) -> InputError:
         """The error of a file that ends too early."""
-        return InputError(f"{self.path} is cut off after {self.size} bytes.", "Copy it again.")
+        return InputError(
+            f"{shown(self.path)} is cut off after {self.size} bytes.", "Copy it again."
+        )
 
 
 def _binary_cameras(path: Path) -> dict[int, ModelCamera]:
@@ -160,7 +166,7 @@ def _binary_cameras(path: Path) -> dict[int, ModelCamera]:
             camera_id, number, width, height = content.unpack("IiQQ")
             if not 0 <= number < len(_MODELS):
                 raise InputError(
-                    f"{path}: camera {camera_id} has the unknown camera model {number}.",
+                    f"{shown(path)}: camera {camera_id} has the unknown camera model {number}.",
                     "Undistort the images with colmap image_undistorter, which writes PINHOLE.",
                 )
             model = _MODELS[number][0]
@@ -189,8 +195,8 @@ def _text_cameras(path: Path) -> dict[int, ModelCamera]:
             continue
         if len(words) < 4 or words[1] not in CAMERA_PARAMETERS:
             raise InputError(
-                f"{path}, line {number}: {quoted(line)} is no camera that is known: CAMERA_ID, "
-                "MODEL, WIDTH, HEIGHT, PARAMS.",
+                f"{_line(path, number)}: {quoted(shown(line, 100))} is no camera that is known: "
+                "CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS.",
                 "Undistort the images with colmap image_undistorter, which writes PINHOLE.",
             )
         with _explained_line(path, number):
@@ -210,8 +216,8 @@ def _text_images(path: Path) -> list[ModelImage]:
         words = line.split(None, 9)
         if len(words) < 10:
             raise InputError(
-                f"{path}, line {number}: {quoted(line)} is no image: IMAGE_ID, QW, QX, QY, QZ, TX, "
-                "TY, TZ, CAMERA_ID, NAME."
+                f"{_line(path, number)}: {quoted(shown(line, 100))} is no image: IMAGE_ID, QW, "
+                "QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME."
             )
         with _explained_line(path, number):
             pose = tuple(float(word) for word in words[1:8])
@@ -220,8 +226,8 @@ def _text_images(path: Path) -> list[ModelImage]:
         number, line = next(lines, (number + 1, ""))
         if not _may_be_points(line):
             raise InputError(
-                f"{path}, line {number}: expected the points of image {quoted(image.name)} "
-                "(X, Y, POINT3D_ID and so on), or an empty line.",
+                f"{_line(path, number)}: expected the points of image "
+                f"{quoted(shown(image.name, 60))} (X, Y, POINT3D_ID and so on), or an empty line.",
                 "Each image takes two lines.",
             )
     if stated is not None and stated != len(images):
@@ -252,10 +258,15 @@ def _may_be_points(line: str) -> bool:
     return len(words) == 11 or len(words) % 3 == 0
 
 
+def _line(path: Path, number: int) -> str:
+    """How errors name a line of a file."""
+    return f"{shown(path, 120)}, line {number}"
+
+
 @contextmanager
 def _explained_line(path: Path, number: int) -> Iterator[None]:
     """Turns a word that is no number into an InputError that names the line."""
     try:
         yield
     except (ValueError, OverflowError) as error:
-        raise InputError(f"{path}, line {number}: {quoted(str(error))}.") from error
+        raise InputError(f"{_line(path, number)}: {quoted(str(error))}.") from error

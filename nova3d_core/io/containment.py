@@ -8,13 +8,17 @@ from typing import Any
 
 from ..errors import InputError
 
+_LONGEST = 160
 _REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 300
+_REPR.maxstring = _REPR.maxother = _LONGEST
 
 
 def quoted(value: Any) -> str:
     """How errors quote something from a file: on one line, long values shortened."""
-    return _REPR.repr(value)
+    text = _REPR.repr(value)
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST - 33]}...{text[-30:]}"
 
 
 def path_inside(folder: Path, given: Any, what: str, endings: tuple[str, ...] = ("",)) -> Path:

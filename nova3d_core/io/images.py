@@ -3,60 +3,66 @@
 from __future__ import annotations
 
 import io
-import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..checks import check_finite, check_range
 from ..errors import InputError
 from .atomic import new_file
+from .image_files import decoded_pixels, open_image, shown
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_WITH_ALPHA = {"RGBA", "RGBa", "LA", "La", "PA"}
-_GREY_16_BIT = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # pillow opens 16-bit PGM as "I"
 _HALF_STEP = 0.5 / 255.0
 """Half a step of an 8-bit file: an alpha this close to 1 is opaque."""
 
 
 def read_image(
-    path: Path | str, channels: Literal[3, 4] | None = None, longest_px: int | None = None
+    path: Path | str,
+    channels: Literal[3, 4] | None = None,
+    longest_px: int | None = None,
+    upright: bool = True,
 ) -> Tensor:
-    """Reads a picture as it is meant to be seen: palettes resolved, turned upright (EXIF).
+    """Reads an image, palettes resolved.
 
     Args:
-        path: a file of any kind pillow knows, 8 or 16 bits a channel. Pillow keeps all 16 bits of
-            grey pictures and the upper 8 of coloured ones.
-        channels: 3 puts a transparent picture on white; 4 adds an opaque alpha where there is
+        path: PNG, JPEG, WebP, TIFF, BMP, GIF, TGA or PPM, 8 or 16 bits a channel, of at most
+            `image_files.MAX_PIXELS`. All 16 bits are kept of grey images, the upper 8 of coloured
+            ones; of animations and files with several pages, the first image is read.
+        channels: 3 puts a transparent image on white; 4 adds an opaque alpha where there is
             none; without it, the file decides.
-        longest_px: a picture at least twice as long is reduced by a whole factor while its pixels
+        longest_px: an image at least twice as long is reduced by a whole factor while its pixels
             are still bytes, so that a huge one takes a quarter of the memory, or less.
+        upright: turn the image as its EXIF orientation says. Images that belong to cameras are to
+            be read as stored: their cameras are made for those pixels.
 
     Returns:
         (H, W, 3) or (H, W, 4) float32 in 0..1, sRGB, alpha not multiplied in.
 
     Raises:
-        InputError: the file is missing, unreadable, truncated, or no picture; it is named.
+        InputError: the file is missing, unreadable, damaged, too large, or no image of these
+            formats; it is named.
     """
-    picture = _decoded(Path(path), longest_px)
-    if channels == 3 and picture.shape[2] == 4:
-        return on_white(picture)
-    if channels == 4 and picture.shape[2] == 3:
-        return torch.cat([picture, torch.ones_like(picture[..., :1])], dim=-1)
-    return picture
+    path = Path(path)
+    what = f"picture {shown(path)}"
+    with open_image(path, what) as opened:
+        pixels = decoded_pixels(opened, what, upright=upright, longest_px=longest_px)
+    image = torch.from_numpy(pixels)
+    if channels == 3 and image.shape[2] == 4:
+        return on_white(image)
+    if channels == 4 and image.shape[2] == 3:
+        return torch.cat([image, torch.ones_like(image[..., :1])], dim=-1)
+    return image
 
 
-def read_mask(path: Path | str, longest_px: int | None = None) -> Tensor:
-    """Reads a mask: the alpha of a picture that has transparent pixels, else its brightness.
+def read_mask(path: Path | str, longest_px: int | None = None, upright: bool = True) -> Tensor:
+    """Reads a mask: the alpha of an image that has transparent pixels, else its brightness.
 
     Args:
         path: as in `read_image`.
-        longest_px: as in `read_image`; the same makes the same size of pictures of the same size.
+        longest_px: as in `read_image`; images of the same size are reduced to the same size.
+        upright: as in `read_image`.
 
     Returns:
         (H, W) float32 in 0..1.
@@ -64,9 +70,9 @@ def read_mask(path: Path | str, longest_px: int | None = None) -> Tensor:
     Raises:
         InputError: as `read_image`.
     """
-    picture = read_image(path, longest_px=longest_px)
-    alpha = alpha_of(picture)
-    return picture[..., :3].mean(dim=-1) if alpha is None else alpha
+    image = read_image(path, longest_px=longest_px, upright=upright)
+    alpha = alpha_of(image)
+    return image[..., :3].mean(dim=-1) if alpha is None else alpha
 
 
 def alpha_of(picture: Tensor) -> Tensor | None:
@@ -145,62 +151,3 @@ def encoded(picture: Tensor, suffix: str = ".png", what: str = "picture") -> byt
             "Use .png.",
         ) from error
     return content.getvalue()
-
-
-def _decoded(path: Path, longest_px: int | None = None) -> Tensor:
-    """(H, W, 3 or 4) float32 in 0..1 from a file."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as opened:
-            if longest_px is not None:
-                opened = _reduced(opened, longest_px)
-            return _pixels(ImageOps.exif_transpose(opened), path)
-    except FileNotFoundError as error:
-        raise InputError(f"picture {path} does not exist.") from error
-    except IsADirectoryError as error:
-        raise InputError(f"picture {path} is a folder.", "Name a picture file.") from error
-    except PermissionError as error:
-        raise InputError(
-            f"picture {path} cannot be opened.", "Check that it is a file and may be read."
-        ) from error
-    except Image.UnidentifiedImageError as error:
-        raise InputError(
-            f"{path} is not a picture that pillow can read.", "Use PNG, JPEG or WebP."
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"picture {path} is too large: {error}", "Make it smaller.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
-        raise InputError(
-            f"picture {path} is damaged or cut off: {error}.", "Copy or render it again."
-        ) from error
-
-
-def _reduced(image: Image, longest_px: int) -> Image:
-    """The picture with squares of pixels averaged, its longer side below twice `longest_px`."""
-    factor = max(image.size) // longest_px
-    if factor < 2 or image.mode in (*_GREY_16_BIT, "F"):
-        return image
-    turned = image.getexif()
-    if image.mode in _WITH_ALPHA or "transparency" in image.info:
-        # what is clear has no colour that could bleed into the average
-        small = image.convert("RGBA").convert("RGBa").reduce(factor).convert("RGBA")
-    else:
-        small = image.convert("RGB").reduce(factor)
-    small.info["exif"] = turned.tobytes()
-    return small
-
-
-def _pixels(image: Image, path: Path) -> Tensor:
-    """(H, W, 3 or 4) float32 in 0..1 from an open picture."""
-    if image.mode in _GREY_16_BIT:
-        grey = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535.0).clamp(0.0, 1.0)
-        return grey[..., None].repeat(1, 1, 3)
-    if image.mode == "F":
-        raise InputError(
-            f"picture {path} holds floating point numbers, which have no agreed white.",
-            "Save it with 8 or 16 bits a channel.",
-        )
-    transparent = image.mode in _WITH_ALPHA or "transparency" in image.info
-    levels = np.asarray(image.convert("RGBA" if transparent else "RGB"))
-    return torch.from_numpy(levels.astype(np.float32) / 255.0)

@@ -15,7 +15,8 @@ from ..conventions import CameraKind
 from ..errors import InputError
 from ..imaging.undistort import Distortion
 from .containment import quoted
-from .transforms_fields import ORTHOGRAPHIC_MODEL, Frame, shortened
+from .image_files import shown
+from .transforms_fields import ORTHOGRAPHIC_MODEL, Frame
 
 PERSPECTIVE_MODELS = (
     "PINHOLE",
@@ -148,7 +149,7 @@ def check_field_of_view(
 
 def _brief(value: Any) -> str:
     """A value as errors quote it, cut to a length that leaves room for the rest."""
-    return shortened(quoted(value), 80)
+    return shown(quoted(value), 80)
 
 
 def _camera_model(frame: Frame) -> str:

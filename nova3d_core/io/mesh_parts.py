@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -119,24 +118,18 @@ def _far_centre(vertices: np.ndarray, faces: np.ndarray) -> tuple[float, float, 
 
 
 def decoded_texture(source: Path | bytes, name: str, named_by: str) -> np.ndarray:
-    """(H, W, 3) float32 sRGB in 0..1 from a picture file or its bytes; alpha is dropped.
+    """(H, W, 3) float32 sRGB in 0..1 from an image file or its bytes; alpha is dropped.
+
+    Pixels come as stored: EXIF orientation does not count for textures.
 
     Raises:
-        InputError: the picture cannot be decoded; the line names it and the file that names it.
+        InputError: the image cannot be decoded; the line names it and the file that names it.
     """
-    from PIL import Image
+    from .image_files import decoded_pixels, open_image, shown
 
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
-                grey = np.asarray(picture, dtype=np.float32) / 65535.0
-                return np.repeat(grey[..., None], 3, axis=2)
-            return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"texture {name} named by {named_by} cannot be read: {error}.",
-            "Save it again as PNG or JPEG.",
-        ) from error
+    what = f"texture {shown(name, 120)} named by {shown(named_by, 120)}"
+    with open_image(source, what) as image:
+        return decoded_pixels(image, what, alpha=False)
 
 
 def missing_texture(name: str, named_by: str) -> InputError:

@@ -15,6 +15,7 @@ from ..cameras import rigidity_problem
 from ..conventions import NORMAL_FRAMES, OPENGL_FROM_OPENCV, CameraKind, NormalFrame
 from ..errors import InputError
 from .containment import path_inside, quoted
+from .image_files import shown
 
 ORTHOGRAPHIC_MODEL = "ORTHOGRAPHIC"
 DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye", "distortion_params")
@@ -75,17 +76,17 @@ def read_frames(path: Path) -> tuple[dict[str, Any], list[Frame]]:
     entries = shared.get("frames")
     if not isinstance(entries, list) or not entries:
         raise InputError(
-            f"{path} has no frames.", "It needs a list 'frames' with one entry a picture."
+            f"{shown(path)} has no frames.", "It needs a list 'frames' with one entry a picture."
         )
     frames = []
     for index, own in enumerate(entries):
-        where = f"{path}: frame {index}"
+        where = f"{shown(path, 120)}: frame {index}"
         if not isinstance(own, dict):
             raise InputError(f"{where} is {quoted(own)}, expected an object with keys.")
         if not own.get("file_path"):
             raise InputError(f"{where} has no file_path.", "Each frame names its picture.")
         picture = existing_picture(path.parent, own["file_path"], f"{where}: file_path")
-        where = f"{where} ({shortened(own['file_path'])})"
+        where = f"{where} ({shown(own['file_path'], 60)})"
         mask, normals = (
             existing_picture(path.parent, own[key], f"{where}: {key}") if own.get(key) else None
             for key in ("mask_path", "normal_path")
@@ -103,18 +104,21 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist.") from error
+        raise InputError(f"{shown(path)} does not exist.") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise InputError(f"{shown(path)} cannot be read: {error.strerror or error}.") from error
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+            f"{shown(path)} is not valid JSON: {error.msg} at line {error.lineno}, "
+            f"column {error.colno}.",
             "Write it again, or repair that line.",
         ) from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}.", "Write it again.") from error
+        raise InputError(
+            f"{shown(path)} is not valid JSON: {quoted(str(error))}.", "Write it again."
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds {quoted(content)}, expected an object with keys.")
+        raise InputError(f"{shown(path)} holds {quoted(content)}, expected an object with keys.")
     return content
 
 
@@ -145,14 +149,10 @@ def existing_picture(root: Path, given: Any, what: str) -> Path:
     path = path_inside(root, given, what, ("", *PICTURE_SUFFIXES))
     if not path.is_file():
         raise InputError(
-            f"{what}: there is no picture {path}.", "Check the name, or remove the frame."
+            f"{what}: there is no picture {shown(path, 160)}.",
+            "Check the name, or remove the frame.",
         )
     return path
-
-
-def shortened(name: str, longest: int = 100) -> str:
-    """A name from a file as errors show it: the end of a long one."""
-    return name if len(name) <= longest else f"...{name[3 - longest :]}"
 
 
 def transform_matrix(rotation: Tensor, translation: Tensor) -> list[list[float]]:
@@ -267,7 +267,7 @@ def declared_normal_frame(shared: dict[str, Any], path: Path) -> NormalFrame | N
     declared = shared.get("normal_frame")
     if declared is not None and declared not in NORMAL_FRAMES:
         raise InputError(
-            f"{path}: normal_frame is {quoted(declared)}, expected one of "
+            f"{shown(path)}: normal_frame is {quoted(declared)}, expected one of "
             f"{', '.join(NORMAL_FRAMES)}."
         )
     return declared

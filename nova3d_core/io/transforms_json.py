@@ -28,10 +28,12 @@ from ..conventions import (
     encode_normals,
 )
 from ..errors import InputError
+from ..imaging.mask_checks import looks_inverted, refuse_inverted
 from ..progress import SILENT, Progress
 from ..views import Views
 from .atomic import new_folder
 from .containment import quoted
+from .image_files import shown
 from .images import encoded
 from .lenses import camera_kind
 from .transforms_fields import (
@@ -42,9 +44,10 @@ from .transforms_fields import (
     declared_normal_frame,
     intrinsics,
 )
-from .transforms_pictures import FramePictures, read_pictures, stack_all_or_none
+from .transforms_pictures import ViewStack, read_pictures, without_distortion
 from .view_folders import frames_of_folder
 from .view_layouts import TRANSFORMS
+from .view_sizes import common_size, fitted
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,9 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
     Where a mask says that there is no object, the picture becomes white and the normals zero.
     A world with another axis up is turned into ours; sizes stay as they are, and so do positions
     unless the cameras lie far from the origin: then they are moved to it by `cameras.origin`.
-    Images of lenses with distortion are resampled onto a pinhole camera.
+    Images are read as stored, whatever their EXIF orientation; those of lenses with distortion are
+    resampled onto a pinhole camera, those of several sizes are brought to one, their intrinsics
+    with them.
 
     Args:
         folder: holds a transforms.json, a COLMAP model or Wonder3D's views; or a file in the format
@@ -90,34 +95,33 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
     kinds = {camera_kind(frame) for frame in frames}
     if len(kinds) > 1:
         raise InputError(
-            f"{path} mixes perspective and orthographic cameras.", "Keep them in separate folders."
+            f"{shown(path)} mixes perspective and orthographic cameras.",
+            "Keep them in separate folders.",
         )
     kind = kinds.pop()
     normal_frame = _normal_frame(path, shared, frames)
     up = _world_up(path, shared, poses)
-    pictures: list[FramePictures] = []
-    for frame in progress.track(frames, "reading views", len(frames)):
-        pictures.append(read_pictures(frame, pictures[0] if pictures else None))
-    height, width = pictures[0].colour.shape[:2]
     turn = poses.new_tensor(Y_UP_FROM[up])
     origin = _origin(path, poses)
     poses[:, :3, 3] -= origin
-    cameras = Cameras(
-        _world_to_camera(poses, turn).float(),
-        torch.stack([intrinsics(frame, kind, width, height) for frame in frames]).float(),
-        width,
-        height,
-        kind,
-        tuple((turn @ origin).tolist()),
-    )
-    masks = stack_all_or_none(
-        frames, [p.mask for p in pictures], "mask (no mask_path, no transparent pixels)"
-    )
-    normals = stack_all_or_none(frames, [p.normals for p in pictures], "normal_path")
-    if normals is not None and normal_frame == "world":
-        normals = normals @ turn.T.float()
-    colour = torch.stack([p.colour for p in pictures])
-    return Views(cameras, colour, masks, normals, None if normals is None else normal_frame)
+    size = common_size(frames)
+    stack, lenses, inverted = ViewStack(frames, size), [], []
+    for view, frame in enumerate(progress.track(frames, "reading views", len(frames))):
+        pictures = read_pictures(frame)
+        height, width = pictures.colour.shape[:2]
+        lens = intrinsics(frame, kind, width, height)
+        inverted.append(pictures.mask is not None and looks_inverted(pictures.mask))
+        pictures = without_distortion(frame, pictures, lens)
+        if pictures.normals is not None and normal_frame == "world":
+            pictures = replace(pictures, normals=pictures.normals @ turn.T.float())
+        pictures, lens = fitted(frame, pictures, lens, size)
+        stack.put(view, pictures)
+        lenses.append(lens)
+    refuse_inverted(inverted, where=f"{shown(path)}:")
+    poses, place = _world_to_camera(poses, turn).float(), tuple((turn @ origin).tolist())
+    cameras = Cameras(poses, torch.stack(lenses).float(), *size, kind, place)
+    masks, normals = stack.masks(), stack.normals()
+    return Views(cameras, stack.colour, masks, normals, None if normals is None else normal_frame)
 
 
 def write_views(
@@ -169,7 +173,8 @@ def _refuse_twins(frames: Sequence[Frame], poses: Tensor) -> None:
         twin = seen.setdefault(numbers, frame)
         if twin is not frame:
             raise InputError(
-                f"{frame.where} has the same transform_matrix as {twin.own['file_path']}.",
+                f"{frame.where} has the same transform_matrix as "
+                f"{shown(twin.own['file_path'], 60)}.",
                 "Give each picture the pose it was taken from, or remove the repeated frame.",
             )
 
@@ -178,7 +183,7 @@ def _normal_frame(path: Path, shared: dict[str, Any], frames: Sequence[Frame]) -
     declared = declared_normal_frame(shared, path)
     if declared is None and any(frame.normals for frame in frames):
         raise InputError(
-            f"{path} has normals (normal_path) but no normal_frame.",
+            f"{shown(path)} has normals (normal_path) but no normal_frame.",
             "Say at the top which axes they are in: world, camera or front_view.",
         )
     return declared
@@ -193,7 +198,8 @@ def _world_up(path: Path, shared: dict[str, Any], poses: Tensor) -> UpAxis:
     if declared is not None:
         if declared not in UP_AXES:
             raise InputError(
-                f"{path}: world_up is {quoted(declared)}, expected one of {', '.join(UP_AXES)}."
+                f"{shown(path)}: world_up is {quoted(declared)}, expected one of "
+                f"{', '.join(UP_AXES)}."
             )
         logger.info("%s: world up is %s, as the file says", path, declared)
         return declared

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..imaging.undistort import undistorted
 from .images import alpha_of, on_white, read_image, read_mask
 from .lenses import check_field_of_view, distortion_of
-from .transforms_fields import Frame, intrinsics
+from .transforms_fields import Frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,60 +28,120 @@ class FramePictures:
     """(H, W, 3) unit vectors or zero."""
 
 
-def read_pictures(frame: Frame, first: FramePictures | None) -> FramePictures:
-    """Reads a frame's files and checks that their sizes agree with each other and the file."""
-    picture = read_image(frame.picture)
+def read_pictures(frame: Frame) -> FramePictures:
+    """Reads a frame's files, as stored, and checks that their sizes agree with each other.
+
+    Images of cameras are not turned by their EXIF orientation: the cameras are made for the stored
+    pixels.
+    """
+    picture = read_image(frame.picture, upright=False)
     height, width = picture.shape[:2]
-    for key, size in (("w", width), ("h", height)):
-        stated = frame.positive(key)
-        if stated is not None and stated != size:
-            raise InputError(
-                f"{frame.where}: the picture is {width}x{height} px, but {key} says {stated:g}.",
-                "Scale the intrinsics with the pictures.",
-            )
-    if first is not None and first.colour.shape[:2] != picture.shape[:2]:
-        one = f"{first.colour.shape[1]}x{first.colour.shape[0]}"
-        raise InputError(
-            f"{frame.where}: the picture is {width}x{height} px, the first one {one} px.",
-            "All pictures of a folder have one size.",
-        )
     mask, normals = alpha_of(picture), None
     colour = picture if picture.shape[2] == 3 else on_white(picture)
     if frame.mask is not None:
-        mask = read_mask(frame.mask)
+        mask = read_mask(frame.mask, upright=False)
         _check_size(f"{frame.where}: mask {frame.mask.name}", mask, width, height)
         colour = torch.where(mask[..., None] > 0, colour, 1.0)
     if mask is not None:
         _check_mask(frame, mask)
     if frame.normals is not None:
-        encoded_normals = read_image(frame.normals)[..., :3]
+        encoded_normals = read_image(frame.normals, upright=False)[..., :3]
         what = f"{frame.where}: normal picture {frame.normals.name}"
         _check_size(what, encoded_normals, width, height)
         normals = decode_normals(encoded_normals)
         if mask is not None:
             normals = normals * (mask[..., None] > 0)
-    return without_distortion(frame, FramePictures(colour, mask, normals))
+    return FramePictures(colour, mask, normals)
 
 
-def without_distortion(frame: Frame, pictures: FramePictures) -> FramePictures:
-    """The images as a pinhole camera with the frame's intrinsics sees them."""
+def without_distortion(frame: Frame, pictures: FramePictures, lens: Tensor) -> FramePictures:
+    """A frame's images as a pinhole camera sees them whose intrinsics (3, 3) are `lens`."""
     distortion = distortion_of(frame)
     if distortion is None:
         return pictures
     height, width = pictures.colour.shape[:2]
-    lens = intrinsics(frame, "perspective", width, height)
     check_field_of_view(frame, distortion, lens, width, height)
     layers = (pictures.colour, pictures.mask, pictures.normals)
     return FramePictures(*undistorted(*layers, lens, distortion))
 
 
+class ViewStack:
+    """The images of all frames, each written to its place as it is read: no second copy of them.
+
+    Args:
+        frames: V frames.
+        size: width and height that all images have.
+
+    Raises:
+        InputError: there is no memory for the images.
+    """
+
+    def __init__(self, frames: Sequence[Frame], size: tuple[int, int]):
+        self.frames, self.size = frames, size
+        self.colour = self._room(3)  # (V, H, W, 3)
+        self._masks: Tensor | None = None
+        self._normals: Tensor | None = None
+        self._without_mask: list[int] = []
+        self._without_normals: list[int] = []
+
+    def put(self, view: int, pictures: FramePictures) -> None:
+        """Writes the images of one frame to their place."""
+        self.colour[view] = pictures.colour
+        if pictures.mask is None:
+            self._without_mask.append(view)
+        else:
+            self._masks = self._room() if self._masks is None else self._masks
+            self._masks[view] = pictures.mask
+        if pictures.normals is None:
+            self._without_normals.append(view)
+        else:
+            self._normals = self._room(3) if self._normals is None else self._normals
+            self._normals[view] = pictures.normals
+
+    def masks(self) -> Tensor | None:
+        """(V, H, W); None if no frame has a mask; an error if only some have one."""
+        what = "mask (no mask_path, no transparent pixels)"
+        self._check_all_or_none(self._without_mask, what)
+        return self._masks
+
+    def normals(self) -> Tensor | None:
+        """(V, H, W, 3); None if no frame has normals; an error if only some have them."""
+        self._check_all_or_none(self._without_normals, "normal_path")
+        return self._normals
+
+    def _check_all_or_none(self, lacking: list[int], what: str) -> None:
+        if 0 < len(lacking) < len(self.frames):
+            raise InputError(
+                f"{self.frames[lacking[0]].where} has no {what}, but other frames have one "
+                f"({len(lacking)} of {len(self.frames)} lack it).",
+                "Give it to every frame or to none.",
+            )
+
+    def _room(self, *channels: int) -> Tensor:
+        """Zeros (V, H, W, ...)."""
+        width, height = self.size
+        shape = (len(self.frames), height, width, *channels)
+        try:
+            return torch.zeros(shape)
+        except (MemoryError, RuntimeError) as error:  # torch's own error is a RuntimeError
+            gib = torch.Size(shape).numel() * 4 / 2**30
+            raise InputError(
+                f"{self.frames[0].where} and others: {len(self.frames)} images of "
+                f"{width}x{height} px need {gib:.1f} GiB, which do not fit into memory.",
+                "Use fewer or smaller images.",
+            ) from error
+
+
 def _check_size(what: str, picture: Tensor, width: int, height: int) -> None:
-    if tuple(picture.shape[:2]) != (height, width):
-        raise InputError(
-            f"{what} is {picture.shape[1]}x{picture.shape[0]} px, the colour picture "
-            f"{width}x{height} px.",
-            "Both must have one size.",
-        )
+    if tuple(picture.shape[:2]) == (height, width):
+        return
+    turned = tuple(picture.shape[:2]) == (width, height)
+    raise InputError(
+        f"{what} is {picture.shape[1]}x{picture.shape[0]} px, the colour picture "
+        f"{width}x{height} px"
+        + (": one of them was probably turned by its EXIF orientation." if turned else "."),
+        "Both must have one size, as stored in their files.",
+    )
 
 
 def _check_mask(frame: Frame, mask: Tensor) -> None:
@@ -98,19 +158,3 @@ def _check_mask(frame: Frame, mask: Tensor) -> None:
             f"{frame.where}: the mask is full, the object fills the whole picture.",
             "Nothing can be carved from it: the background must be visible around the object.",
         )
-
-
-def stack_all_or_none(
-    frames: Sequence[Frame], tensors: Sequence[Tensor | None], what: str
-) -> Tensor | None:
-    """Stacks tensors that all frames have; None if none has one; an error between the two."""
-    lacking = [frame for frame, tensor in zip(frames, tensors, strict=True) if tensor is None]
-    if not lacking:
-        return torch.stack([tensor for tensor in tensors if tensor is not None])
-    if len(lacking) == len(frames):
-        return None
-    raise InputError(
-        f"{lacking[0].where} has no {what}, but other frames have one "
-        f"({len(lacking)} of {len(frames)} lack it).",
-        "Give it to every frame or to none.",
-    )

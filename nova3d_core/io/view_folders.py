@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import InputError
 from .colmap import colmap_frames
-from .containment import quoted
+from .image_files import shown
 from .transforms_fields import Frame, read_frames
 from .view_layouts import TRANSFORMS, layout_of
 from .wonder3d import wonder3d_frames
@@ -39,11 +39,15 @@ def frames_of_folder(given: Path) -> tuple[Path, dict[str, Any], list[Frame]]:
     if given.is_file():
         return given, *read_frames(given)
     if not given.is_dir():
-        raise InputError(f"folder {given} does not exist.", f"Name a folder with {KNOWN_FOLDERS}.")
+        raise InputError(
+            f"folder {shown(given)} does not exist.", f"Name a folder with {KNOWN_FOLDERS}."
+        )
     try:
         entries = list(given.iterdir())
     except OSError as error:
-        raise InputError(f"folder {given} cannot be read: {error.strerror or error}.") from error
+        raise InputError(
+            f"folder {shown(given)} cannot be read: {error.strerror or error}."
+        ) from error
     files = [entry.name for entry in entries if not entry.is_dir()]
     layout = layout_of([entry.name for entry in entries if entry.is_dir()], files)
     if layout == "transforms":
@@ -55,13 +59,13 @@ def frames_of_folder(given: Path) -> tuple[Path, dict[str, Any], list[Frame]]:
     if layout is not None:
         program, command = OTHER_PROGRAMS[layout]
         raise InputError(
-            f"folder {given} is an export of {program}, which has no {TRANSFORMS}.",
+            f"folder {shown(given)} is an export of {program}, which has no {TRANSFORMS}.",
             f"nerfstudio makes one: ns-process-data {command} --data FOLDER --output-dir VIEWS.",
         )
     others = sorted(name for name in files if name.startswith("transforms") and ".json" in name)
     raise InputError(
-        f"folder {given} has no {TRANSFORMS}.",
-        f"It has {quoted(', '.join(others[:5]))[1:-1]}: name that file."
+        f"folder {shown(given)} has no {TRANSFORMS}.",
+        f"It has {shown(', '.join(others))}: name that file."
         if others
         else f"A folder of views holds {KNOWN_FOLDERS}.",
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..cameras import orbit_pose
 from ..orbits import ORBIT_PRESETS
+from .image_files import shown
 from .transforms_fields import ORTHOGRAPHIC_MODEL, Frame, existing_picture, transform_matrix
 from .view_layouts import WONDER3D_IMAGE, WONDER3D_VIEWS
 
@@ -48,7 +49,7 @@ def wonder3d_frames(
         if view not in found:
             continue
         end = f"{found[view]}_{view}.png"
-        where = f"{folder}: view {view}"
+        where = f"{shown(folder, 120)}: view {view}"
         image = existing_picture(folder, f"rgb_{end}", where)
         pose = orbit_pose(azimuth, elevation, orbit.rig.radius)
         own = {

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..io.image_files import open_image, shown
 from .stream import ObjectStream, ProceduralDataset
 
 __all__ = ["ABOUT", "ProceduralDataset", "Shard", "ShardDataset", "read_shard"]
@@ -123,9 +124,7 @@ def decoded(name: str, content: bytes, views: int) -> np.ndarray | dict[str, Any
     if name.endswith(".npy"):
         return np.load(io.BytesIO(content), allow_pickle=False)
     if name.endswith(".png"):
-        from PIL import Image
-
-        with Image.open(io.BytesIO(content)) as picture:
+        with open_image(content, f"picture {shown(name)}", ("PNG",)) as picture:
             strip = np.array(picture)
         width = strip.shape[1]
         return strip.reshape(len(strip) // width, width, width, *strip.shape[2:])

@@ -144,7 +144,7 @@ def test_silhouettes_keep_white_and_unit_normals():
     colour = torch.where(mask[..., None] > 0, 0.0, 1.0).expand(HEIGHT, WIDTH, 3)
     normals = mask[..., None] * torch.tensor([0.0, 0.0, 1.0])
     colour, mask, normals = undistorted(colour, mask, normals, K, lens)
-    assert 0.0 <= float(colour.min()) and float(colour.max()) <= 1.0
+    assert float(colour.min()) >= 0.0 and float(colour.max()) <= 1.0
     assert torch.equal(colour[mask == 0], torch.ones_like(colour[mask == 0]))
     length = normals.norm(dim=-1)
     assert bool(((length == 0) | ((length - 1).abs() < 1e-5)).all())

@@ -207,7 +207,7 @@ REFUSED = [
 def test_unknown_lenses_are_refused_by_name(tmp_path, key, value, shared):
     message = message_of(with_keys(folder_with(tmp_path / "set"), {key: value}, shared))
     assert "frame 0 (a.png)" in message
-    assert key[-50:] in message
+    assert key[:12] in message
 
 
 @pytest.mark.parametrize(

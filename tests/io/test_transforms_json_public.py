@@ -208,7 +208,10 @@ def test_frames_keep_the_order_of_the_file(tmp_path):
 def test_world_normals_turn_with_the_world_and_camera_normals_do_not(tmp_path):
     for name in ("a.png", "b.png"):
         save(tmp_path / name, (200, 200, 200))
-        save(tmp_path / "mask" / name, (255,), dot=(0,))
+        mask = Image.new("L", (8, 6), 0)
+        mask.paste(255, (3, 2, 6, 5))
+        (tmp_path / "mask").mkdir(exist_ok=True)
+        mask.save(tmp_path / "mask" / name)
         save(tmp_path / "normal" / name, (128, 128, 255))  # +Z of its frame
     frames = frames_of(A_Z_UP, B_Z_UP)
     for frame in frames:
