@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-TRANSFORMS = "transforms.json"
+_COLMAP_FOLDERS = ("images", "masks", "sparse", "stereo")
+"""What lies in a COLMAP workspace and needs no look: images, often thousands, and the model."""
 _DEEPEST = 4
 """Folders below the input folder are looked through this deep."""
 _ASSETS = Path(__file__).resolve().parents[1] / "nova3d_core" / "assets"
@@ -25,31 +26,50 @@ EXAMPLE_MESHES = {
 
 def view_folders() -> list[str]:
     """The examples, then folders under the input folder that hold views, "." for itself."""
-    return [*EXAMPLE_VIEWS, *_found(lambda folder, files: [folder] if TRANSFORMS in files else [])]
+    return [*EXAMPLE_VIEWS, *_found(lambda folder, found: [folder] if found.layout else [])]
 
 
 def mesh_files() -> list[str]:
     """The examples, then mesh files under the input folder that the core can read."""
     readable = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 
-    def meshes(folder: str, files: Collection[str]) -> list[str]:
-        names = [name for name in files if name.lower().endswith(readable)]
+    def meshes(folder: str, found: _Listing) -> list[str]:
+        names = [name for name in found.files if name.lower().endswith(readable)]
         return [str(PurePosixPath(folder) / name) for name in names]
 
     return [*EXAMPLE_MESHES, *_found(meshes)]
 
 
-def _found(choose: Callable[[str, Collection[str]], list[str]]) -> list[str]:
+@dataclass(frozen=True)
+class _Listing:
+    """What a folder holds."""
+
+    folders: Collection[str]
+    files: Collection[str]
+
+    @property
+    def layout(self) -> str | None:
+        """Which folder of views it is; None if the core reads none in it."""
+        from ..nova3d_core.io.view_layouts import READABLE, layout_of
+
+        layout = layout_of(self.folders, self.files)
+        return layout if layout in READABLE else None
+
+
+def _found(choose: Callable[[str, _Listing], list[str]]) -> list[str]:
     import folder_paths
 
     root = Path(folder_paths.get_input_directory())
     found: list[str] = []
     for folder, below, files in os.walk(root, followlinks=True):
         relative = Path(folder).relative_to(root)
-        if len(relative.parts) >= _DEEPEST or (TRANSFORMS in files and relative.parts):
+        listing = _Listing(tuple(below), files)
+        if len(relative.parts) >= _DEEPEST or (listing.layout == "transforms" and relative.parts):
             below.clear()  # what lies below views is their pictures, often thousands
+        if listing.layout == "colmap":  # its other folders may hold a dense model or meshes
+            below[:] = [name for name in below if name not in _COLMAP_FOLDERS]
         below[:] = sorted(name for name in below if not name.startswith("."))
-        found += choose(relative.as_posix(), files)
+        found += choose(relative.as_posix(), listing)
     return sorted(found)
 
 

@@ -104,18 +104,26 @@ class LoadViews(io.ComfyNode):
             display_name="Load Views (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Reads a folder with a transforms.json, as nerfstudio, instant-ngp, Save Views and "
-                "the command line write it. Put the folder into ComfyUI's input folder, or try the "
-                "example."
+                "Reads a folder of views: a transforms.json (nerfstudio, instant-ngp, Save Views, "
+                "the command line), a COLMAP model with its images, or Wonder3D's output. Put it "
+                "into ComfyUI's input folder, or try the example."
             ),
-            search_aliases=["transforms.json", "nerf dataset", "instant-ngp", "nerfstudio"],
+            search_aliases=[
+                "transforms.json",
+                "nerf dataset",
+                "instant-ngp",
+                "nerfstudio",
+                "colmap",
+                "wonder3d",
+            ],
             inputs=[
                 io.Combo.Input(
                     "folder",
                     options=view_folders(),
                     tooltip=(
-                        "A folder with a transforms.json inside ComfyUI's input folder, or the "
-                        "example that comes with the pack."
+                        "A folder of views inside ComfyUI's input folder: with a transforms.json, "
+                        "a COLMAP model or Wonder3D's images; or the example that comes with the "
+                        "pack."
                     ),
                 )
             ],

@@ -22,7 +22,8 @@ class Ablate:
     """Fuse the same views with one part after another left out; measure each against the truth."""
 
     views: Positional[Path]
-    """A folder with a transforms.json, as `render` writes it and nerfstudio reads it."""
+    """A folder with a transforms.json (as `render`, nerfstudio and instant-ngp write it), with a
+    COLMAP model and its images, or with Wonder3D's output."""
     reference: Path
     """The truth; it is centred and scaled to longest side 1 first."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]

@@ -23,7 +23,8 @@ class Fuse:
     """Fuse a folder of views into a textured mesh."""
 
     views: Positional[Path]
-    """A folder with a transforms.json, as `render` writes it and nerfstudio reads it."""
+    """A folder with a transforms.json (as `render`, nerfstudio and instant-ngp write it), with a
+    COLMAP model and its images, or with Wonder3D's output."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="MESH")]
     """The mesh to write: .glb, .obj or .ply."""
     fuse: Annotated[FuseConfig, arg(name="")] = field(default_factory=FuseConfig)

@@ -418,3 +418,35 @@ def test_a_transforms_json_goes_before_the_model_it_was_made_from(tmp_path):
     frame = {"file_path": "images/ring/photo_0.png", "transform_matrix": pose}
     (folder / "transforms.json").write_text(json.dumps({"fl_x": 30.0, "frames": [frame]}))
     assert len(read_views(folder)) == 1
+
+
+def test_cameras_of_several_sizes(tmp_path):
+    large = (48, 36)
+    cameras = {
+        1: ("PINHOLE", *SIZE, (30.0, 30.0, 12.0, 9.0)),
+        2: ("PINHOLE", *large, (60.0, 60.0, 24.0, 18.0)),
+    }
+    images = [replace(shot, camera=1 + i % 2) for i, shot in enumerate(shots())]
+    views = read_views(workspace(tmp_path / "set", cameras=cameras, images=images))
+    assert (views.cameras.width, views.cameras.height) == large
+    assert torch.equal(views.cameras.intrinsics[0], views.cameras.intrinsics[1])
+
+
+def test_mutated_files_are_read_or_refused(tmp_path):
+    random = np.random.default_rng(5)
+    for form in WRITERS:
+        folder = workspace(tmp_path / form, form)
+        for path in sorted((folder / "sparse" / "0").iterdir()):
+            whole = path.read_bytes()
+            for _ in range(100):
+                content = bytearray(whole)
+                for place in random.integers(0, len(content), random.integers(1, 4)):
+                    content[place] = random.integers(0, 256)
+                path.write_bytes(content)
+                try:
+                    cameras = read_views(folder).cameras
+                except InputError as error:
+                    assert len(str(error)) < 500 and "\n" not in str(error)
+                else:
+                    assert bool(torch.isfinite(cameras.world_to_camera).all())
+            path.write_bytes(whole)

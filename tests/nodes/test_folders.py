@@ -84,6 +84,26 @@ def test_other_names_are_looked_for_in_the_input_folder(folders, monkeypatch, tm
     assert folders.mesh_path("mine.glb") == tmp_path / "mine.glb"
 
 
+def test_folders_of_other_programs_are_listed(folders, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "folder_paths", _HostFolders(tmp_path))
+    for name in (
+        "scan/sparse/0/cameras.bin",
+        "scan/images/deep/sparse/0/cameras.bin",
+        "scan/dense/sparse/cameras.bin",
+        "scan/dense/mesh.ply",
+        "model/cameras.txt",
+        "model/images.txt",
+        "owl/rgb_000_front.png",
+        "phone/keyframes/images/a.jpg",
+        "photos/a.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    listed = folders.view_folders()
+    assert listed == [*folders.EXAMPLE_VIEWS, "model", "owl", "scan", "scan/dense"]
+    assert folders.mesh_files() == [*folders.EXAMPLE_MESHES, "scan/dense/mesh.ply"]
+
+
 class _HostFolders:
     """The one function of the host's module that these names ask."""
 
