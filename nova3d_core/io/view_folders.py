@@ -36,19 +36,25 @@ def frames_of_folder(given: Path) -> tuple[Path, dict[str, Any], list[Frame]]:
     Raises:
         InputError: the folder is missing, of no known kind, or broken; what to do is said.
     """
+    try:
+        return _frames_of(given)
+    except OSError as error:  # a part of it may not be looked at
+        raise InputError(
+            f"folder {shown(given)} cannot be read: {error.strerror or 'reading failed'}."
+        ) from error
+
+
+def _frames_of(given: Path) -> tuple[Path, dict[str, Any], list[Frame]]:
+    if given.suffix.lower() == ".r3d":
+        raise _export_error(given, "record3d")
     if given.is_file():
         return given, *read_frames(given)
     if not given.is_dir():
         raise InputError(
             f"folder {shown(given)} does not exist.", f"Name a folder with {KNOWN_FOLDERS}."
         )
-    try:
-        entries = list(given.iterdir())
-    except OSError as error:
-        raise InputError(
-            f"folder {shown(given)} cannot be read: {error.strerror or error}."
-        ) from error
-    files = [entry.name for entry in entries if not entry.is_dir()]
+    entries = list(given.iterdir())
+    files = [entry.name for entry in entries if entry.is_file()]
     layout = layout_of([entry.name for entry in entries if entry.is_dir()], files)
     if layout == "transforms":
         return given / TRANSFORMS, *read_frames(given / TRANSFORMS)
@@ -57,15 +63,21 @@ def frames_of_folder(given: Path) -> tuple[Path, dict[str, Any], list[Frame]]:
     if layout == "wonder3d":
         return wonder3d_frames(given, files)
     if layout is not None:
-        program, command = OTHER_PROGRAMS[layout]
-        raise InputError(
-            f"folder {shown(given)} is an export of {program}, which has no {TRANSFORMS}.",
-            f"nerfstudio makes one: ns-process-data {command} --data FOLDER --output-dir VIEWS.",
-        )
+        raise _export_error(given, layout)
     others = sorted(name for name in files if name.startswith("transforms") and ".json" in name)
     raise InputError(
         f"folder {shown(given)} has no {TRANSFORMS}.",
         f"It has {shown(', '.join(others))}: name that file."
         if others
         else f"A folder of views holds {KNOWN_FOLDERS}.",
+    )
+
+
+def _export_error(given: Path, layout: str) -> InputError:
+    """The error of an export that nerfstudio can convert."""
+    program, command = OTHER_PROGRAMS[layout]
+    return InputError(
+        f"{shown(given)} is an export of {program}, which has no {TRANSFORMS}.",
+        f"nerfstudio makes one: ns-process-data {command} --data FOLDER --output-dir VIEWS "
+        "(unpack a .zip or .r3d first).",
     )

@@ -12,12 +12,9 @@ from typing import Any
 
 from ..cameras import orbit_pose
 from ..orbits import ORBIT_PRESETS
-from .image_files import shown
+from .image_files import open_image, shown
 from .transforms_fields import ORTHOGRAPHIC_MODEL, Frame, existing_picture, transform_matrix
 from .view_layouts import WONDER3D_IMAGE, WONDER3D_VIEWS
-
-LARGEST_ALPHA_PX = 1 << 26
-"""An image with more pixels than this is none of Wonder3D's; its alpha is not looked at."""
 
 
 def wonder3d_frames(
@@ -81,12 +78,7 @@ def _first_file(folder: Path, names: tuple[str, ...], where: str) -> Path | None
 
 def _has_transparency(path: Path) -> bool:
     """Whether a PNG has an alpha that is not opaque everywhere."""
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if "A" not in image.getbands() or image.width * image.height > LARGEST_ALPHA_PX:
-                return False
-            return image.getchannel("A").getextrema()[0] < 255
-    except (OSError, SyntaxError, ValueError):  # missing, or damaged, which its reader will say
+    if not path.is_file():
         return False
+    with open_image(path, f"picture {shown(path)}", ("PNG",)) as image:
+        return "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255

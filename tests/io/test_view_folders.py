@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from nova3d_core.errors import InputError
@@ -56,6 +59,30 @@ def test_record3d_is_named_with_what_to_do(tmp_path):
     message = message_of(tmp_path)
     assert "an export of Record3D" in message
     assert "ns-process-data record3d --data FOLDER" in message
+
+
+def test_a_packed_recording_is_named_too(tmp_path):
+    (tmp_path / "room.r3d").write_bytes(b"PK")
+    assert "unpack a .zip or .r3d first" in message_of(tmp_path / "room.r3d")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "transforms.json")
+    assert "has no transforms.json" in message_of(tmp_path)
+
+
+def test_a_folder_that_may_not_be_looked_into(tmp_path, monkeypatch):
+    (tmp_path / "sparse").mkdir()
+    whole = Path.iterdir
+
+    def iterdir(path: Path):
+        if path.name == "sparse":
+            raise PermissionError(13, "Permission denied")
+        return whole(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert "cannot be read: Permission denied" in message_of(tmp_path)
 
 
 def test_other_folders_are_told_what_is_read(tmp_path):
