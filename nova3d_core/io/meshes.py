@@ -18,7 +18,9 @@ from .gltf import read_gltf
 from .mesh_parts import Part
 from .mesh_writers import mesh_to_glb_bytes, refuse_mesh_path, write_glb, write_mesh
 from .obj import read_obj
-from .plain_formats import read_off, read_ply, read_stl
+from .off import read_off
+from .ply import read_ply
+from .stl import read_stl
 from .texture_atlas import one_texture
 
 __all__ = [
