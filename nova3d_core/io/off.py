@@ -23,7 +23,7 @@ from .text_lines import (
 
 logger = logging.getLogger(__name__)
 
-_MAGIC = re.compile(rb"\s*(ST)?(C)?(N)?(4)?OFF(?=\s|\Z)([ \t]+BINARY)?", re.IGNORECASE)
+_MAGIC = re.compile(rb"(ST)?(C)?(N)?(4)?OFF(?=\s|\Z)([ \t]+BINARY)?", re.IGNORECASE)
 _CUT_OFF = "The file is cut off or damaged: copy or export it again."
 
 
@@ -36,8 +36,8 @@ def read_off(path: Path) -> list[Part]:
     Raises:
         InputError: it is binary or four-dimensional, or has not what its counts declare.
     """
-    content = without_comments(clean_text(path.read_bytes()))
-    magic = _MAGIC.match(content[:100_000])
+    content = without_comments(clean_text(path.read_bytes())).lstrip()
+    magic = _MAGIC.match(content[:100])
     if magic is None:
         raise InputError(f"{path} is no OFF file: it does not start with OFF.")
     has_uv, has_colours, has_normals, *refused = (group is not None for group in magic.groups())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+
 import numpy as np
 
 from ..errors import InputError
 
-BATCHED_CORNERS = 24
-"""Polygons with at most this many corners are clipped many at a time, in O(K^3) each."""
-MAX_WORK = 3e8
-"""Upper bound of the work on concave polygons of more corners, about 4 s: see `_clip_ears`."""
+BATCHED_CORNERS = 64
+"""Concave polygons with at most this many corners are clipped many at a time, in O(K^2) each."""
+MAX_WORK = 5e7
+"""Upper bound of the work on all larger concave polygons of a mesh, about 2 s; the unit is the
+test of a point against a triangle."""
 
 _BATCH_ELEMENTS = 1 << 18
 _FLAT = 1e-14
@@ -117,51 +120,65 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _clip_ears_batched(points: np.ndarray) -> np.ndarray:
     """(B, K - 2, 3) triangles of polygons (B, K, 2); of all ears the best shaped is clipped first.
 
-    A corner is an ear if it is convex and no other corner lies in its triangle, save at the
-    triangle's own corners (polygons with holes come with a bridge that is passed twice).
-    Without any ear, which only crossing edges bring about, the most convex corner goes.
+    A corner is an ear if it is convex and no other corner lies in or on its triangle, save at the
+    triangle's own corners (polygons with holes come with a bridge that is passed twice). Clipping
+    one changes that for its two neighbours alone. Without any ear, which only crossing edges bring
+    about, the most convex corner goes.
     """
     batch, count = points.shape[:2]
     rows = np.arange(batch)[:, None]
-    remaining = np.tile(np.arange(count), (batch, 1))  # (B, M) corners not yet clipped
-    area = _cross(points, np.roll(points, -1, axis=1)).sum(axis=1)[:, None]
+    flat = _FLAT * _cross(points, np.roll(points, -1, axis=1)).sum(axis=1)[:, None]  # (B, 1)
     triangles = np.zeros((batch, count - 2, 3), dtype=np.int64)
+    remaining = np.tile(np.arange(count), (batch, 1))  # (B, M) corners not yet clipped
+    rank = _rank_ears(points, remaining, flat)  # (B, M)
     for step in range(count - 2):
-        tip = points[rows, remaining]  # (B, M, 2)
-        before, after = np.roll(tip, 1, axis=1), np.roll(tip, -1, axis=1)
-        cross = _cross(tip - before, after - tip)  # (B, M)
-        other = tip[:, None]  # (B, 1, M, 2) against the triangles (B, M, 1, 2)
-        inside = np.ones((batch, tip.shape[1], tip.shape[1]), dtype=bool)
-        for start, end in ((before, tip), (tip, after), (after, before)):
-            edge = (end - start)[:, :, None]
-            inside &= _cross(edge, other - start[:, :, None]) >= 0
-            inside &= (other != start[:, :, None]).any(axis=-1)
-        ear = (cross > _FLAT * area) & ~inside.any(axis=2)
-        longest = np.maximum(((after - before) ** 2).sum(-1), ((tip - before) ** 2).sum(-1))
-        longest = np.maximum(longest, ((after - tip) ** 2).sum(-1))
-        shape = cross / np.maximum(longest, 1e-300)
-        shape = np.where(ear | ~ear.any(axis=1, keepdims=True), shape, -np.inf)
-        clipped = shape.argmax(axis=1)  # (B,)
-        left = remaining.shape[1]
-        neighbours = (clipped[:, None] + np.array([-1, 0, 1])) % left
-        triangles[:, step] = remaining[rows, neighbours]
-        keep = np.arange(left) != clipped[:, None]
+        left = count - step
+        clipped = rank.argmax(axis=1)[:, None]  # (B, 1)
+        triangles[:, step] = remaining[rows, (clipped + np.array([-1, 0, 1])) % left]
+        keep = np.arange(left) != clipped
         remaining = remaining[keep].reshape(batch, left - 1)
+        rank = rank[keep].reshape(batch, left - 1)
+        if left > 4:
+            neighbours = (clipped + np.array([-1, 0])) % (left - 1)  # (B, 2)
+            tips = points[rows, remaining]
+            rank[rows, neighbours] = _rank_ears(tips, neighbours, flat)
     return triangles
+
+
+def _rank_ears(points: np.ndarray, tips: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """(B, Q) how good it is to clip corners `tips` (B, Q) of polygons (B, M, 2): ears above 0.
+
+    The rank of an ear is the ratio of its area to its longest side; other corners are below it by
+    10, which is more than ranks differ.
+    """
+    rows = np.arange(len(points))[:, None]
+    count = points.shape[1]
+    tip = points[rows, tips]  # (B, Q, 2)
+    before, after = points[rows, (tips - 1) % count], points[rows, (tips + 1) % count]
+    cross = _cross(tip - before, after - tip)  # (B, Q)
+    inside = np.ones((len(points), tips.shape[1], count), dtype=bool)
+    for start, end in ((before, tip), (tip, after), (after, before)):
+        offset = points[:, None] - start[:, :, None]  # (B, Q, M, 2)
+        inside &= _cross((end - start)[:, :, None], offset) >= -flat[:, :, None]
+        inside &= (offset[..., 0] != 0) | (offset[..., 1] != 0)
+    is_ear = (cross > flat) & ~inside.any(axis=2)
+    sides = np.stack([tip - before, after - tip, before - after])  # (3, B, Q, 2)
+    longest = (sides**2).sum(axis=-1).max(axis=0)
+    return np.where(is_ear, 0.0, -10.0) + cross / np.maximum(longest, 1e-300)
 
 
 def _clip_ears(points: np.ndarray, max_work: float) -> tuple[np.ndarray, float]:
     """(K - 2, 3) triangles of one polygon (K, 2) with many corners, and the work that it took.
 
     Ears as in `_clip_ears_batched`, but the next one that is found is clipped, and only reflex
-    corners are tested: if any corner lies in a triangle, a reflex one does. Work is counted in
-    tests of a point, a look at a corner as 1000 of them.
+    corners are tested: if any corner lies in a triangle, a reflex one does. They are sorted along
+    x, so that only those between the triangle's ends are looked at.
 
     Raises:
         InputError: the work exceeds `max_work`.
     """
     count = len(points)
-    area = float(_cross(points, np.roll(points, -1, axis=0)).sum())
+    flat = _FLAT * float(_cross(points, np.roll(points, -1, axis=0)).sum())
     before = np.roll(np.arange(count), 1).tolist()
     after = np.roll(np.arange(count), -1).tolist()
     places = points.tolist()
@@ -171,42 +188,51 @@ def _clip_ears(points: np.ndarray, max_work: float) -> tuple[np.ndarray, float]:
         return (bx - ax) * (cy - by) - (by - ay) * (cx - bx)
 
     turns = [turn(corner) for corner in range(count)]
-    reflex = np.flatnonzero(np.array(turns) <= _FLAT * area)
+    reflex = np.flatnonzero(np.array(turns) <= flat)
+    reflex = reflex[np.argsort(points[reflex, 0], kind="stable")]
+    sorted_points = points[reflex]
+    sorted_x = sorted_points[:, 0].tolist()
+    is_reflex = np.ones(len(reflex), dtype=bool)
+    place_of = dict(zip(reflex.tolist(), range(count), strict=False))
     triangles, work = [], 0.0
-    corner, visited, strict = 0, 0, True
+    corner, visited, is_simple = 0, 0, True
     while len(triangles) < count - 2:
-        work += 1000 + len(reflex)
+        last, following = before[corner], after[corner]
+        work += 100
+        is_ear = turns[corner] > flat
+        if is_ear and is_simple:
+            xs = (places[last][0], places[corner][0], places[following][0])
+            low, high = bisect_left(sorted_x, min(xs)), bisect_right(sorted_x, max(xs))
+            candidates = sorted_points[low:high][is_reflex[low:high]]
+            work += 500 + high - low
+            is_ear = not _any_inside(points[[last, corner, following]], candidates, flat)
         if work > max_work:
             raise InputError(
                 f"a polygon with {count} corners is too complex to be cut into triangles.",
                 "Triangulate the mesh in a 3D editor.",
             )
-        last, following = before[corner], after[corner]
-        ear = not strict or (
-            turns[corner] > _FLAT * area
-            and not _any_inside(points[[last, corner, following]], points[reflex])
-        )
-        if not ear:
+        if not is_ear and visited <= count - len(triangles):
             corner, visited = following, visited + 1
-            strict = visited <= count - len(triangles)
             continue
+        is_simple = is_simple and is_ear  # no corner is an ear: edges cross, and any cut will do
         triangles.append((last, corner, following))
         after[last], before[following] = following, last
-        gone = {corner}
-        for neighbour in (last, following):
-            turns[neighbour] = turn(neighbour)
-            if turns[neighbour] > _FLAT * area:
-                gone.add(neighbour)
-        reflex = reflex[~np.isin(reflex, list(gone))]
-        corner, visited, strict = following, 0, True
+        for changed in (last, following):
+            turns[changed] = turn(changed)
+        for changed in (last, corner, following):
+            if changed in place_of and (changed == corner or turns[changed] > flat):
+                is_reflex[place_of[changed]] = False
+        corner, visited = following, 0
     return np.array(triangles), work
 
 
-def _any_inside(triangle: np.ndarray, points: np.ndarray) -> bool:
+def _any_inside(triangle: np.ndarray, points: np.ndarray, flat: float) -> bool:
     """Whether any of the points (R, 2) lies in or on a triangle (3, 2), save at its corners."""
+    if len(points) == 0:
+        return False
     inside = np.ones(len(points), dtype=bool)
-    for start, end in zip(triangle, np.roll(triangle, -1, axis=0), strict=True):
+    for start, end in zip(triangle, triangle[[1, 2, 0]], strict=True):
         offset = points - start
-        inside &= _cross(end - start, offset) >= 0
-        inside &= offset.any(axis=1)
+        inside &= _cross(end - start, offset) >= -flat
+        inside &= (offset[:, 0] != 0) | (offset[:, 1] != 0)
     return bool(inside.any())
