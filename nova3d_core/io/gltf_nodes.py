@@ -86,7 +86,7 @@ def instance_count(file: GltfFile, node: JsonObject) -> int:
 def instance_matrices(file: GltfFile, node: JsonObject, world: np.ndarray) -> np.ndarray:
     """(K, 4, 4) mesh-to-world matrices of a node's K instances; K = 1 without instancing."""
     count, attributes = instance_count(file, node), _instance_attributes(node)
-    if not attributes.keys():
+    if not attributes.names:
         return world[None]
 
     def values(key: str, kind: str, default: tuple[float, ...]) -> np.ndarray:
