@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..nova3d_core.errors import InputError
 from ..nova3d_core.io.srgb import linear_from_srgb, srgb_from_linear
-from ..nova3d_core.mesh import Mesh
+from ..nova3d_core.mesh import ZERO_ORIGIN, Mesh
 
 ON_VERTICES = ("uvs", "vertex_colors", "normals")
+ORIGINS = "nova3d_origins"
+"""Attribute of a MESH: index in the batch -> `Mesh.origin`, of those that are not zero."""
 
 
 def batch_items(given: Any) -> list[Mesh]:
@@ -53,6 +55,7 @@ def _item(given: Any, vertices: Tensor, faces: Tensor, index: int) -> Mesh:
         texture=texture,
         normals=None if normals is None else torch.nn.functional.normalize(normals, dim=1),
         vertex_colours=colours,
+        origin=getattr(given, ORIGINS, {}).get(index, ZERO_ORIGIN),
     )
 
 
@@ -89,12 +92,15 @@ def mesh_batch(meshes: Sequence[Mesh], make: Callable[..., Any] | None = None) -
     vertices = _padded([mesh.vertices for mesh in meshes], meshes, 0.0)
     faces = torch.nn.utils.rnn.pad_sequence([mesh.faces.cpu() for mesh in meshes], True)
     try:
-        return make(vertices, faces, **settings)
+        made = make(vertices, faces, **settings)
     except TypeError:  # before textured meshes the class takes geometry alone
-        bare = make(vertices, faces)
+        made = make(vertices, faces)
         for name, value in settings.items():
-            setattr(bare, name, value)  # so that our own nodes hand textures on to each other
-        return bare
+            setattr(made, name, value)  # so that our own nodes hand textures on to each other
+    origins = {i: mesh.origin for i, mesh in enumerate(meshes) if mesh.origin != ZERO_ORIGIN}
+    if origins:
+        setattr(made, ORIGINS, origins)
+    return made
 
 
 def host_class() -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,13 @@ from .conventions import Y_UP_FROM, UpAxis
 from .errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import trimesh
+
+FAR_FROM_ORIGIN = 100.0
+"""A mesh whose centre is further from the origin than this many times its size keeps an `origin`:
+float32 vertices would round its shape by more than 3e-6 of its size."""
+ZERO_ORIGIN = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +33,7 @@ class Mesh:
     """
 
     vertices: Tensor
-    """(N, 3) float32 in the world."""
+    """(N, 3) float32 in the world, relative to `origin`."""
     faces: Tensor
     """(F, 3) int64."""
     uv: Tensor | None = None
@@ -37,6 +44,10 @@ class Mesh:
     """(N, 3) unit vertex normals; without them the mesh is shaded flat."""
     vertex_colours: Tensor | None = None
     """(N, 3) float32 sRGB in 0..1."""
+    origin: tuple[float, float, float] = ZERO_ORIGIN
+    """World position of the vertices' own (0, 0, 0), in double precision. Zero, except for meshes
+    far from the world's origin (geodetic coordinates), whose shape float32 could not hold. Readers
+    set it, transforms carry it, writers add it; `with_origin(ZERO_ORIGIN)` gives world vertices."""
 
     def __post_init__(self):
         object.__setattr__(self, "faces", self.faces.long())
@@ -66,17 +77,22 @@ class Mesh:
                 check_finite(name, tensor)
         if self.texture is not None and self.uv is None:
             raise InputError("the mesh has a texture but no uv coordinates to place it.")
+        object.__setattr__(self, "origin", tuple(float(value) for value in self.origin))
+        if len(self.origin) != 3 or not all(math.isfinite(value) for value in self.origin):
+            raise InputError(f"mesh origin is {self.origin}, expected three finite numbers.")
 
     def to(self, device: torch.device | str) -> Mesh:
         """The same mesh on another device."""
         tensors = {
-            name: value.to(device) for name, value in vars(self).items() if value is not None
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
         }
         return replace(self, **tensors)
 
     @property
     def bounds(self) -> Tensor:
-        """(2, 3) smallest and largest corner of the box around the faces."""
+        """(2, 3) smallest and largest corner of the box around the faces, relative to `origin`."""
         used = self.vertices[self.faces.reshape(-1)]
         return torch.stack([used.amin(dim=0), used.amax(dim=0)])
 
@@ -96,33 +112,68 @@ class Mesh:
         """(F, 3) outward unit normals; a face without area gets the zero vector."""
         return torch.nn.functional.normalize(self.face_crosses, dim=-1, eps=1e-20)
 
+    def with_origin(self, origin: tuple[float, float, float]) -> Mesh:
+        """The same mesh in the world, its vertices relative to another origin."""
+        if tuple(origin) == self.origin:
+            return self
+        offset = torch.tensor(self.origin, dtype=torch.float64)
+        offset = offset - torch.tensor(origin, dtype=torch.float64)
+        vertices = self.vertices.double() + offset.to(self.vertices.device)
+        return replace(self, vertices=vertices.float(), origin=tuple(origin))
+
     def transformed(self, matrix: Tensor) -> Mesh:
-        """The mesh under an affine (4, 4) matrix; a mirroring one also turns the faces around."""
+        """The mesh under an affine (4, 4) matrix; a mirroring one also turns the faces around.
+
+        The matrix acts on the world. A mesh with an `origin` keeps one only while it is still far
+        from the world's origin; give such a mesh float64 matrices.
+        """
         linear = matrix[:3, :3].to(self.vertices)
-        vertices = self.vertices @ linear.T + matrix[:3, 3].to(self.vertices)
+        if self.origin == ZERO_ORIGIN:
+            vertices = self.vertices @ linear.T + matrix[:3, 3].to(self.vertices)
+            origin = ZERO_ORIGIN
+        else:
+            vertices, origin = self._transformed_far(matrix.cpu().double())
         mirrored = bool(torch.linalg.det(linear) < 0)
         normals = self.normals
         if normals is not None:
             turned = normals @ torch.linalg.inv(linear)
             normals = torch.nn.functional.normalize(turned, dim=-1)
         faces = self.faces.flip(1) if mirrored else self.faces
-        return replace(self, vertices=vertices, faces=faces, normals=normals)
+        return replace(self, vertices=vertices, faces=faces, normals=normals, origin=origin)
+
+    def _transformed_far(self, matrix: Tensor) -> tuple[Tensor, tuple[float, float, float]]:
+        """Vertices (N, 3) and origin of a mesh with an origin under a float64 matrix (4, 4)."""
+        vertices = self.vertices.double() @ matrix[:3, :3].T.to(self.vertices.device)
+        origin = matrix[:3, :3] @ torch.tensor(self.origin, dtype=torch.float64) + matrix[:3, 3]
+        used = vertices[self.faces.reshape(-1)]
+        low, high = used.amin(dim=0).cpu(), used.amax(dim=0).cpu()
+        if not is_far_from_origin(low + origin, high + origin):
+            return (vertices + origin.to(vertices.device)).float(), ZERO_ORIGIN
+        return vertices.float(), tuple(origin.tolist())
 
     def turned_up(self, up_axis: UpAxis) -> Mesh:
         """The mesh turned from a world with `up_axis` up into ours, +Y up."""
         if up_axis not in Y_UP_FROM:
             raise InputError(f"up_axis is '{up_axis}', expected one of {', '.join(Y_UP_FROM)}.")
+        if up_axis == "+Y":
+            return self
         matrix = torch.eye(4)
         matrix[:3, :3] = torch.tensor(Y_UP_FROM[up_axis])
         return self.transformed(matrix)
 
     def normalising_matrix(self) -> Tensor:
-        """The (4, 4) scale and shift that centres the bounding box and makes its longest side 1."""
+        """The (4, 4) scale and shift that centres the bounding box and makes its longest side 1.
+
+        It acts on the world, and is float64 for a mesh with an `origin`, else float32.
+        """
         low, high = self.bounds
+        if self.origin != ZERO_ORIGIN:
+            origin = torch.tensor(self.origin, dtype=torch.float64)
+            low, high = low.cpu().double() + origin, high.cpu().double() + origin
         longest = float((high - low).max())
         if not longest > 0:
             raise InputError("the mesh has no size: all its vertices are at one place.")
-        matrix = torch.eye(4) / longest
+        matrix = torch.eye(4, dtype=low.dtype) / longest
         matrix[:3, 3] = -(low + high).cpu() / 2 / longest
         matrix[3, 3] = 1.0
         return matrix
@@ -136,7 +187,7 @@ class Mesh:
         vertices, where = torch.unique(self.vertices, dim=0, return_inverse=True)
         faces = where[self.faces]
         proper = (faces != faces.roll(1, dims=1)).all(dim=1)
-        return Mesh(vertices, faces[proper])
+        return Mesh(vertices, faces[proper], origin=self.origin)
 
     def with_smooth_normals(self) -> Mesh:
         """The mesh with normals averaged over the faces around each place, weighted by angle."""
@@ -163,3 +214,9 @@ class Mesh:
         return trimesh.Trimesh(
             self.vertices.cpu().double().numpy(), self.faces.cpu().numpy(), process=False
         )
+
+
+def is_far_from_origin(low: Tensor | np.ndarray, high: Tensor | np.ndarray) -> bool:
+    """Whether float32 is too coarse for the shape in a box with these corners (3,), (3,)."""
+    size = max(float(value) for value in high - low)
+    return max(abs(float(value)) for value in (low + high) / 2) > FAR_FROM_ORIGIN * size > 0.0

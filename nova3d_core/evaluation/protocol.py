@@ -22,7 +22,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from torch import Tensor
 from ..cameras import Cameras, orbit_cameras
 from ..conventions import UpAxis
 from ..errors import InputError
-from ..mesh import Mesh
+from ..mesh import ZERO_ORIGIN, Mesh
 from ..progress import SILENT, Progress
 from ..rendering.config import RenderConfig
 from ..rendering.views import Rendering, render_views, surface_points
@@ -126,7 +126,7 @@ def _evaluate(
 ) -> tuple[Report, tuple[Rendering, ...]]:
     """The report, and the renderings of reference and result where pictures are asked for."""
     record = _Record()
-    mesh = mesh.to("cpu")
+    mesh = _without_origin(mesh.to("cpu"), reference, config)
     reference = normalised_reference(reference.to("cpu"), config.reference_up_axis)
     strict = config.protocol == "strict"
     measure = _strict_figures if strict else _syncdreamer_figures
@@ -154,6 +154,14 @@ def _evaluate(
         tuple(record.notes),
     )
     return report, renderings
+
+
+def _without_origin(mesh: Mesh, reference: Mesh, config: EvaluateConfig) -> Mesh:
+    """The mesh in coordinates that float32 holds: relative to its own origin if it will be aligned,
+    else to the reference's."""
+    if config.align == "none" and mesh.origin != ZERO_ORIGIN:
+        mesh = mesh.with_origin(reference.origin)
+    return replace(mesh, origin=ZERO_ORIGIN)
 
 
 def normalised_reference(reference: Mesh, up_axis: UpAxis) -> Mesh:

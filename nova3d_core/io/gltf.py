@@ -7,110 +7,199 @@ passes over a missing texture in silence.
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from ..errors import InputError
-from ..mesh import Mesh
 from .gltf_data import GltfFile
-from .mesh_parts import Material, Part, mesh_from_arrays
+from .gltf_materials import PlacedMaterial, read_material
+from .gltf_nodes import NodeGraph, instance_count, instance_matrices, read_nodes
+from .json_fields import JsonObject
+from .mesh_parts import Part, mesh_from_arrays
 from .srgb import srgb_from_linear
 
-_WRAPS = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
+MAX_FACES = 2_000_000
+"""Faces, and vertices, of a file whose meshes are used several times, unless its buffers are so
+large that they could hold more: a few bytes may ask for any number of instances."""
+_BYTES_PER_FACE = 6
+"""Least that a face, or a vertex, takes in a file that repeats nothing."""
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
+_SKINNED_AT_ONCE = 1 << 16
+"""Vertices: their blended matrices take 128 bytes each."""
 
 
-class _PlacedMaterial(NamedTuple):
-    """A material, and how its texture lies on the mesh."""
+class _Arrays(NamedTuple):
+    """A primitive in its own frame, or placed in the world."""
 
-    material: Material
-    uv_set: int
-    uv_matrix: np.ndarray
-    """(2, 3) takes (u, v, 1) of the file to the texture's own u, v."""
+    vertices: np.ndarray
+    """(N, 3) float64."""
+    faces: np.ndarray
+    """(F, 3) int64."""
+    uv: np.ndarray | None
+    """(N, 2), under the texture transform."""
+    normals: np.ndarray | None
+    """(N, 3)."""
+    colours: np.ndarray | None
+    """(N, 3) sRGB."""
+
+
+class _Use(NamedTuple):
+    """What the nodes have in common that place a mesh in the same shape."""
+
+    mesh: int
+    skin: int | None
+    weights: tuple[float, ...]
+    """Of the morph targets."""
 
 
 def read_gltf(path: Path) -> list[Part]:
     """The triangles of a file's scene, in its world, a part for each primitive.
 
-    Points and lines are passed over. Skinned meshes stand as their joints do; morph targets and
-    animations are at rest.
+    All nodes that use a mesh are in one part, in the order of the nodes. Skinned meshes are posed
+    by their joints, morph targets by the default weights; animations are at rest. What changes the
+    look and is not kept (points, lines, alpha, emission, unknown extensions) is named in one
+    warning.
 
     Raises:
-        InputError: as `GltfFile`, or a texture or buffer is missing.
+        InputError: as `GltfFile`; a number is not backed by the file's bytes or out of range; a
+            texture or buffer is missing or leads out of the folder; there are too many instances.
     """
     file = GltfFile(path)
-    worlds = _world_matrices(file.items("nodes"), _roots(file))
-    placed_material = cache(partial(_placed_material, file))
-    parts = []
-    for index, world in worlds.items():
-        node = file.items("nodes")[index]
-        if "mesh" not in node or np.linalg.det(world) == 0.0:  # size 0 is a way to hide things
-            continue
-        for primitive in file.items("meshes")[node["mesh"]]["primitives"]:
-            faces = _triangles(file, primitive)
-            if faces is None or len(faces) == 0:
-                continue
-            placed = placed_material(primitive.get("material"))
-            part = Part(_mesh(file, primitive, faces, placed), placed.material)
-            if "skin" in node and "JOINTS_0" in primitive["attributes"]:
-                parts.append(_skinned(file, part, primitive, node["skin"], worlds))
-            else:
-                parts.append(replace(part, mesh=part.mesh.transformed(torch.from_numpy(world))))
+    with np.errstate(all="ignore"):  # values out of range are found when the mesh is checked
+        parts = _parts(file)
+    file.warn_of_what_is_left_out()
     return parts
 
 
-def _roots(file: GltfFile) -> list[int]:
-    scenes = file.items("scenes")
-    if scenes:
-        return scenes[file.header.get("scene", 0)].get("nodes", [])
-    nodes = file.items("nodes")
-    children = {child for node in nodes for child in node.get("children", [])}
-    return [index for index in range(len(nodes)) if index not in children]
+def _parts(file: GltfFile) -> list[Part]:
+    graph = read_nodes(file)
+    material_of = cache(partial(read_material, file))
+    parts: list[Part] = []
+    face_count = vertex_count = 0
+    for use, nodes in _uses(file, graph).items():
+        mesh = file.items("meshes")[use.mesh]
+        copies = sum(instance_count(file, file.items("nodes")[index]) for index in nodes)
+        for primitive in mesh.objects("primitives"):
+            materials = "material" in primitive
+            placed = material_of(
+                file.index("materials", primitive, "material") if materials else None
+            )
+            arrays = _primitive(file, primitive, use.weights, placed)
+            if arrays is None:
+                continue
+            face_count += copies * len(arrays.faces)
+            vertex_count += copies * len(arrays.vertices)
+            _check_size(file, max(face_count, vertex_count))
+            if use.skin is not None and "JOINTS_0" in primitive.object("attributes"):
+                arrays = _posed(file, arrays, primitive, file.items("skins")[use.skin], graph)
+                matrices = np.tile(np.eye(4), (len(nodes), 1, 1))
+            else:
+                matrices = np.concatenate(
+                    [
+                        instance_matrices(file, file.items("nodes")[index], graph.worlds[index])
+                        for index in nodes
+                    ]
+                )
+                matrices = matrices[np.linalg.det(matrices[:, :3, :3]) != 0.0]
+            if len(matrices):  # size 0 is a way to hide things
+                parts.append(Part(mesh_from_arrays(*_placed(arrays, matrices)), placed.material))
+    return parts
 
 
-def _world_matrices(nodes: list[dict[str, Any]], roots: list[int]) -> dict[int, np.ndarray]:
-    """(4, 4) node-to-world matrix of each node below the roots, parents before children."""
-    worlds: dict[int, np.ndarray] = {}
-    waiting = [(root, np.eye(4)) for root in reversed(roots)]
-    while waiting:
-        index, parent = waiting.pop()
-        if index in worlds:  # no tree, but no reason to go round in circles either
+def _uses(file: GltfFile, graph: NodeGraph) -> dict[_Use, list[int]]:
+    """The drawn nodes of each mesh, by what shapes it, in the order of their first node."""
+    uses: dict[_Use, list[int]] = {}
+    for index in graph.drawn:
+        node = file.items("nodes")[index]
+        if "mesh" not in node:
             continue
-        worlds[index] = parent @ _local_matrix(nodes[index])
-        children = nodes[index].get("children", [])
-        waiting += [(child, worlds[index]) for child in reversed(children)]
-    return worlds
+        mesh = file.index("meshes", node, "mesh")
+        owner = node if "weights" in node else file.items("meshes")[mesh]
+        skin = file.index("skins", node, "skin") if "skin" in node else None
+        use = _Use(mesh, skin, tuple(owner.numbers("weights", None, ())))
+        uses.setdefault(use, []).append(index)
+    return uses
 
 
-def _local_matrix(node: dict[str, Any]) -> np.ndarray:
-    """(4, 4) matrix of a node: given by columns, or as translation, rotation, scale."""
-    if "matrix" in node:
-        return np.array(node["matrix"], dtype=np.float64).reshape(4, 4).T
-    from scipy.spatial.transform import Rotation
-
-    matrix = np.eye(4)
-    rotation = Rotation.from_quat(node.get("rotation", (0.0, 0.0, 0.0, 1.0))).as_matrix()
-    matrix[:3, :3] = rotation * np.array(node.get("scale", (1.0, 1.0, 1.0)))
-    matrix[:3, 3] = node.get("translation", (0.0, 0.0, 0.0))
-    return matrix
+def _check_size(file: GltfFile, count: int) -> None:
+    limit = max(MAX_FACES, file.bytes_read // _BYTES_PER_FACE)
+    if count > limit:
+        raise InputError(
+            f"{file.path.name} has {count} faces or vertices with all its instances, expected at "
+            f"most {limit}.",
+            "Export fewer instances, or decimate the mesh.",
+        )
 
 
-def _triangles(file: GltfFile, primitive: dict[str, Any]) -> np.ndarray | None:
-    """(F, 3) faces of a primitive; None if it is made of points or lines."""
-    mode = primitive.get("mode", _TRIANGLES)
-    if mode not in (_TRIANGLES, _STRIP, _FAN) or "POSITION" not in primitive["attributes"]:
+def _primitive(
+    file: GltfFile,
+    primitive: JsonObject,
+    weights: tuple[float, ...],
+    placed: PlacedMaterial,
+) -> _Arrays | None:
+    """A primitive in its own frame; None if it has no faces."""
+    attributes = primitive.object("attributes")
+    mode = primitive.integer("mode", _TRIANGLES, high=_FAN)
+    if mode not in (_TRIANGLES, _STRIP, _FAN) or "POSITION" not in attributes:
+        file.leave_out("points and lines")
         return None
+    for name in primitive.object("extensions").names:
+        if "draco" in name and "bufferView" not in file.item("accessors", attributes, "POSITION"):
+            raise file.unread_extension(name)
+    vertices = file.accessor(attributes, "POSITION", ("VEC3",)).astype(np.float64)
+    if len(vertices) == 0:
+        return None
+    faces = _faces(file, primitive, mode, len(vertices))
+    if len(faces) == 0:
+        return None
+
+    def values(key: str, *kinds: str) -> np.ndarray | None:
+        if key not in attributes:
+            return None
+        return _per_vertex(file, attributes, key, kinds, len(vertices))
+
+    normals = values("NORMAL", "VEC3")
+    normals = _morphed(file, primitive, weights, vertices, normals)
+    uv_key = f"TEXCOORD_{placed.uv_set}"
+    uv = values(uv_key, "VEC2")
+    if uv is None and placed.material.texture is not None:
+        file.leave_out(f"textures of primitives without {uv_key}")
+    if uv is not None and not np.array_equal(placed.uv_matrix, np.eye(3)[:2]):
+        uv = uv @ placed.uv_matrix[:, :2].T + placed.uv_matrix[:, 2]
+    colours = values("COLOR_0", "VEC3", "VEC4")
+    if colours is not None:
+        colours = srgb_from_linear(colours[:, :3])
+    return _Arrays(vertices, faces, uv, normals, colours)
+
+
+def _per_vertex(
+    file: GltfFile, owner: JsonObject, key: str, kinds: tuple[str, ...], count: int
+) -> np.ndarray:
+    """(count, width) values of an attribute."""
+    values = file.accessor(owner, key, kinds, integers=key.startswith("JOINTS_"))
+    if len(values) != count:
+        raise InputError(f"{owner.where}: {key} has {len(values)} values for {count} vertices.")
+    return values
+
+
+def _faces(file: GltfFile, primitive: JsonObject, mode: int, vertex_count: int) -> np.ndarray:
+    """(F, 3) int64 triangles of a primitive."""
     if "indices" in primitive:
-        order = file.accessor(primitive["indices"])[:, 0].astype(np.int64)
+        order = file.accessor(primitive, "indices", ("SCALAR",), integers=True)[:, 0]
+        if len(order) and int(order.max()) >= vertex_count:
+            raise InputError(
+                f"{primitive.where}: indices refer to vertex {order.max()}, but there are "
+                f"{vertex_count}."
+            )
+        order = order.astype(np.int64)
     else:
-        order = np.arange(file.items("accessors")[primitive["attributes"]["POSITION"]]["count"])
+        order = np.arange(vertex_count)
     if mode == _TRIANGLES:
+        if len(order) % 3:
+            raise InputError(f"{primitive.where} ends within a triangle: {len(order)} corners.")
         return order.reshape(-1, 3)
     step = np.arange(max(len(order) - 2, 0))
     if mode == _FAN:
@@ -119,89 +208,97 @@ def _triangles(file: GltfFile, primitive: dict[str, Any]) -> np.ndarray | None:
     return np.stack([order[step], order[step + 1 + odd], order[step + 2 - odd]], axis=1)
 
 
-def _mesh(
-    file: GltfFile, primitive: dict[str, Any], faces: np.ndarray, placed: _PlacedMaterial
-) -> Mesh:
-    """A primitive's mesh in its own frame, uv already under the texture transform."""
-    attributes = primitive["attributes"]
-
-    def values(name: str) -> np.ndarray | None:
-        return file.accessor(attributes[name]) if name in attributes else None
-
-    uv = values(f"TEXCOORD_{placed.uv_set}")
-    if uv is not None:
-        uv = uv @ placed.uv_matrix[:, :2].T + placed.uv_matrix[:, 2]
-    colours = values("COLOR_0")
-    if colours is not None:
-        colours = srgb_from_linear(colours[:, :3])
-    return mesh_from_arrays(values("POSITION"), faces, uv, values("NORMAL"), colours)
-
-
-def _skinned(
+def _morphed(
     file: GltfFile,
-    part: Part,
-    primitive: dict[str, Any],
-    skin_index: int,
-    worlds: dict[int, np.ndarray],
-) -> Part:
-    """The part posed by its joints; by the rules of glTF its node's own place does not count."""
-    skin = file.items("skins")[skin_index]
-    poses = np.stack([worlds[joint] for joint in skin["joints"]])  # (J, 4, 4)
+    primitive: JsonObject,
+    weights: tuple[float, ...],
+    vertices: np.ndarray,
+    normals: np.ndarray | None,
+) -> np.ndarray | None:
+    """Adds the weighted morph targets to the vertices (N, 3), in place; returns the normals."""
+    for target, weight in zip(primitive.objects("targets"), weights, strict=False):
+        if weight == 0.0:
+            continue
+        if any(key.startswith(("TEXCOORD", "COLOR")) for key in target.names):
+            file.leave_out("morph targets of colours and texture coordinates")
+        if "POSITION" in target:
+            vertices += weight * _per_vertex(file, target, "POSITION", ("VEC3",), len(vertices))
+        if "NORMAL" in target and normals is not None:
+            change = _per_vertex(file, target, "NORMAL", ("VEC3",), len(vertices))
+            normals = normals + weight * change
+    return normals
+
+
+def _placed(arrays: _Arrays, matrices: np.ndarray) -> _Arrays:
+    """The primitive once for each mesh-to-world matrix (K, 4, 4), one after another."""
+    count, (vertices, faces, uv, normals, colours) = len(matrices), arrays
+    linear = matrices[:, :3, :3]
+    mirrored = np.linalg.det(linear) < 0.0  # (K,)
+    if not (count == 1 and np.array_equal(matrices[0], np.eye(4))):
+        vertices = vertices @ linear.transpose(0, 2, 1) + matrices[:, None, :3, 3]  # (K, N, 3)
+        vertices = vertices.reshape(-1, 3)
+        if normals is not None:
+            # the inverse transpose, but for its length: it exists for singular matrices too
+            cofactors = np.cross(np.roll(linear, -1, axis=1), np.roll(linear, -2, axis=1))
+            cofactors *= np.where(mirrored, -1.0, 1.0)[:, None, None]
+            normals = (normals @ cofactors.transpose(0, 2, 1)).reshape(-1, 3)
+            length = np.linalg.norm(normals, axis=1, keepdims=True)
+            normals = np.where(length > 0.0, normals / length, 0.0)
+    if count == 1:
+        faces = faces[:, ::-1] if mirrored[0] else faces
+        return _Arrays(vertices, faces, uv, normals, colours)
+    faces = np.where(mirrored[:, None, None], faces[:, ::-1], faces)  # (K, F, 3)
+    starts = np.arange(count)[:, None, None] * len(arrays.vertices)
+    uv, colours = (None if each is None else np.tile(each, (count, 1)) for each in (uv, colours))
+    return _Arrays(vertices, (faces + starts).reshape(-1, 3), uv, normals, colours)
+
+
+def _posed(
+    file: GltfFile, arrays: _Arrays, primitive: JsonObject, skin: JsonObject, graph: NodeGraph
+) -> _Arrays:
+    """The primitive as its joints pose it; its node's own matrix has no effect, as glTF rules."""
+    joint_nodes = skin.integers("joints", high=len(file.items("nodes")) - 1)
+    for joint in joint_nodes:
+        if joint not in graph.worlds:
+            raise InputError(f"{skin.where}: its joint, node {joint}, is part of a cycle.")
+    if not joint_nodes:
+        raise InputError(f"{skin.where} has no joints.")
+    poses = np.stack([graph.worlds[joint] for joint in joint_nodes])  # (J, 4, 4)
     if "inverseBindMatrices" in skin:
-        binds = file.accessor(skin["inverseBindMatrices"]).reshape(-1, 4, 4)
+        binds = file.accessor(skin, "inverseBindMatrices", ("MAT4",)).reshape(-1, 4, 4)
+        if len(binds) < len(poses):
+            raise InputError(f"{skin.where} has {len(binds)} bind matrices, {len(poses)} joints.")
         poses = poses @ binds[: len(poses)].transpose(0, 2, 1)
-    joints = file.accessor(primitive["attributes"]["JOINTS_0"]).astype(np.int64)  # (N, 4)
-    weights = file.accessor(primitive["attributes"]["WEIGHTS_0"]).astype(np.float64)
-    weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
-    matrices = torch.from_numpy(np.einsum("nk,nkij->nij", weights, poses[joints])).float()
-    mesh = part.mesh
-    turn, shift = matrices[:, :3, :3], matrices[:, :3, 3]
-    vertices = (turn @ mesh.vertices[..., None])[..., 0] + shift
-    normals = mesh.normals
-    if normals is not None:
-        normals = torch.nn.functional.normalize((turn @ normals[..., None])[..., 0], dim=-1)
-    return replace(part, mesh=replace(mesh, vertices=vertices, normals=normals))
-
-
-def _placed_material(file: GltfFile, index: int | None) -> _PlacedMaterial:
-    """The base colour of a material by its number; plain white for none."""
-    material = {} if index is None else file.items("materials")[index]
-    glossy = material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness")
-    if glossy is not None:
-        info, factor = glossy.get("diffuseTexture"), glossy.get("diffuseFactor")
-    else:
-        rough = material.get("pbrMetallicRoughness", {})
-        info, factor = rough.get("baseColorTexture"), rough.get("baseColorFactor")
-    red, green, blue = (float(value) for value in (factor or (1.0, 1.0, 1.0))[:3])
-    plain = Material(tint_linear=(red, green, blue))
-    if info is None:
-        return _PlacedMaterial(plain, 0, np.eye(3)[:2])
-    texture = file.items("textures")[info["index"]]
-    webp = texture.get("extensions", {}).get("EXT_texture_webp", {})
-    source = webp.get("source", texture.get("source"))
-    if source is None:
+    joints, weights = _influences(file, primitive.object("attributes"), len(arrays.vertices))
+    if int(joints.max()) >= len(poses):
         raise InputError(
-            f"{file.path} has its texture number {info['index']} only in a form not read here.",
-            "Export it with PNG, JPEG or WebP textures.",
+            f"{primitive.where} refers to joint {joints.max()}, but {skin.where} has {len(poses)}."
         )
-    sampler = file.items("samplers")[texture["sampler"]] if "sampler" in texture else {}
-    wrap = tuple(_WRAPS[sampler.get(key, 10497)] for key in ("wrapS", "wrapT"))
-    transform = info.get("extensions", {}).get("KHR_texture_transform", {})
-    return _PlacedMaterial(
-        replace(plain, texture=file.texture(source), wrap=wrap),
-        transform.get("texCoord", info.get("texCoord", 0)),
-        _uv_matrix(transform),
-    )
+    vertices = np.zeros_like(arrays.vertices)
+    normals = None if arrays.normals is None else np.zeros_like(arrays.vertices)
+    for start in range(0, len(vertices), _SKINNED_AT_ONCE):
+        some = slice(start, start + _SKINNED_AT_ONCE)
+        matrices = np.einsum("nk,nkij->nij", weights[some], poses[joints[some]])  # (S, 4, 4)
+        vertices[some] = (matrices[:, :3, :3] @ arrays.vertices[some, :, None])[..., 0]
+        vertices[some] += matrices[:, :3, 3]
+        if normals is not None:
+            normals[some] = (matrices[:, :3, :3] @ arrays.normals[some, :, None])[..., 0]
+    return arrays._replace(vertices=vertices, normals=normals)
 
 
-def _uv_matrix(transform: dict[str, Any]) -> np.ndarray:
-    """(2, 3) matrix of a KHR_texture_transform: scaled, then turned, then shifted.
-
-    A positive angle turns counter-clockwise as the picture is seen, with v pointing down.
-    """
-    angle = transform.get("rotation", 0.0)
-    turn = [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
-    matrix = np.zeros((2, 3))
-    matrix[:, :2] = np.array(turn) * np.array(transform.get("scale", (1.0, 1.0)))
-    matrix[:, 2] = transform.get("offset", (0.0, 0.0))
-    return matrix
+def _influences(
+    file: GltfFile, attributes: JsonObject, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (N, 4 S) int64 and weights (N, 4 S) float64 that sum to 1, of all S sets."""
+    sets = 0
+    joints, weights = [], []
+    while f"JOINTS_{sets}" in attributes:
+        joints.append(_per_vertex(file, attributes, f"JOINTS_{sets}", ("VEC4",), count))
+        weights.append(_per_vertex(file, attributes, f"WEIGHTS_{sets}", ("VEC4",), count))
+        sets += 1
+    all_weights = np.concatenate(weights, axis=1).astype(np.float64)
+    all_joints = np.concatenate(joints, axis=1).astype(np.int64)
+    all_joints[all_weights == 0.0] = 0  # what has no weight may say anything
+    total = all_weights.sum(axis=1, keepdims=True)
+    all_weights[:, :1] = np.where(total > 0.0, all_weights[:, :1], 1.0)
+    return all_joints, all_weights / np.where(total > 0.0, total, 1.0)

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..mesh import Mesh
+from ..mesh import ZERO_ORIGIN, Mesh, is_far_from_origin
+from .containment import path_inside, quoted
 from .srgb import linear_from_srgb, srgb_from_linear
 
 Wrap = Literal["repeat", "mirror", "clamp"]
 """How a texture goes on outside 0..1."""
+_COLOURS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +31,19 @@ class Material:
     """Multiplies the texture and the vertex colours, in linear light."""
     wrap: tuple[Wrap, Wrap] = ("repeat", "repeat")
     """How the texture goes on along u and along v."""
+    multiplies_vertex_colours: bool = False
+    """Whether vertex colours multiply the texture, as in glTF; else a texture replaces them."""
 
     def tinted(self, colours: np.ndarray) -> np.ndarray:
         """sRGB colours (..., 3) under the tint; unchanged, to the bit, under a white one."""
         if self.tint_linear == (1.0, 1.0, 1.0):
             return colours
-        tinted = srgb_from_linear(linear_from_srgb(colours) * np.array(self.tint_linear))
-        return tinted.astype(np.float32)
+        tinted = np.zeros(colours.shape, np.float32)
+        rows = max(_COLOURS_AT_ONCE * len(colours) // max(colours.size, 1), 1)
+        for start in range(0, len(colours), rows):  # in double precision, so not all at once
+            linear = linear_from_srgb(colours[start : start + rows]) * np.array(self.tint_linear)
+            tinted[start : start + rows] = srgb_from_linear(linear)
+        return tinted
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +70,8 @@ def mesh_from_arrays(
     """A mesh from what a file holds, without any texture.
 
     Args:
-        vertices: (N, 3) numbers.
+        vertices: (N, 3) numbers. Far from the origin they are centred in double precision, and the
+            mesh gets an `origin`: hand on what the file has, not float32.
         faces: (F, 3) whole numbers.
         uv: (N, 2), origin top left.
         normals: (N, 3) of any length; left out as a whole if one is NaN, as some exporters write.
@@ -82,13 +91,36 @@ def mesh_from_arrays(
     if normals is not None:
         finite = bool(torch.isfinite(normals).all())
         normals = torch.nn.functional.normalize(normals, dim=-1) if finite else None
+    origin = _far_centre(vertices, faces)
+    if origin != ZERO_ORIGIN:
+        vertices = np.asarray(vertices, dtype=np.float64) - origin
     return Mesh(
         vertices=tensor(vertices),
         faces=torch.from_numpy(np.array(faces, dtype=np.int64)),
         uv=tensor(uv),
         normals=normals,
         vertex_colours=None if colours is None else tensor(colours)[:, :3].clamp(0.0, 1.0),
+        origin=origin,
     )
+
+
+def _far_centre(vertices: np.ndarray, faces: np.ndarray) -> tuple[float, float, float]:
+    """The centre of the vertices (N, 3) that faces (F, 3) use if it is far away, else zero."""
+    vertices, faces = np.asarray(vertices), np.asarray(faces)
+    if vertices.dtype.kind != "f":
+        vertices = vertices.astype(np.float64)
+    valid = vertices.ndim == 2 and vertices.shape[1:] == (3,) and faces.size > 0
+    if not valid or faces.min() < 0 or faces.max() >= len(vertices):
+        return ZERO_ORIGIN  # `Mesh` says what is wrong
+    used = np.zeros(len(vertices), dtype=bool)
+    used[faces.reshape(-1)] = True
+    with np.errstate(all="ignore"):
+        low = vertices.min(axis=0, where=used[:, None], initial=np.inf).astype(np.float64)
+        high = vertices.max(axis=0, where=used[:, None], initial=-np.inf).astype(np.float64)
+        if not (np.isfinite(low + high).all() and is_far_from_origin(low, high)):
+            return ZERO_ORIGIN
+        x, y, z = ((low + high) / 2).tolist()
+    return x, y, z
 
 
 def decoded_texture(source: Path | bytes, name: str, named_by: str) -> np.ndarray:
@@ -112,30 +144,50 @@ def decoded_texture(source: Path | bytes, name: str, named_by: str) -> np.ndarra
         ) from error
 
 
-def missing_texture(name: str, named_by: str, place: Path) -> InputError:
+def missing_texture(name: str, named_by: str) -> InputError:
     """The error for a texture that a file names and that is not there."""
+    shown = name if name.isprintable() and len(name) <= 200 else quoted(name)
     return InputError(
-        f"texture {name} named by {named_by} is missing.",
-        f"Put it at {place}; it may have been left behind when the mesh was copied.",
+        f"texture {shown} named by {named_by} is missing.",
+        f"Put it next to {named_by}; it may have been left behind when the mesh was copied.",
     )
 
 
 def texture_beside(folder: Path, name: str, named_by: str) -> np.ndarray:
     """(H, W, 3) float32 sRGB texture that a file in `folder` names by a relative path.
 
-    Paths of another computer are tried by their last part, and letter case is overlooked.
+    Nothing outside the folder is opened: paths that lead out, as those of another computer do, are
+    tried by their last part inside it. Letter case is overlooked.
 
     Raises:
         InputError: the texture is missing or cannot be decoded.
     """
-    wanted = Path(name.replace("\\", "/"))
-    beside = folder / wanted.name
-    places = [folder / wanted, beside]
-    places += sorted(p for p in folder.iterdir() if p.name.lower() == wanted.name.lower())
-    for place in places:
+    what = f"texture named by {named_by}"
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    refusal = None
+    for given in (name, last):
+        try:
+            place = path_inside(folder, given, what)
+            if not place.is_file():
+                place = path_inside(folder, _as_spelled(folder, given), what)
+        except InputError as error:
+            refusal = refusal or error
+            continue
         if place.is_file():
             return decoded_texture(place, name, named_by)
-    raise missing_texture(name, named_by, beside)
+    raise refusal or missing_texture(name, named_by)
+
+
+def _as_spelled(folder: Path, relative: str) -> str:
+    """The relative path with the letter case that files below `folder` have."""
+    parts: list[str] = []
+    for part in relative.replace("\\", "/").split("/"):
+        here = folder.joinpath(*parts)
+        inside = here.resolve().is_relative_to(folder.resolve()) and here.is_dir()
+        names = sorted(entry.name for entry in here.iterdir()) if inside else []
+        fitting = [name for name in names if name.lower() == part.lower()]
+        parts.append(part if part in fitting or not fitting else fitting[0])
+    return "/".join(parts)
 
 
 def loaded_pieces(loaded: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..mesh import Mesh
+from ..mesh import ZERO_ORIGIN, Mesh
 from .atomic import new_file, refuse_existing, refuse_unwritable
 from .srgb import linear_from_srgb
 
@@ -112,7 +112,7 @@ def mesh_to_glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> by
         # attributes alone: the name is put right below
         linear = linear_from_srgb(mesh.vertex_colours.numpy())
         body.vertex_attributes["_COLOR_0"] = linear.astype(np.float32)
-    tiled = mesh.uv is not None and bool(((mesh.uv < 0.0) | (mesh.uv > 1.0)).any())
+    tiled = _reaches_beyond_border(mesh)
 
     def finish(header: dict[str, Any]) -> None:
         header["asset"]["generator"] = GENERATOR
@@ -132,8 +132,22 @@ def mesh_to_glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> by
                 {"magFilter": _LINEAR, "minFilter": _MIPMAPS, "wrapS": wrap, "wrapT": wrap}
             ]
 
+        if mesh.origin != ZERO_ORIGIN:
+            node = next(node for node in header["nodes"] if "mesh" in node)
+            node.pop("matrix", None)
+            node["translation"] = list(mesh.origin)
+
     scene = trimesh.Scene({"mesh": body})
     return export_glb(scene, include_normals=True, unitize_normals=False, tree_postprocessor=finish)
+
+
+def _reaches_beyond_border(mesh: Mesh) -> bool:
+    """Whether lookups blend texels across the texture's border, where ours repeat it."""
+    if mesh.texture is None:
+        return False
+    height, width = mesh.texture.shape[:2]
+    half = 0.5 / mesh.uv.new_tensor([width, height])
+    return bool(((mesh.uv < half) | (mesh.uv > 1.0 - half)).any())
 
 
 def _view_of(header: dict[str, Any], accessor: int) -> dict[str, Any]:
@@ -160,7 +174,7 @@ def _write_obj(mesh: Mesh, path: Path, overwrite: bool) -> Path:
     with ExitStack() as files:  # closed in reverse: the OBJ, opened first, is put in place last
         place = files.enter_context(new_file(path, overwrite))
         text, others = export_obj(
-            _as_trimesh(mesh, visual),
+            _as_trimesh(mesh, visual, _world_vertices(mesh)),
             include_normals=mesh.normals is not None,
             return_texture=True,
             mtl_name=path.with_suffix(".mtl").name,
@@ -182,20 +196,53 @@ def _ply_bytes(mesh: Mesh) -> bytes:
         mesh = replace(mesh, vertex_colours=sample_texture(mesh.texture, mesh.uv))
     if mesh.normals is not None:
         mesh = _with_proper_normals(mesh)
-    return export_ply(
+    content = export_ply(
         _as_trimesh(mesh), vertex_normal=mesh.normals is not None, include_attributes=False
+    )
+    return content if mesh.origin == ZERO_ORIGIN else _with_double_positions(content, mesh)
+
+
+def _with_double_positions(content: bytes, mesh: Mesh) -> bytes:
+    """A binary PLY of ours with x, y, z as float64 in the world: trimesh writes float32 alone."""
+    head, end, body = content.partition(b"end_header\n")
+    before, element, properties = head.partition(b"element vertex")
+    properties, faces, rest = properties.partition(b"element face")
+    count = len(mesh.vertices)
+    stride = (len(body) - 13 * len(mesh.faces)) // count  # a face: a count and three int32
+    rows = np.frombuffer(body, np.uint8, count * stride).reshape(count, stride)
+    positions = np.frombuffer(_world_vertices(mesh).astype("<f8").tobytes(), np.uint8)
+    rows = np.concatenate([positions.reshape(count, 24), rows[:, 12:]], axis=1)
+    for axis in (b"x", b"y", b"z"):
+        properties = properties.replace(
+            b"property float %s\n" % axis, b"property double %s\n" % axis
+        )
+    return b"".join(
+        [before, element, properties, faces, rest, end, rows.tobytes(), body[count * stride :]]
     )
 
 
-def _as_trimesh(mesh: Mesh, visual: Any = None) -> trimesh.Trimesh:
-    """The mesh as trimesh's exporters want it, with vertex colours unless a visual is given."""
+def _world_vertices(mesh: Mesh) -> np.ndarray:
+    """(N, 3) float64 vertices in the world."""
+    return mesh.vertices.cpu().double().numpy() + np.array(mesh.origin)
+
+
+def _as_trimesh(
+    mesh: Mesh, visual: Any = None, vertices: np.ndarray | None = None
+) -> trimesh.Trimesh:
+    """The mesh as trimesh's exporters want it, with vertex colours unless a visual is given.
+
+    Args:
+        mesh: on any device.
+        visual: trimesh's own texture.
+        vertices: (N, 3) float64; without them those of the mesh, relative to its origin.
+    """
     import trimesh
 
     colours = None
     if visual is None and mesh.vertex_colours is not None:
         colours = _levels(mesh.vertex_colours)
     return trimesh.Trimesh(
-        vertices=mesh.vertices.cpu().double().numpy(),
+        vertices=mesh.vertices.cpu().double().numpy() if vertices is None else vertices,
         faces=mesh.faces.cpu().numpy(),
         vertex_normals=None if mesh.normals is None else mesh.normals.cpu().numpy(),
         vertex_colors=colours,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..conventions import UpAxis
 from ..errors import InputError, Nova3DError
-from ..mesh import Mesh
+from ..mesh import ZERO_ORIGIN, Mesh, is_far_from_origin
 from .gltf import read_gltf
 from .mesh_parts import Part
 from .mesh_writers import mesh_to_glb_bytes, refuse_mesh_path, write_glb, write_mesh
@@ -33,6 +34,13 @@ __all__ = [
     "write_mesh",
 ]
 
+logger = logging.getLogger(__name__)
+
+MIN_EXTENT, MAX_EXTENT = 1e-12, 1e12
+"""Longest side of a mesh, and for the maximum also its distance from the origin: what lies outside
+is damage rather than a shape, and would overflow float32 areas and volumes later."""
+_MAX_SHOWN_PATH = 200
+
 READABLE: dict[str, Callable[[Path], list[Part]]] = {
     ".glb": read_gltf,
     ".gltf": read_gltf,
@@ -47,9 +55,10 @@ READABLE: dict[str, Callable[[Path], list[Part]]] = {
 def read_mesh(path: Path | str, up_axis: UpAxis = "+Y") -> Mesh:
     """Reads a mesh file as one mesh with at most one texture, turned to +Y up.
 
-    Faces come in the file's order (OBJ: material by material, in order of first use). Vertices are
-    merged only in STL, which has no other way to say that faces touch. Normals are the file's own,
-    or None. Alpha, and any map but the base colour, is left out. See `joined` for parts that
+    Faces come in the file's order (OBJ: material by material, in order of first use; glTF: mesh by
+    mesh, likewise). Far from the world's origin the mesh gets an `origin` (see `Mesh`). Vertices
+    are merged only in STL, which has no other way to say that faces touch. Normals are the file's
+    own, or None. Alpha, and any map but the base colour, is left out. See `joined` for parts that
     differ in texture and colour.
 
     Args:
@@ -69,14 +78,27 @@ def read_mesh(path: Path | str, up_axis: UpAxis = "+Y") -> Mesh:
         )
     with _named_errors(path):
         if not path.is_file():
-            raise InputError(f"mesh file {path} does not exist.")
+            raise InputError(f"mesh file {_shown(path)} does not exist.")
         if path.stat().st_size == 0:
-            raise InputError(f"mesh file {path} is empty.")
+            raise InputError(f"mesh file {_shown(path)} is empty.")
         mesh = joined(read_parts(path))
-        low, high = mesh.bounds
-        if not bool((high > low).any()):
-            raise InputError("the mesh has no size: all its vertices are at one place.")
+        _check_extent(mesh)
         return mesh.turned_up(up_axis)
+
+
+def _check_extent(mesh: Mesh) -> None:
+    """Raises InputError if the mesh has no size or an absurd one."""
+    low, high = mesh.bounds.double()
+    extent = float((high - low).max())
+    if not extent > 0.0:
+        raise InputError("the mesh has no size: all its vertices are at one place.")
+    furthest = max(float(mesh.bounds.abs().max()), *(abs(value) for value in mesh.origin))
+    if extent < MIN_EXTENT or furthest > MAX_EXTENT:
+        raise InputError(
+            f"the mesh is {extent:.3g} long and reaches {furthest:.3g} from the origin, expected "
+            f"{MIN_EXTENT:g} to {MAX_EXTENT:g}.",
+            "It is damaged, or in another unit than it should be.",
+        )
 
 
 @contextmanager
@@ -87,20 +109,34 @@ def _named_errors(path: Path) -> Iterator[None]:
     except InputError as error:
         if path.name in error.message:
             raise
-        raise InputError(f"{path}: {error.message}", error.hint) from error
+        raise InputError(f"{_shown(path)}: {error.message}", error.hint) from error
     except Nova3DError:
         raise
     except MemoryError as error:
         raise InputError(
-            f"{path} needs more memory than there is.", "It is damaged, or needs decimating first."
+            f"{_shown(path)} needs more memory than there is.",
+            "It is damaged, or needs decimating first.",
+        ) from error
+    except OSError as error:
+        logger.debug("reading %s failed", path, exc_info=True)
+        raise InputError(
+            f"{_shown(path)} or a file that it names cannot be opened: "
+            f"{error.strerror or 'reading failed'}.",
+            "Check that it is a file and may be read.",
         ) from error
     except Exception as error:  # a damaged file fails anywhere in a parser, in any way
-        reason = " ".join(str(error).split()).rstrip(".!")
+        logger.debug("reading %s failed", path, exc_info=True)
         raise InputError(
-            f"{path} could not be read ({type(error).__name__}: {reason}).",
-            "It may be cut off, damaged, or of another kind than its ending says; "
-            "open it in a 3D editor and export it again.",
+            f"{_shown(path)} could not be read: it is cut off, damaged, or of another kind than "
+            "its ending says.",
+            "Open it in a 3D editor and export it again.",
         ) from error
+
+
+def _shown(path: Path) -> str:
+    """The path as errors show it: its last part alone where the whole is too long for a line."""
+    text = str(path)
+    return text if len(text) <= _MAX_SHOWN_PATH else f".../{path.name[-_MAX_SHOWN_PATH:]}"
 
 
 def joined(parts: list[Part]) -> Mesh:
@@ -108,7 +144,8 @@ def joined(parts: list[Part]) -> Mesh:
 
     If any part has a texture, the result has one texture (see `one_texture`) and no vertex
     colours. Otherwise tints and vertex colours become vertex colours, which are None if every part
-    is plain white. Normals are kept if any part has them; parts without get smooth ones.
+    is plain white. Normals are kept if any part has them; parts without get smooth ones. All parts
+    together have one `origin`.
 
     Raises:
         InputError: there are no parts.
@@ -117,10 +154,22 @@ def joined(parts: list[Part]) -> Mesh:
         raise InputError(
             "it has no faces.", "A point cloud or an empty scene is no surface: mesh it first."
         )
+    parts = _on_one_origin(parts)
     if any(part.is_textured for part in parts):
         meshes, texture = one_texture(parts)
         return replace(_stacked(meshes), texture=texture)
     return _stacked(_painted(parts))
+
+
+def _on_one_origin(parts: list[Part]) -> list[Part]:
+    """The parts with their vertices relative to one origin: their common centre if that is far."""
+    if all(part.mesh.origin == ZERO_ORIGIN for part in parts):
+        return parts
+    boxes = np.stack([part.mesh.bounds.double().numpy() + part.mesh.origin for part in parts])
+    low, high = boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)
+    centre = (low + high) / 2 if is_far_from_origin(low, high) else np.zeros(3)
+    origin = tuple(centre.tolist())
+    return [replace(part, mesh=part.mesh.with_origin(origin)) for part in parts]
 
 
 def _painted(parts: list[Part]) -> list[Mesh]:
@@ -160,4 +209,5 @@ def _stacked(meshes: list[Mesh]) -> Mesh:
         uv=together("uv"),
         normals=together("normals"),
         vertex_colours=together("vertex_colours"),
+        origin=meshes[0].origin,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -25,7 +27,8 @@ def keep_largest_parts(mesh: Mesh, min_share: float) -> Mesh:
     part = face_parts(mesh.faces.numpy(), len(mesh.vertices))
     area = np.bincount(part, weights=mesh.face_areas.numpy())
     keep = (area >= min_share * area.sum()) | (area == area.max())
-    return compacted(mesh.vertices, mesh.faces[torch.from_numpy(keep[part])])
+    kept = compacted(mesh.vertices, mesh.faces[torch.from_numpy(keep[part])])
+    return replace(kept, origin=mesh.origin)
 
 
 def face_parts(faces: np.ndarray, vertex_count: int) -> np.ndarray:
@@ -77,7 +80,8 @@ def make_manifold(mesh: Mesh) -> Mesh:
     else:
         raise StageError(STAGE, "the surface could not be made manifold: it is too entangled.")
     places = _moved_apart(vertices[vertex_of_fan], fan.reshape(-1, 3), vertex_of_fan)
-    return Mesh(torch.from_numpy(places).float(), torch.from_numpy(fan.reshape(-1, 3)))
+    vertices, faces = torch.from_numpy(places).float(), torch.from_numpy(fan.reshape(-1, 3))
+    return Mesh(vertices, faces, origin=mesh.origin)
 
 
 def _crowded_edges(faces: np.ndarray) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from importlib import util
 
 import torch
 
-from ..mesh import Mesh
+from ..mesh import ZERO_ORIGIN, Mesh
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +27,14 @@ def simplify(mesh: Mesh, target_faces: int) -> Mesh:
     """
     mesh = mesh.to("cpu")
     if len(mesh.faces) <= target_faces:
-        return Mesh(mesh.vertices, mesh.faces)
+        return Mesh(mesh.vertices, mesh.faces, origin=mesh.origin)
     if not util.find_spec("fast_simplification"):
         logger.warning("fast-simplification is not installed: the mesh keeps all its faces")
-        return Mesh(mesh.vertices, mesh.faces)
+        return Mesh(mesh.vertices, mesh.faces, origin=mesh.origin)
     import fast_simplification
 
     # its error bound is an absolute length: in a unit cube the world's scale does not matter
-    to_unit = mesh.normalising_matrix().double()
+    to_unit = replace(mesh, origin=ZERO_ORIGIN).normalising_matrix().double()
     unit = mesh.vertices.double() @ to_unit[:3, :3].T + to_unit[:3, 3]
     vertices, faces = fast_simplification.simplify(
         unit.numpy(), mesh.faces.int().numpy(), target_count=target_faces, agg=_AGGRESSIVENESS
@@ -42,4 +43,4 @@ def simplify(mesh: Mesh, target_faces: int) -> Mesh:
     vertices = torch.from_numpy(vertices).double() @ back[:3, :3].T + back[:3, 3]
     if len(faces) > 1.1 * target_faces:
         logger.warning("the mesh keeps %d faces: fewer would change its shape", len(faces))
-    return Mesh(vertices.float(), torch.from_numpy(faces).long())
+    return Mesh(vertices.float(), torch.from_numpy(faces).long(), origin=mesh.origin)

@@ -38,7 +38,7 @@ def smooth_unseen(mesh: Mesh, seen: Tensor, wavelength_edges: float) -> Mesh:
         wavelength_edges: bumps shorter than so many edges go; 0 leaves all as it is.
     """
     check_shape("seen vertices", seen, "N", N=len(mesh.vertices))
-    bare = Mesh(mesh.vertices, mesh.faces)
+    bare = Mesh(mesh.vertices, mesh.faces, origin=mesh.origin)
     if wavelength_edges <= 0.0:
         return bare
     faces, marked = mesh.faces.cpu().numpy(), seen.cpu().numpy()
