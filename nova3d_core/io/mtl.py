@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from .containment import path_inside, quoted
-from .mesh_parts import Material
+from .containment import quoted
+from .mesh_parts import Material, find_inside
 from .srgb import linear_from_srgb
 from .text_lines import clean_text
 
-MAX_LIBRARIES = 1000
+MAX_LIBRARIES = 100
 """Most material files that one OBJ may name."""
 
 _OPTION_ARGUMENTS = {"-mm": 2, "-o": 3, "-s": 3, "-t": 3}
@@ -86,8 +86,8 @@ def read_libraries(path: Path, lines: list[str], losses: dict[str, None]) -> dic
             library = _find(path, name)
             if library is None:
                 losses[
-                    f"material file {quoted(name)} is missing in the file's folder, so its colours "
-                    "are lost"
+                    f"material file {quoted(name)} is missing in the folder of the OBJ, so its "
+                    "colours are lost"
                 ] = None
             else:
                 materials.update(_read_library(library))
@@ -105,17 +105,11 @@ def _split_names(line: str) -> Iterator[str]:
 
 
 def _find(path: Path, name: str) -> Path | None:
-    """The file in the folder of `path` that a name means; other computers' paths by last part."""
-    if len(name) > 4096:
+    """The material file that an OBJ names; None if it is missing or outside its folder."""
+    try:
+        return find_inside(path.parent, name, "material file") if len(name) < 4096 else None
+    except (InputError, OSError):
         return None
-    for candidate in dict.fromkeys((name, name.replace("\\", "/").rstrip("/").rpartition("/")[2])):
-        try:
-            found = path_inside(path.parent, candidate, "material file")
-            if found.is_file():
-                return found
-        except (InputError, OSError, ValueError):
-            continue
-    return None
 
 
 def _read_library(library: Path) -> dict[str, MtlMaterial]:

@@ -51,6 +51,7 @@ _LOST = {
     "csh": "commands that it runs",
     **dict.fromkeys(_FREE_FORM, "free-form curves and surfaces"),
 }
+_CUT_OFF = "The file is cut off or damaged: copy or export it again."
 MAX_LOSSES = 100
 """Most kinds of unknown lines that are collected for the warning."""
 
@@ -125,6 +126,8 @@ class _Statements:
     totals: np.ndarray = field(default_factory=lambda: np.zeros(3, dtype=np.int64))
     """Vertices, texture coordinates and normals up to here."""
     face_count: int = 0
+    last_line: int = 0
+    """The number of the last line that is not empty."""
     rows: dict[str, list[np.ndarray]] = field(
         default_factory=lambda: {name: [] for name in ("v", "colour", "vt", "vn")}
     )
@@ -158,6 +161,8 @@ class _Statements:
         faces_before = np.cumsum(faces) + self.face_count
         for index in np.flatnonzero(rest).tolist():
             self._add_other(lines.line(index), int(faces_before[index]))
+        if not lines.is_empty.all():
+            self.last_line = int(lines.line_numbers(np.flatnonzero(~lines.is_empty)[-1:])[0])
         self.totals = before[-1]
         self.face_count = int(faces_before[-1])
 
@@ -216,13 +221,17 @@ class _Statements:
             raise InputError(
                 f"line {line}: a face refers to vertex {int(corners[absent][0, 0])}, but there are "
                 f"{len(vertices)} vertices.",
-                "The file is cut off or damaged: copy or export it again.",
+                _CUT_OFF,
             )
         for column, name in ((1, "texture coordinates"), (2, "normals")):
             if beyond[:, column].any():
                 self.losses[f"some faces refer to {name} that are not there"] = None
                 corners[beyond[:, column], column] = 0
         if (counts < 3).any():
+            if counts[-1] < 3 and self.face_lines[-1][-1] == self.last_line:
+                raise InputError(
+                    f"line {self.last_line}: a face ends after {counts[-1]} corners.", _CUT_OFF
+                )
             self.losses["faces with fewer than three corners are left out"] = None
         colours = _stacked(self.rows["colour"], 3)
         given = ~np.isnan(colours).all(axis=1)

@@ -351,3 +351,9 @@ def test_an_obj_whose_vertices_come_last_is_refused_when_cut(tmp_path, cut):
     assert len(read_mesh(write(tmp_path, text)).faces) == 2
     with pytest.raises(InputError):
         read_mesh(write(tmp_path, text[: int(len(text) * cut)]))
+
+
+def test_an_obj_that_ends_within_a_face_is_refused(tmp_path):
+    assert len(read_mesh(write(tmp_path, SQUARE[:-1])).faces) == 2
+    with pytest.raises(InputError, match="line 6: a face ends after 2 corners"):
+        read_mesh(write(tmp_path, SQUARE[:-2]))

@@ -1,4 +1,4 @@
-"""Triangulation of polygons: areas, orientation and order of convex, concave and degenerate ones."""
+"""Triangulation of polygons, convex, concave and degenerate: areas, orientation and order."""
 
 from __future__ import annotations
 
