@@ -207,4 +207,3 @@ def _as_spelled(folder: Path, relative: str) -> str:
         fitting = sorted(e.name for e in here.iterdir() if e.name.lower() == part.lower())
         parts.append(part if part in fitting or not fitting else fitting[0])
     return "/".join(parts)
-

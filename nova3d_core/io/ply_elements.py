@@ -329,6 +329,12 @@ def _as_read(values: np.ndarray, given: Property) -> np.ndarray:
         wrong = ~(np.abs(values) < 2.0**53)  # also NaN
         if wrong.any():
             raise InputError(f"the property '{given.name}' has the value {values[wrong][0]}.")
+        broken = values % 1 != 0
+        if broken.any():
+            if given.is_list:
+                value = values[broken][0]
+                raise InputError(f"the list '{given.name}' has the fractional value {value}.")
+            return values  # colours, of programs that write fractions whatever they declare
     return values.astype(given.read_as)
 
 

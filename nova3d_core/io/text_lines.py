@@ -78,7 +78,7 @@ def parse_count(word: str | bytes, what: str) -> int:
     """
     text = word.decode("utf-8", "replace") if isinstance(word, bytes) else word
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise InputError(f"{what} is {quoted(text)}, expected a whole number.")
+        raise InputError(f"{what} is {quoted(text[:80])}, expected a whole number.")
     return int(text)
 
 
