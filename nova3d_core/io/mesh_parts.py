@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from .srgb import linear_from_srgb, srgb_from_linear
 
 Wrap = Literal["repeat", "mirror", "clamp"]
 """How a texture goes on outside 0..1."""
+_COLOURS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,12 @@ class Material:
         """sRGB colours (..., 3) under the tint; unchanged, to the bit, under a white one."""
         if self.tint_linear == (1.0, 1.0, 1.0):
             return colours
-        tinted = srgb_from_linear(linear_from_srgb(colours) * np.array(self.tint_linear))
-        return tinted.astype(np.float32)
+        tinted = np.zeros(colours.shape, np.float32)
+        rows = max(_COLOURS_AT_ONCE * len(colours) // max(colours.size, 1), 1)
+        for start in range(0, len(colours), rows):  # in double precision, so not all at once
+            linear = linear_from_srgb(colours[start : start + rows]) * np.array(self.tint_linear)
+            tinted[start : start + rows] = srgb_from_linear(linear)
+        return tinted
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,13 +149,29 @@ def missing_texture(name: str, named_by: str) -> InputError:
 def texture_beside(folder: Path, name: str, named_by: str) -> np.ndarray:
     """(H, W, 3) float32 sRGB texture that a file in `folder` names by a relative path.
 
-    Nothing outside the folder is opened: paths that lead out, as those of another computer do, are
-    tried by their last part inside it. Letter case is overlooked.
+    Raises:
+        InputError: the texture is missing, cannot be decoded, or lies outside (see `find_inside`).
+    """
+    place = find_inside(folder, name, f"texture named by {named_by}")
+    if place is None:
+        raise missing_texture(name, named_by)
+    return decoded_texture(place, name, named_by)
+
+
+def find_inside(folder: Path, name: str, what: str) -> Path | None:
+    """The file in or below `folder` that another file names by a path; None if it is missing.
+
+    Nothing outside the folder is looked at: paths that lead out, as those of another computer do,
+    are tried by their last part inside it. Letter case is overlooked.
+
+    Args:
+        folder: the folder of the file that names the path.
+        name: the path as it is given.
+        what: names the field in errors.
 
     Raises:
-        InputError: the texture is missing or cannot be decoded.
+        InputError: the path leads out, and no file in the folder has its last part as name.
     """
-    what = f"texture named by {named_by}"
     last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
     refusal = None
     for given in (name, last):
@@ -162,37 +183,20 @@ def texture_beside(folder: Path, name: str, named_by: str) -> np.ndarray:
             refusal = refusal or error
             continue
         if place.is_file():
-            return decoded_texture(place, name, named_by)
-    raise refusal or missing_texture(name, named_by)
+            return place
+    if refusal is not None:
+        raise refusal
+    return None
 
 
 def _as_spelled(folder: Path, relative: str) -> str:
     """The relative path with the letter case that files below `folder` have."""
+    given = relative.replace("\\", "/").split("/")
     parts: list[str] = []
-    for part in relative.replace("\\", "/").split("/"):
+    for index, part in enumerate(given):
         here = folder.joinpath(*parts)
-        inside = here.resolve().is_relative_to(folder.resolve()) and here.is_dir()
-        names = sorted(entry.name for entry in here.iterdir()) if inside else []
-        fitting = [name for name in names if name.lower() == part.lower()]
+        if not (here.resolve().is_relative_to(folder.resolve()) and here.is_dir()):
+            return "/".join([*parts, *given[index:]])
+        fitting = sorted(e.name for e in here.iterdir() if e.name.lower() == part.lower())
         parts.append(part if part in fitting or not fitting else fitting[0])
     return "/".join(parts)
-
-
-def loaded_pieces(loaded: dict[str, Any]) -> list[dict[str, Any]]:
-    """The pieces with faces of what a loader of trimesh gives: one as it is, or several by name."""
-    pieces = loaded["geometry"].values() if "geometry" in loaded else [loaded]
-    return [piece for piece in pieces if piece.get("faces") is not None and len(piece["faces"])]
-
-
-def fan_triangles(polygons: np.ndarray) -> np.ndarray:
-    """(P (K - 2), 3) triangles of (P, K) polygons, each cut as a fan from its first corner."""
-    steps = range(polygons.shape[1] - 2)
-    fans = [polygons[:, [0, step + 1, step + 2]] for step in steps]
-    return np.stack(fans, axis=1).reshape(-1, 3)
-
-
-def fraction_colours(colours: np.ndarray) -> np.ndarray:
-    """Colours (N, C) of a text or PLY file in 0..1; whole numbers and floats above 1 are levels."""
-    if colours.dtype.kind in "iu":
-        return colours / np.iinfo(colours.dtype).max
-    return colours / 255.0 if colours.max(initial=0.0) > 1.0 else colours

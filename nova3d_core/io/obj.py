@@ -2,194 +2,421 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import re
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import InputError
-from ..mesh import Mesh
-from .mesh_parts import (
-    Material,
-    Part,
-    fan_triangles,
+from .containment import quoted
+from .mesh_parts import Material, Part, mesh_from_arrays, texture_beside
+from .mtl import MtlMaterial, read_libraries
+from .polygon_mesh import distinct_rows, flip_v
+from .polygons import triangulate
+from .text_lines import (
+    JOINED_LINE,
+    Lines,
+    chunks_of_lines,
+    clean_text,
     fraction_colours,
-    loaded_pieces,
-    mesh_from_arrays,
-    texture_beside,
+    parse_numbers,
+    warn_of_losses,
 )
-from .srgb import linear_from_srgb
 
 logger = logging.getLogger(__name__)
 
-_OPTION_ARGUMENTS = {"-mm": 2, "-o": 3, "-s": 3, "-t": 3}
-"""Options of an MTL texture that take more than one argument, and at most how many."""
-
-
-class _Entry(NamedTuple):
-    """What an MTL file says about one material."""
-
-    colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """sRGB, Kd."""
-    texture: str | None = None
-    """File name, map_Kd."""
-    clamped: bool = False
-    library: Path = Path()
+_SILENT = {"o", "g", "s", "mg", "lod", "bevel", "c_interp", "d_interp", "usemap", "maplib"}
+_SILENT |= {"shadow_obj", "trace_obj"}
+"""Statements that bear on no geometry or colour."""
+_FREE_FORM = {
+    "vp",
+    "deg",
+    "bmat",
+    "step",
+    "cstype",
+    "curv",
+    "curv2",
+    "surf",
+    "parm",
+    "trim",
+    "hole",
+}
+_FREE_FORM |= {"scrv", "sp", "end", "con", "bsp", "bzp", "cdc", "cdp", "res"}
+_LOST = {
+    "l": "lines",
+    "p": "points",
+    "call": "other files that it calls",
+    "csh": "commands that it runs",
+    **dict.fromkeys(_FREE_FORM, "free-form curves and surfaces"),
+}
+_CUT_OFF = "The file is cut off or damaged: copy or export it again."
+MAX_LOSSES = 100
+"""Most kinds of unknown lines that are collected for the warning."""
 
 
 def read_obj(path: Path) -> list[Part]:
     """The faces of an OBJ file, a part for each material in order of first use.
 
-    trimesh reads the geometry. Materials are read here, because trimesh passes over a missing
-    texture in silence and knows one MTL file at most and no texture options. A texture takes the
-    place of the colour Kd, as in most programs. Polygons are cut into triangles.
+    Polygons are cut into triangles. A face without texture coordinates loses only its own texture:
+    such faces of a textured material are a part of their own, with the material's colour. A
+    texture takes the place of the colour Kd. Neighbouring materials that look the same are one
+    part. What is not kept, a missing MTL included, is named in one warning.
 
     Raises:
-        InputError: a texture is missing; or the MTL is, and the faces have texture coordinates.
+        InputError: a texture is missing; a line is damaged; a face refers to vertices that are not
+            there.
     """
-    from trimesh.exchange.obj import load_obj
-
-    text = path.read_bytes().decode("utf-8", "replace").replace("\r\n", "\n")
-    text = _with_absolute_indices(text)
-    entries = _read_libraries(path, text)
-    used = list(dict.fromkeys(" ".join(name.split()) for name in _arguments("usemtl", text)))
-    picture = cache(texture_beside)  # materials that name one file share one copy
-    material = cache(lambda name: _material(entries.get(name, _Entry()), picture))
-
-    # trimesh tells apart only materials that an MTL defines, and hands on whatever it says there
-    numbers = "\n".join(f"newmtl {name}\nnumber {number}" for number, name in enumerate(used))
-    text = "mtllib numbers\n" + re.sub(r"(?m)^[ \t]*mtllib\b.*$", "", text)
-    loaded = load_obj(io.BytesIO(text.encode()), resolver={"numbers": numbers.encode()})
-    found = []
-    for piece in loaded_pieces(loaded):
-        kept = getattr(getattr(piece.get("visual"), "material", None), "kwargs", {})
-        number = int(kept["number"][0]) if "number" in kept else -1
-        name = used[number] if number >= 0 else ""
-        if entries and name and name not in entries:
-            logger.warning("%s uses the material '%s', which no MTL defines", path, name)
-        part = Part(_mesh(piece), material(name))
-        if part.material.texture is not None and not part.is_textured:
-            logger.warning("%s: faces of '%s' have no texture coordinates", path, name)
-        found.append((number, part))
-    return [part for _, part in sorted(found, key=lambda entry: entry[0])]
+    statements = _Statements()
+    for lines in chunks_of_lines(_joined_lines(clean_text(path.read_bytes()))):
+        statements.add(lines)
+    losses = statements.losses
+    defined = read_libraries(path, statements.libraries, losses)
+    geometry = statements.geometry()
+    parts = []
+    if len(geometry.counts):
+        materials, material_of = _used_materials(statements, geometry, defined)
+        parts = _parts(geometry, materials, material_of, losses)
+    warn_of_losses(logger, path, losses)
+    return parts
 
 
-def _mesh(piece: dict[str, Any]) -> Mesh:
-    """The mesh of what trimesh found for one material."""
-    vertices = piece["vertices"]
-    uv = getattr(piece.get("visual"), "uv", None)
-    if uv is not None:
-        uv = np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=1)  # OBJ counts v from the bottom
-    colours = piece.get("vertex_colors")
-    return mesh_from_arrays(
-        vertices,
-        fan_triangles(piece["faces"]),
-        uv if uv is not None and len(uv) == len(vertices) else None,
-        piece.get("vertex_normals"),
-        None if colours is None else fraction_colours(colours),
+def _joined_lines(content: bytes) -> bytes:
+    """The text with lines that end in a backslash joined to the next, comments excepted."""
+    if b"\\\n" not in content:
+        return content
+    text = np.frombuffer(content, dtype=np.uint8).copy()
+    ends = np.flatnonzero(text == ord("\n"))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    joined = ends[(text[np.maximum(ends - 1, 0)] == ord("\\")) & (text[starts] != ord("#"))]
+    text[joined - 1] = ord(" ")
+    text[joined] = ord(JOINED_LINE)
+    return text.tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class _Geometry:
+    """All numbers of an OBJ file."""
+
+    vertices: np.ndarray
+    """(N, 3) float64."""
+    colours: np.ndarray | None
+    """(N, 3) sRGB in 0..1."""
+    uv: np.ndarray
+    """(N uv, 2) float64, origin bottom left."""
+    normals: np.ndarray
+    """(N normals, 3) float64."""
+    corners: np.ndarray
+    """(C, 3) int64 indices of vertex, uv, normal, from 1 on; 0 where a corner has none."""
+    counts: np.ndarray
+    """(F,) corners of each face."""
+
+
+@dataclass(eq=False)
+class _Statements:
+    """The statements of an OBJ file, collected chunk by chunk."""
+
+    losses: dict[str, None] = field(default_factory=dict)
+    """What is not kept."""
+    libraries: list[str] = field(default_factory=list)
+    """What follows `mtllib`, line by line."""
+    uses: list[tuple[int, str]] = field(default_factory=list)
+    """Each `usemtl`: the number of faces before it, and the material's name."""
+    totals: np.ndarray = field(default_factory=lambda: np.zeros(3, dtype=np.int64))
+    """Vertices, texture coordinates and normals up to here."""
+    face_count: int = 0
+    last_line: int = 0
+    """The number of the last line that is not empty."""
+    rows: dict[str, list[np.ndarray]] = field(
+        default_factory=lambda: {name: [] for name in ("v", "colour", "vt", "vn")}
     )
+    """(chunk rows, 3 or 2) float64 each; colours are NaN where a vertex has none."""
+    corners: list[np.ndarray] = field(default_factory=list)
+    counts: list[np.ndarray] = field(default_factory=list)
+    face_lines: list[np.ndarray] = field(default_factory=list)
 
+    def add(self, lines: Lines) -> None:
+        """Collects the statements of some lines.
 
-def _arguments(keyword: str, text: str) -> list[str]:
-    """What follows a keyword, for each line that starts with it."""
-    return re.findall(rf"(?m)^[ \t]*{keyword}[ \t]+(.*\S)", text)
+        Raises:
+            InputError: a line is damaged, or a face has the index 0 or one before the first.
+        """
+        masks = [lines.starts_with(word) for word in (b"v", b"vt", b"vn")]
+        faces = lines.starts_with(b"f")
+        if masks[0].any():
+            self._add_vertices(lines, masks[0])
+        for name, mask, width in (("vt", masks[1], 2), ("vn", masks[2], 3)):
+            if mask.any():
+                least = 1 if name == "vt" else 3  # `vt u` alone is allowed
+                numbers = lines.numbers(mask, 2)
+                self.rows[name].append(_columns(lines, mask, numbers, width, least))
+        before = np.cumsum(np.stack(masks, axis=1), axis=0) + self.totals  # (L, 3)
+        if faces.any():
+            self._add_faces(lines, faces, before)
+        rest = ~(masks[0] | masks[1] | masks[2] | faces | lines.is_empty)
+        rest &= ~lines.starts_with(b"#", whole=False)
+        for word in (b"o", b"g", b"s"):
+            rest &= ~lines.starts_with(word)
+        faces_before = np.cumsum(faces) + self.face_count
+        for index in np.flatnonzero(rest).tolist():
+            self._add_other(lines.line(index), int(faces_before[index]))
+        if not lines.is_empty.all():
+            self.last_line = int(lines.line_numbers(np.flatnonzero(~lines.is_empty)[-1:])[0])
+        self.totals = before[-1]
+        self.face_count = int(faces_before[-1])
 
+    def _add_vertices(self, lines: Lines, mask: np.ndarray) -> None:
+        """`v x y z`, also with w, with r g b, or with w r g b."""
+        values, counts = lines.numbers(mask, 1)
+        self.rows["v"].append(_columns(lines, mask, (values, counts), 3, 3))
+        colours = np.full((len(counts), 3), np.nan)
+        last = np.cumsum(counts)
+        coloured = counts >= 6
+        if coloured.any():
+            colours[coloured] = values[last[coloured][:, None] + np.array([-3, -2, -1])]
+        self.rows["colour"].append(colours)
 
-def _with_absolute_indices(text: str) -> str:
-    """The text with negative indices, which count back from the line they stand on, resolved."""
-    if not re.search(r"(?m)^f\b[^\n]*-", text):
-        return text
-    counts = {"v": 0, "vt": 0, "vn": 0}
-    lines = text.split("\n")
-    for number, line in enumerate(lines):
-        keyword = line[:2].strip()
-        if keyword in counts:
-            counts[keyword] += 1
-        elif keyword == "f" and "-" in line:
-            corners = []
-            for corner in line.split()[1:]:
-                indices = zip(corner.split("/"), counts.values(), strict=False)
-                corners.append(
-                    "/".join(
-                        str(count + 1 + int(index)) if index.startswith("-") else index
-                        for index, count in indices
-                    )
-                )
-            lines[number] = "f " + " ".join(corners)
-    return "\n".join(lines)
+    def _add_faces(self, lines: Lines, mask: np.ndarray, before: np.ndarray) -> None:
+        corners, counts = _face_corners(lines, mask)
+        line_of = np.repeat(np.flatnonzero(mask), counts)
+        backward = corners < 0  # counts back from the line that it stands on
+        if backward.any():
+            corners = np.where(backward, corners + before[line_of] + 1, corners)
+            wrong = (backward & (corners < 1)).any(axis=1)
+            if wrong.any():
+                raise InputError(f"{lines.name(line_of[wrong][0])} refers to before the first one.")
+        self.corners.append(corners)
+        self.counts.append(counts)
+        self.face_lines.append(lines.line_numbers(np.flatnonzero(mask)))
 
+    def _add_other(self, line: str, faces_before: int) -> None:
+        keyword, *rest = line.split(maxsplit=1) or [""]
+        keyword = keyword.lower()
+        argument = rest[0] if rest else ""
+        if keyword == "usemtl":
+            self.uses.append((faces_before, " ".join(argument.split())))
+        elif keyword == "mtllib":
+            if argument:
+                self.libraries.append(argument)
+        elif keyword in _LOST:
+            self.losses[f"{_LOST[keyword]} are left out"] = None
+        elif keyword not in _SILENT and len(self.losses) < MAX_LOSSES:
+            self.losses[f"lines that start with {quoted(keyword[:20])} are left out"] = None
 
-def _read_libraries(path: Path, text: str) -> dict[str, _Entry]:
-    """The materials of all MTL files that an OBJ names, by name."""
-    entries: dict[str, _Entry] = {}
-    for named in _arguments("mtllib", text):
-        # one line may name several files, but file names with blanks are more common
-        names = [named] if (path.parent / named).is_file() else named.split()
-        for name in names:
-            library = path.parent / name.replace("\\", "/")
-            if not library.is_file():
-                library = path.parent / library.name
-            if library.is_file():
-                entries.update(_read_library(library))
-            elif _arguments("vt", text):
+    def geometry(self) -> _Geometry:
+        """All numbers; corners that refer to uv or normals that are not there have none.
+
+        Raises:
+            InputError: a face refers to a vertex that is not there; its line is named.
+        """
+        vertices = _stacked(self.rows["v"], 3)
+        corners = _stacked(self.corners, 3, np.int64)
+        counts = np.concatenate([np.zeros(0, dtype=np.int64), *self.counts])
+        beyond = corners > self.totals
+        absent = beyond[:, 0] | (corners[:, 0] == 0)
+        if absent.any():
+            face_of = np.repeat(np.arange(len(counts)), counts)
+            line = int(np.concatenate(self.face_lines)[face_of[absent][0]])
+            raise InputError(
+                f"line {line}: a face refers to vertex {int(corners[absent][0, 0])}, but there are "
+                f"{len(vertices)} vertices.",
+                _CUT_OFF,
+            )
+        for column, name in ((1, "texture coordinates"), (2, "normals")):
+            if beyond[:, column].any():
+                self.losses[f"some faces refer to {name} that are not there"] = None
+                corners[beyond[:, column], column] = 0
+        if (counts < 3).any():
+            if counts[-1] < 3 and self.face_lines[-1][-1] == self.last_line:
                 raise InputError(
-                    f"material file {name} named by {path.name} is missing.",
-                    f"Put it at {library} with its textures, or delete the line 'mtllib'.",
+                    f"line {self.last_line}: a face ends after {counts[-1]} corners.", _CUT_OFF
                 )
-            else:
-                logger.warning("%s names %s, which is missing: colours are lost", path, name)
-    return entries
+            self.losses["faces with fewer than three corners are left out"] = None
+        colours = _stacked(self.rows["colour"], 3)
+        given = ~np.isnan(colours).all(axis=1)
+        if given.any():
+            known = fraction_colours(colours[given])
+            colours = np.ones_like(colours)
+            colours[given] = known
+        return _Geometry(
+            vertices,
+            colours if given.any() else None,
+            _stacked(self.rows["vt"], 2),
+            _stacked(self.rows["vn"], 3),
+            corners,
+            counts,
+        )
 
 
-def _read_library(library: Path) -> dict[str, _Entry]:
-    entries: dict[str, _Entry] = {}
-    name = None
-    for line in library.read_text("utf-8", "replace").splitlines():
-        keyword, *arguments = line.split() or [""]
-        if keyword == "newmtl":
-            name = " ".join(arguments)
-            entries[name] = _Entry(library=library)
-        elif name is None:
-            continue
-        elif keyword == "Kd" and len(arguments) >= 3 and arguments[0] not in ("spectral", "xyz"):
-            red, green, blue = (float(value) for value in arguments[:3])
-            entries[name] = entries[name]._replace(colour=(red, green, blue))
-        elif keyword.lower() == "map_kd":
-            texture, clamped = _texture_and_clamp(arguments, library)
-            entries[name] = entries[name]._replace(texture=texture, clamped=clamped)
-    return entries
+def _stacked(arrays: list[np.ndarray], width: int, dtype: type = np.float64) -> np.ndarray:
+    return np.concatenate([np.zeros((0, width), dtype=dtype), *arrays])
 
 
-def _texture_and_clamp(arguments: list[str], library: Path) -> tuple[str, bool]:
-    """The file name after the options of a texture line, and whether it shall not repeat."""
-    clamped = False
-    rest = list(arguments)
-    while len(rest) > 1 and rest[0].startswith("-"):
-        option = rest.pop(0)
-        if option == "-clamp":
-            clamped = rest[0] == "on"
-        elif option in ("-o", "-s", "-t"):
-            logger.warning("%s: the texture option %s is left out", library, option)
-        most = _OPTION_ARGUMENTS.get(option, 1)
-        while most > 0 and len(rest) > 1 and (most == 1 or _is_number(rest[0])):
-            rest.pop(0)
-            most -= 1
-    return " ".join(rest), clamped
+def _columns(
+    lines: Lines, mask: np.ndarray, numbers: tuple[np.ndarray, np.ndarray], width: int, least: int
+) -> np.ndarray:
+    """(lines, width) first numbers of each line; zeros where there are fewer.
+
+    Raises:
+        InputError: a line has fewer than `least` numbers.
+    """
+    values, counts = numbers
+    if counts.min() < least:
+        short = np.flatnonzero(mask)[counts.argmin()]
+        raise InputError(f"{lines.name(short)} has fewer than {least} numbers.")
+    if counts.min() == counts.max():
+        table = values.reshape(len(counts), -1)[:, :width]
+        if table.shape[1] == width:
+            return table
+    starts = np.cumsum(counts) - counts
+    table = np.zeros((len(counts), width))
+    for column in range(width):
+        there = counts > column
+        table[there, column] = values[starts[there] + column]
+    return table
 
 
-def _is_number(word: str) -> bool:
-    return re.fullmatch(r"[-+]?\d*\.?\d*(e[-+]?\d+)?", word, re.IGNORECASE) is not None
+def _face_corners(lines: Lines, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The corners on face lines, in any mixture of `v`, `v/vt`, `v//vn` and `v/vt/vn`.
+
+    Returns:
+        (C, 3) int64 as the file gives them, 0 where there is nothing; and (lines,) corners of each.
+
+    Raises:
+        InputError: a line has something else, or the index 0.
+    """
+    content, counts = lines.select(mask, 1)
+    text = np.frombuffer(content, dtype=np.uint8)
+    slash = text == ord("/")
+    blank = text <= ord(" ")
+    is_word = ~blank
+    is_word[1:] &= blank[:-1]
+    is_number = ~(blank | slash)
+    is_number[1:] &= (blank | slash)[:-1]
+    places = np.flatnonzero(is_number)
+    words = np.flatnonzero(is_word)
+    word_of = np.cumsum(is_word, dtype=np.int32)[places] - 1
+    slashes = np.cumsum(slash, dtype=np.int32)
+    slot = slashes[places] - (slashes - slash)[words][word_of]
+    line_of = np.repeat(np.flatnonzero(mask), counts)
+    try:
+        values = parse_numbers(content.replace(b"/", b" "), np.int64)
+    except ValueError:
+        values = None
+    wrong = "has something else than corners such as 1, 1/2, 1//3 or 1/2/3."
+    if values is None or len(values) != len(places):
+        raise InputError(f"{_first_wrong(lines, mask, content)} {wrong}")
+    if (slot > 2).any():
+        raise InputError(f"{lines.name(line_of[word_of[slot > 2][0]])} {wrong}")
+    if (values == 0).any():
+        line = line_of[word_of[values == 0][0]]
+        raise InputError(f"{lines.name(line)} has the index 0; OBJ counts from 1.")
+    corners = np.zeros((len(words), 3), dtype=np.int64)
+    corners[word_of, slot] = values
+    if (corners[:, 0] == 0).any():
+        raise InputError(f"{lines.name(line_of[corners[:, 0] == 0][0])} {wrong}")
+    return corners, counts
 
 
-def _material(entry: _Entry, picture: Callable[[Path, str, str], np.ndarray]) -> Material:
-    if entry.texture is not None:
-        texture = picture(entry.library.parent, entry.texture, entry.library.name)
-        wrap = ("clamp", "clamp") if entry.clamped else ("repeat", "repeat")
-        return Material(texture, wrap=wrap)
-    red, green, blue = linear_from_srgb(np.array(entry.colour)).tolist()
-    return Material(tint_linear=(red, green, blue))
+def _first_wrong(lines: Lines, mask: np.ndarray, content: bytes) -> str:
+    """The first face line that numpy cannot parse."""
+    for index, line in zip(np.flatnonzero(mask).tolist(), content.split(b"\n"), strict=False):
+        try:
+            parse_numbers(line.replace(b"/", b" "), np.int64)
+        except ValueError:
+            return lines.name(index)
+    return "a face line"
+
+
+def _used_materials(
+    statements: _Statements, geometry: _Geometry, defined: dict[str, MtlMaterial]
+) -> tuple[list[MtlMaterial], np.ndarray]:
+    """The materials in order of first use, and (F,) which of them each face has."""
+    face_count = len(geometry.counts)
+    starts = [0, *(start for start, _ in statements.uses), face_count]
+    names = ["", *(name for _, name in statements.uses)]
+    order: dict[str, int] = {}
+    numbers = []
+    for name, start, end in zip(names, starts[:-1], starts[1:], strict=True):
+        numbers.append(order.setdefault(name, len(order)) if end > start else 0)
+    for name in order:
+        if defined and name and name not in defined:
+            statements.losses[f"the material '{name[:80]}' is not defined in any MTL"] = None
+        statements.losses.update(dict.fromkeys(defined.get(name, MtlMaterial()).losses))
+    materials = [defined.get(name, MtlMaterial())._replace(losses=()) for name in order]
+    return materials, np.repeat(numbers, np.diff(starts))
+
+
+def _parts(
+    geometry: _Geometry,
+    materials: list[MtlMaterial],
+    material_of: np.ndarray,
+    losses: dict[str, None],
+) -> list[Part]:
+    """The parts, in order of the materials; neighbouring materials that look the same are one."""
+    triangles, face_of = triangulate(geometry.vertices, geometry.corners[:, 0] - 1, geometry.counts)
+    changes = [
+        index > 0 and materials[index] != materials[index - 1] for index in range(len(materials))
+    ]
+    look_of = np.cumsum(changes)[material_of[face_of]]  # (T,)
+    looks = [material for index, material in enumerate(materials) if index == 0 or changes[index]]
+    order = np.argsort(look_of, kind="stable")
+    bounds = np.searchsorted(look_of[order], np.arange(len(looks) + 1))
+    load_texture = cache(texture_beside)  # materials that name one file share one copy
+    parts = []
+    for look, start, end in zip(looks, bounds[:-1], bounds[1:], strict=True):
+        corners = geometry.corners[triangles[order[start:end]]]  # (T, 3, 3)
+        has_uv = (corners[..., 1] > 0).all(axis=1)
+        if look.texture is None or has_uv.all():
+            groups = [(corners, look)]
+        else:
+            losses["textured faces without texture coordinates are left without texture"] = None
+            plain = look._replace(texture=None)
+            groups = [(corners[has_uv], look), (corners[~has_uv], plain)]
+            groups = groups if has_uv[:1].all() else groups[::-1]
+        for group, entry in groups:
+            if len(group):
+                material = entry.material(load_texture)
+                parts.append(_part(geometry, group, material, losses))
+    return parts
+
+
+def _part(
+    geometry: _Geometry, corners: np.ndarray, material: Material, losses: dict[str, None]
+) -> Part:
+    """The part of triangles (T, 3, 3); vertices are split where uv or normals differ."""
+    rows = corners.reshape(-1, 3)
+    used = [0] + [column for column in (1, 2) if (rows[:, column] > 0).all()]
+    for column, name in ((1, "texture coordinates"), (2, "normals")):
+        if column not in used and (rows[:, column] > 0).any():
+            losses[f"{name} that only some faces have are left out"] = None
+    first, faces = _distinct(rows[:, used], len(geometry.vertices))
+    rows = rows[first] - 1
+    colours = geometry.colours
+    if colours is not None and material.texture is not None:
+        losses["vertex colours under a texture are left out"] = None
+        colours = None
+    mesh = mesh_from_arrays(
+        geometry.vertices[rows[:, 0]],
+        faces.reshape(-1, 3),
+        flip_v(geometry.uv[rows[:, 1]]) if 1 in used else None,
+        geometry.normals[rows[:, 2]] if 2 in used else None,
+        None if colours is None else colours[rows[:, 0]],
+    )
+    return Part(mesh, material)
+
+
+def _distinct(rows: np.ndarray, vertex_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where distinct rows (R, columns of indices) first are, sorted by column, and which is which.
+
+    Without a split vertex this takes no sorting.
+    """
+    vertex = rows[:, 0]
+    if vertex_count < 8 * len(rows):
+        owner = np.full(vertex_count + 1, -1)
+        owner[vertex] = np.arange(len(rows))
+        if (rows[owner[vertex]] == rows).all():
+            present = owner >= 0
+            return owner[present], (np.cumsum(present) - 1)[vertex]
+    return distinct_rows(list(rows.T))
