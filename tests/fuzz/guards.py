@@ -19,7 +19,8 @@ _LONGEST_MESSAGE = 500
 _RAW_PYTHON = re.compile(
     r"Traceback|\b(?:Key|Index|Value|Type|Attribute|Assertion|Unicode\w*|Overflow|ZeroDivision|"
     r"Recursion|Memory|Runtime|NotImplemented|OS|struct\.)(?:Error|error)\b|"
-    r"object has no attribute|NoneType|invalid literal|unsupported operand|list index|not subscriptable|dtype\("
+    r"object has no attribute|NoneType|invalid literal|unsupported operand|list index|"
+    r"not subscriptable|dtype\("
 )
 _SYSTEM = tuple(
     os.path.realpath(path)
