@@ -83,6 +83,25 @@ class Views:
             normals=None if self.normals is None else self.normals.to(device),
         )
 
+    def resized(self, width: int, height: int) -> Views:
+        """The same views with smaller images of another size: means over areas of pixels.
+
+        Args:
+            width: of the new images, at most that of the old ones.
+            height: likewise.
+        """
+        size = (height, width)
+        colour = torch.stack([_area_means(image, size) for image in self.colour])
+        masks = normals = None
+        if self.masks is not None:
+            masks = torch.stack([_area_means(mask[..., None], size)[..., 0] for mask in self.masks])
+        if self.normals is not None:
+            normals = torch.stack([_area_means(image, size) for image in self.normals])
+            length = normals.norm(dim=-1, keepdim=True)
+            normals = torch.where(length > 0.1, normals / length.clamp_min(0.1), 0.0)
+        cameras = self.cameras.resized(width, height)
+        return Views(cameras, colour, masks, normals, self.normal_frame)
+
     def with_world_normals(self) -> Views:
         """The same views with their normals turned into the world frame."""
         return self.with_normals_in("world")
@@ -96,6 +115,12 @@ class Views:
         turn = (from_world @ to_world)[:, None, None]  # (V, 1, 1, 3, 3)
         normals = (turn @ self.normals[..., None])[..., 0]
         return replace(self, normals=normals, normal_frame=frame)
+
+
+def _area_means(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """An image (H, W, C) reduced to (h, w, C)."""
+    planes = image.movedim(-1, 0)[None]
+    return torch.nn.functional.interpolate(planes, size=size, mode="area")[0].movedim(0, -1)
 
 
 def frame_to_world(cameras: Cameras, frame: NormalFrame) -> Tensor:

@@ -76,18 +76,16 @@ class Alignment:
         blur_px = min(blur_px, _REACH_PX / 4 * stride)
         self._blur_px = blur_px / stride
         weight = _normal_weight(bank)
-        given, slopes = _blurred_targets(bank, weight, len(cameras), blur_px)
-        given, slopes, weight = given[:, self._rays], slopes[..., self._rays], weight[self._rays]
-        self._given = [
-            _Given(
-                rays,
-                Frame.of(self._bank.pixel[rays]),
-                weight[rays],
-                given[:, rays].contiguous(),
-                slopes[..., rays] * stride,
-            )
-            for rays in _parts(self._bank, len(cameras))
-        ]
+        self._given = []
+        whole, looked_at = (_parts(each, len(cameras)) for each in (bank, self._bank))
+        # view by view: whole targets next to their cut-out copies would double the memory
+        for view, rays in enumerate(looked_at):
+            given, slopes = _blurred_targets(bank, weight, whole[view], blur_px)
+            if stride > 1:
+                chosen = self._rays[rays] - whole[view].start
+                given, slopes = given[:, chosen].contiguous(), slopes[..., chosen] * stride
+            frame = Frame.of(self._bank.pixel[rays])
+            self._given.append(_Given(rays, frame, weight[self._rays][rays], given, slopes))
 
     def step(
         self,
@@ -219,21 +217,17 @@ def _normal_weight(bank: RayBank) -> Tensor:
 
 
 def _blurred_targets(
-    bank: RayBank, normal_weight: Tensor, views: int, blur_px: float
+    bank: RayBank, normal_weight: Tensor, rays: slice, blur_px: float
 ) -> tuple[Tensor, Tensor]:
-    """(7, N) mask, normal, colour as given, blurred; and their slopes (2, 7, N).
+    """(7, n) mask, normal, colour of one view as given, blurred; and their slopes (2, 7, n).
 
     All pixels are blurred, those between the rows and columns that are rendered, too.
     """
     of_mask, _, of_colour = WEIGHTS
-    normal = (normal_weight * bank.mask)[:, None] * bank.normal
-    given = torch.cat([of_mask * bank.mask[:, None], normal, of_colour * bank.colour], dim=1).T
-    parts = [
-        softened(given[:, rays], Frame.of(bank.pixel[rays]), blur_px)
-        for rays in _parts(bank, views)
-    ]
-    values, slopes = zip(*parts, strict=True)
-    return torch.cat(values, dim=-1), torch.cat(slopes, dim=-1)
+    mask, colour = bank.mask[rays, None], bank.colour[rays]
+    normal = normal_weight[rays, None] * mask * bank.normal[rays]
+    given = torch.cat([of_mask * mask, normal, of_colour * colour], dim=1).T
+    return softened(given, Frame.of(bank.pixel[rays]), blur_px)
 
 
 def _render(field: Field, origin: Tensor, direction: Tensor) -> Rendered:

@@ -29,7 +29,8 @@ from .sdf_config import LevelConfig, SdfFusionConfig
 from .sdf_grid import SdfGrid
 from .soft_masks import softened_bank
 from .surface import Surface
-from .visual_hull import carve_hull
+from .visual_hull import carve_hull, check_carvable
+from .working_size import at_full_size, working_views
 
 logger = logging.getLogger(__name__)
 
@@ -70,16 +71,20 @@ def fuse_sdf(
     views = views.to("cpu")
     if config.check_inputs:
         check_views(views, progress)
-    hull = carve_hull(views, config.hull, progress)
-    misfit = pose_misfit(views, hull)
+    check_carvable(views)
+    reduced = working_views(views, config.levels[-1].resolution)
+    hull = carve_hull(reduced, config.hull, progress)
+    misfit = pose_misfit(reduced, hull)
     start = start_grid(hull, config, misfit)
-    run = _Run(views, start, config, torch.device(device))
+    run = _Run(reduced, start, config, torch.device(device))
     run.turn_scale = max(misfit, config.poses.trust)
     run.seconds["start"] = time.perf_counter() - started
     for index, level in enumerate(config.levels):
         _retry_with_fewer_rays(run, index, level, progress)
     run.field.tidy()
-    return surface_of(views, run.field.to_grid(), run.poses, run.conflict, config, run.state())
+    grid = run.field.to_grid()
+    surface = surface_of(reduced, grid, run.poses, run.conflict, config, run.state())
+    return at_full_size(surface, views)
 
 
 def pose_misfit(views: Views, hull: SdfGrid) -> float:

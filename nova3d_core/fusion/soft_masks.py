@@ -38,21 +38,39 @@ def softened_bank(bank: RayBank, cameras: Cameras, sharpness: float) -> RayBank:
         Masks 1 / (1 + exp(-s d)) at d world units within the silhouette, and colours times that
         share; beyond the silhouette the nearest pixel's colour goes on. Normals stay as they are.
     """
-    count = len(cameras)
-    place = (bank.view.cpu(), bank.pixel[:, 1].long().cpu(), bank.pixel[:, 0].long().cpu())
-    masks = torch.zeros(count, cameras.height, cameras.width)
-    colours = torch.zeros(count, cameras.height, cameras.width, 3)
-    masks[place], colours[place] = bank.mask.cpu(), bank.colour.cpu()
-    steepness = sharpness * pixel_side(bank, count)  # per pixel
-    far_px = _SATURATED / steepness
-    measured = side_by_side(lambda view: edge_distance_px(masks[view], far_px), range(count))
-    distances, nearest = (torch.stack(part) for part in zip(*measured, strict=True))
-    own = colours / masks[..., None].clamp_min(0.5)  # of pixels more than half covered
-    view, row, column = place
-    row, column = nearest[view, :, row, column].unbind(dim=1)
-    soft = torch.sigmoid(steepness * distances[place])  # (N,)
-    colour = soft[:, None] * own[view, row, column].clamp(0.0, 1.0)
-    return replace(bank, mask=soft.to(bank.mask), colour=colour.to(bank.colour))
+    steepness = sharpness * pixel_side(bank, len(cameras))  # per pixel
+    size = (cameras.height, cameras.width)
+    # rays come view after view
+    rays = torch.bincount(bank.view.cpu(), minlength=len(cameras)).tolist()
+    columns = (bank.pixel.long().cpu(), bank.mask.cpu(), bank.colour.cpu())
+    views = list(zip(*(column.split(rays) for column in columns), strict=True))
+    softened = side_by_side(
+        lambda view: _softened_view(*views[view], size, steepness), range(len(views))
+    )
+    mask, colour = (torch.cat(part) for part in zip(*softened, strict=True))
+    return replace(bank, mask=mask.to(bank.mask), colour=colour.to(bank.colour))
+
+
+def _softened_view(
+    pixel: Tensor, mask: Tensor, colour: Tensor, size: tuple[int, int], steepness: float
+) -> tuple[Tensor, Tensor]:
+    """Soft mask (n,) and colour (n, 3) of one view's rays.
+
+    Args:
+        pixel: (n, 2) column and row.
+        mask: (n,) coverage.
+        colour: (n, 3) on black.
+        size: height and width of the image.
+        steepness: of the logistic, per pixel.
+    """
+    place = (pixel[:, 1], pixel[:, 0])
+    masks, colours = torch.zeros(size), torch.zeros(*size, 3)
+    masks[place], colours[place] = mask, colour
+    distance, nearest = edge_distance_px(masks, _SATURATED / steepness)
+    row, column = nearest[:, pixel[:, 1], pixel[:, 0]]
+    own = colours[row, column] / masks[row, column, None].clamp_min(0.5)  # more than half covered
+    soft = torch.sigmoid(steepness * distance[place])
+    return soft, soft[:, None] * own.clamp(0.0, 1.0)
 
 
 def edge_distance_px(mask: Tensor, far_px: float = math.inf) -> tuple[Tensor, Tensor]:

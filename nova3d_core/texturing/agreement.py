@@ -73,18 +73,26 @@ def _as_maps(survey: Survey, agrees: Tensor, height: int, width: int) -> Tensor:
     """Agreement (V, H, W) from that of the samples (S,); 1 where there are none."""
     column = survey.pixels[:, 0].long().clamp(0, width - 1)
     row = survey.pixels[:, 1].long().clamp(0, height - 1)
-    place = (survey.view * height + row) * width + column
-    size = survey.views * height * width
-    objections = torch.zeros(size).index_add_(0, place, 1.0 - agrees)
-    samples = torch.zeros(size).index_add_(0, place, torch.ones(len(place)))
-    shape = (survey.views, 1, height, width)
+    place = row * width + column
+    maps = torch.ones(survey.views, height, width)
+    for view in range(survey.views):  # one at a time bounds the memory
+        own = survey.view == view
+        maps[view] = _as_map(place[own], agrees[own], height, width)
+    return maps
+
+
+def _as_map(place: Tensor, agrees: Tensor, height: int, width: int) -> Tensor:
+    """Agreement (H, W) of one view from that of its samples (S,) at linear pixel indices (S,)."""
+    objections = torch.zeros(height * width).index_add_(0, place, 1.0 - agrees)
+    samples = torch.zeros(height * width).index_add_(0, place, torch.ones(len(place)))
+    shape = (1, 1, height, width)
     beside, core, reach = (max(round(x * max(height, width)), 1) for x in (_BESIDE, _CORE, _REACH))
     asked = _means_around(samples.reshape(shape), beside)
     doubt = _means_around(objections.reshape(shape), beside) / asked.clamp_min(1e-6)
     # what nobody asked about, as behind the silhouette, does not make a patch smaller
     patch = -_largest_around(-torch.where(asked > 0, doubt, 1.0), core)
     spread = _largest_around(torch.where(asked > 0, patch, 0.0), core + reach)
-    return (1.0 - torch.maximum(doubt, spread))[:, 0].clamp(0.0, 1.0)
+    return (1.0 - torch.maximum(doubt, spread))[0, 0].clamp(0.0, 1.0)
 
 
 def _means_around(pictures: Tensor, reach: int) -> Tensor:
@@ -92,6 +100,6 @@ def _means_around(pictures: Tensor, reach: int) -> Tensor:
 
 
 def _largest_around(pictures: Tensor, reach: int) -> Tensor:
-    """Largest value of pictures (V, 1, H, W) in the square of `reach` pixels around each pixel."""
+    """Largest value of an image (1, 1, H, W) in the square of `reach` pixels around each pixel."""
     rows = functional.max_pool2d(pictures, (1, 2 * reach + 1), stride=1, padding=(0, reach))
     return functional.max_pool2d(rows, (2 * reach + 1, 1), stride=1, padding=(reach, 0))

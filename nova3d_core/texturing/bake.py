@@ -109,16 +109,13 @@ class _Baking:
         masks = views.masks
         if masks is None:
             masks = torch.ones(views.colour.shape[:3])
-        self.pictures = torch.stack(
-            [without_background(*v) for v in zip(views.colour, masks, strict=True)]
-        )
-        self.trust = torch.stack(
-            [
-                edge_fade(self.caster, self.cameras[view], masks[view], config.edge_px)
-                for view in range(len(views))
-            ]
-        )
+        # filled view by view: lists to stack would hold everything twice
+        self.pictures = torch.zeros_like(views.colour)
+        self.trust = torch.zeros_like(masks)
         """(V, H, W) in 0..1: how much a pixel counts."""
+        for view, mask in enumerate(masks):
+            self.pictures[view] = without_background(views.colour[view], mask)
+            self.trust[view] = edge_fade(self.caster, self.cameras[view], mask, config.edge_px)
         self.gains = torch.ones(len(views), 3)
         if conflict is not None:
             self.trust *= 1.0 - conflict
