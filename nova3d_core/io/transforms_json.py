@@ -98,6 +98,7 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
         pictures, lens = fitted(frame, pictures, lens, size)
         stack.put(view, pictures)
         lenses.append(lens)
+        del pictures  # before the next ones are read
     refuse_inverted(inverted, where=f"{shown(path)}:")
     poses = _world_to_camera(poses, turn).float()
     cameras = Cameras(poses, torch.stack(lenses).float(), *size, kind)
