@@ -249,6 +249,17 @@ def test_intrinsics_that_fit_one_size_only_are_not_guessed(tmp_path, frame, shar
     assert "w, h, fl_x, fl_y, cx and cy of their own" in message
 
 
+@pytest.mark.parametrize("shared", [{"w": "wide", "h": []}, {"w": float("nan"), "h": 0}])
+def test_a_size_at_the_top_that_no_frame_uses_may_be_anything(tmp_path, shared):
+    folder = write_views(gradient_views(24, 18), tmp_path / "v")
+    resize_view(folder, 1, (12, 9))
+    content = edit(folder)
+    for frame in content["frames"]:
+        frame.update({"w": 24, "h": 18} | frame)
+    (folder / "transforms.json").write_text(json.dumps(content | shared))
+    assert read_views(folder).colour.shape == (COUNT, 18, 24, 3)
+
+
 def test_a_field_of_view_serves_all_sizes_of_one_aspect(tmp_path):
     folder = write_views(gradient_views(24, 18), tmp_path / "v")
     angle = 2 * np.arctan(0.5 * 24 / float(gradient_views(24, 18).cameras.intrinsics[0, 0, 0]))
