@@ -115,6 +115,7 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
         pictures, lens = fitted(frame, pictures, lens, size)
         stack.put(view, pictures)
         lenses.append(lens)
+        del pictures  # before the next ones are read
     refuse_inverted(inverted, where=f"{shown(path)}:")
     poses, place = _world_to_camera(poses, turn).float(), tuple((turn @ origin).tolist())
     cameras = Cameras(poses, torch.stack(lenses).float(), *size, kind, place)
