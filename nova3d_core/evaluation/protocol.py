@@ -159,7 +159,7 @@ def _evaluate(
 def _without_origin(mesh: Mesh, reference: Mesh, config: EvaluateConfig) -> Mesh:
     """The mesh in coordinates that float32 holds: relative to its own origin if it will be aligned,
     else to the reference's."""
-    if config.align == "none":
+    if config.align == "none" and mesh.origin != ZERO_ORIGIN:
         mesh = mesh.with_origin(reference.origin)
     return replace(mesh, origin=ZERO_ORIGIN)
 

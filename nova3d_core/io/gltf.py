@@ -146,7 +146,7 @@ def _primitive(
     if mode not in (_TRIANGLES, _STRIP, _FAN) or "POSITION" not in attributes:
         file.leave_out("points and lines")
         return None
-    for name in primitive.object("extensions").keys():
+    for name in primitive.object("extensions").names:
         if "draco" in name and "bufferView" not in file.item("accessors", attributes, "POSITION"):
             raise file.unread_extension(name)
     vertices = file.accessor(attributes, "POSITION", ("VEC3",)).astype(np.float64)
@@ -219,7 +219,7 @@ def _morphed(
     for target, weight in zip(primitive.objects("targets"), weights, strict=False):
         if weight == 0.0:
             continue
-        if any(key.startswith(("TEXCOORD", "COLOR")) for key in target.keys()):
+        if any(key.startswith(("TEXCOORD", "COLOR")) for key in target.names):
             file.leave_out("morph targets of colours and texture coordinates")
         if "POSITION" in target:
             vertices += weight * _per_vertex(file, target, "POSITION", ("VEC3",), len(vertices))

@@ -227,7 +227,7 @@ class GltfFile:
     def _view(self, owner: JsonObject) -> tuple[JsonObject, memoryview]:
         """The buffer view that an object names, and its bytes."""
         view = self.item("bufferViews", owner, "bufferView")
-        for name in view.object("extensions").keys():
+        for name in view.object("extensions").names:
             if any(kind in name for kind in _COMPRESSION):
                 raise self.unread_extension(name)
         start, length = view.integer("byteOffset", 0), view.integer("byteLength")

@@ -53,7 +53,7 @@ def read_material(file: GltfFile, index: int | None) -> PlacedMaterial:
         raise InputError(f"{where} has a colour factor of {len(factor)} numbers, expected 4.")
     red, green, blue = factor[:3]
     plain = Material(tint_linear=(red, green, blue), multiplies_vertex_colours=True)
-    if not info.keys():
+    if not info.names:
         return PlacedMaterial(plain, 0, np.eye(3)[:2])
     texture = file.item("textures", info, "index")
     webp = texture.object("extensions").object("EXT_texture_webp")

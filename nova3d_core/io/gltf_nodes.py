@@ -40,6 +40,7 @@ def read_nodes(file: GltfFile) -> NodeGraph:
         scene = scenes[file.header.integer("scene", 0, high=len(scenes) - 1)]
         scene_roots = scene.integers("nodes", high=len(nodes) - 1)
 
+    local = _local_matrices(nodes)
     worlds: dict[int, np.ndarray] = {}
     drawn: list[int] = []
     for roots, in_scene in ((scene_roots, True), (parentless, False)):
@@ -48,26 +49,38 @@ def read_nodes(file: GltfFile) -> NodeGraph:
             index, parent, visible = waiting.pop()
             if index in worlds:  # reached twice, or a cycle: neither is valid
                 continue
-            node = nodes[index]
-            worlds[index] = parent @ _local_matrix(node)
-            extension = node.object("extensions").object(_VISIBILITY)
-            visible = visible and extension.boolean("visible", True)
+            worlds[index] = parent @ local[index]
+            if "extensions" in nodes[index]:
+                extension = nodes[index].object("extensions").object(_VISIBILITY)
+                visible = extension.boolean("visible", True) and visible
             if visible:
                 drawn.append(index)
             waiting += [(child, worlds[index], visible) for child in reversed(children[index])]
     return NodeGraph(worlds, drawn)
 
 
-def _local_matrix(node: JsonObject) -> np.ndarray:
-    """(4, 4) matrix of a node: given by columns, or as translation, rotation, scale."""
-    if "matrix" in node:
-        return np.array(node.numbers("matrix", 16)).reshape(4, 4).T
-    return _composed(
-        np.array([node.numbers("translation", 3, (0.0, 0.0, 0.0))]),
-        np.array([node.numbers("rotation", 4, (0.0, 0.0, 0.0, 1.0))]),
-        np.array([node.numbers("scale", 3, (1.0, 1.0, 1.0))]),
-        node.where,
-    )[0]
+def _local_matrices(nodes: list[JsonObject]) -> np.ndarray:
+    """(n, 4, 4) matrices of n nodes: given by columns, or as translation, rotation, scale."""
+    translation, rotation = np.zeros((len(nodes), 3)), np.zeros((len(nodes), 4))
+    rotation[:, 3] = 1.0
+    scale = np.ones((len(nodes), 3))
+    whole: dict[int, np.ndarray] = {}
+    for index, node in enumerate(nodes):
+        if "matrix" in node:
+            whole[index] = np.array(node.numbers("matrix", 16)).reshape(4, 4).T
+            continue
+        if "translation" in node:
+            translation[index] = node.numbers("translation", 3)
+        if "rotation" in node:
+            rotation[index] = node.numbers("rotation", 4)
+            if not rotation[index].any():
+                raise InputError(f"{node.where}: rotation is a quaternion of length 0.")
+        if "scale" in node:
+            scale[index] = node.numbers("scale", 3)
+    matrices = _composed(translation, rotation, scale, "nodes")
+    for index, matrix in whole.items():
+        matrices[index] = matrix
+    return matrices
 
 
 def instance_count(file: GltfFile, node: JsonObject) -> int:
@@ -86,7 +99,7 @@ def instance_count(file: GltfFile, node: JsonObject) -> int:
 def instance_matrices(file: GltfFile, node: JsonObject, world: np.ndarray) -> np.ndarray:
     """(K, 4, 4) mesh-to-world matrices of a node's K instances; K = 1 without instancing."""
     count, attributes = instance_count(file, node), _instance_attributes(node)
-    if not attributes.keys():
+    if not attributes.names:
         return world[None]
 
     def values(key: str, kind: str, default: tuple[float, ...]) -> np.ndarray:

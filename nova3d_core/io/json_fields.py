@@ -53,7 +53,8 @@ class JsonObject:
     def __contains__(self, key: str) -> bool:
         return self._values.get(key) is not None
 
-    def keys(self) -> list[str]:
+    @property
+    def names(self) -> list[str]:
         """The names of all fields."""
         return list(self._values)
 

@@ -17,6 +17,7 @@ from .srgb import linear_from_srgb, srgb_from_linear
 
 Wrap = Literal["repeat", "mirror", "clamp"]
 """How a texture goes on outside 0..1."""
+_COLOURS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,12 @@ class Material:
         """sRGB colours (..., 3) under the tint; unchanged, to the bit, under a white one."""
         if self.tint_linear == (1.0, 1.0, 1.0):
             return colours
-        tinted = srgb_from_linear(linear_from_srgb(colours) * np.array(self.tint_linear))
-        return tinted.astype(np.float32)
+        tinted = np.zeros(colours.shape, np.float32)
+        rows = max(_COLOURS_AT_ONCE * len(colours) // max(colours.size, 1), 1)
+        for start in range(0, len(colours), rows):  # in double precision, so not all at once
+            linear = linear_from_srgb(colours[start : start + rows]) * np.array(self.tint_linear)
+            tinted[start : start + rows] = srgb_from_linear(linear)
+        return tinted
 
 
 @dataclass(frozen=True, eq=False)

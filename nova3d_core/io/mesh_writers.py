@@ -112,7 +112,7 @@ def mesh_to_glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> by
         # attributes alone: the name is put right below
         linear = linear_from_srgb(mesh.vertex_colours.numpy())
         body.vertex_attributes["_COLOR_0"] = linear.astype(np.float32)
-    tiled = mesh.uv is not None and bool(((mesh.uv < 0.0) | (mesh.uv > 1.0)).any())
+    tiled = _reaches_beyond_border(mesh)
 
     def finish(header: dict[str, Any]) -> None:
         header["asset"]["generator"] = GENERATOR
@@ -139,6 +139,15 @@ def mesh_to_glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> by
 
     scene = trimesh.Scene({"mesh": body})
     return export_glb(scene, include_normals=True, unitize_normals=False, tree_postprocessor=finish)
+
+
+def _reaches_beyond_border(mesh: Mesh) -> bool:
+    """Whether lookups blend texels across the texture's border, where ours repeat it."""
+    if mesh.texture is None:
+        return False
+    height, width = mesh.texture.shape[:2]
+    half = 0.5 / mesh.uv.new_tensor([width, height])
+    return bool(((mesh.uv < half) | (mesh.uv > 1.0 - half)).any())
 
 
 def _view_of(header: dict[str, Any], accessor: int) -> dict[str, Any]:

@@ -54,9 +54,9 @@ def read_mesh(path: Path | str, up_axis: UpAxis = "+Y") -> Mesh:
     """Reads a mesh file as one mesh with at most one texture, turned to +Y up.
 
     Faces come in the file's order (OBJ: material by material, in order of first use; glTF: mesh by
-    mesh, likewise). Far from the world's origin the mesh gets an `origin` (see `Mesh`). Vertices are
-    merged only in STL, which has no other way to say that faces touch. Normals are the file's own,
-    or None. Alpha, and any map but the base colour, is left out. See `joined` for parts that
+    mesh, likewise). Far from the world's origin the mesh gets an `origin` (see `Mesh`). Vertices
+    are merged only in STL, which has no other way to say that faces touch. Normals are the file's
+    own, or None. Alpha, and any map but the base colour, is left out. See `joined` for parts that
     differ in texture and colour.
 
     Args:

@@ -124,11 +124,12 @@ def test_one_texture_stays_as_it_is_also_where_it_repeats():
 
 def test_one_clamped_texture_stays_only_if_nothing_reaches_beyond_it(weights):
     material = Material(noise(8, 8), wrap=("clamp", "clamp"))
-    within = part_with([[0.0, 0], [1, 0], [0, 1]], material)
+    within = part_with([[0.0625, 0.0625], [0.9375, 0.0625], [0.0625, 0.9375]], material)
     assert torch.equal(joined([within]).texture, torch.from_numpy(material.texture))
-    beyond = part_with([[0.0, 0], [2, 0], [0, 1]], material)
-    expected = reference_colours(beyond, weights)
-    np.testing.assert_allclose(colours_within(joined([beyond]), weights), expected, atol=1e-4)
+    for wide in (2.0, 1.0):  # at the border itself, a repeated lookup would blend with the far one
+        beyond = part_with([[0.0, 0], [wide, 0], [0, 1]], material)
+        expected = reference_colours(beyond, weights)
+        np.testing.assert_allclose(colours_within(joined([beyond]), weights), expected, atol=1e-4)
 
 
 def test_a_tinted_part_beside_a_texture_has_its_colour_everywhere(weights):
@@ -177,8 +178,23 @@ def test_too_large_an_atlas_is_made_of_smaller_pictures(monkeypatch, caplog):
     found = sample_texture(mesh.texture, mesh.uv[:3])
     torch.testing.assert_close(found, torch.tensor([[0.25, 0.5, 0.75]] * 3), atol=1e-5, rtol=0)
     boundless = [[0.0, 0], [1e6, 0], [0, 1]]
+    tiles = noise(8, 8)
+    mesh = joined([part_with(corners, Material(flat)), part_with(boundless, Material(tiles))])
+    assert max(mesh.texture.shape[:2]) <= 64
+    assert "8 x 8 px, repeated too often: its mean colour" in caplog.text
+    found = sample_texture(mesh.texture, mesh.uv[3:])
+    mean = torch.from_numpy(tiles.mean(axis=(0, 1))).expand(3, 3)
+    torch.testing.assert_close(found, mean, atol=0.05, rtol=0)
+
+
+def test_more_vertex_coloured_faces_than_the_atlas_holds_are_an_error(monkeypatch):
+    monkeypatch.setattr(texture_atlas, "MAX_SIDE_PX", 16)
+    painted = Mesh(
+        TRIANGLE.repeat(64, 1), torch.arange(192).reshape(-1, 3), vertex_colours=torch.rand(192, 3)
+    )
+    textured = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(1, 1)))
     with pytest.raises(InputError, match="do not fit"):
-        joined([part_with(corners, Material(flat)), part_with(boundless, Material(noise(8, 8)))])
+        joined([Part(painted), textured])
 
 
 def test_normals_of_some_parts_are_kept_and_the_others_get_smooth_ones():

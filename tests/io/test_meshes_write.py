@@ -69,6 +69,7 @@ def test_a_glb_read_back_equals_the_mesh_that_was_written(textured, tmp_path):
 
 
 def test_the_glb_header_says_what_viewers_need(textured):
+    textured = replace(textured, uv=0.15 + 0.7 * textured.uv)  # half a texel from all borders
     header, binary = parsed_glb(mesh_to_glb_bytes(textured, extras={"prompt": "a ball"}))
     assert header["asset"]["generator"] == "NOVA3D for ComfyUI"
     assert header["asset"]["extras"] == {"prompt": "a ball"}
@@ -121,8 +122,9 @@ def test_a_mesh_without_normals_is_written_smooth(painted, tmp_path):
     assert float(normals[-1].norm()) == pytest.approx(1.0)
 
 
-def test_uv_beyond_the_texture_make_viewers_repeat_it(textured):
-    header, _ = parsed_glb(mesh_to_glb_bytes(replace(textured, uv=textured.uv * 2)))
+@pytest.mark.parametrize("scale", [2.0, 1.0])
+def test_uv_beyond_the_border_or_less_than_half_a_texel_inside_repeat_it(textured, scale):
+    header, _ = parsed_glb(mesh_to_glb_bytes(replace(textured, uv=textured.uv * scale)))
     assert (header["samplers"][0]["wrapS"], header["samplers"][0]["wrapT"]) == (10497, 10497)
 
 

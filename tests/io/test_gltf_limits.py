@@ -1,0 +1,369 @@
+"""Numbers of a glTF file are believed only as far as the bytes behind them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nova3d_core.errors import InputError
+from nova3d_core.io import gltf, gltf_data, mesh_parts
+from nova3d_core.io.meshes import read_mesh
+
+from .test_meshes_gltf import CORNERS, QUADRANTS, TRIANGLES, UV, Gltf, png
+
+FAULTS = Path(__file__).parents[1] / "data" / "faults"
+
+
+def refused(made: Gltf, folder, match: str) -> None:
+    """Checks that a file is refused in one short line that names it and no Python error."""
+    with pytest.raises(InputError, match=match) as caught:
+        made.read(folder)
+    message = str(caught.value)
+    assert "made.glb" in message and len(message) < 500 and "\n" not in message
+    assert "Error" not in message and "could not be read" not in message
+
+
+def test_thirty_million_elements_without_bytes_are_refused_from_the_numbers():
+    import tracemalloc
+
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"count_3e7\.glb: accessor 0 has count 30000000"):
+        read_mesh(FAULTS / "count_3e7.glb")
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+def test_an_accessor_without_bytes_is_zero_up_to_the_limit(tmp_path):
+    made = Gltf()
+    made.header["accessors"][0] |= {
+        "sparse": {
+            "count": 4,
+            "indices": {
+                "bufferView": made.view(np.arange(4, dtype="<u2").tobytes()),
+                "componentType": 5123,
+            },
+            "values": {"bufferView": made.view(CORNERS.tobytes())},
+        },
+        "count": gltf_data.MAX_ZERO_ROWS,
+    }
+    del made.header["accessors"][0]["bufferView"]
+    assert torch.equal(made.read(tmp_path).vertices[:4], torch.from_numpy(CORNERS))
+    made.header["accessors"][0]["count"] += 1
+    refused(made, tmp_path, "without a bufferView")
+
+
+def _set(where: str, value):
+    """A change of a header: `where` is a path such as "accessors.0.count"."""
+
+    def change(header: dict) -> None:
+        *parents, last = [int(part) if part.isdigit() else part for part in where.split(".")]
+        for parent in parents:
+            header = header[parent]
+        if value is KeyError:
+            del header[last]
+        else:
+            header[last] = value
+
+    return change
+
+
+BAD_VALUES = [
+    ("accessors.0.count", 5),
+    ("accessors.0.count", 2**31),
+    ("accessors.0.count", 10**30),
+    ("accessors.0.count", -4),
+    ("accessors.0.count", 4.5),
+    ("accessors.0.count", "4"),
+    ("accessors.0.count", True),
+    ("accessors.0.count", None),
+    ("accessors.0.count", [4]),
+    ("accessors.0.count", KeyError),
+    ("accessors.0.componentType", 5124),
+    ("accessors.0.componentType", "5126"),
+    ("accessors.0.componentType", KeyError),
+    ("accessors.0.type", "VEC9"),
+    ("accessors.0.type", "SCALAR"),
+    ("accessors.0.type", 3),
+    ("accessors.0.type", KeyError),
+    ("accessors.0.byteOffset", -12),
+    ("accessors.0.byteOffset", 2**60),
+    ("accessors.0.bufferView", 99),
+    ("accessors.0.bufferView", -1),
+    ("accessors.0.bufferView", 1.5),
+    ("accessors.0.bufferView", {}),
+    ("accessors.0.normalized", 1),
+    ("accessors.1.count", 5),
+    ("accessors.1.componentType", 5125.5),
+    ("accessors.2.componentType", 5126),
+    ("accessors.2.componentType", 5122),
+    ("accessors.2.count", 7),
+    ("bufferViews.0.byteLength", 10**9),
+    ("bufferViews.0.byteLength", -1),
+    ("bufferViews.0.byteLength", KeyError),
+    ("bufferViews.0.byteOffset", -4),
+    ("bufferViews.0.byteOffset", 10**9),
+    ("bufferViews.0.byteStride", 1),
+    ("bufferViews.0.byteStride", -12),
+    ("bufferViews.0.byteStride", 10**9),
+    ("bufferViews.0.buffer", 1),
+    ("bufferViews.0", "text"),
+    ("bufferViews", {}),
+    ("bufferViews", KeyError),
+    ("accessors", 7),
+    ("meshes", KeyError),
+    ("meshes.0", []),
+    ("meshes.0.primitives", {"0": 1}),
+    ("meshes.0.primitives.0.attributes", [0]),
+    ("meshes.0.primitives.0.attributes.POSITION", 99),
+    ("meshes.0.primitives.0.attributes.POSITION", "0"),
+    ("meshes.0.primitives.0.attributes.TEXCOORD_0", 0),
+    ("meshes.0.primitives.0.indices", 17),
+    ("meshes.0.primitives.0.material", 1),
+    ("meshes.0.primitives.0.mode", 9),
+    ("materials.0.pbrMetallicRoughness", "rough"),
+    ("materials.0.pbrMetallicRoughness.baseColorFactor", [1, 1]),
+    ("materials.0.pbrMetallicRoughness.baseColorFactor", [1, 1, "1", 1]),
+    ("materials.0.pbrMetallicRoughness.baseColorTexture", {"index": 3}),
+    ("materials.0.pbrMetallicRoughness.baseColorTexture", {"texCoord": 0}),
+    ("materials.0.pbrMetallicRoughness.baseColorTexture.texCoord", -1),
+    ("textures.0.source", 1),
+    ("textures.0.sampler", 0),
+    ("images.0", {}),
+    ("images.0", {"uri": 5}),
+    ("images.0", {"uri": "data:image/png;base64,@@@"}),
+    ("images.0", {"uri": "data:image/png"}),
+    ("images.0.bufferView", 1000),
+    ("nodes.0.mesh", 2),
+    ("nodes.0.mesh", "0"),
+    ("nodes.0.children", [7]),
+    ("nodes.0.children", "7"),
+    ("nodes.0.children", [True]),
+    ("nodes.0.matrix", [1, 2, 3]),
+    ("nodes.0.matrix", [[1]] * 16),
+    ("nodes.0.rotation", [0, 0, 0, 0]),
+    ("nodes.0.translation", ["a", 0, 0]),
+    ("nodes.0.scale", 2),
+    ("nodes.0.scale", [10**400, 1, 1]),
+    ("nodes.0.skin", 0),
+    ("nodes.0.weights", "heavy"),
+    ("nodes.0.extensions", []),
+    ("nodes.0.extensions", {"EXT_mesh_gpu_instancing": {"attributes": {"SCALE": 1}}}),
+    ("nodes.0.extensions", {"KHR_node_visibility": {"visible": 0}}),
+    ("nodes", 5),
+    ("scenes.0.nodes", [-1]),
+    ("scenes.0.nodes", {"a": 1}),
+    ("scene", 4),
+    ("asset", None),
+    ("asset", []),
+    ("asset.version", 7),
+    ("extensionsRequired", [5]),
+    ("extensionsRequired", "KHR_draco_mesh_compression"),
+]
+
+
+@pytest.mark.parametrize(("where", "value"), BAD_VALUES)
+def test_a_wrong_value_anywhere_is_one_line_that_names_the_field(tmp_path, where, value):
+    made = Gltf(TEXCOORD_0=UV)
+    made.paint()
+    _set(where, value)(made.header)
+    refused(made, tmp_path, r"made\.glb")
+
+
+def test_indices_beyond_the_vertices_are_named(tmp_path):
+    refused(
+        Gltf(indices=np.array([0, 1, 4], "<u2")), tmp_path, "refer to vertex 4, but there are 4"
+    )
+    refused(Gltf(indices=np.array([0, 1, 2, 0], "<u2")), tmp_path, "ends within a triangle")
+
+
+@pytest.mark.parametrize(
+    ("rows", "count"), [([4], 1), ([65535], 1), ([0, 1, 2, 3, 0], 5), ([0], 2**31)]
+)
+def test_sparse_values_stay_within_the_accessor(tmp_path, rows, count):
+    made = Gltf()
+    made.header["accessors"][0]["sparse"] = {
+        "count": count,
+        "indices": {
+            "bufferView": made.view(np.array(rows, "<u2").tobytes()),
+            "componentType": 5123,
+        },
+        "values": {"bufferView": made.view(np.zeros((len(rows), 3), "<f4").tobytes())},
+    }
+    refused(made, tmp_path, "sparse")
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 10_000])
+def test_a_chunk_longer_than_the_file_is_refused(tmp_path, size):
+    content = bytearray(Gltf().glb())
+    length = struct.unpack_from("<I", content, 12)[0]
+    for place in (12, 20 + length):
+        changed = content.copy()
+        struct.pack_into("<I", changed, place, size)
+        (tmp_path / "chunk.glb").write_bytes(changed)
+        with pytest.raises(InputError, match=rf"chunk\.glb has a chunk of {size} bytes"):
+            read_mesh(tmp_path / "chunk.glb")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"asset":' * 50_000, "[]", "{}", '{"asset": {"version": NaN}}', "\xff", ""],
+)
+def test_a_header_that_is_no_gltf_is_one_line(tmp_path, text):
+    path = tmp_path / "made.gltf"
+    path.write_bytes(text.encode("latin-1") or b"\0")
+    with pytest.raises(InputError, match=r"made\.gltf") as caught:
+        read_mesh(path)
+    assert len(str(caught.value)) < 500 and "could not be read" not in str(caught.value)
+
+
+def test_a_header_of_too_many_values_is_refused_before_it_is_parsed(tmp_path):
+    path = tmp_path / "made.gltf"
+    path.write_text('{"asset":{"version":"2.0"},"extras":[' + "{}," * 2_000_000 + "{}]}")
+    start = time.process_time()
+    with pytest.raises(InputError, match="more than 2000000 values"):
+        read_mesh(path)
+    assert time.process_time() - start < 1.0
+
+
+def test_deep_trees_are_read_and_cycles_are_left(tmp_path):
+    made = Gltf()
+    depth = 20_000
+    made.header["nodes"] = [{"children": [i + 1], "translation": [1, 0, 0]} for i in range(depth)]
+    made.header["nodes"] += [{"mesh": 0, "children": [3]}]  # and back into the tree
+    mesh = made.read(tmp_path)
+    assert mesh.with_origin((0.0, 0.0, 0.0)).vertices[0].tolist() == [depth, 0, 0]
+
+
+def test_instances_that_a_few_bytes_ask_for_are_limited(tmp_path, monkeypatch):
+    monkeypatch.setattr(gltf, "MAX_FACES", 1000)
+    made = Gltf()
+    made.header["nodes"] = [{"mesh": 0, "translation": [i, 0, 0]} for i in range(250)]
+    made.header["scenes"] = [{"nodes": list(range(250))}]
+    assert len(made.read(tmp_path).faces) == 500
+    made.header["nodes"].append({"mesh": 0})
+    made.header["scenes"][0]["nodes"].append(250)
+    refused(made, tmp_path, "1004 faces or vertices with all its instances")
+
+
+def test_half_a_million_instances_without_bytes_are_refused_at_once(tmp_path):
+    made = Gltf()
+    made.header["accessors"].append({"componentType": 5126, "type": "VEC3", "count": 1 << 20})
+    number = len(made.header["accessors"]) - 1
+    made.header["nodes"][0]["extensions"] = {
+        "EXT_mesh_gpu_instancing": {"attributes": {"TRANSLATION": number}}
+    }
+    start = time.process_time()
+    refused(made, tmp_path, "with all its instances")
+    assert time.process_time() - start < 0.5
+
+
+def test_one_image_is_decoded_once_for_all_materials_and_takes_one_place(tmp_path, monkeypatch):
+    decoded = []
+    original = mesh_parts.decoded_texture
+
+    def counted(source, name, named_by):
+        decoded.append(name)
+        return original(source, name, named_by)
+
+    monkeypatch.setattr(gltf_data, "decoded_texture", counted)
+    made = Gltf(TEXCOORD_0=UV)
+    levels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    image = made.view(png(levels))
+    made.header["images"] = [{"bufferView": image}, {"bufferView": image}]
+    for number in range(40):
+        if number:
+            made.add_primitive(TEXCOORD_0=UV)
+        made.paint(number)["name"] = f"material {number}"
+        made.header["textures"][number]["source"] = number % 2
+    mesh = made.read(tmp_path)
+    assert len(decoded) == 1
+    assert tuple(mesh.texture.shape) == (256, 256, 3)
+
+
+def test_many_tints_of_one_texture_are_bounded_together(tmp_path, monkeypatch, caplog):
+    from nova3d_core.io import texture_atlas
+
+    monkeypatch.setattr(texture_atlas, "MAX_REPEATED_TEXELS", 1 << 14)
+    full = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], "<f4")
+    made = Gltf(TEXCOORD_0=full)
+    levels = np.full((128, 128, 3), 255, np.uint8)
+    made.header["images"] = [{"bufferView": made.view(png(levels))}]
+    tints = np.linspace(0.1, 1.0, 30)
+    for number, tint in enumerate(tints):
+        if number:
+            made.add_primitive(TEXCOORD_0=full)
+        made.paint(number, baseColorFactor=[tint, tint, tint, 1.0])
+    mesh = made.read(tmp_path)
+    assert mesh.texture[..., 0].numel() <= (1 << 14) + 1.25 * 128 * 128 + 1000
+    assert caplog.text.count("lost in making one texture") == 1
+    from nova3d_core.io.srgb import srgb_from_linear
+    from nova3d_core.texturing.sampling import sample_texture
+
+    found = sample_texture(mesh.texture, mesh.uv[mesh.faces].mean(dim=1))[::2, 0]
+    np.testing.assert_allclose(found.numpy(), srgb_from_linear(tints), atol=1e-3)
+
+
+def test_textures_beyond_the_total_are_reduced_and_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(gltf_data, "MAX_TEXELS", 48)
+    made = Gltf(TEXCOORD_0=UV)
+    large = QUADRANTS.repeat(8, axis=0).repeat(8, axis=1)
+    made.header["images"] = [{"bufferView": made.view(png(large))}]
+    made.paint()
+    mesh = made.read(tmp_path)
+    assert mesh.texture.shape[:2] == (6, 6)
+    assert "image 0 of 16 x 16 px is reduced" in caplog.text
+    assert mesh.texture[0, 0].tolist() == [1.0, 0.0, 0.0]
+
+
+def test_the_raw_reason_is_logged_for_debugging_alone(tmp_path, monkeypatch, caplog):
+    def broken(path):
+        raise KeyError(1)
+
+    from nova3d_core.io import meshes
+
+    monkeypatch.setitem(meshes.READABLE, ".glb", broken)
+    (tmp_path / "made.glb").write_bytes(b"x")
+    with (
+        caplog.at_level(logging.DEBUG, "nova3d_core.io.meshes"),
+        pytest.raises(InputError, match=r"made\.glb could not be read") as caught,
+    ):
+        read_mesh(tmp_path / "made.glb")
+    assert "KeyError" not in str(caught.value)
+    assert "KeyError: 1" in caplog.text
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e13])
+def test_absurd_extents_are_refused(tmp_path, scale):
+    made = Gltf()
+    made.header["nodes"][0]["scale"] = [scale] * 3
+    refused(made, tmp_path, "expected 1e-12 to 1e\\+12")
+
+
+def test_products_beyond_all_numbers_are_refused(tmp_path):
+    made = Gltf()
+    made.header["nodes"] = [
+        {"scale": [1e300] * 3, "children": [1]},
+        {"scale": [1e300] * 3, "mesh": 0},
+    ]
+    refused(made, tmp_path, "NaN or infinite|has no faces")
+
+
+def test_external_buffers_are_read_no_further_than_they_claim(tmp_path):
+    made = Gltf()
+    made.header["buffers"] = [{"byteLength": 10, "uri": "data.bin"}]
+    (tmp_path / "data.bin").write_bytes(made.data)
+    (tmp_path / "made.gltf").write_text(json.dumps(made.header))
+    with pytest.raises(InputError, match=r"made\.gltf ends before its data does.*buffer of 10"):
+        read_mesh(tmp_path / "made.gltf")
+
+
+def test_a_face_count_that_the_bytes_hold_is_read_whatever_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(gltf, "MAX_FACES", 1)
+    assert len(Gltf(indices=np.tile(TRIANGLES, 10)).read(tmp_path).faces) == 20
