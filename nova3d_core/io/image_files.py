@@ -31,7 +31,7 @@ MAX_PIXELS = 2**27
 MAX_SCAN_PIXELS = 2**31
 """Pixels times scans of a progressive JPEG: each scan passes over the whole image, however short
 it is. Encoders write about 10 scans."""
-_STRIP_PX = 2**20
+_STRIP_PX = 2**18
 """Pixels converted together: bounds the memory besides the result."""
 _ORIENTATION_TAG = 0x0112
 _WITH_ALPHA = {"RGBA", "RGBa", "LA", "La", "PA"}

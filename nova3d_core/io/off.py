@@ -90,9 +90,9 @@ class _Numbers:
         text = np.frombuffer(content, dtype=np.uint8)
         starts = text > ord(" ")
         starts[1:] &= text[:-1] <= ord(" ")
-        words = np.cumsum(starts, dtype=np.int32)
-        ends = words[np.append(np.flatnonzero(text == ord("\n")), len(text) - 1)]
-        ends = np.unique(np.minimum(ends, len(self.values)))
+        lines = np.append(0, np.flatnonzero(text[:-1] == ord("\n")) + 1)
+        per_line = np.add.reduceat(starts.view(np.uint8), lines, dtype=np.int64)
+        ends = np.unique(np.minimum(np.cumsum(per_line), len(self.values)))
         self.line_ends = ends[ends > 0]
         """(L,) for each line that is not empty, the index of the first number after it."""
 

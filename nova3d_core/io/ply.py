@@ -76,17 +76,20 @@ def _soup(
     face = elements.get("face", {})
     polygons = _index_list(face, "face")
     face_colours = _columns(face, _COLOURS)
+    if face_colours is not None:
+        face_colours = fraction_colours(face_colours)
     texture_of = face.get("texnumber")
+    texture_of = None if isinstance(texture_of, List) else texture_of
     strips = _index_list(elements.get("tristrips", {}), "tristrips")
     corners, counts = polygons.values.astype(np.int64), polygons.counts
     corner_uv = _corner_uv(face, counts, losses)
-    if len(strips.counts):
+    if len(strips.counts):  # their triangles have nothing of what faces alone have
         triangles = _strip_triangles(strips)
         corners = np.concatenate([corners, triangles.reshape(-1)])
         counts = np.concatenate([counts, np.full(len(triangles), 3)])
-        if corner_uv is not None or face_colours is not None or texture_of is not None:
-            losses["what faces alone have is left out, as there are strips"] = None
-        corner_uv = face_colours = texture_of = None
+        corner_uv = _extended(corner_uv, triangles.size, np.nan)
+        face_colours = _extended(face_colours, len(triangles), 1.0)
+        texture_of = _extended(texture_of, len(triangles), -1)
     if (counts < 3).any():
         losses["faces with fewer than three corners are left out"] = None
     soup = PolygonSoup(
@@ -97,9 +100,16 @@ def _soup(
         None if colours is None else fraction_colours(colours),
         _columns(vertex, _UV),
         corner_uv,
-        None if face_colours is None else fraction_colours(face_colours),
+        face_colours,
     )
-    return soup, None if isinstance(texture_of, List) else texture_of
+    return soup, texture_of
+
+
+def _extended(rows: np.ndarray | None, count: int, value: float) -> np.ndarray | None:
+    """The rows, and `count` more of one value."""
+    if rows is None:
+        return None
+    return np.concatenate([rows, np.full((count, *rows.shape[1:]), value)])
 
 
 def _columns(columns: Columns, spellings: tuple[tuple[str, ...], ...]) -> np.ndarray | None:

@@ -29,6 +29,7 @@ from ..conventions import (
 )
 from ..errors import InputError
 from ..imaging.mask_checks import looks_inverted, refuse_inverted
+from ..mesh import FAR_FROM_ORIGIN
 from ..progress import SILENT, Progress
 from ..views import Views
 from .atomic import new_folder
@@ -62,9 +63,6 @@ UP_FITS_WITHIN_DEG = 30.0
 UP_FITS_ABOVE = 0.5
 """How long the mean of the cameras' unit up vectors must be: cameras all around an object, up to
 45 degrees above it, give 0.7; cameras that are rolled every way give about 0."""
-FAR = 100.0
-"""Cameras further from the origin than this many times their own extent are moved to it: float32
-keeps 7 digits, of which the distance would take more than 2."""
 
 
 def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
@@ -117,6 +115,7 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
         pictures, lens = fitted(frame, pictures, lens, size)
         stack.put(view, pictures)
         lenses.append(lens)
+        del pictures  # before the next ones are read
     refuse_inverted(inverted, where=f"{shown(path)}:")
     poses, place = _world_to_camera(poses, turn).float(), tuple((turn @ origin).tolist())
     cameras = Cameras(poses, torch.stack(lenses).float(), *size, kind, place)
@@ -230,7 +229,7 @@ def _world_up(path: Path, shared: dict[str, Any], poses: Tensor) -> UpAxis:
 
 
 def _origin(path: Path, poses: Tensor) -> Tensor:
-    """Where the cameras' own origin lies: (3,) float64, zero unless they are far from it.
+    """Where the cameras' own origin lies: (3,) float64, zero unless they are far from the world's.
 
     Args:
         path: for the log.
@@ -239,7 +238,7 @@ def _origin(path: Path, poses: Tensor) -> Tensor:
     positions = poses[:, :3, 3]
     centre = positions.mean(dim=0)
     extent = float((positions - centre).norm(dim=-1).max()) or 1.0
-    if float(centre.norm()) <= FAR * extent:
+    if float(centre.norm()) <= FAR_FROM_ORIGIN * extent:
         return torch.zeros_like(centre)
     logger.info(
         "%s: the cameras lie around (%.3f, %.3f, %.3f), far from the origin: they are moved to it "

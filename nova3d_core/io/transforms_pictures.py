@@ -15,6 +15,9 @@ from .images import alpha_of, on_white, read_image, read_mask
 from .lenses import check_field_of_view, distortion_of
 from .transforms_fields import Frame
 
+_ROWS = 128
+"""Rows of an image that are decoded together."""
+
 
 @dataclass(frozen=True, eq=False)
 class FramePictures:
@@ -41,16 +44,18 @@ def read_pictures(frame: Frame) -> FramePictures:
     if frame.mask is not None:
         mask = read_mask(frame.mask, upright=False)
         _check_size(f"{frame.where}: mask {frame.mask.name}", mask, width, height)
-        colour = torch.where(mask[..., None] > 0, colour, 1.0)
+        colour[mask <= 0] = 1.0
     if mask is not None:
         _check_mask(frame, mask)
     if frame.normals is not None:
-        encoded_normals = read_image(frame.normals, upright=False)[..., :3]
+        normals = read_image(frame.normals, upright=False)[..., :3]
         what = f"{frame.where}: normal picture {frame.normals.name}"
-        _check_size(what, encoded_normals, width, height)
-        normals = decode_normals(encoded_normals)
+        _check_size(what, normals, width, height)
+        for row in range(0, height, _ROWS):  # few at a time: decoding takes several copies
+            rows = slice(row, row + _ROWS)
+            normals[rows] = decode_normals(normals[rows])
         if mask is not None:
-            normals = normals * (mask[..., None] > 0)
+            normals *= mask[..., None] > 0
     return FramePictures(colour, mask, normals)
 
 

@@ -159,7 +159,10 @@ def _check_stated_size(frame: Frame, header: ImageHeader) -> None:
 
 def _check_own_lens(frame: Frame, size: tuple[int, int], first: tuple[int, int]) -> None:
     """Raises InputError if a frame takes intrinsics from the file that fit another image size."""
-    width, height = frame.shared.get("w") or first[0], frame.shared.get("h") or first[1]
+    width, height = (
+        value if isinstance(value, int | float) and value > 0 else side
+        for value, side in zip((frame.shared.get(key) for key in "wh"), first, strict=True)
+    )
     if size == (width, height):
         return
     focal = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")

@@ -227,7 +227,7 @@ def test_a_header_of_too_many_values_is_refused_before_it_is_parsed(tmp_path):
     path = tmp_path / "made.gltf"
     path.write_text('{"asset":{"version":"2.0"},"extras":[' + "{}," * 2_000_000 + "{}]}")
     start = time.process_time()
-    with pytest.raises(InputError, match="more than 2000000 values"):
+    with pytest.raises(InputError, match="more than 1000000 values"):
         read_mesh(path)
     assert time.process_time() - start < 1.0
 

@@ -206,6 +206,23 @@ def test_triangle_strips_turn_every_second_triangle(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+def test_strips_after_coloured_faces_are_white(tmp_path, kind):
+    face = (*FACES, "uchar red", "uchar green", "uchar blue")
+    content = ply(
+        kind,
+        ("vertex", XYZ, CORNERS),
+        ("face", face, [([0, 1, 2], 255, 0, 0)]),
+        ("tristrips", FACES, [([2, 3, 0],)]),
+    )
+    mesh = read_mesh(write(tmp_path, content))
+    expected = torch.tensor([RED, WHITE])[:, None].expand(2, 3, 3)
+    assert torch.equal(mesh.vertex_colours[mesh.faces], expected)
+    assert mesh.vertices[mesh.faces].int().tolist() == [
+        [list(CORNERS[i]) for i in corners] for corners in ((0, 1, 2), (2, 3, 0))
+    ]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("names", ["u v", "s t", "texture_u texture_v"])
 def test_uv_per_vertex(tmp_path, kind, names):
     fields = [f"float {name}" for name in names.split()]

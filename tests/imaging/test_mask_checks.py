@@ -1,0 +1,153 @@
+"""Inverted masks are recognised; objects that are cut off, large, tiny or hollow are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.assemble import assemble_views
+from nova3d_core.cameras import orbit_cameras
+from nova3d_core.diffusion.intake import take_in
+from nova3d_core.errors import InputError
+from nova3d_core.fusion.input_checks import check_views
+from nova3d_core.imaging.crop import prepare_images
+from nova3d_core.imaging.mask_checks import check_not_inverted, looks_inverted
+from nova3d_core.rendering.views import render_views
+from nova3d_core.rigs import RigConfig
+
+SIZE = 60
+
+
+def box(top: float, bottom: float, left: float, right: float) -> torch.Tensor:
+    """(SIZE, SIZE) 1 inside a box given in shares of the side."""
+    mask = torch.zeros(SIZE, SIZE)
+    rows, columns = (
+        slice(max(round(low * SIZE), 0), max(round(high * SIZE), 0))
+        for low, high in ((top, bottom), (left, right))
+    )
+    mask[rows, columns] = 1.0
+    return mask
+
+
+def ring() -> torch.Tensor:
+    """A ring that touches all four sides of the image."""
+    y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
+    far = ((x - SIZE / 2) ** 2 + (y - SIZE / 2) ** 2).sqrt()
+    return ((far < SIZE / 2) & (far > SIZE / 4)).float()
+
+
+OBJECTS = {
+    "in the middle": box(0.3, 0.7, 0.3, 0.7),
+    "tiny": box(0.45, 0.55, 0.45, 0.55),
+    "cut off below, as a bust is": box(0.3, 1.0, 0.3, 0.7),
+    "nearly as large as the image": box(0.08, 0.92, 0.08, 0.92),
+}
+CLOSE_UPS = {
+    "cut off at two sides": box(0.4, 1.0, 0.4, 1.0),
+    "cut off at three sides": box(0.2, 1.0, 0.0, 1.0),
+    "cut off left and right": box(0.3, 0.7, 0.0, 1.0),
+    "a corner of the ground": 1.0 - box(0.0, 0.2, 0.0, 0.2),
+    "a ring": ring(),
+    "an arch": torch.maximum(1.0 - box(0.0, 0.85, 0.15, 0.85), box(0.0, 0.15, 0.0, 1.0)) * (
+        1.0 - box(0.85, 1.0, 0.15, 0.85)
+    ),
+    "dust in a full mask": 1.0 - box(0.5, 0.52, 0.5, 0.52),
+    "full": torch.ones(SIZE, SIZE),
+    "empty": torch.zeros(SIZE, SIZE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_only_the_inverted_mask_of_an_object_looks_inverted(name):
+    mask = OBJECTS[name]
+    assert not looks_inverted(mask)
+    assert looks_inverted(1.0 - mask)
+    soft = torch.nn.functional.avg_pool2d(mask[None, None], 5, 1, 2, count_include_pad=False)[0, 0]
+    assert not looks_inverted(soft)
+    assert looks_inverted(1.0 - soft)
+
+
+@pytest.mark.parametrize("name", CLOSE_UPS)
+def test_close_ups_do_not_look_inverted(name):
+    assert not looks_inverted(CLOSE_UPS[name])
+
+
+def test_most_views_must_look_inverted():
+    masks = torch.stack(list(OBJECTS.values())[:4])
+    check_not_inverted(masks)
+    masks[0] = 1.0 - masks[0]
+    check_not_inverted(masks)
+    masks[1] = 1.0 - masks[1]
+    check_not_inverted(masks)  # half of them: no telling which half is right
+    masks[2] = 1.0 - masks[2]
+    with pytest.raises(InputError) as caught:
+        check_not_inverted(masks)
+    message = str(caught.value)
+    assert "the masks look inverted in 3 of 4 views" in message
+    assert "Invert it: a mask is 1 (white) on the object" in message
+    assert len(message) < 500
+
+
+# Where masks come in
+
+
+@pytest.fixture(scope="module")
+def rendered(l_solid):
+    return render_views(l_solid, orbit_cameras(RigConfig(count=5, width_px=48, height_px=40))).views
+
+
+def with_alpha(views, alpha):
+    return torch.cat([views.colour, alpha[..., None]], dim=-1)
+
+
+def test_fuse_refuses_inverted_masks(rendered):
+    check_views(rendered)
+    with pytest.raises(InputError, match="masks look inverted in 5 of 5 views"):
+        check_views(replace(rendered, masks=1.0 - rendered.masks))
+
+
+def test_assembled_and_prepared_images_with_inverted_masks_are_refused(rendered):
+    inverted = 1.0 - rendered.masks
+    for work in (
+        lambda: assemble_views(rendered.colour, rendered.cameras, masks=inverted),
+        lambda: prepare_images(rendered.colour, inverted),
+    ):
+        with pytest.raises(InputError, match="the masks look inverted in 5 of 5 views"):
+            work()
+    for work in (
+        lambda: assemble_views(with_alpha(rendered, inverted), rendered.cameras),
+        lambda: prepare_images(with_alpha(rendered, inverted)),
+    ):
+        with pytest.raises(InputError, match="the alpha channels look inverted in 5 of 5 views"):
+            work()
+
+
+@pytest.mark.parametrize("size", [48, 480])  # as it is, and shrunk before anything else
+def test_a_single_image_with_an_inverted_mask_is_refused(rendered, size):
+    view = torch.nn.functional.interpolate(
+        with_alpha(rendered, rendered.masks)[:1].movedim(-1, 1), size=(size, size)
+    )[0].movedim(0, -1)
+    colour, mask = view[..., :3], view[..., 3]
+    assert float(take_in(colour, mask, 64).mask.max()) > 0.9
+    with pytest.raises(InputError, match="the mask looks inverted: it is full along"):
+        take_in(colour, 1.0 - mask, 64)
+    with pytest.raises(InputError, match="looks inverted: it is full along"):
+        take_in(torch.cat([colour, 1.0 - mask[..., None]], dim=-1), None, 64)
+
+
+def test_an_object_that_is_cut_off_is_taken(rendered):
+    bust = OBJECTS["cut off below, as a bust is"]
+    colour = torch.where(bust[..., None] > 0, torch.tensor([0.8, 0.2, 0.1]), 1.0)
+    taken = take_in(colour, bust, 64)
+    rows, columns = (taken.mask > 0.5).nonzero().unbind(dim=1)
+    share = (int(rows.max()) - int(rows.min()) + 1) / (int(columns.max()) - int(columns.min()) + 1)
+    assert share == pytest.approx(42 / 24, abs=0.1)
+
+
+def test_one_view_that_lies_within_the_object_is_for_the_other_checks(rendered):
+    masks = rendered.masks.clone()
+    masks[2] = 1.0 - masks[2]
+    with pytest.raises(InputError, match="silhouette of view 2"):
+        check_views(replace(rendered, masks=masks))
