@@ -12,7 +12,7 @@ from torch import nn
 
 from ..checks import check_choice
 from ..errors import InputError
-from ..io.atomic import refuse_existing, refuse_unwritable
+from ..io.atomic import refuse_file
 from ..progress import SILENT, Progress
 from ..settings import config_from
 from ..weights.built_in import model_file
@@ -43,8 +43,9 @@ class Trained:
 def refuse_export(path: Path, dtype: str, overwrite: bool) -> None:
     """Raises InputError if the file cannot be written, before long work."""
     check_choice("--dtype", dtype, FORMATS)
-    refuse_existing(path, overwrite)
-    refuse_unwritable(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} must end in .safetensors to be saved as a model.")
+    refuse_file(path, overwrite)
 
 
 def trained_in(output: Path | str, average: bool = True, progress: Progress = SILENT) -> Trained:

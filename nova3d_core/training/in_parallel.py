@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection
 from typing import Any, TypeVar
 
 from ..errors import InputError, MissingDependencyError, StageError
@@ -48,11 +51,21 @@ def runner(workers: int = 1, ray: str | None = None) -> Iterator[Runner]:
 
 
 def start_worker() -> None:
-    """Makes a fresh process a worker: one thread, and Ctrl-C is its parent's business."""
+    """Makes a fresh process a worker: one thread; Ctrl-C is its parent's business, whose death it
+    follows."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def _die_with_parent() -> None:
+    """Waits for the parent's end, however it comes about, and ends this process then."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 @contextmanager
@@ -84,7 +97,7 @@ def _in_processes(workers: int) -> Iterator[Runner]:
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
-            child.terminate()
+            child.kill()
             child.join()
         raise
 
