@@ -15,7 +15,7 @@ from typing import Annotated
 
 from ..errors import Cancelled, InputError, MissingDependencyError, Nova3DError
 from .console import Bars, complain, log_to_stderr
-from .signals import ending_signals, exit_code
+from .signals import EndingSignals
 
 PROGRAM = "python -m nova3d_core"
 
@@ -25,15 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # threads that wait by sleeping: on a busy machine spinning ones slow each other tenfold
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     log_to_stderr()
-    bars = Bars()
+    bars, signals = Bars(), EndingSignals()
     try:
-        with ending_signals():
+        with signals.handled():
             command = _parsed(sys.argv[1:] if arguments is None else list(arguments))
-            command.run(bars.progress)
-    except KeyboardInterrupt as stop:
+            command.run(bars.progress.also_cancelled_by(signals.is_received))
+    except KeyboardInterrupt:
         bars.close()
         complain("stopped: nothing half-written was left.")
-        return exit_code(stop)
+        return signals.exit_code()
     except Nova3DError as error:
         bars.close()
         complain(f"error: {error}")

@@ -33,6 +33,10 @@ _INNER_BYTES = 64
 """Left for what is written below a folder."""
 
 
+class ExistsError(InputError):
+    """Something has the name of an output and may not be replaced."""
+
+
 @contextmanager
 def new_file(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     """Gives a path to write to; on success it becomes `path`, otherwise it is removed.
@@ -43,7 +47,8 @@ def new_file(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
         overwrite: replace a file that is there already, whoever wrote it.
 
     Raises:
-        InputError: the file exists, or the place cannot be written, or the disk is full.
+        ExistsError: the file exists, from the beginning or since.
+        InputError: the place cannot be written, or the disk is full.
     """
     path = Path(path)
     with explained_write_errors(path):
@@ -285,8 +290,8 @@ def _too_long(path: Path) -> InputError:
     return InputError(f"{shown} could not be written: the name is too long.", "Name a shorter one.")
 
 
-def _exists(path: Path) -> InputError:
-    return InputError(f"{path} already exists.", "Choose another name, or pass --overwrite.")
+def _exists(path: Path) -> ExistsError:
+    return ExistsError(f"{path} already exists.", "Choose another name, or pass --overwrite.")
 
 
 def refuse_unwritable(path: Path) -> None:

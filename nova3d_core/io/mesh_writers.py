@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, StageError
 from ..mesh import Mesh
 from .atomic import new_file, new_files, refuse_file
 from .ownership import GENERATOR, refuse_foreign_file
@@ -174,6 +174,12 @@ def _write_obj(mesh: Mesh, path: Path, overwrite: bool) -> Path:
         header=GENERATOR,
         digits=9,
     )
+    # trimesh drops whatever fails to convert, a Ctrl-C included, and goes on
+    complete = mesh.normals is None or "\nvn " in text
+    if mesh.texture is not None:
+        complete = complete and "\nvt " in text and len(others) == 2
+    if not complete:
+        raise StageError("writing", f"{path} would have lacked normals or texture: not written.")
     contents = {name: _marked(name, content) for name, content in others.items()}
     contents[target.name] = text.encode()
     with new_files(target.parent, tuple(contents), overwrite, shown=path) as parts:
@@ -184,9 +190,9 @@ def _write_obj(mesh: Mesh, path: Path, overwrite: bool) -> Path:
 
 
 def _marked(name: str, content: bytes) -> bytes:
-    """An MTL file or a PNG image that names its generator."""
+    """A PNG image that names its generator; an MTL file does so already."""
     if name.endswith(".mtl"):
-        return f"# {GENERATOR}\n".encode() + content
+        return content
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 

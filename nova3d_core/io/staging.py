@@ -52,7 +52,8 @@ class Staging:
     """The temporary names of one write; made by `staging`."""
 
     def __init__(self, folder: Path, token: str, handle: int):
-        self.folder, self.token, self._handle = folder, token, handle
+        self.folder, self.token = folder, token
+        self._handle: int | None = handle
         self._count = 0
 
     @property
@@ -90,6 +91,8 @@ class Staging:
 
     def close(self) -> None:
         """Removes all temporary names, the lock file last."""
+        if self._handle is None:
+            return
         names = [name for name in os.listdir(self.folder) if name.startswith(self._payload)]
         for name in names:
             _remove(self.folder / name)
@@ -100,6 +103,7 @@ class Staging:
             self.lock.unlink(missing_ok=True)
         if os.name != "nt":
             os.close(self._handle)
+        self._handle = None
 
     @property
     def _payload(self) -> str:
@@ -118,7 +122,12 @@ def staging(folder: Path) -> Iterator[Staging]:
     try:
         yield stage
     finally:
-        stage.close()
+        try:
+            stage.close()
+        except BaseException:  # Ctrl-C just then
+            with suppress(OSError):
+                stage.close()
+            raise
 
 
 @contextmanager
@@ -137,6 +146,8 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Clears what dead processes left in a folder, and brings back what they had put aside."""
     try:
+        if self._handle is None:
+            return
         names = [name for name in os.listdir(folder) if name.startswith(PREFIX)]
     except OSError:
         return
