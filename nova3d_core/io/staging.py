@@ -146,8 +146,6 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Clears what dead processes left in a folder, and brings back what they had put aside."""
     try:
-        if self._handle is None:
-            return
         names = [name for name in os.listdir(folder) if name.startswith(PREFIX)]
     except OSError:
         return
