@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,14 @@ class Trained:
     """How far the run had come."""
 
 
-def refuse_export(path: Path, dtype: str, overwrite: bool) -> None:
+def refuse_export(
+    path: Path, dtype: str, overwrite: bool, inputs: Collection[Path | None] = ()
+) -> None:
     """Raises InputError if the file cannot be written, before long work."""
     check_choice("--dtype", dtype, FORMATS)
     if path.suffix != ".safetensors":
         raise InputError(f"{path} must end in .safetensors to be saved as a model.")
-    refuse_file(path, overwrite)
+    refuse_file(path, overwrite, inputs)
 
 
 def trained_in(output: Path | str, average: bool = True, progress: Progress = SILENT) -> Trained:
