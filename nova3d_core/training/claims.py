@@ -29,22 +29,9 @@ def claim(folder: Path, identity: dict[str, Any], overwrite: bool) -> None:
         InputError: it is another set's, or holds something else, or cannot be written.
     """
     settings, identity = folder / SETTINGS, as_json({"generator": GENERATOR, **identity})
-    refuse_unusable_name(settings)
-    remove_leftovers(folder)
-    if folder.is_file():
-        raise InputError(f"{folder} is a file.", "Name a folder.")
-    held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    earlier = _settings_of(settings) if SETTINGS in held else None
-    if earlier is not None and earlier.get("generator") != GENERATOR:
-        earlier = None  # damaged, or another program's
-    _refuse_folders_in_place(folder)
-    refuse_unwritable(settings)
+    earlier = earlier_settings(folder)
     if earlier == identity:
         return
-    if earlier is None and any(not name.startswith(".") for name in held):
-        raise InputError(
-            f"{folder} is not empty and holds no set of training objects.", "Choose another folder."
-        )
     if earlier is not None and not overwrite:
         raise InputError(
             f"{folder} holds a set with other settings: {_differences(earlier, identity)}.",
@@ -55,16 +42,35 @@ def claim(folder: Path, identity: dict[str, Any], overwrite: bool) -> None:
     write_json(settings, identity)
 
 
+def earlier_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the set in a folder, None if there is nothing; asked before long work.
+
+    Raises:
+        InputError: the folder holds something else, or a set cannot be written there.
+    """
+    settings = folder / SETTINGS
+    refuse_unusable_name(settings)
+    remove_leftovers(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file.", "Name a folder.")
+    held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    earlier = _settings_of(settings) if SETTINGS in held else None
+    if earlier is not None and earlier.get("generator") != GENERATOR:
+        earlier = None  # damaged, or another program's
+    if earlier is None and any(not name.startswith(".") for name in held):
+        raise InputError(
+            f"{folder} is not empty and holds no set of training objects.", "Choose another folder."
+        )
+    for path in (settings, *shards_in(folder)):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder.", "Move it away, or choose another folder.")
+    refuse_unwritable(settings)
+    return earlier
+
+
 def shards_in(folder: Path) -> list[Path]:
     """The files and folders that have the name of a shard of a set."""
     return sorted(path for path in folder.glob("shard-*.tar") if _SHARD.fullmatch(path.name))
-
-
-def _refuse_folders_in_place(folder: Path) -> None:
-    """Raises InputError if a folder lies where a file of the set is to be."""
-    for path in (folder / SETTINGS, *shards_in(folder)):
-        if path.is_dir():
-            raise InputError(f"{path} is a folder.", "Move it away, or choose another folder.")
 
 
 def settings_in(folder: Path) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +26,7 @@ T = TypeVar("T")
 Runner = Callable[[Callable[[Any], T], Sequence[Any]], Iterator[T]]
 """Called with a function and its tasks: yields the answers in the order of the tasks."""
 STAGE = "rendering objects"
+_PR_SET_PDEATHSIG = 1
 AHEAD = 3
 """Tasks handed out to each worker at a time: none waits, and little is held in memory."""
 
@@ -54,18 +57,29 @@ def start_worker() -> None:
     """Makes a fresh process a worker: one thread; Ctrl-C is its parent's business, whose death it
     follows."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _follow_parent()
     import torch
 
     torch.set_num_threads(1)
 
 
-def _die_with_parent() -> None:
-    """Waits for the parent's end, however it comes about, and ends this process then."""
+def _follow_parent() -> None:
+    """Ends this process when its parent ends, however that comes about.
+
+    On Linux the kernel does it, also while a library holds Python's lock; elsewhere a thread.
+    """
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent is None:
+        return
+    if sys.platform.startswith("linux"):
+        kill = ctypes.c_ulong(signal.SIGKILL)
+        ctypes.CDLL(None).prctl(ctypes.c_int(_PR_SET_PDEATHSIG), kill)
+
+    def wait() -> None:  # it may have died before; a dead one's sentinel is ready at once
         connection.wait([parent.sentinel])
         os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import random
@@ -199,6 +200,8 @@ def _run_in_child(
     os.dup2(log, 1)
     os.dup2(log, 2)
     torch.set_num_threads(1)
+    # processes that it starts import what those of `python -m nova3d_core` do, not this file
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("nova3d_core.__main__")
     seen, watched, busy = 0, str(work), False
 
     def event() -> None:
