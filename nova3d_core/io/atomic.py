@@ -81,6 +81,7 @@ def new_files(
             if each.is_dir():
                 raise InputError(f"{each} is a folder.", "Name a file.")
             refuse_existing(each, overwrite)
+            refuse_link(folder / name)
         with _parents_of(folder / names[-1]), staging(folder) as stage:
             entries = [stage.entry(folder / name) for name in names]
             yield tuple(entry.part for entry in entries)
@@ -191,6 +192,12 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
         raise _exists(path)
 
 
+def refuse_link(path: Path) -> None:
+    """Raises InputError if a path is a link: what it leads to is not to be guessed."""
+    if path.is_symlink():
+        raise InputError(f"{path} is a link.", "Choose another name, or remove the link.")
+
+
 def refuse_file(path: Path, overwrite: bool, inputs: Collection[Path | None] = ()) -> None:
     """Raises InputError unless a command may write this file; asked before long work.
 
@@ -206,7 +213,7 @@ def refuse_file(path: Path, overwrite: bool, inputs: Collection[Path | None] = (
             raise InputError(f"{path} is a folder.", "Name a file.")
         refuse_existing(path, overwrite)
         refuse_input(path, inputs)
-        refuse_foreign_file(path)
+        refuse_foreign_file(path.resolve())
         refuse_unwritable(path)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError, StageError
 from ..mesh import Mesh
-from .atomic import new_file, new_files, refuse_file
+from .atomic import new_file, new_files, refuse_file, refuse_link
 from .ownership import GENERATOR, refuse_foreign_file
 from .srgb import linear_from_srgb
 
@@ -53,7 +53,7 @@ def write_mesh(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
     if suffix == ".ply":
         with new_file(path, overwrite) as part:
             part.write_bytes(_ply_bytes(mesh))
-            refuse_foreign_file(path)
+            refuse_foreign_file(path.resolve())
         return path
     raise _not_writable(path)
 
@@ -71,7 +71,9 @@ def refuse_mesh_path(path: Path, overwrite: bool, inputs: Collection[Path | None
     refuse_file(path, overwrite, inputs)
     if path.suffix.lower() == ".obj":
         for suffix in (".mtl", ".png"):
-            refuse_file(path.resolve().with_suffix(suffix), overwrite, inputs)
+            other = path.resolve().with_suffix(suffix)
+            refuse_link(other)
+            refuse_file(other, overwrite, inputs)
 
 
 def _not_writable(path: Path) -> InputError:
@@ -89,7 +91,7 @@ def write_glb(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
         raise InputError(f"{path} is to be a GLB file.", "Give it a name that ends in .glb.")
     with new_file(path, overwrite) as part:
         part.write_bytes(mesh_to_glb_bytes(mesh))
-        refuse_foreign_file(path)
+        refuse_foreign_file(path.resolve())
     return path
 
 

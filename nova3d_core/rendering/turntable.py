@@ -68,7 +68,7 @@ def write_turntable(frames: Tensor, path: Path | str, overwrite: bool = False) -
     content = _encoded(frames, path.suffix.lower()[1:])
     with new_file(path, overwrite) as part:
         part.write_bytes(content)
-        refuse_foreign_file(path)
+        refuse_foreign_file(path.resolve())
     return path
 
 

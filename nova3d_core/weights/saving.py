@@ -77,7 +77,7 @@ def save_nova3d(
             for entry in progress.track(entries, STAGE, len(entries)):
                 flat = entry.make().detach().cpu().contiguous().flatten()
                 stream.write(memoryview(flat.view(torch.uint8).numpy()))
-        refuse_foreign_file(path)
+        refuse_foreign_file(path.resolve())
 
 
 def _said(model: MultiviewModel, note: str) -> dict[str, Any]:

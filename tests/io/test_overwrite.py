@@ -16,6 +16,7 @@ from nova3d_core.errors import InputError
 from nova3d_core.io import renames
 from nova3d_core.io.atomic import new_file, new_files, new_folder, refuse_file, refuse_folder
 from nova3d_core.io.mesh_writers import refuse_mesh_path, write_mesh
+from nova3d_core.io.meshes import read_mesh
 from nova3d_core.io.ownership import MANIFEST
 from nova3d_core.io.transforms_json import FOLDER_CONTENT, write_views
 from nova3d_core.mesh import Mesh
@@ -183,6 +184,31 @@ def test_an_obj_whose_texture_was_lost_on_the_way_is_no_success(tmp_path, textur
     with pytest.raises(Exception, match="would have lacked"):
         write_mesh(textured, tmp_path / "toy.obj")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("ending", [".mtl", ".png"])
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_beside_an_obj_is_not_followed_nor_replaced(tmp_path, textured, ending, dangling):
+    (tmp_path / f"toy{ending}").symlink_to(tmp_path / "photograph")
+    if not dangling:
+        (tmp_path / "photograph").write_text("mine")
+    before = sorted(os.listdir(tmp_path)), state(tmp_path)
+    for check in (
+        lambda: refuse_mesh_path(tmp_path / "toy.obj", True),
+        lambda: write_mesh(textured, tmp_path / "toy.obj", overwrite=True),
+    ):
+        with pytest.raises(InputError, match="is a link"):
+            check()
+    assert (sorted(os.listdir(tmp_path)), state(tmp_path)) == before
+
+
+def test_an_obj_that_is_a_link_is_written_with_its_files_where_the_link_leads(tmp_path, textured):
+    (tmp_path / "big_disk").mkdir()
+    (tmp_path / "toy.obj").symlink_to(tmp_path / "big_disk" / "real.obj")
+    refuse_mesh_path(tmp_path / "toy.obj", False)
+    write_mesh(textured, tmp_path / "toy.obj")
+    assert sorted(os.listdir(tmp_path / "big_disk")) == ["real.mtl", "real.obj", "real.png"]
+    assert read_mesh(tmp_path / "big_disk" / "real.obj").texture is not None
 
 
 def spellings(folder: Path) -> list[Path]:

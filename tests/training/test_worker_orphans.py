@@ -33,12 +33,18 @@ def busy(seconds: float) -> float:
     return seconds
 
 
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def living(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Which of them still run after the time that they have; dead ones may wait to be reaped."""
     deadline = time.monotonic() + ORPHAN_S
     while True:
-        found = [each for each in processes if each.is_running()]
-        found = [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
+        found = [each for each in processes if runs(each)]
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.02)
