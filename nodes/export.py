@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.v0_0_2 import io
 
 from .compat import CATEGORY, advanced, has_files, mesh_or_file, schema
-from .folders import Place, check_prefix, output_place, problem_with
+from .folders import Place, check_prefix, output_place, problem_with, write_new
 from .runtime import Work, working
 from .sockets import SURFACE, VIEWS
 
@@ -92,10 +92,13 @@ class ExportMesh(io.ComfyNode):
         cls, format, filename_prefix, target_faces, texture_size,
         mesh=None, surface=None, views=None,
     ) -> io.NodeOutput:  # fmt: skip
+        from ..nova3d_core.io.meshes import refuse_mesh_path
         from .adapters import file_from
 
         with working() as work:
             check_prefix(filename_prefix)  # one that comes through a link, before long work
+            place = output_place(filename_prefix)
+            refuse_mesh_path(place.folder / f"{place.stem}.{format}", overwrite=False)
             meshes = _meshes(work, mesh, surface, views, target_faces, texture_size)
             extras = _workflow(cls.hidden)
             written = [_write(each, format, filename_prefix, extras) for each in meshes]
@@ -136,15 +139,17 @@ def _write(
     from ..nova3d_core.io.atomic import new_file
     from ..nova3d_core.io.meshes import mesh_to_glb_bytes, write_mesh
 
-    place = output_place(prefix)
     glb = mesh_to_glb_bytes(mesh, extras)
-    path = place.folder / f"{place.stem}.{file_format}"
-    if file_format == "glb":
-        with new_file(path) as beside:
-            beside.write_bytes(glb)
-    else:
-        write_mesh(mesh, path)
-    return place, glb
+
+    def write(place: Place) -> None:
+        path = place.folder / f"{place.stem}.{file_format}"
+        if file_format == "glb":
+            with new_file(path) as part:
+                part.write_bytes(glb)
+        else:
+            write_mesh(mesh, path)
+
+    return write_new(prefix, write), glb
 
 
 def _workflow(hidden: Any) -> dict[str, str]:

@@ -140,6 +140,11 @@ class Place:
     stem: str
     """The user's prefix with a number that is not taken."""
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether a file or folder has this name by now."""
+        return self.stem in {name.split(".")[0] for name in os.listdir(self.folder)}
+
     def relative(self, ending: str = "") -> str:
         """The path of a file or folder here, relative to the output folder."""
         return (PurePosixPath(self.subfolder) / f"{self.stem}{ending}").as_posix()
@@ -156,6 +161,26 @@ class Place:
         """The same for a file in a folder that has this name."""
         subfolder = (PurePosixPath(self.subfolder) / self.stem / folder).as_posix()
         return {"filename": name, "subfolder": subfolder, "type": "output"}
+
+
+def write_new(prefix: str, write: Callable[[Place], object]) -> Place:
+    """Writes under a new name in the output folder; another one if somebody takes it meanwhile.
+
+    Args:
+        prefix: see `output_place`.
+        write: writes to a place; fails with an ExistsError if that is taken.
+    """
+    from ..nova3d_core.io.atomic import ExistsError
+
+    while True:
+        place = output_place(prefix)
+        try:
+            write(place)
+        except ExistsError:
+            if not place.is_taken:
+                raise
+        else:
+            return place
 
 
 def output_place(prefix: str) -> Place:

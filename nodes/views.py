@@ -8,11 +8,11 @@ from ..nova3d_core.conventions import NORMAL_FRAMES
 from .compat import CATEGORY, advanced, mesh_or_file, model_info_inputs, schema
 from .folders import (
     check_prefix,
-    output_place,
     problem_with,
     state_of,
     view_folders,
     views_path,
+    write_new,
 )
 from .runtime import explained, working
 from .sockets import CAMERAS, VIEWS, Parcel
@@ -195,8 +195,12 @@ class SaveViews(io.ComfyNode):
         from ..nova3d_core.io.transforms_json import write_views
 
         with working() as work:
-            place = output_place(filename_prefix)
-            write_views(views.bundle, place.folder / place.stem, progress=work.progress)
+            place = write_new(
+                filename_prefix,
+                lambda place: write_views(
+                    views.bundle, place.folder / place.stem, progress=work.progress
+                ),
+            )
             names = sorted(path.name for path in (place.folder / place.stem / "images").iterdir())
             shown = [place.inside("images", name) for name in names]
             return io.NodeOutput(place.relative(), ui={"images": shown})

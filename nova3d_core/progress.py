@@ -41,6 +41,11 @@ class Progress:
         self._report = report
         self._is_cancelled = is_cancelled
 
+    def also_cancelled_by(self, is_cancelled: Callable[[], bool]) -> Progress:
+        """A progress that reports to the same place and is cancelled by either."""
+        own = self._is_cancelled
+        return Progress(self._report, lambda: is_cancelled() or (own is not None and own()))
+
     def check(self, stage: str) -> None:
         """Raises `Cancelled` if the user asked to stop."""
         if self._is_cancelled is not None and self._is_cancelled():

@@ -48,7 +48,8 @@ class Ablate:
         from ..io.meshes import read_mesh
         from ..io.transforms_json import read_views
 
-        refuse_folder(self.output, self.overwrite, ABLATION_FILES)
+        inputs = (self.views, self.reference)
+        refuse_folder(self.output, self.overwrite, ABLATION_FILES, inputs)
         configs = ablation_configs(self.fuse, self.variants)
         views, reference = read_views(self.views, progress), read_mesh(self.reference)
         found = ablate(views, reference, configs, self.evaluate, progress)

@@ -45,6 +45,9 @@ class Demo:
 
     def run(self, progress: Progress) -> None:
         """The folder appears when all of it is done."""
+        from ..io.atomic import refuse_folder
+
+        refuse_folder(self.output, True, DEMO_FILES)
         has_picture = is_shipped() and PICTURE.is_dir()
         if self.start == "picture" or (self.start == "auto" and has_picture):
             self._from_picture(progress)

@@ -48,7 +48,8 @@ class Evaluate:
         from ..io.meshes import read_mesh
 
         if self.output is not None:
-            refuse_folder(self.output, self.overwrite, REPORT_FILES)
+            inputs = (self.mesh, self.reference)
+            refuse_folder(self.output, self.overwrite, REPORT_FILES, inputs)
         mesh = read_mesh(self.mesh, self.up_axis)
         reference = read_mesh(self.reference)
         sheet = None

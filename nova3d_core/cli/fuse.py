@@ -48,9 +48,10 @@ class Fuse:
         from ..pipeline import fuse_views
         from ..settings import read_settings
 
-        refuse_mesh_path(self.output, self.overwrite)
+        inputs = (self.views, self.settings)
+        refuse_mesh_path(self.output, self.overwrite, inputs)
         if self.details is not None:
-            refuse_folder(self.details, self.overwrite, DETAIL_FILES)
+            refuse_folder(self.details, self.overwrite, DETAIL_FILES, inputs)
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
         fused = fuse_views(read_views(self.views, progress), config, progress, self.device)
         if self.details is not None:

@@ -25,7 +25,7 @@ class Generate(Painting):
         from ..io.atomic import refuse_folder
         from ..io.transforms_json import FOLDER_CONTENT, write_views
 
-        refuse_folder(self.output, self.overwrite, FOLDER_CONTENT)
+        refuse_folder(self.output, self.overwrite, FOLDER_CONTENT, self.inputs)
         painted = self.paint(progress)
         write_views(painted.sample.views, self.output, self.overwrite, progress)
         self._say(painted)

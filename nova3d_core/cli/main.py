@@ -1,6 +1,7 @@
 """The command line: chooses a command, runs it, turns errors into one clear line and an exit code.
 
-Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by
+SIGHUP.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated
 
 from ..errors import Cancelled, InputError, MissingDependencyError, Nova3DError
 from .console import Bars, complain, log_to_stderr
+from .signals import EndingSignals
 
 PROGRAM = "python -m nova3d_core"
 
@@ -23,14 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # threads that wait by sleeping: on a busy machine spinning ones slow each other tenfold
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     log_to_stderr()
-    bars = Bars()
+    bars, signals = Bars(), EndingSignals()
     try:
-        command = _parsed(sys.argv[1:] if arguments is None else list(arguments))
-        command.run(bars.progress)
+        with signals.handled():
+            command = _parsed(sys.argv[1:] if arguments is None else list(arguments))
+            command.run(bars.progress.also_cancelled_by(signals.is_received))
     except KeyboardInterrupt:
         bars.close()
         complain("stopped: nothing half-written was left.")
-        return 130
+        return signals.exit_code()
     except Nova3DError as error:
         bars.close()
         complain(f"error: {error}")

@@ -82,6 +82,11 @@ class Painting:
     json: bool = False
     """Say the result as JSON."""
 
+    @property
+    def inputs(self) -> tuple[Path | None, ...]:
+        """The files that are read, which no output may replace."""
+        return (self.image, self.mask, self.model)
+
     def paint(self, progress: Progress) -> Painted:
         """Reads the picture, loads the model, samples."""
         import time

@@ -47,9 +47,9 @@ class Render:
         from ..rendering.turntable import refuse_turntable_path, turntable, write_turntable
         from ..rendering.views import render_views
 
-        refuse_folder(self.output, self.overwrite, FOLDER_CONTENT)
+        refuse_folder(self.output, self.overwrite, FOLDER_CONTENT, (self.mesh,))
         if self.turntable is not None:
-            refuse_turntable_path(self.turntable, self.overwrite)
+            refuse_turntable_path(self.turntable, self.overwrite, (self.mesh,))
         mesh = read_mesh(self.mesh, self.up_axis)
         mesh = mesh.normalised() if self.normalise else mesh
         views = render_views(mesh, orbit_cameras(self.rig), self.render, progress).views

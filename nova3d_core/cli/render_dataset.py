@@ -13,6 +13,8 @@ from ..progress import Progress
 from ..training.data_config import DatasetConfig, PrecomputeConfig
 from .console import say, say_json
 
+LATENTS = "latents"
+
 
 @dataclass(frozen=True)
 class RenderDataset:
@@ -46,6 +48,7 @@ class RenderDataset:
         """Renders what is missing."""
         from dataclasses import asdict
 
+        from ..training.claims import earlier_settings
         from ..training.render_dataset import SKIPPED, render_dataset
         from ..training.sources import Procedural, read_mesh_list
 
@@ -60,6 +63,8 @@ class RenderDataset:
             raise InputError(f"--procedural is {self.procedural}, expected at least 1.")
         else:
             source = Procedural(self.procedural)
+        if self.latents_of is not None:
+            earlier_settings(self.output / LATENTS)
         done = render_dataset(
             source, self.output, self.dataset, self.workers, self.ray, self.overwrite, progress
         )
@@ -84,6 +89,6 @@ class RenderDataset:
         from ..training.precompute import encoders_of, precompute
 
         encoders = encoders_of(self.latents_of, self.device, progress)
-        folder = self.output / "latents"
+        folder = self.output / LATENTS
         precompute(self.output, folder, encoders, self.precompute, self.overwrite, progress)
         return folder

@@ -38,9 +38,10 @@ class Run(Painting):
         from ..pipeline import fuse_views
         from ..settings import read_settings
 
-        refuse_mesh_path(self.output, self.overwrite)
+        inputs = (*self.inputs, self.settings)
+        refuse_mesh_path(self.output, self.overwrite, inputs)
         if self.views is not None:
-            refuse_folder(self.views, self.overwrite, FOLDER_CONTENT)
+            refuse_folder(self.views, self.overwrite, FOLDER_CONTENT, inputs)
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
         painted = self.paint(progress)
         fused = fuse_views(painted.sample.views, config, progress, self.device)

@@ -63,9 +63,10 @@ class Train:
         from ..training.export import export_run, refuse_export
         from ..training.runs import train
 
-        if self.export is not None:
-            refuse_export(self.export, self.dtype, self.overwrite)
         config = self._config()
+        if self.export is not None:
+            inputs = (None if config.start is None else Path(config.start),)
+            refuse_export(self.export, self.dtype, self.overwrite, inputs)
         outcome = train(
             config,
             self.output,

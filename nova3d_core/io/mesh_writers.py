@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+import io
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, StageError
 from ..mesh import ZERO_ORIGIN, Mesh
-from .atomic import new_file, refuse_existing, refuse_unwritable
+from .atomic import new_file, new_files, refuse_file, refuse_link
+from .ownership import GENERATOR, refuse_foreign_file
 from .srgb import linear_from_srgb
 
 if TYPE_CHECKING:
     import trimesh
     from PIL.Image import Image
 
-GENERATOR = "NOVA3D for ComfyUI"
 WRITABLE = (".glb", ".obj", ".ply")
 """Endings that `write_mesh` knows."""
 
@@ -36,7 +36,7 @@ def write_mesh(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
         mesh: .glb and .obj carry its texture; .ply has vertex colours alone, taken from the
             texture where there is one.
         path: a .glb, .obj or .ply file; an OBJ gets its .mtl and .png, of the same name, beside it.
-        overwrite: replace files that are there already.
+        overwrite: replace files that an earlier run wrote; others never are.
 
     Returns:
         The path.
@@ -51,20 +51,29 @@ def write_mesh(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
     if suffix == ".obj":
         return _write_obj(mesh, path, overwrite)
     if suffix == ".ply":
-        with new_file(path, overwrite) as beside:
-            beside.write_bytes(_ply_bytes(mesh))
+        with new_file(path, overwrite) as part:
+            part.write_bytes(_ply_bytes(mesh))
+            refuse_foreign_file(path.resolve())
         return path
     raise _not_writable(path)
 
 
-def refuse_mesh_path(path: Path, overwrite: bool) -> None:
-    """Raises InputError unless `write_mesh` may write there; asked before long work."""
+def refuse_mesh_path(path: Path, overwrite: bool, inputs: Collection[Path | None] = ()) -> None:
+    """Raises InputError unless `write_mesh` may write there; asked before long work.
+
+    Args:
+        path: the mesh; of an OBJ, its .mtl and .png are checked too.
+        overwrite: whether files of an earlier run may be replaced.
+        inputs: files and folders that are read meanwhile, and never replaced.
+    """
     if path.suffix.lower() not in WRITABLE:
         raise _not_writable(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder.", "Name a file.")
-    refuse_existing(path, overwrite)
-    refuse_unwritable(path)
+    refuse_file(path, overwrite, inputs)
+    if path.suffix.lower() == ".obj":
+        for suffix in (".mtl", ".png"):
+            other = path.resolve().with_suffix(suffix)
+            refuse_link(other)
+            refuse_file(other, overwrite, inputs)
 
 
 def _not_writable(path: Path) -> InputError:
@@ -80,8 +89,9 @@ def write_glb(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".glb":
         raise InputError(f"{path} is to be a GLB file.", "Give it a name that ends in .glb.")
-    with new_file(path, overwrite) as beside:
-        beside.write_bytes(mesh_to_glb_bytes(mesh))
+    with new_file(path, overwrite) as part:
+        part.write_bytes(mesh_to_glb_bytes(mesh))
+        refuse_foreign_file(path.resolve())
     return path
 
 
@@ -156,35 +166,58 @@ def _view_of(header: dict[str, Any], accessor: int) -> dict[str, Any]:
 
 
 def _write_obj(mesh: Mesh, path: Path, overwrite: bool) -> Path:
-    """Writes an OBJ and the files it names; the OBJ itself appears last, when they stand."""
+    """Writes an OBJ, its MTL and its image: all of them or none; the OBJ appears last."""
     from trimesh.exchange.obj import export_obj
     from trimesh.visual import TextureVisuals
     from trimesh.visual.material import SimpleMaterial
 
     if mesh.normals is not None:
         mesh = _with_proper_normals(mesh)
+    target = path.resolve()
     visual = None
     if mesh.texture is not None:
         white, black = [255, 255, 255, 255], [0, 0, 0, 255]
         material = SimpleMaterial(
             _as_picture(mesh.texture), diffuse=white, ambient=black, specular=black
         )
-        material.name = path.stem
+        material.name = target.stem
         visual = TextureVisuals(uv=_bottom_up(mesh.uv), material=material)
-    with ExitStack() as files:  # closed in reverse: the OBJ, opened first, is put in place last
-        place = files.enter_context(new_file(path, overwrite))
-        text, others = export_obj(
-            _as_trimesh(mesh, visual, _world_vertices(mesh)),
-            include_normals=mesh.normals is not None,
-            return_texture=True,
-            mtl_name=path.with_suffix(".mtl").name,
-            header=GENERATOR,
-            digits=9,
-        )
-        place.write_bytes(text.encode())
-        for name, content in others.items():
-            files.enter_context(new_file(path.with_name(name), overwrite)).write_bytes(content)
+    text, others = export_obj(
+        _as_trimesh(mesh, visual, _world_vertices(mesh)),
+        include_normals=mesh.normals is not None,
+        return_texture=True,
+        mtl_name=target.with_suffix(".mtl").name,
+        header=GENERATOR,
+        digits=9,
+    )
+    # trimesh drops whatever fails to convert, a Ctrl-C included, and goes on
+    complete = mesh.normals is None or "\nvn " in text
+    if mesh.texture is not None:
+        complete = complete and "\nvt " in text and len(others) == 2
+    if not complete:
+        raise StageError("writing", f"{path} would have lacked normals or texture: not written.")
+    contents = {name: _marked(name, content) for name, content in others.items()}
+    contents[target.name] = text.encode()
+    with new_files(target.parent, tuple(contents), overwrite, shown=path) as parts:
+        for name, part in zip(contents, parts, strict=True):
+            part.write_bytes(contents[name])
+            refuse_foreign_file(target.with_name(name))
     return path
+
+
+def _marked(name: str, content: bytes) -> bytes:
+    """A PNG image that names its generator; an MTL file does so already."""
+    if name.endswith(".mtl"):
+        return content
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    about = PngInfo()
+    about.add_text("Software", GENERATOR)
+    marked = io.BytesIO()
+    with Image.open(io.BytesIO(content)) as image:
+        image.save(marked, "PNG", pnginfo=about)
+    return marked.getvalue()
 
 
 def _ply_bytes(mesh: Mesh) -> bytes:
@@ -199,6 +232,7 @@ def _ply_bytes(mesh: Mesh) -> bytes:
     content = export_ply(
         _as_trimesh(mesh), vertex_normal=mesh.normals is not None, include_attributes=False
     )
+    content = content.replace(b"\ncomment ", f"\ncomment {GENERATOR}\ncomment ".encode(), 1)
     return content if mesh.origin == ZERO_ORIGIN else _with_double_positions(content, mesh)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..io.staging import scratch_folder
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from .box_atlas import box_atlas
@@ -136,9 +139,10 @@ def _xatlas(
         raise _NoAnswer("the package 'xatlas' is not installed")
     if not sys.executable:
         raise _NoAnswer("xatlas needs a Python that can be started, and this one has no path")
-    with tempfile.TemporaryDirectory(prefix="nova3d-", ignore_cleanup_errors=True) as folder:
-        source, target = Path(folder, "in.npz"), Path(folder, "out.npz")
+    with ExitStack() as stack:
         try:
+            folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir())))
+            source, target = folder / "in.npz", folder / "out.npz"
             np.savez(
                 source,
                 vertices=mesh.vertices.float().cpu().numpy(),
@@ -165,8 +169,8 @@ def _run_worker(source: Path, target: Path, time_limit_s: float, progress: Progr
     log = target.with_name("log.txt")
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, str(WORKER), str(source), str(target)],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, str(WORKER), str(source), str(target), str(os.getpid())],
+            stdin=subprocess.PIPE,  # closed by our death, which the worker follows
             stdout=subprocess.DEVNULL,
             stderr=errors,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
@@ -181,9 +185,18 @@ def _run_worker(source: Path, target: Path, time_limit_s: float, progress: Progr
                 except subprocess.TimeoutExpired:
                     continue
         finally:
-            process.kill()
-            process.wait()
+            _end(process)
     if process.returncode != 0:
         lines = log.read_text(errors="replace").strip().splitlines()
         last = lines[-1] if lines else "no message"
         raise _NoAnswer(f"xatlas failed with code {process.returncode}: {last}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a worker, if it still runs, with the process that it may have started for the work."""
+    process.stdin.close()
+    if not sys.platform.startswith("linux"):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
+    process.kill()
+    process.wait()

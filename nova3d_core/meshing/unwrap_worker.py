@@ -1,8 +1,12 @@
-"""Runs xatlas in a process of its own: `python unwrap_worker.py IN.npz OUT.npz`.
+"""Runs xatlas in a process of its own: `python unwrap_worker.py IN.npz OUT.npz PARENT_PID`.
 
 xatlas can neither be interrupted nor given a time limit, so `unwrap.py` starts this file and may
 kill it. It is run by its path and imports nothing of the package, whose name differs inside
 ComfyUI and which would bring torch along; the one sibling it needs is loaded by path as well.
+
+It dies with its parent, however that dies. xatlas holds Python's lock while it works, so no thread
+of this process could see to that: on Linux the kernel does; elsewhere a second process does the
+work, and this one watches its stdin, which the parent's death closes, and kills it then.
 
 IN:  vertices (N, 3) float32, faces (F, 3) int64, texture_px, padding_px, faces_per_part,
      time_limit_s.
@@ -12,9 +16,14 @@ OUT: uv (F, 3, 2) float32 per corner, origin top left; chart (F,) int64, -1 for 
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import math
+import os
+import signal
+import subprocess
 import sys
+import threading
 from importlib import util
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +34,7 @@ import xatlas
 SIDE = 100.0
 """Units along the longest side: xatlas drops faces below a fixed area of about 1e-7."""
 DEEPEST_OVERLAP_PX = 0.1
+_PR_SET_PDEATHSIG = 1
 PACKINGS = 6
 """The side that a packing needs is known only afterwards: so many densities are tried."""
 AIM = 0.985
@@ -253,6 +263,26 @@ def next_density(tried: list[tuple[float, float]], aim: float) -> float:
     return min(max(wanted, 0.3 * d1), 1.2 * d1)
 
 
+def die_with(parent: int) -> None:
+    """Has the kernel kill this process when the thread that started it ends (Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL))
+    if os.getppid() != parent:  # it died before
+        os._exit(1)
+
+
+def work_in_child(words: list[str]) -> int:
+    """Runs this file again to do the work and kills that process when stdin ends; its exit code."""
+    child = subprocess.Popen([sys.executable, __file__, *words], stdin=subprocess.DEVNULL)
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        child.kill()
+
+    threading.Thread(target=watch, daemon=True).start()
+    return child.wait()
+
+
 def main(source: str, target: str) -> int:
     with np.load(source) as data:
         settings = {name: data[name] for name in data.files}
@@ -272,8 +302,17 @@ def main(source: str, target: str) -> int:
     return 0
 
 
+def start(words: list[str]) -> int:
+    """Runs `main` on the first two words, tied to the parent whose process id is the third."""
+    if len(words) == 3 and not sys.platform.startswith("linux"):
+        return work_in_child(words[:2])
+    if len(words) == 3:
+        die_with(int(words[2]))
+    return main(*words[:2])
+
+
 if __name__ == "__main__":
     try:
-        sys.exit(main(*sys.argv[1:]))
+        sys.exit(start(sys.argv[1:]))
     except NoAtlas as reason:
         sys.exit(str(reason))

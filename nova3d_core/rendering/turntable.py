@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from torch import Tensor
 from ..cameras import orbit_cameras
 from ..conventions import encode_normals
 from ..errors import InputError
-from ..io.atomic import new_file, refuse_existing, refuse_unwritable
+from ..io.atomic import new_file, refuse_file
+from ..io.ownership import GENERATOR, refuse_foreign_file
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from ..rigs import RigConfig
@@ -20,6 +22,8 @@ from .config import RenderConfig
 from .views import render_views
 
 SECONDS_PER_TURN = 4.0
+_SOFTWARE_TAG = 0x0131
+"""Exif's."""
 
 
 def turntable(
@@ -44,12 +48,13 @@ def turntable(
     return torch.cat([views.colour, normals * covered + (1.0 - covered)], dim=2)
 
 
-def refuse_turntable_path(path: Path, overwrite: bool) -> None:
+def refuse_turntable_path(
+    path: Path, overwrite: bool, inputs: Collection[Path | None] = ()
+) -> None:
     """Raises InputError unless `write_turntable` may write there; asked before long work."""
     if path.suffix.lower() not in (".webp", ".gif"):
         raise InputError(f"{path} is no animation that can be written.", "Use .webp or .gif.")
-    refuse_existing(path, overwrite)
-    refuse_unwritable(path)
+    refuse_file(path, overwrite, inputs)
 
 
 def write_turntable(frames: Tensor, path: Path | str, overwrite: bool = False) -> Path:
@@ -61,8 +66,9 @@ def write_turntable(frames: Tensor, path: Path | str, overwrite: bool = False) -
     path = Path(path)
     refuse_turntable_path(path, overwrite)
     content = _encoded(frames, path.suffix.lower()[1:])
-    with new_file(path, overwrite) as beside:
-        beside.write_bytes(content)
+    with new_file(path, overwrite) as part:
+        part.write_bytes(content)
+        refuse_foreign_file(path.resolve())
     return path
 
 
@@ -74,6 +80,11 @@ def _encoded(frames: Tensor, kind: str) -> bytes:
         for frame in frames
     ]
     buffer = io.BytesIO()
+    about: dict[str, Any] = {"comment": GENERATOR}
+    if kind == "webp":
+        exif = Image.Exif()
+        exif[_SOFTWARE_TAG] = GENERATOR
+        about = {"exif": exif}
     pictures[0].save(
         buffer,
         kind,
@@ -82,5 +93,6 @@ def _encoded(frames: Tensor, kind: str) -> bytes:
         duration=round(1000 * SECONDS_PER_TURN / len(pictures)),
         loop=0,
         lossless=True,
+        **about,
     )
     return buffer.getvalue()

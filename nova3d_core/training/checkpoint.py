@@ -131,8 +131,9 @@ def forget_old(output: Path, kept: int) -> None:
     for old in checkpoints_in(output)[:-kept]:
         (old / STATE).unlink()  # from here on it is none
         shutil.rmtree(old, ignore_errors=True)
-    for left in (output / FOLDER).glob(f".{_STEP}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for half in (output / FOLDER).glob(f"{_STEP}*"):
+        if not (half / STATE).exists():  # a killed process had begun to delete it
+            shutil.rmtree(half, ignore_errors=True)
 
 
 def read_state(path: Path) -> State:

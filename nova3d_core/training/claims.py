@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..io.atomic import new_file, refuse_unwritable
+from ..io.atomic import new_file, refuse_unusable_name, refuse_unwritable
+from ..io.ownership import GENERATOR
+from ..io.staging import remove_leftovers
 from .config import flat_settings
 
 SETTINGS = "dataset.json"
+_SHARD = re.compile(r"shard-\d{6,}\.tar")
 
 
 def claim(folder: Path, identity: dict[str, Any], overwrite: bool) -> None:
@@ -24,26 +28,49 @@ def claim(folder: Path, identity: dict[str, Any], overwrite: bool) -> None:
     Raises:
         InputError: it is another set's, or holds something else, or cannot be written.
     """
-    settings, identity = folder / SETTINGS, as_json(identity)
-    if folder.is_file():
-        raise InputError(f"{folder} is a file.", "Name a folder.")
-    held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    earlier = _settings_of(settings) if SETTINGS in held else None
+    settings, identity = folder / SETTINGS, as_json({"generator": GENERATOR, **identity})
+    earlier = earlier_settings(folder)
     if earlier == identity:
         return
-    if earlier is None and any(not name.startswith(".") for name in held):
-        raise InputError(
-            f"{folder} is not empty and holds no set of training objects.", "Choose another folder."
-        )
     if earlier is not None and not overwrite:
         raise InputError(
             f"{folder} holds a set with other settings: {_differences(earlier, identity)}.",
             "Choose another folder, or pass --overwrite to make it anew.",
         )
-    refuse_unwritable(settings)
-    for old in folder.glob("shard-*.tar") if earlier is not None else ():
+    for old in shards_in(folder) if earlier is not None else ():
         old.unlink()
     write_json(settings, identity)
+
+
+def earlier_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the set in a folder, None if there is nothing; asked before long work.
+
+    Raises:
+        InputError: the folder holds something else, or a set cannot be written there.
+    """
+    settings = folder / SETTINGS
+    refuse_unusable_name(settings)
+    remove_leftovers(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file.", "Name a folder.")
+    held = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    earlier = _settings_of(settings) if SETTINGS in held else None
+    if earlier is not None and earlier.get("generator") != GENERATOR:
+        earlier = None  # damaged, or another program's
+    if earlier is None and any(not name.startswith(".") for name in held):
+        raise InputError(
+            f"{folder} is not empty and holds no set of training objects.", "Choose another folder."
+        )
+    for path in (settings, *shards_in(folder)):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder.", "Move it away, or choose another folder.")
+    refuse_unwritable(settings)
+    return earlier
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """The files and folders that have the name of a shard of a set."""
+    return sorted(path for path in folder.glob("shard-*.tar") if _SHARD.fullmatch(path.name))
 
 
 def settings_in(folder: Path) -> dict[str, Any]:
@@ -65,7 +92,8 @@ def write_json(path: Path, value: Any) -> None:
 def _settings_of(path: Path) -> dict[str, Any]:
     """An earlier run's settings; damaged ones are unlike any."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}
 

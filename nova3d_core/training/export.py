@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 
 from ..checks import check_choice
 from ..errors import InputError
-from ..io.atomic import refuse_existing, refuse_unwritable
+from ..io.atomic import refuse_file
 from ..progress import SILENT, Progress
 from ..settings import config_from
 from ..weights.built_in import model_file
@@ -40,11 +41,14 @@ class Trained:
     """How far the run had come."""
 
 
-def refuse_export(path: Path, dtype: str, overwrite: bool) -> None:
+def refuse_export(
+    path: Path, dtype: str, overwrite: bool, inputs: Collection[Path | None] = ()
+) -> None:
     """Raises InputError if the file cannot be written, before long work."""
     check_choice("--dtype", dtype, FORMATS)
-    refuse_existing(path, overwrite)
-    refuse_unwritable(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} must end in .safetensors to be saved as a model.")
+    refuse_file(path, overwrite, inputs)
 
 
 def trained_in(output: Path | str, average: bool = True, progress: Progress = SILENT) -> Trained:

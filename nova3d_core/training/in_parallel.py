@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
+import os
 import signal
 import socket
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import connection
 from typing import Any, TypeVar
 
 from ..errors import InputError, MissingDependencyError, StageError
@@ -21,6 +26,7 @@ T = TypeVar("T")
 Runner = Callable[[Callable[[Any], T], Sequence[Any]], Iterator[T]]
 """Called with a function and its tasks: yields the answers in the order of the tasks."""
 STAGE = "rendering objects"
+_PR_SET_PDEATHSIG = 1
 AHEAD = 3
 """Tasks handed out to each worker at a time: none waits, and little is held in memory."""
 
@@ -48,11 +54,32 @@ def runner(workers: int = 1, ray: str | None = None) -> Iterator[Runner]:
 
 
 def start_worker() -> None:
-    """Makes a fresh process a worker: one thread, and Ctrl-C is its parent's business."""
+    """Makes a fresh process a worker: one thread; Ctrl-C is its parent's business, whose death it
+    follows."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _follow_parent()
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def _follow_parent() -> None:
+    """Ends this process when its parent ends, however that comes about.
+
+    On Linux the kernel does it, also while a library holds Python's lock; elsewhere a thread.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if sys.platform.startswith("linux"):
+        kill = ctypes.c_ulong(signal.SIGKILL)
+        ctypes.CDLL(None).prctl(ctypes.c_int(_PR_SET_PDEATHSIG), kill)
+
+    def wait() -> None:  # it may have died before; a dead one's sentinel is ready at once
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager
@@ -84,7 +111,7 @@ def _in_processes(workers: int) -> Iterator[Runner]:
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
-            child.terminate()
+            child.kill()
             child.join()
         raise
 

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..io.atomic import explained_write_errors, refuse_unwritable
+from ..io.atomic import new_file, refuse_unusable_name, refuse_unwritable
 from ..progress import SILENT, Progress
 from ..settings import settings_text
 from .attention import choose_attention
-from .checkpoint import Place, State, checkpoints_in, load_checkpoint, read_state
+from .checkpoint import FOLDER, Place, State, checkpoints_in, load_checkpoint, read_state
 from .config import TrainConfig, differences
 from .data_sources import block_of, held_out_objects, source_of
 from .ema import Ema
@@ -77,6 +77,7 @@ def train(
         MissingDependencyError: accelerate or TensorBoard is not installed.
     """
     output = Path(output)
+    refuse_unusable_name(output / FOLDER / "step-00000000")
     refuse_unwritable(output / SETTINGS)
     with Stopping(minutes) as stopping:
         accelerator = make_accelerator(config.optimiser, cpu)
@@ -179,8 +180,8 @@ def _begin(loop: Loop, state: State | None, world: int) -> None:
     )
     if loop.accelerator.is_main_process:
         path = loop.output / SETTINGS
-        with explained_write_errors(path):
-            path.write_text(settings_text(loop.config), encoding="utf-8")
+        with new_file(path, overwrite=True) as part:
+            part.write_text(settings_text(loop.config), encoding="utf-8")
 
 
 def _shown(config: TrainConfig) -> int:

@@ -1,4 +1,4 @@
-"""Ends a run cleanly: Ctrl-C, SIGTERM, a cancel, or its time is up."""
+"""Ends a run cleanly: Ctrl-C, SIGTERM, SIGHUP, a cancel, or its time is up."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ class Stopping:
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._note)
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                ignored = signal.getsignal(number) == signal.SIG_IGN if number else True
+                if not ignored or name != "SIGHUP":
+                    self._old[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

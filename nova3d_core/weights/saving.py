@@ -21,6 +21,7 @@ from ..diffusion.pixel_codec import PixelCodec
 from ..diffusion.small_encoder import SmallEncoder
 from ..errors import InputError
 from ..io.atomic import new_file
+from ..io.ownership import refuse_foreign_file
 from ..progress import SILENT, Progress
 from .layouts import METADATA_KEY, SMALL_ENCODER_PREFIX, UNET_PREFIXES
 from .names import Plan, Shape
@@ -70,11 +71,13 @@ def save_nova3d(
     entries = sorted(_entries(model), key=lambda entry: (-entry.dtype.itemsize, entry.name))
     listed = [(entry.name, entry.dtype, entry.shape) for entry in entries]
     head = safetensors_head(listed, {METADATA_KEY: json.dumps(_said(model, note)), "format": "pt"})
-    with new_file(path, overwrite) as beside, beside.open("wb") as stream:
-        stream.write(head)
-        for entry in progress.track(entries, STAGE, len(entries)):
-            flat = entry.make().detach().cpu().contiguous().flatten()
-            stream.write(memoryview(flat.view(torch.uint8).numpy()))
+    with new_file(path, overwrite) as part:
+        with part.open("wb") as stream:
+            stream.write(head)
+            for entry in progress.track(entries, STAGE, len(entries)):
+                flat = entry.make().detach().cpu().contiguous().flatten()
+                stream.write(memoryview(flat.view(torch.uint8).numpy()))
+        refuse_foreign_file(path.resolve())
 
 
 def _said(model: MultiviewModel, note: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def test_one_picture_becomes_views_and_a_mesh(shipped, capsys, start):
     Demo(output=out, start=start, steps=1, fuse=QUICK, json=True).run(SILENT)
     said = json.loads(capsys.readouterr().out)
     assert said["start"] == "picture" and {"painting", "carving", "demo"} <= set(said["seconds"])
-    assert {path.name for path in out.iterdir()} < set(DEMO_FILES)
+    assert {path.name for path in out.iterdir()} < {".nova3d.json", *DEMO_FILES}
     assert read_views(out / "views").colour.shape == (16, 128, 128, 3)
     assert len(read_mesh(out / "mesh.glb").faces) == said["faces"] > 100
     assert read_image(out / "picture.png").shape[:2] == (80, 80)

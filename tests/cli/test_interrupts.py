@@ -20,8 +20,10 @@ shows 130 for both."""
 SLOW_FUSE = ["--hull.resolution", "200", "--meshing.target-faces", "40000"]
 
 
-def interrupt_at(stage: str, words: list[str]) -> tuple[int, str, list[psutil.Process]]:
-    """Starts a command, interrupts it when `stage` shows on stderr; what it left behind."""
+def interrupt_at(
+    stage: str, words: list[str], number: int = signal.SIGINT
+) -> tuple[int, str, list[psutil.Process]]:
+    """Starts a command, signals it when `stage` shows on stderr; what it left behind."""
     process = subprocess.Popen(
         command(*words),
         cwd=ROOT,
@@ -38,7 +40,7 @@ def interrupt_at(stage: str, words: list[str]) -> tuple[int, str, list[psutil.Pr
     if process.poll() is None:
         time.sleep(0.15)  # into the stage
         children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
     os.set_blocking(process.stderr.fileno(), True)
     rest = process.communicate(timeout=60)[1]
     return process.returncode, heard + rest.decode(), children

@@ -186,7 +186,10 @@ def test_the_command_writes_table_report_and_sheet(l_solid, views, tmp_path, cap
         tmp_path / "views", truth, tmp_path / "out", ("full", "robust-instead"), small, EVALUATE
     )
     command.run(SILENT)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(ABLATION_FILES)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        ".nova3d.json",
+        *sorted(ABLATION_FILES),
+    ]
     table = (tmp_path / "out" / "table.md").read_text()
     assert capsys.readouterr().out == table
     assert "| robust instead |" in table

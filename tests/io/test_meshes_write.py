@@ -174,8 +174,14 @@ def test_an_existing_file_is_refused_and_replaced_only_on_demand(textured, tmp_p
         write_mesh(textured, path)
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert path.read_text() == "mine"
-    write_mesh(textured, path, overwrite=True)
-    assert len(read_mesh(path).faces) == len(textured.faces)
+    with pytest.raises(InputError, match="not from here"):
+        write_mesh(textured, path, overwrite=True)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert path.read_text() == "mine"
+    path.unlink()
+    write_mesh(textured, path)
+    write_mesh(replace(textured, faces=textured.faces[:-1]), path, overwrite=True)
+    assert len(read_mesh(path).faces) == len(textured.faces) - 1
 
 
 def test_an_obj_is_refused_as_a_whole_if_only_its_mtl_exists(textured, tmp_path):

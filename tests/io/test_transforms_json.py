@@ -98,6 +98,7 @@ def test_a_second_round_trip_changes_nothing(tmp_path):
     twice = read_views(write_views(once, tmp_path / "two"))
     for name in ("one", "two"):
         assert sorted(os.listdir(tmp_path / name)) == [
+            ".nova3d.json",
             "images",
             "masks",
             "normals",
@@ -117,7 +118,7 @@ def test_views_without_masks_and_normals_stay_without(tmp_path):
     bare = Views(views.cameras, views.colour)
     back = read_views(write_views(bare, tmp_path / "views"))
     assert (back.masks, back.normals, back.normal_frame) == (None, None, None)
-    assert sorted(os.listdir(tmp_path / "views")) == ["images", "transforms.json"]
+    assert sorted(os.listdir(tmp_path / "views")) == [".nova3d.json", "images", "transforms.json"]
     assert "normal_frame" not in written(tmp_path / "views")
 
 
@@ -197,7 +198,7 @@ def test_an_existing_folder_is_kept_unless_overwrite(tmp_path):
     bare = Views(random_views(1).cameras, random_views(1).colour)
     write_views(bare, folder, overwrite=True)
     assert (folder / "transforms.json").read_bytes() != before
-    assert sorted(os.listdir(folder)) == ["images", "transforms.json"]
+    assert sorted(os.listdir(folder)) == [".nova3d.json", "images", "transforms.json"]
     assert os.listdir(tmp_path) == ["views"]
 
 

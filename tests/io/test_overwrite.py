@@ -1,0 +1,356 @@
+"""`overwrite` replaces what an earlier run wrote, and nothing else; no input is ever replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nova3d_core.cameras import orbit_cameras
+from nova3d_core.errors import InputError
+from nova3d_core.io import renames
+from nova3d_core.io.atomic import new_file, new_files, new_folder, refuse_file, refuse_folder
+from nova3d_core.io.mesh_writers import refuse_mesh_path, write_mesh
+from nova3d_core.io.meshes import read_mesh
+from nova3d_core.io.ownership import MANIFEST
+from nova3d_core.io.transforms_json import FOLDER_CONTENT, write_views
+from nova3d_core.mesh import Mesh
+from nova3d_core.rendering.turntable import refuse_turntable_path, write_turntable
+from nova3d_core.rigs import RigConfig
+from nova3d_core.training.claims import claim
+from nova3d_core.views import Views
+
+SETTINGS = {"source": "test", "seed": 1}
+
+
+def small_views(value: float = 1.0) -> Views:
+    cameras = orbit_cameras(RigConfig(count=2, width_px=4, height_px=4))
+    return Views(cameras, torch.full((2, 4, 4, 3), value))
+
+
+@pytest.fixture
+def textured() -> Mesh:
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    faces = torch.tensor([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]])
+    return Mesh(vertices, faces, uv=vertices[:, :2], texture=torch.rand(8, 8, 3))
+
+
+def state(folder: Path) -> dict[str, str]:
+    """All files below a folder with what they hold."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def nerfstudio_folder(folder: Path) -> Path:
+    """Photographs with their cameras, as nerfstudio leaves them: the same names as ours."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "000.png").write_bytes(b"a photograph")
+    (folder / "transforms.json").write_text(json.dumps({"frames": []}))
+    return folder
+
+
+def test_a_nerfstudio_folder_is_never_replaced(tmp_path):
+    folder = nerfstudio_folder(tmp_path / "capture")
+    before = state(tmp_path)
+    with pytest.raises(InputError, match=r"capture is not replaced: it also holds images/000\.png"):
+        write_views(small_views(), folder, overwrite=True)
+    with pytest.raises(InputError, match="is not replaced"):
+        refuse_folder(folder, True, FOLDER_CONTENT)
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize("added", ["images/holiday.png", "images/raw/1.png", "notes.txt"])
+def test_what_the_user_added_to_a_folder_of_ours_keeps_it(tmp_path, added):
+    folder = write_views(small_views(), tmp_path / "views")
+    (folder / added).parent.mkdir(exist_ok=True)
+    (folder / added).write_text("mine")
+    before = state(tmp_path)
+    with pytest.raises(InputError, match=added):
+        write_views(small_views(0.5), folder, overwrite=True)
+    assert state(tmp_path) == before
+
+
+def test_what_the_user_adds_during_the_work_keeps_it_too(tmp_path):
+    folder = write_views(small_views(), tmp_path / "views")
+    with pytest.raises(InputError, match=r"late\.png"), new_folder(folder, True) as part:
+        (part / "new").touch()
+        (folder / "late.png").touch()
+    assert (folder / "late.png").exists() and (folder / "transforms.json").exists()
+
+
+def test_images_behind_a_link_are_not_ours(tmp_path):
+    folder = write_views(small_views(), tmp_path / "views")
+    (folder / "images").rename(tmp_path / "photographs")
+    (folder / "images").symlink_to(tmp_path / "photographs")
+    with pytest.raises(InputError, match="it also holds images"):
+        write_views(small_views(0.5), folder, overwrite=True)
+    assert len(os.listdir(tmp_path / "photographs")) == 2
+
+
+def test_a_folder_of_ours_of_another_kind_is_not_replaced(tmp_path):
+    folder = write_views(small_views(), tmp_path / "views")
+    with pytest.raises(InputError, match="is not replaced"):
+        refuse_folder(folder, True, ("report.json",))
+    refuse_folder(folder, True, FOLDER_CONTENT)
+
+
+@pytest.mark.parametrize("manifest", ["{", "[]", '{"generator": "other", "files": ["a"]}', None])
+def test_a_manifest_that_is_not_ours_claims_nothing(tmp_path, manifest):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").touch()
+    if manifest is not None:
+        (tmp_path / "out" / MANIFEST).write_text(manifest)
+    with pytest.raises(InputError, match="it also holds a,"):
+        refuse_folder(tmp_path / "out", True)
+
+
+@pytest.mark.parametrize("name", ["toy.obj", "toy.mtl", "toy.png"])
+def test_a_users_file_beside_an_obj_keeps_all_three_away(tmp_path, textured, name):
+    (tmp_path / name).write_text("mine")
+    for check in (
+        lambda: refuse_mesh_path(tmp_path / "toy.obj", True),
+        lambda: write_mesh(textured, tmp_path / "toy.obj", overwrite=True),
+    ):
+        with pytest.raises(InputError, match=f"{name} is not replaced"):
+            check()
+    assert os.listdir(tmp_path) == [name]
+    assert (tmp_path / name).read_text() == "mine"
+    with pytest.raises(InputError, match=f"{name} already exists"):
+        refuse_mesh_path(tmp_path / "toy.obj", False)
+
+
+@pytest.mark.parametrize("ending", [".obj", ".glb", ".ply"])
+def test_a_mesh_of_ours_is_replaced(tmp_path, textured, ending):
+    path = write_mesh(textured, tmp_path / f"toy{ending}")
+    before = state(tmp_path)
+    darker = replace(textured, texture=textured.texture * 0.5)
+    refuse_mesh_path(path, True)
+    write_mesh(darker, path, overwrite=True)
+    assert state(tmp_path).keys() == before.keys()
+    assert state(tmp_path) != before
+
+
+@pytest.mark.parametrize("ending", [".webp", ".gif"])
+def test_a_turntable_of_ours_is_replaced_and_a_users_image_is_not(tmp_path, ending):
+    path = write_turntable(torch.rand(2, 8, 8, 3), tmp_path / f"turn{ending}")
+    write_turntable(torch.rand(3, 8, 8, 3), path, overwrite=True)
+    path.write_bytes(b"RIFF photograph")
+    with pytest.raises(InputError, match="is not replaced"):
+        refuse_turntable_path(path, True)
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("failure", [OSError(5, "broken"), KeyboardInterrupt()], ids=repr)
+def test_an_obj_its_mtl_and_image_appear_together_or_not_at_all(
+    tmp_path, textured, monkeypatch, failing, earlier, failure
+):
+    if earlier:
+        write_mesh(textured, tmp_path / "toy.obj")
+    before, count = state(tmp_path), iter(range(1, 9))
+
+    def failing_rename(plain):
+        def rename(source, target):
+            if next(count) == failing:
+                raise failure
+            plain(source, target)
+
+        return rename
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", failing_rename(os.replace))
+        patched.setattr(renames, "move_file", failing_rename(renames.move_file))
+        with pytest.raises((InputError, KeyboardInterrupt)):
+            other = replace(textured, texture=1.0 - textured.texture)
+            write_mesh(other, tmp_path / "toy.obj", overwrite=earlier)
+    assert state(tmp_path) == before
+
+
+def test_an_obj_whose_texture_was_lost_on_the_way_is_no_success(tmp_path, textured, monkeypatch):
+    from trimesh.visual.material import SimpleMaterial
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt  # which trimesh swallows
+
+    monkeypatch.setattr(SimpleMaterial, "to_obj", interrupted)
+    with pytest.raises(Exception, match="would have lacked"):
+        write_mesh(textured, tmp_path / "toy.obj")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("ending", [".mtl", ".png"])
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_beside_an_obj_is_not_followed_nor_replaced(tmp_path, textured, ending, dangling):
+    (tmp_path / f"toy{ending}").symlink_to(tmp_path / "photograph")
+    if not dangling:
+        (tmp_path / "photograph").write_text("mine")
+    before = sorted(os.listdir(tmp_path)), state(tmp_path)
+    for check in (
+        lambda: refuse_mesh_path(tmp_path / "toy.obj", True),
+        lambda: write_mesh(textured, tmp_path / "toy.obj", overwrite=True),
+    ):
+        with pytest.raises(InputError, match="is a link"):
+            check()
+    assert (sorted(os.listdir(tmp_path)), state(tmp_path)) == before
+
+
+def test_an_obj_that_is_a_link_is_written_with_its_files_where_the_link_leads(tmp_path, textured):
+    (tmp_path / "big_disk").mkdir()
+    (tmp_path / "toy.obj").symlink_to(tmp_path / "big_disk" / "real.obj")
+    refuse_mesh_path(tmp_path / "toy.obj", False)
+    write_mesh(textured, tmp_path / "toy.obj")
+    assert sorted(os.listdir(tmp_path / "big_disk")) == ["real.mtl", "real.obj", "real.png"]
+    assert read_mesh(tmp_path / "big_disk" / "real.obj").texture is not None
+
+
+def spellings(folder: Path) -> list[Path]:
+    """Other ways to name a folder."""
+    (folder.parent / "link").symlink_to(folder)
+    (folder.parent / "above").symlink_to(folder.parent)
+    relative = Path(os.path.relpath(folder))
+    return [
+        folder,
+        folder / ".." / folder.name,
+        folder.parent / "link",
+        folder.parent / "above" / folder.name,
+        relative,
+    ]
+
+
+def test_the_input_is_never_replaced_however_it_is_spelled(tmp_path):
+    views = write_views(small_views(), tmp_path / "views")
+    before = state(views)
+    for path in spellings(views):
+        with pytest.raises(InputError, match="is not replaced: it is the input"):
+            refuse_folder(path, True, FOLDER_CONTENT, (views,))
+        with pytest.raises(InputError, match="is not replaced: it holds the input"):
+            refuse_folder(path, True, FOLDER_CONTENT, (views / "transforms.json",))
+    assert state(views) == before
+
+
+def test_a_mesh_whose_texture_file_is_the_input_image_is_refused(tmp_path, textured):
+    write_mesh(textured, tmp_path / "toy.obj")  # so that toy.png is ours
+    (tmp_path / "link.png").symlink_to(tmp_path / "toy.png")
+    for image in (tmp_path / "toy.png", tmp_path / "link.png"):
+        with pytest.raises(InputError, match=r"toy\.png is not replaced: it is the input"):
+            refuse_mesh_path(tmp_path / "toy.obj", True, (image, None))
+    refuse_mesh_path(tmp_path / "toy.obj", True, (tmp_path / "other.png",))
+
+
+@pytest.mark.parametrize("stolen", [False, True])
+def test_of_two_writers_without_overwrite_one_wins(tmp_path, stolen):
+    """Both begin while nothing is there; with `stolen` the first to end is another program."""
+    with pytest.raises(InputError, match="already exists"), new_file(tmp_path / "out") as part:
+        part.write_text("late")
+        if stolen:
+            (tmp_path / "out").write_text("early")
+        else:
+            with new_file(tmp_path / "out") as other:
+                other.write_text("early")
+    assert (tmp_path / "out").read_text() == "early"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_of_two_folder_writers_without_overwrite_one_wins(tmp_path):
+    with pytest.raises(InputError, match="already exists"), new_folder(tmp_path / "out") as part:
+        (part / "late").touch()
+        with new_folder(tmp_path / "out") as other:
+            (other / "early").touch()
+    assert sorted(os.listdir(tmp_path / "out")) == [MANIFEST, "early"]
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_set_of_files_is_taken_back_if_somebody_takes_the_last_name(tmp_path):
+    names = ("a.png", "a.mtl", "a.obj")
+    with pytest.raises(InputError), new_files(tmp_path, names) as parts:
+        for part in parts:
+            part.touch()
+        (tmp_path / "a.obj").write_text("early")
+    assert os.listdir(tmp_path) == ["a.obj"]
+    assert (tmp_path / "a.obj").read_text() == "early"
+
+
+@pytest.mark.parametrize("without", ["flags", "links", "both"])
+def test_names_are_claimed_also_where_the_drive_lacks_operations(tmp_path, monkeypatch, without):
+    def unsupported(*_, **__):
+        raise PermissionError(1, "not supported")
+
+    if without in ("flags", "both"):
+        monkeypatch.setattr(renames, "_rename_with", lambda *_: False)
+    if without in ("links", "both"):
+        monkeypatch.setattr(os, "link", unsupported)
+    (tmp_path / "part").write_text("new")
+    (tmp_path / "taken").write_text("old")
+    with pytest.raises(FileExistsError):
+        renames.move_file(tmp_path / "part", tmp_path / "taken")
+    renames.move_file(tmp_path / "part", tmp_path / "free")
+    assert (tmp_path / "free").read_text() == "new"
+    assert (tmp_path / "taken").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["free", "taken"]
+
+
+@pytest.mark.parametrize("check", [refuse_file, refuse_folder, refuse_mesh_path])
+@pytest.mark.parametrize("below", ["", "new/folder"])
+def test_names_that_are_too_long_are_refused_before_the_work(tmp_path, check, below):
+    fits = tmp_path / below / ("n" * 251 + ".obj")
+    check(fits, False)
+    for name in ("n" * 252 + ".obj", "\u00e4" * 126 + ".obj", "n" * 5000 + "/a.obj"):
+        with pytest.raises(InputError, match="the name is too long") as caught:
+            check(tmp_path / below / name, False)
+        assert len(str(caught.value)) < 500
+
+
+def test_the_longest_name_can_be_written(tmp_path):
+    with new_file(tmp_path / ("n" * 255)) as part:
+        part.write_text("text")
+    with new_folder(tmp_path / ("f" * 255)) as part:
+        (part / "inner").touch()
+    assert sorted(map(len, os.listdir(tmp_path))) == [255, 255]
+
+
+def test_a_path_without_room_for_a_temporary_name_is_refused(tmp_path):
+    deep = tmp_path
+    while len(os.fsencode(deep)) < 4070:
+        deep = deep / ("d" * min(200, 4090 - len(os.fsencode(deep))))
+    with pytest.raises(InputError, match="too long"):
+        refuse_file(deep / "a", False)
+
+
+@pytest.mark.parametrize("name", ["toy.obj", "toy.mtl", "toy.png"])
+def test_a_folder_in_the_place_of_a_file_is_found_before_the_work(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=f"{name} is a folder"):
+        refuse_mesh_path(tmp_path / "toy.obj", True)
+
+
+def test_a_set_of_another_program_is_no_set_of_ours(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps({"source": "another"}))
+    (tmp_path / "shard-000000.tar").write_text("theirs")
+    with pytest.raises(InputError, match="holds no set"):
+        claim(tmp_path, SETTINGS, overwrite=True)
+    assert (tmp_path / "shard-000000.tar").read_text() == "theirs"
+
+
+def test_making_a_set_anew_deletes_its_shards_alone(tmp_path):
+    claim(tmp_path, SETTINGS, overwrite=False)
+    for name in ("shard-000000.tar", "shard-mine.tar", "shard-000000.tar.bak"):
+        (tmp_path / name).touch()
+    claim(tmp_path, {**SETTINGS, "seed": 2}, overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == [
+        "dataset.json", "shard-000000.tar.bak", "shard-mine.tar",
+    ]  # fmt: skip
+
+
+def test_a_folder_in_the_place_of_a_shard_is_found_before_the_work(tmp_path):
+    claim(tmp_path, SETTINGS, overwrite=False)
+    (tmp_path / "shard-000001.tar").mkdir()
+    with pytest.raises(InputError, match=r"shard-000001\.tar is a folder"):
+        claim(tmp_path, SETTINGS, overwrite=False)

@@ -1,0 +1,415 @@
+"""Kills real commands at file events and at random times, and checks what they leave.
+
+`python tests/kills/campaign.py FOLDER --kills 200 --seed 0` prints a JSON document. One process
+imports everything and forks a child for each command, so that a kill takes about a second.
+
+After each kill, every output must be what was there before, or the new one, whole; the next run
+must leave nothing else; and no process of the killed run may live after two seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nova3d_core.cli.main import main as run_command
+from nova3d_core.io import renames
+from nova3d_core.io.meshes import write_mesh
+from nova3d_core.io.staging import remove_leftovers
+from nova3d_core.mesh import Mesh
+
+IMPORTED_ONCE = (
+    "nova3d_core.pipeline", "nova3d_core.rendering.turntable", "nova3d_core.training.sources",
+    "nova3d_core.training.render_dataset", "nova3d_core.io.transforms_json", "tyro", "tqdm",
+    "trimesh.exchange.obj", "trimesh.exchange.gltf", "trimesh.visual.material", "scipy.sparse",
+    "scipy.spatial", "skimage.measure", "PIL.PngImagePlugin", "xatlas", "warp", "embreex",
+    "fast_simplification", "nova3d_core.cli.fuse", "nova3d_core.cli.render", "nova3d_core.cli.run",
+    "nova3d_core.cli.demo", "nova3d_core.cli.ablate", "nova3d_core.cli.train",
+    "nova3d_core.cli.models", "nova3d_core.cli.render_dataset", "nova3d_core.cli.export",
+)  # fmt: skip
+"""What children need, as far as it is installed: imported by their parent, once for all."""
+ORPHAN_S = 2.0
+STUCK_S = 120.0
+Tree = dict[str, bytes]
+WATCHED = {
+    "open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.listdir",
+    "shutil.rmtree", "subprocess.Popen",
+}  # fmt: skip
+"""Audit events at which a child may be killed, if they concern the work folder."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command with two settings, "a" and "b", which give different outputs."""
+
+    name: str
+    run: Callable[[Path, Path, str, bool], int]
+    """Called with inputs, output folder, settings and overwrite; returns an exit code."""
+    groups: tuple[tuple[str, ...], ...]
+    """Outputs; those of one group appear together."""
+    unstable: tuple[str, ...] = ()
+    """Files that hold times: only their presence is compared."""
+    resumes: bool = False
+    """A killed run's finished files stay, and the same command goes on."""
+
+
+def words_of(*words: object) -> list[str]:
+    return [str(word) for word in words]
+
+
+def render(inputs: Path, out: Path, kind: str, overwrite: bool) -> int:
+    size = {"a": 12, "b": 16}[kind]
+    return run_command(
+        words_of(
+            "render", inputs / "toy.glb", "-o", out / "views", "--rig.count", 3,
+            "--rig.width-px", size, "--rig.height-px", size,
+            *(["--overwrite"] if overwrite else []),
+        )
+    )  # fmt: skip
+
+
+def fuse(inputs: Path, out: Path, kind: str, overwrite: bool) -> int:
+    size = {"a": 64, "b": 96}[kind]
+    return run_command(
+        words_of(
+            "fuse", inputs / "views", "-o", out / "toy.obj", "--details", out / "details",
+            "--method", "hull", "--hull.resolution", 24, "--meshing.target-faces", 300,
+            "--bake.texture-px", size, *(["--overwrite"] if overwrite else []),
+        )
+    )  # fmt: skip
+
+
+def write_obj(inputs: Path, out: Path, kind: str, overwrite: bool) -> int:
+    write_mesh(toy(16 if kind == "a" else 24), out / "toy.obj", overwrite)
+    return 0
+
+
+def dataset(inputs: Path, out: Path, kind: str, overwrite: bool) -> int:
+    return run_command(
+        words_of(
+            "render-dataset", "--procedural", 4, "-o", out / "set", "--workers", 2,
+            "--per-shard", 2, "--picture.views", 2, "--picture.size-px", 32,
+        )
+    )  # fmt: skip
+
+
+OBJ_FILES = ("toy.obj", "toy.mtl", "toy.png")
+SCENARIOS = {
+    each.name: each
+    for each in (
+        Scenario("render", render, (("views",),)),
+        Scenario("fuse", fuse, (OBJ_FILES, ("details",)), ("details/report.json",)),
+        Scenario("obj", write_obj, (OBJ_FILES,)),
+        Scenario("dataset", dataset, (("set",),), resumes=True),
+    )
+}
+
+
+def toy(texture_px: int) -> Mesh:
+    """A textured tetrahedron."""
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    faces = torch.tensor([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]])
+    texture = torch.linspace(0, 1, texture_px**2 * 3).reshape(texture_px, texture_px, 3)
+    return Mesh(vertices, faces, uv=vertices[:, :2], texture=texture)
+
+
+def tree(folder: Path, scenario: Scenario) -> Tree:
+    """All files below a folder with their content."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file():
+            found[name] = b"" if name in scenario.unstable else path.read_bytes()
+    return found
+
+
+def of_group(files: Tree, group: tuple[str, ...]) -> Tree:
+    return {name: content for name, content in files.items() if name.split("/")[0] in group}
+
+
+class Child:
+    """A forked process that runs a scenario in a session of its own.
+
+    Args:
+        work: holds `out` and `tmp`.
+        at_event: the file event at which it sends itself the signal; 0 for none.
+    """
+
+    def __init__(
+        self, scenario: Scenario, inputs: Path, work: Path, kind: str, overwrite: bool,
+        at_event: int = 0, number: int = 0,
+    ):  # fmt: skip
+        self.start = time.monotonic()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 99
+            try:
+                os.setsid()
+                code = _run_in_child(scenario, inputs, work, kind, overwrite, at_event, number)
+            except KeyboardInterrupt:
+                code = 130
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit code, minus the signal's number for a killed one; None if it still runs."""
+        deadline = time.monotonic() + seconds
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.002)
+
+    def orphans(self) -> list[int]:
+        """Living processes of the child's session."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                fields = entry.read_text().rpartition(")")[2].split()
+                if int(fields[3]) == self.pid and fields[0] not in "ZX":
+                    found.append(int(entry.parent.name))
+        return found
+
+
+def _run_in_child(
+    scenario: Scenario, inputs: Path, work: Path, kind: str, overwrite: bool,
+    at_event: int, number: int,
+) -> int:  # fmt: skip
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    tempfile.tempdir = str(work / "tmp")
+    log = os.open(work / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    torch.set_num_threads(1)
+    # processes that it starts import what those of `python -m nova3d_core` do, not this file
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("nova3d_core.__main__")
+    seen, watched, busy = 0, str(work), False
+
+    def event() -> None:
+        nonlocal seen, busy
+        if busy:
+            return
+        seen += 1
+        if seen == at_event:
+            busy = True  # what a signal's handler does is no event
+            os.kill(os.getpid(), number)
+
+    def audit(name: str, arguments: tuple) -> None:
+        if name in WATCHED and watched in str(arguments) and "log.txt" not in str(arguments):
+            event()
+
+    plain = renames._rename_with
+
+    def rename(flag: str, source: Path, target: Path) -> bool:
+        event()
+        done = plain(flag, source, target)
+        event()
+        return done
+
+    renames._rename_with = rename
+    sys.addaudithook(audit)
+    code = scenario.run(inputs, work / "out", kind, overwrite)
+    busy = True
+    (work / "events.txt").write_text(str(seen))
+    return code
+
+
+@dataclass
+class Reference:
+    """What a scenario writes when nobody kills it."""
+
+    outputs: dict[str, Tree]
+    events: int
+    seconds: float
+
+
+def fresh(work: Path) -> None:
+    """Empties the work folder."""
+    import shutil
+
+    shutil.rmtree(work, ignore_errors=True)
+    for name in ("out", "tmp"):
+        (work / name).mkdir(parents=True)
+
+
+def finished(scenario: Scenario, inputs: Path, work: Path, kind: str, overwrite: bool) -> None:
+    """Runs a scenario to its end."""
+    code = Child(scenario, inputs, work, kind, overwrite).wait(STUCK_S)
+    if code != 0:
+        raise RuntimeError(f"{scenario.name}: code {code}: {(work / 'log.txt').read_text()}")
+
+
+def reference(scenario: Scenario, inputs: Path, work: Path) -> Reference:
+    """Runs a scenario with both settings."""
+    outputs = {}
+    for kind in ("b", "a"):
+        fresh(work)
+        start = time.monotonic()
+        finished(scenario, inputs, work, kind, False)
+        seconds = time.monotonic() - start
+        outputs[kind] = tree(work / "out", scenario)
+    return Reference(outputs, int((work / "events.txt").read_text()), seconds)
+
+
+def kill_once(
+    scenario: Scenario, known: Reference, inputs: Path, work: Path, chance: random.Random
+) -> dict[str, object]:
+    """One kill; what was found wrong, if anything."""
+    earlier = scenario.resumes is False and chance.random() < 0.6
+    number = chance.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT])
+    by_event = chance.random() < 0.6
+    # the last events are those of publishing: half of the kills fall there
+    last = min(known.events, 30)
+    first = known.events - last + 1 if chance.random() < 0.5 else 1
+    at_event = chance.randint(first, known.events + (6 if earlier else 0)) if by_event else 0
+    fresh(work)
+    if earlier:
+        finished(scenario, inputs, work, "a", False)
+    child = Child(scenario, inputs, work, "b", earlier, at_event, number)
+    if not by_event:
+        time.sleep(chance.random() * known.seconds)
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, number)
+    code = child.wait(STUCK_S)
+    result: dict[str, object] = {
+        "scenario": scenario.name, "signal": signal.Signals(number).name, "event": at_event,
+        "overwrites": earlier, "code": code, "wrong": [],
+    }  # fmt: skip
+    result["wrong"] = list(_wrong(scenario, known, inputs, work, child, code, earlier, number))
+    return result
+
+
+def _wrong(
+    scenario: Scenario, known: Reference, inputs: Path, work: Path, child: Child,
+    code: int | None, earlier: bool, number: int,
+):  # fmt: skip
+    if code is None:
+        os.killpg(child.pid, signal.SIGKILL)
+        yield "did not end"
+        return
+    if code not in {0, -number, 128 + number}:
+        yield f"code {code}: {(work / 'log.txt').read_text()[-300:]}"
+    deadline = time.monotonic() + ORPHAN_S
+    while (alive := child.orphans()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if alive:
+        yield f"orphans {alive}"
+        os.killpg(child.pid, signal.SIGKILL)
+    allowed = [known.outputs["b"], known.outputs["a"] if earlier else {}]
+    if number != signal.SIGKILL and code == 128 + number and not scenario.resumes:
+        left = tree(work / "out", scenario), tree(work / "tmp", scenario)
+        if left[0] not in allowed and not _groups_fit(scenario, left[0], allowed):
+            yield f"a stop left {sorted(left[0])}"
+        if left[1]:
+            yield f"a stop left {sorted(left[1])} in the temporary folder"
+    remove_leftovers(work / "out")  # what the next run begins with
+    files = tree(work / "out", scenario)
+    if scenario.resumes:
+        bad = [
+            name
+            for name, content in files.items()
+            if ".nova3d-" not in name and known.outputs["b"].get(name) != content
+        ]
+        if bad:
+            yield f"half-written: {bad}"
+    elif not _groups_fit(scenario, files, allowed):
+        yield f"half-written or lost: {sorted(files)}"
+    finished(scenario, inputs, work, "b", not scenario.resumes)
+    if tree(work / "out", scenario) != known.outputs["b"]:
+        yield f"the next run left {sorted(tree(work / 'out', scenario))}"
+    if any((work / "tmp").iterdir()):
+        yield f"leftovers {sorted(os.listdir(work / 'tmp'))} in the temporary folder"
+
+
+def _groups_fit(scenario: Scenario, files: Tree, allowed: list[Tree]) -> bool:
+    """Whether each group of outputs is as in one of the allowed trees, and nothing else is there"""
+    named = {name for group in scenario.groups for name in group}
+    return all(name.split("/")[0] in named for name in files) and all(
+        any(of_group(files, group) == of_group(each, group) for each in allowed)
+        for group in scenario.groups
+    )
+
+
+def make_inputs(folder: Path) -> None:
+    """A small coloured mesh and three views of it."""
+    import trimesh
+
+    folder.mkdir(parents=True)
+    ball = trimesh.creation.icosphere(subdivisions=2, radius=0.5)
+    colours = np.clip(ball.vertices + 0.5, 0, 1)
+    mesh = Mesh(
+        torch.tensor(ball.vertices, dtype=torch.float32),
+        torch.tensor(ball.faces),
+        vertex_colours=torch.tensor(colours, dtype=torch.float32),
+    )
+    write_mesh(mesh, folder / "toy.glb")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in IMPORTED_ONCE:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    inputs, work = options.folder / "inputs", options.folder / "work"
+    make_inputs(inputs)
+    views = Scenario("views", lambda inputs, out, kind, _: run_command(words_of(
+        "render", inputs / "toy.glb", "-o", inputs / "views", "--rig.count", 6,
+        "--rig.width-px", 32, "--rig.height-px", 32)), ())  # fmt: skip
+    fresh(work)
+    finished(views, inputs, work, "a", False)
+    chosen = [SCENARIOS[name] for name in options.scenarios]
+    known = {each.name: reference(each, inputs, work) for each in chosen}
+    # workers of their own are slow to start: they get a twentieth of the kills
+    weights = [1 if each.resumes else 6 for each in chosen]
+    chance = random.Random(options.seed)
+    start = time.monotonic()
+    results = []
+    for index in range(options.kills):
+        each = chosen[index] if index < len(chosen) else chance.choices(chosen, weights)[0]
+        results.append(kill_once(each, known[each.name], inputs, work, chance))
+        if results[-1]["wrong"]:
+            sys.stderr.write(f"{index}: {json.dumps(results[-1])}\n")
+    document = {
+        "kills": len(results),
+        "seconds": round(time.monotonic() - start, 1),
+        "ended_by_the_signal": sum(each["code"] != 0 for each in results),
+        "by_scenario": {e.name: sum(r["scenario"] == e.name for r in results) for e in chosen},
+        "by_signal": {
+            name: sum(r["signal"] == name for r in results)
+            for name in ("SIGKILL", "SIGTERM", "SIGINT")
+        },
+        "seconds_each": {name: round(each.seconds, 2) for name, each in known.items()},
+        "events": {name: each.events for name, each in known.items()},
+        "wrong": [each for each in results if each["wrong"]],
+    }
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""The worker dies with the process that started it, however that dies, and its files go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nova3d_core.io.staging import remove_leftovers
+from nova3d_core.meshing.unwrap import WORKER
+
+ROOT = Path(__file__).resolve().parents[2]
+ORPHAN_S = 2.0
+BUSY = """
+import sys, tempfile
+import numpy as np, torch, trimesh
+from nova3d_core.mesh import Mesh
+from nova3d_core.meshing.unwrap import unwrap
+from nova3d_core.meshing.unwrap_config import UnwrapConfig
+tempfile.tempdir = sys.argv[1]
+ball = trimesh.creation.icosphere(subdivisions=6, radius=0.4)
+rough = 1 + 0.02 * np.random.default_rng(0).normal(size=(len(ball.vertices), 1))
+mesh = Mesh(torch.tensor(ball.vertices * rough, dtype=torch.float32), torch.tensor(ball.faces))
+unwrap(mesh, UnwrapConfig(faces_per_part=10**7))
+"""
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
+
+
+def wait_for_child(process: subprocess.Popen) -> psutil.Process:
+    """The process's first child, once it has used a second of CPU time: it is inside xatlas."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if child.cpu_times().user > 1.0:
+                return child
+        time.sleep(0.02)
+    pytest.fail("no worker was seen")
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Which of them still run after the time that they have; dead ones may wait to be reaped."""
+    deadline = time.monotonic() + ORPHAN_S
+    while True:
+        found = [each for each in processes if runs(each)]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
+def test_a_worker_in_the_middle_of_xatlas_dies_with_its_killed_parent(tmp_path):
+    pytest.importorskip("xatlas")
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    worker = wait_for_child(process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert living([worker]) == []
+    assert len(os.listdir(tmp_path)) == 2  # its folder and the lock of it
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_where_the_kernel_does_not_help_a_watching_process_ends_the_work(tmp_path):
+    """The way of macOS and Windows: the work is a child of a process that watches its stdin."""
+    (tmp_path / "unwrap_worker.py").write_text(
+        WORKER.read_text().replace('"linux"', '"no such system"')
+        .replace("    return main(*words[:2])", "    import time\n    time.sleep(60)")
+    )  # fmt: skip
+    pytest.importorskip("xatlas")
+    words = [sys.executable, tmp_path / "unwrap_worker.py", "in", "out", str(os.getpid())]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not (found := psutil.Process(process.pid).children()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(found) == 1
+    process.stdin.close()  # as the parent's death does
+    assert living(found) == []
+    assert process.wait(timeout=10) != 0

@@ -1,0 +1,71 @@
+"""Processes that render a set die with the one that started them, however that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ORPHAN_S = 2.0
+BUSY = """
+import time
+from nova3d_core.training.in_parallel import runner
+from tests.training.test_worker_orphans import busy
+if __name__ == "__main__":
+    with runner(2) as run:
+        for _ in run(busy, [0.0, 0.0, 60.0, 60.0]):
+            print("answer", flush=True)
+"""
+
+
+def busy(seconds: float) -> float:
+    """Keeps a worker in Python code for a while."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return seconds
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Which of them still run after the time that they have; dead ones may wait to be reaped."""
+    deadline = time.monotonic() + ORPHAN_S
+    while True:
+        found = [each for each in processes if runs(each)]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_die_with_their_parent(tmp_path, number):
+    script = tmp_path / "busy.py"
+    script.write_text(BUSY)
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert [process.stdout.readline() for _ in range(2)] == [b"answer\n"] * 2
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    process.send_signal(number)
+    process.wait(timeout=30)
+    assert living(children) == []
