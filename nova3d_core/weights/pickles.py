@@ -9,20 +9,33 @@ from __future__ import annotations
 
 import io
 import pickletools
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import InputError
-from .headers import DTYPES, Header, TensorInfo
+from ..io.containment import quoted
+from .headers import (
+    DTYPES,
+    MAX_DIMENSIONS,
+    MAX_NAME_LENGTH,
+    Header,
+    TensorInfo,
+    is_number,
+)
 
 MAX_PICKLE_BYTES = 32_000_000
 """Longer ones are not followed: weights alone have about half a megabyte."""
+MAX_WORK = 1_000_000
+"""Opcodes that are followed, with the items that they copy: weights alone have 50,000."""
+MAX_ZIP_READ = 8_000_000
+"""Bytes that zipfile may ask for at once: its table of contents is read in one piece."""
+_MEMBER_PIECE = 1_000_000
 
+COMPRESSED = "Packed again by a zip program: torch cannot map it, unpack it or save it again."
+"""The remark on a zip file whose entries are compressed, which torch.save never does."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The number that starts a file of torch.save before its zip format."""
 
@@ -43,18 +56,7 @@ _STORAGE_DTYPES = {
 }
 _DTYPE_NAMES = {*_STORAGE_DTYPES.values(), *(name for name, _ in DTYPES.values())}
 _PLAIN_NAMES = {"collections.OrderedDict", "_codecs.encode"}
-_FOLLOW_ERRORS = (
-    ValueError,
-    IndexError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-    struct.error,
-)
-# A damaged archive makes the standard library raise any of these.
-_ZIP_ERRORS = (*_FOLLOW_ERRORS, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)
+_DTYPE_BYTES = {name: bits // 8 for name, bits in DTYPES.values()}
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class _Note:
     state: Any = None
 
 
+class _TooMuchWorkError(Exception):
+    """A pickle has more opcodes, or copies more items, than any that holds weights."""
+
+
 class _Mark:
     """Separates the items of a list under construction from what lies below on the stack."""
 
@@ -83,10 +89,20 @@ class _Follower:
     names: set[str] = field(default_factory=set)
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    storages: dict[Any, int] = field(default_factory=dict)
+    """Bytes of numbers that each storage claims, by its key."""
+    work: int = MAX_WORK
+    """What is left of the work that may be done."""
 
     def follow(self, opcodes: Iterator[tuple[Any, Any, Any]]) -> Any:
-        """What the pickle describes; raises one of `_FOLLOW_ERRORS` on a malformed one."""
+        """What the pickle describes.
+
+        Raises:
+            _TooMuchWorkError: it is too long.
+            Exception: it is malformed; pickletools raises whatever comes up.
+        """
         for opcode, argument, _ in opcodes:
+            self.spend(1)
             if opcode.name == "STOP":
                 break
             step = _STEPS.get(opcode.name)
@@ -96,6 +112,12 @@ class _Follower:
                 self._other(opcode, argument)
         return self.stack[-1]
 
+    def spend(self, work: int) -> None:
+        """Counts work; copying an item that the pickle names twice is work, too."""
+        self.work -= work
+        if self.work < 0:
+            raise _TooMuchWorkError
+
     def pop_to_mark(self) -> list[Any]:
         items: list[Any] = []
         while not isinstance(top := self.stack.pop(), _Mark):
@@ -104,6 +126,8 @@ class _Follower:
 
     def name(self, both: str) -> _Name:
         """Remembers what pickletools gives as "module name"."""
+        if len(both) > MAX_NAME_LENGTH:
+            raise ValueError("a name is too long")
         text = both.replace(" ", ".", 1)
         self.names.add(text)
         return _Name(text)
@@ -120,41 +144,63 @@ class _Follower:
             self.stack.append(argument if not opcode.stack_before else _Note(opcode.name))
 
 
-def _call(function: Any, arguments: Any) -> Any:
+def _call(follower: _Follower, _: Any) -> None:
+    arguments, function = follower.stack.pop(), follower.stack.pop()
+    follower.stack.append(_result(follower, function, arguments))
+
+
+def _result(follower: _Follower, function: Any, arguments: Any) -> Any:
     """What a call would give: a tensor's shape for torch's rebuilders, else a note."""
     text = function.text if isinstance(function, _Name) else "?"
     arguments = arguments if isinstance(arguments, tuple) else ()
     if text == "collections.OrderedDict":
         made: dict[Any, Any] = {}
-        _set_items(made, [x for pair in (arguments[0] if arguments else ()) for x in pair])
+        pairs = arguments[0] if arguments and isinstance(arguments[0], list | tuple) else ()
+        follower.spend(len(pairs))
+        for key, value in pairs:
+            _set_items(made, [key, value])
         return made
     last = text.rsplit(".", 1)[-1]
     if not text.startswith("torch."):
         return _Note(text)
     if last in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
-        storage, shape = arguments[0], arguments[2]
+        storage = arguments[0]
         dtype = storage.made_by if isinstance(storage, _Note) else "unknown"
         if last == "_rebuild_tensor_v3" and isinstance(arguments[6], _Name):
             dtype = arguments[6].text.rsplit(".", 1)[-1]
-        return TensorInfo(dtype, tuple(int(n) for n in shape))
+        return TensorInfo(dtype, _shape(arguments[2]))
     if last in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
         return arguments[0]
     if last == "Size":
-        return tuple(arguments[0])
+        return _shape(arguments[0])
     return _Note(text)
 
 
-def _storage(persistent_id: Any) -> _Note:
+def _shape(sizes: Any) -> tuple[int, ...]:
+    """A shape; raises ValueError for what is none."""
+    if not isinstance(sizes, list | tuple) or len(sizes) > MAX_DIMENSIONS:
+        raise ValueError("not a shape")
+    if not all(is_number(size) and size >= 0 for size in sizes):
+        raise ValueError("not a size")
+    return tuple(sizes)
+
+
+def _storage(follower: _Follower, _: Any) -> None:
     """A note of the number format that the pickle's reference to tensor data names."""
-    kind = persistent_id[1] if isinstance(persistent_id, tuple) and len(persistent_id) > 1 else None
+    persistent_id = follower.stack.pop()
+    parts = persistent_id if isinstance(persistent_id, tuple) else ()
+    kind = parts[1] if len(parts) > 1 else None
     name = kind.text.rsplit(".", 1)[-1] if isinstance(kind, _Name) else ""
-    return _Note(_STORAGE_DTYPES.get(name, "unknown"))
+    dtype = _STORAGE_DTYPES.get(name, "unknown")
+    if len(parts) > 4 and isinstance(parts[2], str) and is_number(parts[4]):
+        follower.storages[parts[2]] = parts[4] * _DTYPE_BYTES.get(dtype, 1)
+    follower.stack.append(_Note(dtype))
 
 
 def _set_items(target: Any, flat: list[Any]) -> None:
     if isinstance(target, dict):
         for key, value in zip(flat[::2], flat[1::2], strict=True):
-            if isinstance(key, str | int):
+            if isinstance(key, int) or (isinstance(key, str) and len(key) <= MAX_NAME_LENGTH):
                 target[key] = value
 
 
@@ -216,6 +262,8 @@ def _append_one(follower: _Follower, _: Any) -> None:
 
 def _stack_global(follower: _Follower, _: Any) -> None:
     name, module = follower.stack.pop(), follower.stack.pop()
+    if not isinstance(name, str) or not isinstance(module, str):
+        raise ValueError("a name is not text")
     follower.stack.append(follower.name(f"{module} {name}"))
 
 
@@ -261,9 +309,9 @@ _STEPS: dict[str, Callable[[_Follower, Any], None]] = {
     "GLOBAL": lambda follower, both: follower.stack.append(follower.name(both)),
     "INST": _instance,
     "STACK_GLOBAL": _stack_global,
-    "BINPERSID": _replace_top(1, _storage),
-    "REDUCE": _replace_top(2, _call),
-    "NEWOBJ": _replace_top(2, _call),
+    "BINPERSID": _storage,
+    "REDUCE": _call,
+    "NEWOBJ": _call,
     "BUILD": _build,
 }
 """What each opcode does to the stack; the others are handled by their entry in pickletools."""
@@ -278,32 +326,73 @@ def read_pickle_header(path: Path, stream: IO[bytes], size: int) -> Header:
     stream.seek(0)
     start = stream.read(4)
     if start == b"PK\x03\x04":
-        return _read_torch_zip(path, size)
+        return _read_torch_zip(path, stream, size)
     stream.seek(0)
     return _read_legacy(path, stream.read(MAX_PICKLE_BYTES), size)
 
 
-def _read_torch_zip(path: Path, size: int) -> Header:
+class _BoundedReads:
+    """A file that refuses to be read in larger pieces than any honest archive asks for."""
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream = stream
+        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
+        self.close = stream.close
+
+    def read(self, count: int = -1) -> bytes:
+        """At most so many bytes, all if negative; zipfile.BadZipFile for too many."""
+        data = b"" if count > MAX_ZIP_READ else self._stream.read(count if count >= 0 else MAX_ZIP_READ + 1)
+        if count > MAX_ZIP_READ or len(data) > MAX_ZIP_READ:
+            raise zipfile.BadZipFile("a table of contents or an entry is too large")
+        return data
+
+
+def _read_torch_zip(path: Path, stream: IO[bytes], size: int) -> Header:
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [i for i in archive.infolist() if i.filename.split("/")[-1] == "data.pkl"]
+        with zipfile.ZipFile(_BoundedReads(stream)) as archive:
+            listed = archive.infolist()
+            entries = [i for i in listed if i.filename.split("/")[-1] == "data.pkl"]
             if not entries:
                 raise InputError(
                     f"{path} is a zip archive without a data.pkl: torch did not write it.",
                     "If models were packed into it, unpack it first.",
                 )
+            _check_sizes(path, listed, size)
             if entries[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise zipfile.BadZipFile("torch stores its pickle plainly")
             with archive.open(entries[0]) as member:
-                text = member.read(MAX_PICKLE_BYTES)
-    except _ZIP_ERRORS as error:
+                text = b"".join(_pieces(member, MAX_PICKLE_BYTES))
+    except InputError:
+        raise
+    except Exception as error:  # on a damaged archive, zipfile and zlib raise whatever comes up
         # A zip file has its table at the end, so a download that stopped early has none.
         raise InputError(
             f"{path} is cut short or damaged: it starts as a PyTorch file (a zip archive) of "
             f"{size:,} bytes, but its table of contents at the end cannot be read.",
             "Download it again.",
         ) from error
-    return _header_of("torch_zip", io.BytesIO(text), size)
+    plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in listed)
+    remarks = () if plain else (COMPRESSED,)
+    return _header_of(path, "torch_zip", io.BytesIO(text), size, *remarks)
+
+
+def _check_sizes(path: Path, entries: list[zipfile.ZipInfo], size: int) -> None:
+    """Raises InputError if entries claim more bytes than the archive has."""
+    packed = sum(entry.compress_size for entry in entries)
+    plain = [entry for entry in entries if entry.compress_type == zipfile.ZIP_STORED]
+    if packed > size or any(entry.file_size != entry.compress_size for entry in plain):
+        raise InputError(
+            f"{path} is damaged: the entries of this zip archive claim more bytes than the "
+            f"{size:,} that it has.",
+            "Download it again.",
+        )
+
+
+def _pieces(member: IO[bytes], most: int) -> Iterator[bytes]:
+    """The first `most` bytes of a member, a piece at a time."""
+    while most > 0 and (piece := member.read(min(most, _MEMBER_PIECE))):
+        most -= len(piece)
+        yield piece
 
 
 def _read_legacy(path: Path, text: bytes, size: int) -> Header:
@@ -318,33 +407,51 @@ def _read_legacy(path: Path, text: bytes, size: int) -> Header:
             )
         for _ in range(2):
             _Follower().follow(pickletools.genops(stream))
-    except _FOLLOW_ERRORS as error:
+    except Exception as error:  # pickletools raises whatever comes up
         raise InputError(
             f"{path} is neither a safetensors file nor a PyTorch file, or it is damaged.",
             "Look at what was downloaded, or download it again.",
         ) from error
     legacy = "Written in torch.save's old format (before 1.6): slow to load; save it again."
-    return _header_of("torch_legacy", stream, size, legacy)
+    return _header_of(path, "torch_legacy", stream, size, legacy)
 
 
-def _header_of(kind: Any, stream: io.BytesIO, size: int, *remarks: str) -> Header:
-    """The header for the pickle at the stream's position; empty if it cannot be followed."""
+def _header_of(path: Path, kind: Any, stream: io.BytesIO, size: int, *remarks: str) -> Header:
+    """The header for the pickle at the stream's position; empty if it cannot be followed.
+
+    Raises InputError if its tensors claim more bytes than the file has.
+    """
     follower = _Follower()
+    unread = "A PyTorch pickle whose contents could not be read: told by name and size."
     try:
         made = follower.follow(pickletools.genops(stream))
         root, tensors = find_tensors(made)
-    except _FOLLOW_ERRORS:
+    except Exception as error:  # pickletools raises whatever comes up
         root, tensors = "", {}
+        if isinstance(error, _TooMuchWorkError):
+            unread = f"A pickle of more than {MAX_WORK:,} steps, which no model needs: not read."
+    claimed = sum(follower.storages.values())
+    if tensors and claimed > size and COMPRESSED not in remarks:
+        raise InputError(
+            f"{path} is cut short or damaged: its tensors claim {claimed:,} bytes, the file has "
+            f"{size:,}.",
+            "Download it again.",
+        )
     foreign = sorted(n for n in follower.names if n not in _PLAIN_NAMES and not _is_torch(n))
     if foreign:
-        listed = ", ".join(foreign[:4]) + (", ..." if len(foreign) > 4 else "")
+        listed = ", ".join(_shown(n) for n in foreign[:4]) + (", ..." if len(foreign) > 4 else "")
         remarks += (
             f"Names code outside torch ({listed}), which may run when it is unpickled: use it only "
             "if you trust where it comes from.",
         )
     if not tensors:
-        remarks += ("A PyTorch pickle whose contents could not be read: told by name and size.",)
+        remarks += (unread,)
     return Header(kind, size, tensors, root=root, remarks=remarks)
+
+
+def _shown(name: str) -> str:
+    """A name for a remark: printable, and not long."""
+    return name if name.isprintable() and len(name) <= 80 else quoted(name[:80])
 
 
 def _is_torch(name: str) -> bool:

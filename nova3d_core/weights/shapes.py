@@ -6,7 +6,6 @@ our own files; other files have SVD's.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 from ..diffusion.unet_config import Alignment, UNetConfig
 from ..errors import InputError
+from ..io.json_text import parse_json
 from .layouts import METADATA_KEY
 from .names import Shape
 
@@ -63,8 +63,8 @@ def own_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
         InputError: it is no table.
     """
     try:
-        said = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except ValueError:
+        said = parse_json(metadata.get(METADATA_KEY, "{}"), METADATA_KEY)
+    except InputError:
         said = None
     if not isinstance(said, dict):
         raise InputError(
