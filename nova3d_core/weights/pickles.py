@@ -28,7 +28,7 @@ from .headers import (
 
 MAX_PICKLE_BYTES = 32_000_000
 """Longer ones are not followed: weights alone have about half a megabyte."""
-MAX_WORK = 1_000_000
+MAX_WORK = 500_000
 """Opcodes that are followed, with the items that they copy: weights alone have 50,000."""
 MAX_ZIP_READ = 8_000_000
 """Bytes that zipfile may ask for at once: its table of contents is read in one piece."""
@@ -341,7 +341,11 @@ class _BoundedReads:
 
     def read(self, count: int = -1) -> bytes:
         """At most so many bytes, all if negative; zipfile.BadZipFile for too many."""
-        data = b"" if count > MAX_ZIP_READ else self._stream.read(count if count >= 0 else MAX_ZIP_READ + 1)
+        data = (
+            b""
+            if count > MAX_ZIP_READ
+            else self._stream.read(count if count >= 0 else MAX_ZIP_READ + 1)
+        )
         if count > MAX_ZIP_READ or len(data) > MAX_ZIP_READ:
             raise zipfile.BadZipFile("a table of contents or an entry is too large")
         return data
