@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..io.atomic import new_file, refuse_unwritable
+from ..io.json_text import read_json
 from .config import flat_settings
 
 SETTINGS = "dataset.json"
@@ -65,9 +66,10 @@ def write_json(path: Path, value: Any) -> None:
 def _settings_of(path: Path) -> dict[str, Any]:
     """An earlier run's settings; damaged ones are unlike any."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = read_json(path)
+    except InputError:
         return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> str:
