@@ -112,6 +112,7 @@ class Train:
                     "step": place.step,
                     "steps": config.optimiser.steps,
                     "skipped": place.skipped,
+                    "unreadable": outcome.unreadable,
                     "hours": place.seconds / 3600.0,
                     "export": None if self.export is None else str(self.export),
                 }

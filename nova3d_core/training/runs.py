@@ -48,6 +48,8 @@ class Outcome:
     """The moving average of its weights."""
     main: bool
     """Whether this is the process that writes files."""
+    unreadable: int = 0
+    """Objects of the data that this process could not read; others came in their places."""
 
 
 def train(
@@ -108,7 +110,15 @@ def train(
             reason = loop.run(stopping)
         finally:
             loop.watch.close()
-    return Outcome(reason, place, trainee, ema, accelerator.is_main_process)
+    unreadable = len(source.unreadable)
+    if unreadable:
+        logger.warning(
+            "%d objects of the training data could not be read, the first: %s. Others were taken "
+            "in their places.",
+            unreadable,
+            next(iter(source.unreadable)),
+        )
+    return Outcome(reason, place, trainee, ema, accelerator.is_main_process, unreadable)
 
 
 def prepared(trainee: Trainee, config: TrainConfig, accelerator: Any) -> tuple[Any, Any]:
