@@ -110,15 +110,21 @@ def train(
             reason = loop.run(stopping)
         finally:
             loop.watch.close()
-    unreadable = len(source.unreadable)
-    if unreadable:
+    unreadable = _count_unreadable(source)
+    return Outcome(reason, place, trainee, ema, accelerator.is_main_process, unreadable)
+
+
+def _count_unreadable(source: ObjectStream) -> int:
+    """How many objects could not be read, which is also said."""
+    count = len(source.unreadable)
+    if count:
         logger.warning(
             "%d objects of the training data could not be read, the first: %s. Others were taken "
             "in their places.",
-            unreadable,
+            count,
             next(iter(source.unreadable)),
         )
-    return Outcome(reason, place, trainee, ema, accelerator.is_main_process, unreadable)
+    return count
 
 
 def prepared(trainee: Trainee, config: TrainConfig, accelerator: Any) -> tuple[Any, Any]:
