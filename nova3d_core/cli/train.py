@@ -59,10 +59,12 @@ class Train:
 
     def run(self, progress: Progress) -> None:
         """Trains, and says how far it came."""
+        from ..checks import check_bounds
         from ..errors import Cancelled
         from ..training.export import export_run, refuse_export
         from ..training.runs import train
 
+        check_bounds(self, "option", minutes=(0.0, 1e6))
         if self.export is not None:
             refuse_export(self.export, self.dtype, self.overwrite)
         config = self._config()
