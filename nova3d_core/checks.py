@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 
@@ -87,10 +89,47 @@ def check_unit_or_zero(name: str, vectors: Tensor) -> None:
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises InputError unless the value is one of the choices."""
     if value not in choices:
-        raise InputError(f"{name} is '{value}', expected one of {', '.join(choices)}.")
+        raise InputError(f"{name} is {_shown(value)}, expected one of {', '.join(choices)}.")
 
 
 def check_between(name: str, value: float, low: float, high: float) -> None:
-    """Raises InputError unless low <= value <= high; NaN never is."""
-    if not low <= value <= high:
-        raise InputError(f"{name} is {value}, expected {low:g} to {high:g}.")
+    """Raises InputError unless the value is a number with low <= value <= high; NaN never is."""
+    if not _is_number(value, Real) or not low <= value <= high:
+        raise InputError(f"{name} is {_shown(value)}, expected {low:g} to {high:g}.")
+
+
+def check_bounds(config: Any, what: str, **bounds: tuple[float, float]) -> None:
+    """Checks number fields of a config dataclass, for its `__post_init__`.
+
+    Args:
+        config: the dataclass.
+        what: stands before a field's name in errors.
+        bounds: lowest and highest value of each field. A field that is annotated as int (or a tuple
+            of int) takes whole numbers only; of a tuple, every item is checked; None passes where
+            the annotation allows it.
+
+    Raises:
+        InputError: naming the first field that is out of its bounds, NaN, or no number.
+    """
+    hints = {each.name: str(each.type) for each in fields(config)}
+    for name, (low, high) in bounds.items():
+        value, hint = getattr(config, name), hints[name]
+        if value is None and "None" in hint:
+            continue
+        for item in value if isinstance(value, tuple | list) and "tuple" in hint else (value,):
+            if "float" not in hint and _is_number(item, Real) and not _is_number(item, Integral):
+                raise InputError(f"{what} {name} is {_shown(item)}, expected a whole number.")
+            check_between(f"{what} {name}", item, low, high)
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    """A value for an error, at most 80 characters."""
+    try:
+        text = str(value) if _is_number(value, Real) else repr(value)
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -6,15 +6,14 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from .checks import check_between, check_choice
+from .checks import check_between, check_bounds, check_choice
 from .conventions import CameraKind
 from .errors import InputError
-from .rigs import RigConfig
+from .rigs import MAX_VIEWS, RigConfig
 
 OrbitMotion = Literal["static", "sine", "custom"]
 ORBIT_MOTIONS: tuple[str, ...] = get_args(OrbitMotion)
-MOST_VIEWS = 4096
-"""More cameras than this in one rig is a slip of the keyboard."""
+MOST_VIEWS = MAX_VIEWS
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ class OrbitConfig:
 
     def __post_init__(self):
         check_choice("orbit motion", self.motion, ORBIT_MOTIONS)
-        check_between("orbit views", self.rig.count, 1, MOST_VIEWS)
-        check_between("orbit amplitude_deg", self.amplitude_deg, 0.0, 90.0)
+        check_bounds(self, "orbit", amplitude_deg=(0.0, 90.0))
         azimuths, elevations = self.angles_deg()
         if len(azimuths) > MOST_VIEWS:
             raise InputError(f"{len(azimuths)} azimuths are more than {MOST_VIEWS} views.")
@@ -43,6 +41,8 @@ class OrbitConfig:
             check_between("an orbit's azimuth", angle, -360.0, 720.0)
         for angle in elevations:
             check_between("an orbit's elevation", angle, -90.0, 90.0)
+        # what the motion does not use is checked, too
+        check_bounds(self, "orbit", azimuths_deg=(-360.0, 720.0), elevations_deg=(-90.0, 90.0))
 
     def angles_deg(self) -> tuple[list[float], list[float]]:
         """Azimuths and elevations of all views."""

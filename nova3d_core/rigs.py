@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .checks import check_bounds
 from .conventions import CAMERA_KINDS, FOCAL_PER_WIDTH, ORBIT_RADIUS, CameraKind
 from .errors import InputError
+
+MAX_VIEWS = 4096
+"""More cameras than this in one rig is a slip of the keyboard."""
+MAX_IMAGE_PX = 16_384
+"""Width and height of a rendered image."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +38,19 @@ class RigConfig:
     """Picture height."""
 
     def __post_init__(self):
-        if self.count < 1:
-            raise InputError(f"rig count is {self.count}, expected at least 1.")
+        check_bounds(
+            self,
+            "rig",
+            count=(1, MAX_VIEWS),
+            elevation_deg=(-90.0, 90.0),
+            azimuth_start_deg=(-360.0, 360.0),
+            radius=(1e-3, 1e4),
+            focal_per_width=(0.01, 1e3),
+            ortho_scale=(1e-3, 1e4),
+            width_px=(1, MAX_IMAGE_PX),
+            height_px=(1, MAX_IMAGE_PX),
+        )
         if self.kind not in CAMERA_KINDS:
             raise InputError(
                 f"rig kind is '{self.kind}', expected one of {', '.join(CAMERA_KINDS)}."
             )
-        if not -90.0 <= self.elevation_deg <= 90.0:
-            raise InputError(f"rig elevation_deg is {self.elevation_deg}, expected -90 to 90.")
-        for name in ("radius", "focal_per_width", "ortho_scale", "width_px", "height_px"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"rig {name} is {getattr(self, name)}, expected above 0.")

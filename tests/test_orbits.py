@@ -99,7 +99,7 @@ def test_field_of_view_is_what_the_picture_shows():
          "3 azimuths but 2 elevations"),
         (lambda: OrbitConfig(RigConfig(elevation_deg=80.0), "sine", 30.0), "elevation is 91"),
         (lambda: OrbitConfig(motion="custom", azimuths_deg=(math.nan,)), "azimuth is nan"),
-        (lambda: OrbitConfig(RigConfig(count=5000)), "orbit views is 5000"),
+        (lambda: OrbitConfig(RigConfig(count=5000)), "rig count is 5000"),
         (lambda: orbit_of_preset("zero123", 8, 8), "orbit preset is 'zero123'"),
         (lambda: focal_for_fov(0.0), "field of view is 0"),
     ],

@@ -1,7 +1,7 @@
 """The command line: chooses a command, runs it, turns errors into one clear line and an exit code.
 
 Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by
-SIGHUP.
+SIGHUP, 141 stdout was closed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-from ..errors import Cancelled, InputError, MissingDependencyError, Nova3DError
-from .console import Bars, complain, log_to_stderr
+from ..errors import MissingDependencyError
+from .console import Bars, close_stdout, complain, fail, log_to_stderr, prepare_streams
+from .failures import BROKEN_PIPE
 from .signals import EndingSignals
 
 PROGRAM = "python -m nova3d_core"
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     # threads that wait by sleeping: on a busy machine spinning ones slow each other tenfold
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    prepare_streams()
     log_to_stderr()
     bars, signals = Bars(), EndingSignals()
     try:
@@ -34,14 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bars.close()
         complain("stopped: nothing half-written was left.")
         return signals.exit_code()
-    except Nova3DError as error:
+    except SystemExit:  # tyro's, after --help or a mistake
+        if close_stdout() == BROKEN_PIPE:
+            return BROKEN_PIPE
+        raise
+    except Exception as error:  # also the last resort: a line that says what to report
         bars.close()
-        complain(f"error: {error}")
-        if isinstance(error, Cancelled):
-            return 130
-        return 2 if isinstance(error, InputError | MissingDependencyError) else 1
+        return fail(error)
     bars.close()
-    return 0
+    return close_stdout()
 
 
 def _parsed(arguments: list[str]):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
+from ..checks import check_bounds
 from ..diffusion.families import GuidanceConfig, GuidanceKind, SampleConfig
 from ..errors import InputError, StageError
 from ..progress import Progress
@@ -99,6 +100,14 @@ class Painting:
         from ..weights.built_in import better_files, model_file
         from ..weights.loading import load_model
 
+        check_bounds(
+            self,
+            "option",
+            lowest=(0.0, 100.0),
+            highest=(0.0, 100.0),
+            elevation_deg=(-90.0, 90.0),
+            rise_deg=(0.0, 90.0),
+        )
         config = self._config()
         device = self._device()
         picture = read_image(self.image, longest_px=LONGEST_PX)

@@ -8,12 +8,15 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from ..checks import check_bounds
 from ..errors import InputError
 from ..progress import Progress
 from ..training.data_config import DatasetConfig, PrecomputeConfig
 from .console import say, say_json
 
 LATENTS = "latents"
+MAX_WORKERS = 1024
+"""More processes than this on one machine is a slip of the keyboard."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class RenderDataset:
         from ..training.render_dataset import SKIPPED, render_dataset
         from ..training.sources import Procedural, read_mesh_list
 
+        check_bounds(self, "option", procedural=(1, 2**31 - 1), workers=(1, MAX_WORKERS))
         if (self.meshes is None) == (self.procedural is None):
             raise InputError(
                 "name a list of meshes, or give --procedural COUNT; not both.",
@@ -59,8 +63,6 @@ class RenderDataset:
             )
         if self.meshes is not None:
             source = read_mesh_list(self.meshes, self.dataset.fronts)
-        elif self.procedural < 1:
-            raise InputError(f"--procedural is {self.procedural}, expected at least 1.")
         else:
             source = Procedural(self.procedural)
         if self.latents_of is not None:

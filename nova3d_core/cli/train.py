@@ -59,10 +59,12 @@ class Train:
 
     def run(self, progress: Progress) -> None:
         """Trains, and says how far it came."""
+        from ..checks import check_bounds
         from ..errors import Cancelled
         from ..training.export import export_run, refuse_export
         from ..training.runs import train
 
+        check_bounds(self, "option", minutes=(0.0, 1e6))
         config = self._config()
         if self.export is not None:
             inputs = (None if config.start is None else Path(config.start),)
@@ -113,6 +115,7 @@ class Train:
                     "step": place.step,
                     "steps": config.optimiser.steps,
                     "skipped": place.skipped,
+                    "unreadable": outcome.unreadable,
                     "hours": place.seconds / 3600.0,
                     "export": None if self.export is None else str(self.export),
                 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from ..checks import check_between, check_choice
+from ..checks import check_between, check_bounds, check_choice
 
 GuidanceKind = Literal["triangle", "linear", "constant"]
 GUIDANCE_KINDS: tuple[str, ...] = get_args(GuidanceKind)
@@ -25,8 +25,7 @@ class GuidanceConfig:
 
     def __post_init__(self):
         check_choice("guidance kind", self.kind, GUIDANCE_KINDS)
-        for name in ("lowest", "highest"):
-            check_between(f"guidance {name}", getattr(self, name), 0.0, 100.0)
+        check_bounds(self, "guidance", lowest=(0.0, 100.0), highest=(0.0, 100.0))
 
 
 @dataclass(frozen=True)
@@ -183,12 +182,17 @@ class SampleConfig:
     """Noise levels between which guidance is used; outside, the pass without picture is saved."""
 
     def __post_init__(self):
-        check_between("sampling seed", self.seed, 0, 2**64 - 1)
-        if self.steps is not None:
-            check_between("sampling steps", self.steps, 1, 1000)
-        if self.size_px is not None:
-            check_between("sampling size_px", self.size_px, 64, 2048)
-        check_between("sampling elevation_deg", self.elevation_deg, -90.0, 90.0)
-        if self.decode_at_once is not None:
-            check_between("sampling decode_at_once", self.decode_at_once, 1, 4096)
-        check_between("sampling memory_gib", self.memory_gib, 0.1, 1e6)
+        check_bounds(
+            self,
+            "sampling",
+            seed=(0, 2**64 - 1),
+            steps=(1, 1000),
+            size_px=(64, 2048),
+            elevation_deg=(-90.0, 90.0),
+            decode_at_once=(1, 4096),
+            memory_gib=(0.1, 1e6),
+        )
+        low, high = self.guidance_cutoff
+        check_between("sampling guidance_cutoff's start", low, 0.0, 1e6)
+        if high != float("inf"):  # no end
+            check_between("sampling guidance_cutoff's end", high, low, 1e6)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ..checks import check_between, check_shape
+from ..checks import check_between, check_bounds, check_shape
 from . import operations
 from .image_encoder import resize_smoothly
 
@@ -26,9 +26,8 @@ class SmallEncoderConfig:
     """Length of the embedding."""
 
     def __post_init__(self):
-        check_between("small encoder channels", self.channels, 8, 1024)
+        check_bounds(self, "small encoder", channels=(8, 1024), token=(1, 65536))
         check_between("small encoder channels over 8", self.channels % _GROUPS, 0, 0)
-        check_between("small encoder token", self.token, 1, 65536)
 
 
 class SmallEncoder(nn.Module):

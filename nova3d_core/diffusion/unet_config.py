@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..checks import check_between, check_choice
+from ..checks import check_bounds, check_choice
 from ..errors import InputError
 
 Alignment = Literal["gta", "spatial", "none"]
@@ -48,6 +48,23 @@ class UNetConfig:
     """Groups of the group norms; divides every width."""
 
     def __post_init__(self):
+        check_bounds(
+            self,
+            "UNet",
+            channels_in=(1, 4096),
+            channels_out=(1, 4096),
+            channels=(1, 65_536),
+            channel_factors=(1, 64),
+            res_blocks=(1, 16),
+            head_channels=(1, 65_536),
+            context_channels=(1, 65_536),
+            added_numbers=(1, 1_048_576),
+            domains=(1, 2),
+            camera_task_numbers=(0, 65_536),
+            group_size=(1, 4096),
+        )
+        if not 1 <= len(self.channel_factors) <= 16:
+            raise InputError(f"a UNet has 1 to 16 levels, not {len(self.channel_factors)}.")
         widths = [self.channels * factor for factor in self.channel_factors]
         if len(self.attention_levels) != len(widths):
             raise InputError(
@@ -65,8 +82,6 @@ class UNetConfig:
                 f"the UNet's middle has {widths[-1]} channels, not a multiple of head_channels "
                 f"({self.head_channels})."
             )
-        check_between("UNet domains", self.domains, 1, 2)
-        check_between("UNet res_blocks", self.res_blocks, 1, 16)
         check_choice("UNet alignment", self.alignment, ALIGNMENTS)
         if self.aligned and self.domains < 2:
             raise InputError("alignment attention needs two domains, this UNet has one.")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..checks import check_between, check_choice
+from ..checks import check_bounds, check_choice
 from ..conventions import UP_AXES, UpAxis
 
 Protocol = Literal["strict", "syncdreamer"]
@@ -51,12 +51,16 @@ class EvaluateConfig:
         check_choice("evaluate protocol", self.protocol, PROTOCOLS)
         check_choice("evaluate align", self.align, ALIGNMENTS)
         check_choice("evaluate reference_up_axis", self.reference_up_axis, UP_AXES)
-        check_between("evaluate points", self.points, 100, 10_000_000)
-        check_between("evaluate seed", self.seed, 0, 2**31 - 1)
-        check_between("evaluate iou_resolution", self.iou_resolution, 4, 512)
-        check_between("evaluate visible_px", self.visible_px, 4, 4096)
-        check_between("evaluate picture_px", self.picture_px, SMALLEST_PICTURE_PX, 4096)
-        check_between("evaluate supersample", self.supersample, 1, 16)
+        check_bounds(
+            self,
+            "evaluate",
+            points=(100, 10_000_000),
+            seed=(0, 2**31 - 1),
+            iou_resolution=(4, 512),
+            visible_px=(4, 4096),
+            picture_px=(SMALLEST_PICTURE_PX, 4096),
+            supersample=(1, 16),
+        )
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,18 @@ class ConditionConfig:
 
     def __post_init__(self):
         check_choice("condition", self.condition, CONDITIONS)
-        check_between("condition seed", self.seed, 0, 2**31 - 1)
-        check_between("condition rotation_sigma_deg", self.rotation_sigma_deg, 0.0, 45.0)
-        check_between("condition shift_sigma", self.shift_sigma, 0.0, 0.5)
-        check_between("condition gain_range", self.gain_range, 0.0, 0.9)
-        check_between("condition blob_views", self.blob_views, 0, 100_000)
-        check_between("condition blob_share", self.blob_share, 0.001, 0.5)
-        check_between("condition blob_turn_deg", self.blob_turn_deg, 0.0, 90.0)
-        check_between("condition supersample", self.supersample, 1, 16)
+        check_bounds(
+            self,
+            "condition",
+            seed=(0, 2**31 - 1),
+            rotation_sigma_deg=(0.0, 45.0),
+            shift_sigma=(0.0, 0.5),
+            gain_range=(0.0, 0.9),
+            blob_views=(0, 100_000),
+            blob_share=(0.001, 0.5),
+            blob_turn_deg=(0.0, 90.0),
+            supersample=(1, 16),
+        )
 
     @property
     def rotation_sigma_rad(self) -> float:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import InputError
+from ..io.json_text import parse_json
 
 Figure = float | bool | str | None
 Figures = dict[str, dict[str, Figure]]
@@ -85,9 +86,9 @@ class Report:
     def from_json(cls, text: str) -> Report:
         """A report from what `to_json` wrote; InputError if it is something else."""
         try:
-            document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"this is no evaluation report: not JSON ({error}).") from error
+            document = parse_json(text, "it")
+        except InputError as error:
+            raise InputError(f"this is no evaluation report: {error.message}") from error
         if not isinstance(document, dict):
             raise InputError("this is no evaluation report: its JSON holds no named values.")
         return cls.from_dict(document)

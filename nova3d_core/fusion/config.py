@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ..checks import check_bounds
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class HullConfig:
     """Empty cells around the object, so that the surface is closed."""
 
     def __post_init__(self):
-        if not 16 <= self.resolution <= 1024:
-            raise InputError(f"hull resolution is {self.resolution}, expected 16 to 1024.")
-        if not 1 <= self.mask_upsampling <= 8:
-            raise InputError(f"mask_upsampling is {self.mask_upsampling}, expected 1 to 8.")
-        if not 0.0 <= self.ridge_rounding <= 1.0:
-            raise InputError(f"ridge_rounding is {self.ridge_rounding}, expected 0 to 1.")
-        if self.padding_cells < 2:
-            raise InputError(f"padding_cells is {self.padding_cells}, expected at least 2.")
+        check_bounds(
+            self,
+            "hull",
+            resolution=(16, 1024),
+            mask_upsampling=(1, 8),
+            ridge_rounding=(0.0, 1.0),
+            padding_cells=(2, 64),
+        )

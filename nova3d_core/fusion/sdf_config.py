@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from dataclasses import field as made_by
 from typing import Literal, get_args
 
-from ..checks import check_between, check_choice
+from ..checks import check_bounds, check_choice
 from .config import HullConfig
 
 FieldKind = Literal["grid", "hashgrid"]
@@ -42,9 +42,8 @@ class LossConfig:
     """Share of the rays with the largest error that L_normal leaves out."""
 
     def __post_init__(self):
-        for name in ("colour", "normal", "mask", "eikonal", "sparse", "smooth"):
-            check_between(f"loss {name}", getattr(self, name), 0.0, 1e6)
-        check_between("loss drop_share", self.drop_share, 0.0, 0.9)
+        names = ("colour", "normal", "mask", "eikonal", "sparse", "smooth")
+        check_bounds(self, "loss", **dict.fromkeys(names, (0.0, 1e6)), drop_share=(0.0, 0.9))
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,15 @@ class PoseConfig:
     """No view turns farther than this from the pose it was given with."""
 
     def __post_init__(self):
-        check_between("poses trust", self.trust, 1e-3, 1.0)
-        check_between("poses spread_deg", self.spread_deg, 0.01, 45.0)
-        check_between("poses warm_up", self.warm_up, 0.0, 1.0)
-        check_between("poses shift_per_turn", self.shift_per_turn, 0.0, 10.0)
-        check_between("poses max_turn_deg", self.max_turn_deg, 0.0, 90.0)
+        check_bounds(
+            self,
+            "poses",
+            warm_up=(0.0, 1.0),
+            spread_deg=(0.01, 45.0),
+            shift_per_turn=(0.0, 10.0),
+            trust=(1e-3, 1.0),
+            max_turn_deg=(0.0, 90.0),
+        )
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,17 @@ class ConflictConfig:
 
     def __post_init__(self):
         check_choice("conflict mode", self.mode, CONFLICT_MODES)
-        check_between("conflict begin", self.begin, 0.0, 1.0)
-        check_between("conflict price_start", self.price_start, 0.01, 100.0)
-        check_between("conflict price_end", self.price_end, 0.01, 100.0)
-        check_between("conflict cell_px", self.cell_px, 1, 256)
-        for name in ("budget", "front_cap", "normal_floor"):
-            check_between(f"conflict {name}", getattr(self, name), 0.0, 1.0)
+        check_bounds(
+            self,
+            "conflict",
+            begin=(0.0, 1.0),
+            price_start=(0.01, 100.0),
+            price_end=(0.01, 100.0),
+            cell_px=(1, 256),
+            budget=(0.0, 1.0),
+            front_cap=(0.0, 1.0),
+            normal_floor=(0.0, 1.0),
+        )
 
 
 @dataclass(frozen=True)
@@ -139,18 +147,22 @@ class LevelConfig:
     """Times the weight of L_mask: soft masks leave small differences, which count for more."""
 
     def __post_init__(self):
-        check_between("level resolution", self.resolution, 8, 1024)
-        check_between("level steps", self.steps, 1, 100_000)
-        check_between("level ray_share", self.ray_share, 1e-4, 1.0)
-        check_between("level sharpness", self.sharpness, 0.1, 10.0)
-        check_between("level step_cells", self.step_cells, 1e-4, 1.0)
-        check_between("level turn_rad", self.turn_rad, 0.0, 0.1)
-        check_between("level colour_step", self.colour_step, 0.0, 1.0)
-        check_between("level align_every", self.align_every, 0, 1000)
-        check_between("level align_stride", self.align_stride, 1, 16)
-        check_between("level align_bound_end", self.align_bound_end, 0.01, 1.0)
-        check_between("level most_rays", self.most_rays, 0, 10**9)
-        check_between("level mask_weight", self.mask_weight, 0.0, 1e6)
+        check_bounds(
+            self,
+            "level",
+            resolution=(8, 1024),
+            steps=(1, 100_000),
+            ray_share=(1e-4, 1.0),
+            sharpness=(0.1, 10.0),
+            step_cells=(1e-4, 1.0),
+            turn_rad=(0.0, 0.1),
+            colour_step=(0.0, 1.0),
+            align_every=(0, 1000),
+            align_stride=(1, 16),
+            align_bound_end=(0.01, 1.0),
+            most_rays=(0, 10**9),
+            mask_weight=(0.0, 1e6),
+        )
 
     def rays(self, count: int, least: int) -> int:
         """How many of `count` rays a step looks at: its share, or at least so many."""
@@ -233,11 +245,16 @@ class SdfFusionConfig:
     def __post_init__(self):
         check_choice("sdf field", self.field, FIELD_KINDS)
         check_choice("sdf start", self.start, START_KINDS)
-        check_between("sdf inflate", self.inflate, 0.0, 0.2)
-        check_between("sdf margin_px", self.margin_px, 0, 256)
-        check_between("sdf seed", self.seed, 0, 2**31 - 1)
-        check_between("sdf max_rays", self.max_rays, 256, 10**9)
-        check_between("sdf memory_gib", self.memory_gib, 0.1, 1024.0)
+        check_bounds(
+            self,
+            "sdf",
+            inflate=(0.0, 0.2),
+            margin_px=(0, 256),
+            seed=(0, 2**31 - 1),
+            min_rays=(1, 10**9),
+            max_rays=(256, 10**9),
+            memory_gib=(0.1, 1024.0),
+        )
         check_choice("sdf preset", self.preset, PRESETS)
 
     def complete(self) -> SdfFusionConfig:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..checks import check_between, check_finite
+from ..checks import check_bounds, check_finite
 from ..errors import InputError
 from ..io.images import on_white
 from .mask_checks import check_not_inverted
@@ -29,8 +29,12 @@ class CropConfig:
     """The object's longer side, as a share of the picture."""
 
     def __post_init__(self):
-        check_between("crop size_px", self.size_px, 16, 8192)
-        check_between("crop object_share", self.object_share, 0.05, 1.0)
+        check_bounds(
+            self,
+            "crop",
+            size_px=(16, 8192),
+            object_share=(0.05, 1.0),
+        )
 
 
 def prepare_images(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import check_between
-from ..errors import InputError
+from ..checks import check_bounds
 
 
 @dataclass(frozen=True)
@@ -23,9 +22,11 @@ class MeshingConfig:
     """A view sees a surface that is turned to it by at least this cosine."""
 
     def __post_init__(self):
-        if self.target_faces < 100:
-            raise InputError(f"target_faces is {self.target_faces}, expected at least 100.")
-        if not 0.0 <= self.min_part_share < 1.0:
-            raise InputError(f"min_part_share is {self.min_part_share}, expected 0 up to 1.")
-        check_between("meshing smooth_unseen", self.smooth_unseen, 0.0, 1000.0)
-        check_between("meshing seen_cosine", self.seen_cosine, 0.0, 1.0)
+        check_bounds(
+            self,
+            "meshing",
+            target_faces=(100, 100_000_000),
+            min_part_share=(0.0, 1.0 - 1e-9),
+            smooth_unseen=(0.0, 1000.0),
+            seen_cosine=(0.0, 1.0),
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from importlib import util
 
 import torch
 
@@ -28,10 +27,17 @@ def simplify(mesh: Mesh, target_faces: int) -> Mesh:
     mesh = mesh.to("cpu")
     if len(mesh.faces) <= target_faces:
         return Mesh(mesh.vertices, mesh.faces, origin=mesh.origin)
-    if not util.find_spec("fast_simplification"):
-        logger.warning("fast-simplification is not installed: the mesh keeps all its faces")
+    try:
+        import fast_simplification
+    except (ImportError, OSError) as error:
+        logger.warning(
+            "the mesh keeps its %d faces instead of %d, as fast-simplification cannot be loaded "
+            "(%s). Install it with: pip install fast-simplification",
+            len(mesh.faces),
+            target_faces,
+            error,
+        )
         return Mesh(mesh.vertices, mesh.faces, origin=mesh.origin)
-    import fast_simplification
 
     # its error bound is an absolute length: in a unit cube the world's scale does not matter
     to_unit = replace(mesh, origin=ZERO_ORIGIN).normalising_matrix().double()

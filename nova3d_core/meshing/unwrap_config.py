@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..errors import InputError
+from ..checks import check_bounds, check_choice
 
 UnwrapMethod = Literal["xatlas", "box"]
 UNWRAP_METHODS: tuple[str, ...] = get_args(UnwrapMethod)
@@ -28,13 +28,11 @@ class UnwrapConfig:
     grows with the square of the piece."""
 
     def __post_init__(self):
-        if self.method not in UNWRAP_METHODS:
-            raise InputError(
-                f"method is '{self.method}', expected one of {', '.join(UNWRAP_METHODS)}."
-            )
-        if not 0 <= self.padding_px <= 64:
-            raise InputError(f"padding_px is {self.padding_px}, expected 0 to 64.")
-        if not self.time_limit_s > 0:
-            raise InputError(f"time_limit_s is {self.time_limit_s}, expected a number above 0.")
-        if self.faces_per_part < 100:
-            raise InputError(f"faces_per_part is {self.faces_per_part}, expected at least 100.")
+        check_choice("unwrap method", self.method, UNWRAP_METHODS)
+        check_bounds(
+            self,
+            "unwrap",
+            padding_px=(0, 64),
+            time_limit_s=(1e-6, 1e6),
+            faces_per_part=(100, 100_000_000),
+        )

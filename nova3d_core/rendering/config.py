@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ..checks import check_bounds
 
 
 @dataclass(frozen=True)
@@ -15,5 +15,4 @@ class RenderConfig:
     """Rays along each side of a pixel; 3 means 9 rays a pixel."""
 
     def __post_init__(self):
-        if not 1 <= self.supersample <= 16:
-            raise InputError(f"supersample is {self.supersample}, expected 1 to 16.")
+        check_bounds(self, "render", supersample=(1, 16))

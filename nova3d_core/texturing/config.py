@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..checks import check_bounds
 from ..errors import InputError
 
 
@@ -33,18 +34,19 @@ class BakeConfig:
     """How many other views the first one, the input picture, outweighs where views disagree."""
 
     def __post_init__(self):
-        if not 16 <= self.texture_px <= 16384:
-            raise InputError(f"texture_px is {self.texture_px}, expected 16 to 16384.")
-        if not 0.0 <= self.angle_power <= 32.0:
-            raise InputError(f"angle_power is {self.angle_power}, expected 0 to 32.")
-        if not 0.0 <= self.min_cosine < 1.0:
-            raise InputError(f"min_cosine is {self.min_cosine}, expected 0 up to 1.")
-        if not self.edge_px >= 0.0:
-            raise InputError(f"edge_px is {self.edge_px}, expected 0 or more.")
-        if not 0.0 <= self.agreement_tolerance < self.agreement_limit:
+        check_bounds(
+            self,
+            "bake",
+            texture_px=(16, 16_384),
+            angle_power=(0.0, 32.0),
+            min_cosine=(0.0, 1.0 - 1e-9),
+            edge_px=(0.0, 1024.0),
+            agreement_tolerance=(0.0, 2.0),
+            agreement_limit=(0.0, 2.0),
+            first_view_votes=(1e-6, 1000.0),
+        )
+        if not self.agreement_tolerance < self.agreement_limit:
             raise InputError(
                 f"agreement_tolerance is {self.agreement_tolerance}, expected 0 up to "
                 f"agreement_limit ({self.agreement_limit})."
             )
-        if not 0.0 < self.first_view_votes <= 1000.0:
-            raise InputError(f"first_view_votes is {self.first_view_votes}, expected up to 1000.")

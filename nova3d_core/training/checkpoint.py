@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..io.atomic import new_folder
+from ..io.json_text import read_json
+from ..settings import config_from
 from .ema import Ema
 from .split import part_like
 from .tensor_files import read_tensors, write_tensors
@@ -143,14 +145,16 @@ def read_state(path: Path) -> State:
         InputError: it is damaged, or of a newer layout.
     """
     try:
-        document = json.loads((path / STATE).read_text(encoding="utf-8"))
-        state = State(**{**document, "place": Place(**document["place"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        document = read_json(path / STATE)
+        version = document.get("version") if isinstance(document, dict) else None
+        newer = isinstance(version, int) and version > VERSION
+        state = None if newer else config_from(document, State, STATE)
+    except InputError as error:
         raise InputError(
-            f"checkpoint {path} is damaged: {error}.",
+            f"checkpoint {path} is damaged: {error.message}",
             "Delete its folder to go on from the checkpoint before it.",
         ) from error
-    if state.version > VERSION:
+    if state is None:
         raise InputError(f"checkpoint {path} was written by a newer version of this package.")
     return state
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..io.atomic import new_file, refuse_unusable_name, refuse_unwritable
+from ..io.json_text import read_json
 from ..io.ownership import GENERATOR
 from ..io.staging import remove_leftovers
 from .config import flat_settings
@@ -92,10 +93,10 @@ def write_json(path: Path, value: Any) -> None:
 def _settings_of(path: Path) -> dict[str, Any]:
     """An earlier run's settings; damaged ones are unlike any."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+        document = read_json(path)
+    except InputError:
         return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> str:

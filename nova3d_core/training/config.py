@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from ..checks import check_between, check_choice
+from ..checks import check_bounds, check_choice
 from ..diffusion.families import FAMILIES
 from ..diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
 from ..errors import InputError
@@ -41,6 +41,17 @@ class NetworkConfig:
     small_residuals: float = 0.0
     """What the last layers of residual branches are scaled with at the start; 0 as in SVD."""
 
+    def __post_init__(self):
+        check_bounds(
+            self,
+            "training network",
+            codec_factor=(1, 64),
+            codec_cosines=(-1e6, 1e6),
+            codec_deviation=(1e-6, 1e6),
+            encoder_channels=(8, 1024),
+            small_residuals=(0.0, 10.0),
+        )
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -59,8 +70,12 @@ class DataConfig:
 
     def __post_init__(self):
         check_choice("training data source", self.source, SOURCES)
-        check_between("training data size_px", self.size_px, 8, 2048)
-        check_between("training data ahead", self.ahead, 0, 1000)
+        check_bounds(
+            self,
+            "training data",
+            size_px=(8, 2048),
+            ahead=(0, 1000),
+        )
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,9 @@ class NoiseStage:
     """P_mean."""
     std: float
     """P_std."""
+
+    def __post_init__(self):
+        check_bounds(self, "training noise", start=(0.0, 1.0), mean=(-20.0, 20.0), std=(0.0, 20.0))
 
 
 PAPER_STAGES = (
@@ -100,10 +118,14 @@ class ConditionConfig:
     painted always stands on white."""
 
     def __post_init__(self):
-        check_between("training dropout", self.dropout, 0.0, 1 / 3)
-        check_between("training augmentation_mean", self.augmentation_mean, -20.0, 5.0)
-        check_between("training augmentation_std", self.augmentation_std, 0.0, 5.0)
-        check_between("training background_share", self.background_share, 0.0, 1.0)
+        check_bounds(
+            self,
+            "training",
+            dropout=(0.0, 1 / 3),
+            augmentation_mean=(-20.0, 5.0),
+            augmentation_std=(0.0, 5.0),
+            background_share=(0.0, 1.0),
+        )
 
 
 @dataclass(frozen=True)
@@ -139,18 +161,23 @@ class OptimiserConfig:
     """Decay of the moving average; smaller in the first steps, (1 + n) / (10 + n)."""
 
     def __post_init__(self):
-        check_between("training steps", self.steps, 1, 10**9)
-        check_between("training batch", self.batch, 1, 10**6)
-        check_between("training at_once", self.at_once, 1, 10**6)
+        check_bounds(
+            self,
+            "training",
+            steps=(1, 10**9),
+            batch=(1, 10**6),
+            at_once=(1, 10**6),
+            learning_rate=(0.0, 10.0),
+            hidden_share=(0.0, 100.0),
+            lowest_share=(0.0, 1.0),
+            warm_up=(0, 10**9),
+            weight_decay=(0.0, 10.0),
+            clip=(1e-6, 1e6),
+            ema_decay=(0.0, 1.0),
+            betas=(0.0, 1.0),
+        )
         check_choice("training method", self.method, METHODS)
-        check_between("training learning_rate", self.learning_rate, 0.0, 10.0)
-        check_between("training hidden_share", self.hidden_share, 0.0, 100.0)
         check_choice("training curve", self.curve, CURVES)
-        check_between("training lowest_share", self.lowest_share, 0.0, 1.0)
-        check_between("training warm_up", self.warm_up, 0, 10**9)
-        check_between("training weight_decay", self.weight_decay, 0.0, 10.0)
-        check_between("training clip", self.clip, 1e-6, 1e6)
-        check_between("training ema_decay", self.ema_decay, 0.0, 1.0)
         if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise InputError(f"training betas are {self.betas}, expected two numbers in 0..1.")
 
@@ -183,11 +210,18 @@ class RunConfig:
     """Whether curves and sheets are also written for TensorBoard."""
 
     def __post_init__(self):
-        for name in ("log_every", "checkpoint_steps", "checkpoints", "bad_steps"):
-            check_between(f"training {name}", getattr(self, name), 1, 10**9)
-        names = ("sheet_steps", "sheet_objects", "validation_steps", "validation_objects")
-        for name in (*names, "sampling_steps", "checkpoint_minutes"):
-            check_between(f"training {name}", getattr(self, name), 0, 10**9)
+        at_least_one = ("log_every", "checkpoint_steps", "checkpoints", "bad_steps")
+        check_bounds(
+            self,
+            "training",
+            **dict.fromkeys(at_least_one, (1, 10**9)),
+            sheet_steps=(0, 10**9),
+            sheet_objects=(0, 10**6),
+            validation_steps=(0, 10**9),
+            validation_objects=(0, 10**6),
+            sampling_steps=(0, 1000),
+            checkpoint_minutes=(0.0, 1e6),
+        )
 
 
 @dataclass(frozen=True)
@@ -225,7 +259,11 @@ class TrainConfig:
     def __post_init__(self):
         check_choice("training family", self.family, tuple(FAMILIES))
         check_choice("training precision", self.precision, PRECISIONS)
-        check_between("training seed", self.seed, 0, 2**31 - 1)
+        check_bounds(
+            self,
+            "training",
+            seed=(0, 2**31 - 1),
+        )
         if FAMILIES[self.family].added != ("augmentation",):
             raise InputError(
                 f"family {self.family} cannot be trained here: it is told more than the noise on "

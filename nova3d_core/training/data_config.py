@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from ..checks import check_between, check_choice
+from ..checks import check_bounds, check_choice
 from ..conventions import UpAxis
 
 PictureFormat = Literal["png", "npy"]
@@ -29,10 +29,14 @@ class LightConfig:
     """How high the light stands."""
 
     def __post_init__(self):
-        check_between("light ambient", self.ambient, 0.0, 2.0)
-        check_between("light key", self.key, 0.0, 2.0)
-        check_between("light azimuth_deg", self.azimuth_deg, -360.0, 360.0)
-        check_between("light elevation_deg", self.elevation_deg, -90.0, 90.0)
+        check_bounds(
+            self,
+            "light",
+            ambient=(0.0, 2.0),
+            key=(0.0, 2.0),
+            azimuth_deg=(-360.0, 360.0),
+            elevation_deg=(-90.0, 90.0),
+        )
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,13 @@ class PictureConfig:
     """The light on the colours."""
 
     def __post_init__(self):
-        check_between("picture size_px", self.size_px, 8, 2048)
-        check_between("picture views", self.views, 1, 360)
-        check_between("picture supersample", self.supersample, 1, 8)
+        check_bounds(
+            self,
+            "picture",
+            size_px=(8, 2048),
+            views=(1, 360),
+            supersample=(1, 8),
+        )
 
 
 @dataclass(frozen=True)
@@ -77,11 +85,15 @@ class DatasetConfig:
     """png: an eighth of the size, any viewer shows them; npy: read a little quicker."""
 
     def __post_init__(self):
-        check_between("dataset seed", self.seed, 0, 2**31 - 1)
-        check_between("dataset per_shard", self.per_shard, 1, 100_000)
-        check_between("dataset fronts", self.fronts, 1, 1000)
-        check_between("dataset most_faces", self.most_faces, 1, 2**31 - 1)
-        check_between("dataset most_mib", self.most_mib, 0.001, 1e6)
+        check_bounds(
+            self,
+            "dataset",
+            seed=(0, 2**31 - 1),
+            per_shard=(1, 100_000),
+            fronts=(1, 1000),
+            most_faces=(1, 2**31 - 1),
+            most_mib=(0.001, 1e6),
+        )
         check_choice("dataset pictures_as", self.pictures_as, PICTURE_FORMATS)
 
 
@@ -104,7 +116,13 @@ class PrecomputeConfig:
     """Pictures that are encoded together."""
 
     def __post_init__(self):
-        check_between("precompute variants", self.variants, 1, 1000)
-        check_between("precompute seed", self.seed, 0, 2**31 - 1)
-        check_between("precompute background_share", self.background_share, 0.0, 1.0)
-        check_between("precompute at_once", self.at_once, 1, 4096)
+        check_bounds(
+            self,
+            "precompute",
+            variants=(1, 1000),
+            seed=(0, 2**31 - 1),
+            augmentation_mean=(-20.0, 5.0),
+            augmentation_std=(0.0, 5.0),
+            background_share=(0.0, 1.0),
+            at_once=(1, 4096),
+        )

@@ -62,12 +62,11 @@ def held_out_objects(config: TrainConfig, family: Family, count: int) -> Sequenc
     if count == 0:
         return []
     if config.data.held_out:
-        source: ObjectStream = ShardDataset(
-            config.data.held_out, epochs=1, shuffle=False, rank=0, world=1
-        )
+        shards = ShardDataset(config.data.held_out, epochs=1, shuffle=False, rank=0, world=1)
+        items = shards.readable_objects()
     else:
-        source = ProceduralDataset(HELD_OUT_SEED, config.data.size_px, rank=0, world=1)
-    truths = [truth_of(item) for item in islice(iter(source), count)]
+        items = iter(ProceduralDataset(HELD_OUT_SEED, config.data.size_px, rank=0, world=1))
+    truths = [truth_of(item) for item in islice(items, count)]
     wanted = (family.views, config.data.size_px, config.data.size_px, 3)
     for truth in truths:
         if tuple(truth.colour.shape) != wanted:

@@ -14,6 +14,7 @@ from torch import nn
 from ..checks import check_choice
 from ..errors import InputError
 from ..io.atomic import refuse_file
+from ..io.json_text import parse_json
 from ..progress import SILENT, Progress
 from ..settings import config_from
 from ..weights.built_in import model_file
@@ -127,6 +128,6 @@ def _note(trained: Trained) -> str:
 def _as_table(note: str) -> Any:
     """An older note of ours as the table that it is, any other as its text."""
     try:
-        return json.loads(note)
-    except ValueError:
+        return parse_json(note, "note")
+    except InputError:
         return note

@@ -211,6 +211,7 @@ class Loop:
                 objects_per_s=round(since.steps * config.batch / took, 3),
                 waiting=round(since.waited / took, 4),
                 skipped=self.place.skipped,
+                unreadable=len(self.source.unreadable),
                 hours=round(self.place.seconds / 3600.0, 4),
                 memory_gib=memory_gib(self.accelerator.device),
             )

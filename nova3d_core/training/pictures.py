@@ -12,7 +12,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from ..cameras import Cameras, orbit_cameras
-from ..errors import InputError, MissingDependencyError
+from ..errors import InputError
 from ..mesh import Mesh
 from ..rendering.shading import GREY
 from ..rigs import RigConfig
@@ -49,13 +49,27 @@ def render_object(
     """
     config = config or PictureConfig(size_px=size_px, views=views)
     cameras = _cameras(config)
-    try:
+    if _has_warp():
         pictures = _rasterised(mesh, cameras, config, closed)
-    except MissingDependencyError:
-        logger.info("warp is not installed: rendering with the slower ray caster")
+    else:
         pictures = ray_cast(mesh, cameras, config)
     angles = {"elevation_deg": cameras.elevation_deg, "azimuth_deg": cameras.azimuth_deg}
     return {**pictures, **angles}
+
+
+@cache
+def _has_warp() -> bool:
+    """Whether warp runs on the CPU; says once, where it does not, what takes its place."""
+    from ..fusion.fields.launch import problem_on
+
+    problem = problem_on(torch.device("cpu"))
+    if problem:
+        logger.warning(
+            "training images are rendered by the slower ray caster: %s. Install warp with: pip "
+            "install warp-lang",
+            problem.rstrip("."),
+        )
+    return not problem
 
 
 @cache

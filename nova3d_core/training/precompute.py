@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .claims import claim, settings_in
 from .config import ConditionConfig
 from .data_config import PrecomputeConfig
 from .draws import draw
+from .shard_members import DamagedObjectError
 from .shard_writer import FORMAT, Members, npy, write_shard
 from .shards import Shard, ShardDataset, read_shard, shard_paths
 
@@ -49,6 +50,8 @@ class Precomputed:
     kept: int = 0
     """Of these, how many an earlier run had finished."""
     objects: int = 0
+    skipped: list[str] = field(default_factory=list)
+    """What was wrong with objects that were left out; those of kept shards are not in it."""
 
 
 def precompute(
@@ -95,12 +98,17 @@ def precompute(
         if _is_finished(path, about):
             result.kept += 1
         else:
-            objects = _latents(shard, done, encoders, config)
+            objects = _latents(shard, done, encoders, config, result.skipped)
             write_shard(path, progress_of(objects, progress, done, total), about, overwrite=True)
         done += len(shard.objects)
         progress.update(STAGE, done, total)
         result.shards += 1
-    result.objects = done
+    result.objects = done - len(result.skipped)
+    if result.skipped and not result.objects:
+        raise InputError(
+            f"none of the {done} objects can be read, the first: {result.skipped[0]}",
+            "Copy the shards again, or render them anew.",
+        )
     return result
 
 
@@ -137,12 +145,20 @@ def _is_finished(path: Path, about: Mapping[str, Any]) -> bool:
 
 
 def _latents(
-    shard: Shard, first: int, encoders: Encoders, config: PrecomputeConfig
+    shard: Shard, first: int, encoders: Encoders, config: PrecomputeConfig, skipped: list[str]
 ) -> Iterator[tuple[str, Members]]:
-    """Key and files of each object of a shard; `first` is the number of its first object."""
+    """Key and files of each object of a shard; `first` is the number of its first object.
+
+    Damaged objects are left out; what is wrong with them is added to `skipped`.
+    """
     reader = ShardDataset(shard.path, shuffle=False, epochs=1, rank=0, world=1)
     for index in range(len(shard.objects)):
-        item = reader.object_of(reader.shards[0], index)
+        try:
+            item = reader.object_of(reader.shards[0], index)
+        except DamagedObjectError as error:
+            skipped.append(error.message)
+            logger.warning("%s It is left out (%d so far).", error.message, len(skipped))
+            continue
         made = latents_of(item, first + index, encoders, config)
         for name, value in made.items():
             if not bool(torch.isfinite(value).all()):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MissingDependencyError
+from ..io.containment import quoted
+from ..io.json_text import read_json
 from ..settings import config_from
 from .config import TrainConfig
 
@@ -40,15 +41,19 @@ def read_train_config(name: str) -> TrainConfig:
 
 
 def _document(path: Path) -> Any:
+    if path.suffix == ".json":
+        return read_json(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise InputError(f"{path} cannot be read: {reason}.") from error
     try:
-        return json.loads(text) if path.suffix == ".json" else _toml(text)
+        return _toml(text)
+    except RecursionError as error:
+        raise InputError(f"{path} is not valid TOML: it is nested too deeply.") from error
     except ValueError as error:
-        raise InputError(f"{path} is no {path.suffix[1:].upper()}: {error}.") from error
+        raise InputError(f"{path} is not valid TOML: {quoted(str(error))}.") from error
 
 
 def _toml(text: str) -> Any:

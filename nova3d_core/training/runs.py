@@ -48,6 +48,8 @@ class Outcome:
     """The moving average of its weights."""
     main: bool
     """Whether this is the process that writes files."""
+    unreadable: int = 0
+    """Objects of the data that this process could not read; others came in their places."""
 
 
 def train(
@@ -109,7 +111,21 @@ def train(
             reason = loop.run(stopping)
         finally:
             loop.watch.close()
-    return Outcome(reason, place, trainee, ema, accelerator.is_main_process)
+    unreadable = _count_unreadable(source)
+    return Outcome(reason, place, trainee, ema, accelerator.is_main_process, unreadable)
+
+
+def _count_unreadable(source: ObjectStream) -> int:
+    """How many objects could not be read, which is also said."""
+    count = len(source.unreadable)
+    if count:
+        logger.warning(
+            "%d objects of the training data could not be read, the first: %s. Others were taken "
+            "in their places.",
+            count,
+            next(iter(source.unreadable)),
+        )
+    return count
 
 
 def prepared(trainee: Trainee, config: TrainConfig, accelerator: Any) -> tuple[Any, Any]:

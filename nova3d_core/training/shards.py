@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import os
 import tarfile
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from glob import glob
@@ -16,10 +14,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 
 from ..errors import InputError
-from ..io.image_files import open_image, shown
+from ..io.json_text import parse_json
+from .shard_members import DamagedObjectError, decode_object
 from .stream import ObjectStream, ProceduralDataset
 
 __all__ = ["ABOUT", "ProceduralDataset", "Shard", "ShardDataset", "read_shard"]
@@ -29,6 +27,9 @@ logger = logging.getLogger(__name__)
 ABOUT = "__shard__/about.json"
 """The first member of a shard; the webdataset package passes over such names."""
 OPEN_FILES = 32
+MAX_ABOUT_BYTES = 1_000_000
+NAMED_OBJECTS = 100
+"""Objects that are named in warnings when they cannot be read; further ones are only counted."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def read_shard(path: Path | str, strict: bool = False) -> Shard:
             objects.setdefault(key, {})[name] = (member.offset_data, member.size)
     wanted = set(about["members"])
     whole = {key: held for key, held in objects.items() if wanted <= set(held)}
-    lost = int(about["count"]) - len(whole)
+    lost = max(about["count"] - len(whole), 0)
     if lost:
         reason = reason or "objects are missing"
         line = f"shard {path} is not whole ({reason}): {lost} of {about['count']} objects are lost"
@@ -85,14 +86,19 @@ def _members(path: Path, size: int) -> tuple[list[tarfile.TarInfo], str]:
     members: list[tarfile.TarInfo] = []
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            place = -1
             while (member := tar.next()) is not None:
+                if member.size < 0 or member.offset <= place:  # such a list may have no end
+                    return members, "it is damaged"
                 if member.offset_data + member.size > size:
                     return members, "it was cut off"
+                place = member.offset
                 members.append(member)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except Exception as error:  # tarfile raises whatever comes up on damaged bytes
         if not members:
             raise InputError(
-                f"{path} is not a readable shard: {error}.", "Shards are plain tar files."
+                f"{path} is not a readable shard: {str(error)[:200]}.",
+                "Shards are plain tar files.",
             ) from error
         return members, "it was cut off or is damaged"
     return members, ""
@@ -107,28 +113,19 @@ def _about(path: Path, members: list[tarfile.TarInfo]) -> dict[str, Any]:
         )
     with path.open("rb") as file:
         file.seek(members[0].offset_data)
-        try:
-            about = json.loads(file.read(members[0].size))
-        except ValueError as error:
-            raise InputError(f"the description in shard {path} is damaged: {error}.") from error
-    if not {"count", "members", "format"} <= set(about):
+        text = file.read(min(members[0].size, MAX_ABOUT_BYTES))
+    about = parse_json(text, f"the description in shard {path}")
+    if not isinstance(about, dict) or not {"count", "members", "format"} <= set(about):
         raise InputError(f"the description in shard {path} lacks its count or members.")
-    return about
-
-
-def decoded(name: str, content: bytes, views: int) -> np.ndarray | dict[str, Any]:
-    """A member's content: numbers of .npy, pictures (V, H, W, ...) of a .png strip, or JSON.
-
-    A picture that is not a strip of all views comes out as (1, H, W, ...).
-    """
-    if name.endswith(".npy"):
-        return np.load(io.BytesIO(content), allow_pickle=False)
-    if name.endswith(".png"):
-        with open_image(content, f"picture {shown(name)}", ("PNG",)) as picture:
-            strip = np.array(picture)
-        width = strip.shape[1]
-        return strip.reshape(len(strip) // width, width, width, *strip.shape[2:])
-    return json.loads(content)
+    names, numbers = about["members"], [about["count"]]
+    numbers += [about[name] for name in ("views", "size_px") if about.get(name) is not None]
+    if not (
+        isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and all(type(number) is int and number >= 0 for number in numbers)
+    ):
+        raise InputError(f"the description in shard {path} has values of wrong types.")
+    return {name: value for name, value in about.items() if value is not None}
 
 
 class ShardDataset(ObjectStream):
@@ -151,7 +148,7 @@ class ShardDataset(ObjectStream):
         azimuth_deg (V,) float32; key str. Precomputed shards: see `precompute`.
 
     Raises:
-        InputError: no shards, or one that cannot be read.
+        InputError: no shards, or one that cannot be read; while reading: no object can be read.
     """
 
     def __init__(
@@ -195,12 +192,51 @@ class ShardDataset(ObjectStream):
         }
 
     def fetch(self, number: int) -> dict[str, Any]:
-        """One object of the row."""
+        """One object of the row.
+
+        In the place of one that cannot be read comes the next of its epoch that can be. So a place
+        in the row means the same object in every run, whatever was read before.
+
+        Raises:
+            InputError: no object can be read, or a shard is gone.
+        """
         epoch, position = divmod(number, self._count)
         if self._order[0] != epoch:
             self._order = (epoch, self.order(epoch))
-        shard, index = self._order[1][position]
-        return self.object_of(self.shards[shard], int(index))
+        for step in range(self._count):
+            shard, index = self._order[1][(position + step) % self._count]
+            item = self._readable(self.shards[shard], int(index))
+            if item is not None:
+                return item
+        first = next(iter(self.unreadable.items()))
+        raise InputError(
+            f"none of the {self._count} objects in {len(self.shards)} shards can be read, the "
+            f"first: {first[0]}: {first[1]}",
+            "Copy the shards again, or render them anew.",
+        )
+
+    def readable_objects(self) -> Iterator[dict[str, Any]]:
+        """All objects once, in the order of the files, without those that cannot be read."""
+        for shard in self.shards:
+            for index in range(len(shard.objects)):
+                item = self._readable(shard, index)
+                if item is not None:
+                    yield item
+
+    def _readable(self, shard: Shard, index: int) -> dict[str, Any] | None:
+        """An object, or None if it is damaged, which is said once."""
+        name = f"object {shard.keys[index]} of shard {shard.path}"
+        if name in self.unreadable:
+            return None
+        try:
+            return self.object_of(shard, index)
+        except DamagedObjectError as error:
+            self.unreadable[name] = error.reason
+            if len(self.unreadable) <= NAMED_OBJECTS:
+                logger.warning(
+                    "%s is skipped (%d so far): %s", name, len(self.unreadable), error.reason
+                )
+            return None
 
     def order(self, epoch: int) -> np.ndarray:
         """(objects, 2) shard and index of all objects of an epoch, in turn."""
@@ -223,18 +259,24 @@ class ShardDataset(ObjectStream):
         return np.concatenate(windows)
 
     def object_of(self, shard: Shard, index: int) -> dict[str, Any]:
-        """One object of a shard, as tensors."""
-        file = self._open(shard.path)
-        item: dict[str, Any] = {"key": shard.keys[index]}
-        for name, (offset, size) in shard.objects[index].items():
-            file.seek(offset)
-            value = decoded(name, file.read(size), int(shard.about.get("views", 1)))
-            if isinstance(value, dict):
-                for angle in ("elevation_deg", "azimuth_deg"):
-                    item[angle] = torch.tensor(value[angle], dtype=torch.float32)
-            else:
-                item[name.partition(".")[0]] = torch.from_numpy(value)
-        return item
+        """One object of a shard, as tensors.
+
+        Raises:
+            DamagedObjectError: naming shard, object and member.
+            InputError: the shard itself cannot be read any more.
+        """
+        members = {}
+        try:
+            file = self._open(shard.path)
+            for name, (offset, size) in shard.objects[index].items():
+                file.seek(offset)
+                members[name] = file.read(size)
+        except OSError as error:
+            raise InputError(f"shard {shard.path} cannot be read: {error.strerror}.") from error
+        try:
+            return {"key": shard.keys[index], **decode_object(members, shard.about)}
+        except InputError as error:
+            raise DamagedObjectError(shard.path, shard.keys[index], error.message) from error
 
     def _open(self, path: Path) -> BinaryIO:
         """An open file; the one that was used longest ago is closed when there are many."""

@@ -37,6 +37,8 @@ class ObjectStream(IterableDataset):
         self.block = block
         self.place = 0
         self._taken = 0
+        self.unreadable: dict[str, str] = {}
+        """Objects that could not be read, each with the reason; others came in their places."""
 
     @property
     @abstractmethod

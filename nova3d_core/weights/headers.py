@@ -6,15 +6,17 @@ which `pickles` reads without running it. So ten gigabytes are told in milliseco
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InputError
+from ..io.containment import quoted
+from ..io.json_text import parse_json
 
 FileFormat = Literal["safetensors", "torch_zip", "torch_legacy", "pickle"]
 
@@ -44,10 +46,16 @@ DTYPES: dict[str, tuple[str, int]] = {
 }
 """Number formats of safetensors: torch's name for each, and bits a number."""
 
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors library itself; the largest header we know has half a megabyte."""
+MAX_HEADER_BYTES = 8_000_000
+"""The largest header we know has half a megabyte; the safetensors library stops at 100."""
+MAX_NAME_LENGTH = 512
+"""Characters of a tensor's name; the longest we know has 110."""
+MAX_DIMENSIONS = 64
+"""What torch can index."""
+MAX_DIMENSION = 2**63 - 1
 
 _AGAIN = "Download it again."
+_LONGEST_CODE = 32
 _TEXT_BYTES = frozenset(b"\t\n\r" + bytes(range(32, 127)))
 
 
@@ -90,7 +98,10 @@ def read_header(path: Path | str) -> Header:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        size = status.st_size
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise InputError(f"{path} is a pipe or a device, not a file.")  # could wait for ever
         with path.open("rb") as stream:
             start = stream.read(4096)
             _refuse_what_is_no_model(path, start, size)
@@ -123,8 +134,9 @@ def _refuse_what_is_no_model(path: Path, start: bytes, size: int) -> None:
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"version https://git-lfs"):
         fields = dict(line.split(b" ", 1) for line in text.splitlines() if b" " in line)
-        real = fields.get(b"size", b"").decode("ascii", "replace")
-        promise = f" to a file of {int(real):,} bytes" if real.isdigit() else ""
+        real = fields.get(b"size", b"").strip()
+        known = real.isdigit() and len(real) <= 20
+        promise = f" to a file of {int(real):,} bytes" if known else ""
         raise InputError(
             f"{path} is a Git LFS pointer{promise}, not the model itself.",
             "Fetch the real file with: git lfs pull",
@@ -136,7 +148,7 @@ def _refuse_what_is_no_model(path: Path, start: bytes, size: int) -> None:
             "Log in to the site, agree to the model's terms if it is gated, and download again.",
         )
     if all(byte in _TEXT_BYTES for byte in start[:64]):
-        said = start[:80].decode("ascii", "replace").strip()
+        said = " ".join(start[:80].decode("ascii", "replace").split())
         raise InputError(
             f"{path} is a text, not a model: '{said}'.",
             "If it is a download's error message, log in to the site, agree to the model's terms "
@@ -162,12 +174,12 @@ def _read_safetensors(path: Path, first: bytes, stream: Any, size: int) -> Heade
     if not text.startswith(b"{"):
         raise InputError(f"{path} is not a safetensors file: its header is not JSON.", _AGAIN)
     try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: its header is not valid JSON.", _AGAIN) from error
+        entries = parse_json(text, "its header")
+    except InputError as error:
+        raise InputError(f"{path} is damaged: {error.message}", _AGAIN) from error
     metadata = entries.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict):
-        raise InputError(f"{path} is damaged: its __metadata__ is not a table.", _AGAIN)
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise InputError(f"{path} is damaged: its __metadata__ is not a table of texts.", _AGAIN)
     tensors, data_bytes = _parse_entries(path, entries)
     promised = 8 + length + data_bytes
     if size < promised:
@@ -177,8 +189,7 @@ def _read_safetensors(path: Path, first: bytes, stream: Any, size: int) -> Heade
             f"{path} has {size:,} bytes, {size - promised:,} more than its header describes.",
             f"Something was appended or two downloads were mixed. {_AGAIN}",
         )
-    texts = {str(key): str(value) for key, value in metadata.items()}
-    return Header("safetensors", size, tensors, texts)
+    return Header("safetensors", size, tensors, metadata)
 
 
 def _parse_entries(path: Path, entries: dict[str, Any]) -> tuple[dict[str, TensorInfo], int]:
@@ -189,20 +200,13 @@ def _parse_entries(path: Path, entries: dict[str, Any]) -> tuple[dict[str, Tenso
     tensors: dict[str, TensorInfo] = {}
     spans: list[tuple[int, int, str]] = []
     for name, entry in entries.items():
-        try:
-            code, shape = entry["dtype"], tuple(entry["shape"])
-            begin, end = entry["data_offsets"]
-            dtype, bits = DTYPES.get(code, (code.lower(), None))
-            numbers = math.prod(shape)
-            whole = all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        code, shape, begin, end = _parse_entry(path, name, entry)
+        dtype, bits = DTYPES.get(code, (code.lower(), None))
+        fits = not bits or (end - begin) * 8 == math.prod(shape) * bits
+        if not 0 <= begin <= end or min(shape, default=0) < 0 or not fits:
             raise InputError(
-                f"{path} is damaged: tensor '{name}' is not described properly.", _AGAIN
-            ) from error
-        if not whole or end < begin or (bits and (end - begin) * 8 != numbers * bits):
-            raise InputError(
-                f"{path} is damaged: tensor '{name}' has shape {list(shape)} in {code}, "
-                f"which does not fit its place in the file ({begin} to {end}).",
+                f"{path} is damaged: tensor {quoted(name)} has shape {quoted(list(shape))} in "
+                f"{code}, which does not fit its place in the file ({begin} to {end}).",
                 _AGAIN,
             )
         tensors[name] = TensorInfo(dtype, shape)
@@ -211,11 +215,36 @@ def _parse_entries(path: Path, entries: dict[str, Any]) -> tuple[dict[str, Tenso
     for begin, end, name in sorted(spans):
         if begin != position:
             raise InputError(
-                f"{path} is damaged: tensor '{name}' starts at {begin}, expected {position}.",
+                f"{path} is damaged: tensor {quoted(name)} starts at {begin}, expected {position}.",
                 _AGAIN,
             )
         position = end
     return tensors, position
+
+
+def _parse_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Number format, shape, and begin and end of the data of a tensor; all of the right types.
+
+    Raises InputError on anything else, before a number is computed with.
+    """
+    entry = entry if isinstance(entry, dict) else {}
+    code, shape, span = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if (
+        len(name) > MAX_NAME_LENGTH
+        or not (isinstance(code, str) and 0 < len(code) <= _LONGEST_CODE)
+        or not (isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS)
+        or not (isinstance(span, list) and len(span) == 2)
+        or not all(is_number(value) for value in (*shape, *span))
+    ):
+        raise InputError(
+            f"{path} is damaged: tensor {quoted(name)} is not described properly.", _AGAIN
+        )
+    return code, tuple(shape), span[0], span[1]
+
+
+def is_number(value: Any) -> bool:
+    """True for an integer of 64 bits, which True and False are not."""
+    return type(value) is int and abs(value) <= MAX_DIMENSION
 
 
 def _cut_short(path: Path, promised: int, size: int) -> InputError:

@@ -6,12 +6,14 @@ V3D), 256 (SV3D u) or 1280 (SV3D p), and in modules of their own (nova3d, Ourobo
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..errors import InputError
+from ..io.containment import quoted
+from ..io.json_text import parse_json
 from .headers import Header, TensorInfo, read_header
 from .registry import (
     CONDITION_ENCODER,
@@ -41,6 +43,7 @@ UNET_TENSORS = 1428
 SVD_CHANNELS = 320
 METADATA_KEY = "nova3d"
 """Under which files saved by this package keep, as JSON, what no shape tells."""
+_NOTE_LENGTH = 600
 LATENT_CHANNELS_IN = 8
 """Noisy latent (4) and the input picture's latent (4)."""
 
@@ -121,23 +124,29 @@ def identify(header: Header) -> Identity:
 def _note_text(note: Any) -> str:
     """A file's note in few words; our training leaves a table, of which its length is said."""
     try:
-        table = json.loads(note) if isinstance(note, str) else note
+        table = parse_json(note, "note") if isinstance(note, str) else note
         steps, objects, hours = (table["trained"][name] for name in ("steps", "objects", "hours"))
         told = f"Trained for {steps} steps on {objects} objects, {hours:g} hours"
         before = table.get("started_from")
         if before is None:
-            return f"{told}."
+            return _shortened(f"{told}.")
         earlier = f" {_note_text(before['note'])}" if before["note"] else ""
-        return f"{told}, out of {before['file']}.{earlier}"
-    except (ValueError, TypeError, KeyError):
-        return f"Its note: {note}"
+        return _shortened(f"{told}, out of {before['file']}.{earlier}")
+    except (InputError, ValueError, TypeError, KeyError, RecursionError):
+        return f"Its note: {_shortened(note)}"
+
+
+def _shortened(note: Any) -> str:
+    """A note on one line of at most `_NOTE_LENGTH` characters."""
+    text = " ".join(note[: 4 * _NOTE_LENGTH].split()) if isinstance(note, str) else quoted(note)
+    return text if len(text) <= _NOTE_LENGTH else f"{text[:_NOTE_LENGTH]} ..."
 
 
 def _own_metadata(header: Header) -> dict[str, Any]:
     """What a file that this package saved says of itself; {} for others."""
     try:
-        said = json.loads(header.metadata.get(METADATA_KEY, "{}"))
-    except ValueError:
+        said = parse_json(header.metadata.get(METADATA_KEY, "{}"), "metadata")
+    except InputError:
         return {}
     return said if isinstance(said, dict) else {}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from ..errors import InputError
+from ..io.containment import quoted
 from ..progress import SILENT, Progress
 from .headers import is_model_name
 from .layouts import Header, Identity, identify, read_header
@@ -169,9 +170,13 @@ def look_at(path: Path | str) -> FoundFile:
         return FoundFile(path, size, None, problem=unfinished)
     try:
         header = read_header(path)
+        return _match(path, header, identify(header))
     except InputError as error:
         return FoundFile(path, size, None, problem=str(error))
-    return _match(path, header, identify(header))
+    except Exception as error:  # one strange file must not end the list of all
+        log.debug("reading %s failed", path, exc_info=error)
+        reason = f"{path} cannot be read: {type(error).__name__}: {quoted(str(error))}."
+        return FoundFile(path, size, None, problem=reason)
 
 
 def _unfinished(path: Path) -> str | None:

@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, Nova3DError
+from ..io.containment import quoted
 from .headers import Header, read_header
+from .pickles import COMPRESSED
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,11 @@ def open_weights(path: Path | str) -> Iterator[WeightFile]:
 
 def _read_pickle(path: Path, header: Header) -> dict[str, Tensor]:
     """The table of weights of a PyTorch file, mapped into memory where its format allows."""
+    if COMPRESSED in header.remarks:
+        raise InputError(
+            f"{path} is a PyTorch file whose content is compressed, which cannot be mapped.",
+            "Load and save it with torch, or download it again.",
+        )
     mapped = {"mmap": True} if header.format == "torch_zip" else {}
     with explained_read_errors(path):
         try:
@@ -100,14 +107,20 @@ def _read_pickle(path: Path, header: Header) -> dict[str, Tensor]:
             ) from error
         for key in header.root.split(".") if header.root else ():
             made = made[key]
-    return {name: value for name, value in made.items() if isinstance(value, Tensor)}
+        found = {name: value for name, value in made.items() if isinstance(value, Tensor)}
+        for name, info in header.tensors.items():
+            if tuple(found[name].shape) != info.shape:
+                raise TypeError(f"tensor {quoted(name)} has another shape than its header says")
+    return found
 
 
 @contextmanager
 def explained_read_errors(path: Path) -> Iterator[None]:
-    """Turns what readers raise on damaged files, or without memory, into one clear line."""
-    from safetensors import SafetensorError
+    """Turns what readers raise on damaged files, or without memory, into one clear line.
 
+    torch's and safetensors' readers raise whatever comes up on bytes that they do not expect:
+    assertions, lookups, decoding errors.
+    """
     try:
         yield
     except MemoryError as error:
@@ -116,11 +129,14 @@ def explained_read_errors(path: Path) -> Iterator[None]:
         if error.errno == errno.ENOMEM:
             raise _no_memory(path) from error
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (RuntimeError, SafetensorError, KeyError, TypeError, EOFError) as error:
+    except Nova3DError:
+        raise
+    except Exception as error:
         if any(text in str(error).lower() for text in _OUT_OF_MEMORY):
             raise _no_memory(path) from error
+        reason = next(iter(str(error).strip().splitlines()), "")[:200] or type(error).__name__
         raise InputError(
-            f"{path} is damaged: {str(error).strip().splitlines()[0]}", "Download it again."
+            f"{path} is not a readable checkpoint: {reason.rstrip('.')}.", "Download it again."
         ) from error
 
 

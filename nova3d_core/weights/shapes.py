@@ -6,18 +6,22 @@ our own files; other files have SVD's.
 
 from __future__ import annotations
 
-import json
+import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from ..checks import check_bounds
 from ..diffusion.unet_config import Alignment, UNetConfig
 from ..errors import InputError
+from ..io.containment import quoted
+from ..io.json_text import parse_json
 from .layouts import METADATA_KEY
 from .names import Shape
 
+C = TypeVar("C")
 CLIP_HEAD_CHANNELS = (80, 64)
 """Heads of ViT-H, then of other vision transformers."""
 
@@ -34,6 +38,11 @@ class VaeConfig:
     """Numbers of a latent."""
     temporal: bool = True
     """Whether the decoder has layers across the pictures of a walk."""
+
+    def __post_init__(self):
+        check_bounds(self, "VAE", widths=(1, 65_536), layers=(1, 64), channels=(1, 4096))
+        if not 1 <= len(self.widths) <= 16:
+            raise InputError(f"a VAE has 1 to 16 levels, not {len(self.widths)}.")
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,19 @@ class ClipConfig:
     patch_px: int = 14
     """Width and height of a patch."""
 
+    def __post_init__(self):
+        check_bounds(
+            self,
+            "image encoder",
+            channels=(1, 65_536),
+            inner_channels=(1, 1_048_576),
+            layers=(1, 1024),
+            heads=(1, 4096),
+            out_channels=(1, 65_536),
+            size_px=(1, 8192),
+            patch_px=(1, 4096),
+        )
+
 
 def own_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
     """What one of our files says of itself; {} for others.
@@ -63,8 +85,8 @@ def own_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
         InputError: it is no table.
     """
     try:
-        said = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except ValueError:
+        said = parse_json(metadata.get(METADATA_KEY, "{}"), METADATA_KEY)
+    except InputError:
         said = None
     if not isinstance(said, dict):
         raise InputError(
@@ -74,6 +96,32 @@ def own_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
     return said
 
 
+def _explained(part: str) -> Callable[[Callable[..., C]], Callable[..., C]]:
+    """Names the file, the last argument, where shapes of a damaged one fit no network."""
+
+    def explained(read: Callable[..., C]) -> Callable[..., C]:
+        @functools.wraps(read)
+        def wrapped(*arguments: Any) -> C:
+            source = str(arguments[-1])
+            try:
+                return read(*arguments)
+            except InputError as error:
+                if source in error.message:
+                    raise
+                reason = error.message
+            except (IndexError, ValueError, ZeroDivisionError, TypeError) as error:
+                reason = f"shapes without a meaning ({error})."
+            raise InputError(
+                f"{source} is damaged, or no model known here. Its {part}: {reason}",
+                "Check what was downloaded, or download it again.",
+            )
+
+        return wrapped
+
+    return explained
+
+
+@_explained("UNet")
 def unet_config(shapes: Mapping[str, Shape], said: Mapping[str, Any], source: str) -> UNetConfig:
     """The UNet's shape.
 
@@ -90,7 +138,7 @@ def unet_config(shapes: Mapping[str, Shape], said: Mapping[str, Any], source: st
         return _shape(shapes, name, "UNet", source)
 
     first = shape("input_blocks.0.0.weight")
-    count = 1 + max(_indices(shapes, r"input_blocks\.(\d+)\."), default=0)
+    count = 1 + max(_indices(shapes, r"input_blocks\.(\d{1,4})\."), default=0)
     halving = [i for i in range(count) if f"input_blocks.{i}.0.op.weight" in shapes]
     res_blocks = (halving[0] if halving else count) - 1
     starts = [1, *(i + 1 for i in halving)]
@@ -124,6 +172,7 @@ def _alignment(shapes: Iterable[str]) -> Alignment:
     return "spatial" if aligned else "none"
 
 
+@_explained("VAE")
 def vae_config(shapes: Mapping[str, Shape], prefix: str, temporal: bool, source: str) -> VaeConfig:
     """The VAE's shape, from its encoder in either layout.
 
@@ -139,14 +188,15 @@ def vae_config(shapes: Mapping[str, Shape], prefix: str, temporal: bool, source:
     start = re.escape(prefix) + r"encoder\."
     sgm = f"{prefix}encoder.down.0.block.0.conv1.weight" in shapes
     block = r"down\.{}\.block\.{}\." if sgm else r"down_blocks\.{}\.resnets\.{}\."
-    levels = 1 + max(_indices(shapes, start + block.format(r"(\d+)", r"\d+")), default=-1)
-    layers = 1 + max(_indices(shapes, start + block.format("0", r"(\d+)")), default=-1)
+    levels = 1 + max(_indices(shapes, start + block.format(r"(\d{1,4})", r"\d+")), default=-1)
+    layers = 1 + max(_indices(shapes, start + block.format("0", r"(\d{1,4})")), default=-1)
     name = prefix + "encoder." + block.replace("\\", "") + "conv1.weight"
     widths = [_shape(shapes, name.format(i, 0), "VAE", source)[0] for i in range(levels)]
     latent = _shape(shapes, f"{prefix}encoder.conv_out.weight", "VAE", source)[0] // 2
     return VaeConfig(tuple(widths), layers, latent, temporal)
 
 
+@_explained("image encoder")
 def clip_config(shapes: Mapping[str, Shape], said: Mapping[str, Any], source: str) -> ClipConfig:
     """The image encoder's shape.
 
@@ -165,7 +215,7 @@ def clip_config(shapes: Mapping[str, Shape], said: Mapping[str, Any], source: st
     out_channels, channels = shape("visual_projection.weight")
     patch = shape("vision_model.embeddings.patch_embedding.weight")[-1]
     places = shape("vision_model.embeddings.position_embedding.weight")[0] - 1
-    layers = 1 + max(_indices(shapes, r"vision_model\.encoder\.layers\.(\d+)\."), default=-1)
+    layers = 1 + max(_indices(shapes, r"vision_model\.encoder\.layers\.(\d{1,4})\."), default=-1)
     usual = next((c for c in CLIP_HEAD_CHANNELS if channels % c == 0), channels)
     heads = _number(said, "heads", channels // usual, source)
     if channels % heads or math.isqrt(places) ** 2 != places:
@@ -195,6 +245,6 @@ def _indices(names: Iterable[str], pattern: str) -> list[int]:
 
 def _number(said: Mapping[str, Any], name: str, usual: int, source: str) -> int:
     value = said.get(name, usual)
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"{source} is damaged: its metadata say {name} = {value!r}.")
+    if type(value) is not int or value < 1:
+        raise InputError(f"{source} is damaged: its metadata say {name} = {quoted(value)}.")
     return value

@@ -124,7 +124,7 @@ def test_mistakes_are_told_in_one_line(settings, tmp_path):
     absent = tmp_path / "absent.json"
     for name, expected in (
         ("maxi", "training settings 'maxi' are unknown. Name one of mini, nova3d"),
-        (broken, "broken.json is no JSON"),
+        (broken, "broken.json is not valid JSON"),
         (wrong, "settings.optimiser.learning_rat is unknown. Known are method, steps"),
         (absent, "absent.json cannot be read: No such file"),
     ):

@@ -48,7 +48,10 @@ class DenseGrid:
     ):
         self.device = torch.device(device)
         self._start, self._memory_gib = start, memory_gib
-        compiled = launch.can_run_on(self.device) if compiled is None else compiled
+        if compiled is None:
+            compiled = launch.can_run_on(self.device)
+            if not compiled:
+                launch.warn_of_torch_twin(self.device)
         if compiled:
             from . import grid_warp as steps
         else:

@@ -8,6 +8,7 @@ used instead where it is installed.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, MissingDependencyError
+
+logger = logging.getLogger(__name__)
 
 PRIMES = (1, 2654435761, 805459861)
 """One factor an axis for the hash; products with grid coordinates stay below 2^63."""
@@ -219,7 +222,14 @@ def make_encoding(device: torch.device, finest: int = 256) -> HashEncoding | Tcn
     if device.type != "cuda":
         return HashEncoding(finest=finest)
     if importlib.util.find_spec("tinycudann") is not None:
-        return TcnnEncoding(finest=finest).to(device)
+        try:
+            return TcnnEncoding(finest=finest).to(device)
+        except MissingDependencyError as error:
+            logger.warning(
+                "the hash grid runs in plain PyTorch, which is slower, as tinycudann cannot be "
+                "loaded: %s",
+                error.__cause__,
+            )
     return HashEncoding(levels=10, log2_table=19, finest=finest).to(device)
 
 

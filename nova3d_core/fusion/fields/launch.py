@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import MissingDependencyError
+from .kernel_cache import use_writable_cache
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,12 @@ PARTS = 2
 """Launches side by side on the CPU; each has gradient buffers of its own."""
 _SMALL = 2048
 """Less work than this is not worth a second thread."""
+_LONGEST_REASON = 300
+"""Characters; compilers quote whole programs."""
+REMEDY = (
+    "Install it with: pip install warp-lang; if it is there, set WARP_CACHE_PATH to a folder that "
+    "can be written."
+)
 
 
 @cache
@@ -32,27 +39,54 @@ def warp() -> Any:
 
     Raises:
         MissingDependencyError: if it is not installed.
+        RuntimeError: if it is installed, but cannot be loaded or started.
     """
     try:
         import warp as wp
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingDependencyError("warp-lang", "the compiled grid field") from error
+    except (ImportError, OSError) as error:
+        raise RuntimeError(f"warp cannot be loaded: {error}") from error
     if hasattr(wp.config, "log_level"):
         wp.config.log_level = logging.WARNING
     else:
         wp.config.quiet = True
-    wp.init()
+    try:
+        use_writable_cache(wp)
+        wp.init()
+    except OSError as error:
+        raise RuntimeError(f"warp cannot be started: {error}") from error
     return wp
 
 
 def can_run_on(device: torch.device) -> bool:
-    """Whether warp is there and works on a device; its wheels need a recent driver for CUDA."""
+    """Whether warp is there and works on a device."""
+    return not problem_on(device)
+
+
+def problem_on(device: torch.device) -> str:
+    """Why warp does not run on a device, in one line; empty if it does."""
     try:
         wp = warp()
-    except (MissingDependencyError, RuntimeError, OSError) as error:
-        logger.info("the grid field runs in plain torch: %s", error)
-        return False
-    return device.type == "cpu" or (device.type == "cuda" and wp.is_cuda_available())
+    except MissingDependencyError:
+        return "the package 'warp-lang' is not installed"
+    except (RuntimeError, OSError) as error:
+        return " ".join(str(error).split())[:_LONGEST_REASON]
+    if device.type == "cpu" or (device.type == "cuda" and wp.is_cuda_available()):
+        return ""
+    return f"warp finds no driver that it can use on '{device}'"
+
+
+def warn_of_torch_twin(device: torch.device) -> None:
+    """Says that a field runs in plain torch because warp does not run, how slow that is, and why.
+
+    Said once for each field that is made, so once in a fusion.
+    """
+    logger.warning(
+        "the fusion runs in plain PyTorch, 6 to 8 times slower than with warp's kernels: %s. %s",
+        problem_on(device).rstrip(".") or "warp was not asked for",
+        REMEDY,
+    )
 
 
 @cache

@@ -1,0 +1,38 @@
+"""Numbers on the command line that no settings class holds have bounds, too."""
+
+from __future__ import annotations
+
+import pytest
+
+from nova3d_core.cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["render-dataset", "--procedural", "0"], "option procedural is 0, expected 1 to 2"),
+        (["render-dataset", "--procedural", "3", "--workers", "0"], "option workers is 0"),
+        (["render-dataset", "--procedural", "3", "--workers", "999999"], "option workers is 9"),
+        (["train", "mini", "--minutes", "nan"], "option minutes is nan, expected 0 to 1e+06"),
+        (["train", "mini", "--minutes", "inf"], "option minutes is inf"),
+        (["train", "mini", "--minutes", "-1"], "option minutes is -1"),
+        (["train", "mini", "--steps", "0"], "training steps is 0, expected 1"),
+        (["generate", "x.png", "--rise-deg", "nan"], "option rise_deg is nan, expected 0 to 90"),
+        (["generate", "x.png", "--elevation-deg", "inf"], "option elevation_deg is inf"),
+        (["generate", "x.png", "--highest", "1e9"], "option highest is 1000000000.0"),
+        (["generate", "x.png", "--steps", "0"], "sampling steps is 0, expected 1 to 1000"),
+        (["generate", "x.png", "--seed", "-1"], "sampling seed is -1"),
+        (["render", "x.glb", "--rig.count", "1000000"], "rig count is 1000000, expected 1 to 4096"),
+        (["render", "x.glb", "--rig.width-px", "0"], "rig width_px is 0, expected 1 to 16384"),
+        (["render", "x.glb", "--rig.radius", "nan"], "rig radius is nan"),
+        (["fuse", "views", "--hull.padding-cells", "9999"], "hull padding_cells is 9999"),
+        (["fuse", "views", "--sdf.min-rays", "0"], "sdf min_rays is 0"),
+    ],
+)  # fmt: skip
+def test_an_absurd_number_is_refused_in_one_line(words, line, capsys, tmp_path):
+    assert main([*words, "-o", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert line in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,137 @@
+"""Mutated model files: listed with a reason or read, never another exception, never slow.
+
+A longer run: NOVA3D_FUZZ=5000 python -m pytest tests/weights/test_fuzz.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from nova3d_core.errors import InputError
+from nova3d_core.weights.headers import read_header
+from nova3d_core.weights.locate import look_at
+from nova3d_core.weights.reading import open_weights
+
+ROUNDS = int(os.environ.get("NOVA3D_FUZZ", "150"))
+MAX_SECONDS = 5.0
+NASTY = (b"\x00" * 8, b"\xff" * 8, b"\xff\xff\xff\x7f", b"[" * 2000, b'"', b"1e999", b"NaN", b"-1")
+OPCODES = (
+    b"(.0123FIJKLMNPQRSTUVXabcdeghijlopqrstu}]\x80\x81\x82\x85\x86\x87\x8a\x8b\x8c\x93\x94\x95"
+)
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    made = {
+        f"input_blocks.{index}.weight": torch.randn(2, 3, generator=generator) for index in range(4)
+    }
+    return {**made, "half": made["input_blocks.0.weight"].half(), "one": torch.tensor(1.0)}
+
+
+def seed_file(folder: Path, kind: str) -> bytes:
+    """A small valid file of a kind."""
+    path = folder / f"seed.{kind}"
+    if kind == "safetensors":
+        return save(tensors(), {"nova3d": json.dumps({"family": "nova3d", "note": "made here"})})
+    if kind == "pickle":
+        return pickle.dumps({"a": 1, "b": [1.0, (2, "x")]}, 2)
+    torch.save({"state_dict": tensors(), "step": 3}, path,
+               _use_new_zipfile_serialization=kind == "zip")  # fmt: skip
+    return path.read_bytes()
+
+
+def mutated(seed: bytes, random_source: random.Random) -> bytes:
+    """One to four changes: a byte, a nasty sequence, an opcode, a cut, a copy, a swap of digits."""
+    data = bytearray(seed)
+    for _ in range(random_source.randint(1, 4)):
+        place = random_source.randrange(len(data)) if data else 0
+        other = random_source.randrange(len(data)) if data else 0
+        match random_source.randrange(8):
+            case 0 | 1:
+                data[place : place + 1] = bytes([random_source.randrange(256)])
+            case 2:
+                data[place : place + 1] = bytes([random_source.choice(OPCODES)])
+            case 3:
+                nasty = random_source.choice(NASTY)
+                data[place : place + len(nasty)] = nasty
+            case 4:
+                data[place:place] = random_source.choice(NASTY)
+            case 5:
+                data = data[:place]
+            case 6:
+                data[place:place] = data[other : other + random_source.randrange(64)]
+            case 7:
+                digits = [i for i in range(len(data)) if 48 <= data[i] <= 57][:4000]
+                if digits:
+                    at = random_source.choice(digits)
+                    data[at : at + 1] = b"%d" % random_source.choice((0, 9, 10**9, 2**63, 10**30))
+    return bytes(data)
+
+
+def mutated_pickle_in_zip(seed: bytes, folder: Path, random_source: random.Random) -> bytes:
+    """The archive with its data.pkl mutated and all sums right, so that the pickle is reached."""
+    (folder / "in.zip").write_bytes(seed)
+    with zipfile.ZipFile(folder / "in.zip") as old, zipfile.ZipFile(folder / "out.zip", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("data.pkl"):
+                content = mutated(content, random_source)
+            new.writestr(name, content)
+    return (folder / "out.zip").read_bytes()
+
+
+def read_all(path: Path) -> None:
+    """Opens a file for loading and reads every tensor."""
+    with open_weights(path) as opened:
+        for name in opened:
+            opened[name].sum()
+
+
+def check(reader: Callable[[Path], object], path: Path) -> None:
+    started = time.process_time()
+    try:
+        reader(path)
+    except InputError as error:
+        text = str(error).replace(str(path), "")
+        assert len(text) < 500
+        assert text.isprintable()
+    assert time.process_time() - started < MAX_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("safetensors", "safetensors"),
+        ("zip", "ckpt"),
+        ("legacy", "pth"),
+        ("pickle", "bin"),
+        ("inside", "ckpt"),
+    ],
+)
+def test_no_mutation_escapes_or_stalls(tmp_path, kind, suffix):
+    seed = seed_file(tmp_path, "zip" if kind == "inside" else kind)
+    random_source = random.Random(f"{kind} 1")
+    path = tmp_path / f"mutated.{suffix}"
+    for _ in range(ROUNDS):
+        data = (
+            mutated_pickle_in_zip(seed, tmp_path, random_source)
+            if kind == "inside"
+            else mutated(seed, random_source)
+        )
+        path.write_bytes(data)
+        check(read_header, path)
+        check(read_all, path)
+        found = look_at(path)
+        assert found.identity is not None or found.problem
+        assert "Error" not in (found.problem or "")  # nothing reached the last resort
