@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -12,6 +12,9 @@ from ..errors import InputError
 from ..progress import Progress
 from ..training.data_config import DatasetConfig, PrecomputeConfig
 from .console import say, say_json
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class RenderDataset:
     precompute: PrecomputeConfig = field(default_factory=PrecomputeConfig)
     """With --latents-of."""
     device: str = "cpu"
-    """With --latents-of: where to encode, cpu or cuda."""
+    """With --latents-of: where to encode: cpu, cuda, cuda:1, mps."""
     overwrite: bool = False
     """Render anew what an earlier run with other settings left in the folder."""
     json: bool = False
@@ -46,9 +49,11 @@ class RenderDataset:
         """Renders what is missing."""
         from dataclasses import asdict
 
+        from ..devices import checked_device
         from ..training.render_dataset import SKIPPED, render_dataset
         from ..training.sources import Procedural, read_mesh_list
 
+        device = checked_device(self.device)
         if (self.meshes is None) == (self.procedural is None):
             raise InputError(
                 "name a list of meshes, or give --procedural COUNT; not both.",
@@ -63,7 +68,7 @@ class RenderDataset:
         done = render_dataset(
             source, self.output, self.dataset, self.workers, self.ray, self.overwrite, progress
         )
-        latents = None if self.latents_of is None else self._latents(progress)
+        latents = None if self.latents_of is None else self._latents(device, progress)
         if self.json:
             document = {**asdict(done), "folder": str(done.folder)}
             say_json({**document, "latents": None if latents is None else str(latents)})
@@ -79,11 +84,11 @@ class RenderDataset:
         if latents is not None:
             say(f"their latents in {latents}")
 
-    def _latents(self, progress: Progress) -> Path:
+    def _latents(self, device: torch.device, progress: Progress) -> Path:
         """The second step; the folder that it fills."""
         from ..training.precompute import encoders_of, precompute
 
-        encoders = encoders_of(self.latents_of, self.device, progress)
+        encoders = encoders_of(self.latents_of, device, progress)
         folder = self.output / "latents"
         precompute(self.output, folder, encoders, self.precompute, self.overwrite, progress)
         return folder

@@ -225,8 +225,9 @@ class SdfFusionConfig:
     """A step looks at this many rays, where there are so many and the level's share is less."""
     max_rays: int = 400_000
     """Rays at once, which bounds the memory; halved and tried again when memory runs out."""
-    memory_gib: float = 3.0
-    """Levels whose grids would need more than this are made coarser."""
+    memory_gib: float = 0.0
+    """Levels whose grids would need more than this are made coarser; 0: 80% of a GPU's free memory,
+    3 GiB on a CPU."""
     check_inputs: bool = True
     """Look for contradicting silhouettes and misread normals before starting."""
 
@@ -237,7 +238,7 @@ class SdfFusionConfig:
         check_between("sdf margin_px", self.margin_px, 0, 256)
         check_between("sdf seed", self.seed, 0, 2**31 - 1)
         check_between("sdf max_rays", self.max_rays, 256, 10**9)
-        check_between("sdf memory_gib", self.memory_gib, 0.1, 1024.0)
+        check_between("sdf memory_gib", self.memory_gib, 0.0, 1024.0)
         check_choice("sdf preset", self.preset, PRESETS)
 
     def complete(self) -> SdfFusionConfig:

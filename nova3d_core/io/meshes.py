@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..conventions import UpAxis
+from ..devices import is_out_of_memory
 from ..errors import InputError, Nova3DError
 from ..mesh import Mesh
 from .gltf import read_gltf
@@ -88,11 +89,12 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: {error.message}", error.hint) from error
     except Nova3DError:
         raise
-    except MemoryError as error:
-        raise InputError(
-            f"{path} needs more memory than there is.", "It is damaged, or needs decimating first."
-        ) from error
     except Exception as error:  # a damaged file fails anywhere in a parser, in any way
+        if is_out_of_memory(error):
+            raise InputError(
+                f"{path} needs more memory than there is.",
+                "It is damaged, or needs decimating first.",
+            ) from error
         reason = " ".join(str(error).split()).rstrip(".!")
         raise InputError(
             f"{path} could not be read ({type(error).__name__}: {reason}).",

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices import is_out_of_memory
 from ..errors import InputError
 from .headers import Header, read_header
 
@@ -117,7 +118,7 @@ def explained_read_errors(path: Path) -> Iterator[None]:
             raise _no_memory(path) from error
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (RuntimeError, SafetensorError, KeyError, TypeError, EOFError) as error:
-        if any(text in str(error).lower() for text in _OUT_OF_MEMORY):
+        if is_out_of_memory(error) or any(text in str(error).lower() for text in _OUT_OF_MEMORY):
             raise _no_memory(path) from error
         raise InputError(
             f"{path} is damaged: {str(error).strip().splitlines()[0]}", "Download it again."
