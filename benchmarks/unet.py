@@ -134,6 +134,9 @@ def peak_in_a_process(network: Network, settings: UNetBenchmark) -> float:
 
 
 def main(settings: UNetBenchmark) -> None:
+    from nova3d_core.devices import checked_device
+
+    checked_device(settings.device)
     if settings.memory_of:
         print(peak_mib(settings.memory_of, settings))
         return

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 DEVICES = ("auto", "cpu")
-GPU_GIB = 4.0
-"""What the finest level's grid, its rays and their derivatives take at most, with some to spare."""
+GPU_GIB = 5.0
+"""What the host frees: the finest level's grid of an object like a cube, its rays and their
+derivatives, with some to spare."""
 
 
 def _preset_input() -> io.Input:
@@ -63,7 +64,7 @@ def _sdf_config(
 
     if preset == AUTO:
         preset = "quality" if work.has_gpu else "fast"
-    config = SdfFusionConfig(preset=preset, seed=seed, **settings)
+    config = SdfFusionConfig(preset=preset, seed=seed, memory_gib=work.memory_gib, **settings)
     return with_steps_scaled(config, steps_scale)
 
 
@@ -153,7 +154,7 @@ class DeconflictFusion(io.ComfyNode):
         from ..nova3d_core.stages import conflict_pictures, fuse_to_surface
         from .adapters import image_from
 
-        with working(GPU_GIB, device) as work:
+        with working(GPU_GIB, device, fuses=field) as work:
             sdf = _sdf_config(
                 work,
                 preset,
@@ -205,7 +206,7 @@ class RefinePoses(io.ComfyNode):
         from ..nova3d_core.reports import pose_report
         from ..nova3d_core.stages import refined_views
 
-        with working(GPU_GIB, device) as work:
+        with working(GPU_GIB, device, fuses="grid") as work:
             config = _sdf_config(work, preset, seed)
             refined = refined_views(views.bundle, config, work.progress, work.device)
             report = pose_report(views.bundle.cameras, refined.cameras)

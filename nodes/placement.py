@@ -28,7 +28,10 @@ class HostedModel:
     model: MultiviewModel
     """Its parts, on the CPU until they are brought."""
     patchers: dict[str, Any]
-    """The host's ModelPatcher of each part."""
+    """The host's ModelPatcher of each part that has weights. The others stay out of the host's
+    hands: its memory maps refuse a size of 0."""
+    devices: dict[str, torch.device]
+    """Where each part runs."""
     dtype: torch.dtype
     """What the UNet computes in."""
 
@@ -80,12 +83,31 @@ def hosted(model: MultiviewModel, dtype: torch.dtype) -> HostedModel:
         CODEC: model_management.vae_offload_device(),
         IMAGE_ENCODER: model_management.text_encoder_offload_device(),
     }
-    device = model_management.get_torch_device()
-    patchers = {
-        part: kind(_HELD[part](model.part(part)), load_device=device, offload_device=offload[part])
-        for part in PARTS
+    load = {
+        UNET: model_management.get_torch_device(),
+        CODEC: _vae_device(),
+        IMAGE_ENCODER: model_management.get_torch_device(),
     }
-    return HostedModel(model, patchers, dtype)
+    patchers = {
+        part: kind(
+            _HELD[part](model.part(part)), load_device=load[part], offload_device=offload[part]
+        )
+        for part in PARTS
+        if _has_weights(model.part(part))
+    }
+    return HostedModel(model, patchers, load, dtype)
+
+
+def _has_weights(part: nn.Module) -> bool:
+    return next(part.parameters(), None) is not None
+
+
+def _vae_device() -> torch.device:
+    """Where the host runs VAEs: the CPU with --cpu-vae."""
+    from comfy import model_management
+
+    device_of = getattr(model_management, "vae_device", model_management.get_torch_device)
+    return device_of()
 
 
 @dataclass(eq=False)
@@ -102,6 +124,8 @@ class HostPlacement:
         """
         from comfy import model_management
 
+        if part not in self.hosted.patchers:  # a codec of pixels
+            return self.hosted.devices[part], torch.float32
         patcher = self.hosted.patchers[part]
         whole = part != UNET
         model_management.load_models_gpu(
@@ -110,9 +134,7 @@ class HostPlacement:
         if not whole:
             return patcher.load_device, self.hosted.dtype
         module = self.hosted.model.part(part)
-        weight = next(module.parameters(), None)
-        if weight is None:  # a codec of pixels
-            return patcher.load_device, torch.float32
+        weight = next(module.parameters())
         if weight.device != patcher.load_device:  # some hosts leave plain layers where they are
             module.to(patcher.load_device)
         return patcher.load_device, weight.dtype
@@ -180,11 +202,11 @@ def other_dtypes() -> dict[str, torch.dtype]:
     """Number formats of the parts that are made of plain layers, by the host's rules."""
     from comfy import model_management
 
-    device = model_management.get_torch_device()
-    if model_management.is_device_cpu(device):
-        return {CODEC: torch.float32, IMAGE_ENCODER: torch.float32}
-    encoder = model_management.text_encoder_dtype(device)
-    return {
-        CODEC: model_management.vae_dtype(device, [torch.bfloat16, torch.float32]),
-        IMAGE_ENCODER: encoder if encoder in SUPPORTED else torch.float16,
-    }
+    chosen = {CODEC: torch.float32, IMAGE_ENCODER: torch.float32}
+    device, vae_device = model_management.get_torch_device(), _vae_device()
+    if not model_management.is_device_cpu(vae_device):
+        chosen[CODEC] = model_management.vae_dtype(vae_device, [torch.bfloat16, torch.float32])
+    if not model_management.is_device_cpu(device):
+        encoder = model_management.text_encoder_dtype(device)
+        chosen[IMAGE_ENCODER] = encoder if encoder in SUPPORTED else torch.float16
+    return chosen

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GIB = 1 << 30
+LEAST_FREE_GIB = 0.5
+"""A core call is not told of less GPU memory than this."""
 PREVIEW_PX = 512
 REPORT_EVERY_S = 0.05
 """The page draws no faster, and each report is a message to it."""
@@ -31,6 +33,8 @@ class Work:
     """Told of each step; raises when the user pressed cancel."""
     device: torch.device
     """Where to optimise: the host's GPU where the core can use it, else the CPU."""
+    memory_gib: float = 0.0
+    """Memory of a GPU that the host leaves to the core call; 0 on a CPU."""
 
     @property
     def has_gpu(self) -> bool:
@@ -39,7 +43,9 @@ class Work:
 
 
 @contextmanager
-def working(memory_gib: float = 0.0, device: str = "auto") -> Iterator[Work]:
+def working(
+    memory_gib: float = 0.0, device: str = "auto", fuses: str | None = None
+) -> Iterator[Work]:
     """Prepares the host for a core call, and clears up after it.
 
     Inside, gradients can be taken, although the host runs nodes in inference mode. Errors come out
@@ -49,21 +55,37 @@ def working(memory_gib: float = 0.0, device: str = "auto") -> Iterator[Work]:
     Args:
         memory_gib: GPU memory that the host is asked to free first; nothing on a CPU.
         device: "auto" or "cpu".
+        fuses: the field of the fusion that the call does; where it runs better on the CPU, the
+            device is the CPU, and the node says why.
     """
     import torch
     from comfy import model_management
 
-    chosen = _device(device)
-    on_gpu = chosen.type != "cpu" and memory_gib > 0
-    if on_gpu:
-        reserve = model_management.minimum_inference_memory()
-        model_management.free_memory(int(memory_gib * GIB + reserve), chosen)
+    on_gpu = False
     try:
-        with torch.inference_mode(False), torch.enable_grad(), explained():
-            yield Work(_progress(), chosen)
+        with torch.inference_mode(False), torch.enable_grad(), explained(), told_on_node() as notes:
+            progress = _progress(notes)
+            chosen = _device(device)
+            if fuses is not None:
+                from ..nova3d_core.fusion.placement import fusion_device
+
+                chosen = fusion_device(chosen, fuses, progress)
+            on_gpu = chosen.type != "cpu" and memory_gib > 0
+            left_gib = _freed_gib(memory_gib, chosen) if on_gpu else 0.0
+            yield Work(progress, chosen, left_gib)
     finally:
         if on_gpu:
             model_management.soft_empty_cache()
+
+
+def _freed_gib(wanted_gib: float, device: torch.device) -> float:
+    """Has the host free GPU memory; what a core call may take then, beside the host's reserve."""
+    from comfy import model_management
+
+    reserve = model_management.minimum_inference_memory()
+    model_management.free_memory(int(wanted_gib * GIB + reserve), device)
+    left = model_management.get_free_memory(device) - reserve
+    return max(left / GIB, LEAST_FREE_GIB)
 
 
 @contextmanager
@@ -75,8 +97,8 @@ def sampling() -> Iterator[Progress]:
     """
     import torch
 
-    with torch.inference_mode(), explained(_SMALLER_SAMPLE), told_on_node():
-        yield _progress()
+    with torch.inference_mode(), explained(_SMALLER_SAMPLE), told_on_node() as notes:
+        yield _progress(notes)
 
 
 @contextmanager
@@ -88,9 +110,9 @@ def explained(less_memory: str = "") -> Iterator[None]:
     """
     from comfy import model_management
 
+    from ..nova3d_core.devices import is_out_of_host_memory, is_out_of_memory
     from ..nova3d_core.errors import Cancelled, InputError, Nova3DError
 
-    out_of_memory = model_management.OOM_EXCEPTION
     less_memory = less_memory or _LESS_MEMORY
     try:
         yield
@@ -101,12 +123,13 @@ def explained(less_memory: str = "") -> Iterator[None]:
         raise ValueError(str(error)) from error
     except Nova3DError as error:
         raise RuntimeError(str(error)) from error
-    except MemoryError as error:
-        raise RuntimeError(f"memory ran out. {less_memory}") from error
-    except out_of_memory as error:
-        if out_of_memory is Exception:  # a torch without such an error: this could be anything
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
-        raise out_of_memory(f"{error} {less_memory}") from error
+        if is_out_of_host_memory(error):
+            raise RuntimeError(f"memory ran out. {less_memory}") from error
+        # in whatever form it came: the host unloads its models on this one
+        raise model_management.OOM_EXCEPTION(f"{error} {less_memory}") from error
 
 
 _LESS_MEMORY = (
@@ -116,7 +139,7 @@ _SMALLER_SAMPLE = "Load the model as fp16 or bf16, choose a smaller size, or clo
 
 
 @contextmanager
-def told_on_node() -> Iterator[None]:
+def told_on_node() -> Iterator[_Notes]:
     """Shows the core's warnings on the running node, as well as in the log."""
     from .. import nova3d_core
 
@@ -124,21 +147,31 @@ def told_on_node() -> Iterator[None]:
     core = logging.getLogger(nova3d_core.__name__)
     core.addHandler(notes)
     try:
-        yield
+        yield notes
     finally:
         core.removeHandler(notes)
 
 
 class _Notes(logging.Handler):
-    """Collects warnings as the text of the running node."""
+    """Collects warnings as the text of the running node; below them, what takes long just now."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
         self._lines: list[str] = []
+        self._stage = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         self._lines.append(record.getMessage())
-        _show_text("\n".join(self._lines))
+        self._show()
+
+    def show_stage(self, text: str) -> None:
+        """Shows a line until the next one, or until the empty one."""
+        if text != self._stage:
+            self._stage = text
+            self._show()
+
+    def _show(self) -> None:
+        _show_text("\n".join([*self._lines, *filter(None, [self._stage])]))
 
 
 def _show_text(text: str) -> None:
@@ -163,11 +196,12 @@ def _device(wanted: str) -> torch.device:
     return device if usable else torch.device("cpu")
 
 
-def _progress() -> Progress:
+def _progress(notes: _Notes) -> Progress:
     """A `Progress` that shows steps and pictures on the running node and hears its cancel."""
     from comfy import model_management
     from comfy.utils import ProgressBar
 
+    from ..nova3d_core.fusion.fields.launch import COMPILING
     from ..nova3d_core.progress import Progress
 
     bar = ProgressBar(1)
@@ -175,6 +209,8 @@ def _progress() -> Progress:
 
     def report(event: ProgressEvent) -> None:
         nonlocal last_s
+        compiles = event.stage == COMPILING and event.step < event.total
+        notes.show_stage(f"{COMPILING}: once for each device" if compiles else "")
         now_s = time.perf_counter()
         over = event.step in (0, event.total)
         if event.preview is None and not over and now_s - last_s < REPORT_EVERY_S:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import tempfile
 import traceback
 from pathlib import Path
@@ -17,7 +18,6 @@ MAX_LINE = 480
 """Characters of an error's line; the middle of longer ones is left out."""
 FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
-_MEMORY_TEXTS = ("out of memory", "not enough memory", "allocate memory", "alloc_cpu")
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -75,15 +75,14 @@ def _explain_os_error(error: OSError) -> tuple[str, int]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for Python's, the system's and torch's ways to say that memory ran out."""
+    """`devices.is_out_of_memory`, without loading torch where nothing else has."""
     if isinstance(error, MemoryError):
         return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    # torch's allocators raise RuntimeError, on the CPU without a class of their own
-    return isinstance(error, RuntimeError) and any(
-        text in str(error).lower() for text in _MEMORY_TEXTS
-    )
+    if "torch" not in sys.modules:
+        return isinstance(error, OSError) and error.errno == errno.ENOMEM
+    from ..devices import is_out_of_memory as in_any_form
+
+    return in_any_form(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -34,7 +34,8 @@ class Fuse:
     details: Path | None = None
     """Also write a folder with the settings, a report, conflict maps and the refined views."""
     device: str = "cpu"
-    """Where to optimise: cpu or cuda."""
+    """Where to optimise: cpu, or cuda, cuda:1; the grid field falls back to the CPU where warp does
+    not run on the GPU."""
     overwrite: bool = False
     """Replace the outputs if they are there already."""
     json: bool = False
@@ -42,6 +43,7 @@ class Fuse:
 
     def run(self, progress: Progress) -> None:
         """Reads, fuses, writes."""
+        from ..devices import checked_device
         from ..io.atomic import refuse_folder
         from ..io.meshes import refuse_mesh_path, write_mesh
         from ..io.transforms_json import read_views
@@ -50,10 +52,12 @@ class Fuse:
 
         inputs = (self.views, self.settings)
         refuse_mesh_path(self.output, self.overwrite, inputs)
+        device = checked_device(self.device)
+        refuse_mesh_path(self.output, self.overwrite)
         if self.details is not None:
             refuse_folder(self.details, self.overwrite, DETAIL_FILES, inputs)
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
-        fused = fuse_views(read_views(self.views, progress), config, progress, self.device)
+        fused = fuse_views(read_views(self.views, progress), config, progress, device)
         if self.details is not None:
             self._write_details(fused, config)
         write_mesh(fused.mesh, self.output, self.overwrite)

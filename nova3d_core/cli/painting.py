@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from ..checks import check_bounds
 from ..diffusion.families import GuidanceConfig, GuidanceKind, SampleConfig
-from ..errors import InputError, StageError
+from ..errors import StageError
 from ..progress import Progress
 from ..weights.built_in import NAME
 
@@ -75,7 +75,7 @@ class Painting:
     memory_gib: float = 4.0
     """Memory that one decoding may take beside the weights."""
     device: str = "cpu"
-    """Where to compute: cpu or cuda."""
+    """Where to compute: cpu, cuda, cuda:1, mps."""
     dtype: NumberFormat = "auto"
     """What the network computes in; auto: float32 on a CPU, float16 on a GPU."""
     overwrite: bool = False
@@ -92,8 +92,7 @@ class Painting:
         """Reads the picture, loads the model, samples."""
         import time
 
-        import torch
-
+        from ..devices import checked_device, is_out_of_memory
         from ..diffusion.model import OneDevice
         from ..diffusion.pipeline import sample
         from ..io.images import read_image, read_mask
@@ -108,8 +107,8 @@ class Painting:
             elevation_deg=(-90.0, 90.0),
             rise_deg=(0.0, 90.0),
         )
+        device = checked_device(self.device)
         config = self._config()
-        device = self._device()
         picture = read_image(self.image, longest_px=LONGEST_PX)
         mask = None if self.mask is None else read_mask(self.mask, longest_px=LONGEST_PX)
         path = model_file(self.model, self.folder)
@@ -125,7 +124,9 @@ class Painting:
         placement = OneDevice(model, device, dtype)
         try:
             made = sample(model, picture, mask, config, cameras, placement, progress)
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             raise StageError(
                 "sampling",
                 "memory ran out.",
@@ -147,20 +148,6 @@ class Painting:
             decode_at_once=self.decode_at_once,
             memory_gib=self.memory_gib,
         )
-
-    def _device(self) -> torch.device:
-        """The device; raises InputError if there is none of that name."""
-        import torch
-
-        try:
-            device = torch.device(self.device)
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise InputError(
-                f"device '{self.device}' cannot be used: {reason}.", "Use cpu, or cuda on a GPU."
-            ) from error
-        return device
 
     def _dtype(self, device: torch.device) -> torch.dtype:
         import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -13,6 +13,9 @@ from ..errors import InputError
 from ..progress import Progress
 from ..training.data_config import DatasetConfig, PrecomputeConfig
 from .console import say, say_json
+
+if TYPE_CHECKING:
+    import torch
 
 LATENTS = "latents"
 MAX_WORKERS = 1024
@@ -41,7 +44,7 @@ class RenderDataset:
     precompute: PrecomputeConfig = field(default_factory=PrecomputeConfig)
     """With --latents-of."""
     device: str = "cpu"
-    """With --latents-of: where to encode, cpu or cuda."""
+    """With --latents-of: where to encode: cpu, cuda, cuda:1, mps."""
     overwrite: bool = False
     """Render anew what an earlier run with other settings left in the folder."""
     json: bool = False
@@ -51,10 +54,12 @@ class RenderDataset:
         """Renders what is missing."""
         from dataclasses import asdict
 
+        from ..devices import checked_device
         from ..training.claims import earlier_settings
         from ..training.render_dataset import SKIPPED, render_dataset
         from ..training.sources import Procedural, read_mesh_list
 
+        device = checked_device(self.device)
         check_bounds(self, "option", procedural=(1, 2**31 - 1), workers=(1, MAX_WORKERS))
         if (self.meshes is None) == (self.procedural is None):
             raise InputError(
@@ -70,7 +75,7 @@ class RenderDataset:
         done = render_dataset(
             source, self.output, self.dataset, self.workers, self.ray, self.overwrite, progress
         )
-        latents = None if self.latents_of is None else self._latents(progress)
+        latents = None if self.latents_of is None else self._latents(device, progress)
         if self.json:
             document = {**asdict(done), "folder": str(done.folder)}
             say_json({**document, "latents": None if latents is None else str(latents)})
@@ -86,11 +91,11 @@ class RenderDataset:
         if latents is not None:
             say(f"their latents in {latents}")
 
-    def _latents(self, progress: Progress) -> Path:
+    def _latents(self, device: torch.device, progress: Progress) -> Path:
         """The second step; the folder that it fills."""
         from ..training.precompute import encoders_of, precompute
 
-        encoders = encoders_of(self.latents_of, self.device, progress)
+        encoders = encoders_of(self.latents_of, device, progress)
         folder = self.output / LATENTS
         precompute(self.output, folder, encoders, self.precompute, self.overwrite, progress)
         return folder

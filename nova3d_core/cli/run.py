@@ -32,6 +32,7 @@ class Run(Painting):
 
     def run(self, progress: Progress) -> None:
         """Reads, samples, fuses, writes."""
+        from ..devices import checked_device
         from ..io.atomic import refuse_folder
         from ..io.meshes import refuse_mesh_path, write_mesh
         from ..io.transforms_json import FOLDER_CONTENT, write_views
@@ -40,11 +41,13 @@ class Run(Painting):
 
         inputs = (*self.inputs, self.settings)
         refuse_mesh_path(self.output, self.overwrite, inputs)
+        device = checked_device(self.device)
+        refuse_mesh_path(self.output, self.overwrite)
         if self.views is not None:
             refuse_folder(self.views, self.overwrite, FOLDER_CONTENT, inputs)
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
         painted = self.paint(progress)
-        fused = fuse_views(painted.sample.views, config, progress, self.device)
+        fused = fuse_views(painted.sample.views, config, progress, device)
         if self.views is not None:
             write_views(painted.sample.views, self.views, self.overwrite, progress)
         write_mesh(fused.mesh, self.output, self.overwrite)

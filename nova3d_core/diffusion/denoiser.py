@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..devices import is_out_of_memory
 from .conditioning import Conditioning
 from .schedule import Coefficients, coefficients
 from .unet import VideoUNet
@@ -70,7 +71,9 @@ class Denoiser:
             try:
                 twice = torch.cat([x, x], dim=1)  # (D, 2 B, V, C, h, w)
                 return self._pass(twice, edm, self.conditioning.beside(blind)).chunk(2, dim=1)
-            except torch.cuda.OutOfMemoryError:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 logger.warning("both passes of a step do not fit into memory: one after the other.")
                 self.together = False
         return self._pass(x, edm, self.conditioning), self._pass(x, edm, blind)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..devices import is_out_of_memory
 from ..errors import InputError
 from ..progress import SILENT, Progress
 from ..views import Views
@@ -318,8 +319,8 @@ def decoded(
         while True:
             try:
                 return _decode_all(here, latents.to(device), count, progress)
-            except torch.cuda.OutOfMemoryError:
-                if count == 1:
+            except Exception as error:
+                if count == 1 or not is_out_of_memory(error):
                     raise
                 count = (count + 1) // 2
                 logger.warning("memory ran out: decoding again, %d pictures at once.", count)

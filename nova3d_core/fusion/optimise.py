@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..devices import is_out_of_memory
 from ..errors import InputError, StageError
 from ..meshing.isosurface import extract_surface
 from ..progress import SILENT, Progress
@@ -22,6 +23,7 @@ from .fields.grid_state import bounds_of
 from .finish import silhouette_overlap, surface_of
 from .input_checks import check_views
 from .losses import RayLoss, Targets, ray_loss
+from .placement import fusion_device, memory_budget_gib
 from .poses import PoseTable, decayed
 from .preview import PreviewClock, preview_picture
 from .rays import RayBank, RayDraw, ray_bank
@@ -56,7 +58,8 @@ def fuse_sdf(
         views: two or more with masks; normals help a great deal.
         config: settings; `preset_config` makes them.
         progress: told about each step, with a preview picture at most every second.
-        device: where to compute.
+        device: where to compute; the CPU is taken instead, with a warning, where the field would
+            run slower than there (see `placement.choose_fusion_device`).
 
     Returns:
         The surface on the CPU.
@@ -68,6 +71,7 @@ def fuse_sdf(
     """
     config = (config or SdfFusionConfig()).complete()
     started = time.perf_counter()
+    device = fusion_device(device, config.field, progress)
     views = views.to("cpu")
     if config.check_inputs:
         check_views(views, progress)
@@ -76,7 +80,7 @@ def fuse_sdf(
     hull = carve_hull(reduced, config.hull, progress)
     misfit = pose_misfit(reduced, hull)
     start = start_grid(hull, config, misfit)
-    run = _Run(reduced, start, config, torch.device(device))
+    run = _begin_run(reduced, start, config, device)
     run.turn_scale = max(misfit, config.poses.trust)
     run.seconds["start"] = time.perf_counter() - started
     for index, level in enumerate(config.levels):
@@ -162,7 +166,35 @@ def _field(start: SdfGrid, config: SdfFusionConfig, device: torch.device, views:
         return HashGridField(start, device, config.seed, finest, views)
     from .fields.grid import DenseGrid
 
-    return DenseGrid(start, device, config.memory_gib)
+    return DenseGrid(start, device, memory_budget_gib(config.memory_gib, device))
+
+
+def _begin_run(views: Views, start: SdfGrid, config: SdfFusionConfig, device: torch.device) -> _Run:
+    """The run; when memory runs out, tried again for half the rays at once, down to a few."""
+    while True:
+        try:
+            return _Run(views, start, config, device)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            config = replace(config, max_rays=_fewer_rays(error, config.max_rays, "start"))
+
+
+def _fewer_rays(error: Exception, at_once: int, level: str) -> int:
+    """Half as many rays at once, for another try after memory ran out.
+
+    Raises:
+        StageError: so few rays are not worth a try.
+    """
+    fewer = at_once // 2
+    if fewer < _LEAST_RAYS:
+        raise StageError(
+            f"{STAGE}, {level}",
+            "memory ran out even with few rays at once.",
+            "Choose the preset 'draft', or lower sdf.memory_gib.",
+        ) from error
+    logger.warning("memory ran out: trying again with %d rays at once", fewer)
+    return fewer
 
 
 def _retry_with_fewer_rays(run: _Run, index: int, level: LevelConfig, progress: Progress) -> None:
@@ -172,16 +204,11 @@ def _retry_with_fewer_rays(run: _Run, index: int, level: LevelConfig, progress: 
         try:
             _optimise_level(run, index, level, progress)
             break
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             at_once = level.rays(len(run.bank), run.config.min_rays)
-            run.max_rays = min(run.max_rays, at_once) // 2
-            if run.max_rays < _LEAST_RAYS:
-                raise StageError(
-                    f"{STAGE}, level {index}",
-                    "memory ran out even with few rays at once.",
-                    "Choose the preset 'draft', or lower sdf.memory_gib.",
-                ) from error
-            logger.warning("memory ran out: trying again with %d rays at once", run.max_rays)
+            run.max_rays = _fewer_rays(error, min(run.max_rays, at_once), f"level {index}")
             run.steps_done = first_step
     run.seconds[f"level {index}"] = time.perf_counter() - started
 

@@ -237,8 +237,9 @@ class SdfFusionConfig:
     """A step looks at this many rays, where there are so many and the level's share is less."""
     max_rays: int = 400_000
     """Rays at once, which bounds the memory; halved and tried again when memory runs out."""
-    memory_gib: float = 3.0
-    """Levels whose grids would need more than this are made coarser."""
+    memory_gib: float = 0.0
+    """Levels whose grids would need more than this are made coarser; 0: 80% of a GPU's free memory,
+    3 GiB on a CPU."""
     check_inputs: bool = True
     """Look for contradicting silhouettes and misread normals before starting."""
 
@@ -253,7 +254,7 @@ class SdfFusionConfig:
             seed=(0, 2**31 - 1),
             min_rays=(1, 10**9),
             max_rays=(256, 10**9),
-            memory_gib=(0.1, 1024.0),
+            memory_gib=(0.0, 1024.0),
         )
         check_choice("sdf preset", self.preset, PRESETS)
 

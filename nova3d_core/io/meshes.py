@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..conventions import UpAxis
+from ..devices import is_out_of_memory
 from ..errors import InputError, Nova3DError
 from ..mesh import ZERO_ORIGIN, Mesh, is_far_from_origin
 from .gltf import read_gltf
@@ -116,25 +117,29 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise InputError(message, error.hint) from error
     except Nova3DError:
         raise
-    except MemoryError as error:
-        raise InputError(
+    except Exception as error:  # a damaged file fails anywhere in a parser, in any way
+        raise _explained(path, error) from error
+
+
+def _explained(path: Path, error: Exception) -> InputError:
+    """The error of the project's own for whatever a parser raised."""
+    if is_out_of_memory(error):
+        return InputError(
             f"{_shown(path)} needs more memory than there is.",
             "It is damaged, or needs decimating first.",
-        ) from error
-    except OSError as error:
-        logger.debug("reading %s failed", path, exc_info=True)
-        raise InputError(
+        )
+    logger.debug("reading %s failed", path, exc_info=error)
+    if isinstance(error, OSError):
+        return InputError(
             f"{_shown(path)} or a file that it names cannot be opened: "
             f"{error.strerror or 'reading failed'}.",
             "Check that it is a file and may be read.",
-        ) from error
-    except Exception as error:  # a damaged file fails anywhere in a parser, in any way
-        logger.debug("reading %s failed", path, exc_info=True)
-        raise InputError(
-            f"{_shown(path)} could not be read: it is cut off, damaged, or of another kind than "
-            "its ending says.",
-            "Open it in a 3D editor and export it again.",
-        ) from error
+        )
+    return InputError(
+        f"{_shown(path)} could not be read: it is cut off, damaged, or of another kind than "
+        "its ending says.",
+        "Open it in a 3D editor and export it again.",
+    )
 
 
 def _shown(path: Path) -> str:

@@ -34,15 +34,18 @@ class Objective:
     """Where it computes."""
 
     def sigmas(self, draws: Draws, step: int) -> Tensor:
-        """(B,) noise levels: one for all views and both domains of an object."""
+        """(B,) noise levels: one for all views and both domains of an object.
+
+        Takes draws on the CPU: float64 is used, which MPS lacks.
+        """
         config = self.config
         stage = stage_at(config.noise, step, config.optimiser.steps)
         return sigmas_of(stage, spread_normals(draws.level, draws.place, config.optimiser.batch))
 
     def losses(self, batch: Batch | ReadyBatch, draws: Draws, step: int) -> tuple[Tensor, Tensor]:
         """The loss of each domain and object, (D, B) float32, and their noise levels (B,)."""
+        sigmas = self.sigmas(draws, step).to(self.device)
         batch, draws = batch.to(self.device), draws.to(self.device)
-        sigmas = self.sigmas(draws, step)
         domains = len(self.trainee.family.domains)
         with torch.no_grad():
             if isinstance(batch, ReadyBatch):

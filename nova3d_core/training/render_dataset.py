@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..devices import is_out_of_memory
 from ..errors import InputError, Nova3DError
 from ..progress import SILENT, Progress
 from .claims import claim, write_json
@@ -148,7 +149,9 @@ def render_chunk(
     for number in numbers:
         try:
             key, pictures, about = source.item(number, config)
-        except (Nova3DError, MemoryError) as error:
+        except Exception as error:
+            if not (isinstance(error, Nova3DError) or is_out_of_memory(error)):
+                raise
             name = source.paths[number // source.fronts] if isinstance(source, MeshList) else ""
             reason = str(error) or "memory ran out"
             answers.append({"source": name or f"object {number}", "reason": reason})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..devices import seeded
 from ..diffusion.families import FAMILIES, Family
 from ..diffusion.grow import nova3d_from_svd
 from ..diffusion.model import Codec, ImageEncoder, MultiviewModel
@@ -126,8 +127,7 @@ def fresh_trainee(config: NetworkConfig, family: Family, seed: int) -> Trainee:
         family: what is trained.
         seed: the same seed gives the same weights.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         unet = VideoUNet(config.unet)
         encoder = SmallEncoder(config.encoder_channels, config.unet.context_channels)
     start_as_identity(unet, config.small_residuals)

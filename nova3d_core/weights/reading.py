@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices import is_out_of_memory
 from ..errors import InputError, Nova3DError
 from ..io.containment import quoted
 from .headers import Header, read_header
@@ -132,7 +133,7 @@ def explained_read_errors(path: Path) -> Iterator[None]:
     except Nova3DError:
         raise
     except Exception as error:
-        if any(text in str(error).lower() for text in _OUT_OF_MEMORY):
+        if is_out_of_memory(error) or any(text in str(error).lower() for text in _OUT_OF_MEMORY):
             raise _no_memory(path) from error
         reason = next(iter(str(error).strip().splitlines()), "")[:200] or type(error).__name__
         raise InputError(

@@ -82,6 +82,11 @@ def steps(work):
     answers["preview"] = [kind, list(picture.getpixel((0, 0))), largest]
 
 answers["steps"] = outcome(during=steps)
+
+# a host whose card warp cannot use
+mm.get_torch_device = lambda: torch.device("cuda:0")
+with working(5.0, "auto", fuses="grid") as work:
+    answers["moved"] = [str(work.device), work.has_gpu, work.memory_gib]
 print("ANSWERS " + json.dumps(answers))
 """
 
@@ -110,6 +115,10 @@ def test_memory_that_ran_out_stays_the_hosts_error_and_says_what_to_lower(answer
     assert answers["oom_is_hosts"]
     for name in ("oom", "memory"):
         assert "preset 'draft'" in answers[name][1]
+
+
+def test_a_fusion_that_warp_cannot_do_on_the_card_goes_to_the_cpu(answers):
+    assert answers["moved"] == ["cpu", False, 0.0]
 
 
 def test_our_own_slips_stay_what_they_are(answers):

@@ -17,8 +17,8 @@ from ..sdf_grid import SdfGrid
 from . import launch
 from .base import BAND, RayDerivatives, Rendered
 from .grid_state import (
-    BYTES_A_VOXEL,
     bounds_of,
+    bytes_a_voxel,
     distances,
     first_level,
     level_frame,
@@ -132,7 +132,7 @@ class DenseGrid:
         while resolution > 16:
             spacing = level_spacing(self._start, resolution)
             cells = torch.tensor(level_frame(low, high, spacing)[1]).prod()
-            if float(cells) * BYTES_A_VOXEL <= self._memory_gib * 2**30 * _GRID_SHARE:
+            if float(cells) * bytes_a_voxel(self.device) <= self._memory_gib * 2**30 * _GRID_SHARE:
                 break
             resolution = int(resolution * 0.9)
         if resolution < wanted:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..sdf_grid import SdfGrid, grid_points
+from .launch import PARTS
 
 PAD_CELLS = 6
 """Cells around the object that the surface may move into."""
@@ -18,7 +19,18 @@ SPREADING_STEPS = 12
 _GREY = 0.5
 """Colour of what no ray has seen."""
 BYTES_A_VOXEL = 16 * 8 + 4 * 6 + 1 + 8
-"""What a voxel costs: values, two gradient buffers, moments, scratch."""
+"""What a voxel costs on a CPU: values, two gradient buffers, moments, scratch."""
+_BUFFER_PAIR_BYTES = 16 * 2
+
+
+def gradient_buffers(device: torch.device) -> int:
+    """Pairs of gradient buffers: one for each launch side by side; a GPU gets a single launch."""
+    return PARTS if device.type == "cpu" else 1
+
+
+def bytes_a_voxel(device: torch.device) -> int:
+    """What a voxel costs on a device."""
+    return BYTES_A_VOXEL - _BUFFER_PAIR_BYTES * (PARTS - gradient_buffers(device))
 
 
 @dataclass(eq=False)
@@ -36,9 +48,12 @@ class GridState:
 
     def __post_init__(self):
         shape, device = self.shape, self.geo.device
-        self.grad_geo = [torch.zeros(*shape, 4, device=device) for _ in range(2)]
+        pairs = range(gradient_buffers(device))
+        self.grad_geo = [torch.zeros(*shape, 4, device=device) for _ in pairs]
         """Derivatives by `geo`, one buffer for each side-by-side launch."""
-        self.grad_col = [torch.zeros(*shape, 4, device=device) for _ in range(2)]
+        self.grad_col = [torch.zeros(*shape, 4, device=device) for _ in pairs]
+        self.no_buffer = torch.zeros(0, 1, 1, 4, device=device)
+        """Stands for the second buffer where there is one only."""
         self.moments_geo = torch.zeros(*shape, 2, device=device)
         """Adam's two moments of f."""
         self.moment_col = torch.zeros(*shape, 4, device=device)

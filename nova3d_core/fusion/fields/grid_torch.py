@@ -230,8 +230,8 @@ def _laplacian(state: GridState, index: Tensor, flat: Tensor) -> Tensor:
 
 
 def _gather(state: GridState, index: Tensor, eikonal: float, sparse: float) -> None:
-    """Sums the two buffers into the first, clears the second, adds eikonal and sparsity terms."""
-    first, second = (state.flat(grad) for grad in state.grad_geo)
+    """Sums the buffers into the first, clears the others, adds eikonal and sparsity terms."""
+    first, *others = (state.flat(grad) for grad in state.grad_geo)
     value = state.flat(state.geo)[index]
     f, slope = value[:, 0], value[:, 1:]
     length = slope.norm(dim=1) + 1e-6
@@ -239,8 +239,11 @@ def _gather(state: GridState, index: Tensor, eikonal: float, sparse: float) -> N
     sharp = 1.0 / state.spacing
     sign = torch.where(f < 0, -1.0, 1.0)
     fade = -sparse * sharp * sign * torch.exp(-sharp * f.abs())
-    first[index] += second[index] + torch.cat([fade[:, None], pull[:, None] * slope], dim=1)
-    second[index] = 0.0
+    added = torch.cat([fade[:, None], pull[:, None] * slope], dim=1)
+    for other in others:
+        added = other[index] + added
+        other[index] = 0.0
+    first[index] += added
 
 
 def _by_values(state: GridState, index: Tensor, smooth: float) -> Tensor:
@@ -282,7 +285,7 @@ def _adam_colours(state: GridState, index: Tensor, rate: float, unbias: list[flo
     """One Adam step of the colours, one second moment for the three; clears the buffers."""
     buffers = [state.flat(grad) for grad in state.grad_col]
     firsts, seconds = state.flat(state.moment_col), state.flat(state.square_col)
-    grad = buffers[0][index] + buffers[1][index]  # (A, 4)
+    grad = sum(buffer[index] for buffer in buffers)  # (A, 4)
     second = BETAS[1] * seconds[index] + (1.0 - BETAS[1]) * grad.square().sum(dim=1)
     seen = second != 0  # by some ray
     index, grad, second = index[seen], grad[seen], second[seen]

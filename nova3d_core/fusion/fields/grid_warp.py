@@ -121,7 +121,8 @@ def move(
     geo, spacing, grad = state.geo, state.spacing, state.grad_geo
     a, b = state.scratch
     state.steps += 1
-    _over_voxels(voxel_kernels.gather, state, [geo, *grad, eikonal, sparse, 1.0 / spacing])
+    inputs = [geo, *_pair(state, grad), eikonal, sparse, 1.0 / spacing]
+    _over_voxels(voxel_kernels.gather, state, inputs)
     inputs = [*state.strides[:2], grad[0], state.laplacian, spacing, smooth, a]
     _over_voxels(voxel_kernels.by_values, state, inputs)
     for step, source, target in zip(state.strides, (a, b, a), (b, a, b), strict=True):
@@ -129,9 +130,16 @@ def move(
     adam = [*BETAS, *(1 / (1 - beta**state.steps) for beta in BETAS), FLOOR]
     inputs = [geo, b, grad[0], state.moments_geo, rate, *adam]
     _over_voxels(voxel_kernels.adam_values, state, inputs)
-    inputs = [state.col, *state.grad_col, state.moment_col, state.square_col, rate_col, *adam]
+    moments = (state.moment_col, state.square_col)
+    inputs = [state.col, *_pair(state, state.grad_col), *moments, rate_col, *adam]
     _over_voxels(voxel_kernels.adam_colours, state, inputs)
     differences(state)
+
+
+def _pair(state: GridState, buffers: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Two gradient buffers; the second is empty where there is one only."""
+    first, second = (*buffers, state.no_buffer)[:2]
+    return first, second
 
 
 def redistance(state: GridState) -> None:

@@ -15,10 +15,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ...devices import is_out_of_memory
 from ...errors import InputError, MissingDependencyError
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_REASON = 300
+"""Characters of another package's error that a warning quotes."""
 PRIMES = (1, 2654435761, 805459861)
 """One factor an axis for the hash; products with grid coordinates stay below 2^63."""
 
@@ -213,7 +216,8 @@ class TcnnEncoding(nn.Module):
 
 
 def make_encoding(device: torch.device, finest: int = 256) -> HashEncoding | TcnnEncoding:
-    """The encoding for a device: tinycudann's on CUDA where it is installed, else plain torch.
+    """The encoding for a device: tinycudann's on CUDA where it is installed and works, else plain
+    torch.
 
     Args:
         device: where it will run; CUDA gets the larger tables.
@@ -224,11 +228,15 @@ def make_encoding(device: torch.device, finest: int = 256) -> HashEncoding | Tcn
     if importlib.util.find_spec("tinycudann") is not None:
         try:
             return TcnnEncoding(finest=finest).to(device)
-        except MissingDependencyError as error:
+        except Exception as error:  # a build for another GPU or PyTorch fails anywhere, in any way
+            if is_out_of_memory(error):
+                raise
+            cause = error.__cause__ or error
+            reason = " ".join(str(cause).split())[:_LONGEST_REASON] or type(cause).__name__
             logger.warning(
-                "the hash grid runs in plain PyTorch, which is slower, as tinycudann cannot be "
-                "loaded: %s",
-                error.__cause__,
+                "tinycudann is installed but does not work here (%s): the hash grid runs in plain "
+                "PyTorch, which is slower",
+                reason,
             )
     return HashEncoding(levels=10, log2_table=19, finest=finest).to(device)
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...devices import seeded
 from ...errors import InputError, StageError
 from ..sdf_config import LevelConfig, LossConfig
 from ..sdf_grid import SdfGrid, grid_points
@@ -79,8 +80,7 @@ class HashGridField:
             raise InputError("the start of the sdf fusion has no inside.", "Give a closed shape.")
         span = inside.max(dim=0).values - inside.min(dim=0).values + 1
         self._object_side = float(span.max()) * start.spacing
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             finest_here = max(round(finest * self._longest / self._object_side), 16)
             self.encoding = make_encoding(self.device, finest_here)
             self.geometry = Geometry(self.encoding.width).to(self.device)

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import MissingDependencyError
+from ...devices import is_out_of_memory, with_index
+from ...errors import Cancelled, MissingDependencyError
+from ...progress import SILENT, Progress
 from .kernel_cache import use_writable_cache
 
 logger = logging.getLogger(__name__)
@@ -25,12 +27,16 @@ PARTS = 2
 """Launches side by side on the CPU; each has gradient buffers of its own."""
 _SMALL = 2048
 """Less work than this is not worth a second thread."""
-_LONGEST_REASON = 300
-"""Characters; compilers quote whole programs."""
 REMEDY = (
     "Install it with: pip install warp-lang; if it is there, set WARP_CACHE_PATH to a folder that "
     "can be written."
 )
+COMPILING = "compiling kernels"
+"""The stage's name in progress reports."""
+_LONGEST_REASON = 300
+"""Characters; compilers quote whole programs."""
+_problems: dict[str, str] = {}
+"""For each device that was tried, why the kernels do not run on it; empty if they do."""
 
 
 @cache
@@ -60,21 +66,37 @@ def warp() -> Any:
 
 
 def can_run_on(device: torch.device) -> bool:
-    """Whether warp is there and works on a device."""
+    """Whether warp is installed and the grid's kernels load on a device."""
     return not problem_on(device)
 
 
-def problem_on(device: torch.device) -> str:
-    """Why warp does not run on a device, in one line; empty if it does."""
-    try:
-        wp = warp()
-    except MissingDependencyError:
-        return "the package 'warp-lang' is not installed"
-    except (RuntimeError, OSError) as error:
-        return " ".join(str(error).split())[:_LONGEST_REASON]
-    if device.type == "cpu" or (device.type == "cuda" and wp.is_cuda_available()):
-        return ""
-    return f"warp finds no driver that it can use on '{device}'"
+def problem_on(device: torch.device, progress: Progress = SILENT) -> str:
+    """Why the grid's kernels do not run on a device, in one line; empty if they do.
+
+    They are compiled and loaded the first time, which is the only sure test: warp counts cards that
+    its compiler refuses, and its wheels need a recent driver.
+
+    Args:
+        device: a device of PyTorch.
+        progress: told about each module, as compiling takes seconds where no cache holds them.
+    """
+    device = with_index(device)
+    key = str(device)
+    if key not in _problems:
+        try:
+            _load_kernels(device, progress)
+        except Cancelled:
+            raise
+        except Exception as error:  # compilers, drivers and caches fail in ways of their own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = reason[:_LONGEST_REASON]
+            logger.info("warp's kernels do not run on %s: %s", device, reason)
+            if is_out_of_memory(error):  # another time they may fit
+                return reason
+            _problems[key] = reason
+        else:
+            _problems[key] = ""
+    return _problems[key]
 
 
 def warn_of_torch_twin(device: torch.device) -> None:
@@ -87,6 +109,33 @@ def warn_of_torch_twin(device: torch.device) -> None:
         problem_on(device).rstrip(".") or "warp was not asked for",
         REMEDY,
     )
+
+
+def _load_kernels(device: torch.device, progress: Progress) -> None:
+    """Compiles the modules that the grid field needs, or loads them from warp's cache."""
+    wp = warp()
+    if device.type not in ("cpu", "cuda"):
+        raise RuntimeError(f"warp does not run on devices of the kind '{device.type}'.")
+    if device.type == "cuda" and not wp.is_cuda_available():
+        raise RuntimeError(
+            "warp does not run on AMD cards."
+            if torch.version.hip
+            else "warp finds no NVIDIA driver that is new enough; update the driver, or install "
+            "a warp-lang built for an older CUDA."
+        )
+    from . import grid_kernels, voxel_kernels
+
+    modules = (grid_kernels.render_forward.module, voxel_kernels.gather.module)
+    for module in progress.track(modules, COMPILING, len(modules)):
+        _load(module, device)
+
+
+def _load(module: Any, device: torch.device) -> None:
+    """Compiles and loads a warp module as `launch` asks for it."""
+    wp = warp()
+    _name_for_files(module)
+    size = {"block_dim": 1} if device.type == "cpu" else {}
+    wp.load_module(module, device=wp.device_from_torch(device), **size)
 
 
 @cache
@@ -133,6 +182,8 @@ def launch(
     wp = warp()
     _name_for_files(kernel.module)
     shared = [as_warp(a) if isinstance(a, Tensor) else a for a in arguments]
+    # warp's own stream does not wait for work of a torch stream that is not the default one
+    stream = wp.stream_from_torch(device) if device.type == "cuda" else None
 
     def share(begin: int, end: int, index: int) -> None:
         extra = [as_warp(a) if isinstance(a, Tensor) else a for a in (own[index] if own else [])]
@@ -141,12 +192,13 @@ def launch(
             dim=end - begin,
             inputs=[begin, *shared, *extra],
             device=wp.device_from_torch(device),
+            stream=stream,
         )
 
     if device.type != "cpu" or count < _SMALL:
         share(0, count, 0)
         return
-    wp.load_module(kernel.module, device="cpu", block_dim=1)  # as `launch` asks for it
+    _load(kernel.module, device)
     cuts = [count * part // PARTS for part in range(PARTS + 1)]
     jobs = [_pool().submit(share, cuts[part], cuts[part + 1], part) for part in range(PARTS)]
     for job in jobs:

@@ -45,11 +45,14 @@ def gather(
 ):
     """Sums two buffers into the first, clears the second, adds the eikonal and sparsity terms.
 
+    grad_b: may be empty.
     eikonal: weight of (|g| - 1)^2 a voxel; sparse: weight of exp(-k |f|) a voxel.
     """
     at = active[wp.tid() + offset]
-    total = grad_a[at] + grad_b[at]
-    grad_b[at] = wp.vec4(0.0, 0.0, 0.0, 0.0)
+    total = grad_a[at]
+    if grad_b.shape[0] > 0:
+        total += grad_b[at]
+        grad_b[at] = wp.vec4(0.0, 0.0, 0.0, 0.0)
     value = geo[at]
     length = wp.sqrt(value[1] * value[1] + value[2] * value[2] + value[3] * value[3]) + 1.0e-6
     pull = 2.0 * eikonal * (length - 1.0) / length
@@ -161,16 +164,20 @@ def adam_colours(
 ):
     """One Adam step of the colours, their channels sharing a second moment; clears the buffers.
 
+    grad_b: may be empty.
     Voxels that no ray has come by keep theirs.
     """
     at = active[wp.tid() + offset]
-    g = grad_a[at] + grad_b[at]
+    g = grad_a[at]
+    if grad_b.shape[0] > 0:
+        g += grad_b[at]
     v = beta2 * second[at] + (1.0 - beta2) * wp.dot(g, g)
     if v == 0.0:
         return
     zero = wp.vec4(0.0, 0.0, 0.0, 0.0)
     grad_a[at] = zero
-    grad_b[at] = zero
+    if grad_b.shape[0] > 0:
+        grad_b[at] = zero
     m = beta1 * first[at] + (1.0 - beta1) * g
     first[at] = m
     second[at] = v

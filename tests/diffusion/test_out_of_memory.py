@@ -1,0 +1,66 @@
+"""Memory that runs out while sampling, in the forms that are no OutOfMemoryError."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.diffusion.denoiser import Denoiser
+from nova3d_core.diffusion.pipeline import sample
+
+from .test_denoiser import parts
+from .test_pipeline import QUICK, picture_and_mask, small_model
+
+AcceleratorError = getattr(torch, "AcceleratorError", RuntimeError)
+FORMS = [
+    AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    MemoryError(),
+]
+EACH_FORM = pytest.mark.parametrize("error", FORMS, ids=lambda error: str(error)[:24])
+OTHER = RuntimeError("CUDA error: device-side assert triggered")
+
+
+def refusing(most, error, axis):
+    """A hook that raises where a batch is larger than that along an axis."""
+
+    def hook(module, given):
+        if given[0].shape[axis] > most:
+            raise error
+
+    return hook
+
+
+@EACH_FORM
+def test_both_passes_of_a_step_go_one_after_the_other(svd_unet, error):
+    told, x = parts(svd_unet)
+    scales = torch.full((5,), 2.0)
+    with torch.no_grad():
+        known = Denoiser(svd_unet, told, scales, together=False)(x, 2.0)
+        with svd_unet.register_forward_pre_hook(refusing(1, error, 1)):
+            denoiser = Denoiser(svd_unet, told, scales)
+            assert denoiser(x, 2.0).equal(known)
+    assert not denoiser.together
+
+
+def test_another_error_of_a_step_goes_through(svd_unet):
+    told, x = parts(svd_unet)
+    hook = svd_unet.register_forward_pre_hook(refusing(1, OTHER, 1))
+    with torch.no_grad(), hook, pytest.raises(RuntimeError) as caught:
+        Denoiser(svd_unet, told, torch.full((5,), 2.0))(x, 2.0)
+    assert caught.value is OTHER
+
+
+def test_fewer_pictures_are_decoded_at_once(few_views):
+    model, given = small_model("sv3d_u", views=5), picture_and_mask()
+    config = replace(QUICK, steps=1)
+    whole = sample(model, *given, config).pictures
+    with model.codec.vae.decoder.register_forward_pre_hook(refusing(2, FORMS[0], 0)):
+        fewer = sample(model, *given, config).pictures
+    torch.testing.assert_close(fewer, whole, atol=1e-5, rtol=0)
+    hook = model.codec.vae.decoder.register_forward_pre_hook(refusing(2, OTHER, 0))
+    with hook, pytest.raises(RuntimeError) as caught:
+        sample(model, *given, config)
+    assert caught.value is OTHER

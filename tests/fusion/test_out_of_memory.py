@@ -1,0 +1,110 @@
+"""Memory that runs out at the start of a fusion and in the middle, in every form it takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nova3d_core.errors import StageError
+from nova3d_core.fusion import optimise
+from nova3d_core.fusion.fields.grid import DenseGrid
+from nova3d_core.fusion.optimise import fuse_sdf
+from nova3d_core.fusion.sdf_config import LevelConfig, SdfFusionConfig
+from nova3d_core.progress import SILENT
+
+from .test_placement import TINY, views
+
+__all__ = ["views"]  # the fixture
+
+AcceleratorError = getattr(torch, "AcceleratorError", RuntimeError)
+FORMS = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("HIP out of memory. Tried to allocate 20.00 MiB"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+    RuntimeError("XPU out of memory. Tried to allocate 4.00 GiB."),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+    RuntimeError("Failed to allocate 4294967296 bytes on device 'cuda:0'"),
+    MemoryError(),
+]
+EACH_FORM = pytest.mark.parametrize("error", FORMS, ids=lambda error: str(error)[:24])
+OTHER = RuntimeError("CUDA error: device-side assert triggered")
+
+
+def failing(times, error, call):
+    """A function that raises at its first calls, and then does what `call` does."""
+    left = [times]
+
+    def run(*given, **more):
+        if left[0] > 0:
+            left[0] -= 1
+            raise error
+        return call(*given, **more)
+
+    return run
+
+
+@EACH_FORM
+def test_at_the_start_the_run_is_made_again_for_half_the_rays(error, monkeypatch):
+    made = []
+    make = failing(2, error, lambda views, start, config, device: made.append(config) or "run")
+    monkeypatch.setattr(optimise, "_Run", make)
+    config = SdfFusionConfig(max_rays=8000)
+    assert optimise._begin_run(None, None, config, torch.device("cpu")) == "run"
+    assert made == [replace(config, max_rays=2000)]
+
+
+@EACH_FORM
+def test_in_the_middle_the_level_is_run_again_with_half_the_rays(error, monkeypatch, caplog):
+    level = LevelConfig(24, 20, 1.0)
+    run = SimpleNamespace(
+        bank=range(6000), config=SdfFusionConfig(min_rays=100), max_rays=400_000, steps_done=7,
+        seconds={},
+    )  # fmt: skip
+    tried = []
+
+    def optimise_level(run, index, level, progress):
+        tried.append((run.max_rays, run.steps_done))
+        run.steps_done += 5
+        if len(tried) <= 2:
+            raise error
+
+    monkeypatch.setattr(optimise, "_optimise_level", optimise_level)
+    optimise._retry_with_fewer_rays(run, 1, level, SILENT)
+    assert tried == [(400_000, 7), (3000, 7), (1500, 7)]
+    assert run.steps_done == 12 and "level 1" in run.seconds
+    assert [record.getMessage() for record in caplog.records] == [
+        "memory ran out: trying again with 3000 rays at once",
+        "memory ran out: trying again with 1500 rays at once",
+    ]
+
+
+def test_a_fusion_whose_start_fails_once_ends_bit_for_bit_the_same(views, monkeypatch):
+    expected = fuse_sdf(views, TINY)
+    error = AcceleratorError("CUDA error: out of memory")
+    monkeypatch.setattr(DenseGrid, "__init__", failing(1, error, DenseGrid.__init__))
+    again = fuse_sdf(views, TINY)  # still more rays at once than there are
+    assert torch.equal(again.grid.values, expected.grid.values)
+    assert torch.equal(again.cameras.world_to_camera, expected.cameras.world_to_camera)
+
+
+@pytest.mark.parametrize("where", ["start", "level 0"])
+def test_memory_that_never_suffices_is_an_error_that_names_the_place(views, monkeypatch, where):
+    name = "__init__" if where == "start" else "render"
+    monkeypatch.setattr(DenseGrid, name, failing(10**9, FORMS[1], None))
+    with pytest.raises(StageError, match=f"fusing, {where}: memory ran out") as caught:
+        fuse_sdf(views, TINY)
+    assert caught.value.__cause__ is FORMS[1]
+    assert "draft" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["__init__", "render"])
+def test_another_error_goes_through_at_once(views, monkeypatch, name):
+    monkeypatch.setattr(DenseGrid, name, failing(1, OTHER, getattr(DenseGrid, name)))
+    with pytest.raises(RuntimeError) as caught:
+        fuse_sdf(views, TINY)
+    assert caught.value is OTHER

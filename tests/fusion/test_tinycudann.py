@@ -1,0 +1,79 @@
+"""tinycudann that is installed but does not work: the hash grid runs in plain PyTorch, and says so.
+
+A package of that name on the path stands in for a build for another GPU or another PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+
+import pytest
+import torch
+
+from nova3d_core.errors import MissingDependencyError
+from nova3d_core.fusion.fields.hash_encoding import HashEncoding, TcnnEncoding, make_encoding
+
+CARD = torch.device("cuda:0")
+NO_EXTENSION = "Could not find compatible tinycudann extension for compute capability 61."
+BROKEN = {
+    "other GPU": f"raise OSError({NO_EXTENSION!r})",
+    "no extension": f"raise ImportError({NO_EXTENSION!r})",
+    "other torch": f"raise RuntimeError({NO_EXTENSION!r})",
+    "no encoding": f"raise AttributeError({NO_EXTENSION!r})",
+    "at work": f"def Encoding(*given, **more): raise RuntimeError({NO_EXTENSION!r})",
+}
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Puts a package tinycudann with some content on the path; a GPU is only pretended."""
+
+    def install(content):
+        (tmp_path / "tinycudann").mkdir()
+        (tmp_path / "tinycudann" / "__init__.py").write_text(content + "\n", encoding="utf-8")
+        importlib.invalidate_caches()
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tinycudann", raising=False)
+    monkeypatch.setattr(HashEncoding, "to", lambda self, device: self)
+    monkeypatch.setattr(TcnnEncoding, "to", lambda self, device: self)
+    yield install
+    sys.modules.pop("tinycudann", None)
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_the_plain_encoding_is_taken_and_the_log_says_why(installed, content, caplog):
+    installed(content)
+    encoding = make_encoding(CARD, finest=64)
+    assert type(encoding) is HashEncoding
+    assert len(encoding.resolutions) == 10 and encoding.tables[0].shape == (2, 2**19)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    said = caplog.records[0].getMessage()
+    assert said.startswith("tinycudann is installed but does not work here")
+    assert "compute capability 61" in said and "plain PyTorch" in said
+
+
+def test_memory_that_runs_out_is_not_taken_for_a_broken_package(installed):
+    installed("def Encoding(*given, **more): raise RuntimeError('CUDA error: out of memory')")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        make_encoding(CARD, finest=64)
+
+
+def test_one_that_works_is_used(installed):
+    installed(
+        "import torch\n"
+        "class Encoding(torch.nn.Module):\n"
+        "    def __init__(self, inputs, config, dtype):\n"
+        "        super().__init__()\n"
+        "        self.params = torch.nn.Parameter(torch.ones(4))\n"
+    )
+    encoding = make_encoding(CARD, finest=64)
+    assert type(encoding) is TcnnEncoding and not encoding.encoder.params.any()
+
+
+def test_asking_for_it_by_name_is_an_error(installed):
+    installed(BROKEN["other GPU"])
+    with pytest.raises(MissingDependencyError, match="tinycudann"):
+        TcnnEncoding()
