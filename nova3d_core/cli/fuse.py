@@ -51,9 +51,8 @@ class Fuse:
         from ..settings import read_settings
 
         inputs = (self.views, self.settings)
-        refuse_mesh_path(self.output, self.overwrite, inputs)
         device = checked_device(self.device)
-        refuse_mesh_path(self.output, self.overwrite)
+        refuse_mesh_path(self.output, self.overwrite, inputs)
         if self.details is not None:
             refuse_folder(self.details, self.overwrite, DETAIL_FILES, inputs)
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)

@@ -40,9 +40,8 @@ class Run(Painting):
         from ..settings import read_settings
 
         inputs = (*self.inputs, self.settings)
-        refuse_mesh_path(self.output, self.overwrite, inputs)
         device = checked_device(self.device)
-        refuse_mesh_path(self.output, self.overwrite)
+        refuse_mesh_path(self.output, self.overwrite, inputs)
         if self.views is not None:
             refuse_folder(self.views, self.overwrite, FOLDER_CONTENT, inputs)
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
