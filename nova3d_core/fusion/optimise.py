@@ -251,7 +251,9 @@ def _align(run: _Run, alignment: Alignment, narrowed: float) -> None:
 def _targets(run: _Run, rays: RayBank, rendered: Tensor) -> Targets:
     """What R rays should see, with the exposure, conflict and poses of now."""
     gain = run.conflict.gains.index_select(0, rays.view)
-    distance = (rendered * gain - rays.colour).square().sum(dim=1).sqrt()
+    distance = None
+    if run.conflict.needs_distance:
+        distance = (rendered * gain - rays.colour).square().sum(dim=1).sqrt()
     conflict = run.conflict.at(rays.view, rays.pixel, distance, run.done)
     normal = rays.normal
     if rays.turns_normals:

@@ -32,7 +32,8 @@ VIEW_OPERATIONS = frozenset(
     "squeeze t as_strided alias detach diagonal unbind split split_with_sizes chunk narrow unfold "
     "movedim lift_fresh".split()
 )
-"""They start no kernel."""
+ALLOCATIONS = frozenset("empty empty_like new_empty empty_strided new_empty_strided".split())
+"""Neither these nor views start a kernel."""
 WAITING_OPERATIONS = frozenset(
     "_local_scalar_dense is_nonzero equal nonzero masked_select bincount unique_dim _unique2 "
     "unique_consecutive _linalg_check_errors linalg_matrix_exp".split()
@@ -219,7 +220,7 @@ def dispatch(function: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
         return function(*args, **kwargs)
     name = function._schema.name.removeprefix("aten::")
     line = source_line()
-    if name not in VIEW_OPERATIONS:
+    if name not in VIEW_OPERATIONS and name not in ALLOCATIONS:
         LEDGER.launches[line] += 1
         LEDGER.operations[name] += 1
     _check_generator(function, name, kwargs.get("generator"), line)

@@ -36,6 +36,8 @@ class GridState:
 
     def __post_init__(self):
         shape, device = self.shape, self.geo.device
+        self.origin_here = self.origin.to(self.geo)
+        """(3,) the origin on the grid's device."""
         self.grad_geo = [torch.zeros(*shape, 4, device=device) for _ in range(2)]
         """Derivatives by `geo`, one buffer for each side-by-side launch."""
         self.grad_col = [torch.zeros(*shape, 4, device=device) for _ in range(2)]
