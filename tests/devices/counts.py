@@ -151,13 +151,16 @@ def sampling() -> None:
     from nova3d_core.diffusion.families import SampleConfig
     from nova3d_core.diffusion.model import UNET, OneDevice
     from nova3d_core.diffusion.pipeline import SAMPLING, sample
+    from nova3d_core.orbits import ORBIT_PRESETS, OrbitConfig
     from nova3d_core.progress import Progress
+    from nova3d_core.rigs import RigConfig
 
     from ..diffusion.models import picture_and_mask, small_model
 
+    ORBIT_PRESETS["of 4"] = OrbitConfig(RigConfig(count=4))
     for family in ("nova3d", "nova3d-mini", "sv3d_u"):
         for dtype in (torch.float32, torch.float16):
-            model = small_model(family)
+            model = small_model(family, views=4)
             model.part(UNET).to(dtype)
             name = f"denoising step, small {family}, {str(dtype).removeprefix('torch.')}"
             last: dict[str, Any] = {}
@@ -174,7 +177,7 @@ def sampling() -> None:
 
             placement = OneDevice(model, DEVICE, dtype)
             given = picture_and_mask()
-            config = SampleConfig(steps=4)
+            config = SampleConfig(steps=3)
             sample(model, *given, config, placement=placement, progress=Progress(report))
 
 

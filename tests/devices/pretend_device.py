@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -201,13 +202,19 @@ def source_line() -> str:
     """The innermost line of the project that led here."""
     frame = sys._getframe(1)
     while frame is not None:
-        name = Path(frame.f_code.co_filename).as_posix()
-        for room in ROOMS:
-            begin = name.rfind(f"/{room}/")
-            if begin >= 0 and name != Path(__file__).as_posix():
-                return f"{name[begin + 1 :]}:{frame.f_lineno}"
+        name = _name_in_project(frame.f_code.co_filename)
+        if name:
+            return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
+
+
+@cache
+def _name_in_project(file: str) -> str:
+    """A source file's path within the project; empty for other files, and for this one."""
+    name = Path(file).as_posix()
+    begins = [name.rfind(f"/{room}/") for room in ROOMS]
+    return "" if file == __file__ or max(begins) < 0 else name[max(begins) + 1 :]
 
 
 def dispatch(function: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
@@ -227,6 +234,8 @@ def dispatch(function: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
     if name in ("_to_copy", "copy_"):
         return _copy(function, name, args, kwargs, line)
     _count_waits(name, args, line)
+    if name == "_has_compatible_shallow_copy_type" and others:
+        return False  # torch asks before it moves a module's weights
     if here and others:
         _check_devices(function, name, args, tensors, line)
     if name in MATRIX_PRODUCTS and not tensors[0].is_floating_point():
