@@ -219,6 +219,9 @@ def _name_in_project(file: str) -> str:
 
 def dispatch(function: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
     """Runs an operation as the device would: checked, counted, computed on the CPU."""
+    if torch.is_inference_mode_enabled() and _is_composite(function):  # it comes whole there
+        with _Everywhere():
+            return function.decompose(*args, **kwargs)
     tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
     here = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
     others = [tensor for tensor in tensors if not isinstance(tensor, PretendTensor)]
@@ -247,6 +250,12 @@ def dispatch(function: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
     if written is not None:
         return written if len(function._schema.returns) == 1 else answer
     return tree_map(_wrapped, answer) if stays else answer
+
+
+@cache
+def _is_composite(function: Any) -> bool:
+    key = "CompositeImplicitAutograd"
+    return torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), key)
 
 
 def _plain(value: Any) -> Any:
