@@ -46,11 +46,12 @@ class Cameras:
     def __post_init__(self):
         sizes = check_shape("world_to_camera", self.world_to_camera, "V 4 4")
         check_shape("intrinsics", self.intrinsics, "V 3 3", **sizes)
-        check_finite("world_to_camera", self.world_to_camera)
-        check_finite("intrinsics", self.intrinsics)
         object.__setattr__(self, "origin", tuple(float(value) for value in self.origin))
         if len(self.origin) != 3 or not all(math.isfinite(value) for value in self.origin):
             raise InputError(f"camera origin is {self.origin}, expected three finite numbers.")
+        poses, intrinsics = self._checked_copies()
+        check_finite("world_to_camera", poses)
+        check_finite("intrinsics", intrinsics)
         if self.kind not in CAMERA_KINDS:
             raise InputError(
                 f"camera kind is '{self.kind}', expected one of {', '.join(CAMERA_KINDS)}."
@@ -60,22 +61,32 @@ class Cameras:
                 f"camera pictures are {self.width}x{self.height} px, expected above 0."
             )
         for view in range(len(self)):
-            problem = rigidity_problem(self.world_to_camera[view])
+            problem = rigidity_problem(poses[view])
             if problem:
                 raise InputError(
                     f"world_to_camera of view {view} is not rigid: {problem}.",
                     "A pose holds a rotation and a translation, no scale, shear or mirroring.",
                 )
-        if not bool((self.intrinsics.diagonal(dim1=1, dim2=2)[:, :2] > 0).all()):
+        if not bool((intrinsics.diagonal(dim1=1, dim2=2)[:, :2] > 0).all()):
             raise InputError("intrinsics hold a focal length that is not above 0.")
-        others = torch.stack(
-            [self.intrinsics[:, i, j] for i, j in ((0, 1), (1, 0), (2, 0), (2, 1))]
-        )
-        if bool((others.abs() > 1e-6).any()) or bool((self.intrinsics[:, 2, 2] != 1).any()):
+        others = torch.stack([intrinsics[:, i, j] for i, j in ((0, 1), (1, 0), (2, 0), (2, 1))])
+        if bool((others.abs() > 1e-6).any()) or bool((intrinsics[:, 2, 2] != 1).any()):
             raise InputError(
                 "intrinsics hold a skew, or a last row other than 0 0 1.",
                 "Only focal lengths and the principal point are understood.",
             )
+
+    def _checked_copies(self) -> tuple[Tensor, Tensor]:
+        """Poses (V, 4, 4) and intrinsics (V, 3, 3) on the CPU, in one copy where both are on a GPU.
+
+        Checking them there would wait for it several times a view.
+        """
+        poses, intrinsics = self.world_to_camera, self.intrinsics
+        if poses.device.type == "cpu" or poses.device != intrinsics.device:
+            return poses.cpu(), intrinsics.cpu()
+        packed = torch.cat([poses.flatten(1), intrinsics.flatten(1)], dim=1).cpu()
+        poses, intrinsics = packed.split([16, 9], dim=1)
+        return poses.unflatten(1, (4, 4)), intrinsics.unflatten(1, (3, 3))
 
     def __len__(self) -> int:
         return self.world_to_camera.shape[0]

@@ -44,6 +44,9 @@ class Denoiser:
     before_pass: Callable[[], None] = _nothing
     """Called before each pass of the network; what it raises ends the sampling."""
 
+    def __post_init__(self):
+        self._has_guidance = bool((self.scales != 1.0).any())  # waits for a GPU: not in every step
+
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """What the network takes the data behind x to be.
 
@@ -55,7 +58,7 @@ class Denoiser:
             (D, B, V, C, h, w) float32.
         """
         edm = coefficients(sigma)
-        guided = bool((self.scales != 1.0).any()) and self.guided[0] <= sigma <= self.guided[1]
+        guided = self._has_guidance and self.guided[0] <= sigma <= self.guided[1]
         if not guided:
             answer = self._pass(x, edm, self.conditioning)
         else:

@@ -10,6 +10,7 @@ slopes, robust weights, and a prior that the given poses are wrong by chance, no
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class Alignment:
     def __init__(self, bank: RayBank, cameras: Cameras, cell: float, stride: int = 1):
         self._stride, self._rays = stride, rays_at(bank, stride)
         self._bank, self._cameras = coarser(bank, cameras, self._rays, stride)
-        self._velocity = torch.zeros(len(cameras), 6, device=bank.origin.device)
+        self._velocity = torch.zeros(len(cameras), 6)  # as the poses, on the CPU
         cell_px = cell / pixel_side(bank, len(cameras))
         blur_px = max(_BLUR_CELLS * cell_px, _LEAST_BLUR_PX * stride)
         blur_px = min(blur_px, _REACH_PX / 4 * stride)
@@ -78,14 +79,18 @@ class Alignment:
         weight = _normal_weight(bank)
         self._given = []
         whole, looked_at = (_parts(each, len(cameras)) for each in (bank, self._bank))
+        all_frames = Frame.each([bank.pixel[rays] for rays in whole])
+        frames = all_frames
+        if stride > 1:
+            frames = Frame.each([self._bank.pixel[rays] for rays in looked_at])
         # view by view: whole targets next to their cut-out copies would double the memory
         for view, rays in enumerate(looked_at):
-            given, slopes = _blurred_targets(bank, weight, whole[view], blur_px)
+            frame, rays_of_view = all_frames[view], whole[view]
+            given, slopes = _blurred_targets(bank, weight, rays_of_view, frame, blur_px)
             if stride > 1:
                 chosen = self._rays[rays] - whole[view].start
                 given, slopes = given[:, chosen].contiguous(), slopes[..., chosen] * stride
-            frame = Frame.of(self._bank.pixel[rays])
-            self._given.append(_Given(rays, frame, weight[self._rays][rays], given, slopes))
+            self._given.append(_Given(rays, frames[view], weight[self._rays][rays], given, slopes))
 
     def step(
         self,
@@ -114,7 +119,11 @@ class Alignment:
             self._system(view, rendered, (origin, direction), poses, gains[view], trust, bound)
             for view in range(len(self._cameras))
         ]
-        normal, right, error, weight = (torch.stack(part) for part in zip(*systems, strict=True))
+        packed = [torch.cat([part.reshape(-1) for part in system]) for system in systems]
+        packed = torch.stack(packed).cpu()  # (V, 44), small: solved where the poses are
+        parts = packed.split([36, 6, 1, 1], dim=1)
+        normal, right, error, weight = (part.contiguous() for part in parts)
+        normal = normal.unflatten(1, (6, 6))
         alike = max(_ALIKE / self._stride**2, 1.0)
         noise = alike * float(error.sum() / weight.sum().clamp_min(1e-12))
         motion = _solve(normal, right, noise, poses, spread_rad)
@@ -145,7 +154,7 @@ class Alignment:
         given = self._given[view]
         rays, wanted, wanted_slope = given.rays, given.wanted, given.slope
         if self._bank.turns_normals:
-            turn = poses.rotation[view]
+            turn = poses.motions_on(wanted.device)[0][view]
             wanted, wanted_slope = wanted.clone(), wanted_slope.clone()
             wanted[1:4] = turn @ wanted[1:4]
             wanted_slope[:, 1:4] = turn @ wanted_slope[:, 1:4]
@@ -196,9 +205,9 @@ def coarser(
 
 def _parts(bank: RayBank, views: int) -> list[slice]:
     """Where each view's rays stand."""
-    counts = torch.bincount(bank.view, minlength=views).tolist()
-    ends = torch.tensor(counts).cumsum(0).tolist()
-    return [slice(end - n, end) for n, end in zip(counts, ends, strict=True)]
+    bounds = torch.arange(views + 1, device=bank.view.device)
+    begins = torch.searchsorted(bank.view, bounds).tolist()
+    return [slice(begin, end) for begin, end in pairwise(begins)]
 
 
 def _odd(number: float) -> int:
@@ -213,11 +222,11 @@ def _normal_weight(bank: RayBank) -> Tensor:
     """
     has_normal = bank.normal.norm(dim=1) > 0.5
     counts = has_normal | (bank.mask <= 0.5)
-    return WEIGHTS[1] * counts.float() * float(has_normal.any())
+    return WEIGHTS[1] * counts.float() * has_normal.any().float()
 
 
 def _blurred_targets(
-    bank: RayBank, normal_weight: Tensor, rays: slice, blur_px: float
+    bank: RayBank, normal_weight: Tensor, rays: slice, frame: Frame, blur_px: float
 ) -> tuple[Tensor, Tensor]:
     """(7, n) mask, normal, colour of one view as given, blurred; and their slopes (2, 7, n).
 
@@ -227,7 +236,7 @@ def _blurred_targets(
     mask, colour = bank.mask[rays, None], bank.colour[rays]
     normal = normal_weight[rays, None] * mask * bank.normal[rays]
     given = torch.cat([of_mask * mask, normal, of_colour * colour], dim=1).T
-    return softened(given, Frame.of(bank.pixel[rays]), blur_px)
+    return softened(given, frame, blur_px)
 
 
 def _render(field: Field, origin: Tensor, direction: Tensor) -> Rendered:
@@ -280,11 +289,12 @@ def by_motion(
         poses: as they are.
         cameras: as given.
     """
-    rotation = poses.rotation[view]
-    axes = cameras.rotation[view] @ rotation.T  # field to camera
-    centred = points - poses.centre[:, None]
-    place = axes @ (centred - poses.shift[view][:, None])
-    offset = cameras.rotation[view] @ poses.centre + cameras.world_to_camera[view, :3, 3]
+    rotations, shifts = poses.motions_on(points.device)
+    centre = poses.centre_on(points.device)
+    axes = cameras.rotation[view] @ rotations[view].T  # field to camera
+    centred = points - centre[:, None]
+    place = axes @ (centred - shifts[view][:, None])
+    offset = cameras.rotation[view] @ centre + cameras.world_to_camera[view, :3, 3]
     x, y, depth = place + offset[:, None]  # in the given camera's frame
     focal_x, focal_y = cameras.intrinsics[view].diagonal()[:2]
     if cameras.kind == "orthographic":

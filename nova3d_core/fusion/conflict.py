@@ -7,6 +7,8 @@ hardly changes within the band. Its derivative never reaches geometry or colour.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,23 @@ _GAIN_PRIOR = 0.02
 _GAIN_RANGE = (0.6, 1.6)
 
 
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """What R rays read of the maps of H."""
+
+    view: Tensor
+    """(R,)"""
+    pixel: Tensor
+    """(R, 2)"""
+    index: Tensor
+    """(4, R) the four cells about each pixel, as indices into all maps: left and right of the row
+    above, then of the row below."""
+    share: Tensor
+    """(R, 2) how far to the right and down between them."""
+    conflict: Tensor
+    """(R,) H: sigmoid of the bilinear value."""
+
+
 class ConflictModel:
     """H of all views, learnt with eq. 5 while the surface is.
 
@@ -35,9 +54,13 @@ class ConflictModel:
 
     def __init__(self, cameras: Cameras, config: ConflictConfig):
         device = cameras.world_to_camera.device
-        self._size = cameras.intrinsics.new_tensor([cameras.width, cameras.height])
         rows, columns = (max(2, round(n / config.cell_px)) for n in (cameras.height, cameras.width))
         self._config = config
+        self._size = torch.tensor([cameras.width, cameras.height], device=device)
+        self._cells = torch.tensor([columns, rows], device=device)
+        self._last = torch.tensor([columns - 1.001, rows - 1.001], device=device)
+        self._steps_to_corners = torch.tensor([[0], [1], [columns], [columns + 1]], device=device)
+        self._reading: _Reading | None = None
         self._logits = torch.full((len(cameras), 1, rows, columns), _START, device=device)
         self._moments = [torch.zeros_like(self._logits) for _ in range(2)]
         self._steps = 0
@@ -52,14 +75,19 @@ class ConflictModel:
         into = min(max((done - config.begin) / max(1.0 - config.begin, 1e-6), 0.0), 1.0)
         return config.price_start * (config.price_end / config.price_start) ** into
 
-    def at(self, view: Tensor, pixel: Tensor, distance: Tensor, done: float) -> Tensor:
-        """(R,) H at pixels (R, 2) of views (R,), given the colours' distance (R,)."""
+    @property
+    def needs_distance(self) -> bool:
+        """Whether `at` depends on the colours' distance."""
+        return self._config.mode == "robust"
+
+    def at(self, view: Tensor, pixel: Tensor, distance: Tensor | None, done: float) -> Tensor:
+        """(R,) H at pixels (R, 2) of views (R,), given the colours' distance (R,) if needed."""
         config = self._config
         if config.mode == "off" or done < config.begin:
-            return torch.zeros_like(distance)
+            return torch.zeros_like(pixel[:, 0])
         if config.mode == "robust":
             return free_conflict(distance, self.price(done))
-        return self._capped(self._read(self._logits, view, pixel), view)
+        return self._capped(self._read(view, pixel).conflict, view)
 
     def learnt(self, view: Tensor, pixel: Tensor, done: float) -> Tensor:
         """(R,) H at pixels (R, 2) of views (R,) from the colours' distances when last looked at."""
@@ -75,19 +103,23 @@ class ConflictModel:
     def _capped(self, conflict: Tensor, view: Tensor) -> Tensor:
         return torch.where(view == 0, conflict.clamp_max(self._config.front_cap), conflict)
 
-    def _read(self, logits: Tensor, view: Tensor, pixel: Tensor) -> Tensor:
-        """(R,) sigmoid of the bilinear value of the views' maps."""
-        rows, columns = logits.shape[2:]
-        place = pixel / self._size * pixel.new_tensor([columns, rows]) - 0.5
-        limit = pixel.new_tensor([columns - 1.001, rows - 1.001])
-        place = torch.minimum(place.clamp_min(0.0), limit)
+    def _read(self, view: Tensor, pixel: Tensor) -> _Reading:
+        """The views' maps at pixels (R, 2) of views (R,); the same rays are read once a step."""
+        last = self._reading
+        if last is not None and last.view is view and last.pixel is pixel:
+            return last
+        rows, columns = self._logits.shape[2:]
+        place = pixel / self._size * self._cells - 0.5
+        place = torch.minimum(place.clamp_min(0.0), self._last)
         corner = place.long()
         share = place - corner
         base = (view * rows + corner[:, 1]) * columns + corner[:, 0]
-        flat = logits.reshape(-1)
-        values = [flat.index_select(0, base + step) for step in (0, 1, columns, columns + 1)]
-        top, bottom = (torch.lerp(*pair, share[:, 0]) for pair in (values[:2], values[2:]))
-        return torch.sigmoid(torch.lerp(top, bottom, share[:, 1]))
+        index = base + self._steps_to_corners  # (4, R)
+        values = self._logits.view(-1).index_select(0, index.view(-1)).view_as(index)
+        top, bottom = torch.lerp(values[0::2], values[1::2], share[:, 0])
+        conflict = torch.sigmoid(torch.lerp(top, bottom, share[:, 1]))
+        self._reading = _Reading(view, pixel, index, share, conflict)
+        return self._reading
 
     def learn(
         self, view: Tensor, pixel: Tensor, distance: Tensor, mask: Tensor, done: float
@@ -97,20 +129,40 @@ class ConflictModel:
         self._distances.view(-1).index_copy_(0, self._place(view, pixel), distance)
         if config.mode != "model" or done < config.begin:
             return
-        logits = self._logits.requires_grad_(True)
-        with torch.enable_grad():
-            conflict = self._read(logits, view, pixel)
-            inside = (mask > 0.5).float()
-            price = self.price(done)
-            loss = inside * (price * conflict.square() - conflict * distance)
-            count = len(self.gains)
-            share = torch.zeros(count, device=mask.device).index_add(0, view, inside)
-            total = torch.zeros_like(share).index_add(0, view, inside * conflict)
-            beyond = (total / share.clamp_min(1.0) - config.budget).clamp_min(0.0)
-            loss = loss.sum() + _BUDGET_PRICE * (share * beyond.square()).sum()
-            slope = torch.autograd.grad(loss, logits)[0]
-        self._logits = logits.detach()
-        self._adam(slope)
+        reading = self._read(view, pixel)
+        by_conflict = self._slope(view, reading.conflict, distance, mask, self.price(done))
+        self._adam(self._by_logits(reading, by_conflict))
+        self._reading = None
+
+    def _slope(
+        self, view: Tensor, conflict: Tensor, distance: Tensor, mask: Tensor, price: float
+    ) -> Tensor:
+        """(R,) derivative by H of eq. 5 within the masks and of what a view's budget is exceeded by.
+
+        The loss is the sum over rays of price H^2 - H e, plus for each view of n rays
+        _BUDGET_PRICE n max(0, mean H - budget)^2.
+        """
+        inside = (mask > 0.5).float()
+        zero = conflict.new_zeros(len(self.gains))  # (V,)
+        count = zero.index_add(0, view, inside)
+        total = zero.index_add(0, view, inside * conflict)
+        divisor = count.clamp_min(1.0)
+        beyond = (total / divisor - self._config.budget).clamp_min(0.0)
+        by_total = _BUDGET_PRICE * count * (2.0 * beyond) / divisor
+        by_budget = by_total.index_select(0, view) * inside
+        return by_budget - inside * distance + inside * price * (2.0 * conflict)
+
+    def _by_logits(self, reading: _Reading, by_conflict: Tensor) -> Tensor:
+        """(V, 1, rows, columns) derivative by the maps, of one (R,) by what was read."""
+        by_value = torch.ops.aten.sigmoid_backward(by_conflict, reading.conflict)
+        shares = torch.stack([1.0 - reading.share, reading.share])  # (2, R, 2)
+        by_rows = by_value * shares[:, None, :, 1]  # (2, 1, R)
+        by_corners = (by_rows * shares[None, :, :, 0]).flatten(0, 1)  # (4, R)
+        sums = by_value.new_zeros(4, self._logits.numel()).scatter_add_(
+            1, reading.index, by_corners
+        )
+        total = sums[3] + sums[2] + sums[1] + sums[0]
+        return total.view_as(self._logits)
 
     def _adam(self, slope: Tensor) -> None:
         self._steps += 1
@@ -141,8 +193,9 @@ class ConflictModel:
         if not self._config.match_exposure:
             return
         weight = (1.0 - conflict)[:, None]
-        product = torch.zeros_like(self.gains).index_add_(0, view, weight * rendered * target)
-        square = torch.zeros_like(self.gains).index_add_(0, view, weight * rendered.square())
+        parts = torch.cat([weight * rendered * target, weight * rendered.square()], dim=1)
+        sums = parts.new_zeros(len(self.gains), 6).index_add_(0, view, parts)
+        product, square = sums.split(3, dim=1)  # (V, 3) each
         prior = _GAIN_PRIOR * square.mean(dim=1, keepdim=True) + 1e-9
         found = ((product + prior) / (square + prior)).clamp(*_GAIN_RANGE)
         self.gains = _GAIN_KEEP * self.gains + (1 - _GAIN_KEEP) * found

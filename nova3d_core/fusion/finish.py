@@ -35,11 +35,11 @@ def surface_of(
     state: dict[str, Any],
 ) -> Surface:
     """Puts the results together in the world of the given cameras."""
-    field_to_world = torch.linalg.inv(poses.gauge().cpu().double()).float()
+    field_to_world = torch.linalg.inv(poses.gauge().double()).float()
     cameras, reverted = views.cameras, []
     if config.poses.refine:
         mesh = extract_surface(grid).transformed(field_to_world)
-        cameras, reverted = guarded(views, poses.cameras().to("cpu"), mesh)
+        cameras, reverted = guarded(views, poses.cameras(), mesh)
     maps = conflict.maps().cpu() * (views.masks > 0.5)
     turns = turn_deg(cameras.rotation @ views.cameras.rotation.transpose(1, 2))
     shifts = centre_shift(views.cameras, cameras, grid, field_to_world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -88,26 +89,50 @@ class RayLoss:
     """(R, 3)"""
     distance: Tensor
     """(R,) colour distance e, for the conflict model."""
-    means: dict[str, float]
-    """Mean of each term over the rays."""
+    terms: Callable[[], dict[str, Tensor]]
+    """Makes each term of the loss (R,); a step of the optimisation does not need them."""
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Mean of each term over the rays; waits for the device."""
+        return {name: float(term.mean()) for name, term in self.terms().items()}
 
 
 def ray_loss(rendered: Rendered, targets: Targets, config: LossConfig, price: float) -> RayLoss:
-    """The sum over rays of L_color, L_normal and L_mask, differentiated by the outputs."""
-    outputs = [
-        part.detach().requires_grad_(True)
-        for part in (rendered.opacity, rendered.gradient, rendered.colour)
-    ]
-    opacity, gradient, colour = outputs
-    with torch.enable_grad():
-        distance = colour_distance(colour * targets.gain, targets.colour)
-        weight = targets.normal_weight * targets.normal_share
-        terms = {
+    """The sum over rays of L_color, L_normal and L_mask, differentiated by the outputs.
+
+    The derivatives are written out: autograd starts twice as many kernels for the same numbers.
+    """
+    offset = rendered.colour * targets.gain - targets.colour
+    root = (offset.square().sum(dim=-1) + _ROUND).sqrt()
+    distance = root - _ROUND**0.5
+    by_root = config.colour * (1.0 - targets.conflict) / (2.0 * root)
+    by_colour = by_root[:, None] * (2.0 * offset) * targets.gain
+    weight, error, by_gradient = _normal_slopes(rendered.gradient, targets, config)
+    opacity = rendered.opacity - targets.mask
+
+    def terms() -> dict[str, Tensor]:
+        return {
             "colour": colour_loss(distance, targets.conflict, price),
-            "normal": normal_loss(gradient, targets.normal, weight, config.drop_share),
-            "mask": (opacity - targets.mask).square(),
+            "normal": weight * error,
+            "mask": opacity.square(),
         }
-        total = sum(getattr(config, name) * term.sum() for name, term in terms.items())
-        derivatives = torch.autograd.grad(total, outputs)
-    means = {name: float(term.detach().mean()) for name, term in terms.items()}
-    return RayLoss(*derivatives, distance.detach(), means)
+
+    return RayLoss(config.mask * (2.0 * opacity), by_gradient, by_colour, distance, terms)
+
+
+def _normal_slopes(
+    gradient: Tensor, targets: Targets, config: LossConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The weight and the error (R,) of `normal_loss`, and its derivative by the gradient (R, 3)."""
+    raw = gradient.norm(dim=1, keepdim=True)
+    length = raw.clamp_min(_SHORT)
+    unit = gradient / length
+    error = 1.0 - (unit * targets.normal).sum(dim=1)
+    weight = targets.normal_weight * targets.normal_share
+    if config.drop_share > 0.0:
+        weight = weight * kept(error, weight > 0, config.drop_share)
+    by_unit = (-config.normal * weight)[:, None] * targets.normal
+    by_length = (-by_unit * (unit / length)).sum(dim=1, keepdim=True)
+    by_length = torch.where(raw >= _SHORT, by_length, 0.0)  # below, the length is held
+    return weight, error, by_unit / length + by_length * unit

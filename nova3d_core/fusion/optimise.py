@@ -131,14 +131,15 @@ class _Run:
         self.given: RayBank = bank.to(device)
         self.bank = self.given
         self.field: Field = _field(start, config, device, len(views))
-        self.poses = PoseTable(cameras, ((low + high) / 2).to(device), config.poses)
+        self.poses = PoseTable(views.cameras, (low + high) / 2, config.poses)
         self.conflict = ConflictModel(cameras, config.conflict)
         self.draw = RayDraw(len(bank), config.seed)
         self.cameras = cameras
         self.max_rays = config.max_rays
         self.steps_done = 0
         self.turn_scale = 1.0
-        self.losses: dict[str, float] = {}
+        self.loss: RayLoss | None = None
+        """Of the last rays."""
         self.seconds: dict[str, float] = {}
         self.preview = PreviewClock()
 
@@ -153,7 +154,7 @@ class _Run:
             "steps": self.steps_done,
             "rays": len(self.bank),
             "spacing": self.field.spacing,
-            "losses": self.losses,
+            "losses": {} if self.loss is None else self.loss.means,
             "seconds": self.seconds,
         }
 
@@ -268,7 +269,7 @@ def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float) -> None:
         if by is not None:
             run.poses.step(rays.view, origin, direction, by, turn_rad)
         _learn_conflict(run, rays, rendered.colour, targets, loss)
-        run.losses = loss.means
+        run.loss = loss
     run.field.step(config.loss, decay)
 
 
@@ -282,11 +283,14 @@ def _align(run: _Run, alignment: Alignment, narrowed: float) -> None:
 def _targets(run: _Run, rays: RayBank, rendered: Tensor) -> Targets:
     """What R rays should see, with the exposure, conflict and poses of now."""
     gain = run.conflict.gains.index_select(0, rays.view)
-    distance = (rendered * gain - rays.colour).square().sum(dim=1).sqrt()
+    distance = None
+    if run.conflict.needs_distance:
+        distance = (rendered * gain - rays.colour).square().sum(dim=1).sqrt()
     conflict = run.conflict.at(rays.view, rays.pixel, distance, run.done)
     normal = rays.normal
     if rays.turns_normals:
-        rotation = run.poses.rotation.index_select(0, rays.view)
+        rotations, _ = run.poses.motions_on(rays.view.device)
+        rotation = rotations.index_select(0, rays.view)
         normal = torch.einsum("nij,nj->ni", rotation, normal)
     return Targets(
         rays.mask,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +22,17 @@ class Frame:
     @classmethod
     def of(cls, pixel: Tensor) -> Frame:
         """The frame of pixels (n, 2), x and y."""
-        column, row = (pixel - pixel.amin(dim=0)).long().unbind(dim=1)
-        width, height = int(column.max()) + 1, int(row.max()) + 1
-        return cls(width, height, row * width + column)
+        return cls.each([pixel])[0]
+
+    @classmethod
+    def each(cls, pixels: Sequence[Tensor]) -> list[Frame]:
+        """A frame for the pixels (n, 2) of each view; waits for their device once for all."""
+        offsets = [(pixel - pixel.amin(dim=0)).long() for pixel in pixels]
+        sizes = torch.stack([offset.amax(dim=0) + 1 for offset in offsets]).tolist()
+        return [
+            cls(width, height, offset[:, 1] * width + offset[:, 0])
+            for (width, height), offset in zip(sizes, offsets, strict=True)
+        ]
 
     def picture(self, values: Tensor) -> Tensor:
         """(C, height, width) of the pixels' values (C, n), black where there is no pixel."""

@@ -62,6 +62,9 @@ def turn_deg(rotations: Tensor) -> Tensor:
 class PoseTable:
     """Motions of V views, and the Adam steps that move them.
 
+    They are a few hundred numbers, so they are kept and moved on the CPU, wherever the rays are: a
+    step on a GPU then waits for it once, in place of dozens of tiny kernels.
+
     Args:
         cameras: as given.
         centre: (3,) the object's centre, which views turn about.
@@ -69,22 +72,45 @@ class PoseTable:
     """
 
     def __init__(self, cameras: Cameras, centre: Tensor, config: PoseConfig):
-        count, device = len(cameras), cameras.world_to_camera.device
-        self._cameras, self.centre, self._config = cameras, centre, config
-        self.rotation = torch.eye(3, device=device).repeat(count, 1, 1)
-        """(V, 3, 3)"""
-        self.shift = torch.zeros(count, 3, device=device)
-        """(V, 3) world units."""
-        self._mean = torch.zeros(count, 6, device=device)
-        self._square = torch.zeros(count, 2, device=device)
+        count = len(cameras)
+        self._cameras, self.centre, self._config = cameras.to("cpu"), centre.cpu(), config
+        self.rotation = torch.eye(3).repeat(count, 1, 1)
+        """(V, 3, 3) on the CPU."""
+        self.shift = torch.zeros(count, 3)
+        """(V, 3) world units, on the CPU."""
+        self._mean = torch.zeros(count, 6)
+        self._square = torch.zeros(count, 2)
         self._steps = 0
+        self._centre_copy = self.centre
+        self._copies: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def centre_on(self, device: torch.device) -> Tensor:
+        """(3,) the centre on a device, copied there once."""
+        if self._centre_copy.device != device:
+            self._centre_copy = self.centre.to(device)
+        return self._centre_copy
+
+    def motions_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rotations (V, 3, 3) and shifts (V, 3) on a device, copied there once a motion."""
+        if device.type == "cpu":
+            return self.rotation, self.shift
+        if self._copies is None or not self._is_current(device):
+            packed = torch.cat([self.rotation.flatten(1), self.shift], dim=1).to(device)
+            rotation, shift = packed.split([9, 3], dim=1)
+            self._copies = (self.rotation, self.shift, rotation.unflatten(1, (3, 3)), shift)
+        return self._copies[2:]
+
+    def _is_current(self, device: torch.device) -> bool:
+        rotation, shift, copy, _ = self._copies
+        return rotation is self.rotation and shift is self.shift and copy.device == device
 
     def moved(self, view: Tensor, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Rays of views (N,) where the refined poses have them: origins and directions (N, 3)."""
-        rotation = self.rotation.index_select(0, view)
-        origin = torch.einsum("nij,nj->ni", rotation, origin - self.centre) + self.centre
+        rotations, shifts = self.motions_on(origin.device)
+        centre, rotation = self.centre_on(origin.device), rotations.index_select(0, view)
+        origin = torch.einsum("nij,nj->ni", rotation, origin - centre) + centre
         direction = torch.einsum("nij,nj->ni", rotation, direction)
-        return origin + self.shift.index_select(0, view), direction
+        return origin + shifts.index_select(0, view), direction
 
     @property
     def shift_per_turn(self) -> float:
@@ -98,7 +124,7 @@ class PoseTable:
 
     @property
     def depths(self) -> Tensor:
-        """(V, 3) unit vectors along which the moved views look."""
+        """(V, 3) unit vectors along which the moved views look, on the CPU."""
         return torch.einsum("vij,vj->vi", self.rotation, self._cameras.view_directions)
 
     def step(
@@ -109,7 +135,7 @@ class PoseTable:
         by: RayDerivatives,
         turn_rad: float,
     ) -> None:
-        """Moves the poses against the derivatives by R moved rays.
+        """Moves the poses against the derivatives by R moved rays; waits for their device once.
 
         Args:
             view: (R,)
@@ -117,10 +143,11 @@ class PoseTable:
             by: derivatives by those.
             turn_rad: how far a steadily pulled view turns in this step.
         """
-        torque = torch.linalg.cross(origin - self.centre, by.by_origin)
+        torque = torch.linalg.cross(origin - self.centre_on(origin.device), by.by_origin)
         torque = torque + torch.linalg.cross(direction, by.by_direction)
-        slope = torch.zeros_like(self._mean)
+        slope = torque.new_zeros(self._mean.shape)
         slope.index_add_(0, view, torch.cat([torque, by.by_origin], dim=1))
+        slope = slope.cpu()
         depths = self.depths
         along = (slope[:, 3:] * depths).sum(dim=1, keepdim=True) * depths  # (V, 3)
         slope[:, 3:] -= along
@@ -130,7 +157,10 @@ class PoseTable:
         self.apply(-move[:, :3], -move[:, 3:])
 
     def apply(self, turn: Tensor, shift: Tensor) -> None:
-        """Moves the views on by turns (V, 3) about the centre, in radians, and shifts (V, 3)."""
+        """Moves the views on by turns (V, 3) about the centre, in radians, and shifts (V, 3).
+
+        Both on the CPU.
+        """
         turned = rotation_about(turn)
         self.rotation = turned @ self.rotation
         self.shift = torch.einsum("vij,vj->vi", turned, self.shift) + shift
@@ -150,12 +180,12 @@ class PoseTable:
         """Turns back views that went farther than allowed."""
         far = turn_deg(self.rotation) > self._config.max_turn_deg
         if bool(far.any()):
-            self.rotation[far] = torch.eye(3, device=far.device)
+            self.rotation[far] = torch.eye(3)
             self.shift[far] = 0.0
 
     def motions(self) -> Tensor:
-        """(V, 4, 4) rigid motions M_v that take the given rays to the refined ones."""
-        motions = torch.eye(4, device=self.shift.device).repeat(len(self.shift), 1, 1)
+        """(V, 4, 4) rigid motions M_v that take the given rays to the refined ones, on the CPU."""
+        motions = torch.eye(4).repeat(len(self.shift), 1, 1)
         motions[:, :3, :3] = self.rotation
         motions[:, :3, 3] = self.centre + self.shift - self.rotation @ self.centre
         return motions
@@ -174,13 +204,13 @@ class PoseTable:
         depth = (shift * depths).sum(dim=1) - depths @ in_plane  # (V,)
         share = depths @ axis
         common = in_plane + (share * depth).sum() / share.square().sum() * axis
-        gauge = torch.eye(4, device=front.device)
+        gauge = torch.eye(4)
         gauge[:3, :3] = front
         gauge[:3, 3] = self.centre + front @ (common - self.centre)
         return gauge
 
     def cameras(self) -> Cameras:
-        """The refined cameras after the gauge is undone; view 0 bit for bit as given."""
+        """The refined cameras, on the CPU, after the gauge is undone; view 0 exactly as given."""
         motions = torch.linalg.inv(self.gauge()) @ self.motions()
         directions = self._cameras.view_directions
         depths = torch.einsum("vij,vj->vi", motions[:, :3, :3], directions)

@@ -82,8 +82,7 @@ class DenseGrid:
     def render(self, origins: Tensor, directions: Tensor) -> Rendered:
         """Renders R world rays; see `Field`."""
         state = self._state
-        offset = state.origin.to(origins)
-        in_cells = ((origins - offset) / state.spacing).contiguous()
+        in_cells = ((origins - state.origin_here) / state.spacing).contiguous()
         directions = directions.contiguous()
         settings = (self._sharpness, self._band)
         geo, col, *path = self._steps.march(state, in_cells, directions, *settings)

@@ -48,6 +48,8 @@ class GridState:
 
     def __post_init__(self):
         shape, device = self.shape, self.geo.device
+        self.origin_here = self.origin.to(self.geo)
+        """(3,) the origin on the grid's device."""
         pairs = range(gradient_buffers(device))
         self.grad_geo = [torch.zeros(*shape, 4, device=device) for _ in pairs]
         """Derivatives by `geo`, one buffer for each side-by-side launch."""

@@ -51,7 +51,7 @@ def march(
     bundle = _bundle(state, (origins, directions, start, order), (sharpness, band), outputs)
     launch(grid_kernels.first_in_band, count, [bundle], device)
     entry = origins + start.clamp_min(0.0)[:, None] * directions
-    order.copy_(neighbours_first(entry).int())
+    order.copy_(neighbours_first(entry))
     launch(grid_kernels.render_forward, count, [bundle], device)
     return (*outputs, start, order)
 

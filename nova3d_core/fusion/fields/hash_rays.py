@@ -18,6 +18,9 @@ MAX_SAMPLES = 40
 """Samples of one ray; only rays along a surface need so many."""
 
 _DARK = 1e-3  # a ray ends where this share of its light is left
+_STEPS_AT_ONCE = 16
+"""On a GPU, after so many steps the rays that have ended are dropped: counting them waits for it. On
+the CPU they are dropped at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,20 +56,29 @@ def march(
     t, count = near[ray], torch.zeros_like(ray)
     light, last = torch.ones_like(t), torch.ones_like(t)
     found = [(ray[:0], count[:0], t[:0])]
+    steps = 1 if ray.device.type == "cpu" else _STEPS_AT_ONCE
     while len(ray):
-        points = origins[ray] + t[:, None] * directions[ray]
-        f = trilinear(grid.values, grid.origin, grid.spacing, points)
-        here = f < band
-        found.append((ray[here], count[here], t[here]))
-        inside = torch.sigmoid(sharpness * f)
-        # a ray's first sample sets what counts as full light
-        kept = torch.where(count > 0, (inside / last).clamp(max=1.0), 1.0)
-        light = torch.where(here, light * kept, light)
-        last = torch.where(here, inside, last)
-        count = count + here
-        t = t + torch.where(here, step, (0.9 * (f - band)).clamp(min=step))
-        on = (t < far[ray]) & (f > -DEEP / sharpness) & (count < MAX_SAMPLES) & (light > _DARK)
-        ray, t, count, light, last = (x[on] for x in (ray, t, count, light, last))
+        start, direction, end = origins[ray], directions[ray], far[ray]
+        on, passed = torch.ones_like(ray, dtype=torch.bool), []
+        for _ in range(steps):
+            points = start + t[:, None] * direction
+            f = trilinear(grid.values, grid.origin, grid.spacing, points)
+            here = on & (f < band)
+            passed.append((here, ray, count, t))
+            inside = torch.sigmoid(sharpness * f)
+            # a ray's first sample sets what counts as full light
+            kept = torch.where(count > 0, (inside / last).clamp(max=1.0), 1.0)
+            light = torch.where(here, light * kept, light)
+            last = torch.where(here, inside, last)
+            count = count + here
+            t = t + torch.where(here, step, (0.9 * (f - band)).clamp(min=step))
+            goes_on = (t < end) & (f > -DEEP / sharpness) & (count < MAX_SAMPLES) & (light > _DARK)
+            on = on & goes_on
+        here, *samples = (torch.cat(parts) for parts in zip(*passed, strict=True))
+        chosen = here.nonzero()[:, 0]
+        found.append(tuple(part[chosen] for part in samples))
+        chosen = on.nonzero()[:, 0]
+        ray, t, count, light, last = (x[chosen] for x in (ray, t, count, light, last))
     rays, slots, places = (torch.cat(parts) for parts in zip(*found, strict=True))
     order = torch.argsort(rays * MAX_SAMPLES + slots)
     return Samples(rays[order], slots[order], places[order])

@@ -1,0 +1,389 @@
+"""What the core does on a GPU, run on the pretend device and compared with the CPU.
+
+    python -m tests.devices.workloads NAME
+
+writes one line of JSON: for each case the largest difference from the CPU's result (`differs`),
+tensors of the device left in the result (`left`), and random numbers drawn on the device without a
+generator (`unseeded`). Mixed devices and wrong generators raise. Run it as a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .pretend_device import LEDGER, install, install_warp, left_on_device
+
+DEVICE = install()
+CPU = torch.device("cpu")
+WORKLOADS: dict[str, Callable[[], dict[str, dict[str, Any]]]] = {}
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def workload(function: Callable) -> Callable:
+    """Registers a workload by its name."""
+    WORKLOADS[function.__name__] = function
+    return function
+
+
+def judged(result: Any, differs: float) -> dict[str, Any]:
+    """One case's figures."""
+    unseeded = dict(LEDGER.unseeded)
+    LEDGER.unseeded.clear()
+    return {"differs": differs, "left": left_on_device(result), "unseeded": unseeded}
+
+
+# Fusion
+
+
+def small_views(normal_frame: str = "front_view"):
+    """Eight views of 48 pixels of a coloured ellipsoid with a bump."""
+    import trimesh
+
+    from nova3d_core.cameras import orbit_cameras
+    from nova3d_core.mesh import Mesh
+    from nova3d_core.rendering.views import render_views
+    from nova3d_core.rigs import RigConfig
+
+    ball = trimesh.creation.icosphere(subdivisions=3, radius=1.0)
+    place = torch.tensor(ball.vertices, dtype=torch.float32)
+    radius = 0.36 + 0.06 * (5 * place[:, 0] + 1).sin() * (4 * place[:, 1]).cos()
+    vertices = place * radius[:, None] * torch.tensor([1.15, 1.0, 0.8])
+    colours = 0.5 + 0.45 * (9 * place + torch.tensor([0.0, 1.0, 2.0])).sin()
+    mesh = Mesh(vertices, torch.tensor(ball.faces, dtype=torch.int64), vertex_colours=colours)
+    views = render_views(mesh, orbit_cameras(RigConfig(count=8, width_px=48, height_px=48))).views
+    if normal_frame != "camera":
+        return views
+    world = views.with_world_normals()
+    turned = torch.einsum("vij,vhwj->vhwi", views.cameras.rotation, world.normals)
+    return replace(views, normals=turned, normal_frame="camera")
+
+
+def small_fusion(**changes: Any):
+    """Three short levels: gradients on poses, then alignment with soft masks."""
+    from nova3d_core.fusion.config import HullConfig
+    from nova3d_core.fusion.sdf_config import ConflictConfig, LevelConfig, SdfFusionConfig
+
+    levels = (
+        LevelConfig(16, 6, 0.5, turn_rad=4e-3),
+        LevelConfig(24, 27, 0.5, turn_rad=2e-3),
+        LevelConfig(24, 4, 0.5, align_every=2, align_stride=2, soft_masks=True, mask_weight=5.0),
+    )
+    plain = SdfFusionConfig(
+        levels=levels,
+        hull=HullConfig(resolution=32),
+        min_rays=256,
+        check_inputs=False,
+        conflict=ConflictConfig(begin=0.2),
+    )
+    return replace(plain, **changes)
+
+
+def compared_fusion(config: Any, views: Any = None) -> dict[str, Any]:
+    """A fusion on the device against one on the CPU; `differs` is in cells."""
+    from nova3d_core.fusion import optimise, preview
+    from nova3d_core.progress import Progress
+
+    views = small_views() if views is None else views
+    preview.PREVIEW_PX = 24
+    optimise.PreviewClock = lambda: preview.PreviewClock(0.0)
+    previews = []
+    show = Progress(lambda event: previews.append(event.preview()) if event.preview else None)
+    plain = optimise.fuse_sdf(views, config)
+    found = optimise.fuse_sdf(views, config, show, device=DEVICE)
+    assert len(previews) == config.total_steps
+    assert found.grid.values.shape == plain.grid.values.shape
+    gap = (found.grid.values - plain.grid.values).abs().clamp_max(plain.grid.spacing)
+    return judged([found, previews], float(gap.mean()) / plain.grid.spacing)
+
+
+@workload
+def fusion_grid() -> dict[str, dict[str, Any]]:
+    install_warp_for_device()
+    cases = {"model": compared_fusion(small_fusion())}
+    assert LEDGER.kernels["render_backward"] >= 37
+    return cases
+
+
+@workload
+def fusion_modes() -> dict[str, dict[str, Any]]:
+    from nova3d_core.fusion.sdf_config import ConflictConfig, LossConfig
+
+    install_warp_for_device()
+    robust = small_fusion(conflict=ConflictConfig(mode="robust", begin=0.2))
+    off = small_fusion(conflict=ConflictConfig(mode="off", match_exposure=False))
+    losses = small_fusion(loss=LossConfig(drop_share=0.1, sparse=0.05), max_rays=500)
+    return {
+        "robust, camera-frame normals": compared_fusion(robust, small_views("camera")),
+        "off": compared_fusion(off),
+        "dropped and sparse, in parts": compared_fusion(losses),
+    }
+
+
+@workload
+def fusion_twin() -> dict[str, dict[str, Any]]:
+    from nova3d_core.fusion.fields import launch
+
+    launch.can_run_on = lambda device: False
+    levels = tuple(replace(level, steps=2, ray_share=0.05) for level in small_fusion().levels)
+    return {"model": compared_fusion(small_fusion(levels=levels, min_rays=64))}
+
+
+@workload
+def fusion_hashgrid() -> dict[str, dict[str, Any]]:
+    from nova3d_core.fusion.fields import hashgrid
+    from nova3d_core.fusion.fields.hash_encoding import HashEncoding
+
+    def encoding(device: torch.device, finest: int = 256) -> HashEncoding:
+        return HashEncoding(levels=10, log2_table=12, finest=finest).to(device)  # as on CUDA
+
+    hashgrid.make_encoding = encoding
+    levels = tuple(
+        replace(level, steps=2, ray_share=0.05, align_every=0) for level in small_fusion().levels
+    )
+    config = small_fusion(field="hashgrid", levels=levels, min_rays=64, max_rays=256)
+    return {"model": compared_fusion(config)}
+
+
+def install_warp_for_device() -> None:
+    """warp's kernels for the device; fusions on the CPU go on as they did."""
+    from nova3d_core.fusion.fields import grid_warp, launch
+
+    plain = launch.warp, launch.as_warp
+    install_warp()
+    pretend = launch.warp, launch.as_warp
+
+    def routed(device: torch.device) -> bool:
+        launch.warp, launch.as_warp = plain if device.type == "cpu" else pretend
+        grid_warp.as_warp = launch.as_warp
+        return True
+
+    launch.can_run_on = routed
+
+
+# Models
+
+
+def compared_sample(model: Any, dtype: torch.dtype, steps: int = 2) -> dict[str, Any]:
+    """A sample on the device against one on the CPU, both in `dtype`; `differs` in 0..1."""
+    from nova3d_core.diffusion.families import SampleConfig
+    from nova3d_core.diffusion.model import CODEC, IMAGE_ENCODER, UNET, OneDevice
+    from nova3d_core.diffusion.pipeline import sample
+    from nova3d_core.progress import Progress
+
+    from ..diffusion.models import picture_and_mask
+
+    for part in (UNET, CODEC, IMAGE_ENCODER):
+        model.part(part).to(dtype)
+    config = SampleConfig(seed=3, steps=steps)
+    results, previews = [], []
+    show = Progress(lambda event: previews.append(event.preview()) if event.preview else None)
+    for device in (CPU, DEVICE):
+        placement = OneDevice(model, device, dtype)
+        given = picture_and_mask()
+        results.append(sample(model, *given, config, placement=placement, progress=show))
+    plain, found = (result.pictures for result in results)
+    assert found.dtype == torch.float32 and len(previews) >= 2
+    return judged([results[1], previews], float((found - plain).abs().mean()))
+
+
+def sampling_of(name: str) -> Callable[[], dict[str, dict[str, Any]]]:
+    """Samples of a small model of a family in each dtype."""
+
+    def run() -> dict[str, dict[str, Any]]:
+        from nova3d_core.orbits import ORBIT_PRESETS, OrbitConfig
+        from nova3d_core.rigs import RigConfig
+
+        from ..diffusion.models import small_model
+
+        ORBIT_PRESETS["of 4"] = OrbitConfig(RigConfig(count=4))
+        return {str(dtype): compared_sample(small_model(name, views=4), dtype) for dtype in DTYPES}
+
+    return run
+
+
+for family in ("nova3d", "nova3d-mini", "sv3d_u", "sv3d_p", "v3d"):
+    WORKLOADS[f"sampling_{family}"] = sampling_of(family)
+
+
+@workload
+def loading() -> dict[str, dict[str, Any]]:
+    """The built-in model from its file, onto the device and back."""
+    from nova3d_core.diffusion.model import PARTS, OneDevice
+    from nova3d_core.weights.built_in import built_in_file
+    from nova3d_core.weights.loading import load_model
+
+    cases = {}
+    for dtype in DTYPES:
+        model = load_model(built_in_file(), dtype=dtype)
+        before = {part: state_of(model.part(part)) for part in PARTS}
+        kept = OneDevice(model, DEVICE, dtype, keep=True)
+        for part in PARTS:
+            kept.bring(part, 0)
+            assert all(value.device == DEVICE for value in model.part(part).parameters())
+        for part in PARTS:
+            model.part(part).to("cpu")
+        for part in PARTS:
+            for name, value in state_of(model.part(part)).items():
+                assert torch.equal(value, before[part][name]), (part, name)
+        cases[str(dtype)] = judged([model.part(part) for part in PARTS], 0.0)
+    return cases
+
+
+def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of a module's weights."""
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+
+
+# Training
+
+
+@workload
+def training() -> dict[str, dict[str, Any]]:
+    """A step of a small network: loss, backward, clipping, optimiser, average, validation."""
+    from ..training.parts import SMALL, of
+
+    return {
+        "float32": compared_step(SMALL),
+        "bfloat16": compared_step(of(SMALL, precision="bfloat16")),
+        "muon": compared_step(of(SMALL, optimiser__method="muon")),
+    }
+
+
+def compared_step(config: Any) -> dict[str, Any]:
+    """Weights after a step on the device against those on the CPU."""
+    plain, found = (trained(config, device) for device in (CPU, DEVICE))
+    gaps = [float((found[0][name] - value).abs().max()) for name, value in plain[0].items()]
+    return judged(found[1], max(gaps))
+
+
+def trained(config: Any, device: torch.device) -> tuple[dict[str, torch.Tensor], Any]:
+    """Weights and their average after a step on a device, and what validation found there."""
+    from nova3d_core.diffusion.families import FAMILIES
+    from nova3d_core.diffusion.model import OneDevice
+    from nova3d_core.training.batches import batch_of
+    from nova3d_core.training.draws import draw
+    from nova3d_core.training.ema import Ema
+    from nova3d_core.training.objective import Objective
+    from nova3d_core.training.optimiser import optimiser_of
+    from nova3d_core.training.trainee import fresh_trainee
+    from nova3d_core.training.validation import truth_of, validate
+
+    from ..training.parts import FACTOR, SIZE, VIEWS, objects
+
+    trainee = fresh_trainee(config.network, FAMILIES["nova3d-mini"], 0).to(device)
+    if config.precision == "bfloat16":
+        trainee.to(torch.bfloat16)
+    optimiser = optimiser_of(trainee, config.optimiser)
+    ema = Ema(trainee, config.optimiser.ema_decay)
+    objective = Objective(config, trainee, trainee, device)
+    side = SIZE // FACTOR
+    draws = draw(0, 0, range(2), (2, VIEWS, 3 * FACTOR**2, side, side), SIZE)
+    losses, _ = objective.losses(batch_of(objects(2), VIEWS, SIZE), draws, 0)
+    losses.mean().backward()
+    torch.nn.utils.clip_grad_norm_(trainee.parameters(), config.optimiser.clip)
+    optimiser.step()
+    ema.update()
+    model = trainee.model()
+    dtype = next(trainee.unet.parameters()).dtype
+    with ema.in_place():
+        report = validate(model, [truth_of(objects(1)[0])], OneDevice(model, device, dtype), 1)
+    weights = state_of(trainee)
+    weights |= {f"average.{name}": value.cpu() for name, value in ema.weights.items()}
+    return weights, report
+
+
+# Nodes
+
+
+class Patcher:
+    """As much of the host's ModelPatcher as a placement uses."""
+
+    def __init__(self, model: torch.nn.Module, load_device: Any, offload_device: Any):
+        self.model, self.load_device, self.offload_device = model, load_device, offload_device
+
+    def model_size(self) -> int:
+        return sum(weight.nbytes for weight in self.model.parameters())
+
+
+def host_modules(log: list[list[str]]) -> dict[str, types.ModuleType]:
+    """Stand-ins for the host's modules, whose GPU is the device."""
+    management = types.ModuleType("comfy.model_management")
+    for name in ("get_torch_device", "vae_device", "text_encoder_device"):
+        setattr(management, name, lambda: DEVICE)
+    for name in ("unet", "vae", "text_encoder"):
+        setattr(management, f"{name}_offload_device", lambda: CPU)
+    management.is_device_cpu = lambda device: device.type == "cpu"
+
+    def load_models_gpu(patchers: list[Patcher], **_options: Any) -> None:
+        for patcher in patchers:
+            log.append([type(patcher.model).__name__, str(patcher.load_device)])
+            patcher.model.to(patcher.load_device)
+
+    management.load_models_gpu = load_models_gpu
+    patching = types.ModuleType("comfy.model_patcher")
+    patching.ModelPatcher = Patcher
+    comfy = types.ModuleType("comfy")
+    comfy.model_management, comfy.model_patcher = management, patching
+    modules = {"comfy": comfy, "comfy.model_management": management}
+    return {**modules, "comfy.model_patcher": patching}
+
+
+@workload
+def node_placement() -> dict[str, dict[str, Any]]:
+    """The nodes' placement brings each part to the host's device and samples there."""
+    root = Path(__file__).resolve().parents[2]
+    spec = importlib.util.spec_from_file_location(
+        "pack", root / "__init__.py", submodule_search_locations=[str(root)]
+    )
+    log: list[list[str]] = []
+    sys.modules.update(host_modules(log))
+    sys.modules["pack"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["pack"])
+    placement = importlib.import_module("pack.nodes.placement")
+    pipeline = importlib.import_module("pack.nova3d_core.diffusion.pipeline")
+    families = importlib.import_module("pack.nova3d_core.diffusion.families")
+
+    from ..diffusion.models import picture_and_mask, small_model
+
+    cases = {}
+    for name, dtype in (("nova3d-mini", torch.float16), ("sv3d_u", torch.bfloat16)):
+        model = small_model(name)
+        for part in placement.PARTS:
+            model.part(part).to(dtype)
+        hosted = placement.hosted(model, dtype)
+        config = families.SampleConfig(seed=3, steps=1)
+        plain = pipeline.sample(small_copy(model), *picture_and_mask(), config).pictures
+        with torch.inference_mode():
+            found = pipeline.sample(
+                model,
+                *picture_and_mask(),
+                config,
+                placement=placement.HostPlacement(hosted),
+            )
+        cases[name] = judged(found, float((found.pictures - plain).abs().mean()))
+    assert {device for _, device in log} == {str(DEVICE)}
+    return cases
+
+
+def small_copy(model: Any) -> Any:
+    """The same model with weights of its own, in float32."""
+    import copy
+
+    return copy.deepcopy(model)
+
+
+def main(name: str) -> None:
+    sys.stdout.write(f"\n{json.dumps(WORKLOADS[name]())}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,56 @@
+"""The written-out derivatives of the ray loss against autograd on the plain terms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nova3d_core.fusion.fields.base import Rendered
+from nova3d_core.fusion.losses import Targets, colour_distance, colour_loss, normal_loss, ray_loss
+from nova3d_core.fusion.sdf_config import LossConfig
+
+
+def rays(count: int) -> tuple[Rendered, Targets]:
+    """Random rays, some without gradient, normal, weight or conflict."""
+    random = torch.Generator().manual_seed(count)
+
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=random)
+
+    gradient = (rand(count, 3) - 0.5) * 3.0 * rand(count, 1)
+    normal = torch.nn.functional.normalize(rand(count, 3) - 0.5, dim=1)
+    weight, conflict, opacity = rand(count), rand(count), rand(count)
+    gradient[::7], normal[::5], weight[::3], conflict[::4] = 0.0, 0.0, 0.0, 0.0
+    rendered = Rendered(opacity, gradient, rand(count, 3), opacity)
+    share = (1.0 - conflict).clamp_min(0.3)
+    targets = Targets(
+        rand(count), rand(count, 3), normal, weight, rand(count, 3) + 0.5, conflict, share
+    )
+    return rendered, targets
+
+
+@pytest.mark.parametrize("count", [1, 7, 1000])
+@pytest.mark.parametrize("config", [LossConfig(), LossConfig(drop_share=0.2, mask=3.7)])
+def test_derivatives_and_means_are_autograds(count, config):
+    rendered, targets = rays(count)
+    found = ray_loss(rendered, targets, config, 0.37)
+    inputs = [
+        part.clone().requires_grad_(True)
+        for part in (rendered.opacity, rendered.gradient, rendered.colour)
+    ]
+    opacity, gradient, colour = inputs
+    distance = colour_distance(colour * targets.gain, targets.colour)
+    weight = targets.normal_weight * targets.normal_share
+    terms = {
+        "colour": colour_loss(distance, targets.conflict, 0.37),
+        "normal": normal_loss(gradient, targets.normal, weight, config.drop_share),
+        "mask": (opacity - targets.mask).square(),
+    }
+    total = sum(getattr(config, name) * term.sum() for name, term in terms.items())
+    expected = torch.autograd.grad(total, inputs)
+    for slope, other in zip(
+        (found.by_opacity, found.by_gradient, found.by_colour), expected, strict=True
+    ):
+        torch.testing.assert_close(slope, other, rtol=1e-6, atol=1e-7)
+    assert torch.equal(found.distance, distance.detach())
+    assert found.means == {name: float(term.detach().mean()) for name, term in terms.items()}
