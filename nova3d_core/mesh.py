@@ -93,7 +93,9 @@ class Mesh:
     @property
     def bounds(self) -> Tensor:
         """(2, 3) smallest and largest corner of the box around the faces, relative to `origin`."""
-        used = self.vertices[self.faces.reshape(-1)]
+        is_used = torch.zeros(len(self.vertices), dtype=torch.bool, device=self.vertices.device)
+        is_used[self.faces.reshape(-1)] = True
+        used = self.vertices[is_used]
         return torch.stack([used.amin(dim=0), used.amax(dim=0)])
 
     @property

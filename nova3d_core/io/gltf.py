@@ -27,8 +27,8 @@ large that they could hold more: a few bytes may ask for any number of instances
 _BYTES_PER_FACE = 6
 """Least that a face, or a vertex, takes in a file that repeats nothing."""
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
-_SKINNED_AT_ONCE = 1 << 16
-"""Vertices: their blended matrices take 128 bytes each."""
+_VERTICES_AT_ONCE = 1 << 16
+"""Vertices that are transformed at once: blended matrices of skins take 128 bytes each."""
 
 
 class _Arrays(NamedTuple):
@@ -230,20 +230,22 @@ def _morphed(
 
 
 def _placed(arrays: _Arrays, matrices: np.ndarray) -> _Arrays:
-    """The primitive once for each mesh-to-world matrix (K, 4, 4), one after another."""
+    """The primitive once for each mesh-to-world matrix (K, 4, 4), one after another.
+
+    The vertices given are overwritten.
+    """
     count, (vertices, faces, uv, normals, colours) = len(matrices), arrays
     linear = matrices[:, :3, :3]
     mirrored = np.linalg.det(linear) < 0.0  # (K,)
     if not (count == 1 and np.array_equal(matrices[0], np.eye(4))):
-        vertices = vertices @ linear.transpose(0, 2, 1) + matrices[:, None, :3, 3]  # (K, N, 3)
-        vertices = vertices.reshape(-1, 3)
+        vertices = _transformed(vertices, matrices)
         if normals is not None:
             # the inverse transpose, but for its length: it exists for singular matrices too
             cofactors = np.cross(np.roll(linear, -1, axis=1), np.roll(linear, -2, axis=1))
-            cofactors *= np.where(mirrored, -1.0, 1.0)[:, None, None]
-            normals = (normals @ cofactors.transpose(0, 2, 1)).reshape(-1, 3)
-            length = np.linalg.norm(normals, axis=1, keepdims=True)
-            normals = np.where(length > 0.0, normals / length, 0.0)
+            largest = np.abs(cofactors).max(axis=(1, 2)) * np.where(mirrored, -1.0, 1.0)
+            cofactors /= largest[:, None, None]
+            normals = normals @ cofactors.transpose(0, 2, 1).astype(np.float32)
+            normals = normals.reshape(-1, 3)  # of any length
     if count == 1:
         faces = faces[:, ::-1] if mirrored[0] else faces
         return _Arrays(vertices, faces, uv, normals, colours)
@@ -251,6 +253,25 @@ def _placed(arrays: _Arrays, matrices: np.ndarray) -> _Arrays:
     starts = np.arange(count)[:, None, None] * len(arrays.vertices)
     uv, colours = (None if each is None else np.tile(each, (count, 1)) for each in (uv, colours))
     return _Arrays(vertices, (faces + starts).reshape(-1, 3), uv, normals, colours)
+
+
+def _transformed(vertices: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+    """(K N, 3) vertices under K matrices (K, 4, 4); those given, (N, 3), are overwritten if K = 1.
+
+    In parts, which keeps the peak of memory low, and numpy's own loops long.
+    """
+    turn, shift = matrices[:, :3, :3].transpose(0, 2, 1), matrices[:, None, :3, 3]
+    if len(matrices) == 1:
+        for start in range(0, len(vertices), _VERTICES_AT_ONCE):
+            some = vertices[start : start + _VERTICES_AT_ONCE]
+            some[:] = some @ turn[0] + shift[0]
+        return vertices
+    placed = np.zeros((len(matrices), *vertices.shape))
+    step = max(_VERTICES_AT_ONCE // len(vertices), 1)
+    for start in range(0, len(matrices), step):
+        some = slice(start, start + step)
+        placed[some] = vertices @ turn[some] + shift[some]
+    return placed.reshape(-1, 3)
 
 
 def _posed(
@@ -276,8 +297,8 @@ def _posed(
         )
     vertices = np.zeros_like(arrays.vertices)
     normals = None if arrays.normals is None else np.zeros_like(arrays.vertices)
-    for start in range(0, len(vertices), _SKINNED_AT_ONCE):
-        some = slice(start, start + _SKINNED_AT_ONCE)
+    for start in range(0, len(vertices), _VERTICES_AT_ONCE):
+        some = slice(start, start + _VERTICES_AT_ONCE)
         matrices = np.einsum("nk,nkij->nij", weights[some], poses[joints[some]])  # (S, 4, 4)
         vertices[some] = (matrices[:, :3, :3] @ arrays.vertices[some, :, None])[..., 0]
         vertices[some] += matrices[:, :3, 3]

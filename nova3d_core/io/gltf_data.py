@@ -13,8 +13,8 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 
 from ..errors import InputError
-from .containment import path_inside, quoted
-from .json_fields import JsonObject, parse_json_object
+from .containment import path_inside
+from .json_fields import JsonObject, parse_json_object, shown
 from .mesh_parts import decoded_texture
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class GltfFile:
         version = self.header.object("asset").value("version", None, "2.0")
         if not str(version).startswith("2."):
             raise InputError(
-                f"{path} is glTF {quoted(str(version))[1:-1][:20]}.", "Export it as glTF 2.0."
+                f"{path} is glTF {shown(str(version)[:20])[1:-1]}.", "Export it as glTF 2.0."
             )
         for name in self.header.strings("extensionsRequired"):
             if name not in _UNDERSTOOD and not name.startswith(_IGNORED):
@@ -103,12 +103,12 @@ class GltfFile:
         for name in self.header.strings("extensionsUsed"):
             known = name in _UNDERSTOOD or name.startswith(_IGNORED)
             if not known and not any(part in name for part in _WITH_FALLBACK):
-                self.leave_out(f"extension {quoted(name)[1:-1]}")
+                self.leave_out(f"extension {shown(name)[1:-1]}")
 
     def unread_extension(self, name: str) -> InputError:
         """The error for data that only an extension explains."""
         return InputError(
-            f"{self.path.name} needs the glTF extension {quoted(name)[1:-1]}, which is not read.",
+            f"{self.path.name} needs the glTF extension {shown(name)[1:-1]}, which is not read.",
             "Export it without compression, as plain glTF 2.0.",
         )
 
@@ -163,7 +163,7 @@ class GltfFile:
         kind = spec.text("type")
         if kind not in types:
             raise InputError(
-                f"{spec.where}, used as {owner.where}: {key}, is {quoted(kind)}, expected "
+                f"{spec.where}, used as {owner.where}: {key}, is {shown(kind)}, expected "
                 f"{' or '.join(types)}."
             )
         dtype = _component_type(spec)
@@ -270,7 +270,7 @@ class GltfFile:
         if "bufferView" in image:
             return decoded_texture(bytes(self._view(image)[1]), image.where, self.path.name)
         uri = image.text("uri")
-        name = image.where if uri.startswith("data:") else _shown(uri)
+        name = image.where if uri.startswith("data:") else _shown_uri(uri)
         return decoded_texture(self._named(uri, "texture", image), name, self.path.name)
 
     def _within_budget(self, texture: np.ndarray, image: JsonObject) -> np.ndarray:
@@ -294,7 +294,8 @@ class GltfFile:
         what = f"{role} of {self.path.name}"
         if _SCHEME.match(uri):
             raise InputError(
-                f"{what} is {_shown(uri)}, which is not read.", "Put the file next to it instead."
+                f"{what} is {_shown_uri(uri)}, which is not read.",
+                "Put the file next to it instead.",
             )
         decoded = unquote_to_bytes(uri).decode("utf-8", "surrogateescape")
         target = path_inside(self.path.parent, decoded, what)
@@ -302,7 +303,7 @@ class GltfFile:
             target = path_inside(self.path.parent, uri, what)
         if not target.is_file():
             raise InputError(
-                f"{role} {_shown(uri)} named by {self.path.name} is missing.",
+                f"{role} {_shown_uri(uri)} named by {self.path.name} is missing.",
                 f"Put it at that path, relative to {self.path.name}, or export as .glb, which "
                 "holds everything.",
             )
@@ -320,8 +321,8 @@ def _component_type(spec: JsonObject) -> np.dtype:
     return np.dtype(_COMPONENTS[number])
 
 
-def _shown(uri: str) -> str:
-    return uri if uri.isprintable() and len(uri) <= 100 else quoted(uri[:200])
+def _shown_uri(uri: str) -> str:
+    return uri if uri.isprintable() and len(uri) <= 100 else shown(uri)
 
 
 def _data_uri_bytes(uri: str, owner: JsonObject) -> bytes:

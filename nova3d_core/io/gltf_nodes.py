@@ -49,7 +49,7 @@ def read_nodes(file: GltfFile) -> NodeGraph:
             index, parent, visible = waiting.pop()
             if index in worlds:  # reached twice, or a cycle: neither is valid
                 continue
-            worlds[index] = parent @ local[index]
+            worlds[index] = parent @ local[index] if index in local else parent
             if "extensions" in nodes[index]:
                 extension = nodes[index].object("extensions").object(_VISIBILITY)
                 visible = extension.boolean("visible", True) and visible
@@ -59,27 +59,29 @@ def read_nodes(file: GltfFile) -> NodeGraph:
     return NodeGraph(worlds, drawn)
 
 
-def _local_matrices(nodes: list[JsonObject]) -> np.ndarray:
-    """(n, 4, 4) matrices of n nodes: given by columns, or as translation, rotation, scale."""
-    translation, rotation = np.zeros((len(nodes), 3)), np.zeros((len(nodes), 4))
-    rotation[:, 3] = 1.0
-    scale = np.ones((len(nodes), 3))
-    whole: dict[int, np.ndarray] = {}
+def _local_matrices(nodes: list[JsonObject]) -> dict[int, np.ndarray]:
+    """Node index -> (4, 4) matrix: given by columns, or as translation, rotation, scale.
+
+    Nodes without any are left out.
+    """
+    matrices: dict[int, np.ndarray] = {}
+    composed: list[int] = []
+    values: list[list[float]] = []
     for index, node in enumerate(nodes):
         if "matrix" in node:
-            whole[index] = np.array(node.numbers("matrix", 16)).reshape(4, 4).T
-            continue
-        if "translation" in node:
-            translation[index] = node.numbers("translation", 3)
-        if "rotation" in node:
-            rotation[index] = node.numbers("rotation", 4)
-            if not rotation[index].any():
+            matrices[index] = np.array(node.numbers("matrix", 16)).reshape(4, 4).T
+        elif any(key in node for key in ("translation", "rotation", "scale")):
+            rotation = node.numbers("rotation", 4, (0.0, 0.0, 0.0, 1.0))
+            if not any(rotation):
                 raise InputError(f"{node.where}: rotation is a quaternion of length 0.")
-        if "scale" in node:
-            scale[index] = node.numbers("scale", 3)
-    matrices = _composed(translation, rotation, scale, "nodes")
-    for index, matrix in whole.items():
-        matrices[index] = matrix
+            translation = node.numbers("translation", 3, (0.0, 0.0, 0.0))
+            values.append(translation + rotation + node.numbers("scale", 3, (1.0, 1.0, 1.0)))
+            composed.append(index)
+    if composed:
+        translation, rotation, scale = np.split(np.array(values), (3, 7), axis=1)
+        matrices.update(
+            zip(composed, _composed(translation, rotation, scale, "nodes"), strict=True)
+        )
     return matrices
 
 

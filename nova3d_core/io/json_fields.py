@@ -12,8 +12,10 @@ from .containment import quoted
 
 MAX_INTEGER = 2**53
 """Largest integer that every JSON reader keeps exactly."""
-MAX_JSON_VALUES = 2_000_000
+MAX_JSON_VALUES = 1_000_000
 """Values in one JSON text: Python's objects take up to 50 times the space of their text."""
+
+_MAX_SHOWN = 100
 
 
 def parse_json_object(text: bytes | memoryview, what: str) -> JsonObject:
@@ -33,6 +35,16 @@ def parse_json_object(text: bytes | memoryview, what: str) -> JsonObject:
         raise InputError(f"{what} is not valid JSON, or cut off.", "Export it again.") from error
 
 
+def shown(value: Any) -> str:
+    """A value as errors show it: long texts shortened, lists and objects by their kind alone."""
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "a JSON object"
+    text = quoted(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
+
+
 class JsonObject:
     """A JSON object whose fields are checked as they are read.
 
@@ -44,9 +56,11 @@ class JsonObject:
         InputError: by each method, naming the field, what the file has, and what is expected.
     """
 
+    __slots__ = ("_values", "where")
+
     def __init__(self, values: Any, where: str):
         if not isinstance(values, dict):
-            raise InputError(f"{where} is {quoted(values)}, expected a JSON object.")
+            raise InputError(f"{where} is {shown(values)}, expected a JSON object.")
         self._values: dict[str, Any] = values
         self.where = where
 
@@ -68,7 +82,7 @@ class JsonObject:
         return value
 
     def _wrong(self, key: str, value: Any, expected: str) -> InputError:
-        return InputError(f"{self.where}: {key} is {quoted(value)}, expected {expected}.")
+        return InputError(f"{self.where}: {key} is {shown(value)}, expected {expected}.")
 
     def integer(
         self, key: str, default: int | None = None, low: int = 0, high: int = MAX_INTEGER

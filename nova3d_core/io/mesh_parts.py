@@ -72,7 +72,7 @@ def mesh_from_arrays(
     Args:
         vertices: (N, 3) numbers. Far from the origin they are centred in double precision, and the
             mesh gets an `origin`: hand on what the file has, not float32.
-        faces: (F, 3) whole numbers.
+        faces: (F, 3) integers; int64 ones are not copied.
         uv: (N, 2), origin top left.
         normals: (N, 3) of any length; left out as a whole if one is NaN, as some exporters write.
         colours: (N, 3 or 4) sRGB in 0..1; alpha is dropped.
@@ -96,7 +96,7 @@ def mesh_from_arrays(
         vertices = np.asarray(vertices, dtype=np.float64) - origin
     return Mesh(
         vertices=tensor(vertices),
-        faces=torch.from_numpy(np.array(faces, dtype=np.int64)),
+        faces=torch.from_numpy(np.require(faces, np.int64, ("C", "W"))),
         uv=tensor(uv),
         normals=normals,
         vertex_colours=None if colours is None else tensor(colours)[:, :3].clamp(0.0, 1.0),

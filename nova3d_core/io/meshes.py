@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 MIN_EXTENT, MAX_EXTENT = 1e-12, 1e12
 """Longest side of a mesh, and for the maximum also its distance from the origin: what lies outside
 is damage rather than a shape, and would overflow float32 areas and volumes later."""
-_MAX_SHOWN_PATH = 200
+_MAX_SHOWN_PATH, _MAX_LINE = 200, 490
 
 READABLE: dict[str, Callable[[Path], list[Part]]] = {
     ".glb": read_gltf,
@@ -107,9 +107,13 @@ def _named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if path.name in error.message:
+        named = path.name in error.message
+        message = error.message if named else f"{_shown(path)}: {error.message}"
+        room = _MAX_LINE - len(error.hint)
+        if named and len(message) <= room:
             raise
-        raise InputError(f"{_shown(path)}: {error.message}", error.hint) from error
+        message = message if len(message) <= room else f"{message[: room - 4]} ..."
+        raise InputError(message, error.hint) from error
     except Nova3DError:
         raise
     except MemoryError as error:

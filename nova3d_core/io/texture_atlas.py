@@ -87,18 +87,22 @@ class _Sheet:
         else:
             self.halvings += 1
 
-    def copy_into(self, target: np.ndarray, low: np.ndarray) -> None:
-        """Fills `target` (H, W, 3) with texels from `low` (x, y) on, continued beyond borders."""
-        source = self.source
-        if self.halvings:
-            from skimage.transform import resize
+    def copy_into(
+        self, target: np.ndarray, low: np.ndarray, halved: dict[tuple[int, int], np.ndarray]
+    ) -> None:
+        """Fills `target` (H, W, 3) with texels from `low` (x, y) on, continued beyond borders.
 
-            mode = "wrap" if self.material.wrap[0] == "repeat" else "edge"
-            source = resize(source, (*self.shape, 3), mode=mode, anti_aliasing=True)
-            source = source.astype(np.float32)
+        `halved` keeps reduced sources, by their identity and halvings, for other sheets.
+        """
+        source = self.source
+        for step in range(1, self.halvings + 1):
+            key = id(self.source), step
+            if key not in halved:
+                halved[key] = _halved(source)
+            source = halved[key]
         height, width = target.shape[:2]
-        columns = wrapped(np.arange(low[0], low[0] + width), self.shape[1], self.material.wrap[0])
-        rows = wrapped(np.arange(low[1], low[1] + height), self.shape[0], self.material.wrap[1])
+        columns = wrapped(low[0] + np.arange(width), self.shape[1], self.material.wrap[0])
+        rows = wrapped(low[1] + np.arange(height), self.shape[0], self.material.wrap[1])
         step = max(_TEXELS_AT_ONCE // width, 1)
         for start in range(0, height, step):
             some = source[rows[start : start + step, None], columns]
@@ -252,16 +256,34 @@ def _laid_out(sheets: list[_Sheet], lost: dict[str, None]) -> tuple[np.ndarray, 
     _note_reduced(sheets, lost)
 
     texture = np.zeros((height, width, 3), dtype=np.float32)
+    halved: dict[tuple[int, int], np.ndarray] = {}
     meshes = {}
     for sheet, (low, size), place in zip(sheets, reaches, places, strict=True):
         rows, columns = (slice(place[i], place[i] + int(size[i])) for i in (1, 0))
-        sheet.copy_into(texture[rows, columns], low)
+        sheet.copy_into(texture[rows, columns], low, halved)
         for index, mesh in sheet.meshes.items():
             uv = np.full((1, 2), 0.5) if sheet.is_flat else mesh.uv.double().numpy()
             at = (uv * sheet.shape[::-1] - low + place) / (width, height)
             on_atlas = torch.from_numpy(at).float().expand(len(mesh.vertices), 2)
             meshes[index] = replace(mesh, uv=on_atlas.contiguous(), vertex_colours=None)
     return texture, meshes
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) at half its height and width, rounded down but for 1."""
+    for axis in (0, 1):
+        length = image.shape[axis]
+        if length == 1:
+            continue
+        if length % 2:
+            from skimage.transform import resize
+
+            shape = (*image.shape[:axis], length // 2, *image.shape[axis + 1 :])
+            image = resize(image, shape, mode="edge", anti_aliasing=True).astype(np.float32)
+        else:
+            lines = np.moveaxis(image, axis, 0)
+            image = np.moveaxis((lines[0::2] + lines[1::2]) / np.float32(2.0), 0, axis)
+    return image
 
 
 def _halve_largest(sheets: list[_Sheet], areas: np.ndarray) -> None:

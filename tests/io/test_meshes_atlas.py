@@ -204,3 +204,26 @@ def test_normals_of_some_parts_are_kept_and_the_others_get_smooth_ones():
     expected = torch.cat([tilted, torch.tensor([[0.0, 0, 1]] * 3)])
     torch.testing.assert_close(mesh.normals, expected)
     assert joined([Part(Mesh(TRIANGLE, faces))] * 2).normals is None
+
+
+@pytest.mark.parametrize("wrap", ["repeat", "mirror", "clamp"])
+@pytest.mark.parametrize("reach", [1e3, 1e6, 1e19, 1e30])
+def test_texture_coordinates_of_any_size_make_a_bounded_atlas(monkeypatch, caplog, wrap, reach):
+    monkeypatch.setattr(texture_atlas, "MAX_REPEATED_TEXELS", 1 << 12)
+    corners = [[0.0, 0], [1, 0], [0, 1]]
+    wide = part_with([[0.0, 0], [reach, 0], [0, reach]], Material(noise(16, 16), wrap=(wrap, wrap)))
+    shifted = part_with([[reach, reach], [reach, reach], [reach, reach]], wide.material)
+    for part in (wide, shifted):
+        mesh = joined([part, part_with(corners, Material(noise(4, 4)))])
+        assert mesh.texture[..., 0].numel() < (1 << 13)
+        found = sample_texture(mesh.texture, mesh.uv)
+        assert bool(torch.isfinite(found).all()) and float(found.max()) <= 1.0
+    assert "lost in making one texture" in caplog.text
+
+
+def test_halving_averages_squares_of_texels():
+    image = noise(8, 2)
+    halved = texture_atlas._halved(image)
+    expected = image.reshape(4, 2, 1, 2, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(halved, expected, atol=1e-6)
+    assert texture_atlas._halved(noise(5, 1)).shape == (2, 1, 3)
