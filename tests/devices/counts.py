@@ -129,9 +129,7 @@ def fusion_hashgrid() -> None:
     conflict = replace(plain.conflict, begin=0.0)
     poses = replace(plain.poses, warm_up=0.0)
     _fuse(
-        replace(
-            plain, levels=levels, conflict=conflict, poses=poses, min_rays=2000, max_rays=8000
-        )
+        replace(plain, levels=levels, conflict=conflict, poses=poses, min_rays=2000, max_rays=8000)
     )
 
 

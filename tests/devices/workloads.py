@@ -205,9 +205,7 @@ def sampling_of(name: str) -> Callable[[], dict[str, dict[str, Any]]]:
         from ..diffusion.models import small_model
 
         ORBIT_PRESETS["of 4"] = OrbitConfig(RigConfig(count=4))
-        return {
-            str(dtype): compared_sample(small_model(name, views=4), dtype) for dtype in DTYPES
-        }
+        return {str(dtype): compared_sample(small_model(name, views=4), dtype) for dtype in DTYPES}
 
     return run
 
