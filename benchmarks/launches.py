@@ -133,11 +133,12 @@ def page(now: Table, before: Table, commit: str) -> str:
     return f"""# What a GPU is asked to do
 
 Written by `python dev.py bench launches`. Nothing here ran on a GPU: a pretend device computes on
-the CPU, raises where CUDA would, and counts. `launches` are operations that start a kernel, so views
-and allocations are left out; a composite operation counts once. `syncs` are times that the host
-waits for the device, `uploads` copies to it. Figures are means per call on the sixteen shipped views
-of 256 pixels, with pose gradients and the conflict model on; denoising steps are those of small
-networks of each kind, with guidance. "before" is commit {commit or "-"}, counted by the same script.
+the CPU, raises where CUDA would, and counts. `launches` are operations that start a kernel, so
+views and allocations are left out; a composite operation counts once. `syncs` are times that the
+host waits for the device, `uploads` copies to it. Figures are means per call on the sixteen shipped
+views of 256 pixels, with pose gradients and the conflict model on; denoising steps are those of
+small networks of each kind, with guidance. "before" is commit {commit or "-"}, counted by the same
+script.
 
 {table}
 """

@@ -137,7 +137,7 @@ class ConflictModel:
     def _slope(
         self, view: Tensor, conflict: Tensor, distance: Tensor, mask: Tensor, price: float
     ) -> Tensor:
-        """(R,) derivative by H of eq. 5 within the masks and of what a view's budget is exceeded by.
+        """(R,) derivative by H of eq. 5 within the masks, and of what exceeds a view's budget.
 
         The loss is the sum over rays of price H^2 - H e, plus for each view of n rays
         _BUDGET_PRICE n max(0, mean H - budget)^2.

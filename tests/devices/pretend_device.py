@@ -29,22 +29,58 @@ ROOMS = ("nova3d_core", "nodes", "tests/devices")
 """Folders whose lines the counts are booked on."""
 
 VIEW_OPERATIONS = frozenset(
-    "view _unsafe_view _reshape_alias reshape expand slice select transpose permute unsqueeze "
-    "squeeze t as_strided alias detach diagonal unbind split split_with_sizes chunk narrow unfold "
-    "movedim lift_fresh".split()
+    [
+        "view",
+        "_unsafe_view",
+        "_reshape_alias",
+        "reshape",
+        "expand",
+        "slice",
+        "select",
+        "transpose",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "t",
+        "as_strided",
+        "alias",
+        "detach",
+        "diagonal",
+        "unbind",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "narrow",
+        "unfold",
+        "movedim",
+        "lift_fresh",
+    ]
 )
-ALLOCATIONS = frozenset("empty empty_like new_empty empty_strided new_empty_strided".split())
+ALLOCATIONS = frozenset(["empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"])
 """Neither these nor views start a kernel."""
 WAITING_OPERATIONS = frozenset(
-    "_local_scalar_dense is_nonzero equal nonzero masked_select bincount unique_dim _unique2 "
-    "unique_consecutive _linalg_check_errors linalg_matrix_exp".split()
+    [
+        "_local_scalar_dense",
+        "is_nonzero",
+        "equal",
+        "nonzero",
+        "masked_select",
+        "bincount",
+        "unique_dim",
+        "_unique2",
+        "unique_consecutive",
+        "_linalg_check_errors",
+        "linalg_matrix_exp",
+    ]
 )
 """Their result's size or value is needed on the host. matrix_exp chooses its degrees by nonzero,
 several times a call; it counts once here."""
 INDEX_OPERATIONS = frozenset(
-    "index _unsafe_index index_put index_put_ _index_put_impl_ _unsafe_index_put".split()
+    ["index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"]
 )
-MATRIX_PRODUCTS = frozenset("mm bmm addmm baddbmm addbmm mv addmv dot vdot addr".split())
+MATRIX_PRODUCTS = frozenset(
+    ["mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "addr"]
+)
 CPU_STATE_ALLOWED = ("_foreach_", "_fused_")
 """Optimisers keep step counts on the CPU."""
 
@@ -177,10 +213,7 @@ def install() -> torch.device:
 
     def tensor(data, *args, device=None, requires_grad=False, **kwargs):
         made = plain_tensor(data, *args, **kwargs)
-        if is_pretend(device):
-            made = made.to(device)
-        elif device is not None:
-            made = made.to(device)
+        made = made if device is None else made.to(device)
         return made.requires_grad_(requires_grad)
 
     def as_tensor(data, *args, device=None, **kwargs):

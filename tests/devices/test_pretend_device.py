@@ -75,7 +75,8 @@ torch.rand(2, device=device)
 answers["unseeded"] = sum(LEDGER.unseeded.values())
 with torch.inference_mode():
     answers["in inference mode"] = (host.to(device) @ host.to(device).T).cpu().tolist()
-answers["types"] = [type(here) is PretendTensor, str(here.device), str(torch.zeros_like(here).device)]
+devices = [str(tensor.device) for tensor in (here, torch.zeros_like(here))]
+answers["types"] = [type(here) is PretendTensor, *devices]
 print("\\n" + json.dumps(answers))
 """
 

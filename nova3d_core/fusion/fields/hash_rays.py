@@ -19,8 +19,8 @@ MAX_SAMPLES = 40
 
 _DARK = 1e-3  # a ray ends where this share of its light is left
 _STEPS_AT_ONCE = 16
-"""On a GPU, after so many steps the rays that have ended are dropped: counting them waits for it. On
-the CPU they are dropped at once."""
+"""On a GPU, rays that have ended are dropped after this many steps, as counting them waits for it;
+on the CPU they are dropped at once."""
 
 
 @dataclass(frozen=True, eq=False)

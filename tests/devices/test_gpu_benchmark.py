@@ -1,0 +1,49 @@
+"""benchmarks/gpu.py: says so where there is no GPU, and runs whole on the CPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", *words]
+    return subprocess.run(
+        [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "cdua"])
+def test_a_device_that_is_not_there_is_one_line_and_exit_2(device, tmp_path):
+    done = run("--device", device, "-o", tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == "" and list(tmp_path.iterdir()) == []
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and f"no device '{device}'" in lines[0]
+
+
+@pytest.mark.slow
+def test_on_the_cpu_every_check_is_exact_and_every_stage_timed(tmp_path):
+    pytest.importorskip("warp")
+    done = run("--device", "cpu", "--quick", "-o", tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert len(report["checks"]) == 10
+    for check in report["checks"]:
+        exact = "float16" not in check["name"]
+        assert check["holds"]
+        assert (check["difference"] == 0.0) == exact, check["name"]
+    fusion, sampling = report["timings"]
+    assert {"fusing", "meshing", "unwrapping", "baking"} <= set(fusion["seconds"])
+    assert all(
+        seconds > 0 for seconds in (*fusion["seconds"].values(), *sampling["seconds"].values())
+    )
+    assert all(peak > 0 for peak in fusion["peak_mib"].values())
+    table = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert "| grid: gradients of rays | 0 | 0.001 of the largest | holds |" in table

@@ -1,0 +1,114 @@
+"""The core on the pretend device: no mixed devices, nothing left there, the CPU's results.
+
+Each workload runs in a process of its own: torch takes one such device a process, for good.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .pretend_device import is_supported
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(not is_supported(), reason="this torch has no backends in Python")
+
+DTYPE_BOUNDS = {"torch.float32": 1e-5, "torch.float16": 5e-3, "torch.bfloat16": 3e-2}
+"""Of mean differences in 0..1: on a GPU both passes of the guidance run as one batch."""
+
+
+def run_module(module: str, *words: str) -> dict:
+    """The JSON that a module of this folder prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.devices.{module}", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def check(cases: dict, bound: float | dict[str, float]) -> None:
+    """Every case near the CPU's result, with nothing of the device in it."""
+    assert cases
+    for name, case in cases.items():
+        most = bound[name] if isinstance(bound, dict) else bound
+        assert case["differs"] <= most, name
+        assert case["left"] == [] and case["unseeded"] == {}, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fusion_grid", "fusion_modes"])
+def test_fusion_in_warp(name):
+    pytest.importorskip("warp")
+    # in cells: one launch adds derivatives up in another order than two side by side
+    check(run_module("workloads", name), 0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fusion_twin", "fusion_hashgrid"])
+def test_fusion_in_torch_is_the_cpus(name):
+    check(run_module("workloads", name), 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["nova3d", "nova3d-mini", "sv3d_u", "sv3d_p", "v3d"])
+def test_sampling_in_every_dtype(family):
+    pytest.importorskip("diffusers")
+    check(run_module("workloads", f"sampling_{family}"), DTYPE_BOUNDS)
+
+
+def test_loading_to_the_device_and_back():
+    check(run_module("workloads", "loading"), 0.0)
+
+
+@pytest.mark.slow
+def test_a_training_step():
+    # a first step of Adam moves weights by the learning rate's sign, which tiny sums decide
+    check(run_module("workloads", "training"), 1e-3)
+
+
+@pytest.mark.slow
+def test_the_nodes_placement():
+    pytest.importorskip("diffusers")
+    check(run_module("workloads", "node_placement"), 3e-2)
+
+
+def test_new_cameras_wait_for_the_device_once():
+    counts = run_module("counts", "cameras")["new Cameras"]
+    assert counts["syncs"] == 1
+    assert counts["launches"] <= 10
+
+
+@pytest.mark.slow
+def test_a_fusion_step_in_warp_asks_for_little():
+    pytest.importorskip("warp")
+    counts = run_module("counts", "fusion")
+    step = counts["fusion step"]
+    assert 100 <= step["launches"] <= 200 and step["syncs"] <= 1
+    assert counts["alignment step"]["syncs"] <= 1
+    assert counts["start of alignment (once a level)"]["syncs"] <= 12
+    assert counts["check for NaN (every 10 steps)"]["syncs"] <= 1
+
+
+@pytest.mark.slow
+def test_a_hash_grid_step_waits_rarely():
+    assert run_module("counts", "fusion_hashgrid")["fusion step, hash grid"]["syncs"] <= 20
+
+
+@pytest.mark.slow
+def test_a_denoising_step_waits_once():
+    pytest.importorskip("diffusers")
+    counts = run_module("counts", "sampling")
+    assert len(counts) == 6
+    for name, step in counts.items():
+        assert step["syncs"] <= 1, name
