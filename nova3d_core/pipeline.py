@@ -17,6 +17,7 @@ from .errors import StageError
 from .fusion.optimise import fuse_sdf, with_refined_cameras
 from .fusion.surface import Surface
 from .fusion.visual_hull import carve_hull
+from .host_memory import release_unused_memory
 from .imaging.matte import matte_from_white
 from .mesh import Mesh
 from .meshing.clean import keep_largest_parts, make_manifold
@@ -168,6 +169,7 @@ class StageClock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times what happens inside the `with` block."""
+        release_unused_memory()  # of whatever came before
         start = time.perf_counter()
         try:
             yield

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..devices import is_out_of_memory
 from ..errors import InputError, StageError
+from ..host_memory import release_unused_memory
 from ..meshing.isosurface import extract_surface
 from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
@@ -215,6 +216,7 @@ def _retry_with_fewer_rays(run: _Run, index: int, level: LevelConfig, progress: 
 
 
 def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progress) -> None:
+    release_unused_memory()
     run.field.begin_level(level)
     run.bank = run.given
     if level.soft_masks:

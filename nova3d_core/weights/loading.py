@@ -17,11 +17,11 @@ from ..diffusion.families import FAMILIES, Family
 from ..diffusion.model import Codec, ImageEncoder, MultiviewModel
 from ..diffusion.unet import VideoUNet
 from ..errors import InputError
+from ..host_memory import available_bytes, check_memory
 from ..progress import SILENT, Progress
 from .filling import COMPUTED_IN, Part, fill, part_bytes
 from .layouts import Identity
 from .locate import describe, look_at
-from .memory import available_bytes, check_memory
 from .parts import check_context, check_latents, codec_part, image_encoder_part, unet_part
 from .reading import WeightFile, open_weights
 from .registry import IMAGE_ENCODER, PIXEL_CODEC, SMALL_ENCODER, UNET, VAE

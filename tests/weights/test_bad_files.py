@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from nova3d_core.diffusion.unet import VideoUNet
 from nova3d_core.diffusion.unet_config import UNetConfig
 from nova3d_core.errors import Cancelled, InputError
+from nova3d_core.host_memory import available_bytes, check_memory
 from nova3d_core.progress import Progress
 from nova3d_core.weights.loading import STAGE, load_model, load_unet
-from nova3d_core.weights.memory import available_bytes, check_memory
 from nova3d_core.weights.reading import open_weights
 from nova3d_core.weights.saving import save_nova3d
 
