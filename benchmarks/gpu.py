@@ -4,8 +4,8 @@
     python dev.py bench gpu --device cpu --quick    exercises this script where there is no GPU
 
 The shipped knight is fused and the built-in model sampled, so nothing is downloaded. Writes
-gpu.json and gpu.md into the output folder. Exits with 1 if a result differs by more than its bound, and with
-2 if there is no such device.
+gpu.json and gpu.md into the output folder. Exits with 1 if a result differs by more than its bound,
+and with 2 if there is no such device.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ generator (`unseeded`). Mixed devices and wrong generators raise. Run it as a pr
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import sys
@@ -351,6 +352,7 @@ def node_placement() -> dict[str, dict[str, Any]]:
     placement = importlib.import_module("pack.nodes.placement")
     pipeline = importlib.import_module("pack.nova3d_core.diffusion.pipeline")
     families = importlib.import_module("pack.nova3d_core.diffusion.families")
+    model_module = importlib.import_module("pack.nova3d_core.diffusion.model")
 
     from ..diffusion.models import picture_and_mask, small_model
 
@@ -361,7 +363,9 @@ def node_placement() -> dict[str, dict[str, Any]]:
             model.part(part).to(dtype)
         hosted = placement.hosted(model, dtype)
         config = families.SampleConfig(seed=3, steps=1)
-        plain = pipeline.sample(small_copy(model), *picture_and_mask(), config).pictures
+        twin = copy.deepcopy(model)
+        on_cpu = model_module.OneDevice(twin, CPU, dtype)
+        plain = pipeline.sample(twin, *picture_and_mask(), config, placement=on_cpu).pictures
         with torch.inference_mode():
             found = pipeline.sample(
                 model,
@@ -372,13 +376,6 @@ def node_placement() -> dict[str, dict[str, Any]]:
         cases[name] = judged(found, float((found.pictures - plain).abs().mean()))
     assert {device for _, device in log} == {str(DEVICE)}
     return cases
-
-
-def small_copy(model: Any) -> Any:
-    """The same model with weights of its own, in float32."""
-    import copy
-
-    return copy.deepcopy(model)
 
 
 def main(name: str) -> None:
