@@ -83,6 +83,11 @@ class Views:
             normals=None if self.normals is None else self.normals.to(device),
         )
 
+    def silhouettes(self) -> Views:
+        """The cameras and masks alone; the colour is a white that takes no memory."""
+        white = self.colour.new_ones(1, 1, 1, 1).expand_as(self.colour)
+        return Views(self.cameras, white, self.masks)
+
     def resized(self, width: int, height: int) -> Views:
         """The same views with smaller images of another size: means over areas of pixels.
 

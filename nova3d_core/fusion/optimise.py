@@ -82,6 +82,7 @@ def fuse_sdf(
     misfit = pose_misfit(reduced, hull)
     start = start_grid(hull, config, misfit)
     run = _begin_run(reduced, start, config, device)
+    reduced = reduced.silhouettes()  # rays hold the rest from here on
     run.turn_scale = max(misfit, config.poses.trust)
     run.seconds["start"] = time.perf_counter() - started
     for index, level in enumerate(config.levels):

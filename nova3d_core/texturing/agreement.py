@@ -22,7 +22,9 @@ _REACH = 0.015
 """A patch spreads so far: what is wrong there fades out at its rim, too faintly to be told."""
 
 
-def agreement_maps(survey: Survey, config: BakeConfig, height: int, width: int) -> Tensor:
+def agreement_maps(
+    survey: Survey, config: BakeConfig, height: int, width: int, onto: Tensor | None = None
+) -> Tensor:
     """How far each pixel of each view agrees with the other views.
 
     Two views agree about a texel when the colours around their pixels overlap, up to a tolerance:
@@ -34,6 +36,7 @@ def agreement_maps(survey: Survey, config: BakeConfig, height: int, width: int) 
         config: tolerance, limit and the first view's votes.
         height: of the pictures.
         width: of the pictures.
+        onto: (V, H, W) values that are multiplied in place, instead of ones.
 
     Returns:
         (V, H, W) in 0..1, 1 where nothing speaks against the pixel.
@@ -50,7 +53,9 @@ def agreement_maps(survey: Survey, config: BakeConfig, height: int, width: int) 
         support = (_smooth(nearness) * votes[samples][:, None, :]).sum(dim=2)  # (B, n)
         share = support / support.amax(dim=1, keepdim=True).clamp_min(1e-12)
         agrees[samples] = _smooth((share - _OUTVOTED) / (_CONFIRMED - _OUTVOTED))
-    return _as_maps(survey, agrees, height, width)
+    if onto is None:
+        onto = torch.ones(survey.views, height, width)
+    return _multiplied(onto, survey, agrees)
 
 
 def _gaps(low: Tensor, high: Tensor) -> Tensor:
@@ -69,15 +74,15 @@ def _smooth(x: Tensor) -> Tensor:
     return x * x * (3.0 - 2.0 * x)
 
 
-def _as_maps(survey: Survey, agrees: Tensor, height: int, width: int) -> Tensor:
-    """Agreement (V, H, W) from that of the samples (S,); 1 where there are none."""
+def _multiplied(maps: Tensor, survey: Survey, agrees: Tensor) -> Tensor:
+    """Maps (V, H, W) times the agreement of the samples (S,), in place; 1 where there are none."""
+    height, width = maps.shape[1:]
     column = survey.pixels[:, 0].long().clamp(0, width - 1)
     row = survey.pixels[:, 1].long().clamp(0, height - 1)
     place = row * width + column
-    maps = torch.ones(survey.views, height, width)
     for view in range(survey.views):  # one at a time bounds the memory
         own = survey.view == view
-        maps[view] = _as_map(place[own], agrees[own], height, width)
+        maps[view] *= _as_map(place[own], agrees[own], height, width)
     return maps
 
 

@@ -24,7 +24,7 @@ from .texels import Texels, texels_of
 from .visibility import Sight, edge_fade, sight_of
 
 STAGE = "baking"
-TEXELS_AT_ONCE = 1 << 20
+TEXELS_AT_ONCE = 1 << 18
 _SURE = 0.02
 """A texel whose weights add up to this needs no help from its neighbours."""
 
@@ -117,8 +117,8 @@ class _Baking:
             self.pictures[view] = without_background(views.colour[view], mask)
             self.trust[view] = edge_fade(self.caster, self.cameras[view], mask, config.edge_px)
         self.gains = torch.ones(len(views), 3)
-        if conflict is not None:
-            self.trust *= 1.0 - conflict
+        for view in range(len(views)) if conflict is not None else ():
+            self.trust[view] *= 1.0 - conflict[view]
 
     def compare_views(self, texels: Texels) -> None:
         """Finds the views' gains, and takes trust from pixels that contradict other views."""
@@ -129,7 +129,7 @@ class _Baking:
             self.gains = estimate_gains(survey)
         if self.config.agreement:
             survey = survey.divided_by(self.gains)
-            self.trust *= agreement_maps(survey, self.config, *self.trust.shape[1:])
+            agreement_maps(survey, self.config, *self.trust.shape[1:], onto=self.trust)
 
     def prepare_pictures(self) -> None:
         """Undoes the gains and the blur of pixels."""
