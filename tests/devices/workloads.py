@@ -101,8 +101,12 @@ def compared_fusion(config: Any, views: Any = None) -> dict[str, Any]:
     plain = optimise.fuse_sdf(views, config)
     found = optimise.fuse_sdf(views, config, show, device=DEVICE)
     assert len(previews) == config.total_steps
-    assert found.grid.values.shape == plain.grid.values.shape
-    gap = (found.grid.values - plain.grid.values).abs().clamp_max(plain.grid.spacing)
+    # boxes may differ by a cell, so both are asked at the same places near the surface
+    places = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    one, other = plain.sdf(places), found.sdf(places)
+    near = one.abs() < 2.0 * plain.grid.spacing
+    assert int(near.sum()) > 500
+    gap = (one - other)[near].abs()
     return judged([found, previews], float(gap.mean()) / plain.grid.spacing)
 
 
