@@ -73,7 +73,6 @@ def bake_texture(
     if config.exposure or config.agreement:
         progress.check(STAGE)
         baking.compare_views(texels)
-    baking.prepare_pictures()
     colour, seen = baking.blend(texels, progress)
     if not bool(seen.any()):
         raise StageError(
@@ -109,12 +108,10 @@ class _Baking:
         masks = views.masks
         if masks is None:
             masks = torch.ones(views.colour.shape[:3])
-        # filled view by view: lists to stack would hold everything twice
-        self.pictures = torch.zeros_like(views.colour)
+        self.views, self.masks = views, masks
         self.trust = torch.zeros_like(masks)
         """(V, H, W) in 0..1: how much a pixel counts."""
         for view, mask in enumerate(masks):
-            self.pictures[view] = without_background(views.colour[view], mask)
             self.trust[view] = edge_fade(self.caster, self.cameras[view], mask, config.edge_px)
         self.gains = torch.ones(len(views), 3)
         for view in range(len(views)) if conflict is not None else ():
@@ -124,42 +121,50 @@ class _Baking:
         """Finds the views' gains, and takes trust from pixels that contradict other views."""
         some = survey_texels(texels, len(self.cameras))
         sights = (self._sight(some, view) for view in range(len(self.cameras)))
-        survey = take_survey(some, self.pictures, self.trust, sights)
+        images = (self._foreground(view) for view in range(len(self.cameras)))
+        survey = take_survey(some, images, self.trust, sights)
         if self.config.exposure:
             self.gains = estimate_gains(survey)
         if self.config.agreement:
             survey = survey.divided_by(self.gains)
             agreement_maps(survey, self.config, *self.trust.shape[1:], onto=self.trust)
 
-    def prepare_pictures(self) -> None:
-        """Undoes the gains and the blur of pixels."""
-        for view, gain in enumerate(self.gains):
-            self.trust[view] *= trust_in_cut_off(self.pictures[view], gain)
-            picture = self.pictures[view] / gain
-            self.pictures[view] = sharpened(picture) if self.config.sharpen else picture
+    def _foreground(self, view: int) -> Tensor:
+        """(H, W, 3) a view's image; made when it is needed, as all at once take much memory."""
+        return without_background(self.views.colour[view], self.masks[view])
+
+    def _prepared(self, view: int) -> tuple[Tensor, Tensor]:
+        """A view's image (H, W, 3) without its gain and the blur of pixels, and its trust (H, W)."""
+        image, gain = self._foreground(view), self.gains[view]
+        trust = self.trust[view] * trust_in_cut_off(image, gain)
+        image = image / gain
+        return sharpened(image) if self.config.sharpen else image, trust
 
     def blend(self, texels: Texels, progress: Progress) -> tuple[Tensor, Tensor]:
         """Weighted mean colour (T, 3) over the views, and how sure it is (T,) in 0..1."""
         count = len(texels.index)
         total, sums = torch.zeros(count), torch.zeros(count, 3)
-        parts, views = torch.arange(count).split(TEXELS_AT_ONCE), range(len(self.cameras))
-        chosen = ((part, texels.chosen(part)) for part in parts)
-        steps = ((part, some, view) for part, some in chosen for view in views)
-        for part, some, view in progress.track(steps, STAGE, len(parts) * len(views)):
-            place, weights, colour = self._said_by(view, some)
-            total.index_add_(0, part[place], weights)
-            sums.index_add_(0, part[place], weights[:, None] * colour)
+        places = torch.arange(count).split(TEXELS_AT_ONCE)
+        parts = [(part, texels.chosen(part)) for part in places]
+        for view in progress.track(range(len(self.cameras)), STAGE, len(self.cameras)):
+            image, trust = self._prepared(view)
+            for part, some in parts:
+                progress.check(STAGE)
+                place, weights, colour = self._samples(view, image, trust, some)
+                total.index_add_(0, part[place], weights)
+                sums.index_add_(0, part[place], weights[:, None] * colour)
         colour = sums / total.clamp_min(1e-9)[:, None]
         return colour.clamp(0.0, 1.0), (total / _SURE).clamp(0.0, 1.0)
 
-    def _said_by(self, view: int, texels: Texels) -> tuple[Tensor, Tensor, Tensor]:
+    def _samples(
+        self, view: int, image: Tensor, trust: Tensor, texels: Texels
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Which of the texels (S,) a view sees, with what weight (S,), in what colour (S, 3)."""
         sight = self._sight(texels, view)
-        weights = sample_picture(self.trust[view][..., None], sight.pixels)[:, 0]
+        weights = sample_picture(trust[..., None], sight.pixels)[:, 0]
         weights = weights * sight.cosine**self.config.angle_power
         kept = torch.nonzero(weights)[:, 0]
-        colour = sample_picture(self.pictures[view], sight.pixels[kept])
-        return sight.place[kept], weights[kept], colour
+        return sight.place[kept], weights[kept], sample_picture(image, sight.pixels[kept])
 
     def _sight(self, texels: Texels, view: int) -> Sight:
         camera, flattest = self.cameras[view], self.config.min_cosine

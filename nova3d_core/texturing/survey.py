@@ -59,22 +59,23 @@ def survey_texels(texels: Texels, views: int) -> Texels:
     return texels.chosen(torch.randperm(len(texels.index), generator=generator)[:count].sort()[0])
 
 
-def take_survey(texels: Texels, pictures: Tensor, trust: Tensor, sights: Iterable[Sight]) -> Survey:
+def take_survey(
+    texels: Texels, pictures: Iterable[Tensor], trust: Tensor, sights: Iterable[Sight]
+) -> Survey:
     """Asks the views about texels.
 
     Args:
         texels: the sample.
-        pictures: (V, H, W, 3) without background.
+        pictures: (H, W, 3) of each view, without background.
         trust: (V, H, W) in 0..1.
         sights: what each view sees of the texels, in the order of the views.
     """
     parts = []
-    for view, sight in enumerate(sights):
+    for view, (picture, sight) in enumerate(zip(pictures, sights, strict=True)):
         counts = sample_picture(trust[view][..., None], sight.pixels)[:, 0]
         kept = counts > 0
         pixels = sight.pixels[kept]
-        low, high = colours_around(pictures[view])
-        sampled = sample_picture(torch.cat([pictures[view], low, high], dim=-1), pixels)
+        low, high = colours_around(picture)
         parts.append(
             (
                 sight.place[kept],
@@ -82,12 +83,12 @@ def take_survey(texels: Texels, pictures: Tensor, trust: Tensor, sights: Iterabl
                 pixels,
                 sight.cosine[kept],
                 counts[kept],
-                *sampled.split(3, dim=1),
+                *(sample_picture(image, pixels) for image in (picture, low, high)),
             )
         )
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     order = torch.argsort(columns[0], stable=True)
-    return Survey(len(texels.index), len(pictures), *(column[order] for column in columns))
+    return Survey(len(texels.index), len(trust), *(column[order] for column in columns))
 
 
 def for_each_count(survey: Survey, values_at_once: int) -> Iterator[Tensor]:
