@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import InputError, StageError
 from ..mesh import ZERO_ORIGIN, Mesh
 from .atomic import new_file, new_files, refuse_file, refuse_link
+from .image_files import open_image
 from .ownership import GENERATOR, refuse_foreign_file
 from .srgb import linear_from_srgb
 
@@ -209,13 +210,12 @@ def _marked(name: str, content: bytes) -> bytes:
     """A PNG image that names its generator; an MTL file does so already."""
     if name.endswith(".mtl"):
         return content
-    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     about = PngInfo()
     about.add_text("Software", GENERATOR)
     marked = io.BytesIO()
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image(content, name, ("PNG",)) as image:
         image.save(marked, "PNG", pnginfo=about)
     return marked.getvalue()
 

@@ -134,7 +134,7 @@ class _Baking:
         return without_background(self.views.colour[view], self.masks[view])
 
     def _prepared(self, view: int) -> tuple[Tensor, Tensor]:
-        """A view's image (H, W, 3) without its gain and the blur of pixels, and its trust (H, W)."""
+        """A view's image (H, W, 3) without its gain and blur, and its trust (H, W)."""
         image, gain = self._foreground(view), self.gains[view]
         trust = self.trust[view] * trust_in_cut_off(image, gain)
         image = image / gain

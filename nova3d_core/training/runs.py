@@ -111,11 +111,10 @@ def train(
             reason = loop.run(stopping)
         finally:
             loop.watch.close()
-    unreadable = _count_unreadable(source)
-    return Outcome(reason, place, trainee, ema, accelerator.is_main_process, unreadable)
+    return Outcome(reason, place, trainee, ema, accelerator.is_main_process, _lost_objects(source))
 
 
-def _count_unreadable(source: ObjectStream) -> int:
+def _lost_objects(source: ObjectStream) -> int:
     """How many objects could not be read, which is also said."""
     count = len(source.unreadable)
     if count:

@@ -414,14 +414,14 @@ def test_names_are_shown_on_one_line_and_shortened():
 
 
 def test_a_shards_images_are_png_only():
-    from nova3d_core.training.shards import decoded
+    from nova3d_core.training.shard_members import decode_member
 
     strip = Image.fromarray(NOISE[:8, :4])
-    views = decoded("colour.png", content_of(strip, "PNG"), 2)
+    views = decode_member("colour.png", content_of(strip, "PNG"), 2)
     assert np.array_equal(views, NOISE[:8, :4].reshape(2, 4, 4, 3))
     for content in (content_of(strip, "EPS"), content_of(strip, "PNG")[:60], b""):
         with pytest.raises(InputError, match=r"colour\.png"):
-            decoded("colour.png", content, 2)
+            decode_member("colour.png", content, 2)
 
 
 def test_only_what_pillow_raises_is_taken_for_damage():

@@ -60,11 +60,15 @@ OTHERS = {
     "svd_diffusers_image_encoder",
     "map_sgm_unet_to_diffusers_unet",  # no checkpoint: what the names of two of them are
 }
+_OUROBOROS = r"is Ouroboros3D, .* needs its reconstruction model"
+_IMAGE_MODEL = r"Holds another diffusion model, without layers across time"
 EXCEPTIONS = {
-    "ouroboros3d_mv_model_unet",  # SVD's UNet with adapters, fed by the model below
-    "ouroboros3d_recon_model",  # makes splats of views and paints none
+    "ouroboros3d_mv_model_unet": _OUROBOROS,  # SVD's UNet with adapters, fed by the model below
+    "ouroboros3d_recon_model": _OUROBOROS,  # makes splats of views and generates none
+    "wonder3d_v1_diffusers_unet": _IMAGE_MODEL,
+    "wonder3d_plus_diffusers_unet": _IMAGE_MODEL,
 }
-"""Checkpoints that have no network here yet, and what the user is told instead."""
+"""Checkpoints that have no network here yet, and how they are refused."""
 
 
 @pytest.fixture
@@ -141,7 +145,7 @@ def test_every_public_manifest_is_matched_or_an_exception(shared_manifests):
 @pytest.mark.parametrize("name", sorted(EXCEPTIONS))
 def test_exceptions_are_refused_by_their_names(tmp_path, write_model, manifest, name):
     path = write_model(tmp_path / f"{name}.safetensors", manifest(name), "F16")
-    with pytest.raises(InputError, match=r"is Ouroboros3D, .* needs its reconstruction model"):
+    with pytest.raises(InputError, match=EXCEPTIONS[name]):
         load_model(path)
 
 

@@ -89,6 +89,8 @@ def problem_on(device: torch.device, progress: Progress = SILENT) -> str:
             raise
         except Exception as error:  # compilers, drivers and caches fail in ways of their own
             reason = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, MissingDependencyError):
+                reason = f"the package '{error.package}' is not installed"
             reason = reason[:_LONGEST_REASON]
             logger.info("warp's kernels do not run on %s: %s", device, reason)
             if is_out_of_memory(error):  # another time they may fit
