@@ -36,6 +36,8 @@ def main() -> int:
         failed = refusals(queued["node_errors"]) + failures(record)
         for message in failed:
             print(message, file=sys.stderr)
+        for message in texts_of(record):
+            print(message, file=sys.stderr)
         for file in files_of(record):
             print(fetched(given.server, file, given.output))
         return 1 if failed else 0
@@ -101,6 +103,16 @@ def failures(record: dict) -> list[str]:
         elif kind == "execution_interrupted":
             said.append("The prompt was interrupted.")
     return said
+
+
+def texts_of(record: dict) -> list[str]:
+    """The nodes' warnings and reports."""
+    classes = {key: node["class_type"] for key, node in record["prompt"][2].items()}
+    return [
+        f"{classes.get(key, 'node')} (node {key}): {text}"
+        for key, output in record["outputs"].items()
+        for text in output.get("text", [])
+    ]
 
 
 def files_of(record: dict) -> list[dict]:

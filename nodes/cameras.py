@@ -7,7 +7,7 @@ from comfy_api.v0_0_2 import io
 from ..nova3d_core.conventions import CAMERA_KINDS, ORBIT_RADIUS
 from ..nova3d_core.orbits import MOST_VIEWS, ORBIT_MOTIONS, ORBIT_PRESETS
 from .compat import CATEGORY, advanced, schema
-from .runtime import working
+from .runtime import with_warnings, working
 from .sockets import CAMERAS, Parcel
 
 OWN = "custom"
@@ -38,6 +38,7 @@ class OrbitCameras(io.ComfyNode):
         )
 
     @classmethod
+    @with_warnings
     def execute(
         cls, preset, count, elevation, motion, amplitude, azimuths, elevations, radius, fov, kind,
         ortho_scale, width, height,

@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.evaluation.config import ALIGNMENTS, PROTOCOLS
 from .compat import CATEGORY, advanced, mesh_or_file, schema
-from .runtime import working
+from .runtime import with_warnings, working
 
 
 class EvaluateMesh(io.ComfyNode):
@@ -67,6 +67,7 @@ class EvaluateMesh(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @with_warnings
     def execute(cls, mesh, reference, align, protocol, points, picture_size, seed) -> io.NodeOutput:
         from ..nova3d_core.evaluation.config import EvaluateConfig
         from ..nova3d_core.evaluation.protocol import evaluate_mesh_with_sheet

@@ -9,7 +9,7 @@ from comfy_api.v0_0_2 import io
 
 from .compat import CATEGORY, advanced, has_files, mesh_or_file, schema
 from .folders import Place, check_prefix, output_place, problem_with, write_new
-from .runtime import Work, working
+from .runtime import Work, with_warnings, working
 from .sockets import SURFACE, VIEWS
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class ExportMesh(io.ComfyNode):
         return problem_with(check_prefix, filename_prefix)
 
     @classmethod
+    @with_warnings
     def execute(
         cls, format, filename_prefix, target_faces, texture_size,
         mesh=None, surface=None, views=None,

@@ -9,7 +9,7 @@ from comfy_api.v0_0_2 import io
 from ..nova3d_core.fusion.sdf_config import CONFLICT_MODES, FIELD_KINDS, PRESETS
 from ..nova3d_core.pipeline_config import FALLBACKS
 from .compat import CATEGORY, advanced, schema
-from .runtime import Work, working
+from .runtime import Work, with_warnings, working
 from .sockets import SURFACE, VIEWS, Parcel
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ class DeconflictFusion(io.ComfyNode):
         )
 
     @classmethod
+    @with_warnings
     def execute(
         cls, views, preset, seed, refine_poses, conflict, steps_scale, field, fallback, device
     ) -> io.NodeOutput:
@@ -202,6 +203,7 @@ class RefinePoses(io.ComfyNode):
         )
 
     @classmethod
+    @with_warnings
     def execute(cls, views, preset, seed, device) -> io.NodeOutput:
         from ..nova3d_core.reports import pose_report
         from ..nova3d_core.stages import refined_views

@@ -8,7 +8,7 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.diffusion.families import GUIDANCE_KINDS
 from .compat import CATEGORY, advanced, schema
-from .runtime import sampling
+from .runtime import sampling, with_warnings
 from .sockets import CAMERAS, MODEL, VIEWS, Parcel
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class SampleMultiviewNormals(io.ComfyNode):
         )
 
     @classmethod
+    @with_warnings
     def execute(
         cls, model, image, seed, steps, guidance, lowest, highest, size, mask=None
     ) -> io.NodeOutput:
@@ -172,6 +173,7 @@ class SampleOrbit(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @with_warnings
     def execute(
         cls, model, image, elevation, seed, steps, guidance, lowest, highest, size, mask=None,
         cameras=None,

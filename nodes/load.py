@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 from .compat import CATEGORY, schema
 from .folders import problem_with, state_of
 from .models import model_names, model_path, places, register_folder
-from .runtime import explained, working
+from .runtime import explained, with_warnings, working
 from .sockets import MODEL, Parcel
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class LoadNOVA3D(io.ComfyNode):
             return f"{dtype}\n{state_of(model_path(model))}"
 
     @classmethod
+    @with_warnings
     def execute(cls, model: str, dtype: str) -> io.NodeOutput:
         with working() as work:
             loaded = load_hosted(model_path(model), dtype, work.progress)

@@ -7,7 +7,7 @@ from comfy_api.v0_0_2 import io
 from ..nova3d_core.conventions import UP_AXES
 from .compat import CATEGORY, advanced, schema
 from .folders import mesh_files, mesh_path, problem_with, state_of
-from .runtime import explained, working
+from .runtime import explained, with_warnings, working
 from .sockets import SURFACE
 
 
@@ -55,6 +55,7 @@ class ExtractMesh(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @with_warnings
     def execute(cls, surface, target_faces, resolution, min_part_share) -> io.NodeOutput:
         from ..nova3d_core.meshing.config import MeshingConfig
         from ..nova3d_core.stages import mesh_of_surface
@@ -113,6 +114,7 @@ class LoadMesh(io.ComfyNode):
             return f"{state_of(mesh_path(file))} {up_axis}"
 
     @classmethod
+    @with_warnings
     def execute(cls, file: str, up_axis: str) -> io.NodeOutput:
         from ..nova3d_core.io.meshes import read_mesh
         from .meshes import mesh_batch

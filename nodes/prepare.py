@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from .compat import CATEGORY, schema
-from .runtime import working
+from .runtime import with_warnings, working
 
 
 class PrepareImage(io.ComfyNode):
@@ -64,6 +64,7 @@ class PrepareImage(io.ComfyNode):
         )
 
     @classmethod
+    @with_warnings
     def execute(
         cls, image, size: int, object_share: float, invert_mask: bool, mask=None
     ) -> io.NodeOutput:

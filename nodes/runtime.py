@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from comfy_api.v0_0_2 import io
 
     from ..nova3d_core.progress import Progress, ProgressEvent
 
@@ -150,6 +152,44 @@ def told_on_node() -> Iterator[_Notes]:
         yield notes
     finally:
         core.removeHandler(notes)
+
+
+def with_warnings(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """Decorates a node's `execute`: its UI output gets the core's warnings as `text`.
+
+    The text on a running node goes to an open page alone; the UI output is what the host's
+    /history keeps for clients of its API.
+    """
+
+    @functools.wraps(execute)
+    def executed(cls: type, *given: Any, **inputs: Any) -> io.NodeOutput:
+        from .. import nova3d_core
+
+        core, warnings = logging.getLogger(nova3d_core.__name__), _Messages()
+        core.addHandler(warnings)
+        try:
+            output = execute(cls, *given, **inputs)
+        finally:
+            core.removeHandler(warnings)
+        ui = output.ui or {}
+        if ui or warnings.lines:  # for a list of inputs the host wants the same keys of all calls
+            output.ui = {**ui, "text": [*ui.get("text", []), *warnings.lines]}
+        return output
+
+    return executed
+
+
+class _Messages(logging.Handler):
+    """Collects the messages of warnings, each once."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self.lines:
+            self.lines.append(message)
 
 
 class _Notes(logging.Handler):

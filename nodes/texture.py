@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from .compat import CATEGORY, advanced, mesh_or_file, schema
-from .runtime import working
+from .runtime import with_warnings, working
 from .sockets import SURFACE, VIEWS
 
 KEEP = "keep"
@@ -84,6 +84,7 @@ class BakeTexture(io.ComfyNode):
         )
 
     @classmethod
+    @with_warnings
     def execute(
         cls, mesh, views, texture_size, uv, exposure, agreement, sharpen, surface=None
     ) -> io.NodeOutput:

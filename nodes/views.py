@@ -14,7 +14,7 @@ from .folders import (
     views_path,
     write_new,
 )
-from .runtime import explained, working
+from .runtime import explained, with_warnings, working
 from .sockets import CAMERAS, VIEWS, Parcel
 
 FRAME_TOOLTIP = (
@@ -76,6 +76,7 @@ class AssembleViews(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @with_warnings
     def execute(
         cls, images, cameras, normal_frame, first_view, invert_masks, normals=None, masks=None
     ) -> io.NodeOutput:
@@ -146,6 +147,7 @@ class LoadViews(io.ComfyNode):
             return state_of(views_path(folder))
 
     @classmethod
+    @with_warnings
     def execute(cls, folder: str) -> io.NodeOutput:
         from ..nova3d_core.io.transforms_json import read_views
         from ..nova3d_core.pipeline import with_masks
@@ -191,6 +193,7 @@ class SaveViews(io.ComfyNode):
         return problem_with(check_prefix, filename_prefix)
 
     @classmethod
+    @with_warnings
     def execute(cls, views, filename_prefix: str) -> io.NodeOutput:
         from ..nova3d_core.io.transforms_json import write_views
 
@@ -265,6 +268,7 @@ class RenderViews(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @with_warnings
     def execute(
         cls, mesh, cameras, width, height, normalise, supersample, normal_frame, model_3d_info=None
     ) -> io.NodeOutput:

@@ -71,5 +71,6 @@ def refuse_inverted(inverted: Sequence[bool], what: str = "mask", where: str = "
     raise InputError(
         f"{where} {message}".strip(),
         "Invert it: a mask is 1 (white) on the object; LoadImage's is 1 on the background (use "
-        "InvertMask). If it is right, add a margin around the object.",
+        "InvertMask, or switch invert_masks of AssembleViews). If it is right, add a margin around "
+        "the object.",
     )
