@@ -24,6 +24,7 @@ sys.argv[1:] = ["--cpu"]
 import comfy.options
 comfy.options.enable_args_parsing()
 import nodes, torch
+import comfy_config.config_parser  # the host's own, once for all packs: pydantic and its settings
 before = set(sys.modules)
 start = time.thread_time()  # what others do on the machine does not count
 loaded = asyncio.run(nodes.load_custom_node(pack))

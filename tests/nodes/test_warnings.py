@@ -70,4 +70,4 @@ def test_every_node_collects_its_warnings():
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "nodes").glob("*.py")]
     count = sum(text.count("(io.ComfyNode)") for text in texts)
     decorated = "    @classmethod\n    @with_warnings\n    def execute("
-    assert count == sum(text.count(decorated) for text in texts) == 16
+    assert 0 < count == sum(text.count(decorated) for text in texts)
