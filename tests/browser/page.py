@@ -66,7 +66,7 @@ class Page:
     def load_template(self, module: str, name: str) -> None:
         """Opens a workflow from the template browser with the mouse."""
         self.command("Comfy.BrowseTemplates")
-        self.tab.get_by_text(module, exact=True).last.click(timeout=30_000)
+        self.tab.get_by_text(module, exact=True).last.click(timeout=120_000)
         card = self.tab.locator(f'[data-testid="template-workflow-{name}"]')
         card.locator("img").first.wait_for()
         self.shot(f"templates-{name}")
