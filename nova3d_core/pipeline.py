@@ -27,6 +27,7 @@ from .meshing.simplify import simplify
 from .meshing.unseen import smooth_unseen
 from .meshing.unwrap import unwrap
 from .pipeline_config import FuseConfig
+from .pipeline_memory import check_fusion_memory
 from .progress import SILENT, Progress
 from .texturing.bake import bake_texture
 from .texturing.visibility import seen_vertices
@@ -74,6 +75,7 @@ def fuse_views(
     config = config or FuseConfig()
     clock = StageClock()
     views = with_masks(views)
+    check_fusion_memory(views, config)
     surface = None
     if config.method == "sdf":
         with clock.stage("fusing"):

@@ -30,6 +30,7 @@ from .pipeline import (
     with_masks,
 )
 from .pipeline_config import FuseConfig
+from .pipeline_memory import check_fusion_memory
 from .progress import SILENT, Progress
 from .texturing.bake import bake_texture
 from .views import Views
@@ -49,6 +50,7 @@ def fuse_to_surface(
     """
     config = config or FuseConfig()
     views = with_masks(views).to("cpu")
+    check_fusion_memory(views, config)
     surface = None
     if config.method == "sdf":
         surface = optimised_surface(views, config, progress, device)
