@@ -16,8 +16,9 @@ from .views import Views
 
 logger = logging.getLogger(__name__)
 
-_LIBRARIES = 170 * 2**20
-"""What the stages load besides torch: warp with its compiler, trimesh, Embree, SciPy."""
+_LIBRARIES = 345 * 2**20
+"""What the stages load besides torch (warp with its compiler, trimesh, Embree, SciPy), and what the
+allocator keeps."""
 _RAY_BYTES = 72 + 16 + 84
 """A ray in the bank, its soft mask and colour, and its blurred targets with their gradients."""
 _CHECK_BYTES = 17
