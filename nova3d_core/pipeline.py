@@ -16,7 +16,8 @@ from .cameras import Cameras
 from .errors import StageError
 from .fusion.optimise import fuse_sdf, with_refined_cameras
 from .fusion.surface import Surface
-from .fusion.visual_hull import carve_hull
+from .fusion.visual_hull import carve_hull, check_carvable
+from .fusion.working_size import working_views
 from .host_memory import release_unused_memory
 from .imaging.matte import matte_from_white
 from .mesh import Mesh
@@ -82,7 +83,9 @@ def fuse_views(
             surface = optimised_surface(views, config, progress, device)
     if surface is None:
         with clock.stage("carving"):
-            grid = carve_hull(views, config.hull, progress)
+            check_carvable(views)
+            reduced = working_views(views, config.hull.resolution)
+            grid = carve_hull(reduced, config.hull, progress)
         with clock.stage("meshing"):
             raw = extract_surface(grid)
             raw = replace(raw, origin=views.cameras.origin)

@@ -46,17 +46,18 @@ def predicted_bytes(views: Views, config: FuseConfig) -> int:
     pixels = count * height * width
     texture = config.bake.texture_px**2 * _TEXEL_BYTES
     baking = pixels * _TRUST_BYTES + height * width * _VIEW_BYTES + texture
-    if config.method != "sdf":
-        return _LIBRARIES + max(pixels * _HULL_BYTES, baking)
     sdf = config.sdf.complete()
-    factor = max(reduction_factor(views, sdf.levels[-1].resolution), 1)
+    finest = sdf.levels[-1].resolution if config.method == "sdf" else config.hull.resolution
+    factor = max(reduction_factor(views, finest), 1)
     small = pixels / factor**2
     held = (views.colour.shape[-1] + 1 + (3 if views.normals is not None else 0)) * 4
     reduced = small * held if factor > 1 else 0
+    carving = reduced + small * _HULL_BYTES
+    if config.method != "sdf":
+        return int(_LIBRARIES + max(carving, baking))
     rays = small * float((views.masks > 0).float().mean()) * 1.1
     fusing = reduced + rays * _RAY_BYTES + _grid_bytes(views, config)
     checking = pixels * _CHECK_BYTES if views.normals is not None and sdf.check_inputs else 0
-    carving = reduced + small * _HULL_BYTES
     return int(_LIBRARIES + max(fusing, checking, carving, baking))
 
 
