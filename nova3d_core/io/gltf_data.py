@@ -245,7 +245,7 @@ class GltfFile:
             spec = self.items("buffers")[index]
             if "uri" in spec:
                 data = memoryview(self._buffer_bytes(spec))
-            elif self._binary is None:
+            elif self._binary is None or index > 0:  # the binary chunk is the first buffer
                 raise InputError(f"{self.path.name} lacks the data of its {spec.where}.", _CUT_OFF)
             else:
                 data = self._binary

@@ -1,9 +1,10 @@
-"""glTF nodes of scale 0 along one axis, and textures of formats without a signature."""
+"""glTF nodes of scale 0 along one axis, textures of formats without a signature, GLB buffers."""
 
 from __future__ import annotations
 
 import base64
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -92,3 +93,21 @@ def test_a_tga_next_to_a_gltf(tmp_path, name):
     texture = read_mesh(path).texture
     assert texture.shape == (2, 4, 3)
     np.testing.assert_allclose(texture[1, 3].numpy() * 255, (40, 80, 120), atol=1e-4)
+
+
+@pytest.mark.parametrize("buffer", [0, 1])
+def test_only_the_first_buffer_of_a_glb_is_its_binary_chunk(tmp_path, buffer):
+    document = json.loads(write_square(tmp_path / "toy.gltf", {}).read_text())
+    content = base64.b64decode(document["buffers"][0].pop("uri").partition(",")[2])
+    document["buffers"].append(dict(document["buffers"][0]))
+    document["bufferViews"][0]["buffer"] = buffer
+    text = json.dumps(document).encode()
+    chunks = [(b"JSON", text + b" " * (-len(text) % 4)), (b"BIN\0", content)]
+    body = b"".join(struct.pack("<I4s", len(data), kind) + data for kind, data in chunks)
+    path = tmp_path / "toy.glb"
+    path.write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body)
+    if buffer == 0:
+        assert read_mesh(path).vertices.tolist() == SQUARE.tolist()
+    else:
+        with pytest.raises(InputError, match="lacks the data of its buffer 1"):
+            read_mesh(path)
