@@ -51,7 +51,8 @@ class MtlMaterial(NamedTuple):
             load_texture: as `texture_beside`.
         """
         if self.texture is not None:
-            texture = load_texture(self.library.parent, self.texture, self.library.name)
+            name = _without_comment(self.library.parent, self.texture)
+            texture = load_texture(self.library.parent, name, self.library.name)
             wrap = ("clamp", "clamp") if self.clamped else ("repeat", "repeat")
             return Material(texture, wrap=wrap)
         red, green, blue = linear_from_srgb(np.array(self.colour)).tolist()
@@ -102,6 +103,28 @@ def _split_names(line: str) -> Iterator[str]:
         name = next(group for group in word.groups() if group is not None).strip()
         if name:
             yield name
+
+
+def _without_comment(folder: Path, name: str) -> str:
+    """A file name without the comment after it, unless a file in the folder has the whole name."""
+    bare = _bare(name)
+    try:
+        is_whole = bare == name or find_inside(folder, name, "texture") is not None
+    except InputError:
+        is_whole = False
+    return name if is_whole else bare
+
+
+def defined_name(name: str, defined: dict[str, MtlMaterial]) -> str:
+    """The name under which a material is defined: the whole one, else one without comments."""
+    if name in defined or not defined:
+        return name
+    return next((other for other in defined if _bare(other) == _bare(name)), name)
+
+
+def _bare(name: str) -> str:
+    """A name without a comment, which starts with a `#` after a blank."""
+    return name.partition(" #")[0].rstrip() or name
 
 
 def _find(path: Path, name: str) -> Path | None:
