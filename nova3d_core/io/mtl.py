@@ -145,21 +145,21 @@ def _read_library(library: Path) -> dict[str, MtlMaterial]:
             name = " ".join(arguments)
             materials[name] = MtlMaterial(library=library)
         elif name is not None and keyword in _STATEMENTS:
-            materials[name] = _with_statement(materials[name], keyword, arguments)
+            materials[name] = _with_statement(materials[name], keyword, line)
     return materials
 
 
-def _with_statement(material: MtlMaterial, keyword: str, arguments: list[str]) -> MtlMaterial:
+def _with_statement(material: MtlMaterial, keyword: str, line: str) -> MtlMaterial:
     """The material after one more line of its MTL file."""
     loss = None
     if keyword == "kd":
-        colour = _colour(arguments)
+        colour = _colour(line.split()[1:])
         if colour is None:
             loss = f"{material.library.name} has a Kd that is not understood"
         else:
             material = material._replace(colour=colour)
     elif keyword == "map_kd":
-        texture, clamped, moved = _texture_options(arguments)
+        texture, clamped, moved = _texture_options(line)
         material = material._replace(texture=texture or None, clamped=clamped)
         if moved:
             loss = f"the texture option {moved} in {material.library.name} is left out"
@@ -182,8 +182,9 @@ def _colour(arguments: list[str]) -> tuple[float, float, float] | None:
     return red, green, blue
 
 
-def _texture_options(arguments: list[str]) -> tuple[str, bool, str]:
+def _texture_options(line: str) -> tuple[str, bool, str]:
     """The file name of a texture line, whether it shall not repeat, and options that move it."""
+    arguments = line.split()[1:]
     clamped, moved = False, ""
     index, last = 0, len(arguments) - 1
     while index < last and arguments[index].startswith("-"):
@@ -202,7 +203,7 @@ def _texture_options(arguments: list[str]) -> tuple[str, bool, str]:
             not _is_number(word) or float(word) != neutral for word in numbers
         ):
             moved = option
-    name = " ".join(arguments[index:])
+    name = line.split(None, index + 1)[-1].strip() if arguments else ""  # blanks inside are kept
     if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'":
         name = name[1:-1].strip()
     return name, clamped, moved
