@@ -32,19 +32,25 @@ def available_bytes() -> int | None:
     return None
 
 
-def check_memory(what: str, needed: int, available: int | None) -> None:
+def check_memory(
+    what: str,
+    needed: int,
+    available: int | None,
+    hint: str = "Close other programs, load it as float16 or bfloat16, or use a smaller model.",
+) -> None:
     """Raises InputError if something that needs so many bytes cannot fit.
 
     Args:
         what: what is to be read, for the message.
         needed: bytes.
         available: bytes; None if not known, then nothing is checked.
+        hint: what the user can do.
     """
     if available is not None and needed > available:
         raise InputError(
             f"{what} needs {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are "
             "free.",
-            "Close other programs, load it as float16 or bfloat16, or use a smaller model.",
+            hint,
         )
 
 

@@ -16,7 +16,8 @@ from .cameras import Cameras
 from .errors import StageError
 from .fusion.optimise import fuse_sdf, with_refined_cameras
 from .fusion.surface import Surface
-from .fusion.visual_hull import carve_hull
+from .fusion.visual_hull import carve_hull, check_carvable
+from .fusion.working_size import working_views
 from .host_memory import release_unused_memory
 from .imaging.matte import matte_from_white
 from .mesh import Mesh
@@ -27,6 +28,7 @@ from .meshing.simplify import simplify
 from .meshing.unseen import smooth_unseen
 from .meshing.unwrap import unwrap
 from .pipeline_config import FuseConfig
+from .pipeline_memory import check_fusion_memory
 from .progress import SILENT, Progress
 from .texturing.bake import bake_texture
 from .texturing.visibility import seen_vertices
@@ -74,13 +76,16 @@ def fuse_views(
     config = config or FuseConfig()
     clock = StageClock()
     views = with_masks(views)
+    check_fusion_memory(views, config)
     surface = None
     if config.method == "sdf":
         with clock.stage("fusing"):
             surface = optimised_surface(views, config, progress, device)
     if surface is None:
         with clock.stage("carving"):
-            grid = carve_hull(views, config.hull, progress)
+            check_carvable(views)
+            reduced = working_views(views, config.hull.resolution)
+            grid = carve_hull(reduced, config.hull, progress)
         with clock.stage("meshing"):
             raw = extract_surface(grid)
             raw = replace(raw, origin=views.cameras.origin)

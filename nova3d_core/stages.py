@@ -17,7 +17,8 @@ from .fusion.optimise import refine_poses, with_refined_cameras
 from .fusion.sdf_config import SdfFusionConfig
 from .fusion.sdf_grid import SdfGrid, grid_points
 from .fusion.surface import FusionReport, Surface
-from .fusion.visual_hull import carve_hull
+from .fusion.visual_hull import carve_hull, check_carvable
+from .fusion.working_size import working_views
 from .mesh import Mesh
 from .meshing.config import MeshingConfig
 from .meshing.isosurface import extract_surface
@@ -30,6 +31,7 @@ from .pipeline import (
     with_masks,
 )
 from .pipeline_config import FuseConfig
+from .pipeline_memory import check_fusion_memory
 from .progress import SILENT, Progress
 from .texturing.bake import bake_texture
 from .views import Views
@@ -49,12 +51,14 @@ def fuse_to_surface(
     """
     config = config or FuseConfig()
     views = with_masks(views).to("cpu")
+    check_fusion_memory(views, config)
     surface = None
     if config.method == "sdf":
         surface = optimised_surface(views, config, progress, device)
     if surface is not None:
         return surface, with_refined_cameras(views, surface)
-    grid = carve_hull(views, config.hull, progress)
+    check_carvable(views)
+    grid = carve_hull(working_views(views, config.hull.resolution), config.hull, progress)
     report = FusionReport(steps=0, rays=0, spacing=grid.spacing)
     conflict = torch.zeros_like(views.masks)
     return Surface(grid, torch.eye(4), views.cameras, conflict, report), views

@@ -31,9 +31,18 @@ def prepare_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stdout is None:  # libraries write to it without a question
+        sys.stdout = _null_stream()
+    if sys.stderr is None:
+        sys.stderr = _null_stream()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _null_stream() -> io.TextIOWrapper:
+    """A text stream that goes nowhere."""
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def say(text: str) -> None:
@@ -145,11 +154,12 @@ class Bars:
     def _show(self, event: ProgressEvent) -> None:
         if sys.stderr is None:
             return
-        if self._bar is None or event.stage != self._stage or event.step < self._bar.n:
-            self.close()
-            self._stage = event.stage
-            self._bar = _bar(event.stage, event.total)
-        self._bar.update(event.step - self._bar.n)
+        with suppress(OSError, ValueError):  # a bar that cannot be drawn ends no work
+            if self._bar is None or event.stage != self._stage or event.step < self._bar.n:
+                self.close()
+                self._stage = event.stage
+                self._bar = _bar(event.stage, event.total)
+            self._bar.update(event.step - self._bar.n)
 
     def close(self) -> None:
         """Finishes the bar that is open."""

@@ -45,7 +45,9 @@ class Fuse:
         """Reads, fuses, writes."""
         from ..devices import checked_device
         from ..io.atomic import refuse_folder
+        from ..io.mesh_writers import mesh_files
         from ..io.meshes import refuse_mesh_path, write_mesh
+        from ..io.ownership import refuse_shared_place
         from ..io.transforms_json import read_views
         from ..pipeline import fuse_views
         from ..settings import read_settings
@@ -55,6 +57,7 @@ class Fuse:
         refuse_mesh_path(self.output, self.overwrite, inputs)
         if self.details is not None:
             refuse_folder(self.details, self.overwrite, DETAIL_FILES, inputs)
+            refuse_shared_place(mesh_files(self.output), (self.details,), "--details")
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
         fused = fuse_views(read_views(self.views, progress), config, progress, device)
         if self.details is not None:

@@ -22,14 +22,19 @@ PROGRAM = "python -m nova3d_core"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
+    """Runs one command; returns the exit code.
+
+    Args:
+        arguments: what follows the program's name. None takes those of the process, which is
+            taken to exit afterwards: from then on it ignores the signals that would end it.
+    """
     # threads that wait by sleeping: on a busy machine spinning ones slow each other tenfold
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     prepare_streams()
     log_to_stderr()
     bars, signals = Bars(), EndingSignals()
     try:
-        with signals.handled():
+        with signals.handled(ends_process=arguments is None):
             command = _parsed(sys.argv[1:] if arguments is None else list(arguments))
             command.run(bars.progress.also_cancelled_by(signals.is_received))
     except KeyboardInterrupt:

@@ -43,6 +43,7 @@ class Render:
         from ..cameras import orbit_cameras
         from ..io.atomic import refuse_folder
         from ..io.meshes import read_mesh
+        from ..io.ownership import refuse_shared_place
         from ..io.transforms_json import FOLDER_CONTENT, write_views
         from ..rendering.turntable import refuse_turntable_path, turntable, write_turntable
         from ..rendering.views import render_views
@@ -50,6 +51,7 @@ class Render:
         refuse_folder(self.output, self.overwrite, FOLDER_CONTENT, (self.mesh,))
         if self.turntable is not None:
             refuse_turntable_path(self.turntable, self.overwrite, (self.mesh,))
+            refuse_shared_place((self.turntable,), (self.output,), "--turntable")
         mesh = read_mesh(self.mesh, self.up_axis)
         mesh = mesh.normalised() if self.normalise else mesh
         views = render_views(mesh, orbit_cameras(self.rig), self.render, progress).views

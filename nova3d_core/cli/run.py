@@ -34,7 +34,9 @@ class Run(Painting):
         """Reads, samples, fuses, writes."""
         from ..devices import checked_device
         from ..io.atomic import refuse_folder
+        from ..io.mesh_writers import mesh_files
         from ..io.meshes import refuse_mesh_path, write_mesh
+        from ..io.ownership import refuse_shared_place
         from ..io.transforms_json import FOLDER_CONTENT, write_views
         from ..pipeline import fuse_views
         from ..settings import read_settings
@@ -44,6 +46,7 @@ class Run(Painting):
         refuse_mesh_path(self.output, self.overwrite, inputs)
         if self.views is not None:
             refuse_folder(self.views, self.overwrite, FOLDER_CONTENT, inputs)
+            refuse_shared_place(mesh_files(self.output), (self.views,), "--views")
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
         painted = self.paint(progress)
         fused = fuse_views(painted.sample.views, config, progress, device)

@@ -43,8 +43,12 @@ class EndingSignals:
         return 128 + (signal.SIGINT if self._received is None else self._received)
 
     @contextmanager
-    def handled(self) -> Iterator[None]:
+    def handled(self, ends_process: bool = False) -> Iterator[None]:
         """Handles them inside the block; outside of the main thread nothing changes.
+
+        Args:
+            ends_process: the process ends after the block: a signal that comes so late is ignored,
+                instead of giving a finished command the exit code of a killed one.
 
         An error after a signal counts as the stop: libraries turn interrupts into errors.
 
@@ -65,7 +69,7 @@ class EndingSignals:
             raise Terminated(self._received) from error  # it came of the stop, most likely
         finally:
             for number, handler in earlier.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_IGN if ends_process else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again = self._received is not None

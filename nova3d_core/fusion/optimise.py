@@ -90,6 +90,7 @@ def fuse_sdf(
     run.field.tidy()
     grid = run.field.to_grid()
     surface = surface_of(reduced, grid, run.poses, run.conflict, config, run.state())
+    del run  # grids and rays, before maps of full size are made
     return at_full_size(surface, views)
 
 

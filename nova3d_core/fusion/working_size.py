@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ..views import Views
 from .surface import Surface
@@ -25,10 +26,7 @@ def working_views(views: Views, finest_resolution: int) -> Views:
         views: V views with masks.
         finest_resolution: cells along the object's longest side on the finest level.
     """
-    cameras = views.cameras
-    per_cell = _object_extent_px(views) / finest_resolution
-    longer = max(cameras.width, cameras.height)
-    factor = min(int(per_cell / _PIXELS_PER_CELL), longer // _SMALLEST_PX)
+    cameras, factor = views.cameras, reduction_factor(views, finest_resolution)
     if factor < 2:
         return views
     width, height = -(-cameras.width // factor), -(-cameras.height // factor)
@@ -56,12 +54,19 @@ def at_full_size(surface: Surface, views: Views) -> Surface:
     return replace(surface, cameras=cameras, conflict=maps)
 
 
-def _object_extent_px(views: Views) -> int:
-    """The longest side of the object's bounding box over all views, in pixels."""
-    sides = []
-    for mask in views.masks:
+def reduction_factor(views: Views, finest_resolution: int) -> int:
+    """By which whole factor `working_views` reduces images; below 2 it leaves them as they are."""
+    per_cell = float(object_extents_px(views.masks).max()) / finest_resolution
+    longer = max(views.cameras.width, views.cameras.height)
+    return min(int(per_cell / _PIXELS_PER_CELL), longer // _SMALLEST_PX)
+
+
+def object_extents_px(masks: Tensor) -> Tensor:
+    """(V, 2) width and height of the object's bounding box in masks (V, H, W), in pixels."""
+    extents = torch.zeros(len(masks), 2)
+    for view, mask in enumerate(masks):
         inside = mask > 0.5
         for axis in (0, 1):
             at = inside.any(dim=axis).nonzero()
-            sides.append(int(at[-1] - at[0]) + 1 if len(at) else 0)
-    return max(sides)
+            extents[view, axis] = int(at[-1] - at[0]) + 1 if len(at) else 0
+    return extents

@@ -27,6 +27,8 @@ large that they could hold more: a few bytes may ask for any number of instances
 _BYTES_PER_FACE = 6
 """Least that a face, or a vertex, takes in a file that repeats nothing."""
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
+_NO_SIZE = 1e-15
+"""Areas and volumes of a transformed unit cube, relative to its longest side, that are rounding."""
 _VERTICES_AT_ONCE = 1 << 16
 """Vertices that are transformed at once: blended matrices of skins take 128 bytes each."""
 
@@ -103,10 +105,25 @@ def _parts(file: GltfFile) -> list[Part]:
                         for index in nodes
                     ]
                 )
-                matrices = matrices[np.linalg.det(matrices[:, :3, :3]) != 0.0]
-            if len(matrices):  # size 0 is a way to hide things
+                matrices = matrices[_leaves_an_area(matrices)]
+            if len(matrices):
                 parts.append(Part(mesh_from_arrays(*_placed(arrays, matrices)), placed.material))
     return parts
+
+
+def _leaves_an_area(matrices: np.ndarray) -> np.ndarray:
+    """(K,) whether anything is seen under matrices (K, 4, 4).
+
+    A scale of 0 along two or three axes hides a mesh; along one axis it only flattens it.
+    """
+    linear = matrices[:, :3, :3]
+    areas = np.abs(_cofactors(linear)).max(axis=(1, 2))
+    return ~(areas <= _NO_SIZE * np.abs(linear).max(axis=(1, 2)) ** 2)
+
+
+def _cofactors(linear: np.ndarray) -> np.ndarray:
+    """(K, 3, 3) matrices that transform normals; the inverse transpose but for its length."""
+    return np.cross(np.roll(linear, -1, axis=1), np.roll(linear, -2, axis=1))
 
 
 def _uses(file: GltfFile, graph: NodeGraph) -> dict[_Use, list[int]]:
@@ -236,12 +253,12 @@ def _placed(arrays: _Arrays, matrices: np.ndarray) -> _Arrays:
     """
     count, (vertices, faces, uv, normals, colours) = len(matrices), arrays
     linear = matrices[:, :3, :3]
-    mirrored = np.linalg.det(linear) < 0.0  # (K,)
+    volume = np.abs(linear).max(axis=(1, 2)) ** 3
+    mirrored = np.linalg.det(linear) < -_NO_SIZE * volume  # (K,)
     if not (count == 1 and np.array_equal(matrices[0], np.eye(4))):
         vertices = _transformed(vertices, matrices)
         if normals is not None:
-            # the inverse transpose, but for its length: it exists for singular matrices too
-            cofactors = np.cross(np.roll(linear, -1, axis=1), np.roll(linear, -2, axis=1))
+            cofactors = _cofactors(linear)  # they exist for matrices that flatten too
             largest = np.abs(cofactors).max(axis=(1, 2)) * np.where(mirrored, -1.0, 1.0)
             cofactors /= largest[:, None, None]
             normals = normals @ cofactors.transpose(0, 2, 1).astype(np.float32)

@@ -244,8 +244,8 @@ class GltfFile:
         if index not in self._buffers:
             spec = self.items("buffers")[index]
             if "uri" in spec:
-                data = memoryview(self._named(spec.text("uri"), "buffer", spec))
-            elif self._binary is None:
+                data = memoryview(self._buffer_bytes(spec))
+            elif self._binary is None or index > 0:  # the binary chunk is the first buffer
                 raise InputError(f"{self.path.name} lacks the data of its {spec.where}.", _CUT_OFF)
             else:
                 data = self._binary
@@ -270,8 +270,10 @@ class GltfFile:
         if "bufferView" in image:
             return decoded_texture(bytes(self._view(image)[1]), image.where, self.path.name)
         uri = image.text("uri")
-        name = image.where if uri.startswith("data:") else _shown_uri(uri)
-        return decoded_texture(self._named(uri, "texture", image), name, self.path.name)
+        if uri.startswith("data:"):
+            return decoded_texture(_data_uri_bytes(uri, image), image.where, self.path.name)
+        target = self._named_file(uri, "texture")  # its name says whether it may be a TGA
+        return decoded_texture(target, _shown_uri(uri), self.path.name)
 
     def _within_budget(self, texture: np.ndarray, image: JsonObject) -> np.ndarray:
         """The texture, reduced by a whole factor if all together would have too many texels."""
@@ -287,10 +289,16 @@ class GltfFile:
         self._texel_count += texture.shape[0] * texture.shape[1]
         return texture
 
-    def _named(self, uri: str, role: str, owner: JsonObject) -> bytes:
-        """The bytes of a data URI, or of the file in the same folder that a URI names."""
+    def _buffer_bytes(self, spec: JsonObject) -> bytes:
+        """The bytes of a buffer with a URI."""
+        uri = spec.text("uri")
         if uri.startswith("data:"):
-            return _data_uri_bytes(uri, owner)
+            return _data_uri_bytes(uri, spec)
+        with self._named_file(uri, "buffer").open("rb") as file:
+            return file.read(spec.integer("byteLength") if "byteLength" in spec else -1)
+
+    def _named_file(self, uri: str, role: str) -> Path:
+        """The file in the same folder that a URI names."""
         what = f"{role} of {self.path.name}"
         if _SCHEME.match(uri):
             raise InputError(
@@ -307,10 +315,7 @@ class GltfFile:
                 f"Put it at that path, relative to {self.path.name}, or export as .glb, which "
                 "holds everything.",
             )
-        if role != "buffer" or "byteLength" not in owner:
-            return target.read_bytes()
-        with target.open("rb") as file:
-            return file.read(owner.integer("byteLength"))
+        return target
 
 
 def _component_type(spec: JsonObject) -> np.dtype:

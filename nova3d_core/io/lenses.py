@@ -38,7 +38,12 @@ LARGEST_COEFFICIENT = 1e9
 BROWN_KEYS = ("k1", "k2", "k3", "p1", "p2")
 FISHEYE_KEYS = ("k1", "k2", "k3", "k4")
 UNDERSTOOD_KEYS = frozenset((*BROWN_KEYS, *FISHEYE_KEYS, "is_fisheye", "camera_model"))
-HARMLESS_KEYS = frozenset(("fisheye_crop_radius", "applied_transform", "applied_scale"))
+HARMLESS_KEYS = frozenset(
+    (
+        *("fisheye_crop_radius", "applied_transform", "applied_scale"),
+        *("undistorted", "is_undistorted"),
+    )
+)
 """They look as if they bent rays or moved cameras, but do not: nerfstudio has applied its
 transform and scale to the poses already, and the crop only says which pixels to train on."""
 HARMLESS_WORDS = frozenset(("", "none", "no", "off", "false", "pinhole", "perspective"))
@@ -50,6 +55,12 @@ RAY_KEY = re.compile(
     re.IGNORECASE,
 )
 """Keys that bend rays, or may: those of nerfstudio and instant-ngp, and what others call so."""
+KIND_KEY = re.compile(r"camera|projection|^proj|^type$|^model$", re.IGNORECASE)
+"""Keys that may name the kind of a camera, besides camera_model."""
+BENT_KIND = re.compile(
+    r"fish_?-?eye|equirect|panoram|spheric|omnidirect|ftheta|latlong|cylind|ortho", re.IGNORECASE
+)
+"""Names of cameras that are no pinhole cameras."""
 MOVING_KEYS = ("transform_matrix_start", "transform_matrix_end")
 """instant-ngp's poses at the start and the end of an exposure."""
 
@@ -60,7 +71,7 @@ def check_lens_keys(frame: Frame) -> None:
         for key, value in keys.items():
             if key in UNDERSTOOD_KEYS or key in HARMLESS_KEYS or says_nothing(value):
                 continue
-            if RAY_KEY.search(key):
+            if RAY_KEY.search(key) or _contradicts(frame, key, value):
                 raise InputError(
                     f"{frame.where}: {_brief(key)} is {_brief(value)}: an unknown kind of lens.",
                     "Undistort the images first, for instance with colmap image_undistorter, and "
@@ -74,6 +85,17 @@ def check_lens_keys(frame: Frame) -> None:
                 "image is taken (rolling shutter).",
                 "Give each frame one transform_matrix.",
             )
+
+
+def _contradicts(frame: Frame, key: str, value: Any) -> bool:
+    """Whether a key names a kind of camera that is no pinhole camera, but camera_model does not."""
+    return (
+        key != "camera_model"
+        and isinstance(value, str)
+        and bool(KIND_KEY.search(key) and BENT_KIND.search(value))
+        and _camera_model(frame) in PERSPECTIVE_MODELS
+        and frame.value("is_fisheye") is not True
+    )
 
 
 def says_nothing(value: Any) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError, StageError
 from ..mesh import ZERO_ORIGIN, Mesh
-from .atomic import new_file, new_files, refuse_file, refuse_link
+from .atomic import new_file, new_files, refuse_file, refuse_link, refuse_unusable_name
 from .image_files import open_image
 from .ownership import GENERATOR, refuse_foreign_file
 from .srgb import linear_from_srgb
@@ -59,6 +59,14 @@ def write_mesh(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
     raise _not_writable(path)
 
 
+def mesh_files(path: Path) -> tuple[Path, ...]:
+    """The files that `write_mesh` writes for a path: of an OBJ its MTL and image too."""
+    if path.suffix.lower() != ".obj":
+        return (path,)
+    target = path.resolve()
+    return (path, target.with_suffix(".mtl"), target.with_suffix(".png"))
+
+
 def refuse_mesh_path(path: Path, overwrite: bool, inputs: Collection[Path | None] = ()) -> None:
     """Raises InputError unless `write_mesh` may write there; asked before long work.
 
@@ -71,10 +79,25 @@ def refuse_mesh_path(path: Path, overwrite: bool, inputs: Collection[Path | None
         raise _not_writable(path)
     refuse_file(path, overwrite, inputs)
     if path.suffix.lower() == ".obj":
-        for suffix in (".mtl", ".png"):
-            other = path.resolve().with_suffix(suffix)
+        _refuse_obj_name(path)
+        for other in mesh_files(path)[1:]:
             refuse_link(other)
             refuse_file(other, overwrite, inputs)
+
+
+def _refuse_obj_name(path: Path) -> None:
+    """Raises InputError if an OBJ of this name cannot refer to its MTL, or that to its image.
+
+    Both refer by a line of text, in which readers split lines, trim blanks, take a backslash or a
+    colon as part of a path, and a leading hyphen as an option.
+    """
+    name = path.resolve().stem
+    printable = all(letter.isprintable() or letter == "\xa0" for letter in name)
+    if not printable or name != name.strip() or name.startswith("-") or set(name) & set("\\:"):
+        raise InputError(
+            f"{path} cannot be written: an OBJ cannot refer to files of this name.",
+            "Choose a name of letters and digits, or write a .glb.",
+        )
 
 
 def _not_writable(path: Path) -> InputError:
@@ -172,11 +195,13 @@ def _write_obj(mesh: Mesh, path: Path, overwrite: bool) -> Path:
     from trimesh.visual import TextureVisuals
     from trimesh.visual.material import SimpleMaterial
 
+    refuse_unusable_name(path)
     if mesh.normals is not None:
         mesh = _with_proper_normals(mesh)
     target = path.resolve()
     visual = None
     if mesh.texture is not None:
+        _refuse_obj_name(path)
         white, black = [255, 255, 255, 255], [0, 0, 0, 255]
         material = SimpleMaterial(
             _as_picture(mesh.texture), diffuse=white, ambient=black, specular=black

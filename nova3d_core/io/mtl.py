@@ -51,7 +51,8 @@ class MtlMaterial(NamedTuple):
             load_texture: as `texture_beside`.
         """
         if self.texture is not None:
-            texture = load_texture(self.library.parent, self.texture, self.library.name)
+            name = _without_comment(self.library.parent, self.texture)
+            texture = load_texture(self.library.parent, name, self.library.name)
             wrap = ("clamp", "clamp") if self.clamped else ("repeat", "repeat")
             return Material(texture, wrap=wrap)
         red, green, blue = linear_from_srgb(np.array(self.colour)).tolist()
@@ -104,6 +105,28 @@ def _split_names(line: str) -> Iterator[str]:
             yield name
 
 
+def _without_comment(folder: Path, name: str) -> str:
+    """A file name without the comment after it, unless a file in the folder has the whole name."""
+    bare = _bare(name)
+    try:
+        is_whole = bare == name or find_inside(folder, name, "texture") is not None
+    except InputError:
+        is_whole = False
+    return name if is_whole else bare
+
+
+def defined_name(name: str, defined: dict[str, MtlMaterial]) -> str:
+    """The name under which a material is defined: the whole one, else one without comments."""
+    if name in defined or not defined:
+        return name
+    return next((other for other in defined if _bare(other) == _bare(name)), name)
+
+
+def _bare(name: str) -> str:
+    """A name without a comment, which starts with a `#` after a blank."""
+    return name.partition(" #")[0].rstrip() or name
+
+
 def _find(path: Path, name: str) -> Path | None:
     """The material file that an OBJ names; None if it is missing or outside its folder."""
     try:
@@ -122,21 +145,21 @@ def _read_library(library: Path) -> dict[str, MtlMaterial]:
             name = " ".join(arguments)
             materials[name] = MtlMaterial(library=library)
         elif name is not None and keyword in _STATEMENTS:
-            materials[name] = _with_statement(materials[name], keyword, arguments)
+            materials[name] = _with_statement(materials[name], keyword, line)
     return materials
 
 
-def _with_statement(material: MtlMaterial, keyword: str, arguments: list[str]) -> MtlMaterial:
+def _with_statement(material: MtlMaterial, keyword: str, line: str) -> MtlMaterial:
     """The material after one more line of its MTL file."""
     loss = None
     if keyword == "kd":
-        colour = _colour(arguments)
+        colour = _colour(line.split()[1:])
         if colour is None:
             loss = f"{material.library.name} has a Kd that is not understood"
         else:
             material = material._replace(colour=colour)
     elif keyword == "map_kd":
-        texture, clamped, moved = _texture_options(arguments)
+        texture, clamped, moved = _texture_options(line)
         material = material._replace(texture=texture or None, clamped=clamped)
         if moved:
             loss = f"the texture option {moved} in {material.library.name} is left out"
@@ -159,8 +182,9 @@ def _colour(arguments: list[str]) -> tuple[float, float, float] | None:
     return red, green, blue
 
 
-def _texture_options(arguments: list[str]) -> tuple[str, bool, str]:
+def _texture_options(line: str) -> tuple[str, bool, str]:
     """The file name of a texture line, whether it shall not repeat, and options that move it."""
+    arguments = line.split()[1:]
     clamped, moved = False, ""
     index, last = 0, len(arguments) - 1
     while index < last and arguments[index].startswith("-"):
@@ -179,7 +203,7 @@ def _texture_options(arguments: list[str]) -> tuple[str, bool, str]:
             not _is_number(word) or float(word) != neutral for word in numbers
         ):
             moved = option
-    name = " ".join(arguments[index:])
+    name = line.split(None, index + 1)[-1].strip() if arguments else ""  # blanks inside are kept
     if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'":
         name = name[1:-1].strip()
     return name, clamped, moved

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .mesh_parts import Material, Part, mesh_from_arrays, texture_beside
-from .mtl import MtlMaterial, read_libraries
+from .mtl import MtlMaterial, defined_name, read_libraries
 from .obj_statements import Geometry, Statements, join_lines
 from .polygon_mesh import distinct_rows, flip_v
 from .polygons import triangulate
@@ -50,7 +50,8 @@ def _used_materials(
     """The materials in order of first use, and (F,) which of them each face has."""
     face_count = len(geometry.counts)
     starts = [0, *(start for start, _ in statements.uses), face_count]
-    names = ["", *(name for _, name in statements.uses)]
+    known_as = {name: defined_name(name, defined) for _, name in statements.uses}
+    names = ["", *(known_as[name] for _, name in statements.uses)]
     order: dict[str, int] = {}
     numbers = []
     for name, start, end in zip(names, starts[:-1], starts[1:], strict=True):

@@ -77,6 +77,10 @@ class Statements:
         default_factory=lambda: {name: [] for name in ("v", "colour", "vt", "vn")}
     )
     """(chunk rows, 3 or 2) float64 each; colours are NaN where a vertex has none."""
+    weighted: bool | None = None
+    """Whether vertices with seven numbers are `x y z w r g b`; None until there are some."""
+    polypaint: list[str] = field(default_factory=list)
+    """What follows `#MRGB`, ZBrush's vertex colours: eight hexadecimal digits a vertex."""
     corners: list[np.ndarray] = field(default_factory=list)
     counts: list[np.ndarray] = field(default_factory=list)
     face_lines: list[np.ndarray] = field(default_factory=list)
@@ -100,6 +104,8 @@ class Statements:
         if faces.any():
             self._add_faces(lines, faces, before)
         rest = ~(masks[0] | masks[1] | masks[2] | faces | lines.is_empty)
+        for index in np.flatnonzero(lines.starts_with(b"#mrgb")).tolist():
+            self.polypaint.append(lines.line(index).split(maxsplit=1)[-1])
         rest &= ~lines.starts_with(b"#", whole=False)
         for word in (b"o", b"g", b"s"):
             rest &= ~lines.starts_with(word)
@@ -112,7 +118,7 @@ class Statements:
         self.face_count = int(faces_before[-1])
 
     def _add_vertices(self, lines: Lines, mask: np.ndarray) -> None:
-        """`v x y z`, also with w, with r g b, or with w r g b."""
+        """`v x y z`, also with w, with r g b, with w r g b, or with r g b a."""
         values, counts = lines.numbers(mask, 1)
         self.rows["v"].append(_columns(lines, mask, (values, counts), 3, 3))
         colours = np.full((len(counts), 3), np.nan)
@@ -120,7 +126,20 @@ class Statements:
         coloured = counts >= 6
         if coloured.any():
             colours[coloured] = values[last[coloured][:, None] + np.array([-3, -2, -1])]
+        seven = last[counts == 7]
+        if len(seven) and not self._has_weights(values[seven - 4], values[seven - 1]):
+            colours[counts == 7] = values[seven[:, None] + np.array([-4, -3, -2])]
         self.rows["colour"].append(colours)
+
+    def _has_weights(self, fourth: np.ndarray, seventh: np.ndarray) -> bool:
+        """Whether vertices with seven numbers have `w r g b`; else `r g b a`.
+
+        The first ones of a file decide: weights are 1 throughout, and so are most alphas.
+        """
+        if self.weighted is None:
+            opaque = bool((seventh == seventh[0]).all()) and seventh[0] in (1.0, 255.0)
+            self.weighted = bool((fourth == 1.0).all()) and not opaque
+        return self.weighted
 
     def _add_faces(self, lines: Lines, mask: np.ndarray, before: np.ndarray) -> None:
         corners, counts = _face_corners(lines, mask)
@@ -178,20 +197,34 @@ class Statements:
                     f"line {self.last_line}: a face ends after {counts[-1]} corners.", _CUT_OFF
                 )
             self.losses["faces with fewer than three corners are left out"] = None
+        return Geometry(
+            vertices,
+            self._colours(len(vertices)),
+            _stacked(self.rows["vt"], 2),
+            _stacked(self.rows["vn"], 3),
+            corners,
+            counts,
+        )
+
+    def _colours(self, vertex_count: int) -> np.ndarray | None:
+        """(N, 3) sRGB in 0..1 of the vertices, if any has a colour."""
         colours = _stacked(self.rows["colour"], 3)
         given = ~np.isnan(colours).all(axis=1)
         if given.any():
             known = fraction_colours(colours[given])
             colours = np.ones_like(colours)
             colours[given] = known
-        return Geometry(
-            vertices,
-            colours if given.any() else None,
-            _stacked(self.rows["vt"], 2),
-            _stacked(self.rows["vn"], 3),
-            corners,
-            counts,
-        )
+            return colours
+        if not self.polypaint:
+            return None
+        try:
+            table = np.frombuffer(bytes.fromhex("".join(self.polypaint)), dtype=np.uint8)
+        except ValueError:
+            table = np.zeros(0, dtype=np.uint8)
+        if len(table) != 4 * vertex_count:
+            self.losses["vertex colours (#MRGB) that do not fit the vertices are left out"] = None
+            return None
+        return table.reshape(-1, 4)[:, 1:] / 255.0
 
 
 def _stacked(arrays: list[np.ndarray], width: int, dtype: type = np.float64) -> np.ndarray:

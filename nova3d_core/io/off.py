@@ -23,7 +23,8 @@ from .text_lines import (
 
 logger = logging.getLogger(__name__)
 
-_MAGIC = re.compile(rb"(ST)?(C)?(N)?(4)?OFF(?=\s|\Z)([ \t]+BINARY)?", re.IGNORECASE)
+_MAGIC = re.compile(rb"(ST)?(C)?(N)?(4)?OFF(?=\s|\d|\Z)([ \t]+BINARY)?", re.IGNORECASE)
+"""ModelNet has many files without anything between the word and the first count."""
 _CUT_OFF = "The file is cut off or damaged: copy or export it again."
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Collection
 from pathlib import Path
 
@@ -85,6 +86,34 @@ def refuse_input(path: Path, inputs: Collection[Path | None]) -> None:
             raise InputError(
                 f"{path} is not replaced: it {relation} the input {given}.", "Choose another name."
             )
+
+
+def refuse_shared_place(
+    files: Collection[Path], folders: Collection[Path], option: str = ""
+) -> None:
+    """Raises InputError if two outputs of one command have one name, or one lies in another.
+
+    A folder is replaced as a whole, so nothing else may be written into it.
+
+    Args:
+        files: outputs that are files; of several files of one output, all.
+        folders: outputs that are folders.
+        option: what names one of them, for the hint.
+    """
+    places = [(path, _folded(path)) for path in (*files, *folders)]
+    for number, (path, place) in enumerate(places):
+        for other, taken in places[:number]:
+            if place == taken or taken in place.parents or place in taken.parents:
+                relation = "are the same" if place == taken else "lie in one another"
+                raise InputError(
+                    f"{other} and {path} are both written, and {relation}.",
+                    f"Choose another place for {option}." if option else "Choose two places.",
+                )
+
+
+def _folded(path: Path) -> Path:
+    """A path as drives see it that ignore case; links are resolved."""
+    return Path(unicodedata.normalize("NFC", str(path.resolve())).casefold())
 
 
 def _listed(manifest: Path) -> set[str] | None:

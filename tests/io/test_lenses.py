@@ -158,6 +158,8 @@ HARMLESS = [
     {"applied_transform": [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]], "applied_scale": 2.0},
     {"ply_file_path": "sparse_pc.ply", "orientation_override": "none", "n_frames": 99},
     {"colmap_im_id": 7, "sharpness": 31.2, "depth_file_path": "d.png", "rotation": 0.01},
+    {"camera_type": "perspective", "undistorted": True, "projection": "pinhole", "type": "scene"},
+    {"camera": "phone", "camera_name": "front", "model": "Canon", "is_undistorted": "yes"},
     {"fovx": 64.0, "fovy": 56.1, "fisheye_crop_radius": 300.0, "up": [0, 0, 1], "my_note": "hi"},
 ]
 
@@ -193,6 +195,12 @@ REFUSED = [
     ("rolling_shutter", [0.0, 0.0, 1.0, 0.0]),
     ("rolling_shutter_time", 0.02),
     ("skew", 1.5),
+    ("camera_type", "fisheye"),  # nerfstudio's name in its camera paths
+    ("camera_type", "equirectangular"),
+    ("camera_type", "orthographic"),
+    ("projection", "Fish-Eye"),
+    ("proj_type", "spherical"),
+    ("model", "omnidirectional"),
     ("camera_model", "FISHEYE624"),
     ("camera_model", "OMNIDIRECTIONALSTEREO_L"),
     ("camera_model", ["OPENCV"] * 500),
@@ -223,6 +231,13 @@ def test_unknown_lenses_are_refused_by_name(tmp_path, key, value, shared):
 )
 def test_lenses_that_contradict_themselves_are_refused(tmp_path, keys, named):
     assert named in message_of(with_keys(folder_with(tmp_path / "set"), keys))
+
+
+def test_a_kind_that_agrees_with_the_camera_model_passes(tmp_path):
+    folder = folder_with(tmp_path / "set", {"camera_model": "OPENCV_FISHEYE", "k1": 0.05})
+    plain = read_views(folder)
+    views = read_views(with_keys(folder, {"camera_type": "fisheye"}))
+    assert torch.equal(views.colour, plain.colour)
 
 
 @pytest.mark.parametrize("key", ["transform_matrix_start", "transform_matrix_end"])

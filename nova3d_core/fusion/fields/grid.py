@@ -131,7 +131,7 @@ class DenseGrid:
         while resolution > 16:
             spacing = level_spacing(self._start, resolution)
             cells = torch.tensor(level_frame(low, high, spacing)[1]).prod()
-            if float(cells) * bytes_a_voxel(self.device) <= self._memory_gib * 2**30 * _GRID_SHARE:
+            if float(cells) * bytes_a_voxel(self.device) <= self._memory_gib * 2**30 * GRID_SHARE:
                 break
             resolution = int(resolution * 0.9)
         if resolution < wanted:
@@ -144,5 +144,5 @@ class DenseGrid:
         return resolution
 
 
-_GRID_SHARE = 0.6
+GRID_SHARE = 0.6
 """Of the memory budget, what the grid may take: rays, the level before it and torch need some."""

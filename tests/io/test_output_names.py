@@ -1,0 +1,82 @@
+"""Names of outputs: OBJ files that could not refer to their texture, outputs that share a place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from nova3d_core.errors import InputError
+from nova3d_core.io.mesh_writers import mesh_files, refuse_mesh_path, write_mesh
+from nova3d_core.io.meshes import read_mesh
+from nova3d_core.io.ownership import refuse_shared_place
+from nova3d_core.mesh import Mesh
+
+READABLE = ["a b", "a  b", "a#b", "a #b", "#a", '"a"', "a.mtl b", "ä漢", "a\xa0b", "a%20b", "a.b."]
+UNREADABLE = [" a", "a ", "a\nb", "a\rb", "a\\b", "a\\", "a:b", "-o a", "a\udcff", "a\u2028b"]
+
+
+@pytest.fixture
+def textured() -> Mesh:
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    faces = torch.tensor([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]])
+    texture = torch.randint(0, 256, (8, 8, 3)) / 255.0
+    return Mesh(vertices, faces, uv=vertices[:, :2], texture=texture)
+
+
+@pytest.mark.parametrize("stem", READABLE)
+def test_an_obj_of_an_unusual_name_keeps_its_texture(textured, tmp_path, stem):
+    path = tmp_path / f"{stem}.obj"
+    refuse_mesh_path(path, False)
+    read = read_mesh(write_mesh(textured, path))
+    torch.testing.assert_close(read.texture, textured.texture, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="most of these are no names there")
+@pytest.mark.parametrize("stem", UNREADABLE)
+def test_an_obj_that_could_not_name_its_texture_is_refused_before_the_work(
+    textured, tmp_path, stem
+):
+    path = tmp_path / f"{stem}.obj"
+    with pytest.raises(InputError, match="an OBJ cannot refer to files of this name"):
+        refuse_mesh_path(path, False)
+    with pytest.raises(InputError, match="an OBJ cannot refer to files of this name"):
+        write_mesh(textured, path)
+    assert list(tmp_path.iterdir()) == []
+    write_mesh(textured, tmp_path / f"{stem}.glb")
+    assert read_mesh(tmp_path / f"{stem}.glb").texture is not None
+
+
+def test_a_name_with_nul_is_an_input_error_in_every_format(textured, tmp_path):
+    for suffix in (".obj", ".glb", ".ply"):
+        with pytest.raises(InputError, match="NUL"):
+            write_mesh(textured, tmp_path / f"a\0b{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("v", "v"),
+        ("v/mesh.glb", "v"),
+        ("v/a/mesh.glb", "./x/../v/"),
+        ("mesh.glb", "mesh.glb/v"),
+        ("mesh.obj", "mesh.png"),
+        ("mesh.obj", "mesh.mtl/v"),
+        ("link/mesh.glb", "v"),
+        ("V/mesh.glb", "v"),
+    ],
+)
+def test_outputs_of_one_command_may_not_share_a_place(tmp_path, file, folder):
+    (tmp_path / "v").mkdir()
+    (tmp_path / "link").symlink_to("v")
+    with pytest.raises(InputError, match=r"are both written.*for --details"):
+        refuse_shared_place(mesh_files(tmp_path / file), (tmp_path / folder,), "--details")
+
+
+@pytest.mark.parametrize(
+    ("file", "folder"), [("mesh.glb", "mesh"), ("v/mesh.glb", "v/views"), ("a/m.obj", "b/m.png")]
+)
+def test_outputs_next_to_each_other_are_fine(tmp_path: Path, file, folder):
+    refuse_shared_place(mesh_files(tmp_path / file), (tmp_path / folder,))
