@@ -2,7 +2,8 @@
 """Sets the project up and runs a job: demo, test, lint, docs, bench. Needs only Python 3.10+.
 
     python dev.py demo     a shipped picture to a mesh by the built-in model; see demo_output/
-    python dev.py test     lint and tests; further words go to pytest
+    python dev.py test     lint and the fast tests; further words go to pytest
+    python dev.py test --all         all tests, also those marked slow
     python dev.py test --host PATH   only the tests that drive the ComfyUI in that folder
     python dev.py test --browser --host PATH   only those that drive its page, in headless Chromium
     python dev.py docs --host PATH   write anew what is generated of the nodes' help and locales
@@ -30,6 +31,8 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "installed.txt"
 TORCH = "torch==2.13.0"
 SOURCES = ("requirements.txt", "requirements-dev.txt", "pyproject.toml")
+WORKERS = min(os.cpu_count() or 1, 8)
+"""Processes that share the tests."""
 JOBS = ("demo", "test", "lint", "docs", "bench", "setup")
 
 
@@ -64,11 +67,17 @@ def main(words: list[str]) -> int:
 
 
 def pytest_words(words: list[str]) -> list[str]:
-    """The words for pytest; `--host PATH` and `--browser` are taken out and choose the tests."""
-    chosen = ["tests/host", "tests/nodes", "-m", "host"] if "--host" in words else []
-    if "--browser" in words:
+    """The words for pytest; `--all`, `--host PATH` and `--browser` are taken out: they choose."""
+    chosen = [] if {"--all", "--long", "-m"} & set(words) else ["-m", "not slow"]
+    if "--host" in words:
+        chosen = ["tests/host", "tests/nodes", "-m", "host"]
+    elif "--browser" in words:
         chosen = ["tests/browser"]
-    left = without_host([word for word in words if word != "--browser"])
+    elif "-n" not in words:
+        # a file's tests stay in one process, which keeps what they share
+        chosen += ["-n", str(WORKERS), "--dist", "loadfile"]
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has a core
+    left = without_host([word for word in words if word not in ("--browser", "--all")])
     if not os.environ.get("COMFYUI_PATH"):
         print("COMFYUI_PATH is not set: the tests in a real ComfyUI are left out.", flush=True)
     return [*chosen, *left]

@@ -43,7 +43,7 @@ def config_from(document: Any, kind: type[T], where: str) -> T:
         InputError: naming the place by dots.
     """
     if not isinstance(document, dict):
-        raise InputError(f"{where} is {type(document).__name__}, expected names and values.")
+        raise InputError(f"{where} is {_kind(document)}, expected names and values.")
     hints = get_type_hints(kind)
     known = [each.name for each in fields(kind)]
     for name in document:
@@ -102,4 +102,9 @@ def _value(value: Any, hint: Any, where: str) -> Any:
 
 def _check_type(value: Any, kind: type, where: str, expected: str) -> None:
     if not isinstance(value, kind):
-        raise InputError(f"{where} is {type(value).__name__}, expected {expected}.")
+        raise InputError(f"{where} is {_kind(value)}, expected {expected}.")
+
+
+def _kind(value: Any) -> str:
+    """What a value of a JSON document is, in a word."""
+    return "null" if value is None else type(value).__name__

@@ -75,7 +75,7 @@ def test_nan_is_out_of_every_range():
         ('{"sdf": {"preset": ["fast"]}}', "settings.sdf.preset is list"),
         ('{"sdf": {"levels": [{"resolution": 32}]}}', "settings.sdf.levels.0.steps is missing"),
         ('{"sdf": {"levels": [3]}}', "settings.sdf.levels.0 is int"),
-        ('{"sdf": null}', "settings.sdf is NoneType"),
+        ('{"sdf": null}', "settings.sdf is null"),
         ('{"' + "x" * 10_000 + '": 1}', "is unknown"),
         ('{"a\\nb": 1}', r"settings.'a\nb' is unknown"),
         ('{"sdf": {"field": "' + "x" * 10_000 + '"}}', "sdf field is 'x"),

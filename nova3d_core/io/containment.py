@@ -15,10 +15,12 @@ _REPR.maxstring = _REPR.maxother = _LONGEST
 
 def quoted(value: Any) -> str:
     """How errors quote something from a file: on one line, long values shortened."""
-    text = _REPR.repr(value)
-    if len(text) <= _LONGEST:
-        return text
-    return f"{text[: _LONGEST - 33]}...{text[-30:]}"
+    return shortened(_REPR.repr(value))
+
+
+def shortened(text: str) -> str:
+    """A text without its middle, if it is long."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 33]}...{text[-30:]}"
 
 
 def path_inside(folder: Path, given: Any, what: str, endings: tuple[str, ...] = ("",)) -> Path:

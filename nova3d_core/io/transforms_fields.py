@@ -28,6 +28,10 @@ FORMAT_KEYS = frozenset(("frames", "camera_model", *LENS_KEYS, *DISTORTION_KEYS,
 """Every key that means something at the top of the file."""
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Tried in this order where a file_path has no ending, as in the Blender NeRF sets."""
+MAX_POSITION = 1e12
+"""World units; no scene is so far away."""
+MAX_INTRINSIC_PX = 1e9
+"""Of focal lengths and principal points."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,11 @@ def camera_to_world(frame: Frame) -> Tensor:
     ]
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[: len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
+    farthest = float(matrix[:3, 3].abs().max())
+    if farthest > MAX_POSITION:
+        raise InputError(
+            f"{what} puts the camera at {farthest:g}, expected at most {MAX_POSITION:g}."
+        )
     problem = rigidity_problem(matrix)
     if problem:
         raise InputError(
@@ -218,6 +227,12 @@ def intrinsics(frame: Frame, kind: CameraKind, width: int, height: int) -> Tenso
     else:
         focal_x, focal_y = focal_lengths(frame, width, height)
     centre_x, centre_y = frame.number("cx"), frame.number("cy")
+    largest = max(abs(value or 0.0) for value in (focal_x, focal_y, centre_x, centre_y))
+    if largest > MAX_INTRINSIC_PX:
+        raise InputError(
+            f"{frame.where}: a focal length or principal point is {largest:g} px, expected at most "
+            f"{MAX_INTRINSIC_PX:g}."
+        )
     return torch.tensor(
         [
             [focal_x, 0.0, width / 2 if centre_x is None else centre_x],

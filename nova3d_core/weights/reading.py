@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..devices import is_out_of_memory
 from ..errors import InputError, Nova3DError
-from ..io.containment import quoted
+from ..io.containment import quoted, shortened
 from .headers import Header, read_header
 from .pickles import COMPRESSED
 
@@ -74,7 +74,7 @@ def open_weights(path: Path | str) -> Iterator[WeightFile]:
     if not header.tensors:
         raise InputError(
             f"{path} holds no tensors that could be read: "
-            + (" ".join(header.remarks) or "it is empty."),
+            + (shortened(" ".join(header.remarks)) or "it is empty."),
             "Take a .safetensors version of the model.",
         )
     if header.format != "safetensors":
@@ -135,9 +135,9 @@ def explained_read_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error) or any(text in str(error).lower() for text in _OUT_OF_MEMORY):
             raise _no_memory(path) from error
-        reason = next(iter(str(error).strip().splitlines()), "")[:200] or type(error).__name__
+        log.debug("reading %s failed", path, exc_info=True)
         raise InputError(
-            f"{path} is not a readable checkpoint: {reason.rstrip('.')}.", "Download it again."
+            f"{path} is not a readable checkpoint: it is damaged or cut off.", "Download it again."
         ) from error
 
 

@@ -61,12 +61,13 @@ _installed = False
 
 
 @contextmanager
-def guarded(folder: Path, size: int) -> Iterator[None]:
+def guarded(folder: Path, size: int, memory_mib: float = MEMORY_MIB) -> Iterator[None]:
     """Runs the body under all rules.
 
     Args:
         folder: the only folder whose files may be opened.
-        size: bytes of the file that is read; memory may grow by four times that, or 300 MiB.
+        size: bytes of the file that is read; memory may grow by four times that.
+        memory_mib: or by this, where it is more.
 
     Raises:
         Violation: a rule did not hold. Errors of the project's own are swallowed if well-formed.
@@ -94,7 +95,7 @@ def guarded(folder: Path, size: int) -> Iterator[None]:
     if _opened_outside:
         raise Violation(f"opened outside of the folder: {_opened_outside}")
     grown = _peak_mib() - before
-    if grown > max(MEMORY_MIB, 4.0 * size / 2**20):
+    if grown > max(memory_mib, 4.0 * size / 2**20):
         raise Violation(f"memory grew by {grown:.0f} MiB for a file of {size} bytes")
 
 

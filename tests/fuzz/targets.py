@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save as save_safetensors
 
+from nova3d_core.io.image_files import MAX_PIXELS
 from nova3d_core.io.images import read_image, read_mask
 from nova3d_core.io.meshes import read_mesh
 from nova3d_core.io.transforms_json import read_views
@@ -27,6 +28,8 @@ from nova3d_core.settings import read_settings
 from nova3d_core.training.shards import ABOUT, ShardDataset, read_shard
 from nova3d_core.views import Views
 from nova3d_core.weights.reading import open_weights
+
+from .guards import MEMORY_MIB
 
 Inner = Callable[[bytes], bytes]
 Wrapped = Callable[[bytes, Inner], bytes]
@@ -47,6 +50,8 @@ class Target:
     check: Callable[[Any], None] = lambda result: None
     others: dict[str, bytes] = field(default_factory=dict)
     """Other files of the folder."""
+    memory_mib: float = MEMORY_MIB
+    """By how much memory may grow, whatever the file's size."""
     wrapped: Wrapped | None = None
     """For containers: mutates the content and mends lengths and checksums around it."""
 
@@ -375,7 +380,14 @@ def _mesh_target(name: str, file: str, *seeds: bytes, **options: Any) -> Target:
 
 
 def _image_target(name: str, file: str, *seeds: bytes) -> Target:
-    return Target(name, file, seeds, lambda folder: read_image(folder / file), check_image)
+    return Target(
+        name,
+        file,
+        seeds,
+        lambda folder: read_image(folder / file),
+        check_image,
+        memory_mib=4 * 3 * MAX_PIXELS / 2**20,  # four times the largest image that is decoded
+    )
 
 
 def _targets() -> list[Target]:

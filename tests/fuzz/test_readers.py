@@ -65,7 +65,7 @@ def mutated(target: Target, which: int, inside: bool, changes: list) -> bytes:
 
 def read_under_guard(target: Target, folder: Path, content: bytes) -> None:
     (folder / target.file).write_bytes(content)
-    with guarded(folder, len(content)):
+    with guarded(folder, len(content), target.memory_mib):
         target.check(target.read(folder))
 
 
