@@ -36,6 +36,38 @@ def test_import_is_quick_and_loads_nothing_heavy():
     assert tries[0]["heavy"] == []
 
 
+def defined_names(path: Path) -> set[str]:
+    """Names that a module binds at its top level, also in branches and `try` blocks."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return names
+
+
+def test_every_relative_import_finds_its_name():
+    """Also imports inside functions, which no other test may reach."""
+    checked, missing = 0, []
+    for path in [*CORE.rglob("*.py"), *NODES.rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            source = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+            for alias in node.names:
+                checked += 1
+                submodule = base / alias.name
+                found = submodule.is_dir() or submodule.with_suffix(".py").is_file()
+                if not found and not (source.is_file() and alias.name in defined_names(source)):
+                    missing.append(f"{path.relative_to(ROOT)}:{node.lineno} {alias.name}")
+    assert checked > 1000
+    assert missing == []
+
+
 PACK_SCRIPT = """
 import importlib.util, json, sys, time
 from importlib import import_module

@@ -15,7 +15,7 @@ from ..training.data_config import DatasetConfig, PrecomputeConfig
 from .console import say, say_json
 
 if TYPE_CHECKING:
-    import torch
+    from ..training.precompute import Encoders
 
 LATENTS = "latents"
 MAX_WORKERS = 1024
@@ -70,12 +70,16 @@ class RenderDataset:
             source = read_mesh_list(self.meshes, self.dataset.fronts)
         else:
             source = Procedural(self.procedural)
+        encoders = None
         if self.latents_of is not None:
+            from ..training.precompute import encoders_of
+
             earlier_settings(self.output / LATENTS)
+            encoders = encoders_of(self.latents_of, device, progress)  # before hours of rendering
         done = render_dataset(
             source, self.output, self.dataset, self.workers, self.ray, self.overwrite, progress
         )
-        latents = None if self.latents_of is None else self._latents(device, progress)
+        latents = None if encoders is None else self._latents(encoders, progress)
         if self.json:
             document = {**asdict(done), "folder": str(done.folder)}
             say_json({**document, "latents": None if latents is None else str(latents)})
@@ -91,11 +95,10 @@ class RenderDataset:
         if latents is not None:
             say(f"their latents in {latents}")
 
-    def _latents(self, device: torch.device, progress: Progress) -> Path:
+    def _latents(self, encoders: Encoders, progress: Progress) -> Path:
         """The second step; the folder that it fills."""
-        from ..training.precompute import encoders_of, precompute
+        from ..training.precompute import precompute
 
-        encoders = encoders_of(self.latents_of, device, progress)
         folder = self.output / LATENTS
         precompute(self.output, folder, encoders, self.precompute, self.overwrite, progress)
         return folder

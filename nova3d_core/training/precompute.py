@@ -235,9 +235,9 @@ def encoders_of(
     path, device = Path(path), torch.device(device)
     found = look_at(path).identity
     if found is not None and found.family == "svd":
-        from ..weights.loading import load_parts_of_svd
+        from ..weights.loading import load_svd
 
-        _, codec, encoder = load_parts_of_svd(path, progress)
+        _, codec, encoder = load_svd(path, progress=progress)
     else:
         from ..weights.loading import load_model
 

@@ -6,10 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nova3d_core.cli.main import main
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.grow import nova3d_from_svd
 from nova3d_core.errors import InputError
+from nova3d_core.training.batches import signed
 from nova3d_core.training.export import export_run
+from nova3d_core.training.shards import ShardDataset
 from nova3d_core.training.trainee import Trainee, trainee_of
 from nova3d_core.weights.headers import read_header
 from nova3d_core.weights.layouts import identify
@@ -113,3 +116,26 @@ def test_files_of_other_families_are_refused(svd, tmp_path):
         run(of(SMALL, family="nova3d", start=str(svd), data__size_px=32), tmp_path / "run")
     with pytest.raises(InputError, match="cannot be trained here"):
         of(SMALL, family="v3d")
+
+
+def test_latents_of_svd_by_the_command_itself(svd, tmp_path):
+    small = ["--picture.size-px", "64", "--picture.views", "2"]
+    made = tmp_path / "set"
+    words = ["render-dataset", "--procedural", "2", "-o", str(made), "--latents-of", str(svd)]
+    assert main([*words, *small]) == 0
+    pictures = list(ShardDataset(made, epochs=1, shuffle=False))
+    latents = list(ShardDataset(made / "latents", epochs=1, shuffle=False))
+    assert [item["key"] for item in latents] == [item["key"] for item in pictures]
+    _, codec, _ = load_svd(svd)
+    want = codec.float().to_scaled(signed(pictures[0]["colour"]))
+    assert torch.allclose(latents[0]["colour_latent"].float(), want, atol=2e-3, rtol=1e-3)
+
+
+def test_a_file_without_encoders_is_refused_before_anything_is_rendered(tmp_path, capsys):
+    other = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(1)}, other)
+    made = tmp_path / "set"
+    words = ["render-dataset", "--procedural", "2", "-o", str(made), "--latents-of", str(other)]
+    assert main(words) == 2
+    assert "other.safetensors is no multi-view model" in capsys.readouterr().err
+    assert not list(made.rglob("*.tar"))
