@@ -386,7 +386,7 @@ def _image_target(name: str, file: str, *seeds: bytes) -> Target:
         seeds,
         lambda folder: read_image(folder / file),
         check_image,
-        memory_mib=4 * 3 * MAX_PIXELS / 2**20,  # four times the largest image that is decoded
+        memory_mib=4 * 4 * MAX_PIXELS / 2**20 + 64,  # four times the largest RGBA image's bytes
     )
 
 
