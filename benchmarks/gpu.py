@@ -24,15 +24,18 @@ import tyro
 from measure import StageMemory, machine
 from torch import Tensor
 
+from nova3d_core.devices import checked_device
 from nova3d_core.diffusion.families import SampleConfig
 from nova3d_core.diffusion.model import UNET, OneDevice
 from nova3d_core.diffusion.pipeline import sample
+from nova3d_core.errors import InputError
 from nova3d_core.fusion.alignment import Alignment
 from nova3d_core.fusion.config import HullConfig
 from nova3d_core.fusion.fields.base import Field, Rendered
 from nova3d_core.fusion.fields.grid import DenseGrid
 from nova3d_core.fusion.fields.hashgrid import HashGridField
 from nova3d_core.fusion.losses import Targets, ray_loss
+from nova3d_core.fusion.placement import choose_fusion_device
 from nova3d_core.fusion.poses import PoseTable
 from nova3d_core.fusion.rays import RayBank, ray_bank
 from nova3d_core.fusion.sdf_config import LevelConfig, LossConfig, PoseConfig, SdfFusionConfig
@@ -95,11 +98,11 @@ class Timing:
 
 
 def main(settings: GpuBenchmark) -> int:
-    device = usable_device(settings.device)
-    if device is None:
+    try:
+        device = checked_device(settings.device)
+    except InputError as error:
         print(
-            f"There is no device '{settings.device}' here: run this on a machine with a GPU, or "
-            "with --device cpu to exercise it.",
+            f"{error} Run this on a machine with a GPU, or with --device cpu to exercise it.",
             file=sys.stderr,
         )
         return 2
@@ -111,15 +114,6 @@ def main(settings: GpuBenchmark) -> int:
     write(settings.output, device, checks, timings)
     print(page(device, checks, timings))
     return 0 if all(check.holds for check in checks) else 1
-
-
-def usable_device(name: str) -> torch.device | None:
-    """The device of a name with its index; None if it cannot be used."""
-    try:
-        device = torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError):
-        return None
-    return device
 
 
 # Equality
@@ -289,7 +283,11 @@ def timed(name: str, device: torch.device, run: Callable[[Progress], dict[str, f
 
 
 def fusion_timings(views: Views, device: torch.device, settings: GpuBenchmark) -> list[Timing]:
-    """Views to a textured mesh with each preset; the first run also compiles."""
+    """Views to a textured mesh with each preset; the first run also compiles.
+
+    The names say so where the fusion runs on the CPU in place of the device.
+    """
+    place = ", on the CPU" if choose_fusion_device(device).reason else ""
 
     def run(config: FuseConfig) -> Callable[[Progress], dict[str, float]]:
         return lambda progress: fuse_views(views, config, progress, device).seconds
@@ -300,9 +298,9 @@ def fusion_timings(views: Views, device: torch.device, settings: GpuBenchmark) -
         )
         short = FuseConfig(sdf=SdfFusionConfig("draft", levels=levels, check_inputs=False))
         short = replace(short, bake=replace(short.bake, texture_px=256))
-        return [timed("fusion, draft, shortened", device, run(short))]
+        return [timed(f"fusion, draft, shortened{place}", device, run(short))]
     return [
-        timed(f"fusion, {preset}", device, run(FuseConfig(sdf=SdfFusionConfig(preset))))
+        timed(f"fusion, {preset}{place}", device, run(FuseConfig(sdf=SdfFusionConfig(preset))))
         for preset in settings.presets
     ]
 

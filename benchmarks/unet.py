@@ -135,8 +135,12 @@ def peak_in_a_process(network: Network, settings: UNetBenchmark) -> float:
 
 def main(settings: UNetBenchmark) -> None:
     from nova3d_core.devices import checked_device
+    from nova3d_core.errors import InputError
 
-    checked_device(settings.device)
+    try:
+        checked_device(settings.device)
+    except InputError as error:
+        raise SystemExit(str(error)) from error
     if settings.memory_of:
         print(peak_mib(settings.memory_of, settings))
         return

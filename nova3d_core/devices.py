@@ -15,16 +15,20 @@ GIB = 1 << 30
 _OUT_OF_MEMORY = (
     "out of memory",  # torch on CUDA, HIP, XPU and MPS; drivers' "CUDA error: out of memory"
     "outofmemory",  # hipErrorOutOfMemory
+    "out_of_memory",  # CUDA_ERROR_OUT_OF_MEMORY, NVRTC_ERROR_OUT_OF_MEMORY
     "out_of_device_memory",  # Level Zero and Unified Runtime (XPU)
     "out_of_host_memory",
     "out_of_resources",
     "memoryallocation",  # cudaErrorMemoryAllocation
     "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED; also cuDNN's, cuSOLVER's, cuSPARSE's, hipBLAS's
+    "allocation_failed",  # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+    "statusallocfailed",  # MIOpen
     "rocblas_status_memory_error",
     "invalid buffer size",  # MPS: larger than any buffer may be
     "failed to allocate",  # warp
     "bad_alloc",  # C++
     "bad allocation",
+    "error code: <1455>",  # torch on Windows: the paging file is too small
 )
 """Parts of what a RuntimeError says, in lower case, when a device's memory ran out."""
 _OUT_OF_HOST_MEMORY = (
@@ -34,10 +38,14 @@ _OUT_OF_HOST_MEMORY = (
     "cannot allocate memory",
     "on device 'cpu'",  # warp
     "out_of_host_memory",
+    "host_allocation_failed",
     "bad_alloc",
     "bad allocation",
+    "error code: <1455>",
 )
 """Parts of what a RuntimeError says when the host's memory ran out."""
+_PAGING_FILE_TOO_SMALL = 1455
+"""Windows' code for memory that it cannot commit; Python's errno for it is only EINVAL."""
 
 
 def available_devices() -> tuple[str, ...]:
@@ -123,17 +131,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
+        return _is_no_memory_of_the_system(error)
     return _says(error, (*_OUT_OF_MEMORY, *_OUT_OF_HOST_MEMORY))
 
 
 def is_out_of_host_memory(error: BaseException) -> bool:
     """Whether an error says that the host's own memory ran out, not a GPU's."""
     if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
+        return _is_no_memory_of_the_system(error)
     return isinstance(error, MemoryError) or (
         is_out_of_memory(error) and _says(error, _OUT_OF_HOST_MEMORY)
     )
+
+
+def _is_no_memory_of_the_system(error: OSError) -> bool:
+    """Whether a system call failed for want of memory."""
+    windows_code = getattr(error, "winerror", None)  # there on Windows only
+    return error.errno == errno.ENOMEM or windows_code == _PAGING_FILE_TOO_SMALL
 
 
 def _says(error: BaseException, parts: tuple[str, ...]) -> bool:

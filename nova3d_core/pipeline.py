@@ -76,7 +76,7 @@ def fuse_views(
     config = config or FuseConfig()
     clock = StageClock()
     views = with_masks(views)
-    check_fusion_memory(views, config)
+    check_fusion_memory(views, config, device)
     surface = None
     if config.method == "sdf":
         with clock.stage("fusing"):

@@ -8,7 +8,7 @@ import torch
 
 from .fusion.fields.grid import GRID_SHARE
 from .fusion.fields.grid_state import PAD_CELLS, bytes_a_voxel
-from .fusion.placement import memory_budget_gib
+from .fusion.placement import CPU, CPU_MEMORY_GIB, memory_budget_gib
 from .fusion.working_size import object_extents_px, reduction_factor
 from .host_memory import available_bytes, check_memory
 from .pipeline_config import FuseConfig
@@ -32,7 +32,7 @@ _VIEW_BYTES = 120
 _TEXEL_BYTES = 150
 
 
-def predicted_bytes(views: Views, config: FuseConfig) -> int:
+def predicted_bytes(views: Views, config: FuseConfig, device: torch.device | str = "cpu") -> int:
     """The most memory that `fuse_views` holds beyond views and interpreter, in bytes.
 
     Measured against whole processes on a CPU it is right within a quarter. Optimising on a GPU
@@ -41,6 +41,7 @@ def predicted_bytes(views: Views, config: FuseConfig) -> int:
     Args:
         views: V views with masks.
         config: settings of all stages.
+        device: where to optimise.
     """
     count, height, width = views.masks.shape
     pixels = count * height * width
@@ -56,19 +57,22 @@ def predicted_bytes(views: Views, config: FuseConfig) -> int:
     if config.method != "sdf":
         return int(_LIBRARIES + max(carving, baking))
     rays = small * float((views.masks > 0).float().mean()) * 1.1
-    fusing = reduced + rays * _RAY_BYTES + _grid_bytes(views, config)
+    fusing = reduced + rays * _RAY_BYTES + _grid_bytes(views, config, device)
     checking = pixels * _CHECK_BYTES if views.normals is not None and sdf.check_inputs else 0
     return int(_LIBRARIES + max(fusing, checking, carving, baking))
 
 
-def check_fusion_memory(views: Views, config: FuseConfig) -> None:
+def check_fusion_memory(
+    views: Views, config: FuseConfig, device: torch.device | str = "cpu"
+) -> None:
     """Logs the prediction, and raises InputError if it is more than is free.
 
     Args:
         views: V views with masks, in memory already.
         config: settings of all stages.
+        device: where to optimise.
     """
-    needed = predicted_bytes(views, config)
+    needed = predicted_bytes(views, config, device)
     size = f"{len(views)} views of {views.cameras.width}x{views.cameras.height} px"
     logger.info("fusing %s takes about %.1f GiB more than the views", size, needed / 2**30)
     check_memory(
@@ -79,8 +83,12 @@ def check_fusion_memory(views: Views, config: FuseConfig) -> None:
     )
 
 
-def _grid_bytes(views: Views, config: FuseConfig) -> float:
-    """The dense grid of the finest level, for an object whose box the masks show."""
+def _grid_bytes(views: Views, config: FuseConfig, device: torch.device | str) -> float:
+    """The dense grid of the finest level, for an object whose box the masks show.
+
+    A GPU's budget is of its own memory: of the host's, a fusion there takes no more than the CPU's,
+    which it falls back to.
+    """
     sdf = config.sdf.complete()
     resolution = sdf.levels[-1].resolution
     extents = object_extents_px(views.masks)  # (V, 2)
@@ -88,6 +96,7 @@ def _grid_bytes(views: Views, config: FuseConfig) -> float:
     narrow = float(extents[:, 0].min())
     longest = max(wide, tall, 1.0)
     sides = (torch.tensor([wide, tall, narrow]) / longest * resolution).ceil() + 2 * PAD_CELLS
-    device = torch.device("cpu")
-    budget = memory_budget_gib(sdf.memory_gib, device) * 2**30 * GRID_SHARE
-    return min(float(sides.prod()) * bytes_a_voxel(device), budget)
+    budget_gib = memory_budget_gib(sdf.memory_gib, CPU)
+    if torch.device(device).type != "cpu":
+        budget_gib = min(budget_gib, CPU_MEMORY_GIB)
+    return min(float(sides.prod()) * bytes_a_voxel(CPU), budget_gib * 2**30 * GRID_SHARE)

@@ -51,7 +51,7 @@ def fuse_to_surface(
     """
     config = config or FuseConfig()
     views = with_masks(views).to("cpu")
-    check_fusion_memory(views, config)
+    check_fusion_memory(views, config, device)
     surface = None
     if config.method == "sdf":
         surface = optimised_surface(views, config, progress, device)

@@ -38,7 +38,19 @@ ON_A_DEVICE = [
     RuntimeError("XPU out of memory. Tried to allocate 4.00 GiB."),
     RuntimeError("level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"),
     RuntimeError("Failed to allocate 4294967296 bytes on device 'cuda:0'"),
+    RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"),
+    RuntimeError("nvrtc: NVRTC_ERROR_OUT_OF_MEMORY"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("miopenStatusAllocFailed"),
 ]
+
+
+class WindowsError1455(OSError):
+    """As Windows raises it: errno is EINVAL, and `winerror` says what it was."""
+
+    winerror = 1455
+
+
 ON_THE_HOST = [
     MemoryError(),
     RuntimeError(
@@ -47,6 +59,9 @@ ON_THE_HOST = [
     RuntimeError("Failed to allocate 4294967296 bytes on device 'cpu'"),
     RuntimeError("std::bad_alloc"),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+    RuntimeError("Couldn't open shared file mapping: <torch_1_2>, error code: <1455>"),
+    WindowsError1455(errno.EINVAL, "The paging file is too small for this operation"),
 ]
 OTHERS = [
     RuntimeError("CUDA error: device-side assert triggered"),
@@ -55,6 +70,7 @@ OTHERS = [
     KeyError("out of memory"),
     ValueError("out of memory"),
     FileNotFoundError(errno.ENOENT, "No such file", "out of memory.png"),
+    OSError(errno.EINVAL, "Invalid argument"),
     InputError("out of memory.png cannot be read."),
     StageError("fusing", "memory ran out even with few rays at once."),
     KeyboardInterrupt(),

@@ -93,6 +93,16 @@ def test_what_does_not_fit_is_refused_before_the_work(views, monkeypatch, run):
     assert not begun
 
 
+def test_a_gpus_memory_budget_is_not_asked_of_the_host(views):
+    """The nodes set it to what the host leaves of the card, which may exceed the machine's RAM."""
+    config = FuseConfig(sdf=preset_config("quality"))
+    config = replace(config, sdf=replace(config.sdf, memory_gib=100.0))
+    usual = FuseConfig(sdf=preset_config("quality"))
+    solid = replace(views, masks=torch.ones_like(views.masks))  # a box as deep as it is wide
+    assert predicted_bytes(solid, config, "cuda:0") == predicted_bytes(solid, usual)
+    assert predicted_bytes(solid, config, "cpu") > predicted_bytes(solid, usual)
+
+
 def test_nothing_is_refused_where_free_memory_is_unknown(views, monkeypatch):
     monkeypatch.setattr(pipeline_memory, "available_bytes", lambda: None)
     check_fusion_memory(views, FuseConfig())

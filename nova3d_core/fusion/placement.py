@@ -38,8 +38,8 @@ def choose_fusion_device(
 
     The grid in warp takes about half a minute on two CPU cores. Its plain PyTorch twin launches
     thousands of small kernels a step, so it would take many minutes on a GPU: it is left to
-    machines where warp runs nowhere. The hash grid is plain PyTorch and runs on any GPU that has
-    float64, which the cameras need.
+    machines where warp runs nowhere. The hash grid is plain PyTorch. Neither of these two runs on
+    a GPU without float64, which the cameras need.
 
     Args:
         requested: a device of this machine.
@@ -52,15 +52,22 @@ def choose_fusion_device(
             launch.problem_on(device, progress)
         return FusionDevice(device, "")
     if field == "hashgrid":
-        reason = "PyTorch has no float64 there." if device.type == "mps" else ""
-        return FusionDevice(CPU if reason else device, reason)
+        return _with_float64(device)
     problem = launch.problem_on(device, progress)
     if launch.can_run_on(device):
         return FusionDevice(device, "")
     launch.problem_on(CPU, progress)
     if not launch.can_run_on(CPU):
-        return FusionDevice(device, "")
+        return _with_float64(device)
     return FusionDevice(CPU, problem)
+
+
+def _with_float64(device: torch.device) -> FusionDevice:
+    """The device, or the CPU if the device has no float64: Apple's, and some of Intel's."""
+    lacks = device.type == "mps"
+    if device.type == "xpu":
+        lacks = not getattr(torch.xpu.get_device_properties(device), "has_fp64", True)
+    return FusionDevice(CPU, "PyTorch has no float64 there.") if lacks else FusionDevice(device, "")
 
 
 def fusion_device(

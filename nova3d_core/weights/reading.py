@@ -6,7 +6,6 @@ never read. Pickles are read by torch's own reader of plain weights, which runs 
 
 from __future__ import annotations
 
-import errno
 import logging
 import pickle
 from collections.abc import Iterator, Mapping
@@ -127,7 +126,7 @@ def explained_read_errors(path: Path) -> Iterator[None]:
     except MemoryError as error:
         raise _no_memory(path) from error
     except OSError as error:
-        if error.errno == errno.ENOMEM:
+        if is_out_of_memory(error):
             raise _no_memory(path) from error
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Nova3DError:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nova3d_core.devices import available_devices
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -19,13 +21,14 @@ def run(*words: object) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", "cdua"])
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "cdua", "meta"])
 def test_a_device_that_is_not_there_is_one_line_and_exit_2(device, tmp_path):
     done = run("--device", device, "-o", tmp_path)
     assert done.returncode == 2
     assert done.stdout == "" and list(tmp_path.iterdir()) == []
     lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and f"no device '{device}'" in lines[0]
+    assert len(lines) == 1 and f"device '{device}' cannot be used" in lines[0]
+    assert f"Devices of this machine: {', '.join(available_devices())}." in lines[0]
 
 
 @pytest.mark.slow

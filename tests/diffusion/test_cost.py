@@ -105,3 +105,11 @@ def test_the_time_of_a_pass_grows_with_its_places():
     unet = small_unet()
     small, large = (seconds_on_cpu(unet, 5, size, size, torch.float32) for size in (16, 64))
     assert 0.0 < small < large
+
+
+def test_timing_a_product_draws_no_random_numbers():
+    """Other nodes of the process may draw from the same generator, unseeded by themselves."""
+    unet = small_unet()
+    state = torch.get_rng_state()
+    seconds_on_cpu(unet, 5, 16, 16, torch.float32)
+    assert torch.equal(torch.get_rng_state(), state)

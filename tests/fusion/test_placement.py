@@ -101,6 +101,37 @@ def test_without_any_warp_the_twin_runs_where_it_was_asked_for(untried, monkeypa
     assert choose_fusion_device(CARD, "grid") == (CARD, "")
 
 
+@pytest.mark.parametrize(
+    ("device", "how_slow"), [(CPU, ", 6 to 8 times slower"), (CARD, ", on a GPU far more than 10")]
+)
+def test_the_twin_is_never_silent(untried, monkeypatch, caplog, device, how_slow):
+    def missing():
+        raise MissingDependencyError("warp-lang", "the compiled grid field")
+
+    monkeypatch.setattr(launch, "warp", missing)
+    DenseGrid(ball_grid(), device)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and how_slow in record.getMessage()
+    assert "'warp-lang' is not installed" in record.getMessage()
+
+
+@pytest.mark.parametrize("field", ["grid", "hashgrid"])
+def test_without_any_warp_the_cpu_stands_in_for_a_gpu_without_float64(untried, monkeypatch, field):
+    def missing():
+        raise MissingDependencyError("warp-lang", "the compiled grid field")
+
+    monkeypatch.setattr(launch, "warp", missing)
+    expected = (CPU, "PyTorch has no float64 there.")
+    assert choose_fusion_device("mps", field) == expected  # cameras there would raise
+    for has_fp64 in (True, False):
+        properties = SimpleNamespace(has_fp64=has_fp64)
+        monkeypatch.setattr(
+            torch.xpu, "get_device_properties", lambda device, found=properties: found
+        )
+        chosen = choose_fusion_device("xpu:0", field)
+        assert chosen == ((torch.device("xpu:0"), "") if has_fp64 else expected)
+
+
 @NO_CUDA
 def test_the_fusion_itself_moves_to_the_cpu_and_says_so_once(views, caplog):
     pytest.importorskip("warp")
