@@ -15,8 +15,9 @@ import pytest
 from nova3d_core.io.staging import remove_leftovers
 from nova3d_core.meshing.unwrap import WORKER
 
+from ..orphans import living
+
 ROOT = Path(__file__).resolve().parents[2]
-ORPHAN_S = 2.0
 BUSY = """
 import sys, tempfile
 import numpy as np, torch, trimesh
@@ -41,23 +42,6 @@ def wait_for_child(process: subprocess.Popen) -> psutil.Process:
                 return child
         time.sleep(0.02)
     pytest.fail("no worker was seen")
-
-
-def runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def living(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Which of them still run after the time that they have; dead ones may wait to be reaped."""
-    deadline = time.monotonic() + ORPHAN_S
-    while True:
-        found = [each for each in processes if runs(each)]
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.02)
 
 
 def test_a_worker_in_the_middle_of_xatlas_dies_with_its_killed_parent(tmp_path):

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ..orphans import living
+
 ROOT = Path(__file__).resolve().parents[2]
-ORPHAN_S = 2.0
 BUSY = """
 import time
 from nova3d_core.training.in_parallel import runner
@@ -31,23 +32,6 @@ def busy(seconds: float) -> float:
     while time.monotonic() < end:
         pass
     return seconds
-
-
-def runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def living(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Which of them still run after the time that they have; dead ones may wait to be reaped."""
-    deadline = time.monotonic() + ORPHAN_S
-    while True:
-        found = [each for each in processes if runs(each)]
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.02)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
