@@ -23,13 +23,13 @@ import torch
 import tyro
 from measure import machine
 
-from nova3d_core.training.data_config import DatasetConfig, PictureConfig
-from nova3d_core.training.objects import KINDS, procedural_object
-from nova3d_core.training.pictures import render_object
-from nova3d_core.training.render_dataset import render_dataset
-from nova3d_core.training.shard_writer import members_of
-from nova3d_core.training.shards import ShardDataset
-from nova3d_core.training.sources import Procedural
+from nova3d_core.training.data.config import DatasetConfig, PictureConfig
+from nova3d_core.training.data.mesh_sources import Procedural
+from nova3d_core.training.data.render import render_object
+from nova3d_core.training.data.render_dataset import render_dataset
+from nova3d_core.training.data.shard_writer import members_of
+from nova3d_core.training.data.shards import ShardDataset
+from nova3d_core.training.procedural import KINDS, procedural_object
 
 RENDERED_TARGET, FEED_TARGET = 20.0, 3.0
 
@@ -88,12 +88,12 @@ def reading_ms(settings: DatasetBenchmark, kind: str) -> float:
 def step_seconds(settings: DatasetBenchmark) -> float:
     """Wall time of one training step, all of the machine's cores at it."""
     from nova3d_core.diffusion.families import FAMILIES
-    from nova3d_core.training.batches import batch_of
-    from nova3d_core.training.draws import draw
+    from nova3d_core.training.data.batches import batch_of
+    from nova3d_core.training.data.stream import ProceduralDataset
     from nova3d_core.training.objective import Objective
     from nova3d_core.training.presets import read_train_config
-    from nova3d_core.training.stream import ProceduralDataset
-    from nova3d_core.training.trainee import fresh_trainee
+    from nova3d_core.training.step_rng import draw
+    from nova3d_core.training.train_module import fresh_trainee
 
     config = read_train_config(settings.config)
     family, count = FAMILIES[config.family], settings.batch

@@ -27,21 +27,22 @@ import tyro
 from measure import EVERY, StageMemory, Target, machine, targets_table
 from tqdm import tqdm
 
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.errors import InputError, Nova3DError
-from nova3d_core.evaluation.conditions import ConditionedViews, make_condition
 from nova3d_core.evaluation.config import CONDITIONS, ConditionConfig, EvaluateConfig
-from nova3d_core.evaluation.conflict import conflict_auc
-from nova3d_core.evaluation.poses import pose_figures, pose_motion
+from nova3d_core.evaluation.metrics.conflict import conflict_auc
+from nova3d_core.evaluation.metrics.poses import pose_figures, pose_motion
+from nova3d_core.evaluation.perturbations import ConditionedViews, make_condition
 from nova3d_core.evaluation.protocol import evaluate_mesh_with_sheet
 from nova3d_core.evaluation.report import Report, markdown_table
-from nova3d_core.io.atomic import explained_write_errors, new_file, refuse_folder
-from nova3d_core.io.images import write_image
-from nova3d_core.io.meshes import read_mesh, write_glb
-from nova3d_core.io.transforms_json import read_views, write_views
+from nova3d_core.io.files.atomic import explained_write_errors, new_file, refuse_folder
+from nova3d_core.io.images.images import write_image
+from nova3d_core.io.mesh.read import read_mesh, write_glb
+from nova3d_core.io.views.transforms_json import read_views, write_views
 from nova3d_core.mesh import Mesh
-from nova3d_core.pipeline import Fused, StageClock, fuse_views, texture_mesh
-from nova3d_core.pipeline_config import FuseConfig
+from nova3d_core.pipeline.config import FuseConfig
+from nova3d_core.pipeline.fuse import fuse_views
+from nova3d_core.pipeline.stages import FusionResult, StageTimer, bake_views
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTURE = "texture"
@@ -211,7 +212,7 @@ def run_one(name: str, truth: Mesh, condition: str, settings: FusionBenchmark) -
         orbit_cameras(),
         ConditionConfig("clean" if condition == TEXTURE else condition, settings.seed),
     )
-    memory, clock = StageMemory(), StageClock()
+    memory, clock = StageMemory(), StageTimer()
     place_of_run = settings.output / f"{name}-{condition}"
     if settings.keep_views:
         write_truth(made, write_views(made.views, place_of_run / "views").parent)
@@ -221,7 +222,14 @@ def run_one(name: str, truth: Mesh, condition: str, settings: FusionBenchmark) -
         with clock.stage("reading"):
             views = read_views(Path(place, "views"), memory.progress)
         if condition == TEXTURE:
-            fused = texture_mesh(truth.welded(), views, settings.fuse, clock, memory.progress)
+            fused = bake_views(
+                truth.welded(),
+                views,
+                settings.fuse,
+                keep_uv=False,
+                progress=memory.progress,
+                timer=clock,
+            )
         else:
             fused = fuse_views(views, settings.fuse, memory.progress)
         with clock.stage("writing"):
@@ -246,12 +254,12 @@ def run_one(name: str, truth: Mesh, condition: str, settings: FusionBenchmark) -
     )
 
 
-def surface_part(fused: Fused, part: str) -> Any:
+def surface_part(fused: FusionResult, part: str) -> Any:
     """The fused surface's refined cameras or conflict maps; None where it has none."""
     return getattr(getattr(fused, "surface", None), part, None)
 
 
-def surface_figures(fused: Fused, made: ConditionedViews) -> dict[str, dict[str, Any]]:
+def surface_figures(fused: FusionResult, made: ConditionedViews) -> dict[str, dict[str, Any]]:
     """How good the refined poses and the conflict maps are, where the fusion gives them."""
     figures: dict[str, dict[str, Any]] = {}
     cameras, conflict = surface_part(fused, "cameras"), surface_part(fused, "conflict")

@@ -24,31 +24,36 @@ import tyro
 from measure import StageMemory, machine
 from torch import Tensor
 
-from nova3d_core.devices import checked_device
+from nova3d_core.compute.devices import checked_device
 from nova3d_core.diffusion.families import SampleConfig
 from nova3d_core.diffusion.model import UNET, OneDevice
-from nova3d_core.diffusion.pipeline import sample
+from nova3d_core.diffusion.sampling.pipeline import sample
 from nova3d_core.errors import InputError
-from nova3d_core.fusion.alignment import Alignment
-from nova3d_core.fusion.config import HullConfig
+from nova3d_core.fusion.config import (
+    HullConfig,
+    LevelConfig,
+    LossConfig,
+    PoseConfig,
+    SdfFusionConfig,
+)
+from nova3d_core.fusion.device import choose_fusion_device
 from nova3d_core.fusion.fields.base import Field, Rendered
-from nova3d_core.fusion.fields.grid import DenseGrid
-from nova3d_core.fusion.fields.hashgrid import HashGridField
+from nova3d_core.fusion.fields.grid.field import DenseGrid
+from nova3d_core.fusion.fields.hashgrid.field import HashGridField
+from nova3d_core.fusion.hull.visual_hull import carve_hull
 from nova3d_core.fusion.losses import Targets, ray_loss
-from nova3d_core.fusion.placement import choose_fusion_device
-from nova3d_core.fusion.poses import PoseTable
+from nova3d_core.fusion.poses.pose_table import PoseTable
+from nova3d_core.fusion.poses.registration import Alignment
 from nova3d_core.fusion.rays import RayBank, ray_bank
-from nova3d_core.fusion.sdf_config import LevelConfig, LossConfig, PoseConfig, SdfFusionConfig
-from nova3d_core.fusion.sdf_grid import SdfGrid
-from nova3d_core.fusion.visual_hull import carve_hull
-from nova3d_core.io.atomic import new_file
-from nova3d_core.io.transforms_json import read_views
-from nova3d_core.pipeline import fuse_views
-from nova3d_core.pipeline_config import FuseConfig
+from nova3d_core.io.files.atomic import new_file
+from nova3d_core.io.views.transforms_json import read_views
+from nova3d_core.pipeline.config import FuseConfig
+from nova3d_core.pipeline.fuse import fuse_views
 from nova3d_core.progress import Progress, ProgressEvent
+from nova3d_core.sdf_grid import SdfGrid
 from nova3d_core.views import Views
-from nova3d_core.weights.built_in import built_in_file
-from nova3d_core.weights.loading import load_model
+from nova3d_core.weights.discovery.built_in import built_in_file
+from nova3d_core.weights.load import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 VIEWS = ROOT / "nova3d_core" / "assets" / "knight" / "views"

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import tyro
 from measure import machine
 
-from nova3d_core.io.atomic import new_file
+from nova3d_core.io.files.atomic import new_file
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKLOADS = ("cameras", "fusion", "fusion_hashgrid", "fusion_in_torch", "sampling")

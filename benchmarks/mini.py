@@ -19,28 +19,28 @@ import tyro
 from measure import write_figures
 
 from nova3d_core.diffusion.families import FAMILIES
-from nova3d_core.diffusion.gather import enlarged, gathered
 from nova3d_core.diffusion.model import MultiviewModel, OneDevice
-from nova3d_core.diffusion.stations import stations_of
+from nova3d_core.diffusion.sampling.postprocess import enlarged, gathered
+from nova3d_core.diffusion.sampling.trajectory import stations_of
 from nova3d_core.errors import Nova3DError
 from nova3d_core.evaluation.config import EvaluateConfig
 from nova3d_core.evaluation.protocol import evaluate_mesh
-from nova3d_core.fusion.sdf_config import SdfFusionConfig
-from nova3d_core.fusion.sdf_grid import SdfGrid, grid_points
-from nova3d_core.fusion.silhouettes import Silhouettes
+from nova3d_core.fusion.config import SdfFusionConfig
+from nova3d_core.fusion.hull.silhouettes import Silhouettes
 from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.isosurface import extract_surface
-from nova3d_core.pipeline import fuse_views
-from nova3d_core.pipeline_config import FuseConfig
-from nova3d_core.training.data_sources import HELD_OUT_SEED, held_out_objects
+from nova3d_core.pipeline.config import FuseConfig
+from nova3d_core.pipeline.fuse import fuse_views
+from nova3d_core.sdf_grid import SdfGrid, grid_points
+from nova3d_core.training.data.object_sources import HELD_OUT_SEED, held_out_objects
+from nova3d_core.training.data.stream import object_seed
 from nova3d_core.training.export import trained_in
-from nova3d_core.training.objects import cells_for, procedural_object
 from nova3d_core.training.presets import read_train_config
-from nova3d_core.training.stream import object_seed
+from nova3d_core.training.procedural import cells_for, procedural_object
 from nova3d_core.training.validation import Truth, Validation, validate
 from nova3d_core.views import Views
-from nova3d_core.weights.built_in import NAME, built_in_file
-from nova3d_core.weights.loading import load_model
+from nova3d_core.weights.discovery.built_in import NAME, built_in_file
+from nova3d_core.weights.load import load_model
 
 TARGETS = {
     "psnr": ("PSNR of the colours, dB", 20.0, "at least"),

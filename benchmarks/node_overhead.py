@@ -41,18 +41,18 @@ assert asyncio.run(nodes.load_custom_node(pack))
 classes = nodes.NODE_CLASS_MAPPINGS
 root = classes["LoadViews"].__module__.rpartition(".nodes")[0]
 CORE = {
-    "LoadViews": ["io.transforms_json:read_views", "pipeline:with_masks"],
-    "NOVA3DLoadMesh": ["io.meshes:read_mesh"],
-    "OrbitCameras": ["cameras:cameras_of_orbit"],
+    "LoadViews": ["io.views.transforms_json:read_views", "pipeline.stages:with_masks"],
+    "NOVA3DLoadMesh": ["io.mesh.read:read_mesh"],
+    "OrbitCameras": ["cameras.cameras:cameras_of_orbit"],
     "RenderViews": ["rendering.views:render_views"],
-    "AssembleViews": ["assemble:assemble_views"],
+    "AssembleViews": ["imaging.assemble:assemble_views"],
     "PrepareImage": ["imaging.crop:prepare_images"],
-    "SaveViews": ["io.transforms_json:write_views"],
-    "RefinePoses": ["stages:refined_views"],
-    "DeconflictFusion": ["stages:fuse_to_surface"],
-    "ExtractMesh": ["stages:mesh_of_surface"],
-    "BakeTexture": ["stages:bake_views"],
-    "ExportMesh": ["io.meshes:mesh_to_glb_bytes"],
+    "SaveViews": ["io.views.transforms_json:write_views"],
+    "RefinePoses": ["pipeline.stages:refined_views"],
+    "DeconflictFusion": ["pipeline.stages:fuse_to_surface"],
+    "ExtractMesh": ["pipeline.stages:extract_mesh"],
+    "BakeTexture": ["pipeline.stages:bake_views"],
+    "ExportMesh": ["io.mesh.write:mesh_to_glb_bytes"],
     "EvaluateMesh": ["evaluation.protocol:evaluate_mesh_with_sheet"],
 }
 spent = {"core": 0.0, "reports": 0.0}

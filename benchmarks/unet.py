@@ -24,8 +24,8 @@ import torch
 import tyro
 from measure import machine
 
-from nova3d_core.diffusion.unet import VideoUNet
-from nova3d_core.diffusion.unet_config import UNetConfig
+from nova3d_core.diffusion.network.config import UNetConfig
+from nova3d_core.diffusion.network.unet import VideoUNet
 
 Network = Literal["diffusers", "ours", "two domains", "two domains, aligned"]
 PAIRS: tuple[tuple[Network, Network, float], ...] = (
@@ -134,7 +134,7 @@ def peak_in_a_process(network: Network, settings: UNetBenchmark) -> float:
 
 
 def main(settings: UNetBenchmark) -> None:
-    from nova3d_core.devices import checked_device
+    from nova3d_core.compute.devices import checked_device
     from nova3d_core.errors import InputError
 
     try:

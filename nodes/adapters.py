@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..nova3d_core.cameras import Cameras
+from ..nova3d_core.cameras.cameras import Cameras
 from ..nova3d_core.conventions import encode_normals
 from ..nova3d_core.errors import InputError
-from ..nova3d_core.viewer import camera_of_viewer, placed_in_viewer
+from .load3d import camera_of_viewer, placed_in_viewer
 
 if TYPE_CHECKING:
     from ..nova3d_core.mesh import Mesh
@@ -184,7 +184,7 @@ def _mesh_of_file(given: Any, name: str) -> Mesh:
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
-    from ..nova3d_core.io.meshes import read_mesh
+    from ..nova3d_core.io.mesh.read import read_mesh
 
     source = given.get_source()
     if isinstance(source, str):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
+from ..nova3d_core.cameras.orbits import MOST_VIEWS, ORBIT_MOTIONS, ORBIT_PRESETS
 from ..nova3d_core.conventions import CAMERA_KINDS, ORBIT_RADIUS
-from ..nova3d_core.orbits import MOST_VIEWS, ORBIT_MOTIONS, ORBIT_PRESETS
 from .compat import CATEGORY, advanced, schema
 from .runtime import with_warnings, working
 from .sockets import CAMERAS, Parcel
@@ -43,8 +43,8 @@ class OrbitCameras(io.ComfyNode):
         cls, preset, count, elevation, motion, amplitude, azimuths, elevations, radius, fov, kind,
         ortho_scale, width, height,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..nova3d_core.cameras import cameras_of_orbit
-        from ..nova3d_core.orbits import orbit_from_words, orbit_of_preset, rig_from_lens
+        from ..nova3d_core.cameras.cameras import cameras_of_orbit
+        from ..nova3d_core.cameras.orbits import orbit_from_words, orbit_of_preset, rig_from_lens
 
         with working():
             if preset != OWN:

@@ -93,7 +93,7 @@ class ExportMesh(io.ComfyNode):
         cls, format, filename_prefix, target_faces, texture_size,
         mesh=None, surface=None, views=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..nova3d_core.io.meshes import refuse_mesh_path
+        from ..nova3d_core.io.mesh.read import refuse_mesh_path
         from .adapters import file_from
 
         with working() as work:
@@ -116,8 +116,8 @@ def _meshes(
     """What is to be written."""
     from ..nova3d_core.errors import InputError
     from ..nova3d_core.meshing.config import MeshingConfig
-    from ..nova3d_core.pipeline_config import FuseConfig
-    from ..nova3d_core.stages import textured_mesh
+    from ..nova3d_core.pipeline.config import FuseConfig
+    from ..nova3d_core.pipeline.stages import textured_mesh
     from ..nova3d_core.texturing.config import BakeConfig
     from .adapters import meshes_of
 
@@ -137,8 +137,8 @@ def _write(
     mesh: Mesh, file_format: str, prefix: str, extras: dict[str, str]
 ) -> tuple[Place, bytes]:
     """Writes a mesh under a new name; the name, and the mesh as GLB."""
-    from ..nova3d_core.io.atomic import new_file
-    from ..nova3d_core.io.meshes import mesh_to_glb_bytes, write_mesh
+    from ..nova3d_core.io.files.atomic import new_file
+    from ..nova3d_core.io.mesh.read import mesh_to_glb_bytes, write_mesh
 
     glb = mesh_to_glb_bytes(mesh, extras)
 

@@ -50,7 +50,7 @@ class _Listing:
     @property
     def layout(self) -> str | None:
         """Which folder of views it is; None if the core reads none in it."""
-        from ..nova3d_core.io.view_layouts import READABLE, layout_of
+        from ..nova3d_core.io.views.layouts import READABLE, layout_of
 
         layout = layout_of(self.folders, self.files)
         return layout if layout in READABLE else None
@@ -170,7 +170,7 @@ def write_new(prefix: str, write: Callable[[Place], object]) -> Place:
         prefix: see `output_place`.
         write: writes to a place; fails with an ExistsError if that is taken.
     """
-    from ..nova3d_core.io.atomic import ExistsError
+    from ..nova3d_core.io.files.atomic import ExistsError
 
     while True:
         place = output_place(prefix)
@@ -194,7 +194,7 @@ def output_place(prefix: str) -> Place:
     """
     import folder_paths
 
-    from ..nova3d_core.io.atomic import explained_write_errors
+    from ..nova3d_core.io.files.atomic import explained_write_errors
 
     check_prefix(prefix)
     output = folder_paths.get_output_directory()

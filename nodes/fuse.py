@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from comfy_api.v0_0_2 import io
 
-from ..nova3d_core.fusion.sdf_config import CONFLICT_MODES, FIELD_KINDS, PRESETS
-from ..nova3d_core.pipeline_config import FALLBACKS
+from ..nova3d_core.fusion.config import CONFLICT_MODES, FIELD_KINDS, PRESETS
+from ..nova3d_core.pipeline.config import FALLBACKS
 from .compat import CATEGORY, advanced, schema
 from .runtime import Work, with_warnings, working
 from .sockets import SURFACE, VIEWS, Parcel
 
 if TYPE_CHECKING:
-    from ..nova3d_core.fusion.sdf_config import SdfFusionConfig
+    from ..nova3d_core.fusion.config import SdfFusionConfig
 
 AUTO = "auto"
 DEVICES = ("auto", "cpu")
@@ -59,8 +59,8 @@ def _sdf_config(
     work: Work, preset: str, seed: int, steps_scale: float = 1.0, **settings
 ) -> SdfFusionConfig:
     """The core's settings from what the node holds."""
-    from ..nova3d_core.fusion.sdf_config import SdfFusionConfig
-    from ..nova3d_core.stages import with_steps_scaled
+    from ..nova3d_core.fusion.config import SdfFusionConfig
+    from ..nova3d_core.pipeline.stages import with_steps_scaled
 
     if preset == AUTO:
         preset = "quality" if work.has_gpu else "fast"
@@ -149,10 +149,10 @@ class DeconflictFusion(io.ComfyNode):
     def execute(
         cls, views, preset, seed, refine_poses, conflict, steps_scale, field, fallback, device
     ) -> io.NodeOutput:
-        from ..nova3d_core.fusion.sdf_config import ConflictConfig, PoseConfig
-        from ..nova3d_core.pipeline_config import FuseConfig
-        from ..nova3d_core.reports import fusion_report
-        from ..nova3d_core.stages import conflict_pictures, fuse_to_surface
+        from ..nova3d_core.fusion.config import ConflictConfig, PoseConfig
+        from ..nova3d_core.pipeline.config import FuseConfig
+        from ..nova3d_core.pipeline.report import fusion_report
+        from ..nova3d_core.pipeline.stages import conflict_images, fuse_to_surface
         from .adapters import image_from
 
         with working(GPU_GIB, device, fuses=field) as work:
@@ -170,7 +170,7 @@ class DeconflictFusion(io.ComfyNode):
             return io.NodeOutput(
                 Parcel(surface),
                 Parcel(refined),
-                image_from(conflict_pictures(surface)),
+                image_from(conflict_images(surface)),
                 fusion_report(surface, views.bundle),
             )
 
@@ -205,8 +205,8 @@ class RefinePoses(io.ComfyNode):
     @classmethod
     @with_warnings
     def execute(cls, views, preset, seed, device) -> io.NodeOutput:
-        from ..nova3d_core.reports import pose_report
-        from ..nova3d_core.stages import refined_views
+        from ..nova3d_core.pipeline.report import pose_report
+        from ..nova3d_core.pipeline.stages import refined_views
 
         with working(GPU_GIB, device, fuses="grid") as work:
             config = _sdf_config(work, preset, seed)

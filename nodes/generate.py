@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..nova3d_core.diffusion.families import SampleConfig
-    from ..nova3d_core.diffusion.pipeline import Sample
-    from .placement import HostedModel
+    from ..nova3d_core.diffusion.sampling.pipeline import Sample
+    from .model_management import HostedModel
 
 AUTO = "auto"
 MOST_SEED = 2**64 - 1
@@ -199,9 +199,9 @@ def _sampled(
     cameras: Any = None,
 ) -> Sample:
     """What the model paints; tensors of which gradients can be taken."""
-    from ..nova3d_core.diffusion.pipeline import sample
+    from ..nova3d_core.diffusion.sampling.pipeline import sample
     from .adapters import kept
-    from .placement import HostPlacement
+    from .model_management import HostPlacement
 
     with sampling() as progress:
         _check_family(model, with_normals)

@@ -15,7 +15,7 @@ from .sockets import MODEL, Parcel
 
 if TYPE_CHECKING:
     from ..nova3d_core.progress import Progress
-    from .placement import HostedModel
+    from .model_management import HostedModel
 
 register_folder()
 
@@ -98,9 +98,9 @@ def load_hosted(path: Path, dtype: str, progress: Progress) -> HostedModel:
     """
     import torch
 
-    from ..nova3d_core.weights.loading import load_model
-    from ..nova3d_core.weights.locate import look_at
-    from .placement import (
+    from ..nova3d_core.weights.discovery.locate import look_at
+    from ..nova3d_core.weights.load import load_model
+    from .model_management import (
         compute_dtype,
         host_attention,
         host_operations,

@@ -58,12 +58,12 @@ class ExtractMesh(io.ComfyNode):
     @with_warnings
     def execute(cls, surface, target_faces, resolution, min_part_share) -> io.NodeOutput:
         from ..nova3d_core.meshing.config import MeshingConfig
-        from ..nova3d_core.stages import mesh_of_surface
+        from ..nova3d_core.pipeline.stages import extract_mesh
         from .meshes import mesh_batch
 
         with working() as work:
             config = MeshingConfig(target_faces, min_part_share)
-            mesh = mesh_of_surface(surface.bundle, config, resolution, work.progress)
+            mesh = extract_mesh(surface.bundle, config, resolution, work.progress)
             return io.NodeOutput(mesh_batch([mesh]))
 
 
@@ -116,7 +116,7 @@ class LoadMesh(io.ComfyNode):
     @classmethod
     @with_warnings
     def execute(cls, file: str, up_axis: str) -> io.NodeOutput:
-        from ..nova3d_core.io.meshes import read_mesh
+        from ..nova3d_core.io.mesh.read import read_mesh
         from .meshes import mesh_batch
 
         with working():

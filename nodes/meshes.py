@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..nova3d_core.errors import InputError
-from ..nova3d_core.io.srgb import linear_from_srgb, srgb_from_linear
+from ..nova3d_core.io.images.srgb import linear_from_srgb, srgb_from_linear
 from ..nova3d_core.mesh import ZERO_ORIGIN, Mesh
 
 ON_VERTICES = ("uvs", "vertex_colors", "normals")

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from ..nova3d_core.diffusion.families import FAMILIES
-from ..nova3d_core.weights.built_in import NAME, built_in_file, is_shipped
-from ..nova3d_core.weights.headers import (
+from ..nova3d_core.weights.discovery.built_in import NAME, built_in_file, is_shipped
+from ..nova3d_core.weights.discovery.registry import KNOWN_FILES, UNET, KnownFile
+from ..nova3d_core.weights.files.inspect import (
     MAX_HEADER_BYTES,
     MODEL_SUFFIXES,
     SAFETENSORS_SUFFIXES,
 )
-from ..nova3d_core.weights.registry import KNOWN_FILES, UNET, KnownFile
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _paints_views(path: Path) -> bool:
-    from ..nova3d_core.weights.locate import look_at
+    from ..nova3d_core.weights.discovery.locate import look_at
 
     if not _may_be_ours(path):
         return False

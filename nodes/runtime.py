@@ -69,7 +69,7 @@ def working(
             progress = _progress(notes)
             chosen = _device(device)
             if fuses is not None:
-                from ..nova3d_core.fusion.placement import fusion_device
+                from ..nova3d_core.fusion.device import fusion_device
 
                 chosen = fusion_device(chosen, fuses, progress)
             on_gpu = chosen.type != "cpu" and memory_gib > 0
@@ -112,7 +112,7 @@ def explained(less_memory: str = "") -> Iterator[None]:
     """
     from comfy import model_management
 
-    from ..nova3d_core.devices import is_out_of_host_memory, is_out_of_memory
+    from ..nova3d_core.compute.devices import is_out_of_host_memory, is_out_of_memory
     from ..nova3d_core.errors import Cancelled, InputError, Nova3DError
 
     less_memory = less_memory or _LESS_MEMORY
@@ -241,7 +241,7 @@ def _progress(notes: _Notes) -> Progress:
     from comfy import model_management
     from comfy.utils import ProgressBar
 
-    from ..nova3d_core.fusion.fields.launch import COMPILING
+    from ..nova3d_core.compute.warp_backend import COMPILING
     from ..nova3d_core.progress import Progress
 
     bar = ProgressBar(1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .parcel import Parcel
+from .socket_bundle import Parcel
 
 __all__ = ["CAMERAS", "MODEL", "SURFACE", "VIEWS", "Parcel"]
 

@@ -88,8 +88,8 @@ class BakeTexture(io.ComfyNode):
     def execute(
         cls, mesh, views, texture_size, uv, exposure, agreement, sharpen, surface=None
     ) -> io.NodeOutput:
-        from ..nova3d_core.pipeline_config import FuseConfig
-        from ..nova3d_core.stages import bake_views
+        from ..nova3d_core.pipeline.config import FuseConfig
+        from ..nova3d_core.pipeline.stages import bake_views
         from ..nova3d_core.texturing.config import BakeConfig
         from .adapters import image_from, mask_from, one_mesh_of
         from .meshes import mesh_batch
@@ -112,7 +112,7 @@ class BakeTexture(io.ComfyNode):
 
 
 def _unwrap(uv: str):
-    from ..nova3d_core.meshing.unwrap_config import UnwrapConfig
+    from ..nova3d_core.meshing.config import UnwrapConfig
 
     return UnwrapConfig(method="box" if uv == "box" else "xatlas")
 

@@ -80,7 +80,7 @@ class AssembleViews(io.ComfyNode):
     def execute(
         cls, images, cameras, normal_frame, first_view, invert_masks, normals=None, masks=None
     ) -> io.NodeOutput:
-        from ..nova3d_core.assemble import assemble_views
+        from ..nova3d_core.imaging.assemble import assemble_views
         from .adapters import colours_of, masks_of, pictures_of
 
         with working():
@@ -149,8 +149,8 @@ class LoadViews(io.ComfyNode):
     @classmethod
     @with_warnings
     def execute(cls, folder: str) -> io.NodeOutput:
-        from ..nova3d_core.io.transforms_json import read_views
-        from ..nova3d_core.pipeline import with_masks
+        from ..nova3d_core.io.views.transforms_json import read_views
+        from ..nova3d_core.pipeline.stages import with_masks
         from .adapters import image_from, mask_from
 
         with working() as work:
@@ -195,7 +195,7 @@ class SaveViews(io.ComfyNode):
     @classmethod
     @with_warnings
     def execute(cls, views, filename_prefix: str) -> io.NodeOutput:
-        from ..nova3d_core.io.transforms_json import write_views
+        from ..nova3d_core.io.views.transforms_json import write_views
 
         with working() as work:
             place = write_new(

@@ -11,23 +11,23 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME_OF = {
-    "Cameras": "cameras",
-    "orbit_cameras": "cameras",
-    "RigConfig": "rigs",
+    "Cameras": "cameras.cameras",
+    "orbit_cameras": "cameras.cameras",
+    "RigConfig": "cameras.rigs",
     "Views": "views",
     "Mesh": "mesh",
     "Progress": "progress",
     "Nova3DError": "errors",
     "InputError": "errors",
     "Cancelled": "errors",
-    "read_views": "io.transforms_json",
-    "write_views": "io.transforms_json",
-    "read_mesh": "io.meshes",
-    "write_glb": "io.meshes",
+    "read_views": "io.views.transforms_json",
+    "write_views": "io.views.transforms_json",
+    "read_mesh": "io.mesh.read",
+    "write_glb": "io.mesh.write",
     "render_views": "rendering.views",
-    "load_model": "weights.loading",
-    "sample_views": "diffusion.pipeline",
-    "fuse_views": "pipeline",
+    "load_model": "weights.load",
+    "sample_views": "diffusion.sampling.pipeline",
+    "fuse_views": "pipeline.fuse",
     "evaluate_mesh": "evaluation.protocol",
 }
 

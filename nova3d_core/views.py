@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .cameras import Cameras, keep_view_axis
+from .cameras.cameras import Cameras, keep_view_axis
 from .checks import check_finite, check_range, check_shape, check_unit_or_zero
 from .conventions import NORMAL_FRAMES, OPENGL_FROM_OPENCV, NormalFrame
 from .errors import InputError

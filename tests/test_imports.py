@@ -13,7 +13,7 @@ import nova3d_core
 CORE = Path(nova3d_core.__file__).parent
 ROOT = CORE.parent
 NODES = ROOT / "nodes"
-WITH_TORCH = {"adapters.py", "meshes.py", "placement.py"}
+WITH_TORCH = {"adapters.py", "load3d.py", "meshes.py", "model_management.py"}
 """Modules of the nodes that a node imports when it runs."""
 HOST = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "server", "execution"}
 SCRIPT = """
@@ -77,9 +77,10 @@ spec = importlib.util.spec_from_file_location(
 )
 sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-for name in ("", ".folders", ".parcel", ".runtime"):
+for name in ("", ".folders", ".socket_bundle", ".runtime"):
     import_module("pack.nodes" + name)
-for name in ("orbits", "conventions", "pipeline_config", "fusion.sdf_config", "evaluation.config"):
+settings = ("cameras.orbits", "pipeline.config", "fusion.config", "evaluation.config")
+for name in ("conventions", *settings):
     import_module("pack.nova3d_core." + name)
 seconds = time.perf_counter() - start
 heavy = {"torch", "numpy", "scipy", "trimesh", "skimage", "PIL", "warp", "diffusers"}

@@ -12,11 +12,10 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 import nova3d_core
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.checks import check_between, check_bounds
 from nova3d_core.errors import InputError
-from nova3d_core.fusion.config import HullConfig
-from nova3d_core.fusion.sdf_config import LevelConfig, SdfFusionConfig
-from nova3d_core.rigs import RigConfig
+from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig
 from nova3d_core.training.config import NoiseStage
 
 PACKAGE = Path(nova3d_core.__file__).parent

@@ -14,14 +14,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nova3d_core.fusion.fields import kernel_cache, launch
-from nova3d_core.fusion.fields.grid import DenseGrid
-from nova3d_core.fusion.fields.hash_encoding import HashEncoding, TcnnEncoding, make_encoding
-from nova3d_core.fusion.sdf_grid import SdfGrid
+from nova3d_core.compute import kernel_cache, warp_backend
+from nova3d_core.fusion.fields.grid import warp_support
+from nova3d_core.fusion.fields.grid.field import DenseGrid
+from nova3d_core.fusion.fields.hashgrid.encoding import HashEncoding, TcnnEncoding, make_encoding
 from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.simplify import simplify
 from nova3d_core.rendering import raycast
-from nova3d_core.training import pictures
+from nova3d_core.sdf_grid import SdfGrid
+from nova3d_core.training.data import render as pictures
 
 ROOT = Path(__file__).parents[1]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="paths and owners of POSIX")
@@ -49,8 +50,8 @@ BALL = """
 import logging
 logging.basicConfig(format="%(levelname)s %(message)s")
 import torch
-from nova3d_core.fusion.fields.grid import DenseGrid
-from nova3d_core.fusion.sdf_grid import SdfGrid
+from nova3d_core.fusion.fields.grid.field import DenseGrid
+from nova3d_core.sdf_grid import SdfGrid
 axis = torch.linspace(-0.5, 0.5, 9)
 at = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
 field = DenseGrid(SdfGrid(at.norm(dim=-1) - 0.3, torch.full((3,), -0.5), 0.125))
@@ -69,7 +70,7 @@ def test_warp_runs_where_the_home_folder_cannot_be_written(tmp_path):
     pytest.importorskip("warp")
     said = python(BALL, HOME="/dev/null", XDG_CACHE_HOME=None, WARP_CACHE_PATH=None,
                   TMPDIR=str(tmp_path))  # fmt: skip
-    assert "steps nova3d_core.fusion.fields.grid_warp" in said
+    assert "steps nova3d_core.fusion.fields.grid.field.warp_impl" in said
     assert "WARNING" not in said
     (folder,) = tmp_path.glob("nova3d-warp-*")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -109,7 +110,7 @@ def test_a_usable_cache_is_the_one_that_is_used(tmp_path, monkeypatch):
 
 def test_without_warp_one_warning_says_how_slow_and_why():
     said = python("import sys; sys.modules['warp'] = None" + BALL)
-    assert "grid_torch" in said
+    assert "torch_impl" in said
     lines = [line for line in said.splitlines() if line.startswith("WARNING")]
     assert len(lines) == 1
     assert "6 to 8 times slower" in lines[0]
@@ -121,7 +122,7 @@ def test_without_warp_one_warning_says_how_slow_and_why():
 def test_a_warp_that_does_not_start_is_told_with_its_reason(tmp_path):
     (tmp_path / "warp.py").write_text("raise ImportError('libcuda.so.1 is\\n broken')")
     said = python(BALL, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
-    assert "grid_torch" in said
+    assert "torch_impl" in said
     lines = [line for line in said.splitlines() if line.startswith("WARNING")]
     assert len(lines) == 1
     assert "warp cannot be loaded: libcuda.so.1 is broken" in lines[0]
@@ -135,8 +136,8 @@ def test_the_twin_that_was_asked_for_says_nothing(caplog):
 
 def test_no_problem_is_found_where_warp_runs():
     pytest.importorskip("warp")
-    assert launch.problem_on(CPU) == ""
-    assert launch.can_run_on(CPU)
+    assert warp_support.problem_on(CPU) == ""
+    assert warp_support.can_run_on(CPU)
 
 
 @POSIX
@@ -206,7 +207,7 @@ def test_without_warp_training_images_come_from_the_ray_caster_with_one_warning(
     without, caplog, l_solid, monkeypatch
 ):
     without()
-    monkeypatch.setattr(launch, "problem_on", lambda device: "it is broken")
+    monkeypatch.setattr(warp_backend, "problem_on", lambda device, kernels: "it is broken")
     with caplog.at_level(logging.WARNING):
         found = [pictures.render_object(l_solid, 16, 2) for _ in range(2)]
     assert found[0]["colour"].shape == (2, 16, 16, 3)

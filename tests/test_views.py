@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.cameras import Cameras, orbit_cameras
+from nova3d_core.cameras.cameras import Cameras, orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.conventions import decode_normals, encode_normals
 from nova3d_core.errors import InputError
-from nova3d_core.rigs import RigConfig
 from nova3d_core.views import Views
 
 RIG = RigConfig(count=4, azimuth_start_deg=30.0, elevation_deg=20.0, width_px=8, height_px=6)

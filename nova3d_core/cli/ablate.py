@@ -10,7 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from ..evaluation.config import EvaluateConfig
-from ..pipeline_config import FuseConfig
+from ..pipeline.config import FuseConfig
 from ..progress import Progress
 from .console import say, say_json
 
@@ -43,10 +43,10 @@ class Ablate:
     def run(self, progress: Progress) -> None:
         """Reads, fuses and measures each variant, writes."""
         from ..evaluation.ablation import ablate, ablation_configs
-        from ..io.atomic import new_folder, refuse_folder
-        from ..io.images import write_image
-        from ..io.meshes import read_mesh
-        from ..io.transforms_json import read_views
+        from ..io.files.atomic import new_folder, refuse_folder
+        from ..io.images.images import write_image
+        from ..io.mesh.read import read_mesh
+        from ..io.views.transforms_json import read_views
 
         inputs = (self.views, self.reference)
         refuse_folder(self.output, self.overwrite, ABLATION_FILES, inputs)

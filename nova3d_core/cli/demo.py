@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from ..pipeline_config import FuseConfig
+from ..pipeline.config import FuseConfig
 from ..progress import Progress
-from ..weights.built_in import is_shipped
+from ..weights.discovery.built_in import is_shipped
 from .console import say, say_json
 from .evaluate import REPORT_FILES, write_report_files
 
@@ -45,7 +45,7 @@ class Demo:
 
     def run(self, progress: Progress) -> None:
         """The folder appears when all of it is done."""
-        from ..io.atomic import refuse_folder
+        from ..io.files.atomic import refuse_folder
 
         refuse_folder(self.output, True, DEMO_FILES)
         has_picture = is_shipped() and PICTURE.is_dir()
@@ -57,16 +57,16 @@ class Demo:
     def _from_picture(self, progress: Progress) -> None:
         """Paints, fuses, films."""
         from ..diffusion.families import SampleConfig
-        from ..diffusion.pipeline import sample
-        from ..diffusion.preview import contact_sheet
-        from ..io.atomic import new_folder
-        from ..io.images import write_image
-        from ..io.meshes import write_glb
-        from ..io.transforms_json import read_views, write_views
-        from ..pipeline import fuse_views
+        from ..diffusion.sampling.pipeline import sample
+        from ..diffusion.sampling.preview import contact_sheet
+        from ..io.files.atomic import new_folder
+        from ..io.images.images import write_image
+        from ..io.mesh.read import write_glb
+        from ..io.views.transforms_json import read_views, write_views
+        from ..pipeline.fuse import fuse_views
         from ..rendering.turntable import turntable, write_turntable
-        from ..weights.built_in import NAME
-        from ..weights.loading import load_model
+        from ..weights.discovery.built_in import NAME
+        from ..weights.load import load_model
 
         start = time.perf_counter()
         model = load_model(NAME, progress=progress)
@@ -95,13 +95,13 @@ class Demo:
 
     def _from_object(self, progress: Progress) -> None:
         """Renders, fuses, measures, films."""
-        from ..cameras import orbit_cameras
+        from ..cameras.cameras import orbit_cameras
         from ..evaluation.protocol import evaluate_mesh_with_sheet
         from ..evaluation.report import markdown_table
-        from ..io.atomic import new_folder
-        from ..io.meshes import read_mesh, write_glb
-        from ..io.transforms_json import read_views, write_views
-        from ..pipeline import fuse_views
+        from ..io.files.atomic import new_folder
+        from ..io.mesh.read import read_mesh, write_glb
+        from ..io.views.transforms_json import read_views, write_views
+        from ..pipeline.fuse import fuse_views
         from ..rendering.turntable import turntable, write_turntable
         from ..rendering.views import render_views
 

@@ -44,8 +44,8 @@ class Evaluate:
         """Reads, measures, writes."""
         from ..evaluation.protocol import evaluate_mesh, evaluate_mesh_with_sheet
         from ..evaluation.report import markdown_table
-        from ..io.atomic import new_folder, refuse_folder
-        from ..io.meshes import read_mesh
+        from ..io.files.atomic import new_folder, refuse_folder
+        from ..io.mesh.read import read_mesh
 
         if self.output is not None:
             inputs = (self.mesh, self.reference)
@@ -69,7 +69,7 @@ class Evaluate:
 
 def write_report_files(folder: Path, report: Report, table: str, sheet: Tensor | None) -> None:
     """Writes `REPORT_FILES` into a folder; the picture sheet (H, W, 3) where there is one."""
-    from ..io.images import write_image
+    from ..io.images.images import write_image
 
     (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
     (folder / "report.md").write_text(table, encoding="utf-8")

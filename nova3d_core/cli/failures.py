@@ -80,7 +80,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if "torch" not in sys.modules:
         return isinstance(error, OSError) and error.errno == errno.ENOMEM
-    from ..devices import is_out_of_memory as in_any_form
+    from ..compute.devices import is_out_of_memory as in_any_form
 
     return in_any_form(error)
 
@@ -93,7 +93,7 @@ def first_line(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """The innermost line of this package that an exception went through: "io/obj.py:20"."""
+    """The innermost line of this package that an exception went through: "io/mesh/stl.py:20"."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)]
     if not own:

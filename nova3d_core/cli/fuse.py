@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from ..pipeline_config import FuseConfig
+from ..pipeline.config import FuseConfig
 from ..progress import Progress
 from .console import say, say_json
 
 if TYPE_CHECKING:
-    from ..pipeline import Fused
+    from ..pipeline.stages import FusionResult
 
 DETAIL_FILES = ("settings.json", "report.json", "conflict", "views")
 
@@ -43,14 +43,14 @@ class Fuse:
 
     def run(self, progress: Progress) -> None:
         """Reads, fuses, writes."""
-        from ..devices import checked_device
-        from ..io.atomic import refuse_folder
-        from ..io.mesh_writers import mesh_files
-        from ..io.meshes import refuse_mesh_path, write_mesh
-        from ..io.ownership import refuse_shared_place
-        from ..io.transforms_json import read_views
-        from ..pipeline import fuse_views
-        from ..settings import read_settings
+        from ..compute.devices import checked_device
+        from ..io.files.atomic import refuse_folder
+        from ..io.files.ownership import refuse_shared_place
+        from ..io.mesh.read import refuse_mesh_path, write_mesh
+        from ..io.mesh.write import mesh_files
+        from ..io.settings import read_settings
+        from ..io.views.transforms_json import read_views
+        from ..pipeline.fuse import fuse_views
 
         inputs = (self.views, self.settings)
         device = checked_device(self.device)
@@ -65,26 +65,26 @@ class Fuse:
         write_mesh(fused.mesh, self.output, self.overwrite)
         self._say(fused)
 
-    def _write_details(self, fused: Fused, config: FuseConfig) -> None:
+    def _write_details(self, fused: FusionResult, config: FuseConfig) -> None:
         """Settings, report, conflict maps and refined views, all or nothing."""
         import json
 
-        from ..io.atomic import new_folder
-        from ..io.images import write_image
-        from ..io.transforms_json import write_views
-        from ..settings import settings_text
+        from ..io.files.atomic import new_folder
+        from ..io.images.images import write_image
+        from ..io.settings import settings_text
+        from ..io.views.transforms_json import write_views
 
         with new_folder(self.details, self.overwrite, DETAIL_FILES) as folder:
             (folder / "settings.json").write_text(settings_text(config), encoding="utf-8")
             report = {"seconds": fused.seconds}
-            if fused.surface is not None:
+            if fused.surface.report.steps:
                 report["fusion"] = fused.surface.report.to_dict()
                 for view, conflict in enumerate(fused.surface.conflict):
                     write_image(folder / "conflict" / f"{view:03d}.png", conflict)
             (folder / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
             write_views(fused.views, folder / "views")
 
-    def _say(self, fused: Fused) -> None:
+    def _say(self, fused: FusionResult) -> None:
         texture_px = fused.mesh.texture.shape[0]
         if self.json:
             say_json(

@@ -10,7 +10,7 @@ from tyro.conf import arg
 
 from ..progress import Progress
 from .console import say, say_json
-from .painting import Painted, Painting
+from .sampling import Painted, Painting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,8 @@ class Generate(Painting):
 
     def run(self, progress: Progress) -> None:
         """Reads, loads, samples, writes."""
-        from ..io.atomic import refuse_folder
-        from ..io.transforms_json import FOLDER_CONTENT, write_views
+        from ..io.files.atomic import refuse_folder
+        from ..io.views.transforms_json import FOLDER_CONTENT, write_views
 
         refuse_folder(self.output, self.overwrite, FOLDER_CONTENT, self.inputs)
         painted = self.paint(progress)

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..diffusion.families import FAMILIES
 from ..progress import SILENT, Progress
-from ..weights.built_in import NAME, built_in_file, is_shipped
-from ..weights.locate import (
+from ..weights.discovery.built_in import NAME, built_in_file, is_shipped
+from ..weights.discovery.locate import (
     FOLDERS_VARIABLE,
     FoundFile,
     default_folders,
@@ -19,7 +19,7 @@ from ..weights.locate import (
     look_at,
     missing_files,
 )
-from ..weights.registry import KnownFile
+from ..weights.discovery.registry import KnownFile
 
 _INDENT = "      "
 

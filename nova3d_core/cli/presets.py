@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from tyro.conf import Positional
 
-from ..fusion.sdf_config import Preset
+from ..fusion.config import Preset
 from ..progress import Progress
 from .console import say_json
 
@@ -20,7 +20,7 @@ class Presets:
 
     def run(self, progress: Progress) -> None:
         """Prints all settings of the fusion with this preset."""
-        from ..fusion.sdf_config import preset_config
-        from ..pipeline_config import FuseConfig
+        from ..fusion.config import preset_config
+        from ..pipeline.config import FuseConfig
 
         say_json(asdict(FuseConfig(sdf=preset_config(self.name))))

@@ -8,10 +8,10 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from ..cameras.rigs import RigConfig
 from ..conventions import UpAxis
 from ..progress import Progress
 from ..rendering.config import RenderConfig
-from ..rigs import RigConfig
 from .console import say, say_json
 
 
@@ -40,11 +40,11 @@ class Render:
 
     def run(self, progress: Progress) -> None:
         """Reads, renders, writes."""
-        from ..cameras import orbit_cameras
-        from ..io.atomic import refuse_folder
-        from ..io.meshes import read_mesh
-        from ..io.ownership import refuse_shared_place
-        from ..io.transforms_json import FOLDER_CONTENT, write_views
+        from ..cameras.cameras import orbit_cameras
+        from ..io.files.atomic import refuse_folder
+        from ..io.files.ownership import refuse_shared_place
+        from ..io.mesh.read import read_mesh
+        from ..io.views.transforms_json import FOLDER_CONTENT, write_views
         from ..rendering.turntable import refuse_turntable_path, turntable, write_turntable
         from ..rendering.views import render_views
 

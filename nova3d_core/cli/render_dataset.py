@@ -11,11 +11,11 @@ from tyro.conf import Positional, arg
 from ..checks import check_bounds
 from ..errors import InputError
 from ..progress import Progress
-from ..training.data_config import DatasetConfig, PrecomputeConfig
+from ..training.data.config import DatasetConfig, PrecomputeConfig
 from .console import say, say_json
 
 if TYPE_CHECKING:
-    from ..training.precompute import Encoders
+    from ..training.data.precompute_latents import Encoders
 
 LATENTS = "latents"
 MAX_WORKERS = 1024
@@ -54,10 +54,10 @@ class RenderDataset:
         """Renders what is missing."""
         from dataclasses import asdict
 
-        from ..devices import checked_device
-        from ..training.claims import earlier_settings
-        from ..training.render_dataset import SKIPPED, render_dataset
-        from ..training.sources import Procedural, read_mesh_list
+        from ..compute.devices import checked_device
+        from ..training.data.dataset_lock import earlier_settings
+        from ..training.data.mesh_sources import Procedural, read_mesh_list
+        from ..training.data.render_dataset import SKIPPED, render_dataset
 
         device = checked_device(self.device)
         check_bounds(self, "option", procedural=(1, 2**31 - 1), workers=(1, MAX_WORKERS))
@@ -72,7 +72,7 @@ class RenderDataset:
             source = Procedural(self.procedural)
         encoders = None
         if self.latents_of is not None:
-            from ..training.precompute import encoders_of
+            from ..training.data.precompute_latents import encoders_of
 
             earlier_settings(self.output / LATENTS)
             encoders = encoders_of(self.latents_of, device, progress)  # before hours of rendering
@@ -97,7 +97,7 @@ class RenderDataset:
 
     def _latents(self, encoders: Encoders, progress: Progress) -> Path:
         """The second step; the folder that it fills."""
-        from ..training.precompute import precompute
+        from ..training.data.precompute_latents import precompute
 
         folder = self.output / LATENTS
         precompute(self.output, folder, encoders, self.precompute, self.overwrite, progress)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from ..pipeline_config import FuseConfig
+from ..pipeline.config import FuseConfig
 from ..progress import Progress
 from .console import say, say_json
-from .painting import Painted, Painting
+from .sampling import Painted, Painting
 
 if TYPE_CHECKING:
-    from ..pipeline import Fused
+    from ..pipeline.stages import FusionResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +32,14 @@ class Run(Painting):
 
     def run(self, progress: Progress) -> None:
         """Reads, samples, fuses, writes."""
-        from ..devices import checked_device
-        from ..io.atomic import refuse_folder
-        from ..io.mesh_writers import mesh_files
-        from ..io.meshes import refuse_mesh_path, write_mesh
-        from ..io.ownership import refuse_shared_place
-        from ..io.transforms_json import FOLDER_CONTENT, write_views
-        from ..pipeline import fuse_views
-        from ..settings import read_settings
+        from ..compute.devices import checked_device
+        from ..io.files.atomic import refuse_folder
+        from ..io.files.ownership import refuse_shared_place
+        from ..io.mesh.read import refuse_mesh_path, write_mesh
+        from ..io.mesh.write import mesh_files
+        from ..io.settings import read_settings
+        from ..io.views.transforms_json import FOLDER_CONTENT, write_views
+        from ..pipeline.fuse import fuse_views
 
         inputs = (*self.inputs, self.settings)
         device = checked_device(self.device)
@@ -55,7 +55,7 @@ class Run(Painting):
         write_mesh(fused.mesh, self.output, self.overwrite)
         self._say(painted, fused)
 
-    def _say(self, painted: Painted, fused: Fused) -> None:
+    def _say(self, painted: Painted, fused: FusionResult) -> None:
         faces, texture_px = len(fused.mesh.faces), fused.mesh.texture.shape[0]
         seconds = {**painted.seconds, **fused.seconds}
         if self.json:

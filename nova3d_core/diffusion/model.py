@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ..checks import check_shape
 from ..errors import InputError
-from .finite import dtype_of
+from .sampling.fp32_fallback import dtype_of
 
 if TYPE_CHECKING:
     from .families import Family
-    from .unet import VideoUNet
+    from .network.unet import VideoUNet
 
 UNET, CODEC, IMAGE_ENCODER = "unet", "codec", "image_encoder"
 PARTS = (UNET, CODEC, IMAGE_ENCODER)

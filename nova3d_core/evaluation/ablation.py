@@ -17,22 +17,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cameras import cameras_at
+from ..cameras.cameras import cameras_at
+from ..cameras.rigs import RigConfig
 from ..errors import InputError, StageError
 from ..mesh import Mesh
-from ..pipeline import Fused, fuse_views, with_masks
-from ..pipeline_config import FuseConfig
+from ..pipeline.config import FuseConfig
+from ..pipeline.fuse import fuse_views
+from ..pipeline.stages import FusionResult, with_masks
 from ..progress import SILENT, Progress
 from ..rendering.config import RenderConfig
 from ..rendering.views import Rendering, render_views
-from ..rigs import RigConfig
 from ..views import Views
+from .comparison_grid import TITLE_PX, comparison_sheet
 from .config import EvaluateConfig
-from .conflict import conflict_auc
-from .poses import pose_motion
+from .metrics.conflict import conflict_auc
+from .metrics.poses import pose_motion
 from .protocol import evaluate_mesh, normalised_reference
 from .report import COLUMNS, Report
-from .sheet import TITLE_PX, comparison_sheet
 
 logger = logging.getLogger(__name__)
 
@@ -222,10 +223,12 @@ def _under_name(progress: Progress, name: str) -> Progress:
     )
 
 
-def _surface_figures(fused: Fused, views: Views) -> tuple[dict[str, Any] | None, float | None]:
+def _surface_figures(
+    fused: FusionResult, views: Views
+) -> tuple[dict[str, Any] | None, float | None]:
     """How far the poses moved, and the mean conflict; None where the fusion tells neither."""
     surface = getattr(fused, "surface", None)
-    if surface is None:
+    if surface is None or surface.report.steps == 0:
         return None, None
     moved = pose_motion(views.cameras, surface.cameras).to_dict()
     nowhere = torch.zeros_like(surface.conflict, dtype=torch.bool)

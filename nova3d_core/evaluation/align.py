@@ -13,7 +13,7 @@ from torch import Tensor
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from .config import Align
-from .geometry import sample_surface
+from .metrics.geometry import sample_surface
 
 logger = logging.getLogger(__name__)
 

@@ -27,17 +27,18 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras, orbit_cameras
+from ..cameras.cameras import Cameras, orbit_cameras
+from ..cameras.rigs import RigConfig
 from ..conventions import UpAxis
 from ..errors import InputError
 from ..mesh import ZERO_ORIGIN, Mesh
 from ..progress import SILENT, Progress
 from ..rendering.config import RenderConfig
 from ..rendering.views import Rendering, render_views, surface_points
-from ..rigs import RigConfig
 from .align import alignment
+from .comparison_grid import comparison_sheet
 from .config import EvaluateConfig
-from .geometry import (
+from .metrics.geometry import (
     SurfaceSamples,
     cloud_figures,
     distance_figures,
@@ -46,10 +47,9 @@ from .geometry import (
     sampling_floor,
     voxel_means,
 )
-from .image import PSNR_CAP_DB, evaluation_cameras, grouped_figures, picture_figures
+from .metrics.image import PSNR_CAP_DB, evaluation_cameras, grouped_figures, picture_figures
 from .occupancy import Grid, is_watertight, level_set_grid, occupancy, unit_cube_grid, volume_iou
 from .report import Figure, Figures, Report
-from .sheet import comparison_sheet
 
 logger = logging.getLogger(__name__)
 

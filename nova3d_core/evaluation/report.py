@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import InputError
-from ..io.json_text import parse_json
+from ..io.files.json_text import parse_json
 
 Figure = float | bool | str | None
 Figures = dict[str, dict[str, Figure]]

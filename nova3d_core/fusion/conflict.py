@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
+from ..cameras.cameras import Cameras
+from .config import ConflictConfig
 from .losses import free_conflict
-from .sdf_config import ConflictConfig
 
 _START = -4.0
 """Logit of H at first: H = 0.018."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .config import LossConfig
 from .fields.base import Rendered
-from .sdf_config import LossConfig
 
 _ROUND = 1e-4
 """Added below the square root: the distance of colours has no kink at zero."""

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
+from ..cameras.cameras import Cameras
 from ..conventions import encode_normals
 from .fields.base import Field
-from .poses import PoseTable
+from .poses.pose_table import PoseTable
 from .rays import rays_of
 
 PREVIEW_PX = 128

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
-from .sdf_grid import SdfGrid
+from ..cameras.cameras import Cameras
+from ..sdf_grid import SdfGrid
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ..checks import check_bounds, check_finite
 from ..errors import InputError
-from ..io.images import on_white
+from ..io.images.images import on_white
 from .mask_checks import check_not_inverted
 from .matte import WHITE_TOLERANCE, matte_from_white
 

@@ -1,10 +1,14 @@
-"""Settings from a signed distance grid to a mesh that is ready for texture."""
+"""Settings from a signed distance grid to a mesh with UV coordinates."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from ..checks import check_bounds
+from ..checks import check_bounds, check_choice
+
+UnwrapMethod = Literal["xatlas", "box"]
+UNWRAP_METHODS: tuple[str, ...] = get_args(UnwrapMethod)
 
 
 @dataclass(frozen=True)
@@ -29,4 +33,31 @@ class MeshingConfig:
             min_part_share=(0.0, 1.0 - 1e-9),
             smooth_unseen=(0.0, 1000.0),
             seen_cosine=(0.0, 1.0),
+        )
+
+
+@dataclass(frozen=True)
+class UnwrapConfig:
+    """How a surface is cut into charts."""
+
+    method: UnwrapMethod = "xatlas"
+    """xatlas: few charts of little distortion, and the box atlas where it fails or takes too long.
+    box: the box atlas at once, projections along the six axes."""
+    padding_px: int = 3
+    """Texels between two charts, and from side to opposite side; 2 is enough for bilinear reading,
+    each mip level wants twice as much."""
+    time_limit_s: float = 30.0
+    """Seconds after which xatlas is stopped and the box atlas takes over."""
+    faces_per_part: int = 2500
+    """xatlas works on balanced pieces of about this many faces, side by side on all cores; its time
+    grows with the square of the piece."""
+
+    def __post_init__(self):
+        check_choice("unwrap method", self.method, UNWRAP_METHODS)
+        check_bounds(
+            self,
+            "unwrap",
+            padding_px=(0, 64),
+            time_limit_s=(1e-6, 1e6),
+            faces_per_part=(100, 100_000_000),
         )

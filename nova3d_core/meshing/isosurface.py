@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..errors import StageError
-from ..fusion.sdf_grid import SdfGrid
 from ..mesh import Mesh
+from ..sdf_grid import SdfGrid
 
 STAGE = "meshing"
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from ..compute.parallel import side_by_side
 from ..mesh import Mesh
-from ..threads import side_by_side
 from .bvh import TriangleTree
 
 logger = logging.getLogger(__name__)

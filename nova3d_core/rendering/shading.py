@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..imaging.sampling import sample_texture
 from ..mesh import Mesh
-from ..texturing.sampling import sample_texture
 
 GREY = 0.7
 """sRGB grey of a mesh that has neither texture nor vertex colours."""

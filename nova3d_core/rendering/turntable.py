@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cameras import orbit_cameras
+from ..cameras.cameras import orbit_cameras
+from ..cameras.rigs import RigConfig
 from ..conventions import encode_normals
 from ..errors import InputError
-from ..io.atomic import new_file, refuse_file
-from ..io.ownership import GENERATOR, refuse_foreign_file
+from ..io.files.atomic import new_file, refuse_file
+from ..io.files.ownership import GENERATOR, refuse_foreign_file
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
-from ..rigs import RigConfig
 from .config import RenderConfig
 from .views import render_views
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
+from ..cameras.cameras import Cameras
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from ..views import Views

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from ..checks import check_finite, check_range, check_shape
 from ..errors import StageError
+from ..imaging.sampling import sample_picture
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
 from ..views import Views
-from .agreement import agreement_maps
 from .config import BakeConfig
+from .consistency import agreement_maps
 from .exposure import estimate_gains, trust_in_cut_off
 from .fill import fill_unseen, pad_charts
-from .pictures import sharpened, without_background
-from .sampling import sample_picture
-from .survey import survey_texels, take_survey
+from .observations import survey_texels, take_survey
 from .texels import Texels, texels_of
+from .view_images import sharpened, without_background
 from .visibility import Sight, edge_fade, sight_of
 
 STAGE = "baking"

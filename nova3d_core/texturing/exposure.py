@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .survey import Survey
+from .observations import Survey
 
 _DARK, _BRIGHT = 0.03, 0.985
 """Beyond these a channel is cut off, and its ratio to other views says nothing."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..mesh import Mesh
-from ..meshing.links import vertex_links
+from ..meshing.adjacency import vertex_links
 from ..rendering.shading import interpolate
 from .texels import Texels
 

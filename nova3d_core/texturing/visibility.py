@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
+from ..cameras.cameras import Cameras
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
 from ..rendering.views import pixel_depths
-from .pictures import solid_pixels
+from .view_images import solid_pixels
 
 _LIFT = 2e-3
 """Rays start this share of the mesh's size above the surface, so as not to hit their own face."""

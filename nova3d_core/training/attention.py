@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.attention import Attention
+from ..diffusion.network.attention import Attention
 from .config import Precision
 
 

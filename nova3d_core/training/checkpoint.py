@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..io.atomic import new_folder
-from ..io.json_text import read_json
-from ..settings import config_from
+from ..io.files.atomic import new_folder
+from ..io.files.json_text import read_json
+from ..io.settings import config_from
+from .deepspeed_zero import give_moments_to_zero, give_weights_to_zero, is_of_zero, moments_of_zero
+from .dtensor import part_like
 from .ema import Ema
-from .split import part_like
 from .tensor_files import read_tensors, write_tensors
-from .zero import give_moments_to_zero, give_weights_to_zero, is_of_zero, moments_of_zero
 
 FOLDER = "checkpoints"
 STATE, WEIGHTS, AVERAGE, OPTIMISER = (

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from ..checks import check_bounds, check_choice
 from ..diffusion.families import FAMILIES
-from ..diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
+from ..diffusion.network.config import CAMERA_TASK_NUMBERS, UNetConfig
 from ..errors import InputError
 
 Source = Literal["shards", "procedural"]

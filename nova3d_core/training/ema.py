@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .split import forget_gathered, own_part, part_like
+from .dtensor import forget_gathered, own_part, part_like
 
 
 class Ema:

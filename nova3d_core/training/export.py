@@ -13,19 +13,19 @@ from torch import nn
 
 from ..checks import check_choice
 from ..errors import InputError
-from ..io.atomic import refuse_file
-from ..io.json_text import parse_json
+from ..io.files.atomic import refuse_file
+from ..io.files.json_text import parse_json
+from ..io.settings import config_from
 from ..progress import SILENT, Progress
-from ..settings import config_from
-from ..weights.built_in import model_file
-from ..weights.headers import read_header
-from ..weights.relatives import unet_file
-from ..weights.saving import save_nova3d
-from ..weights.shapes import own_metadata
+from ..weights.discovery.built_in import model_file
+from ..weights.discovery.companions import unet_file
+from ..weights.files.inspect import read_header
+from ..weights.infer_shapes import own_metadata
+from ..weights.save import save_nova3d
 from .checkpoint import AVERAGE, WEIGHTS, State, check_names, checkpoints_in, read_state
 from .config import TrainConfig
 from .tensor_files import read_tensors
-from .trainee import Trainee, trainee_of
+from .train_module import Trainee, trainee_of
 
 FORMATS = ("float16", "bfloat16", "float32")
 

@@ -14,25 +14,25 @@ from torch import Tensor
 
 from ..diffusion.model import OneDevice
 from ..errors import Cancelled, InputError, StageError
-from ..io.images import write_image
+from ..io.images.images import write_image
 from ..progress import SILENT, Progress
-from .batches import Batch, batch_of
 from .checkpoint import Place, State, write_checkpoint
 from .config import TrainConfig
-from .draws import Draws, draw
+from .data.batches import Batch, batch_of
+from .data.latent_batches import ReadyBatch, is_ready, ready_batch_of
+from .data.prefetch import Feed
+from .data.stream import ObjectStream
+from .deepspeed_zero import is_in_parts
+from .dtensor import whole
 from .ema import Ema
-from .feed import Feed
 from .launch import anywhere, everywhere, whole_step
 from .objective import COMPUTES_IN, Objective
 from .optimiser import learning_rate, set_learning_rate
-from .ready import ReadyBatch, is_ready, ready_batch_of
-from .split import whole
+from .run_logger import Watch, memory_gib
+from .step_rng import Draws, draw
 from .stopping import Reason, Stopping
-from .stream import ObjectStream
-from .trainee import Trainee
+from .train_module import Trainee
 from .validation import Truth, Validation, sheet, validate
-from .watch import Watch, memory_gib
-from .zero import is_in_parts
 
 TRAINING = "training"
 SHEETS = "sheets"

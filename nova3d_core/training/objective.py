@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .batches import Batch, Told, pictures_of, told_in_training
 from .config import TrainConfig
-from .draws import Draws
+from .data.batches import Batch, Told, pictures_of, told_in_training
+from .data.latent_batches import ReadyBatch, told_of_ready
 from .losses import edm_loss, network_input
 from .noise import sigmas_of, spread_normals, stage_at
-from .ready import ReadyBatch, told_of_ready
-from .trainee import Trainee
+from .step_rng import Draws
+from .train_module import Trainee
 
 COMPUTES_IN = {"float32": torch.float32, "bfloat16": torch.bfloat16, "autocast": torch.float32}
 

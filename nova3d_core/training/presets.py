@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MissingDependencyError
-from ..io.containment import quoted
-from ..io.json_text import read_json
-from ..settings import config_from
+from ..io.files.containment import quoted
+from ..io.files.json_text import read_json
+from ..io.settings import config_from
 from .config import TrainConfig
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -12,22 +12,22 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..io.atomic import new_file, refuse_unusable_name, refuse_unwritable
+from ..io.files.atomic import new_file, refuse_unusable_name, refuse_unwritable
+from ..io.settings import settings_text
 from ..progress import SILENT, Progress
-from ..settings import settings_text
 from .attention import choose_attention
 from .checkpoint import FOLDER, Place, State, checkpoints_in, load_checkpoint, read_state
 from .config import TrainConfig, differences
-from .data_sources import block_of, held_out_objects, source_of
+from .data.object_sources import block_of, held_out_objects, source_of
+from .data.stream import ObjectStream
+from .deepspeed_zero import is_in_parts
 from .ema import Ema
 from .launch import make_accelerator
 from .loop import Loop
 from .optimiser import optimiser_of
+from .run_logger import Watch
 from .stopping import Reason, Stopping
-from .stream import ObjectStream
-from .trainee import Trainee, check_size, trainee_of
-from .watch import Watch
-from .zero import is_in_parts
+from .train_module import Trainee, check_size, trainee_of
 
 logger = logging.getLogger(__name__)
 

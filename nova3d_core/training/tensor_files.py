@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..weights.writing import safetensors_head
-from .split import is_split, whole
+from ..weights.files.write import safetensors_head
+from .dtensor import is_split, whole
 
 
 def write_tensors(path: Path | None, tensors: Mapping[str, Tensor]) -> None:

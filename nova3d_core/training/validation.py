@@ -13,10 +13,10 @@ from torch import Tensor
 from ..conventions import decode_normals
 from ..diffusion.families import SampleConfig
 from ..diffusion.model import MultiviewModel, Placement
-from ..diffusion.pipeline import decoded, draw, sample_latents, told_of
-from ..diffusion.stations import stations_of
+from ..diffusion.sampling.pipeline import decoded, draw, sample_latents, told_of
+from ..diffusion.sampling.trajectory import stations_of
 from ..errors import StageError
-from ..evaluation.image import mask_iou, mean_figures, normal_error_deg, psnr, ssim
+from ..evaluation.metrics.image import mask_iou, mean_figures, normal_error_deg, psnr, ssim
 from ..progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)

@@ -6,22 +6,22 @@ import json
 
 import pytest
 
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.cli import demo
 from nova3d_core.cli.demo import DEMO_FILES, Demo
 from nova3d_core.errors import InputError
 from nova3d_core.fusion.config import HullConfig
-from nova3d_core.io.images import read_image
-from nova3d_core.io.meshes import read_mesh
-from nova3d_core.io.transforms_json import read_views, write_views
+from nova3d_core.io.images.images import read_image
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.io.views.transforms_json import read_views, write_views
 from nova3d_core.meshing.config import MeshingConfig
-from nova3d_core.pipeline_config import FuseConfig
+from nova3d_core.pipeline.config import FuseConfig
 from nova3d_core.progress import SILENT
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
 from nova3d_core.texturing.config import BakeConfig
-from nova3d_core.weights import built_in
-from nova3d_core.weights.saving import save_nova3d
+from nova3d_core.weights.discovery import built_in
+from nova3d_core.weights.save import save_nova3d
 
 from ..weights.models import copying_mini
 

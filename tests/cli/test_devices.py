@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from nova3d_core import devices
 from nova3d_core.cli.main import main
-from nova3d_core.devices import available_devices
+from nova3d_core.compute import devices
+from nova3d_core.compute.devices import available_devices
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 COMMANDS = {
@@ -80,7 +80,7 @@ def test_fuse_on_a_gpu_that_warp_cannot_use_says_that_the_cpu_is_used(
 
 def test_sampling_without_memory_in_any_form_says_what_to_lower(tmp_path, monkeypatch, capsys):
     from nova3d_core.cli.demo import PICTURE
-    from nova3d_core.diffusion import pipeline
+    from nova3d_core.diffusion.sampling import pipeline
 
     def full(*given, **more):
         raise RuntimeError("CUDA error: out of memory")

@@ -96,10 +96,10 @@ def test_every_exception_ends_in_one_line(failing, body, code, words):
 
 
 def test_an_internal_error_says_where_and_what_to_report(failing, monkeypatch, capsys):
-    body = "from nova3d_core.io.containment import path_inside; path_inside(None, 'a', 'b')"
+    body = "from nova3d_core.io.files.containment import path_inside; path_inside(None, 'a', 'b')"
     code, line = failing(body)
     assert code == 1
-    assert "TypeError at io/containment.py:" in line
+    assert "TypeError at io/files/containment.py:" in line
     assert "/issues with what NOVA3D_TRACEBACK=1 shows." in line
     monkeypatch.setenv("NOVA3D_TRACEBACK", "1")
     assert main(["presets"]) == 1

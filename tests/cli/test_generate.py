@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nova3d_core.io.transforms_json import read_views
-from nova3d_core.weights.saving import save_nova3d
+from nova3d_core.io.views.transforms_json import read_views
+from nova3d_core.weights.save import save_nova3d
 
 from ..diffusion.models import picture_and_mask, small_model
 from .test_interrupts import STOPPED, interrupt_at

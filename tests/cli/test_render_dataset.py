@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nova3d_core.training.shards import ShardDataset, read_shard
+from nova3d_core.training.data.shards import ShardDataset, read_shard
 
 from .conftest import KNIGHT, ROOT
 from .test_interrupts import STOPPED, interrupt_at

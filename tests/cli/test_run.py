@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from nova3d_core.io.meshes import read_mesh
-from nova3d_core.io.transforms_json import read_views
-from nova3d_core.weights.built_in import NAME
-from nova3d_core.weights.saving import save_nova3d
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.io.views.transforms_json import read_views
+from nova3d_core.weights.discovery.built_in import NAME
+from nova3d_core.weights.save import save_nova3d
 
 from ..diffusion.models import picture_and_mask
 from ..weights.models import copying_mini

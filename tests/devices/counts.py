@@ -61,13 +61,13 @@ def book_calls(owner: Any, function: str, name: str) -> None:
 
 
 def _views():
-    from nova3d_core.io.transforms_json import read_views
+    from nova3d_core.io.views.transforms_json import read_views
 
     return read_views(VIEWS)
 
 
 def _fuse(config: Any) -> None:
-    from nova3d_core.fusion.optimise import fuse_sdf
+    from nova3d_core.fusion.fuse import fuse_sdf
 
     fuse_sdf(_views(), config, device=DEVICE)
 
@@ -75,10 +75,10 @@ def _fuse(config: Any) -> None:
 @counts
 def fusion() -> None:
     """The grid field in warp, gradient steps on poses, then alignment."""
-    from nova3d_core.fusion import optimise
-    from nova3d_core.fusion.alignment import Alignment
-    from nova3d_core.fusion.fields.grid import DenseGrid
-    from nova3d_core.fusion.sdf_config import LevelConfig, SdfFusionConfig
+    from nova3d_core.fusion import fuse as optimise
+    from nova3d_core.fusion.config import LevelConfig, SdfFusionConfig
+    from nova3d_core.fusion.fields.grid.field import DenseGrid
+    from nova3d_core.fusion.poses.registration import Alignment
 
     install_warp()
     book_calls(optimise, "_step", "fusion step")
@@ -100,11 +100,11 @@ def fusion() -> None:
 @counts
 def fusion_in_torch() -> None:
     """The grid field's torch twin; rays as many as the presets take at least."""
-    from nova3d_core.fusion import optimise
-    from nova3d_core.fusion.fields import launch
-    from nova3d_core.fusion.sdf_config import LevelConfig, SdfFusionConfig
+    from nova3d_core.fusion import fuse as optimise
+    from nova3d_core.fusion.config import LevelConfig, SdfFusionConfig
+    from nova3d_core.fusion.fields.grid import warp_support
 
-    launch.can_run_on = lambda device: False
+    warp_support.can_run_on = lambda device: False
     book_calls(optimise, "_step", "fusion step, torch twin")
     plain = SdfFusionConfig(check_inputs=False)
     conflict = replace(plain.conflict, begin=0.0)
@@ -114,10 +114,10 @@ def fusion_in_torch() -> None:
 @counts
 def fusion_hashgrid() -> None:
     """The hash grid in torch, with the tables of a GPU."""
-    from nova3d_core.fusion import optimise
-    from nova3d_core.fusion.fields import hashgrid
-    from nova3d_core.fusion.fields.hash_encoding import HashEncoding
-    from nova3d_core.fusion.sdf_config import LevelConfig, SdfFusionConfig
+    from nova3d_core.fusion import fuse as optimise
+    from nova3d_core.fusion.config import LevelConfig, SdfFusionConfig
+    from nova3d_core.fusion.fields.hashgrid import field as hashgrid
+    from nova3d_core.fusion.fields.hashgrid.encoding import HashEncoding
 
     def encoding(device: torch.device, finest: int = 256) -> HashEncoding:
         return HashEncoding(levels=10, log2_table=19, finest=finest).to(device)
@@ -136,7 +136,7 @@ def fusion_hashgrid() -> None:
 @counts
 def cameras() -> None:
     """A `Cameras` of sixteen views made on the device."""
-    from nova3d_core.cameras import orbit_cameras
+    from nova3d_core.cameras.cameras import orbit_cameras
 
     given = orbit_cameras()
     with booked("new Cameras"):
@@ -146,12 +146,12 @@ def cameras() -> None:
 @counts
 def sampling() -> None:
     """Denoising steps of each kind of network, small, in float32 and float16."""
+    from nova3d_core.cameras.orbits import ORBIT_PRESETS, OrbitConfig
+    from nova3d_core.cameras.rigs import RigConfig
     from nova3d_core.diffusion.families import SampleConfig
     from nova3d_core.diffusion.model import UNET, OneDevice
-    from nova3d_core.diffusion.pipeline import SAMPLING, sample
-    from nova3d_core.orbits import ORBIT_PRESETS, OrbitConfig
+    from nova3d_core.diffusion.sampling.pipeline import SAMPLING, sample
     from nova3d_core.progress import Progress
-    from nova3d_core.rigs import RigConfig
 
     from ..diffusion.models import picture_and_mask, small_model
 

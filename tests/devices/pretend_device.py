@@ -401,8 +401,9 @@ def left_on_device(value: Any, name: str = "result") -> list[str]:
 
 def install_warp() -> None:
     """Lets the grid field's kernels run as on a GPU: one launch each, on tensors of the device."""
-    from nova3d_core.fusion.fields import grid_warp
-    from nova3d_core.fusion.fields import launch as launching
+    from nova3d_core.compute import warp_backend as launching
+    from nova3d_core.fusion.fields.grid import warp_impl as grid_warp
+    from nova3d_core.fusion.fields.grid import warp_support
 
     warp, as_warp = launching.warp(), launching.as_warp
 
@@ -435,6 +436,6 @@ def install_warp() -> None:
         return as_warp(tensor.on_host)
 
     shim = Warp()
-    launching.can_run_on = lambda device: True
+    warp_support.can_run_on = lambda device: True
     launching.warp = lambda: shim
     launching.as_warp = grid_warp.as_warp = checked

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nova3d_core.devices import available_devices
+from nova3d_core.compute.devices import available_devices
 
 ROOT = Path(__file__).resolve().parents[2]
 

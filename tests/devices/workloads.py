@@ -49,10 +49,10 @@ def small_views(normal_frame: str = "front_view"):
     """Eight views of 48 pixels of a coloured ellipsoid with a bump."""
     import trimesh
 
-    from nova3d_core.cameras import orbit_cameras
+    from nova3d_core.cameras.cameras import orbit_cameras
+    from nova3d_core.cameras.rigs import RigConfig
     from nova3d_core.mesh import Mesh
     from nova3d_core.rendering.views import render_views
-    from nova3d_core.rigs import RigConfig
 
     ball = trimesh.creation.icosphere(subdivisions=3, radius=1.0)
     place = torch.tensor(ball.vertices, dtype=torch.float32)
@@ -70,8 +70,7 @@ def small_views(normal_frame: str = "front_view"):
 
 def small_fusion(**changes: Any):
     """Three short levels: gradients on poses, then alignment with soft masks."""
-    from nova3d_core.fusion.config import HullConfig
-    from nova3d_core.fusion.sdf_config import ConflictConfig, LevelConfig, SdfFusionConfig
+    from nova3d_core.fusion.config import ConflictConfig, HullConfig, LevelConfig, SdfFusionConfig
 
     levels = (
         LevelConfig(16, 6, 0.5, turn_rad=4e-3),
@@ -90,7 +89,8 @@ def small_fusion(**changes: Any):
 
 def compared_fusion(config: Any, views: Any = None) -> dict[str, Any]:
     """A fusion on the device against one on the CPU; `differs` is in cells."""
-    from nova3d_core.fusion import optimise, preview
+    from nova3d_core.fusion import fuse as optimise
+    from nova3d_core.fusion import preview
     from nova3d_core.progress import Progress
 
     views = small_views() if views is None else views
@@ -120,7 +120,7 @@ def fusion_grid() -> dict[str, dict[str, Any]]:
 
 @workload
 def fusion_modes() -> dict[str, dict[str, Any]]:
-    from nova3d_core.fusion.sdf_config import ConflictConfig, LossConfig
+    from nova3d_core.fusion.config import ConflictConfig, LossConfig
 
     install_warp_for_device()
     robust = small_fusion(conflict=ConflictConfig(mode="robust", begin=0.2))
@@ -135,17 +135,17 @@ def fusion_modes() -> dict[str, dict[str, Any]]:
 
 @workload
 def fusion_twin() -> dict[str, dict[str, Any]]:
-    from nova3d_core.fusion.fields import launch
+    from nova3d_core.fusion.fields.grid import warp_support
 
-    launch.can_run_on = lambda device: False
+    warp_support.can_run_on = lambda device: False
     levels = tuple(replace(level, steps=2, ray_share=0.05) for level in small_fusion().levels)
     return {"model": compared_fusion(small_fusion(levels=levels, min_rays=64))}
 
 
 @workload
 def fusion_hashgrid() -> dict[str, dict[str, Any]]:
-    from nova3d_core.fusion.fields import hashgrid
-    from nova3d_core.fusion.fields.hash_encoding import HashEncoding
+    from nova3d_core.fusion.fields.hashgrid import field as hashgrid
+    from nova3d_core.fusion.fields.hashgrid.encoding import HashEncoding
 
     def encoding(device: torch.device, finest: int = 256) -> HashEncoding:
         return HashEncoding(levels=10, log2_table=12, finest=finest).to(device)  # as on CUDA
@@ -160,7 +160,9 @@ def fusion_hashgrid() -> dict[str, dict[str, Any]]:
 
 def install_warp_for_device() -> None:
     """warp's kernels for the device; fusions on the CPU go on as they did."""
-    from nova3d_core.fusion.fields import grid_warp, launch
+    from nova3d_core.compute import warp_backend as launch
+    from nova3d_core.fusion.fields.grid import warp_impl as grid_warp
+    from nova3d_core.fusion.fields.grid import warp_support
 
     plain = launch.warp, launch.as_warp
     install_warp()
@@ -171,7 +173,7 @@ def install_warp_for_device() -> None:
         grid_warp.as_warp = launch.as_warp
         return True
 
-    launch.can_run_on = routed
+    warp_support.can_run_on = routed
 
 
 # Models
@@ -181,7 +183,7 @@ def compared_sample(model: Any, dtype: torch.dtype, steps: int = 2) -> dict[str,
     """A sample on the device against one on the CPU, both in `dtype`; `differs` in 0..1."""
     from nova3d_core.diffusion.families import SampleConfig
     from nova3d_core.diffusion.model import CODEC, IMAGE_ENCODER, UNET, OneDevice
-    from nova3d_core.diffusion.pipeline import sample
+    from nova3d_core.diffusion.sampling.pipeline import sample
     from nova3d_core.progress import Progress
 
     from ..diffusion.models import picture_and_mask
@@ -204,8 +206,8 @@ def sampling_of(name: str) -> Callable[[], dict[str, dict[str, Any]]]:
     """Samples of a small model of a family in each dtype."""
 
     def run() -> dict[str, dict[str, Any]]:
-        from nova3d_core.orbits import ORBIT_PRESETS, OrbitConfig
-        from nova3d_core.rigs import RigConfig
+        from nova3d_core.cameras.orbits import ORBIT_PRESETS, OrbitConfig
+        from nova3d_core.cameras.rigs import RigConfig
 
         from ..diffusion.models import small_model
 
@@ -223,8 +225,8 @@ for family in ("nova3d", "nova3d-mini", "sv3d_u", "sv3d_p", "v3d"):
 def loading() -> dict[str, dict[str, Any]]:
     """The built-in model from its file, onto the device and back."""
     from nova3d_core.diffusion.model import PARTS, OneDevice
-    from nova3d_core.weights.built_in import built_in_file
-    from nova3d_core.weights.loading import load_model
+    from nova3d_core.weights.discovery.built_in import built_in_file
+    from nova3d_core.weights.load import load_model
 
     cases = {}
     for dtype in DTYPES:
@@ -274,12 +276,12 @@ def trained(config: Any, device: torch.device) -> tuple[dict[str, torch.Tensor],
     """Weights and their average after a step on a device, and what validation found there."""
     from nova3d_core.diffusion.families import FAMILIES
     from nova3d_core.diffusion.model import OneDevice
-    from nova3d_core.training.batches import batch_of
-    from nova3d_core.training.draws import draw
+    from nova3d_core.training.data.batches import batch_of
     from nova3d_core.training.ema import Ema
     from nova3d_core.training.objective import Objective
     from nova3d_core.training.optimiser import optimiser_of
-    from nova3d_core.training.trainee import fresh_trainee
+    from nova3d_core.training.step_rng import draw
+    from nova3d_core.training.train_module import fresh_trainee
     from nova3d_core.training.validation import truth_of, validate
 
     from ..training.parts import FACTOR, SIZE, VIEWS, objects
@@ -353,8 +355,8 @@ def node_placement() -> dict[str, dict[str, Any]]:
     sys.modules.update(host_modules(log))
     sys.modules["pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["pack"])
-    placement = importlib.import_module("pack.nodes.placement")
-    pipeline = importlib.import_module("pack.nova3d_core.diffusion.pipeline")
+    placement = importlib.import_module("pack.nodes.model_management")
+    pipeline = importlib.import_module("pack.nova3d_core.diffusion.sampling.pipeline")
     families = importlib.import_module("pack.nova3d_core.diffusion.families")
     model_module = importlib.import_module("pack.nova3d_core.diffusion.model")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.diffusion.unet import VideoUNet
-from nova3d_core.diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
-from nova3d_core.orbits import ORBIT_PRESETS, OrbitConfig
-from nova3d_core.rigs import RigConfig
+from nova3d_core.cameras.orbits import ORBIT_PRESETS, OrbitConfig
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.diffusion.network.config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.diffusion.network.unet import VideoUNet
 
 SMALL = {"channels": 32, "head_channels": 16, "context_channels": 48, "group_size": 8}
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from nova3d_core.diffusion.codec import VaeCodec, build_vae
-from nova3d_core.diffusion.conditioning import Conditioning
+from nova3d_core.diffusion.codecs.clip import ClipEncoder, build_clip
+from nova3d_core.diffusion.codecs.vae import VaeCodec, build_vae
+from nova3d_core.diffusion.codecs.vae_config import VaeConfig
 from nova3d_core.diffusion.families import Family, GuidanceConfig, SampleConfig
-from nova3d_core.diffusion.image_encoder import ClipEncoder, build_clip
 from nova3d_core.diffusion.model import MultiviewModel, OneDevice
-from nova3d_core.diffusion.pipeline import Draws, decoded, sample_latents, told_of
-from nova3d_core.diffusion.stations import stations_of
-from nova3d_core.diffusion.unet import VideoUNet
+from nova3d_core.diffusion.network.unet import VideoUNet
+from nova3d_core.diffusion.sampling.conditioning import Conditioning
+from nova3d_core.diffusion.sampling.pipeline import Draws, decoded, sample_latents, told_of
+from nova3d_core.diffusion.sampling.trajectory import stations_of
 from nova3d_core.progress import SILENT
-from nova3d_core.weights.names import sgm_unet_names
-from nova3d_core.weights.shapes import VaeConfig
+from nova3d_core.weights.keymaps.unet import sgm_unet_names
 
 from .models import CLIP, WIDTHS, randomised, small_config
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.diffusion.embeddings import camera_task_numbers, sinusoid
-from nova3d_core.diffusion.grow import nova3d_from_svd
-from nova3d_core.diffusion.unet import VideoUNet
-from nova3d_core.diffusion.unet_config import UNetConfig
+from nova3d_core.diffusion.network.config import UNetConfig
+from nova3d_core.diffusion.network.embeddings import camera_task_numbers, sinusoid
+from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.errors import InputError
+from nova3d_core.training.init_from_svd import nova3d_from_svd
 
 from .conftest import inputs_for, small_unet
 
@@ -46,7 +46,7 @@ def test_domains_see_each_other_through_alignment_alone(nova3d_unet):
 
 @pytest.mark.parametrize("kind", ["transformer_blocks", "time_stack"])
 def test_spatial_alignment_joins_a_view_and_temporal_alignment_a_place(nova3d_unet, kind):
-    from nova3d_core.diffusion.blocks import Walk
+    from nova3d_core.diffusion.network.blocks import Walk
 
     block = getattr(nova3d_unet.middle_block[1], kind)[0]
     tokens = torch.randn(2 * 2 * 3, 6, 128, requires_grad=True)  # D B V pictures of 6 places

@@ -7,15 +7,15 @@ import math
 import pytest
 import torch
 
-from nova3d_core.cameras import cameras_of_orbit
-from nova3d_core.diffusion.conditioning import added_numbers, camera_tasks
+from nova3d_core.cameras.cameras import cameras_of_orbit
+from nova3d_core.cameras.orbits import OrbitConfig
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import OneDevice
-from nova3d_core.diffusion.pipeline import draw, told_of
-from nova3d_core.diffusion.stations import stations_of
-from nova3d_core.orbits import OrbitConfig
+from nova3d_core.diffusion.sampling.conditioning import added_numbers, camera_tasks
+from nova3d_core.diffusion.sampling.pipeline import draw, told_of
+from nova3d_core.diffusion.sampling.trajectory import stations_of
 from nova3d_core.progress import SILENT
-from nova3d_core.rigs import RigConfig
 
 from .models import SIZE, small_model
 

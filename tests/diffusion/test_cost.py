@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from nova3d_core.diffusion.cost import activation_bytes, pass_flops, seconds_on_cpu
-from nova3d_core.diffusion.unet import VideoUNet
-from nova3d_core.diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.diffusion.network.config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.diffusion.network.unet import VideoUNet
+from nova3d_core.diffusion.sampling.cost import activation_bytes, pass_flops, seconds_on_cpu
 
 from .conftest import small_unet
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.diffusion.conditioning import Conditioning
-from nova3d_core.diffusion.denoiser import Denoiser
-from nova3d_core.diffusion.schedule import coefficients
+from nova3d_core.diffusion.sampling.conditioning import Conditioning
+from nova3d_core.diffusion.sampling.denoiser import Denoiser
+from nova3d_core.diffusion.sampling.schedule import coefficients
 from nova3d_core.errors import Cancelled
 
 from .conftest import inputs_for

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from nova3d_core.diffusion.families import FAMILIES, GuidanceConfig
-from nova3d_core.diffusion.guidance import guidance_scales
-from nova3d_core.diffusion.stations import stations_of
+from nova3d_core.diffusion.sampling.guidance import guidance_scales
+from nova3d_core.diffusion.sampling.trajectory import stations_of
 
 
 def scales_of(name: str) -> torch.Tensor:

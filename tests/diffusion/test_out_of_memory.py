@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nova3d_core.diffusion.denoiser import Denoiser
-from nova3d_core.diffusion.pipeline import sample
+from nova3d_core.diffusion.sampling.denoiser import Denoiser
+from nova3d_core.diffusion.sampling.pipeline import sample
 
 from .test_denoiser import parts
 from .test_pipeline import QUICK, picture_and_mask, small_model

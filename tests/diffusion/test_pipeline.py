@@ -9,16 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nova3d_core.cameras import cameras_of_orbit, orbit_cameras
+from nova3d_core.cameras.cameras import cameras_of_orbit, orbit_cameras
+from nova3d_core.cameras.orbits import OrbitConfig
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.diffusion.families import FAMILIES, GuidanceConfig, SampleConfig
-from nova3d_core.diffusion.intake import take_in
 from nova3d_core.diffusion.model import OneDevice
-from nova3d_core.diffusion.pipeline import sample, sample_views
-from nova3d_core.diffusion.preview import Previews, contact_sheet, latent_colours
+from nova3d_core.diffusion.sampling.pipeline import sample, sample_views
+from nova3d_core.diffusion.sampling.preprocess import take_in
+from nova3d_core.diffusion.sampling.preview import Previews, contact_sheet, latent_colours
 from nova3d_core.errors import Cancelled, InputError, StageError
-from nova3d_core.orbits import OrbitConfig
 from nova3d_core.progress import Progress
-from nova3d_core.rigs import RigConfig
 
 from .models import SIZE, picture_and_mask, small_model
 
@@ -134,8 +134,8 @@ def test_settings_reach_the_sampling(nova3d, change):
 
 def test_the_tasks_order_decides_which_domain_is_which(nova3d):
     """Domains differ only in their noise and their task: swap both, and the pictures swap."""
-    from nova3d_core.diffusion.pipeline import draw, sample_latents, told_of
-    from nova3d_core.diffusion.stations import stations_of
+    from nova3d_core.diffusion.sampling.pipeline import draw, sample_latents, told_of
+    from nova3d_core.diffusion.sampling.trajectory import stations_of
     from nova3d_core.progress import SILENT
 
     stations = stations_of(nova3d.family, SIZE)
@@ -346,7 +346,7 @@ def test_the_contact_sheet_and_the_colours_of_latents():
 
 
 def test_long_sampling_on_the_cpu_is_announced_before_it_starts(nova3d, caplog, monkeypatch):
-    from nova3d_core.diffusion import pipeline
+    from nova3d_core.diffusion.sampling import pipeline
 
     with caplog.at_level(logging.WARNING):
         sample(nova3d, *picture_and_mask(), QUICK)

@@ -9,11 +9,11 @@ import torch
 from scipy.fft import dctn
 from torch.nn import functional
 
-from nova3d_core.diffusion.codec import most_at_once
-from nova3d_core.diffusion.pixel_codec import PixelCodec
+from nova3d_core.diffusion.codecs.pixels import PixelCodec
+from nova3d_core.diffusion.codecs.vae import most_at_once
 from nova3d_core.errors import InputError
-from nova3d_core.training.objects import procedural_object
-from nova3d_core.training.pictures import render_object
+from nova3d_core.training.data.render import render_object
+from nova3d_core.training.procedural import procedural_object
 
 
 def pictures(count: int = 3, height: int = 16, width: int = 24) -> torch.Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.diffusion.sampler import sample_euler
-from nova3d_core.diffusion.schedule import karras_sigmas
+from nova3d_core.diffusion.sampling.sampler import sample_euler
+from nova3d_core.diffusion.sampling.schedule import karras_sigmas
 from nova3d_core.errors import Cancelled
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from nova3d_core.diffusion.schedule import coefficients, karras_sigmas, start_scale
+from nova3d_core.diffusion.sampling.schedule import coefficients, karras_sigmas, start_scale
 from nova3d_core.errors import InputError
 
 

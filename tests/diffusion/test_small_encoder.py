@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nova3d_core.diffusion.small_encoder import SmallEncoder
+from nova3d_core.diffusion.codecs.small_encoder import SmallEncoder
 from nova3d_core.errors import InputError
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
 
-from nova3d_core.diffusion import attention
-from nova3d_core.diffusion.embeddings import sinusoid
-from nova3d_core.diffusion.unet import VideoUNet
-from nova3d_core.diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.diffusion.network import attention
+from nova3d_core.diffusion.network.config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.diffusion.network.embeddings import sinusoid
+from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.errors import InputError
 
 from .conftest import inputs_for, small_unet

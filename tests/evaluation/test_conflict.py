@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import InputError
-from nova3d_core.evaluation.conditions import make_condition
 from nova3d_core.evaluation.config import ConditionConfig
-from nova3d_core.evaluation.conflict import area_under_roc, conflict_auc
-from nova3d_core.rigs import RigConfig
+from nova3d_core.evaluation.metrics.conflict import area_under_roc, conflict_auc
+from nova3d_core.evaluation.perturbations import make_condition
 
 V, H, W = 4, 12, 10
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.evaluation.geometry import (
+from nova3d_core.evaluation.metrics.geometry import (
     SurfaceSamples,
     cloud_figures,
     distance_figures,

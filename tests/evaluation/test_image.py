@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled, InputError
-from nova3d_core.evaluation.image import (
+from nova3d_core.evaluation.metrics.image import (
     evaluation_cameras,
     grouped_figures,
     mask_iou,
@@ -21,7 +22,6 @@ from nova3d_core.evaluation.image import (
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from nova3d_core.cameras import Cameras, cameras_at, orbit_cameras
+from nova3d_core.cameras.cameras import Cameras, cameras_at, orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import InputError
-from nova3d_core.evaluation.conditions import noisy_cameras, rotation_matrix
 from nova3d_core.evaluation.config import ConditionConfig
-from nova3d_core.evaluation.poses import pose_figures, pose_motion
-from nova3d_core.rigs import RigConfig
+from nova3d_core.evaluation.metrics.poses import pose_figures, pose_motion
+from nova3d_core.evaluation.perturbations import noisy_cameras, rotation_matrix
 
 IDEAL = orbit_cameras(RigConfig(count=8, width_px=32, height_px=32))
 

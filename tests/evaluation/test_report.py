@@ -10,9 +10,9 @@ import torch
 
 import nova3d_core
 from nova3d_core.errors import InputError
-from nova3d_core.evaluation.image import evaluation_cameras
+from nova3d_core.evaluation.comparison_grid import comparison_sheet, nearest_views
+from nova3d_core.evaluation.metrics.image import evaluation_cameras
 from nova3d_core.evaluation.report import Report, figure_lines, markdown_table
-from nova3d_core.evaluation.sheet import comparison_sheet, nearest_views
 from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views
 

@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="module")
 def compiled_steps():
     pytest.importorskip("warp")
-    from nova3d_core.fusion.fields import grid_warp
+    from nova3d_core.fusion.fields.grid import warp_impl as grid_warp
 
     return grid_warp
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.fusion.config import ConflictConfig
 from nova3d_core.fusion.conflict import ConflictModel
 from nova3d_core.fusion.losses import free_conflict
-from nova3d_core.fusion.sdf_config import ConflictConfig
-from nova3d_core.rigs import RigConfig
 
 V, PX = 6, 64
 CLEAN, WRONG = 0.02, 0.6

@@ -7,17 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.conventions import decode_normals
 from nova3d_core.errors import InputError
-from nova3d_core.fusion.config import HullConfig
-from nova3d_core.fusion.optimise import fuse_sdf
-from nova3d_core.fusion.sdf_config import LevelConfig, SdfFusionConfig
+from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig
+from nova3d_core.fusion.fuse import fuse_sdf
 from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.clean import keep_largest_parts
 from nova3d_core.meshing.isosurface import extract_surface
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
 
 CONFIG = SdfFusionConfig(
     levels=(

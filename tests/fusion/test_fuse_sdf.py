@@ -9,21 +9,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled, InputError, StageError
-from nova3d_core.evaluation.conditions import noisy_cameras
 from nova3d_core.evaluation.config import ConditionConfig
-from nova3d_core.evaluation.poses import pose_figures
-from nova3d_core.fusion import optimise
-from nova3d_core.fusion.config import HullConfig
-from nova3d_core.fusion.fields.grid import DenseGrid
-from nova3d_core.fusion.optimise import fuse_sdf, refine_poses
+from nova3d_core.evaluation.metrics.poses import pose_figures
+from nova3d_core.evaluation.perturbations import noisy_cameras
+from nova3d_core.fusion import fuse as optimise
+from nova3d_core.fusion.config import HullConfig, LevelConfig, PoseConfig, SdfFusionConfig
+from nova3d_core.fusion.fields.grid.field import DenseGrid
+from nova3d_core.fusion.fuse import fuse_sdf, refine_poses
 from nova3d_core.fusion.preview import PreviewClock
-from nova3d_core.fusion.sdf_config import LevelConfig, PoseConfig, SdfFusionConfig
 from nova3d_core.mesh import Mesh
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
 
 HULL = HullConfig(resolution=48)
 FULL = SdfFusionConfig(
@@ -157,7 +156,7 @@ def test_the_surface_is_where_the_truth_is(fused, pebble):
 
 
 def test_it_beats_the_hull_that_it_starts_from(fused, views, pebble):
-    from nova3d_core.fusion.visual_hull import carve_hull
+    from nova3d_core.fusion.hull.visual_hull import carve_hull
 
     hull = replace(fused, grid=carve_hull(views, HULL), field_to_world=torch.eye(4))
     error = [float(s.sdf(pebble.vertices).abs().mean()) for s in (fused, hull)]
@@ -394,7 +393,9 @@ def test_the_plain_twin_gives_the_compiled_fields_surface(views, monkeypatch):
     levels = (LevelConfig(24, 4, 0.3, 1.0, 0.10, 1e-3),)
     config = replace(QUICK, levels=levels)
     compiled = fuse_sdf(views, config)
-    monkeypatch.setattr("nova3d_core.fusion.fields.launch.can_run_on", lambda device: False)
+    monkeypatch.setattr(
+        "nova3d_core.fusion.fields.grid.warp_support.can_run_on", lambda device: False
+    )
     plain = fuse_sdf(views, config)
     worst = (compiled.grid.values - plain.grid.values).abs().max()
     assert worst < 0.1 * compiled.grid.spacing

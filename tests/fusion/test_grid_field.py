@@ -8,10 +8,12 @@ import logging
 import pytest
 import torch
 
-from nova3d_core.cameras import cameras_at
-from nova3d_core.fusion.fields import launch
-from nova3d_core.fusion.fields.grid import DenseGrid
-from nova3d_core.fusion.fields.grid_state import (
+from nova3d_core.cameras.cameras import cameras_at
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.compute import warp_backend
+from nova3d_core.fusion.config import LevelConfig, LossConfig
+from nova3d_core.fusion.fields.grid.field import DenseGrid
+from nova3d_core.fusion.fields.grid.state import (
     BYTES_A_VOXEL,
     grid_points,
     next_level,
@@ -19,10 +21,8 @@ from nova3d_core.fusion.fields.grid_state import (
 )
 from nova3d_core.fusion.losses import Targets, ray_loss
 from nova3d_core.fusion.rays import RayDraw, ray_bank
-from nova3d_core.fusion.sdf_config import LevelConfig, LossConfig
-from nova3d_core.fusion.sdf_grid import SdfGrid
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
+from nova3d_core.sdf_grid import SdfGrid
 
 RADIUS = 0.4
 
@@ -181,7 +181,7 @@ def test_overflow_is_noticed(name, bad):
     assert not field.is_finite()
 
 
-def fitted(compiled, steps=4, count=launch.PARTS * 1100):
+def fitted(compiled, steps=4, count=warp_backend.PARTS * 1100):
     field = ball_field(compiled, resolution=24)
     origins, directions, past = rays_past_the_ball(count)
     for _ in range(steps):

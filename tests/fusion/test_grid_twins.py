@@ -7,8 +7,8 @@ from dataclasses import fields
 import pytest
 import torch
 
-from nova3d_core.fusion.fields import grid_torch
-from nova3d_core.fusion.fields.grid_state import BYTES_A_VOXEL, GridState, grid_points
+from nova3d_core.fusion.fields.grid import torch_impl as grid_torch
+from nova3d_core.fusion.fields.grid.state import BYTES_A_VOXEL, GridState, grid_points
 
 CELL = 0.05
 SIZE = (24, 25, 26)  # a mix-up of axes shows
@@ -136,7 +136,7 @@ def test_derivatives_add_up_over_calls_and_rays_are_left_out_on_demand(compiled)
 def steps_of(compiled):
     if not compiled:
         return grid_torch
-    from nova3d_core.fusion.fields import grid_warp
+    from nova3d_core.fusion.fields.grid import warp_impl as grid_warp
 
     return grid_warp
 

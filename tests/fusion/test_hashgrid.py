@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from nova3d_core.cameras import cameras_at
+from nova3d_core.cameras.cameras import cameras_at
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import InputError, MissingDependencyError, StageError
-from nova3d_core.fusion.fields.hash_encoding import (
+from nova3d_core.fusion.config import LevelConfig, LossConfig
+from nova3d_core.fusion.fields.hashgrid.encoding import (
     HashEncoding,
     TcnnEncoding,
     cosine_window,
     level_resolutions,
 )
-from nova3d_core.fusion.fields.hash_rays import Samples, box_range, march
-from nova3d_core.fusion.fields.hashgrid import HashGridField
-from nova3d_core.fusion.sdf_config import LevelConfig, LossConfig
-from nova3d_core.fusion.sdf_grid import SdfGrid, grid_points
-from nova3d_core.rigs import RigConfig
+from nova3d_core.fusion.fields.hashgrid.field import HashGridField
+from nova3d_core.fusion.fields.hashgrid.rays import Samples, box_range, march
+from nova3d_core.sdf_grid import SdfGrid, grid_points
 
 LEVEL = LevelConfig(64, 50, 1.0)
 NO_REGULARISERS = LossConfig(eikonal=0.0, sparse=0.0, smooth=0.0)
@@ -336,7 +336,7 @@ def test_rendering_is_the_definition():
 
 
 def test_rendering_keeps_every_faint_sample_out_and_no_other(monkeypatch):
-    monkeypatch.setattr("nova3d_core.fusion.fields.hashgrid.FAINT", -1.0)
+    monkeypatch.setattr("nova3d_core.fusion.fields.hashgrid.field.FAINT", -1.0)
     field = shaken(ball_field(0.4))
     origins, directions = rays_at((random_unit_cube(6, seed=4) - 0.5) * 0.7)
     samples = march(*_march_of(field), origins, directions, field._sharpness, field.spacing)
@@ -361,7 +361,7 @@ def _given(field: HashGridField, samples: Samples, rays, weights) -> float:
 
 
 def test_derivatives_are_those_of_the_rendering(monkeypatch):
-    monkeypatch.setattr("nova3d_core.fusion.fields.hashgrid.FAINT", -1.0)  # no jumps at 0.01
+    monkeypatch.setattr("nova3d_core.fusion.fields.hashgrid.field.FAINT", -1.0)  # no jumps at 0.01
     field = shaken(ball_field(0.4), size=0.005)
     rays = rays_at((random_unit_cube(300, seed=6) - 0.5) * 0.6)
     samples = march(*_march_of(field), *rays, field._sharpness, field.spacing)

@@ -11,21 +11,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nova3d_core.cameras import cameras_at, orbit_cameras
+from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.conventions import NORMAL_FRAMES, decode_normals, encode_normals
 from nova3d_core.errors import Cancelled, InputError
-from nova3d_core.evaluation.conditions import make_condition, noisy_cameras
 from nova3d_core.evaluation.config import ConditionConfig
-from nova3d_core.fusion import silhouette_checks
-from nova3d_core.fusion.input_checks import border_views, check_views
-from nova3d_core.fusion.normal_checks import Evidence, Reading, check_normals
-from nova3d_core.fusion.silhouette_checks import check_silhouettes
-from nova3d_core.io.meshes import read_mesh
+from nova3d_core.evaluation.perturbations import make_condition, noisy_cameras
+from nova3d_core.fusion.checks import silhouettes as silhouette_checks
+from nova3d_core.fusion.checks.inputs import border_views, check_views
+from nova3d_core.fusion.checks.normals import Evidence, Reading, check_normals
+from nova3d_core.fusion.checks.silhouettes import check_silhouettes
+from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.mesh import Mesh
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
 from nova3d_core.views import Views
 
 SMALL = RigConfig(width_px=128, height_px=128)

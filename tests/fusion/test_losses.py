@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nova3d_core.cameras import cameras_at, orbit_cameras
+from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.fusion.config import LossConfig
 from nova3d_core.fusion.fields.base import Rendered
 from nova3d_core.fusion.losses import (
     Targets,
@@ -20,9 +22,7 @@ from nova3d_core.fusion.losses import (
     robust_loss,
 )
 from nova3d_core.fusion.rays import STEEPEST_COSINE, RayDraw, pixel_area, ray_bank, rays_of
-from nova3d_core.fusion.sdf_config import LossConfig
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
 
 
 def unit(vectors):

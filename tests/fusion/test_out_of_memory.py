@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from nova3d_core.errors import StageError
-from nova3d_core.fusion import optimise
-from nova3d_core.fusion.fields.grid import DenseGrid
-from nova3d_core.fusion.optimise import fuse_sdf
-from nova3d_core.fusion.sdf_config import LevelConfig, SdfFusionConfig
+from nova3d_core.fusion import fuse as optimise
+from nova3d_core.fusion.config import LevelConfig, SdfFusionConfig
+from nova3d_core.fusion.fields.grid.field import DenseGrid
+from nova3d_core.fusion.fuse import fuse_sdf
 from nova3d_core.progress import SILENT
 
-from .test_placement import TINY, views
+from .test_device import TINY, views
 
 __all__ = ["views"]  # the fixture
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nova3d_core.fusion.config import LossConfig
 from nova3d_core.fusion.fields.base import Rendered
 from nova3d_core.fusion.losses import Targets, colour_distance, colour_loss, normal_loss, ray_loss
-from nova3d_core.fusion.sdf_config import LossConfig
 
 
 def rays(count: int) -> tuple[Rendered, Targets]:

@@ -8,17 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nova3d_core.cameras import orbit_cameras
-from nova3d_core.fusion import optimise
-from nova3d_core.fusion.config import HullConfig
-from nova3d_core.fusion.fields.grid import DenseGrid
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.fusion import fuse as optimise
+from nova3d_core.fusion.config import HullConfig, LevelConfig, LossConfig, SdfFusionConfig
+from nova3d_core.fusion.fields.grid.field import DenseGrid
+from nova3d_core.fusion.poses.soft_masks import edge_distance_px, softened_bank
 from nova3d_core.fusion.rays import pixel_side, ray_bank
-from nova3d_core.fusion.sdf_config import LevelConfig, LossConfig, SdfFusionConfig
-from nova3d_core.fusion.sdf_grid import SdfGrid
-from nova3d_core.fusion.soft_masks import edge_distance_px, softened_bank
 from nova3d_core.progress import SILENT
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
+from nova3d_core.sdf_grid import SdfGrid
 
 RADIUS = 0.3
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nova3d_core.errors import MissingDependencyError
-from nova3d_core.fusion.fields.hash_encoding import HashEncoding, TcnnEncoding, make_encoding
+from nova3d_core.fusion.fields.hashgrid.encoding import HashEncoding, TcnnEncoding, make_encoding
 
 CARD = torch.device("cuda:0")
 NO_EXTENSION = "Could not find compatible tinycudann extension for compute capability 61."

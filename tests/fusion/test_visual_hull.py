@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from nova3d_core.cameras import Cameras, cameras_at, orbit_cameras
+from nova3d_core.cameras.cameras import Cameras, cameras_at, orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.fusion.config import HullConfig
-from nova3d_core.fusion.silhouettes import Silhouettes, local_thickness_px, signed_distance_px
-from nova3d_core.fusion.visual_hull import carve_hull
+from nova3d_core.fusion.hull.silhouettes import Silhouettes, local_thickness_px, signed_distance_px
+from nova3d_core.fusion.hull.visual_hull import carve_hull
 from nova3d_core.meshing.isosurface import extract_surface
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
 from nova3d_core.views import Views
 
 SMALL = HullConfig(resolution=64)

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 KERNELS = [
-    "nova3d_core.fusion.fields.grid_kernels",
-    "nova3d_core.fusion.fields.voxel_kernels",
-    "nova3d_core.training.raster_kernels",
+    "nova3d_core.fusion.fields.grid.ray_kernels",
+    "nova3d_core.fusion.fields.grid.voxel_kernels",
+    "nova3d_core.training.data.raster_kernels",
 ]
 ARCHITECTURES = [
     75,  # the oldest cards that today's CUDA compiles for
@@ -25,7 +25,7 @@ ARCHITECTURES = [
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_compile_for_cuda_without_a_card(name, architecture, tmp_path):
     wp = pytest.importorskip("warp")
-    from nova3d_core.fusion.fields.launch import warp
+    from nova3d_core.compute.warp_backend import warp
 
     warp()  # started, quietly
     if not hasattr(wp, "compile_aot_module"):

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nova3d_core.cameras import orbit_cameras
-from nova3d_core.fusion.sdf_grid import SdfGrid
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.fusion.surface import FusionReport, Surface
 from nova3d_core.fusion.working_size import at_full_size, working_views
-from nova3d_core.rigs import RigConfig
+from nova3d_core.sdf_grid import SdfGrid
 from nova3d_core.views import Views
 
 

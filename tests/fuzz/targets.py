@@ -18,16 +18,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save as save_safetensors
 
-from nova3d_core.io.image_files import MAX_PIXELS
-from nova3d_core.io.images import read_image, read_mask
-from nova3d_core.io.meshes import read_mesh
-from nova3d_core.io.transforms_json import read_views
+from nova3d_core.io.images.decode import MAX_PIXELS
+from nova3d_core.io.images.images import read_image, read_mask
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.io.settings import read_settings
+from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.mesh import Mesh
-from nova3d_core.pipeline_config import FuseConfig
-from nova3d_core.settings import read_settings
-from nova3d_core.training.shards import ABOUT, ShardDataset, read_shard
+from nova3d_core.pipeline.config import FuseConfig
+from nova3d_core.training.data.shards import ABOUT, ShardDataset, read_shard
 from nova3d_core.views import Views
-from nova3d_core.weights.reading import open_weights
+from nova3d_core.weights.files.read import open_weights
 
 from .guards import MEMORY_MIB
 

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nova3d_core.diffusion.model import MultiviewModel
-from nova3d_core.weights.built_in import is_shipped
-from nova3d_core.weights.saving import save_nova3d
+from nova3d_core.weights.discovery.built_in import is_shipped
+from nova3d_core.weights.save import save_nova3d
 
 from ..weights.models import copying_mini, random_model
-from ..weights.test_loading import as_published, sgm_tensors, without_quantising
+from ..weights.test_load import as_published, sgm_tensors, without_quantising
 
 NOVA3D = "nova3d.safetensors"
 SV3D_P = "sv3d_p.safetensors"

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from nova3d_core.io.transforms_json import read_views
+from nova3d_core.io.views.transforms_json import read_views
 
 from .client import Client, Refused
 from .prompts import VIEWS, key_of, node, shipped, with_inputs

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nova3d_core.evaluation.occupancy import is_watertight
-from nova3d_core.io.meshes import read_mesh
+from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.mesh import Mesh
 
 from .client import Client, Run

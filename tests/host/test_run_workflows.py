@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from nova3d_core.evaluation.occupancy import is_watertight
-from nova3d_core.io.meshes import read_mesh
-from nova3d_core.io.transforms_json import read_views
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.mesh import Mesh
 
 from .client import Client, Run

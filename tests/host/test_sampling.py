@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from nova3d_core.io.transforms_json import read_views
+from nova3d_core.io.views.transforms_json import read_views
 
 from .client import Client, Refused, Run
 from .models import NOVA3D, OTHERS, SV3D_P, SV3D_U, SVD, V3D

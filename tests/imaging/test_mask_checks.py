@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nova3d_core.assemble import assemble_views
-from nova3d_core.cameras import orbit_cameras
-from nova3d_core.diffusion.intake import take_in
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.diffusion.sampling.preprocess import take_in
 from nova3d_core.errors import InputError
-from nova3d_core.fusion.input_checks import check_views
+from nova3d_core.fusion.checks.inputs import check_views
+from nova3d_core.imaging.assemble import assemble_views
 from nova3d_core.imaging.crop import prepare_images
 from nova3d_core.imaging.mask_checks import check_not_inverted, looks_inverted
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
 
 SIZE = 60
 

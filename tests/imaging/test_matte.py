@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nova3d_core.errors import InputError
 from nova3d_core.imaging.matte import WHITE_TOLERANCE, matte_from_white
-from nova3d_core.io.images import on_white, read_image
+from nova3d_core.io.images.images import on_white, read_image
 
 BLUE = torch.tensor([0.2, 0.3, 0.6])
 

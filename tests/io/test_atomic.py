@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nova3d_core.errors import InputError
-from nova3d_core.io import renames
-from nova3d_core.io.atomic import new_file, new_folder
-from nova3d_core.io.ownership import MANIFEST
+from nova3d_core.io.files import renames
+from nova3d_core.io.files.atomic import new_file, new_folder
+from nova3d_core.io.files.ownership import MANIFEST
 
 FAILURES = [RuntimeError("broke"), KeyboardInterrupt(), SystemExit(1), InputError("bad")]
 

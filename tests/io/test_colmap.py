@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.transforms_json import read_views
+from nova3d_core.io.views.transforms_json import read_views
 
 NUMBERS = {
     "SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "RADIAL": 3, "OPENCV": 4,

@@ -13,14 +13,14 @@ import torch
 import nova3d_core
 from nova3d_core.conventions import Y_UP_FROM
 from nova3d_core.fusion.config import HullConfig
-from nova3d_core.io.meshes import read_mesh, write_mesh
-from nova3d_core.io.transforms_json import read_views, write_views
+from nova3d_core.io.mesh.read import read_mesh, write_mesh
+from nova3d_core.io.views.transforms_json import read_views, write_views
 from nova3d_core.meshing.config import MeshingConfig
-from nova3d_core.pipeline import fuse_views
-from nova3d_core.pipeline_config import FuseConfig
+from nova3d_core.pipeline.config import FuseConfig
+from nova3d_core.pipeline.fuse import fuse_views
+from nova3d_core.pipeline.stages import bake_views, extract_mesh, fuse_to_surface
 from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views
-from nova3d_core.stages import bake_views, fuse_to_surface, mesh_of_surface
 from nova3d_core.texturing.config import BakeConfig
 
 KNIGHT = Path(nova3d_core.__file__).parent / "assets" / "knight" / "views"
@@ -117,7 +117,7 @@ def test_a_fused_mesh_lies_where_its_far_views_show_it(far, tmp_path):
     fused = fuse_views(views, config)
     assert fused.mesh.origin == views.cameras.origin
     surface, near_views = fuse_to_surface(read_views(KNIGHT)[::4], config)
-    near = mesh_of_surface(surface, config.meshing)
+    near = extract_mesh(surface, config.meshing)
     mesh = read_mesh(write_mesh(fused.mesh, tmp_path / "far.glb"))
     for corner in (0, 1):
         place = mesh.bounds[corner].double() + torch.tensor(mesh.origin, dtype=torch.float64)
@@ -130,7 +130,7 @@ def test_a_fused_mesh_lies_where_its_far_views_show_it(far, tmp_path):
     assert float(both / either) > 0.97
     # stage by stage likewise, and a mesh from elsewhere is baked where it lies
     surface, views = fuse_to_surface(views, config)
-    staged = mesh_of_surface(surface, config.meshing)
+    staged = extract_mesh(surface, config.meshing)
     assert staged.origin == views.cameras.origin
     baked = bake_views(mesh, views, config)
     assert baked.mesh.origin == views.cameras.origin

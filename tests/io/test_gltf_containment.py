@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.mesh_parts import texture_beside
-from nova3d_core.io.meshes import read_mesh
+from nova3d_core.io.mesh.primitives import texture_beside
+from nova3d_core.io.mesh.read import read_mesh
 
 FAULTS = Path(__file__).parents[1] / "data" / "faults"
 TRIANGLE = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], "<f4").tobytes()

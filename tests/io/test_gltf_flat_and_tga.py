@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.meshes import read_mesh
+from nova3d_core.io.mesh.read import read_mesh
 
 SQUARE = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], "<f4")
 TRIANGLES = np.array([0, 1, 2, 0, 2, 3], "<u2")

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.io import gltf, gltf_data, mesh_parts
-from nova3d_core.io.meshes import read_mesh
+from nova3d_core.io.mesh import primitives as mesh_parts
+from nova3d_core.io.mesh.gltf import buffers as gltf_data
+from nova3d_core.io.mesh.gltf import reader as gltf
+from nova3d_core.io.mesh.read import read_mesh
 
 from .test_meshes_gltf import CORNERS, QUADRANTS, TRIANGLES, UV, Gltf, png
 
@@ -292,7 +294,7 @@ def test_one_image_is_decoded_once_for_all_materials_and_takes_one_place(tmp_pat
 
 
 def test_many_tints_of_one_texture_are_bounded_together(tmp_path, monkeypatch, caplog):
-    from nova3d_core.io import texture_atlas
+    from nova3d_core.io.mesh import texture_atlas
 
     monkeypatch.setattr(texture_atlas, "MAX_REPEATED_TEXELS", 1 << 14)
     full = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], "<f4")
@@ -307,8 +309,8 @@ def test_many_tints_of_one_texture_are_bounded_together(tmp_path, monkeypatch, c
     mesh = made.read(tmp_path)
     assert mesh.texture[..., 0].numel() <= (1 << 14) + 1.25 * 128 * 128 + 1000
     assert caplog.text.count("lost in making one texture") == 1
-    from nova3d_core.io.srgb import srgb_from_linear
-    from nova3d_core.texturing.sampling import sample_texture
+    from nova3d_core.imaging.sampling import sample_texture
+    from nova3d_core.io.images.srgb import srgb_from_linear
 
     found = sample_texture(mesh.texture, mesh.uv[mesh.faces].mean(dim=1))[::2, 0]
     np.testing.assert_allclose(found.numpy(), srgb_from_linear(tints), atol=1e-3)
@@ -330,12 +332,12 @@ def test_the_raw_reason_is_logged_for_debugging_alone(tmp_path, monkeypatch, cap
     def broken(path):
         raise KeyError(1)
 
-    from nova3d_core.io import meshes
+    from nova3d_core.io.mesh import read as meshes
 
     monkeypatch.setitem(meshes.READABLE, ".glb", broken)
     (tmp_path / "made.glb").write_bytes(b"x")
     with (
-        caplog.at_level(logging.DEBUG, "nova3d_core.io.meshes"),
+        caplog.at_level(logging.DEBUG, "nova3d_core.io.mesh.read"),
         pytest.raises(InputError, match=r"made\.glb could not be read") as caught,
     ):
         read_mesh(tmp_path / "made.glb")

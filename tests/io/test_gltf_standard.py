@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.io import texture_atlas
-from nova3d_core.io.meshes import read_mesh
-from nova3d_core.io.srgb import linear_from_srgb, srgb_from_linear
-from nova3d_core.texturing.sampling import sample_texture
+from nova3d_core.imaging.sampling import sample_texture
+from nova3d_core.io.images.srgb import linear_from_srgb, srgb_from_linear
+from nova3d_core.io.mesh import texture_atlas
+from nova3d_core.io.mesh.read import read_mesh
 
 from .test_meshes_gltf import BLUE, CORNERS, GREEN, QUADRANTS, RED, UV, YELLOW, Gltf, png
 

@@ -18,18 +18,18 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from nova3d_core.errors import InputError
-from nova3d_core.io import image_files
-from nova3d_core.io.image_files import (
+from nova3d_core.io.images import decode as image_files
+from nova3d_core.io.images.decode import (
     MAX_PIXELS,
     decoded_pixels,
     open_image,
     read_image_header,
     shown,
 )
-from nova3d_core.io.images import read_image, read_mask
-from nova3d_core.io.mesh_parts import decoded_texture
+from nova3d_core.io.images.images import read_image, read_mask
+from nova3d_core.io.mesh.primitives import decoded_texture
 
-CORE = Path(image_files.__file__).parents[1]
+CORE = Path(image_files.__file__).parents[2]
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 
 
@@ -414,7 +414,7 @@ def test_names_are_shown_on_one_line_and_shortened():
 
 
 def test_a_shards_images_are_png_only():
-    from nova3d_core.training.shard_members import decode_member
+    from nova3d_core.training.data.shard_members import decode_member
 
     strip = Image.fromarray(NOISE[:8, :4])
     views = decode_member("colour.png", content_of(strip, "PNG"), 2)
@@ -438,7 +438,7 @@ def test_only_what_pillow_raises_is_taken_for_damage():
 PEAK = """
 import json, sys
 from pathlib import Path
-from nova3d_core.io.images import read_image
+from nova3d_core.io.images.images import read_image
 def size(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))

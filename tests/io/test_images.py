@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.images import alpha_of, on_white, read_image, read_mask, write_image
+from nova3d_core.io.images.images import alpha_of, on_white, read_image, read_mask, write_image
 
 
 def save(path: Path, levels: np.ndarray, mode: str | None = None, **options) -> Path:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.transforms_json import read_views
+from nova3d_core.io.views.transforms_json import read_views
 
 WIDTH, HEIGHT = 200, 160
 FX, FY, CX, CY = 160.0, 150.0, 96.0, 83.0

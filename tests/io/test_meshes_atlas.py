@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.io import texture_atlas
-from nova3d_core.io.mesh_parts import Material, Part
-from nova3d_core.io.meshes import joined
+from nova3d_core.imaging.sampling import sample_texture
+from nova3d_core.io.mesh import texture_atlas
+from nova3d_core.io.mesh.primitives import Material, Part
+from nova3d_core.io.mesh.read import joined
 from nova3d_core.mesh import Mesh
-from nova3d_core.texturing.sampling import sample_texture
 
 TRIANGLE = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
 

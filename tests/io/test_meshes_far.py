@@ -12,8 +12,8 @@ from nova3d_core.conventions import Y_UP_FROM
 from nova3d_core.errors import InputError
 from nova3d_core.evaluation.config import EvaluateConfig
 from nova3d_core.evaluation.protocol import evaluate_mesh
-from nova3d_core.io.mesh_parts import Part, mesh_from_arrays
-from nova3d_core.io.meshes import joined, read_mesh, write_mesh
+from nova3d_core.io.mesh.primitives import Part, mesh_from_arrays
+from nova3d_core.io.mesh.read import joined, read_mesh, write_mesh
 from nova3d_core.mesh import FAR_FROM_ORIGIN, ZERO_ORIGIN, Mesh
 from nova3d_core.meshing.simplify import simplify
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.meshes import read_mesh
-from nova3d_core.texturing.sampling import sample_texture
+from nova3d_core.imaging.sampling import sample_texture
+from nova3d_core.io.mesh.read import read_mesh
 
 CORNERS = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype="<f4")
 TRIANGLES = np.array([0, 1, 2, 0, 2, 3], dtype="<u2")

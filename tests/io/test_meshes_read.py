@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.meshes import READABLE, read_mesh
-from nova3d_core.texturing.sampling import sample_texture
+from nova3d_core.imaging.sampling import sample_texture
+from nova3d_core.io.mesh.read import READABLE, read_mesh
 
 RED, GREEN, BLUE, YELLOW, WHITE = torch.tensor(
     [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 1.0, 0], [1.0, 1.0, 1.0]]
@@ -329,7 +329,7 @@ def test_broken_files_are_refused_by_name_and_reason(tmp_path, name):
 
 @pytest.mark.parametrize("cut", [0.02, 0.3, 0.6, 0.9, 0.99])
 def test_a_binary_ply_cut_off_anywhere_is_refused(tmp_path, make_sphere, cut):
-    from nova3d_core.io.meshes import write_mesh
+    from nova3d_core.io.mesh.read import write_mesh
 
     path = write_mesh(make_sphere(subdivisions=1), tmp_path / "ball.ply")
     content = path.read_bytes()

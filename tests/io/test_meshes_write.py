@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.meshes import mesh_to_glb_bytes, read_mesh, write_glb, write_mesh
+from nova3d_core.imaging.sampling import sample_texture
+from nova3d_core.io.mesh.read import mesh_to_glb_bytes, read_mesh, write_glb, write_mesh
 from nova3d_core.mesh import Mesh
-from nova3d_core.texturing.sampling import sample_texture
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from nova3d_core.errors import InputError
-from nova3d_core.io import text_lines
-from nova3d_core.io.meshes import read_mesh
-from nova3d_core.texturing.sampling import sample_texture
+from nova3d_core.imaging.sampling import sample_texture
+from nova3d_core.io.files import text_lines
+from nova3d_core.io.mesh.read import read_mesh
 
 FAULTS = Path(__file__).parents[1] / "data" / "faults"
 CORNERS = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nova3d_core.io.meshes import read_mesh
+from nova3d_core.io.mesh.read import read_mesh
 
 TRIANGLE = ((0, 0, 0), (1, 0, 0), (0, 1, 0))
 COLOURS = ((0.2, 0.4, 0.6), (0.8, 0.1, 0.3), (0.5, 0.7, 0.9))

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.mesh_writers import mesh_files, refuse_mesh_path, write_mesh
-from nova3d_core.io.meshes import read_mesh
-from nova3d_core.io.ownership import refuse_shared_place
+from nova3d_core.io.files.ownership import refuse_shared_place
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.io.mesh.write import mesh_files, refuse_mesh_path, write_mesh
 from nova3d_core.mesh import Mesh
 
 READABLE = ["a b", "a  b", "a#b", "a #b", "#a", '"a"', "a.mtl b", "ä漢", "a\xa0b", "a%20b", "a.b."]

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import InputError
-from nova3d_core.io import renames
-from nova3d_core.io.atomic import new_file, new_files, new_folder, refuse_file, refuse_folder
-from nova3d_core.io.mesh_writers import refuse_mesh_path, write_mesh
-from nova3d_core.io.meshes import read_mesh
-from nova3d_core.io.ownership import MANIFEST
-from nova3d_core.io.transforms_json import FOLDER_CONTENT, write_views
+from nova3d_core.io.files import renames
+from nova3d_core.io.files.atomic import new_file, new_files, new_folder, refuse_file, refuse_folder
+from nova3d_core.io.files.ownership import MANIFEST
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.io.mesh.write import refuse_mesh_path, write_mesh
+from nova3d_core.io.views.transforms_json import FOLDER_CONTENT, write_views
 from nova3d_core.mesh import Mesh
 from nova3d_core.rendering.turntable import refuse_turntable_path, write_turntable
-from nova3d_core.rigs import RigConfig
-from nova3d_core.training.claims import claim
+from nova3d_core.training.data.dataset_lock import claim
 from nova3d_core.views import Views
 
 SETTINGS = {"source": "test", "seed": 1}

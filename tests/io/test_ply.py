@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.meshes import read_mesh
-from nova3d_core.texturing.sampling import sample_texture
+from nova3d_core.imaging.sampling import sample_texture
+from nova3d_core.io.mesh.read import read_mesh
 
 RED, GREEN, BLUE, WHITE = [1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 1.0, 1.0]
 FORMATS = ("ascii", "binary_little_endian", "binary_big_endian")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nova3d_core.errors import InputError
-from nova3d_core.io import polygons
-from nova3d_core.io.polygons import triangulate
+from nova3d_core.io.mesh import triangulate as polygons
+from nova3d_core.io.mesh.triangulate import triangulate
 
 ARROW = [[0, 0], [2, 0], [2, 1], [1, 0.2], [0, 1]]  # concave at the fourth corner; area 1.2
 SQUARE_WITH_HOLE = [  # a bridge from (0, 0) to (1, 1) is passed twice; area 9 - 1

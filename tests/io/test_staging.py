@@ -13,9 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from nova3d_core.io import renames, staging
-from nova3d_core.io.atomic import new_file, new_files, new_folder, refuse_file, refuse_folder
-from nova3d_core.io.staging import ABANDONED_S, MAX_NAME, PREFIX, remove_leftovers, scratch_folder
+from nova3d_core.io.files import renames, staging
+from nova3d_core.io.files.atomic import new_file, new_files, new_folder, refuse_file, refuse_folder
+from nova3d_core.io.files.staging import (
+    ABANDONED_S,
+    MAX_NAME,
+    PREFIX,
+    remove_leftovers,
+    scratch_folder,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = """

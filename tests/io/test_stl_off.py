@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.meshes import read_mesh
+from nova3d_core.io.mesh.read import read_mesh
 
 FAULTS = Path(__file__).parents[1] / "data" / "faults"
 RED, GREEN, BLUE, WHITE = [1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 1.0, 1.0]

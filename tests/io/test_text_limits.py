@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.meshes import read_mesh
+from nova3d_core.io.mesh.read import read_mesh
 
 MEGABYTE = 1_000_000
 OBJ = "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"

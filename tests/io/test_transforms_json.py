@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nova3d_core.cameras import Cameras, orbit_cameras
+from nova3d_core.cameras.cameras import Cameras, orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.conventions import NORMAL_FRAMES
 from nova3d_core.errors import Cancelled, InputError
-from nova3d_core.io.transforms_json import read_views, write_views
+from nova3d_core.io.views.transforms_json import read_views, write_views
 from nova3d_core.progress import Progress
-from nova3d_core.rigs import RigConfig
 from nova3d_core.views import Views
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nova3d_core.cameras import orbit_cameras
-from nova3d_core.io.transforms_json import write_views
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.io.views.transforms_json import write_views
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
 
 RED_POINT = (-0.1, 0.15, -0.05)  # the middle of the L-solid's red side, which faces +X
 FOOT_TIP = (0.35, -0.35, 0.3)  # near the end of the foot, on its front

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import InputError
-from nova3d_core.io.images import write_image
-from nova3d_core.io.transforms_json import read_views, write_views
-from nova3d_core.rigs import RigConfig
+from nova3d_core.io.images.images import write_image
+from nova3d_core.io.views.transforms_json import read_views, write_views
 from nova3d_core.views import Views
 
 SIZE = 6

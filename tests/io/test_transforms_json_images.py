@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.conventions import decode_normals, encode_normals
 from nova3d_core.errors import InputError
-from nova3d_core.io.images import write_image
-from nova3d_core.io.transforms_json import read_views, write_views
+from nova3d_core.io.images.images import write_image
+from nova3d_core.io.views.transforms_json import read_views, write_views
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
 from nova3d_core.views import Views
 
 COUNT = 3
@@ -361,7 +361,7 @@ def test_encoded_normals_survive_the_round_trip(tmp_path):
 PEAK = """
 import json, sys
 from pathlib import Path
-from nova3d_core.io.transforms_json import read_views, write_views
+from nova3d_core.io.views.transforms_json import read_views, write_views
 def size(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
@@ -400,6 +400,6 @@ def test_more_images_than_memory_is_one_line(tmp_path, monkeypatch):
     def full(*shape):
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 5 bytes.")
 
-    monkeypatch.setattr("nova3d_core.io.transforms_pictures.torch.zeros", full)
+    monkeypatch.setattr("nova3d_core.io.views.frame_images.torch.zeros", full)
     message = error_of(folder)
     assert "3 images of 24x18 px need 0.0 GiB, which do not fit into memory" in message

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import InputError
-from nova3d_core.io.transforms_json import read_views, write_views
+from nova3d_core.io.views.transforms_json import read_views, write_views
 from nova3d_core.progress import Progress
-from nova3d_core.rigs import RigConfig
 from nova3d_core.views import Views
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -26,11 +26,11 @@ PRELUDE = """
 import json, sys
 from pathlib import Path
 import torch
-from nova3d_core.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.errors import InputError
-from nova3d_core.io.transforms_json import write_views
+from nova3d_core.io.views.transforms_json import write_views
 from nova3d_core.progress import Progress
-from nova3d_core.rigs import RigConfig
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.views import Views
 
 def noisy_views(size):

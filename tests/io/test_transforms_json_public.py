@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nova3d_core.io.transforms_json import read_views
+from nova3d_core.io.views.transforms_json import read_views
 
 A_Z_UP = [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, -1.0, -4.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
 B_Z_UP = [[0.0, 0.0, 1.0, 4.0], [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.transforms_json import read_views
-from nova3d_core.io.view_layouts import layout_of
+from nova3d_core.io.views.layouts import layout_of
+from nova3d_core.io.views.transforms_json import read_views
 
 
 @pytest.mark.parametrize(

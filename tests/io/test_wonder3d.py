@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from nova3d_core.cameras import cameras_of_orbit
+from nova3d_core.cameras.cameras import cameras_of_orbit
+from nova3d_core.cameras.orbits import orbit_of_preset
 from nova3d_core.errors import InputError
-from nova3d_core.io.transforms_json import read_views
-from nova3d_core.orbits import orbit_of_preset
+from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.rendering.views import render_views
 
 HALF = 0.5**0.5

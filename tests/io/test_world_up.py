@@ -13,8 +13,8 @@ from PIL import Image
 
 from nova3d_core.conventions import UP_AXES, Y_UP_FROM
 from nova3d_core.errors import InputError
-from nova3d_core.io.meshes import read_mesh, write_mesh
-from nova3d_core.io.transforms_json import read_views
+from nova3d_core.io.mesh.read import read_mesh, write_mesh
+from nova3d_core.io.views.transforms_json import read_views
 
 AXES = {"X": 0, "Y": 1, "Z": 2}
 

@@ -28,14 +28,15 @@ import numpy as np
 import torch
 
 from nova3d_core.cli.main import main as run_command
-from nova3d_core.io import renames
-from nova3d_core.io.meshes import write_mesh
-from nova3d_core.io.staging import remove_leftovers
+from nova3d_core.io.files import renames
+from nova3d_core.io.files.staging import remove_leftovers
+from nova3d_core.io.mesh.read import write_mesh
 from nova3d_core.mesh import Mesh
 
 IMPORTED_ONCE = (
-    "nova3d_core.pipeline", "nova3d_core.rendering.turntable", "nova3d_core.training.sources",
-    "nova3d_core.training.render_dataset", "nova3d_core.io.transforms_json", "tyro", "tqdm",
+    "nova3d_core.pipeline.fuse", "nova3d_core.rendering.turntable", "tyro", "tqdm",
+    "nova3d_core.training.data.mesh_sources", "nova3d_core.training.data.render_dataset",
+    "nova3d_core.io.views.transforms_json",
     "trimesh.exchange.obj", "trimesh.exchange.gltf", "trimesh.visual.material", "scipy.sparse",
     "scipy.spatial", "skimage.measure", "PIL.PngImagePlugin", "xatlas", "warp", "embreex",
     "fast_simplification", "nova3d_core.cli.fuse", "nova3d_core.cli.render", "nova3d_core.cli.run",

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from nova3d_core.errors import Cancelled
 from nova3d_core.mesh import Mesh
-from nova3d_core.meshing.box_atlas import box_atlas
+from nova3d_core.meshing.unwrap.box_atlas import box_atlas
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.raycast import RayCaster
 

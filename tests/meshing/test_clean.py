@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from nova3d_core.errors import StageError
-from nova3d_core.fusion.sdf_grid import SdfGrid, grid_points
 from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.clean import (
     compacted,
@@ -18,6 +17,7 @@ from nova3d_core.meshing.clean import (
 )
 from nova3d_core.meshing.isosurface import extract_surface
 from nova3d_core.meshing.simplify import simplify
+from nova3d_core.sdf_grid import SdfGrid, grid_points
 
 
 def sphere_grid(radius: float = 0.4, size: int = 48) -> SdfGrid:

@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from nova3d_core.errors import Cancelled, InputError
-from nova3d_core.io.meshes import read_mesh
+from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.mesh import Mesh
-from nova3d_core.meshing import unwrap as unwrap_module
-from nova3d_core.meshing.unwrap import WORKER, Unwrapped, unwrap
-from nova3d_core.meshing.unwrap_config import UnwrapConfig
-from nova3d_core.meshing.uv_overlaps import overlapping_pairs
+from nova3d_core.meshing.config import UnwrapConfig
+from nova3d_core.meshing.unwrap.overlaps import overlapping_pairs
+from nova3d_core.meshing.unwrap.unwrap import WORKER, Unwrapped, unwrap
+from nova3d_core.meshing.unwrap import unwrap as unwrap_module
 from nova3d_core.progress import Progress
 
 LONG = UnwrapConfig(faces_per_part=10**7)
@@ -267,7 +267,7 @@ def test_a_worker_that_fails_gives_way_to_the_box_atlas(
     assert_good_atlas(result)
 
 
-@pytest.mark.parametrize("name", ["unwrap_worker.py", "uv_overlaps.py"])
+@pytest.mark.parametrize("name", ["worker.py", "overlaps.py"])
 def test_the_worker_imports_nothing_but_numpy_and_xatlas(name):
     imported = set()
     for node in ast.walk(ast.parse(WORKER.with_name(name).read_text())):

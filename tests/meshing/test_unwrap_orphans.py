@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nova3d_core.io.staging import remove_leftovers
-from nova3d_core.meshing.unwrap import WORKER
+from nova3d_core.io.files.staging import remove_leftovers
+from nova3d_core.meshing.unwrap.unwrap import WORKER
 
 from ..orphans import living
 
@@ -22,8 +22,8 @@ BUSY = """
 import sys, tempfile
 import numpy as np, torch, trimesh
 from nova3d_core.mesh import Mesh
-from nova3d_core.meshing.unwrap import unwrap
-from nova3d_core.meshing.unwrap_config import UnwrapConfig
+from nova3d_core.meshing.unwrap.unwrap import unwrap
+from nova3d_core.meshing.config import UnwrapConfig
 tempfile.tempdir = sys.argv[1]
 ball = trimesh.creation.icosphere(subdivisions=6, radius=0.4)
 rough = 1 + 0.02 * np.random.default_rng(0).normal(size=(len(ball.vertices), 1))
@@ -60,12 +60,12 @@ def test_a_worker_in_the_middle_of_xatlas_dies_with_its_killed_parent(tmp_path):
 
 def test_where_the_kernel_does_not_help_a_watching_process_ends_the_work(tmp_path):
     """The way of macOS and Windows: the work is a child of a process that watches its stdin."""
-    (tmp_path / "unwrap_worker.py").write_text(
+    (tmp_path / "worker.py").write_text(
         WORKER.read_text().replace('"linux"', '"no such system"')
         .replace("    return main(*words[:2])", "    import time\n    time.sleep(60)")
     )  # fmt: skip
     pytest.importorskip("xatlas")
-    words = [sys.executable, tmp_path / "unwrap_worker.py", "in", "out", str(os.getpid())]
+    words = [sys.executable, tmp_path / "worker.py", "in", "out", str(os.getpid())]
     process = subprocess.Popen(words, stdin=subprocess.PIPE)
     deadline = time.monotonic() + 30
     while not (found := psutil.Process(process.pid).children()) and time.monotonic() < deadline:

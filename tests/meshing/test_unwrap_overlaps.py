@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nova3d_core.errors import Cancelled
-from nova3d_core.meshing.uv_overlaps import overlapping_pairs
+from nova3d_core.meshing.unwrap.overlaps import overlapping_pairs
 
 
 def counter_clockwise(triangles: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ def input_error(pack):
 
 @pytest.fixture(scope="module")
 def rig(pack):
-    cameras, rigs = pack("nova3d_core.cameras"), pack("nova3d_core.rigs")
+    cameras, rigs = pack("nova3d_core.cameras.cameras"), pack("nova3d_core.cameras.rigs")
     return cameras.orbit_cameras(rigs.RigConfig(count=3, width_px=32, height_px=24))
 
 
@@ -88,7 +88,7 @@ def test_normals_go_out_and_come_back(adapters, pack, rig):
     views = pack("nova3d_core.views").Views(rig, colour, masks, normals, "camera")
     image = adapters.normals_image_from(views)
     assert (image[masks <= 0] == 0.5).all()
-    back = pack("nova3d_core.assemble").assemble_views(
+    back = pack("nova3d_core.imaging.assemble").assemble_views(
         adapters.pictures_of(adapters.image_from(views.colour)),
         rig,
         adapters.colours_of(image, "normals"),
@@ -100,7 +100,7 @@ def test_normals_go_out_and_come_back(adapters, pack, rig):
 
 
 def test_cameras_come_from_a_parcel_or_a_viewer(adapters, pack, rig, input_error):
-    parcel = pack("nodes.parcel").Parcel(rig)
+    parcel = pack("nodes.socket_bundle").Parcel(rig)
     resized = adapters.cameras_of(parcel, 64, 48)
     torch.testing.assert_close(resized.intrinsics[:, :2], rig.intrinsics[:, :2] * 2)
     place = {"position": {"x": 0, "y": 0, "z": 3}, "target": {"x": 0, "y": 0, "z": 0}}
@@ -129,7 +129,7 @@ def test_a_hosts_file_is_read_from_memory_and_disk(adapters, pack, host_types, t
 
     vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
     mesh = pack("nova3d_core.mesh").Mesh(vertices, torch.tensor([[0, 1, 2]]))
-    glb = pack("nova3d_core.io.meshes").mesh_to_glb_bytes(mesh)
+    glb = pack("nova3d_core.io.mesh.read").mesh_to_glb_bytes(mesh)
     path = tmp_path / "one.glb"
     path.write_bytes(glb)
     for file in (host_types.File3D(BytesIO(glb), "glb"), host_types.File3D(str(path))):

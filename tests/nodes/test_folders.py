@@ -59,9 +59,11 @@ def test_a_folders_state_tells_every_change(folders, tmp_path):
 
 
 def test_examples_are_there_before_the_input_folder_holds_anything(pack, folders):
-    views = pack("nova3d_core.io.transforms_json").read_views(folders.views_path("example: knight"))
+    views = pack("nova3d_core.io.views.transforms_json").read_views(
+        folders.views_path("example: knight")
+    )
     assert len(views) == 16 and views.normal_frame == "world" and views.masks is not None
-    read_mesh = pack("nova3d_core.io.meshes").read_mesh
+    read_mesh = pack("nova3d_core.io.mesh.read").read_mesh
     truth = read_mesh(folders.mesh_path("example: knight")).normalised()
     fused = read_mesh(folders.mesh_path("example: knight, fused"))
     assert set(folders.EXAMPLE_MESHES) == {"example: knight", "example: knight, fused"}

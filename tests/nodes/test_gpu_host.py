@@ -99,13 +99,13 @@ def host(monkeypatch) -> Host:
 def model(pack):
     """A model whose codec has no weights, as the built-in one's."""
     core = pack("nova3d_core.diffusion.model")
-    codec = pack("nova3d_core.diffusion.pixel_codec").PixelCodec(2)
+    codec = pack("nova3d_core.diffusion.codecs.pixels").PixelCodec(2)
     assert next(codec.parameters(), None) is None
     return core.MultiviewModel(SimpleNamespace(), nn.Linear(2, 2), codec, nn.Linear(3, 3).half())
 
 
 def test_a_part_without_weights_is_never_handed_to_the_host(pack, host, model, monkeypatch):
-    placement, parts = pack("nodes.placement"), pack("nova3d_core.diffusion.model")
+    placement, parts = pack("nodes.model_management"), pack("nova3d_core.diffusion.model")
     hosted = placement.hosted(model, torch.float16)
     assert set(hosted.patchers) == {parts.UNET, parts.IMAGE_ENCODER}
     bring = placement.HostPlacement(hosted).bring
@@ -124,7 +124,7 @@ def test_the_stand_in_refuses_a_part_without_weights(model):
 
 
 def test_cpu_vae_keeps_the_codec_on_the_cpu(pack, host, model):
-    placement, parts = pack("nodes.placement"), pack("nova3d_core.diffusion.model")
+    placement, parts = pack("nodes.model_management"), pack("nova3d_core.diffusion.model")
     model.codec = nn.Linear(2, 2)
     hosted = placement.hosted(model, torch.float16)
     assert {each.load_device for each in hosted.patchers.values()} == {CARD}
@@ -144,7 +144,7 @@ def test_cpu_vae_keeps_the_codec_on_the_cpu(pack, host, model):
 def test_a_host_without_a_device_for_vaes_uses_its_own(pack, host, model):
     del host.management.vae_device
     model.codec = nn.Linear(2, 2)
-    hosted = pack("nodes.placement").hosted(model, torch.float16)
+    hosted = pack("nodes.model_management").hosted(model, torch.float16)
     assert {each.load_device for each in hosted.patchers.values()} == {CARD}
 
 
@@ -154,7 +154,7 @@ def test_a_host_without_a_device_for_vaes_uses_its_own(pack, host, model):
 @pytest.fixture
 def launch(pack, monkeypatch):
     """The pack's own copy, no device tried yet."""
-    module = pack("nova3d_core.fusion.fields.launch")
+    module = pack("nova3d_core.compute.warp_backend")
     monkeypatch.setattr(module, "_problems", {})
     return module
 
@@ -178,7 +178,7 @@ def test_a_fusion_that_warp_cannot_do_on_the_card_is_done_on_the_cpu(
 
 
 def test_a_fusion_on_the_card_may_take_what_the_host_leaves(pack, host, launch, monkeypatch):
-    monkeypatch.setattr(launch, "_load_kernels", lambda device, progress: None)
+    monkeypatch.setattr(launch, "_load_kernels", lambda device, kernels, progress: None)
     with pack("nodes.runtime").working(5.0, "auto", fuses="grid") as work:
         assert work.device == CARD and work.has_gpu
         assert work.memory_gib == 19.0  # 20 free, 1 for the host itself

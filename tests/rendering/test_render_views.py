@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from nova3d_core.cameras import cameras_at, orbit_cameras
+from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled
 from nova3d_core.mesh import Mesh
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views, surface_points
-from nova3d_core.rigs import RigConfig
 
 RIG = RigConfig(count=4, width_px=128, height_px=128)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import InputError
 from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.turntable import turntable, write_turntable
-from nova3d_core.rigs import RigConfig
 
 
 @pytest.mark.parametrize("ending", ["webp", "gif"])

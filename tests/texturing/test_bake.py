@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from nova3d_core.cameras import cameras_at, orbit_cameras
+from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled, InputError, StageError
+from nova3d_core.imaging.sampling import sample_picture, sample_texture
 from nova3d_core.mesh import Mesh
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
-from nova3d_core.rigs import RigConfig
 from nova3d_core.texturing.bake import bake_texture
 from nova3d_core.texturing.config import BakeConfig
 from nova3d_core.texturing.fill import fill_unseen
-from nova3d_core.texturing.sampling import sample_picture, sample_texture
 from nova3d_core.texturing.texels import texels_of
 from nova3d_core.views import Views
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from nova3d_core.diffusion.unet_config import UNetConfig
+from nova3d_core.diffusion.network.config import UNetConfig
 from nova3d_core.training.config import (
     ConditionConfig,
     DataConfig,
@@ -17,7 +17,7 @@ from nova3d_core.training.config import (
     RunConfig,
     TrainConfig,
 )
-from nova3d_core.training.feed import ObjectList
+from nova3d_core.training.data.prefetch import ObjectList
 from nova3d_core.training.runs import Outcome, train
 
 SIZE, VIEWS, FACTOR = 16, 16, 4

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.diffusion.attention import Attention, scaled_dot_product
 from nova3d_core.diffusion.families import FAMILIES
+from nova3d_core.diffusion.network.attention import Attention, scaled_dot_product
 from nova3d_core.training.attention import by_matrices, choose_attention
-from nova3d_core.training.trainee import fresh_trainee
+from nova3d_core.training.train_module import fresh_trainee
 
 from .parts import SMALL
 

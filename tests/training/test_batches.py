@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.diffusion.embeddings import camera_task_numbers, sinusoid
+from nova3d_core.diffusion.network.embeddings import camera_task_numbers, sinusoid
 from nova3d_core.errors import InputError
-from nova3d_core.training.batches import (
+from nova3d_core.training.config import ConditionConfig
+from nova3d_core.training.data.batches import (
     batch_of,
     input_pictures,
     left_out,
@@ -15,8 +16,7 @@ from nova3d_core.training.batches import (
     signed,
     told_in_training,
 )
-from nova3d_core.training.config import ConditionConfig
-from nova3d_core.training.draws import draw
+from nova3d_core.training.step_rng import draw
 
 from .parts import SIZE, VIEWS, objects
 

@@ -17,15 +17,15 @@ import torch
 
 from nova3d_core.errors import InputError
 from nova3d_core.training.config import DataConfig
-from nova3d_core.training.data_config import DatasetConfig, PictureConfig
-from nova3d_core.training.data_sources import source_of
-from nova3d_core.training.precompute import Encoders, precompute
-from nova3d_core.training.render_dataset import render_dataset
+from nova3d_core.training.data.config import DatasetConfig, PictureConfig
+from nova3d_core.training.data.mesh_sources import Procedural
+from nova3d_core.training.data.object_sources import source_of
+from nova3d_core.training.data.precompute_latents import Encoders, precompute
+from nova3d_core.training.data.render_dataset import render_dataset
+from nova3d_core.training.data.shard_members import DamagedObjectError, decode_object
+from nova3d_core.training.data.shard_writer import npy, png_strip, write_shard
+from nova3d_core.training.data.shards import ABOUT, ShardDataset, read_shard
 from nova3d_core.training.runs import train
-from nova3d_core.training.shard_members import DamagedObjectError, decode_object
-from nova3d_core.training.shard_writer import npy, png_strip, write_shard
-from nova3d_core.training.shards import ABOUT, ShardDataset, read_shard
-from nova3d_core.training.sources import Procedural
 
 from ..diffusion.models import small_model
 from .parts import SIZE, SMALL, VIEWS, of, state

@@ -8,11 +8,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nova3d_core.diffusion.families import FAMILIES
-from nova3d_core.training.batches import batch_of
-from nova3d_core.training.draws import Draws, draw
+from nova3d_core.training.data.batches import batch_of
 from nova3d_core.training.noise import sigmas_of, spread_normals, stage_at
 from nova3d_core.training.objective import Objective
-from nova3d_core.training.trainee import fresh_trainee
+from nova3d_core.training.step_rng import Draws, draw
+from nova3d_core.training.train_module import fresh_trainee
 
 from .parts import FACTOR, SIZE, SMALL, VIEWS, objects, of
 

@@ -36,7 +36,7 @@ def test_accelerate_reads_them(name):
 def test_split_units_are_classes_of_the_network():
     from accelerate.commands.config.config_args import load_config_from_file
 
-    from nova3d_core.diffusion.unet import VideoUNet
+    from nova3d_core.diffusion.network.unet import VideoUNet
 
     from .parts import UNET
 

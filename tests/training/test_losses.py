@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.diffusion.schedule import coefficients
+from nova3d_core.diffusion.sampling.schedule import coefficients
 from nova3d_core.training.losses import (
     edm_loss,
     edm_loss_of_denoised,

@@ -8,7 +8,7 @@ import torch
 from nova3d_core.training.config import OptimiserConfig
 from nova3d_core.training.muon import COEFFICIENTS, ROUNDS, SCALE, Muon, orthogonal
 from nova3d_core.training.optimiser import optimiser_of, set_learning_rate
-from nova3d_core.training.trainee import trainee_of
+from nova3d_core.training.train_module import trainee_of
 
 from .parts import SMALL
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from nova3d_core.diffusion.families import FAMILIES
-from nova3d_core.diffusion.schedule import coefficients
-from nova3d_core.training.batches import batch_of, pictures_of
-from nova3d_core.training.draws import draw
+from nova3d_core.diffusion.sampling.schedule import coefficients
+from nova3d_core.training.data.batches import batch_of, pictures_of
 from nova3d_core.training.losses import velocity
 from nova3d_core.training.objective import Objective
-from nova3d_core.training.trainee import fresh_trainee
+from nova3d_core.training.step_rng import draw
+from nova3d_core.training.train_module import fresh_trainee
 
 from .parts import FACTOR, SIZE, SMALL, VIEWS, objects, of
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from nova3d_core.errors import Cancelled, InputError, StageError
-from nova3d_core.io.meshes import write_mesh
+from nova3d_core.io.mesh.read import write_mesh
 from nova3d_core.progress import Progress
-from nova3d_core.training.claims import SETTINGS
-from nova3d_core.training.data_config import DatasetConfig, PictureConfig
-from nova3d_core.training.in_parallel import runner
-from nova3d_core.training.objects import procedural_object
-from nova3d_core.training.render_dataset import SKIPPED, render_dataset
-from nova3d_core.training.shards import ShardDataset
-from nova3d_core.training.sources import Procedural, read_mesh_list
+from nova3d_core.training.data.config import DatasetConfig, PictureConfig
+from nova3d_core.training.data.dataset_lock import SETTINGS
+from nova3d_core.training.data.mesh_sources import Procedural, read_mesh_list
+from nova3d_core.training.data.render_dataset import SKIPPED, render_dataset
+from nova3d_core.training.data.shards import ShardDataset
+from nova3d_core.training.data.workers import runner
+from nova3d_core.training.procedural import procedural_object
 
 CONFIG = DatasetConfig(picture=PictureConfig(size_px=16, views=3, supersample=1), per_shard=4)
 

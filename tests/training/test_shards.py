@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.training.data_config import DatasetConfig, PictureConfig
-from nova3d_core.training.render_dataset import render_dataset
-from nova3d_core.training.shard_writer import write_shard
-from nova3d_core.training.shards import ABOUT, ProceduralDataset, ShardDataset, read_shard
-from nova3d_core.training.sources import Procedural
+from nova3d_core.training.data.config import DatasetConfig, PictureConfig
+from nova3d_core.training.data.mesh_sources import Procedural
+from nova3d_core.training.data.render_dataset import render_dataset
+from nova3d_core.training.data.shard_writer import write_shard
+from nova3d_core.training.data.shards import ABOUT, ProceduralDataset, ShardDataset, read_shard
 
 SMALL = PictureConfig(size_px=16, views=3, supersample=1)
 COUNT, PER_SHARD = 22, 5
@@ -38,8 +38,8 @@ def keys(dataset: ShardDataset, count: int | None = None) -> list[str]:
 def test_objects_come_back_as_they_were_rendered(folder):
     read = list(ShardDataset(folder, epochs=1, shuffle=False))
     assert len(read) == COUNT
-    from nova3d_core.training.objects import procedural_object
-    from nova3d_core.training.pictures import render_object
+    from nova3d_core.training.data.render import render_object
+    from nova3d_core.training.procedural import procedural_object
 
     for index in (0, 13, 21):
         item = read[index]

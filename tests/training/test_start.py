@@ -8,16 +8,16 @@ from safetensors.torch import load_file, save_file
 
 from nova3d_core.cli.main import main
 from nova3d_core.diffusion.families import FAMILIES
-from nova3d_core.diffusion.grow import nova3d_from_svd
 from nova3d_core.errors import InputError
-from nova3d_core.training.batches import signed
+from nova3d_core.training.data.batches import signed
+from nova3d_core.training.data.shards import ShardDataset
 from nova3d_core.training.export import export_run
-from nova3d_core.training.shards import ShardDataset
-from nova3d_core.training.trainee import Trainee, trainee_of
-from nova3d_core.weights.headers import read_header
-from nova3d_core.weights.layouts import identify
-from nova3d_core.weights.loading import load_model, load_svd
-from nova3d_core.weights.saving import save_nova3d
+from nova3d_core.training.init_from_svd import nova3d_from_svd
+from nova3d_core.training.train_module import Trainee, trainee_of
+from nova3d_core.weights.discovery.layouts import identify
+from nova3d_core.weights.files.inspect import read_header
+from nova3d_core.weights.load import load_model, load_svd
+from nova3d_core.weights.save import save_nova3d
 
 from ..weights.models import assert_same, random_model, states
 from .parts import SMALL, objects, of, run

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.training.shards import ProceduralDataset
-from nova3d_core.training.stream import ObjectStream, object_seed
+from nova3d_core.training.data.shards import ProceduralDataset
+from nova3d_core.training.data.stream import ObjectStream, object_seed
 
 
 class Numbers(ObjectStream):

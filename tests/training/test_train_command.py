@@ -15,14 +15,14 @@ import torch
 
 from nova3d_core.cli.export import Export
 from nova3d_core.diffusion.families import SampleConfig
-from nova3d_core.diffusion.pipeline import sample
+from nova3d_core.diffusion.sampling.pipeline import sample
 from nova3d_core.errors import InputError
 from nova3d_core.progress import SILENT
 from nova3d_core.training.checkpoint import checkpoints_in
 from nova3d_core.training.presets import read_train_config, shipped_configs
 from nova3d_core.training.tensor_files import read_tensors
-from nova3d_core.weights.layouts import METADATA_KEY, read_header
-from nova3d_core.weights.loading import load_model
+from nova3d_core.weights.discovery.layouts import METADATA_KEY, read_header
+from nova3d_core.weights.load import load_model
 
 from .parts import SMALL, objects, of, run
 from .test_resume import log_of

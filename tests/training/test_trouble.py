@@ -202,7 +202,7 @@ def test_an_unwritable_place_is_refused_before_anything_is_built(tmp_path):
 
 
 def test_a_batch_that_cannot_be_dealt_out_and_a_run_without_shards_are_refused(tmp_path):
-    from nova3d_core.training.data_sources import block_of, source_of
+    from nova3d_core.training.data.object_sources import block_of, source_of
 
     with pytest.raises(InputError, match="3 objects cannot be dealt out evenly to 2"):
         block_of(of(SMALL, optimiser__batch=3), 2)

@@ -8,8 +8,8 @@ import torch
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import OneDevice
 from nova3d_core.progress import Progress
-from nova3d_core.training.data_sources import held_out_objects
-from nova3d_core.training.trainee import fresh_trainee
+from nova3d_core.training.data.object_sources import held_out_objects
+from nova3d_core.training.train_module import fresh_trainee
 from nova3d_core.training.validation import (
     VALIDATING,
     Truth,
@@ -142,7 +142,7 @@ def test_numbers_that_are_not_finite_spoil_one_object_not_the_run(model):
 
 
 def test_held_out_objects_repeat_and_are_no_training_objects():
-    from nova3d_core.training.data_sources import source_of
+    from nova3d_core.training.data.object_sources import source_of
 
     config = of(SMALL, data__size_px=SIZE)
     held = held_out_objects(config, FAMILY, 2)

@@ -17,7 +17,7 @@ from ..orphans import living
 ROOT = Path(__file__).resolve().parents[2]
 BUSY = """
 import time
-from nova3d_core.training.in_parallel import runner
+from nova3d_core.training.data.workers import runner
 from tests.training.test_worker_orphans import busy
 if __name__ == "__main__":
     with runner(2) as run:

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from nova3d_core.training import loop, runs
+from nova3d_core.training.dtensor import whole
 from nova3d_core.training.launch import settle_deepspeed
 from nova3d_core.training.optimiser import optimiser_of
-from nova3d_core.training.split import whole
 from nova3d_core.training.tensor_files import write_tensors
 
 from .parts import SMALL, objects, of, run

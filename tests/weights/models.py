@@ -7,15 +7,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from nova3d_core.diffusion.codec import VaeCodec, build_vae
+from nova3d_core.diffusion.codecs.clip import ClipEncoder, build_clip
+from nova3d_core.diffusion.codecs.clip_config import ClipConfig
+from nova3d_core.diffusion.codecs.pixels import PixelCodec
+from nova3d_core.diffusion.codecs.small_encoder import SmallEncoder
+from nova3d_core.diffusion.codecs.vae import VaeCodec, build_vae
+from nova3d_core.diffusion.codecs.vae_config import VaeConfig
 from nova3d_core.diffusion.families import FAMILIES
-from nova3d_core.diffusion.image_encoder import ClipEncoder, build_clip
 from nova3d_core.diffusion.model import MultiviewModel
-from nova3d_core.diffusion.pixel_codec import PixelCodec
-from nova3d_core.diffusion.small_encoder import SmallEncoder
-from nova3d_core.diffusion.unet import VideoUNet
-from nova3d_core.diffusion.unet_config import CAMERA_TASK_NUMBERS, UNetConfig
-from nova3d_core.weights.shapes import ClipConfig, VaeConfig
+from nova3d_core.diffusion.network.config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.diffusion.network.unet import VideoUNet
 
 UNET = "model.diffusion_model."
 CLIP = "conditioner.embedders.0.open_clip.model.visual."

@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nova3d_core.diffusion.unet import VideoUNet
-from nova3d_core.diffusion.unet_config import UNetConfig
+from nova3d_core.compute.host_memory import available_bytes, check_memory
+from nova3d_core.diffusion.network.config import UNetConfig
+from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.errors import Cancelled, InputError
-from nova3d_core.host_memory import available_bytes, check_memory
 from nova3d_core.progress import Progress
-from nova3d_core.weights.loading import STAGE, load_model, load_unet
-from nova3d_core.weights.reading import open_weights
-from nova3d_core.weights.saving import save_nova3d
+from nova3d_core.weights.files.read import open_weights
+from nova3d_core.weights.load import STAGE, load_model, load_unet
+from nova3d_core.weights.save import save_nova3d
 
 from .models import UNET, random_model, random_unet
 
@@ -216,7 +216,7 @@ def test_memory_is_checked_where_it_is_known():
 
 STARVED = """
 import resource, sys
-from nova3d_core.weights.loading import load_unet
+from nova3d_core.weights.load import load_unet
 from nova3d_core.errors import InputError
 import safetensors.torch
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -11,15 +11,22 @@ from nova3d_core.cli.models_table import models_report, models_text
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import OneDevice
 from nova3d_core.errors import InputError
-from nova3d_core.training.data_sources import held_out_objects
+from nova3d_core.training.data.object_sources import held_out_objects
 from nova3d_core.training.presets import read_train_config
 from nova3d_core.training.validation import unseen_means, validate, view_figures
-from nova3d_core.weights import built_in
-from nova3d_core.weights.built_in import BETTER, FILE, NAME, better_files, is_shipped, model_file
-from nova3d_core.weights.loading import load_model
-from nova3d_core.weights.locate import look_at
-from nova3d_core.weights.registry import KNOWN_FILES
-from nova3d_core.weights.saving import save_nova3d
+from nova3d_core.weights.discovery import built_in
+from nova3d_core.weights.discovery.built_in import (
+    BETTER,
+    FILE,
+    NAME,
+    better_files,
+    is_shipped,
+    model_file,
+)
+from nova3d_core.weights.discovery.locate import look_at
+from nova3d_core.weights.discovery.registry import KNOWN_FILES
+from nova3d_core.weights.load import load_model
+from nova3d_core.weights.save import save_nova3d
 
 from .models import assert_same, mini_model, random_model, states
 

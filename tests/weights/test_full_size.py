@@ -53,7 +53,7 @@ import json, resource, sys, time
 import diffusers, transformers, safetensors.torch, torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from transformers import CLIPVisionModelWithProjection
-from nova3d_core.weights.loading import load_model
+from nova3d_core.weights.load import load_model
 {FORGET}
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save
 
 from nova3d_core.errors import InputError
-from nova3d_core.weights.headers import read_header
-from nova3d_core.weights.locate import look_at
-from nova3d_core.weights.reading import open_weights
+from nova3d_core.weights.discovery.locate import look_at
+from nova3d_core.weights.files.inspect import read_header
+from nova3d_core.weights.files.read import open_weights
 
 ROUNDS = int(os.environ.get("NOVA3D_FUZZ", "150"))
 MAX_SECONDS = 5.0

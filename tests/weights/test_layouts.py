@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from nova3d_core.weights.headers import Header, TensorInfo
-from nova3d_core.weights.layouts import Identity, identify, read_header
-from nova3d_core.weights.registry import KNOWN_FILES
+from nova3d_core.weights.discovery.layouts import Identity, identify, read_header
+from nova3d_core.weights.discovery.registry import KNOWN_FILES
+from nova3d_core.weights.files.inspect import Header, TensorInfo
 
 WHOLE = ("unet", "vae", "image_encoder", "condition_encoder")
 SGM = "model.diffusion_model."

@@ -15,9 +15,9 @@ import torch
 
 from nova3d_core.cli.models_table import models_report, models_text
 from nova3d_core.errors import InputError
-from nova3d_core.weights.headers import MAX_HEADER_BYTES, TensorInfo, read_header
-from nova3d_core.weights.locate import look_at
-from nova3d_core.weights.reading import open_weights
+from nova3d_core.weights.discovery.locate import look_at
+from nova3d_core.weights.files.inspect import MAX_HEADER_BYTES, TensorInfo, read_header
+from nova3d_core.weights.files.read import open_weights
 
 FAULTS = Path(__file__).parents[1] / "data" / "faults"
 MAX_SECONDS = 5.0
@@ -298,6 +298,6 @@ def test_a_surprise_in_the_reader_costs_one_line_of_the_list(tmp_path, monkeypat
     def surprised(header: object) -> None:
         raise ZeroDivisionError("a\nsurprise")
 
-    monkeypatch.setattr("nova3d_core.weights.locate.identify", surprised)
+    monkeypatch.setattr("nova3d_core.weights.discovery.locate.identify", surprised)
     problem = look_at(path).problem
     assert problem == f"{path} cannot be read: ZeroDivisionError: 'a\\nsurprise'."

@@ -12,15 +12,15 @@ import pytest
 
 from nova3d_core.errors import Cancelled, InputError
 from nova3d_core.progress import Progress
-from nova3d_core.weights.locate import (
+from nova3d_core.weights.discovery.locate import (
     FOLDERS_VARIABLE,
     default_folders,
     find_models,
     look_at,
     missing_files,
 )
-from nova3d_core.weights.pickles import LEGACY_MAGIC
-from nova3d_core.weights.registry import KNOWN_FILES
+from nova3d_core.weights.discovery.registry import KNOWN_FILES
+from nova3d_core.weights.files.pickles import LEGACY_MAGIC
 
 links = pytest.mark.skipif(sys.platform == "win32", reason="making links needs a right on Windows")
 sparse = pytest.mark.skipif(sys.platform == "win32", reason="files with holes need an extra call")

@@ -7,14 +7,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from nova3d_core.diffusion import operations
-from nova3d_core.diffusion.unet_config import UNetConfig
+from nova3d_core.diffusion.network import operations
+from nova3d_core.diffusion.network.config import UNetConfig
 from nova3d_core.errors import InputError
-from nova3d_core.weights.layouts import identify
-from nova3d_core.weights.loading import load_model
-from nova3d_core.weights.names import sgm_unet_names
-from nova3d_core.weights.parts import codec_part, image_encoder_part, unet_part
-from nova3d_core.weights.reading import open_weights
+from nova3d_core.weights.build.components import codec_part, image_encoder_part, unet_part
+from nova3d_core.weights.discovery.layouts import identify
+from nova3d_core.weights.files.read import open_weights
+from nova3d_core.weights.keymaps.unet import sgm_unet_names
+from nova3d_core.weights.load import load_model
 
 TEXT_HALF = {
     f"conditioner.embedders.0.open_clip.model.{name}"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.weights.reading import explained_read_errors
+from nova3d_core.weights.files.read import explained_read_errors
 
 
 class PagingFileTooSmall(OSError):

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from nova3d_core.cli.models_table import models_report, models_text
+from nova3d_core.diffusion.codecs.pixels import PixelCodec
 from nova3d_core.diffusion.families import FAMILIES
-from nova3d_core.diffusion.pixel_codec import PixelCodec
 from nova3d_core.errors import InputError
-from nova3d_core.weights.layouts import METADATA_KEY, identify, read_header
-from nova3d_core.weights.loading import load_model
-from nova3d_core.weights.locate import describe
-from nova3d_core.weights.reading import open_weights
-from nova3d_core.weights.relatives import find_part
-from nova3d_core.weights.saving import save_nova3d
+from nova3d_core.weights.discovery.companions import find_part
+from nova3d_core.weights.discovery.layouts import METADATA_KEY, identify, read_header
+from nova3d_core.weights.discovery.locate import describe
+from nova3d_core.weights.files.read import open_weights
+from nova3d_core.weights.load import load_model
+from nova3d_core.weights.save import save_nova3d
 
 from .models import assert_same, mini_model, random_model, states
 

@@ -9,8 +9,8 @@ import pytest
 
 from nova3d_core.cli.models_table import models_report, models_text
 from nova3d_core.errors import InputError
-from nova3d_core.weights.locate import FOLDERS_VARIABLE
-from nova3d_core.weights.registry import KNOWN_FILES
+from nova3d_core.weights.discovery.locate import FOLDERS_VARIABLE
+from nova3d_core.weights.discovery.registry import KNOWN_FILES
 
 
 @pytest.fixture

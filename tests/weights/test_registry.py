@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from nova3d_core.weights.registry import FAMILIES, KNOWN_FILES
+from nova3d_core.weights.discovery.registry import FAMILIES, KNOWN_FILES
 
 MANIFESTS = {
     "svd_xt_sgm": ("svd_xt.safetensors", "svd.safetensors", "svd_xt_1_1.safetensors"),

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..sdf_config import LevelConfig, LossConfig
-from ..sdf_grid import SdfGrid
+from ...sdf_grid import SdfGrid
+from ..config import LevelConfig, LossConfig
 
 BAND = 3.0
 """The band's half width times the sharpness: beyond it NeuS' sigmoid has come to its end."""

@@ -1,0 +1,1 @@
+"""Cameras, camera rigs and orbits."""

@@ -1,0 +1,165 @@
+"""Orbits of cameras with angles of their own, and the rigs of known multi-view models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from ..checks import check_between, check_bounds, check_choice
+from ..conventions import CameraKind
+from ..errors import InputError
+from .rigs import MAX_VIEWS, RigConfig
+
+OrbitMotion = Literal["static", "sine", "custom"]
+ORBIT_MOTIONS: tuple[str, ...] = get_args(OrbitMotion)
+MOST_VIEWS = MAX_VIEWS
+
+
+@dataclass(frozen=True)
+class OrbitConfig:
+    """Cameras that look at the origin, each from an azimuth and an elevation of its own."""
+
+    rig: RigConfig = field(default_factory=RigConfig)
+    """Count, height, distance, lens and picture size."""
+    motion: OrbitMotion = "static"
+    """static: all at the rig's elevation; sine: up and down once a turn; custom: listed angles."""
+    amplitude_deg: float = 30.0
+    """sine: how far the cameras rise above and sink below the rig's elevation."""
+    azimuths_deg: tuple[float, ...] = ()
+    """custom: one azimuth a view; their number is the number of views."""
+    elevations_deg: tuple[float, ...] = ()
+    """custom: one elevation a view, or one for all; the rig's if there is none."""
+
+    def __post_init__(self):
+        check_choice("orbit motion", self.motion, ORBIT_MOTIONS)
+        check_bounds(self, "orbit", amplitude_deg=(0.0, 90.0))
+        azimuths, elevations = self.angles_deg()
+        if len(azimuths) > MOST_VIEWS:
+            raise InputError(f"{len(azimuths)} azimuths are more than {MOST_VIEWS} views.")
+        for angle in azimuths:
+            check_between("an orbit's azimuth", angle, -360.0, 720.0)
+        for angle in elevations:
+            check_between("an orbit's elevation", angle, -90.0, 90.0)
+        # what the motion does not use is checked, too
+        check_bounds(self, "orbit", azimuths_deg=(-360.0, 720.0), elevations_deg=(-90.0, 90.0))
+
+    def angles_deg(self) -> tuple[list[float], list[float]]:
+        """Azimuths and elevations of all views."""
+        count, level = self.rig.count, self.rig.elevation_deg
+        turns = [index / count for index in range(count)]
+        azimuths = [self.rig.azimuth_start_deg + 360.0 * turn for turn in turns]
+        if self.motion == "static":
+            return azimuths, [level] * count
+        if self.motion == "sine":
+            rise = self.amplitude_deg
+            return azimuths, [level + rise * math.sin(2.0 * math.pi * turn) for turn in turns]
+        azimuths, elevations = list(self.azimuths_deg), list(self.elevations_deg) or [level]
+        if not azimuths:
+            raise InputError(
+                "a custom orbit has no azimuths.", "List them, for example: 0, 90, 180, 270."
+            )
+        if len(elevations) == 1:
+            elevations *= len(azimuths)
+        if len(elevations) != len(azimuths):
+            raise InputError(
+                f"{len(azimuths)} azimuths but {len(elevations)} elevations were given.",
+                "Give one elevation for each azimuth, or one for all.",
+            )
+        return azimuths, elevations
+
+
+def focal_for_fov(fov_deg: float) -> float:
+    """Focal length over picture width of a horizontal field of view."""
+    check_between("field of view", fov_deg, 1.0, 170.0)
+    return 0.5 / math.tan(math.radians(fov_deg) / 2.0)
+
+
+def angles_from_text(text: str, name: str) -> tuple[float, ...]:
+    """Degrees from text such as "0, 45, 90"; commas, semicolons, spaces and lines separate.
+
+    Raises:
+        InputError: naming the first word that is no number.
+    """
+    words = text.replace(",", " ").replace(";", " ").split()
+    angles = []
+    for word in words:
+        try:
+            angles.append(float(word))
+        except ValueError:
+            raise InputError(
+                f"{name} holds '{word}', which is no number.", "Write degrees, as in: 0, 45, 90."
+            ) from None
+    return tuple(angles)
+
+
+_SV3D_AZIMUTHS = (*(360.0 * index / 21 for index in range(1, 21)), 0.0)
+_WONDER3D_AZIMUTHS = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
+
+ORBIT_PRESETS: dict[str, OrbitConfig] = {
+    "nova3d": OrbitConfig(),
+    # its input picture comes LAST; objects fill about 0.8 of the frame at this distance
+    "sv3d": OrbitConfig(
+        RigConfig(count=21, radius=2.0, focal_per_width=focal_for_fov(33.8)),
+        motion="custom",
+        azimuths_deg=_SV3D_AZIMUTHS,
+        elevations_deg=(0.0,),
+    ),
+    # trained at distance 2 with objects 1.6 wide: this is the same picture of a unit object
+    "v3d": OrbitConfig(RigConfig(count=18, radius=1.25, focal_per_width=focal_for_fov(60.0))),
+    "wonder3d": OrbitConfig(
+        RigConfig(count=6, kind="orthographic", ortho_scale=1.35),
+        motion="custom",
+        azimuths_deg=_WONDER3D_AZIMUTHS,
+        elevations_deg=(0.0,),
+    ),
+}
+"""The cameras of known multi-view models, in the order of their pictures."""
+
+
+def orbit_of_preset(preset: str, width_px: int, height_px: int) -> OrbitConfig:
+    """A model's orbit with pictures of another size.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    check_choice("orbit preset", preset, tuple(ORBIT_PRESETS))
+    orbit = ORBIT_PRESETS[preset]
+    return replace(orbit, rig=replace(orbit.rig, width_px=width_px, height_px=height_px))
+
+
+def orbit_from_words(
+    rig: RigConfig, motion: OrbitMotion, amplitude_deg: float, azimuths: str, elevations: str
+) -> OrbitConfig:
+    """An orbit from what a form holds: lists of angles are text, and count only for "custom"."""
+    if motion != "custom":
+        return OrbitConfig(rig, motion, amplitude_deg)
+    return OrbitConfig(
+        rig,
+        motion,
+        amplitude_deg,
+        angles_from_text(azimuths, "azimuths"),
+        angles_from_text(elevations, "elevations"),
+    )
+
+
+def rig_from_lens(
+    count: int,
+    elevation_deg: float,
+    radius: float,
+    fov_deg: float,
+    kind: CameraKind,
+    ortho_scale: float,
+    size_px: tuple[int, int],
+) -> RigConfig:
+    """A rig whose lens is told by its horizontal field of view, with pictures (width, height)."""
+    return RigConfig(
+        count=count,
+        elevation_deg=elevation_deg,
+        radius=radius,
+        kind=kind,
+        focal_per_width=focal_for_fov(fov_deg),
+        ortho_scale=ortho_scale,
+        width_px=size_px[0],
+        height_px=size_px[1],
+    )

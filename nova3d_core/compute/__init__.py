@@ -1,0 +1,1 @@
+"""Where the work runs: devices, memory, threads and warp kernels."""

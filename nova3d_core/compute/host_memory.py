@@ -1,0 +1,75 @@
+"""The host's main memory: how much is free, checks against it, and giving back what is unused."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+_MEMINFO = Path("/proc/meminfo")
+
+
+def available_bytes() -> int | None:
+    """Main memory that programs can still have without swapping; None where nobody tells."""
+    try:
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    except ImportError:
+        pass
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def check_memory(
+    what: str,
+    needed: int,
+    available: int | None,
+    hint: str = "Close other programs, load it as float16 or bfloat16, or use a smaller model.",
+) -> None:
+    """Raises InputError if something that needs so many bytes cannot fit.
+
+    Args:
+        what: what is to be read, for the message.
+        needed: bytes.
+        available: bytes; None if not known, then nothing is checked.
+        hint: what the user can do.
+    """
+    if available is not None and needed > available:
+        raise InputError(
+            f"{what} needs {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are "
+            "free.",
+            hint,
+        )
+
+
+def release_unused_memory() -> None:
+    """Returns memory that the C allocator keeps although nothing uses it, where glibc manages it.
+
+    After many tensors of some megabytes have come and gone it keeps hundreds of megabytes.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Any:
+    """glibc's `malloc_trim`; None elsewhere."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # another C library
+        return None

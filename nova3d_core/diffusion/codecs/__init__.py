@@ -1,0 +1,1 @@
+"""Image codecs (VAE, pixel blocks) and image encoders (CLIP, small)."""

@@ -1,0 +1,173 @@
+"""Transformer blocks of the video UNet, with Geometry-Temporal Alignment (GTA) between domains.
+
+Tokens come as (N, n, C): N = D B V pictures of n = h w places. The domain axis D is always explicit
+in the reshapes below, so that colour and normals of one view meet, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attention import Attend, Attention, FeedForward
+from .blocks import Mixer, Walk
+from .config import UNetConfig
+from .embeddings import sinusoid
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, alignment between domains, attention to the picture, feed-forward.
+
+    Args:
+        channels: width of the tokens.
+        config: head width, context width, and whether there is alignment attention.
+        operations: where the layers come from.
+        attend: what computes attention.
+        factory: device and dtype of the weights.
+    """
+
+    aligned_by = ("gta", "spatial")
+    """Kinds of alignment that this block takes part in."""
+
+    def __init__(
+        self,
+        channels: int,
+        config: UNetConfig,
+        operations: ModuleType | type,
+        attend: Attend | None = None,
+        **factory: Any,
+    ):
+        super().__init__()
+        heads, context = config.head_channels, config.context_channels
+        self.attn1 = Attention(channels, channels, heads, operations, attend, **factory)
+        self.attn2 = Attention(channels, context, heads, operations, attend, **factory)
+        self.ff = FeedForward(channels, operations, **factory)
+        for name in ("norm1", "norm2", "norm3"):
+            setattr(self, name, operations.LayerNorm(channels, **factory))
+        self.attn_align: Attention | None = None
+        if config.alignment in self.aligned_by:
+            self.norm_align = operations.LayerNorm(channels, **factory)
+            self.attn_align = Attention(channels, channels, heads, operations, attend, **factory)
+
+    def forward(self, x: Tensor, walk: Walk) -> Tensor:
+        """(N, n, C) -> (N, n, C): the places of a picture attend to each other."""
+        x = x + self.attn1(self.norm1(x))
+        if self.attn_align is not None:
+            x = x + self._align(self.norm_align(x), walk)
+        x = x + self._to_context(x, walk, (walk.domains, walk.views))
+        return x + self.ff(self.norm3(x))
+
+    def _align(self, x: Tensor, walk: Walk) -> Tensor:
+        """Colour and normals of one view attend to each other (Algorithm 1)."""
+        views = x.unflatten(0, walk.sizes).movedim(0, 2)  # (B, V, D, n, C)
+        joint = self.attn_align(views.flatten(2, 3).flatten(0, 1))  # (B V, D n, C)
+        return _domains_first(joint, walk).flatten(0, 2)  # (N, n, C)
+
+    def _to_context(self, x: Tensor, walk: Walk, repeats: tuple[int, int]) -> Tensor:
+        """What x gets from the context of its object, shaped to be added to it.
+
+        `repeats` says how often each object's sequences come before and after its own axis.
+        """
+        before, after = repeats
+        if walk.context.shape[1] == 1:
+            one = self.attn2.to_one_token(walk.context)  # (B, 1, C)
+            return _repeated(one, before, after)  # (N, 1, C)
+        context = _repeated(walk.context, before, after)  # (N, M, Cc)
+        return self.attn2.to_context(self.norm2(x), context)
+
+
+class ViewTransformerBlock(TransformerBlock):
+    """The same at one place across all views: `time_stack` in SVD's names."""
+
+    aligned_by = ("gta",)
+
+    def __init__(
+        self,
+        channels: int,
+        config: UNetConfig,
+        operations: ModuleType | type,
+        attend: Attend | None = None,
+        **factory: Any,
+    ):
+        super().__init__(channels, config, operations, attend, **factory)
+        self.norm_in = operations.LayerNorm(channels, **factory)
+        self.ff_in = FeedForward(channels, operations, **factory)
+
+    def forward(self, x: Tensor, walk: Walk) -> Tensor:
+        """(N, n, C) -> (N, n, C): the views of a place attend to each other."""
+        places = x.shape[1]
+        x = x.unflatten(0, walk.sizes).transpose(2, 3).flatten(0, 2)  # (D B n, V, C)
+        x = x + self.ff_in(self.norm_in(x))
+        x = x + self.attn1(self.norm1(x))
+        if self.attn_align is not None:
+            x = x + self._align_places(self.norm_align(x), walk, places)
+        x = x + self._to_context(x, walk, (walk.domains, places))
+        x = x + self.ff(self.norm3(x))
+        x = x.unflatten(0, (walk.domains, walk.objects, places))  # (D, B, n, V, C)
+        return x.transpose(2, 3).flatten(0, 2)
+
+    def _align_places(self, x: Tensor, walk: Walk, places: int) -> Tensor:
+        """All views of both domains attend to each other at one place (Algorithm 2)."""
+        by_place = x.unflatten(0, (walk.domains, walk.objects, places)).movedim(0, 2)
+        joint = self.attn_align(by_place.flatten(2, 3).flatten(0, 1))  # (B n, D V, C)
+        joint = joint.unflatten(1, (walk.domains, walk.views))  # (B n, D, V, C)
+        joint = joint.unflatten(0, (walk.objects, places)).movedim(2, 0)  # (D, B, n, V, C)
+        return joint.flatten(0, 2)  # (D B n, V, C)
+
+
+def _domains_first(joint: Tensor, walk: Walk) -> Tensor:
+    """(B V, D n, C) -> (D, B, V, n, C)."""
+    views = joint.unflatten(1, (walk.domains, -1)).unflatten(0, (walk.objects, walk.views))
+    return views.movedim(2, 0)
+
+
+def _repeated(per_object: Tensor, before: int, after: int) -> Tensor:
+    """(B, ...) -> (before B after, ...)."""
+    inner = per_object.shape[1:]
+    shape = (before, len(per_object), after, *inner)
+    return per_object[None, :, None].expand(shape).flatten(0, 2)
+
+
+class VideoTransformer(nn.Module):
+    """A spatial and a view transformer block, mixed: `SpatialVideoTransformer` in SVD's code."""
+
+    def __init__(
+        self,
+        channels: int,
+        config: UNetConfig,
+        operations: ModuleType | type,
+        attend: Attend | None = None,
+        **factory: Any,
+    ):
+        super().__init__()
+        linear = operations.Linear
+        self.norm = operations.GroupNorm(config.group_size, channels, eps=1e-6, **factory)
+        self.proj_in = linear(channels, channels, **factory)
+        self.transformer_blocks = nn.ModuleList(
+            [TransformerBlock(channels, config, operations, attend, **factory)]
+        )
+        self.proj_out = linear(channels, channels, **factory)
+        self.time_stack = nn.ModuleList(
+            [ViewTransformerBlock(channels, config, operations, attend, **factory)]
+        )
+        self.time_pos_embed = nn.Sequential(
+            linear(channels, 4 * channels, **factory),
+            nn.SiLU(),
+            linear(4 * channels, channels, **factory),
+        )
+        self.time_mixer = Mixer(**factory)
+
+    def forward(self, x: Tensor, walk: Walk) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w)."""
+        height = x.shape[2]
+        tokens = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (N, n, C)
+        order = torch.arange(walk.views, device=x.device)
+        places = self.time_pos_embed(sinusoid(order, x.shape[1]).to(x.dtype))  # (V, C)
+        places = places.repeat(walk.domains * walk.objects, 1)[:, None]  # (N, 1, C)
+        for within, across in zip(self.transformer_blocks, self.time_stack, strict=True):
+            tokens = within(tokens, walk)
+            tokens = self.time_mixer(tokens, across(tokens + places, walk))
+        return x + self.proj_out(tokens).transpose(1, 2).unflatten(2, (height, -1))

@@ -1,0 +1,1 @@
+"""Sampling: preprocessing, conditioning, guidance, Euler steps, decoding."""

@@ -1,0 +1,343 @@
+"""One picture in, views of the object in it out."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...cameras.cameras import Cameras
+from ...compute.devices import is_out_of_memory
+from ...errors import InputError
+from ...progress import SILENT, Progress
+from ...views import Views
+from ..codecs.vae import most_at_once
+from ..families import Family, SampleConfig
+from ..model import CODEC, IMAGE_ENCODER, UNET, Codec, MultiviewModel, OneDevice, Placement
+from .conditioning import Conditioning, added_numbers, augmented, camera_tasks
+from .cost import activation_bytes, seconds_on_cpu
+from .denoiser import Denoiser
+from .fp32_fallback import check_numbers, dtype_of, in_enough_range, module_in
+from .guidance import guidance_scales
+from .postprocess import enlarged, gathered
+from .preprocess import take_in
+from .preview import Previews
+from .sampler import sample_euler
+from .schedule import karras_sigmas, start_scale
+from .trajectory import Stations, stations_of
+
+logger = logging.getLogger(__name__)
+
+ENCODING, SAMPLING, DECODING = "encoding", "sampling", "decoding"
+IMAGE_ENCODER_BYTES = 64 * 2**20
+"""CLIP reads one picture of 224 pixels: 257 tokens."""
+WORTH_SAYING_S = 60.0
+"""Sampling on a CPU that takes longer is announced."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What was painted, and the views made of it."""
+
+    views: Views
+    """V views, the input view first."""
+    pictures: Tensor
+    """(D, V, S, S, 3) in 0..1 as the model painted them, the input view first: colours, then
+    pictures of normals where the model paints some."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about the input picture, one sentence each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """All random numbers of a sample, drawn on the CPU: a seed means the same everywhere."""
+
+    start: Tensor
+    """(D, 1, V, C, h, w) standard noise that sampling starts from."""
+    augmentation: Tensor
+    """Standard noise for the input: (1, 3, S, S), or (1, C, h, w) if the latent gets it."""
+    generator: torch.Generator
+    """For what is drawn later."""
+
+
+def sample_views(
+    model: MultiviewModel,
+    picture: Tensor,
+    mask: Tensor | None = None,
+    config: SampleConfig | None = None,
+    cameras: Cameras | None = None,
+    placement: Placement | None = None,
+    progress: Progress = SILENT,
+) -> Views:
+    """Views of the object in one picture; `sample` without what else it knows.
+
+    Args:
+        model: a loaded model; it is left as it was.
+        picture: (H, W, 3), (H, W, 4) with alpha, or grey; see `intake.take_in`.
+        mask: (H, W) in 0..1, 1 on the object.
+        config: seed, steps, guidance, size.
+        cameras: where to look from, for models that go where they are told; see
+            `stations.stations_of`.
+        placement: where the model's parts run; all on the CPU if None.
+        progress: told of each step, with previews while sampling.
+
+    Returns:
+        The family's number of views, the input view first, with their cameras; with masks where
+        the background came out white, with normals (in the frame of view 0) where the model
+        paints them; `family.enlarged` times larger than painted.
+
+    Raises:
+        InputError: a picture, a size or cameras that cannot be used.
+        StageError: the model gave numbers that are not finite, in float32 too.
+        Cancelled: the user stopped; nothing is left behind.
+    """
+    return sample(model, picture, mask, config, cameras, placement, progress).views
+
+
+def sample(
+    model: MultiviewModel,
+    picture: Tensor,
+    mask: Tensor | None = None,
+    config: SampleConfig | None = None,
+    cameras: Cameras | None = None,
+    placement: Placement | None = None,
+    progress: Progress = SILENT,
+) -> Sample:
+    """Views of the object in one picture, and the pictures as painted; see `sample_views`."""
+    config, family = config or SampleConfig(), model.family
+    placement = placement or OneDevice(model, torch.device("cpu"))
+    size_px = checked_size(model, config.size_px or family.size_px)
+    stations = stations_of(family, size_px, config.elevation_deg, cameras)
+    progress.update(ENCODING, 0, 2)
+    taken = take_in(picture, mask, size_px, family.object_share)
+    notes = (*taken.notes, *_limits(family))
+    draws = draw(model, size_px, config.seed)
+    with torch.no_grad():
+        told = told_of(model, taken.picture, stations, draws, placement, progress)
+        latents = sample_latents(model, told, stations, draws.start, config, placement, progress)
+        pictures = decoded(model, latents, config, placement, progress)  # (D, V, S, S, 3)
+    if family.keeps_input:
+        pictures[0, stations.input_view] = taken.picture
+    pictures = torch.stack([stations.input_first(each) for each in pictures])
+    views = gathered(
+        stations.cameras_input_first(),
+        pictures[0],
+        pictures[1] if len(pictures) > 1 else None,
+        taken.mask if family.keeps_input else None,
+    )
+    return Sample(enlarged(views, family.enlarged), pictures, notes)
+
+
+def _limits(family: Family) -> tuple[str, ...]:
+    """What the family cannot do, logged too."""
+    if not family.limits:
+        return ()
+    logger.warning("%s", family.limits)
+    return (family.limits,)
+
+
+def checked_size(model: MultiviewModel, size_px: int) -> int:
+    """The size; raises InputError if the network cannot halve it often enough."""
+    multiple = model.codec.factor * 2 ** (len(model.unet.config.channel_factors) - 1)
+    if size_px % multiple:
+        near = max(round(size_px / multiple), 1) * multiple
+        raise InputError(
+            f"sampling size_px is {size_px}, expected a multiple of {multiple}.",
+            f"Take {near}; {model.family.label} was trained on {model.family.size_px}.",
+        )
+    return size_px
+
+
+def draw(model: MultiviewModel, size_px: int, seed: int) -> Draws:
+    """All noise of a sample."""
+    family, codec = model.family, model.codec
+    generator = torch.Generator().manual_seed(seed)
+    side = size_px // codec.factor
+    latent = (codec.channels, side, side)
+    start = torch.randn((len(family.domains), 1, family.views, *latent), generator=generator)
+    shape = (3, size_px, size_px) if family.augmented == "picture" else latent
+    return Draws(start, torch.randn((1, *shape), generator=generator), generator)
+
+
+def told_of(
+    model: MultiviewModel,
+    picture: Tensor,
+    stations: Stations,
+    draws: Draws,
+    placement: Placement,
+    progress: Progress,
+) -> Conditioning:
+    """Everything the network is told of a framed picture (S, S, 3) and the views, on the CPU.
+
+    The embedding is of the clean picture. The noise goes where it went in training: into the
+    picture before it is encoded (SVD, SV3D), or into a sample of its latent (V3D).
+    """
+    family = model.family
+    signed = picture.movedim(-1, 0)[None] * 2.0 - 1.0  # (1, 3, S, S) in -1..1
+    device, _ = placement.bring(IMAGE_ENCODER, IMAGE_ENCODER_BYTES)
+    seen = signed.to(device)
+    context = in_enough_range(
+        ENCODING,
+        lambda dtype: module_in(model.image_encoder, dtype).embed(seen),
+        dtype_of(model.image_encoder),
+        model.source,
+    )
+    progress.update(ENCODING, 1, 2)
+    in_latent = family.augmented == "latent"
+    strength = family.noise_augmentation
+    to_encode = signed if in_latent else augmented(signed, draws.augmentation, strength)
+    size_px = signed.shape[-1]
+    own = dtype_of(model.codec)
+    memory = model.codec.decoding_bytes(size_px, size_px, 1, own)
+    device, _ = placement.bring(CODEC, memory)
+    drawn = draws.generator.get_state()
+
+    def encode(dtype: torch.dtype) -> Tensor:
+        draws.generator.set_state(drawn)  # a second try draws the same
+        codec = module_in(model.codec, dtype)
+        return codec.encode(to_encode.to(device), draws.generator if in_latent else None)
+
+    latent = in_enough_range(ENCODING, encode, own, model.source).float()
+    if in_latent:
+        latent = augmented(latent, draws.augmentation, strength)
+    progress.update(ENCODING, 2, 2)
+    tasks = None
+    if model.unet.config.camera_task_numbers:
+        tasks = camera_tasks(family, stations)[:, None].cpu()  # (D, 1, V, 10)
+    added = added_numbers(family, stations)[None].cpu()  # (1, V, A)
+    return Conditioning(latent.cpu(), context.float().cpu(), added, tasks)
+
+
+def sample_latents(
+    model: MultiviewModel,
+    told: Conditioning,
+    stations: Stations,
+    start: Tensor,
+    config: SampleConfig,
+    placement: Placement,
+    progress: Progress,
+) -> Tensor:
+    """Latents (D, 1, V, C, h, w) float32 as the codec decodes them, from standard noise."""
+    family = model.family
+    sigmas = karras_sigmas(config.steps or family.steps, family.sigma_min, family.sigma_max)
+    steps = len(sigmas) - 1
+    guidance = config.guidance or family.guidance
+    scales = guidance_scales(guidance, stations.azimuths_deg, stations.input_view)
+    run = _Run(model, start, config)
+    device, dtype = placement.bring(UNET, run.bytes_in(torch.float16, together=False))
+    together = device.type != "cpu" and run.fits(dtype, config.memory_gib)
+    if device.type == "cpu":
+        _say_how_slowly(run, sigmas, scales, dtype)
+
+    def attempt(dtype: torch.dtype) -> Tensor:
+        placement.bring(UNET, run.bytes_in(dtype, together))
+        previews = Previews(stations.input_first, codec=model.codec)
+        denoiser = Denoiser(
+            model.unet,
+            told.to(device, dtype),
+            scales.to(device),
+            dtype,
+            together,
+            config.guidance_cutoff,
+            lambda: progress.check(SAMPLING),
+        )
+
+        def on_step(step: int, estimate: Tensor) -> None:
+            check_numbers(estimate)
+            progress.update(SAMPLING, step, steps, previews.of(estimate))
+
+        progress.update(SAMPLING, 0, steps)
+        x = start.to(device) * start_scale(float(sigmas[0]))
+        return sample_euler(denoiser, x, sigmas, on_step)
+
+    return in_enough_range(SAMPLING, attempt, dtype, model.source)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What one pass of the network costs."""
+
+    model: MultiviewModel
+    start: Tensor
+    config: SampleConfig
+
+    def bytes_in(self, dtype: torch.dtype, together: bool) -> int:
+        _, objects, views, _, height, width = self.start.shape
+        both = 2 if together else 1
+        return activation_bytes(self.model.unet.config, both * objects, views, height, width, dtype)
+
+    def fits(self, dtype: torch.dtype, memory_gib: float) -> bool:
+        return self.bytes_in(dtype, together=True) <= memory_gib * 2**30
+
+    def passes(self, sigmas: Tensor, scales: Tensor) -> int:
+        """Passes of a whole sample: a guided step takes two."""
+        low, high = self.config.guidance_cutoff
+        levels = sigmas[:-1]
+        guided = (levels >= low) & (levels <= high) & bool((scales != 1.0).any())
+        return len(levels) + int(guided.sum())
+
+
+def _say_how_slowly(run: _Run, sigmas: Tensor, scales: Tensor, dtype: torch.dtype) -> None:
+    """Logs about how long sampling takes on this CPU, if that is long."""
+    _, _, views, _, height, width = run.start.shape
+    a_pass = seconds_on_cpu(run.model.unet, views, height, width, dtype)
+    seconds = a_pass * run.passes(sigmas, scales)
+    if seconds > WORTH_SAYING_S:
+        logger.warning(
+            "sampling %d views on the CPU takes about %d minutes; a GPU takes seconds.",
+            views,
+            max(round(seconds / 60.0), 1),
+        )
+
+
+def decoded(
+    model: MultiviewModel,
+    latents: Tensor,
+    config: SampleConfig,
+    placement: Placement,
+    progress: Progress,
+) -> Tensor:
+    """Pictures (D, V, S, S, 3) float32 in 0..1 on the CPU, of latents (D, 1, V, C, h, w).
+
+    So many at once as fit into the memory allowed; a codec with layers across views sees only
+    those that are decoded together, as SVD's own code has it.
+    """
+    codec, views = model.codec, latents.shape[2]
+    size = tuple(side * codec.factor for side in latents.shape[-2:])
+    allowed = config.memory_gib * 2**30
+
+    def at_once(dtype: torch.dtype) -> int:
+        return config.decode_at_once or most_at_once(codec, *size, dtype, allowed, views)
+
+    own = dtype_of(codec)
+    device, _ = placement.bring(CODEC, codec.decoding_bytes(*size, at_once(own), own))
+
+    def attempt(dtype: torch.dtype) -> Tensor:
+        here, count = module_in(codec, dtype), at_once(dtype)
+        while True:
+            try:
+                return _decode_all(here, latents.to(device), count, progress)
+            except Exception as error:
+                if count == 1 or not is_out_of_memory(error):
+                    raise
+                count = (count + 1) // 2
+                logger.warning("memory ran out: decoding again, %d pictures at once.", count)
+
+    pictures = in_enough_range(DECODING, attempt, own, model.source)
+    unit = (pictures * 0.5 + 0.5).clamp(0.0, 1.0).movedim(1, -1)  # (D V, S, S, 3)
+    return unit.unflatten(0, (-1, views)).contiguous()
+
+
+def _decode_all(codec: Codec, latents: Tensor, at_once: int, progress: Progress) -> Tensor:
+    """Pictures (D V, 3, S, S) float32 on the CPU of latents (D, 1, V, C, h, w), a few at once."""
+    chunks = [chunk for walk in latents.flatten(0, 1) for chunk in walk.split(at_once)]
+    parts, done, total = [], 0, sum(map(len, chunks))
+    progress.update(DECODING, 0, total)
+    for chunk in chunks:
+        pictures = codec.decode(chunk, views=len(chunk))  # (n, 3, S, S)
+        parts.append(check_numbers(pictures).float().cpu())
+        done += len(chunk)
+        progress.update(DECODING, done, total)
+    return torch.cat(parts)

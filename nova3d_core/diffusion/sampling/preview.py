@@ -1,0 +1,97 @@
+"""What the views look like while they are still being sampled."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..codecs.pixels import PixelCodec
+from ..model import Codec
+
+EVERY_S = 1.0
+"""No preview comes sooner after the one before."""
+RGB_OF_LATENT = (
+    (0.3512, 0.2297, 0.3227),
+    (0.3250, 0.4974, 0.2350),
+    (-0.2829, 0.1762, 0.2721),
+    (-0.2120, -0.2616, -0.7177),
+)
+"""Red, green and blue in -1..1 that each number of a Stable Diffusion latent stands for.
+
+These are the figures that ComfyUI previews such latents with (`SD15` in comfy/latent_formats.py).
+"""
+
+
+def latent_colours(latents: Tensor) -> Tensor:
+    """About what scaled latents show: (..., 4, h, w) -> (..., h, w, 3) in 0..1."""
+    factors = latents.new_tensor(RGB_OF_LATENT, dtype=torch.float32)
+    colours = latents.float().movedim(-3, -1) @ factors
+    return (colours * 0.5 + 0.5).clamp(0.0, 1.0)
+
+
+def contact_sheet(pictures: Tensor) -> Tensor:
+    """All pictures in one: a block of rows for each domain, one below the other.
+
+    Args:
+        pictures: (D, V, H, W, 3).
+
+    Returns:
+        (H', W', 3); places without a picture are white.
+    """
+    domains, views, height, width, _ = pictures.shape
+    columns = math.ceil(math.sqrt(views * domains * 2.0))  # about twice as wide as high
+    columns = min(columns, views)
+    rows = math.ceil(views / columns)
+    places = pictures.new_ones(domains, rows * columns, height, width, 3)
+    places[:, :views] = pictures
+    blocks = places.unflatten(1, (rows, columns))  # (D, rows, columns, H, W, 3)
+    return blocks.movedim(2, 3).reshape(domains * rows * height, columns * width, 3)
+
+
+class Previews:
+    """Offers a preview now and then; it is only made if somebody calls for it.
+
+    Args:
+        order: brings (V, ...) into the order in which views are shown.
+        clock: seconds that only grow.
+        codec: whose latents these are; pixels are shown as they are.
+    """
+
+    def __init__(
+        self,
+        order: Callable[[Tensor], Tensor],
+        clock: Callable[[], float] = time.monotonic,
+        codec: Codec | None = None,
+    ):
+        self._order = order
+        self._pixels = codec if isinstance(codec, PixelCodec) else None
+        self._clock = clock
+        self._last = -math.inf
+
+    def of(self, latents: Tensor) -> Callable[[], Tensor] | None:
+        """Makes the sheet of latents (D, 1, V, C, h, w) when called.
+
+        None if it is too soon, or if nothing is known of the colours of such latents.
+        """
+        now = self._clock()
+        known = self._pixels is not None or latents.shape[3] == len(RGB_OF_LATENT)
+        if now - self._last < EVERY_S or not known:
+            return None
+        self._last = now
+        return lambda: self._sheet(latents)
+
+    def _colours(self, latents: Tensor) -> Tensor:
+        """(D, V, C, h, w) -> (D, V, H, W, 3) in 0..1."""
+        if self._pixels is None:
+            return latent_colours(latents)
+        views = latents.shape[1]
+        pictures = self._pixels.decode(latents.flatten(0, 1), views).unflatten(0, (-1, views))
+        return (pictures * 0.5 + 0.5).clamp(0.0, 1.0).movedim(2, -1)
+
+    def _sheet(self, latents: Tensor) -> Tensor:
+        colours = self._colours(latents[:, 0])  # (D, V, h, w, 3)
+        return contact_sheet(torch.stack([self._order(each) for each in colours])).cpu()

@@ -1,0 +1,1 @@
+"""Metrics of geometry, images, poses and conflict maps."""

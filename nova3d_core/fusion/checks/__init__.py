@@ -1,0 +1,1 @@
+"""Checks of the input views before a fusion."""

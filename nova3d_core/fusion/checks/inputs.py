@@ -1,0 +1,48 @@
+"""What is looked at in views before they are fused; each error names what to mend."""
+
+from __future__ import annotations
+
+import logging
+
+from ...imaging.mask_checks import check_not_inverted
+from ...progress import SILENT, Progress
+from ...views import Views
+from .normals import check_normals
+from .silhouettes import check_silhouettes, listed
+
+logger = logging.getLogger(__name__)
+
+
+def check_views(views: Views, progress: Progress = SILENT) -> None:
+    """Raises if views cannot be fused as they are; warns of an object that a picture cuts off.
+
+    Args:
+        views: two or more with masks, in any world and scale; their normals are optional.
+        progress: told about each step.
+
+    Raises:
+        InputError: masks that look inverted, views that cannot be carved, silhouettes that cannot
+            come from one object, and normals that are missing or in another frame than declared.
+        Cancelled: if so asked.
+    """
+    if views.masks is not None:
+        check_not_inverted(views.masks)
+    check_silhouettes(views, progress)
+    check_normals(views)
+    cut = border_views(views)
+    if cut:
+        logger.warning(
+            "the object touches the picture's border in %s %s: it may be cut off there",
+            "view" if len(cut) == 1 else "views",
+            listed(cut),
+        )
+
+
+def border_views(views: Views) -> list[int]:
+    """The views whose object touches the border of the picture, in order; none without masks."""
+    if views.masks is None:
+        return []
+    inside = views.masks > 0.5  # (V, H, W)
+    rows, columns = inside[:, [0, -1]], inside[:, :, [0, -1]]
+    touches = rows.flatten(1).any(dim=1) | columns.flatten(1).any(dim=1)
+    return touches.nonzero()[:, 0].tolist()

@@ -1,0 +1,1 @@
+"""The dense signed distance grid, in warp kernels and in PyTorch."""

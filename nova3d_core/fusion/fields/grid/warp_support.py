@@ -1,0 +1,48 @@
+"""Whether the grid field's warp kernels run on a device, and the warning where they do not."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from ....compute import warp_backend
+from ....progress import SILENT, Progress
+
+logger = logging.getLogger(__name__)
+
+REMEDY = (
+    "Install it with: pip install warp-lang; if it is there, set WARP_CACHE_PATH to a folder that "
+    "can be written."
+)
+
+
+def grid_kernels() -> tuple[Any, ...]:
+    """The warp modules that the grid field needs."""
+    from . import ray_kernels, voxel_kernels
+
+    return ray_kernels.render_forward.module, voxel_kernels.gather.module
+
+
+def problem_on(device: torch.device, progress: Progress = SILENT) -> str:
+    """Why the grid's kernels do not run on a device; see `warp_backend.problem_on`."""
+    return warp_backend.problem_on(device, grid_kernels, progress)
+
+
+def can_run_on(device: torch.device) -> bool:
+    """Whether warp is installed and the grid's kernels load on a device."""
+    return not problem_on(device)
+
+
+def warn_of_torch_twin(device: torch.device) -> None:
+    """Says that a field runs in plain torch because warp does not run, how slow that is, and why.
+
+    Said once for each field that is made, so once in a fusion.
+    """
+    logger.warning(
+        "the fusion runs in plain PyTorch, %s slower than with warp's kernels: %s. %s",
+        "6 to 8 times" if device.type == "cpu" else "on a GPU far more than 10 times",
+        problem_on(device).rstrip(".") or "warp was not asked for",
+        REMEDY,
+    )

@@ -1,0 +1,1 @@
+"""The visual hull of the silhouettes."""

@@ -1,0 +1,1 @@
+"""Pose refinement: the pose table, and registration of views to the surface."""

@@ -1,0 +1,86 @@
+"""Views from pictures that any program made: counts, sizes, backgrounds and frames put right."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..cameras.cameras import Cameras
+from ..checks import check_finite, check_range
+from ..conventions import NormalFrame, decode_normals
+from ..errors import InputError
+from ..views import Views
+from .crop import check_belongs, object_on_white
+
+SMALLEST_PX = 16
+"""A smaller picture shows no shape."""
+
+
+def assemble_views(
+    pictures: Tensor,
+    cameras: Cameras,
+    normals: Tensor | None = None,
+    masks: Tensor | None = None,
+    normal_frame: NormalFrame = "world",
+    first_view: int = 0,
+) -> Views:
+    """Pictures with cameras as views.
+
+    Args:
+        pictures: (V, H, W, 3) sRGB in 0..1, or (V, H, W, 4) with alpha, which is the mask unless
+            masks are given.
+        cameras: V cameras; their picture size becomes H x W.
+        normals: (V, H, W, 3) pictures of normals, 0.5 n + 0.5; what they say outside the masks does
+            not count.
+        masks: (V, H, W) in 0..1; without masks and alpha, mattes are taken from white.
+        normal_frame: the axes of the normals.
+        first_view: which of the views comes first; the others follow in their order, around the
+            end. The first view's pose is taken as exact, so it should be the input picture.
+
+    Raises:
+        InputError: counts or sizes that do not belong together, pictures too small to show
+            anything, an empty mask, masks that look inverted in most views, or values out of range;
+            the line names the input.
+    """
+    count, height, width = pictures.shape[:3]
+    if count != len(cameras):
+        raise InputError(
+            f"there are {count} pictures but {len(cameras)} cameras.",
+            "Give one picture for each camera, in the same order.",
+        )
+    if min(height, width) < SMALLEST_PX:
+        raise InputError(
+            f"the pictures are {width}x{height} px, expected at least {SMALLEST_PX}x{SMALLEST_PX}."
+        )
+    if not -count <= first_view < count:
+        raise InputError(f"first_view is {first_view}, but there are {count} views.")
+    for name, batch in (("normal pictures", normals), ("masks", masks)):
+        if batch is not None:
+            check_belongs(name, batch, pictures)
+    for name, batch in (("pictures", pictures), ("normal pictures", normals), ("masks", masks)):
+        if batch is not None:
+            check_finite(name, batch)
+            check_range(name, batch, 0.0, 1.0)
+    colour, masks = object_on_white(pictures, masks)
+    _refuse_empty(masks)
+    if normals is not None:
+        normals = decode_normals(normals) * (masks > 0)[..., None]
+    views = Views(
+        cameras.resized(width, height),
+        torch.where(masks[..., None] > 0, colour, 1.0),
+        masks,
+        normals,
+        None if normals is None else normal_frame,
+    )
+    first = first_view % count
+    return views[[*range(first, count), *range(first)]] if first else views
+
+
+def _refuse_empty(masks: Tensor) -> None:
+    for view, mask in enumerate(masks):
+        if not bool((mask > 0.5).any()):
+            raise InputError(
+                f"the mask of view {view} is empty: there is no object in it.",
+                "A mask is 1 on the object; LoadImage's mask output is 1 on the background, "
+                "invert it.",
+            )

@@ -1,0 +1,1 @@
+"""File handling: atomic writes, containment, ownership, text and JSON parsing."""

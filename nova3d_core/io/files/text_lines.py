@@ -1,0 +1,219 @@
+"""Lines of numbers in text formats, parsed by numpy chunk by chunk, in linear time."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from .containment import quoted
+
+CHUNK_BYTES = 1 << 20
+"""Size of the chunks of lines: the temporary arrays of one chunk stay in the cache."""
+JOINED_LINE = b"\v"
+"""Takes the place of a line end that a backslash cancels, so that lines can still be counted."""
+
+_NEWLINE = ord("\n")
+_IS_BLANK = np.zeros(256, dtype=bool)
+_IS_BLANK[list(b" \t\n\v\f\r")] = True
+
+
+def clean_text(content: bytes) -> bytes:
+    """A text file as ASCII-compatible bytes with LF line ends, without BOM and NUL padding."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        content = content.decode("utf-16", "replace").encode()
+    content = content.removeprefix(b"\xef\xbb\xbf").rstrip(b"\0")
+    if b"\0" in content:
+        content = content.replace(b"\0", b" ")
+    if b"\r" in content:
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return content
+
+
+def without_comments(content: bytes) -> bytes:
+    """The text without what follows a `#` on each line."""
+    return re.sub(rb"#[^\n]*", b"", content) if b"#" in content else content
+
+
+def parse_numbers(text: bytes, dtype: type = np.float64) -> np.ndarray:
+    """(N,) numbers that are separated by white space.
+
+    Raises:
+        ValueError: something else than such numbers is there.
+    """
+    if not text or text.isspace():
+        return np.zeros(0, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # how numpy before 2.3 reports it
+        try:
+            return np.fromstring(text, dtype=dtype, sep=" ")
+        except DeprecationWarning as error:
+            raise ValueError("not a number") from error
+
+
+def parse_leading_numbers(text: bytes) -> np.ndarray:
+    """(N,) float64 numbers up to the first word that is none."""
+    try:
+        return parse_numbers(text)
+    except ValueError:
+        numbers = []
+        for word in text.split():
+            try:
+                numbers.append(float(word))
+            except ValueError:
+                break
+        return np.array(numbers, dtype=np.float64)
+
+
+def parse_count(word: str | bytes, what: str) -> int:
+    """A count in a header.
+
+    Raises:
+        InputError: it is not a whole number of at most 18 digits.
+    """
+    text = word.decode("utf-8", "replace") if isinstance(word, bytes) else word
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise InputError(f"{what} is {quoted(text[:80])}, expected a whole number.")
+    return int(text)
+
+
+def fraction_colours(colours: np.ndarray) -> np.ndarray:
+    """Colours (N, C) of a text or PLY file as float in 0..1.
+
+    8-bit and floating-point numbers above 1 count to 255; wider integers count to 65535, or to the
+    largest number of their type, only if a colour above 255 shows that they do.
+    """
+    if colours.dtype == np.int8:
+        colours = colours.view(np.uint8)
+    largest = colours.max(initial=0)
+    if colours.dtype.kind not in "iu":
+        return colours / 255.0 if largest > 1.0 else colours
+    if largest <= 255:
+        return colours / 255.0
+    return colours / (65535.0 if largest <= 65535 else np.iinfo(colours.dtype).max)
+
+
+def warn_of_losses(logger: logging.Logger, path: Any, losses: dict[str, None]) -> None:
+    """Names in one warning all that was in a file and is not in the mesh."""
+    if losses:
+        named = list(losses)
+        more = f"; and {len(named) - 20} more" if len(named) > 20 else ""
+        logger.warning("%s: %s%s", path, "; ".join(named[:20]), more)
+
+
+def chunks_of_lines(content: bytes, size: int = CHUNK_BYTES) -> Iterator[Lines]:
+    """The lines of a text in consecutive chunks of about `size` bytes."""
+    start, number = 0, 1
+    while start < len(content):
+        end = content.find(b"\n", start + size) + 1 or len(content)
+        lines = Lines(content[start:end], number)
+        yield lines
+        start, number = end, number + len(lines) + lines.text.count(JOINED_LINE)
+
+
+class Lines:
+    """Consecutive lines of a text with the place of the first word of each."""
+
+    def __init__(self, text: bytes, first_number: int = 1):
+        if not text.endswith(b"\n"):
+            text += b"\n"
+        self.text = text
+        self.first_number = first_number
+        """The number of the first line, counted from 1."""
+        self.bytes = np.frombuffer(text + b"\n" * 16, dtype=np.uint8)  # padded for `starts_with`
+        """(B + 16,) uint8."""
+        self.ends = np.flatnonzero(self.bytes[: len(text)] == _NEWLINE)
+        """(L,) where the line ends are."""
+        self.starts = np.concatenate([[0], self.ends[:-1] + 1])
+        """(L,) where the lines start."""
+        blank = _IS_BLANK[self.bytes[: len(text)]]
+        words = np.flatnonzero(~blank & np.concatenate([[True], blank[:-1]]))
+        heads = np.append(words, len(text))[np.searchsorted(words, self.starts)]
+        self.heads = np.minimum(heads, self.ends)
+        """(L,) where the first word starts; the line's end if it has none."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @property
+    def is_empty(self) -> np.ndarray:
+        """(L,) whether a line has no words."""
+        return self.heads == self.ends
+
+    def starts_with(self, word: bytes, whole: bool = True) -> np.ndarray:
+        """(L,) whether a line's first word is, or if not `whole` starts with, `word`.
+
+        Letter case is ignored; `word` is given in lower case and has at most 15 bytes.
+        """
+        found = ~self.is_empty
+        for offset, letter in enumerate(word):
+            there = self.bytes[self.heads + offset]
+            same = there == letter
+            found &= (same | (there == letter - 32)) if 97 <= letter <= 122 else same
+        return found & _IS_BLANK[self.bytes[self.heads + len(word)]] if whole else found
+
+    def line(self, index: int) -> str:
+        """One line without white space at its ends."""
+        content = self.text[self.heads[index] : self.ends[index]]
+        return content.decode("utf-8", "replace").strip()
+
+    def name(self, index: int) -> str:
+        """How errors name a line."""
+        number = int(self.line_numbers(np.array([index]))[0])
+        return f"line {number} ({quoted(self.line(index)[:80])})"
+
+    def line_numbers(self, indices: np.ndarray) -> np.ndarray:
+        """Where lines (of any shape) stand in the file, counted from 1."""
+        joined = np.flatnonzero(self.bytes == JOINED_LINE[0])
+        return self.first_number + indices + np.searchsorted(joined, self.starts[indices])
+
+    def select(self, mask: np.ndarray, skip: int) -> tuple[bytes, np.ndarray]:
+        """The text of some lines without the first `skip` bytes of their first word and comments.
+
+        Returns:
+            The lines, and (number of lines,) how many words each has.
+        """
+        # +1 where a line's text begins and -1 after its end: the running sum marks what is kept
+        steps = np.zeros(len(self.text) + 1, dtype=np.int8)
+        steps[self.heads[mask] + skip] = 1
+        steps[self.ends[mask] + 1] -= 1
+        text = self.bytes[: len(self.text)][np.cumsum(steps[:-1], dtype=np.int8).view(bool)]
+        content = without_comments(text.tobytes())
+        text = np.frombuffer(content, dtype=np.uint8)
+        blank = _IS_BLANK[text]
+        starts = ~blank
+        starts[1:] &= blank[:-1]
+        ends = np.flatnonzero(text == _NEWLINE)
+        counts = np.diff(np.cumsum(starts, dtype=np.int32)[ends], prepend=0)
+        return content, counts
+
+    def numbers(self, mask: np.ndarray, skip: int) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of some lines after the first `skip` bytes of their first word.
+
+        Returns:
+            (N,) float64 numbers of all these lines, and (number of lines,) how many each has.
+
+        Raises:
+            InputError: there is something else; the first such line is named.
+        """
+        text, counts = self.select(mask, skip)
+        try:
+            values = parse_numbers(text)
+        except ValueError:
+            values = None
+        if values is None or len(values) != counts.sum():
+            raise self._not_numbers(text, np.flatnonzero(mask))
+        return values, counts
+
+    def _not_numbers(self, text: bytes, lines: np.ndarray) -> InputError:
+        for index, line in zip(lines.tolist(), text.split(b"\n"), strict=False):
+            try:
+                parse_numbers(line)
+            except ValueError:
+                return InputError(f"{self.name(index)} has something else than numbers.")
+        return InputError("a line has something else than numbers.")

@@ -1,0 +1,110 @@
+"""Settings as JSON files: written beside a result, read back to repeat it."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ..errors import InputError
+from .files.containment import quoted
+from .files.json_text import read_json
+
+T = TypeVar("T")
+
+
+def settings_text(config: Any) -> str:
+    """A config dataclass as JSON."""
+    return json.dumps(asdict(config), indent=2) + "\n"
+
+
+def read_settings(path: Path, kind: type[T]) -> T:
+    """Reads a config dataclass; what a file leaves out keeps its default.
+
+    Raises:
+        InputError: no such file, no valid JSON, an unknown or missing name, or a value of another
+            type or out of its range.
+    """
+    return config_from(read_json(Path(path)), kind, "settings")
+
+
+def config_from(document: Any, kind: type[T], where: str) -> T:
+    """A config dataclass from plain containers.
+
+    Args:
+        document: names and values, as JSON or TOML gives them.
+        kind: the dataclass.
+        where: what stands before the names in errors.
+
+    Raises:
+        InputError: naming the place by dots.
+    """
+    if not isinstance(document, dict):
+        raise InputError(f"{where} is {_kind(document)}, expected names and values.")
+    hints = get_type_hints(kind)
+    known = [each.name for each in fields(kind)]
+    for name in document:
+        if name not in known:
+            raise InputError(
+                f"{where}.{_shown_name(name)} is unknown.",
+                textwrap.shorten(f"Known are {', '.join(known)}.", 300, placeholder=" ..."),
+            )
+    values = {
+        name: _value(value, hints[name], f"{where}.{name}") for name, value in document.items()
+    }
+    for each in fields(kind):
+        if each.default is MISSING and each.default_factory is MISSING and each.name not in values:
+            raise InputError(f"{where}.{each.name} is missing.")
+    return kind(**values)
+
+
+def _shown_name(name: Any) -> str:
+    return (
+        name if isinstance(name, str) and name.isidentifier() and len(name) < 80 else quoted(name)
+    )
+
+
+def _value(value: Any, hint: Any, where: str) -> Any:
+    """A value of the type that the annotation asks for; InputError if it is of another."""
+    if is_dataclass(hint):
+        return config_from(value, hint, where)
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):  # a type, or None
+        chosen = next(each for each in inner if each is not NoneType)
+        return None if value is None and NoneType in inner else _value(value, chosen, where)
+    if origin is tuple:
+        _check_type(value, list, where, "a list")
+        if inner[-1] is not Ellipsis and len(value) != len(inner):
+            raise InputError(f"{where} has {len(value)} items, expected {len(inner)}.")
+        items = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        each = zip(value, items, strict=True)
+        return tuple(_value(v, item, f"{where}.{index}") for index, (v, item) in enumerate(each))
+    if origin is Literal:
+        _check_type(value, str, where, "text")
+        return value
+    if origin in (dict, list):
+        _check_type(value, origin, where, "names and values" if origin is dict else "a list")
+        return value
+    if hint in (bool, int, float, str):
+        accepted = (int, float) if hint is float else hint
+        wrong_bool = isinstance(value, bool) and hint is not bool
+        if wrong_bool or not isinstance(value, accepted):
+            raise InputError(f"{where} is {quoted(value)}, expected {hint.__name__}.")
+        try:
+            return hint(value)
+        except OverflowError as error:
+            raise InputError(f"{where} is too large a number.") from error
+    return value
+
+
+def _check_type(value: Any, kind: type, where: str, expected: str) -> None:
+    if not isinstance(value, kind):
+        raise InputError(f"{where} is {_kind(value)}, expected {expected}.")
+
+
+def _kind(value: Any) -> str:
+    """What a value of a JSON document is, in a word."""
+    return "null" if value is None else type(value).__name__

@@ -1,0 +1,1 @@
+"""Folders of views: transforms.json, COLMAP, Wonder3D."""

@@ -1,0 +1,272 @@
+"""The cameras and images of a COLMAP model, text or binary.
+
+Counts in binary files are believed only as far as the bytes behind them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ...errors import InputError
+from ..files.containment import quoted
+from ..images.decode import shown
+
+logger = logging.getLogger(__name__)
+
+_MODELS = (
+    ("SIMPLE_PINHOLE", "f cx cy"),
+    ("PINHOLE", "fx fy cx cy"),
+    ("SIMPLE_RADIAL", "f cx cy k"),
+    ("RADIAL", "f cx cy k1 k2"),
+    ("OPENCV", "fx fy cx cy k1 k2 p1 p2"),
+    ("OPENCV_FISHEYE", "fx fy cx cy k1 k2 k3 k4"),
+    ("FULL_OPENCV", "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6"),
+    ("FOV", "fx fy cx cy omega"),
+    ("SIMPLE_RADIAL_FISHEYE", "f cx cy k"),
+    ("RADIAL_FISHEYE", "f cx cy k1 k2"),
+    ("THIN_PRISM_FISHEYE", "fx fy cx cy k1 k2 p1 p2 k3 k4 sx1 sy1"),
+    ("RAD_TAN_THIN_PRISM_FISHEYE", "fx fy cx cy k0 k1 k2 k3 k4 k5 p0 p1 s0 s1 s2 s3"),
+    ("SIMPLE_DIVISION", "f cx cy k"),
+    ("DIVISION", "fx fy cx cy k"),
+    ("SIMPLE_FISHEYE", "f cx cy"),
+    ("FISHEYE", "fx fy cx cy"),
+    ("EUCM", "fx fy cx cy alpha beta"),
+    ("EQUIRECTANGULAR", "w h"),
+)
+"""COLMAP's camera models by their number, with their parameters in order."""
+CAMERA_PARAMETERS = {model: tuple(names.split()) for model, names in _MODELS}
+
+LONGEST_NAME = 4096
+"""Bytes of an image's name; longer ones no file system has."""
+CAMERA_BYTES = 24
+IMAGE_BYTES = 64 + 1 + 8
+"""What one entry of a binary file takes at least: without parameters, name and points."""
+
+
+@dataclass(frozen=True)
+class ModelCamera:
+    """The intrinsics of a camera."""
+
+    model: str
+    width: int
+    height: int
+    parameters: tuple[float, ...]
+    """In the order of `CAMERA_PARAMETERS`, pixels; the image's corner is (0, 0)."""
+
+
+@dataclass(frozen=True)
+class ModelImage:
+    """The pose of an image."""
+
+    name: str
+    """Relative to the image folder."""
+    camera_id: int
+    quaternion: tuple[float, ...]
+    """w, x, y, z of the rotation from the world to the camera (OpenCV axes)."""
+    translation: tuple[float, ...]
+    """x, y, z from the world to the camera."""
+
+
+def read_model(
+    cameras_path: Path, images_path: Path
+) -> tuple[dict[int, ModelCamera], list[ModelImage]]:
+    """The cameras by their id, and the images in the order of the file.
+
+    Args:
+        cameras_path: cameras.bin or cameras.txt.
+        images_path: images.bin or images.txt.
+
+    Raises:
+        InputError: a file that cannot be read, is damaged, or holds nothing.
+    """
+    binary = cameras_path.suffix == ".bin"
+    with _explained(cameras_path):
+        cameras = (_binary_cameras if binary else _text_cameras)(cameras_path)
+    with _explained(images_path):
+        images = (_binary_images if binary else _text_images)(images_path)
+    if not images:
+        raise InputError(f"{shown(images_path)} holds no images.", "Run COLMAP's mapper again.")
+    return cameras, images
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns what reading a file may raise into an InputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{shown(path)} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, struct.error) as error:
+        raise InputError(
+            f"{shown(path)} is damaged: {quoted(str(error))}.", "Write it again."
+        ) from error
+
+
+class _Bytes:
+    """A little-endian binary file; reading beyond its end is an InputError."""
+
+    def __init__(self, path: Path, file: BinaryIO):
+        self.path, self.file = path, file
+        self.size = os.fstat(file.fileno()).st_size
+
+    def unpack(self, layout: str) -> tuple:
+        """The next values, with the letters of `struct`."""
+        length = struct.calcsize("<" + layout)
+        content = self.file.read(length)
+        if len(content) < length:
+            raise self.cut_off()
+        return struct.unpack("<" + layout, content)
+
+    def count(self, entry_bytes: int) -> int:
+        """How many entries follow, each of so many bytes at least."""
+        (count,) = self.unpack("Q")
+        if count * entry_bytes > self.size - self.file.tell():
+            raise InputError(
+                f"{shown(self.path)} claims {count} entries, which its {self.size} bytes cannot "
+                "hold.",
+                "It is damaged or cut off: copy it again.",
+            )
+        return count
+
+    def skip(self, length: int) -> None:
+        """Passes over bytes."""
+        if length > self.size - self.file.tell():
+            raise self.cut_off()
+        self.file.seek(length, os.SEEK_CUR)
+
+    def name(self) -> str:
+        """Text up to a zero byte."""
+        start = self.file.tell()
+        content, end, _ = self.file.read(LONGEST_NAME + 1).partition(b"\0")
+        if not end:
+            raise InputError(f"{shown(self.path)} is damaged: the name of an image does not end.")
+        self.file.seek(start + len(content) + 1)
+        return os.fsdecode(content)
+
+    def cut_off(self) -> InputError:
+        """The error of a file that ends too early."""
+        return InputError(
+            f"{shown(self.path)} is cut off after {self.size} bytes.", "Copy it again."
+        )
+
+
+def _binary_cameras(path: Path) -> dict[int, ModelCamera]:
+    cameras = {}
+    with path.open("rb") as file:
+        content = _Bytes(path, file)
+        for _ in range(content.count(CAMERA_BYTES)):
+            camera_id, number, width, height = content.unpack("IiQQ")
+            if not 0 <= number < len(_MODELS):
+                raise InputError(
+                    f"{shown(path)}: camera {camera_id} has the unknown camera model {number}.",
+                    "Undistort the images with colmap image_undistorter, which writes PINHOLE.",
+                )
+            model = _MODELS[number][0]
+            parameters = content.unpack(f"{len(CAMERA_PARAMETERS[model])}d")
+            cameras[camera_id] = ModelCamera(model, width, height, parameters)
+    return cameras
+
+
+def _binary_images(path: Path) -> list[ModelImage]:
+    images = []
+    with path.open("rb") as file:
+        content = _Bytes(path, file)
+        for _ in range(content.count(IMAGE_BYTES)):
+            _, *pose, camera_id = content.unpack("I7dI")
+            name = content.name()
+            content.skip(content.count(24) * 24)  # points in the image: x, y, point id
+            images.append(ModelImage(name, camera_id, tuple(pose[:4]), tuple(pose[4:])))
+    return images
+
+
+def _text_cameras(path: Path) -> dict[int, ModelCamera]:
+    cameras = {}
+    for number, line in _lines(path):
+        words = line.split()
+        if not words or line.startswith("#"):
+            continue
+        if len(words) < 4 or words[1] not in CAMERA_PARAMETERS:
+            raise InputError(
+                f"{_line(path, number)}: {quoted(shown(line, 100))} is no camera that is known: "
+                "CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS.",
+                "Undistort the images with colmap image_undistorter, which writes PINHOLE.",
+            )
+        with _explained_line(path, number):
+            parameters = tuple(float(word) for word in words[4:])
+            size = int(words[2]), int(words[3])
+            cameras[int(words[0])] = ModelCamera(words[1], *size, parameters)
+    return cameras
+
+
+def _text_images(path: Path) -> list[ModelImage]:
+    images, stated = [], None
+    lines = _lines(path)
+    for number, line in lines:
+        if not line.strip() or line.startswith("#"):
+            stated = _stated_count(line) or stated
+            continue
+        words = line.split(None, 9)
+        if len(words) < 10:
+            raise InputError(
+                f"{_line(path, number)}: {quoted(shown(line, 100))} is no image: IMAGE_ID, QW, "
+                "QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME."
+            )
+        with _explained_line(path, number):
+            pose = tuple(float(word) for word in words[1:8])
+            image = ModelImage(words[9].strip(), int(words[8]), pose[:4], pose[4:])
+        images.append(image)
+        number, line = next(lines, (number + 1, ""))
+        if not _may_be_points(line):
+            raise InputError(
+                f"{_line(path, number)}: expected the points of image "
+                f"{quoted(shown(image.name, 60))} (X, Y, POINT3D_ID and so on), or an empty line.",
+                "Each image takes two lines.",
+            )
+    if stated is not None and stated != len(images):
+        logger.warning("%s says it has %d images, but holds %d", path, stated, len(images))
+    return images
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file without their ends, counted from 1."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            yield number, line.strip("\r\n\0 \t")
+
+
+def _stated_count(line: str) -> int | None:
+    """The count in the comment that COLMAP writes at the top."""
+    match = re.match(r"#\s*Number of images: (\d{1,9})", line)
+    return int(match[1]) if match else None
+
+
+def _may_be_points(line: str) -> bool:
+    """Whether a line can hold an image's points: nothing, or numbers in threes."""
+    words = line.split(None, 10)  # a line of points can be long: ten words tell an image from it
+    try:
+        [float(word) for word in words[:10]]
+    except ValueError:
+        return False
+    return len(words) == 11 or len(words) % 3 == 0
+
+
+def _line(path: Path, number: int) -> str:
+    """How errors name a line of a file."""
+    return f"{shown(path, 120)}, line {number}"
+
+
+@contextmanager
+def _explained_line(path: Path, number: int) -> Iterator[None]:
+    """Turns a word that is no number into an InputError that names the line."""
+    try:
+        yield
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{_line(path, number)}: {quoted(str(error))}.") from error

@@ -1,0 +1,165 @@
+"""The files of one frame of a transforms.json: colour, mask and normals that fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...conventions import decode_normals
+from ...errors import InputError
+from ...imaging.undistort import undistorted
+from ..images.images import alpha_of, on_white, read_image, read_mask
+from .lenses import check_field_of_view, distortion_of
+from .transforms_fields import Frame
+
+_ROWS = 128
+"""Rows of an image that are decoded together."""
+
+
+@dataclass(frozen=True, eq=False)
+class FramePictures:
+    """What one frame's files show."""
+
+    colour: Tensor
+    """(H, W, 3) on white."""
+    mask: Tensor | None
+    """(H, W), None without mask_path and without transparent pixels."""
+    normals: Tensor | None
+    """(H, W, 3) unit vectors or zero."""
+
+
+def read_pictures(frame: Frame) -> FramePictures:
+    """Reads a frame's files, as stored, and checks that their sizes agree with each other.
+
+    Images of cameras are not turned by their EXIF orientation: the cameras are made for the stored
+    pixels.
+    """
+    picture = read_image(frame.picture, upright=False)
+    height, width = picture.shape[:2]
+    mask, normals = alpha_of(picture), None
+    colour = picture if picture.shape[2] == 3 else on_white(picture)
+    if frame.mask is not None:
+        mask = read_mask(frame.mask, upright=False)
+        _check_size(f"{frame.where}: mask {frame.mask.name}", mask, width, height)
+        colour[mask <= 0] = 1.0
+    if mask is not None:
+        _check_mask(frame, mask)
+    if frame.normals is not None:
+        normals = read_image(frame.normals, upright=False)[..., :3]
+        what = f"{frame.where}: normal picture {frame.normals.name}"
+        _check_size(what, normals, width, height)
+        for row in range(0, height, _ROWS):  # few at a time: decoding takes several copies
+            rows = slice(row, row + _ROWS)
+            normals[rows] = decode_normals(normals[rows])
+        if mask is not None:
+            normals *= mask[..., None] > 0
+    return FramePictures(colour, mask, normals)
+
+
+def without_distortion(frame: Frame, pictures: FramePictures, lens: Tensor) -> FramePictures:
+    """A frame's images as a pinhole camera sees them whose intrinsics (3, 3) are `lens`."""
+    distortion = distortion_of(frame)
+    if distortion is None:
+        return pictures
+    height, width = pictures.colour.shape[:2]
+    check_field_of_view(frame, distortion, lens, width, height)
+    layers = (pictures.colour, pictures.mask, pictures.normals)
+    return FramePictures(*undistorted(*layers, lens, distortion))
+
+
+class ViewStack:
+    """The images of all frames, each written to its place as it is read: no second copy of them.
+
+    Args:
+        frames: V frames.
+        size: width and height that all images have.
+
+    Raises:
+        InputError: there is no memory for the images.
+    """
+
+    def __init__(self, frames: Sequence[Frame], size: tuple[int, int]):
+        self.frames, self.size = frames, size
+        self.colour = self._room(3)  # (V, H, W, 3)
+        self._masks: Tensor | None = None
+        self._normals: Tensor | None = None
+        self._without_mask: list[int] = []
+        self._without_normals: list[int] = []
+
+    def put(self, view: int, pictures: FramePictures) -> None:
+        """Writes the images of one frame to their place."""
+        self.colour[view] = pictures.colour
+        if pictures.mask is None:
+            self._without_mask.append(view)
+        else:
+            self._masks = self._room() if self._masks is None else self._masks
+            self._masks[view] = pictures.mask
+        if pictures.normals is None:
+            self._without_normals.append(view)
+        else:
+            self._normals = self._room(3) if self._normals is None else self._normals
+            self._normals[view] = pictures.normals
+
+    def masks(self) -> Tensor | None:
+        """(V, H, W); None if no frame has a mask; an error if only some have one."""
+        what = "mask (no mask_path, no transparent pixels)"
+        self._check_all_or_none(self._without_mask, what)
+        return self._masks
+
+    def normals(self) -> Tensor | None:
+        """(V, H, W, 3); None if no frame has normals; an error if only some have them."""
+        self._check_all_or_none(self._without_normals, "normal_path")
+        return self._normals
+
+    def _check_all_or_none(self, lacking: list[int], what: str) -> None:
+        if 0 < len(lacking) < len(self.frames):
+            raise InputError(
+                f"{self.frames[lacking[0]].where} has no {what}, but other frames have one "
+                f"({len(lacking)} of {len(self.frames)} lack it).",
+                "Give it to every frame or to none.",
+            )
+
+    def _room(self, *channels: int) -> Tensor:
+        """Zeros (V, H, W, ...)."""
+        width, height = self.size
+        shape = (len(self.frames), height, width, *channels)
+        try:
+            return torch.zeros(shape)
+        except (MemoryError, RuntimeError) as error:  # torch's own error is a RuntimeError
+            gib = torch.Size(shape).numel() * 4 / 2**30
+            raise InputError(
+                f"{self.frames[0].where} and others: {len(self.frames)} images of "
+                f"{width}x{height} px need {gib:.1f} GiB, which do not fit into memory.",
+                "Use fewer or smaller images.",
+            ) from error
+
+
+def _check_size(what: str, picture: Tensor, width: int, height: int) -> None:
+    if tuple(picture.shape[:2]) == (height, width):
+        return
+    turned = tuple(picture.shape[:2]) == (width, height)
+    raise InputError(
+        f"{what} is {picture.shape[1]}x{picture.shape[0]} px, the colour picture "
+        f"{width}x{height} px"
+        + (": one of them was probably turned by its EXIF orientation." if turned else "."),
+        "Both must have one size, as stored in their files.",
+    )
+
+
+def _check_mask(frame: Frame, mask: Tensor) -> None:
+    """Raises InputError on a mask without object or without background."""
+    brightest, darkest = float(mask.max()), float(mask.min())
+    if brightest < 0.5:
+        raise InputError(
+            f"{frame.where}: the mask is empty, its brightest value is {brightest * 255:.0f} "
+            "of 255.",
+            "A mask is white (255) on the object; remove frames that do not show it.",
+        )
+    if darkest >= 0.5:
+        raise InputError(
+            f"{frame.where}: the mask is full, the object fills the whole picture.",
+            "Nothing can be carved from it: the background must be visible around the object.",
+        )

@@ -1,0 +1,181 @@
+"""Frames of several image sizes, brought to one size together with their intrinsics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...errors import InputError
+from ..images.decode import ImageHeader, read_image_header
+from .frame_images import FramePictures
+from .transforms_fields import Frame
+
+logger = logging.getLogger(__name__)
+
+MAX_GROWTH = 8.0
+"""Bringing images to one size may multiply the pixels of all together by at most this."""
+_SAME_ASPECT = 0.01
+_REMEDY = (
+    "Give such frames w, h, fl_x, fl_y, cx and cy of their own, or bring all images to one size."
+)
+
+
+def common_size(frames: Sequence[Frame]) -> tuple[int, int]:
+    """Width and height that hold the images of all frames; only headers are read.
+
+    Raises:
+        InputError: an image cannot be opened; its size is not what w and h say; sizes differ, but
+            frames share intrinsics that fit one size only; one size would take far more memory.
+    """
+    headers = [read_image_header(frame.picture) for frame in frames]
+    for frame, header in zip(frames, headers, strict=True):
+        _check_stated_size(frame, header)
+    turned = sum(header.orientation != 1 for header in headers)
+    if turned:
+        logger.info(
+            "%d of %d images carry an EXIF orientation: they are read as stored, as cameras are "
+            "made for stored pixels",
+            turned,
+            len(headers),
+        )
+    sizes = [(header.width, header.height) for header in headers]
+    width, height = (max(sides) for sides in zip(*sizes, strict=True))
+    different = len(set(sizes))
+    if different == 1:
+        return width, height
+    for frame, size in zip(frames, sizes, strict=True):
+        _check_own_lens(frame, size, sizes[0])
+    growth = len(sizes) * width * height / sum(w * h for w, h in sizes)
+    if growth > MAX_GROWTH:
+        raise InputError(
+            f"{frames[0].where} and others have images of {different} sizes; brought to the "
+            f"largest one, {width}x{height} px, all together would grow {growth:.0f} times.",
+            "Scale the largest images and their intrinsics down.",
+        )
+    logger.info(
+        "images of %d sizes are brought to %dx%d px: scaled up, white added around them",
+        different,
+        width,
+        height,
+    )
+    return width, height
+
+
+def fitted(
+    frame: Frame, pictures: FramePictures, lens: Tensor, size: tuple[int, int]
+) -> tuple[FramePictures, Tensor]:
+    """A frame's images scaled to touch a size from within, centred on white, mask 0, no normals.
+
+    Args:
+        frame: named in the log.
+        pictures: (H, W, ...) of one size.
+        lens: (3, 3) intrinsics in pixels of that size, pixel centres at +0.5.
+        size: width and height to fill.
+
+    Returns:
+        Images of that size and the intrinsics that fit them exactly; both as given if the size is
+        right.
+    """
+    width, height = size
+    old_height, old_width = pictures.colour.shape[:2]
+    if (old_width, old_height) == size:
+        return pictures, lens
+    scale = min(width / old_width, height / old_height)
+    inner = (min(round(old_height * scale), height), min(round(old_width * scale), width))
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    if pictures.mask is not None:
+        _warn_if_cut_off(frame, pictures.mask, rows=inner[0] < height, columns=inner[1] < width)
+
+    def placed(batch: Tensor, ground: float) -> Tensor:
+        resized = _resized(batch, inner)
+        canvas = torch.full((height, width, batch.shape[2]), ground)
+        canvas[top : top + inner[0], left : left + inner[1]] = resized
+        return canvas
+
+    mask = None if pictures.mask is None else placed(pictures.mask[..., None], 0.0)[..., 0]
+    colour = placed(pictures.colour, 1.0).clamp(0.0, 1.0)
+    normals = pictures.normals
+    if normals is not None:
+        normals = functional.normalize(placed(normals, 0.0), dim=-1)
+        if mask is not None:
+            normals = normals * (mask > 0)[..., None]
+    moved = lens.clone()
+    moved[0] *= inner[1] / old_width
+    moved[1] *= inner[0] / old_height
+    moved[:2, 2] += lens.new_tensor([left, top])
+    return FramePictures(colour, None if mask is None else mask.clamp(0.0, 1.0), normals), moved
+
+
+def _resized(batch: Tensor, size: tuple[int, int]) -> Tensor:
+    """(h, w, C) of (H, W, C), interpolated linearly between pixel centres."""
+    if batch.shape[:2] == size:
+        return batch
+    first = batch.movedim(-1, 0)[None]
+    return functional.interpolate(first, size, mode="bilinear", align_corners=False)[0].movedim(
+        0, -1
+    )
+
+
+def _warn_if_cut_off(frame: Frame, mask: Tensor, rows: bool, columns: bool) -> None:
+    """Warns if the object touches a border beyond which background is added."""
+    inside = mask > 0.5
+    cut = rows and bool(inside[[0, -1]].any())
+    if cut or (columns and bool(inside[:, [0, -1]].any())):
+        logger.warning(
+            "%s: the object touches the border of its image, beyond which background is added: "
+            "it may be cut off there",
+            frame.where,
+        )
+
+
+def _check_stated_size(frame: Frame, header: ImageHeader) -> None:
+    """Raises InputError unless the image has the w and h that the file states."""
+    width, height = header.width, header.height
+    stated = {key: frame.positive(key) for key in ("w", "h")}
+    wrong = [
+        key
+        for key, size in (("w", width), ("h", height))
+        if stated[key] is not None and stated[key] != size
+    ]
+    if not wrong:
+        return
+    if (stated["w"], stated["h"]) == (height, width):
+        why = f" (its EXIF orientation is {header.orientation})" if header.orientation != 1 else ""
+        raise InputError(
+            f"{frame.where}: the picture is stored with {width}x{height} px, but w and h say "
+            f"{height}x{width}: the size after its EXIF orientation was applied{why}.",
+            "Cameras count stored pixels: turn the pixels themselves and remove the EXIF tag.",
+        )
+    raise InputError(
+        f"{frame.where}: the picture is {width}x{height} px, but {wrong[0]} says "
+        f"{stated[wrong[0]]:g}.",
+        "Scale the intrinsics with the pictures.",
+    )
+
+
+def _check_own_lens(frame: Frame, size: tuple[int, int], first: tuple[int, int]) -> None:
+    """Raises InputError if a frame takes intrinsics from the file that fit another image size."""
+    width, height = (
+        value if isinstance(value, int | float) and value > 0 else side
+        for value, side in zip((frame.shared.get(key) for key in "wh"), first, strict=True)
+    )
+    if size == (width, height):
+        return
+    focal = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
+    own_focal = any(frame.own.get(key) is not None for key in focal)
+    keys = [key for key in ("cx", "cy") if frame.own.get(key) is None]
+    keys += [] if own_focal else ["fl_x", "fl_y"]
+    if abs(size[0] * height / (size[1] * width) - 1.0) > _SAME_ASPECT:
+        keys += [] if own_focal else ["camera_angle_x", "camera_angle_y"]
+        keys += [] if frame.own.get("ortho_scale") is not None else ["ortho_scale"]
+    used = [key for key in keys if frame.shared.get(key) is not None]
+    if used:
+        raise InputError(
+            f"{frame.where}: the picture is {size[0]}x{size[1]} px, the first one "
+            f"{first[0]}x{first[1]} px, but both share {used[0]}.",
+            _REMEDY,
+        )

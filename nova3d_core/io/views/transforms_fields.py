@@ -1,0 +1,288 @@
+"""What a transforms.json says, checked key by key: numbers, paths, poses, lenses."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...cameras.cameras import rigidity_problem
+from ...conventions import NORMAL_FRAMES, OPENGL_FROM_OPENCV, CameraKind, NormalFrame
+from ...errors import InputError
+from ..files.containment import path_inside, quoted
+from ..images.decode import shown
+
+ORTHOGRAPHIC_MODEL = "ORTHOGRAPHIC"
+DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye", "distortion_params")
+LENS_KEYS = (
+    *("w", "h", "fl_x", "fl_y", "cx", "cy"),
+    *("camera_angle_x", "camera_angle_y", "x_fov", "y_fov"),
+)
+OUR_KEYS = ("world_up", "normal_frame", "ortho_scale", "pixel_aspect")
+FORMAT_KEYS = frozenset(("frames", "camera_model", *LENS_KEYS, *DISTORTION_KEYS, *OUR_KEYS))
+"""Every key that means something at the top of the file."""
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""Tried in this order where a file_path has no ending, as in the Blender NeRF sets."""
+MAX_POSITION = 1e12
+"""World units; no scene is so far away."""
+MAX_INTRINSIC_PX = 1e9
+"""Of focal lengths and principal points."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a transforms.json, over the keys that all frames share."""
+
+    where: str
+    """How errors name the frame: file, place in the list, file_path."""
+    own: dict[str, Any]
+    """The frame's keys."""
+    shared: dict[str, Any]
+    """The keys at the top of the file."""
+    picture: Path
+    """The colour picture's file."""
+    mask: Path | None
+    """The mask's file."""
+    normals: Path | None
+    """The normal picture's file."""
+
+    def value(self, key: str) -> Any:
+        """The frame's own value, else the shared one, else None."""
+        own = self.own.get(key)
+        return self.shared.get(key) if own is None else own
+
+    def number(self, key: str) -> float | None:
+        """A finite number, or None where neither frame nor file gives one."""
+        value = self.value(key)
+        return None if value is None else finite_number(value, f"{self.where}: {key}")
+
+    def positive(self, key: str) -> float | None:
+        """A number above 0, or None where neither frame nor file gives one."""
+        number = self.number(key)
+        if number is not None and number <= 0:
+            raise InputError(f"{self.where}: {key} is {number:g}, expected a number above 0.")
+        return number
+
+
+def read_frames(path: Path) -> tuple[dict[str, Any], list[Frame]]:
+    """The keys at the top of a transforms.json, and its frames in the order of the file.
+
+    Raises:
+        InputError: the file is missing or broken, has no frames, or names pictures that are
+            missing or lie outside its folder.
+    """
+    shared = read_json(path)
+    entries = shared.get("frames")
+    if not isinstance(entries, list) or not entries:
+        raise InputError(
+            f"{shown(path)} has no frames.", "It needs a list 'frames' with one entry a picture."
+        )
+    frames = []
+    for index, own in enumerate(entries):
+        where = f"{shown(path, 120)}: frame {index}"
+        if not isinstance(own, dict):
+            raise InputError(f"{where} is {quoted(own)}, expected an object with keys.")
+        if not own.get("file_path"):
+            raise InputError(f"{where} has no file_path.", "Each frame names its picture.")
+        picture = existing_picture(path.parent, own["file_path"], f"{where}: file_path")
+        where = f"{where} ({shown(own['file_path'], 60)})"
+        mask, normals = (
+            existing_picture(path.parent, own[key], f"{where}: {key}") if own.get(key) else None
+            for key in ("mask_path", "normal_path")
+        )
+        frames.append(Frame(where, own, shared, picture, mask, normals))
+    return shared, frames
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        InputError: the file is missing, cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise InputError(f"{shown(path)} does not exist.") from error
+    except OSError as error:
+        raise InputError(f"{shown(path)} cannot be read: {error.strerror or error}.") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{shown(path)} is not valid JSON: {error.msg} at line {error.lineno}, "
+            f"column {error.colno}.",
+            "Write it again, or repair that line.",
+        ) from error
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{shown(path)} is not valid JSON: {quoted(str(error))}.", "Write it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{shown(path)} holds {quoted(content)}, expected an object with keys.")
+    return content
+
+
+def finite_number(value: Any, what: str) -> float:
+    """A number from JSON as a float; `what` names it in the error."""
+    number = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"{what} is {quoted(value)}, expected a finite number.")
+    return number
+
+
+def existing_picture(root: Path, given: Any, what: str) -> Path:
+    """The file that a path in a transforms.json means; it may not lie outside `root`.
+
+    Args:
+        root: the folder of the transforms.json.
+        given: a path relative to `root`, perhaps without its ending; \\ counts as /.
+        what: names the key in errors.
+
+    Raises:
+        InputError: the path is absolute, climbs out with .. or through a link, or leads to no file.
+    """
+    path = path_inside(root, given, what, ("", *PICTURE_SUFFIXES))
+    if not path.is_file():
+        raise InputError(
+            f"{what}: there is no picture {shown(path, 160)}.",
+            "Check the name, or remove the frame.",
+        )
+    return path
+
+
+def transform_matrix(rotation: Tensor, translation: Tensor) -> list[list[float]]:
+    """The transform_matrix of a camera.
+
+    Args:
+        rotation: (3, 3) from the world to the camera, OpenCV axes.
+        translation: (3,) the same.
+    """
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, :3] = rotation.T.double() @ matrix.new_tensor(OPENGL_FROM_OPENCV)
+    matrix[:3, 3] = -rotation.T.double() @ translation.double()
+    return matrix.tolist()
+
+
+def camera_to_world(frame: Frame) -> Tensor:
+    """The frame's pose (4, 4) float64, OpenGL axes, its rotation made exact.
+
+    Raises:
+        InputError: no matrix, one of another shape, NaN, or one that is not rigid.
+    """
+    what = f"{frame.where}: transform_matrix"
+    rows = frame.own.get("transform_matrix")
+    square = isinstance(rows, list) and len(rows) in (3, 4)
+    if not square or not all(isinstance(row, list) and len(row) == 4 for row in rows):
+        raise InputError(f"{what} is {quoted(rows)}, expected 4 rows of 4 numbers, or 3 rows of 4.")
+    numbers = [
+        [finite_number(value, f"{what}[{i}][{j}]") for j, value in enumerate(row)]
+        for i, row in enumerate(rows)
+    ]
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[: len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
+    farthest = float(matrix[:3, 3].abs().max())
+    if farthest > MAX_POSITION:
+        raise InputError(
+            f"{what} puts the camera at {farthest:g}, expected at most {MAX_POSITION:g}."
+        )
+    problem = rigidity_problem(matrix)
+    if problem:
+        raise InputError(
+            f"{what} is not rigid: {problem}.",
+            "A pose holds a rotation and a position, no scale, shear or mirroring.",
+        )
+    # Files with few digits are a little off: the nearest rotation keeps positions exact.
+    left, _, right = torch.linalg.svd(matrix[:3, :3])
+    matrix[:3, :3] = left @ right
+    return matrix
+
+
+def intrinsics(frame: Frame, kind: CameraKind, width: int, height: int) -> Tensor:
+    """The frame's (3, 3) float64 intrinsics, for a picture of `width` x `height` pixels.
+
+    Raises:
+        InputError: no focal length (perspective) or no ortho_scale (orthographic).
+    """
+    if kind == "orthographic":
+        scale = frame.positive("ortho_scale")
+        if scale is None:
+            raise InputError(
+                f"{frame.where}: an {ORTHOGRAPHIC_MODEL} camera has no ortho_scale.",
+                "It is the size of the picture's longer side in world units.",
+            )
+        focal_x = focal_y = max(width, height) / scale
+        if width >= height:
+            focal_y *= frame.positive("pixel_aspect") or 1.0
+        else:
+            focal_x /= frame.positive("pixel_aspect") or 1.0
+    else:
+        focal_x, focal_y = focal_lengths(frame, width, height)
+    centre_x, centre_y = frame.number("cx"), frame.number("cy")
+    largest = max(abs(value or 0.0) for value in (focal_x, focal_y, centre_x, centre_y))
+    if largest > MAX_INTRINSIC_PX:
+        raise InputError(
+            f"{frame.where}: a focal length or principal point is {largest:g} px, expected at most "
+            f"{MAX_INTRINSIC_PX:g}."
+        )
+    return torch.tensor(
+        [
+            [focal_x, 0.0, width / 2 if centre_x is None else centre_x],
+            [0.0, focal_y, height / 2 if centre_y is None else centre_y],
+            [0.0, 0.0, 1.0],
+        ],
+        dtype=torch.float64,
+    )
+
+
+def focal_lengths(frame: Frame, width: int, height: int) -> tuple[float, float]:
+    """Focal lengths in pixels along x and y, from fl_x, fl_y or the field of view in radians.
+
+    A frame's own keys go before the shared ones; where only one axis is given, pixels are square.
+    """
+    for keys in (frame.own, frame.shared):
+        focal_x = _focal_length(frame, keys, "x", width)
+        focal_y = _focal_length(frame, keys, "y", height)
+        if focal_x or focal_y:
+            return focal_x or focal_y, focal_y or focal_x
+    raise InputError(
+        f"{frame.where} has no focal length.",
+        "Give fl_x (pixels) or camera_angle_x (radians), in the frame or at the top.",
+    )
+
+
+def _focal_length(frame: Frame, keys: dict[str, Any], axis: str, size_px: int) -> float | None:
+    """The focal length in pixels along one axis, if these keys hold one."""
+    if keys.get(f"fl_{axis}") is not None:
+        return frame.positive(f"fl_{axis}")
+    # instant-ngp reads both; its x_fov is in degrees
+    for key, unit_rad, unit in (
+        (f"camera_angle_{axis}", 1.0, "radians between 0 and pi"),
+        (f"{axis}_fov", math.pi / 180.0, "degrees between 0 and 180"),
+    ):
+        if keys.get(key) is None:
+            continue
+        angle = frame.positive(key)
+        if angle * unit_rad >= math.pi:
+            raise InputError(f"{frame.where}: {key} is {angle:g}, expected {unit}.")
+        return 0.5 * size_px / math.tan(0.5 * angle * unit_rad)
+    return None
+
+
+def declared_normal_frame(shared: dict[str, Any], path: Path) -> NormalFrame | None:
+    """The frame that the file declares for its normals; None if it declares none."""
+    declared = shared.get("normal_frame")
+    if declared is not None and declared not in NORMAL_FRAMES:
+        raise InputError(
+            f"{shown(path)}: normal_frame is {quoted(declared)}, expected one of "
+            f"{', '.join(NORMAL_FRAMES)}."
+        )
+    return declared

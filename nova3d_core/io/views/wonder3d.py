@@ -1,0 +1,84 @@
+"""Wonder3D's output folders: six orthographic views by name, with normals.
+
+Its cameras are fixed: azimuths of `orbits.ORBIT_PRESETS["wonder3d"]`, elevation 0, an image 1.35
+units wide. Its normals are in the axes of the front view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ...cameras.cameras import orbit_pose
+from ...cameras.orbits import ORBIT_PRESETS
+from ..images.decode import open_image, shown
+from .layouts import WONDER3D_IMAGE, WONDER3D_VIEWS
+from .transforms_fields import ORTHOGRAPHIC_MODEL, Frame, existing_picture, transform_matrix
+
+
+def wonder3d_frames(
+    folder: Path, files: Collection[str]
+) -> tuple[Path, dict[str, Any], list[Frame]]:
+    """The frames of a Wonder3D folder, with the keys of a transforms.json.
+
+    Args:
+        folder: holds `rgb_000_front.png` and so on, `normals_000_front.png` with the object cut
+            out, and perhaps the folders `normals` (not cut out) and `masked_colors`.
+        files: the names in it.
+
+    Raises:
+        InputError: an image leads out of the folder.
+    """
+    found: dict[str, str] = {}  # view -> number
+    for match in filter(None, map(WONDER3D_IMAGE.match, sorted(files))):
+        found.setdefault(match[2], match[1])  # the first number, 000 as it is written
+    orbit = ORBIT_PRESETS["wonder3d"]
+    azimuths, elevations = orbit.angles_deg()
+    shared: dict[str, Any] = {
+        "camera_model": ORTHOGRAPHIC_MODEL,
+        "ortho_scale": orbit.rig.ortho_scale,
+        "world_up": "+Y",
+        "normal_frame": "front_view",
+    }
+    frames = []
+    for view, azimuth, elevation in zip(WONDER3D_VIEWS, azimuths, elevations, strict=True):
+        if view not in found:
+            continue
+        end = f"{found[view]}_{view}.png"
+        where = f"{shown(folder, 120)}: view {view}"
+        image = existing_picture(folder, f"rgb_{end}", where)
+        pose = orbit_pose(azimuth, elevation, orbit.rig.radius)
+        own = {
+            "file_path": f"rgb_{end}",
+            "transform_matrix": transform_matrix(pose[:3, :3], pose[:3, 3]),
+        }
+        # cutting out darkens a normal image's rim, which bends its vectors: the whole is better
+        normals = _first_file(folder, (f"normals/normals_{end}", f"normals_{end}"), where)
+        cut_out = (f"normals_{end}", f"masked_colors/rgb_{end}")
+        mask = next(
+            (
+                existing_picture(folder, name, where)
+                for name in cut_out
+                if _has_transparency(folder / name)
+            ),
+            None,
+        )
+        frames.append(Frame(where, own, shared, image, mask, normals))
+    return folder, shared, frames
+
+
+def _first_file(folder: Path, names: tuple[str, ...], where: str) -> Path | None:
+    """The first of these names that is a file."""
+    for name in names:
+        if (folder / name).is_file():
+            return existing_picture(folder, name, where)
+    return None
+
+
+def _has_transparency(path: Path) -> bool:
+    """Whether a PNG has an alpha that is not opaque everywhere."""
+    if not path.is_file():
+        return False
+    with open_image(path, f"picture {shown(path)}", ("PNG",)) as image:
+        return "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255

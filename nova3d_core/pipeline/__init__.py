@@ -1,0 +1,1 @@
+"""From views to a textured mesh: the stages, and all of them in sequence."""

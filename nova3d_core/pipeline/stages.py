@@ -1,0 +1,265 @@
+"""The stages from views to a textured mesh, each from bundle to bundle.
+
+`fuse.fuse_views` runs all of them in sequence; the nodes run them one by one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from ..checks import check_between
+from ..compute.host_memory import release_unused_memory
+from ..errors import InputError, StageError
+from ..fusion.config import SdfFusionConfig
+from ..fusion.fuse import fuse_sdf, refine_poses, with_refined_cameras
+from ..fusion.hull.visual_hull import carve_hull, check_carvable
+from ..fusion.surface import FusionReport, Surface
+from ..fusion.working_size import working_views
+from ..imaging.matte import matte_from_white
+from ..mesh import Mesh
+from ..meshing.clean import keep_largest_parts, make_manifold
+from ..meshing.config import MeshingConfig
+from ..meshing.isosurface import extract_surface
+from ..meshing.simplify import simplify
+from ..meshing.unobserved import smooth_unseen
+from ..meshing.unwrap.unwrap import unwrap
+from ..progress import SILENT, Progress
+from ..sdf_grid import SdfGrid, grid_points
+from ..texturing.bake import bake_texture
+from ..texturing.visibility import seen_vertices
+from ..views import Views
+from .config import FuseConfig
+from .memory import check_fusion_memory
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class FusionResult:
+    """A textured mesh, with what each stage reports."""
+
+    mesh: Mesh
+    """Closed and manifold, with outward normals, uv and texture."""
+    coverage: Tensor
+    """(size, size) in 0..1: which texels the views have seen."""
+    unwrap_method: str
+    """"xatlas", "box" where the fallback atlas was used, "given" for the mesh's own uv."""
+    views: Views
+    """The views that were baked: masked, with refined cameras."""
+    surface: Surface | None = None
+    """The fused surface or the hull; None where a given mesh was baked."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of each stage."""
+
+
+class StageTimer:
+    """Wall seconds of named stages; a stage entered twice adds up."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times the `with` block."""
+        release_unused_memory()  # of the stage before
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+
+def fuse_to_surface(
+    views: Views,
+    config: FuseConfig | None = None,
+    progress: Progress = SILENT,
+    device: torch.device | str = "cpu",
+    timer: StageTimer | None = None,
+) -> tuple[Surface, Views]:
+    """Fuses views into a surface; arguments and errors as `fuse.fuse_views`.
+
+    Returns:
+        The surface, and the views with masks and refined cameras. A hull is a surface whose report
+        has no steps, with the input cameras and no conflict.
+    """
+    config, timer = config or FuseConfig(), timer or StageTimer()
+    views = with_masks(views).to("cpu")
+    check_fusion_memory(views, config, device)
+    if config.method == "sdf":
+        try:
+            with timer.stage("fusing"):
+                surface = fuse_sdf(views, config.sdf, progress, device)
+            return surface, with_refined_cameras(views, surface)
+        except StageError as error:
+            if config.fallback != "hull":
+                raise
+            logger.warning("the fusion failed (%s): carving the hull instead, as asked", error)
+    with timer.stage("carving"):
+        return hull_surface(views, config, progress), views
+
+
+def hull_surface(views: Views, config: FuseConfig, progress: Progress = SILENT) -> Surface:
+    """The visual hull of masked views as a surface."""
+    check_carvable(views)
+    grid = carve_hull(working_views(views, config.hull.resolution), config.hull, progress)
+    report = FusionReport(steps=0, rays=0, spacing=grid.spacing)
+    return Surface(grid, torch.eye(4), views.cameras, torch.zeros_like(views.masks), report)
+
+
+def with_masks(views: Views) -> Views:
+    """The same views; views without masks get mattes of their white background."""
+    if views.masks is not None:
+        return views
+    logger.info("the views have no masks: taking mattes from their white background")
+    return replace(views, masks=matte_from_white(views.colour))
+
+
+def refined_views(
+    views: Views,
+    config: SdfFusionConfig | None = None,
+    progress: Progress = SILENT,
+    device: torch.device | str = "cpu",
+) -> Views:
+    """`fusion.fuse.refine_poses` for views that may have no masks: they get mattes."""
+    return refine_poses(with_masks(views), config, progress, device)
+
+
+def extract_mesh(
+    surface: Surface,
+    config: MeshingConfig | None = None,
+    resolution: int = 0,
+    progress: Progress = SILENT,
+    timer: StageTimer | None = None,
+) -> Mesh:
+    """The surface as a simplified, closed, manifold mesh with smooth normals, in world space.
+
+    Args:
+        surface: fused or carved.
+        config: number of faces, which floaters are dropped, smoothing of unobserved parts.
+        resolution: cells along the longest side of the surface's grid, 16 to 1024; 0 keeps the
+            grid. A finer grid than the surface's own only interpolates between its cells.
+        progress: reports each step.
+        timer: adds up the seconds of the stage.
+    """
+    config, timer = config or MeshingConfig(), timer or StageTimer()
+    with timer.stage("meshing"):
+        grid = surface.grid
+        if resolution:
+            grid = resample_grid(surface.grid, resolution)
+            cells = config.smooth_unseen * surface.grid.spacing / grid.spacing
+            config = replace(config, smooth_unseen=cells)
+        raw = extract_surface(grid).transformed(surface.field_to_world)
+        raw = replace(raw, origin=surface.cameras.origin)
+        import_module("trimesh")  # an interrupt during this import is lost, so import it first
+        progress.update("meshing", 0, 4)
+        mesh = keep_largest_parts(raw, config.min_part_share)
+        progress.update("meshing", 1, 4)
+        is_hull = surface.report.steps == 0  # a hull has no noise to smooth
+        if config.smooth_unseen > 0 and not is_hull:
+            seen = seen_vertices(mesh, surface.cameras, config.seen_cosine, progress)
+            mesh = smooth_unseen(mesh, seen, config.smooth_unseen)
+        progress.update("meshing", 2, 4)
+        simplified = simplify(mesh, config.target_faces)
+        progress.update("meshing", 3, 4)
+        closed = make_manifold(simplified)
+        progress.update("meshing", 4, 4)
+        return closed.with_smooth_normals()
+
+
+def resample_grid(grid: SdfGrid, resolution: int) -> SdfGrid:
+    """Trilinear resampling to a grid of `resolution` cells along its longest side."""
+    check_between("surface resolution", resolution, 16, 1024)
+    extent = (torch.tensor(grid.values.shape) - 1) * grid.spacing  # (3,)
+    spacing = float(extent.max()) / resolution
+    shape = [int(cells) + 1 for cells in (extent / spacing).round().clamp_min(1).tolist()]
+    # the grid may end up to half a cell outside the old one: padding repeats the border there
+    points = grid_points(torch.zeros(3), spacing, tuple(shape))
+    where = (points / extent * 2.0 - 1.0).flip(-1)
+    values = torch.nn.functional.grid_sample(
+        grid.values.cpu()[None, None],
+        where[None, None, None],
+        align_corners=True,
+        padding_mode="border",
+    )
+    return SdfGrid(values.reshape(shape), grid.origin.cpu(), spacing)
+
+
+def bake_views(
+    mesh: Mesh,
+    views: Views,
+    config: FuseConfig | None = None,
+    surface: Surface | None = None,
+    keep_uv: bool = True,
+    progress: Progress = SILENT,
+    timer: StageTimer | None = None,
+) -> FusionResult:
+    """Unwraps a mesh in the world of the views' cameras, and bakes the views onto it.
+
+    Args:
+        mesh: any mesh.
+        views: masked, or on a white background.
+        config: the unwrapping and the texture.
+        surface: the surface that these views were fused to; its cameras and conflict maps are used.
+        keep_uv: bake into the mesh's own uv where it has them, instead of unwrapping it again.
+        progress: reports each step.
+        timer: adds up the seconds of the stages.
+
+    Raises:
+        InputError: the surface was fused from other views.
+        StageError: no view sees any of the mesh.
+    """
+    config, timer, views = config or FuseConfig(), timer or StageTimer(), with_masks(views)
+    mesh, method, conflict = mesh.with_origin(views.cameras.origin), "given", None
+    if surface is not None:
+        _check_same_views(surface, views)
+        views, conflict = with_refined_cameras(views, surface), surface.conflict
+    if not keep_uv or mesh.uv is None:
+        with timer.stage("unwrapping"):
+            unwrapped = unwrap(mesh, config.unwrap, progress, config.bake.texture_px)
+        mesh, method = unwrapped.mesh, unwrapped.method
+    with timer.stage("baking"):
+        baked = bake_texture(mesh, views, config.bake, progress, conflict)
+    return FusionResult(baked.mesh, baked.coverage, method, views, surface, timer.seconds)
+
+
+def _check_same_views(surface: Surface, views: Views) -> None:
+    if surface.conflict.shape != views.colour.shape[:3]:
+        count, height, width = surface.conflict.shape
+        raise InputError(
+            f"the surface was fused from {count} views of {width}x{height} px, but these are "
+            f"{len(views)} of {views.cameras.width}x{views.cameras.height} px.",
+            "Give the views that the fusion put out, or no surface.",
+        )
+
+
+def textured_mesh(
+    surface: Surface, views: Views, config: FuseConfig | None = None, progress: Progress = SILENT
+) -> Mesh:
+    """A surface as a textured mesh: `extract_mesh`, then `bake_views`."""
+    config = config or FuseConfig()
+    mesh = extract_mesh(surface, config.meshing, progress=progress)
+    return bake_views(mesh, views, config, surface, progress=progress).mesh
+
+
+def with_steps_scaled(config: SdfFusionConfig, scale: float) -> SdfFusionConfig:
+    """The settings with each level's steps multiplied; at least one step a level."""
+    check_between("steps scale", scale, 0.01, 100.0)
+    complete = config.complete()  # which also fits the number of rays to the field
+    scaled = tuple(
+        replace(level, steps=max(round(level.steps * scale), 1)) for level in complete.levels
+    )
+    return replace(complete, levels=scaled)
+
+
+def conflict_images(surface: Surface) -> Tensor:
+    """(V, H, W, 3) grey images of the conflict maps, white where views contradict each other."""
+    return surface.conflict.clamp(0.0, 1.0)[..., None].repeat(1, 1, 1, 3)

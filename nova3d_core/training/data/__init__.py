@@ -1,0 +1,1 @@
+"""Training data: rendering, shards, streams, latents, batches."""

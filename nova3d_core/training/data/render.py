@@ -1,0 +1,238 @@
+"""Pictures of a mesh for training: colours, normals and masks as bytes, of all views at once."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor
+
+from ...cameras.cameras import Cameras, orbit_cameras
+from ...cameras.rigs import RigConfig
+from ...errors import InputError
+from ...mesh import Mesh
+from ...rendering.shading import GREY
+from ...views import frame_to_world
+from .config import LightConfig, PictureConfig
+
+logger = logging.getLogger(__name__)
+
+TEXELS_PER_PIXEL = 4
+"""A texture is averaged down until it is at most so many times as long as the pictures."""
+
+
+def render_object(
+    mesh: Mesh,
+    size_px: int = 64,
+    views: int = 16,
+    config: PictureConfig | None = None,
+    closed: bool | None = None,
+) -> dict[str, Any]:
+    """Pictures of a mesh from the default rig's cameras; view 0 looks from +Z.
+
+    Args:
+        mesh: centred, its longest side 1.
+        size_px: width and height.
+        views: evenly spaced in azimuth.
+        config: samples a pixel and light; overrides `size_px` and `views` where given.
+        closed: whether every face has its outside in front, so that faces seen from behind are
+            hidden anyway; looked up in `mesh` if None.
+
+    Returns:
+        colour (V, H, W, 3) uint8 shaded, on white; normal (V, H, W, 3) uint8, 0.5 n + 0.5 in view
+        0's frame, on white; mask (V, H, W) uint8, 255 times the covered share, which colour and
+        normal are mixed with white by; elevation_deg, azimuth_deg (V,) float32.
+    """
+    config = config or PictureConfig(size_px=size_px, views=views)
+    cameras = _cameras(config)
+    if _has_warp():
+        pictures = _rasterised(mesh, cameras, config, closed)
+    else:
+        pictures = ray_cast(mesh, cameras, config)
+    angles = {"elevation_deg": cameras.elevation_deg, "azimuth_deg": cameras.azimuth_deg}
+    return {**pictures, **angles}
+
+
+@cache
+def _has_warp() -> bool:
+    """Whether warp runs on the CPU; says once, where it does not, what takes its place."""
+    from ...compute.warp_backend import problem_on
+
+    problem = problem_on(torch.device("cpu"), _raster_kernels)
+    if problem:
+        logger.warning(
+            "training images are rendered by the slower ray caster: %s. Install warp with: pip "
+            "install warp-lang",
+            problem.rstrip("."),
+        )
+    return not problem
+
+
+def _raster_kernels() -> tuple[Any, ...]:
+    from . import raster_kernels
+
+    return (raster_kernels.draw.module,)
+
+
+@cache
+def _cameras(config: PictureConfig) -> Cameras:
+    rig = RigConfig(count=config.views, width_px=config.size_px, height_px=config.size_px)
+    return orbit_cameras(rig)
+
+
+def _rasterised(
+    mesh: Mesh, cameras: Cameras, config: PictureConfig, closed: bool | None
+) -> dict[str, Tensor]:
+    """The pictures through warp's kernels, on this thread."""
+    from ...compute.warp_backend import warp
+
+    wp = warp()
+    from . import raster_kernels as kernels
+
+    views, size = len(cameras), config.size_px
+    samples = size * config.supersample
+    surface = kernels.Surface()
+    if mesh.normals is None:
+        mesh = _split_flat(mesh)
+    for name, value in _arrays(mesh, config).items():
+        setattr(surface, name, wp.from_numpy(value[0], dtype=getattr(wp, value[1]), device="cpu"))
+    surface.textured = int(mesh.texture is not None)
+    surface.closed = int(is_closed(mesh) if closed is None else closed)
+    light = kernels.Light()
+    light.direction = wp.vec3(*light_direction(config.light))
+    light.ambient, light.key = config.light.ambient, config.light.key
+    points = _points_in_samples(mesh.vertices.numpy(), cameras, config.supersample)
+    nearness = np.zeros((views, samples, samples), np.float32)
+    face = np.full((views, samples, samples), -1, np.int32)
+    weights = np.zeros((views, samples, samples, 2), np.float32)
+    buffers = [_view(wp, nearness), _view(wp, face), _view(wp, weights, wp.vec2)]
+    wp.launch(
+        kernels.draw,
+        dim=views,
+        inputs=[_view(wp, points, wp.vec3), surface, samples, *buffers],
+        device="cpu",
+    )
+    out = {
+        "colour": torch.zeros(views, size, size, 3, dtype=torch.uint8),
+        "normal": torch.zeros(views, size, size, 3, dtype=torch.uint8),
+        "mask": torch.zeros(views, size, size, dtype=torch.uint8),
+    }
+    turn = frame_to_world(cameras, "front_view")[0].T
+    wp.launch(
+        kernels.resolve,
+        dim=(views, size, size),
+        inputs=[
+            surface,
+            light,
+            wp.mat33(*turn.reshape(-1).tolist()),
+            config.supersample,
+            *buffers[1:],
+            *(wp.from_torch(each) for each in out.values()),
+        ],
+        device="cpu",
+    )
+    return out
+
+
+def _view(wp: Any, array: ndarray, dtype: Any = None) -> Any:
+    """A contiguous numpy array as a warp array on the same memory."""
+    kind = dtype or (wp.int32 if array.dtype == np.int32 else wp.float32)
+    return wp.array(array, dtype=kind, device="cpu", copy=False)
+
+
+def _arrays(mesh: Mesh, config: PictureConfig) -> dict[str, tuple[ndarray, str]]:
+    """What the kernels read of a mesh, with the name of its warp type."""
+    count = len(mesh.vertices)
+    none2, none3 = np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32)
+    colours, texture = mesh.vertex_colours, none3[None]
+    if mesh.texture is not None:
+        texture = averaged_down(mesh.texture, TEXELS_PER_PIXEL * config.size_px).numpy()
+    elif colours is None:
+        colours = torch.full((count, 3), GREY)
+    return {
+        "faces": (mesh.faces.numpy().astype(np.int32), "vec3i"),
+        "normals": (mesh.normals.numpy(), "vec3"),
+        "colours": (none3 if mesh.texture is not None else colours.numpy(), "vec3"),
+        "uv": (none2 if mesh.texture is None else mesh.uv.numpy(), "vec2"),
+        "texture": (texture, "vec3"),
+    }
+
+
+def _points_in_samples(vertices: ndarray, cameras: Cameras, supersample: int) -> ndarray:
+    """(V, N, 3) float32: x and y in samples, and 1 / depth."""
+    if cameras.kind != "perspective":
+        raise InputError("training pictures are taken by perspective cameras only.")
+    scaled = cameras.intrinsics.numpy().copy()  # (V, 3, 3)
+    scaled[:, :2] *= supersample
+    matrix = scaled @ cameras.world_to_camera.numpy()[:, :3]  # (V, 3, 4)
+    points = vertices[None] @ matrix[:, :, :3].transpose(0, 2, 1) + matrix[:, None, :, 3]
+    points[..., 2] = 1.0 / np.maximum(points[..., 2], 1e-3)
+    points[..., :2] *= points[..., 2:]
+    return np.ascontiguousarray(points, np.float32)
+
+
+def _split_flat(mesh: Mesh) -> Mesh:
+    """The mesh with corners of its own for each face, and the face's normal on them."""
+    corners = mesh.faces.reshape(-1)
+
+    def own(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[corners]
+
+    return Mesh(
+        mesh.vertices[corners],
+        torch.arange(len(corners)).reshape(-1, 3),
+        own(mesh.uv),
+        mesh.texture,
+        mesh.face_normals.repeat_interleave(3, dim=0),
+        own(mesh.vertex_colours),
+    )
+
+
+def is_closed(mesh: Mesh) -> bool:
+    """Whether each edge has one face on either side that agree on what is outside."""
+    from ...meshing.clean import is_closed_manifold
+
+    return is_closed_manifold(mesh.welded())
+
+
+def averaged_down(texture: Tensor, longest: int) -> Tensor:
+    """A texture (H, W, 3) with squares of texels averaged until its longer side fits."""
+    factor = -(-max(texture.shape[:2]) // longest)
+    if factor <= 1:
+        return texture.contiguous()
+    planes = texture.movedim(-1, 0)[None]
+    small = torch.nn.functional.avg_pool2d(planes, factor, ceil_mode=True, count_include_pad=False)
+    return small[0].movedim(0, -1).contiguous()
+
+
+def light_direction(light: LightConfig) -> tuple[float, float, float]:
+    """The unit vector towards the light."""
+    azimuth, elevation = np.radians([light.azimuth_deg, light.elevation_deg])
+    return (
+        float(np.sin(azimuth) * np.cos(elevation)),
+        float(np.sin(elevation)),
+        float(np.cos(azimuth) * np.cos(elevation)),
+    )
+
+
+def ray_cast(mesh: Mesh, cameras: Cameras, config: PictureConfig) -> dict[str, Tensor]:
+    """The same pictures from the package's ray caster: slower, needs no warp, and is the twin."""
+    from ...rendering.config import RenderConfig
+    from ...rendering.views import render_views
+
+    views = render_views(mesh, cameras, RenderConfig(config.supersample)).views
+    share = views.masks[..., None]
+    normals = views.normals  # (V, H, W, 3) in the world
+    towards = torch.tensor(light_direction(config.light))
+    shade = config.light.ambient + config.light.key * (0.5 + 0.5 * (normals @ towards)[..., None])
+    colour = ((views.colour - (1 - share)) * shade + (1 - share)).clamp(0, 1)
+    turned = views.with_normals_in("front_view").normals
+    normal = ((0.5 + 0.5 * turned) * share + (1 - share)).clamp(0, 1)
+    return {
+        name: (each * 255 + 0.5).to(torch.uint8)
+        for name, each in (("colour", colour), ("normal", normal), ("mask", views.masks))
+    }

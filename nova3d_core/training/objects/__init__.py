@@ -1,7 +1,0 @@
-"""Procedural textured objects: endless, seeded, closed."""
-
-from __future__ import annotations
-
-from .catalogue import KINDS, cells_for, procedural_object
-
-__all__ = ["KINDS", "cells_for", "procedural_object"]

@@ -1,0 +1,84 @@
+"""What a run says of itself: lines of JSON, and curves and pictures for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import MissingDependencyError
+from ..io.files.atomic import explained_write_errors
+
+LOG, CURVES = "log.jsonl", "tensorboard"
+
+
+class Watch:
+    """Writes the log of a run; one that is not the main process writes nothing.
+
+    Args:
+        output: the run's folder.
+        tensorboard: whether to write for TensorBoard too.
+        main: whether this is the main process.
+
+    Raises:
+        MissingDependencyError: TensorBoard is wanted and not installed.
+    """
+
+    def __init__(self, output: Path, tensorboard: bool = True, main: bool = True):
+        self._path = output / LOG
+        self._main = main
+        self._writer: Any = None
+        if main:
+            with explained_write_errors(output):
+                output.mkdir(parents=True, exist_ok=True)
+        if main and tensorboard:
+            self._writer = _writer(output / CURVES)
+
+    def event(self, kind: str, step: int, **values: Any) -> None:
+        """One line: what happened at a step. Numbers also become points of curves."""
+        if not self._main:
+            return
+        line = {"event": kind, "step": step, "time": round(time.time(), 1), **values}
+        with explained_write_errors(self._path), self._path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def picture(self, name: str, picture: Tensor, step: int) -> None:
+        """A picture (H, W, 3) in 0..1 for TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_image(name, picture.movedim(-1, 0), step)
+
+    def close(self) -> None:
+        """Writes what is still held back."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingDependencyError(
+            "tensorboard", "run.tensorboard", "pip install -r requirements-train.txt"
+        ) from error
+    return SummaryWriter(str(folder))
+
+
+def memory_gib(device: torch.device) -> float | None:
+    """The most memory used so far: the device's, or this process's on the CPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(used / (2**30 if sys.platform == "darwin" else 2**20), 3)

@@ -1,0 +1,1 @@
+"""Builds networks and fills them with the tensors of a file."""

@@ -1,0 +1,1 @@
+"""Which model files are there, and which model each of them holds."""

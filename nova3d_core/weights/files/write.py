@@ -1,0 +1,43 @@
+"""The head of a safetensors file that is about to be written, tensor after tensor."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ...errors import InputError
+from .inspect import DTYPES
+
+_CODES = {name: code for code, (name, _) in DTYPES.items()}
+_ALIGNMENT = 8
+
+
+def safetensors_head(
+    entries: Iterable[tuple[str, torch.dtype, Sequence[int]]],
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """Length and table of contents of a file whose tensors follow in the order of the entries.
+
+    Args:
+        entries: name, number format and shape of each tensor.
+        metadata: texts that are kept beside the tensors.
+
+    Raises:
+        InputError: a number format that such files do not know.
+    """
+    table: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    position = 0
+    for name, dtype, shape in entries:
+        code = _CODES.get(str(dtype).removeprefix("torch."))
+        if code is None:
+            raise InputError(f"'{name}' is {dtype}, which cannot be saved.")
+        span = [position, position + math.prod(shape) * dtype.itemsize]
+        table[name] = {"dtype": code, "shape": list(shape), "data_offsets": span}
+        position = span[1]
+    text = json.dumps(table, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,1 @@
+"""Parameter names: our modules against the layouts of public files."""

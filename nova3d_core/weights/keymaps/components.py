@@ -1,0 +1,113 @@
+"""The original (sgm, open_clip) names of the VAE's and the image encoder's parameters."""
+
+from __future__ import annotations
+
+import re
+
+from .unet import Source
+
+_VAE_LAYERS = {
+    "conv_norm_out": "norm_out",
+    "time_conv_out": "conv_out.time_mix_conv",
+}
+_VAE_TIME = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+}
+_VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+_CLIP_OUTSIDE = {
+    "embeddings.class_embedding": "class_embedding",
+    "embeddings.patch_embedding.weight": "conv1.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "pre_layrnorm.weight": "ln_pre.weight",
+    "pre_layrnorm.bias": "ln_pre.bias",
+    "post_layernorm.weight": "ln_post.weight",
+    "post_layernorm.bias": "ln_post.bias",
+}
+_CLIP_LAYERS = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+_QKV = ("q", "k", "v")
+
+
+def sgm_vae_source(name: str, levels: int) -> Source:
+    """Where the sgm layout keeps a parameter of diffusers' VAEs.
+
+    Args:
+        name: the parameter in AutoencoderKL or AutoencoderKLTemporalDecoder.
+        levels: how many widths the VAE has; sgm counts them from the finest on both ways.
+
+    Returns:
+        The source, below whatever prefix encoder, decoder or quant_conv have in the file.
+    """
+    half, _, rest = name.partition(".")
+    if half in ("quant_conv", "post_quant_conv"):
+        return Source(name)
+    attention = re.fullmatch(r"mid_block\.attentions\.0\.(.+)\.(weight|bias)", rest)
+    if attention:
+        layer = _VAE_ATTENTION.get(attention[1], attention[1])
+        matrix = attention[2] == "weight" and layer != "norm"
+        return Source(f"{half}.mid.attn_1.{layer}.{attention[2]}", "matrix" if matrix else "none")
+    stem, _, last = rest.rpartition(".")
+    if stem in _VAE_LAYERS:
+        return Source(f"{half}.{_VAE_LAYERS[stem]}.{last}")
+    block = re.fullmatch(
+        r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(resnets|downsamplers|upsamplers)\.(\d+)\.(.+)",
+        rest,
+    )
+    if block is None:
+        return Source(name)
+    way, level, kind, index, layer = block.groups()
+    if way is None:
+        return Source(f"{half}.mid.block_{int(index) + 1}.{_sgm_vae_res(layer)}")
+    place = int(level) if way == "down" else levels - 1 - int(level)
+    if kind == "resnets":
+        return Source(f"{half}.{way}.{place}.block.{index}.{_sgm_vae_res(layer)}")
+    return Source(f"{half}.{way}.{place}.{way}sample.{layer}")
+
+
+def _sgm_vae_res(layer: str) -> str:
+    """A layer of a residual block, with or without layers across time."""
+    if layer == "time_mixer.mix_factor":
+        return "mix_factor"
+    where, _, rest = layer.partition(".")
+    if where == "temporal_res_block":
+        stem, _, last = rest.partition(".")
+        return f"time_stack.{_VAE_TIME.get(stem, stem)}.{last}"
+    if where == "spatial_res_block":
+        layer = rest
+    return layer.replace("conv_shortcut.", "nin_shortcut.", 1)
+
+
+def open_clip_source(name: str) -> Source:
+    """Where open_clip keeps a parameter of transformers' CLIPVisionModelWithProjection.
+
+    Returns:
+        The source, below open_clip's prefix `visual.`.
+    """
+    if name == "visual_projection.weight":
+        return Source("proj", "transpose")
+    rest = name.removeprefix("vision_model.")
+    if rest in _CLIP_OUTSIDE:
+        return Source(_CLIP_OUTSIDE[rest])
+    layer = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", rest)
+    if layer is None:
+        return Source(name)
+    index, stem, last = layer.groups()
+    block = f"transformer.resblocks.{index}"
+    joined = re.fullmatch(r"self_attn\.([qkv])_proj", stem)
+    if joined:
+        return Source(f"{block}.attn.in_proj_{last}", third=_QKV.index(joined[1]))
+    return Source(f"{block}.{_CLIP_LAYERS.get(stem, stem)}.{last}")

@@ -1,0 +1,117 @@
+"""The image encoder: CLIP as transformers has it, the preprocessing as SVD was trained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from nova3d_core.diffusion.codecs.clip import (
+    CLIP_DEVIATION,
+    CLIP_MEAN,
+    ClipEncoder,
+    build_clip,
+    clip_input,
+    resize_smoothly,
+)
+from nova3d_core.diffusion.codecs.clip_config import ClipConfig
+from nova3d_core.errors import InputError
+
+SHAPE = ClipConfig(64, 96, 3, 4, 24, 28, 14)
+
+
+@pytest.fixture(scope="module")
+def reference() -> CLIPVisionModelWithProjection:
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        projection_dim=24,
+        image_size=28,
+        patch_size=14,
+        hidden_act="gelu",
+    )
+    clip = CLIPVisionModelWithProjection(config).eval()
+    with torch.no_grad():
+        for parameter in clip.parameters():
+            parameter.normal_(0, 0.3)
+    return clip
+
+
+@pytest.fixture(scope="module")
+def encoder(reference) -> ClipEncoder:
+    clip = build_clip(SHAPE)
+    clip.load_state_dict(reference.state_dict(), assign=True)
+    return ClipEncoder(clip).eval().requires_grad_(False)
+
+
+def test_equals_transformers_model(encoder, reference):
+    pictures = torch.rand(3, 3, 28, 28) * 2 - 1
+    mean, deviation = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_DEVIATION)
+    seen = ((pictures + 1) / 2 - mean[:, None, None]) / deviation[:, None, None]
+    with torch.no_grad():
+        expected = reference(pixel_values=seen).image_embeds
+    embedded = encoder.embed(pictures)
+    assert embedded.shape == (3, 1, 24)
+    assert torch.equal(embedded[:, 0], expected)
+
+
+def test_nothing_is_left_on_the_meta_device(encoder):
+    assert not any(value.is_meta for value in (*encoder.parameters(), *encoder.buffers()))
+
+
+@pytest.mark.parametrize("size", [(512, 512), (300, 700), (225, 230), (100, 900), (37, 41)])
+def test_resizing_is_that_of_the_diffusers_pipeline(size):
+    from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion
+
+    pictures = torch.rand(2, 3, *size) * 2 - 1
+    expected = pipeline_stable_video_diffusion._resize_with_antialiasing(pictures, (224, 224))
+    assert torch.allclose(resize_smoothly(pictures, 224, 224), expected, atol=2e-6)
+
+
+def test_resizing_to_the_same_size_changes_nothing():
+    pictures = torch.rand(1, 3, 20, 30)
+    assert resize_smoothly(pictures, 20, 30) is pictures
+
+
+def test_shrinking_keeps_what_is_symmetric_symmetric_and_plain_colours_plain():
+    plain = torch.tensor([0.3, -0.2, 0.9])[None, :, None, None].expand(1, 3, 500, 400)
+    shrunk = resize_smoothly(plain, 224, 224)
+    assert torch.allclose(shrunk, plain[..., :224, :224], atol=1e-5)
+    picture = torch.rand(1, 3, 512, 512)
+    turned = resize_smoothly(picture.transpose(2, 3), 224, 224).transpose(2, 3)
+    assert torch.allclose(resize_smoothly(picture, 224, 224), turned, atol=1e-5)
+    mirrored = resize_smoothly(picture.flip(3), 224, 224).flip(3)
+    assert torch.allclose(resize_smoothly(picture, 224, 224), mirrored, atol=1e-4)
+
+
+def test_the_whole_picture_is_seen():
+    """Nothing is cropped: a change in any corner changes the embedding's input."""
+    picture = torch.zeros(1, 3, 64, 128)
+    seen = clip_input(picture, 28)
+    for row in (0, -1):
+        for column in (0, -1):
+            changed = picture.clone()
+            changed[..., row, column] = 1.0
+            corner = (clip_input(changed, 28) - seen)[0, 0].abs()
+            assert corner[row, column] == corner.max() > 0.05
+
+
+def test_half_weights_stay_near(encoder, reference):
+    half = build_clip(SHAPE)
+    half.load_state_dict(
+        {name: value.bfloat16() for name, value in reference.state_dict().items()}, assign=True
+    )
+    pictures = torch.rand(2, 3, 50, 50) * 2 - 1
+    with torch.no_grad():
+        got = ClipEncoder(half).embed(pictures)
+    assert got.dtype == torch.float32
+    expected = encoder.embed(pictures)
+    assert (got - expected).norm() < 0.05 * expected.norm()
+
+
+def test_a_wrong_shape_is_told(encoder):
+    with pytest.raises(InputError, match="the pictures to embed has shape"):
+        encoder.embed(torch.zeros(3, 64, 64))

@@ -1,0 +1,70 @@
+"""The written-out derivative of the conflict maps against autograd, and one reading a step."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.fusion.config import ConflictConfig
+from nova3d_core.fusion.conflict import ConflictModel
+
+DONE = 0.6
+CONFIG = ConflictConfig(begin=0.0, budget=0.05, front_cap=1.0)
+
+
+def rays(cameras, count=3000):
+    random = torch.Generator().manual_seed(0)
+    view = torch.randint(len(cameras), (count,), generator=random).sort().values
+    size = torch.tensor([cameras.width, cameras.height])
+    pixel = (torch.rand(count, 2, generator=random) * size).floor() + 0.5
+    distance, mask = torch.rand(2, count, generator=random)
+    return SimpleNamespace(view=view, pixel=pixel, distance=distance, mask=mask)
+
+
+def bilinear(logits, cameras, at):
+    """H by torch's own sampling of each view's map."""
+    rows, columns = logits.shape[2:]
+    cells = at.pixel / torch.tensor([cameras.width, cameras.height])
+    place = cells * torch.tensor([columns, rows]) - 0.5
+    limit = torch.tensor([columns - 1.001, rows - 1.001])
+    place = torch.minimum(place.clamp_min(0.0), limit)
+    grid = place / torch.tensor([columns - 1, rows - 1]) * 2 - 1
+    values = torch.nn.functional.grid_sample(
+        logits[at.view], grid[:, None, None], align_corners=True, padding_mode="border"
+    )
+    return torch.sigmoid(values[:, 0, 0, 0])
+
+
+def test_the_maps_derivative_is_autograds():
+    cameras = orbit_cameras()
+    model, at = ConflictModel(cameras, CONFIG), rays(cameras)
+    random = torch.Generator().manual_seed(1)
+    model._logits = 3.0 * torch.randn(model._logits.shape, generator=random)
+    logits = model._logits.clone().requires_grad_(True)
+    conflict, price = bilinear(logits, cameras, at), model.price(DONE)
+    inside = (at.mask > 0.5).float()
+    loss = (inside * (price * conflict.square() - conflict * at.distance)).sum()
+    for view in range(len(cameras)):
+        mine = inside * (at.view == view)
+        beyond = (mine * conflict).sum() / mine.sum() - CONFIG.budget
+        assert beyond > 0  # so that its derivative is looked at
+        loss = loss + 4.0 * mine.sum() * beyond.square()
+    expected = torch.autograd.grad(loss, logits)[0]
+    reading = model._read(at.view, at.pixel)
+    torch.testing.assert_close(reading.conflict, conflict.detach(), rtol=1e-4, atol=1e-5)
+    slope = model._slope(at.view, reading.conflict, at.distance, at.mask, price)
+    found = model._by_logits(reading, slope)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_rays_are_read_once_a_step_and_anew_after_learning():
+    cameras = orbit_cameras()
+    model, at = ConflictModel(cameras, CONFIG), rays(cameras)
+    before = model._read(at.view, at.pixel)
+    assert model._read(at.view, at.pixel) is before
+    assert model._read(at.view, at.pixel.clone()) is not before
+    first = model.at(at.view, at.pixel, None, DONE)
+    model.learn(at.view, at.pixel, at.distance, at.mask, DONE)
+    assert not torch.equal(model.at(at.view, at.pixel, None, DONE), first)

@@ -1,0 +1,68 @@
+"""Blurred pixels, slopes and window sums against convolutions of whole pictures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nova3d_core.fusion.poses.image_patch import Frame, blurred, softened, window_sums
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_softened_pixels_are_those_of_the_whole_blurred_picture():
+    chosen = torch.rand(30, 40, generator=torch.Generator().manual_seed(1)) > 0.3
+    chosen[:4], chosen[:, 31:] = False, False
+    y, x = chosen.nonzero().unbind(dim=1)
+    values = randn(5, len(x), seed=2)
+    frame = Frame.of(torch.stack([x, y], dim=1) + 0.5)
+    assert (frame.width, frame.height) == (31, 26)
+    assert torch.equal(frame.pixels(frame.picture(values)), values)
+    found, slopes = softened(values, frame, 1.3)
+    image = torch.zeros(5, 34, 44)  # with two more pixels on each side
+    image[:, y + 2, x + 2] = values
+    image = blurred(image, 1.3)
+    torch.testing.assert_close(found, image[:, y + 2, x + 2])
+    along_x = (image[:, y + 2, x + 3] - image[:, y + 2, x + 1]) / 2
+    along_y = (image[:, y + 3, x + 2] - image[:, y + 1, x + 2]) / 2
+    inside = (x > x.min()) & (x < x.max()) & (y > y.min()) & (y < y.max())
+    expected = torch.stack([along_x, along_y])
+    torch.testing.assert_close(slopes[..., inside], expected[..., inside])
+
+
+def test_blurring_is_a_convolution():
+    image, sigma_px = randn(3, 20, 24, seed=4), 1.2
+    x = torch.arange(-3.0, 4.0)
+    taps = torch.exp(-x.square() / (2 * sigma_px**2))
+    taps = taps / taps.sum()
+    kernel = (taps[:, None] * taps).expand(3, 1, 7, 7)
+    expected = torch.nn.functional.conv2d(image, kernel, padding=3, groups=3)
+    torch.testing.assert_close(blurred(image, sigma_px), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("side_px", [1, 3, 11])
+def test_window_sums_are_those_of_a_convolution(side_px):
+    image = randn(3, 2, 20, 20, seed=3)
+    weights = torch.ones(1, 1, side_px, side_px)
+    found = window_sums(image, side_px)
+    expected = torch.nn.functional.conv2d(
+        image.reshape(6, 1, 20, 20), weights, padding=side_px // 2
+    )
+    torch.testing.assert_close(found, expected.reshape(3, 2, 20, 20), rtol=0, atol=1e-4)
+    ones = (image > 0.9).float()
+    assert torch.equal(window_sums(ones, side_px), window_sums(ones, side_px).round())
+
+
+@pytest.mark.parametrize("sigma_px", [0.7, 1.4, 2.7])
+def test_blur_keeps_the_sum_and_has_the_width_asked_for(sigma_px):
+    image = torch.zeros(2, 31, 33)
+    image[0, 15, 16] = 1.0
+    image[1] = 1.0
+    dot, flat = blurred(image, sigma_px)
+    assert float(dot.sum()) == pytest.approx(1.0, abs=1e-5)
+    assert float(flat[10:21, 10:21].sub(1.0).abs().max()) < 1e-5
+    x = torch.arange(33) - 16.0
+    assert float((dot.sum(dim=0) * x.square()).sum()) == pytest.approx(sigma_px**2, rel=0.12)
+    torch.testing.assert_close(dot[15 - 7 : 15 + 8, 16 - 7 : 16 + 8].T, dot[8:23, 9:24])

@@ -1,0 +1,202 @@
+"""Whole-picture alignment against finite differences, and on a surface that is known exactly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.evaluation.config import ConditionConfig
+from nova3d_core.evaluation.metrics.poses import pose_figures
+from nova3d_core.evaluation.perturbations import noisy_cameras
+from nova3d_core.fusion.config import LevelConfig, PoseConfig
+from nova3d_core.fusion.fields.grid.field import DenseGrid
+from nova3d_core.fusion.poses.pose_table import PoseTable
+from nova3d_core.fusion.poses.registration import (
+    Alignment,
+    by_motion,
+    coarser,
+    downweighted,
+    rays_at,
+)
+from nova3d_core.fusion.rays import ray_bank
+from nova3d_core.mesh import Mesh
+from nova3d_core.rendering.views import render_views
+from nova3d_core.sdf_grid import SdfGrid
+
+KINDS = ["perspective", "orthographic"]
+CENTRE = torch.tensor([0.05, -0.03, 0.08])
+SCALE = torch.tensor([1.15, 1.0, 0.8])
+WIDE = math.radians(3.0)
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def radius(direction):
+    """A ball with bumps that no turn maps to itself."""
+    x, y, z = direction.unbind(dim=-1)
+    return 0.36 + 0.06 * (5 * x + 1).sin() * (4 * y).cos() + 0.05 * (4 * z + 3 * x).sin()
+
+
+@pytest.fixture(scope="module")
+def pebble():
+    import trimesh
+
+    ball = trimesh.creation.icosphere(subdivisions=5, radius=1.0)
+    place = torch.tensor(ball.vertices, dtype=torch.float32)
+    vertices = place * radius(place)[:, None] * SCALE
+    grey = torch.full_like(vertices, 0.5)
+    return Mesh(vertices, torch.tensor(ball.faces), vertex_colours=grey)
+
+
+@pytest.fixture(scope="module")
+def field():
+    """The pebble's signed distance, its colour the grey that a new grid has."""
+    size, reach = 97, 0.62
+    spacing = 2 * reach / (size - 1)
+    grid = SdfGrid(torch.zeros(size, size, size), torch.full((3,), -reach), spacing)
+    unit = grid.points() / SCALE
+    length = unit.norm(dim=1)
+    values = (length - radius(unit / length.clamp_min(1e-6)[:, None])) * 0.8
+    field = DenseGrid(replace(grid, values=values.reshape(size, size, size)))
+    field.begin_level(LevelConfig(96, 1, 1.0, 1.6))
+    field.tidy()
+    return field
+
+
+def rig(kind):
+    return orbit_cameras(RigConfig(count=8, width_px=128, height_px=128, kind=kind))
+
+
+def taken(pebble, kind, camera_frame=False):
+    """Pictures from poses 2 degrees and 1 % off those that go with them, and the true poses."""
+    given = rig(kind)
+    true = noisy_cameras(given, ConditionConfig(condition="noisy"), 1.0)
+    views = render_views(pebble, true).views
+    if camera_frame:
+        views = views.with_normals_in("camera")
+    return replace(views, cameras=given), true
+
+
+def aligned(field, views, steps=10, spread_rad=WIDE, conflict=None, stride=1):
+    bank = ray_bank(views, 5, True)
+    poses = PoseTable(views.cameras, torch.zeros(3), PoseConfig())
+    alignment = Alignment(bank, views.cameras, field.spacing, stride)
+    gains = torch.ones(len(views), 3)
+    conflict = torch.zeros(len(bank)) if conflict is None else conflict(bank)
+    for _ in range(steps):
+        alignment.step(field, poses, gains, conflict, spread_rad)
+    return poses
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flow_is_what_a_small_motion_does_to_pixels(kind):
+    cameras, view = rig(kind), 3
+    points = 0.3 * randn(20, 3)
+
+    def pixels(motion):
+        poses = PoseTable(cameras, CENTRE, PoseConfig())
+        poses.apply(0.05 * randn(8, 3, seed=1), 0.02 * randn(8, 3, seed=2))
+        poses.apply(motion[None, :3].expand(8, 3), motion[None, 3:].expand(8, 3))
+        back = torch.linalg.inv(poses.motions()[view])
+        return poses, cameras[view].project(points @ back[:3, :3].T + back[:3, 3])[0][0]
+
+    poses, _ = pixels(torch.zeros(6))
+    # a picture whose two channels fall by 1 a pixel along x and y tells the flow itself
+    ramps = -torch.eye(2)[:, :, None].expand(2, 2, len(points))
+    flow = by_motion(ramps, points.T, view, poses, cameras)  # (6, 2, n)
+    for index in range(6):
+        step = torch.zeros(6)
+        step[index] = 2e-3
+        found = (pixels(step)[1] - pixels(-step)[1]) / 4e-3
+        torch.testing.assert_close(flow[index].T, found, atol=0.1, rtol=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("camera_frame", [False, True])
+def test_wrong_poses_come_right_on_the_right_surface(field, pebble, kind, camera_frame):
+    views, true = taken(pebble, kind, camera_frame)
+    poses = aligned(field, views, steps=20)
+    before = pose_figures(views.cameras, true)
+    after = pose_figures(poses.cameras(), true)
+    assert float(before.rotation_deg[1:].median()) > 2.0
+    # a pixel is 0.7 degrees of a smooth grey pebble; parallel rays show its turns even less
+    assert after.rotation_deg.median() < (0.12 if kind == "perspective" else 0.3)
+    assert after.rotation_deg.max() < (0.25 if kind == "perspective" else 0.7)
+    assert after.shift_percent.max() < 0.15
+    # the surface is where view 0 was given: there is nothing to undo
+    torch.testing.assert_close(poses.gauge(), torch.eye(4), atol=2e-3, rtol=0)
+
+
+def test_every_second_row_and_column_tell_most_of_it(field, pebble):
+    """Their pixels are 1.4 degrees of the pebble; what is left is a third of that at most."""
+    views, true = taken(pebble, "perspective")
+    poses = aligned(field, views, steps=20, stride=2)
+    before = pose_figures(views.cameras, true)
+    after = pose_figures(poses.cameras(), true)
+    assert after.rotation_deg.median() < min(0.45, float(before.rotation_deg[1:].median()) / 4)
+    assert after.rotation_deg.max() < 0.8
+    assert after.shift_percent.max() < 0.3
+
+
+def test_coarser_pictures_show_the_same_places(pebble):
+    views, _ = taken(pebble, "perspective")
+    bank = ray_bank(views, 5, True)
+    rays = rays_at(bank, 3)
+    small, cameras = coarser(bank, views.cameras, rays, 3)
+    assert 0.08 < len(rays) / len(bank) < 0.14
+    assert (cameras.width, cameras.height) == (43, 43)
+    pixel = small.pixel.long()
+    places = (small.view * 43 + pixel[:, 1]) * 43 + pixel[:, 0]
+    assert len(places.unique()) == len(rays) and int(pixel.max()) < 43
+    points = 0.3 * randn(20, 3)
+    full, coarse = (each.project(points)[0] for each in (views.cameras, cameras))
+    torch.testing.assert_close(coarse * 3.0, full, rtol=0, atol=1e-3)
+    torch.testing.assert_close(small.direction, bank.direction[rays], rtol=0, atol=0)
+
+
+def test_poses_believed_exact_stay(field, pebble):
+    views, _ = taken(pebble, "perspective")
+    poses = aligned(field, views, spread_rad=math.radians(0.002))
+    moved = pose_figures(poses.cameras(), views.cameras)
+    assert moved.rotation_deg.max() < 0.05
+
+
+def test_a_view_in_conflict_all_over_tells_nothing(field, pebble):
+    views, _ = taken(pebble, "perspective")
+    poses = aligned(field, views, conflict=lambda bank: (bank.view == 3).float())
+    moved = pose_figures(poses.cameras(), views.cameras)
+    assert float(moved.rotation_deg[3]) < 0.05
+    assert float(moved.rotation_deg[5]) > 1.0
+
+
+@pytest.mark.parametrize("bound", [0.05, 0.15])
+def test_large_differences_count_as_geman_mcclure_says(bound):
+    """A weight times a difference is half the slope of d^2 / (1 + d^2 / b^2)."""
+    difference = torch.tensor([1e-3, 0.02, bound, 0.3, 2.0], requires_grad=True)
+    cost = difference.square() / (1.0 + difference.square() / bound**2)
+    (slope,) = torch.autograd.grad(cost.sum(), difference)
+    weight = downweighted(torch.full((5,), 0.6), difference.detach().square(), bound)
+    torch.testing.assert_close(weight * difference, 0.6 * slope / 2, rtol=1e-4, atol=1e-7)
+    assert float(weight[2]) == pytest.approx(0.6 / 4)
+
+
+def test_a_common_shift_is_seen_in_perspective(field, pebble):
+    """All views moved along with the object as far as their planes allow, none in depth."""
+    views = render_views(pebble, rig("perspective")).views
+    bank = ray_bank(views, 5, True)
+    poses = PoseTable(views.cameras, torch.zeros(3), PoseConfig())
+    shift = torch.tensor([0.0, 0.0, 0.01])
+    depths = poses.depths
+    poses.apply(torch.zeros(8, 3), shift - (depths @ shift)[:, None] * depths)
+    alignment = Alignment(bank, views.cameras, field.spacing)
+    for _ in range(12):
+        alignment.step(field, poses, torch.ones(8, 3), torch.zeros(len(bank)), WIDE)
+    in_plane = poses.shift - (poses.shift * depths).sum(dim=1, keepdim=True) * depths
+    assert in_plane.norm(dim=1).max() < 0.0015

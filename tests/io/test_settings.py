@@ -1,0 +1,138 @@
+"""Settings files: what is written comes back, and mistakes are named by their place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nova3d_core.diffusion.families import SampleConfig
+from nova3d_core.errors import InputError
+from nova3d_core.fusion.config import PRESETS, preset_config
+from nova3d_core.io.settings import config_from, read_settings, settings_text
+from nova3d_core.pipeline.config import FuseConfig
+from nova3d_core.training.checkpoint import read_state
+from nova3d_core.training.presets import read_train_config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_presets_settings_come_back_equal(name, tmp_path):
+    config = FuseConfig(fallback="hull", sdf=preset_config(name))
+    path = tmp_path / "settings.json"
+    path.write_text(settings_text(config), encoding="utf-8")
+    assert read_settings(path, FuseConfig) == config
+
+
+def test_what_a_file_leaves_out_keeps_its_default(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text(
+        '{"sdf": {"seed": 7, "levels": [{"resolution": 32, "steps": 3, "ray_share": 1}]}}'
+    )
+    config = read_settings(path, FuseConfig)
+    assert config.sdf.seed == 7
+    assert config.sdf.total_steps == 3
+    assert config.bake == FuseConfig().bake
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "settings is list"),
+        ('{"sdff": {}}', "settings.sdff is unknown"),
+        ('{"sdf": {"loss": {"colour": "much"}}}', "settings.sdf.loss.colour is 'much'"),
+        ('{"sdf": {"seed": true}}', "settings.sdf.seed is True"),
+        ('{"sdf": {"levels": 3}}', "settings.sdf.levels is int"),
+        ('{"sdf": {"loss": {"mask": -1}}}', "loss mask is -1"),
+        ('{"sdf": {"field": "cube"}}', "sdf field is 'cube'"),
+    ],
+)
+def test_mistakes_are_named_by_their_place(text, words, tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words.replace("[", r"\[")):
+        read_settings(path, FuseConfig)
+
+
+def test_nan_is_out_of_every_range():
+    with pytest.raises(InputError, match="loss mask is nan"):
+        config_from({"sdf": {"loss": {"mask": float("nan")}}}, FuseConfig, "settings")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"hull": {"resolution": 64, "resolution": 32}}', "'resolution' occurs twice"),
+        ('{"sdf": {"loss": {"mask": NaN}}}', "NaN"),
+        ('{"sdf": {"loss": {"mask": 1e999}}}', "too large"),
+        ('{"sdf": {"loss": {"mask": Infinity}}}', "Infinity"),
+        ('{"sdf": {"seed": ' + "9" * 5000 + "}}", "5000 digits"),
+        ('{"sdf": {"seed": 99999999999999999999}}', "sdf seed is 99999999999999999999"),
+        ('{"sdf": ' + "[" * 100_000, "not valid JSON"),
+        ('{"sdf": ' + '{"sdf":' * 100_000, "not valid JSON"),
+        ('{"sdf": {"seed": 1.5}}', "settings.sdf.seed is 1.5"),
+        ('{"sdf": {"seed": null}}', "settings.sdf.seed is None"),
+        ('{"sdf": {"preset": ["fast"]}}', "settings.sdf.preset is list"),
+        ('{"sdf": {"levels": [{"resolution": 32}]}}', "settings.sdf.levels.0.steps is missing"),
+        ('{"sdf": {"levels": [3]}}', "settings.sdf.levels.0 is int"),
+        ('{"sdf": null}', "settings.sdf is null"),
+        ('{"' + "x" * 10_000 + '": 1}', "is unknown"),
+        ('{"a\\nb": 1}', r"settings.'a\nb' is unknown"),
+        ('{"sdf": {"field": "' + "x" * 10_000 + '"}}', "sdf field is 'x"),
+        (b"\xff\xfe\xff", "not valid JSON"),
+        (b"\xef\xbb\xbf{}", ""),
+    ],
+)
+def test_strange_json_is_one_short_line_that_names_the_place(text, words, tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    if not words:
+        assert read_settings(path, FuseConfig) == FuseConfig()
+        return
+    with pytest.raises(InputError) as caught:
+        read_settings(path, FuseConfig)
+    line = str(caught.value)
+    assert words in line
+    assert len(line.replace(str(path), "")) < 500
+    assert "\n" not in line
+
+
+def test_tuples_of_a_fixed_length_and_settings_that_may_be_none():
+    config = config_from(
+        {"steps": None, "guidance": {"highest": 3}, "guidance_cutoff": [0, 5]}, SampleConfig, "s"
+    )
+    assert (config.steps, config.guidance.highest, config.guidance_cutoff) == (None, 3.0, (0.0, 5))
+    with pytest.raises(InputError, match=r"s\.guidance_cutoff has 3 items, expected 2"):
+        config_from({"guidance_cutoff": [0, 1, 2]}, SampleConfig, "s")
+    with pytest.raises(InputError, match=r"s\.steps is 'many', expected int"):
+        config_from({"steps": "many"}, SampleConfig, "s")
+
+
+def test_integers_beyond_floats_are_refused_in_toml_too(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text("[optimiser]\nlearning_rate = 1" + "0" * 400 + "\n")
+    with pytest.raises(InputError, match=r"settings\.optimiser\.learning_rate is too large"):
+        read_train_config(str(path))
+    path.write_text("[optimiser]\nlearning_rate = nan\n")
+    with pytest.raises(InputError, match="training learning_rate is nan"):
+        read_train_config(str(path))
+    path.write_text("a = " + "[" * 100_000)
+    with pytest.raises(InputError, match=r"settings\.toml is not valid TOML"):
+        read_train_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ('{"step": "three"}', "place.step is 'three'"),
+        ('{"step": 1e999}', "too large"),
+        ("[]", "state.json.place is list"),
+    ],
+)
+def test_a_damaged_checkpoint_says_which_value(tmp_path, change, words):
+    state = {"config": {}, "world": 1, "data": {}, "updates": 0, "place": 0}
+    text = json.dumps(state).replace('"place": 0', f'"place": {change}')
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(InputError, match=f"{tmp_path} is damaged") as caught:
+        read_state(tmp_path)
+    assert words in str(caught.value)

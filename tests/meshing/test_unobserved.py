@@ -1,0 +1,171 @@
+"""What no view sees is smoothed as reckoned; what is seen stays to the last bit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.errors import Cancelled, InputError
+from nova3d_core.mesh import Mesh
+from nova3d_core.meshing.config import MeshingConfig
+from nova3d_core.meshing.isosurface import extract_surface
+from nova3d_core.meshing.unobserved import smooth_unseen
+from nova3d_core.progress import Progress
+from nova3d_core.sdf_grid import SdfGrid, grid_points
+from nova3d_core.texturing.visibility import seen_vertices
+
+
+def lattice(columns: int, rows: int) -> Mesh:
+    """A flat sheet of equal triangles with edges of length 1."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    x = column + 0.5 * (row % 2)
+    y = row * math.sqrt(3) / 2
+    places = torch.stack([x, y, torch.zeros_like(y)], dim=-1).reshape(-1, 3).float()
+    here = (row * columns + column)[:-1, :-1]
+    below = here + columns
+    odd = (row[:-1, :-1] % 2).bool()
+    first = torch.stack([here, here + 1, torch.where(odd, below + 1, below)], dim=-1)
+    second = torch.stack([torch.where(odd, here, here + 1), below + 1, below], dim=-1)
+    return Mesh(places, torch.cat([first.reshape(-1, 3), second.reshape(-1, 3)]))
+
+
+def sphere(bumps: float) -> Mesh:
+    """A ball of radius 0.4, 20 cells; bumps of 6 cells where z is negative."""
+    spacing = 0.02
+    points = grid_points(torch.full((3,), -0.5), spacing, (51,) * 3)
+    waves = torch.cos(points * (2 * math.pi / (6 * spacing))).prod(dim=1)
+    depth = (-points[:, 2] * 10).clamp(0.0, 1.0)
+    distance = points.norm(dim=1) - 0.4 - bumps * spacing * waves * depth
+    return extract_surface(SdfGrid(distance.reshape(51, 51, 51), torch.full((3,), -0.5), spacing))
+
+
+def tilt_deg(ball: Mesh, which: torch.Tensor) -> torch.Tensor:
+    """(n,) degrees between the mesh's normals and a true ball's."""
+    true = torch.nn.functional.normalize(ball.vertices[which], dim=1)
+    cosine = (ball.with_smooth_normals().normals[which] * true).sum(dim=1)
+    return torch.rad2deg(cosine.clamp(-1, 1).acos())
+
+
+@pytest.mark.parametrize(("wavelength", "left"), [(24.0, 1 / 2), (12.0, 16 / 17), (48.0, 1 / 17)])
+def test_a_wave_is_damped_as_the_formula_says(wavelength, left):
+    sheet = lattice(193, 48)
+    wave = torch.cos(sheet.vertices[:, 0] * 2 * math.pi / 24)
+    sheet.vertices[:, 2] = 0.01 * wave
+    smooth = smooth_unseen(sheet, sheet.vertices[:, 0] < 1.0, wavelength)
+    inner = ((sheet.vertices[:, 0] - 96).abs() < 48) & ((sheet.vertices[:, 1] - 20).abs() < 8)
+    kept = (smooth.vertices[inner, 2] @ wave[inner]) / (0.01 * wave[inner].square().sum())
+    assert float(kept) == pytest.approx(left, abs=0.02)
+
+
+def test_bumps_go_and_the_ball_stays():
+    rough = sphere(1.0)
+    seen = rough.vertices[:, 2] > -0.1
+    smooth = smooth_unseen(rough, seen, 24.0)
+    assert torch.equal(smooth.faces, rough.faces)
+    assert torch.equal(smooth.vertices[seen], rough.vertices[seen])
+    far = rough.vertices[:, 2] < -0.2
+    assert tilt_deg(rough, far).mean() > 15.0
+    assert tilt_deg(smooth, far).mean() < 2.0
+    assert (smooth.vertices[far].norm(dim=1) - 0.4).abs().max() < 0.01  # half a cell
+
+
+def test_a_border_between_seen_and_unseen_has_no_crease():
+    rough = sphere(0.0)
+    smooth = smooth_unseen(rough, rough.vertices[:, 2] > 0.0, 24.0)
+    near = rough.vertices[:, 2].abs() < 0.06
+    assert tilt_deg(smooth, near).max() < 6.0
+
+
+@pytest.mark.parametrize(("wavelength", "share"), [(0.0, 0.5), (24.0, 1.0)])
+def test_nothing_moves_where_nothing_shall(wavelength, share):
+    rough = sphere(1.0)
+    seen = torch.arange(len(rough.vertices)) < share * len(rough.vertices)
+    assert torch.equal(smooth_unseen(rough, seen, wavelength).vertices, rough.vertices)
+
+
+def test_small_gaps_between_seen_vertices_stay():
+    rough = sphere(1.0)
+    seen = torch.ones(len(rough.vertices), dtype=torch.bool)
+    seen[::97] = False
+    assert torch.equal(smooth_unseen(rough, seen, 24.0).vertices, rough.vertices)
+
+
+def both(first: Mesh, second: Mesh) -> Mesh:
+    return Mesh(
+        torch.cat([first.vertices, second.vertices]),
+        torch.cat([first.faces, second.faces + len(first.vertices)]),
+    )
+
+
+def test_the_place_in_the_world_does_not_matter():
+    rough = sphere(1.0)
+    seen = rough.vertices[:, 2] > -0.1
+    smooth = smooth_unseen(rough, seen, 24.0)
+    shift = torch.tensor([8.0, -16.0, 32.0])
+    far = smooth_unseen(replace(rough, vertices=rough.vertices + shift), seen, 24.0)
+    torch.testing.assert_close(far.vertices - shift, smooth.vertices, atol=2e-5, rtol=0.0)
+
+
+def test_a_part_that_no_view_sees_at_all_stays():
+    rough = sphere(1.0)
+    count = len(rough.vertices)
+    pair = both(rough, replace(rough, vertices=rough.vertices + 2.0))
+    seen = torch.cat([rough.vertices[:, 2] > 0.0, torch.zeros(count, dtype=torch.bool)])
+    smooth = smooth_unseen(pair, seen, 24.0)
+    assert torch.equal(smooth.vertices[count:], pair.vertices[count:])
+    assert not torch.equal(smooth.vertices[:count], pair.vertices[:count])
+
+
+def test_a_vertex_without_faces_stays():
+    rough = sphere(1.0)
+    more = replace(rough, vertices=torch.cat([rough.vertices, torch.ones(1, 3)]))
+    seen = more.vertices[:, 2] > 0.0
+    seen[-1] = False
+    assert torch.equal(smooth_unseen(more, seen, 24.0).vertices[-1], torch.ones(3))
+
+
+def test_a_wrong_number_of_marks_is_named():
+    with pytest.raises(InputError, match="seen vertices"):
+        smooth_unseen(sphere(0.0), torch.ones(3, dtype=torch.bool), 24.0)
+
+
+@pytest.mark.parametrize("kind", ["perspective", "orthographic"])
+def test_a_camera_sees_the_side_that_is_turned_to_it(kind):
+    ball = sphere(0.0)
+    rig = RigConfig(count=1, width_px=128, height_px=128, kind=kind)
+    camera = orbit_cameras(rig)
+    seen = seen_vertices(ball, camera, 0.15)
+    normal = torch.nn.functional.normalize(ball.vertices, dim=1)
+    towards = camera.positions[0] - ball.vertices
+    if kind == "orthographic":
+        towards = -camera.view_directions[0].expand_as(normal)
+    cosine = (normal * torch.nn.functional.normalize(towards, dim=1)).sum(dim=1)
+    assert seen[cosine > 0.2].all()
+    assert not seen[cosine < 0.1].any()
+
+
+def test_what_stands_behind_is_not_seen():
+    ball = sphere(0.0)
+    small = ball.vertices * 0.5 - torch.tensor([0.0, 0.0, 1.0])
+    pair = both(ball, replace(ball, vertices=small))
+    camera = orbit_cameras(RigConfig(count=1, width_px=128, height_px=128, elevation_deg=0.0))
+    seen = seen_vertices(pair, camera, 0.15)
+    assert seen[: len(small)].any()
+    assert not seen[len(small) :].any()
+
+
+def test_a_cancel_is_heard_between_views():
+    stop = Progress(lambda event: None, is_cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        seen_vertices(sphere(0.0), orbit_cameras(RigConfig(count=2)), 0.15, stop)
+
+
+@pytest.mark.parametrize(("name", "value"), [("smooth_unseen", -1.0), ("seen_cosine", 1.5)])
+def test_settings_out_of_range_are_named(name, value):
+    with pytest.raises(InputError, match=name):
+        MeshingConfig(**{name: value})

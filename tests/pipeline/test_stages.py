@@ -1,0 +1,218 @@
+"""The stages one by one: together they are what the whole way is, and each stands for itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.errors import Cancelled, InputError, StageError
+from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig
+from nova3d_core.mesh import Mesh
+from nova3d_core.meshing.clean import is_closed_manifold
+from nova3d_core.meshing.config import MeshingConfig
+from nova3d_core.pipeline.config import FuseConfig
+from nova3d_core.pipeline.fuse import fuse_views
+from nova3d_core.pipeline.report import fusion_report, pose_report
+from nova3d_core.pipeline.stages import (
+    bake_views,
+    conflict_images,
+    extract_mesh,
+    fuse_to_surface,
+    refined_views,
+    resample_grid,
+    textured_mesh,
+    with_steps_scaled,
+)
+from nova3d_core.progress import Progress
+from nova3d_core.rendering.views import render_views
+from nova3d_core.sdf_grid import SdfGrid
+from nova3d_core.texturing.config import BakeConfig
+
+LEVELS = (LevelConfig(24, 6, 0.2, turn_rad=2e-3), LevelConfig(32, 4, 0.2, turn_rad=1e-3))
+TINY = FuseConfig(
+    sdf=SdfFusionConfig(levels=LEVELS, min_rays=500, hull=HullConfig(resolution=48)),
+    hull=HullConfig(resolution=48),
+    meshing=MeshingConfig(target_faces=1500),
+    bake=BakeConfig(texture_px=128),
+)
+
+
+@pytest.fixture(scope="module")
+def views(l_solid):
+    rig = RigConfig(count=8, elevation_deg=15.0, width_px=64, height_px=64)
+    return render_views(l_solid, orbit_cameras(rig)).views
+
+
+@pytest.fixture(scope="module")
+def fused(views):
+    return fuse_to_surface(views, TINY)
+
+
+def test_the_stages_give_what_the_whole_way_gives(views, fused):
+    surface, refined = fused
+    whole = fuse_views(views, TINY)
+    assert torch.equal(whole.surface.grid.values, surface.grid.values)
+    stepwise = textured_mesh(surface, refined, TINY)
+    for name in ("vertices", "faces", "uv", "texture"):
+        assert torch.equal(getattr(stepwise, name), getattr(whole.mesh, name)), name
+
+
+def test_views_come_back_with_the_surfaces_cameras_and_masks(views):
+    surface, refined = fuse_to_surface(replace(views, masks=None), TINY)
+    assert refined.masks is not None
+    assert torch.equal(refined.cameras.world_to_camera, surface.cameras.world_to_camera)
+    assert torch.equal(refined.cameras.world_to_camera[0], views.cameras.world_to_camera[0])
+
+
+def test_a_hull_is_a_surface_without_steps(views):
+    surface, same = fuse_to_surface(views, replace(TINY, method="hull"))
+    assert surface.report.steps == 0
+    assert torch.equal(same.cameras.world_to_camera, views.cameras.world_to_camera)
+    assert surface.conflict.shape == views.masks.shape
+    assert not surface.conflict.any()
+    assert "visual hull of 8 views" in fusion_report(surface, views)
+    assert is_closed_manifold(extract_mesh(surface, TINY.meshing).welded())
+
+
+def test_the_hull_stands_in_only_when_asked(views, monkeypatch):
+    from nova3d_core.pipeline import stages
+
+    def fails(*_, **__):
+        raise StageError("fusing", "no such luck.")
+
+    monkeypatch.setattr(stages, "fuse_sdf", fails)
+    with pytest.raises(StageError, match="no such luck"):
+        fuse_to_surface(views, TINY)
+    surface, _ = fuse_to_surface(views, replace(TINY, fallback="hull"))
+    assert surface.report.steps == 0
+
+
+def test_the_mesh_is_closed_light_and_smooth(fused):
+    mesh = extract_mesh(fused[0], MeshingConfig(target_faces=800))
+    assert is_closed_manifold(mesh.welded())
+    assert len(mesh.faces) <= 800
+    torch.testing.assert_close(mesh.normals.norm(dim=1), torch.ones(len(mesh.vertices)))
+
+
+def test_resampling_keeps_a_ball_where_it_is():
+    """Trilinear reading of a distance to a point is off by less than a cell squared."""
+    axes = torch.arange(41) * 0.05 - 1.0
+    points = torch.stack(torch.meshgrid(axes, axes[4:], axes[8:], indexing="ij"), dim=-1)
+    grid = SdfGrid(points.norm(dim=-1) - 0.5, torch.tensor([-1.0, -0.8, -0.6]), 0.05)
+    for resolution in (16, 33, 80):
+        other = resample_grid(grid, resolution)
+        assert other.values.shape[0] == resolution + 1
+        assert other.spacing == pytest.approx(2.0 / resolution)
+        places = other.points()
+        inner = (places - grid.origin <= (torch.tensor(grid.values.shape) - 1) * 0.05).all(dim=1)
+        away = places.norm(dim=1) > 0.2
+        error = (other.values.reshape(-1) - (places.norm(dim=1) - 0.5)).abs()
+        assert error[inner & away].max() < 0.01
+
+
+def test_resampled_surfaces_stay_in_place(fused):
+    fine = extract_mesh(fused[0], TINY.meshing)
+    coarse = extract_mesh(fused[0], TINY.meshing, resolution=24)
+    assert (fine.bounds - coarse.bounds).abs().max() < 0.05
+    with pytest.raises(InputError, match="surface resolution is 8"):
+        extract_mesh(fused[0], resolution=8)
+
+
+def test_baking_keeps_uv_or_makes_new_ones(views, fused):
+    surface, refined = fused
+    mesh = extract_mesh(surface, TINY.meshing)
+    first = bake_views(mesh, refined, TINY, surface)
+    again = bake_views(first.mesh, refined, TINY, surface)
+    assert again.unwrap_method == "given"
+    assert torch.equal(again.mesh.uv, first.mesh.uv)
+    torch.testing.assert_close(again.mesh.texture, first.mesh.texture, atol=1e-6, rtol=0)
+    anew = bake_views(first.mesh, refined, TINY, surface, keep_uv=False)
+    assert anew.unwrap_method != "given"
+
+
+def test_a_surface_of_other_views_is_refused(views, fused):
+    surface, refined = fused
+    mesh = extract_mesh(surface, TINY.meshing)
+    with pytest.raises(InputError, match="fused from 8 views of 64x64 px, but these are 7"):
+        bake_views(mesh, refined[:7], TINY, surface)
+
+
+def test_steps_scale_with_at_least_one_a_level():
+    config = SdfFusionConfig(preset="draft")
+    assert with_steps_scaled(config, 1.0) == config.complete()
+    halved = with_steps_scaled(config, 0.5)
+    steps = [level.steps for level in config.complete().levels]
+    assert [level.steps for level in halved.levels] == [round(count / 2) for count in steps]
+    assert all(level.steps == 1 for level in with_steps_scaled(config, 0.01).levels)
+    for scale in (0.5, 1.0):
+        hashed = with_steps_scaled(SdfFusionConfig(field="hashgrid"), scale)
+        assert hashed.min_rays == SdfFusionConfig(field="hashgrid").complete().min_rays
+    with pytest.raises(InputError, match="steps scale is 0"):
+        with_steps_scaled(config, 0.0)
+
+
+def test_refined_views_need_no_masks_and_are_reported(views):
+    refined = refined_views(replace(views, masks=None), TINY.sdf)
+    report = pose_report(views.cameras, refined.cameras).splitlines()
+    assert len(report) == 1 + len(views)
+    assert report[1].split() == ["0", "0.00", "deg", "0.00", "%"]
+
+
+def test_the_report_has_a_line_for_each_view(views, fused):
+    lines = fusion_report(fused[0], views).splitlines()
+    assert lines[0].startswith("8 views fused in 10 steps")
+    turns = [float(line.split()[1]) for line in lines[3:11]]
+    assert turns == pytest.approx(fused[0].report.turn_deg, abs=0.005)
+
+
+def test_conflict_pictures_are_the_maps(fused):
+    pictures = conflict_images(fused[0])
+    assert pictures.shape == (8, 64, 64, 3)
+    assert torch.equal(pictures[..., 1], fused[0].conflict)
+
+
+def test_every_stage_stops_when_asked(views, fused):
+    stop = Progress(is_cancelled=lambda: True)
+    surface, refined = fused
+    mesh = extract_mesh(surface, TINY.meshing)
+    for run in (
+        lambda: fuse_to_surface(views, TINY, stop),
+        lambda: extract_mesh(surface, TINY.meshing, progress=stop),
+        lambda: bake_views(mesh, refined, TINY, surface, progress=stop),
+        lambda: refined_views(views, TINY.sdf, stop),
+    ):
+        with pytest.raises(Cancelled):
+            run()
+
+
+def test_bumps_go_where_no_view_sees_them_and_stay_where_one_does(fused):
+    axis = torch.arange(61) * 0.02 - 0.6
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    waves = torch.cos(points * (2 * torch.pi / 0.12)).prod(dim=-1)
+    bumpy = SdfGrid(points.norm(dim=-1) - 0.5 - 0.006 * waves, torch.full((3,), -0.6), 0.02)
+    ring = orbit_cameras(RigConfig(count=8))
+    surface = replace(fused[0], grid=bumpy, field_to_world=torch.eye(4), cameras=ring)
+    fine = MeshingConfig(target_faces=10**6, smooth_unseen=24.0)
+    smooth = extract_mesh(surface, fine)
+    rough = extract_mesh(surface, replace(fine, smooth_unseen=0.0))
+    assert torch.equal(smooth.faces, rough.faces)
+    height = rough.vertices[:, 1].abs()
+    assert torch.equal(smooth.vertices[height < 0.3], rough.vertices[height < 0.3])
+    poles = height > 0.485
+    assert tilt_deg(rough)[poles].mean() > 5.0
+    assert tilt_deg(smooth)[poles].mean() < 0.4 * tilt_deg(rough)[poles].mean()
+    finer = extract_mesh(surface, fine, resolution=120)  # bumps of twice as many edges
+    height = finer.vertices[:, 1].abs()
+    assert tilt_deg(finer)[height > 0.485].mean() < 0.4 * tilt_deg(rough)[poles].mean()
+    carved = replace(surface, report=replace(surface.report, steps=0))
+    assert torch.equal(extract_mesh(carved, fine).vertices, rough.vertices)
+
+
+def tilt_deg(ball: Mesh) -> torch.Tensor:
+    """(N,) degrees between the mesh's normals and a true ball's."""
+    true = torch.nn.functional.normalize(ball.vertices, dim=1)
+    return torch.rad2deg((ball.normals * true).sum(dim=1).clamp(-1, 1).acos())

@@ -1,0 +1,215 @@
+"""Views that contradict each other: who is believed, and what must not be taken for a conflict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.errors import InputError
+from nova3d_core.mesh import Mesh
+from nova3d_core.meshing.config import UnwrapConfig
+from nova3d_core.meshing.unwrap.unwrap import unwrap
+from nova3d_core.rendering.views import render_views
+from nova3d_core.texturing.bake import Baked, bake_texture
+from nova3d_core.texturing.config import BakeConfig
+from nova3d_core.texturing.consistency import agreement_maps
+from nova3d_core.texturing.observations import Survey
+from nova3d_core.texturing.texels import texels_of
+from nova3d_core.views import Views
+
+CONFIG = BakeConfig(texture_px=128)
+RIG = RigConfig(count=12, width_px=128, height_px=128)
+BLUE = torch.tensor([0.1, 0.2, 0.9])
+
+
+@pytest.fixture(scope="module")
+def solid(l_solid) -> Mesh:
+    """The grey L with its red face, unwrapped, every side with its own normals."""
+    flat = replace(l_solid, normals=l_solid.face_normals.repeat_interleave(2, dim=0))
+    return unwrap(flat, UnwrapConfig(method="box"), texture_px=CONFIG.texture_px).mesh
+
+
+@pytest.fixture(scope="module")
+def views(solid) -> Views:
+    return render_views(solid, orbit_cameras(RIG)).views
+
+
+def repainted(views: Views, view: int, where: slice = slice(None)) -> Views:
+    """One view whose object is blue, in the given rows or everywhere."""
+    colour = views.colour.clone()
+    mask = views.masks[view, where, :, None]
+    colour[view, where] = BLUE * mask + (1.0 - mask)
+    return replace(views, colour=colour)
+
+
+def colours_at_texels(mesh: Mesh, texture: torch.Tensor) -> torch.Tensor:
+    """(T, 3) of the texels in charts."""
+    return texture.reshape(-1, 3)[texels_of(mesh, texture.shape[0]).index]
+
+
+def differences(mesh: Mesh, a: Baked, b: Baked) -> torch.Tensor:
+    """Largest difference (P,) over the channels, at the P texels that views see well in both."""
+    seen = colours_at_texels(
+        mesh, torch.minimum(a.coverage, b.coverage)[..., None].expand(-1, -1, 3)
+    )
+    colours = [colours_at_texels(mesh, baked.mesh.texture) for baked in (a, b)]
+    return (colours[0] - colours[1]).abs().amax(dim=1)[seen[:, 0] == 1.0]
+
+
+def test_texels_take_the_colour_of_the_majority(solid, views):
+    broken = repainted(views, 5)
+    truth = bake_texture(solid, views, CONFIG)
+    for believes in (replace(CONFIG, exposure=False), CONFIG):
+        assert differences(solid, bake_texture(solid, broken, believes), truth).max() < 0.02
+    believes_all = replace(CONFIG, exposure=False, agreement=False)
+    assert differences(solid, bake_texture(solid, broken, believes_all), truth).max() > 0.2
+
+
+def test_a_repainted_band_leaves_no_rim(solid, views):
+    truth = bake_texture(solid, views, CONFIG)
+    error = differences(
+        solid, bake_texture(solid, repainted(views, 1, slice(50, 75)), CONFIG), truth
+    )
+    assert error.max() < 0.06  # beside the red face, whose edge each view blurs in its own way
+    assert error.mean() < 0.0005
+
+
+def test_clean_views_give_the_same_texture_with_agreement_and_without(globe):
+    checks = (globe.vertices * 30).sin().prod(dim=1, keepdim=True) * 0.4 + 0.5
+    chequered = replace(globe, vertex_colours=checks.expand(-1, 3).contiguous())
+    clean = render_views(chequered, orbit_cameras(RIG)).views
+    plain = bake_texture(chequered, clean, replace(CONFIG, exposure=False, agreement=False))
+    full = bake_texture(chequered, clean, CONFIG)
+    assert (plain.mesh.texture - full.mesh.texture).abs().max() < 1 / 255
+    assert (full.coverage - plain.coverage).abs().max() < 1 / 255
+
+
+def test_one_view_against_another_is_decided_by_the_first(globe):
+    cameras = cameras_at([0.0, 30.0], [0.0, 0.0], RigConfig())
+    grey = replace(globe, vertex_colours=torch.full_like(globe.vertices, 0.5))
+    pair = render_views(grey, cameras).views
+    both = texels_of(globe, CONFIG.texture_px).normal
+    both = (both @ -cameras.view_directions.T > 0.8).all(dim=1)
+    for wrong in (0, 1):
+        baked = bake_texture(grey, repainted(pair, wrong), replace(CONFIG, exposure=False))
+        expected = BLUE if wrong == 0 else torch.full((3,), 0.5)
+        error = (colours_at_texels(globe, baked.mesh.texture)[both] - expected).abs()
+        assert error.max() < 0.01
+    # with votes of equal weight nobody is silenced
+    equal = replace(CONFIG, exposure=False, first_view_votes=1.0)
+    mixed = bake_texture(grey, repainted(pair, 1), equal).mesh.texture
+    error = (colours_at_texels(globe, mixed)[both] - 0.5).abs().amax(dim=1)
+    assert error.median() > 0.05
+
+
+def survey_of(low: torch.Tensor, high: torch.Tensor) -> Survey:
+    """One texel in the middle of V pictures of 9 x 9, by its colours' range in each (V, 3)."""
+    count = len(low)
+    return Survey(
+        texels=1,
+        views=count,
+        texel=torch.zeros(count, dtype=torch.long),
+        view=torch.arange(count),
+        pixels=torch.full((count, 2), 4.5),
+        cosine=torch.ones(count),
+        trust=torch.ones(count),
+        colour=(low + high) / 2,
+        low=low,
+        high=high,
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.5, 0.5, 0.5, 0.5], [1, 1, 1, 1]),
+        ([0.5, 0.5, 0.9, 0.5], [1, 1, 0, 1]),
+        ([0.9, 0.5, 0.5, 0.5], [1, 1, 1, 1]),  # the first view weighs as much as the three
+        ([0.9, 0.5, 0.5, 0.9], [1, 0, 0, 1]),
+        ([0.5, 0.52, 0.54, 0.53], [1, 1, 1, 1]),  # within the tolerance
+    ],
+)
+def test_votes_of_a_single_texel(values, expected):
+    colours = torch.tensor(values)[:, None].expand(-1, 3).contiguous()
+    maps = agreement_maps(survey_of(colours, colours), CONFIG, 9, 9)
+    assert maps[:, 4, 4].tolist() == expected
+    assert maps.shape == (4, 9, 9)
+
+
+def test_an_edge_that_one_view_sees_blurred_is_no_contradiction():
+    # three views see white beside black, one only the grey between
+    low = torch.tensor([0.0, 0.0, 0.45, 0.0])[:, None].expand(-1, 3).contiguous()
+    high = torch.tensor([1.0, 1.0, 0.55, 1.0])[:, None].expand(-1, 3).contiguous()
+    assert agreement_maps(survey_of(low, high), CONFIG, 9, 9).min() == 1.0
+
+
+def test_pixels_that_nobody_asked_about_are_trusted():
+    colours = torch.tensor([0.5, 0.5, 0.9, 0.5])[:, None].expand(-1, 3).contiguous()
+    maps = agreement_maps(survey_of(colours, colours), CONFIG, 64, 64)
+    assert maps[2, 4, 4] == 0.0
+    assert maps[2, 20:, 20:].min() == 1.0
+
+
+def test_a_conflict_map_of_ones_leaves_the_view_out_exactly(solid, views):
+    broken = repainted(views, 4)
+    conflict = torch.zeros(broken.colour.shape[:3])
+    conflict[4] = 1.0
+    rest = [view for view in range(len(views)) if view != 4]
+    with_map = bake_texture(solid, broken, CONFIG, conflict=conflict)
+    without = bake_texture(solid, broken[rest], CONFIG)
+    assert torch.equal(with_map.mesh.texture, without.mesh.texture)
+    assert torch.equal(with_map.coverage, without.coverage)
+    assert torch.equal(with_map.gains[rest], without.gains)
+    assert torch.equal(with_map.gains[4], torch.ones(3))
+
+
+def test_a_conflict_map_acts_where_it_is_set(solid, views):
+    plain = replace(CONFIG, exposure=False, agreement=False)
+    broken = repainted(views, 1, slice(50, 75))
+    conflict = torch.zeros(broken.colour.shape[:3])
+    conflict[1, 48:77] = 1.0
+    truth = bake_texture(solid, views, plain)
+    error = differences(solid, bake_texture(solid, broken, plain, conflict=conflict), truth)
+    assert error.max() < 0.06
+    assert error.mean() < 0.0005
+    assert differences(solid, bake_texture(solid, broken, plain), truth).max() > 0.2
+    nothing = bake_texture(solid, broken, plain, conflict=torch.zeros_like(conflict))
+    assert torch.equal(nothing.mesh.texture, bake_texture(solid, broken, plain).mesh.texture)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda maps: maps[1:], "conflict"),
+        (lambda maps: maps[:, ::2], "conflict"),
+        (lambda maps: maps + 1.5, "conflict"),
+        (lambda maps: maps * torch.nan, "conflict"),
+    ],
+)
+def test_conflict_maps_that_do_not_fit_are_an_error(solid, views, change, message):
+    with pytest.raises(InputError, match=message):
+        bake_texture(solid, views, CONFIG, conflict=change(torch.zeros(views.colour.shape[:3])))
+
+
+def test_baking_repeats_bit_for_bit(solid, views):
+    runs = [bake_texture(solid, repainted(views, 3), CONFIG) for _ in range(2)]
+    assert torch.equal(runs[0].mesh.texture, runs[1].mesh.texture)
+    assert torch.equal(runs[0].gains, runs[1].gains)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"agreement_tolerance": 0.2},
+        {"agreement_tolerance": -0.1},
+        {"agreement_limit": float("nan")},
+        {"first_view_votes": 0.0},
+    ],
+)
+def test_settings_out_of_range_are_an_error(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        BakeConfig(**wrong)

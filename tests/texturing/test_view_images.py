@@ -1,0 +1,71 @@
+"""Pictures made ready for baking."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.imaging.sampling import sample_picture
+from nova3d_core.rendering.views import render_views, sample_positions
+from nova3d_core.texturing.bake import bake_texture
+from nova3d_core.texturing.config import BakeConfig
+from nova3d_core.texturing.view_images import colours_around, sharpened
+
+SIZE = 32
+
+
+def pixel_means(picture: torch.Tensor, samples: int = 16) -> torch.Tensor:
+    """What a camera sees of a bilinearly interpolated picture: means over its pixels."""
+    fine = sample_picture(picture, sample_positions(SIZE, SIZE, samples))
+    return fine.reshape(SIZE, SIZE, samples**2, -1).mean(dim=2)
+
+
+def test_a_sharpened_picture_is_seen_as_the_given_one():
+    noise = torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0))
+    waves = (
+        torch.stack(
+            torch.meshgrid(torch.arange(SIZE) * 0.9, torch.arange(SIZE) * 1.3, indexing="ij"),
+            dim=-1,
+        ).sin()
+        * 0.5
+        + 0.5
+    )
+    for picture, rest in ((waves, 0.06), (noise, 0.4)):
+        blurred = (pixel_means(picture) - picture)[2:-2, 2:-2].square().mean().sqrt()
+        error = (pixel_means(sharpened(picture)) - picture)[2:-2, 2:-2].square().mean().sqrt()
+        assert error < rest * blurred
+
+
+def test_sharpening_leaves_even_colours_and_ramps_alone():
+    ramp = (torch.arange(SIZE) * 0.03)[None, :, None].expand(SIZE, SIZE, 2).contiguous()
+    torch.testing.assert_close(sharpened(ramp)[:, 5:-5], ramp[:, 5:-5], atol=1e-6, rtol=0)
+    even = torch.full((SIZE, SIZE, 3), 0.3)
+    torch.testing.assert_close(sharpened(even), even, atol=1e-6, rtol=0)
+
+
+def test_a_sharpened_texture_renders_closer_to_the_pictures(globe):
+    checks = (globe.vertices * 30).sin().prod(dim=1, keepdim=True) * 0.4 + 0.5
+    chequered = replace(globe, vertex_colours=checks.expand(-1, 3).contiguous())
+    cameras = orbit_cameras(RigConfig(count=12, width_px=64, height_px=64))
+    views = render_views(chequered, cameras).views
+    errors = []
+    for sharpen in (False, True):
+        config = BakeConfig(texture_px=256, sharpen=sharpen)
+        again = render_views(bake_texture(chequered, views, config).mesh, cameras).views
+        errors.append(float((again.colour - views.colour).square().mean()))
+    assert errors[1] < 0.5 * errors[0]  # 3 dB
+
+
+def test_colours_around_a_pixel():
+    picture = torch.zeros(5, 5, 2)
+    picture[2, 2] = torch.tensor([1.0, -1.0])
+    low, high = colours_around(picture)
+    assert high[1:4, 1:4, 0].min() == 1.0
+    assert high[..., 0].sum() == 9.0
+    assert low[1:4, 1:4, 1].max() == -1.0
+    assert low[..., 1].sum() == -9.0
+    assert (low[..., 0] == 0).all()
+    assert (high[..., 1] == 0).all()

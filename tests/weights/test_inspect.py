@@ -1,0 +1,163 @@
+"""Reading a safetensors header: what it says, and every way a file can be broken."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from nova3d_core.errors import InputError
+from nova3d_core.weights.files.inspect import TensorInfo, read_header
+
+SHAPES = {"a.weight": (3, 4), "a.bias": (3,), "scale": (), "none": (0, 5)}
+
+
+def write_raw(path: Path, entries: object, data: int = 0) -> Path:
+    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("code", "dtype"),
+    [("F32", "float32"), ("F16", "float16"), ("BF16", "bfloat16"), ("F8_E4M3", "float8_e4m3fn")],
+)
+def test_header_tells_names_formats_shapes_and_metadata(tmp_path, write_model, code, dtype):
+    path = write_model(tmp_path / "m.safetensors", SHAPES, code, {"format": "pt"})
+    header = read_header(path)
+    assert header.tensors == {name: TensorInfo(dtype, shape) for name, shape in SHAPES.items()}
+    assert header.metadata == {"format": "pt"}
+    assert header.format == "safetensors"
+    assert header.bytes == path.stat().st_size
+
+
+def test_header_equals_what_the_safetensors_library_wrote(tmp_path):
+    library = pytest.importorskip("safetensors.torch")
+    import torch
+
+    tensors = {"x": torch.zeros(2, 3), "y": torch.zeros(5, dtype=torch.bfloat16)}
+    library.save_file(tensors, str(tmp_path / "m.safetensors"), {"by": "test"})
+    header = read_header(tmp_path / "m.safetensors")
+    expected = {k: TensorInfo(str(v.dtype)[6:], tuple(v.shape)) for k, v in tensors.items()}
+    assert header.tensors == expected
+    assert header.metadata == {"by": "test"}
+
+
+def test_every_cut_of_a_file_is_refused_with_the_remedy(tmp_path, write_model):
+    whole = write_model(tmp_path / "m.safetensors", SHAPES).read_bytes()
+    for length in range(len(whole)):
+        (tmp_path / "cut.safetensors").write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"cut short|is empty") as caught:
+            read_header(tmp_path / "cut.safetensors")
+        assert "Download it again" in str(caught.value)
+
+
+def test_cut_data_says_how_many_bytes_are_there_and_promised(tmp_path, write_model):
+    path = write_model(tmp_path / "m.safetensors", {"w": (1000, 1000)})
+    whole = path.stat().st_size
+    with path.open("r+b") as stream:
+        stream.truncate(whole - 1)
+    expected = f"promises {whole:,} bytes, the file has {whole - 1:,}"
+    with pytest.raises(InputError, match=expected):
+        read_header(path)
+
+
+def test_appended_bytes_are_refused(tmp_path, write_model):
+    path = write_model(tmp_path / "m.safetensors", SHAPES)
+    path.write_bytes(path.read_bytes() + b"12345")
+    with pytest.raises(InputError, match="5 more than its header describes"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (bytes(5000), "starts with zeros"),
+        (b"\xff" * 500, "not a safetensors file.*18,446,744,073,709,551,615 bytes"),
+        ((100_000_001).to_bytes(8, "little") + b"{}", "header of 100,000,001 bytes"),
+        ((4).to_bytes(8, "little") + b"[{}]", "header is not JSON"),
+        ((4).to_bytes(8, "little") + b"{a: ", "not valid JSON"),
+        (b"\n<!DOCTYPE html>\n<html></html>", "a web page"),
+        (b"<?xml version='1.0'?><Error>denied</Error>", "a web page"),
+        (b'{"error": "Access to model is restricted"}', "a text, not a model.*restricted"),
+        (b"Entry not found", "a text, not a model.*Entry not found"),
+    ],
+)
+def test_what_is_no_model_is_named(tmp_path, content, message):
+    path = tmp_path / "svd_xt.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_header(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.ckpt"])
+def test_git_lfs_pointer_tells_the_real_size(tmp_path, name):
+    (tmp_path / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:b2652c23\nsize 9559625980\n"
+    )
+    with pytest.raises(InputError, match=r"Git LFS pointer to a file of 9,559,625,980 bytes"):
+        read_header(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"dtype": "F32", "shape": [2]}, "'w' is not described properly"),
+        ({"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}, "'w' is not described properly"),
+        ("F32", "'w' is not described properly"),
+        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, "does not fit its place"),
+        ({"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}, "does not fit its place"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}, "does not fit its place"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}, "starts at 4, expected 0"),
+    ],
+)
+def test_a_malformed_tensor_entry_is_named(tmp_path, entry, message):
+    path = write_raw(tmp_path / "m.safetensors", {"w": entry}, data=8)
+    with pytest.raises(InputError, match=message):
+        read_header(path)
+
+
+def test_overlapping_tensors_are_refused(tmp_path):
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    path = write_raw(tmp_path / "m.safetensors", {"v": entry, "w": entry}, data=8)
+    with pytest.raises(InputError, match="'w' starts at 0, expected 8"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0480])
+def test_a_length_that_looks_like_a_pickle_is_still_safetensors(tmp_path, length):
+    text = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    path = write_raw(tmp_path / "m.safetensors", text, data=4)
+    assert path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x04")
+    assert read_header(path).tensors == {"w": TensorInfo("float32", (1,))}
+
+
+def test_the_contents_decide_the_format_not_the_name(tmp_path, write_model):
+    path = write_model(tmp_path / "renamed.ckpt", SHAPES)
+    assert read_header(path).format == "safetensors"
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.safetensors cannot be read"):
+        read_header(tmp_path / "gone.safetensors")
+
+
+def test_no_damage_raises_anything_but_input_error(tmp_path, write_model):
+    whole = write_model(tmp_path / "m.safetensors", SHAPES, metadata={"a": "b"}).read_bytes()
+    random_source = random.Random(7)
+    outcomes = set()
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for _ in range(random_source.randint(1, 3)):
+            damaged[random_source.randrange(300)] = random_source.randrange(256)
+        (tmp_path / "d.safetensors").write_bytes(damaged)
+        try:
+            read_header(tmp_path / "d.safetensors")
+            outcomes.add("read")
+        except InputError:
+            outcomes.add("refused")
+    assert "refused" in outcomes
