@@ -1,4 +1,4 @@
-"""NOVA3D for ComfyUI: pictures of an object with their cameras in, a textured 3D mesh out.
+"""NOVA3D for ComfyUI: images of an object with their cameras in, a textured 3D mesh out.
 
 ComfyUI imports this file and asks for the nodes; outside ComfyUI the core is `nova3d_core`.
 Nothing heavy is imported here.

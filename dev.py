@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Sets the project up and runs a job: demo, test, lint, docs, bench. Needs only Python 3.10+.
 
-    python dev.py demo     a shipped picture to a mesh by the built-in model; see demo_output/
+    python dev.py demo     a shipped image to a mesh by the built-in model; see demo_output/
     python dev.py test     lint and the fast tests; further words go to pytest
     python dev.py test --all         all tests, also those marked slow
     python dev.py test --host PATH   only the tests that drive the ComfyUI in that folder

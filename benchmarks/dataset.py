@@ -23,7 +23,7 @@ import torch
 import tyro
 from measure import machine
 
-from nova3d_core.training.data.config import DatasetConfig, PictureConfig
+from nova3d_core.training.data.config import DatasetConfig, ImageConfig
 from nova3d_core.training.data.mesh_sources import Procedural
 from nova3d_core.training.data.render import render_object
 from nova3d_core.training.data.render_dataset import render_dataset
@@ -40,8 +40,8 @@ class DatasetBenchmark:
 
     count: int = 100
     """Objects."""
-    picture: PictureConfig = field(default_factory=PictureConfig)
-    """How pictures are taken."""
+    image: ImageConfig = field(default_factory=ImageConfig)
+    """How images are taken."""
     step_seconds: float | None = None
     """What a training step takes; timed here if not given."""
     batch: int = 8
@@ -63,20 +63,20 @@ def each_ms(things: list[Any], work: Callable[[Any], Any]) -> tuple[float, list[
 
 def rendering_ms(settings: DatasetBenchmark) -> dict[str, float]:
     """Milliseconds of each part of making an object's shard."""
-    config = settings.picture
+    config = settings.image
     render_object(procedural_object(0), config=config)  # loads the kernels
     making, meshes = each_ms(list(range(settings.count)), procedural_object)
-    rendering, pictures = each_ms(
+    rendering, images = each_ms(
         meshes, lambda mesh: render_object(mesh, config=config, closed=True)
     )
-    packing, _ = each_ms(pictures, lambda taken: members_of(taken, {}, "png"))
+    packing, _ = each_ms(images, lambda taken: members_of(taken, {}, "png"))
     return {"making": making, "rendering": rendering, "packing": packing}
 
 
 def reading_ms(settings: DatasetBenchmark, kind: str) -> float:
     """Milliseconds to read an object of a shard; the disk's cache is warm, as it is in training."""
     with tempfile.TemporaryDirectory() as folder:
-        config = DatasetConfig(picture=settings.picture, pictures_as=kind)
+        config = DatasetConfig(image=settings.image, images_as=kind)
         render_dataset(Procedural(min(settings.count, 50)), folder, config)
         items = iter(ShardDataset(folder))
         list(islice(items, 10))
@@ -119,7 +119,7 @@ def kinds_ms(settings: DatasetBenchmark) -> dict[str, float]:
         kind: each_ms(
             list(range(count)),
             lambda seed, kind=kind: render_object(
-                procedural_object(seed, kind), config=settings.picture, closed=True
+                procedural_object(seed, kind), config=settings.image, closed=True
             ),
         )[0]
         for kind in KINDS

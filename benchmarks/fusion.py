@@ -2,11 +2,11 @@
 
     python dev.py bench fusion --conditions clean noisy conflict noisy+conflict
 
-Each object is rendered, written to a views folder and read back (pictures of eight bits, as users
+Each object is rendered, written to a views folder and read back (images of eight bits, as users
 have them), fused, written as GLB, read back and measured against the truth; so are the refined
 poses and the conflict maps, where the fusion gives them. Also, the truth's own geometry is textured
 from the clean views ("texture" rows): what baking alone can reach.
-Writes report.json, report.md, a picture sheet for each run and its conflict maps into the output
+Writes report.json, report.md, an image sheet for each run and its conflict maps into the output
 folder; both reports are written anew after each run, so that a long one that is stopped keeps what
 it measured.
 """
@@ -60,13 +60,13 @@ TARGETS = (
     Target("clean", "surface.iou", "animal_bull", ">=", 0.985),
     Target("clean", "surface.cd_l1", "toy_bunny_racer", "<=", 0.0050),
     Target("clean", "surface.iou", "toy_bunny_racer", ">=", 0.955),
-    Target("clean", "pictures_all.normal_error_deg", "mean", "<=", 4.5),
-    Target("clean", "pictures_el0.psnr", "mean", ">=", 33.0),
-    Target("clean", "pictures_el25.psnr", "mean", ">=", 27.0),
+    Target("clean", "images_all.normal_error_deg", "mean", "<=", 4.5),
+    Target("clean", "images_el0.psnr", "mean", ">=", 33.0),
+    Target("clean", "images_el25.psnr", "mean", ">=", 27.0),
     Target("noisy+conflict", "visible.cd_l1", "mean", "<=", 0.0022),
     Target("noisy+conflict", "visible.f_at_0.005", "mean", ">=", 0.90),
     Target("noisy+conflict", "visible.cd_l1", "worst / clean", "<=", 2.0),
-    Target("noisy+conflict", "pictures_el0.psnr", "mean", ">=", 29.0),
+    Target("noisy+conflict", "images_el0.psnr", "mean", ">=", 29.0),
     Target("noisy", "visible.cd_l1", "mean", "<=", 0.0020),
     Target("conflict", "visible.cd_l1", "mean / clean", "<=", 1.15),
     Target("noisy", "after.rotation_deg_median", "worst", "<", 0.25),
@@ -90,9 +90,9 @@ COLUMNS = (
     ("visible F@.005", "visible.f_at_0.005", ".3f"),
     ("CD-L1", "surface.cd_l1", ".4f"),
     ("IoU (closed ones)", "surface.iou", ".3f"),
-    ("normal error °", "pictures_all.normal_error_deg", ".2f"),
-    ("PSNR el 0", "pictures_el0.psnr", ".2f"),
-    ("PSNR el ±25", "pictures_el25.psnr", ".2f"),
+    ("normal error °", "images_all.normal_error_deg", ".2f"),
+    ("PSNR el 0", "images_el0.psnr", ".2f"),
+    ("PSNR el ±25", "images_el25.psnr", ".2f"),
     ("total s", "seconds.total", ".1f"),
     ("peak GB", "peak_gb", ".2f"),
 )
@@ -128,7 +128,7 @@ class FusionBenchmark:
     objects: tuple[str, ...] = ()
     """Only these objects; all without any."""
     conditions: tuple[str, ...] = ("clean", "noisy", "conflict", "noisy+conflict")
-    """clean: true pictures; noisy: wrong poses; conflict: views that contradict each other."""
+    """clean: true images; noisy: wrong poses; conflict: views that contradict each other."""
     seed: int = 0
     """Start of the random numbers of the conditions."""
     keep_views: bool = False

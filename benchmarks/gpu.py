@@ -241,7 +241,7 @@ def sampled(
         placement=OneDevice(model, device, dtype, keep=True),
         progress=progress or Progress(),
     )
-    return result.pictures, time.perf_counter() - begun
+    return result.images, time.perf_counter() - begun
 
 
 # Time and memory

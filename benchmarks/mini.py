@@ -4,7 +4,7 @@
 
 Every object is painted from its first view and compared with the truth over the 15 others. Of the
 first ones the painted views are fused; the meshes' distance to the true surface is set against what
-the picture's silhouette alone gives: the silhouette, extruded over the object's true depth.
+the image's silhouette alone gives: the silhouette, extruded over the object's true depth.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def fused_figures(
     family = FAMILIES[NAME]
     size = truth.colour.shape[1]
     mesh = procedural_object(object_seed(HELD_OUT_SEED, number), cells=cells_for(size))
-    ruler = EvaluateConfig(with_pictures=False)
+    ruler = EvaluateConfig(with_images=False)
     cameras = stations_of(family, size).cameras_input_first()
     views = gathered(cameras, painted[0], painted[1])
     depth = mesh.vertices[:, 2]

@@ -3,7 +3,7 @@
     python dev.py bench node_overhead --host PATH [--python INTERPRETER] [-o overhead.json]
 
 Overhead = time of the node's execute - time of its core call + time of its progress reports (with
-their preview pictures) inside that call. Target: under 2 % of the core call or under 50 ms.
+their preview images) inside that call. Target: under 2 % of the core call or under 50 ms.
 Views of the shipped knight, small, so that the node's share shows. The first run of each node is
 left out: it imports the core.
 """
@@ -120,7 +120,7 @@ surface, refined, _, _ = run("DeconflictFusion", views=views, preset="draft")
 (raw,) = run("ExtractMesh", surface=surface, target_faces=5000)
 textured, _, _ = run("BakeTexture", mesh=raw, views=refined, surface=surface, texture_size=512)
 run("ExportMesh", mesh=textured)
-run("EvaluateMesh", mesh=textured, reference=textured, points=20000, picture_size=128)
+run("EvaluateMesh", mesh=textured, reference=textured, points=20000, image_size=128)
 with open(report, "w") as file:
     json.dump(seen, file)
 """

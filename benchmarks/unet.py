@@ -46,7 +46,7 @@ class UNetBenchmark:
     views: int = 16
     """Views of an object."""
     latent: int = 32
-    """Height and width of the latents; 32 for pictures of 256 pixels."""
+    """Height and width of the latents; 32 for images of 256 pixels."""
     rounds: int = 5
     """Passes of each network."""
     device: str = "cpu"

@@ -116,7 +116,7 @@ def texts_of(record: dict) -> list[str]:
 
 
 def files_of(record: dict) -> list[dict]:
-    """All {filename, subfolder, type} that the nodes report: meshes, pictures, texts."""
+    """All {filename, subfolder, type} that the nodes report: meshes, images, texts."""
     entries = [
         entry
         for output in record["outputs"].values()

@@ -46,11 +46,11 @@ def _copied(value: Any) -> Any:
     return value
 
 
-def pictures_of(image: Tensor, name: str = "image") -> Tensor:
-    """An IMAGE as pictures (V, H, W, 3 or 4), float32 on the CPU.
+def images_of(image: Tensor, name: str = "image") -> Tensor:
+    """An IMAGE as images (V, H, W, 3 or 4), float32 on the CPU.
 
     Raises:
-        InputError: another number of axes or channels, or no picture in it.
+        InputError: another number of axes or channels, or no image in it.
     """
     if image.ndim == 3:
         image = image[None]
@@ -58,24 +58,24 @@ def pictures_of(image: Tensor, name: str = "image") -> Tensor:
         raise InputError(
             f"{name} has shape {tuple(image.shape)}, expected (count, height, width, 3 or 4)."
         )
-    pictures = plain(image)
-    return pictures.repeat(1, 1, 1, 3) if pictures.shape[-1] == 1 else pictures
+    images = plain(image)
+    return images.repeat(1, 1, 1, 3) if images.shape[-1] == 1 else images
 
 
 def colours_of(image: Tensor, name: str) -> Tensor:
-    """An IMAGE as pictures (V, H, W, 3); an alpha is left out."""
-    return pictures_of(image, name)[..., :3]
+    """An IMAGE as images (V, H, W, 3); an alpha is left out."""
+    return images_of(image, name)[..., :3]
 
 
-def masks_of(mask: Tensor | None, pictures: Tensor, name: str = "mask") -> Tensor | None:
+def masks_of(mask: Tensor | None, images: Tensor, name: str = "mask") -> Tensor | None:
     """A MASK as (V, H, W), float32 on the CPU; None where it says nothing.
 
-    One mask serves all pictures. LoadImage gives 64 x 64 zeros for a picture without alpha: that is
-    no mask, whatever the picture's size.
+    One mask serves all images. LoadImage gives 64 x 64 zeros for an image without alpha: that is
+    no mask, whatever the image's size.
 
     Args:
         mask: (V, H, W) or (H, W), 1 on the object.
-        pictures: (V, H, W, C) that the masks belong to.
+        images: (V, H, W, C) that the masks belong to.
         name: how the user knows the input.
     """
     if mask is None:
@@ -87,16 +87,16 @@ def masks_of(mask: Tensor | None, pictures: Tensor, name: str = "mask") -> Tenso
     if mask.ndim != 3 or mask.numel() == 0:
         raise InputError(f"{name} has shape {tuple(mask.shape)}, expected (count, height, width).")
     masks = plain(mask)
-    if masks.shape[1:] == (64, 64) != tuple(pictures.shape[1:3]) and not bool(masks.any()):
+    if masks.shape[1:] == (64, 64) != tuple(images.shape[1:3]) and not bool(masks.any()):
         return None
-    if len(masks) == 1 and len(pictures) > 1:
-        masks = masks.expand(len(pictures), -1, -1)
+    if len(masks) == 1 and len(images) > 1:
+        masks = masks.expand(len(images), -1, -1)
     return masks
 
 
-def image_from(pictures: Tensor) -> Tensor:
-    """Pictures (V, H, W, 3) as an IMAGE, on the device where the host keeps results."""
-    return pictures.detach().float().clamp(0.0, 1.0).to(_kept_on())
+def image_from(images: Tensor) -> Tensor:
+    """Images (V, H, W, 3) as an IMAGE, on the device where the host keeps results."""
+    return images.detach().float().clamp(0.0, 1.0).to(_kept_on())
 
 
 def mask_from(masks: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def _kept_on() -> torch.device:
 
 
 def cameras_of(given: Any, width_px: int, height_px: int) -> Cameras:
-    """Cameras from a NOVA3D_CAMERAS parcel or from a viewer's LOAD3D_CAMERA, for a picture size."""
+    """Cameras from a NOVA3D_CAMERAS parcel or from a viewer's LOAD3D_CAMERA, for an image size."""
     if isinstance(given, Mapping):
         return camera_of_viewer(given, width_px, height_px)
     bundle = getattr(given, "bundle", None)

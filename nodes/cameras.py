@@ -65,7 +65,7 @@ def _path_inputs() -> list[io.Input]:
             tooltip=(
                 "The cameras of a model: nova3d 16 level views; sv3d 21 whose LAST is the front; "
                 "v3d 18; wonder3d 6 with parallel rays (0, 45, 90, 180, 270, 315). With 'custom' "
-                "the inputs below count, otherwise only the picture size does."
+                "the inputs below count, otherwise only the image size does."
             ),
         ),
         io.Int.Input(
@@ -119,13 +119,13 @@ def _lens_inputs() -> list[io.Input]:
         )),
         advanced(io.Float.Input(
             "ortho_scale", default=1.5, min=0.01, max=100.0, step=0.05,
-            tooltip="orthographic: how much of the world the picture's width shows, in units.",
+            tooltip="orthographic: how much of the world the image's width shows, in units.",
         )),
         io.Int.Input(
-            "width", default=256, min=16, max=8192, step=8, tooltip="Picture width in pixels."
+            "width", default=256, min=16, max=8192, step=8, tooltip="Image width in pixels."
         ),
         io.Int.Input(
-            "height", default=256, min=16, max=8192, step=8, tooltip="Picture height in pixels."
+            "height", default=256, min=16, max=8192, step=8, tooltip="Image height in pixels."
         ),
     ]  # fmt: skip
 

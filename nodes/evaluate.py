@@ -20,7 +20,7 @@ class EvaluateMesh(io.ComfyNode):
             category=f"{CATEGORY}/evaluate",
             description=(
                 "Measures how close a mesh is to its reference: distances, F-scores, normals, "
-                "volume overlap, and pictures rendered from 32 poses. The reference is centred and "
+                "volume overlap, and images rendered from 32 poses. The reference is centred and "
                 "its longest side made 1; all lengths are in that unit. Runs on the CPU."
             ),
             search_aliases=["chamfer distance", "mesh metrics", "compare meshes", "psnr", "iou"],
@@ -48,8 +48,8 @@ class EvaluateMesh(io.ComfyNode):
                     tooltip="strict: random points on each surface.",
                 )),
                 advanced(io.Int.Input(
-                    "picture_size", default=256, min=32, max=2048, step=32,
-                    tooltip="Width and height of the compared pictures.",
+                    "image_size", default=256, min=32, max=2048, step=32,
+                    tooltip="Width and height of the compared images.",
                 )),
                 advanced(io.Int.Input(
                     "seed", default=0, min=0, max=2**31 - 1,
@@ -68,7 +68,7 @@ class EvaluateMesh(io.ComfyNode):
 
     @classmethod
     @with_warnings
-    def execute(cls, mesh, reference, align, protocol, points, picture_size, seed) -> io.NodeOutput:
+    def execute(cls, mesh, reference, align, protocol, points, image_size, seed) -> io.NodeOutput:
         from ..nova3d_core.evaluation.config import EvaluateConfig
         from ..nova3d_core.evaluation.protocol import evaluate_mesh_with_sheet
         from ..nova3d_core.evaluation.report import figure_lines
@@ -76,7 +76,7 @@ class EvaluateMesh(io.ComfyNode):
 
         with working() as work:
             config = EvaluateConfig(
-                protocol, points=points, seed=seed, align=align, picture_px=picture_size
+                protocol, points=points, seed=seed, align=align, image_px=image_size
             )
             meshes = one_mesh_of(mesh), one_mesh_of(reference, "reference")
             report, sheet = evaluate_mesh_with_sheet(*meshes, config, work.progress)

@@ -43,7 +43,7 @@ class ExportMesh(io.ComfyNode):
             description=(
                 "Writes a mesh with its texture into ComfyUI's output folder. Give a mesh, or a "
                 "surface with its views: then the mesh is extracted and textured on the way. A GLB "
-                "carries the workflow, like saved pictures do. Nothing is overwritten."
+                "carries the workflow, like saved images do. Nothing is overwritten."
             ),
             search_aliases=["save glb", "save mesh", "save 3d model", "obj", "ply"],
             is_output_node=True,

@@ -14,7 +14,7 @@ _DEEPEST = 4
 _ASSETS = Path(__file__).resolve().parents[1] / "nova3d_core" / "assets"
 EXAMPLE_VIEWS = {
     "example: knight": _ASSETS / "knight" / "views",
-    "example: one picture": _ASSETS / "picture",
+    "example: one image": _ASSETS / "image",
 }
 """What a newcomer can load before the input folder holds anything; saved workflows name them."""
 EXAMPLE_MESHES = {
@@ -65,7 +65,7 @@ def _found(choose: Callable[[str, _Listing], list[str]]) -> list[str]:
         relative = Path(folder).relative_to(root)
         listing = _Listing(tuple(below), files)
         if len(relative.parts) >= _DEEPEST or (listing.layout == "transforms" and relative.parts):
-            below.clear()  # what lies below views is their pictures, often thousands
+            below.clear()  # what lies below views is their images, often thousands
         if listing.layout == "colmap":  # its other folders may hold a dense model or meshes
             below[:] = [name for name in below if name not in _COLMAP_FOLDERS]
         below[:] = sorted(name for name in below if not name.startswith("."))

@@ -70,7 +70,7 @@ def _sdf_config(
 
 def _fusion_inputs() -> list[io.Input]:
     return [
-        VIEWS.Input("views", tooltip="Pictures with their cameras; normals help greatly."),
+        VIEWS.Input("views", tooltip="Images with their cameras; normals help greatly."),
         _preset_input(),
         _seed_input(),
         io.Boolean.Input(
@@ -135,7 +135,7 @@ class DeconflictFusion(io.ComfyNode):
                 ),
                 io.Image.Output(
                     display_name="conflict_maps",
-                    tooltip="White where a picture contradicts the others; one for each view.",
+                    tooltip="White where an image contradicts the others; one for each view.",
                 ),
                 io.String.Output(
                     display_name="report",
@@ -185,13 +185,13 @@ class RefinePoses(io.ComfyNode):
             display_name="Refine Camera Poses (NOVA3D)",
             category=f"{CATEGORY}/mesh",
             description=(
-                "Finds where each picture was really taken from, by a fusion that stops before its "
+                "Finds where each image was really taken from, by a fusion that stops before its "
                 "finest level. The first view stays as it is. Fuse Views does this itself: use "
                 "this node for views that go elsewhere, into a NeRF or a splat trainer."
             ),
             search_aliases=["camera calibration", "pose optimization", "bundle adjustment"],
             inputs=[
-                VIEWS.Input("views", tooltip="Pictures with cameras that are a little wrong."),
+                VIEWS.Input("views", tooltip="Images with cameras that are a little wrong."),
                 _preset_input(),
                 _seed_input(),
                 _device_input(),

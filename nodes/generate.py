@@ -1,4 +1,4 @@
-"""From one picture to views around its object, by a multi-view model."""
+"""From one image to views around its object, by a multi-view model."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ AUTO = "auto"
 MOST_SEED = 2**64 - 1
 
 
-def _picture_inputs(model_tooltip: str) -> list[io.Input]:
+def _image_inputs(model_tooltip: str) -> list[io.Input]:
     return [
         MODEL.Input("model", tooltip=model_tooltip),
         io.Image.Input(
-            "image", tooltip="One picture of the whole object; it is framed as the model wants it."
+            "image", tooltip="One image of the whole object; it is framed as the model wants it."
         ),
         io.Mask.Input(
             "mask",
             optional=True,
-            tooltip="1 on the object. Without it: the picture's alpha, else what is not white.",
+            tooltip="1 on the object. Without it: the image's alpha, else what is not white.",
         ),
     ]
 
@@ -51,7 +51,7 @@ def _sampling_inputs() -> list[io.Input]:
             options=[AUTO, *GUIDANCE_KINDS],
             default=AUTO,
             tooltip=(
-                "How strongly views follow the picture. auto: as the model's authors do; triangle: "
+                "How strongly views follow the image. auto: as the model's authors do; triangle: "
                 "grows to the back; linear: grows from first to last; constant: highest for all."
             ),
         ),
@@ -80,19 +80,19 @@ class SampleMultiviewNormals(io.ComfyNode):
             display_name="Sample Multi-View Normals (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Paints 16 views of a picture's object, colours and normals together, with a "
+                "Paints 16 views of an image's object, colours and normals together, with a "
                 "NOVA3D model. Watch them appear on the node. Link the views to Fuse Views into a "
                 "Surface."
             ),
             search_aliases=["image to views", "multiview", "image to 3d", "normals", "nova3d"],
             inputs=[
-                *_picture_inputs("A NOVA3D model; for SV3D and V3D there is Sample Orbit."),
+                *_image_inputs("A NOVA3D model; for SV3D and V3D there is Sample Orbit."),
                 *_sampling_inputs(),
             ],
             outputs=[
                 VIEWS.Output(
                     display_name="views",
-                    tooltip="Pictures, normals and masks with their cameras, for fusion.",
+                    tooltip="Images, normals and masks with their cameras, for fusion.",
                 ),
                 io.Image.Output(display_name="colour", tooltip="As painted, the input view first."),
                 io.Image.Output(
@@ -117,8 +117,8 @@ class SampleMultiviewNormals(io.ComfyNode):
         made = _sampled(model.bundle, image, mask, (guidance, lowest, highest), config, True)
         return io.NodeOutput(
             Parcel(made.views),
-            image_from(made.pictures[0]),
-            image_from(made.pictures[1]),
+            image_from(made.images[0]),
+            image_from(made.images[1]),
             mask_from(_masks(made)),
         )
 
@@ -133,14 +133,14 @@ class SampleOrbit(io.ComfyNode):
             display_name="Sample Orbit (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Paints views around a picture's object in colour: 21 with SV3D, 18 with V3D. "
+                "Paints views around an image's object in colour: 21 with SV3D, 18 with V3D. "
                 "SV3D p goes along any orbit that you link or set. The views can be fused as they "
                 "are; with normals from another node, linked through Assemble Views, they get "
                 "finer."
             ),
             search_aliases=["sv3d", "v3d", "orbital video", "novel view", "image to 3d"],
             inputs=[
-                *_picture_inputs("An SV3D or V3D model; for NOVA3D: Sample Multi-View Normals."),
+                *_image_inputs("An SV3D or V3D model; for NOVA3D: Sample Multi-View Normals."),
                 CAMERAS.Input(
                     "cameras",
                     optional=True,
@@ -152,7 +152,7 @@ class SampleOrbit(io.ComfyNode):
                 io.Float.Input(
                     "elevation", default=0.0, min=-90.0, max=90.0, step=0.5,
                     tooltip=(
-                        "How high above the horizon the picture was taken, in degrees; SV3D p is "
+                        "How high above the horizon the image was taken, in degrees; SV3D p is "
                         "told of it. Not used if cameras are linked."
                     ),
                 ),
@@ -160,14 +160,14 @@ class SampleOrbit(io.ComfyNode):
             ],
             outputs=[
                 VIEWS.Output(
-                    display_name="views", tooltip="Pictures and masks with their cameras."
+                    display_name="views", tooltip="Images and masks with their cameras."
                 ),
                 io.Image.Output(
                     display_name="images", tooltip="As painted, the input view first."
                 ),
                 CAMERAS.Output(
                     display_name="cameras",
-                    tooltip="Of these pictures in this order, for Assemble Views.",
+                    tooltip="Of these images in this order, for Assemble Views.",
                 ),
             ],
         )  # fmt: skip
@@ -185,7 +185,7 @@ class SampleOrbit(io.ComfyNode):
         strength = (guidance, lowest, highest)
         made = _sampled(model.bundle, image, mask, strength, config, False, given)
         return io.NodeOutput(
-            Parcel(made.views), image_from(made.pictures[0]), Parcel(made.views.cameras)
+            Parcel(made.views), image_from(made.images[0]), Parcel(made.views.cameras)
         )
 
 
@@ -205,10 +205,10 @@ def _sampled(
 
     with sampling() as progress:
         _check_family(model, with_normals)
-        picture, its_mask = _one_picture(image, mask)
+        image, its_mask = _one_image(image, mask)
         made = sample(
             model.model,
-            picture,
+            image,
             its_mask,
             _config(guidance, settings, model.memory_gib()),
             cameras,
@@ -236,21 +236,21 @@ def _check_family(model: HostedModel, with_normals: bool) -> None:
         )
 
 
-def _one_picture(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _one_image(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """(H, W, 3 or 4) in 0..1 and, if it says something, (H, W)."""
     from ..nova3d_core.errors import InputError
-    from .adapters import masks_of, pictures_of
+    from .adapters import images_of, masks_of
 
-    pictures = pictures_of(image).clamp(0.0, 1.0)  # resizing nodes overshoot a little
-    if len(pictures) != 1:
+    images = images_of(image).clamp(0.0, 1.0)  # resizing nodes overshoot a little
+    if len(images) != 1:
         raise InputError(
-            f"image is a batch of {len(pictures)} pictures, expected one.",
+            f"image is a batch of {len(images)} images, expected one.",
             "Take one of them, with ImageFromBatch for example.",
         )
-    masks = masks_of(mask, pictures)
+    masks = masks_of(mask, images)
     if masks is not None and len(masks) != 1:
-        raise InputError(f"mask is a batch of {len(masks)} masks for one picture.")
-    return pictures[0], None if masks is None else masks[0]
+        raise InputError(f"mask is a batch of {len(masks)} masks for one image.")
+    return images[0], None if masks is None else masks[0]
 
 
 def _config(
@@ -272,7 +272,7 @@ def _config(
 def _masks(made: Sample) -> Tensor:
     """(V, H, W); all ones where the views have none."""
     masks = made.views.masks
-    return made.pictures.new_ones(made.pictures.shape[1:4]) if masks is None else masks
+    return made.images.new_ones(made.images.shape[1:4]) if masks is None else masks
 
 
 NODES = [SampleMultiviewNormals, SampleOrbit]

@@ -26,13 +26,13 @@ FITTED_SIZE = 5.0
 
 
 def camera_of_viewer(info: Mapping[str, Any], width_px: int, height_px: int) -> Cameras:
-    """The viewer's camera with pictures of a size.
+    """The viewer's camera with images of a size.
 
     Args:
         info: `position` and `target` with x, y, z; `zoom`; `cameraType`; perhaps `quaternion` (the
             camera's turn in the world, which is used rather than the target), `fov` (vertical, in
             degrees) and `frustum` (orthographic: left, right, top, bottom).
-        width_px, height_px: the picture; its height sees what the viewer's height sees.
+        width_px, height_px: the image; its height sees what the viewer's height sees.
 
     Returns:
         One camera.

@@ -1,4 +1,4 @@
-"""Pictures before a multi-view model or a fusion sees them."""
+"""Images before a multi-view model or a fusion sees them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .runtime import with_warnings, working
 
 
 class PrepareImage(io.ComfyNode):
-    """Crops a picture to its object."""
+    """Crops an image to its object."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -18,18 +18,18 @@ class PrepareImage(io.ComfyNode):
             display_name="Prepare Image for 3D (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Crops a picture to its object and puts it in the middle of a square on white, as "
+                "Crops an image to its object and puts it in the middle of a square on white, as "
                 "multi-view models want it. Without a mask the object is told from a white "
-                "background; transparent pictures bring their own mask."
+                "background; transparent images bring their own mask."
             ),
             search_aliases=["crop to object", "center object", "recenter", "white background"],
             inputs=[
-                io.Image.Input("image", tooltip="One picture or a batch; RGB, or RGBA with alpha."),
+                io.Image.Input("image", tooltip="One image or a batch; RGB, or RGBA with alpha."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
                     tooltip=(
-                        "1 on the object. Without it: the picture's alpha, else what is not white."
+                        "1 on the object. Without it: the image's alpha, else what is not white."
                     ),
                 ),
                 io.Int.Input(
@@ -46,13 +46,13 @@ class PrepareImage(io.ComfyNode):
                     min=0.1,
                     max=1.0,
                     step=0.01,
-                    tooltip="The object's longer side as a share of the picture; 0.7 leaves a rim.",
+                    tooltip="The object's longer side as a share of the image; 0.7 leaves a rim.",
                 ),
                 io.Boolean.Input(
                     "invert_mask",
                     default=False,
                     tooltip=(
-                        "Turn on for the mask of Load Image, which is 1 where the picture is "
+                        "Turn on for the mask of Load Image, which is 1 where the image is "
                         "transparent."
                     ),
                 ),
@@ -69,14 +69,14 @@ class PrepareImage(io.ComfyNode):
         cls, image, size: int, object_share: float, invert_mask: bool, mask=None
     ) -> io.NodeOutput:
         from ..nova3d_core.imaging.crop import CropConfig, prepare_images
-        from .adapters import image_from, mask_from, masks_of, pictures_of
+        from .adapters import image_from, images_of, mask_from, masks_of
 
         with working():
-            pictures = pictures_of(image)
-            masks = masks_of(mask, pictures)
+            images = images_of(image)
+            masks = masks_of(mask, images)
             if masks is not None and invert_mask:
                 masks = 1.0 - masks
-            colour, masks = prepare_images(pictures, masks, CropConfig(size, object_share))
+            colour, masks = prepare_images(images, masks, CropConfig(size, object_share))
             return io.NodeOutput(image_from(colour), mask_from(masks))
 
 

@@ -135,7 +135,7 @@ def explained(less_memory: str = "") -> Iterator[None]:
 
 
 _LESS_MEMORY = (
-    "Use the preset 'draft', fewer or smaller pictures, or the device 'cpu' where the node has one."
+    "Use the preset 'draft', fewer or smaller images, or the device 'cpu' where the node has one."
 )
 _SMALLER_SAMPLE = "Load the model as fp16 or bf16, choose a smaller size, or close other programs."
 
@@ -237,7 +237,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _progress(notes: _Notes) -> Progress:
-    """A `Progress` that shows steps and pictures on the running node and hears its cancel."""
+    """A `Progress` that shows steps and images on the running node and hears its cancel."""
     from comfy import model_management
     from comfy.utils import ProgressBar
 
@@ -256,15 +256,15 @@ def _progress(notes: _Notes) -> Progress:
         if event.preview is None and not over and now_s - last_s < REPORT_EVERY_S:
             return
         last_s = now_s
-        picture = None if event.preview is None else _preview(event.preview())
-        bar.update_absolute(event.step, event.total, picture)
+        image = None if event.preview is None else _preview(event.preview())
+        bar.update_absolute(event.step, event.total, image)
 
     return Progress(report, model_management.processing_interrupted)
 
 
-def _preview(picture: torch.Tensor) -> tuple[str, Any, int]:
-    """A picture (H, W, 3) in 0..1 as the host's progress bar wants it."""
+def _preview(image: torch.Tensor) -> tuple[str, Any, int]:
+    """An image (H, W, 3) in 0..1 as the host's progress bar wants it."""
     from PIL import Image
 
-    levels = (picture.detach().clamp(0.0, 1.0) * 255.0).round().byte().cpu().numpy()
+    levels = (image.detach().clamp(0.0, 1.0) * 255.0).round().byte().cpu().numpy()
     return "JPEG", Image.fromarray(levels), PREVIEW_PX

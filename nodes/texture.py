@@ -69,7 +69,7 @@ class BakeTexture(io.ComfyNode):
             category=f"{CATEGORY}/mesh",
             description=(
                 "Bakes the views' colours into a texture: each texel takes its colour from the "
-                "pictures that see it well and agree about it; what no view has seen is filled "
+                "images that see it well and agree about it; what no view has seen is filled "
                 "from around. Runs on the CPU."
             ),
             search_aliases=["project texture", "multiview texture", "texture projection", "unwrap"],

@@ -1,4 +1,4 @@
-"""Views: pictures with their cameras, from pictures, from folders, into folders, from meshes."""
+"""Views: images with their cameras, from images, from folders, into folders, from meshes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .runtime import explained, with_warnings, working
 from .sockets import CAMERAS, VIEWS, Parcel
 
 FRAME_TOOLTIP = (
-    "The axes of the normals: world; camera: each picture's own (OpenGL: a wall that faces the "
-    "camera is (0, 0, 1), light blue); front_view: the first picture's camera for all."
+    "The axes of the normals: world; camera: each image's own (OpenGL: a wall that faces the "
+    "camera is (0, 0, 1), light blue); front_view: the first image's camera for all."
 )
 
 
 class AssembleViews(io.ComfyNode):
-    """Views from picture batches."""
+    """Views from image batches."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -33,20 +33,20 @@ class AssembleViews(io.ComfyNode):
             display_name="Assemble Views from Images (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Puts a batch of pictures and their cameras together as views, ready for fusion: "
-                "pictures of any multi-view model, of renders or photographs. Masks come from the "
+                "Puts a batch of images and their cameras together as views, ready for fusion: "
+                "images of any multi-view model, of renders or photographs. Masks come from the "
                 "mask input, from alpha, or from a white background."
             ),
             search_aliases=["multiview", "images to views", "sv3d", "wonder3d", "combine normals"],
             inputs=[
-                io.Image.Input("images", tooltip="One picture for each camera, in their order."),
+                io.Image.Input("images", tooltip="One image for each camera, in their order."),
                 CAMERAS.Input(
-                    "cameras", tooltip="As many cameras as pictures; they take the pictures' size."
+                    "cameras", tooltip="As many cameras as images; they take the images' size."
                 ),
                 io.Image.Input(
                     "normals",
                     optional=True,
-                    tooltip="Normal pictures, 0.5 n + 0.5; they show the fusion hollows and folds.",
+                    tooltip="Normal images, 0.5 n + 0.5; they show the fusion hollows and folds.",
                 ),
                 io.Mask.Input(
                     "masks",
@@ -62,8 +62,8 @@ class AssembleViews(io.ComfyNode):
                 advanced(io.Int.Input(
                     "first_view", default=0, min=-4096, max=4096,
                     tooltip=(
-                        "Which picture comes first: the fusion trusts it most and takes its pose "
-                        "as exact. SV3D puts its input picture last: use -1."
+                        "Which image comes first: the fusion trusts it most and takes its pose "
+                        "as exact. SV3D puts its input image last: use -1."
                     ),
                 )),
                 advanced(io.Boolean.Input(
@@ -72,7 +72,7 @@ class AssembleViews(io.ComfyNode):
                     tooltip="Turn on for masks that are 1 on the background, as Load Image's are.",
                 )),
             ],
-            outputs=[VIEWS.Output(display_name="views", tooltip="Pictures with their cameras.")],
+            outputs=[VIEWS.Output(display_name="views", tooltip="Images with their cameras.")],
         )  # fmt: skip
 
     @classmethod
@@ -81,17 +81,15 @@ class AssembleViews(io.ComfyNode):
         cls, images, cameras, normal_frame, first_view, invert_masks, normals=None, masks=None
     ) -> io.NodeOutput:
         from ..nova3d_core.imaging.assemble import assemble_views
-        from .adapters import colours_of, masks_of, pictures_of
+        from .adapters import colours_of, images_of, masks_of
 
         with working():
-            pictures = pictures_of(images, "images")
+            images = images_of(images, "images")
             normals = None if normals is None else colours_of(normals, "normals")
-            masks = masks_of(masks, pictures, "masks")
+            masks = masks_of(masks, images, "masks")
             if masks is not None and invert_masks:
                 masks = 1.0 - masks
-            views = assemble_views(
-                pictures, cameras.bundle, normals, masks, normal_frame, first_view
-            )
+            views = assemble_views(images, cameras.bundle, normals, masks, normal_frame, first_view)
             return io.NodeOutput(Parcel(views))
 
 
@@ -129,8 +127,8 @@ class LoadViews(io.ComfyNode):
                 )
             ],
             outputs=[
-                VIEWS.Output(display_name="views", tooltip="Pictures with their cameras."),
-                io.Image.Output(display_name="images", tooltip="The pictures on white."),
+                VIEWS.Output(display_name="views", tooltip="Images with their cameras."),
+                io.Image.Output(display_name="images", tooltip="The images on white."),
                 io.Mask.Output(
                     display_name="masks", tooltip="1 on the object; mattes where there are none."
                 ),
@@ -174,7 +172,7 @@ class SaveViews(io.ComfyNode):
             search_aliases=["transforms.json", "export dataset", "nerfstudio"],
             is_output_node=True,
             inputs=[
-                VIEWS.Input("views", tooltip="Pictures with their cameras."),
+                VIEWS.Input("views", tooltip="Images with their cameras."),
                 io.String.Input(
                     "filename_prefix",
                     default="nova3d/views",
@@ -219,7 +217,7 @@ class RenderViews(io.ComfyNode):
             display_name="Render Views of a Mesh (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Takes pictures of a mesh from given cameras: colour without light, normals, "
+                "Takes images of a mesh from given cameras: colour without light, normals, "
                 "masks. For turntables, test views and ground truth. Runs on the CPU."
             ),
             search_aliases=["turntable", "render mesh", "orbit render", "ground truth"],
@@ -231,10 +229,10 @@ class RenderViews(io.ComfyNode):
                     tooltip="Cameras of Orbit Cameras, or the camera of a 3D viewer.",
                 ),
                 io.Int.Input(
-                    "width", default=256, min=16, max=4096, step=8, tooltip="Picture width."
+                    "width", default=256, min=16, max=4096, step=8, tooltip="Image width."
                 ),
                 io.Int.Input(
-                    "height", default=256, min=16, max=4096, step=8, tooltip="Picture height."
+                    "height", default=256, min=16, max=4096, step=8, tooltip="Image height."
                 ),
                 io.Boolean.Input(
                     "normalise",
@@ -258,7 +256,7 @@ class RenderViews(io.ComfyNode):
                 *model_info_inputs(),
             ],
             outputs=[
-                VIEWS.Output(display_name="views", tooltip="The pictures with their cameras."),
+                VIEWS.Output(display_name="views", tooltip="The images with their cameras."),
                 io.Image.Output(display_name="images", tooltip="Colour on white."),
                 io.Image.Output(
                     display_name="normals", tooltip="0.5 n + 0.5; grey where there is no object."

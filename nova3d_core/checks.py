@@ -82,7 +82,7 @@ def check_unit_or_zero(name: str, vectors: Tensor) -> None:
     if share > 0.05:
         raise InputError(
             f"{name} are no unit vectors: {share:.0%} of them have another length.",
-            "A normal picture in 0..1 has to be decoded first: 2 p - 1.",
+            "A normal image in 0..1 has to be decoded first: 2 p - 1.",
         )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NormalFrame = Literal["world", "camera", "front_view"]
-"""world; OpenGL axes of the picture's own camera; OpenGL axes of view 0's camera."""
+"""world; OpenGL axes of the image's own camera; OpenGL axes of view 0's camera."""
 NORMAL_FRAMES: tuple[str, ...] = get_args(NormalFrame)
 
 CameraKind = Literal["perspective", "orthographic"]
@@ -25,7 +25,7 @@ UP_AXES: tuple[str, ...] = get_args(UpAxis)
 
 AZIMUTH_STEP_OF_16_DEG = 22.5
 FOCAL_PER_WIDTH = 1.3889
-"""Focal length over picture width of the default rig: a field of view of 39.6 degrees."""
+"""Focal length over image width of the default rig: a field of view of 39.6 degrees."""
 ORBIT_RADIUS = 2.2
 """Distance of the default rig's cameras: every object of the unit cube fits with a 5 % margin."""
 
@@ -59,17 +59,17 @@ def orbit_position(
 
 
 def encode_normals(normals: Tensor) -> Tensor:
-    """Unit vectors (..., 3) in -1..1 to a picture in 0..1: 0.5 n + 0.5."""
+    """Unit vectors (..., 3) in -1..1 to an image in 0..1: 0.5 n + 0.5."""
     return normals * 0.5 + 0.5
 
 
-def decode_normals(picture: Tensor) -> Tensor:
-    """A normal picture (..., 3) in 0..1 to unit vectors; mid-grey becomes the zero vector.
+def decode_normals(image: Tensor) -> Tensor:
+    """A normal image (..., 3) in 0..1 to unit vectors; mid-grey becomes the zero vector.
 
     Eight-bit files round each component by up to 1/255: a vector shorter than 0.1 is "no normal".
     """
     import torch
 
-    vectors = picture * 2.0 - 1.0
+    vectors = image * 2.0 - 1.0
     length = vectors.norm(dim=-1, keepdim=True)
     return torch.where(length > 0.1, vectors / length.clamp_min(1e-6), torch.zeros_like(vectors))

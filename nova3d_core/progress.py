@@ -22,7 +22,7 @@ class ProgressEvent:
     total: int
     """Steps of the whole stage, at least 1."""
     preview: Callable[[], Any] | None = None
-    """Makes a preview picture (H, W, 3) in 0..1 when called; costs nothing when nobody looks."""
+    """Makes a preview image (H, W, 3) in 0..1 when called; costs nothing when nobody looks."""
 
 
 class Progress:

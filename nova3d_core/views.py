@@ -1,4 +1,4 @@
-"""Pictures of one object together with the cameras that took them."""
+"""Images of one object together with the cameras that took them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """V pictures with their cameras, and with masks and normals where there are some.
+    """V images with their cameras, and with masks and normals where there are some.
 
     Raises:
         InputError: on shapes that do not belong together, NaN, values out of range, or normals

@@ -35,7 +35,7 @@ def _shared_folder(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real textured meshes and pictures."""
+    """The folder of real textured meshes and images."""
     return _shared_folder("data")
 
 

@@ -22,7 +22,7 @@ from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.simplify import simplify
 from nova3d_core.rendering import raycast
 from nova3d_core.sdf_grid import SdfGrid
-from nova3d_core.training.data import render as pictures
+from nova3d_core.training.data import render as images
 
 ROOT = Path(__file__).parents[1]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="paths and owners of POSIX")
@@ -163,12 +163,12 @@ def without(monkeypatch):
         for name in names:
             monkeypatch.setitem(sys.modules, name, None)
         raycast._has_embree.cache_clear()
-        pictures._has_warp.cache_clear()
+        images._has_warp.cache_clear()
 
     yield block
     monkeypatch.undo()
     raycast._has_embree.cache_clear()
-    pictures._has_warp.cache_clear()
+    images._has_warp.cache_clear()
 
 
 def test_without_embree_one_warning_and_the_same_hits(without, caplog, l_solid):
@@ -209,7 +209,7 @@ def test_without_warp_training_images_come_from_the_ray_caster_with_one_warning(
     without()
     monkeypatch.setattr(warp_backend, "problem_on", lambda device, kernels: "it is broken")
     with caplog.at_level(logging.WARNING):
-        found = [pictures.render_object(l_solid, 16, 2) for _ in range(2)]
+        found = [images.render_object(l_solid, 16, 2) for _ in range(2)]
     assert found[0]["colour"].shape == (2, 16, 16, 3)
     assert len(caplog.messages) == 1
     assert "rendered by the slower ray caster: it is broken." in caplog.messages[0]

@@ -1,4 +1,4 @@
-"""Views keep pictures, cameras and the normals' frame together."""
+"""Views keep images, cameras and the normals' frame together."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_choosing_views_of_front_view_normals_does_not_lose_the_front():
     torch.testing.assert_close(chosen.normals, some_views().normals[2:], atol=1e-6, rtol=0)
 
 
-def test_indexing_takes_pictures_and_cameras_together():
+def test_indexing_takes_images_and_cameras_together():
     views = some_views()
     chosen = views[[3, 1]]
     assert torch.equal(chosen.colour, views.colour[[3, 1]])

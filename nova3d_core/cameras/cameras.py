@@ -1,4 +1,4 @@
-"""A bundle of cameras: poses, intrinsics, picture size. It travels with the pictures in `Views`."""
+"""A bundle of cameras: poses, intrinsics, image size. It travels with the images in `Views`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RIGID_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Cameras:
-    """V cameras with pictures of one size.
+    """V cameras with images of one size.
 
     Raises:
         InputError: on wrong shapes, NaN, a pose that is not a rotation and a translation, an
@@ -33,9 +33,9 @@ class Cameras:
     intrinsics: Tensor
     """(V, 3, 3) in pixels, pixel centres at +0.5; orthographic: pixels per world unit."""
     width: int
-    """Picture width in pixels."""
+    """Image width in pixels."""
     height: int
-    """Picture height in pixels."""
+    """Image height in pixels."""
     kind: CameraKind = "perspective"
     """Perspective or orthographic, the same for all views."""
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -57,9 +57,7 @@ class Cameras:
                 f"camera kind is '{self.kind}', expected one of {', '.join(CAMERA_KINDS)}."
             )
         if self.width < 1 or self.height < 1:
-            raise InputError(
-                f"camera pictures are {self.width}x{self.height} px, expected above 0."
-            )
+            raise InputError(f"camera images are {self.width}x{self.height} px, expected above 0.")
         for view in range(len(self)):
             problem = rigidity_problem(poses[view])
             if problem:
@@ -109,7 +107,7 @@ class Cameras:
         )
 
     def float(self) -> Cameras:
-        """The same cameras in float32, as pictures and meshes are."""
+        """The same cameras in float32, as images and meshes are."""
         return replace(
             self,
             world_to_camera=self.world_to_camera.float(),
@@ -195,7 +193,7 @@ class Cameras:
         return origins, self.view_directions[:, None].expand_as(origins)
 
     def resized(self, width: int, height: int) -> Cameras:
-        """The same cameras with pictures of another size."""
+        """The same cameras with images of another size."""
         scale = self.intrinsics.new_tensor([width / self.width, height / self.height, 1.0])
         return replace(
             self, intrinsics=self.intrinsics * scale[None, :, None], width=width, height=height
@@ -252,7 +250,7 @@ def rig_intrinsics(rig: RigConfig) -> Tensor:
 def cameras_at(
     azimuths_deg: Sequence[float], elevations_deg: Sequence[float], rig: RigConfig
 ) -> Cameras:
-    """Cameras at listed angles, with a rig's radius, lens and picture size."""
+    """Cameras at listed angles, with a rig's radius, lens and image size."""
     if len(azimuths_deg) == 0:
         raise InputError("no azimuths were given.", "Give at least one.")
     if len(azimuths_deg) != len(elevations_deg):

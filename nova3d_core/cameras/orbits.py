@@ -21,7 +21,7 @@ class OrbitConfig:
     """Cameras that look at the origin, each from an azimuth and an elevation of its own."""
 
     rig: RigConfig = field(default_factory=RigConfig)
-    """Count, height, distance, lens and picture size."""
+    """Count, height, distance, lens and image size."""
     motion: OrbitMotion = "static"
     """static: all at the rig's elevation; sine: up and down once a turn; custom: listed angles."""
     amplitude_deg: float = 30.0
@@ -70,7 +70,7 @@ class OrbitConfig:
 
 
 def focal_for_fov(fov_deg: float) -> float:
-    """Focal length over picture width of a horizontal field of view."""
+    """Focal length over image width of a horizontal field of view."""
     check_between("field of view", fov_deg, 1.0, 170.0)
     return 0.5 / math.tan(math.radians(fov_deg) / 2.0)
 
@@ -98,14 +98,14 @@ _WONDER3D_AZIMUTHS = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
 
 ORBIT_PRESETS: dict[str, OrbitConfig] = {
     "nova3d": OrbitConfig(),
-    # its input picture comes LAST; objects fill about 0.8 of the frame at this distance
+    # its input image comes LAST; objects fill about 0.8 of the frame at this distance
     "sv3d": OrbitConfig(
         RigConfig(count=21, radius=2.0, focal_per_width=focal_for_fov(33.8)),
         motion="custom",
         azimuths_deg=_SV3D_AZIMUTHS,
         elevations_deg=(0.0,),
     ),
-    # trained at distance 2 with objects 1.6 wide: this is the same picture of a unit object
+    # trained at distance 2 with objects 1.6 wide: this is the same image of a unit object
     "v3d": OrbitConfig(RigConfig(count=18, radius=1.25, focal_per_width=focal_for_fov(60.0))),
     "wonder3d": OrbitConfig(
         RigConfig(count=6, kind="orthographic", ortho_scale=1.35),
@@ -114,11 +114,11 @@ ORBIT_PRESETS: dict[str, OrbitConfig] = {
         elevations_deg=(0.0,),
     ),
 }
-"""The cameras of known multi-view models, in the order of their pictures."""
+"""The cameras of known multi-view models, in the order of their images."""
 
 
 def orbit_of_preset(preset: str, width_px: int, height_px: int) -> OrbitConfig:
-    """A model's orbit with pictures of another size.
+    """A model's orbit with images of another size.
 
     Raises:
         InputError: there is no such preset.
@@ -152,7 +152,7 @@ def rig_from_lens(
     ortho_scale: float,
     size_px: tuple[int, int],
 ) -> RigConfig:
-    """A rig whose lens is told by its horizontal field of view, with pictures (width, height)."""
+    """A rig whose lens is told by its horizontal field of view, with images (width, height)."""
     return RigConfig(
         count=count,
         elevation_deg=elevation_deg,

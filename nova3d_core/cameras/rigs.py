@@ -29,13 +29,13 @@ class RigConfig:
     kind: CameraKind = "perspective"
     """Perspective, or orthographic (parallel rays)."""
     focal_per_width: float = FOCAL_PER_WIDTH
-    """Focal length over picture width, for perspective cameras."""
+    """Focal length over image width, for perspective cameras."""
     ortho_scale: float = 1.5
-    """World size of the picture's width, for orthographic cameras."""
+    """World size of the image's width, for orthographic cameras."""
     width_px: int = 256
-    """Picture width."""
+    """Image width."""
     height_px: int = 256
-    """Picture height."""
+    """Image height."""
 
     def __post_init__(self):
         check_bounds(

@@ -27,7 +27,7 @@ class Ablate:
     reference: Path
     """The truth; it is centred and scaled to longest side 1 first."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
-    """A folder for report.json, table.md and the picture sheet."""
+    """A folder for report.json, table.md and the image sheet."""
     variants: tuple[str, ...] = ()
     """Only these of full, without-conflict, robust-instead, without-poses, without-normals,
     without-hull-start; all without any."""

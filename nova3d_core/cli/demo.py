@@ -17,27 +17,27 @@ from .evaluate import REPORT_FILES, write_report_files
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 OBJECT = ASSETS / "character_knight.glb"
-PICTURE = ASSETS / "picture"
+IMAGE = ASSETS / "image"
 """A folder of one view: an object that the built-in model has not seen in training."""
-PAINTED, SHEET = "picture.png", "views.png"
+PAINTED, SHEET = "image.png", "views.png"
 DEMO_FILES = ("views", "mesh.glb", "turntable.webp", PAINTED, SHEET, *REPORT_FILES)
 
-Start = Literal["auto", "picture", "object"]
+Start = Literal["auto", "image", "object"]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Go the whole way, from one picture, or from the views of an object with its measure."""
+    """Go the whole way, from one image, or from the views of an object with its measure."""
 
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")] = Path("demo_output")
     """The folder to write; an earlier demo's is replaced, one with anything else in it is not."""
     start: Start = "auto"
-    """picture: paint views of the shipped picture by the built-in model, fuse them. object: render
-    the shipped object, fuse its views, measure the mesh. auto: picture, where the model ships."""
+    """image: paint views of the shipped image by the built-in model, fuse them. object: render
+    the shipped object, fuse its views, measure the mesh. auto: image, where the model ships."""
     seed: int = 0
-    """Start of the noise, from the picture."""
+    """Start of the noise, from the image."""
     steps: int | None = None
-    """Denoising steps, from the picture; the model's own if not given."""
+    """Denoising steps, from the image; the model's own if not given."""
     fuse: Annotated[FuseConfig, arg(name="")] = field(default_factory=FuseConfig)
     """All stages of the fusion."""
     json: bool = False
@@ -48,13 +48,13 @@ class Demo:
         from ..io.files.atomic import refuse_folder
 
         refuse_folder(self.output, True, DEMO_FILES)
-        has_picture = is_shipped() and PICTURE.is_dir()
-        if self.start == "picture" or (self.start == "auto" and has_picture):
-            self._from_picture(progress)
+        has_image = is_shipped() and IMAGE.is_dir()
+        if self.start == "image" or (self.start == "auto" and has_image):
+            self._from_image(progress)
         else:
             self._from_object(progress)
 
-    def _from_picture(self, progress: Progress) -> None:
+    def _from_image(self, progress: Progress) -> None:
         """Paints, fuses, films."""
         from ..diffusion.families import SampleConfig
         from ..diffusion.sampling.pipeline import sample
@@ -70,14 +70,14 @@ class Demo:
 
         start = time.perf_counter()
         model = load_model(NAME, progress=progress)
-        seen = read_views(PICTURE)
+        seen = read_views(IMAGE)
         with new_folder(self.output, True, DEMO_FILES) as folder:
             write_image(folder / PAINTED, seen.colour[0])
             mask = None if seen.masks is None else seen.masks[0]
             config = SampleConfig(seed=self.seed, steps=self.steps)
             painted = sample(model, seen.colour[0], mask, config, progress=progress)
             seconds = {"painting": time.perf_counter() - start}
-            write_image(folder / SHEET, contact_sheet(painted.pictures))
+            write_image(folder / SHEET, contact_sheet(painted.images))
             write_views(painted.views, folder / "views", progress=progress)
             fused = fuse_views(painted.views, self.fuse, progress)
             write_glb(fused.mesh, folder / "mesh.glb")
@@ -85,12 +85,10 @@ class Demo:
         seconds |= {**fused.seconds, "demo": time.perf_counter() - start}
         faces = len(fused.mesh.faces)
         if self.json:
-            say_json({"start": "picture", "faces": faces, "seconds": seconds})
+            say_json({"start": "image", "faces": faces, "seconds": seconds})
             return
         views = len(painted.views)
-        say(
-            f"One picture, {views} views, a mesh of {faces} faces: done in {seconds['demo']:.0f} s."
-        )
+        say(f"One image, {views} views, a mesh of {faces} faces: done in {seconds['demo']:.0f} s.")
         say(f"Look at {PAINTED}, {SHEET}, mesh.glb and turntable.webp in {self.output.resolve()}")
 
     def _from_object(self, progress: Progress) -> None:
@@ -110,7 +108,7 @@ class Demo:
         with new_folder(self.output, True, DEMO_FILES) as folder:
             views = render_views(truth, orbit_cameras(), progress=progress).views
             write_views(views, folder / "views", progress=progress)
-            # what follows sees what a user's folder would give: pictures of eight bits
+            # what follows sees what a user's folder would give: images of eight bits
             fused = fuse_views(read_views(folder / "views", progress), self.fuse, progress)
             write_glb(fused.mesh, folder / "mesh.glb")
             report, sheet = evaluate_mesh_with_sheet(fused.mesh, truth, progress=progress)

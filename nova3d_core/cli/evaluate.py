@@ -23,7 +23,7 @@ REPORT_FILES = ("report.json", "report.md", "sheet.png")
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a mesh against its reference: distances, volume, normals, re-rendered pictures."""
+    """Measure a mesh against its reference: distances, volume, normals, re-rendered images."""
 
     mesh: Positional[Path]
     """The result."""
@@ -32,7 +32,7 @@ class Evaluate:
     up_axis: UpAxis = "+Y"
     """Which way is up in the result's file."""
     output: Annotated[Path | None, arg(aliases=("-o",), metavar="DIR")] = None
-    """A folder for report.json, report.md and the picture sheet."""
+    """A folder for report.json, report.md and the image sheet."""
     evaluate: Annotated[EvaluateConfig, arg(name="")] = field(default_factory=EvaluateConfig)
     """Protocol and settings."""
     overwrite: bool = False
@@ -53,7 +53,7 @@ class Evaluate:
         mesh = read_mesh(self.mesh, self.up_axis)
         reference = read_mesh(self.reference)
         sheet = None
-        if self.output is not None and self.evaluate.with_pictures:
+        if self.output is not None and self.evaluate.with_images:
             report, sheet = evaluate_mesh_with_sheet(mesh, reference, self.evaluate, progress)
         else:
             report = evaluate_mesh(mesh, reference, self.evaluate, progress)
@@ -68,7 +68,7 @@ class Evaluate:
 
 
 def write_report_files(folder: Path, report: Report, table: str, sheet: Tensor | None) -> None:
-    """Writes `REPORT_FILES` into a folder; the picture sheet (H, W, 3) where there is one."""
+    """Writes `REPORT_FILES` into a folder; the image sheet (H, W, 3) where there is one."""
     from ..io.images.images import write_image
 
     (folder / "report.json").write_text(report.to_json(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`generate`: one picture to a folder of views."""
+"""`generate`: one image to a folder of views."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .sampling import Painted, Painting
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(Painting):
-    """Paint views around the object in one picture, with a multi-view model."""
+    """Paint views around the object in one image, with a multi-view model."""
 
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
-    """The folder to write; it gets a transforms.json and the pictures."""
+    """The folder to write; it gets a transforms.json and the images."""
 
     def run(self, progress: Progress) -> None:
         """Reads, loads, samples, writes."""

@@ -89,6 +89,6 @@ def _parsed(arguments: list[str]):
     return tyro.cli(
         functools.reduce(operator.or_, choices),
         prog=PROGRAM,
-        description="Pictures of an object in, a textured 3D mesh out.",
+        description="Images of an object in, a textured 3D mesh out.",
         args=arguments,
     )

@@ -22,7 +22,7 @@ class Render:
     mesh: Positional[Path]
     """A .glb, .gltf, .obj or .ply file."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
-    """The folder to write; it gets a transforms.json and the pictures."""
+    """The folder to write; it gets a transforms.json and the images."""
     up_axis: UpAxis = "+Y"
     """Which way is up in the mesh's file; glTF says +Y, many scans say +Z."""
     normalise: bool = True

@@ -39,7 +39,7 @@ class RenderDataset:
     ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
     """Render on the Ray cluster at this address; "local" starts one on this machine."""
     latents_of: Annotated[Path | None, arg(metavar="MODEL")] = None
-    """Then work out what this model's VAE and image encoder make of the pictures, for training
+    """Then work out what this model's VAE and image encoder make of the images, for training
     that reads none; written to the folder `latents` in DIR."""
     precompute: PrecomputeConfig = field(default_factory=PrecomputeConfig)
     """With --latents-of."""

@@ -1,4 +1,4 @@
-"""`run`: one picture to a textured mesh."""
+"""`run`: one image to a textured mesh."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Painting):
-    """Make a textured mesh of the object in one picture: paint views, fuse them."""
+    """Make a textured mesh of the object in one image: paint views, fuse them."""
 
     output: Annotated[Path, arg(aliases=("-o",), metavar="MESH")]
     """The mesh to write: .glb, .obj or .ply."""

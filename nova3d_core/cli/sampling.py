@@ -1,4 +1,4 @@
-"""What `generate` and `run` share: one picture in, a model's views of its object out."""
+"""What `generate` and `run` share: one image in, a model's views of its object out."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ logger = logging.getLogger(__name__)
 
 NumberFormat = Literal["auto", "float32", "float16", "bfloat16"]
 LONGEST_PX = 4096
-"""Pictures at least twice as long are reduced while they are read."""
+"""Images at least twice as long are reduced while they are read."""
 
 
 @dataclass(frozen=True)
 class Painted:
-    """What a model painted of a picture."""
+    """What a model painted of an image."""
 
     family: Family
     """The model's."""
     sample: Sample
-    """Views and pictures."""
+    """Views and images."""
     seconds: dict[str, float]
     """Wall time of loading and sampling."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Painting:
-    """The picture, the model, and how to sample."""
+    """The image, the model, and how to sample."""
 
     image: Positional[Path]
-    """A picture of the whole object: with alpha, on white, or with --mask."""
+    """An image of the whole object: with alpha, on white, or with --mask."""
     model: Path = Path(NAME)
     """The model's file (NOVA3D, SV3D, V3D), or its name below the models folders; nova3d-mini: the
     small one that is built in."""
     mask: Path | None = None
-    """A picture that is white, or opaque, on the object."""
+    """An image that is white, or opaque, on the object."""
     folder: tuple[Path, ...] = ()
     """Where models lie; without any, NOVA3D_MODELS and ComfyUI's models folder."""
     seed: int = 0
@@ -59,7 +59,7 @@ class Painting:
     steps: int | None = None
     """Denoising steps; the model's own if not given."""
     guidance: Literal["auto"] | GuidanceKind = "auto"
-    """How strongly views follow the picture; auto: as the model's authors have it."""
+    """How strongly views follow the image; auto: as the model's authors have it."""
     lowest: float = 1.0
     """Guidance at the input view (triangle) or the first one (linear); not in auto."""
     highest: float = 2.5
@@ -67,11 +67,11 @@ class Painting:
     size_px: int | None = None
     """Width and height of the views; what the model was trained on if not given."""
     elevation_deg: float = 0.0
-    """How far above the horizon the picture was taken."""
+    """How far above the horizon the image was taken."""
     rise_deg: float = 0.0
     """SV3D p: rise and sink by so much once on the way round."""
     decode_at_once: int | None = None
-    """Pictures decoded together; as many as fit into --memory-gib if not given."""
+    """Images decoded together; as many as fit into --memory-gib if not given."""
     memory_gib: float = 4.0
     """Memory that one decoding may take beside the weights."""
     device: str = "cpu"
@@ -89,7 +89,7 @@ class Painting:
         return (self.image, self.mask, self.model)
 
     def paint(self, progress: Progress) -> Painted:
-        """Reads the picture, loads the model, samples."""
+        """Reads the image, loads the model, samples."""
         import time
 
         from ..compute.devices import checked_device, is_out_of_memory
@@ -109,7 +109,7 @@ class Painting:
         )
         device = checked_device(self.device)
         config = self._config()
-        picture = read_image(self.image, longest_px=LONGEST_PX)
+        image = read_image(self.image, longest_px=LONGEST_PX)
         mask = None if self.mask is None else read_mask(self.mask, longest_px=LONGEST_PX)
         path = model_file(self.model, self.folder)
         dtype = self._dtype(device)
@@ -123,7 +123,7 @@ class Painting:
         cameras = self._cameras(model.family)
         placement = OneDevice(model, device, dtype)
         try:
-            made = sample(model, picture, mask, config, cameras, placement, progress)
+            made = sample(model, image, mask, config, cameras, placement, progress)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -1,1 +1,1 @@
-"""From one picture to views of the object in it: video diffusion models that walk around it."""
+"""From one image to views of the object in it: video diffusion models that walk around it."""

@@ -13,7 +13,7 @@ GUIDANCE_KINDS: tuple[str, ...] = get_args(GuidanceKind)
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    """How strongly each view follows the input picture (classifier-free guidance)."""
+    """How strongly each view follows the input image (classifier-free guidance)."""
 
     kind: GuidanceKind = "triangle"
     """triangle: grows with the angle from the input view, to the back; linear: grows from the first
@@ -37,9 +37,9 @@ class Family:
     label: str
     """What users call it."""
     views: int
-    """Pictures of a sample; these models know no other number."""
+    """Images of a sample; these models know no other number."""
     size_px: int
-    """Width and height of the pictures it was trained on."""
+    """Width and height of the images it was trained on."""
     orbit: str
     """Its cameras: a key of `orbits.ORBIT_PRESETS`."""
     steps: int
@@ -53,13 +53,13 @@ class Family:
     sigma_min: float = 0.002
     """The last noise level above 0."""
     noise_augmentation: float = 0.02
-    """Standard deviation of the noise added to the input picture, which is told to the network."""
-    augmented: Literal["picture", "latent"] = "picture"
-    """What the noise is added to: the picture (-1..1), or its latent (V3D)."""
+    """Standard deviation of the noise added to the input image, which is told to the network."""
+    augmented: Literal["image", "latent"] = "image"
+    """What the noise is added to: the image (-1..1), or its latent (V3D)."""
     input_view: int = 0
-    """Which view shows the input picture: 0, or -1 for the last (SV3D)."""
+    """Which view shows the input image: 0, or -1 for the last (SV3D)."""
     keeps_input: bool = False
-    """Whether that view is replaced by the input picture itself after decoding."""
+    """Whether that view is replaced by the input image itself after decoding."""
     added: tuple[str, ...] = ("fps", "motion", "augmentation")
     """What is embedded beside the noise level, in order: 256 numbers each, 512 for angles."""
     fps_id: int = 6
@@ -67,7 +67,7 @@ class Family:
     motion_id: int = 127
     """SVD's motion bucket."""
     object_share: float = 0.7
-    """The object's longer side as a share of the input picture."""
+    """The object's longer side as a share of the input image."""
     any_elevation: bool = False
     """Whether the orbit's elevations are free."""
     enlarged: int = 1
@@ -167,19 +167,19 @@ class SampleConfig:
     steps: int | None = None
     """Denoising steps; the family's own if None."""
     guidance: GuidanceConfig | None = None
-    """How strongly views follow the picture; the family's own if None."""
+    """How strongly views follow the image; the family's own if None."""
     size_px: int | None = None
     """Width and height, mostly a multiple of 64; the family's own if None."""
     elevation_deg: float = 0.0
     """Height of the orbit where no cameras are given. SV3D p is told of it; the others stay at the
-    height from which the picture was taken, whatever that was, and only their cameras have it."""
+    height from which the image was taken, whatever that was, and only their cameras have it."""
     decode_at_once: int | None = None
-    """Pictures decoded together; as many as fit `memory_gib` if None."""
+    """Images decoded together; as many as fit `memory_gib` if None."""
     memory_gib: float = 4.0
     """Memory that one decoding may take beside the weights; where a step of sampling fits too, both
     halves of its guidance run together on a GPU."""
     guidance_cutoff: tuple[float, float] = field(default=(0.0, float("inf")))
-    """Noise levels between which guidance is used; outside, the pass without picture is saved."""
+    """Noise levels between which guidance is used; outside, the pass without image is saved."""
 
     def __post_init__(self):
         check_bounds(

@@ -1,4 +1,4 @@
-"""A multi-view model: its network, its picture codec, its image encoder, and where they run."""
+"""A multi-view model: its network, its image codec, its image encoder, and where they run."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ PARTS = (UNET, CODEC, IMAGE_ENCODER)
 
 
 class Codec(Protocol):
-    """Pictures to latents and back; an nn.Module."""
+    """Images to latents and back; an nn.Module."""
 
     factor: int
     """Pixels along a latent's side."""
     channels: int
     """Numbers of a latent."""
 
-    def encode(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Unscaled latents (N, C, H/f, W/f) of pictures (N, 3, H, W) in -1..1.
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Unscaled latents (N, C, H/f, W/f) of images (N, 3, H, W) in -1..1.
 
         The posterior's mode; a sample of it with a generator (V3D was trained so).
         """
 
-    def to_scaled(self, pictures: Tensor) -> Tensor:
-        """Latents (N, C, H/f, W/f) of pictures (N, 3, H, W) as the network paints them.
+    def to_scaled(self, images: Tensor) -> Tensor:
+        """Latents (N, C, H/f, W/f) of images (N, 3, H, W) as the network paints them.
 
         They are of about unit variance, and what `decode` takes; training aims at them.
         """
 
     def decode(self, latents: Tensor, views: int, at_once: int | None = None) -> Tensor:
-        """Pictures (N, 3, H, W) in about -1..1 of scaled latents (N, C, h, w), N = objects * views.
+        """Images (N, 3, H, W) in about -1..1 of scaled latents (N, C, h, w), N = objects * views.
 
         Args:
             latents: as the network makes them.
@@ -50,27 +50,27 @@ class Codec(Protocol):
         """
 
     def decoding_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
-        """What decoding `count` pictures of this size together takes beside the weights."""
+        """What decoding `count` images of this size together takes beside the weights."""
 
 
-def check_encodable(pictures: Tensor, factor: int) -> None:
-    """Raises InputError unless a codec of this factor can encode pictures (N, 3, H, W)."""
-    sizes = check_shape("the pictures to encode", pictures, "N 3 H W")
+def check_encodable(images: Tensor, factor: int) -> None:
+    """Raises InputError unless a codec of this factor can encode images (N, 3, H, W)."""
+    sizes = check_shape("the images to encode", images, "N 3 H W")
     if sizes["H"] % factor or sizes["W"] % factor:
         raise InputError(
-            f"a picture to encode has {sizes['W']}x{sizes['H']} pixels, expected multiples of "
+            f"an image to encode has {sizes['W']}x{sizes['H']} pixels, expected multiples of "
             f"{factor}."
         )
 
 
 class ImageEncoder(Protocol):
-    """Pictures to the one token that the network attends to; an nn.Module."""
+    """Images to the one token that the network attends to; an nn.Module."""
 
     token_channels: int
     """Length of the token."""
 
-    def embed(self, pictures: Tensor) -> Tensor:
-        """(B, 1, C) embeddings of pictures (B, 3, H, W) in -1..1."""
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 1, C) embeddings of images (B, 3, H, W) in -1..1."""
 
 
 class Placement(Protocol):

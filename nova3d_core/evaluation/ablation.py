@@ -86,7 +86,7 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """The outcomes of all variants and a picture of them."""
+    """The outcomes of all variants and an image of them."""
 
     outcomes: dict[str, Outcome]
     sheet: Tensor
@@ -173,7 +173,7 @@ def ablate(
     views = with_masks(views)
     truth = _rendered(normalised_reference(reference, evaluate.reference_up_axis), evaluate)
     outcomes: dict[str, Outcome] = {}
-    pictures: list[Tensor] = []
+    images: list[Tensor] = []
     first_error: StageError | None = None
     for name, config in configs.items():
         told = _under_name(progress, spoken(name))
@@ -189,10 +189,10 @@ def ablate(
         report = evaluate_mesh(fused.mesh, reference, evaluate, told)
         outcomes[name] = Outcome(report, seconds, *_surface_figures(fused, views))
         rendering = _rendered(fused.mesh, evaluate, told)
-        pictures.append(_sheet_row(spoken(name), truth, rendering))
-    if not pictures and first_error is not None:
+        images.append(_sheet_row(spoken(name), truth, rendering))
+    if not images and first_error is not None:
         raise first_error
-    return Ablation(outcomes, torch.cat(pictures))
+    return Ablation(outcomes, torch.cat(images))
 
 
 def spoken(name: str) -> str:
@@ -237,7 +237,7 @@ def _surface_figures(
 
 def _rendered(mesh: Mesh, evaluate: EvaluateConfig, progress: Progress = SILENT) -> Rendering:
     """A mesh from the sheet's poses."""
-    rig = RigConfig(width_px=evaluate.picture_px, height_px=evaluate.picture_px)
+    rig = RigConfig(width_px=evaluate.image_px, height_px=evaluate.image_px)
     cameras = cameras_at(SHEET_AZIMUTHS_DEG, SHEET_ELEVATIONS_DEG, rig)
     return render_views(mesh.to("cpu"), cameras, RenderConfig(evaluate.supersample), progress)
 
@@ -253,9 +253,9 @@ def _title(text: str, width: int) -> Tensor:
     """Black text on white (18, width, 3)."""
     from PIL import Image, ImageDraw, ImageFont
 
-    picture = Image.new("RGB", (width, TITLE_PX), "white")
-    ImageDraw.Draw(picture).text((4, 3), text.upper(), fill="black", font=ImageFont.load_default())
-    return torch.from_numpy(np.array(picture)).float() / 255.0
+    image = Image.new("RGB", (width, TITLE_PX), "white")
+    ImageDraw.Draw(image).text((4, 3), text.upper(), fill="black", font=ImageFont.load_default())
+    return torch.from_numpy(np.array(image)).float() / 255.0
 
 
 def _cell(value: Any, number_format: str) -> str:

@@ -1,4 +1,4 @@
-"""One picture that shows how a result compares with the truth, pose by pose."""
+"""One image that shows how a result compares with the truth, pose by pose."""
 
 from __future__ import annotations
 
@@ -80,21 +80,21 @@ def nearest_views(views: Views) -> list[int]:
 
 
 def _cells(truth: Views, result: Views, view: int, factor: float) -> list[Tensor]:
-    """The five pictures (H, W, 3) of a row."""
+    """The five images (H, W, 3) of a row."""
     difference = (truth.colour[view] - result.colour[view]).abs() * factor
     return [
         truth.colour[view],
         result.colour[view],
         difference.clamp(0.0, 1.0),
-        _normal_picture(truth, view),
-        _normal_picture(result, view),
+        _normal_image(truth, view),
+        _normal_image(result, view),
     ]
 
 
-def _normal_picture(views: Views, view: int) -> Tensor:
+def _normal_image(views: Views, view: int) -> Tensor:
     """World normals as colours (H, W, 3) on white."""
     if views.normals is None or views.masks is None:
-        raise InputError("a sheet needs pictures with masks and normals.")
+        raise InputError("a sheet needs images with masks and normals.")
     mask = views.masks[view, ..., None]
     colour = encode_normals(views.with_world_normals().normals[view])
     return (mask * colour + 1.0 - mask).clamp(0.0, 1.0)
@@ -110,8 +110,8 @@ def _with_labels(sheet: Tensor, labels: list[tuple[int, int, str]]) -> Tensor:
     """The sheet with black text written onto it at (left, top)."""
     from PIL import Image, ImageDraw, ImageFont
 
-    picture = Image.fromarray((sheet.numpy() * 255.0).round().astype(np.uint8))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
+    image = Image.fromarray((sheet.numpy() * 255.0).round().astype(np.uint8))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default()
     for left, top, text in labels:
         draw.text((left, top), text, fill=(0, 0, 0), font=font)
-    return torch.from_numpy(np.array(picture)).float() / 255.0
+    return torch.from_numpy(np.array(image)).float() / 255.0

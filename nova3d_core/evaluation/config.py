@@ -18,7 +18,7 @@ ALIGNMENTS: tuple[str, ...] = get_args(Align)
 Condition = Literal["clean", "noisy", "conflict", "noisy+conflict"]
 CONDITIONS: tuple[str, ...] = get_args(Condition)
 
-SMALLEST_PICTURE_PX = 16
+SMALLEST_IMAGE_PX = 16
 """Structural similarity looks through a window of 11 pixels."""
 
 
@@ -39,13 +39,13 @@ class EvaluateConfig:
     reference_up_axis: UpAxis = "+Y"
     """Which way is up in the reference's file."""
     visible_px: int = 256
-    """Width and height of the pictures whose pixel centres see the visible surface (strict)."""
-    with_pictures: bool = True
-    """Also render both meshes from 32 poses and compare the pictures."""
-    picture_px: int = 256
-    """Width and height of those pictures."""
+    """Width and height of the images whose pixel centres see the visible surface (strict)."""
+    with_images: bool = True
+    """Also render both meshes from 32 poses and compare the images."""
+    image_px: int = 256
+    """Width and height of those images."""
     supersample: int = 2
-    """Rays along each side of a pixel of those pictures."""
+    """Rays along each side of a pixel of those images."""
 
     def __post_init__(self):
         check_choice("evaluate protocol", self.protocol, PROTOCOLS)
@@ -58,14 +58,14 @@ class EvaluateConfig:
             seed=(0, 2**31 - 1),
             iou_resolution=(4, 512),
             visible_px=(4, 4096),
-            picture_px=(SMALLEST_PICTURE_PX, 4096),
+            image_px=(SMALLEST_IMAGE_PX, 4096),
             supersample=(1, 16),
         )
 
 
 @dataclass(frozen=True)
 class ConditionConfig:
-    """How the benchmark's pictures differ from true ones."""
+    """How the benchmark's images differ from true ones."""
 
     condition: Condition = "noisy+conflict"
     """clean; noisy: wrong poses; conflict: colours and normals that disagree; or both."""
@@ -110,7 +110,7 @@ class ConditionConfig:
 
     @property
     def has_pose_noise(self) -> bool:
-        """Whether pictures are taken from other poses than the views say."""
+        """Whether images are taken from other poses than the views say."""
         return "noisy" in self.condition
 
     @property

@@ -1,6 +1,6 @@
 """The benchmark's conditions: views of a mesh with known wrong poses and known contradictions.
 
-The truth stays known: the poses that the pictures were taken from, and where colours and normals
+The truth stays known: the poses that the images were taken from, and where colours and normals
 were changed.
 """
 
@@ -36,7 +36,7 @@ class ConditionedViews:
     """What a method gets to see, and the truth about it."""
 
     views: Views
-    """The pictures with the poses that they claim to have."""
+    """The images with the poses that they claim to have."""
     true_cameras: Cameras
     """The poses that they were taken from."""
     blob_masks: Tensor
@@ -51,7 +51,7 @@ def make_condition(
 ) -> ConditionedViews:
     """Renders a mesh under one of the benchmark's conditions; the same seed repeats bit for bit.
 
-    View 0 is exact under every condition. Noise moves the cameras that take the pictures, never
+    View 0 is exact under every condition. Noise moves the cameras that take the images, never
     those that go with them. Conflict changes colours and normals on the object, never masks nor
     background; poses, gains and blobs draw from streams of their own, so "noisy+conflict" has the
     poses of "noisy".

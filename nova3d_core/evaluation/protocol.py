@@ -2,7 +2,7 @@
 
 Strict: the reference is centred and its longest side becomes 1; the result is used as it lies,
 because it was made from views of the normalised reference. Whole surface from random points,
-visible surface from the 16 input poses, volume on a 128^3 grid, pictures from 32 other poses.
+visible surface from the 16 input poses, volume on a 128^3 grid, images from 32 other poses.
 
 syncdreamer follows the published evaluation script of that name, which the tables of the field go
 by. Points: what the pixel centres of 16 cameras see (azimuth i * 22.5, elevation 30, distance 1.5,
@@ -47,7 +47,7 @@ from .metrics.geometry import (
     sampling_floor,
     voxel_means,
 )
-from .metrics.image import PSNR_CAP_DB, evaluation_cameras, grouped_figures, picture_figures
+from .metrics.image import PSNR_CAP_DB, evaluation_cameras, grouped_figures, image_figures
 from .occupancy import Grid, is_watertight, level_set_grid, occupancy, unit_cube_grid, volume_iou
 from .report import Figure, Figures, Report
 
@@ -90,16 +90,16 @@ def evaluate_mesh_with_sheet(
     config: EvaluateConfig | None = None,
     progress: Progress = SILENT,
 ) -> tuple[Report, Tensor]:
-    """`evaluate_mesh`, and a sheet (H, W, 3) of some of the pictures it compared.
+    """`evaluate_mesh`, and a sheet (H, W, 3) of some of the images it compared.
 
     Raises:
-        InputError: also if the settings ask for no pictures.
+        InputError: also if the settings ask for no images.
     """
     config = config or EvaluateConfig()
-    if not config.with_pictures:
+    if not config.with_images:
         raise InputError(
-            "a comparison sheet needs pictures, but evaluate with_pictures is off.",
-            "Turn pictures on or leave the sheet out.",
+            "a comparison sheet needs images, but evaluate with_images is off.",
+            "Turn images on or leave the sheet out.",
         )
     report, renderings = _evaluate(mesh, reference, config, progress)
     return report, comparison_sheet(*renderings)
@@ -124,7 +124,7 @@ class _Record:
 def _evaluate(
     mesh: Mesh, reference: Mesh, config: EvaluateConfig, progress: Progress
 ) -> tuple[Report, tuple[Rendering, ...]]:
-    """The report, and the renderings of reference and result where pictures are asked for."""
+    """The report, and the renderings of reference and result where images are asked for."""
     record = _Record()
     mesh = _without_origin(mesh.to("cpu"), reference, config)
     reference = normalised_reference(reference.to("cpu"), config.reference_up_axis)
@@ -140,12 +140,12 @@ def _evaluate(
         mesh = mesh.transformed(found.matrix)
     record.figures.update(measure(mesh, reference, config, record, progress))
     renderings: tuple[Rendering, ...] = ()
-    if config.with_pictures:
+    if config.with_images:
         renderings = _renderings(mesh, reference, config, record, progress)
-        with record.timed("pictures"):
-            figures = picture_figures(renderings[1].views, renderings[0].views, progress)
+        with record.timed("images"):
+            figures = image_figures(renderings[1].views, renderings[0].views, progress)
         for group, means in grouped_figures(figures).items():
-            record.figures[f"pictures_{group}"] = dict(means)
+            record.figures[f"images_{group}"] = dict(means)
     report = Report(
         config.protocol,
         record.figures,
@@ -270,7 +270,7 @@ def _renderings(
     mesh: Mesh, reference: Mesh, config: EvaluateConfig, record: _Record, progress: Progress
 ) -> tuple[Rendering, Rendering]:
     """Reference and result from the 32 evaluation poses."""
-    cameras = evaluation_cameras(config.picture_px)
+    cameras = evaluation_cameras(config.image_px)
     render = RenderConfig(config.supersample)
     with record.timed("rendering"):
         return (
@@ -310,6 +310,6 @@ def _protocol_notes(config: EvaluateConfig) -> list[str]:
             "mean unsquared distances; IoU at 64^3 points of [-1, 1]^3 by winding number, where "
             "the original counts crossings along rows of mesh2sdf's grid."
         )
-    if config.with_pictures:
-        notes.append(f"PSNR is the mean over pictures; identical ones count {PSNR_CAP_DB:g} dB.")
+    if config.with_images:
+        notes.append(f"PSNR is the mean over images; identical ones count {PSNR_CAP_DB:g} dB.")
     return notes

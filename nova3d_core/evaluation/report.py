@@ -25,12 +25,12 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("visible F@.005", "visible", "f_at_0.005", ".3f"),
     ("visible F@.01", "visible", "f_at_0.01", ".3f"),
     ("visible NC", "visible", "normal_consistency", ".3f"),
-    ("PSNR", "pictures_all", "psnr", ".2f"),
-    ("PSNR el 0", "pictures_el0", "psnr", ".2f"),
-    ("PSNR el ±25", "pictures_el25", "psnr", ".2f"),
-    ("SSIM", "pictures_all", "ssim", ".4f"),
-    ("mask IoU", "pictures_all", "mask_iou", ".3f"),
-    ("normal error °", "pictures_all", "normal_error_deg", ".2f"),
+    ("PSNR", "images_all", "psnr", ".2f"),
+    ("PSNR el 0", "images_el0", "psnr", ".2f"),
+    ("PSNR el ±25", "images_el25", "psnr", ".2f"),
+    ("SSIM", "images_all", "ssim", ".4f"),
+    ("mask IoU", "images_all", "mask_iou", ".3f"),
+    ("normal error °", "images_all", "normal_error_deg", ".2f"),
 )
 """Heading, part, figure and number format of the table's columns."""
 
@@ -43,7 +43,7 @@ class Report:
     protocol: str
     """strict or syncdreamer: figures of different protocols do not compare."""
     figures: Figures
-    """surface, visible, pictures_all, pictures_el0, pictures_el25, and with alignment also
+    """surface, visible, images_all, images_el0, images_el25, and with alignment also
     alignment, before_surface and before_visible. None stands for a figure that does not exist; a
     note says why."""
     settings: dict[str, Any]

@@ -29,7 +29,7 @@ class HullConfig:
     """Grid cells along the longest side of the object."""
     mask_upsampling: int = 4
     """Distance transforms are taken on masks up to this many times larger, for sub-pixel edges; on
-    pictures beyond 256 px less, as they need it less."""
+    images beyond 256 px less, as they need it less."""
     ridge_rounding: float = 0.5
     """Radius of the ridges between views, as a share of the object's local thickness; 0 keeps the
     exact hull, whose ridges stand out over the object."""
@@ -118,7 +118,7 @@ class ConflictConfig:
     budget: float = 0.15
     """model: a view's mean H beyond this costs extra."""
     front_cap: float = 0.1
-    """H of view 0, the picture all others were made from, stays below this."""
+    """H of view 0, the image all others were made from, stays below this."""
     normal_floor: float = 0.3
     """Normals where views conflict keep at least this weight."""
     match_exposure: bool = True
@@ -160,7 +160,7 @@ class LevelConfig:
     align_every: int = 0
     """Align all views with the surface at every so many steps, in place of gradients; 0: never."""
     align_stride: int = 1
-    """Aligning looks at every so many-th row and column of the pictures."""
+    """Aligning looks at every so many-th row and column of the images."""
     align_bound_end: float = 1.0
     """The bound beyond which aligning counts differences less falls to this share. Wrong poses make
     large differences; later they stay at thin parts and sharp edges only, and pull views askew."""

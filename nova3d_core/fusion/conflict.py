@@ -199,7 +199,7 @@ class ConflictModel:
         prior = _GAIN_PRIOR * square.mean(dim=1, keepdim=True) + 1e-9
         found = ((product + prior) / (square + prior)).clamp(*_GAIN_RANGE)
         self.gains = _GAIN_KEEP * self.gains + (1 - _GAIN_KEEP) * found
-        # only ratios show in pictures: the others' mean stays 1, or all drift from view 0 together
+        # only ratios show in images: the others' mean stays 1, or all drift from view 0 together
         others = self.gains[1:]
         self.gains[1:] = others / others.log().mean(dim=0).exp()
         self.gains[0] = 1.0

@@ -30,7 +30,7 @@ from .losses import RayLoss, Targets, ray_loss
 from .poses.pose_table import PoseTable, decayed
 from .poses.registration import Alignment
 from .poses.soft_masks import softened_bank
-from .preview import PreviewClock, preview_picture
+from .preview import PreviewClock, preview_image
 from .rays import RayBank, RayDraw, ray_bank
 from .surface import Surface
 from .working_size import at_full_size, working_views
@@ -58,7 +58,7 @@ def fuse_sdf(
     Args:
         views: two or more with masks; normals help a great deal.
         config: settings; `preset_config` makes them.
-        progress: told about each step, with a preview picture at most every second.
+        progress: told about each step, with a preview image at most every second.
         device: where to compute; the CPU is taken instead, with a warning, where the field would
             run slower than there (see `placement.choose_fusion_device`).
 
@@ -247,7 +247,7 @@ def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progres
             _check_finite(run, index)
         show = None
         if run.preview.is_due():
-            show = preview_picture(run.field, run.cameras, run.poses, run.preview.next_view())
+            show = preview_image(run.field, run.cameras, run.poses, run.preview.next_view())
         progress.update(STAGE, run.steps_done, total, show)
 
 
@@ -344,7 +344,7 @@ def refine_poses(
 
 
 def with_refined_cameras(views: Views, surface: Surface) -> Views:
-    """The same pictures with a surface's cameras; normals keep their meaning.
+    """The same images with a surface's cameras; normals keep their meaning.
 
     Camera-frame normals turn with their camera; world and front-view ones stay as they are.
     """

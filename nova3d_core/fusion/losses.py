@@ -1,4 +1,4 @@
-"""The terms of eq. 6 that compare rendered rays with the pictures."""
+"""The terms of eq. 6 that compare rendered rays with the images."""
 
 from __future__ import annotations
 

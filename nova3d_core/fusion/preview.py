@@ -1,4 +1,4 @@
-"""Pictures of a field while it is optimised."""
+"""Images of a field while it is optimised."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PreviewClock:
         return self._count - 1
 
 
-def preview_picture(
+def preview_image(
     field: Field, cameras: Cameras, poses: PoseTable, index: int
 ) -> Callable[[], Tensor]:
     """A function that renders normals and colour of one view side by side, (H, 2 W, 3) in 0..1.

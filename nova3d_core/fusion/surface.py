@@ -25,7 +25,7 @@ class FusionReport:
     turn_deg: tuple[float, ...] = ()
     """By how much each view's pose was turned."""
     shift: tuple[float, ...] = ()
-    """How far each view's picture of the object's centre moved, world units."""
+    """How far each view's image of the object's centre moved, world units."""
     reverted: tuple[int, ...] = ()
     """Views whose given pose fits their silhouette better: they kept it."""
     gains: tuple[tuple[float, float, float], ...] = ()

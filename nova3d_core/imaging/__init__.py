@@ -1,1 +1,1 @@
-"""Pictures before they become views."""
+"""Images before they become views."""

@@ -1,4 +1,4 @@
-"""Views from pictures that any program made: counts, sizes, backgrounds and frames put right."""
+"""Views from images that any program made: counts, sizes, backgrounds and frames put right."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ from ..views import Views
 from .crop import check_belongs, object_on_white
 
 SMALLEST_PX = 16
-"""A smaller picture shows no shape."""
+"""A smaller image shows no shape."""
 
 
 def assemble_views(
-    pictures: Tensor,
+    images: Tensor,
     cameras: Cameras,
     normals: Tensor | None = None,
     masks: Tensor | None = None,
     normal_frame: NormalFrame = "world",
     first_view: int = 0,
 ) -> Views:
-    """Pictures with cameras as views.
+    """Images with cameras as views.
 
     Args:
-        pictures: (V, H, W, 3) sRGB in 0..1, or (V, H, W, 4) with alpha, which is the mask unless
+        images: (V, H, W, 3) sRGB in 0..1, or (V, H, W, 4) with alpha, which is the mask unless
             masks are given.
-        cameras: V cameras; their picture size becomes H x W.
-        normals: (V, H, W, 3) pictures of normals, 0.5 n + 0.5; what they say outside the masks does
+        cameras: V cameras; their image size becomes H x W.
+        normals: (V, H, W, 3) images of normals, 0.5 n + 0.5; what they say outside the masks does
             not count.
         masks: (V, H, W) in 0..1; without masks and alpha, mattes are taken from white.
         normal_frame: the axes of the normals.
         first_view: which of the views comes first; the others follow in their order, around the
-            end. The first view's pose is taken as exact, so it should be the input picture.
+            end. The first view's pose is taken as exact, so it should be the input image.
 
     Raises:
-        InputError: counts or sizes that do not belong together, pictures too small to show
+        InputError: counts or sizes that do not belong together, images too small to show
             anything, an empty mask, masks that look inverted in most views, or values out of range;
             the line names the input.
     """
-    count, height, width = pictures.shape[:3]
+    count, height, width = images.shape[:3]
     if count != len(cameras):
         raise InputError(
-            f"there are {count} pictures but {len(cameras)} cameras.",
-            "Give one picture for each camera, in the same order.",
+            f"there are {count} images but {len(cameras)} cameras.",
+            "Give one image for each camera, in the same order.",
         )
     if min(height, width) < SMALLEST_PX:
         raise InputError(
-            f"the pictures are {width}x{height} px, expected at least {SMALLEST_PX}x{SMALLEST_PX}."
+            f"the images are {width}x{height} px, expected at least {SMALLEST_PX}x{SMALLEST_PX}."
         )
     if not -count <= first_view < count:
         raise InputError(f"first_view is {first_view}, but there are {count} views.")
-    for name, batch in (("normal pictures", normals), ("masks", masks)):
+    for name, batch in (("normal images", normals), ("masks", masks)):
         if batch is not None:
-            check_belongs(name, batch, pictures)
-    for name, batch in (("pictures", pictures), ("normal pictures", normals), ("masks", masks)):
+            check_belongs(name, batch, images)
+    for name, batch in (("images", images), ("normal images", normals), ("masks", masks)):
         if batch is not None:
             check_finite(name, batch)
             check_range(name, batch, 0.0, 1.0)
-    colour, masks = object_on_white(pictures, masks)
+    colour, masks = object_on_white(images, masks)
     _refuse_empty(masks)
     if normals is not None:
         normals = decode_normals(normals) * (masks > 0)[..., None]

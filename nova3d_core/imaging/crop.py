@@ -1,4 +1,4 @@
-"""One object, centred in a square picture on white: what multi-view models want to see."""
+"""One object, centred in a square image on white: what multi-view models want to see."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CropConfig:
     size_px: int = 256
     """Width and height of the result."""
     object_share: float = 0.7
-    """The object's longer side, as a share of the picture."""
+    """The object's longer side, as a share of the image."""
 
     def __post_init__(self):
         check_bounds(
@@ -38,43 +38,43 @@ class CropConfig:
 
 
 def prepare_images(
-    pictures: Tensor, masks: Tensor | None = None, config: CropConfig | None = None
+    images: Tensor, masks: Tensor | None = None, config: CropConfig | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Crops pictures to their objects, centred, on white.
+    """Crops images to their objects, centred, on white.
 
     Args:
-        pictures: (V, H, W, 3), or (V, H, W, 4) whose alpha is the mask unless masks are given.
+        images: (V, H, W, 3), or (V, H, W, 4) whose alpha is the mask unless masks are given.
         masks: (V, H, W) in 0..1, 1 on the object; one that is 1 all over says nothing, like an
             alpha that is opaque everywhere. Where nothing tells, a matte is taken from white.
         config: size and framing.
 
     Returns:
-        Pictures (V, size, size, 3) and masks (V, size, size), in 0..1.
+        Images (V, size, size, 3) and masks (V, size, size), in 0..1.
 
     Raises:
-        InputError: a picture has no object, or no mask and no white background; most masks look
+        InputError: an image has no object, or no mask and no white background; most masks look
             inverted.
     """
     config = config or CropConfig()
-    colour, masks = object_on_white(pictures, masks)
+    colour, masks = object_on_white(images, masks)
     pairs = zip(colour, masks, strict=True)
     framed = [_framed(*pair, config, view) for view, pair in enumerate(pairs)]
     colour, masks = (torch.stack(part) for part in zip(*framed, strict=True))
     return colour, masks
 
 
-def object_on_white(pictures: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Pictures (V, H, W, 3) on white and masks (V, H, W); arguments as in `prepare_images`.
+def object_on_white(images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Images (V, H, W, 3) on white and masks (V, H, W); arguments as in `prepare_images`.
 
     Raises:
         InputError: masks of another number or size, masks that look inverted in most views, or
             neither masks nor a white background.
     """
-    check_finite("pictures", pictures)
+    check_finite("images", images)
     if masks is not None:
-        check_belongs("masks", masks, pictures)
-    colour = pictures[..., :3].clamp(0.0, 1.0)
-    alpha = pictures[..., 3].clamp(0.0, 1.0) if pictures.shape[-1] == 4 else None
+        check_belongs("masks", masks, images)
+    colour = images[..., :3].clamp(0.0, 1.0)
+    alpha = images[..., 3].clamp(0.0, 1.0) if images.shape[-1] == 4 else None
     if alpha is not None:
         colour = on_white(torch.cat([colour, alpha[..., None]], dim=-1))
     given = masks if _tells(masks) else alpha if _tells(alpha) else None
@@ -84,29 +84,29 @@ def object_on_white(pictures: Tensor, masks: Tensor | None = None) -> tuple[Tens
     check_not_inverted(given, "alpha channel" if given is alpha else "mask")
     given = given.clamp(0.0, 1.0)
     if given is not alpha and not _is_white(colour[given <= 0]):
-        # in a mask's soft edge the picture shows its old background: mix in white
+        # in a mask's soft edge the image shows its old background: mix in white
         colour = colour * given[..., None] + (1.0 - given[..., None])
     return colour, given
 
 
 def _is_white(pixels: Tensor) -> bool:
-    """Whether nearly all pixels (N, 3) are white; pictures on white hold their mix already."""
+    """Whether nearly all pixels (N, 3) are white; images on white hold their mix already."""
     if not len(pixels):
         return True
     return float((pixels.amin(dim=1) >= 1.0 - WHITE_TOLERANCE).float().mean()) > 0.95
 
 
-def check_belongs(name: str, batch: Tensor, pictures: Tensor) -> None:
-    """Raises InputError unless a batch (V, H, W, ...) has the pictures' number and size."""
-    if len(batch) != len(pictures):
+def check_belongs(name: str, batch: Tensor, images: Tensor) -> None:
+    """Raises InputError unless a batch (V, H, W, ...) has the images' number and size."""
+    if len(batch) != len(images):
         raise InputError(
-            f"there are {len(batch)} {name} but {len(pictures)} pictures.",
-            "Give one for each picture, in the same order.",
+            f"there are {len(batch)} {name} but {len(images)} images.",
+            "Give one for each image, in the same order.",
         )
-    if batch.shape[1:3] != pictures.shape[1:3]:
-        sizes = [f"{each.shape[2]}x{each.shape[1]} px" for each in (batch, pictures)]
+    if batch.shape[1:3] != images.shape[1:3]:
+        sizes = [f"{each.shape[2]}x{each.shape[1]} px" for each in (batch, images)]
         raise InputError(
-            f"the {name} are {sizes[0]} but the pictures are {sizes[1]}.",
+            f"the {name} are {sizes[0]} but the images are {sizes[1]}.",
             "Bring them to one size first.",
         )
 
@@ -116,11 +116,11 @@ def _tells(mask: Tensor | None) -> bool:
 
 
 def _framed(colour: Tensor, mask: Tensor, config: CropConfig, view: int) -> tuple[Tensor, Tensor]:
-    """One picture (H, W, 3) and mask (H, W), framed."""
+    """One image (H, W, 3) and mask (H, W), framed."""
     inside = mask > _OBJECT
     if not bool(inside.any()):
         raise InputError(
-            f"the mask of picture {view} is empty: there is no object to crop to.",
+            f"the mask of image {view} is empty: there is no object to crop to.",
             "A mask is 1 on the object; LoadImage's mask output is 1 on the background, invert it.",
         )
     rows, columns = (inside.any(dim=axis).nonzero()[:, 0] for axis in (1, 0))

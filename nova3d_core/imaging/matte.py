@@ -1,4 +1,4 @@
-"""Masks for pictures that have none: what of a white background belongs to the object."""
+"""Masks for images that have none: what of a white background belongs to the object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WHITE_BORDER_SHARE = 0.75
 def matte_from_white(colour: Tensor, white: Tensor | None = None) -> Tensor:
     """Soft masks of objects in front of white.
 
-    White that is connected to the picture's border is background; white parts inside the object
+    White that is connected to the image's border is background; white parts inside the object
     stay object (and so does white seen through a closed handle: give a mask for such objects). The
     object's outermost pixel gets the share of object in its mix with white.
 
@@ -34,20 +34,20 @@ def matte_from_white(colour: Tensor, white: Tensor | None = None) -> Tensor:
     """
     check_shape("colour", colour, "V H W 3")
     check_finite("colour", colour)
-    pictures = colour.detach().cpu().float().numpy()
-    names = [f"view {view}" for view in range(len(pictures))]
+    images = colour.detach().cpu().float().numpy()
+    names = [f"view {view}" for view in range(len(images))]
     if len(names) == 1:
-        names = ["the picture"]
+        names = ["the image"]
     if white is None:
-        whites = pictures.min(axis=3) >= 1.0 - WHITE_TOLERANCE  # (V, H, W)
+        whites = images.min(axis=3) >= 1.0 - WHITE_TOLERANCE  # (V, H, W)
     else:
         whites = white.detach().cpu().numpy()
-    masks = [_matte(*each) for each in zip(pictures, whites, names, strict=True)]
+    masks = [_matte(*each) for each in zip(images, whites, names, strict=True)]
     return torch.from_numpy(np.stack(masks)).to(colour.device)
 
 
-def _matte(picture: np.ndarray, white: np.ndarray, name: str) -> np.ndarray:
-    """The (H, W) float32 soft mask of one picture (H, W, 3) with `white` (H, W) pixels."""
+def _matte(image: np.ndarray, white: np.ndarray, name: str) -> np.ndarray:
+    """The (H, W) float32 soft mask of one image (H, W, 3) with `white` (H, W) pixels."""
     background = _background(white, name)
     if background.all():
         raise InputError(
@@ -56,7 +56,7 @@ def _matte(picture: np.ndarray, white: np.ndarray, name: str) -> np.ndarray:
         )
     mask = (~background).astype(np.float32)
     edge = _edge(background) & ~white  # white that is kept lies behind a thin outline
-    mask[edge] = _share_of_object(picture[edge], _darkest_nearby(picture, edge))
+    mask[edge] = _share_of_object(image[edge], _darkest_nearby(image, edge))
     return mask
 
 
@@ -86,7 +86,7 @@ def _edge(background: np.ndarray) -> np.ndarray:
     return ~background & ndimage.binary_dilation(background, np.ones((3, 3), dtype=bool))
 
 
-def _darkest_nearby(picture: np.ndarray, edge: np.ndarray) -> np.ndarray:
+def _darkest_nearby(image: np.ndarray, edge: np.ndarray) -> np.ndarray:
     """(N, 3) the colour least like white within one pixel of each of N edge pixels.
 
     It stands for the object's unmixed colour there; thin parts, all of them edge, have one too.
@@ -96,7 +96,7 @@ def _darkest_nearby(picture: np.ndarray, edge: np.ndarray) -> np.ndarray:
     steps = np.array([(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)])
     y = (rows[:, None] + steps[:, 0]).clip(0, height - 1)  # (N, 9)
     x = (columns[:, None] + steps[:, 1]).clip(0, width - 1)
-    nearby = picture[y, x]  # (N, 9, 3)
+    nearby = image[y, x]  # (N, 9, 3)
     darkest = nearby.min(axis=2).argmin(axis=1)
     return nearby[np.arange(len(rows)), darkest]
 

@@ -1,4 +1,4 @@
-"""Huge pictures made small a few rows at a time, before anything copies them."""
+"""Huge images made small a few rows at a time, before anything copies them."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ _LEVEL = 0.5 / 255.0
 
 
 def shrunk_on_white(
-    picture: Tensor, mask: Tensor | None, longest_px: int
+    image: Tensor, mask: Tensor | None, longest_px: int
 ) -> tuple[Tensor, Tensor | None]:
-    """A picture on white and its mask, cut to what is in it and reduced to a size.
+    """An image on white and its mask, cut to what is in it and reduced to a size.
 
     Whole pixels are averaged, after the object was put on white; so soft edges keep their meaning.
-    Beside the result this takes memory for a few hundred rows, not for the picture.
+    Beside the result this takes memory for a few hundred rows, not for the image.
 
     Args:
-        picture: (H, W, 3 or 4) in 0..1.
+        image: (H, W, 3 or 4) in 0..1.
         mask: (H, W) in 0..1, or None; one that is 1 all over says nothing.
         longest_px: the result's longer side has fewer pixels than twice this.
 
     Returns:
         (h, w, 3), and (h, w) if a mask or an alpha tells where the object is.
     """
-    alpha = picture[..., 3] if picture.shape[-1] == 4 else None
+    alpha = image[..., 3] if image.shape[-1] == 4 else None
     telling = next((each for each in (mask, alpha) if each is not None and _tells(each)), None)
-    rows, columns = _occupied(picture, telling)
-    picture = picture[rows, columns]
+    rows, columns = _occupied(image, telling)
+    image = image[rows, columns]
     telling = None if telling is None else telling[rows, columns]
-    factor = max(max(picture.shape[:2]) // longest_px, 1)
-    mix_white = telling is not None and not _white_behind(picture, telling)
+    factor = max(max(image.shape[:2]) // longest_px, 1)
+    mix_white = telling is not None and not _white_behind(image, telling)
     colours, masks = [], []
-    rows_together = factor * max(_rows(picture) // factor, 1)
-    for start in range(0, len(picture), rows_together):
+    rows_together = factor * max(_rows(image) // factor, 1)
+    for start in range(0, len(image), rows_together):
         strip = slice(start, start + rows_together)
-        colour, share = picture[strip], None if telling is None else telling[strip].float()
+        colour, share = image[strip], None if telling is None else telling[strip].float()
         colour = on_white(colour) if colour.shape[-1] == 4 else colour
         if mix_white:
             colour = colour * share[..., None] + (1.0 - share[..., None])
@@ -59,7 +59,7 @@ def _rows(batch: Tensor) -> int:
 
 
 def strips(batch: Tensor) -> tuple[Tensor, ...]:
-    """A picture or mask (H, W, ...) as parts of a few rows each."""
+    """An image or mask (H, W, ...) as parts of a few rows each."""
     return batch.split(_rows(batch))
 
 
@@ -67,10 +67,10 @@ def _tells(mask: Tensor) -> bool:
     return min(float(strip.float().min()) for strip in strips(mask)) < 1.0 - _LEVEL
 
 
-def _occupied(picture: Tensor, mask: Tensor | None) -> tuple[slice, slice]:
+def _occupied(image: Tensor, mask: Tensor | None) -> tuple[slice, slice]:
     """Rows and columns that hold the object and a margin; all where nothing does."""
-    rows, columns = [], torch.zeros(picture.shape[1], dtype=torch.bool, device=picture.device)
-    for strip in strips(picture[..., :3] if mask is None else mask):
+    rows, columns = [], torch.zeros(image.shape[1], dtype=torch.bool, device=image.device)
+    for strip in strips(image[..., :3] if mask is None else mask):
         inside = strip.amin(dim=2) < 1.0 - WHITE_TOLERANCE if mask is None else strip > 0
         rows.append(inside.any(dim=1))
         columns |= inside.any(dim=0)
@@ -85,10 +85,10 @@ def _occupied(picture: Tensor, mask: Tensor | None) -> tuple[slice, slice]:
     return spans[0], spans[1]
 
 
-def _white_behind(picture: Tensor, mask: Tensor) -> bool:
+def _white_behind(image: Tensor, mask: Tensor) -> bool:
     """Whether nearly all of the background is white, judged by a grid of pixels."""
-    step = max(max(picture.shape[:2]) // _SAMPLES, 1)
-    few, outside = picture[::step, ::step], mask[::step, ::step] <= 0
+    step = max(max(image.shape[:2]) // _SAMPLES, 1)
+    few, outside = image[::step, ::step], mask[::step, ::step] <= 0
     few = (on_white(few) if few.shape[-1] == 4 else few)[outside]  # (N, 3)
     if not len(few):
         return True

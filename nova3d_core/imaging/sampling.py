@@ -1,4 +1,4 @@
-"""Reading colours out of pictures and textures between their texel centres."""
+"""Reading colours out of images and textures between their texel centres."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
     return _bilinear(texture, x, y, lambda index, size: index.remainder(size))
 
 
-def sample_picture(picture: Tensor, pixels: Tensor) -> Tensor:
-    """Bilinear values of a picture that keeps its border value outside.
+def sample_image(image: Tensor, pixels: Tensor) -> Tensor:
+    """Bilinear values of an image that keeps its border value outside.
 
     Args:
-        picture: (H, W, C) float.
+        image: (H, W, C) float.
         pixels: (P, 2) float x and y with pixel centres at +0.5.
 
     Returns:
         (P, C) float.
     """
     x, y = pixels[:, 0] - 0.5, pixels[:, 1] - 0.5
-    return _bilinear(picture, x, y, lambda index, size: index.clamp(0, size - 1))
+    return _bilinear(image, x, y, lambda index, size: index.clamp(0, size - 1))
 
 
 def _bilinear(grid: Tensor, x: Tensor, y: Tensor, inside) -> Tensor:

@@ -11,7 +11,7 @@ from ..views import Views
 def pose_report(before: Cameras, after: Cameras) -> str:
     """How far a refinement moved each view, one line a view.
 
-    Shifts are what the world's origin moved by in the view's picture, in percent of a world unit
+    Shifts are what the world's origin moved by in the view's image, in percent of a world unit
     (the longest side of an object that fits the default rig).
     """
     motion = pose_motion(before, after)

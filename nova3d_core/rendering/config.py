@@ -9,7 +9,7 @@ from ..checks import check_bounds
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """How pictures are taken of a mesh: unlit colour on white, world normals, mask, depth."""
+    """How images are taken of a mesh: unlit colour on white, world normals, mask, depth."""
 
     supersample: int = 3
     """Rays along each side of a pixel; 3 means 9 rays a pixel."""

@@ -1,6 +1,6 @@
 """Rays against triangles: Embree where it is installed, a plain numpy tree elsewhere.
 
-Both answer the same question with the same result, so pictures do not depend on the platform.
+Both answer the same question with the same result, so images do not depend on the platform.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def turntable(
     """Frames (V, H, 2 W, 3) in 0..1 of a mesh that turns once: colour left, normals right.
 
     Args:
-        mesh: any mesh; it is centred and scaled to fill the picture.
+        mesh: any mesh; it is centred and scaled to fill the image.
         rig: one camera a frame; 48 frames from 15 degrees above by default.
         config: rays a pixel.
         progress: told about each frame.
@@ -75,7 +75,7 @@ def write_turntable(frames: Tensor, path: Path | str, overwrite: bool = False) -
 def _encoded(frames: Tensor, kind: str) -> bytes:
     from PIL import Image
 
-    pictures: Sequence[Image.Image] = [
+    images: Sequence[Image.Image] = [
         Image.fromarray((frame.clamp(0.0, 1.0) * 255.0).round().byte().cpu().numpy())
         for frame in frames
     ]
@@ -85,12 +85,12 @@ def _encoded(frames: Tensor, kind: str) -> bytes:
         exif = Image.Exif()
         exif[_SOFTWARE_TAG] = GENERATOR
         about = {"exif": exif}
-    pictures[0].save(
+    images[0].save(
         buffer,
         kind,
         save_all=True,
-        append_images=pictures[1:],
-        duration=round(1000 * SECONDS_PER_TURN / len(pictures)),
+        append_images=images[1:],
+        duration=round(1000 * SECONDS_PER_TURN / len(images)),
         loop=0,
         lossless=True,
         **about,

@@ -1,4 +1,4 @@
-"""Pictures of a mesh by ray casting: colour, world normals, mask and depth from any rig."""
+"""Images of a mesh by ray casting: colour, world normals, mask and depth from any rig."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def render_views(
     progress: Progress = SILENT,
     backend: Backend = "auto",
 ) -> Rendering:
-    """Renders a mesh, unlit, on white; the pictures are on the CPU.
+    """Renders a mesh, unlit, on white; the images are on the CPU.
 
     Args:
         mesh: any mesh; back faces are seen too, with their normal turned to the camera.
@@ -61,11 +61,11 @@ def render_views(
     mesh, cameras = mesh.to("cpu").with_origin(cameras.origin), cameras.to("cpu").float()
     caster = RayCaster.of(mesh, backend)
     bounds = mesh.bounds
-    pictures = [
+    images = [
         _render_view(mesh, bounds, caster, cameras[view], config.supersample)
         for view in progress.track(range(len(cameras)), "rendering", len(cameras))
     ]
-    colour, masks, normals, depth_z = (torch.stack(part) for part in zip(*pictures, strict=True))
+    colour, masks, normals, depth_z = (torch.stack(part) for part in zip(*images, strict=True))
     return Rendering(Views(cameras, colour, masks, normals, "world"), depth_z)
 
 
@@ -140,7 +140,7 @@ def _render_view(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Colour (H, W, 3), mask (H, W), normals (H, W, 3), depth (H, W) of one view."""
     height, width = camera.height, camera.width
-    left, top, right, bottom = _box_in_picture(bounds, camera)
+    left, top, right, bottom = _box_in_image(bounds, camera)
     colour = torch.ones(height, width, 3)
     mask = torch.zeros(height, width)
     normals = torch.zeros(height, width, 3)
@@ -159,7 +159,7 @@ def _render_view(
     return colour, mask, normals, depth_z
 
 
-def _box_in_picture(bounds: Tensor, camera: Cameras) -> tuple[int, int, int, int]:
+def _box_in_image(bounds: Tensor, camera: Cameras) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of the pixels that a bounding box (2, 3) can reach."""
     low, high = bounds
     corners = torch.cartesian_prod(*torch.stack([low, high], dim=1))  # (8, 3)

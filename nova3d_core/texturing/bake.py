@@ -1,4 +1,4 @@
-"""Views onto a mesh: each texel takes its colour from the pictures that see it well and agree."""
+"""Views onto a mesh: each texel takes its colour from the images that see it well and agree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checks import check_finite, check_range, check_shape
 from ..errors import StageError
-from ..imaging.sampling import sample_picture
+from ..imaging.sampling import sample_image
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
@@ -161,10 +161,10 @@ class _Baking:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Which of the texels (S,) a view sees, with what weight (S,), in what colour (S, 3)."""
         sight = self._sight(texels, view)
-        weights = sample_picture(trust[..., None], sight.pixels)[:, 0]
+        weights = sample_image(trust[..., None], sight.pixels)[:, 0]
         weights = weights * sight.cosine**self.config.angle_power
         kept = torch.nonzero(weights)[:, 0]
-        return sight.place[kept], weights[kept], sample_picture(image, sight.pixels[kept])
+        return sight.place[kept], weights[kept], sample_image(image, sight.pixels[kept])
 
     def _sight(self, texels: Texels, view: int) -> Sight:
         camera, flattest = self.cameras[view], self.config.min_cosine

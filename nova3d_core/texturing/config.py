@@ -31,7 +31,7 @@ class BakeConfig:
     agreement_limit: float = 0.15
     """Colours this far from each other do not agree at all."""
     first_view_votes: float = 3.0
-    """How many other views the first one, the input picture, outweighs where views disagree."""
+    """How many other views the first one, the input image, outweighs where views disagree."""
 
     def __post_init__(self):
         check_bounds(

@@ -14,9 +14,9 @@ _OUTVOTED, _CONFIRMED = 0.6, 0.9
 """With less than the first share of the winner's votes a sample counts nothing, with more than
 the second it counts in full: a bare majority silences nobody."""
 _BESIDE = 0.004
-"""Samples within this share of the picture speak for a pixel."""
+"""Samples within this share of the image speak for a pixel."""
 _CORE = 0.004
-"""Doubt that fills this share of the picture around a pixel is a patch; where geometry is a little
+"""Doubt that fills this share of the image around a pixel is a patch; where geometry is a little
 wrong, doubt comes in thin lines."""
 _REACH = 0.015
 """A patch spreads so far: what is wrong there fades out at its rim, too faintly to be told."""
@@ -34,8 +34,8 @@ def agreement_maps(
     Args:
         survey: samples with the views' gains undone.
         config: tolerance, limit and the first view's votes.
-        height: of the pictures.
-        width: of the pictures.
+        height: of the images.
+        width: of the images.
         onto: (V, H, W) values that are multiplied in place, instead of ones.
 
     Returns:
@@ -100,11 +100,11 @@ def _as_map(place: Tensor, agrees: Tensor, height: int, width: int) -> Tensor:
     return (1.0 - torch.maximum(doubt, spread))[0, 0].clamp(0.0, 1.0)
 
 
-def _means_around(pictures: Tensor, reach: int) -> Tensor:
-    return functional.avg_pool2d(pictures, 2 * reach + 1, stride=1, padding=reach)
+def _means_around(images: Tensor, reach: int) -> Tensor:
+    return functional.avg_pool2d(images, 2 * reach + 1, stride=1, padding=reach)
 
 
-def _largest_around(pictures: Tensor, reach: int) -> Tensor:
+def _largest_around(images: Tensor, reach: int) -> Tensor:
     """Largest value of an image (1, 1, H, W) in the square of `reach` pixels around each pixel."""
-    rows = functional.max_pool2d(pictures, (1, 2 * reach + 1), stride=1, padding=(0, reach))
+    rows = functional.max_pool2d(images, (1, 2 * reach + 1), stride=1, padding=(0, reach))
     return functional.max_pool2d(rows, (2 * reach + 1, 1), stride=1, padding=(reach, 0))

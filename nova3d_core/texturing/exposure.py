@@ -63,15 +63,15 @@ def estimate_gains(survey: Survey) -> Tensor:
     return gains
 
 
-def trust_in_cut_off(picture: Tensor, gain: Tensor) -> Tensor:
+def trust_in_cut_off(image: Tensor, gain: Tensor) -> Tensor:
     """How much each pixel counts (H, W), in 0..1: less where a gain has cut its colour off at 1.
 
     Args:
-        picture: (H, W, 3) as given.
+        image: (H, W, 3) as given.
         gain: (3,) that its channels were multiplied by.
     """
     lost = (_TRUSTS_LITTLE_FROM - gain) / (_TRUSTS_LITTLE_FROM - 1.0)  # 1 without gain
-    of_channels = torch.where(picture > _BRIGHT, lost.clamp(_LITTLE, 1.0), 1.0)
+    of_channels = torch.where(image > _BRIGHT, lost.clamp(_LITTLE, 1.0), 1.0)
     return of_channels.amin(dim=-1)
 
 

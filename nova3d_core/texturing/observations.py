@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..imaging.sampling import sample_picture
+from ..imaging.sampling import sample_image
 from .texels import Texels
 from .view_images import colours_around
 from .visibility import Sight
 
 _MOST_TEXELS = 60_000
-"""About one for each pixel of the usual pictures; more change nothing that could be measured."""
+"""About one for each pixel of the usual images; more change nothing that could be measured."""
 _MOST_SAMPLES = 8_000_000
 """Texels times views, which bounds the memory."""
 
@@ -32,7 +32,7 @@ class Survey:
     view: Tensor
     """(S,) in 0..V."""
     pixels: Tensor
-    """(S, 2) where in the view's picture."""
+    """(S, 2) where in the view's image."""
     cosine: Tensor
     """(S,) between the surface's normal and the view."""
     trust: Tensor
@@ -60,22 +60,22 @@ def survey_texels(texels: Texels, views: int) -> Texels:
 
 
 def take_survey(
-    texels: Texels, pictures: Iterable[Tensor], trust: Tensor, sights: Iterable[Sight]
+    texels: Texels, images: Iterable[Tensor], trust: Tensor, sights: Iterable[Sight]
 ) -> Survey:
     """Asks the views about texels.
 
     Args:
         texels: the sample.
-        pictures: (H, W, 3) of each view, without background.
+        images: (H, W, 3) of each view, without background.
         trust: (V, H, W) in 0..1.
         sights: what each view sees of the texels, in the order of the views.
     """
     parts = []
-    for view, (picture, sight) in enumerate(zip(pictures, sights, strict=True)):
-        counts = sample_picture(trust[view][..., None], sight.pixels)[:, 0]
+    for view, (image, sight) in enumerate(zip(images, sights, strict=True)):
+        counts = sample_image(trust[view][..., None], sight.pixels)[:, 0]
         kept = counts > 0
         pixels = sight.pixels[kept]
-        low, high = colours_around(picture)
+        low, high = colours_around(image)
         parts.append(
             (
                 sight.place[kept],
@@ -83,7 +83,7 @@ def take_survey(
                 pixels,
                 sight.cosine[kept],
                 counts[kept],
-                *(sample_picture(image, pixels) for image in (picture, low, high)),
+                *(sample_image(layer, pixels) for layer in (image, low, high)),
             )
         )
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]

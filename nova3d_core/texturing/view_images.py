@@ -1,4 +1,4 @@
-"""Pictures made ready for baking: no background, no pixel blur, and what lies around a pixel."""
+"""Images made ready for baking: no background, no pixel blur, and what lies around a pixel."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def without_background(colour: Tensor, mask: Tensor) -> Tensor:
     return colour[torch.from_numpy(row).long(), torch.from_numpy(column).long()]
 
 
-def sharpened(picture: Tensor) -> Tensor:
-    """A picture (H, W, C) whose bilinear interpolation has the given pixels as its means.
+def sharpened(image: Tensor) -> Tensor:
+    """An image (H, W, C) whose bilinear interpolation has the given pixels as its means.
 
     A pixel is the mean of its square. Interpolating between such means blurs what is seen twice;
     this makes up for it, but for part of the finest stripes, where it would only raise noise.
     Values may leave 0..1.
     """
-    given = picture.movedim(-1, 0)[None]  # (1, C, H, W)
+    given = image.movedim(-1, 0)[None]  # (1, C, H, W)
     result = given
     for _ in range(_SHARPEN_ROUNDS):
         result = result + given - _pixel_means(result)
@@ -59,9 +59,9 @@ def _pixel_means(hats: Tensor) -> Tensor:
     return _SIDE * (rows[..., :-2] + rows[..., 2:]) + _MIDDLE * rows[..., 1:-1]
 
 
-def colours_around(picture: Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest and highest value (H, W, C) of a picture (H, W, C) in each pixel's 3 x 3."""
-    planes = picture.movedim(-1, 0)[None]
+def colours_around(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value (H, W, C) of an image (H, W, C) in each pixel's 3 x 3."""
+    planes = image.movedim(-1, 0)[None]
     high = functional.max_pool2d(planes, 3, stride=1, padding=1)
     low = -functional.max_pool2d(-planes, 3, stride=1, padding=1)
     return low[0].movedim(0, -1), high[0].movedim(0, -1)

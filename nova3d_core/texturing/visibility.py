@@ -30,13 +30,13 @@ class Sight:
     cosine: Tensor
     """(S,) in 0..1, between the surface's normal and the direction to the camera."""
     pixels: Tensor
-    """(S, 2) x and y in the picture."""
+    """(S, 2) x and y in the image."""
 
 
 def sight_of(
     caster: RayCaster, position: Tensor, normal: Tensor, camera: Cameras, min_cosine: float
 ) -> Sight:
-    """The places of a surface that lie in a camera's picture, face it and are not hidden from it.
+    """The places of a surface that lie in a camera's image, face it and are not hidden from it.
 
     Args:
         caster: the surface.
@@ -77,7 +77,7 @@ def edge_fade(caster: RayCaster, camera: Cameras, mask: Tensor, edge_px: float) 
     Args:
         caster: the surface.
         camera: one camera.
-        mask: (H, W) of its picture.
+        mask: (H, W) of its image.
         edge_px: how far from an edge the fade ends at 1.
     """
     from scipy.ndimage import distance_transform_edt

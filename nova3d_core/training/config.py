@@ -64,7 +64,7 @@ class DataConfig:
     held_out: tuple[str, ...] = ()
     """Shards of objects that are never learnt from, for validation; procedural ones if empty."""
     size_px: int = 256
-    """Width and height of the pictures."""
+    """Width and height of the images."""
     ahead: int = 4
     """Batches that are made ready while the network computes."""
 
@@ -110,11 +110,11 @@ class ConditionConfig:
     """p: the embedding alone is left out of p of the objects, embedding and latent of another p,
     the latent alone of a third p; for all views and both domains of an object alike."""
     augmentation_mean: float = -3.0
-    """Mean of ln(strength) of the noise on the input picture."""
+    """Mean of ln(strength) of the noise on the input image."""
     augmentation_std: float = 0.5
     """Standard deviation of ln(strength)."""
     background_share: float = 0.5
-    """Share of the objects whose input picture gets a random grey or coloured background; what is
+    """Share of the objects whose input image gets a random grey or coloured background; what is
     painted always stands on white."""
 
     def __post_init__(self):
@@ -267,7 +267,7 @@ class TrainConfig:
         if FAMILIES[self.family].added != ("augmentation",):
             raise InputError(
                 f"family {self.family} cannot be trained here: it is told more than the noise on "
-                "its input picture.",
+                "its input image.",
                 "Train nova3d or nova3d-mini.",
             )
         starts = [stage.start for stage in self.noise]

@@ -275,7 +275,7 @@ class Loop:
         )
         shown = min(self.config.run.sheet_objects, len(found.painted))
         if shown and self.accelerator.is_main_process:
-            picture = sheet(truths[:shown], found.painted[:shown])
+            image = sheet(truths[:shown], found.painted[:shown])
             path = self.output / SHEETS / f"{self.place.step:08d}.png"
-            write_image(path, picture, overwrite=True)
-            self.watch.picture("samples", picture, self.place.step)
+            write_image(path, image, overwrite=True)
+            self.watch.image("samples", image, self.place.step)

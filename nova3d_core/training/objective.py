@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .config import TrainConfig
-from .data.batches import Batch, Told, pictures_of, told_in_training
+from .data.batches import Batch, Told, images_of, told_in_training
 from .data.latent_batches import ReadyBatch, told_of_ready
 from .losses import edm_loss, network_input
 from .noise import sigmas_of, spread_normals, stage_at
@@ -53,34 +53,34 @@ class Objective:
                 clean = batch.clean[:domains].float()
                 told = told_of_ready(batch, draws, self.config.conditions, domains)
             else:
-                clean = self.latents(pictures_of(batch)[:domains])
+                clean = self.latents(images_of(batch)[:domains])
                 told = told_in_training(batch, draws, self.config.conditions, domains)
             x = self.beside(network_input(clean, draws.noise, sigmas), told)
         answer = self.answer(x, sigmas, told)
         return edm_loss(answer, clean, draws.noise, sigmas), sigmas
 
-    def latents(self, pictures: Tensor) -> Tensor:
-        """(D, B, V, C, h, w) float32 scaled latents of pictures (D, B, V, 3, H, W) in -1..1."""
-        flat = self.trainee.codec.to_scaled(pictures.flatten(0, 2))
-        return flat.float().unflatten(0, pictures.shape[:3])
+    def latents(self, images: Tensor) -> Tensor:
+        """(D, B, V, C, h, w) float32 scaled latents of images (D, B, V, 3, H, W) in -1..1."""
+        flat = self.trainee.codec.to_scaled(images.flatten(0, 2))
+        return flat.float().unflatten(0, images.shape[:3])
 
     def beside(self, scaled: Tensor, told: Told) -> Tensor:
-        """Scaled noisy latents (D, B, V, C, h, w) with the input picture's beside each of them,
+        """Scaled noisy latents (D, B, V, C, h, w) with the input image's beside each of them,
         (D, B, V, 2 C, h, w) in the format that the network computes in."""
         domains, _, views = scaled.shape[:3]
         latent = told.latent  # (B, C, h, w)
         if latent is None:
-            latent = self.trainee.codec.encode(told.noisy_picture).float()
+            latent = self.trainee.codec.encode(told.noisy_image).float()
         latent = latent * told.keep_latent[:, None, None, None]
         latent = latent[None, :, None].expand(domains, -1, views, -1, -1, -1)
         return torch.cat([scaled, latent], dim=3).to(COMPUTES_IN[self.config.precision])
 
     def answer(self, x: Tensor, sigmas: Tensor, told: Told) -> Tensor:
         """F of the network, (D, B, V, C, h, w)."""
-        seen = told.picture if told.embedding is None else told.embedding
+        seen = told.image if told.embedding is None else told.embedding
         if self.trainee.encoder is None and told.embedding is None:
             with torch.no_grad():
-                seen = self.trainee.image_encoder.embed(told.picture).float()
+                seen = self.trainee.image_encoder.embed(told.image).float()
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.config.precision == "autocast"
         ):
@@ -92,6 +92,6 @@ class Objective:
         if self.trainee.encoder is not None:
             raise InputError(
                 "the training data holds embeddings, but the image encoder is trained too: it "
-                "needs the pictures.",
-                "Give the shards of pictures instead of their latents.",
+                "needs the images.",
+                "Give the shards of images instead of their latents.",
             )

@@ -1,4 +1,4 @@
-"""What a run says of itself: lines of JSON, and curves and pictures for TensorBoard."""
+"""What a run says of itself: lines of JSON, and curves and images for TensorBoard."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class Watch:
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
 
-    def picture(self, name: str, picture: Tensor, step: int) -> None:
-        """A picture (H, W, 3) in 0..1 for TensorBoard."""
+    def image(self, name: str, image: Tensor, step: int) -> None:
+        """An image (H, W, 3) in 0..1 for TensorBoard."""
         if self._writer is not None:
-            self._writer.add_image(name, picture.movedim(-1, 0), step)
+            self._writer.add_image(name, image.movedim(-1, 0), step)
 
     def close(self) -> None:
         """Writes what is still held back."""

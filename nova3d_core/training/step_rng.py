@@ -28,12 +28,12 @@ class Draws:
     dropped: Tensor
     """(B,) in 0..1, decides which conditions are left out."""
     strength: Tensor
-    """(B,) standard normal, of the noise on the input picture."""
+    """(B,) standard normal, of the noise on the input image."""
     background: Tensor
-    """(B, 3) in 0..1, a colour for the input picture's background."""
+    """(B, 3) in 0..1, a colour for the input image's background."""
     plain: Tensor
     """(B,) in 0..1, decides whether the background stays white."""
-    picture_noise: Tensor
+    image_noise: Tensor
     """(B, 3, S, S) standard normal."""
     noise: Tensor
     """(D, B, V, C, h, w) standard normal."""
@@ -69,18 +69,18 @@ def draw(
         step: the step.
         places: of these objects in the batch over all processes.
         latents: (D, V, C, h, w) of an object.
-        size_px: side of the input picture.
+        size_px: side of the input image.
     """
     count = len(places)
     few = torch.zeros(count, 7)
     strength = torch.zeros(count)
-    picture_noise = torch.zeros(count, 3, size_px, size_px)
+    image_noise = torch.zeros(count, 3, size_px, size_px)
     noise = torch.zeros(count, *latents)
     for index, place in enumerate(places):
         generator = generator_of(seed, step, place)
         few[index] = torch.rand(7, generator=generator)
         strength[index].normal_(generator=generator)
-        picture_noise[index].normal_(generator=generator)
+        image_noise[index].normal_(generator=generator)
         noise[index].normal_(generator=generator)
     grey = few[:, 3:4] < GREY_SHARE
     colours = torch.where(grey, few[:, 4:5].expand(-1, 3), few[:, 4:7])
@@ -91,6 +91,6 @@ def draw(
         strength=strength,
         background=colours,
         plain=few[:, 2],
-        picture_noise=picture_noise,
+        image_noise=image_noise,
         noise=noise.transpose(0, 1),
     )

@@ -50,12 +50,12 @@ class Trainee(nn.Module):
 
     @property
     def codec(self) -> Codec:
-        """Pictures to latents and back."""
+        """Images to latents and back."""
         return self._outside[0]
 
     @property
     def image_encoder(self) -> ImageEncoder:
-        """Pictures to the token of the context."""
+        """Images to the token of the context."""
         return self._outside[1]
 
     def forward(
@@ -70,10 +70,10 @@ class Trainee(nn.Module):
         """F of the network.
 
         Args:
-            x: (D, B, V, Cin, h, w) scaled noisy latents beside the input picture's, in the number
+            x: (D, B, V, Cin, h, w) scaled noisy latents beside the input image's, in the number
                 format to compute in.
             c_noise: (B,) ln(sigma) / 4.
-            seen: (B, 3, S, S) input pictures in -1..1 where the encoder is trained, else their
+            seen: (B, 3, S, S) input images in -1..1 where the encoder is trained, else their
                 embeddings (B, 1, Cc).
             kept: (B,) 1 where the network is given the embedding, 0 where it is left out.
             added: (B, V, A) sinusoids.
@@ -107,7 +107,7 @@ def check_parts(unet: VideoUNet, codec: Codec, family: Family) -> None:
 
 
 def check_size(trainee: Trainee, size_px: int) -> None:
-    """Raises InputError if the network cannot halve latents of such pictures often enough."""
+    """Raises InputError if the network cannot halve latents of such images often enough."""
     levels = len(trainee.unet.config.channel_factors)
     multiple = trainee.codec.factor * 2 ** (levels - 1)
     if size_px % multiple:

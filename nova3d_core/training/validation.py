@@ -26,7 +26,7 @@ WHITE_SLACK = 0.1
 """A pixel whose darkest channel is this close to white is background: half of the way from white to
 the unit normal that is closest to it."""
 SSIM_PX = 11
-"""Smaller pictures have no structural similarity."""
+"""Smaller images have no structural similarity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Truth:
     colour: Tensor
     """(V, S, S, 3) in 0..1 on white; view 0 is what the model is given."""
     normal: Tensor
-    """(V, S, S, 3) pictures in 0..1 of normals in the frame of view 0, on white."""
+    """(V, S, S, 3) images in 0..1 of normals in the frame of view 0, on white."""
     mask: Tensor
     """(V, S, S) in 0..1, how much of a pixel the object covers."""
     key: str = ""
@@ -45,23 +45,23 @@ class Truth:
 
 def truth_of(item: Mapping[str, Any]) -> Truth:
     """An object as the data gives it: (V, S, S, ...) uint8."""
-    pictures = (item[name].float() / 255.0 for name in ("colour", "normal", "mask"))
-    return Truth(*pictures, key=str(item.get("key", "")))
+    images = (item[name].float() / 255.0 for name in ("colour", "normal", "mask"))
+    return Truth(*images, key=str(item.get("key", "")))
 
 
 def paint(
     model: MultiviewModel,
-    picture: Tensor,
+    image: Tensor,
     placement: Placement,
     seed: int = 0,
     steps: int | None = None,
     progress: Progress = SILENT,
 ) -> Tensor:
-    """What a model paints of a picture that is framed as in training.
+    """What a model paints of an image that is framed as in training.
 
     Args:
         model: a model, which may still be in training.
-        picture: (S, S, 3) in 0..1 on white.
+        image: (S, S, 3) in 0..1 on white.
         placement: where it computes.
         seed: start of the noise.
         steps: denoising steps; the family's own if None.
@@ -74,19 +74,19 @@ def paint(
         StageError: the model gave numbers that are not finite.
         Cancelled: the user asked to stop.
     """
-    size_px = picture.shape[0]
+    size_px = image.shape[0]
     config = SampleConfig(seed=seed, steps=steps)
     stations = stations_of(model.family, size_px)
     draws = draw(model, size_px, seed)
     with torch.no_grad():
-        told = told_of(model, picture, stations, draws, placement, progress)
+        told = told_of(model, image, stations, draws, placement, progress)
         latents = sample_latents(model, told, stations, draws.start, config, placement, progress)
         return decoded(model, latents, config, placement, progress)
 
 
-def silhouettes(pictures: Tensor) -> Tensor:
-    """(..., H, W) float 0 or 1: what of pictures (..., H, W, 3) in 0..1 is not white."""
-    return (pictures.amin(dim=-1) < 1.0 - WHITE_SLACK).float()
+def silhouettes(images: Tensor) -> Tensor:
+    """(..., H, W) float 0 or 1: what of images (..., H, W, 3) in 0..1 is not white."""
+    return (images.amin(dim=-1) < 1.0 - WHITE_SLACK).float()
 
 
 def view_figures(painted: Tensor, truth: Truth) -> list[dict[str, float | None]]:
@@ -164,12 +164,12 @@ def validate(
     quiet = Progress(None, lambda: _asked_to_stop(progress))
     for seed, truth in enumerate(progress.track(truths, VALIDATING, len(truths))):
         try:
-            pictures = paint(model, truth.colour[0], placement, seed, steps, quiet)
+            images = paint(model, truth.colour[0], placement, seed, steps, quiet)
         except StageError as error:
             logger.warning("validation: %s", error.message)
             continue
-        painted.append(pictures)
-        objects.append(unseen_means(view_figures(pictures, truth)))
+        painted.append(images)
+        objects.append(unseen_means(view_figures(images, truth)))
     return Validation(mean_figures(objects) if objects else {}, objects, painted)
 
 
@@ -179,14 +179,14 @@ def _asked_to_stop(progress: Progress) -> bool:
 
 
 def sheet(truths: Sequence[Truth], painted: Sequence[Tensor]) -> Tensor:
-    """A picture (H, W, 3): for each object colours over their truth, normals over theirs.
+    """An image (H, W, 3): for each object colours over their truth, normals over theirs.
 
     Args:
         truths: objects.
         painted: (D, V, S, S, 3) of each.
     """
     rows = []
-    for truth, pictures in zip(truths, painted, strict=True):
-        pairs = [(pictures[0], truth.colour), (pictures[1:2].flatten(0, 1), truth.normal)]
+    for truth, images in zip(truths, painted, strict=True):
+        pairs = [(images[0], truth.colour), (images[1:2].flatten(0, 1), truth.normal)]
         rows += [row for pair in pairs for row in pair if len(row)]
     return torch.cat([torch.cat(list(row), dim=1) for row in rows], dim=0)

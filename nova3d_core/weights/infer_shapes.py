@@ -127,7 +127,7 @@ def vae_config(shapes: Mapping[str, Shape], prefix: str, temporal: bool, source:
     Args:
         shapes: the file's tensors.
         prefix: what stands before "encoder.".
-        temporal: whether the decoder has layers across pictures.
+        temporal: whether the decoder has layers across images.
         source: the file, for messages.
 
     Raises:

@@ -195,7 +195,7 @@ def _family(path: Path, identity: Identity) -> Family:
     _refuse_what_has_no_unet(path, identity)
     if identity.family == "svd":
         raise InputError(
-            f"{path} is base Stable Video Diffusion: it paints a video from a picture and was "
+            f"{path} is base Stable Video Diffusion: it paints a video from an image and was "
             "never taught to walk around an object or to paint normals.",
             "Train NOVA3D from it, or load SV3D or V3D for views in colour. (V3D's UNet looks the "
             "same: its file must be named V3D.)",

@@ -28,7 +28,7 @@ SET = """([type, name, value]) => {
 }"""
 NODES = """() => window.app.graph.nodes.map(node => ({
     id: String(node.id), type: node.type, title: node.title,
-    pictures: window.app.nodeOutputs?.[node.id]?.images?.length ?? 0,
+    images: window.app.nodeOutputs?.[node.id]?.images?.length ?? 0,
     red: Boolean(node.has_errors), known: node.type in window.LiteGraph.registered_node_types,
     text: (node.widgets ?? []).map(widget => String(widget.value ?? '')).join(' '),
 }))"""
@@ -120,7 +120,7 @@ class Page:
         plain = "canvas:not([id]):not([class*=minimap]):not([data-testid*=minimap])"
         return self.tab.locator(plain).last
 
-    def viewer_picture(self) -> PIL.Image.Image:
+    def viewer_image(self) -> PIL.Image.Image:
         """The middle of what the 3D viewer shows, without its buttons, once it stands still."""
         last = b""
         deadline = time.monotonic() + 60

@@ -63,7 +63,7 @@ def test_template_runs_to_its_end(page, name):
     for node in page.nodes():
         assert not node["red"], node
         if node["type"] in ("PreviewImage", "SaveImage", "SaveAnimatedWEBP"):
-            assert node["pictures"] > 0, node
+            assert node["images"] > 0, node
         if node["type"] == "PreviewAny":
             assert len(node["text"]) > 40, node
     page.fit()
@@ -80,7 +80,7 @@ def test_template_paints_views_and_says_what_is_wrong_with_them(page, name):
     assert heard["previews"] > 0
     for node in page.nodes():
         if node["type"] == "PreviewImage":
-            assert node["pictures"] in (16, 21), node
+            assert node["images"] in (16, 21), node
     page.fit()
     page.shot(f"{name}-done")
 
@@ -112,22 +112,22 @@ def test_mesh_turns_in_the_preview(page):
     load_small(page, "views_to_mesh")
     assert page.run()["ended"] == "execution_success"
     page.fit()
-    before = page.viewer_picture()
+    before = page.viewer_image()
     assert reddest(before) > 40  # the knight's cloak: the texture has arrived
     page.drag_viewer(60)
-    after = page.viewer_picture()
+    after = page.viewer_image()
     changed = np.abs(pixels(before) - pixels(after)).max(axis=2) > 30
     assert changed.mean() > 0.02
     page.shot("turned")
 
 
-def test_help_page_opens_with_its_picture(page):
+def test_help_page_opens_with_its_image(page):
     page.load_template(PACK, "mesh_to_turntable")
     page.open_help("RenderViews")
     page.tab.get_by_role("heading", name="Render Views of a Mesh").wait_for(timeout=30_000)
-    picture = page.tab.locator("img[src$='images/RenderViews.webp']")
-    picture.wait_for()
-    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
+    image = page.tab.locator("img[src$='images/RenderViews.webp']")
+    image.wait_for()
+    assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
     assert page.tab.get_by_text("Rays along each side of a pixel").count() == 1
     page.shot("help")
 
@@ -146,11 +146,11 @@ def test_chinese_page_has_chinese_nodes(page):
         page.tab.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'en')")
 
 
-def pixels(picture: PIL.Image.Image) -> np.ndarray:
-    return np.asarray(picture).astype(int)
+def pixels(image: PIL.Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
 
 
-def reddest(picture: PIL.Image.Image) -> int:
+def reddest(image: PIL.Image.Image) -> int:
     """How much redder than green the reddest part is, of 255."""
-    values = pixels(picture)
+    values = pixels(image)
     return int((values[..., 0] - values[..., 1]).max())

@@ -53,7 +53,7 @@ def test_pose_is_a_proper_rotation_at_every_angle_even_at_the_poles():
             assert torch.linalg.det(rotation) == pytest.approx(1.0)
 
 
-def test_picture_is_upright_and_x_grows_to_the_right():
+def test_image_is_upright_and_x_grows_to_the_right():
     camera = orbit_cameras(RigConfig(count=1))
     points = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.0], [0.0, 0.3, 0.0]])
     pixels, depth_z = camera.project(points)

@@ -81,7 +81,7 @@ def test_lists_do_not_count_unless_asked_for():
     assert orbit_from_words(RigConfig(count=3), "static", 30.0, "nonsense", "").azimuths_deg == ()
 
 
-def test_field_of_view_is_what_the_picture_shows():
+def test_field_of_view_is_what_the_image_shows():
     rig = rig_from_lens(4, 0.0, 2.0, 60.0, "perspective", 1.0, (100, 50))
     cameras = cameras_of_orbit(OrbitConfig(rig))
     edge = torch.tensor([[2.0 * math.tan(math.radians(30.0)), 0.0, 0.0]])

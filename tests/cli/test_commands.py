@@ -45,14 +45,14 @@ def test_evaluate_writes_report_table_and_sheet(nova3d, knight_mesh, tmp_path):
     said = json.loads(done.stdout)
     assert said == json.loads((folder / "report.json").read_text())
     assert said["figures"]["visible"]["cd_l1"] < 0.03
-    assert said["figures"]["pictures_el0"]["psnr"] > 20
+    assert said["figures"]["images_el0"]["psnr"] > 20
     assert (folder / "report.md").read_text().startswith("| object |")
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.width > 1000
 
 
 def test_evaluate_without_json_says_the_table(nova3d, knight_mesh):
-    done = nova3d("evaluate", knight_mesh, "--reference", KNIGHT, "--no-with-pictures")
+    done = nova3d("evaluate", knight_mesh, "--reference", KNIGHT, "--no-with-images")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[2].startswith("| mesh |")
 
@@ -64,7 +64,7 @@ def test_the_same_command_gives_the_same_mesh_bit_for_bit(nova3d, knight_views, 
     assert (tmp_path / "one.glb").read_bytes() == (tmp_path / "two.glb").read_bytes()
 
 
-def test_pictures_without_masks_are_matted_from_their_white_background(
+def test_images_without_masks_are_matted_from_their_white_background(
     nova3d, knight_views, knight_mesh, tmp_path
 ):
     bare = tmp_path / "views"
@@ -177,7 +177,7 @@ def test_one_view_only_is_an_error_that_says_what_to_do(nova3d, knight_views, tm
     (single / "transforms.json").write_text(json.dumps(document))
     line = one_line(nova3d("fuse", single, "-o", tmp_path / "mesh.glb"))
     assert "1 view was given" in line
-    assert "Add pictures" in line
+    assert "Add images" in line
 
 
 def test_the_optimised_fusion_writes_its_details(nova3d, knight_views, tmp_path):

@@ -1,4 +1,4 @@
-"""The demo from one picture, with a small model in the place of the shipped one."""
+"""The demo from one image, with a small model in the place of the shipped one."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ QUICK = FuseConfig(
 
 @pytest.fixture
 def shipped(tmp_path, monkeypatch, l_solid):
-    """A package with a model and a picture; the model needs one step."""
+    """A package with a model and an image; the model needs one step."""
     rig = RigConfig(count=1, width_px=80, height_px=80)
-    write_views(render_views(l_solid, orbit_cameras(rig)).views, tmp_path / "picture")
+    write_views(render_views(l_solid, orbit_cameras(rig)).views, tmp_path / "image")
     save_nova3d(copying_mini(), tmp_path / "mini.safetensors")
     monkeypatch.setattr(built_in, "FILE", tmp_path / "mini.safetensors")
-    monkeypatch.setattr(demo, "PICTURE", tmp_path / "picture")
+    monkeypatch.setattr(demo, "IMAGE", tmp_path / "image")
     return tmp_path
 
 
-@pytest.mark.parametrize("start", ["auto", "picture"])
-def test_one_picture_becomes_views_and_a_mesh(shipped, capsys, start):
+@pytest.mark.parametrize("start", ["auto", "image"])
+def test_one_image_becomes_views_and_a_mesh(shipped, capsys, start):
     out = shipped / "out"
     Demo(output=out, start=start, steps=1, fuse=QUICK, json=True).run(SILENT)
     said = json.loads(capsys.readouterr().out)
-    assert said["start"] == "picture" and {"painting", "carving", "demo"} <= set(said["seconds"])
+    assert said["start"] == "image" and {"painting", "carving", "demo"} <= set(said["seconds"])
     assert {path.name for path in out.iterdir()} < {".nova3d.json", *DEMO_FILES}
     assert read_views(out / "views").colour.shape == (16, 128, 128, 3)
     assert len(read_mesh(out / "mesh.glb").faces) == said["faces"] > 100
-    assert read_image(out / "picture.png").shape[:2] == (80, 80)
+    assert read_image(out / "image.png").shape[:2] == (80, 80)
     assert read_image(out / "views.png").shape[:2] == (2 * 2 * 64, 8 * 64)
 
 
@@ -64,5 +64,5 @@ def test_without_the_model_auto_starts_from_the_object(shipped, monkeypatch):
     Demo(output=shipped / "out").run(SILENT)
     assert started == ["object"]
     with pytest.raises(InputError, match="is not in this copy of the package"):
-        Demo(output=shipped / "out", start="picture").run(SILENT)
+        Demo(output=shipped / "out", start="image").run(SILENT)
     assert not (shipped / "out").exists()

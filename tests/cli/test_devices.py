@@ -79,14 +79,14 @@ def test_fuse_on_a_gpu_that_warp_cannot_use_says_that_the_cpu_is_used(
 
 
 def test_sampling_without_memory_in_any_form_says_what_to_lower(tmp_path, monkeypatch, capsys):
-    from nova3d_core.cli.demo import PICTURE
+    from nova3d_core.cli.demo import IMAGE
     from nova3d_core.diffusion.sampling import pipeline
 
     def full(*given, **more):
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(pipeline, "sample", full)
-    image = PICTURE / "images" / "000.png"
+    image = IMAGE / "images" / "000.png"
     words = ["generate", str(image), "-o", str(tmp_path / "views")]
     assert main(words) == 1
     said = capsys.readouterr().err

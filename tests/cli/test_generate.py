@@ -13,7 +13,7 @@ from PIL import Image
 from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.weights.save import save_nova3d
 
-from ..diffusion.models import picture_and_mask, small_model
+from ..diffusion.models import image_and_mask, small_model
 from .test_interrupts import STOPPED, interrupt_at
 
 QUICK = ["--steps", "1", "--size-px", "64"]
@@ -21,17 +21,17 @@ QUICK = ["--steps", "1", "--size-px", "64"]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a picture and small models."""
+    """A folder with an image and small models."""
     folder = tmp_path_factory.mktemp("generate")
-    picture, mask = picture_and_mask()
-    levels = (torch.cat([picture, mask[..., None]], dim=-1) * 255).round().to(torch.uint8)
+    image, mask = image_and_mask()
+    levels = (torch.cat([image, mask[..., None]], dim=-1) * 255).round().to(torch.uint8)
     Image.fromarray(levels.numpy()).save(folder / "cup.png")
     for name in ("nova3d", "sv3d_p"):
         save_nova3d(small_model(name), folder / f"{name}.safetensors")
     return folder
 
 
-def test_a_picture_becomes_a_folder_of_views_with_normals(nova3d, place, tmp_path):
+def test_a_image_becomes_a_folder_of_views_with_normals(nova3d, place, tmp_path):
     out = tmp_path / "views"
     words = ["generate", place / "cup.png", "-o", out, "--model", place / "nova3d.safetensors"]
     done = nova3d(*words, *QUICK, "--seed", "5", "--json")

@@ -16,7 +16,7 @@ from nova3d_core.training.data.shards import ShardDataset, read_shard
 from .conftest import KNIGHT, ROOT
 from .test_interrupts import STOPPED, interrupt_at
 
-SMALL = ["--picture.size-px", "16", "--picture.views", "2", "--picture.supersample", "1"]
+SMALL = ["--image.size-px", "16", "--image.views", "2", "--image.supersample", "1"]
 
 
 def names_in(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.weights.discovery.built_in import NAME
 from nova3d_core.weights.save import save_nova3d
 
-from ..diffusion.models import picture_and_mask
+from ..diffusion.models import image_and_mask
 from ..weights.models import copying_mini
 from .conftest import SMALL_FUSE
 from .test_interrupts import STOPPED, interrupt_at
@@ -24,16 +24,16 @@ QUICK = ["--steps", "1", *SMALL_FUSE]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a picture and a small model."""
+    """A folder with an image and a small model."""
     folder = tmp_path_factory.mktemp("run")
-    picture, mask = picture_and_mask()
-    levels = (torch.cat([picture, mask[..., None]], dim=-1) * 255).round().to(torch.uint8)
+    image, mask = image_and_mask()
+    levels = (torch.cat([image, mask[..., None]], dim=-1) * 255).round().to(torch.uint8)
     Image.fromarray(levels.numpy()).save(folder / "cup.png")
     save_nova3d(copying_mini(), folder / "mini.safetensors", note="copies what it sees")
     return folder
 
 
-def test_a_picture_becomes_a_mesh(nova3d, place, tmp_path):
+def test_a_image_becomes_a_mesh(nova3d, place, tmp_path):
     mesh, views = tmp_path / "cup.glb", tmp_path / "views"
     words = ["run", place / "cup.png", "-o", mesh, "--model", place / "mini.safetensors", *QUICK]
     done = nova3d(*words, "--views", views, "--json")

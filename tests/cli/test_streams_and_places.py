@@ -90,7 +90,7 @@ def test_a_block_that_does_not_end_the_process_restores_the_handlers():
         ("render", KNIGHT, "-o", "t.webp", "--turntable", "t.webp"),
         ("fuse", "views", "-o", "d/mesh.glb", "--details", "d"),
         ("fuse", "views", "-o", "mesh.obj", "--details", "mesh.png"),
-        ("run", "picture.png", "-o", "v/mesh.glb", "--views", "v"),
+        ("run", "image.png", "-o", "v/mesh.glb", "--views", "v"),
     ],
 )
 def test_outputs_that_share_a_place_are_refused_before_the_work(nova3d, tmp_path, words):

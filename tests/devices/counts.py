@@ -153,7 +153,7 @@ def sampling() -> None:
     from nova3d_core.diffusion.sampling.pipeline import SAMPLING, sample
     from nova3d_core.progress import Progress
 
-    from ..diffusion.models import picture_and_mask, small_model
+    from ..diffusion.models import image_and_mask, small_model
 
     ORBIT_PRESETS["of 4"] = OrbitConfig(RigConfig(count=4))
     for family in ("nova3d", "nova3d-mini", "sv3d_u"):
@@ -174,7 +174,7 @@ def sampling() -> None:
                 last.update(totals=LEDGER.totals(), syncs=LEDGER.syncs.copy())
 
             placement = OneDevice(model, DEVICE, dtype)
-            given = picture_and_mask()
+            given = image_and_mask()
             config = SampleConfig(steps=3)
             sample(model, *given, config, placement=placement, progress=Progress(report))
 

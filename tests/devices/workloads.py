@@ -186,7 +186,7 @@ def compared_sample(model: Any, dtype: torch.dtype, steps: int = 2) -> dict[str,
     from nova3d_core.diffusion.sampling.pipeline import sample
     from nova3d_core.progress import Progress
 
-    from ..diffusion.models import picture_and_mask
+    from ..diffusion.models import image_and_mask
 
     for part in (UNET, CODEC, IMAGE_ENCODER):
         model.part(part).to(dtype)
@@ -195,9 +195,9 @@ def compared_sample(model: Any, dtype: torch.dtype, steps: int = 2) -> dict[str,
     show = Progress(lambda event: previews.append(event.preview()) if event.preview else None)
     for device in (CPU, DEVICE):
         placement = OneDevice(model, device, dtype)
-        given = picture_and_mask()
+        given = image_and_mask()
         results.append(sample(model, *given, config, placement=placement, progress=show))
-    plain, found = (result.pictures for result in results)
+    plain, found = (result.images for result in results)
     assert found.dtype == torch.float32 and len(previews) >= 2
     return judged([results[1], previews], float((found - plain).abs().mean()))
 
@@ -360,7 +360,7 @@ def node_placement() -> dict[str, dict[str, Any]]:
     families = importlib.import_module("pack.nova3d_core.diffusion.families")
     model_module = importlib.import_module("pack.nova3d_core.diffusion.model")
 
-    from ..diffusion.models import picture_and_mask, small_model
+    from ..diffusion.models import image_and_mask, small_model
 
     cases = {}
     for name, dtype in (("nova3d-mini", torch.float16), ("sv3d_u", torch.bfloat16)):
@@ -371,15 +371,15 @@ def node_placement() -> dict[str, dict[str, Any]]:
         config = families.SampleConfig(seed=3, steps=1)
         twin = copy.deepcopy(model)
         on_cpu = model_module.OneDevice(twin, CPU, dtype)
-        plain = pipeline.sample(twin, *picture_and_mask(), config, placement=on_cpu).pictures
+        plain = pipeline.sample(twin, *image_and_mask(), config, placement=on_cpu).images
         with torch.inference_mode():
             found = pipeline.sample(
                 model,
-                *picture_and_mask(),
+                *image_and_mask(),
                 config,
                 placement=placement.HostPlacement(hosted),
             )
-        cases[name] = judged(found, float((found.pictures - plain).abs().mean()))
+        cases[name] = judged(found, float((found.images - plain).abs().mean()))
     assert {device for _, device in log} == {str(DEVICE)}
     return cases
 

@@ -1,4 +1,4 @@
-"""Whole small models with real parts, and a picture to give them."""
+"""Whole small models with real parts, and an image to give them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nova3d_core.diffusion.network.config import CAMERA_TASK_NUMBERS, UNetConfig
 from nova3d_core.diffusion.network.unet import VideoUNet
 
 SIZE = 16
-"""Pixels of a picture; latents have half as many."""
+"""Pixels of an image; latents have half as many."""
 CLIP = ClipConfig(32, 48, 2, 2, 48, 14, 7)
 WIDTHS = (32, 32)
 PIXELS = PixelCodec(2)
@@ -61,7 +61,7 @@ def small_config(family: Family) -> UNetConfig:
 
 
 def small_model(name: str = "nova3d", seed: int = 0, views: int | None = None) -> MultiviewModel:
-    """A family's model with few channels, that paints pictures of 16 pixels.
+    """A family's model with few channels, that paints images of 16 pixels.
 
     With `views`, it walks round in so few steps; `few_views` must know them.
     """
@@ -88,7 +88,7 @@ def small_model(name: str = "nova3d", seed: int = 0, views: int | None = None) -
     )
 
 
-def picture_and_mask(size: int = 40) -> tuple[Tensor, Tensor]:
+def image_and_mask(size: int = 40) -> tuple[Tensor, Tensor]:
     """A coloured ring sector on white: it looks different from every side."""
     y, x = torch.meshgrid(
         torch.arange(size) - size / 2, torch.arange(size) - size / 2, indexing="ij"

@@ -24,12 +24,12 @@ from nova3d_core.weights.keymaps.unet import sgm_unet_names
 from .models import CLIP, WIDTHS, randomised, small_config
 
 VIEWS, SIZE, STEPS = 5, 32, 4
-READER = replace(CLIP, size_px=224, patch_px=56)  # diffusers brings pictures to 224 pixels
+READER = replace(CLIP, size_px=224, patch_px=56)  # diffusers brings images to 224 pixels
 
 
 @pytest.fixture(scope="module")
 def family(few_views):
-    """SVD itself, as its authors sample it, with five pictures."""
+    """SVD itself, as its authors sample it, with five images."""
     return Family("svd", "SVD", VIEWS, SIZE, "of 5", STEPS, GuidanceConfig("linear", 1.0, 3.0))
 
 
@@ -79,7 +79,7 @@ def ours(family, theirs):
     )
 
 
-def test_latents_and_pictures_equal_those_of_diffusers(ours, theirs):
+def test_latents_and_images_equal_those_of_diffusers(ours, theirs):
     generator = torch.Generator().manual_seed(11)
     levels = (torch.rand(SIZE, SIZE, 3, generator=generator) * 255).to(torch.uint8)
     start = torch.randn(1, 1, VIEWS, 4, SIZE // 2, SIZE // 2, generator=generator)
@@ -93,25 +93,25 @@ def test_latents_and_pictures_equal_those_of_diffusers(ours, theirs):
             generator=torch.Generator().manual_seed(5), latents=start[0], output_type=kind,
         ).frames  # fmt: skip
 
-    their_latents, their_pictures = of_diffusers("latent"), of_diffusers("pt")
+    their_latents, their_images = of_diffusers("latent"), of_diffusers("pt")
     augmentation = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
-    picture = torch.from_numpy(np.asarray(levels, dtype=np.float32) / 255.0)
+    image = torch.from_numpy(np.asarray(levels, dtype=np.float32) / 255.0)
     config, place = SampleConfig(decode_at_once=2), OneDevice(ours, torch.device("cpu"))
     stations = stations_of(ours.family, SIZE)
     with torch.no_grad():
         draws = Draws(start, augmentation, generator)
-        told = told_of(ours, picture, stations, draws, place, SILENT)
+        told = told_of(ours, image, stations, draws, place, SILENT)
         _assert_tells_the_same(told, theirs, levels)
         latents = sample_latents(ours, told, stations, start, config, place, SILENT)
-        pictures = decoded(ours, latents, config, place, SILENT)
+        images = decoded(ours, latents, config, place, SILENT)
     assert latents.shape == (1, 1, VIEWS, 4, SIZE // 2, SIZE // 2)
     scale = float(their_latents.std())
     assert scale > 0.1
     # guidance of 3 on random weights multiplies rounding from the highest noise level on
     torch.testing.assert_close(latents[0], their_latents, atol=5e-4 * scale, rtol=0)
-    expected = their_pictures[0].movedim(1, -1)  # (V, S, S, 3)
+    expected = their_images[0].movedim(1, -1)  # (V, S, S, 3)
     assert float(expected.std()) > 0.05
-    torch.testing.assert_close(pictures[0], expected, atol=3e-4, rtol=0)
+    torch.testing.assert_close(images[0], expected, atol=3e-4, rtol=0)
 
 
 def _assert_tells_the_same(told: Conditioning, theirs, levels: torch.Tensor) -> None:

@@ -15,7 +15,7 @@ from .conftest import inputs_for, small_unet
 
 
 def influence(unet: VideoUNet, given: dict, chosen: tuple) -> torch.Tensor:
-    """(D, B, V) how much each input picture matters to the chosen output pictures."""
+    """(D, B, V) how much each input image matters to the chosen output images."""
     x = given["x"].clone().requires_grad_()
     unet(**{**given, "x": x})[chosen].sum().backward()
     return x.grad.abs().amax(dim=(3, 4, 5))
@@ -49,7 +49,7 @@ def test_spatial_alignment_joins_a_view_and_temporal_alignment_a_place(nova3d_un
     from nova3d_core.diffusion.network.blocks import Walk
 
     block = getattr(nova3d_unet.middle_block[1], kind)[0]
-    tokens = torch.randn(2 * 2 * 3, 6, 128, requires_grad=True)  # D B V pictures of 6 places
+    tokens = torch.randn(2 * 2 * 3, 6, 128, requires_grad=True)  # D B V images of 6 places
     walk = Walk(2, 2, 3, torch.zeros(12, 128), torch.zeros(2, 1, 48))
     block(tokens, walk).unflatten(0, walk.sizes)[0, 1, 2, 4].sum().backward()
     seen = tokens.grad.abs().amax(dim=-1).unflatten(0, walk.sizes) > 0  # (D, B, V, n)
@@ -61,7 +61,7 @@ def test_spatial_alignment_joins_a_view_and_temporal_alignment_a_place(nova3d_un
     assert torch.equal(seen, expected)
 
 
-def test_wonder3ds_way_aligns_within_pictures_only(nova3d_unet):
+def test_wonder3ds_way_aligns_within_images_only(nova3d_unet):
     config = UNetConfig(**{**vars(nova3d_unet.config), "alignment": "spatial"})
     names = set(VideoUNet(config, device="meta").state_dict())
     left_out = {

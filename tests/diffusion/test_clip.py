@@ -48,12 +48,12 @@ def encoder(reference) -> ClipEncoder:
 
 
 def test_equals_transformers_model(encoder, reference):
-    pictures = torch.rand(3, 3, 28, 28) * 2 - 1
+    images = torch.rand(3, 3, 28, 28) * 2 - 1
     mean, deviation = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_DEVIATION)
-    seen = ((pictures + 1) / 2 - mean[:, None, None]) / deviation[:, None, None]
+    seen = ((images + 1) / 2 - mean[:, None, None]) / deviation[:, None, None]
     with torch.no_grad():
         expected = reference(pixel_values=seen).image_embeds
-    embedded = encoder.embed(pictures)
+    embedded = encoder.embed(images)
     assert embedded.shape == (3, 1, 24)
     assert torch.equal(embedded[:, 0], expected)
 
@@ -66,34 +66,34 @@ def test_nothing_is_left_on_the_meta_device(encoder):
 def test_resizing_is_that_of_the_diffusers_pipeline(size):
     from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion
 
-    pictures = torch.rand(2, 3, *size) * 2 - 1
-    expected = pipeline_stable_video_diffusion._resize_with_antialiasing(pictures, (224, 224))
-    assert torch.allclose(resize_smoothly(pictures, 224, 224), expected, atol=2e-6)
+    images = torch.rand(2, 3, *size) * 2 - 1
+    expected = pipeline_stable_video_diffusion._resize_with_antialiasing(images, (224, 224))
+    assert torch.allclose(resize_smoothly(images, 224, 224), expected, atol=2e-6)
 
 
 def test_resizing_to_the_same_size_changes_nothing():
-    pictures = torch.rand(1, 3, 20, 30)
-    assert resize_smoothly(pictures, 20, 30) is pictures
+    images = torch.rand(1, 3, 20, 30)
+    assert resize_smoothly(images, 20, 30) is images
 
 
 def test_shrinking_keeps_what_is_symmetric_symmetric_and_plain_colours_plain():
     plain = torch.tensor([0.3, -0.2, 0.9])[None, :, None, None].expand(1, 3, 500, 400)
     shrunk = resize_smoothly(plain, 224, 224)
     assert torch.allclose(shrunk, plain[..., :224, :224], atol=1e-5)
-    picture = torch.rand(1, 3, 512, 512)
-    turned = resize_smoothly(picture.transpose(2, 3), 224, 224).transpose(2, 3)
-    assert torch.allclose(resize_smoothly(picture, 224, 224), turned, atol=1e-5)
-    mirrored = resize_smoothly(picture.flip(3), 224, 224).flip(3)
-    assert torch.allclose(resize_smoothly(picture, 224, 224), mirrored, atol=1e-4)
+    image = torch.rand(1, 3, 512, 512)
+    turned = resize_smoothly(image.transpose(2, 3), 224, 224).transpose(2, 3)
+    assert torch.allclose(resize_smoothly(image, 224, 224), turned, atol=1e-5)
+    mirrored = resize_smoothly(image.flip(3), 224, 224).flip(3)
+    assert torch.allclose(resize_smoothly(image, 224, 224), mirrored, atol=1e-4)
 
 
-def test_the_whole_picture_is_seen():
+def test_the_whole_image_is_seen():
     """Nothing is cropped: a change in any corner changes the embedding's input."""
-    picture = torch.zeros(1, 3, 64, 128)
-    seen = clip_input(picture, 28)
+    image = torch.zeros(1, 3, 64, 128)
+    seen = clip_input(image, 28)
     for row in (0, -1):
         for column in (0, -1):
-            changed = picture.clone()
+            changed = image.clone()
             changed[..., row, column] = 1.0
             corner = (clip_input(changed, 28) - seen)[0, 0].abs()
             assert corner[row, column] == corner.max() > 0.05
@@ -104,14 +104,14 @@ def test_half_weights_stay_near(encoder, reference):
     half.load_state_dict(
         {name: value.bfloat16() for name, value in reference.state_dict().items()}, assign=True
     )
-    pictures = torch.rand(2, 3, 50, 50) * 2 - 1
+    images = torch.rand(2, 3, 50, 50) * 2 - 1
     with torch.no_grad():
-        got = ClipEncoder(half).embed(pictures)
+        got = ClipEncoder(half).embed(images)
     assert got.dtype == torch.float32
-    expected = encoder.embed(pictures)
+    expected = encoder.embed(images)
     assert (got - expected).norm() < 0.05 * expected.norm()
 
 
 def test_a_wrong_shape_is_told(encoder):
-    with pytest.raises(InputError, match="the pictures to embed has shape"):
+    with pytest.raises(InputError, match="the images to embed has shape"):
         encoder.embed(torch.zeros(3, 64, 64))

@@ -62,21 +62,21 @@ def test_nova3d_is_told_cameras_from_the_front_and_the_task():
             torch.testing.assert_close(tasks[domain, view], known, atol=1e-5, rtol=0)
 
 
-def told(name: str, picture: torch.Tensor, seed: int = 0):
+def told(name: str, image: torch.Tensor, seed: int = 0):
     model = small_model(name)
     stations = stations_of(model.family, SIZE)
     draws = draw(model, SIZE, seed)
     place = OneDevice(model, torch.device("cpu"))
     with torch.no_grad():
-        result = told_of(model, picture, stations, draws, place, SILENT)
+        result = told_of(model, image, stations, draws, place, SILENT)
     return model, draw(model, SIZE, seed), result
 
 
-def test_noise_goes_into_the_picture_and_the_embedding_stays_clean():
-    picture = torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(5))
-    signed = picture.movedim(-1, 0)[None] * 2 - 1
+def test_noise_goes_into_the_image_and_the_embedding_stays_clean():
+    image = torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(5))
+    signed = image.movedim(-1, 0)[None] * 2 - 1
     for name in ("nova3d", "sv3d_p"):
-        model, draws, result = told(name, picture)
+        model, draws, result = told(name, image)
         strength = model.family.noise_augmentation
         assert draws.augmentation.shape == (1, 3, SIZE, SIZE)
         with torch.no_grad():
@@ -86,9 +86,9 @@ def test_noise_goes_into_the_picture_and_the_embedding_stays_clean():
 
 
 def test_v3d_gets_noise_on_a_sample_of_the_latent():
-    picture = torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(5))
-    signed = picture.movedim(-1, 0)[None] * 2 - 1
-    model, draws, result = told("v3d", picture)
+    image = torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(5))
+    signed = image.movedim(-1, 0)[None] * 2 - 1
+    model, draws, result = told("v3d", image)
     assert draws.augmentation.shape == (1, 4, SIZE // 2, SIZE // 2)
     with torch.no_grad():
         sampled = model.codec.encode(signed, draws.generator)
@@ -97,10 +97,10 @@ def test_v3d_gets_noise_on_a_sample_of_the_latent():
         assert result.context.equal(model.image_encoder.embed(signed))
 
 
-def test_the_unconditional_half_lacks_the_picture_and_nothing_else():
-    picture = torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(5))
-    _, _, result = told("nova3d", picture)
-    blind = result.without_picture()
+def test_the_unconditional_half_lacks_the_image_and_nothing_else():
+    image = torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(5))
+    _, _, result = told("nova3d", image)
+    blind = result.without_image()
     assert not blind.latent.any() and not blind.context.any()
     assert blind.added is result.added and blind.camera_task is result.camera_task
     both = result.beside(blind)

@@ -36,27 +36,27 @@ def test_guidance_is_the_formula_and_one_batch_equals_two_passes(network, reques
     edm = coefficients(sigma)
     with torch.no_grad():
         answers = []
-        for each in (told, told.without_picture()):
+        for each in (told, told.without_image()):
             beside = each.latent[None, :, None].expand(len(x), -1, 5, -1, -1, -1)
             fed = torch.cat([edm.into * x, beside], dim=3)
             c_noise = torch.tensor([edm.noise])
             answers.append(unet(fed, c_noise, each.context, each.added, each.camera_task))
-        with_picture, without = (edm.skip * x + edm.out * answer for answer in answers)
-        known = without + scales[:, None, None, None] * (with_picture - without)
+        with_image, without = (edm.skip * x + edm.out * answer for answer in answers)
+        known = without + scales[:, None, None, None] * (with_image - without)
         in_one, in_two = (
             Denoiser(unet, told, scales, together=together)(x, sigma) for together in (True, False)
         )
     torch.testing.assert_close(in_two, known, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(in_one, in_two, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(in_one[:, :, 0], with_picture[:, :, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(in_one[:, :, 0], with_image[:, :, 0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(in_one[:, :, 4], without[:, :, 4], atol=1e-5, rtol=1e-5)
-    assert float((with_picture - without).abs().max()) > 0.1
+    assert float((with_image - without).abs().max()) > 0.1
 
 
 def test_the_halves_do_not_see_each_other(nova3d_unet):
     told, x = parts(nova3d_unet)
     other = Conditioning(told.latent * 5.0, told.context - 1.0, told.added, told.camera_task)
-    blind = torch.zeros(5)  # s = 0: only the half without picture counts
+    blind = torch.zeros(5)  # s = 0: only the half without image counts
     with torch.no_grad():
         first, second = (
             Denoiser(nova3d_unet, each, blind, together=True)(x, 2.0) for each in (told, other)
@@ -64,7 +64,7 @@ def test_the_halves_do_not_see_each_other(nova3d_unet):
     assert first.equal(second)
 
 
-def test_passes_without_picture_are_saved_where_they_do_not_count(svd_unet):
+def test_passes_without_image_are_saved_where_they_do_not_count(svd_unet):
     told, x = parts(svd_unet)
     ones, some = torch.ones(5), torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0])
     calls, hook = count_passes(svd_unet)

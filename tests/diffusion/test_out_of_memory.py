@@ -11,7 +11,7 @@ from nova3d_core.diffusion.sampling.denoiser import Denoiser
 from nova3d_core.diffusion.sampling.pipeline import sample
 
 from .test_denoiser import parts
-from .test_pipeline import QUICK, picture_and_mask, small_model
+from .test_pipeline import QUICK, image_and_mask, small_model
 
 AcceleratorError = getattr(torch, "AcceleratorError", RuntimeError)
 FORMS = [
@@ -53,12 +53,12 @@ def test_another_error_of_a_step_goes_through(svd_unet):
     assert caught.value is OTHER
 
 
-def test_fewer_pictures_are_decoded_at_once(few_views):
-    model, given = small_model("sv3d_u", views=5), picture_and_mask()
+def test_fewer_images_are_decoded_at_once(few_views):
+    model, given = small_model("sv3d_u", views=5), image_and_mask()
     config = replace(QUICK, steps=1)
-    whole = sample(model, *given, config).pictures
+    whole = sample(model, *given, config).images
     with model.codec.vae.decoder.register_forward_pre_hook(refusing(2, FORMS[0], 0)):
-        fewer = sample(model, *given, config).pictures
+        fewer = sample(model, *given, config).images
     torch.testing.assert_close(fewer, whole, atol=1e-5, rtol=0)
     hook = model.codec.vae.decoder.register_forward_pre_hook(refusing(2, OTHER, 0))
     with hook, pytest.raises(RuntimeError) as caught:

@@ -1,4 +1,4 @@
-"""One picture to views, from end to end, with small real parts."""
+"""One image to views, from end to end, with small real parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nova3d_core.diffusion.sampling.preview import Previews, contact_sheet, late
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.progress import Progress
 
-from .models import SIZE, picture_and_mask, small_model
+from .models import SIZE, image_and_mask, small_model
 
 QUICK = SampleConfig(seed=3, steps=2)
 CPU = torch.device("cpu")
@@ -40,58 +40,58 @@ def weights_of(model):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_gives_its_views_input_first(name):
     model = small_model(name)
-    picture, mask = picture_and_mask()
+    image, mask = image_and_mask()
     before = weights_of(model)
-    result = sample(model, picture, mask, QUICK)
+    result = sample(model, image, mask, QUICK)
     views, family = result.views, model.family
     given_px = family.enlarged * SIZE
     assert views.colour.shape == (family.views, given_px, given_px, 3)
-    assert result.pictures.shape == (len(family.domains), family.views, SIZE, SIZE, 3)
-    assert float(result.pictures.min()) >= 0.0 and float(result.pictures.max()) <= 1.0
-    assert float(result.pictures.std()) > 0.05  # painted, not blank
+    assert result.images.shape == (len(family.domains), family.views, SIZE, SIZE, 3)
+    assert float(result.images.min()) >= 0.0 and float(result.images.max()) <= 1.0
+    assert float(result.images.std()) > 0.05  # painted, not blank
     azimuths = torch.arange(family.views) * 360.0 / family.views
     torch.testing.assert_close(views.cameras.azimuth_deg, azimuths, atol=1e-3, rtol=0)
     assert (views.normals is not None) == name.startswith("nova3d")
     if family.keeps_input:
-        framed = take_in(picture, mask, SIZE, family.object_share).picture
-        assert result.pictures[0, 0].equal(framed)
-        assert not result.pictures[0, -1].equal(framed)
+        framed = take_in(image, mask, SIZE, family.object_share).image
+        assert result.images[0, 0].equal(framed)
+        assert not result.images[0, -1].equal(framed)
     assert all(a.equal(b) for a, b in zip(before, weights_of(model), strict=True))
     assert not views.colour.is_inference()
 
 
 def test_a_host_may_run_it_in_inference_mode(nova3d):
-    given = picture_and_mask()
-    known = sample(nova3d, *given, QUICK).pictures
+    given = image_and_mask()
+    known = sample(nova3d, *given, QUICK).images
     with torch.inference_mode():
-        assert sample(nova3d, *given, QUICK).pictures.equal(known)
+        assert sample(nova3d, *given, QUICK).images.equal(known)
 
 
 def test_normals_are_unit_vectors_in_the_front_views_frame(nova3d):
-    views = sample_views(nova3d, *picture_and_mask(), QUICK)
+    views = sample_views(nova3d, *image_and_mask(), QUICK)
     assert views.normal_frame == "front_view"
     length = views.normals.norm(dim=-1)
     assert bool(((length - 1.0).abs() < 1e-4).logical_or(length == 0).all())
 
 
 def test_a_seed_repeats_bit_for_bit_and_another_differs(nova3d):
-    given = picture_and_mask()
-    first, again = (sample(nova3d, *given, QUICK).pictures for _ in range(2))
+    given = image_and_mask()
+    first, again = (sample(nova3d, *given, QUICK).images for _ in range(2))
     assert first.equal(again)
-    other = sample(nova3d, *given, replace(QUICK, seed=4)).pictures
+    other = sample(nova3d, *given, replace(QUICK, seed=4)).images
     assert float((first - other).abs().mean()) > 0.01
 
 
 def test_decoding_a_few_at_a_time_changes_nothing_without_layers_across_views(few_views):
-    model, given = small_model("sv3d_u", views=5), picture_and_mask()
-    chunked = sample(model, *given, replace(QUICK, decode_at_once=2)).pictures
-    whole = sample(model, *given, QUICK).pictures
+    model, given = small_model("sv3d_u", views=5), image_and_mask()
+    chunked = sample(model, *given, replace(QUICK, decode_at_once=2)).images
+    whole = sample(model, *given, QUICK).images
     torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=0)
 
 
-def test_where_memory_runs_out_fewer_pictures_are_decoded_at_once(few_views, caplog):
-    model, given = small_model("sv3d_u", views=5), picture_and_mask()
-    whole = sample(model, *given, QUICK).pictures
+def test_where_memory_runs_out_fewer_images_are_decoded_at_once(few_views, caplog):
+    model, given = small_model("sv3d_u", views=5), image_and_mask()
+    whole = sample(model, *given, QUICK).images
     counts = []
 
     def only_two(module, given):
@@ -100,9 +100,9 @@ def test_where_memory_runs_out_fewer_pictures_are_decoded_at_once(few_views, cap
             raise torch.cuda.OutOfMemoryError("no room")
 
     with model.codec.vae.decoder.register_forward_pre_hook(only_two):
-        fewer = sample(model, *given, QUICK).pictures
+        fewer = sample(model, *given, QUICK).images
     assert counts == [5, 3, 2, 2, 1]
-    assert "2 pictures at once" in caplog.text
+    assert "2 images at once" in caplog.text
     torch.testing.assert_close(fewer, whole, atol=1e-5, rtol=0)
 
     def never(module, given):
@@ -124,25 +124,25 @@ def test_where_memory_runs_out_fewer_pictures_are_decoded_at_once(few_views, cap
     ids=lambda change: next(iter(change)),
 )
 def test_settings_reach_the_sampling(nova3d, change):
-    given = picture_and_mask()
-    plain = sample(nova3d, *given, QUICK).pictures
-    other = sample(nova3d, *given, replace(QUICK, **change)).pictures
+    given = image_and_mask()
+    plain = sample(nova3d, *given, QUICK).images
+    other = sample(nova3d, *given, replace(QUICK, **change)).images
     size_px = change.get("size_px", SIZE)
     assert other.shape == (2, 4, size_px, size_px, 3)
     assert size_px != SIZE or not other.equal(plain)
 
 
 def test_the_tasks_order_decides_which_domain_is_which(nova3d):
-    """Domains differ only in their noise and their task: swap both, and the pictures swap."""
+    """Domains differ only in their noise and their task: swap both, and the images swap."""
     from nova3d_core.diffusion.sampling.pipeline import draw, sample_latents, told_of
     from nova3d_core.diffusion.sampling.trajectory import stations_of
     from nova3d_core.progress import SILENT
 
     stations = stations_of(nova3d.family, SIZE)
     draws, place = draw(nova3d, SIZE, 0), OneDevice(nova3d, CPU)
-    picture = take_in(*picture_and_mask(), SIZE).picture
+    image = take_in(*image_and_mask(), SIZE).image
     with torch.no_grad():
-        told = told_of(nova3d, picture, stations, draws, place, SILENT)
+        told = told_of(nova3d, image, stations, draws, place, SILENT)
         swapped = replace(told, camera_task=told.camera_task.flip(0))
         rest = (QUICK, place, SILENT)
         one = sample_latents(nova3d, told, stations, draws.start, *rest)
@@ -155,7 +155,7 @@ def test_the_tasks_order_decides_which_domain_is_which(nova3d):
 
 def test_a_dynamic_orbit_reaches_the_network():
     model = small_model("sv3d_p")
-    given = picture_and_mask()
+    given = image_and_mask()
     sine = cameras_of_orbit(OrbitConfig(RigConfig(count=21), "sine", 30.0))
     told = []
     with model.unet.register_forward_pre_hook(lambda module, given: told.append(given[3])):
@@ -179,12 +179,12 @@ def test_wrong_sizes_and_counts_are_refused_before_anything_runs(nova3d):
     calls = []
     with nova3d.image_encoder.clip.register_forward_pre_hook(lambda *_: calls.append(1)):
         with pytest.raises(InputError, match="multiple of 4"):
-            sample_views(nova3d, *picture_and_mask(), SampleConfig(size_px=66))
+            sample_views(nova3d, *image_and_mask(), SampleConfig(size_px=66))
         with pytest.raises(InputError, match="paints 4 views, but 21"):
             cameras = orbit_cameras(RigConfig(count=21))
-            sample_views(nova3d, *picture_and_mask(), QUICK, cameras)
+            sample_views(nova3d, *image_and_mask(), QUICK, cameras)
         with pytest.raises(InputError, match="empty"):
-            sample_views(nova3d, picture_and_mask()[0], torch.zeros(40, 40), QUICK)
+            sample_views(nova3d, image_and_mask()[0], torch.zeros(40, 40), QUICK)
     assert not calls
 
 
@@ -215,27 +215,27 @@ def test_numbers_out_of_range_are_tried_again_in_float32(stage, caplog, few_view
         return model, OneDevice(model, CPU, torch.bfloat16)
 
     model, place = in_half()
-    given = picture_and_mask()
-    known = sample(model, *given, QUICK, placement=place).pictures
+    given = image_and_mask()
+    known = sample(model, *given, QUICK, placement=place).images
     assert caplog.text.count("again in float32") == 0
     with spoilt(LAYERS[stage](model), float("inf"), only=torch.bfloat16):
-        again = sample(model, *given, QUICK, placement=place).pictures
+        again = sample(model, *given, QUICK, placement=place).images
     assert f"{stage} ran out of bfloat16's range" in caplog.text
     assert bool(torch.isfinite(again).all())
     assert 0.0 < float((again - known).abs().mean()) < 0.05
     assert model.codec.dtype == torch.bfloat16  # the model is left as it was
     if stage == "sampling":
         model, _ = in_half()
-        fine = sample(model, *given, QUICK, placement=OneDevice(model, CPU)).pictures
+        fine = sample(model, *given, QUICK, placement=OneDevice(model, CPU)).images
         assert again.equal(fine)
 
 
 @pytest.mark.parametrize("stage", LAYERS)
-def test_numbers_that_stay_bad_are_an_error_never_a_black_picture(stage, caplog, few_views):
+def test_numbers_that_stay_bad_are_an_error_never_a_black_image(stage, caplog, few_views):
     model = small_model("nova3d", views=4)
     place = OneDevice(model, CPU, torch.bfloat16)
     with spoilt(LAYERS[stage](model), float("nan")), pytest.raises(StageError) as caught:
-        sample(model, *picture_and_mask(), QUICK, placement=place)
+        sample(model, *image_and_mask(), QUICK, placement=place)
     assert caught.value.stage == stage
     assert "small.safetensors" in str(caught.value) and "float32" in str(caught.value)
     assert ("again in float32" in caplog.text) == (stage == "sampling")  # the others were in it
@@ -245,14 +245,14 @@ def test_bad_numbers_end_the_sampling_at_once(nova3d):
     calls = []
     counted = nova3d.unet.register_forward_hook(lambda *_: calls.append(1))
     with counted, spoilt(nova3d.unet.out[2], float("nan")), pytest.raises(StageError):
-        sample(nova3d, *picture_and_mask(), SampleConfig(steps=20))
+        sample(nova3d, *image_and_mask(), SampleConfig(steps=20))
     assert len(calls) == 2  # both halves of the first step
 
 
 def test_cancelling_at_any_moment_stops_at_once(nova3d):
     stages, events = set(), []
     whole = Progress(events.append)
-    sample_views(nova3d, *picture_and_mask(), QUICK, progress=whole)
+    sample_views(nova3d, *image_and_mask(), QUICK, progress=whole)
     passes = []
     hook = nova3d.unet.register_forward_hook(lambda *_: passes.append(1))
     with hook:
@@ -265,7 +265,7 @@ def test_cancelling_at_any_moment_stops_at_once(nova3d):
 
             try:
                 sample_views(
-                    nova3d, *picture_and_mask(), QUICK, progress=Progress(None, is_cancelled)
+                    nova3d, *image_and_mask(), QUICK, progress=Progress(None, is_cancelled)
                 )
             except Cancelled as cancelled:
                 stages.add(cancelled.stage)
@@ -284,7 +284,7 @@ def test_cancelling_at_any_moment_stops_at_once(nova3d):
 
 def test_previews_show_colours_above_normals_at_most_every_second(nova3d):
     events = []
-    sample(nova3d, *picture_and_mask(), QUICK, progress=Progress(events.append))
+    sample(nova3d, *image_and_mask(), QUICK, progress=Progress(events.append))
     sheets = [event.preview() for event in events if event.preview is not None]
     side = SIZE // 2
     assert sheets[0].shape == (2 * side, 4 * side, 3)  # a row of colours, a row of normals
@@ -300,14 +300,14 @@ def test_previews_show_colours_above_normals_at_most_every_second(nova3d):
     assert Previews(lambda batch: batch).of(latents[:, :, :, :3]) is None  # not such latents
 
 
-def test_previews_of_pixels_show_the_pictures_themselves(few_views):
+def test_previews_of_pixels_show_the_images_themselves(few_views):
     events = []
     model = small_model("nova3d-mini", views=4)
     model.family = replace(model.family, keeps_input=False)
     one_step = SampleConfig(steps=1, seed=3)
-    made = sample(model, *picture_and_mask(), one_step, progress=Progress(events.append))
+    made = sample(model, *image_and_mask(), one_step, progress=Progress(events.append))
     sheet = next(event.preview() for event in events if event.preview is not None)
-    torch.testing.assert_close(sheet, contact_sheet(made.pictures), atol=1e-5, rtol=0)
+    torch.testing.assert_close(sheet, contact_sheet(made.images), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "sigma"), [("nova3d", 700.0), ("nova3d-mini", 80.0)])
@@ -315,7 +315,7 @@ def test_sampling_starts_from_the_familys_noise(few_views, name, sigma):
     model, told = small_model(name, views=4), []
     model.family = replace(model.family, sigma_max=sigma)
     with model.unet.register_forward_pre_hook(lambda _, given: told.append(given)):
-        sample(model, *picture_and_mask(), QUICK)
+        sample(model, *image_and_mask(), QUICK)
     first = told[0]
     assert float(first[1][0]) == pytest.approx(math.log(sigma) / 4.0, rel=1e-5)
     # c_in x: noise of that level, data included, scaled to unit variance
@@ -327,7 +327,7 @@ def test_without_guidance_every_step_is_one_pass(few_views):
     model, passes = small_model("nova3d-mini", views=4), []
     with model.unet.register_forward_pre_hook(lambda *_: passes.append(1)):
         plain = GuidanceConfig("constant", 1.0, 1.0)
-        sample(model, *picture_and_mask(), SampleConfig(steps=5, guidance=plain))
+        sample(model, *image_and_mask(), SampleConfig(steps=5, guidance=plain))
     assert len(passes) == 5
 
 
@@ -349,15 +349,15 @@ def test_long_sampling_on_the_cpu_is_announced_before_it_starts(nova3d, caplog, 
     from nova3d_core.diffusion.sampling import pipeline
 
     with caplog.at_level(logging.WARNING):
-        sample(nova3d, *picture_and_mask(), QUICK)
+        sample(nova3d, *image_and_mask(), QUICK)
         assert "minutes" not in caplog.text
         monkeypatch.setattr(pipeline, "WORTH_SAYING_S", 0.0)
         seen = []
         with nova3d.unet.register_forward_pre_hook(lambda *_: seen.append(caplog.text)):
-            sample(nova3d, *picture_and_mask(), QUICK)
+            sample(nova3d, *image_and_mask(), QUICK)
     assert "takes about 1 minutes" in seen[0] or "about a minute" in seen[0]
 
 
-def test_notes_tell_of_what_was_odd_in_the_picture(nova3d):
-    picture, mask = picture_and_mask(3)
-    assert any("3x3 px" in note for note in sample(nova3d, picture, mask, QUICK).notes)
+def test_notes_tell_of_what_was_odd_in_the_image(nova3d):
+    image, mask = image_and_mask(3)
+    assert any("3x3 px" in note for note in sample(nova3d, image, mask, QUICK).notes)

@@ -16,27 +16,27 @@ from nova3d_core.training.data.render import render_object
 from nova3d_core.training.procedural import procedural_object
 
 
-def pictures(count: int = 3, height: int = 16, width: int = 24) -> torch.Tensor:
+def images(count: int = 3, height: int = 16, width: int = 24) -> torch.Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
 def test_the_way_there_and_back_is_exact(factor):
     codec = PixelCodec(factor, mean=(0.7, 0.6, 0.8), deviation=(0.5, 0.4, 0.6))
-    given = pictures()
+    given = images()
     latents = codec.to_scaled(given)
     assert latents.shape == (3, codec.channels, 16 // factor, 24 // factor)
     torch.testing.assert_close(codec.decode(latents, views=3), given, atol=3e-7, rtol=0.0)
 
 
 def test_without_mean_and_deviation_it_is_exact_bit_for_bit():
-    codec, given = PixelCodec(mean=0.0, deviation=1.0), pictures()
+    codec, given = PixelCodec(mean=0.0, deviation=1.0), images()
     assert torch.equal(codec.decode(codec.to_scaled(given), views=1), given)
     assert torch.equal(codec.encode(given), codec.to_scaled(given))
 
 
 def test_a_place_holds_its_own_block_of_pixels():
-    codec, given = PixelCodec(4), pictures()
+    codec, given = PixelCodec(4), images()
     block = given[1, :, 8:12, 4:8]  # (3, 4, 4)
     assert torch.equal(codec.encode(given)[1, :, 2, 1], block.flatten())
 
@@ -56,8 +56,8 @@ def test_white_is_white_again():
 
 def test_it_computes_in_float32_whatever_it_is_given():
     codec = PixelCodec().half()
-    latents = codec.to_scaled(pictures().half())
-    assert latents.dtype == codec.encode(pictures().half()).dtype == torch.float32
+    latents = codec.to_scaled(images().half())
+    assert latents.dtype == codec.encode(images().half()).dtype == torch.float32
     assert codec.decode(latents.half(), views=3).dtype == torch.float32
 
 
@@ -65,7 +65,7 @@ def test_it_has_no_weights_and_its_settings_make_it_again():
     codec = PixelCodec(8, mean=0.1 + 0.2, deviation=(0.3, 0.4, 1.0 / 3.0))
     assert not list(codec.parameters()) and not codec.state_dict()
     again = PixelCodec(**json.loads(json.dumps(codec.settings())))
-    assert torch.equal(again.to_scaled(pictures()), codec.to_scaled(pictures()))
+    assert torch.equal(again.to_scaled(images()), codec.to_scaled(images()))
     assert (again.factor, again.channels) == (8, 192)
 
 
@@ -73,7 +73,7 @@ WEIGHTS = (1.0, 2.1, 3.1)
 
 
 def test_cosines_are_those_of_scipy_lowest_first():
-    codec, given = PixelCodec(4, cosines=WEIGHTS), pictures()
+    codec, given = PixelCodec(4, cosines=WEIGHTS), images()
     block = given[1, 2, 8:12, 4:8].double().numpy()
     waves = dctn(block, norm="ortho") / 4.0
     orders = [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0)]
@@ -85,14 +85,14 @@ def test_cosines_are_those_of_scipy_lowest_first():
 def test_all_cosines_lose_nothing():
     codec, given = (
         PixelCodec(4, deviation=0.24, cosines=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0)),
-        pictures(),
+        images(),
     )
     assert codec.channels == 48
     torch.testing.assert_close(codec.decode(codec.to_scaled(given), 1), given, atol=2e-6, rtol=0.0)
 
 
 def test_few_cosines_keep_what_is_smooth_and_never_change_it_again():
-    codec, given = PixelCodec(4, deviation=(0.2, 0.3, 0.4), cosines=WEIGHTS), pictures()
+    codec, given = PixelCodec(4, deviation=(0.2, 0.3, 0.4), cosines=WEIGHTS), images()
     assert codec.channels == 18
     flat = functional.interpolate(given[:, :, ::4, ::4], scale_factor=4.0)
     torch.testing.assert_close(codec.decode(codec.to_scaled(flat), 1), flat, atol=1e-6, rtol=0.0)
@@ -117,10 +117,10 @@ def test_cosines_of_objects_have_unit_variance_and_lose_little():
 def test_cosines_are_kept_in_the_settings():
     codec = PixelCodec(4, deviation=0.24, cosines=WEIGHTS)
     again = PixelCodec(**json.loads(json.dumps(codec.settings())))
-    assert torch.equal(again.to_scaled(pictures()), codec.to_scaled(pictures()))
+    assert torch.equal(again.to_scaled(images()), codec.to_scaled(images()))
 
 
-def test_many_pictures_fit_into_little_memory():
+def test_many_images_fit_into_little_memory():
     assert most_at_once(PixelCodec(), 64, 64, torch.float32, 1 << 24, 16) == 16
 
 
@@ -145,6 +145,6 @@ def test_wrong_settings_are_told(settings, told):
 def test_wrong_shapes_are_told():
     codec = PixelCodec(4)
     with pytest.raises(InputError, match="24x18 pixels, expected multiples of 4"):
-        codec.encode(pictures(1, 18, 24))
+        codec.encode(images(1, 18, 24))
     with pytest.raises(InputError, match="latents to decode"):
         codec.decode(torch.zeros(1, 12, 4, 4), views=1)

@@ -1,4 +1,4 @@
-"""Painted pictures become the views that they show: the truth is rendered."""
+"""Painted images become the views that they show: the truth is rendered."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_colours_alone_are_matted_and_the_inputs_mask_is_kept(truth):
     assert float((views.masks - truth.masks)[1:].abs().mean()) < 0.01
 
 
-def test_without_a_white_background_the_pictures_still_come(truth, caplog):
+def test_without_a_white_background_the_images_still_come(truth, caplog):
     grey = truth.colour * 0.5
     views = gathered(truth.cameras, grey, grey)
     assert views.masks is None
@@ -78,9 +78,9 @@ def test_a_painted_background_need_not_be_quite_white(truth, noise):
 
 def test_a_clean_background_leaves_the_silhouettes_pixels_alone(truth):
     """Pixels with little of the object in them are no noise where there is none."""
-    pictures = painted(truth)
-    clean = pictures.amin(dim=-1) >= 1.0 - WHITE_TOLERANCE
-    assert white_of_normals(pictures).equal(clean)
+    images = painted(truth)
+    clean = images.amin(dim=-1) >= 1.0 - WHITE_TOLERANCE
+    assert white_of_normals(images).equal(clean)
 
 
 def test_enlarged_views_show_the_same(truth, l_solid):

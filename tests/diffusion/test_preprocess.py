@@ -1,4 +1,4 @@
-"""Pictures as users have them: all framed alike, or refused in one line."""
+"""Images as users have them: all framed alike, or refused in one line."""
 
 from __future__ import annotations
 
@@ -34,45 +34,45 @@ def box_of(mask):
 
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_the_object_is_centred_and_fills_its_share(share):
-    picture, mask = disc(90, 200, 20.0, at=(0.6, 0.2))
-    taken = take_in(picture, mask, SIZE, share)
+    image, mask = disc(90, 200, 20.0, at=(0.6, 0.2))
+    taken = take_in(image, mask, SIZE, share)
     top, bottom, left, right = box_of(taken.mask)
-    assert taken.picture.shape == (SIZE, SIZE, 3) and taken.mask.shape == (SIZE, SIZE)
+    assert taken.image.shape == (SIZE, SIZE, 3) and taken.mask.shape == (SIZE, SIZE)
     assert bottom - top == pytest.approx(share * SIZE, abs=1.5)
     assert abs(top + bottom - SIZE) <= 2 and abs(left + right - SIZE) <= 2
     assert taken.notes == ()
-    assert float(taken.picture[0, 0].min()) == 1.0
+    assert float(taken.image[0, 0].min()) == 1.0
 
 
 def test_mask_alpha_and_white_background_say_the_same():
-    picture, mask = disc()
+    image, mask = disc()
     red = torch.tensor([0.8, 0.1, 0.2]).expand(120, 120, 3)
-    by_mask = take_in(picture, mask, SIZE)
+    by_mask = take_in(image, mask, SIZE)
     by_alpha = take_in(torch.cat([red, mask[..., None]], dim=-1), None, SIZE)
-    by_white = take_in(picture, None, SIZE)
+    by_white = take_in(image, None, SIZE)
     by_old_background = take_in(red * mask[..., None] + 0.3 * (1.0 - mask[..., None]), mask, SIZE)
     for other in (by_alpha, by_white, by_old_background):
         assert float((other.mask - by_mask.mask).abs().max()) < 0.03
         inside = by_mask.mask > 0.99
-        assert float((other.picture - by_mask.picture)[inside].abs().max()) < 0.02
-    assert torch.equal(by_alpha.picture, by_mask.picture)
+        assert float((other.image - by_mask.image)[inside].abs().max()) < 0.02
+    assert torch.equal(by_alpha.image, by_mask.image)
 
 
-def test_sixteen_bits_grey_and_palettes_are_the_same_picture(tmp_path):
-    picture, mask = disc()
-    grey = picture.mean(dim=-1)
-    known = take_in(grey[..., None].repeat(1, 1, 3), mask, SIZE).picture
+def test_sixteen_bits_grey_and_palettes_are_the_same_image(tmp_path):
+    image, mask = disc()
+    grey = image.mean(dim=-1)
+    known = take_in(grey[..., None].repeat(1, 1, 3), mask, SIZE).image
     levels = (grey * 65535).round().numpy().astype(np.uint16)
     Image.fromarray(levels).save(tmp_path / "grey16.png")
-    from_file = take_in(read_image(tmp_path / "grey16.png"), mask, SIZE).picture
+    from_file = take_in(read_image(tmp_path / "grey16.png"), mask, SIZE).image
     assert float((from_file - known).abs().max()) < 1e-4
     as_numbers = torch.from_numpy(levels.astype(np.int32))
     eight = (grey * 255).round().to(torch.uint8)
     for each, tolerance in ((grey, 0), (grey[..., None], 0), (as_numbers, 1e-4), (eight, 3e-3)):
-        assert float((take_in(each, mask, SIZE).picture - known).abs().max()) <= tolerance
+        assert float((take_in(each, mask, SIZE).image - known).abs().max()) <= tolerance
     with_alpha = torch.stack([torch.full_like(mask, 0.3), mask], dim=-1)
-    assert take_in(with_alpha, None, SIZE).mask.equal(take_in(picture, mask, SIZE).mask)
-    assert take_in(picture.half(), mask > 0.5, SIZE).picture.dtype == torch.float32
+    assert take_in(with_alpha, None, SIZE).mask.equal(take_in(image, mask, SIZE).mask)
+    assert take_in(image.half(), mask > 0.5, SIZE).image.dtype == torch.float32
 
 
 def test_two_objects_are_taken_together_and_the_user_is_told(caplog):
@@ -87,15 +87,15 @@ def test_two_objects_are_taken_together_and_the_user_is_told(caplog):
     assert take_in(torch.minimum(left, crumb), left_mask + crumb_mask, SIZE).notes == ()
 
 
-def test_a_tiny_picture_is_enlarged_and_the_user_is_told():
-    picture, mask = disc(8, 8, 2.5)
-    taken = take_in(picture, mask, SIZE)
+def test_a_tiny_image_is_enlarged_and_the_user_is_told():
+    image, mask = disc(8, 8, 2.5)
+    taken = take_in(image, mask, SIZE)
     assert "8x8 px" in taken.notes[0]
-    assert bool(torch.isfinite(taken.picture).all())
+    assert bool(torch.isfinite(taken.image).all())
     assert float(taken.mask.max()) > 0.9
 
 
-def test_a_huge_picture_gives_what_its_small_copy_gives():
+def test_a_huge_image_gives_what_its_small_copy_gives():
     for transparent in (False, True):
         big, big_mask = disc(1600, 1000, 300.0, at=(0.4, 0.55))
         small, small_mask = disc(160, 100, 30.0, at=(0.4, 0.55))
@@ -107,31 +107,31 @@ def test_a_huge_picture_gives_what_its_small_copy_gives():
             big_mask = small_mask = None
         large, little = take_in(big, big_mask, SIZE), take_in(small, small_mask, SIZE)
         assert float((large.mask - little.mask).abs().mean()) < 0.01
-        assert float((large.picture - little.picture).abs().mean()) < 0.01
+        assert float((large.image - little.image).abs().mean()) < 0.01
 
 
 def test_shrinking_averages_exactly_and_keeps_odd_edges():
     generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(301, 203, 3, generator=generator) * 0.9
-    small, mask = shrunk_on_white(picture, None, 30)
+    image = torch.rand(301, 203, 3, generator=generator) * 0.9
+    small, mask = shrunk_on_white(image, None, 30)
     assert mask is None
     assert small.shape == (31, 21, 3)  # squares of 10
     torch.testing.assert_close(
-        small[:30, :20], picture[:300, :200].unfold(0, 10, 10).unfold(1, 10, 10).mean(dim=(-1, -2))
+        small[:30, :20], image[:300, :200].unfold(0, 10, 10).unfold(1, 10, 10).mean(dim=(-1, -2))
     )
-    assert shrunk_on_white(picture, None, 400)[0].equal(picture)
+    assert shrunk_on_white(image, None, 400)[0].equal(image)
 
 
 PEAK = """
 import resource, torch
 from nova3d_core.diffusion.sampling.preprocess import take_in
-picture = torch.full((1, 1, 3), 0.4).expand(20000, 5000, 3)
+image = torch.full((1, 1, 3), 0.4).expand(20000, 5000, 3)
 mask = torch.zeros(20000, 1, dtype=torch.bool)
 mask[4000:15000] = True
 mask = mask.expand(20000, 5000)
 take_in(torch.full((64, 64, 3), 0.4), torch.eye(64), 64)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-taken = take_in(picture, mask, 256)
+taken = take_in(image, mask, 256)
 grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 print(grown, float(taken.mask.sum()))
 """
@@ -140,23 +140,23 @@ print(grown, float(taken.mask.sum()))
 def test_twenty_thousand_pixels_take_little_memory():
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     grown_mib, area = map(float, done.stdout.split())
-    assert grown_mib < 400  # the picture's floats alone would be 1200
+    assert grown_mib < 400  # the image's floats alone would be 1200
     # 5000 wide, 11000 high: 81 by 179 of 256 pixels
     assert area == pytest.approx(0.7 * 256 * 0.7 * 256 * 5 / 11, rel=0.03)
 
 
-def test_bad_pictures_are_refused_by_name():
-    picture, mask = disc()
+def test_bad_images_are_refused_by_name():
+    image, mask = disc()
     for bad, bad_mask, word in (
-        (picture, torch.zeros_like(mask), "empty"),
+        (image, torch.zeros_like(mask), "empty"),
         (torch.ones(50, 50, 3), None, "white all over"),
-        (torch.cat([picture, torch.zeros(120, 120, 1)], dim=-1), None, "empty"),
+        (torch.cat([image, torch.zeros(120, 120, 1)], dim=-1), None, "empty"),
         (torch.full((50, 50, 3), 0.2), None, "not white"),
-        (picture * 255.0, mask, "0 to 1"),
-        (picture.where(mask[..., None] < 0.5, float("nan")), mask, "NaN"),
-        (picture, mask[:50], "px"),
-        (picture, mask[..., None], "shape"),
-        (picture[None], mask, "shape"),
+        (image * 255.0, mask, "0 to 1"),
+        (image.where(mask[..., None] < 0.5, float("nan")), mask, "NaN"),
+        (image, mask[:50], "px"),
+        (image, mask[..., None], "shape"),
+        (image[None], mask, "shape"),
         (torch.rand(10, 10, 5), None, "shape"),
         (torch.rand(0, 10, 3), None, "shape"),
         (torch.zeros(10, 10, 3, dtype=torch.int64), None, "int64"),

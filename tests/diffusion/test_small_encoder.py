@@ -1,4 +1,4 @@
-"""The small image encoder: one token, of any picture, in any number format."""
+"""The small image encoder: one token, of any image, in any number format."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def encoder(**settings) -> SmallEncoder:
     return SmallEncoder(**settings).eval().requires_grad_(False)
 
 
-def pictures(height: int = 64, width: int = 64) -> torch.Tensor:
+def images(height: int = 64, width: int = 64) -> torch.Tensor:
     return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def test_one_token_and_few_parameters():
     made = encoder()
-    assert made.embed(pictures()).shape == (2, 1, 256)
+    assert made.embed(images()).shape == (2, 1, 256)
     assert sum(weight.numel() for weight in made.parameters()) <= 500_000
 
 
@@ -29,12 +29,12 @@ def test_its_settings_make_it_again():
     made = encoder(channels=16, token=40)
     again = SmallEncoder(**made.settings())
     again.load_state_dict(made.state_dict())
-    assert torch.equal(again.embed(pictures()), made.embed(pictures()))
+    assert torch.equal(again.embed(images()), made.embed(images()))
 
 
-def test_pictures_of_any_size_are_seen_alike():
+def test_images_of_any_size_are_seen_alike():
     made = encoder()
-    smooth = functional.avg_pool2d(pictures(), 16)  # (2, 3, 4, 4)
+    smooth = functional.avg_pool2d(images(), 16)  # (2, 3, 4, 4)
     sizes = [
         functional.interpolate(smooth, size=size, mode="bicubic", align_corners=True)
         for size in ((64, 64), (256, 256), (128, 192))
@@ -48,8 +48,8 @@ def test_pictures_of_any_size_are_seen_alike():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_close(dtype):
     made = encoder()
-    plain = made.embed(pictures())
-    half = made.to(dtype).embed(pictures())
+    plain = made.embed(images())
+    half = made.to(dtype).embed(images())
     assert half.dtype == torch.float32
     assert float((half - plain).norm()) < 0.03 * float(plain.norm())
 
@@ -60,12 +60,12 @@ def test_large_weights_stay_in_float16s_range():
     for weight in made.parameters():
         if weight.dim() == 4:
             weight.mul_(200.0)
-    assert bool(torch.isfinite(made.half().embed(pictures())).all())
+    assert bool(torch.isfinite(made.half().embed(images())).all())
 
 
-def test_it_tells_pictures_apart_and_learns_from_each_layer():
+def test_it_tells_images_apart_and_learns_from_each_layer():
     made = SmallEncoder()
-    token = made.embed(pictures())
+    token = made.embed(images())
     assert float((token[0] - token[1]).detach().abs().max()) > 1e-3
     token.square().sum().backward()
     assert all(float(weight.grad.abs().max()) > 0.0 for weight in made.parameters())
@@ -75,5 +75,5 @@ def test_wrong_settings_and_shapes_are_told():
     for settings, told in (({"channels": 12}, "channels"), ({"token": 0}, "token")):
         with pytest.raises(InputError, match=told):
             SmallEncoder(**settings)
-    with pytest.raises(InputError, match="pictures to embed"):
+    with pytest.raises(InputError, match="images to embed"):
         encoder().embed(torch.zeros(2, 1, 64, 64))

@@ -42,7 +42,7 @@ def test_sv3d_is_told_the_azimuths_that_its_authors_tell_it():
 def test_a_sine_orbit_starts_and_ends_at_its_own_height():
     orbit = OrbitConfig(RigConfig(count=21, elevation_deg=10.0), "sine", 30.0)
     for cameras in (
-        cameras_of_orbit(orbit),  # the input picture first
+        cameras_of_orbit(orbit),  # the input image first
         cameras_of_orbit(orbit)[[*range(1, 21), 0]],  # and last, as SV3D has it
     ):
         stations = stations_of(FAMILIES["sv3d_p"], 64, cameras=cameras)

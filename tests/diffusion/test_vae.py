@@ -52,29 +52,29 @@ def test_it_knows_its_latents(codec):
 
 
 def test_training_aims_at_what_decoding_takes(codec):
-    pictures = noise(2, 3, 16, 16).clamp(-1, 1)
-    scaled = codec.to_scaled(pictures)
-    assert torch.equal(scaled, LATENT_SCALE * codec.encode(pictures))
+    images = noise(2, 3, 16, 16).clamp(-1, 1)
+    scaled = codec.to_scaled(images)
+    assert torch.equal(scaled, LATENT_SCALE * codec.encode(images))
     frames = {"num_frames": 2} if codec.temporal else {}
-    expected = codec.vae.decode(codec.encode(pictures), **frames).sample
+    expected = codec.vae.decode(codec.encode(images), **frames).sample
     torch.testing.assert_close(codec.decode(scaled, views=2), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_encodes_the_mode_unscaled(codec):
-    pictures = noise(3, 3, 16, 24).clamp(-1, 1)
-    expected = codec.vae.encode(pictures).latent_dist.mode()
-    assert torch.equal(codec.encode(pictures), expected)
+    images = noise(3, 3, 16, 24).clamp(-1, 1)
+    expected = codec.vae.encode(images).latent_dist.mode()
+    assert torch.equal(codec.encode(images), expected)
     assert expected.shape == (3, 4, 4, 6)
 
 
 def test_encodes_a_sample_that_repeats_with_the_seed(codec):
-    pictures = noise(2, 3, 16, 16).clamp(-1, 1)
-    posterior = codec.vae.encode(pictures).latent_dist
+    images = noise(2, 3, 16, 16).clamp(-1, 1)
+    posterior = codec.vae.encode(images).latent_dist
     expected = posterior.sample(generator=torch.Generator().manual_seed(5))
     for _ in range(2):
-        got = codec.encode(pictures, torch.Generator().manual_seed(5))
+        got = codec.encode(images, torch.Generator().manual_seed(5))
         assert torch.allclose(got, expected, atol=1e-6)
-    other = codec.encode(pictures, torch.Generator().manual_seed(6))
+    other = codec.encode(images, torch.Generator().manual_seed(6))
     assert not torch.allclose(other, expected, atol=1e-3)
 
 
@@ -95,7 +95,7 @@ def test_walks_do_not_see_each_other(codec):
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 5, 8])
-def test_chunks_of_single_pictures_equal_the_whole(at_once):
+def test_chunks_of_single_images_equal_the_whole(at_once):
     codec = make_codec(temporal=False)
     latents = noise(10, 4, 4, 4)
     whole = codec.decode(latents, 5, at_once=100)
@@ -125,7 +125,7 @@ def test_a_full_size_vae_is_built_without_memory(temporal):
     assert (codec.factor, codec.temporal) == (8, temporal)
 
 
-def test_half_weights_give_near_pictures():
+def test_half_weights_give_near_images():
     codec, latents = make_codec(temporal=True), noise(2, 4, 4, 4)
     expected = codec.decode(latents, 2)
     got = codec.to(torch.bfloat16).decode(latents, 2)
@@ -138,8 +138,8 @@ def test_as_many_are_decoded_together_as_memory_allows(codec):
     assert one > 0
     assert codec.decoding_bytes(64, 128, 3, torch.float32) == 6 * one + WORKSPACE_BYTES
     assert codec.decoding_bytes(64, 64, 1, torch.float16) == one // 2 + WORKSPACE_BYTES
-    for pictures, count in ((-9, 1), (0, 1), (2.5, 2), (4, 4), (1e9, 16)):
-        memory = pictures * one + WORKSPACE_BYTES
+    for images, count in ((-9, 1), (0, 1), (2.5, 2), (4, 4), (1e9, 16)):
+        memory = images * one + WORKSPACE_BYTES
         assert most_at_once(codec, 64, 64, torch.float32, memory, most=16) == count
 
 
@@ -147,7 +147,7 @@ def test_as_many_are_decoded_together_as_memory_allows(codec):
     ("call", "told"),
     [
         (lambda c: c.encode(torch.zeros(1, 3, 18, 16)), "16x18 pixels, expected multiples of 4"),
-        (lambda c: c.encode(torch.zeros(3, 16, 16)), "the pictures to encode has shape"),
+        (lambda c: c.encode(torch.zeros(3, 16, 16)), "the images to encode has shape"),
         (lambda c: c.decode(torch.zeros(5, 4, 4, 4), 3), "5 latents .* walks of 3 views"),
         (lambda c: c.decode(torch.zeros(4, 3, 4, 4), 4), "the latents to decode has shape"),
         (lambda c: c.decode(torch.zeros(4, 4, 4, 4), 4, 0), "at_once is 0"),

@@ -25,7 +25,7 @@ from nova3d_core.rendering.views import render_views
 from nova3d_core.texturing.config import BakeConfig
 from nova3d_core.views import Views
 
-EVALUATE = EvaluateConfig(points=2000, iou_resolution=24, visible_px=32, picture_px=48)
+EVALUATE = EvaluateConfig(points=2000, iou_resolution=24, visible_px=32, image_px=48)
 FINE = FuseConfig(
     method="hull",
     hull=HullConfig(resolution=48),

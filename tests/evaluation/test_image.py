@@ -12,10 +12,10 @@ from nova3d_core.errors import Cancelled, InputError
 from nova3d_core.evaluation.metrics.image import (
     evaluation_cameras,
     grouped_figures,
+    image_figures,
     mask_iou,
     mean_figures,
     normal_error_deg,
-    picture_figures,
     psnr,
     ssim,
 )
@@ -34,22 +34,22 @@ def test_a_tenth_off_everywhere_is_20_db():
     assert psnr(torch.full((8, 8, 3), 0.6), torch.full((8, 8, 3), 0.5)) == pytest.approx(20.0)
 
 
-def test_identical_and_all_but_identical_pictures_are_capped():
-    picture = torch.rand(8, 8, 3)
-    assert psnr(picture, picture) == 99.0
-    assert psnr(picture.double() + 1e-9, picture.double()) == 99.0
+def test_identical_and_all_but_identical_images_are_capped():
+    image = torch.rand(8, 8, 3)
+    assert psnr(image, image) == 99.0
+    assert psnr(image.double() + 1e-9, image.double()) == 99.0
 
 
-def test_structural_similarity_of_constant_pictures_is_its_luminance_term():
+def test_structural_similarity_of_constant_images_is_its_luminance_term():
     a, b, c1 = 0.3, 0.7, 0.01**2
     found = ssim(torch.full((20, 20, 3), a), torch.full((20, 20, 3), b))
     assert found == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=1e-5)
 
 
-def test_structural_similarity_is_one_only_for_the_same_picture():
-    picture = torch.rand(24, 24, 3, generator=torch.Generator().manual_seed(0))
-    assert ssim(picture, picture) == pytest.approx(1.0, abs=1e-6)
-    assert ssim(picture.flip(1), picture) < 0.3
+def test_structural_similarity_is_one_only_for_the_same_image():
+    image = torch.rand(24, 24, 3, generator=torch.Generator().manual_seed(0))
+    assert ssim(image, image) == pytest.approx(1.0, abs=1e-6)
+    assert ssim(image.flip(1), image) < 0.3
 
 
 def test_structural_similarity_equals_its_definition_with_an_11_pixel_gaussian():
@@ -67,7 +67,7 @@ def test_structural_similarity_equals_its_definition_with_an_11_pixel_gaussian()
     c1, c2 = 0.01**2, 0.03**2
     top = (2 * m_a * m_b + c1) * (2 * covariance + c2)
     expected = top / ((m_a**2 + m_b**2 + c1) * (v_a + v_b + c2))
-    # an 11 x 11 picture has one place where the window fits whole: its middle
+    # an 11 x 11 image has one place where the window fits whole: its middle
     assert ssim(a, b) == pytest.approx(float(expected), abs=1e-12)
 
 
@@ -102,25 +102,25 @@ def test_only_pixels_where_both_have_normals_count():
 
 def test_views_against_themselves_are_perfect_in_any_normal_frame(l_views):
     for frame in ("world", "camera", "front_view"):
-        for figures in picture_figures(l_views.with_normals_in(frame), l_views):
+        for figures in image_figures(l_views.with_normals_in(frame), l_views):
             assert figures["psnr"] == 99.0
             assert figures["ssim"] == pytest.approx(1.0, abs=1e-6)
             assert figures["mask_iou"] == 1.0
             assert figures["normal_error_deg"] == pytest.approx(0.0, abs=1e-4)
 
 
-def test_pictures_that_do_not_belong_together_are_refused(l_views):
+def test_images_that_do_not_belong_together_are_refused(l_views):
     with pytest.raises(InputError, match="cannot be compared"):
-        picture_figures(l_views, l_views[:2])
-    with pytest.raises(InputError, match="result pictures have no masks"):
-        picture_figures(replace(l_views, masks=None), l_views)
+        image_figures(l_views, l_views[:2])
+    with pytest.raises(InputError, match="result images have no masks"):
+        image_figures(replace(l_views, masks=None), l_views)
 
 
 def test_comparing_stops_when_cancelled(l_views):
     seen = []
     progress = Progress(report=seen.append, is_cancelled=lambda: len(seen) == 2)
     with pytest.raises(Cancelled):
-        picture_figures(l_views, l_views, progress)
+        image_figures(l_views, l_views, progress)
     assert [event.step for event in seen] == [0, 1]
 
 

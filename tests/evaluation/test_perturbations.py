@@ -74,7 +74,7 @@ def test_clean_is_the_plain_rendering(l_solid, cameras, made):
     assert not clean.blob_masks.any()
 
 
-def test_noisy_pictures_are_taken_from_the_true_poses_and_claim_the_ideal_ones(
+def test_noisy_images_are_taken_from_the_true_poses_and_claim_the_ideal_ones(
     l_solid, cameras, made
 ):
     noisy = made["noisy"]

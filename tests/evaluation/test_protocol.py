@@ -17,10 +17,8 @@ from nova3d_core.evaluation.protocol import (
 from nova3d_core.mesh import Mesh
 from nova3d_core.progress import Progress
 
-QUICK = EvaluateConfig(
-    points=20_000, iou_resolution=32, visible_px=64, picture_px=32, supersample=1
-)
-SHAPE_ONLY = replace(QUICK, with_pictures=False)
+QUICK = EvaluateConfig(points=20_000, iou_resolution=32, visible_px=64, image_px=32, supersample=1)
+SHAPE_ONLY = replace(QUICK, with_images=False)
 MIRROR_X = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
 
 
@@ -54,10 +52,10 @@ def test_the_truth_against_itself_is_perfect_but_for_sampling(truth_report):
     assert (visible["cd_l1"], visible["f_at_0.005"], visible["f_at_0.01"]) == (0.0, 1.0, 1.0)
     assert visible["normal_consistency"] == pytest.approx(1.0, abs=1e-6)
     for group in ("all", "el0", "el25"):
-        pictures = truth_report.figures[f"pictures_{group}"]
-        assert (pictures["psnr"], pictures["mask_iou"]) == (99.0, 1.0)
-        assert pictures["ssim"] == pytest.approx(1.0, abs=1e-6)
-        assert pictures["normal_error_deg"] == 0.0
+        images = truth_report.figures[f"images_{group}"]
+        assert (images["psnr"], images["mask_iou"]) == (99.0, 1.0)
+        assert images["ssim"] == pytest.approx(1.0, abs=1e-6)
+        assert images["normal_error_deg"] == 0.0
 
 
 def test_a_mirrored_object_is_worse_in_every_figure(solid, truth_report):
@@ -73,13 +71,13 @@ def test_a_mirrored_object_is_worse_in_every_figure(solid, truth_report):
         ("surface", "iou"),
         ("surface", "normal_consistency"),
         ("visible", "normal_consistency"),
-        *((f"pictures_{group}", "mask_iou") for group in ("all", "el0", "el25")),
-        *((f"pictures_{group}", "ssim") for group in ("all", "el0", "el25")),
+        *((f"images_{group}", "mask_iou") for group in ("all", "el0", "el25")),
+        *((f"images_{group}", "ssim") for group in ("all", "el0", "el25")),
     ):
         assert mirrored[part][name] < 0.95 * truth[part][name], (part, name)
     for group in ("all", "el0", "el25"):
-        assert mirrored[f"pictures_{group}"]["psnr"] < 20.0
-        assert mirrored[f"pictures_{group}"]["normal_error_deg"] > 5.0
+        assert mirrored[f"images_{group}"]["psnr"] < 20.0
+        assert mirrored[f"images_{group}"]["normal_error_deg"] > 5.0
 
 
 def test_a_ball_a_tenth_too_large_has_the_figures_that_geometry_gives(make_sphere):
@@ -197,7 +195,7 @@ def test_the_papers_protocol_measures_balls_as_geometry_says(solid, make_sphere)
 
 
 def test_cancelling_stops_in_any_part(solid):
-    everything = replace(QUICK, points=500, picture_px=16, visible_px=16)
+    everything = replace(QUICK, points=500, image_px=16, visible_px=16)
     stages: list[str] = []
     evaluate_mesh(solid, solid, everything, Progress(report=lambda e: stages.append(e.stage)))
     assert set(stages) == {"filling", "seeing", "rendering", "comparing"}
@@ -223,16 +221,16 @@ def test_the_report_says_what_was_done(truth_report):
         "volume",
         "visible",
         "rendering",
-        "pictures",
+        "images",
     }
     assert any("99 dB" in note for note in truth_report.notes)
 
 
-def test_a_sheet_comes_with_the_report_unless_pictures_are_off(solid):
+def test_a_sheet_comes_with_the_report_unless_images_are_off(solid):
     report, sheet = evaluate_mesh_with_sheet(solid, solid, replace(QUICK, points=500))
-    assert report.figures["pictures_all"]["psnr"] == 99.0
+    assert report.figures["images_all"]["psnr"] == 99.0
     assert sheet.shape == (4 + 4 * (18 + 32 + 4), 4 + 5 * (32 + 4), 3)
-    with pytest.raises(InputError, match="needs pictures"):
+    with pytest.raises(InputError, match="needs images"):
         evaluate_mesh_with_sheet(solid, solid, SHAPE_ONLY)
 
 
@@ -245,7 +243,7 @@ def test_a_sheet_comes_with_the_report_unless_pictures_are_off(solid):
         ("points", 3),
         ("seed", -1),
         ("iou_resolution", 10_000),
-        ("picture_px", 8),
+        ("image_px", 8),
         ("supersample", 0),
     ],
 )

@@ -27,7 +27,7 @@ def parsed(table: str) -> list[list[str]]:
 
 
 def test_json_round_trips():
-    original = report(0.01, None, pictures_all={"psnr": 21.25})
+    original = report(0.01, None, images_all={"psnr": 21.25})
     again = Report.from_json(original.to_json())
     assert again == original
     assert json.loads(original.to_json())["figures"]["surface"]["iou"] is None
@@ -47,8 +47,8 @@ def test_other_documents_are_refused(text):
 def test_the_table_has_a_row_a_report_and_means_of_what_there_is():
     table = markdown_table(
         {
-            "mug": report(0.01, 0.5, pictures_all={"psnr": 20.0}),
-            "a|b": report(0.02, None, pictures_all={"psnr": 30.0}),
+            "mug": report(0.01, 0.5, images_all={"psnr": 20.0}),
+            "a|b": report(0.02, None, images_all={"psnr": 30.0}),
         }
     )
     assert parsed(table.replace("a\\|b", "a/b")) == [
@@ -97,7 +97,7 @@ def test_the_sheet_shows_front_back_above_and_below(renderings):
     assert abs(azimuths[1] - 180) == pytest.approx(11.25, abs=1e-3)
 
 
-def test_the_sheet_holds_the_five_pictures_of_each_row(renderings):
+def test_the_sheet_holds_the_five_images_of_each_row(renderings):
     truth, result = renderings
     sheet = comparison_sheet(truth, result, rows=[3, 20], difference_factor=2.0)
     assert sheet.shape == (4 + 2 * (18 + 48 + 4), 4 + 5 * (48 + 4), 3)
@@ -105,8 +105,8 @@ def test_the_sheet_holds_the_five_pictures_of_each_row(renderings):
     cells = [sheet[top : top + 48, 4 + 52 * i : 52 + 52 * i] for i in range(5)]
     difference = (truth.views.colour[20] - result.views.colour[20]).abs() * 2
     expected = [truth.views.colour[20], result.views.colour[20], difference.clamp(0, 1)]
-    for cell, picture in zip(cells, expected, strict=False):
-        assert float((cell - picture).abs().max()) <= 0.5 / 255 + 1e-6
+    for cell, image in zip(cells, expected, strict=False):
+        assert float((cell - image).abs().max()) <= 0.5 / 255 + 1e-6
     inside = truth.views.masks[20] == 1
     normals = 0.5 * truth.views.normals[20][inside] + 0.5
     assert float((cells[3][inside] - normals).abs().max()) <= 0.5 / 255 + 1e-6

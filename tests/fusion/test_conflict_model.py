@@ -118,11 +118,11 @@ def test_the_model_finds_the_patch_that_contradicts(one_culprit):
 def test_maps_are_what_the_rays_are_told(one_culprit, pixels):
     model, _, distances = one_culprit
     told = model.at(*pixels, distances.flatten(), 1.0).reshape(V, PX, PX)
-    # at the border of a picture the maps' interpolation may differ by a little
+    # at the border of an image the maps' interpolation may differ by a little
     torch.testing.assert_close(told, model.maps(), atol=1e-2, rtol=0)
 
 
-def test_a_small_pixel_grid_takes_the_places_of_pictures_that_are_not_square():
+def test_a_small_pixel_grid_takes_the_places_of_images_that_are_not_square():
     cameras = orbit_cameras(RigConfig(count=2, width_px=80, height_px=40))
     model = ConflictModel(cameras, ConflictConfig())
     view, row, column = torch.ones(2, 40, 80).nonzero().unbind(dim=1)

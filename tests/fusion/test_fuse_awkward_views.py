@@ -61,7 +61,7 @@ def test_an_object_beyond_the_border_is_right_where_all_see_it(make_sphere, capl
     ball = make_sphere(0.4)
     views = taken(ball, focal_per_width=3.0)
     surface = fuse_sdf(views, CONFIG)
-    assert "touches the picture's border in views 0, 1, 2, 3, 4, 5, 6 and 7" in caplog.text
+    assert "touches the image's border in views 0, 1, 2, 3, 4, 5, 6 and 7" in caplog.text
     pixel = views.cameras.project(ball.vertices)[0]  # (V, N, 2)
     within = ((pixel > 1.0) & (pixel < 63.0)).all(dim=2).all(dim=0)
     assert 0.2 < float(within.float().mean()) < 0.5
@@ -94,7 +94,7 @@ def test_the_same_views_without_the_hole_are_right_everywhere(make_sphere):
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_black_or_white_normal_pictures_stop_the_fusion(make_sphere, value):
+def test_black_or_white_normal_images_stop_the_fusion(make_sphere, value):
     views = taken(make_sphere(0.4))
     blank = decode_normals(torch.full_like(views.normals, value))
     with pytest.raises(InputError, match="black or white normals on the object"):

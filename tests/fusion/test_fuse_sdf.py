@@ -211,7 +211,7 @@ def test_wrong_poses_are_mended(noisy, pebble):
     assert mean_error_cells(surface, pebble) < 0.7 * mean_error_cells(fixed, pebble)
 
 
-def test_refined_poses_come_with_the_same_pictures(views):
+def test_refined_poses_come_with_the_same_images(views):
     refined = refine_poses(views, QUICK)
     assert torch.equal(refined.colour, views.colour) and torch.equal(refined.normals, views.normals)
     assert not torch.equal(refined.cameras.world_to_camera, views.cameras.world_to_camera)
@@ -343,19 +343,19 @@ def test_no_memory_at_all_is_an_error_that_says_what_to_do(views, monkeypatch):
     assert isinstance(caught.value.__cause__, torch.cuda.OutOfMemoryError)
 
 
-def test_previews_are_pictures_and_change_nothing(quick, views, monkeypatch):
+def test_previews_are_images_and_change_nothing(quick, views, monkeypatch):
     monkeypatch.setattr(optimise, "PreviewClock", lambda: PreviewClock(0.0))
-    events, pictures = [], []
-    progress = Progress(events_of(events, lambda event: pictures.append(event.preview())))
+    events, images = [], []
+    progress = Progress(events_of(events, lambda event: images.append(event.preview())))
     watched = fuse_sdf(views, QUICK, progress)
-    assert len(pictures) == STEPS  # one a step: far more often than ever in earnest
-    for picture in pictures:
-        assert picture.shape == (128, 256, 3) and not picture.requires_grad
-        assert picture.min() >= 0 and picture.max() <= 1
+    assert len(images) == STEPS  # one a step: far more often than ever in earnest
+    for image in images:
+        assert image.shape == (128, 256, 3) and not image.requires_grad
+        assert image.min() >= 0 and image.max() <= 1
     assert_same(watched, quick)
     # the last one shows a view of the object, normals on the left and colours on the right
     view = (STEPS - 1) % 8
-    small = torch.nn.functional.avg_pool2d(pictures[-1].permute(2, 0, 1), 2).permute(1, 2, 0)
+    small = torch.nn.functional.avg_pool2d(images[-1].permute(2, 0, 1), 2).permute(1, 2, 0)
     mask = views.masks[view] > 0.99
     colour = views.colour[view]
     assert (small[:, 64:] - colour)[mask].abs().mean() < 0.15

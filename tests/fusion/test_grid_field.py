@@ -1,4 +1,4 @@
-"""The dense grid on balls with known answers, and fitted to pictures."""
+"""The dense grid on balls with known answers, and fitted to images."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_to_grid_is_a_copy(compiled):
 # fitting
 
 
-def test_a_large_ball_shrinks_to_the_pictures_of_a_small_one(make_sphere):
+def test_a_large_ball_shrinks_to_the_images_of_a_small_one(make_sphere):
     rig = RigConfig(width_px=48, height_px=48)
     cameras = cameras_at([0.0, 90.0, 180.0, 270.0, 0.0, 0.0], [0.0] * 4 + [80.0, -80.0], rig)
     views = render_views(make_sphere(0.3, 4), cameras).views

@@ -1,4 +1,4 @@
-"""Blurred pixels, slopes and window sums against convolutions of whole pictures."""
+"""Blurred pixels, slopes and window sums against convolutions of whole images."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_softened_pixels_are_those_of_the_whole_blurred_picture():
+def test_softened_pixels_are_those_of_the_whole_blurred_image():
     chosen = torch.rand(30, 40, generator=torch.Generator().manual_seed(1)) > 0.3
     chosen[:4], chosen[:, 31:] = False, False
     y, x = chosen.nonzero().unbind(dim=1)
     values = randn(5, len(x), seed=2)
     frame = Frame.of(torch.stack([x, y], dim=1) + 0.5)
     assert (frame.width, frame.height) == (31, 26)
-    assert torch.equal(frame.pixels(frame.picture(values)), values)
+    assert torch.equal(frame.pixels(frame.image(values)), values)
     found, slopes = softened(values, frame, 1.3)
     image = torch.zeros(5, 34, 44)  # with two more pixels on each side
     image[:, y + 2, x + 2] = values

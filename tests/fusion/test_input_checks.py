@@ -49,7 +49,7 @@ def seen(mesh, rig=SMALL, config=ONE_SAMPLE) -> Views:
 
 
 def seen_noisily(mesh, seed, rig=SMALL) -> Views:
-    """Pictures from poses that are off by 4 degrees an axis and 2 % of the object."""
+    """Images from poses that are off by 4 degrees an axis and 2 % of the object."""
     config = ConditionConfig("noisy", seed, rotation_sigma_deg=4.0, shift_sigma=0.02)
     cameras = orbit_cameras(rig)
     return replace(seen_from(mesh, noisy_cameras(cameras, config)), cameras=cameras)
@@ -121,10 +121,10 @@ def test_two_swapped_views_are_both_named(l_solid, kind):
     # parallel rays see the mirror image from behind: views 11 and 15 may be the wrong ones too
     pairs = [{3, 7}] if kind == "perspective" else [{3, 7}, {11, 15}]
     assert {view for view in range(16) if names(message, view)} in pairs
-    assert "Check that each picture belongs to its camera" in message
+    assert "Check that each image belongs to its camera" in message
 
 
-def test_the_one_wrong_picture_is_named_with_what_is_wrong_about_it(l_solid, make_sphere):
+def test_the_one_wrong_image_is_named_with_what_is_wrong_about_it(l_solid, make_sphere):
     views = seen(l_solid)
     big, little = (seen(make_sphere(radius)).masks[5] for radius in (0.5, 0.2))
     message = message_of(check_silhouettes, with_masks_of(views, {5: big}))
@@ -137,7 +137,7 @@ def test_the_one_wrong_picture_is_named_with_what_is_wrong_about_it(l_solid, mak
     assert "so does" not in message and "still" not in message
 
 
-def test_wrong_picture_is_found_among_noisy_poses(l_solid, make_sphere):
+def test_wrong_image_is_found_among_noisy_poses(l_solid, make_sphere):
     views = seen_noisily(l_solid, seed=3)
     message = message_of(
         check_silhouettes, with_masks_of(views, {9: seen(make_sphere(0.5)).masks[9]})
@@ -146,7 +146,7 @@ def test_wrong_picture_is_found_among_noisy_poses(l_solid, make_sphere):
     assert "so does" not in message
 
 
-def test_a_picture_from_a_wrong_azimuth_is_more_than_a_wrong_pose():
+def test_a_image_from_a_wrong_azimuth_is_more_than_a_wrong_pose():
     views = seen(box(1.0, 0.5, 0.2))
     for shown, wrong in ((4, 2), (3, 4)):  # of view 4 in the place of view 2, 45 degrees away
         message = message_of(check_silhouettes, with_masks_of(views, {wrong: views.masks[shown]}))
@@ -158,7 +158,7 @@ def test_masks_of_different_objects_are_refused(l_solid):
     masks = {view: others.masks[view] for view in range(0, 16, 2)}
     message = message_of(check_silhouettes, with_masks_of(views, masks))
     assert "the rest still contradict each other" in message
-    assert "Check that all pictures show one object" in message
+    assert "Check that all images show one object" in message
 
 
 def test_two_views_contradict_each_other():
@@ -341,15 +341,15 @@ def test_faults_are_far_from_the_limits(make_sphere):
 
 
 @pytest.mark.parametrize("black", [0.0, 1.0])
-def test_black_and_white_normal_pictures_are_named(l_solid, black):
+def test_black_and_white_normal_images_are_named(l_solid, black):
     views = seen(l_solid)
-    picture = encode_normals(views.normals)
-    picture[[3, 7]] = black
-    message = message_of(check_normals, replace(views, normals=decode_normals(picture)))
+    image = encode_normals(views.normals)
+    image[[3, 7]] = black
+    message = message_of(check_normals, replace(views, normals=decode_normals(image)))
     assert message.startswith("views 3 and 7 have black or white normals on the object.")
     assert "Leave the normals out" in message
-    picture[:] = black
-    everywhere = replace(views, normals=decode_normals(picture))
+    image[:] = black
+    everywhere = replace(views, normals=decode_normals(image))
     assert "views 0, 1, 2" in message_of(check_normals, everywhere)
     everywhere = replace(everywhere, normals=everywhere.normals * (views.masks > 0)[..., None])
     assert "views 0, 1, 2" in message_of(check_normals, everywhere)
@@ -363,12 +363,12 @@ def test_missing_normals_are_named(l_solid):
     assert message.startswith("view 6 has no normals on the object.")
 
 
-def test_one_flat_colour_for_all_sides_is_no_normal_picture(l_solid):
+def test_one_flat_colour_for_all_sides_is_no_normal_image(l_solid):
     views = seen(l_solid)
     flat = torch.tensor([0.0, 0.0, 1.0]) * (views.masks > 0)[..., None]
     message = message_of(check_normals, replace(views, normals=flat, normal_frame="camera"))
     assert "have one and the same normal everywhere on the object" in message
-    # a box seen head-on from its four sides truly has one normal in each picture
+    # a box seen head-on from its four sides truly has one normal in each image
     head_on = seen(box(0.9, 0.9, 0.9), replace(SMALL, count=4, kind="orthographic"))
     check_normals(head_on.with_normals_in("camera"))
     # or a blade seen along its edge, one side of it from each hand
@@ -377,7 +377,7 @@ def test_one_flat_colour_for_all_sides_is_no_normal_picture(l_solid):
     blade = Mesh(torch.tensor(edge), torch.tensor(sides))
     parallel = replace(SMALL, kind="orthographic")
     check_normals(seen_from(blade, cameras_at([-20.0, 20.0], [0.0, 0.0], parallel)))
-    # and so has a plate in all pictures of its front
+    # and so has a plate in all images of its front
     cameras = cameras_at([-20.0, 0.0, 20.0], [0.0] * 3, SMALL)
     check_normals(seen_from(box(0.9, 0.7, 1e-4), cameras).with_normals_in("camera"))
 
@@ -397,7 +397,7 @@ def test_views_that_touch_the_border_are_listed(l_solid, caplog):
         assert border_views(replace(views, masks=masks)) == [2, 9]
     with caplog.at_level(logging.WARNING):
         check_views(replace(views, masks=masks))
-    assert "touches the picture's border in views 2 and 9" in caplog.text
+    assert "touches the image's border in views 2 and 9" in caplog.text
 
 
 def test_all_checks_are_made(l_solid, caplog):

@@ -99,7 +99,7 @@ def test_view_0_is_bit_for_bit_as_given_whatever_the_motions(kind):
         refined = poses.cameras()
         assert torch.equal(refined.world_to_camera[0], cameras.world_to_camera[0])
         assert torch.equal(refined.intrinsics, cameras.intrinsics)
-        # no view moves along its own depth, which pictures do not tell
+        # no view moves along its own depth, which images do not tell
         places = [c.rotation @ CENTRE + c.world_to_camera[:, :3, 3] for c in (refined, cameras)]
         torch.testing.assert_close(places[0][:, 2], places[1][:, 2], atol=3e-6, rtol=0)
 

@@ -1,4 +1,4 @@
-"""Whole-picture alignment against finite differences, and on a surface that is known exactly."""
+"""Whole-image alignment against finite differences, and on a surface that is known exactly."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def rig(kind):
 
 
 def taken(pebble, kind, camera_frame=False):
-    """Pictures from poses 2 degrees and 1 % off those that go with them, and the true poses."""
+    """Images from poses 2 degrees and 1 % off those that go with them, and the true poses."""
     given = rig(kind)
     true = noisy_cameras(given, ConditionConfig(condition="noisy"), 1.0)
     views = render_views(pebble, true).views
@@ -108,7 +108,7 @@ def test_flow_is_what_a_small_motion_does_to_pixels(kind):
         return poses, cameras[view].project(points @ back[:3, :3].T + back[:3, 3])[0][0]
 
     poses, _ = pixels(torch.zeros(6))
-    # a picture whose two channels fall by 1 a pixel along x and y tells the flow itself
+    # an image whose two channels fall by 1 a pixel along x and y tells the flow itself
     ramps = -torch.eye(2)[:, :, None].expand(2, 2, len(points))
     flow = by_motion(ramps, points.T, view, poses, cameras)  # (6, 2, n)
     for index in range(6):
@@ -145,7 +145,7 @@ def test_every_second_row_and_column_tell_most_of_it(field, pebble):
     assert after.shift_percent.max() < 0.3
 
 
-def test_coarser_pictures_show_the_same_places(pebble):
+def test_coarser_images_show_the_same_places(pebble):
     views, _ = taken(pebble, "perspective")
     bank = ray_bank(views, 5, True)
     rays = rays_at(bank, 3)

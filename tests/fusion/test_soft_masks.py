@@ -23,7 +23,7 @@ RADIUS = 0.3
 
 
 def coverage(inside, size=64, fine=16):
-    """How much of each pixel of a (size, size) picture lies where inside(x, y) holds."""
+    """How much of each pixel of a (size, size) image lies where inside(x, y) holds."""
     at = (torch.arange(size * fine) + 0.5) / fine
     y, x = torch.meshgrid(at, at, indexing="ij")
     return torch.nn.functional.avg_pool2d(inside(x, y).float()[None], fine)[0]

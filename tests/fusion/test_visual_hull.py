@@ -124,7 +124,7 @@ def test_more_views_never_add_volume(l_solid):
 def test_scale_and_place_of_the_world_do_not_matter(make_sphere):
     cameras = orbit_cameras(RigConfig(count=8, elevation_deg=20.0))
     views = render_views(make_sphere(0.4), cameras).views
-    # the same pictures from cameras in a world ten times as large and moved
+    # the same images from cameras in a world ten times as large and moved
     shift = torch.tensor([3.0, -7.0, 40.0])
     moved = cameras.world_to_camera.clone()
     moved[:, :3, 3] = moved[:, :3, 3] * 10.0 - (moved[:, :3, :3] @ shift)
@@ -211,7 +211,7 @@ def test_views_from_two_opposite_sides_only_are_closed_with_a_note(make_sphere, 
     assert float(extent[0]) == pytest.approx(0.8, abs=0.1)
 
 
-def test_pictures_cropped_around_an_object_off_centre_carve_as_well(make_sphere):
+def test_images_cropped_around_an_object_off_centre_carve_as_well(make_sphere):
     away = torch.eye(4)
     away[:3, 3] = torch.tensor([0.35, -0.2, 0.3])
     ball = make_sphere(0.15).transformed(away)
@@ -243,8 +243,8 @@ def test_memory_does_not_grow_with_the_number_of_views(ball_views):
     torch.testing.assert_close(Silhouettes.of(many).sdf(some), Silhouettes.of(ball_views).sdf(some))
 
 
-def test_an_object_cut_off_by_the_picture_is_not_carved_beyond_it(make_sphere):
-    # the ball's lower third leaves every picture: there it must stay, not be cut flat
+def test_an_object_cut_off_by_the_image_is_not_carved_beyond_it(make_sphere):
+    # the ball's lower third leaves every image: there it must stay, not be cut flat
     rig = RigConfig(count=12)
     cameras = orbit_cameras(rig)
     shifted = cameras.intrinsics.clone()
@@ -252,5 +252,5 @@ def test_an_object_cut_off_by_the_picture_is_not_carved_beyond_it(make_sphere):
     views = render_views(make_sphere(), replace(cameras, intrinsics=shifted)).views
     assert (views.masks[:, -1] > 0.5).any()
     low = extract_surface(carve_hull(views, SMALL)).bounds[0]
-    bottom_of_picture = (256 - 128 - 108) / (1.3889 * 256) * 2.2
-    assert float(low[1]) < -bottom_of_picture - 0.03
+    bottom_of_image = (256 - 128 - 108) / (1.3889 * 256) * 2.2
+    assert float(low[1]) < -bottom_of_image - 0.03

@@ -41,7 +41,7 @@ class Run:
     progress: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """(value, max) of every step, by node id."""
     previews: list[bytes] = field(default_factory=list)
-    """Preview pictures as the page gets them: an encoded JPEG or PNG."""
+    """Preview images as the page gets them: an encoded JPEG or PNG."""
     texts: dict[str, str] = field(default_factory=dict)
     """What was last written on a node while it ran, by node id."""
     error: dict[str, Any] | None = None
@@ -144,7 +144,7 @@ class Client:
         return self.get("/view?" + urllib.parse.urlencode(file))
 
     def upload(self, name: str, content: bytes, subfolder: str = "") -> dict[str, str]:
-        """Puts a picture into the host's input folder as the page does."""
+        """Puts an image into the host's input folder as the page does."""
         edge = uuid.uuid4().hex
         fields = {"subfolder": subfolder, "overwrite": "true"}
         parts = [
@@ -186,7 +186,7 @@ def _hear(run: Run, kind: str, data: dict[str, Any]) -> bool:
 
 def _hear_binary(run: Run, frame: bytes) -> None:
     kind = struct.unpack(">I", frame[:4])[0]
-    if kind == PREVIEW:  # then a picture format, then the picture
+    if kind == PREVIEW:  # then an image format, then the image
         run.previews.append(frame[8:])
     elif kind == TEXT:  # the node's id with its length, then the text
         end = 8 + struct.unpack(">I", frame[4:8])[0]

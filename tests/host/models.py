@@ -23,7 +23,7 @@ from ..weights.test_load import as_published, sgm_tensors, without_quantising
 NOVA3D = "nova3d.safetensors"
 SV3D_P = "sv3d_p.safetensors"
 SV3D_U = "sv3d_u.safetensors"
-"""This one's decoder is random too, so its pictures show what the UNet made."""
+"""This one's decoder is random too, so its images show what the UNet made."""
 V3D = "V3D.ckpt"
 MINI = "mini.safetensors"
 """Paints the silhouette of what it sees, in one step."""
@@ -91,7 +91,7 @@ def paint_square(decoder: nn.Module) -> None:
     """Makes a VAE's decoder paint a red square on white, whatever it is given.
 
     A constant goes through; the 3x3 boxes over it come out lower at the rim, where they take in the
-    zeros around the picture. The last norm spreads the two, and the last layer colours them.
+    zeros around the image. The last norm spreads the two, and the last layer colours them.
     """
     for name, parameter in decoder.named_parameters():
         if "norm" not in name:

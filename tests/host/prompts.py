@@ -22,7 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "RenderViews": {"width": PIXELS, "height": PIXELS, "supersample": 1},
     "SampleMultiviewNormals": {"steps": 1, "size": 64},
     "SampleOrbit": {"steps": 1, "size": 64},
-    "EvaluateMesh": {"points": 2000, "picture_size": 64},
+    "EvaluateMesh": {"points": 2000, "image_size": 64},
 }
 """Settings with which a prompt runs in seconds."""
 

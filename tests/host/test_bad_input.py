@@ -33,26 +33,26 @@ def complaint(client: Client, prompt: Prompt) -> str:
 
 
 def batches(**assemble: Any) -> Prompt:
-    """Pictures of the knight, assembled, fused as shipped; with other inputs for AssembleViews."""
+    """Images of the knight, assembled, fused as shipped; with other inputs for AssembleViews."""
     return with_inputs(shipped("multiview_images_to_mesh"), "AssembleViews", **assemble)
 
 
-def assembled_from(pictures: dict[str, Any], **assemble: Any) -> Prompt:
-    """The same from other pictures, without masks and normals."""
+def assembled_from(images: dict[str, Any], **assemble: Any) -> Prompt:
+    """The same from other images, without masks and normals."""
     prompt = shipped("multiview_images_to_mesh")
     cameras = prompt[key_of(prompt, "AssembleViews")]["inputs"]["cameras"]
     plain = {"images": ["90", 0], "cameras": cameras, "normal_frame": "world"}
     plain |= {"first_view": 0, "invert_masks": False, **assemble}
     prompt[key_of(prompt, "AssembleViews")] = node("AssembleViews", **plain)
-    return {**prompt, "90": pictures}
+    return {**prompt, "90": images}
 
 
-def empty_pictures(size: int, color: int, count: int = VIEWS) -> dict[str, Any]:
+def empty_images(size: int, color: int, count: int = VIEWS) -> dict[str, Any]:
     return node("EmptyImage", width=size, height=size, batch_size=count, color=color)
 
 
 def fewer_cameras() -> Prompt:
-    """One camera less for AssembleViews alone; the pictures are rendered with all of them."""
+    """One camera less for AssembleViews alone; the images are rendered with all of them."""
     prompt = batches(cameras=["91", 0])
     few = prompt[key_of(prompt, "OrbitCameras")]["inputs"] | {"count": VIEWS - 1}
     return {**prompt, "91": node("OrbitCameras", **few)}
@@ -71,9 +71,9 @@ def _repeated() -> Prompt:
 WRONG = {
     "one camera too few": (fewer_cameras, ["AssembleViews", str(VIEWS), str(VIEWS - 1)]),
     "three masks": (three_masks, ["AssembleViews", "mask", "3", str(VIEWS)]),
-    "one pixel": (lambda: assembled_from(empty_pictures(1, 0)), ["1x1"]),
-    "no object": (lambda: assembled_from(empty_pictures(64, 0xFFFFFF)), ["mask"]),
-    "black background": (lambda: assembled_from(empty_pictures(64, 0)), ["mask"]),
+    "one pixel": (lambda: assembled_from(empty_images(1, 0)), ["1x1"]),
+    "no object": (lambda: assembled_from(empty_images(64, 0xFFFFFF)), ["mask"]),
+    "black background": (lambda: assembled_from(empty_images(64, 0)), ["mask"]),
     "wrong normal frame": (
         lambda: with_inputs(batches(), "RenderViews", normal_frame="camera"),
         ["DeconflictFusion", "normal", "camera", "world"],

@@ -45,7 +45,7 @@ def slow_bake() -> Prompt:
 
 def slow_evaluation() -> Prompt:
     return with_inputs(
-        shipped("mesh_against_reference"), "EvaluateMesh", points=50_000, picture_size=512
+        shipped("mesh_against_reference"), "EvaluateMesh", points=50_000, image_size=512
     )
 
 

@@ -53,11 +53,11 @@ def mesh_of(client: Client, run: Run, key: str, folder: Path) -> Mesh:
     return read_mesh(folder / file["filename"])
 
 
-def picture_of(client: Client, run: Run, key: str) -> np.ndarray:
+def image_of(client: Client, run: Run, key: str) -> np.ndarray:
     """(H, W, 3) in 0..1."""
     (file,) = client.history(run.prompt_id)["outputs"][key]["images"]
-    picture = PIL.Image.open(io.BytesIO(client.view(file))).convert("RGB")
-    return np.asarray(picture, dtype=np.float32) / 255.0
+    image = PIL.Image.open(io.BytesIO(client.view(file))).convert("RGB")
+    return np.asarray(image, dtype=np.float32) / 255.0
 
 
 def baked_knight() -> Prompt:
@@ -159,13 +159,13 @@ def test_both_renderers_see_the_same_through_one_camera(client, info):
     for key, source in {"11": ["3", 1], "12": ["4", 0], "13": ["5", 0], "14": ["6", 0]}.items():
         prompt[key] = node("SaveImage", images=source, filename_prefix="core/both")
     run = done(client, prompt)
-    our_picture, their_picture, our_mask, their_mask = (
-        picture_of(client, run, key) for key in ("11", "12", "13", "14")
+    our_image, their_image, our_mask, their_mask = (
+        image_of(client, run, key) for key in ("11", "12", "13", "14")
     )
     inside, theirs_inside = our_mask[..., 0] > 0.5, their_mask[..., 0] > 0.5
     overlap = (inside & theirs_inside).sum() / (inside | theirs_inside).sum()
     assert 0.02 < inside.mean() < 0.9
     assert overlap > 0.97
     both = inside & theirs_inside
-    alike = np.corrcoef(our_picture[both].ravel(), their_picture[both].ravel())[0, 1]
+    alike = np.corrcoef(our_image[both].ravel(), their_image[both].ravel())[0, 1]
     assert alike > 0.9

@@ -69,14 +69,14 @@ def test_lists_of_the_pages_are_the_schemas(newest, language):
 
 
 @pytest.mark.skipif(IS_WRITING, reason="the host still has what was there before")
-def test_host_serves_pages_pictures_and_translations(client, info):
+def test_host_serves_pages_images_and_translations(client, info):
     for name in ours(info):
         for language in ("en", "zh"):
             page = page_of(name, language)
             served = client.get(f"/extensions/{PACK}/docs/{page.relative_to(DOCS).as_posix()}")
             assert served.decode() == page.read_text(encoding="utf-8")
-        picture = client.get(f"/extensions/{PACK}/docs/images/{name}.webp")
-        assert picture[8:12] == b"WEBP"
+        image = client.get(f"/extensions/{PACK}/docs/images/{name}.webp")
+        assert image[8:12] == b"WEBP"
     served = client.get_json("/i18n")
     assert served["zh"]["nodeDefs"] == kept("zh")
     assert served["en"]["nodeDefs"] == kept("en")

@@ -52,7 +52,7 @@ def assert_like_the_knight(mesh: Mesh) -> None:
 
 
 @pytest.mark.parametrize("name", ["views_to_mesh", "multiview_images_to_mesh"])
-def test_pictures_become_a_textured_mesh(client, tmp_path, name):
+def test_images_become_a_textured_mesh(client, tmp_path, name):
     # not from the host's cache, and long enough for a preview: there is one a second at most
     prompt = with_inputs(shipped(name), "DeconflictFusion", seed=101, steps_scale=0.6)
     run = done(client, prompt)
@@ -71,8 +71,8 @@ def test_conflict_maps_are_one_a_view(client):
     run = done(client, prompt)
     record = client.history(run.prompt_id)["outputs"][key_of(prompt, "SaveImage")]
     assert len(record["images"]) == VIEWS
-    picture = PIL.Image.open(io.BytesIO(client.view(record["images"][0])))
-    assert picture.size == (PIXELS, PIXELS)
+    image = PIL.Image.open(io.BytesIO(client.view(record["images"][0])))
+    assert image.size == (PIXELS, PIXELS)
 
 
 def test_glb_carries_the_workflow(client, output, tmp_path):
@@ -125,10 +125,10 @@ def test_views_saved_by_the_host_are_the_views_loaded(client, output, inputs):
     assert torch.allclose(before.normals, after.normals, atol=0.02)
 
 
-def test_uploaded_pictures_become_views(client, inputs):
+def test_uploaded_images_become_views(client, inputs):
     """Two files through the page's upload, joined by the core's own node, with our cameras."""
-    pictures = sorted((inputs / "knight" / "views" / "images").iterdir())[:2]
-    names = [client.upload(f"up_{path.name}", path.read_bytes())["name"] for path in pictures]
+    images = sorted((inputs / "knight" / "views" / "images").iterdir())[:2]
+    names = [client.upload(f"up_{path.name}", path.read_bytes())["name"] for path in images]
     prompt = {
         "1": node("LoadImage", image=names[0]),
         "2": node("LoadImage", image=names[1]),
@@ -155,7 +155,7 @@ def test_second_run_takes_the_fusion_from_the_cache(client):
     assert key_of(prompt, "DeconflictFusion") not in done(client, again).executed
 
 
-def test_changed_pictures_are_read_again(client, server):
+def test_changed_images_are_read_again(client, server):
     """The host caches by the folder's name; the fingerprint tells it that the files changed."""
     folder = server.base / "input" / "changing"
     prompt = {

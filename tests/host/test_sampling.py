@@ -1,4 +1,4 @@
-"""A picture becomes views, with small models in the layouts of the real ones."""
+"""An image becomes views, with small models in the layouts of the real ones."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ pytestmark = pytest.mark.host
 SETTINGS = {"guidance": "auto", "lowest": 1.0, "highest": 2.5}
 
 
-def sampled(kind: str, model: str, picture: list | None = None, **inputs: Any) -> Prompt:
-    """A picture of the knight, a model, its views saved, its pictures shown."""
+def sampled(kind: str, model: str, image: list | None = None, **inputs: Any) -> Prompt:
+    """An image of the knight, a model, its views saved, its images shown."""
     settings = {"seed": 0, "steps": 1, "size": 64, **SETTINGS}
     settings |= {"elevation": 0.0} if kind == "SampleOrbit" else {}
     prompt = {
         "1": node("LoadViews", folder="knight/views"),
         "2": node("ImageFromBatch", image=["1", 1], batch_index=0, length=1),
         "3": node("LoadNOVA3D", model=model, dtype="auto"),
-        "4": node(kind, model=["3", 0], image=picture or ["2", 0], **(settings | inputs)),
+        "4": node(kind, model=["3", 0], image=image or ["2", 0], **(settings | inputs)),
         "5": node("SaveViews", views=["4", 0], filename_prefix="sampled/views"),
         "6": node("SaveImage", images=["4", 1], filename_prefix="sampled/colour"),
     }
-    return prompt if picture is None else {k: v for k, v in prompt.items() if k not in "12"}
+    return prompt if image is None else {k: v for k, v in prompt.items() if k not in "12"}
 
 
-def pictures(client: Client, run: Run, key: str) -> list[np.ndarray]:
+def images(client: Client, run: Run, key: str) -> list[np.ndarray]:
     """What a SaveImage node saved, (H, W, 3) each."""
     files = client.history(run.prompt_id)["outputs"][key]["images"]
     return [np.asarray(PIL.Image.open(io.BytesIO(client.view(file)))) for file in files]
@@ -58,10 +58,10 @@ def complaint(client: Client, prompt: Prompt) -> str:
 
 
 @pytest.mark.parametrize(("name", "views"), [("sv3d_to_mesh", 21), ("v3d_to_mesh", 18)])
-def test_a_picture_becomes_a_mesh(client, tmp_path, name, views):
+def test_a_image_becomes_a_mesh(client, tmp_path, name, views):
     """The whole chain; the small models paint a square on every side, which is a block.
 
-    SV3D shows the input picture itself as the first view, so it gets a square, too.
+    SV3D shows the input image itself as the first view, so it gets a square, too.
     """
     prompt = shipped(name)
     prompt["90"] = uploaded(client, square(), "square.png")
@@ -76,7 +76,7 @@ def test_a_picture_becomes_a_mesh(client, tmp_path, name, views):
     assert (1, 1) in steps and (views, views) in steps  # sampling, decoding
 
 
-def test_a_picture_becomes_views_with_normals_and_those_a_mesh(client, output, tmp_path):
+def test_a_image_becomes_views_with_normals_and_those_a_mesh(client, output, tmp_path):
     """The small model's normals are nonsense that the fusion refuses, so it gets the colours."""
     prompt = shipped("image_to_mesh_nova3d")
     key = key_of(prompt, "SampleMultiviewNormals")
@@ -86,7 +86,7 @@ def test_a_picture_becomes_views_with_normals_and_those_a_mesh(client, output, t
         normal_frame="world", first_view=0, invert_masks=False,
     )  # fmt: skip
     prompt["92"] = node("SaveViews", views=[key, 0], filename_prefix="normals/views")
-    prompt["93"] = node("SaveImage", images=[key, 2], filename_prefix="normals/picture")
+    prompt["93"] = node("SaveImage", images=[key, 2], filename_prefix="normals/image")
     run = done(client, with_inputs(prompt, "DeconflictFusion", views=["91", 0]))
 
     mesh = fetched_mesh(client, run, key_of(prompt, "ExportMesh"), tmp_path)
@@ -95,7 +95,7 @@ def test_a_picture_becomes_views_with_normals_and_those_a_mesh(client, output, t
     views = read_views(folder)
     assert len(views) == 16 and views.normal_frame == "front_view"
     assert views.cameras.azimuth_deg[0] == pytest.approx(0.0, abs=1e-3)
-    assert len(pictures(client, run, "93")) == 16
+    assert len(images(client, run, "93")) == 16
     for preview in run.previews[:1]:  # colour above normals
         assert min(PIL.Image.open(io.BytesIO(preview)).size) > 16
     assert run.previews
@@ -113,7 +113,7 @@ def _orbit(preset: str, **changed: Any) -> dict[str, Any]:
 def test_seeds_repeat_and_a_second_run_is_cached(client):
     def painted(seed: int, **changed: Any) -> np.ndarray:
         prompt = sampled("SampleOrbit", f"stability/{SV3D_U}", seed=seed, **changed)
-        return np.stack(pictures(client, done(client, prompt), "6"))
+        return np.stack(images(client, done(client, prompt), "6"))
 
     first, other = painted(2**64 - 1), painted(7)
     assert first.shape == (21, 64, 64, 3)
@@ -122,7 +122,7 @@ def test_seeds_repeat_and_a_second_run_is_cached(client):
     assert np.array_equal(first, painted(2**64 - 1, **guided))
     assert (first[1:] != other[1:]).mean() > 0.05
     assert not np.array_equal(first[10], painted(2**64 - 1, **guided | {"highest": 9.0})[10])
-    # only the input view is the picture itself
+    # only the input view is the image itself
     assert np.array_equal(first[0], other[0])
     prompt = sampled("SampleOrbit", f"stability/{SV3D_U}", seed=7)
     assert "4" in done(client, prompt).executed  # the host remembers the last prompt alone
@@ -130,7 +130,7 @@ def test_seeds_repeat_and_a_second_run_is_cached(client):
 
 
 def test_sv3d_p_goes_along_linked_cameras_and_gives_them_on(client, output):
-    """Front last in, front first out: what goes on fits the pictures' order."""
+    """Front last in, front first out: what goes on fits the images' order."""
     prompt = sampled("SampleOrbit", SV3D_P, cameras=["90", 0])
     rise = {"motion": "sine", "count": 21, "elevation": 10.0}
     prompt["90"] = node("OrbitCameras", **_orbit("custom", **rise))
@@ -235,17 +235,17 @@ def test_repeated_sampling_holds_no_more_memory(client, server):
     assert held[-1] < held[1] * 1.05, held
 
 
-def uploaded(client: Client, picture: PIL.Image.Image, name: str) -> dict[str, Any]:
+def uploaded(client: Client, image: PIL.Image.Image, name: str) -> dict[str, Any]:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return node("LoadImage", image=client.upload(name, buffer.getvalue())["name"])
 
 
 def square() -> PIL.Image.Image:
     """A red square on white."""
-    picture = PIL.Image.new("RGB", (96, 96), "white")
-    picture.paste((220, 60, 40), (16, 16, 80, 80))
-    return picture
+    image = PIL.Image.new("RGB", (96, 96), "white")
+    image.paste((220, 60, 40), (16, 16, 80, 80))
+    return image
 
 
 def disc(size: tuple[int, int], mode: str = "RGB", places: tuple[float, ...] = (0.5,)):
@@ -280,7 +280,7 @@ NOTES = {"8 pixels": "8x8 px", "two objects": "2 objects"}
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_all_kinds_of_pictures_are_taken(client, name):
+def test_all_kinds_of_images_are_taken(client, name):
     """The knight's own chain: Load Image, Prepare Image only where there is an alpha."""
     prompt = sampled("SampleOrbit", SV3D_P, ["90", 0], seed=21)
     prompt["90"] = uploaded(client, GOOD[name], f"{name}.png")
@@ -292,7 +292,7 @@ def test_all_kinds_of_pictures_are_taken(client, name):
         assert "no object" in run.error["exception_message"]
         return
     assert run.has_succeeded, run.error
-    first = pictures(client, run, "6")[0]
+    first = images(client, run, "6")[0]
     assert (first[32, 32] < 200).all() or name == "two objects"
     assert (first[:, 0] > 250).all()
     assert NOTES.get(name, "") in run.texts.get("4", "")
@@ -302,15 +302,15 @@ BAD = {
     "empty mask": (node("EmptyImage", width=80, height=80, batch_size=1, color=0x404040), ["mask"]),
     "no white": (node("EmptyImage", width=80, height=80, batch_size=1, color=0x404040), ["mask"]),
     "blank": (node("EmptyImage", width=80, height=80, batch_size=1, color=0xFFFFFF), ["mask"]),
-    "batch": (node("EmptyImage", width=80, height=80, batch_size=3, color=0), ["3 pictures"]),
+    "batch": (node("EmptyImage", width=80, height=80, batch_size=3, color=0), ["3 images"]),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_pictures_that_show_no_object_are_refused(client, name):
-    picture, words = BAD[name]
+def test_images_that_show_no_object_are_refused(client, name):
+    image, words = BAD[name]
     prompt = sampled("SampleOrbit", SV3D_P, ["90", 0])
-    prompt["90"] = picture
+    prompt["90"] = image
     if name == "empty mask":
         prompt["91"] = node("SolidMask", value=0.0, width=80, height=80)
         prompt = with_inputs(prompt, "SampleOrbit", mask=["91", 0])

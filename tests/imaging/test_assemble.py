@@ -1,4 +1,4 @@
-"""Views from other programs' pictures: what they hold, and how slips are named."""
+"""Views from other programs' images: what they hold, and how slips are named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rendered(l_solid):
 
 
 @pytest.mark.parametrize("frame", ["world", "camera", "front_view"])
-def test_rendered_pictures_come_back_as_the_views_they_were(rendered, frame):
+def test_rendered_images_come_back_as_the_views_they_were(rendered, frame):
     given = rendered.with_normals_in(frame)
     normals = encode_normals(given.normals)
     views = assemble_views(given.colour, given.cameras, normals, given.masks, frame)
@@ -31,7 +31,7 @@ def test_rendered_pictures_come_back_as_the_views_they_were(rendered, frame):
     assert views.normal_frame == frame
 
 
-def test_cameras_take_the_size_of_the_pictures(rendered):
+def test_cameras_take_the_size_of_the_images(rendered):
     other = orbit_cameras(RigConfig(count=5, width_px=480, height_px=400))
     views = assemble_views(rendered.colour, other, masks=rendered.masks)
     torch.testing.assert_close(views.cameras.intrinsics, rendered.cameras.intrinsics)
@@ -75,18 +75,18 @@ def test_the_first_view_can_be_chosen_and_normals_keep_their_meaning(rendered):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p, m: {"pictures": p[:4]}, "there are 4 pictures but 5 cameras"),
-        (lambda p, m: {"masks": m[:1]}, "there are 1 masks but 5 pictures"),
-        (lambda p, m: {"normals": p[:, :, :20]}, "normal pictures are 20x40 px but the pictures"),
-        (lambda p, m: {"pictures": p[:, :1, :1]}, "the pictures are 1x1 px"),
+        (lambda p, m: {"images": p[:4]}, "there are 4 images but 5 cameras"),
+        (lambda p, m: {"masks": m[:1]}, "there are 1 masks but 5 images"),
+        (lambda p, m: {"normals": p[:, :, :20]}, "normal images are 20x40 px but the images"),
+        (lambda p, m: {"images": p[:, :1, :1]}, "the images are 1x1 px"),
         (lambda p, m: {"masks": m * 0}, "mask of view 0 is empty"),
-        (lambda p, m: {"pictures": p * 255}, "pictures has values from"),
-        (lambda p, m: {"pictures": p * torch.nan}, "pictures has 28800 values that are NaN"),
+        (lambda p, m: {"images": p * 255}, "images has values from"),
+        (lambda p, m: {"images": p * torch.nan}, "images has 28800 values that are NaN"),
         (lambda p, m: {"first_view": 5}, "first_view is 5, but there are 5 views"),
     ],
 )
 def test_slips_are_named(rendered, change, message):
-    given = {"pictures": rendered.colour, "cameras": rendered.cameras, "masks": rendered.masks}
+    given = {"images": rendered.colour, "cameras": rendered.cameras, "masks": rendered.masks}
     given |= change(rendered.colour, rendered.masks)
     with pytest.raises(InputError, match=message):
         assemble_views(**given)

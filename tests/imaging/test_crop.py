@@ -11,13 +11,13 @@ from nova3d_core.imaging.crop import CropConfig, object_on_white, prepare_images
 RED = torch.tensor([0.8, 0.1, 0.1])
 
 
-def box_picture(size=(120, 200), rows=(30, 70), columns=(20, 120), ground=1.0):
+def box_image(size=(120, 200), rows=(30, 70), columns=(20, 120), ground=1.0):
     """A red box (H, W, 3) before a ground, and its mask."""
-    picture = torch.full((*size, 3), ground)
+    image = torch.full((*size, 3), ground)
     mask = torch.zeros(size)
     mask[rows[0] : rows[1], columns[0] : columns[1]] = 1.0
-    picture[mask > 0] = RED
-    return picture[None], mask[None]
+    image[mask > 0] = RED
+    return image[None], mask[None]
 
 
 def extent(mask):
@@ -27,8 +27,8 @@ def extent(mask):
 
 @pytest.mark.parametrize("ground", [1.0, 0.0, 0.4])
 def test_the_object_is_centred_and_fills_its_share(ground):
-    picture, mask = box_picture(ground=ground)
-    colour, framed = prepare_images(picture, mask, CropConfig(200, 0.7))
+    image, mask = box_image(ground=ground)
+    colour, framed = prepare_images(image, mask, CropConfig(200, 0.7))
     top, bottom, left, right = extent(framed[0])
     assert right - left == pytest.approx(140, abs=1)
     assert bottom - top == pytest.approx(56, abs=1)
@@ -40,31 +40,31 @@ def test_the_object_is_centred_and_fills_its_share(ground):
 
 
 def test_an_object_at_the_border_is_centred_on_added_white():
-    picture, mask = box_picture(rows=(0, 40), columns=(150, 200))
-    colour, framed = prepare_images(picture, mask, CropConfig(100, 0.5))
+    image, mask = box_image(rows=(0, 40), columns=(150, 200))
+    colour, framed = prepare_images(image, mask, CropConfig(100, 0.5))
     top, bottom, left, right = extent(framed[0])
     assert (bottom - top, right - left) == (pytest.approx(40, abs=1), pytest.approx(50, abs=1))
     assert (colour[0, 0] == 1.0).all()
 
 
 def test_alpha_is_the_mask_and_hides_what_is_under_it():
-    picture, mask = box_picture(ground=0.0)
-    with_alpha = torch.cat([picture, mask[..., None]], dim=-1)
+    image, mask = box_image(ground=0.0)
+    with_alpha = torch.cat([image, mask[..., None]], dim=-1)
     by_alpha = prepare_images(with_alpha)
-    by_mask = prepare_images(box_picture()[0], mask)
+    by_mask = prepare_images(box_image()[0], mask)
     for one, other in zip(by_alpha, by_mask, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
 def test_without_a_mask_white_is_ground():
-    picture, mask = box_picture()
+    image, mask = box_image()
     for nothing in (None, torch.ones_like(mask)):
-        colour, found = object_on_white(picture, nothing)
+        colour, found = object_on_white(image, nothing)
         assert torch.equal(found, mask)
-        assert torch.equal(colour, picture)
+        assert torch.equal(colour, image)
 
 
-def test_large_pictures_are_averaged_not_sampled():
+def test_large_images_are_averaged_not_sampled():
     stripes = torch.ones(1, 640, 640, 3)
     mask = torch.zeros(1, 640, 640)
     mask[:, 64:576, 64:576] = 1.0
@@ -87,18 +87,18 @@ def test_a_soft_edge_holds_white_once():
 
 
 @pytest.mark.parametrize(
-    ("pictures", "masks", "message"),
+    ("images", "masks", "message"),
     [
-        (torch.zeros(1, 64, 64, 3), torch.zeros(1, 64, 64), "mask of picture 0 is empty"),
-        (torch.zeros(1, 64, 64, 3), None, "border of the picture is not white"),
-        (torch.zeros(2, 64, 64, 3), torch.zeros(1, 64, 64), "1 masks but 2 pictures"),
+        (torch.zeros(1, 64, 64, 3), torch.zeros(1, 64, 64), "mask of image 0 is empty"),
+        (torch.zeros(1, 64, 64, 3), None, "border of the image is not white"),
+        (torch.zeros(2, 64, 64, 3), torch.zeros(1, 64, 64), "1 masks but 2 images"),
         (torch.zeros(1, 64, 64, 3), torch.zeros(1, 32, 64), "masks are 64x32 px"),
-        (torch.full((1, 64, 64, 3), torch.nan), None, "pictures has 12288 values that are NaN"),
+        (torch.full((1, 64, 64, 3), torch.nan), None, "images has 12288 values that are NaN"),
     ],
 )
-def test_slips_are_named(pictures, masks, message):
+def test_slips_are_named(images, masks, message):
     with pytest.raises(InputError, match=message):
-        prepare_images(pictures, masks)
+        prepare_images(images, masks)
 
 
 def test_settings_out_of_range_are_named():

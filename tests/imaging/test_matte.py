@@ -49,9 +49,9 @@ def test_a_straight_silhouette_gets_its_exact_coverage(slope):
 def test_a_white_hole_inside_stays_object():
     coverage = disc_coverage(48, 18.0, (24.0, 24.0))
     hole = disc_coverage(48, 6.0, (24.0, 24.0))
-    picture = on_white_ground(coverage * (1 - hole), BLUE)
-    assert float(picture[0, 24, 24].min()) == 1.0
-    mask = matte_from_white(picture)[0]
+    image = on_white_ground(coverage * (1 - hole), BLUE)
+    assert float(image[0, 24, 24].min()) == 1.0
+    mask = matte_from_white(image)[0]
     assert torch.equal(mask[16:32, 16:32], torch.ones(16, 16))
     assert float((mask - coverage).abs().max()) < 0.05
 
@@ -66,17 +66,17 @@ def test_a_white_bay_that_is_open_to_the_border_is_background():
 def test_white_behind_an_outline_of_one_pixel_stays_object():
     rows, columns = torch.meshgrid(torch.arange(21), torch.arange(21), indexing="ij")
     from_centre = (rows - 10).abs() + (columns - 10).abs()
-    picture = torch.ones(1, 21, 21, 3)
-    picture[0, from_centre == 8] = 0.0  # a diamond: its outline's pixels touch by corners only
-    assert torch.equal(matte_from_white(picture)[0], (from_centre <= 8).float())
+    image = torch.ones(1, 21, 21, 3)
+    image[0, from_centre == 8] = 0.0  # a diamond: its outline's pixels touch by corners only
+    assert torch.equal(matte_from_white(image)[0], (from_centre <= 8).float())
 
 
 def test_thin_lines_are_not_thinned():
-    picture = torch.ones(1, 16, 16, 3)
-    picture[0, 3:13, 7] = BLUE
+    image = torch.ones(1, 16, 16, 3)
+    image[0, 3:13, 7] = BLUE
     expected = torch.zeros(16, 16)
     expected[3:13, 7] = 1.0
-    assert torch.equal(matte_from_white(picture)[0], expected)
+    assert torch.equal(matte_from_white(image)[0], expected)
 
 
 def test_a_thin_slanting_line_gets_its_coverage():
@@ -90,32 +90,32 @@ def test_a_thin_slanting_line_gets_its_coverage():
 
 
 def test_a_pale_surface_is_object_where_it_is_not_white():
-    picture = torch.ones(1, 16, 16, 3)
-    picture[0, 4:12, 4:12] = 1 - 2 * WHITE_TOLERANCE
+    image = torch.ones(1, 16, 16, 3)
+    image[0, 4:12, 4:12] = 1 - 2 * WHITE_TOLERANCE
     expected = torch.zeros(16, 16)
     expected[4:12, 4:12] = 1.0
-    assert torch.equal(matte_from_white(picture)[0], expected)
+    assert torch.equal(matte_from_white(image)[0], expected)
 
 
 def test_an_almost_white_background_is_background():
     coverage = disc_coverage(48, 18.0, (24.0, 24.0))
-    picture = on_white_ground(coverage, BLUE)
-    noise = torch.rand(picture.shape, generator=torch.Generator().manual_seed(0)) * 6 / 255
-    mask = matte_from_white((picture - noise).clamp(0, 1))[0]
+    image = on_white_ground(coverage, BLUE)
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)) * 6 / 255
+    mask = matte_from_white((image - noise).clamp(0, 1))[0]
     assert float(mask[coverage == 0].max()) == 0.0
     assert float((mask - coverage).abs().max()) < 0.1
 
 
-def test_turning_and_mirroring_the_picture_turns_the_matte():
+def test_turning_and_mirroring_the_image_turns_the_matte():
     generator = torch.Generator().manual_seed(1)
     coverage = disc_coverage(40, 13.0, (18.0, 21.5))
     coverage[10:14, 20:40] *= 0.0
-    picture = on_white_ground(coverage, BLUE)
-    picture *= 1 - 0.4 * torch.rand(picture.shape, generator=generator) * coverage[None, ..., None]
-    inner = matte_from_white(picture)
-    assert torch.allclose(matte_from_white(picture.flip(1)).flip(1), inner, atol=0.2)
-    assert torch.equal(matte_from_white(picture.flip(1)) > 0, inner.flip(1) > 0)
-    assert torch.equal(matte_from_white(picture.transpose(1, 2)) > 0, inner.transpose(1, 2) > 0)
+    image = on_white_ground(coverage, BLUE)
+    image *= 1 - 0.4 * torch.rand(image.shape, generator=generator) * coverage[None, ..., None]
+    inner = matte_from_white(image)
+    assert torch.allclose(matte_from_white(image.flip(1)).flip(1), inner, atol=0.2)
+    assert torch.equal(matte_from_white(image.flip(1)) > 0, inner.flip(1) > 0)
+    assert torch.equal(matte_from_white(image.transpose(1, 2)) > 0, inner.transpose(1, 2) > 0)
 
 
 def test_an_object_that_is_cut_off_by_one_side_is_matted():
@@ -125,16 +125,16 @@ def test_an_object_that_is_cut_off_by_one_side_is_matted():
 
 
 def test_a_border_that_is_not_white_names_the_view():
-    picture = on_white_ground(disc_coverage(32, 9.0, (16.0, 16.0)), BLUE)
-    grey = picture * 0.9
+    image = on_white_ground(disc_coverage(32, 9.0, (16.0, 16.0)), BLUE)
+    grey = image * 0.9
     with pytest.raises(InputError, match="border of view 1 is not white"):
-        matte_from_white(torch.cat([picture, grey]))
+        matte_from_white(torch.cat([image, grey]))
 
 
 def test_a_view_without_object_is_named():
-    picture = on_white_ground(disc_coverage(32, 9.0, (16.0, 16.0)), BLUE)
+    image = on_white_ground(disc_coverage(32, 9.0, (16.0, 16.0)), BLUE)
     with pytest.raises(InputError, match="view 2 is white all over"):
-        matte_from_white(torch.cat([picture, picture, torch.ones_like(picture)]))
+        matte_from_white(torch.cat([image, image, torch.ones_like(image)]))
 
 
 def test_nan_and_wrong_shapes_are_refused():
@@ -146,7 +146,7 @@ def test_nan_and_wrong_shapes_are_refused():
 
 @pytest.mark.parametrize("name", ["owl", "hamburger"])
 def test_a_real_cut_out_on_white_gets_its_alpha_back(shared_data, name):
-    picture = read_image(shared_data / "images" / f"{name}.png")
-    mask = matte_from_white(on_white(picture)[None])[0] > 0.5
-    alpha = picture[..., 3] > 0.5
+    image = read_image(shared_data / "images" / f"{name}.png")
+    mask = matte_from_white(on_white(image)[None])[0] > 0.5
+    alpha = image[..., 3] > 0.5
     assert float((mask & alpha).sum() / (mask | alpha).sum()) > 0.99

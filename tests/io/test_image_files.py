@@ -116,8 +116,8 @@ def test_each_format_gives_its_pixels(tmp_path, kind):
 )  # fmt: skip
 def test_other_formats_are_refused_whatever_their_name(tmp_path, kind, name):
     (tmp_path / name).write_bytes(content_of(Image.fromarray(NOISE), kind))
-    assert "is not a picture of a known format" in error_of(tmp_path / name)
-    with pytest.raises(InputError, match=r"texture wood named by a\.obj is not a picture"):
+    assert "is not an image of a known format" in error_of(tmp_path / name)
+    with pytest.raises(InputError, match=r"texture wood named by a\.obj is not an image"):
         decoded_texture(tmp_path / name, "wood", "a.obj")
 
 

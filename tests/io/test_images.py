@@ -1,4 +1,4 @@
-"""Pictures in, pictures out: levels are exact, and bad files are named."""
+"""Images in, images out: levels are exact, and bad files are named."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def test_all_256_levels_survive_a_round_trip_exactly(tmp_path):
 
 @pytest.mark.parametrize("channels", [3, 4])
 def test_colours_come_back_within_half_a_level(tmp_path, channels):
-    picture = torch.rand(9, 13, channels, generator=torch.Generator().manual_seed(0))
-    path = write_image(tmp_path / "new" / "picture.png", picture)
-    assert path == tmp_path / "new" / "picture.png"
-    assert torch.allclose(read_image(path), picture, atol=0.5 / 255 + 1e-6)
+    image = torch.rand(9, 13, channels, generator=torch.Generator().manual_seed(0))
+    path = write_image(tmp_path / "new" / "image.png", image)
+    assert path == tmp_path / "new" / "image.png"
+    assert torch.allclose(read_image(path), image, atol=0.5 / 255 + 1e-6)
 
 
 def test_rows_and_columns_are_not_swapped(tmp_path):
@@ -137,15 +137,15 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"solid cube\nendsolid\n", b"\0" * 500])
-def test_a_file_that_is_no_picture_is_named(tmp_path, content):
+def test_a_file_that_is_no_image_is_named(tmp_path, content):
     (tmp_path / "cube.png").write_bytes(content)
-    with pytest.raises(InputError, match=r"cube\.png is not a picture"):
+    with pytest.raises(InputError, match=r"cube\.png is not an image"):
         read_image(tmp_path / "cube.png")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
-def test_a_cut_off_picture_is_named(tmp_path, suffix, share):
+def test_a_cut_off_image_is_named(tmp_path, suffix, share):
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
     whole = save(tmp_path / f"whole{suffix}", noise).read_bytes()
     cut = tmp_path / f"cut{suffix}"
@@ -154,14 +154,14 @@ def test_a_cut_off_picture_is_named(tmp_path, suffix, share):
         read_image(cut)
 
 
-def test_floating_point_pictures_are_refused(tmp_path):
+def test_floating_point_images_are_refused(tmp_path):
     path = save(tmp_path / "depth.tif", np.full((2, 2), 3.5, np.float32))
     with pytest.raises(InputError, match=r"depth\.tif holds floating point"):
         read_image(path)
 
 
 @pytest.mark.parametrize(
-    ("picture", "name", "says"),
+    ("image", "name", "says"),
     [
         (torch.full((2, 2, 3), torch.nan), "a.png", "NaN"),
         (torch.full((2, 2, 3), 255.0), "a.png", "values from 255"),
@@ -171,13 +171,13 @@ def test_floating_point_pictures_are_refused(tmp_path):
         (torch.zeros(2, 2, 4), "a.jpg", r"\.jpg"),
     ],
 )
-def test_what_cannot_be_written_leaves_nothing(tmp_path, picture, name, says):
+def test_what_cannot_be_written_leaves_nothing(tmp_path, image, name, says):
     with pytest.raises(InputError, match=says):
-        write_image(tmp_path / name, picture)
+        write_image(tmp_path / name, image)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_picture_is_kept_unless_overwrite(tmp_path):
+def test_an_existing_image_is_kept_unless_overwrite(tmp_path):
     write_image(tmp_path / "a.png", torch.zeros(1, 1))
     with pytest.raises(InputError, match="already exists"):
         write_image(tmp_path / "a.png", torch.ones(1, 1))
@@ -186,7 +186,7 @@ def test_an_existing_picture_is_kept_unless_overwrite(tmp_path):
     assert float(read_image(tmp_path / "a.png").min()) == 1.0
 
 
-def test_a_large_picture_is_reduced_by_whole_factors_upright_and_with_its_alpha(tmp_path):
+def test_a_large_image_is_reduced_by_whole_factors_upright_and_with_its_alpha(tmp_path):
     levels = np.random.default_rng(0).integers(0, 256, (60, 41, 3), dtype=np.uint8)
     path = save(tmp_path / "large.png", levels)
     small = read_image(path, longest_px=20)  # squares of 3

@@ -45,12 +45,12 @@ def bend(keys: dict, x: float, y: float) -> tuple[float, float]:
 def photograph(keys: dict) -> Image.Image:
     """White with a dark round dot where the lens shows each of `DOTS`."""
     u, v = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
-    picture = np.ones((HEIGHT, WIDTH))
+    image = np.ones((HEIGHT, WIDTH))
     for x, y, _ in DOTS.tolist():
         a, b = bend(keys, x / DEPTH, -y / DEPTH)  # OpenGL's y grows upward
         distance = np.hypot(u - (FX * a + CX), v - (FY * b + CY))
-        picture = np.minimum(picture, np.clip(distance - 3.0, 0.0, 1.0))
-    return Image.fromarray((picture * 255).round().astype(np.uint8)).convert("RGB")
+        image = np.minimum(image, np.clip(distance - 3.0, 0.0, 1.0))
+    return Image.fromarray((image * 255).round().astype(np.uint8)).convert("RGB")
 
 
 def folder_with(folder: Path, top: dict | None = None, frame: dict | None = None) -> Path:
@@ -76,9 +76,9 @@ def with_keys(folder: Path, keys: dict, shared: bool = True) -> Path:
     return folder
 
 
-def dot_centres(picture: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
+def dot_centres(image: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
     """(N, 2) centres of mass of what is dark within 7 px of each expected place (N, 2)."""
-    dark = 1.0 - picture.mean(dim=-1)
+    dark = 1.0 - image.mean(dim=-1)
     v, u = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")
     places = []
     for x, y in near.tolist():

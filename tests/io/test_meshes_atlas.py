@@ -168,7 +168,7 @@ def test_a_painted_part_beside_a_texture_keeps_its_colours_between_its_corners(w
     assert torch.equal(mesh.face_normals, torch.tensor([[0.0, 0, 1]] * 3))
 
 
-def test_too_large_an_atlas_is_made_of_smaller_pictures(monkeypatch, caplog):
+def test_too_large_an_atlas_is_made_of_smaller_images(monkeypatch, caplog):
     monkeypatch.setattr(texture_atlas, "MAX_SIDE_PX", 64)
     flat = np.broadcast_to(np.float32([0.25, 0.5, 0.75]), (128, 128, 3))
     corners = [[0.0, 0], [1, 0], [0, 1]]

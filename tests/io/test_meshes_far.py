@@ -147,7 +147,7 @@ def test_an_origin_that_is_no_place_is_refused(far):
             replace(far, origin=origin)
 
 
-QUICK = {"points": 2000, "iou_resolution": 16, "visible_px": 32, "with_pictures": False}
+QUICK = {"points": 2000, "iou_resolution": 16, "visible_px": 32, "with_images": False}
 
 
 @pytest.mark.parametrize("align", ["none", "bbox"])

@@ -28,7 +28,7 @@ SHAPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
 
 
 def png(levels: np.ndarray) -> bytes:
-    """A picture of 8-bit levels as PNG."""
+    """An image of 8-bit levels as PNG."""
     content = io.BytesIO()
     Image.fromarray(levels).save(content, format="PNG")
     return content.getvalue()
@@ -77,7 +77,7 @@ class Gltf:
         return primitive
 
     def paint(self, primitive: int = 0, texture: bool = True, **pbr: object) -> dict:
-        """Gives a primitive a material of its own, with the picture of quadrants or without."""
+        """Gives a primitive a material of its own, with the image of quadrants or without."""
         header = self.header
         material = {"pbrMetallicRoughness": pbr}
         if texture:
@@ -299,7 +299,7 @@ def test_a_skinned_mesh_stands_as_its_joints_do(tmp_path):
 
 
 def saved_with_files(made: Gltf, folder) -> dict:
-    """Saves a .gltf whose buffer and picture are files beside it; returns the header."""
+    """Saves a .gltf whose buffer and image are files beside it; returns the header."""
     made.header["buffers"] = [{"byteLength": len(made.data), "uri": "the%20data.bin"}]
     made.header["images"] = [{"uri": "colours.png"}]
     (folder / "the data.bin").write_bytes(made.data)

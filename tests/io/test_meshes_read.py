@@ -25,13 +25,13 @@ FACES = "f 1/1 2/2 3/3\nf 1/1 3/3 4/4\n"
 
 
 def save_quadrants(path, **options) -> None:
-    """A picture with red, green above and blue, yellow below."""
+    """An image with red, green above and blue, yellow below."""
     levels = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], np.uint8)
     Image.fromarray(levels.repeat(4, axis=0).repeat(4, axis=1)).save(path, **options)
 
 
 def textured_obj(folder, faces: str = FACES, mtl: str = "newmtl a\nmap_Kd colours.png\n"):
-    """A unit square whose corners lie in the four quadrants of a picture."""
+    """A unit square whose corners lie in the four quadrants of an image."""
     save_quadrants(folder / "colours.png")
     (folder / "square.mtl").write_text(mtl)
     path = folder / "square.obj"
@@ -83,7 +83,7 @@ def test_two_materials_of_an_obj_become_one_texture_in_order_of_use(tmp_path):
     assert corners[2] == [[0, 0], [1, 0], [1, 1]]
 
 
-def test_two_materials_of_one_picture_share_it(tmp_path):
+def test_two_materials_of_one_image_share_it(tmp_path):
     mtl = "newmtl a\nmap_Kd colours.png\nnewmtl b\nmap_Kd colours.png\n"
     path = textured_obj(tmp_path, faces="f 1/1 2/2 3/3\nusemtl b\nf 1/1 3/3 4/4\n", mtl=mtl)
     mesh = read_mesh(path)

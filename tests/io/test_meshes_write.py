@@ -96,8 +96,8 @@ def test_the_glb_header_says_what_viewers_need(textured):
     view = header["bufferViews"][image["bufferView"]]
     content = binary[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
     assert image["mimeType"] == "image/png"
-    picture = np.asarray(Image.open(io.BytesIO(content)))
-    assert np.array_equal(picture, (textured.texture * 255).round().byte().numpy())
+    image = np.asarray(Image.open(io.BytesIO(content)))
+    assert np.array_equal(image, (textured.texture * 255).round().byte().numpy())
 
 
 def test_glb_vertex_colours_are_linear_floats_and_come_back_as_srgb(painted, tmp_path):

@@ -105,8 +105,8 @@ def test_a_second_round_trip_changes_nothing(tmp_path):
             "transforms.json",
         ]
     for kind in ("images", "masks"):
-        for picture in os.listdir(tmp_path / "one" / kind):
-            one, two = (tmp_path / name / kind / picture for name in ("one", "two"))
+        for image in os.listdir(tmp_path / "one" / kind):
+            one, two = (tmp_path / name / kind / image for name in ("one", "two"))
             assert one.read_bytes() == two.read_bytes()
     assert torch.allclose(
         once.cameras.world_to_camera, twice.cameras.world_to_camera, rtol=0.0, atol=1e-6

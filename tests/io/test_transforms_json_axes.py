@@ -40,14 +40,14 @@ def test_the_red_side_is_where_the_files_matrix_says(l_folder):
     seen = {}
     for frame in document["frames"]:
         column, row = pixel_of(RED_POINT, document, frame)
-        picture = np.asarray(Image.open(l_folder / frame["file_path"]))
-        seen[round(frame["azimuth_deg"])] = picture[row, column].tolist() == [255, 0, 0]
+        image = np.asarray(Image.open(l_folder / frame["file_path"]))
+        seen[round(frame["azimuth_deg"])] = image[row, column].tolist() == [255, 0, 0]
     # the side faces +X: seen from around azimuth 90, hidden from around 270; 0 and 180 graze it
     assert [seen[azimuth] for azimuth in (45, 90, 135)] == [True] * 3
     assert [seen[azimuth] for azimuth in (225, 270, 315)] == [False] * 3
 
 
-def test_masks_and_normals_share_the_pictures_pixels(l_folder):
+def test_masks_and_normals_share_the_images_pixels(l_folder):
     document = json.loads((l_folder / "transforms.json").read_text())
     front = document["frames"][0]
     column, row = pixel_of(FOOT_TIP, document, front)

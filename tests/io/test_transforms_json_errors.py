@@ -95,21 +95,21 @@ def test_a_frame_that_is_no_object(folder):
     assert "frame 1 is 7" in error_of(folder)
 
 
-def test_a_frame_without_a_picture(folder):
+def test_a_frame_without_a_image(folder):
     edit(folder, lambda content: content["frames"][2].pop("file_path"))
     assert "frame 2 has no file_path" in error_of(folder)
 
 
 @pytest.mark.parametrize("kind", ["images", "masks", "normals"])
-def test_a_missing_picture(folder, kind):
+def test_a_missing_image(folder, kind):
     (folder / kind / "001.png").unlink()
     message = error_of(folder)
     assert "frame 1" in message
-    assert f"there is no picture {folder / kind / '001.png'}" in message
+    assert f"there is no image {folder / kind / '001.png'}" in message
 
 
 @pytest.mark.parametrize("kind", ["images", "masks", "normals"])
-def test_a_truncated_picture(folder, kind):
+def test_a_truncated_image(folder, kind):
     path = folder / kind / "001.png"
     path.write_bytes(path.read_bytes()[:45])
     message = error_of(folder)
@@ -120,23 +120,23 @@ def test_a_truncated_picture(folder, kind):
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("images", "the picture is 7x6 px, but w says 6"),
-        ("masks", "mask 001.png is 7x6 px, the colour picture 6x6 px"),
-        ("normals", "normal picture 001.png is 7x6 px, the colour picture 6x6 px"),
+        ("images", "the image is 7x6 px, but w says 6"),
+        ("masks", "mask 001.png is 7x6 px, the colour image 6x6 px"),
+        ("normals", "normal image 001.png is 7x6 px, the colour image 6x6 px"),
     ],
 )
-def test_a_picture_of_another_size(folder, kind, says):
+def test_a_image_of_another_size(folder, kind, says):
     write_image(folder / kind / "001.png", torch.ones(SIZE, SIZE + 1), overwrite=True)
     message = error_of(folder)
     assert "frame 1 (images/001.png)" in message
     assert says in message
 
 
-def test_pictures_of_two_sizes_where_the_file_gives_none(folder):
+def test_images_of_two_sizes_where_the_file_gives_none(folder):
     edit(folder, lambda content: [content.pop(key) for key in ("w", "h")])
     write_image(folder / "images" / "002.png", torch.ones(4, 5, 3), overwrite=True)
     message = error_of(folder)
-    assert "frame 2 (images/002.png): the picture is 5x4 px, the first one 6x6 px" in message
+    assert "frame 2 (images/002.png): the image is 5x4 px, the first one 6x6 px" in message
 
 
 @pytest.mark.parametrize("brightest", [0.0, 1 / 255])
@@ -262,15 +262,15 @@ def test_a_missing_orthographic_scale(folder):
         ("fl_y", "wide", "expected a finite number"),
         ("fl_x", 10**400, "expected a finite number"),
         ("cx", float("nan"), "expected a finite number"),
-        ("w", 6.5, "the picture is 6x6 px, but w says 6.5"),
-        ("h", 12, "the picture is 6x6 px, but h says 12"),
+        ("w", 6.5, "the image is 6x6 px, but w says 6.5"),
+        ("h", 12, "the image is 6x6 px, but h says 12"),
         ("h", -6, "expected a number above 0"),
     ],
 )
 def test_a_lens_with_an_impossible_number(folder, key, value, says):
     edit(folder, lambda content: content.update({key: value}))
     message = error_of(folder)
-    assert f"frame 0 (images/000.png): {key}" in message or says.startswith("the picture")
+    assert f"frame 0 (images/000.png): {key}" in message or says.startswith("the image")
     assert says in message
 
 
@@ -340,7 +340,7 @@ def test_a_path_that_is_none(folder, path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_no_picture_and_is_not_waited_for(folder):
+def test_a_pipe_is_no_image_and_is_not_waited_for(folder):
     (folder / "images" / "001.png").unlink()
     os.mkfifo(folder / "images" / "001.png")
-    assert "there is no picture" in error_of(folder)
+    assert "there is no image" in error_of(folder)

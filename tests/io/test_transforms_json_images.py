@@ -93,7 +93,7 @@ def test_a_size_that_fits_only_after_turning_names_exif(tmp_path):
     save_as_jpeg(tmp_path / "v", 6)
     edit(tmp_path / "v", w=24, h=32)
     message = error_of(tmp_path / "v")
-    assert "frame 0 (images/000.jpg): the picture is stored with 32x24 px" in message
+    assert "frame 0 (images/000.jpg): the image is stored with 32x24 px" in message
     assert "w and h say 24x32: the size after its EXIF orientation was applied" in message
     assert "orientation is 6" in message
 
@@ -102,7 +102,7 @@ def test_a_mask_that_was_turned_names_exif(tmp_path):
     folder = write_views(disc_views(32, 24), tmp_path / "v")
     write_image(folder / "masks" / "001.png", torch.ones(32, 24), overwrite=True)
     message = error_of(folder)
-    assert "mask 001.png is 24x32 px, the colour picture 32x24 px" in message
+    assert "mask 001.png is 24x32 px, the colour image 32x24 px" in message
     assert "probably turned by its EXIF orientation" in message
 
 
@@ -244,7 +244,7 @@ def test_intrinsics_that_fit_one_size_only_are_not_guessed(tmp_path, frame, shar
         with Image.open(file) as image:
             image.resize((12, 9)).save(file)
     message = error_of(folder)
-    assert "frame 2 (images/002.png): the picture is 12x9 px, the first one 24x18 px" in message
+    assert "frame 2 (images/002.png): the image is 12x9 px, the first one 24x18 px" in message
     assert says in message
     assert "w, h, fl_x, fl_y, cx and cy of their own" in message
 

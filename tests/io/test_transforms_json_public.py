@@ -25,7 +25,7 @@ BLENDER_ANGLE = 0.6911112070083618
 
 
 def save(path: Path, colour: tuple[int, ...], size=(8, 6), dot: tuple[int, ...] | None = None):
-    """A picture of one colour, with a dot at column 2, row 1."""
+    """An image of one colour, with a dot at column 2, row 1."""
     path.parent.mkdir(parents=True, exist_ok=True)
     modes = {1: "L", 3: "RGB", 4: "RGBA"}
     image = Image.new(modes[len(colour)], size, colour if len(colour) > 1 else colour[0])
@@ -48,7 +48,7 @@ def frames_of(*poses, names=("a.png", "b.png")) -> list[dict]:
 
 
 def opaque_folder(folder: Path, size=(8, 6), **content) -> Path:
-    """A folder with the pictures a.png and b.png."""
+    """A folder with the images a.png and b.png."""
     for name in ("a.png", "b.png"):
         save(folder / name, (255, 255, 255), size)
     return write_json(folder, content)

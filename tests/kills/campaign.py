@@ -104,7 +104,7 @@ def dataset(inputs: Path, out: Path, kind: str, overwrite: bool) -> int:
     return run_command(
         words_of(
             "render-dataset", "--procedural", 4, "-o", out / "set", "--workers", 2,
-            "--per-shard", 2, "--picture.views", 2, "--picture.size-px", 32,
+            "--per-shard", 2, "--image.views", 2, "--image.size-px", 32,
         )
     )  # fmt: skip
 

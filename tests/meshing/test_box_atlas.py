@@ -70,13 +70,13 @@ def folded() -> Mesh:
 
 
 def signed_areas(uv: np.ndarray) -> np.ndarray:
-    """(F,) areas as seen in the picture, where v grows downwards: positive is counter-clockwise."""
+    """(F,) areas as seen in the image, where v grows downwards: positive is counter-clockwise."""
     a, b = (uv[:, 1] - uv[:, 0]).astype(float), (uv[:, 2] - uv[:, 0]).astype(float)
     return 0.5 * (a[:, 1] * b[:, 0] - a[:, 0] * b[:, 1])
 
 
 def doubly_covered(uv: np.ndarray, points: int = 150_000) -> int:
-    """How many of random points of the picture lie inside two faces.
+    """How many of random points of the image lie inside two faces.
 
     Each face lies at a height of its own: rays from above and from below must meet the same one.
     """

@@ -21,9 +21,9 @@ from nova3d_core.errors import Cancelled, InputError
 from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.config import UnwrapConfig
+from nova3d_core.meshing.unwrap import unwrap as unwrap_module
 from nova3d_core.meshing.unwrap.overlaps import overlapping_pairs
 from nova3d_core.meshing.unwrap.unwrap import WORKER, Unwrapped, unwrap
-from nova3d_core.meshing.unwrap import unwrap as unwrap_module
 from nova3d_core.progress import Progress
 
 LONG = UnwrapConfig(faces_per_part=10**7)
@@ -64,7 +64,7 @@ def corner_uv(mesh: Mesh) -> np.ndarray:
 
 
 def signed_areas(uv: np.ndarray) -> np.ndarray:
-    """(F,) areas as seen in the picture, where v grows downwards: positive is counter-clockwise."""
+    """(F,) areas as seen in the image, where v grows downwards: positive is counter-clockwise."""
     a, b = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
     return 0.5 * (a[:, 1] * b[:, 0] - a[:, 0] * b[:, 1])
 
@@ -89,7 +89,7 @@ def assert_same_surface(result: Mesh, mesh: Mesh) -> None:
 
 
 def assert_good_atlas(result: Unwrapped, texture_px: int = 1024) -> None:
-    """In the picture, whole, not mirrored, and nowhere on top of itself by half a texel."""
+    """In the image, whole, not mirrored, and nowhere on top of itself by half a texel."""
     uv = corner_uv(result.mesh)
     assert uv.min() >= 0.0
     assert uv.max() <= 1.0
@@ -146,7 +146,7 @@ def test_an_old_texture_goes_with_its_old_uv():
     assert float(result.mesh.uv.std()) > 0.1
 
 
-def test_charts_of_several_parts_are_even_and_fill_the_picture(with_xatlas):
+def test_charts_of_several_parts_are_even_and_fill_the_image(with_xatlas):
     config = UnwrapConfig(faces_per_part=500)
     result = unwrap(bumpy_ball(), config)  # 5120 faces, 11 parts
     assert result.method == "xatlas"

@@ -47,7 +47,7 @@ def grid(n: int) -> np.ndarray:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_it_finds_exactly_the_pairs_that_clipping_finds(seed):
     rng = np.random.default_rng(seed)
-    sizes = 10.0 ** rng.uniform(-3, -0.3, size=(110, 1, 1))  # from dust to half the picture
+    sizes = 10.0 ** rng.uniform(-3, -0.3, size=(110, 1, 1))  # from dust to half the image
     triangles = rng.random((110, 1, 2)) + sizes * rng.normal(size=(110, 3, 2))
     turned = counter_clockwise(triangles)
     expected = [

@@ -25,22 +25,22 @@ def rig(pack):
     return cameras.orbit_cameras(rigs.RigConfig(count=3, width_px=32, height_px=24))
 
 
-def test_pictures_keep_their_values_and_alpha(adapters):
+def test_images_keep_their_values_and_alpha(adapters):
     image = torch.rand(2, 5, 6, 4)
-    pictures = adapters.pictures_of(image)
-    assert torch.equal(pictures, image)
+    images = adapters.images_of(image)
+    assert torch.equal(images, image)
     assert torch.equal(adapters.colours_of(image, "normals"), image[..., :3])
-    assert torch.equal(adapters.pictures_of(image[0]), image[:1])
-    grey = adapters.pictures_of(image[..., :1])
+    assert torch.equal(adapters.images_of(image[0]), image[:1])
+    grey = adapters.images_of(image[..., :1])
     assert torch.equal(grey, image[..., :1].expand(-1, -1, -1, 3))
-    assert adapters.pictures_of(image.half()).dtype == torch.float32
+    assert adapters.images_of(image.half()).dtype == torch.float32
 
 
 def test_tensors_of_inference_mode_can_be_learnt_from(adapters):
     with torch.inference_mode():
         image, mask = torch.rand(1, 4, 4, 3), torch.rand(1, 4, 4)
-    pictures = adapters.pictures_of(image)
-    for out in (pictures, adapters.masks_of(mask, pictures)):
+    images = adapters.images_of(image)
+    for out in (images, adapters.masks_of(mask, images)):
         assert not out.is_inference()
         weight = torch.ones((), requires_grad=True)
         (out * weight).sum().backward()
@@ -48,22 +48,22 @@ def test_tensors_of_inference_mode_can_be_learnt_from(adapters):
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4, 2), (0, 4, 4, 3), (1, 1, 4, 4, 3)])
-def test_what_is_no_picture_is_named(adapters, input_error, shape):
+def test_what_is_no_image_is_named(adapters, input_error, shape):
     with pytest.raises(input_error, match=r"normals has shape \("):
-        adapters.pictures_of(torch.zeros(shape), "normals")
+        adapters.images_of(torch.zeros(shape), "normals")
 
 
 def test_masks_of_all_shapes(adapters):
-    pictures = torch.zeros(3, 8, 9, 3)
+    images = torch.zeros(3, 8, 9, 3)
     mask = torch.rand(3, 8, 9)
-    assert torch.equal(adapters.masks_of(mask, pictures), mask)
-    assert torch.equal(adapters.masks_of(mask[:, None], pictures), mask)
-    assert torch.equal(adapters.masks_of(mask[..., None], pictures), mask)
-    assert torch.equal(adapters.masks_of(mask[0], pictures), mask[:1].expand(3, -1, -1))
-    assert adapters.masks_of(None, pictures) is None
+    assert torch.equal(adapters.masks_of(mask, images), mask)
+    assert torch.equal(adapters.masks_of(mask[:, None], images), mask)
+    assert torch.equal(adapters.masks_of(mask[..., None], images), mask)
+    assert torch.equal(adapters.masks_of(mask[0], images), mask[:1].expand(3, -1, -1))
+    assert adapters.masks_of(None, images) is None
 
 
-def test_the_loaders_mask_of_an_opaque_picture_is_none(adapters):
+def test_the_loaders_mask_of_an_opaque_image_is_none(adapters):
     nothing = torch.zeros(1, 64, 64)
     assert adapters.masks_of(nothing, torch.zeros(1, 200, 100, 3)) is None
     kept = adapters.masks_of(nothing, torch.zeros(1, 64, 64, 3))
@@ -89,7 +89,7 @@ def test_normals_go_out_and_come_back(adapters, pack, rig):
     image = adapters.normals_image_from(views)
     assert (image[masks <= 0] == 0.5).all()
     back = pack("nova3d_core.imaging.assemble").assemble_views(
-        adapters.pictures_of(adapters.image_from(views.colour)),
+        adapters.images_of(adapters.image_from(views.colour)),
         rig,
         adapters.colours_of(image, "normals"),
         adapters.masks_of(adapters.mask_from(views.masks), views.colour),

@@ -69,7 +69,7 @@ def test_straight_down_has_a_direction():
     pixels, depth = camera.project(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
     torch.testing.assert_close(pixels[0, 0], torch.tensor([32.0, 32.0]), atol=1e-3, rtol=0)
     assert depth[0, 0] == pytest.approx(5.0)
-    assert pixels[0, 1, 1] > 33.0  # the front is at the picture's bottom
+    assert pixels[0, 1, 1] > 33.0  # the front is at the image's bottom
 
 
 def test_a_models_place_is_scale_then_turn_then_shift(l_solid):

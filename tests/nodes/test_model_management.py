@@ -50,15 +50,15 @@ answers["names"] = listing.model_names()
 answers["places"] = [os.path.basename(place) for place in listing.places()]
 answers["folder"] = [known["nova3d"][0], sorted(known["nova3d"][1])]
 path = listing.model_path("nova3d.safetensors")
-picture = torch.ones(64, 64, 3)
-picture[20:40, 16:48] = 0.3
+image = torch.ones(64, 64, 3)
+image[20:40, 16:48] = 0.3
 
 def paint(hosted, steps=2, guidance=None):
     config = SampleConfig(steps=steps, size_px=64, guidance=guidance)
     with torch.inference_mode():
         return sample(
-            hosted.model, picture, None, config, None, placement.HostPlacement(hosted), SILENT
-        ).pictures
+            hosted.model, image, None, config, None, placement.HostPlacement(hosted), SILENT
+        ).images
 
 def differs(a, b):
     return float((a - b).abs().max())
@@ -148,14 +148,14 @@ given = dict(elevation=0.0, seed=0, steps=1, guidance="auto", lowest=1.0, highes
 from pack.nodes.sockets import Parcel
 try:
     with torch.inference_mode():
-        SampleOrbit.execute(Parcel(plain, *plain.patchers.values()), picture[None], **given)
+        SampleOrbit.execute(Parcel(plain, *plain.patchers.values()), image[None], **given)
 except Exception as error:
     answers["oom"] = [isinstance(error, mm.OOM_EXCEPTION), str(error)]
 VideoUNet.forward = forward
 
 # what comes out serves where gradients are taken
 with torch.inference_mode():
-    made = SampleOrbit.execute(Parcel(plain), picture[None], **given)
+    made = SampleOrbit.execute(Parcel(plain), image[None], **given)
 views = made.args[0].bundle if hasattr(made, "args") else made.result[0].bundle
 colour = views.colour.requires_grad_() if views.colour.is_leaf else views.colour
 (colour * 2.0).sum().backward()
@@ -217,7 +217,7 @@ plain = GuidanceConfig("constant", 1.0, 1.0)
 minis = [load_hosted(built_in.FILE, "auto", SILENT) for _ in range(2)]
 answers["mini_parts"] = sorted(minis[0].patchers)
 first, again = (paint(each, 1, plain) for each in minis)
-whiteness = first.amin(dim=-1)[:, 1:]  # the first view is the picture itself
+whiteness = first.amin(dim=-1)[:, 1:]  # the first view is the image itself
 answers["mini"] = [list(first.shape), differs(first, again), float(whiteness[:, :, 2, 2].min()),
                    float(whiteness[:, :, 32, 32].max())]
 print("ANSWERS " + json.dumps(answers))
@@ -279,7 +279,7 @@ def test_the_built_in_model_is_offered_first_where_it_ships(answers):
 def test_the_small_model_paints_under_the_hosts_management(answers):
     shape, apart, corner, middle = answers["mini"]
     assert shape == [2, 16, 64, 64, 3] and apart < 1e-4  # rounding: maps of a file lie anywhere
-    assert corner > 0.95 and 0.45 < middle < 0.55  # light blue where the picture is dark
+    assert corner > 0.95 and 0.45 < middle < 0.55  # light blue where the image is dark
 
 
 def test_a_part_without_weights_stays_out_of_the_hosts_hands(answers):
@@ -297,13 +297,13 @@ def test_weights_and_computing_follow_choice_and_host(answers):
     assert 0.0 < answers["half"] < 0.05
 
 
-def test_streamed_layers_paint_the_same_picture(answers):
+def test_streamed_layers_paint_the_same_image(answers):
     is_streaming, count = answers["streaming"]
     assert is_streaming and count > 100
     assert answers["streamed"] == 0.0
 
 
-def test_hosts_that_load_lazily_paint_the_same_picture(answers):
+def test_hosts_that_load_lazily_paint_the_same_image(answers):
     if "lazy" not in answers:
         pytest.skip("this ComfyUI always makes layers with weights")
     assert answers["lazy"] == 0.0

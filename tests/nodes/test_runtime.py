@@ -78,8 +78,8 @@ def steps(work):
         work.progress.update("fusing", step, 1000)
     answers["reports"] = [len(reports), reports[0][:2], reports[-1][:2]]
     work.progress.update("fusing", 5, 9, lambda: torch.tensor([[[1.0, 0.5, 0.0]]]))
-    kind, picture, largest = reports[-1][2]
-    answers["preview"] = [kind, list(picture.getpixel((0, 0))), largest]
+    kind, image, largest = reports[-1][2]
+    answers["preview"] = [kind, list(image.getpixel((0, 0))), largest]
 
 answers["steps"] = outcome(during=steps)
 
@@ -136,7 +136,7 @@ def test_gradients_can_be_taken_inside_inference_mode(answers):
     assert answers["device"] == "cpu"
 
 
-def test_progress_is_throttled_but_begins_ends_and_shows_pictures(answers):
+def test_progress_is_throttled_but_begins_ends_and_shows_images(answers):
     assert answers["steps"] == "fine"
     count, first, last = answers["reports"]
     assert (first, last) == ([0, 1000], [1000, 1000])

@@ -1,4 +1,4 @@
-"""Every text has its translation, every node its page and picture; nothing is left over."""
+"""Every text has its translation, every node its page and image; nothing is left over."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_texts_hold_no_signs_of_the_pages_translator(language):
         assert not MEANT_FOR_THE_PAGE.search(text), path
 
 
-def test_every_node_has_its_pages_and_its_picture():
+def test_every_node_has_its_pages_and_its_image():
     nodes = set(texts("en", "nodeDefs.json"))
     assert {path.stem for path in DOCS.glob("*.md")} == nodes
     assert {path.parent.name for path in DOCS.glob("*/zh.md")} == nodes
@@ -73,5 +73,5 @@ def test_pages_explain_and_show():
         own = re.sub(r"<!-- generated.*?<!-- end -->", "", page, flags=re.S)
         assert len(own) > (700 if path.parent == DOCS else 300), path
         assert own.count("\n## ") >= 4, path  # inputs, outputs, typical values, what goes wrong
-        pictures = re.findall(r"!\[.+\]\((.+?)\)", page)
-        assert pictures == [f"images/{node}.webp"], path  # the page looks in docs/ for all of them
+        images = re.findall(r"!\[.+\]\((.+?)\)", page)
+        assert images == [f"images/{node}.webp"], path  # the page looks in docs/ for all of them

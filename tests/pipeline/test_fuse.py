@@ -120,7 +120,7 @@ def test_a_world_of_another_scale_gives_the_same_mesh_scaled(l_views, fused, sca
     assert is_closed_manifold(scaled.welded())
 
 
-def test_cameras_and_pictures_in_double_precision_work(l_views, fused):
+def test_cameras_and_images_in_double_precision_work(l_views, fused):
     cameras = l_views.cameras
     double = replace(
         cameras,

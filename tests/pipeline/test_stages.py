@@ -169,10 +169,10 @@ def test_the_report_has_a_line_for_each_view(views, fused):
     assert turns == pytest.approx(fused[0].report.turn_deg, abs=0.005)
 
 
-def test_conflict_pictures_are_the_maps(fused):
-    pictures = conflict_images(fused[0])
-    assert pictures.shape == (8, 64, 64, 3)
-    assert torch.equal(pictures[..., 1], fused[0].conflict)
+def test_conflict_images_are_the_maps(fused):
+    images = conflict_images(fused[0])
+    assert images.shape == (8, 64, 64, 3)
+    assert torch.equal(images[..., 1], fused[0].conflict)
 
 
 def test_every_stage_stops_when_asked(views, fused):

@@ -1,7 +1,7 @@
-"""An asymmetric L pins azimuth sign, handedness, orientation of pictures and sign of normals.
+"""An asymmetric L pins azimuth sign, handedness, orientation of images and sign of normals.
 
 The L stands in the world with an upright bar at -X and a low foot towards +X (see conftest); the
-bar's +X side is red. Seen from the front its picture must look like the letter L.
+bar's +X side is red. Seen from the front its image must look like the letter L.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def l_views(l_solid):
     return render_views(l_solid, orbit_cameras(RIG)).views
 
 
-def red_pixels(picture: torch.Tensor) -> torch.Tensor:
-    return (picture[..., 0] > 0.9) & (picture[..., 1] < 0.1)
+def red_pixels(image: torch.Tensor) -> torch.Tensor:
+    return (image[..., 0] > 0.9) & (image[..., 1] < 0.1)
 
 
 def test_front_view_reads_as_the_letter_l(l_views):
@@ -40,7 +40,7 @@ def test_front_view_reads_as_the_letter_l(l_views):
 
 def test_azimuth_90_looks_at_the_plus_x_side(l_views):
     # the red side faces +X: full from azimuth 90, hidden from 270, edge-on from 0 and 180
-    count = [int(red_pixels(picture).sum()) for picture in l_views.colour]
+    count = [int(red_pixels(image).sum()) for image in l_views.colour]
     assert count[1] > 300
     assert count[3] == 0
     # the sides at azimuth 0 and 180 are seen at a flat angle, the bar being left of the centre
@@ -106,7 +106,7 @@ def test_a_spheres_silhouette_has_the_known_area(make_sphere, kind):
     assert torch.allclose(views.normals[covered].norm(dim=-1), torch.ones(int(covered.sum())))
 
 
-def test_numpy_and_embree_give_the_same_pictures(l_solid, make_sphere):
+def test_numpy_and_embree_give_the_same_images(l_solid, make_sphere):
     pytest.importorskip("embreex")
     rig = RigConfig(count=3, elevation_deg=25.0, width_px=64, height_px=64)
     for mesh in (l_solid, make_sphere(0.4, 3)):
@@ -137,9 +137,9 @@ def test_texture_lies_the_right_way_up(l_solid):
     texture[:4, 4:] = torch.tensor([0.0, 1.0, 0.0])
     texture[4:, :4] = torch.tensor([0.0, 0.0, 1.0])
     mesh = Mesh(square, torch.tensor([[0, 1, 2], [0, 2, 3]]), uv=uv, texture=texture)
-    picture = render_views(mesh, orbit_cameras(RigConfig(count=1))).views.colour[0]
+    image = render_views(mesh, orbit_cameras(RigConfig(count=1))).views.colour[0]
     for y, x, colour in ((100, 100, [1, 0, 0]), (100, 156, [0, 1, 0]), (156, 100, [0, 0, 1])):
-        torch.testing.assert_close(picture[y, x], torch.tensor(colour).float(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(image[y, x], torch.tensor(colour).float(), atol=1e-4, rtol=0)
 
 
 def test_a_back_face_shows_its_near_side(l_solid):
@@ -169,7 +169,7 @@ def test_cancel_stops_after_the_view_at_hand(l_solid):
     assert steps == [0, 1, 2]
 
 
-def test_an_object_outside_the_picture_leaves_it_white(l_solid):
+def test_an_object_outside_the_image_leaves_it_white(l_solid):
     away = l_solid.transformed(
         torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 5], [0, 0, 1, 0], [0, 0, 0, 1]])
     )

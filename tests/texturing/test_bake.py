@@ -1,4 +1,4 @@
-"""Baking pictures of known colours onto known shapes, and what happens where nobody looked."""
+"""Baking images of known colours onto known shapes, and what happens where nobody looked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled, InputError, StageError
-from nova3d_core.imaging.sampling import sample_picture, sample_texture
+from nova3d_core.imaging.sampling import sample_image, sample_texture
 from nova3d_core.mesh import Mesh
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
@@ -55,7 +55,7 @@ def test_a_smooth_colouring_comes_back(globe, all_round):
     assert error.mean() < 0.005
 
 
-def test_rendering_the_baked_mesh_gives_the_pictures_back(globe, all_round):
+def test_rendering_the_baked_mesh_gives_the_images_back(globe, all_round):
     again = render_views(bake_texture(globe, all_round, CONFIG).mesh, ALL_ROUND).views
     psnr = -10 * torch.log10(((again.colour - all_round.colour) ** 2).mean())
     assert psnr > 42
@@ -154,19 +154,19 @@ def test_bilinear_sampling_reproduces_a_plane():
         [22.0, 14.0]
     ) + torch.tensor([1.0, 1.0])
     expected = torch.stack([0.3 * points[:, 0] + 0.7 * points[:, 1], *points.unbind(1)], dim=1)
-    torch.testing.assert_close(sample_picture(plane, points), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(sample_image(plane, points), expected, atol=1e-4, rtol=0)
     uv = points / torch.tensor([24.0, 16.0])
     torch.testing.assert_close(sample_texture(plane, uv), expected, atol=1e-3, rtol=0)
 
 
-def test_textures_repeat_and_pictures_end():
-    picture = torch.rand(4, 4, 3, generator=torch.Generator().manual_seed(0))
+def test_textures_repeat_and_images_end():
+    image = torch.rand(4, 4, 3, generator=torch.Generator().manual_seed(0))
     uv = torch.tensor([[0.3, 0.6], [0.0, 0.0]])
     torch.testing.assert_close(
-        sample_texture(picture, uv), sample_texture(picture, uv + torch.tensor([3.0, -2.0]))
+        sample_texture(image, uv), sample_texture(image, uv + torch.tensor([3.0, -2.0]))
     )
-    corner = sample_picture(picture, torch.tensor([[-5.0, -5.0], [99.0, 99.0]]))
-    torch.testing.assert_close(corner, torch.stack([picture[0, 0], picture[-1, -1]]))
+    corner = sample_image(image, torch.tensor([[-5.0, -5.0], [99.0, 99.0]]))
+    torch.testing.assert_close(corner, torch.stack([image[0, 0], image[-1, -1]]))
 
 
 @pytest.mark.parametrize("largest", [250 / 255, 0.8])

@@ -107,7 +107,7 @@ def test_one_view_against_another_is_decided_by_the_first(globe):
 
 
 def survey_of(low: torch.Tensor, high: torch.Tensor) -> Survey:
-    """One texel in the middle of V pictures of 9 x 9, by its colours' range in each (V, 3)."""
+    """One texel in the middle of V images of 9 x 9, by its colours' range in each (V, 3)."""
     count = len(low)
     return Survey(
         texels=1,

@@ -33,7 +33,7 @@ def some_gains(count: int, spread: float = 0.15) -> torch.Tensor:
 
 
 def exposed(views: Views, gains: torch.Tensor) -> Views:
-    """Views whose objects are brighter and darker, cut off at 1 as pictures are."""
+    """Views whose objects are brighter and darker, cut off at 1 as images are."""
     white = 1.0 - views.masks[..., None]
     colour = gains[:, None, None] * (views.colour - white).clamp_min(0.0) + white
     return replace(views, colour=colour.clamp(0.0, 1.0))

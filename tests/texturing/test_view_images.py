@@ -1,4 +1,4 @@
-"""Pictures made ready for baking."""
+"""Images made ready for baking."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
-from nova3d_core.imaging.sampling import sample_picture
+from nova3d_core.imaging.sampling import sample_image
 from nova3d_core.rendering.views import render_views, sample_positions
 from nova3d_core.texturing.bake import bake_texture
 from nova3d_core.texturing.config import BakeConfig
@@ -17,13 +17,13 @@ from nova3d_core.texturing.view_images import colours_around, sharpened
 SIZE = 32
 
 
-def pixel_means(picture: torch.Tensor, samples: int = 16) -> torch.Tensor:
-    """What a camera sees of a bilinearly interpolated picture: means over its pixels."""
-    fine = sample_picture(picture, sample_positions(SIZE, SIZE, samples))
+def pixel_means(image: torch.Tensor, samples: int = 16) -> torch.Tensor:
+    """What a camera sees of a bilinearly interpolated image: means over its pixels."""
+    fine = sample_image(image, sample_positions(SIZE, SIZE, samples))
     return fine.reshape(SIZE, SIZE, samples**2, -1).mean(dim=2)
 
 
-def test_a_sharpened_picture_is_seen_as_the_given_one():
+def test_a_sharpened_image_is_seen_as_the_given_one():
     noise = torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0))
     waves = (
         torch.stack(
@@ -33,9 +33,9 @@ def test_a_sharpened_picture_is_seen_as_the_given_one():
         * 0.5
         + 0.5
     )
-    for picture, rest in ((waves, 0.06), (noise, 0.4)):
-        blurred = (pixel_means(picture) - picture)[2:-2, 2:-2].square().mean().sqrt()
-        error = (pixel_means(sharpened(picture)) - picture)[2:-2, 2:-2].square().mean().sqrt()
+    for image, rest in ((waves, 0.06), (noise, 0.4)):
+        blurred = (pixel_means(image) - image)[2:-2, 2:-2].square().mean().sqrt()
+        error = (pixel_means(sharpened(image)) - image)[2:-2, 2:-2].square().mean().sqrt()
         assert error < rest * blurred
 
 
@@ -46,7 +46,7 @@ def test_sharpening_leaves_even_colours_and_ramps_alone():
     torch.testing.assert_close(sharpened(even), even, atol=1e-6, rtol=0)
 
 
-def test_a_sharpened_texture_renders_closer_to_the_pictures(globe):
+def test_a_sharpened_texture_renders_closer_to_the_images(globe):
     checks = (globe.vertices * 30).sin().prod(dim=1, keepdim=True) * 0.4 + 0.5
     chequered = replace(globe, vertex_colours=checks.expand(-1, 3).contiguous())
     cameras = orbit_cameras(RigConfig(count=12, width_px=64, height_px=64))
@@ -60,9 +60,9 @@ def test_a_sharpened_texture_renders_closer_to_the_pictures(globe):
 
 
 def test_colours_around_a_pixel():
-    picture = torch.zeros(5, 5, 2)
-    picture[2, 2] = torch.tensor([1.0, -1.0])
-    low, high = colours_around(picture)
+    image = torch.zeros(5, 5, 2)
+    image[2, 2] = torch.tensor([1.0, -1.0])
+    low, high = colours_around(image)
     assert high[1:4, 1:4, 0].min() == 1.0
     assert high[..., 0].sum() == 9.0
     assert low[1:4, 1:4, 1].max() == -1.0

@@ -66,15 +66,15 @@ def objects(count: int, seed: int = 0, size: int = SIZE) -> list[dict]:
         radius = size * (0.25 + 0.2 * float(torch.rand((), generator=generator)))
         mask = ((radius + 0.5 - far).clamp(0, 1) * 255).to(torch.uint8).expand(VIEWS, -1, -1)
         share = mask[..., None].float() / 255
-        pictures = []
+        images = []
         for _ in ("colour", "normal"):
             colours = torch.rand((VIEWS, 1, 1, 3), generator=generator) * 200
-            pictures.append((share * colours + (1 - share) * 255).to(torch.uint8))
+            images.append((share * colours + (1 - share) * 255).to(torch.uint8))
         made.append(
             {
                 "key": f"disc-{seed}-{index}",
-                "colour": pictures[0],
-                "normal": pictures[1],
+                "colour": images[0],
+                "normal": images[1],
                 "mask": mask.contiguous(),
                 "elevation_deg": torch.zeros(VIEWS),
                 "azimuth_deg": torch.arange(VIEWS) * 22.5,

@@ -10,9 +10,9 @@ from nova3d_core.errors import InputError
 from nova3d_core.training.config import ConditionConfig
 from nova3d_core.training.data.batches import (
     batch_of,
-    input_pictures,
+    images_of,
+    input_images,
     left_out,
-    pictures_of,
     signed,
     told_in_training,
 )
@@ -33,20 +33,20 @@ def draws():
     return draw(0, 0, range(COUNT), (2, VIEWS, 48, 4, 4), SIZE)
 
 
-def test_pictures_keep_every_grey_value(batch):
-    pictures = pictures_of(batch)
-    assert pictures.shape == (2, COUNT, VIEWS, 3, SIZE, SIZE)
-    back = ((pictures + 1) * 127.5).round().to(torch.uint8).movedim(3, -1)
+def test_images_keep_every_grey_value(batch):
+    images = images_of(batch)
+    assert images.shape == (2, COUNT, VIEWS, 3, SIZE, SIZE)
+    back = ((images + 1) * 127.5).round().to(torch.uint8).movedim(3, -1)
     assert torch.equal(back[0], batch.colour)
     assert torch.equal(back[1], batch.normal)
-    assert float(pictures.max()) == 1.0
+    assert float(images.max()) == 1.0
 
 
 def test_a_background_shows_where_the_mask_lets_it_through_and_only_in_the_input(batch, draws):
     before = batch.colour.clone()
-    white = input_pictures(batch, draws, ConditionConfig(background_share=0.0))
+    white = input_images(batch, draws, ConditionConfig(background_share=0.0))
     assert torch.equal(white, signed(batch.colour[:, 0]))
-    changed = input_pictures(batch, draws, ConditionConfig(background_share=1.0))
+    changed = input_images(batch, draws, ConditionConfig(background_share=1.0))
     mask = batch.mask[:, None].float() / 255
     assert torch.equal(changed * (mask == 1), white * (mask == 1))
     colours = draws.background[:, :, None, None] * 2 - 1
@@ -80,9 +80,9 @@ def test_left_out_by_the_ten_percent_scheme():
 def test_the_noise_on_the_input_is_told_to_the_network(batch, draws):
     config = ConditionConfig(background_share=0.0)
     told = told_in_training(batch, draws, config, 2)
-    noise = (told.noisy_picture - told.picture).flatten(1)
+    noise = (told.noisy_image - told.image).flatten(1)
     strength = torch.exp(-3.0 + 0.5 * draws.strength)
-    torch.testing.assert_close(noise, strength[:, None] * draws.picture_noise.flatten(1))
+    torch.testing.assert_close(noise, strength[:, None] * draws.image_noise.flatten(1))
     assert torch.equal(told.added, sinusoid(strength, 256)[:, None].expand(-1, VIEWS, -1))
 
 

@@ -17,7 +17,7 @@ import torch
 
 from nova3d_core.errors import InputError
 from nova3d_core.training.config import DataConfig
-from nova3d_core.training.data.config import DatasetConfig, PictureConfig
+from nova3d_core.training.data.config import DatasetConfig, ImageConfig
 from nova3d_core.training.data.mesh_sources import Procedural
 from nova3d_core.training.data.object_sources import source_of
 from nova3d_core.training.data.precompute_latents import Encoders, precompute
@@ -38,8 +38,8 @@ COUNT, PER_SHARD = 7, 4
 def whole(tmp_path_factory) -> Path:
     """Two shards of seven objects."""
     folder = tmp_path_factory.mktemp("shards") / "set"
-    picture = PictureConfig(size_px=SIZE, views=VIEWS, supersample=1)
-    render_dataset(Procedural(COUNT), folder, DatasetConfig(picture=picture, per_shard=PER_SHARD))
+    image = ImageConfig(size_px=SIZE, views=VIEWS, supersample=1)
+    render_dataset(Procedural(COUNT), folder, DatasetConfig(image=image, per_shard=PER_SHARD))
     return folder
 
 
@@ -114,7 +114,7 @@ def test_ranks_and_workers_take_the_same_objects(damaged):
     [
         ("colour.png", lambda data: b"", "colour.png: "),
         ("colour.png", lambda data: data[:40], "colour.png: "),
-        ("mask.png", lambda data: b"GIF89a" + data[6:], "mask.png is not a picture of a known"),
+        ("mask.png", lambda data: b"GIF89a" + data[6:], "mask.png is not an image of a known"),
         ("json", lambda data: b"{" + data, "json: its JSON is not valid JSON"),
         ("json", lambda data: b"[" * len(data), "json: its JSON is not valid JSON"),
         ("json", lambda data: b"3".ljust(len(data)), "json: its JSON holds no named values"),

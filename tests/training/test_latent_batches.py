@@ -1,4 +1,4 @@
-"""Training on latents equals training on the pictures that they were made of."""
+"""Training on latents equals training on the images that they were made of."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ready(item: dict, encoders: Encoders, variants: int = 1) -> dict:
     return {**latents_of(item, 0, encoders, PrecomputeConfig(variants=variants)), **angles}
 
 
-def test_the_loss_on_latents_is_the_loss_on_pictures():
+def test_the_loss_on_latents_is_the_loss_on_images():
     model = small_model("nova3d")
     trainee = Trainee(model.unet, model.image_encoder, model.codec, model.family)
     encoders = Encoders(model.codec, model.image_encoder, "small")
@@ -55,7 +55,7 @@ def test_each_draw_is_chosen_and_parts_are_parts():
     assert torch.equal(batch.part(1, 3).clean, batch.clean[:, 1:3])
 
 
-def test_a_run_that_trains_its_encoder_needs_pictures():
+def test_a_run_that_trains_its_encoder_needs_images():
     trainee = fresh_trainee(SMALL.network, FAMILIES["nova3d-mini"], 0)
     encoders = Encoders(trainee.codec, trainee.image_encoder, "mini")
     side = SIZE // FACTOR

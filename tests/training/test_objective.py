@@ -7,7 +7,7 @@ import torch
 
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.sampling.schedule import coefficients
-from nova3d_core.training.data.batches import batch_of, pictures_of
+from nova3d_core.training.data.batches import batch_of, images_of
 from nova3d_core.training.losses import velocity
 from nova3d_core.training.objective import Objective
 from nova3d_core.training.step_rng import draw
@@ -57,9 +57,7 @@ def test_one_level_for_all_views_and_both_domains(batch, draws):
     assert sigmas.shape == (COUNT,)
     assert len(set(sigmas.tolist())) == COUNT
     torch.testing.assert_close(seen["c_noise"], 0.25 * sigmas.log())
-    clean = trainee.codec.to_scaled(pictures_of(batch).flatten(0, 2)).unflatten(
-        0, (2, COUNT, VIEWS)
-    )
+    clean = trainee.codec.to_scaled(images_of(batch).flatten(0, 2)).unflatten(0, (2, COUNT, VIEWS))
     for index, sigma in enumerate(sigmas.tolist()):
         into = coefficients(sigma).into
         expected = into * (clean[:, index] + sigma * draws.noise[:, index])
@@ -79,20 +77,20 @@ def test_what_is_left_out_is_left_out_of_all_views_and_both_domains(batch, draws
     assert 0 < float(seen["kept"].sum()) < COUNT
 
 
-def test_the_latent_beside_the_noise_is_the_noisy_pictures_unscaled_one(batch, draws):
+def test_the_latent_beside_the_noise_is_the_noisy_images_unscaled_one(batch, draws):
     config = of(SMALL, conditions__dropout=0.0, conditions__background_share=0.0)
     trainee, seen, _, _ = shown(config, batch, draws)
     strength = torch.exp(-3 + 0.5 * draws.strength)[:, None, None, None]
-    picture = batch.colour[:, 0].movedim(-1, 1).float() / 127.5 - 1
-    expected = trainee.codec.encode(picture + strength * draws.picture_noise)
+    image = batch.colour[:, 0].movedim(-1, 1).float() / 127.5 - 1
+    expected = trainee.codec.encode(image + strength * draws.image_noise)
     torch.testing.assert_close(seen["x"][0, :, 3, LATENT:], expected)
-    torch.testing.assert_close(seen["seen"], picture)  # the embedding is of the clean picture
+    torch.testing.assert_close(seen["seen"], image)  # the embedding is of the clean image
 
 
 def test_the_loss_is_that_of_the_velocity(batch, draws):
     config = of(SMALL, optimiser__batch=COUNT)
     trainee, _, losses, sigmas = shown(config, batch, draws)
-    clean = Objective(config, trainee, None, CPU).latents(pictures_of(batch))
+    clean = Objective(config, trainee, None, CPU).latents(images_of(batch))
     right = velocity(clean, draws.noise, sigmas)
     torch.testing.assert_close(losses, right.square().mean(dim=(2, 3, 4, 5)))
     _, _, losses, _ = shown(config, batch, draws, right)

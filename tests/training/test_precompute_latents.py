@@ -1,4 +1,4 @@
-"""Precomputed latents equal those that training would make of the pictures."""
+"""Precomputed latents equal those that training would make of the images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.progress import Progress
 from nova3d_core.training.config import ConditionConfig
 from nova3d_core.training.data.batches import batch_of, signed, told_in_training
-from nova3d_core.training.data.config import DatasetConfig, PictureConfig, PrecomputeConfig
+from nova3d_core.training.data.config import DatasetConfig, ImageConfig, PrecomputeConfig
 from nova3d_core.training.data.mesh_sources import Procedural
 from nova3d_core.training.data.precompute_latents import Encoders, encoders_of, precompute
 from nova3d_core.training.data.render_dataset import render_dataset
@@ -26,10 +26,10 @@ CONFIG = PrecomputeConfig(variants=3, at_once=4)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures") / "set"
-    picture = PictureConfig(size_px=16, views=4, supersample=1)
-    render_dataset(Procedural(COUNT), folder, DatasetConfig(picture=picture, per_shard=3))
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images") / "set"
+    image = ImageConfig(size_px=16, views=4, supersample=1)
+    render_dataset(Procedural(COUNT), folder, DatasetConfig(image=image, per_shard=3))
     return folder
 
 
@@ -39,11 +39,11 @@ def encoders(request) -> Encoders:
     return Encoders(model.codec, model.image_encoder, "small")
 
 
-def test_latents_are_those_that_training_would_make(pictures, encoders, tmp_path):
-    done = precompute(pictures, tmp_path / "latents", encoders, CONFIG)
+def test_latents_are_those_that_training_would_make(images, encoders, tmp_path):
+    done = precompute(images, tmp_path / "latents", encoders, CONFIG)
     assert (done.shards, done.kept, done.objects) == (3, 0, COUNT)
     read = list(ShardDataset(tmp_path / "latents", epochs=1, shuffle=False))
-    shown = list(ShardDataset(pictures, epochs=1, shuffle=False))
+    shown = list(ShardDataset(images, epochs=1, shuffle=False))
     assert [item["key"] for item in read] == [item["key"] for item in shown]
     codec, number = encoders.codec, 5
     latents, item = read[number], shown[number]
@@ -57,43 +57,43 @@ def test_latents_are_those_that_training_would_make(pictures, encoders, tmp_path
         draws = draw(0, number, range(variant, variant + 1), (1,) * 5, 16)
         told = told_in_training(batch_of([item], 4, 16), draws, ConditionConfig(), 2)
         close = {"atol": 4e-3, "rtol": 2e-3}
-        want = codec.encode(told.noisy_picture)[0]
+        want = codec.encode(told.noisy_image)[0]
         assert torch.allclose(latents["condition_latent"][variant].float(), want, **close)
-        want = encoders.image_encoder.embed(told.picture)[0, 0]
+        want = encoders.image_encoder.embed(told.image)[0, 0]
         assert torch.allclose(latents["embedding"][variant].float(), want, **close)
         strength = torch.exp(-3.0 + 0.5 * draws.strength)
         assert torch.allclose(latents["strength"][variant], strength[0])
 
 
-def test_a_stopped_run_goes_on_and_comes_out_the_same(pictures, encoders, tmp_path):
-    precompute(pictures, tmp_path / "whole", encoders, CONFIG)
+def test_a_stopped_run_goes_on_and_comes_out_the_same(images, encoders, tmp_path):
+    precompute(images, tmp_path / "whole", encoders, CONFIG)
     seen: list = []
     stopping = Progress(seen.append, lambda: len(seen) > 6)
     with pytest.raises(Cancelled):
-        precompute(pictures, tmp_path / "latents", encoders, CONFIG, progress=stopping)
+        precompute(images, tmp_path / "latents", encoders, CONFIG, progress=stopping)
     left = sorted(path.name for path in (tmp_path / "latents").iterdir())
     assert left == ["dataset.json", "shard-000000.tar"]
-    assert precompute(pictures, tmp_path / "latents", encoders, CONFIG).kept == 1
+    assert precompute(images, tmp_path / "latents", encoders, CONFIG).kept == 1
     for path in (tmp_path / "whole").iterdir():
         assert (tmp_path / "latents" / path.name).read_bytes() == path.read_bytes()
     with pytest.raises(InputError, match="variants was 3, now 2"):
-        precompute(pictures, tmp_path / "latents", encoders, PrecomputeConfig(variants=2))
+        precompute(images, tmp_path / "latents", encoders, PrecomputeConfig(variants=2))
 
 
-def test_latents_that_are_not_finite_are_refused(pictures, tmp_path):
+def test_latents_that_are_not_finite_are_refused(images, tmp_path):
     model = small_model("nova3d", seed=3)
     with torch.no_grad():
         next(model.codec.parameters()).fill_(torch.nan)
     encoders = Encoders(model.codec, model.image_encoder, "broken")
     with pytest.raises(StageError, match=r"colour_latent of object procedural-0 is not finite"):
-        precompute(pictures, tmp_path / "latents", encoders)
+        precompute(images, tmp_path / "latents", encoders)
     assert [path.name for path in (tmp_path / "latents").iterdir()] == ["dataset.json"]
 
 
-def test_settings_say_what_they_are_of(pictures, encoders, tmp_path):
-    precompute(pictures, tmp_path / "latents", encoders, CONFIG)
+def test_settings_say_what_they_are_of(images, encoders, tmp_path):
+    precompute(images, tmp_path / "latents", encoders, CONFIG)
     held = json.loads((tmp_path / "latents" / "dataset.json").read_text())
-    assert held["model"] == "small" and held["pictures"]["objects"] == COUNT
+    assert held["model"] == "small" and held["images"]["objects"] == COUNT
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Training pictures: the quick rasteriser against the ray caster, light, frames, textures."""
+"""Training images: the quick rasteriser against the ray caster, light, frames, textures."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.mesh import Mesh
-from nova3d_core.training.data.config import LightConfig, PictureConfig
+from nova3d_core.training.data.config import ImageConfig, LightConfig
 from nova3d_core.training.data.render import averaged_down, is_closed, ray_cast, render_object
 from nova3d_core.training.procedural import procedural_object
 
 FLAT = LightConfig(ambient=1.0, key=0.0)
 
 
-def cast(mesh: Mesh, config: PictureConfig) -> dict[str, torch.Tensor]:
+def cast(mesh: Mesh, config: ImageConfig) -> dict[str, torch.Tensor]:
     rig = RigConfig(count=config.views, width_px=config.size_px, height_px=config.size_px)
     return ray_cast(mesh, orbit_cameras(rig), config)
 
@@ -30,7 +30,7 @@ def share_off(one: torch.Tensor, other: torch.Tensor, levels: int) -> float:
 @pytest.mark.parametrize("seed", [1, 4])
 def test_the_rasteriser_equals_the_ray_caster(seed):
     mesh = procedural_object(seed)
-    config = PictureConfig(views=4, light=FLAT)
+    config = ImageConfig(views=4, light=FLAT)
     quick, plain = render_object(mesh, config=config), cast(mesh, config)
     # both put samples at the same places; a ray may meet the neighbour of a face seen edge-on
     assert share_off(quick["mask"], plain["mask"], 1) < 0.001
@@ -43,7 +43,7 @@ def test_a_textured_open_flat_shaded_mesh_equals_the_ray_caster_too(l_solid):
     uv = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
     texture = torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(0))
     sheet = Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]]), uv, texture)
-    config = PictureConfig(views=3, light=FLAT)
+    config = ImageConfig(views=3, light=FLAT)
     for mesh in (sheet, l_solid):
         quick, plain = render_object(mesh, config=config), cast(mesh, config)
         assert quick["mask"].any(dim=(1, 2)).all()  # from behind too
@@ -57,7 +57,7 @@ def test_the_inside_of_an_open_smooth_shell_is_seen_as_the_ray_caster_sees_it(ma
     ball = make_sphere(0.5)
     front = ball.vertices[ball.faces][:, :, 2].mean(dim=1) < 0.1
     bowl = replace(ball, faces=ball.faces[front])
-    config = PictureConfig(views=4, light=LightConfig(azimuth_deg=30.0))
+    config = ImageConfig(views=4, light=LightConfig(azimuth_deg=30.0))
     quick, plain = render_object(bowl, config=config), cast(bowl, config)
     for name in ("mask", "colour", "normal"):
         assert share_off(quick[name], plain[name], 6) < 0.004, name
@@ -91,7 +91,7 @@ def test_off_the_object_all_is_white_and_edges_are_mixed_by_the_mask():
 def test_normals_are_in_the_frame_of_the_front_view(make_sphere):
     taken = render_object(make_sphere(0.5), 64)
     normal = taken["normal"].float() / 255 * 2 - 1
-    # the middle of each picture faces its camera: (sin az, 0, cos az) seen from the front
+    # the middle of each image faces its camera: (sin az, 0, cos az) seen from the front
     for view in range(16):
         azimuth = math.radians(22.5 * view)
         want = torch.tensor([math.sin(azimuth), 0.0, math.cos(azimuth)])
@@ -102,10 +102,10 @@ def test_normals_are_in_the_frame_of_the_front_view(make_sphere):
 def test_the_light_is_fixed_to_the_world(make_sphere):
     ball = make_sphere(0.5)
     white = replace(ball, vertex_colours=torch.full_like(ball.vertices, 0.5))
-    flat = render_object(white, config=PictureConfig(light=FLAT))
+    flat = render_object(white, config=ImageConfig(light=FLAT))
     assert bool((flat["colour"][flat["mask"] == 255].int() - 128).abs().max() <= 1)
     light = LightConfig(ambient=0.5, key=0.5, azimuth_deg=90.0, elevation_deg=0.0)
-    lit = render_object(white, config=PictureConfig(light=light))["colour"].float()
+    lit = render_object(white, config=ImageConfig(light=light))["colour"].float()
     middle = lit[:, 32, 32, 0]
     assert int(middle.argmax()) == 4 and int(middle.argmin()) == 12  # from the right: azimuth 90
     want = 255 * 0.5 * (0.5 + 0.5 * 0.5)  # at right angles to the light

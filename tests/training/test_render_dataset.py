@@ -12,7 +12,7 @@ import torch
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.io.mesh.read import write_mesh
 from nova3d_core.progress import Progress
-from nova3d_core.training.data.config import DatasetConfig, PictureConfig
+from nova3d_core.training.data.config import DatasetConfig, ImageConfig
 from nova3d_core.training.data.dataset_lock import SETTINGS
 from nova3d_core.training.data.mesh_sources import Procedural, read_mesh_list
 from nova3d_core.training.data.render_dataset import SKIPPED, render_dataset
@@ -20,7 +20,7 @@ from nova3d_core.training.data.shards import ShardDataset
 from nova3d_core.training.data.workers import runner
 from nova3d_core.training.procedural import procedural_object
 
-CONFIG = DatasetConfig(picture=PictureConfig(size_px=16, views=3, supersample=1), per_shard=4)
+CONFIG = DatasetConfig(image=ImageConfig(size_px=16, views=3, supersample=1), per_shard=4)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -47,7 +47,7 @@ def meshes(tmp_path_factory) -> Path:
         "v 0 0 0\nv 0 1 0\nv 1 0 0\nv -1 0 .3\nv .2 0 1\nf 1 2 3\nf 1 2 4\nf 1 2 5\n"
     )
     (folder / "floor.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 0 1\nf 1 2 3\n")
-    (folder / "picture.png").write_bytes(b"\x89PNG")
+    (folder / "image.png").write_bytes(b"\x89PNG")
     names = sorted(path.name for path in folder.iterdir())
     lines = ["# a comment", "", *names, "missing.glb"]
     (folder / "list.txt").write_text("\n".join(lines) + "\n")
@@ -58,12 +58,12 @@ def test_bad_meshes_are_skipped_and_listed_and_the_rest_is_rendered(meshes, tmp_
     done = render_dataset(read_mesh_list(meshes), tmp_path / "set", CONFIG)
     reasons = {Path(each["source"]).name: each["reason"] for each in done.skipped}
     assert set(reasons) == {
-        "empty.obj", "noise.glb", "cut.glb", "points.obj", "nan.obj", "floor.obj", "picture.png",
+        "empty.obj", "noise.glb", "cut.glb", "points.obj", "nan.obj", "floor.obj", "image.png",
         "missing.glb",
     }  # fmt: skip
     assert all(name in reason for name, reason in reasons.items())
     assert "is empty" in reasons["empty.obj"] and "does not exist" in reasons["missing.glb"]
-    assert "not of a known kind" in reasons["picture.png"]
+    assert "not of a known kind" in reasons["image.png"]
     assert "to be seen" in reasons["floor.obj"]
     assert json.loads((tmp_path / "set" / SKIPPED).read_text()) == done.skipped
     assert done.objects == 4 and done.grey == 2 and done.open == 1
@@ -75,17 +75,17 @@ def test_bad_meshes_are_skipped_and_listed_and_the_rest_is_rendered(meshes, tmp_
 def test_large_meshes_are_skipped_before_they_cost_anything(meshes, tmp_path):
     (tmp_path / "one.txt").write_text(str(meshes.parent / "good.glb"))
     source = read_mesh_list(tmp_path / "one.txt")
-    few = DatasetConfig(picture=CONFIG.picture, most_faces=100)
+    few = DatasetConfig(image=CONFIG.image, most_faces=100)
     done = render_dataset(source, tmp_path / "faces", few)
     assert "faces, more than 100" in done.skipped[0]["reason"] and done.objects == 0
-    small = DatasetConfig(picture=CONFIG.picture, most_mib=0.001)
+    small = DatasetConfig(image=CONFIG.image, most_mib=0.001)
     done = render_dataset(source, tmp_path / "mib", small)
     assert "more than 0.001" in done.skipped[0]["reason"]
 
 
 def test_fronts_are_random_turns_that_the_seed_repeats(meshes, tmp_path):
     (tmp_path / "one.txt").write_text(str(meshes.parent / "good.glb"))
-    config = DatasetConfig(picture=CONFIG.picture, fronts=3)
+    config = DatasetConfig(image=CONFIG.image, fronts=3)
     source = read_mesh_list(tmp_path / "one.txt", 3)
     for name in ("a", "b"):
         assert render_dataset(source, tmp_path / name, config).objects == 3
@@ -155,7 +155,7 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     folder = tmp_path / "set"
     render_dataset(Procedural(4), folder, CONFIG)
     before = contents(folder)
-    other = DatasetConfig(seed=3, picture=CONFIG.picture, per_shard=4)
+    other = DatasetConfig(seed=3, image=CONFIG.image, per_shard=4)
     with pytest.raises(InputError, match="seed was 0, now 3"):
         render_dataset(Procedural(4), folder, other)
     with pytest.raises(InputError, match="objects was 4, now 5"):

@@ -13,20 +13,20 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.training.data.config import DatasetConfig, PictureConfig
+from nova3d_core.training.data.config import DatasetConfig, ImageConfig
 from nova3d_core.training.data.mesh_sources import Procedural
 from nova3d_core.training.data.render_dataset import render_dataset
 from nova3d_core.training.data.shard_writer import write_shard
 from nova3d_core.training.data.shards import ABOUT, ProceduralDataset, ShardDataset, read_shard
 
-SMALL = PictureConfig(size_px=16, views=3, supersample=1)
+SMALL = ImageConfig(size_px=16, views=3, supersample=1)
 COUNT, PER_SHARD = 22, 5
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "set"
-    config = DatasetConfig(seed=7, picture=SMALL, per_shard=PER_SHARD)
+    config = DatasetConfig(seed=7, image=SMALL, per_shard=PER_SHARD)
     render_dataset(Procedural(COUNT), folder, config)
     return folder
 
@@ -54,7 +54,7 @@ def test_objects_come_back_as_they_were_rendered(folder):
 
 
 def test_npy_members_hold_the_same(folder, tmp_path):
-    config = DatasetConfig(seed=7, picture=SMALL, per_shard=50, pictures_as="npy")
+    config = DatasetConfig(seed=7, image=SMALL, per_shard=50, images_as="npy")
     render_dataset(Procedural(3), tmp_path / "npy", config)
     png = islice(iter(ShardDataset(folder, epochs=1, shuffle=False)), 3)
     other_way = ShardDataset(tmp_path / "npy", epochs=1, shuffle=False)

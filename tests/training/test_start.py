@@ -119,15 +119,15 @@ def test_files_of_other_families_are_refused(svd, tmp_path):
 
 
 def test_latents_of_svd_by_the_command_itself(svd, tmp_path):
-    small = ["--picture.size-px", "64", "--picture.views", "2"]
+    small = ["--image.size-px", "64", "--image.views", "2"]
     made = tmp_path / "set"
     words = ["render-dataset", "--procedural", "2", "-o", str(made), "--latents-of", str(svd)]
     assert main([*words, *small]) == 0
-    pictures = list(ShardDataset(made, epochs=1, shuffle=False))
+    images = list(ShardDataset(made, epochs=1, shuffle=False))
     latents = list(ShardDataset(made / "latents", epochs=1, shuffle=False))
-    assert [item["key"] for item in latents] == [item["key"] for item in pictures]
+    assert [item["key"] for item in latents] == [item["key"] for item in images]
     _, codec, _ = load_svd(svd)
-    want = codec.float().to_scaled(signed(pictures[0]["colour"]))
+    want = codec.float().to_scaled(signed(images[0]["colour"]))
     assert torch.allclose(latents[0]["colour_latent"].float(), want, atol=2e-3, rtol=1e-3)
 
 

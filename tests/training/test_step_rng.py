@@ -49,7 +49,7 @@ def test_distributions():
         values = getattr(draws, name)
         assert abs(float(values.mean()) - 0.5) < 0.03
         assert abs(float(values.std()) - 12**-0.5) < 0.02
-    for name in ("strength", "noise", "picture_noise"):
+    for name in ("strength", "noise", "image_noise"):
         values = getattr(draws, name)
         assert abs(float(values.mean())) < 0.06
         assert abs(float(values.std()) - 1.0) < 0.05

@@ -84,7 +84,7 @@ def test_minutes_and_the_same_command_again_and_a_model_in_the_end(settings, tmp
         if name.startswith("unet."):
             assert torch.equal(weights[name.removeprefix("unet.")], value.half()), name
     made = sample(loaded, objects(1)[0]["colour"][0] / 255, config=SampleConfig(steps=1))
-    assert made.pictures.shape == (2, 16, 64, 64, 3)
+    assert made.images.shape == (2, 16, 64, 64, 3)
     assert train(settings, "-o", output, "--export", model)[0] == 2  # it is there already
 
 

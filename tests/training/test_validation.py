@@ -128,10 +128,10 @@ def test_painting_repeats_and_validation_is_the_mean_of_its_objects(model):
     assert torch.equal(again, found.painted[1])
     psnrs = [each["psnr"] for each in found.objects]
     assert found.means["psnr"] == pytest.approx(sum(psnrs) / 2)
-    picture = sheet(truths, found.painted)
-    assert picture.shape == (8 * SIZE, VIEWS * SIZE, 3)
-    assert torch.equal(picture[SIZE : 2 * SIZE, :SIZE], truths[0].colour[0])
-    assert torch.equal(picture[6 * SIZE : 7 * SIZE, SIZE : 2 * SIZE], found.painted[1][1, 1])
+    image = sheet(truths, found.painted)
+    assert image.shape == (8 * SIZE, VIEWS * SIZE, 3)
+    assert torch.equal(image[SIZE : 2 * SIZE, :SIZE], truths[0].colour[0])
+    assert torch.equal(image[6 * SIZE : 7 * SIZE, SIZE : 2 * SIZE], found.painted[1][1, 1])
 
 
 def test_numbers_that_are_not_finite_spoil_one_object_not_the_run(model):

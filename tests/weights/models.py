@@ -83,7 +83,7 @@ def mini_model(
 
 
 def copying_mini(dtype: torch.dtype = torch.float32) -> MultiviewModel:
-    """A nova3d-mini that paints, in one step, the picture's silhouette in every view and domain.
+    """A nova3d-mini that paints, in one step, the image's silhouette in every view and domain.
 
     It is blue on white, which as a normal faces the first camera. The first layer measures how dark
     each block of pixels is; the last residual block hands that on; the last norm, of two channels

@@ -113,7 +113,7 @@ def test_what_ships_is_whole_and_small():
 
 
 def test_what_ships_knows_objects_that_it_never_saw():
-    """Better than the front's own pictures from all sides would be."""
+    """Better than the front's own images from all sides would be."""
     model = load_model(NAME)
     truths = held_out_objects(read_train_config("mini"), model.family, 3)
     found = validate(model, truths, OneDevice(model, torch.device("cpu")))

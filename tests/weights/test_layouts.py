@@ -78,7 +78,7 @@ def test_a_nova3d_checkpoint_of_full_size_is_told_apart_from_its_base(manifest):
     for name in attention:
         shapes[name.replace("attn1", "attn_align")] = shapes[name]
     identity = identify(header_of(shapes))
-    assert len(attention) == 32  # within pictures and across views
+    assert len(attention) == 32  # within images and across views
     assert told(identity) == ("nova3d", "sgm", WHOLE, "video", SGM)
     assert identity.alike == ()
     assert identity.remarks == ()

@@ -27,7 +27,7 @@ TEXT_HALF = {
         "token_embedding.weight",
     )
 }
-"""What open_clip keeps of its text half; only pictures are embedded."""
+"""What open_clip keeps of its text half; only images are embedded."""
 
 
 def unused_of(encoder: str) -> tuple[str, ...]:

@@ -43,11 +43,11 @@ def test_it_is_read_back_bit_for_bit(tmp_path, dtype, alignment):
     assert loaded.codec.settings() == model.codec.settings()
     assert loaded.image_encoder.config == model.image_encoder.config
     assert_same(states(loaded), states(model))
-    picture = torch.rand(1, 3, 64, 64)
+    image = torch.rand(1, 3, 64, 64)
     # where weights lie in memory decides how sums are rounded
-    ours, theirs = loaded.image_encoder.embed(picture), model.image_encoder.embed(picture)
+    ours, theirs = loaded.image_encoder.embed(image), model.image_encoder.embed(image)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
-    assert torch.equal(loaded.codec.to_scaled(picture), model.codec.to_scaled(picture))
+    assert torch.equal(loaded.codec.to_scaled(image), model.codec.to_scaled(image))
 
 
 def test_saving_again_gives_the_same_file(tmp_path, saved):
@@ -81,7 +81,7 @@ def test_what_training_notes_is_said_in_a_sentence(tmp_path):
 
 @pytest.mark.parametrize(
     ("alignment", "told"),
-    [("spatial", "within pictures only"), ("none", "no alignment attention")],
+    [("spatial", "within images only"), ("none", "no alignment attention")],
 )
 def test_an_ablation_is_told(tmp_path, alignment, told):
     save_nova3d(mini_model(alignment=alignment), tmp_path / NAME)

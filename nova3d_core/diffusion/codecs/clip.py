@@ -1,4 +1,4 @@
-"""The one token that the network attends to: the input picture as CLIP sees it."""
+"""The one token that the network attends to: the input image as CLIP sees it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .clip_config import ClipConfig
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-"""Mean and standard deviation of red, green and blue in CLIP's training pictures, 0..1."""
+"""Mean and standard deviation of red, green and blue in CLIP's training images, 0..1."""
 
 
 def build_clip(config: ClipConfig) -> nn.Module:
@@ -24,7 +24,7 @@ def build_clip(config: ClipConfig) -> nn.Module:
     try:
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
     except ImportError as error:
-        raise MissingDependencyError("transformers", "Reading the input picture") from error
+        raise MissingDependencyError("transformers", "Reading the input image") from error
     shape = CLIPVisionConfig(
         hidden_size=config.channels,
         intermediate_size=config.inner_channels,
@@ -63,70 +63,68 @@ class ClipEncoder(nn.Module):
 
     @property
     def size_px(self) -> int:
-        """Width and height that pictures are brought to."""
+        """Width and height that images are brought to."""
         return self.clip.config.image_size
 
-    def embed(self, pictures: Tensor) -> Tensor:
-        """(B, 1, C) float32 embeddings of pictures (B, 3, H, W) in -1..1, of any size."""
-        check_shape("the pictures to embed", pictures, "B 3 H W")
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 1, C) float32 embeddings of images (B, 3, H, W) in -1..1, of any size."""
+        check_shape("the images to embed", images, "B 3 H W")
         dtype = next(self.parameters()).dtype
-        seen = clip_input(pictures, self.size_px).to(dtype)  # (B, 3, size, size)
+        seen = clip_input(images, self.size_px).to(dtype)  # (B, 3, size, size)
         return self.clip(pixel_values=seen).image_embeds[:, None].float()
 
 
-def clip_input(pictures: Tensor, size_px: int) -> Tensor:
-    """Pictures as CLIP expects them: squeezed to a square, colours centred.
+def clip_input(images: Tensor, size_px: int) -> Tensor:
+    """Images as CLIP expects them: squeezed to a square, colours centred.
 
     Args:
-        pictures: (B, 3, H, W) in -1..1; nothing is cropped.
+        images: (B, 3, H, W) in -1..1; nothing is cropped.
         size_px: width and height of the square.
 
     Returns:
         (B, 3, size_px, size_px) float32.
     """
-    unit = (resize_smoothly(pictures.float(), size_px, size_px) + 1.0) / 2.0
+    unit = (resize_smoothly(images.float(), size_px, size_px) + 1.0) / 2.0
     mean = unit.new_tensor(CLIP_MEAN)[:, None, None]
     deviation = unit.new_tensor(CLIP_DEVIATION)[:, None, None]
     return (unit - mean) / deviation
 
 
-def resize_smoothly(pictures: Tensor, height: int, width: int) -> Tensor:
+def resize_smoothly(images: Tensor, height: int, width: int) -> Tensor:
     """Another size by bicubic interpolation, blurred first where it shrinks.
 
     The blur is kornia's, which SVD was trained with: a Gaussian of sigma (factor - 1) / 2 cut at
     about two sigma, with mirrored borders; then corners fall onto corners.
 
     Args:
-        pictures: (B, C, H, W).
+        images: (B, C, H, W).
         height: the new one.
         width: the new one.
 
     Returns:
         (B, C, height, width).
     """
-    if tuple(pictures.shape[-2:]) == (height, width):
-        return pictures
-    factors = (pictures.shape[-2] / height, pictures.shape[-1] / width)
+    if tuple(images.shape[-2:]) == (height, width):
+        return images
+    factors = (images.shape[-2] / height, images.shape[-1] / width)
     for factor, axis in zip(factors, (-2, -1), strict=True):
         if factor > 1.0:
-            pictures = _blur(pictures, factor, axis)
-    return functional.interpolate(
-        pictures, size=(height, width), mode="bicubic", align_corners=True
-    )
+            images = _blur(images, factor, axis)
+    return functional.interpolate(images, size=(height, width), mode="bicubic", align_corners=True)
 
 
-def _blur(pictures: Tensor, factor: float, axis: int) -> Tensor:
+def _blur(images: Tensor, factor: float, axis: int) -> Tensor:
     """A Gaussian blur of (B, C, H, W) along one axis, before shrinking it by the factor."""
     sigma = max((factor - 1.0) / 2.0, 0.001)
     taps = int(max(4.0 * sigma, 3.0)) | 1  # odd
     half = taps // 2
-    place = torch.arange(-half, half + 1, dtype=pictures.dtype, device=pictures.device)
+    place = torch.arange(-half, half + 1, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-(place**2) / (2.0 * sigma**2))
     kernel = kernel / kernel.sum()  # (taps,)
-    channels = pictures.shape[1]
+    channels = images.shape[1]
     along_height = axis == -2
     shape = (channels, 1, taps, 1) if along_height else (channels, 1, 1, taps)
     padding = (0, 0, half, half) if along_height else (half, half, 0, 0)
-    mirrored = functional.pad(pictures, padding, mode="reflect")
+    mirrored = functional.pad(images, padding, mode="reflect")
     weight = kernel.reshape(shape[2:]).expand(shape)
     return functional.conv2d(mirrored, weight, groups=channels)

@@ -23,15 +23,15 @@ Channels = float | Sequence[float]
 class PixelCodec(nn.Module):
     """Space to depth: a block of f x f pixels becomes one place of 3 k numbers.
 
-    Nothing is learnt, so one codec serves colours and pictures of normals. Without `cosines` a
+    Nothing is learnt, so one codec serves colours and images of normals. Without `cosines` a
     place holds the block's pixels, k = f^2, and nothing is lost. With them it holds the block's
     discrete cosine coefficients of order u + v below their number, k = n (n + 1) / 2: a network
     that is narrower than a block's pixels cannot carry the noise of all of them, which its answer
     needs, and what is left out shows little (PSNR 31 dB with 6 of 16).
 
-    *Unscaled* latents, which the network gets of the input picture, hold pixels in -1..1, or the
+    *Unscaled* latents, which the network gets of the input image, hold pixels in -1..1, or the
     block's mean and the other cosines times their weights: white is 1 in the mean, and the zeros of
-    the pass without picture are a grey that no background is. *Scaled* latents, which the network
+    the pass without image are a grey that no background is. *Scaled* latents, which the network
     paints, are (number - mean) / deviation, of about unit variance, as the noise levels expect; a
     cosine's mean is 0. All is computed in float32, whatever the network's format.
 
@@ -73,11 +73,11 @@ class PixelCodec(nn.Module):
         }
         return said if self.cosines is None else {**said, "cosines": list(self.cosines)}
 
-    def encode(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Unscaled latents: the pixels themselves, or the weighted cosines of their blocks.
 
         Args:
-            pictures: (N, 3, H, W) in -1..1, H and W multiples of `factor`.
+            images: (N, 3, H, W) in -1..1, H and W multiples of `factor`.
             generator: not used; there is nothing to draw.
 
         Returns:
@@ -86,17 +86,17 @@ class PixelCodec(nn.Module):
         Raises:
             InputError: on another shape.
         """
-        check_encodable(pictures, self.factor)
-        blocks = functional.pixel_unshuffle(pictures.float(), self.factor)
+        check_encodable(images, self.factor)
+        blocks = functional.pixel_unshuffle(images.float(), self.factor)
         return blocks if self._block is None else _each_colour(self._block[0], blocks)
 
-    def to_scaled(self, pictures: Tensor) -> Tensor:
+    def to_scaled(self, images: Tensor) -> Tensor:
         """Latents (N, 3 k, H/f, W/f) float32 as the network paints them; see `encode`."""
-        mean, deviation = self._constants(pictures)
-        return self.encode((pictures.float() - mean) / deviation)
+        mean, deviation = self._constants(images)
+        return self.encode((images.float() - mean) / deviation)
 
     def decode(self, latents: Tensor, views: int, at_once: int | None = None) -> Tensor:
-        """Pictures of the network's latents; each alone, whatever `views` and `at_once`.
+        """Images of the network's latents; each alone, whatever `views` and `at_once`.
 
         Args:
             latents: (N, 3 k, h, w) scaled.
@@ -117,7 +117,7 @@ class PixelCodec(nn.Module):
         return functional.pixel_shuffle(blocks, self.factor) * deviation + mean
 
     def decoding_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
-        """Memory that decoding `count` pictures of this size takes: the pictures, four times."""
+        """Memory that decoding `count` images of this size takes: the images, four times."""
         return 4 * count * 3 * height * width * 4
 
     def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:

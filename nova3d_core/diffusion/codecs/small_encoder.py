@@ -12,7 +12,7 @@ from ..network import operations
 from .clip import resize_smoothly
 
 SIZE_PX = 64
-"""Width and height that pictures are brought to."""
+"""Width and height that images are brought to."""
 _GROUPS = 8
 
 
@@ -31,7 +31,7 @@ class SmallEncoderConfig:
 
 
 class SmallEncoder(nn.Module):
-    """Four convolutions that each halve the picture, one more, and the mean over all places.
+    """Four convolutions that each halve the image, one more, and the mean over all places.
 
     With the defaults it has 0.42 million parameters. It computes in float32 whatever its weights
     are in: that takes no time worth saving, and float16 would run out of range or be unknown.
@@ -61,10 +61,10 @@ class SmallEncoder(nn.Module):
         """What a file keeps of it: the arguments, ready for JSON."""
         return asdict(self.config)
 
-    def embed(self, pictures: Tensor) -> Tensor:
-        """(B, 1, token) float32 embeddings of pictures (B, 3, H, W) in -1..1, of any size."""
-        check_shape("the pictures to embed", pictures, "B 3 H W")
-        return self(resize_smoothly(pictures.float(), SIZE_PX, SIZE_PX)).float()
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 1, token) float32 embeddings of images (B, 3, H, W) in -1..1, of any size."""
+        check_shape("the images to embed", images, "B 3 H W")
+        return self(resize_smoothly(images.float(), SIZE_PX, SIZE_PX)).float()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, 64, 64) -> (B, 1, token)."""

@@ -1,4 +1,4 @@
-"""Pictures to latents and back, by the VAE of Stable Video Diffusion or its per-frame twin."""
+"""Images to latents and back, by the VAE of Stable Video Diffusion or its per-frame twin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..model import Codec, check_encodable
 from .vae_config import VaeConfig
 
 LATENT_SCALE = 0.18215
-"""The network works on latents times this; SVD never scales the input picture's latent."""
+"""The network works on latents times this; SVD never scales the input image's latent."""
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 """Within which the posterior's log variance is held."""
@@ -20,7 +20,7 @@ TEMPORAL_MAPS = 5.0
 FRAME_MAPS = 4.0
 """Maps of the second level's width, at full size, that are alive at decoding's peak."""
 WORKSPACE_BYTES = 3 << 26
-"""What convolutions take beside their maps, whatever the pictures: 60 to 180 MiB on the processors
+"""What convolutions take beside their maps, whatever the images: 60 to 180 MiB on the processors
 and numbers of threads that were tried."""
 
 
@@ -52,12 +52,12 @@ class VaeCodec(nn.Module):
     """A VAE as the sampler uses it.
 
     Args:
-        vae: AutoencoderKLTemporalDecoder, or AutoencoderKL for a decoder of single pictures.
+        vae: AutoencoderKLTemporalDecoder, or AutoencoderKL for a decoder of single images.
 
     Attributes:
         factor: pixels along a latent's side.
         channels: numbers of a latent.
-        temporal: whether pictures of a walk are decoded with a look at each other.
+        temporal: whether images of a walk are decoded with a look at each other.
     """
 
     def __init__(self, vae: nn.Module):
@@ -72,11 +72,11 @@ class VaeCodec(nn.Module):
         """What it computes in."""
         return next(self.parameters()).dtype
 
-    def encode(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Unscaled latents of pictures.
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Unscaled latents of images.
 
         Args:
-            pictures: (N, 3, H, W) in -1..1, H and W multiples of `factor`.
+            images: (N, 3, H, W) in -1..1, H and W multiples of `factor`.
             generator: draws a sample of the posterior, as V3D was trained; its mode if None.
 
         Returns:
@@ -85,8 +85,8 @@ class VaeCodec(nn.Module):
         Raises:
             InputError: on another shape.
         """
-        check_encodable(pictures, self.factor)
-        moments = self.vae.quant_conv(self.vae.encoder(pictures.to(self.dtype)))  # (N, 2C, h, w)
+        check_encodable(images, self.factor)
+        moments = self.vae.quant_conv(self.vae.encoder(images.to(self.dtype)))  # (N, 2C, h, w)
         mean, log_variance = moments.float().chunk(2, dim=1)  # (N, C, h, w)
         if generator is None:
             return mean
@@ -94,15 +94,15 @@ class VaeCodec(nn.Module):
         deviation = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
         return mean + deviation * noise.to(mean.device)
 
-    def to_scaled(self, pictures: Tensor) -> Tensor:
+    def to_scaled(self, images: Tensor) -> Tensor:
         """Latents (N, C, H/f, W/f) float32 as the network paints them; see `encode`."""
-        return LATENT_SCALE * self.encode(pictures)
+        return LATENT_SCALE * self.encode(images)
 
     def decode(self, latents: Tensor, views: int, at_once: int | None = None) -> Tensor:
-        """Pictures of the network's latents.
+        """Images of the network's latents.
 
-        A decoder of single pictures gives the same for every `at_once`. One with layers across
-        time sees only the pictures that are decoded together, as in the original.
+        A decoder of single images gives the same for every `at_once`. One with layers across
+        time sees only the images that are decoded together, as in the original.
 
         Args:
             latents: (N, C, h, w) scaled, N = walks * views.
@@ -133,9 +133,9 @@ class VaeCodec(nn.Module):
         return self.vae.decode(latents).sample
 
     def decoding_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
-        """Memory that decoding `count` pictures of this size together takes beside the weights.
+        """Memory that decoding `count` images of this size together takes beside the weights.
 
-        Measured with SVD's widths on the CPU, 1 to 4 pictures of 256 and 512 pixels: what counts
+        Measured with SVD's widths on the CPU, 1 to 4 images of 256 and 512 pixels: what counts
         are the finest level's maps, as wide as its first block takes them.
         """
         widths = self.vae.config.block_out_channels
@@ -146,18 +146,18 @@ class VaeCodec(nn.Module):
 def most_at_once(
     codec: Codec, height: int, width: int, dtype: torch.dtype, memory_bytes: float, most: int
 ) -> int:
-    """How many pictures can be decoded together.
+    """How many images can be decoded together.
 
     Args:
         codec: decodes them.
-        height: of a picture.
-        width: of a picture.
+        height: of an image.
+        width: of an image.
         dtype: what the codec computes in.
         memory_bytes: what decoding may take beside the weights.
         most: no more than these; the views of a walk.
 
     Returns:
-        1..most. One picture is always tried, even if it takes more.
+        1..most. One image is always tried, even if it takes more.
     """
     for count in range(most, 1, -1):
         if codec.decoding_bytes(height, width, count, dtype) <= memory_bytes:

@@ -13,13 +13,13 @@ class VaeConfig:
     """The shape of a VAE of diffusers' kind."""
 
     widths: tuple[int, ...] = (128, 256, 512, 512)
-    """Channels of each level, the finest first; each level but the last halves the picture."""
+    """Channels of each level, the finest first; each level but the last halves the image."""
     layers: int = 2
     """Residual blocks a level on the way down."""
     channels: int = 4
     """Numbers of a latent."""
     temporal: bool = True
-    """Whether the decoder has layers across the pictures of a walk."""
+    """Whether the decoder has layers across the images of a walk."""
 
     def __post_init__(self):
         check_bounds(self, "VAE", widths=(1, 65_536), layers=(1, 64), channels=(1, 4096))

@@ -1,4 +1,4 @@
-"""Residual blocks of the video UNet, within a picture and across views."""
+"""Residual blocks of the video UNet, within an image and across views."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch.nn import functional
 
 @dataclass(frozen=True, eq=False)
 class Walk:
-    """What the blocks must know of a forward pass: N = D B V pictures lie in one batch."""
+    """What the blocks must know of a forward pass: N = D B V images lie in one batch."""
 
     domains: int
     """D: colour, or colour and normals."""
     objects: int
     """B: independent walks; nothing passes between them."""
     views: int
-    """V: pictures of a walk."""
+    """V: images of a walk."""
     embedding: Tensor
-    """(N, E) noise level and conditions of each picture."""
+    """(N, E) noise level and conditions of each image."""
     context: Tensor
-    """(B, M, Cc) what the pictures attend to; M is 1 for an image embedding."""
+    """(B, M, Cc) what the images attend to; M is 1 for an image embedding."""
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -33,7 +33,7 @@ class Walk:
 
 
 class Mixer(nn.Module):
-    """A learnt mean of what a block makes within pictures and across views."""
+    """A learnt mean of what a block makes within images and across views."""
 
     def __init__(self, **factory: Any):
         super().__init__()
@@ -53,7 +53,7 @@ class ResBlock(nn.Module):
         channels_out: width of the output; another width gets a 1x1 convolution on the way past.
         embedding_channels: width of the embedding.
         groups: groups of the norms.
-        across_views: convolve over (V, 1, 1) instead of over the picture.
+        across_views: convolve over (V, 1, 1) instead of over the image.
         operations: where the layers come from.
         factory: device and dtype of the weights.
     """
@@ -98,7 +98,7 @@ class ResBlock(nn.Module):
         """x plus its residual.
 
         Args:
-            x: (N, C, h, w) pictures, or (D B, C, V, h, w) walks.
+            x: (N, C, h, w) images, or (D B, C, V, h, w) walks.
             embedding: (N, E), or (D B, V, E) for walks.
         """
         added = self.emb_layers(embedding)
@@ -109,7 +109,7 @@ class ResBlock(nn.Module):
 
 
 class VideoResBlock(ResBlock):
-    """A residual block within pictures, then one across views, mixed."""
+    """A residual block within images, then one across views, mixed."""
 
     def __init__(
         self,

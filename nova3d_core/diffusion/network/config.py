@@ -20,13 +20,13 @@ class UNetConfig:
     """Widths and depths of a video UNet, as in the sgm layout."""
 
     channels_in: int = 8
-    """Noisy latent and the input picture's latent."""
+    """Noisy latent and the input image's latent."""
     channels_out: int = 4
     """Latent channels."""
     channels: int = 320
     """Width of the first level."""
     channel_factors: tuple[int, ...] = (1, 2, 4, 4)
-    """Width of each level over that of the first; each level halves the picture."""
+    """Width of each level over that of the first; each level halves the image."""
     res_blocks: int = 2
     """Residual blocks a level on the way down; one more on the way up."""
     attention_levels: tuple[bool, ...] = (True, True, True, False)
@@ -40,8 +40,8 @@ class UNetConfig:
     domains: int = 1
     """What is painted of each view: 1 colour, 2 colour and normals."""
     alignment: Alignment = "none"
-    """Attention between domains. gta: within pictures and across views, NOVA3D's; spatial: within
-    pictures only, Wonder3D's way; none: domains never meet. The last two are for ablations."""
+    """Attention between domains. gta: within images and across views, NOVA3D's; spatial: within
+    images only, Wonder3D's way; none: domains never meet. The last two are for ablations."""
     camera_task_numbers: int = 0
     """Numbers of camera and task that go through an MLP of their own; 0 without."""
     group_size: int = 32

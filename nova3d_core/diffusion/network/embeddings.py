@@ -41,7 +41,7 @@ def camera_task_numbers(
         elevations_rad: (V,) angles of the cameras.
         azimuths_rad: (V,) angles of the cameras.
         domains: 2 for colour and normals, 1 for colour alone.
-        input_view: the view that shows the input picture.
+        input_view: the view that shows the input image.
 
     Returns:
         (D, V, 10) float32: five sines, five cosines.

@@ -1,6 +1,6 @@
 """Transformer blocks of the video UNet, with Geometry-Temporal Alignment (GTA) between domains.
 
-Tokens come as (N, n, C): N = D B V pictures of n = h w places. The domain axis D is always explicit
+Tokens come as (N, n, C): N = D B V images of n = h w places. The domain axis D is always explicit
 in the reshapes below, so that colour and normals of one view meet, and nothing else does.
 """
 
@@ -19,7 +19,7 @@ from .embeddings import sinusoid
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, alignment between domains, attention to the picture, feed-forward.
+    """Self-attention, alignment between domains, attention to the image, feed-forward.
 
     Args:
         channels: width of the tokens.
@@ -53,7 +53,7 @@ class TransformerBlock(nn.Module):
             self.attn_align = Attention(channels, channels, heads, operations, attend, **factory)
 
     def forward(self, x: Tensor, walk: Walk) -> Tensor:
-        """(N, n, C) -> (N, n, C): the places of a picture attend to each other."""
+        """(N, n, C) -> (N, n, C): the places of an image attend to each other."""
         x = x + self.attn1(self.norm1(x))
         if self.attn_align is not None:
             x = x + self._align(self.norm_align(x), walk)

@@ -72,7 +72,7 @@ class VideoUNet(nn.Module):
         """F of EDM's D(x; sigma) = c_skip x + c_out F(c_in x; c_noise).
 
         Args:
-            x: (D, B, V, Cin, h, w) c_in-scaled noisy latents with the input picture's latent; h and
+            x: (D, B, V, Cin, h, w) c_in-scaled noisy latents with the input image's latent; h and
                 w multiples of 8 for four levels. Nothing passes between the B objects.
             c_noise: (B,) noise level of each object, ln(sigma) / 4.
             context: (B, M, Cc) image embedding; M is usually 1.

@@ -1,4 +1,4 @@
-"""What the network is told beside the noise: the picture, the camera, and how it was trained."""
+"""What the network is told beside the noise: the image, the camera, and how it was trained."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Conditioning:
     """All conditions of B objects with V views each."""
 
     latent: Tensor
-    """(B, C, h, w) of the input picture, not scaled; laid beside every noisy latent."""
+    """(B, C, h, w) of the input image, not scaled; laid beside every noisy latent."""
     context: Tensor
-    """(B, 1, Cc) image embedding of the input picture without noise."""
+    """(B, 1, Cc) image embedding of the input image without noise."""
     added: Tensor
     """(B, V, A) further numbers, as sinusoids."""
     camera_task: Tensor | None = None
     """(D, B, V, 10) camera and task, where the network takes them."""
 
-    def without_picture(self) -> Conditioning:
-        """The unconditional half: no picture, all else the same."""
+    def without_image(self) -> Conditioning:
+        """The unconditional half: no image, all else the same."""
         return replace(
             self, latent=torch.zeros_like(self.latent), context=torch.zeros_like(self.context)
         )
@@ -67,7 +67,7 @@ def added_numbers(family: Family, stations: Stations, augmentation: float | None
     Args:
         family: which numbers, and the constants among them.
         stations: the views.
-        augmentation: standard deviation of the noise on the input picture; the family's if None.
+        augmentation: standard deviation of the noise on the input image; the family's if None.
 
     Returns:
         (V, A) float32; 256 numbers each, 512 for an angle.
@@ -101,5 +101,5 @@ def camera_tasks(family: Family, stations: Stations) -> Tensor:
 
 
 def augmented(clean: Tensor, noise: Tensor, strength: float) -> Tensor:
-    """A picture or latent with noise of the same shape added, as the network saw it in training."""
+    """An image or latent with noise of the same shape added, as the network saw it in training."""
     return clean + strength * noise.to(clean.device, clean.dtype)

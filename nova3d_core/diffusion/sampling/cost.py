@@ -47,24 +47,24 @@ def activation_bytes(
 def pass_flops(unet: VideoUNet, views: int, height: int, width: int) -> float:
     """Floating point operations of one pass for one object, a multiply-add as two."""
     config = unet.config
-    pictures = config.domains * views
+    images = config.domains * views
     levels = _level_of_weights(config)
     total = 0.0
     for name, parameter in unet.named_parameters():
-        if parameter.dim() < 2 or any(part in name for part in _ONCE_A_PICTURE):
+        if parameter.dim() < 2 or any(part in name for part in _ONCE_A_IMAGE):
             continue
         level = levels(name)
-        total += 2.0 * parameter.numel() * pictures * (height * width / 4**level)
+        total += 2.0 * parameter.numel() * images * (height * width / 4**level)
         if name.endswith("to_q.weight") and ".attn2." not in name:
             places = height * width / 4**level
             sequence = views if "time_stack" in name else places
             sequence *= config.domains if "attn_align" in name else 1
-            total += 4.0 * parameter.shape[0] * pictures * places * sequence
+            total += 4.0 * parameter.shape[0] * images * places * sequence
     return total
 
 
-_ONCE_A_PICTURE = ("emb_layers", "time_embed", "label_emb", "camera_task_emb", "time_pos", "attn2")
-"""Layers that run on one vector a picture, not on every place of it."""
+_ONCE_A_IMAGE = ("emb_layers", "time_embed", "label_emb", "camera_task_emb", "time_pos", "attn2")
+"""Layers that run on one vector an image, not on every place of it."""
 
 
 def _level_of_weights(config: UNetConfig):

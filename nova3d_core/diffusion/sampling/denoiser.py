@@ -25,7 +25,7 @@ def _nothing() -> None:
 class Denoiser:
     """D(x; sigma) = c_skip x + c_out (F_u + s_v (F_c - F_u)) of noisy latents.
 
-    F_c is the network with the input picture, F_u without it; both with the same cameras. The
+    F_c is the network with the input image, F_u without it; both with the same cameras. The
     noisy latents stay float32, whatever the network computes in.
     """
 
@@ -34,7 +34,7 @@ class Denoiser:
     conditioning: Conditioning
     """Of B objects, on the network's device."""
     scales: Tensor
-    """(V,) guidance s; where all are 1, the pass without picture is saved."""
+    """(V,) guidance s; where all are 1, the pass without image is saved."""
     dtype: torch.dtype = torch.float32
     """What the network computes in."""
     together: bool = True
@@ -62,14 +62,14 @@ class Denoiser:
         if not guided:
             answer = self._pass(x, edm, self.conditioning)
         else:
-            with_picture, without = self._both(x, edm)
+            with_image, without = self._both(x, edm)
             scales = self.scales.to(x.device)[:, None, None, None]  # (V, 1, 1, 1)
-            answer = without + scales * (with_picture - without)
+            answer = without + scales * (with_image - without)
         return edm.skip * x + edm.out * answer
 
     def _both(self, x: Tensor, edm: Coefficients) -> tuple[Tensor, Tensor]:
-        """F with the picture, and without it."""
-        blind = self.conditioning.without_picture()
+        """F with the image, and without it."""
+        blind = self.conditioning.without_image()
         if self.together:
             try:
                 twice = torch.cat([x, x], dim=1)  # (D, 2 B, V, C, h, w)

@@ -1,4 +1,4 @@
-"""How strongly each view is pushed towards the input picture (classifier-free guidance)."""
+"""How strongly each view is pushed towards the input image (classifier-free guidance)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..families import GuidanceConfig
 
 
 def guidance_scales(config: GuidanceConfig, azimuths_deg: Tensor, input_view: int = 0) -> Tensor:
-    """A scale for every view; 1 is the network's own answer with the picture.
+    """A scale for every view; 1 is the network's own answer with the image.
 
     The triangle goes by angle: `lowest` at the input view, `highest` opposite to it, and in between
     s = lowest + (highest - lowest) |azimuth| / 180, so an orbit may have any azimuths. (SV3D's own
@@ -19,7 +19,7 @@ def guidance_scales(config: GuidanceConfig, azimuths_deg: Tensor, input_view: in
     Args:
         config: shape and height.
         azimuths_deg: (V,) of the cameras, in the network's order.
-        input_view: the view that shows the input picture.
+        input_view: the view that shows the input image.
 
     Returns:
         (V,) float32.

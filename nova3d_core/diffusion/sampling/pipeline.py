@@ -1,4 +1,4 @@
-"""One picture in, views of the object in it out."""
+"""One image in, views of the object in it out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 ENCODING, SAMPLING, DECODING = "encoding", "sampling", "decoding"
 IMAGE_ENCODER_BYTES = 64 * 2**20
-"""CLIP reads one picture of 224 pixels: 257 tokens."""
+"""CLIP reads one image of 224 pixels: 257 tokens."""
 WORTH_SAYING_S = 60.0
 """Sampling on a CPU that takes longer is announced."""
 
@@ -43,11 +43,11 @@ class Sample:
 
     views: Views
     """V views, the input view first."""
-    pictures: Tensor
+    images: Tensor
     """(D, V, S, S, 3) in 0..1 as the model painted them, the input view first: colours, then
-    pictures of normals where the model paints some."""
+    images of normals where the model paints some."""
     notes: tuple[str, ...] = ()
-    """What the user should know about the input picture, one sentence each."""
+    """What the user should know about the input image, one sentence each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,18 +64,18 @@ class Draws:
 
 def sample_views(
     model: MultiviewModel,
-    picture: Tensor,
+    image: Tensor,
     mask: Tensor | None = None,
     config: SampleConfig | None = None,
     cameras: Cameras | None = None,
     placement: Placement | None = None,
     progress: Progress = SILENT,
 ) -> Views:
-    """Views of the object in one picture; `sample` without what else it knows.
+    """Views of the object in one image; `sample` without what else it knows.
 
     Args:
         model: a loaded model; it is left as it was.
-        picture: (H, W, 3), (H, W, 4) with alpha, or grey; see `intake.take_in`.
+        image: (H, W, 3), (H, W, 4) with alpha, or grey; see `intake.take_in`.
         mask: (H, W) in 0..1, 1 on the object.
         config: seed, steps, guidance, size.
         cameras: where to look from, for models that go where they are told; see
@@ -89,45 +89,45 @@ def sample_views(
         paints them; `family.enlarged` times larger than painted.
 
     Raises:
-        InputError: a picture, a size or cameras that cannot be used.
+        InputError: an image, a size or cameras that cannot be used.
         StageError: the model gave numbers that are not finite, in float32 too.
         Cancelled: the user stopped; nothing is left behind.
     """
-    return sample(model, picture, mask, config, cameras, placement, progress).views
+    return sample(model, image, mask, config, cameras, placement, progress).views
 
 
 def sample(
     model: MultiviewModel,
-    picture: Tensor,
+    image: Tensor,
     mask: Tensor | None = None,
     config: SampleConfig | None = None,
     cameras: Cameras | None = None,
     placement: Placement | None = None,
     progress: Progress = SILENT,
 ) -> Sample:
-    """Views of the object in one picture, and the pictures as painted; see `sample_views`."""
+    """Views of the object in one image, and the images as painted; see `sample_views`."""
     config, family = config or SampleConfig(), model.family
     placement = placement or OneDevice(model, torch.device("cpu"))
     size_px = checked_size(model, config.size_px or family.size_px)
     stations = stations_of(family, size_px, config.elevation_deg, cameras)
     progress.update(ENCODING, 0, 2)
-    taken = take_in(picture, mask, size_px, family.object_share)
+    taken = take_in(image, mask, size_px, family.object_share)
     notes = (*taken.notes, *_limits(family))
     draws = draw(model, size_px, config.seed)
     with torch.no_grad():
-        told = told_of(model, taken.picture, stations, draws, placement, progress)
+        told = told_of(model, taken.image, stations, draws, placement, progress)
         latents = sample_latents(model, told, stations, draws.start, config, placement, progress)
-        pictures = decoded(model, latents, config, placement, progress)  # (D, V, S, S, 3)
+        images = decoded(model, latents, config, placement, progress)  # (D, V, S, S, 3)
     if family.keeps_input:
-        pictures[0, stations.input_view] = taken.picture
-    pictures = torch.stack([stations.input_first(each) for each in pictures])
+        images[0, stations.input_view] = taken.image
+    images = torch.stack([stations.input_first(each) for each in images])
     views = gathered(
         stations.cameras_input_first(),
-        pictures[0],
-        pictures[1] if len(pictures) > 1 else None,
+        images[0],
+        images[1] if len(images) > 1 else None,
         taken.mask if family.keeps_input else None,
     )
-    return Sample(enlarged(views, family.enlarged), pictures, notes)
+    return Sample(enlarged(views, family.enlarged), images, notes)
 
 
 def _limits(family: Family) -> tuple[str, ...]:
@@ -157,25 +157,25 @@ def draw(model: MultiviewModel, size_px: int, seed: int) -> Draws:
     side = size_px // codec.factor
     latent = (codec.channels, side, side)
     start = torch.randn((len(family.domains), 1, family.views, *latent), generator=generator)
-    shape = (3, size_px, size_px) if family.augmented == "picture" else latent
+    shape = (3, size_px, size_px) if family.augmented == "image" else latent
     return Draws(start, torch.randn((1, *shape), generator=generator), generator)
 
 
 def told_of(
     model: MultiviewModel,
-    picture: Tensor,
+    image: Tensor,
     stations: Stations,
     draws: Draws,
     placement: Placement,
     progress: Progress,
 ) -> Conditioning:
-    """Everything the network is told of a framed picture (S, S, 3) and the views, on the CPU.
+    """Everything the network is told of a framed image (S, S, 3) and the views, on the CPU.
 
-    The embedding is of the clean picture. The noise goes where it went in training: into the
-    picture before it is encoded (SVD, SV3D), or into a sample of its latent (V3D).
+    The embedding is of the clean image. The noise goes where it went in training: into the
+    image before it is encoded (SVD, SV3D), or into a sample of its latent (V3D).
     """
     family = model.family
-    signed = picture.movedim(-1, 0)[None] * 2.0 - 1.0  # (1, 3, S, S) in -1..1
+    signed = image.movedim(-1, 0)[None] * 2.0 - 1.0  # (1, 3, S, S) in -1..1
     device, _ = placement.bring(IMAGE_ENCODER, IMAGE_ENCODER_BYTES)
     seen = signed.to(device)
     context = in_enough_range(
@@ -299,7 +299,7 @@ def decoded(
     placement: Placement,
     progress: Progress,
 ) -> Tensor:
-    """Pictures (D, V, S, S, 3) float32 in 0..1 on the CPU, of latents (D, 1, V, C, h, w).
+    """Images (D, V, S, S, 3) float32 in 0..1 on the CPU, of latents (D, 1, V, C, h, w).
 
     So many at once as fit into the memory allowed; a codec with layers across views sees only
     those that are decoded together, as SVD's own code has it.
@@ -323,21 +323,21 @@ def decoded(
                 if count == 1 or not is_out_of_memory(error):
                     raise
                 count = (count + 1) // 2
-                logger.warning("memory ran out: decoding again, %d pictures at once.", count)
+                logger.warning("memory ran out: decoding again, %d images at once.", count)
 
-    pictures = in_enough_range(DECODING, attempt, own, model.source)
-    unit = (pictures * 0.5 + 0.5).clamp(0.0, 1.0).movedim(1, -1)  # (D V, S, S, 3)
+    images = in_enough_range(DECODING, attempt, own, model.source)
+    unit = (images * 0.5 + 0.5).clamp(0.0, 1.0).movedim(1, -1)  # (D V, S, S, 3)
     return unit.unflatten(0, (-1, views)).contiguous()
 
 
 def _decode_all(codec: Codec, latents: Tensor, at_once: int, progress: Progress) -> Tensor:
-    """Pictures (D V, 3, S, S) float32 on the CPU of latents (D, 1, V, C, h, w), a few at once."""
+    """Images (D V, 3, S, S) float32 on the CPU of latents (D, 1, V, C, h, w), a few at once."""
     chunks = [chunk for walk in latents.flatten(0, 1) for chunk in walk.split(at_once)]
     parts, done, total = [], 0, sum(map(len, chunks))
     progress.update(DECODING, 0, total)
     for chunk in chunks:
-        pictures = codec.decode(chunk, views=len(chunk))  # (n, 3, S, S)
-        parts.append(check_numbers(pictures).float().cpu())
+        images = codec.decode(chunk, views=len(chunk))  # (n, 3, S, S)
+        parts.append(check_numbers(images).float().cpu())
         done += len(chunk)
         progress.update(DECODING, done, total)
     return torch.cat(parts)

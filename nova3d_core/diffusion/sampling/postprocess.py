@@ -1,4 +1,4 @@
-"""Painted pictures as views: masks from their white background, normals as vectors."""
+"""Painted images as views: masks from their white background, normals as vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...views import Views
 logger = logging.getLogger(__name__)
 
 SURELY_WHITE = 0.18
-"""A pixel of a normal picture this close to white shows no normal: all of those are 0.36 away."""
+"""A pixel of a normal image this close to white shows no normal: all of those are 0.36 away."""
 DEEPLY_WHITE = 0.12
 """The same of a pixel's mean with its eight neighbours, which has less noise."""
 EDGE_PX = 2
@@ -31,16 +31,16 @@ CLEAR_SHARE = 0.25
 def gathered(
     cameras: Cameras, colour: Tensor, normals: Tensor | None, first_mask: Tensor | None = None
 ) -> Views:
-    """Views of painted pictures.
+    """Views of painted images.
 
-    Masks come from the normals where there are some: a picture of unit normals is nowhere white on
+    Masks come from the normals where there are some: an image of unit normals is nowhere white on
     the object, while its colours may be. Where neither background is white, the views are without
     masks, and the log says so.
 
     Args:
-        cameras: V cameras, the first sees the input picture.
+        cameras: V cameras, the first sees the input image.
         colour: (V, H, W, 3) in 0..1.
-        normals: (V, H, W, 3) pictures in 0..1 of normals in the first camera's frame, or None.
+        normals: (V, H, W, 3) images in 0..1 of normals in the first camera's frame, or None.
         first_mask: (H, W) of the first view where it is known.
     """
     masks = _masks(colour, normals)
@@ -54,7 +54,7 @@ def gathered(
 
 
 def enlarged(views: Views, times: int) -> Views:
-    """The same views with pictures so many times larger, their pixels blended smoothly.
+    """The same views with images so many times larger, their pixels blended smoothly.
 
     16 views of 64 pixels, with noise, fuse to normals that are 5.3 degrees off the truth instead of
     7.6 where they are doubled first.
@@ -77,47 +77,47 @@ def enlarged(views: Views, times: int) -> Views:
     )
 
 
-def _blended(pictures: Tensor, times: int) -> Tensor:
+def _blended(images: Tensor, times: int) -> Tensor:
     """(V, H, W, C) -> (V, times H, times W, C), bicubic."""
-    channels_first = pictures.movedim(-1, 1)
+    channels_first = images.movedim(-1, 1)
     larger = functional.interpolate(
         channels_first, scale_factor=float(times), mode="bicubic", align_corners=False
     )
     return larger.movedim(1, -1)
 
 
-def normal_vectors(pictures: Tensor, masks: Tensor | None) -> Tensor:
-    """Unit normals (V, H, W, 3), zero off the object, of pictures that show them on white.
+def normal_vectors(images: Tensor, masks: Tensor | None) -> Tensor:
+    """Unit normals (V, H, W, 3), zero off the object, of images that show them on white.
 
     A pixel on the silhouette holds a normal mixed with white. Its mask is only a guess of how much,
     so white is taken out where that leaves a vector closer to unit length than the pixel's own.
 
     Args:
-        pictures: (V, H, W, 3) in 0..1.
+        images: (V, H, W, 3) in 0..1.
         masks: (V, H, W) in 0..1; without them white is what is off the object.
     """
     if masks is None:
-        off = pictures.amin(dim=-1, keepdim=True) >= 1.0 - WHITE_TOLERANCE
-        return decode_normals(pictures) * ~off
+        off = images.amin(dim=-1, keepdim=True) >= 1.0 - WHITE_TOLERANCE
+        return decode_normals(images) * ~off
     share = masks[..., None]
-    pure = (pictures - (1.0 - share)) / share.clamp_min(CLEAR_SHARE)
-    taken_out = _off_unit(pure) < _off_unit(pictures)
-    return decode_normals(torch.where(taken_out, pure, pictures)) * (share >= CLEAR_SHARE)
+    pure = (images - (1.0 - share)) / share.clamp_min(CLEAR_SHARE)
+    taken_out = _off_unit(pure) < _off_unit(images)
+    return decode_normals(torch.where(taken_out, pure, images)) * (share >= CLEAR_SHARE)
 
 
-def _off_unit(pictures: Tensor) -> Tensor:
-    """(..., 1) how far the vectors of a normal picture (..., 3) are from unit length."""
-    return ((pictures * 2.0 - 1.0).norm(dim=-1, keepdim=True) - 1.0).abs()
+def _off_unit(images: Tensor) -> Tensor:
+    """(..., 1) how far the vectors of a normal image (..., 3) are from unit length."""
+    return ((images * 2.0 - 1.0).norm(dim=-1, keepdim=True) - 1.0).abs()
 
 
-def white_of_normals(pictures: Tensor) -> Tensor:
-    """(V, H, W) bool: which pixels of normal pictures (V, H, W, 3) on painted white are white.
+def white_of_normals(images: Tensor) -> Tensor:
+    """(V, H, W) bool: which pixels of normal images (V, H, W, 3) on painted white are white.
 
     A network's white is never quite white. Far from the object, all that is nearer to white than
     any normal is background. What is left of white there, the noise, is what may be missing from it
     at the silhouette, where a pixel with some of the object in it must not be taken for white.
     """
-    from_white = 1.0 - pictures
+    from_white = 1.0 - images
     near = from_white.norm(dim=-1) < SURELY_WHITE  # (V, H, W)
     smooth = functional.avg_pool2d(from_white.movedim(-1, 1), 3, 1, 1)  # (V, 3, H, W)
     doubtful = (smooth.norm(dim=1, keepdim=True) >= DEEPLY_WHITE).float()
@@ -135,12 +135,12 @@ def _place(count: int) -> int:
 def _masks(colour: Tensor, normals: Tensor | None) -> Tensor | None:
     """(V, H, W) mattes of the normals or else of the colours; None if neither stands on white."""
     reason = ""
-    for pictures in (normals, colour):
-        if pictures is None:
+    for images in (normals, colour):
+        if images is None:
             continue
-        white = white_of_normals(pictures) if pictures is normals else None
+        white = white_of_normals(images) if images is normals else None
         try:
-            return matte_from_white(pictures, white)
+            return matte_from_white(images, white)
         except InputError as error:
             reason = error.message
     logger.warning("the views come without masks: %s", reason)

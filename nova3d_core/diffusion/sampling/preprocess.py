@@ -1,4 +1,4 @@
-"""The user's picture as a model wants to see it: one object, centred, on white, of one size."""
+"""The user's image as a model wants to see it: one object, centred, on white, of one size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...imaging.resize import shrunk_on_white, strips
 logger = logging.getLogger(__name__)
 
 SHRINK_FROM = 4
-"""A picture this many times larger than wanted is made smaller before anything else."""
+"""An image this many times larger than wanted is made smaller before anything else."""
 BLURRED_BELOW = 0.25
 """An object this share as large as it will be shown comes out blurred: users are told."""
 PART_SHARE = 0.1
@@ -25,26 +25,24 @@ PART_SHARE = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Intake:
-    """A picture ready for a model."""
+    """An image ready for a model."""
 
-    picture: Tensor
+    image: Tensor
     """(S, S, 3) float32 in 0..1, the object on white."""
     mask: Tensor
     """(S, S) float32 in 0..1, 1 on the object."""
     notes: tuple[str, ...] = ()
-    """What the user should know about the picture, one sentence each."""
+    """What the user should know about the image, one sentence each."""
 
 
-def take_in(
-    picture: Tensor, mask: Tensor | None, size_px: int, object_share: float = 0.7
-) -> Intake:
-    """Frames the object of a picture as a model saw objects in training.
+def take_in(image: Tensor, mask: Tensor | None, size_px: int, object_share: float = 0.7) -> Intake:
+    """Frames the object of an image as a model saw objects in training.
 
     Several objects are taken together, as one, since many things consist of parts that do not
     touch; the notes say so.
 
     Args:
-        picture: (H, W, 3), (H, W, 4) with alpha, or grey as (H, W), (H, W, 1) or, with alpha,
+        image: (H, W, 3), (H, W, 4) with alpha, or grey as (H, W), (H, W, 1) or, with alpha,
             (H, W, 2); floats in 0..1 or whole numbers over their format's range (8 or 16 bits).
         mask: (H, W) in 0..1 or bool, 1 on the object. Without one, the alpha says where the object
             is; without that, whatever is not connected white.
@@ -55,24 +53,24 @@ def take_in(
         InputError: another shape, values out of range, no object, or neither mask nor alpha nor a
             white background.
     """
-    colour = _with_channels(_as_floats("the picture", picture))
+    colour = _with_channels(_as_floats("the image", image))
     if mask is not None:
         if mask.dim() != 2:
             raise InputError(f"the mask has shape {tuple(mask.shape)}, expected (H, W).")
         mask = _as_floats("the mask", mask)
         check_belongs("mask(s)", mask[None], colour[None])
-    _check_values("the picture", colour)
+    _check_values("the image", colour)
     if mask is not None:
         _check_values("the mask", mask)
     height, width = colour.shape[:2]
     if max(height, width) >= SHRINK_FROM * size_px:
         colour, mask = shrunk_on_white(colour, mask, 2 * size_px)
     framing = CropConfig(size_px, object_share)
-    pictures, masks = prepare_images(colour[None], None if mask is None else mask[None], framing)
+    images, masks = prepare_images(colour[None], None if mask is None else mask[None], framing)
     notes = _notes(masks[0], (height, width), size_px)
     for note in notes:
         logger.warning("%s", note)
-    return Intake(pictures[0], masks[0], notes)
+    return Intake(images[0], masks[0], notes)
 
 
 def _as_floats(name: str, numbers: Tensor) -> Tensor:
@@ -88,19 +86,19 @@ def _as_floats(name: str, numbers: Tensor) -> Tensor:
     return numbers.to(torch.float32) / highest
 
 
-def _with_channels(picture: Tensor) -> Tensor:
+def _with_channels(image: Tensor) -> Tensor:
     """(H, W, 3 or 4) from any of the shapes that `take_in` knows."""
-    if picture.dim() == 2:
-        picture = picture[..., None]
-    if picture.dim() != 3 or picture.shape[2] not in (1, 2, 3, 4) or 0 in picture.shape:
+    if image.dim() == 2:
+        image = image[..., None]
+    if image.dim() != 3 or image.shape[2] not in (1, 2, 3, 4) or 0 in image.shape:
         raise InputError(
-            f"the picture has shape {tuple(picture.shape)}, expected (H, W, 3) or (H, W, 4).",
-            "Give one picture, with its channels last.",
+            f"the image has shape {tuple(image.shape)}, expected (H, W, 3) or (H, W, 4).",
+            "Give one image, with its channels last.",
         )
-    if picture.shape[2] <= 2:
-        grey = picture[..., :1].expand(-1, -1, 3)
-        picture = torch.cat([grey, picture[..., 1:]], dim=2) if picture.shape[2] == 2 else grey
-    return picture
+    if image.shape[2] <= 2:
+        grey = image[..., :1].expand(-1, -1, 3)
+        image = torch.cat([grey, image[..., 1:]], dim=2) if image.shape[2] == 2 else grey
+    return image
 
 
 def _check_values(name: str, batch: Tensor) -> None:
@@ -112,17 +110,17 @@ def _check_values(name: str, batch: Tensor) -> None:
 
 
 def _notes(mask: Tensor, size: tuple[int, int], size_px: int) -> tuple[str, ...]:
-    """What to say about the framed mask (S, S) of a picture that was `size` high and wide."""
+    """What to say about the framed mask (S, S) of an image that was `size` high and wide."""
     notes = []
     parts = _large_parts(mask)
     if parts > 1:
         notes.append(
-            f"the picture shows {parts} objects that do not touch: all are taken as one. Mask one "
+            f"the image shows {parts} objects that do not touch: all are taken as one. Mask one "
             "of them to get it alone."
         )
     if max(size) < BLURRED_BELOW * size_px:
         notes.append(
-            f"the picture has only {size[1]}x{size[0]} px and is enlarged to {size_px}: expect "
+            f"the image has only {size[1]}x{size[0]} px and is enlarged to {size_px}: expect "
             "blurred views."
         )
     return tuple(notes)

@@ -33,21 +33,21 @@ def latent_colours(latents: Tensor) -> Tensor:
     return (colours * 0.5 + 0.5).clamp(0.0, 1.0)
 
 
-def contact_sheet(pictures: Tensor) -> Tensor:
-    """All pictures in one: a block of rows for each domain, one below the other.
+def contact_sheet(images: Tensor) -> Tensor:
+    """All images in one: a block of rows for each domain, one below the other.
 
     Args:
-        pictures: (D, V, H, W, 3).
+        images: (D, V, H, W, 3).
 
     Returns:
-        (H', W', 3); places without a picture are white.
+        (H', W', 3); places without an image are white.
     """
-    domains, views, height, width, _ = pictures.shape
+    domains, views, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(views * domains * 2.0))  # about twice as wide as high
     columns = min(columns, views)
     rows = math.ceil(views / columns)
-    places = pictures.new_ones(domains, rows * columns, height, width, 3)
-    places[:, :views] = pictures
+    places = images.new_ones(domains, rows * columns, height, width, 3)
+    places[:, :views] = images
     blocks = places.unflatten(1, (rows, columns))  # (D, rows, columns, H, W, 3)
     return blocks.movedim(2, 3).reshape(domains * rows * height, columns * width, 3)
 
@@ -89,8 +89,8 @@ class Previews:
         if self._pixels is None:
             return latent_colours(latents)
         views = latents.shape[1]
-        pictures = self._pixels.decode(latents.flatten(0, 1), views).unflatten(0, (-1, views))
-        return (pictures * 0.5 + 0.5).clamp(0.0, 1.0).movedim(2, -1)
+        images = self._pixels.decode(latents.flatten(0, 1), views).unflatten(0, (-1, views))
+        return (images * 0.5 + 0.5).clamp(0.0, 1.0).movedim(2, -1)
 
     def _sheet(self, latents: Tensor) -> Tensor:
         colours = self._colours(latents[:, 0])  # (D, V, h, w, 3)

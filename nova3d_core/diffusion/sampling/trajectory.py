@@ -34,7 +34,7 @@ class Stations:
     elevations_deg: Tensor
     """(V,) above the horizon."""
     input_view: int
-    """Index of the view that shows the input picture, from 0."""
+    """Index of the view that shows the input image, from 0."""
 
     def input_first(self, batch: Tensor) -> Tensor:
         """(V, ...) of the network's order -> the same, from the input view on."""
@@ -52,12 +52,12 @@ def stations_of(
     """Where a family stands on its walk around the object.
 
     Given cameras say from where: theirs are the angles, while distance and lens are those the
-    family was trained with. The one at azimuth 0 sees the input picture; where none stands there,
+    family was trained with. The one at azimuth 0 sees the input image; where none stands there,
     the one at the family's own place in the list does.
 
     Args:
         family: how the model was trained.
-        size_px: width and height of the pictures.
+        size_px: width and height of the images.
         elevation_deg: height of the orbit without given cameras.
         cameras: a whole walk, counter-clockwise seen from above.
 
@@ -101,7 +101,7 @@ def _note_other_lens(family: Family, own: Cameras, given: Cameras) -> None:
     if other_lens or abs(given_radius / radius - 1.0) > SAME_LENS:
         logger.warning(
             "of the given cameras only the angles are used: %s paints from %.2f away with a focal "
-            "length of %.2f picture widths.",
+            "length of %.2f image widths.",
             family.label,
             radius,
             lens,

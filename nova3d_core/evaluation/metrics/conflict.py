@@ -27,7 +27,7 @@ class ConflictFigures:
     mean: float | None
     """Mean conflict over the foreground of all views; None without foreground."""
     mean_view0: float | None
-    """The same of view 0, the input picture."""
+    """The same of view 0, the input image."""
     share_high: float | None
     """Share of all foreground pixels with a conflict above 0.5."""
 

@@ -1,4 +1,4 @@
-"""How close pictures are: PSNR, SSIM, silhouettes and normals, each on whole pictures."""
+"""How close images are: PSNR, SSIM, silhouettes and normals, each on whole images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...progress import SILENT, Progress
 from ...views import Views
 
 PSNR_CAP_DB = 99.0
-"""Identical pictures have no error to compare with: they score this, and nothing scores more."""
+"""Identical images have no error to compare with: they score this, and nothing scores more."""
 MASK_THRESHOLD = 0.5
 LEVEL_VIEWS, RAISED_VIEWS = 16, 8
 RAISED_DEG = 25.0
@@ -27,8 +27,8 @@ GROUPS = {
 """Which of the 32 poses each group of figures covers."""
 
 
-def evaluation_cameras(picture_px: int = 256) -> Cameras:
-    """The 32 poses of re-rendered pictures: none of them is a pose of the default rig.
+def evaluation_cameras(image_px: int = 256) -> Cameras:
+    """The 32 poses of re-rendered images: none of them is a pose of the default rig.
 
     16 at elevation 0, half a step beside the input poses; 8 at +25 and 8 at -25 degrees, every 45
     degrees of azimuth. Lens and radius are the default rig's.
@@ -39,17 +39,17 @@ def evaluation_cameras(picture_px: int = 256) -> Cameras:
     for elevation in (RAISED_DEG, -RAISED_DEG):
         azimuths += [i * 360.0 / RAISED_VIEWS for i in range(RAISED_VIEWS)]
         elevations += [elevation] * RAISED_VIEWS
-    return cameras_at(azimuths, elevations, RigConfig(width_px=picture_px, height_px=picture_px))
+    return cameras_at(azimuths, elevations, RigConfig(width_px=image_px, height_px=image_px))
 
 
 def psnr(result: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures (H, W, 3) in 0..1, at most 99."""
+    """Peak signal-to-noise ratio in dB of two images (H, W, 3) in 0..1, at most 99."""
     error = float((result.double() - reference.double()).square().mean())
     return min(-10.0 * math.log10(error), PSNR_CAP_DB) if error > 0 else PSNR_CAP_DB
 
 
 def ssim(result: Tensor, reference: Tensor) -> float:
-    """Structural similarity of two pictures (H, W, 3) in 0..1, of at least 11 x 11 pixels.
+    """Structural similarity of two images (H, W, 3) in 0..1, of at least 11 x 11 pixels.
 
     A Gaussian window of sigma 1.5 and 11 pixels, biased covariances, mean over channels: the
     original definition, which torchmetrics follows too.
@@ -80,7 +80,7 @@ def mask_iou(result: Tensor, reference: Tensor) -> float:
 def normal_error_deg(result: Tensor, reference: Tensor, both: Tensor) -> float | None:
     """Mean angle in degrees between normals (H, W, 3) of one frame, where `both` (H, W) is True.
 
-    None where no pixel counts. Pixels where either picture has no normal (length 0) do not count.
+    None where no pixel counts. Pixels where either image has no normal (length 0) do not count.
     """
     a, b = result[both].double(), reference[both].double()  # (P, 3)
     present = (a.norm(dim=-1) > 0.5) & (b.norm(dim=-1) > 0.5)
@@ -92,13 +92,13 @@ def normal_error_deg(result: Tensor, reference: Tensor, both: Tensor) -> float |
     return float(torch.rad2deg(angles).mean())
 
 
-def picture_figures(
+def image_figures(
     result: Views, reference: Views, progress: Progress = SILENT
 ) -> list[dict[str, float | None]]:
-    """Figures of each of V pictures: `psnr`, `ssim`, `mask_iou`, `normal_error_deg`.
+    """Figures of each of V images: `psnr`, `ssim`, `mask_iou`, `normal_error_deg`.
 
     Args:
-        result: pictures on white with masks and normals.
+        result: images on white with masks and normals.
         reference: the same views of the reference.
         progress: told about each view.
 
@@ -107,13 +107,13 @@ def picture_figures(
     """
     if result.colour.shape != reference.colour.shape:
         raise InputError(
-            f"pictures of shape {tuple(result.colour.shape)} cannot be compared with "
+            f"images of shape {tuple(result.colour.shape)} cannot be compared with "
             f"{tuple(reference.colour.shape)}.",
             "Render both from the same cameras.",
         )
     for name, views in (("result", result), ("reference", reference)):
         if views.masks is None or views.normals is None:
-            raise InputError(f"the {name} pictures have no masks or no normals to compare.")
+            raise InputError(f"the {name} images have no masks or no normals to compare.")
     result, reference = result.with_world_normals(), reference.with_world_normals()
     return [
         _figures_of(result, reference, view)
@@ -134,10 +134,10 @@ def _figures_of(result: Views, reference: Views, view: int) -> dict[str, float |
 
 
 def mean_figures(figures: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    """The mean of each figure over pictures; pictures that have none are left out."""
+    """The mean of each figure over images; images that have none are left out."""
     means: dict[str, float | None] = {}
     for name in figures[0]:
-        values = [picture[name] for picture in figures if picture[name] is not None]
+        values = [image[name] for image in figures if image[name] is not None]
         means[name] = sum(values) / len(values) if values else None
     return means
 

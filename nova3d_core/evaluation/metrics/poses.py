@@ -59,7 +59,7 @@ def pose_figures(estimated: Cameras, true: Cameras, longest_side: float = 1.0) -
 
     Args:
         estimated: V poses.
-        true: the V poses that the pictures were taken from.
+        true: the V poses that the images were taken from.
         longest_side: of the object, in world units: the measure of shifts.
 
     Raises:

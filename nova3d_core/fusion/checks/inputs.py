@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_views(views: Views, progress: Progress = SILENT) -> None:
-    """Raises if views cannot be fused as they are; warns of an object that a picture cuts off.
+    """Raises if views cannot be fused as they are; warns of an object that an image cuts off.
 
     Args:
         views: two or more with masks, in any world and scale; their normals are optional.
@@ -32,14 +32,14 @@ def check_views(views: Views, progress: Progress = SILENT) -> None:
     cut = border_views(views)
     if cut:
         logger.warning(
-            "the object touches the picture's border in %s %s: it may be cut off there",
+            "the object touches the image's border in %s %s: it may be cut off there",
             "view" if len(cut) == 1 else "views",
             listed(cut),
         )
 
 
 def border_views(views: Views) -> list[int]:
-    """The views whose object touches the border of the picture, in order; none without masks."""
+    """The views whose object touches the border of the image, in order; none without masks."""
     if views.masks is None:
         return []
     inside = views.masks > 0.5  # (V, H, W)

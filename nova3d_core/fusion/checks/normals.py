@@ -76,7 +76,7 @@ def check_normals(views: Views) -> None:
     if views.masks is None:
         raise InputError(
             "the views have no masks: normals cannot be checked.",
-            "Give masks, or pictures with an alpha channel.",
+            "Give masks, or images with an alpha channel.",
         )
     views = views.to("cpu")
     _check_present(views)
@@ -87,8 +87,8 @@ def check_normals(views: Views) -> None:
 def _check_present(views: Views) -> None:
     """Raises InputError for views with no normals, black ones or one normal for all sides."""
     missing, blank, constant = [], [], []
-    for view, (mask, picture) in enumerate(zip(views.masks, views.normals, strict=True)):
-        normals = picture[mask > 0.5]  # (P, 3)
+    for view, (mask, image) in enumerate(zip(views.masks, views.normals, strict=True)):
+        normals = image[mask > 0.5]  # (P, 3)
         if len(normals) == 0:
             continue
         # black decodes to all components -1, white to all 1
@@ -112,7 +112,7 @@ def _blank_error(found: list[int], which: str) -> InputError:
     named = f"view {found[0]} has" if len(found) == 1 else f"views {listed(found)} have"
     return InputError(
         f"{named} {which} on the object.",
-        "Leave the normals out, or check the model that made them: it gave an empty picture.",
+        "Leave the normals out, or check the model that made them: it gave an empty image.",
     )
 
 
@@ -177,7 +177,7 @@ def _check_frame(views: Views, chosen: Tensor) -> None:
     }
     least = min(faults.values(), default=fault)
     if least > BETTER * fault:
-        if fault > 2 * MOST_FAULT:  # small pictures of thin parts come to nearly as much
+        if fault > 2 * MOST_FAULT:  # small images of thin parts come to nearly as much
             logger.warning("the normals contradict the silhouettes, and no other frame fits them")
         return
     good = [reading for reading in READINGS if faults.get(reading, fault) < least + _AS_GOOD]
@@ -212,7 +212,7 @@ class Evidence:
             near = usable[view] & (distance > low) & (distance < high)
             near &= outward.norm(dim=-1) > 0.5
             if bool((mask > 0.5).all()) or not bool(near.any()):
-                continue  # no silhouette in this picture, or no normals beside it
+                continue  # no silhouette in this image, or no normals beside it
             rim = spread_pixels(near, _RIM_PIXELS)
             inner = spread_pixels(usable[view], _INNER_PIXELS)
             found.append((view, rim, outward.reshape(-1, 3)[rim], inner))
@@ -244,7 +244,7 @@ class Evidence:
         normals = self.views.normals @ to_camera.transpose(1, 2)[:, None]  # (V, H, W, 3)
         rays = self.rays @ cameras.rotation.transpose(1, 2)[:, None]
         facing = -(normals * rays).sum(dim=-1) / rays[..., 2]  # (V, H, W)
-        # slopes of the depth's logarithm in the picture; of the depth itself if orthographic
+        # slopes of the depth's logarithm in the image; of the depth itself if orthographic
         slope_x, slope_y = (normals[..., axis] / facing.clamp_min(_STEEPEST) for axis in (0, 1))
         usable = self.usable & (facing > _STEEPEST)
         smooth_x, smooth_y = (_smooth(normals, usable, axis) for axis in (2, 1))
@@ -257,9 +257,9 @@ class Evidence:
         return max(-agreement, 0.0) * min(known, 1.0)
 
 
-def _at(pictures: Tensor, pixels: Tensor) -> Tensor:
-    """(V, P, 3) values of pictures (V, H, W, 3) at pixels (V, P), counted row by row."""
-    return pictures.flatten(1, 2).gather(1, pixels[..., None].expand(-1, -1, 3))
+def _at(images: Tensor, pixels: Tensor) -> Tensor:
+    """(V, P, 3) values of images (V, H, W, 3) at pixels (V, P), counted row by row."""
+    return images.flatten(1, 2).gather(1, pixels[..., None].expand(-1, -1, 3))
 
 
 def _smooth(normals: Tensor, usable: Tensor, axis: int) -> Tensor:
@@ -277,7 +277,7 @@ def _smooth(normals: Tensor, usable: Tensor, axis: int) -> Tensor:
 
 
 def _shrunk(views: Views, chosen: Tensor) -> Views:
-    """Some of the views, their pictures no larger than `_LARGEST_PX`."""
+    """Some of the views, their images no larger than `_LARGEST_PX`."""
     cameras, masks, normals = views.cameras[chosen], views.masks[chosen], views.normals[chosen]
     scale = _LARGEST_PX / max(cameras.width, cameras.height)
     if scale < 1.0:
@@ -323,7 +323,7 @@ def _outward_directions(mask: Tensor, camera: Cameras, rays: Tensor) -> tuple[Te
     slope_y, slope_x = torch.gradient(smooth)
     slope = torch.stack([slope_x, slope_y / row_px, torch.zeros_like(slope_x)], dim=-1)
     in_world = slope @ camera.rotation[0]  # (H, W, 3)
-    # across the ray, and still across the silhouette's direction in the picture
+    # across the ray, and still across the silhouette's direction in the image
     forward = camera.view_directions[0]
     off_axis = (in_world * rays).sum(dim=-1) / (rays @ forward)  # (H, W)
     across = in_world - off_axis[..., None] * forward
@@ -341,7 +341,7 @@ def _reading_error(declared: str, fitting: Reading) -> InputError:
         return InputError(
             f"{flipped} of the normals {verb} flipped: the frame '{declared}' fits with "
             f"{'it' if len(channels) == 1 else 'them'} turned over.",
-            "Turn over the channel in the normal pictures (1 - value), or leave the normals out.",
+            "Turn over the channel in the normal images (1 - value), or leave the normals out.",
         )
     return InputError(
         f"the normals do not fit their declared frame '{declared}', but "

@@ -2,7 +2,7 @@
 
 A pixel of a silhouette is explained if some point on its ray lies inside all other silhouettes;
 else those would have to grow for it, at least by what is called its lack here. Wrong poses leave
-lacks as large as another object's picture does, but small motions of the cameras take them away.
+lacks as large as another object's image does, but small motions of the cameras take them away.
 So the cameras are first moved as far as honest poses may be off, by Gauss-Newton steps on the
 lacks; what remains is a contradiction.
 """
@@ -24,7 +24,7 @@ STAGE = "checking silhouettes"
 TOLERANCE = 0.05
 """A larger lack than this, over the object's radius, leaves a pixel unexplained. Measured on 12
 objects with poses off by 4 degrees an axis and 2 %, moved cameras leave up to 0.03; with another
-object's picture, or two swapped ones that differ clearly, 0.06 to 0.5 (16 views)."""
+object's image, or two swapped ones that differ clearly, 0.06 to 0.5 (16 views)."""
 UNEXPLAINED_SHARE = 0.1
 """Share of a silhouette's pixels that may stay unexplained."""
 LARGEST_TURN_RAD = 0.3
@@ -140,7 +140,7 @@ class _Scene:
 
 
 def _shrunk(views: Views) -> Views:
-    """The views with smaller pictures, where the masks can be shrunk without losing an object."""
+    """The views with smaller images, where the masks can be shrunk without losing an object."""
     cameras, masks = views.cameras, views.masks
     rows, columns = ((masks > 0.5).any(dim=axis).sum(dim=1).max() for axis in (2, 1))
     scale = _OBJECT_PX / float(max(rows, columns))
@@ -154,7 +154,7 @@ def _shrunk(views: Views) -> Views:
 
 
 def spread_pixels(inside: Tensor, count: int) -> Tensor:
-    """(count,) some True pixels of a picture (H, W), counted row by row, evenly spread."""
+    """(count,) some True pixels of an image (H, W), counted row by row, evenly spread."""
     found = inside.flatten().nonzero()[:, 0]
     return found[torch.linspace(0, len(found) - 1, count).round().long()]
 
@@ -240,7 +240,7 @@ def _contradiction(scene: _Scene, distances: Tensor, progress: Progress) -> Inpu
     if len(rest) == 2:
         return InputError(
             "the silhouettes of views 0 and 1 contradict each other: no object looks like both.",
-            "Check that each picture belongs to its camera, and that both show one object.",
+            "Check that each image belongs to its camera, and that both show one object.",
         )
     blamed, why = [], ""
     while not _explained(distances) and len(blamed) < max(1, len(scene.pixels) // 3):
@@ -254,14 +254,14 @@ def _contradiction(scene: _Scene, distances: Tensor, progress: Progress) -> Inpu
         named = f"view {blamed[0]}" if len(blamed) == 1 else f"views {listed(sorted(blamed))}"
         return InputError(
             f"{message}; without {named} the rest still contradict each other.",
-            "Check that all pictures show one object, each from its own camera.",
+            "Check that all images show one object, each from its own camera.",
         )
     if len(blamed) > 1:
         message += f"; so does that of {'view' if len(blamed) == 2 else 'views'} "
         message += listed(sorted(blamed[1:]))
     return InputError(
         f"{message}.",
-        "Check that each picture belongs to its camera and shows the same object, or leave such "
+        "Check that each image belongs to its camera and shows the same object, or leave such "
         "views out.",
     )
 

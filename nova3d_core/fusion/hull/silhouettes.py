@@ -1,6 +1,6 @@
 """The masks of all views as one question: how far is this point from being outside the object?
 
-Each view measures how far the point's picture lies from the silhouette, in pixels, and turns that
+Each view measures how far the point's image lies from the silhouette, in pixels, and turns that
 into world units at the point's depth. The largest of these signed distances over all views is zero
 on the visual hull.
 
@@ -29,7 +29,7 @@ SAMPLES_AT_ONCE = 1 << 22
 """Points times views that are asked about together: bounds the memory, whatever their number."""
 _BOX_MARGIN_PX = 6
 _THICKNESS_PX = 128
-"""Local thickness is measured on pictures of at most this size: it changes slowly."""
+"""Local thickness is measured on images of at most this size: it changes slowly."""
 _THICKNESS_STEP = 1.35
 _GRADIENT_BLUR_PX = 5
 _WIDEST_RIDGE_RAD = 0.9
@@ -50,9 +50,9 @@ class Silhouettes:
     ridge_rounding: float
     """Radius of ridges as a share of the local thickness; 0 keeps the exact hull."""
     boxes_px: Tensor
-    """(V, 4) left, top, right, bottom of the object; the picture's edge where a mask touches it."""
+    """(V, 4) left, top, right, bottom of the object; the image's edge where a mask touches it."""
     touches_border: bool
-    """Whether some mask touches the border of its picture: the object may go on beyond it."""
+    """Whether some mask touches the border of its image: the object may go on beyond it."""
 
     @classmethod
     def of(
@@ -110,7 +110,7 @@ class Silhouettes:
         return self._asked(points)[0]
 
     def _asked(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances (V, N), places in the pictures (V, 1, N, 2) in -1..1, world size of a pixel."""
+        """Distances (V, N), places in the images (V, 1, N, 2) in -1..1, world size of a pixel."""
         cameras = self.cameras
         pixels, depth_z = cameras.project(points)
         size = pixels.new_tensor([cameras.width, cameras.height])
@@ -118,7 +118,7 @@ class Silhouettes:
         unit = (1.0 / cameras.intrinsics[:, 0, 0])[:, None].expand_as(depth_z)
         if cameras.kind == "perspective":
             unit = unit * depth_z.clamp_min(0.0)
-        # beyond the picture the border's value holds: a mask that touches it does not carve there
+        # beyond the image the border's value holds: a mask that touches it does not carve there
         distances = _read(self.distance_px, where)[:, 0] * unit
         if cameras.kind == "perspective":
             distances = torch.where(depth_z > 0, distances, -depth_z + 1e-3)  # behind is outside
@@ -153,7 +153,7 @@ def _distance_and_shape(mask: Tensor, upsampling: int, row_px: float) -> tuple[T
 def _object_box(mask: Tensor) -> tuple[Tensor, bool]:
     """Left, top, right, bottom (4,) of a mask's object, and whether it touches the border.
 
-    The box is the whole picture then: nobody knows how far the object goes on.
+    The box is the whole image then: nobody knows how far the object goes on.
     """
     height, width = mask.shape
     top, bottom, left, right = _bounds(mask > 0.5)
@@ -172,7 +172,7 @@ def _read(maps: Tensor, where: Tensor) -> Tensor:
 def signed_distance_px(mask: Tensor, upsampling: int, row_px: float = 1.0) -> Tensor:
     """Signed distance (H * u, W * u) to the 0.5 level of a soft mask (H, W), in columns' pixels.
 
-    Only the box around the object is measured at the fine resolution; the empty rest of the picture
+    Only the box around the object is measured at the fine resolution; the empty rest of the image
     is measured on its own pixels.
 
     Args:
@@ -219,7 +219,7 @@ def local_thickness_px(mask: Tensor) -> Tensor:
 
 
 def _bounds(found: Tensor) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left, right of the True pixels of a picture (H, W); None if there are none."""
+    """Top, bottom, left, right of the True pixels of an image (H, W); None if there are none."""
     rows, columns = (torch.nonzero(found.any(dim=axis))[:, 0] for axis in (1, 0))
     if len(rows) == 0:
         return None
@@ -227,7 +227,7 @@ def _bounds(found: Tensor) -> tuple[int, int, int, int] | None:
 
 
 def _binary_distance(mask: Tensor, row_px: float) -> Tensor:
-    """Signed distance (H, W) in columns of this picture to where it crosses 0.5."""
+    """Signed distance (H, W) in columns of this image to where it crosses 0.5."""
     from scipy.ndimage import distance_transform_edt
 
     inside = (mask > 0.5).numpy()
@@ -237,10 +237,10 @@ def _binary_distance(mask: Tensor, row_px: float) -> Tensor:
     return torch.from_numpy(outward - inward).float()
 
 
-def _upsampled(picture: Tensor, factor: int) -> Tensor:
+def _upsampled(image: Tensor, factor: int) -> Tensor:
     """(H * factor, W * factor) bilinear enlargement of (H, W)."""
     return torch.nn.functional.interpolate(
-        picture[None, None], scale_factor=factor, mode="bilinear", align_corners=False
+        image[None, None], scale_factor=factor, mode="bilinear", align_corners=False
     )[0, 0]
 
 

@@ -53,7 +53,7 @@ def carve_hull(
     if not bool((values < 0).any()):
         raise _nothing_left(silhouettes)
     if silhouettes.touches_border:
-        logger.warning("a mask touches the border of its picture: the object may be cut off there")
+        logger.warning("a mask touches the border of its image: the object may be cut off there")
     return SdfGrid(_closed_at_border(values, spacing), origin, spacing)
 
 
@@ -62,12 +62,10 @@ def check_carvable(views: Views) -> None:
     if len(views) < 2:
         raise InputError(
             f"{len(views)} view was given; carving needs at least 2.",
-            "Add pictures from other sides: 8 or more around the object give a usable shape.",
+            "Add images from other sides: 8 or more around the object give a usable shape.",
         )
     if views.masks is None:
-        raise InputError(
-            "the views have no masks.", "Give masks, or pictures with an alpha channel."
-        )
+        raise InputError("the views have no masks.", "Give masks, or images with an alpha channel.")
     share = (views.masks > 0.5).float().mean(dim=(1, 2))
     for view in range(len(views)):
         if share[view] == 0:
@@ -149,7 +147,7 @@ def _carve_near_surface(
 def _closed_at_border(values: Tensor, spacing: float) -> Tensor:
     """The same values (X, Y, Z) with the grid's outermost layer outside.
 
-    Only an object that no silhouette bounds reaches there: cut off by its pictures, or seen from
+    Only an object that no silhouette bounds reaches there: cut off by its images, or seen from
     one direction and its opposite alone.
     """
     open_axes = [
@@ -159,8 +157,8 @@ def _closed_at_border(values: Tensor, spacing: float) -> Tensor:
     ]
     if open_axes:
         logger.warning(
-            "no picture shows where the object ends along %s: it was closed where the search "
-            "ended; add pictures from the side",
+            "no image shows where the object ends along %s: it was closed where the search "
+            "ended; add images from the side",
             " and ".join(open_axes),
         )
     inner = values[1:-1, 1:-1, 1:-1]
@@ -184,5 +182,5 @@ def _nothing_left(silhouettes: Silhouettes) -> StageError:
         STAGE,
         "nothing is left: no point lies inside all masks, and view "
         f"{int(without.argmin())} disagrees most.",
-        "Check that each picture belongs to its camera, and that the masks show one object.",
+        "Check that each image belongs to its camera, and that the masks show one object.",
     )

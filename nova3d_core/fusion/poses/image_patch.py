@@ -1,4 +1,4 @@
-"""Some pixels of a view as a small picture: blurred, differentiated, summed over windows."""
+"""Some pixels of a view as a small image: blurred, differentiated, summed over windows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Where n pixels of a view stand in the smallest picture that holds them."""
+    """Where n pixels of a view stand in the smallest image that holds them."""
 
     width: int
     height: int
@@ -34,16 +34,16 @@ class Frame:
             for (width, height), offset in zip(sizes, offsets, strict=True)
         ]
 
-    def picture(self, values: Tensor) -> Tensor:
+    def image(self, values: Tensor) -> Tensor:
         """(C, height, width) of the pixels' values (C, n), black where there is no pixel."""
-        picture = values.new_zeros(len(values), self.height * self.width)
-        picture.index_copy_(1, self.place, values)
-        return picture.reshape(-1, self.height, self.width)
+        image = values.new_zeros(len(values), self.height * self.width)
+        image.index_copy_(1, self.place, values)
+        return image.reshape(-1, self.height, self.width)
 
-    def pixels(self, picture: Tensor) -> Tensor:
-        """(..., n) what a picture (..., height, width) shows at the pixels."""
-        rows = picture.reshape(-1, self.height * self.width)  # in more dimensions it takes longer
-        return rows.index_select(1, self.place).reshape(*picture.shape[:-2], -1)
+    def pixels(self, image: Tensor) -> Tensor:
+        """(..., n) what an image (..., height, width) shows at the pixels."""
+        rows = image.reshape(-1, self.height * self.width)  # in more dimensions it takes longer
+        return rows.index_select(1, self.place).reshape(*image.shape[:-2], -1)
 
 
 def window_sums(image: Tensor, side_px: int) -> Tensor:
@@ -58,11 +58,11 @@ def window_sums(image: Tensor, side_px: int) -> Tensor:
 
 
 def softened(values: Tensor, frame: Frame, sigma_px: float) -> tuple[Tensor, Tensor]:
-    """Pixels' values (C, n), blurred in their picture, and its slopes (2, C, n).
+    """Pixels' values (C, n), blurred in their image, and its slopes (2, C, n).
 
-    The picture is black where there is no pixel.
+    The image is black where there is no pixel.
     """
-    image = blurred(frame.picture(values), sigma_px)
+    image = blurred(frame.image(values), sigma_px)
     return frame.pixels(image), frame.pixels(slopes_of(image))
 
 

@@ -2,7 +2,7 @@
 
 x_object = R_v (x - c) + c + t_v for a point x on a ray of view v as its given pose has it. All
 views move freely while optimising; at the end the motion of view 0 is undone on everything, so that
-view 0 is exactly as given. Shifts stay in the picture's plane: a view's own depth is nearly
+view 0 is exactly as given. Shifts stay in the image's plane: a view's own depth is nearly
 invisible.
 
 A common shift of object and views is hard to see: views follow it in their planes, and only their
@@ -119,7 +119,7 @@ class PoseTable:
 
     @property
     def sees_depth(self) -> bool:
-        """Whether pictures tell how far away things are: parallel rays do not."""
+        """Whether images tell how far away things are: parallel rays do not."""
         return self._cameras.kind == "perspective"
 
     @property
@@ -193,7 +193,7 @@ class PoseTable:
     def gauge(self) -> Tensor:
         """(4, 4) motion of the field against the world in which view 0 is as given.
 
-        Turn and shift in the picture's plane are view 0's own. Its depth is what the depths of all
+        Turn and shift in the image's plane are view 0's own. Its depth is what the depths of all
         views say about their common shift.
         """
         front = self.rotation[0]

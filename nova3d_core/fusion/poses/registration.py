@@ -1,9 +1,9 @@
-"""All views aligned with the present surface at once: Gauss-Newton on whole pictures.
+"""All views aligned with the present surface at once: Gauss-Newton on whole images.
 
 The gradient steps of `poses.py` find large errors together with a coarse surface, but they walk
 about their goal: their length is set and their rays are drawn. Once the surface has some detail,
-each view's picture is compared with the rendered one (mask, normals, colour), and the turn and
-shift that bring the two together are solved for: Lucas-Kanade with the mean of both pictures'
+each view's image is compared with the rendered one (mask, normals, colour), and the turn and
+shift that bring the two together are solved for: Lucas-Kanade with the mean of both images'
 slopes, robust weights, and a prior that the given poses are wrong by chance, not all alike.
 """
 
@@ -37,7 +37,7 @@ _SEEN = 0.3
 _REACH_PX = 11
 """Rays beside the object borrow their depth from within a window so wide."""
 _BLUR_CELLS, _LEAST_BLUR_PX = 0.7, 0.7
-"""Both pictures are blurred by so many cells: the field is softer than the given ones."""
+"""Both images are blurred by so many cells: the field is softer than the given ones."""
 _LONGEST_RAD = 0.02
 """A step turns by no more than this."""
 _RAYS_AT_ONCE = 65_536
@@ -55,7 +55,7 @@ class _Given:
     wanted: Tensor
     """(7, n) mask, normal, colour, weighted and blurred."""
     slope: Tensor
-    """(2, 7, n) its slopes by x and y, for each pixel of the pictures looked at."""
+    """(2, 7, n) its slopes by x and y, for each pixel of the images looked at."""
 
 
 class Alignment:
@@ -65,7 +65,7 @@ class Alignment:
         bank: N rays of all views, view after view.
         cameras: V given cameras.
         cell: world size of the field's cells.
-        stride: render every so many-th row and column of the pictures only, M rays.
+        stride: render every so many-th row and column of the images only, M rays.
     """
 
     def __init__(self, bank: RayBank, cameras: Cameras, cell: float, stride: int = 1):
@@ -101,7 +101,7 @@ class Alignment:
         spread_rad: float,
         narrowed: float = 1.0,
     ) -> None:
-        """Moves all poses towards where their pictures fit best.
+        """Moves all poses towards where their images fit best.
 
         Args:
             field: the surface as it is.
@@ -191,7 +191,7 @@ def rays_at(bank: RayBank, stride: int) -> Tensor | slice:
 def coarser(
     bank: RayBank, cameras: Cameras, rays: Tensor | slice, stride: int
 ) -> tuple[RayBank, Cameras]:
-    """Some rays with their pixels counted in strides, and cameras with such pictures."""
+    """Some rays with their pixels counted in strides, and cameras with such images."""
     chosen = bank.each(lambda values: values[rays])
     scale = cameras.intrinsics.new_tensor([1.0 / stride, 1.0 / stride, 1.0])
     small = replace(
@@ -267,7 +267,7 @@ def _filled_depth(rendered: Rendered, frame: Frame, reach_px: int) -> tuple[Tens
     """(n,) where each ray ends, those beside the object as their neighbours; (n,) 1 if known."""
     hit = (rendered.opacity > _SEEN).float()
     own = rendered.depth / rendered.opacity.clamp_min(1e-6)
-    images = frame.picture(torch.stack([own * hit, hit]))
+    images = frame.image(torch.stack([own * hit, hit]))
     total, count = frame.pixels(window_sums(images, reach_px))
     borrowed = total / count.clamp_min(1.0)
     return torch.where(hit > 0, own, borrowed), (count > 0.5).float()
@@ -280,12 +280,12 @@ def by_motion(
 
     A motion by a turn w about the centre c and a shift t (`PoseTable.apply`) lets the view see at
     a point's old pixel what lies at x + w x (x - c) + t, so the point itself goes the other way in
-    the picture, by D (w x (x - c) + t), where D is what a point's own motion does to its pixel.
+    the image, by D (w x (x - c) + t), where D is what a point's own motion does to its pixel.
 
     Args:
         slope: (2, C, n) the channels' slopes by x and y, per pixel.
         points: (3, n) of the field.
-        view: whose picture.
+        view: whose image.
         poses: as they are.
         cameras: as given.
     """

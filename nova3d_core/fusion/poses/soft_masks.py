@@ -83,7 +83,7 @@ def edge_distance_px(mask: Tensor, far_px: float = math.inf) -> tuple[Tensor, Te
     Returns:
         (H, W) pixels to the edge, below 0 outside; and (2, H, W) row and column of the nearest
         pixel more than half covered, itself where it is. A mask without an edge is as far from one
-        as its picture is large.
+        as its image is large.
     """
     from scipy.ndimage import distance_transform_edt
     from scipy.spatial import cKDTree

@@ -107,7 +107,7 @@ def open_image(
         raise InputError(f"{what} does not fit into memory.", "Make it smaller.") from error
     except Image.UnidentifiedImageError as error:
         raise InputError(
-            f"{what} is not a picture of a known format.",
+            f"{what} is not an image of a known format.",
             "Save it as PNG, JPEG or WebP; TIFF, BMP, GIF, TGA and PPM are read too.",
         ) from error
     except Image.DecompressionBombError as error:
@@ -126,7 +126,7 @@ def read_image_header(path: Path) -> ImageHeader:
     Raises:
         InputError: as `open_image`.
     """
-    with open_image(path, f"picture {shown(path)}") as image:
+    with open_image(path, f"image {shown(path)}") as image:
         width, height = image.size
         orientation = _orientation(image)
         if image.format == "TIFF":  # pillow may give the size of the upright image
@@ -289,9 +289,9 @@ def _binary(source: Path | bytes, what: str) -> BinaryIO:
         return io.BytesIO(source)
     try:
         if source.is_dir():
-            raise InputError(f"{what} is a folder.", "Name a picture file.")
+            raise InputError(f"{what} is a folder.", "Name an image file.")
         if source.exists() and not source.is_file():
-            raise InputError(f"{what} is not a regular file.", "Name a picture file.")
+            raise InputError(f"{what} is not a regular file.", "Name an image file.")
         return source.open("rb")
     except FileNotFoundError as error:
         raise InputError(f"{what} does not exist.") from error

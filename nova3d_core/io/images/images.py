@@ -1,4 +1,4 @@
-"""Pictures from files and into files, through pillow: float tensors in 0..1 on our side."""
+"""Images from files and into files, through pillow: float tensors in 0..1 on our side."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_image(
             formats; it is named.
     """
     path = Path(path)
-    what = f"picture {shown(path)}"
+    what = f"image {shown(path)}"
     with open_image(path, what) as opened:
         pixels = decoded_pixels(opened, what, upright=upright, longest_px=longest_px)
     image = torch.from_numpy(pixels)
@@ -75,28 +75,28 @@ def read_mask(path: Path | str, longest_px: int | None = None, upright: bool = T
     return image[..., :3].mean(dim=-1) if alpha is None else alpha
 
 
-def alpha_of(picture: Tensor) -> Tensor | None:
-    """The alpha (H, W) of a picture (H, W, 3 or 4); None if no pixel is transparent.
+def alpha_of(image: Tensor) -> Tensor | None:
+    """The alpha (H, W) of an image (H, W, 3 or 4); None if no pixel is transparent.
 
     Many programs write an alpha that is opaque everywhere: that says nothing about the object.
     """
-    if picture.shape[2] < 4 or float(picture[..., 3].min()) >= 1.0 - _HALF_STEP:
+    if image.shape[2] < 4 or float(image[..., 3].min()) >= 1.0 - _HALF_STEP:
         return None
-    return picture[..., 3]
+    return image[..., 3]
 
 
-def on_white(picture: Tensor) -> Tensor:
-    """Puts a picture (..., 4) with alpha on a white ground: (..., 3), mixed in sRGB."""
-    alpha = picture[..., 3:]
-    return picture[..., :3] * alpha + (1.0 - alpha)
+def on_white(image: Tensor) -> Tensor:
+    """Puts an image (..., 4) with alpha on a white ground: (..., 3), mixed in sRGB."""
+    alpha = image[..., 3:]
+    return image[..., :3] * alpha + (1.0 - alpha)
 
 
-def write_image(path: Path | str, picture: Tensor, overwrite: bool = False) -> Path:
-    """Writes a picture with 8 bits a channel; the name's ending says in which format.
+def write_image(path: Path | str, image: Tensor, overwrite: bool = False) -> Path:
+    """Writes an image with 8 bits a channel; the name's ending says in which format.
 
     Args:
         path: the file to make, e.g. `front.png`.
-        picture: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) float in 0..1.
+        image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) float in 0..1.
         overwrite: replace a file that is there already.
 
     Returns:
@@ -107,47 +107,47 @@ def write_image(path: Path | str, picture: Tensor, overwrite: bool = False) -> P
             or a place that cannot be written.
     """
     path = Path(path)
-    content = encoded(picture, path.suffix)
+    content = encoded(image, path.suffix)
     with new_file(path, overwrite) as beside:
         beside.write_bytes(content)
     return path
 
 
-def encoded(picture: Tensor, suffix: str = ".png", what: str = "picture") -> bytes:
-    """The content of a picture file, 8 bits a channel.
+def encoded(image: Tensor, suffix: str = ".png", what: str = "image") -> bytes:
+    """The content of an image file, 8 bits a channel.
 
     Encoding in memory first keeps pillow from hiding why a write failed (a full disk).
 
     Args:
-        picture: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) float in 0..1.
+        image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) float in 0..1.
         suffix: the file name's ending, with its dot.
-        what: names the picture in errors.
+        what: names the image in errors.
 
     Raises:
         InputError: a wrong shape, NaN, values out of range, or an unknown ending.
     """
     from PIL import Image
 
-    if picture.ndim == 3 and picture.shape[2] == 1:
-        picture = picture[..., 0]
-    if not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))):
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))):
         raise InputError(
-            f"{what} has shape {tuple(picture.shape)}, expected (H, W), (H, W, 3) or (H, W, 4)."
+            f"{what} has shape {tuple(image.shape)}, expected (H, W), (H, W, 3) or (H, W, 4)."
         )
-    check_finite(what, picture)
-    check_range(what, picture, 0.0, 1.0)
+    check_finite(what, image)
+    check_range(what, image, 0.0, 1.0)
     kind = Image.registered_extensions().get(suffix.lower())
     if kind not in Image.SAVE:
         raise InputError(
             f"{what} cannot be written as '{suffix}'.", "Use .png, .jpg, .webp or .tif."
         )
-    levels = (picture.detach().cpu().float().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+    levels = (image.detach().cpu().float().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
     content = io.BytesIO()
     try:
         Image.fromarray(levels.numpy()).save(content, format=kind)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{what} of shape {tuple(picture.shape)} cannot be written as '{suffix}': {error}.",
+            f"{what} of shape {tuple(image.shape)} cannot be written as '{suffix}': {error}.",
             "Use .png.",
         ) from error
     return content.getvalue()

@@ -135,7 +135,7 @@ def mesh_to_glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> by
     from trimesh.visual.material import PBRMaterial
 
     mesh = _with_proper_normals(mesh)
-    texture = None if mesh.texture is None else _as_picture(mesh.texture)
+    texture = None if mesh.texture is None else _as_image(mesh.texture)
     material = PBRMaterial(
         name="nova3d", baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0
     )
@@ -204,7 +204,7 @@ def _write_obj(mesh: Mesh, path: Path, overwrite: bool) -> Path:
         _refuse_obj_name(path)
         white, black = [255, 255, 255, 255], [0, 0, 0, 255]
         material = SimpleMaterial(
-            _as_picture(mesh.texture), diffuse=white, ambient=black, specular=black
+            _as_image(mesh.texture), diffuse=white, ambient=black, specular=black
         )
         material.name = target.stem
         visual = TextureVisuals(uv=_bottom_up(mesh.uv), material=material)
@@ -329,7 +329,7 @@ def _bottom_up(uv: Tensor | None) -> np.ndarray | None:
     return flipped
 
 
-def _as_picture(texture: Tensor) -> Image:
+def _as_image(texture: Tensor) -> Image:
     from PIL import Image
 
     return Image.fromarray(_levels(texture))

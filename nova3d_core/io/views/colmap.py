@@ -19,7 +19,7 @@ from ..files.containment import path_inside, quoted
 from ..images.decode import shown
 from .colmap_model import CAMERA_PARAMETERS, ModelCamera, ModelImage, read_model
 from .layouts import COLMAP_MODELS
-from .transforms_fields import Frame, existing_picture, transform_matrix
+from .transforms_fields import Frame, existing_image, transform_matrix
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _frame(
     where = f"{shown(path, 120)}: image {_brief(image.name)}"
     if camera is None:
         raise InputError(f"{where} has camera {image.camera_id}, which the model does not hold.")
-    picture = existing_picture(root, image.name, where)
+    color_file = existing_image(root, image.name, where)
     mask = None
     if masks is not None:
         stem = image.name.rpartition(".")[0]
@@ -146,7 +146,7 @@ def _frame(
         paths = (path_inside(masks, name, f"{where}: mask") for name in names if name)
         mask = next((each for each in paths if each.is_file()), None)
     own = {"file_path": image.name, **_lens(camera, where), "transform_matrix": _pose(image, where)}
-    return Frame(where, own, {}, picture, mask, None)
+    return Frame(where, own, {}, color_file, mask, None)
 
 
 def _brief(name: str) -> str:

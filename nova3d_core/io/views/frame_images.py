@@ -20,7 +20,7 @@ _ROWS = 128
 
 
 @dataclass(frozen=True, eq=False)
-class FramePictures:
+class FrameImages:
     """What one frame's files show."""
 
     colour: Tensor
@@ -31,16 +31,16 @@ class FramePictures:
     """(H, W, 3) unit vectors or zero."""
 
 
-def read_pictures(frame: Frame) -> FramePictures:
+def read_images(frame: Frame) -> FrameImages:
     """Reads a frame's files, as stored, and checks that their sizes agree with each other.
 
     Images of cameras are not turned by their EXIF orientation: the cameras are made for the stored
     pixels.
     """
-    picture = read_image(frame.picture, upright=False)
-    height, width = picture.shape[:2]
-    mask, normals = alpha_of(picture), None
-    colour = picture if picture.shape[2] == 3 else on_white(picture)
+    image = read_image(frame.image, upright=False)
+    height, width = image.shape[:2]
+    mask, normals = alpha_of(image), None
+    colour = image if image.shape[2] == 3 else on_white(image)
     if frame.mask is not None:
         mask = read_mask(frame.mask, upright=False)
         _check_size(f"{frame.where}: mask {frame.mask.name}", mask, width, height)
@@ -49,25 +49,25 @@ def read_pictures(frame: Frame) -> FramePictures:
         _check_mask(frame, mask)
     if frame.normals is not None:
         normals = read_image(frame.normals, upright=False)[..., :3]
-        what = f"{frame.where}: normal picture {frame.normals.name}"
+        what = f"{frame.where}: normal image {frame.normals.name}"
         _check_size(what, normals, width, height)
         for row in range(0, height, _ROWS):  # few at a time: decoding takes several copies
             rows = slice(row, row + _ROWS)
             normals[rows] = decode_normals(normals[rows])
         if mask is not None:
             normals *= mask[..., None] > 0
-    return FramePictures(colour, mask, normals)
+    return FrameImages(colour, mask, normals)
 
 
-def without_distortion(frame: Frame, pictures: FramePictures, lens: Tensor) -> FramePictures:
+def without_distortion(frame: Frame, images: FrameImages, lens: Tensor) -> FrameImages:
     """A frame's images as a pinhole camera sees them whose intrinsics (3, 3) are `lens`."""
     distortion = distortion_of(frame)
     if distortion is None:
-        return pictures
-    height, width = pictures.colour.shape[:2]
+        return images
+    height, width = images.colour.shape[:2]
     check_field_of_view(frame, distortion, lens, width, height)
-    layers = (pictures.colour, pictures.mask, pictures.normals)
-    return FramePictures(*undistorted(*layers, lens, distortion))
+    layers = (images.colour, images.mask, images.normals)
+    return FrameImages(*undistorted(*layers, lens, distortion))
 
 
 class ViewStack:
@@ -89,19 +89,19 @@ class ViewStack:
         self._without_mask: list[int] = []
         self._without_normals: list[int] = []
 
-    def put(self, view: int, pictures: FramePictures) -> None:
+    def put(self, view: int, images: FrameImages) -> None:
         """Writes the images of one frame to their place."""
-        self.colour[view] = pictures.colour
-        if pictures.mask is None:
+        self.colour[view] = images.colour
+        if images.mask is None:
             self._without_mask.append(view)
         else:
             self._masks = self._room() if self._masks is None else self._masks
-            self._masks[view] = pictures.mask
-        if pictures.normals is None:
+            self._masks[view] = images.mask
+        if images.normals is None:
             self._without_normals.append(view)
         else:
             self._normals = self._room(3) if self._normals is None else self._normals
-            self._normals[view] = pictures.normals
+            self._normals[view] = images.normals
 
     def masks(self) -> Tensor | None:
         """(V, H, W); None if no frame has a mask; an error if only some have one."""
@@ -137,12 +137,12 @@ class ViewStack:
             ) from error
 
 
-def _check_size(what: str, picture: Tensor, width: int, height: int) -> None:
-    if tuple(picture.shape[:2]) == (height, width):
+def _check_size(what: str, image: Tensor, width: int, height: int) -> None:
+    if tuple(image.shape[:2]) == (height, width):
         return
-    turned = tuple(picture.shape[:2]) == (width, height)
+    turned = tuple(image.shape[:2]) == (width, height)
     raise InputError(
-        f"{what} is {picture.shape[1]}x{picture.shape[0]} px, the colour picture "
+        f"{what} is {image.shape[1]}x{image.shape[0]} px, the colour image "
         f"{width}x{height} px"
         + (": one of them was probably turned by its EXIF orientation." if turned else "."),
         "Both must have one size, as stored in their files.",
@@ -160,6 +160,6 @@ def _check_mask(frame: Frame, mask: Tensor) -> None:
         )
     if darkest >= 0.5:
         raise InputError(
-            f"{frame.where}: the mask is full, the object fills the whole picture.",
+            f"{frame.where}: the mask is full, the object fills the whole image.",
             "Nothing can be carved from it: the background must be visible around the object.",
         )

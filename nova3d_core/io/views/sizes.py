@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ...errors import InputError
 from ..images.decode import ImageHeader, read_image_header
-from .frame_images import FramePictures
+from .frame_images import FrameImages
 from .transforms_fields import Frame
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def common_size(frames: Sequence[Frame]) -> tuple[int, int]:
         InputError: an image cannot be opened; its size is not what w and h say; sizes differ, but
             frames share intrinsics that fit one size only; one size would take far more memory.
     """
-    headers = [read_image_header(frame.picture) for frame in frames]
+    headers = [read_image_header(frame.image) for frame in frames]
     for frame, header in zip(frames, headers, strict=True):
         _check_stated_size(frame, header)
     turned = sum(header.orientation != 1 for header in headers)
@@ -66,13 +66,13 @@ def common_size(frames: Sequence[Frame]) -> tuple[int, int]:
 
 
 def fitted(
-    frame: Frame, pictures: FramePictures, lens: Tensor, size: tuple[int, int]
-) -> tuple[FramePictures, Tensor]:
+    frame: Frame, images: FrameImages, lens: Tensor, size: tuple[int, int]
+) -> tuple[FrameImages, Tensor]:
     """A frame's images scaled to touch a size from within, centred on white, mask 0, no normals.
 
     Args:
         frame: named in the log.
-        pictures: (H, W, ...) of one size.
+        images: (H, W, ...) of one size.
         lens: (3, 3) intrinsics in pixels of that size, pixel centres at +0.5.
         size: width and height to fill.
 
@@ -81,14 +81,14 @@ def fitted(
         right.
     """
     width, height = size
-    old_height, old_width = pictures.colour.shape[:2]
+    old_height, old_width = images.colour.shape[:2]
     if (old_width, old_height) == size:
-        return pictures, lens
+        return images, lens
     scale = min(width / old_width, height / old_height)
     inner = (min(round(old_height * scale), height), min(round(old_width * scale), width))
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    if pictures.mask is not None:
-        _warn_if_cut_off(frame, pictures.mask, rows=inner[0] < height, columns=inner[1] < width)
+    if images.mask is not None:
+        _warn_if_cut_off(frame, images.mask, rows=inner[0] < height, columns=inner[1] < width)
 
     def placed(batch: Tensor, ground: float) -> Tensor:
         resized = _resized(batch, inner)
@@ -96,9 +96,9 @@ def fitted(
         canvas[top : top + inner[0], left : left + inner[1]] = resized
         return canvas
 
-    mask = None if pictures.mask is None else placed(pictures.mask[..., None], 0.0)[..., 0]
-    colour = placed(pictures.colour, 1.0).clamp(0.0, 1.0)
-    normals = pictures.normals
+    mask = None if images.mask is None else placed(images.mask[..., None], 0.0)[..., 0]
+    colour = placed(images.colour, 1.0).clamp(0.0, 1.0)
+    normals = images.normals
     if normals is not None:
         normals = functional.normalize(placed(normals, 0.0), dim=-1)
         if mask is not None:
@@ -107,7 +107,7 @@ def fitted(
     moved[0] *= inner[1] / old_width
     moved[1] *= inner[0] / old_height
     moved[:2, 2] += lens.new_tensor([left, top])
-    return FramePictures(colour, None if mask is None else mask.clamp(0.0, 1.0), normals), moved
+    return FrameImages(colour, None if mask is None else mask.clamp(0.0, 1.0), normals), moved
 
 
 def _resized(batch: Tensor, size: tuple[int, int]) -> Tensor:
@@ -146,14 +146,14 @@ def _check_stated_size(frame: Frame, header: ImageHeader) -> None:
     if (stated["w"], stated["h"]) == (height, width):
         why = f" (its EXIF orientation is {header.orientation})" if header.orientation != 1 else ""
         raise InputError(
-            f"{frame.where}: the picture is stored with {width}x{height} px, but w and h say "
+            f"{frame.where}: the image is stored with {width}x{height} px, but w and h say "
             f"{height}x{width}: the size after its EXIF orientation was applied{why}.",
             "Cameras count stored pixels: turn the pixels themselves and remove the EXIF tag.",
         )
     raise InputError(
-        f"{frame.where}: the picture is {width}x{height} px, but {wrong[0]} says "
+        f"{frame.where}: the image is {width}x{height} px, but {wrong[0]} says "
         f"{stated[wrong[0]]:g}.",
-        "Scale the intrinsics with the pictures.",
+        "Scale the intrinsics with the images.",
     )
 
 
@@ -175,7 +175,7 @@ def _check_own_lens(frame: Frame, size: tuple[int, int], first: tuple[int, int])
     used = [key for key in keys if frame.shared.get(key) is not None]
     if used:
         raise InputError(
-            f"{frame.where}: the picture is {size[0]}x{size[1]} px, the first one "
+            f"{frame.where}: the image is {size[0]}x{size[1]} px, the first one "
             f"{first[0]}x{first[1]} px, but both share {used[0]}.",
             _REMEDY,
         )

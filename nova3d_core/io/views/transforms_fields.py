@@ -26,7 +26,7 @@ LENS_KEYS = (
 OUR_KEYS = ("world_up", "normal_frame", "ortho_scale", "pixel_aspect")
 FORMAT_KEYS = frozenset(("frames", "camera_model", *LENS_KEYS, *DISTORTION_KEYS, *OUR_KEYS))
 """Every key that means something at the top of the file."""
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Tried in this order where a file_path has no ending, as in the Blender NeRF sets."""
 MAX_POSITION = 1e12
 """World units; no scene is so far away."""
@@ -44,12 +44,12 @@ class Frame:
     """The frame's keys."""
     shared: dict[str, Any]
     """The keys at the top of the file."""
-    picture: Path
-    """The colour picture's file."""
+    image: Path
+    """The colour image's file."""
     mask: Path | None
     """The mask's file."""
     normals: Path | None
-    """The normal picture's file."""
+    """The normal image's file."""
 
     def value(self, key: str) -> Any:
         """The frame's own value, else the shared one, else None."""
@@ -73,14 +73,14 @@ def read_frames(path: Path) -> tuple[dict[str, Any], list[Frame]]:
     """The keys at the top of a transforms.json, and its frames in the order of the file.
 
     Raises:
-        InputError: the file is missing or broken, has no frames, or names pictures that are
+        InputError: the file is missing or broken, has no frames, or names images that are
             missing or lie outside its folder.
     """
     shared = read_json(path)
     entries = shared.get("frames")
     if not isinstance(entries, list) or not entries:
         raise InputError(
-            f"{shown(path)} has no frames.", "It needs a list 'frames' with one entry a picture."
+            f"{shown(path)} has no frames.", "It needs a list 'frames' with one entry an image."
         )
     frames = []
     for index, own in enumerate(entries):
@@ -88,14 +88,14 @@ def read_frames(path: Path) -> tuple[dict[str, Any], list[Frame]]:
         if not isinstance(own, dict):
             raise InputError(f"{where} is {quoted(own)}, expected an object with keys.")
         if not own.get("file_path"):
-            raise InputError(f"{where} has no file_path.", "Each frame names its picture.")
-        picture = existing_picture(path.parent, own["file_path"], f"{where}: file_path")
+            raise InputError(f"{where} has no file_path.", "Each frame names its image.")
+        image = existing_image(path.parent, own["file_path"], f"{where}: file_path")
         where = f"{where} ({shown(own['file_path'], 60)})"
         mask, normals = (
-            existing_picture(path.parent, own[key], f"{where}: {key}") if own.get(key) else None
+            existing_image(path.parent, own[key], f"{where}: {key}") if own.get(key) else None
             for key in ("mask_path", "normal_path")
         )
-        frames.append(Frame(where, own, shared, picture, mask, normals))
+        frames.append(Frame(where, own, shared, image, mask, normals))
     return shared, frames
 
 
@@ -139,7 +139,7 @@ def finite_number(value: Any, what: str) -> float:
     return number
 
 
-def existing_picture(root: Path, given: Any, what: str) -> Path:
+def existing_image(root: Path, given: Any, what: str) -> Path:
     """The file that a path in a transforms.json means; it may not lie outside `root`.
 
     Args:
@@ -150,10 +150,10 @@ def existing_picture(root: Path, given: Any, what: str) -> Path:
     Raises:
         InputError: the path is absolute, climbs out with .. or through a link, or leads to no file.
     """
-    path = path_inside(root, given, what, ("", *PICTURE_SUFFIXES))
+    path = path_inside(root, given, what, ("", *IMAGE_SUFFIXES))
     if not path.is_file():
         raise InputError(
-            f"{what}: there is no picture {shown(path, 160)}.",
+            f"{what}: there is no image {shown(path, 160)}.",
             "Check the name, or remove the frame.",
         )
     return path
@@ -207,7 +207,7 @@ def camera_to_world(frame: Frame) -> Tensor:
 
 
 def intrinsics(frame: Frame, kind: CameraKind, width: int, height: int) -> Tensor:
-    """The frame's (3, 3) float64 intrinsics, for a picture of `width` x `height` pixels.
+    """The frame's (3, 3) float64 intrinsics, for an image of `width` x `height` pixels.
 
     Raises:
         InputError: no focal length (perspective) or no ortho_scale (orthographic).
@@ -217,7 +217,7 @@ def intrinsics(frame: Frame, kind: CameraKind, width: int, height: int) -> Tenso
         if scale is None:
             raise InputError(
                 f"{frame.where}: an {ORTHOGRAPHIC_MODEL} camera has no ortho_scale.",
-                "It is the size of the picture's longer side in world units.",
+                "It is the size of the image's longer side in world units.",
             )
         focal_x = focal_y = max(width, height) / scale
         if width >= height:

@@ -1,4 +1,4 @@
-"""Folders of views: pictures beside a transforms.json, as nerfstudio and instant-ngp read it.
+"""Folders of views: images beside a transforms.json, as nerfstudio and instant-ngp read it.
 
 `read_views` also reads the folders of other programs (`view_folders`), whose cameras it gets under
 the keys of a transforms.json. Our own keys: `normal_path`, `normal_frame`, `world_up`,
@@ -37,7 +37,7 @@ from ..files.containment import quoted
 from ..images.decode import shown
 from ..images.images import encoded
 from .folders import frames_of_folder
-from .frame_images import ViewStack, read_pictures, without_distortion
+from .frame_images import ViewStack, read_images, without_distortion
 from .layouts import TRANSFORMS
 from .lenses import camera_kind
 from .sizes import common_size, fitted
@@ -68,8 +68,8 @@ UP_FITS_ABOVE = 0.5
 def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
     """Reads a folder of views, in the order of its frames.
 
-    Transparent pictures are put on white, and their alpha is the mask unless there is a mask_path.
-    Where a mask says that there is no object, the picture becomes white and the normals zero.
+    Transparent images are put on white, and their alpha is the mask unless there is a mask_path.
+    Where a mask says that there is no object, the image becomes white and the normals zero.
     A world with another axis up is turned into ours; sizes stay as they are, and so do positions
     unless the cameras lie far from the origin: then they are moved to it by `cameras.origin`.
     Images are read as stored, whatever their EXIF orientation; those of lenses with distortion are
@@ -105,17 +105,17 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
     size = common_size(frames)
     stack, lenses, inverted = ViewStack(frames, size), [], []
     for view, frame in enumerate(progress.track(frames, "reading views", len(frames))):
-        pictures = read_pictures(frame)
-        height, width = pictures.colour.shape[:2]
+        images = read_images(frame)
+        height, width = images.colour.shape[:2]
         lens = intrinsics(frame, kind, width, height)
-        inverted.append(pictures.mask is not None and looks_inverted(pictures.mask))
-        pictures = without_distortion(frame, pictures, lens)
-        if pictures.normals is not None and normal_frame == "world":
-            pictures = replace(pictures, normals=pictures.normals @ turn.T.float())
-        pictures, lens = fitted(frame, pictures, lens, size)
-        stack.put(view, pictures)
+        inverted.append(images.mask is not None and looks_inverted(images.mask))
+        images = without_distortion(frame, images, lens)
+        if images.normals is not None and normal_frame == "world":
+            images = replace(images, normals=images.normals @ turn.T.float())
+        images, lens = fitted(frame, images, lens, size)
+        stack.put(view, images)
         lenses.append(lens)
-        del pictures  # before the next ones are read
+        del images  # before the next ones are read
     refuse_inverted(inverted, where=f"{shown(path)}:")
     poses, place = _world_to_camera(poses, turn).float(), tuple((turn @ origin).tolist())
     cameras = Cameras(poses, torch.stack(lenses).float(), *size, kind, place)
@@ -132,7 +132,7 @@ def write_views(
 ) -> Path:
     """Writes a folder of views that `read_views`, nerfstudio and instant-ngp read.
 
-    Pictures are PNG with 8 bits a channel: `images/000.png` on white, and `masks/000.png`,
+    Images are PNG with 8 bits a channel: `images/000.png` on white, and `masks/000.png`,
     `normals/000.png` where the views have some. The folder appears whole or not at all.
 
     Args:
@@ -157,7 +157,7 @@ def write_views(
     with new_folder(folder, overwrite, FOLDER_CONTENT) as beside:
         frames = []
         for view in progress.track(range(len(views)), "writing views", len(views)):
-            entry = _write_pictures(views, view, beside, f"{view:0{digits}d}.png")
+            entry = _write_images(views, view, beside, f"{view:0{digits}d}.png")
             frames.append({**entry, **({} if shared_lens else lenses[view]), **_pose(views, view)})
         content = json.dumps({**header, "frames": frames}, indent=2, allow_nan=False)
         (beside / FILE_NAME).write_text(content + "\n", encoding="utf-8")
@@ -174,7 +174,7 @@ def _refuse_twins(frames: Sequence[Frame], poses: Tensor) -> None:
             raise InputError(
                 f"{frame.where} has the same transform_matrix as "
                 f"{shown(twin.own['file_path'], 60)}.",
-                "Give each picture the pose it was taken from, or remove the repeated frame.",
+                "Give each image the pose it was taken from, or remove the repeated frame.",
             )
 
 
@@ -316,14 +316,14 @@ def _pose(views: Views, view: int) -> dict[str, Any]:
     }
 
 
-def _write_pictures(views: Views, view: int, folder: Path, name: str) -> dict[str, str]:
-    """Writes one view's pictures into `folder` and returns their paths, under the format's keys."""
-    pictures = {"file_path": ("images", views.colour[view])}
+def _write_images(views: Views, view: int, folder: Path, name: str) -> dict[str, str]:
+    """Writes one view's images into `folder` and returns their paths, under the format's keys."""
+    images = {"file_path": ("images", views.colour[view])}
     if views.masks is not None:
-        pictures["mask_path"] = ("masks", views.masks[view])
+        images["mask_path"] = ("masks", views.masks[view])
     if views.normals is not None:
-        pictures["normal_path"] = ("normals", encode_normals(views.normals[view]))
-    for kind, picture in pictures.values():
+        images["normal_path"] = ("normals", encode_normals(views.normals[view]))
+    for kind, image in images.values():
         (folder / kind).mkdir(exist_ok=True)
-        (folder / kind / name).write_bytes(encoded(picture, what=f"{kind} of view {view}"))
-    return {key: f"{kind}/{name}" for key, (kind, _) in pictures.items()}
+        (folder / kind / name).write_bytes(encoded(image, what=f"{kind} of view {view}"))
+    return {key: f"{kind}/{name}" for key, (kind, _) in images.items()}

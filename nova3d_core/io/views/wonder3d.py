@@ -14,7 +14,7 @@ from ...cameras.cameras import orbit_pose
 from ...cameras.orbits import ORBIT_PRESETS
 from ..images.decode import open_image, shown
 from .layouts import WONDER3D_IMAGE, WONDER3D_VIEWS
-from .transforms_fields import ORTHOGRAPHIC_MODEL, Frame, existing_picture, transform_matrix
+from .transforms_fields import ORTHOGRAPHIC_MODEL, Frame, existing_image, transform_matrix
 
 
 def wonder3d_frames(
@@ -47,7 +47,7 @@ def wonder3d_frames(
             continue
         end = f"{found[view]}_{view}.png"
         where = f"{shown(folder, 120)}: view {view}"
-        image = existing_picture(folder, f"rgb_{end}", where)
+        image = existing_image(folder, f"rgb_{end}", where)
         pose = orbit_pose(azimuth, elevation, orbit.rig.radius)
         own = {
             "file_path": f"rgb_{end}",
@@ -58,7 +58,7 @@ def wonder3d_frames(
         cut_out = (f"normals_{end}", f"masked_colors/rgb_{end}")
         mask = next(
             (
-                existing_picture(folder, name, where)
+                existing_image(folder, name, where)
                 for name in cut_out
                 if _has_transparency(folder / name)
             ),
@@ -72,7 +72,7 @@ def _first_file(folder: Path, names: tuple[str, ...], where: str) -> Path | None
     """The first of these names that is a file."""
     for name in names:
         if (folder / name).is_file():
-            return existing_picture(folder, name, where)
+            return existing_image(folder, name, where)
     return None
 
 
@@ -80,5 +80,5 @@ def _has_transparency(path: Path) -> bool:
     """Whether a PNG has an alpha that is not opaque everywhere."""
     if not path.is_file():
         return False
-    with open_image(path, f"picture {shown(path)}", ("PNG",)) as image:
+    with open_image(path, f"image {shown(path)}", ("PNG",)) as image:
         return "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255

@@ -28,7 +28,7 @@ NEIGHBOUR_PULL = 0.5
 TURNS = 16
 """Directions tried for the smallest rectangle around a chart."""
 
-# Right and up of the picture for the axes +X +Y +Z -X -Y -Z: right x up is the axis itself.
+# Right and up of the image for the axes +X +Y +Z -X -Y -Z: right x up is the axis itself.
 _RIGHT = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0]], float)
 _UP = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], float)
 _AXES = np.cross(_RIGHT, _UP)
@@ -186,7 +186,7 @@ def _packed(
     scale, place = _largest_packing(size, float(texture_px), padding)
     texels = (points - low[owner]) * scale + place[owner] + padding / 2
     uv = texels / texture_px
-    uv[:, 1] = 1.0 - uv[:, 1]  # v grows downwards from the top of the picture
+    uv[:, 1] = 1.0 - uv[:, 1]  # v grows downwards from the top of the image
     return np.clip(uv, 0.0, 1.0).reshape(-1, 3, 2).astype(np.float32)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 ROUNDING = 1e-6
-"""How deep two triangles may reach into each other, as a part of the whole picture's side."""
+"""How deep two triangles may reach into each other, as a part of the whole image's side."""
 PAIRS_AT_ONCE = 1 << 20
 DIRECTIONS = 8
 FINEST_GRID = 1 << 20

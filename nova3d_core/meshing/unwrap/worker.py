@@ -38,7 +38,7 @@ _PR_SET_PDEATHSIG = 1
 PACKINGS = 6
 """The side that a packing needs is known only afterwards: so many densities are tried."""
 AIM = 0.985
-"""Each packing aims at this part of the picture's side, so that most of them fit."""
+"""Each packing aims at this part of the image's side, so that most of them fit."""
 GOOD_ENOUGH = 0.96
 """A packing that fills this part of the side ends the search."""
 
@@ -195,20 +195,20 @@ def pack(
     guess: tuple[float, float],
     settings: dict,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The charts in one square picture, padded, as large as they fit.
+    """The charts in one square image, padded, as large as they fit.
 
     Args:
         places: (M, 2) vertices in the mesh's own units.
         corners: (F, 3) indices into places.
         chart: (F,) chart of each face.
-        guess: texels per unit, and the side in texels of the picture it is known to need.
+        guess: texels per unit, and the side in texels of the image it is known to need.
         settings: texture_px, padding_px.
 
     Returns:
         uv (F, 3, 2) in 0..1 and the chart (F,) of each face.
 
     Raises:
-        NoAtlas: the charts are so many that their padding alone fills the picture.
+        NoAtlas: the charts are so many that their padding alone fills the image.
     """
     padding = int(settings["padding_px"])
     room = int(settings["texture_px"]) - padding  # half the padding stays free at each border
@@ -255,7 +255,7 @@ def without_gaps(uv: np.ndarray, corners: np.ndarray, chart: np.ndarray) -> np.n
 
 
 def next_density(tried: list[tuple[float, float]], aim: float) -> float:
-    """Texels per unit that should need a picture of side `aim`, given (density, side) tried."""
+    """Texels per unit that should need an image of side `aim`, given (density, side) tried."""
     (d0, s0), (d1, s1) = tried[-2:] if len(tried) > 1 else (tried[0], tried[0])
     rising = (d1 - d0) * (s1 - s0) > 0
     slope = (d1 - d0) / (s1 - s0) if rising else d1 / s1
@@ -297,7 +297,7 @@ def main(source: str, target: str) -> int:
     depth = DEEPEST_OVERLAP_PX * texel
     places, corners, chart = without_overlaps(places, corners, chart, depth)
     uv, chart = pack(places, corners, chart, (density, side), settings)
-    uv[..., 1] = 1.0 - uv[..., 1]  # v grows downwards from the top of the picture
+    uv[..., 1] = 1.0 - uv[..., 1]  # v grows downwards from the top of the image
     np.savez(target, uv=uv.astype(np.float32), chart=chart)
     return 0
 

@@ -25,7 +25,7 @@ class Batch:
     colour: Tensor
     """(B, V, H, W, 3) uint8 on white, view 0 is the input."""
     normal: Tensor
-    """(B, V, H, W, 3) uint8 pictures of normals in the frame of view 0, on white."""
+    """(B, V, H, W, 3) uint8 images of normals in the frame of view 0, on white."""
     mask: Tensor
     """(B, H, W) uint8 how much of each pixel of view 0 the object covers."""
     elevation_deg: Tensor
@@ -62,7 +62,7 @@ def batch_of(objects: Sequence[Mapping[str, Any]], views: int, size_px: int) -> 
         found = tuple(each["colour"].shape)
         if found != (views, size_px, size_px, 3):
             raise InputError(
-                f"object {each.get('key', '?')} of the training data has pictures of shape {found},"
+                f"object {each.get('key', '?')} of the training data has images of shape {found},"
                 f" the settings want {(views, size_px, size_px, 3)}.",
                 "Render the data again, or change data.size_px.",
             )
@@ -75,17 +75,17 @@ def batch_of(objects: Sequence[Mapping[str, Any]], views: int, size_px: int) -> 
     )
 
 
-def signed(pictures: Tensor) -> Tensor:
+def signed(images: Tensor) -> Tensor:
     """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in -1..1."""
-    return pictures.movedim(-1, -3).float().div_(WHITE / 2).sub_(1.0)
+    return images.movedim(-1, -3).float().div_(WHITE / 2).sub_(1.0)
 
 
-def pictures_of(batch: Batch) -> Tensor:
+def images_of(batch: Batch) -> Tensor:
     """(D, B, V, 3, H, W) float32 in -1..1: colours, then normals, both on white."""
     return torch.stack([signed(batch.colour), signed(batch.normal)])
 
 
-def input_pictures(batch: Batch, draws: Draws, config: ConditionConfig) -> Tensor:
+def input_images(batch: Batch, draws: Draws, config: ConditionConfig) -> Tensor:
     """(B, 3, H, W) float32 in -1..1: view 0, on white or on a random background.
 
     Only what the network is given changes; it always paints on white, so it learns to leave a
@@ -118,9 +118,9 @@ def left_out(dropped: Tensor, share: float) -> tuple[Tensor, Tensor]:
 class Told:
     """What the network is told of B objects beside the noise level."""
 
-    picture: Tensor | None
+    image: Tensor | None
     """(B, 3, H, W) in -1..1 without noise, for the image encoder; None where that was done."""
-    noisy_picture: Tensor | None
+    noisy_image: Tensor | None
     """(B, 3, H, W) with the noise that `added` tells of, for the codec; None likewise."""
     keep_embedding: Tensor
     """(B,) 0 or 1."""
@@ -131,24 +131,24 @@ class Told:
     camera_task: Tensor
     """(D, B, V, 10)."""
     embedding: Tensor | None = None
-    """(B, 1, Cc) of `picture` where it was worked out before."""
+    """(B, 1, Cc) of `image` where it was worked out before."""
     latent: Tensor | None = None
-    """(B, C, h, w) of `noisy_picture`, likewise."""
+    """(B, C, h, w) of `noisy_image`, likewise."""
 
 
 def told_in_training(batch: Batch, draws: Draws, config: ConditionConfig, domains: int) -> Told:
     """The conditions of a batch, with their noise and without what is left out."""
-    picture = input_pictures(batch, draws, config)
+    image = input_images(batch, draws, config)
     mean, std = config.augmentation_mean, config.augmentation_std
     strength = torch.exp(mean + std * draws.strength)  # (B,)
-    noisy = augmented(picture, draws.picture_noise, strength[:, None, None, None])
-    return Told(picture, noisy, *told_beside(batch, draws, config, strength, domains))
+    noisy = augmented(image, draws.image_noise, strength[:, None, None, None])
+    return Told(image, noisy, *told_beside(batch, draws, config, strength, domains))
 
 
 def told_beside(
     batch: Any, draws: Draws, config: ConditionConfig, strength: Tensor, domains: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The last four of `Told`, for objects whose input pictures have noise of a strength (B,)."""
+    """The last four of `Told`, for objects whose input images have noise of a strength (B,)."""
     views = batch.elevation_deg.shape[1]
     embedding, latent = left_out(draws.dropped, config.dropout)
     elevations, azimuths = batch.elevation_deg.deg2rad(), batch.azimuth_deg.deg2rad()

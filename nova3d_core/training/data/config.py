@@ -1,4 +1,4 @@
-"""Settings of the training data: pictures, shards, sources."""
+"""Settings of the training data: images, shards, sources."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from ...checks import check_bounds, check_choice
 from ...conventions import UpAxis
 
-PictureFormat = Literal["png", "npy"]
-PICTURE_FORMATS: tuple[str, ...] = get_args(PictureFormat)
+ImageFormat = Literal["png", "npy"]
+IMAGE_FORMATS: tuple[str, ...] = get_args(ImageFormat)
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class LightConfig:
 
 
 @dataclass(frozen=True)
-class PictureConfig:
-    """How training pictures are taken."""
+class ImageConfig:
+    """How training images are taken."""
 
     size_px: int = 64
     """Width and height."""
@@ -55,7 +55,7 @@ class PictureConfig:
     def __post_init__(self):
         check_bounds(
             self,
-            "picture",
+            "image",
             size_px=(8, 2048),
             views=(1, 360),
             supersample=(1, 8),
@@ -68,8 +68,8 @@ class DatasetConfig:
 
     seed: int = 0
     """Chooses the procedural objects, and the fronts of listed meshes."""
-    picture: PictureConfig = field(default_factory=PictureConfig)
-    """How pictures are taken."""
+    image: ImageConfig = field(default_factory=ImageConfig)
+    """How images are taken."""
     per_shard: int = 500
     """Objects of a tar file."""
     fronts: int = 1
@@ -81,7 +81,7 @@ class DatasetConfig:
     """A listed mesh with more faces is skipped."""
     most_mib: float = 512.0
     """A listed file that is larger is skipped before it is read."""
-    pictures_as: PictureFormat = "png"
+    images_as: ImageFormat = "png"
     """png: an eighth of the size, any viewer shows them; npy: read a little quicker."""
 
     def __post_init__(self):
@@ -94,26 +94,26 @@ class DatasetConfig:
             most_faces=(1, 2**31 - 1),
             most_mib=(0.001, 1e6),
         )
-        check_choice("dataset pictures_as", self.pictures_as, PICTURE_FORMATS)
+        check_choice("dataset images_as", self.images_as, IMAGE_FORMATS)
 
 
 @dataclass(frozen=True)
 class PrecomputeConfig:
-    """What is worked out of pictures once, so that training reads none."""
+    """What is worked out of images once, so that training reads none."""
 
     variants: int = 4
-    """Draws of each object's input picture: its background and the noise on it. Training takes one
+    """Draws of each object's input image: its background and the noise on it. Training takes one
     of them at random."""
     seed: int = 0
     """Start of the draws."""
     augmentation_mean: float = -3.0
-    """Mean of ln(strength) of the noise on the input picture."""
+    """Mean of ln(strength) of the noise on the input image."""
     augmentation_std: float = 0.5
     """Standard deviation of ln(strength)."""
     background_share: float = 0.5
     """Share of the draws whose background is not white but a random grey or colour."""
     at_once: int = 16
-    """Pictures that are encoded together."""
+    """Images that are encoded together."""
 
     def __post_init__(self):
         check_bounds(

@@ -17,16 +17,16 @@ from .batches import Told, told_beside
 
 @dataclass(frozen=True, eq=False)
 class ReadyBatch:
-    """B objects with K draws of their input pictures."""
+    """B objects with K draws of their input images."""
 
     latents: Tensor
     """(B, D, V, C, h, w) float16 of colours and normals, scaled as the network paints them."""
     condition: Tensor
-    """(B, K, C, h, w) float16 of the noisy input pictures, not scaled."""
+    """(B, K, C, h, w) float16 of the noisy input images, not scaled."""
     embedding: Tensor
-    """(B, K, Cc) float16 of the input pictures without noise."""
+    """(B, K, Cc) float16 of the input images without noise."""
     strength: Tensor
-    """(B, K) of the noise on the input pictures."""
+    """(B, K) of the noise on the input images."""
     elevation_deg: Tensor
     """(B, V) of the cameras."""
     azimuth_deg: Tensor
@@ -51,7 +51,7 @@ class ReadyBatch:
 
 
 def is_ready(objects: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether objects come as latents instead of pictures."""
+    """Whether objects come as latents instead of images."""
     return bool(objects) and "colour_latent" in objects[0]
 
 

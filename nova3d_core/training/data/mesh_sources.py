@@ -20,7 +20,7 @@ from .render import is_closed, render_object
 from .stream import object_seed
 
 Item = tuple[str, dict[str, Any], dict[str, Any]]
-"""Key, pictures as `render_object` gives them, and what is written of the object as JSON."""
+"""Key, images as `render_object` gives them, and what is written of the object as JSON."""
 
 GREY_NOTE = "it has neither texture nor vertex colours: rendered grey"
 OPEN_NOTE = "its surface is open or not a manifold: seen from both sides"
@@ -39,10 +39,10 @@ class Procedural:
     def item(self, number: int, config: DatasetConfig) -> Item:
         """Makes and renders one object."""
         seed = object_seed(config.seed, number)
-        mesh = procedural_object(seed, cells=cells_for(config.picture.size_px))
-        pictures = render_object(mesh, config=config.picture, closed=True)
+        mesh = procedural_object(seed, cells=cells_for(config.image.size_px))
+        images = render_object(mesh, config=config.image, closed=True)
         about = {"source": "procedural", "seed": seed, "faces": len(mesh.faces), "notes": []}
-        return f"procedural-{seed}", pictures, about
+        return f"procedural-{seed}", images, about
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class MeshList:
         notes = [GREY_NOTE] if mesh.texture is None and mesh.vertex_colours is None else []
         closed = is_closed(mesh)
         notes += [] if closed else [OPEN_NOTE]
-        pictures = render_object(mesh, config=config.picture, closed=closed)
-        if not bool(pictures["mask"][0].any()):
+        images = render_object(mesh, config=config.image, closed=closed)
+        if not bool(images["mask"][0].any()):
             raise InputError(f"{path}: nothing of it is to be seen from its front.")
         about = {
             "source": str(path),
@@ -89,7 +89,7 @@ class MeshList:
             "faces": len(mesh.faces),
             "notes": notes,
         }
-        return f"mesh-{index:07d}-{front:03d}", pictures, about
+        return f"mesh-{index:07d}-{front:03d}", images, about
 
 
 def _path_and_up(line: str, usual: UpAxis) -> tuple[Path, UpAxis]:

@@ -71,7 +71,7 @@ def held_out_objects(config: TrainConfig, family: Family, count: int) -> Sequenc
     for truth in truths:
         if tuple(truth.colour.shape) != wanted:
             raise InputError(
-                f"held-out object {truth.key} has pictures of shape {tuple(truth.colour.shape)}, "
+                f"held-out object {truth.key} has images of shape {tuple(truth.colour.shape)}, "
                 f"the settings want {wanted}."
             )
     return truths

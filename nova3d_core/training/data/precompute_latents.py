@@ -1,4 +1,4 @@
-"""Latents and embeddings of shards, worked out once, so that training reads no pictures."""
+"""Latents and embeddings of shards, worked out once, so that training reads no images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STAGE = "precomputing"
 
 @dataclass(frozen=True, eq=False)
 class Encoders:
-    """The parts of a model that turn pictures into what its network sees, ready to run."""
+    """The parts of a model that turn images into what its network sees, ready to run."""
 
     codec: Codec
     image_encoder: ImageEncoder
@@ -62,12 +62,12 @@ def precompute(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Precomputed:
-    """Writes a shard of latents for each shard of pictures; `ShardDataset` reads those too.
+    """Writes a shard of latents for each shard of images; `ShardDataset` reads those too.
 
     Each object has colour_latent and normal_latent (V, C, h, w) float16, scaled as the network
-    paints them; and for K draws of its input picture (background, noise): condition_latent
-    (K, C, h, w) float16 of the noisy picture, unscaled; strength (K,) float32 of that noise;
-    embedding (K, Cc) float16 of the picture without noise; and the cameras' angles.
+    paints them; and for K draws of its input image (background, noise): condition_latent
+    (K, C, h, w) float16 of the noisy image, unscaled; strength (K,) float32 of that noise;
+    embedding (K, Cc) float16 of the image without noise; and the cameras' angles.
 
     Args:
         shards: a folder of shards as `render_dataset` makes it.
@@ -87,7 +87,7 @@ def precompute(
     of = settings_in(Path(shards)) if Path(shards).is_dir() else {}
     settings = {key: value for key, value in asdict(config).items() if key != "at_once"}
     identity = {"format": FORMAT, "source": "latents", "model": encoders.name, **settings}
-    claim(folder, {**identity, "shards": len(paths), "pictures": of}, overwrite)
+    claim(folder, {**identity, "shards": len(paths), "images": of}, overwrite)
     found = [read_shard(path) for path in paths]
     result, done = Precomputed(folder), 0
     total = sum(len(shard.objects) for shard in found)
@@ -186,8 +186,8 @@ def latents_of(
     """
     codec, device = encoders.codec, encoders.device
 
-    def scaled(pictures: Tensor) -> Tensor:
-        parts = signed(pictures.to(device)).split(config.at_once)
+    def scaled(images: Tensor) -> Tensor:
+        parts = signed(images.to(device)).split(config.at_once)
         return torch.cat([codec.to_scaled(part) for part in parts])
 
     draws = draw(config.seed, number, range(config.variants), (1,) * 5, item["colour"].shape[-2])
@@ -197,7 +197,7 @@ def latents_of(
         background_share=config.background_share,
     )
     told = told_in_training(_front(item, config.variants), draws, conditions, domains=2)
-    seen, noisy = told.picture.to(device), told.noisy_picture.to(device)
+    seen, noisy = told.image.to(device), told.noisy_image.to(device)
     embedding = [encoders.image_encoder.embed(part) for part in seen.split(config.at_once)]
     strength = torch.exp(config.augmentation_mean + config.augmentation_std * draws.strength)
     return {

@@ -1,4 +1,4 @@
-"""Triangles into small pictures of several views at once, in warp: compiled, without a compiler.
+"""Triangles into small images of several views at once, in warp: compiled, without a compiler.
 
 A thread of `draw` handles one view and writes only that view's buffers; one of `resolve` handles
 one pixel. `rendering.views` is the plain twin that the tests compare with.
@@ -56,7 +56,7 @@ def draw(
         b = points[view, corners[1]]
         c = points[view, corners[2]]
         area = edge(a, b, c[0], c[1])
-        # counter-clockwise from outside is clockwise in a picture whose y points down: area < 0
+        # counter-clockwise from outside is clockwise in an image whose y points down: area < 0
         seen = area < 0.0
         if surface.closed == 0 and area > 0.0:
             seen = True

@@ -1,4 +1,4 @@
-"""Pictures of a mesh for training: colours, normals and masks as bytes, of all views at once."""
+"""Images of a mesh for training: colours, normals and masks as bytes, of all views at once."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ...errors import InputError
 from ...mesh import Mesh
 from ...rendering.shading import GREY
 from ...views import frame_to_world
-from .config import LightConfig, PictureConfig
+from .config import ImageConfig, LightConfig
 
 logger = logging.getLogger(__name__)
 
 TEXELS_PER_PIXEL = 4
-"""A texture is averaged down until it is at most so many times as long as the pictures."""
+"""A texture is averaged down until it is at most so many times as long as the images."""
 
 
 def render_object(
     mesh: Mesh,
     size_px: int = 64,
     views: int = 16,
-    config: PictureConfig | None = None,
+    config: ImageConfig | None = None,
     closed: bool | None = None,
 ) -> dict[str, Any]:
-    """Pictures of a mesh from the default rig's cameras; view 0 looks from +Z.
+    """Images of a mesh from the default rig's cameras; view 0 looks from +Z.
 
     Args:
         mesh: centred, its longest side 1.
@@ -47,14 +47,14 @@ def render_object(
         0's frame, on white; mask (V, H, W) uint8, 255 times the covered share, which colour and
         normal are mixed with white by; elevation_deg, azimuth_deg (V,) float32.
     """
-    config = config or PictureConfig(size_px=size_px, views=views)
+    config = config or ImageConfig(size_px=size_px, views=views)
     cameras = _cameras(config)
     if _has_warp():
-        pictures = _rasterised(mesh, cameras, config, closed)
+        images = _rasterised(mesh, cameras, config, closed)
     else:
-        pictures = ray_cast(mesh, cameras, config)
+        images = ray_cast(mesh, cameras, config)
     angles = {"elevation_deg": cameras.elevation_deg, "azimuth_deg": cameras.azimuth_deg}
-    return {**pictures, **angles}
+    return {**images, **angles}
 
 
 @cache
@@ -79,15 +79,15 @@ def _raster_kernels() -> tuple[Any, ...]:
 
 
 @cache
-def _cameras(config: PictureConfig) -> Cameras:
+def _cameras(config: ImageConfig) -> Cameras:
     rig = RigConfig(count=config.views, width_px=config.size_px, height_px=config.size_px)
     return orbit_cameras(rig)
 
 
 def _rasterised(
-    mesh: Mesh, cameras: Cameras, config: PictureConfig, closed: bool | None
+    mesh: Mesh, cameras: Cameras, config: ImageConfig, closed: bool | None
 ) -> dict[str, Tensor]:
-    """The pictures through warp's kernels, on this thread."""
+    """The images through warp's kernels, on this thread."""
     from ...compute.warp_backend import warp
 
     wp = warp()
@@ -144,7 +144,7 @@ def _view(wp: Any, array: ndarray, dtype: Any = None) -> Any:
     return wp.array(array, dtype=kind, device="cpu", copy=False)
 
 
-def _arrays(mesh: Mesh, config: PictureConfig) -> dict[str, tuple[ndarray, str]]:
+def _arrays(mesh: Mesh, config: ImageConfig) -> dict[str, tuple[ndarray, str]]:
     """What the kernels read of a mesh, with the name of its warp type."""
     count = len(mesh.vertices)
     none2, none3 = np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32)
@@ -165,7 +165,7 @@ def _arrays(mesh: Mesh, config: PictureConfig) -> dict[str, tuple[ndarray, str]]
 def _points_in_samples(vertices: ndarray, cameras: Cameras, supersample: int) -> ndarray:
     """(V, N, 3) float32: x and y in samples, and 1 / depth."""
     if cameras.kind != "perspective":
-        raise InputError("training pictures are taken by perspective cameras only.")
+        raise InputError("training images are taken by perspective cameras only.")
     scaled = cameras.intrinsics.numpy().copy()  # (V, 3, 3)
     scaled[:, :2] *= supersample
     matrix = scaled @ cameras.world_to_camera.numpy()[:, :3]  # (V, 3, 4)
@@ -219,8 +219,8 @@ def light_direction(light: LightConfig) -> tuple[float, float, float]:
     )
 
 
-def ray_cast(mesh: Mesh, cameras: Cameras, config: PictureConfig) -> dict[str, Tensor]:
-    """The same pictures from the package's ray caster: slower, needs no warp, and is the twin."""
+def ray_cast(mesh: Mesh, cameras: Cameras, config: ImageConfig) -> dict[str, Tensor]:
+    """The same images from the package's ray caster: slower, needs no warp, and is the twin."""
     from ...rendering.config import RenderConfig
     from ...rendering.views import render_views
 

@@ -60,7 +60,7 @@ def render_dataset(
     Args:
         source: where the objects come from.
         folder: for the shards, `dataset.json` and `skipped.json`.
-        config: pictures, sizes, limits.
+        config: images, sizes, limits.
         workers: processes that render; 1 renders in this one.
         ray: address of a Ray cluster that renders instead ("auto", "local", host:port).
         overwrite: render anew what an earlier run with other settings left in the folder.
@@ -125,9 +125,9 @@ def _render_shard(
     about = {
         "first": start,
         "stop": stop,
-        "views": config.picture.views,
-        "size_px": config.picture.size_px,
-        "light": asdict(config.picture.light),
+        "views": config.image.views,
+        "size_px": config.image.size_px,
+        "light": asdict(config.image.light),
         "grey": notes[GREY_NOTE],
         "open": notes[OPEN_NOTE],
         "skipped": skipped,
@@ -148,7 +148,7 @@ def render_chunk(
     answers = []
     for number in numbers:
         try:
-            key, pictures, about = source.item(number, config)
+            key, images, about = source.item(number, config)
         except Exception as error:
             if not (isinstance(error, Nova3DError) or is_out_of_memory(error)):
                 raise
@@ -156,7 +156,7 @@ def render_chunk(
             reason = str(error) or "memory ran out"
             answers.append({"source": name or f"object {number}", "reason": reason})
             continue
-        members = members_of(pictures, about, config.pictures_as)
+        members = members_of(images, about, config.images_as)
         answers.append({"key": key, "members": members, "notes": about["notes"]})
     return answers
 

@@ -13,30 +13,28 @@ import numpy as np
 import torch
 
 from ...io.files.atomic import new_file
-from .config import PictureFormat
+from .config import ImageFormat
 from .shards import ABOUT
 
 FORMAT = 1
 """Of the shards; raised when a reader of today could not read them."""
-PICTURES = ("colour", "normal", "mask")
+IMAGES = ("colour", "normal", "mask")
 Members = dict[str, bytes]
 """The files of one object: content by name, such as `colour.png`."""
 
 
-def members_of(
-    pictures: Mapping[str, Any], about: Mapping[str, Any], kind: PictureFormat
-) -> Members:
+def members_of(images: Mapping[str, Any], about: Mapping[str, Any], kind: ImageFormat) -> Members:
     """The files of one object.
 
     Args:
-        pictures: as `pictures.render_object` gives them.
+        images: as `images.render_object` gives them.
         about: what else is written of the object.
-        kind: how pictures are kept.
+        kind: how images are kept.
     """
-    angles = {name: _rounded(pictures[name]) for name in ("elevation_deg", "azimuth_deg")}
+    angles = {name: _rounded(images[name]) for name in ("elevation_deg", "azimuth_deg")}
     members = {"json": json.dumps({**about, **angles}).encode()}
-    for name in PICTURES:
-        array = pictures[name].numpy()  # (V, H, W, ...)
+    for name in IMAGES:
+        array = images[name].numpy()  # (V, H, W, ...)
         members[f"{name}.{kind}"] = png_strip(array) if kind == "png" else npy(array)
     return members
 
@@ -45,12 +43,12 @@ def _rounded(values: torch.Tensor) -> list[float]:
     return [round(float(value), 4) for value in values]
 
 
-def png_strip(pictures: np.ndarray) -> bytes:
-    """Pictures (V, H, W, ...) uint8 below one another in one PNG."""
+def png_strip(images: np.ndarray) -> bytes:
+    """Images (V, H, W, ...) uint8 below one another in one PNG."""
     from PIL import Image
 
     content = io.BytesIO()
-    strip = np.ascontiguousarray(pictures.reshape(-1, *pictures.shape[2:]))
+    strip = np.ascontiguousarray(images.reshape(-1, *images.shape[2:]))
     Image.fromarray(strip).save(content, "PNG", compress_level=1)
     return content.getvalue()
 

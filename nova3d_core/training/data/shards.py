@@ -48,7 +48,7 @@ class Shard:
 
 
 def read_shard(path: Path | str, strict: bool = False) -> Shard:
-    """Looks up the objects of a shard; their pictures are not read.
+    """Looks up the objects of a shard; their images are not read.
 
     Args:
         path: a tar file as `render-dataset` writes it.
@@ -132,7 +132,7 @@ class ShardDataset(ObjectStream):
     """Objects of shards, in an order that a seed shuffles anew in each epoch.
 
     Shards are shuffled and taken a few at a time (`window`), whose objects are shuffled together:
-    that keeps reads in few files, and needs no buffer of pictures.
+    that keeps reads in few files, and needs no buffer of images.
 
     Args:
         paths: shard files, folders that hold `*.tar`, or patterns.

@@ -120,7 +120,7 @@ class ProceduralDataset(ObjectStream):
 
     Args:
         seed: chooses the row of objects; two seeds share none.
-        size_px: height and width of the pictures.
+        size_px: height and width of the images.
         views: cameras, evenly spaced in azimuth.
         count: how many objects; endless if None.
         kind: only objects of one kind.
@@ -153,8 +153,8 @@ class ProceduralDataset(ObjectStream):
 
         seed = object_seed(self.seed, number)
         mesh = procedural_object(seed, self.kind, cells_for(self.size_px))
-        pictures = render_object(mesh, self.size_px, self.views, closed=True)
-        return {**pictures, "key": f"procedural-{seed}"}
+        images = render_object(mesh, self.size_px, self.views, closed=True)
+        return {**images, "key": f"procedural-{seed}"}
 
     def identity(self) -> dict[str, Any]:
         return {"source": "procedural", "seed": self.seed, "kind": self.kind}

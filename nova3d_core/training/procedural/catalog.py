@@ -45,11 +45,11 @@ KINDS: dict[str, tuple[Maker, float, float]] = {
     "plant": (abstract.plant, 1.0, 20.0),
 }
 """By name: the maker, how often it is chosen, and how far its front may be turned aside, in
-degrees: long animals and vehicles are seldom pictured from straight ahead."""
+degrees: long animals and vehicles are seldom imaged from straight ahead."""
 
 CELLS, MOST_CELLS = 56, 160
-"""Of the grid along an object's longest side: about 1.4 a pixel of a picture of 64 pixels. More are
-taken for larger pictures, up to what takes a second."""
+"""Of the grid along an object's longest side: about 1.4 a pixel of an image of 64 pixels. More are
+taken for larger images, up to what takes a second."""
 
 
 def procedural_object(seed: int, kind: str | None = None, cells: int = CELLS) -> Mesh:
@@ -84,7 +84,7 @@ def procedural_object(seed: int, kind: str | None = None, cells: int = CELLS) ->
 
 
 def cells_for(size_px: int) -> int:
-    """The fineness that pictures of a size deserve."""
+    """The fineness that images of a size deserve."""
     return min(max(CELLS, CELLS * size_px // 64), MOST_CELLS)
 
 

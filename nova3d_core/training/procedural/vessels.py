@@ -43,7 +43,7 @@ def vase(make: Builder) -> None:
 
 
 def cup(make: Builder) -> None:
-    """A mug, bucket or bowl: hollow, with a picture or a pattern, and a handle to one side."""
+    """A mug, bucket or bowl: hollow, with an image or a pattern, and a handle to one side."""
     tall, wide = make.between(0.35, 0.9), make.between(0.3, 0.42)
     low = wide * make.between(0.55, 1.0)
     make.drum((tall, low, wide), make.coat(0, 0.6, plain=0.1), (0, tall / 2, 0), 0.03)

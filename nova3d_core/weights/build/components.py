@@ -132,7 +132,7 @@ def vae_plan(names: Any, levels: int, encoder: str, quantised: set[str]) -> Plan
 
 
 def _sgm_vae(file: WeightFile) -> Part:
-    """The first stage's decoder, with the encoder that made the input picture's latents.
+    """The first stage's decoder, with the encoder that made the input image's latents.
 
     Most checkpoints hold two encoders: one that the conditions go through, with a quant_conv, and
     the first stage's own. SV3D's have the former only, V3D's the latter.

@@ -14,7 +14,7 @@ NAME = "nova3d-mini"
 FILE = Path(__file__).resolve().parents[2] / "assets" / f"{NAME}.safetensors"
 """Where it lies, in a complete package."""
 BETTER = ("sv3d_p.safetensors", "V3D.ckpt")
-"""Published files that know pictures of real things, the better one first."""
+"""Published files that know images of real things, the better one first."""
 
 
 def is_shipped() -> bool:
@@ -38,7 +38,7 @@ def built_in_file() -> Path:
 
 
 def better_files() -> str:
-    """What to take for pictures of real things, in one sentence."""
+    """What to take for images of real things, in one sentence."""
     named = [known for name in BETTER for known in KNOWN_FILES if known.name == name]
     offers = " or ".join(f"{each.name} ({each.gigabytes:g} GB, {each.source})" for each in named)
     return (

@@ -45,7 +45,7 @@ METADATA_KEY = "nova3d"
 """Under which files saved by this package keep, as JSON, what no shape tells."""
 _NOTE_LENGTH = 600
 LATENT_CHANNELS_IN = 8
-"""Noisy latent (4) and the input picture's latent (4)."""
+"""Noisy latent (4) and the input image's latent (4)."""
 
 _NOVA3D_KEYS = ("attn_align.", "norm_align.", "camera_task_emb.")
 _OUROBOROS3D_KEYS = ("_plucker.", "cond_encoder.")
@@ -256,7 +256,7 @@ def _remarks_on_alignment(tensors: Tensors) -> tuple[str, ...]:
     if not aligned:
         return ("Has no alignment attention (an ablation?).",)
     if not any(".time_stack." in name for name in aligned):
-        return ("Has alignment attention within pictures only (an ablation?).",)
+        return ("Has alignment attention within images only (an ablation?).",)
     return ()
 
 

@@ -13,12 +13,12 @@ Layout = Literal["sgm", "diffusers", "lgm", "unknown"]
 """How tensors are named: as the original code, as diffusers, as LGM, or none of these."""
 
 Decoder = Literal["video", "frame"]
-"""A VAE decoder with layers across time, or one that decodes each picture alone."""
+"""A VAE decoder with layers across time, or one that decodes each image alone."""
 
 FAMILIES: dict[str, str] = {
-    "nova3d": "16 views of colour and normals from one picture",
+    "nova3d": "16 views of colour and normals from one image",
     "nova3d-mini": "the same at 64 pixels, of simple synthetic objects; small enough to ship",
-    "svd": "Stable Video Diffusion: a video from one picture; what nova3d is trained from",
+    "svd": "Stable Video Diffusion: a video from one image; what nova3d is trained from",
     "sv3d_u": "SV3D u: 21 views on a level orbit",
     "sv3d_p": "SV3D p: 21 views on an orbit of any elevations",
     "v3d": "V3D: 18 views on a level orbit",

@@ -108,7 +108,7 @@ def _sgm_unet_name(name: str, res_blocks: int, names: list[str]) -> str:
 
 
 def _sgm_res_name(rest: str) -> str:
-    """A residual block's layer: within the picture, or across views (time_stack)."""
+    """A residual block's layer: within the image, or across views (time_stack)."""
     where, _, layer = rest.partition(".")
     stem, _, last = layer.rpartition(".")
     prefix = {"spatial_res_block": "", "temporal_res_block": "time_stack."}.get(where)
