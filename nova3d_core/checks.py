@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import Field, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,15 @@ from .errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+INTERNAL = {"internal": True}
+"""Metadata of a config field that code may set but users cannot: `field(metadata=INTERNAL)`. No
+settings file contains it and no command-line option sets it."""
+
+
+def public_fields(config: Any) -> list[Field]:
+    """The fields of a config dataclass, or of an instance, that users can set."""
+    return [each for each in fields(config) if not each.metadata.get("internal")]
 
 
 def check_shape(name: str, tensor: Tensor, shape: str, **sizes: int) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +46,7 @@ class Ablate:
         from ..io.files.atomic import new_folder, refuse_folder
         from ..io.images.images import write_image
         from ..io.mesh.read import read_mesh
+        from ..io.settings import settings_dict
         from ..io.views.transforms_json import read_views
 
         inputs = (self.views, self.reference)
@@ -53,7 +54,7 @@ class Ablate:
         configs = ablation_configs(self.fuse, self.variants)
         views, reference = read_views(self.views, progress), read_mesh(self.reference)
         found = ablate(views, reference, configs, self.evaluate, progress)
-        document = {"fuse": asdict(self.fuse), "variants": found.to_dict()}
+        document = {"fuse": settings_dict(self.fuse), "variants": found.to_dict()}
         with new_folder(self.output, self.overwrite, ABLATION_FILES) as folder:
             text = json.dumps(document, indent=2, allow_nan=False)
             (folder / "report.json").write_text(text, encoding="utf-8")

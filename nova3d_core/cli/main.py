@@ -65,6 +65,7 @@ def _parsed(arguments: list[str]):
     from .fuse import Fuse
     from .generate import Generate
     from .models import Models
+    from .options import public_options
     from .presets import Presets
     from .render import Render
     from .render_dataset import RenderDataset
@@ -86,9 +87,10 @@ def _parsed(arguments: list[str]):
         "demo": Demo,
     }
     choices = [Annotated[command, tyro.conf.subcommand(name)] for name, command in commands.items()]
-    return tyro.cli(
-        functools.reduce(operator.or_, choices),
-        prog=PROGRAM,
-        description="Images of an object in, a textured 3D mesh out.",
-        args=arguments,
-    )
+    with public_options():
+        return tyro.cli(
+            functools.reduce(operator.or_, choices),
+            prog=PROGRAM,
+            description="Images of an object in, a textured 3D mesh out.",
+            args=arguments,
+        )

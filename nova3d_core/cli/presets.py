@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tyro.conf import Positional
 
@@ -21,6 +21,7 @@ class Presets:
     def run(self, progress: Progress) -> None:
         """Prints all settings of the fusion with this preset."""
         from ..fusion.config import preset_config
+        from ..io.settings import settings_dict
         from ..pipeline.config import FuseConfig
 
-        say_json(asdict(FuseConfig(sdf=preset_config(self.name))))
+        say_json(settings_dict(FuseConfig(sdf=preset_config(self.name))))

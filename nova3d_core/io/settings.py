@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from ..checks import public_fields
 from ..errors import InputError
 from .files.containment import quoted
 from .files.json_text import read_json
@@ -17,8 +18,19 @@ T = TypeVar("T")
 
 
 def settings_text(config: Any) -> str:
-    """A config dataclass as JSON."""
-    return json.dumps(asdict(config), indent=2) + "\n"
+    """A config dataclass as JSON, without its internal fields."""
+    return json.dumps(settings_dict(config), indent=2) + "\n"
+
+
+def settings_dict(config: Any) -> Any:
+    """A config dataclass as plain containers, without its internal fields."""
+    if is_dataclass(config):
+        return {
+            each.name: settings_dict(getattr(config, each.name)) for each in public_fields(config)
+        }
+    if isinstance(config, tuple | list):
+        return [settings_dict(item) for item in config]
+    return config
 
 
 def read_settings(path: Path, kind: type[T]) -> T:
@@ -45,7 +57,7 @@ def config_from(document: Any, kind: type[T], where: str) -> T:
     if not isinstance(document, dict):
         raise InputError(f"{where} is {_kind(document)}, expected names and values.")
     hints = get_type_hints(kind)
-    known = [each.name for each in fields(kind)]
+    known = [each.name for each in public_fields(kind)]
     for name in document:
         if name not in known:
             raise InputError(
@@ -55,7 +67,7 @@ def config_from(document: Any, kind: type[T], where: str) -> T:
     values = {
         name: _value(value, hints[name], f"{where}.{name}") for name, value in document.items()
     }
-    for each in fields(kind):
+    for each in public_fields(kind):
         if each.default is MISSING and each.default_factory is MISSING and each.name not in values:
             raise InputError(f"{where}.{each.name} is missing.")
     return kind(**values)

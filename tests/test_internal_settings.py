@@ -1,0 +1,75 @@
+"""Fields marked INTERNAL are for code: no settings file and no command-line option reaches them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+import tyro
+
+from nova3d_core.checks import INTERNAL, public_fields
+from nova3d_core.cli.options import public_options
+from nova3d_core.errors import InputError
+from nova3d_core.io.settings import config_from, settings_text
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Has an internal field."""
+
+    size: int = 2
+    """A public field."""
+    tuned: float = field(default=0.5, metadata=INTERNAL)
+    """An internal field."""
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Nests it, with another default of the internal field."""
+
+    inner: Inner = field(default_factory=lambda: Inner(size=4, tuned=0.75))
+    """Nested."""
+    levels: tuple[Inner, ...] = field(default=(Inner(),), metadata=INTERNAL)
+    """An internal tuple of dataclasses."""
+
+
+def parse(*arguments: str) -> Outer:
+    with public_options():
+        return tyro.cli(Outer, args=arguments)
+
+
+def test_only_public_fields_are_listed():
+    assert [each.name for each in public_fields(Inner)] == ["size"]
+    assert [each.name for each in public_fields(Outer())] == ["inner"]
+
+
+def test_settings_files_leave_internal_fields_out():
+    assert json.loads(settings_text(Outer())) == {"inner": {"size": 4}}
+
+
+def test_settings_files_with_an_internal_field_are_refused():
+    assert config_from({"inner": {"size": 3}}, Outer, "settings").inner == Inner(size=3)
+    with pytest.raises(InputError, match=r"settings\.inner\.tuned is unknown\. Known are size\."):
+        config_from({"inner": {"tuned": 0.1}}, Outer, "settings")
+    with pytest.raises(InputError, match=r"settings\.levels is unknown"):
+        config_from({"levels": []}, Outer, "settings")
+
+
+def test_command_line_keeps_the_internal_fields_of_the_default():
+    assert parse() == Outer()
+    assert parse("--inner.size", "3").inner == Inner(size=3, tuned=0.75)
+
+
+def test_command_line_has_no_option_for_internal_fields(capsys):
+    for option in ("--inner.tuned", "--levels"):
+        with pytest.raises(SystemExit):
+            parse(option, "1")
+        assert "nrecognized" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse("--help")
+    shown = capsys.readouterr().out
+    assert "--inner.size" in shown
+    assert "A public field." in shown
+    assert "tuned" not in shown
+    assert "levels" not in shown
