@@ -1,7 +1,8 @@
-"""What every test may ask for: shared data where present, and solids with known answers."""
+"""Fixtures for all tests: real objects, checkpoint manifests, and solids with known answers."""
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from nova3d_core.mesh import Mesh
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+DATA = Path(__file__).resolve().parent / "data"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,23 +27,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
-def _shared_folder(name: str) -> Path:
-    folder = SHARED / name
-    if not folder.is_dir():
-        pytest.skip(f"the folder ../shared/{name} is not here")
+def _unpacked(archive: str, folder: Path) -> Path:
+    with zipfile.ZipFile(DATA / archive) as file:
+        file.extractall(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real textured meshes and images."""
-    return _shared_folder("data")
+def object_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of real textured meshes with their manifest.json; see tests/data/README.md."""
+    return _unpacked("objects.zip", tmp_path_factory.mktemp("objects"))
 
 
 @pytest.fixture(scope="session")
-def shared_manifests() -> Path:
-    """The folder of real checkpoints' key lists."""
-    return _shared_folder("manifests")
+def checkpoint_manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of public checkpoints' tensor names, shapes and dtypes, as JSON."""
+    return _unpacked("manifests.zip", tmp_path_factory.mktemp("manifests"))
 
 
 @pytest.fixture(scope="session")

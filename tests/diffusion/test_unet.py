@@ -20,9 +20,9 @@ PREFIX = "model.diffusion_model."
 
 
 @pytest.fixture
-def key_map(shared_manifests) -> dict[str, str]:
+def key_map(checkpoint_manifests) -> dict[str, str]:
     """Names in the sgm layout, and what diffusers calls them."""
-    return json.loads((shared_manifests / "map_sgm_unet_to_diffusers_unet.json").read_text())
+    return json.loads((checkpoint_manifests / "map_sgm_unet_to_diffusers_unet.json").read_text())
 
 
 def test_equals_diffusers_network(key_map):
@@ -61,8 +61,8 @@ def test_equals_diffusers_network(key_map):
     ("manifest", "added"),
     [("svd_xt_sgm", 768), ("sv3d_u_sgm", 256), ("sv3d_p_sgm", 1280), ("v3d_512_sgm", 768)],
 )
-def test_names_and_shapes_are_those_of_the_public_files(shared_manifests, manifest, added):
-    entries = json.loads((shared_manifests / f"{manifest}.json").read_text())
+def test_names_and_shapes_are_those_of_the_public_files(checkpoint_manifests, manifest, added):
+    entries = json.loads((checkpoint_manifests / f"{manifest}.json").read_text())
     expected = {
         name.removeprefix(PREFIX): tuple(shape)
         for name, (shape, _) in entries.items()

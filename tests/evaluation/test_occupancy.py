@@ -124,11 +124,11 @@ def test_filling_stops_when_cancelled(make_sphere):
         occupancy(ball, grid, Progress(is_cancelled=lambda: True))
 
 
-def test_real_scans_fill_their_signed_volume(shared_data):
+def test_real_scans_fill_their_signed_volume(object_files):
     import trimesh
 
     scan = trimesh.load(
-        shared_data / "objects" / "animal_bull" / "model.obj", force="mesh", process=False
+        object_files / "animal_bull" / "model.obj", force="mesh", process=False
     )
     mesh = Mesh(
         torch.tensor(np.array(scan.vertices), dtype=torch.float32),

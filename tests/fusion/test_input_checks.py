@@ -15,8 +15,8 @@ from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.conventions import NORMAL_FRAMES, decode_normals, encode_normals
 from nova3d_core.errors import Cancelled, InputError
-from nova3d_core.evaluation.config import ConditionConfig
-from nova3d_core.evaluation.perturbations import make_condition, noisy_cameras
+from nova3d_core.evaluation.config import PerturbationConfig
+from nova3d_core.evaluation.perturbations import render_perturbed_views, noisy_cameras
 from nova3d_core.fusion.checks import silhouettes as silhouette_checks
 from nova3d_core.fusion.checks.inputs import border_views, check_views
 from nova3d_core.fusion.checks.normals import Evidence, Reading, check_normals
@@ -50,7 +50,7 @@ def seen(mesh, rig=SMALL, config=ONE_SAMPLE) -> Views:
 
 def seen_noisily(mesh, seed, rig=SMALL) -> Views:
     """Images from poses that are off by 4 degrees an axis and 2 % of the object."""
-    config = ConditionConfig("noisy", seed, rotation_sigma_deg=4.0, shift_sigma=0.02)
+    config = PerturbationConfig("noisy", seed, rotation_sigma_deg=4.0, translation_sigma=0.02)
     cameras = orbit_cameras(rig)
     return replace(seen_from(mesh, noisy_cameras(cameras, config)), cameras=cameras)
 
@@ -70,11 +70,10 @@ def swapped(views, one, other) -> Views:
     return with_masks_of(views, {one: views.masks[other], other: views.masks[one]})
 
 
-def shared_object(shared_data, name) -> Mesh:
-    objects = shared_data / "objects"
-    listed = json.loads((objects / "manifest.json").read_text())["objects"]
+def real_object(object_files, name) -> Mesh:
+    listed = json.loads((object_files / "manifest.json").read_text())["objects"]
     entry = next(entry for entry in listed if entry["name"] == name)
-    return read_mesh(objects / entry["file"], entry["up_axis"]).normalised()
+    return read_mesh(object_files / entry["file"], entry["up_axis"]).normalised()
 
 
 def message_of(call, *arguments) -> str:
@@ -101,8 +100,8 @@ def test_noise_is_only_explained_by_moving_the_cameras(l_solid, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["scissors_red", "axe_frost", "dino_crested"])
-def test_silhouettes_of_real_objects_pass(shared_data, name):
-    views = seen_noisily(shared_object(shared_data, name), seed=0)
+def test_silhouettes_of_real_objects_pass(object_files, name):
+    views = seen_noisily(real_object(object_files, name), seed=0)
     check_silhouettes(views)
     message = message_of(check_silhouettes, swapped(views, 0, 4))
     assert {view for view in range(16) if names(message, view)} == {0, 4}
@@ -295,10 +294,10 @@ def test_views_that_cannot_tell_pass(l_solid):
 
 
 @pytest.mark.parametrize("name", ["barrel_red", "scissors_red"])
-def test_real_objects_tell_right_from_wrong(shared_data, name):
-    mesh = shared_object(shared_data, name)
+def test_real_objects_tell_right_from_wrong(object_files, name):
+    mesh = real_object(object_files, name)
     cameras = orbit_cameras(RigConfig(count=6))
-    noisy = make_condition(mesh, cameras, ConditionConfig("noisy+conflict", supersample=2)).views
+    noisy = render_perturbed_views(mesh, cameras, PerturbationConfig("noisy+conflict", supersample=2)).views
     for views in (noisy, noisy.with_normals_in("camera")):
         check_normals(views)
         check_normals(with_smooth_noise(views, degrees=12.0))

@@ -1,4 +1,4 @@
-"""Mattes of drawn shapes whose coverage is known, and of real cut-outs put on white."""
+"""Mattes of drawn shapes whose coverage is known, and of rendered scans on white."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import InputError
 from nova3d_core.imaging.matte import WHITE_TOLERANCE, matte_from_white
-from nova3d_core.io.images.images import on_white, read_image
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.rendering.views import render_views
 
 BLUE = torch.tensor([0.2, 0.3, 0.6])
 
@@ -144,9 +147,12 @@ def test_nan_and_wrong_shapes_are_refused():
         matte_from_white(torch.ones(8, 8, 3))
 
 
-@pytest.mark.parametrize("name", ["owl", "hamburger"])
-def test_a_real_cut_out_on_white_gets_its_alpha_back(shared_data, name):
-    image = read_image(shared_data / "images" / f"{name}.png")
-    mask = matte_from_white(on_white(image)[None])[0] > 0.5
-    alpha = image[..., 3] > 0.5
-    assert float((mask & alpha).sum() / (mask | alpha).sum()) > 0.99
+@pytest.mark.parametrize("name", ["dino_crested/model.obj", "axe_frost.glb"])
+def test_rendered_scan_on_white_gets_its_coverage_back(object_files, name):
+    mesh = read_mesh(object_files / name).normalised()
+    camera = orbit_cameras(RigConfig(count=1, width_px=384, height_px=384))
+    views = render_views(mesh, camera).views
+    matte = matte_from_white(views.colour)[0] > 0.5
+    coverage = views.masks[0] > 0.5
+    assert coverage.float().mean() > 0.02
+    assert float((matte & coverage).sum() / (matte | coverage).sum()) > 0.99

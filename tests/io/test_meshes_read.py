@@ -371,12 +371,11 @@ def test_a_missing_mtl_is_a_warning_and_a_mesh(tmp_path, caplog):
     assert "colours are lost" in caplog.text
 
 
-def test_real_objects_have_the_faces_and_the_size_that_their_manifest_says(shared_data):
-    folder = shared_data / "objects"
-    objects = json.loads((folder / "manifest.json").read_text())["objects"]
-    assert len(objects) == 12
+def test_real_objects_have_the_faces_and_the_size_that_their_manifest_says(object_files):
+    objects = json.loads((object_files / "manifest.json").read_text())["objects"]
+    assert len(objects) == 5
     for entry in objects:
-        mesh = read_mesh(folder / entry["file"], entry["up_axis"])
+        mesh = read_mesh(object_files / entry["file"], entry["up_axis"])
         assert len(mesh.faces) == entry["faces"], entry["name"]
         width, height = entry["texture_px"]
         assert mesh.texture.shape == (height, width, 3), entry["name"]

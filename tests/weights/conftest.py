@@ -59,11 +59,11 @@ def write_model() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def manifest(shared_manifests: Path) -> Callable[[str], dict[str, tuple[int, ...]]]:
+def manifest(checkpoint_manifests: Path) -> Callable[[str], dict[str, tuple[int, ...]]]:
     """Names and shapes of a real checkpoint: `manifest("svd_xt_sgm")`."""
 
     def read(name: str) -> dict[str, tuple[int, ...]]:
-        entries = json.loads((shared_manifests / f"{name}.json").read_text(encoding="utf-8"))
+        entries = json.loads((checkpoint_manifests / f"{name}.json").read_text(encoding="utf-8"))
         return {key: tuple(shape) for key, (shape, _) in entries.items()}
 
     return read

@@ -58,8 +58,8 @@ def test_a_real_checkpoint_of_full_size_is_told(tmp_path, write_model, manifest,
     assert not any("of 1428 tensors" in remark for remark in identity.remarks)
 
 
-def test_every_manifest_of_a_checkpoint_is_covered(shared_manifests):
-    names = {path.stem for path in shared_manifests.glob("*.json")}
+def test_every_manifest_of_a_checkpoint_is_covered(checkpoint_manifests):
+    names = {path.stem for path in checkpoint_manifests.glob("*.json")}
     assert {name for name in names if not name.startswith("map_")} == set(REAL)
 
 

@@ -76,8 +76,8 @@ def write_diffusers(model, folder: Path, known: dict[str, str], suffix: str = ""
 
 
 @pytest.fixture(scope="session")
-def key_map(shared_manifests) -> dict[str, str]:
-    path = shared_manifests / "map_sgm_unet_to_diffusers_unet.json"
+def key_map(checkpoint_manifests) -> dict[str, str]:
+    path = checkpoint_manifests / "map_sgm_unet_to_diffusers_unet.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
 

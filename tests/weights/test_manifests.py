@@ -137,8 +137,8 @@ def test_an_old_image_encoder_may_hold_its_positions(opened):
     assert sources(image_encoder_part(file)) == set(file) - {name}
 
 
-def test_every_public_manifest_is_matched_or_an_exception(shared_manifests):
-    names = {path.stem for path in shared_manifests.glob("*.json")}
+def test_every_public_manifest_is_matched_or_an_exception(checkpoint_manifests):
+    names = {path.stem for path in checkpoint_manifests.glob("*.json")}
     assert names == set(WHOLE) | set(DIFFUSERS_UNETS) | OTHERS | set(EXCEPTIONS)
 
 
@@ -149,8 +149,8 @@ def test_exceptions_are_refused_by_their_names(tmp_path, write_model, manifest, 
         load_model(path)
 
 
-def test_names_of_the_unet_are_a_bijection(shared_manifests):
-    path = shared_manifests / "map_sgm_unet_to_diffusers_unet.json"
+def test_names_of_the_unet_are_a_bijection(checkpoint_manifests):
+    path = checkpoint_manifests / "map_sgm_unet_to_diffusers_unet.json"
     known = json.loads(path.read_text(encoding="utf-8"))
     ours = sgm_unet_names(known.values())
     assert {f"model.diffusion_model.{sgm}": name for name, sgm in ours.items()} == known
