@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from ..evaluation.config import EvaluateConfig
 from ..pipeline.config import FuseConfig
 from ..progress import Progress
-from .console import say, say_json
+from .console import print_json, print_out
 
 ABLATION_FILES = ("report.json", "table.md", "sheet.png")
 
@@ -43,24 +43,24 @@ class Ablate:
     def run(self, progress: Progress) -> None:
         """Reads, fuses and measures each variant, writes."""
         from ..evaluation.ablation import ablate, ablation_configs
-        from ..io.files.atomic import new_folder, refuse_folder
+        from ..io.files.atomic import atomic_folder, check_can_write_folder
         from ..io.images.images import write_image
         from ..io.mesh.read import read_mesh
         from ..io.settings import settings_dict
         from ..io.views.transforms_json import read_views
 
         inputs = (self.views, self.reference)
-        refuse_folder(self.output, self.overwrite, ABLATION_FILES, inputs)
+        check_can_write_folder(self.output, self.overwrite, ABLATION_FILES, inputs)
         configs = ablation_configs(self.fuse, self.variants)
         views, reference = read_views(self.views, progress), read_mesh(self.reference)
         found = ablate(views, reference, configs, self.evaluate, progress)
         document = {"fuse": settings_dict(self.fuse), "variants": found.to_dict()}
-        with new_folder(self.output, self.overwrite, ABLATION_FILES) as folder:
+        with atomic_folder(self.output, self.overwrite, ABLATION_FILES) as folder:
             text = json.dumps(document, indent=2, allow_nan=False)
             (folder / "report.json").write_text(text, encoding="utf-8")
             (folder / "table.md").write_text(found.table(), encoding="utf-8")
-            write_image(folder / "sheet.png", found.sheet)
+            write_image(folder / "sheet.png", found.grid)
         if self.json:
-            say_json(document)
+            print_json(document)
         else:
-            say(found.table().rstrip())
+            print_out(found.table().rstrip())

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import StageError
 from ..progress import Progress, ProgressEvent
-from .failures import BROKEN_PIPE, explain, first_line, traceback_wanted
+from .failures import BROKEN_PIPE, describe_error, first_line, traceback_enabled
 
 LINES_EVERY_S = 5.0
 """Seconds between two lines of progress where nobody watches a bar move."""
@@ -45,7 +45,7 @@ def _null_stream() -> io.TextIOWrapper:
     return open(os.devnull, "w", encoding="utf-8")
 
 
-def say(text: str) -> None:
+def print_out(text: str) -> None:
     """Writes a line to stdout, if there is one.
 
     Raises:
@@ -63,12 +63,12 @@ def say(text: str) -> None:
         raise StageError("writing the result", f"stdout: {first_line(error)}.") from error
 
 
-def say_json(document: Any) -> None:
+def print_json(document: Any) -> None:
     """Writes a document to stdout as JSON; a figure that does not exist is null."""
-    say(json.dumps(document, indent=2, allow_nan=False))
+    print_out(json.dumps(document, indent=2, allow_nan=False))
 
 
-def complain(text: str) -> None:
+def print_err(text: str) -> None:
     """Writes a line to stderr, if there is one that can be written to."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
@@ -76,7 +76,7 @@ def complain(text: str) -> None:
             sys.stderr.flush()
 
 
-def fail(error: Exception) -> int:
+def report_error(error: Exception) -> int:
     """Says in one line what went wrong; returns the exit code.
 
     A reader of stdout that went away (`| head`) is no error, so nothing is said of it.
@@ -84,10 +84,10 @@ def fail(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):
         _silence_stdout()
         return BROKEN_PIPE
-    if traceback_wanted():
-        complain("".join(traceback.format_exception(error)).rstrip())
-    line, code = explain(error)
-    complain(line if line.startswith("internal error") else f"error: {line}")
+    if traceback_enabled():
+        print_err("".join(traceback.format_exception(error)).rstrip())
+    line, code = describe_error(error)
+    print_err(line if line.startswith("internal error") else f"error: {line}")
     _flush_stdout()
     return code
 
@@ -95,7 +95,7 @@ def fail(error: Exception) -> int:
 def close_stdout() -> int:
     """Writes out what stdout still holds; returns the exit code that this gives."""
     error = _flush_stdout()
-    return 0 if error is None else fail(error)
+    return 0 if error is None else report_error(error)
 
 
 def _flush_stdout() -> OSError | None:
@@ -136,7 +136,7 @@ class _BetweenBars(logging.StreamHandler):
             super().emit(record)
 
 
-class Bars:
+class ProgressBars:
     """One tqdm bar for each stage, on stderr; a new stage closes the bar before it.
 
     Without tqdm each stage gets plain lines; without stderr nothing is shown.
@@ -199,4 +199,4 @@ class _Lines:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        complain(f"{self._stage}: {self.n}/{self._total}")
+        print_err(f"{self._stage}: {self.n}/{self._total}")

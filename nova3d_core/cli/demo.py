@@ -12,8 +12,8 @@ from tyro.conf import arg
 from ..pipeline.config import FuseConfig
 from ..progress import Progress
 from ..weights.discovery.built_in import is_shipped
-from .console import say, say_json
-from .evaluate import REPORT_FILES, write_report_files
+from .console import print_json, print_out
+from .evaluate import REPORT_FILES, write_report
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 OBJECT = ASSETS / "character_knight.glb"
@@ -45,9 +45,9 @@ class Demo:
 
     def run(self, progress: Progress) -> None:
         """The folder appears when all of it is done."""
-        from ..io.files.atomic import refuse_folder
+        from ..io.files.atomic import check_can_write_folder
 
-        refuse_folder(self.output, True, DEMO_FILES)
+        check_can_write_folder(self.output, True, DEMO_FILES)
         has_image = is_shipped() and IMAGE.is_dir()
         if self.start == "image" or (self.start == "auto" and has_image):
             self._from_image(progress)
@@ -59,7 +59,7 @@ class Demo:
         from ..diffusion.families import SampleConfig
         from ..diffusion.sampling.pipeline import sample
         from ..diffusion.sampling.preview import contact_sheet
-        from ..io.files.atomic import new_folder
+        from ..io.files.atomic import atomic_folder
         from ..io.images.images import write_image
         from ..io.mesh.read import write_glb
         from ..io.views.transforms_json import read_views, write_views
@@ -71,7 +71,7 @@ class Demo:
         start = time.perf_counter()
         model = load_model(NAME, progress=progress)
         seen = read_views(IMAGE)
-        with new_folder(self.output, True, DEMO_FILES) as folder:
+        with atomic_folder(self.output, True, DEMO_FILES) as folder:
             write_image(folder / PAINTED, seen.colour[0])
             mask = None if seen.masks is None else seen.masks[0]
             config = SampleConfig(seed=self.seed, steps=self.steps)
@@ -85,18 +85,22 @@ class Demo:
         seconds |= {**fused.seconds, "demo": time.perf_counter() - start}
         faces = len(fused.mesh.faces)
         if self.json:
-            say_json({"start": "image", "faces": faces, "seconds": seconds})
+            print_json({"start": "image", "faces": faces, "seconds": seconds})
             return
         views = len(painted.views)
-        say(f"One image, {views} views, a mesh of {faces} faces: done in {seconds['demo']:.0f} s.")
-        say(f"Look at {PAINTED}, {SHEET}, mesh.glb and turntable.webp in {self.output.resolve()}")
+        print_out(
+            f"One image, {views} views, a mesh of {faces} faces: done in {seconds['demo']:.0f} s."
+        )
+        print_out(
+            f"Look at {PAINTED}, {SHEET}, mesh.glb and turntable.webp in {self.output.resolve()}"
+        )
 
     def _from_object(self, progress: Progress) -> None:
         """Renders, fuses, measures, films."""
         from ..cameras.cameras import orbit_cameras
-        from ..evaluation.protocol import evaluate_mesh_with_sheet
+        from ..evaluation.protocol import evaluate_mesh_with_grid
         from ..evaluation.report import markdown_table
-        from ..io.files.atomic import new_folder
+        from ..io.files.atomic import atomic_folder
         from ..io.mesh.read import read_mesh, write_glb
         from ..io.views.transforms_json import read_views, write_views
         from ..pipeline.fuse import fuse_views
@@ -105,20 +109,20 @@ class Demo:
 
         start = time.perf_counter()
         truth = read_mesh(OBJECT).normalised()
-        with new_folder(self.output, True, DEMO_FILES) as folder:
+        with atomic_folder(self.output, True, DEMO_FILES) as folder:
             views = render_views(truth, orbit_cameras(), progress=progress).views
             write_views(views, folder / "views", progress=progress)
             # what follows sees what a user's folder would give: images of eight bits
             fused = fuse_views(read_views(folder / "views", progress), self.fuse, progress)
             write_glb(fused.mesh, folder / "mesh.glb")
-            report, sheet = evaluate_mesh_with_sheet(fused.mesh, truth, progress=progress)
+            report, sheet = evaluate_mesh_with_grid(fused.mesh, truth, progress=progress)
             table = markdown_table({OBJECT.stem: report})
-            write_report_files(folder, report, table, sheet)
+            write_report(folder, report, table, sheet)
             write_turntable(turntable(fused.mesh, progress=progress), folder / "turntable.webp")
         seconds = time.perf_counter() - start
         if self.json:
-            say_json({**report.to_dict(), "fuse_seconds": fused.seconds, "demo_seconds": seconds})
+            print_json({**report.to_dict(), "fuse_seconds": fused.seconds, "demo_seconds": seconds})
             return
-        say(table)
-        say(f"Done in {seconds:.0f} s. Look at mesh.glb, turntable.webp and sheet.png in ")
-        say(f"{self.output.resolve()}")
+        print_out(table)
+        print_out(f"Done in {seconds:.0f} s. Look at mesh.glb, turntable.webp and sheet.png in ")
+        print_out(f"{self.output.resolve()}")

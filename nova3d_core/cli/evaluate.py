@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from ..conventions import UpAxis
 from ..evaluation.config import EvaluateConfig
 from ..progress import Progress
-from .console import say, say_json
+from .console import print_json, print_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,32 +42,32 @@ class Evaluate:
 
     def run(self, progress: Progress) -> None:
         """Reads, measures, writes."""
-        from ..evaluation.protocol import evaluate_mesh, evaluate_mesh_with_sheet
+        from ..evaluation.protocol import evaluate_mesh, evaluate_mesh_with_grid
         from ..evaluation.report import markdown_table
-        from ..io.files.atomic import new_folder, refuse_folder
+        from ..io.files.atomic import atomic_folder, check_can_write_folder
         from ..io.mesh.read import read_mesh
 
         if self.output is not None:
             inputs = (self.mesh, self.reference)
-            refuse_folder(self.output, self.overwrite, REPORT_FILES, inputs)
+            check_can_write_folder(self.output, self.overwrite, REPORT_FILES, inputs)
         mesh = read_mesh(self.mesh, self.up_axis)
         reference = read_mesh(self.reference)
         sheet = None
         if self.output is not None and self.evaluate.with_images:
-            report, sheet = evaluate_mesh_with_sheet(mesh, reference, self.evaluate, progress)
+            report, sheet = evaluate_mesh_with_grid(mesh, reference, self.evaluate, progress)
         else:
             report = evaluate_mesh(mesh, reference, self.evaluate, progress)
         table = markdown_table({self.mesh.stem: report})
         if self.output is not None:
-            with new_folder(self.output, self.overwrite, REPORT_FILES) as folder:
-                write_report_files(folder, report, table, sheet)
+            with atomic_folder(self.output, self.overwrite, REPORT_FILES) as folder:
+                write_report(folder, report, table, sheet)
         if self.json:
-            say_json(report.to_dict())
+            print_json(report.to_dict())
         else:
-            say(table.rstrip())
+            print_out(table.rstrip())
 
 
-def write_report_files(folder: Path, report: Report, table: str, sheet: Tensor | None) -> None:
+def write_report(folder: Path, report: Report, table: str, sheet: Tensor | None) -> None:
     """Writes `REPORT_FILES` into a folder; the image sheet (H, W, 3) where there is one."""
     from ..io.images.images import write_image
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from ..progress import Progress
-from .console import say, say_json
+from .console import print_json, print_out
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Export:
         made = export_run(self.run_folder, self.output, self.dtype, self.overwrite, progress)
         place, size = made.state.place, self.output.stat().st_size
         if self.json:
-            say_json({"output": str(self.output), "step": place.step, "bytes": size})
+            print_json({"output": str(self.output), "step": place.step, "bytes": size})
             return
-        say(f"step {place.step} of {self.run_folder} in {self.output} ({size / 2**20:.1f} MB)")
+        print_out(
+            f"step {place.step} of {self.run_folder} in {self.output} ({size / 2**20:.1f} MB)"
+        )

@@ -14,14 +14,14 @@ from ..errors import Cancelled, InputError, MissingDependencyError, Nova3DError
 TRACEBACK_VARIABLE = "NOVA3D_TRACEBACK"
 """Environment variable that makes an error show where it came from."""
 ISSUES = "https://github.com/nova3d/comfyui-nova3d/issues"
-MAX_LINE = 480
+MAX_LINE_LENGTH = 480
 """Characters of an error's line; the middle of longer ones is left out."""
 FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def explain(error: BaseException) -> tuple[str, int]:
+def describe_error(error: BaseException) -> tuple[str, int]:
     """An exception as a line without "error: ", and the exit code of the command."""
     if isinstance(error, Nova3DError):
         bad_input = isinstance(error, InputError | MissingDependencyError)
@@ -47,7 +47,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return "the input is nested too deeply to be followed.", FAILED
     if isinstance(error, OverflowError):
         return one_line(f"a number is too large to compute with: {first_line(error)}."), FAILED
-    kind, place = type(error).__name__, place_of(error)
+    kind, place = type(error).__name__, error_location(error)
     return (
         one_line(
             f"internal error: {kind} at {place}: {first_line(error)}.",
@@ -89,10 +89,10 @@ def first_line(error: BaseException) -> str:
     """The first line of an exception's text, without a full stop; its class if it has none."""
     reason = error.strerror if isinstance(error, OSError) else None
     lines = (reason or str(error)).strip().splitlines()
-    return lines[0][:MAX_LINE].rstrip(". ") if lines else type(error).__name__
+    return lines[0][:MAX_LINE_LENGTH].rstrip(". ") if lines else type(error).__name__
 
 
-def place_of(error: BaseException) -> str:
+def error_location(error: BaseException) -> str:
     """The innermost line of this package that an exception went through: "io/mesh/stl.py:20"."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)]
@@ -102,9 +102,9 @@ def place_of(error: BaseException) -> str:
 
 
 def one_line(text: str, hint: str = "") -> str:
-    """Text on one line of at most `MAX_LINE` characters; a hint at its end stays whole."""
+    """Text on one line of at most `MAX_LINE_LENGTH` characters; a hint at its end stays whole."""
     text = "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
-    room = MAX_LINE - len(hint) - 1
+    room = MAX_LINE_LENGTH - len(hint) - 1
     if len(text) > room:
         end = 0 if hint else 160
         text = f"{text[: room - end - 5]} ... {text[len(text) - end :] if end else ''}".rstrip()
@@ -118,6 +118,6 @@ def _escaped(letter: str) -> str:
     return letter if "\ud800" <= letter <= "\udfff" else f"\\x{ord(letter):02x}"
 
 
-def traceback_wanted() -> bool:
+def traceback_enabled() -> bool:
     """Whether the user asked to see where errors come from."""
     return os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0")

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from ..pipeline.config import FuseConfig
 from ..progress import Progress
-from .console import say, say_json
+from .console import print_json, print_out
 
 if TYPE_CHECKING:
     from ..pipeline.stages import FusionResult
@@ -43,21 +43,21 @@ class Fuse:
 
     def run(self, progress: Progress) -> None:
         """Reads, fuses, writes."""
-        from ..compute.devices import checked_device
-        from ..io.files.atomic import refuse_folder
-        from ..io.files.ownership import refuse_shared_place
-        from ..io.mesh.read import refuse_mesh_path, write_mesh
+        from ..compute.devices import resolve_device
+        from ..io.files.atomic import check_can_write_folder
+        from ..io.files.ownership import reject_overlapping_outputs
+        from ..io.mesh.read import check_can_write_mesh, write_mesh
         from ..io.mesh.write import mesh_files
         from ..io.settings import read_settings
         from ..io.views.transforms_json import read_views
         from ..pipeline.fuse import fuse_views
 
         inputs = (self.views, self.settings)
-        device = checked_device(self.device)
-        refuse_mesh_path(self.output, self.overwrite, inputs)
+        device = resolve_device(self.device)
+        check_can_write_mesh(self.output, self.overwrite, inputs)
         if self.details is not None:
-            refuse_folder(self.details, self.overwrite, DETAIL_FILES, inputs)
-            refuse_shared_place(mesh_files(self.output), (self.details,), "--details")
+            check_can_write_folder(self.details, self.overwrite, DETAIL_FILES, inputs)
+            reject_overlapping_outputs(mesh_files(self.output), (self.details,), "--details")
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
         fused = fuse_views(read_views(self.views, progress), config, progress, device)
         if self.details is not None:
@@ -69,13 +69,13 @@ class Fuse:
         """Settings, report, conflict maps and refined views, all or nothing."""
         import json
 
-        from ..io.files.atomic import new_folder
+        from ..io.files.atomic import atomic_folder
         from ..io.images.images import write_image
-        from ..io.settings import settings_text
+        from ..io.settings import settings_to_json
         from ..io.views.transforms_json import write_views
 
-        with new_folder(self.details, self.overwrite, DETAIL_FILES) as folder:
-            (folder / "settings.json").write_text(settings_text(config), encoding="utf-8")
+        with atomic_folder(self.details, self.overwrite, DETAIL_FILES) as folder:
+            (folder / "settings.json").write_text(settings_to_json(config), encoding="utf-8")
             report = {"seconds": fused.seconds}
             if fused.surface.report.steps:
                 report["fusion"] = fused.surface.report.to_dict()
@@ -87,7 +87,7 @@ class Fuse:
     def _say(self, fused: FusionResult) -> None:
         texture_px = fused.mesh.texture.shape[0]
         if self.json:
-            say_json(
+            print_json(
                 {
                     "output": str(self.output),
                     "faces": len(fused.mesh.faces),
@@ -98,4 +98,6 @@ class Fuse:
             )
             return
         spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in fused.seconds.items())
-        say(f"{len(fused.mesh.faces)} faces, {texture_px} px texture in {self.output} ({spent})")
+        print_out(
+            f"{len(fused.mesh.faces)} faces, {texture_px} px texture in {self.output} ({spent})"
+        )

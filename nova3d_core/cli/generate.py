@@ -9,12 +9,12 @@ from typing import Annotated
 from tyro.conf import arg
 
 from ..progress import Progress
-from .console import say, say_json
-from .sampling import Painted, Painting
+from .console import print_json, print_out
+from .sampling import GeneratedViews, SamplingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(Painting):
+class Generate(SamplingOptions):
     """Paint views around the object in one image, with a multi-view model."""
 
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
@@ -22,19 +22,19 @@ class Generate(Painting):
 
     def run(self, progress: Progress) -> None:
         """Reads, loads, samples, writes."""
-        from ..io.files.atomic import refuse_folder
+        from ..io.files.atomic import check_can_write_folder
         from ..io.views.transforms_json import FOLDER_CONTENT, write_views
 
-        refuse_folder(self.output, self.overwrite, FOLDER_CONTENT, self.inputs)
+        check_can_write_folder(self.output, self.overwrite, FOLDER_CONTENT, self.inputs)
         painted = self.paint(progress)
         write_views(painted.sample.views, self.output, self.overwrite, progress)
         self._say(painted)
 
-    def _say(self, painted: Painted) -> None:
+    def _say(self, painted: GeneratedViews) -> None:
         views = painted.sample.views
         size_px = views.cameras.width
         if self.json:
-            say_json(
+            print_json(
                 {
                     "output": str(self.output),
                     "family": painted.family.name,
@@ -49,4 +49,4 @@ class Generate(Painting):
             return
         what = "colours and normals" if views.normals is not None else "colours"
         spent = ", ".join(f"{name} {each:.1f} s" for name, each in painted.seconds.items())
-        say(f"{len(views)} views of {size_px} px, {what}, in {self.output} ({spent})")
+        print_out(f"{len(views)} views of {size_px} px, {what}, in {self.output} ({spent})")

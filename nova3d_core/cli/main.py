@@ -14,9 +14,16 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from ..errors import MissingDependencyError
-from .console import Bars, close_stdout, complain, fail, log_to_stderr, prepare_streams
+from .console import (
+    ProgressBars,
+    close_stdout,
+    log_to_stderr,
+    prepare_streams,
+    print_err,
+    report_error,
+)
 from .failures import BROKEN_PIPE
-from .signals import EndingSignals
+from .signals import TerminationSignals
 
 PROGRAM = "python -m nova3d_core"
 
@@ -32,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     prepare_streams()
     log_to_stderr()
-    bars, signals = Bars(), EndingSignals()
+    bars, signals = ProgressBars(), TerminationSignals()
     try:
         with signals.handled(ends_process=arguments is None):
             command = _parsed(sys.argv[1:] if arguments is None else list(arguments))
             command.run(bars.progress.also_cancelled_by(signals.is_received))
     except KeyboardInterrupt:
         bars.close()
-        complain("stopped: nothing half-written was left.")
+        print_err("stopped: nothing half-written was left.")
         return signals.exit_code()
     except SystemExit:  # tyro's, after --help or a mistake
         if close_stdout() == BROKEN_PIPE:
@@ -47,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
     except Exception as error:  # also the last resort: a line that says what to report
         bars.close()
-        return fail(error)
+        return report_error(error)
     bars.close()
     return close_stdout()
 

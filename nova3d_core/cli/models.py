@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..progress import Progress
-from .console import say, say_json
+from .console import print_json, print_out
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,6 @@ class Models:
 
         report = models_report(self.folder, progress)
         if self.json:
-            say_json(report)
+            print_json(report)
         else:
-            say(models_text(report))
+            print_out(models_text(report))

@@ -16,7 +16,7 @@ from ..weights.discovery.locate import (
     default_folders,
     describe,
     find_models,
-    look_at,
+    inspect_file,
     missing_files,
 )
 from ..weights.discovery.registry import KnownFile
@@ -43,7 +43,7 @@ def models_report(
     places = default_folders(folders)
     found = find_models(places, progress) if places else []
     return {
-        "built_in": {**_installed_row(look_at(built_in_file())), "name": NAME}
+        "built_in": {**_installed_row(inspect_file(built_in_file())), "name": NAME}
         if is_shipped()
         else None,
         "folders": [str(place) for place in places],
@@ -68,7 +68,7 @@ def _installed_row(file: FoundFile) -> dict[str, Any]:
         "matched_by": file.matched_by,
         "licence": file.known.licence if file.known else None,
         "problem": file.problem,
-        "remarks": list(file.remarks),
+        "notes": list(file.notes),
     }
 
 
@@ -104,7 +104,7 @@ def _built_in_lines(row: dict[str, Any] | None) -> list[str]:
     lines = [f"Built in: {row['name']}  {_size_text(row['bytes'])}  {row['is']}"]
     if row["problem"]:
         lines += _wrapped("! ", row["problem"].removeprefix(row["path"]).lstrip())
-    for remark in (FAMILIES[NAME].limits, *row["remarks"]):
+    for remark in (FAMILIES[NAME].limits, *row["notes"]):
         lines += _wrapped("- ", remark)
     return lines
 
@@ -129,7 +129,7 @@ def _installed_lines(rows: list[dict[str, Any]]) -> list[str]:
             lines.append(f"{_INDENT}{row['published_as']} (told by {row['matched_by']})")
         if row["problem"]:
             lines += _wrapped("! ", row["problem"].removeprefix(row["path"]).lstrip())
-        for remark in row["remarks"]:
+        for remark in row["notes"]:
             lines += _wrapped("- ", remark)
     return lines
 

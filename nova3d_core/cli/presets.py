@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 from ..fusion.config import Preset
 from ..progress import Progress
-from .console import say_json
+from .console import print_json
 
 
 @dataclass(frozen=True)
@@ -24,4 +24,4 @@ class Presets:
         from ..io.settings import settings_dict
         from ..pipeline.config import FuseConfig
 
-        say_json(settings_dict(FuseConfig(sdf=preset_config(self.name))))
+        print_json(settings_dict(FuseConfig(sdf=preset_config(self.name))))

@@ -12,7 +12,7 @@ from ..cameras.rigs import RigConfig
 from ..conventions import UpAxis
 from ..progress import Progress
 from ..rendering.config import RenderConfig
-from .console import say, say_json
+from .console import print_json, print_out
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Render:
     def run(self, progress: Progress) -> None:
         """Reads, renders, writes."""
         from ..cameras.cameras import orbit_cameras
-        from ..io.files.atomic import refuse_folder
-        from ..io.files.ownership import refuse_shared_place
+        from ..io.files.atomic import check_can_write_folder
+        from ..io.files.ownership import reject_overlapping_outputs
         from ..io.mesh.read import read_mesh
         from ..io.views.transforms_json import FOLDER_CONTENT, write_views
-        from ..rendering.turntable import refuse_turntable_path, turntable, write_turntable
+        from ..rendering.turntable import check_turntable_path, turntable, write_turntable
         from ..rendering.views import render_views
 
-        refuse_folder(self.output, self.overwrite, FOLDER_CONTENT, (self.mesh,))
+        check_can_write_folder(self.output, self.overwrite, FOLDER_CONTENT, (self.mesh,))
         if self.turntable is not None:
-            refuse_turntable_path(self.turntable, self.overwrite, (self.mesh,))
-            refuse_shared_place((self.turntable,), (self.output,), "--turntable")
+            check_turntable_path(self.turntable, self.overwrite, (self.mesh,))
+            reject_overlapping_outputs((self.turntable,), (self.output,), "--turntable")
         mesh = read_mesh(self.mesh, self.up_axis)
         mesh = mesh.normalised() if self.normalise else mesh
         views = render_views(mesh, orbit_cameras(self.rig), self.render, progress).views
@@ -59,6 +59,6 @@ class Render:
         if self.turntable is not None:
             write_turntable(turntable(mesh, progress=progress), self.turntable, self.overwrite)
         if self.json:
-            say_json({"output": str(self.output), "views": len(views), "faces": len(mesh.faces)})
+            print_json({"output": str(self.output), "views": len(views), "faces": len(mesh.faces)})
         else:
-            say(f"{len(views)} views of {len(mesh.faces)} faces in {self.output}")
+            print_out(f"{len(views)} views of {len(mesh.faces)} faces in {self.output}")

@@ -12,7 +12,7 @@ from ..checks import check_bounds
 from ..errors import InputError
 from ..progress import Progress
 from ..training.data.config import DatasetConfig, PrecomputeConfig
-from .console import say, say_json
+from .console import print_json, print_out
 
 if TYPE_CHECKING:
     from ..training.data.precompute_latents import Encoders
@@ -54,12 +54,12 @@ class RenderDataset:
         """Renders what is missing."""
         from dataclasses import asdict
 
-        from ..compute.devices import checked_device
-        from ..training.data.dataset_lock import earlier_settings
-        from ..training.data.mesh_sources import Procedural, read_mesh_list
+        from ..compute.devices import resolve_device
+        from ..training.data.dataset_lock import existing_settings
+        from ..training.data.mesh_sources import ProceduralObjects, read_mesh_list
         from ..training.data.render_dataset import SKIPPED, render_dataset
 
-        device = checked_device(self.device)
+        device = resolve_device(self.device)
         check_bounds(self, "option", procedural=(1, 2**31 - 1), workers=(1, MAX_WORKERS))
         if (self.meshes is None) == (self.procedural is None):
             raise InputError(
@@ -67,33 +67,33 @@ class RenderDataset:
                 "For example: render-dataset meshes.txt -o shards",
             )
         if self.meshes is not None:
-            source = read_mesh_list(self.meshes, self.dataset.fronts)
+            source = read_mesh_list(self.meshes, self.dataset.yaws_per_mesh)
         else:
-            source = Procedural(self.procedural)
+            source = ProceduralObjects(self.procedural)
         encoders = None
         if self.latents_of is not None:
-            from ..training.data.precompute_latents import encoders_of
+            from ..training.data.precompute_latents import load_encoders
 
-            earlier_settings(self.output / LATENTS)
-            encoders = encoders_of(self.latents_of, device, progress)  # before hours of rendering
+            existing_settings(self.output / LATENTS)
+            encoders = load_encoders(self.latents_of, device, progress)  # before hours of rendering
         done = render_dataset(
             source, self.output, self.dataset, self.workers, self.ray, self.overwrite, progress
         )
         latents = None if encoders is None else self._latents(encoders, progress)
         if self.json:
             document = {**asdict(done), "folder": str(done.folder)}
-            say_json({**document, "latents": None if latents is None else str(latents)})
+            print_json({**document, "latents": None if latents is None else str(latents)})
             return
         kept = f", {done.kept} of them kept" if done.kept else ""
-        say(f"{done.objects} objects in {done.shards} shards in {done.folder}{kept}")
+        print_out(f"{done.objects} objects in {done.shards} shards in {done.folder}{kept}")
         if done.grey:
-            say(f"{done.grey} had neither texture nor vertex colours: they are grey")
+            print_out(f"{done.grey} had neither texture nor vertex colours: they are grey")
         if done.open:
-            say(f"{done.open} are open or not manifold: they are seen from both sides")
+            print_out(f"{done.open} are open or not manifold: they are seen from both sides")
         if done.skipped:
-            say(f"{len(done.skipped)} were skipped; {done.folder / SKIPPED} says why")
+            print_out(f"{len(done.skipped)} were skipped; {done.folder / SKIPPED} says why")
         if latents is not None:
-            say(f"their latents in {latents}")
+            print_out(f"their latents in {latents}")
 
     def _latents(self, encoders: Encoders, progress: Progress) -> Path:
         """The second step; the folder that it fills."""

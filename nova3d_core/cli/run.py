@@ -10,15 +10,15 @@ from tyro.conf import arg
 
 from ..pipeline.config import FuseConfig
 from ..progress import Progress
-from .console import say, say_json
-from .sampling import Painted, Painting
+from .console import print_json, print_out
+from .sampling import GeneratedViews, SamplingOptions
 
 if TYPE_CHECKING:
     from ..pipeline.stages import FusionResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Painting):
+class Run(SamplingOptions):
     """Make a textured mesh of the object in one image: paint views, fuse them."""
 
     output: Annotated[Path, arg(aliases=("-o",), metavar="MESH")]
@@ -32,21 +32,21 @@ class Run(Painting):
 
     def run(self, progress: Progress) -> None:
         """Reads, samples, fuses, writes."""
-        from ..compute.devices import checked_device
-        from ..io.files.atomic import refuse_folder
-        from ..io.files.ownership import refuse_shared_place
-        from ..io.mesh.read import refuse_mesh_path, write_mesh
+        from ..compute.devices import resolve_device
+        from ..io.files.atomic import check_can_write_folder
+        from ..io.files.ownership import reject_overlapping_outputs
+        from ..io.mesh.read import check_can_write_mesh, write_mesh
         from ..io.mesh.write import mesh_files
         from ..io.settings import read_settings
         from ..io.views.transforms_json import FOLDER_CONTENT, write_views
         from ..pipeline.fuse import fuse_views
 
         inputs = (*self.inputs, self.settings)
-        device = checked_device(self.device)
-        refuse_mesh_path(self.output, self.overwrite, inputs)
+        device = resolve_device(self.device)
+        check_can_write_mesh(self.output, self.overwrite, inputs)
         if self.views is not None:
-            refuse_folder(self.views, self.overwrite, FOLDER_CONTENT, inputs)
-            refuse_shared_place(mesh_files(self.output), (self.views,), "--views")
+            check_can_write_folder(self.views, self.overwrite, FOLDER_CONTENT, inputs)
+            reject_overlapping_outputs(mesh_files(self.output), (self.views,), "--views")
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
         painted = self.paint(progress)
         fused = fuse_views(painted.sample.views, config, progress, device)
@@ -55,11 +55,11 @@ class Run(Painting):
         write_mesh(fused.mesh, self.output, self.overwrite)
         self._say(painted, fused)
 
-    def _say(self, painted: Painted, fused: FusionResult) -> None:
+    def _say(self, painted: GeneratedViews, fused: FusionResult) -> None:
         faces, texture_px = len(fused.mesh.faces), fused.mesh.texture.shape[0]
         seconds = {**painted.seconds, **fused.seconds}
         if self.json:
-            say_json(
+            print_json(
                 {
                     "output": str(self.output),
                     "family": painted.family.name,
@@ -73,4 +73,4 @@ class Run(Painting):
             )
             return
         spent = ", ".join(f"{stage} {each:.1f} s" for stage, each in seconds.items())
-        say(f"{faces} faces, {texture_px} px texture in {self.output} ({spent})")
+        print_out(f"{faces} faces, {texture_px} px texture in {self.output} ({spent})")

@@ -30,7 +30,7 @@ LONGEST_PX = 4096
 
 
 @dataclass(frozen=True)
-class Painted:
+class GeneratedViews:
     """What a model painted of an image."""
 
     family: Family
@@ -42,7 +42,7 @@ class Painted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Painting:
+class SamplingOptions:
     """The image, the model, and how to sample."""
 
     image: Positional[Path]
@@ -88,15 +88,15 @@ class Painting:
         """The files that are read, which no output may replace."""
         return (self.image, self.mask, self.model)
 
-    def paint(self, progress: Progress) -> Painted:
+    def paint(self, progress: Progress) -> GeneratedViews:
         """Reads the image, loads the model, samples."""
         import time
 
-        from ..compute.devices import checked_device, is_out_of_memory
+        from ..compute.devices import is_out_of_memory, resolve_device
         from ..diffusion.model import OneDevice
         from ..diffusion.sampling.pipeline import sample
         from ..io.images.images import read_image, read_mask
-        from ..weights.discovery.built_in import better_files, model_file
+        from ..weights.discovery.built_in import recommended_files, resolve_model_file
         from ..weights.load import load_model
 
         check_bounds(
@@ -107,11 +107,11 @@ class Painting:
             elevation_deg=(-90.0, 90.0),
             rise_deg=(0.0, 90.0),
         )
-        device = checked_device(self.device)
+        device = resolve_device(self.device)
         config = self._config()
         image = read_image(self.image, longest_px=LONGEST_PX)
         mask = None if self.mask is None else read_mask(self.mask, longest_px=LONGEST_PX)
-        path = model_file(self.model, self.folder)
+        path = resolve_model_file(self.model, self.folder)
         dtype = self._dtype(device)
         # a GPU gets weights in the format it computes in; the CPU maps the file as it is
         kept = None if device.type == "cpu" else dtype
@@ -119,7 +119,7 @@ class Painting:
         model = load_model(path, dtype=kept, folders=self.folder, progress=progress)
         loaded = time.perf_counter()
         if model.family.name == NAME:
-            logger.warning("%s", better_files())
+            logger.warning("%s", recommended_files())
         cameras = self._cameras(model.family)
         placement = OneDevice(model, device, dtype)
         try:
@@ -133,7 +133,7 @@ class Painting:
                 "Choose a smaller --size-px or --dtype float16, or close other programs.",
             ) from error
         seconds = {"loading": loaded - start, "sampling": time.perf_counter() - loaded}
-        return Painted(model.family, replace(made, views=made.views.to("cpu")), seconds)
+        return GeneratedViews(model.family, replace(made, views=made.views.to("cpu")), seconds)
 
     def _config(self) -> SampleConfig:
         guidance = None

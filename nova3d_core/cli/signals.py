@@ -24,7 +24,7 @@ class Terminated(KeyboardInterrupt):
         super().__init__()
 
 
-class EndingSignals:
+class TerminationSignals:
     """The signals that end a process: noted, and raised as `Terminated` in the main thread.
 
     A library may swallow the exception; the note stays, so that the next progress report ends the

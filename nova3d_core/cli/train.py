@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from ..progress import Progress
-from .console import say, say_json
+from .console import print_json, print_out
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
-    from ..training.runs import Outcome
+    from ..training.runs import TrainResult
 
 ENDS = {
     "finished": "the run is finished",
@@ -61,14 +61,14 @@ class Train:
         """Trains, and says how far it came."""
         from ..checks import check_bounds
         from ..errors import Cancelled
-        from ..training.export import export_run, refuse_export
+        from ..training.export import check_can_export, export_run
         from ..training.runs import train
 
         check_bounds(self, "option", minutes=(0.0, 1e6))
         config = self._config()
         if self.export is not None:
             inputs = (None if config.start is None else Path(config.start),)
-            refuse_export(self.export, self.dtype, self.overwrite, inputs)
+            check_can_export(self.export, self.dtype, self.overwrite, inputs)
         outcome = train(
             config,
             self.output,
@@ -105,10 +105,10 @@ class Train:
             config = replace(config, start=self.start)
         return config if self.seed is None else replace(config, seed=self.seed)
 
-    def _say(self, outcome: Outcome, config: TrainConfig) -> None:
+    def _say(self, outcome: TrainResult, config: TrainConfig) -> None:
         place = outcome.place
         if self.json:
-            say_json(
+            print_json(
                 {
                     "output": str(self.output),
                     "ended": outcome.reason,
@@ -121,9 +121,9 @@ class Train:
                 }
             )
             return
-        say(
+        print_out(
             f"step {place.step} of {config.optimiser.steps} is kept in {self.output}: "
             f"{ENDS[outcome.reason]}."
         )
         if outcome.reason != "finished":
-            say("The same command goes on from there.")
+            print_out("The same command goes on from there.")

@@ -13,46 +13,46 @@ from torch import nn
 
 from ..checks import check_choice
 from ..errors import InputError
-from ..io.files.atomic import refuse_file
+from ..io.files.atomic import check_can_write_file
 from ..io.files.json_text import parse_json
-from ..io.settings import config_from
+from ..io.settings import config_from_dict
 from ..progress import SILENT, Progress
-from ..weights.discovery.built_in import model_file
-from ..weights.discovery.companions import unet_file
+from ..weights.discovery.built_in import resolve_model_file
+from ..weights.discovery.companions import resolve_unet_file
 from ..weights.files.inspect import read_header
-from ..weights.infer_shapes import own_metadata
+from ..weights.infer_shapes import nova3d_metadata
 from ..weights.save import save_nova3d
-from .checkpoint import AVERAGE, WEIGHTS, State, check_names, checkpoints_in, read_state
+from .checkpoint import AVERAGE, WEIGHTS, CheckpointState, check_tensors_match, checkpoints_in, read_state
 from .config import TrainConfig
 from .tensor_files import read_tensors
-from .train_module import Trainee, trainee_of
+from .train_module import TrainModule, build_train_module
 
 FORMATS = ("float16", "bfloat16", "float32")
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedModel:
     """The network of a checkpoint, with its averaged weights."""
 
-    trainee: Trainee
+    trainee: TrainModule
     """The parts, in float32 on the CPU."""
     config: TrainConfig
     """The run's settings."""
-    state: State
+    state: CheckpointState
     """How far the run had come."""
 
 
-def refuse_export(
+def check_can_export(
     path: Path, dtype: str, overwrite: bool, inputs: Collection[Path | None] = ()
 ) -> None:
     """Raises InputError if the file cannot be written, before long work."""
     check_choice("--dtype", dtype, FORMATS)
     if path.suffix != ".safetensors":
         raise InputError(f"{path} must end in .safetensors to be saved as a model.")
-    refuse_file(path, overwrite, inputs)
+    check_can_write_file(path, overwrite, inputs)
 
 
-def trained_in(output: Path | str, average: bool = True, progress: Progress = SILENT) -> Trained:
+def load_trained(output: Path | str, average: bool = True, progress: Progress = SILENT) -> TrainedModel:
     """The network of a run's newest checkpoint; the run itself may go on meanwhile.
 
     Args:
@@ -67,14 +67,14 @@ def trained_in(output: Path | str, average: bool = True, progress: Progress = SI
     if not found:
         raise InputError(f"{output} holds no checkpoint.", "Train there first.")
     state = read_state(found[-1])
-    config = config_from(state.config, TrainConfig, f"the settings of {found[-1]}")
-    trainee = trainee_of(config, progress)
+    config = config_from_dict(state.config, TrainConfig, f"the settings of {found[-1]}")
+    trainee = build_train_module(config, progress)
     weights = read_tensors(found[-1] / WEIGHTS)
-    check_names(found[-1] / WEIGHTS, weights, trainee.state_dict())
+    check_tensors_match(found[-1] / WEIGHTS, weights, trainee.state_dict())
     if average:
         weights |= read_tensors(found[-1] / AVERAGE)
     trainee.load_state_dict(weights)
-    return Trained(trainee.requires_grad_(False).eval(), config, state)
+    return TrainedModel(trainee.requires_grad_(False).eval(), config, state)
 
 
 def export_run(
@@ -83,7 +83,7 @@ def export_run(
     dtype: str = "float16",
     overwrite: bool = False,
     progress: Progress = SILENT,
-) -> Trained:
+) -> TrainedModel:
     """Writes the moving average of a run's weights as one .safetensors file.
 
     Args:
@@ -96,8 +96,8 @@ def export_run(
     Returns:
         What was written, in that number format.
     """
-    refuse_export(path, dtype, overwrite)
-    trained = trained_in(output, progress=progress)
+    check_can_export(path, dtype, overwrite)
+    trained = load_trained(output, progress=progress)
     model = trained.trainee.model(str(path))
     for part in (model.unet, model.image_encoder, model.codec):
         if isinstance(part, nn.Module):
@@ -106,7 +106,7 @@ def export_run(
     return trained
 
 
-def _note(trained: Trained) -> str:
+def _note(trained: TrainedModel) -> str:
     """Where the weights come from, for the file's metadata."""
     place = trained.state.place
     document: dict[str, Any] = {
@@ -119,8 +119,8 @@ def _note(trained: Trained) -> str:
         "settings": trained.state.config,
     }
     if trained.config.start:
-        start = unet_file(model_file(trained.config.start))
-        said = own_metadata(read_header(start).metadata, str(start))
+        start = resolve_unet_file(resolve_model_file(trained.config.start))
+        said = nova3d_metadata(read_header(start).metadata, str(start))
         document["started_from"] = {"file": start.name, "note": _as_table(said.get("note", ""))}
     return json.dumps(document)
 

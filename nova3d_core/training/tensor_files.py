@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..weights.files.write import safetensors_head
-from .dtensor import is_split, whole
+from ..weights.files.write import safetensors_header
+from .dtensor import is_sharded, whole
 
 
 def write_tensors(path: Path | None, tensors: Mapping[str, Tensor]) -> None:
@@ -32,12 +32,12 @@ def write_tensors(path: Path | None, tensors: Mapping[str, Tensor]) -> None:
             try:
                 stream = opened.enter_context(path.open("wb"))
                 listed = [(name, tensor.dtype, tensor.shape) for name, tensor in ordered]
-                stream.write(safetensors_head(listed))
+                stream.write(safetensors_header(listed))
             except OSError as error:
                 failed = error
         for _, tensor in ordered:
             writes = stream is not None and failed is None
-            if not writes and not is_split(tensor):
+            if not writes and not is_sharded(tensor):
                 continue
             flat = whole(tensor).cpu().contiguous().flatten()
             if writes:

@@ -13,18 +13,18 @@ from ..diffusion.model import Codec, ImageEncoder, MultiviewModel
 from ..diffusion.network.unet import VideoUNet
 from ..errors import InputError
 from ..progress import SILENT, Progress
-from ..weights.discovery.built_in import model_file
-from ..weights.discovery.companions import unet_file
-from ..weights.discovery.locate import look_at
+from ..weights.discovery.built_in import resolve_model_file
+from ..weights.discovery.companions import resolve_unet_file
+from ..weights.discovery.locate import inspect_file
 from ..weights.load import load_model, load_svd
 from .config import NetworkConfig, TrainConfig
 from .init_from_svd import nova3d_from_svd
 
-IDLE = (".attn2.to_q.", ".attn2.to_k.", ".norm2.")
+UNUSED_LAYERS = (".attn2.to_q.", ".attn2.to_k.", ".norm2.")
 """Layers that a context of one token never uses: they get no gradient."""
 
 
-class Trainee(nn.Module):
+class TrainModule(nn.Module):
     """A network with its image encoder, as one module that launchers can wrap.
 
     Args:
@@ -39,7 +39,7 @@ class Trainee(nn.Module):
         check_parts(unet, codec, family)
         self.unet = unet.float().requires_grad_(True)
         for name, weight in self.unet.named_parameters():
-            if any(part in f".{name}" for part in IDLE):
+            if any(part in f".{name}" for part in UNUSED_LAYERS):
                 weight.requires_grad_(False)
         self.encoder: nn.Module | None = None
         if isinstance(encoder, SmallEncoder):
@@ -106,7 +106,7 @@ def check_parts(unet: VideoUNet, codec: Codec, family: Family) -> None:
             )
 
 
-def check_size(trainee: Trainee, size_px: int) -> None:
+def check_image_size(trainee: TrainModule, size_px: int) -> None:
     """Raises InputError if the network cannot halve latents of such images often enough."""
     levels = len(trainee.unet.config.channel_factors)
     multiple = trainee.codec.factor * 2 ** (levels - 1)
@@ -116,7 +116,7 @@ def check_size(trainee: Trainee, size_px: int) -> None:
         )
 
 
-def fresh_trainee(config: NetworkConfig, family: Family, seed: int) -> Trainee:
+def init_train_module(config: NetworkConfig, family: Family, seed: int) -> TrainModule:
     """A network that starts from nothing, with the codec without weights and a small encoder.
 
     It begins by answering 0: the last layer is zero, and each residual branch ends in a layer that
@@ -130,17 +130,17 @@ def fresh_trainee(config: NetworkConfig, family: Family, seed: int) -> Trainee:
     with seeded(seed):
         unet = VideoUNet(config.unet)
         encoder = SmallEncoder(config.encoder_channels, config.unet.context_channels)
-    start_as_identity(unet, config.small_residuals)
+    init_as_identity(unet, config.residual_init_scale)
     codec = PixelCodec(
         config.codec_factor,
         deviation=config.codec_deviation,
         cosines=config.codec_cosines or None,
     )
-    return Trainee(unet, encoder, codec, family)
+    return TrainModule(unet, encoder, codec, family)
 
 
 @torch.no_grad()
-def start_as_identity(unet: VideoUNet, small: float = 0.0) -> None:
+def init_as_identity(unet: VideoUNet, small: float = 0.0) -> None:
     """Makes a network with default random weights answer 0 and pass everything through."""
     for name, module in unet.named_modules():
         residual = name.endswith((".out_layers.3", ".proj_out", ".attn_align.to_out.0"))
@@ -152,7 +152,7 @@ def start_as_identity(unet: VideoUNet, small: float = 0.0) -> None:
             weight.zero_()  # half of each
 
 
-def trainee_of(config: TrainConfig, progress: Progress = SILENT) -> Trainee:
+def build_train_module(config: TrainConfig, progress: Progress = SILENT) -> TrainModule:
     """What a run trains: out of a file, or from nothing.
 
     Raises:
@@ -160,22 +160,22 @@ def trainee_of(config: TrainConfig, progress: Progress = SILENT) -> Trainee:
     """
     family = FAMILIES[config.family]
     if not config.start:
-        return fresh_trainee(config.network, family, config.seed)
-    path = unet_file(model_file(config.start))
-    found = look_at(path).identity
+        return init_train_module(config.network, family, config.seed)
+    path = resolve_unet_file(resolve_model_file(config.start))
+    found = inspect_file(path).identity
     if found is not None and found.family == "svd" and family.name == "nova3d":
         svd, codec, encoder = load_svd(path, dtype=torch.float32, progress=progress)
-        return Trainee(nova3d_from_svd(svd, config.seed), encoder, codec, family)
+        return TrainModule(nova3d_from_svd(svd, config.seed), encoder, codec, family)
     model = load_model(path, dtype=torch.float32, progress=progress)
     if model.family.name != family.name:
         raise InputError(
             f"{path} is {model.family.label}, but the settings train {family.label}.",
             "Change `family` or `start` in the training settings.",
         )
-    return Trainee(own_weights(model.unet), own_weights(model.image_encoder), model.codec, family)
+    return TrainModule(copy_weights(model.unet), copy_weights(model.image_encoder), model.codec, family)
 
 
-def own_weights(module: nn.Module) -> nn.Module:
+def copy_weights(module: nn.Module) -> nn.Module:
     """The module with weights that may be written: those of a file are mapped from it."""
     for weight in module.parameters():
         weight.data = weight.data.clone()

@@ -16,7 +16,7 @@ from ..diffusion.codecs.clip_config import ClipConfig
 from ..diffusion.codecs.vae_config import VaeConfig
 from ..diffusion.network.config import Alignment, UNetConfig
 from ..errors import InputError
-from ..io.files.containment import quoted
+from ..io.files.containment import quote_value
 from ..io.files.json_text import parse_json
 from .discovery.layouts import METADATA_KEY
 from .keymaps.unet import Shape
@@ -26,7 +26,7 @@ CLIP_HEAD_CHANNELS = (80, 64)
 """Heads of ViT-H, then of other vision transformers."""
 
 
-def own_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
+def nova3d_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
     """What one of our files says of itself; {} for others.
 
     Raises:
@@ -194,5 +194,5 @@ def _indices(names: Iterable[str], pattern: str) -> list[int]:
 def _number(said: Mapping[str, Any], name: str, usual: int, source: str) -> int:
     value = said.get(name, usual)
     if type(value) is not int or value < 1:
-        raise InputError(f"{source} is damaged: its metadata say {name} = {quoted(value)}.")
+        raise InputError(f"{source} is damaged: its metadata say {name} = {quote_value(value)}.")
     return value

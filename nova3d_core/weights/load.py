@@ -22,21 +22,21 @@ from ..progress import SILENT, Progress
 from .build.components import (
     check_context,
     check_latents,
-    codec_part,
-    image_encoder_part,
-    unet_part,
+    codec_component,
+    image_encoder_component,
+    unet_component,
 )
-from .build.load_state import COMPUTED_IN, Part, fill, part_bytes
-from .discovery.companions import find_part, unet_file
+from .build.load_state import COMPUTE_DTYPES, NetworkComponent, component_bytes, fill
+from .discovery.companions import find_companion, resolve_unet_file
 from .discovery.layouts import Identity
-from .discovery.locate import describe, look_at
+from .discovery.locate import describe, inspect_file
 from .discovery.registry import IMAGE_ENCODER, PIXEL_CODEC, SMALL_ENCODER, UNET, VAE
 from .files.read import WeightFile, open_weights
 
 log = logging.getLogger(__name__)
 
 STAGE = "loading the model"
-_INSTEAD = {VAE: PIXEL_CODEC, IMAGE_ENCODER: SMALL_ENCODER}
+_ALTERNATIVE_PART = {VAE: PIXEL_CODEC, IMAGE_ENCODER: SMALL_ENCODER}
 """What a file may hold in the place of a part, so that nobody lends it that part."""
 _LISTS_THEM = "`python -m nova3d_core models` lists the known ones."
 
@@ -78,7 +78,7 @@ def load_model(
             holds NaN, asks to run code, or does not fit into memory; or a part is nowhere.
         Cancelled: the user asked to stop.
     """
-    path = unet_file(path)
+    path = resolve_unet_file(path)
     check_dtype(dtype)
     identity = _identity(path)
     family = _family(path, identity)
@@ -100,7 +100,7 @@ def load_svd(
     Returns:
         Its network, its codec and its image encoder.
     """
-    path = unet_file(path)
+    path = resolve_unet_file(path)
     check_dtype(dtype)
     identity = _identity(path)
     _refuse_what_has_no_unet(path, identity)
@@ -119,13 +119,13 @@ def _parts(
     operations: ModuleType | type,
     attention: Attend | None,
     progress: Progress,
-) -> tuple[Part, Part, Part]:
+) -> tuple[NetworkComponent, NetworkComponent, NetworkComponent]:
     """UNet, codec and image encoder of a file, or lent by others, with their weights."""
     with ExitStack() as opened:
         own = opened.enter_context(open_weights(path))
-        unet = unet_part(own, identity, operations, attention)
-        codec = codec_part(_holder(own, identity, VAE, folders, progress, opened))
-        encoder = image_encoder_part(
+        unet = unet_component(own, identity, operations, attention)
+        codec = codec_component(_holder(own, identity, VAE, folders, progress, opened))
+        encoder = image_encoder_component(
             _holder(own, identity, IMAGE_ENCODER, folders, progress, opened)
         )
         check_latents(unet.module, codec)
@@ -145,26 +145,26 @@ def load_unet(
     progress: Progress = SILENT,
 ) -> LoadedUNet:
     """Loads the UNet alone, of SVD too; see `load_model`."""
-    path = unet_file(path)
+    path = resolve_unet_file(path)
     check_dtype(dtype)
     identity = _identity(path)
     _refuse_what_has_no_unet(path, identity)
     with open_weights(path) as own:
-        part = unet_part(own, identity, operations, attention)
+        part = unet_component(own, identity, operations, attention)
         _fill_all([part], dtype, progress)
     return LoadedUNet(part.module, identity)
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
     """Raises InputError if weights cannot be kept in the number format."""
-    if dtype is not None and dtype not in COMPUTED_IN:
-        allowed = ", ".join(str(each).removeprefix("torch.") for each in COMPUTED_IN)
+    if dtype is not None and dtype not in COMPUTE_DTYPES:
+        allowed = ", ".join(str(each).removeprefix("torch.") for each in COMPUTE_DTYPES)
         raise InputError(f"weights cannot be loaded as {dtype}, expected one of {allowed}.")
 
 
 def _identity(path: Path) -> Identity:
     """What the file is, its name included where contents do not tell."""
-    found = look_at(path)
+    found = inspect_file(path)
     if found.identity is None:
         raise InputError(found.problem or f"{path} cannot be read.")
     return found.identity
@@ -172,7 +172,7 @@ def _identity(path: Path) -> Identity:
 
 def _refuse_what_has_no_unet(path: Path, identity: Identity) -> None:
     if identity.family == "unknown":
-        why = " ".join(identity.remarks)
+        why = " ".join(identity.notes)
         raise InputError(f"{path} is no multi-view model. {why}".strip(), _LISTS_THEM)
     if identity.family == "ouroboros3d":
         raise InputError(
@@ -212,17 +212,17 @@ def _holder(
     opened: ExitStack,
 ) -> WeightFile:
     """The open file that holds a part: the model's own, or another one."""
-    if part in identity.parts or _INSTEAD[part] in identity.parts:
+    if part in identity.parts or _ALTERNATIVE_PART[part] in identity.parts:
         return own
-    elsewhere = find_part(own.path, part, folders, progress)
+    elsewhere = find_companion(own.path, part, folders, progress)
     log.info("%s lends its %s to %s", elsewhere, part.replace("_", " "), own.path)
     return opened.enter_context(open_weights(elsewhere))
 
 
-def _fill_all(parts: list[Part], dtype: torch.dtype | None, progress: Progress) -> None:
-    needed = sum(part_bytes(part, dtype) for part in parts)
+def _fill_all(parts: list[NetworkComponent], dtype: torch.dtype | None, progress: Progress) -> None:
+    needed = sum(component_bytes(part, dtype) for part in parts)
     check_memory(str(parts[0].file.path), needed, available_bytes())
-    total, done = sum(len(part.plan) for part in parts), 0
+    total, done = sum(len(part.key_map) for part in parts), 0
 
     def each() -> None:
         nonlocal done
@@ -234,7 +234,7 @@ def _fill_all(parts: list[Part], dtype: torch.dtype | None, progress: Progress) 
         fill(part, dtype, each)
 
 
-def _one_dtype(part: Part) -> None:
+def _one_dtype(part: NetworkComponent) -> None:
     """Brings a part to its main number format: plain layers cannot compute in several."""
     counts: dict[torch.dtype, int] = {}
     for weight in part.module.parameters():

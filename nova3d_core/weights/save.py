@@ -20,14 +20,14 @@ from ..diffusion.codecs.pixels import PixelCodec
 from ..diffusion.codecs.small_encoder import SmallEncoder
 from ..diffusion.model import MultiviewModel
 from ..errors import InputError
-from ..io.files.atomic import new_file
-from ..io.files.ownership import refuse_foreign_file
+from ..io.files.atomic import atomic_file
+from ..io.files.ownership import reject_foreign_file
 from ..progress import SILENT, Progress
-from .build.components import FIRST_STAGE, clip_plan, vae_plan
-from .build.small_components import said_of_codec, said_of_encoder
+from .build.components import FIRST_STAGE, clip_key_map, vae_key_map
+from .build.small_components import codec_metadata, image_encoder_metadata
 from .discovery.layouts import METADATA_KEY, SMALL_ENCODER_PREFIX, UNET_PREFIXES
-from .files.write import safetensors_head
-from .keymaps.unet import Plan, Shape
+from .files.write import safetensors_header
+from .keymaps.unet import KeyMap, Shape
 
 STAGE = "saving the model"
 FORMAT_VERSION = 1
@@ -70,14 +70,16 @@ def save_nova3d(
         raise InputError(f"{path} must end in .safetensors to be saved as a model.")
     entries = sorted(_entries(model), key=lambda entry: (-entry.dtype.itemsize, entry.name))
     listed = [(entry.name, entry.dtype, entry.shape) for entry in entries]
-    head = safetensors_head(listed, {METADATA_KEY: json.dumps(_said(model, note)), "format": "pt"})
-    with new_file(path, overwrite) as part:
+    head = safetensors_header(
+        listed, {METADATA_KEY: json.dumps(_said(model, note)), "format": "pt"}
+    )
+    with atomic_file(path, overwrite) as part:
         with part.open("wb") as stream:
             stream.write(head)
             for entry in progress.track(entries, STAGE, len(entries)):
                 flat = entry.make().detach().cpu().contiguous().flatten()
                 stream.write(memoryview(flat.view(torch.uint8).numpy()))
-        refuse_foreign_file(path.resolve())
+        reject_foreign_file(path.resolve())
 
 
 def _said(model: MultiviewModel, note: str) -> dict[str, Any]:
@@ -86,8 +88,8 @@ def _said(model: MultiviewModel, note: str) -> dict[str, Any]:
         "version": FORMAT_VERSION,
         "family": model.family.name,
         "unet": asdict(model.unet.config),
-        "codec": said_of_codec(model.codec),
-        "image_encoder": said_of_encoder(model.image_encoder),
+        "codec": codec_metadata(model.codec),
+        "image_encoder": image_encoder_metadata(model.image_encoder),
         "note": note,
     }
 
@@ -99,21 +101,21 @@ def _entries(model: MultiviewModel) -> Iterator[_Entry]:
         vae = model.codec.vae
         levels = len(vae.config.block_out_channels)
         names = vae.state_dict()
-        plan = vae_plan(names, levels, FIRST_STAGE, {"quant_conv", "post_quant_conv"})
-        yield from _renamed(names, plan)
+        key_map = vae_key_map(names, levels, FIRST_STAGE, {"quant_conv", "post_quant_conv"})
+        yield from _renamed(names, key_map)
     if isinstance(model.image_encoder, SmallEncoder):
         for name, value in model.image_encoder.state_dict().items():
             yield _entry(SMALL_ENCODER_PREFIX + name, [value], "none")
     else:
         names = model.image_encoder.clip.state_dict()
-        yield from _renamed(names, clip_plan(names))
+        yield from _renamed(names, clip_key_map(names))
 
 
-def _renamed(values: dict[str, Tensor], plan: Plan) -> Iterator[_Entry]:
+def _renamed(values: dict[str, Tensor], key_map: KeyMap) -> Iterator[_Entry]:
     """The tensors as the plan would read them, joined where several come from one."""
     joined: dict[str, list[tuple[int, Tensor, str]]] = {}
     for name, value in values.items():
-        source = plan[name]
+        source = key_map[name]
         group = joined.setdefault(str(source.name), [])
         group.append((source.third or 0, value, source.change))
     for name, group in joined.items():

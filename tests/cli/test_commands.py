@@ -44,8 +44,8 @@ def test_evaluate_writes_report_table_and_sheet(nova3d, knight_mesh, tmp_path):
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said == json.loads((folder / "report.json").read_text())
-    assert said["figures"]["visible"]["cd_l1"] < 0.03
-    assert said["figures"]["images_el0"]["psnr"] > 20
+    assert said["metrics"]["visible"]["cd_l1"] < 0.03
+    assert said["metrics"]["images_el0"]["psnr"] > 20
     assert (folder / "report.md").read_text().startswith("| object |")
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.width > 1000

@@ -63,7 +63,7 @@ def test_fuse_on_a_gpu_that_warp_cannot_use_says_that_the_cpu_is_used(
     knight_views, tmp_path, monkeypatch, caplog
 ):
     pytest.importorskip("warp")
-    monkeypatch.setattr(devices, "checked_device", lambda name: torch.device(name))
+    monkeypatch.setattr(devices, "resolve_device", lambda name: torch.device(name))
     level = {"resolution": 16, "steps": 2, "ray_share": 0.1}
     settings = {
         "sdf": {"levels": [level], "hull": {"resolution": 32}, "check_inputs": False},

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nova3d_core.cli.failures import explain, one_line
+from nova3d_core.cli.failures import describe_error, one_line
 from nova3d_core.cli.main import main
 from nova3d_core.cli.presets import Presets
 from nova3d_core.errors import Cancelled, InputError, MissingDependencyError, StageError
@@ -109,11 +109,14 @@ def test_an_internal_error_says_where_and_what_to_report(failing, monkeypatch, c
 
 
 def test_codes_and_lines_of_the_projects_own_errors():
-    assert explain(InputError("a.glb is damaged.", "Try.")) == ("a.glb is damaged. Try.", 2)
-    assert explain(MissingDependencyError("x", "y"))[1] == 2
-    assert explain(StageError("fusing", "it failed.")) == ("fusing: it failed.", 1)
-    assert explain(Cancelled("fusing"))[1] == 130
-    assert explain(OSError(errno.EACCES, "Permission denied", "x")) == ("x: Permission denied.", 1)
+    assert describe_error(InputError("a.glb is damaged.", "Try.")) == ("a.glb is damaged. Try.", 2)
+    assert describe_error(MissingDependencyError("x", "y"))[1] == 2
+    assert describe_error(StageError("fusing", "it failed.")) == ("fusing: it failed.", 1)
+    assert describe_error(Cancelled("fusing"))[1] == 130
+    assert describe_error(OSError(errno.EACCES, "Permission denied", "x")) == (
+        "x: Permission denied.",
+        1,
+    )
 
 
 def test_a_line_is_printable_and_short_and_keeps_its_hint():
@@ -217,9 +220,11 @@ def test_a_missing_temporary_folder_is_named(tmp_path, failing, monkeypatch, gon
 def test_torchs_allocator_is_recognised_by_its_words():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
-    assert explain(caught.value) == explain(MemoryError())
+    assert describe_error(caught.value) == describe_error(MemoryError())
     text = (
         "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"
     )
-    assert explain(RuntimeError(text)) == explain(MemoryError())
-    assert explain(torch.cuda.OutOfMemoryError("CUDA out of memory.")) == explain(MemoryError())
+    assert describe_error(RuntimeError(text)) == describe_error(MemoryError())
+    assert describe_error(torch.cuda.OutOfMemoryError("CUDA out of memory.")) == describe_error(
+        MemoryError()
+    )

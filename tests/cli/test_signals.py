@@ -10,7 +10,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from nova3d_core.cli.signals import EndingSignals, Terminated
+from nova3d_core.cli.signals import Terminated, TerminationSignals
 from nova3d_core.errors import Cancelled, StageError
 from nova3d_core.progress import Progress
 
@@ -36,7 +36,7 @@ def usual_handlers():
 
 @each_signal
 def test_a_signal_is_raised_and_noted(number):
-    signals = EndingSignals()
+    signals = TerminationSignals()
     with pytest.raises(Terminated), signals.handled():
         assert not signals.is_received()
         signal.raise_signal(number)
@@ -47,7 +47,7 @@ def test_a_signal_is_raised_and_noted(number):
 
 @each_signal
 def test_a_swallowed_signal_ends_the_command_at_its_next_report(number):
-    signals = EndingSignals()
+    signals = TerminationSignals()
     progress = Progress().also_cancelled_by(signals.is_received)
     with pytest.raises(Terminated), signals.handled():
         progress.update("before", 0, 1)
@@ -59,7 +59,7 @@ def test_a_swallowed_signal_ends_the_command_at_its_next_report(number):
 
 
 def test_an_error_after_a_signal_counts_as_the_stop_and_one_before_does_not():
-    signals = EndingSignals()
+    signals = TerminationSignals()
     with pytest.raises(StageError), signals.handled():
         raise StageError("stage", "broke")
     with pytest.raises(Terminated), signals.handled():
@@ -70,7 +70,7 @@ def test_an_error_after_a_signal_counts_as_the_stop_and_one_before_does_not():
 
 
 def test_a_second_sigterm_does_not_interrupt_the_cleaning_up():
-    signals, cleaned = EndingSignals(), []
+    signals, cleaned = TerminationSignals(), []
     with pytest.raises(Terminated), signals.handled():
         try:
             signal.raise_signal(signal.SIGTERM)
@@ -82,7 +82,7 @@ def test_a_second_sigterm_does_not_interrupt_the_cleaning_up():
 
 def test_what_the_parent_had_ignored_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signals = EndingSignals()
+    signals = TerminationSignals()
     with signals.handled():
         signal.raise_signal(signal.SIGHUP)
     assert not signals.is_received()
@@ -93,7 +93,7 @@ def test_outside_of_the_main_thread_nothing_changes():
 
     def work() -> None:
         try:
-            with EndingSignals().handled():
+            with TerminationSignals().handled():
                 pass
         except BaseException as error:
             failures.append(error)

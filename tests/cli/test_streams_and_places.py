@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nova3d_core.cli.signals import EndingSignals
+from nova3d_core.cli.signals import TerminationSignals
 
 from .conftest import KNIGHT, ROOT, SMALL_RIG, command
 
@@ -78,7 +78,7 @@ def test_a_signal_after_the_work_keeps_the_exit_code_of_the_work(name):
 @posix
 def test_a_block_that_does_not_end_the_process_restores_the_handlers():
     before = signal.getsignal(signal.SIGTERM)
-    with EndingSignals().handled():
+    with TerminationSignals().handled():
         pass
     assert signal.getsignal(signal.SIGTERM) == before
 

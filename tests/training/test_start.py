@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from nova3d_core.cli.main import main
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.errors import InputError
-from nova3d_core.training.data.batches import signed
+from nova3d_core.training.data.batches import to_signed
 from nova3d_core.training.data.shards import ShardDataset
 from nova3d_core.training.export import export_run
 from nova3d_core.training.init_from_svd import nova3d_from_svd
-from nova3d_core.training.train_module import Trainee, trainee_of
+from nova3d_core.training.train_module import TrainModule, build_train_module
 from nova3d_core.weights.discovery.layouts import identify
 from nova3d_core.weights.files.inspect import read_header
 from nova3d_core.weights.load import load_model, load_svd
@@ -49,7 +49,7 @@ def config(svd):
 
 
 def test_svd_grows_into_nova3d(svd, config):
-    trainee = trainee_of(config)
+    trainee = build_train_module(config)
     unet, codec, encoder = load_svd(svd)
     expected = nova3d_from_svd(unet, config.seed)
     assert_same(dict(trainee.unet.state_dict()), dict(expected.state_dict()))
@@ -61,7 +61,7 @@ def test_svd_grows_into_nova3d(svd, config):
 
 @pytest.mark.slow
 def test_a_run_out_of_svd_learns_and_is_exported(svd, config, tmp_path):
-    before = trainee_of(config)
+    before = build_train_module(config)
     items = objects(2, size=SIZE)
     outcome = run(config, tmp_path / "a", items)
     assert outcome.place.skipped == 0
@@ -78,7 +78,7 @@ def test_a_run_out_of_svd_learns_and_is_exported(svd, config, tmp_path):
     export_run(tmp_path / "a", path, "float32")
     model = load_model(path)
     assert model.family.name == "nova3d"
-    with outcome.ema.in_place():
+    with outcome.ema.average_parameters():
         assert_same(states(model), states(outcome.trainee.model()))
 
 
@@ -91,14 +91,14 @@ def test_a_model_of_the_family_goes_on_learning_and_its_file_is_left_alone(tmp_p
     outcome = run(config, tmp_path / "run", objects(2, size=size))
     assert outcome.trainee.encoder is not None
     assert path.read_bytes() == before
-    again = trainee_of(config)
-    assert isinstance(again, Trainee)
+    again = build_train_module(config)
+    assert isinstance(again, TrainModule)
     assert_same(
         {name: value.float() for name, value in states(load_model(path)).items()},
         dict(states(again.model())),
     )
     export_run(tmp_path / "run", tmp_path / "further.safetensors")
-    (said,) = identify(read_header(tmp_path / "further.safetensors")).remarks
+    (said,) = identify(read_header(tmp_path / "further.safetensors")).notes
     assert said.startswith("Trained for 1 steps on 2 objects, 0 hours, out of mini.safetensors.")
     assert said.endswith("Its note: made of noise")
 
@@ -107,9 +107,9 @@ def test_files_of_other_families_are_refused(svd, tmp_path):
     path = tmp_path / "sv3d_u.safetensors"
     save_nova3d(random_model("sv3d_u"), path)
     with pytest.raises(InputError, match=r"is SV3D u, but the settings train NOVA3D"):
-        trainee_of(of(SMALL, family="nova3d", start=str(path)))
+        build_train_module(of(SMALL, family="nova3d", start=str(path)))
     with pytest.raises(InputError, match="base Stable Video Diffusion"):
-        trainee_of(of(SMALL, start=str(svd)))  # the mini model does not grow out of it
+        build_train_module(of(SMALL, start=str(svd)))  # the mini model does not grow out of it
     with pytest.raises(InputError, match="no base SVD"):
         load_svd(path)
     with pytest.raises(InputError, match=r"size_px is 32, .* takes multiples of 64"):
@@ -127,7 +127,7 @@ def test_latents_of_svd_by_the_command_itself(svd, tmp_path):
     latents = list(ShardDataset(made / "latents", epochs=1, shuffle=False))
     assert [item["key"] for item in latents] == [item["key"] for item in images]
     _, codec, _ = load_svd(svd)
-    want = codec.float().to_scaled(signed(images[0]["colour"]))
+    want = codec.float().to_scaled(to_signed(images[0]["colour"]))
     assert torch.allclose(latents[0]["colour_latent"].float(), want, atol=2e-3, rtol=1e-3)
 
 

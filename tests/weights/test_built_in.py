@@ -13,17 +13,17 @@ from nova3d_core.diffusion.model import OneDevice
 from nova3d_core.errors import InputError
 from nova3d_core.training.data.object_sources import held_out_objects
 from nova3d_core.training.presets import read_train_config
-from nova3d_core.training.validation import unseen_means, validate, view_figures
+from nova3d_core.training.validation import mean_over_unseen_views, validate, view_metrics
 from nova3d_core.weights.discovery import built_in
 from nova3d_core.weights.discovery.built_in import (
-    BETTER,
     FILE,
     NAME,
-    better_files,
+    RECOMMENDED,
     is_shipped,
-    model_file,
+    recommended_files,
+    resolve_model_file,
 )
-from nova3d_core.weights.discovery.locate import look_at
+from nova3d_core.weights.discovery.locate import inspect_file
 from nova3d_core.weights.discovery.registry import KNOWN_FILES
 from nova3d_core.weights.load import load_model
 from nova3d_core.weights.save import save_nova3d
@@ -52,7 +52,7 @@ def missing(tmp_path, monkeypatch):
 
 
 def test_its_name_stands_for_it(shipped):
-    assert model_file(NAME) == shipped
+    assert resolve_model_file(NAME) == shipped
     loaded = load_model(NAME)
     assert loaded.family is FAMILIES[NAME]
     assert_same(states(loaded), states(mini_model()))
@@ -62,11 +62,11 @@ def test_a_file_of_that_name_comes_first(shipped, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_nova3d(random_model("sv3d_u"), tmp_path / "other.safetensors")
     (tmp_path / "other.safetensors").rename(NAME)
-    assert str(model_file(NAME)) == NAME
+    assert str(resolve_model_file(NAME)) == NAME
 
 
 def test_where_it_is_missing_one_line_says_so(missing):
-    for find in (model_file, load_model):
+    for find in (resolve_model_file, load_model):
         with pytest.raises(InputError, match="is not in this copy of the package") as caught:
             find(NAME)
         assert str(missing) in str(caught.value)
@@ -76,8 +76,8 @@ def test_other_names_are_looked_for_below_the_folders(tmp_path):
     inside = tmp_path / "models" / "deep"
     inside.mkdir(parents=True)
     (inside / "some.safetensors").write_bytes(b"")
-    assert model_file("some.safetensors", [tmp_path]) == inside / "some.safetensors"
-    assert str(model_file("none.safetensors", [tmp_path])) == "none.safetensors"
+    assert resolve_model_file("some.safetensors", [tmp_path]) == inside / "some.safetensors"
+    assert str(resolve_model_file("none.safetensors", [tmp_path])) == "none.safetensors"
 
 
 def test_the_models_command_lists_it_as_built_in(shipped, tmp_path):
@@ -99,13 +99,13 @@ def test_the_models_command_says_that_it_is_missing(missing, tmp_path):
 
 
 def test_better_files_are_published_ones():
-    assert {known.name for known in KNOWN_FILES} >= set(BETTER)
-    assert all(name in better_files() for name in BETTER)
+    assert {known.name for known in KNOWN_FILES} >= set(RECOMMENDED)
+    assert all(name in recommended_files() for name in RECOMMENDED)
 
 
 def test_what_ships_is_whole_and_small():
     assert is_shipped()
-    found = look_at(FILE)
+    found = inspect_file(FILE)
     assert (found.problem, found.family) == (None, NAME)
     assert found.bytes <= MOST_BYTES
     model = load_model(NAME)
@@ -120,7 +120,9 @@ def test_what_ships_knows_objects_that_it_never_saw():
     assert len(found.objects) == 3
     for truth, painted in zip(truths, found.painted, strict=True):
         front = torch.stack([truth.colour, truth.normal])[:, :1].expand_as(painted)
-        ours, copies = (unseen_means(view_figures(each, truth)) for each in (painted, front))
+        ours, copies = (
+            mean_over_unseen_views(view_metrics(each, truth)) for each in (painted, front)
+        )
         assert ours["psnr"] > copies["psnr"] + 0.5
         assert ours["normal_error_deg"] < 0.6 * copies["normal_error_deg"]
         assert ours["silhouette_iou"] > 0.6

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save
 
 from nova3d_core.errors import InputError
-from nova3d_core.weights.discovery.locate import look_at
+from nova3d_core.weights.discovery.locate import inspect_file
 from nova3d_core.weights.files.inspect import read_header
 from nova3d_core.weights.files.read import open_weights
 
@@ -132,6 +132,6 @@ def test_no_mutation_escapes_or_stalls(tmp_path, kind, suffix):
         path.write_bytes(data)
         check(read_header, path)
         check(read_all, path)
-        found = look_at(path)
+        found = inspect_file(path)
         assert found.identity is not None or found.problem
         assert "Error" not in (found.problem or "")  # nothing reached the last resort

@@ -9,7 +9,7 @@ import pytest
 
 from nova3d_core.weights.discovery.layouts import Identity, identify, read_header
 from nova3d_core.weights.discovery.registry import KNOWN_FILES
-from nova3d_core.weights.files.inspect import Header, TensorInfo
+from nova3d_core.weights.files.inspect import ModelHeader, TensorInfo
 
 WHOLE = ("unet", "vae", "image_encoder", "condition_encoder")
 SGM = "model.diffusion_model."
@@ -31,9 +31,9 @@ REAL = {
 }
 
 
-def header_of(shapes: dict[str, tuple[int, ...]], dtype: str = "float32") -> Header:
+def header_of(shapes: dict[str, tuple[int, ...]], dtype: str = "float32") -> ModelHeader:
     tensors = {name: TensorInfo(dtype, shape) for name, shape in shapes.items()}
-    return Header("safetensors", 0, tensors)
+    return ModelHeader("safetensors", 0, tensors)
 
 
 def told(identity: Identity) -> tuple:
@@ -55,7 +55,7 @@ def test_a_real_checkpoint_of_full_size_is_told(tmp_path, write_model, manifest,
     identity = identify(header)
     assert told(identity) == REAL[name]
     assert identity.dtype == dtype
-    assert not any("of 1428 tensors" in remark for remark in identity.remarks)
+    assert not any("of 1428 tensors" in remark for remark in identity.notes)
 
 
 def test_every_manifest_of_a_checkpoint_is_covered(checkpoint_manifests):
@@ -80,8 +80,8 @@ def test_a_nova3d_checkpoint_of_full_size_is_told_apart_from_its_base(manifest):
     identity = identify(header_of(shapes))
     assert len(attention) == 32  # within images and across views
     assert told(identity) == ("nova3d", "sgm", WHOLE, "video", SGM)
-    assert identity.alike == ()
-    assert identity.remarks == ()
+    assert identity.ambiguous_with == ()
+    assert identity.notes == ()
 
 
 @pytest.mark.parametrize("prefix", [SGM, "diffusion_model.", "unet.", ""])
@@ -103,15 +103,15 @@ def test_a_small_nova3d_is_told_with_a_remark_on_its_size(small_unet):
     }
     identity = identify(header_of(shapes))
     assert identity.family == "nova3d"
-    assert identity.remarks == ("A UNet of 32 base channels; the published ones have 320.",)
+    assert identity.notes == ("A UNet of 32 base channels; the published ones have 320.",)
 
 
 def test_svd_and_v3d_are_said_to_look_alike(small_unet):
     vae = {"first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3)}
     bare = identify(header_of(small_unet(768)))
     with_vae = identify(header_of({**small_unet(768), **vae}))
-    assert (bare.family, bare.alike) == ("svd", ("v3d",))
-    assert (with_vae.family, with_vae.alike) == ("v3d", ("svd",))
+    assert (bare.family, bare.ambiguous_with) == ("svd", ("v3d",))
+    assert (with_vae.family, with_vae.ambiguous_with) == ("v3d", ("svd",))
 
 
 def test_unet_tensors_that_are_missing_are_counted(manifest):
@@ -119,7 +119,7 @@ def test_unet_tensors_that_are_missing_are_counted(manifest):
     del shapes[SGM + "out.2.bias"]
     identity = identify(header_of(shapes))
     assert identity.family == "sv3d_p"
-    assert any("1427 of 1428 tensors" in remark for remark in identity.remarks)
+    assert any("1427 of 1428 tensors" in remark for remark in identity.notes)
 
 
 def test_the_order_of_the_tensors_does_not_matter(manifest):
@@ -135,9 +135,9 @@ def test_mixed_number_formats_are_counted(small_unet):
     first = next(iter(header.tensors))
     tensors = {**header.tensors, first: replace(header.tensors[first], dtype="float32")}
     tensors["step"] = TensorInfo("int64", ())
-    identity = identify(Header("safetensors", 0, tensors))
+    identity = identify(ModelHeader("safetensors", 0, tensors))
     assert identity.dtype == "float16"
-    assert "Tensors in several number formats: 3 in float16, 1 in float32." in identity.remarks
+    assert "Tensors in several number formats: 3 in float16, 1 in float32." in identity.notes
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_mixed_number_formats_are_counted(small_unet):
 def test_a_stranger_is_unknown_and_says_what_was_expected(shapes, holds):
     identity = identify(header_of(shapes))
     assert (identity.family, identity.parts) == ("unknown", ())
-    assert identity.remarks[0].startswith(f"Holds {holds}")
+    assert identity.notes[0].startswith(f"Holds {holds}")
     for expected in ("time_stack", "nova3d", "sv3d_p"):
-        assert expected in identity.remarks[0]
+        assert expected in identity.notes[0]
 
 
 @pytest.mark.parametrize(("numbers", "channels"), [(512, 8), (768, 4)])
@@ -177,5 +177,5 @@ def test_a_video_unet_of_other_widths_is_unknown_and_says_which(small_unet, numb
     shapes = {**small_unet(numbers), SGM + "input_blocks.0.0.weight": (320, channels, 3, 3)}
     identity = identify(header_of(shapes))
     assert identity.family == "unknown"
-    assert f"takes {channels} channels and {numbers} numbers" in identity.remarks[0]
-    assert "256 (sv3d_u), 768 (svd), 1280 (sv3d_p)" in identity.remarks[0]
+    assert f"takes {channels} channels and {numbers} numbers" in identity.notes[0]
+    assert "256 (sv3d_u), 768 (svd), 1280 (sv3d_p)" in identity.notes[0]

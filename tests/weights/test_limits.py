@@ -15,7 +15,7 @@ import torch
 
 from nova3d_core.cli.models_table import models_report, models_text
 from nova3d_core.errors import InputError
-from nova3d_core.weights.discovery.locate import look_at
+from nova3d_core.weights.discovery.locate import inspect_file
 from nova3d_core.weights.files.inspect import MAX_HEADER_BYTES, TensorInfo, read_header
 from nova3d_core.weights.files.read import open_weights
 
@@ -152,7 +152,7 @@ def test_pickle_bombs_are_listed_in_seconds_and_little_memory(tmp_path, name):
     (tmp_path / "old.pth").write_bytes(BOMBS[name])
     before, started = peak_bytes(), time.process_time()
     for each in (path, tmp_path / "old.pth"):
-        found = look_at(each)
+        found = inspect_file(each)
         assert found.problem or found.identity.family == "unknown"
     assert time.process_time() - started < 2 * MAX_SECONDS
     assert peak_bytes() - before < MAX_GROWTH
@@ -168,15 +168,15 @@ def peak_bytes() -> int:
 
 
 def test_the_bomb_of_31_million_opcodes_says_why_it_was_not_read(tmp_path):
-    found = look_at(write_zip(tmp_path / "m.ckpt", BOMBS["many opcodes"]))
-    assert any("more than 500,000 steps" in remark for remark in found.remarks)
+    found = inspect_file(write_zip(tmp_path / "m.ckpt", BOMBS["many opcodes"]))
+    assert any("more than 500,000 steps" in remark for remark in found.notes)
 
 
 def test_long_keys_do_not_multiply(tmp_path):
     deep = {"k" * 1_000_000: {str(i): {} for i in range(3000)}}
     path = write_zip(tmp_path / "m.ckpt", pickle.dumps(deep, 2))
     before = peak_bytes()
-    assert look_at(path).identity.family == "unknown"
+    assert inspect_file(path).identity.family == "unknown"
     assert peak_bytes() - before < MAX_GROWTH
 
 
@@ -225,7 +225,7 @@ def test_a_zip_whose_sizes_lie_is_refused(tmp_path):
 def test_a_zip_bomb_is_not_unpacked(tmp_path):
     path = write_zip(tmp_path / "m.ckpt", bytes(200_000_000), zipfile.ZIP_DEFLATED)
     before, started = peak_bytes(), time.process_time()
-    assert look_at(path).identity.family == "unknown"
+    assert inspect_file(path).identity.family == "unknown"
     assert time.process_time() - started < MAX_SECONDS
     assert peak_bytes() - before < MAX_GROWTH
 
@@ -287,7 +287,7 @@ def test_the_list_of_models_names_each_bad_file_and_goes_on(tmp_path, write_mode
 def test_a_long_note_is_shortened(tmp_path, write_model):
     said = json.dumps({"family": "nova3d", "note": "word\n" * 100_000})
     path = write_model(tmp_path / "m.safetensors", {"w": (3,)}, metadata={"nova3d": said})
-    note = next(remark for remark in look_at(path).remarks if remark.startswith("Its note"))
+    note = next(remark for remark in inspect_file(path).notes if remark.startswith("Its note"))
     assert len(note) < 700
     assert "\n" not in note
 
@@ -299,5 +299,5 @@ def test_a_surprise_in_the_reader_costs_one_line_of_the_list(tmp_path, monkeypat
         raise ZeroDivisionError("a\nsurprise")
 
     monkeypatch.setattr("nova3d_core.weights.discovery.locate.identify", surprised)
-    problem = look_at(path).problem
+    problem = inspect_file(path).problem
     assert problem == f"{path} cannot be read: ZeroDivisionError: 'a\\nsurprise'."

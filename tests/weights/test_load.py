@@ -15,7 +15,7 @@ from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.errors import Cancelled, InputError
 from nova3d_core.progress import Progress, ProgressEvent
 from nova3d_core.weights.discovery.layouts import identify
-from nova3d_core.weights.discovery.locate import look_at
+from nova3d_core.weights.discovery.locate import inspect_file
 from nova3d_core.weights.files.read import open_weights
 from nova3d_core.weights.load import load_model, load_unet
 from nova3d_core.weights.save import save_nova3d
@@ -116,8 +116,8 @@ def test_what_shapes_do_not_tell_stands_in_the_metadata(tmp_path):
     assert loaded.unet.config == config
     assert loaded.image_encoder.clip.config.num_attention_heads == 2
     assert_same(states(loaded), states(model))
-    remarks = look_at(path).identity.remarks
-    assert any("20 steps on spheres" in remark for remark in remarks)
+    notes = inspect_file(path).identity.notes
+    assert any("20 steps on spheres" in remark for remark in notes)
 
 
 @pytest.mark.parametrize("family", ["sv3d_u", "sv3d_p"])

@@ -16,7 +16,7 @@ from nova3d_core.weights.discovery.locate import (
     FOLDERS_VARIABLE,
     default_folders,
     find_models,
-    look_at,
+    inspect_file,
     missing_files,
 )
 from nova3d_core.weights.discovery.registry import KNOWN_FILES
@@ -119,9 +119,9 @@ def test_a_file_that_aria2_is_still_filling_is_not_taken_for_whole(
     tmp_path, write_model, small_unet
 ):
     path = write_model(tmp_path / "m.safetensors", small_unet(1280))
-    assert look_at(path).problem is None
+    assert inspect_file(path).problem is None
     (tmp_path / "m.safetensors.aria2").write_bytes(b"state")
-    assert "still being downloaded" in look_at(path).problem
+    assert "still being downloaded" in inspect_file(path).problem
 
 
 @sparse
@@ -131,7 +131,7 @@ class TestMatching:
     @pytest.fixture
     def look(self, tmp_path, write_model, manifest):
         def look_at_file(name: str, keys: str, code: str = "F32"):
-            return look_at(write_model(tmp_path / name, manifest(keys), code))
+            return inspect_file(write_model(tmp_path / name, manifest(keys), code))
 
         return look_at_file
 
@@ -165,7 +165,7 @@ class TestMatching:
         assert found.known.file == file
         assert found.matched_by == "name and content"
         resaved = found.known.dtype not in (None, found.identity.dtype)
-        assert any("Saved again in" in remark for remark in found.remarks) is resaved
+        assert any("Saved again in" in remark for remark in found.notes) is resaved
 
     @pytest.mark.parametrize(
         ("folder", "source"),
@@ -187,30 +187,30 @@ class TestMatching:
     def test_files_that_only_a_name_could_tell_stay_open(self, look):
         found = look("clip.safetensors", "svd_diffusers_image_encoder")
         assert (found.known, found.family) == (None, "svd")
-        assert "Only name and folder could tell which it is" in found.remarks[-1]
+        assert "Only name and folder could tell which it is" in found.notes[-1]
 
     def test_contents_win_over_a_wrong_name(self, look):
         found = look("sv3d_p.safetensors", "sv3d_u_sgm")
         assert (found.family, found.known.file) == ("sv3d_u", "sv3d_u.safetensors")
         assert found.matched_by == "content"
-        assert "Named as sv3d_p.safetensors" in found.remarks[0]
-        assert "holds something else: sv3d_u" in found.remarks[0]
+        assert "Named as sv3d_p.safetensors" in found.notes[0]
+        assert "holds something else: sv3d_u" in found.notes[0]
 
     def test_a_base_model_named_as_v3d_is_said_to_be_more_than_v3d(self, look):
         found = look("V3D.safetensors", "svd_xt_sgm")
-        assert (found.family, found.identity.alike, found.known) == ("v3d", ("svd",), None)
-        assert "differs from the published V3D.ckpt, which holds unet, vae." in found.remarks[-1]
+        assert (found.family, found.identity.ambiguous_with, found.known) == ("v3d", ("svd",), None)
+        assert "differs from the published V3D.ckpt, which holds unet, vae." in found.notes[-1]
 
     def test_another_size_than_the_published_one_is_remarked(self, tmp_path, write_model, manifest):
         path = tmp_path / "svd_xt.safetensors"
-        found = look_at(write_model(path, manifest("svd_xt_sgm"), "F32", {"note": "mine"}))
+        found = inspect_file(write_model(path, manifest("svd_xt_sgm"), "F32", {"note": "mine"}))
         assert found.known.file == "svd_xt.safetensors"
         expected = f"Has {found.bytes:,} bytes; the published file has 9,559,625,980."
-        assert found.remarks == (expected,)
+        assert found.notes == (expected,)
 
     def test_a_shard_is_said_to_be_one(self, look):
         name = "unet/diffusion_pytorch_model-00002-of-00003.safetensors"
-        assert "Shard 2 of 3: of no use alone." in look(name, "svd_diffusers_vae").remarks
+        assert "Shard 2 of 3: of no use alone." in look(name, "svd_diffusers_vae").notes
 
     def test_missing_are_exactly_the_known_files_not_found(self, look, tmp_path):
         look("svd_xt.safetensors", "svd_xt_sgm")
@@ -249,11 +249,11 @@ def test_a_pickle_that_cannot_be_followed_is_told_by_name_and_size(
     with (tmp_path / name).open("wb") as stream:
         stream.write(facts + b"\x80\x02broken")
         stream.truncate(size)
-    found = look_at(tmp_path / name)
+    found = inspect_file(tmp_path / name)
     assert (found.known and found.known.file, found.matched_by) == (file, matched_by)
-    assert any("told by name and size" in remark for remark in found.remarks)
+    assert any("told by name and size" in remark for remark in found.notes)
     wrong_size = "Has 5,000 bytes; the published file has 6,490,292,209."
-    assert (wrong_size in found.remarks) is (file is None)
+    assert (wrong_size in found.notes) is (file is None)
 
 
 def test_progress_counts_the_files_and_cancel_stops_between_them(tmp_path, write_model, small_unet):

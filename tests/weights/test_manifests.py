@@ -10,7 +10,11 @@ import pytest
 from nova3d_core.diffusion.network import operations
 from nova3d_core.diffusion.network.config import UNetConfig
 from nova3d_core.errors import InputError
-from nova3d_core.weights.build.components import codec_part, image_encoder_part, unet_part
+from nova3d_core.weights.build.components import (
+    codec_component,
+    image_encoder_component,
+    unet_component,
+)
 from nova3d_core.weights.discovery.layouts import identify
 from nova3d_core.weights.files.read import open_weights
 from nova3d_core.weights.keymaps.unet import sgm_unet_names
@@ -86,7 +90,7 @@ def opened(tmp_path, write_model, manifest):
 
 
 def sources(part) -> set[str]:
-    return {source.name for source in part.plan.values() if source.name is not None}
+    return {source.name for source in part.key_map.values() if source.name is not None}
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE))
@@ -94,16 +98,16 @@ def test_a_public_checkpoint_fits_and_is_used_up(opened, name):
     added, unused_starts = WHOLE[name]
     file = opened(name)
     identity = identify(file.header)
-    parts = [unet_part(file, identity, operations), codec_part(file)]
+    parts = [unet_component(file, identity, operations), codec_component(file)]
     if "image_encoder" in identity.parts:
-        parts.append(image_encoder_part(file))
+        parts.append(image_encoder_component(file))
     assert parts[0].module.config == UNetConfig(added_numbers=added)
     used = set().union(*(sources(part) for part in parts))
     assert sum(len(sources(part)) for part in parts) == len(used)
     unused = set(file) - used
     text_half = TEXT_HALF if "image_encoder" in identity.parts else set()
     assert {key for key in unused if not key.startswith(unused_starts or ("-",))} == text_half
-    idle = {key for part in parts for key, source in part.plan.items() if source.name is None}
+    idle = {key for part in parts for key, source in part.key_map.items() if source.name is None}
     # V3D's first stage quantises nothing; the video decoders and SV3D's have no post_quant_conv.
     quant = {"quant_conv.weight", "quant_conv.bias"}
     post = {f"post_{key}" for key in quant}
@@ -117,15 +121,15 @@ def test_a_public_checkpoint_fits_and_is_used_up(opened, name):
 @pytest.mark.parametrize(("name", "added"), sorted(DIFFUSERS_UNETS.items()))
 def test_a_public_unet_in_the_diffusers_layout_fits(opened, name, added):
     file = opened(name)
-    part = unet_part(file, identify(file.header), operations)
+    part = unet_component(file, identify(file.header), operations)
     assert part.module.config == UNetConfig(added_numbers=added)
     assert sources(part) == set(file)
 
 
 def test_the_public_vae_and_image_encoder_in_the_diffusers_layout_fit(opened):
     vae, encoder = opened("svd_diffusers_vae"), opened("svd_diffusers_image_encoder")
-    assert sources(codec_part(vae)) == set(vae)
-    part = image_encoder_part(encoder)
+    assert sources(codec_component(vae)) == set(vae)
+    part = image_encoder_component(encoder)
     assert sources(part) == set(encoder)
     assert part.module.clip.config.num_attention_heads == 16
     assert part.module.size_px == 224
@@ -134,7 +138,7 @@ def test_the_public_vae_and_image_encoder_in_the_diffusers_layout_fit(opened):
 def test_an_old_image_encoder_may_hold_its_positions(opened):
     name = "vision_model.embeddings.position_ids"
     file = opened("svd_diffusers_image_encoder", **{name: (1, 257)})
-    assert sources(image_encoder_part(file)) == set(file) - {name}
+    assert sources(image_encoder_component(file)) == set(file) - {name}
 
 
 def test_every_public_manifest_is_matched_or_an_exception(checkpoint_manifests):
@@ -173,13 +177,13 @@ STRANGE = "model.diffusion_model.input_blocks.4.1.adapter.weight"
 def test_a_unet_that_does_not_fit_is_told(opened, change, told):
     file = opened("sv3d_u_sgm", **change)
     with pytest.raises(InputError, match=told):
-        unet_part(file, identify(file.header), operations)
+        unet_component(file, identify(file.header), operations)
 
 
 def test_a_strange_decoder_and_an_incomplete_encoder_are_told(opened):
     name = "first_stage_model.decoder.mid.block_3.norm1.weight"
     with pytest.raises(InputError, match=f"VAE .* not known here: '{name}'"):
-        codec_part(opened("v3d_512_sgm", **{name: (512,)}))
+        codec_component(opened("v3d_512_sgm", **{name: (512,)}))
     name = "conditioner.embedders.0.open_clip.model.visual.ln_pre.bias"
     with pytest.raises(InputError, match=f"image encoder .* it lacks '{name}'"):
-        image_encoder_part(opened("sv3d_u_sgm", **{name: None}))
+        image_encoder_component(opened("sv3d_u_sgm", **{name: None}))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.weights.files.read import explained_read_errors
+from nova3d_core.weights.files.read import translate_read_errors
 
 
 class PagingFileTooSmall(OSError):
@@ -30,7 +30,7 @@ class PagingFileTooSmall(OSError):
     ids=lambda error: type(error).__name__,
 )
 def test_a_file_beyond_the_memory_is_not_called_damaged(error):
-    with pytest.raises(InputError) as caught, explained_read_errors(Path("m.safetensors")):
+    with pytest.raises(InputError) as caught, translate_read_errors(Path("m.safetensors")):
         raise error
     assert caught.value.message == "m.safetensors does not fit into memory."
     assert caught.value.__cause__ is error

@@ -13,7 +13,7 @@ from nova3d_core.cli.models_table import models_report, models_text
 from nova3d_core.diffusion.codecs.pixels import PixelCodec
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.errors import InputError
-from nova3d_core.weights.discovery.companions import find_part
+from nova3d_core.weights.discovery.companions import find_companion
 from nova3d_core.weights.discovery.layouts import METADATA_KEY, identify, read_header
 from nova3d_core.weights.discovery.locate import describe
 from nova3d_core.weights.files.read import open_weights
@@ -59,8 +59,8 @@ def test_its_header_tells_it(saved):
     identity = identify(read_header(saved))
     assert (identity.family, identity.layout) == ("nova3d-mini", "sgm")
     assert identity.parts == ("unet", "pixel_codec", "small_encoder")
-    assert (identity.decoder, identity.alike) == (None, ())
-    assert identity.remarks == ("Its note: trained on nothing",)
+    assert (identity.decoder, identity.ambiguous_with) == (None, ())
+    assert identity.notes == ("Its note: trained on nothing",)
     assert describe(identity) == "nova3d-mini, float32, unet + pixel codec + small encoder"
 
 
@@ -68,15 +68,15 @@ def test_what_training_notes_is_said_in_a_sentence(tmp_path):
     trained = {"steps": 4000, "objects": 16000, "hours": 3.25}
     note = json.dumps({"trained": trained, "settings": {"precision": "bfloat16"}})
     save_nova3d(mini_model(), tmp_path / NAME, note=note)
-    remarks = identify(read_header(tmp_path / NAME)).remarks
-    assert remarks == ("Trained for 4000 steps on 16000 objects, 3.25 hours.",)
+    notes = identify(read_header(tmp_path / NAME)).notes
+    assert notes == ("Trained for 4000 steps on 16000 objects, 3.25 hours.",)
     further = {"trained": trained, "started_from": {"file": "a.safetensors", "note": "by hand"}}
     save_nova3d(mini_model(), tmp_path / NAME, note=json.dumps(further), overwrite=True)
-    (told,) = identify(read_header(tmp_path / NAME)).remarks
+    (told,) = identify(read_header(tmp_path / NAME)).notes
     assert told.endswith("3.25 hours, out of a.safetensors. Its note: by hand")
     for odd in ('{"trained": 3}', "[]", "7", '{"trained": {"steps": 1}}'):
         save_nova3d(mini_model(), tmp_path / NAME, note=odd, overwrite=True)
-        assert identify(read_header(tmp_path / NAME)).remarks == (f"Its note: {odd}",)
+        assert identify(read_header(tmp_path / NAME)).notes == (f"Its note: {odd}",)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_what_training_notes_is_said_in_a_sentence(tmp_path):
 )
 def test_an_ablation_is_told(tmp_path, alignment, told):
     save_nova3d(mini_model(alignment=alignment), tmp_path / NAME)
-    assert told in " ".join(identify(read_header(tmp_path / NAME)).remarks)
+    assert told in " ".join(identify(read_header(tmp_path / NAME)).notes)
 
 
 def test_the_family_in_the_metadata_counts(tmp_path):
@@ -98,7 +98,7 @@ def test_the_family_in_the_metadata_counts(tmp_path):
 def test_the_models_command_lists_it(saved):
     report = models_report([saved.parent])
     row = report["installed"][0]
-    assert (row["family"], row["problem"], row["remarks"]) == (
+    assert (row["family"], row["problem"], row["notes"]) == (
         "nova3d-mini",
         None,
         ["Its note: trained on nothing"],
@@ -117,7 +117,7 @@ def test_nothing_is_looked_for_elsewhere(tmp_path, saved, caplog):
 @pytest.mark.parametrize("part", ["vae", "image_encoder"])
 def test_it_lends_nothing_to_others(tmp_path, saved, part):
     with pytest.raises(InputError, match="holds no"):
-        find_part(tmp_path / "V3D.ckpt", part, [tmp_path])
+        find_companion(tmp_path / "V3D.ckpt", part, [tmp_path])
 
 
 def damaged(path, change) -> None:

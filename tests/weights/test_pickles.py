@@ -50,7 +50,7 @@ def test_names_formats_and_shapes_equal_torchs_own(tmp_path, zipped):
     assert header.root == ""
     assert header.format == ("torch_zip" if zipped else "torch_legacy")
     assert header.bytes == path.stat().st_size
-    assert bool(header.remarks) is not zipped  # the old format is remarked upon
+    assert bool(header.notes) is not zipped  # the old format is remarked upon
 
 
 def test_eight_bit_floats_are_told_in_the_zip_format(tmp_path):
@@ -92,14 +92,14 @@ def test_code_in_a_pickle_is_named_and_never_run(tmp_path, zipped):
     header = read_header(path)
     assert not trace.exists()
     assert header.tensors == {"w": TensorInfo("float32", (2,))}
-    assert any("posix.mkdir" in r or "nt.mkdir" in r for r in header.remarks)
+    assert any("posix.mkdir" in r or "nt.mkdir" in r for r in header.notes)
     torch.load(path, weights_only=False)
     assert trace.exists()  # the attack was a real one
 
 
 def test_a_plain_state_dict_names_no_foreign_code(tmp_path):
     header = read_header(save(tmp_path / "m.ckpt", torch.nn.Linear(2, 3).state_dict()))
-    assert header.remarks == ()
+    assert header.notes == ()
 
 
 def test_a_zip_cut_anywhere_is_refused_with_the_remedy(tmp_path):
@@ -121,7 +121,7 @@ def test_a_pickle_that_torch_did_not_write_is_said_to_be_one(tmp_path):
     (tmp_path / "m.bin").write_bytes(pickle.dumps({"a": 1}))
     header = read_header(tmp_path / "m.bin")
     assert (header.format, header.tensors) == ("pickle", {})
-    assert "torch.save did not write" in header.remarks[0]
+    assert "torch.save did not write" in header.notes[0]
 
 
 def test_noise_under_a_pickles_name_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from nova3d_core.weights.discovery.registry import FAMILIES, KNOWN_FILES
+from nova3d_core.weights.discovery.registry import FAMILY_DESCRIPTIONS, KNOWN_FILES
 
 MANIFESTS = {
     "svd_xt_sgm": ("svd_xt.safetensors", "svd.safetensors", "svd_xt_1_1.safetensors"),
@@ -42,7 +42,7 @@ def test_every_file_has_a_place_of_its_own():
 
 @pytest.mark.parametrize("known", KNOWN_FILES, ids=lambda known: known.place)
 def test_an_entry_uses_the_projects_words(known):
-    assert known.family in FAMILIES
+    assert known.family in FAMILY_DESCRIPTIONS
     assert known.folder in ("checkpoints", "diffusion_models", "nova3d")
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", known.source)
     assert known.sha256_start is None or re.fullmatch(r"[0-9a-f]{8,64}", known.sha256_start)

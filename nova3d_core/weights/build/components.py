@@ -15,15 +15,15 @@ from ...diffusion.network.unet import VideoUNet
 from ...errors import InputError
 from ..discovery.layouts import SGM_CLIP, Identity
 from ..files.read import WeightFile
-from ..infer_shapes import clip_config, own_metadata, unet_config, vae_config
+from ..infer_shapes import clip_config, nova3d_metadata, unet_config, vae_config
 from ..keymaps.components import open_clip_source, sgm_vae_source
-from ..keymaps.unet import Plan, Source, sgm_unet_names
-from .load_state import Part, check_part, own_names
+from ..keymaps.unet import KeyMap, TensorSource, sgm_unet_names
+from .load_state import NetworkComponent, check_component, unused_names
 from .small_components import (
     has_pixel_codec,
     has_small_encoder,
-    pixel_codec_part,
-    small_encoder_part,
+    pixel_codec_component,
+    small_encoder_component,
 )
 
 FIRST_STAGE = "first_stage_model."
@@ -35,12 +35,12 @@ _OTHER_MODELS = ("first_stage_model.", "conditioner.", "model_ema.", "cond_stage
 """What may stand beside a UNet whose keys have no prefix."""
 
 
-def unet_part(
+def unet_component(
     file: WeightFile,
     identity: Identity,
     operations: ModuleType | type,
     attention: Any = None,
-) -> Part:
+) -> NetworkComponent:
     """The UNet of a file in the sgm or diffusers layout.
 
     Args:
@@ -60,56 +60,58 @@ def unet_part(
         if name.startswith(prefix) and not (outside and name.startswith(outside))
     ]
     names = sgm_unet_names(own) if identity.layout == "diffusers" else {name: name for name in own}
-    plan = {ours: Source(prefix + theirs) for theirs, ours in names.items()}
-    said = own_metadata(file.header.metadata, str(file.path)).get("unet", {})
-    shapes = {name: file.shapes[source.name] for name, source in plan.items()}
+    key_map = {ours: TensorSource(prefix + theirs) for theirs, ours in names.items()}
+    said = nova3d_metadata(file.header.metadata, str(file.path)).get("unet", {})
+    shapes = {name: file.shapes[source.name] for name, source in key_map.items()}
     config = unet_config(shapes, said, str(file.path))
     unet = VideoUNet(config, operations=operations, attention=attention, device="meta")
-    return _checked(Part("UNet", unet, unet, file, plan))
+    return _checked(NetworkComponent("UNet", unet, unet, file, key_map))
 
 
-def codec_part(file: WeightFile) -> Part:
+def codec_component(file: WeightFile) -> NetworkComponent:
     """The codec of a file that holds one, of whichever kind.
 
     Raises:
         InputError: it is incomplete, or holds what is not known here.
     """
     if has_pixel_codec(file):
-        return pixel_codec_part(file)
+        return pixel_codec_component(file)
     sgm = f"{FIRST_STAGE}decoder.conv_in.weight" in file
     return _checked(_sgm_vae(file) if sgm else _diffusers_vae(file))
 
 
-def image_encoder_part(file: WeightFile) -> Part:
+def image_encoder_component(file: WeightFile) -> NetworkComponent:
     """The image encoder of a file that holds one, of whichever kind.
 
     Raises:
         InputError: it is incomplete, or holds what is not known here.
     """
     if has_small_encoder(file):
-        return _checked(small_encoder_part(file))
+        return _checked(small_encoder_component(file))
     sgm = f"{SGM_CLIP}proj" in file
     prefixes = (SGM_CLIP,) if sgm else _DIFFUSERS_CLIP
     shapes = _clip_shapes(file) if sgm else file.shapes
-    said = own_metadata(file.header.metadata, str(file.path)).get("image_encoder", {})
+    said = nova3d_metadata(file.header.metadata, str(file.path)).get("image_encoder", {})
     clip = build_clip(clip_config(shapes, said, str(file.path)))
-    plan = (
-        clip_plan(clip.state_dict()) if sgm else {name: Source(name) for name in clip.state_dict()}
+    key_map = (
+        clip_key_map(clip.state_dict())
+        if sgm
+        else {name: TensorSource(name) for name in clip.state_dict()}
     )
-    left = own_names((n for n in file if n != _POSITIONS), prefixes, plan)
-    return _checked(Part("image encoder", ClipEncoder(clip), clip, file, plan, left))
+    left = unused_names((n for n in file if n != _POSITIONS), prefixes, key_map)
+    return _checked(NetworkComponent("image encoder", ClipEncoder(clip), clip, file, key_map, left))
 
 
-def clip_plan(names: Any) -> Plan:
+def clip_key_map(names: Any) -> KeyMap:
     """Where the sgm layout keeps each parameter of transformers' image encoder."""
-    plan = {}
+    key_map = {}
     for name in names:
         source = open_clip_source(name)
-        plan[name] = Source(SGM_CLIP + str(source.name), source.change, source.third)
-    return plan
+        key_map[name] = TensorSource(SGM_CLIP + str(source.name), source.change, source.third)
+    return key_map
 
 
-def vae_plan(names: Any, levels: int, encoder: str, quantised: set[str]) -> Plan:
+def vae_key_map(names: Any, levels: int, encoder: str, quantised: set[str]) -> KeyMap:
     """Where the sgm layout keeps each parameter of diffusers' VAEs.
 
     Args:
@@ -119,19 +121,19 @@ def vae_plan(names: Any, levels: int, encoder: str, quantised: set[str]) -> Plan
         quantised: of quant_conv and post_quant_conv, those that the file holds; the others were
             folded into their neighbours and do nothing.
     """
-    plan = {}
+    key_map = {}
     for name in names:
         half = name.split(".")[0]
         source = sgm_vae_source(name, levels)
         prefix = encoder if half in ("encoder", "quant_conv") else FIRST_STAGE
         if half in ("quant_conv", "post_quant_conv") and half not in quantised:
-            plan[name] = Source(None)
+            key_map[name] = TensorSource(None)
         else:
-            plan[name] = Source(prefix + str(source.name), source.change)
-    return plan
+            key_map[name] = TensorSource(prefix + str(source.name), source.change)
+    return key_map
 
 
-def _sgm_vae(file: WeightFile) -> Part:
+def _sgm_vae(file: WeightFile) -> NetworkComponent:
     """The first stage's decoder, with the encoder that made the input image's latents.
 
     Most checkpoints hold two encoders: one that the conditions go through, with a quant_conv, and
@@ -147,20 +149,20 @@ def _sgm_vae(file: WeightFile) -> Part:
         for half, prefix in (("quant_conv", encoder), ("post_quant_conv", FIRST_STAGE))
         if f"{prefix}{half}.weight" in file
     }
-    plan = vae_plan(vae.state_dict(), len(config.widths), encoder, quantised)
-    left = own_names(file, (f"{FIRST_STAGE}decoder.", f"{encoder}encoder."), plan)
-    return Part("VAE", VaeCodec(vae), vae, file, plan, left)
+    key_map = vae_key_map(vae.state_dict(), len(config.widths), encoder, quantised)
+    left = unused_names(file, (f"{FIRST_STAGE}decoder.", f"{encoder}encoder."), key_map)
+    return NetworkComponent("VAE", VaeCodec(vae), vae, file, key_map, left)
 
 
-def _diffusers_vae(file: WeightFile) -> Part:
+def _diffusers_vae(file: WeightFile) -> NetworkComponent:
     temporal = "decoder.time_conv_out.weight" in file
     vae = build_vae(vae_config(file.shapes, "", temporal, str(file.path)))
-    plan = {
-        name: Source(name if name in file or "quant_conv." not in name else None)
+    key_map = {
+        name: TensorSource(name if name in file or "quant_conv." not in name else None)
         for name in vae.state_dict()
     }
-    left = own_names(file, ("encoder.", "decoder.", "quant_conv.", "post_quant_conv."), plan)
-    return Part("VAE", VaeCodec(vae), vae, file, plan, left)
+    left = unused_names(file, ("encoder.", "decoder.", "quant_conv.", "post_quant_conv."), key_map)
+    return NetworkComponent("VAE", VaeCodec(vae), vae, file, key_map, left)
 
 
 def _clip_shapes(file: WeightFile) -> dict[str, tuple[int, ...]]:
@@ -177,20 +179,20 @@ def _clip_shapes(file: WeightFile) -> dict[str, tuple[int, ...]]:
         *(f"vision_model.encoder.layers.{i}.mlp.fc1.weight" for i in sorted(set(blocks))),
     ]
     found = file.shapes
-    plan = clip_plan(names)
+    key_map = clip_key_map(names)
     return {
         name: source.shape(found[source.name])
-        for name, source in plan.items()
+        for name, source in key_map.items()
         if source.name in found
     }
 
 
-def _checked(part: Part) -> Part:
-    check_part(part)
+def _checked(part: NetworkComponent) -> NetworkComponent:
+    check_component(part)
     return part
 
 
-def check_latents(unet: VideoUNet, codec: Part) -> None:
+def check_latents(unet: VideoUNet, codec: NetworkComponent) -> None:
     """Raises InputError unless the codec's latents are what the UNet paints."""
     made, config = codec.module.channels, unet.config
     if (config.channels_in, config.channels_out) != (2 * made, made):
@@ -201,7 +203,7 @@ def check_latents(unet: VideoUNet, codec: Part) -> None:
         )
 
 
-def check_context(unet: VideoUNet, encoder: Part) -> None:
+def check_context(unet: VideoUNet, encoder: NetworkComponent) -> None:
     """Raises InputError unless the image encoder's embedding is what the UNet attends to."""
     made, taken = encoder.module.token_channels, unet.config.context_channels
     if made != taken:

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ..files.read import WeightFile
-from ..keymaps.unet import Plan, Shape, Source
+from ..keymaps.unet import KeyMap, Shape, TensorSource
 
-COMPUTED_IN = (torch.float32, torch.float16, torch.bfloat16)
+COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Number formats that every layer can compute in; weights in others are brought to one of them."""
 
 _LISTED = 4
 
 
 @dataclass(eq=False)
-class Part:
+class NetworkComponent:
     """One network of a model, and where its weights come from."""
 
     label: str
@@ -31,19 +31,21 @@ class Part:
     """The module inside whose parameters are the plan's; its weights are on the meta device."""
     file: WeightFile
     """Holds the weights."""
-    plan: Plan
+    key_map: KeyMap
     """Where each parameter lies in the file."""
-    left_over: tuple[str, ...] = field(default=())
+    unused_keys: tuple[str, ...] = field(default=())
     """The part's tensors in the file that the plan does not use."""
 
 
-def own_names(names: Iterable[str], prefixes: tuple[str, ...], plan: Plan) -> tuple[str, ...]:
+def unused_names(
+    names: Iterable[str], prefixes: tuple[str, ...], key_map: KeyMap
+) -> tuple[str, ...]:
     """The names below the prefixes that the plan does not use."""
-    used = {source.name for source in plan.values()}
+    used = {source.name for source in key_map.values()}
     return tuple(name for name in names if name.startswith(prefixes) and name not in used)
 
 
-def check_part(part: Part) -> None:
+def check_component(part: NetworkComponent) -> None:
     """Checks the plan against the network and the file, without reading a tensor.
 
     Raises:
@@ -54,24 +56,24 @@ def check_part(part: Part) -> None:
     known = {None, *found}
     where = f"{part.label} in {part.file.path}"
     missing = [
-        name for name in wanted if name not in part.plan or part.plan[name].name not in known
+        name for name in wanted if name not in part.key_map or part.key_map[name].name not in known
     ]
     if missing:
-        named = [getattr(part.plan.get(name), "name", None) or name for name in missing]
+        named = [getattr(part.key_map.get(name), "name", None) or name for name in missing]
         raise InputError(
             f"the {where} is incomplete: it lacks {_listed(named)}.",
             "If it is one shard of several, join them; otherwise download it again.",
         )
-    extra = [part.plan[name].name or name for name in part.plan if name not in wanted]
-    extra += part.left_over
+    extra = [part.key_map[name].name or name for name in part.key_map if name not in wanted]
+    extra += part.unused_keys
     if extra:
         raise InputError(
             f"the {where} holds tensors that are not known here: {_listed(extra)}.",
             "It is another model, or a newer one: look for a newer version of this package.",
         )
-    wrong = [name for name, shape in wanted.items() if not _fits(part.plan[name], shape, found)]
+    wrong = [name for name, shape in wanted.items() if not _fits(part.key_map[name], shape, found)]
     if wrong:
-        source = part.plan[wrong[0]].name
+        source = part.key_map[wrong[0]].name
         raise InputError(
             f"the {where} has tensors of other shapes than expected, the first of {len(wrong)}: "
             f"'{source}' has {_text(found[source])}.",
@@ -79,19 +81,19 @@ def check_part(part: Part) -> None:
         )
 
 
-def part_bytes(part: Part, dtype: torch.dtype | None) -> int:
+def component_bytes(part: NetworkComponent, dtype: torch.dtype | None) -> int:
     """Memory that the part's weights take, in this number format or in the file's."""
     return sum(
-        math.prod(value.shape) * (kept_dtype(_file_dtype(part, name), dtype)).itemsize
+        math.prod(value.shape) * (storage_dtype(_file_dtype(part, name), dtype)).itemsize
         for name, value in part.filled.state_dict().items()
     )
 
 
-def fill(part: Part, dtype: torch.dtype | None, each: Callable[[], None]) -> None:
+def fill(part: NetworkComponent, dtype: torch.dtype | None, each: Callable[[], None]) -> None:
     """Gives the network its weights, which then need no gradients.
 
     Args:
-        part: checked by `check_part`.
+        part: checked by `check_component`.
         dtype: the weights' number format; the file's if None.
         each: called after each tensor; may raise to stop.
 
@@ -100,34 +102,34 @@ def fill(part: Part, dtype: torch.dtype | None, each: Callable[[], None]) -> Non
     """
     wanted = part.filled.state_dict()
     place = {name: index for index, name in enumerate(part.file)}
-    order = sorted(wanted, key=lambda name: place.get(part.plan[name].name, -1))
+    order = sorted(wanted, key=lambda name: place.get(part.key_map[name].name, -1))
     tensors: dict[str, Tensor] = {}
     for name in order:
-        source = part.plan[name]
+        source = part.key_map[name]
         if source.name is None:
-            tensors[name] = _doing_nothing(wanted[name].shape, _idle_dtype(part, dtype))
+            tensors[name] = _identity_init(wanted[name].shape, _idle_dtype(part, dtype))
         else:
-            tensors[name] = _taken(part.file, source, dtype)
+            tensors[name] = _read_parameter(part.file, source, dtype)
         each()
     part.filled.load_state_dict(tensors, strict=True, assign=True)
     part.module.requires_grad_(False).eval()
 
 
-def kept_dtype(own: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
+def storage_dtype(own: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
     """The number format that a weight is kept in: the wanted one, else its own if computable."""
     if wanted is not None:
         return wanted
-    if own in COMPUTED_IN:
+    if own in COMPUTE_DTYPES:
         return own
     return torch.float32 if own.itemsize > 4 else torch.bfloat16
 
 
-def _taken(file: WeightFile, source: Source, dtype: torch.dtype | None) -> Tensor:
+def _read_parameter(file: WeightFile, source: TensorSource, dtype: torch.dtype | None) -> Tensor:
     """A parameter, a view of the mapped file unless its number format changes."""
     tensor = source.take(file[source.name])
-    kept = kept_dtype(tensor.dtype, dtype)
+    kept = storage_dtype(tensor.dtype, dtype)
     # The smallest and largest value tell of NaN and infinity in one pass without a copy.
-    plain = tensor if tensor.dtype in (*COMPUTED_IN, torch.float64) else tensor.float()
+    plain = tensor if tensor.dtype in (*COMPUTE_DTYPES, torch.float64) else tensor.float()
     ends = [float(end) for end in torch.aminmax(plain)] if plain.numel() else [0.0]
     if not all(math.isfinite(end) for end in ends):
         raise InputError(
@@ -142,29 +144,29 @@ def _taken(file: WeightFile, source: Source, dtype: torch.dtype | None) -> Tenso
     return tensor.to(kept).contiguous()
 
 
-def _doing_nothing(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _identity_init(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """The weight (C, C, 1, 1) or bias (C,) of a 1x1 convolution that changes nothing."""
     if len(shape) == 1:
         return torch.zeros(shape, dtype=dtype)
     return torch.eye(shape[0], dtype=dtype)[:, :, None, None]
 
 
-def _idle_dtype(part: Part, dtype: torch.dtype | None) -> torch.dtype:
+def _idle_dtype(part: NetworkComponent, dtype: torch.dtype | None) -> torch.dtype:
     """The number format of the part's other weights."""
-    for name, source in part.plan.items():
+    for name, source in part.key_map.items():
         if source.name is not None:
-            return kept_dtype(_file_dtype(part, name), dtype)
+            return storage_dtype(_file_dtype(part, name), dtype)
     return dtype or torch.float32
 
 
-def _file_dtype(part: Part, name: str) -> torch.dtype:
-    source = part.plan[name].name
+def _file_dtype(part: NetworkComponent, name: str) -> torch.dtype:
+    source = part.key_map[name].name
     if source is None:
         return torch.float32
     return getattr(torch, part.file.header.tensors[source].dtype, torch.float32)
 
 
-def _fits(source: Source, shape: Shape, found: Mapping[str, Shape]) -> bool:
+def _fits(source: TensorSource, shape: Shape, found: Mapping[str, Shape]) -> bool:
     return source.name is None or source.shape(found[source.name]) == shape
 
 

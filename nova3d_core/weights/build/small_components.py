@@ -15,19 +15,19 @@ from ...diffusion.model import Codec, ImageEncoder
 from ...errors import InputError
 from ..discovery.layouts import PIXELS, SMALL_ENCODER_PREFIX
 from ..files.read import WeightFile
-from ..infer_shapes import own_metadata
-from ..keymaps.unet import Source
-from .load_state import Part, own_names
+from ..infer_shapes import nova3d_metadata
+from ..keymaps.unet import TensorSource
+from .load_state import NetworkComponent, unused_names
 
 
-def said_of_codec(codec: Codec) -> dict[str, Any]:
+def codec_metadata(codec: Codec) -> dict[str, Any]:
     """What a file's metadata say of a codec."""
     if isinstance(codec, PixelCodec):
         return {"kind": PIXELS, **codec.settings()}
     return {"kind": "vae"}
 
 
-def said_of_encoder(encoder: ImageEncoder) -> dict[str, Any]:
+def image_encoder_metadata(encoder: ImageEncoder) -> dict[str, Any]:
     """What a file's metadata say of an image encoder."""
     if isinstance(encoder, SmallEncoder):
         return {"kind": "small", **encoder.settings()}
@@ -44,7 +44,7 @@ def has_small_encoder(file: WeightFile) -> bool:
     return f"{SMALL_ENCODER_PREFIX}stem.weight" in file
 
 
-def pixel_codec_part(file: WeightFile) -> Part:
+def pixel_codec_component(file: WeightFile) -> NetworkComponent:
     """The codec that the metadata describe; it needs no tensor.
 
     Raises:
@@ -58,10 +58,10 @@ def pixel_codec_part(file: WeightFile) -> Part:
             f"{file.path} is damaged: its metadata describe no pixel codec ({error}).",
             "Save the model again.",
         ) from error
-    return Part("codec", codec, codec, file, {})
+    return NetworkComponent("codec", codec, codec, file, {})
 
 
-def small_encoder_part(file: WeightFile) -> Part:
+def small_encoder_component(file: WeightFile) -> NetworkComponent:
     """The small image encoder on the meta device, with the plan of its weights.
 
     Raises:
@@ -78,11 +78,11 @@ def small_encoder_part(file: WeightFile) -> Part:
         widths[name] = shape[0]
     with torch.device("meta"):
         encoder = SmallEncoder(channels=widths["stem"], token=widths["head"])
-    plan = {name: Source(SMALL_ENCODER_PREFIX + name) for name in encoder.state_dict()}
-    left = own_names(file, (SMALL_ENCODER_PREFIX,), plan)
-    return Part("image encoder", encoder, encoder, file, plan, left)
+    key_map = {name: TensorSource(SMALL_ENCODER_PREFIX + name) for name in encoder.state_dict()}
+    left = unused_names(file, (SMALL_ENCODER_PREFIX,), key_map)
+    return NetworkComponent("image encoder", encoder, encoder, file, key_map, left)
 
 
 def _said(file: WeightFile) -> dict[str, Any]:
-    said = own_metadata(file.header.metadata, str(file.path)).get("codec", {})
+    said = nova3d_metadata(file.header.metadata, str(file.path)).get("codec", {})
     return said if isinstance(said, dict) else {}

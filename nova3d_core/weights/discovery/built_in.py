@@ -13,7 +13,7 @@ NAME = "nova3d-mini"
 """What users call it; a key of `diffusion.families.FAMILIES`."""
 FILE = Path(__file__).resolve().parents[2] / "assets" / f"{NAME}.safetensors"
 """Where it lies, in a complete package."""
-BETTER = ("sv3d_p.safetensors", "V3D.ckpt")
+RECOMMENDED = ("sv3d_p.safetensors", "V3D.ckpt")
 """Published files that know images of real things, the better one first."""
 
 
@@ -37,9 +37,9 @@ def built_in_file() -> Path:
     return FILE
 
 
-def better_files() -> str:
+def recommended_files() -> str:
     """What to take for images of real things, in one sentence."""
-    named = [known for name in BETTER for known in KNOWN_FILES if known.name == name]
+    named = [known for name in RECOMMENDED for known in KNOWN_FILES if known.name == name]
     offers = " or ".join(f"{each.name} ({each.gigabytes:g} GB, {each.source})" for each in named)
     return (
         f"For photographs take {offers}, or a NOVA3D that was trained at full size; "
@@ -47,7 +47,7 @@ def better_files() -> str:
     )
 
 
-def model_file(name: Path | str, folders: Sequence[Path | str] = ()) -> Path:
+def resolve_model_file(name: Path | str, folders: Sequence[Path | str] = ()) -> Path:
     """The file or folder that a user means.
 
     Args:

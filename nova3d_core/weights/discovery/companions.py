@@ -10,7 +10,7 @@ from ...errors import InputError
 from ...progress import SILENT, Progress
 from ..files.inspect import is_model_name
 from .built_in import NAME, built_in_file
-from .locate import FoundFile, default_folders, find_models, look_at
+from .locate import FoundFile, default_folders, find_models, inspect_file
 from .registry import IMAGE_ENCODER, UNET, VAE
 
 PART_FOLDERS = {UNET: "unet", VAE: "vae", IMAGE_ENCODER: "image_encoder"}
@@ -22,7 +22,7 @@ _WHERE_FROM = {
 }
 
 
-def unet_file(path: Path | str) -> Path:
+def resolve_unet_file(path: Path | str) -> Path:
     """The file to load: the path itself, or the UNet inside a folder in the diffusers layout.
 
     `built_in.NAME` stands for the model that ships with the package, unless a file has that name.
@@ -45,7 +45,7 @@ def unet_file(path: Path | str) -> Path:
     return files[0]
 
 
-def find_part(
+def find_companion(
     path: Path, part: str, folders: Sequence[Path | str] = (), progress: Progress = SILENT
 ) -> Path:
     """A file that holds a part which the model's own file lacks.
@@ -66,7 +66,7 @@ def find_part(
     siblings = _model_files(path.parent.parent / PART_FOLDERS[part])
     if siblings and path.parent.name == PART_FOLDERS[UNET]:
         return min(siblings, key=lambda file: _is_half(file) != _is_half(path))
-    beside = [look_at(file) for file in _model_files(path.parent)]
+    beside = [inspect_file(file) for file in _model_files(path.parent)]
     fitting = _fitting(path, beside, part)
     if fitting:
         return fitting[0].path

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import InputError
-from ...io.files.containment import quoted
+from ...io.files.containment import quote_value
 from ...io.files.json_text import parse_json
-from ..files.inspect import Header, TensorInfo, read_header
+from ..files.inspect import ModelHeader, TensorInfo, read_header
 from .registry import (
     CONDITION_ENCODER,
-    FAMILIES,
+    FAMILY_DESCRIPTIONS,
     IMAGE_ENCODER,
     PIXEL_CODEC,
     RECONSTRUCTION,
@@ -28,14 +28,14 @@ from .registry import (
     Layout,
 )
 
-__all__ = ["Header", "Identity", "identify", "read_header"]
+__all__ = ["Identity", "ModelHeader", "identify", "read_header"]
 
 Tensors = Mapping[str, TensorInfo]
 
 UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.", "model.", "module.", "")
 """What may stand before the UNet's keys, the most telling first."""
 
-FAMILY_BY_ADDED_NUMBERS = {256: "sv3d_u", 768: "svd", 1280: "sv3d_p"}
+FAMILY_BY_ADD_EMBED_DIM = {256: "sv3d_u", 768: "svd", 1280: "sv3d_p"}
 """Family by how many numbers the UNet takes beside the time."""
 
 UNET_TENSORS = 1428
@@ -88,11 +88,11 @@ class Identity:
     pixel_codec and small_encoder."""
     decoder: Decoder | None = None
     """The VAE decoder's kind, video or frame, if the file has one."""
-    alike: tuple[str, ...] = ()
+    ambiguous_with: tuple[str, ...] = ()
     """Further families whose files of these parts look the same; only the name can tell."""
     unet_prefix: str | None = None
     """What stands before the UNet's keys; None without a UNet."""
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     """What a user should know, one sentence each."""
 
 
@@ -108,16 +108,18 @@ class _UNet:
     tensor_count: int
 
 
-def identify(header: Header) -> Identity:
+def identify(header: ModelHeader) -> Identity:
     """What the file with this header is; family "unknown" comes with a remark that says why."""
     identity = _told_by_tensors(header)
     said = _own_metadata(header)
-    alike = (identity.family, *identity.alike)
-    if said.get("family") in alike:  # tensors come first: metadata only choose among the alike
-        identity = replace(identity, family=said["family"], alike=())
+    ambiguous_with = (identity.family, *identity.ambiguous_with)
+    if (
+        said.get("family") in ambiguous_with
+    ):  # tensors come first: metadata only choose among the alike
+        identity = replace(identity, family=said["family"], ambiguous_with=())
     note = said.get("note")
     if isinstance(note, str) and note.strip():
-        identity = replace(identity, remarks=(*identity.remarks, _note_text(note.strip())))
+        identity = replace(identity, notes=(*identity.notes, _note_text(note.strip())))
     return identity
 
 
@@ -138,11 +140,11 @@ def _note_text(note: Any) -> str:
 
 def _shortened(note: Any) -> str:
     """A note on one line of at most `_NOTE_LENGTH` characters."""
-    text = " ".join(note[: 4 * _NOTE_LENGTH].split()) if isinstance(note, str) else quoted(note)
+    text = " ".join(note[: 4 * _NOTE_LENGTH].split()) if isinstance(note, str) else quote_value(note)
     return text if len(text) <= _NOTE_LENGTH else f"{text[:_NOTE_LENGTH]} ..."
 
 
-def _own_metadata(header: Header) -> dict[str, Any]:
+def _own_metadata(header: ModelHeader) -> dict[str, Any]:
     """What a file that this package saved says of itself; {} for others."""
     try:
         said = parse_json(header.metadata.get(METADATA_KEY, "{}"), "metadata")
@@ -151,40 +153,40 @@ def _own_metadata(header: Header) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def _told_by_tensors(header: Header) -> Identity:
+def _told_by_tensors(header: ModelHeader) -> Identity:
     tensors = header.tensors
     dtype, dtype_remarks = _main_dtype(tensors)
     if not tensors:
-        return Identity("unknown", "unknown", dtype, remarks=header.remarks)
+        return Identity("unknown", "unknown", dtype, notes=header.notes)
     if _is_lgm(tensors):
-        remarks = (*header.remarks, *dtype_remarks)
-        return Identity("ouroboros3d", "lgm", dtype, (RECONSTRUCTION,), remarks=remarks)
+        notes = (*header.notes, *dtype_remarks)
+        return Identity("ouroboros3d", "lgm", dtype, (RECONSTRUCTION,), notes=notes)
     unet = _find_unet(tensors)
     vae_parts, decoder, vae_layout = _other_parts(tensors)
     parts = (UNET,) * (unet is not None) + vae_parts + _small_parts(header)
     if unet is None:
-        family, layout, remarks = _family_of_part(tensors, vae_parts, vae_layout)
+        family, layout, notes = _family_of_part(tensors, vae_parts, vae_layout)
         return Identity(
             family,
             layout,
             dtype,
             parts if family != "unknown" else (),
             decoder if family != "unknown" else None,
-            remarks=(*remarks, *header.remarks, *dtype_remarks),
+            notes=(*notes, *header.notes, *dtype_remarks),
         )
-    family, alike, remarks = _family_of_unet(tensors, unet, parts)
-    remarks += _remarks_on_unet(unet, family)
+    family, ambiguous_with, notes = _family_of_unet(tensors, unet, parts)
+    notes += _remarks_on_unet(unet, family)
     if unet.layout == "sgm" and VAE in parts and IMAGE_ENCODER not in parts:
-        remarks += ("Holds no image encoder: svd_xt.safetensors lends its own.",)
+        notes += ("Holds no image encoder: svd_xt.safetensors lends its own.",)
     return Identity(
         family,
         unet.layout,
         dtype,
         parts,
         decoder,
-        alike,
+        ambiguous_with,
         unet.prefix,
-        (*remarks, *header.remarks, *dtype_remarks),
+        (*notes, *header.notes, *dtype_remarks),
     )
 
 
@@ -225,15 +227,15 @@ def _family_of_unet(
 ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Family, families that look alike, remarks."""
     if any(piece in name for name in tensors for piece in _NOVA3D_KEYS):
-        remarks = _remarks_on_alignment(tensors)
+        notes = _remarks_on_alignment(tensors)
         if SMALL_ENCODER in parts:
-            return "nova3d-mini", ("nova3d",), remarks
-        return "nova3d", (), remarks
+            return "nova3d-mini", ("nova3d",), notes
+        return "nova3d", (), notes
     if all(any(piece in name for name in tensors) for piece in _OUROBOROS3D_KEYS):
         return "ouroboros3d", (), ()
-    family = FAMILY_BY_ADDED_NUMBERS.get(unet.added_numbers or 0)
+    family = FAMILY_BY_ADD_EMBED_DIM.get(unet.added_numbers or 0)
     if family is None or unet.channels_in != LATENT_CHANNELS_IN:
-        expected = ", ".join(f"{n} ({f})" for n, f in FAMILY_BY_ADDED_NUMBERS.items())
+        expected = ", ".join(f"{n} ({f})" for n, f in FAMILY_BY_ADD_EMBED_DIM.items())
         return (
             "unknown",
             (),
@@ -300,7 +302,7 @@ def _other_parts(tensors: Tensors) -> tuple[tuple[str, ...], Decoder | None, Lay
     return parts, decoder, layout
 
 
-def _small_parts(header: Header) -> tuple[str, ...]:
+def _small_parts(header: ModelHeader) -> tuple[str, ...]:
     """What stands in the place of VAE and image encoder in a small file of ours."""
     codec = _own_metadata(header).get("codec")
     pixels = isinstance(codec, dict) and codec.get("kind") == PIXELS
@@ -324,7 +326,7 @@ def _family_of_part(
         "unknown",
         (
             f"Holds {looks}; expected a video UNet (keys with time_stack or "
-            f"temporal_res_block) of one of: {', '.join(FAMILIES)}.",
+            f"temporal_res_block) of one of: {', '.join(FAMILY_DESCRIPTIONS)}.",
         ),
     )
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from ...errors import InputError
-from ...io.files.containment import quoted
+from ...io.files.containment import quote_value
 from ...progress import SILENT, Progress
 from ..files.inspect import is_model_name
-from .layouts import Header, Identity, identify, read_header
+from .layouts import Identity, ModelHeader, identify, read_header
 from .registry import KNOWN_FILES, KnownFile
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class FoundFile:
     """What agrees with `known`: "name and content", "content", "name and size", "size", "name"."""
     problem: str | None = None
     """Why the file cannot be used, and what to do about it."""
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     """What a user should know about the file, one sentence each."""
 
     @property
@@ -123,7 +123,9 @@ def find_models(folders: Sequence[Path | str] = (), progress: Progress = SILENT)
         Cancelled: the user asked to stop.
     """
     paths = sorted(set(_walk(default_folders(folders))))
-    return [look_at(path) for path in progress.track(paths, "reading model headers", len(paths))]
+    return [
+        inspect_file(path) for path in progress.track(paths, "reading model headers", len(paths))
+    ]
 
 
 def missing_files(found: Sequence[FoundFile]) -> list[KnownFile]:
@@ -157,7 +159,7 @@ def _is_partial(name: str) -> bool:
     return name.lower().endswith(PARTIAL_SUFFIXES)
 
 
-def look_at(path: Path | str) -> FoundFile:
+def inspect_file(path: Path | str) -> FoundFile:
     """What one file really is; never raises for a bad file, but says its `problem`."""
     path = Path(path)
     try:
@@ -175,7 +177,7 @@ def look_at(path: Path | str) -> FoundFile:
         return FoundFile(path, size, None, problem=str(error))
     except Exception as error:  # one strange file must not end the list of all
         log.debug("reading %s failed", path, exc_info=error)
-        reason = f"{path} cannot be read: {type(error).__name__}: {quoted(str(error))}."
+        reason = f"{path} cannot be read: {type(error).__name__}: {quote_value(str(error))}."
         return FoundFile(path, size, None, problem=reason)
 
 
@@ -189,36 +191,38 @@ def _unfinished(path: Path) -> str | None:
     return None
 
 
-def _match(path: Path, header: Header, identity: Identity) -> FoundFile:
+def _match(path: Path, header: ModelHeader, identity: Identity) -> FoundFile:
     """The found file with the published file it is, if one can be told, and remarks."""
-    by_name = [known for known in KNOWN_FILES if has_name_of(path, known)]
+    by_name = [known for known in KNOWN_FILES if matches_name(path, known)]
     if not header.tensors:
         return _match_unread(path, header, identity, by_name)
     content = [known for known in KNOWN_FILES if _has_content_of(identity, known)]
     both = _of_same_repository(path, [known for known in by_name if known in content])
     shard = _SHARD.search(path.name)
-    remarks = identity.remarks
+    notes = identity.notes
     if shard:
-        remarks += (f"Shard {int(shard[1])} of {int(shard[2])}: of no use alone.",)
+        notes += (f"Shard {int(shard[1])} of {int(shard[2])}: of no use alone.",)
     if len(both) == 1:
-        remarks += _size_remark(header, identity, both[0])
-        return FoundFile(path, header.bytes, identity, both[0], "name and content", None, remarks)
+        notes += _size_remark(header, identity, both[0])
+        return FoundFile(path, header.bytes, identity, both[0], "name and content", None, notes)
     if by_name and not both and not shard:
-        remarks += (_on_wrong_name(identity, by_name[0]),)
-        if by_name[0].family in identity.alike:
-            identity = replace(identity, family=by_name[0].family, alike=(identity.family,))
-    if not identity.alike and len({known.source for known in content}) == 1:
+        notes += (_on_wrong_name(identity, by_name[0]),)
+        if by_name[0].family in identity.ambiguous_with:
+            identity = replace(
+                identity, family=by_name[0].family, ambiguous_with=(identity.family,)
+            )
+    if not identity.ambiguous_with and len({known.source for known in content}) == 1:
         known = next((k for k in content if k.dtype == identity.dtype), content[0])
-        return FoundFile(path, header.bytes, identity, known, "content", None, remarks)
+        return FoundFile(path, header.bytes, identity, known, "content", None, notes)
     if content and (both or not by_name):
         sources = ", ".join(dict.fromkeys(known.source for known in both or content))
-        remarks += (f"Only name and folder could tell which it is; its like is in {sources}.",)
-    return FoundFile(path, header.bytes, identity, remarks=remarks)
+        notes += (f"Only name and folder could tell which it is; its like is in {sources}.",)
+    return FoundFile(path, header.bytes, identity, notes=notes)
 
 
 def _on_wrong_name(identity: Identity, named: KnownFile) -> str:
     """The remark on a file whose contents are not those of the published file of its name."""
-    if named.family in identity.alike:
+    if named.family in identity.ambiguous_with:
         parts = ", ".join(named.parts).replace("_", " ")
         return (
             f"Taken for {named.family} by its name, but differs from the published {named.name}, "
@@ -231,7 +235,7 @@ def _on_wrong_name(identity: Identity, named: KnownFile) -> str:
 
 
 def _match_unread(
-    path: Path, header: Header, identity: Identity, by_name: list[KnownFile]
+    path: Path, header: ModelHeader, identity: Identity, by_name: list[KnownFile]
 ) -> FoundFile:
     """Matches a pickle whose contents could not be read by its name and its size."""
     by_size = [known for known in KNOWN_FILES if known.bytes == header.bytes]
@@ -245,16 +249,14 @@ def _match_unread(
         if len(candidates) == 1:
             known = candidates[0]
             identity = replace(identity, family=known.family, layout=known.layout)
-            return FoundFile(
-                path, header.bytes, identity, known, matched_by, None, identity.remarks
-            )
-    remarks = identity.remarks
+            return FoundFile(path, header.bytes, identity, known, matched_by, None, identity.notes)
+    notes = identity.notes
     if len(by_name) == 1:
-        remarks += _size_remark(header, identity, by_name[0])
-    return FoundFile(path, header.bytes, identity, remarks=remarks)
+        notes += _size_remark(header, identity, by_name[0])
+    return FoundFile(path, header.bytes, identity, notes=notes)
 
 
-def has_name_of(path: PurePath, known: KnownFile) -> bool:
+def matches_name(path: PurePath, known: KnownFile) -> bool:
     """True if the file is named as the known one, or as a re-save of it.
 
     A re-save adds endings such as "-fp16" or " (1)" or changes the file type. Files in the
@@ -289,14 +291,14 @@ def _of_same_repository(path: Path, candidates: list[KnownFile]) -> list[KnownFi
 
 def _has_content_of(identity: Identity, known: KnownFile) -> bool:
     return (
-        known.family in (identity.family, *identity.alike)
+        known.family in (identity.family, *identity.ambiguous_with)
         and known.layout == identity.layout
         and set(known.parts) == set(identity.parts)
         and known.decoder == identity.decoder
     )
 
 
-def _size_remark(header: Header, identity: Identity, known: KnownFile) -> tuple[str, ...]:
+def _size_remark(header: ModelHeader, identity: Identity, known: KnownFile) -> tuple[str, ...]:
     """Says if number format or size differ from the published file."""
     if known.dtype and identity.dtype not in (known.dtype, "unknown"):
         return (f"Saved again in {identity.dtype}; published in {known.dtype}.",)

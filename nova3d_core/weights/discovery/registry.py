@@ -15,7 +15,7 @@ Layout = Literal["sgm", "diffusers", "lgm", "unknown"]
 Decoder = Literal["video", "frame"]
 """A VAE decoder with layers across time, or one that decodes each image alone."""
 
-FAMILIES: dict[str, str] = {
+FAMILY_DESCRIPTIONS: dict[str, str] = {
     "nova3d": "16 views of colour and normals from one image",
     "nova3d-mini": "the same at 64 pixels, of simple synthetic objects; small enough to ship",
     "svd": "Stable Video Diffusion: a video from one image; what nova3d is trained from",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import InputError
-from ...io.files.containment import quoted
+from ...io.files.containment import quote_value
 from ...io.files.json_text import parse_json
 
 FileFormat = Literal["safetensors", "torch_zip", "torch_legacy", "pickle"]
@@ -70,7 +70,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Header:
+class ModelHeader:
     """A model file's table of contents."""
 
     format: FileFormat
@@ -83,11 +83,11 @@ class Header:
     """Free text that the file carries (safetensors only)."""
     root: str = ""
     """The key below which a pickle keeps its weights, e.g. "state_dict"."""
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     """What a user should know about the file, one sentence each."""
 
 
-def read_header(path: Path | str) -> Header:
+def read_header(path: Path | str) -> ModelHeader:
     """The table of contents of a .safetensors or PyTorch file.
 
     The file's first bytes decide what it is, not its name.
@@ -156,7 +156,7 @@ def _refuse_what_is_no_model(path: Path, start: bytes, size: int) -> None:
         )
 
 
-def _read_safetensors(path: Path, first: bytes, stream: Any, size: int) -> Header:
+def _read_safetensors(path: Path, first: bytes, stream: Any, size: int) -> ModelHeader:
     """The header of a safetensors file: 8 bytes of length, then that many bytes of JSON."""
     if len(first) < 8:
         raise InputError(f"{path} is cut short: it has only {size} bytes.", _AGAIN)
@@ -189,7 +189,7 @@ def _read_safetensors(path: Path, first: bytes, stream: Any, size: int) -> Heade
             f"{path} has {size:,} bytes, {size - promised:,} more than its header describes.",
             f"Something was appended or two downloads were mixed. {_AGAIN}",
         )
-    return Header("safetensors", size, tensors, metadata)
+    return ModelHeader("safetensors", size, tensors, metadata)
 
 
 def _parse_entries(path: Path, entries: dict[str, Any]) -> tuple[dict[str, TensorInfo], int]:
@@ -205,7 +205,7 @@ def _parse_entries(path: Path, entries: dict[str, Any]) -> tuple[dict[str, Tenso
         fits = not bits or (end - begin) * 8 == math.prod(shape) * bits
         if not 0 <= begin <= end or min(shape, default=0) < 0 or not fits:
             raise InputError(
-                f"{path} is damaged: tensor {quoted(name)} has shape {quoted(list(shape))} in "
+                f"{path} is damaged: tensor {quote_value(name)} has shape {quote_value(list(shape))} in "
                 f"{code}, which does not fit its place in the file ({begin} to {end}).",
                 _AGAIN,
             )
@@ -215,7 +215,7 @@ def _parse_entries(path: Path, entries: dict[str, Any]) -> tuple[dict[str, Tenso
     for begin, end, name in sorted(spans):
         if begin != position:
             raise InputError(
-                f"{path} is damaged: tensor {quoted(name)} starts at {begin}, expected {position}.",
+                f"{path} is damaged: tensor {quote_value(name)} starts at {begin}, expected {position}.",
                 _AGAIN,
             )
         position = end
@@ -237,7 +237,7 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...
         or not all(is_number(value) for value in (*shape, *span))
     ):
         raise InputError(
-            f"{path} is damaged: tensor {quoted(name)} is not described properly.", _AGAIN
+            f"{path} is damaged: tensor {quote_value(name)} is not described properly.", _AGAIN
         )
     return code, tuple(shape), span[0], span[1]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .inspect import DTYPES, MAX_DIMENSIONS, MAX_NAME_LENGTH, TensorInfo, is_number
 
-MAX_WORK = 500_000
+MAX_STEPS = 500_000
 """Opcodes that are followed, with the items that they copy: weights alone have 50,000."""
 _STORAGE_DTYPES = {
     "DoubleStorage": "float64",
@@ -46,7 +46,7 @@ class Note:
     state: Any = None
 
 
-class TooMuchWorkError(Exception):
+class PickleTooLongError(Exception):
     """A pickle has more opcodes, or copies more items, than any that holds weights."""
 
 
@@ -55,7 +55,7 @@ class _Mark:
 
 
 @dataclass
-class Follower:
+class PickleInterpreter:
     """Follows one pickle's opcodes; `result` is what it would have made, with notes for objects."""
 
     names: set[str] = field(default_factory=set)
@@ -63,7 +63,7 @@ class Follower:
     memo: dict[int, Any] = field(default_factory=dict)
     storages: dict[Any, int] = field(default_factory=dict)
     """Bytes of numbers that each storage claims, by its key."""
-    work: int = MAX_WORK
+    work: int = MAX_STEPS
     """What is left of the work that may be done."""
 
     def follow(self, opcodes: Iterator[tuple[Any, Any, Any]]) -> Any:
@@ -88,7 +88,7 @@ class Follower:
         """Counts work; copying an item that the pickle names twice is work, too."""
         self.work -= work
         if self.work < 0:
-            raise TooMuchWorkError
+            raise PickleTooLongError
 
     def pop_to_mark(self) -> list[Any]:
         items: list[Any] = []
@@ -116,12 +116,12 @@ class Follower:
             self.stack.append(argument if not opcode.stack_before else Note(opcode.name))
 
 
-def _call(follower: Follower, _: Any) -> None:
+def _call(follower: PickleInterpreter, _: Any) -> None:
     arguments, function = follower.stack.pop(), follower.stack.pop()
     follower.stack.append(_result(follower, function, arguments))
 
 
-def _result(follower: Follower, function: Any, arguments: Any) -> Any:
+def _result(follower: PickleInterpreter, function: Any, arguments: Any) -> Any:
     """What a call would give: a tensor's shape for torch's rebuilders, else a note."""
     text = function.text if isinstance(function, _Name) else "?"
     arguments = arguments if isinstance(arguments, tuple) else ()
@@ -157,7 +157,7 @@ def _shape(sizes: Any) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _storage(follower: Follower, _: Any) -> None:
+def _storage(follower: PickleInterpreter, _: Any) -> None:
     """A note of the number format that the pickle's reference to tensor data names."""
     persistent_id = follower.stack.pop()
     parts = persistent_id if isinstance(persistent_id, tuple) else ()
@@ -181,17 +181,17 @@ def _extend(target: Any, items: list[Any]) -> None:
         target.extend(items)
 
 
-def _replace_top(count: int, make: Callable[..., Any]) -> Callable[[Follower, Any], None]:
+def _replace_top(count: int, make: Callable[..., Any]) -> Callable[[PickleInterpreter, Any], None]:
     """A step that takes `count` items off the stack and puts what `make` gives for them."""
 
-    def step(follower: Follower, _: Any) -> None:
+    def step(follower: PickleInterpreter, _: Any) -> None:
         items = [follower.stack.pop() for _ in range(count)][::-1]
         follower.stack.append(make(*items))
 
     return step
 
 
-def _from_mark(make: Callable[[list[Any]], Any]) -> Callable[[Follower, Any], None]:
+def _from_mark(make: Callable[[list[Any]], Any]) -> Callable[[PickleInterpreter, Any], None]:
     """A step that takes everything above the mark and puts what `make` gives for it."""
     return lambda follower, _: follower.stack.append(make(follower.pop_to_mark()))
 
@@ -202,53 +202,53 @@ def _dict_of(flat: list[Any]) -> dict[Any, Any]:
     return made
 
 
-def _build(follower: Follower, _: Any) -> None:
+def _build(follower: PickleInterpreter, _: Any) -> None:
     state = follower.stack.pop()
     if isinstance(follower.stack[-1], Note):
         follower.stack[-1].state = state
 
 
-def _memoise(follower: Follower, index: Any) -> None:
+def _memoise(follower: PickleInterpreter, index: Any) -> None:
     follower.memo[len(follower.memo) if index is None else int(index)] = follower.stack[-1]
 
 
-def _set_from_mark(follower: Follower, _: Any) -> None:
+def _set_from_mark(follower: PickleInterpreter, _: Any) -> None:
     flat = follower.pop_to_mark()
     _set_items(follower.stack[-1], flat)
 
 
-def _extend_from_mark(follower: Follower, _: Any) -> None:
+def _extend_from_mark(follower: PickleInterpreter, _: Any) -> None:
     items = follower.pop_to_mark()
     _extend(follower.stack[-1], items)
 
 
-def _set_one(follower: Follower, _: Any) -> None:
+def _set_one(follower: PickleInterpreter, _: Any) -> None:
     value, key = follower.stack.pop(), follower.stack.pop()
     _set_items(follower.stack[-1], [key, value])
 
 
-def _append_one(follower: Follower, _: Any) -> None:
+def _append_one(follower: PickleInterpreter, _: Any) -> None:
     item = follower.stack.pop()
     _extend(follower.stack[-1], [item])
 
 
-def _stack_global(follower: Follower, _: Any) -> None:
+def _stack_global(follower: PickleInterpreter, _: Any) -> None:
     name, module = follower.stack.pop(), follower.stack.pop()
     if not isinstance(name, str) or not isinstance(module, str):
         raise ValueError("a name is not text")
     follower.stack.append(follower.name(f"{module} {name}"))
 
 
-def _instance(follower: Follower, both: Any) -> None:
+def _instance(follower: PickleInterpreter, both: Any) -> None:
     follower.pop_to_mark()
     follower.stack.append(Note(follower.name(both).text))
 
 
-def _ignore(follower: Follower, _: Any) -> None:
+def _ignore(follower: PickleInterpreter, _: Any) -> None:
     """PROTO and FRAME say nothing about the object."""
 
 
-_STEPS: dict[str, Callable[[Follower, Any], None]] = {
+_STEPS: dict[str, Callable[[PickleInterpreter, Any], None]] = {
     "PROTO": _ignore,
     "FRAME": _ignore,
     "MARK": lambda follower, _: follower.stack.append(_Mark()),

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from ...errors import InputError
-from ...io.files.containment import quoted
-from .inspect import Header, TensorInfo
-from .pickle_machine import DTYPE_NAMES, MAX_WORK, Follower, Note, TooMuchWorkError
+from ...io.files.containment import quote_value
+from .inspect import ModelHeader, TensorInfo
+from .pickle_machine import DTYPE_NAMES, MAX_STEPS, Note, PickleInterpreter, PickleTooLongError
 
 MAX_PICKLE_BYTES = 32_000_000
 """Longer ones are not followed: weights alone have about half a megabyte."""
@@ -32,7 +32,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _PLAIN_NAMES = {"collections.OrderedDict", "_codecs.encode"}
 
 
-def read_pickle_header(path: Path, stream: IO[bytes], size: int) -> Header:
+def read_pickle_header(path: Path, stream: IO[bytes], size: int) -> ModelHeader:
     """The table of contents of a PyTorch file (zip or legacy) or of another pickle.
 
     Raises:
@@ -66,7 +66,7 @@ class _BoundedReads:
         return data
 
 
-def _read_torch_zip(path: Path, stream: IO[bytes], size: int) -> Header:
+def _read_torch_zip(path: Path, stream: IO[bytes], size: int) -> ModelHeader:
     try:
         with zipfile.ZipFile(_BoundedReads(stream)) as archive:
             listed = archive.infolist()
@@ -91,8 +91,8 @@ def _read_torch_zip(path: Path, stream: IO[bytes], size: int) -> Header:
             "Download it again.",
         ) from error
     plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in listed)
-    remarks = () if plain else (COMPRESSED,)
-    return _header_of(path, "torch_zip", io.BytesIO(text), size, *remarks)
+    notes = () if plain else (COMPRESSED,)
+    return _header_of(path, "torch_zip", io.BytesIO(text), size, *notes)
 
 
 def _check_sizes(path: Path, entries: list[zipfile.ZipInfo], size: int) -> None:
@@ -114,18 +114,18 @@ def _pieces(member: IO[bytes], most: int) -> Iterator[bytes]:
         yield piece
 
 
-def _read_legacy(path: Path, text: bytes, size: int) -> Header:
+def _read_legacy(path: Path, text: bytes, size: int) -> ModelHeader:
     """A file of old torch: a magic number, a version and system facts before the object itself."""
     stream = io.BytesIO(text)
     try:
-        if Follower().follow(pickletools.genops(stream)) != LEGACY_MAGIC:
-            return Header(
+        if PickleInterpreter().follow(pickletools.genops(stream)) != LEGACY_MAGIC:
+            return ModelHeader(
                 "pickle",
                 size,
-                remarks=("A Python pickle that torch.save did not write: not read.",),
+                notes=("A Python pickle that torch.save did not write: not read.",),
             )
         for _ in range(2):
-            Follower().follow(pickletools.genops(stream))
+            PickleInterpreter().follow(pickletools.genops(stream))
     except Exception as error:  # pickletools raises whatever comes up
         raise InputError(
             f"{path} is neither a safetensors file nor a PyTorch file, or it is damaged.",
@@ -135,22 +135,22 @@ def _read_legacy(path: Path, text: bytes, size: int) -> Header:
     return _header_of(path, "torch_legacy", stream, size, legacy)
 
 
-def _header_of(path: Path, kind: Any, stream: io.BytesIO, size: int, *remarks: str) -> Header:
+def _header_of(path: Path, kind: Any, stream: io.BytesIO, size: int, *notes: str) -> ModelHeader:
     """The header for the pickle at the stream's position; empty if it cannot be followed.
 
     Raises InputError if its tensors claim more bytes than the file has.
     """
-    follower = Follower()
+    follower = PickleInterpreter()
     unread = "A PyTorch pickle whose contents could not be read: told by name and size."
     try:
         made = follower.follow(pickletools.genops(stream))
         root, tensors = find_tensors(made)
     except Exception as error:  # pickletools raises whatever comes up
         root, tensors = "", {}
-        if isinstance(error, TooMuchWorkError):
-            unread = f"A pickle of more than {MAX_WORK:,} steps, which no model needs: not read."
+        if isinstance(error, PickleTooLongError):
+            unread = f"A pickle of more than {MAX_STEPS:,} steps, which no model needs: not read."
     claimed = sum(follower.storages.values())
-    if tensors and claimed > size and COMPRESSED not in remarks:
+    if tensors and claimed > size and COMPRESSED not in notes:
         raise InputError(
             f"{path} is cut short or damaged: its tensors claim {claimed:,} bytes, the file has "
             f"{size:,}.",
@@ -159,18 +159,18 @@ def _header_of(path: Path, kind: Any, stream: io.BytesIO, size: int, *remarks: s
     foreign = sorted(n for n in follower.names if n not in _PLAIN_NAMES and not _is_torch(n))
     if foreign:
         listed = ", ".join(_shown(n) for n in foreign[:4]) + (", ..." if len(foreign) > 4 else "")
-        remarks += (
+        notes += (
             f"Names code outside torch ({listed}), which may run when it is unpickled: use it only "
             "if you trust where it comes from.",
         )
     if not tensors:
-        remarks += (unread,)
-    return Header(kind, size, tensors, root=root, remarks=remarks)
+        notes += (unread,)
+    return ModelHeader(kind, size, tensors, root=root, notes=notes)
 
 
 def _shown(name: str) -> str:
     """A name for a remark: printable, and not long."""
-    return name if name.isprintable() and len(name) <= 80 else quoted(name[:80])
+    return name if name.isprintable() and len(name) <= 80 else quote_value(name[:80])
 
 
 def _is_torch(name: str) -> bool:

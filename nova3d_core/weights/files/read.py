@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ...compute.devices import is_out_of_memory
 from ...errors import InputError, Nova3DError
-from ...io.files.containment import quoted, shortened
-from .inspect import Header, read_header
+from ...io.files.containment import quote_value, shorten
+from .inspect import ModelHeader, read_header
 from .pickles import COMPRESSED
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class WeightFile(Mapping[str, Tensor]):
         shapes: the shape of each tensor.
     """
 
-    def __init__(self, path: Path, header: Header, opened: Any):
+    def __init__(self, path: Path, header: ModelHeader, opened: Any):
         self.path = path
         self.header = header
         self.shapes = {name: info.shape for name, info in header.tensors.items()}
@@ -48,7 +48,7 @@ class WeightFile(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.header.tensors:
             raise KeyError(name)
-        with explained_read_errors(self.path):
+        with translate_read_errors(self.path):
             if isinstance(self._opened, dict):
                 return self._opened[name]
             return self._opened.get_tensor(name)
@@ -73,7 +73,7 @@ def open_weights(path: Path | str) -> Iterator[WeightFile]:
     if not header.tensors:
         raise InputError(
             f"{path} holds no tensors that could be read: "
-            + (shortened(" ".join(header.remarks)) or "it is empty."),
+            + (shorten(" ".join(header.notes)) or "it is empty."),
             "Take a .safetensors version of the model.",
         )
     if header.format != "safetensors":
@@ -81,25 +81,25 @@ def open_weights(path: Path | str) -> Iterator[WeightFile]:
         return
     from safetensors import safe_open
 
-    with explained_read_errors(path):
+    with translate_read_errors(path):
         opened = safe_open(str(path), framework="pt", device="cpu")
     with opened:
         yield WeightFile(path, header, opened)
 
 
-def _read_pickle(path: Path, header: Header) -> dict[str, Tensor]:
+def _read_pickle(path: Path, header: ModelHeader) -> dict[str, Tensor]:
     """The table of weights of a PyTorch file, mapped into memory where its format allows."""
-    if COMPRESSED in header.remarks:
+    if COMPRESSED in header.notes:
         raise InputError(
             f"{path} is a PyTorch file whose content is compressed, which cannot be mapped.",
             "Load and save it with torch, or download it again.",
         )
     mapped = {"mmap": True} if header.format == "torch_zip" else {}
-    with explained_read_errors(path):
+    with translate_read_errors(path):
         try:
             made = torch.load(path, map_location="cpu", weights_only=True, **mapped)
         except pickle.UnpicklingError as error:
-            asked = [remark for remark in header.remarks if remark.startswith("Names code")]
+            asked = [remark for remark in header.notes if remark.startswith("Names code")]
             raise InputError(
                 f"{path} asks to run code while it is read, so it was not read. "
                 + (asked[0] if asked else "It holds more than plain weights."),
@@ -110,12 +110,12 @@ def _read_pickle(path: Path, header: Header) -> dict[str, Tensor]:
         found = {name: value for name, value in made.items() if isinstance(value, Tensor)}
         for name, info in header.tensors.items():
             if tuple(found[name].shape) != info.shape:
-                raise TypeError(f"tensor {quoted(name)} has another shape than its header says")
+                raise TypeError(f"tensor {quote_value(name)} has another shape than its header says")
     return found
 
 
 @contextmanager
-def explained_read_errors(path: Path) -> Iterator[None]:
+def translate_read_errors(path: Path) -> Iterator[None]:
     """Turns what readers raise on damaged files, or without memory, into one clear line.
 
     torch's and safetensors' readers raise whatever comes up on bytes that they do not expect:

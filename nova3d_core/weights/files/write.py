@@ -16,7 +16,7 @@ _CODES = {name: code for code, (name, _) in DTYPES.items()}
 _ALIGNMENT = 8
 
 
-def safetensors_head(
+def safetensors_header(
     entries: Iterable[tuple[str, torch.dtype, Sequence[int]]],
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .unet import Source
+from .unet import TensorSource
 
 _VAE_LAYERS = {
     "conv_norm_out": "norm_out",
@@ -42,7 +42,7 @@ _CLIP_LAYERS = {
 _QKV = ("q", "k", "v")
 
 
-def sgm_vae_source(name: str, levels: int) -> Source:
+def sgm_vae_source(name: str, levels: int) -> TensorSource:
     """Where the sgm layout keeps a parameter of diffusers' VAEs.
 
     Args:
@@ -54,28 +54,30 @@ def sgm_vae_source(name: str, levels: int) -> Source:
     """
     half, _, rest = name.partition(".")
     if half in ("quant_conv", "post_quant_conv"):
-        return Source(name)
+        return TensorSource(name)
     attention = re.fullmatch(r"mid_block\.attentions\.0\.(.+)\.(weight|bias)", rest)
     if attention:
         layer = _VAE_ATTENTION.get(attention[1], attention[1])
         matrix = attention[2] == "weight" and layer != "norm"
-        return Source(f"{half}.mid.attn_1.{layer}.{attention[2]}", "matrix" if matrix else "none")
+        return TensorSource(
+            f"{half}.mid.attn_1.{layer}.{attention[2]}", "matrix" if matrix else "none"
+        )
     stem, _, last = rest.rpartition(".")
     if stem in _VAE_LAYERS:
-        return Source(f"{half}.{_VAE_LAYERS[stem]}.{last}")
+        return TensorSource(f"{half}.{_VAE_LAYERS[stem]}.{last}")
     block = re.fullmatch(
         r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(resnets|downsamplers|upsamplers)\.(\d+)\.(.+)",
         rest,
     )
     if block is None:
-        return Source(name)
+        return TensorSource(name)
     way, level, kind, index, layer = block.groups()
     if way is None:
-        return Source(f"{half}.mid.block_{int(index) + 1}.{_sgm_vae_res(layer)}")
+        return TensorSource(f"{half}.mid.block_{int(index) + 1}.{_sgm_vae_res(layer)}")
     place = int(level) if way == "down" else levels - 1 - int(level)
     if kind == "resnets":
-        return Source(f"{half}.{way}.{place}.block.{index}.{_sgm_vae_res(layer)}")
-    return Source(f"{half}.{way}.{place}.{way}sample.{layer}")
+        return TensorSource(f"{half}.{way}.{place}.block.{index}.{_sgm_vae_res(layer)}")
+    return TensorSource(f"{half}.{way}.{place}.{way}sample.{layer}")
 
 
 def _sgm_vae_res(layer: str) -> str:
@@ -91,23 +93,23 @@ def _sgm_vae_res(layer: str) -> str:
     return layer.replace("conv_shortcut.", "nin_shortcut.", 1)
 
 
-def open_clip_source(name: str) -> Source:
+def open_clip_source(name: str) -> TensorSource:
     """Where open_clip keeps a parameter of transformers' CLIPVisionModelWithProjection.
 
     Returns:
         The source, below open_clip's prefix `visual.`.
     """
     if name == "visual_projection.weight":
-        return Source("proj", "transpose")
+        return TensorSource("proj", "transpose")
     rest = name.removeprefix("vision_model.")
     if rest in _CLIP_OUTSIDE:
-        return Source(_CLIP_OUTSIDE[rest])
+        return TensorSource(_CLIP_OUTSIDE[rest])
     layer = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", rest)
     if layer is None:
-        return Source(name)
+        return TensorSource(name)
     index, stem, last = layer.groups()
     block = f"transformer.resblocks.{index}"
     joined = re.fullmatch(r"self_attn\.([qkv])_proj", stem)
     if joined:
-        return Source(f"{block}.attn.in_proj_{last}", third=_QKV.index(joined[1]))
-    return Source(f"{block}.{_CLIP_LAYERS.get(stem, stem)}.{last}")
+        return TensorSource(f"{block}.attn.in_proj_{last}", third=_QKV.index(joined[1]))
+    return TensorSource(f"{block}.{_CLIP_LAYERS.get(stem, stem)}.{last}")

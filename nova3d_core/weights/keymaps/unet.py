@@ -15,7 +15,7 @@ Change = Literal["none", "matrix", "transpose"]
 
 
 @dataclass(frozen=True)
-class Source:
+class TensorSource:
     """Where one parameter comes from."""
 
     name: str | None
@@ -43,7 +43,7 @@ class Source:
         return shape[::-1] if self.change == "transpose" else shape
 
 
-Plan = dict[str, Source]
+KeyMap = dict[str, TensorSource]
 """The source of each parameter, by the parameter's name."""
 
 _RES = {
