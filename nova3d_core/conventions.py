@@ -32,7 +32,7 @@ ORBIT_RADIUS = 2.2
 OPENGL_FROM_OPENCV = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
 """Turns OpenCV camera axes into OpenGL ones, and back: it is its own inverse."""
 
-Y_UP_FROM = {
+ROTATIONS_TO_Y_UP = {
     "+Y": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
     "+Z": ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0)),
     "-Y": ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0)),

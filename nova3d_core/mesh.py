@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_finite, check_shape
-from .conventions import Y_UP_FROM, UpAxis
+from .conventions import ROTATIONS_TO_Y_UP, UpAxis
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Mesh:
         return torch.stack([used.amin(dim=0), used.amax(dim=0)])
 
     @property
-    def face_crosses(self) -> Tensor:
+    def face_area_vectors(self) -> Tensor:
         """(F, 3) outward vectors with twice the face's area as length."""
         corners = self.vertices[self.faces]  # (F, 3, 3)
         return torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -107,12 +107,12 @@ class Mesh:
     @property
     def face_areas(self) -> Tensor:
         """(F,) areas in world units squared."""
-        return self.face_crosses.norm(dim=-1) * 0.5
+        return self.face_area_vectors.norm(dim=-1) * 0.5
 
     @property
     def face_normals(self) -> Tensor:
         """(F, 3) outward unit normals; a face without area gets the zero vector."""
-        return torch.nn.functional.normalize(self.face_crosses, dim=-1, eps=1e-20)
+        return torch.nn.functional.normalize(self.face_area_vectors, dim=-1, eps=1e-20)
 
     def with_origin(self, origin: tuple[float, float, float]) -> Mesh:
         """The same mesh in the world, its vertices relative to another origin."""
@@ -153,14 +153,14 @@ class Mesh:
             return (vertices + origin.to(vertices.device)).float(), ZERO_ORIGIN
         return vertices.float(), tuple(origin.tolist())
 
-    def turned_up(self, up_axis: UpAxis) -> Mesh:
+    def to_y_up(self, up_axis: UpAxis) -> Mesh:
         """The mesh turned from a world with `up_axis` up into ours, +Y up."""
-        if up_axis not in Y_UP_FROM:
-            raise InputError(f"up_axis is '{up_axis}', expected one of {', '.join(Y_UP_FROM)}.")
+        if up_axis not in ROTATIONS_TO_Y_UP:
+            raise InputError(f"up_axis is '{up_axis}', expected one of {', '.join(ROTATIONS_TO_Y_UP)}.")
         if up_axis == "+Y":
             return self
         matrix = torch.eye(4)
-        matrix[:3, :3] = torch.tensor(Y_UP_FROM[up_axis])
+        matrix[:3, :3] = torch.tensor(ROTATIONS_TO_Y_UP[up_axis])
         return self.transformed(matrix)
 
     def normalising_matrix(self) -> Tensor:

@@ -11,7 +11,7 @@ import tyro
 from nova3d_core.checks import INTERNAL, public_fields
 from nova3d_core.cli.options import public_options
 from nova3d_core.errors import InputError
-from nova3d_core.io.settings import config_from, settings_text
+from nova3d_core.io.settings import config_from_dict, settings_to_json
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ def test_only_public_fields_are_listed():
 
 
 def test_settings_files_leave_internal_fields_out():
-    assert json.loads(settings_text(Outer())) == {"inner": {"size": 4}}
+    assert json.loads(settings_to_json(Outer())) == {"inner": {"size": 4}}
 
 
 def test_settings_files_with_an_internal_field_are_refused():
-    assert config_from({"inner": {"size": 3}}, Outer, "settings").inner == Inner(size=3)
+    assert config_from_dict({"inner": {"size": 3}}, Outer, "settings").inner == Inner(size=3)
     with pytest.raises(InputError, match=r"settings\.inner\.tuned is unknown\. Known are size\."):
-        config_from({"inner": {"tuned": 0.1}}, Outer, "settings")
+        config_from_dict({"inner": {"tuned": 0.1}}, Outer, "settings")
     with pytest.raises(InputError, match=r"settings\.levels is unknown"):
-        config_from({"levels": []}, Outer, "settings")
+        config_from_dict({"levels": []}, Outer, "settings")
 
 
 def test_command_line_keeps_the_internal_fields_of_the_default():

@@ -54,10 +54,10 @@ def test_normals_follow_a_stretch_like_covectors(make_sphere):
 
 def test_z_up_turns_into_y_up_without_mirroring(l_solid):
     points = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
-    mesh = Mesh(points, torch.tensor([[0, 1, 2]])).turned_up("+Z")
+    mesh = Mesh(points, torch.tensor([[0, 1, 2]])).to_y_up("+Z")
     expected = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     torch.testing.assert_close(mesh.vertices, expected)
-    turned = l_solid.turned_up("+Z").as_trimesh()
+    turned = l_solid.to_y_up("+Z").as_trimesh()
     assert turned.volume == pytest.approx(l_solid.as_trimesh().volume)
 
 

@@ -136,23 +136,23 @@ def test_the_twin_that_was_asked_for_says_nothing(caplog):
 
 def test_no_problem_is_found_where_warp_runs():
     pytest.importorskip("warp")
-    assert warp_support.problem_on(CPU) == ""
+    assert warp_support.kernel_error(CPU) == ""
     assert warp_support.can_run_on(CPU)
 
 
 @POSIX
 def test_somebody_elses_folder_is_not_used_for_kernels(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    own = kernel_cache.private_folder()
+    own = kernel_cache.private_cache_dir()
     assert own == tmp_path / f"nova3d-warp-{os.getuid()}"
-    assert kernel_cache.private_folder() == own
+    assert kernel_cache.private_cache_dir() == own
     own.chmod(0o777)
-    other = kernel_cache.private_folder()
+    other = kernel_cache.private_cache_dir()
     assert other != own
     assert stat.S_IMODE(other.stat().st_mode) == 0o700
     own.rmdir()
     own.symlink_to(other)
-    assert kernel_cache.private_folder() not in (own, other)
+    assert kernel_cache.private_cache_dir() not in (own, other)
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_without_warp_training_images_come_from_the_ray_caster_with_one_warning(
     without, caplog, l_solid, monkeypatch
 ):
     without()
-    monkeypatch.setattr(warp_backend, "problem_on", lambda device, kernels: "it is broken")
+    monkeypatch.setattr(warp_backend, "kernel_error", lambda device, kernels: "it is broken")
     with caplog.at_level(logging.WARNING):
         found = [images.render_object(l_solid, 16, 2) for _ in range(2)]
     assert found[0]["colour"].shape == (2, 16, 16, 3)

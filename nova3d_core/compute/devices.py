@@ -59,7 +59,7 @@ def available_devices() -> tuple[str, ...]:
     return (*names, "cpu")
 
 
-def checked_device(name: str | torch.device) -> torch.device:
+def resolve_device(name: str | torch.device) -> torch.device:
     """The device of a name, with its index where there can be several; tried with one number.
 
     Raises:
@@ -68,7 +68,7 @@ def checked_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
-        raise _unusable(name, "there is no such kind of device") from error
+        raise _unusable_device(name, "there is no such kind of device") from error
     if device.type == "cpu":
         return torch.device("cpu")
     if device.type == "cuda":
@@ -77,31 +77,31 @@ def checked_device(name: str | torch.device) -> torch.device:
         torch.zeros(1, device=device).cpu()  # a meta tensor has no values to copy
     except Exception as error:  # each backend that is missing says so in a way of its own
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise _unusable(name, lines[0][:200].rstrip(". ")) from error
+        raise _unusable_device(name, lines[0][:200].rstrip(". ")) from error
     return device
 
 
 def _checked_cuda(name: str | torch.device, device: torch.device) -> torch.device:
     """The CUDA or ROCm device with its index."""
     if torch.version.cuda is None and torch.version.hip is None:
-        raise _unusable(name, "this PyTorch is built without CUDA")
+        raise _unusable_device(name, "this PyTorch is built without CUDA")
     count = torch.cuda.device_count()
     if count == 0:
-        raise _unusable(name, "PyTorch finds no GPU, or no driver that is new enough")
-    device = with_index(device)
+        raise _unusable_device(name, "PyTorch finds no GPU, or no driver that is new enough")
+    device = with_device_index(device)
     if device.index >= count:
-        raise _unusable(name, f"there {'is' if count == 1 else 'are'} only {count}")
+        raise _unusable_device(name, f"there {'is' if count == 1 else 'are'} only {count}")
     return device
 
 
-def with_index(device: torch.device) -> torch.device:
+def with_device_index(device: torch.device) -> torch.device:
     """The device; "cuda" becomes the current one, such as "cuda:0"."""
     if device.type != "cuda" or device.index is not None:
         return device
     return torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_available() else 0)
 
 
-def _unusable(name: str | torch.device, reason: str) -> InputError:
+def _unusable_device(name: str | torch.device, reason: str) -> InputError:
     shown = str(name) if len(str(name)) <= 40 else f"{str(name)[:40]}..."
     return InputError(
         f"device '{shown}' cannot be used: {reason}.",
@@ -132,7 +132,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return _is_no_memory_of_the_system(error)
-    return _says(error, (*_OUT_OF_MEMORY, *_OUT_OF_HOST_MEMORY))
+    return _message_contains(error, (*_OUT_OF_MEMORY, *_OUT_OF_HOST_MEMORY))
 
 
 def is_out_of_host_memory(error: BaseException) -> bool:
@@ -140,7 +140,7 @@ def is_out_of_host_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return _is_no_memory_of_the_system(error)
     return isinstance(error, MemoryError) or (
-        is_out_of_memory(error) and _says(error, _OUT_OF_HOST_MEMORY)
+        is_out_of_memory(error) and _message_contains(error, _OUT_OF_HOST_MEMORY)
     )
 
 
@@ -150,7 +150,7 @@ def _is_no_memory_of_the_system(error: OSError) -> bool:
     return error.errno == errno.ENOMEM or windows_code == _PAGING_FILE_TOO_SMALL
 
 
-def _says(error: BaseException, parts: tuple[str, ...]) -> bool:
+def _message_contains(error: BaseException, parts: tuple[str, ...]) -> bool:
     """Whether a RuntimeError that is not ours holds one of these texts."""
     if not isinstance(error, RuntimeError) or isinstance(error, Nova3DError):
         return False

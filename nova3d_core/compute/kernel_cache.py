@@ -24,15 +24,15 @@ def use_writable_cache(wp: Any) -> None:
     Raises:
         OSError: the temporary folder cannot be written either.
     """
-    usual = usual_cache(wp)
-    problem = why_not_writable(usual)
+    usual = default_cache_dir(wp)
+    problem = write_problem(usual)
     if problem:
-        folder = private_folder()
+        folder = private_cache_dir()
         wp.config.kernel_cache_dir = str(folder)
         logger.info("warp keeps its kernels in %s, as %s", folder, problem)
 
 
-def usual_cache(wp: Any) -> Path:
+def default_cache_dir(wp: Any) -> Path:
     """The folder that warp would take by itself."""
     chosen = wp.config.kernel_cache_dir or os.environ.get("WARP_CACHE_PATH")
     if chosen:
@@ -45,7 +45,7 @@ def usual_cache(wp: Any) -> Path:
     return Path(appdirs.user_cache_dir(appname="warp", appauthor="NVIDIA", version=version))
 
 
-def why_not_writable(folder: Path) -> str:
+def write_problem(folder: Path) -> str:
     """Why files cannot be made in a folder, which is made if it is missing; "" if they can."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def why_not_writable(folder: Path) -> str:
         return f"{folder} cannot be written ({getattr(error, 'strerror', None) or error})"
 
 
-def private_folder() -> Path:
+def private_cache_dir() -> Path:
     """A folder below the temporary one that nobody else can write to: kernels in it are run.
 
     The same one for all processes of a user, so that kernels are compiled once; a new one where

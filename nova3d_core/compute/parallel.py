@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-def side_by_side(work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
+def parallel_map(work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
     """What work gives for each item, in their order; as many at once as torch takes threads.
 
     Little is begun ahead of what has been asked for, so that whoever stops waits for little. Work

@@ -19,20 +19,20 @@ from torch import Tensor
 
 from ..errors import Cancelled, MissingDependencyError
 from ..progress import SILENT, Progress
-from .devices import is_out_of_memory, with_index
+from .devices import is_out_of_memory, with_device_index
 from .kernel_cache import use_writable_cache
 
 logger = logging.getLogger(__name__)
 
-PARTS = 2
+NUM_CPU_LAUNCHES = 2
 """Launches side by side on the CPU; each has gradient buffers of its own."""
-_SMALL = 2048
+_MIN_PARALLEL_THREADS = 2048
 """Less work than this is not worth a second thread."""
 COMPILING = "compiling kernels"
 """The stage's name in progress reports."""
-_LONGEST_REASON = 300
+_MAX_REASON_CHARS = 300
 """Characters; compilers quote whole programs."""
-_problems: dict[tuple[str, str], str] = {}
+_kernel_errors: dict[tuple[str, str], str] = {}
 """For each device and set of kernels that was tried, why they do not run there; "" if they do."""
 
 
@@ -62,7 +62,7 @@ def warp() -> Any:
     return wp
 
 
-def problem_on(
+def kernel_error(
     device: torch.device, kernels: Callable[[], Sequence[Any]], progress: Progress = SILENT
 ) -> str:
     """Why a set of kernels does not run on a device, in one line; empty if it does.
@@ -75,9 +75,9 @@ def problem_on(
         kernels: imports the kernels and returns their warp modules; called once warp has started.
         progress: reports each module, as compiling takes seconds where no cache holds them.
     """
-    device = with_index(device)
+    device = with_device_index(device)
     key = (str(device), f"{kernels.__module__}.{kernels.__qualname__}")
-    if key not in _problems:
+    if key not in _kernel_errors:
         try:
             _load_kernels(device, kernels, progress)
         except Cancelled:
@@ -86,14 +86,14 @@ def problem_on(
             reason = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, MissingDependencyError):
                 reason = f"the package '{error.package}' is not installed"
-            reason = reason[:_LONGEST_REASON]
+            reason = reason[:_MAX_REASON_CHARS]
             logger.info("warp's kernels do not run on %s: %s", device, reason)
             if is_out_of_memory(error):  # another time they may fit
                 return reason
-            _problems[key] = reason
+            _kernel_errors[key] = reason
         else:
-            _problems[key] = ""
-    return _problems[key]
+            _kernel_errors[key] = ""
+    return _kernel_errors[key]
 
 
 def _load_kernels(
@@ -125,7 +125,7 @@ def _load(module: Any, device: torch.device) -> None:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(PARTS, thread_name_prefix="nova3d-warp")
+    return ThreadPoolExecutor(NUM_CPU_LAUNCHES, thread_name_prefix="nova3d-warp")
 
 
 def as_warp(tensor: Tensor) -> Any:
@@ -180,11 +180,11 @@ def launch(
             stream=stream,
         )
 
-    if device.type != "cpu" or count < _SMALL:
+    if device.type != "cpu" or count < _MIN_PARALLEL_THREADS:
         share(0, count, 0)
         return
     _load(kernel.module, device)
-    cuts = [count * part // PARTS for part in range(PARTS + 1)]
-    jobs = [_pool().submit(share, cuts[part], cuts[part + 1], part) for part in range(PARTS)]
+    cuts = [count * part // NUM_CPU_LAUNCHES for part in range(NUM_CPU_LAUNCHES + 1)]
+    jobs = [_pool().submit(share, cuts[part], cuts[part + 1], part) for part in range(NUM_CPU_LAUNCHES)]
     for job in jobs:
         job.result()

@@ -10,9 +10,9 @@ from ..checks import check_finite, check_range
 from ..conventions import NormalFrame, decode_normals
 from ..errors import InputError
 from ..views import Views
-from .crop import check_belongs, object_on_white
+from .crop import check_batch_matches_images, composite_on_white
 
-SMALLEST_PX = 16
+MIN_IMAGE_PX = 16
 """A smaller image shows no shape."""
 
 
@@ -48,21 +48,21 @@ def assemble_views(
             f"there are {count} images but {len(cameras)} cameras.",
             "Give one image for each camera, in the same order.",
         )
-    if min(height, width) < SMALLEST_PX:
+    if min(height, width) < MIN_IMAGE_PX:
         raise InputError(
-            f"the images are {width}x{height} px, expected at least {SMALLEST_PX}x{SMALLEST_PX}."
+            f"the images are {width}x{height} px, expected at least {MIN_IMAGE_PX}x{MIN_IMAGE_PX}."
         )
     if not -count <= first_view < count:
         raise InputError(f"first_view is {first_view}, but there are {count} views.")
     for name, batch in (("normal images", normals), ("masks", masks)):
         if batch is not None:
-            check_belongs(name, batch, images)
+            check_batch_matches_images(name, batch, images)
     for name, batch in (("images", images), ("normal images", normals), ("masks", masks)):
         if batch is not None:
             check_finite(name, batch)
             check_range(name, batch, 0.0, 1.0)
-    colour, masks = object_on_white(images, masks)
-    _refuse_empty(masks)
+    colour, masks = composite_on_white(images, masks)
+    _reject_empty_masks(masks)
     if normals is not None:
         normals = decode_normals(normals) * (masks > 0)[..., None]
     views = Views(
@@ -76,7 +76,7 @@ def assemble_views(
     return views[[*range(first, count), *range(first)]] if first else views
 
 
-def _refuse_empty(masks: Tensor) -> None:
+def _reject_empty_masks(masks: Tensor) -> None:
     for view, mask in enumerate(masks):
         if not bool((mask > 0.5).any()):
             raise InputError(

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ..checks import check_bounds, check_finite
 from ..errors import InputError
-from ..io.images.images import on_white
+from ..io.images.images import composite_on_white
 from .mask_checks import check_not_inverted
 from .matte import WHITE_TOLERANCE, matte_from_white
 
@@ -25,7 +25,7 @@ class CropConfig:
 
     size_px: int = 256
     """Width and height of the result."""
-    object_share: float = 0.7
+    foreground_ratio: float = 0.7
     """The object's longer side, as a share of the image."""
 
     def __post_init__(self):
@@ -33,7 +33,7 @@ class CropConfig:
             self,
             "crop",
             size_px=(16, 8192),
-            object_share=(0.05, 1.0),
+            foreground_ratio=(0.05, 1.0),
         )
 
 
@@ -56,14 +56,14 @@ def prepare_images(
             inverted.
     """
     config = config or CropConfig()
-    colour, masks = object_on_white(images, masks)
+    colour, masks = composite_on_white(images, masks)
     pairs = zip(colour, masks, strict=True)
-    framed = [_framed(*pair, config, view) for view, pair in enumerate(pairs)]
+    framed = [_crop_to_object(*pair, config, view) for view, pair in enumerate(pairs)]
     colour, masks = (torch.stack(part) for part in zip(*framed, strict=True))
     return colour, masks
 
 
-def object_on_white(images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def composite_on_white(images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Images (V, H, W, 3) on white and masks (V, H, W); arguments as in `prepare_images`.
 
     Raises:
@@ -72,31 +72,31 @@ def object_on_white(images: Tensor, masks: Tensor | None = None) -> tuple[Tensor
     """
     check_finite("images", images)
     if masks is not None:
-        check_belongs("masks", masks, images)
+        check_batch_matches_images("masks", masks, images)
     colour = images[..., :3].clamp(0.0, 1.0)
     alpha = images[..., 3].clamp(0.0, 1.0) if images.shape[-1] == 4 else None
     if alpha is not None:
-        colour = on_white(torch.cat([colour, alpha[..., None]], dim=-1))
+        colour = composite_on_white(torch.cat([colour, alpha[..., None]], dim=-1))
     given = masks if _tells(masks) else alpha if _tells(alpha) else None
     if given is None:
         return colour, matte_from_white(colour)
     check_finite("masks", given)
     check_not_inverted(given, "alpha channel" if given is alpha else "mask")
     given = given.clamp(0.0, 1.0)
-    if given is not alpha and not _is_white(colour[given <= 0]):
+    if given is not alpha and not is_mostly_white(colour[given <= 0]):
         # in a mask's soft edge the image shows its old background: mix in white
         colour = colour * given[..., None] + (1.0 - given[..., None])
     return colour, given
 
 
-def _is_white(pixels: Tensor) -> bool:
+def is_mostly_white(pixels: Tensor) -> bool:
     """Whether nearly all pixels (N, 3) are white; images on white hold their mix already."""
     if not len(pixels):
         return True
     return float((pixels.amin(dim=1) >= 1.0 - WHITE_TOLERANCE).float().mean()) > 0.95
 
 
-def check_belongs(name: str, batch: Tensor, images: Tensor) -> None:
+def check_batch_matches_images(name: str, batch: Tensor, images: Tensor) -> None:
     """Raises InputError unless a batch (V, H, W, ...) has the images' number and size."""
     if len(batch) != len(images):
         raise InputError(
@@ -115,7 +115,7 @@ def _tells(mask: Tensor | None) -> bool:
     return mask is not None and float(mask.min()) < 1.0 - _HALF_LEVEL
 
 
-def _framed(colour: Tensor, mask: Tensor, config: CropConfig, view: int) -> tuple[Tensor, Tensor]:
+def _crop_to_object(colour: Tensor, mask: Tensor, config: CropConfig, view: int) -> tuple[Tensor, Tensor]:
     """One image (H, W, 3) and mask (H, W), framed."""
     inside = mask > _OBJECT
     if not bool(inside.any()):
@@ -126,7 +126,7 @@ def _framed(colour: Tensor, mask: Tensor, config: CropConfig, view: int) -> tupl
     rows, columns = (inside.any(dim=axis).nonzero()[:, 0] for axis in (1, 0))
     top, bottom = int(rows[0]), int(rows[-1]) + 1
     left, right = int(columns[0]), int(columns[-1]) + 1
-    side = max(round(max(bottom - top, right - left) / config.object_share), 1)
+    side = max(round(max(bottom - top, right - left) / config.foreground_ratio), 1)
     first_row = round((top + bottom - side) / 2)
     first_column = round((left + right - side) / 2)
     both = torch.cat([colour, mask[..., None]], dim=-1).movedim(-1, 0)  # (4, H, W)

@@ -10,10 +10,10 @@ from ..errors import InputError
 
 _OBJECT = 0.5
 """A pixel that the object covers more than this belongs to it."""
-BORDER_SHARE = 0.85
+MIN_BORDER_COVERAGE = 0.85
 """An inverted mask is full along at least this share of the image's border. An object that is cut
 off on three of four sides stays below it, an inverted one that is cut off at one side above."""
-SMALLEST_HOLE = 0.005
+MIN_HOLE_RATIO = 0.005
 """Share of an image that its background must have at least: less is dust in a full mask."""
 
 
@@ -32,9 +32,9 @@ def looks_inverted(mask: Tensor) -> bool:
     border_share = (int(inside.sum()) - core) / border_area
     hole = core_area - core
     return (
-        border_share >= BORDER_SHARE
+        border_share >= MIN_BORDER_COVERAGE
         and core / core_area < border_share
-        and hole >= SMALLEST_HOLE * height * width
+        and hole >= MIN_HOLE_RATIO * height * width
     )
 
 
@@ -47,10 +47,10 @@ def check_not_inverted(masks: Tensor, what: str = "mask") -> None:
         masks: 1 on the object.
         what: names a mask in the error.
     """
-    refuse_inverted([looks_inverted(mask) for mask in masks], what)
+    reject_inverted([looks_inverted(mask) for mask in masks], what)
 
 
-def refuse_inverted(inverted: Sequence[bool], what: str = "mask", where: str = "") -> None:
+def reject_inverted(inverted: Sequence[bool], what: str = "mask", where: str = "") -> None:
     """Raises InputError if more than half of the views' masks were found to look inverted.
 
     Args:

@@ -11,7 +11,7 @@ from ..errors import InputError
 
 WHITE_TOLERANCE = 8.0 / 255.0
 """A pixel whose darkest channel is this close to 1 counts as white (JPEG keeps white about so)."""
-WHITE_BORDER_SHARE = 0.75
+MIN_WHITE_BORDER_RATIO = 0.75
 """The share of border pixels that must be white: an object may be cut off by one of four sides."""
 
 
@@ -42,11 +42,11 @@ def matte_from_white(colour: Tensor, white: Tensor | None = None) -> Tensor:
         whites = images.min(axis=3) >= 1.0 - WHITE_TOLERANCE  # (V, H, W)
     else:
         whites = white.detach().cpu().numpy()
-    masks = [_matte(*each) for each in zip(images, whites, names, strict=True)]
+    masks = [_matte_of_image(*each) for each in zip(images, whites, names, strict=True)]
     return torch.from_numpy(np.stack(masks)).to(colour.device)
 
 
-def _matte(image: np.ndarray, white: np.ndarray, name: str) -> np.ndarray:
+def _matte_of_image(image: np.ndarray, white: np.ndarray, name: str) -> np.ndarray:
     """The (H, W) float32 soft mask of one image (H, W, 3) with `white` (H, W) pixels."""
     background = _background(white, name)
     if background.all():
@@ -56,7 +56,7 @@ def _matte(image: np.ndarray, white: np.ndarray, name: str) -> np.ndarray:
         )
     mask = (~background).astype(np.float32)
     edge = _edge(background) & ~white  # white that is kept lies behind a thin outline
-    mask[edge] = _share_of_object(image[edge], _darkest_nearby(image, edge))
+    mask[edge] = _estimate_alpha(image[edge], _darkest_neighbour(image, edge))
     return mask
 
 
@@ -67,7 +67,7 @@ def _background(white: np.ndarray, name: str) -> np.ndarray:
     border = np.ones_like(white)
     border[1:-1, 1:-1] = False
     share = float(white[border].mean())
-    if share < WHITE_BORDER_SHARE:
+    if share < MIN_WHITE_BORDER_RATIO:
         raise InputError(
             f"the border of {name} is not white: only {share:.0%} of its pixels are.",
             "Remove the background first, or give a mask.",
@@ -86,7 +86,7 @@ def _edge(background: np.ndarray) -> np.ndarray:
     return ~background & ndimage.binary_dilation(background, np.ones((3, 3), dtype=bool))
 
 
-def _darkest_nearby(image: np.ndarray, edge: np.ndarray) -> np.ndarray:
+def _darkest_neighbour(image: np.ndarray, edge: np.ndarray) -> np.ndarray:
     """(N, 3) the colour least like white within one pixel of each of N edge pixels.
 
     It stands for the object's unmixed colour there; thin parts, all of them edge, have one too.
@@ -101,7 +101,7 @@ def _darkest_nearby(image: np.ndarray, edge: np.ndarray) -> np.ndarray:
     return nearby[np.arange(len(rows)), darkest]
 
 
-def _share_of_object(mixed: np.ndarray, surface: np.ndarray) -> np.ndarray:
+def _estimate_alpha(mixed: np.ndarray, surface: np.ndarray) -> np.ndarray:
     """How much of the object is in colours mixed with white.
 
     Args:

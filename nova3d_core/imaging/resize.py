@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..io.images.images import on_white
+from ..io.images.images import composite_on_white
 from .matte import WHITE_TOLERANCE
 
 _TOGETHER = 1_000_000
@@ -16,7 +16,7 @@ _SAMPLES = 1024
 _LEVEL = 0.5 / 255.0
 
 
-def shrunk_on_white(
+def downscale_on_white(
     image: Tensor, mask: Tensor | None, longest_px: int
 ) -> tuple[Tensor, Tensor | None]:
     """An image on white and its mask, cut to what is in it and reduced to a size.
@@ -44,7 +44,7 @@ def shrunk_on_white(
     for start in range(0, len(image), rows_together):
         strip = slice(start, start + rows_together)
         colour, share = image[strip], None if telling is None else telling[strip].float()
-        colour = on_white(colour) if colour.shape[-1] == 4 else colour
+        colour = composite_on_white(colour) if colour.shape[-1] == 4 else colour
         if mix_white:
             colour = colour * share[..., None] + (1.0 - share[..., None])
         colours.append(_averaged(colour.movedim(-1, 0), factor, 1.0).movedim(0, -1))
@@ -89,7 +89,7 @@ def _white_behind(image: Tensor, mask: Tensor) -> bool:
     """Whether nearly all of the background is white, judged by a grid of pixels."""
     step = max(max(image.shape[:2]) // _SAMPLES, 1)
     few, outside = image[::step, ::step], mask[::step, ::step] <= 0
-    few = (on_white(few) if few.shape[-1] == 4 else few)[outside]  # (N, 3)
+    few = (composite_on_white(few) if few.shape[-1] == 4 else few)[outside]  # (N, 3)
     if not len(few):
         return True
     return float((few.amin(dim=1) >= 1.0 - WHITE_TOLERANCE).float().mean()) > 0.95

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-PIXELS_AT_ONCE = 1 << 18
+PIXELS_PER_CHUNK = 1 << 18
 """The map is made for this many pixels at a time, which bounds its memory whatever the image."""
-NO_NORMAL_BELOW = 0.1
+MIN_NORMAL_LENGTH = 0.1
 """An interpolated normal shorter than this is none, as in normal images."""
 
 
@@ -106,7 +106,7 @@ class Distortion:
         return ratio + 1.0
 
 
-def undistorted(
+def undistort_image(
     colour: Tensor,
     mask: Tensor | None,
     normals: Tensor | None,
@@ -133,7 +133,7 @@ def undistorted(
     new_colour = torch.empty_like(colour)
     new_mask = None if mask is None else torch.empty_like(mask)
     new_normals = None if normals is None else torch.empty_like(normals)
-    step = max(PIXELS_AT_ONCE // width, 1)
+    step = max(PIXELS_PER_CHUNK // width, 1)
     for top in range(0, height, step):
         rows = slice(top, min(top + step, height))
         grid, inside = _source_grid(rows, width, height, intrinsics, distortion, fold)
@@ -146,7 +146,7 @@ def undistorted(
         if normals is not None:
             directions = _sample(normals, grid, "bilinear")
             length = directions.norm(dim=-1, keepdim=True)
-            kept = (length > NO_NORMAL_BELOW) & seen[..., None]
+            kept = (length > MIN_NORMAL_LENGTH) & seen[..., None]
             new_normals[rows] = torch.where(kept, directions / length.clamp_min(1e-6), 0.0)
     return new_colour, new_mask, new_normals
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
-def vertex_links(faces: np.ndarray, count: int) -> csr_matrix:
+def vertex_adjacency(faces: np.ndarray, count: int) -> csr_matrix:
     """(N, N) sparse and symmetric: how many sides of the faces (F, 3) join two of N vertices."""
     from scipy.sparse import coo_array
 

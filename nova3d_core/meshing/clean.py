@@ -11,12 +11,12 @@ from ..errors import StageError
 from ..mesh import Mesh
 
 STAGE = "cleaning"
-_GAP_PER_EDGE = 1e-2
+_GAP_EDGE_RATIO = 1e-2
 """How far touching sheets are moved apart, in mean edge lengths: enough to survive welding."""
-_SPLITTING_ROUNDS = 8
+_MAX_SPLIT_ROUNDS = 8
 
 
-def keep_largest_parts(mesh: Mesh, min_share: float) -> Mesh:
+def remove_small_components(mesh: Mesh, min_share: float) -> Mesh:
     """Drops loose parts with less than `min_share` of the whole area; the largest always stays.
 
     Args:
@@ -24,14 +24,14 @@ def keep_largest_parts(mesh: Mesh, min_share: float) -> Mesh:
         min_share: 0..1.
     """
     mesh = mesh.to("cpu")
-    part = face_parts(mesh.faces.numpy(), len(mesh.vertices))
+    part = face_components(mesh.faces.numpy(), len(mesh.vertices))
     area = np.bincount(part, weights=mesh.face_areas.numpy())
     keep = (area >= min_share * area.sum()) | (area == area.max())
-    kept = compacted(mesh.vertices, mesh.faces[torch.from_numpy(keep[part])])
+    kept = drop_unused_vertices(mesh.vertices, mesh.faces[torch.from_numpy(keep[part])])
     return replace(kept, origin=mesh.origin)
 
 
-def face_parts(faces: np.ndarray, vertex_count: int) -> np.ndarray:
+def face_components(faces: np.ndarray, vertex_count: int) -> np.ndarray:
     """(F,) part number of each face; faces that share a vertex are of one part."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -43,7 +43,7 @@ def face_parts(faces: np.ndarray, vertex_count: int) -> np.ndarray:
     return part
 
 
-def compacted(vertices: torch.Tensor, faces: torch.Tensor) -> Mesh:
+def drop_unused_vertices(vertices: torch.Tensor, faces: torch.Tensor) -> Mesh:
     """A mesh of these faces (F, 3) with only the vertices (N, 3) that they use."""
     used, renumbered = torch.unique(faces, return_inverse=True)
     return Mesh(vertices[used], renumbered)
@@ -63,28 +63,28 @@ def make_manifold(mesh: Mesh) -> Mesh:
         StageError: the surface is open, so that no pairing closes it, or hopelessly entangled, or
             it has no volume at all.
     """
-    faces = _without_flaps(mesh.faces.cpu().numpy())
+    faces = _drop_degenerate_faces(mesh.faces.cpu().numpy())
     vertices = mesh.vertices.double().cpu().numpy()
     if len(faces) == 0:
         raise StageError(STAGE, "the surface encloses nothing: all its faces lie back to back.")
-    for _ in range(_SPLITTING_ROUNDS):
-        pairs = _paired_edges(vertices, faces)  # (E, 2) half-edge numbers 3 * face + corner
+    for _ in range(_MAX_SPLIT_ROUNDS):
+        pairs = _pair_half_edges(vertices, faces)  # (E, 2) half-edge numbers 3 * face + corner
         fan = _fans(faces, pairs)  # (3F,) fan of each face corner
         vertex_of_fan = np.zeros(fan.max() + 1, np.int64)
         vertex_of_fan[fan] = faces.reshape(-1)
-        still_crowded = _crowded_edges(fan.reshape(-1, 3))
+        still_crowded = _non_manifold_edges(fan.reshape(-1, 3))
         if len(still_crowded) == 0:
             break
         edges = vertex_of_fan[still_crowded]
         vertices, faces = _split_edges(vertices, faces, pairs, edges)
     else:
         raise StageError(STAGE, "the surface could not be made manifold: it is too entangled.")
-    places = _moved_apart(vertices[vertex_of_fan], fan.reshape(-1, 3), vertex_of_fan)
+    places = _separate_copies(vertices[vertex_of_fan], fan.reshape(-1, 3), vertex_of_fan)
     vertices, faces = torch.from_numpy(places).float(), torch.from_numpy(fan.reshape(-1, 3))
     return Mesh(vertices, faces, origin=mesh.origin)
 
 
-def _crowded_edges(faces: np.ndarray) -> np.ndarray:
+def _non_manifold_edges(faces: np.ndarray) -> np.ndarray:
     """(E, 2) vertex couples that more than two faces share."""
     ends = np.sort(np.stack([faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)], 1), axis=1)
     edges, count = np.unique(ends, axis=0, return_counts=True)
@@ -112,7 +112,7 @@ def _split_edges(
         middle = len(vertices) + len(new_vertices)
         place = vertices[[one, other]].mean(axis=0)
         own_side = vertices[faces[around]].mean(axis=(0, 1))
-        new_vertices.append(place + _GAP_PER_EDGE * (own_side - place))
+        new_vertices.append(place + _GAP_EDGE_RATIO * (own_side - place))
         near, far = faces[around].copy(), faces[around].copy()
         near[near == other] = middle
         far[far == one] = middle
@@ -122,7 +122,7 @@ def _split_edges(
     return np.concatenate([vertices, new_vertices]), np.concatenate([faces, *new_faces])
 
 
-def _without_flaps(faces: np.ndarray) -> np.ndarray:
+def _drop_degenerate_faces(faces: np.ndarray) -> np.ndarray:
     """Drops faces without area in index space, and couples of faces that lie back to back.
 
     Faces on the same vertices cancel in couples that turn opposite ways; of three, one stays.
@@ -140,7 +140,7 @@ def _without_flaps(faces: np.ndarray) -> np.ndarray:
     return np.repeat(kept[as_given], np.abs(surplus[as_given]).astype(int), axis=0)
 
 
-def _paired_edges(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+def _pair_half_edges(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(E, 2) half-edges that are the two sides of one edge; half-edge 3f + c runs from corner c."""
     start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
     key = np.minimum(start, end) * len(vertices) + np.maximum(start, end)
@@ -149,13 +149,13 @@ def _paired_edges(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     plain = first[count == 2]
     pairs = np.stack([order[plain], order[plain + 1]], axis=1)
     crowded = [
-        _pairs_through_solid(vertices, faces, order[f : f + n])
+        _pair_around_edge(vertices, faces, order[f : f + n])
         for f, n in zip(first[count != 2], count[count != 2], strict=True)
     ]
     return np.concatenate([pairs, *crowded])
 
 
-def _pairs_through_solid(
+def _pair_around_edge(
     vertices: np.ndarray, faces: np.ndarray, half_edges: np.ndarray
 ) -> np.ndarray:
     """Pairs the half-edges (K,) around one edge so that each pair encloses solid: (K / 2, 2)."""
@@ -195,7 +195,7 @@ def _fans(faces: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return connected_components(links, directed=False)[1].astype(np.int64)
 
 
-def _moved_apart(places: np.ndarray, faces: np.ndarray, origin: np.ndarray) -> np.ndarray:
+def _separate_copies(places: np.ndarray, faces: np.ndarray, origin: np.ndarray) -> np.ndarray:
     """Moves copies of one vertex a hair towards the middle of their own fans, each by its own hair.
 
     Args:
@@ -216,7 +216,7 @@ def _moved_apart(places: np.ndarray, faces: np.ndarray, origin: np.ndarray) -> n
         np.add.at(towards, faces[:, corner], middles - places[faces[:, corner]])
     towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-30)
     edges = places[faces] - places[np.roll(faces, 1, axis=1)]
-    gap = _GAP_PER_EDGE * np.linalg.norm(edges, axis=-1).mean()
+    gap = _GAP_EDGE_RATIO * np.linalg.norm(edges, axis=-1).mean()
     moved = copies > 1
     places = places.copy()
     places[moved] += gap * (1.0 + 0.25 * rank[moved, None]) * towards[moved]

@@ -1,11 +1,11 @@
-"""Settings from a signed distance grid to a mesh with UV coordinates."""
+"""Settings of meshing and UV unwrapping."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from ..checks import check_bounds, check_choice
+from ..checks import INTERNAL, check_bounds, check_choice
 
 UnwrapMethod = Literal["xatlas", "box"]
 UNWRAP_METHODS: tuple[str, ...] = get_args(UnwrapMethod)
@@ -13,44 +13,41 @@ UNWRAP_METHODS: tuple[str, ...] = get_args(UnwrapMethod)
 
 @dataclass(frozen=True)
 class MeshingConfig:
-    """What becomes of the raw surface: which parts stay, and how many faces."""
+    """How a signed distance grid becomes a clean, simplified mesh."""
 
     target_faces: int = 40_000
-    """Faces after simplification; a mesh with fewer stays as it is."""
-    min_part_share: float = 0.005
-    """Loose parts with less than this share of the whole surface area are dropped."""
-    smooth_unseen: float = 24.0
-    """Where no view sees the surface, bumps shorter than so many of its grid's cells are smoothed;
-    0: never."""
-    seen_cosine: float = 0.2
-    """A view sees a surface that is turned to it by at least this cosine."""
+    """Number of faces after simplification; a mesh with fewer faces is left unchanged."""
+    min_component_area_ratio: float = 0.005
+    """Connected components with a smaller fraction of the total surface area are removed."""
+    smooth_unobserved_cells: float = 24.0
+    """Where no view observes the surface, bumps with a wavelength below this many grid cells are
+    smoothed; 0 disables smoothing."""
 
     def __post_init__(self):
         check_bounds(
             self,
             "meshing",
             target_faces=(100, 100_000_000),
-            min_part_share=(0.0, 1.0 - 1e-9),
-            smooth_unseen=(0.0, 1000.0),
-            seen_cosine=(0.0, 1.0),
+            min_component_area_ratio=(0.0, 1.0 - 1e-9),
+            smooth_unobserved_cells=(0.0, 1000.0),
         )
 
 
 @dataclass(frozen=True)
 class UnwrapConfig:
-    """How a surface is cut into charts."""
+    """How a surface is cut into charts and packed into a texture."""
 
     method: UnwrapMethod = "xatlas"
-    """xatlas: few charts of little distortion, and the box atlas where it fails or takes too long.
-    box: the box atlas at once, projections along the six axes."""
+    """xatlas: few charts with little distortion; falls back to the box atlas if it fails or exceeds
+    its time limit. box: box atlas only, projections along the six axes."""
     padding_px: int = 3
-    """Texels between two charts, and from side to opposite side; 2 is enough for bilinear reading,
-    each mip level wants twice as much."""
-    time_limit_s: float = 30.0
-    """Seconds after which xatlas is stopped and the box atlas takes over."""
-    faces_per_part: int = 2500
-    """xatlas works on balanced pieces of about this many faces, side by side on all cores; its time
-    grows with the square of the piece."""
+    """Texels between charts, and between charts on opposite sides of the texture; 2 is enough for
+    bilinear filtering, each mip level needs twice as much."""
+    time_limit_s: float = field(default=30.0, metadata=INTERNAL)
+    """Seconds after which xatlas is stopped in favour of the box atlas."""
+    faces_per_chunk: int = field(default=2500, metadata=INTERNAL)
+    """Approximate size of the balanced chunks that xatlas processes in parallel; its time grows
+    with the square of the chunk size."""
 
     def __post_init__(self):
         check_choice("unwrap method", self.method, UNWRAP_METHODS)
@@ -59,5 +56,5 @@ class UnwrapConfig:
             "unwrap",
             padding_px=(0, 64),
             time_limit_s=(1e-6, 1e6),
-            faces_per_part=(100, 100_000_000),
+            faces_per_chunk=(100, 100_000_000),
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checks import check_shape
 from ..mesh import Mesh
-from .adjacency import vertex_links
+from .adjacency import vertex_adjacency
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -24,7 +24,7 @@ _RINGS = 2
 _MOST_ROUNDS = 1000
 
 
-def smooth_unseen(mesh: Mesh, seen: Tensor, wavelength_edges: float) -> Mesh:
+def smooth_unobserved(mesh: Mesh, seen: Tensor, wavelength_edges: float) -> Mesh:
     """The surface with low-passed unseen areas; vertices that are seen stay where they are.
 
     Unseen vertices minimise |x - x0|^2 + |L x|^2 / l^2 together, with the graph's Laplacian
@@ -42,7 +42,7 @@ def smooth_unseen(mesh: Mesh, seen: Tensor, wavelength_edges: float) -> Mesh:
     if wavelength_edges <= 0.0:
         return bare
     faces, marked = mesh.faces.cpu().numpy(), seen.cpu().numpy()
-    links = vertex_links(faces, len(marked))
+    links = vertex_adjacency(faces, len(marked))
     links.data[:] = 1.0  # each neighbour counts alike
     free = ~_closed(links, marked) & _of_seen_parts(links, marked)
     if not free.any():
@@ -55,7 +55,7 @@ def smooth_unseen(mesh: Mesh, seen: Tensor, wavelength_edges: float) -> Mesh:
 def _displacements(
     links: csr_matrix, free: np.ndarray, places: np.ndarray, wavelength_edges: float
 ) -> np.ndarray:
-    """(U, 3) how far each of the U free vertices moves: the minimum of `smooth_unseen`."""
+    """(U, 3) how far each of the U free vertices moves: the minimum of `smooth_unobserved`."""
     from scipy.sparse import diags, eye
     from scipy.sparse.linalg import cg
 

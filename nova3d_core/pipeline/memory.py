@@ -32,7 +32,7 @@ _VIEW_BYTES = 120
 _TEXEL_BYTES = 150
 
 
-def predicted_bytes(views: Views, config: FuseConfig, device: torch.device | str = "cpu") -> int:
+def estimate_memory_bytes(views: Views, config: FuseConfig, device: torch.device | str = "cpu") -> int:
     """The most memory that `fuse_views` holds beyond views and interpreter, in bytes.
 
     Measured against whole processes on a CPU it is right within a quarter. Optimising on a GPU
@@ -72,7 +72,7 @@ def check_fusion_memory(
         config: settings of all stages.
         device: where to optimise.
     """
-    needed = predicted_bytes(views, config, device)
+    needed = estimate_memory_bytes(views, config, device)
     size = f"{len(views)} views of {views.cameras.width}x{views.cameras.height} px"
     logger.info("fusing %s takes about %.1f GiB more than the views", size, needed / 2**30)
     check_memory(

@@ -17,7 +17,7 @@ def pose_report(before: Cameras, after: Cameras) -> str:
     motion = pose_motion(before, after)
     lines = ["view  turned by  shifted by"]
     for view, (turn, shift) in enumerate(
-        zip(motion.rotation_deg.tolist(), motion.shift_percent.tolist(), strict=True)
+        zip(motion.rotation_deg.tolist(), motion.lateral_percent.tolist(), strict=True)
     ):
         lines.append(f"{view:4d}  {turn:7.2f} deg  {shift:7.2f} %")
     return "\n".join(lines) + "\n"

@@ -25,21 +25,24 @@ from ..fusion.surface import FusionReport, Surface
 from ..fusion.working_size import working_views
 from ..imaging.matte import matte_from_white
 from ..mesh import Mesh
-from ..meshing.clean import keep_largest_parts, make_manifold
+from ..meshing.clean import remove_small_components, make_manifold
 from ..meshing.config import MeshingConfig
 from ..meshing.isosurface import extract_surface
 from ..meshing.simplify import simplify
-from ..meshing.unobserved import smooth_unseen
+from ..meshing.unobserved import smooth_unobserved
 from ..meshing.unwrap.unwrap import unwrap
 from ..progress import SILENT, Progress
 from ..sdf_grid import SdfGrid, grid_points
 from ..texturing.bake import bake_texture
-from ..texturing.visibility import seen_vertices
+from ..texturing.visibility import observed_vertices
 from ..views import Views
 from .config import FuseConfig
 from .memory import check_fusion_memory
 
 logger = logging.getLogger(__name__)
+
+MIN_OBSERVED_COSINE = 0.2
+"""A view observes a surface whose normal has at least this cosine with the viewing direction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +126,7 @@ def with_masks(views: Views) -> Views:
     return replace(views, masks=matte_from_white(views.colour))
 
 
-def refined_views(
+def refine_views(
     views: Views,
     config: SdfFusionConfig | None = None,
     progress: Progress = SILENT,
@@ -155,18 +158,18 @@ def extract_mesh(
         grid = surface.grid
         if resolution:
             grid = resample_grid(surface.grid, resolution)
-            cells = config.smooth_unseen * surface.grid.spacing / grid.spacing
-            config = replace(config, smooth_unseen=cells)
+            cells = config.smooth_unobserved_cells * surface.grid.spacing / grid.spacing
+            config = replace(config, smooth_unobserved_cells=cells)
         raw = extract_surface(grid).transformed(surface.field_to_world)
         raw = replace(raw, origin=surface.cameras.origin)
         import_module("trimesh")  # an interrupt during this import is lost, so import it first
         progress.update("meshing", 0, 4)
-        mesh = keep_largest_parts(raw, config.min_part_share)
+        mesh = remove_small_components(raw, config.min_component_area_ratio)
         progress.update("meshing", 1, 4)
         is_hull = surface.report.steps == 0  # a hull has no noise to smooth
-        if config.smooth_unseen > 0 and not is_hull:
-            seen = seen_vertices(mesh, surface.cameras, config.seen_cosine, progress)
-            mesh = smooth_unseen(mesh, seen, config.smooth_unseen)
+        if config.smooth_unobserved_cells > 0 and not is_hull:
+            seen = observed_vertices(mesh, surface.cameras, MIN_OBSERVED_COSINE, progress)
+            mesh = smooth_unobserved(mesh, seen, config.smooth_unobserved_cells)
         progress.update("meshing", 2, 4)
         simplified = simplify(mesh, config.target_faces)
         progress.update("meshing", 3, 4)
@@ -250,7 +253,7 @@ def textured_mesh(
     return bake_views(mesh, views, config, surface, progress=progress).mesh
 
 
-def with_steps_scaled(config: SdfFusionConfig, scale: float) -> SdfFusionConfig:
+def scale_steps(config: SdfFusionConfig, scale: float) -> SdfFusionConfig:
     """The settings with each level's steps multiplied; at least one step a level."""
     check_between("steps scale", scale, 0.01, 100.0)
     complete = config.complete()  # which also fits the number of rays to the field

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 LEAF_FACES = 4
-RAYS_AT_ONCE = 1 << 15
+RAYS_PER_CHUNK = 1 << 15
 _TINY = 1e-12
 
 
@@ -28,7 +28,7 @@ class TriangleTree:
         count = len(corners)
         self.depth = int(np.ceil(np.log2(max(count / LEAF_FACES, 1.0))))
         slots = LEAF_FACES << self.depth
-        order = _sorted_for_halving(self.corners.mean(axis=1), self.depth, slots)
+        order = _median_split_order(self.corners.mean(axis=1), self.depth, slots)
         self.leaf_faces = order.reshape(-1, LEAF_FACES)  # (L, LEAF_FACES), -1 where empty
         self.low, self.high = self._boxes()
 
@@ -49,9 +49,9 @@ class TriangleTree:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Face (R,) int64 or -1, distance (R,), corner weights u (R,) and v (R,) of each ray."""
         parts = [
-            self._first_hits(origins[start : start + RAYS_AT_ONCE].astype(np.float64), chunk)
-            for start in range(0, len(origins), RAYS_AT_ONCE)
-            for chunk in [directions[start : start + RAYS_AT_ONCE].astype(np.float64)]
+            self._first_hits(origins[start : start + RAYS_PER_CHUNK].astype(np.float64), chunk)
+            for start in range(0, len(origins), RAYS_PER_CHUNK)
+            for chunk in [directions[start : start + RAYS_PER_CHUNK].astype(np.float64)]
         ]
         if not parts:
             return np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0)
@@ -59,12 +59,12 @@ class TriangleTree:
         return face, distance, u.astype(np.float32), v.astype(np.float32)
 
     def _first_hits(self, origins: np.ndarray, directions: np.ndarray):
-        ray, leaf = self._leaves_met(origins, directions)
+        ray, leaf = self._intersect_leaves(origins, directions)
         faces = self.leaf_faces[leaf]  # (P, LEAF_FACES)
         ray = np.repeat(ray, LEAF_FACES)
         candidates = faces.reshape(-1)
         ray, candidates = ray[candidates >= 0], candidates[candidates >= 0]
-        distance, u, v = _meet_triangles(origins[ray], directions[ray], self.corners[candidates])
+        distance, u, v = _intersect_triangles(origins[ray], directions[ray], self.corners[candidates])
         # the nearest hit of each ray: sort by ray, then distance, then face, and take the first
         met = np.isfinite(distance)
         ray, candidates, distance, u, v = (a[met] for a in (ray, candidates, distance, u, v))
@@ -78,7 +78,7 @@ class TriangleTree:
             target[ray] = values[best]
         return face, *out
 
-    def _leaves_met(
+    def _intersect_leaves(
         self, origins: np.ndarray, directions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """All (ray, leaf) pairs whose boxes meet, both (P,)."""
@@ -99,7 +99,7 @@ class TriangleTree:
         return ray, node - ((1 << self.depth) - 1)
 
 
-def _sorted_for_halving(centres: np.ndarray, depth: int, slots: int) -> np.ndarray:
+def _median_split_order(centres: np.ndarray, depth: int, slots: int) -> np.ndarray:
     """Face indices (slots,) such that each level of the tree halves its node's longest side."""
     order = np.full(slots, -1, np.int64)
     order[: len(centres)] = np.arange(len(centres))
@@ -130,7 +130,7 @@ def _split_evenly(groups: np.ndarray, used: np.ndarray, half: int) -> np.ndarray
     return np.where(source < limit, taken, -1)
 
 
-def _meet_triangles(
+def _intersect_triangles(
     origins: np.ndarray, directions: np.ndarray, corners: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Moeller and Trumbore's test on P pairs: distance (inf where missed), u, v, each (P,)."""

@@ -9,10 +9,10 @@ from ..checks import check_bounds
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """How images are taken of a mesh: unlit colour on white, world normals, mask, depth."""
+    """How a mesh is rendered: unlit colour on white, world normals, mask, depth."""
 
     supersample: int = 3
-    """Rays along each side of a pixel; 3 means 9 rays a pixel."""
+    """Rays per side of a pixel; 3 means 9 rays per pixel."""
 
     def __post_init__(self):
         check_bounds(self, "render", supersample=(1, 16))

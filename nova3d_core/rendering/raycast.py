@@ -12,13 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from ..compute.parallel import side_by_side
+from ..compute.parallel import parallel_map
 from ..mesh import Mesh
 from .bvh import TriangleTree
 
 logger = logging.getLogger(__name__)
 
-_RAYS_AT_ONCE = 32_768
+_RAYS_PER_CHUNK = 32_768
 
 Backend = Literal["auto", "embree", "numpy"]
 
@@ -94,9 +94,9 @@ class RayCaster:
         def hits(part: slice) -> dict[str, np.ndarray]:
             return self._scene.run(origins[part], directions[part], output=True)
 
-        begins = range(0, max(len(origins), 1), _RAYS_AT_ONCE)
-        parts = [slice(begin, begin + _RAYS_AT_ONCE) for begin in begins]
-        answers = list(side_by_side(hits, parts))
+        begins = range(0, max(len(origins), 1), _RAYS_PER_CHUNK)
+        parts = [slice(begin, begin + _RAYS_PER_CHUNK) for begin in begins]
+        answers = list(parallel_map(hits, parts))
         names = ("primID", "tfar", "u", "v")
         face, *rest = (np.concatenate([answer[name] for answer in answers]) for name in names)
         return face.astype(np.int64), *rest

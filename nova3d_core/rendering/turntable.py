@@ -14,8 +14,8 @@ from ..cameras.cameras import orbit_cameras
 from ..cameras.rigs import RigConfig
 from ..conventions import encode_normals
 from ..errors import InputError
-from ..io.files.atomic import new_file, refuse_file
-from ..io.files.ownership import GENERATOR, refuse_foreign_file
+from ..io.files.atomic import atomic_file, check_can_write_file
+from ..io.files.ownership import GENERATOR, reject_foreign_file
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from .config import RenderConfig
@@ -48,13 +48,13 @@ def turntable(
     return torch.cat([views.colour, normals * covered + (1.0 - covered)], dim=2)
 
 
-def refuse_turntable_path(
+def check_turntable_path(
     path: Path, overwrite: bool, inputs: Collection[Path | None] = ()
 ) -> None:
     """Raises InputError unless `write_turntable` may write there; asked before long work."""
     if path.suffix.lower() not in (".webp", ".gif"):
         raise InputError(f"{path} is no animation that can be written.", "Use .webp or .gif.")
-    refuse_file(path, overwrite, inputs)
+    check_can_write_file(path, overwrite, inputs)
 
 
 def write_turntable(frames: Tensor, path: Path | str, overwrite: bool = False) -> Path:
@@ -64,11 +64,11 @@ def write_turntable(frames: Tensor, path: Path | str, overwrite: bool = False) -
         InputError: another ending than .webp or .gif, or the file cannot be written.
     """
     path = Path(path)
-    refuse_turntable_path(path, overwrite)
+    check_turntable_path(path, overwrite)
     content = _encoded(frames, path.suffix.lower()[1:])
-    with new_file(path, overwrite) as part:
+    with atomic_file(path, overwrite) as part:
         part.write_bytes(content)
-        refuse_foreign_file(path.resolve())
+        reject_foreign_file(path.resolve())
     return path
 
 

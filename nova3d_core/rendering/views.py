@@ -16,7 +16,7 @@ from .config import RenderConfig
 from .raycast import Backend, RayCaster
 from .shading import facing_normal, surface_colour
 
-RAYS_AT_ONCE = 1 << 20
+RAYS_PER_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def surface_points(mesh: Mesh, cameras: Cameras, progress: Progress = SILENT) ->
     pixels = sample_positions(cameras.width, cameras.height, 1)
     found = []
     for view in progress.track(range(len(cameras)), "seeing", len(cameras)):
-        seen = _Seen.along(mesh, caster, cameras[view], pixels)
+        seen = _RayHits.along(mesh, caster, cameras[view], pixels)
         points = seen.origins + seen.distance[:, None] * seen.directions
         found.append((points, seen.normals(mesh), torch.full((len(points),), view)))
     points, normals, view = (torch.cat(part).numpy() for part in zip(*found, strict=True))
@@ -106,7 +106,7 @@ def sample_positions(width: int, height: int, supersample: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class _RayHits:
     """The rays of one camera that met the mesh."""
 
     ray: Tensor  # (P,) which of the rays
@@ -117,7 +117,7 @@ class _Seen:
     barycentric: Tensor  # (P, 3)
 
     @classmethod
-    def along(cls, mesh: Mesh, caster: RayCaster, camera: Cameras, pixels: Tensor) -> _Seen:
+    def along(cls, mesh: Mesh, caster: RayCaster, camera: Cameras, pixels: Tensor) -> _RayHits:
         """Casts the rays of one camera through pixel positions (R, 2)."""
         origins, directions = (part[0] for part in camera.rays(pixels))
         hits = caster.first_hits(origins.numpy(), directions.numpy())
@@ -147,7 +147,7 @@ def _render_view(
     depth_z = torch.full((height, width), torch.inf)
     if left >= right or top >= bottom:
         return colour, mask, normals, depth_z
-    rows_at_once = max(1, RAYS_AT_ONCE // ((right - left) * supersample**2))
+    rows_at_once = max(1, RAYS_PER_CHUNK // ((right - left) * supersample**2))
     for start in range(top, bottom, rows_at_once):
         stop = min(bottom, start + rows_at_once)
         offset = torch.tensor([left, start], dtype=torch.float32)
@@ -176,7 +176,7 @@ def _average_block(
     mesh: Mesh, caster: RayCaster, camera: Cameras, pixels: Tensor, samples: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Averages of the samples (P * samples, 2) of P pixels: colour, mask, normals, depth."""
-    seen = _Seen.along(mesh, caster, camera, pixels)
+    seen = _RayHits.along(mesh, caster, camera, pixels)
     count = len(pixels) // samples
     pixel = seen.ray // samples
     covered = torch.zeros(count).index_add_(0, pixel, torch.ones(len(pixel)))

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .config import BakeConfig
-from .observations import Survey, for_each_count
+from .observations import Observations, group_by_view_count
 
-_PAIRS_AT_ONCE = 1 << 21
+_PAIRS_PER_CHUNK = 1 << 21
 _OUTVOTED, _CONFIRMED = 0.6, 0.9
 """With less than the first share of the winner's votes a sample counts nothing, with more than
 the second it counts in full: a bare majority silences nobody."""
@@ -22,8 +22,8 @@ _REACH = 0.015
 """A patch spreads so far: what is wrong there fades out at its rim, too faintly to be told."""
 
 
-def agreement_maps(
-    survey: Survey, config: BakeConfig, height: int, width: int, onto: Tensor | None = None
+def consistency_maps(
+    survey: Observations, config: BakeConfig, height: int, width: int, onto: Tensor | None = None
 ) -> Tensor:
     """How far each pixel of each view agrees with the other views.
 
@@ -44,11 +44,11 @@ def agreement_maps(
     agrees = torch.ones(len(survey.texel))
     # a flat view is less sharp but not less honest: its vote falls slower than its weight
     votes = survey.trust * survey.cosine
-    votes = torch.where(survey.view == 0, config.first_view_votes * votes, votes)
-    for samples in for_each_count(survey, _PAIRS_AT_ONCE):
+    votes = torch.where(survey.view == 0, config.reference_view_votes * votes, votes)
+    for samples in group_by_view_count(survey, _PAIRS_PER_CHUNK):
         gaps = _gaps(survey.low[samples], survey.high[samples])  # (B, n, n)
-        nearness = (config.agreement_limit - gaps) / (
-            config.agreement_limit - config.agreement_tolerance
+        nearness = (config.consistency_limit - gaps) / (
+            config.consistency_limit - config.consistency_tolerance
         )
         support = (_smooth(nearness) * votes[samples][:, None, :]).sum(dim=2)  # (B, n)
         share = support / support.amax(dim=1, keepdim=True).clamp_min(1e-12)
@@ -74,7 +74,7 @@ def _smooth(x: Tensor) -> Tensor:
     return x * x * (3.0 - 2.0 * x)
 
 
-def _multiplied(maps: Tensor, survey: Survey, agrees: Tensor) -> Tensor:
+def _multiplied(maps: Tensor, survey: Observations, agrees: Tensor) -> Tensor:
     """Maps (V, H, W) times the agreement of the samples (S,), in place; 1 where there are none."""
     height, width = maps.shape[1:]
     column = survey.pixels[:, 0].long().clamp(0, width - 1)

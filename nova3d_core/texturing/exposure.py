@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .observations import Survey
+from .observations import Observations
 
 _DARK, _BRIGHT = 0.03, 0.985
 """Beyond these a channel is cut off, and its ratio to other views says nothing."""
@@ -15,7 +15,7 @@ _FLAT = 0.1
 """Where colours around a pixel differ by this, its weight has fallen to a half."""
 _CUT_OFF_VIEW_0 = 0.05
 """View 0 is right by definition: its cut-off whites count where there is nothing else."""
-_MOST_TEXELS = 30_000
+_MAX_TEXELS = 30_000
 """The tables hold these times the views."""
 _SCALES = (0.3, 0.2, 0.1, 0.07, 0.05, 0.05, 0.05)
 """Residuals of the log ratios at which a sample loses most of its weight, round after round."""
@@ -33,7 +33,7 @@ _TRUSTS_LITTLE_FROM, _LITTLE = 1.05, 0.02
 """From this gain on, cut-off pixels count so much: all that is left is that they were bright."""
 
 
-def estimate_gains(survey: Survey) -> Tensor:
+def estimate_gains(survey: Observations) -> Tensor:
     """The gains (V, 3) that the views' channels were multiplied by; 1 for view 0.
 
     Robust least squares on logarithms: log colour = log gain of the view + log of the true colour
@@ -63,7 +63,7 @@ def estimate_gains(survey: Survey) -> Tensor:
     return gains
 
 
-def trust_in_cut_off(image: Tensor, gain: Tensor) -> Tensor:
+def saturation_confidence(image: Tensor, gain: Tensor) -> Tensor:
     """How much each pixel counts (H, W), in 0..1: less where a gain has cut its colour off at 1.
 
     Args:
@@ -75,7 +75,7 @@ def trust_in_cut_off(image: Tensor, gain: Tensor) -> Tensor:
     return of_channels.amin(dim=-1)
 
 
-def _tables(survey: Survey, view: Tensor, views: int) -> tuple[Tensor, Tensor]:
+def _tables(survey: Observations, view: Tensor, views: int) -> tuple[Tensor, Tensor]:
     """Log colours and weights, both (N, V, 3), of N texels that two views or more see.
 
     Args:
@@ -84,7 +84,7 @@ def _tables(survey: Survey, view: Tensor, views: int) -> tuple[Tensor, Tensor]:
         views: V, without those that have no samples.
     """
     several = torch.nonzero(torch.bincount(survey.texel, minlength=survey.texels) > 1)[:, 0]
-    chosen = several[:: max(-(-len(several) // _MOST_TEXELS), 1)]
+    chosen = several[:: max(-(-len(several) // _MAX_TEXELS), 1)]
     row = torch.full((survey.texels,), -1)
     row[chosen] = torch.arange(len(chosen))
     kept = torch.nonzero(row[survey.texel] >= 0)[:, 0]
@@ -97,7 +97,7 @@ def _tables(survey: Survey, view: Tensor, views: int) -> tuple[Tensor, Tensor]:
     return logs.reshape(shape), weights.reshape(shape)
 
 
-def _ratio_weights(survey: Survey) -> Tensor:
+def _ratio_weights(survey: Observations) -> Tensor:
     """(S, 3): how much each sample's channels tell about gains."""
     spread = survey.high - survey.low
     weight = (survey.trust * survey.cosine)[:, None] / (1.0 + (spread / _FLAT).square())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..mesh import Mesh
-from ..meshing.adjacency import vertex_links
+from ..meshing.adjacency import vertex_adjacency
 from ..rendering.shading import interpolate
 from .texels import Texels
 
@@ -15,7 +15,7 @@ _PULL_TO_MEAN = 1e-6
 """Ties parts that no view has seen at all to the mean colour, and keeps the system regular."""
 
 
-def fill_unseen(mesh: Mesh, texels: Texels, colour: Tensor, seen: Tensor) -> Tensor:
+def fill_unobserved(mesh: Mesh, texels: Texels, colour: Tensor, seen: Tensor) -> Tensor:
     """Texel colours with the unseen ones continued smoothly over the surface.
 
     Vertices take the mean of the seen texels around them; the other vertices solve the discrete
@@ -58,7 +58,7 @@ def _harmonic(faces: np.ndarray, values: np.ndarray, known: np.ndarray, mean: np
     unknown = np.flatnonzero(~known)
     if len(unknown) == 0:
         return torch.from_numpy(values).float()
-    rows = vertex_links(faces, len(values))[unknown]
+    rows = vertex_adjacency(faces, len(values))[unknown]
     degree = np.asarray(rows.sum(axis=1)).reshape(-1) + _PULL_TO_MEAN
     system = (diags(degree) - rows[:, unknown]).tocsc()
     right = rows[:, np.flatnonzero(known)] @ values[known].astype(np.float64)

@@ -10,17 +10,17 @@ from torch import Tensor
 
 from ..imaging.sampling import sample_image
 from .texels import Texels
-from .view_images import colours_around
-from .visibility import Sight
+from .view_images import local_colour_range
+from .visibility import VisiblePoints
 
-_MOST_TEXELS = 60_000
+_MAX_TEXELS = 60_000
 """About one for each pixel of the usual images; more change nothing that could be measured."""
-_MOST_SAMPLES = 8_000_000
+_MAX_SAMPLES = 8_000_000
 """Texels times views, which bounds the memory."""
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class Observations:
     """S samples: what one view says about one texel of the sample; in the order of the texels."""
 
     texels: int
@@ -44,24 +44,24 @@ class Survey:
     high: Tensor
     """(S, 3) highest colour around the pixel."""
 
-    def divided_by(self, gains: Tensor) -> Survey:
+    def divided_by(self, gains: Tensor) -> Observations:
         """The same samples with each view's gains (V, 3) undone."""
         gain = gains[self.view]
         return replace(self, colour=self.colour / gain, low=self.low / gain, high=self.high / gain)
 
 
-def survey_texels(texels: Texels, views: int) -> Texels:
+def subsample_texels(texels: Texels, views: int) -> Texels:
     """A sample of the texels, spread evenly and the same each time."""
-    count = min(len(texels.index), _MOST_TEXELS, max(_MOST_SAMPLES // views, 1))
+    count = min(len(texels.index), _MAX_TEXELS, max(_MAX_SAMPLES // views, 1))
     if count == len(texels.index):
         return texels
     generator = torch.Generator().manual_seed(0)
     return texels.chosen(torch.randperm(len(texels.index), generator=generator)[:count].sort()[0])
 
 
-def take_survey(
-    texels: Texels, images: Iterable[Tensor], trust: Tensor, sights: Iterable[Sight]
-) -> Survey:
+def collect_observations(
+    texels: Texels, images: Iterable[Tensor], trust: Tensor, sights: Iterable[VisiblePoints]
+) -> Observations:
     """Asks the views about texels.
 
     Args:
@@ -75,7 +75,7 @@ def take_survey(
         counts = sample_image(trust[view][..., None], sight.pixels)[:, 0]
         kept = counts > 0
         pixels = sight.pixels[kept]
-        low, high = colours_around(image)
+        low, high = local_colour_range(image)
         parts.append(
             (
                 sight.place[kept],
@@ -88,10 +88,10 @@ def take_survey(
         )
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     order = torch.argsort(columns[0], stable=True)
-    return Survey(len(texels.index), len(trust), *(column[order] for column in columns))
+    return Observations(len(texels.index), len(trust), *(column[order] for column in columns))
 
 
-def for_each_count(survey: Survey, values_at_once: int) -> Iterator[Tensor]:
+def group_by_view_count(survey: Observations, values_at_once: int) -> Iterator[Tensor]:
     """Indices of samples (B, n) of B texels that n views see, for each n, in parts.
 
     Args:

@@ -14,7 +14,7 @@ from ..mesh import Mesh
 from ..rendering.raycast import RayCaster
 from ..rendering.shading import interpolate
 
-RAYS_AT_ONCE = 1 << 20
+RAYS_PER_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Texels:
         )
 
 
-def texels_of(mesh: Mesh, size_px: int) -> Texels:
+def rasterise_texels(mesh: Mesh, size_px: int) -> Texels:
     """Finds each texel's place on the surface by casting rays onto the unwrapped triangles.
 
     Args:
@@ -84,7 +84,7 @@ def texels_of(mesh: Mesh, size_px: int) -> Texels:
 
 def _hits(caster: RayCaster, size_px: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Index (T,), face (T,) and weights (T, 3) of the texels in charts, some rows at a time."""
-    rows_at_once = max(1, RAYS_AT_ONCE // size_px)
+    rows_at_once = max(1, RAYS_PER_CHUNK // size_px)
     columns = np.arange(size_px, dtype=np.float32) + 0.5
     for start in range(0, size_px, rows_at_once):
         rows = np.arange(start, min(start + rows_at_once, size_px), dtype=np.float32) + 0.5

@@ -6,30 +6,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_SOLID_SHARE = 0.97
+_INTERIOR_RATIO = 0.97
 """A pixel with this share of its mask's largest value shows nothing of the background."""
-_SIDE, _MIDDLE = 1 / 8, 6 / 8
+_NEIGHBOUR_WEIGHT, _CENTRE_WEIGHT = 1 / 8, 6 / 8
 """Shares of the neighbours' values and of its own in the mean, over a pixel, of the straight lines
 between pixel centres."""
 _SHARPEN_ROUNDS = 3
 
 
-def solid_pixels(mask: Tensor) -> Tensor:
+def interior_pixels(mask: Tensor) -> Tensor:
     """(H, W) bool: pixels of a mask (H, W) that lie wholly on the object.
 
     Mattes from background removers seldom reach 1, so the mask's own largest value counts.
     """
-    return mask >= max(_SOLID_SHARE * float(mask.max()), 0.5)
+    return mask >= max(_INTERIOR_RATIO * float(mask.max()), 0.5)
 
 
-def without_background(colour: Tensor, mask: Tensor) -> Tensor:
+def extend_foreground(colour: Tensor, mask: Tensor) -> Tensor:
     """Colour (H, W, 3) whose pixels not wholly on the object repeat the nearest that is.
 
     A silhouette's pixels hold a share of the white background, which would bleed into the texture.
     """
     from scipy.ndimage import distance_transform_edt
 
-    inside = solid_pixels(mask)
+    inside = interior_pixels(mask)
     if not bool(inside.any()):
         return colour
     row, column = distance_transform_edt(
@@ -38,7 +38,7 @@ def without_background(colour: Tensor, mask: Tensor) -> Tensor:
     return colour[torch.from_numpy(row).long(), torch.from_numpy(column).long()]
 
 
-def sharpened(image: Tensor) -> Tensor:
+def sharpen_image(image: Tensor) -> Tensor:
     """An image (H, W, C) whose bilinear interpolation has the given pixels as its means.
 
     A pixel is the mean of its square. Interpolating between such means blurs what is seen twice;
@@ -55,11 +55,11 @@ def sharpened(image: Tensor) -> Tensor:
 def _pixel_means(hats: Tensor) -> Tensor:
     """Means over each pixel's square of the bilinear interpolation of values (1, C, H, W)."""
     padded = functional.pad(hats, (1, 1, 1, 1), mode="replicate")
-    rows = _SIDE * (padded[:, :, :-2] + padded[:, :, 2:]) + _MIDDLE * padded[:, :, 1:-1]
-    return _SIDE * (rows[..., :-2] + rows[..., 2:]) + _MIDDLE * rows[..., 1:-1]
+    rows = _NEIGHBOUR_WEIGHT * (padded[:, :, :-2] + padded[:, :, 2:]) + _CENTRE_WEIGHT * padded[:, :, 1:-1]
+    return _NEIGHBOUR_WEIGHT * (rows[..., :-2] + rows[..., 2:]) + _CENTRE_WEIGHT * rows[..., 1:-1]
 
 
-def colours_around(image: Tensor) -> tuple[Tensor, Tensor]:
+def local_colour_range(image: Tensor) -> tuple[Tensor, Tensor]:
     """Lowest and highest value (H, W, C) of an image (H, W, C) in each pixel's 3 x 3."""
     planes = image.movedim(-1, 0)[None]
     high = functional.max_pool2d(planes, 3, stride=1, padding=1)

@@ -11,7 +11,7 @@ import torch
 from nova3d_core.compute import devices
 from nova3d_core.compute.devices import (
     available_devices,
-    checked_device,
+    resolve_device,
     free_memory_bytes,
     is_out_of_host_memory,
     is_out_of_memory,
@@ -110,8 +110,8 @@ def test_what_the_libraries_raise_here_is_recognised(library):
 def test_devices_of_this_machine_end_with_the_cpu():
     names = available_devices()
     assert names[-1] == "cpu" and len(set(names)) == len(names)
-    assert [str(checked_device(name)) for name in names] == list(names)
-    assert checked_device("cpu:0") == torch.device("cpu")
+    assert [str(resolve_device(name)) for name in names] == list(names)
+    assert resolve_device("cpu:0") == torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_devices_of_this_machine_end_with_the_cpu():
 )
 def test_a_device_that_is_not_there_is_named_with_those_that_are(name):
     with pytest.raises(InputError) as caught:
-        checked_device(name)
+        resolve_device(name)
     said = str(caught.value)
     assert f"device '{name[:40]}" in said
     assert said.endswith(f"Devices of this machine: {', '.join(available_devices())}.")
@@ -144,7 +144,7 @@ def test_an_index_beyond_the_last_card_is_refused_and_all_cards_are_named(monkey
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError) as caught:
-        checked_device("cuda:2")
+        resolve_device("cuda:2")
     assert caught.value.message == "device 'cuda:2' cannot be used: there are only 2."
     assert caught.value.hint.startswith("Devices of this machine: cuda:0, cuda:1, ")
 
@@ -153,7 +153,7 @@ def test_without_a_driver_the_message_says_so(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match="PyTorch finds no GPU, or no driver"):
-        checked_device("cuda")
+        resolve_device("cuda")
 
 
 def test_free_memory_counts_what_pytorchs_cache_holds_unused(monkeypatch):
@@ -197,8 +197,8 @@ def test_making_networks_leaves_the_gpus_generators_alone(what, monkeypatch):
     else:
         from nova3d_core.diffusion.families import FAMILIES
         from nova3d_core.training.presets import read_train_config
-        from nova3d_core.training.train_module import fresh_trainee
+        from nova3d_core.training.train_module import init_train_module
 
         config = read_train_config("mini")
-        fresh_trainee(config.network, FAMILIES[config.family], 0)
+        init_train_module(config.network, FAMILIES[config.family], 0)
     assert seeds == []

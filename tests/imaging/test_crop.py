@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.imaging.crop import CropConfig, object_on_white, prepare_images
+from nova3d_core.imaging.crop import CropConfig, composite_on_white, prepare_images
 
 RED = torch.tensor([0.8, 0.1, 0.1])
 
@@ -59,7 +59,7 @@ def test_alpha_is_the_mask_and_hides_what_is_under_it():
 def test_without_a_mask_white_is_ground():
     image, mask = box_image()
     for nothing in (None, torch.ones_like(mask)):
-        colour, found = object_on_white(image, nothing)
+        colour, found = composite_on_white(image, nothing)
         assert torch.equal(found, mask)
         assert torch.equal(colour, image)
 
@@ -80,9 +80,9 @@ def test_a_soft_edge_holds_white_once():
     mask[:, 8:24, 8:24] = 1.0
     mask[:, 8, 8:24] = 0.5
     on_white = RED * mask[..., None] + 1.0 - mask[..., None]
-    assert torch.equal(object_on_white(on_white, mask)[0], on_white)
+    assert torch.equal(composite_on_white(on_white, mask)[0], on_white)
     on_black = RED * mask[..., None]
-    colour = object_on_white(on_black, mask)[0]
+    colour = composite_on_white(on_black, mask)[0]
     torch.testing.assert_close(colour[0, 8, 10], 0.25 * RED + 0.5, atol=1e-6, rtol=0)
 
 
@@ -104,5 +104,5 @@ def test_slips_are_named(images, masks, message):
 def test_settings_out_of_range_are_named():
     with pytest.raises(InputError, match="size_px"):
         CropConfig(size_px=4)
-    with pytest.raises(InputError, match="object_share"):
-        CropConfig(object_share=1.5)
+    with pytest.raises(InputError, match="foreground_ratio"):
+        CropConfig(foreground_ratio=1.5)

@@ -147,7 +147,7 @@ def test_nan_and_wrong_shapes_are_refused():
         matte_from_white(torch.ones(8, 8, 3))
 
 
-@pytest.mark.parametrize("name", ["dino_crested/model.obj", "axe_frost.glb"])
+@pytest.mark.parametrize("name", ["animal_bull/model.obj", "barrel_red.glb", "axe_frost.glb"])
 def test_rendered_scan_on_white_gets_its_coverage_back(object_files, name):
     mesh = read_mesh(object_files / name).normalised()
     camera = orbit_cameras(RigConfig(count=1, width_px=384, height_px=384))

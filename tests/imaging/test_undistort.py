@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nova3d_core.imaging import undistort
-from nova3d_core.imaging.undistort import Distortion, undistorted
+from nova3d_core.imaging.undistort import Distortion, undistort_image
 
 WIDTH, HEIGHT = 120, 90
 FX, FY, CX, CY = 110.0, 100.0, 57.0, 47.0
@@ -102,9 +102,9 @@ def test_points_go_where_the_formulas_say(name):
 
 @pytest.mark.parametrize("name", LENSES)
 def test_a_photograph_becomes_what_a_pinhole_camera_sees(name, monkeypatch):
-    monkeypatch.setattr(undistort, "PIXELS_AT_ONCE", 7 * WIDTH)  # several pieces, the last shorter
+    monkeypatch.setattr(undistort, "PIXELS_PER_CHUNK", 7 * WIDTH)  # several pieces, the last shorter
     lens = LENSES[name]
-    colour, _, _ = undistorted(photograph(lens), None, None, K, lens)
+    colour, _, _ = undistort_image(photograph(lens), None, None, K, lens)
     truth, visible = torch.from_numpy(scene(*pinhole_plane())).float(), shown(lens)
     inner = np.zeros_like(visible)  # the rim is interpolated with repeated border pixels
     inner[2:-2, 2:-2] = visible[2:-2, 2:-2]
@@ -128,7 +128,7 @@ def test_outside_of_the_image_is_background():
     assert int(outside.sum()) > 500
     full = torch.full((HEIGHT, WIDTH, 3), 0.25)
     normals = torch.tensor([0.0, 0.6, 0.8]).expand(HEIGHT, WIDTH, 3)
-    colour, mask, turned = undistorted(full, torch.ones(HEIGHT, WIDTH), normals, K, lens)
+    colour, mask, turned = undistort_image(full, torch.ones(HEIGHT, WIDTH), normals, K, lens)
     assert torch.allclose(mask, (~outside).float(), atol=1e-6)
     assert torch.equal(mask > 0, ~outside)
     assert torch.equal(colour[outside], torch.ones_like(colour[outside]))
@@ -143,7 +143,7 @@ def test_silhouettes_keep_white_and_unit_normals():
     mask = torch.from_numpy((np.hypot(x, y) < 0.25).astype(np.float32))
     colour = torch.where(mask[..., None] > 0, 0.0, 1.0).expand(HEIGHT, WIDTH, 3)
     normals = mask[..., None] * torch.tensor([0.0, 0.0, 1.0])
-    colour, mask, normals = undistorted(colour, mask, normals, K, lens)
+    colour, mask, normals = undistort_image(colour, mask, normals, K, lens)
     assert float(colour.min()) >= 0.0 and float(colour.max()) <= 1.0
     assert torch.equal(colour[mask == 0], torch.ones_like(colour[mask == 0]))
     length = normals.norm(dim=-1)
@@ -199,5 +199,5 @@ def test_opencv_agrees():
                 pixel_k, coefficients, np.eye(3), pixel_k, (WIDTH, HEIGHT), cv2.CV_32FC1
             )
         theirs = cv2.remap(photo.numpy(), *maps, cv2.INTER_CUBIC)
-        ours = undistorted(photo, None, None, K, lens)[0].numpy()
+        ours = undistort_image(photo, None, None, K, lens)[0].numpy()
         assert np.abs(ours - theirs)[5:-5, 5:-5].max() < 5e-3

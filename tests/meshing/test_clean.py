@@ -9,10 +9,10 @@ import torch
 from nova3d_core.errors import StageError
 from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.clean import (
-    compacted,
-    face_parts,
+    drop_unused_vertices,
+    face_components,
     is_closed_manifold,
-    keep_largest_parts,
+    remove_small_components,
     make_manifold,
 )
 from nova3d_core.meshing.isosurface import extract_surface
@@ -91,11 +91,11 @@ def test_small_parts_are_dropped_and_large_ones_stay(make_sphere):
          crumb.faces + len(big.vertices) + len(small.vertices)]
     )  # fmt: skip
     mesh = Mesh(vertices, faces)
-    assert len(np.unique(face_parts(faces.numpy(), len(vertices)))) == 3
-    kept = keep_largest_parts(mesh, 0.005)
+    assert len(np.unique(face_components(faces.numpy(), len(vertices)))) == 3
+    kept = remove_small_components(mesh, 0.005)
     assert len(kept.faces) == len(big.faces) + len(small.faces)
     assert len(kept.vertices) == len(big.vertices) + len(small.vertices)
-    only = keep_largest_parts(mesh, 0.9)
+    only = remove_small_components(mesh, 0.9)
     assert torch.equal(only.vertices[only.faces], big.vertices[big.faces])
 
 
@@ -105,13 +105,13 @@ def test_cubes_that_share_an_edge_become_two_closed_cubes():
     apart = make_manifold(pinched)
     assert is_closed_manifold(apart)
     assert is_closed_manifold(apart.welded())  # not merely renumbered: moved apart
-    assert len(np.unique(face_parts(apart.faces.numpy(), len(apart.vertices)))) == 2
+    assert len(np.unique(face_components(apart.faces.numpy(), len(apart.vertices)))) == 2
     assert apart.as_trimesh().volume == pytest.approx(2.0, rel=0.02)
 
 
 def test_cubes_that_share_a_corner_become_two_parts():
     apart = make_manifold(cubes((0, 0, 0), (1, 1, 1)))
-    assert len(np.unique(face_parts(apart.faces.numpy(), len(apart.vertices)))) == 2
+    assert len(np.unique(face_components(apart.faces.numpy(), len(apart.vertices)))) == 2
     assert is_closed_manifold(apart.welded())
 
 
@@ -155,9 +155,9 @@ def test_a_clean_surface_is_left_alone(make_sphere):
 
 def test_an_open_surface_is_an_error(make_sphere):
     ball = make_sphere(0.4, 2)
-    assert not is_closed_manifold(compacted(ball.vertices, ball.faces[1:]))
+    assert not is_closed_manifold(drop_unused_vertices(ball.vertices, ball.faces[1:]))
     with pytest.raises(StageError, match="open edges"):
-        make_manifold(compacted(ball.vertices, ball.faces[1:]))
+        make_manifold(drop_unused_vertices(ball.vertices, ball.faces[1:]))
 
 
 def test_an_inside_out_face_is_not_manifold(make_sphere):

@@ -14,10 +14,10 @@ from nova3d_core.errors import Cancelled, InputError
 from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.config import MeshingConfig
 from nova3d_core.meshing.isosurface import extract_surface
-from nova3d_core.meshing.unobserved import smooth_unseen
+from nova3d_core.meshing.unobserved import smooth_unobserved
 from nova3d_core.progress import Progress
 from nova3d_core.sdf_grid import SdfGrid, grid_points
-from nova3d_core.texturing.visibility import seen_vertices
+from nova3d_core.texturing.visibility import observed_vertices
 
 
 def lattice(columns: int, rows: int) -> Mesh:
@@ -56,7 +56,7 @@ def test_a_wave_is_damped_as_the_formula_says(wavelength, left):
     sheet = lattice(193, 48)
     wave = torch.cos(sheet.vertices[:, 0] * 2 * math.pi / 24)
     sheet.vertices[:, 2] = 0.01 * wave
-    smooth = smooth_unseen(sheet, sheet.vertices[:, 0] < 1.0, wavelength)
+    smooth = smooth_unobserved(sheet, sheet.vertices[:, 0] < 1.0, wavelength)
     inner = ((sheet.vertices[:, 0] - 96).abs() < 48) & ((sheet.vertices[:, 1] - 20).abs() < 8)
     kept = (smooth.vertices[inner, 2] @ wave[inner]) / (0.01 * wave[inner].square().sum())
     assert float(kept) == pytest.approx(left, abs=0.02)
@@ -65,7 +65,7 @@ def test_a_wave_is_damped_as_the_formula_says(wavelength, left):
 def test_bumps_go_and_the_ball_stays():
     rough = sphere(1.0)
     seen = rough.vertices[:, 2] > -0.1
-    smooth = smooth_unseen(rough, seen, 24.0)
+    smooth = smooth_unobserved(rough, seen, 24.0)
     assert torch.equal(smooth.faces, rough.faces)
     assert torch.equal(smooth.vertices[seen], rough.vertices[seen])
     far = rough.vertices[:, 2] < -0.2
@@ -76,7 +76,7 @@ def test_bumps_go_and_the_ball_stays():
 
 def test_a_border_between_seen_and_unseen_has_no_crease():
     rough = sphere(0.0)
-    smooth = smooth_unseen(rough, rough.vertices[:, 2] > 0.0, 24.0)
+    smooth = smooth_unobserved(rough, rough.vertices[:, 2] > 0.0, 24.0)
     near = rough.vertices[:, 2].abs() < 0.06
     assert tilt_deg(smooth, near).max() < 6.0
 
@@ -85,14 +85,14 @@ def test_a_border_between_seen_and_unseen_has_no_crease():
 def test_nothing_moves_where_nothing_shall(wavelength, share):
     rough = sphere(1.0)
     seen = torch.arange(len(rough.vertices)) < share * len(rough.vertices)
-    assert torch.equal(smooth_unseen(rough, seen, wavelength).vertices, rough.vertices)
+    assert torch.equal(smooth_unobserved(rough, seen, wavelength).vertices, rough.vertices)
 
 
 def test_small_gaps_between_seen_vertices_stay():
     rough = sphere(1.0)
     seen = torch.ones(len(rough.vertices), dtype=torch.bool)
     seen[::97] = False
-    assert torch.equal(smooth_unseen(rough, seen, 24.0).vertices, rough.vertices)
+    assert torch.equal(smooth_unobserved(rough, seen, 24.0).vertices, rough.vertices)
 
 
 def both(first: Mesh, second: Mesh) -> Mesh:
@@ -105,9 +105,9 @@ def both(first: Mesh, second: Mesh) -> Mesh:
 def test_the_place_in_the_world_does_not_matter():
     rough = sphere(1.0)
     seen = rough.vertices[:, 2] > -0.1
-    smooth = smooth_unseen(rough, seen, 24.0)
+    smooth = smooth_unobserved(rough, seen, 24.0)
     shift = torch.tensor([8.0, -16.0, 32.0])
-    far = smooth_unseen(replace(rough, vertices=rough.vertices + shift), seen, 24.0)
+    far = smooth_unobserved(replace(rough, vertices=rough.vertices + shift), seen, 24.0)
     torch.testing.assert_close(far.vertices - shift, smooth.vertices, atol=2e-5, rtol=0.0)
 
 
@@ -116,7 +116,7 @@ def test_a_part_that_no_view_sees_at_all_stays():
     count = len(rough.vertices)
     pair = both(rough, replace(rough, vertices=rough.vertices + 2.0))
     seen = torch.cat([rough.vertices[:, 2] > 0.0, torch.zeros(count, dtype=torch.bool)])
-    smooth = smooth_unseen(pair, seen, 24.0)
+    smooth = smooth_unobserved(pair, seen, 24.0)
     assert torch.equal(smooth.vertices[count:], pair.vertices[count:])
     assert not torch.equal(smooth.vertices[:count], pair.vertices[:count])
 
@@ -126,12 +126,12 @@ def test_a_vertex_without_faces_stays():
     more = replace(rough, vertices=torch.cat([rough.vertices, torch.ones(1, 3)]))
     seen = more.vertices[:, 2] > 0.0
     seen[-1] = False
-    assert torch.equal(smooth_unseen(more, seen, 24.0).vertices[-1], torch.ones(3))
+    assert torch.equal(smooth_unobserved(more, seen, 24.0).vertices[-1], torch.ones(3))
 
 
 def test_a_wrong_number_of_marks_is_named():
     with pytest.raises(InputError, match="seen vertices"):
-        smooth_unseen(sphere(0.0), torch.ones(3, dtype=torch.bool), 24.0)
+        smooth_unobserved(sphere(0.0), torch.ones(3, dtype=torch.bool), 24.0)
 
 
 @pytest.mark.parametrize("kind", ["perspective", "orthographic"])
@@ -139,7 +139,7 @@ def test_a_camera_sees_the_side_that_is_turned_to_it(kind):
     ball = sphere(0.0)
     rig = RigConfig(count=1, width_px=128, height_px=128, kind=kind)
     camera = orbit_cameras(rig)
-    seen = seen_vertices(ball, camera, 0.15)
+    seen = observed_vertices(ball, camera, 0.15)
     normal = torch.nn.functional.normalize(ball.vertices, dim=1)
     towards = camera.positions[0] - ball.vertices
     if kind == "orthographic":
@@ -154,7 +154,7 @@ def test_what_stands_behind_is_not_seen():
     small = ball.vertices * 0.5 - torch.tensor([0.0, 0.0, 1.0])
     pair = both(ball, replace(ball, vertices=small))
     camera = orbit_cameras(RigConfig(count=1, width_px=128, height_px=128, elevation_deg=0.0))
-    seen = seen_vertices(pair, camera, 0.15)
+    seen = observed_vertices(pair, camera, 0.15)
     assert seen[: len(small)].any()
     assert not seen[len(small) :].any()
 
@@ -162,10 +162,9 @@ def test_what_stands_behind_is_not_seen():
 def test_a_cancel_is_heard_between_views():
     stop = Progress(lambda event: None, is_cancelled=lambda: True)
     with pytest.raises(Cancelled):
-        seen_vertices(sphere(0.0), orbit_cameras(RigConfig(count=2)), 0.15, stop)
+        observed_vertices(sphere(0.0), orbit_cameras(RigConfig(count=2)), 0.15, stop)
 
 
-@pytest.mark.parametrize(("name", "value"), [("smooth_unseen", -1.0), ("seen_cosine", 1.5)])
-def test_settings_out_of_range_are_named(name, value):
-    with pytest.raises(InputError, match=name):
-        MeshingConfig(**{name: value})
+def test_rejects_a_negative_smoothing_wavelength():
+    with pytest.raises(InputError, match="smooth_unobserved_cells"):
+        MeshingConfig(smooth_unobserved_cells=-1.0)

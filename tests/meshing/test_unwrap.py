@@ -26,7 +26,7 @@ from nova3d_core.meshing.unwrap.overlaps import overlapping_pairs
 from nova3d_core.meshing.unwrap.unwrap import WORKER, UnwrapResult, unwrap
 from nova3d_core.progress import Progress
 
-LONG = UnwrapConfig(faces_per_part=10**7)
+LONG = UnwrapConfig(faces_per_chunk=10**7)
 """With the noisy ball as one part, xatlas works for more than half a minute."""
 
 
@@ -147,7 +147,7 @@ def test_an_old_texture_goes_with_its_old_uv():
 
 
 def test_charts_of_several_parts_are_even_and_fill_the_image(with_xatlas):
-    config = UnwrapConfig(faces_per_part=500)
+    config = UnwrapConfig(faces_per_chunk=500)
     result = unwrap(bumpy_ball(), config)  # 5120 faces, 11 parts
     assert result.method == "xatlas"
     assert_good_atlas(result)
@@ -176,7 +176,7 @@ def test_charts_keep_their_distance_in_texels(texture_px, padding_px, with_xatla
 
 
 def test_the_same_mesh_gives_the_same_uv(with_xatlas):
-    first, again = (unwrap(bumpy_ball(), UnwrapConfig(faces_per_part=1000)) for _ in range(2))
+    first, again = (unwrap(bumpy_ball(), UnwrapConfig(faces_per_chunk=1000)) for _ in range(2))
     assert first.method == again.method == "xatlas"
     assert torch.equal(first.mesh.uv, again.mesh.uv)
     assert torch.equal(first.mesh.faces, again.mesh.faces)
@@ -292,7 +292,7 @@ def test_a_crumpled_surface_is_cut_where_xatlas_folds_it(with_xatlas):
 def test_a_worker_that_nobody_stops_ends_itself(with_xatlas, tmp_path):
     mesh = bumpy_ball(6, noise=0.02)
     source, target = tmp_path / "in.npz", tmp_path / "out.npz"
-    settings = {"texture_px": 1024, "padding_px": 3, "faces_per_part": 10**7}
+    settings = {"texture_px": 1024, "padding_px": 3, "faces_per_chunk": 10**7}
     grace_s = 5.0
     np.savez(
         source, vertices=mesh.vertices, faces=mesh.faces, time_limit_s=1.0 - grace_s, **settings
@@ -324,7 +324,7 @@ def test_a_texture_too_small_for_its_padding_is_refused():
         ("padding_px", 65),
         ("time_limit_s", 0.0),
         ("time_limit_s", float("nan")),
-        ("faces_per_part", 0),
+        ("faces_per_chunk", 0),
     ],
 )
 def test_bad_settings_are_named(field, value):

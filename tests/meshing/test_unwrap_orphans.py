@@ -28,7 +28,7 @@ tempfile.tempdir = sys.argv[1]
 ball = trimesh.creation.icosphere(subdivisions=6, radius=0.4)
 rough = 1 + 0.02 * np.random.default_rng(0).normal(size=(len(ball.vertices), 1))
 mesh = Mesh(torch.tensor(ball.vertices * rough, dtype=torch.float32), torch.tensor(ball.faces))
-unwrap(mesh, UnwrapConfig(faces_per_part=10**7))
+unwrap(mesh, UnwrapConfig(faces_per_chunk=10**7))
 """
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
 

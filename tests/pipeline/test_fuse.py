@@ -145,8 +145,8 @@ TINY = FuseConfig(
     sdf=SdfFusionConfig(
         hull=HullConfig(resolution=48),
         levels=(
-            LevelConfig(24, 30, 0.3, turn_rad=3e-3),
-            LevelConfig(48, 30, 0.4, sharpness=1.5, turn_rad=1e-3),
+            LevelConfig(24, 30, 0.3, pose_lr=3e-3),
+            LevelConfig(48, 30, 0.4, sharpness=1.5, pose_lr=1e-3),
         ),
     ),
     meshing=MeshingConfig(target_faces=4000),

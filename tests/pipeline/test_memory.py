@@ -19,7 +19,7 @@ from nova3d_core.mesh import Mesh
 from nova3d_core.pipeline import memory as pipeline_memory
 from nova3d_core.pipeline.config import FuseConfig
 from nova3d_core.pipeline.fuse import fuse_views
-from nova3d_core.pipeline.memory import check_fusion_memory, predicted_bytes
+from nova3d_core.pipeline.memory import check_fusion_memory, estimate_memory_bytes
 from nova3d_core.pipeline.stages import fuse_to_surface
 from nova3d_core.rendering.views import render_views
 from nova3d_core.views import Views
@@ -35,7 +35,7 @@ from nova3d_core.fusion.config import preset_config
 from nova3d_core.compute.host_memory import release_unused_memory
 from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.pipeline.config import FuseConfig
-from nova3d_core.pipeline.memory import predicted_bytes
+from nova3d_core.pipeline.memory import estimate_memory_bytes
 
 method, preset = sys.argv[2:]
 config = FuseConfig(method=method, sdf=preset_config(preset))
@@ -53,7 +53,7 @@ watcher.start()
 pipeline.fuse_views(views, config)
 over.set()
 watcher.join()
-sys.stdout.write(f"{before + predicted_bytes(views, config)} {peak[0]}")
+sys.stdout.write(f"{before + estimate_memory_bytes(views, config)} {peak[0]}")
 """
 
 
@@ -75,9 +75,9 @@ def test_more_pixels_views_and_cells_need_more(views):
             masks=large.masks.repeat_interleave(4, 1).repeat_interleave(4, 2),
             normals=large.normals.repeat(1, 4, 4, 1),
         )
-        assert predicted_bytes(wide, config) > predicted_bytes(views, config)
+        assert estimate_memory_bytes(wide, config) > estimate_memory_bytes(views, config)
     quality = FuseConfig(sdf=preset_config("quality"))
-    assert predicted_bytes(views, quality) > predicted_bytes(views, draft)
+    assert estimate_memory_bytes(views, quality) > estimate_memory_bytes(views, draft)
 
 
 @pytest.mark.parametrize("run", [fuse_views, fuse_to_surface])
@@ -99,8 +99,8 @@ def test_a_gpus_memory_budget_is_not_asked_of_the_host(views):
     config = replace(config, sdf=replace(config.sdf, memory_gib=100.0))
     usual = FuseConfig(sdf=preset_config("quality"))
     solid = replace(views, masks=torch.ones_like(views.masks))  # a box as deep as it is wide
-    assert predicted_bytes(solid, config, "cuda:0") == predicted_bytes(solid, usual)
-    assert predicted_bytes(solid, config, "cpu") > predicted_bytes(solid, usual)
+    assert estimate_memory_bytes(solid, config, "cuda:0") == estimate_memory_bytes(solid, usual)
+    assert estimate_memory_bytes(solid, config, "cpu") > estimate_memory_bytes(solid, usual)
 
 
 def test_nothing_is_refused_where_free_memory_is_unknown(views, monkeypatch):

@@ -22,17 +22,17 @@ from nova3d_core.pipeline.stages import (
     conflict_images,
     extract_mesh,
     fuse_to_surface,
-    refined_views,
+    refine_views,
     resample_grid,
     textured_mesh,
-    with_steps_scaled,
+    scale_steps,
 )
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
 from nova3d_core.sdf_grid import SdfGrid
 from nova3d_core.texturing.config import BakeConfig
 
-LEVELS = (LevelConfig(24, 6, 0.2, turn_rad=2e-3), LevelConfig(32, 4, 0.2, turn_rad=1e-3))
+LEVELS = (LevelConfig(24, 6, 0.2, pose_lr=2e-3), LevelConfig(32, 4, 0.2, pose_lr=1e-3))
 TINY = FuseConfig(
     sdf=SdfFusionConfig(levels=LEVELS, min_rays=500, hull=HullConfig(resolution=48)),
     hull=HullConfig(resolution=48),
@@ -143,20 +143,20 @@ def test_a_surface_of_other_views_is_refused(views, fused):
 
 def test_steps_scale_with_at_least_one_a_level():
     config = SdfFusionConfig(preset="draft")
-    assert with_steps_scaled(config, 1.0) == config.complete()
-    halved = with_steps_scaled(config, 0.5)
+    assert scale_steps(config, 1.0) == config.complete()
+    halved = scale_steps(config, 0.5)
     steps = [level.steps for level in config.complete().levels]
     assert [level.steps for level in halved.levels] == [round(count / 2) for count in steps]
-    assert all(level.steps == 1 for level in with_steps_scaled(config, 0.01).levels)
+    assert all(level.steps == 1 for level in scale_steps(config, 0.01).levels)
     for scale in (0.5, 1.0):
-        hashed = with_steps_scaled(SdfFusionConfig(field="hashgrid"), scale)
+        hashed = scale_steps(SdfFusionConfig(field="hashgrid"), scale)
         assert hashed.min_rays == SdfFusionConfig(field="hashgrid").complete().min_rays
     with pytest.raises(InputError, match="steps scale is 0"):
-        with_steps_scaled(config, 0.0)
+        scale_steps(config, 0.0)
 
 
 def test_refined_views_need_no_masks_and_are_reported(views):
-    refined = refined_views(replace(views, masks=None), TINY.sdf)
+    refined = refine_views(replace(views, masks=None), TINY.sdf)
     report = pose_report(views.cameras, refined.cameras).splitlines()
     assert len(report) == 1 + len(views)
     assert report[1].split() == ["0", "0.00", "deg", "0.00", "%"]
@@ -183,7 +183,7 @@ def test_every_stage_stops_when_asked(views, fused):
         lambda: fuse_to_surface(views, TINY, stop),
         lambda: extract_mesh(surface, TINY.meshing, progress=stop),
         lambda: bake_views(mesh, refined, TINY, surface, progress=stop),
-        lambda: refined_views(views, TINY.sdf, stop),
+        lambda: refine_views(views, TINY.sdf, stop),
     ):
         with pytest.raises(Cancelled):
             run()
@@ -196,9 +196,9 @@ def test_bumps_go_where_no_view_sees_them_and_stay_where_one_does(fused):
     bumpy = SdfGrid(points.norm(dim=-1) - 0.5 - 0.006 * waves, torch.full((3,), -0.6), 0.02)
     ring = orbit_cameras(RigConfig(count=8))
     surface = replace(fused[0], grid=bumpy, field_to_world=torch.eye(4), cameras=ring)
-    fine = MeshingConfig(target_faces=10**6, smooth_unseen=24.0)
+    fine = MeshingConfig(target_faces=10**6, smooth_unobserved_cells=24.0)
     smooth = extract_mesh(surface, fine)
-    rough = extract_mesh(surface, replace(fine, smooth_unseen=0.0))
+    rough = extract_mesh(surface, replace(fine, smooth_unobserved_cells=0.0))
     assert torch.equal(smooth.faces, rough.faces)
     height = rough.vertices[:, 1].abs()
     assert torch.equal(smooth.vertices[height < 0.3], rough.vertices[height < 0.3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nova3d_core.rendering.bvh import TriangleTree, _meet_triangles
+from nova3d_core.rendering.bvh import TriangleTree, _intersect_triangles
 from nova3d_core.rendering.raycast import RayCaster
 
 BACKENDS = ["numpy", pytest.param("embree", id="embree")]
@@ -27,7 +27,7 @@ def rays(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 def brute_force(vertices, faces, origins, directions) -> tuple[np.ndarray, np.ndarray]:
     ray, face = (a.reshape(-1) for a in np.indices((len(origins), len(faces))))
-    distance, _, _ = _meet_triangles(origins[ray], directions[ray], vertices[faces[face]])
+    distance, _, _ = _intersect_triangles(origins[ray], directions[ray], vertices[faces[face]])
     distance = distance.reshape(len(origins), len(faces))
     nearest = distance.argmin(axis=1)
     best = distance[np.arange(len(origins)), nearest]

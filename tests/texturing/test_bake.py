@@ -17,8 +17,8 @@ from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
 from nova3d_core.texturing.bake import bake_texture
 from nova3d_core.texturing.config import BakeConfig
-from nova3d_core.texturing.fill import fill_unseen
-from nova3d_core.texturing.texels import texels_of
+from nova3d_core.texturing.fill import fill_unobserved
+from nova3d_core.texturing.texels import rasterise_texels
 from nova3d_core.views import Views
 
 CONFIG = BakeConfig(texture_px=256)
@@ -33,7 +33,7 @@ def all_round(globe) -> Views:
 
 
 def test_texels_lie_where_the_uv_map_says(globe):
-    texels = texels_of(globe, 128)
+    texels = rasterise_texels(globe, 128)
     assert len(texels.index) > 0.95 * 128 * 128  # a pole's squares are half triangles
     u = (texels.index % 128 + 0.5) / 128
     v = (texels.index // 128 + 0.5) / 128
@@ -48,7 +48,7 @@ def test_texels_lie_where_the_uv_map_says(globe):
 def test_a_smooth_colouring_comes_back(globe, all_round):
     baked = bake_texture(globe, all_round, CONFIG)
     assert (baked.coverage > 0).float().mean() > 0.95
-    texels = texels_of(globe, CONFIG.texture_px)
+    texels = rasterise_texels(globe, CONFIG.texture_px)
     truth = texels.position / 0.4 * 0.45 + 0.5
     error = (baked.mesh.texture.reshape(-1, 3)[texels.index] - truth).abs()
     assert error.max() < 0.04
@@ -101,7 +101,7 @@ def test_what_is_hidden_behind_another_part_keeps_its_own_colour(globe):
     cameras = cameras_at([0.0, 50.0, -50.0, 180.0], [0.0, 0.0, 0.0, 0.0], RigConfig())
     views = render_views(scene, cameras).views
     baked = bake_texture(replace(scene, normals=flat), views, CONFIG)
-    texels = texels_of(replace(scene, normals=flat), CONFIG.texture_px)
+    texels = rasterise_texels(replace(scene, normals=flat), CONFIG.texture_px)
     colour = baked.mesh.texture.reshape(-1, 3)[texels.index]
     on_wall_front = (texels.face < len(wall.triangles)) & (texels.normal[:, 2] > 0.9)
     assert on_wall_front.sum() > 100
@@ -136,11 +136,11 @@ def test_filling_solves_the_laplace_equation_on_a_strip():
     )
     uv = torch.stack([vertices[:, 0] * 0.98 + 0.01, vertices[:, 1] * 10 + 0.2], dim=1)
     mesh = Mesh(vertices, faces, uv=uv)
-    texels = texels_of(mesh, 128)
+    texels = rasterise_texels(mesh, 128)
     place = texels.position[:, 0]
     seen = ((place < 0.1) | (place > 0.9)).float()
     colour = torch.where(place[:, None] < 0.5, 0.1, 0.9).expand(-1, 3)
-    filled = fill_unseen(mesh, texels, colour, seen)
+    filled = fill_unobserved(mesh, texels, colour, seen)
     middle = (place > 0.15) & (place < 0.85)
     slope = np.polyfit(place[middle].numpy(), filled[middle, 0].numpy(), 1)[0]
     assert slope == pytest.approx(0.8 / 0.85, rel=0.1)
@@ -186,9 +186,9 @@ def test_views_that_do_not_see_the_mesh_are_an_error(globe, all_round):
 
 
 def test_baking_a_large_texture_goes_by_rows(globe, monkeypatch):
-    whole = texels_of(globe, 128)
-    monkeypatch.setattr("nova3d_core.texturing.texels.RAYS_AT_ONCE", 1000)
-    rows = texels_of(globe, 128)
+    whole = rasterise_texels(globe, 128)
+    monkeypatch.setattr("nova3d_core.texturing.texels.RAYS_PER_CHUNK", 1000)
+    rows = rasterise_texels(globe, 128)
     for name in ("index", "face", "barycentric", "position"):
         assert torch.equal(getattr(rows, name), getattr(whole, name))
 
@@ -214,7 +214,7 @@ def test_a_large_texture_is_baked_in_parts(globe, monkeypatch):
     views = render_views(globe, orbit_cameras(RigConfig(count=4))).views
     small = replace(CONFIG, texture_px=128)
     whole = bake_texture(globe, views, small)
-    monkeypatch.setattr("nova3d_core.texturing.bake.TEXELS_AT_ONCE", 5000)
+    monkeypatch.setattr("nova3d_core.texturing.bake.TEXELS_PER_CHUNK", 5000)
     parts = bake_texture(globe, views, small)
     assert torch.equal(parts.mesh.texture, whole.mesh.texture)
     assert torch.equal(parts.coverage, whole.coverage)

@@ -14,11 +14,11 @@ from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.config import UnwrapConfig
 from nova3d_core.meshing.unwrap.unwrap import unwrap
 from nova3d_core.rendering.views import render_views
-from nova3d_core.texturing.bake import Baked, bake_texture
+from nova3d_core.texturing.bake import BakeResult, bake_texture
 from nova3d_core.texturing.config import BakeConfig
-from nova3d_core.texturing.consistency import agreement_maps
-from nova3d_core.texturing.observations import Survey
-from nova3d_core.texturing.texels import texels_of
+from nova3d_core.texturing.consistency import consistency_maps
+from nova3d_core.texturing.observations import Observations
+from nova3d_core.texturing.texels import rasterise_texels
 from nova3d_core.views import Views
 
 CONFIG = BakeConfig(texture_px=128)
@@ -48,10 +48,10 @@ def repainted(views: Views, view: int, where: slice = slice(None)) -> Views:
 
 def colours_at_texels(mesh: Mesh, texture: torch.Tensor) -> torch.Tensor:
     """(T, 3) of the texels in charts."""
-    return texture.reshape(-1, 3)[texels_of(mesh, texture.shape[0]).index]
+    return texture.reshape(-1, 3)[rasterise_texels(mesh, texture.shape[0]).index]
 
 
-def differences(mesh: Mesh, a: Baked, b: Baked) -> torch.Tensor:
+def differences(mesh: Mesh, a: BakeResult, b: BakeResult) -> torch.Tensor:
     """Largest difference (P,) over the channels, at the P texels that views see well in both."""
     seen = colours_at_texels(
         mesh, torch.minimum(a.coverage, b.coverage)[..., None].expand(-1, -1, 3)
@@ -65,7 +65,7 @@ def test_texels_take_the_colour_of_the_majority(solid, views):
     truth = bake_texture(solid, views, CONFIG)
     for believes in (replace(CONFIG, exposure=False), CONFIG):
         assert differences(solid, bake_texture(solid, broken, believes), truth).max() < 0.02
-    believes_all = replace(CONFIG, exposure=False, agreement=False)
+    believes_all = replace(CONFIG, exposure=False, consistency=False)
     assert differences(solid, bake_texture(solid, broken, believes_all), truth).max() > 0.2
 
 
@@ -82,7 +82,7 @@ def test_clean_views_give_the_same_texture_with_agreement_and_without(globe):
     checks = (globe.vertices * 30).sin().prod(dim=1, keepdim=True) * 0.4 + 0.5
     chequered = replace(globe, vertex_colours=checks.expand(-1, 3).contiguous())
     clean = render_views(chequered, orbit_cameras(RIG)).views
-    plain = bake_texture(chequered, clean, replace(CONFIG, exposure=False, agreement=False))
+    plain = bake_texture(chequered, clean, replace(CONFIG, exposure=False, consistency=False))
     full = bake_texture(chequered, clean, CONFIG)
     assert (plain.mesh.texture - full.mesh.texture).abs().max() < 1 / 255
     assert (full.coverage - plain.coverage).abs().max() < 1 / 255
@@ -92,7 +92,7 @@ def test_one_view_against_another_is_decided_by_the_first(globe):
     cameras = cameras_at([0.0, 30.0], [0.0, 0.0], RigConfig())
     grey = replace(globe, vertex_colours=torch.full_like(globe.vertices, 0.5))
     pair = render_views(grey, cameras).views
-    both = texels_of(globe, CONFIG.texture_px).normal
+    both = rasterise_texels(globe, CONFIG.texture_px).normal
     both = (both @ -cameras.view_directions.T > 0.8).all(dim=1)
     for wrong in (0, 1):
         baked = bake_texture(grey, repainted(pair, wrong), replace(CONFIG, exposure=False))
@@ -100,16 +100,16 @@ def test_one_view_against_another_is_decided_by_the_first(globe):
         error = (colours_at_texels(globe, baked.mesh.texture)[both] - expected).abs()
         assert error.max() < 0.01
     # with votes of equal weight nobody is silenced
-    equal = replace(CONFIG, exposure=False, first_view_votes=1.0)
+    equal = replace(CONFIG, exposure=False, reference_view_votes=1.0)
     mixed = bake_texture(grey, repainted(pair, 1), equal).mesh.texture
     error = (colours_at_texels(globe, mixed)[both] - 0.5).abs().amax(dim=1)
     assert error.median() > 0.05
 
 
-def survey_of(low: torch.Tensor, high: torch.Tensor) -> Survey:
+def survey_of(low: torch.Tensor, high: torch.Tensor) -> Observations:
     """One texel in the middle of V images of 9 x 9, by its colours' range in each (V, 3)."""
     count = len(low)
-    return Survey(
+    return Observations(
         texels=1,
         views=count,
         texel=torch.zeros(count, dtype=torch.long),
@@ -135,7 +135,7 @@ def survey_of(low: torch.Tensor, high: torch.Tensor) -> Survey:
 )
 def test_votes_of_a_single_texel(values, expected):
     colours = torch.tensor(values)[:, None].expand(-1, 3).contiguous()
-    maps = agreement_maps(survey_of(colours, colours), CONFIG, 9, 9)
+    maps = consistency_maps(survey_of(colours, colours), CONFIG, 9, 9)
     assert maps[:, 4, 4].tolist() == expected
     assert maps.shape == (4, 9, 9)
 
@@ -144,12 +144,12 @@ def test_an_edge_that_one_view_sees_blurred_is_no_contradiction():
     # three views see white beside black, one only the grey between
     low = torch.tensor([0.0, 0.0, 0.45, 0.0])[:, None].expand(-1, 3).contiguous()
     high = torch.tensor([1.0, 1.0, 0.55, 1.0])[:, None].expand(-1, 3).contiguous()
-    assert agreement_maps(survey_of(low, high), CONFIG, 9, 9).min() == 1.0
+    assert consistency_maps(survey_of(low, high), CONFIG, 9, 9).min() == 1.0
 
 
 def test_pixels_that_nobody_asked_about_are_trusted():
     colours = torch.tensor([0.5, 0.5, 0.9, 0.5])[:, None].expand(-1, 3).contiguous()
-    maps = agreement_maps(survey_of(colours, colours), CONFIG, 64, 64)
+    maps = consistency_maps(survey_of(colours, colours), CONFIG, 64, 64)
     assert maps[2, 4, 4] == 0.0
     assert maps[2, 20:, 20:].min() == 1.0
 
@@ -168,7 +168,7 @@ def test_a_conflict_map_of_ones_leaves_the_view_out_exactly(solid, views):
 
 
 def test_a_conflict_map_acts_where_it_is_set(solid, views):
-    plain = replace(CONFIG, exposure=False, agreement=False)
+    plain = replace(CONFIG, exposure=False, consistency=False)
     broken = repainted(views, 1, slice(50, 75))
     conflict = torch.zeros(broken.colour.shape[:3])
     conflict[1, 48:77] = 1.0
@@ -204,10 +204,10 @@ def test_baking_repeats_bit_for_bit(solid, views):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"agreement_tolerance": 0.2},
-        {"agreement_tolerance": -0.1},
-        {"agreement_limit": float("nan")},
-        {"first_view_votes": 0.0},
+        {"consistency_tolerance": 0.2},
+        {"consistency_tolerance": -0.1},
+        {"consistency_limit": float("nan")},
+        {"reference_view_votes": 0.0},
     ],
 )
 def test_settings_out_of_range_are_an_error(wrong):

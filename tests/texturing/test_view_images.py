@@ -12,7 +12,7 @@ from nova3d_core.imaging.sampling import sample_image
 from nova3d_core.rendering.views import render_views, sample_positions
 from nova3d_core.texturing.bake import bake_texture
 from nova3d_core.texturing.config import BakeConfig
-from nova3d_core.texturing.view_images import colours_around, sharpened
+from nova3d_core.texturing.view_images import local_colour_range, sharpen_image
 
 SIZE = 32
 
@@ -35,15 +35,15 @@ def test_a_sharpened_image_is_seen_as_the_given_one():
     )
     for image, rest in ((waves, 0.06), (noise, 0.4)):
         blurred = (pixel_means(image) - image)[2:-2, 2:-2].square().mean().sqrt()
-        error = (pixel_means(sharpened(image)) - image)[2:-2, 2:-2].square().mean().sqrt()
+        error = (pixel_means(sharpen_image(image)) - image)[2:-2, 2:-2].square().mean().sqrt()
         assert error < rest * blurred
 
 
 def test_sharpening_leaves_even_colours_and_ramps_alone():
     ramp = (torch.arange(SIZE) * 0.03)[None, :, None].expand(SIZE, SIZE, 2).contiguous()
-    torch.testing.assert_close(sharpened(ramp)[:, 5:-5], ramp[:, 5:-5], atol=1e-6, rtol=0)
+    torch.testing.assert_close(sharpen_image(ramp)[:, 5:-5], ramp[:, 5:-5], atol=1e-6, rtol=0)
     even = torch.full((SIZE, SIZE, 3), 0.3)
-    torch.testing.assert_close(sharpened(even), even, atol=1e-6, rtol=0)
+    torch.testing.assert_close(sharpen_image(even), even, atol=1e-6, rtol=0)
 
 
 def test_a_sharpened_texture_renders_closer_to_the_images(globe):
@@ -62,7 +62,7 @@ def test_a_sharpened_texture_renders_closer_to_the_images(globe):
 def test_colours_around_a_pixel():
     image = torch.zeros(5, 5, 2)
     image[2, 2] = torch.tensor([1.0, -1.0])
-    low, high = colours_around(image)
+    low, high = local_colour_range(image)
     assert high[1:4, 1:4, 0].min() == 1.0
     assert high[..., 0].sum() == 9.0
     assert low[1:4, 1:4, 1].max() == -1.0

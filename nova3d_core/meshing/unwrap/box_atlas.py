@@ -18,14 +18,14 @@ from .overlaps import overlapping_pairs
 logger = logging.getLogger(__name__)
 
 STAGE = "packing the box atlas"
-LEAST_COSINE = 1.0 / np.sqrt(3.0)
+MIN_AXIS_COSINE = 1.0 / np.sqrt(3.0)
 """A face always has an axis this close to its normal; none farther away is used."""
-THIN = 1e-7
+MIN_RELATIVE_HEIGHT = 1e-7
 """A face whose height is below this part of its longest side has no area and no normal."""
 SMOOTHING_ROUNDS = 8
-NEIGHBOUR_PULL = 0.5
+NEIGHBOUR_WEIGHT = 0.5
 """How much a neighbour's axis counts, against the cosine between normal and axis."""
-TURNS = 16
+NUM_ROTATIONS = 16
 """Directions tried for the smallest rectangle around a chart."""
 
 # Right and up of the image for the axes +X +Y +Z -X -Y -Z: right x up is the axis itself.
@@ -80,7 +80,7 @@ def _normals(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     crosses = np.cross(edges[:, 0], edges[:, 1])
     doubled = np.linalg.norm(crosses, axis=1)
     longest = np.linalg.norm(edges, axis=2).max(axis=1)
-    proper = doubled > THIN * longest**2
+    proper = doubled > MIN_RELATIVE_HEIGHT * longest**2
     normals = np.zeros_like(crosses)
     normals[proper] = crosses[proper] / doubled[proper, None]
     return normals, proper
@@ -108,14 +108,14 @@ def _axes(normals: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
     smooth borders and are fewer.
     """
     cosine = normals @ _AXES.T  # (F, 6)
-    allowed = cosine >= LEAST_COSINE - 1e-9
+    allowed = cosine >= MIN_AXIS_COSINE - 1e-9
     allowed[np.arange(len(cosine)), cosine.argmax(axis=1)] = True
     axis = cosine.argmax(axis=1)
     a, b = neighbours.T
     for turn in range(SMOOTHING_ROUNDS):
         votes = np.zeros_like(cosine)
-        np.add.at(votes, (a, axis[b]), NEIGHBOUR_PULL)
-        np.add.at(votes, (b, axis[a]), NEIGHBOUR_PULL)
+        np.add.at(votes, (a, axis[b]), NEIGHBOUR_WEIGHT)
+        np.add.at(votes, (b, axis[a]), NEIGHBOUR_WEIGHT)
         wished = np.where(allowed, cosine + votes, -np.inf).argmax(axis=1)
         # Half of the faces at a time: two neighbours that both change would only swap.
         moving = (np.arange(len(axis)) + turn) % 2 == 0
@@ -203,8 +203,8 @@ def _turned(points: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarr
     count = int(owner.max()) + 1
     least = np.full(count, np.inf)
     angle = np.zeros(count)
-    for turn in range(TURNS):
-        tried = 0.5 * np.pi * turn / TURNS
+    for turn in range(NUM_ROTATIONS):
+        tried = 0.5 * np.pi * turn / NUM_ROTATIONS
         low, high = _boxes(_rotated(points, np.full(count, tried)[owner]), owner, count)
         area = np.prod(high - low, axis=1)
         better = area < least * (1.0 - 1e-9)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-ROUNDING = 1e-6
+RELATIVE_DEPTH = 1e-6
 """How deep two triangles may reach into each other, as a part of the whole image's side."""
-PAIRS_AT_ONCE = 1 << 20
-DIRECTIONS = 8
-FINEST_GRID = 1 << 20
+PAIRS_PER_CHUNK = 1 << 20
+SLAB_DIRECTIONS = 8
+MAX_CELLS_PER_SIDE = 1 << 20
 """Most cells along a side; it keeps the cells' keys within 64 bits for up to 2^23 groups."""
 
 
@@ -31,7 +31,7 @@ def overlapping_pairs(
         triangles: (F, 3, 2) float corners in the plane, in either winding.
         groups: (F,) int; only triangles of one group are compared. None: all are one group.
         depth: a pair counts when no line parts the two by less than this, in the triangles' own
-            units. None: `ROUNDING` times the longest side of the box around all triangles.
+            units. None: `RELATIVE_DEPTH` times the longest side of the box around all triangles.
         check: called now and then; what it raises ends the search.
 
     Returns:
@@ -41,7 +41,7 @@ def overlapping_pairs(
     if len(triangles) == 0:
         return np.zeros((0, 2), dtype=np.int64)
     if depth is None:
-        depth = ROUNDING * float(np.ptp(triangles.reshape(-1, 2), axis=0).max())
+        depth = RELATIVE_DEPTH * float(np.ptp(triangles.reshape(-1, 2), axis=0).max())
     if groups is None:
         groups = np.zeros(len(triangles), dtype=np.int64)
     doubled = np.abs(_cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]))
@@ -92,7 +92,7 @@ def _near_pairs(triangles: np.ndarray, groups: np.ndarray) -> Iterator[np.ndarra
     low, high = triangles.min(axis=1), triangles.max(axis=1)  # (F, 2) each
     origin = low.min(axis=0)
     extent = float((high.max(axis=0) - origin).max())
-    size = np.maximum((high - low).max(axis=1), extent / FINEST_GRID)
+    size = np.maximum((high - low).max(axis=1), extent / MAX_CELLS_PER_SIDE)
     level = np.ceil(np.log2(size)).astype(np.int64)
     _, groups = np.unique(groups, return_inverse=True)
     for step in np.unique(level):
@@ -109,7 +109,7 @@ def _slabs(triangles: np.ndarray) -> np.ndarray:
 
     They part what boxes cannot: the thin neighbours of a fan.
     """
-    angle = np.pi * np.arange(DIRECTIONS) / DIRECTIONS
+    angle = np.pi * np.arange(SLAB_DIRECTIONS) / SLAB_DIRECTIONS
     along = triangles @ np.stack([np.cos(angle), np.sin(angle)])  # (F, 3, DIRECTIONS)
     return np.stack([along.min(axis=1), along.max(axis=1)]).transpose(2, 0, 1).copy()
 
@@ -155,7 +155,7 @@ def _joined(
     done = 0
     while done < len(guest):
         before = total[done - 1] if done else 0
-        stop = max(int(np.searchsorted(total, before + PAIRS_AT_ONCE, side="right")), done + 1)
+        stop = max(int(np.searchsorted(total, before + PAIRS_PER_CHUNK, side="right")), done + 1)
         n = count[done:stop]
         a = np.repeat(guest[done:stop], n)
         offset = np.arange(len(a)) - np.repeat(np.cumsum(n) - n, n)

@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 STAGE = "unwrapping"
 WORKER = Path(__file__).with_name("worker.py")
-POLL_S = 0.05
+POLL_INTERVAL_S = 0.05
 """How often a running worker is looked after, for its end, a cancel and the time limit."""
 
 
 @dataclass(frozen=True, eq=False)
-class Unwrapped:
+class UnwrapResult:
     """A mesh with texture coordinates, and how it came by them."""
 
     mesh: Mesh
@@ -52,7 +52,7 @@ class Unwrapped:
         return int(self.chart.max()) + 1
 
 
-class _NoAnswer(Exception):
+class _XatlasError(Exception):
     """xatlas gave no atlas; the message says why, as the end of a sentence about it."""
 
 
@@ -61,7 +61,7 @@ def unwrap(
     config: UnwrapConfig | None = None,
     progress: Progress = SILENT,
     texture_px: int = 1024,
-) -> Unwrapped:
+) -> UnwrapResult:
     """The mesh with uv: charts that do not overlap, padded, as large as the texture allows.
 
     In the texture, charts are seen from outside and never mirrored. Where xatlas is missing, fails
@@ -89,7 +89,7 @@ def unwrap(
     if method == "xatlas":
         try:
             uv, chart = _xatlas(mesh, texture_px, config, progress)
-        except _NoAnswer as reason:
+        except _XatlasError as reason:
             logger.warning("%s; the mesh gets the simpler box atlas", reason)
             method = "box"
     progress.update(STAGE, 1, 2)
@@ -97,7 +97,7 @@ def unwrap(
         uv, chart = box_atlas(mesh, texture_px, config.padding_px, progress)
     split = split_at_seams(mesh, uv, chart)
     progress.update(STAGE, 2, 2)
-    return Unwrapped(split, torch.from_numpy(chart), method, time.monotonic() - start)
+    return UnwrapResult(split, torch.from_numpy(chart), method, time.monotonic() - start)
 
 
 def split_at_seams(mesh: Mesh, uv: np.ndarray, chart: np.ndarray) -> Mesh:
@@ -134,11 +134,11 @@ def split_at_seams(mesh: Mesh, uv: np.ndarray, chart: np.ndarray) -> Mesh:
 def _xatlas(
     mesh: Mesh, texture_px: int, config: UnwrapConfig, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
-    """uv (F, 3, 2) float32 and chart (F,) from the worker; `_NoAnswer` where there is none."""
+    """uv (F, 3, 2) float32 and chart (F,) from the worker; `_XatlasError` where there is none."""
     if util.find_spec("xatlas") is None:
-        raise _NoAnswer("the package 'xatlas' is not installed")
+        raise _XatlasError("the package 'xatlas' is not installed")
     if not sys.executable:
-        raise _NoAnswer("xatlas needs a Python that can be started, and this one has no path")
+        raise _XatlasError("xatlas needs a Python that can be started, and this one has no path")
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir())))
@@ -149,17 +149,17 @@ def _xatlas(
                 faces=mesh.faces.cpu().numpy(),
                 texture_px=texture_px,
                 padding_px=config.padding_px,
-                faces_per_part=config.faces_per_part,
+                faces_per_chunk=config.faces_per_chunk,
                 time_limit_s=config.time_limit_s,
             )
             _run_worker(source, target, config.time_limit_s, progress)
             with np.load(target) as answer:
                 uv, chart = answer["uv"], answer["chart"]
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise _NoAnswer(f"xatlas could not be run ({error})") from error
+            raise _XatlasError(f"xatlas could not be run ({error})") from error
     fits = uv.shape == (len(mesh.faces), 3, 2) and chart.shape == (len(mesh.faces),)
     if not fits or not (np.isfinite(uv).all() and uv.min() >= 0.0 and uv.max() <= 1.0):
-        raise _NoAnswer("xatlas gave texture coordinates that cannot be used")
+        raise _XatlasError("xatlas gave texture coordinates that cannot be used")
     return uv, chart
 
 
@@ -179,20 +179,20 @@ def _run_worker(source: Path, target: Path, time_limit_s: float, progress: Progr
             while process.poll() is None:
                 progress.check(STAGE)
                 if time.monotonic() > deadline:
-                    raise _NoAnswer(f"xatlas did not finish within {time_limit_s:g} s")
+                    raise _XatlasError(f"xatlas did not finish within {time_limit_s:g} s")
                 try:
-                    process.wait(POLL_S)
+                    process.wait(POLL_INTERVAL_S)
                 except subprocess.TimeoutExpired:
                     continue
         finally:
-            _end(process)
+            _terminate(process)
     if process.returncode != 0:
         lines = log.read_text(errors="replace").strip().splitlines()
         last = lines[-1] if lines else "no message"
-        raise _NoAnswer(f"xatlas failed with code {process.returncode}: {last}")
+        raise _XatlasError(f"xatlas failed with code {process.returncode}: {last}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _terminate(process: subprocess.Popen[bytes]) -> None:
     """Ends a worker, if it still runs, with the process that it may have started for the work."""
     process.stdin.close()
     if not sys.platform.startswith("linux"):

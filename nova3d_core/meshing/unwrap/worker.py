@@ -31,29 +31,29 @@ from types import ModuleType
 import numpy as np
 import xatlas
 
-SIDE = 100.0
+NORMALISED_SIDE = 100.0
 """Units along the longest side: xatlas drops faces below a fixed area of about 1e-7."""
-DEEPEST_OVERLAP_PX = 0.1
+MAX_OVERLAP_PX = 0.1
 _PR_SET_PDEATHSIG = 1
-PACKINGS = 6
+MAX_PACKINGS = 6
 """The side that a packing needs is known only afterwards: so many densities are tried."""
-AIM = 0.985
+TARGET_FILL = 0.985
 """Each packing aims at this part of the image's side, so that most of them fit."""
-GOOD_ENOUGH = 0.96
+MIN_FILL = 0.96
 """A packing that fills this part of the side ends the search."""
 
 
-class NoAtlas(Exception):
+class AtlasError(Exception):
     """This surface gets no atlas from xatlas; the message says why."""
 
 
-def rescaled(used: np.ndarray, vertices: np.ndarray) -> np.ndarray:
-    """The vertices (N, 3) moved and scaled so that the box around `used` (M, 3) has side `SIDE`."""
+def normalise_scale(used: np.ndarray, vertices: np.ndarray) -> np.ndarray:
+    """The vertices (N, 3) moved and scaled so that the box around `used` (M, 3) has side `NORMALISED_SIDE`."""
     low, high = used.min(axis=0), used.max(axis=0)
-    return (vertices - low) * np.float32(SIDE / max(float((high - low).max()), 1e-30))
+    return (vertices - low) * np.float32(NORMALISED_SIDE / max(float((high - low).max()), 1e-30))
 
 
-def spatial_parts(centres: np.ndarray, count: int) -> list[np.ndarray]:
+def split_spatially(centres: np.ndarray, count: int) -> list[np.ndarray]:
     """Balanced groups of faces, cut again and again across the longest side.
 
     Args:
@@ -77,14 +77,14 @@ def spatial_parts(centres: np.ndarray, count: int) -> list[np.ndarray]:
     return ready
 
 
-def areas(corners: np.ndarray) -> np.ndarray:
+def triangle_areas(corners: np.ndarray) -> np.ndarray:
     """(F,) areas of triangles (F, 3, 2 or 3)."""
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     squared = (a * a).sum(-1) * (b * b).sum(-1) - (a * b).sum(-1) ** 2
     return 0.5 * np.sqrt(np.maximum(squared, 0.0))
 
 
-def charts_of(atlas: xatlas.Atlas, mesh: int, faces: int) -> np.ndarray:
+def face_charts(atlas: xatlas.Atlas, mesh: int, faces: int) -> np.ndarray:
     """(faces,) chart index of each face of one mesh, -1 for faces in no chart."""
     charts = np.full(faces, -1, dtype=np.int64)
     for index in range(atlas.get_mesh_chart_count(mesh)):
@@ -92,7 +92,7 @@ def charts_of(atlas: xatlas.Atlas, mesh: int, faces: int) -> np.ndarray:
     return charts
 
 
-def options(texture_px: int, padding_px: int, texels_per_unit: float = 0.0):
+def atlas_options(texture_px: int, padding_px: int, texels_per_unit: float = 0.0):
     """Chart and pack options; without `texels_per_unit` xatlas guesses one for `texture_px`."""
     chart = xatlas.ChartOptions()
     chart.fix_winding = True
@@ -105,7 +105,7 @@ def options(texture_px: int, padding_px: int, texels_per_unit: float = 0.0):
     return chart, pack
 
 
-def flatten(
+def parameterise(
     vertices: np.ndarray, faces: np.ndarray, settings: dict
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
     """Charts of the whole surface, each in its own plane.
@@ -116,16 +116,16 @@ def flatten(
         places (M, 2) of the charts' vertices in the units of `vertices`, corners (F, 3) that index
         them, chart (F,), and xatlas's own guess: texels per unit and the side that came of it.
     """
-    count = math.ceil(len(faces) / int(settings["faces_per_part"]))
-    parts = spatial_parts(vertices[faces].mean(axis=1), count)
+    count = math.ceil(len(faces) / int(settings["faces_per_chunk"]))
+    parts = split_spatially(vertices[faces].mean(axis=1), count)
     atlas = xatlas.Atlas()
     for part in parts:
         used, local = np.unique(faces[part], return_inverse=True)
         atlas.add_mesh(vertices[used], local.reshape(-1, 3).astype(np.uint32))
-    atlas.generate(*options(int(settings["texture_px"]), int(settings["padding_px"])))
+    atlas.generate(*atlas_options(int(settings["texture_px"]), int(settings["padding_px"])))
 
     if atlas.chart_count == 0:
-        raise NoAtlas("it found no face with an area")
+        raise AtlasError("it found no face with an area")
     places, vertex_count, chart_count = [], 0, 0
     corners = np.zeros(faces.shape, dtype=np.int64)
     chart = np.zeros(len(faces), dtype=np.int64)
@@ -134,7 +134,7 @@ def flatten(
         expected = np.unique(faces[part])[origin[local]]
         if not np.array_equal(expected, faces[part]):
             raise RuntimeError("xatlas gave the faces back in another order")
-        own = charts_of(atlas, mesh, len(part))
+        own = face_charts(atlas, mesh, len(part))
         chart[part] = np.where(own < 0, -1, own + chart_count)
         corners[part] = local.astype(np.int64) + vertex_count
         places.append(uv * [atlas.width, atlas.height] / atlas.texels_per_unit)
@@ -144,7 +144,7 @@ def flatten(
     return np.concatenate(places), corners, chart, atlas.texels_per_unit, float(side)
 
 
-def true_to_size(
+def equalise_texel_density(
     places: np.ndarray, corners: np.ndarray, chart: np.ndarray, face_areas: np.ndarray
 ) -> np.ndarray:
     """The places (M, 2) with every chart scaled to its area in space (F,): even texel density.
@@ -152,7 +152,7 @@ def true_to_size(
     The first packing has stretched the charts to whole texels, small ones by much.
     """
     placed = chart >= 0
-    flat = np.bincount(chart[placed], areas(places[corners[placed]].astype(np.float64)))
+    flat = np.bincount(chart[placed], triangle_areas(places[corners[placed]].astype(np.float64)))
     solid = np.bincount(chart[placed], face_areas[placed])
     scale = np.sqrt(solid / np.maximum(flat, 1e-30))
     usable = (flat > 0) & (solid > 0)
@@ -162,7 +162,7 @@ def true_to_size(
     return places * per_vertex[:, None]
 
 
-def without_overlaps(
+def separate_overlaps(
     places: np.ndarray, corners: np.ndarray, chart: np.ndarray, depth: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Places, corners and charts in which no two faces overlap deeper than `depth`.
@@ -171,8 +171,8 @@ def without_overlaps(
     two becomes a chart of its own, with vertices of its own.
     """
     flat = places[corners]  # (F, 3, 2)
-    a, b = sibling("overlaps").overlapping_pairs(flat, chart, depth).T
-    size = areas(flat)
+    a, b = load_sibling("overlaps").overlapping_pairs(flat, chart, depth).T
+    size = triangle_areas(flat)
     loose = np.unique(np.where(size[a] < size[b], a, b))
     chart, corners = chart.copy(), corners.copy()
     chart[loose] = chart.max() + 1 + np.arange(len(loose))
@@ -180,7 +180,7 @@ def without_overlaps(
     return np.concatenate([places, flat[loose].reshape(-1, 2)]), corners, chart
 
 
-def sibling(name: str) -> ModuleType:
+def load_sibling(name: str) -> ModuleType:
     """The module of that name beside this file, which must import nothing of the package."""
     spec = util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = util.module_from_spec(spec)
@@ -214,30 +214,30 @@ def pack(
     room = int(settings["texture_px"]) - padding  # half the padding stays free at each border
     tried = [guess]
     best = None
-    for _ in range(PACKINGS):
-        density = next_density(tried, AIM * room)
+    for _ in range(MAX_PACKINGS):
+        density = next_density(tried, TARGET_FILL * room)
         atlas = xatlas.Atlas()
         atlas.add_uv_mesh(
             places.astype(np.float32), corners.astype(np.uint32), chart.astype(np.uint32)[:, None]
         )
-        atlas.generate(*options(room, padding, density))
+        atlas.generate(*atlas_options(room, padding, density))
         side = max(atlas.width, atlas.height)
         tried.append((density, side))
         if side <= room and (best is None or side > max(best.width, best.height)):
             best = atlas
-            if side >= GOOD_ENOUGH * room:
+            if side >= MIN_FILL * room:
                 break
     if best is None:
-        raise NoAtlas(f"{int(chart.max()) + 1} charts do not fit into {room} texels")
-    packed_chart = charts_of(best, 0, len(corners))
+        raise AtlasError(f"{int(chart.max()) + 1} charts do not fit into {room} texels")
+    packed_chart = face_charts(best, 0, len(corners))
     _, local, uv = best.get_mesh(0)
     size = np.array([best.width, best.height])
     texels = (uv * size)[local] + padding / 2  # (F, 3, 2)
     uv = texels / (size.max() + padding)
-    return without_gaps(uv, corners, packed_chart), packed_chart
+    return collapse_unplaced_faces(uv, corners, packed_chart), packed_chart
 
 
-def without_gaps(uv: np.ndarray, corners: np.ndarray, chart: np.ndarray) -> np.ndarray:
+def collapse_unplaced_faces(uv: np.ndarray, corners: np.ndarray, chart: np.ndarray) -> np.ndarray:
     """The uv (F, 3, 2) with faces of no chart shrunk to a point on a chart that they touch.
 
     xatlas leaves out faces without area and gives them no place.
@@ -263,7 +263,7 @@ def next_density(tried: list[tuple[float, float]], aim: float) -> float:
     return min(max(wanted, 0.3 * d1), 1.2 * d1)
 
 
-def die_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Has the kernel kill this process when the thread that started it ends (Linux)."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL))
@@ -271,7 +271,7 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def work_in_child(words: list[str]) -> int:
+def run_in_child(words: list[str]) -> int:
     """Runs this file again to do the work and kills that process when stdin ends; its exit code."""
     child = subprocess.Popen([sys.executable, __file__, *words], stdin=subprocess.DEVNULL)
 
@@ -288,14 +288,14 @@ def main(source: str, target: str) -> int:
         settings = {name: data[name] for name in data.files}
     vertices = settings.pop("vertices").astype(np.float32)
     faces = settings.pop("faces").astype(np.int64)
-    vertices = rescaled(vertices[faces.reshape(-1)], vertices)
+    vertices = normalise_scale(vertices[faces.reshape(-1)], vertices)
     # Should the parent die without killing us, this ends us, even in the middle of xatlas.
     faulthandler.dump_traceback_later(float(settings["time_limit_s"]) + 5.0, exit=True)
-    places, corners, chart, density, side = flatten(vertices, faces, settings)
-    places = true_to_size(places, corners, chart, areas(vertices[faces].astype(np.float64)))
+    places, corners, chart, density, side = parameterise(vertices, faces, settings)
+    places = equalise_texel_density(places, corners, chart, triangle_areas(vertices[faces].astype(np.float64)))
     texel = side / density / int(settings["texture_px"])  # about, in units
-    depth = DEEPEST_OVERLAP_PX * texel
-    places, corners, chart = without_overlaps(places, corners, chart, depth)
+    depth = MAX_OVERLAP_PX * texel
+    places, corners, chart = separate_overlaps(places, corners, chart, depth)
     uv, chart = pack(places, corners, chart, (density, side), settings)
     uv[..., 1] = 1.0 - uv[..., 1]  # v grows downwards from the top of the image
     np.savez(target, uv=uv.astype(np.float32), chart=chart)
@@ -305,14 +305,14 @@ def main(source: str, target: str) -> int:
 def start(words: list[str]) -> int:
     """Runs `main` on the first two words, tied to the parent whose process id is the third."""
     if len(words) == 3 and not sys.platform.startswith("linux"):
-        return work_in_child(words[:2])
+        return run_in_child(words[:2])
     if len(words) == 3:
-        die_with(int(words[2]))
+        exit_with_parent(int(words[2]))
     return main(*words[:2])
 
 
 if __name__ == "__main__":
     try:
         sys.exit(start(sys.argv[1:]))
-    except NoAtlas as reason:
+    except AtlasError as reason:
         sys.exit(str(reason))
