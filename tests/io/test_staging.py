@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from nova3d_core.io.files import renames, staging
-from nova3d_core.io.files.atomic import new_file, new_files, new_folder, refuse_file, refuse_folder
+from nova3d_core.io.files.atomic import (
+    atomic_file,
+    atomic_files,
+    atomic_folder,
+    check_can_write_file,
+    check_can_write_folder,
+)
 from nova3d_core.io.files.staging import (
     ABANDONED_S,
     MAX_NAME,
@@ -27,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nova3d_core.io import atomic, renames, staging
+from nova3d_core.io.files import atomic, renames, staging
 root = Path(sys.argv[1])
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -56,12 +62,12 @@ def test_a_killed_file_is_cleared_by_the_next_run(tmp_path):
         "with atomic.new_file(root / 'out') as part: part.write_text('half'); die()", tmp_path
     )
     assert len(hidden(tmp_path)) == 2
-    with new_file(tmp_path / "other") as part:
+    with atomic_file(tmp_path / "other") as part:
         part.write_text("text")
     assert os.listdir(tmp_path) == ["other"]
 
 
-@pytest.mark.parametrize("check", [refuse_file, refuse_folder])
+@pytest.mark.parametrize("check", [check_can_write_file, check_can_write_folder])
 def test_a_killed_folder_is_cleared_by_the_checks_of_the_next_run(tmp_path, check):
     script = "with atomic.new_folder(root / 'out') as part: (part / 'a').touch(); die()"
     run_killed(script, tmp_path)
@@ -99,9 +105,9 @@ def test_what_a_living_process_writes_is_kept(tmp_path):
 
 
 def test_what_this_process_writes_itself_is_kept(tmp_path):
-    with new_file(tmp_path / "one") as part:
+    with atomic_file(tmp_path / "one") as part:
         part.write_text("1")
-        with new_file(tmp_path / "two") as other:
+        with atomic_file(tmp_path / "two") as other:
             other.write_text("2")
     assert sorted(os.listdir(tmp_path)) == ["one", "two"]
 
@@ -124,7 +130,7 @@ def test_on_a_drive_without_locks_age_decides(tmp_path, monkeypatch):
 
     run_killed("with atomic.new_file(root / 'out') as part: part.touch(); die()", tmp_path)
     monkeypatch.setattr(staging, "_lock", unsupported)
-    with new_file(tmp_path / "new") as part:
+    with atomic_file(tmp_path / "new") as part:
         part.touch()
     assert len(hidden(tmp_path)) == 2 and (tmp_path / "new").exists()
     old = time.time() - ABANDONED_S - 60
@@ -135,7 +141,7 @@ def test_on_a_drive_without_locks_age_decides(tmp_path, monkeypatch):
 
 
 def write_folder(path: Path, text: str, overwrite: bool = False) -> None:
-    with new_folder(path, overwrite) as part:
+    with atomic_folder(path, overwrite) as part:
         (part / "text").write_text(text)
 
 
@@ -212,7 +218,7 @@ def test_a_journal_moves_nothing_outside_of_its_folder_nor_what_came_since(tmp_p
     (inside / "a.png").write_text("mine")
     token = f"{staging._host()}-12345678"
     (inside / f"{PREFIX}{token}-0.part").touch()
-    row = {"part": f"{PREFIX}{token}-1.part", "aside": f"{PREFIX}{token}-1.old", "inode": 1}
+    row = {"part": f"{PREFIX}{token}-1.part", "backup": f"{PREFIX}{token}-1.old", "inode": 1}
     for target in ("../outside", str(outside), "a.png"):
         journal = [{**row, "part": f"{PREFIX}{token}-0.part", "target": "b"}]
         journal.append({**row, "target": target, "inode": outside.stat().st_ino})
@@ -224,7 +230,7 @@ def test_a_journal_moves_nothing_outside_of_its_folder_nor_what_came_since(tmp_p
 
 
 def test_temporary_names_have_the_stated_length(tmp_path):
-    with new_files(tmp_path, (f"a.{'e' * 15}", "b" * 255, "c")) as parts:
+    with atomic_files(tmp_path, (f"a.{'e' * 15}", "b" * 255, "c")) as parts:
         for part in parts:
             part.touch()
         assert max(map(len, hidden(tmp_path))) <= MAX_NAME
@@ -241,6 +247,6 @@ def test_a_scratch_folder_is_private_and_goes(tmp_path):
 def test_the_host_is_in_the_name(tmp_path, monkeypatch):
     with staging.staging(tmp_path) as mine:
         first = mine.lock.name
-    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    monkeypatch.setattr(platform, "node", lambda: "another")
     with staging.staging(tmp_path) as theirs:
         assert theirs.lock.name[: len(PREFIX) + 8] != first[: len(PREFIX) + 8]

@@ -18,9 +18,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import secrets
 import shutil
-import socket
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -41,11 +41,11 @@ _LOCKED_BYTE = 1 << 30
 
 @dataclass(frozen=True)
 class Entry:
-    """One output on its way: `part` becomes `target`, `aside` keeps what stood there."""
+    """One output on its way: `part` becomes `target`, `backup` keeps what stood there."""
 
     part: Path
     target: Path
-    aside: Path
+    backup: Path
 
 
 class Staging:
@@ -66,16 +66,16 @@ class Staging:
         stem = f"{PREFIX}{self.token}-{self._count}"
         self._count += 1
         suffix = target.suffix if len(os.fsencode(target.suffix)) <= MAX_SUFFIX else ""
-        part, aside = self.folder / f"{stem}.part{suffix}", self.folder / f"{stem}.old"
-        return Entry(part, target, aside)
+        part, backup = self.folder / f"{stem}.part{suffix}", self.folder / f"{stem}.old"
+        return Entry(part, target, backup)
 
     def write_journal(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-        """Records the renames that follow; given to `undo`, by the next run if need be."""
+        """Records the renames that follow; given to `roll_back`, by the next run if need be."""
         journal: list[dict[str, Any]] = [
             {
                 "part": entry.part.name,
                 "target": entry.target.name,
-                "aside": entry.aside.name,
+                "backup": entry.backup.name,
                 "inode": entry.part.lstat().st_ino,
             }
             for entry in entries
@@ -87,7 +87,7 @@ class Staging:
     def recover(self) -> None:
         """Undoes what the journal says was begun and not completed."""
         with suppress(ValueError, KeyError, TypeError, AttributeError):
-            undo(self.folder, json.loads(_content(self._handle)))
+            roll_back(self.folder, json.loads(_content(self._handle)))
 
     def close(self) -> None:
         """Removes all temporary names, the lock file last."""
@@ -155,7 +155,7 @@ def remove_leftovers(folder: Path) -> None:
                 _clear(folder, name[len(PREFIX) : -len(".lock")])
 
 
-def undo(folder: Path, journal: Sequence[dict[str, Any]]) -> None:
+def roll_back(folder: Path, journal: Sequence[dict[str, Any]]) -> None:
     """Brings back the files and folders of a journal as they were, unless all renames were done.
 
     Args:
@@ -163,22 +163,22 @@ def undo(folder: Path, journal: Sequence[dict[str, Any]]) -> None:
         journal: names of part, target and aside, and the part's inode, for each rename.
     """
     rows = [
-        (*(_plain(folder, row[key]) for key in ("part", "target", "aside")), row["inode"])
+        (*(_plain_path(folder, row[key]) for key in ("part", "target", "backup")), row["inode"])
         for row in journal
     ]
     if not any(os.path.lexists(part) for part, *_ in rows):
         return  # all done
-    for part, target, aside, inode in reversed(rows):
+    for part, target, backup, inode in reversed(rows):
         if os.path.lexists(part):  # not renamed yet; a folder may have been moved out of its way
-            if os.path.lexists(aside) and not os.path.lexists(target):
-                os.rename(aside, target)
-        elif os.path.lexists(aside):
-            os.replace(aside, target)
+            if os.path.lexists(backup) and not os.path.lexists(target):
+                os.rename(backup, target)
+        elif os.path.lexists(backup):
+            os.replace(backup, target)
         elif os.path.lexists(target) and target.lstat().st_ino == inode:
             target.unlink()
 
 
-def _plain(folder: Path, name: Any) -> Path:
+def _plain_path(folder: Path, name: Any) -> Path:
     """A name that a journal gives, in the folder and nowhere else."""
     if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:\0"):
         raise ValueError(f"{name!r} is no plain name")
@@ -207,7 +207,7 @@ def _clear(folder: Path, token: str) -> None:
     """Recovers and removes one leftover, if its process is dead."""
     path = folder / f"{PREFIX}{token}.lock"
     handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    if not _is_dead(handle, token):
+    if not _owner_is_dead(handle, token):
         os.close(handle)
         return
     stage = Staging(folder, token, handle)
@@ -217,7 +217,7 @@ def _clear(folder: Path, token: str) -> None:
         stage.close()
 
 
-def _is_dead(handle: int, token: str) -> bool:
+def _owner_is_dead(handle: int, token: str) -> bool:
     """Whether the process that made a lock file is gone; if so, the lock is ours now."""
     about = os.fstat(handle)
     if hasattr(os, "geteuid") and about.st_uid != os.geteuid():
@@ -260,7 +260,7 @@ def _content(handle: int) -> bytes:
 
 def _host() -> str:
     """Eight letters that stand for this machine."""
-    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _remove(path: Path) -> None:
