@@ -9,8 +9,8 @@ from comfy_api.v0_0_2 import io
 from ..nova3d_core.fusion.config import CONFLICT_MODES, FIELD_KINDS, PRESETS
 from ..nova3d_core.pipeline.config import FALLBACKS
 from .compat import CATEGORY, advanced, schema
-from .runtime import Work, with_warnings, working
-from .sockets import SURFACE, VIEWS, Parcel
+from .runtime import NodeContext, with_warnings, node_context
+from .sockets import SURFACE, VIEWS, SocketBundle
 
 if TYPE_CHECKING:
     from ..nova3d_core.fusion.config import SdfFusionConfig
@@ -56,16 +56,16 @@ def _device_input() -> io.Input:
 
 
 def _sdf_config(
-    work: Work, preset: str, seed: int, steps_scale: float = 1.0, **settings
+    work: NodeContext, preset: str, seed: int, steps_scale: float = 1.0, **settings
 ) -> SdfFusionConfig:
     """The core's settings from what the node holds."""
     from ..nova3d_core.fusion.config import SdfFusionConfig
-    from ..nova3d_core.pipeline.stages import with_steps_scaled
+    from ..nova3d_core.pipeline.stages import scale_steps
 
     if preset == AUTO:
         preset = "quality" if work.has_gpu else "fast"
     config = SdfFusionConfig(preset=preset, seed=seed, memory_gib=work.memory_gib, **settings)
-    return with_steps_scaled(config, steps_scale)
+    return scale_steps(config, steps_scale)
 
 
 def _fusion_inputs() -> list[io.Input]:
@@ -130,7 +130,7 @@ class DeconflictFusion(io.ComfyNode):
             outputs=[
                 SURFACE.Output(display_name="surface", tooltip="For Extract Mesh."),
                 VIEWS.Output(
-                    display_name="refined_views",
+                    display_name="refine_views",
                     tooltip="The views with masks and refined cameras, for Bake Texture.",
                 ),
                 io.Image.Output(
@@ -149,28 +149,28 @@ class DeconflictFusion(io.ComfyNode):
     def execute(
         cls, views, preset, seed, refine_poses, conflict, steps_scale, field, fallback, device
     ) -> io.NodeOutput:
-        from ..nova3d_core.fusion.config import ConflictConfig, PoseConfig
+        from ..nova3d_core.fusion.config import ConflictConfig
         from ..nova3d_core.pipeline.config import FuseConfig
         from ..nova3d_core.pipeline.report import fusion_report
         from ..nova3d_core.pipeline.stages import conflict_images, fuse_to_surface
-        from .adapters import image_from
+        from .adapters import image_from_tensor
 
-        with working(GPU_GIB, device, fuses=field) as work:
+        with node_context(GPU_GIB, device, fusion_field=field) as work:
             sdf = _sdf_config(
                 work,
                 preset,
                 seed,
                 steps_scale,
                 field=field,
-                poses=PoseConfig(refine=refine_poses),
+                refine_poses=refine_poses,
                 conflict=ConflictConfig(mode=conflict),
             )
             config = FuseConfig(sdf=sdf, fallback=fallback)
             surface, refined = fuse_to_surface(views.bundle, config, work.progress, work.device)
             return io.NodeOutput(
-                Parcel(surface),
-                Parcel(refined),
-                image_from(conflict_images(surface)),
+                SocketBundle(surface),
+                SocketBundle(refined),
+                image_from_tensor(conflict_images(surface)),
                 fusion_report(surface, views.bundle),
             )
 
@@ -197,7 +197,7 @@ class RefinePoses(io.ComfyNode):
                 _device_input(),
             ],
             outputs=[
-                VIEWS.Output(display_name="refined_views", tooltip="With better cameras."),
+                VIEWS.Output(display_name="refine_views", tooltip="With better cameras."),
                 io.String.Output(display_name="report", tooltip="How far each view moved."),
             ],
         )
@@ -206,13 +206,13 @@ class RefinePoses(io.ComfyNode):
     @with_warnings
     def execute(cls, views, preset, seed, device) -> io.NodeOutput:
         from ..nova3d_core.pipeline.report import pose_report
-        from ..nova3d_core.pipeline.stages import refined_views
+        from ..nova3d_core.pipeline.stages import refine_views
 
-        with working(GPU_GIB, device, fuses="grid") as work:
+        with node_context(GPU_GIB, device, fusion_field="grid") as work:
             config = _sdf_config(work, preset, seed)
-            refined = refined_views(views.bundle, config, work.progress, work.device)
+            refined = refine_views(views.bundle, config, work.progress, work.device)
             report = pose_report(views.bundle.cameras, refined.cameras)
-            return io.NodeOutput(Parcel(refined), report)
+            return io.NodeOutput(SocketBundle(refined), report)
 
 
 NODES = [DeconflictFusion, RefinePoses]

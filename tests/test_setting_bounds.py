@@ -22,7 +22,7 @@ PACKAGE = Path(nova3d_core.__file__).parent
 REQUIRED = {LevelConfig: (32, 3, 0.5), NoiseStage: (0.0, 1.0, 1.0)}
 """Arguments of the classes that have no default for every field."""
 ABSURD = (math.nan, math.inf, -math.inf, 1e300, -1e300, 10**30, -(10**30), True, "1")
-UNBOUNDED_ABOVE = {("SampleConfig", "guidance_cutoff")}
+UNBOUNDED_ABOVE = {("SampleConfig", "guidance_interval")}
 """A range of noise levels, whose end may be infinite."""
 
 
@@ -100,7 +100,7 @@ def test_whole_numbers_take_no_fraction(kind):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: HullConfig(padding_cells=65), "hull padding_cells is 65, expected 2 to 64"),
+        (lambda: HullConfig(resolution=1025), "hull resolution is 1025, expected 16 to 1024"),
         (lambda: RigConfig(count=4097), "rig count is 4097, expected 1 to 4096"),
         (lambda: RigConfig(count=0), "rig count is 0, expected 1 to 4096"),
         (lambda: RigConfig(width_px=20_000), "rig width_px is 20000, expected 1 to 16384"),

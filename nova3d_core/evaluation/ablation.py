@@ -1,7 +1,7 @@
-"""What each part of the fusion is worth: the same views fused with one part after another left out.
+"""Ablation study of the fusion: the same views fused with one component disabled at a time.
 
-Every variant gets the same views and is measured against the same reference, so a row differs from
-"full" by the part that its name says, and by nothing else.
+All variants use the same views and the same reference, so each row differs from "full" only in the
+component that its name states.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ..progress import SILENT, Progress
 from ..rendering.config import RenderConfig
 from ..rendering.views import Rendering, render_views
 from ..views import Views
-from .comparison_grid import TITLE_PX, comparison_sheet
+from .comparison_grid import TITLE_PX, comparison_grid
 from .config import EvaluateConfig
-from .metrics.conflict import conflict_auc
+from .metrics.conflict import conflict_metrics
 from .metrics.poses import pose_motion
 from .protocol import evaluate_mesh, normalised_reference
 from .report import COLUMNS, Report
@@ -42,11 +42,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     FULL: {},
     "without-conflict": {"sdf.conflict.mode": "off"},
     "robust-instead": {"sdf.conflict.mode": "robust"},
-    "without-poses": {"sdf.poses.refine": False},
-    "without-normals": {"sdf.loss.normal": 0.0, "sdf.use_normals": False},
-    "without-hull-start": {"sdf.start": "sphere"},
+    "without-poses": {"sdf.refine_poses": False},
+    "without-normals": {"sdf.losses.normal": 0.0, "sdf.use_normals": False},
+    "without-hull-start": {"sdf.init": "sphere"},
 }
-"""Name of the variant -> the settings of the fusion that it changes."""
+"""Name of the variant -> fusion settings that it overrides."""
 
 HEADINGS = (
     "CD-L1",
@@ -57,28 +57,28 @@ HEADINGS = (
     "PSNR el ±25",
     "normal error °",
 )
-"""The ruler's columns that the table shows."""
-SHEET_AZIMUTHS_DEG, SHEET_ELEVATIONS_DEG = (11.25, 225.0), (0.0, 25.0)
-"""The sheet looks from near the front and from behind above, where the default rig has no view."""
+"""Metrics shown in the table, by their column headings."""
+GRID_AZIMUTHS_DEG, GRID_ELEVATIONS_DEG = (11.25, 225.0), (0.0, 25.0)
+"""Poses of the image grid: near the front, and behind and above. Neither is in the default rig."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one variant gave."""
+class VariantResult:
+    """Result of one variant."""
 
     report: Report | None
-    """Its figures; None where the fusion failed."""
+    """Its metrics; None if the fusion failed."""
     fuse_seconds: float
     """Wall time from views to mesh."""
-    moved: dict[str, Any] | None = None
-    """How far pose refinement moved the views; None where the fusion has no poses of its own."""
+    pose_change: dict[str, Any] | None = None
+    """How far pose refinement moved the views; None if the method does not refine poses."""
     conflict_mean: float | None = None
     """Mean conflict over the foreground of all views; None without conflict maps."""
     failure: str = ""
-    """Why there are no figures."""
+    """Error message of a failed fusion."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The outcome as plain containers."""
+        """The result as plain containers."""
         report = None if self.report is None else self.report.to_dict()
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {**fields, "report": report}
@@ -86,61 +86,63 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """The outcomes of all variants and an image of them."""
+    """Results of all variants and an image grid of them."""
 
-    outcomes: dict[str, Outcome]
-    sheet: Tensor
-    """(H, W, 3) in 0..1: a row for each variant that did not fail, beside the truth."""
+    results: dict[str, VariantResult]
+    grid: Tensor
+    """(H, W, 3) in 0..1: one row per successful variant, next to the reference."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The outcomes as plain containers."""
-        return {name: outcome.to_dict() for name, outcome in self.outcomes.items()}
+        """The results as plain containers."""
+        return {name: result.to_dict() for name, result in self.results.items()}
 
     def table(self) -> str:
-        """A Markdown table with one row a variant; failures stand below it."""
+        """Markdown table with one row per variant; failures are listed below it."""
         columns = [column for column in COLUMNS if column[0] in HEADINGS]
-        more = ["moved °, median", "mean H", "fuse s"]
-        rows = [["variant", *(heading for heading, *_ in columns), *more]]
+        extra = ["pose change °, median", "mean H", "fuse s"]
+        rows = [["variant", *(heading for heading, *_ in columns), *extra]]
         rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
-        for name, outcome in self.outcomes.items():
-            figures = outcome.report.figures if outcome.report else {}
-            cells = [_cell(figures.get(part, {}).get(key), f) for _, part, key, f in columns]
-            moved = (outcome.moved or {}).get("rotation_deg_median")
-            cells += [_cell(moved, ".2f"), _cell(outcome.conflict_mean, ".3f")]
-            rows.append([spoken(name), *cells, f"{outcome.fuse_seconds:.1f}"])
+        for name, result in self.results.items():
+            metrics = result.report.metrics if result.report else {}
+            cells = [_cell(metrics.get(part, {}).get(key), f) for _, part, key, f in columns]
+            pose_change = (result.pose_change or {}).get("rotation_deg_median")
+            cells += [_cell(pose_change, ".2f"), _cell(result.conflict_mean, ".3f")]
+            rows.append([display_name(name), *cells, f"{result.fuse_seconds:.1f}"])
         text = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
         failed = [
-            f"\n{spoken(name)} failed: {outcome.failure}\n"
-            for name, outcome in self.outcomes.items()
-            if outcome.failure
+            f"\n{display_name(name)} failed: {result.failure}\n"
+            for name, result in self.results.items()
+            if result.failure
         ]
         return text + "".join(failed)
 
 
 def ablation_configs(config: FuseConfig, variants: Sequence[str] = ()) -> dict[str, FuseConfig]:
-    """The settings of each variant.
+    """Fusion settings of each variant.
 
     Args:
-        config: the settings of "full"; the others differ from it as `VARIANTS` says.
-        variants: only these; all without any.
+        config: settings of "full"; the others override them as listed in `VARIANTS`.
+        variants: names to include; empty means all.
 
     Raises:
-        InputError: an unknown variant, or a fusion that has no such parts.
+        InputError: unknown variant, or a fusion method without these components.
     """
     unknown = sorted(set(variants) - set(VARIANTS))
     if unknown:
-        raise InputError(f"variant '{unknown[0]}' is unknown.", f"Known are {', '.join(VARIANTS)}.")
+        raise InputError(
+            f"variant '{unknown[0]}' is unknown.", f"Choose from {', '.join(VARIANTS)}."
+        )
     if config.method == "hull":
         raise InputError(
-            "fuse method is 'hull', which has no parts to leave out.", "Use another method."
+            "fuse method is 'hull', which has no components to disable.", "Use another method."
         )
     configs: dict[str, FuseConfig] = {}
     for name in VARIANTS:
         if name in variants or not variants:
-            changed = config
+            variant = config
             for path, value in VARIANTS[name].items():
-                changed = _with_setting(changed, path.split("."), value)
-            configs[name] = changed
+                variant = _with_setting(variant, path.split("."), value)
+            configs[name] = variant
     return configs
 
 
@@ -151,68 +153,68 @@ def ablate(
     evaluate: EvaluateConfig | None = None,
     progress: Progress = SILENT,
 ) -> Ablation:
-    """Fuses the same views under each variant and measures what comes out.
+    """Fuses the same views with each variant and evaluates the resulting meshes.
 
-    A variant whose fusion fails is a result too: its row says why, and the others go on.
+    A failed fusion is recorded as the variant's result; the remaining variants still run.
 
     Args:
         views: two or more.
-        reference: the truth, as `evaluate_mesh` takes it.
-        configs: name of the variant -> its settings, as `ablation_configs` makes them.
-        evaluate: how the meshes are measured.
-        progress: told about each step of each variant, under the variant's name.
+        reference: ground-truth mesh, see `evaluate_mesh`.
+        configs: name of the variant -> its settings, see `ablation_configs`.
+        evaluate: evaluation settings.
+        progress: receives each step of each variant, prefixed with the variant's name.
 
     Raises:
-        InputError: views or reference cannot be used, or there are no variants.
-        StageError: every variant failed; the first one's error.
-        Cancelled: if so asked.
+        InputError: unusable views or reference, or no variants.
+        StageError: every variant failed; the error of the first.
+        Cancelled: cancelled through `progress`.
     """
     if not configs:
         raise InputError("an ablation needs variants, but there are none.")
     evaluate = evaluate or EvaluateConfig()
     views = with_masks(views)
-    truth = _rendered(normalised_reference(reference, evaluate.reference_up_axis), evaluate)
-    outcomes: dict[str, Outcome] = {}
+    truth = _render(normalised_reference(reference, evaluate.reference_up_axis), evaluate)
+    results: dict[str, VariantResult] = {}
     images: list[Tensor] = []
     first_error: StageError | None = None
     for name, config in configs.items():
-        told = _under_name(progress, spoken(name))
+        prefixed = _prefixed(progress, display_name(name))
         start = time.perf_counter()
         try:
-            fused = fuse_views(views, config, told)
+            fused = fuse_views(views, config, prefixed)
         except StageError as error:
-            logger.warning("%s failed: %s", spoken(name), error)
+            logger.warning("%s failed: %s", display_name(name), error)
             first_error = first_error or error
-            outcomes[name] = Outcome(None, time.perf_counter() - start, failure=str(error))
+            results[name] = VariantResult(None, time.perf_counter() - start, failure=str(error))
             continue
         seconds = time.perf_counter() - start
-        report = evaluate_mesh(fused.mesh, reference, evaluate, told)
-        outcomes[name] = Outcome(report, seconds, *_surface_figures(fused, views))
-        rendering = _rendered(fused.mesh, evaluate, told)
-        images.append(_sheet_row(spoken(name), truth, rendering))
+        report = evaluate_mesh(fused.mesh, reference, evaluate, prefixed)
+        results[name] = VariantResult(report, seconds, *_surface_metrics(fused, views))
+        rendering = _render(fused.mesh, evaluate, prefixed)
+        images.append(_grid_row(display_name(name), truth, rendering))
     if not images and first_error is not None:
         raise first_error
-    return Ablation(outcomes, torch.cat(images))
+    return Ablation(results, torch.cat(images))
 
 
-def spoken(name: str) -> str:
-    """A variant's name as people read it."""
+def display_name(name: str) -> str:
+    """Name of a variant in tables and messages."""
     return name.replace("-", " ")
 
 
 def _with_setting(config: Any, path: Sequence[str], value: Any) -> Any:
-    """The same settings with the one at a path of field names replaced."""
+    """Copy of nested settings with the field at `path` replaced."""
     first, *rest = path
     if rest:
         value = _with_setting(getattr(config, first), rest, value)
     return dataclasses.replace(config, **{first: value})
 
 
-def _under_name(progress: Progress, name: str) -> Progress:
-    """A progress that puts a name before each stage."""
+def _prefixed(progress: Progress, name: str) -> Progress:
+    """A progress that prefixes each stage with a name."""
 
     def is_cancelled() -> bool:
-        progress.check(name)  # raises if so asked
+        progress.check(name)  # raises Cancelled
         return False
 
     return Progress(
@@ -223,28 +225,28 @@ def _under_name(progress: Progress, name: str) -> Progress:
     )
 
 
-def _surface_figures(
+def _surface_metrics(
     fused: FusionResult, views: Views
 ) -> tuple[dict[str, Any] | None, float | None]:
-    """How far the poses moved, and the mean conflict; None where the fusion tells neither."""
+    """Pose change and mean conflict; both None for methods without an optimised surface."""
     surface = getattr(fused, "surface", None)
     if surface is None or surface.report.steps == 0:
         return None, None
-    moved = pose_motion(views.cameras, surface.cameras).to_dict()
-    nowhere = torch.zeros_like(surface.conflict, dtype=torch.bool)
-    return moved, conflict_auc(surface.conflict, nowhere, views.masks).mean
+    pose_change = pose_motion(views.cameras, surface.cameras).to_dict()
+    no_blobs = torch.zeros_like(surface.conflict, dtype=torch.bool)
+    return pose_change, conflict_metrics(surface.conflict, no_blobs, views.masks).mean
 
 
-def _rendered(mesh: Mesh, evaluate: EvaluateConfig, progress: Progress = SILENT) -> Rendering:
-    """A mesh from the sheet's poses."""
+def _render(mesh: Mesh, evaluate: EvaluateConfig, progress: Progress = SILENT) -> Rendering:
+    """Renders a mesh from the grid's poses."""
     rig = RigConfig(width_px=evaluate.image_px, height_px=evaluate.image_px)
-    cameras = cameras_at(SHEET_AZIMUTHS_DEG, SHEET_ELEVATIONS_DEG, rig)
+    cameras = cameras_at(GRID_AZIMUTHS_DEG, GRID_ELEVATIONS_DEG, rig)
     return render_views(mesh.to("cpu"), cameras, RenderConfig(evaluate.supersample), progress)
 
 
-def _sheet_row(name: str, truth: Rendering, result: Rendering) -> Tensor:
-    """One variant's row (H, W, 3): its name, and below it, pose beside pose, truth and result."""
-    poses = [comparison_sheet(truth, result, rows=[view]) for view in range(len(truth.views))]
+def _grid_row(name: str, truth: Rendering, result: Rendering) -> Tensor:
+    """Row of one variant (H, W, 3): its name above the comparison images of all poses."""
+    poses = [comparison_grid(truth, result, rows=[view]) for view in range(len(truth.views))]
     row = torch.cat(poses, dim=1)
     return torch.cat([_title(name, row.shape[1]), row])
 
@@ -258,5 +260,5 @@ def _title(text: str, width: int) -> Tensor:
     return torch.from_numpy(np.array(image)).float() / 255.0
 
 
-def _cell(value: Any, number_format: str) -> str:
-    return "-" if value is None else format(value, number_format)
+def _cell(value: Any, format_spec: str) -> str:
+    return "-" if value is None else format(value, format_spec)

@@ -54,7 +54,9 @@ class ConflictModel:
 
     def __init__(self, cameras: Cameras, config: ConflictConfig):
         device = cameras.world_to_camera.device
-        rows, columns = (max(2, round(n / config.cell_px)) for n in (cameras.height, cameras.width))
+        rows, columns = (
+            max(2, round(n / config.map_stride_px)) for n in (cameras.height, cameras.width)
+        )
         self._config = config
         self._size = torch.tensor([cameras.width, cameras.height], device=device)
         self._cells = torch.tensor([columns, rows], device=device)
@@ -72,8 +74,10 @@ class ConflictModel:
     def price(self, done: float) -> float:
         """lambda0 after a share of all steps: falls by a constant factor once H may grow."""
         config = self._config
-        into = min(max((done - config.begin) / max(1.0 - config.begin, 1e-6), 0.0), 1.0)
-        return config.price_start * (config.price_end / config.price_start) ** into
+        into = min(
+            max((done - config.start_fraction) / max(1.0 - config.start_fraction, 1e-6), 0.0), 1.0
+        )
+        return config.lambda0_start * (config.lambda0_end / config.lambda0_start) ** into
 
     @property
     def needs_distance(self) -> bool:
@@ -83,7 +87,7 @@ class ConflictModel:
     def at(self, view: Tensor, pixel: Tensor, distance: Tensor | None, done: float) -> Tensor:
         """(R,) H at pixels (R, 2) of views (R,), given the colours' distance (R,) if needed."""
         config = self._config
-        if config.mode == "off" or done < config.begin:
+        if config.mode == "off" or done < config.start_fraction:
             return torch.zeros_like(pixel[:, 0])
         if config.mode == "robust":
             return free_conflict(distance, self.price(done))
@@ -101,7 +105,7 @@ class ConflictModel:
         return (view * height + row) * width + column
 
     def _capped(self, conflict: Tensor, view: Tensor) -> Tensor:
-        return torch.where(view == 0, conflict.clamp_max(self._config.front_cap), conflict)
+        return torch.where(view == 0, conflict.clamp_max(self._config.front_view_max), conflict)
 
     def _read(self, view: Tensor, pixel: Tensor) -> _Reading:
         """The views' maps at pixels (R, 2) of views (R,); the same rays are read once a step."""
@@ -127,7 +131,7 @@ class ConflictModel:
         """One Adam step of H on eq. 5 with the colours' distances (R,) as they are."""
         config = self._config
         self._distances.view(-1).index_copy_(0, self._place(view, pixel), distance)
-        if config.mode != "model" or done < config.begin:
+        if config.mode != "model" or done < config.start_fraction:
             return
         reading = self._read(view, pixel)
         by_conflict = self._slope(view, reading.conflict, distance, mask, self.price(done))
@@ -147,7 +151,7 @@ class ConflictModel:
         count = zero.index_add(0, view, inside)
         total = zero.index_add(0, view, inside * conflict)
         divisor = count.clamp_min(1.0)
-        beyond = (total / divisor - self._config.budget).clamp_min(0.0)
+        beyond = (total / divisor - self._config.mean_budget).clamp_min(0.0)
         by_total = _BUDGET_PRICE * count * (2.0 * beyond) / divisor
         by_budget = by_total.index_select(0, view) * inside
         return by_budget - inside * distance + inside * price * (2.0 * conflict)
@@ -179,11 +183,11 @@ class ConflictModel:
         if config.mode == "off":
             return torch.zeros_like(self._distances)
         if config.mode == "robust":
-            return free_conflict(self._distances, config.price_end)
+            return free_conflict(self._distances, config.lambda0_end)
         size = (height, width)
         logits = torch.nn.functional.interpolate(self._logits, size, mode="bilinear")[:, 0]
         maps = torch.sigmoid(logits)
-        maps[0] = maps[0].clamp_max(config.front_cap)
+        maps[0] = maps[0].clamp_max(config.front_view_max)
         return maps
 
     def match_exposure(

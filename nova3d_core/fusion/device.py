@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..compute.devices import GIB, free_memory_bytes, with_index
+from ..compute.devices import GIB, free_memory_bytes, with_device_index
 from ..progress import SILENT, Progress
 from .config import FieldKind
 from .fields.grid import warp_support
@@ -46,17 +46,17 @@ def choose_fusion_device(
         field: "grid" or "hashgrid".
         progress: told while kernels compile.
     """
-    device = with_index(torch.device(requested))
+    device = with_device_index(torch.device(requested))
     if device.type == "cpu":
         if field == "grid":
-            warp_support.problem_on(device, progress)
+            warp_support.kernel_error(device, progress)
         return FusionDevice(device, "")
     if field == "hashgrid":
         return _with_float64(device)
-    problem = warp_support.problem_on(device, progress)
+    problem = warp_support.kernel_error(device, progress)
     if warp_support.can_run_on(device):
         return FusionDevice(device, "")
-    warp_support.problem_on(CPU, progress)
+    warp_support.kernel_error(CPU, progress)
     if not warp_support.can_run_on(CPU):
         return _with_float64(device)
     return FusionDevice(CPU, problem)

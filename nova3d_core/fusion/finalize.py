@@ -37,7 +37,7 @@ def surface_of(
     """Puts the results together in the world of the given cameras."""
     field_to_world = torch.linalg.inv(poses.gauge().double()).float()
     cameras, reverted = views.cameras, []
-    if config.poses.refine:
+    if config.refine_poses:
         mesh = extract_surface(grid).transformed(field_to_world)
         cameras, reverted = guarded(views, poses.cameras(), mesh)
     maps = conflict.maps().cpu() * (views.masks > 0.5)

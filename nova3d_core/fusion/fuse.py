@@ -43,6 +43,10 @@ _CHECK_EVERY = 10
 _FIELD_END = 0.3
 """Step sizes fall to this share over a level."""
 _LEAST_RAYS = 512
+_MARGIN_PX = 5
+"""Pixels this far outside the masks have rays, too."""
+_INFLATION = 0.012
+"""Maximum offset of the initial hull over its longest side: wrong poses carve too much away."""
 _OVERLAP_OF_EXACT, _OVERLAP_OF_WRONG = 0.97, 0.90
 """Mean overlap of masks and the hull's silhouettes with exact poses, and with wrong ones."""
 
@@ -83,7 +87,7 @@ def fuse_sdf(
     start = start_grid(hull, config, misfit)
     run = _begin_run(reduced, start, config, device)
     reduced = reduced.silhouettes()  # rays hold the rest from here on
-    run.turn_scale = max(misfit, config.poses.trust)
+    run.turn_scale = max(misfit, config.poses.silhouette_prior_scale)
     run.seconds["start"] = time.perf_counter() - started
     for index, level in enumerate(config.levels):
         _retry_with_fewer_rays(run, index, level, progress)
@@ -111,8 +115,8 @@ def start_grid(hull: SdfGrid, config: SdfFusionConfig, misfit: float = 1.0) -> S
     """Signed distances to begin with: the hull made larger, or a ball that holds it."""
     low, high = bounds_of(hull)
     longest = float((high - low).max())
-    if config.start == "hull":
-        inflated = hull.values - config.inflate * longest * misfit
+    if config.init == "hull":
+        inflated = hull.values - _INFLATION * longest * misfit
         return SdfGrid(inflated, hull.origin, hull.spacing)
     centre, radius = (low + high) / 2, float((high - low).norm()) / 2
     reach = radius * 1.1
@@ -130,7 +134,7 @@ class _Run:
         self.config, self.device = config, device
         low, high = bounds_of(start)
         cameras = views.cameras.to(device)
-        bank = ray_bank(views, config.margin_px, config.use_normals)
+        bank = ray_bank(views, _MARGIN_PX, config.use_normals)
         self.given: RayBank = bank.to(device)
         self.bank = self.given
         self.field: Field = _field(start, config, device, len(views))
@@ -138,7 +142,7 @@ class _Run:
         self.conflict = ConflictModel(cameras, config.conflict)
         self.draw = RayDraw(len(bank), config.seed)
         self.cameras = cameras
-        self.max_rays = config.max_rays
+        self.ray_chunk_size = config.ray_chunk_size
         self.steps_done = 0
         self.turn_scale = 1.0
         self.loss: RayLoss | None = None
@@ -181,7 +185,9 @@ def _begin_run(views: Views, start: SdfGrid, config: SdfFusionConfig, device: to
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            config = replace(config, max_rays=_fewer_rays(error, config.max_rays, "start"))
+            config = replace(
+                config, ray_chunk_size=_fewer_rays(error, config.ray_chunk_size, "start")
+            )
 
 
 def _fewer_rays(error: Exception, at_once: int, level: str) -> int:
@@ -211,8 +217,10 @@ def _retry_with_fewer_rays(run: _Run, index: int, level: LevelConfig, progress: 
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            at_once = level.rays(len(run.bank), run.config.min_rays)
-            run.max_rays = _fewer_rays(error, min(run.max_rays, at_once), f"level {index}")
+            at_once = level.num_rays(len(run.bank), run.config.min_rays)
+            run.ray_chunk_size = _fewer_rays(
+                error, min(run.ray_chunk_size, at_once), f"level {index}"
+            )
             run.steps_done = first_step
     run.seconds[f"level {index}"] = time.perf_counter() - started
 
@@ -225,23 +233,23 @@ def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progres
         sharpness = level.sharpness / run.field.spacing
         run.bank = softened_bank(run.given, run.cameras, sharpness)
     total = run.config.total_steps
-    aligns = run.config.poses.refine and level.align_every > 0
+    aligns = run.config.refine_poses and level.register_every > 0
     alignment = None
     if aligns:
-        alignment = Alignment(run.bank, run.cameras, run.field.spacing, level.align_stride)
+        alignment = Alignment(run.bank, run.cameras, run.field.spacing, level.register_stride)
     for step in range(level.steps):
         if step and step % _TIDY_EVERY == 0:
             run.field.tidy()
         decay = decayed(step, level.steps, _FIELD_END)
         with_poses = (
-            run.config.poses.refine
+            run.config.refine_poses
             and alignment is None
-            and (index > 0 or step >= run.config.poses.warm_up * level.steps)
+            and (index > 0 or step >= run.config.poses.warmup_fraction * level.steps)
         )
-        turn_rad = level.turn_rad * decay * run.turn_scale if with_poses else 0.0
-        _step(run, level, decay, turn_rad)
-        if alignment is not None and (step + 1) % level.align_every == 0:
-            _align(run, alignment, decayed(step, level.steps, level.align_bound_end))
+        pose_lr = level.pose_lr * decay * run.turn_scale if with_poses else 0.0
+        _step(run, level, decay, pose_lr)
+        if alignment is not None and (step + 1) % level.register_every == 0:
+            _align(run, alignment, decayed(step, level.steps, level.robust_scale_end))
         run.steps_done += 1
         if run.steps_done % _CHECK_EVERY == 0 or step == level.steps - 1:
             _check_finite(run, index)
@@ -251,14 +259,14 @@ def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progres
         progress.update(STAGE, run.steps_done, total, show)
 
 
-def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float) -> None:
+def _step(run: _Run, level: LevelConfig, decay: float, pose_lr: float) -> None:
     """One step of everything, its rays in parts that fit the memory."""
     bank, config = run.bank, run.config
-    chosen = run.draw.next(level.rays(len(bank), config.min_rays)).to(run.device)
+    chosen = run.draw.next(level.num_rays(len(bank), config.min_rays)).to(run.device)
     scale = bank.area * len(bank) / len(chosen)
     run.field.measure = scale
-    weights = replace(config.loss, mask=config.loss.mask * level.mask_weight)
-    for ids in chosen.split(run.max_rays):
+    weights = replace(config.losses, mask=config.losses.mask * level.mask_weight)
+    for ids in chosen.split(run.ray_chunk_size):
         rays = bank.at(ids)
         origin, direction = run.poses.moved(rays.view, rays.origin, rays.direction)
         rendered = run.field.render(origin, direction)
@@ -268,19 +276,19 @@ def _step(run: _Run, level: LevelConfig, decay: float, turn_rad: float) -> None:
             loss.by_opacity * scale,
             loss.by_gradient * scale,
             loss.by_colour * scale,
-            turn_rad > 0.0,
+            pose_lr > 0.0,
         )
         if by is not None:
-            run.poses.step(rays.view, origin, direction, by, turn_rad)
+            run.poses.step(rays.view, origin, direction, by, pose_lr)
         _learn_conflict(run, rays, rendered.colour, targets, loss)
         run.loss = loss
-    run.field.step(config.loss, decay)
+    run.field.step(config.losses, decay)
 
 
 def _align(run: _Run, alignment: Alignment, narrowed: float) -> None:
     bank = run.bank
     conflict = run.conflict.learnt(bank.view, bank.pixel, run.done)
-    spread_rad = math.radians(run.config.poses.spread_deg) * run.turn_scale
+    spread_rad = math.radians(run.config.poses.prior_sigma_deg) * run.turn_scale
     alignment.step(run.field, run.poses, run.conflict.gains, conflict, spread_rad, narrowed)
 
 
@@ -303,7 +311,7 @@ def _targets(run: _Run, rays: RayBank, rendered: Tensor) -> Targets:
         rays.normal_weight,
         gain,
         conflict,
-        (1.0 - conflict).clamp_min(run.config.conflict.normal_floor),
+        (1.0 - conflict).clamp_min(run.config.conflict.min_normal_weight),
     )
 
 
@@ -336,8 +344,8 @@ def refine_poses(
         InputError: poses are switched off in the settings; and as `fuse_sdf`.
     """
     config = (config or SdfFusionConfig()).complete()
-    if not config.poses.refine:
-        raise InputError("poses.refine is off: there is nothing to do.", "Turn it on.")
+    if not config.refine_poses:
+        raise InputError("refine_poses is off: there is nothing to do.", "Turn it on.")
     levels = config.levels[:-1] or config.levels
     surface = fuse_sdf(views, replace(config, levels=levels), progress, device)
     return with_refined_cameras(views, surface)

@@ -1,20 +1,51 @@
-"""The terms of eq. 6 that compare rendered rays with the images."""
+"""Losses of eq. 6: their weights, and the terms that compare rendered rays with the images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from ..checks import INTERNAL, check_bounds
 
-from .config import LossConfig
-from .fields.base import Rendered
+if TYPE_CHECKING:  # the command line reads the weights without torch
+    from torch import Tensor
+
+    from .fields.base import Rendered
 
 _ROUND = 1e-4
 """Added below the square root: the distance of colours has no kink at zero."""
 _SHORT = 0.1
 """Summed gradients shorter than this are not stretched to unit length."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Loss weights of eq. 6."""
+
+    colour: float = 0.3
+    """Weight of L_color (eq. 5): distance between rendered and given colours, reduced where views
+    conflict."""
+    normal: float = 1.0
+    """Weight of L_normal: 1 - cosine between rendered and given normals, times exp |cos| to the
+    ray."""
+    mask: float = 1.0
+    """Weight of L_mask: squared difference between opacity and mask."""
+    eikonal: float = field(default=0.1, metadata=INTERNAL)
+    """Weight of R_eik: squared difference between the gradient's length and 1."""
+    sparse: float = field(default=0.0, metadata=INTERNAL)
+    """Weight of R_sparse: exp(-k |f|), which suppresses floaters; initialisation from the visual
+    hull leaves none."""
+    smooth: float = field(default=2e-7, metadata=INTERNAL)
+    """Weight of R_smooth: squared Laplacian of the signed distances."""
+    outlier_fraction: float = field(default=0.0, metadata=INTERNAL)
+    """Fraction of the rays with the largest error that L_normal excludes (trimmed loss)."""
+
+    def __post_init__(self):
+        names = ("colour", "normal", "mask", "eikonal", "sparse", "smooth")
+        check_bounds(
+            self, "losses", **dict.fromkeys(names, (0.0, 1e6)), outlier_fraction=(0.0, 0.9)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,21 +89,23 @@ def robust_loss(distance: Tensor, price: float) -> Tensor:
     return colour_loss(distance, free_conflict(distance, price), price)
 
 
-def normal_loss(gradient: Tensor, normal: Tensor, weight: Tensor, drop_share: float) -> Tensor:
-    """(R,) weight * (1 - cos); the largest `drop_share` of those that count are 0."""
+def normal_loss(
+    gradient: Tensor, normal: Tensor, weight: Tensor, outlier_fraction: float
+) -> Tensor:
+    """(R,) weight * (1 - cos); the largest `outlier_fraction` of those that count are 0."""
     length = gradient.norm(dim=1, keepdim=True).clamp_min(_SHORT)
     error = 1.0 - (gradient / length * normal).sum(dim=1)
-    if drop_share > 0.0:
-        weight = weight * kept(error.detach(), weight > 0, drop_share)
+    if outlier_fraction > 0.0:
+        weight = weight * kept(error.detach(), weight > 0, outlier_fraction)
     return weight * error
 
 
-def kept(error: Tensor, counts: Tensor, drop_share: float) -> Tensor:
+def kept(error: Tensor, counts: Tensor, outlier_fraction: float) -> Tensor:
     """(R,) 1 for the rays that stay when the largest errors among those that count are dropped."""
     which = counts.nonzero()[:, 0]
-    stay = max(1, round(len(which) * (1.0 - drop_share)))
-    best = torch.topk(error[which], min(stay, len(which)), largest=False).indices
-    keep = torch.zeros_like(error)
+    stay = max(1, round(len(which) * (1.0 - outlier_fraction)))
+    best = error[which].topk(min(stay, len(which)), largest=False).indices
+    keep = error.new_zeros(error.shape)
     keep[which[best]] = 1.0
     return keep
 
@@ -130,9 +163,9 @@ def _normal_slopes(
     unit = gradient / length
     error = 1.0 - (unit * targets.normal).sum(dim=1)
     weight = targets.normal_weight * targets.normal_share
-    if config.drop_share > 0.0:
-        weight = weight * kept(error, weight > 0, config.drop_share)
+    if config.outlier_fraction > 0.0:
+        weight = weight * kept(error, weight > 0, config.outlier_fraction)
     by_unit = (-config.normal * weight)[:, None] * targets.normal
     by_length = (-by_unit * (unit / length)).sum(dim=1, keepdim=True)
-    by_length = torch.where(raw >= _SHORT, by_length, 0.0)  # below, the length is held
+    by_length = by_length.where(raw >= _SHORT, 0.0)  # below, the length is held
     return weight, error, by_unit / length + by_length * unit

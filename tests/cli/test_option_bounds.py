@@ -25,8 +25,8 @@ from nova3d_core.cli.main import main
         (["render", "x.glb", "--rig.count", "1000000"], "rig count is 1000000, expected 1 to 4096"),
         (["render", "x.glb", "--rig.width-px", "0"], "rig width_px is 0, expected 1 to 16384"),
         (["render", "x.glb", "--rig.radius", "nan"], "rig radius is nan"),
-        (["fuse", "views", "--hull.padding-cells", "9999"], "hull padding_cells is 9999"),
-        (["fuse", "views", "--sdf.min-rays", "0"], "sdf min_rays is 0"),
+        (["fuse", "views", "--hull.resolution", "9999"], "hull resolution is 9999"),
+        (["fuse", "views", "--sdf.memory-gib", "-1"], "sdf memory_gib is -1"),
     ],
 )  # fmt: skip
 def test_an_absurd_number_is_refused_in_one_line(words, line, capsys, tmp_path):

@@ -88,12 +88,12 @@ def fusion() -> None:
     book_calls(DenseGrid, "tidy", "redistancing (every 25 steps)")
     plain = SdfFusionConfig(check_inputs=False)
     levels = (
-        LevelConfig(32, 10, 0.04, turn_rad=4e-3),
-        LevelConfig(64, 40, 0.04, turn_rad=4e-3),
-        LevelConfig(64, 12, 0.04, align_every=4, align_stride=2),
+        LevelConfig(32, 10, 0.04, pose_lr=4e-3),
+        LevelConfig(64, 40, 0.04, pose_lr=4e-3),
+        LevelConfig(64, 12, 0.04, register_every=4, register_stride=2),
     )
-    conflict = replace(plain.conflict, begin=0.0)
-    poses = replace(plain.poses, warm_up=0.0)
+    conflict = replace(plain.conflict, start_fraction=0.0)
+    poses = replace(plain.poses, warmup_fraction=0.0)
     _fuse(replace(plain, levels=levels, conflict=conflict, poses=poses))
 
 
@@ -107,7 +107,7 @@ def fusion_in_torch() -> None:
     warp_support.can_run_on = lambda device: False
     book_calls(optimise, "_step", "fusion step, torch twin")
     plain = SdfFusionConfig(check_inputs=False)
-    conflict = replace(plain.conflict, begin=0.0)
+    conflict = replace(plain.conflict, start_fraction=0.0)
     _fuse(replace(plain, levels=(LevelConfig(64, 3, 0.01),), conflict=conflict))
 
 
@@ -125,12 +125,11 @@ def fusion_hashgrid() -> None:
     hashgrid.make_encoding = encoding
     book_calls(optimise, "_step", "fusion step, hash grid")
     plain = SdfFusionConfig(field="hashgrid", check_inputs=False)
-    levels = (LevelConfig(64, 6, 0.004, turn_rad=4e-3),)
-    conflict = replace(plain.conflict, begin=0.0)
-    poses = replace(plain.poses, warm_up=0.0)
-    _fuse(
-        replace(plain, levels=levels, conflict=conflict, poses=poses, min_rays=2000, max_rays=8000)
-    )
+    levels = (LevelConfig(64, 6, 0.004, pose_lr=4e-3),)
+    conflict = replace(plain.conflict, start_fraction=0.0)
+    poses = replace(plain.poses, warmup_fraction=0.0)
+    plain = replace(plain, min_rays=2000, ray_chunk_size=8000)
+    _fuse(replace(plain, levels=levels, conflict=conflict, poses=poses))
 
 
 @counts

@@ -73,16 +73,18 @@ def small_fusion(**changes: Any):
     from nova3d_core.fusion.config import ConflictConfig, HullConfig, LevelConfig, SdfFusionConfig
 
     levels = (
-        LevelConfig(16, 6, 0.5, turn_rad=4e-3),
-        LevelConfig(24, 27, 0.5, turn_rad=2e-3),
-        LevelConfig(24, 4, 0.5, align_every=2, align_stride=2, soft_masks=True, mask_weight=5.0),
+        LevelConfig(16, 6, 0.5, pose_lr=4e-3),
+        LevelConfig(24, 27, 0.5, pose_lr=2e-3),
+        LevelConfig(
+            24, 4, 0.5, register_every=2, register_stride=2, soft_masks=True, mask_weight=5.0
+        ),
     )
     plain = SdfFusionConfig(
         levels=levels,
         hull=HullConfig(resolution=32),
         min_rays=256,
         check_inputs=False,
-        conflict=ConflictConfig(begin=0.2),
+        conflict=ConflictConfig(start_fraction=0.2),
     )
     return replace(plain, **changes)
 
@@ -123,9 +125,9 @@ def fusion_modes() -> dict[str, dict[str, Any]]:
     from nova3d_core.fusion.config import ConflictConfig, LossConfig
 
     install_warp_for_device()
-    robust = small_fusion(conflict=ConflictConfig(mode="robust", begin=0.2))
+    robust = small_fusion(conflict=ConflictConfig(mode="robust", start_fraction=0.2))
     off = small_fusion(conflict=ConflictConfig(mode="off", match_exposure=False))
-    losses = small_fusion(loss=LossConfig(drop_share=0.1, sparse=0.05), max_rays=500)
+    losses = small_fusion(losses=LossConfig(outlier_fraction=0.1, sparse=0.05), ray_chunk_size=500)
     return {
         "robust, camera-frame normals": compared_fusion(robust, small_views("camera")),
         "off": compared_fusion(off),
@@ -138,7 +140,7 @@ def fusion_twin() -> dict[str, dict[str, Any]]:
     from nova3d_core.fusion.fields.grid import warp_support
 
     warp_support.can_run_on = lambda device: False
-    levels = tuple(replace(level, steps=2, ray_share=0.05) for level in small_fusion().levels)
+    levels = tuple(replace(level, steps=2, ray_fraction=0.05) for level in small_fusion().levels)
     return {"model": compared_fusion(small_fusion(levels=levels, min_rays=64))}
 
 
@@ -152,9 +154,10 @@ def fusion_hashgrid() -> dict[str, dict[str, Any]]:
 
     hashgrid.make_encoding = encoding
     levels = tuple(
-        replace(level, steps=2, ray_share=0.05, align_every=0) for level in small_fusion().levels
+        replace(level, steps=2, ray_fraction=0.05, register_every=0)
+        for level in small_fusion().levels
     )
-    config = small_fusion(field="hashgrid", levels=levels, min_rays=64, max_rays=256)
+    config = small_fusion(field="hashgrid", levels=levels, min_rays=64, ray_chunk_size=256)
     return {"model": compared_fusion(config)}
 
 
@@ -234,7 +237,7 @@ def loading() -> dict[str, dict[str, Any]]:
         before = {part: state_of(model.part(part)) for part in PARTS}
         kept = OneDevice(model, DEVICE, dtype, keep=True)
         for part in PARTS:
-            kept.bring(part, 0)
+            kept.load_to_device(part, 0)
             assert all(value.device == DEVICE for value in model.part(part).parameters())
         for part in PARTS:
             model.part(part).to("cpu")
@@ -261,7 +264,7 @@ def training() -> dict[str, dict[str, Any]]:
     return {
         "float32": compared_step(SMALL),
         "bfloat16": compared_step(of(SMALL, precision="bfloat16")),
-        "muon": compared_step(of(SMALL, optimiser__method="muon")),
+        "muon": compared_step(of(SMALL, optimiser__name="muon")),
     }
 
 
@@ -276,33 +279,35 @@ def trained(config: Any, device: torch.device) -> tuple[dict[str, torch.Tensor],
     """Weights and their average after a step on a device, and what validation found there."""
     from nova3d_core.diffusion.families import FAMILIES
     from nova3d_core.diffusion.model import OneDevice
-    from nova3d_core.training.data.batches import batch_of
+    from nova3d_core.training.data.batches import collate_images
     from nova3d_core.training.ema import Ema
     from nova3d_core.training.objective import Objective
-    from nova3d_core.training.optimiser import optimiser_of
+    from nova3d_core.training.optimiser import make_optimiser
     from nova3d_core.training.step_rng import draw
-    from nova3d_core.training.train_module import fresh_trainee
-    from nova3d_core.training.validation import truth_of, validate
+    from nova3d_core.training.train_module import init_train_module
+    from nova3d_core.training.validation import validation_sample, validate
 
     from ..training.parts import FACTOR, SIZE, VIEWS, objects
 
-    trainee = fresh_trainee(config.network, FAMILIES["nova3d-mini"], 0).to(device)
+    trainee = init_train_module(config.network, FAMILIES["nova3d-mini"], 0).to(device)
     if config.precision == "bfloat16":
         trainee.to(torch.bfloat16)
-    optimiser = optimiser_of(trainee, config.optimiser)
+    optimiser = make_optimiser(trainee, config.optimiser)
     ema = Ema(trainee, config.optimiser.ema_decay)
     objective = Objective(config, trainee, trainee, device)
     side = SIZE // FACTOR
     draws = draw(0, 0, range(2), (2, VIEWS, 3 * FACTOR**2, side, side), SIZE)
-    losses, _ = objective.losses(batch_of(objects(2), VIEWS, SIZE), draws, 0)
+    losses, _ = objective.losses(collate_images(objects(2), VIEWS, SIZE), draws, 0)
     losses.mean().backward()
-    torch.nn.utils.clip_grad_norm_(trainee.parameters(), config.optimiser.clip)
+    torch.nn.utils.clip_grad_norm_(trainee.parameters(), config.optimiser.max_grad_norm)
     optimiser.step()
     ema.update()
     model = trainee.model()
     dtype = next(trainee.unet.parameters()).dtype
-    with ema.in_place():
-        report = validate(model, [truth_of(objects(1)[0])], OneDevice(model, device, dtype), 1)
+    with ema.average_parameters():
+        report = validate(
+            model, [validation_sample(objects(1)[0])], OneDevice(model, device, dtype), 1
+        )
     weights = state_of(trainee)
     weights |= {f"average.{name}": value.cpu() for name, value in ema.weights.items()}
     return weights, report
@@ -377,7 +382,7 @@ def node_placement() -> dict[str, dict[str, Any]]:
                 model,
                 *image_and_mask(),
                 config,
-                placement=placement.HostPlacement(hosted),
+                placement=placement.HostModelPlacement(hosted),
             )
         cases[name] = judged(found, float((found.images - plain).abs().mean()))
     assert {device for _, device in log} == {str(DEVICE)}

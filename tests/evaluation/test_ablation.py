@@ -15,7 +15,7 @@ from nova3d_core.evaluation.ablation import Ablation, ablate, ablation_configs
 from nova3d_core.evaluation.config import EvaluateConfig
 from nova3d_core.evaluation.protocol import evaluate_mesh
 from nova3d_core.fusion.config import HullConfig
-from nova3d_core.io.mesh.read import write_glb
+from nova3d_core.io.mesh.write import write_glb
 from nova3d_core.io.views.transforms_json import write_views
 from nova3d_core.meshing.config import MeshingConfig, UnwrapConfig
 from nova3d_core.pipeline.config import FuseConfig
@@ -55,8 +55,8 @@ def test_every_variant_is_fused_from_the_same_views_and_measured_as_evaluate_doe
     assert list(found.outcomes) == ["full", "without-detail"]
     for name, config in (("full", FINE), ("without-detail", COARSE)):
         alone = evaluate_mesh(fuse_views(views, config).mesh, l_solid, EVALUATE)
-        assert found.outcomes[name].report.figures == alone.figures
-    cd = [outcome.report.figures["visible"]["cd_l1"] for outcome in found.outcomes.values()]
+        assert found.outcomes[name].report.metrics == alone.metrics
+    cd = [outcome.report.metrics["visible"]["cd_l1"] for outcome in found.outcomes.values()]
     assert cd[0] < cd[1]
 
 
@@ -65,7 +65,7 @@ def test_the_table_has_a_row_a_variant_with_its_figures(found):
     assert heading.startswith("| variant | CD-L1 | IoU | visible CD-L1 | visible F@.005 | PSNR")
     assert [row.split(" | ")[0] for row in rows] == ["| full", "| without detail"]
     assert all(row.count("|") == heading.count("|") for row in rows)
-    visible = found.outcomes["full"].report.figures["visible"]["cd_l1"]
+    visible = found.outcomes["full"].report.metrics["visible"]["cd_l1"]
     assert rows[0].split(" | ")[3] == f"{visible:.4f}"
 
 
@@ -90,7 +90,7 @@ def test_the_sheet_shows_each_variant_beside_the_truth(found):
 
 def test_the_document_is_plain_json(found):
     document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert document["full"]["report"]["figures"] == found.outcomes["full"].report.figures
+    assert document["full"]["report"]["metrics"] == found.outcomes["full"].report.metrics
     assert document["full"]["failure"] == ""
 
 
@@ -144,9 +144,9 @@ def test_each_variant_changes_what_its_name_says_and_nothing_else():
         "full": {},
         "without-conflict": {"sdf.conflict.mode": "off"},
         "robust-instead": {"sdf.conflict.mode": "robust"},
-        "without-poses": {"sdf.poses.refine": False},
-        "without-normals": {"sdf.loss.normal": 0.0, "sdf.use_normals": False},
-        "without-hull-start": {"sdf.start": "sphere"},
+        "without-poses": {"sdf.refine_poses": False},
+        "without-normals": {"sdf.losses.normal": 0.0, "sdf.use_normals": False},
+        "without-hull-start": {"sdf.init": "sphere"},
     }
     assert list(configs) == list(changes)
     for name, wanted in changes.items():

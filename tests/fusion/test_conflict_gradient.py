@@ -11,7 +11,7 @@ from nova3d_core.fusion.config import ConflictConfig
 from nova3d_core.fusion.conflict import ConflictModel
 
 DONE = 0.6
-CONFIG = ConflictConfig(begin=0.0, budget=0.05, front_cap=1.0)
+CONFIG = ConflictConfig(start_fraction=0.0, mean_budget=0.05, front_view_max=1.0)
 
 
 def rays(cameras, count=3000):
@@ -48,7 +48,7 @@ def test_the_maps_derivative_is_autograds():
     loss = (inside * (price * conflict.square() - conflict * at.distance)).sum()
     for view in range(len(cameras)):
         mine = inside * (at.view == view)
-        beyond = (mine * conflict).sum() / mine.sum() - CONFIG.budget
+        beyond = (mine * conflict).sum() / mine.sum() - CONFIG.mean_budget
         assert beyond > 0  # so that its derivative is looked at
         loss = loss + 4.0 * mine.sum() * beyond.square()
     expected = torch.autograd.grad(loss, logits)[0]

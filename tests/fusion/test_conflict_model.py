@@ -75,16 +75,16 @@ def test_robust_is_the_closed_form_of_eq_5(pixels):
 
 
 def test_the_price_falls_by_a_constant_factor_once_conflict_may_grow():
-    model = made(begin=0.3, price_start=1.0, price_end=0.2)
+    model = made(start_fraction=0.3, lambda0_start=1.0, lambda0_end=0.2)
     assert [model.price(done) for done in (0.0, 0.2, 0.3)] == [1.0] * 3
     assert model.price(1.0) == pytest.approx(0.2)
     assert model.price(0.65) == pytest.approx((1.0 * 0.2) ** 0.5)
-    assert made(begin=1.0).price(0.99) == 1.0
+    assert made(start_fraction=1.0).price(0.99) == 1.0
 
 
 @pytest.mark.parametrize("mode", ["model", "robust"])
 def test_nothing_is_excused_before_the_beginning(mode, pixels):
-    model = made(mode=mode, begin=0.5)
+    model = made(mode=mode, start_fraction=0.5)
     view, pixel = pixels
     distance = torch.full((len(view),), WRONG)
     model.learn(view, pixel, distance, torch.ones(len(view)), 0.4)
@@ -138,7 +138,7 @@ def test_a_small_pixel_grid_takes_the_places_of_images_that_are_not_square():
 
 def test_view_0_is_excused_no_more_than_its_cap(pixels):
     distances = torch.where(blob(0, 3), WRONG, CLEAN)
-    model = taught(made(front_cap=0.1, budget=1.0), pixels, distances)
+    model = taught(made(front_view_max=0.1, mean_budget=1.0), pixels, distances)
     told = model.at(*pixels, distances.flatten(), 1.0).reshape(V, PX, PX)
     for maps in (model.maps(), told):
         assert maps[0].max() == pytest.approx(0.1)
@@ -148,7 +148,7 @@ def test_view_0_is_excused_no_more_than_its_cap(pixels):
 def test_the_budget_keeps_a_view_from_being_excused_as_a_whole(pixels):
     distances = torch.full((V, PX, PX), CLEAN)
     distances[4] = WRONG
-    tight, free = (taught(made(budget=b), pixels, distances).maps() for b in (0.15, 1.0))
+    tight, free = (taught(made(mean_budget=b), pixels, distances).maps() for b in (0.15, 1.0))
     assert free[4].mean() > 0.9
     assert tight[4].mean() < 0.5 * free[4].mean()
     assert tight[1:4].mean() < 0.06

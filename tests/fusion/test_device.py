@@ -34,7 +34,7 @@ CPU, CARD = torch.device("cpu"), torch.device("cuda:0")
 GIB = 1 << 30
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 TINY = SdfFusionConfig(
-    levels=(LevelConfig(16, 3, 0.2, 1.0, 0.10, 1e-3),),
+    levels=(LevelConfig(16, 3, 0.2, sdf_lr_cells=0.10, pose_lr=1e-3),),
     hull=HullConfig(resolution=24),
     min_rays=128,
     check_inputs=False,
@@ -54,7 +54,7 @@ def views() -> Views:
 @pytest.fixture
 def untried(monkeypatch):
     """As in a new process: no device was tried yet."""
-    monkeypatch.setattr(warp_backend, "_problems", {})
+    monkeypatch.setattr(warp_backend, "_kernel_errors", {})
 
 
 def ball_grid(size=33, radius=0.4):
@@ -190,7 +190,7 @@ def test_a_cache_that_cannot_be_written_is_a_reason_like_any_other(untried, monk
         raise PermissionError(13, "Permission denied", "cache")
 
     monkeypatch.setattr(wp, "load_module", load_module)
-    assert "Permission denied" in warp_support.problem_on(CPU)
+    assert "Permission denied" in warp_support.kernel_error(CPU)
     assert DenseGrid(ball_grid())._steps.__name__.endswith("torch_impl")
 
 
@@ -234,7 +234,7 @@ def test_memory_that_runs_out_while_kernels_load_is_no_verdict(untried, monkeypa
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(wp, "load_module", full)
-    assert "out of memory" in warp_support.problem_on(CPU)
+    assert "out of memory" in warp_support.kernel_error(CPU)
     monkeypatch.setattr(wp, "load_module", load)
     assert warp_support.can_run_on(CPU)
 

@@ -14,15 +14,15 @@ from nova3d_core.errors import InputError
 from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig
 from nova3d_core.fusion.fuse import fuse_sdf
 from nova3d_core.mesh import Mesh
-from nova3d_core.meshing.clean import keep_largest_parts
+from nova3d_core.meshing.clean import remove_small_components
 from nova3d_core.meshing.isosurface import extract_surface
 from nova3d_core.rendering.views import render_views
 
 CONFIG = SdfFusionConfig(
     levels=(
-        LevelConfig(24, 30, 0.5, 1.0, 0.10, 8e-3),
-        LevelConfig(40, 30, 0.5, 1.0, 0.08, 2e-3),
-        LevelConfig(40, 20, 0.5, 1.0, 0.06, 4e-4),
+        LevelConfig(24, 30, 0.5, sdf_lr_cells=0.10, pose_lr=8e-3),
+        LevelConfig(40, 30, 0.5, sdf_lr_cells=0.08, pose_lr=2e-3),
+        LevelConfig(40, 20, 0.5, sdf_lr_cells=0.06, pose_lr=4e-4),
     ),
     hull=HullConfig(resolution=48),
     min_rays=256,
@@ -82,7 +82,7 @@ def test_a_hole_in_one_views_mask_does_little_elsewhere(make_sphere):
     assert 0.5 < float(beside.float().mean()) < 0.95
     assert error[beside].mean() < 0.25
     # the seven views that see a whole ball outvote the hole: a dent is left, no tunnel
-    largest = keep_largest_parts(extract_surface(surface.grid), 0.005)
+    largest = remove_small_components(extract_surface(surface.grid), 0.005)
     assert largest.as_trimesh().euler_number == 2  # nothing goes through
     assert error.max() < 6.0
 

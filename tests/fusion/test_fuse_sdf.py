@@ -12,11 +12,11 @@ import torch
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled, InputError, StageError
-from nova3d_core.evaluation.config import ConditionConfig
-from nova3d_core.evaluation.metrics.poses import pose_figures
+from nova3d_core.evaluation.config import PerturbationConfig
+from nova3d_core.evaluation.metrics.poses import pose_errors
 from nova3d_core.evaluation.perturbations import noisy_cameras
 from nova3d_core.fusion import fuse as optimise
-from nova3d_core.fusion.config import HullConfig, LevelConfig, PoseConfig, SdfFusionConfig
+from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig
 from nova3d_core.fusion.fields.grid.field import DenseGrid
 from nova3d_core.fusion.fuse import fuse_sdf, refine_poses
 from nova3d_core.fusion.preview import PreviewClock
@@ -27,17 +27,17 @@ from nova3d_core.rendering.views import render_views
 HULL = HullConfig(resolution=48)
 FULL = SdfFusionConfig(
     levels=(
-        LevelConfig(24, 30, 0.5, 1.0, 0.10, 8e-3),
-        LevelConfig(40, 30, 0.5, 1.0, 0.08, 2e-3),
-        LevelConfig(40, 20, 0.5, 1.0, 0.06, 4e-4),
+        LevelConfig(24, 30, 0.5, sdf_lr_cells=0.10, pose_lr=8e-3),
+        LevelConfig(40, 30, 0.5, sdf_lr_cells=0.08, pose_lr=2e-3),
+        LevelConfig(40, 20, 0.5, sdf_lr_cells=0.06, pose_lr=4e-4),
     ),
     hull=HULL,
     min_rays=256,
 )
 QUICK = SdfFusionConfig(
     levels=(
-        LevelConfig(24, 20, 0.3, 1.0, 0.10, 2e-3),
-        LevelConfig(40, 15, 0.3, 1.0, 0.08, 5e-4),
+        LevelConfig(24, 20, 0.3, sdf_lr_cells=0.10, pose_lr=2e-3),
+        LevelConfig(40, 15, 0.3, sdf_lr_cells=0.08, pose_lr=5e-4),
     ),
     hull=HULL,
     min_rays=256,
@@ -117,7 +117,7 @@ def test_a_step_looks_at_its_share_of_the_rays_within_bounds(views, monkeypatch)
     whole = optimise.RayDraw.next
     monkeypatch.setattr(optimise.RayDraw, "next", recorded)
     levels = (
-        LevelConfig(24, 2, 0.5, most_rays=700),
+        LevelConfig(24, 2, 0.5, max_rays=700),
         LevelConfig(24, 2, 0.5),
         LevelConfig(24, 2, 1e-4),
     )
@@ -136,8 +136,8 @@ def test_a_levels_aligning_ends_with_its_share_of_the_bound(views, monkeypatch):
     whole = optimise.Alignment.step
     monkeypatch.setattr(optimise.Alignment, "step", recorded)
     levels = (
-        LevelConfig(24, 4, 0.3, align_every=2),
-        LevelConfig(24, 6, 0.3, align_every=2, align_bound_end=0.4),
+        LevelConfig(24, 4, 0.3, register_every=2),
+        LevelConfig(24, 6, 0.3, register_every=2, robust_scale_end=0.4),
     )
     fuse_sdf(views, replace(QUICK, levels=levels))
     assert shares == pytest.approx([1.0, 1.0, 0.4**0.2, 0.4**0.6, 0.4])
@@ -164,9 +164,9 @@ def test_it_beats_the_hull_that_it_starts_from(fused, views, pebble):
 
 
 def test_right_poses_stay(fused, views):
-    moved = pose_figures(fused.cameras, views.cameras)
+    moved = pose_errors(fused.cameras, views.cameras)
     assert moved.rotation_deg.max() < 0.5
-    assert moved.shift_percent.max() < 1.0
+    assert moved.lateral_percent.max() < 1.0
     assert torch.equal(fused.cameras.world_to_camera[0], views.cameras.world_to_camera[0])
     assert fused.report.turn_deg == pytest.approx(moved.rotation_deg.tolist(), abs=0.02)
     assert fused.report.reverted == ()
@@ -192,19 +192,19 @@ def test_the_same_seed_repeats_bit_for_bit(quick, views):
 @pytest.fixture(scope="module")
 def noisy(pebble):
     """Views whose poses are wrong by 2 degrees and 1 percent, and the true cameras."""
-    true = noisy_cameras(rig(), ConditionConfig("noisy"), 1.0)
+    true = noisy_cameras(rig(), PerturbationConfig("noisy"), 1.0)
     return replace(render_views(pebble, true).views, cameras=rig()), true
 
 
 def test_wrong_poses_are_mended(noisy, pebble):
     views, true = noisy
     surface = fuse_sdf(views, replace(FULL, check_inputs=False))
-    before, after = (pose_figures(cameras, true) for cameras in (views.cameras, surface.cameras))
+    before, after = (pose_errors(cameras, true) for cameras in (views.cameras, surface.cameras))
     assert before.rotation_deg[1:].median() > 3.0
     assert after.rotation_deg[1:].median() < 0.5 * before.rotation_deg[1:].median()
-    assert after.shift_percent[1:].median() < 0.5 * before.shift_percent[1:].median()
+    assert after.lateral_percent[1:].median() < 0.5 * before.lateral_percent[1:].median()
     assert torch.equal(surface.cameras.world_to_camera[0], views.cameras.world_to_camera[0])
-    fixed = fuse_sdf(views, replace(FULL, check_inputs=False, poses=PoseConfig(refine=False)))
+    fixed = fuse_sdf(views, replace(FULL, check_inputs=False, refine_poses=False))
     assert torch.equal(fixed.cameras.world_to_camera, views.cameras.world_to_camera)
     assert torch.equal(fixed.field_to_world, torch.eye(4))
     assert fixed.report.turn_deg == (0.0,) * 8
@@ -218,7 +218,7 @@ def test_refined_poses_come_with_the_same_images(views):
     first = fuse_sdf(views, replace(QUICK, levels=QUICK.levels[:1]))
     assert torch.equal(refined.cameras.world_to_camera, first.cameras.world_to_camera)
     with pytest.raises(InputError, match="refine is off"):
-        refine_poses(views, replace(QUICK, poses=PoseConfig(refine=False)))
+        refine_poses(views, replace(QUICK, refine_poses=False))
 
 
 def test_camera_frame_normals_give_nearly_the_same_surface(quick, views, pebble):
@@ -265,7 +265,7 @@ def test_numbers_that_overflow_are_an_error_that_names_the_level(level, start, v
     monkeypatch.setattr(DenseGrid, "begin_level", watched)
     events = []
     with pytest.raises(StageError, match=f"fusing, level {level}") as caught:
-        fuse_sdf(views, replace(QUICK, start=start), Progress(events_of(events, poison)))
+        fuse_sdf(views, replace(QUICK, init=start), Progress(events_of(events, poison)))
     assert "NaN" in str(caught.value) and caught.value.hint
     assert events[-1].step < (20, 35)[level]  # found before the level is over
 
@@ -291,12 +291,12 @@ def test_progress_counts_every_step_once(views):
     assert {event.total for event in events} == {STEPS}
 
 
-def with_memory_for(monkeypatch, most_rays, error):
+def with_memory_for(monkeypatch, max_rays, error):
     """Lets the real field render so many rays at once; keeps the sizes that went through."""
     render, sizes = DenseGrid.render, []
 
     def limited(self, origins, directions):
-        if len(origins) > most_rays:
+        if len(origins) > max_rays:
             raise error("out of memory")
         sizes.append(len(origins))
         return render(self, origins, directions)
@@ -380,7 +380,7 @@ def test_previews_come_at_most_once_a_second(views):
 
 
 def test_the_hash_grid_goes_through_the_same_loop(quick, views, pebble):
-    level = LevelConfig(32, 16, 0.2, 1.0, 0.10, 5e-4)
+    level = LevelConfig(32, 16, 0.2, sdf_lr_cells=0.10, pose_lr=5e-4)
     surface = fuse_sdf(views, replace(QUICK, field="hashgrid", levels=(level,)))
     assert mean_error_cells(surface, pebble) < 1.0
     assert (surface.sdf(0.8 * pebble.vertices) < 0).all()
@@ -390,7 +390,7 @@ def test_the_hash_grid_goes_through_the_same_loop(quick, views, pebble):
 
 def test_the_plain_twin_gives_the_compiled_fields_surface(views, monkeypatch):
     pytest.importorskip("warp")
-    levels = (LevelConfig(24, 4, 0.3, 1.0, 0.10, 1e-3),)
+    levels = (LevelConfig(24, 4, 0.3, sdf_lr_cells=0.10, pose_lr=1e-3),)
     config = replace(QUICK, levels=levels)
     compiled = fuse_sdf(views, config)
     monkeypatch.setattr(

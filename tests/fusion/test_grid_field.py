@@ -44,7 +44,7 @@ def ball_grid(radius=RADIUS, stretch=1.0, size=65):
 
 def ball_field(compiled, resolution=48, sharpness=1.0, **start):
     field = DenseGrid(ball_grid(**start), compiled=compiled)
-    field.begin_level(LevelConfig(resolution, 1, 1.0, sharpness))
+    field.begin_level(LevelConfig(resolution, 1, 1.0, sharpness=sharpness))
     return field
 
 
@@ -181,7 +181,7 @@ def test_overflow_is_noticed(name, bad):
     assert not field.is_finite()
 
 
-def fitted(compiled, steps=4, count=warp_backend.PARTS * 1100):
+def fitted(compiled, steps=4, count=warp_backend.NUM_CPU_LAUNCHES * 1100):
     field = ball_field(compiled, resolution=24)
     origins, directions, past = rays_past_the_ball(count)
     for _ in range(steps):
@@ -229,7 +229,7 @@ def test_a_large_ball_shrinks_to_the_images_of_a_small_one(make_sphere):
         for step in range(level.steps):
             if step % 15 == 14:
                 field.tidy()
-            ids = draw.next(round(level.ray_share * len(bank)))
+            ids = draw.next(round(level.ray_fraction * len(bank)))
             seen = field.render(bank.origin[ids], bank.direction[ids])
             found = ray_loss(seen, targets_of(bank, ids), loss, 1.0)
             scale = bank.area * len(bank) / len(ids)

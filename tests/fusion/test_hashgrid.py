@@ -225,7 +225,7 @@ def test_a_new_level_keeps_shape_and_colour():
         for k in closed:  # what was never open never learnt
             field.encoding.tables[k].zero_()
     colour = colour_at(field, points)
-    field.begin_level(LevelConfig(112, 50, 1.0, step_cells=0.05))
+    field.begin_level(LevelConfig(112, 50, 1.0, sdf_lr_cells=0.05))
     torch.testing.assert_close(field.distances(points), before, atol=1e-5, rtol=0)
     torch.testing.assert_close(colour_at(field, points), colour, atol=1e-5, rtol=0)
 
@@ -462,7 +462,7 @@ def test_learns_another_ball_from_six_views(begin, truth):
     assert before == pytest.approx(0.05, abs=0.002)
     losses = []
     for resolution, steps in ((32, 30), (64, 40)):
-        field.begin_level(LevelConfig(resolution, steps, 1.0, step_cells=0.1))
+        field.begin_level(LevelConfig(resolution, steps, 1.0, sdf_lr_cells=0.1))
         losses.append(learn(field, views, steps))
     mean, largest = radius_error(field, truth)
     assert mean < before / 8

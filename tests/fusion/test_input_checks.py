@@ -297,7 +297,9 @@ def test_views_that_cannot_tell_pass(l_solid):
 def test_real_objects_tell_right_from_wrong(object_files, name):
     mesh = real_object(object_files, name)
     cameras = orbit_cameras(RigConfig(count=6))
-    noisy = render_perturbed_views(mesh, cameras, PerturbationConfig("noisy+conflict", supersample=2)).views
+    noisy = render_perturbed_views(
+        mesh, cameras, PerturbationConfig("noisy+conflict", supersample=2)
+    ).views
     for views in (noisy, noisy.with_normals_in("camera")):
         check_normals(views)
         check_normals(with_smooth_noise(views, degrees=12.0))

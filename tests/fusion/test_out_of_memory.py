@@ -53,22 +53,22 @@ def test_at_the_start_the_run_is_made_again_for_half_the_rays(error, monkeypatch
     made = []
     make = failing(2, error, lambda views, start, config, device: made.append(config) or "run")
     monkeypatch.setattr(optimise, "_Run", make)
-    config = SdfFusionConfig(max_rays=8000)
+    config = SdfFusionConfig(ray_chunk_size=8000)
     assert optimise._begin_run(None, None, config, torch.device("cpu")) == "run"
-    assert made == [replace(config, max_rays=2000)]
+    assert made == [replace(config, ray_chunk_size=2000)]
 
 
 @EACH_FORM
 def test_in_the_middle_the_level_is_run_again_with_half_the_rays(error, monkeypatch, caplog):
     level = LevelConfig(24, 20, 1.0)
     run = SimpleNamespace(
-        bank=range(6000), config=SdfFusionConfig(min_rays=100), max_rays=400_000, steps_done=7,
-        seconds={},
+        bank=range(6000), config=SdfFusionConfig(min_rays=100), ray_chunk_size=400_000,
+        steps_done=7, seconds={},
     )  # fmt: skip
     tried = []
 
     def optimise_level(run, index, level, progress):
-        tried.append((run.max_rays, run.steps_done))
+        tried.append((run.ray_chunk_size, run.steps_done))
         run.steps_done += 5
         if len(tried) <= 2:
             raise error

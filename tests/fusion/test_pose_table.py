@@ -168,13 +168,13 @@ class PointRays:
         along = (to_point * direction).sum(dim=1, keepdim=True) * direction
         return (to_point - along).square().sum()
 
-    def step(self, poses, turn_rad):
+    def step(self, poses, pose_lr):
         """Moves the poses; the loss before that."""
         moved = [part.requires_grad_(True) for part in poses.moved(self.view, *self.rays)]
         loss = self.loss(*moved)
         by = RayDerivatives(*torch.autograd.grad(loss, moved))
         origin, direction = (part.detach() for part in moved)
-        poses.step(self.view, origin, direction, by, turn_rad)
+        poses.step(self.view, origin, direction, by, pose_lr)
         return float(loss.detach())
 
 
@@ -227,7 +227,7 @@ def test_views_that_no_ray_looks_at_stay():
 
 def test_a_view_that_turned_too_far_starts_again():
     cameras = rig("perspective")
-    poses = table(cameras, max_turn_deg=5.0)
+    poses = table(cameras, max_rotation_deg=5.0)
     angles = torch.zeros(8, 3)
     angles[2, 1], angles[3, 0] = math.radians(4.0), math.radians(6.0)
     poses.rotation, poses.shift = rotation_about(angles), torch.full((8, 3), 0.01)

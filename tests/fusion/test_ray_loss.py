@@ -30,7 +30,7 @@ def rays(count: int) -> tuple[Rendered, Targets]:
 
 
 @pytest.mark.parametrize("count", [1, 7, 1000])
-@pytest.mark.parametrize("config", [LossConfig(), LossConfig(drop_share=0.2, mask=3.7)])
+@pytest.mark.parametrize("config", [LossConfig(), LossConfig(outlier_fraction=0.2, mask=3.7)])
 def test_derivatives_and_means_are_autograds(count, config):
     rendered, targets = rays(count)
     found = ray_loss(rendered, targets, config, 0.37)
@@ -43,7 +43,7 @@ def test_derivatives_and_means_are_autograds(count, config):
     weight = targets.normal_weight * targets.normal_share
     terms = {
         "colour": colour_loss(distance, targets.conflict, 0.37),
-        "normal": normal_loss(gradient, targets.normal, weight, config.drop_share),
+        "normal": normal_loss(gradient, targets.normal, weight, config.outlier_fraction),
         "mask": (opacity - targets.mask).square(),
     }
     total = sum(getattr(config, name) * term.sum() for name, term in terms.items())

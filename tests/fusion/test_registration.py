@@ -10,8 +10,8 @@ import torch
 
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
-from nova3d_core.evaluation.config import ConditionConfig
-from nova3d_core.evaluation.metrics.poses import pose_figures
+from nova3d_core.evaluation.config import PerturbationConfig
+from nova3d_core.evaluation.metrics.poses import pose_errors
 from nova3d_core.evaluation.perturbations import noisy_cameras
 from nova3d_core.fusion.config import LevelConfig, PoseConfig
 from nova3d_core.fusion.fields.grid.field import DenseGrid
@@ -65,7 +65,7 @@ def field():
     length = unit.norm(dim=1)
     values = (length - radius(unit / length.clamp_min(1e-6)[:, None])) * 0.8
     field = DenseGrid(replace(grid, values=values.reshape(size, size, size)))
-    field.begin_level(LevelConfig(96, 1, 1.0, 1.6))
+    field.begin_level(LevelConfig(96, 1, 1.0, sharpness=1.6))
     field.tidy()
     return field
 
@@ -77,7 +77,7 @@ def rig(kind):
 def taken(pebble, kind, camera_frame=False):
     """Images from poses 2 degrees and 1 % off those that go with them, and the true poses."""
     given = rig(kind)
-    true = noisy_cameras(given, ConditionConfig(condition="noisy"), 1.0)
+    true = noisy_cameras(given, PerturbationConfig(kind="noisy"), 1.0)
     views = render_views(pebble, true).views
     if camera_frame:
         views = views.with_normals_in("camera")
@@ -123,13 +123,13 @@ def test_flow_is_what_a_small_motion_does_to_pixels(kind):
 def test_wrong_poses_come_right_on_the_right_surface(field, pebble, kind, camera_frame):
     views, true = taken(pebble, kind, camera_frame)
     poses = aligned(field, views, steps=20)
-    before = pose_figures(views.cameras, true)
-    after = pose_figures(poses.cameras(), true)
+    before = pose_errors(views.cameras, true)
+    after = pose_errors(poses.cameras(), true)
     assert float(before.rotation_deg[1:].median()) > 2.0
     # a pixel is 0.7 degrees of a smooth grey pebble; parallel rays show its turns even less
     assert after.rotation_deg.median() < (0.12 if kind == "perspective" else 0.3)
     assert after.rotation_deg.max() < (0.25 if kind == "perspective" else 0.7)
-    assert after.shift_percent.max() < 0.15
+    assert after.lateral_percent.max() < 0.15
     # the surface is where view 0 was given: there is nothing to undo
     torch.testing.assert_close(poses.gauge(), torch.eye(4), atol=2e-3, rtol=0)
 
@@ -138,11 +138,11 @@ def test_every_second_row_and_column_tell_most_of_it(field, pebble):
     """Their pixels are 1.4 degrees of the pebble; what is left is a third of that at most."""
     views, true = taken(pebble, "perspective")
     poses = aligned(field, views, steps=20, stride=2)
-    before = pose_figures(views.cameras, true)
-    after = pose_figures(poses.cameras(), true)
+    before = pose_errors(views.cameras, true)
+    after = pose_errors(poses.cameras(), true)
     assert after.rotation_deg.median() < min(0.45, float(before.rotation_deg[1:].median()) / 4)
     assert after.rotation_deg.max() < 0.8
-    assert after.shift_percent.max() < 0.3
+    assert after.lateral_percent.max() < 0.3
 
 
 def test_coarser_images_show_the_same_places(pebble):
@@ -164,14 +164,14 @@ def test_coarser_images_show_the_same_places(pebble):
 def test_poses_believed_exact_stay(field, pebble):
     views, _ = taken(pebble, "perspective")
     poses = aligned(field, views, spread_rad=math.radians(0.002))
-    moved = pose_figures(poses.cameras(), views.cameras)
+    moved = pose_errors(poses.cameras(), views.cameras)
     assert moved.rotation_deg.max() < 0.05
 
 
 def test_a_view_in_conflict_all_over_tells_nothing(field, pebble):
     views, _ = taken(pebble, "perspective")
     poses = aligned(field, views, conflict=lambda bank: (bank.view == 3).float())
-    moved = pose_figures(poses.cameras(), views.cameras)
+    moved = pose_errors(poses.cameras(), views.cameras)
     assert float(moved.rotation_deg[3]) < 0.05
     assert float(moved.rotation_deg[5]) > 1.0
 

@@ -94,7 +94,7 @@ def field():
 
 @pytest.mark.parametrize("sharpness", [1.0, 1.6])
 def test_the_field_shows_a_ball_as_the_softened_masks_have_it(views, field, sharpness):
-    level = LevelConfig(60, 1, 1.0, sharpness)
+    level = LevelConfig(60, 1, 1.0, sharpness=sharpness)
     field.begin_level(level)
     bank = ray_bank(views, 5, True)
     soft = softened_bank(bank, views.cameras, sharpness / field.spacing)
@@ -128,9 +128,9 @@ HULL = HullConfig(resolution=32)
 
 
 def fused(views, loss=None, **level):
-    levels = (LevelConfig(24, 4, 0.5, 1.0, 0.05, 0.0, **level),)
+    levels = (LevelConfig(24, 4, 0.5, sdf_lr_cells=0.05, pose_lr=0.0, **level),)
     config = SdfFusionConfig(
-        levels=levels, hull=HULL, min_rays=256, check_inputs=False, loss=loss or LossConfig()
+        levels=levels, hull=HULL, min_rays=256, check_inputs=False, losses=loss or LossConfig()
     )
     return optimise.fuse_sdf(views, config)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 
 import pytest
 
 from nova3d_core.diffusion.families import SampleConfig
 from nova3d_core.errors import InputError
-from nova3d_core.fusion.config import PRESETS, preset_config
-from nova3d_core.io.settings import config_from, read_settings, settings_text
+from nova3d_core.fusion.config import PRESETS, ConflictConfig, preset_config
+from nova3d_core.io.settings import config_from_dict, read_settings, settings_to_json
 from nova3d_core.pipeline.config import FuseConfig
 from nova3d_core.training.checkpoint import read_state
 from nova3d_core.training.presets import read_train_config
@@ -19,18 +20,17 @@ from nova3d_core.training.presets import read_train_config
 def test_a_presets_settings_come_back_equal(name, tmp_path):
     config = FuseConfig(fallback="hull", sdf=preset_config(name))
     path = tmp_path / "settings.json"
-    path.write_text(settings_text(config), encoding="utf-8")
-    assert read_settings(path, FuseConfig) == config
+    path.write_text(settings_to_json(config), encoding="utf-8")
+    read = read_settings(path, FuseConfig)
+    assert replace(read, sdf=read.sdf.complete()) == config
 
 
 def test_what_a_file_leaves_out_keeps_its_default(tmp_path):
     path = tmp_path / "settings.json"
-    path.write_text(
-        '{"sdf": {"seed": 7, "levels": [{"resolution": 32, "steps": 3, "ray_share": 1}]}}'
-    )
+    path.write_text('{"sdf": {"seed": 7, "conflict": {"mode": "off"}}}')
     config = read_settings(path, FuseConfig)
     assert config.sdf.seed == 7
-    assert config.sdf.total_steps == 3
+    assert config.sdf.conflict == ConflictConfig(mode="off")
     assert config.bake == FuseConfig().bake
 
 
@@ -40,10 +40,10 @@ def test_what_a_file_leaves_out_keeps_its_default(tmp_path):
         ("{", "not valid JSON"),
         ("[]", "settings is list"),
         ('{"sdff": {}}', "settings.sdff is unknown"),
-        ('{"sdf": {"loss": {"colour": "much"}}}', "settings.sdf.loss.colour is 'much'"),
+        ('{"sdf": {"losses": {"colour": "much"}}}', "settings.sdf.losses.colour is 'much'"),
         ('{"sdf": {"seed": true}}', "settings.sdf.seed is True"),
-        ('{"sdf": {"levels": 3}}', "settings.sdf.levels is int"),
-        ('{"sdf": {"loss": {"mask": -1}}}', "loss mask is -1"),
+        ('{"sdf": {"levels": []}}', "settings.sdf.levels is unknown"),
+        ('{"sdf": {"losses": {"mask": -1}}}', "losses mask is -1"),
         ('{"sdf": {"field": "cube"}}', "sdf field is 'cube'"),
     ],
 )
@@ -55,17 +55,17 @@ def test_mistakes_are_named_by_their_place(text, words, tmp_path):
 
 
 def test_nan_is_out_of_every_range():
-    with pytest.raises(InputError, match="loss mask is nan"):
-        config_from({"sdf": {"loss": {"mask": float("nan")}}}, FuseConfig, "settings")
+    with pytest.raises(InputError, match="losses mask is nan"):
+        config_from_dict({"sdf": {"losses": {"mask": float("nan")}}}, FuseConfig, "settings")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ('{"hull": {"resolution": 64, "resolution": 32}}', "'resolution' occurs twice"),
-        ('{"sdf": {"loss": {"mask": NaN}}}', "NaN"),
-        ('{"sdf": {"loss": {"mask": 1e999}}}', "too large"),
-        ('{"sdf": {"loss": {"mask": Infinity}}}', "Infinity"),
+        ('{"sdf": {"losses": {"mask": NaN}}}', "NaN"),
+        ('{"sdf": {"losses": {"mask": 1e999}}}', "too large"),
+        ('{"sdf": {"losses": {"mask": Infinity}}}', "Infinity"),
         ('{"sdf": {"seed": ' + "9" * 5000 + "}}", "5000 digits"),
         ('{"sdf": {"seed": 99999999999999999999}}', "sdf seed is 99999999999999999999"),
         ('{"sdf": ' + "[" * 100_000, "not valid JSON"),
@@ -73,8 +73,6 @@ def test_nan_is_out_of_every_range():
         ('{"sdf": {"seed": 1.5}}', "settings.sdf.seed is 1.5"),
         ('{"sdf": {"seed": null}}', "settings.sdf.seed is None"),
         ('{"sdf": {"preset": ["fast"]}}', "settings.sdf.preset is list"),
-        ('{"sdf": {"levels": [{"resolution": 32}]}}', "settings.sdf.levels.0.steps is missing"),
-        ('{"sdf": {"levels": [3]}}', "settings.sdf.levels.0 is int"),
         ('{"sdf": null}', "settings.sdf is null"),
         ('{"' + "x" * 10_000 + '": 1}', "is unknown"),
         ('{"a\\nb": 1}', r"settings.'a\nb' is unknown"),
@@ -97,15 +95,45 @@ def test_strange_json_is_one_short_line_that_names_the_place(text, words, tmp_pa
     assert "\n" not in line
 
 
+@dataclass(frozen=True)
+class Level:
+    """A setting without a default for every field."""
+
+    resolution: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A tuple of dataclasses."""
+
+    levels: tuple[Level, ...] = ()
+
+
+def test_tuples_of_dataclasses():
+    document = {"levels": [{"resolution": 32, "steps": 3}]}
+    assert config_from_dict(document, Levels, "s") == Levels((Level(32, 3),))
+    with pytest.raises(InputError, match=r"s\.levels is int"):
+        config_from_dict({"levels": 3}, Levels, "s")
+    with pytest.raises(InputError, match=r"s\.levels\.0\.steps is missing"):
+        config_from_dict({"levels": [{"resolution": 32}]}, Levels, "s")
+    with pytest.raises(InputError, match=r"s\.levels\.0 is int"):
+        config_from_dict({"levels": [3]}, Levels, "s")
+
+
 def test_tuples_of_a_fixed_length_and_settings_that_may_be_none():
-    config = config_from(
-        {"steps": None, "guidance": {"highest": 3}, "guidance_cutoff": [0, 5]}, SampleConfig, "s"
+    config = config_from_dict(
+        {"steps": None, "guidance": {"highest": 3}, "guidance_interval": [0, 5]}, SampleConfig, "s"
     )
-    assert (config.steps, config.guidance.highest, config.guidance_cutoff) == (None, 3.0, (0.0, 5))
+    assert (config.steps, config.guidance.highest, config.guidance_interval) == (
+        None,
+        3.0,
+        (0.0, 5),
+    )
     with pytest.raises(InputError, match=r"s\.guidance_cutoff has 3 items, expected 2"):
-        config_from({"guidance_cutoff": [0, 1, 2]}, SampleConfig, "s")
+        config_from_dict({"guidance_interval": [0, 1, 2]}, SampleConfig, "s")
     with pytest.raises(InputError, match=r"s\.steps is 'many', expected int"):
-        config_from({"steps": "many"}, SampleConfig, "s")
+        config_from_dict({"steps": "many"}, SampleConfig, "s")
 
 
 def test_integers_beyond_floats_are_refused_in_toml_too(tmp_path):

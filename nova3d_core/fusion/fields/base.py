@@ -8,7 +8,8 @@ from typing import Protocol
 from torch import Tensor
 
 from ...sdf_grid import SdfGrid
-from ..config import LevelConfig, LossConfig
+from ..config import LevelConfig
+from ..losses import LossConfig
 
 BAND = 3.0
 """The band's half width times the sharpness: beyond it NeuS' sigmoid has come to its end."""

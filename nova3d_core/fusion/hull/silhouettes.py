@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...cameras.cameras import Cameras
-from ...compute.parallel import side_by_side
+from ...compute.parallel import parallel_map
 from ...progress import SILENT, Progress
 from ...views import Views
 
@@ -79,7 +79,7 @@ class Silhouettes:
         def measured(view: int) -> tuple[Tensor, Tensor]:
             return _distance_and_shape(views.masks[view], upsampling, rows_px[view])
 
-        answers = side_by_side(measured, range(len(views)))
+        answers = parallel_map(measured, range(len(views)))
         distances, shapes = zip(*progress.track(answers, STAGE, len(views)), strict=True)
         boxes, touching = zip(*[_object_box(mask) for mask in views.masks], strict=True)
         return cls(

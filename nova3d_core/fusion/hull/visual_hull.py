@@ -17,6 +17,11 @@ from .silhouettes import STAGE, Silhouettes
 logger = logging.getLogger(__name__)
 
 _COARSE_FACTOR = 4
+_MASK_UPSAMPLING = 4
+"""Distance transforms run on masks up to this many times larger, for sub-pixel edges; larger
+images need less."""
+_PADDING_CELLS = 3
+"""Empty cells around the object, which close the surface."""
 _BOUNDS_RESOLUTION = 48
 _BALL_MARGIN = 2.0
 """Perspective makes the near side look larger than the far side is."""
@@ -42,10 +47,10 @@ def carve_hull(
     config = config or HullConfig()
     views = views.to("cpu")
     check_carvable(views)
-    silhouettes = Silhouettes.of(views, config.mask_upsampling, config.ridge_rounding, progress)
+    silhouettes = Silhouettes.of(views, _MASK_UPSAMPLING, config.ridge_rounding, progress)
     low, high = _object_bounds(silhouettes)
     spacing = float((high - low).max()) / config.resolution
-    pad = config.padding_cells * spacing
+    pad = _PADDING_CELLS * spacing
     # a whole number of coarse cells, so that the coarse grid's points are points of the fine one
     cells = ((high - low + 2 * pad) / (spacing * _COARSE_FACTOR)).ceil().long() * _COARSE_FACTOR
     origin = (low + high) / 2 - cells * spacing / 2

@@ -113,9 +113,9 @@ class PoseTable:
         return origin + shifts.index_select(0, view), direction
 
     @property
-    def shift_per_turn(self) -> float:
+    def translation_per_radian(self) -> float:
         """World units of shift that are as likely as a turn of one radian."""
-        return self._config.shift_per_turn
+        return self._config.translation_per_radian
 
     @property
     def sees_depth(self) -> bool:
@@ -133,7 +133,7 @@ class PoseTable:
         origin: Tensor,
         direction: Tensor,
         by: RayDerivatives,
-        turn_rad: float,
+        pose_lr: float,
     ) -> None:
         """Moves the poses against the derivatives by R moved rays; waits for their device once.
 
@@ -152,8 +152,8 @@ class PoseTable:
         along = (slope[:, 3:] * depths).sum(dim=1, keepdim=True) * depths  # (V, 3)
         slope[:, 3:] -= along
         self._steps += 1
-        move = self._adam(slope) * turn_rad
-        move[:, 3:] *= self._config.shift_per_turn
+        move = self._adam(slope) * pose_lr
+        move[:, 3:] *= self._config.translation_per_radian
         self.apply(-move[:, :3], -move[:, 3:])
 
     def apply(self, turn: Tensor, shift: Tensor) -> None:
@@ -178,7 +178,7 @@ class PoseTable:
 
     def _limit(self) -> None:
         """Turns back views that went farther than allowed."""
-        far = turn_deg(self.rotation) > self._config.max_turn_deg
+        far = turn_deg(self.rotation) > self._config.max_rotation_deg
         if bool(far.any()):
             self.rotation[far] = torch.eye(3)
             self.shift[far] = 0.0

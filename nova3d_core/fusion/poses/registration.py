@@ -357,7 +357,7 @@ def _prior(poses: PoseTable, noise: float, spread_rad: float) -> tuple[Tensor, T
     towards = turns[:1] - turns
     towards[0] = turns[1:].mean(dim=0) - turns[0]
     shift = poses.shift.double()
-    weight = strength / poses.shift_per_turn**2
+    weight = strength / poses.translation_per_radian**2
     common = (weight @ shift) / weight.sum()
     diagonal = torch.stack([strength] * 3 + [weight] * 3, dim=1)  # (V, 6)
     difference = torch.cat([towards, common - shift], dim=1)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...cameras.cameras import Cameras
-from ...compute.parallel import side_by_side
+from ...compute.parallel import parallel_map
 from ..rays import RayBank, pixel_side
 
 _EMPTY, _FULL = 0.02, 0.98
@@ -44,7 +44,7 @@ def softened_bank(bank: RayBank, cameras: Cameras, sharpness: float) -> RayBank:
     rays = torch.bincount(bank.view.cpu(), minlength=len(cameras)).tolist()
     columns = (bank.pixel.long().cpu(), bank.mask.cpu(), bank.colour.cpu())
     views = list(zip(*(column.split(rays) for column in columns), strict=True))
-    softened = side_by_side(
+    softened = parallel_map(
         lambda view: _softened_view(*views[view], size, steepness), range(len(views))
     )
     mask, colour = (torch.cat(part) for part in zip(*softened, strict=True))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ....sdf_grid import SdfGrid
-from ...config import LevelConfig, LossConfig
+from ...config import LevelConfig
+from ...losses import LossConfig
 from ..base import BAND, RayDerivatives, Rendered
 from . import warp_support
 from .state import (
@@ -108,8 +109,8 @@ class DenseGrid:
         share = cell**3 / (2 * self._band)
         weights = (loss.eikonal * share, loss.sparse * share, loss.smooth * share / cell**4)
         level = self._level
-        rate = level.step_cells * cell * decay
-        self._steps.move(self._state, weights, rate, level.colour_step * decay)
+        rate = level.sdf_lr_cells * cell * decay
+        self._steps.move(self._state, weights, rate, level.colour_lr * decay)
 
     def tidy(self) -> None:
         """Makes f a distance again and chooses the voxels near the surface anew."""

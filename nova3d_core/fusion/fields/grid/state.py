@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ....compute.warp_backend import PARTS
+from ....compute.warp_backend import NUM_CPU_LAUNCHES
 from ....sdf_grid import SdfGrid, grid_points
 
 PAD_CELLS = 6
@@ -25,12 +25,12 @@ _BUFFER_PAIR_BYTES = 16 * 2
 
 def gradient_buffers(device: torch.device) -> int:
     """Pairs of gradient buffers: one for each launch side by side; a GPU gets a single launch."""
-    return PARTS if device.type == "cpu" else 1
+    return NUM_CPU_LAUNCHES if device.type == "cpu" else 1
 
 
 def bytes_a_voxel(device: torch.device) -> int:
     """What a voxel costs on a device."""
-    return BYTES_A_VOXEL - _BUFFER_PAIR_BYTES * (PARTS - gradient_buffers(device))
+    return BYTES_A_VOXEL - _BUFFER_PAIR_BYTES * (NUM_CPU_LAUNCHES - gradient_buffers(device))
 
 
 @dataclass(eq=False)

@@ -25,14 +25,14 @@ def grid_kernels() -> tuple[Any, ...]:
     return ray_kernels.render_forward.module, voxel_kernels.gather.module
 
 
-def problem_on(device: torch.device, progress: Progress = SILENT) -> str:
-    """Why the grid's kernels do not run on a device; see `warp_backend.problem_on`."""
-    return warp_backend.problem_on(device, grid_kernels, progress)
+def kernel_error(device: torch.device, progress: Progress = SILENT) -> str:
+    """Why the grid's kernels do not run on a device; see `warp_backend.kernel_error`."""
+    return warp_backend.kernel_error(device, grid_kernels, progress)
 
 
 def can_run_on(device: torch.device) -> bool:
     """Whether warp is installed and the grid's kernels load on a device."""
-    return not problem_on(device)
+    return not kernel_error(device)
 
 
 def warn_of_torch_twin(device: torch.device) -> None:
@@ -43,6 +43,6 @@ def warn_of_torch_twin(device: torch.device) -> None:
     logger.warning(
         "the fusion runs in plain PyTorch, %s slower than with warp's kernels: %s. %s",
         "6 to 8 times" if device.type == "cpu" else "on a GPU far more than 10 times",
-        problem_on(device).rstrip(".") or "warp was not asked for",
+        kernel_error(device).rstrip(".") or "warp was not asked for",
         REMEDY,
     )

@@ -16,7 +16,8 @@ from torch import Tensor
 from ....compute.devices import seeded
 from ....errors import InputError, StageError
 from ....sdf_grid import SdfGrid, grid_points
-from ...config import LevelConfig, LossConfig
+from ...config import LevelConfig
+from ...losses import LossConfig
 from ..base import RayDerivatives, Rendered
 from .encoding import cosine_window, make_encoding
 from .networks import FEATURES, Colour, Conflict, Geometry
@@ -110,7 +111,7 @@ class HashGridField:
         """Goes to a level's resolution, keeping the shape: finer encoding levels fade in."""
         self.spacing = self._object_side / level.resolution
         self._sharpness = level.sharpness / self.spacing
-        scale = _SCALE_CELLS * level.step_cells * self.spacing
+        scale = _SCALE_CELLS * level.sdf_lr_cells * self.spacing
         before = self.encoding.weights
         cells = level.resolution * self._longest / self._object_side
         after = cosine_window(self.encoding.resolutions, cells)
@@ -126,7 +127,7 @@ class HashGridField:
                         if old > 0 and new > 0:
                             reader.weight[:, columns] *= old / new
         self._scale = scale
-        self._adam.param_groups[2]["step"] = _COLOUR_STEP_SHARE * level.colour_step
+        self._adam.param_groups[2]["step"] = _COLOUR_STEP_SHARE * level.colour_lr
         self._cache = None
 
     def distances(self, points: Tensor) -> Tensor:
