@@ -31,7 +31,7 @@ from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import OneDevice
 from nova3d_core.training.config import TrainConfig
 from nova3d_core.training.data.object_sources import held_out_objects
-from nova3d_core.training.export import trained_in
+from nova3d_core.training.export import load_trained
 from nova3d_core.training.presets import read_train_config
 from nova3d_core.training.runs import train
 from nova3d_core.training.validation import validate
@@ -76,7 +76,7 @@ def settings_of(bench: AlignmentBenchmark, variant: str, seed: int) -> TrainConf
     """The run's settings; only the alignment and the seed differ."""
     config = read_train_config(bench.config)
     network = replace(config.network, unet=replace(config.network.unet, alignment=variant))
-    run = replace(config.run, sheet_steps=0, validation_steps=0, tensorboard=False, checkpoints=1)
+    run = replace(config.run, sample_grid_steps=0, validation_steps=0, tensorboard=False, max_checkpoints=1)
     optimiser = replace(config.optimiser, steps=bench.steps)
     if bench.batch is not None:
         optimiser = replace(optimiser, batch=bench.batch)
@@ -96,7 +96,7 @@ def figures_of(bench: AlignmentBenchmark, variant: str, seed: int, ends: float) 
     left = (ends - time.time()) / 60.0
     if left <= 0.0 or train(config, folder, min(left, 1e6)).reason != "finished":
         return None
-    trained = trained_in(folder)
+    trained = load_trained(folder)
     model = trained.trainee.model()
     truths = held_out_objects(config, FAMILIES[config.family], bench.objects)
     found = {

@@ -24,10 +24,10 @@ import tyro
 from measure import machine
 
 from nova3d_core.training.data.config import DatasetConfig, ImageConfig
-from nova3d_core.training.data.mesh_sources import Procedural
+from nova3d_core.training.data.mesh_sources import ProceduralObjects
 from nova3d_core.training.data.render import render_object
 from nova3d_core.training.data.render_dataset import render_dataset
-from nova3d_core.training.data.shard_writer import members_of
+from nova3d_core.training.data.shard_writer import encode_members
 from nova3d_core.training.data.shards import ShardDataset
 from nova3d_core.training.procedural import KINDS, procedural_object
 
@@ -69,15 +69,15 @@ def rendering_ms(settings: DatasetBenchmark) -> dict[str, float]:
     rendering, images = each_ms(
         meshes, lambda mesh: render_object(mesh, config=config, closed=True)
     )
-    packing, _ = each_ms(images, lambda taken: members_of(taken, {}, "png"))
+    packing, _ = each_ms(images, lambda taken: encode_members(taken, {}, "png"))
     return {"making": making, "rendering": rendering, "packing": packing}
 
 
 def reading_ms(settings: DatasetBenchmark, kind: str) -> float:
     """Milliseconds to read an object of a shard; the disk's cache is warm, as it is in training."""
     with tempfile.TemporaryDirectory() as folder:
-        config = DatasetConfig(image=settings.image, images_as=kind)
-        render_dataset(Procedural(min(settings.count, 50)), folder, config)
+        config = DatasetConfig(image=settings.image, image_format=kind)
+        render_dataset(ProceduralObjects(min(settings.count, 50)), folder, config)
         items = iter(ShardDataset(folder))
         list(islice(items, 10))
         start = time.process_time()
@@ -88,20 +88,20 @@ def reading_ms(settings: DatasetBenchmark, kind: str) -> float:
 def step_seconds(settings: DatasetBenchmark) -> float:
     """Wall time of one training step, all of the machine's cores at it."""
     from nova3d_core.diffusion.families import FAMILIES
-    from nova3d_core.training.data.batches import batch_of
+    from nova3d_core.training.data.batches import collate_images
     from nova3d_core.training.data.stream import ProceduralDataset
     from nova3d_core.training.objective import Objective
     from nova3d_core.training.presets import read_train_config
     from nova3d_core.training.step_rng import draw
-    from nova3d_core.training.train_module import fresh_trainee
+    from nova3d_core.training.train_module import init_train_module
 
     config = read_train_config(settings.config)
     family, count = FAMILIES[config.family], settings.batch
-    trainee = fresh_trainee(config.network, family, 0)
+    trainee = init_train_module(config.network, family, 0)
     items = list(islice(iter(ProceduralDataset(0, config.data.size_px)), count))
-    batch = batch_of(items, family.views, config.data.size_px)
+    batch = collate_images(items, family.views, config.data.size_px)
     side = config.data.size_px // trainee.codec.factor
-    shape = (len(family.domains), family.views, trainee.codec.channels, side, side)
+    shape = (len(family.domains), family.views, trainee.codec.latent_channels, side, side)
     objective = Objective(config, trainee, trainee, torch.device("cpu"))
     taken = []
     for step in range(3):

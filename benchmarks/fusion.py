@@ -29,15 +29,16 @@ from tqdm import tqdm
 
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.errors import InputError, Nova3DError
-from nova3d_core.evaluation.config import CONDITIONS, ConditionConfig, EvaluateConfig
-from nova3d_core.evaluation.metrics.conflict import conflict_auc
-from nova3d_core.evaluation.metrics.poses import pose_figures, pose_motion
-from nova3d_core.evaluation.perturbations import ConditionedViews, make_condition
-from nova3d_core.evaluation.protocol import evaluate_mesh_with_sheet
+from nova3d_core.evaluation.config import PERTURBATIONS, EvaluateConfig, PerturbationConfig
+from nova3d_core.evaluation.metrics.conflict import conflict_metrics
+from nova3d_core.evaluation.metrics.poses import pose_errors, pose_motion
+from nova3d_core.evaluation.perturbations import PerturbedViews, render_perturbed_views
+from nova3d_core.evaluation.protocol import evaluate_mesh_with_grid
 from nova3d_core.evaluation.report import Report, markdown_table
-from nova3d_core.io.files.atomic import explained_write_errors, new_file, refuse_folder
+from nova3d_core.io.files.atomic import atomic_file, check_can_write_folder, translate_os_errors
 from nova3d_core.io.images.images import write_image
-from nova3d_core.io.mesh.read import read_mesh, write_glb
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.io.mesh.write import write_glb
 from nova3d_core.io.views.transforms_json import read_views, write_views
 from nova3d_core.mesh import Mesh
 from nova3d_core.pipeline.config import FuseConfig
@@ -154,13 +155,13 @@ class Run:
     """Where there is a refined surface: the poses' errors `before` and `after`, how far they
     `moved`, and the `conflict` maps' figures."""
 
-    def figures(self) -> dict[str, float | None]:
+    def metrics(self) -> dict[str, float | None]:
         """All figures as "part.figure"."""
-        parts = {**self.report.figures, **self.extra, "seconds": self.seconds}
+        parts = {**self.report.metrics, **self.extra, "seconds": self.seconds}
         flat = {
             f"{part}.{name}": value
-            for part, figures in parts.items()
-            for name, value in figures.items()
+            for part, metrics in parts.items()
+            for name, value in metrics.items()
         }
         return {**flat, "peak_gb": max(self.peak_mib.values()) * 2**20 / 1e9}
 
@@ -175,8 +176,8 @@ def main(settings: FusionBenchmark) -> None:
         o for o in manifest["objects"] if o["name"] in settings.objects or not settings.objects
     ]
     conditions = [*settings.conditions, *([TEXTURE] if settings.texture else [])]
-    refuse_folder(settings.output, False, ())
-    with explained_write_errors(settings.output):
+    check_can_write_folder(settings.output, False, ())
+    with translate_os_errors(settings.output):
         settings.output.mkdir(parents=True, exist_ok=True)
     runs: list[Run] = []
     failures: list[str] = []
@@ -199,7 +200,7 @@ def main(settings: FusionBenchmark) -> None:
 
 def check_names(settings: FusionBenchmark, objects: list[str]) -> None:
     """Raises InputError for an object or a condition that does not exist."""
-    for given, known in ((settings.objects, objects), (settings.conditions, CONDITIONS)):
+    for given, known in ((settings.objects, objects), (settings.conditions, PERTURBATIONS)):
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise InputError(f"'{unknown[0]}' is unknown.", f"Known are {', '.join(known)}.")
@@ -207,10 +208,10 @@ def check_names(settings: FusionBenchmark, objects: list[str]) -> None:
 
 def run_one(name: str, truth: Mesh, condition: str, settings: FusionBenchmark) -> Run:
     """Makes the views, fuses them, measures the mesh."""
-    made = make_condition(
+    made = render_perturbed_views(
         truth,
         orbit_cameras(),
-        ConditionConfig("clean" if condition == TEXTURE else condition, settings.seed),
+        PerturbationConfig("clean" if condition == TEXTURE else condition, settings.seed),
     )
     memory, clock = StageMemory(), StageTimer()
     place_of_run = settings.output / f"{name}-{condition}"
@@ -236,7 +237,7 @@ def run_one(name: str, truth: Mesh, condition: str, settings: FusionBenchmark) -
             path = write_glb(fused.mesh, Path(place, "mesh.glb"))
         seconds = {**clock.seconds, **fused.seconds, "total": time.perf_counter() - start}
         mesh = read_mesh(path)
-    report, sheet = evaluate_mesh_with_sheet(mesh, truth, EvaluateConfig())
+    report, sheet = evaluate_mesh_with_grid(mesh, truth, EvaluateConfig())
     write_image(place_of_run.with_name(f"{name}-{condition}.png"), sheet)
     conflict = surface_part(fused, "conflict")
     if conflict is not None:
@@ -259,23 +260,23 @@ def surface_part(fused: FusionResult, part: str) -> Any:
     return getattr(getattr(fused, "surface", None), part, None)
 
 
-def surface_figures(fused: FusionResult, made: ConditionedViews) -> dict[str, dict[str, Any]]:
+def surface_figures(fused: FusionResult, made: PerturbedViews) -> dict[str, dict[str, Any]]:
     """How good the refined poses and the conflict maps are, where the fusion gives them."""
-    figures: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, dict[str, Any]] = {}
     cameras, conflict = surface_part(fused, "cameras"), surface_part(fused, "conflict")
     if cameras is not None:
         given = made.views.cameras
-        figures["before"] = pose_figures(given, made.true_cameras).to_dict()
-        figures["after"] = pose_figures(cameras, made.true_cameras).to_dict()
-        figures["moved"] = pose_motion(given, cameras).to_dict()
+        metrics["before"] = pose_errors(given, made.true_cameras).to_dict()
+        metrics["after"] = pose_errors(cameras, made.true_cameras).to_dict()
+        metrics["moved"] = pose_motion(given, cameras).to_dict()
     if conflict is not None:
-        found = conflict_auc(conflict, made.blob_masks, made.views.masks).to_dict()
-        share = found["share_high"]
-        figures["conflict"] = {**found, "percent_high": None if share is None else 100.0 * share}
-    return figures
+        found = conflict_metrics(conflict, made.blob_masks, made.views.masks).to_dict()
+        share = found["high_fraction"]
+        metrics["conflict"] = {**found, "percent_high": None if share is None else 100.0 * share}
+    return metrics
 
 
-def write_truth(made: ConditionedViews, folder: Path) -> None:
+def write_truth(made: PerturbedViews, folder: Path) -> None:
     """True poses and conflict masks, beside the views that hide them."""
     poses = made.true_cameras.world_to_camera.tolist()
     truth = {"world_to_camera_opencv": poses}
@@ -296,9 +297,9 @@ def write_reports(
         "failures": failures,
         "runs": [{**asdict(run), "report": run.report.to_dict()} for run in runs],
     }
-    with new_file(settings.output / "report.json", overwrite=True) as path:
+    with atomic_file(settings.output / "report.json", overwrite=True) as path:
         path.write_text(json.dumps(document, indent=2), encoding="utf-8")
-    with new_file(settings.output / "report.md", overwrite=True) as path:
+    with atomic_file(settings.output / "report.md", overwrite=True) as path:
         path.write_text(report_text(runs, failures, wanted, settings), encoding="utf-8")
 
 
@@ -317,7 +318,7 @@ def report_text(
         parts.append(f"## {condition}\n")
         parts.append(markdown_table({run.name: run.report for run in some}))
         if any(run.extra for run in some):
-            rows = {run.name: run.figures() for run in some}
+            rows = {run.name: run.metrics() for run in some}
             parts.append(figures_table("object", rows, POSE_COLUMNS + CONFLICT_COLUMNS, True))
         parts.append(cost_table(some))
     return "\n".join(parts)
@@ -332,7 +333,7 @@ def summary(runs: list[Run], settings: FusionBenchmark) -> list[str]:
     """Each condition's means over the targets' objects, and the targets, met or missed."""
     measured = {
         condition: {
-            run.name: run.figures()
+            run.name: run.metrics()
             for run in runs
             if run.condition == condition and run.name in SUMMARY_OBJECTS
         }
@@ -371,8 +372,8 @@ def figures_table(
     if with_means and len(rows) > 1:
         rows = {**rows, "mean": means(list(rows.values()))}
     lines = [[corner, *(heading for heading, *_ in columns)], ["---"] + ["---:"] * len(columns)]
-    for name, figures in rows.items():
-        values = [(figures.get(figure), form) for _, figure, form in columns]
+    for name, metrics in rows.items():
+        values = [(metrics.get(figure), form) for _, figure, form in columns]
         lines.append([name, *("-" if v is None else format(v, form) for v, form in values)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 

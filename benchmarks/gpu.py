@@ -24,9 +24,9 @@ import tyro
 from measure import StageMemory, machine
 from torch import Tensor
 
-from nova3d_core.compute.devices import checked_device
-from nova3d_core.diffusion.families import SampleConfig
+from nova3d_core.compute.devices import resolve_device
 from nova3d_core.diffusion.model import UNET, OneDevice
+from nova3d_core.diffusion.sampling.config import SampleConfig
 from nova3d_core.diffusion.sampling.pipeline import sample
 from nova3d_core.errors import InputError
 from nova3d_core.fusion.config import (
@@ -37,15 +37,15 @@ from nova3d_core.fusion.config import (
     SdfFusionConfig,
 )
 from nova3d_core.fusion.device import choose_fusion_device
-from nova3d_core.fusion.fields.base import Field, Rendered
+from nova3d_core.fusion.fields.base import Field, RenderOutput
 from nova3d_core.fusion.fields.grid.field import DenseGrid
 from nova3d_core.fusion.fields.hashgrid.field import HashGridField
 from nova3d_core.fusion.hull.visual_hull import carve_hull
 from nova3d_core.fusion.losses import Targets, ray_loss
 from nova3d_core.fusion.poses.pose_table import PoseTable
-from nova3d_core.fusion.poses.registration import Alignment
-from nova3d_core.fusion.rays import RayBank, ray_bank
-from nova3d_core.io.files.atomic import new_file
+from nova3d_core.fusion.poses.registration import PoseRegistration
+from nova3d_core.fusion.rays import RayDataset, ray_dataset
+from nova3d_core.io.files.atomic import atomic_file
 from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.pipeline.config import FuseConfig
 from nova3d_core.pipeline.fuse import fuse_views
@@ -104,7 +104,7 @@ class Timing:
 
 def main(settings: GpuBenchmark) -> int:
     try:
-        device = checked_device(settings.device)
+        device = resolve_device(settings.device)
     except InputError as error:
         print(
             f"{error} Run this on a machine with a GPU, or with --device cpu to exercise it.",
@@ -127,7 +127,7 @@ def main(settings: GpuBenchmark) -> int:
 def fusion_checks(views: Views, device: torch.device, settings: GpuBenchmark) -> list[Check]:
     """One step of each field, and of the alignment, on both devices."""
     hull = carve_hull(views, HullConfig(resolution=48))
-    bank = ray_bank(views, 5, True)
+    bank = ray_dataset(views, 5, True)
     count = 2000 if settings.quick else RAYS
     ids = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[:count]
     rays = bank.at(ids.sort().values)
@@ -142,7 +142,7 @@ def fusion_checks(views: Views, device: torch.device, settings: GpuBenchmark) ->
     return [*checks, alignment_check(bank, views, grids)]
 
 
-def step_checks(name: str, fields: list[Field], rays: RayBank, views: Views) -> list[Check]:
+def step_checks(name: str, fields: list[Field], rays: RayDataset, views: Views) -> list[Check]:
     """Rendering, derivatives and the moved field on the CPU and on another device."""
     found = [field_step(each, rays.to(each.device), views) for each in fields]
     bounds = {"rendering": 1e-4, "gradients of rays": 1e-3, "field after a step": 0.01}
@@ -155,13 +155,13 @@ def step_checks(name: str, fields: list[Field], rays: RayBank, views: Views) -> 
     ]
 
 
-def field_step(each: Field, rays: RayBank, views: Views) -> dict[str, Tensor]:
+def field_step(each: Field, rays: RayDataset, views: Views) -> dict[str, Tensor]:
     """What a step of a field gives, on the CPU."""
     each.begin_level(LEVEL)
     rendered = each.render(rays.origin, rays.direction)
     loss = ray_loss(rendered, targets_of(rays, rendered), LossConfig(), 1.0)
-    by = each.backward(loss.by_opacity, loss.by_gradient, loss.by_colour, True)
-    gradients = torch.cat([by.by_origin, by.by_direction], dim=1).cpu()
+    by = each.backward(loss.grad_opacity, loss.grad_gradient, loss.grad_colour, True)
+    gradients = torch.cat([by.grad_origins, by.grad_directions], dim=1).cpu()
     each.step(LossConfig(), 1.0)
     values = each.to_grid().values / each.spacing
     return {
@@ -171,7 +171,7 @@ def field_step(each: Field, rays: RayBank, views: Views) -> dict[str, Tensor]:
     }
 
 
-def targets_of(rays: RayBank, rendered: Rendered) -> Targets:
+def targets_of(rays: RayDataset, rendered: RenderOutput) -> Targets:
     """The rays' own targets, without conflict."""
     zero, one = torch.zeros_like(rays.mask), torch.ones_like(rays.mask)
     gain = torch.ones_like(rendered.colour)
@@ -184,7 +184,7 @@ def gap(plain: Tensor, found: Tensor) -> float:
     return float(apart.sort().values[int(0.999 * (len(apart) - 1))])
 
 
-def hull_check(each: Field, hull: SdfGrid, rays: RayBank) -> Check:
+def hull_check(each: Field, hull: SdfGrid, rays: RayDataset) -> Check:
     """The hash grid starts as the hull: as the grid renders it on the CPU."""
     plain = DenseGrid(hull, CPU)
     for one in (plain, each):
@@ -195,7 +195,7 @@ def hull_check(each: Field, hull: SdfGrid, rays: RayBank) -> Check:
     return Check("hash grid: opacity of its start", float((opacity - found).abs().mean()), 0.05, "")
 
 
-def alignment_check(bank: RayBank, views: Views, grids: list[DenseGrid]) -> Check:
+def alignment_check(bank: RayDataset, views: Views, grids: list[DenseGrid]) -> Check:
     """The motions of one alignment step on both devices."""
     centre = torch.zeros(3)
     found = []
@@ -203,7 +203,7 @@ def alignment_check(bank: RayBank, views: Views, grids: list[DenseGrid]) -> Chec
         device = grid.device
         cameras, here = views.cameras.to(device), bank.to(device)
         poses = PoseTable(views.cameras, centre, PoseConfig())
-        alignment = Alignment(here, cameras, grid.spacing, 2)
+        alignment = PoseRegistration(here, cameras, grid.spacing, 2)
         gains = torch.ones(len(views), 3, device=device)
         conflict = torch.zeros(len(bank), device=device)
         alignment.step(grid, poses, gains, conflict, 0.05)
@@ -335,9 +335,9 @@ def write(folder: Path, device: torch.device, checks: list[Check], timings: list
         "timings": [asdict(timing) for timing in timings],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with new_file(folder / "gpu.json", overwrite=True) as path:
+    with atomic_file(folder / "gpu.json", overwrite=True) as path:
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    with new_file(folder / "gpu.md", overwrite=True) as path:
+    with atomic_file(folder / "gpu.md", overwrite=True) as path:
         path.write_text(page(device, checks, timings), encoding="utf-8")
 
 

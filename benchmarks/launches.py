@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import tyro
 from measure import machine
 
-from nova3d_core.io.files.atomic import new_file
+from nova3d_core.io.files.atomic import atomic_file
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKLOADS = ("cameras", "fusion", "fusion_hashgrid", "fusion_in_torch", "sampling")
@@ -63,9 +63,9 @@ def main(settings: LaunchBenchmark) -> int:
     document = {"machine": machine(), "before_commit": commit, "before": before, "now": now}
     settings.output.mkdir(parents=True, exist_ok=True)
     text = page(now, before, commit)
-    with new_file(kept, overwrite=True) as path:
+    with atomic_file(kept, overwrite=True) as path:
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    with new_file(settings.output / "devices.md", overwrite=True) as path:
+    with atomic_file(settings.output / "devices.md", overwrite=True) as path:
         path.write_text(text, encoding="utf-8")
     print(text)
     return 1 if missed(now) else 0

@@ -20,8 +20,8 @@ from measure import write_figures
 
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import MultiviewModel, OneDevice
-from nova3d_core.diffusion.sampling.postprocess import enlarged, gathered
-from nova3d_core.diffusion.sampling.trajectory import stations_of
+from nova3d_core.diffusion.sampling.postprocess import upscale, views_from_samples
+from nova3d_core.diffusion.sampling.trajectory import plan_trajectory
 from nova3d_core.errors import Nova3DError
 from nova3d_core.evaluation.config import EvaluateConfig
 from nova3d_core.evaluation.protocol import evaluate_mesh
@@ -34,10 +34,10 @@ from nova3d_core.pipeline.fuse import fuse_views
 from nova3d_core.sdf_grid import SdfGrid, grid_points
 from nova3d_core.training.data.object_sources import HELD_OUT_SEED, held_out_objects
 from nova3d_core.training.data.stream import object_seed
-from nova3d_core.training.export import trained_in
+from nova3d_core.training.export import load_trained
 from nova3d_core.training.presets import read_train_config
 from nova3d_core.training.procedural import cells_for, procedural_object
-from nova3d_core.training.validation import Truth, Validation, validate
+from nova3d_core.training.validation import ValidationSample, ValidationResult, validate
 from nova3d_core.views import Views
 from nova3d_core.weights.discovery.built_in import NAME, built_in_file
 from nova3d_core.weights.load import load_model
@@ -76,11 +76,11 @@ class MiniBenchmark:
 def model_of(bench: MiniBenchmark) -> MultiviewModel:
     """What is measured."""
     if bench.run is not None:
-        return trained_in(bench.run).trainee.model()
+        return load_trained(bench.run).trainee.model()
     return load_model(bench.model or built_in_file(), dtype=torch.float32)
 
 
-def extruded(truth: Truth, views: Views, depth: tuple[float, float]) -> Mesh:
+def extruded(truth: ValidationSample, views: Views, depth: tuple[float, float]) -> Mesh:
     """The prism over the first view's silhouette, between two depths along +Z."""
     first = Views(views.cameras[[0]], truth.colour[:1], truth.mask[:1])
     spacing = 2 * REACH / GRID
@@ -92,32 +92,32 @@ def extruded(truth: Truth, views: Views, depth: tuple[float, float]) -> Mesh:
 
 
 def fused_figures(
-    bench: MiniBenchmark, number: int, truth: Truth, painted: torch.Tensor
+    bench: MiniBenchmark, number: int, truth: ValidationSample, painted: torch.Tensor
 ) -> dict[str, float | str]:
     """Distances to the true surface of the fused mesh and of the extruded silhouette."""
     family = FAMILIES[NAME]
     size = truth.colour.shape[1]
     mesh = procedural_object(object_seed(HELD_OUT_SEED, number), cells=cells_for(size))
     ruler = EvaluateConfig(with_images=False)
-    cameras = stations_of(family, size).cameras_input_first()
-    views = gathered(cameras, painted[0], painted[1])
+    cameras = plan_trajectory(family, size).cameras_input_view_first()
+    views = views_from_samples(cameras, painted[0], painted[1])
     depth = mesh.vertices[:, 2]
     prism = extruded(truth, views, (float(depth.min()), float(depth.max())))
     found: dict[str, float | str] = {
-        "extruded": evaluate_mesh(prism, mesh, ruler).figures["surface"]["cd_l1"]
+        "extruded": evaluate_mesh(prism, mesh, ruler).metrics["surface"]["cd_l1"]
     }
     started = time.perf_counter()
     try:
         config = FuseConfig(sdf=SdfFusionConfig(preset=bench.preset))
-        fused = fuse_views(enlarged(views, family.enlarged), config)
+        fused = fuse_views(upscale(views, family.upscale), config)
     except Nova3DError as error:
         return {**found, "failed": error.message}
     found["seconds"] = time.perf_counter() - started
-    found["fused"] = evaluate_mesh(fused.mesh, mesh, ruler).figures["surface"]["cd_l1"]
+    found["fused"] = evaluate_mesh(fused.mesh, mesh, ruler).metrics["surface"]["cd_l1"]
     return found
 
 
-def table(found: Validation, meshes: list[dict], seconds: float) -> str:
+def table(found: ValidationResult, meshes: list[dict], seconds: float) -> str:
     """Means and spreads, with the targets."""
     rows = ["| figure | mean | worst tenth | target |", "| --- | ---: | ---: | --- |"]
     for name, (title, target, word) in TARGETS.items():
@@ -155,7 +155,7 @@ def main(bench: MiniBenchmark) -> None:
         document = {
             "settings": {k: str(v) for k, v in asdict(bench).items()},
             "means": found.means,
-            "objects": [dict(figures) for figures in found.objects],
+            "objects": [dict(metrics) for metrics in found.objects],
             "meshes": meshes,
         }
         write_figures(bench.output, document, text)

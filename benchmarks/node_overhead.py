@@ -43,17 +43,17 @@ root = classes["LoadViews"].__module__.rpartition(".nodes")[0]
 CORE = {
     "LoadViews": ["io.views.transforms_json:read_views", "pipeline.stages:with_masks"],
     "NOVA3DLoadMesh": ["io.mesh.read:read_mesh"],
-    "OrbitCameras": ["cameras.cameras:cameras_of_orbit"],
+    "OrbitCameras": ["cameras.cameras:cameras_from_orbit"],
     "RenderViews": ["rendering.views:render_views"],
     "AssembleViews": ["imaging.assemble:assemble_views"],
     "PrepareImage": ["imaging.crop:prepare_images"],
     "SaveViews": ["io.views.transforms_json:write_views"],
-    "RefinePoses": ["pipeline.stages:refined_views"],
+    "RefinePoses": ["pipeline.stages:refine_views"],
     "DeconflictFusion": ["pipeline.stages:fuse_to_surface"],
     "ExtractMesh": ["pipeline.stages:extract_mesh"],
     "BakeTexture": ["pipeline.stages:bake_views"],
     "ExportMesh": ["io.mesh.write:mesh_to_glb_bytes"],
-    "EvaluateMesh": ["evaluation.protocol:evaluate_mesh_with_sheet"],
+    "EvaluateMesh": ["evaluation.protocol:evaluate_mesh_with_grid"],
 }
 spent = {"core": 0.0, "reports": 0.0}
 inside = {"core": False, "reports": False}

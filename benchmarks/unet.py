@@ -81,7 +81,7 @@ def pass_of(network: Network, settings: UNetBenchmark) -> Callable[[], object]:
         ids = noise(1, 3)
         return lambda: unet(x[0], c_noise, context, added_time_ids=ids)
     alignment = "gta" if "aligned" in network else "none"
-    config = UNetConfig(channels=settings.width, domains=domains, alignment=alignment)
+    config = UNetConfig(model_channels=settings.width, domains=domains, alignment=alignment)
     ours, added = VideoUNet(config, **factory).eval(), noise(1, views, ADDED)
     return lambda: ours(x, c_noise, context, added)
 
@@ -134,11 +134,11 @@ def peak_in_a_process(network: Network, settings: UNetBenchmark) -> float:
 
 
 def main(settings: UNetBenchmark) -> None:
-    from nova3d_core.compute.devices import checked_device
+    from nova3d_core.compute.devices import resolve_device
     from nova3d_core.errors import InputError
 
     try:
-        checked_device(settings.device)
+        resolve_device(settings.device)
     except InputError as error:
         raise SystemExit(str(error)) from error
     if settings.memory_of:

@@ -1,7 +1,7 @@
-"""The pack's nodes: the only code here that knows ComfyUI.
+"""ComfyUI nodes: the only code of the pack that imports ComfyUI.
 
-A node's `execute` is adapters, one call of the core, adapters. The core is imported when a node
-runs, so that ComfyUI's start does not wait for it.
+A node's `execute` converts its inputs, calls the core once, and converts the result. The core is
+imported when a node runs, so that it adds nothing to ComfyUI's start-up time.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ logger = logging.getLogger(__name__)
 
 MODULES = (
     "prepare",
-    "load",
-    "generate",
+    "load_model",
+    "sample",
     "cameras",
     "views",
     "fuse",
     "mesh",
-    "texture",
+    "bake",
     "export",
     "evaluate",
 )
 
 
 def node_classes() -> list[type]:
-    """All node classes, in the order of the menu.
+    """All node classes, in menu order.
 
-    A module that cannot be imported costs its own nodes and a line in the log, never the others.
+    A module that fails to import is logged; only its own nodes are missing then.
     """
-    found: list[type] = []
+    classes: list[type] = []
     for name in MODULES:
         try:
             module = import_module(f".{name}", __name__)
             for node in module.NODES:
-                node.GET_SCHEMA()  # a schema this host refuses must not take the others along
-                found.append(node)
+                node.GET_SCHEMA()  # a schema that this ComfyUI rejects must not disable the others
+                classes.append(node)
         except Exception:
             logger.exception("NOVA3D: the nodes in nodes/%s.py are not available", name)
-    return found
+    return classes

@@ -1,7 +1,7 @@
-"""The host's IMAGE, MASK, MESH, 3D files and viewer cameras <-> the core's tensors and bundles.
+"""Converters between ComfyUI's IMAGE, MASK, MESH, 3D files and viewer cameras and core bundles.
 
-Everything here makes new tensors or passes tensors on; nothing given is ever changed. Call it
-inside `runtime.working`: tensors that the host made in inference mode are copied out of it.
+Inputs are never modified in place. Call these functions inside `runtime.node_context`: tensors
+that ComfyUI created in inference mode are cloned, so that autograd accepts them.
 """
 
 from __future__ import annotations
@@ -17,40 +17,41 @@ from torch import Tensor
 from ..nova3d_core.cameras.cameras import Cameras
 from ..nova3d_core.conventions import encode_normals
 from ..nova3d_core.errors import InputError
-from .load3d import camera_of_viewer, placed_in_viewer
+from .load3d import camera_from_viewer, mesh_in_viewer
 
 if TYPE_CHECKING:
     from ..nova3d_core.mesh import Mesh
     from ..nova3d_core.views import Views
 
 
-def plain(tensor: Tensor) -> Tensor:
-    """A float32 tensor on the CPU that gradients may be taken of."""
+def to_cpu_float32(tensor: Tensor) -> Tensor:
+    """The tensor as float32 on the CPU, usable in autograd."""
     return (tensor.clone() if tensor.is_inference() else tensor.detach()).float().cpu()
 
 
-def kept(bundle: Any) -> Any:
-    """A dataclass with copies of all its tensors that gradients may be taken of.
+def clone_outside_inference_mode(bundle: Any) -> Any:
+    """A copy of a dataclass whose tensors were cloned outside inference mode.
 
-    For what was made in inference mode: it serves nowhere else.
+    Autograd rejects tensors that were created in inference mode.
     """
     with torch.inference_mode(False):
-        return _copied(bundle)
+        return _clone_tensors(bundle)
 
 
-def _copied(value: Any) -> Any:
+def _clone_tensors(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone()
     if is_dataclass(value):
-        return replace(value, **{e.name: _copied(getattr(value, e.name)) for e in fields(value)})
+        copies = {f.name: _clone_tensors(getattr(value, f.name)) for f in fields(value)}
+        return replace(value, **copies)
     return value
 
 
-def images_of(image: Tensor, name: str = "image") -> Tensor:
-    """An IMAGE as images (V, H, W, 3 or 4), float32 on the CPU.
+def tensor_from_image(image: Tensor, name: str = "image") -> Tensor:
+    """An IMAGE as a tensor (V, H, W, 3 or 4), float32 on the CPU; greyscale becomes RGB.
 
     Raises:
-        InputError: another number of axes or channels, or no image in it.
+        InputError: wrong number of axes or channels, or an empty batch.
     """
     if image.ndim == 3:
         image = image[None]
@@ -58,25 +59,25 @@ def images_of(image: Tensor, name: str = "image") -> Tensor:
         raise InputError(
             f"{name} has shape {tuple(image.shape)}, expected (count, height, width, 3 or 4)."
         )
-    images = plain(image)
+    images = to_cpu_float32(image)
     return images.repeat(1, 1, 1, 3) if images.shape[-1] == 1 else images
 
 
-def colours_of(image: Tensor, name: str) -> Tensor:
-    """An IMAGE as images (V, H, W, 3); an alpha is left out."""
-    return images_of(image, name)[..., :3]
+def rgb_from_image(image: Tensor, name: str) -> Tensor:
+    """An IMAGE as a tensor (V, H, W, 3), without alpha."""
+    return tensor_from_image(image, name)[..., :3]
 
 
-def masks_of(mask: Tensor | None, images: Tensor, name: str = "mask") -> Tensor | None:
-    """A MASK as (V, H, W), float32 on the CPU; None where it says nothing.
+def tensor_from_mask(mask: Tensor | None, images: Tensor, name: str = "mask") -> Tensor | None:
+    """A MASK as a tensor (V, H, W), float32 on the CPU; None for no mask.
 
-    One mask serves all images. LoadImage gives 64 x 64 zeros for an image without alpha: that is
-    no mask, whatever the image's size.
+    A single mask is repeated for all images. LoadImage returns 64 x 64 zeros for an image without
+    alpha; this placeholder counts as no mask, whatever the size of the image.
 
     Args:
         mask: (V, H, W) or (H, W), 1 on the object.
-        images: (V, H, W, C) that the masks belong to.
-        name: how the user knows the input.
+        images: (V, H, W, C), the images that the masks belong to.
+        name: name of the node input, for messages.
     """
     if mask is None:
         return None
@@ -86,7 +87,7 @@ def masks_of(mask: Tensor | None, images: Tensor, name: str = "mask") -> Tensor 
         mask = mask.squeeze(1 if mask.shape[1] == 1 else 3)
     if mask.ndim != 3 or mask.numel() == 0:
         raise InputError(f"{name} has shape {tuple(mask.shape)}, expected (count, height, width).")
-    masks = plain(mask)
+    masks = to_cpu_float32(mask)
     if masks.shape[1:] == (64, 64) != tuple(images.shape[1:3]) and not bool(masks.any()):
         return None
     if len(masks) == 1 and len(images) > 1:
@@ -94,113 +95,115 @@ def masks_of(mask: Tensor | None, images: Tensor, name: str = "mask") -> Tensor 
     return masks
 
 
-def image_from(images: Tensor) -> Tensor:
-    """Images (V, H, W, 3) as an IMAGE, on the device where the host keeps results."""
-    return images.detach().float().clamp(0.0, 1.0).to(_kept_on())
+def image_from_tensor(images: Tensor) -> Tensor:
+    """Images (V, H, W, 3) as an IMAGE, on ComfyUI's device for intermediate results."""
+    return images.detach().float().clamp(0.0, 1.0).to(_output_device())
 
 
-def mask_from(masks: Tensor) -> Tensor:
-    """Masks (V, H, W) as a MASK, on the device where the host keeps results."""
-    return image_from(masks)
+def mask_from_tensor(masks: Tensor) -> Tensor:
+    """Masks (V, H, W) as a MASK, on ComfyUI's device for intermediate results."""
+    return image_from_tensor(masks)
 
 
-def normals_image_from(views: Views) -> Tensor:
-    """The normals of views as an IMAGE, 0.5 n + 0.5 in the views' own frame; grey where none."""
-    return image_from(encode_normals(views.normals))
+def image_from_normals(views: Views) -> Tensor:
+    """The normals of views as an IMAGE, encoded as 0.5 n + 0.5 in their frame; grey for no normal."""
+    return image_from_tensor(encode_normals(views.normals))
 
 
-def _kept_on() -> torch.device:
+def _output_device() -> torch.device:
     try:
         from comfy.model_management import intermediate_device
-    except ImportError:  # outside the host, in tests
+    except ImportError:  # tests without ComfyUI
         return torch.device("cpu")
     return intermediate_device()
 
 
-def cameras_of(given: Any, width_px: int, height_px: int) -> Cameras:
-    """Cameras from a NOVA3D_CAMERAS parcel or from a viewer's LOAD3D_CAMERA, for an image size."""
-    if isinstance(given, Mapping):
-        return camera_of_viewer(given, width_px, height_px)
-    bundle = getattr(given, "bundle", None)
+def cameras_from_socket(value: Any, width_px: int, height_px: int) -> Cameras:
+    """Cameras of a NOVA3D_CAMERAS bundle or of a viewer's LOAD3D_CAMERA, at an image size."""
+    if isinstance(value, Mapping):
+        return camera_from_viewer(value, width_px, height_px)
+    bundle = getattr(value, "bundle", None)
     if not isinstance(bundle, Cameras):
         raise InputError(
-            f"cameras is {type(given).__name__}, expected those of Orbit Cameras or a 3D viewer."
+            f"cameras is {type(value).__name__}, expected the output of Orbit Cameras or of a 3D "
+            "viewer."
         )
     return bundle.resized(width_px, height_px)
 
 
-def placed_for(
+def mesh_for_cameras(
     cameras: Any, mesh: Mesh, normalise: bool, model_info: list[Mapping[str, Any]] | None
 ) -> Mesh:
-    """A mesh where cameras expect it: a viewer's see it as the viewer shows it.
+    """A mesh in the world frame of cameras: as displayed, for the camera of a 3D viewer.
 
     Args:
-        cameras: what `cameras_of` takes.
-        mesh: as it lies.
-        normalise: centre it and make its longest side 1, for cameras that are no viewer's.
-        model_info: the viewer's LOAD3D_MODEL_INFO, a list with an entry for each model.
+        cameras: socket value; see `cameras_from_socket`.
+        mesh: in its own coordinates.
+        normalise: centre the mesh and scale its longest side to 1; ignored for a viewer's camera.
+        model_info: the viewer's LOAD3D_MODEL_INFO, a list with one entry per model.
     """
     if not isinstance(cameras, Mapping):
         return mesh.normalised() if normalise else mesh
-    from .compat import viewer_fits_models
+    from .compat import viewer_auto_scales_models
 
-    return placed_in_viewer(mesh, model_info[0] if model_info else None, viewer_fits_models())
+    info = model_info[0] if model_info else None
+    return mesh_in_viewer(mesh, info, viewer_auto_scales_models())
 
 
-def meshes_of(given: Any, name: str = "mesh") -> list[Mesh]:
-    """The meshes of a MESH, or of a 3D file where the host has such a type.
+def meshes_from_socket(value: Any, name: str = "mesh") -> list[Mesh]:
+    """The meshes of a MESH batch or of a 3D file.
 
     Raises:
-        InputError: it is something else, empty, or a batch without faces.
+        InputError: another type, an empty batch, or a mesh without faces.
     """
-    if hasattr(given, "get_bytes"):
-        return [_mesh_of_file(given, name)]
-    if not (hasattr(given, "vertices") and hasattr(given, "faces")):
+    if hasattr(value, "get_bytes"):
+        return [_mesh_from_file3d(value, name)]
+    if not (hasattr(value, "vertices") and hasattr(value, "faces")):
         raise InputError(
-            f"{name} is {type(given).__name__}, expected ComfyUI's own MESH.",
-            "Other packs use the same word for objects of their own: convert it first.",
+            f"{name} is {type(value).__name__}, expected ComfyUI's own MESH.",
+            "Other packs use the same name for types of their own: convert it first.",
         )
-    from .meshes import batch_items
+    from .mesh_adapters import meshes_from_batch
 
-    return batch_items(given)
+    return meshes_from_batch(value)
 
 
-def one_mesh_of(given: Any, name: str = "mesh") -> Mesh:
+def single_mesh_from_socket(value: Any, name: str = "mesh") -> Mesh:
     """The only mesh of a MESH or 3D file.
 
     Raises:
-        InputError: also for a batch of several.
+        InputError: as `meshes_from_socket`, or a batch of several meshes.
     """
-    meshes = meshes_of(given, name)
+    meshes = meshes_from_socket(value, name)
     if len(meshes) != 1:
         raise InputError(
-            f"{name} is a batch of {len(meshes)} meshes, expected one.", "Take one of them first."
+            f"{name} is a batch of {len(meshes)} meshes, expected one.", "Select one of them first."
         )
     return meshes[0]
 
 
-def _mesh_of_file(given: Any, name: str) -> Mesh:
-    """The mesh in a host's 3D file, which lies on the disk or in memory."""
+def _mesh_from_file3d(file: Any, name: str) -> Mesh:
+    """The mesh of a ComfyUI 3D file, which is on disk or in memory."""
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
     from ..nova3d_core.io.mesh.read import read_mesh
 
-    source = given.get_source()
+    source = file.get_source()
     if isinstance(source, str):
         return read_mesh(source)
-    ending = str(given.format or "").lower()
-    if not ending.isalnum():
-        raise InputError(f"{name} is a 3D file of unknown format '{ending}'.")
+    suffix = str(file.format or "").lower()
+    if not suffix.isalnum():
+        raise InputError(f"{name} is a 3D file of unknown format '{suffix}'.")
     with TemporaryDirectory(prefix="nova3d-") as folder:
-        path = Path(folder, f"{name}.{ending}")
-        path.write_bytes(given.get_bytes())
+        path = Path(folder, f"{name}.{suffix}")
+        path.write_bytes(file.get_bytes())
         return read_mesh(path)
 
 
-def file_from(glb: bytes) -> Any:
-    """The content of a GLB file as the host's FILE_3D; None where it has no such type."""
+def file3d_from_glb(glb: bytes) -> Any:
+    """The bytes of a GLB file as ComfyUI's FILE_3D; None where ComfyUI lacks this type."""
     from comfy_api.v0_0_2 import Types
 
-    kind = getattr(Types, "File3D", None)
-    return None if kind is None else kind(BytesIO(glb), file_format="glb")
+    file_type = getattr(Types, "File3D", None)
+    return None if file_type is None else file_type(BytesIO(glb), file_format="glb")

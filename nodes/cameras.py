@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..nova3d_core.cameras.orbits import MOST_VIEWS, ORBIT_MOTIONS, ORBIT_PRESETS
+from ..nova3d_core.cameras.orbits import MAX_VIEWS, ORBIT_MOTIONS, ORBIT_PRESETS
 from ..nova3d_core.conventions import CAMERA_KINDS, ORBIT_RADIUS
 from .compat import CATEGORY, advanced, schema
-from .runtime import with_warnings, working
-from .sockets import CAMERAS, Parcel
+from .runtime import with_warnings, node_context
+from .sockets import CAMERAS, SocketBundle
 
-OWN = "custom"
+CUSTOM = "custom"
 
 
 class OrbitCameras(io.ComfyNode):
@@ -43,24 +43,24 @@ class OrbitCameras(io.ComfyNode):
         cls, preset, count, elevation, motion, amplitude, azimuths, elevations, radius, fov, kind,
         ortho_scale, width, height,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..nova3d_core.cameras.cameras import cameras_of_orbit
-        from ..nova3d_core.cameras.orbits import orbit_from_words, orbit_of_preset, rig_from_lens
+        from ..nova3d_core.cameras.cameras import cameras_from_orbit
+        from ..nova3d_core.cameras.orbits import parse_orbit, preset_orbit, rig_from_fov
 
-        with working():
-            if preset != OWN:
-                orbit = orbit_of_preset(preset, width, height)
+        with node_context():
+            if preset != CUSTOM:
+                orbit = preset_orbit(preset, width, height)
             else:
                 size = (width, height)
-                rig = rig_from_lens(count, elevation, radius, fov, kind, ortho_scale, size)
-                orbit = orbit_from_words(rig, motion, amplitude, azimuths, elevations)
-            return io.NodeOutput(Parcel(cameras_of_orbit(orbit)))
+                rig = rig_from_fov(count, elevation, radius, fov, kind, ortho_scale, size)
+                orbit = parse_orbit(rig, motion, amplitude, azimuths, elevations)
+            return io.NodeOutput(SocketBundle(cameras_from_orbit(orbit)))
 
 
 def _path_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "preset",
-            options=[OWN, *ORBIT_PRESETS],
+            options=[CUSTOM, *ORBIT_PRESETS],
             default="nova3d",
             tooltip=(
                 "The cameras of a model: nova3d 16 level views; sv3d 21 whose LAST is the front; "
@@ -69,7 +69,7 @@ def _path_inputs() -> list[io.Input]:
             ),
         ),
         io.Int.Input(
-            "count", default=16, min=1, max=MOST_VIEWS, tooltip="Number of views (static, sine)."
+            "count", default=16, min=1, max=MAX_VIEWS, tooltip="Number of views (static, sine)."
         ),
         io.Float.Input(
             "elevation", default=0.0, min=-90.0, max=90.0, step=0.5,

@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.evaluation.config import ALIGNMENTS, PROTOCOLS
 from .compat import CATEGORY, advanced, mesh_or_file, schema
-from .runtime import with_warnings, working
+from .runtime import with_warnings, node_context
 
 
 class EvaluateMesh(io.ComfyNode):
@@ -70,19 +70,19 @@ class EvaluateMesh(io.ComfyNode):
     @with_warnings
     def execute(cls, mesh, reference, align, protocol, points, image_size, seed) -> io.NodeOutput:
         from ..nova3d_core.evaluation.config import EvaluateConfig
-        from ..nova3d_core.evaluation.protocol import evaluate_mesh_with_sheet
-        from ..nova3d_core.evaluation.report import figure_lines
-        from .adapters import image_from, one_mesh_of
+        from ..nova3d_core.evaluation.protocol import evaluate_mesh_with_grid
+        from ..nova3d_core.evaluation.report import format_metrics
+        from .adapters import image_from_tensor, single_mesh_from_socket
 
-        with working() as work:
+        with node_context() as work:
             config = EvaluateConfig(
                 protocol, points=points, seed=seed, align=align, image_px=image_size
             )
-            meshes = one_mesh_of(mesh), one_mesh_of(reference, "reference")
-            report, sheet = evaluate_mesh_with_sheet(*meshes, config, work.progress)
-            table = figure_lines(report)
+            meshes = single_mesh_from_socket(mesh), single_mesh_from_socket(reference, "reference")
+            report, sheet = evaluate_mesh_with_grid(*meshes, config, work.progress)
+            table = format_metrics(report)
             return io.NodeOutput(
-                report.to_json(), table, image_from(sheet[None]), ui={"text": [table]}
+                report.to_json(), table, image_from_tensor(sheet[None]), ui={"text": [table]}
             )
 
 

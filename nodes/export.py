@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io
 
-from .compat import CATEGORY, advanced, has_files, mesh_or_file, schema
-from .folders import Place, check_prefix, output_place, problem_with, write_new
-from .runtime import Work, with_warnings, working
+from .compat import CATEGORY, advanced, has_file3d, mesh_or_file, schema
+from .folders import OutputPath, check_prefix, new_output_path, validation_result, write_new_output
+from .runtime import NodeContext, node_context, with_warnings
 from .sockets import SURFACE, VIEWS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class ExportMesh(io.ComfyNode):
                 tooltip="The (first) file, relative to the output folder, for Preview 3D.",
             )
         ]
-        if has_files():
+        if has_file3d():
             outputs.append(
                 io.File3DGLB.Output(
                     display_name="model_3d",
@@ -85,7 +85,7 @@ class ExportMesh(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
-        return problem_with(check_prefix, filename_prefix)
+        return validation_result(check_prefix, filename_prefix)
 
     @classmethod
     @with_warnings
@@ -93,25 +93,25 @@ class ExportMesh(io.ComfyNode):
         cls, format, filename_prefix, target_faces, texture_size,
         mesh=None, surface=None, views=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..nova3d_core.io.mesh.read import refuse_mesh_path
-        from .adapters import file_from
+        from ..nova3d_core.io.mesh.write import check_can_write_mesh
+        from .adapters import file3d_from_glb
 
-        with working() as work:
+        with node_context() as work:
             check_prefix(filename_prefix)  # one that comes through a link, before long work
-            place = output_place(filename_prefix)
-            refuse_mesh_path(place.folder / f"{place.stem}.{format}", overwrite=False)
+            place = new_output_path(filename_prefix)
+            check_can_write_mesh(place.folder / f"{place.stem}.{format}", overwrite=False)
             meshes = _meshes(work, mesh, surface, views, target_faces, texture_size)
             extras = _workflow(cls.hidden)
             written = [_write(each, format, filename_prefix, extras) for each in meshes]
             outputs = [written[0][0].relative(f".{format}")]
-            if has_files():
-                outputs.append(file_from(written[0][1]))
+            if has_file3d():
+                outputs.append(file3d_from_glb(written[0][1]))
             shown = [place.shown(f".{format}") for place, _ in written]
             return io.NodeOutput(*outputs, ui={"3d": shown})
 
 
 def _meshes(
-    work: Work, mesh: Any, surface: Any, views: Any, target_faces: int, texture_size: int
+    work: NodeContext, mesh: Any, surface: Any, views: Any, target_faces: int, texture_size: int
 ) -> list[Mesh]:
     """What is to be written."""
     from ..nova3d_core.errors import InputError
@@ -119,12 +119,12 @@ def _meshes(
     from ..nova3d_core.pipeline.config import FuseConfig
     from ..nova3d_core.pipeline.stages import textured_mesh
     from ..nova3d_core.texturing.config import BakeConfig
-    from .adapters import meshes_of
+    from .adapters import meshes_from_socket
 
     if mesh is not None:
         if surface is not None:
             raise InputError("both a mesh and a surface are connected.", "Disconnect one of them.")
-        return meshes_of(mesh)
+        return meshes_from_socket(mesh)
     if surface is None or views is None:
         raise InputError(
             "there is nothing to export.", "Connect a mesh, or a surface together with its views."
@@ -135,22 +135,22 @@ def _meshes(
 
 def _write(
     mesh: Mesh, file_format: str, prefix: str, extras: dict[str, str]
-) -> tuple[Place, bytes]:
+) -> tuple[OutputPath, bytes]:
     """Writes a mesh under a new name; the name, and the mesh as GLB."""
-    from ..nova3d_core.io.files.atomic import new_file
-    from ..nova3d_core.io.mesh.read import mesh_to_glb_bytes, write_mesh
+    from ..nova3d_core.io.files.atomic import atomic_file
+    from ..nova3d_core.io.mesh.write import mesh_to_glb_bytes, write_mesh
 
     glb = mesh_to_glb_bytes(mesh, extras)
 
-    def write(place: Place) -> None:
+    def write(place: OutputPath) -> None:
         path = place.folder / f"{place.stem}.{file_format}"
         if file_format == "glb":
-            with new_file(path) as part:
+            with atomic_file(path) as part:
                 part.write_bytes(glb)
         else:
             write_mesh(mesh, path)
 
-    return write_new(prefix, write), glb
+    return write_new_output(prefix, write), glb
 
 
 def _workflow(hidden: Any) -> dict[str, str]:

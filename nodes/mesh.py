@@ -6,8 +6,8 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.conventions import UP_AXES
 from .compat import CATEGORY, advanced, schema
-from .folders import mesh_files, mesh_path, problem_with, state_of
-from .runtime import explained, with_warnings, working
+from .folders import list_mesh_files, mesh_path, validation_result, file_fingerprint
+from .runtime import host_errors, with_warnings, node_context
 from .sockets import SURFACE
 
 
@@ -43,7 +43,7 @@ class ExtractMesh(io.ComfyNode):
                     ),
                 )),
                 advanced(io.Float.Input(
-                    "min_part_share", default=0.005, min=0.0, max=0.99, step=0.001,
+                    "min_component_area_ratio", default=0.005, min=0.0, max=0.99, step=0.001,
                     tooltip="Loose parts with less than this share of the area are dropped.",
                 )),
             ],
@@ -56,15 +56,15 @@ class ExtractMesh(io.ComfyNode):
 
     @classmethod
     @with_warnings
-    def execute(cls, surface, target_faces, resolution, min_part_share) -> io.NodeOutput:
+    def execute(cls, surface, target_faces, resolution, min_component_area_ratio) -> io.NodeOutput:
         from ..nova3d_core.meshing.config import MeshingConfig
         from ..nova3d_core.pipeline.stages import extract_mesh
-        from .meshes import mesh_batch
+        from .mesh_adapters import batch_from_meshes
 
-        with working() as work:
-            config = MeshingConfig(target_faces, min_part_share)
+        with node_context() as work:
+            config = MeshingConfig(target_faces, min_component_area_ratio)
             mesh = extract_mesh(surface.bundle, config, resolution, work.progress)
-            return io.NodeOutput(mesh_batch([mesh]))
+            return io.NodeOutput(batch_from_meshes([mesh]))
 
 
 class LoadMesh(io.ComfyNode):
@@ -84,7 +84,7 @@ class LoadMesh(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=mesh_files(),
+                    options=list_mesh_files(),
                     tooltip=(
                         "A mesh file inside ComfyUI's input folder, with the files it names, or an "
                         "example that comes with the pack."
@@ -106,21 +106,21 @@ class LoadMesh(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str | None) -> bool | str:
-        return problem_with(mesh_path, file)
+        return validation_result(mesh_path, file)
 
     @classmethod
     def fingerprint_inputs(cls, file: str, up_axis: str) -> str:
-        with explained():
-            return f"{state_of(mesh_path(file))} {up_axis}"
+        with host_errors():
+            return f"{file_fingerprint(mesh_path(file))} {up_axis}"
 
     @classmethod
     @with_warnings
     def execute(cls, file: str, up_axis: str) -> io.NodeOutput:
         from ..nova3d_core.io.mesh.read import read_mesh
-        from .meshes import mesh_batch
+        from .mesh_adapters import batch_from_meshes
 
-        with working():
-            return io.NodeOutput(mesh_batch([read_mesh(mesh_path(file), up_axis)]))
+        with node_context():
+            return io.NodeOutput(batch_from_meshes([read_mesh(mesh_path(file), up_axis)]))
 
 
 NODES = [ExtractMesh, LoadMesh]

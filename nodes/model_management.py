@@ -1,4 +1,4 @@
-"""A multi-view model under the host's model management."""
+"""Bridge between multi-view models and ComfyUI's model management (ModelPatcher)."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ if TYPE_CHECKING:
     from ..nova3d_core.diffusion.model import MultiviewModel
 
 GIB = 1 << 30
-SUPPORTED = (torch.float16, torch.bfloat16, torch.float32)
-"""What the UNet's weights may be kept in, in the order in which SVD likes them."""
-MOST_MEMORY_GIB = 8.0
-LEAST_MEMORY_GIB = 0.5
-"""Bounds of what a run may take beside the weights; more brings no speed."""
+UNET_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+"""Supported dtypes of the UNet's weights, in SVD's order of preference."""
+MAX_WORKING_MEMORY_GIB = 8.0
+MIN_WORKING_MEMORY_GIB = 0.5
+"""Bounds of the memory for activations; more than the maximum brings no speed-up."""
 
 
 @dataclass(eq=False)
-class HostedModel:
-    """A model whose parts the host moves about; held by the socket, and by nothing else."""
+class ManagedModel:
+    """A model whose parts ComfyUI moves between devices; only its socket value refers to it."""
 
     model: MultiviewModel
-    """Its parts, on the CPU until they are brought."""
+    """Its parts, on the CPU until they are loaded to a device."""
     patchers: dict[str, Any]
-    """The host's ModelPatcher of each part that has weights. The others stay out of the host's
-    hands: its memory maps refuse a size of 0."""
+    """ModelPatcher of each part that has weights. Parts without weights are not registered:
+    ComfyUI's memory mapping rejects a size of 0."""
     devices: dict[str, torch.device]
-    """Where each part runs."""
+    """Device on which each part runs."""
     dtype: torch.dtype
-    """What the UNet computes in."""
+    """Dtype in which the UNet computes."""
 
-    def memory_gib(self) -> float:
-        """What a run may take beside the weights, so that the UNet need not be streamed for it."""
+    def working_memory_gib(self) -> float:
+        """Memory for activations that leaves the UNet fully loaded on its device."""
         from comfy import model_management
 
         patcher = self.patchers[UNET]
         device = patcher.load_device
         if model_management.is_device_cpu(device):
-            bytes_left = model_management.get_free_memory(device) / 2
+            available_bytes = model_management.get_free_memory(device) / 2
         else:
-            bytes_left = (
+            available_bytes = (
                 model_management.get_total_memory(device)
                 - model_management.minimum_inference_memory()
                 - 1.1 * patcher.model_size()
             )
-        return min(max(bytes_left / GIB, LEAST_MEMORY_GIB), MOST_MEMORY_GIB)
+        return min(max(available_bytes / GIB, MIN_WORKING_MEMORY_GIB), MAX_WORKING_MEMORY_GIB)
 
 
-class Held(nn.Module):
-    """A part of a model as the host wants it: it hangs attributes of its own on what it moves.
+class ManagedModule(nn.Module):
+    """Wrapper of a model part, to which ComfyUI attaches attributes of its own.
 
-    The part itself stays as it was, so that it can be copied.
+    The part itself stays unchanged and can still be copied.
     """
 
     def __init__(self, part: nn.Module):
@@ -63,39 +63,41 @@ class Held(nn.Module):
         self.part = part
 
 
-_HELD = {part: type(f"NOVA3D_{part}", (Held,), {}) for part in PARTS}
-"""The host's log names models by their classes."""
+_MANAGED_CLASSES = {part: type(f"NOVA3D_{part}", (ManagedModule,), {}) for part in PARTS}
+"""One subclass per part, because ComfyUI's log shows the class names."""
 
 
-def hosted(model: MultiviewModel, dtype: torch.dtype) -> HostedModel:
-    """Puts the parts of a model, on the CPU, under the host's management.
+def manage_model(model: MultiviewModel, dtype: torch.dtype) -> ManagedModel:
+    """Registers the parts of a model, on the CPU, with ComfyUI's model management.
 
     Args:
-        model: its UNet is built of `host_operations`.
-        dtype: what the UNet computes in.
+        model: its UNet is built from `host_operations`.
+        dtype: dtype in which the UNet computes.
     """
     from comfy import model_management, model_patcher
 
-    # rebound when the host starts, so asked for now
-    kind = getattr(model_patcher, "CoreModelPatcher", model_patcher.ModelPatcher)
-    offload = {
+    # looked up here because ComfyUI rebinds the name at start-up
+    patcher_class = getattr(model_patcher, "CoreModelPatcher", model_patcher.ModelPatcher)
+    offload_devices = {
         UNET: model_management.unet_offload_device(),
         CODEC: model_management.vae_offload_device(),
         IMAGE_ENCODER: model_management.text_encoder_offload_device(),
     }
-    load = {
+    load_devices = {
         UNET: model_management.get_torch_device(),
         CODEC: _vae_device(),
         IMAGE_ENCODER: model_management.get_torch_device(),
     }
     patchers = {
-        part: kind(
-            _HELD[part](model.part(part)), load_device=load[part], offload_device=offload[part]
+        part: patcher_class(
+            _MANAGED_CLASSES[part](model.part(part)),
+            load_device=load_devices[part],
+            offload_device=offload_devices[part],
         )
         for part in PARTS
         if _has_weights(model.part(part))
     }
-    return HostedModel(model, patchers, load, dtype)
+    return ManagedModel(model, patchers, load_devices, dtype)
 
 
 def _has_weights(part: nn.Module) -> bool:
@@ -103,62 +105,62 @@ def _has_weights(part: nn.Module) -> bool:
 
 
 def _vae_device() -> torch.device:
-    """Where the host runs VAEs: the CPU with --cpu-vae."""
+    """ComfyUI's device for VAEs: the CPU with --cpu-vae."""
     from comfy import model_management
 
-    device_of = getattr(model_management, "vae_device", model_management.get_torch_device)
-    return device_of()
+    get_device = getattr(model_management, "vae_device", model_management.get_torch_device)
+    return get_device()
 
 
 @dataclass(eq=False)
-class HostPlacement:
-    """Brings each part to where the host computes; see `diffusion.model.Placement`."""
+class HostModelPlacement:
+    """Loads parts through ComfyUI's model management; see `diffusion.model.Placement`."""
 
-    hosted: HostedModel
+    managed: ManagedModel
 
-    def bring(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
-        """Asks the host for the part, and for so much memory beside it.
+    def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
+        """Loads a part and reserves memory for its activations.
 
-        The UNet may come in pieces, which its layers then fetch themselves. The other parts are
-        made of plain layers, which cannot, so they come whole.
+        The UNet may be loaded partially: its layers stream the remaining weights. The other parts
+        consist of plain PyTorch layers, which cannot stream, and are loaded completely.
         """
         from comfy import model_management
 
-        if part not in self.hosted.patchers:  # a codec of pixels
-            return self.hosted.devices[part], torch.float32
-        patcher = self.hosted.patchers[part]
-        whole = part != UNET
+        if part not in self.managed.patchers:  # a pixel codec has no weights
+            return self.managed.devices[part], torch.float32
+        patcher = self.managed.patchers[part]
+        load_fully = part != UNET
         model_management.load_models_gpu(
-            [patcher], memory_required=activation_bytes, force_full_load=whole
+            [patcher], memory_required=activation_bytes, force_full_load=load_fully
         )
-        if not whole:
-            return patcher.load_device, self.hosted.dtype
-        module = self.hosted.model.part(part)
+        if not load_fully:
+            return patcher.load_device, self.managed.dtype
+        module = self.managed.model.part(part)
         weight = next(module.parameters())
-        if weight.device != patcher.load_device:  # some hosts leave plain layers where they are
+        if weight.device != patcher.load_device:  # some versions do not move plain layers
             module.to(patcher.load_device)
         return patcher.load_device, weight.dtype
 
 
 def host_operations() -> type:
-    """The host's layers, which compute in the format of their input and can stream their weights.
+    """ComfyUI's layers: they compute in the dtype of their input and can stream their weights.
 
-    Where the host loads lazily, its own Linear has no weights before they are loaded. Ours says
-    that it loads by itself, and then has them, on the meta device, as the loader expects.
+    Where ComfyUI loads lazily, its Linear has no weights before loading. The subclass loads by
+    itself and has weights on the meta device, as the core's loader requires.
     """
     from comfy import ops
 
     class Linear(ops.manual_cast.Linear):
-        def _load_from_state_dict(self, *given: Any) -> None:
-            nn.Linear._load_from_state_dict(self, *given)
+        def _load_from_state_dict(self, *args: Any) -> None:
+            nn.Linear._load_from_state_dict(self, *args)
 
     return type("Operations", (ops.manual_cast,), {"Linear": Linear})
 
 
 def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention by the kernels that the user chose for the host: q, k, v (N, L, C) -> (N, L, C).
+    """Attention by ComfyUI's selected kernel: q, k, v (N, L, C) -> (N, L, C).
 
-    A cancel takes effect here, as one step of a large model takes minutes on a CPU.
+    Checks for a cancel, because one step of a large model takes minutes on a CPU.
     """
     from comfy import model_management
     from comfy.ldm.modules import attention
@@ -167,46 +169,50 @@ def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return attention.optimized_attention(q, k, v, heads, attn_precision=torch.float32)
 
 
-def unet_dtype(wanted: torch.dtype | None, own: torch.dtype, parameters: int) -> torch.dtype:
-    """The number format to keep the UNet's weights in.
+def unet_dtype(
+    requested: torch.dtype | None, file_dtype: torch.dtype, parameter_count: int
+) -> torch.dtype:
+    """Dtype in which the UNet's weights are kept.
 
     Args:
-        wanted: the user's choice; the host's rules if None.
-        own: the file's.
-        parameters: numbers in the file.
+        requested: the user's choice; None applies ComfyUI's rules.
+        file_dtype: dtype of the checkpoint.
+        parameter_count: number of values in the checkpoint.
     """
     from comfy import model_management
 
-    if wanted is not None:
-        return wanted
-    device = model_management.get_torch_device()
+    if requested is not None:
+        return requested
     chosen = model_management.unet_dtype(
-        device=device, model_params=parameters, supported_dtypes=list(SUPPORTED), weight_dtype=own
+        device=model_management.get_torch_device(),
+        model_params=parameter_count,
+        supported_dtypes=list(UNET_DTYPES),
+        weight_dtype=file_dtype,
     )
-    if chosen in SUPPORTED:
+    if chosen in UNET_DTYPES:
         return chosen
-    # a format that the host was told to use, and in which our layers cannot compute
+    # a dtype from ComfyUI's command line in which our layers cannot compute, such as fp8 or fp64
     return torch.float32 if chosen.itemsize > 4 else torch.float16
 
 
-def compute_dtype(weights: torch.dtype) -> torch.dtype:
-    """What the UNet computes in, by the host's rules, with weights in this format."""
+def compute_dtype(weight_dtype: torch.dtype) -> torch.dtype:
+    """Dtype in which the UNet computes, by ComfyUI's rules for weights of this dtype."""
     from comfy import model_management
 
     device = model_management.get_torch_device()
-    cast = model_management.unet_manual_cast(weights, device, list(SUPPORTED))
-    return weights if cast is None else cast
+    cast = model_management.unet_manual_cast(weight_dtype, device, list(UNET_DTYPES))
+    return weight_dtype if cast is None else cast
 
 
-def other_dtypes() -> dict[str, torch.dtype]:
-    """Number formats of the parts that are made of plain layers, by the host's rules."""
+def plain_part_dtypes() -> dict[str, torch.dtype]:
+    """Dtypes of the parts that consist of plain PyTorch layers, by ComfyUI's rules."""
     from comfy import model_management
 
-    chosen = {CODEC: torch.float32, IMAGE_ENCODER: torch.float32}
+    dtypes = {CODEC: torch.float32, IMAGE_ENCODER: torch.float32}
     device, vae_device = model_management.get_torch_device(), _vae_device()
     if not model_management.is_device_cpu(vae_device):
-        chosen[CODEC] = model_management.vae_dtype(vae_device, [torch.bfloat16, torch.float32])
+        dtypes[CODEC] = model_management.vae_dtype(vae_device, [torch.bfloat16, torch.float32])
     if not model_management.is_device_cpu(device):
-        encoder = model_management.text_encoder_dtype(device)
-        chosen[IMAGE_ENCODER] = encoder if encoder in SUPPORTED else torch.float16
-    return chosen
+        encoder_dtype = model_management.text_encoder_dtype(device)
+        dtypes[IMAGE_ENCODER] = encoder_dtype if encoder_dtype in UNET_DTYPES else torch.float16
+    return dtypes

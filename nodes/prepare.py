@@ -1,15 +1,15 @@
-"""Images before a multi-view model or a fusion sees them."""
+"""Node that crops and centres the object of an image."""
 
 from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
 from .compat import CATEGORY, schema
-from .runtime import with_warnings, working
+from .runtime import node_context, with_warnings
 
 
 class PrepareImage(io.ComfyNode):
-    """Crops an image to its object."""
+    """Crops an image to its object and composites it over white."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -18,18 +18,19 @@ class PrepareImage(io.ComfyNode):
             display_name="Prepare Image for 3D (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Crops an image to its object and puts it in the middle of a square on white, as "
-                "multi-view models want it. Without a mask the object is told from a white "
-                "background; transparent images bring their own mask."
+                "Crops an image to its object and centres it in a white square, as multi-view "
+                "models expect. Without a mask, the alpha channel separates the object from the "
+                "background; without alpha, a white background does."
             ),
             search_aliases=["crop to object", "center object", "recenter", "white background"],
             inputs=[
-                io.Image.Input("image", tooltip="One image or a batch; RGB, or RGBA with alpha."),
+                io.Image.Input("image", tooltip="One image or a batch, RGB or RGBA."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
                     tooltip=(
-                        "1 on the object. Without it: the image's alpha, else what is not white."
+                        "Foreground mask: 1 on the object. Default: the image's alpha channel, "
+                        "else everything that is not white."
                     ),
                 ),
                 io.Int.Input(
@@ -38,15 +39,18 @@ class PrepareImage(io.ComfyNode):
                     min=16,
                     max=4096,
                     step=8,
-                    tooltip="Width and height of the result in pixels.",
+                    tooltip="Output width and height in pixels.",
                 ),
                 io.Float.Input(
-                    "object_share",
+                    "foreground_ratio",
                     default=0.7,
                     min=0.1,
                     max=1.0,
                     step=0.01,
-                    tooltip="The object's longer side as a share of the image; 0.7 leaves a rim.",
+                    tooltip=(
+                        "Longer side of the object as a fraction of the image size; 0.7 leaves a "
+                        "margin."
+                    ),
                 ),
                 io.Boolean.Input(
                     "invert_mask",
@@ -58,26 +62,35 @@ class PrepareImage(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The object on white, square."),
-                io.Mask.Output(display_name="mask", tooltip="1 on the object, soft at its edge."),
+                io.Image.Output(
+                    display_name="image", tooltip="The object on a white square, centred."
+                ),
+                io.Mask.Output(
+                    display_name="mask", tooltip="Foreground mask with soft edges: 1 on the object."
+                ),
             ],
         )
 
     @classmethod
     @with_warnings
     def execute(
-        cls, image, size: int, object_share: float, invert_mask: bool, mask=None
+        cls, image, size: int, foreground_ratio: float, invert_mask: bool, mask=None
     ) -> io.NodeOutput:
         from ..nova3d_core.imaging.crop import CropConfig, prepare_images
-        from .adapters import image_from, images_of, mask_from, masks_of
+        from .adapters import (
+            image_from_tensor,
+            mask_from_tensor,
+            tensor_from_image,
+            tensor_from_mask,
+        )
 
-        with working():
-            images = images_of(image)
-            masks = masks_of(mask, images)
+        with node_context():
+            images = tensor_from_image(image)
+            masks = tensor_from_mask(mask, images)
             if masks is not None and invert_mask:
                 masks = 1.0 - masks
-            colour, masks = prepare_images(images, masks, CropConfig(size, object_share))
-            return io.NodeOutput(image_from(colour), mask_from(masks))
+            colour, masks = prepare_images(images, masks, CropConfig(size, foreground_ratio))
+            return io.NodeOutput(image_from_tensor(colour), mask_from_tensor(masks))
 
 
 NODES = [PrepareImage]

@@ -1,4 +1,4 @@
-"""The one place that knows the host's device, memory, progress bar, cancel button and errors."""
+"""Context of a node's core call: ComfyUI's device, memory, progress bar, cancel and errors."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GIB = 1 << 30
-LEAST_FREE_GIB = 0.5
-"""A core call is not told of less GPU memory than this."""
+MIN_FREE_GIB = 0.5
+"""Lower bound of the GPU memory limit that is passed to the core."""
 PREVIEW_PX = 512
-REPORT_EVERY_S = 0.05
-"""The page draws no faster, and each report is a message to it."""
+MIN_REPORT_INTERVAL_S = 0.05
+"""Throttles progress messages: the page redraws no faster."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a node's core call gets from the host."""
+class NodeContext:
+    """Resources that ComfyUI provides for a node's core call."""
 
     progress: Progress
-    """Told of each step; raises when the user pressed cancel."""
+    """Reports steps to the page; raises when the user cancels."""
     device: torch.device
-    """Where to optimise: the host's GPU where the core can use it, else the CPU."""
+    """Device to optimise on: ComfyUI's GPU if the core supports it, else the CPU."""
     memory_gib: float = 0.0
-    """Memory of a GPU that the host leaves to the core call; 0 on a CPU."""
+    """GPU memory available to the core call; 0 on a CPU."""
 
     @property
     def has_gpu(self) -> bool:
@@ -45,77 +45,88 @@ class Work:
 
 
 @contextmanager
-def working(
-    memory_gib: float = 0.0, device: str = "auto", fuses: str | None = None
-) -> Iterator[Work]:
-    """Prepares the host for a core call, and clears up after it.
+def node_context(
+    memory_gib: float = 0.0, device: str = "auto", fusion_field: str | None = None
+) -> Iterator[NodeContext]:
+    """Prepares ComfyUI for a core call and cleans up afterwards.
 
-    Inside, gradients can be taken, although the host runs nodes in inference mode. Errors come out
-    as the host wants them: a clear line on the node, the host's own exception on a cancel, and its
-    own on memory that ran out, so that it can unload models.
+    Enables autograd, although ComfyUI runs nodes in inference mode, and translates errors; see
+    `host_errors`.
 
     Args:
-        memory_gib: GPU memory that the host is asked to free first; nothing on a CPU.
+        memory_gib: GPU memory that ComfyUI frees first; ignored on a CPU.
         device: "auto" or "cpu".
-        fuses: the field of the fusion that the call does; where it runs better on the CPU, the
-            device is the CPU, and the node says why.
+        fusion_field: field kind of the fusion that the call runs. If it runs better on the CPU,
+            the CPU is used and a warning on the node gives the reason.
     """
     import torch
     from comfy import model_management
 
     on_gpu = False
     try:
-        with torch.inference_mode(False), torch.enable_grad(), explained(), told_on_node() as notes:
-            progress = _progress(notes)
-            chosen = _device(device)
-            if fuses is not None:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            host_errors(),
+            show_warnings_on_node() as node_text,
+        ):
+            progress = _node_progress(node_text)
+            torch_device = _select_device(device)
+            if fusion_field is not None:
                 from ..nova3d_core.fusion.device import fusion_device
 
-                chosen = fusion_device(chosen, fuses, progress)
-            on_gpu = chosen.type != "cpu" and memory_gib > 0
-            left_gib = _freed_gib(memory_gib, chosen) if on_gpu else 0.0
-            yield Work(progress, chosen, left_gib)
+                torch_device = fusion_device(torch_device, fusion_field, progress)
+            on_gpu = torch_device.type != "cpu" and memory_gib > 0
+            available_gib = _free_gpu_memory(memory_gib, torch_device) if on_gpu else 0.0
+            yield NodeContext(progress, torch_device, available_gib)
     finally:
         if on_gpu:
             model_management.soft_empty_cache()
 
 
-def _freed_gib(wanted_gib: float, device: torch.device) -> float:
-    """Has the host free GPU memory; what a core call may take then, beside the host's reserve."""
+def _free_gpu_memory(required_gib: float, device: torch.device) -> float:
+    """Makes ComfyUI free GPU memory; returns the GiB available beyond ComfyUI's own reserve."""
     from comfy import model_management
 
     reserve = model_management.minimum_inference_memory()
-    model_management.free_memory(int(wanted_gib * GIB + reserve), device)
-    left = model_management.get_free_memory(device) - reserve
-    return max(left / GIB, LEAST_FREE_GIB)
+    model_management.free_memory(int(required_gib * GIB + reserve), device)
+    available = model_management.get_free_memory(device) - reserve
+    return max(available / GIB, MIN_FREE_GIB)
 
 
 @contextmanager
-def sampling() -> Iterator[Progress]:
-    """The same for a run of a model that the host manages; gives the `Progress`.
+def sampling_context() -> Iterator[Progress]:
+    """Context for sampling from a model under ComfyUI's management; yields the `Progress`.
 
-    The host moves weights in inference mode, and weights that it moved serve nowhere else: so the
-    run stays in it. What comes out has to be copied out of it; see `adapters.kept`.
+    ComfyUI moves weights in inference mode, and such weights cannot be used outside it, so sampling
+    runs in inference mode. Clone the results; see `adapters.clone_outside_inference_mode`.
     """
     import torch
 
-    with torch.inference_mode(), explained(_SMALLER_SAMPLE), told_on_node() as notes:
-        yield _progress(notes)
+    with (
+        torch.inference_mode(),
+        host_errors(_SAMPLING_MEMORY_HINT),
+        show_warnings_on_node() as node_text,
+    ):
+        yield _node_progress(node_text)
 
 
 @contextmanager
-def explained(less_memory: str = "") -> Iterator[None]:
-    """Turns the core's errors, and memory that ran out, into the host's.
+def host_errors(memory_hint: str = "") -> Iterator[None]:
+    """Translates core errors and out-of-memory errors into the exceptions that ComfyUI expects.
+
+    Core errors become plain exceptions with a one-line message, a cancel becomes ComfyUI's
+    interrupt, and an exhausted GPU becomes ComfyUI's OOM exception, on which it unloads models.
 
     Args:
-        less_memory: what the user can do if memory runs out.
+        memory_hint: advice appended to out-of-memory messages.
     """
     from comfy import model_management
 
     from ..nova3d_core.compute.devices import is_out_of_host_memory, is_out_of_memory
     from ..nova3d_core.errors import Cancelled, InputError, Nova3DError
 
-    less_memory = less_memory or _LESS_MEMORY
+    memory_hint = memory_hint or _FUSION_MEMORY_HINT
     try:
         yield
     except Cancelled as cancelled:
@@ -129,93 +140,94 @@ def explained(less_memory: str = "") -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         if is_out_of_host_memory(error):
-            raise RuntimeError(f"memory ran out. {less_memory}") from error
-        # in whatever form it came: the host unloads its models on this one
-        raise model_management.OOM_EXCEPTION(f"{error} {less_memory}") from error
+            raise RuntimeError(f"memory ran out. {memory_hint}") from error
+        raise model_management.OOM_EXCEPTION(f"{error} {memory_hint}") from error
 
 
-_LESS_MEMORY = (
+_FUSION_MEMORY_HINT = (
     "Use the preset 'draft', fewer or smaller images, or the device 'cpu' where the node has one."
 )
-_SMALLER_SAMPLE = "Load the model as fp16 or bf16, choose a smaller size, or close other programs."
+_SAMPLING_MEMORY_HINT = (
+    "Load the model as fp16 or bf16, choose a smaller size, or close other programs."
+)
 
 
 @contextmanager
-def told_on_node() -> Iterator[_Notes]:
-    """Shows the core's warnings on the running node, as well as in the log."""
+def show_warnings_on_node() -> Iterator[_NodeText]:
+    """Displays the core's warnings on the running node, in addition to the log."""
     from .. import nova3d_core
 
-    notes = _Notes()
-    core = logging.getLogger(nova3d_core.__name__)
-    core.addHandler(notes)
+    node_text = _NodeText()
+    core_logger = logging.getLogger(nova3d_core.__name__)
+    core_logger.addHandler(node_text)
     try:
-        yield notes
+        yield node_text
     finally:
-        core.removeHandler(notes)
+        core_logger.removeHandler(node_text)
 
 
 def with_warnings(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
-    """Decorates a node's `execute`: its UI output gets the core's warnings as `text`.
+    """Decorator for a node's `execute`: adds the core's warnings to its UI output, as `text`.
 
-    The text on a running node goes to an open page alone; the UI output is what the host's
-    /history keeps for clients of its API.
+    Text on a running node reaches open pages only; the UI output is also kept in /history, for API
+    clients.
     """
 
     @functools.wraps(execute)
-    def executed(cls: type, *given: Any, **inputs: Any) -> io.NodeOutput:
+    def wrapper(cls: type, *args: Any, **inputs: Any) -> io.NodeOutput:
         from .. import nova3d_core
 
-        core, warnings = logging.getLogger(nova3d_core.__name__), _Messages()
-        core.addHandler(warnings)
+        core_logger, collector = logging.getLogger(nova3d_core.__name__), _WarningCollector()
+        core_logger.addHandler(collector)
         try:
-            output = execute(cls, *given, **inputs)
+            output = execute(cls, *args, **inputs)
         finally:
-            core.removeHandler(warnings)
+            core_logger.removeHandler(collector)
         ui = output.ui or {}
-        if ui or warnings.lines:  # for a list of inputs the host wants the same keys of all calls
-            output.ui = {**ui, "text": [*ui.get("text", []), *warnings.lines]}
+        if ui or collector.messages:  # for list inputs, all calls must return the same keys
+            output.ui = {**ui, "text": [*ui.get("text", []), *collector.messages]}
         return output
 
-    return executed
+    return wrapper
 
 
-class _Messages(logging.Handler):
-    """Collects the messages of warnings, each once."""
+class _WarningCollector(logging.Handler):
+    """Collects warning messages, without duplicates."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
-        self.lines: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
-        if message not in self.lines:
-            self.lines.append(message)
+        if message not in self.messages:
+            self.messages.append(message)
 
 
-class _Notes(logging.Handler):
-    """Collects warnings as the text of the running node; below them, what takes long just now."""
+class _NodeText(logging.Handler):
+    """Text on the running node: warnings, followed by a status line for a slow operation."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
-        self._lines: list[str] = []
-        self._stage = ""
+        self._warnings: list[str] = []
+        self._status = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(record.getMessage())
+        self._warnings.append(record.getMessage())
         self._show()
 
-    def show_stage(self, text: str) -> None:
-        """Shows a line until the next one, or until the empty one."""
-        if text != self._stage:
-            self._stage = text
+    def show_status(self, text: str) -> None:
+        """Replaces the status line; an empty text removes it."""
+        if text != self._status:
+            self._status = text
             self._show()
 
     def _show(self) -> None:
-        _show_text("\n".join([*self._lines, *filter(None, [self._stage])]))
+        _show_text("\n".join([*self._warnings, *filter(None, [self._status])]))
 
 
 def _show_text(text: str) -> None:
-    """Writes on the running node, where there is a page and the host can do so."""
+    """Displays a text on the running node, if there is a server and it supports that."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if not hasattr(server, "send_progress_text"):
         return
@@ -226,18 +238,18 @@ def _show_text(text: str) -> None:
         server.send_progress_text(text, context.node_id)
 
 
-def _device(wanted: str) -> torch.device:
+def _select_device(choice: str) -> torch.device:
+    """The torch device for "auto" or "cpu"; the core supports CUDA devices and CPUs."""
     import torch
     from comfy import model_management
 
     device = model_management.get_torch_device()
-    # the core computes on CUDA devices and on CPUs
-    usable = isinstance(device, torch.device) and device.type == "cuda" and wanted != "cpu"
-    return device if usable else torch.device("cpu")
+    is_usable = isinstance(device, torch.device) and device.type == "cuda" and choice != "cpu"
+    return device if is_usable else torch.device("cpu")
 
 
-def _progress(notes: _Notes) -> Progress:
-    """A `Progress` that shows steps and images on the running node and hears its cancel."""
+def _node_progress(node_text: _NodeText) -> Progress:
+    """A `Progress` that shows steps and previews on the running node and checks for a cancel."""
     from comfy import model_management
     from comfy.utils import ProgressBar
 
@@ -245,17 +257,18 @@ def _progress(notes: _Notes) -> Progress:
     from ..nova3d_core.progress import Progress
 
     bar = ProgressBar(1)
-    last_s = 0.0
+    last_report_s = 0.0
 
     def report(event: ProgressEvent) -> None:
-        nonlocal last_s
-        compiles = event.stage == COMPILING and event.step < event.total
-        notes.show_stage(f"{COMPILING}: once for each device" if compiles else "")
+        nonlocal last_report_s
+        is_compiling = event.stage == COMPILING and event.step < event.total
+        node_text.show_status(f"{COMPILING}: once for each device" if is_compiling else "")
         now_s = time.perf_counter()
-        over = event.step in (0, event.total)
-        if event.preview is None and not over and now_s - last_s < REPORT_EVERY_S:
+        is_first_or_last = event.step in (0, event.total)
+        is_due = now_s - last_report_s >= MIN_REPORT_INTERVAL_S
+        if event.preview is None and not is_first_or_last and not is_due:
             return
-        last_s = now_s
+        last_report_s = now_s
         image = None if event.preview is None else _preview(event.preview())
         bar.update_absolute(event.step, event.total, image)
 
@@ -263,7 +276,7 @@ def _progress(notes: _Notes) -> Progress:
 
 
 def _preview(image: torch.Tensor) -> tuple[str, Any, int]:
-    """An image (H, W, 3) in 0..1 as the host's progress bar wants it."""
+    """An image (H, W, 3) in 0..1 in the preview format of ComfyUI's progress bar."""
     from PIL import Image
 
     levels = (image.detach().clamp(0.0, 1.0) * 255.0).round().byte().cpu().numpy()

@@ -1,4 +1,4 @@
-"""How a bundle of the core travels through a socket."""
+"""Core bundles as socket values whose memory ComfyUI's cache can measure."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 
-class Parcel(tuple):
-    """A core bundle on its way from node to node; as a tuple it holds the bundle's tensors.
+class SocketBundle(tuple):
+    """A core bundle as a socket value: a tuple of the bundle's tensors.
 
-    The host's cache counts the memory of an output by its tensors, in lists and tuples since 0.3.68
-    and by `_comfy_cache_tensors` in later versions. An object that hides its tensors counts as
-    nothing and is thrown away last when memory runs short.
+    ComfyUI's cache measures an output by its tensors: those in lists and tuples since 0.3.68, and
+    those that `_comfy_cache_tensors` returns in later versions. An object that hides its tensors
+    counts as empty and is evicted last when memory runs short.
     """
 
     bundle: Any
 
-    def __new__(cls, bundle: Any, *patchers: Any) -> Parcel:
-        """Packs a dataclass.
+    def __new__(cls, bundle: Any, *patchers: Any) -> SocketBundle:
+        """Wraps a bundle.
 
         Args:
-            bundle: its tensors are those of the core's dataclasses in it.
-            patchers: what the host manages of it; its cache gives these up before other things.
+            bundle: dataclass; tensors of nested dataclasses are included.
+            patchers: the bundle's ModelPatchers; the cache evicts entries that hold some first.
         """
-        parcel = super().__new__(cls, (*_tensors(bundle), *patchers))
-        parcel.bundle = bundle
-        return parcel
+        value = super().__new__(cls, (*_tensors(bundle), *patchers))
+        value.bundle = bundle
+        return value
 
     def _comfy_cache_tensors(self) -> list[Any]:
         return list(_tensors(self.bundle))
 
     def __repr__(self) -> str:
         count = len(self._comfy_cache_tensors())
-        return f"Parcel({type(self.bundle).__name__}, {count} tensors)"
+        return f"SocketBundle({type(self.bundle).__name__}, {count} tensors)"
 
-    __str__ = __repr__  # the host writes a failed node's inputs into its report
+    __str__ = __repr__  # ComfyUI prints the inputs of a failed node
 
 
 def _tensors(bundle: Any) -> Iterator[Any]:
-    """All tensors of a dataclass, and of the dataclasses in it."""
-    for each in fields(bundle):
-        value = getattr(bundle, each.name)
+    """All tensors of a dataclass and of its nested dataclasses."""
+    for field in fields(bundle):
+        value = getattr(bundle, field.name)
         if is_dataclass(value):
             yield from _tensors(value)
         elif hasattr(value, "element_size"):

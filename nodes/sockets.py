@@ -1,15 +1,15 @@
-"""The pack's own sockets; through each travels a `Parcel` with a bundle of the core, or a model.
+"""Custom socket types of the pack. Each carries a `SocketBundle` with a core bundle or a model.
 
-IMAGE, MASK, MESH, FILE_3D and LOAD3D_CAMERA are the host's own.
+IMAGE, MASK, MESH, FILE_3D and LOAD3D_CAMERA are ComfyUI's own types.
 """
 
 from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .socket_bundle import Parcel
+from .socket_bundle import SocketBundle
 
-__all__ = ["CAMERAS", "MODEL", "SURFACE", "VIEWS", "Parcel"]
+__all__ = ["CAMERAS", "MODEL", "SURFACE", "VIEWS", "SocketBundle"]
 
 CAMERAS = io.Custom("NOVA3D_CAMERAS")
 VIEWS = io.Custom("NOVA3D_VIEWS")

@@ -8,14 +8,14 @@ from ..nova3d_core.conventions import NORMAL_FRAMES
 from .compat import CATEGORY, advanced, mesh_or_file, model_info_inputs, schema
 from .folders import (
     check_prefix,
-    problem_with,
-    state_of,
-    view_folders,
+    validation_result,
+    file_fingerprint,
+    list_view_folders,
     views_path,
-    write_new,
+    write_new_output,
 )
-from .runtime import explained, with_warnings, working
-from .sockets import CAMERAS, VIEWS, Parcel
+from .runtime import host_errors, with_warnings, node_context
+from .sockets import CAMERAS, VIEWS, SocketBundle
 
 FRAME_TOOLTIP = (
     "The axes of the normals: world; camera: each image's own (OpenGL: a wall that faces the "
@@ -81,16 +81,16 @@ class AssembleViews(io.ComfyNode):
         cls, images, cameras, normal_frame, first_view, invert_masks, normals=None, masks=None
     ) -> io.NodeOutput:
         from ..nova3d_core.imaging.assemble import assemble_views
-        from .adapters import colours_of, images_of, masks_of
+        from .adapters import rgb_from_image, tensor_from_image, tensor_from_mask
 
-        with working():
-            images = images_of(images, "images")
-            normals = None if normals is None else colours_of(normals, "normals")
-            masks = masks_of(masks, images, "masks")
+        with node_context():
+            images = tensor_from_image(images, "images")
+            normals = None if normals is None else rgb_from_image(normals, "normals")
+            masks = tensor_from_mask(masks, images, "masks")
             if masks is not None and invert_masks:
                 masks = 1.0 - masks
             views = assemble_views(images, cameras.bundle, normals, masks, normal_frame, first_view)
-            return io.NodeOutput(Parcel(views))
+            return io.NodeOutput(SocketBundle(views))
 
 
 class LoadViews(io.ComfyNode):
@@ -118,7 +118,7 @@ class LoadViews(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=view_folders(),
+                    options=list_view_folders(),
                     tooltip=(
                         "A folder of views inside ComfyUI's input folder: with a transforms.json, "
                         "a COLMAP model or Wonder3D's images; or the example that comes with the "
@@ -137,23 +137,25 @@ class LoadViews(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, folder: str | None) -> bool | str:
-        return problem_with(views_path, folder)
+        return validation_result(views_path, folder)
 
     @classmethod
     def fingerprint_inputs(cls, folder: str) -> str:
-        with explained():
-            return state_of(views_path(folder))
+        with host_errors():
+            return file_fingerprint(views_path(folder))
 
     @classmethod
     @with_warnings
     def execute(cls, folder: str) -> io.NodeOutput:
         from ..nova3d_core.io.views.transforms_json import read_views
         from ..nova3d_core.pipeline.stages import with_masks
-        from .adapters import image_from, mask_from
+        from .adapters import image_from_tensor, mask_from_tensor
 
-        with working() as work:
+        with node_context() as work:
             views = with_masks(read_views(views_path(folder), work.progress))
-            return io.NodeOutput(Parcel(views), image_from(views.colour), mask_from(views.masks))
+            return io.NodeOutput(
+                SocketBundle(views), image_from_tensor(views.colour), mask_from_tensor(views.masks)
+            )
 
 
 class SaveViews(io.ComfyNode):
@@ -188,15 +190,15 @@ class SaveViews(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
-        return problem_with(check_prefix, filename_prefix)
+        return validation_result(check_prefix, filename_prefix)
 
     @classmethod
     @with_warnings
     def execute(cls, views, filename_prefix: str) -> io.NodeOutput:
         from ..nova3d_core.io.views.transforms_json import write_views
 
-        with working() as work:
-            place = write_new(
+        with node_context() as work:
+            place = write_new_output(
                 filename_prefix,
                 lambda place: write_views(
                     views.bundle, place.folder / place.stem, progress=work.progress
@@ -273,24 +275,26 @@ class RenderViews(io.ComfyNode):
         from ..nova3d_core.rendering.config import RenderConfig
         from ..nova3d_core.rendering.views import render_views
         from .adapters import (
-            cameras_of,
-            image_from,
-            mask_from,
-            normals_image_from,
-            one_mesh_of,
-            placed_for,
+            cameras_from_socket,
+            image_from_tensor,
+            mask_from_tensor,
+            image_from_normals,
+            single_mesh_from_socket,
+            mesh_for_cameras,
         )
 
-        with working() as work:
-            rig = cameras_of(cameras, width, height)
-            solid = placed_for(cameras, one_mesh_of(mesh), normalise, model_3d_info)
+        with node_context() as work:
+            rig = cameras_from_socket(cameras, width, height)
+            solid = mesh_for_cameras(
+                cameras, single_mesh_from_socket(mesh), normalise, model_3d_info
+            )
             views = render_views(solid, rig, RenderConfig(supersample), work.progress).views
             views = views.with_normals_in(normal_frame)
             return io.NodeOutput(
-                Parcel(views),
-                image_from(views.colour),
-                normals_image_from(views),
-                mask_from(views.masks),
+                SocketBundle(views),
+                image_from_tensor(views.colour),
+                image_from_normals(views),
+                mask_from_tensor(views.masks),
             )
 
 

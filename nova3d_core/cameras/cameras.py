@@ -275,6 +275,6 @@ def orbit_cameras(rig: RigConfig | None = None) -> Cameras:
     return cameras_at(azimuths, [rig.elevation_deg] * rig.count, rig)
 
 
-def cameras_of_orbit(orbit: OrbitConfig) -> Cameras:
+def cameras_from_orbit(orbit: OrbitConfig) -> Cameras:
     """The cameras of an orbit, in the order of its angles."""
     return cameras_at(*orbit.angles_deg(), orbit.rig)

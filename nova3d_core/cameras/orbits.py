@@ -13,7 +13,7 @@ from .rigs import MAX_VIEWS, RigConfig
 
 OrbitMotion = Literal["static", "sine", "custom"]
 ORBIT_MOTIONS: tuple[str, ...] = get_args(OrbitMotion)
-MOST_VIEWS = MAX_VIEWS
+MAX_VIEWS = MAX_VIEWS
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class OrbitConfig:
     """Count, height, distance, lens and image size."""
     motion: OrbitMotion = "static"
     """static: all at the rig's elevation; sine: up and down once a turn; custom: listed angles."""
-    amplitude_deg: float = 30.0
+    elevation_amplitude_deg: float = 30.0
     """sine: how far the cameras rise above and sink below the rig's elevation."""
     azimuths_deg: tuple[float, ...] = ()
     """custom: one azimuth a view; their number is the number of views."""
@@ -33,10 +33,10 @@ class OrbitConfig:
 
     def __post_init__(self):
         check_choice("orbit motion", self.motion, ORBIT_MOTIONS)
-        check_bounds(self, "orbit", amplitude_deg=(0.0, 90.0))
+        check_bounds(self, "orbit", elevation_amplitude_deg=(0.0, 90.0))
         azimuths, elevations = self.angles_deg()
-        if len(azimuths) > MOST_VIEWS:
-            raise InputError(f"{len(azimuths)} azimuths are more than {MOST_VIEWS} views.")
+        if len(azimuths) > MAX_VIEWS:
+            raise InputError(f"{len(azimuths)} azimuths are more than {MAX_VIEWS} views.")
         for angle in azimuths:
             check_between("an orbit's azimuth", angle, -360.0, 720.0)
         for angle in elevations:
@@ -52,7 +52,7 @@ class OrbitConfig:
         if self.motion == "static":
             return azimuths, [level] * count
         if self.motion == "sine":
-            rise = self.amplitude_deg
+            rise = self.elevation_amplitude_deg
             return azimuths, [level + rise * math.sin(2.0 * math.pi * turn) for turn in turns]
         azimuths, elevations = list(self.azimuths_deg), list(self.elevations_deg) or [level]
         if not azimuths:
@@ -75,7 +75,7 @@ def focal_for_fov(fov_deg: float) -> float:
     return 0.5 / math.tan(math.radians(fov_deg) / 2.0)
 
 
-def angles_from_text(text: str, name: str) -> tuple[float, ...]:
+def parse_angles(text: str, name: str) -> tuple[float, ...]:
     """Degrees from text such as "0, 45, 90"; commas, semicolons, spaces and lines separate.
 
     Raises:
@@ -117,7 +117,7 @@ ORBIT_PRESETS: dict[str, OrbitConfig] = {
 """The cameras of known multi-view models, in the order of their images."""
 
 
-def orbit_of_preset(preset: str, width_px: int, height_px: int) -> OrbitConfig:
+def preset_orbit(preset: str, width_px: int, height_px: int) -> OrbitConfig:
     """A model's orbit with images of another size.
 
     Raises:
@@ -128,22 +128,26 @@ def orbit_of_preset(preset: str, width_px: int, height_px: int) -> OrbitConfig:
     return replace(orbit, rig=replace(orbit.rig, width_px=width_px, height_px=height_px))
 
 
-def orbit_from_words(
-    rig: RigConfig, motion: OrbitMotion, amplitude_deg: float, azimuths: str, elevations: str
+def parse_orbit(
+    rig: RigConfig,
+    motion: OrbitMotion,
+    elevation_amplitude_deg: float,
+    azimuths: str,
+    elevations: str,
 ) -> OrbitConfig:
     """An orbit from what a form holds: lists of angles are text, and count only for "custom"."""
     if motion != "custom":
-        return OrbitConfig(rig, motion, amplitude_deg)
+        return OrbitConfig(rig, motion, elevation_amplitude_deg)
     return OrbitConfig(
         rig,
         motion,
-        amplitude_deg,
-        angles_from_text(azimuths, "azimuths"),
-        angles_from_text(elevations, "elevations"),
+        elevation_amplitude_deg,
+        parse_angles(azimuths, "azimuths"),
+        parse_angles(elevations, "elevations"),
     )
 
 
-def rig_from_lens(
+def rig_from_fov(
     count: int,
     elevation_deg: float,
     radius: float,

@@ -56,12 +56,12 @@ class Demo:
 
     def _from_image(self, progress: Progress) -> None:
         """Paints, fuses, films."""
-        from ..diffusion.families import SampleConfig
+        from ..diffusion.sampling.config import SampleConfig
         from ..diffusion.sampling.pipeline import sample
-        from ..diffusion.sampling.preview import contact_sheet
+        from ..diffusion.sampling.preview import image_grid
         from ..io.files.atomic import atomic_folder
         from ..io.images.images import write_image
-        from ..io.mesh.read import write_glb
+        from ..io.mesh.write import write_glb
         from ..io.views.transforms_json import read_views, write_views
         from ..pipeline.fuse import fuse_views
         from ..rendering.turntable import turntable, write_turntable
@@ -77,7 +77,7 @@ class Demo:
             config = SampleConfig(seed=self.seed, steps=self.steps)
             painted = sample(model, seen.colour[0], mask, config, progress=progress)
             seconds = {"painting": time.perf_counter() - start}
-            write_image(folder / SHEET, contact_sheet(painted.images))
+            write_image(folder / SHEET, image_grid(painted.images))
             write_views(painted.views, folder / "views", progress=progress)
             fused = fuse_views(painted.views, self.fuse, progress)
             write_glb(fused.mesh, folder / "mesh.glb")
@@ -101,7 +101,8 @@ class Demo:
         from ..evaluation.protocol import evaluate_mesh_with_grid
         from ..evaluation.report import markdown_table
         from ..io.files.atomic import atomic_folder
-        from ..io.mesh.read import read_mesh, write_glb
+        from ..io.mesh.read import read_mesh
+        from ..io.mesh.write import write_glb
         from ..io.views.transforms_json import read_views, write_views
         from ..pipeline.fuse import fuse_views
         from ..rendering.turntable import turntable, write_turntable

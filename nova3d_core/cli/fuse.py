@@ -46,8 +46,7 @@ class Fuse:
         from ..compute.devices import resolve_device
         from ..io.files.atomic import check_can_write_folder
         from ..io.files.ownership import reject_overlapping_outputs
-        from ..io.mesh.read import check_can_write_mesh, write_mesh
-        from ..io.mesh.write import mesh_files
+        from ..io.mesh.write import check_can_write_mesh, mesh_output_files, write_mesh
         from ..io.settings import read_settings
         from ..io.views.transforms_json import read_views
         from ..pipeline.fuse import fuse_views
@@ -57,7 +56,7 @@ class Fuse:
         check_can_write_mesh(self.output, self.overwrite, inputs)
         if self.details is not None:
             check_can_write_folder(self.details, self.overwrite, DETAIL_FILES, inputs)
-            reject_overlapping_outputs(mesh_files(self.output), (self.details,), "--details")
+            reject_overlapping_outputs(mesh_output_files(self.output), (self.details,), "--details")
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
         fused = fuse_views(read_views(self.views, progress), config, progress, device)
         if self.details is not None:

@@ -104,7 +104,7 @@ def _built_in_lines(row: dict[str, Any] | None) -> list[str]:
     lines = [f"Built in: {row['name']}  {_size_text(row['bytes'])}  {row['is']}"]
     if row["problem"]:
         lines += _wrapped("! ", row["problem"].removeprefix(row["path"]).lstrip())
-    for remark in (FAMILIES[NAME].limits, *row["notes"]):
+    for remark in (FAMILIES[NAME].caveats, *row["notes"]):
         lines += _wrapped("- ", remark)
     return lines
 

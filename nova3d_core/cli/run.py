@@ -35,8 +35,7 @@ class Run(SamplingOptions):
         from ..compute.devices import resolve_device
         from ..io.files.atomic import check_can_write_folder
         from ..io.files.ownership import reject_overlapping_outputs
-        from ..io.mesh.read import check_can_write_mesh, write_mesh
-        from ..io.mesh.write import mesh_files
+        from ..io.mesh.write import check_can_write_mesh, mesh_output_files, write_mesh
         from ..io.settings import read_settings
         from ..io.views.transforms_json import FOLDER_CONTENT, write_views
         from ..pipeline.fuse import fuse_views
@@ -46,7 +45,7 @@ class Run(SamplingOptions):
         check_can_write_mesh(self.output, self.overwrite, inputs)
         if self.views is not None:
             check_can_write_folder(self.views, self.overwrite, FOLDER_CONTENT, inputs)
-            reject_overlapping_outputs(mesh_files(self.output), (self.views,), "--views")
+            reject_overlapping_outputs(mesh_output_files(self.output), (self.views,), "--views")
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
         painted = self.paint(progress)
         fused = fuse_views(painted.sample.views, config, progress, device)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from ..checks import check_bounds
-from ..diffusion.families import GuidanceConfig, GuidanceKind, SampleConfig
+from ..diffusion.families import GuidanceConfig, GuidanceKind
+from ..diffusion.sampling.config import SampleConfig
 from ..errors import StageError
 from ..progress import Progress
 from ..weights.discovery.built_in import NAME
@@ -70,7 +71,7 @@ class SamplingOptions:
     """How far above the horizon the image was taken."""
     rise_deg: float = 0.0
     """SV3D p: rise and sink by so much once on the way round."""
-    decode_at_once: int | None = None
+    decode_chunk_size: int | None = None
     """Images decoded together; as many as fit into --memory-gib if not given."""
     memory_gib: float = 4.0
     """Memory that one decoding may take beside the weights."""
@@ -145,7 +146,7 @@ class SamplingOptions:
             guidance=guidance,
             size_px=self.size_px,
             elevation_deg=self.elevation_deg,
-            decode_at_once=self.decode_at_once,
+            decode_chunk_size=self.decode_chunk_size,
             memory_gib=self.memory_gib,
         )
 
@@ -160,9 +161,9 @@ class SamplingOptions:
         """The dynamic orbit, if one is asked for."""
         if not self.rise_deg:
             return None
-        from ..cameras.cameras import cameras_of_orbit
+        from ..cameras.cameras import cameras_from_orbit
         from ..cameras.orbits import ORBIT_PRESETS, OrbitConfig
 
         own = ORBIT_PRESETS[family.orbit].rig
         rig = replace(own, count=family.views, elevation_deg=self.elevation_deg)
-        return cameras_of_orbit(OrbitConfig(rig, "sine", self.rise_deg))
+        return cameras_from_orbit(OrbitConfig(rig, "sine", self.rise_deg))

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..checks import check_shape
 from ..errors import InputError
-from .sampling.fp32_fallback import dtype_of
 
 if TYPE_CHECKING:
     from .families import Family
@@ -25,7 +24,7 @@ class Codec(Protocol):
 
     factor: int
     """Pixels along a latent's side."""
-    channels: int
+    latent_channels: int
     """Numbers of a latent."""
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -34,13 +33,13 @@ class Codec(Protocol):
         The posterior's mode; a sample of it with a generator (V3D was trained so).
         """
 
-    def to_scaled(self, images: Tensor) -> Tensor:
+    def encode_scaled(self, images: Tensor) -> Tensor:
         """Latents (N, C, H/f, W/f) of images (N, 3, H, W) as the network paints them.
 
         They are of about unit variance, and what `decode` takes; training aims at them.
         """
 
-    def decode(self, latents: Tensor, views: int, at_once: int | None = None) -> Tensor:
+    def decode(self, latents: Tensor, views: int, chunk_size: int | None = None) -> Tensor:
         """Images (N, 3, H, W) in about -1..1 of scaled latents (N, C, h, w), N = objects * views.
 
         Args:
@@ -49,7 +48,7 @@ class Codec(Protocol):
             at_once: decode so many together.
         """
 
-    def decoding_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
+    def decode_peak_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
         """What decoding `count` images of this size together takes beside the weights."""
 
 
@@ -66,7 +65,7 @@ def check_encodable(images: Tensor, factor: int) -> None:
 class ImageEncoder(Protocol):
     """Images to the one token that the network attends to; an nn.Module."""
 
-    token_channels: int
+    embed_dim: int
     """Length of the token."""
 
     def embed(self, images: Tensor) -> Tensor:
@@ -76,7 +75,7 @@ class ImageEncoder(Protocol):
 class Placement(Protocol):
     """Decides where the parts of a model run, and brings each there when it is needed."""
 
-    def bring(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
+    def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
         """Makes a part ready to run.
 
         Args:
@@ -111,6 +110,12 @@ class MultiviewModel:
         return getattr(self, name)
 
 
+def module_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype of a module's weights; float32 for one without weights."""
+    weight = next(module.parameters(), None)
+    return torch.float32 if weight is None else weight.dtype
+
+
 @dataclass(eq=False)
 class OneDevice:
     """The plain placement: all on one device, the parts not in use moved away if it is a GPU."""
@@ -124,11 +129,11 @@ class OneDevice:
     keep: bool = False
     """Leave parts on the GPU when the next one comes; quicker where memory allows."""
 
-    def bring(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
+    def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
         """Moves the part here, the others away; see `Placement`."""
         if self.device.type != "cpu" and not self.keep:
             for other in PARTS:
                 if other != part:
                     self.model.part(other).to("cpu")
         module = self.model.part(part).to(self.device)
-        return self.device, self.dtype if part == UNET else dtype_of(module)
+        return self.device, self.dtype if part == UNET else module_dtype(module)

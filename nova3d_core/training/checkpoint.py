@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..io.files.atomic import new_folder
+from ..io.files.atomic import atomic_folder
 from ..io.files.json_text import read_json
-from ..io.settings import config_from
+from ..io.settings import config_from_dict
 from .deepspeed_zero import give_moments_to_zero, give_weights_to_zero, is_of_zero, moments_of_zero
-from .dtensor import part_like
+from .dtensor import shard_like
 from .ema import Ema
 from .tensor_files import read_tensors, write_tensors
 
@@ -34,14 +34,14 @@ _STEP = "step-"
 
 
 @dataclass
-class Place:
+class TrainProgress:
     """How far a run has come."""
 
     step: int = 0
     """Steps done, skipped ones included."""
     skipped: int = 0
     """Steps whose loss or gradient was not finite; they changed no weight."""
-    bad_in_a_row: int = 0
+    consecutive_skips: int = 0
     """Of these, the last ones without a good one between."""
     objects: int = 0
     """Objects seen, over all processes."""
@@ -50,12 +50,12 @@ class Place:
 
 
 @dataclass(frozen=True)
-class State:
+class CheckpointState:
     """What a checkpoint keeps beside tensors."""
 
     config: dict[str, Any]
     """The run's settings."""
-    place: Place
+    place: TrainProgress
     """How far it has come."""
     world: int
     """Processes that worked together."""
@@ -78,7 +78,7 @@ def checkpoints_in(output: Path) -> list[Path]:
 
 def write_checkpoint(
     output: Path,
-    state: State,
+    state: CheckpointState,
     module: nn.Module,
     ema: Ema,
     optimiser: torch.optim.Optimizer,
@@ -107,7 +107,7 @@ def write_checkpoint(
     """
     path = output / FOLDER / f"{_STEP}{state.place.step:08d}"
     parts = {
-        WEIGHTS: module.state_dict(), AVERAGE: ema.weights, OPTIMISER: moments(module, optimiser)
+        WEIGHTS: module.state_dict(), AVERAGE: ema.weights, OPTIMISER: named_moments(module, optimiser)
     }  # fmt: skip
     if not main:
         for tensors in parts.values():
@@ -115,7 +115,7 @@ def write_checkpoint(
         return path
     waiting = dict(parts)
     try:
-        with new_folder(path, overwrite=True, replaces=FILES) as folder:
+        with atomic_folder(path, overwrite=True, replaces=FILES) as folder:
             for name in parts:
                 write_tensors(folder / name, waiting.pop(name))
             text = json.dumps(asdict(state), indent=1)
@@ -124,11 +124,11 @@ def write_checkpoint(
         for tensors in waiting.values():
             write_tensors(None, tensors)
         raise
-    forget_old(output, kept)
+    prune_checkpoints(output, kept)
     return path
 
 
-def forget_old(output: Path, kept: int) -> None:
+def prune_checkpoints(output: Path, kept: int) -> None:
     """Deletes all but the newest checkpoints, and what a killed process left half-written."""
     for old in checkpoints_in(output)[:-kept]:
         (old / STATE).unlink()  # from here on it is none
@@ -138,7 +138,7 @@ def forget_old(output: Path, kept: int) -> None:
             shutil.rmtree(half, ignore_errors=True)
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path) -> CheckpointState:
     """What a checkpoint keeps beside tensors.
 
     Raises:
@@ -148,7 +148,7 @@ def read_state(path: Path) -> State:
         document = read_json(path / STATE)
         version = document.get("version") if isinstance(document, dict) else None
         newer = isinstance(version, int) and version > VERSION
-        state = None if newer else config_from(document, State, STATE)
+        state = None if newer else config_from_dict(document, CheckpointState, STATE)
     except InputError as error:
         raise InputError(
             f"checkpoint {path} is damaged: {error.message}",
@@ -160,7 +160,7 @@ def read_state(path: Path) -> State:
 
 
 def load_checkpoint(
-    path: Path, state: State, module: nn.Module, ema: Ema, optimiser: torch.optim.Optimizer
+    path: Path, state: CheckpointState, module: nn.Module, ema: Ema, optimiser: torch.optim.Optimizer
 ) -> None:
     """Puts a checkpoint's tensors into a module, its average and its optimiser.
 
@@ -169,15 +169,15 @@ def load_checkpoint(
     """
     weights, average = read_tensors(path / WEIGHTS), read_tensors(path / AVERAGE)
     own = module.state_dict()
-    check_names(path / WEIGHTS, weights, own)
-    check_names(path / AVERAGE, average, ema.weights)
-    module.load_state_dict({name: part_like(weights[name], own[name]) for name in own})
+    check_tensors_match(path / WEIGHTS, weights, own)
+    check_tensors_match(path / AVERAGE, average, ema.weights)
+    module.load_state_dict({name: shard_like(weights[name], own[name]) for name in own})
     give_weights_to_zero(module)
     ema.load(average, state.updates)
-    load_moments(path / OPTIMISER, read_tensors(path / OPTIMISER), module, optimiser)
+    load_optimiser(path / OPTIMISER, read_tensors(path / OPTIMISER), module, optimiser)
 
 
-def check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def check_tensors_match(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """Raises InputError unless a file has just the tensors that a network needs."""
     for name in dict.fromkeys([*wanted, *found]):
         have = tuple(found[name].shape) if name in found else None
@@ -189,7 +189,7 @@ def check_names(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Te
             )
 
 
-def moments(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+def named_moments(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimiser's tensors by the name of their weight: `exp_avg.unet.out.2.bias`."""
     if any(is_of_zero(weight) for weight in module.parameters()):
         return dict(moments_of_zero(module, optimiser))
@@ -200,10 +200,10 @@ def moments(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, An
     return named
 
 
-def load_moments(
+def load_optimiser(
     path: Path, named: Mapping[str, Tensor], module: nn.Module, optimiser: torch.optim.Optimizer
 ) -> None:
-    """Gives the optimiser the tensors that `moments` took from it."""
+    """Gives the optimiser the tensors that `named_moments` took from it."""
     if any(is_of_zero(weight) for weight in module.parameters()):
         give_moments_to_zero(module, optimiser, dict(named))
         return
@@ -216,7 +216,7 @@ def load_moments(
         if name not in weights or id(weights[name]) not in number:
             raise InputError(f"{path} belongs to another network: it has '{name}'.")
         weight = weights[name]
-        whole_or_part = part_like(value, weight) if value.dim() else value
+        whole_or_part = shard_like(value, weight) if value.dim() else value
         state.setdefault(number[id(weight)], {})[kind] = whole_or_part.clone()
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})

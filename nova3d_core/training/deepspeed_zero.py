@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .dtensor import is_split
+from .dtensor import is_sharded
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -22,9 +22,9 @@ def is_of_zero(weight: Tensor) -> bool:
     return getattr(weight, "_hp_mapping", None) is not None or hasattr(weight, "_dp_group")
 
 
-def is_in_parts(module: nn.Module) -> bool:
+def is_sharded_module(module: nn.Module) -> bool:
     """Whether each process holds only a part of the weights, or of their moments."""
-    return any(is_split(weight) or is_of_zero(weight) for weight in module.parameters())
+    return any(is_sharded(weight) or is_of_zero(weight) for weight in module.parameters())
 
 
 class Moment:

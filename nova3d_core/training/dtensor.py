@@ -5,24 +5,24 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-def is_split(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether each process holds only a part of it."""
     return hasattr(tensor, "full_tensor")
 
 
-def own_part(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """The part that this process holds, not copied; of a plain tensor all of it."""
-    return tensor.to_local() if is_split(tensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of it. Of a split tensor, every process has to ask at the same time."""
-    return tensor.detach().full_tensor() if is_split(tensor) else tensor.detach()
+    return tensor.detach().full_tensor() if is_sharded(tensor) else tensor.detach()
 
 
-def part_like(complete: Tensor, like: Tensor) -> Tensor:
+def shard_like(complete: Tensor, like: Tensor) -> Tensor:
     """A whole tensor split as another one is; every process must have the same whole one."""
-    if not is_split(like):
+    if not is_sharded(like):
         return complete
     from torch.distributed.tensor import distribute_tensor
 
@@ -33,7 +33,7 @@ def part_like(complete: Tensor, like: Tensor) -> Tensor:
         return distribute_tensor(complete, like.device_mesh, like.placements)
 
 
-def forget_gathered(module: nn.Module) -> None:
+def reshard_all(module: nn.Module) -> None:
     """Drops whole weights that FSDP2 keeps after a pass: the parts were changed since."""
     for each in module.modules():
         reshard = getattr(each, "reshard", None)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .dtensor import forget_gathered, own_part, part_like
+from .dtensor import reshard_all, local_shard, shard_like
 
 
 class Ema:
@@ -33,7 +33,7 @@ class Ema:
             name: weight.detach().float().clone() for name, weight in self._followed.items()
         }
 
-    def decay_now(self) -> float:
+    def current_decay(self) -> float:
         """The decay of the next update: (1 + n) / (10 + n) at first, so that short runs forget
         their beginning."""
         return min(self.decay, (1.0 + self.updates) / (10.0 + self.updates))
@@ -41,16 +41,16 @@ class Ema:
     @torch.no_grad()
     def update(self) -> None:
         """Takes the weights of one more step in: average += (1 - decay) (weight - average)."""
-        decay = self.decay_now()
-        averages = [own_part(average) for average in self.weights.values()]
-        weights = [own_part(weight.detach()) for weight in self._followed.values()]
+        decay = self.current_decay()
+        averages = [local_shard(average) for average in self.weights.values()]
+        weights = [local_shard(weight.detach()) for weight in self._followed.values()]
         if any(weight.dtype != torch.float32 for weight in weights):
             weights = [weight.float() for weight in weights]
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
         self.updates += 1
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def average_parameters(self) -> Iterator[None]:
         """The module computes with the average inside, and has its own weights back afterwards."""
         self._exchange()
         try:
@@ -61,15 +61,15 @@ class Ema:
     @torch.no_grad()
     def _exchange(self) -> None:
         for name, weight in self._followed.items():
-            here, average = own_part(weight.detach()), own_part(self.weights[name])
+            here, average = local_shard(weight.detach()), local_shard(self.weights[name])
             own = here.clone()
             here.copy_(average)
             average.copy_(own)
-        forget_gathered(self._module)
+        reshard_all(self._module)
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], updates: int) -> None:
         """Goes on from a checkpoint's average, which must have the same names."""
         for name, average in self.weights.items():
-            own_part(average).copy_(own_part(part_like(weights[name], average)))
+            local_shard(average).copy_(local_shard(shard_like(weights[name], average)))
         self.updates = updates

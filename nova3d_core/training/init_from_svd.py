@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..diffusion.families import FAMILIES
-from ..diffusion.network.config import CAMERA_TASK_NUMBERS, UNetConfig
-from ..diffusion.network.embeddings import sinusoid
+from ..diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
+from ..diffusion.network.embeddings import sinusoidal_embedding
 from ..diffusion.network.unet import VideoUNet
 from ..errors import InputError
 
@@ -24,9 +24,9 @@ SVD_CONDITIONS = 3
 
 def nova3d_unet_config(base: UNetConfig) -> UNetConfig:
     """The shape of the network that grows out of an SVD of shape `base`."""
-    if base.added_numbers % SVD_CONDITIONS or base.domains != 1:
+    if base.add_embed_dim % SVD_CONDITIONS or base.domains != 1:
         raise InputError(
-            f"a UNet that takes {base.added_numbers} numbers beside the noise level in "
+            f"a UNet that takes {base.add_embed_dim} numbers beside the noise level in "
             f"{base.domains} domain(s) is no SVD: NOVA3D cannot grow out of it.",
             "Start from svd_xt.safetensors or svd.safetensors.",
         )
@@ -34,8 +34,8 @@ def nova3d_unet_config(base: UNetConfig) -> UNetConfig:
         base,
         domains=2,
         alignment="gta",
-        camera_task_numbers=CAMERA_TASK_NUMBERS,
-        added_numbers=base.added_numbers // SVD_CONDITIONS,
+        camera_task_dim=CAMERA_TASK_DIM,
+        add_embed_dim=base.add_embed_dim // SVD_CONDITIONS,
     )
 
 
@@ -59,7 +59,7 @@ def nova3d_from_svd(svd: VideoUNet, seed: int = 0) -> VideoUNet:
 def _grown_weights(svd: Mapping[str, Tensor], config: UNetConfig, seed: int) -> dict[str, Tensor]:
     """SVD's tensors by name, and the new ones."""
     weights = {name: tensor.clone() for name, tensor in svd.items()}
-    weights.update(_folded_conditions(svd, config.added_numbers))
+    weights.update(_folded_conditions(svd, config.add_embed_dim))
     for name, tensor in svd.items():
         if ".attn1." in name:
             start = torch.zeros_like if ".to_out." in name else torch.clone
@@ -68,7 +68,7 @@ def _grown_weights(svd: Mapping[str, Tensor], config: UNetConfig, seed: int) -> 
             weights[name.replace(".norm1.", ".norm_align.")] = tensor.clone()
     like = svd["time_embed.0.weight"]
     generator = torch.Generator().manual_seed(seed)
-    width, numbers = config.embedding_channels, config.camera_task_numbers
+    width, numbers = config.time_embed_dim, config.camera_task_dim
     first = torch.randn(width, numbers, generator=generator) / numbers**0.5
     weights["camera_task_emb.0.weight"] = first.to(like)
     weights["camera_task_emb.0.bias"] = like.new_zeros(width)
@@ -84,8 +84,8 @@ def _folded_conditions(svd: Mapping[str, Tensor], size: int) -> dict[str, Tensor
     """
     weight, bias = svd["label_emb.0.0.weight"], svd["label_emb.0.0.bias"]
     usual = FAMILIES["nova3d"]
-    ids = torch.tensor([float(usual.fps_id), float(usual.motion_id)], device=weight.device)
-    known = sinusoid(ids, size).flatten().double()
+    ids = torch.tensor([float(usual.fps_id), float(usual.motion_bucket_id)], device=weight.device)
+    known = sinusoidal_embedding(ids, size).flatten().double()
     folded = bias.double() + weight[:, : 2 * size].double() @ known
     return {
         "label_emb.0.0.weight": weight[:, 2 * size :].clone(),

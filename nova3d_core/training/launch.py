@@ -51,7 +51,7 @@ def is_deepspeed(accelerator: Any) -> bool:
     return str(accelerator.distributed_type).endswith("DEEPSPEED")
 
 
-def everywhere(accelerator: Any, good: bool) -> bool:
+def all_processes(accelerator: Any, good: bool) -> bool:
     """Whether all processes say so."""
     if accelerator.num_processes == 1:
         return good
@@ -61,13 +61,13 @@ def everywhere(accelerator: Any, good: bool) -> bool:
     return bool(accelerator.reduce(votes, "sum") == accelerator.num_processes)
 
 
-def anywhere(accelerator: Any, asked: bool) -> bool:
+def any_process(accelerator: Any, asked: bool) -> bool:
     """Whether any process says so."""
-    return not everywhere(accelerator, not asked)
+    return not all_processes(accelerator, not asked)
 
 
 @contextmanager
-def whole_step(accelerator: Any, network: Any, last: bool) -> Iterator[None]:
+def accumulate(accelerator: Any, network: Any, last: bool) -> Iterator[None]:
     """Inside, one part of a step's gradient is computed; the processes meet at the last one.
 
     DeepSpeed also clips and steps by itself there.

@@ -16,23 +16,23 @@ from ..diffusion.model import OneDevice
 from ..errors import Cancelled, InputError, StageError
 from ..io.images.images import write_image
 from ..progress import SILENT, Progress
-from .checkpoint import Place, State, write_checkpoint
+from .checkpoint import TrainProgress, CheckpointState, write_checkpoint
 from .config import TrainConfig
-from .data.batches import Batch, batch_of
-from .data.latent_batches import ReadyBatch, is_ready, ready_batch_of
-from .data.prefetch import Feed
+from .data.batches import ImageBatch, collate_images
+from .data.latent_batches import LatentBatch, has_latents, collate_latents
+from .data.prefetch import BatchPrefetcher
 from .data.stream import ObjectStream
-from .deepspeed_zero import is_in_parts
+from .deepspeed_zero import is_sharded_module
 from .dtensor import whole
 from .ema import Ema
-from .launch import anywhere, everywhere, whole_step
-from .objective import COMPUTES_IN, Objective
+from .launch import any_process, all_processes, accumulate
+from .objective import COMPUTE_DTYPE, Objective
 from .optimiser import learning_rate, set_learning_rate
-from .run_logger import Watch, memory_gib
-from .step_rng import Draws, draw
-from .stopping import Reason, Stopping
-from .train_module import Trainee
-from .validation import Truth, Validation, sheet, validate
+from .run_logger import RunLogger, peak_memory_gib
+from .step_rng import StepRandomness, draw
+from .stopping import StopReason, StopHandler
+from .train_module import TrainModule
+from .validation import ValidationSample, ValidationResult, sheet, validate
 
 TRAINING = "training"
 SHEETS = "sheets"
@@ -50,24 +50,24 @@ class _Since:
 
 
 @dataclass(eq=False)
-class Loop:
+class TrainLoop:
     """Takes steps; everything it needs is made by `runs.train`."""
 
     config: TrainConfig
     output: Path
     accelerator: Any
-    trainee: Trainee
+    trainee: TrainModule
     network: Any
     optimiser: Any
     ema: Ema
     source: ObjectStream
-    place: Place
-    truths: Sequence[Truth]
-    watch: Watch
+    place: TrainProgress
+    truths: Sequence[ValidationSample]
+    watch: RunLogger
     progress: Progress = SILENT
     notes: list[str] = field(default_factory=list)
 
-    def run(self, stopping: Stopping) -> Reason:
+    def run(self, stopping: StopHandler) -> StopReason:
         """Takes steps until the run is finished or shall end, and leaves a checkpoint.
 
         Raises:
@@ -75,15 +75,15 @@ class Loop:
                 is kept.
             InputError: the last checkpoint cannot be written.
         """
-        steps, ahead = self.config.optimiser.steps, self.config.data.ahead
+        steps, prefetch_batches = self.config.optimiser.steps, self.config.data.prefetch_batches
         each = self.config.optimiser.batch // self.accelerator.num_processes
         self._objective = Objective(
             self.config, self.trainee, self.network, self.accelerator.device
         )
         self._since, self._kept_at, self._kept_step = _Since(), time.monotonic(), self.place.step
-        self._split = is_in_parts(self.trainee)
-        reason: Reason | None = "finished" if self.place.step >= steps else None
-        with Feed(self.source, each, self._made, self.place.step, ahead) as feed:
+        self._split = is_sharded_module(self.trainee)
+        reason: StopReason | None = "finished" if self.place.step >= steps else None
+        with BatchPrefetcher(self.source, each, self._made, self.place.step, prefetch_batches) as feed:
             self._feed = feed
             while reason is None:
                 self.step()
@@ -92,7 +92,7 @@ class Loop:
             self.keep()
         return reason
 
-    def _end(self, stopping: Stopping, steps: int) -> Reason | None:
+    def _end(self, stopping: StopHandler, steps: int) -> StopReason | None:
         """Why the run ends here, if it does; all processes end at the same step."""
         reason = stopping.reason
         try:
@@ -101,21 +101,21 @@ class Loop:
             reason = reason or "cancelled"
         if self.place.step >= steps:
             return "finished"
-        if anywhere(self.accelerator, reason is not None):
+        if any_process(self.accelerator, reason is not None):
             return reason or "terminated"
         return None
 
-    def _made(self, objects: list[dict[str, Any]], step: int) -> tuple[Any, Draws]:
+    def _made(self, objects: list[dict[str, Any]], step: int) -> tuple[Any, StepRandomness]:
         """A batch and all its random numbers."""
         family, config, codec = self.trainee.family, self.config, self.trainee.codec
         first = self.accelerator.process_index * len(objects)
         side = config.data.size_px // codec.factor
-        shape = (len(family.domains), family.views, codec.channels, side, side)
+        shape = (len(family.domains), family.views, codec.latent_channels, side, side)
         places = range(first, first + len(objects))
-        if is_ready(objects):
-            batch: Batch | ReadyBatch = ready_batch_of(objects, shape)
+        if has_latents(objects):
+            batch: ImageBatch | LatentBatch = collate_latents(objects, shape)
         else:
-            batch = batch_of(objects, family.views, config.data.size_px)
+            batch = collate_images(objects, family.views, config.data.size_px)
         return batch, draw(config.seed, step, places, shape, config.data.size_px)
 
     def step(self) -> None:
@@ -126,7 +126,7 @@ class Loop:
         config = self.config.optimiser
         set_learning_rate(self.optimiser, learning_rate(config, self.place.step))
         loss, norm = self._gradients(batch, draws)
-        good = everywhere(self.accelerator, norm is not None)
+        good = all_processes(self.accelerator, norm is not None)
         if good:
             self.optimiser.step()
             self.ema.update()
@@ -136,17 +136,17 @@ class Loop:
         self.place.seconds += time.monotonic() - asked
         self._count(good, loss, norm)
 
-    def _gradients(self, batch: Batch, draws: Draws) -> tuple[Tensor, float | None]:
+    def _gradients(self, batch: ImageBatch, draws: StepRandomness) -> tuple[Tensor, float | None]:
         """The losses (D,) of a batch, and its gradient's norm; None if either is not finite."""
         config, count = self.config.optimiser, len(batch)
         total: Tensor | None = None
         for first in range(0, count, config.at_once):
             last = min(first + config.at_once, count)
-            with whole_step(self.accelerator, self.network, last == count):
+            with accumulate(self.accelerator, self.network, last == count):
                 part = batch.part(first, last), draws.part(first, last)
                 losses, _ = self._objective.losses(*part, self.place.step)  # (D, b)
                 loss = losses.mean(dim=0).sum() / count
-                if not everywhere(self.accelerator, bool(torch.isfinite(loss))):
+                if not all_processes(self.accelerator, bool(torch.isfinite(loss))):
                     return losses.detach().mean(dim=1), None
                 self.accelerator.backward(loss)
             share = losses.detach().sum(dim=1) / count  # (D,)
@@ -159,32 +159,32 @@ class Loop:
         """Sums for the log; raises StageError after too many bad steps in a row."""
         place = self.place
         if good:
-            place.bad_in_a_row = 0
+            place.consecutive_skips = 0
             since = self._since
             since.steps += 1
             since.norm += norm or 0.0
             since.loss = loss if since.loss is None else since.loss + loss
             return
         place.skipped += 1
-        place.bad_in_a_row += 1
+        place.consecutive_skips += 1
         self.watch.event("skipped", place.step, skipped=place.skipped)
-        if place.bad_in_a_row >= self.config.run.bad_steps:
+        if place.consecutive_skips >= self.config.run.bad_steps:
             raise StageError(
                 TRAINING,
-                f"the loss of {place.bad_in_a_row} steps in a row was not finite "
+                f"the loss of {place.consecutive_skips} steps in a row was not finite "
                 f"({place.skipped} in all), the last one step {place.step}.",
                 "The last checkpoint is kept; go on from it with a lower learning rate, or in "
                 "float32.",
             )
 
-    def _look(self, stopping: Stopping) -> None:
+    def _look(self, stopping: StopHandler) -> None:
         """What is done now and then: the log, checkpoints, sheets, validation."""
         run, step = self.config.run, self.place.step
         if step % run.log_every == 0:
             self._log()
         due = time.monotonic() - self._kept_at >= 60.0 * run.checkpoint_minutes > 0
-        wanted = step % run.checkpoint_steps == 0 or anywhere(self.accelerator, due)
-        if wanted and not self.place.bad_in_a_row:  # a bad row must not push good ones out
+        wanted = step % run.checkpoint_steps == 0 or any_process(self.accelerator, due)
+        if wanted and not self.place.consecutive_skips:  # a bad row must not push good ones out
             try:
                 self.keep()
             except InputError as error:  # a full disk may have room again: go on, try again
@@ -213,7 +213,7 @@ class Loop:
                 skipped=self.place.skipped,
                 unreadable=len(self.source.unreadable),
                 hours=round(self.place.seconds / 3600.0, 4),
-                memory_gib=memory_gib(self.accelerator.device),
+                peak_memory_gib=peak_memory_gib(self.accelerator.device),
             )
         self._since = _Since()
 
@@ -226,7 +226,7 @@ class Loop:
         if self.place.step == self._kept_step:
             return
         started, main = time.monotonic(), self.accelerator.is_main_process
-        state = State(
+        state = CheckpointState(
             config=asdict(self.config),
             place=self.place,
             world=self.accelerator.num_processes,
@@ -246,25 +246,25 @@ class Loop:
             self.accelerator.wait_for_everyone()
         self.watch.event("kept", self.place.step, seconds=round(time.monotonic() - started, 2))
 
-    def show(self, objects: int, stopping: Stopping) -> None:
+    def show(self, objects: int, stopping: StopHandler) -> None:
         """Paints held-out objects with the averaged weights: figures, and a sheet of the first.
 
         Nothing comes of it if the run shall end before it is done.
         """
         started, device = time.monotonic(), self.accelerator.device
         model = self.trainee.model()
-        placement = OneDevice(model, device, COMPUTES_IN[self.config.precision], keep=True)
+        placement = OneDevice(model, device, COMPUTE_DTYPE[self.config.precision], keep=True)
         truths, steps = self.truths[:objects], self.config.run.sampling_steps or None
         alone = self.accelerator.num_processes == 1  # several must not part ways
         quiet = Progress(None, lambda: alone and stopping.reason not in (None, "time"))
-        with self.ema.in_place(), suppress(Cancelled):
+        with self.ema.average_parameters(), suppress(Cancelled):
             if self.accelerator.is_main_process or self._split:  # split weights need all processes
                 found = validate(model, truths, placement, steps, quiet)
                 self._show(found, truths, time.monotonic() - started)
         self.accelerator.wait_for_everyone()
         self._since.started += time.monotonic() - started
 
-    def _show(self, found: Validation, truths: Sequence[Truth], seconds: float) -> None:
+    def _show(self, found: ValidationResult, truths: Sequence[ValidationSample], seconds: float) -> None:
         figures = {name: value for name, value in found.means.items() if value is not None}
         self.watch.event(
             "validation",

@@ -19,11 +19,11 @@ def learning_rate(config: OptimiserConfig, step: int) -> float:
         return config.learning_rate * warm
     share = (step - config.warm_up) / max(config.steps - config.warm_up, 1)
     falling = 0.5 * (1.0 + math.cos(math.pi * min(max(share, 0.0), 1.0)))
-    lowest = config.lowest_share
+    lowest = config.min_lr_ratio
     return config.learning_rate * warm * (lowest + (1.0 - lowest) * falling)
 
 
-def optimiser_of(module: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+def make_optimiser(module: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
     """The optimiser of the weights that are trained; matrices decay, norms and biases do not."""
     trained = {name: w for name, w in module.named_parameters() if w.requires_grad}
     muon = config.method == "muon"
@@ -41,7 +41,7 @@ def optimiser_of(module: nn.Module, config: OptimiserConfig) -> torch.optim.Adam
             "params": list(hidden.values()),
             "weight_decay": config.weight_decay,
             "orthogonal": True,
-            "rate_share": config.hidden_share,
+            "lr_ratio": config.muon_lr_ratio,
         }
     )
     return Muon(groups, config.betas[0], **said)
@@ -64,4 +64,4 @@ def _can_fuse(weights: list[nn.Parameter]) -> bool | None:
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Sets the rate of all groups, each to its share of it."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * group.get("rate_share", 1.0)
+        group["lr"] = rate * group.get("lr_ratio", 1.0)

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MissingDependencyError
-from ..io.files.containment import quoted
+from ..io.files.containment import quote_value
 from ..io.files.json_text import read_json
-from ..io.settings import config_from
+from ..io.settings import config_from_dict
 from .config import TrainConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 
 
-def shipped_configs() -> list[str]:
+def preset_names() -> list[str]:
     """Names of the settings that come with the package."""
     return sorted(path.stem for path in CONFIGS.glob("*.json"))
 
@@ -28,16 +28,16 @@ def read_train_config(name: str) -> TrainConfig:
         InputError: neither a name nor a file; no JSON or TOML; an unknown setting; a value out of
             its range.
     """
-    if name in shipped_configs():
+    if name in preset_names():
         path = CONFIGS / f"{name}.json"
     else:
         path = Path(name)
         if path.suffix not in (".json", ".toml"):
             raise InputError(
                 f"training settings '{name}' are unknown.",
-                f"Name one of {', '.join(shipped_configs())}, or a .json or .toml file.",
+                f"Name one of {', '.join(preset_names())}, or a .json or .toml file.",
             )
-    return config_from(_document(path), TrainConfig, "settings")
+    return config_from_dict(_document(path), TrainConfig, "settings")
 
 
 def _document(path: Path) -> Any:
@@ -53,7 +53,7 @@ def _document(path: Path) -> Any:
     except RecursionError as error:
         raise InputError(f"{path} is not valid TOML: it is nested too deeply.") from error
     except ValueError as error:
-        raise InputError(f"{path} is not valid TOML: {quoted(str(error))}.") from error
+        raise InputError(f"{path} is not valid TOML: {quote_value(str(error))}.") from error
 
 
 def _toml(text: str) -> Any:

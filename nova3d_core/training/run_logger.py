@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingDependencyError
-from ..io.files.atomic import explained_write_errors
+from ..io.files.atomic import translate_os_errors
 
 LOG, CURVES = "log.jsonl", "tensorboard"
 
 
-class Watch:
+class RunLogger:
     """Writes the log of a run; one that is not the main process writes nothing.
 
     Args:
@@ -34,7 +34,7 @@ class Watch:
         self._main = main
         self._writer: Any = None
         if main:
-            with explained_write_errors(output):
+            with translate_os_errors(output):
                 output.mkdir(parents=True, exist_ok=True)
         if main and tensorboard:
             self._writer = _writer(output / CURVES)
@@ -44,7 +44,7 @@ class Watch:
         if not self._main:
             return
         line = {"event": kind, "step": step, "time": round(time.time(), 1), **values}
-        with explained_write_errors(self._path), self._path.open("a", encoding="utf-8") as log:
+        with translate_os_errors(self._path), self._path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
         if self._writer is not None:
             for name, value in values.items():
@@ -72,7 +72,7 @@ def _writer(folder: Path) -> Any:
     return SummaryWriter(str(folder))
 
 
-def memory_gib(device: torch.device) -> float | None:
+def peak_memory_gib(device: torch.device) -> float | None:
     """The most memory used so far: the device's, or this process's on the CPU."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**30, 3)

@@ -12,22 +12,22 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..io.files.atomic import new_file, refuse_unusable_name, refuse_unwritable
-from ..io.settings import settings_text
+from ..io.files.atomic import atomic_file, check_usable_path, check_parent_writable
+from ..io.settings import settings_to_json
 from ..progress import SILENT, Progress
 from .attention import choose_attention
-from .checkpoint import FOLDER, Place, State, checkpoints_in, load_checkpoint, read_state
-from .config import TrainConfig, differences
-from .data.object_sources import block_of, held_out_objects, source_of
+from .checkpoint import FOLDER, TrainProgress, CheckpointState, checkpoints_in, load_checkpoint, read_state
+from .config import TrainConfig, changed_settings
+from .data.object_sources import batch_size_per_process, held_out_objects, make_object_stream
 from .data.stream import ObjectStream
-from .deepspeed_zero import is_in_parts
+from .deepspeed_zero import is_sharded_module
 from .ema import Ema
 from .launch import make_accelerator
-from .loop import Loop
-from .optimiser import optimiser_of
-from .run_logger import Watch
-from .stopping import Reason, Stopping
-from .train_module import Trainee, check_size, trainee_of
+from .loop import TrainLoop
+from .optimiser import make_optimiser
+from .run_logger import RunLogger
+from .stopping import StopReason, StopHandler
+from .train_module import TrainModule, check_image_size, build_train_module
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +35,14 @@ SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class TrainResult:
     """How a call of `train` ended."""
 
-    reason: Reason
+    reason: StopReason
     """Why it ended; only "finished" means that the run is over."""
-    place: Place
+    place: TrainProgress
     """How far the run has come."""
-    trainee: Trainee
+    trainee: TrainModule
     """The network as it is."""
     ema: Ema
     """The moving average of its weights."""
@@ -60,8 +60,8 @@ def train(
     cpu: bool = False,
     accept_changes: bool = False,
     progress: Progress = SILENT,
-    make_source: Callable[[TrainConfig, int, int], ObjectStream] = source_of,
-) -> Outcome:
+    make_source: Callable[[TrainConfig, int, int], ObjectStream] = make_object_stream,
+) -> TrainResult:
     """Trains in a folder, from its newest checkpoint on if there is one.
 
     Args:
@@ -79,19 +79,19 @@ def train(
         MissingDependencyError: accelerate or TensorBoard is not installed.
     """
     output = Path(output)
-    refuse_unusable_name(output / FOLDER / "step-00000000")
-    refuse_unwritable(output / SETTINGS)
-    with Stopping(minutes) as stopping:
+    check_usable_path(output / FOLDER / "step-00000000")
+    check_parent_writable(output / SETTINGS)
+    with StopHandler(minutes) as stopping:
         accelerator = make_accelerator(config.optimiser, cpu)
         world = accelerator.num_processes
         if not accelerator.is_main_process:
             progress = SILENT
-        block_of(config, world)
+        batch_size_per_process(config, world)
         found = checkpoints_in(output)
         state = read_state(found[-1]) if found else None
         notes = [] if state is None else changes(output, state, config, world, accept_changes)
-        trainee = trainee_of(config, progress)
-        check_size(trainee, config.data.size_px)
+        trainee = build_train_module(config, progress)
+        check_image_size(trainee, config.data.size_px)
         network, optimiser = prepared(trainee, config, accelerator)
         _refuse_parts_for_muon(trainee, config)
         ema = Ema(trainee, config.optimiser.ema_decay)
@@ -99,11 +99,11 @@ def train(
         if state is not None:
             load_checkpoint(found[-1], state, trainee, ema, optimiser)
             source.load_state_dict(state.data)
-        place = Place() if state is None else state.place
-        loop = Loop(
+        place = TrainProgress() if state is None else state.place
+        loop = TrainLoop(
             config, output, accelerator, trainee, network, optimiser, ema, source, place,
             held_out_objects(config, trainee.family, _shown(config)),
-            Watch(output, config.run.tensorboard, accelerator.is_main_process),
+            RunLogger(output, config.run.tensorboard, accelerator.is_main_process),
             progress, notes,
         )  # fmt: skip
         _begin(loop, state, world)
@@ -111,7 +111,7 @@ def train(
             reason = loop.run(stopping)
         finally:
             loop.watch.close()
-    return Outcome(reason, place, trainee, ema, accelerator.is_main_process, _lost_objects(source))
+    return TrainResult(reason, place, trainee, ema, accelerator.is_main_process, _lost_objects(source))
 
 
 def _lost_objects(source: ObjectStream) -> int:
@@ -127,9 +127,9 @@ def _lost_objects(source: ObjectStream) -> int:
     return count
 
 
-def prepared(trainee: Trainee, config: TrainConfig, accelerator: Any) -> tuple[Any, Any]:
+def prepared(trainee: TrainModule, config: TrainConfig, accelerator: Any) -> tuple[Any, Any]:
     """Network and optimiser on their device, wrapped for several processes where there are some."""
-    trainee.unet.checkpointing = config.checkpointing
+    trainee.unet.gradient_checkpointing = config.gradient_checkpointing
     if config.channels_last:
         channels_last(trainee.unet)
     choose_attention(trainee.unet, accelerator.device, config.precision)
@@ -138,11 +138,11 @@ def prepared(trainee: Trainee, config: TrainConfig, accelerator: Any) -> tuple[A
     trainee.to(accelerator.device)
     if config.compiled:
         trainee.unet.compile()
-    return accelerator.prepare(trainee, optimiser_of(trainee, config.optimiser))
+    return accelerator.prepare(trainee, make_optimiser(trainee, config.optimiser))
 
 
-def _refuse_parts_for_muon(trainee: Trainee, config: TrainConfig) -> None:
-    if config.optimiser.method == "muon" and is_in_parts(trainee):
+def _refuse_parts_for_muon(trainee: TrainModule, config: TrainConfig) -> None:
+    if config.optimiser.method == "muon" and is_sharded_module(trainee):
         raise InputError(
             "optimiser.method muon needs whole weights in each process, but the launcher splits "
             "them.",
@@ -158,14 +158,14 @@ def channels_last(network: nn.Module) -> None:
             weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])
 
 
-def changes(output: Path, state: State, config: TrainConfig, world: int, accept: bool) -> list[str]:
+def changes(output: Path, state: CheckpointState, config: TrainConfig, world: int, accept: bool) -> list[str]:
     """What is different from before, as notes that the run keeps.
 
     Raises:
         InputError: settings differ, and that was not accepted.
     """
     notes, where = list(state.notes), f"from step {state.place.step} on"
-    different = differences(state.config, config)
+    different = changed_settings(state.config, config)
     if different and not accept:
         raise InputError(
             f"the run in {output} was started with other settings: {'; '.join(different)}.",
@@ -181,7 +181,7 @@ def changes(output: Path, state: State, config: TrainConfig, world: int, accept:
     return notes
 
 
-def _begin(loop: Loop, state: State | None, world: int) -> None:
+def _begin(loop: TrainLoop, state: CheckpointState | None, world: int) -> None:
     """The run's settings in its folder, and the first line of the log."""
     kind = "started" if state is None else "resumed"
     weights = sum(weight.numel() for weight in loop.trainee.parameters())
@@ -195,8 +195,8 @@ def _begin(loop: Loop, state: State | None, world: int) -> None:
     )
     if loop.accelerator.is_main_process:
         path = loop.output / SETTINGS
-        with new_file(path, overwrite=True) as part:
-            part.write_text(settings_text(loop.config), encoding="utf-8")
+        with atomic_file(path, overwrite=True) as part:
+            part.write_text(settings_to_json(loop.config), encoding="utf-8")
 
 
 def _shown(config: TrainConfig) -> int:

@@ -8,10 +8,10 @@ import time
 from types import FrameType
 from typing import Any, Literal
 
-Reason = Literal["finished", "time", "terminated", "interrupted", "cancelled"]
+StopReason = Literal["finished", "time", "terminated", "interrupted", "cancelled"]
 
 
-class Stopping:
+class StopHandler:
     """Inside, signals are only noted, so that a step and a checkpoint are always whole.
 
     A second Ctrl-C interrupts at once, as Python usually does.
@@ -25,7 +25,7 @@ class Stopping:
         self._signal: int | None = None
         self._old: dict[int, Any] = {}
 
-    def __enter__(self) -> Stopping:
+    def __enter__(self) -> StopHandler:
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
                 number = getattr(signal, name, None)  # Windows has no SIGHUP
@@ -45,7 +45,7 @@ class Stopping:
         self._signal = number
 
     @property
-    def reason(self) -> Reason | None:
+    def reason(self) -> StopReason | None:
         """Why the run shall end now, if it shall."""
         if self._signal is not None:
             return "interrupted" if self._signal == signal.SIGINT else "terminated"

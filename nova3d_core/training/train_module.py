@@ -93,9 +93,9 @@ def check_parts(unet: VideoUNet, codec: Codec, family: Family) -> None:
     config = unet.config
     wanted = {
         "domains": len(family.domains),
-        "channels_in": 2 * codec.channels,
-        "channels_out": codec.channels,
-        "added_numbers": 256 * len(family.added),
+        "in_channels": 2 * codec.latent_channels,
+        "out_channels": codec.latent_channels,
+        "add_embed_dim": 256 * len(family.added_conditions),
     }
     for name, number in wanted.items():
         if getattr(config, name) != number:
@@ -108,7 +108,7 @@ def check_parts(unet: VideoUNet, codec: Codec, family: Family) -> None:
 
 def check_image_size(trainee: TrainModule, size_px: int) -> None:
     """Raises InputError if the network cannot halve latents of such images often enough."""
-    levels = len(trainee.unet.config.channel_factors)
+    levels = len(trainee.unet.config.channel_mult)
     multiple = trainee.codec.factor * 2 ** (levels - 1)
     if size_px % multiple:
         raise InputError(
@@ -129,12 +129,12 @@ def init_train_module(config: NetworkConfig, family: Family, seed: int) -> Train
     """
     with seeded(seed):
         unet = VideoUNet(config.unet)
-        encoder = SmallEncoder(config.encoder_channels, config.unet.context_channels)
+        encoder = SmallEncoder(config.encoder_channels, config.unet.context_dim)
     init_as_identity(unet, config.residual_init_scale)
     codec = PixelCodec(
         config.codec_factor,
-        deviation=config.codec_deviation,
-        cosines=config.codec_cosines or None,
+        std=config.codec_std,
+        cosines=config.codec_dct_weights or None,
     )
     return TrainModule(unet, encoder, codec, family)
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..conventions import decode_normals
-from ..diffusion.families import SampleConfig
+from ..diffusion.sampling.config import SampleConfig
 from ..diffusion.model import MultiviewModel, Placement
-from ..diffusion.sampling.pipeline import decoded, draw, sample_latents, told_of
-from ..diffusion.sampling.trajectory import stations_of
+from ..diffusion.sampling.pipeline import decode_latents, draw_noise_inputs, sample_latents, make_conditioning
+from ..diffusion.sampling.trajectory import plan_trajectory
 from ..errors import StageError
-from ..evaluation.metrics.image import mask_iou, mean_figures, normal_error_deg, psnr, ssim
+from ..evaluation.metrics.image import mask_iou, mean_metrics, normal_error_deg, psnr, ssim
 from ..progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ SSIM_PX = 11
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class ValidationSample:
     """One object with all its views."""
 
     colour: Tensor
@@ -43,10 +43,10 @@ class Truth:
     """Its name in the data."""
 
 
-def truth_of(item: Mapping[str, Any]) -> Truth:
+def validation_sample(item: Mapping[str, Any]) -> ValidationSample:
     """An object as the data gives it: (V, S, S, ...) uint8."""
     images = (item[name].float() / 255.0 for name in ("colour", "normal", "mask"))
-    return Truth(*images, key=str(item.get("key", "")))
+    return ValidationSample(*images, key=str(item.get("key", "")))
 
 
 def paint(
@@ -76,12 +76,12 @@ def paint(
     """
     size_px = image.shape[0]
     config = SampleConfig(seed=seed, steps=steps)
-    stations = stations_of(model.family, size_px)
-    draws = draw(model, size_px, seed)
+    trajectory = plan_trajectory(model.family, size_px)
+    draws = draw_noise_inputs(model, size_px, seed)
     with torch.no_grad():
-        told = told_of(model, image, stations, draws, placement, progress)
-        latents = sample_latents(model, told, stations, draws.start, config, placement, progress)
-        return decoded(model, latents, config, placement, progress)
+        told = make_conditioning(model, image, trajectory, draws, placement, progress)
+        latents = sample_latents(model, told, trajectory, draws.start, config, placement, progress)
+        return decode_latents(model, latents, config, placement, progress)
 
 
 def silhouettes(images: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def silhouettes(images: Tensor) -> Tensor:
     return (images.amin(dim=-1) < 1.0 - WHITE_SLACK).float()
 
 
-def view_figures(painted: Tensor, truth: Truth) -> list[dict[str, float | None]]:
+def view_metrics(painted: Tensor, truth: ValidationSample) -> list[dict[str, float | None]]:
     """Figures of each view.
 
     Args:
@@ -106,7 +106,7 @@ def view_figures(painted: Tensor, truth: Truth) -> list[dict[str, float | None]]
     return [_figures(painted[:, view], truth, view) for view in range(painted.shape[1])]
 
 
-def _figures(painted: Tensor, truth: Truth, view: int) -> dict[str, float | None]:
+def _figures(painted: Tensor, truth: ValidationSample, view: int) -> dict[str, float | None]:
     colour, true_colour = painted[0], truth.colour[view]
     figures: dict[str, float | None] = {"psnr": psnr(colour, true_colour)}
     if len(colour) >= SSIM_PX:
@@ -125,13 +125,13 @@ def _figures(painted: Tensor, truth: Truth, view: int) -> dict[str, float | None
     return figures
 
 
-def unseen_means(figures: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+def mean_over_unseen_views(figures: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
     """Means over all views but the first, which the model was given."""
-    return mean_figures(figures[1:])
+    return mean_metrics(figures[1:])
 
 
 @dataclass(frozen=True, eq=False)
-class Validation:
+class ValidationResult:
     """What a model painted of held-out objects, measured."""
 
     means: dict[str, float | None]
@@ -144,11 +144,11 @@ class Validation:
 
 def validate(
     model: MultiviewModel,
-    truths: Sequence[Truth],
+    truths: Sequence[ValidationSample],
     placement: Placement,
     steps: int | None = None,
     progress: Progress = SILENT,
-) -> Validation:
+) -> ValidationResult:
     """Paints each object from its first view, always with the same noise, and measures it.
 
     Objects of which the model gave numbers that are not finite count with figures of None.
@@ -169,8 +169,8 @@ def validate(
             logger.warning("validation: %s", error.message)
             continue
         painted.append(images)
-        objects.append(unseen_means(view_figures(images, truth)))
-    return Validation(mean_figures(objects) if objects else {}, objects, painted)
+        objects.append(mean_over_unseen_views(view_metrics(images, truth)))
+    return ValidationResult(mean_metrics(objects) if objects else {}, objects, painted)
 
 
 def _asked_to_stop(progress: Progress) -> bool:
@@ -178,7 +178,7 @@ def _asked_to_stop(progress: Progress) -> bool:
     return False
 
 
-def sheet(truths: Sequence[Truth], painted: Sequence[Tensor]) -> Tensor:
+def sheet(truths: Sequence[ValidationSample], painted: Sequence[Tensor]) -> Tensor:
     """An image (H, W, 3): for each object colours over their truth, normals over theirs.
 
     Args:

@@ -88,7 +88,7 @@ def unet_config(shapes: Mapping[str, Shape], said: Mapping[str, Any], source: st
     first = shape("input_blocks.0.0.weight")
     count = 1 + max(_indices(shapes, r"input_blocks\.(\d{1,4})\."), default=0)
     halving = [i for i in range(count) if f"input_blocks.{i}.0.op.weight" in shapes]
-    res_blocks = (halving[0] if halving else count) - 1
+    num_res_blocks = (halving[0] if halving else count) - 1
     starts = [1, *(i + 1 for i in halving)]
     widths = [shape(f"input_blocks.{i}.0.out_layers.3.weight")[0] for i in starts]
     context = shape("middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1]
@@ -96,19 +96,19 @@ def unet_config(shapes: Mapping[str, Shape], said: Mapping[str, Any], source: st
     alignment = _alignment(shapes)
     domains = 2 if alignment != "none" or camera_task else 1
     return UNetConfig(
-        channels_in=first[1],
-        channels_out=shape("out.2.weight")[0],
-        channels=first[0],
-        channel_factors=tuple(width // first[0] for width in widths),
-        res_blocks=res_blocks,
+        in_channels=first[1],
+        out_channels=shape("out.2.weight")[0],
+        model_channels=first[0],
+        channel_mult=tuple(width // first[0] for width in widths),
+        num_res_blocks=num_res_blocks,
         attention_levels=tuple(f"input_blocks.{i}.1.proj_in.weight" in shapes for i in starts),
-        head_channels=_number(said, "head_channels", UNetConfig.head_channels, source),
-        context_channels=context,
-        added_numbers=shape("label_emb.0.0.weight")[1],
+        num_head_channels=_number(said, "num_head_channels", UNetConfig.num_head_channels, source),
+        context_dim=context,
+        add_embed_dim=shape("label_emb.0.0.weight")[1],
         domains=_number(said, "domains", domains, source),
         alignment=alignment,
-        camera_task_numbers=camera_task,
-        group_size=_number(said, "group_size", UNetConfig.group_size, source),
+        camera_task_dim=camera_task,
+        norm_num_groups=_number(said, "norm_num_groups", UNetConfig.norm_num_groups, source),
     )
 
 

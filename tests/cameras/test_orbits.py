@@ -7,22 +7,22 @@ import math
 import pytest
 import torch
 
-from nova3d_core.cameras.cameras import cameras_of_orbit, orbit_cameras
+from nova3d_core.cameras.cameras import cameras_from_orbit, orbit_cameras
 from nova3d_core.cameras.orbits import (
     ORBIT_PRESETS,
     OrbitConfig,
-    angles_from_text,
     focal_for_fov,
-    orbit_from_words,
-    orbit_of_preset,
-    rig_from_lens,
+    parse_angles,
+    parse_orbit,
+    preset_orbit,
+    rig_from_fov,
 )
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import InputError
 
 
 def test_the_first_preset_is_the_default_rig():
-    ours = cameras_of_orbit(orbit_of_preset("nova3d", 256, 256))
+    ours = cameras_from_orbit(preset_orbit("nova3d", 256, 256))
     default = orbit_cameras()
     assert torch.equal(ours.world_to_camera, default.world_to_camera)
     assert torch.equal(ours.intrinsics, default.intrinsics)
@@ -32,7 +32,7 @@ def test_the_first_preset_is_the_default_rig():
     ("preset", "count", "front"), [("nova3d", 16, 0), ("sv3d", 21, 20), ("v3d", 18, 0)]
 )
 def test_a_presets_orbit_is_even_and_meets_the_front_where_its_model_does(preset, count, front):
-    cameras = cameras_of_orbit(orbit_of_preset(preset, 64, 48))
+    cameras = cameras_from_orbit(preset_orbit(preset, 64, 48))
     assert (len(cameras), cameras.width, cameras.height) == (count, 64, 48)
     position = cameras.positions[front]
     assert position[:2].abs().max() < 1e-5
@@ -42,7 +42,7 @@ def test_a_presets_orbit_is_even_and_meets_the_front_where_its_model_does(preset
 
 
 def test_wonder3d_has_parallel_rays_at_its_six_angles():
-    cameras = cameras_of_orbit(ORBIT_PRESETS["wonder3d"])
+    cameras = cameras_from_orbit(ORBIT_PRESETS["wonder3d"])
     assert cameras.kind == "orthographic"
     expected = torch.tensor([0.0, 45.0, 90.0, 180.0, 270.0, 315.0])
     turn = (cameras.azimuth_deg - expected + 180.0) % 360.0 - 180.0
@@ -51,7 +51,7 @@ def test_wonder3d_has_parallel_rays_at_its_six_angles():
 
 @pytest.mark.parametrize("preset", list(ORBIT_PRESETS))
 def test_every_preset_sees_a_whole_ball_of_size_one(preset):
-    cameras = cameras_of_orbit(orbit_of_preset(preset, 128, 128))
+    cameras = cameras_from_orbit(preset_orbit(preset, 128, 128))
     generator = torch.Generator().manual_seed(0)
     ball = torch.nn.functional.normalize(torch.randn(2000, 3, generator=generator), dim=1) * 0.5
     pixels, _ = cameras.project(ball)
@@ -62,28 +62,28 @@ def test_every_preset_sees_a_whole_ball_of_size_one(preset):
 
 def test_sine_rises_and_sinks_once():
     orbit = OrbitConfig(RigConfig(count=8, elevation_deg=5.0), "sine", 30.0)
-    elevations = cameras_of_orbit(orbit).elevation_deg
+    elevations = cameras_from_orbit(orbit).elevation_deg
     expected = [5.0 + 30.0 * math.sin(2.0 * math.pi * index / 8) for index in range(8)]
     torch.testing.assert_close(elevations, torch.tensor(expected), atol=1e-3, rtol=0)
 
 
 def test_lists_of_angles_are_read_from_text():
     rig = RigConfig(elevation_deg=10.0)
-    orbit = orbit_from_words(rig, "custom", 30.0, "0, 45;90\n -30", "1 2, 3, 4.5")
+    orbit = parse_orbit(rig, "custom", 30.0, "0, 45;90\n -30", "1 2, 3, 4.5")
     assert orbit.angles_deg() == ([0.0, 45.0, 90.0, -30.0], [1.0, 2.0, 3.0, 4.5])
-    one_for_all = orbit_from_words(rig, "custom", 30.0, "0 90", "7")
+    one_for_all = parse_orbit(rig, "custom", 30.0, "0 90", "7")
     assert one_for_all.angles_deg() == ([0.0, 90.0], [7.0, 7.0])
-    none = orbit_from_words(rig, "custom", 30.0, "0 90", " ")
+    none = parse_orbit(rig, "custom", 30.0, "0 90", " ")
     assert none.angles_deg() == ([0.0, 90.0], [10.0, 10.0])
 
 
 def test_lists_do_not_count_unless_asked_for():
-    assert orbit_from_words(RigConfig(count=3), "static", 30.0, "nonsense", "").azimuths_deg == ()
+    assert parse_orbit(RigConfig(count=3), "static", 30.0, "nonsense", "").azimuths_deg == ()
 
 
 def test_field_of_view_is_what_the_image_shows():
-    rig = rig_from_lens(4, 0.0, 2.0, 60.0, "perspective", 1.0, (100, 50))
-    cameras = cameras_of_orbit(OrbitConfig(rig))
+    rig = rig_from_fov(4, 0.0, 2.0, 60.0, "perspective", 1.0, (100, 50))
+    cameras = cameras_from_orbit(OrbitConfig(rig))
     edge = torch.tensor([[2.0 * math.tan(math.radians(30.0)), 0.0, 0.0]])
     pixels, _ = cameras.project(edge)
     torch.testing.assert_close(pixels[0, 0], torch.tensor([100.0, 25.0]), atol=1e-3, rtol=0)
@@ -93,14 +93,14 @@ def test_field_of_view_is_what_the_image_shows():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: angles_from_text("0, 4o", "azimuths"), "azimuths holds '4o'"),
+        (lambda: parse_angles("0, 4o", "azimuths"), "azimuths holds '4o'"),
         (lambda: OrbitConfig(motion="custom"), "no azimuths"),
         (lambda: OrbitConfig(motion="custom", azimuths_deg=(0.0,) * 3, elevations_deg=(1.0, 2.0)),
          "3 azimuths but 2 elevations"),
         (lambda: OrbitConfig(RigConfig(elevation_deg=80.0), "sine", 30.0), "elevation is 91"),
         (lambda: OrbitConfig(motion="custom", azimuths_deg=(math.nan,)), "azimuth is nan"),
         (lambda: OrbitConfig(RigConfig(count=5000)), "rig count is 5000"),
-        (lambda: orbit_of_preset("zero123", 8, 8), "orbit preset is 'zero123'"),
+        (lambda: preset_orbit("zero123", 8, 8), "orbit preset is 'zero123'"),
         (lambda: focal_for_fov(0.0), "field of view is 0"),
     ],
 )  # fmt: skip

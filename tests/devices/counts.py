@@ -78,14 +78,14 @@ def fusion() -> None:
     from nova3d_core.fusion import fuse as optimise
     from nova3d_core.fusion.config import LevelConfig, SdfFusionConfig
     from nova3d_core.fusion.fields.grid.field import DenseGrid
-    from nova3d_core.fusion.poses.registration import Alignment
+    from nova3d_core.fusion.poses.registration import PoseRegistration
 
     install_warp()
     book_calls(optimise, "_step", "fusion step")
     book_calls(optimise, "_align", "alignment step")
     book_calls(optimise, "_check_finite", "check for NaN (every 10 steps)")
-    book_calls(Alignment, "__init__", "start of alignment (once a level)")
-    book_calls(DenseGrid, "tidy", "redistancing (every 25 steps)")
+    book_calls(PoseRegistration, "__init__", "start of alignment (once a level)")
+    book_calls(DenseGrid, "redistance", "redistancing (every 25 steps)")
     plain = SdfFusionConfig(check_inputs=False)
     levels = (
         LevelConfig(32, 10, 0.04, pose_lr=4e-3),
@@ -147,7 +147,7 @@ def sampling() -> None:
     """Denoising steps of each kind of network, small, in float32 and float16."""
     from nova3d_core.cameras.orbits import ORBIT_PRESETS, OrbitConfig
     from nova3d_core.cameras.rigs import RigConfig
-    from nova3d_core.diffusion.families import SampleConfig
+    from nova3d_core.diffusion.sampling.config import SampleConfig
     from nova3d_core.diffusion.model import UNET, OneDevice
     from nova3d_core.diffusion.sampling.pipeline import SAMPLING, sample
     from nova3d_core.progress import Progress

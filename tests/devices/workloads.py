@@ -184,8 +184,8 @@ def install_warp_for_device() -> None:
 
 def compared_sample(model: Any, dtype: torch.dtype, steps: int = 2) -> dict[str, Any]:
     """A sample on the device against one on the CPU, both in `dtype`; `differs` in 0..1."""
-    from nova3d_core.diffusion.families import SampleConfig
     from nova3d_core.diffusion.model import CODEC, IMAGE_ENCODER, UNET, OneDevice
+    from nova3d_core.diffusion.sampling.config import SampleConfig
     from nova3d_core.diffusion.sampling.pipeline import sample
     from nova3d_core.progress import Progress
 
@@ -285,7 +285,7 @@ def trained(config: Any, device: torch.device) -> tuple[dict[str, torch.Tensor],
     from nova3d_core.training.optimiser import make_optimiser
     from nova3d_core.training.step_rng import draw
     from nova3d_core.training.train_module import init_train_module
-    from nova3d_core.training.validation import validation_sample, validate
+    from nova3d_core.training.validation import validate, validation_sample
 
     from ..training.parts import FACTOR, SIZE, VIEWS, objects
 
@@ -362,7 +362,7 @@ def node_placement() -> dict[str, dict[str, Any]]:
     spec.loader.exec_module(sys.modules["pack"])
     placement = importlib.import_module("pack.nodes.model_management")
     pipeline = importlib.import_module("pack.nova3d_core.diffusion.sampling.pipeline")
-    families = importlib.import_module("pack.nova3d_core.diffusion.families")
+    sampling_config = importlib.import_module("pack.nova3d_core.diffusion.sampling.config")
     model_module = importlib.import_module("pack.nova3d_core.diffusion.model")
 
     from ..diffusion.models import image_and_mask, small_model
@@ -372,8 +372,8 @@ def node_placement() -> dict[str, dict[str, Any]]:
         model = small_model(name)
         for part in placement.PARTS:
             model.part(part).to(dtype)
-        hosted = placement.hosted(model, dtype)
-        config = families.SampleConfig(seed=3, steps=1)
+        hosted = placement.manage_model(model, dtype)
+        config = sampling_config.SampleConfig(seed=3, steps=1)
         twin = copy.deepcopy(model)
         on_cpu = model_module.OneDevice(twin, CPU, dtype)
         plain = pipeline.sample(twin, *image_and_mask(), config, placement=on_cpu).images

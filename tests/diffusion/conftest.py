@@ -7,15 +7,15 @@ import torch
 
 from nova3d_core.cameras.orbits import ORBIT_PRESETS, OrbitConfig
 from nova3d_core.cameras.rigs import RigConfig
-from nova3d_core.diffusion.network.config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
 from nova3d_core.diffusion.network.unet import VideoUNet
 
-SMALL = {"channels": 32, "head_channels": 16, "context_channels": 48, "group_size": 8}
+SMALL = {"model_channels": 32, "num_head_channels": 16, "context_dim": 48, "norm_num_groups": 8}
 
 
 def small_unet(seed: int = 0, **settings) -> VideoUNet:
     """A network with every kind of block and weights that make each of them count."""
-    unet = VideoUNet(UNetConfig(**{"added_numbers": 24, **SMALL, **settings})).eval()
+    unet = VideoUNet(UNetConfig(**{"add_embed_dim": 24, **SMALL, **settings})).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in unet.parameters():
@@ -32,12 +32,12 @@ def inputs_for(unet: VideoUNet, objects: int = 2, views: int = 5, size: int = 16
     def noise(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    domains, numbers = config.domains, config.camera_task_numbers
+    domains, numbers = config.domains, config.camera_task_dim
     return {
-        "x": noise(domains, objects, views, config.channels_in, size, size),
+        "x": noise(domains, objects, views, config.in_channels, size, size),
         "c_noise": noise(objects),
-        "context": noise(objects, 1, config.context_channels),
-        "added": noise(objects, views, config.added_numbers),
+        "context": noise(objects, 1, config.context_dim),
+        "added": noise(objects, views, config.add_embed_dim),
         "camera_task": noise(domains, objects, views, numbers) if numbers else None,
     }
 
@@ -51,9 +51,7 @@ def svd_unet() -> VideoUNet:
 @pytest.fixture(scope="session")
 def nova3d_unet() -> VideoUNet:
     """Two domains, aligned, told of cameras and tasks."""
-    return small_unet(
-        domains=2, alignment="gta", camera_task_numbers=CAMERA_TASK_NUMBERS, added_numbers=8
-    )
+    return small_unet(domains=2, alignment="gta", camera_task_dim=CAMERA_TASK_DIM, add_embed_dim=8)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from nova3d_core.diffusion.codecs.vae import VaeCodec, build_vae
 from nova3d_core.diffusion.codecs.vae_config import VaeConfig
 from nova3d_core.diffusion.families import FAMILIES, Family
 from nova3d_core.diffusion.model import MultiviewModel
-from nova3d_core.diffusion.network.config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
 from nova3d_core.diffusion.network.unet import VideoUNet
 
 SIZE = 16
@@ -43,20 +43,20 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
 def small_config(family: Family) -> UNetConfig:
     """The shape of a small UNet of a family: two levels, the deeper one without attention."""
     both = len(family.domains) == 2
-    latent = PIXELS.channels if family.name == "nova3d-mini" else 4
+    latent = PIXELS.latent_channels if family.name == "nova3d-mini" else 4
     return UNetConfig(
-        channels_in=2 * latent,
-        channels_out=latent,
-        channels=32,
-        channel_factors=(1, 2),
+        in_channels=2 * latent,
+        out_channels=latent,
+        model_channels=32,
+        channel_mult=(1, 2),
         attention_levels=(True, False),
-        head_channels=16,
-        context_channels=CLIP.out_channels,
-        group_size=32,
-        added_numbers=sum(ADDED[name] for name in family.added),
+        num_head_channels=16,
+        context_dim=CLIP.projection_dim,
+        norm_num_groups=32,
+        add_embed_dim=sum(ADDED[name] for name in family.added_conditions),
         domains=len(family.domains),
         alignment="gta" if both else "none",
-        camera_task_numbers=CAMERA_TASK_NUMBERS if both else 0,
+        camera_task_dim=CAMERA_TASK_DIM if both else 0,
     )
 
 
@@ -70,7 +70,7 @@ def small_model(name: str = "nova3d", seed: int = 0, views: int | None = None) -
         family = replace(family, views=views, orbit=f"of {views}")
     if name == "nova3d-mini":
         with torch.device("meta"):
-            encoder = SmallEncoder(channels=8, token=CLIP.out_channels)
+            encoder = SmallEncoder(channels=8, embed_dim=CLIP.projection_dim)
         return MultiviewModel(
             family,
             randomised(VideoUNet(small_config(family), device="meta"), seed),

@@ -12,19 +12,25 @@ from PIL import Image
 from nova3d_core.diffusion.codecs.clip import ClipEncoder, build_clip
 from nova3d_core.diffusion.codecs.vae import VaeCodec, build_vae
 from nova3d_core.diffusion.codecs.vae_config import VaeConfig
-from nova3d_core.diffusion.families import Family, GuidanceConfig, SampleConfig
+from nova3d_core.diffusion.families import Family, GuidanceConfig
 from nova3d_core.diffusion.model import MultiviewModel, OneDevice
 from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.diffusion.sampling.conditioning import Conditioning
-from nova3d_core.diffusion.sampling.pipeline import Draws, decoded, sample_latents, told_of
-from nova3d_core.diffusion.sampling.trajectory import stations_of
+from nova3d_core.diffusion.sampling.config import SampleConfig
+from nova3d_core.diffusion.sampling.pipeline import (
+    NoiseInputs,
+    decode_latents,
+    make_conditioning,
+    sample_latents,
+)
+from nova3d_core.diffusion.sampling.trajectory import plan_trajectory
 from nova3d_core.progress import SILENT
 from nova3d_core.weights.keymaps.unet import sgm_unet_names
 
 from .models import CLIP, WIDTHS, randomised, small_config
 
 VIEWS, SIZE, STEPS = 5, 32, 4
-READER = replace(CLIP, size_px=224, patch_px=56)  # diffusers brings images to 224 pixels
+READER = replace(CLIP, image_size=224, patch_size=56)  # diffusers brings images to 224 pixels
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,7 @@ def theirs():
         up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=768,
-        cross_attention_dim=CLIP.out_channels,
+        cross_attention_dim=CLIP.projection_dim,
         num_attention_heads=(2, 4),
         num_frames=VIEWS,
     )
@@ -96,14 +102,14 @@ def test_latents_and_images_equal_those_of_diffusers(ours, theirs):
     their_latents, their_images = of_diffusers("latent"), of_diffusers("pt")
     augmentation = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
     image = torch.from_numpy(np.asarray(levels, dtype=np.float32) / 255.0)
-    config, place = SampleConfig(decode_at_once=2), OneDevice(ours, torch.device("cpu"))
-    stations = stations_of(ours.family, SIZE)
+    config, place = SampleConfig(decode_chunk_size=2), OneDevice(ours, torch.device("cpu"))
+    trajectory = plan_trajectory(ours.family, SIZE)
     with torch.no_grad():
-        draws = Draws(start, augmentation, generator)
-        told = told_of(ours, image, stations, draws, place, SILENT)
+        draws = NoiseInputs(start, augmentation, generator)
+        told = make_conditioning(ours, image, trajectory, draws, place, SILENT)
         _assert_tells_the_same(told, theirs, levels)
-        latents = sample_latents(ours, told, stations, start, config, place, SILENT)
-        images = decoded(ours, latents, config, place, SILENT)
+        latents = sample_latents(ours, told, trajectory, start, config, place, SILENT)
+        images = decode_latents(ours, latents, config, place, SILENT)
     assert latents.shape == (1, 1, VIEWS, 4, SIZE // 2, SIZE // 2)
     scale = float(their_latents.std())
     assert scale > 0.1

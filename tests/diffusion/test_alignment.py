@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nova3d_core.diffusion.network.config import UNetConfig
-from nova3d_core.diffusion.network.embeddings import camera_task_numbers, sinusoid
+from nova3d_core.diffusion.network.embeddings import camera_task_embedding, sinusoidal_embedding
 from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.errors import InputError
 from nova3d_core.training.init_from_svd import nova3d_from_svd
@@ -40,17 +40,17 @@ def test_objects_never_see_each_other(nova3d_unet):
 def test_domains_see_each_other_through_alignment_alone(nova3d_unet):
     given = inputs_for(nova3d_unet)
     assert float(influence(nova3d_unet, given, (0, 0))[1, 0].min()) > 0.0
-    apart = small_unet(domains=2, camera_task_numbers=10, added_numbers=8)
+    apart = small_unet(domains=2, camera_task_dim=10, add_embed_dim=8)
     assert float(influence(apart, given, (0, 0))[1].max()) == 0.0
 
 
 @pytest.mark.parametrize("kind", ["transformer_blocks", "time_stack"])
 def test_spatial_alignment_joins_a_view_and_temporal_alignment_a_place(nova3d_unet, kind):
-    from nova3d_core.diffusion.network.blocks import Walk
+    from nova3d_core.diffusion.network.blocks import BatchLayout
 
     block = getattr(nova3d_unet.middle_block[1], kind)[0]
     tokens = torch.randn(2 * 2 * 3, 6, 128, requires_grad=True)  # D B V images of 6 places
-    walk = Walk(2, 2, 3, torch.zeros(12, 128), torch.zeros(2, 1, 48))
+    walk = BatchLayout(2, 2, 3, torch.zeros(12, 128), torch.zeros(2, 1, 48))
     block(tokens, walk).unflatten(0, walk.sizes)[0, 1, 2, 4].sum().backward()
     seen = tokens.grad.abs().amax(dim=-1).unflatten(0, walk.sizes) > 0  # (D, B, V, n)
     expected = torch.zeros(2, 2, 3, 6, dtype=torch.bool)
@@ -68,7 +68,7 @@ def test_wonder3ds_way_aligns_within_images_only(nova3d_unet):
         name for name in nova3d_unet.state_dict() if "_align." in name and ".time_stack." in name
     }
     assert left_out and names == set(nova3d_unet.state_dict()) - left_out
-    unet = small_unet(domains=2, alignment="spatial", camera_task_numbers=10, added_numbers=8)
+    unet = small_unet(domains=2, alignment="spatial", camera_task_dim=10, add_embed_dim=8)
     assert float(influence(unet, inputs_for(unet), (0, 0))[1, 0].min()) > 0.0
 
 
@@ -86,8 +86,8 @@ def test_grown_network_is_svd_in_both_domains(svd_unet):
     grown = nova3d_from_svd(svd_unet)
     given = inputs_for(grown, objects=1)
     strength = torch.tensor([0.02])
-    given["added"] = sinusoid(strength, 8)[:, None].expand(1, 5, 8)
-    told = sinusoid(torch.tensor([6.0, 127.0, 0.02]), 8).flatten().expand(1, 5, 24)
+    given["added"] = sinusoidal_embedding(strength, 8)[:, None].expand(1, 5, 8)
+    told = sinusoidal_embedding(torch.tensor([6.0, 127.0, 0.02]), 8).flatten().expand(1, 5, 24)
     with torch.no_grad():
         result = grown(**given)
         for domain in range(2):
@@ -123,13 +123,13 @@ def test_growing_repeats_and_copies(svd_unet):
 
 def test_only_svd_grows():
     with pytest.raises(InputError, match="is no SVD"):
-        nova3d_from_svd(small_unet(added_numbers=8))
+        nova3d_from_svd(small_unet(add_embed_dim=8))
 
 
 def test_camera_and_task_numbers():
     azimuths = torch.deg2rad(torch.tensor([30.0, 120.0, 210.0]))
     elevations = torch.deg2rad(torch.tensor([10.0, 10.0, 40.0]))
-    numbers = camera_task_numbers(elevations, azimuths)  # (2, 3, 10)
+    numbers = camera_task_embedding(elevations, azimuths)  # (2, 3, 10)
     assert numbers.shape == (2, 3, 10)
     sines, cosines = numbers[..., :5], numbers[..., 5:]
     torch.testing.assert_close(sines**2 + cosines**2, torch.ones(2, 3, 5))
@@ -139,12 +139,12 @@ def test_camera_and_task_numbers():
     )
     torch.testing.assert_close(angles[0, :, 3:], torch.tensor([[0.0, 1.0]] * 3))  # colour
     torch.testing.assert_close(angles[1, :, 3:], torch.tensor([[1.0, 0.0]] * 3))  # normals
-    last = camera_task_numbers(elevations, azimuths, domains=1, input_view=-1)
+    last = camera_task_embedding(elevations, azimuths, domains=1, input_view=-1)
     torch.testing.assert_close(last[0, -1, 1:3], torch.zeros(2))
 
 
 def test_sinusoid():
-    vectors = sinusoid(torch.tensor([0.0, 2.0]), 256)
+    vectors = sinusoidal_embedding(torch.tensor([0.0, 2.0]), 256)
     torch.testing.assert_close(vectors[0], torch.cat([torch.ones(128), torch.zeros(128)]))
     assert float(vectors[1, 0]) == pytest.approx(-0.4161468)  # cos 2
     assert float(vectors[1, 128]) == pytest.approx(0.9092974)  # sin 2

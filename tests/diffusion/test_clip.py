@@ -7,12 +7,12 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from nova3d_core.diffusion.codecs.clip import (
-    CLIP_DEVIATION,
     CLIP_MEAN,
+    CLIP_STD,
     ClipEncoder,
     build_clip,
-    clip_input,
-    resize_smoothly,
+    clip_pixel_values,
+    resize_antialiased,
 )
 from nova3d_core.diffusion.codecs.clip_config import ClipConfig
 from nova3d_core.errors import InputError
@@ -49,7 +49,7 @@ def encoder(reference) -> ClipEncoder:
 
 def test_equals_transformers_model(encoder, reference):
     images = torch.rand(3, 3, 28, 28) * 2 - 1
-    mean, deviation = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_DEVIATION)
+    mean, deviation = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
     seen = ((images + 1) / 2 - mean[:, None, None]) / deviation[:, None, None]
     with torch.no_grad():
         expected = reference(pixel_values=seen).image_embeds
@@ -68,34 +68,34 @@ def test_resizing_is_that_of_the_diffusers_pipeline(size):
 
     images = torch.rand(2, 3, *size) * 2 - 1
     expected = pipeline_stable_video_diffusion._resize_with_antialiasing(images, (224, 224))
-    assert torch.allclose(resize_smoothly(images, 224, 224), expected, atol=2e-6)
+    assert torch.allclose(resize_antialiased(images, 224, 224), expected, atol=2e-6)
 
 
 def test_resizing_to_the_same_size_changes_nothing():
     images = torch.rand(1, 3, 20, 30)
-    assert resize_smoothly(images, 20, 30) is images
+    assert resize_antialiased(images, 20, 30) is images
 
 
 def test_shrinking_keeps_what_is_symmetric_symmetric_and_plain_colours_plain():
     plain = torch.tensor([0.3, -0.2, 0.9])[None, :, None, None].expand(1, 3, 500, 400)
-    shrunk = resize_smoothly(plain, 224, 224)
+    shrunk = resize_antialiased(plain, 224, 224)
     assert torch.allclose(shrunk, plain[..., :224, :224], atol=1e-5)
     image = torch.rand(1, 3, 512, 512)
-    turned = resize_smoothly(image.transpose(2, 3), 224, 224).transpose(2, 3)
-    assert torch.allclose(resize_smoothly(image, 224, 224), turned, atol=1e-5)
-    mirrored = resize_smoothly(image.flip(3), 224, 224).flip(3)
-    assert torch.allclose(resize_smoothly(image, 224, 224), mirrored, atol=1e-4)
+    turned = resize_antialiased(image.transpose(2, 3), 224, 224).transpose(2, 3)
+    assert torch.allclose(resize_antialiased(image, 224, 224), turned, atol=1e-5)
+    mirrored = resize_antialiased(image.flip(3), 224, 224).flip(3)
+    assert torch.allclose(resize_antialiased(image, 224, 224), mirrored, atol=1e-4)
 
 
 def test_the_whole_image_is_seen():
     """Nothing is cropped: a change in any corner changes the embedding's input."""
     image = torch.zeros(1, 3, 64, 128)
-    seen = clip_input(image, 28)
+    seen = clip_pixel_values(image, 28)
     for row in (0, -1):
         for column in (0, -1):
             changed = image.clone()
             changed[..., row, column] = 1.0
-            corner = (clip_input(changed, 28) - seen)[0, 0].abs()
+            corner = (clip_pixel_values(changed, 28) - seen)[0, 0].abs()
             assert corner[row, column] == corner.max() > 0.05
 
 

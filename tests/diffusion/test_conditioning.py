@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from nova3d_core.cameras.cameras import cameras_of_orbit
+from nova3d_core.cameras.cameras import cameras_from_orbit
 from nova3d_core.cameras.orbits import OrbitConfig
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import OneDevice
-from nova3d_core.diffusion.sampling.conditioning import added_numbers, camera_tasks
-from nova3d_core.diffusion.sampling.pipeline import draw, told_of
-from nova3d_core.diffusion.sampling.trajectory import stations_of
+from nova3d_core.diffusion.sampling.conditioning import added_embeds, camera_task_embeds
+from nova3d_core.diffusion.sampling.pipeline import draw_noise_inputs, make_conditioning
+from nova3d_core.diffusion.sampling.trajectory import plan_trajectory
 from nova3d_core.progress import SILENT
 
 from .models import SIZE, small_model
@@ -33,15 +33,15 @@ def waves(value: float, size: int) -> torch.Tensor:
 )
 def test_shared_numbers_come_in_the_familys_order(name, numbers):
     family = FAMILIES[name]
-    added = added_numbers(family, stations_of(family, 64))
+    added = added_embeds(family, plan_trajectory(family, 64))
     known = torch.cat([waves(number, 256) for number in numbers])
     torch.testing.assert_close(added, known.expand(family.views, -1), atol=1e-4, rtol=0)
 
 
 def test_sv3d_p_is_told_the_polar_angle_and_the_azimuth_of_every_view():
     orbit = OrbitConfig(RigConfig(count=21, elevation_deg=10.0), "sine", 30.0)
-    stations = stations_of(FAMILIES["sv3d_p"], 64, cameras=cameras_of_orbit(orbit))
-    added = added_numbers(FAMILIES["sv3d_p"], stations)
+    trajectory = plan_trajectory(FAMILIES["sv3d_p"], 64, cameras=cameras_from_orbit(orbit))
+    added = added_embeds(FAMILIES["sv3d_p"], trajectory)
     assert added.shape == (21, 256 + 512 + 512)
     for view in range(21):
         turn = (view + 1) / 21
@@ -53,7 +53,7 @@ def test_sv3d_p_is_told_the_polar_angle_and_the_azimuth_of_every_view():
 
 def test_nova3d_is_told_cameras_from_the_front_and_the_task():
     family = FAMILIES["nova3d"]
-    tasks = camera_tasks(family, stations_of(family, 64, elevation_deg=15.0))
+    tasks = camera_task_embeds(family, plan_trajectory(family, 64, elevation_deg=15.0))
     assert tasks.shape == (2, 16, 10)
     for domain, task in enumerate(((0.0, 1.0), (1.0, 0.0))):
         for view in range(16):
@@ -64,12 +64,12 @@ def test_nova3d_is_told_cameras_from_the_front_and_the_task():
 
 def told(name: str, image: torch.Tensor, seed: int = 0):
     model = small_model(name)
-    stations = stations_of(model.family, SIZE)
-    draws = draw(model, SIZE, seed)
+    trajectory = plan_trajectory(model.family, SIZE)
+    draws = draw_noise_inputs(model, SIZE, seed)
     place = OneDevice(model, torch.device("cpu"))
     with torch.no_grad():
-        result = told_of(model, image, stations, draws, place, SILENT)
-    return model, draw(model, SIZE, seed), result
+        result = make_conditioning(model, image, trajectory, draws, place, SILENT)
+    return model, draw_noise_inputs(model, SIZE, seed), result
 
 
 def test_noise_goes_into_the_image_and_the_embedding_stays_clean():
@@ -77,7 +77,7 @@ def test_noise_goes_into_the_image_and_the_embedding_stays_clean():
     signed = image.movedim(-1, 0)[None] * 2 - 1
     for name in ("nova3d", "sv3d_p"):
         model, draws, result = told(name, image)
-        strength = model.family.noise_augmentation
+        strength = model.family.noise_aug_strength
         assert draws.augmentation.shape == (1, 3, SIZE, SIZE)
         with torch.no_grad():
             noisy = model.codec.encode(signed + strength * draws.augmentation)
@@ -100,18 +100,22 @@ def test_v3d_gets_noise_on_a_sample_of_the_latent():
 def test_the_unconditional_half_lacks_the_image_and_nothing_else():
     image = torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(5))
     _, _, result = told("nova3d", image)
-    blind = result.without_image()
-    assert not blind.latent.any() and not blind.context.any()
-    assert blind.added is result.added and blind.camera_task is result.camera_task
-    both = result.beside(blind)
+    uncond = result.unconditional()
+    assert not uncond.latent.any() and not uncond.context.any()
+    assert uncond.added is result.added and uncond.camera_task is result.camera_task
+    both = result.concat(uncond)
     for name, axis in (("latent", 0), ("context", 0), ("added", 0), ("camera_task", 1)):
         first, second = getattr(both, name).chunk(2, dim=axis)
-        assert first.equal(getattr(result, name)) and second.equal(getattr(blind, name))
+        assert first.equal(getattr(result, name)) and second.equal(getattr(uncond, name))
 
 
 def test_a_seed_means_the_same_noise_and_another_one_does_not():
     model = small_model("nova3d")
-    first, again, other = draw(model, SIZE, 4), draw(model, SIZE, 4), draw(model, SIZE, 5)
+    first, again, other = (
+        draw_noise_inputs(model, SIZE, 4),
+        draw_noise_inputs(model, SIZE, 4),
+        draw_noise_inputs(model, SIZE, 5),
+    )
     assert first.start.equal(again.start) and first.augmentation.equal(again.augmentation)
     assert not first.start.equal(other.start)
     assert first.start.shape == (2, 1, 16, 4, SIZE // 2, SIZE // 2)

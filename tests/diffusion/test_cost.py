@@ -10,16 +10,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from nova3d_core.diffusion.network.config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
 from nova3d_core.diffusion.network.unet import VideoUNet
-from nova3d_core.diffusion.sampling.cost import activation_bytes, pass_flops, seconds_on_cpu
+from nova3d_core.diffusion.sampling.cost import (
+    activation_bytes,
+    estimate_cpu_seconds,
+    forward_flops,
+)
 
 from .conftest import small_unet
 
 FULL = {
-    "sv3d_u": UNetConfig(added_numbers=256),
+    "sv3d_u": UNetConfig(add_embed_dim=256),
     "nova3d": UNetConfig(
-        added_numbers=256, domains=2, alignment="gta", camera_task_numbers=CAMERA_TASK_NUMBERS
+        add_embed_dim=256, domains=2, alignment="gta", camera_task_dim=CAMERA_TASK_DIM
     ),
 }
 
@@ -68,7 +72,7 @@ def test_the_networks_memory_is_what_is_counted_at_full_width(
     config = FULL[name]
     with torch.device("meta"):
         unet = VideoUNet(config, attention=flash, dtype=weights)
-        domains, numbers = config.domains, config.camera_task_numbers
+        domains, numbers = config.domains, config.camera_task_dim
         given = {
             "x": torch.empty(domains, objects, views, 8, size, size, dtype=dtype),
             "c_noise": torch.empty(objects),
@@ -88,7 +92,7 @@ def test_the_work_of_a_pass_is_what_is_counted_at_full_width(name):
     config = FULL[name]
     with torch.device("meta"):
         unet = VideoUNet(config)
-        numbers = config.camera_task_numbers
+        numbers = config.camera_task_dim
         given = {
             "x": torch.empty(config.domains, 1, 16, 8, 32, 32),
             "c_noise": torch.empty(1),
@@ -98,12 +102,12 @@ def test_the_work_of_a_pass_is_what_is_counted_at_full_width(name):
         }
         with torch.no_grad(), FlopCounterMode(display=False) as counted:
             unet(**given)
-    assert pass_flops(unet, 16, 32, 32) == pytest.approx(counted.get_total_flops(), rel=0.03)
+    assert forward_flops(unet, 16, 32, 32) == pytest.approx(counted.get_total_flops(), rel=0.03)
 
 
 def test_the_time_of_a_pass_grows_with_its_places():
     unet = small_unet()
-    small, large = (seconds_on_cpu(unet, 5, size, size, torch.float32) for size in (16, 64))
+    small, large = (estimate_cpu_seconds(unet, 5, size, size, torch.float32) for size in (16, 64))
     assert 0.0 < small < large
 
 
@@ -111,5 +115,5 @@ def test_timing_a_product_draws_no_random_numbers():
     """Other nodes of the process may draw from the same generator, unseeded by themselves."""
     unet = small_unet()
     state = torch.get_rng_state()
-    seconds_on_cpu(unet, 5, 16, 16, torch.float32)
+    estimate_cpu_seconds(unet, 5, 16, 16, torch.float32)
     assert torch.equal(torch.get_rng_state(), state)

@@ -7,7 +7,7 @@ import torch
 
 from nova3d_core.diffusion.sampling.conditioning import Conditioning
 from nova3d_core.diffusion.sampling.denoiser import Denoiser
-from nova3d_core.diffusion.sampling.schedule import coefficients
+from nova3d_core.diffusion.sampling.schedule import preconditioning
 from nova3d_core.errors import Cancelled
 
 from .conftest import inputs_for
@@ -33,18 +33,19 @@ def test_guidance_is_the_formula_and_one_batch_equals_two_passes(network, reques
     told, x = parts(unet)
     scales = torch.tensor([1.0, 1.5, 2.0, 2.5, 0.0])
     sigma = 3.0
-    edm = coefficients(sigma)
+    edm = preconditioning(sigma)
     with torch.no_grad():
         answers = []
-        for each in (told, told.without_image()):
+        for each in (told, told.unconditional()):
             beside = each.latent[None, :, None].expand(len(x), -1, 5, -1, -1, -1)
-            fed = torch.cat([edm.into * x, beside], dim=3)
-            c_noise = torch.tensor([edm.noise])
+            fed = torch.cat([edm.c_in * x, beside], dim=3)
+            c_noise = torch.tensor([edm.c_noise])
             answers.append(unet(fed, c_noise, each.context, each.added, each.camera_task))
-        with_image, without = (edm.skip * x + edm.out * answer for answer in answers)
+        with_image, without = (edm.c_skip * x + edm.c_out * answer for answer in answers)
         known = without + scales[:, None, None, None] * (with_image - without)
         in_one, in_two = (
-            Denoiser(unet, told, scales, together=together)(x, sigma) for together in (True, False)
+            Denoiser(unet, told, scales, batch_cfg=batch_cfg)(x, sigma)
+            for batch_cfg in (True, False)
         )
     torch.testing.assert_close(in_two, known, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(in_one, in_two, atol=1e-5, rtol=1e-5)
@@ -56,10 +57,10 @@ def test_guidance_is_the_formula_and_one_batch_equals_two_passes(network, reques
 def test_the_halves_do_not_see_each_other(nova3d_unet):
     told, x = parts(nova3d_unet)
     other = Conditioning(told.latent * 5.0, told.context - 1.0, told.added, told.camera_task)
-    blind = torch.zeros(5)  # s = 0: only the half without image counts
+    uncond = torch.zeros(5)  # s = 0: only the half without image counts
     with torch.no_grad():
         first, second = (
-            Denoiser(nova3d_unet, each, blind, together=True)(x, 2.0) for each in (told, other)
+            Denoiser(nova3d_unet, each, uncond, batch_cfg=True)(x, 2.0) for each in (told, other)
         )
     assert first.equal(second)
 
@@ -71,12 +72,12 @@ def test_passes_without_image_are_saved_where_they_do_not_count(svd_unet):
     with torch.no_grad(), hook:
         plain = Denoiser(svd_unet, told, ones)(x, 2.0)
         assert calls == [1]
-        cut = Denoiser(svd_unet, told, some, guided=(0.5, 1.9))(x, 2.0)
+        cut = Denoiser(svd_unet, told, some, guidance_interval=(0.5, 1.9))(x, 2.0)
         assert calls == [1, 1]
         assert cut.equal(plain)
-        Denoiser(svd_unet, told, some, guided=(0.5, 2.0))(x, 2.0)
+        Denoiser(svd_unet, told, some, guidance_interval=(0.5, 2.0))(x, 2.0)
         assert calls == [1, 1, 2]
-        Denoiser(svd_unet, told, some, together=False)(x, 2.0)
+        Denoiser(svd_unet, told, some, batch_cfg=False)(x, 2.0)
         assert calls == [1, 1, 2, 1, 1]
 
 
@@ -89,11 +90,11 @@ def test_too_little_memory_for_both_halves_runs_one_after_the_other(svd_unet, ca
             raise torch.cuda.OutOfMemoryError("no room")
 
     with torch.no_grad():
-        known = Denoiser(svd_unet, told, scales, together=False)(x, 2.0)
+        known = Denoiser(svd_unet, told, scales, batch_cfg=False)(x, 2.0)
         with svd_unet.register_forward_pre_hook(only_one):
             denoiser = Denoiser(svd_unet, told, scales)
             assert denoiser(x, 2.0).equal(known)
-    assert not denoiser.together
+    assert not denoiser.batch_cfg
     assert "one after the other" in caplog.text
 
 
@@ -123,7 +124,7 @@ def test_a_cancel_takes_effect_before_the_next_pass(svd_unet):
 
     calls, hook = count_passes(svd_unet)
     denoiser = Denoiser(
-        svd_unet, told, torch.full((5,), 2.0), together=False, before_pass=before_pass
+        svd_unet, told, torch.full((5,), 2.0), batch_cfg=False, before_pass=before_pass
     )
     with torch.no_grad(), hook, pytest.raises(Cancelled):
         denoiser(x, 2.0)

@@ -6,13 +6,13 @@ import torch
 
 from nova3d_core.diffusion.families import FAMILIES, GuidanceConfig
 from nova3d_core.diffusion.sampling.guidance import guidance_scales
-from nova3d_core.diffusion.sampling.trajectory import stations_of
+from nova3d_core.diffusion.sampling.trajectory import plan_trajectory
 
 
 def scales_of(name: str) -> torch.Tensor:
     family = FAMILIES[name]
-    stations = stations_of(family, family.size_px)
-    return guidance_scales(family.guidance, stations.azimuths_deg, stations.input_view)
+    trajectory = plan_trajectory(family, family.size_px)
+    return guidance_scales(family.guidance, trajectory.azimuths_deg, trajectory.input_view)
 
 
 def test_nova3d_grows_from_the_front_to_the_back():

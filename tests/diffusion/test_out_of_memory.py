@@ -38,11 +38,11 @@ def test_both_passes_of_a_step_go_one_after_the_other(svd_unet, error):
     told, x = parts(svd_unet)
     scales = torch.full((5,), 2.0)
     with torch.no_grad():
-        known = Denoiser(svd_unet, told, scales, together=False)(x, 2.0)
+        known = Denoiser(svd_unet, told, scales, batch_cfg=False)(x, 2.0)
         with svd_unet.register_forward_pre_hook(refusing(1, error, 1)):
             denoiser = Denoiser(svd_unet, told, scales)
             assert denoiser(x, 2.0).equal(known)
-    assert not denoiser.together
+    assert not denoiser.batch_cfg
 
 
 def test_another_error_of_a_step_goes_through(svd_unet):

@@ -9,14 +9,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nova3d_core.cameras.cameras import cameras_of_orbit, orbit_cameras
+from nova3d_core.cameras.cameras import cameras_from_orbit, orbit_cameras
 from nova3d_core.cameras.orbits import OrbitConfig
 from nova3d_core.cameras.rigs import RigConfig
-from nova3d_core.diffusion.families import FAMILIES, GuidanceConfig, SampleConfig
+from nova3d_core.diffusion.families import FAMILIES, GuidanceConfig
 from nova3d_core.diffusion.model import OneDevice
+from nova3d_core.diffusion.sampling.config import SampleConfig
 from nova3d_core.diffusion.sampling.pipeline import sample, sample_views
-from nova3d_core.diffusion.sampling.preprocess import take_in
-from nova3d_core.diffusion.sampling.preview import Previews, contact_sheet, latent_colours
+from nova3d_core.diffusion.sampling.preprocess import preprocess_image
+from nova3d_core.diffusion.sampling.preview import LatentPreviewer, image_grid, latents_to_rgb
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.progress import Progress
 
@@ -44,7 +45,7 @@ def test_every_family_gives_its_views_input_first(name):
     before = weights_of(model)
     result = sample(model, image, mask, QUICK)
     views, family = result.views, model.family
-    given_px = family.enlarged * SIZE
+    given_px = family.upscale * SIZE
     assert views.colour.shape == (family.views, given_px, given_px, 3)
     assert result.images.shape == (len(family.domains), family.views, SIZE, SIZE, 3)
     assert float(result.images.min()) >= 0.0 and float(result.images.max()) <= 1.0
@@ -52,8 +53,8 @@ def test_every_family_gives_its_views_input_first(name):
     azimuths = torch.arange(family.views) * 360.0 / family.views
     torch.testing.assert_close(views.cameras.azimuth_deg, azimuths, atol=1e-3, rtol=0)
     assert (views.normals is not None) == name.startswith("nova3d")
-    if family.keeps_input:
-        framed = take_in(image, mask, SIZE, family.object_share).image
+    if family.reuse_input_view:
+        framed = preprocess_image(image, mask, SIZE, family.foreground_ratio).image
         assert result.images[0, 0].equal(framed)
         assert not result.images[0, -1].equal(framed)
     assert all(a.equal(b) for a, b in zip(before, weights_of(model), strict=True))
@@ -84,7 +85,7 @@ def test_a_seed_repeats_bit_for_bit_and_another_differs(nova3d):
 
 def test_decoding_a_few_at_a_time_changes_nothing_without_layers_across_views(few_views):
     model, given = small_model("sv3d_u", views=5), image_and_mask()
-    chunked = sample(model, *given, replace(QUICK, decode_at_once=2)).images
+    chunked = sample(model, *given, replace(QUICK, decode_chunk_size=2)).images
     whole = sample(model, *given, QUICK).images
     torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=0)
 
@@ -118,7 +119,7 @@ def test_where_memory_runs_out_fewer_images_are_decoded_at_once(few_views, caplo
     [
         {"steps": 3},
         {"guidance": GuidanceConfig("constant", 1.0, 5.0)},
-        {"guidance_cutoff": (1.0, 1e9)},  # leaves out the second level, 0.002
+        {"guidance_interval": (1.0, 1e9)},  # leaves out the second level, 0.002
         {"size_px": 4 * SIZE},
     ],
     ids=lambda change: next(iter(change)),
@@ -134,20 +135,24 @@ def test_settings_reach_the_sampling(nova3d, change):
 
 def test_the_tasks_order_decides_which_domain_is_which(nova3d):
     """Domains differ only in their noise and their task: swap both, and the images swap."""
-    from nova3d_core.diffusion.sampling.pipeline import draw, sample_latents, told_of
-    from nova3d_core.diffusion.sampling.trajectory import stations_of
+    from nova3d_core.diffusion.sampling.pipeline import (
+        draw_noise_inputs,
+        make_conditioning,
+        sample_latents,
+    )
+    from nova3d_core.diffusion.sampling.trajectory import plan_trajectory
     from nova3d_core.progress import SILENT
 
-    stations = stations_of(nova3d.family, SIZE)
-    draws, place = draw(nova3d, SIZE, 0), OneDevice(nova3d, CPU)
-    image = take_in(*image_and_mask(), SIZE).image
+    trajectory = plan_trajectory(nova3d.family, SIZE)
+    draws, place = draw_noise_inputs(nova3d, SIZE, 0), OneDevice(nova3d, CPU)
+    image = preprocess_image(*image_and_mask(), SIZE).image
     with torch.no_grad():
-        told = told_of(nova3d, image, stations, draws, place, SILENT)
+        told = make_conditioning(nova3d, image, trajectory, draws, place, SILENT)
         swapped = replace(told, camera_task=told.camera_task.flip(0))
         rest = (QUICK, place, SILENT)
-        one = sample_latents(nova3d, told, stations, draws.start, *rest)
-        two = sample_latents(nova3d, swapped, stations, draws.start.flip(0), *rest)
-        three = sample_latents(nova3d, swapped, stations, draws.start, *rest)
+        one = sample_latents(nova3d, told, trajectory, draws.start, *rest)
+        two = sample_latents(nova3d, swapped, trajectory, draws.start.flip(0), *rest)
+        three = sample_latents(nova3d, swapped, trajectory, draws.start, *rest)
     scale = float(one.std())
     torch.testing.assert_close(two.flip(0), one, atol=1e-4 * scale, rtol=0)
     assert float((three - one).abs().max()) > 1e-2 * scale
@@ -156,7 +161,7 @@ def test_the_tasks_order_decides_which_domain_is_which(nova3d):
 def test_a_dynamic_orbit_reaches_the_network():
     model = small_model("sv3d_p")
     given = image_and_mask()
-    sine = cameras_of_orbit(OrbitConfig(RigConfig(count=21), "sine", 30.0))
+    sine = cameras_from_orbit(OrbitConfig(RigConfig(count=21), "sine", 30.0))
     told = []
     with model.unet.register_forward_pre_hook(lambda module, given: told.append(given[3])):
         views = sample_views(model, *given, QUICK, sine)
@@ -291,23 +296,23 @@ def test_previews_show_colours_above_normals_at_most_every_second(nova3d):
     assert float(sheets[0].min()) >= 0.0 and float(sheets[0].max()) <= 1.0
 
     now = iter([10.0, 10.4, 10.9, 11.1, 11.2, 13.0])
-    previews = Previews(lambda batch: batch.roll(1, 0), lambda: next(now))
+    previews = LatentPreviewer(lambda batch: batch.roll(1, 0), lambda: next(now))
     latents = torch.randn(2, 1, 4, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     offered = [previews.of(latents) for _ in range(6)]
     assert [each is not None for each in offered] == [True, False, False, True, False, True]
-    colours = latent_colours(latents[:, 0])  # (D, V, h, w, 3)
-    assert offered[0]().equal(contact_sheet(colours.roll(1, 1)))
-    assert Previews(lambda batch: batch).of(latents[:, :, :, :3]) is None  # not such latents
+    colours = latents_to_rgb(latents[:, 0])  # (D, V, h, w, 3)
+    assert offered[0]().equal(image_grid(colours.roll(1, 1)))
+    assert LatentPreviewer(lambda batch: batch).of(latents[:, :, :, :3]) is None  # not such latents
 
 
 def test_previews_of_pixels_show_the_images_themselves(few_views):
     events = []
     model = small_model("nova3d-mini", views=4)
-    model.family = replace(model.family, keeps_input=False)
+    model.family = replace(model.family, reuse_input_view=False)
     one_step = SampleConfig(steps=1, seed=3)
     made = sample(model, *image_and_mask(), one_step, progress=Progress(events.append))
     sheet = next(event.preview() for event in events if event.preview is not None)
-    torch.testing.assert_close(sheet, contact_sheet(made.images), atol=1e-5, rtol=0)
+    torch.testing.assert_close(sheet, image_grid(made.images), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "sigma"), [("nova3d", 700.0), ("nova3d-mini", 80.0)])
@@ -319,7 +324,7 @@ def test_sampling_starts_from_the_familys_noise(few_views, name, sigma):
     first = told[0]
     assert float(first[1][0]) == pytest.approx(math.log(sigma) / 4.0, rel=1e-5)
     # c_in x: noise of that level, data included, scaled to unit variance
-    noisy = first[0][:, :, :, : model.codec.channels]
+    noisy = first[0][:, :, :, : model.codec.latent_channels]
     assert float(noisy.std()) == pytest.approx(1.0, abs=0.1)
 
 
@@ -335,14 +340,14 @@ def test_the_contact_sheet_and_the_colours_of_latents():
     numbers = (
         torch.arange(2 * 16, dtype=torch.float32).reshape(2, 16, 1, 1, 1).expand(2, 16, 3, 2, 3)
     )
-    sheet = contact_sheet(numbers)
+    sheet = image_grid(numbers)
     assert sheet.shape == (4 * 3, 8 * 2, 3)
     assert sheet[::3, ::2, 0].equal(torch.arange(32.0).reshape(4, 8))
-    odd = contact_sheet(numbers[:1, :5])
+    odd = image_grid(numbers[:1, :5])
     assert odd[::3, ::2, 0].tolist() == [[0.0, 1.0, 2.0, 3.0], [4.0, 1.0, 1.0, 1.0]]
     latent = torch.tensor([1.0, 1.0, 0.0, -1.0]).reshape(4, 1, 1)
     known = 0.5 + 0.5 * torch.tensor([0.8882, 0.9887, 1.2754])
-    torch.testing.assert_close(latent_colours(latent)[0, 0], known.clamp(max=1.0))
+    torch.testing.assert_close(latents_to_rgb(latent)[0, 0], known.clamp(max=1.0))
 
 
 def test_long_sampling_on_the_cpu_is_announced_before_it_starts(nova3d, caplog, monkeypatch):
@@ -351,7 +356,7 @@ def test_long_sampling_on_the_cpu_is_announced_before_it_starts(nova3d, caplog, 
     with caplog.at_level(logging.WARNING):
         sample(nova3d, *image_and_mask(), QUICK)
         assert "minutes" not in caplog.text
-        monkeypatch.setattr(pipeline, "WORTH_SAYING_S", 0.0)
+        monkeypatch.setattr(pipeline, "SLOW_SAMPLING_S", 0.0)
         seen = []
         with nova3d.unet.register_forward_pre_hook(lambda *_: seen.append(caplog.text)):
             sample(nova3d, *image_and_mask(), QUICK)

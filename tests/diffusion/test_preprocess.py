@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nova3d_core.diffusion.sampling.preprocess import take_in
+from nova3d_core.diffusion.sampling.preprocess import preprocess_image
 from nova3d_core.errors import InputError
-from nova3d_core.imaging.resize import shrunk_on_white
+from nova3d_core.imaging.resize import downscale_on_white
 from nova3d_core.io.images.images import read_image
 
 SIZE = 64
@@ -35,7 +35,7 @@ def box_of(mask):
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_the_object_is_centred_and_fills_its_share(share):
     image, mask = disc(90, 200, 20.0, at=(0.6, 0.2))
-    taken = take_in(image, mask, SIZE, share)
+    taken = preprocess_image(image, mask, SIZE, share)
     top, bottom, left, right = box_of(taken.mask)
     assert taken.image.shape == (SIZE, SIZE, 3) and taken.mask.shape == (SIZE, SIZE)
     assert bottom - top == pytest.approx(share * SIZE, abs=1.5)
@@ -47,10 +47,12 @@ def test_the_object_is_centred_and_fills_its_share(share):
 def test_mask_alpha_and_white_background_say_the_same():
     image, mask = disc()
     red = torch.tensor([0.8, 0.1, 0.2]).expand(120, 120, 3)
-    by_mask = take_in(image, mask, SIZE)
-    by_alpha = take_in(torch.cat([red, mask[..., None]], dim=-1), None, SIZE)
-    by_white = take_in(image, None, SIZE)
-    by_old_background = take_in(red * mask[..., None] + 0.3 * (1.0 - mask[..., None]), mask, SIZE)
+    by_mask = preprocess_image(image, mask, SIZE)
+    by_alpha = preprocess_image(torch.cat([red, mask[..., None]], dim=-1), None, SIZE)
+    by_white = preprocess_image(image, None, SIZE)
+    by_old_background = preprocess_image(
+        red * mask[..., None] + 0.3 * (1.0 - mask[..., None]), mask, SIZE
+    )
     for other in (by_alpha, by_white, by_old_background):
         assert float((other.mask - by_mask.mask).abs().max()) < 0.03
         inside = by_mask.mask > 0.99
@@ -61,35 +63,37 @@ def test_mask_alpha_and_white_background_say_the_same():
 def test_sixteen_bits_grey_and_palettes_are_the_same_image(tmp_path):
     image, mask = disc()
     grey = image.mean(dim=-1)
-    known = take_in(grey[..., None].repeat(1, 1, 3), mask, SIZE).image
+    known = preprocess_image(grey[..., None].repeat(1, 1, 3), mask, SIZE).image
     levels = (grey * 65535).round().numpy().astype(np.uint16)
     Image.fromarray(levels).save(tmp_path / "grey16.png")
-    from_file = take_in(read_image(tmp_path / "grey16.png"), mask, SIZE).image
+    from_file = preprocess_image(read_image(tmp_path / "grey16.png"), mask, SIZE).image
     assert float((from_file - known).abs().max()) < 1e-4
     as_numbers = torch.from_numpy(levels.astype(np.int32))
     eight = (grey * 255).round().to(torch.uint8)
     for each, tolerance in ((grey, 0), (grey[..., None], 0), (as_numbers, 1e-4), (eight, 3e-3)):
-        assert float((take_in(each, mask, SIZE).image - known).abs().max()) <= tolerance
+        assert float((preprocess_image(each, mask, SIZE).image - known).abs().max()) <= tolerance
     with_alpha = torch.stack([torch.full_like(mask, 0.3), mask], dim=-1)
-    assert take_in(with_alpha, None, SIZE).mask.equal(take_in(image, mask, SIZE).mask)
-    assert take_in(image.half(), mask > 0.5, SIZE).image.dtype == torch.float32
+    assert preprocess_image(with_alpha, None, SIZE).mask.equal(
+        preprocess_image(image, mask, SIZE).mask
+    )
+    assert preprocess_image(image.half(), mask > 0.5, SIZE).image.dtype == torch.float32
 
 
 def test_two_objects_are_taken_together_and_the_user_is_told(caplog):
     left, left_mask = disc(100, 300, 30.0, at=(0.5, 0.2))
     right, right_mask = disc(100, 300, 25.0, at=(0.5, 0.8))
-    taken = take_in(torch.minimum(left, right), left_mask + right_mask, SIZE)
+    taken = preprocess_image(torch.minimum(left, right), left_mask + right_mask, SIZE)
     assert len(taken.notes) == 1 and "2 objects" in taken.notes[0]
     assert "2 objects" in caplog.text
     _, _, first, last = box_of(taken.mask)
     assert last - first == pytest.approx(0.7 * SIZE, abs=1.5)
     crumb, crumb_mask = disc(100, 300, 3.0, at=(0.5, 0.8))
-    assert take_in(torch.minimum(left, crumb), left_mask + crumb_mask, SIZE).notes == ()
+    assert preprocess_image(torch.minimum(left, crumb), left_mask + crumb_mask, SIZE).notes == ()
 
 
 def test_a_tiny_image_is_enlarged_and_the_user_is_told():
     image, mask = disc(8, 8, 2.5)
-    taken = take_in(image, mask, SIZE)
+    taken = preprocess_image(image, mask, SIZE)
     assert "8x8 px" in taken.notes[0]
     assert bool(torch.isfinite(taken.image).all())
     assert float(taken.mask.max()) > 0.9
@@ -105,7 +109,10 @@ def test_a_huge_image_gives_what_its_small_copy_gives():
                 for each, own in ((big, big_mask), (small, small_mask))
             )
             big_mask = small_mask = None
-        large, little = take_in(big, big_mask, SIZE), take_in(small, small_mask, SIZE)
+        large, little = (
+            preprocess_image(big, big_mask, SIZE),
+            preprocess_image(small, small_mask, SIZE),
+        )
         assert float((large.mask - little.mask).abs().mean()) < 0.01
         assert float((large.image - little.image).abs().mean()) < 0.01
 
@@ -113,25 +120,25 @@ def test_a_huge_image_gives_what_its_small_copy_gives():
 def test_shrinking_averages_exactly_and_keeps_odd_edges():
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(301, 203, 3, generator=generator) * 0.9
-    small, mask = shrunk_on_white(image, None, 30)
+    small, mask = downscale_on_white(image, None, 30)
     assert mask is None
     assert small.shape == (31, 21, 3)  # squares of 10
     torch.testing.assert_close(
         small[:30, :20], image[:300, :200].unfold(0, 10, 10).unfold(1, 10, 10).mean(dim=(-1, -2))
     )
-    assert shrunk_on_white(image, None, 400)[0].equal(image)
+    assert downscale_on_white(image, None, 400)[0].equal(image)
 
 
 PEAK = """
 import resource, torch
-from nova3d_core.diffusion.sampling.preprocess import take_in
+from nova3d_core.diffusion.sampling.preprocess import preprocess_image
 image = torch.full((1, 1, 3), 0.4).expand(20000, 5000, 3)
 mask = torch.zeros(20000, 1, dtype=torch.bool)
 mask[4000:15000] = True
 mask = mask.expand(20000, 5000)
-take_in(torch.full((64, 64, 3), 0.4), torch.eye(64), 64)
+preprocess_image(torch.full((64, 64, 3), 0.4), torch.eye(64), 64)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-taken = take_in(image, mask, 256)
+taken = preprocess_image(image, mask, 256)
 grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 print(grown, float(taken.mask.sum()))
 """
@@ -162,4 +169,4 @@ def test_bad_images_are_refused_by_name():
         (torch.zeros(10, 10, 3, dtype=torch.int64), None, "int64"),
     ):
         with pytest.raises(InputError, match=word):
-            take_in(bad, bad_mask, SIZE)
+            preprocess_image(bad, bad_mask, SIZE)

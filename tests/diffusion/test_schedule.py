@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from nova3d_core.diffusion.sampling.schedule import coefficients, karras_sigmas, start_scale
+from nova3d_core.diffusion.sampling.schedule import init_noise_sigma, karras_sigmas, preconditioning
 from nova3d_core.errors import InputError
 
 
@@ -33,9 +33,11 @@ def test_sigmas_equal_the_schedulers_of_diffusers():
         )  # fmt: skip
         scheduler.set_timesteps(steps)
         torch.testing.assert_close(scheduler.sigmas, karras_sigmas(steps), rtol=1e-6, atol=0)
-        noise_levels = [coefficients(sigma).noise for sigma in karras_sigmas(steps)[:-1].tolist()]
+        noise_levels = [
+            preconditioning(sigma).c_noise for sigma in karras_sigmas(steps)[:-1].tolist()
+        ]
         torch.testing.assert_close(scheduler.timesteps, torch.tensor(noise_levels))
-        assert float(scheduler.init_noise_sigma) == pytest.approx(start_scale(700.0), rel=1e-6)
+        assert float(scheduler.init_noise_sigma) == pytest.approx(init_noise_sigma(700.0), rel=1e-6)
 
 
 def test_one_step_starts_at_the_top():
@@ -47,13 +49,13 @@ def test_one_step_starts_at_the_top():
 
 @pytest.mark.parametrize("sigma", [0.002, 0.3, 1.0, 5.0, 700.0])
 def test_coefficients_are_an_orthonormal_turn(sigma):
-    edm = coefficients(sigma)
-    assert edm.into**2 + edm.out**2 == pytest.approx(1.0, abs=1e-12)  # cos^2 + sin^2
-    assert edm.skip == pytest.approx(edm.into**2, rel=1e-12)
-    assert edm.out == pytest.approx(-sigma * edm.into, rel=1e-12)
-    assert edm.noise == pytest.approx(math.log(sigma) / 4, rel=1e-12)
+    edm = preconditioning(sigma)
+    assert edm.c_in**2 + edm.c_out**2 == pytest.approx(1.0, abs=1e-12)  # cos^2 + sin^2
+    assert edm.c_skip == pytest.approx(edm.c_in**2, rel=1e-12)
+    assert edm.c_out == pytest.approx(-sigma * edm.c_in, rel=1e-12)
+    assert edm.c_noise == pytest.approx(math.log(sigma) / 4, rel=1e-12)
     # the network sees data of standard deviation 1: c_in^2 (1 + sigma^2) = 1
-    assert edm.into * start_scale(sigma) == pytest.approx(1.0, rel=1e-12)
+    assert edm.c_in * init_noise_sigma(sigma) == pytest.approx(1.0, rel=1e-12)
 
 
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 30.0])
@@ -62,7 +64,7 @@ def test_out_is_negative_a_perfect_v_gives_the_data_back(sigma):
     data, noise = torch.randn(2, 1000, generator=generator, dtype=torch.float64)
     angle = math.atan(sigma)
     v = math.cos(angle) * noise - math.sin(angle) * data  # what SVD predicts
-    edm = coefficients(sigma)
+    edm = preconditioning(sigma)
     noisy = data + sigma * noise
-    torch.testing.assert_close(edm.skip * noisy + edm.out * v, data)
-    assert not torch.allclose(edm.skip * noisy - edm.out * v, data, atol=1e-3)
+    torch.testing.assert_close(edm.c_skip * noisy + edm.c_out * v, data)
+    assert not torch.allclose(edm.c_skip * noisy - edm.c_out * v, data, atol=1e-3)

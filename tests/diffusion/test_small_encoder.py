@@ -26,7 +26,7 @@ def test_one_token_and_few_parameters():
 
 
 def test_its_settings_make_it_again():
-    made = encoder(channels=16, token=40)
+    made = encoder(channels=16, embed_dim=40)
     again = SmallEncoder(**made.settings())
     again.load_state_dict(made.state_dict())
     assert torch.equal(again.embed(images()), made.embed(images()))
@@ -65,14 +65,14 @@ def test_large_weights_stay_in_float16s_range():
 
 def test_it_tells_images_apart_and_learns_from_each_layer():
     made = SmallEncoder()
-    token = made.embed(images())
-    assert float((token[0] - token[1]).detach().abs().max()) > 1e-3
-    token.square().sum().backward()
+    embed_dim = made.embed(images())
+    assert float((embed_dim[0] - embed_dim[1]).detach().abs().max()) > 1e-3
+    embed_dim.square().sum().backward()
     assert all(float(weight.grad.abs().max()) > 0.0 for weight in made.parameters())
 
 
 def test_wrong_settings_and_shapes_are_told():
-    for settings, told in (({"channels": 12}, "channels"), ({"token": 0}, "token")):
+    for settings, told in (({"channels": 12}, "channels"), ({"embed_dim": 0}, "embed_dim")):
         with pytest.raises(InputError, match=told):
             SmallEncoder(**settings)
     with pytest.raises(InputError, match="images to embed"):

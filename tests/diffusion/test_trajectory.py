@@ -7,11 +7,11 @@ import logging
 import pytest
 import torch
 
-from nova3d_core.cameras.cameras import cameras_at, cameras_of_orbit, orbit_cameras
+from nova3d_core.cameras.cameras import cameras_at, cameras_from_orbit, orbit_cameras
 from nova3d_core.cameras.orbits import ORBIT_PRESETS, OrbitConfig
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.diffusion.families import FAMILIES
-from nova3d_core.diffusion.sampling.trajectory import stations_of
+from nova3d_core.diffusion.sampling.trajectory import plan_trajectory
 from nova3d_core.errors import InputError
 
 
@@ -23,60 +23,60 @@ def close(result: torch.Tensor, expected) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_walks_its_own_orbit(name):
     family = FAMILIES[name]
-    stations = stations_of(family, 64)
-    own = cameras_of_orbit(ORBIT_PRESETS[family.orbit]).resized(64, 64)
-    close(stations.cameras.world_to_camera, own.world_to_camera)
-    close(stations.cameras.intrinsics, own.intrinsics)
-    first = stations.cameras_input_first()
+    trajectory = plan_trajectory(family, 64)
+    own = cameras_from_orbit(ORBIT_PRESETS[family.orbit]).resized(64, 64)
+    close(trajectory.cameras.world_to_camera, own.world_to_camera)
+    close(trajectory.cameras.intrinsics, own.intrinsics)
+    first = trajectory.cameras_input_view_first()
     close(first.azimuth_deg, torch.arange(family.views) * 360.0 / family.views)
-    assert float(stations.azimuths_deg[stations.input_view]) == 0.0
-    assert stations.input_view == (20 if name.startswith("sv3d") else 0)
+    assert float(trajectory.azimuths_deg[trajectory.input_view]) == 0.0
+    assert trajectory.input_view == (20 if name.startswith("sv3d") else 0)
 
 
 def test_sv3d_is_told_the_azimuths_that_its_authors_tell_it():
-    stations = stations_of(FAMILIES["sv3d_p"], 64)
-    close(stations.azimuths_deg, torch.linspace(0, 360, 22, dtype=torch.float64)[1:] % 360)
-    close(stations.azimuths_deg[[0, 1, -2, -1]], [17.142857, 34.285713, 342.857147, 0.0])
+    trajectory = plan_trajectory(FAMILIES["sv3d_p"], 64)
+    close(trajectory.azimuths_deg, torch.linspace(0, 360, 22, dtype=torch.float64)[1:] % 360)
+    close(trajectory.azimuths_deg[[0, 1, -2, -1]], [17.142857, 34.285713, 342.857147, 0.0])
 
 
 def test_a_sine_orbit_starts_and_ends_at_its_own_height():
     orbit = OrbitConfig(RigConfig(count=21, elevation_deg=10.0), "sine", 30.0)
     for cameras in (
-        cameras_of_orbit(orbit),  # the input image first
-        cameras_of_orbit(orbit)[[*range(1, 21), 0]],  # and last, as SV3D has it
+        cameras_from_orbit(orbit),  # the input image first
+        cameras_from_orbit(orbit)[[*range(1, 21), 0]],  # and last, as SV3D has it
     ):
-        stations = stations_of(FAMILIES["sv3d_p"], 64, cameras=cameras)
+        trajectory = plan_trajectory(FAMILIES["sv3d_p"], 64, cameras=cameras)
         turns = torch.arange(1, 22) / 21.0
-        close(stations.elevations_deg, 10.0 + 30.0 * torch.sin(2.0 * torch.pi * turns))
-        assert stations.input_view == 20
-        close(stations.cameras.elevation_deg, stations.elevations_deg)
+        close(trajectory.elevations_deg, 10.0 + 30.0 * torch.sin(2.0 * torch.pi * turns))
+        assert trajectory.input_view == 20
+        close(trajectory.cameras.elevation_deg, trajectory.elevations_deg)
 
 
 def test_without_a_camera_at_the_front_the_familys_place_counts():
     azimuths = [30.0 + 17.0 * index for index in range(21)]  # 30 to 370
     cameras = cameras_at(azimuths, [5.0] * 21, RigConfig())
-    stations = stations_of(FAMILIES["sv3d_p"], 64, cameras=cameras)
+    trajectory = plan_trajectory(FAMILIES["sv3d_p"], 64, cameras=cameras)
     # 370 degrees, the last, is the input view's; the first follows it 20 degrees on
-    close(stations.azimuths_deg[[0, -2, -1]], [20.0, 343.0, 0.0])
-    close(stations.cameras_input_first().azimuth_deg[:2], [10.0, 30.0])
+    close(trajectory.azimuths_deg[[0, -2, -1]], [20.0, 343.0, 0.0])
+    close(trajectory.cameras_input_view_first().azimuth_deg[:2], [10.0, 30.0])
 
 
 def test_distance_and_lens_stay_the_familys_and_the_user_is_told(caplog):
-    own = stations_of(FAMILIES["sv3d_p"], 64)
+    own = plan_trajectory(FAMILIES["sv3d_p"], 64)
     with caplog.at_level(logging.WARNING):
-        stations_of(FAMILIES["sv3d_p"], 64, cameras=own.cameras)
+        plan_trajectory(FAMILIES["sv3d_p"], 64, cameras=own.cameras)
         assert caplog.text == ""
         given = orbit_cameras(RigConfig(count=21, radius=5.0))
-        stations = stations_of(FAMILIES["sv3d_p"], 64, cameras=given)
+        trajectory = plan_trajectory(FAMILIES["sv3d_p"], 64, cameras=given)
     assert "only the angles" in caplog.text
-    close(stations.cameras.positions.norm(dim=1), own.cameras.positions.norm(dim=1))
-    assert stations.cameras.intrinsics.equal(own.cameras.intrinsics)
+    close(trajectory.cameras.positions.norm(dim=1), own.cameras.positions.norm(dim=1))
+    assert trajectory.cameras.intrinsics.equal(own.cameras.intrinsics)
 
 
 def test_a_level_orbit_may_have_any_one_height():
     for name in FAMILIES:
-        stations = stations_of(FAMILIES[name], 64, 25.0)
-        close(stations.cameras.elevation_deg, [25.0] * FAMILIES[name].views)
+        trajectory = plan_trajectory(FAMILIES[name], 64, 25.0)
+        close(trajectory.cameras.elevation_deg, [25.0] * FAMILIES[name].views)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_level_orbit_may_have_any_one_height():
         ("sv3d_p", orbit_cameras(RigConfig(count=16)), "paints 21 views, but 16 cameras"),
         ("v3d", cameras_at([20.0 * i + (i == 3) for i in range(18)], [0.0] * 18, RigConfig()),
          "20 degrees apart"),
-        ("sv3d_u", cameras_of_orbit(OrbitConfig(RigConfig(count=21), "sine")), "one height"),
+        ("sv3d_u", cameras_from_orbit(OrbitConfig(RigConfig(count=21), "sine")), "one height"),
         ("sv3d_p", orbit_cameras(RigConfig(count=21))[list(range(20, -1, -1))],
          "counter-clockwise"),
         ("sv3d_p", orbit_cameras(RigConfig(count=21))[[*range(20), 19]], "counter-clockwise"),
@@ -94,4 +94,4 @@ def test_a_level_orbit_may_have_any_one_height():
 )  # fmt: skip
 def test_orbits_that_a_family_cannot_walk_are_refused(name, cameras, words):
     with pytest.raises(InputError, match=words):
-        stations_of(FAMILIES[name], 64, cameras=cameras)
+        plan_trajectory(FAMILIES[name], 64, cameras=cameras)

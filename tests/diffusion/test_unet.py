@@ -9,8 +9,8 @@ import torch
 from diffusers import UNetSpatioTemporalConditionModel
 
 from nova3d_core.diffusion.network import attention
-from nova3d_core.diffusion.network.config import CAMERA_TASK_NUMBERS, UNetConfig
-from nova3d_core.diffusion.network.embeddings import sinusoid
+from nova3d_core.diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
+from nova3d_core.diffusion.network.embeddings import sinusoidal_embedding
 from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.errors import InputError
 
@@ -40,7 +40,7 @@ def test_equals_diffusers_network(key_map):
         torch.nn.init.normal_(parameter, centre, 0.05 if parameter.dim() > 1 else 0.3)
     theirs = reference.state_dict()
     unet = VideoUNet(
-        UNetConfig(channels=32, head_channels=16, context_channels=48, added_numbers=24)
+        UNetConfig(model_channels=32, num_head_channels=16, context_dim=48, add_embed_dim=24)
     )
     unet.load_state_dict(
         {name.removeprefix(PREFIX): theirs[other] for name, other in key_map.items()}
@@ -51,7 +51,7 @@ def test_equals_diffusers_network(key_map):
         expected = reference(
             given["x"][0], given["c_noise"], given["context"], added_time_ids=ids
         ).sample
-        added = sinusoid(ids, 8).flatten(1)[:, None].expand(2, 5, 24)
+        added = sinusoidal_embedding(ids, 8).flatten(1)[:, None].expand(2, 5, 24)
         result = unet(given["x"], given["c_noise"], given["context"], added)[0]
     assert expected.abs().max() > 1.0
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=0.0)
@@ -68,7 +68,7 @@ def test_names_and_shapes_are_those_of_the_public_files(checkpoint_manifests, ma
         for name, (shape, _) in entries.items()
         if name.startswith(PREFIX)
     }
-    unet = VideoUNet(UNetConfig(added_numbers=added), device="meta")
+    unet = VideoUNet(UNetConfig(add_embed_dim=added), device="meta")
     assert {name: tuple(t.shape) for name, t in unet.state_dict().items()} == expected
 
 
@@ -88,12 +88,12 @@ def test_alignment_adds_the_parameters_that_the_paper_counts():
 
 def test_one_token_needs_no_queries(svd_unet):
     block = svd_unet.middle_block[1].transformer_blocks[0]
-    width = svd_unet.config.channels * 4
+    width = svd_unet.config.model_channels * 4
     tokens, context = torch.randn(3, 7, width), torch.randn(3, 1, 48)
     with torch.no_grad():
         torch.testing.assert_close(
-            block.attn2.to_one_token(context).expand(3, 7, width),
-            block.attn2.to_context(tokens, context),
+            block.attn2.cross_attend_single(context).expand(3, 7, width),
+            block.attn2.cross_attend(tokens, context),
         )
 
 
@@ -109,7 +109,7 @@ def test_attention_in_chunks_is_attention(nova3d_unet, monkeypatch):
     given = inputs_for(nova3d_unet)
     with torch.no_grad():
         whole = nova3d_unet(**given)
-        monkeypatch.setattr(attention, "MOST_GRID_ROWS", 50)
+        monkeypatch.setattr(attention, "MAX_GRID_ROWS", 50)
         torch.testing.assert_close(nova3d_unet(**given), whole, atol=1e-5, rtol=1e-4)
 
 
@@ -147,12 +147,12 @@ def test_half_weights_compute_in_the_format_of_the_input(svd_unet, dtype):
 def test_checkpointing_changes_no_gradient(nova3d_unet):
     given = inputs_for(nova3d_unet, objects=1, views=3, size=8)
     gradients = []
-    for checkpointing in (False, True):
-        nova3d_unet.checkpointing = checkpointing
+    for gradient_checkpointing in (False, True):
+        nova3d_unet.gradient_checkpointing = gradient_checkpointing
         nova3d_unet.zero_grad()
         nova3d_unet(**given).square().mean().backward()
         gradients.append([p.grad.clone() for p in nova3d_unet.parameters() if p.grad is not None])
-    nova3d_unet.checkpointing = False
+    nova3d_unet.gradient_checkpointing = False
     nova3d_unet.zero_grad()
     assert len(gradients[0]) == len(gradients[1]) > 400
     for plain, recomputed in zip(*gradients, strict=True):
@@ -179,7 +179,7 @@ def test_wrong_shapes_are_told(nova3d_unet, name, change, told):
 
 
 def test_camera_and_task_are_refused_where_nothing_takes_them(svd_unet):
-    given = {**inputs_for(svd_unet), "camera_task": torch.zeros(1, 2, 5, CAMERA_TASK_NUMBERS)}
+    given = {**inputs_for(svd_unet), "camera_task": torch.zeros(1, 2, 5, CAMERA_TASK_DIM)}
     with pytest.raises(InputError, match="takes no camera_task"):
         svd_unet(**given)
 
@@ -187,19 +187,21 @@ def test_camera_and_task_are_refused_where_nothing_takes_them(svd_unet):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"channels": 40}, "cannot be divided"),
+        ({"model_channels": 40}, "cannot be divided"),
         ({"attention_levels": (True,)}, "give one for each level"),
         ({"alignment": "gta"}, "needs two domains"),
         ({"alignment": "temporal", "domains": 2}, "UNet alignment is 'temporal'"),
-        ({"attention_levels": (False,) * 4, "head_channels": 96}, "the UNet's middle has"),
+        ({"attention_levels": (False,) * 4, "num_head_channels": 96}, "the UNet's middle has"),
     ],
 )
 def test_impossible_shapes_are_told(settings, told):
     with pytest.raises(InputError, match=told):
-        UNetConfig(**{"channels": 32, "head_channels": 16, "group_size": 16, **settings})
+        UNetConfig(
+            **{"model_channels": 32, "num_head_channels": 16, "norm_num_groups": 16, **settings}
+        )
 
 
 def test_a_shallower_network_has_every_part():
-    unet = small_unet(channel_factors=(1, 2), attention_levels=(True, False), res_blocks=1)
+    unet = small_unet(channel_mult=(1, 2), attention_levels=(True, False), num_res_blocks=1)
     given = inputs_for(unet, size=6)
     assert unet(**given).shape == (1, 2, 5, 4, 6, 6)

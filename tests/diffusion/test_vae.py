@@ -11,7 +11,7 @@ from nova3d_core.diffusion.codecs.vae import (
     WORKSPACE_BYTES,
     VaeCodec,
     build_vae,
-    most_at_once,
+    max_chunk_size,
 )
 from nova3d_core.diffusion.codecs.vae_config import VaeConfig
 from nova3d_core.errors import InputError
@@ -48,12 +48,12 @@ def noise(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def test_it_knows_its_latents(codec):
-    assert (codec.factor, codec.channels) == (4, 4)
+    assert (codec.factor, codec.latent_channels) == (4, 4)
 
 
 def test_training_aims_at_what_decoding_takes(codec):
     images = noise(2, 3, 16, 16).clamp(-1, 1)
-    scaled = codec.to_scaled(images)
+    scaled = codec.encode_scaled(images)
     assert torch.equal(scaled, LATENT_SCALE * codec.encode(images))
     frames = {"num_frames": 2} if codec.temporal else {}
     expected = codec.vae.decode(codec.encode(images), **frames).sample
@@ -94,22 +94,22 @@ def test_walks_do_not_see_each_other(codec):
     assert torch.allclose(codec.decode(latents, 3)[:3], codec.decode(changed, 3)[:3], atol=1e-6)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3, 5, 8])
-def test_chunks_of_single_images_equal_the_whole(at_once):
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 5, 8])
+def test_chunks_of_single_images_equal_the_whole(chunk_size):
     codec = make_codec(temporal=False)
     latents = noise(10, 4, 4, 4)
-    whole = codec.decode(latents, 5, at_once=100)
-    assert torch.allclose(codec.decode(latents, 5, at_once), whole, atol=1e-5)
+    whole = codec.decode(latents, 5, chunk_size=100)
+    assert torch.allclose(codec.decode(latents, 5, chunk_size), whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 4])
-def test_chunks_across_time_are_those_of_the_original(at_once):
+@pytest.mark.parametrize("chunk_size", [1, 2, 4])
+def test_chunks_across_time_are_those_of_the_original(chunk_size):
     """Each chunk is decoded as a short walk of its own, and none crosses two walks."""
     codec = make_codec(temporal=True)
     latents = noise(10, 4, 4, 4)
-    got = codec.decode(latents, 5, at_once)
+    got = codec.decode(latents, 5, chunk_size)
     start = 0
-    for length in {1: [1] * 10, 2: [2, 2, 1] * 2, 4: [4, 1] * 2}[at_once]:
+    for length in {1: [1] * 10, 2: [2, 2, 1] * 2, 4: [4, 1] * 2}[chunk_size]:
         chunk = latents[start : start + length] / LATENT_SCALE
         expected = codec.vae.decode(chunk, num_frames=length).sample
         assert torch.allclose(got[start : start + length], expected, atol=1e-5)
@@ -134,13 +134,13 @@ def test_half_weights_give_near_images():
 
 
 def test_as_many_are_decoded_together_as_memory_allows(codec):
-    one = codec.decoding_bytes(64, 64, 1, torch.float32) - WORKSPACE_BYTES
+    one = codec.decode_peak_bytes(64, 64, 1, torch.float32) - WORKSPACE_BYTES
     assert one > 0
-    assert codec.decoding_bytes(64, 128, 3, torch.float32) == 6 * one + WORKSPACE_BYTES
-    assert codec.decoding_bytes(64, 64, 1, torch.float16) == one // 2 + WORKSPACE_BYTES
+    assert codec.decode_peak_bytes(64, 128, 3, torch.float32) == 6 * one + WORKSPACE_BYTES
+    assert codec.decode_peak_bytes(64, 64, 1, torch.float16) == one // 2 + WORKSPACE_BYTES
     for images, count in ((-9, 1), (0, 1), (2.5, 2), (4, 4), (1e9, 16)):
         memory = images * one + WORKSPACE_BYTES
-        assert most_at_once(codec, 64, 64, torch.float32, memory, most=16) == count
+        assert max_chunk_size(codec, 64, 64, torch.float32, memory, most=16) == count
 
 
 @pytest.mark.parametrize(

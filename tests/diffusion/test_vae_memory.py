@@ -33,7 +33,7 @@ watcher.start()
 codec.decode(torch.zeros(count, 4, size // 8, size // 8), count, count)
 done.set()
 watcher.join()
-print(peak - before, codec.decoding_bytes(size, size, count, torch.float32))
+print(peak - before, codec.decode_peak_bytes(size, size, count, torch.float32))
 """
 
 

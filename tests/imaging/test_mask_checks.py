@@ -9,7 +9,7 @@ import torch
 
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
-from nova3d_core.diffusion.sampling.preprocess import take_in
+from nova3d_core.diffusion.sampling.preprocess import preprocess_image
 from nova3d_core.errors import InputError
 from nova3d_core.fusion.checks.inputs import check_views
 from nova3d_core.imaging.assemble import assemble_views
@@ -130,17 +130,17 @@ def test_a_single_image_with_an_inverted_mask_is_refused(rendered, size):
         with_alpha(rendered, rendered.masks)[:1].movedim(-1, 1), size=(size, size)
     )[0].movedim(0, -1)
     colour, mask = view[..., :3], view[..., 3]
-    assert float(take_in(colour, mask, 64).mask.max()) > 0.9
+    assert float(preprocess_image(colour, mask, 64).mask.max()) > 0.9
     with pytest.raises(InputError, match="the mask looks inverted: it is full along"):
-        take_in(colour, 1.0 - mask, 64)
+        preprocess_image(colour, 1.0 - mask, 64)
     with pytest.raises(InputError, match="looks inverted: it is full along"):
-        take_in(torch.cat([colour, 1.0 - mask[..., None]], dim=-1), None, 64)
+        preprocess_image(torch.cat([colour, 1.0 - mask[..., None]], dim=-1), None, 64)
 
 
 def test_an_object_that_is_cut_off_is_taken(rendered):
     bust = OBJECTS["cut off below, as a bust is"]
     colour = torch.where(bust[..., None] > 0, torch.tensor([0.8, 0.2, 0.1]), 1.0)
-    taken = take_in(colour, bust, 64)
+    taken = preprocess_image(colour, bust, 64)
     rows, columns = (taken.mask > 0.5).nonzero().unbind(dim=1)
     share = (int(rows.max()) - int(rows.min()) + 1) / (int(columns.max()) - int(columns.min()) + 1)
     assert share == pytest.approx(42 / 24, abs=0.1)

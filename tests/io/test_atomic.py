@@ -10,7 +10,7 @@ import pytest
 
 from nova3d_core.errors import InputError
 from nova3d_core.io.files import renames
-from nova3d_core.io.files.atomic import new_file, new_folder
+from nova3d_core.io.files.atomic import atomic_file, atomic_folder
 from nova3d_core.io.files.ownership import MANIFEST
 
 FAILURES = [RuntimeError("broke"), KeyboardInterrupt(), SystemExit(1), InputError("bad")]
@@ -21,7 +21,7 @@ def everything_in(folder: Path) -> list[str]:
 
 
 def fill_folder(path: Path, text: str, overwrite: bool = False, failure=None) -> None:
-    with new_folder(path, overwrite, ("inner",)) as beside:
+    with atomic_folder(path, overwrite, ("inner",)) as beside:
         (beside / "inner").mkdir()
         (beside / "inner" / "part.txt").write_text(text)
         if failure is not None:
@@ -29,7 +29,7 @@ def fill_folder(path: Path, text: str, overwrite: bool = False, failure=None) ->
 
 
 def fill_file(path: Path, text: str, overwrite: bool = False, failure=None) -> None:
-    with new_file(path, overwrite) as beside:
+    with atomic_file(path, overwrite) as beside:
         beside.write_text(text)
         if failure is not None:
             raise failure
@@ -68,12 +68,12 @@ def test_a_failure_keeps_parents_that_hold_something_else(tmp_path, fill):
 
 @both
 def test_nothing_is_seen_under_the_name_before_the_end(tmp_path, fill):
-    maker = new_file if fill is fill_file else new_folder
+    maker = atomic_file if fill is fill_file else atomic_folder
     with maker(tmp_path / "out.txt") as beside:
         assert not (tmp_path / "out.txt").exists()
         assert beside.parent == tmp_path  # a rename within one disk
         assert beside.suffix == ".txt" or beside.is_dir()
-        if maker is new_file:
+        if maker is atomic_file:
             beside.touch()
     assert os.listdir(tmp_path) == ["out.txt"]
 
@@ -125,7 +125,7 @@ def test_an_interrupt_between_the_two_renames_brings_the_folder_back(
 
 
 def test_overwriting_replaces_a_folder_as_a_whole(tmp_path):
-    with new_folder(tmp_path / "out") as folder:
+    with atomic_folder(tmp_path / "out") as folder:
         (folder / "inner").mkdir()
         (folder / "inner" / "stale.txt").touch()
     fill_folder(tmp_path / "out", "second", overwrite=True)

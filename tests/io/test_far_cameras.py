@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import nova3d_core
-from nova3d_core.conventions import Y_UP_FROM
+from nova3d_core.conventions import ROTATIONS_TO_Y_UP
 from nova3d_core.fusion.config import HullConfig
-from nova3d_core.io.mesh.read import read_mesh, write_mesh
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.io.mesh.write import write_mesh
 from nova3d_core.io.views.transforms_json import read_views, write_views
 from nova3d_core.meshing.config import MeshingConfig
 from nova3d_core.pipeline.config import FuseConfig
@@ -65,7 +66,7 @@ def test_far_cameras_are_the_same_but_for_their_offset(far):
 def test_the_origin_turns_with_the_world(tmp_path, axis):
     views = read_views(shifted(tmp_path / "views", UTM, world_up=axis))
     near = read_views(shifted(tmp_path / "near", (0, 0, 0), world_up=axis)).cameras
-    turned = torch.tensor(Y_UP_FROM[axis], dtype=torch.float64) @ torch.tensor(UTM).double()
+    turned = torch.tensor(ROTATIONS_TO_Y_UP[axis], dtype=torch.float64) @ torch.tensor(UTM).double()
     back = views.cameras.positions.double() + torch.tensor(views.cameras.origin).double()
     assert float((back - near.positions.double() - turned).abs().max()) < 1e-6
 

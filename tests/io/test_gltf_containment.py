@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.mesh.primitives import texture_beside
+from nova3d_core.io.mesh.primitives import load_relative_texture
 from nova3d_core.io.mesh.read import read_mesh
 
 FAULTS = Path(__file__).parents[1] / "data" / "faults"
@@ -149,12 +149,12 @@ def test_a_path_of_another_computer_is_tried_by_its_last_part_inside_alone(folde
     (inside / "link").symlink_to(outside)
     name = name.replace("{outside}", str(outside))
     with opened_files() as opened, pytest.raises(InputError, match=r"made\.mtl"):
-        texture_beside(inside, name, "made.mtl")
+        load_relative_texture(inside, name, "made.mtl")
     assert inside.resolve() in opened
     assert not [each for each in opened if each.is_relative_to(outside)]
     Image.new("RGB", (1, 1), (0, 0, 255)).save(inside / "Data.PNG")
     with opened_files() as opened:
-        texture = texture_beside(inside, name, "made.mtl")
+        texture = load_relative_texture(inside, name, "made.mtl")
     assert torch.from_numpy(texture).flatten().tolist() == [0.0, 0.0, 1.0]
     assert not [each for each in opened if each.is_relative_to(outside)]
 
@@ -162,5 +162,5 @@ def test_a_path_of_another_computer_is_tried_by_its_last_part_inside_alone(folde
 def test_letter_case_is_overlooked_in_every_part_of_a_path_inside(tmp_path):
     (tmp_path / "Textures").mkdir()
     Image.new("RGB", (1, 1), (0, 255, 0)).save(tmp_path / "Textures" / "Wood.PNG")
-    texture = texture_beside(tmp_path, "textures\\wood.png", "made.mtl")
+    texture = load_relative_texture(tmp_path, "textures\\wood.png", "made.mtl")
     assert texture.flatten().tolist() == [0.0, 1.0, 0.0]

@@ -272,13 +272,13 @@ def test_half_a_million_instances_without_bytes_are_refused_at_once(tmp_path):
 
 def test_one_image_is_decoded_once_for_all_materials_and_takes_one_place(tmp_path, monkeypatch):
     decoded = []
-    original = mesh_parts.decoded_texture
+    original = mesh_parts.decode_texture
 
-    def counted(source, name, named_by):
+    def counted(source, name, referrer):
         decoded.append(name)
-        return original(source, name, named_by)
+        return original(source, name, referrer)
 
-    monkeypatch.setattr(gltf_data, "decoded_texture", counted)
+    monkeypatch.setattr(gltf_data, "decode_texture", counted)
     made = Gltf(TEXCOORD_0=UV)
     levels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     image = made.view(png(levels))
@@ -334,7 +334,7 @@ def test_the_raw_reason_is_logged_for_debugging_alone(tmp_path, monkeypatch, cap
 
     from nova3d_core.io.mesh import read as meshes
 
-    monkeypatch.setitem(meshes.READABLE, ".glb", broken)
+    monkeypatch.setitem(meshes.MESH_READERS, ".glb", broken)
     (tmp_path / "made.glb").write_bytes(b"x")
     with (
         caplog.at_level(logging.DEBUG, "nova3d_core.io.mesh.read"),

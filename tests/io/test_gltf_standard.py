@@ -140,11 +140,11 @@ def test_instances_turn_scale_and_mirror_in_the_frame_of_their_node(tmp_path):
 def test_hidden_nodes_and_all_below_them_are_left_out(tmp_path):
     made = Gltf()
     hidden = {"KHR_node_visibility": {"visible": False}}
-    shown = {"KHR_node_visibility": {"visible": True}}
+    printable_name = {"KHR_node_visibility": {"visible": True}}
     made.header["nodes"] = [
-        {"children": [1, 3], "extensions": shown, "mesh": 0},
+        {"children": [1, 3], "extensions": printable_name, "mesh": 0},
         {"children": [2], "extensions": hidden, "mesh": 0, "translation": [1, 0, 0]},
-        {"extensions": shown, "mesh": 0, "translation": [2, 0, 0]},
+        {"extensions": printable_name, "mesh": 0, "translation": [2, 0, 0]},
         {"mesh": 0, "translation": [0, 5, 0]},
     ]
     made.header["extensionsRequired"] = ["KHR_node_visibility"]

@@ -21,13 +21,13 @@ from nova3d_core.errors import InputError
 from nova3d_core.io.images import decode as image_files
 from nova3d_core.io.images.decode import (
     MAX_PIXELS,
-    decoded_pixels,
+    decode_pixels,
     open_image,
+    printable_name,
     read_image_header,
-    shown,
 )
 from nova3d_core.io.images.images import read_image, read_mask
-from nova3d_core.io.mesh.primitives import decoded_texture
+from nova3d_core.io.mesh.primitives import decode_texture
 
 CORE = Path(image_files.__file__).parents[2]
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -92,7 +92,7 @@ def test_nothing_else_opens_images():
     files = [path for place in places for path in place.rglob("*.py")]
     assert len(files) > 100
     calls = {p.name for p in files if re.search(r"\bImage\.open\(|imread\(", p.read_text("utf-8"))}
-    assert calls == {"image_files.py"}
+    assert calls == {"decode.py"}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP", "PPM", "TGA", "GIF", "JPEG"])
@@ -118,7 +118,7 @@ def test_other_formats_are_refused_whatever_their_name(tmp_path, kind, name):
     (tmp_path / name).write_bytes(content_of(Image.fromarray(NOISE), kind))
     assert "is not an image of a known format" in error_of(tmp_path / name)
     with pytest.raises(InputError, match=r"texture wood named by a\.obj is not an image"):
-        decoded_texture(tmp_path / name, "wood", "a.obj")
+        decode_texture(tmp_path / name, "wood", "a.obj")
 
 
 def test_an_eps_file_starts_no_program(tmp_path, monkeypatch):
@@ -238,7 +238,7 @@ def test_one_bit_palette_and_grey_with_alpha(tmp_path):
     palette = Image.fromarray(NOISE).quantize(200)
     palette.save(tmp_path / "p.png", transparency=bytes(range(200)))
     rgba = np.asarray(palette.convert("RGB"))
-    assert np.array_equal(decoded_texture(tmp_path / "p.png", "p", "a.obj"), rgba / np.float32(255))
+    assert np.array_equal(decode_texture(tmp_path / "p.png", "p", "a.obj"), rgba / np.float32(255))
     assert torch.allclose(
         read_image(tmp_path / "p.png")[..., 3],
         torch.from_numpy(np.array(palette)).float() / 255.0,
@@ -251,7 +251,7 @@ def test_sixteen_bits_are_kept_stored_turned_and_reduced(tmp_path, name):
     Image.fromarray(levels).save(tmp_path / name)
     exact = torch.from_numpy(levels.astype(np.float32) / 65535.0)[..., None].expand(12, 20, 3)
     assert torch.equal(read_image(tmp_path / name), exact)
-    assert np.array_equal(decoded_texture(tmp_path / name, name, "a.obj"), exact.numpy())
+    assert np.array_equal(decode_texture(tmp_path / name, name, "a.obj"), exact.numpy())
     small = read_image(tmp_path / name, longest_px=10)  # like a mask of 8 bits beside it
     means = exact.reshape(6, 2, 10, 2, 3).mean(dim=(1, 3))
     torch.testing.assert_close(small, means, atol=1e-6, rtol=0)
@@ -266,7 +266,7 @@ def test_big_endian_and_32_bit_numbers(tmp_path):
     assert "32-bit numbers" in error_of(tmp_path / "deep.tif")
     Image.fromarray(np.array([[0.5]], dtype=np.float32)).save(tmp_path / "f.tif")
     with pytest.raises(InputError, match="floating point numbers"):
-        decoded_texture(tmp_path / "f.tif", "f.tif", "a.obj")
+        decode_texture(tmp_path / "f.tif", "f.tif", "a.obj")
 
 
 def test_lab_colours_are_refused(tmp_path):
@@ -346,7 +346,7 @@ def test_stored_and_upright_pixels_of_all_orientations(tmp_path, kind, orientati
     upright = np.asarray(ImageOps.exif_transpose(levels)).astype(np.float32) / 255.0
     assert torch.equal(read_image(path), torch.from_numpy(upright))
     assert torch.equal(read_mask(path), torch.from_numpy(upright).mean(dim=-1))
-    assert np.array_equal(decoded_texture(path, "t", "a.obj"), expected.numpy())
+    assert np.array_equal(decode_texture(path, "t", "a.obj"), expected.numpy())
 
 
 def test_damaged_exif_does_not_spoil_the_pixels(tmp_path):
@@ -408,9 +408,9 @@ def test_paths_that_are_no_image_files(tmp_path):
 
 
 def test_names_are_shown_on_one_line_and_shortened():
-    assert shown("a.png") == "a.png"
-    assert shown("a\nb") == "'a\\nb'"
-    assert len(shown("x" * 1000)) <= 203
+    assert printable_name("a.png") == "a.png"
+    assert printable_name("a\nb") == "'a\\nb'"
+    assert len(printable_name("x" * 1000)) <= 203
 
 
 def test_a_shards_images_are_png_only():
@@ -431,7 +431,7 @@ def test_only_what_pillow_raises_is_taken_for_damage():
     ):
         raise InputError("own error")
     with open_image(content_of(Image.fromarray(NOISE), "PNG"), "a.png") as image:
-        pixels = decoded_pixels(image, "a.png")
+        pixels = decode_pixels(image, "a.png")
     assert np.array_equal(pixels, NOISE / np.float32(255))
 
 

@@ -12,7 +12,13 @@ import torch
 from PIL import Image
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.images.images import alpha_of, on_white, read_image, read_mask, write_image
+from nova3d_core.io.images.images import (
+    alpha_channel,
+    flatten_on_white,
+    read_image,
+    read_mask,
+    write_image,
+)
 
 
 def save(path: Path, levels: np.ndarray, mode: str | None = None, **options) -> Path:
@@ -98,7 +104,7 @@ def test_the_caller_chooses_the_channels(tmp_path):
     assert torch.allclose(read_image(tmp_path / "half.png", 3), torch.tensor([[[0.8, 1.0, 0.8]]]))
     assert torch.equal(read_image(tmp_path / "rgb.png", 4), torch.tensor([[[0.0, 1.0, 0.0, 1.0]]]))
     assert torch.equal(
-        on_white(read_image(tmp_path / "half.png")), read_image(tmp_path / "half.png", 3)
+        flatten_on_white(read_image(tmp_path / "half.png")), read_image(tmp_path / "half.png", 3)
     )
 
 
@@ -123,9 +129,9 @@ def test_a_mask_is_brightness_or_alpha(tmp_path):
 
 
 def test_an_opaque_alpha_is_no_alpha():
-    assert alpha_of(torch.ones(2, 2, 4)) is None
-    assert alpha_of(torch.zeros(2, 2, 3)) is None
-    assert torch.equal(alpha_of(torch.zeros(2, 2, 4)), torch.zeros(2, 2))
+    assert alpha_channel(torch.ones(2, 2, 4)) is None
+    assert alpha_channel(torch.zeros(2, 2, 3)) is None
+    assert torch.equal(alpha_channel(torch.zeros(2, 2, 4)), torch.zeros(2, 2))
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):

@@ -158,7 +158,12 @@ HARMLESS = [
     {"applied_transform": [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]], "applied_scale": 2.0},
     {"ply_file_path": "sparse_pc.ply", "orientation_override": "none", "n_frames": 99},
     {"colmap_im_id": 7, "sharpness": 31.2, "depth_file_path": "d.png", "rotation": 0.01},
-    {"camera_type": "perspective", "undistorted": True, "projection": "pinhole", "type": "scene"},
+    {
+        "camera_type": "perspective",
+        "undistort_image": True,
+        "projection": "pinhole",
+        "type": "scene",
+    },
     {"camera": "phone", "camera_name": "front", "model": "Canon", "is_undistorted": "yes"},
     {"fovx": 64.0, "fovy": 56.1, "fisheye_crop_radius": 300.0, "up": [0, 0, 1], "my_note": "hi"},
 ]

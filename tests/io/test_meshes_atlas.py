@@ -9,8 +9,8 @@ import torch
 from nova3d_core.errors import InputError
 from nova3d_core.imaging.sampling import sample_texture
 from nova3d_core.io.mesh import texture_atlas
-from nova3d_core.io.mesh.primitives import Material, Part
-from nova3d_core.io.mesh.read import joined
+from nova3d_core.io.mesh.merge import merge_primitives
+from nova3d_core.io.mesh.primitives import Material, Primitive
 from nova3d_core.mesh import Mesh
 
 TRIANGLE = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
@@ -20,12 +20,12 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
 
 
-def part_with(uv: list[list[float]], material: Material) -> Part:
+def part_with(uv: list[list[float]], material: Material) -> Primitive:
     """A part of separate triangles, three uv each."""
     count = len(uv) // 3
     vertices = torch.cat([TRIANGLE + 2.0 * number for number in range(count)])
     faces = torch.arange(3 * count).reshape(-1, 3)
-    return Part(Mesh(vertices, faces, uv=torch.tensor(uv, dtype=torch.float32)), material)
+    return Primitive(Mesh(vertices, faces, uv=torch.tensor(uv, dtype=torch.float32)), material)
 
 
 def inside(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -37,7 +37,7 @@ def colours_within(mesh: Mesh, weights: torch.Tensor) -> torch.Tensor:
     return sample_texture(mesh.texture, inside(mesh.uv[mesh.faces], weights))
 
 
-def reference_colours(part: Part, weights: torch.Tensor) -> np.ndarray:
+def reference_colours(part: Primitive, weights: torch.Tensor) -> np.ndarray:
     """Bilinear colours of a part's own texture under its wrap modes, worked out plainly."""
     texture = part.material.texture
     uv = inside(part.mesh.uv[part.mesh.faces], weights).double().numpy()
@@ -75,7 +75,7 @@ def test_every_point_has_the_colour_of_its_own_texture(weights, wrap):
     first = part_with(wide, Material(noise(5, 9), wrap=wrap))
     second = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(16, 3, seed=1), wrap=wrap))
     third = part_with([[0.9, 0.9], [1.1, 0.9], [0.9, 1.1]], first.material)
-    mesh = joined([first, second, third])
+    mesh = merge_primitives([first, second, third])
     expected = [reference_colours(part, weights) for part in (first, second, third)]
     found = colours_within(mesh, weights).numpy()
     np.testing.assert_allclose(found, np.concatenate(expected), atol=2e-4)
@@ -87,7 +87,9 @@ def test_the_atlas_repeats_texels_to_the_bit(weights):
     """Texel centres of the source fall on texel centres of the atlas."""
     source = noise(4, 4)
     centres = [[0.125, 0.125], [0.875, 0.375], [0.625, 0.875]]
-    mesh = joined([part_with(centres, Material(source)), part_with(centres, Material(noise(7, 7)))])
+    mesh = merge_primitives(
+        [part_with(centres, Material(source)), part_with(centres, Material(noise(7, 7)))]
+    )
     texels = (mesh.uv[:3] * torch.tensor(mesh.texture.shape[1::-1]) - 0.5).round().long()
     expected = torch.from_numpy(source)[[0, 1, 3], [0, 3, 2]]
     assert torch.equal(mesh.texture[texels[:, 1], texels[:, 0]], expected)
@@ -97,8 +99,8 @@ def test_parts_of_one_texture_share_one_copy():
     material = Material(noise(32, 32))
     part = part_with([[0, 0], [1, 0], [0, 1]], material)
     other = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
-    once = joined([part, other]).texture
-    assert joined([part, part, other, part]).texture.shape == once.shape
+    once = merge_primitives([part, other]).texture
+    assert merge_primitives([part, part, other, part]).texture.shape == once.shape
     assert once.shape[0] * once.shape[1] < 2 * 32 * 32
 
 
@@ -108,7 +110,7 @@ def test_faces_moved_by_whole_tiles_take_no_more_room_than_one_tile(weights):
     ]
     part = part_with(scattered, Material(noise(64, 64)))
     other = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
-    mesh = joined([part, other])
+    mesh = merge_primitives([part, other])
     assert max(mesh.texture.shape[:2]) < 3 * 64
     expected = reference_colours(part, weights)
     np.testing.assert_allclose(colours_within(mesh, weights)[: len(expected)], expected, atol=2e-3)
@@ -117,7 +119,7 @@ def test_faces_moved_by_whole_tiles_take_no_more_room_than_one_tile(weights):
 def test_one_texture_stays_as_it_is_also_where_it_repeats():
     material = Material(noise(8, 8))
     first = part_with([[-2.0, 0], [1, 0], [0, 7]], material)
-    mesh = joined([first, part_with([[0.0, 0], [1, 0], [0, 1]], material)])
+    mesh = merge_primitives([first, part_with([[0.0, 0], [1, 0], [0, 1]], material)])
     assert torch.equal(mesh.texture, torch.from_numpy(material.texture))
     assert torch.equal(mesh.uv[:3], first.mesh.uv)
 
@@ -125,19 +127,21 @@ def test_one_texture_stays_as_it_is_also_where_it_repeats():
 def test_one_clamped_texture_stays_only_if_nothing_reaches_beyond_it(weights):
     material = Material(noise(8, 8), wrap=("clamp", "clamp"))
     within = part_with([[0.0625, 0.0625], [0.9375, 0.0625], [0.0625, 0.9375]], material)
-    assert torch.equal(joined([within]).texture, torch.from_numpy(material.texture))
+    assert torch.equal(merge_primitives([within]).texture, torch.from_numpy(material.texture))
     for wide in (2.0, 1.0):  # at the border itself, a repeated lookup would blend with the far one
         beyond = part_with([[0.0, 0], [wide, 0], [0, 1]], material)
         expected = reference_colours(beyond, weights)
-        np.testing.assert_allclose(colours_within(joined([beyond]), weights), expected, atol=1e-4)
+        np.testing.assert_allclose(
+            colours_within(merge_primitives([beyond]), weights), expected, atol=1e-4
+        )
 
 
 def test_a_tinted_part_beside_a_texture_has_its_colour_everywhere(weights):
     textured = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
-    plain = Part(
+    plain = Primitive(
         Mesh(TRIANGLE, torch.tensor([[0, 1, 2]])), Material(tint_linear=(1.0, 0.2140411, 0))
     )
-    mesh = joined([plain, textured])
+    mesh = merge_primitives([plain, textured])
     expected = torch.tensor([1.0, 0.5, 0.0]).expand(len(weights), 3)
     torch.testing.assert_close(
         colours_within(mesh, weights)[: len(weights)], expected, atol=1e-6, rtol=0
@@ -150,8 +154,8 @@ def test_a_painted_part_beside_a_texture_keeps_its_colours_between_its_corners(w
     faces = torch.tensor([[0, 1, 2], [1, 3, 2]])
     shades = torch.tensor([0.1, 0.9, 0.4, 0.0])
     colours = torch.stack([shades, shades * 0.5 + 0.2, shades * 0.25], dim=1)
-    painted = Part(Mesh(vertices, faces, vertex_colours=colours))
-    mesh = joined([textured, painted])
+    painted = Primitive(Mesh(vertices, faces, vertex_colours=colours))
+    mesh = merge_primitives([textured, painted])
     assert mesh.vertex_colours is None
     assert torch.equal(mesh.vertices[mesh.faces[1:]].sort(dim=1)[0], vertices[faces].sort(dim=1)[0])
     # corners may start elsewhere in the face: compare by the place they have
@@ -172,14 +176,18 @@ def test_too_large_an_atlas_is_made_of_smaller_images(monkeypatch, caplog):
     monkeypatch.setattr(texture_atlas, "MAX_SIDE_PX", 64)
     flat = np.broadcast_to(np.float32([0.25, 0.5, 0.75]), (128, 128, 3))
     corners = [[0.0, 0], [1, 0], [0, 1]]
-    mesh = joined([part_with(corners, Material(flat)), part_with(corners, Material(noise(8, 8)))])
+    mesh = merge_primitives(
+        [part_with(corners, Material(flat)), part_with(corners, Material(noise(8, 8)))]
+    )
     assert max(mesh.texture.shape[:2]) <= 64
     assert "halved" in caplog.text
     found = sample_texture(mesh.texture, mesh.uv[:3])
     torch.testing.assert_close(found, torch.tensor([[0.25, 0.5, 0.75]] * 3), atol=1e-5, rtol=0)
     boundless = [[0.0, 0], [1e6, 0], [0, 1]]
     tiles = noise(8, 8)
-    mesh = joined([part_with(corners, Material(flat)), part_with(boundless, Material(tiles))])
+    mesh = merge_primitives(
+        [part_with(corners, Material(flat)), part_with(boundless, Material(tiles))]
+    )
     assert max(mesh.texture.shape[:2]) <= 64
     assert "8 x 8 px, repeated too often: its mean colour" in caplog.text
     found = sample_texture(mesh.texture, mesh.uv[3:])
@@ -194,16 +202,18 @@ def test_more_vertex_coloured_faces_than_the_atlas_holds_are_an_error(monkeypatc
     )
     textured = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(1, 1)))
     with pytest.raises(InputError, match="do not fit"):
-        joined([Part(painted), textured])
+        merge_primitives([Primitive(painted), textured])
 
 
 def test_normals_of_some_parts_are_kept_and_the_others_get_smooth_ones():
     tilted = torch.nn.functional.normalize(torch.tensor([[1.0, 0, 1]]).expand(3, 3), dim=1)
     faces = torch.tensor([[0, 1, 2]])
-    mesh = joined([Part(Mesh(TRIANGLE, faces, normals=tilted)), Part(Mesh(TRIANGLE, faces))])
+    mesh = merge_primitives(
+        [Primitive(Mesh(TRIANGLE, faces, normals=tilted)), Primitive(Mesh(TRIANGLE, faces))]
+    )
     expected = torch.cat([tilted, torch.tensor([[0.0, 0, 1]] * 3)])
     torch.testing.assert_close(mesh.normals, expected)
-    assert joined([Part(Mesh(TRIANGLE, faces))] * 2).normals is None
+    assert merge_primitives([Primitive(Mesh(TRIANGLE, faces))] * 2).normals is None
 
 
 @pytest.mark.parametrize("wrap", ["repeat", "mirror", "clamp"])
@@ -214,7 +224,7 @@ def test_texture_coordinates_of_any_size_make_a_bounded_atlas(monkeypatch, caplo
     wide = part_with([[0.0, 0], [reach, 0], [0, reach]], Material(noise(16, 16), wrap=(wrap, wrap)))
     shifted = part_with([[reach, reach], [reach, reach], [reach, reach]], wide.material)
     for part in (wide, shifted):
-        mesh = joined([part, part_with(corners, Material(noise(4, 4)))])
+        mesh = merge_primitives([part, part_with(corners, Material(noise(4, 4)))])
         assert mesh.texture[..., 0].numel() < (1 << 13)
         found = sample_texture(mesh.texture, mesh.uv)
         assert bool(torch.isfinite(found).all()) and float(found.max()) <= 1.0
@@ -223,7 +233,7 @@ def test_texture_coordinates_of_any_size_make_a_bounded_atlas(monkeypatch, caplo
 
 def test_halving_averages_squares_of_texels():
     image = noise(8, 2)
-    halved = texture_atlas._halved(image)
+    halved = texture_atlas._downsample_by_2(image)
     expected = image.reshape(4, 2, 1, 2, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(halved, expected, atol=1e-6)
-    assert texture_atlas._halved(noise(5, 1)).shape == (2, 1, 3)
+    assert texture_atlas._downsample_by_2(noise(5, 1)).shape == (2, 1, 3)

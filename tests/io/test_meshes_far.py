@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from nova3d_core.conventions import Y_UP_FROM
+from nova3d_core.conventions import ROTATIONS_TO_Y_UP
 from nova3d_core.errors import InputError
 from nova3d_core.evaluation.config import EvaluateConfig
 from nova3d_core.evaluation.protocol import evaluate_mesh
-from nova3d_core.io.mesh.primitives import Part, mesh_from_arrays
-from nova3d_core.io.mesh.read import joined, read_mesh, write_mesh
+from nova3d_core.io.mesh.merge import merge_primitives
+from nova3d_core.io.mesh.primitives import Primitive, mesh_from_arrays
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.io.mesh.write import write_mesh
 from nova3d_core.mesh import FAR_FROM_ORIGIN, ZERO_ORIGIN, Mesh
 from nova3d_core.meshing.simplify import simplify
 
@@ -104,10 +106,10 @@ def test_a_glb_node_far_away_is_applied_in_double_precision(tmp_path):
 def test_parts_of_one_file_share_one_origin(shape, make_sphere):
     faces = make_sphere(0.5, 2).faces.numpy()
     shapes = [shape, shape + np.array([2.0, 0, 0]), shape - np.array([0, 5.0, 0])]
-    mesh = joined([Part(mesh_from_arrays(each, faces)) for each in shapes])
+    mesh = merge_primitives([Primitive(mesh_from_arrays(each, faces)) for each in shapes])
     np.testing.assert_allclose(world(mesh), np.concatenate(shapes), atol=4e-7)
     near = mesh_from_arrays(shape - UTM, faces)
-    both = joined([Part(mesh_from_arrays(shape, faces)), Part(near)])
+    both = merge_primitives([Primitive(mesh_from_arrays(shape, faces)), Primitive(near)])
     assert both.origin == ZERO_ORIGIN  # as large as far: an origin would help nothing
 
 
@@ -133,8 +135,10 @@ def test_normalised_turned_simplified_and_welded_meshes_respect_it(far, shape):
     low, high = shape.min(axis=0), shape.max(axis=0)
     expected = (shape - (low + high) / 2) / (high - low).max()
     np.testing.assert_allclose(unit.vertices, expected, atol=3e-7)
-    turned = far.turned_up("+Z")
-    np.testing.assert_allclose(world(turned), shape @ np.array(Y_UP_FROM["+Z"]).T, atol=1e-6)
+    turned = far.to_y_up("+Z")
+    np.testing.assert_allclose(
+        world(turned), shape @ np.array(ROTATIONS_TO_Y_UP["+Z"]).T, atol=1e-6
+    )
     for mesh in (simplify(far, 100), simplify(far, 10_000), far.welded(), far.to("cpu")):
         assert mesh.origin == far.origin
     np.testing.assert_allclose(far.with_origin((1.0, 2.0, 3.0)).vertices, shape - (1, 2, 3), atol=1)
@@ -157,10 +161,10 @@ def test_evaluated_against_itself_it_is_as_close_as_the_same_shape_near_the_orig
     """A ball of exactly 1 m: normalising the reference moves it and changes nothing else."""
     unit = far.normalised()
     config = EvaluateConfig(align=align, **QUICK)
-    expected = evaluate_mesh(unit, unit, config).figures["surface"]
+    expected = evaluate_mesh(unit, unit, config).metrics["surface"]
     there = unit.vertices.double().numpy() + np.array(UTM)
     mesh = mesh_from_arrays(there, unit.faces.numpy())
-    found = evaluate_mesh(mesh, mesh, config).figures["surface"]
+    found = evaluate_mesh(mesh, mesh, config).metrics["surface"]
     for name in ("cd_l1", "iou"):
         assert found[name] == pytest.approx(expected[name], abs=2e-5), name
     assert found["cd_l1"] < 2 * found["sampling_floor"]
@@ -168,7 +172,7 @@ def test_evaluated_against_itself_it_is_as_close_as_the_same_shape_near_the_orig
 
 def test_evaluated_in_other_coordinates_it_is_where_it_lies(far):
     unit, config = far.normalised(), EvaluateConfig(**QUICK)
-    assert evaluate_mesh(unit, far, config).figures["surface"]["cd_l1"] < 0.1
-    assert evaluate_mesh(far, unit, config).figures["surface"]["cd_l1"] > 1e6
-    aligned = evaluate_mesh(far, unit, EvaluateConfig(align="bbox", **QUICK)).figures["surface"]
+    assert evaluate_mesh(unit, far, config).metrics["surface"]["cd_l1"] < 0.1
+    assert evaluate_mesh(far, unit, config).metrics["surface"]["cd_l1"] > 1e6
+    aligned = evaluate_mesh(far, unit, EvaluateConfig(align="bbox", **QUICK)).metrics["surface"]
     assert aligned["cd_l1"] < 0.1

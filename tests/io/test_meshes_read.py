@@ -13,7 +13,7 @@ from PIL import Image
 
 from nova3d_core.errors import InputError
 from nova3d_core.imaging.sampling import sample_texture
-from nova3d_core.io.mesh.read import READABLE, read_mesh
+from nova3d_core.io.mesh.read import MESH_READERS, read_mesh
 
 RED, GREEN, BLUE, YELLOW, WHITE = torch.tensor(
     [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 1.0, 0], [1.0, 1.0, 1.0]]
@@ -269,7 +269,7 @@ def test_off_is_read_in_its_own_order(tmp_path):
     assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
 
 
-@pytest.mark.parametrize("suffix", READABLE)
+@pytest.mark.parametrize("suffix", MESH_READERS)
 def test_missing_empty_and_garbage_files_are_named(tmp_path, suffix):
     path = tmp_path / f"thing{suffix}"
     with pytest.raises(InputError, match=rf"thing\{suffix} does not exist"):
@@ -329,7 +329,7 @@ def test_broken_files_are_refused_by_name_and_reason(tmp_path, name):
 
 @pytest.mark.parametrize("cut", [0.02, 0.3, 0.6, 0.9, 0.99])
 def test_a_binary_ply_cut_off_anywhere_is_refused(tmp_path, make_sphere, cut):
-    from nova3d_core.io.mesh.read import write_mesh
+    from nova3d_core.io.mesh.write import write_mesh
 
     path = write_mesh(make_sphere(subdivisions=1), tmp_path / "ball.ply")
     content = path.read_bytes()

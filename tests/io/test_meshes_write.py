@@ -15,7 +15,8 @@ from PIL import Image
 
 from nova3d_core.errors import InputError
 from nova3d_core.imaging.sampling import sample_texture
-from nova3d_core.io.mesh.read import mesh_to_glb_bytes, read_mesh, write_glb, write_mesh
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.io.mesh.write import mesh_to_glb_bytes, write_glb, write_mesh
 from nova3d_core.mesh import Mesh
 
 

@@ -87,7 +87,7 @@ def test_chunks_of_any_size_give_the_same_mesh(tmp_path, monkeypatch):
     path = write(tmp_path, text)
     whole = read_mesh(path)
     assert whole.vertices[whole.faces][:, :, 0].tolist() == [[i] * 3 for i in range(20)]
-    monkeypatch.setattr(text_lines.chunks_of_lines, "__defaults__", (50,))
+    monkeypatch.setattr(text_lines.iter_line_chunks, "__defaults__", (50,))
     chunked = read_mesh(path)
     for name in ("vertices", "faces", "uv"):
         assert torch.equal(getattr(chunked, name), getattr(whole, name))

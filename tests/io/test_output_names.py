@@ -9,12 +9,24 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.files.ownership import refuse_shared_place
+from nova3d_core.io.files.ownership import reject_overlapping_outputs
 from nova3d_core.io.mesh.read import read_mesh
-from nova3d_core.io.mesh.write import mesh_files, refuse_mesh_path, write_mesh
+from nova3d_core.io.mesh.write import check_can_write_mesh, mesh_output_files, write_mesh
 from nova3d_core.mesh import Mesh
 
-READABLE = ["a b", "a  b", "a#b", "a #b", "#a", '"a"', "a.mtl b", "ä漢", "a\xa0b", "a%20b", "a.b."]
+MESH_READERS = [
+    "a b",
+    "a  b",
+    "a#b",
+    "a #b",
+    "#a",
+    '"a"',
+    "a.mtl b",
+    "ä漢",
+    "a\xa0b",
+    "a%20b",
+    "a.b.",
+]
 UNREADABLE = [" a", "a ", "a\nb", "a\rb", "a\\b", "a\\", "a:b", "-o a", "a\udcff", "a\u2028b"]
 
 
@@ -26,10 +38,10 @@ def textured() -> Mesh:
     return Mesh(vertices, faces, uv=vertices[:, :2], texture=texture)
 
 
-@pytest.mark.parametrize("stem", READABLE)
+@pytest.mark.parametrize("stem", MESH_READERS)
 def test_an_obj_of_an_unusual_name_keeps_its_texture(textured, tmp_path, stem):
     path = tmp_path / f"{stem}.obj"
-    refuse_mesh_path(path, False)
+    check_can_write_mesh(path, False)
     read = read_mesh(write_mesh(textured, path))
     torch.testing.assert_close(read.texture, textured.texture, rtol=0, atol=1e-6)
 
@@ -41,7 +53,7 @@ def test_an_obj_that_could_not_name_its_texture_is_refused_before_the_work(
 ):
     path = tmp_path / f"{stem}.obj"
     with pytest.raises(InputError, match="an OBJ cannot refer to files of this name"):
-        refuse_mesh_path(path, False)
+        check_can_write_mesh(path, False)
     with pytest.raises(InputError, match="an OBJ cannot refer to files of this name"):
         write_mesh(textured, path)
     assert list(tmp_path.iterdir()) == []
@@ -72,11 +84,13 @@ def test_outputs_of_one_command_may_not_share_a_place(tmp_path, file, folder):
     (tmp_path / "v").mkdir()
     (tmp_path / "link").symlink_to("v")
     with pytest.raises(InputError, match=r"are both written.*for --details"):
-        refuse_shared_place(mesh_files(tmp_path / file), (tmp_path / folder,), "--details")
+        reject_overlapping_outputs(
+            mesh_output_files(tmp_path / file), (tmp_path / folder,), "--details"
+        )
 
 
 @pytest.mark.parametrize(
     ("file", "folder"), [("mesh.glb", "mesh"), ("v/mesh.glb", "v/views"), ("a/m.obj", "b/m.png")]
 )
 def test_outputs_next_to_each_other_are_fine(tmp_path: Path, file, folder):
-    refuse_shared_place(mesh_files(tmp_path / file), (tmp_path / folder,))
+    reject_overlapping_outputs(mesh_output_files(tmp_path / file), (tmp_path / folder,))

@@ -15,14 +15,20 @@ from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import InputError
 from nova3d_core.io.files import renames
-from nova3d_core.io.files.atomic import new_file, new_files, new_folder, refuse_file, refuse_folder
+from nova3d_core.io.files.atomic import (
+    atomic_file,
+    atomic_files,
+    atomic_folder,
+    check_can_write_file,
+    check_can_write_folder,
+)
 from nova3d_core.io.files.ownership import MANIFEST
 from nova3d_core.io.mesh.read import read_mesh
-from nova3d_core.io.mesh.write import refuse_mesh_path, write_mesh
+from nova3d_core.io.mesh.write import check_can_write_mesh, write_mesh
 from nova3d_core.io.views.transforms_json import FOLDER_CONTENT, write_views
 from nova3d_core.mesh import Mesh
-from nova3d_core.rendering.turntable import refuse_turntable_path, write_turntable
-from nova3d_core.training.data.dataset_lock import claim
+from nova3d_core.rendering.turntable import check_turntable_path, write_turntable
+from nova3d_core.training.data.dataset_lock import open_dataset_dir
 from nova3d_core.views import Views
 
 SETTINGS = {"source": "test", "seed": 1}
@@ -63,7 +69,7 @@ def test_a_nerfstudio_folder_is_never_replaced(tmp_path):
     with pytest.raises(InputError, match=r"capture is not replaced: it also holds images/000\.png"):
         write_views(small_views(), folder, overwrite=True)
     with pytest.raises(InputError, match="is not replaced"):
-        refuse_folder(folder, True, FOLDER_CONTENT)
+        check_can_write_folder(folder, True, FOLDER_CONTENT)
     assert state(tmp_path) == before
 
 
@@ -80,7 +86,7 @@ def test_what_the_user_added_to_a_folder_of_ours_keeps_it(tmp_path, added):
 
 def test_what_the_user_adds_during_the_work_keeps_it_too(tmp_path):
     folder = write_views(small_views(), tmp_path / "views")
-    with pytest.raises(InputError, match=r"late\.png"), new_folder(folder, True) as part:
+    with pytest.raises(InputError, match=r"late\.png"), atomic_folder(folder, True) as part:
         (part / "new").touch()
         (folder / "late.png").touch()
     assert (folder / "late.png").exists() and (folder / "transforms.json").exists()
@@ -98,8 +104,8 @@ def test_images_behind_a_link_are_not_ours(tmp_path):
 def test_a_folder_of_ours_of_another_kind_is_not_replaced(tmp_path):
     folder = write_views(small_views(), tmp_path / "views")
     with pytest.raises(InputError, match="is not replaced"):
-        refuse_folder(folder, True, ("report.json",))
-    refuse_folder(folder, True, FOLDER_CONTENT)
+        check_can_write_folder(folder, True, ("report.json",))
+    check_can_write_folder(folder, True, FOLDER_CONTENT)
 
 
 @pytest.mark.parametrize("manifest", ["{", "[]", '{"generator": "other", "files": ["a"]}', None])
@@ -109,14 +115,14 @@ def test_a_manifest_that_is_not_ours_claims_nothing(tmp_path, manifest):
     if manifest is not None:
         (tmp_path / "out" / MANIFEST).write_text(manifest)
     with pytest.raises(InputError, match="it also holds a,"):
-        refuse_folder(tmp_path / "out", True)
+        check_can_write_folder(tmp_path / "out", True)
 
 
 @pytest.mark.parametrize("name", ["toy.obj", "toy.mtl", "toy.png"])
 def test_a_users_file_beside_an_obj_keeps_all_three_away(tmp_path, textured, name):
     (tmp_path / name).write_text("mine")
     for check in (
-        lambda: refuse_mesh_path(tmp_path / "toy.obj", True),
+        lambda: check_can_write_mesh(tmp_path / "toy.obj", True),
         lambda: write_mesh(textured, tmp_path / "toy.obj", overwrite=True),
     ):
         with pytest.raises(InputError, match=f"{name} is not replaced"):
@@ -124,7 +130,7 @@ def test_a_users_file_beside_an_obj_keeps_all_three_away(tmp_path, textured, nam
     assert os.listdir(tmp_path) == [name]
     assert (tmp_path / name).read_text() == "mine"
     with pytest.raises(InputError, match=f"{name} already exists"):
-        refuse_mesh_path(tmp_path / "toy.obj", False)
+        check_can_write_mesh(tmp_path / "toy.obj", False)
 
 
 @pytest.mark.parametrize("ending", [".obj", ".glb", ".ply"])
@@ -132,7 +138,7 @@ def test_a_mesh_of_ours_is_replaced(tmp_path, textured, ending):
     path = write_mesh(textured, tmp_path / f"toy{ending}")
     before = state(tmp_path)
     darker = replace(textured, texture=textured.texture * 0.5)
-    refuse_mesh_path(path, True)
+    check_can_write_mesh(path, True)
     write_mesh(darker, path, overwrite=True)
     assert state(tmp_path).keys() == before.keys()
     assert state(tmp_path) != before
@@ -144,7 +150,7 @@ def test_a_turntable_of_ours_is_replaced_and_a_users_image_is_not(tmp_path, endi
     write_turntable(torch.rand(3, 8, 8, 3), path, overwrite=True)
     path.write_bytes(b"RIFF photograph")
     with pytest.raises(InputError, match="is not replaced"):
-        refuse_turntable_path(path, True)
+        check_turntable_path(path, True)
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3])
@@ -194,7 +200,7 @@ def test_a_link_beside_an_obj_is_not_followed_nor_replaced(tmp_path, textured, e
         (tmp_path / "photograph").write_text("mine")
     before = sorted(os.listdir(tmp_path)), state(tmp_path)
     for check in (
-        lambda: refuse_mesh_path(tmp_path / "toy.obj", True),
+        lambda: check_can_write_mesh(tmp_path / "toy.obj", True),
         lambda: write_mesh(textured, tmp_path / "toy.obj", overwrite=True),
     ):
         with pytest.raises(InputError, match="is a link"):
@@ -205,7 +211,7 @@ def test_a_link_beside_an_obj_is_not_followed_nor_replaced(tmp_path, textured, e
 def test_an_obj_that_is_a_link_is_written_with_its_files_where_the_link_leads(tmp_path, textured):
     (tmp_path / "big_disk").mkdir()
     (tmp_path / "toy.obj").symlink_to(tmp_path / "big_disk" / "real.obj")
-    refuse_mesh_path(tmp_path / "toy.obj", False)
+    check_can_write_mesh(tmp_path / "toy.obj", False)
     write_mesh(textured, tmp_path / "toy.obj")
     assert sorted(os.listdir(tmp_path / "big_disk")) == ["real.mtl", "real.obj", "real.png"]
     assert read_mesh(tmp_path / "big_disk" / "real.obj").texture is not None
@@ -230,9 +236,9 @@ def test_the_input_is_never_replaced_however_it_is_spelled(tmp_path):
     before = state(views)
     for path in spellings(views):
         with pytest.raises(InputError, match="is not replaced: it is the input"):
-            refuse_folder(path, True, FOLDER_CONTENT, (views,))
+            check_can_write_folder(path, True, FOLDER_CONTENT, (views,))
         with pytest.raises(InputError, match="is not replaced: it holds the input"):
-            refuse_folder(path, True, FOLDER_CONTENT, (views / "transforms.json",))
+            check_can_write_folder(path, True, FOLDER_CONTENT, (views / "transforms.json",))
     assert state(views) == before
 
 
@@ -241,28 +247,28 @@ def test_a_mesh_whose_texture_file_is_the_input_image_is_refused(tmp_path, textu
     (tmp_path / "link.png").symlink_to(tmp_path / "toy.png")
     for image in (tmp_path / "toy.png", tmp_path / "link.png"):
         with pytest.raises(InputError, match=r"toy\.png is not replaced: it is the input"):
-            refuse_mesh_path(tmp_path / "toy.obj", True, (image, None))
-    refuse_mesh_path(tmp_path / "toy.obj", True, (tmp_path / "other.png",))
+            check_can_write_mesh(tmp_path / "toy.obj", True, (image, None))
+    check_can_write_mesh(tmp_path / "toy.obj", True, (tmp_path / "other.png",))
 
 
 @pytest.mark.parametrize("stolen", [False, True])
 def test_of_two_writers_without_overwrite_one_wins(tmp_path, stolen):
     """Both begin while nothing is there; with `stolen` the first to end is another program."""
-    with pytest.raises(InputError, match="already exists"), new_file(tmp_path / "out") as part:
+    with pytest.raises(InputError, match="already exists"), atomic_file(tmp_path / "out") as part:
         part.write_text("late")
         if stolen:
             (tmp_path / "out").write_text("early")
         else:
-            with new_file(tmp_path / "out") as other:
+            with atomic_file(tmp_path / "out") as other:
                 other.write_text("early")
     assert (tmp_path / "out").read_text() == "early"
     assert os.listdir(tmp_path) == ["out"]
 
 
 def test_of_two_folder_writers_without_overwrite_one_wins(tmp_path):
-    with pytest.raises(InputError, match="already exists"), new_folder(tmp_path / "out") as part:
+    with pytest.raises(InputError, match="already exists"), atomic_folder(tmp_path / "out") as part:
         (part / "late").touch()
-        with new_folder(tmp_path / "out") as other:
+        with atomic_folder(tmp_path / "out") as other:
             (other / "early").touch()
     assert sorted(os.listdir(tmp_path / "out")) == [MANIFEST, "early"]
     assert os.listdir(tmp_path) == ["out"]
@@ -270,7 +276,7 @@ def test_of_two_folder_writers_without_overwrite_one_wins(tmp_path):
 
 def test_a_set_of_files_is_taken_back_if_somebody_takes_the_last_name(tmp_path):
     names = ("a.png", "a.mtl", "a.obj")
-    with pytest.raises(InputError), new_files(tmp_path, names) as parts:
+    with pytest.raises(InputError), atomic_files(tmp_path, names) as parts:
         for part in parts:
             part.touch()
         (tmp_path / "a.obj").write_text("early")
@@ -297,7 +303,9 @@ def test_names_are_claimed_also_where_the_drive_lacks_operations(tmp_path, monke
     assert sorted(os.listdir(tmp_path)) == ["free", "taken"]
 
 
-@pytest.mark.parametrize("check", [refuse_file, refuse_folder, refuse_mesh_path])
+@pytest.mark.parametrize(
+    "check", [check_can_write_file, check_can_write_folder, check_can_write_mesh]
+)
 @pytest.mark.parametrize("below", ["", "new/folder"])
 def test_names_that_are_too_long_are_refused_before_the_work(tmp_path, check, below):
     fits = tmp_path / below / ("n" * 251 + ".obj")
@@ -309,9 +317,9 @@ def test_names_that_are_too_long_are_refused_before_the_work(tmp_path, check, be
 
 
 def test_the_longest_name_can_be_written(tmp_path):
-    with new_file(tmp_path / ("n" * 255)) as part:
+    with atomic_file(tmp_path / ("n" * 255)) as part:
         part.write_text("text")
-    with new_folder(tmp_path / ("f" * 255)) as part:
+    with atomic_folder(tmp_path / ("f" * 255)) as part:
         (part / "inner").touch()
     assert sorted(map(len, os.listdir(tmp_path))) == [255, 255]
 
@@ -321,36 +329,36 @@ def test_a_path_without_room_for_a_temporary_name_is_refused(tmp_path):
     while len(os.fsencode(deep)) < 4070:
         deep = deep / ("d" * min(200, 4090 - len(os.fsencode(deep))))
     with pytest.raises(InputError, match="too long"):
-        refuse_file(deep / "a", False)
+        check_can_write_file(deep / "a", False)
 
 
 @pytest.mark.parametrize("name", ["toy.obj", "toy.mtl", "toy.png"])
 def test_a_folder_in_the_place_of_a_file_is_found_before_the_work(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(InputError, match=f"{name} is a folder"):
-        refuse_mesh_path(tmp_path / "toy.obj", True)
+        check_can_write_mesh(tmp_path / "toy.obj", True)
 
 
 def test_a_set_of_another_program_is_no_set_of_ours(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"source": "another"}))
     (tmp_path / "shard-000000.tar").write_text("theirs")
     with pytest.raises(InputError, match="holds no set"):
-        claim(tmp_path, SETTINGS, overwrite=True)
+        open_dataset_dir(tmp_path, SETTINGS, overwrite=True)
     assert (tmp_path / "shard-000000.tar").read_text() == "theirs"
 
 
 def test_making_a_set_anew_deletes_its_shards_alone(tmp_path):
-    claim(tmp_path, SETTINGS, overwrite=False)
+    open_dataset_dir(tmp_path, SETTINGS, overwrite=False)
     for name in ("shard-000000.tar", "shard-mine.tar", "shard-000000.tar.bak"):
         (tmp_path / name).touch()
-    claim(tmp_path, {**SETTINGS, "seed": 2}, overwrite=True)
+    open_dataset_dir(tmp_path, {**SETTINGS, "seed": 2}, overwrite=True)
     assert sorted(os.listdir(tmp_path)) == [
         "dataset.json", "shard-000000.tar.bak", "shard-mine.tar",
     ]  # fmt: skip
 
 
 def test_a_folder_in_the_place_of_a_shard_is_found_before_the_work(tmp_path):
-    claim(tmp_path, SETTINGS, overwrite=False)
+    open_dataset_dir(tmp_path, SETTINGS, overwrite=False)
     (tmp_path / "shard-000001.tar").mkdir()
     with pytest.raises(InputError, match=r"shard-000001\.tar is a folder"):
-        claim(tmp_path, SETTINGS, overwrite=False)
+        open_dataset_dir(tmp_path, SETTINGS, overwrite=False)

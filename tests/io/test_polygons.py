@@ -117,7 +117,7 @@ def test_polygons_keep_their_order_whatever_their_size():
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("count", [5, 6, 8, 13, 24, 40, 64])
 def test_both_ways_of_clipping_fill_random_polygons(monkeypatch, batched, count):
-    monkeypatch.setattr(polygons, "BATCHED_CORNERS", 10**9 if batched else 0)
+    monkeypatch.setattr(polygons, "MAX_BATCHED_CORNERS", 10**9 if batched else 0)
     for seed in range(10):
         points = star(count, seed)
         check_cut(points, area_of(points), seed, offset=5e6 if seed == 0 and count < 9 else 0.0)

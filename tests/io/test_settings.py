@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from nova3d_core.diffusion.families import SampleConfig
+from nova3d_core.diffusion.sampling.config import SampleConfig
 from nova3d_core.errors import InputError
 from nova3d_core.fusion.config import PRESETS, ConflictConfig, preset_config
 from nova3d_core.io.settings import config_from_dict, read_settings, settings_to_json

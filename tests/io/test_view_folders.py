@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.views.layouts import layout_of
+from nova3d_core.io.views.layouts import detect_layout
 from nova3d_core.io.views.transforms_json import read_views
 
 
@@ -33,7 +33,7 @@ from nova3d_core.io.views.transforms_json import read_views
     ],
 )
 def test_layouts(folders, files, layout):
-    assert layout_of(folders, files) == layout
+    assert detect_layout(folders, files) == layout
 
 
 def message_of(folder) -> str:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nova3d_core.cameras.cameras import cameras_of_orbit
-from nova3d_core.cameras.orbits import orbit_of_preset
+from nova3d_core.cameras.cameras import cameras_from_orbit
+from nova3d_core.cameras.orbits import preset_orbit
 from nova3d_core.errors import InputError
 from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.rendering.views import render_views
@@ -31,7 +31,7 @@ WIDE = 1.35
 @pytest.fixture(scope="module")
 def rendering(l_solid):
     """What Wonder3D would show of the L-shaped solid: views with normals in front-view axes."""
-    cameras = cameras_of_orbit(orbit_of_preset("wonder3d", SIZE, SIZE))
+    cameras = cameras_from_orbit(preset_orbit("wonder3d", SIZE, SIZE))
     return render_views(l_solid, cameras).views.with_normals_in("front_view")
 
 

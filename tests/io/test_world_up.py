@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from nova3d_core.conventions import UP_AXES, Y_UP_FROM
+from nova3d_core.conventions import ROTATIONS_TO_Y_UP, UP_AXES
 from nova3d_core.errors import InputError
-from nova3d_core.io.mesh.read import read_mesh, write_mesh
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.io.mesh.write import write_mesh
 from nova3d_core.io.views.transforms_json import read_views
 
 AXES = {"X": 0, "Y": 1, "Z": 2}
@@ -57,8 +58,8 @@ def folder_of(folder: Path, poses: list, **keys) -> Path:
 
 
 def test_every_axis_has_a_rotation_that_puts_it_up():
-    assert set(UP_AXES) == set(Y_UP_FROM) == {"+X", "-X", "+Y", "-Y", "+Z", "-Z"}
-    for axis, rows in Y_UP_FROM.items():
+    assert set(UP_AXES) == set(ROTATIONS_TO_Y_UP) == {"+X", "-X", "+Y", "-Y", "+Z", "-Z"}
+    for axis, rows in ROTATIONS_TO_Y_UP.items():
         turn = torch.tensor(rows, dtype=torch.float64)
         assert (turn @ axis_vector(axis)).tolist() == [0.0, 1.0, 0.0]
         assert torch.equal(turn @ turn.T, torch.eye(3, dtype=torch.float64))
@@ -129,7 +130,7 @@ def test_other_words_are_refused(tmp_path, up):
 
 @pytest.mark.parametrize("axis", UP_AXES)
 def test_meshes_turn_the_same_way(tmp_path, l_solid, axis):
-    turn = torch.tensor(Y_UP_FROM[axis])
+    turn = torch.tensor(ROTATIONS_TO_Y_UP[axis])
     path = write_mesh(l_solid, tmp_path / "l.glb")
     plain, turned = read_mesh(path), read_mesh(path, axis)
     assert torch.allclose(turned.vertices, plain.vertices @ turn.T, atol=1e-6)

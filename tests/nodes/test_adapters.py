@@ -27,20 +27,20 @@ def rig(pack):
 
 def test_images_keep_their_values_and_alpha(adapters):
     image = torch.rand(2, 5, 6, 4)
-    images = adapters.images_of(image)
+    images = adapters.tensor_from_image(image)
     assert torch.equal(images, image)
-    assert torch.equal(adapters.colours_of(image, "normals"), image[..., :3])
-    assert torch.equal(adapters.images_of(image[0]), image[:1])
-    grey = adapters.images_of(image[..., :1])
+    assert torch.equal(adapters.rgb_from_image(image, "normals"), image[..., :3])
+    assert torch.equal(adapters.tensor_from_image(image[0]), image[:1])
+    grey = adapters.tensor_from_image(image[..., :1])
     assert torch.equal(grey, image[..., :1].expand(-1, -1, -1, 3))
-    assert adapters.images_of(image.half()).dtype == torch.float32
+    assert adapters.tensor_from_image(image.half()).dtype == torch.float32
 
 
 def test_tensors_of_inference_mode_can_be_learnt_from(adapters):
     with torch.inference_mode():
         image, mask = torch.rand(1, 4, 4, 3), torch.rand(1, 4, 4)
-    images = adapters.images_of(image)
-    for out in (images, adapters.masks_of(mask, images)):
+    images = adapters.tensor_from_image(image)
+    for out in (images, adapters.tensor_from_mask(mask, images)):
         assert not out.is_inference()
         weight = torch.ones((), requires_grad=True)
         (out * weight).sum().backward()
@@ -50,32 +50,32 @@ def test_tensors_of_inference_mode_can_be_learnt_from(adapters):
 @pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4, 2), (0, 4, 4, 3), (1, 1, 4, 4, 3)])
 def test_what_is_no_image_is_named(adapters, input_error, shape):
     with pytest.raises(input_error, match=r"normals has shape \("):
-        adapters.images_of(torch.zeros(shape), "normals")
+        adapters.tensor_from_image(torch.zeros(shape), "normals")
 
 
 def test_masks_of_all_shapes(adapters):
     images = torch.zeros(3, 8, 9, 3)
     mask = torch.rand(3, 8, 9)
-    assert torch.equal(adapters.masks_of(mask, images), mask)
-    assert torch.equal(adapters.masks_of(mask[:, None], images), mask)
-    assert torch.equal(adapters.masks_of(mask[..., None], images), mask)
-    assert torch.equal(adapters.masks_of(mask[0], images), mask[:1].expand(3, -1, -1))
-    assert adapters.masks_of(None, images) is None
+    assert torch.equal(adapters.tensor_from_mask(mask, images), mask)
+    assert torch.equal(adapters.tensor_from_mask(mask[:, None], images), mask)
+    assert torch.equal(adapters.tensor_from_mask(mask[..., None], images), mask)
+    assert torch.equal(adapters.tensor_from_mask(mask[0], images), mask[:1].expand(3, -1, -1))
+    assert adapters.tensor_from_mask(None, images) is None
 
 
 def test_the_loaders_mask_of_an_opaque_image_is_none(adapters):
     nothing = torch.zeros(1, 64, 64)
-    assert adapters.masks_of(nothing, torch.zeros(1, 200, 100, 3)) is None
-    kept = adapters.masks_of(nothing, torch.zeros(1, 64, 64, 3))
+    assert adapters.tensor_from_mask(nothing, torch.zeros(1, 200, 100, 3)) is None
+    kept = adapters.tensor_from_mask(nothing, torch.zeros(1, 64, 64, 3))
     assert torch.equal(kept, nothing)  # a real mask may be empty: the core says so
     marked = nothing.clone()
     marked[0, 3, 3] = 1.0
-    assert adapters.masks_of(marked, torch.zeros(1, 200, 100, 3)) is not None
+    assert adapters.tensor_from_mask(marked, torch.zeros(1, 200, 100, 3)) is not None
 
 
 def test_what_is_no_mask_is_named(adapters, input_error):
     with pytest.raises(input_error, match="mask has shape"):
-        adapters.masks_of(torch.zeros(1, 4, 4, 3), torch.zeros(1, 4, 4, 3))
+        adapters.tensor_from_mask(torch.zeros(1, 4, 4, 3), torch.zeros(1, 4, 4, 3))
 
 
 def test_normals_go_out_and_come_back(adapters, pack, rig):
@@ -86,13 +86,13 @@ def test_normals_go_out_and_come_back(adapters, pack, rig):
     normals = normals * masks[..., None]
     colour = torch.where(masks[..., None] > 0, torch.rand(3, 24, 32, 3, generator=generator), 1.0)
     views = pack("nova3d_core.views").Views(rig, colour, masks, normals, "camera")
-    image = adapters.normals_image_from(views)
+    image = adapters.image_from_normals(views)
     assert (image[masks <= 0] == 0.5).all()
     back = pack("nova3d_core.imaging.assemble").assemble_views(
-        adapters.images_of(adapters.image_from(views.colour)),
+        adapters.tensor_from_image(adapters.image_from_tensor(views.colour)),
         rig,
-        adapters.colours_of(image, "normals"),
-        adapters.masks_of(adapters.mask_from(views.masks), views.colour),
+        adapters.rgb_from_image(image, "normals"),
+        adapters.tensor_from_mask(adapters.mask_from_tensor(views.masks), views.colour),
         "camera",
     )
     torch.testing.assert_close(back.normals, normals, atol=1e-6, rtol=0)
@@ -100,28 +100,28 @@ def test_normals_go_out_and_come_back(adapters, pack, rig):
 
 
 def test_cameras_come_from_a_parcel_or_a_viewer(adapters, pack, rig, input_error):
-    parcel = pack("nodes.socket_bundle").Parcel(rig)
-    resized = adapters.cameras_of(parcel, 64, 48)
+    parcel = pack("nodes.socket_bundle").SocketBundle(rig)
+    resized = adapters.cameras_from_socket(parcel, 64, 48)
     torch.testing.assert_close(resized.intrinsics[:, :2], rig.intrinsics[:, :2] * 2)
     place = {"position": {"x": 0, "y": 0, "z": 3}, "target": {"x": 0, "y": 0, "z": 0}}
-    front = adapters.cameras_of({**place, "zoom": 1, "cameraType": "perspective"}, 64, 48)
+    front = adapters.cameras_from_socket({**place, "zoom": 1, "cameraType": "perspective"}, 64, 48)
     assert len(front) == 1
     expected = math.tan(math.radians(17.5))
     assert float(24.0 / front.intrinsics[0, 1, 1]) == pytest.approx(expected, rel=1e-5)
     with pytest.raises(input_error, match="cameras is Tensor"):
-        adapters.cameras_of(torch.zeros(4, 4), 64, 48)
+        adapters.cameras_from_socket(torch.zeros(4, 4), 64, 48)
 
 
 def test_another_packs_mesh_is_refused_by_name(adapters, input_error):
     with pytest.raises(input_error, match="reference is list, expected ComfyUI's own MESH"):
-        adapters.one_mesh_of([object()], "reference")
+        adapters.single_mesh_from_socket([object()], "reference")
 
 
 def test_a_batch_where_one_mesh_is_wanted_is_named(adapters, input_error):
     two = SimpleNamespace(vertices=torch.rand(2, 3, 3), faces=torch.tensor([[[0, 1, 2]]] * 2))
-    assert len(adapters.meshes_of(two)) == 2
+    assert len(adapters.meshes_from_socket(two)) == 2
     with pytest.raises(input_error, match="mesh is a batch of 2 meshes, expected one"):
-        adapters.one_mesh_of(two)
+        adapters.single_mesh_from_socket(two)
 
 
 def test_a_hosts_file_is_read_from_memory_and_disk(adapters, pack, host_types, tmp_path):
@@ -129,8 +129,8 @@ def test_a_hosts_file_is_read_from_memory_and_disk(adapters, pack, host_types, t
 
     vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
     mesh = pack("nova3d_core.mesh").Mesh(vertices, torch.tensor([[0, 1, 2]]))
-    glb = pack("nova3d_core.io.mesh.read").mesh_to_glb_bytes(mesh)
+    glb = pack("nova3d_core.io.mesh.write").mesh_to_glb_bytes(mesh)
     path = tmp_path / "one.glb"
     path.write_bytes(glb)
     for file in (host_types.File3D(BytesIO(glb), "glb"), host_types.File3D(str(path))):
-        assert torch.equal(adapters.one_mesh_of(file).vertices, vertices)
+        assert torch.equal(adapters.single_mesh_from_socket(file).vertices, vertices)

@@ -35,9 +35,9 @@ def test_other_names_are_taken(folders, name):
 
 
 def test_validation_says_true_or_the_errors_line(folders):
-    assert folders.problem_with(folders.check_prefix, "fine") is True
-    assert folders.problem_with(folders.check_prefix, None) is True  # comes through a link
-    assert "filename_prefix is '../x'" in folders.problem_with(folders.check_prefix, "../x")
+    assert folders.validation_result(folders.check_prefix, "fine") is True
+    assert folders.validation_result(folders.check_prefix, None) is True  # comes through a link
+    assert "filename_prefix is '../x'" in folders.validation_result(folders.check_prefix, "../x")
 
 
 def test_a_folders_state_tells_every_change(folders, tmp_path):
@@ -45,16 +45,16 @@ def test_a_folders_state_tells_every_change(folders, tmp_path):
     (folder / "images").mkdir(parents=True)
     (folder / "transforms.json").write_text("{}")
     (folder / "images" / "0.png").write_bytes(b"abc")
-    states = [folders.state_of(folder)]
-    assert folders.state_of(folder) == states[0]
+    states = [folders.file_fingerprint(folder)]
+    assert folders.file_fingerprint(folder) == states[0]
     (folder / "images" / "1.png").write_bytes(b"abc")
-    states.append(folders.state_of(folder))
+    states.append(folders.file_fingerprint(folder))
     (folder / "images" / "1.png").write_bytes(b"abcd")
-    states.append(folders.state_of(folder))
+    states.append(folders.file_fingerprint(folder))
     os.utime(folder / "images" / "0.png", ns=(1, 1))
-    states.append(folders.state_of(folder))
+    states.append(folders.file_fingerprint(folder))
     (folder / "images" / "0.png").unlink()
-    states.append(folders.state_of(folder))
+    states.append(folders.file_fingerprint(folder))
     assert len(set(states)) == len(states)
 
 
@@ -80,8 +80,8 @@ def test_other_names_are_looked_for_in_the_input_folder(folders, monkeypatch, tm
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "transforms.json").write_text("{}")
     (tmp_path / "mine.glb").write_bytes(b"")
-    assert folders.view_folders() == [*folders.EXAMPLE_VIEWS, "mine"]
-    assert folders.mesh_files() == [*folders.EXAMPLE_MESHES, "mine.glb"]
+    assert folders.list_view_folders() == [*folders.EXAMPLE_VIEWS, "mine"]
+    assert folders.list_mesh_files() == [*folders.EXAMPLE_MESHES, "mine.glb"]
     assert folders.views_path("mine") == tmp_path / "mine"
     assert folders.mesh_path("mine.glb") == tmp_path / "mine.glb"
 
@@ -101,9 +101,9 @@ def test_folders_of_other_programs_are_listed(folders, monkeypatch, tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    listed = folders.view_folders()
+    listed = folders.list_view_folders()
     assert listed == [*folders.EXAMPLE_VIEWS, "model", "owl", "scan", "scan/dense"]
-    assert folders.mesh_files() == [*folders.EXAMPLE_MESHES, "scan/dense/mesh.ply"]
+    assert folders.list_mesh_files() == [*folders.EXAMPLE_MESHES, "scan/dense/mesh.ply"]
 
 
 class _HostFolders:

@@ -106,14 +106,14 @@ def model(pack):
 
 def test_a_part_without_weights_is_never_handed_to_the_host(pack, host, model, monkeypatch):
     placement, parts = pack("nodes.model_management"), pack("nova3d_core.diffusion.model")
-    hosted = placement.hosted(model, torch.float16)
+    hosted = placement.manage_model(model, torch.float16)
     assert set(hosted.patchers) == {parts.UNET, parts.IMAGE_ENCODER}
-    bring = placement.HostPlacement(hosted).bring
-    assert bring(parts.CODEC, 100) == (CARD, torch.float32)
+    load_to_device = placement.HostModelPlacement(hosted).load_to_device
+    assert load_to_device(parts.CODEC, 100) == (CARD, torch.float32)
     assert host.loaded == []
-    assert bring(parts.UNET, 100) == (CARD, torch.float16)
+    assert load_to_device(parts.UNET, 100) == (CARD, torch.float16)
     monkeypatch.setattr(nn.Linear, "to", lambda self, device: self)
-    assert bring(parts.IMAGE_ENCODER, 200) == (CARD, torch.float16)
+    assert load_to_device(parts.IMAGE_ENCODER, 200) == (CARD, torch.float16)
     patchers = [hosted.patchers[parts.UNET], hosted.patchers[parts.IMAGE_ENCODER]]
     assert host.loaded == [(patchers[0], 100, False), (patchers[1], 200, True)]
 
@@ -126,25 +126,25 @@ def test_the_stand_in_refuses_a_part_without_weights(model):
 def test_cpu_vae_keeps_the_codec_on_the_cpu(pack, host, model):
     placement, parts = pack("nodes.model_management"), pack("nova3d_core.diffusion.model")
     model.codec = nn.Linear(2, 2)
-    hosted = placement.hosted(model, torch.float16)
+    hosted = placement.manage_model(model, torch.float16)
     assert {each.load_device for each in hosted.patchers.values()} == {CARD}
-    assert placement.other_dtypes() == {
+    assert placement.plain_part_dtypes() == {
         parts.CODEC: torch.bfloat16,
         parts.IMAGE_ENCODER: torch.float16,
     }
     host.management.vae_device = lambda: CPU  # what --cpu-vae does
-    hosted = placement.hosted(model, torch.float16)
+    hosted = placement.manage_model(model, torch.float16)
     devices = {part: patcher.load_device for part, patcher in hosted.patchers.items()}
     assert devices == {parts.UNET: CARD, parts.CODEC: CPU, parts.IMAGE_ENCODER: CARD}
-    assert placement.other_dtypes()[parts.CODEC] == torch.float32  # what CPUs are quick in
-    bring = placement.HostPlacement(hosted).bring
-    assert bring(parts.CODEC, 100) == (CPU, torch.float32)
+    assert placement.plain_part_dtypes()[parts.CODEC] == torch.float32  # what CPUs are quick in
+    load_to_device = placement.HostModelPlacement(hosted).load_to_device
+    assert load_to_device(parts.CODEC, 100) == (CPU, torch.float32)
 
 
 def test_a_host_without_a_device_for_vaes_uses_its_own(pack, host, model):
     del host.management.vae_device
     model.codec = nn.Linear(2, 2)
-    hosted = pack("nodes.model_management").hosted(model, torch.float16)
+    hosted = pack("nodes.model_management").manage_model(model, torch.float16)
     assert {each.load_device for each in hosted.patchers.values()} == {CARD}
 
 
@@ -155,7 +155,7 @@ def test_a_host_without_a_device_for_vaes_uses_its_own(pack, host, model):
 def launch(pack, monkeypatch):
     """The pack's own copy, no device tried yet."""
     module = pack("nova3d_core.compute.warp_backend")
-    monkeypatch.setattr(module, "_problems", {})
+    monkeypatch.setattr(module, "_kernel_errors", {})
     return module
 
 
@@ -165,8 +165,8 @@ def test_a_fusion_that_warp_cannot_do_on_the_card_is_done_on_the_cpu(
 ):
     pytest.importorskip("warp")
     monkeypatch.setattr(launch, "_load", lambda module, device: None)  # on the CPU it would
-    working = pack("nodes.runtime").working
-    with caplog.at_level(logging.WARNING), working(5.0, "auto", fuses="grid") as work:
+    node_context = pack("nodes.runtime").node_context
+    with caplog.at_level(logging.WARNING), node_context(5.0, "auto", fusion_field="grid") as work:
         assert work.device == CPU and not work.has_gpu  # so that auto takes the preset fast
         assert work.memory_gib == 0.0
         last = host.texts[-1]
@@ -179,7 +179,7 @@ def test_a_fusion_that_warp_cannot_do_on_the_card_is_done_on_the_cpu(
 
 def test_a_fusion_on_the_card_may_take_what_the_host_leaves(pack, host, launch, monkeypatch):
     monkeypatch.setattr(launch, "_load_kernels", lambda device, kernels, progress: None)
-    with pack("nodes.runtime").working(5.0, "auto", fuses="grid") as work:
+    with pack("nodes.runtime").node_context(5.0, "auto", fusion_field="grid") as work:
         assert work.device == CARD and work.has_gpu
         assert work.memory_gib == 19.0  # 20 free, 1 for the host itself
     assert host.freed == [(6 * GIB, CARD)]
@@ -188,12 +188,12 @@ def test_a_fusion_on_the_card_may_take_what_the_host_leaves(pack, host, launch, 
 
 def test_a_full_card_still_leaves_a_little(pack, host, launch):
     host.management.get_free_memory = lambda device: GIB // 2
-    with pack("nodes.runtime").working(5.0, "auto", fuses="hashgrid") as work:
+    with pack("nodes.runtime").node_context(5.0, "auto", fusion_field="hashgrid") as work:
         assert work.device == CARD and work.memory_gib == 0.5
 
 
 def test_the_cpu_stays_the_cpu(pack, host, launch):
-    with pack("nodes.runtime").working(5.0, "cpu", fuses="grid") as work:
+    with pack("nodes.runtime").node_context(5.0, "cpu", fusion_field="grid") as work:
         assert work.device == CPU
     assert host.freed == []
     assert not any("CPU" in text for text in host.texts)
@@ -202,7 +202,7 @@ def test_the_cpu_stays_the_cpu(pack, host, launch):
 def test_warnings_stay_on_the_node_while_kernels_compile(pack, host):
     runtime = pack("nodes.runtime")
     core = logging.getLogger(pack("nova3d_core").__name__)
-    with runtime.working() as work:
+    with runtime.node_context() as work:
         core.getChild("fusion").warning("first")
         work.progress.update("compiling kernels", 0, 2)
         work.progress.update("compiling kernels", 1, 2)
@@ -231,13 +231,13 @@ def test_warnings_stay_on_the_node_while_kernels_compile(pack, host):
     ],
     ids=lambda error: str(error)[:24],
 )
-@pytest.mark.parametrize("context", ["working", "sampling"])
+@pytest.mark.parametrize("context", ["node_context", "sampling_context"])
 def test_a_full_card_is_the_hosts_own_error_in_every_form(pack, host, context, error):
     runtime = pack("nodes.runtime")
     with pytest.raises(HostOutOfMemory) as caught, getattr(runtime, context)():
         raise error
     assert str(error) in str(caught.value) and caught.value.__cause__ is error
-    assert ("fp16" if context == "sampling" else "'draft'") in str(caught.value)
+    assert ("fp16" if context == "sampling_context" else "'draft'") in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_full_card_is_the_hosts_own_error_in_every_form(pack, host, context, e
 )
 def test_a_full_host_unloads_nothing_and_says_what_to_lower(pack, host, error):
     with pytest.raises(RuntimeError, match="memory ran out") as caught:  # noqa: SIM117
-        with pack("nodes.runtime").working():
+        with pack("nodes.runtime").node_context():
             raise error
     assert not isinstance(caught.value, HostOutOfMemory)
     assert "'draft'" in str(caught.value)
@@ -255,6 +255,6 @@ def test_a_full_host_unloads_nothing_and_says_what_to_lower(pack, host, error):
 
 def test_other_errors_stay_what_they_are(pack, host):
     error = RuntimeError("CUDA error: device-side assert triggered")
-    with pytest.raises(RuntimeError) as caught, pack("nodes.runtime").working():
+    with pytest.raises(RuntimeError) as caught, pack("nodes.runtime").node_context():
         raise error
     assert caught.value is error

@@ -40,13 +40,14 @@ spec = importlib.util.spec_from_file_location(
 sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 from pack.nodes import models as listing, placement
-from pack.nodes.load import LoadNOVA3D, load_hosted
+from pack.nodes.load import LoadNOVA3D, load_managed_model
 from pack.nodes.generate import SampleMultiviewNormals, SampleOrbit
 from pack.nova3d_core.diffusion.pipeline import sample
-from pack.nova3d_core.diffusion.families import GuidanceConfig, SampleConfig
+from pack.nova3d_core.diffusion.families import GuidanceConfig
+from pack.nova3d_core.diffusion.sampling.config import SampleConfig
 from pack.nova3d_core.progress import SILENT
 
-answers["names"] = listing.model_names()
+answers["names"] = listing.list_models()
 answers["places"] = [os.path.basename(place) for place in listing.places()]
 answers["folder"] = [known["nova3d"][0], sorted(known["nova3d"][1])]
 path = listing.model_path("nova3d.safetensors")
@@ -57,17 +58,17 @@ def paint(hosted, steps=2, guidance=None):
     config = SampleConfig(steps=steps, size_px=64, guidance=guidance)
     with torch.inference_mode():
         return sample(
-            hosted.model, image, None, config, None, placement.HostPlacement(hosted), SILENT
+            hosted.model, image, None, config, None, placement.HostModelPlacement(hosted), SILENT
         ).images
 
 def differs(a, b):
     return float((a - b).abs().max())
 
 u_path = listing.model_path("stability/sv3d_u.safetensors")
-plain = load_hosted(u_path, "fp32", SILENT)
+plain = load_managed_model(u_path, "fp32", SILENT)
 answers["formats"] = {}
 for dtype in ("auto", "fp32", "fp16", "bf16"):
-    one = load_hosted(u_path, dtype, SILENT)
+    one = load_managed_model(u_path, dtype, SILENT)
     answers["formats"][dtype] = [
         str(next(one.model.unet.parameters()).dtype), str(one.dtype),
         str(next(one.model.codec.parameters()).dtype),
@@ -77,10 +78,10 @@ for dtype in ("auto", "fp32", "fp16", "bf16"):
     if dtype == "fp16":
         answers["half"] = differs(whole, paint(one))
 args.fp16_unet = True
-answers["told"] = str(next(load_hosted(u_path, "auto", SILENT).model.unet.parameters()).dtype)
+answers["told"] = str(next(load_managed_model(u_path, "auto", SILENT).model.unet.parameters()).dtype)
 args.fp16_unet = False
 args.fp8_e4m3fn_unet = True
-answers["fp8"] = str(next(load_hosted(u_path, "auto", SILENT).model.unet.parameters()).dtype)
+answers["fp8"] = str(next(load_managed_model(u_path, "auto", SILENT).model.unet.parameters()).dtype)
 args.fp8_e4m3fn_unet = False
 
 # layers left where they were: every one of them casts and fetches its weights for each call
@@ -89,7 +90,7 @@ with torch.inference_mode():
     patcher.load(torch.device("cpu"), lowvram_model_memory=200_000)
     parts = [m for m in patcher.model.modules() if getattr(m, "comfy_cast_weights", False)]
     answers["streaming"] = [patcher.model.model_lowvram, len(parts)]
-    stream = placement.HostPlacement(plain)
+    stream = placement.HostModelPlacement(plain)
     mm_load, mm.load_models_gpu = mm.load_models_gpu, lambda *a, **k: None
     answers["streamed"] = differs(whole, paint(plain))
     mm.load_models_gpu = mm_load
@@ -98,7 +99,7 @@ with torch.inference_mode():
 lazy = sys.modules.get("comfy.memory_management")
 if lazy is not None and hasattr(lazy, "aimdo_enabled"):
     lazy.aimdo_enabled = True
-    answers["lazy"] = differs(whole, paint(load_hosted(u_path, "auto", SILENT)))
+    answers["lazy"] = differs(whole, paint(load_managed_model(u_path, "auto", SILENT)))
     lazy.aimdo_enabled = False
 
 seen = []
@@ -131,12 +132,12 @@ mm.load_models_gpu = noted
 paint(plain)
 mm.load_models_gpu = mm_load
 answers["asked"] = asked
-answers["memory_gib"] = plain.memory_gib()
+answers["memory_gib"] = plain.working_memory_gib()
 
 class Rebound(comfy.model_patcher.ModelPatcher):
     pass
 comfy.model_patcher.CoreModelPatcher = Rebound  # as the host does when it starts
-answers["rebound"] = type(load_hosted(u_path, "fp16", SILENT).patchers["unet"]).__name__
+answers["rebound"] = type(load_managed_model(u_path, "fp16", SILENT).patchers["unet"]).__name__
 
 # memory that runs out for one half of the guidance alone
 from pack.nova3d_core.diffusion.unet import VideoUNet
@@ -145,22 +146,22 @@ def never(self, *given):
     raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 VideoUNet.forward = never
 given = dict(elevation=0.0, seed=0, steps=1, guidance="auto", lowest=1.0, highest=2.5, size=64)
-from pack.nodes.sockets import Parcel
+from pack.nodes.sockets import SocketBundle
 try:
     with torch.inference_mode():
-        SampleOrbit.execute(Parcel(plain, *plain.patchers.values()), image[None], **given)
+        SampleOrbit.execute(SocketBundle(plain, *plain.patchers.values()), image[None], **given)
 except Exception as error:
     answers["oom"] = [isinstance(error, mm.OOM_EXCEPTION), str(error)]
 VideoUNet.forward = forward
 
 # what comes out serves where gradients are taken
 with torch.inference_mode():
-    made = SampleOrbit.execute(Parcel(plain), image[None], **given)
+    made = SampleOrbit.execute(SocketBundle(plain), image[None], **given)
 views = made.args[0].bundle if hasattr(made, "args") else made.result[0].bundle
 colour = views.colour.requires_grad_() if views.colour.is_leaf else views.colour
 (colour * 2.0).sum().backward()
 answers["gradient"] = float(colour.grad.mean())
-answers["cache"] = len(Parcel(plain, *plain.patchers.values())._comfy_cache_tensors())
+answers["cache"] = len(SocketBundle(plain, *plain.patchers.values())._comfy_cache_tensors())
 
 # nobody but the socket keeps a model
 kept = [weakref.ref(each.model.part(part)) for each in (plain, one) for part in plain.patchers]
@@ -184,7 +185,7 @@ for i in range(300):
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + 4 * 2600)
 start = time.perf_counter()
-crowded = listing.model_names()
+crowded = listing.list_models()
 answers["first_s"] = time.perf_counter() - start
 start = time.perf_counter()
 LoadNOVA3D.define_schema()
@@ -202,10 +203,10 @@ for key in ("nova3d", "checkpoints", "diffusion_models"):
     known[key] = ([os.path.join(models, "empty")], known[key][1])
 folder_paths.filename_list_cache.clear()
 shipped, built_in.FILE = built_in.FILE, Path(models) / "none.safetensors"
-answers["none"] = [listing.model_names(), said(listing.NONE_FOUND)]
+answers["none"] = [listing.list_models(), said(listing.NONE_FOUND)]
 answers["not_shipped"] = said(listing.BUILT_IN)
 built_in.FILE = Path(models) / "nova3d" / "mini.safetensors"
-answers["built_in"] = [listing.model_names(), str(listing.model_path(listing.BUILT_IN))]
+answers["built_in"] = [listing.list_models(), str(listing.model_path(listing.BUILT_IN))]
 # a codec without weights stays out of the host's hands: newer hosts map memory for each part
 class Mapping(comfy.model_patcher.ModelPatcher):
     def load(self, *given, **more):
@@ -214,7 +215,7 @@ class Mapping(comfy.model_patcher.ModelPatcher):
         return super().load(*given, **more)
 comfy.model_patcher.CoreModelPatcher = Mapping
 plain = GuidanceConfig("constant", 1.0, 1.0)
-minis = [load_hosted(built_in.FILE, "auto", SILENT) for _ in range(2)]
+minis = [load_managed_model(built_in.FILE, "auto", SILENT) for _ in range(2)]
 answers["mini_parts"] = sorted(minis[0].patchers)
 first, again = (paint(each, 1, plain) for each in minis)
 whiteness = first.amin(dim=-1)[:, 1:]  # the first view is the image itself

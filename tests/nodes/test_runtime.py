@@ -28,7 +28,7 @@ spec = importlib.util.spec_from_file_location(
 )
 sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-from pack.nodes.runtime import working
+from pack.nodes.runtime import node_context
 from pack.nova3d_core.errors import Cancelled, InputError, MissingDependencyError, StageError
 
 reports = []
@@ -38,7 +38,7 @@ comfy.utils.set_progress_bar_global_hook(
 
 def outcome(raises=None, during=None):
     try:
-        with torch.inference_mode(), working(1.0) as work:
+        with torch.inference_mode(), node_context(1.0) as work:
             if during:
                 during(work)
             if raises:
@@ -85,7 +85,7 @@ answers["steps"] = outcome(during=steps)
 
 # a host whose card warp cannot use
 mm.get_torch_device = lambda: torch.device("cuda:0")
-with working(5.0, "auto", fuses="grid") as work:
+with node_context(5.0, "auto", fusion_field="grid") as work:
     answers["moved"] = [str(work.device), work.has_gpu, work.memory_gib]
 print("ANSWERS " + json.dumps(answers))
 """

@@ -28,7 +28,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("name", list(NUMBERS))
 def test_a_parcel_holds_every_tensor_once(pack, bundles, name):
-    parcel = pack("nodes.socket_bundle").Parcel(bundles[name])
+    parcel = pack("nodes.socket_bundle").SocketBundle(bundles[name])
     assert parcel.bundle is bundles[name]
     assert isinstance(parcel, tuple)  # what the host's cache looks into
     assert sum(tensor.numel() for tensor in parcel) == NUMBERS[name]
@@ -37,4 +37,4 @@ def test_a_parcel_holds_every_tensor_once(pack, bundles, name):
 
 
 def test_a_failed_nodes_report_stays_short(pack, bundles):
-    assert str(pack("nodes.socket_bundle").Parcel(bundles["views"])) == "Parcel(Views, 4 tensors)"
+    assert str(pack("nodes.socket_bundle").SocketBundle(bundles["views"])) == "Parcel(Views, 4 tensors)"

@@ -9,7 +9,7 @@ import torch
 
 from nova3d_core.diffusion.network.config import UNetConfig
 from nova3d_core.training.config import (
-    ConditionConfig,
+    ConditioningConfig,
     DataConfig,
     NetworkConfig,
     NoiseStage,
@@ -18,31 +18,31 @@ from nova3d_core.training.config import (
     TrainConfig,
 )
 from nova3d_core.training.data.prefetch import ObjectList
-from nova3d_core.training.runs import Outcome, train
+from nova3d_core.training.runs import TrainResult, train
 
 SIZE, VIEWS, FACTOR = 16, 16, 4
 UNET = UNetConfig(
-    channels_in=6 * FACTOR**2,
-    channels_out=3 * FACTOR**2,
-    channels=16,
-    channel_factors=(1,),
-    res_blocks=1,
+    in_channels=6 * FACTOR**2,
+    out_channels=3 * FACTOR**2,
+    model_channels=16,
+    channel_mult=(1,),
+    num_res_blocks=1,
     attention_levels=(True,),
-    head_channels=8,
-    context_channels=24,
-    added_numbers=256,
+    num_head_channels=8,
+    context_dim=24,
+    add_embed_dim=256,
     domains=2,
     alignment="gta",
-    camera_task_numbers=10,
-    group_size=8,
+    camera_task_dim=10,
+    norm_num_groups=8,
 )
 SMALL = TrainConfig(
     family="nova3d-mini",
     precision="float32",
     network=NetworkConfig(UNET, FACTOR, encoder_channels=8),
-    data=DataConfig("procedural", size_px=SIZE, ahead=1),
+    data=DataConfig("procedural", size_px=SIZE, prefetch_batches=1),
     noise=(NoiseStage(0.0, 0.0, 1.2),),
-    conditions=ConditionConfig(),
+    conditions=ConditioningConfig(),
     optimiser=OptimiserConfig(
         steps=6, batch=2, at_once=2, learning_rate=2e-3, warm_up=2, ema_decay=0.99
     ),
@@ -94,7 +94,7 @@ def of(config: TrainConfig, **changes) -> TrainConfig:
     return config
 
 
-def run(config: TrainConfig, output: Path, items: list[dict] | None = None, **more) -> Outcome:
+def run(config: TrainConfig, output: Path, items: list[dict] | None = None, **more) -> TrainResult:
     """Trains on a few objects, on the CPU."""
     items = objects(5) if items is None else items
 
@@ -104,7 +104,7 @@ def run(config: TrainConfig, output: Path, items: list[dict] | None = None, **mo
     return train(config, output, cpu=True, make_source=source, **more)
 
 
-def state(outcome: Outcome) -> dict[str, torch.Tensor]:
+def state(outcome: TrainResult) -> dict[str, torch.Tensor]:
     """Weights and their average, by name."""
     found = {f"weight.{name}": value for name, value in outcome.trainee.state_dict().items()}
     found |= {f"average.{name}": value for name, value in outcome.ema.weights.items()}

@@ -7,8 +7,8 @@ import torch
 
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.network.attention import Attention, scaled_dot_product
-from nova3d_core.training.attention import by_matrices, choose_attention
-from nova3d_core.training.train_module import fresh_trainee
+from nova3d_core.training.attention import math_attention, choose_attention
+from nova3d_core.training.train_module import init_train_module
 
 from .parts import SMALL
 
@@ -19,7 +19,7 @@ def test_values_and_gradients_are_equal(lengths):
     length, keys = lengths
     parts = [torch.randn(5, n, 24, generator=generator) for n in (length, keys, keys)]
     found = []
-    for attend in (scaled_dot_product, by_matrices):
+    for attend in (scaled_dot_product, math_attention):
         q, k, v = (part.clone().requires_grad_(True) for part in parts)
         out = attend(q, k, v, 3)
         out.square().sum().backward()
@@ -30,13 +30,13 @@ def test_values_and_gradients_are_equal(lengths):
 
 def test_only_low_precision_on_a_cpu_takes_it():
     def chosen(device, precision):
-        trainee = fresh_trainee(SMALL.network, FAMILIES[SMALL.family], 0)
+        trainee = init_train_module(SMALL.network, FAMILIES[SMALL.family], 0)
         choose_attention(trainee, torch.device(device), precision)
         kinds = {m.attend for m in trainee.modules() if isinstance(m, Attention)}
         assert len(kinds) == 1
         return kinds.pop()
 
-    assert chosen("cpu", "bfloat16") is by_matrices
-    assert chosen("cpu", "autocast") is by_matrices
+    assert chosen("cpu", "bfloat16") is math_attention
+    assert chosen("cpu", "autocast") is math_attention
     assert chosen("cpu", "float32") is scaled_dot_product
     assert chosen("cuda", "bfloat16") is scaled_dot_product

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.diffusion.network.embeddings import camera_task_numbers, sinusoid
+from nova3d_core.diffusion.network.embeddings import camera_task_embedding, sinusoidal_embedding
 from nova3d_core.errors import InputError
-from nova3d_core.training.config import ConditionConfig
+from nova3d_core.training.config import ConditioningConfig
 from nova3d_core.training.data.batches import (
-    batch_of,
-    images_of,
+    collate_images,
+    domain_images,
     input_images,
-    left_out,
-    signed,
-    told_in_training,
+    dropout_masks,
+    to_signed,
+    sample_conditioning,
 )
 from nova3d_core.training.step_rng import draw
 
@@ -25,7 +25,7 @@ COUNT = 6
 
 @pytest.fixture
 def batch():
-    return batch_of(objects(COUNT), VIEWS, SIZE)
+    return collate_images(objects(COUNT), VIEWS, SIZE)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def draws():
 
 
 def test_images_keep_every_grey_value(batch):
-    images = images_of(batch)
+    images = domain_images(batch)
     assert images.shape == (2, COUNT, VIEWS, 3, SIZE, SIZE)
     back = ((images + 1) * 127.5).round().to(torch.uint8).movedim(3, -1)
     assert torch.equal(back[0], batch.colour)
@@ -44,9 +44,9 @@ def test_images_keep_every_grey_value(batch):
 
 def test_a_background_shows_where_the_mask_lets_it_through_and_only_in_the_input(batch, draws):
     before = batch.colour.clone()
-    white = input_images(batch, draws, ConditionConfig(background_share=0.0))
-    assert torch.equal(white, signed(batch.colour[:, 0]))
-    changed = input_images(batch, draws, ConditionConfig(background_share=1.0))
+    white = input_images(batch, draws, ConditioningConfig(augmentation=AugmentationConfig(random_background_fraction=0.0)))
+    assert torch.equal(white, to_signed(batch.colour[:, 0]))
+    changed = input_images(batch, draws, ConditioningConfig(augmentation=AugmentationConfig(random_background_fraction=1.0)))
     mask = batch.mask[:, None].float() / 255
     assert torch.equal(changed * (mask == 1), white * (mask == 1))
     colours = draws.background[:, :, None, None] * 2 - 1
@@ -65,7 +65,7 @@ def test_the_share_of_backgrounds(batch):
 
 def test_left_out_by_the_ten_percent_scheme():
     dropped = (torch.arange(10_000) + 0.5) / 10_000
-    embedding, latent = left_out(dropped, 0.1)
+    embedding, latent = dropout_masks(dropped, 0.1)
     shares = {
         (e, z): float(((embedding == e) & (latent == z)).float().mean())
         for e in (0.0, 1.0)
@@ -73,17 +73,17 @@ def test_left_out_by_the_ten_percent_scheme():
     }
     expected = {(0.0, 1.0): 0.1, (0.0, 0.0): 0.1, (1.0, 0.0): 0.1, (1.0, 1.0): 0.7}
     assert shares == pytest.approx(expected, abs=1e-6)
-    embedding, latent = left_out(dropped, 0.0)
+    embedding, latent = dropout_masks(dropped, 0.0)
     assert float(embedding.min()) == float(latent.min()) == 1.0
 
 
 def test_the_noise_on_the_input_is_told_to_the_network(batch, draws):
-    config = ConditionConfig(background_share=0.0)
-    told = told_in_training(batch, draws, config, 2)
+    config = ConditioningConfig(augmentation=AugmentationConfig(random_background_fraction=0.0))
+    told = sample_conditioning(batch, draws, config, 2)
     noise = (told.noisy_image - told.image).flatten(1)
     strength = torch.exp(-3.0 + 0.5 * draws.strength)
     torch.testing.assert_close(noise, strength[:, None] * draws.image_noise.flatten(1))
-    assert torch.equal(told.added, sinusoid(strength, 256)[:, None].expand(-1, VIEWS, -1))
+    assert torch.equal(told.added, sinusoidal_embedding(strength, 256)[:, None].expand(-1, VIEWS, -1))
 
 
 def test_cameras_are_relative_to_the_input_view_of_each_object(draws):
@@ -91,15 +91,15 @@ def test_cameras_are_relative_to_the_input_view_of_each_object(draws):
     for index, item in enumerate(items):
         item["azimuth_deg"] = (item["azimuth_deg"] + 30 * index) % 360
         item["elevation_deg"] = torch.full((VIEWS,), 5.0 * index)
-    told = told_in_training(batch_of(items, VIEWS, SIZE), draws, ConditionConfig(), 2)
+    told = sample_conditioning(collate_images(items, VIEWS, SIZE), draws, ConditioningConfig(), 2)
     angles = torch.arange(VIEWS) * torch.pi / 8
-    expected = camera_task_numbers(torch.zeros(VIEWS), angles, 2)
+    expected = camera_task_embedding(torch.zeros(VIEWS), angles, 2)
     for index in range(COUNT):
         torch.testing.assert_close(told.camera_task[:, index], expected, rtol=0, atol=1e-5)
 
 
 def test_objects_of_another_size_or_number_of_views_are_named():
     with pytest.raises(InputError, match=r"object disc-0-0 .*\(16, 16, 16, 3\).*\(16, 32, 32, 3\)"):
-        batch_of(objects(1), VIEWS, 32)
+        collate_images(objects(1), VIEWS, 32)
     with pytest.raises(InputError, match="disc-0-0"):
-        batch_of(objects(1), 8, SIZE)
+        collate_images(objects(1), 8, SIZE)

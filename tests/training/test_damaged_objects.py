@@ -18,13 +18,13 @@ import torch
 from nova3d_core.errors import InputError
 from nova3d_core.training.config import DataConfig
 from nova3d_core.training.data.config import DatasetConfig, ImageConfig
-from nova3d_core.training.data.mesh_sources import Procedural
-from nova3d_core.training.data.object_sources import source_of
-from nova3d_core.training.data.precompute_latents import Encoders, precompute
+from nova3d_core.training.data.mesh_sources import ProceduralObjects
+from nova3d_core.training.data.object_sources import make_object_stream
+from nova3d_core.training.data.precompute_latents import Encoders, precompute_latents
 from nova3d_core.training.data.render_dataset import render_dataset
 from nova3d_core.training.data.shard_members import DamagedObjectError, decode_object
-from nova3d_core.training.data.shard_writer import npy, png_strip, write_shard
-from nova3d_core.training.data.shards import ABOUT, ShardDataset, read_shard
+from nova3d_core.training.data.shard_writer import npy, encode_png_strip, write_shard
+from nova3d_core.training.data.shards import SHARD_INFO, ShardDataset, read_shard
 from nova3d_core.training.runs import train
 
 from ..diffusion.models import small_model
@@ -39,7 +39,7 @@ def whole(tmp_path_factory) -> Path:
     """Two shards of seven objects."""
     folder = tmp_path_factory.mktemp("shards") / "set"
     image = ImageConfig(size_px=SIZE, views=VIEWS, supersample=1)
-    render_dataset(Procedural(COUNT), folder, DatasetConfig(image=image, per_shard=PER_SHARD))
+    render_dataset(ProceduralObjects(COUNT), folder, DatasetConfig(image=image, objects_per_shard=PER_SHARD))
     return folder
 
 
@@ -135,7 +135,7 @@ def test_every_damage_names_shard_object_and_member(whole, tmp_path, member, cha
     damage(path, "procedural-1", member, change)
     dataset = ShardDataset(path, epochs=1, shuffle=False)
     with pytest.raises(DamagedObjectError) as caught:
-        dataset.object_of(dataset.shards[0], 1)
+        dataset.read_object(dataset.shards[0], 1)
     line = str(caught.value)
     assert line.startswith(f"object procedural-1 of shard {path} cannot be read: ")
     assert words in line
@@ -147,19 +147,19 @@ def test_every_damage_names_shard_object_and_member(whole, tmp_path, member, cha
 def test_an_image_of_another_size_than_the_shard_promises_is_skipped(whole, tmp_path):
     path = tmp_path / "shard.tar"
     shutil.copy(whole / "shard-000000.tar", path)
-    small = png_strip(np.zeros((VIEWS, 8, 8, 3), np.uint8))
+    small = encode_png_strip(np.zeros((VIEWS, 8, 8, 3), np.uint8))
     damage(path, "procedural-1", "colour.png", lambda data: small)
     dataset = ShardDataset(path, epochs=1, shuffle=False)
     with pytest.raises(
         DamagedObjectError, match=r"shape \(16, 8, 8, 3\), expected 16 of 16 pixels"
     ):
-        dataset.object_of(dataset.shards[0], 1)
+        dataset.read_object(dataset.shards[0], 1)
 
 
 def test_an_array_may_not_claim_more_than_its_bytes():
     whole = npy(np.zeros((2, 3), np.float16))
     assert decode_object({"a.npy": whole}, {})["a"].shape == (2, 3)
-    bad = [whole.replace(b"(2, 3)", claim, 1) for claim in (b"(2**9)", b"(9999,", b"(-2, 3")]
+    bad = [whole.replace(b"(2, 3)", open_dataset_dir, 1) for open_dataset_dir in (b"(2**9)", b"(9999,", b"(-2, 3")]
     bad += [whole.replace(b"(2, 3), }  ", b"(2, 99999999", 1), whole.replace(b"<f2", b"|O ", 1)]
     for content in (*bad, whole[:-1], whole + b"x", b"\x93NUMPY", b"", whole[:20]):
         assert content != whole
@@ -182,7 +182,7 @@ def test_training_goes_on_counts_and_resumes_bit_for_bit(damaged, tmp_path, capl
     config = of(SMALL, data=DataConfig("shards", (str(damaged),), size_px=SIZE, ahead=1),
                 optimiser__steps=6)  # fmt: skip
     with caplog.at_level(logging.WARNING):
-        once = train(config, tmp_path / "once", cpu=True, make_source=source_of)
+        once = train(config, tmp_path / "once", cpu=True, make_source=make_object_stream)
     assert once.unreadable == 1
     assert any(
         line.startswith("1 objects of the training data could not be read")
@@ -190,8 +190,8 @@ def test_training_goes_on_counts_and_resumes_bit_for_bit(damaged, tmp_path, capl
     )
     log = [json.loads(line) for line in (tmp_path / "once" / "log.jsonl").read_text().splitlines()]
     assert [line["unreadable"] for line in log if line["event"] == "train"][-1] == 1
-    train(of(config, optimiser__steps=3), tmp_path / "twice", cpu=True, make_source=source_of)
-    twice = train(config, tmp_path / "twice", cpu=True, make_source=source_of, accept_changes=True)
+    train(of(config, optimiser__steps=3), tmp_path / "twice", cpu=True, make_source=make_object_stream)
+    twice = train(config, tmp_path / "twice", cpu=True, make_source=make_object_stream, accept_changes=True)
     one, two = state(once), state(twice)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one if name.startswith("weight."))
@@ -206,7 +206,7 @@ def test_a_description_of_wrong_types_is_refused(tmp_path):
     ):  # fmt: skip
         text = json.dumps(about).encode()
         with tarfile.open(path, "w") as tar:
-            member = tarfile.TarInfo(ABOUT)
+            member = tarfile.TarInfo(SHARD_INFO)
             member.size = len(text)
             tar.addfile(member, io.BytesIO(text))
         with pytest.raises(InputError, match="the description in shard"):
@@ -242,10 +242,10 @@ def test_damaged_objects_are_left_out_of_latents(tmp_path, whole, damaged, caplo
     model = small_model("nova3d-mini")
     encoders = Encoders(model.codec, model.image_encoder, "small")
     with caplog.at_level(logging.WARNING):
-        result = precompute(damaged, tmp_path / "latents", encoders)
+        result = precompute_latents(damaged, tmp_path / "latents", encoders)
     assert (result.objects, len(result.skipped)) == (COUNT - 1, 1)
     assert "object procedural-2 of shard" in result.skipped[0]
-    good = precompute(whole, tmp_path / "good", encoders)
+    good = precompute_latents(whole, tmp_path / "good", encoders)
     assert good.objects == COUNT
     one, two = (
         {item["key"]: item for item in ShardDataset(folder, epochs=1, shuffle=False)}

@@ -22,7 +22,7 @@ def test_the_average_is_the_recursion_in_float64():
     for step in range(30):
         changed(module, step)
         decay = min(0.9, (1 + step) / (10 + step))
-        assert ema.decay_now() == decay
+        assert ema.current_decay() == decay
         ema.update()
         average = decay * average + (1 - decay) * module.weight.detach().double()
     torch.testing.assert_close(ema.weights["weight"].double(), average, rtol=1e-6, atol=1e-7)
@@ -32,7 +32,7 @@ def test_the_decay_grows_to_its_own_and_stays():
     ema = Ema(nn.Linear(1, 1), 0.99)
     decays = []
     for _ in range(1000):
-        decays.append(ema.decay_now())
+        decays.append(ema.current_decay())
         ema.update()
     assert decays[0] == pytest.approx(0.1)
     assert decays == sorted(decays)
@@ -46,13 +46,13 @@ def test_inside_the_module_has_the_average_and_outside_its_own_weights():
     ema.update()
     own = {name: value.clone() for name, value in module.state_dict().items()}
     average = {name: value.clone() for name, value in ema.weights.items()}
-    with ema.in_place():
+    with ema.average_parameters():
         for name, value in module.named_parameters():
             assert torch.equal(value, average[name])
     for name, value in module.state_dict().items():
         assert torch.equal(value, own[name])
         assert torch.equal(ema.weights[name], average[name])
-    with pytest.raises(ZeroDivisionError), ema.in_place():
+    with pytest.raises(ZeroDivisionError), ema.average_parameters():
         _ = 1 / 0
     assert torch.equal(module.weight, own["weight"])
 

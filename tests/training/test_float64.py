@@ -8,11 +8,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nova3d_core.diffusion.families import FAMILIES
-from nova3d_core.training.data.batches import batch_of
-from nova3d_core.training.noise import sigmas_of, spread_normals, stage_at
+from nova3d_core.training.data.batches import collate_images
+from nova3d_core.training.noise import log_normal_sigmas, stratified_normals, stage_at
 from nova3d_core.training.objective import Objective
-from nova3d_core.training.step_rng import Draws, draw
-from nova3d_core.training.train_module import fresh_trainee
+from nova3d_core.training.step_rng import StepRandomness, draw
+from nova3d_core.training.train_module import init_train_module
 
 from .parts import FACTOR, SIZE, SMALL, VIEWS, objects, of
 
@@ -32,19 +32,19 @@ class NoFloat64(TorchDispatchMode):
 
 
 def test_a_step_uses_no_float64_once_its_draws_are_on_the_device(monkeypatch):
-    config = of(SMALL, optimiser__batch=COUNT)
-    trainee = fresh_trainee(config.network, FAMILIES[config.family], 0)
+    config = of(SMALL, optimiser__batch_size=COUNT)
+    trainee = init_train_module(config.network, FAMILIES[config.family], 0)
     draws = draw(0, 0, range(COUNT), (2, VIEWS, LATENT, SIZE // FACTOR, SIZE // FACTOR), SIZE)
-    batch = batch_of(objects(COUNT), VIEWS, SIZE)
+    batch = collate_images(objects(COUNT), VIEWS, SIZE)
     stage = stage_at(config.noise, 0, config.optimiser.steps)
-    expected = sigmas_of(stage, spread_normals(draws.level, draws.place, COUNT))
-    device, to = NoFloat64(), Draws.to
+    expected = log_normal_sigmas(stage, stratified_normals(draws.level, draws.place, COUNT))
+    device, to = NoFloat64(), StepRandomness.to
 
     def moved(self, where):
         device.__enter__()
         return to(self, where)
 
-    monkeypatch.setattr(Draws, "to", moved)
+    monkeypatch.setattr(StepRandomness, "to", moved)
     try:
         losses, sigmas = Objective(config, trainee, trainee, torch.device("cpu")).losses(
             batch, draws, 0

@@ -21,14 +21,14 @@ LEVEL = 0.25
 def test_the_loss_of_one_batch_falls_to_a_quarter(tmp_path, method):
     config = of(
         SMALL,
-        optimiser__method=method,
+        optimiser__name=method,
         optimiser__steps=STEPS,
         optimiser__learning_rate=1e-2,
-        optimiser__warm_up=10,
-        optimiser__curve="cosine",
+        optimiser__warmup_steps=10,
+        optimiser__lr_schedule="cosine",
         noise=(NoiseStage(0.0, 1.5, 1.0),),
-        conditions__dropout=0.0,
-        conditions__background_share=0.0,
+        conditioning__dropout=0.0,
+        conditioning__augmentation__random_background_fraction=0.0,
     )
     run(config, tmp_path, objects(2))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.diffusion.sampling.schedule import coefficients
+from nova3d_core.diffusion.sampling.schedule import preconditioning
 from nova3d_core.training.losses import (
     edm_loss,
-    edm_loss_of_denoised,
+    edm_loss_from_denoised,
     network_input,
     per_object,
-    velocity,
+    velocity_target,
 )
 
 SHAPE = (2, 5, 3, 4, 6, 6)
@@ -28,8 +28,8 @@ def denoised_of(answer, clean, noise, sigmas):
     x = clean + sigmas[None, :, None, None, None, None] * noise
     parts = []
     for index, sigma in enumerate(sigmas.tolist()):
-        edm = coefficients(sigma)
-        parts.append(edm.skip * x[:, index] + edm.out * answer[:, index])
+        edm = preconditioning(sigma)
+        parts.append(edm.c_skip * x[:, index] + edm.c_out * answer[:, index])
     return torch.stack(parts, dim=1)
 
 
@@ -41,7 +41,7 @@ def test_both_forms_are_equal():
     exact = ((1 + sigma**2) / sigma**2 * (denoised - clean).square()).mean(dim=(2, 3, 4, 5))
     stable = edm_loss(answer.float(), clean.float(), noise.float(), SIGMAS)
     torch.testing.assert_close(stable.double(), exact, rtol=1e-5, atol=0)
-    twin = edm_loss_of_denoised(denoised.float(), clean.float(), SIGMAS)
+    twin = edm_loss_from_denoised(denoised.float(), clean.float(), SIGMAS)
     torch.testing.assert_close(twin[:, 1:4].double(), exact[:, 1:4], rtol=1e-3, atol=0)
 
 
@@ -49,14 +49,14 @@ def test_the_network_sees_what_the_sampler_shows_it():
     clean, noise, _ = batch()
     seen = network_input(clean, noise, SIGMAS)
     for index, sigma in enumerate(SIGMAS.tolist()):
-        expected = coefficients(sigma).into * (clean[:, index] + sigma * noise[:, index])
+        expected = preconditioning(sigma).c_in * (clean[:, index] + sigma * noise[:, index])
         torch.testing.assert_close(seen[:, index], expected)
     assert abs(float(seen.std()) - 1.0) < 0.02  # unit variance at every level
 
 
 def test_the_right_answer_costs_nothing_and_denoises_exactly():
     clean, noise, _ = batch()
-    answer = velocity(clean, noise, SIGMAS)
+    answer = velocity_target(clean, noise, SIGMAS)
     assert float(edm_loss(answer, clean, noise, SIGMAS).max()) == 0.0
     denoised = denoised_of(answer, clean, noise, SIGMAS)
     torch.testing.assert_close(denoised[:, :3], clean[:, :3], rtol=0, atol=1e-4)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nova3d_core.training.config import OptimiserConfig
-from nova3d_core.training.muon import COEFFICIENTS, ROUNDS, SCALE, Muon, orthogonal
-from nova3d_core.training.optimiser import optimiser_of, set_learning_rate
-from nova3d_core.training.train_module import trainee_of
+from nova3d_core.training.muon import NEWTON_SCHULZ_COEFFICIENTS, NEWTON_SCHULZ_STEPS, SCALE, Muon, orthogonalise
+from nova3d_core.training.optimiser import make_optimiser, set_learning_rate
+from nova3d_core.training.train_module import build_train_module
 
 from .parts import SMALL
 
@@ -22,15 +22,15 @@ def test_singular_vectors_stay_and_singular_values_go_through_the_polynomial(sha
     matrix = random(*shape).double()
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     s = s / s.norm()
-    a, b, c = COEFFICIENTS
-    for _ in range(ROUNDS):
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    for _ in range(NEWTON_SCHULZ_STEPS):
         s = a * s + b * s**3 + c * s**5
-    found = orthogonal(matrix[None])[0]
+    found = orthogonalise(matrix[None])[0]
     torch.testing.assert_close(found, (u * s @ vh).float(), rtol=0, atol=2e-4)
 
 
 def test_a_convolutions_gradient_becomes_nearly_orthogonal():
-    steps = orthogonal(random(3, 24, 16 * 9))
+    steps = orthogonalise(random(3, 24, 16 * 9))
     values = torch.linalg.svdvals(steps)
     assert float(values.min()) > 0.67
     assert float(values.max()) < 1.15
@@ -38,13 +38,13 @@ def test_a_convolutions_gradient_becomes_nearly_orthogonal():
 
 def test_nothing_of_one_matrix_reaches_another():
     many = random(4, 8, 20)
-    together = orthogonal(many)
+    together = orthogonalise(many)
     for index in range(4):
-        torch.testing.assert_close(orthogonal(many[index : index + 1])[0], together[index])
+        torch.testing.assert_close(orthogonalise(many[index : index + 1])[0], together[index])
 
 
 def test_zero_gradients_take_no_step():
-    assert not orthogonal(torch.zeros(2, 4, 7)).any()
+    assert not orthogonalise(torch.zeros(2, 4, 7)).any()
 
 
 def test_steps_equal_torchs_own_muon():
@@ -52,7 +52,7 @@ def test_steps_equal_torchs_own_muon():
     if not hasattr(torch.optim, "Muon"):
         pytest.skip("torch has no Muon before 2.9")
     ours, theirs = (torch.nn.Parameter(random(12, 30)) for _ in range(2))
-    group = {"params": [ours], "orthogonal": True, "weight_decay": 0.1}
+    group = {"params": [ours], "orthogonalise": True, "weight_decay": 0.1}
     mine = Muon([group], momentum=0.9, lr=0.02)
     reference = torch.optim.Muon(
         [theirs], lr=0.02, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"
@@ -71,14 +71,14 @@ def test_a_convolution_is_its_flat_matrix_and_the_step_has_the_stated_length():
     kernel = torch.nn.Parameter(random(8, 4, 3, 3))
     before = kernel.detach().clone()
     kernel.grad = random(8, 4, 3, 3, seed=1)
-    Muon([{"params": [kernel], "orthogonal": True, "weight_decay": 0.0}], lr=0.5).step()
-    expected = orthogonal(kernel.grad.flatten(1)[None])[0] * 0.5 * SCALE * 36**0.5
+    Muon([{"params": [kernel], "orthogonalise": True, "weight_decay": 0.0}], lr=0.5).step()
+    expected = orthogonalise(kernel.grad.flatten(1)[None])[0] * 0.5 * SCALE * 36**0.5
     torch.testing.assert_close(before - kernel.detach(), expected.view_as(before))
 
 
 def test_the_rest_is_adamw_bit_for_bit():
     ours, theirs, matrix = (torch.nn.Parameter(random(5, 3)) for _ in range(3))
-    mine = Muon([{"params": [ours]}, {"params": [matrix], "orthogonal": True}], lr=0.01)
+    mine = Muon([{"params": [ours]}, {"params": [matrix], "orthogonalise": True}], lr=0.01)
     reference = torch.optim.AdamW([theirs], lr=0.01)
     for step in range(4):
         for weight in (ours, theirs, matrix):
@@ -91,13 +91,13 @@ def test_the_rest_is_adamw_bit_for_bit():
 
 
 def test_matrices_between_layers_are_orthogonal_ones_and_every_weight_is_in_one_group():
-    trainee = trainee_of(SMALL)
-    optimiser = optimiser_of(trainee, OptimiserConfig(method="muon", hidden_share=0.25))
+    trainee = build_train_module(SMALL)
+    optimiser = make_optimiser(trainee, OptimiserConfig(method="muon", muon_lr_ratio=0.25))
     names = {id(weight): name for name, weight in trainee.named_parameters()}
     held = [[names[id(w)] for w in group["params"]] for group in optimiser.param_groups]
     trained = [name for name, w in trainee.named_parameters() if w.requires_grad]
     assert sorted(name for names_of_group in held for name in names_of_group) == sorted(trained)
-    hidden = [g for g in optimiser.param_groups if g["orthogonal"]]
+    hidden = [g for g in optimiser.param_groups if g["orthogonalise"]]
     assert len(hidden) == 1 and all(weight.dim() > 1 for weight in hidden[0]["params"])
     assert "unet.input_blocks.1.0.in_layers.2.weight" in held[-1]
     for outside in ("unet.input_blocks.0.0.weight", "unet.out.2.weight", "encoder.head.weight"):

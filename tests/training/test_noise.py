@@ -9,7 +9,7 @@ import torch
 
 from nova3d_core.errors import InputError
 from nova3d_core.training.config import PAPER_STAGES, NoiseStage, TrainConfig
-from nova3d_core.training.noise import sigmas_of, spread_normals, stage_at
+from nova3d_core.training.noise import log_normal_sigmas, stratified_normals, stage_at
 
 
 def test_the_papers_shifts_come_at_its_own_steps():
@@ -33,7 +33,7 @@ def test_a_shorter_run_shifts_at_the_same_shares(steps):
 
 def test_levels_are_log_normal():
     normals = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
-    logs = sigmas_of(NoiseStage(0.0, 1.8, 1.6), normals).log()
+    logs = log_normal_sigmas(NoiseStage(0.0, 1.8, 1.6), normals).log()
     assert abs(float(logs.mean()) - 1.8) < 0.02
     assert abs(float(logs.std()) - 1.6) < 0.02
 
@@ -42,7 +42,7 @@ def test_a_spread_batch_has_one_level_in_each_slice_and_each_place_the_whole_dis
     batch, times = 4, 50_000
     generator = torch.Generator().manual_seed(0)
     uniforms = torch.rand((times, batch), generator=generator)
-    normals = spread_normals(uniforms, torch.arange(batch), batch)
+    normals = stratified_normals(uniforms, torch.arange(batch), batch)
     quarter = 0.6744897501960817
     slices = torch.bucketize(normals, torch.tensor([-quarter, 0.0, quarter]))
     assert torch.equal(slices, torch.arange(batch).expand(times, -1))
@@ -54,7 +54,7 @@ def test_a_spread_batch_has_one_level_in_each_slice_and_each_place_the_whole_dis
 
 @pytest.mark.parametrize("edge", [0.0, 1.0])
 def test_the_ends_of_the_distribution_stay_finite(edge):
-    both = spread_normals(torch.tensor([edge, edge]), torch.tensor([0, 1]), 2)
+    both = stratified_normals(torch.tensor([edge, edge]), torch.tensor([0, 1]), 2)
     assert bool(torch.isfinite(both).all())
     assert float(both.abs().max()) < 5.0
 

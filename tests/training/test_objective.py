@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from nova3d_core.diffusion.families import FAMILIES
-from nova3d_core.diffusion.sampling.schedule import coefficients
-from nova3d_core.training.data.batches import batch_of, images_of
-from nova3d_core.training.losses import velocity
+from nova3d_core.diffusion.sampling.schedule import preconditioning
+from nova3d_core.training.data.batches import collate_images, domain_images
+from nova3d_core.training.losses import velocity_target
 from nova3d_core.training.objective import Objective
 from nova3d_core.training.step_rng import draw
-from nova3d_core.training.train_module import fresh_trainee
+from nova3d_core.training.train_module import init_train_module
 
 from .parts import FACTOR, SIZE, SMALL, VIEWS, objects, of
 
@@ -36,7 +36,7 @@ class Spy(torch.nn.Module):
 
 @pytest.fixture
 def batch():
-    return batch_of(objects(COUNT), VIEWS, SIZE)
+    return collate_images(objects(COUNT), VIEWS, SIZE)
 
 
 @pytest.fixture
@@ -45,27 +45,27 @@ def draws():
 
 
 def shown(config, batch, draws, answer=None):
-    trainee = fresh_trainee(config.network, FAMILIES[config.family], 0)
+    trainee = init_train_module(config.network, FAMILIES[config.family], 0)
     spy = Spy(answer)
     losses, sigmas = Objective(config, trainee, spy, CPU).losses(batch, draws, 0)
     return trainee, spy.shown, losses, sigmas
 
 
 def test_one_level_for_all_views_and_both_domains(batch, draws):
-    config = of(SMALL, optimiser__batch=COUNT)
+    config = of(SMALL, optimiser__batch_size=COUNT)
     trainee, seen, _, sigmas = shown(config, batch, draws)
     assert sigmas.shape == (COUNT,)
     assert len(set(sigmas.tolist())) == COUNT
     torch.testing.assert_close(seen["c_noise"], 0.25 * sigmas.log())
-    clean = trainee.codec.to_scaled(images_of(batch).flatten(0, 2)).unflatten(0, (2, COUNT, VIEWS))
+    clean = trainee.codec.encode_scaled(domain_images(batch).flatten(0, 2)).unflatten(0, (2, COUNT, VIEWS))
     for index, sigma in enumerate(sigmas.tolist()):
-        into = coefficients(sigma).into
+        into = preconditioning(sigma).c_in
         expected = into * (clean[:, index] + sigma * draws.noise[:, index])
         torch.testing.assert_close(seen["x"][:, index, :, :LATENT], expected)
 
 
 def test_what_is_left_out_is_left_out_of_all_views_and_both_domains(batch, draws):
-    config = of(SMALL, optimiser__batch=COUNT, conditions__dropout=0.25)
+    config = of(SMALL, optimiser__batch_size=COUNT, conditioning__dropout=0.25)
     _, seen, _, _ = shown(config, batch, draws)
     latents = seen["x"][:, :, :, LATENT:]  # (D, B, V, C, h, w)
     for index in range(COUNT):
@@ -78,7 +78,7 @@ def test_what_is_left_out_is_left_out_of_all_views_and_both_domains(batch, draws
 
 
 def test_the_latent_beside_the_noise_is_the_noisy_images_unscaled_one(batch, draws):
-    config = of(SMALL, conditions__dropout=0.0, conditions__background_share=0.0)
+    config = of(SMALL, conditioning__dropout=0.0, conditioning__augmentation__random_background_fraction=0.0)
     trainee, seen, _, _ = shown(config, batch, draws)
     strength = torch.exp(-3 + 0.5 * draws.strength)[:, None, None, None]
     image = batch.colour[:, 0].movedim(-1, 1).float() / 127.5 - 1
@@ -88,10 +88,10 @@ def test_the_latent_beside_the_noise_is_the_noisy_images_unscaled_one(batch, dra
 
 
 def test_the_loss_is_that_of_the_velocity(batch, draws):
-    config = of(SMALL, optimiser__batch=COUNT)
+    config = of(SMALL, optimiser__batch_size=COUNT)
     trainee, _, losses, sigmas = shown(config, batch, draws)
-    clean = Objective(config, trainee, None, CPU).latents(images_of(batch))
-    right = velocity(clean, draws.noise, sigmas)
+    clean = Objective(config, trainee, None, CPU).latents(domain_images(batch))
+    right = velocity_target(clean, draws.noise, sigmas)
     torch.testing.assert_close(losses, right.square().mean(dim=(2, 3, 4, 5)))
     _, _, losses, _ = shown(config, batch, draws, right)
     assert losses.shape == (2, COUNT)
@@ -100,7 +100,7 @@ def test_the_loss_is_that_of_the_velocity(batch, draws):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "autocast"])
 def test_lower_precision_is_close_and_weights_and_gradients_stay_float32(batch, draws, precision):
-    trainee = fresh_trainee(of(SMALL).network, FAMILIES[SMALL.family], 0)
+    trainee = init_train_module(of(SMALL).network, FAMILIES[SMALL.family], 0)
     generator = torch.Generator().manual_seed(1)
     for weight in trainee.parameters():
         weight.data += 0.05 * torch.randn(weight.shape, generator=generator)

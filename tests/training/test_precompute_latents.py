@@ -10,11 +10,11 @@ import torch
 
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.progress import Progress
-from nova3d_core.training.config import ConditionConfig
-from nova3d_core.training.data.batches import batch_of, signed, told_in_training
+from nova3d_core.training.config import ConditioningConfig
+from nova3d_core.training.data.batches import collate_images, to_signed, sample_conditioning
 from nova3d_core.training.data.config import DatasetConfig, ImageConfig, PrecomputeConfig
-from nova3d_core.training.data.mesh_sources import Procedural
-from nova3d_core.training.data.precompute_latents import Encoders, encoders_of, precompute
+from nova3d_core.training.data.mesh_sources import ProceduralObjects
+from nova3d_core.training.data.precompute_latents import Encoders, load_encoders, precompute_latents
 from nova3d_core.training.data.render_dataset import render_dataset
 from nova3d_core.training.data.shards import ShardDataset
 from nova3d_core.training.step_rng import draw
@@ -29,7 +29,7 @@ CONFIG = PrecomputeConfig(variants=3, at_once=4)
 def images(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("images") / "set"
     image = ImageConfig(size_px=16, views=4, supersample=1)
-    render_dataset(Procedural(COUNT), folder, DatasetConfig(image=image, per_shard=3))
+    render_dataset(ProceduralObjects(COUNT), folder, DatasetConfig(image=image, objects_per_shard=3))
     return folder
 
 
@@ -40,7 +40,7 @@ def encoders(request) -> Encoders:
 
 
 def test_latents_are_those_that_training_would_make(images, encoders, tmp_path):
-    done = precompute(images, tmp_path / "latents", encoders, CONFIG)
+    done = precompute_latents(images, tmp_path / "latents", encoders, CONFIG)
     assert (done.shards, done.kept, done.objects) == (3, 0, COUNT)
     read = list(ShardDataset(tmp_path / "latents", epochs=1, shuffle=False))
     shown = list(ShardDataset(images, epochs=1, shuffle=False))
@@ -49,13 +49,13 @@ def test_latents_are_those_that_training_would_make(images, encoders, tmp_path):
     latents, item = read[number], shown[number]
     assert torch.equal(latents["azimuth_deg"], item["azimuth_deg"])
     for name in ("colour", "normal"):
-        want = codec.to_scaled(signed(item[name]))
-        assert latents[f"{name}_latent"].shape == want.shape == (4, codec.channels, 8, 8)
+        want = codec.encode_scaled(to_signed(item[name]))
+        assert latents[f"{name}_latent"].shape == want.shape == (4, codec.latent_channels, 8, 8)
         assert torch.allclose(latents[f"{name}_latent"].float(), want, atol=2e-3, rtol=1e-3)
     for variant in range(3):
         # the same numbers as a training step of this seed draws at this place
         draws = draw(0, number, range(variant, variant + 1), (1,) * 5, 16)
-        told = told_in_training(batch_of([item], 4, 16), draws, ConditionConfig(), 2)
+        told = sample_conditioning(collate_images([item], 4, 16), draws, ConditioningConfig(), 2)
         close = {"atol": 4e-3, "rtol": 2e-3}
         want = codec.encode(told.noisy_image)[0]
         assert torch.allclose(latents["condition_latent"][variant].float(), want, **close)
@@ -66,18 +66,18 @@ def test_latents_are_those_that_training_would_make(images, encoders, tmp_path):
 
 
 def test_a_stopped_run_goes_on_and_comes_out_the_same(images, encoders, tmp_path):
-    precompute(images, tmp_path / "whole", encoders, CONFIG)
+    precompute_latents(images, tmp_path / "whole", encoders, CONFIG)
     seen: list = []
     stopping = Progress(seen.append, lambda: len(seen) > 6)
     with pytest.raises(Cancelled):
-        precompute(images, tmp_path / "latents", encoders, CONFIG, progress=stopping)
+        precompute_latents(images, tmp_path / "latents", encoders, CONFIG, progress=stopping)
     left = sorted(path.name for path in (tmp_path / "latents").iterdir())
     assert left == ["dataset.json", "shard-000000.tar"]
-    assert precompute(images, tmp_path / "latents", encoders, CONFIG).kept == 1
+    assert precompute_latents(images, tmp_path / "latents", encoders, CONFIG).kept == 1
     for path in (tmp_path / "whole").iterdir():
         assert (tmp_path / "latents" / path.name).read_bytes() == path.read_bytes()
     with pytest.raises(InputError, match="variants was 3, now 2"):
-        precompute(images, tmp_path / "latents", encoders, PrecomputeConfig(variants=2))
+        precompute_latents(images, tmp_path / "latents", encoders, PrecomputeConfig(variants=2))
 
 
 def test_latents_that_are_not_finite_are_refused(images, tmp_path):
@@ -86,12 +86,12 @@ def test_latents_that_are_not_finite_are_refused(images, tmp_path):
         next(model.codec.parameters()).fill_(torch.nan)
     encoders = Encoders(model.codec, model.image_encoder, "broken")
     with pytest.raises(StageError, match=r"colour_latent of object procedural-0 is not finite"):
-        precompute(images, tmp_path / "latents", encoders)
+        precompute_latents(images, tmp_path / "latents", encoders)
     assert [path.name for path in (tmp_path / "latents").iterdir()] == ["dataset.json"]
 
 
 def test_settings_say_what_they_are_of(images, encoders, tmp_path):
-    precompute(images, tmp_path / "latents", encoders, CONFIG)
+    precompute_latents(images, tmp_path / "latents", encoders, CONFIG)
     held = json.loads((tmp_path / "latents" / "dataset.json").read_text())
     assert held["model"] == "small" and held["images"]["objects"] == COUNT
 
@@ -99,4 +99,4 @@ def test_settings_say_what_they_are_of(images, encoders, tmp_path):
 def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"model\.safetensors"):
-        encoders_of(tmp_path / "model.safetensors")
+        load_encoders(tmp_path / "model.safetensors")

@@ -22,13 +22,13 @@ LOOKING = {
     "run__validation_steps": 2,
     "run__validation_objects": 1,
     "run__sampling_steps": 1,
-    "run__sheet_steps": 2,
+    "run__sample_grid_steps": 2,
 }
 CHANGES = {
-    "optimiser__batch": 4,
-    "optimiser__clip": 1e6,
+    "optimiser__batch_size": 4,
+    "optimiser__max_grad_norm": 1e6,
     "optimiser__steps": 3,
-    "network__small_residuals": 0.5,
+    "network__residual_init_scale": 0.5,
 }
 
 
@@ -63,7 +63,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     train_together(1, folder / "one")
     train_together(2, folder / "two")
-    train_together(2, folder / "parts", optimiser__at_once=1)
+    train_together(2, folder / "parts", optimiser__micro_batch_size=1)
     train_together(2, folder / "split", split=True, **LOOKING)
     return folder
 
@@ -118,11 +118,11 @@ def test_split_weights_are_looked_through_too(runs):
 @pytest.mark.slow
 def test_muon_steps_alike_in_all_processes_and_refuses_split_weights(tmp_path):
     for world in (1, 2):
-        train_together(world, tmp_path / str(world), optimiser__method="muon")
+        train_together(world, tmp_path / str(world), optimiser__name="muon")
     for part in ("weights", "average", "optimiser"):
         assert_close(newest(tmp_path / "1", part), newest(tmp_path / "2", part))
     with pytest.raises(AssertionError, match="muon needs whole weights in each process"):
-        train_together(2, tmp_path / "split", split=True, optimiser__method="muon")
+        train_together(2, tmp_path / "split", split=True, optimiser__name="muon")
 
 
 @pytest.mark.slow

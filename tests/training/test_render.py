@@ -12,7 +12,7 @@ from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.mesh import Mesh
 from nova3d_core.training.data.config import ImageConfig, LightConfig
-from nova3d_core.training.data.render import averaged_down, is_closed, ray_cast, render_object
+from nova3d_core.training.data.render import downsample_texture, is_closed, ray_cast, render_object
 from nova3d_core.training.procedural import procedural_object
 
 FLAT = LightConfig(ambient=1.0, key=0.0)
@@ -123,7 +123,7 @@ def test_closed_is_told_from_open_and_from_faces_turned_around(make_sphere, l_so
 
 def test_large_textures_are_averaged_down():
     texture = torch.rand(100, 37, 3)
-    small = averaged_down(texture, 40)
+    small = downsample_texture(texture, 40)
     assert small.shape == (34, 13, 3)
     assert torch.allclose(small[0, 0], texture[:3, :3].mean(dim=(0, 1)), atol=1e-6)
-    assert torch.equal(averaged_down(texture, 100), texture)
+    assert torch.equal(downsample_texture(texture, 100), texture)

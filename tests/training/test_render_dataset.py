@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from nova3d_core.errors import Cancelled, InputError, StageError
-from nova3d_core.io.mesh.read import write_mesh
+from nova3d_core.io.mesh.write import write_mesh
 from nova3d_core.progress import Progress
 from nova3d_core.training.data.config import DatasetConfig, ImageConfig
 from nova3d_core.training.data.dataset_lock import SETTINGS
-from nova3d_core.training.data.mesh_sources import Procedural, read_mesh_list
+from nova3d_core.training.data.mesh_sources import ProceduralObjects, read_mesh_list
 from nova3d_core.training.data.render_dataset import SKIPPED, render_dataset
 from nova3d_core.training.data.shards import ShardDataset
-from nova3d_core.training.data.workers import runner
+from nova3d_core.training.data.workers import task_runner
 from nova3d_core.training.procedural import procedural_object
 
-CONFIG = DatasetConfig(image=ImageConfig(size_px=16, views=3, supersample=1), per_shard=4)
+CONFIG = DatasetConfig(image=ImageConfig(size_px=16, views=3, supersample=1), objects_per_shard=4)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -75,17 +75,17 @@ def test_bad_meshes_are_skipped_and_listed_and_the_rest_is_rendered(meshes, tmp_
 def test_large_meshes_are_skipped_before_they_cost_anything(meshes, tmp_path):
     (tmp_path / "one.txt").write_text(str(meshes.parent / "good.glb"))
     source = read_mesh_list(tmp_path / "one.txt")
-    few = DatasetConfig(image=CONFIG.image, most_faces=100)
+    few = DatasetConfig(image=CONFIG.image, max_faces=100)
     done = render_dataset(source, tmp_path / "faces", few)
     assert "faces, more than 100" in done.skipped[0]["reason"] and done.objects == 0
-    small = DatasetConfig(image=CONFIG.image, most_mib=0.001)
+    small = DatasetConfig(image=CONFIG.image, max_mesh_mib=0.001)
     done = render_dataset(source, tmp_path / "mib", small)
     assert "more than 0.001" in done.skipped[0]["reason"]
 
 
 def test_fronts_are_random_turns_that_the_seed_repeats(meshes, tmp_path):
     (tmp_path / "one.txt").write_text(str(meshes.parent / "good.glb"))
-    config = DatasetConfig(image=CONFIG.image, fronts=3)
+    config = DatasetConfig(image=CONFIG.image, yaws_per_mesh=3)
     source = read_mesh_list(tmp_path / "one.txt", 3)
     for name in ("a", "b"):
         assert render_dataset(source, tmp_path / name, config).objects == 3
@@ -127,14 +127,14 @@ def stopped_after(steps: int) -> Progress:
 
 
 def test_a_stopped_set_goes_on_and_comes_out_the_same(tmp_path):
-    whole = render_dataset(Procedural(11), tmp_path / "whole", CONFIG)
+    whole = render_dataset(ProceduralObjects(11), tmp_path / "whole", CONFIG)
     assert (whole.shards, whole.kept, whole.objects) == (3, 0, 11)
     folder = tmp_path / "stopped"
     with pytest.raises(Cancelled):
-        render_dataset(Procedural(11), folder, CONFIG, progress=stopped_after(2))
+        render_dataset(ProceduralObjects(11), folder, CONFIG, progress=stopped_after(2))
     assert sorted(contents(folder)) == [SETTINGS, "shard-000000.tar"]
     kept = (folder / "shard-000000.tar").stat()
-    done = render_dataset(Procedural(11), folder, CONFIG)
+    done = render_dataset(ProceduralObjects(11), folder, CONFIG)
     assert (done.kept, done.objects) == (1, 11)
     assert (folder / "shard-000000.tar").stat().st_mtime_ns == kept.st_mtime_ns
     assert contents(folder) == contents(tmp_path / "whole")
@@ -142,26 +142,26 @@ def test_a_stopped_set_goes_on_and_comes_out_the_same(tmp_path):
 
 def test_a_damaged_shard_is_rendered_again(tmp_path, caplog):
     folder = tmp_path / "set"
-    render_dataset(Procedural(8), folder, CONFIG)
+    render_dataset(ProceduralObjects(8), folder, CONFIG)
     before = contents(folder)
     path = folder / "shard-000001.tar"
     path.write_bytes(path.read_bytes()[:3000])
-    assert render_dataset(Procedural(8), folder, CONFIG).kept == 1
+    assert render_dataset(ProceduralObjects(8), folder, CONFIG).kept == 1
     assert "shard-000001.tar" in caplog.text and "rendered again" in caplog.text
     assert contents(folder) == before
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):
     folder = tmp_path / "set"
-    render_dataset(Procedural(4), folder, CONFIG)
+    render_dataset(ProceduralObjects(4), folder, CONFIG)
     before = contents(folder)
-    other = DatasetConfig(seed=3, image=CONFIG.image, per_shard=4)
+    other = DatasetConfig(seed=3, image=CONFIG.image, objects_per_shard=4)
     with pytest.raises(InputError, match="seed was 0, now 3"):
-        render_dataset(Procedural(4), folder, other)
+        render_dataset(ProceduralObjects(4), folder, other)
     with pytest.raises(InputError, match="objects was 4, now 5"):
-        render_dataset(Procedural(5), folder, CONFIG)
+        render_dataset(ProceduralObjects(5), folder, CONFIG)
     assert contents(folder) == before
-    assert render_dataset(Procedural(4), folder, other, overwrite=True).kept == 0
+    assert render_dataset(ProceduralObjects(4), folder, other, overwrite=True).kept == 0
     assert contents(folder)["shard-000000.tar"] != before["shard-000000.tar"]
 
 
@@ -169,15 +169,15 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("dear")
     for overwrite in (False, True):
         with pytest.raises(InputError, match="is not empty"):
-            render_dataset(Procedural(1), tmp_path, CONFIG, overwrite=overwrite)
+            render_dataset(ProceduralObjects(1), tmp_path, CONFIG, overwrite=overwrite)
     with pytest.raises(InputError, match="is a file"):
-        render_dataset(Procedural(1), tmp_path / "thesis.txt", CONFIG)
+        render_dataset(ProceduralObjects(1), tmp_path / "thesis.txt", CONFIG)
     assert contents(tmp_path) == {"thesis.txt": b"dear"}
 
 
 @pytest.mark.slow
 def test_processes_give_the_same_shards(tmp_path, meshes):
-    sources = {"made": Procedural(13), "read": read_mesh_list(meshes)}
+    sources = {"made": ProceduralObjects(13), "read": read_mesh_list(meshes)}
     for name, source in sources.items():
         render_dataset(source, tmp_path / name, CONFIG)
         render_dataset(source, tmp_path / f"{name}2", CONFIG, workers=2)
@@ -194,22 +194,22 @@ def _die(number: int) -> int:
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_told():
-    with pytest.raises(StageError, match="a worker process died"), runner(2) as run:
+    with pytest.raises(StageError, match="a worker process died"), task_runner(2) as run:
         list(run(_die, range(5)))
 
 
 @pytest.mark.slow
 def test_a_local_ray_gives_the_same_shards(tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: it is heavy, and optional")
-    render_dataset(Procedural(9), tmp_path / "here", CONFIG)
-    render_dataset(Procedural(9), tmp_path / "ray", CONFIG, workers=2, ray="local")
+    render_dataset(ProceduralObjects(9), tmp_path / "here", CONFIG)
+    render_dataset(ProceduralObjects(9), tmp_path / "ray", CONFIG, workers=2, ray="local")
     assert contents(tmp_path / "here") == contents(tmp_path / "ray")
 
 
 def test_nobody_at_the_address_of_a_cluster_is_told_at_once(tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: it is heavy, and optional")
     with pytest.raises(InputError, match=r"no Ray cluster at '127\.0\.0\.1:9'"):
-        render_dataset(Procedural(1), tmp_path / "set", CONFIG, ray="127.0.0.1:9")
+        render_dataset(ProceduralObjects(1), tmp_path / "set", CONFIG, ray="127.0.0.1:9")
     assert not (tmp_path / "set").exists()
 
 
@@ -220,5 +220,5 @@ def test_a_missing_ray_is_named(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match="'ray'"):
-        render_dataset(Procedural(1), tmp_path / "set", CONFIG, ray="auto")
+        render_dataset(ProceduralObjects(1), tmp_path / "set", CONFIG, ray="auto")
     assert not (tmp_path / "set").exists()

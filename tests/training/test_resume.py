@@ -10,7 +10,7 @@ import torch
 
 from nova3d_core.errors import InputError
 from nova3d_core.progress import Progress
-from nova3d_core.training.checkpoint import checkpoints_in, moments, read_state
+from nova3d_core.training.checkpoint import checkpoints_in, named_moments, read_state
 from nova3d_core.training.tensor_files import read_tensors
 
 from .parts import SMALL, assert_equal, of, run, state
@@ -34,7 +34,7 @@ def log_of(output):
     ("precision", "method"), [("float32", "adamw"), ("bfloat16", "adamw"), ("float32", "muon")]
 )
 def test_stopped_and_resumed_equals_unbroken(tmp_path, precision, method):
-    config = of(SMALL, precision=precision, optimiser__curve="cosine", optimiser__method=method)
+    config = of(SMALL, precision=precision, optimiser__lr_schedule="cosine", optimiser__name=method)
     unbroken = run(config, tmp_path / "unbroken")
     assert unbroken.reason == "finished"
     reasons = []
@@ -98,13 +98,13 @@ def test_minutes_end_a_run_cleanly(tmp_path):
 
 def test_changed_settings_are_refused_with_the_difference(tmp_path):
     run(of(SMALL, optimiser__steps=2), tmp_path)
-    changed = of(SMALL, optimiser__steps=4, optimiser__learning_rate=0.5, conditions__dropout=0.2)
+    changed = of(SMALL, optimiser__steps=4, optimiser__learning_rate=0.5, conditioning__dropout=0.2)
     with pytest.raises(InputError) as caught:
         run(changed, tmp_path)
     said = str(caught.value)
     assert "optimiser.steps: 2 -> 4" in said
     assert "optimiser.learning_rate: 0.002 -> 0.5" in said
-    assert "conditions.dropout: 0.1 -> 0.2" in said
+    assert "conditioning.dropout: 0.1 -> 0.2" in said
     assert "batch" not in said and "--accept-changes" in said
     assert len(checkpoints_in(tmp_path)) == 1
     outcome = run(changed, tmp_path, accept_changes=True)
@@ -115,7 +115,7 @@ def test_changed_settings_are_refused_with_the_difference(tmp_path):
 
 def test_how_a_run_is_watched_may_change(tmp_path):
     run(of(SMALL, optimiser__steps=2), tmp_path)
-    config = of(SMALL, optimiser__steps=2, run__log_every=3, optimiser__at_once=1, data__ahead=0)
+    config = of(SMALL, optimiser__steps=2, run__log_steps=3, optimiser__micro_batch_size=1, data__prefetch_batches=0)
     assert run(config, tmp_path).reason == "finished"
 
 
@@ -142,8 +142,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_left(tmp_path):
 
 
 def test_accumulated_parts_make_nearly_the_same_step(tmp_path):
-    whole = run(of(SMALL, optimiser__batch=4, optimiser__at_once=4), tmp_path / "whole")
-    parts = run(of(SMALL, optimiser__batch=4, optimiser__at_once=3), tmp_path / "parts")
+    whole = run(of(SMALL, optimiser__batch_size=4, optimiser__micro_batch_size=4), tmp_path / "whole")
+    parts = run(of(SMALL, optimiser__batch_size=4, optimiser__micro_batch_size=3), tmp_path / "parts")
     for name, value in state(whole).items():
         torch.testing.assert_close(state(parts)[name], value, rtol=2e-3, atol=2e-4, msg=name)
 
@@ -155,7 +155,7 @@ def test_the_optimisers_moments_have_their_weights_names(tmp_path):
     assert held["exp_avg.unet.out.2.weight"].shape == weights["unet.out.2.weight"].shape
     assert not any("attn2.to_q" in name for name in held)
     assert (
-        moments(torch.nn.Linear(1, 1), torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])) == {}
+        named_moments(torch.nn.Linear(1, 1), torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])) == {}
     )
 
 

@@ -14,10 +14,10 @@ import torch
 
 from nova3d_core.errors import InputError
 from nova3d_core.training.data.config import DatasetConfig, ImageConfig
-from nova3d_core.training.data.mesh_sources import Procedural
+from nova3d_core.training.data.mesh_sources import ProceduralObjects
 from nova3d_core.training.data.render_dataset import render_dataset
 from nova3d_core.training.data.shard_writer import write_shard
-from nova3d_core.training.data.shards import ABOUT, ProceduralDataset, ShardDataset, read_shard
+from nova3d_core.training.data.shards import SHARD_INFO, ProceduralDataset, ShardDataset, read_shard
 
 SMALL = ImageConfig(size_px=16, views=3, supersample=1)
 COUNT, PER_SHARD = 22, 5
@@ -26,8 +26,8 @@ COUNT, PER_SHARD = 22, 5
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "set"
-    config = DatasetConfig(seed=7, image=SMALL, per_shard=PER_SHARD)
-    render_dataset(Procedural(COUNT), folder, config)
+    config = DatasetConfig(seed=7, image=SMALL, objects_per_shard=PER_SHARD)
+    render_dataset(ProceduralObjects(COUNT), folder, config)
     return folder
 
 
@@ -54,8 +54,8 @@ def test_objects_come_back_as_they_were_rendered(folder):
 
 
 def test_npy_members_hold_the_same(folder, tmp_path):
-    config = DatasetConfig(seed=7, image=SMALL, per_shard=50, images_as="npy")
-    render_dataset(Procedural(3), tmp_path / "npy", config)
+    config = DatasetConfig(seed=7, image=SMALL, objects_per_shard=50, image_format="npy")
+    render_dataset(ProceduralObjects(3), tmp_path / "npy", config)
     png = islice(iter(ShardDataset(folder, epochs=1, shuffle=False)), 3)
     other_way = ShardDataset(tmp_path / "npy", epochs=1, shuffle=False)
     for one, other in zip(png, other_way, strict=True):
@@ -66,8 +66,8 @@ def test_npy_members_hold_the_same(folder, tmp_path):
 def test_plain_tarfile_reads_them(folder):
     with tarfile.open(folder / "shard-000000.tar") as tar:
         names = tar.getnames()
-        about = json.load(tar.extractfile(ABOUT))
-    assert names[0] == ABOUT and len(names) == 1 + 4 * PER_SHARD
+        about = json.load(tar.extractfile(SHARD_INFO))
+    assert names[0] == SHARD_INFO and len(names) == 1 + 4 * PER_SHARD
     assert about["count"] == PER_SHARD and about["views"] == 3 and about["size_px"] == 16
     assert about["members"] == ["colour.png", "json", "mask.png", "normal.png"]
 

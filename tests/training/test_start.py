@@ -44,7 +44,7 @@ def config(svd):
         start=str(svd),
         data__size_px=SIZE,
         optimiser__steps=2,
-        optimiser__batch=1,
+        optimiser__batch_size=1,
     )
 
 
@@ -127,7 +127,7 @@ def test_latents_of_svd_by_the_command_itself(svd, tmp_path):
     latents = list(ShardDataset(made / "latents", epochs=1, shuffle=False))
     assert [item["key"] for item in latents] == [item["key"] for item in images]
     _, codec, _ = load_svd(svd)
-    want = codec.float().to_scaled(to_signed(images[0]["colour"]))
+    want = codec.float().encode_scaled(to_signed(images[0]["colour"]))
     assert torch.allclose(latents[0]["colour_latent"].float(), want, atol=2e-3, rtol=1e-3)
 
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from nova3d_core.cli.export import Export
-from nova3d_core.diffusion.families import SampleConfig
+from nova3d_core.diffusion.sampling.config import SampleConfig
 from nova3d_core.diffusion.sampling.pipeline import sample
 from nova3d_core.errors import InputError
 from nova3d_core.progress import SILENT
 from nova3d_core.training.checkpoint import checkpoints_in
-from nova3d_core.training.presets import read_train_config, shipped_configs
+from nova3d_core.training.presets import read_train_config, preset_names
 from nova3d_core.training.tensor_files import read_tensors
 from nova3d_core.weights.discovery.layouts import METADATA_KEY, read_header
 from nova3d_core.weights.load import load_model
@@ -45,8 +45,8 @@ def train(*words):
 def settings(tmp_path_factory):
     config = of(
         SMALL,
-        run__sheet_steps=2,
-        run__sheet_objects=1,
+        run__sample_grid_steps=2,
+        run__sample_grid_objects=1,
         run__validation_steps=4,
         run__validation_objects=2,
         run__sampling_steps=1,
@@ -147,7 +147,7 @@ def test_toml_reads_as_json_does(tmp_path):
 def test_settings_written_beside_a_run_read_back_the_same(settings):
     again = read_train_config(str(settings))
     assert json.loads(settings.read_text()) == json.loads(json.dumps(asdict(again)))
-    for name in shipped_configs():
+    for name in preset_names():
         assert read_train_config(name).family in ("nova3d", "nova3d-mini")
 
 

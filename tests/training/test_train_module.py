@@ -9,10 +9,10 @@ import torch
 
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.errors import InputError
-from nova3d_core.training.data.batches import batch_of
+from nova3d_core.training.data.batches import collate_images
 from nova3d_core.training.objective import Objective
 from nova3d_core.training.step_rng import draw
-from nova3d_core.training.train_module import IDLE, fresh_trainee
+from nova3d_core.training.train_module import UNUSED_LAYERS, init_train_module
 
 from .parts import SIZE, SMALL, VIEWS, objects, of
 
@@ -21,13 +21,13 @@ CPU = torch.device("cpu")
 
 
 def losses(trainee, config=SMALL):
-    batch = batch_of(objects(2), VIEWS, SIZE)
+    batch = collate_images(objects(2), VIEWS, SIZE)
     draws = draw(0, 0, range(2), (2, VIEWS, 48, 4, 4), SIZE)
     return Objective(config, trainee, trainee, CPU).losses(batch, draws, 0)[0]
 
 
 def test_a_fresh_network_answers_nothing_and_costs_what_nothing_costs():
-    trainee = fresh_trainee(SMALL.network, FAMILY, 0)
+    trainee = init_train_module(SMALL.network, FAMILY, 0)
     x = torch.randn(2, 1, VIEWS, 96, 4, 4)
     told = (torch.zeros(1), torch.zeros(1, 3, SIZE, SIZE), torch.ones(1))
     answer = trainee(x, *told, torch.zeros(1, VIEWS, 256), torch.zeros(2, 1, VIEWS, 10))
@@ -37,7 +37,7 @@ def test_a_fresh_network_answers_nothing_and_costs_what_nothing_costs():
 
 def test_seeds_repeat_and_differ():
     def weights(seed):
-        return fresh_trainee(SMALL.network, FAMILY, seed).state_dict()
+        return init_train_module(SMALL.network, FAMILY, seed).state_dict()
 
     torch.manual_seed(5)
     one = weights(0)
@@ -50,21 +50,21 @@ def test_seeds_repeat_and_differ():
 @pytest.mark.parametrize("alignment", ["gta", "spatial", "none"])
 def test_every_trained_weight_has_a_gradient_and_only_idle_ones_are_frozen(alignment):
     unet = replace(SMALL.network.unet, alignment=alignment)
-    config = of(SMALL, network__unet=unet, conditions__dropout=0.0)
-    trainee = fresh_trainee(config.network, FAMILY, 0)
+    config = of(SMALL, network__unet=unet, conditioning__dropout=0.0)
+    trainee = init_train_module(config.network, FAMILY, 0)
     generator = torch.Generator().manual_seed(1)
     for weight in trainee.parameters():  # off the start, where zeros hold gradients back
         weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
     losses(trainee, config).mean().backward()
     for name, weight in trainee.named_parameters():
-        idle = any(part in f".{name}" for part in IDLE)
+        idle = any(part in f".{name}" for part in UNUSED_LAYERS)
         assert weight.requires_grad == (not idle), name
         if not idle:
             assert weight.grad is not None and bool((weight.grad != 0).any()), name
 
 
 def test_idle_weights_truly_do_nothing():
-    trainee = fresh_trainee(SMALL.network, FAMILY, 0)
+    trainee = init_train_module(SMALL.network, FAMILY, 0)
     generator = torch.Generator().manual_seed(1)
     for weight in trainee.parameters():
         weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
@@ -77,16 +77,16 @@ def test_idle_weights_truly_do_nothing():
 
 def test_checkpointing_changes_memory_not_gradients():
     gradients = []
-    for checkpointing in (False, True):
-        trainee = fresh_trainee(of(SMALL, network__small_residuals=0.5).network, FAMILY, 0)
+    for gradient_checkpointing in (False, True):
+        trainee = init_train_module(of(SMALL, network__residual_init_scale=0.5).network, FAMILY, 0)
         trainee.unet.out[2].weight.data.normal_(generator=torch.Generator().manual_seed(0))
-        trainee.unet.checkpointing = checkpointing
+        trainee.unet.gradient_checkpointing = gradient_checkpointing
         losses(trainee).mean().backward()
         gradients.append([w.grad for w in trainee.parameters() if w.requires_grad])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_parts_that_do_not_belong_together_are_refused():
-    unet = replace(SMALL.network.unet, channels_in=8)
+    unet = replace(SMALL.network.unet, in_channels=8)
     with pytest.raises(InputError, match="channels_in = 8"):
-        fresh_trainee(replace(SMALL.network, unet=unet), FAMILY, 0)
+        init_train_module(replace(SMALL.network, unet=unet), FAMILY, 0)

@@ -51,7 +51,7 @@ def test_a_bad_step_changes_nothing_and_is_counted(tmp_path, monkeypatch, value)
 def test_a_gradient_that_is_not_finite_is_a_bad_step_too(tmp_path, monkeypatch):
     from nova3d_core.training import runs
 
-    plain = runs.trainee_of
+    plain = runs.build_train_module
 
     def poisoned(config, progress):
         trainee = plain(config, progress)
@@ -65,7 +65,7 @@ def test_a_gradient_that_is_not_finite_is_a_bad_step_too(tmp_path, monkeypatch):
         weight.register_hook(grad)
         return trainee
 
-    monkeypatch.setattr(runs, "trainee_of", poisoned)
+    monkeypatch.setattr(runs, "build_train_module", poisoned)
     outcome = run(of(SMALL, optimiser__steps=4), tmp_path)
     assert outcome.place.skipped == 1
     assert outcome.ema.updates == 3
@@ -74,7 +74,7 @@ def test_a_gradient_that_is_not_finite_is_a_bad_step_too(tmp_path, monkeypatch):
 
 def test_good_steps_between_bad_ones_let_the_run_go_on(tmp_path, monkeypatch):
     spoil(monkeypatch, {0, 1, 3, 4})
-    outcome = run(of(SMALL, optimiser__steps=6, run__bad_steps=3), tmp_path)
+    outcome = run(of(SMALL, optimiser__steps=6, run__max_consecutive_skips=3), tmp_path)
     assert (outcome.reason, outcome.place.skipped) == ("finished", 4)
 
 
@@ -82,7 +82,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run_and_keep_the_last_good_checkpoi
     tmp_path, monkeypatch
 ):
     config = of(
-        SMALL, optimiser__steps=100, run__checkpoint_steps=1, run__bad_steps=5, run__checkpoints=1
+        SMALL, optimiser__steps=100, run__checkpoint_steps=1, run__max_consecutive_skips=5, run__max_checkpoints=1
     )
     with monkeypatch.context() as patch:
         spoil(patch, set(range(3, 100)))
@@ -91,7 +91,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run_and_keep_the_last_good_checkpoi
     assert "last checkpoint is kept" in str(caught.value)
     assert [path.name for path in checkpoints_in(tmp_path)] == ["step-00000003"]
     kept = read_state(checkpoints_in(tmp_path)[-1])
-    assert (kept.place.skipped, kept.place.bad_in_a_row) == (0, 0)
+    assert (kept.place.skipped, kept.place.consecutive_skips) == (0, 0)
     lower = of(config, optimiser__steps=4, optimiser__learning_rate=1e-4)
     assert run(lower, tmp_path, accept_changes=True).reason == "finished"
 
@@ -202,9 +202,9 @@ def test_an_unwritable_place_is_refused_before_anything_is_built(tmp_path):
 
 
 def test_a_batch_that_cannot_be_dealt_out_and_a_run_without_shards_are_refused(tmp_path):
-    from nova3d_core.training.data.object_sources import block_of, source_of
+    from nova3d_core.training.data.object_sources import batch_size_per_process, make_object_stream
 
     with pytest.raises(InputError, match="3 objects cannot be dealt out evenly to 2"):
-        block_of(of(SMALL, optimiser__batch=3), 2)
+        batch_size_per_process(of(SMALL, optimiser__batch_size=3), 2)
     with pytest.raises(InputError, match="name no shards"):
-        source_of(of(SMALL, data__source="shards"), 0, 1)
+        make_object_stream(of(SMALL, data__source="shards"), 0, 1)

@@ -9,17 +9,17 @@ from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import OneDevice
 from nova3d_core.progress import Progress
 from nova3d_core.training.data.object_sources import held_out_objects
-from nova3d_core.training.train_module import fresh_trainee
+from nova3d_core.training.train_module import init_train_module
 from nova3d_core.training.validation import (
     VALIDATING,
-    Truth,
+    ValidationSample,
     paint,
     sheet,
     silhouettes,
-    truth_of,
-    unseen_means,
+    validation_sample,
+    mean_over_unseen_views,
     validate,
-    view_figures,
+    view_metrics,
 )
 
 from .parts import SIZE, SMALL, VIEWS, objects, of
@@ -29,7 +29,7 @@ SIDE = 24
 
 
 @pytest.fixture
-def truth() -> Truth:
+def truth() -> ValidationSample:
     """Balls: grey in front of white, with their true normals in the frame of view 0."""
     row = (torch.arange(SIDE) - (SIDE - 1) / 2) / (SIDE * 0.4)
     y, x = torch.meshgrid(-row, row, indexing="ij")
@@ -37,14 +37,14 @@ def truth() -> Truth:
     z = (1 - x**2 - y**2).clamp_min(0).sqrt()
     normals = torch.where(inside[..., None], torch.stack([x, y, z], -1) * 0.5 + 0.5, 1.0)
     colours = torch.where(inside[..., None], 0.3, 1.0).expand(-1, -1, 3)
-    return Truth(*(part.expand(4, *part.shape) for part in (colours, normals, inside.float())))
+    return ValidationSample(*(part.expand(4, *part.shape) for part in (colours, normals, inside.float())))
 
 
 def figures(truth, colour=None, normal=None):
     painted = torch.stack(
         [truth.colour if colour is None else colour, truth.normal if normal is None else normal]
     )
-    return unseen_means(view_figures(painted, truth))
+    return mean_over_unseen_views(view_metrics(painted, truth))
 
 
 def test_the_truth_itself_is_perfect(truth):
@@ -87,7 +87,7 @@ def test_half_a_silhouette_is_half(truth):
 def test_white_surfaces_do_not_count_against_agreement(truth):
     white = truth.colour.clone()
     white[:, : SIDE // 2] = 1.0
-    pale = Truth(white, truth.normal, truth.mask)
+    pale = ValidationSample(white, truth.normal, truth.mask)
     assert figures(pale)["agreement_iou"] == 1.0
 
 
@@ -110,13 +110,13 @@ def test_silhouettes_part_white_from_every_unit_normal():
 
 @pytest.fixture
 def model():
-    trainee = fresh_trainee(SMALL.network, FAMILY, 0)
+    trainee = init_train_module(SMALL.network, FAMILY, 0)
     trainee.unet.out[2].weight.data.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
     return trainee.model("in training")
 
 
 def test_painting_repeats_and_validation_is_the_mean_of_its_objects(model):
-    truths = [truth_of(item) for item in objects(2)]
+    truths = [validation_sample(item) for item in objects(2)]
     placement = OneDevice(model, torch.device("cpu"))
     told = []
     found = validate(model, truths, placement, 2, Progress(lambda event: told.append(event)))
@@ -136,18 +136,18 @@ def test_painting_repeats_and_validation_is_the_mean_of_its_objects(model):
 
 def test_numbers_that_are_not_finite_spoil_one_object_not_the_run(model):
     model.unet.out[2].weight.data.fill_(float("nan"))
-    truths = [truth_of(item) for item in objects(2)]
+    truths = [validation_sample(item) for item in objects(2)]
     found = validate(model, truths, OneDevice(model, torch.device("cpu")), 1)
     assert found.means == {} and found.painted == []
 
 
 def test_held_out_objects_repeat_and_are_no_training_objects():
-    from nova3d_core.training.data.object_sources import source_of
+    from nova3d_core.training.data.object_sources import make_object_stream
 
     config = of(SMALL, data__size_px=SIZE)
     held = held_out_objects(config, FAMILY, 2)
     again = held_out_objects(of(config, seed=5), FAMILY, 2)
     assert all(torch.equal(a.colour, b.colour) for a, b in zip(held, again, strict=True))
-    learnt = {item["key"] for item, _ in zip(source_of(config, 0, 1), range(3), strict=False)}
+    learnt = {item["key"] for item, _ in zip(make_object_stream(config, 0, 1), range(3), strict=False)}
     assert not learnt & {truth.key for truth in held}
     assert held_out_objects(config, FAMILY, 0) == []

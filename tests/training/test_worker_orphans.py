@@ -17,10 +17,10 @@ from ..orphans import living
 ROOT = Path(__file__).resolve().parents[2]
 BUSY = """
 import time
-from nova3d_core.training.data.workers import runner
+from nova3d_core.training.data.workers import task_runner
 from tests.training.test_worker_orphans import busy
 if __name__ == "__main__":
-    with runner(2) as run:
+    with task_runner(2) as run:
         for _ in run(busy, [0.0, 0.0, 60.0, 60.0]):
             print("answer", flush=True)
 """

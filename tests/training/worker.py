@@ -14,7 +14,7 @@ import torch
 from nova3d_core.training import loop, runs
 from nova3d_core.training.dtensor import whole
 from nova3d_core.training.launch import settle_deepspeed
-from nova3d_core.training.optimiser import optimiser_of
+from nova3d_core.training.optimiser import make_optimiser
 from nova3d_core.training.tensor_files import write_tensors
 
 from .parts import SMALL, objects, of, run
@@ -32,7 +32,7 @@ def split_over_processes(trainee, config, accelerator):
     for module in reversed(list(trainee.modules())):
         if type(module).__name__ in FSDP_UNITS or module is trainee:
             fully_shard(module, mesh=mesh, reshard_after_forward=False)
-    return trainee, optimiser_of(trainee, config.optimiser)
+    return trainee, make_optimiser(trainee, config.optimiser)
 
 
 def zero_2(config, cpu):
@@ -47,7 +47,7 @@ def zero_2(config, cpu):
 
 def main(output: Path, changes: dict) -> None:
     """Trains, and keeps the gradients of the first step as they are before they are clipped."""
-    plain = loop.Loop._gradients
+    plain = loop.TrainLoop._gradients
     kept: dict[str, torch.Tensor] = {}
 
     def noted(self, batch, draws):
@@ -60,7 +60,7 @@ def main(output: Path, changes: dict) -> None:
             write_tensors(output.parent / f"{output.name}-{rank}.safetensors", kept)
         return found
 
-    loop.Loop._gradients = noted
+    loop.TrainLoop._gradients = noted
     if changes.pop("split", False):
         runs.prepared = split_over_processes
     if changes.pop("zero", False):

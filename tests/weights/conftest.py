@@ -71,14 +71,14 @@ def manifest(checkpoint_manifests: Path) -> Callable[[str], dict[str, tuple[int,
 
 @pytest.fixture(scope="session")
 def small_unet() -> Callable[..., dict[str, tuple[int, ...]]]:
-    """The telling keys of a video UNet: `small_unet(added_numbers, layout, prefix)`."""
+    """The telling keys of a video UNet: `small_unet(add_embed_dim, layout, prefix)`."""
 
     def make(
-        added_numbers: int, layout: str = "sgm", prefix: str = "model.diffusion_model."
+        add_embed_dim: int, layout: str = "sgm", prefix: str = "model.diffusion_model."
     ) -> dict[str, tuple[int, ...]]:
         keys = dict(SGM_UNET if layout == "sgm" else DIFFUSERS_UNET)
         added = "label_emb.0.0.weight" if layout == "sgm" else "add_embedding.linear_1.weight"
-        keys[added] = (1280, added_numbers)
+        keys[added] = (1280, add_embed_dim)
         return {prefix + name: shape for name, shape in keys.items()}
 
     return make

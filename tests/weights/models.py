@@ -15,7 +15,7 @@ from nova3d_core.diffusion.codecs.vae import VaeCodec, build_vae
 from nova3d_core.diffusion.codecs.vae_config import VaeConfig
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import MultiviewModel
-from nova3d_core.diffusion.network.config import CAMERA_TASK_NUMBERS, UNetConfig
+from nova3d_core.diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
 from nova3d_core.diffusion.network.unet import VideoUNet
 
 UNET = "model.diffusion_model."
@@ -38,12 +38,12 @@ def randomised(module: nn.Module, seed: int, dtype: torch.dtype = torch.float32)
 
 def random_unet(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> VideoUNet:
     """A narrow UNet whose heads are 64 wide, as files without metadata have them."""
-    own = {"domains": 2, "alignment": "gta", "camera_task_numbers": CAMERA_TASK_NUMBERS}
+    own = {"domains": 2, "alignment": "gta", "camera_task_dim": CAMERA_TASK_DIM}
     config = UNetConfig(
-        channels=64,
-        channel_factors=(1, 1, 2, 2),
-        context_channels=CLIP_SHAPE.out_channels,
-        added_numbers=ADDED[family],
+        model_channels=64,
+        channel_mult=(1, 1, 2, 2),
+        context_dim=CLIP_SHAPE.projection_dim,
+        add_embed_dim=ADDED[family],
         **(own if family == "nova3d" else {}),
     )
     return randomised(VideoUNet(config, device="meta"), seed, dtype)
@@ -56,24 +56,24 @@ def mini_model(
     codec = PixelCodec(4, mean=(0.1 + 0.2, 0.7, 0.6), deviation=1.0 / 3.0)
     config = UNetConfig(
         **{
-            "channels_in": 2 * codec.channels,
-            "channels_out": codec.channels,
-            "channels": 16,
-            "channel_factors": (1, 2),
+            "in_channels": 2 * codec.latent_channels,
+            "out_channels": codec.latent_channels,
+            "model_channels": 16,
+            "channel_mult": (1, 2),
             "attention_levels": (False, True),
-            "res_blocks": 1,
-            "head_channels": 16,
-            "context_channels": 24,
-            "added_numbers": 256,
+            "num_res_blocks": 1,
+            "num_head_channels": 16,
+            "context_dim": 24,
+            "add_embed_dim": 256,
             "domains": 2,
             "alignment": "gta",
-            "camera_task_numbers": CAMERA_TASK_NUMBERS,
-            "group_size": 8,
+            "camera_task_dim": CAMERA_TASK_DIM,
+            "norm_num_groups": 8,
             **settings,
         }
     )
     with torch.device("meta"):
-        encoder = SmallEncoder(channels=8, token=24)
+        encoder = SmallEncoder(channels=8, embed_dim=24)
     return MultiviewModel(
         FAMILIES["nova3d-mini"],
         randomised(VideoUNet(config, device="meta"), seed, dtype),
@@ -95,15 +95,15 @@ def copying_mini(dtype: torch.dtype = torch.float32) -> MultiviewModel:
     for weight in unet.parameters():
         weight.zero_()
     first, last, (norm, _, head) = unet.input_blocks[0][0], unet.output_blocks[-1][0], unet.out
-    first.weight[:2, codec.channels :, 1, 1] = -1.0 / codec.channels
+    first.weight[:2, codec.latent_channels :, 1, 1] = -1.0 / codec.latent_channels
     first.bias[:2] = 1.0
-    handed_on = last.skip_connection.in_channels - unet.config.channels
+    handed_on = last.skip_connection.in_channels - unet.config.model_channels
     for channel in range(2):
         last.skip_connection.weight[channel, handed_on + channel] = 1.0
     norm.weight[:2] = 100.0
     norm.bias[1] = -10.0
     colours = torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]])[..., None, None]  # blue, white
-    blue, white = codec.to_scaled(colours.expand(2, 3, codec.factor, codec.factor))[..., 0, 0]
+    blue, white = codec.encode_scaled(colours.expand(2, 3, codec.factor, codec.factor))[..., 0, 0]
     head.weight[:, 0, 1, 1], head.weight[:, 1, 1, 1] = (white - blue) / 10.0, (blue - white) / 10.0
     head.bias.copy_(-white)
     return model
@@ -116,7 +116,7 @@ def random_model(
     if family == "nova3d-mini":
         return mini_model(seed, dtype)
     temporal = not family.startswith("sv3d")
-    vae = build_vae(VaeConfig(VAE.widths, VAE.layers, VAE.channels, temporal))
+    vae = build_vae(VaeConfig(VAE.block_out_channels, VAE.layers_per_block, VAE.latent_channels, temporal))
     return MultiviewModel(
         FAMILIES.get(family),
         random_unet(family, seed, dtype),

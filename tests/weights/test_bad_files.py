@@ -193,7 +193,7 @@ def test_a_model_larger_than_memory_is_refused_before_it_is_read(tmp_path, write
     psutil = pytest.importorskip("psutil")
     wanted = 0.7 * psutil.virtual_memory().total / 2  # weights, at two bytes each in the file
     channels = 64 * int((wanted / 1.52e9) ** 0.5 * 320 / 64)
-    config = UNetConfig(channels=channels, added_numbers=256)
+    config = UNetConfig(model_channels=channels, add_embed_dim=256)
     state = VideoUNet(config, device="meta").state_dict()
     shapes = {UNET + name: tuple(value.shape) for name, value in state.items()}
     path = write_model(tmp_path / "huge.safetensors", shapes, "F16")
@@ -232,7 +232,7 @@ except InputError as error:
 def test_memory_that_runs_out_while_reading_is_told(tmp_path, write_model, suffix):
     if sys.platform != "linux":
         pytest.skip("only Linux limits a process's memory")
-    state = VideoUNet(UNetConfig(channels=64, added_numbers=256), device="meta").state_dict()
+    state = VideoUNet(UNetConfig(model_channels=64, add_embed_dim=256), device="meta").state_dict()
     path = tmp_path / f"big{suffix}"
     if suffix == ".ckpt":
         torch.save({UNET + name: torch.zeros(value.shape) for name, value in state.items()}, path)

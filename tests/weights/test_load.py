@@ -98,16 +98,16 @@ def test_our_own_layout_is_read_back_bit_for_bit(tmp_path, family, dtype):
 def test_what_shapes_do_not_tell_stands_in_the_metadata(tmp_path):
     model = random_model("nova3d")
     config = UNetConfig(
-        channels=32,
-        head_channels=8,
-        group_size=16,
-        context_channels=48,
-        added_numbers=256,
+        model_channels=32,
+        num_head_channels=8,
+        norm_num_groups=16,
+        context_dim=48,
+        add_embed_dim=256,
         domains=2,
-        camera_task_numbers=10,
-        channel_factors=(1, 2),
+        camera_task_dim=10,
+        channel_mult=(1, 2),
         attention_levels=(False, True),
-        res_blocks=1,
+        num_res_blocks=1,
     )
     model.unet = randomised(VideoUNet(config, device="meta"), 5)
     path = tmp_path / "ablation.safetensors"

@@ -101,7 +101,7 @@ def test_a_public_checkpoint_fits_and_is_used_up(opened, name):
     parts = [unet_component(file, identity, operations), codec_component(file)]
     if "image_encoder" in identity.parts:
         parts.append(image_encoder_component(file))
-    assert parts[0].module.config == UNetConfig(added_numbers=added)
+    assert parts[0].module.config == UNetConfig(add_embed_dim=added)
     used = set().union(*(sources(part) for part in parts))
     assert sum(len(sources(part)) for part in parts) == len(used)
     unused = set(file) - used
@@ -122,7 +122,7 @@ def test_a_public_checkpoint_fits_and_is_used_up(opened, name):
 def test_a_public_unet_in_the_diffusers_layout_fits(opened, name, added):
     file = opened(name)
     part = unet_component(file, identify(file.header), operations)
-    assert part.module.config == UNetConfig(added_numbers=added)
+    assert part.module.config == UNetConfig(add_embed_dim=added)
     assert sources(part) == set(file)
 
 

@@ -47,7 +47,7 @@ def test_it_is_read_back_bit_for_bit(tmp_path, dtype, alignment):
     # where weights lie in memory decides how sums are rounded
     ours, theirs = loaded.image_encoder.embed(image), model.image_encoder.embed(image)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
-    assert torch.equal(loaded.codec.to_scaled(image), model.codec.to_scaled(image))
+    assert torch.equal(loaded.codec.encode_scaled(image), model.codec.encode_scaled(image))
 
 
 def test_saving_again_gives_the_same_file(tmp_path, saved):

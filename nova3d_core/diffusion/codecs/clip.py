@@ -11,8 +11,8 @@ from ...errors import MissingDependencyError
 from .clip_config import ClipConfig
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-"""Mean and standard deviation of red, green and blue in CLIP's training images, 0..1."""
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Mean and standard std of red, green and blue in CLIP's training images, 0..1."""
 
 
 def build_clip(config: ClipConfig) -> nn.Module:
@@ -26,13 +26,13 @@ def build_clip(config: ClipConfig) -> nn.Module:
     except ImportError as error:
         raise MissingDependencyError("transformers", "Reading the input image") from error
     shape = CLIPVisionConfig(
-        hidden_size=config.channels,
-        intermediate_size=config.inner_channels,
-        projection_dim=config.out_channels,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        image_size=config.size_px,
-        patch_size=config.patch_px,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        projection_dim=config.projection_dim,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        image_size=config.image_size,
+        patch_size=config.patch_size,
         hidden_act="gelu",
         layer_norm_eps=1e-5,
     )
@@ -57,12 +57,12 @@ class ClipEncoder(nn.Module):
         self.clip = clip
 
     @property
-    def token_channels(self) -> int:
+    def embed_dim(self) -> int:
         """Length of the embedding."""
         return self.clip.config.projection_dim
 
     @property
-    def size_px(self) -> int:
+    def image_size(self) -> int:
         """Width and height that images are brought to."""
         return self.clip.config.image_size
 
@@ -70,27 +70,27 @@ class ClipEncoder(nn.Module):
         """(B, 1, C) float32 embeddings of images (B, 3, H, W) in -1..1, of any size."""
         check_shape("the images to embed", images, "B 3 H W")
         dtype = next(self.parameters()).dtype
-        seen = clip_input(images, self.size_px).to(dtype)  # (B, 3, size, size)
+        seen = clip_pixel_values(images, self.image_size).to(dtype)  # (B, 3, size, size)
         return self.clip(pixel_values=seen).image_embeds[:, None].float()
 
 
-def clip_input(images: Tensor, size_px: int) -> Tensor:
+def clip_pixel_values(images: Tensor, image_size: int) -> Tensor:
     """Images as CLIP expects them: squeezed to a square, colours centred.
 
     Args:
         images: (B, 3, H, W) in -1..1; nothing is cropped.
-        size_px: width and height of the square.
+        image_size: width and height of the square.
 
     Returns:
-        (B, 3, size_px, size_px) float32.
+        (B, 3, image_size, image_size) float32.
     """
-    unit = (resize_smoothly(images.float(), size_px, size_px) + 1.0) / 2.0
+    unit = (resize_antialiased(images.float(), image_size, image_size) + 1.0) / 2.0
     mean = unit.new_tensor(CLIP_MEAN)[:, None, None]
-    deviation = unit.new_tensor(CLIP_DEVIATION)[:, None, None]
-    return (unit - mean) / deviation
+    std = unit.new_tensor(CLIP_STD)[:, None, None]
+    return (unit - mean) / std
 
 
-def resize_smoothly(images: Tensor, height: int, width: int) -> Tensor:
+def resize_antialiased(images: Tensor, height: int, width: int) -> Tensor:
     """Another size by bicubic interpolation, blurred first where it shrinks.
 
     The blur is kornia's, which SVD was trained with: a Gaussian of sigma (factor - 1) / 2 cut at

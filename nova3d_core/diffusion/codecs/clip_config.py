@@ -11,30 +11,30 @@ from ...checks import check_bounds
 class ClipConfig:
     """The shape of a CLIP image encoder."""
 
-    channels: int = 1280
+    hidden_size: int = 1280
     """Width of its tokens."""
-    inner_channels: int = 5120
+    intermediate_size: int = 5120
     """Width inside its feed-forward layers."""
-    layers: int = 32
+    num_hidden_layers: int = 32
     """Transformer blocks."""
-    heads: int = 16
+    num_attention_heads: int = 16
     """Attention heads."""
-    out_channels: int = 1024
+    projection_dim: int = 1024
     """Length of the embedding."""
-    size_px: int = 224
+    image_size: int = 224
     """Width and height of its input."""
-    patch_px: int = 14
+    patch_size: int = 14
     """Width and height of a patch."""
 
     def __post_init__(self):
         check_bounds(
             self,
             "image encoder",
-            channels=(1, 65_536),
-            inner_channels=(1, 1_048_576),
-            layers=(1, 1024),
-            heads=(1, 4096),
-            out_channels=(1, 65_536),
-            size_px=(1, 8192),
-            patch_px=(1, 4096),
+            hidden_size=(1, 65_536),
+            intermediate_size=(1, 1_048_576),
+            num_hidden_layers=(1, 1024),
+            num_attention_heads=(1, 4096),
+            projection_dim=(1, 65_536),
+            image_size=(1, 8192),
+            patch_size=(1, 4096),
         )

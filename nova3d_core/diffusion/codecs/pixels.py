@@ -13,7 +13,7 @@ from ...checks import check_between, check_shape
 from ...errors import InputError
 from ..model import check_encodable
 
-MEAN, DEVIATION = 0.83, 0.435
+MEAN, STD = 0.83, 0.435
 """Of pixels in -1..1, of colours and normals on white: measured on 32 procedural objects."""
 
 Channels = float | Sequence[float]
@@ -32,13 +32,13 @@ class PixelCodec(nn.Module):
     *Unscaled* latents, which the network gets of the input image, hold pixels in -1..1, or the
     block's mean and the other cosines times their weights: white is 1 in the mean, and the zeros of
     the pass without image are a grey that no background is. *Scaled* latents, which the network
-    paints, are (number - mean) / deviation, of about unit variance, as the noise levels expect; a
+    paints, are (number - mean) / std, of about unit variance, as the noise levels expect; a
     cosine's mean is 0. All is computed in float32, whatever the network's format.
 
     Args:
         factor: f.
         mean: of pixels in -1..1, for all colour channels or for each.
-        deviation: standard deviation of the unscaled numbers, likewise; above 0.
+        std: standard std of the unscaled numbers, likewise; above 0.
         cosines: weights of the orders 0, 1, ...; fine cosines are weak, and drown in noise that the
             mean withstands. None: pixels.
 
@@ -50,7 +50,7 @@ class PixelCodec(nn.Module):
         self,
         factor: int = 4,
         mean: Channels = MEAN,
-        deviation: Channels = DEVIATION,
+        std: Channels = STD,
         cosines: Sequence[float] | None = None,
     ):
         super().__init__()
@@ -58,18 +58,18 @@ class PixelCodec(nn.Module):
         self.factor = int(factor)
         self.cosines = None if cosines is None else _weights(cosines, self.factor)
         self._block = None if self.cosines is None else _block(self.factor, self.cosines)
-        self.channels = 3 * (self.factor**2 if self._block is None else len(self._block[0]))
+        self.latent_channels = 3 * (self.factor**2 if self._block is None else len(self._block[0]))
         self.mean = _three("mean", mean)
-        self.deviation = _three("deviation", deviation)
-        if min(self.deviation) <= 0.0:
-            raise InputError(f"pixel codec deviation is {self.deviation}, expected above 0.")
+        self.std = _three("std", std)
+        if min(self.std) <= 0.0:
+            raise InputError(f"pixel codec std is {self.std}, expected above 0.")
 
     def settings(self) -> dict[str, object]:
         """What a file keeps of it: the arguments, ready for JSON."""
         said: dict[str, object] = {
             "factor": self.factor,
             "mean": list(self.mean),
-            "deviation": list(self.deviation),
+            "std": list(self.std),
         }
         return said if self.cosines is None else {**said, "cosines": list(self.cosines)}
 
@@ -90,13 +90,13 @@ class PixelCodec(nn.Module):
         blocks = functional.pixel_unshuffle(images.float(), self.factor)
         return blocks if self._block is None else _each_colour(self._block[0], blocks)
 
-    def to_scaled(self, images: Tensor) -> Tensor:
+    def encode_scaled(self, images: Tensor) -> Tensor:
         """Latents (N, 3 k, H/f, W/f) float32 as the network paints them; see `encode`."""
-        mean, deviation = self._constants(images)
-        return self.encode((images.float() - mean) / deviation)
+        mean, std = self._constants(images)
+        return self.encode((images.float() - mean) / std)
 
-    def decode(self, latents: Tensor, views: int, at_once: int | None = None) -> Tensor:
-        """Images of the network's latents; each alone, whatever `views` and `at_once`.
+    def decode(self, latents: Tensor, views: int, chunk_size: int | None = None) -> Tensor:
+        """Images of the network's latents; each alone, whatever `views` and `chunk_size`.
 
         Args:
             latents: (N, 3 k, h, w) scaled.
@@ -109,22 +109,22 @@ class PixelCodec(nn.Module):
         Raises:
             InputError: on another shape.
         """
-        check_shape("the latents to decode", latents, "N C H W", C=self.channels)
-        mean, deviation = self._constants(latents)
+        check_shape("the latents to decode", latents, "N C H W", C=self.latent_channels)
+        mean, std = self._constants(latents)
         blocks = latents.float()
         if self._block is not None:
             blocks = _each_colour(self._block[1], blocks)
-        return functional.pixel_shuffle(blocks, self.factor) * deviation + mean
+        return functional.pixel_shuffle(blocks, self.factor) * std + mean
 
-    def decoding_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
+    def decode_peak_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
         """Memory that decoding `count` images of this size takes: the images, four times."""
         return 4 * count * 3 * height * width * 4
 
     def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (3, 1, 1) float32 on the tensor's device."""
-        both = torch.tensor((self.mean, self.deviation), device=like.device)
-        mean, deviation = both[..., None, None]
-        return mean, deviation
+        """Mean and std (3, 1, 1) float32 on the tensor's device."""
+        both = torch.tensor((self.mean, self.std), device=like.device)
+        mean, std = both[..., None, None]
+        return mean, std
 
 
 def _weights(cosines: Sequence[float], factor: int) -> tuple[float, ...]:

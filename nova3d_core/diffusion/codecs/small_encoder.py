@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...checks import check_between, check_bounds, check_shape
 from ..network import operations
-from .clip import resize_smoothly
+from .clip import resize_antialiased
 
 SIZE_PX = 64
 """Width and height that images are brought to."""
@@ -22,11 +22,11 @@ class SmallEncoderConfig:
 
     channels: int = 32
     """Width of the first layer, a multiple of 8; the last ones are four times as wide."""
-    token: int = 256
+    embed_dim: int = 256
     """Length of the embedding."""
 
     def __post_init__(self):
-        check_bounds(self, "small encoder", channels=(8, 1024), token=(1, 65536))
+        check_bounds(self, "small encoder", channels=(8, 1024), embed_dim=(1, 65536))
         check_between("small encoder channels over 8", self.channels % _GROUPS, 0, 0)
 
 
@@ -41,21 +41,21 @@ class SmallEncoder(nn.Module):
         token: see `SmallEncoderConfig`.
     """
 
-    def __init__(self, channels: int = 32, token: int = 256):
+    def __init__(self, channels: int = 32, embed_dim: int = 256):
         super().__init__()
-        self.config = SmallEncoderConfig(channels, token)
+        self.config = SmallEncoderConfig(channels, embed_dim)
         widths = (channels, 2 * channels, 4 * channels, 4 * channels)
         self.stem = operations.Conv2d(3, channels, 3, stride=2, padding=1)
         self.halving = nn.ModuleList([_conv(narrow, wide, 2) for narrow, wide in pairwise(widths)])
         self.last = _conv(widths[-1], widths[-1], 1)
         self.norm = operations.GroupNorm(_GROUPS, widths[-1])
-        self.head = operations.Linear(widths[-1], token)
+        self.head = operations.Linear(widths[-1], embed_dim)
         self.act = nn.SiLU()
 
     @property
-    def token_channels(self) -> int:
+    def embed_dim(self) -> int:
         """Length of the embedding."""
-        return self.config.token
+        return self.config.embed_dim
 
     def settings(self) -> dict[str, int]:
         """What a file keeps of it: the arguments, ready for JSON."""
@@ -64,7 +64,7 @@ class SmallEncoder(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, 1, token) float32 embeddings of images (B, 3, H, W) in -1..1, of any size."""
         check_shape("the images to embed", images, "B 3 H W")
-        return self(resize_smoothly(images.float(), SIZE_PX, SIZE_PX)).float()
+        return self(resize_antialiased(images.float(), SIZE_PX, SIZE_PX)).float()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, 64, 64) -> (B, 1, token)."""

@@ -16,8 +16,8 @@ LATENT_SCALE = 0.18215
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 """Within which the posterior's log variance is held."""
 
-TEMPORAL_MAPS = 5.0
-FRAME_MAPS = 4.0
+TEMPORAL_PEAK_MAPS = 5.0
+FRAME_PEAK_MAPS = 4.0
 """Maps of the second level's width, at full size, that are alive at decoding's peak."""
 WORKSPACE_BYTES = 3 << 26
 """What convolutions take beside their maps, whatever the images: 60 to 180 MiB on the processors
@@ -34,11 +34,11 @@ def build_vae(config: VaeConfig) -> nn.Module:
         from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
     except ImportError as error:
         raise MissingDependencyError("diffusers", "Decoding views") from error
-    levels = len(config.widths)
+    levels = len(config.block_out_channels)
     shape = {
-        "block_out_channels": config.widths,
-        "layers_per_block": config.layers,
-        "latent_channels": config.channels,
+        "block_out_channels": config.block_out_channels,
+        "layers_per_block": config.layers_per_block,
+        "latent_channels": config.latent_channels,
         "down_block_types": ("DownEncoderBlock2D",) * levels,
         "scaling_factor": LATENT_SCALE,
     }
@@ -56,7 +56,7 @@ class VaeCodec(nn.Module):
 
     Attributes:
         factor: pixels along a latent's side.
-        channels: numbers of a latent.
+        latent_channels: numbers of a latent.
         temporal: whether images of a walk are decoded with a look at each other.
     """
 
@@ -64,7 +64,7 @@ class VaeCodec(nn.Module):
         super().__init__()
         self.vae = vae
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.channels = vae.config.latent_channels
+        self.latent_channels = vae.config.latent_channels
         self.temporal = hasattr(vae.decoder, "time_conv_out")
 
     @property
@@ -94,14 +94,14 @@ class VaeCodec(nn.Module):
         deviation = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
         return mean + deviation * noise.to(mean.device)
 
-    def to_scaled(self, images: Tensor) -> Tensor:
+    def encode_scaled(self, images: Tensor) -> Tensor:
         """Latents (N, C, H/f, W/f) float32 as the network paints them; see `encode`."""
         return LATENT_SCALE * self.encode(images)
 
-    def decode(self, latents: Tensor, views: int, at_once: int | None = None) -> Tensor:
+    def decode(self, latents: Tensor, views: int, chunk_size: int | None = None) -> Tensor:
         """Images of the network's latents.
 
-        A decoder of single images gives the same for every `at_once`. One with layers across
+        A decoder of single images gives the same for every `chunk_size`. One with layers across
         time sees only the images that are decoded together, as in the original.
 
         Args:
@@ -115,15 +115,15 @@ class VaeCodec(nn.Module):
         Raises:
             InputError: N is no multiple of views, or at_once is below 1.
         """
-        sizes = check_shape("the latents to decode", latents, "N C H W", C=self.channels)
+        sizes = check_shape("the latents to decode", latents, "N C H W", C=self.latent_channels)
         if views < 1 or sizes["N"] % views:
             raise InputError(f"{sizes['N']} latents cannot be decoded as walks of {views} views.")
-        at_once = views if at_once is None else at_once
-        if at_once < 1:
-            raise InputError(f"decode at_once is {at_once}, expected at least 1.")
+        chunk_size = views if chunk_size is None else chunk_size
+        if chunk_size < 1:
+            raise InputError(f"decode at_once is {chunk_size}, expected at least 1.")
         latents = latents.to(self.dtype) / LATENT_SCALE
         walks = latents.split(views if self.temporal else sizes["N"])
-        chunks = [chunk for walk in walks for chunk in walk.split(at_once)]
+        chunks = [chunk for walk in walks for chunk in walk.split(chunk_size)]
         return torch.cat([self._decode(chunk).float() for chunk in chunks])
 
     def _decode(self, latents: Tensor) -> Tensor:
@@ -132,18 +132,20 @@ class VaeCodec(nn.Module):
             return self.vae.decode(latents, num_frames=len(latents)).sample
         return self.vae.decode(latents).sample
 
-    def decoding_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
+    def decode_peak_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
         """Memory that decoding `count` images of this size together takes beside the weights.
 
         Measured with SVD's widths on the CPU, 1 to 4 images of 256 and 512 pixels: what counts
         are the finest level's maps, as wide as its first block takes them.
         """
         widths = self.vae.config.block_out_channels
-        maps = (TEMPORAL_MAPS if self.temporal else FRAME_MAPS) * widths[min(1, len(widths) - 1)]
+        maps = (TEMPORAL_PEAK_MAPS if self.temporal else FRAME_PEAK_MAPS) * widths[
+            min(1, len(widths) - 1)
+        ]
         return int(maps * count * height * width * dtype.itemsize) + WORKSPACE_BYTES
 
 
-def most_at_once(
+def max_chunk_size(
     codec: Codec, height: int, width: int, dtype: torch.dtype, memory_bytes: float, most: int
 ) -> int:
     """How many images can be decoded together.
@@ -160,6 +162,6 @@ def most_at_once(
         1..most. One image is always tried, even if it takes more.
     """
     for count in range(most, 1, -1):
-        if codec.decoding_bytes(height, width, count, dtype) <= memory_bytes:
+        if codec.decode_peak_bytes(height, width, count, dtype) <= memory_bytes:
             return count
     return 1

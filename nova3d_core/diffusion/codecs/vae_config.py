@@ -12,16 +12,22 @@ from ...errors import InputError
 class VaeConfig:
     """The shape of a VAE of diffusers' kind."""
 
-    widths: tuple[int, ...] = (128, 256, 512, 512)
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     """Channels of each level, the finest first; each level but the last halves the image."""
-    layers: int = 2
+    layers_per_block: int = 2
     """Residual blocks a level on the way down."""
-    channels: int = 4
+    latent_channels: int = 4
     """Numbers of a latent."""
     temporal: bool = True
     """Whether the decoder has layers across the images of a walk."""
 
     def __post_init__(self):
-        check_bounds(self, "VAE", widths=(1, 65_536), layers=(1, 64), channels=(1, 4096))
-        if not 1 <= len(self.widths) <= 16:
-            raise InputError(f"a VAE has 1 to 16 levels, not {len(self.widths)}.")
+        check_bounds(
+            self,
+            "VAE",
+            block_out_channels=(1, 65_536),
+            layers_per_block=(1, 64),
+            latent_channels=(1, 4096),
+        )
+        if not 1 <= len(self.block_out_channels) <= 16:
+            raise InputError(f"a VAE has 1 to 16 levels, not {len(self.block_out_channels)}.")

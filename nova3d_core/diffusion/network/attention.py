@@ -13,7 +13,7 @@ from torch.nn import functional
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """q (N, L, C), k and v (N, M, C), number of heads -> (N, L, C)."""
 
-MOST_GRID_ROWS = 65535
+MAX_GRID_ROWS = 65535
 """Some CUDA kernels put sequences times heads on a grid's axis of this length."""
 
 
@@ -34,9 +34,9 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
-def in_chunks(attend: Attend, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+def chunked_attention(attend: Attend, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """`attend`, a few sequences at a time where all together would overflow a kernel's grid."""
-    most = max(MOST_GRID_ROWS // heads, 1)
+    most = max(MAX_GRID_ROWS // heads, 1)
     if len(q) <= most:
         return attend(q, k, v, heads)
     parts = zip(q.split(most), k.split(most), v.split(most), strict=True)
@@ -58,35 +58,35 @@ class Attention(nn.Module):
     def __init__(
         self,
         channels: int,
-        context_channels: int,
-        head_channels: int,
+        context_dim: int,
+        num_head_channels: int,
         operations: ModuleType | type,
         attend: Attend | None = None,
         **factory: Any,
     ):
         super().__init__()
-        self.heads = channels // head_channels
+        self.heads = channels // num_head_channels
         self.attend = attend or scaled_dot_product
         self.to_q = operations.Linear(channels, channels, bias=False, **factory)
-        self.to_k = operations.Linear(context_channels, channels, bias=False, **factory)
-        self.to_v = operations.Linear(context_channels, channels, bias=False, **factory)
+        self.to_k = operations.Linear(context_dim, channels, bias=False, **factory)
+        self.to_v = operations.Linear(context_dim, channels, bias=False, **factory)
         self.to_out = nn.Sequential(operations.Linear(channels, channels, **factory))
 
     def forward(self, x: Tensor) -> Tensor:
         """Self-attention of tokens (N, L, C)."""
-        out = in_chunks(self.attend, self.to_q(x), self.to_k(x), self.to_v(x), self.heads)
+        out = chunked_attention(self.attend, self.to_q(x), self.to_k(x), self.to_v(x), self.heads)
         return self.to_out(out)
 
-    def to_context(self, x: Tensor, context: Tensor) -> Tensor:
+    def cross_attend(self, x: Tensor, context: Tensor) -> Tensor:
         """Attention of tokens (N, L, C) to a context (N, M, Cc) of several tokens."""
         k, v = self.to_k(context), self.to_v(context)
-        return self.to_out(in_chunks(self.attend, self.to_q(x), k, v, self.heads))
+        return self.to_out(chunked_attention(self.attend, self.to_q(x), k, v, self.heads))
 
-    def to_one_token(self, context: Tensor) -> Tensor:
+    def cross_attend_single(self, context: Tensor) -> Tensor:
         """Attention to a context (N, 1, Cc) of a single token, (N, 1, C) for every query alike.
 
         The softmax over one token is 1, so queries and keys do not matter: exactly what
-        `to_context` gives, without touching the tokens.
+        `cross_attend` gives, without touching the tokens.
         """
         return self.to_out(self.to_v(context))
 

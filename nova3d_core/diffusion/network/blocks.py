@@ -12,7 +12,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True, eq=False)
-class Walk:
+class BatchLayout:
     """What the blocks must know of a forward pass: N = D B V images lie in one batch."""
 
     domains: int
@@ -32,7 +32,7 @@ class Walk:
         return self.domains, self.objects, self.views
 
 
-class Mixer(nn.Module):
+class AlphaBlender(nn.Module):
     """A learnt mean of what a block makes within images and across views."""
 
     def __init__(self, **factory: Any):
@@ -60,9 +60,9 @@ class ResBlock(nn.Module):
 
     def __init__(
         self,
-        channels_in: int,
-        channels_out: int,
-        embedding_channels: int,
+        in_channels: int,
+        out_channels: int,
+        time_embed_dim: int,
         groups: int,
         operations: ModuleType | type,
         across_views: bool = False,
@@ -79,20 +79,18 @@ class ResBlock(nn.Module):
             return operations.Conv2d(width_in, width_out, 3, padding=1, **factory)
 
         self.in_layers = nn.Sequential(
-            norm(groups, channels_in, **factory), nn.SiLU(), convolution(channels_in, channels_out)
+            norm(groups, in_channels, **factory), nn.SiLU(), convolution(in_channels, out_channels)
         )
-        self.emb_layers = nn.Sequential(
-            nn.SiLU(), linear(embedding_channels, channels_out, **factory)
-        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), linear(time_embed_dim, out_channels, **factory))
         self.out_layers = nn.Sequential(
-            norm(groups, channels_out, **factory),
+            norm(groups, out_channels, **factory),
             nn.SiLU(),
             nn.Identity(),  # dropout in the original, whose place in the names it keeps
-            convolution(channels_out, channels_out),
+            convolution(out_channels, out_channels),
         )
         self.skip_connection: nn.Module = nn.Identity()
-        if channels_in != channels_out:
-            self.skip_connection = operations.Conv2d(channels_in, channels_out, 1, **factory)
+        if in_channels != out_channels:
+            self.skip_connection = operations.Conv2d(in_channels, out_channels, 1, **factory)
 
     def residual(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x plus its residual.
@@ -113,32 +111,30 @@ class VideoResBlock(ResBlock):
 
     def __init__(
         self,
-        channels_in: int,
-        channels_out: int,
-        embedding_channels: int,
+        in_channels: int,
+        out_channels: int,
+        time_embed_dim: int,
         groups: int,
         operations: ModuleType | type,
         **factory: Any,
     ):
-        super().__init__(
-            channels_in, channels_out, embedding_channels, groups, operations, **factory
-        )
+        super().__init__(in_channels, out_channels, time_embed_dim, groups, operations, **factory)
         self.time_stack = ResBlock(
-            channels_out,
-            channels_out,
-            embedding_channels,
+            out_channels,
+            out_channels,
+            time_embed_dim,
             groups,
             operations,
             across_views=True,
             **factory,
         )
-        self.time_mixer = Mixer(**factory)
+        self.time_mixer = AlphaBlender(**factory)
 
-    def forward(self, x: Tensor, walk: Walk) -> Tensor:
+    def forward(self, x: Tensor, layout: BatchLayout) -> Tensor:
         """(N, C, h, w) -> (N, C', h, w)."""
-        spatial = self.residual(x, walk.embedding)
-        walks = spatial.unflatten(0, (-1, walk.views)).transpose(1, 2)  # (D B, C, V, h, w)
-        embedding = walk.embedding.unflatten(0, (-1, walk.views))  # (D B, V, E)
+        spatial = self.residual(x, layout.embedding)
+        walks = spatial.unflatten(0, (-1, layout.views)).transpose(1, 2)  # (D B, C, V, h, w)
+        embedding = layout.embedding.unflatten(0, (-1, layout.views))  # (D B, V, E)
         temporal = self.time_stack.residual(walks, embedding).transpose(1, 2).flatten(0, 1)
         return self.time_mixer(spatial, temporal)
 
@@ -150,7 +146,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.op = operations.Conv2d(channels, channels, 3, stride=2, padding=1, **factory)
 
-    def forward(self, x: Tensor, walk: Walk) -> Tensor:
+    def forward(self, x: Tensor, layout: BatchLayout) -> Tensor:
         """(N, C, h, w) -> (N, C, h/2, w/2)."""
         return self.op(x)
 
@@ -162,6 +158,6 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = operations.Conv2d(channels, channels, 3, padding=1, **factory)
 
-    def forward(self, x: Tensor, walk: Walk) -> Tensor:
+    def forward(self, x: Tensor, layout: BatchLayout) -> Tensor:
         """(N, C, h, w) -> (N, C, 2h, 2w)."""
         return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))

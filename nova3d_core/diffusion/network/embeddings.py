@@ -12,7 +12,7 @@ NORMAL_TASK = (1.0, 0.0)
 """One-hot tasks as Wonder3D orders them."""
 
 
-def sinusoid(values: Tensor, size: int, max_period: float = 10000.0) -> Tensor:
+def sinusoidal_embedding(values: Tensor, size: int, max_period: float = 10000.0) -> Tensor:
     """Cosines, then sines, of values at `size` / 2 frequencies from 1 down to 1 / max_period.
 
     Args:
@@ -29,7 +29,7 @@ def sinusoid(values: Tensor, size: int, max_period: float = 10000.0) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def camera_task_numbers(
+def camera_task_embedding(
     elevations_rad: Tensor, azimuths_rad: Tensor, domains: int = 2, input_view: int = 0
 ) -> Tensor:
     """What NOVA3D is told of each view: where it looks from, and whether to paint normals.

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Attend, Attention, FeedForward
-from .blocks import Mixer, Walk
+from .blocks import AlphaBlender, BatchLayout
 from .config import UNetConfig
-from .embeddings import sinusoid
+from .embeddings import sinusoidal_embedding
 
 
 class TransformerBlock(nn.Module):
@@ -41,7 +41,7 @@ class TransformerBlock(nn.Module):
         **factory: Any,
     ):
         super().__init__()
-        heads, context = config.head_channels, config.context_channels
+        heads, context = config.num_head_channels, config.context_dim
         self.attn1 = Attention(channels, channels, heads, operations, attend, **factory)
         self.attn2 = Attention(channels, context, heads, operations, attend, **factory)
         self.ff = FeedForward(channels, operations, **factory)
@@ -52,31 +52,31 @@ class TransformerBlock(nn.Module):
             self.norm_align = operations.LayerNorm(channels, **factory)
             self.attn_align = Attention(channels, channels, heads, operations, attend, **factory)
 
-    def forward(self, x: Tensor, walk: Walk) -> Tensor:
+    def forward(self, x: Tensor, layout: BatchLayout) -> Tensor:
         """(N, n, C) -> (N, n, C): the places of an image attend to each other."""
         x = x + self.attn1(self.norm1(x))
         if self.attn_align is not None:
-            x = x + self._align(self.norm_align(x), walk)
-        x = x + self._to_context(x, walk, (walk.domains, walk.views))
+            x = x + self._align(self.norm_align(x), layout)
+        x = x + self._to_context(x, layout, (layout.domains, layout.views))
         return x + self.ff(self.norm3(x))
 
-    def _align(self, x: Tensor, walk: Walk) -> Tensor:
+    def _align(self, x: Tensor, layout: BatchLayout) -> Tensor:
         """Colour and normals of one view attend to each other (Algorithm 1)."""
-        views = x.unflatten(0, walk.sizes).movedim(0, 2)  # (B, V, D, n, C)
+        views = x.unflatten(0, layout.sizes).movedim(0, 2)  # (B, V, D, n, C)
         joint = self.attn_align(views.flatten(2, 3).flatten(0, 1))  # (B V, D n, C)
-        return _domains_first(joint, walk).flatten(0, 2)  # (N, n, C)
+        return _domains_first(joint, layout).flatten(0, 2)  # (N, n, C)
 
-    def _to_context(self, x: Tensor, walk: Walk, repeats: tuple[int, int]) -> Tensor:
+    def _to_context(self, x: Tensor, layout: BatchLayout, repeats: tuple[int, int]) -> Tensor:
         """What x gets from the context of its object, shaped to be added to it.
 
         `repeats` says how often each object's sequences come before and after its own axis.
         """
         before, after = repeats
-        if walk.context.shape[1] == 1:
-            one = self.attn2.to_one_token(walk.context)  # (B, 1, C)
+        if layout.context.shape[1] == 1:
+            one = self.attn2.cross_attend_single(layout.context)  # (B, 1, C)
             return _repeated(one, before, after)  # (N, 1, C)
-        context = _repeated(walk.context, before, after)  # (N, M, Cc)
-        return self.attn2.to_context(self.norm2(x), context)
+        context = _repeated(layout.context, before, after)  # (N, M, Cc)
+        return self.attn2.cross_attend(self.norm2(x), context)
 
 
 class ViewTransformerBlock(TransformerBlock):
@@ -96,31 +96,31 @@ class ViewTransformerBlock(TransformerBlock):
         self.norm_in = operations.LayerNorm(channels, **factory)
         self.ff_in = FeedForward(channels, operations, **factory)
 
-    def forward(self, x: Tensor, walk: Walk) -> Tensor:
+    def forward(self, x: Tensor, layout: BatchLayout) -> Tensor:
         """(N, n, C) -> (N, n, C): the views of a place attend to each other."""
         places = x.shape[1]
-        x = x.unflatten(0, walk.sizes).transpose(2, 3).flatten(0, 2)  # (D B n, V, C)
+        x = x.unflatten(0, layout.sizes).transpose(2, 3).flatten(0, 2)  # (D B n, V, C)
         x = x + self.ff_in(self.norm_in(x))
         x = x + self.attn1(self.norm1(x))
         if self.attn_align is not None:
-            x = x + self._align_places(self.norm_align(x), walk, places)
-        x = x + self._to_context(x, walk, (walk.domains, places))
+            x = x + self._align_places(self.norm_align(x), layout, places)
+        x = x + self._to_context(x, layout, (layout.domains, places))
         x = x + self.ff(self.norm3(x))
-        x = x.unflatten(0, (walk.domains, walk.objects, places))  # (D, B, n, V, C)
+        x = x.unflatten(0, (layout.domains, layout.objects, places))  # (D, B, n, V, C)
         return x.transpose(2, 3).flatten(0, 2)
 
-    def _align_places(self, x: Tensor, walk: Walk, places: int) -> Tensor:
+    def _align_places(self, x: Tensor, layout: BatchLayout, places: int) -> Tensor:
         """All views of both domains attend to each other at one place (Algorithm 2)."""
-        by_place = x.unflatten(0, (walk.domains, walk.objects, places)).movedim(0, 2)
+        by_place = x.unflatten(0, (layout.domains, layout.objects, places)).movedim(0, 2)
         joint = self.attn_align(by_place.flatten(2, 3).flatten(0, 1))  # (B n, D V, C)
-        joint = joint.unflatten(1, (walk.domains, walk.views))  # (B n, D, V, C)
-        joint = joint.unflatten(0, (walk.objects, places)).movedim(2, 0)  # (D, B, n, V, C)
+        joint = joint.unflatten(1, (layout.domains, layout.views))  # (B n, D, V, C)
+        joint = joint.unflatten(0, (layout.objects, places)).movedim(2, 0)  # (D, B, n, V, C)
         return joint.flatten(0, 2)  # (D B n, V, C)
 
 
-def _domains_first(joint: Tensor, walk: Walk) -> Tensor:
+def _domains_first(joint: Tensor, layout: BatchLayout) -> Tensor:
     """(B V, D n, C) -> (D, B, V, n, C)."""
-    views = joint.unflatten(1, (walk.domains, -1)).unflatten(0, (walk.objects, walk.views))
+    views = joint.unflatten(1, (layout.domains, -1)).unflatten(0, (layout.objects, layout.views))
     return views.movedim(2, 0)
 
 
@@ -144,7 +144,7 @@ class VideoTransformer(nn.Module):
     ):
         super().__init__()
         linear = operations.Linear
-        self.norm = operations.GroupNorm(config.group_size, channels, eps=1e-6, **factory)
+        self.norm = operations.GroupNorm(config.norm_num_groups, channels, eps=1e-6, **factory)
         self.proj_in = linear(channels, channels, **factory)
         self.transformer_blocks = nn.ModuleList(
             [TransformerBlock(channels, config, operations, attend, **factory)]
@@ -158,16 +158,16 @@ class VideoTransformer(nn.Module):
             nn.SiLU(),
             linear(4 * channels, channels, **factory),
         )
-        self.time_mixer = Mixer(**factory)
+        self.time_mixer = AlphaBlender(**factory)
 
-    def forward(self, x: Tensor, walk: Walk) -> Tensor:
+    def forward(self, x: Tensor, layout: BatchLayout) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""
         height = x.shape[2]
         tokens = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (N, n, C)
-        order = torch.arange(walk.views, device=x.device)
-        places = self.time_pos_embed(sinusoid(order, x.shape[1]).to(x.dtype))  # (V, C)
-        places = places.repeat(walk.domains * walk.objects, 1)[:, None]  # (N, 1, C)
+        order = torch.arange(layout.views, device=x.device)
+        places = self.time_pos_embed(sinusoidal_embedding(order, x.shape[1]).to(x.dtype))  # (V, C)
+        places = places.repeat(layout.domains * layout.objects, 1)[:, None]  # (N, 1, C)
         for within, across in zip(self.transformer_blocks, self.time_stack, strict=True):
-            tokens = within(tokens, walk)
-            tokens = self.time_mixer(tokens, across(tokens + places, walk))
+            tokens = within(tokens, layout)
+            tokens = self.time_mixer(tokens, across(tokens + places, layout))
         return x + self.proj_out(tokens).transpose(1, 2).unflatten(2, (height, -1))

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..families import Family
-from ..network.embeddings import camera_task_numbers, sinusoid
-from .trajectory import Stations
+from ..network.embeddings import camera_task_embedding, sinusoidal_embedding
+from .trajectory import CameraTrajectory
 
-NUMBER_SIZE, ANGLE_SIZE = 256, 512
+SCALAR_EMBED_DIM, ANGLE_EMBED_DIM = 256, 512
 """Length of a sinusoid: of fps, motion and augmentation, and of an angle."""
 
 
@@ -29,13 +29,13 @@ class Conditioning:
     camera_task: Tensor | None = None
     """(D, B, V, 10) camera and task, where the network takes them."""
 
-    def without_image(self) -> Conditioning:
+    def unconditional(self) -> Conditioning:
         """The unconditional half: no image, all else the same."""
         return replace(
             self, latent=torch.zeros_like(self.latent), context=torch.zeros_like(self.context)
         )
 
-    def beside(self, other: Conditioning) -> Conditioning:
+    def concat(self, other: Conditioning) -> Conditioning:
         """Both as 2 B objects of one batch, these first."""
         tasks = None
         if self.camera_task is not None:
@@ -58,7 +58,9 @@ class Conditioning:
         )
 
 
-def added_numbers(family: Family, stations: Stations, augmentation: float | None = None) -> Tensor:
+def added_embeds(
+    family: Family, trajectory: CameraTrajectory, augmentation: float | None = None
+) -> Tensor:
     """The sinusoids that are embedded beside the noise level, in the family's order.
 
     fps, motion and augmentation are the same for every view. SV3D p is told 90 degrees minus the
@@ -66,40 +68,40 @@ def added_numbers(family: Family, stations: Stations, augmentation: float | None
 
     Args:
         family: which numbers, and the constants among them.
-        stations: the views.
+        trajectory: the views.
         augmentation: standard deviation of the noise on the input image; the family's if None.
 
     Returns:
         (V, A) float32; 256 numbers each, 512 for an angle.
     """
-    strength = family.noise_augmentation if augmentation is None else augmentation
-    shared = {"fps": family.fps_id, "motion": family.motion_id, "augmentation": strength}
+    strength = family.noise_aug_strength if augmentation is None else augmentation
+    shared = {"fps": family.fps_id, "motion": family.motion_bucket_id, "augmentation": strength}
     angles = {
-        "polar": torch.deg2rad(90.0 - stations.elevations_deg),
-        "azimuth": torch.deg2rad(stations.azimuths_deg),
+        "polar": torch.deg2rad(90.0 - trajectory.elevations_deg),
+        "azimuth": torch.deg2rad(trajectory.azimuths_deg),
     }
     parts = []
-    for name in family.added:
+    for name in family.added_conditions:
         if name in angles:
-            parts.append(sinusoid(angles[name], ANGLE_SIZE))
+            parts.append(sinusoidal_embedding(angles[name], ANGLE_EMBED_DIM))
         elif name in shared:
-            value = torch.full_like(stations.azimuths_deg, float(shared[name]))
-            parts.append(sinusoid(value, NUMBER_SIZE))
+            value = torch.full_like(trajectory.azimuths_deg, float(shared[name]))
+            parts.append(sinusoidal_embedding(value, SCALAR_EMBED_DIM))
         else:
             raise InputError(f"family {family.name} adds '{name}', which nobody knows.")
     return torch.cat(parts, dim=-1)
 
 
-def camera_tasks(family: Family, stations: Stations) -> Tensor:
+def camera_task_embeds(family: Family, trajectory: CameraTrajectory) -> Tensor:
     """(D, V, 10) cameras relative to the input view, and tasks, as NOVA3D is told them."""
-    return camera_task_numbers(
-        torch.deg2rad(stations.elevations_deg),
-        torch.deg2rad(stations.azimuths_deg),
+    return camera_task_embedding(
+        torch.deg2rad(trajectory.elevations_deg),
+        torch.deg2rad(trajectory.azimuths_deg),
         len(family.domains),
-        stations.input_view,
+        trajectory.input_view,
     )
 
 
-def augmented(clean: Tensor, noise: Tensor, strength: float) -> Tensor:
+def add_noise(clean: Tensor, noise: Tensor, strength: float) -> Tensor:
     """An image or latent with noise of the same shape added, as the network saw it in training."""
     return clean + strength * noise.to(clean.device, clean.dtype)

@@ -9,18 +9,18 @@ import torch
 from ..network.config import UNetConfig
 from ..network.unet import VideoUNet
 
-NUMBERS_A_PLACE = 19.1
+PEAK_VALUES_PER_POSITION = 19.1
 """Most numbers that are alive at once, for each place of a latent and channel of the first level.
 
 Counted on the meta device, allocation by allocation, at full width (320 channels): 19.03 for
 21 views of 72x72 and 32x32 latents, for 16 views in two domains of 32x32, in float32 and bfloat16.
 The feed-forward network of the view attention at the first level holds them.
 """
-LARGEST_LAYER = 288
+LARGEST_LAYER_FACTOR = 288
 """Weights of the largest layer over squared channels: a 3x3 convolution from 8 to 4 widths."""
-PASS_SLOWER = 1.5
+CPU_OVERHEAD = 1.5
 """How much longer a pass takes than its multiplications at the speed of a plain product."""
-_PROBE = (256, 1280, 1280)
+PROBE_SHAPE = (256, 1280, 1280)
 
 
 def activation_bytes(
@@ -40,18 +40,21 @@ def activation_bytes(
         dtype: what the network computes in.
     """
     places = config.domains * objects * views * height * width
-    numbers = NUMBERS_A_PLACE * config.channels * places + LARGEST_LAYER * config.channels**2
+    numbers = (
+        PEAK_VALUES_PER_POSITION * config.model_channels * places
+        + LARGEST_LAYER_FACTOR * config.model_channels**2
+    )
     return int(numbers * dtype.itemsize)
 
 
-def pass_flops(unet: VideoUNet, views: int, height: int, width: int) -> float:
+def forward_flops(unet: VideoUNet, views: int, height: int, width: int) -> float:
     """Floating point operations of one pass for one object, a multiply-add as two."""
     config = unet.config
     images = config.domains * views
     levels = _level_of_weights(config)
     total = 0.0
     for name, parameter in unet.named_parameters():
-        if parameter.dim() < 2 or any(part in name for part in _ONCE_A_IMAGE):
+        if parameter.dim() < 2 or any(part in name for part in PER_IMAGE_LAYERS):
             continue
         level = levels(name)
         total += 2.0 * parameter.numel() * images * (height * width / 4**level)
@@ -63,20 +66,20 @@ def pass_flops(unet: VideoUNet, views: int, height: int, width: int) -> float:
     return total
 
 
-_ONCE_A_IMAGE = ("emb_layers", "time_embed", "label_emb", "camera_task_emb", "time_pos", "attn2")
+PER_IMAGE_LAYERS = ("emb_layers", "time_embed", "label_emb", "camera_task_emb", "time_pos", "attn2")
 """Layers that run on one vector an image, not on every place of it."""
 
 
 def _level_of_weights(config: UNetConfig):
     """A function from a parameter's name to its level, 0 the finest."""
-    deepest = len(config.channel_factors) - 1
+    deepest = len(config.channel_mult) - 1
 
     def level(name: str) -> int:
         words = name.split(".")
         if words[0] == "input_blocks":
-            return int(words[1]) // (config.res_blocks + 1)  # a downsampler opens its level
+            return int(words[1]) // (config.num_res_blocks + 1)  # a downsampler opens its level
         if words[0] == "output_blocks":
-            own = deepest - int(words[1]) // (config.res_blocks + 1)
+            own = deepest - int(words[1]) // (config.num_res_blocks + 1)
             # an upsampler's convolution runs at the finer level that it leads to
             return own - 1 if words[-2] == "conv" else own
         return deepest if words[0] == "middle_block" else 0
@@ -84,11 +87,11 @@ def _level_of_weights(config: UNetConfig):
     return level
 
 
-def seconds_on_cpu(
+def estimate_cpu_seconds(
     unet: VideoUNet, views: int, height: int, width: int, dtype: torch.dtype
 ) -> float:
     """About how long one pass for one object takes here, from a quick product of matrices."""
-    rows, inner, columns = _PROBE
+    rows, inner, columns = PROBE_SHAPE
     # no random numbers: the process's own generator stays as others seeded it
     left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, columns, dtype=dtype)
     spent_s = []
@@ -97,4 +100,4 @@ def seconds_on_cpu(
         left @ right
         spent_s.append(time.perf_counter() - start)
     flops_a_second = 2.0 * rows * inner * columns / max(min(spent_s), 1e-9)
-    return PASS_SLOWER * pass_flops(unet, views, height, width) / flops_a_second
+    return CPU_OVERHEAD * forward_flops(unet, views, height, width) / flops_a_second

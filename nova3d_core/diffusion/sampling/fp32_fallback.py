@@ -10,22 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import StageError
+from ..model import module_dtype
 
 logger = logging.getLogger(__name__)
 
 
-class NotFinite(Exception):
+class NonFiniteError(Exception):
     """A NaN or infinite number came up."""
 
 
-def check_numbers(batch: Tensor) -> Tensor:
+def ensure_finite(batch: Tensor) -> Tensor:
     """The batch itself; raises NotFinite if any of its numbers is NaN or infinite."""
     if not bool(torch.isfinite(batch).all()):
-        raise NotFinite
+        raise NonFiniteError
     return batch
 
 
-def in_enough_range(
+def with_fp32_fallback(
     stage: str, run: Callable[[torch.dtype], Tensor], dtype: torch.dtype, source: str = ""
 ) -> Tensor:
     """What a stage makes, in its number format, or else in float32.
@@ -44,8 +45,8 @@ def in_enough_range(
     """
     for tried in dict.fromkeys((dtype, torch.float32)):
         try:
-            return check_numbers(run(tried))
-        except NotFinite:
+            return ensure_finite(run(tried))
+        except NonFiniteError:
             if tried != torch.float32:
                 logger.warning("%s ran out of %s's range: again in float32.", stage, _name(tried))
     raise StageError(
@@ -56,15 +57,9 @@ def in_enough_range(
     )
 
 
-def dtype_of(module: nn.Module) -> torch.dtype:
-    """The number format of a module's weights; float32 for one without weights."""
-    weight = next(module.parameters(), None)
-    return torch.float32 if weight is None else weight.dtype
-
-
-def module_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def module_to_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The module itself if its weights have this format, else a copy in it."""
-    if dtype_of(module) == dtype:
+    if module_dtype(module) == dtype:
         return module
     return copy.deepcopy(module).to(dtype)
 

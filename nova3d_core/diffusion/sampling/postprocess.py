@@ -16,19 +16,19 @@ from ...views import Views
 
 logger = logging.getLogger(__name__)
 
-SURELY_WHITE = 0.18
+NORMAL_WHITE_TOLERANCE = 0.18
 """A pixel of a normal image this close to white shows no normal: all of those are 0.36 away."""
-DEEPLY_WHITE = 0.12
+SMOOTH_WHITE_TOLERANCE = 0.12
 """The same of a pixel's mean with its eight neighbours, which has less noise."""
 EDGE_PX = 2
 """Within this distance of what is not surely white, a pixel may be mixed with the object."""
 NOISE_QUANTILE = 0.99
 """How much of the background's noise counts as noise at the silhouette, too."""
-CLEAR_SHARE = 0.25
+MIN_COVERAGE = 0.25
 """A pixel that the object covers less than this shows no normal."""
 
 
-def gathered(
+def views_from_samples(
     cameras: Cameras, colour: Tensor, normals: Tensor | None, first_mask: Tensor | None = None
 ) -> Views:
     """Views of painted images.
@@ -53,7 +53,7 @@ def gathered(
     return Views(cameras, colour, masks, normal_vectors(normals, masks), "front_view")
 
 
-def enlarged(views: Views, times: int) -> Views:
+def upscale(views: Views, times: int) -> Views:
     """The same views with images so many times larger, their pixels blended smoothly.
 
     16 views of 64 pixels, with noise, fuse to normals that are 5.3 degrees off the truth instead of
@@ -66,7 +66,7 @@ def enlarged(views: Views, times: int) -> Views:
     if views.normals is not None:
         mixed = _blended(views.normals, times)  # shorter towards what is off the object
         length = mixed.norm(dim=-1, keepdim=True)
-        normals = torch.where(length >= CLEAR_SHARE, mixed / length.clamp_min(CLEAR_SHARE), 0.0)
+        normals = torch.where(length >= MIN_COVERAGE, mixed / length.clamp_min(MIN_COVERAGE), 0.0)
     width, height = times * views.cameras.width, times * views.cameras.height
     return Views(
         views.cameras.resized(width, height),
@@ -100,9 +100,9 @@ def normal_vectors(images: Tensor, masks: Tensor | None) -> Tensor:
         off = images.amin(dim=-1, keepdim=True) >= 1.0 - WHITE_TOLERANCE
         return decode_normals(images) * ~off
     share = masks[..., None]
-    pure = (images - (1.0 - share)) / share.clamp_min(CLEAR_SHARE)
+    pure = (images - (1.0 - share)) / share.clamp_min(MIN_COVERAGE)
     taken_out = _off_unit(pure) < _off_unit(images)
-    return decode_normals(torch.where(taken_out, pure, images)) * (share >= CLEAR_SHARE)
+    return decode_normals(torch.where(taken_out, pure, images)) * (share >= MIN_COVERAGE)
 
 
 def _off_unit(images: Tensor) -> Tensor:
@@ -118,9 +118,9 @@ def white_of_normals(images: Tensor) -> Tensor:
     at the silhouette, where a pixel with some of the object in it must not be taken for white.
     """
     from_white = 1.0 - images
-    near = from_white.norm(dim=-1) < SURELY_WHITE  # (V, H, W)
+    near = from_white.norm(dim=-1) < NORMAL_WHITE_TOLERANCE  # (V, H, W)
     smooth = functional.avg_pool2d(from_white.movedim(-1, 1), 3, 1, 1)  # (V, 3, H, W)
-    doubtful = (smooth.norm(dim=1, keepdim=True) >= DEEPLY_WHITE).float()
+    doubtful = (smooth.norm(dim=1, keepdim=True) >= SMOOTH_WHITE_TOLERANCE).float()
     deep = functional.max_pool2d(doubtful, 2 * EDGE_PX + 1, 1, EDGE_PX)[:, 0] == 0
     missing = from_white.amax(dim=-1)  # (V, H, W)
     noise = float(missing[deep].sort()[0][_place(int(deep.sum()))]) if bool(deep.any()) else 0.0

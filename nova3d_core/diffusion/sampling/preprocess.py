@@ -10,21 +10,21 @@ from torch import Tensor
 
 from ...checks import check_finite, check_range
 from ...errors import InputError
-from ...imaging.crop import CropConfig, check_belongs, prepare_images
-from ...imaging.resize import shrunk_on_white, strips
+from ...imaging.crop import CropConfig, check_batch_matches_images, prepare_images
+from ...imaging.resize import downscale_on_white, strips
 
 logger = logging.getLogger(__name__)
 
-SHRINK_FROM = 4
+DOWNSCALE_RATIO = 4
 """An image this many times larger than wanted is made smaller before anything else."""
-BLURRED_BELOW = 0.25
+BLUR_RATIO = 0.25
 """An object this share as large as it will be shown comes out blurred: users are told."""
-PART_SHARE = 0.1
+MIN_PART_FRACTION = 0.1
 """A separate part this large, measured by the largest one, counts as an object."""
 
 
 @dataclass(frozen=True, eq=False)
-class Intake:
+class PreprocessedImage:
     """An image ready for a model."""
 
     image: Tensor
@@ -35,7 +35,9 @@ class Intake:
     """What the user should know about the image, one sentence each."""
 
 
-def take_in(image: Tensor, mask: Tensor | None, size_px: int, object_share: float = 0.7) -> Intake:
+def preprocess_image(
+    image: Tensor, mask: Tensor | None, size_px: int, foreground_ratio: float = 0.7
+) -> PreprocessedImage:
     """Frames the object of an image as a model saw objects in training.
 
     Several objects are taken together, as one, since many things consist of parts that do not
@@ -47,7 +49,7 @@ def take_in(image: Tensor, mask: Tensor | None, size_px: int, object_share: floa
         mask: (H, W) in 0..1 or bool, 1 on the object. Without one, the alpha says where the object
             is; without that, whatever is not connected white.
         size_px: width and height of the result.
-        object_share: the object's longer side, as a share of the result.
+        foreground_ratio: the object's longer side, as a share of the result.
 
     Raises:
         InputError: another shape, values out of range, no object, or neither mask nor alpha nor a
@@ -58,19 +60,19 @@ def take_in(image: Tensor, mask: Tensor | None, size_px: int, object_share: floa
         if mask.dim() != 2:
             raise InputError(f"the mask has shape {tuple(mask.shape)}, expected (H, W).")
         mask = _as_floats("the mask", mask)
-        check_belongs("mask(s)", mask[None], colour[None])
+        check_batch_matches_images("mask(s)", mask[None], colour[None])
     _check_values("the image", colour)
     if mask is not None:
         _check_values("the mask", mask)
     height, width = colour.shape[:2]
-    if max(height, width) >= SHRINK_FROM * size_px:
-        colour, mask = shrunk_on_white(colour, mask, 2 * size_px)
-    framing = CropConfig(size_px, object_share)
+    if max(height, width) >= DOWNSCALE_RATIO * size_px:
+        colour, mask = downscale_on_white(colour, mask, 2 * size_px)
+    framing = CropConfig(size_px, foreground_ratio)
     images, masks = prepare_images(colour[None], None if mask is None else mask[None], framing)
     notes = _notes(masks[0], (height, width), size_px)
     for note in notes:
         logger.warning("%s", note)
-    return Intake(images[0], masks[0], notes)
+    return PreprocessedImage(images[0], masks[0], notes)
 
 
 def _as_floats(name: str, numbers: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ def _as_floats(name: str, numbers: Tensor) -> Tensor:
 
 
 def _with_channels(image: Tensor) -> Tensor:
-    """(H, W, 3 or 4) from any of the shapes that `take_in` knows."""
+    """(H, W, 3 or 4) from any of the shapes that `preprocess_image` knows."""
     if image.dim() == 2:
         image = image[..., None]
     if image.dim() != 3 or image.shape[2] not in (1, 2, 3, 4) or 0 in image.shape:
@@ -118,7 +120,7 @@ def _notes(mask: Tensor, size: tuple[int, int], size_px: int) -> tuple[str, ...]
             f"the image shows {parts} objects that do not touch: all are taken as one. Mask one "
             "of them to get it alone."
         )
-    if max(size) < BLURRED_BELOW * size_px:
+    if max(size) < BLUR_RATIO * size_px:
         notes.append(
             f"the image has only {size[1]}x{size[0]} px and is enlarged to {size_px}: expect "
             "blurred views."
@@ -135,4 +137,4 @@ def _large_parts(mask: Tensor) -> int:
     if count < 2:
         return count
     areas = np.bincount(labels.ravel())[1:]
-    return int((areas >= PART_SHARE * areas.max()).sum())
+    return int((areas >= MIN_PART_FRACTION * areas.max()).sum())

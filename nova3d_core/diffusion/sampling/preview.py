@@ -12,9 +12,9 @@ from torch import Tensor
 from ..codecs.pixels import PixelCodec
 from ..model import Codec
 
-EVERY_S = 1.0
+MIN_INTERVAL_S = 1.0
 """No preview comes sooner after the one before."""
-RGB_OF_LATENT = (
+LATENT_RGB_FACTORS = (
     (0.3512, 0.2297, 0.3227),
     (0.3250, 0.4974, 0.2350),
     (-0.2829, 0.1762, 0.2721),
@@ -26,14 +26,14 @@ These are the figures that ComfyUI previews such latents with (`SD15` in comfy/l
 """
 
 
-def latent_colours(latents: Tensor) -> Tensor:
+def latents_to_rgb(latents: Tensor) -> Tensor:
     """About what scaled latents show: (..., 4, h, w) -> (..., h, w, 3) in 0..1."""
-    factors = latents.new_tensor(RGB_OF_LATENT, dtype=torch.float32)
+    factors = latents.new_tensor(LATENT_RGB_FACTORS, dtype=torch.float32)
     colours = latents.float().movedim(-3, -1) @ factors
     return (colours * 0.5 + 0.5).clamp(0.0, 1.0)
 
 
-def contact_sheet(images: Tensor) -> Tensor:
+def image_grid(images: Tensor) -> Tensor:
     """All images in one: a block of rows for each domain, one below the other.
 
     Args:
@@ -52,7 +52,7 @@ def contact_sheet(images: Tensor) -> Tensor:
     return blocks.movedim(2, 3).reshape(domains * rows * height, columns * width, 3)
 
 
-class Previews:
+class LatentPreviewer:
     """Offers a preview now and then; it is only made if somebody calls for it.
 
     Args:
@@ -78,8 +78,8 @@ class Previews:
         None if it is too soon, or if nothing is known of the colours of such latents.
         """
         now = self._clock()
-        known = self._pixels is not None or latents.shape[3] == len(RGB_OF_LATENT)
-        if now - self._last < EVERY_S or not known:
+        known = self._pixels is not None or latents.shape[3] == len(LATENT_RGB_FACTORS)
+        if now - self._last < MIN_INTERVAL_S or not known:
             return None
         self._last = now
         return lambda: self._sheet(latents)
@@ -87,11 +87,11 @@ class Previews:
     def _colours(self, latents: Tensor) -> Tensor:
         """(D, V, C, h, w) -> (D, V, H, W, 3) in 0..1."""
         if self._pixels is None:
-            return latent_colours(latents)
+            return latents_to_rgb(latents)
         views = latents.shape[1]
         images = self._pixels.decode(latents.flatten(0, 1), views).unflatten(0, (-1, views))
         return (images * 0.5 + 0.5).clamp(0.0, 1.0).movedim(2, -1)
 
     def _sheet(self, latents: Tensor) -> Tensor:
         colours = self._colours(latents[:, 0])  # (D, V, h, w, 3)
-        return contact_sheet(torch.stack([self._order(each) for each in colours])).cpu()
+        return image_grid(torch.stack([self._order(each) for each in colours])).cpu()

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...cameras.cameras import Cameras, cameras_at, cameras_of_orbit
-from ...cameras.orbits import orbit_of_preset
+from ...cameras.cameras import Cameras, cameras_at, cameras_from_orbit
+from ...cameras.orbits import preset_orbit
 from ...errors import InputError
 from ..families import Family
 
 logger = logging.getLogger(__name__)
 
-SAME_DEG = 0.5
+ANGLE_TOLERANCE_DEG = 0.5
 """Angles that differ by less are the same."""
-LEAST_STEP_DEG = 0.1
+MIN_STEP_DEG = 0.1
 """Two views that stand closer are one."""
-SAME_LENS = 0.02
+LENS_TOLERANCE = 0.02
 """Distances and focal lengths that differ by a smaller share are the same."""
 
 
 @dataclass(frozen=True, eq=False)
-class Stations:
+class CameraTrajectory:
     """V cameras in the order in which the network paints them."""
 
     cameras: Cameras
@@ -36,19 +36,19 @@ class Stations:
     input_view: int
     """Index of the view that shows the input image, from 0."""
 
-    def input_first(self, batch: Tensor) -> Tensor:
+    def input_view_first(self, batch: Tensor) -> Tensor:
         """(V, ...) of the network's order -> the same, from the input view on."""
         return batch.roll(-self.input_view, 0)
 
-    def cameras_input_first(self) -> Cameras:
+    def cameras_input_view_first(self) -> Cameras:
         """The cameras, from the input view on."""
         order = torch.arange(len(self.cameras), device=self.azimuths_deg.device)
-        return self.cameras[self.input_first(order)]
+        return self.cameras[self.input_view_first(order)]
 
 
-def stations_of(
+def plan_trajectory(
     family: Family, size_px: int, elevation_deg: float = 0.0, cameras: Cameras | None = None
-) -> Stations:
+) -> CameraTrajectory:
     """Where a family stands on its walk around the object.
 
     Given cameras say from where: theirs are the angles, while distance and lens are those the
@@ -64,7 +64,7 @@ def stations_of(
     Raises:
         InputError: another number of cameras than the family paints, or angles it cannot paint.
     """
-    own = cameras_of_orbit(orbit_of_preset(family.orbit, size_px, size_px))
+    own = cameras_from_orbit(preset_orbit(family.orbit, size_px, size_px))
     if cameras is None:
         azimuths = own.azimuth_deg
         elevations = torch.full_like(azimuths, elevation_deg)
@@ -77,9 +77,9 @@ def stations_of(
     turns = (azimuths - azimuths[input_view]) % 360.0  # (V,)
     turns[input_view] = 0.0
     _check_angles(family, turns.roll(-input_view), elevations)
-    rig = orbit_of_preset(family.orbit, size_px, size_px).rig
+    rig = preset_orbit(family.orbit, size_px, size_px).rig
     placed = cameras_at(azimuths.tolist(), elevations.tolist(), rig)
-    return Stations(placed, turns, elevations, input_view)
+    return CameraTrajectory(placed, turns, elevations, input_view)
 
 
 def _check_count(family: Family, cameras: Cameras) -> None:
@@ -97,8 +97,8 @@ def _note_other_lens(family: Family, own: Cameras, given: Cameras) -> None:
         for each in (own, given)
     )
     radius, given_radius = (float(each.positions.norm(dim=1).mean()) for each in (own, given))
-    other_lens = abs(given_lens / lens - 1.0) > SAME_LENS
-    if other_lens or abs(given_radius / radius - 1.0) > SAME_LENS:
+    other_lens = abs(given_lens / lens - 1.0) > LENS_TOLERANCE
+    if other_lens or abs(given_radius / radius - 1.0) > LENS_TOLERANCE:
         logger.warning(
             "of the given cameras only the angles are used: %s paints from %.2f away with a focal "
             "length of %.2f image widths.",
@@ -112,33 +112,33 @@ def _in_order(family: Family, azimuths: Tensor, elevations: Tensor) -> tuple[Ten
     """Angles (V,), rolled so that the camera at azimuth 0 takes the input view's place."""
     off_front = torch.minimum(azimuths % 360.0, 360.0 - azimuths % 360.0)
     front = int(off_front.argmin())
-    shift = (family.input_view - front) if float(off_front[front]) < SAME_DEG else 0
+    shift = (family.input_view - front) if float(off_front[front]) < ANGLE_TOLERANCE_DEG else 0
     return azimuths.roll(shift), elevations.roll(shift)
 
 
 def _check_angles(family: Family, turns: Tensor, elevations: Tensor) -> None:
     """Raises InputError for turns (V,) from the input view, 0 first, that cannot be painted."""
     views = family.views
-    if bool((turns.diff() < LEAST_STEP_DEG).any()):
-        at = int((turns.diff() < LEAST_STEP_DEG).nonzero()[0])
+    if bool((turns.diff() < MIN_STEP_DEG).any()):
+        at = int((turns.diff() < MIN_STEP_DEG).nonzero()[0])
         raise InputError(
             f"{family.label} walks once around the object, counter-clockwise seen from above, but "
             f"view {at + 1} after the input view stands at {float(turns[at + 1]):.1f} degrees from "
             f"it, the one before at {float(turns[at]):.1f}.",
             "Give azimuths that grow from view to view, all within one turn.",
         )
-    if family.any_elevation:
+    if family.free_elevation:
         return
     even = torch.arange(views) * (360.0 / views)
     worst = int((turns - even).abs().argmax())
-    if abs(float(turns[worst] - even[worst])) > SAME_DEG:
+    if abs(float(turns[worst] - even[worst])) > ANGLE_TOLERANCE_DEG:
         raise InputError(
             f"{family.label} paints views {360.0 / views:.4g} degrees apart, but one was asked for "
             f"at {float(turns[worst]):.4g} degrees from the input view, expected "
             f"{float(even[worst]):.4g}.",
             "Give evenly spaced cameras, or none; SV3D p paints any azimuths.",
         )
-    if float(elevations.max() - elevations.min()) > SAME_DEG:
+    if float(elevations.max() - elevations.min()) > ANGLE_TOLERANCE_DEG:
         raise InputError(
             f"{family.label} stays at one height, but elevations from {float(elevations.min()):.4g}"
             f" to {float(elevations.max()):.4g} degrees were asked for.",

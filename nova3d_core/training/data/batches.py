@@ -1,33 +1,42 @@
-"""Objects of the data as one batch, and what the network is told and asked of them."""
+"""Batches of training objects: images, or precomputed latents (see `precompute_latents`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ...diffusion.network.embeddings import camera_task_numbers, sinusoid
-from ...diffusion.sampling.conditioning import NUMBER_SIZE, augmented
 from ...errors import InputError
-from ..config import ConditionConfig
-from ..step_rng import Draws
 
-WHITE = 255
+B = TypeVar("B", bound="TensorBatch")
+
+
+class TensorBatch:
+    """Base of dataclasses whose fields are tensors (B, ...)."""
+
+    def to(self: B, device: torch.device) -> B:
+        """A copy on a device."""
+        values = (getattr(self, each.name) for each in fields(self))
+        return type(self)(*(value.to(device, non_blocking=True) for value in values))
+
+    def slice(self: B, start: int, end: int) -> B:
+        """Objects start to end - 1."""
+        return type(self)(*(getattr(self, each.name)[start:end] for each in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """B objects as they were read."""
+class ImageBatch(TensorBatch):
+    """B objects as images."""
 
     colour: Tensor
-    """(B, V, H, W, 3) uint8 on white, view 0 is the input."""
+    """(B, V, H, W, 3) uint8 on white; view 0 is the input."""
     normal: Tensor
-    """(B, V, H, W, 3) uint8 images of normals in the frame of view 0, on white."""
+    """(B, V, H, W, 3) uint8 encoded normals in the frame of view 0, on white."""
     mask: Tensor
-    """(B, H, W) uint8 how much of each pixel of view 0 the object covers."""
+    """(B, H, W) uint8 coverage of view 0's pixels."""
     elevation_deg: Tensor
     """(B, V) of the cameras."""
     azimuth_deg: Tensor
@@ -36,24 +45,41 @@ class Batch:
     def __len__(self) -> int:
         return len(self.colour)
 
-    def to(self, device: torch.device) -> Batch:
-        """The same elsewhere."""
-        values = (getattr(self, each.name) for each in fields(self))
-        return Batch(*(value.to(device, non_blocking=True) for value in values))
 
-    def part(self, first: int, last: int) -> Batch:
-        """Some of the objects."""
-        return Batch(*(getattr(self, each.name)[first:last] for each in fields(self)))
+@dataclass(frozen=True, eq=False)
+class LatentBatch(TensorBatch):
+    """B objects as latents, with K augmented variants of their input images."""
+
+    latents: Tensor
+    """(B, D, V, C, h, w) float16 scaled latents of colours and normals."""
+    image_latent: Tensor
+    """(B, K, C, h, w) float16 unscaled latents of the noisy input images."""
+    embedding: Tensor
+    """(B, K, Cc) float16 embeddings of the input images without noise."""
+    strength: Tensor
+    """(B, K) noise strength of the input images."""
+    elevation_deg: Tensor
+    """(B, V) of the cameras."""
+    azimuth_deg: Tensor
+    """(B, V) of the cameras."""
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @property
+    def clean(self) -> Tensor:
+        """(D, B, V, C, h, w) scaled latents."""
+        return self.latents.transpose(0, 1)
 
 
-def batch_of(objects: Sequence[Mapping[str, Any]], views: int, size_px: int) -> Batch:
-    """Objects as the data gives them, side by side.
+def collate_images(objects: Sequence[Mapping[str, Any]], views: int, size_px: int) -> ImageBatch:
+    """Stacks objects of image shards.
 
     Args:
         objects: dicts with colour and normal (V, H, W, 3) uint8, mask (V, H, W) uint8,
             elevation_deg and azimuth_deg (V,), key.
-        views: V that the network paints.
-        size_px: H and W that it is trained on.
+        views: expected V.
+        size_px: expected H and W.
 
     Raises:
         InputError: an object has another number of views or another size.
@@ -63,98 +89,67 @@ def batch_of(objects: Sequence[Mapping[str, Any]], views: int, size_px: int) -> 
         if found != (views, size_px, size_px, 3):
             raise InputError(
                 f"object {each.get('key', '?')} of the training data has images of shape {found},"
-                f" the settings want {(views, size_px, size_px, 3)}.",
+                f" the settings require {(views, size_px, size_px, 3)}.",
                 "Render the data again, or change data.size_px.",
             )
-    return Batch(
-        torch.stack([each["colour"] for each in objects]),
-        torch.stack([each["normal"] for each in objects]),
+    return ImageBatch(
+        _stack(objects, "colour"),
+        _stack(objects, "normal"),
         torch.stack([each["mask"][0] for each in objects]),
-        torch.stack([each["elevation_deg"].float() for each in objects]),
-        torch.stack([each["azimuth_deg"].float() for each in objects]),
+        _stack(objects, "elevation_deg").float(),
+        _stack(objects, "azimuth_deg").float(),
     )
 
 
-def signed(images: Tensor) -> Tensor:
-    """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in -1..1."""
-    return images.movedim(-1, -3).float().div_(WHITE / 2).sub_(1.0)
+def has_latents(objects: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether objects hold latents instead of images."""
+    return bool(objects) and "colour_latent" in objects[0]
 
 
-def images_of(batch: Batch) -> Tensor:
-    """(D, B, V, 3, H, W) float32 in -1..1: colours, then normals, both on white."""
-    return torch.stack([signed(batch.colour), signed(batch.normal)])
-
-
-def input_images(batch: Batch, draws: Draws, config: ConditionConfig) -> Tensor:
-    """(B, 3, H, W) float32 in -1..1: view 0, on white or on a random background.
-
-    Only what the network is given changes; it always paints on white, so it learns to leave a
-    background out. The colours are on white already, so white is exchanged where the mask lets it
-    through.
-    """
-    white = signed(batch.colour[:, 0])
-    through = 1.0 - batch.mask.float()[:, None] / WHITE  # (B, 1, H, W)
-    other = draws.background[:, :, None, None] * 2.0 - 1.0  # (B, 3, 1, 1)
-    changed = draws.plain < config.background_share  # (B,)
-    return white + changed[:, None, None, None] * through * (other - 1.0)
-
-
-def left_out(dropped: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Which conditions an object is trained without, decided once for all views and domains.
+def collate_latents(
+    objects: Sequence[Mapping[str, Any]], shape: tuple[int, int, int, int, int]
+) -> LatentBatch:
+    """Stacks objects of latent shards.
 
     Args:
-        dropped: (B,) in 0..1.
-        share: p; the embedding alone below p, both below 2 p, the latent alone below 3 p.
+        objects: dicts with colour_latent and normal_latent (V, C, h, w), image_latent
+            (K, C, h, w), embedding (K, Cc), strength (K,), elevation_deg and azimuth_deg (V,), key.
+        shape: expected (D, V, C, h, w) of an object.
 
-    Returns:
-        (B,) 0 or 1 factors of the embedding and of the latent.
+    Raises:
+        InputError: an object's latents have another shape, or another number of variants than the
+            first.
     """
-    embedding = (dropped >= 2.0 * share).float()
-    latent = ((dropped < share) | (dropped >= 3.0 * share)).float()
-    return embedding, latent
+    variants = len(objects[0]["strength"])
+    for each in objects:
+        found = tuple(each["colour_latent"].shape)
+        if found != shape[1:] or len(each["strength"]) != variants:
+            raise InputError(
+                f"object {each.get('key', '?')} of the training data has {len(each['strength'])} "
+                f"variants and latents of shape {found}, expected {variants} and "
+                f"{tuple(shape[1:])}.",
+                "Precompute the latents again, with the model that the run starts from.",
+            )
+    latents = [_stack(objects, "colour_latent"), _stack(objects, "normal_latent")]
+    return LatentBatch(
+        torch.stack(latents, dim=1),
+        _stack(objects, "image_latent"),
+        _stack(objects, "embedding"),
+        _stack(objects, "strength").float(),
+        _stack(objects, "elevation_deg").float(),
+        _stack(objects, "azimuth_deg").float(),
+    )
 
 
-@dataclass(frozen=True, eq=False)
-class Told:
-    """What the network is told of B objects beside the noise level."""
-
-    image: Tensor | None
-    """(B, 3, H, W) in -1..1 without noise, for the image encoder; None where that was done."""
-    noisy_image: Tensor | None
-    """(B, 3, H, W) with the noise that `added` tells of, for the codec; None likewise."""
-    keep_embedding: Tensor
-    """(B,) 0 or 1."""
-    keep_latent: Tensor
-    """(B,) 0 or 1."""
-    added: Tensor
-    """(B, V, 256) sinusoid of the noise's strength."""
-    camera_task: Tensor
-    """(D, B, V, 10)."""
-    embedding: Tensor | None = None
-    """(B, 1, Cc) of `image` where it was worked out before."""
-    latent: Tensor | None = None
-    """(B, C, h, w) of `noisy_image`, likewise."""
+def _stack(objects: Sequence[Mapping[str, Any]], name: str) -> Tensor:
+    return torch.stack([each[name] for each in objects])
 
 
-def told_in_training(batch: Batch, draws: Draws, config: ConditionConfig, domains: int) -> Told:
-    """The conditions of a batch, with their noise and without what is left out."""
-    image = input_images(batch, draws, config)
-    mean, std = config.augmentation_mean, config.augmentation_std
-    strength = torch.exp(mean + std * draws.strength)  # (B,)
-    noisy = augmented(image, draws.image_noise, strength[:, None, None, None])
-    return Told(image, noisy, *told_beside(batch, draws, config, strength, domains))
+def to_signed(images: Tensor) -> Tensor:
+    """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in -1..1."""
+    return images.movedim(-1, -3).float().div_(255 / 2).sub_(1.0)
 
 
-def told_beside(
-    batch: Any, draws: Draws, config: ConditionConfig, strength: Tensor, domains: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The last four of `Told`, for objects whose input images have noise of a strength (B,)."""
-    views = batch.elevation_deg.shape[1]
-    embedding, latent = left_out(draws.dropped, config.dropout)
-    elevations, azimuths = batch.elevation_deg.deg2rad(), batch.azimuth_deg.deg2rad()
-    tasks = [
-        camera_task_numbers(each, turn, domains)
-        for each, turn in zip(elevations, azimuths, strict=True)
-    ]
-    added = sinusoid(strength[:, None].expand(-1, views), NUMBER_SIZE)
-    return embedding, latent, added, torch.stack(tasks, dim=1)
+def domain_images(batch: ImageBatch) -> Tensor:
+    """(D, B, V, 3, H, W) float32 in -1..1: colours, then normals."""
+    return torch.stack([to_signed(batch.colour), to_signed(batch.normal)])

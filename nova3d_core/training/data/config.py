@@ -1,4 +1,4 @@
-"""Settings of the training data: images, shards, sources."""
+"""Settings of training data: images, shards, sources."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ IMAGE_FORMATS: tuple[str, ...] = get_args(ImageFormat)
 
 @dataclass(frozen=True)
 class LightConfig:
-    """A soft light that is fixed to the world, so that every view of a surface has one shade.
+    """Soft directional light, fixed in the world, so that a surface has one shade in all views.
 
     Colours are multiplied by ambient + key * (0.5 + 0.5 n.l), without shadows.
     """
 
     ambient: float = 0.62
-    """Share of full light that comes from everywhere; 1 with no key light is flat colour."""
+    """Ambient intensity; 1 with `key` 0 renders unlit colours."""
     key: float = 0.42
-    """Further share on surfaces that face the light; half of it at right angles."""
+    """Additional intensity on surfaces that face the light; half of it at right angles."""
     azimuth_deg: float = -35.0
-    """Where the light comes from: 0 from the front view, 90 from its right."""
+    """Azimuth of the light: 0 is the front view, 90 its right."""
     elevation_deg: float = 50.0
-    """How high the light stands."""
+    """Elevation of the light."""
 
     def __post_init__(self):
         check_bounds(
@@ -41,16 +41,16 @@ class LightConfig:
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How training images are taken."""
+    """Rendering of training images."""
 
     size_px: int = 64
     """Width and height."""
     views: int = 16
     """Cameras of the default rig, evenly spaced from azimuth 0."""
     supersample: int = 3
-    """Samples along each side of a pixel; 3 means 9 samples a pixel."""
+    """Samples along each side of a pixel; 3 means 9 samples per pixel."""
     light: LightConfig = field(default_factory=LightConfig)
-    """The light on the colours."""
+    """Light on the colours."""
 
     def __post_init__(self):
         check_bounds(
@@ -64,65 +64,70 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """How a set of training objects is rendered."""
+    """Rendering of a dataset."""
 
     seed: int = 0
-    """Chooses the procedural objects, and the fronts of listed meshes."""
+    """Seed of procedural objects, and of the random yaws of listed meshes."""
     image: ImageConfig = field(default_factory=ImageConfig)
-    """How images are taken."""
-    per_shard: int = 500
-    """Objects of a tar file."""
-    fronts: int = 1
-    """Random fronts of each listed mesh, each an object of its own; procedural objects have one,
-    of their own."""
+    """Images."""
+    objects_per_shard: int = 500
+    """Objects per tar file."""
+    yaws_per_mesh: int = 1
+    """Random front views of each listed mesh, each one object; procedural objects have one."""
     up_axis: UpAxis = "+Y"
-    """Which way is up in the listed meshes; glTF says +Y, many scans say +Z."""
-    most_faces: int = 2_000_000
-    """A listed mesh with more faces is skipped."""
-    most_mib: float = 512.0
-    """A listed file that is larger is skipped before it is read."""
-    images_as: ImageFormat = "png"
-    """png: an eighth of the size, any viewer shows them; npy: read a little quicker."""
+    """Up axis of the listed meshes; +Y in glTF, often +Z in scans."""
+    max_faces: int = 2_000_000
+    """Listed meshes with more faces are skipped."""
+    max_mesh_mib: float = 512.0
+    """Larger mesh files are skipped without being read."""
+    image_format: ImageFormat = "png"
+    """png: an eighth of the size, viewable anywhere; npy: slightly faster to read."""
 
     def __post_init__(self):
         check_bounds(
             self,
             "dataset",
             seed=(0, 2**31 - 1),
-            per_shard=(1, 100_000),
-            fronts=(1, 1000),
-            most_faces=(1, 2**31 - 1),
-            most_mib=(0.001, 1e6),
+            objects_per_shard=(1, 100_000),
+            yaws_per_mesh=(1, 1000),
+            max_faces=(1, 2**31 - 1),
+            max_mesh_mib=(0.001, 1e6),
         )
-        check_choice("dataset images_as", self.images_as, IMAGE_FORMATS)
+        check_choice("dataset image_format", self.image_format, IMAGE_FORMATS)
 
 
 @dataclass(frozen=True)
-class PrecomputeConfig:
-    """What is worked out of images once, so that training reads none."""
+class AugmentationConfig:
+    """Augmentation of the input image: noise and background."""
 
-    variants: int = 4
-    """Draws of each object's input image: its background and the noise on it. Training takes one
-    of them at random."""
-    seed: int = 0
-    """Start of the draws."""
-    augmentation_mean: float = -3.0
-    """Mean of ln(strength) of the noise on the input image."""
-    augmentation_std: float = 0.5
+    noise_log_mean: float = -3.0
+    """Mean of ln(strength) of the noise added to the input image."""
+    noise_log_std: float = 0.5
     """Standard deviation of ln(strength)."""
-    background_share: float = 0.5
-    """Share of the draws whose background is not white but a random grey or colour."""
-    at_once: int = 16
-    """Images that are encoded together."""
+    random_background_fraction: float = 0.5
+    """Fraction of input images with a random grey or coloured background instead of white. Target
+    images are always on white."""
 
     def __post_init__(self):
         check_bounds(
             self,
-            "precompute",
-            variants=(1, 1000),
-            seed=(0, 2**31 - 1),
-            augmentation_mean=(-20.0, 5.0),
-            augmentation_std=(0.0, 5.0),
-            background_share=(0.0, 1.0),
-            at_once=(1, 4096),
+            "augmentation",
+            noise_log_mean=(-20.0, 5.0),
+            noise_log_std=(0.0, 5.0),
+            random_background_fraction=(0.0, 1.0),
         )
+
+
+@dataclass(frozen=True)
+class PrecomputeConfig:
+    """Latents and embeddings computed once, so that training reads no images."""
+
+    variants: int = 4
+    """Augmented variants of each object's input image; each training step uses a random one."""
+    seed: int = 0
+    """Seed of the augmentation."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Noise and background of the input image."""
+
+    def __post_init__(self):
+        check_bounds(self, "precompute", variants=(1, 1000), seed=(0, 2**31 - 1))

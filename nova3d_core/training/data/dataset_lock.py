@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...io.files.atomic import new_file, refuse_unusable_name, refuse_unwritable
+from ...io.files.atomic import atomic_file, check_usable_path, check_parent_writable
 from ...io.files.json_text import read_json
 from ...io.files.ownership import GENERATOR
 from ...io.files.staging import remove_leftovers
-from ..config import flat_settings
+from ..config import flatten_settings
 
 SETTINGS = "dataset.json"
 _SHARD = re.compile(r"shard-\d{6,}\.tar")
 
 
-def claim(folder: Path, identity: dict[str, Any], overwrite: bool) -> None:
+def open_dataset_dir(folder: Path, identity: dict[str, Any], overwrite: bool) -> None:
     """Makes the folder this set's own.
 
     Args:
@@ -29,8 +29,8 @@ def claim(folder: Path, identity: dict[str, Any], overwrite: bool) -> None:
     Raises:
         InputError: it is another set's, or holds something else, or cannot be written.
     """
-    settings, identity = folder / SETTINGS, as_json({"generator": GENERATOR, **identity})
-    earlier = earlier_settings(folder)
+    settings, identity = folder / SETTINGS, json_roundtrip({"generator": GENERATOR, **identity})
+    earlier = existing_settings(folder)
     if earlier == identity:
         return
     if earlier is not None and not overwrite:
@@ -43,14 +43,14 @@ def claim(folder: Path, identity: dict[str, Any], overwrite: bool) -> None:
     write_json(settings, identity)
 
 
-def earlier_settings(folder: Path) -> dict[str, Any] | None:
+def existing_settings(folder: Path) -> dict[str, Any] | None:
     """The settings of the set in a folder, None if there is nothing; asked before long work.
 
     Raises:
         InputError: the folder holds something else, or a set cannot be written there.
     """
     settings = folder / SETTINGS
-    refuse_unusable_name(settings)
+    check_usable_path(settings)
     remove_leftovers(folder)
     if folder.is_file():
         raise InputError(f"{folder} is a file.", "Name a folder.")
@@ -65,7 +65,7 @@ def earlier_settings(folder: Path) -> dict[str, Any] | None:
     for path in (settings, *shards_in(folder)):
         if path.is_dir():
             raise InputError(f"{path} is a folder.", "Move it away, or choose another folder.")
-    refuse_unwritable(settings)
+    check_parent_writable(settings)
     return earlier
 
 
@@ -74,19 +74,19 @@ def shards_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("shard-*.tar") if _SHARD.fullmatch(path.name))
 
 
-def settings_in(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of the set in a folder; empty if there is none, or its file is damaged."""
     return _settings_of(folder / SETTINGS)
 
 
-def as_json(value: Any) -> Any:
+def json_roundtrip(value: Any) -> Any:
     """The value as it comes back from a JSON file."""
     return json.loads(json.dumps(value))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
-    with new_file(path, overwrite=True) as beside:
+    with atomic_file(path, overwrite=True) as beside:
         beside.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
@@ -101,6 +101,6 @@ def _settings_of(path: Path) -> dict[str, Any]:
 
 def _differences(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     """What changed, in words."""
-    flat = [flat_settings(each) for each in (earlier, now)]
+    flat = [flatten_settings(each) for each in (earlier, now)]
     names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
     return ", ".join(f"{n} was {flat[0].get(n)}, now {flat[1].get(n)}" for n in names)

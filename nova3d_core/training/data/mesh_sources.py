@@ -27,7 +27,7 @@ OPEN_NOTE = "its surface is open or not a manifold: seen from both sides"
 
 
 @dataclass(frozen=True)
-class Procedural:
+class ProceduralObjects:
     """The first `count` objects of a seed's row."""
 
     count: int
@@ -51,12 +51,12 @@ class MeshList:
 
     paths: tuple[str, ...]
     """As they are to be opened; a tab and +Y or +Z after one says which way is up in it."""
-    fronts: int = 1
+    yaws_per_mesh: int = 1
 
     @property
     def count(self) -> int:
         """Objects."""
-        return len(self.paths) * self.fronts
+        return len(self.paths) * self.yaws_per_mesh
 
     def identity(self) -> dict[str, Any]:
         """What decides which objects these are."""
@@ -69,7 +69,7 @@ class MeshList:
         Raises:
             InputError: the file is missing, unreadable or too large, or nothing is to be seen.
         """
-        index, front = divmod(number, self.fronts)
+        index, front = divmod(number, self.yaws_per_mesh)
         path, up_axis = _path_and_up(self.paths[index], config.up_axis)
         mesh = _read(path, config, up_axis)
         turn_deg = float(np.random.default_rng((config.seed, index, front)).uniform(0, 360))
@@ -103,21 +103,21 @@ def _read(path: Path, config: DatasetConfig, up_axis: UpAxis) -> Mesh:
     from ...io.mesh.read import read_mesh
 
     mib = path.stat().st_size / 2**20 if path.is_file() else 0.0
-    if mib > config.most_mib:
+    if mib > config.max_mesh_mib:
         raise InputError(
-            f"{path} has {mib:.0f} MiB, more than {config.most_mib:g}.",
+            f"{path} has {mib:.0f} MiB, more than {config.max_mesh_mib:g}.",
             "Raise most_mib to take it.",
         )
     mesh = read_mesh(path, up_axis)
-    if len(mesh.faces) > config.most_faces:
+    if len(mesh.faces) > config.max_faces:
         raise InputError(
-            f"{path} has {len(mesh.faces)} faces, more than {config.most_faces}.",
+            f"{path} has {len(mesh.faces)} faces, more than {config.max_faces}.",
             "Decimate it, or raise most_faces.",
         )
     return mesh
 
 
-def read_mesh_list(path: Path, fronts: int = 1) -> MeshList:
+def read_mesh_list(path: Path, yaws_per_mesh: int = 1) -> MeshList:
     """The meshes that a text file names: one a line, relative to the file's folder.
 
     A tab and +Y or +Z after a name says which way is up in that mesh. Empty lines and lines that
@@ -140,4 +140,4 @@ def read_mesh_list(path: Path, fronts: int = 1) -> MeshList:
     if not names:
         raise InputError(f"mesh list {path} names no mesh.", "Write one mesh file a line.")
     folder = path.resolve().parent
-    return MeshList(tuple(str(folder / name) for name in names), fronts)
+    return MeshList(tuple(str(folder / name) for name in names), yaws_per_mesh)

@@ -1,4 +1,4 @@
-"""Where a run's objects come from: shards on disk, or made while it runs."""
+"""Data sources of a run: shards on disk, or procedural objects."""
 
 from __future__ import annotations
 
@@ -8,70 +8,73 @@ from itertools import islice
 from ...diffusion.families import Family
 from ...errors import InputError
 from ..config import TrainConfig
-from ..validation import Truth, truth_of
+from ..validation import ValidationSample, validation_sample
 from .shards import ShardDataset
 from .stream import ObjectStream, ProceduralDataset
 
 HELD_OUT_SEED = 2**31 + 1
-"""Procedural objects for validation; a run's own seeds are smaller."""
+"""Seed of procedural validation objects; above all seeds of runs."""
 
 
-def source_of(config: TrainConfig, rank: int, world: int) -> ObjectStream:
-    """The run's objects for one of its processes.
+def make_object_stream(config: TrainConfig, rank: int, world_size: int) -> ObjectStream:
+    """The training objects of one process.
 
     Raises:
-        InputError: there are no shards, or the batch cannot be dealt out evenly.
+        InputError: there are no shards, or the batch cannot be split evenly.
     """
-    data, place = config.data, {"rank": rank, "world": world, "block": block_of(config, world)}
+    data = config.data
+    batch_size = batch_size_per_process(config, world_size)
+    distributed = {"rank": rank, "world_size": world_size, "batch_size": batch_size}
     if data.source == "procedural":
-        return ProceduralDataset(config.seed, data.size_px, **place)
+        return ProceduralDataset(config.seed, data.size_px, **distributed)
     if not data.shards:
         raise InputError(
             "the training settings name no shards.",
             "Give --data, or set data.shards; `render-dataset` makes some.",
         )
-    return ShardDataset(data.shards, config.seed, **place)
+    return ShardDataset(data.shards, config.seed, **distributed)
 
 
-def block_of(config: TrainConfig, world: int) -> int:
-    """Objects of a step for each process.
+def batch_size_per_process(config: TrainConfig, world_size: int) -> int:
+    """Objects per step and process.
 
     Raises:
-        InputError: they cannot be dealt out evenly.
+        InputError: the batch cannot be split evenly.
     """
-    batch = config.optimiser.batch
-    if batch % world:
+    batch_size = config.optimiser.batch_size
+    if batch_size % world_size:
         raise InputError(
-            f"a batch of {batch} objects cannot be dealt out evenly to {world} processes.",
-            f"Take an optimiser.batch that is a multiple of {world}.",
+            f"a batch of {batch_size} objects cannot be split evenly over {world_size} processes.",
+            f"Set optimiser.batch_size to a multiple of {world_size}.",
         )
-    return batch // world
+    return batch_size // world_size
 
 
-def held_out_objects(config: TrainConfig, family: Family, count: int) -> Sequence[Truth]:
-    """Objects that are never learnt from, always the same ones.
+def held_out_objects(
+    config: TrainConfig, family: Family, count: int
+) -> Sequence[ValidationSample]:
+    """Objects that are never trained on, always the same.
 
     Args:
-        config: the run's settings.
-        family: says how many views.
-        count: so many at most.
+        config: settings of the run.
+        family: decides the number of views.
+        count: maximum number of objects.
 
     Raises:
-        InputError: they do not have the views and the size that are trained.
+        InputError: their views or size differ from the settings.
     """
     if count == 0:
         return []
     if config.data.held_out:
-        shards = ShardDataset(config.data.held_out, epochs=1, shuffle=False, rank=0, world=1)
-        items = shards.readable_objects()
+        items = ShardDataset(config.data.held_out, epochs=1, shuffle=False).readable_objects()
     else:
-        items = iter(ProceduralDataset(HELD_OUT_SEED, config.data.size_px, rank=0, world=1))
-    truths = [truth_of(item) for item in islice(items, count)]
-    wanted = (family.views, config.data.size_px, config.data.size_px, 3)
-    for truth in truths:
-        if tuple(truth.colour.shape) != wanted:
+        items = iter(ProceduralDataset(HELD_OUT_SEED, config.data.size_px))
+    samples = [validation_sample(item) for item in islice(items, count)]
+    expected = (family.views, config.data.size_px, config.data.size_px, 3)
+    for sample in samples:
+        if tuple(sample.colour.shape) != expected:
             raise InputError(
-                f"held-out object {truth.key} has images of shape {tuple(truth.colour.shape)}, "
-                f"the settings want {wanted}."
+                f"held-out object {sample.key} has images of shape {tuple(sample.colour.shape)}, "
+                f"the settings require {expected}."
             )
-    return truths
+    return samples

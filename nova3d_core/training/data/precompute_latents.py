@@ -15,13 +15,13 @@ from torch import Tensor
 from ...diffusion.model import Codec, ImageEncoder
 from ...errors import InputError, StageError
 from ...progress import SILENT, Progress
-from ..config import ConditionConfig
+from ..config import ConditioningConfig
 from ..step_rng import draw
-from .batches import Batch, signed, told_in_training
+from .batches import ImageBatch, to_signed, sample_conditioning
 from .config import PrecomputeConfig
-from .dataset_lock import claim, settings_in
+from .dataset_lock import open_dataset_dir, read_settings
 from .shard_members import DamagedObjectError
-from .shard_writer import FORMAT, Members, npy, write_shard
+from .shard_writer import FORMAT, Members, encode_npy, write_shard
 from .shards import Shard, ShardDataset, read_shard, shard_paths
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Encoders:
 
 
 @dataclass
-class Precomputed:
+class PrecomputeSummary:
     """What came of it."""
 
     folder: Path
@@ -54,14 +54,14 @@ class Precomputed:
     """What was wrong with objects that were left out; those of kept shards are not in it."""
 
 
-def precompute(
+def precompute_latents(
     shards: Path | str,
     folder: Path | str,
     encoders: Encoders,
     config: PrecomputeConfig | None = None,
     overwrite: bool = False,
     progress: Progress = SILENT,
-) -> Precomputed:
+) -> PrecomputeSummary:
     """Writes a shard of latents for each shard of images; `ShardDataset` reads those too.
 
     Each object has colour_latent and normal_latent (V, C, h, w) float16, scaled as the network
@@ -84,12 +84,12 @@ def precompute(
     """
     config, folder = config or PrecomputeConfig(), Path(folder)
     paths = shard_paths(shards)
-    of = settings_in(Path(shards)) if Path(shards).is_dir() else {}
+    of = read_settings(Path(shards)) if Path(shards).is_dir() else {}
     settings = {key: value for key, value in asdict(config).items() if key != "at_once"}
     identity = {"format": FORMAT, "source": "latents", "model": encoders.name, **settings}
-    claim(folder, {**identity, "shards": len(paths), "images": of}, overwrite)
+    open_dataset_dir(folder, {**identity, "shards": len(paths), "images": of}, overwrite)
     found = [read_shard(path) for path in paths]
-    result, done = Precomputed(folder), 0
+    result, done = PrecomputeSummary(folder), 0
     total = sum(len(shard.objects) for shard in found)
     progress.update(STAGE, 0, total)
     for index, shard in enumerate(found):
@@ -154,7 +154,7 @@ def _latents(
     reader = ShardDataset(shard.path, shuffle=False, epochs=1, rank=0, world=1)
     for index in range(len(shard.objects)):
         try:
-            item = reader.object_of(reader.shards[0], index)
+            item = reader.read_object(reader.shards[0], index)
         except DamagedObjectError as error:
             skipped.append(error.message)
             logger.warning("%s It is left out (%d so far).", error.message, len(skipped))
@@ -168,7 +168,7 @@ def _latents(
                     "Check the model's file; encode in float32.",
                 )
         angles = {name: item[name].tolist() for name in ("elevation_deg", "azimuth_deg")}
-        members = {f"{name}.npy": npy(value.cpu().numpy()) for name, value in made.items()}
+        members = {f"{name}.npy": encode_npy(value.cpu().numpy()) for name, value in made.items()}
         yield item["key"], {"json": json.dumps(angles).encode(), **members}
 
 
@@ -176,7 +176,7 @@ def _latents(
 def latents_of(
     item: Mapping[str, Any], number: int, encoders: Encoders, config: PrecomputeConfig
 ) -> dict[str, Tensor]:
-    """Everything that is kept of one object; see `precompute`.
+    """Everything that is kept of one object; see `precompute_latents`.
 
     Args:
         item: as `ShardDataset` yields it.
@@ -187,16 +187,16 @@ def latents_of(
     codec, device = encoders.codec, encoders.device
 
     def scaled(images: Tensor) -> Tensor:
-        parts = signed(images.to(device)).split(config.at_once)
-        return torch.cat([codec.to_scaled(part) for part in parts])
+        parts = to_signed(images.to(device)).split(config.at_once)
+        return torch.cat([codec.encode_scaled(part) for part in parts])
 
     draws = draw(config.seed, number, range(config.variants), (1,) * 5, item["colour"].shape[-2])
-    conditions = ConditionConfig(
+    conditions = ConditioningConfig(
         augmentation_mean=config.augmentation_mean,
         augmentation_std=config.augmentation_std,
         background_share=config.background_share,
     )
-    told = told_in_training(_front(item, config.variants), draws, conditions, domains=2)
+    told = sample_conditioning(_front(item, config.variants), draws, conditions, domains=2)
     seen, noisy = told.image.to(device), told.noisy_image.to(device)
     embedding = [encoders.image_encoder.embed(part) for part in seen.split(config.at_once)]
     strength = torch.exp(config.augmentation_mean + config.augmentation_std * draws.strength)
@@ -211,9 +211,9 @@ def latents_of(
     }
 
 
-def _front(item: Mapping[str, Any], count: int) -> Batch:
+def _front(item: Mapping[str, Any], count: int) -> ImageBatch:
     """View 0 of an object, so many times."""
-    return Batch(
+    return ImageBatch(
         item["colour"][None, :1].expand(count, -1, -1, -1, -1),
         item["normal"][None, :1].expand(count, -1, -1, -1, -1),
         item["mask"][None, 0].expand(count, -1, -1),
@@ -222,7 +222,7 @@ def _front(item: Mapping[str, Any], count: int) -> Batch:
     )
 
 
-def encoders_of(
+def load_encoders(
     path: Path | str, device: torch.device | str = "cpu", progress: Progress = SILENT
 ) -> Encoders:
     """Codec and image encoder out of a model's file: NOVA3D, or the SVD that it grows out of.
@@ -230,10 +230,10 @@ def encoders_of(
     Raises:
         InputError: the file holds no such model.
     """
-    from ...weights.discovery.locate import look_at
+    from ...weights.discovery.locate import inspect_file
 
     path, device = Path(path), torch.device(device)
-    found = look_at(path).identity
+    found = inspect_file(path).identity
     if found is not None and found.family == "svd":
         from ...weights.load import load_svd
 

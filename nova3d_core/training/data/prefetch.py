@@ -1,10 +1,10 @@
-"""Batches made ready in the background, with the exact place in the data of each."""
+"""Background loading of batches, with the exact position in the data after each."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -12,65 +12,66 @@ from .stream import ObjectStream
 
 T = TypeVar("T")
 
-_WAIT_S = 0.2
-"""How often a thread looks whether it shall end."""
+_POLL_S = 0.2
+"""Interval at which the thread checks whether to stop."""
 
 
 @dataclass(frozen=True)
-class _Made(Generic[T]):
+class _Prefetched(Generic[T]):
     batch: T
-    place: dict[str, Any]
+    data_state: dict[str, Any]
 
 
-class Feed(Generic[T]):
-    """Takes so many objects at a time and makes something of them, a few steps ahead.
+class BatchPrefetcher(Generic[T]):
+    """Makes batches of a stream's objects in a background thread.
 
     Args:
-        source: where objects come from, at the place to begin with; its block is `count`.
-        count: objects of a batch.
-        make: makes a batch of objects, for a step.
-        first_step: the step of the first batch.
-        ahead: batches that are made ready by a thread of its own; 0 makes each when it is asked
-            for.
+        source: the stream, at its current position; its batch size is `count`.
+        count: objects per batch.
+        collate: makes the batch of a step from its objects.
+        first_step: step of the first batch.
+        prefetch_batches: batches loaded in advance; 0 loads each in the calling thread.
 
     Attributes:
-        place: the source's place after the batch given last, whatever lies ready beyond it.
+        data_state: state of the stream after the batch returned last, however many were prefetched.
     """
 
     def __init__(
         self,
         source: ObjectStream,
         count: int,
-        make: Callable[[list[dict[str, Any]], int], T],
+        collate: Callable[[list[dict[str, Any]], int], T],
         first_step: int = 0,
-        ahead: int = 2,
+        prefetch_batches: int = 2,
     ):
-        self._source, self._count, self._make = source, count, make
+        self._source, self._count, self._collate = source, count, collate
         self._step = first_step
-        self.place = source.state_dict()
+        self.data_state = source.state_dict()
         self._items = iter(source)
-        self._over = threading.Event()
-        self._ready: queue.Queue[_Made[T] | BaseException] = queue.Queue(max(ahead, 1))
+        self._stop = threading.Event()
+        self._queue: queue.Queue[_Prefetched[T] | BaseException] = queue.Queue(
+            max(prefetch_batches, 1)
+        )
         self._thread: threading.Thread | None = None
-        if ahead:
+        if prefetch_batches:
             self._thread = threading.Thread(target=self._fill, name="training data", daemon=True)
             self._thread.start()
 
     def next(self) -> T:
-        """The next batch; what went wrong while it was made is raised here."""
+        """The next batch. Raises whatever was raised while it was made."""
         if self._thread is None:
-            made: _Made[T] | BaseException = self._one()
+            result: _Prefetched[T] | BaseException = self._load()
         else:
-            made = self._ready.get()
-        if isinstance(made, BaseException):
-            self._ready.put(made)  # whoever asks again is told again
-            raise made
-        self.place = made.place
-        return made.batch
+            result = self._queue.get()
+        if isinstance(result, BaseException):
+            self._queue.put(result)  # raised again by later calls
+            raise result
+        self.data_state = result.data_state
+        return result.batch
 
     def close(self) -> None:
-        """Ends the thread; what lies ready is thrown away."""
-        self._over.set()
+        """Stops the thread and drops prefetched batches."""
+        self._stop.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -78,59 +79,30 @@ class Feed(Generic[T]):
         if close is not None:
             close()
 
-    def __enter__(self) -> Feed[T]:
+    def __enter__(self) -> BatchPrefetcher[T]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _one(self) -> _Made[T]:
+    def _load(self) -> _Prefetched[T]:
         objects = [next(self._items) for _ in range(self._count)]
-        place = self._source.state_dict()
-        made = _Made(self._make(objects, self._step), place)
+        data_state = self._source.state_dict()
+        result = _Prefetched(self._collate(objects, self._step), data_state)
         self._step += 1
-        return made
+        return result
 
     def _fill(self) -> None:
-        while not self._over.is_set():
+        while not self._stop.is_set():
             try:
-                made: _Made[T] | BaseException = self._one()
-            except BaseException as error:  # raised again where batches are asked for
-                made = error
-            while not self._over.is_set():
+                result: _Prefetched[T] | BaseException = self._load()
+            except BaseException as error:  # raised again by `next`
+                result = error
+            while not self._stop.is_set():
                 try:
-                    self._ready.put(made, timeout=_WAIT_S)
+                    self._queue.put(result, timeout=_POLL_S)
                     break
                 except queue.Full:
                     continue
-            if isinstance(made, BaseException):
+            if isinstance(result, BaseException):
                 return
-
-
-class ObjectList(ObjectStream):
-    """A few objects again and again, in order; for tests and for learning one batch by heart.
-
-    Args:
-        objects: as a source gives them.
-        rank, world, block: see `ObjectStream`.
-    """
-
-    total = None
-
-    def __init__(
-        self,
-        objects: Iterable[dict[str, Any]],
-        rank: int | None = None,
-        world: int | None = None,
-        block: int = 1,
-    ):
-        super().__init__(rank, world, block)
-        self._objects = list(objects)
-
-    def fetch(self, number: int) -> dict[str, Any]:
-        """One object of the row."""
-        return self._objects[number % len(self._objects)]
-
-    def identity(self) -> dict[str, Any]:
-        """How many there are."""
-        return {"source": "list", "objects": len(self._objects)}

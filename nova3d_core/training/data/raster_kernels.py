@@ -8,7 +8,7 @@ import warp as wp
 
 
 @wp.struct
-class Surface:
+class RasterMesh:
     """A mesh as the kernels read it."""
 
     faces: wp.array(dtype=wp.vec3i)
@@ -38,7 +38,7 @@ def edge(a: wp.vec3, b: wp.vec3, x: float, y: float):
 @wp.kernel
 def draw(
     points: wp.array2d(dtype=wp.vec3),
-    surface: Surface,
+    surface: RasterMesh,
     size: int,
     nearness: wp.array3d(dtype=float),
     face: wp.array3d(dtype=int),
@@ -85,14 +85,14 @@ def draw(
 
 
 @wp.func
-def texel(surface: Surface, row: int, column: int):
+def texel(surface: RasterMesh, row: int, column: int):
     height = surface.texture.shape[0]
     width = surface.texture.shape[1]
     return surface.texture[(row % height + height) % height, (column % width + width) % width]
 
 
 @wp.func
-def colour_at(surface: Surface, corners: wp.vec3i, u: float, v: float, w: float):
+def colour_at(surface: RasterMesh, corners: wp.vec3i, u: float, v: float, w: float):
     """Colour of the surface: the texture's between its texels, or the vertices'."""
     if surface.textured == 0:
         return (
@@ -114,7 +114,7 @@ def colour_at(surface: Surface, corners: wp.vec3i, u: float, v: float, w: float)
 
 @wp.kernel
 def resolve(
-    surface: Surface,
+    surface: RasterMesh,
     light: Light,
     turn: wp.mat33,
     samples: int,

@@ -60,9 +60,9 @@ def render_object(
 @cache
 def _has_warp() -> bool:
     """Whether warp runs on the CPU; says once, where it does not, what takes its place."""
-    from ...compute.warp_backend import problem_on
+    from ...compute.warp_backend import kernel_error
 
-    problem = problem_on(torch.device("cpu"), _raster_kernels)
+    problem = kernel_error(torch.device("cpu"), _raster_kernels)
     if problem:
         logger.warning(
             "training images are rendered by the slower ray caster: %s. Install warp with: pip "
@@ -95,7 +95,7 @@ def _rasterised(
 
     views, size = len(cameras), config.size_px
     samples = size * config.supersample
-    surface = kernels.Surface()
+    surface = kernels.RasterMesh()
     if mesh.normals is None:
         mesh = _split_flat(mesh)
     for name, value in _arrays(mesh, config).items():
@@ -150,7 +150,7 @@ def _arrays(mesh: Mesh, config: ImageConfig) -> dict[str, tuple[ndarray, str]]:
     none2, none3 = np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32)
     colours, texture = mesh.vertex_colours, none3[None]
     if mesh.texture is not None:
-        texture = averaged_down(mesh.texture, TEXELS_PER_PIXEL * config.size_px).numpy()
+        texture = downsample_texture(mesh.texture, TEXELS_PER_PIXEL * config.size_px).numpy()
     elif colours is None:
         colours = torch.full((count, 3), GREY)
     return {
@@ -199,7 +199,7 @@ def is_closed(mesh: Mesh) -> bool:
     return is_closed_manifold(mesh.welded())
 
 
-def averaged_down(texture: Tensor, longest: int) -> Tensor:
+def downsample_texture(texture: Tensor, longest: int) -> Tensor:
     """A texture (H, W, 3) with squares of texels averaged until its longer side fits."""
     factor = -(-max(texture.shape[:2]) // longest)
     if factor <= 1:

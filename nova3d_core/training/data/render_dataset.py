@@ -11,11 +11,11 @@ from ...compute.devices import is_out_of_memory
 from ...errors import InputError, Nova3DError
 from ...progress import SILENT, Progress
 from .config import DatasetConfig
-from .dataset_lock import claim, write_json
-from .mesh_sources import GREY_NOTE, OPEN_NOTE, MeshList, Procedural
-from .shard_writer import FORMAT, Members, members_of, write_shard
+from .dataset_lock import open_dataset_dir, write_json
+from .mesh_sources import GREY_NOTE, OPEN_NOTE, MeshList, ProceduralObjects
+from .shard_writer import FORMAT, Members, encode_members, write_shard
 from .shards import read_shard
-from .workers import STAGE, Runner, runner
+from .workers import STAGE, TaskRunner, task_runner
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ CHUNK = 10
 
 
 @dataclass
-class Rendered:
+class DatasetSummary:
     """What came of rendering a set."""
 
     folder: Path
@@ -44,14 +44,14 @@ class Rendered:
 
 
 def render_dataset(
-    source: MeshList | Procedural,
+    source: MeshList | ProceduralObjects,
     folder: Path | str,
     config: DatasetConfig | None = None,
     workers: int = 1,
     ray: str | None = None,
     overwrite: bool = False,
     progress: Progress = SILENT,
-) -> Rendered:
+) -> DatasetSummary:
     """Renders a set of objects into `folder/shard-000000.tar` and so on.
 
     A shard appears when it is whole. Called again with the same source and settings, finished
@@ -76,13 +76,13 @@ def render_dataset(
     """
     config, folder = config or DatasetConfig(), Path(folder)
     identity = {"format": FORMAT, **source.identity(), **asdict(config)}
-    with runner(workers, ray) as run:  # looked for first: it may be missing
-        claim(folder, identity, overwrite)
-        result = Rendered(folder)
-        numbers = range(0, source.count, config.per_shard)
+    with task_runner(workers, ray) as run:  # looked for first: it may be missing
+        open_dataset_dir(folder, identity, overwrite)
+        result = DatasetSummary(folder)
+        numbers = range(0, source.count, config.objects_per_shard)
         progress.update(STAGE, 0, source.count)
         for index, start in enumerate(numbers):
-            stop = min(start + config.per_shard, source.count)
+            stop = min(start + config.objects_per_shard, source.count)
             path = folder / f"shard-{index:06d}.tar"
             about = _finished(path, start, stop)
             if about is None:
@@ -96,8 +96,8 @@ def render_dataset(
 
 
 def _render_shard(
-    run: Runner,
-    source: MeshList | Procedural,
+    run: TaskRunner,
+    source: MeshList | ProceduralObjects,
     config: DatasetConfig,
     path: Path,
     span: tuple[int, int],
@@ -137,7 +137,7 @@ def _render_shard(
 
 
 def render_chunk(
-    task: tuple[MeshList | Procedural, DatasetConfig, range],
+    task: tuple[MeshList | ProceduralObjects, DatasetConfig, range],
 ) -> list[dict[str, Any]]:
     """Renders a few objects; run by workers.
 
@@ -152,11 +152,11 @@ def render_chunk(
         except Exception as error:
             if not (isinstance(error, Nova3DError) or is_out_of_memory(error)):
                 raise
-            name = source.paths[number // source.fronts] if isinstance(source, MeshList) else ""
+            name = source.paths[number // source.yaws_per_mesh] if isinstance(source, MeshList) else ""
             reason = str(error) or "memory ran out"
             answers.append({"source": name or f"object {number}", "reason": reason})
             continue
-        members = members_of(images, about, config.images_as)
+        members = encode_members(images, about, config.image_format)
         answers.append({"key": key, "members": members, "notes": about["notes"]})
     return answers
 
@@ -173,7 +173,7 @@ def _finished(path: Path, start: int, stop: int) -> dict[str, Any] | None:
     return about if (about.get("first"), about.get("stop")) == (start, stop) else None
 
 
-def _count(result: Rendered, about: dict[str, Any]) -> None:
+def _count(result: DatasetSummary, about: dict[str, Any]) -> None:
     result.shards += 1
     result.objects += about["count"]
     result.grey += about["grey"]

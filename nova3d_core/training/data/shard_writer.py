@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...io.files.atomic import new_file
+from ...io.files.atomic import atomic_file
 from .config import ImageFormat
-from .shards import ABOUT
+from .shards import SHARD_INFO
 
 FORMAT = 1
 """Of the shards; raised when a reader of today could not read them."""
@@ -23,7 +23,7 @@ Members = dict[str, bytes]
 """The files of one object: content by name, such as `colour.png`."""
 
 
-def members_of(images: Mapping[str, Any], about: Mapping[str, Any], kind: ImageFormat) -> Members:
+def encode_members(images: Mapping[str, Any], about: Mapping[str, Any], kind: ImageFormat) -> Members:
     """The files of one object.
 
     Args:
@@ -35,7 +35,7 @@ def members_of(images: Mapping[str, Any], about: Mapping[str, Any], kind: ImageF
     members = {"json": json.dumps({**about, **angles}).encode()}
     for name in IMAGES:
         array = images[name].numpy()  # (V, H, W, ...)
-        members[f"{name}.{kind}"] = png_strip(array) if kind == "png" else npy(array)
+        members[f"{name}.{kind}"] = encode_png_strip(array) if kind == "png" else encode_npy(array)
     return members
 
 
@@ -43,7 +43,7 @@ def _rounded(values: torch.Tensor) -> list[float]:
     return [round(float(value), 4) for value in values]
 
 
-def png_strip(images: np.ndarray) -> bytes:
+def encode_png_strip(images: np.ndarray) -> bytes:
     """Images (V, H, W, ...) uint8 below one another in one PNG."""
     from PIL import Image
 
@@ -53,7 +53,7 @@ def png_strip(images: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def npy(array: np.ndarray) -> bytes:
+def encode_npy(array: np.ndarray) -> bytes:
     """An array as a .npy file."""
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
@@ -80,8 +80,8 @@ def write_shard(
     objects = list(objects)
     names = sorted(objects[0][1]) if objects else []
     whole = {"format": FORMAT, **about, "count": len(objects), "members": names}
-    with new_file(path, overwrite) as beside, tarfile.open(beside, "w") as tar:
-        _add(tar, ABOUT, json.dumps(whole, indent=1).encode())
+    with atomic_file(path, overwrite) as beside, tarfile.open(beside, "w") as tar:
+        _add(tar, SHARD_INFO, json.dumps(whole, indent=1).encode())
         for key, members in objects:
             for name, content in members.items():
                 _add(tar, f"{key}.{name}", content)

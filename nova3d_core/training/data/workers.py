@@ -23,7 +23,7 @@ from ...errors import InputError, MissingDependencyError, StageError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Runner = Callable[[Callable[[Any], T], Sequence[Any]], Iterator[T]]
+TaskRunner = Callable[[Callable[[Any], T], Sequence[Any]], Iterator[T]]
 """Called with a function and its tasks: yields the answers in the order of the tasks."""
 STAGE = "rendering objects"
 _PR_SET_PDEATHSIG = 1
@@ -32,7 +32,7 @@ AHEAD = 3
 
 
 @contextmanager
-def runner(workers: int = 1, ray: str | None = None) -> Iterator[Runner]:
+def task_runner(workers: int = 1, ray: str | None = None) -> Iterator[TaskRunner]:
     """A runner for as long as the block lasts; its processes are gone afterwards.
 
     Args:
@@ -83,7 +83,7 @@ def _follow_parent() -> None:
 
 
 @contextmanager
-def _in_processes(workers: int) -> Iterator[Runner]:
+def _in_processes(workers: int) -> Iterator[TaskRunner]:
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker)
@@ -117,7 +117,7 @@ def _in_processes(workers: int) -> Iterator[Runner]:
 
 
 @contextmanager
-def _on_ray(address: str, workers: int) -> Iterator[Runner]:
+def _on_ray(address: str, workers: int) -> Iterator[TaskRunner]:
     try:
         import ray
     except ImportError as error:
@@ -137,12 +137,12 @@ def _on_ray(address: str, workers: int) -> Iterator[Runner]:
 
     def run(function: Callable[[Any], T], tasks: Sequence[Any]) -> Iterator[T]:
         remote = ray.remote(num_cpus=1)(function)
-        ahead = AHEAD * max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        prefetch_batches = AHEAD * max(int(ray.cluster_resources().get("CPU", 1)), 1)
         waiting: deque[Any] = deque()
         rest = iter(tasks)
         try:
             while True:
-                while len(waiting) < ahead and (task := next(rest, None)) is not None:
+                while len(waiting) < prefetch_batches and (task := next(rest, None)) is not None:
                     waiting.append(remote.remote(task))
                 if not waiting:
                     return

@@ -149,7 +149,7 @@ def _sgm_vae(file: WeightFile) -> NetworkComponent:
         for half, prefix in (("quant_conv", encoder), ("post_quant_conv", FIRST_STAGE))
         if f"{prefix}{half}.weight" in file
     }
-    key_map = vae_key_map(vae.state_dict(), len(config.widths), encoder, quantised)
+    key_map = vae_key_map(vae.state_dict(), len(config.block_out_channels), encoder, quantised)
     left = unused_names(file, (f"{FIRST_STAGE}decoder.", f"{encoder}encoder."), key_map)
     return NetworkComponent("VAE", VaeCodec(vae), vae, file, key_map, left)
 
@@ -194,18 +194,18 @@ def _checked(part: NetworkComponent) -> NetworkComponent:
 
 def check_latents(unet: VideoUNet, codec: NetworkComponent) -> None:
     """Raises InputError unless the codec's latents are what the UNet paints."""
-    made, config = codec.module.channels, unet.config
-    if (config.channels_in, config.channels_out) != (2 * made, made):
+    made, config = codec.module.latent_channels, unet.config
+    if (config.in_channels, config.out_channels) != (2 * made, made):
         raise InputError(
             f"the {codec.label} in {codec.file.path} makes latents of {made} numbers, the UNet "
-            f"takes {config.channels_in} and paints {config.channels_out}.",
+            f"takes {config.in_channels} and paints {config.out_channels}.",
             f"Take the {codec.label} that belongs to the UNet.",
         )
 
 
 def check_context(unet: VideoUNet, encoder: NetworkComponent) -> None:
     """Raises InputError unless the image encoder's embedding is what the UNet attends to."""
-    made, taken = encoder.module.token_channels, unet.config.context_channels
+    made, taken = encoder.module.embed_dim, unet.config.context_dim
     if made != taken:
         raise InputError(
             f"the image encoder in {encoder.file.path} makes {made} numbers, the UNet takes "

@@ -77,7 +77,7 @@ def small_encoder_component(file: WeightFile) -> NetworkComponent:
             )
         widths[name] = shape[0]
     with torch.device("meta"):
-        encoder = SmallEncoder(channels=widths["stem"], token=widths["head"])
+        encoder = SmallEncoder(channels=widths["stem"], embed_dim=widths["head"])
     key_map = {name: TensorSource(SMALL_ENCODER_PREFIX + name) for name in encoder.state_dict()}
     left = unused_names(file, (SMALL_ENCODER_PREFIX,), key_map)
     return NetworkComponent("image encoder", encoder, encoder, file, key_map, left)

@@ -102,9 +102,9 @@ class _UNet:
 
     prefix: str
     layout: Layout
-    channels_in: int
-    channels: int
-    added_numbers: int | None
+    in_channels: int
+    model_channels: int
+    add_embed_dim: int | None
     tensor_count: int
 
 
@@ -214,9 +214,9 @@ def _find_unet(tensors: Tensors) -> _UNet | None:
             return _UNet(
                 prefix,
                 layout,
-                channels_in=entry.shape[1],
-                channels=entry.shape[0],
-                added_numbers=added_entry.shape[-1] if added_entry and added_entry.shape else None,
+                in_channels=entry.shape[1],
+                model_channels=entry.shape[0],
+                add_embed_dim=added_entry.shape[-1] if added_entry and added_entry.shape else None,
                 tensor_count=sum(not any(piece in name for piece in outside) for name in own),
             )
     return None
@@ -233,15 +233,15 @@ def _family_of_unet(
         return "nova3d", (), notes
     if all(any(piece in name for name in tensors) for piece in _OUROBOROS3D_KEYS):
         return "ouroboros3d", (), ()
-    family = FAMILY_BY_ADD_EMBED_DIM.get(unet.added_numbers or 0)
-    if family is None or unet.channels_in != LATENT_CHANNELS_IN:
+    family = FAMILY_BY_ADD_EMBED_DIM.get(unet.add_embed_dim or 0)
+    if family is None or unet.in_channels != LATENT_CHANNELS_IN:
         expected = ", ".join(f"{n} ({f})" for n, f in FAMILY_BY_ADD_EMBED_DIM.items())
         return (
             "unknown",
             (),
             (
-                f"A video UNet that takes {unet.channels_in} channels and "
-                f"{unet.added_numbers or 'no'} numbers beside the time; expected "
+                f"A video UNet that takes {unet.in_channels} channels and "
+                f"{unet.add_embed_dim or 'no'} numbers beside the time; expected "
                 f"{LATENT_CHANNELS_IN} channels and {expected}.",
             ),
         )
@@ -266,8 +266,8 @@ def _remarks_on_unet(unet: _UNet, family: str) -> tuple[str, ...]:
     """Says if the UNet is smaller than SVD's, or lacks tensors."""
     if family in ("unknown", "nova3d-mini"):
         return ()
-    if unet.channels != SVD_CHANNELS:
-        return (f"A UNet of {unet.channels} base channels; the published ones have 320.",)
+    if unet.model_channels != SVD_CHANNELS:
+        return (f"A UNet of {unet.model_channels} base channels; the published ones have 320.",)
     if unet.tensor_count < UNET_TENSORS:
         return (
             f"The UNet has {unet.tensor_count} of {UNET_TENSORS} tensors: one shard of several, "

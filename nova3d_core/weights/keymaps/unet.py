@@ -77,11 +77,11 @@ def sgm_unet_names(names: Iterable[str]) -> dict[str, str]:
     """
     names = list(names)
     layers = [int(m[1]) for name in names if (m := _ON_THE_WAY_DOWN.match(name))]
-    res_blocks = max(layers, default=0) + 1
-    return {name: _sgm_unet_name(name, res_blocks, names) for name in names}
+    num_res_blocks = max(layers, default=0) + 1
+    return {name: _sgm_unet_name(name, num_res_blocks, names) for name in names}
 
 
-def _sgm_unet_name(name: str, res_blocks: int, names: list[str]) -> str:
+def _sgm_unet_name(name: str, num_res_blocks: int, names: list[str]) -> str:
     stem, _, last = name.rpartition(".")
     if stem in _OUTSIDE:
         return f"{_OUTSIDE[stem]}.{last}"
@@ -97,12 +97,12 @@ def _sgm_unet_name(name: str, res_blocks: int, names: list[str]) -> str:
     if middle:
         place = {"resnets": 2 * int(index), "attentions": 1}[kind]
         return f"middle_block.{place}.{rest}"
-    layer = int(level) * (res_blocks + 1)
+    layer = int(level) * (num_res_blocks + 1)
     if kind == "downsamplers":
-        return f"input_blocks.{layer + res_blocks + 1}.0.{rest.replace('conv.', 'op.', 1)}"
+        return f"input_blocks.{layer + num_res_blocks + 1}.0.{rest.replace('conv.', 'op.', 1)}"
     if kind == "upsamplers":
         attends = any(other.startswith(f"up_blocks.{level}.attentions.") for other in names)
-        return f"output_blocks.{layer + res_blocks}.{1 + attends}.{rest}"
+        return f"output_blocks.{layer + num_res_blocks}.{1 + attends}.{rest}"
     first, blocks = (1, "input_blocks") if way == "down" else (0, "output_blocks")
     return f"{blocks}.{layer + first + int(index)}.{int(kind == 'attentions')}.{rest}"
 

@@ -1,4 +1,4 @@
-"""The host's MESH, a batch whose items may be padded to one length, <-> the core's `Mesh`."""
+"""Converters between ComfyUI's MESH, a padded batch, and the core's `Mesh`."""
 
 from __future__ import annotations
 
@@ -12,99 +12,100 @@ from ..nova3d_core.errors import InputError
 from ..nova3d_core.io.images.srgb import linear_from_srgb, srgb_from_linear
 from ..nova3d_core.mesh import ZERO_ORIGIN, Mesh
 
-ON_VERTICES = ("uvs", "vertex_colors", "normals")
-ORIGINS = "nova3d_origins"
-"""Attribute of a MESH: index in the batch -> `Mesh.origin`, of those that are not zero."""
+VERTEX_ATTRIBUTES = ("uvs", "vertex_colors", "normals")
+ORIGINS_ATTRIBUTE = "nova3d_origins"
+"""Attribute of a MESH: batch index -> `Mesh.origin`, for non-zero origins."""
 
 
-def batch_items(given: Any) -> list[Mesh]:
-    """The meshes of a host's MESH; what the core does not know of it is left out.
+def meshes_from_batch(batch: Any) -> list[Mesh]:
+    """The meshes of a ComfyUI MESH, without padding; attributes that the core lacks are dropped.
 
-    Padding is cut off by the counts. Vertex colours are linear in the host, as in glTF, and sRGB in
-    the core. Hosts before textured meshes have vertices and faces alone.
+    Vertex colours are linear in ComfyUI, as in glTF, and sRGB in the core. Older ComfyUI versions
+    have vertices and faces only.
     """
-    vertices, faces = _batched(given.vertices, 3), _batched(given.faces, 3)
+    vertices, faces = _with_batch_axis(batch.vertices, 3), _with_batch_axis(batch.faces, 3)
     if len(vertices) == 0 or len(vertices) != len(faces):
         raise InputError(
             f"mesh is a batch of {len(vertices)} vertex lists and {len(faces)} face lists."
         )
-    return [_item(given, vertices, faces, index) for index in range(len(vertices))]
+    return [_mesh_at(batch, vertices, faces, index) for index in range(len(vertices))]
 
 
-def _item(given: Any, vertices: Tensor, faces: Tensor, index: int) -> Mesh:
-    counts = getattr(given, "vertex_counts", None), getattr(given, "face_counts", None)
-    corner_count = vertices.shape[1] if counts[0] is None else int(counts[0][index])
+def _mesh_at(batch: Any, vertices: Tensor, faces: Tensor, index: int) -> Mesh:
+    counts = getattr(batch, "vertex_counts", None), getattr(batch, "face_counts", None)
+    vertex_count = vertices.shape[1] if counts[0] is None else int(counts[0][index])
     face_count = faces.shape[1] if counts[1] is None else int(counts[1][index])
 
     def attribute(name: str) -> Tensor | None:
-        value = getattr(given, name, None)
-        return None if value is None else _plain(_batched(value, 3)[index, :corner_count])
+        value = getattr(batch, name, None)
+        return None if value is None else _to_cpu(_with_batch_axis(value, 3)[index, :vertex_count])
 
-    uv, colours, normals = (attribute(name) for name in ON_VERTICES)
+    uv, colours, normals = (attribute(name) for name in VERTEX_ATTRIBUTES)
     if colours is not None:
         colours = torch.from_numpy(srgb_from_linear(colours[:, :3].numpy())).float()
-    texture = getattr(given, "texture", None)
+    texture = getattr(batch, "texture", None)
     if texture is not None and uv is not None:
-        texture = _plain(_batched(texture, 4)[index])[..., :3].clamp(0.0, 1.0)
+        texture = _to_cpu(_with_batch_axis(texture, 4)[index])[..., :3].clamp(0.0, 1.0)
     else:
         texture = None
     return Mesh(
-        _plain(vertices[index, :corner_count]),
-        _plain(faces[index, :face_count]).long(),
+        _to_cpu(vertices[index, :vertex_count]),
+        _to_cpu(faces[index, :face_count]).long(),
         uv=uv,
         texture=texture,
         normals=None if normals is None else torch.nn.functional.normalize(normals, dim=1),
         vertex_colours=colours,
-        origin=getattr(given, ORIGINS, {}).get(index, ZERO_ORIGIN),
+        origin=getattr(batch, ORIGINS_ATTRIBUTE, {}).get(index, ZERO_ORIGIN),
     )
 
 
-def _batched(tensor: Any, axes: int) -> Tensor:
-    """The tensor with its batch axis; some nodes leave it out for one mesh."""
+def _with_batch_axis(tensor: Any, axes: int) -> Tensor:
+    """The tensor with a batch axis, which some nodes omit for a single mesh."""
     if isinstance(tensor, list | tuple):
         tensor = torch.stack([torch.as_tensor(each) for each in tensor])
     tensor = torch.as_tensor(tensor)
     return tensor[None] if tensor.ndim == axes - 1 else tensor
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def _to_cpu(tensor: Tensor) -> Tensor:
+    """The tensor on the CPU, usable in autograd."""
     return (tensor.clone() if tensor.is_inference() else tensor.detach()).cpu()
 
 
-def mesh_batch(meshes: Sequence[Mesh], make: Callable[..., Any] | None = None) -> Any:
-    """Core meshes as one MESH of the host.
+def batch_from_meshes(meshes: Sequence[Mesh], mesh_class: Callable[..., Any] | None = None) -> Any:
+    """Core meshes as a ComfyUI MESH.
 
     Args:
-        meshes: one or more. An attribute that only some have is white, or zero, for the others;
-            textures are brought to the largest size.
-        make: the host's class; found by itself when the host runs.
+        meshes: one or more. Meshes that lack an attribute that others have get white colours and
+            textures, and zeros elsewhere; textures are resized to the largest.
+        mesh_class: ComfyUI's MESH class; imported from ComfyUI by default.
     """
-    make = make or host_class()
-    settings: dict[str, Any] = {
+    mesh_class = mesh_class or host_mesh_class()
+    attributes: dict[str, Any] = {
         "uvs": _padded([mesh.uv for mesh in meshes], meshes, 0.0),
         "vertex_colors": _padded([_linear(mesh.vertex_colours) for mesh in meshes], meshes, 1.0),
         "normals": _padded([mesh.normals for mesh in meshes], meshes, 0.0),
         "texture": _texture_stack([mesh.texture for mesh in meshes]),
     }
     if len({(len(mesh.vertices), len(mesh.faces)) for mesh in meshes}) > 1:
-        settings["vertex_counts"] = torch.tensor([len(mesh.vertices) for mesh in meshes])
-        settings["face_counts"] = torch.tensor([len(mesh.faces) for mesh in meshes])
+        attributes["vertex_counts"] = torch.tensor([len(mesh.vertices) for mesh in meshes])
+        attributes["face_counts"] = torch.tensor([len(mesh.faces) for mesh in meshes])
     vertices = _padded([mesh.vertices for mesh in meshes], meshes, 0.0)
     faces = torch.nn.utils.rnn.pad_sequence([mesh.faces.cpu() for mesh in meshes], True)
     try:
-        made = make(vertices, faces, **settings)
-    except TypeError:  # before textured meshes the class takes geometry alone
-        made = make(vertices, faces)
-        for name, value in settings.items():
-            setattr(made, name, value)  # so that our own nodes hand textures on to each other
+        batch = mesh_class(vertices, faces, **attributes)
+    except TypeError:  # older ComfyUI: the class takes geometry only
+        batch = mesh_class(vertices, faces)
+        for name, value in attributes.items():
+            setattr(batch, name, value)  # our own nodes read them back
     origins = {i: mesh.origin for i, mesh in enumerate(meshes) if mesh.origin != ZERO_ORIGIN}
     if origins:
-        setattr(made, ORIGINS, origins)
-    return made
+        setattr(batch, ORIGINS_ATTRIBUTE, origins)
+    return batch
 
 
-def host_class() -> Callable[..., Any]:
-    """The host's own MESH, wherever its version keeps it."""
+def host_mesh_class() -> Callable[..., Any]:
+    """ComfyUI's MESH class; its module depends on the version."""
     from comfy_api.v0_0_2 import Types
 
     if hasattr(Types, "MESH"):
@@ -121,21 +122,21 @@ def _linear(colours: Tensor | None) -> Tensor | None:
 
 
 def _padded(values: list[Tensor | None], meshes: Sequence[Mesh], fill: float) -> Tensor | None:
-    """(B, N, C) values of all vertices, zeros behind the shorter lists; None if none has any."""
-    some = next((value for value in values if value is not None), None)
-    if some is None:
+    """(B, N, C) per-vertex values, zero-padded; None if no mesh has any."""
+    example = next((value for value in values if value is not None), None)
+    if example is None:
         return None
     rows = [
         value.detach().cpu()
         if value is not None
-        else torch.full((len(mesh.vertices), some.shape[1]), fill)
+        else torch.full((len(mesh.vertices), example.shape[1]), fill)
         for value, mesh in zip(values, meshes, strict=True)
     ]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 def _texture_stack(textures: list[Tensor | None]) -> Tensor | None:
-    """(B, H, W, 3) textures of the largest size; white where a mesh has none."""
+    """(B, H, W, 3) textures, resized to the largest; white for meshes without a texture."""
     sizes = [texture.shape[:2] for texture in textures if texture is not None]
     if not sizes:
         return None

@@ -24,7 +24,7 @@ def namespace(vertices, faces, **more):
 
 @pytest.fixture(scope="module")
 def meshes(pack):
-    return pack("nodes.meshes")
+    return pack("nodes.mesh_adapters")
 
 
 @pytest.fixture
@@ -66,32 +66,32 @@ def assert_same(ours, back):
 @pytest.mark.parametrize(("size", "colours"), [(8, False), (None, True), (None, False)])
 def test_one_mesh_comes_back_as_it_was(pack, meshes, make_class, size, colours):
     ours = some_mesh(pack, 7, 0, size, colours)
-    given = meshes.mesh_batch([ours], make_class)
+    given = meshes.batch_from_meshes([ours], make_class)
     assert given.vertices.shape == (1, 7, 3)
     assert given.faces.shape == (1, 8, 3)
-    (back,) = meshes.batch_items(given)
+    (back,) = meshes.meshes_from_batch(given)
     assert_same(ours, back)
 
 
 @ALL_CLASSES
 def test_a_batch_is_padded_counted_and_cut_again(pack, meshes, make_class):
     ours = [some_mesh(pack, count, count) for count in (5, 9, 4)]
-    given = meshes.mesh_batch(ours, make_class)
+    given = meshes.batch_from_meshes(ours, make_class)
     assert given.vertices.shape == (3, 9, 3)
     assert given.vertex_counts.tolist() == [5, 9, 4]
     assert given.face_counts.tolist() == [6, 10, 5]
     assert (given.faces[0, 6:] == 0).all()
-    for one, back in zip(ours, meshes.batch_items(given), strict=True):
+    for one, back in zip(ours, meshes.meshes_from_batch(given), strict=True):
         assert_same(one, back)
 
 
 def test_uniform_batches_have_no_counts(pack, meshes):
-    given = meshes.mesh_batch([some_mesh(pack, 5, 0), some_mesh(pack, 5, 1)], namespace)
+    given = meshes.batch_from_meshes([some_mesh(pack, 5, 0), some_mesh(pack, 5, 1)], namespace)
     assert not hasattr(given, "vertex_counts")
 
 
 def test_mixed_batches_are_white_where_there_is_nothing(pack, meshes):
-    given = meshes.mesh_batch(
+    given = meshes.batch_from_meshes(
         [some_mesh(pack, 5, 0, 8), some_mesh(pack, 6, 1, None, True), some_mesh(pack, 5, 2, 16)],
         namespace,
     )
@@ -106,7 +106,7 @@ def test_vertex_colours_are_linear_in_the_host(pack, meshes):
     ours = pack("nova3d_core.mesh").Mesh(
         torch.eye(3), torch.tensor([[0, 1, 2]]), vertex_colours=torch.tensor([[0.5, 1.0, 0.0]] * 3)
     )
-    given = meshes.mesh_batch([ours], namespace)
+    given = meshes.batch_from_meshes([ours], namespace)
     expected = torch.tensor([0.21404, 1.0, 0.0])
     torch.testing.assert_close(given.vertex_colors[0, 0], expected, atol=1e-5, rtol=0)
 
@@ -114,29 +114,29 @@ def test_vertex_colours_are_linear_in_the_host(pack, meshes):
 def test_what_hosts_nodes_leave_out_or_add_is_understood(pack, meshes):
     faces = torch.tensor([[0, 1, 2]], dtype=torch.int32)
     unbatched = namespace(torch.eye(3), faces, uvs=torch.rand(3, 2), texture=torch.rand(4, 4, 4))
-    (mesh,) = meshes.batch_items(unbatched)
+    (mesh,) = meshes.meshes_from_batch(unbatched)
     assert mesh.texture.shape == (4, 4, 3)
     assert mesh.faces.dtype == torch.int64
     listed = namespace([torch.eye(3)], [faces], vertex_colors=torch.rand(1, 3, 4))
-    (mesh,) = meshes.batch_items(listed)
+    (mesh,) = meshes.meshes_from_batch(listed)
     assert mesh.vertex_colours.shape == (3, 3)
     texture_alone = namespace(torch.eye(3)[None], faces[None], texture=torch.rand(1, 4, 4, 3))
-    assert meshes.batch_items(texture_alone)[0].texture is None
+    assert meshes.meshes_from_batch(texture_alone)[0].texture is None
 
 
 def test_meshes_of_inference_mode_can_be_learnt_from(meshes):
     with torch.inference_mode():
         given = namespace(torch.rand(1, 3, 3), torch.tensor([[[0, 1, 2]]]))
-    (mesh,) = meshes.batch_items(given)
+    (mesh,) = meshes.meshes_from_batch(given)
     assert not mesh.vertices.is_inference()
 
 
 def test_nothing_given_is_changed(pack, meshes):
     ours = some_mesh(pack, 5, 0, None, True)
     before = [getattr(ours, name).clone() for name in ("vertices", "normals", "vertex_colours")]
-    given = meshes.mesh_batch([ours, some_mesh(pack, 9, 1, None, True)], namespace)
+    given = meshes.batch_from_meshes([ours, some_mesh(pack, 9, 1, None, True)], namespace)
     copies = [given.vertices.clone(), given.vertex_colors.clone()]
-    meshes.batch_items(given)
+    meshes.meshes_from_batch(given)
     assert torch.equal(given.vertices, copies[0])
     assert torch.equal(given.vertex_colors, copies[1])
     for name, value in zip(("vertices", "normals", "vertex_colours"), before, strict=True):
@@ -146,8 +146,8 @@ def test_nothing_given_is_changed(pack, meshes):
 def test_an_empty_or_broken_batch_is_named(pack, meshes):
     error = pack("nova3d_core.errors").InputError
     with pytest.raises(error, match="0 vertex lists and 0 face lists"):
-        meshes.batch_items(namespace(torch.zeros(0, 3, 3), torch.zeros(0, 1, 3)))
+        meshes.meshes_from_batch(namespace(torch.zeros(0, 3, 3), torch.zeros(0, 1, 3)))
     with pytest.raises(error, match="no faces"):
-        meshes.batch_items(namespace(torch.zeros(1, 3, 3), torch.zeros(1, 0, 3)))
+        meshes.meshes_from_batch(namespace(torch.zeros(1, 3, 3), torch.zeros(1, 0, 3)))
     with pytest.raises(error, match="point at vertices 0 to 7"):
-        meshes.batch_items(namespace(torch.zeros(1, 3, 3), torch.tensor([[[0, 1, 7]]])))
+        meshes.meshes_from_batch(namespace(torch.zeros(1, 3, 3), torch.tensor([[[0, 1, 7]]])))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from .compat import CATEGORY, advanced, mesh_or_file, schema
-from .runtime import with_warnings, working
+from .runtime import with_warnings, node_context
 from .sockets import SURFACE, VIEWS
 
-KEEP = "keep"
+KEEP_UV = "keep"
 
 
 def _bake_inputs() -> list[io.Input]:
@@ -33,8 +33,8 @@ def _bake_inputs() -> list[io.Input]:
         ),
         advanced(io.Combo.Input(
             "uv",
-            options=[KEEP, "xatlas", "box"],
-            default=KEEP,
+            options=[KEEP_UV, "xatlas", "box"],
+            default=KEEP_UV,
             tooltip=(
                 "keep: the mesh's own uv where it has some, else xatlas; xatlas: few "
                 "charts; box: simple charts, quickly."
@@ -46,7 +46,7 @@ def _bake_inputs() -> list[io.Input]:
             tooltip="Undo differences in brightness and tint between the views.",
         )),
         advanced(io.Boolean.Input(
-            "agreement",
+            "consistency",
             default=True,
             tooltip="Let the views vote where they differ, so that faults do not show.",
         )),
@@ -86,28 +86,28 @@ class BakeTexture(io.ComfyNode):
     @classmethod
     @with_warnings
     def execute(
-        cls, mesh, views, texture_size, uv, exposure, agreement, sharpen, surface=None
+        cls, mesh, views, texture_size, uv, exposure, consistency, sharpen, surface=None
     ) -> io.NodeOutput:
         from ..nova3d_core.pipeline.config import FuseConfig
         from ..nova3d_core.pipeline.stages import bake_views
         from ..nova3d_core.texturing.config import BakeConfig
-        from .adapters import image_from, mask_from, one_mesh_of
-        from .meshes import mesh_batch
+        from .adapters import image_from_tensor, mask_from_tensor, single_mesh_from_socket
+        from .mesh_adapters import batch_from_meshes
 
-        with working() as work:
+        with node_context() as work:
             config = FuseConfig(
                 unwrap=_unwrap(uv),
                 bake=BakeConfig(
-                    texture_size, exposure=exposure, agreement=agreement, sharpen=sharpen
+                    texture_size, exposure=exposure, consistency=consistency, sharpen=sharpen
                 ),
             )
             known = None if surface is None else surface.bundle
-            solid = one_mesh_of(mesh)
-            baked = bake_views(solid, views.bundle, config, known, uv == KEEP, work.progress)
+            solid = single_mesh_from_socket(mesh)
+            baked = bake_views(solid, views.bundle, config, known, uv == KEEP_UV, work.progress)
             return io.NodeOutput(
-                mesh_batch([baked.mesh]),
-                image_from(baked.mesh.texture[None]),
-                mask_from(baked.coverage[None]),
+                batch_from_meshes([baked.mesh]),
+                image_from_tensor(baked.mesh.texture[None]),
+                mask_from_tensor(baked.coverage[None]),
             )
 
 

@@ -1,0 +1,95 @@
+"""Draws the project's images from what the shipped example really gives: `python dev.py bench showcase`.
+
+The shipped knight's 16 views are fused with the default settings. `docs/result.webp` shows the front
+view, some of the views with their normals, and the mesh from angles between the views;
+`docs/banner.jpg` shows the same at 21:9, for the registry.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import nova3d_core as nova3d
+from nova3d_core.fusion.config import preset_config
+from nova3d_core.pipeline.config import FuseConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+VIEWS = ROOT / "nova3d_core" / "assets" / "knight" / "views"
+SHOWN_VIEWS = (0, 2, 5, 8, 11, 14)
+MESH_AZIMUTHS_DEG = (33.0, 213.0)
+"""Between the views' azimuths, multiples of 22.5 degrees."""
+MESH_ELEVATION_DEG = 18.0
+BANNER_PX = (1680, 720)
+CROP = 0.11
+"""Fraction of a render's side that is cut off around the object."""
+
+
+def tile(pixels: np.ndarray, side_px: int) -> Image.Image:
+    """A square image (H, W, 3) in 0..1 without its border, at another size."""
+    cut = round(len(pixels) * CROP)
+    image = Image.fromarray((pixels.clip(0.0, 1.0) * 255.0).round().astype(np.uint8))
+    image = image.crop((cut, cut, image.width - cut, image.height - cut))
+    return image.resize((side_px, side_px), Image.Resampling.LANCZOS)
+
+
+def normal_colours(views: nova3d.Views) -> np.ndarray:
+    """(V, H, W, 3) camera-space normals as colours on white."""
+    seen = views.with_normals_in("camera")
+    inside = seen.masks[..., None]
+    return ((seen.normals * 0.5 + 0.5) * inside + (1.0 - inside)).numpy()
+
+
+def mesh_views(mesh: nova3d.Mesh, side_px: int) -> nova3d.Views:
+    """The mesh from angles that no input view has."""
+    start = MESH_AZIMUTHS_DEG[0]
+    rig = nova3d.RigConfig(
+        count=2, width_px=side_px, height_px=side_px, elevation_deg=MESH_ELEVATION_DEG,
+        azimuth_start_deg=start,
+    )
+    return nova3d.render_views(mesh, nova3d.orbit_cameras(rig)).views
+
+
+def composed(views: nova3d.Views, mesh: nova3d.Mesh, width_px: int, height_px: int) -> Image.Image:
+    """Front view, views with normals, mesh with normals; left to right on white."""
+    canvas = Image.new("RGB", (width_px, height_px), "white")
+    colours, normals = views.colour.numpy(), normal_colours(views)
+    unit = min(height_px // 2, width_px // 5)
+    big = 2 * unit
+    top = (height_px - big) // 2
+    small = unit * 2 // 4
+    left = (width_px - (unit + small * 3 // 1 + big)) // 2
+    canvas.paste(tile(colours[0], unit), (left, top + unit // 2))
+    for column, view in enumerate(SHOWN_VIEWS):
+        x = left + unit + column % 3 * small
+        y = top + column // 3 * 2 * small
+        canvas.paste(tile(colours[view], small), (x, y))
+        canvas.paste(tile(normals[view], small), (x, y + small))
+    seen = mesh_views(mesh, 640)
+    x = left + unit + 3 * small
+    canvas.paste(tile(seen.colour[0].numpy(), unit), (x, top))
+    canvas.paste(tile(normal_colours(seen)[0], unit), (x, top + unit))
+    canvas.paste(tile(seen.colour[1].numpy(), unit), (x + unit, top))
+    canvas.paste(tile(normal_colours(seen)[1], unit), (x + unit, top + unit))
+    return canvas
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=ROOT / "docs", help="folder to write to")
+    parser.add_argument("--preset", default="fast", help="the fusion's preset")
+    options = parser.parse_args()
+    views = nova3d.read_views(VIEWS)
+    fused = nova3d.fuse_views(views, FuseConfig(sdf=preset_config(options.preset)))
+    options.output.mkdir(parents=True, exist_ok=True)
+    image = composed(views, fused.mesh, *BANNER_PX)
+    image.save(options.output / "banner.jpg", quality=90, optimize=True)
+    image.resize((1050, 450), Image.Resampling.LANCZOS).save(options.output / "result.webp", quality=88)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,130 @@
+"""Node that loads a multi-view model from ComfyUI's model folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comfy_api.v0_0_2 import io
+
+from .compat import CATEGORY, schema
+from .folders import file_fingerprint, validation_result
+from .model_files import list_models, model_path, model_search_folders, register_folder
+from .runtime import host_errors, node_context, with_warnings
+from .sockets import MODEL, SocketBundle
+
+if TYPE_CHECKING:
+    from ..nova3d_core.progress import Progress
+    from .model_management import ManagedModel
+
+register_folder()
+
+AUTO = "auto"
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""ComfyUI's dtype names -> PyTorch's."""
+
+
+class LoadNOVA3D(io.ComfyNode):
+    """Loads a multi-view model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LoadNOVA3D",
+            display_name="Load Multi-View Model (NOVA3D)",
+            category=f"{CATEGORY}/views",
+            description=(
+                "Loads a multi-view diffusion model: the small built-in nova3d-mini, or a "
+                "checkpoint of NOVA3D, SV3D (u or p) or V3D. Put checkpoints into ComfyUI's "
+                "models/checkpoints or models/nova3d. Models are detected from the file contents, "
+                "not from the file name; other models are not listed."
+            ),
+            search_aliases=["sv3d", "v3d", "svd", "multiview model", "checkpoint loader"],
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=list_models(),
+                    tooltip=(
+                        "The built-in nova3d-mini, for simple synthetic objects, or a multi-view "
+                        "checkpoint in models/nova3d, models/checkpoints or "
+                        "models/diffusion_models. See the help page for downloads."
+                    ),
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=[AUTO, *DTYPES],
+                    default=AUTO,
+                    tooltip=(
+                        "Precision of the weights. auto: ComfyUI's choice for your device; "
+                        "fp16 and bf16 use half the memory of fp32."
+                    ),
+                ),
+            ],
+            outputs=[
+                MODEL.Output(
+                    display_name="model",
+                    tooltip="For Sample Multi-View Normals (NOVA3D) or Sample Orbit (SV3D, V3D).",
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model: str | None) -> bool | str:
+        return validation_result(model_path, model)
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str, dtype: str) -> str:
+        with host_errors():
+            return f"{dtype}\n{file_fingerprint(model_path(model))}"
+
+    @classmethod
+    @with_warnings
+    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
+        with node_context() as context:
+            managed = load_managed_model(model_path(model), dtype, context.progress)
+            return io.NodeOutput(SocketBundle(managed, *managed.patchers.values()))
+
+
+def load_managed_model(path: Path, dtype: str, progress: Progress) -> ManagedModel:
+    """Loads a model and registers it with ComfyUI's model management.
+
+    Args:
+        path: checkpoint.
+        dtype: AUTO or a key of DTYPES.
+        progress: updated for each tensor.
+
+    Raises:
+        InputError: the file is not a multi-view model; the message says what it is.
+    """
+    import torch
+
+    from ..nova3d_core.weights.discovery.locate import inspect_file
+    from ..nova3d_core.weights.load import load_model
+    from .model_management import (
+        compute_dtype,
+        host_attention,
+        host_operations,
+        manage_model,
+        plain_part_dtypes,
+        unet_dtype,
+    )
+
+    file = inspect_file(path)
+    identity = file.identity
+    file_dtype = getattr(torch, identity.dtype, torch.float32) if identity else torch.float32
+    requested = None if dtype == AUTO else getattr(torch, DTYPES[dtype])
+    weight_dtype = unet_dtype(requested, file_dtype, file.bytes // file_dtype.itemsize)
+    model = load_model(
+        path,
+        dtype=weight_dtype,
+        folders=model_search_folders(),
+        operations=host_operations(),
+        attention=host_attention,
+        progress=progress,
+    )
+    for part, part_dtype in plain_part_dtypes().items():
+        model.part(part).to(part_dtype)
+    return manage_model(model, compute_dtype(weight_dtype))
+
+
+NODES = [LoadNOVA3D]

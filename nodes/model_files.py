@@ -1,0 +1,167 @@
+"""Multi-view checkpoints in ComfyUI's model folders, detected from the file headers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+from ..nova3d_core.diffusion.families import FAMILIES
+from ..nova3d_core.weights.discovery.built_in import NAME, built_in_file, is_shipped
+from ..nova3d_core.weights.discovery.registry import KNOWN_FILES, UNET, KnownFile
+from ..nova3d_core.weights.files.inspect import (
+    MAX_HEADER_BYTES,
+    MODEL_SUFFIXES,
+    SAFETENSORS_SUFFIXES,
+)
+
+logger = logging.getLogger(__name__)
+
+OWN_FOLDER = "nova3d"
+"""The pack's own folder inside ComfyUI's `models`."""
+MODEL_FOLDERS = (OWN_FOLDER, "checkpoints", "diffusion_models")
+"""ComfyUI's folder types that are searched for models, in this order."""
+COMPANION_FOLDERS = ("clip_vision", "vae")
+"""Further folder types that may provide the image encoder or VAE of an incomplete checkpoint."""
+BUILT_IN = f"{NAME} (built in)"
+"""Name of the shipped model in workflows."""
+NONE_FOUND = "none found: see the node's help"
+_KEY_MARKERS = (b"time_stack.", b"temporal_res_block.")
+"""Every multi-view checkpoint contains one of these in its header; hardly any other does."""
+
+_header_cache: dict[Path, tuple[tuple[int, int], bool]] = {}
+"""Path -> modification time and size when the header was read, and whether it is multi-view."""
+
+
+def register_folder() -> None:
+    """Registers our folder with ComfyUI, in addition to paths of extra_model_paths.yaml."""
+    import folder_paths
+
+    registry = folder_paths.folder_names_and_paths
+    folders, suffixes = registry.get(OWN_FOLDER, ([], set()))
+    own = os.path.join(folder_paths.models_dir, OWN_FOLDER)
+    folders = [*folders, *([] if own in folders else [own])]
+    registry[OWN_FOLDER] = (folders, {*suffixes, *MODEL_SUFFIXES})
+
+
+def model_search_folders() -> list[Path]:
+    """All existing folders that may contain a model or its parts."""
+    import folder_paths
+
+    registry = folder_paths.folder_names_and_paths
+    folder_types = [key for key in (*MODEL_FOLDERS, *COMPANION_FOLDERS) if key in registry]
+    folders = dict.fromkeys(folder for key in folder_types for folder in registry[key][0])
+    return [Path(folder) for folder in folders if os.path.isdir(folder)]
+
+
+def list_models() -> list[str]:
+    """Names of the available multi-view models, as workflows store them; never empty."""
+    built_in = [BUILT_IN] if is_shipped() else []
+    files = [name for name, path in _all_files() if _is_multiview_model(path)]
+    return [*built_in, *files] or [NONE_FOUND]
+
+
+def model_path(name: str) -> Path:
+    """Path of the built-in model or of any file in the model folders.
+
+    Raises:
+        InputError: no file has that name; the message says what to download.
+    """
+    from ..nova3d_core.errors import InputError
+
+    if name == BUILT_IN:
+        return built_in_file()
+    path = dict(_all_files()).get(PurePath(name).as_posix())
+    if path is None:
+        problem = "no multi-view model is selected." if name == NONE_FOUND else (
+            f"'{name}' is not in ComfyUI's model folders (any more)."
+        )  # fmt: skip
+        raise InputError(problem, download_hint(name))
+    return path
+
+
+def download_hint(name: str) -> str:
+    """Where to download the model of that name, or any model, and where to put it."""
+    available = [
+        known for known in KNOWN_FILES if known.family in FAMILIES and _is_full_checkpoint(known)
+    ]
+    file_name = PurePath(name).name.lower()
+    of_that_name = [known for known in available if file_name in _lower_names(known)]
+    downloads = "; ".join(map(_download_text, of_that_name or available))
+    return (
+        f"Download {downloads}. Put it there in ComfyUI's models folder, press R on the page, and "
+        "select it. NOVA3D has no public weights: checkpoints trained with this pack go into "
+        f"models/{OWN_FOLDER}."
+    )
+
+
+def _lower_names(known: KnownFile) -> set[str]:
+    return {name.lower() for name in (known.name, *known.aliases)}
+
+
+def _is_full_checkpoint(known: KnownFile) -> bool:
+    return UNET in known.parts and len(known.parts) > 1
+
+
+def _download_text(known: KnownFile) -> str:
+    size = f"{known.gigabytes:g} GB, " if known.gigabytes else ""
+    terms = ", accept its terms there first" if known.gated else ""
+    needs = "" if "image_encoder" in known.parts else " and svd_xt.safetensors into checkpoints"
+    return f"{known.name} ({size}{known.source} on Hugging Face{terms}) into {known.folder}{needs}"
+
+
+def _all_files() -> Iterator[tuple[str, Path]]:
+    """Names and paths of all files in the model folders; duplicates get their folder as prefix."""
+    import folder_paths
+
+    taken: set[str] = set()
+    seen: set[str] = set()
+    for key in MODEL_FOLDERS:
+        for name in folder_paths.get_filename_list(key):
+            full = folder_paths.get_full_path(key, name)
+            if full is None or full in seen or not name.lower().endswith(MODEL_SUFFIXES):
+                continue
+            seen.add(full)
+            shown = PurePath(name).as_posix()
+            shown = f"{key}/{shown}" if shown in taken else shown
+            taken.add(shown)
+            yield shown, Path(full)
+
+
+def _is_multiview_model(path: Path) -> bool:
+    """Whether a file contains a multi-view model; its header is read once."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    stamp = (status.st_mtime_ns, status.st_size)
+    cached = _header_cache.get(path)
+    if cached is None or cached[0] != stamp:
+        cached = _header_cache[path] = (stamp, _generates_views(path))
+    return cached[1]
+
+
+def _generates_views(path: Path) -> bool:
+    from ..nova3d_core.weights.discovery.locate import inspect_file
+
+    if not _header_may_match(path):
+        return False
+    file = inspect_file(path)
+    if file.problem:
+        logger.info("NOVA3D: not listed: %s", file.problem)
+    identity = file.identity
+    return identity is not None and identity.family in FAMILIES and UNET in identity.parts
+
+
+def _header_may_match(path: Path) -> bool:
+    """Cheap test that rules out other models, of which there are often hundreds."""
+    if path.suffix.lower() not in SAFETENSORS_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = stream.read(min(length, MAX_HEADER_BYTES))
+    except OSError:
+        return False
+    return any(marker in header for marker in _KEY_MARKERS)

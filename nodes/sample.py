@@ -1,0 +1,312 @@
+"""Nodes that sample views around an object from one image, with a multi-view diffusion model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.v0_0_2 import io
+
+from ..nova3d_core.diffusion.families import GUIDANCE_KINDS
+from .compat import CATEGORY, advanced, schema
+from .runtime import sampling_context, with_warnings
+from .sockets import CAMERAS, MODEL, VIEWS, SocketBundle
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..nova3d_core.diffusion.sampling.config import SampleConfig
+    from ..nova3d_core.diffusion.sampling.pipeline import Sample
+    from .model_management import ManagedModel
+
+AUTO = "auto"
+MAX_SEED = 2**64 - 1
+
+
+def _image_inputs(model_tooltip: str) -> list[io.Input]:
+    return [
+        MODEL.Input("model", tooltip=model_tooltip),
+        io.Image.Input(
+            "image",
+            tooltip="One image of the whole object; it is cropped and resized for the model.",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip=(
+                "Foreground mask: 1 on the object. Default: the image's alpha channel, else "
+                "everything that is not white."
+            ),
+        ),
+    ]
+
+
+def _sampling_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True,
+            tooltip=(
+                "Random seed of the noise; the same seed reproduces the views on the same device."
+            ),
+        ),
+        io.Int.Input(
+            "steps", default=0, min=0, max=1000,
+            tooltip="Denoising steps; 0: the model's default (NOVA3D and V3D 25, SV3D 50).",
+        ),
+        io.Combo.Input(
+            "guidance",
+            options=[AUTO, *GUIDANCE_KINDS],
+            default=AUTO,
+            tooltip=(
+                "Schedule of the classifier-free guidance scale over the views. auto: as in the "
+                "model's paper; triangle: increases towards the back view; linear: increases from "
+                "the first to the last view; constant: max_guidance_scale for all views."
+            ),
+        ),
+        advanced(io.Float.Input(
+            "min_guidance_scale", default=1.0, min=0.0, max=20.0, step=0.1,
+            tooltip=(
+                "Guidance scale at the input view (triangle) or the first view (linear); not used "
+                "with auto."
+            ),
+        )),
+        advanced(io.Float.Input(
+            "max_guidance_scale", default=2.5, min=0.0, max=20.0, step=0.1,
+            tooltip=(
+                "Guidance scale at the back view (triangle), the last view (linear) or all views "
+                "(constant); not used with auto."
+            ),
+        )),
+        advanced(io.Int.Input(
+            "size", default=0, min=0, max=2048, step=64,
+            tooltip="Image width and height in pixels; 0: the model's training resolution.",
+        )),
+    ]  # fmt: skip
+
+
+class SampleMultiviewNormals(io.ComfyNode):
+    """Samples views in colour and normals."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="SampleMultiviewNormals",
+            display_name="Sample Multi-View Normals (NOVA3D)",
+            category=f"{CATEGORY}/views",
+            description=(
+                "Generates 16 views of the object in an image, colours and normal maps together, "
+                "with a NOVA3D model. The node shows a preview while sampling. Connect the views "
+                "to Fuse Views into a Surface."
+            ),
+            search_aliases=["image to views", "multiview", "image to 3d", "normals", "nova3d"],
+            inputs=[
+                *_image_inputs("A NOVA3D model; use Sample Orbit for SV3D and V3D."),
+                *_sampling_inputs(),
+            ],
+            outputs=[
+                VIEWS.Output(
+                    display_name="views",
+                    tooltip="Images, normals and masks with their cameras, for the fusion.",
+                ),
+                io.Image.Output(
+                    display_name="colour", tooltip="Generated images, the input view first."
+                ),
+                io.Image.Output(
+                    display_name="normals",
+                    tooltip=(
+                        "Generated normal maps, 0.5 n + 0.5, in the axes of the first view's "
+                        "camera."
+                    ),
+                ),
+                io.Mask.Output(
+                    display_name="masks",
+                    tooltip=(
+                        "Foreground masks: 1 on the object; 1 everywhere if the generated "
+                        "background is not white."
+                    ),
+                ),
+            ],
+        )
+
+    @classmethod
+    @with_warnings
+    def execute(
+        cls, model, image, seed, steps, guidance, min_guidance_scale, max_guidance_scale, size,
+        mask=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        from .adapters import image_from_tensor, mask_from_tensor
+
+        config = _sample_config(
+            model.bundle,
+            (guidance, min_guidance_scale, max_guidance_scale),
+            seed=seed,
+            steps=steps,
+            size=size,
+        )
+        sample = _sample_views(model.bundle, image, mask, config, with_normals=True)
+        return io.NodeOutput(
+            SocketBundle(sample.views),
+            image_from_tensor(sample.images[0]),
+            image_from_tensor(sample.images[1]),
+            mask_from_tensor(_masks_or_ones(sample)),
+        )
+
+
+class SampleOrbit(io.ComfyNode):
+    """Samples views in colour."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="SampleOrbit",
+            display_name="Sample Orbit (NOVA3D)",
+            category=f"{CATEGORY}/views",
+            description=(
+                "Generates colour views around the object in an image: 21 with SV3D, 18 with V3D. "
+                "SV3D p follows any camera orbit. The views can be fused directly; adding normals "
+                "from another node through Assemble Views recovers finer detail."
+            ),
+            search_aliases=["sv3d", "v3d", "orbital video", "novel view", "image to 3d"],
+            inputs=[
+                *_image_inputs("An SV3D or V3D model; use Sample Multi-View Normals for NOVA3D."),
+                CAMERAS.Input(
+                    "cameras",
+                    optional=True,
+                    tooltip=(
+                        "SV3D p: camera orbit, 21 cameras from Orbit Cameras (preset sv3d or "
+                        "custom). Only the angles are used; distance and field of view are the "
+                        "model's."
+                    ),
+                ),
+                io.Float.Input(
+                    "elevation", default=0.0, min=-90.0, max=90.0, step=0.5,
+                    tooltip=(
+                        "Camera elevation of the input image in degrees above the horizon; SV3D p "
+                        "is conditioned on it. Ignored if cameras are connected."
+                    ),
+                ),
+                *_sampling_inputs(),
+            ],
+            outputs=[
+                VIEWS.Output(
+                    display_name="views", tooltip="Images and masks with their cameras."
+                ),
+                io.Image.Output(
+                    display_name="images", tooltip="Generated images, the input view first."
+                ),
+                CAMERAS.Output(
+                    display_name="cameras",
+                    tooltip="Cameras of the images, in the same order, for Assemble Views.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    @with_warnings
+    def execute(
+        cls, model, image, elevation, seed, steps, guidance, min_guidance_scale,
+        max_guidance_scale, size, mask=None, cameras=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        from .adapters import image_from_tensor
+
+        config = _sample_config(
+            model.bundle,
+            (guidance, min_guidance_scale, max_guidance_scale),
+            seed=seed,
+            steps=steps,
+            size=size,
+            elevation=elevation,
+        )
+        orbit = None if cameras is None else cameras.bundle
+        sample = _sample_views(model.bundle, image, mask, config, with_normals=False, orbit=orbit)
+        return io.NodeOutput(
+            SocketBundle(sample.views),
+            image_from_tensor(sample.images[0]),
+            SocketBundle(sample.views.cameras),
+        )
+
+
+def _sample_views(
+    managed: ManagedModel,
+    image: Tensor,
+    mask: Tensor | None,
+    config: SampleConfig,
+    with_normals: bool,
+    orbit: Any = None,
+) -> Sample:
+    """The model's sample, cloned outside inference mode."""
+    from ..nova3d_core.diffusion.sampling.pipeline import sample
+    from .adapters import clone_outside_inference_mode
+    from .model_management import HostModelPlacement
+
+    with sampling_context() as progress:
+        _check_family(managed, with_normals)
+        image, mask = _single_image(image, mask)
+        placement = HostModelPlacement(managed)
+        result = sample(managed.model, image, mask, config, orbit, placement, progress)
+        return clone_outside_inference_mode(result)
+
+
+def _check_family(managed: ManagedModel, with_normals: bool) -> None:
+    """Raises InputError if the model's domains are not those of the node."""
+    from ..nova3d_core.errors import InputError
+
+    family = managed.model.family
+    has_normals = "normal" in family.domains
+    if with_normals and not has_normals:
+        raise InputError(
+            f"model is {family.label}, which generates colours but no normals.",
+            "Connect it to the node Sample Orbit, or load a NOVA3D model.",
+        )
+    if has_normals and not with_normals:
+        raise InputError(
+            f"model is {family.label}, which generates colours and normals together.",
+            "Connect it to the node Sample Multi-View Normals, or load SV3D or V3D.",
+        )
+
+
+def _single_image(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """(H, W, 3 or 4) in 0..1 and (H, W), or None without a mask."""
+    from ..nova3d_core.errors import InputError
+    from .adapters import tensor_from_image, tensor_from_mask
+
+    images = tensor_from_image(image).clamp(0.0, 1.0)  # bicubic resizing overshoots slightly
+    if len(images) != 1:
+        raise InputError(
+            f"image is a batch of {len(images)} images, expected one.",
+            "Select one of them, for example with ImageFromBatch.",
+        )
+    masks = tensor_from_mask(mask, images)
+    if masks is not None and len(masks) != 1:
+        raise InputError(f"mask is a batch of {len(masks)} masks for one image.")
+    return images[0], None if masks is None else masks[0]
+
+
+def _sample_config(
+    managed: ManagedModel,
+    guidance: tuple[str, float, float],
+    seed: int,
+    steps: int,
+    size: int,
+    elevation: float = 0.0,
+) -> SampleConfig:
+    """The core's config from the node's inputs; 0 and "auto" become None, the model's default."""
+    from ..nova3d_core.diffusion.families import GuidanceConfig
+    from ..nova3d_core.diffusion.sampling.config import SampleConfig
+
+    return SampleConfig(
+        seed=seed,
+        steps=steps or None,
+        size_px=size or None,
+        elevation_deg=elevation,
+        guidance=None if guidance[0] == AUTO else GuidanceConfig(*guidance),
+        memory_gib=managed.working_memory_gib(),
+    )
+
+
+def _masks_or_ones(sample: Sample) -> Tensor:
+    """(V, H, W) masks of the views; all ones if they have none."""
+    masks = sample.views.masks
+    return sample.images.new_ones(sample.images.shape[1:4]) if masks is None else masks
+
+
+NODES = [SampleMultiviewNormals, SampleOrbit]
