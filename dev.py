@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
 """Sets the project up and runs a job: demo, test, lint, docs, bench. Needs only Python 3.10+.
 
-    python dev.py demo     a shipped image to a mesh by the built-in model; see demo_output/
-    python dev.py test     lint and the fast tests; further words go to pytest
-    python dev.py test --all         all tests, also those marked slow
-    python dev.py test --host PATH   only the tests that drive the ComfyUI in that folder
-    python dev.py test --browser --host PATH   only those that drive its page, in headless Chromium
-    python dev.py docs --host PATH   write anew what is generated of the nodes' help and locales
+    python dev.py demo     the shipped image to a mesh with the built-in model; see demo_output/
+    python dev.py test     lint and the fast tests; other arguments go to pytest
+    python dev.py test --all         all tests, including those marked slow
+    python dev.py test --long        all tests, fuzzing and kill runs of many minutes included
+    python dev.py test --host PATH   only the tests that run in the ComfyUI in that folder
+    python dev.py test --browser --host PATH   only the tests of its page, in headless Chromium
+    python dev.py docs --host PATH   regenerate the generated parts of help pages and locales
     python dev.py lint     ruff only
-    python dev.py bench fusion --help    a script of benchmarks/, with its own words
+    python dev.py bench fusion --help    a script of benchmarks/, with its own arguments
 
-The first run makes `.venv` beside this file and installs what is needed; later runs start at once.
-On a machine without an NVIDIA card it asks for the CPU build of PyTorch, which is much smaller.
+The first run creates `.venv` next to this file and installs the requirements; later runs reuse it.
+On a machine without an NVIDIA GPU it asks for the CPU build of PyTorch, which is much smaller.
 Set NOVA3D_TORCH to another requirement (for example torch==2.9.1) to choose the build yourself.
-Plain `test` drives a ComfyUI too if COMFYUI_PATH names one. COMFYUI_PYTHON names its interpreter,
-if that is not the one in the folder's own .venv or venv, nor the one of this project.
+Plain `test` also runs the tests in a ComfyUI if COMFYUI_PATH is set. COMFYUI_PYTHON is its
+interpreter, if that is neither in the folder's own .venv or venv nor the one of this project.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ STAMP = VENV / "installed.txt"
 TORCH = "torch==2.13.0"
 SOURCES = ("requirements.txt", "requirements-dev.txt", "pyproject.toml")
 WORKERS = min(os.cpu_count() or 1, 8)
-"""Processes that share the tests."""
+"""Test processes."""
 JOBS = ("demo", "test", "lint", "docs", "bench", "setup")
 
 
-def main(words: list[str]) -> int:
-    if not words or words[0] not in JOBS:
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] not in JOBS:
         print(__doc__)
-        return 0 if words[:1] in ([], ["-h"], ["--help"]) else 2
+        return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2
     if sys.version_info < (3, 10):
         print(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
         return 2
-    job, rest = words[0], words[1:]
+    job, rest = arguments[0], arguments[1:]
     python = ready_python()
     if job == "setup":
         return 0
@@ -52,7 +53,7 @@ def main(words: list[str]) -> int:
     if job == "bench":
         if not rest or not (ROOT / "benchmarks" / f"{rest[0]}.py").is_file():
             names = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py"))
-            print(f"Name a benchmark: {', '.join(names)}.")
+            print(f"Available benchmarks: {', '.join(names)}.")
             return 2
         return run([python, ROOT / "benchmarks" / f"{rest[0]}.py", *rest[1:]])
     if job == "docs":
@@ -63,36 +64,36 @@ def main(words: list[str]) -> int:
         return failed
     if "--browser" in rest and run([*pip(python), "-r", ROOT / "requirements-browser.txt"]):
         raise SystemExit("The browser's driver could not be installed; see the lines above.")
-    return run([python, "-m", "pytest", *pytest_words(rest)])
+    return run([python, "-m", "pytest", *pytest_arguments(rest)])
 
 
-def pytest_words(words: list[str]) -> list[str]:
-    """The words for pytest; `--all`, `--host PATH` and `--browser` are taken out: they choose."""
-    chosen = [] if {"--all", "--long", "-m"} & set(words) else ["-m", "not slow"]
-    if "--host" in words:
-        chosen = ["tests/host", "tests/nodes", "-m", "host"]
-    elif "--browser" in words:
-        chosen = ["tests/browser"]
-    elif "-n" not in words:
-        # a file's tests stay in one process, which keeps what they share
-        chosen += ["-n", str(WORKERS), "--dist", "loadfile"]
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has a core
-    left = without_host([word for word in words if word not in ("--browser", "--all")])
+def pytest_arguments(arguments: list[str]) -> list[str]:
+    """Arguments for pytest; `--all`, `--host PATH` and `--browser` select tests here."""
+    selected = [] if {"--all", "--long", "-m"} & set(arguments) else ["-m", "not slow"]
+    if "--host" in arguments:
+        selected = ["tests/host", "tests/nodes", "-m", "host"]
+    elif "--browser" in arguments:
+        selected = ["tests/browser"]
+    elif "-n" not in arguments:
+        # tests of one file run in one process, which keeps their shared fixtures
+        selected += ["-n", str(WORKERS), "--dist", "loadfile"]
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core per process
+    rest = without_host([each for each in arguments if each not in ("--browser", "--all")])
     if not os.environ.get("COMFYUI_PATH"):
-        print("COMFYUI_PATH is not set: the tests in a real ComfyUI are left out.", flush=True)
-    return [*chosen, *left]
+        print("COMFYUI_PATH is not set: tests in a real ComfyUI are skipped.", flush=True)
+    return [*selected, *rest]
 
 
-def without_host(words: list[str]) -> list[str]:
-    """The words without `--host PATH`, which becomes COMFYUI_PATH."""
-    if "--host" not in words:
-        return words
-    at = words.index("--host")
-    host = Path(words[at + 1] if len(words) > at + 1 else "").resolve()
+def without_host(arguments: list[str]) -> list[str]:
+    """The arguments without `--host PATH`, which becomes COMFYUI_PATH."""
+    if "--host" not in arguments:
+        return arguments
+    at = arguments.index("--host")
+    host = Path(arguments[at + 1] if len(arguments) > at + 1 else "").resolve()
     if not (host / "main.py").is_file():
-        raise SystemExit("--host needs the folder of a ComfyUI, the one that holds its main.py.")
+        raise SystemExit("--host needs the folder of a ComfyUI that contains main.py.")
     os.environ["COMFYUI_PATH"] = str(host)
-    return [*words[:at], *words[at + 2 :]]
+    return [*arguments[:at], *arguments[at + 2 :]]
 
 
 def lint(python: Path) -> int:
@@ -102,21 +103,21 @@ def lint(python: Path) -> int:
 
 
 def ready_python() -> Path:
-    """The interpreter of a `.venv` in which everything is installed."""
+    """The interpreter of `.venv`, created with all requirements if necessary."""
     python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    wanted = fingerprint()
-    if python.exists() and STAMP.exists() and STAMP.read_text() == wanted:
+    expected = fingerprint()
+    if python.exists() and STAMP.exists() and STAMP.read_text() == expected:
         return python
     print("Setting up .venv (once; a few minutes)...", flush=True)
     if not python.exists():
         make_venv(python)
     install(python)
-    STAMP.write_text(wanted)
+    STAMP.write_text(expected)
     return python
 
 
 def fingerprint() -> str:
-    """Changes whenever the set-up would come out differently."""
+    """A hash of everything that the installation depends on."""
     digest = hashlib.sha256(repr((sys.version_info[:2], torch_choices())).encode())
     for name in SOURCES:
         digest.update((ROOT / name).read_bytes())
@@ -135,7 +136,7 @@ def make_venv(python: Path) -> None:
 
 
 def pip(python: Path) -> list:
-    """The beginning of a command that installs."""
+    """Start of a pip install command."""
     return [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
 
 
@@ -152,24 +153,24 @@ def install(python: Path) -> None:
 
 
 def torch_choices() -> list[str]:
-    """PyTorch requirements to try in turn; the first that installs is taken."""
+    """PyTorch requirements to try in order; the first that installs is used."""
     if os.environ.get("NOVA3D_TORCH"):
         return [os.environ["NOVA3D_TORCH"]]
     if shutil.which("nvidia-smi"):
         return [TORCH]
-    # the plain name brings the CUDA build on Linux; its CPU build carries a local version; machines
-    # that have no wheel of this release get the newest that they have
+    # on Linux the plain name installs the CUDA build, the CPU build has a local version; platforms
+    # without a wheel of this release get the newest one they have
     return [f"{TORCH}+cpu", TORCH, "torch>=2.1"]
 
 
 def run(command: list, **options) -> int:
-    """Runs a command in the project's folder; its exit code."""
+    """Runs a command in the project's folder and returns its exit code."""
     try:
         return subprocess.run(
             [str(c) for c in command], cwd=ROOT, check=False, **options
         ).returncode
     except KeyboardInterrupt:
-        raise SystemExit(130) from None  # the child heard it too and has said so
+        raise SystemExit(130) from None  # the child got the signal too and has reported it
 
 
 if __name__ == "__main__":
