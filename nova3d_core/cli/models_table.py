@@ -82,8 +82,8 @@ def _missing_row(known: KnownFile) -> dict[str, Any]:
         "licence": known.licence,
         "gated": known.gated,
         "source": known.source,
-        "put_in": known.place,
-        "good_for": known.good_for,
+        "install_path": known.install_path,
+        "usage": known.usage,
     }
 
 
@@ -139,7 +139,7 @@ def _missing_lines(rows: list[dict[str, Any]]) -> list[str]:
     width = max((len(row["file"]) for row in rows), default=0)
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        below = row["put_in"].removesuffix(row["file"]).rstrip("/")
+        below = row["install_path"].removesuffix(row["file"]).rstrip("/")
         groups.setdefault((row["source"], below, row["licence"], row["gated"]), []).append(row)
     lines = []
     for (source, below, licence, gated), members in groups.items():
@@ -147,7 +147,7 @@ def _missing_lines(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(f"{_INDENT}licence: {licence or 'not known'}; {_gate_text(gated)}")
         for row in members:
             size = _size_text(row["bytes"], row["gigabytes"])
-            what = f"{row['family']}: {row['good_for']}"
+            what = f"{row['family']}: {row['usage']}"
             lines.append(f"{_INDENT}{row['file']:<{width}}  {size:>8}  {what}")
     return lines
 

@@ -1,1 +1,1 @@
-"""Which model files exist, and what each file really is."""
+"""Model files: finding, identifying, loading and saving them."""

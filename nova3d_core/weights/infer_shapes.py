@@ -1,7 +1,7 @@
-"""Widths and depths of the networks in a file, from the shapes of their tensors.
+"""Infers network configs (widths, depths) from the tensor shapes of a file.
 
-What no shape tells (the width of attention heads, the groups of norms) stands in the metadata of
-our own files; other files have SVD's.
+What shapes do not determine (channels per attention head, size of norm groups) is read from the
+metadata of our own files; all others have SVD's values.
 """
 
 from __future__ import annotations
@@ -23,63 +23,65 @@ from .keymaps.unet import Shape
 
 C = TypeVar("C")
 CLIP_HEAD_CHANNELS = (80, 64)
-"""Heads of ViT-H, then of other vision transformers."""
+"""Channels per head of ViT-H, then of other vision transformers."""
 
 
 def nova3d_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
-    """What one of our files says of itself; {} for others.
+    """The metadata that this package stores in its own files; {} for other files.
 
     Raises:
-        InputError: it is no table.
+        InputError: the entry is not a JSON object.
     """
     try:
-        said = parse_json(metadata.get(METADATA_KEY, "{}"), METADATA_KEY)
+        entry = parse_json(metadata.get(METADATA_KEY, "{}"), METADATA_KEY)
     except InputError:
-        said = None
-    if not isinstance(said, dict):
+        entry = None
+    if not isinstance(entry, dict):
         raise InputError(
-            f"{source} is damaged: its metadata '{METADATA_KEY}' is no JSON table.",
+            f"{source} is damaged: its metadata entry '{METADATA_KEY}' is not a JSON object.",
             "Save the model again, or remove that entry.",
         )
-    return said
+    return entry
 
 
-def _explained(part: str) -> Callable[[Callable[..., C]], Callable[..., C]]:
-    """Names the file, the last argument, where shapes of a damaged one fit no network."""
+def _translate_shape_errors(part: str) -> Callable[[Callable[..., C]], Callable[..., C]]:
+    """Decorator: an InputError that names the file, the last argument, if shapes fit no network."""
 
-    def explained(read: Callable[..., C]) -> Callable[..., C]:
-        @functools.wraps(read)
+    def decorate(infer: Callable[..., C]) -> Callable[..., C]:
+        @functools.wraps(infer)
         def wrapped(*arguments: Any) -> C:
             source = str(arguments[-1])
             try:
-                return read(*arguments)
+                return infer(*arguments)
             except InputError as error:
                 if source in error.message:
                     raise
                 reason = error.message
             except (IndexError, ValueError, ZeroDivisionError, TypeError) as error:
-                reason = f"shapes without a meaning ({error})."
+                reason = f"inconsistent tensor shapes ({error})."
             raise InputError(
-                f"{source} is damaged, or no model known here. Its {part}: {reason}",
-                "Check what was downloaded, or download it again.",
+                f"{source} is damaged or not a supported model. {part}: {reason}",
+                "Check the downloaded file, or download it again.",
             )
 
         return wrapped
 
-    return explained
+    return decorate
 
 
-@_explained("UNet")
-def unet_config(shapes: Mapping[str, Shape], said: Mapping[str, Any], source: str) -> UNetConfig:
-    """The UNet's shape.
+@_translate_shape_errors("UNet")
+def unet_config(
+    shapes: Mapping[str, Shape], metadata: Mapping[str, Any], source: str
+) -> UNetConfig:
+    """Infers the UNet's config.
 
     Args:
-        shapes: its tensors in the sgm layout, without prefix.
-        said: what the file's metadata say of the UNet; {} without.
+        shapes: of its tensors, keyed in the sgm layout without prefix.
+        metadata: the UNet's entry in the file's metadata; {} if there is none.
         source: the file, for messages.
 
     Raises:
-        InputError: a tensor that tells the shape is missing, or the shapes fit no UNet of ours.
+        InputError: a required tensor is missing, or the shapes fit no supported UNet.
     """
 
     def shape(name: str) -> Shape:
@@ -102,36 +104,40 @@ def unet_config(shapes: Mapping[str, Shape], said: Mapping[str, Any], source: st
         channel_mult=tuple(width // first[0] for width in widths),
         num_res_blocks=num_res_blocks,
         attention_levels=tuple(f"input_blocks.{i}.1.proj_in.weight" in shapes for i in starts),
-        num_head_channels=_number(said, "num_head_channels", UNetConfig.num_head_channels, source),
+        num_head_channels=_metadata_int(
+            metadata, "num_head_channels", UNetConfig.num_head_channels, source
+        ),
         context_dim=context,
         add_embed_dim=shape("label_emb.0.0.weight")[1],
-        domains=_number(said, "domains", domains, source),
+        domains=_metadata_int(metadata, "domains", domains, source),
         alignment=alignment,
         camera_task_dim=camera_task,
-        norm_num_groups=_number(said, "norm_num_groups", UNetConfig.norm_num_groups, source),
+        norm_num_groups=_metadata_int(
+            metadata, "norm_num_groups", UNetConfig.norm_num_groups, source
+        ),
     )
 
 
 def _alignment(shapes: Iterable[str]) -> Alignment:
-    """Which blocks the domains meet in; tensors tell, whatever the metadata say."""
+    """The blocks with cross-domain attention, from the keys alone; metadata are not trusted."""
     aligned = [name for name in shapes if ".attn_align." in name]
     if any(".time_stack." in name for name in aligned):
         return "gta"
     return "spatial" if aligned else "none"
 
 
-@_explained("VAE")
+@_translate_shape_errors("VAE")
 def vae_config(shapes: Mapping[str, Shape], prefix: str, temporal: bool, source: str) -> VaeConfig:
-    """The VAE's shape, from its encoder in either layout.
+    """Infers the VAE's config from its encoder, in either layout.
 
     Args:
-        shapes: the file's tensors.
-        prefix: what stands before "encoder.".
-        temporal: whether the decoder has layers across images.
+        shapes: of the file's tensors.
+        prefix: of the keys, before "encoder.".
+        temporal: whether the decoder has temporal layers.
         source: the file, for messages.
 
     Raises:
-        InputError: a tensor that tells the shape is missing.
+        InputError: a required tensor is missing.
     """
     start = re.escape(prefix) + r"encoder\."
     sgm = f"{prefix}encoder.down.0.block.0.conv1.weight" in shapes
@@ -144,17 +150,19 @@ def vae_config(shapes: Mapping[str, Shape], prefix: str, temporal: bool, source:
     return VaeConfig(tuple(widths), layers, latent, temporal)
 
 
-@_explained("image encoder")
-def clip_config(shapes: Mapping[str, Shape], said: Mapping[str, Any], source: str) -> ClipConfig:
-    """The image encoder's shape.
+@_translate_shape_errors("image encoder")
+def clip_config(
+    shapes: Mapping[str, Shape], metadata: Mapping[str, Any], source: str
+) -> ClipConfig:
+    """Infers the image encoder's config.
 
     Args:
-        shapes: its tensors named as in transformers.
-        said: what the file's metadata say of the image encoder; {} without.
+        shapes: of its tensors, keyed as in transformers.
+        metadata: the image encoder's entry in the file's metadata; {} if there is none.
         source: the file, for messages.
 
     Raises:
-        InputError: a tensor that tells the shape is missing, or the heads cannot be told.
+        InputError: a required tensor is missing, or the sizes fit no vision transformer.
     """
 
     def shape(name: str) -> Shape:
@@ -162,37 +170,37 @@ def clip_config(shapes: Mapping[str, Shape], said: Mapping[str, Any], source: st
 
     out_channels, channels = shape("visual_projection.weight")
     patch = shape("vision_model.embeddings.patch_embedding.weight")[-1]
-    places = shape("vision_model.embeddings.position_embedding.weight")[0] - 1
+    patches = shape("vision_model.embeddings.position_embedding.weight")[0] - 1
     layers = 1 + max(_indices(shapes, r"vision_model\.encoder\.layers\.(\d{1,4})\."), default=-1)
-    usual = next((c for c in CLIP_HEAD_CHANNELS if channels % c == 0), channels)
-    heads = _number(said, "heads", channels // usual, source)
-    if channels % heads or math.isqrt(places) ** 2 != places:
+    head_channels = next((c for c in CLIP_HEAD_CHANNELS if channels % c == 0), channels)
+    heads = _metadata_int(metadata, "heads", channels // head_channels, source)
+    if channels % heads or math.isqrt(patches) ** 2 != patches:
         raise InputError(
-            f"{source} holds an image encoder of {channels} channels, {heads} heads and {places} "
-            "places, which is no vision transformer known here.",
+            f"{source} holds an image encoder of {channels} channels, {heads} heads and {patches} "
+            "patches, which is not a supported vision transformer.",
         )
     inner = shape("vision_model.encoder.layers.0.mlp.fc1.weight")[0] if layers else 4 * channels
-    size = math.isqrt(places) * patch
+    size = math.isqrt(patches) * patch
     return ClipConfig(channels, inner, layers, heads, out_channels, size, patch)
 
 
 def _shape(shapes: Mapping[str, Shape], name: str, part: str, source: str) -> Shape:
     if not shapes.get(name):
         raise InputError(
-            f"{source} is incomplete: the {part} lacks '{name}'.",
-            "If it is one shard of several, join them; otherwise download it again.",
+            f"{source} is incomplete: the {part} has no '{name}'.",
+            "If the file is one shard of several, merge the shards; otherwise download it again.",
         )
     return shapes[name]
 
 
 def _indices(names: Iterable[str], pattern: str) -> list[int]:
-    """The number in every name that starts with the pattern."""
+    """The number in each name that starts with the pattern."""
     matcher = re.compile(pattern)
     return [int(match[1]) for name in names if (match := matcher.match(name))]
 
 
-def _number(said: Mapping[str, Any], name: str, usual: int, source: str) -> int:
-    value = said.get(name, usual)
+def _metadata_int(metadata: Mapping[str, Any], name: str, default: int, source: str) -> int:
+    value = metadata.get(name, default)
     if type(value) is not int or value < 1:
-        raise InputError(f"{source} is damaged: its metadata say {name} = {quote_value(value)}.")
+        raise InputError(f"{source} is damaged: its metadata have {name} = {quote_value(value)}.")
     return value

@@ -1,11 +1,10 @@
-"""Loads a model: told from its header, checked before it is read, never held twice."""
+"""Loads a model: identified by its header, checked before it is read, without a second copy."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +25,7 @@ from .build.components import (
     image_encoder_component,
     unet_component,
 )
-from .build.load_state import COMPUTE_DTYPES, NetworkComponent, component_bytes, fill
+from .build.load_state import COMPUTE_DTYPES, NetworkComponent, component_bytes, load_state
 from .discovery.companions import find_companion, resolve_unet_file
 from .discovery.layouts import Identity
 from .discovery.locate import describe, inspect_file
@@ -37,16 +36,8 @@ log = logging.getLogger(__name__)
 
 STAGE = "loading the model"
 _ALTERNATIVE_PART = {VAE: PIXEL_CODEC, IMAGE_ENCODER: SMALL_ENCODER}
-"""What a file may hold in the place of a part, so that nobody lends it that part."""
-_LISTS_THEM = "`python -m nova3d_core models` lists the known ones."
-
-
-@dataclass(frozen=True)
-class LoadedUNet:
-    """A UNet, and what its file is; for training, which starts from any of them."""
-
-    unet: VideoUNet
-    identity: Identity
+"""The part that replaces another one in small models, which then need no companion file."""
+_LIST_MODELS = "`python -m nova3d_core models` lists the supported ones."
 
 
 def load_model(
@@ -58,32 +49,32 @@ def load_model(
     attention: Attend | None = None,
     progress: Progress = SILENT,
 ) -> MultiviewModel:
-    """Loads a model that paints views around an object, on the CPU.
+    """Loads a multi-view model onto the CPU.
 
     Args:
         path: a checkpoint, the UNet's file of a model in the diffusers layout, or its folder; or
             "nova3d-mini" for the model that ships with this package.
-        dtype: the weights' number format; the file's if None. Each tensor is brought to it alone.
-        folders: where to look for a VAE or image encoder that the file lacks;
+        dtype: of the weights; the file's if None. Tensors are cast one at a time.
+        folders: searched for a VAE or image encoder that the file does not contain;
             `locate.default_folders()` if empty.
-        operations: where the UNet's layers come from.
-        attention: what computes the UNet's attention; torch's own kernels if None.
-        progress: reports each tensor; a cancel takes effect at the next one.
+        operations: namespace of layer classes for the UNet.
+        attention: the UNet's attention function; torch's scaled_dot_product_attention if None.
+        progress: reports each tensor; a cancellation takes effect at the next one.
 
     Returns:
-        The model. Weights in the file's own number format are mapped from the file, not copied.
+        The model. Weights that keep the file's dtype are memory-mapped, not copied.
 
     Raises:
-        InputError: the file is no such model (and what it is instead), is damaged or incomplete,
-            holds NaN, asks to run code, or does not fit into memory; or a part is nowhere.
-        Cancelled: the user asked to stop.
+        InputError: the file is another kind of model, is damaged or incomplete, holds NaN, would
+            run code, or does not fit into memory; or a part was not found.
+        Cancelled: the user cancelled.
     """
     path = resolve_unet_file(path)
     check_dtype(dtype)
-    identity = _identity(path)
-    family = _family(path, identity)
-    parts = _parts(path, identity, dtype, folders, operations, attention, progress)
-    return MultiviewModel(family, *(part.module for part in parts), str(path))
+    identity = _identify_file(path)
+    family = _sampling_family(path, identity)
+    components = _load_components(path, identity, dtype, folders, operations, attention, progress)
+    return MultiviewModel(family, *(component.module for component in components), str(path))
 
 
 def load_svd(
@@ -93,25 +84,25 @@ def load_svd(
     folders: Sequence[Path | str] = (),
     progress: Progress = SILENT,
 ) -> tuple[VideoUNet, Codec, ImageEncoder]:
-    """Loads base SVD, which paints no orbit and is what NOVA3D's training starts from.
+    """Loads base SVD, the video model that the training of NOVA3D starts from.
 
-    Takes and raises what `load_model` does; a file of another family is an InputError.
+    Arguments and exceptions are those of `load_model`; another family is an InputError.
 
     Returns:
-        Its network, its codec and its image encoder.
+        UNet, codec and image encoder.
     """
     path = resolve_unet_file(path)
     check_dtype(dtype)
-    identity = _identity(path)
-    _refuse_what_has_no_unet(path, identity)
+    identity = _identify_file(path)
+    _check_has_unet(path, identity)
     if identity.family != "svd":
-        raise InputError(f"{path} is no base SVD, but {describe(identity)}.")
-    parts = _parts(path, identity, dtype, folders, plain_operations, None, progress)
-    unet, codec, encoder = (part.module for part in parts)
+        raise InputError(f"{path} is not base SVD: {describe(identity)}.")
+    components = _load_components(path, identity, dtype, folders, plain_operations, None, progress)
+    unet, codec, encoder = (component.module for component in components)
     return unet, codec, encoder
 
 
-def _parts(
+def _load_components(
     path: Path,
     identity: Identity,
     dtype: torch.dtype | None,
@@ -120,124 +111,109 @@ def _parts(
     attention: Attend | None,
     progress: Progress,
 ) -> tuple[NetworkComponent, NetworkComponent, NetworkComponent]:
-    """UNet, codec and image encoder of a file, or lent by others, with their weights."""
-    with ExitStack() as opened:
-        own = opened.enter_context(open_weights(path))
+    """UNet, codec and image encoder with their weights, from the file or its companion files."""
+    with ExitStack() as stack:
+        own = stack.enter_context(open_weights(path))
         unet = unet_component(own, identity, operations, attention)
-        codec = codec_component(_holder(own, identity, VAE, folders, progress, opened))
+        codec = codec_component(_open_part(own, identity, VAE, folders, progress, stack))
         encoder = image_encoder_component(
-            _holder(own, identity, IMAGE_ENCODER, folders, progress, opened)
+            _open_part(own, identity, IMAGE_ENCODER, folders, progress, stack)
         )
         check_latents(unet.module, codec)
         check_context(unet.module, encoder)
-        _fill_all([unet, codec, encoder], dtype, progress)
-    for part in (codec, encoder):
-        _one_dtype(part)
+        _load_weights([unet, codec, encoder], dtype, progress)
+    for component in (codec, encoder):
+        _unify_dtype(component)
     return unet, codec, encoder
 
 
-def load_unet(
-    path: Path | str,
-    *,
-    dtype: torch.dtype | None = None,
-    operations: ModuleType | type = plain_operations,
-    attention: Attend | None = None,
-    progress: Progress = SILENT,
-) -> LoadedUNet:
-    """Loads the UNet alone, of SVD too; see `load_model`."""
-    path = resolve_unet_file(path)
-    check_dtype(dtype)
-    identity = _identity(path)
-    _refuse_what_has_no_unet(path, identity)
-    with open_weights(path) as own:
-        part = unet_component(own, identity, operations, attention)
-        _fill_all([part], dtype, progress)
-    return LoadedUNet(part.module, identity)
-
-
 def check_dtype(dtype: torch.dtype | None) -> None:
-    """Raises InputError if weights cannot be kept in the number format."""
+    """Raises InputError if weights cannot be kept in this dtype."""
     if dtype is not None and dtype not in COMPUTE_DTYPES:
         allowed = ", ".join(str(each).removeprefix("torch.") for each in COMPUTE_DTYPES)
         raise InputError(f"weights cannot be loaded as {dtype}, expected one of {allowed}.")
 
 
-def _identity(path: Path) -> Identity:
-    """What the file is, its name included where contents do not tell."""
+def _identify_file(path: Path) -> Identity:
+    """Identifies the file by its contents, and by its name where contents are ambiguous."""
     found = inspect_file(path)
     if found.identity is None:
         raise InputError(found.problem or f"{path} cannot be read.")
     return found.identity
 
 
-def _refuse_what_has_no_unet(path: Path, identity: Identity) -> None:
+def _check_has_unet(path: Path, identity: Identity) -> None:
+    """Raises InputError unless the file holds a UNet that this package can run."""
     if identity.family == "unknown":
         why = " ".join(identity.notes)
-        raise InputError(f"{path} is no multi-view model. {why}".strip(), _LISTS_THEM)
+        raise InputError(f"{path} is not a multi-view model. {why}".strip(), _LIST_MODELS)
     if identity.family == "ouroboros3d":
         raise InputError(
-            f"{path} is Ouroboros3D, which cannot be run yet: it needs its reconstruction model "
+            f"{path} is Ouroboros3D, which is not supported yet: it needs its reconstruction model "
             "in the loop.",
-            "Its support comes later; take NOVA3D, SV3D or V3D.",
+            "Use NOVA3D, SV3D or V3D.",
         )
     if UNET not in identity.parts:
         raise InputError(
-            f"{path} holds no UNet: {describe(identity)}.", f"Name the UNet's file; {_LISTS_THEM}"
+            f"{path} has no UNet: {describe(identity)}.", f"Pass the UNet's file; {_LIST_MODELS}"
         )
 
 
-def _family(path: Path, identity: Identity) -> Family:
-    """How the model is sampled.
+def _sampling_family(path: Path, identity: Identity) -> Family:
+    """The family whose sampling settings the model uses.
 
     Raises:
-        InputError: it cannot be; says what the file is and what to do.
+        InputError: the model cannot be sampled; says what the file is and what to do.
     """
-    _refuse_what_has_no_unet(path, identity)
+    _check_has_unet(path, identity)
     if identity.family == "svd":
         raise InputError(
-            f"{path} is base Stable Video Diffusion: it paints a video from an image and was "
-            "never taught to walk around an object or to paint normals.",
-            "Train NOVA3D from it, or load SV3D or V3D for views in colour. (V3D's UNet looks the "
-            "same: its file must be named V3D.)",
+            f"{path} is base Stable Video Diffusion: it generates a video from an image and was "
+            "not trained to orbit an object or to generate normals.",
+            "Train NOVA3D from it, or load SV3D or V3D for colour views. (V3D's UNet has the same "
+            "keys: its file must be named V3D.)",
         )
     return FAMILIES[identity.family]
 
 
-def _holder(
+def _open_part(
     own: WeightFile,
     identity: Identity,
     part: str,
     folders: Sequence[Path | str],
     progress: Progress,
-    opened: ExitStack,
+    stack: ExitStack,
 ) -> WeightFile:
-    """The open file that holds a part: the model's own, or another one."""
+    """Opens the file that holds a part: the model's own, or a companion file."""
     if part in identity.parts or _ALTERNATIVE_PART[part] in identity.parts:
         return own
-    elsewhere = find_companion(own.path, part, folders, progress)
-    log.info("%s lends its %s to %s", elsewhere, part.replace("_", " "), own.path)
-    return opened.enter_context(open_weights(elsewhere))
+    companion = find_companion(own.path, part, folders, progress)
+    log.info("%s of %s is read from %s", part.replace("_", " "), own.path, companion)
+    return stack.enter_context(open_weights(companion))
 
 
-def _fill_all(parts: list[NetworkComponent], dtype: torch.dtype | None, progress: Progress) -> None:
-    needed = sum(component_bytes(part, dtype) for part in parts)
-    check_memory(str(parts[0].file.path), needed, available_bytes())
-    total, done = sum(len(part.key_map) for part in parts), 0
+def _load_weights(
+    components: list[NetworkComponent], dtype: torch.dtype | None, progress: Progress
+) -> None:
+    """Checks that all weights fit into memory, then loads them, reporting each tensor."""
+    required = sum(component_bytes(component, dtype) for component in components)
+    check_memory(str(components[0].file.path), required, available_bytes())
+    total, done = sum(len(component.key_map) for component in components), 0
 
-    def each() -> None:
+    def on_tensor() -> None:
         nonlocal done
         done += 1
         progress.update(STAGE, done, total)
 
     progress.update(STAGE, 0, total)
-    for part in parts:
-        fill(part, dtype, each)
+    for component in components:
+        load_state(component, dtype, on_tensor)
 
 
-def _one_dtype(part: NetworkComponent) -> None:
-    """Brings a part to its main number format: plain layers cannot compute in several."""
+def _unify_dtype(component: NetworkComponent) -> None:
+    """Casts a component to its most common dtype: plain layers cannot mix dtypes."""
     counts: dict[torch.dtype, int] = {}
-    for weight in part.module.parameters():
+    for weight in component.module.parameters():
         counts[weight.dtype] = counts.get(weight.dtype, 0) + weight.numel()
     if len(counts) > 1:
-        part.module.to(max(counts, key=lambda dtype: counts[dtype]))
+        component.module.to(max(counts, key=lambda dtype: counts[dtype]))

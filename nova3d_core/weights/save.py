@@ -1,8 +1,8 @@
-"""Writes a model as one file in our own layout: SVD's names, and ours for what SVD has not.
+"""Saves a model as one file in our own layout: SVD's keys, extended by those of NOVA3D's modules.
 
-The UNet's keys stand below `model.diffusion_model.`, with `attn_align`, `norm_align` and
-`camera_task_emb` beside SVD's; VAE and image encoder have their sgm and open_clip names, a small
-image encoder stands below `image_encoder.`, and a codec of pixels is described in the metadata.
+The UNet's keys start with `model.diffusion_model.` and add `attn_align`, `norm_align` and
+`camera_task_emb` to SVD's. VAE and image encoder keep their sgm and open_clip keys; the keys of a
+small image encoder start with `image_encoder.`; a pixel codec has only an entry in the metadata.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A tensor to write, made when its turn comes."""
+class _TensorEntry:
+    """A tensor of the file, created right before it is written."""
 
     name: str
     dtype: torch.dtype
@@ -51,39 +51,38 @@ def save_nova3d(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> None:
-    """Writes the whole model as one .safetensors, which `load_model` reads back bit for bit.
+    """Saves the whole model as one .safetensors file that `load_model` reads back bit for bit.
 
     Args:
         model: of any family.
-        path: where the file shall appear; whole or not at all.
-        note: provenance, kept in the metadata: what it was trained on, for how long.
-        overwrite: replace a file that is there already.
-        progress: reports each tensor; a cancel takes effect at the next one.
+        path: of the file, which is written atomically.
+        note: provenance for the metadata: the training data and the training time.
+        overwrite: replace an existing file.
+        progress: reports each tensor; a cancellation takes effect at the next one.
 
     Raises:
-        InputError: the file exists, the place cannot be written or is full, or its name does not
+        InputError: the file exists, cannot be written, the disk is full, or the name does not
             end in .safetensors.
-        Cancelled: the user asked to stop; nothing is left.
+        Cancelled: the user cancelled; no file is left behind.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"{path} must end in .safetensors to be saved as a model.")
     entries = sorted(_entries(model), key=lambda entry: (-entry.dtype.itemsize, entry.name))
     listed = [(entry.name, entry.dtype, entry.shape) for entry in entries]
-    head = safetensors_header(
-        listed, {METADATA_KEY: json.dumps(_said(model, note)), "format": "pt"}
-    )
+    metadata = {METADATA_KEY: json.dumps(_model_metadata(model, note)), "format": "pt"}
+    header = safetensors_header(listed, metadata)
     with atomic_file(path, overwrite) as part:
         with part.open("wb") as stream:
-            stream.write(head)
+            stream.write(header)
             for entry in progress.track(entries, STAGE, len(entries)):
                 flat = entry.make().detach().cpu().contiguous().flatten()
                 stream.write(memoryview(flat.view(torch.uint8).numpy()))
         reject_foreign_file(path.resolve())
 
 
-def _said(model: MultiviewModel, note: str) -> dict[str, Any]:
-    """What the shapes do not tell, and where the weights come from."""
+def _model_metadata(model: MultiviewModel, note: str) -> dict[str, Any]:
+    """Settings that shapes do not determine, and the provenance of the weights."""
     return {
         "version": FORMAT_VERSION,
         "family": model.family.name,
@@ -94,7 +93,7 @@ def _said(model: MultiviewModel, note: str) -> dict[str, Any]:
     }
 
 
-def _entries(model: MultiviewModel) -> Iterator[_Entry]:
+def _entries(model: MultiviewModel) -> Iterator[_TensorEntry]:
     for name, value in model.unet.state_dict().items():
         yield _entry(UNET_PREFIXES[0] + name, [value], "none")
     if not isinstance(model.codec, PixelCodec):
@@ -102,37 +101,37 @@ def _entries(model: MultiviewModel) -> Iterator[_Entry]:
         levels = len(vae.config.block_out_channels)
         names = vae.state_dict()
         key_map = vae_key_map(names, levels, FIRST_STAGE, {"quant_conv", "post_quant_conv"})
-        yield from _renamed(names, key_map)
+        yield from _apply_key_map(names, key_map)
     if isinstance(model.image_encoder, SmallEncoder):
         for name, value in model.image_encoder.state_dict().items():
             yield _entry(SMALL_ENCODER_PREFIX + name, [value], "none")
     else:
         names = model.image_encoder.clip.state_dict()
-        yield from _renamed(names, clip_key_map(names))
+        yield from _apply_key_map(names, clip_key_map(names))
 
 
-def _renamed(values: dict[str, Tensor], key_map: KeyMap) -> Iterator[_Entry]:
-    """The tensors as the plan would read them, joined where several come from one."""
-    joined: dict[str, list[tuple[int, Tensor, str]]] = {}
+def _apply_key_map(values: dict[str, Tensor], key_map: KeyMap) -> Iterator[_TensorEntry]:
+    """The tensors under their file keys, the inverse of reading them; query, key, value fused."""
+    fused: dict[str, list[tuple[int, Tensor, str]]] = {}
     for name, value in values.items():
         source = key_map[name]
-        group = joined.setdefault(str(source.name), [])
-        group.append((source.third or 0, value, source.change))
-    for name, group in joined.items():
+        group = fused.setdefault(str(source.name), [])
+        group.append((source.qkv_index or 0, value, source.transform))
+    for name, group in fused.items():
         group.sort(key=lambda item: item[0])
         yield _entry(name, [value for _, value, _ in group], group[0][2])
 
 
-def _entry(name: str, values: list[Tensor], change: str) -> _Entry:
+def _entry(name: str, values: list[Tensor], transform: str) -> _TensorEntry:
     first = values[0]
     shape = (sum(len(value) for value in values), *first.shape[1:]) if first.dim() else ()
-    if change == "matrix":
+    if transform == "matrix":
         shape = (*shape, 1, 1)
-    if change == "transpose":
+    if transform == "transpose":
         shape = shape[::-1]
 
     def make() -> Tensor:
-        whole = torch.cat(values) if len(values) > 1 else first
-        return (whole.t() if change == "transpose" else whole).reshape(shape)
+        tensor = torch.cat(values) if len(values) > 1 else first
+        return (tensor.t() if transform == "transpose" else tensor).reshape(shape)
 
-    return _Entry(name, first.dtype, tuple(shape), make)
+    return _TensorEntry(name, first.dtype, tuple(shape), make)

@@ -43,11 +43,11 @@ def test_the_report_is_json_and_names_every_file_once(folder):
 def test_a_missing_file_tells_size_terms_and_where_it_goes(folder):
     rows = {row["file"]: row for row in models_report([folder])["missing"]}
     assert rows["svd_xt.safetensors"]["bytes"] == 9_559_625_980
-    assert rows["svd_xt.safetensors"]["put_in"] == "checkpoints/svd_xt.safetensors"
+    assert rows["svd_xt.safetensors"]["install_path"] == "checkpoints/svd_xt.safetensors"
     assert rows["svd_xt.safetensors"]["gated"] is False
     assert rows["sv3d_u.safetensors"]["gated"] is True
     assert rows["sv3d_u.safetensors"]["bytes"] is None  # no publisher states it
-    assert rows["V3D.ckpt"]["put_in"] == "nova3d/V3D.ckpt"
+    assert rows["V3D.ckpt"]["install_path"] == "nova3d/V3D.ckpt"
 
 
 def test_the_text_says_what_the_report_says(folder):

@@ -35,19 +35,19 @@ MANIFESTS = {
 
 
 def test_every_file_has_a_place_of_its_own():
-    places = [known.place for known in KNOWN_FILES]
+    places = [known.install_path for known in KNOWN_FILES]
     assert len(set(places)) == len(places)
     assert all(place.endswith(known.file) for place, known in zip(places, KNOWN_FILES, strict=True))
 
 
-@pytest.mark.parametrize("known", KNOWN_FILES, ids=lambda known: known.place)
+@pytest.mark.parametrize("known", KNOWN_FILES, ids=lambda known: known.install_path)
 def test_an_entry_uses_the_projects_words(known):
     assert known.family in FAMILY_DESCRIPTIONS
     assert known.folder in ("checkpoints", "diffusion_models", "nova3d")
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", known.source)
     assert known.sha256_start is None or re.fullmatch(r"[0-9a-f]{8,64}", known.sha256_start)
     assert known.bytes is None or known.bytes / 1e9 == pytest.approx(known.gigabytes, rel=1e-3)
-    assert known.good_for
+    assert known.usage
     assert ("vae" in known.parts) == (known.decoder is not None)
 
 

@@ -1,1 +1,1 @@
-"""Builds networks and fills them with the tensors of a file."""
+"""Builds networks for a file and loads its tensors into them."""

@@ -1,1 +1,1 @@
-"""Which model files are there, and which model each of them holds."""
+"""Finding model files, and identifying the model in each."""

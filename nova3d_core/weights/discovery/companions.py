@@ -1,4 +1,4 @@
-"""Finds the parts of a model that its file lacks: beside it, or in the folders of models."""
+"""Finds companion files with the VAE or image encoder that a model's file does not contain."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .locate import FoundFile, default_folders, find_models, inspect_file
 from .registry import IMAGE_ENCODER, UNET, VAE
 
 PART_FOLDERS = {UNET: "unet", VAE: "vae", IMAGE_ENCODER: "image_encoder"}
-"""The folders of a model in the diffusers layout."""
+"""Folder of each part in the diffusers layout."""
 
-_WHERE_FROM = {
-    VAE: "svd_xt.safetensors, or a folder 'vae' beside the folder 'unet'",
-    IMAGE_ENCODER: "svd_xt.safetensors, or a folder 'image_encoder' beside the folder 'unet'",
+_PART_SOURCES = {
+    VAE: "svd_xt.safetensors, or a folder 'vae' next to the folder 'unet'",
+    IMAGE_ENCODER: "svd_xt.safetensors, or a folder 'image_encoder' next to the folder 'unet'",
 }
 
 
 def resolve_unet_file(path: Path | str) -> Path:
-    """The file to load: the path itself, or the UNet inside a folder in the diffusers layout.
+    """Resolves a path to the UNet's file: the path itself, or the UNet in a diffusers folder.
 
-    `built_in.NAME` stands for the model that ships with the package, unless a file has that name.
+    `built_in.NAME` resolves to the model that ships with the package, unless a file has that name.
 
     Raises:
-        InputError: the folder holds no UNet, or the built-in model is meant and missing.
+        InputError: the folder has no UNet, or the built-in model was named and is missing.
     """
     given, path = path, Path(path).expanduser()
     if str(given) == NAME and not path.exists():
@@ -40,7 +40,7 @@ def resolve_unet_file(path: Path | str) -> Path:
     if not files:
         raise InputError(
             f"{path} is a folder without a UNet.",
-            "Name a model's file, or a folder with the folders unet, vae and image_encoder.",
+            "Pass a model's file, or a folder with the subfolders unet, vae and image_encoder.",
         )
     return files[0]
 
@@ -48,44 +48,44 @@ def resolve_unet_file(path: Path | str) -> Path:
 def find_companion(
     path: Path, part: str, folders: Sequence[Path | str] = (), progress: Progress = SILENT
 ) -> Path:
-    """A file that holds a part which the model's own file lacks.
+    """Finds a file with a part that the model's own file does not contain.
 
-    Looked for, in this order: in the part's folder beside the model's folder (diffusers layout),
-    among the files beside the model, below the folders.
+    Searches, in this order: the part's folder next to the model's folder (diffusers layout), the
+    folder of the model's file, and the model folders.
 
     Args:
-        path: the model's file.
+        path: of the model's file.
         part: VAE or IMAGE_ENCODER.
-        folders: where models lie; `locate.default_folders()` if empty.
-        progress: reports each file looked at.
+        folders: of models; `locate.default_folders()` if empty.
+        progress: reports each inspected file.
 
     Raises:
         InputError: there is none; says which file to put where.
-        Cancelled: the user asked to stop.
+        Cancelled: the user cancelled.
     """
     siblings = _model_files(path.parent.parent / PART_FOLDERS[part])
     if siblings and path.parent.name == PART_FOLDERS[UNET]:
-        return min(siblings, key=lambda file: _is_half(file) != _is_half(path))
-    beside = [inspect_file(file) for file in _model_files(path.parent)]
-    fitting = _fitting(path, beside, part)
-    if fitting:
-        return fitting[0].path
-    places = default_folders(folders)
-    fitting = _fitting(path, find_models(places, progress) if places else [], part)
-    if fitting:
-        return fitting[0].path
+        return min(siblings, key=lambda file: _is_fp16(file) != _is_fp16(path))
+    same_folder = [inspect_file(file) for file in _model_files(path.parent)]
+    candidates = _rank_candidates(path, same_folder, part)
+    if candidates:
+        return candidates[0].path
+    searched = default_folders(folders)
+    candidates = _rank_candidates(path, find_models(searched, progress) if searched else [], part)
+    if candidates:
+        return candidates[0].path
     name = part.replace("_", " ").replace("vae", "VAE")
-    searched = "".join(f", nor below {place}" for place in places)
+    elsewhere = "".join(f" or below {folder}" for folder in searched)
     raise InputError(
-        f"{path} holds no {name}, and none lies beside it{searched}.",
-        f"Put {_WHERE_FROM[part]}, into models/checkpoints or beside it "
-        "(`python -m nova3d_core models` says where they are published).",
+        f"{path} has no {name}, and none was found next to it{elsewhere}.",
+        f"Put {_PART_SOURCES[part]}, into models/checkpoints or next to it "
+        "(`python -m nova3d_core models` shows where they are published).",
     )
 
 
-def _fitting(path: Path, files: Sequence[FoundFile], part: str) -> list[FoundFile]:
-    """The files with the part, the most alike first: same number format, then least to read."""
-    holding = [
+def _rank_candidates(path: Path, files: Sequence[FoundFile], part: str) -> list[FoundFile]:
+    """The files with the part, best first: the part alone, the same dtype, the smallest."""
+    candidates = [
         file
         for file in files
         if file.identity
@@ -97,20 +97,20 @@ def _fitting(path: Path, files: Sequence[FoundFile], part: str) -> list[FoundFil
     def rank(file: FoundFile) -> tuple[bool, bool, int]:
         return (
             len(file.identity.parts) > 1,
-            _is_half(file.path) != _is_half(path),
+            _is_fp16(file.path) != _is_fp16(path),
             file.bytes,
         )
 
-    return sorted(holding, key=rank)
+    return sorted(candidates, key=rank)
 
 
-def _is_half(path: Path) -> bool:
-    """True if diffusers' name says that the file is in float16."""
+def _is_fp16(path: Path) -> bool:
+    """True if the file has the name of a diffusers fp16 variant."""
     return ".fp16." in path.name
 
 
 def _model_files(folder: Path) -> list[Path]:
-    """Files of a folder that are models by name, safetensors first, whole numbers before halves."""
+    """The model files of a folder by name: safetensors first, float32 before float16."""
     try:
         names = os.listdir(folder)
     except OSError:
@@ -118,5 +118,5 @@ def _model_files(folder: Path) -> list[Path]:
     files = [folder / name for name in names if is_model_name(name)]
     return sorted(
         (file for file in files if file.is_file()),
-        key=lambda file: (file.suffix != ".safetensors", _is_half(file), file.name),
+        key=lambda file: (file.suffix != ".safetensors", _is_fp16(file), file.name),
     )

@@ -1,7 +1,7 @@
-"""The public model files this package can work with, as far as their publishers describe them.
+"""The published model files that this package supports, as their publishers describe them.
 
-Nothing here is guessed: a figure that no publisher states is None. Shapes tell a family, never one
-training of it: SVD, SVD-xt and SVD-xt 1.1 have the same header and differ by name and sum only.
+Values that no publisher states are None. Shapes identify a family, but not one of its checkpoints:
+SVD, SVD-xt and SVD-xt 1.1 have the same header and differ only in name and checksum.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 Layout = Literal["sgm", "diffusers", "lgm", "unknown"]
-"""How tensors are named: as the original code, as diffusers, as LGM, or none of these."""
+"""Naming scheme of the keys: the original code's, diffusers', LGM's, or none of these."""
 
 Decoder = Literal["video", "frame"]
-"""A VAE decoder with layers across time, or one that decodes each image alone."""
+"""A VAE decoder with temporal layers, or one that decodes each frame alone."""
 
 FAMILY_DESCRIPTIONS: dict[str, str] = {
     "nova3d": "16 views of colour and normals from one image",
-    "nova3d-mini": "the same at 64 pixels, of simple synthetic objects; small enough to ship",
-    "svd": "Stable Video Diffusion: a video from one image; what nova3d is trained from",
-    "sv3d_u": "SV3D u: 21 views on a level orbit",
-    "sv3d_p": "SV3D p: 21 views on an orbit of any elevations",
-    "v3d": "V3D: 18 views on a level orbit",
+    "nova3d-mini": "the same at 64 pixels, for simple synthetic objects; ships with the package",
+    "svd": "Stable Video Diffusion: a video from one image; the base model of nova3d",
+    "sv3d_u": "SV3D u: 21 views on an orbit at elevation 0",
+    "sv3d_p": "SV3D p: 21 views on an orbit of any elevation",
+    "v3d": "V3D: 18 views on an orbit at elevation 0",
     "ouroboros3d": "Ouroboros3D: 8 views with a reconstruction model in the loop",
 }
-"""Every family that a header can be told to be, and what it makes."""
+"""The families that headers are identified as, and what each generates."""
 
 SVD_LICENCE = "Stability AI Community (published first as SVD non-commercial research)"
 SVD_1_1_LICENCE = "SVD 1.1 non-commercial"
@@ -35,55 +35,55 @@ OUROBOROS3D_LICENCE = "Apache-2.0 by its tag; derived from SVD, whose terms stil
 UNET, VAE, IMAGE_ENCODER = "unet", "vae", "image_encoder"
 CONDITION_ENCODER, RECONSTRUCTION = "condition_encoder", "reconstruction"
 PIXEL_CODEC, SMALL_ENCODER = "pixel_codec", "small_encoder"
-"""What nova3d-mini has in the place of VAE and image encoder; no other model can use them."""
-WHOLE = (UNET, VAE, IMAGE_ENCODER, CONDITION_ENCODER)
+"""What nova3d-mini has instead of a VAE and an image encoder; no other model uses them."""
+FULL_CHECKPOINT = (UNET, VAE, IMAGE_ENCODER, CONDITION_ENCODER)
 
 
 @dataclass(frozen=True)
 class KnownFile:
-    """One published file, and where a user puts it."""
+    """A published file, and where to install it."""
 
     family: str
-    """A key of FAMILIES."""
+    """A key of FAMILY_DESCRIPTIONS."""
     file: str
-    """Path inside the repository that publishes it, with forward slashes."""
+    """Path inside its repository, with forward slashes."""
     source: str
-    """That repository on the model hub, as owner/name."""
+    """Its repository on the model hub, as owner/name."""
     folder: str
-    """Folder of ComfyUI's `models` it belongs in: checkpoints, diffusion_models or nova3d."""
+    """Subfolder of ComfyUI's `models`: checkpoints, diffusion_models or nova3d."""
     layout: Layout
-    """How its tensors are named."""
+    """Naming scheme of its keys."""
     parts: tuple[str, ...]
-    """What it holds: unet, vae, image_encoder, condition_encoder, reconstruction."""
+    """Subset of unet, vae, image_encoder, condition_encoder, reconstruction."""
     licence: str | None
-    """The terms, in short; None where we do not know them."""
+    """Short name of the licence; None if unknown."""
     gated: bool | None
-    """True if the hub asks to agree to terms first; None where we do not know."""
-    good_for: str
-    """What to use it for, in one line."""
+    """Whether the hub requires accepting terms before the download; None if unknown."""
+    usage: str
+    """What it is used for, in one line."""
     decoder: Decoder | None = None
-    """The kind of VAE decoder inside, if there is one."""
+    """Kind of its VAE decoder; None without one."""
     dtype: str | None = None
-    """Number format of the published file."""
+    """Dtype of the published file."""
     bytes: int | None = None
-    """Exact size, where it is published."""
+    """Exact size; None if it is not published."""
     gigabytes: float | None = None
-    """Size to two or three digits (1 GB = 10^9 bytes), as listed or reckoned from the shapes."""
+    """Size to two or three digits (1 GB = 10^9 bytes), as listed or computed from the shapes."""
     sha256_start: str | None = None
-    """The first hexadecimal digits of the SHA-256 sum, as many as are known (64 are all)."""
+    """The known leading hexadecimal digits of the SHA-256 checksum, up to all 64."""
     aliases: tuple[str, ...] = ()
-    """Other names it is commonly saved under."""
+    """Other common names of the file."""
 
     @property
     def name(self) -> str:
-        """The file's own name, without folders."""
+        """The file name without folders."""
         return self.file.rsplit("/", 1)[-1]
 
     @property
-    def place(self) -> str:
+    def install_path(self) -> str:
         """Where to put it below ComfyUI's `models`, with forward slashes.
 
-        Files in the diffusers layout share their names, so they keep their repository's folders.
+        Files in the diffusers layout share their names, so the path includes the repository.
         """
         if "/" not in self.file:
             return f"{self.folder}/{self.file}"
@@ -93,7 +93,7 @@ class KnownFile:
 def _svd_checkpoints() -> tuple[KnownFile, ...]:
     """SVD and SVD-xt as single files."""
     svd = "stabilityai/stable-video-diffusion-img2vid"
-    common = {"family": "svd", "layout": "sgm", "parts": WHOLE, "folder": "checkpoints"}
+    common = {"family": "svd", "layout": "sgm", "parts": FULL_CHECKPOINT, "folder": "checkpoints"}
     plain = {**common, "licence": SVD_LICENCE, "gated": False, "dtype": "float32"}
     return (
         KnownFile(
@@ -103,9 +103,9 @@ def _svd_checkpoints() -> tuple[KnownFile, ...]:
             decoder="video",
             bytes=9_559_625_980,
             gigabytes=9.56,
-            # The fact sheet gives the first eight digits; several public lists agree on the rest.
+            # several public lists agree on this checksum
             sha256_start="b2652c23d64a1da5f14d55011b9b6dce55f2e72e395719f1cd1f8a079b00a451",
-            good_for="training nova3d (25 frames); the image encoder that V3D needs",
+            usage="training nova3d (25 frames); provides the image encoder for V3D",
         ),
         KnownFile(
             **plain,
@@ -113,7 +113,7 @@ def _svd_checkpoints() -> tuple[KnownFile, ...]:
             source=f"{svd}-xt",
             decoder="frame",
             gigabytes=9.5,
-            good_for="SVD-xt that decodes each frame alone",
+            usage="SVD-xt that decodes each frame alone",
         ),
         KnownFile(
             **common,
@@ -124,7 +124,7 @@ def _svd_checkpoints() -> tuple[KnownFile, ...]:
             source=f"{svd}-xt-1-1",
             decoder="video",
             gigabytes=4.78,
-            good_for="SVD-xt 1.1, for training nova3d under a stricter licence",
+            usage="SVD-xt 1.1, for training nova3d under a stricter licence",
         ),
         KnownFile(
             **plain,
@@ -132,7 +132,7 @@ def _svd_checkpoints() -> tuple[KnownFile, ...]:
             source=svd,
             decoder="video",
             gigabytes=9.56,
-            good_for="training nova3d from the 14-frame model",
+            usage="training nova3d from the 14-frame model",
         ),
         KnownFile(
             **plain,
@@ -140,7 +140,7 @@ def _svd_checkpoints() -> tuple[KnownFile, ...]:
             source=svd,
             decoder="frame",
             gigabytes=9.5,
-            good_for="SVD that decodes each frame alone",
+            usage="SVD that decodes each frame alone",
         ),
     )
 
@@ -164,13 +164,13 @@ def _svd_diffusers_files() -> tuple[KnownFile, ...]:
             parts=(part,),
             licence=SVD_LICENCE,
             gated=False,
-            good_for=f"{what} of {model}, {dtype}",
+            usage=f"{description} of {model}, {dtype}",
             decoder=decoder,
             dtype=dtype,
             gigabytes=size,
         )
         for model, source in (("SVD-xt", f"{svd}-xt"), ("SVD", svd))
-        for part, stem, full, half, decoder, what in rows
+        for part, stem, full, half, decoder, description in rows
         for suffix, dtype, size in (("", "float32", full), (".fp16", "float16", half))
     )
 
@@ -181,7 +181,7 @@ def _orbit_files() -> tuple[KnownFile, ...]:
         "source": "stabilityai/sv3d",
         "folder": "checkpoints",
         "layout": "sgm",
-        "parts": WHOLE,
+        "parts": FULL_CHECKPOINT,
         "licence": SV3D_LICENCE,
         "gated": True,
         "decoder": "frame",
@@ -193,14 +193,14 @@ def _orbit_files() -> tuple[KnownFile, ...]:
             family="sv3d_p",
             file="sv3d_p.safetensors",
             gigabytes=9.37,
-            good_for="21 views along an orbit whose elevation you choose",
+            usage="21 views along an orbit of any elevation",
         ),
         KnownFile(
             **sv3d,
             family="sv3d_u",
             file="sv3d_u.safetensors",
             gigabytes=9.36,
-            good_for="21 views along a level orbit",
+            usage="21 views along an orbit at elevation 0",
         ),
         KnownFile(
             family="sv3d_p",
@@ -211,7 +211,7 @@ def _orbit_files() -> tuple[KnownFile, ...]:
             parts=(UNET,),
             licence=SV3D_LICENCE,
             gated=None,
-            good_for="the UNet of SV3D p, converted",
+            usage="the UNet of SV3D p, converted",
         ),
         KnownFile(
             family="v3d",
@@ -222,7 +222,7 @@ def _orbit_files() -> tuple[KnownFile, ...]:
             parts=(UNET, VAE),
             licence=V3D_LICENCE,
             gated=False,
-            good_for="18 views along a level orbit; needs svd_xt.safetensors beside it",
+            usage="18 views along an orbit at elevation 0; needs svd_xt.safetensors next to it",
             decoder="video",
             dtype="float32",
             bytes=6_490_292_209,
@@ -234,7 +234,7 @@ def _orbit_files() -> tuple[KnownFile, ...]:
 
 
 def _ouroboros3d_files() -> tuple[KnownFile, ...]:
-    """Ouroboros3D: the view model and the reconstruction model in its loop."""
+    """Ouroboros3D: the multi-view model and the reconstruction model in its loop."""
     common = {
         "family": "ouroboros3d",
         "source": "huanngzh/Ouroboros3D-SVD-LGM",
@@ -249,7 +249,7 @@ def _ouroboros3d_files() -> tuple[KnownFile, ...]:
             layout="diffusers",
             parts=(UNET,),
             gigabytes=7.06,
-            good_for="8 views; runs together with recon_model.pth",
+            usage="8 views; requires recon_model.pth",
         ),
         KnownFile(
             **common,
@@ -257,7 +257,7 @@ def _ouroboros3d_files() -> tuple[KnownFile, ...]:
             layout="lgm",
             parts=(RECONSTRUCTION,),
             gigabytes=1.7,
-            good_for="Gaussian splats from the views, fed back while sampling",
+            usage="Gaussian splats from the views, fed back while sampling",
         ),
     )
 
@@ -268,4 +268,4 @@ KNOWN_FILES: tuple[KnownFile, ...] = (
     *_ouroboros3d_files(),
     *_svd_diffusers_files(),
 )
-"""Every public file we know of; nova3d itself has none: its weights are trained or built in."""
+"""All supported published files; nova3d has none: its weights are trained or built in."""

@@ -1,1 +1,1 @@
-"""Reading and writing the files that hold tensors."""
+"""Reading and writing of files that hold tensors."""

@@ -1,4 +1,4 @@
-"""The head of a safetensors file that is about to be written, tensor after tensor."""
+"""The header of a safetensors file whose tensors are then written one at a time."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def safetensors_header(
     entries: Iterable[tuple[str, torch.dtype, Sequence[int]]],
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Length and table of contents of a file whose tensors follow in the order of the entries.
+    """Encodes the header: its length, then its JSON; the data follow in the order of the entries.
 
     Args:
-        entries: name, number format and shape of each tensor.
-        metadata: texts that are kept beside the tensors.
+        entries: name, dtype and shape of each tensor.
+        metadata: strings for the entry `__metadata__`.
 
     Raises:
-        InputError: a number format that such files do not know.
+        InputError: safetensors has no code for a dtype.
     """
     table: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
-    position = 0
+    offset = 0
     for name, dtype, shape in entries:
         code = _CODES.get(str(dtype).removeprefix("torch."))
         if code is None:
             raise InputError(f"'{name}' is {dtype}, which cannot be saved.")
-        span = [position, position + math.prod(shape) * dtype.itemsize]
+        span = [offset, offset + math.prod(shape) * dtype.itemsize]
         table[name] = {"dtype": code, "shape": list(shape), "data_offsets": span}
-        position = span[1]
+        offset = span[1]
     text = json.dumps(table, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text

@@ -1,1 +1,1 @@
-"""Parameter names: our modules against the layouts of public files."""
+"""Parameter names: our modules mapped to the layouts of public checkpoints."""

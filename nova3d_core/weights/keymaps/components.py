@@ -1,4 +1,4 @@
-"""The original (sgm, open_clip) names of the VAE's and the image encoder's parameters."""
+"""The original (sgm, open_clip) keys of the parameters of the VAE and the image encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _VAE_LAYERS = {
     "conv_norm_out": "norm_out",
     "time_conv_out": "conv_out.time_mix_conv",
 }
-_VAE_TIME = {
+_VAE_TEMPORAL_LAYERS = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "norm2": "out_layers.0",
@@ -23,7 +23,7 @@ _VAE_ATTENTION = {
     "to_v": "v",
     "to_out.0": "proj_out",
 }
-_CLIP_OUTSIDE = {
+_CLIP_TOP_LEVEL = {
     "embeddings.class_embedding": "class_embedding",
     "embeddings.patch_embedding.weight": "conv1.weight",
     "embeddings.position_embedding.weight": "positional_embedding",
@@ -43,14 +43,14 @@ _QKV = ("q", "k", "v")
 
 
 def sgm_vae_source(name: str, levels: int) -> TensorSource:
-    """Where the sgm layout keeps a parameter of diffusers' VAEs.
+    """The sgm source of a parameter of diffusers' VAEs.
 
     Args:
         name: the parameter in AutoencoderKL or AutoencoderKLTemporalDecoder.
-        levels: how many widths the VAE has; sgm counts them from the finest on both ways.
+        levels: number of resolution levels; sgm counts them from the finest in both halves.
 
     Returns:
-        The source, below whatever prefix encoder, decoder or quant_conv have in the file.
+        The source, without the prefix that encoder, decoder or quant_conv have in the file.
     """
     half, _, rest = name.partition(".")
     if half in ("quant_conv", "post_quant_conv"):
@@ -59,9 +59,8 @@ def sgm_vae_source(name: str, levels: int) -> TensorSource:
     if attention:
         layer = _VAE_ATTENTION.get(attention[1], attention[1])
         matrix = attention[2] == "weight" and layer != "norm"
-        return TensorSource(
-            f"{half}.mid.attn_1.{layer}.{attention[2]}", "matrix" if matrix else "none"
-        )
+        transform = "matrix" if matrix else "none"
+        return TensorSource(f"{half}.mid.attn_1.{layer}.{attention[2]}", transform)
     stem, _, last = rest.rpartition(".")
     if stem in _VAE_LAYERS:
         return TensorSource(f"{half}.{_VAE_LAYERS[stem]}.{last}")
@@ -71,45 +70,45 @@ def sgm_vae_source(name: str, levels: int) -> TensorSource:
     )
     if block is None:
         return TensorSource(name)
-    way, level, kind, index, layer = block.groups()
-    if way is None:
+    direction, level, kind, index, layer = block.groups()
+    if direction is None:
         return TensorSource(f"{half}.mid.block_{int(index) + 1}.{_sgm_vae_res(layer)}")
-    place = int(level) if way == "down" else levels - 1 - int(level)
+    position = int(level) if direction == "down" else levels - 1 - int(level)
     if kind == "resnets":
-        return TensorSource(f"{half}.{way}.{place}.block.{index}.{_sgm_vae_res(layer)}")
-    return TensorSource(f"{half}.{way}.{place}.{way}sample.{layer}")
+        return TensorSource(f"{half}.{direction}.{position}.block.{index}.{_sgm_vae_res(layer)}")
+    return TensorSource(f"{half}.{direction}.{position}.{direction}sample.{layer}")
 
 
 def _sgm_vae_res(layer: str) -> str:
-    """A layer of a residual block, with or without layers across time."""
+    """The sgm key of a residual block's layer, with or without temporal layers."""
     if layer == "time_mixer.mix_factor":
         return "mix_factor"
-    where, _, rest = layer.partition(".")
-    if where == "temporal_res_block":
+    block, _, rest = layer.partition(".")
+    if block == "temporal_res_block":
         stem, _, last = rest.partition(".")
-        return f"time_stack.{_VAE_TIME.get(stem, stem)}.{last}"
-    if where == "spatial_res_block":
+        return f"time_stack.{_VAE_TEMPORAL_LAYERS.get(stem, stem)}.{last}"
+    if block == "spatial_res_block":
         layer = rest
     return layer.replace("conv_shortcut.", "nin_shortcut.", 1)
 
 
 def open_clip_source(name: str) -> TensorSource:
-    """Where open_clip keeps a parameter of transformers' CLIPVisionModelWithProjection.
+    """The open_clip source of a parameter of transformers' CLIPVisionModelWithProjection.
 
     Returns:
-        The source, below open_clip's prefix `visual.`.
+        The source, without open_clip's prefix `visual.`.
     """
     if name == "visual_projection.weight":
         return TensorSource("proj", "transpose")
     rest = name.removeprefix("vision_model.")
-    if rest in _CLIP_OUTSIDE:
-        return TensorSource(_CLIP_OUTSIDE[rest])
+    if rest in _CLIP_TOP_LEVEL:
+        return TensorSource(_CLIP_TOP_LEVEL[rest])
     layer = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", rest)
     if layer is None:
         return TensorSource(name)
     index, stem, last = layer.groups()
     block = f"transformer.resblocks.{index}"
-    joined = re.fullmatch(r"self_attn\.([qkv])_proj", stem)
-    if joined:
-        return TensorSource(f"{block}.attn.in_proj_{last}", third=_QKV.index(joined[1]))
+    fused = re.fullmatch(r"self_attn\.([qkv])_proj", stem)
+    if fused:
+        return TensorSource(f"{block}.attn.in_proj_{last}", qkv_index=_QKV.index(fused[1]))
     return TensorSource(f"{block}.{_CLIP_LAYERS.get(stem, stem)}.{last}")
