@@ -1,4 +1,4 @@
-"""How good a mesh is."""
+"""Node that evaluates a mesh against a reference mesh."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.evaluation.config import ALIGNMENTS, PROTOCOLS
 from .compat import CATEGORY, advanced, mesh_or_file, schema
-from .runtime import with_warnings, node_context
+from .runtime import node_context, with_warnings
 
 
 class EvaluateMesh(io.ComfyNode):
-    """A mesh against a reference."""
+    """Computes metrics of a mesh against a reference."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,49 +19,56 @@ class EvaluateMesh(io.ComfyNode):
             display_name="Evaluate Mesh against a Reference (NOVA3D)",
             category=f"{CATEGORY}/evaluate",
             description=(
-                "Measures how close a mesh is to its reference: distances, F-scores, normals, "
-                "volume overlap, and images rendered from 32 poses. The reference is centred and "
-                "its longest side made 1; all lengths are in that unit. Runs on the CPU."
+                "Computes metrics of a mesh against a reference mesh: Chamfer distance, F-score, "
+                "normal consistency, volume IoU, and image metrics of renders from 32 poses. The "
+                "reference is centred and scaled to a longest side of 1, the unit of all lengths. "
+                "Runs on the CPU."
             ),
             search_aliases=["chamfer distance", "mesh metrics", "compare meshes", "psnr", "iou"],
             is_output_node=True,
             inputs=[
-                mesh_or_file("mesh", tooltip="The result."),
-                mesh_or_file("reference", tooltip="The truth."),
+                mesh_or_file("mesh", tooltip="Reconstructed mesh."),
+                mesh_or_file("reference", tooltip="Ground-truth mesh."),
                 io.Combo.Input(
                     "align",
                     options=list(ALIGNMENTS),
                     default="none",
                     tooltip=(
-                        "none: the mesh as it lies, made from views of the normalised reference; "
-                        "bbox: centred and scaled; icp: also turned onto the reference."
+                        "Alignment with the reference. none: for a mesh made from views of the "
+                        "normalised reference; bbox: centre and scale by bounding box; icp: also "
+                        "rotate, by iterative closest point."
                     ),
                 ),
                 io.Combo.Input(
                     "protocol",
                     options=list(PROTOCOLS),
                     default="strict",
-                    tooltip="strict: ours, all figures; syncdreamer: as in the papers' tables.",
+                    tooltip=(
+                        "strict: our protocol, all metrics; syncdreamer: protocol of published "
+                        "tables."
+                    ),
                 ),
                 advanced(io.Int.Input(
                     "points", default=100_000, min=100, max=10_000_000, step=100,
-                    tooltip="strict: random points on each surface.",
+                    tooltip="strict: number of points sampled on each surface.",
                 )),
                 advanced(io.Int.Input(
                     "image_size", default=256, min=32, max=2048, step=32,
-                    tooltip="Width and height of the compared images.",
+                    tooltip="Width and height of the rendered images in pixels.",
                 )),
                 advanced(io.Int.Input(
                     "seed", default=0, min=0, max=2**31 - 1,
-                    tooltip="Start of the random points; the same seed gives the same figures.",
+                    tooltip=(
+                        "Random seed of the point sampling; the same seed reproduces the metrics."
+                    ),
                 )),
             ],
             outputs=[
-                io.String.Output(display_name="report_json", tooltip="All figures as JSON."),
-                io.String.Output(display_name="report", tooltip="The main figures, one a line."),
+                io.String.Output(display_name="report_json", tooltip="All metrics as JSON."),
+                io.String.Output(display_name="report", tooltip="Main metrics, one per line."),
                 io.Image.Output(
-                    display_name="sheet",
-                    tooltip="Truth, result, difference and normals side by side.",
+                    display_name="comparison",
+                    tooltip="Grid of ground truth, result, difference and normals.",
                 ),
             ],
         )  # fmt: skip
@@ -74,15 +81,15 @@ class EvaluateMesh(io.ComfyNode):
         from ..nova3d_core.evaluation.report import format_metrics
         from .adapters import image_from_tensor, single_mesh_from_socket
 
-        with node_context() as work:
+        with node_context() as context:
             config = EvaluateConfig(
                 protocol, points=points, seed=seed, align=align, image_px=image_size
             )
             meshes = single_mesh_from_socket(mesh), single_mesh_from_socket(reference, "reference")
-            report, sheet = evaluate_mesh_with_grid(*meshes, config, work.progress)
+            report, grid = evaluate_mesh_with_grid(*meshes, config, context.progress)
             table = format_metrics(report)
             return io.NodeOutput(
-                report.to_json(), table, image_from_tensor(sheet[None]), ui={"text": [table]}
+                report.to_json(), table, image_from_tensor(grid[None]), ui={"text": [table]}
             )
 
 

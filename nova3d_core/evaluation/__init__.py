@@ -1,1 +1,1 @@
-"""How close a mesh is to another one."""
+"""Evaluation of meshes, poses and conflict maps against ground truth."""

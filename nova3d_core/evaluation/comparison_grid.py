@@ -1,4 +1,4 @@
-"""One image that shows how a result compares with the truth, pose by pose."""
+"""Image grid that compares a result with its reference, pose by pose."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ DIFFERENCE_FACTOR = 4.0
 GAP_PX = 4
 TITLE_PX = 18
 POSES_DEG = ((0.0, 0.0), (180.0, 0.0), (45.0, 25.0), (225.0, -25.0))
-"""Azimuth and elevation that the rows look for: front, back, from above, from below."""
+"""Target azimuth and elevation of the rows: front, back, from above, from below."""
 
 
-def comparison_sheet(
+def comparison_grid(
     reference_rendering: Rendering,
     result_rendering: Rendering,
     rows: Sequence[int] | None = None,
     difference_factor: float = DIFFERENCE_FACTOR,
 ) -> Tensor:
-    """A sheet with a row for each of a few poses: truth, result, difference, both normals.
+    """Grid with one row per pose: reference, result, difference, normals of both.
 
     Args:
-        reference_rendering: V views of the truth.
+        reference_rendering: V views of the reference.
         result_rendering: the same views of the result.
-        rows: which views to show; by default those nearest to front, back, above and below.
-        difference_factor: how much the absolute colour difference is amplified; written above it.
+        rows: view indices to show; by default those nearest to front, back, above and below.
+        difference_factor: gain of the absolute colour difference; shown in the title.
 
     Returns:
         (4 + rows * (18 + H + 4), 4 + 5 * (W + 4), 3) float32 in 0..1.
 
     Raises:
-        InputError: if the two do not show the same views, or lack masks or normals.
+        InputError: different views, or missing masks or normals.
     """
     truth, result = reference_rendering.views, result_rendering.views
     if truth.colour.shape != result.colour.shape:
         raise InputError(
-            f"a sheet needs the same views twice, but they are {tuple(truth.colour.shape)} and "
-            f"{tuple(result.colour.shape)}.",
+            f"a comparison grid needs the same views of both meshes, but their shapes are "
+            f"{tuple(truth.colour.shape)} and {tuple(result.colour.shape)}.",
             "Render both from the same cameras.",
         )
     rows = nearest_views(truth) if rows is None else list(rows)
-    titles = ["truth", "result", f"difference x {difference_factor:g}"]
-    titles += ["truth normals", "result normals"]
+    titles = ["reference", "result", f"difference x {difference_factor:g}"]
+    titles += ["reference normals", "result normals"]
     height, width = truth.colour.shape[1:3]
-    sheet = torch.ones(
+    grid = torch.ones(
         GAP_PX + len(rows) * (TITLE_PX + height + GAP_PX), GAP_PX + 5 * (width + GAP_PX), 3
     )
     labels: list[tuple[int, int, str]] = []
@@ -60,23 +60,23 @@ def comparison_sheet(
         pose = _pose_label(truth, view)
         for column, cell in enumerate(_cells(truth, result, view, difference_factor)):
             left = GAP_PX + column * (width + GAP_PX)
-            sheet[top + TITLE_PX : top + TITLE_PX + height, left : left + width] = cell
+            grid[top + TITLE_PX : top + TITLE_PX + height, left : left + width] = cell
             text = f"{titles[column]}, {pose}" if column == 0 else titles[column]
             labels.append((left, top + 2, text))
-    return _with_labels(sheet, labels)
+    return _with_labels(grid, labels)
 
 
 def nearest_views(views: Views) -> list[int]:
-    """The views that look most nearly from front, back, above and below, without repeats."""
+    """Indices of the views closest to front, back, above and below, without repeats."""
     azimuth, elevation = views.cameras.azimuth_deg, views.cameras.elevation_deg
-    chosen: list[int] = []
-    for wanted_azimuth, wanted_elevation in POSES_DEG:
-        turn = (azimuth - wanted_azimuth + 180.0) % 360.0 - 180.0
-        distance = torch.hypot(turn, 2.0 * (elevation - wanted_elevation))
+    indices: list[int] = []
+    for target_azimuth, target_elevation in POSES_DEG:
+        azimuth_difference = (azimuth - target_azimuth + 180.0) % 360.0 - 180.0
+        distance = torch.hypot(azimuth_difference, 2.0 * (elevation - target_elevation))
         view = int(distance.argmin())
-        if view not in chosen:
-            chosen.append(view)
-    return chosen
+        if view not in indices:
+            indices.append(view)
+    return indices
 
 
 def _cells(truth: Views, result: Views, view: int, factor: float) -> list[Tensor]:
@@ -94,7 +94,7 @@ def _cells(truth: Views, result: Views, view: int, factor: float) -> list[Tensor
 def _normal_image(views: Views, view: int) -> Tensor:
     """World normals as colours (H, W, 3) on white."""
     if views.normals is None or views.masks is None:
-        raise InputError("a sheet needs images with masks and normals.")
+        raise InputError("a comparison grid needs images with masks and normals.")
     mask = views.masks[view, ..., None]
     colour = encode_normals(views.with_world_normals().normals[view])
     return (mask * colour + 1.0 - mask).clamp(0.0, 1.0)
@@ -106,11 +106,11 @@ def _pose_label(views: Views, view: int) -> str:
     return f"az {azimuth:.4g} el {elevation:+d}" if elevation else f"az {azimuth:.4g} el 0"
 
 
-def _with_labels(sheet: Tensor, labels: list[tuple[int, int, str]]) -> Tensor:
-    """The sheet with black text written onto it at (left, top)."""
+def _with_labels(grid: Tensor, labels: list[tuple[int, int, str]]) -> Tensor:
+    """The grid with black labels drawn at (left, top)."""
     from PIL import Image, ImageDraw, ImageFont
 
-    image = Image.fromarray((sheet.numpy() * 255.0).round().astype(np.uint8))
+    image = Image.fromarray((grid.numpy() * 255.0).round().astype(np.uint8))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default()
     for left, top, text in labels:
         draw.text((left, top), text, fill=(0, 0, 0), font=font)

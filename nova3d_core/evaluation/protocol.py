@@ -1,19 +1,19 @@
-"""Measuring a mesh against its reference, by our strict protocol or by the papers' one.
+"""Evaluation of a mesh against its reference, with the strict or the SyncDreamer protocol.
 
-Strict: the reference is centred and its longest side becomes 1; the result is used as it lies,
+strict: the reference is centred and its longest side scaled to 1; the result is not aligned,
 because it was made from views of the normalised reference. Whole surface from random points,
 visible surface from the 16 input poses, volume on a 128^3 grid, images from 32 other poses.
 
-syncdreamer follows the published evaluation script of that name, which the tables of the field go
-by. Points: what the pixel centres of 16 cameras see (azimuth i * 22.5, elevation 30, distance 1.5,
-focal length 280 px at 256 x 256), averaged in voxels of 0.01. CD: mean of the two directions' mean
-unsquared distances. IoU: 64^3 grid points of [-1, 1]^3 inside both over inside either. It differs
-from the script in four ways: the script back-projects whole pixel indices, half a pixel beside
-their centres, for both meshes alike; interpolates a result's depth without perspective; reads the
-reference's depth from 16-bit files; and asks mesh2sdf (fix=False), which calls a grid point inside
-where rows along x have crossed the surface an odd number of times. For closed meshes without
-overlapping parts this is our winding number; overlaps count as outside there and as inside here,
-and open meshes get arbitrary signs there and no IoU here.
+syncdreamer: as in SyncDreamer's evaluation script, on which most published tables are based.
+Points: surface points at the pixel centres of 16 cameras (azimuth i * 22.5, elevation 30, distance
+1.5, focal length 280 px at 256 x 256), averaged in voxels of 0.01. CD: mean of the two directions'
+mean unsquared distances. IoU: over 64^3 grid points of [-1, 1]^3. There are four differences from
+the script: it back-projects integer pixel indices, half a pixel off their centres, for both meshes;
+it interpolates the result's depth without perspective correction; it reads the reference's depth
+from 16-bit files; and it uses mesh2sdf (fix=False), where a grid point is inside if its row along x
+has crossed the surface an odd number of times. For closed meshes without overlapping parts this
+equals our winding number; overlaps are outside there and inside here, and open meshes get arbitrary
+signs there and no IoU here.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from ..mesh import ZERO_ORIGIN, Mesh
 from ..progress import SILENT, Progress
 from ..rendering.config import RenderConfig
 from ..rendering.views import Rendering, render_views, surface_points
-from .align import alignment
-from .comparison_grid import comparison_sheet
+from .align import align_mesh
+from .comparison_grid import comparison_grid
 from .config import EvaluateConfig
 from .metrics.geometry import (
     SurfaceSamples,
-    cloud_figures,
-    distance_figures,
+    distance_metrics,
     nearest_neighbours,
+    point_cloud_metrics,
     sample_surface,
     sampling_floor,
-    voxel_means,
+    voxel_downsample,
 )
-from .metrics.image import PSNR_CAP_DB, evaluation_cameras, grouped_figures, image_figures
+from .metrics.image import PSNR_CAP_DB, evaluation_cameras, image_metrics, metrics_by_elevation
 from .occupancy import Grid, is_watertight, level_set_grid, occupancy, unit_cube_grid, volume_iou
-from .report import Figure, Figures, Report
+from .report import Metrics, MetricValue, Report
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ SYNCDREAMER_RIG = RigConfig(
 )
 SYNCDREAMER_VOXEL = 0.01
 SYNCDREAMER_GRID = 64
-NORMALISED_WITHIN = 1e-5
+NORMALISED_TOLERANCE = 1e-5
 
 
 def evaluate_mesh(
@@ -69,53 +69,53 @@ def evaluate_mesh(
     config: EvaluateConfig | None = None,
     progress: Progress = SILENT,
 ) -> Report:
-    """Measures a mesh against its reference.
+    """Evaluates a mesh against its reference.
 
     Args:
         mesh: the result, +Y up, made from views of the normalised reference (or see `align`).
-        reference: the truth, in any size and place, up as `reference_up_axis` says.
+        reference: ground truth of any size and position, with `reference_up_axis` up.
         config: protocol and settings.
-        progress: told about each part.
+        progress: receives each step.
 
     Raises:
-        InputError: if a mesh has no size or no area.
-        Cancelled: if so asked.
+        InputError: a mesh without extent or area.
+        Cancelled: cancelled through `progress`.
     """
     return _evaluate(mesh, reference, config or EvaluateConfig(), progress)[0]
 
 
-def evaluate_mesh_with_sheet(
+def evaluate_mesh_with_grid(
     mesh: Mesh,
     reference: Mesh,
     config: EvaluateConfig | None = None,
     progress: Progress = SILENT,
 ) -> tuple[Report, Tensor]:
-    """`evaluate_mesh`, and a sheet (H, W, 3) of some of the images it compared.
+    """`evaluate_mesh`, and a comparison grid (H, W, 3) of some of the images.
 
     Raises:
-        InputError: also if the settings ask for no images.
+        InputError: also if the images are disabled.
     """
     config = config or EvaluateConfig()
     if not config.with_images:
         raise InputError(
-            "a comparison sheet needs images, but evaluate with_images is off.",
-            "Turn images on or leave the sheet out.",
+            "a comparison grid needs images, but evaluate with_images is off.",
+            "Enable the images or leave out the grid.",
         )
     report, renderings = _evaluate(mesh, reference, config, progress)
-    return report, comparison_sheet(*renderings)
+    return report, comparison_grid(*renderings)
 
 
 @dataclass
 class _Record:
-    """Figures, seconds and notes as they come in."""
+    """Collects metrics, seconds and notes."""
 
-    figures: Figures = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Adds the seconds spent inside to a part."""
+        """Adds the wall time of the `with` block to a step."""
         start = time.perf_counter()
         yield
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
@@ -124,31 +124,31 @@ class _Record:
 def _evaluate(
     mesh: Mesh, reference: Mesh, config: EvaluateConfig, progress: Progress
 ) -> tuple[Report, tuple[Rendering, ...]]:
-    """The report, and the renderings of reference and result where images are asked for."""
+    """The report, and the renderings of reference and result if images are enabled."""
     record = _Record()
     mesh = _without_origin(mesh.to("cpu"), reference, config)
     reference = normalised_reference(reference.to("cpu"), config.reference_up_axis)
     strict = config.protocol == "strict"
-    measure = _strict_figures if strict else _syncdreamer_figures
+    measure = _strict_metrics if strict else _syncdreamer_metrics
     record.notes += _protocol_notes(config)
     with record.timed("align"):
-        found = alignment(mesh, reference, config.align, config.seed, progress)
-    if found is not None:
-        for part, figures in measure(mesh, reference, config, _Record(), progress).items():
-            record.figures[f"before_{part}"] = figures
-        record.figures["alignment"] = found.figures()
-        mesh = mesh.transformed(found.matrix)
-    record.figures.update(measure(mesh, reference, config, record, progress))
+        alignment = align_mesh(mesh, reference, config.align, config.seed, progress)
+    if alignment is not None:
+        for part, metrics in measure(mesh, reference, config, _Record(), progress).items():
+            record.metrics[f"before_{part}"] = metrics
+        record.metrics["alignment"] = alignment.to_dict()
+        mesh = mesh.transformed(alignment.matrix)
+    record.metrics.update(measure(mesh, reference, config, record, progress))
     renderings: tuple[Rendering, ...] = ()
     if config.with_images:
         renderings = _renderings(mesh, reference, config, record, progress)
         with record.timed("images"):
-            figures = image_figures(renderings[1].views, renderings[0].views, progress)
-        for group, means in grouped_figures(figures).items():
-            record.figures[f"images_{group}"] = dict(means)
+            metrics = image_metrics(renderings[1].views, renderings[0].views, progress)
+        for group, means in metrics_by_elevation(metrics).items():
+            record.metrics[f"images_{group}"] = dict(means)
     report = Report(
         config.protocol,
-        record.figures,
+        record.metrics,
         {**asdict(config), **_protocol_settings(config)},
         record.seconds,
         tuple(record.notes),
@@ -157,80 +157,83 @@ def _evaluate(
 
 
 def _without_origin(mesh: Mesh, reference: Mesh, config: EvaluateConfig) -> Mesh:
-    """The mesh in coordinates that float32 holds: relative to its own origin if it will be aligned,
-    else to the reference's."""
+    """The mesh in coordinates that float32 can represent: relative to its own origin if it will be
+    aligned, else to the reference's."""
     if config.align == "none" and mesh.origin != ZERO_ORIGIN:
         mesh = mesh.with_origin(reference.origin)
     return replace(mesh, origin=ZERO_ORIGIN)
 
 
 def normalised_reference(reference: Mesh, up_axis: UpAxis) -> Mesh:
-    """The reference turned +Y up, centred, longest side 1.
+    """The reference with +Y up, centred, longest side 1.
 
-    One that is so already stays bit for bit the same: a mesh measured against itself is then the
-    very same mesh.
+    An already normalised reference is returned bit for bit, so that a mesh evaluated against itself
+    is identical.
     """
-    turned = reference if up_axis == "+Y" else reference.turned_up(up_axis)
-    matrix = turned.normalising_matrix()
-    if float((matrix - torch.eye(4)).abs().max()) < NORMALISED_WITHIN:
-        return turned
-    return turned.transformed(matrix)
+    upright = reference if up_axis == "+Y" else reference.to_y_up(up_axis)
+    matrix = upright.normalising_matrix()
+    if float((matrix - torch.eye(4)).abs().max()) < NORMALISED_TOLERANCE:
+        return upright
+    return upright.transformed(matrix)
 
 
-def _strict_figures(
+def _strict_metrics(
     mesh: Mesh, reference: Mesh, config: EvaluateConfig, record: _Record, progress: Progress
-) -> Figures:
-    """Figures of the whole surface and of what the input poses see."""
+) -> Metrics:
+    """Metrics of the whole surface and of the surface visible from the input poses."""
     progress.check("measuring")
     with record.timed("surface"):
-        # a seed for each mesh: the truth against itself then shows what sampling alone costs
+        # different seeds: the reference against itself then shows the sampling error
         clouds = [
             sample_surface(each, config.points, config.seed + index)
             for index, each in enumerate((mesh, reference))
         ]
-        surface: dict[str, Figure] = {**cloud_figures(*clouds, STRICT_THRESHOLDS, False)}
+        surface: dict[str, MetricValue] = {**point_cloud_metrics(*clouds, STRICT_THRESHOLDS, False)}
         surface["sampling_floor"] = sampling_floor(float(reference.face_areas.sum()), config.points)
     with record.timed("volume"):
         grid = unit_cube_grid(config.iou_resolution, (mesh, reference))
-        surface.update(_volume_figures(mesh, reference, grid, record, progress))
+        surface.update(_volume_metrics(mesh, reference, grid, record, progress))
     with record.timed("visible"):
         rig = RigConfig(width_px=config.visible_px, height_px=config.visible_px)
-        seen = _seen_surfaces(mesh, reference, orbit_cameras(rig), record, progress)
-        visible: dict[str, Figure] = {}
-        if seen is not None:
-            visible.update(cloud_figures(*seen, VISIBLE_THRESHOLDS, True))
+        clouds = _visible_surfaces(mesh, reference, orbit_cameras(rig), record, progress)
+        visible: dict[str, MetricValue] = {}
+        if clouds is not None:
+            visible.update(point_cloud_metrics(*clouds, VISIBLE_THRESHOLDS, True))
     return {"surface": surface, "visible": visible}
 
 
-def _syncdreamer_figures(
+def _syncdreamer_metrics(
     mesh: Mesh, reference: Mesh, config: EvaluateConfig, record: _Record, progress: Progress
-) -> Figures:
-    """The two figures of the papers' tables: CD of the visible surface, volume IoU."""
+) -> Metrics:
+    """The two metrics of published tables: CD of the visible surface, volume IoU."""
     progress.check("measuring")
-    surface: dict[str, Figure] = {"cd_l1": None}
+    surface: dict[str, MetricValue] = {"cd_l1": None}
     with record.timed("surface"):
-        seen = _seen_surfaces(mesh, reference, orbit_cameras(SYNCDREAMER_RIG), record, progress)
-        if seen is not None:
-            surface.update(_voxel_chamfer(*seen))
+        clouds = _visible_surfaces(
+            mesh, reference, orbit_cameras(SYNCDREAMER_RIG), record, progress
+        )
+        if clouds is not None:
+            surface.update(_voxel_chamfer(*clouds))
     with record.timed("volume"):
         grid = level_set_grid(SYNCDREAMER_GRID)
-        surface.update(_volume_figures(mesh, reference, grid, record, progress))
+        surface.update(_volume_metrics(mesh, reference, grid, record, progress))
     return {"surface": surface}
 
 
 def _voxel_chamfer(result: SurfaceSamples, reference: SurfaceSamples) -> dict[str, float]:
-    """Distances between two clouds that are thinned to one mean point a voxel."""
-    a, b = (voxel_means(cloud.points, SYNCDREAMER_VOXEL) for cloud in (result, reference))
-    there, back = nearest_neighbours(a, b), nearest_neighbours(b, a)
-    return distance_figures(there.distance, back.distance, ())
+    """Distance metrics between two clouds after voxel downsampling."""
+    a, b = (voxel_downsample(cloud.points, SYNCDREAMER_VOXEL) for cloud in (result, reference))
+    return distance_metrics(
+        nearest_neighbours(a, b).distance, nearest_neighbours(b, a).distance, ()
+    )
 
 
-def _volume_figures(
+def _volume_metrics(
     mesh: Mesh, reference: Mesh, grid: Grid, record: _Record, progress: Progress
-) -> dict[str, Figure]:
-    """Whether both are closed, and how far their volumes overlap."""
+) -> dict[str, MetricValue]:
+    """Watertightness of both meshes, and their volume IoU."""
     watertight, reference_watertight = is_watertight(mesh), is_watertight(reference)
-    figures: dict[str, Figure] = {
+    metrics: dict[str, MetricValue] = {
         "iou": None,
         "watertight": watertight,
         "reference_watertight": reference_watertight,
@@ -245,31 +248,32 @@ def _volume_figures(
             f"No IoU: the {' and the '.join(open_ones)} "
             f"{'are' if len(open_ones) > 1 else 'is'} not watertight and encloses no volume."
         )
-        return figures
-    figures["iou"] = volume_iou(*(occupancy(each, grid, progress) for each in (mesh, reference)))
-    if figures["iou"] is None:
+        return metrics
+    metrics["iou"] = volume_iou(*(occupancy(each, grid, progress) for each in (mesh, reference)))
+    if metrics["iou"] is None:
         record.notes.append("No IoU: both volumes are thinner than the grid's cells.")
-    return figures
+    return metrics
 
 
-def _seen_surfaces(
+def _visible_surfaces(
     mesh: Mesh, reference: Mesh, cameras: Cameras, record: _Record, progress: Progress
 ) -> tuple[SurfaceSamples, SurfaceSamples] | None:
-    """What the pixel centres of all cameras see of both meshes; None if one is out of sight."""
+    """Surface points of both meshes at the pixel centres of all cameras; None if no camera sees one
+    of the meshes."""
     clouds = []
     for name, each in (("mesh", mesh), ("reference", reference)):
-        seen = surface_points(each, cameras, progress)
-        if len(seen.points) == 0:
+        visible = surface_points(each, cameras, progress)
+        if len(visible.points) == 0:
             record.notes.append(f"No visible surface: no camera sees the {name}.")
             return None
-        clouds.append(SurfaceSamples(seen.points.astype(float), seen.normals.astype(float)))
+        clouds.append(SurfaceSamples(visible.points.astype(float), visible.normals.astype(float)))
     return clouds[0], clouds[1]
 
 
 def _renderings(
     mesh: Mesh, reference: Mesh, config: EvaluateConfig, record: _Record, progress: Progress
 ) -> tuple[Rendering, Rendering]:
-    """Reference and result from the 32 evaluation poses."""
+    """Renders reference and result from the 32 evaluation poses."""
     cameras = evaluation_cameras(config.image_px)
     render = RenderConfig(config.supersample)
     with record.timed("rendering"):
@@ -280,7 +284,7 @@ def _renderings(
 
 
 def _protocol_settings(config: EvaluateConfig) -> dict[str, object]:
-    """The constants that the protocol fixes, so that the report says all."""
+    """Constants of the protocol, for the report."""
     if config.protocol == "strict":
         return {
             "thresholds": list(STRICT_THRESHOLDS),
@@ -294,22 +298,22 @@ def _protocol_settings(config: EvaluateConfig) -> dict[str, object]:
 
 
 def _protocol_notes(config: EvaluateConfig) -> list[str]:
-    """What a reader must know to quote the figures of a protocol."""
-    notes = ["The reference is centred and its longest side is 1; lengths are in that unit."]
+    """What must be stated when metrics of a protocol are quoted."""
+    notes = ["The reference is centred and its longest side is 1, the unit of all lengths."]
     notes.append(
         {
-            "none": "The mesh is measured as it lies.",
-            "bbox": "The mesh is centred and scaled by its bounding box first.",
-            "icp": "The mesh is turned, moved and scaled onto the reference first.",
+            "none": "The mesh is not aligned.",
+            "bbox": "The mesh is centred and scaled by its bounding box before evaluation.",
+            "icp": "The mesh is aligned by ICP (rotation, translation, scale) before evaluation.",
         }[config.align]
     )
     if config.protocol == "syncdreamer":
         notes.append(
-            "Protocol syncdreamer: surface seen by 16 cameras at elevation 30, distance 1.5, focal "
-            "280 px at 256 x 256, averaged in voxels of 0.01; CD is the mean of both directions' "
-            "mean unsquared distances; IoU at 64^3 points of [-1, 1]^3 by winding number, where "
-            "the original counts crossings along rows of mesh2sdf's grid."
+            "Protocol syncdreamer: surface visible from 16 cameras at elevation 30, distance 1.5, "
+            "focal length 280 px at 256 x 256, averaged in voxels of 0.01; CD is the mean of both "
+            "directions' mean unsquared distances; IoU at 64^3 points of [-1, 1]^3 by winding number, where "
+            "the original uses the crossing parity of mesh2sdf."
         )
     if config.with_images:
-        notes.append(f"PSNR is the mean over images; identical ones count {PSNR_CAP_DB:g} dB.")
+        notes.append(f"PSNR is the mean over images; identical images count as {PSNR_CAP_DB:g} dB.")
     return notes

@@ -1,4 +1,4 @@
-"""What was measured, as a document: JSON for machines, Markdown for people."""
+"""Evaluation report: JSON and Markdown output."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from ..errors import InputError
 from ..io.files.json_text import parse_json
 
-Figure = float | bool | str | None
-Figures = dict[str, dict[str, Figure]]
-"""Part of the measurement -> name of the figure -> its value."""
+MetricValue = float | bool | str | None
+Metrics = dict[str, dict[str, MetricValue]]
+"""Group of metrics -> name of the metric -> its value."""
 
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("CD-L1", "surface", "cd_l1", ".4f"),
@@ -32,51 +32,52 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("mask IoU", "images_all", "mask_iou", ".3f"),
     ("normal error °", "images_all", "normal_error_deg", ".2f"),
 )
-"""Heading, part, figure and number format of the table's columns."""
+"""Heading, group, metric and format specification of the table's columns."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Figures of one mesh against its reference; holds no paths and nothing about the machine
-    but the seconds."""
+    """Metrics of one mesh against its reference.
+
+    It holds no paths, and nothing about the machine except the seconds.
+    """
 
     protocol: str
-    """strict or syncdreamer: figures of different protocols do not compare."""
-    figures: Figures
-    """surface, visible, images_all, images_el0, images_el25, and with alignment also
-    alignment, before_surface and before_visible. None stands for a figure that does not exist; a
-    note says why."""
+    """strict or syncdreamer: metrics of different protocols are not comparable."""
+    metrics: Metrics
+    """surface, visible, images_all, images_el0, images_el25, and with alignment also alignment,
+    before_surface and before_visible. None: the metric is undefined; a note states the reason."""
     settings: dict[str, Any]
-    """The `EvaluateConfig` that was used, and the constants of the protocol."""
+    """The `EvaluateConfig` and the constants of the protocol."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time of each part."""
+    """Wall time of each step."""
     notes: tuple[str, ...] = ()
-    """What a reader must know to quote the figures."""
+    """What must be stated when the metrics are quoted."""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain containers."""
         return {**asdict(self), "notes": list(self.notes)}
 
     def to_json(self) -> str:
-        """The report as JSON; figures that do not exist are null."""
+        """The report as JSON; undefined metrics are null."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Report:
-        """A report from what `to_dict` made.
+        """The inverse of `to_dict`.
 
         Raises:
-            InputError: if the document is no such report.
+            InputError: the document is not a report.
         """
-        missing = [name for name in ("protocol", "figures", "settings") if name not in document]
+        missing = [name for name in ("protocol", "metrics", "settings") if name not in document]
         if missing:
             raise InputError(
-                f"this is no evaluation report: it has no {', '.join(missing)}.",
-                "Give a file that `evaluate --json` wrote.",
+                f"not an evaluation report: {', '.join(missing)} missing.",
+                "Use a file written by `evaluate --json`.",
             )
         return cls(
             document["protocol"],
-            document["figures"],
+            document["metrics"],
             document["settings"],
             document.get("seconds", {}),
             tuple(document.get("notes", ())),
@@ -84,73 +85,72 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """A report from what `to_json` wrote; InputError if it is something else."""
+        """The inverse of `to_json`; InputError for any other text."""
         try:
             document = parse_json(text, "it")
         except InputError as error:
-            raise InputError(f"this is no evaluation report: {error.message}") from error
+            raise InputError(f"not an evaluation report: {error.message}") from error
         if not isinstance(document, dict):
-            raise InputError("this is no evaluation report: its JSON holds no named values.")
+            raise InputError("not an evaluation report: its JSON is not an object.")
         return cls.from_dict(document)
 
 
 def markdown_table(reports: Mapping[str, Report]) -> str:
-    """A Markdown table with one row a report and, from two reports on, a row of means.
+    """Markdown table with one row per report and, for two or more, a row of means.
 
-    Only columns that some report has are shown; "-" stands for a figure that does not exist. Means
-    leave such rows out, so a mean may cover fewer objects than the table has rows; the number of
-    objects stands beside it then.
+    Columns without any value are left out; "-" is an undefined metric. A mean over fewer reports
+    than rows is followed by their number in parentheses.
 
     Raises:
-        InputError: on no reports, or reports of different protocols: their figures do not compare.
+        InputError: no reports, or reports of different protocols.
     """
     if not reports:
-        raise InputError("there are no reports to put into a table.")
+        raise InputError("a table needs reports, but there are none.")
     protocols = sorted({report.protocol for report in reports.values()})
     if len(protocols) > 1:
         raise InputError(
             f"reports of the protocols {' and '.join(protocols)} cannot share a table.",
-            "Measure all meshes with one protocol.",
+            "Evaluate all meshes with one protocol.",
         )
     columns = [column for column in COLUMNS if any(_has(r, column) for r in reports.values())]
     rows = [["object", *(heading for heading, *_ in columns)], ["---"] + ["---:"] * len(columns)]
     for name, report in reports.items():
-        cells = [_cell(report.figures.get(part, {}).get(key), f) for _, part, key, f in columns]
+        cells = [_cell(report.metrics.get(part, {}).get(key), f) for _, part, key, f in columns]
         rows.append([name.replace("|", "\\|").replace("\n", " "), *cells])
     if len(reports) > 1:
         rows.append(["mean", *(_mean_cell(reports, column) for column in columns)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
-def figure_lines(report: Report) -> str:
-    """One report's figures, one a line, in columns that line up in a font of fixed width."""
+def format_metrics(report: Report) -> str:
+    """Metrics of one report, one per line, aligned for a fixed-width font."""
     shown = [column for column in COLUMNS if _has(report, column)]
     width = max((len(heading) for heading, *_ in shown), default=0)
     return "".join(
-        f"{heading:<{width}}  {_cell(report.figures[part][key], number_format):>8}\n"
-        for heading, part, key, number_format in shown
+        f"{heading:<{width}}  {_cell(report.metrics[part][key], format_spec):>8}\n"
+        for heading, part, key, format_spec in shown
     )
 
 
 def _has(report: Report, column: tuple[str, str, str, str]) -> bool:
-    return column[2] in report.figures.get(column[1], {})
+    return column[2] in report.metrics.get(column[1], {})
 
 
-def _cell(value: Figure, number_format: str) -> str:
+def _cell(value: MetricValue, format_spec: str) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return format(value, number_format)
+    return format(value, format_spec)
 
 
 def _mean_cell(reports: Mapping[str, Report], column: tuple[str, str, str, str]) -> str:
-    _, part, key, number_format = column
-    found = [report.figures.get(part, {}).get(key) for report in reports.values()]
-    values = [value for value in found if value is not None]
+    _, part, key, format_spec = column
+    cells = [report.metrics.get(part, {}).get(key) for report in reports.values()]
+    values = [value for value in cells if value is not None]
     if not values:
         return "-"
     if isinstance(values[0], bool):
         return f"{sum(values)} of {len(values)}"
-    mean = format(sum(values) / len(values), number_format)
-    return mean if len(values) == len(found) else f"{mean} ({len(values)})"
+    mean = format(sum(values) / len(values), format_spec)
+    return mean if len(values) == len(cells) else f"{mean} ({len(values)})"

@@ -184,7 +184,7 @@ def test_the_optimised_fusion_writes_its_details(nova3d, knight_views, tmp_path)
     settings = {
         "sdf": {
             "hull": {"resolution": 48},
-            "levels": [{"resolution": 32, "steps": 8, "ray_share": 0.2}],
+            "levels": [{"resolution": 32, "steps": 8, "ray_fraction": 0.2}],
         },
         "meshing": {"target_faces": 2000},
         "bake": {"texture_px": 256},

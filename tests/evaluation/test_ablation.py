@@ -35,7 +35,7 @@ FINE = FuseConfig(
 )
 COARSE = dataclasses.replace(FINE, hull=HullConfig(resolution=16))
 IMPOSSIBLE = dataclasses.replace(FINE, bake=BakeConfig(texture_px=128, min_cosine=0.9999999))
-"""No view looks at any texel as straight as this asks for: baking fails."""
+"""No view sees any texel at such a small angle: baking fails."""
 
 
 @pytest.fixture(scope="module")
@@ -44,73 +44,71 @@ def views(l_solid) -> Views:
 
 
 @pytest.fixture(scope="module")
-def found(l_solid, views) -> Ablation:
-    """Two variants whose order of quality is known: the same hull on a fine and a coarse grid."""
+def ablation(l_solid, views) -> Ablation:
+    """Two variants of known order of quality: the hull on a fine and on a coarse grid."""
     return ablate(views, l_solid, {"full": FINE, "without-detail": COARSE}, EVALUATE)
 
 
-def test_every_variant_is_fused_from_the_same_views_and_measured_as_evaluate_does(
-    found, l_solid, views
-):
-    assert list(found.outcomes) == ["full", "without-detail"]
+def test_each_variant_uses_the_same_views_and_evaluation(ablation, l_solid, views):
+    assert list(ablation.results) == ["full", "without-detail"]
     for name, config in (("full", FINE), ("without-detail", COARSE)):
         alone = evaluate_mesh(fuse_views(views, config).mesh, l_solid, EVALUATE)
-        assert found.outcomes[name].report.metrics == alone.metrics
-    cd = [outcome.report.metrics["visible"]["cd_l1"] for outcome in found.outcomes.values()]
+        assert ablation.results[name].report.metrics == alone.metrics
+    cd = [result.report.metrics["visible"]["cd_l1"] for result in ablation.results.values()]
     assert cd[0] < cd[1]
 
 
-def test_the_table_has_a_row_a_variant_with_its_figures(found):
-    heading, _, *rows = found.table().splitlines()
+def test_table_has_one_row_per_variant(ablation):
+    heading, _, *rows = ablation.table().splitlines()
     assert heading.startswith("| variant | CD-L1 | IoU | visible CD-L1 | visible F@.005 | PSNR")
     assert [row.split(" | ")[0] for row in rows] == ["| full", "| without detail"]
     assert all(row.count("|") == heading.count("|") for row in rows)
-    visible = found.outcomes["full"].report.metrics["visible"]["cd_l1"]
+    visible = ablation.results["full"].report.metrics["visible"]["cd_l1"]
     assert rows[0].split(" | ")[3] == f"{visible:.4f}"
 
 
-def test_the_sheet_shows_each_variant_beside_the_truth(found):
-    # a row: the name, then at each of two poses truth, result, difference, both normals
+def test_grid_shows_each_variant_next_to_the_reference(ablation):
+    # a row: the name, then for each of two poses reference, result, difference, both normals
     height, width = 18 + 4 + 18 + 48 + 4, 2 * (4 + 5 * 52)
-    assert found.sheet.shape == (2 * height, width, 3)
+    assert ablation.grid.shape == (2 * height, width, 3)
 
     def cell(row: int, column: int) -> torch.Tensor:
         top, left = row * height + 18 + 4 + 18, 4 + 52 * column + (4 if column > 4 else 0)
-        return found.sheet[top : top + 48, left : left + 48]
+        return ablation.grid[top : top + 48, left : left + 48]
 
     for truth in (0, 3, 5, 8):
         assert torch.equal(cell(0, truth), cell(1, truth))
         assert not torch.equal(cell(0, truth), cell(0, truth + 1))
         assert not torch.equal(cell(0, truth + 1), cell(1, truth + 1))
     assert not torch.equal(cell(0, 0), cell(0, 5))
-    names = [found.sheet[row * height : row * height + 18] for row in (0, 1)]
+    names = [ablation.grid[row * height : row * height + 18] for row in (0, 1)]
     assert all(float(name.min()) < 0.5 for name in names)
     assert not torch.equal(*names)
 
 
-def test_the_document_is_plain_json(found):
-    document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert document["full"]["report"]["metrics"] == found.outcomes["full"].report.metrics
+def test_document_is_plain_json(ablation):
+    document = json.loads(json.dumps(ablation.to_dict(), allow_nan=False))
+    assert document["full"]["report"]["metrics"] == ablation.results["full"].report.metrics
     assert document["full"]["failure"] == ""
 
 
-def test_a_variant_that_fails_is_a_row_that_says_why(l_solid, views):
-    found = ablate(views, l_solid, {"full": COARSE, "without-parts": IMPOSSIBLE}, EVALUATE)
-    outcome = found.outcomes["without-parts"]
-    assert outcome.report is None
-    assert "no view sees any part" in outcome.failure
-    table = found.table()
+def test_failed_variant_is_a_row_with_its_error(l_solid, views):
+    ablation = ablate(views, l_solid, {"full": COARSE, "without-parts": IMPOSSIBLE}, EVALUATE)
+    result = ablation.results["without-parts"]
+    assert result.report is None
+    assert "no view sees any part" in result.failure
+    table = ablation.table()
     assert "| without parts | - | - |" in table
-    assert f"\nwithout parts failed: {outcome.failure}\n" in table
-    assert found.sheet.shape[0] == 18 + 4 + 18 + 48 + 4
+    assert f"\nwithout parts failed: {result.failure}\n" in table
+    assert ablation.grid.shape[0] == 18 + 4 + 18 + 48 + 4
 
 
-def test_when_all_fail_the_error_is_the_first_ones(l_solid, views):
+def test_raises_the_first_error_if_all_variants_fail(l_solid, views):
     with pytest.raises(StageError, match="no view sees any part"):
         ablate(views, l_solid, {"full": IMPOSSIBLE}, EVALUATE)
 
 
-def test_progress_names_the_variant_and_cancel_stops_within_it(l_solid, views):
+def test_progress_names_the_variant_and_cancel_stops_it(l_solid, views):
     stages: list[str] = []
     cancel = Progress(
         lambda event: stages.append(event.stage),
@@ -122,22 +120,22 @@ def test_progress_names_the_variant_and_cancel_stops_within_it(l_solid, views):
     assert sum(stage.startswith("without detail") for stage in stages) == 1
 
 
-def test_cancel_is_heard_where_a_stage_only_asks(l_solid, views):
+def test_cancel_works_in_stages_that_only_poll(l_solid, views):
     stages: list[str] = []
-    asked = Progress(
+    cancel = Progress(
         lambda event: stages.append(event.stage if event.step == event.total else ""),
         lambda: bool(stages) and stages[-1] == "full: baking",
     )
     with pytest.raises(Cancelled) as caught:
-        ablate(views, l_solid, {"full": COARSE}, EVALUATE, asked)
-    assert caught.value.stage == "full"  # measuring asks before it has a step to report
+        ablate(views, l_solid, {"full": COARSE}, EVALUATE, cancel)
+    assert caught.value.stage == "full"  # the evaluation polls before it reports a step
 
 
 def setting(config: FuseConfig, path: str):
     return reduce(getattr, path.split("."), config)
 
 
-def test_each_variant_changes_what_its_name_says_and_nothing_else():
+def test_each_variant_overrides_only_its_own_settings():
     config = FuseConfig()
     configs = ablation_configs(config)
     changes = {
@@ -149,9 +147,9 @@ def test_each_variant_changes_what_its_name_says_and_nothing_else():
         "without-hull-start": {"sdf.init": "sphere"},
     }
     assert list(configs) == list(changes)
-    for name, wanted in changes.items():
+    for name, overrides in changes.items():
         restored = configs[name]
-        for path, value in wanted.items():
+        for path, value in overrides.items():
             assert setting(restored, path) == value != setting(config, path), (name, path)
             restored = _replaced(restored, path.split("."), setting(config, path))
         assert restored == config, name
@@ -163,12 +161,12 @@ def _replaced(config, path, value):
     return dataclasses.replace(config, **{first: value})
 
 
-def test_only_the_wanted_variants_in_the_tables_order():
-    wanted = ("without-poses", "full")
-    assert list(ablation_configs(FuseConfig(), wanted)) == ["full", "without-poses"]
+def test_selected_variants_keep_the_order_of_the_table():
+    selected = ("without-poses", "full")
+    assert list(ablation_configs(FuseConfig(), selected)) == ["full", "without-poses"]
 
 
-def test_unknown_variants_and_a_fusion_without_parts_are_refused(l_solid, views):
+def test_rejects_unknown_variants_and_the_hull_method(l_solid, views):
     with pytest.raises(InputError, match="variant 'upside-down' is unknown"):
         ablation_configs(FuseConfig(), ("full", "upside-down"))
     with pytest.raises(InputError, match="fuse method is 'hull'"):
@@ -177,12 +175,12 @@ def test_unknown_variants_and_a_fusion_without_parts_are_refused(l_solid, views)
         ablate(views, l_solid, {}, EVALUATE)
 
 
-def test_the_command_writes_table_report_and_sheet(l_solid, views, tmp_path, capsys):
+def test_command_writes_table_report_and_grid(l_solid, views, tmp_path, capsys):
     write_views(views, tmp_path / "views")
     truth = write_glb(l_solid, tmp_path / "truth.glb")
-    small = dataclasses.replace(FuseConfig(), **_parts_of(FINE))
+    settings = dataclasses.replace(FuseConfig(), **_common_settings(FINE))
     command = Ablate(
-        tmp_path / "views", truth, tmp_path / "out", ("full", "robust-instead"), small, EVALUATE
+        tmp_path / "views", truth, tmp_path / "out", ("full", "robust-instead"), settings, EVALUATE
     )
     command.run(SILENT)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
@@ -194,10 +192,10 @@ def test_the_command_writes_table_report_and_sheet(l_solid, views, tmp_path, cap
     assert "| robust instead |" in table
     document = json.loads((tmp_path / "out" / "report.json").read_text())
     assert list(document["variants"]) == ["full", "robust-instead"]
-    assert document["variants"]["full"]["moved"]["rotation_deg_median"] < 1.0
+    assert document["variants"]["full"]["pose_change"]["rotation_deg_median"] < 1.0
     with pytest.raises(InputError, match="already exists"):
         command.run(SILENT)
 
 
-def _parts_of(config: FuseConfig) -> dict:
+def _common_settings(config: FuseConfig) -> dict:
     return {name: getattr(config, name) for name in ("hull", "meshing", "unwrap", "bake")}

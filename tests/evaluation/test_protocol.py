@@ -11,7 +11,7 @@ from nova3d_core.errors import Cancelled, InputError
 from nova3d_core.evaluation.config import EvaluateConfig
 from nova3d_core.evaluation.protocol import (
     evaluate_mesh,
-    evaluate_mesh_with_sheet,
+    evaluate_mesh_with_grid,
     normalised_reference,
 )
 from nova3d_core.mesh import Mesh
@@ -22,13 +22,15 @@ SHAPE_ONLY = replace(QUICK, with_images=False)
 MIRROR_X = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
 
 
-def similarity(yaw_deg: float = 0.0, scale: float = 1.0, shift=(0.0, 0.0, 0.0)) -> torch.Tensor:
+def similarity(
+    yaw_deg: float = 0.0, scale: float = 1.0, translation=(0.0, 0.0, 0.0)
+) -> torch.Tensor:
     angle = math.radians(yaw_deg)
     matrix = torch.eye(4)
     matrix[0, 0], matrix[0, 2] = math.cos(angle), math.sin(angle)
     matrix[2, 0], matrix[2, 2] = -math.sin(angle), math.cos(angle)
     matrix[:3, :3] *= scale
-    matrix[:3, 3] = torch.tensor(shift)
+    matrix[:3, 3] = torch.tensor(translation)
     return matrix
 
 
@@ -38,12 +40,12 @@ def solid(l_solid) -> Mesh:
 
 
 @pytest.fixture(scope="module")
-def truth_report(solid):
+def self_report(solid):
     return evaluate_mesh(solid, solid, QUICK)
 
 
-def test_the_truth_against_itself_is_perfect_but_for_sampling(truth_report):
-    surface, visible = truth_report.figures["surface"], truth_report.figures["visible"]
+def test_reference_against_itself_is_perfect_up_to_sampling(self_report):
+    surface, visible = self_report.metrics["surface"], self_report.metrics["visible"]
     assert surface["cd_l1"] == pytest.approx(surface["sampling_floor"], rel=0.05)
     assert surface["f_at_0.02"] > 0.999
     assert surface["normal_consistency"] > 0.97
@@ -52,15 +54,15 @@ def test_the_truth_against_itself_is_perfect_but_for_sampling(truth_report):
     assert (visible["cd_l1"], visible["f_at_0.005"], visible["f_at_0.01"]) == (0.0, 1.0, 1.0)
     assert visible["normal_consistency"] == pytest.approx(1.0, abs=1e-6)
     for group in ("all", "el0", "el25"):
-        images = truth_report.figures[f"images_{group}"]
+        images = self_report.metrics[f"images_{group}"]
         assert (images["psnr"], images["mask_iou"]) == (99.0, 1.0)
         assert images["ssim"] == pytest.approx(1.0, abs=1e-6)
         assert images["normal_error_deg"] == 0.0
 
 
-def test_a_mirrored_object_is_worse_in_every_figure(solid, truth_report):
-    mirrored = evaluate_mesh(solid.transformed(MIRROR_X), solid, QUICK).figures
-    truth = truth_report.figures
+def test_mirrored_object_is_worse_in_every_metric(solid, self_report):
+    mirrored = evaluate_mesh(solid.transformed(MIRROR_X), solid, QUICK).metrics
+    truth = self_report.metrics
     assert mirrored["surface"]["cd_l1"] > 5 * truth["surface"]["cd_l1"]
     assert mirrored["visible"]["cd_l1"] > 0.03
     for part, name in (
@@ -80,10 +82,10 @@ def test_a_mirrored_object_is_worse_in_every_figure(solid, truth_report):
         assert mirrored[f"images_{group}"]["normal_error_deg"] > 5.0
 
 
-def test_a_ball_a_tenth_too_large_has_the_figures_that_geometry_gives(make_sphere):
+def test_sphere_ten_percent_too_large_has_the_analytic_metrics(make_sphere):
     config = replace(SHAPE_ONLY, points=60_000, visible_px=128, iou_resolution=64)
-    figures = evaluate_mesh(make_sphere(0.55, 5), make_sphere(0.5, 5), config).figures
-    surface, visible = figures["surface"], figures["visible"]
+    metrics = evaluate_mesh(make_sphere(0.55, 5), make_sphere(0.5, 5), config).metrics
+    surface, visible = metrics["surface"], metrics["visible"]
     assert surface["cd_l1"] == pytest.approx(0.05, rel=0.02)
     assert visible["cd_l1"] == pytest.approx(0.05, rel=0.02)
     assert surface["iou"] == pytest.approx(1.1**-3, rel=0.01)
@@ -92,109 +94,109 @@ def test_a_ball_a_tenth_too_large_has_the_figures_that_geometry_gives(make_spher
     assert visible["normal_consistency"] > 0.99
 
 
-def test_the_references_size_place_and_up_axis_change_nothing(solid):
+def test_reference_size_position_and_up_axis_do_not_matter(solid):
     mesh = solid.transformed(similarity(yaw_deg=4.0))
-    plain = evaluate_mesh(mesh, solid, SHAPE_ONLY).figures
-    moved = solid.transformed(similarity(scale=7.3, shift=(3.0, -20.0, 0.4)))
+    plain = evaluate_mesh(mesh, solid, SHAPE_ONLY).metrics
+    moved = solid.transformed(similarity(scale=7.3, translation=(3.0, -20.0, 0.4)))
     from_z_up = torch.eye(4)
     from_z_up[:3, :3] = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
     lying = moved.transformed(from_z_up)
     config = replace(SHAPE_ONLY, reference_up_axis="+Z")
-    for figures in (
-        evaluate_mesh(mesh, moved, SHAPE_ONLY).figures,
-        evaluate_mesh(mesh, lying, config).figures,
+    for metrics in (
+        evaluate_mesh(mesh, moved, SHAPE_ONLY).metrics,
+        evaluate_mesh(mesh, lying, config).metrics,
     ):
         for part in ("surface", "visible"):
-            # a ray or a grid point on an edge may fall to its other side through rounding
-            assert figures[part] == pytest.approx(plain[part], rel=2e-3)
+            # rounding may move a ray or a grid point across an edge
+            assert metrics[part] == pytest.approx(plain[part], rel=2e-3)
 
 
-def test_a_normalised_reference_is_left_as_it_is(solid):
+def test_normalised_reference_is_unchanged(solid):
     again = normalised_reference(solid, "+Y")
     assert torch.equal(again.vertices, solid.vertices)
 
 
-def test_an_open_mesh_has_no_overlap_and_a_note_says_why(solid):
+def test_open_mesh_has_no_iou_and_a_note_states_the_reason(solid):
     opened = Mesh(solid.vertices, solid.faces[1:])
     report = evaluate_mesh(opened, solid, SHAPE_ONLY)
-    assert report.figures["surface"]["iou"] is None
-    assert report.figures["surface"]["watertight"] is False
-    assert report.figures["surface"]["reference_watertight"] is True
+    assert report.metrics["surface"]["iou"] is None
+    assert report.metrics["surface"]["watertight"] is False
+    assert report.metrics["surface"]["reference_watertight"] is True
     assert "No IoU: the mesh is not watertight and encloses no volume." in report.notes
-    assert report.figures["surface"]["cd_l1"] < 0.02
+    assert report.metrics["surface"]["cd_l1"] < 0.02
 
 
-def test_the_same_seed_repeats_and_another_differs(solid):
+def test_metrics_are_deterministic_per_seed(solid):
     mesh = solid.transformed(similarity(yaw_deg=4.0))
-    first, again = (evaluate_mesh(mesh, solid, SHAPE_ONLY).figures for _ in range(2))
-    other = evaluate_mesh(mesh, solid, replace(SHAPE_ONLY, seed=5)).figures
+    first, again = (evaluate_mesh(mesh, solid, SHAPE_ONLY).metrics for _ in range(2))
+    other = evaluate_mesh(mesh, solid, replace(SHAPE_ONLY, seed=5)).metrics
     assert first == again
     assert first["surface"]["cd_l1"] != other["surface"]["cd_l1"]
     assert first["surface"]["cd_l1"] == pytest.approx(other["surface"]["cd_l1"], rel=0.03)
     assert first["visible"] == other["visible"]
 
 
-def test_bbox_alignment_undoes_size_and_place(solid):
-    mesh = solid.transformed(similarity(scale=2.5, shift=(1.0, 0.0, -2.0)))
+def test_bbox_alignment_recovers_scale_and_position(solid):
+    mesh = solid.transformed(similarity(scale=2.5, translation=(1.0, 0.0, -2.0)))
     report = evaluate_mesh(mesh, solid, replace(SHAPE_ONLY, align="bbox"))
-    assert report.figures["before_surface"]["cd_l1"] > 0.5
-    assert report.figures["before_visible"] == {} or (
-        report.figures["before_visible"]["f_at_0.01"] < 0.1
+    assert report.metrics["before_surface"]["cd_l1"] > 0.5
+    assert report.metrics["before_visible"] == {} or (
+        report.metrics["before_visible"]["f_at_0.01"] < 0.1
     )
-    assert report.figures["visible"]["cd_l1"] < 1e-6
-    assert report.figures["surface"]["iou"] > 0.99
-    assert report.figures["alignment"]["scale"] == pytest.approx(0.4)
-    assert report.figures["alignment"]["turn_deg"] == pytest.approx(0.0, abs=0.1)
+    assert report.metrics["visible"]["cd_l1"] < 1e-6
+    assert report.metrics["surface"]["iou"] > 0.99
+    assert report.metrics["alignment"]["scale"] == pytest.approx(0.4)
+    assert report.metrics["alignment"]["rotation_deg"] == pytest.approx(0.0, abs=0.1)
 
 
-def test_icp_undoes_a_turn_a_shift_and_a_scale(solid):
-    mesh = solid.transformed(similarity(yaw_deg=97.0, scale=0.8, shift=(0.05, -0.1, 0.08)))
+def test_icp_recovers_rotation_translation_and_scale(solid):
+    mesh = solid.transformed(similarity(yaw_deg=97.0, scale=0.8, translation=(0.05, -0.1, 0.08)))
     report = evaluate_mesh(mesh, solid, replace(SHAPE_ONLY, align="icp"))
-    assert report.figures["before_surface"]["cd_l1"] > 0.05
-    assert report.figures["surface"]["cd_l1"] < 1.3 * report.figures["surface"]["sampling_floor"]
-    assert report.figures["visible"]["f_at_0.01"] > 0.99
-    assert report.figures["alignment"]["yaw_deg"] == pytest.approx(-97.0, abs=0.5)
-    assert report.figures["alignment"]["scale"] == pytest.approx(1.25, rel=0.005)
+    assert report.metrics["before_surface"]["cd_l1"] > 0.05
+    assert report.metrics["surface"]["cd_l1"] < 1.3 * report.metrics["surface"]["sampling_floor"]
+    assert report.metrics["visible"]["f_at_0.01"] > 0.99
+    assert report.metrics["alignment"]["yaw_deg"] == pytest.approx(-97.0, abs=0.5)
+    assert report.metrics["alignment"]["scale"] == pytest.approx(1.25, rel=0.005)
 
 
-def test_icp_leaves_the_truth_where_it_is(solid):
+def test_icp_does_not_move_an_aligned_mesh(solid):
     report = evaluate_mesh(solid, solid, replace(SHAPE_ONLY, align="icp"))
-    assert report.figures["alignment"]["scale"] == 1.0
-    assert report.figures["alignment"]["shift"] == 0.0
-    assert report.figures["visible"]["cd_l1"] == 0.0
+    assert report.metrics["alignment"]["scale"] == 1.0
+    assert report.metrics["alignment"]["translation"] == 0.0
+    assert report.metrics["visible"]["cd_l1"] == 0.0
 
 
-@pytest.mark.parametrize(("scale", "hinted"), [(2.0, True), (0.5, True), (1.3, False)])
-def test_a_mesh_of_another_size_gets_the_hint_to_align_it(solid, caplog, scale, hinted):
+@pytest.mark.parametrize(("scale", "warns"), [(2.0, True), (0.5, True), (1.3, False)])
+def test_warns_about_alignment_if_sizes_differ(solid, caplog, scale, warns):
     with caplog.at_level(logging.WARNING):
         evaluate_mesh(solid.transformed(similarity(scale=scale)), solid, SHAPE_ONLY)
-    assert ("--align bbox" in caplog.text) is hinted
+    assert ("--align bbox" in caplog.text) is warns
 
 
-def test_a_mesh_that_no_camera_sees_has_no_visible_figures(solid):
-    far = solid.transformed(similarity(shift=(0.0, 40.0, 0.0)))
+def test_mesh_out_of_view_has_no_visible_metrics(solid):
+    far = solid.transformed(similarity(translation=(0.0, 40.0, 0.0)))
     report = evaluate_mesh(far, solid, SHAPE_ONLY)
-    assert report.figures["visible"] == {}
+    assert report.metrics["visible"] == {}
     assert "No visible surface: no camera sees the mesh." in report.notes
-    assert report.figures["surface"]["iou"] == 0.0
-    assert report.figures["surface"]["cd_l1"] == pytest.approx(40.0, rel=0.05)
+    assert report.metrics["surface"]["iou"] == 0.0
+    assert report.metrics["surface"]["cd_l1"] == pytest.approx(40.0, rel=0.05)
 
 
-def test_the_papers_protocol_measures_balls_as_geometry_says(solid, make_sphere):
+def test_syncdreamer_protocol_has_the_analytic_metrics_for_spheres(solid, make_sphere):
     config = replace(SHAPE_ONLY, protocol="syncdreamer")
     pole = solid.transformed(torch.diag(torch.tensor([0.1, 1.0, 0.1, 1.0])))
     same = evaluate_mesh(pole, pole, config)
-    assert (same.figures["surface"]["cd_l1"], same.figures["surface"]["iou"]) == (0.0, 1.0)
+    assert (same.metrics["surface"]["cd_l1"], same.metrics["surface"]["iou"]) == (0.0, 1.0)
     larger = evaluate_mesh(make_sphere(0.55), make_sphere(0.5), config)
-    # 0.05 apart, and up to a voxel's half more where the nearest mean lies beside
-    assert larger.figures["surface"]["cd_l1"] == pytest.approx(0.05, rel=0.05)
-    assert larger.figures["surface"]["iou"] == pytest.approx(1.1**-3, rel=0.03)
-    assert "visible" not in larger.figures
+    # radii differ by 0.05; voxel means add up to half a voxel
+    assert larger.metrics["surface"]["cd_l1"] == pytest.approx(0.05, rel=0.05)
+    assert larger.metrics["surface"]["iou"] == pytest.approx(1.1**-3, rel=0.03)
+    assert "visible" not in larger.metrics
     assert larger.settings["syncdreamer_rig"]["focal_per_width"] * 256 == 280
     assert any("voxels of 0.01" in note for note in larger.notes)
 
 
-def test_cancelling_stops_in_any_part(solid):
+def test_can_be_cancelled_in_every_stage(solid):
     everything = replace(QUICK, points=500, image_px=16, visible_px=16)
     stages: list[str] = []
     evaluate_mesh(solid, solid, everything, Progress(report=lambda e: stages.append(e.stage)))
@@ -211,11 +213,11 @@ def test_cancelling_stops_in_any_part(solid):
         assert seen.count(stage) == 1
 
 
-def test_the_report_says_what_was_done(truth_report):
-    assert truth_report.protocol == "strict"
-    assert truth_report.settings["points"] == 20_000
-    assert truth_report.settings["visible_thresholds"] == [0.005, 0.01]
-    assert set(truth_report.seconds) == {
+def test_report_records_the_settings(self_report):
+    assert self_report.protocol == "strict"
+    assert self_report.settings["points"] == 20_000
+    assert self_report.settings["visible_thresholds"] == [0.005, 0.01]
+    assert set(self_report.seconds) == {
         "align",
         "surface",
         "volume",
@@ -223,15 +225,15 @@ def test_the_report_says_what_was_done(truth_report):
         "rendering",
         "images",
     }
-    assert any("99 dB" in note for note in truth_report.notes)
+    assert any("99 dB" in note for note in self_report.notes)
 
 
-def test_a_sheet_comes_with_the_report_unless_images_are_off(solid):
-    report, sheet = evaluate_mesh_with_sheet(solid, solid, replace(QUICK, points=500))
-    assert report.figures["images_all"]["psnr"] == 99.0
-    assert sheet.shape == (4 + 4 * (18 + 32 + 4), 4 + 5 * (32 + 4), 3)
+def test_grid_is_returned_unless_images_are_disabled(solid):
+    report, grid = evaluate_mesh_with_grid(solid, solid, replace(QUICK, points=500))
+    assert report.metrics["images_all"]["psnr"] == 99.0
+    assert grid.shape == (4 + 4 * (18 + 32 + 4), 4 + 5 * (32 + 4), 3)
     with pytest.raises(InputError, match="needs images"):
-        evaluate_mesh_with_sheet(solid, solid, SHAPE_ONLY)
+        evaluate_mesh_with_grid(solid, solid, SHAPE_ONLY)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +249,6 @@ def test_a_sheet_comes_with_the_report_unless_images_are_off(solid):
         ("supersample", 0),
     ],
 )
-def test_bad_settings_are_named(field, value):
+def test_error_names_the_invalid_setting(field, value):
     with pytest.raises(InputError, match=f"evaluate {field} is"):
         EvaluateConfig(**{field: value})

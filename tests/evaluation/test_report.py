@@ -10,9 +10,9 @@ import torch
 
 import nova3d_core
 from nova3d_core.errors import InputError
-from nova3d_core.evaluation.comparison_grid import comparison_sheet, nearest_views
+from nova3d_core.evaluation.comparison_grid import comparison_grid, nearest_views
 from nova3d_core.evaluation.metrics.image import evaluation_cameras
-from nova3d_core.evaluation.report import Report, figure_lines, markdown_table
+from nova3d_core.evaluation.report import Report, format_metrics, markdown_table
 from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views
 
@@ -30,21 +30,21 @@ def test_json_round_trips():
     original = report(0.01, None, images_all={"psnr": 21.25})
     again = Report.from_json(original.to_json())
     assert again == original
-    assert json.loads(original.to_json())["figures"]["surface"]["iou"] is None
+    assert json.loads(original.to_json())["metrics"]["surface"]["iou"] is None
 
 
-def test_json_never_holds_what_json_cannot():
+def test_json_rejects_nan():
     with pytest.raises(ValueError, match="not JSON compliant"):
         report(float("nan"), None).to_json()
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"protocol": "strict", "figures": {}}'])
-def test_other_documents_are_refused(text):
-    with pytest.raises(InputError, match="no evaluation report"):
+@pytest.mark.parametrize("text", ["{", "[1]", '{"protocol": "strict", "metrics": {}}'])
+def test_rejects_other_documents(text):
+    with pytest.raises(InputError, match="not an evaluation report"):
         Report.from_json(text)
 
 
-def test_the_table_has_a_row_a_report_and_means_of_what_there_is():
+def test_table_has_a_row_per_report_and_means_of_existing_values():
     table = markdown_table(
         {
             "mug": report(0.01, 0.5, images_all={"psnr": 20.0}),
@@ -60,12 +60,12 @@ def test_the_table_has_a_row_a_report_and_means_of_what_there_is():
     ]
 
 
-def test_a_single_report_has_no_mean():
+def test_single_report_has_no_mean():
     assert len(parsed(markdown_table({"mug": report(0.01, 0.5)}))) == 3
 
 
-def test_figures_stand_one_a_line_in_columns_that_line_up():
-    lines = figure_lines(report(0.0123, None)).splitlines()
+def test_formatted_metrics_are_aligned():
+    lines = format_metrics(report(0.0123, None)).splitlines()
     cells = parsed(markdown_table({"a": report(0.0123, None)}))
     assert [line.rsplit(maxsplit=1) for line in lines] == [
         list(pair) for pair in zip(cells[0][1:], cells[2][1:], strict=True)
@@ -73,10 +73,10 @@ def test_figures_stand_one_a_line_in_columns_that_line_up():
     assert len({len(line) for line in lines}) == 1
 
 
-def test_protocols_do_not_share_a_table():
+def test_rejects_a_table_of_different_protocols():
     with pytest.raises(InputError, match="cannot share a table"):
         markdown_table({"a": report(0.1, 0.5), "b": report(0.1, 0.5, "syncdreamer")})
-    with pytest.raises(InputError, match="no reports"):
+    with pytest.raises(InputError, match="needs reports"):
         markdown_table({})
 
 
@@ -87,7 +87,7 @@ def renderings(l_solid):
     return tuple(render_views(mesh, cameras, config) for mesh in (l_solid, mirrored))
 
 
-def test_the_sheet_shows_front_back_above_and_below(renderings):
+def test_grid_shows_front_back_above_and_below(renderings):
     cameras = renderings[0].views.cameras
     rows = nearest_views(renderings[0].views)
     elevations = [round(float(cameras.elevation_deg[row])) for row in rows]
@@ -97,12 +97,12 @@ def test_the_sheet_shows_front_back_above_and_below(renderings):
     assert abs(azimuths[1] - 180) == pytest.approx(11.25, abs=1e-3)
 
 
-def test_the_sheet_holds_the_five_images_of_each_row(renderings):
+def test_grid_row_has_five_images(renderings):
     truth, result = renderings
-    sheet = comparison_sheet(truth, result, rows=[3, 20], difference_factor=2.0)
-    assert sheet.shape == (4 + 2 * (18 + 48 + 4), 4 + 5 * (48 + 4), 3)
+    grid = comparison_grid(truth, result, rows=[3, 20], difference_factor=2.0)
+    assert grid.shape == (4 + 2 * (18 + 48 + 4), 4 + 5 * (48 + 4), 3)
     top = 4 + 70 + 18  # the second row
-    cells = [sheet[top : top + 48, 4 + 52 * i : 52 + 52 * i] for i in range(5)]
+    cells = [grid[top : top + 48, 4 + 52 * i : 52 + 52 * i] for i in range(5)]
     difference = (truth.views.colour[20] - result.views.colour[20]).abs() * 2
     expected = [truth.views.colour[20], result.views.colour[20], difference.clamp(0, 1)]
     for cell, image in zip(cells, expected, strict=False):
@@ -113,26 +113,26 @@ def test_the_sheet_holds_the_five_images_of_each_row(renderings):
     assert bool((cells[3][truth.views.masks[20] == 0] == 1).all())
 
 
-def test_the_same_mesh_twice_shows_no_difference(renderings):
-    sheet = comparison_sheet(renderings[0], renderings[0], rows=[0])
-    assert bool((sheet[22:70, 108:156] == 0).all())
+def test_identical_meshes_have_no_difference(renderings):
+    grid = comparison_grid(renderings[0], renderings[0], rows=[0])
+    assert bool((grid[22:70, 108:156] == 0).all())
 
 
-def test_every_cell_is_labelled_above_it(renderings):
-    sheet = comparison_sheet(*renderings, rows=[0, 16])
+def test_every_cell_has_a_label(renderings):
+    grid = comparison_grid(*renderings, rows=[0, 16])
     for row in range(2):
         for column in range(5):
             top, left = 4 + 70 * row, 4 + 52 * column
-            assert float(sheet[top : top + 18, left : left + 48].min()) < 0.1
+            assert float(grid[top : top + 18, left : left + 48].min()) < 0.1
 
 
-def test_a_sheet_of_different_views_is_refused(renderings, l_solid):
+def test_rejects_different_views(renderings, l_solid):
     few = render_views(l_solid, evaluation_cameras(48)[:3], RenderConfig(supersample=1))
     with pytest.raises(InputError, match="same views"):
-        comparison_sheet(renderings[0], few)
+        comparison_grid(renderings[0], few)
 
 
-def test_settings_and_reports_load_without_torch():
+def test_config_and_report_import_without_torch():
     code = (
         "import sys, nova3d_core.evaluation.config, nova3d_core.evaluation.report; "
         "assert not {'torch', 'numpy', 'scipy', 'trimesh'} & set(sys.modules)"

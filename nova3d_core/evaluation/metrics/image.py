@@ -1,4 +1,4 @@
-"""How close images are: PSNR, SSIM, silhouettes and normals, each on whole images."""
+"""Image metrics: PSNR, SSIM, mask IoU and normal error, each over whole images."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from ...progress import SILENT, Progress
 from ...views import Views
 
 PSNR_CAP_DB = 99.0
-"""Identical images have no error to compare with: they score this, and nothing scores more."""
+"""Upper bound; the score of identical images."""
 MASK_THRESHOLD = 0.5
-LEVEL_VIEWS, RAISED_VIEWS = 16, 8
-RAISED_DEG = 25.0
+HORIZONTAL_VIEWS, ELEVATED_VIEWS = 16, 8
+ELEVATION_DEG = 25.0
 GROUPS = {
-    "all": slice(0, LEVEL_VIEWS + 2 * RAISED_VIEWS),
-    "el0": slice(0, LEVEL_VIEWS),
-    "el25": slice(LEVEL_VIEWS, LEVEL_VIEWS + 2 * RAISED_VIEWS),
+    "all": slice(0, HORIZONTAL_VIEWS + 2 * ELEVATED_VIEWS),
+    "el0": slice(0, HORIZONTAL_VIEWS),
+    "el25": slice(HORIZONTAL_VIEWS, HORIZONTAL_VIEWS + 2 * ELEVATED_VIEWS),
 }
-"""Which of the 32 poses each group of figures covers."""
+"""Poses of each group, as slices of the 32 evaluation poses."""
 
 
 def evaluation_cameras(image_px: int = 256) -> Cameras:
-    """The 32 poses of re-rendered images: none of them is a pose of the default rig.
+    """The 32 evaluation poses; none of them is in the default rig.
 
-    16 at elevation 0, half a step beside the input poses; 8 at +25 and 8 at -25 degrees, every 45
-    degrees of azimuth. Lens and radius are the default rig's.
+    16 at elevation 0, midway between the input azimuths; 8 at +25 and 8 at -25 degrees, every 45
+    degrees of azimuth. Focal length and radius are those of the default rig.
     """
-    step = 360.0 / LEVEL_VIEWS
-    azimuths = [(i + 0.5) * step for i in range(LEVEL_VIEWS)]
-    elevations = [0.0] * LEVEL_VIEWS
-    for elevation in (RAISED_DEG, -RAISED_DEG):
-        azimuths += [i * 360.0 / RAISED_VIEWS for i in range(RAISED_VIEWS)]
-        elevations += [elevation] * RAISED_VIEWS
+    step = 360.0 / HORIZONTAL_VIEWS
+    azimuths = [(i + 0.5) * step for i in range(HORIZONTAL_VIEWS)]
+    elevations = [0.0] * HORIZONTAL_VIEWS
+    for elevation in (ELEVATION_DEG, -ELEVATION_DEG):
+        azimuths += [i * 360.0 / ELEVATED_VIEWS for i in range(ELEVATED_VIEWS)]
+        elevations += [elevation] * ELEVATED_VIEWS
     return cameras_at(azimuths, elevations, RigConfig(width_px=image_px, height_px=image_px))
 
 
@@ -51,8 +51,8 @@ def psnr(result: Tensor, reference: Tensor) -> float:
 def ssim(result: Tensor, reference: Tensor) -> float:
     """Structural similarity of two images (H, W, 3) in 0..1, of at least 11 x 11 pixels.
 
-    A Gaussian window of sigma 1.5 and 11 pixels, biased covariances, mean over channels: the
-    original definition, which torchmetrics follows too.
+    Gaussian window of sigma 1.5 and 11 pixels, biased covariances, mean over channels: the original
+    definition, as in torchmetrics.
     """
     from skimage.metrics import structural_similarity
 
@@ -71,39 +71,39 @@ def ssim(result: Tensor, reference: Tensor) -> float:
 
 
 def mask_iou(result: Tensor, reference: Tensor) -> float:
-    """Overlap of two silhouettes (H, W), cut at 0.5; 1 if both are empty."""
+    """IoU of two masks (H, W), thresholded at 0.5; 1 if both are empty."""
     a, b = result > MASK_THRESHOLD, reference > MASK_THRESHOLD
     union = int((a | b).sum())
     return int((a & b).sum()) / union if union else 1.0
 
 
 def normal_error_deg(result: Tensor, reference: Tensor, both: Tensor) -> float | None:
-    """Mean angle in degrees between normals (H, W, 3) of one frame, where `both` (H, W) is True.
+    """Mean angle in degrees between normals (H, W, 3) in one frame, where `both` (H, W) is True.
 
-    None where no pixel counts. Pixels where either image has no normal (length 0) do not count.
+    Pixels where either normal is zero are ignored; None if no pixel remains.
     """
     a, b = result[both].double(), reference[both].double()  # (P, 3)
-    present = (a.norm(dim=-1) > 0.5) & (b.norm(dim=-1) > 0.5)
-    a, b = a[present], b[present]
+    valid = (a.norm(dim=-1) > 0.5) & (b.norm(dim=-1) > 0.5)
+    a, b = a[valid], b[valid]
     if len(a) == 0:
         return None
-    # atan2 keeps small angles that arccos rounds away
+    # atan2: arccos is inaccurate for small angles
     angles = torch.atan2(torch.linalg.cross(a, b).norm(dim=-1), (a * b).sum(dim=-1))
     return float(torch.rad2deg(angles).mean())
 
 
-def image_figures(
+def image_metrics(
     result: Views, reference: Views, progress: Progress = SILENT
 ) -> list[dict[str, float | None]]:
-    """Figures of each of V images: `psnr`, `ssim`, `mask_iou`, `normal_error_deg`.
+    """Metrics of each of V images: `psnr`, `ssim`, `mask_iou`, `normal_error_deg`.
 
     Args:
         result: images on white with masks and normals.
         reference: the same views of the reference.
-        progress: told about each view.
+        progress: receives each view.
 
     Raises:
-        InputError: if the two do not have the same views, or one lacks masks or normals.
+        InputError: different views, or missing masks or normals.
     """
     if result.colour.shape != reference.colour.shape:
         raise InputError(
@@ -116,12 +116,12 @@ def image_figures(
             raise InputError(f"the {name} images have no masks or no normals to compare.")
     result, reference = result.with_world_normals(), reference.with_world_normals()
     return [
-        _figures_of(result, reference, view)
+        _view_metrics(result, reference, view)
         for view in progress.track(range(len(result)), "comparing", len(result))
     ]
 
 
-def _figures_of(result: Views, reference: Views, view: int) -> dict[str, float | None]:
+def _view_metrics(result: Views, reference: Views, view: int) -> dict[str, float | None]:
     masks = result.masks[view], reference.masks[view]
     both = (masks[0] > MASK_THRESHOLD) & (masks[1] > MASK_THRESHOLD)
     colours = result.colour[view], reference.colour[view]
@@ -133,17 +133,17 @@ def _figures_of(result: Views, reference: Views, view: int) -> dict[str, float |
     }
 
 
-def mean_figures(figures: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    """The mean of each figure over images; images that have none are left out."""
+def mean_metrics(metrics: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """Mean of each metric over the images that have it."""
     means: dict[str, float | None] = {}
-    for name in figures[0]:
-        values = [image[name] for image in figures if image[name] is not None]
+    for name in metrics[0]:
+        values = [image[name] for image in metrics if image[name] is not None]
         means[name] = sum(values) / len(values) if values else None
     return means
 
 
-def grouped_figures(
-    figures: Sequence[dict[str, float | None]],
+def metrics_by_elevation(
+    metrics: Sequence[dict[str, float | None]],
 ) -> dict[str, dict[str, float | None]]:
-    """Means over `evaluation_cameras`' 32 poses: all, elevation 0, elevation +-25."""
-    return {name: mean_figures(figures[which]) for name, which in GROUPS.items()}
+    """Means over the 32 poses of `evaluation_cameras`: all, elevation 0, elevation +-25."""
+    return {name: mean_metrics(metrics[which]) for name, which in GROUPS.items()}
