@@ -106,7 +106,7 @@ def mask_from_tensor(masks: Tensor) -> Tensor:
 
 
 def image_from_normals(views: Views) -> Tensor:
-    """The normals of views as an IMAGE, encoded as 0.5 n + 0.5 in their frame; grey for no normal."""
+    """Normal maps of views as an IMAGE, 0.5 n + 0.5 in the views' frame; grey where undefined."""
     return image_from_tensor(encode_normals(views.normals))
 
 

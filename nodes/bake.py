@@ -1,34 +1,42 @@
-"""Textures from views."""
+"""Node that bakes views into a texture."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from comfy_api.v0_0_2 import io
 
 from .compat import CATEGORY, advanced, mesh_or_file, schema
-from .runtime import with_warnings, node_context
+from .runtime import node_context, with_warnings
 from .sockets import SURFACE, VIEWS
+
+if TYPE_CHECKING:
+    from ..nova3d_core.meshing.config import UnwrapConfig
 
 KEEP_UV = "keep"
 
 
 def _bake_inputs() -> list[io.Input]:
     return [
-        mesh_or_file("mesh", tooltip="A mesh in the world of the views' cameras."),
-        VIEWS.Input("views", tooltip="The refined views of Fuse Views, or any others."),
+        mesh_or_file("mesh", tooltip="Mesh in the world frame of the views' cameras."),
+        VIEWS.Input(
+            "views",
+            tooltip="Refined views from Fuse Views into a Surface, or any other views.",
+        ),
         io.Int.Input(
             "texture_size",
             default=1024,
             min=64,
             max=8192,
             step=64,
-            tooltip="Width and height of the texture; 1024 is enough for 16 views of 256.",
+            tooltip="Texture width and height in pixels; 1024 suffices for 16 views of 256.",
         ),
         SURFACE.Input(
             "surface",
             optional=True,
             tooltip=(
-                "From the fusion of the same views: its cameras are used, and pixels that "
-                "it found in conflict do not count."
+                "Surface fused from the same views: its refined cameras are used, and pixels that "
+                "the fusion found in conflict are ignored."
             ),
         ),
         advanced(io.Combo.Input(
@@ -36,30 +44,32 @@ def _bake_inputs() -> list[io.Input]:
             options=[KEEP_UV, "xatlas", "box"],
             default=KEEP_UV,
             tooltip=(
-                "keep: the mesh's own uv where it has some, else xatlas; xatlas: few "
-                "charts; box: simple charts, quickly."
+                "UV coordinates. keep: those of the mesh if it has any, else xatlas; xatlas: few "
+                "charts, low distortion; box: fast box projection."
             ),
         )),
         advanced(io.Boolean.Input(
             "exposure",
             default=True,
-            tooltip="Undo differences in brightness and tint between the views.",
+            tooltip="Compensate for differences in exposure and white balance between the views.",
         )),
         advanced(io.Boolean.Input(
             "consistency",
             default=True,
-            tooltip="Let the views vote where they differ, so that faults do not show.",
+            tooltip="Multi-view consistency: reject colours that the majority of views contradict.",
         )),
         advanced(io.Boolean.Input(
             "sharpen",
             default=True,
-            tooltip="Undo the blur of pixels, so that renders are as sharp as the views.",
+            tooltip=(
+                "Compensate for the blur of resampling, so that renders are as sharp as the views."
+            ),
         )),
     ]  # fmt: skip
 
 
 class BakeTexture(io.ComfyNode):
-    """Views onto a mesh."""
+    """Bakes views into the texture of a mesh."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -68,17 +78,20 @@ class BakeTexture(io.ComfyNode):
             display_name="Bake Texture from Views (NOVA3D)",
             category=f"{CATEGORY}/mesh",
             description=(
-                "Bakes the views' colours into a texture: each texel takes its colour from the "
-                "images that see it well and agree about it; what no view has seen is filled "
-                "from around. Runs on the CPU."
+                "Bakes the colours of views into a texture: each texel is blended from the images "
+                "that see it well and agree on its colour; texels that no view has seen are "
+                "inpainted. Runs on the CPU."
             ),
             search_aliases=["project texture", "multiview texture", "texture projection", "unwrap"],
             inputs=_bake_inputs(),
             outputs=[
-                io.Mesh.Output(display_name="mesh", tooltip="With uv, texture, smooth normals."),
-                io.Image.Output(display_name="texture", tooltip="The base colour texture, sRGB."),
+                io.Mesh.Output(
+                    display_name="mesh",
+                    tooltip="With UVs, texture and smooth normals.",
+                ),
+                io.Image.Output(display_name="texture", tooltip="Base colour texture, sRGB."),
                 io.Mask.Output(
-                    display_name="coverage", tooltip="1 where views have seen the texel."
+                    display_name="coverage", tooltip="1 for texels that at least one view has seen."
                 ),
             ],
         )
@@ -94,16 +107,21 @@ class BakeTexture(io.ComfyNode):
         from .adapters import image_from_tensor, mask_from_tensor, single_mesh_from_socket
         from .mesh_adapters import batch_from_meshes
 
-        with node_context() as work:
+        with node_context() as context:
             config = FuseConfig(
-                unwrap=_unwrap(uv),
+                unwrap=_unwrap_config(uv),
                 bake=BakeConfig(
                     texture_size, exposure=exposure, consistency=consistency, sharpen=sharpen
                 ),
             )
-            known = None if surface is None else surface.bundle
-            solid = single_mesh_from_socket(mesh)
-            baked = bake_views(solid, views.bundle, config, known, uv == KEEP_UV, work.progress)
+            baked = bake_views(
+                single_mesh_from_socket(mesh),
+                views.bundle,
+                config,
+                None if surface is None else surface.bundle,
+                uv == KEEP_UV,
+                context.progress,
+            )
             return io.NodeOutput(
                 batch_from_meshes([baked.mesh]),
                 image_from_tensor(baked.mesh.texture[None]),
@@ -111,7 +129,7 @@ class BakeTexture(io.ComfyNode):
             )
 
 
-def _unwrap(uv: str):
+def _unwrap_config(uv: str) -> UnwrapConfig:
     from ..nova3d_core.meshing.config import UnwrapConfig
 
     return UnwrapConfig(method="box" if uv == "box" else "xatlas")

@@ -1,4 +1,4 @@
-"""Meshes into files."""
+"""Node that exports meshes to files."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ FORMATS = ("glb", "obj", "ply")
 
 
 class ExportMesh(io.ComfyNode):
-    """A mesh into a file."""
+    """Exports a mesh to a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         outputs = [
             io.String.Output(
                 display_name="path",
-                tooltip="The (first) file, relative to the output folder, for Preview 3D.",
+                tooltip="Path of the (first) file, relative to the output folder, for Preview 3D.",
             )
         ]
         if has_file3d():
             outputs.append(
                 io.File3DGLB.Output(
                     display_name="model_3d",
-                    tooltip="The (first) mesh as GLB, whatever the file's format, for previews.",
+                    tooltip=(
+                        "The (first) mesh as GLB, for previews; independent of the file format."
+                    ),
                 )
             )
         return schema(
@@ -41,43 +43,43 @@ class ExportMesh(io.ComfyNode):
             display_name="Export Mesh (NOVA3D)",
             category=f"{CATEGORY}/mesh",
             description=(
-                "Writes a mesh with its texture into ComfyUI's output folder. Give a mesh, or a "
-                "surface with its views: then the mesh is extracted and textured on the way. A GLB "
-                "carries the workflow, like saved images do. Nothing is overwritten."
+                "Exports a mesh with its texture to ComfyUI's output folder. Connect a mesh, or a "
+                "surface with its views to extract and texture the mesh in the same step. A GLB "
+                "file contains the workflow, like saved images. Nothing is overwritten."
             ),
             search_aliases=["save glb", "save mesh", "save 3d model", "obj", "ply"],
             is_output_node=True,
             inputs=[
                 mesh_or_file(
-                    "mesh", optional=True, tooltip="The mesh, or a batch: a file for each."
+                    "mesh", optional=True, tooltip="Mesh, or a batch of meshes: one file each."
                 ),
                 SURFACE.Input(
-                    "surface", optional=True, tooltip="In place of a mesh: from Fuse Views."
+                    "surface", optional=True, tooltip="Instead of a mesh: surface from Fuse Views."
                 ),
                 VIEWS.Input(
-                    "views", optional=True, tooltip="With a surface: the views for its texture."
+                    "views", optional=True, tooltip="With a surface: views for its texture."
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
                     default="glb",
                     tooltip=(
-                        "glb: one file with everything; obj: with .mtl and .png beside it; ply: "
-                        "vertex colours, no texture."
+                        "glb: single file with texture; obj: with separate .mtl and .png files; "
+                        "ply: vertex colours, no texture."
                     ),
                 ),
                 io.String.Input(
                     "filename_prefix",
                     default="nova3d/mesh",
-                    tooltip="Name inside ComfyUI's output folder; a number is added.",
+                    tooltip="Path prefix inside ComfyUI's output folder; a number is appended.",
                 ),
                 advanced(io.Int.Input(
                     "target_faces", default=40_000, min=100, max=5_000_000, step=100,
-                    tooltip="With a surface: at most about so many triangles.",
+                    tooltip="With a surface: approximate maximum number of triangles.",
                 )),
                 advanced(io.Int.Input(
                     "texture_size", default=1024, min=64, max=8192, step=64,
-                    tooltip="With a surface: width and height of its texture.",
+                    tooltip="With a surface: texture width and height in pixels.",
                 )),
             ],
             outputs=outputs,
@@ -96,24 +98,24 @@ class ExportMesh(io.ComfyNode):
         from ..nova3d_core.io.mesh.write import check_can_write_mesh
         from .adapters import file3d_from_glb
 
-        with node_context() as work:
-            check_prefix(filename_prefix)  # one that comes through a link, before long work
-            place = new_output_path(filename_prefix)
-            check_can_write_mesh(place.folder / f"{place.stem}.{format}", overwrite=False)
-            meshes = _meshes(work, mesh, surface, views, target_faces, texture_size)
-            extras = _workflow(cls.hidden)
-            written = [_write(each, format, filename_prefix, extras) for each in meshes]
+        with node_context() as context:
+            # before long work: a linked prefix was not validated yet
+            output = new_output_path(filename_prefix)
+            check_can_write_mesh(output.path(f".{format}"), overwrite=False)
+            meshes = _meshes_to_export(context, mesh, surface, views, target_faces, texture_size)
+            metadata = _workflow_metadata(cls.hidden)
+            written = [_write_mesh(each, format, filename_prefix, metadata) for each in meshes]
             outputs = [written[0][0].relative(f".{format}")]
             if has_file3d():
                 outputs.append(file3d_from_glb(written[0][1]))
-            shown = [place.shown(f".{format}") for place, _ in written]
-            return io.NodeOutput(*outputs, ui={"3d": shown})
+            entries = [output.ui_entry(f".{format}") for output, _ in written]
+            return io.NodeOutput(*outputs, ui={"3d": entries})
 
 
-def _meshes(
-    work: NodeContext, mesh: Any, surface: Any, views: Any, target_faces: int, texture_size: int
+def _meshes_to_export(
+    context: NodeContext, mesh: Any, surface: Any, views: Any, target_faces: int, texture_size: int
 ) -> list[Mesh]:
-    """What is to be written."""
+    """The connected meshes, or the textured mesh of the connected surface."""
     from ..nova3d_core.errors import InputError
     from ..nova3d_core.meshing.config import MeshingConfig
     from ..nova3d_core.pipeline.config import FuseConfig
@@ -130,39 +132,39 @@ def _meshes(
             "there is nothing to export.", "Connect a mesh, or a surface together with its views."
         )
     config = FuseConfig(meshing=MeshingConfig(target_faces), bake=BakeConfig(texture_size))
-    return [textured_mesh(surface.bundle, views.bundle, config, work.progress)]
+    return [textured_mesh(surface.bundle, views.bundle, config, context.progress)]
 
 
-def _write(
-    mesh: Mesh, file_format: str, prefix: str, extras: dict[str, str]
+def _write_mesh(
+    mesh: Mesh, file_format: str, prefix: str, metadata: dict[str, str]
 ) -> tuple[OutputPath, bytes]:
-    """Writes a mesh under a new name; the name, and the mesh as GLB."""
+    """Writes a mesh under a new name; returns its path and the mesh as GLB bytes."""
     from ..nova3d_core.io.files.atomic import atomic_file
     from ..nova3d_core.io.mesh.write import mesh_to_glb_bytes, write_mesh
 
-    glb = mesh_to_glb_bytes(mesh, extras)
+    glb = mesh_to_glb_bytes(mesh, metadata)
 
-    def write(place: OutputPath) -> None:
-        path = place.folder / f"{place.stem}.{file_format}"
+    def write(output: OutputPath) -> None:
+        path = output.path(f".{file_format}")
         if file_format == "glb":
-            with atomic_file(path) as part:
-                part.write_bytes(glb)
+            with atomic_file(path) as temporary:
+                temporary.write_bytes(glb)
         else:
             write_mesh(mesh, path)
 
     return write_new_output(prefix, write), glb
 
 
-def _workflow(hidden: Any) -> dict[str, str]:
-    """The prompt and workflow as the host's own writer keeps them; nothing where it must not."""
+def _workflow_metadata(hidden: Any) -> dict[str, str]:
+    """Prompt and workflow as ComfyUI embeds them; empty with --disable-metadata."""
     from comfy.cli_args import args
 
     if args.disable_metadata:
         return {}
-    kept = {} if hidden.prompt is None else {"prompt": json.dumps(hidden.prompt)}
+    metadata = {} if hidden.prompt is None else {"prompt": json.dumps(hidden.prompt)}
     for name, value in (hidden.extra_pnginfo or {}).items():
-        kept[name] = json.dumps(value)
-    return kept
+        metadata[name] = json.dumps(value)
+    return metadata
 
 
 NODES = [ExportMesh]

@@ -152,6 +152,10 @@ class OutputPath:
         """Whether a file or folder of this name exists by now."""
         return self.stem in {name.split(".")[0] for name in os.listdir(self.folder)}
 
+    def path(self, suffix: str = "") -> Path:
+        """Path of a file or folder of this name."""
+        return self.folder / f"{self.stem}{suffix}"
+
     def relative(self, suffix: str = "") -> str:
         """Path of a file or folder of this name, relative to the output folder."""
         return (PurePosixPath(self.subfolder) / f"{self.stem}{suffix}").as_posix()

@@ -1,4 +1,4 @@
-"""From views to a surface."""
+"""Nodes that fuse views into a surface and refine camera poses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from comfy_api.v0_0_2 import io
 from ..nova3d_core.fusion.config import CONFLICT_MODES, FIELD_KINDS, PRESETS
 from ..nova3d_core.pipeline.config import FALLBACKS
 from .compat import CATEGORY, advanced, schema
-from .runtime import NodeContext, with_warnings, node_context
+from .runtime import NodeContext, node_context, with_warnings
 from .sockets import SURFACE, VIEWS, SocketBundle
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 AUTO = "auto"
 DEVICES = ("auto", "cpu")
 GPU_GIB = 5.0
-"""What the host frees: the finest level's grid of an object like a cube, its rays and their
-derivatives, with some to spare."""
+"""GPU memory that ComfyUI frees: the finest level's grid of a cube-shaped object, its rays and
+their gradients, with a margin."""
 
 
 def _preset_input() -> io.Input:
@@ -28,8 +28,8 @@ def _preset_input() -> io.Input:
         options=[AUTO, *PRESETS],
         default=AUTO,
         tooltip=(
-            "How far to go: draft to look, fast for CPUs (under a minute on two cores), quality "
-            "for GPUs. auto takes quality on a GPU and fast on a CPU."
+            "Quality preset. draft: quick preview; fast: for CPUs, under a minute on two cores; "
+            "quality: for GPUs; auto: quality on a GPU, fast on a CPU."
         ),
     )
 
@@ -40,7 +40,7 @@ def _seed_input() -> io.Input:
         default=0,
         min=0,
         max=2**31 - 1,
-        tooltip="Start of the random choice of rays; the same seed repeats the result on a CPU.",
+        tooltip="Random seed of the ray sampling; the same seed reproduces the result on a CPU.",
     )
 
 
@@ -50,68 +50,71 @@ def _device_input() -> io.Input:
             "device",
             options=list(DEVICES),
             default=AUTO,
-            tooltip="auto: the GPU where there is a CUDA one; cpu: leave it alone.",
+            tooltip="auto: a CUDA GPU if available; cpu: do not use the GPU.",
         )
     )
 
 
 def _sdf_config(
-    work: NodeContext, preset: str, seed: int, steps_scale: float = 1.0, **settings
+    context: NodeContext, preset: str, seed: int, steps_scale: float = 1.0, **settings
 ) -> SdfFusionConfig:
-    """The core's settings from what the node holds."""
+    """The core's config from the node's inputs."""
     from ..nova3d_core.fusion.config import SdfFusionConfig
     from ..nova3d_core.pipeline.stages import scale_steps
 
     if preset == AUTO:
-        preset = "quality" if work.has_gpu else "fast"
-    config = SdfFusionConfig(preset=preset, seed=seed, memory_gib=work.memory_gib, **settings)
+        preset = "quality" if context.has_gpu else "fast"
+    config = SdfFusionConfig(preset=preset, seed=seed, memory_gib=context.memory_gib, **settings)
     return scale_steps(config, steps_scale)
 
 
 def _fusion_inputs() -> list[io.Input]:
     return [
-        VIEWS.Input("views", tooltip="Images with their cameras; normals help greatly."),
+        VIEWS.Input(
+            "views",
+            tooltip="Images with their cameras; normals improve the result considerably.",
+        ),
         _preset_input(),
         _seed_input(),
         io.Boolean.Input(
             "refine_poses",
             default=True,
-            tooltip="Let the cameras move, except the first; turn off for exact ones.",
+            tooltip="Refine the camera poses, except the first; turn off for exact cameras.",
         ),
         io.Combo.Input(
             "conflict",
             options=list(CONFLICT_MODES),
             default="model",
             tooltip=(
-                "Where views contradict each other: model learns it (best), robust "
-                "judges each pixel by itself, off believes all."
+                "Treatment of contradictions between views. model: learned conflict field, best; "
+                "robust: robust loss per pixel; off: trust all pixels."
             ),
         ),
         advanced(io.Float.Input(
             "steps_scale", default=1.0, min=0.02, max=10.0, step=0.05,
-            tooltip="Multiplies the preset's steps: 0.5 is twice as quick and rougher.",
+            tooltip="Factor on the preset's number of steps: 0.5 is twice as fast and coarser.",
         )),
         advanced(io.Combo.Input(
             "field",
             options=list(FIELD_KINDS),
             default="grid",
             tooltip=(
-                "grid: dense and fast; hashgrid: hash grid and small networks as in the "
-                "paper, for GPUs."
+                "Representation of the signed distance field. grid: dense voxel grid, fast; "
+                "hashgrid: hash encoding with small MLPs as in the paper, for GPUs."
             ),
         )),
         advanced(io.Combo.Input(
             "fallback",
             options=list(FALLBACKS),
             default="none",
-            tooltip="hull: take the visual hull if the fusion fails; none: stop there.",
+            tooltip="If the fusion fails. hull: return the visual hull; none: raise an error.",
         )),
         _device_input(),
     ]  # fmt: skip
 
 
 class DeconflictFusion(io.ComfyNode):
-    """The fusion."""
+    """Fuses views into a surface."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -120,26 +123,31 @@ class DeconflictFusion(io.ComfyNode):
             display_name="Fuse Views into a Surface (NOVA3D)",
             category=f"{CATEGORY}/mesh",
             description=(
-                "Fuses views into a surface although their poses are a little wrong and they "
-                "contradict each other: shape, colour, poses and conflict are found together, "
-                "starting from the silhouettes' visual hull. 8 views or more, with masks or on "
-                "white, and normals if you can have them."
+                "Fuses views into a surface, even if their poses are inaccurate and the images "
+                "contradict each other: shape, colour, poses and conflict are optimised jointly, "
+                "starting from the visual hull. Needs about 8 views or more, with masks or on a "
+                "white background; normals improve the result."
             ),
             search_aliases=["views to mesh", "reconstruct", "sdf fusion", "NeuS", "visual hull"],
             inputs=_fusion_inputs(),
             outputs=[
-                SURFACE.Output(display_name="surface", tooltip="For Extract Mesh."),
+                SURFACE.Output(
+                    display_name="surface",
+                    tooltip="Fused surface, for Extract Mesh from a Surface.",
+                ),
                 VIEWS.Output(
-                    display_name="refine_views",
+                    display_name="refined_views",
                     tooltip="The views with masks and refined cameras, for Bake Texture.",
                 ),
                 io.Image.Output(
                     display_name="conflict_maps",
-                    tooltip="White where an image contradicts the others; one for each view.",
+                    tooltip=(
+                        "Conflict map of each view: white where the image contradicts the others."
+                    ),
                 ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="How far each view moved, its conflict and its exposure.",
+                    tooltip="Pose correction, conflict and exposure of each view.",
                 ),
             ],
         )
@@ -155,9 +163,9 @@ class DeconflictFusion(io.ComfyNode):
         from ..nova3d_core.pipeline.stages import conflict_images, fuse_to_surface
         from .adapters import image_from_tensor
 
-        with node_context(GPU_GIB, device, fusion_field=field) as work:
+        with node_context(GPU_GIB, device, fusion_field=field) as context:
             sdf = _sdf_config(
-                work,
+                context,
                 preset,
                 seed,
                 steps_scale,
@@ -166,7 +174,9 @@ class DeconflictFusion(io.ComfyNode):
                 conflict=ConflictConfig(mode=conflict),
             )
             config = FuseConfig(sdf=sdf, fallback=fallback)
-            surface, refined = fuse_to_surface(views.bundle, config, work.progress, work.device)
+            surface, refined = fuse_to_surface(
+                views.bundle, config, context.progress, context.device
+            )
             return io.NodeOutput(
                 SocketBundle(surface),
                 SocketBundle(refined),
@@ -176,7 +186,7 @@ class DeconflictFusion(io.ComfyNode):
 
 
 class RefinePoses(io.ComfyNode):
-    """Better cameras."""
+    """Refines the camera poses of views."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -185,20 +195,24 @@ class RefinePoses(io.ComfyNode):
             display_name="Refine Camera Poses (NOVA3D)",
             category=f"{CATEGORY}/mesh",
             description=(
-                "Finds where each image was really taken from, by a fusion that stops before its "
-                "finest level. The first view stays as it is. Fuse Views does this itself: use "
-                "this node for views that go elsewhere, into a NeRF or a splat trainer."
+                "Refines the camera pose of each image by a fusion that stops before its finest "
+                "level. The first view stays fixed. Fuse Views into a Surface already includes "
+                "this step: use this node for views that are exported to a NeRF or Gaussian "
+                "splatting trainer."
             ),
             search_aliases=["camera calibration", "pose optimization", "bundle adjustment"],
             inputs=[
-                VIEWS.Input("views", tooltip="Images with cameras that are a little wrong."),
+                VIEWS.Input("views", tooltip="Images with approximate cameras."),
                 _preset_input(),
                 _seed_input(),
                 _device_input(),
             ],
             outputs=[
-                VIEWS.Output(display_name="refine_views", tooltip="With better cameras."),
-                io.String.Output(display_name="report", tooltip="How far each view moved."),
+                VIEWS.Output(
+                    display_name="refined_views",
+                    tooltip="The views with refined cameras.",
+                ),
+                io.String.Output(display_name="report", tooltip="Pose correction of each view."),
             ],
         )
 
@@ -208,9 +222,9 @@ class RefinePoses(io.ComfyNode):
         from ..nova3d_core.pipeline.report import pose_report
         from ..nova3d_core.pipeline.stages import refine_views
 
-        with node_context(GPU_GIB, device, fusion_field="grid") as work:
-            config = _sdf_config(work, preset, seed)
-            refined = refine_views(views.bundle, config, work.progress, work.device)
+        with node_context(GPU_GIB, device, fusion_field="grid") as context:
+            config = _sdf_config(context, preset, seed)
+            refined = refine_views(views.bundle, config, context.progress, context.device)
             report = pose_report(views.bundle.cameras, refined.cameras)
             return io.NodeOutput(SocketBundle(refined), report)
 

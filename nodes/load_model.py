@@ -55,8 +55,8 @@ class LoadNOVA3D(io.ComfyNode):
                     options=[AUTO, *DTYPES],
                     default=AUTO,
                     tooltip=(
-                        "Precision of the weights. auto: ComfyUI's choice for your device; "
-                        "fp16 and bf16 use half the memory of fp32."
+                        "Precision of the weights. auto: ComfyUI's choice for your device; fp16 "
+                        "and bf16 use half the memory of fp32."
                     ),
                 ),
             ],

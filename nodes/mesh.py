@@ -1,4 +1,4 @@
-"""Meshes: from a surface, from a file."""
+"""Nodes that extract a mesh from a surface and load a mesh from a file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.conventions import UP_AXES
 from .compat import CATEGORY, advanced, schema
-from .folders import list_mesh_files, mesh_path, validation_result, file_fingerprint
-from .runtime import host_errors, with_warnings, node_context
+from .folders import file_fingerprint, list_mesh_files, mesh_path, validation_result
+from .runtime import host_errors, node_context, with_warnings
 from .sockets import SURFACE
 
 
 class ExtractMesh(io.ComfyNode):
-    """A mesh of a surface."""
+    """Extracts a mesh from a surface."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -21,35 +21,40 @@ class ExtractMesh(io.ComfyNode):
             display_name="Extract Mesh from a Surface (NOVA3D)",
             category=f"{CATEGORY}/mesh",
             description=(
-                "Turns a fused surface into a mesh: marching cubes, crumbs dropped, simplified, "
-                "closed and manifold, with smooth normals."
+                "Converts a fused surface to a mesh: marching cubes, removal of small components, "
+                "simplification. The mesh is watertight and manifold, with smooth normals."
             ),
             search_aliases=["marching cubes", "surface to mesh", "isosurface"],
             inputs=[
-                SURFACE.Input("surface", tooltip="From Fuse Views."),
+                SURFACE.Input("surface", tooltip="Surface from Fuse Views into a Surface."),
                 io.Int.Input(
                     "target_faces",
                     default=40_000,
                     min=100,
                     max=5_000_000,
                     step=100,
-                    tooltip="At most about so many triangles; 40000 keeps what 16 views can show.",
+                    tooltip=(
+                        "Approximate maximum number of triangles; 40000 preserves the detail of 16 "
+                        "views."
+                    ),
                 ),
                 advanced(io.Int.Input(
                     "resolution", default=0, min=0, max=1024,
                     tooltip=(
-                        "Cells along the longest side; 0 takes the fusion's own. Less is "
-                        "smoother, more adds no detail. 16 or more."
+                        "Grid cells along the longest side, 16 or more; 0: the resolution of the "
+                        "fusion. Lower values smooth the surface; higher values add no detail."
                     ),
                 )),
                 advanced(io.Float.Input(
                     "min_component_area_ratio", default=0.005, min=0.0, max=0.99, step=0.001,
-                    tooltip="Loose parts with less than this share of the area are dropped.",
+                    tooltip=(
+                        "Connected components below this fraction of the surface area are removed."
+                    ),
                 )),
             ],
             outputs=[
                 io.Mesh.Output(
-                    display_name="mesh", tooltip="Closed, with smooth normals, without texture."
+                    display_name="mesh", tooltip="Watertight, with smooth normals, without texture."
                 )
             ],
         )  # fmt: skip
@@ -61,14 +66,14 @@ class ExtractMesh(io.ComfyNode):
         from ..nova3d_core.pipeline.stages import extract_mesh
         from .mesh_adapters import batch_from_meshes
 
-        with node_context() as work:
+        with node_context() as context:
             config = MeshingConfig(target_faces, min_component_area_ratio)
-            mesh = extract_mesh(surface.bundle, config, resolution, work.progress)
+            mesh = extract_mesh(surface.bundle, config, resolution, context.progress)
             return io.NodeOutput(batch_from_meshes([mesh]))
 
 
 class LoadMesh(io.ComfyNode):
-    """A mesh of a file."""
+    """Loads a mesh from a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -77,8 +82,8 @@ class LoadMesh(io.ComfyNode):
             display_name="Load Mesh (NOVA3D)",
             category=f"{CATEGORY}/mesh",
             description=(
-                "Reads a mesh file with its base colour texture or vertex colours: GLB, glTF, OBJ, "
-                "PLY, STL, OFF. Put it into ComfyUI's input folder, or try the example."
+                "Loads a mesh with its base colour texture or vertex colours: GLB, glTF, OBJ, PLY, "
+                "STL, OFF. Put the file into ComfyUI's input folder, or try the example."
             ),
             search_aliases=["load glb", "load obj", "import mesh", "load 3d model"],
             inputs=[
@@ -86,20 +91,20 @@ class LoadMesh(io.ComfyNode):
                     "file",
                     options=list_mesh_files(),
                     tooltip=(
-                        "A mesh file inside ComfyUI's input folder, with the files it names, or an "
-                        "example that comes with the pack."
+                        "Mesh file in ComfyUI's input folder, together with the files it refers "
+                        "to; or a shipped example."
                     ),
                 ),
                 io.Combo.Input(
                     "up_axis",
                     options=list(UP_AXES),
                     default="+Y",
-                    tooltip="Which way is up in the file: glTF says +Y, many scans and CAD +Z.",
+                    tooltip="Up axis of the file: +Y for glTF, often +Z for scans and CAD.",
                 ),
             ],
             outputs=[
                 io.Mesh.Output(
-                    display_name="mesh", tooltip="As it lies in the file, turned to +Y up."
+                    display_name="mesh", tooltip="The mesh in the file's units, rotated to +Y up."
                 )
             ],
         )

@@ -14,6 +14,7 @@ from .sockets import CAMERAS, MODEL, VIEWS, SocketBundle
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..nova3d_core.cameras.cameras import Cameras
     from ..nova3d_core.diffusion.sampling.config import SampleConfig
     from ..nova3d_core.diffusion.sampling.pipeline import Sample
     from .model_management import ManagedModel
@@ -135,14 +136,9 @@ class SampleMultiviewNormals(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from .adapters import image_from_tensor, mask_from_tensor
 
-        config = _sample_config(
-            model.bundle,
-            (guidance, min_guidance_scale, max_guidance_scale),
-            seed=seed,
-            steps=steps,
-            size=size,
-        )
-        sample = _sample_views(model.bundle, image, mask, config, with_normals=True)
+        settings = {"seed": seed, "steps": steps, "size": size}
+        scales = (guidance, min_guidance_scale, max_guidance_scale)
+        sample = _sample_views(model.bundle, image, mask, scales, settings, True)
         return io.NodeOutput(
             SocketBundle(sample.views),
             image_from_tensor(sample.images[0]),
@@ -208,16 +204,10 @@ class SampleOrbit(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         from .adapters import image_from_tensor
 
-        config = _sample_config(
-            model.bundle,
-            (guidance, min_guidance_scale, max_guidance_scale),
-            seed=seed,
-            steps=steps,
-            size=size,
-            elevation=elevation,
-        )
+        settings = {"seed": seed, "steps": steps, "size": size, "elevation": elevation}
+        scales = (guidance, min_guidance_scale, max_guidance_scale)
         orbit = None if cameras is None else cameras.bundle
-        sample = _sample_views(model.bundle, image, mask, config, with_normals=False, orbit=orbit)
+        sample = _sample_views(model.bundle, image, mask, scales, settings, False, orbit)
         return io.NodeOutput(
             SocketBundle(sample.views),
             image_from_tensor(sample.images[0]),
@@ -229,9 +219,10 @@ def _sample_views(
     managed: ManagedModel,
     image: Tensor,
     mask: Tensor | None,
-    config: SampleConfig,
+    guidance: tuple[str, float, float],
+    settings: dict[str, Any],
     with_normals: bool,
-    orbit: Any = None,
+    orbit: Cameras | None = None,
 ) -> Sample:
     """The model's sample, cloned outside inference mode."""
     from ..nova3d_core.diffusion.sampling.pipeline import sample
@@ -241,6 +232,7 @@ def _sample_views(
     with sampling_context() as progress:
         _check_family(managed, with_normals)
         image, mask = _single_image(image, mask)
+        config = _sample_config(guidance, settings, managed.working_memory_gib())
         placement = HostModelPlacement(managed)
         result = sample(managed.model, image, mask, config, orbit, placement, progress)
         return clone_outside_inference_mode(result)
@@ -282,24 +274,19 @@ def _single_image(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | 
 
 
 def _sample_config(
-    managed: ManagedModel,
-    guidance: tuple[str, float, float],
-    seed: int,
-    steps: int,
-    size: int,
-    elevation: float = 0.0,
+    guidance: tuple[str, float, float], settings: dict[str, Any], memory_gib: float
 ) -> SampleConfig:
     """The core's config from the node's inputs; 0 and "auto" become None, the model's default."""
     from ..nova3d_core.diffusion.families import GuidanceConfig
     from ..nova3d_core.diffusion.sampling.config import SampleConfig
 
     return SampleConfig(
-        seed=seed,
-        steps=steps or None,
-        size_px=size or None,
-        elevation_deg=elevation,
+        seed=settings["seed"],
+        steps=settings["steps"] or None,
+        size_px=settings["size"] or None,
+        elevation_deg=settings.get("elevation", 0.0),
         guidance=None if guidance[0] == AUTO else GuidanceConfig(*guidance),
-        memory_gib=managed.working_memory_gib(),
+        memory_gib=memory_gib,
     )
 
 

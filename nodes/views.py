@@ -1,4 +1,4 @@
-"""Views: images with their cameras, from images, from folders, into folders, from meshes."""
+"""Nodes that assemble, load, save and render views: images with their cameras."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from ..nova3d_core.conventions import NORMAL_FRAMES
 from .compat import CATEGORY, advanced, mesh_or_file, model_info_inputs, schema
 from .folders import (
     check_prefix,
-    validation_result,
     file_fingerprint,
     list_view_folders,
+    validation_result,
     views_path,
     write_new_output,
 )
-from .runtime import host_errors, with_warnings, node_context
+from .runtime import host_errors, node_context, with_warnings
 from .sockets import CAMERAS, VIEWS, SocketBundle
 
 FRAME_TOOLTIP = (
-    "The axes of the normals: world; camera: each image's own (OpenGL: a wall that faces the "
-    "camera is (0, 0, 1), light blue); front_view: the first image's camera for all."
+    "Coordinate frame of the normals. world: world axes; camera: the axes of each image's own "
+    "camera (OpenGL: a wall that faces the camera is (0, 0, 1), light blue); front_view: the axes "
+    "of the first image's camera, for all images."
 )
 
 
 class AssembleViews(io.ComfyNode):
-    """Views from image batches."""
+    """Combines image batches and cameras into views."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -33,25 +34,31 @@ class AssembleViews(io.ComfyNode):
             display_name="Assemble Views from Images (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Puts a batch of images and their cameras together as views, ready for fusion: "
-                "images of any multi-view model, of renders or photographs. Masks come from the "
-                "mask input, from alpha, or from a white background."
+                "Combines a batch of images with their cameras into views for the fusion: outputs "
+                "of any multi-view model, renders, or photographs. Masks are taken from the mask "
+                "input, the alpha channel, or a white background."
             ),
             search_aliases=["multiview", "images to views", "sv3d", "wonder3d", "combine normals"],
             inputs=[
-                io.Image.Input("images", tooltip="One image for each camera, in their order."),
+                io.Image.Input("images", tooltip="One image per camera, in the same order."),
                 CAMERAS.Input(
-                    "cameras", tooltip="As many cameras as images; they take the images' size."
+                    "cameras", tooltip="One camera per image; rescaled to the size of the images."
                 ),
                 io.Image.Input(
                     "normals",
                     optional=True,
-                    tooltip="Normal images, 0.5 n + 0.5; they show the fusion hollows and folds.",
+                    tooltip=(
+                        "Normal maps, 0.5 n + 0.5; they help the fusion recover concavities and "
+                        "folds."
+                    ),
                 ),
                 io.Mask.Input(
                     "masks",
                     optional=True,
-                    tooltip="1 on the object; without them alpha, else what is not white.",
+                    tooltip=(
+                        "Foreground masks: 1 on the object. Default: the alpha channel, else "
+                        "everything that is not white."
+                    ),
                 ),
                 io.Combo.Input(
                     "normal_frame",
@@ -62,14 +69,18 @@ class AssembleViews(io.ComfyNode):
                 advanced(io.Int.Input(
                     "first_view", default=0, min=-4096, max=4096,
                     tooltip=(
-                        "Which image comes first: the fusion trusts it most and takes its pose "
-                        "as exact. SV3D puts its input image last: use -1."
+                        "Index of the image that becomes the first view: the fusion keeps its pose "
+                        "fixed and gives it the largest weight. SV3D puts its input image last: "
+                        "use -1."
                     ),
                 )),
                 advanced(io.Boolean.Input(
                     "invert_masks",
                     default=False,
-                    tooltip="Turn on for masks that are 1 on the background, as Load Image's are.",
+                    tooltip=(
+                        "Turn on for masks that are 1 on the background, such as those of Load "
+                        "Image."
+                    ),
                 )),
             ],
             outputs=[VIEWS.Output(display_name="views", tooltip="Images with their cameras.")],
@@ -94,7 +105,7 @@ class AssembleViews(io.ComfyNode):
 
 
 class LoadViews(io.ComfyNode):
-    """Views from a folder."""
+    """Loads views from a folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -103,9 +114,9 @@ class LoadViews(io.ComfyNode):
             display_name="Load Views (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Reads a folder of views: a transforms.json (nerfstudio, instant-ngp, Save Views, "
-                "the command line), a COLMAP model with its images, or Wonder3D's output. Put it "
-                "into ComfyUI's input folder, or try the example."
+                "Loads a folder of views: a transforms.json (nerfstudio, instant-ngp, Save Views, "
+                "the command line), a COLMAP model with its images, or Wonder3D's output. Put the "
+                "folder into ComfyUI's input folder, or try the example."
             ),
             search_aliases=[
                 "transforms.json",
@@ -120,17 +131,21 @@ class LoadViews(io.ComfyNode):
                     "folder",
                     options=list_view_folders(),
                     tooltip=(
-                        "A folder of views inside ComfyUI's input folder: with a transforms.json, "
-                        "a COLMAP model or Wonder3D's images; or the example that comes with the "
-                        "pack."
+                        "View folder in ComfyUI's input folder, with a transforms.json, a COLMAP "
+                        "model or Wonder3D's images; or a shipped example."
                     ),
                 )
             ],
             outputs=[
                 VIEWS.Output(display_name="views", tooltip="Images with their cameras."),
-                io.Image.Output(display_name="images", tooltip="The images on white."),
+                io.Image.Output(
+                    display_name="images", tooltip="The images, composited over white."
+                ),
                 io.Mask.Output(
-                    display_name="masks", tooltip="1 on the object; mattes where there are none."
+                    display_name="masks",
+                    tooltip=(
+                        "Foreground masks: 1 on the object; estimated where the folder has none."
+                    ),
                 ),
             ],
         )
@@ -151,15 +166,15 @@ class LoadViews(io.ComfyNode):
         from ..nova3d_core.pipeline.stages import with_masks
         from .adapters import image_from_tensor, mask_from_tensor
 
-        with node_context() as work:
-            views = with_masks(read_views(views_path(folder), work.progress))
+        with node_context() as context:
+            views = with_masks(read_views(views_path(folder), context.progress))
             return io.NodeOutput(
                 SocketBundle(views), image_from_tensor(views.colour), mask_from_tensor(views.masks)
             )
 
 
 class SaveViews(io.ComfyNode):
-    """Views into a folder."""
+    """Saves views to a folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -168,8 +183,8 @@ class SaveViews(io.ComfyNode):
             display_name="Save Views (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Writes views as a folder with a transforms.json that nerfstudio, instant-ngp and "
-                "Load Views read. A new folder each time; nothing is overwritten."
+                "Saves views to a new folder with a transforms.json that nerfstudio, instant-ngp "
+                "and Load Views can read. Nothing is overwritten."
             ),
             search_aliases=["transforms.json", "export dataset", "nerfstudio"],
             is_output_node=True,
@@ -178,7 +193,7 @@ class SaveViews(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="nova3d/views",
-                    tooltip="Name inside ComfyUI's output folder; a number is added.",
+                    tooltip="Path prefix inside ComfyUI's output folder; a number is appended.",
                 ),
             ],
             outputs=[
@@ -197,20 +212,18 @@ class SaveViews(io.ComfyNode):
     def execute(cls, views, filename_prefix: str) -> io.NodeOutput:
         from ..nova3d_core.io.views.transforms_json import write_views
 
-        with node_context() as work:
-            place = write_new_output(
+        with node_context() as context:
+            output = write_new_output(
                 filename_prefix,
-                lambda place: write_views(
-                    views.bundle, place.folder / place.stem, progress=work.progress
-                ),
+                lambda output: write_views(views.bundle, output.path(), progress=context.progress),
             )
-            names = sorted(path.name for path in (place.folder / place.stem / "images").iterdir())
-            shown = [place.inside("images", name) for name in names]
-            return io.NodeOutput(place.relative(), ui={"images": shown})
+            names = sorted(path.name for path in (output.path() / "images").iterdir())
+            entries = [output.ui_entry_inside("images", name) for name in names]
+            return io.NodeOutput(output.relative(), ui={"images": entries})
 
 
 class RenderViews(io.ComfyNode):
-    """Views of a mesh."""
+    """Renders views of a mesh."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -219,35 +232,41 @@ class RenderViews(io.ComfyNode):
             display_name="Render Views of a Mesh (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Takes images of a mesh from given cameras: colour without light, normals, "
-                "masks. For turntables, test views and ground truth. Runs on the CPU."
+                "Renders a mesh from given cameras: unlit colour, normals and masks. For "
+                "turntables, test views and ground truth. Runs on the CPU."
             ),
             search_aliases=["turntable", "render mesh", "orbit render", "ground truth"],
             inputs=[
-                mesh_or_file("mesh", tooltip="The mesh, or a 3D file where ComfyUI has such."),
+                mesh_or_file(
+                    "mesh",
+                    tooltip="Mesh, or a 3D file in ComfyUI versions that have them.",
+                ),
                 io.MultiType.Input(
                     "cameras",
                     types=[CAMERAS, io.Load3DCamera],
-                    tooltip="Cameras of Orbit Cameras, or the camera of a 3D viewer.",
+                    tooltip="Cameras from Orbit Cameras, or the camera of a 3D viewer.",
                 ),
                 io.Int.Input(
-                    "width", default=256, min=16, max=4096, step=8, tooltip="Image width."
+                    "width", default=256, min=16, max=4096, step=8, tooltip="Image width in pixels."
                 ),
                 io.Int.Input(
-                    "height", default=256, min=16, max=4096, step=8, tooltip="Image height."
+                    "height", default=256, min=16, max=4096, step=8,
+                    tooltip="Image height in pixels.",
                 ),
                 io.Boolean.Input(
                     "normalise",
                     default=True,
                     tooltip=(
-                        "Centre the mesh and make its longest side 1 first, as Orbit Cameras "
-                        "expects. Turn off to see a fused mesh exactly where its views have it. A "
-                        "viewer's camera sees the mesh as the viewer shows it, in any case."
+                        "Centre the mesh and scale its longest side to 1, as Orbit Cameras "
+                        "expects. Turn off to render a fused mesh in the coordinates of its views. "
+                        "Ignored with the camera of a 3D viewer, which sees the mesh as displayed."
                     ),
                 ),
                 advanced(io.Int.Input(
                     "supersample", default=3, min=1, max=8,
-                    tooltip="Rays along each side of a pixel; 3 means 9 rays a pixel.",
+                    tooltip=(
+                        "Antialiasing: rays per pixel along each axis; 3 means 9 rays per pixel."
+                    ),
                 )),
                 advanced(io.Combo.Input(
                     "normal_frame",
@@ -259,11 +278,15 @@ class RenderViews(io.ComfyNode):
             ],
             outputs=[
                 VIEWS.Output(display_name="views", tooltip="The images with their cameras."),
-                io.Image.Output(display_name="images", tooltip="Colour on white."),
                 io.Image.Output(
-                    display_name="normals", tooltip="0.5 n + 0.5; grey where there is no object."
+                    display_name="images",
+                    tooltip="Unlit colour on a white background.",
                 ),
-                io.Mask.Output(display_name="masks", tooltip="1 on the object."),
+                io.Image.Output(
+                    display_name="normals",
+                    tooltip="Normal maps, 0.5 n + 0.5; grey outside the object.",
+                ),
+                io.Mask.Output(display_name="masks", tooltip="Foreground masks: 1 on the object."),
             ],
         )  # fmt: skip
 
@@ -276,19 +299,19 @@ class RenderViews(io.ComfyNode):
         from ..nova3d_core.rendering.views import render_views
         from .adapters import (
             cameras_from_socket,
+            image_from_normals,
             image_from_tensor,
             mask_from_tensor,
-            image_from_normals,
-            single_mesh_from_socket,
             mesh_for_cameras,
+            single_mesh_from_socket,
         )
 
-        with node_context() as work:
+        with node_context() as context:
             rig = cameras_from_socket(cameras, width, height)
-            solid = mesh_for_cameras(
+            core_mesh = mesh_for_cameras(
                 cameras, single_mesh_from_socket(mesh), normalise, model_3d_info
             )
-            views = render_views(solid, rig, RenderConfig(supersample), work.progress).views
+            views = render_views(core_mesh, rig, RenderConfig(supersample), context.progress).views
             views = views.with_normals_in(normal_frame)
             return io.NodeOutput(
                 SocketBundle(views),

@@ -50,7 +50,7 @@ def slow_evaluation() -> Prompt:
 
 
 def _bake() -> dict[str, Any]:
-    settings = {"exposure": True, "agreement": True, "sharpen": True}
+    settings = {"exposure": True, "consistency": True, "sharpen": True}
     return {"texture_size": 2048, "uv": "xatlas", **settings}
 
 

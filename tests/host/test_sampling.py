@@ -21,7 +21,7 @@ from .workflow_check import Prompt
 
 pytestmark = pytest.mark.host
 
-SETTINGS = {"guidance": "auto", "lowest": 1.0, "highest": 2.5}
+SETTINGS = {"guidance": "auto", "min_guidance_scale": 1.0, "max_guidance_scale": 2.5}
 
 
 def sampled(kind: str, model: str, image: list | None = None, **inputs: Any) -> Prompt:
@@ -103,8 +103,8 @@ def test_a_image_becomes_views_with_normals_and_those_a_mesh(client, output, tmp
 
 def _orbit(preset: str, **changed: Any) -> dict[str, Any]:
     usual = {
-        "preset": preset, "count": 16, "elevation": 0.0, "motion": "static", "amplitude": 30.0,
-        "azimuths": "0", "elevations": "0", "radius": 2.2, "fov": 39.6, "kind": "perspective",
+        "preset": preset, "count": 16, "elevation": 0.0, "motion": "static", "elevation_amplitude": 30.0,
+        "azimuths": "0", "elevations": "0", "radius": 2.2, "fov": 39.6, "projection": "perspective",
         "ortho_scale": 1.5, "width": 64, "height": 64,
     }  # fmt: skip
     return usual | changed
@@ -118,10 +118,10 @@ def test_seeds_repeat_and_a_second_run_is_cached(client):
     first, other = painted(2**64 - 1), painted(7)
     assert first.shape == (21, 64, 64, 3)
     # steps of 0 are the model's own; written out they are another prompt with the same meaning
-    guided = {"guidance": "triangle", "lowest": 1.0, "highest": 2.5}
+    guided = {"guidance": "triangle", "min_guidance_scale": 1.0, "max_guidance_scale": 2.5}
     assert np.array_equal(first, painted(2**64 - 1, **guided))
     assert (first[1:] != other[1:]).mean() > 0.05
-    assert not np.array_equal(first[10], painted(2**64 - 1, **guided | {"highest": 9.0})[10])
+    assert not np.array_equal(first[10], painted(2**64 - 1, **guided | {"max_guidance_scale": 9.0})[10])
     # only the input view is the image itself
     assert np.array_equal(first[0], other[0])
     prompt = sampled("SampleOrbit", f"stability/{SV3D_U}", seed=7)

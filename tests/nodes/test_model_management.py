@@ -145,7 +145,7 @@ forward = VideoUNet.forward
 def never(self, *given):
     raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 VideoUNet.forward = never
-given = dict(elevation=0.0, seed=0, steps=1, guidance="auto", lowest=1.0, highest=2.5, size=64)
+given = dict(elevation=0.0, seed=0, steps=1, guidance="auto", min_guidance_scale=1.0, max_guidance_scale=2.5, size=64)
 from pack.nodes.sockets import SocketBundle
 try:
     with torch.inference_mode():
