@@ -1,1 +1,1 @@
-"""The only readers and writers of files."""
+"""Reading and writing files: views, images, meshes, settings."""

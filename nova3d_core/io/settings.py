@@ -11,13 +11,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from ..checks import public_fields
 from ..errors import InputError
-from .files.containment import quoted
+from .files.containment import quote_value
 from .files.json_text import read_json
 
 T = TypeVar("T")
 
 
-def settings_text(config: Any) -> str:
+def settings_to_json(config: Any) -> str:
     """A config dataclass as JSON, without its internal fields."""
     return json.dumps(settings_dict(config), indent=2) + "\n"
 
@@ -33,17 +33,17 @@ def settings_dict(config: Any) -> Any:
     return config
 
 
-def read_settings(path: Path, kind: type[T]) -> T:
+def read_settings(path: Path, config_type: type[T]) -> T:
     """Reads a config dataclass; what a file leaves out keeps its default.
 
     Raises:
         InputError: no such file, no valid JSON, an unknown or missing name, or a value of another
             type or out of its range.
     """
-    return config_from(read_json(Path(path)), kind, "settings")
+    return config_from_dict(read_json(Path(path)), config_type, "settings")
 
 
-def config_from(document: Any, kind: type[T], where: str) -> T:
+def config_from_dict(document: Any, config_type: type[T], where: str) -> T:
     """A config dataclass from plain containers.
 
     Args:
@@ -55,45 +55,47 @@ def config_from(document: Any, kind: type[T], where: str) -> T:
         InputError: naming the place by dots.
     """
     if not isinstance(document, dict):
-        raise InputError(f"{where} is {_kind(document)}, expected names and values.")
-    hints = get_type_hints(kind)
-    known = [each.name for each in public_fields(kind)]
+        raise InputError(f"{where} is {_type_name(document)}, expected names and values.")
+    hints = get_type_hints(config_type)
+    known = [each.name for each in public_fields(config_type)]
     for name in document:
         if name not in known:
             raise InputError(
-                f"{where}.{_shown_name(name)} is unknown.",
+                f"{where}.{_format_key(name)} is unknown.",
                 textwrap.shorten(f"Known are {', '.join(known)}.", 300, placeholder=" ..."),
             )
     values = {
-        name: _value(value, hints[name], f"{where}.{name}") for name, value in document.items()
+        name: _convert(value, hints[name], f"{where}.{name}") for name, value in document.items()
     }
-    for each in public_fields(kind):
+    for each in public_fields(config_type):
         if each.default is MISSING and each.default_factory is MISSING and each.name not in values:
             raise InputError(f"{where}.{each.name} is missing.")
-    return kind(**values)
+    return config_type(**values)
 
 
-def _shown_name(name: Any) -> str:
+def _format_key(name: Any) -> str:
     return (
-        name if isinstance(name, str) and name.isidentifier() and len(name) < 80 else quoted(name)
+        name
+        if isinstance(name, str) and name.isidentifier() and len(name) < 80
+        else quote_value(name)
     )
 
 
-def _value(value: Any, hint: Any, where: str) -> Any:
+def _convert(value: Any, hint: Any, where: str) -> Any:
     """A value of the type that the annotation asks for; InputError if it is of another."""
     if is_dataclass(hint):
-        return config_from(value, hint, where)
+        return config_from_dict(value, hint, where)
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):  # a type, or None
         chosen = next(each for each in inner if each is not NoneType)
-        return None if value is None and NoneType in inner else _value(value, chosen, where)
+        return None if value is None and NoneType in inner else _convert(value, chosen, where)
     if origin is tuple:
         _check_type(value, list, where, "a list")
         if inner[-1] is not Ellipsis and len(value) != len(inner):
             raise InputError(f"{where} has {len(value)} items, expected {len(inner)}.")
         items = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
         each = zip(value, items, strict=True)
-        return tuple(_value(v, item, f"{where}.{index}") for index, (v, item) in enumerate(each))
+        return tuple(_convert(v, item, f"{where}.{index}") for index, (v, item) in enumerate(each))
     if origin is Literal:
         _check_type(value, str, where, "text")
         return value
@@ -104,7 +106,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
         accepted = (int, float) if hint is float else hint
         wrong_bool = isinstance(value, bool) and hint is not bool
         if wrong_bool or not isinstance(value, accepted):
-            raise InputError(f"{where} is {quoted(value)}, expected {hint.__name__}.")
+            raise InputError(f"{where} is {quote_value(value)}, expected {hint.__name__}.")
         try:
             return hint(value)
         except OverflowError as error:
@@ -112,11 +114,11 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-def _check_type(value: Any, kind: type, where: str, expected: str) -> None:
-    if not isinstance(value, kind):
-        raise InputError(f"{where} is {_kind(value)}, expected {expected}.")
+def _check_type(value: Any, config_type: type, where: str, expected: str) -> None:
+    if not isinstance(value, config_type):
+        raise InputError(f"{where} is {_type_name(value)}, expected {expected}.")
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     """What a value of a JSON document is, in a word."""
     return "null" if value is None else type(value).__name__

@@ -106,8 +106,8 @@ def check_message(error: Nova3DError) -> None:
         raise Violation(f"more than one line: {text!r}")
     if len(text) >= _LONGEST_MESSAGE:
         raise Violation(f"{len(text)} characters: {text!r}")
-    quoted = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "", text)
-    if _RAW_PYTHON.search(quoted):
+    quote_value = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "", text)
+    if _RAW_PYTHON.search(quote_value):
         raise Violation(f"raw Python in a message: {text!r}")
 
 

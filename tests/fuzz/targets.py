@@ -25,7 +25,7 @@ from nova3d_core.io.settings import read_settings
 from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.mesh import Mesh
 from nova3d_core.pipeline.config import FuseConfig
-from nova3d_core.training.data.shards import ABOUT, ShardDataset, read_shard
+from nova3d_core.training.data.shards import SHARD_INFO, ShardDataset, read_shard
 from nova3d_core.views import Views
 from nova3d_core.weights.files.read import open_weights
 
@@ -354,7 +354,7 @@ def _shard() -> bytes:
     whole = {"format": 1, "count": 2, "members": sorted(members), "views": views, "size_px": side}
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as tar:
-        entries = [(ABOUT, json.dumps(whole).encode())]
+        entries = [(SHARD_INFO, json.dumps(whole).encode())]
         entries += [(f"{key}.{name}", c) for key in ("0", "1") for name, c in members.items()]
         for name, content in entries:
             info = tarfile.TarInfo(name)

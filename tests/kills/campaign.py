@@ -30,7 +30,7 @@ import torch
 from nova3d_core.cli.main import main as run_command
 from nova3d_core.io.files import renames
 from nova3d_core.io.files.staging import remove_leftovers
-from nova3d_core.io.mesh.read import write_mesh
+from nova3d_core.io.mesh.write import write_mesh
 from nova3d_core.mesh import Mesh
 
 IMPORTED_ONCE = (

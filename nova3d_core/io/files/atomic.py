@@ -7,7 +7,7 @@ There is no moment without the old or the new output, also if the process is kil
 * A folder that is replaced is swapped with the new one in one step on Linux and macOS. Where the
   system or the drive cannot (Windows, some network drives), it is moved aside first; a process
   killed right then leaves neither, and the next one that writes there brings the old one back.
-* Files that belong together (`new_files`) appear in order. A process killed between two of them
+* Files that belong together (`atomic_files`) appear in order. A process killed between two of them
   leaves some; the next one that writes there brings back what was before.
 """
 
@@ -22,23 +22,28 @@ from pathlib import Path
 
 from ...errors import InputError, Nova3DError
 from . import renames
-from .ownership import refuse_foreign_content, refuse_foreign_file, refuse_input, write_manifest
-from .staging import MAX_NAME, Entry, Staging, remove_leftovers, staging, undo
+from .ownership import (
+    reject_foreign_content,
+    reject_foreign_file,
+    reject_input_path,
+    write_manifest,
+)
+from .staging import MAX_NAME, Entry, Staging, remove_leftovers, roll_back, staging
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-_NAME_BYTES, _PATH_BYTES = 255, 4096
+_DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
+_DEFAULT_MAX_NAME_BYTES, _DEFAULT_MAX_PATH_BYTES = 255, 4096
 """Limits of names and paths where the system does not tell its own."""
-_INNER_BYTES = 64
+_RESERVED_BYTES = 64
 """Left for what is written below a folder."""
 
 
-class ExistsError(InputError):
+class OutputExistsError(InputError):
     """Something has the name of an output and may not be replaced."""
 
 
 @contextmanager
-def new_file(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
+def atomic_file(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     """Gives a path to write to; on success it becomes `path`, otherwise it is removed.
 
     Args:
@@ -51,15 +56,15 @@ def new_file(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
         InputError: the place cannot be written, or the disk is full.
     """
     path = Path(path)
-    with explained_write_errors(path):
-        refuse_unusable_name(path)
+    with translate_os_errors(path):
+        check_usable_path(path)
         target = path.resolve()
-        with new_files(target.parent, (target.name,), overwrite, shown=path) as (part,):
+        with atomic_files(target.parent, (target.name,), overwrite, shown=path) as (part,):
             yield part
 
 
 @contextmanager
-def new_files(
+def atomic_files(
     folder: Path, names: Sequence[str], overwrite: bool = False, shown: Path | None = None
 ) -> Iterator[tuple[Path, ...]]:
     """Gives a path to write to for each name; on success all of them appear, otherwise none.
@@ -74,14 +79,14 @@ def new_files(
         InputError: a file exists, or the place cannot be written, or the disk is full.
     """
     shown = shown or folder / names[-1]
-    with explained_write_errors(shown):
+    with translate_os_errors(shown):
         for name in names:
             each = shown if len(names) == 1 else folder / name
-            refuse_unusable_name(each)
+            check_usable_path(each)
             if each.is_dir():
                 raise InputError(f"{each} is a folder.", "Name a file.")
-            refuse_existing(each, overwrite)
-            refuse_link(folder / name)
+            reject_existing(each, overwrite)
+            reject_symlink(folder / name)
         with _parents_of(folder / names[-1]), staging(folder) as stage:
             entries = [stage.entry(folder / name) for name in names]
             yield tuple(entry.part for entry in entries)
@@ -89,7 +94,7 @@ def new_files(
 
 
 @contextmanager
-def new_folder(
+def atomic_folder(
     path: Path | str, overwrite: bool = False, replaces: Collection[str] = ()
 ) -> Iterator[Path]:
     """Gives an empty folder to fill; on success it becomes `path`, otherwise it is removed.
@@ -109,15 +114,17 @@ def new_folder(
             the disk is full.
     """
     path = Path(path)
-    with explained_write_errors(path):
-        refuse_folder(path, overwrite, replaces)
+    with translate_os_errors(path):
+        check_can_write_folder(path, overwrite, replaces)
         target = path.resolve()
         with _parents_of(target), staging(target.parent) as stage:
             entry = stage.entry(target)
             entry.part.mkdir()
             yield entry.part
             write_manifest(entry.part)
-            refuse_folder(path, overwrite, replaces)  # somebody may have put something there since
+            check_can_write_folder(
+                path, overwrite, replaces
+            )  # somebody may have put something there since
             _publish_folder(stage, entry, overwrite)
 
 
@@ -144,11 +151,11 @@ def _publish_files(stage: Staging, entries: Sequence[Entry], overwrite: bool) ->
     try:
         for entry in entries:
             if overwrite and entry.target.exists():
-                _copy_aside(entry)
+                _back_up(entry)
         for entry in entries:
             _publish_file(entry, overwrite)
     except BaseException:
-        undo(stage.folder, journal)
+        roll_back(stage.folder, journal)
         raise
 
 
@@ -159,12 +166,12 @@ def _publish_file(entry: Entry, overwrite: bool) -> None:
         renames.move_file(entry.part, entry.target)
 
 
-def _copy_aside(entry: Entry) -> None:
+def _back_up(entry: Entry) -> None:
     """Keeps what is about to be replaced under a second name, without moving it."""
     try:
-        os.link(entry.target, entry.aside, follow_symlinks=False)
+        os.link(entry.target, entry.backup, follow_symlinks=False)
     except (OSError, NotImplementedError):
-        shutil.copy2(entry.target, entry.aside, follow_symlinks=False)
+        shutil.copy2(entry.target, entry.backup, follow_symlinks=False)
 
 
 def _publish_folder(stage: Staging, entry: Entry, overwrite: bool) -> None:
@@ -179,26 +186,26 @@ def _publish_folder(stage: Staging, entry: Entry, overwrite: bool) -> None:
         return  # the part is the old one now, and goes with the staging
     journal = stage.write_journal([entry])
     try:
-        os.rename(entry.target, entry.aside)
+        os.rename(entry.target, entry.backup)
         os.rename(entry.part, entry.target)
     except BaseException:  # Ctrl-C between the two renames must not lose the earlier folder
-        undo(stage.folder, journal)
+        roll_back(stage.folder, journal)
         raise
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
+def reject_existing(path: Path, overwrite: bool) -> None:
     """Raises InputError if something is there and may not be replaced."""
     if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
-        raise _exists(path)
+        raise _exists_error(path)
 
 
-def refuse_link(path: Path) -> None:
+def reject_symlink(path: Path) -> None:
     """Raises InputError if a path is a link: what it leads to is not to be guessed."""
     if path.is_symlink():
         raise InputError(f"{path} is a link.", "Choose another name, or remove the link.")
 
 
-def refuse_file(path: Path, overwrite: bool, inputs: Collection[Path | None] = ()) -> None:
+def check_can_write_file(path: Path, overwrite: bool, inputs: Collection[Path | None] = ()) -> None:
     """Raises InputError unless a command may write this file; asked before long work.
 
     Args:
@@ -206,24 +213,24 @@ def refuse_file(path: Path, overwrite: bool, inputs: Collection[Path | None] = (
         overwrite: whether a file of an earlier run may be replaced.
         inputs: what the command reads, which is never replaced.
     """
-    with explained_write_errors(path):
-        refuse_unusable_name(path)
+    with translate_os_errors(path):
+        check_usable_path(path)
         remove_leftovers(path.resolve().parent)
         if path.is_dir():
             raise InputError(f"{path} is a folder.", "Name a file.")
-        refuse_existing(path, overwrite)
-        refuse_input(path, inputs)
-        refuse_foreign_file(path.resolve())
-        refuse_unwritable(path)
+        reject_existing(path, overwrite)
+        reject_input_path(path, inputs)
+        reject_foreign_file(path.resolve())
+        check_parent_writable(path)
 
 
-def refuse_folder(
+def check_can_write_folder(
     path: Path,
     overwrite: bool,
     replaces: Collection[str] = (),
     inputs: Collection[Path | None] = (),
 ) -> None:
-    """Raises InputError unless `new_folder` may make the folder; asked before long work.
+    """Raises InputError unless `atomic_folder` may make the folder; asked before long work.
 
     Args:
         path: the folder.
@@ -231,19 +238,19 @@ def refuse_folder(
         replaces: the files and folders that a folder of this kind holds.
         inputs: what the command reads, which is never replaced.
     """
-    with explained_write_errors(path):
-        refuse_unusable_name(path, inner=_INNER_BYTES)
+    with translate_os_errors(path):
+        check_usable_path(path, inner=_RESERVED_BYTES)
         remove_leftovers(path.resolve().parent)
         if path.is_file():
             raise InputError(f"{path} is a file.", "Name a folder.")
-        refuse_existing(path, overwrite)
-        refuse_input(path, inputs)
+        reject_existing(path, overwrite)
+        reject_input_path(path, inputs)
         if path.is_dir():
-            refuse_foreign_content(path, replaces)
-        refuse_unwritable(path)
+            reject_foreign_content(path, replaces)
+        check_parent_writable(path)
 
 
-def refuse_unusable_name(path: Path, inner: int = 0) -> None:
+def check_usable_path(path: Path, inner: int = 0) -> None:
     """Raises InputError if a path, or a temporary name next to it, is too long for its drive.
 
     Args:
@@ -255,26 +262,26 @@ def refuse_unusable_name(path: Path, inner: int = 0) -> None:
     existing = Path(path)
     try:
         absolute = Path(os.path.abspath(path))
-        existing = next(each for each in (*absolute.parents,) if _exists_at(each))
+        existing = next(each for each in (*absolute.parents,) if _path_exists(each))
         resolved = absolute.resolve()
     except (OSError, RuntimeError, StopIteration) as error:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            raise _too_long(path) from error
+            raise _too_long_error(path) from error
         reason = getattr(error, "strerror", None) or "its links lead in a circle"
         raise InputError(
             f"{path} could not be written: {reason}.", "Name another place."
         ) from error
     names, paths = (
-        _limit(existing, "PC_NAME_MAX", _NAME_BYTES),
-        _limit(existing, "PC_PATH_MAX", _PATH_BYTES),
+        _path_limit(existing, "PC_NAME_MAX", _DEFAULT_MAX_NAME_BYTES),
+        _path_limit(existing, "PC_PATH_MAX", _DEFAULT_MAX_PATH_BYTES),
     )
     longest = max(len(os.fsencode(name)) for name in resolved.parts)
     beside = len(os.fsencode(resolved.parent)) + 1 + MAX_NAME
     if longest > names or max(len(os.fsencode(resolved)), beside) + inner >= paths:
-        raise _too_long(path)
+        raise _too_long_error(path)
 
 
-def _exists_at(path: Path) -> bool:
+def _path_exists(path: Path) -> bool:
     """Whether a path exists; False too if it is too long to be asked for."""
     try:
         return path.exists()
@@ -282,7 +289,7 @@ def _exists_at(path: Path) -> bool:
         return False
 
 
-def _limit(folder: Path, name: str, otherwise: int) -> int:
+def _path_limit(folder: Path, name: str, otherwise: int) -> int:
     """One of the system's limits for what lies in a folder, in bytes."""
     try:
         found = os.pathconf(folder, name)
@@ -291,17 +298,17 @@ def _limit(folder: Path, name: str, otherwise: int) -> int:
     return found if found > 0 else otherwise
 
 
-def _too_long(path: Path) -> InputError:
+def _too_long_error(path: Path) -> InputError:
     shown = str(path)
     shown = shown if len(shown) <= 120 else f"{shown[:60]}...{shown[-50:]}"
     return InputError(f"{shown} could not be written: the name is too long.", "Name a shorter one.")
 
 
-def _exists(path: Path) -> ExistsError:
-    return ExistsError(f"{path} already exists.", "Choose another name, or pass --overwrite.")
+def _exists_error(path: Path) -> OutputExistsError:
+    return OutputExistsError(f"{path} already exists.", "Choose another name, or pass --overwrite.")
 
 
-def refuse_unwritable(path: Path) -> None:
+def check_parent_writable(path: Path) -> None:
     """Raises InputError if the place of a file or folder may not be written, before long work."""
     parent = next((folder for folder in path.resolve().parents if folder.exists()), None)
     if parent is None:
@@ -309,10 +316,10 @@ def refuse_unwritable(path: Path) -> None:
     if not parent.is_dir():
         raise InputError(f"{path} could not be written: {parent} is a file.", "Name another place.")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise _forbidden(path)
+        raise _permission_error(path)
 
 
-def _forbidden(path: Path) -> InputError:
+def _permission_error(path: Path) -> InputError:
     return InputError(
         f"{path} could not be written: permission denied.",
         "Choose a folder that you may write to.",
@@ -320,7 +327,7 @@ def _forbidden(path: Path) -> InputError:
 
 
 @contextmanager
-def explained_write_errors(path: Path) -> Iterator[None]:
+def translate_os_errors(path: Path) -> Iterator[None]:
     """Turns the system's write errors into one clear line that names the file."""
     try:
         yield
@@ -328,14 +335,14 @@ def explained_write_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         if isinstance(error, FileExistsError) and os.path.lexists(path):
-            raise _exists(path) from error
-        if error.errno in _FULL:
+            raise _exists_error(path) from error
+        if error.errno in _DISK_FULL_ERRNOS:
             raise InputError(
                 f"{path} could not be written: no space left for it.",
                 "Free some disk space or write elsewhere; nothing half-written was left.",
             ) from error
         if error.errno == errno.ENAMETOOLONG:
-            raise _too_long(path) from error
-        if error.errno in _FORBIDDEN:
-            raise _forbidden(path) from error
+            raise _too_long_error(path) from error
+        if error.errno in _PERMISSION_ERRNOS:
+            raise _permission_error(path) from error
         raise InputError(f"{path} could not be written: {error.strerror or error}.") from error

@@ -8,22 +8,24 @@ from typing import Any
 
 from ...errors import InputError
 
-_LONGEST = 160
+_MAX_QUOTE_CHARS = 160
 _REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = _LONGEST
+_REPR.maxstring = _REPR.maxother = _MAX_QUOTE_CHARS
 
 
-def quoted(value: Any) -> str:
+def quote_value(value: Any) -> str:
     """How errors quote something from a file: on one line, long values shortened."""
-    return shortened(_REPR.repr(value))
+    return shorten(_REPR.repr(value))
 
 
-def shortened(text: str) -> str:
+def shorten(text: str) -> str:
     """A text without its middle, if it is long."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 33]}...{text[-30:]}"
+    return (
+        text if len(text) <= _MAX_QUOTE_CHARS else f"{text[: _MAX_QUOTE_CHARS - 33]}...{text[-30:]}"
+    )
 
 
-def path_inside(folder: Path, given: Any, what: str, endings: tuple[str, ...] = ("",)) -> Path:
+def path_inside(folder: Path, given: Any, label: str, endings: tuple[str, ...] = ("",)) -> Path:
     r"""The place below `folder` that a relative path from a file means; it need not exist.
 
     The path is judged in every system's notation, so that the same file is refused everywhere:
@@ -33,7 +35,7 @@ def path_inside(folder: Path, given: Any, what: str, endings: tuple[str, ...] = 
     Args:
         folder: the folder of the file that names the path.
         given: what the file says.
-        what: names the field in errors, for example "texture of toy.obj".
+        label: names the field in errors, for example "texture of toy.obj".
         endings: appended to the path in turn until a file is found.
 
     Returns:
@@ -43,7 +45,7 @@ def path_inside(folder: Path, given: Any, what: str, endings: tuple[str, ...] = 
         InputError: the path is not text, is unusable, or leads out of the folder.
     """
     if not isinstance(given, str) or not given.strip():
-        raise InputError(f"{what} is {quoted(given)}, expected a path.")
+        raise InputError(f"{label} is {quote_value(given)}, expected a path.")
     relative = PurePosixPath(given.replace("\\", "/"))
     leaves = relative.is_absolute() or PureWindowsPath(given).drive or ".." in relative.parts
     path = folder / relative
@@ -53,10 +55,10 @@ def path_inside(folder: Path, given: Any, what: str, endings: tuple[str, ...] = 
             path = next((path for path in paths if path.is_file()), paths[0])
             leaves = not path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, a loop of links
-        raise InputError(f"{what} is not a usable path: {quoted(given)}.") from error
+        raise InputError(f"{label} is not a usable path: {quote_value(given)}.") from error
     if leaves:
         raise InputError(
-            f"{what} leads out of the folder: {quoted(given)}.",
+            f"{label} leads out of the folder: {quote_value(given)}.",
             "Put the file next to the one that names it, and name it relative to that.",
         )
     return path

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import InputError
-from .containment import quoted
+from .containment import quote_value
 
 MAX_INTEGER = 2**53
 """Largest integer that every JSON reader keeps exactly."""
 MAX_JSON_VALUES = 1_000_000
 """Values in one JSON text: Python's objects take up to 50 times the space of their text."""
 
-_MAX_SHOWN = 100
+_MAX_VALUE_CHARS = 100
 
 
-def parse_json_object(text: bytes | memoryview, what: str) -> JsonObject:
+def parse_json_object(text: bytes | memoryview, label: str) -> JsonObject:
     """A JSON text in UTF-8 as an object; a byte order mark and NUL padding are allowed.
 
     Raises:
@@ -28,21 +28,21 @@ def parse_json_object(text: bytes | memoryview, what: str) -> JsonObject:
         decoded = str(text, "utf-8-sig").rstrip("\0 \t\r\n")
         if sum(decoded.count(mark) for mark in ",[{") > MAX_JSON_VALUES:
             raise InputError(
-                f"{what} has more than {MAX_JSON_VALUES} values.", "Remove what is not geometry."
+                f"{label} has more than {MAX_JSON_VALUES} values.", "Remove what is not geometry."
             )
-        return JsonObject(json.loads(decoded), what)
+        return JsonObject(json.loads(decoded), label)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{what} is not valid JSON, or cut off.", "Export it again.") from error
+        raise InputError(f"{label} is not valid JSON, or cut off.", "Export it again.") from error
 
 
-def shown(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A value as errors show it: long texts shortened, lists and objects by their kind alone."""
     if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return "a JSON object"
-    text = quoted(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
+    text = quote_value(value)
+    return text if len(text) <= _MAX_VALUE_CHARS else f"{text[: _MAX_VALUE_CHARS - 3]}..."
 
 
 class JsonObject:
@@ -60,7 +60,7 @@ class JsonObject:
 
     def __init__(self, values: Any, where: str):
         if not isinstance(values, dict):
-            raise InputError(f"{where} is {shown(values)}, expected a JSON object.")
+            raise InputError(f"{where} is {describe_value(values)}, expected a JSON object.")
         self._values: dict[str, Any] = values
         self.where = where
 
@@ -81,8 +81,8 @@ class JsonObject:
             raise InputError(f"{self.where} has no {key}, expected {expected}.")
         return value
 
-    def _wrong(self, key: str, value: Any, expected: str) -> InputError:
-        return InputError(f"{self.where}: {key} is {shown(value)}, expected {expected}.")
+    def _field_error(self, key: str, value: Any, expected: str) -> InputError:
+        return InputError(f"{self.where}: {key} is {describe_value(value)}, expected {expected}.")
 
     def integer(
         self, key: str, default: int | None = None, low: int = 0, high: int = MAX_INTEGER
@@ -95,14 +95,14 @@ class JsonObject:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise self._wrong(key, value, expected)
+            raise self._field_error(key, value, expected)
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number."""
         value = self.value(key, default, "a number")
         if not _is_finite_number(value):
-            raise self._wrong(key, value, "a finite number")
+            raise self._field_error(key, value, "a finite number")
         return float(value)
 
     def numbers(
@@ -116,21 +116,21 @@ class JsonObject:
             or (count is not None and len(value) != count)
             or not all(_is_finite_number(each) for each in value)
         ):
-            raise self._wrong(key, value, expected)
+            raise self._field_error(key, value, expected)
         return [float(each) for each in value]
 
     def text(self, key: str, default: str | None = None) -> str:
         """A string."""
         value = self.value(key, default, "a string")
         if not isinstance(value, str):
-            raise self._wrong(key, value, "a string")
+            raise self._field_error(key, value, "a string")
         return value
 
     def boolean(self, key: str, default: bool) -> bool:
         """True or false."""
         value = self.value(key, default, "true or false")
         if not isinstance(value, bool):
-            raise self._wrong(key, value, "true or false")
+            raise self._field_error(key, value, "true or false")
         return value
 
     def object(self, key: str) -> JsonObject:
@@ -147,7 +147,7 @@ class JsonObject:
         values = self.list(key)
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= high:
-                raise self._wrong(key, value, f"integers from 0 to {high}")
+                raise self._field_error(key, value, f"integers from 0 to {high}")
         return values
 
     def strings(self, key: str) -> list[str]:
@@ -155,14 +155,14 @@ class JsonObject:
         values = self.list(key)
         for value in values:
             if not isinstance(value, str):
-                raise self._wrong(key, value, "a list of strings")
+                raise self._field_error(key, value, "a list of strings")
         return values
 
     def list(self, key: str) -> list[Any]:
         """A list of anything; empty if missing."""
         value = self.value(key, [], "a list")
         if not isinstance(value, list):
-            raise self._wrong(key, value, "a list")
+            raise self._field_error(key, value, "a list")
         return value
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .containment import quoted
+from .containment import quote_value
 
 MAX_INTEGER_DIGITS = 20
 """Enough for 64 bits; Python's own integers have no end."""
@@ -64,14 +64,14 @@ def read_json(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Any:
 
 def _integer(digits: str) -> int:
     if len(digits) > MAX_INTEGER_DIGITS:
-        raise ValueError(f"the number {quoted(digits[:40])} has {len(digits)} digits")
+        raise ValueError(f"the number {quote_value(digits[:40])} has {len(digits)} digits")
     return int(digits)
 
 
 def _number(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"the number {quoted(digits[:40])} is too large")
+        raise ValueError(f"the number {quote_value(digits[:40])} is too large")
     return value
 
 
@@ -84,5 +84,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"the name {quoted(twice)} occurs twice in one object")
+        raise ValueError(f"the name {quote_value(twice)} occurs twice in one object")
     return made

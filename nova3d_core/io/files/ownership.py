@@ -18,7 +18,7 @@ GENERATOR = "NOVA3D for ComfyUI"
 metadata of images and model files."""
 MANIFEST = ".nova3d.json"
 """Lists the files of a folder of ours, so that whatever else comes to lie there is kept."""
-_SEARCHED_BYTES = 1 << 16
+_SEARCH_BYTES = 1 << 16
 _HINT = "Choose another name, or move it away yourself."
 
 
@@ -29,7 +29,7 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def refuse_foreign_content(folder: Path, kind: Collection[str] = ()) -> None:
+def reject_foreign_content(folder: Path, kind: Collection[str] = ()) -> None:
     """Raises InputError if a folder holds anything that no earlier run of ours wrote.
 
     Args:
@@ -37,7 +37,7 @@ def refuse_foreign_content(folder: Path, kind: Collection[str] = ()) -> None:
         kind: the names that folders of this kind hold; a folder of another kind is kept too.
     """
     manifest = folder / MANIFEST
-    listed = _listed(manifest) if manifest.is_file() else None
+    listed = _read_manifest(manifest) if manifest.is_file() else None
     found = _files_below(folder) - {MANIFEST}
     foreign = sorted(found if listed is None else found - listed)
     if not foreign and kind:
@@ -49,26 +49,26 @@ def refuse_foreign_content(folder: Path, kind: Collection[str] = ()) -> None:
         )
 
 
-def refuse_foreign_file(path: Path) -> None:
+def reject_foreign_file(path: Path) -> None:
     """Raises InputError if a file exists that no earlier run of ours wrote."""
-    if os.path.lexists(path) and not is_ours(path):
+    if os.path.lexists(path) and not has_generator_mark(path):
         raise InputError(f"{path} is not replaced: it is not from here.", _HINT)
 
 
-def is_ours(path: Path) -> bool:
+def has_generator_mark(path: Path) -> bool:
     """Whether a file names our generator, near its beginning or its end."""
     marks = (GENERATOR.encode(), b'"nova3d":')  # the second is the metadata of model files
     try:
         with path.open("rb") as stream:
-            head = stream.read(_SEARCHED_BYTES)
-            stream.seek(max(os.fstat(stream.fileno()).st_size - _SEARCHED_BYTES, 0))
-            content = head + stream.read(_SEARCHED_BYTES)
+            head = stream.read(_SEARCH_BYTES)
+            stream.seek(max(os.fstat(stream.fileno()).st_size - _SEARCH_BYTES, 0))
+            content = head + stream.read(_SEARCH_BYTES)
     except OSError:
         return False
     return any(mark in content for mark in marks)
 
 
-def refuse_input(path: Path, inputs: Collection[Path | None]) -> None:
+def reject_input_path(path: Path, inputs: Collection[Path | None]) -> None:
     """Raises InputError if an output is one of the inputs or holds one, however it is spelled.
 
     Args:
@@ -88,7 +88,7 @@ def refuse_input(path: Path, inputs: Collection[Path | None]) -> None:
             )
 
 
-def refuse_shared_place(
+def reject_overlapping_outputs(
     files: Collection[Path], folders: Collection[Path], option: str = ""
 ) -> None:
     """Raises InputError if two outputs of one command have one name, or one lies in another.
@@ -100,7 +100,7 @@ def refuse_shared_place(
         folders: outputs that are folders.
         option: what names one of them, for the hint.
     """
-    places = [(path, _folded(path)) for path in (*files, *folders)]
+    places = [(path, _casefolded(path)) for path in (*files, *folders)]
     for number, (path, place) in enumerate(places):
         for other, taken in places[:number]:
             if place == taken or taken in place.parents or place in taken.parents:
@@ -111,12 +111,12 @@ def refuse_shared_place(
                 )
 
 
-def _folded(path: Path) -> Path:
+def _casefolded(path: Path) -> Path:
     """A path as drives see it that ignore case; links are resolved."""
     return Path(unicodedata.normalize("NFC", str(path.resolve())).casefold())
 
 
-def _listed(manifest: Path) -> set[str] | None:
+def _read_manifest(manifest: Path) -> set[str] | None:
     """The names in a manifest; None if it is damaged or another program's."""
     try:
         document = json.loads(manifest.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ Everything that is being written in a folder F has names of one token:
 
 * `F/.nova3d-<host>-<token>.lock`, made first and removed last, is locked by the writing process.
   The system releases the lock however the process dies, so a reused process id fools nobody.
-* `F/.nova3d-<host>-<token>-<index>.part...` is what becomes output `index`.
+* `F/.nova3d-<host>-<token>-<index>.part...` is label becomes output `index`.
 * `F/.nova3d-<host>-<token>-<index>.old` is what stood there before, while it may be needed again.
 
 Before several renames the lock file gets a journal of them. The next run that writes into F takes

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from .containment import quoted
+from .containment import quote_value
 
 CHUNK_BYTES = 1 << 20
 """Size of the chunks of lines: the temporary arrays of one chunk stay in the cache."""
-JOINED_LINE = b"\v"
+LINE_CONTINUATION = b"\v"
 """Takes the place of a line end that a backslash cancels, so that lines can still be counted."""
 
 _NEWLINE = ord("\n")
@@ -35,7 +35,7 @@ def clean_text(content: bytes) -> bytes:
     return content
 
 
-def without_comments(content: bytes) -> bytes:
+def strip_comments(content: bytes) -> bytes:
     """The text without what follows a `#` on each line."""
     return re.sub(rb"#[^\n]*", b"", content) if b"#" in content else content
 
@@ -70,7 +70,7 @@ def parse_leading_numbers(text: bytes) -> np.ndarray:
         return np.array(numbers, dtype=np.float64)
 
 
-def parse_count(word: str | bytes, what: str) -> int:
+def parse_count(word: str | bytes, label: str) -> int:
     """A count in a header.
 
     Raises:
@@ -78,11 +78,11 @@ def parse_count(word: str | bytes, what: str) -> int:
     """
     text = word.decode("utf-8", "replace") if isinstance(word, bytes) else word
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise InputError(f"{what} is {quoted(text[:80])}, expected a whole number.")
+        raise InputError(f"{label} is {quote_value(text[:80])}, expected a whole number.")
     return int(text)
 
 
-def fraction_colours(colours: np.ndarray) -> np.ndarray:
+def colours_to_unit_range(colours: np.ndarray) -> np.ndarray:
     """Colours (N, C) of a text or PLY file as float in 0..1.
 
     8-bit and floating-point numbers above 1 count to 255; wider integers count to 65535, or to the
@@ -98,7 +98,7 @@ def fraction_colours(colours: np.ndarray) -> np.ndarray:
     return colours / (65535.0 if largest <= 65535 else np.iinfo(colours.dtype).max)
 
 
-def warn_of_losses(logger: logging.Logger, path: Any, losses: dict[str, None]) -> None:
+def warn_dropped(logger: logging.Logger, path: Any, losses: dict[str, None]) -> None:
     """Names in one warning all that was in a file and is not in the mesh."""
     if losses:
         named = list(losses)
@@ -106,14 +106,14 @@ def warn_of_losses(logger: logging.Logger, path: Any, losses: dict[str, None]) -
         logger.warning("%s: %s%s", path, "; ".join(named[:20]), more)
 
 
-def chunks_of_lines(content: bytes, size: int = CHUNK_BYTES) -> Iterator[Lines]:
+def iter_line_chunks(content: bytes, size: int = CHUNK_BYTES) -> Iterator[Lines]:
     """The lines of a text in consecutive chunks of about `size` bytes."""
     start, number = 0, 1
     while start < len(content):
         end = content.find(b"\n", start + size) + 1 or len(content)
         lines = Lines(content[start:end], number)
         yield lines
-        start, number = end, number + len(lines) + lines.text.count(JOINED_LINE)
+        start, number = end, number + len(lines) + lines.text.count(LINE_CONTINUATION)
 
 
 class Lines:
@@ -165,11 +165,11 @@ class Lines:
     def name(self, index: int) -> str:
         """How errors name a line."""
         number = int(self.line_numbers(np.array([index]))[0])
-        return f"line {number} ({quoted(self.line(index)[:80])})"
+        return f"line {number} ({quote_value(self.line(index)[:80])})"
 
     def line_numbers(self, indices: np.ndarray) -> np.ndarray:
         """Where lines (of any shape) stand in the file, counted from 1."""
-        joined = np.flatnonzero(self.bytes == JOINED_LINE[0])
+        joined = np.flatnonzero(self.bytes == LINE_CONTINUATION[0])
         return self.first_number + indices + np.searchsorted(joined, self.starts[indices])
 
     def select(self, mask: np.ndarray, skip: int) -> tuple[bytes, np.ndarray]:
@@ -183,7 +183,7 @@ class Lines:
         steps[self.heads[mask] + skip] = 1
         steps[self.ends[mask] + 1] -= 1
         text = self.bytes[: len(self.text)][np.cumsum(steps[:-1], dtype=np.int8).view(bool)]
-        content = without_comments(text.tobytes())
+        content = strip_comments(text.tobytes())
         text = np.frombuffer(content, dtype=np.uint8)
         blank = _IS_BLANK[text]
         starts = ~blank
@@ -207,10 +207,10 @@ class Lines:
         except ValueError:
             values = None
         if values is None or len(values) != counts.sum():
-            raise self._not_numbers(text, np.flatnonzero(mask))
+            raise self._not_a_number_error(text, np.flatnonzero(mask))
         return values, counts
 
-    def _not_numbers(self, text: bytes, lines: np.ndarray) -> InputError:
+    def _not_a_number_error(self, text: bytes, lines: np.ndarray) -> InputError:
         for index, line in zip(lines.tolist(), text.split(b"\n"), strict=False):
             try:
                 parse_numbers(line)

@@ -66,7 +66,7 @@ class ImageHeader:
     """EXIF orientation, 1 to 8; 1 is upright."""
 
 
-def shown(name: Path | str, limit: int = 200) -> str:
+def printable_name(name: Path | str, limit: int = 200) -> str:
     """A name as errors show it: on one line, its middle left out where it is very long."""
     text = str(name)
     text = text if text.isprintable() else repr(text)
@@ -76,7 +76,7 @@ def shown(name: Path | str, limit: int = 200) -> str:
 
 @contextmanager
 def open_image(
-    source: Path | bytes, what: str, formats: tuple[str, ...] = FORMATS
+    source: Path | bytes, label: str, formats: tuple[str, ...] = FORMATS
 ) -> Iterator[Image]:
     """Opens an image file; its pixels are decoded inside the `with` block, not before.
 
@@ -85,7 +85,7 @@ def open_image(
 
     Args:
         source: a file or the content of one.
-        what: names the image in errors, for example "texture wood.png named by chair.obj".
+        label: names the image in errors, for example "texture wood.png named by chair.obj".
         formats: pillow's names of the formats that are allowed.
 
     Raises:
@@ -96,26 +96,28 @@ def open_image(
     if isinstance(source, Path) and source.suffix.lower() in FORMATS_BY_SUFFIX:
         formats = (*formats, FORMATS_BY_SUFFIX[source.suffix.lower()])
     try:
-        with _LOCK, warnings.catch_warnings(), _binary(source, what) as file:
+        with _LOCK, warnings.catch_warnings(), _open_binary(source, label) as file:
             warnings.simplefilter("ignore")
             with Image.open(file, formats=formats) as image:
-                _check_cost(image, file, what)
+                _check_cost(image, file, label)
                 yield image
     except Nova3DError:
         raise
     except MemoryError as error:
-        raise InputError(f"{what} does not fit into memory.", "Make it smaller.") from error
+        raise InputError(f"{label} does not fit into memory.", "Make it smaller.") from error
     except Image.UnidentifiedImageError as error:
         raise InputError(
-            f"{what} is not an image of a known format.",
+            f"{label} is not an image of a known format.",
             "Save it as PNG, JPEG or WebP; TIFF, BMP, GIF, TGA and PPM are read too.",
         ) from error
     except Image.DecompressionBombError as error:
-        raise _too_large(what, "") from error
+        raise _too_large(label, "") from error
     except Exception as error:  # pillow's readers raise any kind on damaged files
-        reason = shown(" ".join(str(error).split()) or type(error).__name__, 120).rstrip(".")
+        reason = printable_name(" ".join(str(error).split()) or type(error).__name__, 120).rstrip(
+            "."
+        )
         raise InputError(
-            f"{what} cannot be decoded, it is damaged or cut off: {reason}.",
+            f"{label} cannot be decoded, it is damaged or cut off: {reason}.",
             "Copy or render it again.",
         ) from error
 
@@ -126,7 +128,7 @@ def read_image_header(path: Path) -> ImageHeader:
     Raises:
         InputError: as `open_image`.
     """
-    with open_image(path, f"image {shown(path)}") as image:
+    with open_image(path, f"image {printable_name(path)}") as image:
         width, height = image.size
         orientation = _orientation(image)
         if image.format == "TIFF":  # pillow may give the size of the upright image
@@ -134,9 +136,9 @@ def read_image_header(path: Path) -> ImageHeader:
         return ImageHeader(width, height, orientation)
 
 
-def decoded_pixels(
+def decode_pixels(
     image: Image,
-    what: str,
+    label: str,
     alpha: bool = True,
     upright: bool = False,
     longest_px: int | None = None,
@@ -145,7 +147,7 @@ def decoded_pixels(
 
     Args:
         image: not yet decoded.
-        what: names the image in errors.
+        label: names the image in errors.
         alpha: False drops transparency.
         upright: turn the image as its EXIF orientation says; otherwise pixels come as stored.
         longest_px: an image at least twice as long is reduced by a whole factor while its pixels
@@ -158,7 +160,7 @@ def decoded_pixels(
         InputError: floating point or 32-bit numbers, or colours of another kind (Lab).
     """
     orientation = _orientation(image)
-    factor = _reduction(image.size, longest_px)
+    factor = _reduction_factor(image.size, longest_px)
     factor //= _reduce_while_decoding(image, factor)
     image.load()
     if image.format == "TIFF":  # pillow has turned it upright
@@ -166,28 +168,28 @@ def decoded_pixels(
     elif not upright:
         orientation = 1
     transparent = alpha and (image.mode in _WITH_ALPHA or "transparency" in image.info)
-    deep = image.mode in _GREY_16_BIT
+    is_16_bit = image.mode in _GREY_16_BIT
     height, width = -(-image.height // factor), -(-image.width // factor)
     size = (width, height) if orientation in _SWAPS_SIDES else (height, width)
-    pixels = np.zeros((*size, 4 if transparent and not deep else 3), dtype=np.float32)
+    pixels = np.zeros((*size, 4 if transparent and not is_16_bit else 3), dtype=np.float32)
     stored = _STORED_VIEW[orientation](pixels)
-    if deep:
-        _fill_from_16_bit(stored, image, factor, what)
+    if is_16_bit:
+        _fill_from_16_bit(stored, image, factor, label)
     else:
-        _fill_from_8_bit(stored, image, factor, what)
+        _fill_from_8_bit(stored, image, factor, label)
     return pixels
 
 
-def _fill_from_8_bit(target: np.ndarray, image: Image, factor: int, what: str) -> None:
+def _fill_from_8_bit(target: np.ndarray, image: Image, factor: int, label: str) -> None:
     """Writes an image, reduced by `factor`, into `target` (H, W, 3 or 4), a few rows at a time."""
     if image.mode == "F":
         raise InputError(
-            f"{what} holds floating point numbers, which have no agreed white.",
+            f"{label} holds floating point numbers, which have no agreed white.",
             "Save it with 8 or 16 bits a channel.",
         )
     if image.mode not in _CONVERTIBLE:
         raise InputError(
-            f"{what} holds colours of kind {image.mode}, which cannot be read.", "Save it as RGB."
+            f"{label} holds colours of kind {image.mode}, which cannot be read.", "Save it as RGB."
         )
     for top, bottom in _strips(image, factor):
         strip = image.crop((0, top, image.width, bottom))
@@ -198,14 +200,14 @@ def _fill_from_8_bit(target: np.ndarray, image: Image, factor: int, what: str) -
         np.divide(np.asarray(strip), 255.0, out=rows, dtype=np.float32)
 
 
-def _fill_from_16_bit(target: np.ndarray, image: Image, factor: int, what: str) -> None:
+def _fill_from_16_bit(target: np.ndarray, image: Image, factor: int, label: str) -> None:
     """Writes a grey image of 16 bits, reduced by `factor`, into all channels of `target`."""
     from PIL import Image as images
 
     levels = np.asarray(image)  # (H, W)
     if int(levels.min()) < 0 or int(levels.max()) > 65535:
         raise InputError(
-            f"{what} holds 32-bit numbers, which have no agreed white.",
+            f"{label} holds 32-bit numbers, which have no agreed white.",
             "Save it with 8 or 16 bits a channel.",
         )
     for top, bottom in _strips(image, factor):
@@ -222,7 +224,7 @@ def _strips(image: Image, factor: int) -> Iterator[tuple[int, int]]:
         yield top, min(top + step, image.height)
 
 
-def _reduction(size: tuple[int, int], longest_px: int | None) -> int:
+def _reduction_factor(size: tuple[int, int], longest_px: int | None) -> int:
     """The whole factor by which an image is reduced; large ones suit a JPEG decoder (4, 8, 16)."""
     factor = 1 if longest_px is None else max(size) // longest_px
     if factor >= 8:
@@ -232,12 +234,12 @@ def _reduction(size: tuple[int, int], longest_px: int | None) -> int:
 
 def _reduce_while_decoding(image: Image, factor: int) -> int:
     """Lets a JPEG decoder reduce the image by a part of `factor`; returns that part."""
-    share = next(share for share in (8, 4, 2, 1) if factor % share == 0)
-    if share == 1 or image.format not in ("JPEG", "MPO") or min(image.size) < 2 * share:
+    factor_part = next(factor_part for factor_part in (8, 4, 2, 1) if factor % factor_part == 0)
+    if factor_part == 1 or image.format not in ("JPEG", "MPO") or min(image.size) < 2 * factor_part:
         return 1
     size = image.size
-    image.draft(None, (image.width // share, image.height // share))
-    return share if image.size != size else 1
+    image.draft(None, (image.width // factor_part, image.height // factor_part))
+    return factor_part if image.size != size else 1
 
 
 def _orientation(image: Image) -> int:
@@ -249,24 +251,24 @@ def _orientation(image: Image) -> int:
     return value if isinstance(value, int) and value in _STORED_VIEW else 1
 
 
-def _check_cost(image: Image, file: BinaryIO, what: str) -> None:
+def _check_cost(image: Image, file: BinaryIO, label: str) -> None:
     """Raises InputError for an image without pixels, or one that takes too much to decode."""
     width, height = image.size
     if width < 1 or height < 1:
-        raise InputError(f"{what} is damaged or cut off: its size is {width}x{height} px.")
+        raise InputError(f"{label} is damaged or cut off: its size is {width}x{height} px.")
     if width * height > MAX_PIXELS:
-        raise _too_large(what, f"{width}x{height} px, ")
+        raise _too_large(label, f"{width}x{height} px, ")
     if image.format in ("JPEG", "MPO") and width * height * _scan_count(file) > MAX_SCAN_PIXELS:
         raise InputError(
-            f"{what} is a JPEG of {width}x{height} px in {_scan_count(file)} scans, which would "
+            f"{label} is a JPEG of {width}x{height} px in {_scan_count(file)} scans, which would "
             "take too long to decode.",
             "Save it again without progressive scans.",
         )
 
 
-def _too_large(what: str, size: str) -> InputError:
+def _too_large(label: str, size: str) -> InputError:
     return InputError(
-        f"{what} is too large: {size}more than {MAX_PIXELS / 1e6:.0f} million pixels.",
+        f"{label} is too large: {size}more than {MAX_PIXELS / 1e6:.0f} million pixels.",
         "Make it smaller.",
     )
 
@@ -283,20 +285,20 @@ def _scan_count(file: BinaryIO) -> int:
     return count
 
 
-def _binary(source: Path | bytes, what: str) -> BinaryIO:
+def _open_binary(source: Path | bytes, label: str) -> BinaryIO:
     """The source as an open file; pipes and devices, which may never end, are refused."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     try:
         if source.is_dir():
-            raise InputError(f"{what} is a folder.", "Name an image file.")
+            raise InputError(f"{label} is a folder.", "Name an image file.")
         if source.exists() and not source.is_file():
-            raise InputError(f"{what} is not a regular file.", "Name an image file.")
+            raise InputError(f"{label} is not a regular file.", "Name an image file.")
         return source.open("rb")
     except FileNotFoundError as error:
-        raise InputError(f"{what} does not exist.") from error
+        raise InputError(f"{label} does not exist.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{what} cannot be opened: {reason}.", "Check that it is a file and may be read."
+            f"{label} cannot be opened: {reason}.", "Check that it is a file and may be read."
         ) from error

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ...checks import check_finite, check_range
 from ...errors import InputError
-from ..files.atomic import new_file
-from .decode import decoded_pixels, open_image, shown
+from ..files.atomic import atomic_file
+from .decode import decode_pixels, open_image, printable_name
 
-_HALF_STEP = 0.5 / 255.0
+_HALF_LEVEL = 0.5 / 255.0
 """Half a step of an 8-bit file: an alpha this close to 1 is opaque."""
 
 
@@ -45,12 +45,12 @@ def read_image(
             formats; it is named.
     """
     path = Path(path)
-    what = f"image {shown(path)}"
-    with open_image(path, what) as opened:
-        pixels = decoded_pixels(opened, what, upright=upright, longest_px=longest_px)
+    label = f"image {printable_name(path)}"
+    with open_image(path, label) as opened:
+        pixels = decode_pixels(opened, label, upright=upright, longest_px=longest_px)
     image = torch.from_numpy(pixels)
     if channels == 3 and image.shape[2] == 4:
-        return on_white(image)
+        return flatten_on_white(image)
     if channels == 4 and image.shape[2] == 3:
         return torch.cat([image, torch.ones_like(image[..., :1])], dim=-1)
     return image
@@ -71,21 +71,21 @@ def read_mask(path: Path | str, longest_px: int | None = None, upright: bool = T
         InputError: as `read_image`.
     """
     image = read_image(path, longest_px=longest_px, upright=upright)
-    alpha = alpha_of(image)
+    alpha = alpha_channel(image)
     return image[..., :3].mean(dim=-1) if alpha is None else alpha
 
 
-def alpha_of(image: Tensor) -> Tensor | None:
+def alpha_channel(image: Tensor) -> Tensor | None:
     """The alpha (H, W) of an image (H, W, 3 or 4); None if no pixel is transparent.
 
     Many programs write an alpha that is opaque everywhere: that says nothing about the object.
     """
-    if image.shape[2] < 4 or float(image[..., 3].min()) >= 1.0 - _HALF_STEP:
+    if image.shape[2] < 4 or float(image[..., 3].min()) >= 1.0 - _HALF_LEVEL:
         return None
     return image[..., 3]
 
 
-def on_white(image: Tensor) -> Tensor:
+def flatten_on_white(image: Tensor) -> Tensor:
     """Puts an image (..., 4) with alpha on a white ground: (..., 3), mixed in sRGB."""
     alpha = image[..., 3:]
     return image[..., :3] * alpha + (1.0 - alpha)
@@ -107,13 +107,13 @@ def write_image(path: Path | str, image: Tensor, overwrite: bool = False) -> Pat
             or a place that cannot be written.
     """
     path = Path(path)
-    content = encoded(image, path.suffix)
-    with new_file(path, overwrite) as beside:
+    content = encode_image(image, path.suffix)
+    with atomic_file(path, overwrite) as beside:
         beside.write_bytes(content)
     return path
 
 
-def encoded(image: Tensor, suffix: str = ".png", what: str = "image") -> bytes:
+def encode_image(image: Tensor, suffix: str = ".png", label: str = "image") -> bytes:
     """The content of an image file, 8 bits a channel.
 
     Encoding in memory first keeps pillow from hiding why a write failed (a full disk).
@@ -121,7 +121,7 @@ def encoded(image: Tensor, suffix: str = ".png", what: str = "image") -> bytes:
     Args:
         image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) float in 0..1.
         suffix: the file name's ending, with its dot.
-        what: names the image in errors.
+        label: names the image in errors.
 
     Raises:
         InputError: a wrong shape, NaN, values out of range, or an unknown ending.
@@ -132,14 +132,14 @@ def encoded(image: Tensor, suffix: str = ".png", what: str = "image") -> bytes:
         image = image[..., 0]
     if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))):
         raise InputError(
-            f"{what} has shape {tuple(image.shape)}, expected (H, W), (H, W, 3) or (H, W, 4)."
+            f"{label} has shape {tuple(image.shape)}, expected (H, W), (H, W, 3) or (H, W, 4)."
         )
-    check_finite(what, image)
-    check_range(what, image, 0.0, 1.0)
+    check_finite(label, image)
+    check_range(label, image, 0.0, 1.0)
     kind = Image.registered_extensions().get(suffix.lower())
     if kind not in Image.SAVE:
         raise InputError(
-            f"{what} cannot be written as '{suffix}'.", "Use .png, .jpg, .webp or .tif."
+            f"{label} cannot be written as '{suffix}'.", "Use .png, .jpg, .webp or .tif."
         )
     levels = (image.detach().cpu().float().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
     content = io.BytesIO()
@@ -147,7 +147,7 @@ def encoded(image: Tensor, suffix: str = ".png", what: str = "image") -> bytes:
         Image.fromarray(levels.numpy()).save(content, format=kind)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{what} of shape {tuple(image.shape)} cannot be written as '{suffix}': {error}.",
+            f"{label} of shape {tuple(image.shape)} cannot be written as '{suffix}': {error}.",
             "Use .png.",
         ) from error
     return content.getvalue()

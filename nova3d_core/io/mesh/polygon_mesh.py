@@ -1,4 +1,4 @@
-"""Meshes from polygons whose corners and faces have attributes of their own."""
+"""Polygon soups with attributes per vertex, corner or face, and their triangulation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .triangulate import triangulate
 
 @dataclass(frozen=True, eq=False)
 class PolygonSoup:
-    """P polygons over N vertices as PLY and OFF store them; uv origin bottom left."""
+    """P polygons over N vertices, as in PLY and OFF; uv origin bottom left."""
 
     vertices: np.ndarray
     """(N, 3) float64."""
     corners: np.ndarray
-    """(C,) int64 vertex indices, one polygon after another."""
+    """(C,) int64 vertex indices, polygon by polygon."""
     counts: np.ndarray
     """(P,) int64 corners of each polygon."""
     normals: np.ndarray | None = None
@@ -29,24 +29,24 @@ class PolygonSoup:
     uv: np.ndarray | None = None
     """(N, 2)."""
     corner_uv: np.ndarray | None = None
-    """(C, 2); goes before `uv`."""
+    """(C, 2); takes precedence over `uv`."""
     face_colours: np.ndarray | None = None
-    """(P, 3 or 4) sRGB in 0..1; go before `colours`."""
+    """(P, 3 or 4) sRGB in 0..1; take precedence over `colours`."""
 
     def check(self) -> None:
-        """Raises InputError if a corner refers to a vertex that is not there."""
+        """Raises InputError if a corner refers to a missing vertex."""
         if len(self.corners) == 0:
             return
         low, high = int(self.corners.min()), int(self.corners.max())
         if low < 0 or high >= len(self.vertices):
-            wrong = low if low < 0 else high
+            invalid = low if low < 0 else high
             raise InputError(
-                f"a face refers to vertex {wrong}, but there are {len(self.vertices)} vertices.",
-                "The file is cut off or damaged: copy or export it again.",
+                f"a face refers to vertex {invalid}, but there are {len(self.vertices)} vertices.",
+                "The file is truncated or damaged: copy or export it again.",
             )
 
     def select(self, polygons: np.ndarray) -> PolygonSoup:
-        """The soup with only some polygons, by a (P,) mask."""
+        """The polygons of a (P,) mask."""
         corners = np.repeat(polygons, self.counts)
         return PolygonSoup(
             self.vertices,
@@ -60,10 +60,9 @@ class PolygonSoup:
         )
 
     def mesh(self) -> Mesh | None:
-        """The triangulated mesh; None without any triangle.
+        """Triangulates the soup; None if there are no triangles.
 
-        Vertices are split where the attributes of corners or faces differ. Otherwise all vertices
-        stay as they are.
+        Vertices are split where attributes of corners or faces differ, otherwise kept as they are.
 
         Raises:
             InputError: see `check` and `triangulate`.
@@ -82,7 +81,7 @@ class PolygonSoup:
             if self.face_colours is not None:
                 colours = np.repeat(self.face_colours[polygon_of], 3, axis=0)
                 attributes += list(colours.T)
-            first, faces = distinct_rows(attributes)
+            first, faces = unique_rows(attributes)
             faces = faces.reshape(-1, 3)
             kept = attributes[0][first]
             vertices = vertices[kept]
@@ -94,23 +93,23 @@ class PolygonSoup:
 
 
 def flip_v(uv: np.ndarray | None) -> np.ndarray | None:
-    """(N, 2) coordinates with the origin top left from such with the origin bottom left."""
+    """(N, 2) uv with the origin top left from uv with the origin bottom left."""
     return None if uv is None else np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=1)
 
 
-def distinct_rows(columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct rows of a table that is given by its columns, sorted by the columns in turn.
+def unique_rows(columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the unique rows of a table given by columns, sorted lexicographically.
 
     Args:
-        columns: (R,) each, of any types.
+        columns: (R,) each, of any dtype.
 
     Returns:
-        (D,) a row of each kind, and (R,) which kind each row is.
+        (D,) index of the first occurrence of each unique row, and (R,) inverse indices.
     """
-    _, kinds = np.unique(columns[0], return_inverse=True)
+    _, inverse = np.unique(columns[0], return_inverse=True)
     for column in columns[1:]:
         _, levels = np.unique(column, return_inverse=True)
-        pairs = kinds.astype(np.int64) * (int(levels.max(initial=0)) + 1) + levels
-        _, kinds = np.unique(pairs, return_inverse=True)
-    _, first = np.unique(kinds, return_index=True)
-    return first, kinds
+        pairs = inverse.astype(np.int64) * (int(levels.max(initial=0)) + 1) + levels
+        _, inverse = np.unique(pairs, return_inverse=True)
+    _, first = np.unique(inverse, return_index=True)
+    return first, inverse

@@ -1,4 +1,4 @@
-"""What every reader of mesh files gives: parts with a material each, to be joined into one mesh."""
+"""Primitives: the meshes of a file with one material each, before they are merged."""
 
 from __future__ import annotations
 
@@ -12,50 +12,51 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...mesh import ZERO_ORIGIN, Mesh, is_far_from_origin
-from ..files.containment import path_inside, quoted
+from ..files.containment import path_inside, quote_value
 from ..images.srgb import linear_from_srgb, srgb_from_linear
 
 Wrap = Literal["repeat", "mirror", "clamp"]
-"""How a texture goes on outside 0..1."""
-_COLOURS_AT_ONCE = 1 << 20
+"""How a texture continues outside 0..1 (glTF: wrapS, wrapT)."""
+
+_COLOUR_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What colours a part: a texture times a tint, or the tint alone."""
+    """The base colour of a primitive: a texture times a tint, or the tint alone."""
 
     texture: np.ndarray | None = None
     """(H, W, 3) float32 sRGB in 0..1."""
     tint_linear: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Multiplies the texture and the vertex colours, in linear light."""
+    """Base colour factor: multiplies the texture and the vertex colours, in linear light."""
     wrap: tuple[Wrap, Wrap] = ("repeat", "repeat")
-    """How the texture goes on along u and along v."""
+    """Wrap modes along u and v."""
     multiplies_vertex_colours: bool = False
     """Whether vertex colours multiply the texture, as in glTF; else a texture replaces them."""
 
-    def tinted(self, colours: np.ndarray) -> np.ndarray:
-        """sRGB colours (..., 3) under the tint; unchanged, to the bit, under a white one."""
+    def apply_tint(self, colours: np.ndarray) -> np.ndarray:
+        """Multiplies sRGB colours (..., 3) by the tint; a white tint returns them bit for bit."""
         if self.tint_linear == (1.0, 1.0, 1.0):
             return colours
         tinted = np.zeros(colours.shape, np.float32)
-        rows = max(_COLOURS_AT_ONCE * len(colours) // max(colours.size, 1), 1)
-        for start in range(0, len(colours), rows):  # in double precision, so not all at once
+        rows = max(_COLOUR_CHUNK * len(colours) // max(colours.size, 1), 1)
+        for start in range(0, len(colours), rows):  # in chunks: float64 takes memory
             linear = linear_from_srgb(colours[start : start + rows]) * np.array(self.tint_linear)
             tinted[start : start + rows] = srgb_from_linear(linear)
         return tinted
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """One mesh of a file in the file's world. Its colours are in `material`, not in `mesh`."""
+class Primitive:
+    """A mesh in the file's world coordinates, with the material that colours it."""
 
     mesh: Mesh
-    """Vertices, faces and, where the file has them, uv, normals and vertex colours."""
+    """Vertices, faces and, where the file has them, uv, normals and vertex colours; no texture."""
     material: Material = Material()
 
     @property
     def is_textured(self) -> bool:
-        """Whether a texture can be placed on it: there is one, and there are coordinates."""
+        """Whether it has both a texture and texture coordinates."""
         return self.material.texture is not None and self.mesh.uv is not None
 
 
@@ -66,14 +67,14 @@ def mesh_from_arrays(
     normals: np.ndarray | None = None,
     colours: np.ndarray | None = None,
 ) -> Mesh:
-    """A mesh from what a file holds, without any texture.
+    """Builds a mesh without texture from a file's arrays.
 
     Args:
-        vertices: (N, 3) numbers. Far from the origin they are centred in double precision, and the
-            mesh gets an `origin`: hand on what the file has, not float32.
-        faces: (F, 3) integers; int64 ones are not copied.
+        vertices: (N, 3). Far from the world origin they are centred in float64 and the mesh gets an
+            `origin`, so pass them in the file's own precision, not as float32.
+        faces: (F, 3) integers; int64 arrays are not copied.
         uv: (N, 2), origin top left.
-        normals: (N, 3) of any length; left out as a whole if one is NaN, as some exporters write.
+        normals: (N, 3) of any length; all are dropped if one is NaN, which some exporters write.
         colours: (N, 3 or 4) sRGB in 0..1; alpha is dropped.
 
     Raises:
@@ -83,14 +84,14 @@ def mesh_from_arrays(
     def tensor(array: np.ndarray | None) -> Tensor | None:
         if array is None:
             return None
-        with np.errstate(over="ignore"):  # too large for float32: Mesh reports the infinity
+        with np.errstate(over="ignore"):  # beyond float32: Mesh reports the infinity
             return torch.from_numpy(np.array(array, dtype=np.float32))
 
     normals = tensor(normals)
     if normals is not None:
         finite = bool(torch.isfinite(normals).all())
         normals = torch.nn.functional.normalize(normals, dim=-1) if finite else None
-    origin = _far_centre(vertices, faces)
+    origin = _distant_centre(vertices, faces)
     if origin != ZERO_ORIGIN:
         vertices = np.asarray(vertices, dtype=np.float64) - origin
     return Mesh(
@@ -103,14 +104,14 @@ def mesh_from_arrays(
     )
 
 
-def _far_centre(vertices: np.ndarray, faces: np.ndarray) -> tuple[float, float, float]:
-    """The centre of the vertices (N, 3) that faces (F, 3) use if it is far away, else zero."""
+def _distant_centre(vertices: np.ndarray, faces: np.ndarray) -> tuple[float, float, float]:
+    """Centre of the vertices (N, 3) in use by faces (F, 3) if far from the origin, else zero."""
     vertices, faces = np.asarray(vertices), np.asarray(faces)
     if vertices.dtype.kind != "f":
         vertices = vertices.astype(np.float64)
     valid = vertices.ndim == 2 and vertices.shape[1:] == (3,) and faces.size > 0
     if not valid or faces.min() < 0 or faces.max() >= len(vertices):
-        return ZERO_ORIGIN  # `Mesh` says what is wrong
+        return ZERO_ORIGIN  # `Mesh` reports the error
     used = np.zeros(len(vertices), dtype=bool)
     used[faces.reshape(-1)] = True
     with np.errstate(all="ignore"):
@@ -122,81 +123,86 @@ def _far_centre(vertices: np.ndarray, faces: np.ndarray) -> tuple[float, float, 
     return x, y, z
 
 
-def decoded_texture(source: Path | bytes, name: str, named_by: str) -> np.ndarray:
-    """(H, W, 3) float32 sRGB in 0..1 from an image file or its bytes; alpha is dropped.
+def decode_texture(source: Path | bytes, name: str, referrer: str) -> np.ndarray:
+    """Decodes a texture: (H, W, 3) float32 sRGB in 0..1 from an image file or its bytes.
 
-    Pixels come as stored: EXIF orientation does not count for textures.
+    Alpha is dropped. Pixels are read as stored: the EXIF orientation is ignored.
 
     Raises:
-        InputError: the image cannot be decoded; the line names it and the file that names it.
+        InputError: the image cannot be decoded; the message names it and the referring file.
     """
-    from ..images.decode import decoded_pixels, open_image, shown
+    from ..images.decode import decode_pixels, open_image, printable_name
 
-    what = f"texture {shown(name, 120)} named by {shown(named_by, 120)}"
-    with open_image(source, what) as image:
-        return decoded_pixels(image, what, alpha=False)
+    label = f"texture {printable_name(name, 120)} named by {printable_name(referrer, 120)}"
+    with open_image(source, label) as image:
+        return decode_pixels(image, label, alpha=False)
 
 
-def missing_texture(name: str, named_by: str) -> InputError:
-    """The error for a texture that a file names and that is not there."""
-    shown = name if name.isprintable() and len(name) <= 200 else quoted(name)
+def missing_texture_error(name: str, referrer: str) -> InputError:
+    """The error for a texture file that is referred to but missing."""
+    printable = name if name.isprintable() and len(name) <= 200 else quote_value(name)
     return InputError(
-        f"texture {shown} named by {named_by} is missing.",
-        f"Put it next to {named_by}; it may have been left behind when the mesh was copied.",
+        f"texture {printable} named by {referrer} is missing.",
+        f"Put it next to {referrer}; it may not have been copied along with the mesh.",
     )
 
 
-def texture_beside(folder: Path, name: str, named_by: str) -> np.ndarray:
-    """(H, W, 3) float32 sRGB texture that a file in `folder` names by a relative path.
-
-    Raises:
-        InputError: the texture is missing, cannot be decoded, or lies outside (see `find_inside`).
-    """
-    place = find_inside(folder, name, f"texture named by {named_by}")
-    if place is None:
-        raise missing_texture(name, named_by)
-    return decoded_texture(place, name, named_by)
-
-
-def find_inside(folder: Path, name: str, what: str) -> Path | None:
-    """The file in or below `folder` that another file names by a path; None if it is missing.
-
-    Nothing outside the folder is looked at: paths that lead out, as those of another computer do,
-    are tried by their last part inside it. Letter case is overlooked.
+def load_relative_texture(folder: Path, name: str, referrer: str) -> np.ndarray:
+    """Reads a texture (H, W, 3) float32 sRGB, given its path relative to the referring file.
 
     Args:
-        folder: the folder of the file that names the path.
-        name: the path as it is given.
-        what: names the field in errors.
+        folder: the folder of the referring file.
+        name: the path as the file has it.
+        referrer: names the file in errors.
 
     Raises:
-        InputError: the path leads out, and no file in the folder has its last part as name.
+        InputError: the texture is missing, cannot be decoded, or lies outside the folder.
     """
-    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    refusal = None
-    for given in (name, last):
+    path = find_file_inside(folder, name, f"texture named by {referrer}")
+    if path is None:
+        raise missing_texture_error(name, referrer)
+    return decode_texture(path, name, referrer)
+
+
+def find_file_inside(folder: Path, name: str, label: str) -> Path | None:
+    """Finds the file in or below `folder` that another file refers to; None if it is missing.
+
+    Nothing outside the folder is opened: for paths that lead out, such as absolute ones of another
+    computer, the base name is looked up inside it. Letter case is ignored.
+
+    Args:
+        folder: the folder of the referring file.
+        name: the path as the file has it.
+        label: names the field in errors.
+
+    Raises:
+        InputError: the path leads out of the folder, and its base name is not in it.
+    """
+    base_name = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    first_error = None
+    for given in (name, base_name):
         try:
-            place = path_inside(folder, given, what)
-            if not place.is_file():
-                place = path_inside(folder, _as_spelled(folder, given), what)
+            path = path_inside(folder, given, label)
+            if not path.is_file():
+                path = path_inside(folder, _match_letter_case(folder, given), label)
         except InputError as error:
-            refusal = refusal or error
+            first_error = first_error or error
             continue
-        if place.is_file():
-            return place
-    if refusal is not None:
-        raise refusal
+        if path.is_file():
+            return path
+    if first_error is not None:
+        raise first_error
     return None
 
 
-def _as_spelled(folder: Path, relative: str) -> str:
-    """The relative path with the letter case that files below `folder` have."""
+def _match_letter_case(folder: Path, relative: str) -> str:
+    """The relative path in the letter case of the existing files below `folder`."""
     given = relative.replace("\\", "/").split("/")
     parts: list[str] = []
     for index, part in enumerate(given):
         here = folder.joinpath(*parts)
         if not (here.resolve().is_relative_to(folder.resolve()) and here.is_dir()):
             return "/".join([*parts, *given[index:]])
-        fitting = sorted(e.name for e in here.iterdir() if e.name.lower() == part.lower())
-        parts.append(part if part in fitting or not fitting else fitting[0])
+        matches = sorted(e.name for e in here.iterdir() if e.name.lower() == part.lower())
+        parts.append(part if part in matches or not matches else matches[0])
     return "/".join(parts)

@@ -1,8 +1,8 @@
-"""Several textures, tints and vertex-coloured parts on one texture, without resampling a texel.
+"""Texture atlas: merges the textures, tints and vertex colours of several primitives losslessly.
 
-Each source keeps its texel grid: the atlas holds the rectangle of texels that the uv reach,
-continued at its borders the way the source continues (repeat, mirror, clamp). A bilinear lookup in
-the atlas therefore reads the same four texels with the same weights as one in the source.
+Each source image keeps its texel grid: the atlas holds the rectangle of texels covered by the uv,
+continued beyond the borders by the wrap mode (repeat, mirror, clamp). A bilinear lookup in the
+atlas therefore blends the same four texels with the same weights as one in the source.
 """
 
 from __future__ import annotations
@@ -16,64 +16,67 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ...imaging.packing import pack_shelves
 from ...mesh import Mesh
 from ..images.srgb import linear_from_srgb
-from .primitives import Material, Part, Wrap
+from .primitives import Material, Primitive, Wrap
 from .texture_blocks import (
+    bake_textured_blocks,
+    bake_vertex_colour_blocks,
     block_sizes,
-    picked,
-    textured_blocks,
-    vertex_colour_blocks,
-    wrapped,
+    select_vertices,
+    wrap_indices,
 )
 
 logger = logging.getLogger(__name__)
 
 PADDING_PX = 2
-"""Texels kept around what bilinear lookups reach, against rounding of uv."""
+"""Margin around the texels that bilinear lookups read, against rounding of uv."""
 MAX_SIDE_PX = 8192
-"""Widest and highest atlas: graphics cards and browsers take no larger texture for granted."""
+"""Largest side of an atlas; larger textures are not supported by all GPUs and browsers."""
 MAX_REPEATED_TEXELS = 1 << 23
-"""Texels that an atlas may have beyond 1.25 times those of its sources, for textures that repeat
-within a face, or are used under several tints."""
+"""Texels of an atlas beyond 1.25 times those of its sources, for textures that repeat within a
+face or are used with several tints."""
 MAX_BLOCK_TEXELS = 1 << 23
-"""Texels for faces whose texture is multiplied by vertex colours that vary."""
-_TEXELS_AT_ONCE = 1 << 19
+"""Texels for faces whose texture is multiplied by varying vertex colours."""
+_TEXEL_CHUNK = 1 << 19
 _CONSTANT_WITHIN = 1e-3
-"""Vertex colours that differ by less, an eighth of an 8-bit level, are one colour."""
+"""Vertex colours that differ by less count as constant: a quarter of an 8-bit level."""
 _MAX_TILE = 2.0**40
 
 
 @dataclass(eq=False)
-class _Sheet:
-    """One source image with the meshes that lie on it."""
+class _AtlasImage:
+    """A source image of the atlas, with the meshes that use it."""
 
     source: np.ndarray
-    """(H, W, 3) float32 sRGB, without the tint; sheets may share it."""
+    """(H, W, 3) float32 sRGB, without the tint; several atlas images may share it."""
     material: Material
-    """Its tint and wrap modes; its own texture is not used."""
+    """Provides tint and wrap modes; its texture is unused."""
     may_shrink: bool = False
+    """Whether it may be downsampled to make the atlas fit."""
     halvings: int = 0
+    """How many times it is downsampled by 2."""
     is_flat: bool = False
-    """Whether the mean colour stands for the image."""
+    """Whether it is replaced by its mean colour."""
     meshes: dict[int, Mesh] = field(default_factory=dict)
-    """By the part's index; uv count whole images."""
+    """By the primitive's index; their uv are in units of the source image."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width after reduction."""
+        """Height and width after downsampling."""
         height, width = self.source.shape[:2]
         return max(height >> self.halvings, 1), max(width >> self.halvings, 1)
 
     def bounds(self) -> np.ndarray:
-        """(2, 2) lowest and highest u, v that faces have."""
+        """(2, 2) minimum and maximum u, v of the faces."""
         corners = [mesh.uv[mesh.faces.reshape(-1)] for mesh in self.meshes.values()]
         low = torch.stack([uv.amin(dim=0) for uv in corners]).amin(dim=0)
         high = torch.stack([uv.amax(dim=0) for uv in corners]).amax(dim=0)
         return torch.stack([low, high]).double().numpy()
 
-    def reach(self, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First texel (x, y) that lookups and padding touch, and how many (x, y) they are."""
+    def texel_rectangle(self, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First texel (x, y) and size (x, y) of the rectangle that lookups read, with padding."""
         if self.is_flat:
             bounds = np.full((2, 2), 0.5)
         low, high = bounds * self.shape[::-1] - 0.5  # integers at texel centres
@@ -81,7 +84,7 @@ class _Sheet:
         return low, np.floor(high) + 1 + PADDING_PX - low + 1
 
     def halve(self) -> None:
-        """Makes the image half as wide and high, and finally its mean colour."""
+        """Halves width and height; a single texel becomes the mean colour."""
         if self.shape == (1, 1):
             self.is_flat = True
         else:
@@ -90,86 +93,91 @@ class _Sheet:
     def copy_into(
         self, target: np.ndarray, low: np.ndarray, halved: dict[tuple[int, int], np.ndarray]
     ) -> None:
-        """Fills `target` (H, W, 3) with texels from `low` (x, y) on, continued beyond borders.
+        """Copies the texels from `low` (x, y) on into `target` (H, W, 3), wrapped at the borders.
 
-        `halved` keeps reduced sources, by their identity and halvings, for other sheets.
+        `halved` caches downsampled sources by identity and number of halvings.
         """
         source = self.source
         for step in range(1, self.halvings + 1):
             key = id(self.source), step
             if key not in halved:
-                halved[key] = _halved(source)
+                halved[key] = _downsample_by_2(source)
             source = halved[key]
         height, width = target.shape[:2]
-        columns = wrapped(low[0] + np.arange(width), self.shape[1], self.material.wrap[0])
-        rows = wrapped(low[1] + np.arange(height), self.shape[0], self.material.wrap[1])
-        step = max(_TEXELS_AT_ONCE // width, 1)
+        columns = wrap_indices(low[0] + np.arange(width), self.shape[1], self.material.wrap[0])
+        rows = wrap_indices(low[1] + np.arange(height), self.shape[0], self.material.wrap[1])
+        step = max(_TEXEL_CHUNK // width, 1)
         for start in range(0, height, step):
-            some = source[rows[start : start + step, None], columns]
-            target[start : start + step] = self.material.tinted(some)
+            chunk = source[rows[start : start + step, None], columns]
+            target[start : start + step] = self.material.apply_tint(chunk)
 
 
-def one_texture(parts: list[Part]) -> tuple[list[Mesh], Tensor]:
-    """One texture for all parts, and their meshes with uv on it and no vertex colours.
+def merge_textures(primitives: list[Primitive]) -> tuple[list[Mesh], Tensor]:
+    """Merges all textures into one; the meshes get uv on it and lose their vertex colours.
 
-    A file with one material keeps texture and uv as they are. Otherwise an atlas is laid out:
-    parts of the same texture and tint share one copy; faces of a repeated texture are moved by
-    whole tiles towards 0..1 (which splits vertices) and what still reaches beyond is laid out
-    tile by tile; a part of one colour gets a few texels; a vertex-coloured part gets 2 x 2 texels a
-    face, on which its colours are interpolated as they were. An atlas that would be too large is
-    made of smaller images.
+    With a single material, texture and uv stay as they are. Otherwise an atlas is packed:
+    primitives of the same texture and tint share one copy; faces of a repeated texture are moved by
+    whole tiles towards 0..1 (which splits vertices), and tiles beyond that are copied; a plain
+    primitive gets a few texels; a vertex-coloured one gets 2 x 2 texels per face, between which
+    bilinear lookups interpolate its colours exactly. Textures of an oversized atlas are
+    downsampled.
 
-    Vertex colours of a textured part multiply the texture where its material says so: as a tint if
-    they are constant, else face by face, resampled. What is lost is named in one warning.
+    Vertex colours of a textured primitive multiply the texture if its material says so: as a tint
+    if they are constant, else baked per face. One warning names what was dropped.
 
     Returns:
-        The meshes in the order of the parts, and the texture (H, W, 3) float32 sRGB.
+        The meshes in the order of the primitives, and the texture (H, W, 3) float32 sRGB.
 
     Raises:
-        InputError: the textures cannot be made to fit.
+        InputError: the textures do not fit into one atlas.
     """
-    lost: dict[str, None] = {}
-    parts = [_with_tint_of_vertex_colours(part, lost) for part in parts]
-    if _is_one_material(parts):
-        material = parts[0].material
-        meshes, texture = [part.mesh for part in parts], material.tinted(material.texture)
+    dropped: dict[str, None] = {}
+    primitives = [_vertex_colours_to_tint(each, dropped) for each in primitives]
+    if _is_one_material(primitives):
+        material = primitives[0].material
+        meshes = [primitive.mesh for primitive in primitives]
+        texture = material.apply_tint(material.texture)
     else:
-        meshes, texture = _atlas(parts, lost)
-    if lost:
-        logger.warning("lost in making one texture: %s", "; ".join(lost))
+        meshes, texture = _build_atlas(primitives, dropped)
+    if dropped:
+        logger.warning("merging the textures into one drops: %s", "; ".join(dropped))
     return meshes, torch.from_numpy(texture)
 
 
-def _with_tint_of_vertex_colours(part: Part, lost: dict[str, None]) -> Part:
-    """A textured part with vertex colours only where they vary and multiply the texture."""
-    if not part.is_textured or part.mesh.vertex_colours is None:
-        return part
-    bare = replace(part.mesh, vertex_colours=None)
-    if not part.material.multiplies_vertex_colours:
-        lost["vertex colours of textured parts (the texture is kept)"] = None
-        return replace(part, mesh=bare)
-    used = part.mesh.vertex_colours[part.mesh.faces.reshape(-1)]  # (3 F, 3)
+def _vertex_colours_to_tint(primitive: Primitive, dropped: dict[str, None]) -> Primitive:
+    """Turns constant vertex colours of a textured primitive into a tint; drops unused ones."""
+    if not primitive.is_textured or primitive.mesh.vertex_colours is None:
+        return primitive
+    uncoloured = replace(primitive.mesh, vertex_colours=None)
+    if not primitive.material.multiplies_vertex_colours:
+        dropped["vertex colours of textured primitives (their texture is kept)"] = None
+        return replace(primitive, mesh=uncoloured)
+    used = primitive.mesh.vertex_colours[primitive.mesh.faces.reshape(-1)]  # (3 F, 3)
     low, high = used.amin(dim=0), used.amax(dim=0)
     if float((high - low).max()) > _CONSTANT_WITHIN:
-        return part
+        return primitive
     colour = linear_from_srgb(used[0].double().numpy()).tolist()
-    red, green, blue = (a * b for a, b in zip(part.material.tint_linear, colour, strict=True))
-    return replace(part, mesh=bare, material=replace(part.material, tint_linear=(red, green, blue)))
+    red, green, blue = (a * b for a, b in zip(primitive.material.tint_linear, colour, strict=True))
+    return replace(
+        primitive,
+        mesh=uncoloured,
+        material=replace(primitive.material, tint_linear=(red, green, blue)),
+    )
 
 
-def _is_one_material(parts: list[Part]) -> bool:
-    """Whether the parts' uv can stay: one texture, and lookups repeat it, as ours do."""
-    if not all(part.is_textured and part.mesh.vertex_colours is None for part in parts):
+def _is_one_material(primitives: list[Primitive]) -> bool:
+    """Whether texture and uv can stay: one material, whose lookups may repeat the texture."""
+    if not all(each.is_textured and each.mesh.vertex_colours is None for each in primitives):
         return False
-    if len({_key(part.material) for part in parts}) > 1:
+    if len({_key(each.material) for each in primitives}) > 1:
         return False
-    return all(_repeats_unseen(part) for part in parts)
+    return all(map(_equals_repeat, primitives))
 
 
-def _repeats_unseen(part: Part) -> bool:
-    """Whether lookups that repeat the texture give what the part's own wrap modes give."""
-    texture, uv = part.material.texture, part.mesh.uv[part.mesh.faces.reshape(-1)]
-    for axis, wrap in enumerate(part.material.wrap):
+def _equals_repeat(primitive: Primitive) -> bool:
+    """Whether the repeat mode gives the same colours as the primitive's own wrap modes."""
+    texture, uv = primitive.material.texture, primitive.mesh.uv[primitive.mesh.faces.reshape(-1)]
+    for axis, wrap in enumerate(primitive.material.wrap):
         if wrap == "repeat":
             continue
         low, high = float(uv[:, axis].min()), float(uv[:, axis].max())
@@ -185,49 +193,53 @@ def _key(material: Material) -> tuple:
     return id(material.texture), material.tint_linear, material.wrap
 
 
-def _atlas(parts: list[Part], lost: dict[str, None]) -> tuple[list[Mesh], np.ndarray]:
-    face_count = sum(len(part.mesh.faces) for part in parts if _needs_blocks(part))
-    sheets: dict[object, _Sheet] = {}
-    for index, part in enumerate(parts):
-        if _needs_blocks(part):
-            budget = MAX_BLOCK_TEXELS * len(part.mesh.faces) // face_count
-            sizes, is_fine = block_sizes(part, budget)
+def _build_atlas(
+    primitives: list[Primitive], dropped: dict[str, None]
+) -> tuple[list[Mesh], np.ndarray]:
+    face_count = sum(len(each.mesh.faces) for each in primitives if _needs_blocks(each))
+    images: dict[object, _AtlasImage] = {}
+    for index, primitive in enumerate(primitives):
+        if _needs_blocks(primitive):
+            budget = MAX_BLOCK_TEXELS * len(primitive.mesh.faces) // face_count
+            sizes, is_fine = block_sizes(primitive, budget)
             if not is_fine:
-                lost["resolution of textures that vertex colours multiply"] = None
-            mesh, image = textured_blocks(part, sizes)
-            sheets[index] = _Sheet(image, replace(part.material, wrap=("clamp", "clamp")))
-            sheets[index].meshes[index] = mesh
+                dropped["resolution of textures multiplied by vertex colours"] = None
+            mesh, image = bake_textured_blocks(primitive, sizes)
+            images[index] = _AtlasImage(image, replace(primitive.material, wrap=("clamp", "clamp")))
+            images[index].meshes[index] = mesh
         else:
-            _put_on_a_sheet(sheets, index, part)
-    texture, meshes = _laid_out(list(sheets.values()), lost)
-    return [meshes[index] for index in range(len(parts))], texture
+            _add_to_images(images, index, primitive)
+    texture, meshes = _pack_atlas(list(images.values()), dropped)
+    return [meshes[index] for index in range(len(primitives))], texture
 
 
-def _needs_blocks(part: Part) -> bool:
-    return part.is_textured and part.mesh.vertex_colours is not None
+def _needs_blocks(primitive: Primitive) -> bool:
+    return primitive.is_textured and primitive.mesh.vertex_colours is not None
 
 
-def _put_on_a_sheet(sheets: dict[object, _Sheet], index: int, part: Part) -> None:
-    material, mesh = part.material, part.mesh
+def _add_to_images(images: dict[object, _AtlasImage], index: int, primitive: Primitive) -> None:
+    material, mesh = primitive.material, primitive.mesh
     clamped = replace(material, wrap=("clamp", "clamp"))
-    if part.is_textured:
+    if primitive.is_textured:
         key = _key(material)
-        sheets.setdefault(key, _Sheet(material.texture, material, may_shrink=True))
-        mesh = _folded(mesh, material.wrap)
+        images.setdefault(key, _AtlasImage(material.texture, material, may_shrink=True))
+        mesh = _fold_uv(mesh, material.wrap)
     elif mesh.vertex_colours is not None:
         key = index
-        mesh, image = vertex_colour_blocks(mesh)
-        sheets[key] = _Sheet(image, clamped)
+        mesh, image = bake_vertex_colour_blocks(mesh)
+        images[key] = _AtlasImage(image, clamped)
     else:
         key = material.tint_linear
-        sheets.setdefault(key, _Sheet(np.ones((1, 1, 3), dtype=np.float32), clamped))
+        images.setdefault(key, _AtlasImage(np.ones((1, 1, 3), dtype=np.float32), clamped))
         mesh = replace(mesh, uv=torch.full((len(mesh.vertices), 2), 0.5))
-    sheets[key].meshes[index] = mesh
+    images[key].meshes[index] = mesh
 
 
-def _folded(mesh: Mesh, wrap: tuple[Wrap, Wrap]) -> Mesh:
-    """The mesh with each face's uv moved by whole periods to where its middle lies in 0..1."""
-    period = torch.tensor([{"repeat": 1.0, "mirror": 2.0, "clamp": torch.inf}[way] for way in wrap])
+def _fold_uv(mesh: Mesh, wrap: tuple[Wrap, Wrap]) -> Mesh:
+    """Moves each face's uv by whole periods so that its centre lies in 0..1."""
+    period = torch.tensor(
+        [{"repeat": 1.0, "mirror": 2.0, "clamp": torch.inf}[mode] for mode in wrap]
+    )
     tiles = torch.floor(mesh.uv[mesh.faces].mean(dim=1) / period)  # (F, 2)
     tiles = torch.where(period.isinf(), 0.0, tiles * period).clamp(-_MAX_TILE, _MAX_TILE)
     if not bool(tiles.any()):
@@ -235,42 +247,48 @@ def _folded(mesh: Mesh, wrap: tuple[Wrap, Wrap]) -> Mesh:
     corners = torch.cat(
         [mesh.faces[..., None], tiles.long()[:, None].expand(-1, 3, -1)], dim=-1
     )  # (F, 3, 3) vertex, tile u, tile v
-    kinds, faces = torch.unique(corners.reshape(-1, 3), dim=0, return_inverse=True)
-    moved = picked(mesh, kinds[:, 0], faces.reshape(-1, 3))
-    return replace(moved, uv=moved.uv - kinds[:, 1:])
+    rows, faces = torch.unique(corners.reshape(-1, 3), dim=0, return_inverse=True)
+    moved = select_vertices(mesh, rows[:, 0], faces.reshape(-1, 3))
+    return replace(moved, uv=moved.uv - rows[:, 1:])
 
 
-def _laid_out(sheets: list[_Sheet], lost: dict[str, None]) -> tuple[np.ndarray, dict[int, Mesh]]:
-    """The atlas (H, W, 3) float32, and each part's mesh with its uv on it."""
-    bounds = [sheet.bounds() for sheet in sheets]
-    source_texels = {id(sheet.source): sheet.source[..., 0].size for sheet in sheets}
+def _pack_atlas(
+    images: list[_AtlasImage], dropped: dict[str, None]
+) -> tuple[np.ndarray, dict[int, Mesh]]:
+    """Packs the images: the atlas (H, W, 3) float32, and each primitive's mesh with uv on it."""
+    bounds = [image.bounds() for image in images]
+    source_texels = {id(image.source): image.source[..., 0].size for image in images}
     max_texels = MAX_REPEATED_TEXELS + int(1.25 * sum(source_texels.values()))
     while True:
-        reaches = [sheet.reach(each) for sheet, each in zip(sheets, bounds, strict=True)]
-        areas = np.array([float(size.prod()) for _, size in reaches])
-        if areas.sum() <= max_texels or not any(sheet.may_shrink for sheet in sheets):
-            places, (width, height) = _shelves([(int(w), int(h)) for _, (w, h) in reaches])
+        rectangles = [
+            image.texel_rectangle(each) for image, each in zip(images, bounds, strict=True)
+        ]
+        areas = np.array([float(size.prod()) for _, size in rectangles])
+        if areas.sum() <= max_texels or not any(image.may_shrink for image in images):
+            positions, (width, height) = _pack_shelves(
+                [(int(w), int(h)) for _, (w, h) in rectangles]
+            )
             if max(width, height) <= MAX_SIDE_PX:
                 break
-        _halve_largest(sheets, areas)
-    _note_reduced(sheets, lost)
+        _halve_largest(images, areas)
+    _note_downsampled(images, dropped)
 
     texture = np.zeros((height, width, 3), dtype=np.float32)
     halved: dict[tuple[int, int], np.ndarray] = {}
     meshes = {}
-    for sheet, (low, size), place in zip(sheets, reaches, places, strict=True):
-        rows, columns = (slice(place[i], place[i] + int(size[i])) for i in (1, 0))
-        sheet.copy_into(texture[rows, columns], low, halved)
-        for index, mesh in sheet.meshes.items():
-            uv = np.full((1, 2), 0.5) if sheet.is_flat else mesh.uv.double().numpy()
-            at = (uv * sheet.shape[::-1] - low + place) / (width, height)
-            on_atlas = torch.from_numpy(at).float().expand(len(mesh.vertices), 2)
+    for image, (low, size), position in zip(images, rectangles, positions, strict=True):
+        rows, columns = (slice(position[i], position[i] + int(size[i])) for i in (1, 0))
+        image.copy_into(texture[rows, columns], low, halved)
+        for index, mesh in image.meshes.items():
+            uv = np.full((1, 2), 0.5) if image.is_flat else mesh.uv.double().numpy()
+            uv = (uv * image.shape[::-1] - low + position) / (width, height)
+            on_atlas = torch.from_numpy(uv).float().expand(len(mesh.vertices), 2)
             meshes[index] = replace(mesh, uv=on_atlas.contiguous(), vertex_colours=None)
     return texture, meshes
 
 
-def _halved(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) at half its height and width, rounded down but for 1."""
+def _downsample_by_2(image: np.ndarray) -> np.ndarray:
+    """Halves height and width of an image (H, W, 3), rounded down to at least 1."""
     for axis in (0, 1):
         length = image.shape[axis]
         if length == 1:
@@ -286,49 +304,50 @@ def _halved(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _halve_largest(sheets: list[_Sheet], areas: np.ndarray) -> None:
-    """Halves the images that take most of the atlas."""
+def _halve_largest(images: list[_AtlasImage], areas: np.ndarray) -> None:
+    """Halves the images that occupy the largest areas."""
     shrinkable = [
-        index for index, sheet in enumerate(sheets) if sheet.may_shrink and not sheet.is_flat
+        index for index, image in enumerate(images) if image.may_shrink and not image.is_flat
     ]
     if not shrinkable:
         raise InputError(
-            f"its textures do not fit on one of {MAX_SIDE_PX} x {MAX_SIDE_PX} texels.",
-            "Bake them to one texture in a 3D editor.",
+            f"its textures do not fit into one of {MAX_SIDE_PX} x {MAX_SIDE_PX} texels.",
+            "Bake them into one texture in a 3D editor.",
         )
     largest = max(areas[index] for index in shrinkable)
     for index in shrinkable:
         if areas[index] >= 0.5 * largest:
-            sheets[index].halve()
+            images[index].halve()
 
 
-def _note_reduced(sheets: list[_Sheet], lost: dict[str, None]) -> None:
-    """Notes which textures were made smaller, in words for the warning."""
-    for sheet in sheets:
-        height, width = sheet.source.shape[:2]
-        if sheet.is_flat:
-            lost[f"a texture of {width} x {height} px, repeated too often: its mean colour"] = None
-        elif sheet.halvings:
-            lost[f"a texture of {width} x {height} px is halved {sheet.halvings} times"] = None
+def _note_downsampled(images: list[_AtlasImage], dropped: dict[str, None]) -> None:
+    """Adds the downsampled textures to the warning."""
+    for image in images:
+        height, width = image.source.shape[:2]
+        if image.is_flat:
+            note = f"detail of a {width} x {height} px texture (repeated too often: mean colour)"
+            dropped[note] = None
+        elif image.halvings:
+            note = (
+                f"resolution of a texture of {width} x {height} px (halved {image.halvings} times)"
+            )
+            dropped[note] = None
 
 
-def _shelves(sizes: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
-    """Places rectangles (width, height) on rows, the highest first.
+def _pack_shelves(sizes: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Packs rectangles (width, height) into rows, tallest first (shelf packing).
 
     Returns:
         The top left corner (x, y) of each, and the (width, height) of the whole.
     """
-    wanted = max(
+    max_width = max(
         max(width for width, _ in sizes),
         math.ceil(math.sqrt(sum(width * height for width, height in sizes))),
     )
-    places = [(0, 0)] * len(sizes)
-    x = top = bottom = widest = 0
-    for index in sorted(range(len(sizes)), key=lambda i: sizes[i][1], reverse=True):
-        width, height = sizes[index]
-        if x + width > wanted:
-            x, top = 0, bottom
-        places[index] = (x, top)
-        x, bottom = x + width, max(bottom, top + height)
-        widest = max(widest, x)
-    return places, (widest, bottom)
+    array = np.array(sizes, dtype=np.float64)  # exact up to 2^53 texels
+    order = np.argsort(-array[:, 1], kind="stable")
+    corners = np.zeros_like(array)
+    corners[order] = pack_shelves(array[order], max_width)
+    positions = [(int(x), int(y)) for x, y in corners]
+    width, height = (corners + array).max(axis=0)
+    return positions, (int(width), int(height))

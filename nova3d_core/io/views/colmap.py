@@ -15,23 +15,23 @@ from typing import Any
 import torch
 
 from ...errors import InputError
-from ..files.containment import path_inside, quoted
-from ..images.decode import shown
+from ..files.containment import path_inside, quote_value
+from ..images.decode import printable_name
 from .colmap_model import CAMERA_PARAMETERS, ModelCamera, ModelImage, read_model
 from .layouts import COLMAP_MODELS
-from .transforms_fields import Frame, existing_image, transform_matrix
+from .transforms_fields import ViewFrame, resolve_image_path, transform_matrix
 
 logger = logging.getLogger(__name__)
 
 EQUIDISTANT = {"SIMPLE_FISHEYE": "OPENCV_FISHEYE", "FISHEYE": "OPENCV_FISHEYE"}
 """COLMAP's fisheye models without coefficients, under the name of the one with 0 for each."""
-SHARED_PARAMETERS = {"f": ("fl_x", "fl_y"), "fx": ("fl_x",), "fy": ("fl_y",), "k": ("k1",)}
+PARAMETER_KEYS = {"f": ("fl_x", "fl_y"), "fx": ("fl_x",), "fy": ("fl_y",), "k": ("k1",)}
 """COLMAP's names of parameters that a transforms.json calls otherwise."""
 MASK_FOLDER = "masks"
 
 
 @dataclass(frozen=True)
-class _Place:
+class _ModelLocation:
     """Where a model and what belongs to it lie."""
 
     cameras: Path
@@ -40,7 +40,7 @@ class _Place:
     """Folders that the images' names may be relative to, the likeliest first."""
 
 
-def colmap_frames(folder: Path) -> tuple[Path, dict[str, Any], list[Frame]]:
+def read_colmap_frames(folder: Path) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
     """The frames of a folder with a COLMAP model, sorted by the images' names.
 
     Args:
@@ -54,13 +54,15 @@ def colmap_frames(folder: Path) -> tuple[Path, dict[str, Any], list[Frame]]:
         InputError: no model, a damaged one, a camera model that is not understood, an image that
             is missing or whose name leads out of the image folder.
     """
-    place = _find_model(folder)
-    cameras, images = read_model(place.cameras, place.images)
+    location = _find_model(folder)
+    cameras, images = read_model(location.cameras, location.images)
     images = sorted(images, key=lambda image: image.name)
     for one, other in itertools.pairwise(images):
         if one.name == other.name:
-            raise InputError(f"{shown(place.images)} holds the image {_brief(one.name)} twice.")
-    root = _image_root(place, images[0])
+            raise InputError(
+                f"{printable_name(location.images)} holds the image {_quote_short(one.name)} twice."
+            )
+    root = _image_root(location, images[0])
     masks = _mask_root(root)
     if masks is None:
         logger.info(
@@ -71,12 +73,13 @@ def colmap_frames(folder: Path) -> tuple[Path, dict[str, Any], list[Frame]]:
             root,
         )
     frames = [
-        _frame(image, cameras.get(image.camera_id), place.images, root, masks) for image in images
+        _frame(image, cameras.get(image.camera_id), location.images, root, masks)
+        for image in images
     ]
-    return place.images, {}, frames
+    return location.images, {}, frames
 
 
-def _find_model(folder: Path) -> _Place:
+def _find_model(folder: Path) -> _ModelLocation:
     """The model of a workspace: sparse/0, sparse, or the folder itself."""
     sparse = folder / "sparse"
     numbered = []
@@ -89,15 +92,17 @@ def _find_model(folder: Path) -> _Place:
                     logger.warning(
                         "%s holds %d models: only %s is read", sparse, len(numbered), model.name
                     )
-                return _Place(model / cameras, model / images, _roots(folder))
+                return _ModelLocation(
+                    model / cameras, model / images, _image_root_candidates(folder)
+                )
     raise InputError(
-        f"folder {shown(folder)} has a folder sparse, but no COLMAP model in it.",
+        f"folder {printable_name(folder)} has a folder sparse, but no COLMAP model in it.",
         "A model has cameras.bin and images.bin, or cameras.txt and images.txt, in sparse/0 or "
         "sparse.",
     )
 
 
-def _roots(folder: Path) -> tuple[Path, ...]:
+def _image_root_candidates(folder: Path) -> tuple[Path, ...]:
     """Where the images of a model may be."""
     roots = [folder / "images", folder]
     workspace = folder.resolve()
@@ -107,14 +112,16 @@ def _roots(folder: Path) -> tuple[Path, ...]:
     return tuple(roots)
 
 
-def _image_root(place: _Place, image: ModelImage) -> Path:
+def _image_root(location: _ModelLocation, image: ModelImage) -> Path:
     """The folder that the images' names are relative to."""
-    for root in place.roots:
-        if path_inside(root, image.name, f"{shown(place.images, 120)}: an image's name").is_file():
+    for root in location.roots:
+        if path_inside(
+            root, image.name, f"{printable_name(location.images, 120)}: an image's name"
+        ).is_file():
             return root
     raise InputError(
-        f"{shown(place.images, 120)}: there is no image {_brief(image.name)} in "
-        f"{shown(place.roots[0], 120)}.",
+        f"{printable_name(location.images, 120)}: there is no image {_quote_short(image.name)} in "
+        f"{printable_name(location.roots[0], 120)}.",
         "Put COLMAP's images into a folder images next to sparse.",
     )
 
@@ -133,12 +140,12 @@ def _frame(
     path: Path,
     root: Path,
     masks: Path | None,
-) -> Frame:
+) -> ViewFrame:
     """One image as a frame, with the keys of a transforms.json."""
-    where = f"{shown(path, 120)}: image {_brief(image.name)}"
+    where = f"{printable_name(path, 120)}: image {_quote_short(image.name)}"
     if camera is None:
         raise InputError(f"{where} has camera {image.camera_id}, which the model does not hold.")
-    color_file = existing_image(root, image.name, where)
+    color_file = resolve_image_path(root, image.name, where)
     mask = None
     if masks is not None:
         stem = image.name.rpartition(".")[0]
@@ -146,12 +153,12 @@ def _frame(
         paths = (path_inside(masks, name, f"{where}: mask") for name in names if name)
         mask = next((each for each in paths if each.is_file()), None)
     own = {"file_path": image.name, **_lens(camera, where), "transform_matrix": _pose(image, where)}
-    return Frame(where, own, {}, color_file, mask, None)
+    return ViewFrame(where, own, {}, color_file, mask, None)
 
 
-def _brief(name: str) -> str:
+def _quote_short(name: str) -> str:
     """An image's name as errors quote it."""
-    return quoted(shown(name, 60))
+    return quote_value(printable_name(name, 60))
 
 
 def _lens(camera: ModelCamera, where: str) -> dict[str, Any]:
@@ -168,7 +175,7 @@ def _lens(camera: ModelCamera, where: str) -> dict[str, Any]:
             f"{len(names)} ({' '.join(names)})."
         )
     for name, value in zip(names, camera.parameters, strict=True):
-        keys |= dict.fromkeys(SHARED_PARAMETERS.get(name, (name,)), value)
+        keys |= dict.fromkeys(PARAMETER_KEYS.get(name, (name,)), value)
     return keys
 
 
@@ -178,7 +185,7 @@ def _pose(image: ModelImage, where: str) -> list[list[float]]:
     length = float(quaternion.norm())
     if not 1e-3 < length < 1e3:
         raise InputError(
-            f"{where}: its rotation is {quoted(image.quaternion)}, expected a unit quaternion."
+            f"{where}: its rotation is {quote_value(image.quaternion)}, expected a unit quaternion."
         )
     w, x, y, z = (quaternion / length).tolist()
     rotation = torch.tensor(

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...errors import InputError
-from ..files.containment import quoted
-from ..images.decode import shown
+from ..files.containment import quote_value
+from ..images.decode import printable_name
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +44,10 @@ _MODELS = (
 """COLMAP's camera models by their number, with their parameters in order."""
 CAMERA_PARAMETERS = {model: tuple(names.split()) for model, names in _MODELS}
 
-LONGEST_NAME = 4096
+MAX_NAME_BYTES = 4096
 """Bytes of an image's name; longer ones no file system has."""
-CAMERA_BYTES = 24
-IMAGE_BYTES = 64 + 1 + 8
+MIN_CAMERA_BYTES = 24
+MIN_IMAGE_BYTES = 64 + 1 + 8
 """What one entry of a binary file takes at least: without parameters, name and points."""
 
 
@@ -88,29 +88,33 @@ def read_model(
         InputError: a file that cannot be read, is damaged, or holds nothing.
     """
     binary = cameras_path.suffix == ".bin"
-    with _explained(cameras_path):
+    with _translate_errors(cameras_path):
         cameras = (_binary_cameras if binary else _text_cameras)(cameras_path)
-    with _explained(images_path):
+    with _translate_errors(images_path):
         images = (_binary_images if binary else _text_images)(images_path)
     if not images:
-        raise InputError(f"{shown(images_path)} holds no images.", "Run COLMAP's mapper again.")
+        raise InputError(
+            f"{printable_name(images_path)} holds no images.", "Run COLMAP's mapper again."
+        )
     return cameras, images
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     """Turns what reading a file may raise into an InputError that names it."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"{shown(path)} cannot be read: {error.strerror or error}.") from error
+        raise InputError(
+            f"{printable_name(path)} cannot be read: {error.strerror or error}."
+        ) from error
     except (ValueError, struct.error) as error:
         raise InputError(
-            f"{shown(path)} is damaged: {quoted(str(error))}.", "Write it again."
+            f"{printable_name(path)} is damaged: {quote_value(str(error))}.", "Write it again."
         ) from error
 
 
-class _Bytes:
+class _BinaryReader:
     """A little-endian binary file; reading beyond its end is an InputError."""
 
     def __init__(self, path: Path, file: BinaryIO):
@@ -122,7 +126,7 @@ class _Bytes:
         length = struct.calcsize("<" + layout)
         content = self.file.read(length)
         if len(content) < length:
-            raise self.cut_off()
+            raise self.truncated_error()
         return struct.unpack("<" + layout, content)
 
     def count(self, entry_bytes: int) -> int:
@@ -130,7 +134,7 @@ class _Bytes:
         (count,) = self.unpack("Q")
         if count * entry_bytes > self.size - self.file.tell():
             raise InputError(
-                f"{shown(self.path)} claims {count} entries, which its {self.size} bytes cannot "
+                f"{printable_name(self.path)} claims {count} entries, which its {self.size} bytes cannot "
                 "hold.",
                 "It is damaged or cut off: copy it again.",
             )
@@ -139,34 +143,36 @@ class _Bytes:
     def skip(self, length: int) -> None:
         """Passes over bytes."""
         if length > self.size - self.file.tell():
-            raise self.cut_off()
+            raise self.truncated_error()
         self.file.seek(length, os.SEEK_CUR)
 
     def name(self) -> str:
         """Text up to a zero byte."""
         start = self.file.tell()
-        content, end, _ = self.file.read(LONGEST_NAME + 1).partition(b"\0")
+        content, end, _ = self.file.read(MAX_NAME_BYTES + 1).partition(b"\0")
         if not end:
-            raise InputError(f"{shown(self.path)} is damaged: the name of an image does not end.")
+            raise InputError(
+                f"{printable_name(self.path)} is damaged: the name of an image does not end."
+            )
         self.file.seek(start + len(content) + 1)
         return os.fsdecode(content)
 
-    def cut_off(self) -> InputError:
+    def truncated_error(self) -> InputError:
         """The error of a file that ends too early."""
         return InputError(
-            f"{shown(self.path)} is cut off after {self.size} bytes.", "Copy it again."
+            f"{printable_name(self.path)} is cut off after {self.size} bytes.", "Copy it again."
         )
 
 
 def _binary_cameras(path: Path) -> dict[int, ModelCamera]:
     cameras = {}
     with path.open("rb") as file:
-        content = _Bytes(path, file)
-        for _ in range(content.count(CAMERA_BYTES)):
+        content = _BinaryReader(path, file)
+        for _ in range(content.count(MIN_CAMERA_BYTES)):
             camera_id, number, width, height = content.unpack("IiQQ")
             if not 0 <= number < len(_MODELS):
                 raise InputError(
-                    f"{shown(path)}: camera {camera_id} has the unknown camera model {number}.",
+                    f"{printable_name(path)}: camera {camera_id} has the unknown camera model {number}.",
                     "Undistort the images with colmap image_undistorter, which writes PINHOLE.",
                 )
             model = _MODELS[number][0]
@@ -178,8 +184,8 @@ def _binary_cameras(path: Path) -> dict[int, ModelCamera]:
 def _binary_images(path: Path) -> list[ModelImage]:
     images = []
     with path.open("rb") as file:
-        content = _Bytes(path, file)
-        for _ in range(content.count(IMAGE_BYTES)):
+        content = _BinaryReader(path, file)
+        for _ in range(content.count(MIN_IMAGE_BYTES)):
             _, *pose, camera_id = content.unpack("I7dI")
             name = content.name()
             content.skip(content.count(24) * 24)  # points in the image: x, y, point id
@@ -195,11 +201,11 @@ def _text_cameras(path: Path) -> dict[int, ModelCamera]:
             continue
         if len(words) < 4 or words[1] not in CAMERA_PARAMETERS:
             raise InputError(
-                f"{_line(path, number)}: {quoted(shown(line, 100))} is no camera that is known: "
+                f"{_line_label(path, number)}: {quote_value(printable_name(line, 100))} is no camera that is known: "
                 "CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS.",
                 "Undistort the images with colmap image_undistorter, which writes PINHOLE.",
             )
-        with _explained_line(path, number):
+        with _translate_line_errors(path, number):
             parameters = tuple(float(word) for word in words[4:])
             size = int(words[2]), int(words[3])
             cameras[int(words[0])] = ModelCamera(words[1], *size, parameters)
@@ -207,31 +213,31 @@ def _text_cameras(path: Path) -> dict[int, ModelCamera]:
 
 
 def _text_images(path: Path) -> list[ModelImage]:
-    images, stated = [], None
+    images, declared = [], None
     lines = _lines(path)
     for number, line in lines:
         if not line.strip() or line.startswith("#"):
-            stated = _stated_count(line) or stated
+            declared = _declared_count(line) or declared
             continue
         words = line.split(None, 9)
         if len(words) < 10:
             raise InputError(
-                f"{_line(path, number)}: {quoted(shown(line, 100))} is no image: IMAGE_ID, QW, "
+                f"{_line_label(path, number)}: {quote_value(printable_name(line, 100))} is no image: IMAGE_ID, QW, "
                 "QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME."
             )
-        with _explained_line(path, number):
+        with _translate_line_errors(path, number):
             pose = tuple(float(word) for word in words[1:8])
             image = ModelImage(words[9].strip(), int(words[8]), pose[:4], pose[4:])
         images.append(image)
         number, line = next(lines, (number + 1, ""))
         if not _may_be_points(line):
             raise InputError(
-                f"{_line(path, number)}: expected the points of image "
-                f"{quoted(shown(image.name, 60))} (X, Y, POINT3D_ID and so on), or an empty line.",
+                f"{_line_label(path, number)}: expected the points of image "
+                f"{quote_value(printable_name(image.name, 60))} (X, Y, POINT3D_ID and so on), or an empty line.",
                 "Each image takes two lines.",
             )
-    if stated is not None and stated != len(images):
-        logger.warning("%s says it has %d images, but holds %d", path, stated, len(images))
+    if declared is not None and declared != len(images):
+        logger.warning("%s says it has %d images, but holds %d", path, declared, len(images))
     return images
 
 
@@ -242,7 +248,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.strip("\r\n\0 \t")
 
 
-def _stated_count(line: str) -> int | None:
+def _declared_count(line: str) -> int | None:
     """The count in the comment that COLMAP writes at the top."""
     match = re.match(r"#\s*Number of images: (\d{1,9})", line)
     return int(match[1]) if match else None
@@ -258,15 +264,15 @@ def _may_be_points(line: str) -> bool:
     return len(words) == 11 or len(words) % 3 == 0
 
 
-def _line(path: Path, number: int) -> str:
+def _line_label(path: Path, number: int) -> str:
     """How errors name a line of a file."""
-    return f"{shown(path, 120)}, line {number}"
+    return f"{printable_name(path, 120)}, line {number}"
 
 
 @contextmanager
-def _explained_line(path: Path, number: int) -> Iterator[None]:
+def _translate_line_errors(path: Path, number: int) -> Iterator[None]:
     """Turns a word that is no number into an InputError that names the line."""
     try:
         yield
     except (ValueError, OverflowError) as error:
-        raise InputError(f"{_line(path, number)}: {quoted(str(error))}.") from error
+        raise InputError(f"{_line_label(path, number)}: {quote_value(str(error))}.") from error

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ...conventions import decode_normals
 from ...errors import InputError
-from ...imaging.undistort import undistorted
-from ..images.images import alpha_of, on_white, read_image, read_mask
+from ...imaging.undistort import undistort_image
+from ..images.images import alpha_channel, flatten_on_white, read_image, read_mask
 from .lenses import check_field_of_view, distortion_of
-from .transforms_fields import Frame
+from .transforms_fields import ViewFrame
 
 _ROWS = 128
 """Rows of an image that are decoded together."""
@@ -31,7 +31,7 @@ class FrameImages:
     """(H, W, 3) unit vectors or zero."""
 
 
-def read_images(frame: Frame) -> FrameImages:
+def read_images(frame: ViewFrame) -> FrameImages:
     """Reads a frame's files, as stored, and checks that their sizes agree with each other.
 
     Images of cameras are not turned by their EXIF orientation: the cameras are made for the stored
@@ -39,8 +39,8 @@ def read_images(frame: Frame) -> FrameImages:
     """
     image = read_image(frame.image, upright=False)
     height, width = image.shape[:2]
-    mask, normals = alpha_of(image), None
-    colour = image if image.shape[2] == 3 else on_white(image)
+    mask, normals = alpha_channel(image), None
+    colour = image if image.shape[2] == 3 else flatten_on_white(image)
     if frame.mask is not None:
         mask = read_mask(frame.mask, upright=False)
         _check_size(f"{frame.where}: mask {frame.mask.name}", mask, width, height)
@@ -49,8 +49,8 @@ def read_images(frame: Frame) -> FrameImages:
         _check_mask(frame, mask)
     if frame.normals is not None:
         normals = read_image(frame.normals, upright=False)[..., :3]
-        what = f"{frame.where}: normal image {frame.normals.name}"
-        _check_size(what, normals, width, height)
+        label = f"{frame.where}: normal image {frame.normals.name}"
+        _check_size(label, normals, width, height)
         for row in range(0, height, _ROWS):  # few at a time: decoding takes several copies
             rows = slice(row, row + _ROWS)
             normals[rows] = decode_normals(normals[rows])
@@ -59,7 +59,7 @@ def read_images(frame: Frame) -> FrameImages:
     return FrameImages(colour, mask, normals)
 
 
-def without_distortion(frame: Frame, images: FrameImages, lens: Tensor) -> FrameImages:
+def undistort_images(frame: ViewFrame, images: FrameImages, lens: Tensor) -> FrameImages:
     """A frame's images as a pinhole camera sees them whose intrinsics (3, 3) are `lens`."""
     distortion = distortion_of(frame)
     if distortion is None:
@@ -67,7 +67,7 @@ def without_distortion(frame: Frame, images: FrameImages, lens: Tensor) -> Frame
     height, width = images.colour.shape[:2]
     check_field_of_view(frame, distortion, lens, width, height)
     layers = (images.colour, images.mask, images.normals)
-    return FrameImages(*undistorted(*layers, lens, distortion))
+    return FrameImages(*undistort_image(*layers, lens, distortion))
 
 
 class ViewStack:
@@ -81,32 +81,32 @@ class ViewStack:
         InputError: there is no memory for the images.
     """
 
-    def __init__(self, frames: Sequence[Frame], size: tuple[int, int]):
+    def __init__(self, frames: Sequence[ViewFrame], size: tuple[int, int]):
         self.frames, self.size = frames, size
-        self.colour = self._room(3)  # (V, H, W, 3)
+        self.colour = self._allocate(3)  # (V, H, W, 3)
         self._masks: Tensor | None = None
         self._normals: Tensor | None = None
         self._without_mask: list[int] = []
         self._without_normals: list[int] = []
 
-    def put(self, view: int, images: FrameImages) -> None:
+    def store(self, view: int, images: FrameImages) -> None:
         """Writes the images of one frame to their place."""
         self.colour[view] = images.colour
         if images.mask is None:
             self._without_mask.append(view)
         else:
-            self._masks = self._room() if self._masks is None else self._masks
+            self._masks = self._allocate() if self._masks is None else self._masks
             self._masks[view] = images.mask
         if images.normals is None:
             self._without_normals.append(view)
         else:
-            self._normals = self._room(3) if self._normals is None else self._normals
+            self._normals = self._allocate(3) if self._normals is None else self._normals
             self._normals[view] = images.normals
 
     def masks(self) -> Tensor | None:
         """(V, H, W); None if no frame has a mask; an error if only some have one."""
-        what = "mask (no mask_path, no transparent pixels)"
-        self._check_all_or_none(self._without_mask, what)
+        label = "mask (no mask_path, no transparent pixels)"
+        self._check_all_or_none(self._without_mask, label)
         return self._masks
 
     def normals(self) -> Tensor | None:
@@ -114,15 +114,15 @@ class ViewStack:
         self._check_all_or_none(self._without_normals, "normal_path")
         return self._normals
 
-    def _check_all_or_none(self, lacking: list[int], what: str) -> None:
-        if 0 < len(lacking) < len(self.frames):
+    def _check_all_or_none(self, missing: list[int], label: str) -> None:
+        if 0 < len(missing) < len(self.frames):
             raise InputError(
-                f"{self.frames[lacking[0]].where} has no {what}, but other frames have one "
-                f"({len(lacking)} of {len(self.frames)} lack it).",
+                f"{self.frames[missing[0]].where} has no {label}, but other frames have one "
+                f"({len(missing)} of {len(self.frames)} lack it).",
                 "Give it to every frame or to none.",
             )
 
-    def _room(self, *channels: int) -> Tensor:
+    def _allocate(self, *channels: int) -> Tensor:
         """Zeros (V, H, W, ...)."""
         width, height = self.size
         shape = (len(self.frames), height, width, *channels)
@@ -137,19 +137,19 @@ class ViewStack:
             ) from error
 
 
-def _check_size(what: str, image: Tensor, width: int, height: int) -> None:
+def _check_size(label: str, image: Tensor, width: int, height: int) -> None:
     if tuple(image.shape[:2]) == (height, width):
         return
-    turned = tuple(image.shape[:2]) == (width, height)
+    rotated = tuple(image.shape[:2]) == (width, height)
     raise InputError(
-        f"{what} is {image.shape[1]}x{image.shape[0]} px, the colour image "
+        f"{label} is {image.shape[1]}x{image.shape[0]} px, the colour image "
         f"{width}x{height} px"
-        + (": one of them was probably turned by its EXIF orientation." if turned else "."),
+        + (": one of them was probably turned by its EXIF orientation." if rotated else "."),
         "Both must have one size, as stored in their files.",
     )
 
 
-def _check_mask(frame: Frame, mask: Tensor) -> None:
+def _check_mask(frame: ViewFrame, mask: Tensor) -> None:
     """Raises InputError on a mask without object or without background."""
     brightest, darkest = float(mask.max()), float(mask.min())
     if brightest < 0.5:

@@ -15,10 +15,10 @@ COLMAP_MODELS = (("cameras.bin", "images.bin"), ("cameras.txt", "images.txt"))
 """The files of a COLMAP model that are read, the preferred format first."""
 
 Layout = Literal["transforms", "colmap", "wonder3d", "polycam", "record3d"]
-READABLE: tuple[Layout, ...] = ("transforms", "colmap", "wonder3d")
+READABLE_LAYOUTS: tuple[Layout, ...] = ("transforms", "colmap", "wonder3d")
 
 
-def layout_of(folders: Collection[str], files: Collection[str]) -> Layout | None:
+def detect_layout(folders: Collection[str], files: Collection[str]) -> Layout | None:
     """The layout of a folder that holds these folders and files; None if it is no known one."""
     if TRANSFORMS in files:
         return "transforms"

@@ -14,9 +14,9 @@ from torch import Tensor
 from ...conventions import CameraKind
 from ...errors import InputError
 from ...imaging.undistort import Distortion
-from ..files.containment import quoted
-from ..images.decode import shown
-from .transforms_fields import ORTHOGRAPHIC_MODEL, Frame
+from ..files.containment import quote_value
+from ..images.decode import printable_name
+from .transforms_fields import ORTHOGRAPHIC_MODEL, ViewFrame
 
 PERSPECTIVE_MODELS = (
     "PINHOLE",
@@ -30,55 +30,55 @@ PERSPECTIVE_MODELS = (
 FISHEYE_MODELS = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 CAMERA_MODELS = (*PERSPECTIVE_MODELS, *FISHEYE_MODELS, ORTHOGRAPHIC_MODEL)
 
-NEGLIGIBLE = 1e-6
+MIN_COEFFICIENT = 1e-6
 """A coefficient closer to 0 than this bends no ray by a visible amount."""
-LARGEST_COEFFICIENT = 1e9
+MAX_COEFFICIENT = 1e9
 """Lenses of small fields of view have large coefficients, but none as large as this."""
 
 BROWN_KEYS = ("k1", "k2", "k3", "p1", "p2")
 FISHEYE_KEYS = ("k1", "k2", "k3", "k4")
-UNDERSTOOD_KEYS = frozenset((*BROWN_KEYS, *FISHEYE_KEYS, "is_fisheye", "camera_model"))
-HARMLESS_KEYS = frozenset(
+SUPPORTED_KEYS = frozenset((*BROWN_KEYS, *FISHEYE_KEYS, "is_fisheye", "camera_model"))
+IGNORED_KEYS = frozenset(
     (
         *("fisheye_crop_radius", "applied_transform", "applied_scale"),
-        *("undistorted", "is_undistorted"),
+        *("undistort_image", "is_undistorted"),
     )
 )
 """They look as if they bent rays or moved cameras, but do not: nerfstudio has applied its
 transform and scale to the poses already, and the crop only says which pixels to train on."""
-HARMLESS_WORDS = frozenset(("", "none", "no", "off", "false", "pinhole", "perspective"))
+NEUTRAL_WORDS = frozenset(("", "none", "no", "off", "false", "pinhole", "perspective"))
 """Values, in lower case, with which a key of a lens says nothing."""
-RAY_KEY = re.compile(
+DISTORTION_KEY_PATTERN = re.compile(
     r"^(k\d*|p\d+|s\d+|s[xy]\d+|tau_?[xy]|omega|xi)$"
     r"|distort|fisheye|lens|radial|tangential|shutter|ftheta|latlong|equirect|panoram|omni|skew"
     r"|^orthographic$|^spherical$",
     re.IGNORECASE,
 )
 """Keys that bend rays, or may: those of nerfstudio and instant-ngp, and what others call so."""
-KIND_KEY = re.compile(r"camera|projection|^proj|^type$|^model$", re.IGNORECASE)
+CAMERA_KIND_KEY_PATTERN = re.compile(r"camera|projection|^proj|^type$|^model$", re.IGNORECASE)
 """Keys that may name the kind of a camera, besides camera_model."""
-BENT_KIND = re.compile(
+NON_PINHOLE_PATTERN = re.compile(
     r"fish_?-?eye|equirect|panoram|spheric|omnidirect|ftheta|latlong|cylind|ortho", re.IGNORECASE
 )
 """Names of cameras that are no pinhole cameras."""
-MOVING_KEYS = ("transform_matrix_start", "transform_matrix_end")
+ROLLING_SHUTTER_KEYS = ("transform_matrix_start", "transform_matrix_end")
 """instant-ngp's poses at the start and the end of an exposure."""
 
 
-def check_lens_keys(frame: Frame) -> None:
+def check_lens_keys(frame: ViewFrame) -> None:
     """Raises InputError, naming the key, if a frame or its file bends rays in an unknown way."""
     for keys in (frame.own, frame.shared):
         for key, value in keys.items():
-            if key in UNDERSTOOD_KEYS or key in HARMLESS_KEYS or says_nothing(value):
+            if key in SUPPORTED_KEYS or key in IGNORED_KEYS or is_neutral(value):
                 continue
-            if RAY_KEY.search(key) or _contradicts(frame, key, value):
+            if DISTORTION_KEY_PATTERN.search(key) or _contradicts_camera_model(frame, key, value):
                 raise InputError(
-                    f"{frame.where}: {_brief(key)} is {_brief(value)}: an unknown kind of lens.",
+                    f"{frame.where}: {_quote_short(key)} is {_quote_short(value)}: an unknown kind of lens.",
                     "Undistort the images first, for instance with colmap image_undistorter, and "
                     "remove the key.",
                 )
     pose = frame.own.get("transform_matrix")
-    for key in MOVING_KEYS:
+    for key in ROLLING_SHUTTER_KEYS:
         if frame.own.get(key) not in (None, pose):
             raise InputError(
                 f"{frame.where}: {key} differs from transform_matrix: the camera moves while the "
@@ -87,31 +87,31 @@ def check_lens_keys(frame: Frame) -> None:
             )
 
 
-def _contradicts(frame: Frame, key: str, value: Any) -> bool:
+def _contradicts_camera_model(frame: ViewFrame, key: str, value: Any) -> bool:
     """Whether a key names a kind of camera that is no pinhole camera, but camera_model does not."""
     return (
         key != "camera_model"
         and isinstance(value, str)
-        and bool(KIND_KEY.search(key) and BENT_KIND.search(value))
+        and bool(CAMERA_KIND_KEY_PATTERN.search(key) and NON_PINHOLE_PATTERN.search(value))
         and _camera_model(frame) in PERSPECTIVE_MODELS
         and frame.value("is_fisheye") is not True
     )
 
 
-def says_nothing(value: Any) -> bool:
+def is_neutral(value: Any) -> bool:
     """Whether a value leaves a lens as it is: absent, off, 0 or a list of such."""
     if value is None or isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return abs(value) < NEGLIGIBLE
+        return abs(value) < MIN_COEFFICIENT
     if isinstance(value, str):
-        return value.strip().lower() in HARMLESS_WORDS
+        return value.strip().lower() in NEUTRAL_WORDS
     if isinstance(value, dict):
-        return all(says_nothing(each) for each in value.values())
-    return isinstance(value, list) and all(says_nothing(each) for each in value)
+        return all(is_neutral(each) for each in value.values())
+    return isinstance(value, list) and all(is_neutral(each) for each in value)
 
 
-def camera_kind(frame: Frame) -> CameraKind:
+def camera_kind(frame: ViewFrame) -> CameraKind:
     """Perspective or orthographic, from camera_model; lenses that are not understood are refused.
 
     Raises:
@@ -123,7 +123,7 @@ def camera_kind(frame: Frame) -> CameraKind:
     return "orthographic" if model == ORTHOGRAPHIC_MODEL else "perspective"
 
 
-def distortion_of(frame: Frame) -> Distortion | None:
+def distortion_of(frame: ViewFrame) -> Distortion | None:
     """How the frame's lens bends rays; None if it does not.
 
     Raises:
@@ -134,16 +134,16 @@ def distortion_of(frame: Frame) -> Distortion | None:
     given = {}
     for key in sorted({*BROWN_KEYS, *FISHEYE_KEYS}):
         number = frame.number(key) or 0.0
-        if abs(number) > LARGEST_COEFFICIENT:
+        if abs(number) > MAX_COEFFICIENT:
             raise InputError(f"{frame.where}: {key} is {number:g}, which no lens has.")
-        given[key] = 0.0 if abs(number) < NEGLIGIBLE else number
+        given[key] = 0.0 if abs(number) < MIN_COEFFICIENT else number
     flagged = model not in FISHEYE_MODELS and _is_fisheye(frame, given)
     fisheye = flagged or model in FISHEYE_MODELS
-    understood = FISHEYE_KEYS if fisheye else BROWN_KEYS
+    supported = FISHEYE_KEYS if fisheye else BROWN_KEYS
     if model == ORTHOGRAPHIC_MODEL:
-        understood = ()
+        supported = ()
     for key, number in given.items():
-        if number and key not in understood:
+        if number and key not in supported:
             raise InputError(
                 f"{frame.where}: {key} is {number:g}, which has no agreed meaning for the camera "
                 f"model {f'{model} with is_fisheye' if flagged else model}.",
@@ -157,7 +157,7 @@ def distortion_of(frame: Frame) -> Distortion | None:
 
 
 def check_field_of_view(
-    frame: Frame, distortion: Distortion, intrinsics: Tensor, width: int, height: int
+    frame: ViewFrame, distortion: Distortion, intrinsics: Tensor, width: int, height: int
 ) -> None:
     """Raises InputError if the lens shows two rays in one pixel within the field of view."""
     if distortion.folds_within(intrinsics, width, height):
@@ -169,31 +169,33 @@ def check_field_of_view(
         )
 
 
-def _brief(value: Any) -> str:
+def _quote_short(value: Any) -> str:
     """A value as errors quote it, cut to a length that leaves room for the rest."""
-    return shown(quoted(value), 80)
+    return printable_name(quote_value(value), 80)
 
 
-def _camera_model(frame: Frame) -> str:
+def _camera_model(frame: ViewFrame) -> str:
     """The camera model's name, in upper case."""
     given = frame.value("camera_model")
     model = "OPENCV" if given is None else str(given).upper()
     if model not in CAMERA_MODELS:
         raise InputError(
-            f"{frame.where}: camera_model is {_brief(given)}, expected one of "
+            f"{frame.where}: camera_model is {_quote_short(given)}, expected one of "
             f"{', '.join(CAMERA_MODELS)}.",
             "Undistort images of other lenses first.",
         )
     return model
 
 
-def _is_fisheye(frame: Frame, given: dict[str, float]) -> bool:
+def _is_fisheye(frame: ViewFrame, given: dict[str, float]) -> bool:
     """Whether instant-ngp's `is_fisheye` makes this a fisheye lens."""
     flag = frame.value("is_fisheye")
-    if says_nothing(flag):
+    if is_neutral(flag):
         return False
     if flag is not True:
-        raise InputError(f"{frame.where}: is_fisheye is {_brief(flag)}, expected true or false.")
+        raise InputError(
+            f"{frame.where}: is_fisheye is {_quote_short(flag)}, expected true or false."
+        )
     if not any(given[key] for key in FISHEYE_KEYS):
         raise InputError(
             f"{frame.where}: is_fisheye is true, but k1 to k4 are 0: instant-ngp takes this for a "

@@ -12,7 +12,7 @@ from torch.nn import functional
 from ...errors import InputError
 from ..images.decode import ImageHeader, read_image_header
 from .frame_images import FrameImages
-from .transforms_fields import Frame
+from .transforms_fields import ViewFrame
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _REMEDY = (
 )
 
 
-def common_size(frames: Sequence[Frame]) -> tuple[int, int]:
+def common_size(frames: Sequence[ViewFrame]) -> tuple[int, int]:
     """Width and height that hold the images of all frames; only headers are read.
 
     Raises:
@@ -33,13 +33,13 @@ def common_size(frames: Sequence[Frame]) -> tuple[int, int]:
     """
     headers = [read_image_header(frame.image) for frame in frames]
     for frame, header in zip(frames, headers, strict=True):
-        _check_stated_size(frame, header)
-    turned = sum(header.orientation != 1 for header in headers)
-    if turned:
+        _check_declared_size(frame, header)
+    rotated = sum(header.orientation != 1 for header in headers)
+    if rotated:
         logger.info(
             "%d of %d images carry an EXIF orientation: they are read as stored, as cameras are "
             "made for stored pixels",
-            turned,
+            rotated,
             len(headers),
         )
     sizes = [(header.width, header.height) for header in headers]
@@ -65,8 +65,8 @@ def common_size(frames: Sequence[Frame]) -> tuple[int, int]:
     return width, height
 
 
-def fitted(
-    frame: Frame, images: FrameImages, lens: Tensor, size: tuple[int, int]
+def fit_to_size(
+    frame: ViewFrame, images: FrameImages, lens: Tensor, size: tuple[int, int]
 ) -> tuple[FrameImages, Tensor]:
     """A frame's images scaled to touch a size from within, centred on white, mask 0, no normals.
 
@@ -91,7 +91,7 @@ def fitted(
         _warn_if_cut_off(frame, images.mask, rows=inner[0] < height, columns=inner[1] < width)
 
     def placed(batch: Tensor, ground: float) -> Tensor:
-        resized = _resized(batch, inner)
+        resized = _resize(batch, inner)
         canvas = torch.full((height, width, batch.shape[2]), ground)
         canvas[top : top + inner[0], left : left + inner[1]] = resized
         return canvas
@@ -110,7 +110,7 @@ def fitted(
     return FrameImages(colour, None if mask is None else mask.clamp(0.0, 1.0), normals), moved
 
 
-def _resized(batch: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(batch: Tensor, size: tuple[int, int]) -> Tensor:
     """(h, w, C) of (H, W, C), interpolated linearly between pixel centres."""
     if batch.shape[:2] == size:
         return batch
@@ -120,7 +120,7 @@ def _resized(batch: Tensor, size: tuple[int, int]) -> Tensor:
     )
 
 
-def _warn_if_cut_off(frame: Frame, mask: Tensor, rows: bool, columns: bool) -> None:
+def _warn_if_cut_off(frame: ViewFrame, mask: Tensor, rows: bool, columns: bool) -> None:
     """Warns if the object touches a border beyond which background is added."""
     inside = mask > 0.5
     cut = rows and bool(inside[[0, -1]].any())
@@ -132,18 +132,18 @@ def _warn_if_cut_off(frame: Frame, mask: Tensor, rows: bool, columns: bool) -> N
         )
 
 
-def _check_stated_size(frame: Frame, header: ImageHeader) -> None:
+def _check_declared_size(frame: ViewFrame, header: ImageHeader) -> None:
     """Raises InputError unless the image has the w and h that the file states."""
     width, height = header.width, header.height
-    stated = {key: frame.positive(key) for key in ("w", "h")}
+    declared = {key: frame.positive(key) for key in ("w", "h")}
     wrong = [
         key
         for key, size in (("w", width), ("h", height))
-        if stated[key] is not None and stated[key] != size
+        if declared[key] is not None and declared[key] != size
     ]
     if not wrong:
         return
-    if (stated["w"], stated["h"]) == (height, width):
+    if (declared["w"], declared["h"]) == (height, width):
         why = f" (its EXIF orientation is {header.orientation})" if header.orientation != 1 else ""
         raise InputError(
             f"{frame.where}: the image is stored with {width}x{height} px, but w and h say "
@@ -152,12 +152,12 @@ def _check_stated_size(frame: Frame, header: ImageHeader) -> None:
         )
     raise InputError(
         f"{frame.where}: the image is {width}x{height} px, but {wrong[0]} says "
-        f"{stated[wrong[0]]:g}.",
+        f"{declared[wrong[0]]:g}.",
         "Scale the intrinsics with the images.",
     )
 
 
-def _check_own_lens(frame: Frame, size: tuple[int, int], first: tuple[int, int]) -> None:
+def _check_own_lens(frame: ViewFrame, size: tuple[int, int], first: tuple[int, int]) -> None:
     """Raises InputError if a frame takes intrinsics from the file that fit another image size."""
     width, height = (
         value if isinstance(value, int | float) and value > 0 else side

@@ -14,8 +14,8 @@ from torch import Tensor
 from ...cameras.cameras import rigidity_problem
 from ...conventions import NORMAL_FRAMES, OPENGL_FROM_OPENCV, CameraKind, NormalFrame
 from ...errors import InputError
-from ..files.containment import path_inside, quoted
-from ..images.decode import shown
+from ..files.containment import path_inside, quote_value
+from ..images.decode import printable_name
 
 ORTHOGRAPHIC_MODEL = "ORTHOGRAPHIC"
 DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2", "is_fisheye", "distortion_params")
@@ -35,7 +35,7 @@ MAX_INTRINSIC_PX = 1e9
 
 
 @dataclass(frozen=True)
-class Frame:
+class ViewFrame:
     """One frame of a transforms.json, over the keys that all frames share."""
 
     where: str
@@ -69,7 +69,7 @@ class Frame:
         return number
 
 
-def read_frames(path: Path) -> tuple[dict[str, Any], list[Frame]]:
+def read_frames(path: Path) -> tuple[dict[str, Any], list[ViewFrame]]:
     """The keys at the top of a transforms.json, and its frames in the order of the file.
 
     Raises:
@@ -80,22 +80,23 @@ def read_frames(path: Path) -> tuple[dict[str, Any], list[Frame]]:
     entries = shared.get("frames")
     if not isinstance(entries, list) or not entries:
         raise InputError(
-            f"{shown(path)} has no frames.", "It needs a list 'frames' with one entry an image."
+            f"{printable_name(path)} has no frames.",
+            "It needs a list 'frames' with one entry an image.",
         )
     frames = []
     for index, own in enumerate(entries):
-        where = f"{shown(path, 120)}: frame {index}"
+        where = f"{printable_name(path, 120)}: frame {index}"
         if not isinstance(own, dict):
-            raise InputError(f"{where} is {quoted(own)}, expected an object with keys.")
+            raise InputError(f"{where} is {quote_value(own)}, expected an object with keys.")
         if not own.get("file_path"):
             raise InputError(f"{where} has no file_path.", "Each frame names its image.")
-        image = existing_image(path.parent, own["file_path"], f"{where}: file_path")
-        where = f"{where} ({shown(own['file_path'], 60)})"
+        image = resolve_image_path(path.parent, own["file_path"], f"{where}: file_path")
+        where = f"{where} ({printable_name(own['file_path'], 60)})"
         mask, normals = (
-            existing_image(path.parent, own[key], f"{where}: {key}") if own.get(key) else None
+            resolve_image_path(path.parent, own[key], f"{where}: {key}") if own.get(key) else None
             for key in ("mask_path", "normal_path")
         )
-        frames.append(Frame(where, own, shared, image, mask, normals))
+        frames.append(ViewFrame(where, own, shared, image, mask, normals))
     return shared, frames
 
 
@@ -108,26 +109,31 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise InputError(f"{shown(path)} does not exist.") from error
+        raise InputError(f"{printable_name(path)} does not exist.") from error
     except OSError as error:
-        raise InputError(f"{shown(path)} cannot be read: {error.strerror or error}.") from error
+        raise InputError(
+            f"{printable_name(path)} cannot be read: {error.strerror or error}."
+        ) from error
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{shown(path)} is not valid JSON: {error.msg} at line {error.lineno}, "
+            f"{printable_name(path)} is not valid JSON: {error.msg} at line {error.lineno}, "
             f"column {error.colno}.",
             "Write it again, or repair that line.",
         ) from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{shown(path)} is not valid JSON: {quoted(str(error))}.", "Write it again."
+            f"{printable_name(path)} is not valid JSON: {quote_value(str(error))}.",
+            "Write it again.",
         ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{shown(path)} holds {quoted(content)}, expected an object with keys.")
+        raise InputError(
+            f"{printable_name(path)} holds {quote_value(content)}, expected an object with keys."
+        )
     return content
 
 
-def finite_number(value: Any, what: str) -> float:
-    """A number from JSON as a float; `what` names it in the error."""
+def finite_number(value: Any, label: str) -> float:
+    """A number from JSON as a float; `label` names it in the error."""
     number = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
@@ -135,25 +141,25 @@ def finite_number(value: Any, what: str) -> float:
         except OverflowError:
             number = math.inf
     if not math.isfinite(number):
-        raise InputError(f"{what} is {quoted(value)}, expected a finite number.")
+        raise InputError(f"{label} is {quote_value(value)}, expected a finite number.")
     return number
 
 
-def existing_image(root: Path, given: Any, what: str) -> Path:
+def resolve_image_path(root: Path, given: Any, label: str) -> Path:
     """The file that a path in a transforms.json means; it may not lie outside `root`.
 
     Args:
         root: the folder of the transforms.json.
         given: a path relative to `root`, perhaps without its ending; \\ counts as /.
-        what: names the key in errors.
+        label: names the key in errors.
 
     Raises:
         InputError: the path is absolute, climbs out with .. or through a link, or leads to no file.
     """
-    path = path_inside(root, given, what, ("", *IMAGE_SUFFIXES))
+    path = path_inside(root, given, label, ("", *IMAGE_SUFFIXES))
     if not path.is_file():
         raise InputError(
-            f"{what}: there is no image {shown(path, 160)}.",
+            f"{label}: there is no image {printable_name(path, 160)}.",
             "Check the name, or remove the frame.",
         )
     return path
@@ -172,19 +178,21 @@ def transform_matrix(rotation: Tensor, translation: Tensor) -> list[list[float]]
     return matrix.tolist()
 
 
-def camera_to_world(frame: Frame) -> Tensor:
+def camera_to_world(frame: ViewFrame) -> Tensor:
     """The frame's pose (4, 4) float64, OpenGL axes, its rotation made exact.
 
     Raises:
         InputError: no matrix, one of another shape, NaN, or one that is not rigid.
     """
-    what = f"{frame.where}: transform_matrix"
+    label = f"{frame.where}: transform_matrix"
     rows = frame.own.get("transform_matrix")
     square = isinstance(rows, list) and len(rows) in (3, 4)
     if not square or not all(isinstance(row, list) and len(row) == 4 for row in rows):
-        raise InputError(f"{what} is {quoted(rows)}, expected 4 rows of 4 numbers, or 3 rows of 4.")
+        raise InputError(
+            f"{label} is {quote_value(rows)}, expected 4 rows of 4 numbers, or 3 rows of 4."
+        )
     numbers = [
-        [finite_number(value, f"{what}[{i}][{j}]") for j, value in enumerate(row)]
+        [finite_number(value, f"{label}[{i}][{j}]") for j, value in enumerate(row)]
         for i, row in enumerate(rows)
     ]
     matrix = torch.eye(4, dtype=torch.float64)
@@ -192,12 +200,12 @@ def camera_to_world(frame: Frame) -> Tensor:
     farthest = float(matrix[:3, 3].abs().max())
     if farthest > MAX_POSITION:
         raise InputError(
-            f"{what} puts the camera at {farthest:g}, expected at most {MAX_POSITION:g}."
+            f"{label} puts the camera at {farthest:g}, expected at most {MAX_POSITION:g}."
         )
     problem = rigidity_problem(matrix)
     if problem:
         raise InputError(
-            f"{what} is not rigid: {problem}.",
+            f"{label} is not rigid: {problem}.",
             "A pose holds a rotation and a position, no scale, shear or mirroring.",
         )
     # Files with few digits are a little off: the nearest rotation keeps positions exact.
@@ -206,7 +214,7 @@ def camera_to_world(frame: Frame) -> Tensor:
     return matrix
 
 
-def intrinsics(frame: Frame, kind: CameraKind, width: int, height: int) -> Tensor:
+def intrinsics(frame: ViewFrame, kind: CameraKind, width: int, height: int) -> Tensor:
     """The frame's (3, 3) float64 intrinsics, for an image of `width` x `height` pixels.
 
     Raises:
@@ -243,7 +251,7 @@ def intrinsics(frame: Frame, kind: CameraKind, width: int, height: int) -> Tenso
     )
 
 
-def focal_lengths(frame: Frame, width: int, height: int) -> tuple[float, float]:
+def focal_lengths(frame: ViewFrame, width: int, height: int) -> tuple[float, float]:
     """Focal lengths in pixels along x and y, from fl_x, fl_y or the field of view in radians.
 
     A frame's own keys go before the shared ones; where only one axis is given, pixels are square.
@@ -259,7 +267,7 @@ def focal_lengths(frame: Frame, width: int, height: int) -> tuple[float, float]:
     )
 
 
-def _focal_length(frame: Frame, keys: dict[str, Any], axis: str, size_px: int) -> float | None:
+def _focal_length(frame: ViewFrame, keys: dict[str, Any], axis: str, size_px: int) -> float | None:
     """The focal length in pixels along one axis, if these keys hold one."""
     if keys.get(f"fl_{axis}") is not None:
         return frame.positive(f"fl_{axis}")
@@ -282,7 +290,7 @@ def declared_normal_frame(shared: dict[str, Any], path: Path) -> NormalFrame | N
     declared = shared.get("normal_frame")
     if declared is not None and declared not in NORMAL_FRAMES:
         raise InputError(
-            f"{shown(path)}: normal_frame is {quoted(declared)}, expected one of "
+            f"{printable_name(path)}: normal_frame is {quote_value(declared)}, expected one of "
             f"{', '.join(NORMAL_FRAMES)}."
         )
     return declared

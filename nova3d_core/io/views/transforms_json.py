@@ -22,29 +22,29 @@ from torch import Tensor
 from ...cameras.cameras import Cameras
 from ...conventions import (
     OPENGL_FROM_OPENCV,
+    ROTATIONS_TO_Y_UP,
     UP_AXES,
-    Y_UP_FROM,
     UpAxis,
     encode_normals,
 )
 from ...errors import InputError
-from ...imaging.mask_checks import looks_inverted, refuse_inverted
+from ...imaging.mask_checks import looks_inverted, reject_inverted
 from ...mesh import FAR_FROM_ORIGIN
 from ...progress import SILENT, Progress
 from ...views import Views
-from ..files.atomic import new_folder
-from ..files.containment import quoted
-from ..images.decode import shown
-from ..images.images import encoded
-from .folders import frames_of_folder
-from .frame_images import ViewStack, read_images, without_distortion
+from ..files.atomic import atomic_folder
+from ..files.containment import quote_value
+from ..images.decode import printable_name
+from ..images.images import encode_image
+from .folders import load_frames
+from .frame_images import ViewStack, read_images, undistort_images
 from .layouts import TRANSFORMS
 from .lenses import camera_kind
-from .sizes import common_size, fitted
+from .sizes import common_size, fit_to_size
 from .transforms_fields import (
     FORMAT_KEYS,
     ORTHOGRAPHIC_MODEL,
-    Frame,
+    ViewFrame,
     camera_to_world,
     declared_normal_frame,
     intrinsics,
@@ -54,13 +54,13 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = TRANSFORMS
 FOLDER_CONTENT = (FILE_NAME, "images", "masks", "normals")
-WRITTEN_MODEL = "OPENCV"
+PINHOLE_MODEL = "OPENCV"
 """The name of a pinhole camera that the most readers know."""
-UP_IS_UNCLEAR_BELOW = 0.1
+MIN_UP_MARGIN = 0.1
 """How much more one axis must point up than the next for a guess without a warning."""
-UP_FITS_WITHIN_DEG = 30.0
+MAX_UP_ANGLE_DEG = 30.0
 """How far the cameras' mean up vector may lie from the axis that is taken for up."""
-UP_FITS_ABOVE = 0.5
+MIN_MEAN_UP_LENGTH = 0.5
 """How long the mean of the cameras' unit up vectors must be: cameras all around an object, up to
 45 degrees above it, give 0.7; cameras that are rolled every way give about 0."""
 
@@ -87,19 +87,19 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
     Raises:
         InputError: naming the file, frame or key that is missing, broken or contradicting.
     """
-    path, shared, frames = frames_of_folder(Path(folder))
+    path, shared, frames = load_frames(Path(folder))
     poses = torch.stack([camera_to_world(frame) for frame in frames])  # (V, 4, 4) OpenGL axes
-    _refuse_twins(frames, poses)
+    _reject_duplicate_poses(frames, poses)
     kinds = {camera_kind(frame) for frame in frames}
     if len(kinds) > 1:
         raise InputError(
-            f"{shown(path)} mixes perspective and orthographic cameras.",
+            f"{printable_name(path)} mixes perspective and orthographic cameras.",
             "Keep them in separate folders.",
         )
     kind = kinds.pop()
     normal_frame = _normal_frame(path, shared, frames)
     up = _world_up(path, shared, poses)
-    turn = poses.new_tensor(Y_UP_FROM[up])
+    rotation_to_y_up = poses.new_tensor(ROTATIONS_TO_Y_UP[up])
     origin = _origin(path, poses)
     poses[:, :3, 3] -= origin
     size = common_size(frames)
@@ -109,15 +109,18 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
         height, width = images.colour.shape[:2]
         lens = intrinsics(frame, kind, width, height)
         inverted.append(images.mask is not None and looks_inverted(images.mask))
-        images = without_distortion(frame, images, lens)
+        images = undistort_images(frame, images, lens)
         if images.normals is not None and normal_frame == "world":
-            images = replace(images, normals=images.normals @ turn.T.float())
-        images, lens = fitted(frame, images, lens, size)
-        stack.put(view, images)
+            images = replace(images, normals=images.normals @ rotation_to_y_up.T.float())
+        images, lens = fit_to_size(frame, images, lens, size)
+        stack.store(view, images)
         lenses.append(lens)
         del images  # before the next ones are read
-    refuse_inverted(inverted, where=f"{shown(path)}:")
-    poses, place = _world_to_camera(poses, turn).float(), tuple((turn @ origin).tolist())
+    reject_inverted(inverted, where=f"{printable_name(path)}:")
+    poses, place = (
+        _world_to_camera(poses, rotation_to_y_up).float(),
+        tuple((rotation_to_y_up @ origin).tolist()),
+    )
     cameras = Cameras(poses, torch.stack(lenses).float(), *size, kind, place)
     masks, normals = stack.masks(), stack.normals()
     return Views(cameras, stack.colour, masks, normals, None if normals is None else normal_frame)
@@ -152,9 +155,9 @@ def write_views(
     folder = Path(folder)
     lenses = [_lens(views.cameras, view) for view in range(len(views))]
     shared_lens = lenses[0] if all(lens == lenses[0] for lens in lenses) else {}
-    header = {**_checked_extra(extra or {}), **_header(views), **shared_lens}
+    header = {**_check_extra(extra or {}), **_header(views), **shared_lens}
     digits = max(3, len(str(len(views) - 1)))  # other readers sort the frames by name
-    with new_folder(folder, overwrite, FOLDER_CONTENT) as beside:
+    with atomic_folder(folder, overwrite, FOLDER_CONTENT) as beside:
         frames = []
         for view in progress.track(range(len(views)), "writing views", len(views)):
             entry = _write_images(views, view, beside, f"{view:0{digits}d}.png")
@@ -164,25 +167,25 @@ def write_views(
     return folder
 
 
-def _refuse_twins(frames: Sequence[Frame], poses: Tensor) -> None:
+def _reject_duplicate_poses(frames: Sequence[ViewFrame], poses: Tensor) -> None:
     """Raises InputError if two frames have the same pose: a rig that was written wrongly."""
-    seen: dict[tuple[float, ...], Frame] = {}
+    seen: dict[tuple[float, ...], ViewFrame] = {}
     for frame, pose in zip(frames, poses, strict=True):
         numbers = tuple((pose[:3] * 1e6).round().flatten().tolist())
         twin = seen.setdefault(numbers, frame)
         if twin is not frame:
             raise InputError(
                 f"{frame.where} has the same transform_matrix as "
-                f"{shown(twin.own['file_path'], 60)}.",
+                f"{printable_name(twin.own['file_path'], 60)}.",
                 "Give each image the pose it was taken from, or remove the repeated frame.",
             )
 
 
-def _normal_frame(path: Path, shared: dict[str, Any], frames: Sequence[Frame]) -> str | None:
+def _normal_frame(path: Path, shared: dict[str, Any], frames: Sequence[ViewFrame]) -> str | None:
     declared = declared_normal_frame(shared, path)
     if declared is None and any(frame.normals for frame in frames):
         raise InputError(
-            f"{shown(path)} has normals (normal_path) but no normal_frame.",
+            f"{printable_name(path)} has normals (normal_path) but no normal_frame.",
             "Say at the top which axes they are in: world, camera or front_view.",
         )
     return declared
@@ -197,22 +200,24 @@ def _world_up(path: Path, shared: dict[str, Any], poses: Tensor) -> UpAxis:
     if declared is not None:
         if declared not in UP_AXES:
             raise InputError(
-                f"{shown(path)}: world_up is {quoted(declared)}, expected one of "
+                f"{printable_name(path)}: world_up is {quote_value(declared)}, expected one of "
                 f"{', '.join(UP_AXES)}."
             )
         logger.info("%s: world up is %s, as the file says", path, declared)
         return declared
     up = poses[:, :3, 1].mean(dim=0)  # OpenGL cameras have +y up
-    axes = torch.tensor([Y_UP_FROM[axis] for axis in UP_AXES], dtype=up.dtype)[:, 1]  # (6, 3)
+    axes = torch.tensor([ROTATIONS_TO_Y_UP[axis] for axis in UP_AXES], dtype=up.dtype)[
+        :, 1
+    ]  # (6, 3)
     shares = axes @ up
     best, second = shares.topk(2).values.tolist()
     guess: UpAxis = UP_AXES[int(shares.argmax())]
     length = float(up.norm())
     angle_deg = math.degrees(math.acos(min(best / max(length, 1e-12), 1.0)))
     problem = ""
-    if length < UP_FITS_ABOVE or angle_deg > UP_FITS_WITHIN_DEG:
+    if length < MIN_MEAN_UP_LENGTH or angle_deg > MAX_UP_ANGLE_DEG:
         problem = f"no axis fits (the closest is {angle_deg:.0f} degrees off)"
-    elif best - second < UP_IS_UNCLEAR_BELOW:
+    elif best - second < MIN_UP_MARGIN:
         problem = "this is unclear"
     remedy = "write world_up into the file"
     if path.suffix.lower() != ".json":
@@ -249,22 +254,24 @@ def _origin(path: Path, poses: Tensor) -> Tensor:
     return centre
 
 
-def _world_to_camera(poses: Tensor, turn: Tensor) -> Tensor:
+def _world_to_camera(poses: Tensor, rotation_to_y_up: Tensor) -> Tensor:
     """(V, 4, 4) world-to-camera with OpenCV axes, in our world.
 
     Args:
         poses: (V, 4, 4) camera-to-world with OpenGL axes, in the file's world.
         turn: (3, 3) rotation of the file's world into ours.
     """
-    rotation = (turn @ poses[:, :3, :3] @ poses.new_tensor(OPENGL_FROM_OPENCV)).transpose(1, 2)
-    position = turn @ poses[:, :3, 3:]
+    rotation = (
+        rotation_to_y_up @ poses[:, :3, :3] @ poses.new_tensor(OPENGL_FROM_OPENCV)
+    ).transpose(1, 2)
+    position = rotation_to_y_up @ poses[:, :3, 3:]
     inverse = torch.eye(4, dtype=poses.dtype).repeat(len(poses), 1, 1)
     inverse[:, :3, :3] = rotation
     inverse[:, :3, 3:] = -rotation @ position
     return inverse
 
 
-def _checked_extra(extra: dict[str, Any]) -> dict[str, Any]:
+def _check_extra(extra: dict[str, Any]) -> dict[str, Any]:
     """The caller's own keys, if they neither change the file's meaning nor break it."""
     clash = sorted(set(extra) & FORMAT_KEYS)
     if clash:
@@ -280,7 +287,7 @@ def _header(views: Views) -> dict[str, Any]:
     """What the top of the file says besides the lens."""
     orthographic = views.cameras.kind == "orthographic"
     header = {
-        "camera_model": ORTHOGRAPHIC_MODEL if orthographic else WRITTEN_MODEL,
+        "camera_model": ORTHOGRAPHIC_MODEL if orthographic else PINHOLE_MODEL,
         "world_up": "+Y",
     }
     if views.normals is not None:
@@ -325,5 +332,5 @@ def _write_images(views: Views, view: int, folder: Path, name: str) -> dict[str,
         images["normal_path"] = ("normals", encode_normals(views.normals[view]))
     for kind, image in images.values():
         (folder / kind).mkdir(exist_ok=True)
-        (folder / kind / name).write_bytes(encoded(image, what=f"{kind} of view {view}"))
+        (folder / kind / name).write_bytes(encode_image(image, label=f"{kind} of view {view}"))
     return {key: f"{kind}/{name}" for key, (kind, _) in images.items()}

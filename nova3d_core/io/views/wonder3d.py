@@ -12,14 +12,14 @@ from typing import Any
 
 from ...cameras.cameras import orbit_pose
 from ...cameras.orbits import ORBIT_PRESETS
-from ..images.decode import open_image, shown
+from ..images.decode import open_image, printable_name
 from .layouts import WONDER3D_IMAGE, WONDER3D_VIEWS
-from .transforms_fields import ORTHOGRAPHIC_MODEL, Frame, existing_image, transform_matrix
+from .transforms_fields import ORTHOGRAPHIC_MODEL, ViewFrame, resolve_image_path, transform_matrix
 
 
-def wonder3d_frames(
+def read_wonder3d_frames(
     folder: Path, files: Collection[str]
-) -> tuple[Path, dict[str, Any], list[Frame]]:
+) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
     """The frames of a Wonder3D folder, with the keys of a transforms.json.
 
     Args:
@@ -46,8 +46,8 @@ def wonder3d_frames(
         if view not in found:
             continue
         end = f"{found[view]}_{view}.png"
-        where = f"{shown(folder, 120)}: view {view}"
-        image = existing_image(folder, f"rgb_{end}", where)
+        where = f"{printable_name(folder, 120)}: view {view}"
+        image = resolve_image_path(folder, f"rgb_{end}", where)
         pose = orbit_pose(azimuth, elevation, orbit.rig.radius)
         own = {
             "file_path": f"rgb_{end}",
@@ -58,13 +58,13 @@ def wonder3d_frames(
         cut_out = (f"normals_{end}", f"masked_colors/rgb_{end}")
         mask = next(
             (
-                existing_image(folder, name, where)
+                resolve_image_path(folder, name, where)
                 for name in cut_out
                 if _has_transparency(folder / name)
             ),
             None,
         )
-        frames.append(Frame(where, own, shared, image, mask, normals))
+        frames.append(ViewFrame(where, own, shared, image, mask, normals))
     return folder, shared, frames
 
 
@@ -72,7 +72,7 @@ def _first_file(folder: Path, names: tuple[str, ...], where: str) -> Path | None
     """The first of these names that is a file."""
     for name in names:
         if (folder / name).is_file():
-            return existing_image(folder, name, where)
+            return resolve_image_path(folder, name, where)
     return None
 
 
@@ -80,5 +80,5 @@ def _has_transparency(path: Path) -> bool:
     """Whether a PNG has an alpha that is not opaque everywhere."""
     if not path.is_file():
         return False
-    with open_image(path, f"image {shown(path)}", ("PNG",)) as image:
+    with open_image(path, f"image {printable_name(path)}", ("PNG",)) as image:
         return "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255

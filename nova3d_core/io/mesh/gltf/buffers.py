@@ -1,4 +1,4 @@
-"""The container of glTF 2.0: header, buffers, accessors and named files, with bounds checked."""
+"""The glTF 2.0 container: JSON header, buffers, accessors, external files; all bounds-checked."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ import numpy as np
 
 from ....errors import InputError
 from ...files.containment import path_inside
-from ...files.json_fields import JsonObject, parse_json_object, shown
-from ..primitives import decoded_texture
+from ...files.json_fields import JsonObject, describe_value, parse_json_object
+from ..primitives import decode_texture
 
 logger = logging.getLogger(__name__)
 
-_CUT_OFF = "It is cut off: copy or export it again."
+_EXPORT_AGAIN = "The file is truncated: copy or export it again."
 _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-"""A URI scheme; one letter and a colon is a drive."""
+"""A URI scheme; a single letter with a colon is a Windows drive."""
 
 MAX_ZERO_ROWS = 1 << 20
-"""Elements of an accessor without a buffer view, which is zero by the standard and so has no bytes
-that its count could be checked against."""
+"""Limit of the count of an accessor without buffer view: its values are 0 by the standard, so there
+are no bytes to check the count against."""
 MAX_TEXELS = 1 << 26
-"""Texels of all decoded textures of a file together; what goes beyond is reduced."""
+"""Total texels of all decoded textures of a file; textures beyond that are downsampled."""
 
-_UNDERSTOOD = {
+_SUPPORTED_EXTENSIONS = {
     "EXT_mesh_gpu_instancing",
     "EXT_texture_webp",
     "KHR_mesh_quantization",
     "KHR_node_visibility",
     "KHR_texture_transform",
 }
-_IGNORED = (
+_IGNORED_PREFIXES = (
     "ADOBE_materials_",
     "AGI_",
     "CESIUM_primitive_outline",
@@ -63,21 +63,21 @@ _IGNORED = (
     "OMI_",
     "VRM",
 )
-"""Starts of the names of extensions that a file may require although they are ignored: they bear on
-neither geometry nor base colour."""
-_WITH_FALLBACK = ("KHR_texture_", "EXT_texture_", "MSFT_texture_", "draco", "meshopt")
-"""Parts of the names of extensions that are optional where a file does not require them."""
-_COMPRESSION = ("draco", "meshopt")
+"""Prefixes of extensions that are ignored even if required: they affect neither geometry nor base
+colour."""
+_OPTIONAL_EXTENSION_PARTS = ("KHR_texture_", "EXT_texture_", "MSFT_texture_", "draco", "meshopt")
+"""Substrings of extensions with a fallback, which are optional unless a file requires them."""
+_COMPRESSION_EXTENSION_PARTS = ("draco", "meshopt")
 
 
 class GltfFile:
     """An open glTF file.
 
     Args:
-        path: a .glb or .gltf file; which of the two is told from its first bytes.
+        path: a .glb or .gltf file, distinguished by the first bytes.
 
     Raises:
-        InputError: no glTF 2.0, cut off, or in need of an extension that is not understood.
+        InputError: not glTF 2.0, truncated, or an unsupported extension is required.
     """
 
     def __init__(self, path: Path):
@@ -87,7 +87,7 @@ class GltfFile:
         self._textures: dict[object, np.ndarray] = {}
         self._texel_count = 0
         self._lists: dict[str, list[JsonObject]] = {}
-        self._left_out: dict[str, None] = {}
+        self._dropped: dict[str, None] = {}
         text, self._binary = content, None
         if content[:4] == b"glTF":
             text, self._binary = _chunks(content, path)
@@ -95,44 +95,45 @@ class GltfFile:
         version = self.header.object("asset").value("version", None, "2.0")
         if not str(version).startswith("2."):
             raise InputError(
-                f"{path} is glTF {shown(str(version)[:20])[1:-1]}.", "Export it as glTF 2.0."
+                f"{path} is glTF {describe_value(str(version)[:20])[1:-1]}.",
+                "Export it as glTF 2.0.",
             )
         for name in self.header.strings("extensionsRequired"):
-            if name not in _UNDERSTOOD and not name.startswith(_IGNORED):
-                raise self.unread_extension(name)
+            if name not in _SUPPORTED_EXTENSIONS and not name.startswith(_IGNORED_PREFIXES):
+                raise self.unsupported_extension_error(name)
         for name in self.header.strings("extensionsUsed"):
-            known = name in _UNDERSTOOD or name.startswith(_IGNORED)
-            if not known and not any(part in name for part in _WITH_FALLBACK):
-                self.leave_out(f"extension {shown(name)[1:-1]}")
+            supported = name in _SUPPORTED_EXTENSIONS or name.startswith(_IGNORED_PREFIXES)
+            if not supported and not any(part in name for part in _OPTIONAL_EXTENSION_PARTS):
+                self.note_dropped(f"extension {describe_value(name)[1:-1]}")
 
-    def unread_extension(self, name: str) -> InputError:
-        """The error for data that only an extension explains."""
+    def unsupported_extension_error(self, name: str) -> InputError:
+        """The error for data that needs an unsupported extension."""
         return InputError(
-            f"{self.path.name} needs the glTF extension {shown(name)[1:-1]}, which is not read.",
+            f"{self.path.name} needs the unsupported glTF extension {describe_value(name)[1:-1]}.",
             "Export it without compression, as plain glTF 2.0.",
         )
 
-    def leave_out(self, what: str) -> None:
-        """Notes something that changes what is seen and that is not kept."""
-        self._left_out[what] = None
+    def note_dropped(self, label: str) -> None:
+        """Records something that affects the appearance and is dropped."""
+        self._dropped[label] = None
 
-    def warn_of_what_is_left_out(self) -> None:
-        """One warning that names all of it; none if nothing was left out."""
-        if self._left_out:
-            logger.warning("%s: left out: %s", self.path.name, "; ".join(self._left_out))
+    def warn_dropped(self) -> None:
+        """Logs one warning that names everything that was dropped, if anything."""
+        if self._dropped:
+            logger.warning("%s: ignored: %s", self.path.name, "; ".join(self._dropped))
 
     def items(self, kind: str) -> list[JsonObject]:
-        """The header's list of that kind; empty if the file has none."""
+        """The top-level array of this name; empty if the file has none."""
         if kind not in self._lists:
             self._lists[kind] = self.header.objects(kind, kind.removesuffix("s"))
         return self._lists[kind]
 
     def item(self, kind: str, owner: JsonObject, key: str) -> JsonObject:
-        """The element of a list that a field of another object refers to."""
+        """The element of a top-level array that a field of another object refers to."""
         return self.items(kind)[self.index(kind, owner, key)]
 
     def index(self, kind: str, owner: JsonObject, key: str) -> int:
-        """A field that refers to an element of a list."""
+        """An index into a top-level array, from a field of another object."""
         count = len(self.items(kind))
         if count == 0:
             raise InputError(f"{owner.where}: {key} refers to {kind}, but there are none.")
@@ -140,7 +141,7 @@ class GltfFile:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of all buffers read so far."""
+        """Total bytes of the buffers read so far."""
         return sum(map(len, self._buffers.values()))
 
     def accessor(
@@ -148,22 +149,22 @@ class GltfFile:
     ) -> np.ndarray:
         """(count, width) values of the accessor that a field refers to.
 
-        Normalised integers are returned as fractions.
+        Normalised integers are converted to fractions.
 
         Args:
             owner: the object with the field.
             key: its name.
-            types: accessor types that are valid there.
-            integers: whether only unsigned integers are valid there.
+            types: valid accessor types.
+            integers: whether only unsigned integers are valid.
 
         Raises:
-            InputError: any number of it is not backed by the bytes behind it.
+            InputError: the accessor is invalid or exceeds the bytes of its buffer.
         """
         spec = self.item("accessors", owner, key)
         kind = spec.text("type")
         if kind not in types:
             raise InputError(
-                f"{spec.where}, used as {owner.where}: {key}, is {shown(kind)}, expected "
+                f"{spec.where}, used as {owner.where}: {key}, is {describe_value(kind)}, expected "
                 f"{' or '.join(types)}."
             )
         dtype = _component_type(spec)
@@ -178,37 +179,37 @@ class GltfFile:
             raise InputError(
                 f"{spec.where} has count {count} without a bufferView, expected at most "
                 f"{MAX_ZERO_ROWS}.",
-                "It is damaged, or its data is compressed: export it as plain glTF 2.0.",
+                "Export it as plain glTF 2.0: it is damaged, or its data is compressed.",
             )
         else:
             values = np.zeros((count, width), dtype)
         if "sparse" in spec:
-            values = self._with_sparse(values, spec.object("sparse"))
+            values = self._apply_sparse(values, spec.object("sparse"))
         if spec.boolean("normalized", False) and dtype.kind in "iu":
             return np.maximum(values / np.iinfo(dtype).max, -1.0)
         return values
 
     def count_of(self, owner: JsonObject, key: str) -> int:
-        """Number of elements that the accessor claims which a field refers to."""
+        """The declared count of the accessor that a field refers to."""
         return self.item("accessors", owner, key).integer("count")
 
-    def _with_sparse(self, values: np.ndarray, sparse: JsonObject) -> np.ndarray:
+    def _apply_sparse(self, values: np.ndarray, sparse: JsonObject) -> np.ndarray:
         count = sparse.integer("count", low=0, high=len(values))
         if count == 0:
             return values
-        where, what = sparse.object("indices"), sparse.object("values")
-        rows = self._rows(where, count, 1, _component_type(where))[:, 0]
+        indices, new_values = sparse.object("indices"), sparse.object("values")
+        rows = self._rows(indices, count, 1, _component_type(indices))[:, 0]
         if rows.dtype.kind != "u" or int(rows.max()) >= len(values):
             raise InputError(
-                f"{where.where} has values up to {rows.max()}, expected integers from 0 to "
+                f"{indices.where} has values up to {rows.max()}, expected integers from 0 to "
                 f"{len(values) - 1}."
             )
         values = values.copy()
-        values[rows] = self._rows(what, count, values.shape[1], values.dtype)
+        values[rows] = self._rows(new_values, count, values.shape[1], values.dtype)
         return values
 
     def _rows(self, spec: JsonObject, count: int, width: int, dtype: np.dtype) -> np.ndarray:
-        """(count, width) numbers of the buffer view that an object names; not to be changed."""
+        """(count, width) values of the buffer view that an object refers to; read-only."""
         view, content = self._view(spec)
         start, size = spec.integer("byteOffset", 0), width * dtype.itemsize
         stride = view.integer("byteStride", 0) or size
@@ -218,25 +219,25 @@ class GltfFile:
         if needed > len(content):
             raise InputError(
                 f"{spec.where} needs {needed} bytes of {view.where}, which has {len(content)}.",
-                _CUT_OFF,
+                _EXPORT_AGAIN,
             )
         if count == 0:
             return np.zeros((0, width), dtype)
         return np.ndarray((count, width), dtype, content, start, (stride, dtype.itemsize))
 
     def _view(self, owner: JsonObject) -> tuple[JsonObject, memoryview]:
-        """The buffer view that an object names, and its bytes."""
+        """The buffer view that an object refers to, and its bytes."""
         view = self.item("bufferViews", owner, "bufferView")
         for name in view.object("extensions").names:
-            if any(kind in name for kind in _COMPRESSION):
-                raise self.unread_extension(name)
+            if any(kind in name for kind in _COMPRESSION_EXTENSION_PARTS):
+                raise self.unsupported_extension_error(name)
         start, length = view.integer("byteOffset", 0), view.integer("byteLength")
         buffer = self._buffer(self.index("buffers", view, "buffer"))
         if start + length > len(buffer):
             raise InputError(
-                f"{self.path.name} ends before its data does: {view.where} ends at byte "
-                f"{start + length} of a buffer of {len(buffer)}.",
-                _CUT_OFF,
+                f"{self.path.name} is truncated: {view.where} ends at byte {start + length} of a "
+                f"buffer of {len(buffer)}.",
+                _EXPORT_AGAIN,
             )
         return view, buffer[start : start + length]
 
@@ -245,17 +246,19 @@ class GltfFile:
             spec = self.items("buffers")[index]
             if "uri" in spec:
                 data = memoryview(self._buffer_bytes(spec))
-            elif self._binary is None or index > 0:  # the binary chunk is the first buffer
-                raise InputError(f"{self.path.name} lacks the data of its {spec.where}.", _CUT_OFF)
+            elif self._binary is None or index > 0:  # only the first buffer may be the binary chunk
+                raise InputError(
+                    f"{self.path.name} lacks the data of its {spec.where}.", _EXPORT_AGAIN
+                )
             else:
                 data = self._binary
             self._buffers[index] = data
         return self._buffers[index]
 
     def texture(self, owner: JsonObject) -> np.ndarray:
-        """(H, W, 3) float32 sRGB image that an object names as its `source`.
+        """(H, W, 3) float32 sRGB image of an object's `source`.
 
-        Images of the same bytes are decoded once and are one array.
+        Images that share their bytes are decoded once and share one array.
         """
         image = self.item("images", owner, "source")
         if "bufferView" in image:
@@ -263,25 +266,27 @@ class GltfFile:
         else:
             key = image.text("uri")
         if key not in self._textures:
-            self._textures[key] = self._within_budget(self._decoded(image), image)
+            self._textures[key] = self._fit_texel_budget(self._decode_image(image), image)
         return self._textures[key]
 
-    def _decoded(self, image: JsonObject) -> np.ndarray:
+    def _decode_image(self, image: JsonObject) -> np.ndarray:
         if "bufferView" in image:
-            return decoded_texture(bytes(self._view(image)[1]), image.where, self.path.name)
+            return decode_texture(bytes(self._view(image)[1]), image.where, self.path.name)
         uri = image.text("uri")
         if uri.startswith("data:"):
-            return decoded_texture(_data_uri_bytes(uri, image), image.where, self.path.name)
-        target = self._named_file(uri, "texture")  # its name says whether it may be a TGA
-        return decoded_texture(target, _shown_uri(uri), self.path.name)
+            return decode_texture(_data_uri_bytes(uri, image), image.where, self.path.name)
+        target = self._resolve_uri(uri, "texture")  # TGA is recognised by its suffix
+        return decode_texture(target, _printable_uri(uri), self.path.name)
 
-    def _within_budget(self, texture: np.ndarray, image: JsonObject) -> np.ndarray:
-        """The texture, reduced by a whole factor if all together would have too many texels."""
+    def _fit_texel_budget(self, texture: np.ndarray, image: JsonObject) -> np.ndarray:
+        """Downsamples a texture by an integer factor if the total would exceed MAX_TEXELS."""
         height, width = texture.shape[:2]
         left = max(MAX_TEXELS - self._texel_count, 1)
         factor = int(np.ceil(np.sqrt(height * width / left)))
         if factor > 1:
-            self.leave_out(f"resolution: {image.where} of {width} x {height} px is reduced")
+            self.note_dropped(
+                f"resolution of {image.where} ({width} x {height} px), which is downsampled"
+            )
             rows, columns = (np.arange(0, length, factor) for length in (height, width))
             sums = np.add.reduceat(np.add.reduceat(texture, rows, axis=0), columns, axis=1)
             counts = [np.diff(np.append(at, n)) for at, n in ((rows, height), (columns, width))]
@@ -294,26 +299,26 @@ class GltfFile:
         uri = spec.text("uri")
         if uri.startswith("data:"):
             return _data_uri_bytes(uri, spec)
-        with self._named_file(uri, "buffer").open("rb") as file:
+        with self._resolve_uri(uri, "buffer").open("rb") as file:
             return file.read(spec.integer("byteLength") if "byteLength" in spec else -1)
 
-    def _named_file(self, uri: str, role: str) -> Path:
-        """The file in the same folder that a URI names."""
-        what = f"{role} of {self.path.name}"
+    def _resolve_uri(self, uri: str, role: str) -> Path:
+        """The file in or below the glTF's folder that a URI refers to."""
+        label = f"{role} of {self.path.name}"
         if _SCHEME.match(uri):
             raise InputError(
-                f"{what} is {_shown_uri(uri)}, which is not read.",
-                "Put the file next to it instead.",
+                f"{label} is {_printable_uri(uri)}, which is not supported.",
+                f"Put the file next to {self.path.name} and refer to it by a relative path.",
             )
         decoded = unquote_to_bytes(uri).decode("utf-8", "surrogateescape")
-        target = path_inside(self.path.parent, decoded, what)
-        if not target.is_file() and decoded != uri:  # some writers do not encode their names
-            target = path_inside(self.path.parent, uri, what)
+        target = path_inside(self.path.parent, decoded, label)
+        if not target.is_file() and decoded != uri:  # some exporters do not percent-encode URIs
+            target = path_inside(self.path.parent, uri, label)
         if not target.is_file():
             raise InputError(
-                f"{role} {_shown_uri(uri)} named by {self.path.name} is missing.",
-                f"Put it at that path, relative to {self.path.name}, or export as .glb, which "
-                "holds everything.",
+                f"{role} {_printable_uri(uri)} named by {self.path.name} is missing.",
+                f"Put it at that path, relative to {self.path.name}, or export the mesh as .glb, "
+                "which embeds all data.",
             )
         return target
 
@@ -321,17 +326,17 @@ class GltfFile:
 def _component_type(spec: JsonObject) -> np.dtype:
     number = spec.integer("componentType")
     if number not in _COMPONENTS:
-        known = ", ".join(map(str, _COMPONENTS))
-        raise InputError(f"{spec.where}: componentType is {number}, expected one of {known}.")
+        valid = ", ".join(map(str, _COMPONENTS))
+        raise InputError(f"{spec.where}: componentType is {number}, expected one of {valid}.")
     return np.dtype(_COMPONENTS[number])
 
 
-def _shown_uri(uri: str) -> str:
-    return uri if uri.isprintable() and len(uri) <= 100 else shown(uri)
+def _printable_uri(uri: str) -> str:
+    return uri if uri.isprintable() and len(uri) <= 100 else describe_value(uri)
 
 
 def _data_uri_bytes(uri: str, owner: JsonObject) -> bytes:
-    """The bytes of a data URI, in base64 or percent-encoded."""
+    """Decodes a data URI (base64 or percent-encoded)."""
     head, comma, data = uri.partition(",")
     try:
         if not comma:
@@ -346,25 +351,25 @@ def _data_uri_bytes(uri: str, owner: JsonObject) -> bytes:
 
 
 def _chunks(content: memoryview, path: Path) -> tuple[memoryview, memoryview | None]:
-    """The JSON text and the binary data of a GLB."""
+    """The JSON chunk and the binary chunk of a GLB."""
     if len(content) < 20:
-        raise InputError(f"{path.name} ends within its header.", _CUT_OFF)
+        raise InputError(f"{path.name} ends within its header.", _EXPORT_AGAIN)
     version, length = struct.unpack_from("<II", content, 4)
     if version != 2:
         raise InputError(f"{path.name} is GLB version {version}.", "Export it as glTF 2.0.")
     if length > len(content):
-        raise InputError(f"{path.name} has {len(content)} of {length} bytes.", _CUT_OFF)
+        raise InputError(f"{path.name} has {len(content)} bytes of {length}.", _EXPORT_AGAIN)
     found: dict[bytes, memoryview] = {}
-    place = 12
-    while place + 8 <= length:
-        size, kind = struct.unpack_from("<I4s", content, place)
-        if place + 8 + size > length:
+    position = 12
+    while position + 8 <= length:
+        size, kind = struct.unpack_from("<I4s", content, position)
+        if position + 8 + size > length:
             raise InputError(
-                f"{path.name} has a chunk of {size} bytes where {length - place - 8} are left.",
-                _CUT_OFF,
+                f"{path.name} has a chunk of {size} bytes where {length - position - 8} are left.",
+                _EXPORT_AGAIN,
             )
-        found.setdefault(kind, content[place + 8 : place + 8 + size])
-        place += 8 + size
+        found.setdefault(kind, content[position + 8 : position + 8 + size])
+        position += 8 + size
     if b"JSON" not in found:
-        raise InputError(f"{path.name} has no JSON chunk.", _CUT_OFF)
+        raise InputError(f"{path.name} has no JSON chunk.", _EXPORT_AGAIN)
     return found[b"JSON"], found.get(b"BIN\0")

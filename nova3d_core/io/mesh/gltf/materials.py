@@ -1,4 +1,4 @@
-"""The base colour of glTF materials, and how their textures are placed."""
+"""The base colour of glTF materials and the mapping of their textures."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from ...files.json_fields import JsonObject
 from ..primitives import Material, Wrap
 from .buffers import GltfFile
 
-_WRAPS: dict[int, Wrap] = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
+_WRAP_MODES: dict[int, Wrap] = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 
 
-class PlacedMaterial(NamedTuple):
-    """A material, and how its texture lies on the mesh."""
+class MaterialBinding(NamedTuple):
+    """A material with the uv set and the uv transform of its texture."""
 
     material: Material
     uv_set: int
     uv_matrix: np.ndarray
-    """(2, 3) takes (u, v, 1) of the file to the texture's own u, v."""
+    """(2, 3) maps (u, v, 1) of the mesh to texture coordinates (KHR_texture_transform)."""
 
 
-def read_material(file: GltfFile, index: int | None) -> PlacedMaterial:
+def read_material(file: GltfFile, index: int | None) -> MaterialBinding:
     """The base colour of a material by its index; plain white for None.
 
-    Emission and alpha, which are not kept, are noted in the file's warning.
+    Emission and alpha are dropped and named in the file's warning.
 
     Raises:
-        InputError: it is malformed, or its texture is missing or in a format that is not read.
+        InputError: it is malformed, or its texture is missing or in an unsupported format.
     """
     if index is None:
-        return PlacedMaterial(Material(multiplies_vertex_colours=True), 0, np.eye(3)[:2])
+        return MaterialBinding(Material(multiplies_vertex_colours=True), 0, np.eye(3)[:2])
     material = file.items("materials")[index]
     if material.text("alphaMode", "OPAQUE") != "OPAQUE":
-        file.leave_out("alpha (masks, transparency)")
+        file.note_dropped("alpha (masks, transparency)")
     if any(material.numbers("emissiveFactor", 3, (0.0, 0.0, 0.0))):
-        file.leave_out("emission")
+        file.note_dropped("emission")
     extensions = material.object("extensions")
     if "KHR_materials_pbrSpecularGlossiness" in extensions:
         glossy = extensions.object("KHR_materials_pbrSpecularGlossiness")
@@ -50,21 +50,21 @@ def read_material(file: GltfFile, index: int | None) -> PlacedMaterial:
         factor = rough.numbers("baseColorFactor", None, (1.0, 1.0, 1.0, 1.0))
         info, where = rough.object("baseColorTexture"), rough.where
     if len(factor) not in (3, 4):
-        raise InputError(f"{where} has a colour factor of {len(factor)} numbers, expected 4.")
+        raise InputError(f"{where} has a colour factor of {len(factor)} values, expected 4.")
     red, green, blue = factor[:3]
     plain = Material(tint_linear=(red, green, blue), multiplies_vertex_colours=True)
     if not info.names:
-        return PlacedMaterial(plain, 0, np.eye(3)[:2])
+        return MaterialBinding(plain, 0, np.eye(3)[:2])
     texture = file.item("textures", info, "index")
     webp = texture.object("extensions").object("EXT_texture_webp")
     source = webp if "source" in webp else texture
     if "source" not in source:
         raise InputError(
-            f"{file.path.name} has its {texture.where} only in a form not read here.",
+            f"{file.path.name}: {texture.where} is in an unsupported image format.",
             "Export it with PNG, JPEG or WebP textures.",
         )
     transform = info.object("extensions").object("KHR_texture_transform")
-    return PlacedMaterial(
+    return MaterialBinding(
         replace(plain, texture=file.texture(source), wrap=_wrap(file, texture)),
         transform.integer("texCoord", info.integer("texCoord", 0)),
         _uv_matrix(transform),
@@ -75,18 +75,18 @@ def _wrap(file: GltfFile, texture: JsonObject) -> tuple[Wrap, Wrap]:
     if "sampler" not in texture:
         return "repeat", "repeat"
     sampler = file.item("samplers", texture, "sampler")
-    numbers = [sampler.integer(key, 10497) for key in ("wrapS", "wrapT")]
-    for number in numbers:
-        if number not in _WRAPS:
-            known = ", ".join(map(str, _WRAPS))
-            raise InputError(f"{sampler.where} has wrap mode {number}, expected one of {known}.")
-    return _WRAPS[numbers[0]], _WRAPS[numbers[1]]
+    modes = [sampler.integer(key, 10497) for key in ("wrapS", "wrapT")]
+    for mode in modes:
+        if mode not in _WRAP_MODES:
+            valid = ", ".join(map(str, _WRAP_MODES))
+            raise InputError(f"{sampler.where} has wrap mode {mode}, expected one of {valid}.")
+    return _WRAP_MODES[modes[0]], _WRAP_MODES[modes[1]]
 
 
 def _uv_matrix(transform: JsonObject) -> np.ndarray:
-    """(2, 3) matrix of a KHR_texture_transform: scaled, then rotated, then translated.
+    """(2, 3) matrix of a KHR_texture_transform: scale, then rotation, then translation.
 
-    A positive angle rotates counter-clockwise as the image is seen, with v pointing down.
+    A positive angle rotates counter-clockwise in the image, whose v axis points down.
     """
     angle = transform.number("rotation", 0.0)
     rotation = [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]

@@ -1,4 +1,4 @@
-"""The node graph of a glTF file: where each mesh of the scene is placed, and how often."""
+"""The node hierarchy of a glTF file: world matrices, visibility, instances."""
 
 from __future__ import annotations
 
@@ -15,54 +15,54 @@ _INSTANCING = "EXT_mesh_gpu_instancing"
 
 
 class NodeGraph(NamedTuple):
-    """The nodes of a file."""
+    """The world matrices and the visible nodes of a file."""
 
     worlds: dict[int, np.ndarray]
-    """Node index -> (4, 4) float64 node-to-world matrix; of all nodes that are in no cycle, also
-    outside the scene, because joints may lie there."""
-    drawn: list[int]
+    """Node index -> (4, 4) float64 local-to-world matrix, for all nodes outside of cycles; also for
+    nodes outside the scene, which may be joints."""
+    visible: list[int]
     """The visible nodes of the scene, parents before children."""
 
 
 def read_nodes(file: GltfFile) -> NodeGraph:
-    """The world matrices of all nodes.
+    """Computes the world matrices of all nodes.
 
     Raises:
         InputError: a node is malformed, or refers to nodes that do not exist.
     """
     nodes = file.items("nodes")
     children = [node.integers("children", high=len(nodes) - 1) for node in nodes]
-    with_parents = {child for each in children for child in each}
-    parentless = [index for index in range(len(nodes)) if index not in with_parents]
+    child_nodes = {child for each in children for child in each}
+    roots_of_file = [index for index in range(len(nodes)) if index not in child_nodes]
     scenes = file.items("scenes")
-    scene_roots = parentless
+    scene_roots = roots_of_file
     if scenes:
         scene = scenes[file.header.integer("scene", 0, high=len(scenes) - 1)]
         scene_roots = scene.integers("nodes", high=len(nodes) - 1)
 
     local = _local_matrices(nodes)
     worlds: dict[int, np.ndarray] = {}
-    drawn: list[int] = []
-    for roots, in_scene in ((scene_roots, True), (parentless, False)):
-        waiting = [(root, np.eye(4), in_scene) for root in reversed(roots)]
-        while waiting:
-            index, parent, visible = waiting.pop()
-            if index in worlds:  # reached twice, or a cycle: neither is valid
+    visible_nodes: list[int] = []
+    for roots, in_scene in ((scene_roots, True), (roots_of_file, False)):
+        stack = [(root, np.eye(4), in_scene) for root in reversed(roots)]
+        while stack:
+            index, parent, visible = stack.pop()
+            if index in worlds:  # a second parent or a cycle: both are invalid
                 continue
             worlds[index] = parent @ local[index] if index in local else parent
             if "extensions" in nodes[index]:
                 extension = nodes[index].object("extensions").object(_VISIBILITY)
                 visible = extension.boolean("visible", True) and visible
             if visible:
-                drawn.append(index)
-            waiting += [(child, worlds[index], visible) for child in reversed(children[index])]
-    return NodeGraph(worlds, drawn)
+                visible_nodes.append(index)
+            stack += [(child, worlds[index], visible) for child in reversed(children[index])]
+    return NodeGraph(worlds, visible_nodes)
 
 
 def _local_matrices(nodes: list[JsonObject]) -> dict[int, np.ndarray]:
-    """Node index -> (4, 4) matrix: given by columns, or as translation, rotation, scale.
+    """Node index -> (4, 4) local matrix, stored column-major or as translation, rotation, scale.
 
-    Nodes without any are left out.
+    Nodes without a transform are omitted.
     """
     matrices: dict[int, np.ndarray] = {}
     composed: list[int] = []
@@ -80,13 +80,13 @@ def _local_matrices(nodes: list[JsonObject]) -> dict[int, np.ndarray]:
     if composed:
         translation, rotation, scale = np.split(np.array(values), (3, 7), axis=1)
         matrices.update(
-            zip(composed, _composed(translation, rotation, scale, "nodes"), strict=True)
+            zip(composed, _compose_trs(translation, rotation, scale, "nodes"), strict=True)
         )
     return matrices
 
 
 def instance_count(file: GltfFile, node: JsonObject) -> int:
-    """How often a node places its mesh."""
+    """Number of instances of a node's mesh (EXT_mesh_gpu_instancing)."""
     attributes = _instance_attributes(node)
     counts = {
         file.count_of(attributes, key)
@@ -99,7 +99,7 @@ def instance_count(file: GltfFile, node: JsonObject) -> int:
 
 
 def instance_matrices(file: GltfFile, node: JsonObject, world: np.ndarray) -> np.ndarray:
-    """(K, 4, 4) mesh-to-world matrices of a node's K instances; K = 1 without instancing."""
+    """(K, 4, 4) local-to-world matrices of a node's K instances; K = 1 without instancing."""
     count, attributes = instance_count(file, node), _instance_attributes(node)
     if not attributes.names:
         return world[None]
@@ -109,7 +109,7 @@ def instance_matrices(file: GltfFile, node: JsonObject, world: np.ndarray) -> np
             return np.tile(np.array(default), (count, 1))
         return file.accessor(attributes, key, (kind,)).astype(np.float64)
 
-    return world @ _composed(
+    return world @ _compose_trs(
         values("TRANSLATION", "VEC3", (0.0, 0.0, 0.0)),
         values("ROTATION", "VEC4", (0.0, 0.0, 0.0, 1.0)),
         values("SCALE", "VEC3", (1.0, 1.0, 1.0)),
@@ -121,14 +121,14 @@ def _instance_attributes(node: JsonObject) -> JsonObject:
     return node.object("extensions").object(_INSTANCING).object("attributes")
 
 
-def _composed(
+def _compose_trs(
     translation: np.ndarray, rotation: np.ndarray, scale: np.ndarray, where: str
 ) -> np.ndarray:
-    """(K, 4, 4) matrices that scale, then rotate, then translate.
+    """Composes (K, 4, 4) matrices that scale, then rotate, then translate.
 
     Args:
         translation: (K, 3).
-        rotation: (K, 4) quaternions x, y, z, w of any length but zero.
+        rotation: (K, 4) quaternions x, y, z, w of any non-zero length.
         scale: (K, 3).
         where: names the object in errors.
     """

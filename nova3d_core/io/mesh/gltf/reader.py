@@ -1,8 +1,7 @@
-"""Reads glTF 2.0 (.glb, .gltf) as parts: the scene's triangles with their base colour.
+"""Reads glTF 2.0 (.glb, .gltf) as primitives: the scene's triangles with their base colour.
 
-Written out rather than left to trimesh because trimesh (5.2) reads integer uv and 16-bit colours
-wrongly, leaves out sparse data, second uv sets, texture transforms, wrap modes and skins, and
-passes over a missing texture in silence.
+Not left to trimesh (5.2), which misreads integer uv and 16-bit colours, drops sparse accessors,
+second uv sets, texture transforms, wrap modes and skins, and ignores a missing texture.
 """
 
 from __future__ import annotations
@@ -16,87 +15,86 @@ import numpy as np
 from ....errors import InputError
 from ...files.json_fields import JsonObject
 from ...images.srgb import srgb_from_linear
-from ..primitives import Part, mesh_from_arrays
+from ..primitives import Primitive, mesh_from_arrays
 from .buffers import GltfFile
-from .materials import PlacedMaterial, read_material
+from .materials import MaterialBinding, read_material
 from .nodes import NodeGraph, instance_count, instance_matrices, read_nodes
 
 MAX_FACES = 2_000_000
-"""Faces, and vertices, of a file whose meshes are used several times, unless its buffers are so
-large that they could hold more: a few bytes may ask for any number of instances."""
+"""Limit of faces, and of vertices, including all instances, unless the buffers are large enough to
+hold more: a few bytes can request any number of instances."""
 _BYTES_PER_FACE = 6
-"""Least that a face, or a vertex, takes in a file that repeats nothing."""
+"""Minimum size of a face or a vertex in a file without instances."""
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
-_NO_SIZE = 1e-15
-"""Areas and volumes of a transformed unit cube, relative to its longest side, that are rounding."""
-_VERTICES_AT_ONCE = 1 << 16
-"""Vertices that are transformed at once: blended matrices of skins take 128 bytes each."""
+_RELATIVE_EPS = 1e-15
+"""Areas and volumes of a transformed unit cube below this, relative to its longest side, are 0."""
+_VERTEX_CHUNK = 1 << 16
+"""Vertices transformed together: the blended matrix of a skinned vertex takes 128 bytes."""
 
 
 class _Arrays(NamedTuple):
-    """A primitive in its own frame, or placed in the world."""
+    """The arrays of a primitive, in local or world coordinates."""
 
     vertices: np.ndarray
     """(N, 3) float64."""
     faces: np.ndarray
     """(F, 3) int64."""
     uv: np.ndarray | None
-    """(N, 2), under the texture transform."""
+    """(N, 2), after the texture transform."""
     normals: np.ndarray | None
     """(N, 3)."""
     colours: np.ndarray | None
     """(N, 3) sRGB."""
 
 
-class _Use(NamedTuple):
-    """What the nodes have in common that place a mesh in the same shape."""
+class _InstanceKey(NamedTuple):
+    """What determines the shape of an instance besides its node's matrix."""
 
     mesh: int
     skin: int | None
     weights: tuple[float, ...]
-    """Of the morph targets."""
+    """Morph target weights."""
 
 
-def read_gltf(path: Path) -> list[Part]:
-    """The triangles of a file's scene, in its world, a part for each primitive.
+def read_gltf(path: Path) -> list[Primitive]:
+    """Reads the triangles of a file's scene in world coordinates.
 
-    All nodes that use a mesh are in one part, in the order of the nodes. Skinned meshes are posed
-    by their joints, morph targets by the default weights; animations are at rest. What changes the
-    look and is not kept (points, lines, alpha, emission, unknown extensions) is named in one
-    warning.
+    All instances of a mesh are in one primitive, in the order of their nodes. Skins and default
+    morph weights are applied, animations are not. One warning names what affects the appearance
+    and is dropped (points, lines, alpha, emission, unknown extensions).
 
     Raises:
-        InputError: as `GltfFile`; a number is not backed by the file's bytes or out of range; a
-            texture or buffer is missing or leads out of the folder; there are too many instances.
+        InputError: as `GltfFile`; a value is out of range or exceeds the file's bytes; a texture or
+            buffer is missing or outside the folder; there are too many instances.
     """
     file = GltfFile(path)
-    with np.errstate(all="ignore"):  # values out of range are found when the mesh is checked
-        parts = _parts(file)
-    file.warn_of_what_is_left_out()
-    return parts
+    with np.errstate(all="ignore"):  # `Mesh` reports non-finite values
+        primitives = _read_primitives(file)
+    file.warn_dropped()
+    return primitives
 
 
-def _parts(file: GltfFile) -> list[Part]:
+def _read_primitives(file: GltfFile) -> list[Primitive]:
     graph = read_nodes(file)
     material_of = cache(partial(read_material, file))
-    parts: list[Part] = []
+    primitives: list[Primitive] = []
     face_count = vertex_count = 0
-    for use, nodes in _uses(file, graph).items():
+    for use, nodes in _group_instances(file, graph).items():
         mesh = file.items("meshes")[use.mesh]
         copies = sum(instance_count(file, file.items("nodes")[index]) for index in nodes)
         for primitive in mesh.objects("primitives"):
             materials = "material" in primitive
-            placed = material_of(
+            binding = material_of(
                 file.index("materials", primitive, "material") if materials else None
             )
-            arrays = _primitive(file, primitive, use.weights, placed)
+            arrays = _read_primitive(file, primitive, use.weights, binding)
             if arrays is None:
                 continue
             face_count += copies * len(arrays.faces)
             vertex_count += copies * len(arrays.vertices)
             _check_size(file, max(face_count, vertex_count))
             if use.skin is not None and "JOINTS_0" in primitive.object("attributes"):
-                arrays = _posed(file, arrays, primitive, file.items("skins")[use.skin], graph)
+                arrays = _apply_skin(file, arrays, primitive, file.items("skins")[use.skin], graph)
                 matrices = np.tile(np.eye(4), (len(nodes), 1, 1))
             else:
                 matrices = np.concatenate(
@@ -105,38 +103,40 @@ def _parts(file: GltfFile) -> list[Part]:
                         for index in nodes
                     ]
                 )
-                matrices = matrices[_leaves_an_area(matrices)]
+                matrices = matrices[_has_area(matrices)]
             if len(matrices):
-                parts.append(Part(mesh_from_arrays(*_placed(arrays, matrices)), placed.material))
-    return parts
+                primitives.append(
+                    Primitive(mesh_from_arrays(*_instantiate(arrays, matrices)), binding.material)
+                )
+    return primitives
 
 
-def _leaves_an_area(matrices: np.ndarray) -> np.ndarray:
-    """(K,) whether anything is seen under matrices (K, 4, 4).
+def _has_area(matrices: np.ndarray) -> np.ndarray:
+    """(K,) whether faces keep an area under matrices (K, 4, 4).
 
-    A scale of 0 along two or three axes hides a mesh; along one axis it only flattens it.
+    A scale of 0 along one axis flattens a mesh; along two or three axes it hides it.
     """
     linear = matrices[:, :3, :3]
     areas = np.abs(_cofactors(linear)).max(axis=(1, 2))
-    return ~(areas <= _NO_SIZE * np.abs(linear).max(axis=(1, 2)) ** 2)
+    return ~(areas <= _RELATIVE_EPS * np.abs(linear).max(axis=(1, 2)) ** 2)
 
 
 def _cofactors(linear: np.ndarray) -> np.ndarray:
-    """(K, 3, 3) matrices that transform normals; the inverse transpose but for its length."""
+    """(K, 3, 3) cofactor matrices, which transform normals: inverse transposes up to scale."""
     return np.cross(np.roll(linear, -1, axis=1), np.roll(linear, -2, axis=1))
 
 
-def _uses(file: GltfFile, graph: NodeGraph) -> dict[_Use, list[int]]:
-    """The drawn nodes of each mesh, by what shapes it, in the order of their first node."""
-    uses: dict[_Use, list[int]] = {}
-    for index in graph.drawn:
+def _group_instances(file: GltfFile, graph: NodeGraph) -> dict[_InstanceKey, list[int]]:
+    """Groups the visible nodes by mesh, skin and morph weights, in order of first use."""
+    uses: dict[_InstanceKey, list[int]] = {}
+    for index in graph.visible:
         node = file.items("nodes")[index]
         if "mesh" not in node:
             continue
         mesh = file.index("meshes", node, "mesh")
         owner = node if "weights" in node else file.items("meshes")[mesh]
         skin = file.index("skins", node, "skin") if "skin" in node else None
-        use = _Use(mesh, skin, tuple(owner.numbers("weights", None, ())))
+        use = _InstanceKey(mesh, skin, tuple(owner.numbers("weights", None, ())))
         uses.setdefault(use, []).append(index)
     return uses
 
@@ -151,21 +151,21 @@ def _check_size(file: GltfFile, count: int) -> None:
         )
 
 
-def _primitive(
+def _read_primitive(
     file: GltfFile,
     primitive: JsonObject,
     weights: tuple[float, ...],
-    placed: PlacedMaterial,
+    binding: MaterialBinding,
 ) -> _Arrays | None:
-    """A primitive in its own frame; None if it has no faces."""
+    """Reads a primitive in local coordinates; None if it has no faces."""
     attributes = primitive.object("attributes")
     mode = primitive.integer("mode", _TRIANGLES, high=_FAN)
     if mode not in (_TRIANGLES, _STRIP, _FAN) or "POSITION" not in attributes:
-        file.leave_out("points and lines")
+        file.note_dropped("points and lines")
         return None
     for name in primitive.object("extensions").names:
         if "draco" in name and "bufferView" not in file.item("accessors", attributes, "POSITION"):
-            raise file.unread_extension(name)
+            raise file.unsupported_extension_error(name)
     vertices = file.accessor(attributes, "POSITION", ("VEC3",)).astype(np.float64)
     if len(vertices) == 0:
         return None
@@ -179,13 +179,13 @@ def _primitive(
         return _per_vertex(file, attributes, key, kinds, len(vertices))
 
     normals = values("NORMAL", "VEC3")
-    normals = _morphed(file, primitive, weights, vertices, normals)
-    uv_key = f"TEXCOORD_{placed.uv_set}"
+    normals = _apply_morph_targets(file, primitive, weights, vertices, normals)
+    uv_key = f"TEXCOORD_{binding.uv_set}"
     uv = values(uv_key, "VEC2")
-    if uv is None and placed.material.texture is not None:
-        file.leave_out(f"textures of primitives without {uv_key}")
-    if uv is not None and not np.array_equal(placed.uv_matrix, np.eye(3)[:2]):
-        uv = uv @ placed.uv_matrix[:, :2].T + placed.uv_matrix[:, 2]
+    if uv is None and binding.material.texture is not None:
+        file.note_dropped(f"textures of primitives without {uv_key}")
+    if uv is not None and not np.array_equal(binding.uv_matrix, np.eye(3)[:2]):
+        uv = uv @ binding.uv_matrix[:, :2].T + binding.uv_matrix[:, 2]
     colours = values("COLOR_0", "VEC3", "VEC4")
     if colours is not None:
         colours = srgb_from_linear(colours[:, :3])
@@ -221,44 +221,44 @@ def _faces(file: GltfFile, primitive: JsonObject, mode: int, vertex_count: int) 
     step = np.arange(max(len(order) - 2, 0))
     if mode == _FAN:
         return np.stack([order[step + 1], order[step + 2], order[0 * step]], axis=1)
-    odd = step % 2  # every second triangle of a strip runs the other way round
+    odd = step % 2  # every second triangle of a strip has reversed winding
     return np.stack([order[step], order[step + 1 + odd], order[step + 2 - odd]], axis=1)
 
 
-def _morphed(
+def _apply_morph_targets(
     file: GltfFile,
     primitive: JsonObject,
     weights: tuple[float, ...],
     vertices: np.ndarray,
     normals: np.ndarray | None,
 ) -> np.ndarray | None:
-    """Adds the weighted morph targets to the vertices (N, 3), in place; returns the normals."""
+    """Adds the weighted morph targets to the vertices (N, 3) in place; returns the new normals."""
     for target, weight in zip(primitive.objects("targets"), weights, strict=False):
         if weight == 0.0:
             continue
         if any(key.startswith(("TEXCOORD", "COLOR")) for key in target.names):
-            file.leave_out("morph targets of colours and texture coordinates")
+            file.note_dropped("morph targets of colours and texture coordinates")
         if "POSITION" in target:
             vertices += weight * _per_vertex(file, target, "POSITION", ("VEC3",), len(vertices))
         if "NORMAL" in target and normals is not None:
-            change = _per_vertex(file, target, "NORMAL", ("VEC3",), len(vertices))
-            normals = normals + weight * change
+            offsets = _per_vertex(file, target, "NORMAL", ("VEC3",), len(vertices))
+            normals = normals + weight * offsets
     return normals
 
 
-def _placed(arrays: _Arrays, matrices: np.ndarray) -> _Arrays:
-    """The primitive once for each mesh-to-world matrix (K, 4, 4), one after another.
+def _instantiate(arrays: _Arrays, matrices: np.ndarray) -> _Arrays:
+    """Concatenates one copy of the primitive per local-to-world matrix (K, 4, 4).
 
-    The vertices given are overwritten.
+    The given vertices are overwritten.
     """
     count, (vertices, faces, uv, normals, colours) = len(matrices), arrays
     linear = matrices[:, :3, :3]
     volume = np.abs(linear).max(axis=(1, 2)) ** 3
-    mirrored = np.linalg.det(linear) < -_NO_SIZE * volume  # (K,)
+    mirrored = np.linalg.det(linear) < -_RELATIVE_EPS * volume  # (K,)
     if not (count == 1 and np.array_equal(matrices[0], np.eye(4))):
-        vertices = _transformed(vertices, matrices)
+        vertices = _transform_vertices(vertices, matrices)
         if normals is not None:
-            cofactors = _cofactors(linear)  # they exist for matrices that flatten too
+            cofactors = _cofactors(linear)  # also defined for singular matrices
             largest = np.abs(cofactors).max(axis=(1, 2)) * np.where(mirrored, -1.0, 1.0)
             cofactors /= largest[:, None, None]
             normals = normals @ cofactors.transpose(0, 2, 1).astype(np.float32)
@@ -272,29 +272,29 @@ def _placed(arrays: _Arrays, matrices: np.ndarray) -> _Arrays:
     return _Arrays(vertices, (faces + starts).reshape(-1, 3), uv, normals, colours)
 
 
-def _transformed(vertices: np.ndarray, matrices: np.ndarray) -> np.ndarray:
-    """(K N, 3) vertices under K matrices (K, 4, 4); those given, (N, 3), are overwritten if K = 1.
+def _transform_vertices(vertices: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+    """(K N, 3) vertices under matrices (K, 4, 4); the given ones (N, 3) are overwritten if K = 1.
 
-    In parts, which keeps the peak of memory low, and numpy's own loops long.
+    Works in chunks to bound the memory.
     """
-    turn, shift = matrices[:, :3, :3].transpose(0, 2, 1), matrices[:, None, :3, 3]
+    linear, translation = matrices[:, :3, :3].transpose(0, 2, 1), matrices[:, None, :3, 3]
     if len(matrices) == 1:
-        for start in range(0, len(vertices), _VERTICES_AT_ONCE):
-            some = vertices[start : start + _VERTICES_AT_ONCE]
-            some[:] = some @ turn[0] + shift[0]
+        for start in range(0, len(vertices), _VERTEX_CHUNK):
+            some = vertices[start : start + _VERTEX_CHUNK]
+            some[:] = some @ linear[0] + translation[0]
         return vertices
-    placed = np.zeros((len(matrices), *vertices.shape))
-    step = max(_VERTICES_AT_ONCE // len(vertices), 1)
+    result = np.zeros((len(matrices), *vertices.shape))
+    step = max(_VERTEX_CHUNK // len(vertices), 1)
     for start in range(0, len(matrices), step):
         some = slice(start, start + step)
-        placed[some] = vertices @ turn[some] + shift[some]
-    return placed.reshape(-1, 3)
+        result[some] = vertices @ linear[some] + translation[some]
+    return result.reshape(-1, 3)
 
 
-def _posed(
+def _apply_skin(
     file: GltfFile, arrays: _Arrays, primitive: JsonObject, skin: JsonObject, graph: NodeGraph
 ) -> _Arrays:
-    """The primitive as its joints pose it; its node's own matrix has no effect, as glTF rules."""
+    """Applies linear blend skinning; the node's own matrix has no effect, by the glTF standard."""
     joint_nodes = skin.integers("joints", high=len(file.items("nodes")) - 1)
     for joint in joint_nodes:
         if joint not in graph.worlds:
@@ -305,17 +305,19 @@ def _posed(
     if "inverseBindMatrices" in skin:
         binds = file.accessor(skin, "inverseBindMatrices", ("MAT4",)).reshape(-1, 4, 4)
         if len(binds) < len(poses):
-            raise InputError(f"{skin.where} has {len(binds)} bind matrices, {len(poses)} joints.")
+            raise InputError(
+                f"{skin.where} has {len(binds)} inverse bind matrices for {len(poses)} joints."
+            )
         poses = poses @ binds[: len(poses)].transpose(0, 2, 1)
-    joints, weights = _influences(file, primitive.object("attributes"), len(arrays.vertices))
+    joints, weights = _joint_influences(file, primitive.object("attributes"), len(arrays.vertices))
     if int(joints.max()) >= len(poses):
         raise InputError(
             f"{primitive.where} refers to joint {joints.max()}, but {skin.where} has {len(poses)}."
         )
     vertices = np.zeros_like(arrays.vertices)
     normals = None if arrays.normals is None else np.zeros_like(arrays.vertices)
-    for start in range(0, len(vertices), _VERTICES_AT_ONCE):
-        some = slice(start, start + _VERTICES_AT_ONCE)
+    for start in range(0, len(vertices), _VERTEX_CHUNK):
+        some = slice(start, start + _VERTEX_CHUNK)
         matrices = np.einsum("nk,nkij->nij", weights[some], poses[joints[some]])  # (S, 4, 4)
         vertices[some] = (matrices[:, :3, :3] @ arrays.vertices[some, :, None])[..., 0]
         vertices[some] += matrices[:, :3, 3]
@@ -324,10 +326,10 @@ def _posed(
     return arrays._replace(vertices=vertices, normals=normals)
 
 
-def _influences(
+def _joint_influences(
     file: GltfFile, attributes: JsonObject, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Joints (N, 4 S) int64 and weights (N, 4 S) float64 that sum to 1, of all S sets."""
+    """Joints (N, 4 S) int64 and normalised weights (N, 4 S) float64 of all S sets."""
     sets = 0
     joints, weights = [], []
     while f"JOINTS_{sets}" in attributes:
@@ -336,7 +338,7 @@ def _influences(
         sets += 1
     all_weights = np.concatenate(weights, axis=1).astype(np.float64)
     all_joints = np.concatenate(joints, axis=1).astype(np.int64)
-    all_joints[all_weights == 0.0] = 0  # what has no weight may say anything
+    all_joints[all_weights == 0.0] = 0  # unused joints may be out of range
     total = all_weights.sum(axis=1, keepdims=True)
     all_weights[:, :1] = np.where(total > 0.0, all_weights[:, :1], 1.0)
     return all_joints, all_weights / np.where(total > 0.0, total, 1.0)

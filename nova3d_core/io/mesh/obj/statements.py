@@ -1,4 +1,4 @@
-"""The statements of Wavefront OBJ: vertices, faces, and which material is used where."""
+"""Parses the statements of Wavefront OBJ: vertices, faces, material assignments."""
 
 from __future__ import annotations
 
@@ -7,28 +7,39 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ....errors import InputError
-from ...files.containment import quoted
-from ...files.text_lines import JOINED_LINE, Lines, fraction_colours, parse_numbers
+from ...files.containment import quote_value
+from ...files.text_lines import LINE_CONTINUATION, Lines, colours_to_unit_range, parse_numbers
 
-_SILENT = {"o", "g", "s", "mg", "lod", "bevel", "c_interp", "d_interp", "usemap", "maplib"}
-_SILENT |= {"shadow_obj", "trace_obj"}
-"""Statements that bear on no geometry or colour."""
+_IGNORED_STATEMENTS = {
+    "o",
+    "g",
+    "s",
+    "mg",
+    "lod",
+    "bevel",
+    "c_interp",
+    "d_interp",
+    "usemap",
+    "maplib",
+}
+_IGNORED_STATEMENTS |= {"shadow_obj", "trace_obj"}
+"""Statements that affect neither geometry nor colour."""
 _FREE_FORM = {"vp", "deg", "bmat", "step", "cstype", "curv", "curv2", "surf", "parm", "trim"}
 _FREE_FORM |= {"hole", "scrv", "sp", "end", "con", "bsp", "bzp", "cdc", "cdp", "res"}
-_LOST = {
+_UNSUPPORTED_STATEMENTS = {
     "l": "lines",
     "p": "points",
-    "call": "other files that it calls",
-    "csh": "commands that it runs",
+    "call": "included files (call)",
+    "csh": "shell commands (csh)",
     **dict.fromkeys(_FREE_FORM, "free-form curves and surfaces"),
 }
-_CUT_OFF = "The file is cut off or damaged: copy or export it again."
-MAX_LOSSES = 100
-"""Most kinds of unknown lines that are collected for the warning."""
+_EXPORT_AGAIN = "The file is truncated or damaged: copy or export it again."
+MAX_DROPPED = 100
+"""Limit of the kinds of unknown statements listed in the warning."""
 
 
-def join_lines(content: bytes) -> bytes:
-    """The text with lines that end in a backslash joined to the next, comments excepted."""
+def join_continued_lines(content: bytes) -> bytes:
+    """Joins lines that end in a backslash to the next one, except for comments."""
     if b"\\\n" not in content:
         return content
     text = np.frombuffer(content, dtype=np.uint8).copy()
@@ -36,13 +47,13 @@ def join_lines(content: bytes) -> bytes:
     starts = np.concatenate([[0], ends[:-1] + 1])
     joined = ends[(text[np.maximum(ends - 1, 0)] == ord("\\")) & (text[starts] != ord("#"))]
     text[joined - 1] = ord(" ")
-    text[joined] = ord(JOINED_LINE)
+    text[joined] = ord(LINE_CONTINUATION)
     return text.tobytes()
 
 
 @dataclass(frozen=True, eq=False)
-class Geometry:
-    """All numbers of an OBJ file."""
+class ObjGeometry:
+    """The arrays of an OBJ file."""
 
     vertices: np.ndarray
     """(N, 3) float64."""
@@ -53,43 +64,43 @@ class Geometry:
     normals: np.ndarray
     """(N normals, 3) float64."""
     corners: np.ndarray
-    """(C, 3) int64 indices of vertex, uv, normal, from 1 on; 0 where a corner has none."""
+    """(C, 3) int64 1-based indices of vertex, uv, normal; 0 where a corner has none."""
     counts: np.ndarray
     """(F,) corners of each face."""
 
 
 @dataclass(eq=False)
-class Statements:
-    """The statements of an OBJ file, collected chunk by chunk."""
+class ObjStatements:
+    """Collects the statements of an OBJ file, chunk by chunk."""
 
-    losses: dict[str, None] = field(default_factory=dict)
-    """What is not kept."""
+    dropped: dict[str, None] = field(default_factory=dict)
+    """What is not supported, for the warning."""
     libraries: list[str] = field(default_factory=list)
-    """What follows `mtllib`, line by line."""
+    """The arguments of each `mtllib` line."""
     uses: list[tuple[int, str]] = field(default_factory=list)
-    """Each `usemtl`: the number of faces before it, and the material's name."""
+    """For each `usemtl`, the number of faces before it and the material's name."""
     totals: np.ndarray = field(default_factory=lambda: np.zeros(3, dtype=np.int64))
-    """Vertices, texture coordinates and normals up to here."""
+    """Number of vertices, texture coordinates and normals so far."""
     face_count: int = 0
     last_line: int = 0
-    """The number of the last line that is not empty."""
+    """The number of the last non-blank line."""
     rows: dict[str, list[np.ndarray]] = field(
         default_factory=lambda: {name: [] for name in ("v", "colour", "vt", "vn")}
     )
     """(chunk rows, 3 or 2) float64 each; colours are NaN where a vertex has none."""
     weighted: bool | None = None
-    """Whether vertices with seven numbers are `x y z w r g b`; None until there are some."""
-    polypaint: list[str] = field(default_factory=list)
-    """What follows `#MRGB`, ZBrush's vertex colours: eight hexadecimal digits a vertex."""
+    """Whether vertices of seven values are `x y z w r g b`; None before the first one."""
+    zbrush_colours: list[str] = field(default_factory=list)
+    """Arguments of `#MRGB`, ZBrush's vertex colours: eight hexadecimal digits per vertex."""
     corners: list[np.ndarray] = field(default_factory=list)
     counts: list[np.ndarray] = field(default_factory=list)
     face_lines: list[np.ndarray] = field(default_factory=list)
 
     def add(self, lines: Lines) -> None:
-        """Collects the statements of some lines.
+        """Adds the statements of consecutive lines.
 
         Raises:
-            InputError: a line is damaged, or a face has the index 0 or one before the first.
+            InputError: a line is damaged, or a face index is 0 or before the first element.
         """
         masks = [lines.starts_with(word) for word in (b"v", b"vt", b"vn")]
         faces = lines.starts_with(b"f")
@@ -97,15 +108,15 @@ class Statements:
             self._add_vertices(lines, masks[0])
         for name, mask, width in (("vt", masks[1], 2), ("vn", masks[2], 3)):
             if mask.any():
-                least = 1 if name == "vt" else 3  # `vt u` alone is allowed
+                min_count = 1 if name == "vt" else 3  # `vt u` alone is allowed
                 numbers = lines.numbers(mask, 2)
-                self.rows[name].append(_columns(lines, mask, numbers, width, least))
+                self.rows[name].append(_columns(lines, mask, numbers, width, min_count))
         before = np.cumsum(np.stack(masks, axis=1), axis=0) + self.totals  # (L, 3)
         if faces.any():
             self._add_faces(lines, faces, before)
         rest = ~(masks[0] | masks[1] | masks[2] | faces | lines.is_empty)
         for index in np.flatnonzero(lines.starts_with(b"#mrgb")).tolist():
-            self.polypaint.append(lines.line(index).split(maxsplit=1)[-1])
+            self.zbrush_colours.append(lines.line(index).split(maxsplit=1)[-1])
         rest &= ~lines.starts_with(b"#", whole=False)
         for word in (b"o", b"g", b"s"):
             rest &= ~lines.starts_with(word)
@@ -118,7 +129,7 @@ class Statements:
         self.face_count = int(faces_before[-1])
 
     def _add_vertices(self, lines: Lines, mask: np.ndarray) -> None:
-        """`v x y z`, also with w, with r g b, with w r g b, or with r g b a."""
+        """Adds `v x y z`, optionally followed by w, r g b, w r g b, or r g b a."""
         values, counts = lines.numbers(mask, 1)
         self.rows["v"].append(_columns(lines, mask, (values, counts), 3, 3))
         colours = np.full((len(counts), 3), np.nan)
@@ -132,9 +143,9 @@ class Statements:
         self.rows["colour"].append(colours)
 
     def _has_weights(self, fourth: np.ndarray, seventh: np.ndarray) -> bool:
-        """Whether vertices with seven numbers have `w r g b`; else `r g b a`.
+        """Whether vertices of seven values end in `w r g b` rather than `r g b a`.
 
-        The first ones of a file decide: weights are 1 throughout, and so are most alphas.
+        Decided by the first chunk: weights are always 1, and so are most alphas.
         """
         if self.weighted is None:
             opaque = bool((seventh == seventh[0]).all()) and seventh[0] in (1.0, 255.0)
@@ -144,12 +155,14 @@ class Statements:
     def _add_faces(self, lines: Lines, mask: np.ndarray, before: np.ndarray) -> None:
         corners, counts = _face_corners(lines, mask)
         line_of = np.repeat(np.flatnonzero(mask), counts)
-        backward = corners < 0  # counts back from the line that it stands on
+        backward = corners < 0  # negative indices count back from the current line
         if backward.any():
             corners = np.where(backward, corners + before[line_of] + 1, corners)
             wrong = (backward & (corners < 1)).any(axis=1)
             if wrong.any():
-                raise InputError(f"{lines.name(line_of[wrong][0])} refers to before the first one.")
+                raise InputError(
+                    f"{lines.name(line_of[wrong][0])} has an index before the first element."
+                )
         self.corners.append(corners)
         self.counts.append(counts)
         self.face_lines.append(lines.line_numbers(np.flatnonzero(mask)))
@@ -163,19 +176,19 @@ class Statements:
         elif keyword == "mtllib":
             if argument:
                 self.libraries.append(argument)
-        elif keyword in _LOST:
-            self.losses[f"{_LOST[keyword]} are left out"] = None
-        elif keyword not in _SILENT and len(self.losses) < MAX_LOSSES:
-            self.losses[f"lines that start with {quoted(keyword[:20])} are left out"] = None
+        elif keyword in _UNSUPPORTED_STATEMENTS:
+            self.dropped[f"{_UNSUPPORTED_STATEMENTS[keyword]} are ignored"] = None
+        elif keyword not in _IGNORED_STATEMENTS and len(self.dropped) < MAX_DROPPED:
+            self.dropped[f"lines that start with {quote_value(keyword[:20])} are ignored"] = None
 
-    def geometry(self) -> Geometry:
-        """All numbers; corners that refer to uv or normals that are not there have none.
+    def geometry(self) -> ObjGeometry:
+        """The arrays; references to missing texture coordinates or normals become 0.
 
         Raises:
-            InputError: a face refers to a vertex that is not there; its line is named.
+            InputError: a face refers to a missing vertex; the message names its line.
         """
-        vertices = _stacked(self.rows["v"], 3)
-        corners = _stacked(self.corners, 3, np.int64)
+        vertices = _concatenate(self.rows["v"], 3)
+        corners = _concatenate(self.corners, 3, np.int64)
         counts = np.concatenate([np.zeros(0, dtype=np.int64), *self.counts])
         beyond = corners > self.totals
         absent = beyond[:, 0] | (corners[:, 0] == 0)
@@ -185,64 +198,68 @@ class Statements:
             raise InputError(
                 f"line {line}: a face refers to vertex {int(corners[absent][0, 0])}, but there are "
                 f"{len(vertices)} vertices.",
-                _CUT_OFF,
+                _EXPORT_AGAIN,
             )
         for column, name in ((1, "texture coordinates"), (2, "normals")):
             if beyond[:, column].any():
-                self.losses[f"some faces refer to {name} that are not there"] = None
+                self.dropped[f"some faces refer to missing {name}"] = None
                 corners[beyond[:, column], column] = 0
         if (counts < 3).any():
             if counts[-1] < 3 and self.face_lines[-1][-1] == self.last_line:
                 raise InputError(
-                    f"line {self.last_line}: a face ends after {counts[-1]} corners.", _CUT_OFF
+                    f"line {self.last_line}: a face ends after {counts[-1]} corners.", _EXPORT_AGAIN
                 )
-            self.losses["faces with fewer than three corners are left out"] = None
-        return Geometry(
+            self.dropped["faces with fewer than three corners are ignored"] = None
+        return ObjGeometry(
             vertices,
             self._colours(len(vertices)),
-            _stacked(self.rows["vt"], 2),
-            _stacked(self.rows["vn"], 3),
+            _concatenate(self.rows["vt"], 2),
+            _concatenate(self.rows["vn"], 3),
             corners,
             counts,
         )
 
     def _colours(self, vertex_count: int) -> np.ndarray | None:
-        """(N, 3) sRGB in 0..1 of the vertices, if any has a colour."""
-        colours = _stacked(self.rows["colour"], 3)
+        """(N, 3) sRGB vertex colours in 0..1; None if no vertex has one."""
+        colours = _concatenate(self.rows["colour"], 3)
         given = ~np.isnan(colours).all(axis=1)
         if given.any():
-            known = fraction_colours(colours[given])
+            unit_range = colours_to_unit_range(colours[given])
             colours = np.ones_like(colours)
-            colours[given] = known
+            colours[given] = unit_range
             return colours
-        if not self.polypaint:
+        if not self.zbrush_colours:
             return None
         try:
-            table = np.frombuffer(bytes.fromhex("".join(self.polypaint)), dtype=np.uint8)
+            table = np.frombuffer(bytes.fromhex("".join(self.zbrush_colours)), dtype=np.uint8)
         except ValueError:
             table = np.zeros(0, dtype=np.uint8)
         if len(table) != 4 * vertex_count:
-            self.losses["vertex colours (#MRGB) that do not fit the vertices are left out"] = None
+            self.dropped["vertex colours (#MRGB) that do not match the vertices are ignored"] = None
             return None
         return table.reshape(-1, 4)[:, 1:] / 255.0
 
 
-def _stacked(arrays: list[np.ndarray], width: int, dtype: type = np.float64) -> np.ndarray:
+def _concatenate(arrays: list[np.ndarray], width: int, dtype: type = np.float64) -> np.ndarray:
     return np.concatenate([np.zeros((0, width), dtype=dtype), *arrays])
 
 
 def _columns(
-    lines: Lines, mask: np.ndarray, numbers: tuple[np.ndarray, np.ndarray], width: int, least: int
+    lines: Lines,
+    mask: np.ndarray,
+    numbers: tuple[np.ndarray, np.ndarray],
+    width: int,
+    min_count: int,
 ) -> np.ndarray:
-    """(lines, width) first numbers of each line; zeros where there are fewer.
+    """(lines, width) first values of each line, padded with zeros.
 
     Raises:
-        InputError: a line has fewer than `least` numbers.
+        InputError: a line has fewer than `min_count` values.
     """
     values, counts = numbers
-    if counts.min() < least:
+    if counts.min() < min_count:
         short = np.flatnonzero(mask)[counts.argmin()]
-        raise InputError(f"{lines.name(short)} has fewer than {least} numbers.")
+        raise InputError(f"{lines.name(short)} has fewer than {min_count} numbers.")
     if counts.min() == counts.max():
         table = values.reshape(len(counts), -1)[:, :width]
         if table.shape[1] == width:
@@ -250,19 +267,19 @@ def _columns(
     starts = np.cumsum(counts) - counts
     table = np.zeros((len(counts), width))
     for column in range(width):
-        there = counts > column
-        table[there, column] = values[starts[there] + column]
+        present = counts > column
+        table[present, column] = values[starts[present] + column]
     return table
 
 
 def _face_corners(lines: Lines, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The corners on face lines, in any mixture of `v`, `v/vt`, `v//vn` and `v/vt/vn`.
+    """Parses face lines with any mixture of `v`, `v/vt`, `v//vn` and `v/vt/vn`.
 
     Returns:
-        (C, 3) int64 as the file gives them, 0 where there is nothing; and (lines,) corners of each.
+        (C, 3) int64 indices as in the file, 0 where absent; and (lines,) number of corners.
 
     Raises:
-        InputError: a line has something else, or the index 0.
+        InputError: a line is not of this form, or has the index 0.
     """
     content, counts = lines.select(mask, 1)
     text = np.frombuffer(content, dtype=np.uint8)
@@ -272,33 +289,33 @@ def _face_corners(lines: Lines, mask: np.ndarray) -> tuple[np.ndarray, np.ndarra
     is_word[1:] &= blank[:-1]
     is_number = ~(blank | slash)
     is_number[1:] &= (blank | slash)[:-1]
-    places = np.flatnonzero(is_number)
+    starts = np.flatnonzero(is_number)
     words = np.flatnonzero(is_word)
-    word_of = np.cumsum(is_word, dtype=np.int32)[places] - 1
+    word_of = np.cumsum(is_word, dtype=np.int32)[starts] - 1
     slashes = np.cumsum(slash, dtype=np.int32)
-    slot = slashes[places] - (slashes - slash)[words][word_of]
+    slot = slashes[starts] - (slashes - slash)[words][word_of]
     line_of = np.repeat(np.flatnonzero(mask), counts)
     try:
         values = parse_numbers(content.replace(b"/", b" "), np.int64)
     except ValueError:
         values = None
-    wrong = "has something else than corners such as 1, 1/2, 1//3 or 1/2/3."
-    if values is None or len(values) != len(places):
-        raise InputError(f"{_first_wrong(lines, mask, content)} {wrong}")
+    problem = "has corners that are not of the form 1, 1/2, 1//3 or 1/2/3."
+    if values is None or len(values) != len(starts):
+        raise InputError(f"{_first_invalid(lines, mask, content)} {problem}")
     if (slot > 2).any():
-        raise InputError(f"{lines.name(line_of[word_of[slot > 2][0]])} {wrong}")
+        raise InputError(f"{lines.name(line_of[word_of[slot > 2][0]])} {problem}")
     if (values == 0).any():
         line = line_of[word_of[values == 0][0]]
         raise InputError(f"{lines.name(line)} has the index 0; OBJ counts from 1.")
     corners = np.zeros((len(words), 3), dtype=np.int64)
     corners[word_of, slot] = values
     if (corners[:, 0] == 0).any():
-        raise InputError(f"{lines.name(line_of[corners[:, 0] == 0][0])} {wrong}")
+        raise InputError(f"{lines.name(line_of[corners[:, 0] == 0][0])} {problem}")
     return corners, counts
 
 
-def _first_wrong(lines: Lines, mask: np.ndarray, content: bytes) -> str:
-    """The first face line that numpy cannot parse."""
+def _first_invalid(lines: Lines, mask: np.ndarray, content: bytes) -> str:
+    """Describes the first face line that numpy cannot parse."""
     for index, line in zip(np.flatnonzero(mask).tolist(), content.split(b"\n"), strict=False):
         try:
             parse_numbers(line.replace(b"/", b" "), np.int64)

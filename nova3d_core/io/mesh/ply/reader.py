@@ -1,4 +1,4 @@
-"""Reads PLY as parts: polygons and strips, colours in all common spellings, uv and textures."""
+"""Reads PLY as primitives: polygons, triangle strips, colours, uv and textures."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ....errors import InputError
-from ...files.text_lines import fraction_colours, warn_of_losses
+from ...files.text_lines import colours_to_unit_range, warn_dropped
 from ..polygon_mesh import PolygonSoup
-from ..primitives import Material, Part, texture_beside
-from .elements import Columns, List, read_elements
+from ..primitives import Material, Primitive, load_relative_texture
+from .elements import Columns, PlyList, read_elements
 
 logger = logging.getLogger(__name__)
 
@@ -25,49 +25,52 @@ _UV = (("texture_u", "texture_v"), ("u", "v"), ("s", "t"), ("texture_s", "textur
 _INDICES = ("vertex_indices", "vertex_index")
 
 
-def read_ply(path: Path) -> list[Part]:
-    """The faces of a PLY file with vertex colours, face colours, or uv and the textures it names.
+def read_ply(path: Path) -> list[Primitive]:
+    """Reads the faces of a PLY file with vertex colours, face colours, or uv and textures.
 
-    Polygons and triangle strips are cut into triangles. Face colours, where nothing else gives
-    colour, split the vertices, and so do uv that are given per face. What is not kept is named in
-    one warning.
+    Polygons and triangle strips are triangulated. Face colours, used only without any other
+    colour, split the vertices, and so do uv per face. One warning names what is dropped.
 
     Raises:
-        InputError: the file is damaged; a texture is missing, or the file names several without
-            saying which face has which.
+        InputError: the file is damaged; a texture is missing; there are several textures but no
+            texnumber per face.
     """
     header, elements = read_elements(path.read_bytes())
-    losses: dict[str, None] = {}
-    faces, texture_of = _soup(elements, losses)
-    known = {"vertex", "face", "tristrips"}
-    others = [e.name for e in header.elements if e.name not in known and e.count > 0]
+    dropped: dict[str, None] = {}
+    faces, texture_of = _read_soup(elements, dropped)
+    supported = {"vertex", "face", "tristrips"}
+    others = [e.name for e in header.elements if e.name not in supported and e.count > 0]
     if others:
-        losses[f"elements {', '.join(sorted(set(others)))[:200]} are left out"] = None
+        dropped[f"elements {', '.join(sorted(set(others)))[:200]} are ignored"] = None
 
     groups: list[tuple[PolygonSoup, str | None]] = []
     if texture_of is None or len(header.textures) < 2:
         if len(header.textures) > 1:
             raise InputError(
-                f"{path} has {len(header.textures)} textures; a PLY without texture numbers of its "
-                "faces is read with one.",
+                f"{path} has {len(header.textures)} textures but no texnumber per face; without it, "
+                "only one texture is supported.",
                 "Save it as .glb.",
             )
         groups.append((faces, header.textures[0] if header.textures else None))
     else:
-        is_known = (texture_of >= 0) & (texture_of < len(header.textures))
-        texture_of = np.where(is_known, texture_of, -1).astype(np.int64)
+        is_valid = (texture_of >= 0) & (texture_of < len(header.textures))
+        texture_of = np.where(is_valid, texture_of, -1).astype(np.int64)
         for number in np.unique(texture_of).tolist():
             name = header.textures[number] if number >= 0 else None
             groups.append((faces.select(texture_of == number), name))
-    parts = [part for soup, texture in groups for part in _parts(path, soup, texture, losses)]
-    warn_of_losses(logger, path, losses)
-    return parts
+    primitives = [
+        primitive
+        for soup, texture in groups
+        for primitive in _build_primitives(path, soup, texture, dropped)
+    ]
+    warn_dropped(logger, path, dropped)
+    return primitives
 
 
-def _soup(
-    elements: dict[str, Columns], losses: dict[str, None]
+def _read_soup(
+    elements: dict[str, Columns], dropped: dict[str, None]
 ) -> tuple[PolygonSoup, np.ndarray | None]:
-    """The faces and strips of a file, and (P,) the number of each face's texture, if it has one."""
+    """The faces and strips of a file, and (P,) the texture index of each face, if there are any."""
     vertex = elements.get("vertex", {})
     vertices = _columns(vertex, (("x", "y", "z"),))
     if vertices is None:
@@ -77,27 +80,27 @@ def _soup(
     polygons = _index_list(face, "face")
     face_colours = _columns(face, _COLOURS)
     if face_colours is not None:
-        face_colours = fraction_colours(face_colours)
+        face_colours = colours_to_unit_range(face_colours)
     texture_of = face.get("texnumber")
-    texture_of = None if isinstance(texture_of, List) else texture_of
+    texture_of = None if isinstance(texture_of, PlyList) else texture_of
     strips = _index_list(elements.get("tristrips", {}), "tristrips")
     corners, counts = polygons.values.astype(np.int64), polygons.counts
-    corner_uv = _corner_uv(face, counts, losses)
-    if len(strips.counts):  # their triangles have nothing of what faces alone have
+    corner_uv = _corner_uv(face, counts, dropped)
+    if len(strips.counts):  # strips have no face attributes
         triangles = _strip_triangles(strips)
         corners = np.concatenate([corners, triangles.reshape(-1)])
         counts = np.concatenate([counts, np.full(len(triangles), 3)])
-        corner_uv = _extended(corner_uv, triangles.size, np.nan)
-        face_colours = _extended(face_colours, len(triangles), 1.0)
-        texture_of = _extended(texture_of, len(triangles), -1)
+        corner_uv = _pad_rows(corner_uv, triangles.size, np.nan)
+        face_colours = _pad_rows(face_colours, len(triangles), 1.0)
+        texture_of = _pad_rows(texture_of, len(triangles), -1)
     if (counts < 3).any():
-        losses["faces with fewer than three corners are left out"] = None
+        dropped["faces with fewer than three corners are ignored"] = None
     soup = PolygonSoup(
         vertices.astype(np.float64),
         corners,
         counts,
         _columns(vertex, (("nx", "ny", "nz"),)),
-        None if colours is None else fraction_colours(colours),
+        None if colours is None else colours_to_unit_range(colours),
         _columns(vertex, _UV),
         corner_uv,
         face_colours,
@@ -105,15 +108,15 @@ def _soup(
     return soup, texture_of
 
 
-def _extended(rows: np.ndarray | None, count: int, value: float) -> np.ndarray | None:
-    """The rows, and `count` more of one value."""
+def _pad_rows(rows: np.ndarray | None, count: int, value: float) -> np.ndarray | None:
+    """Appends `count` rows of one value."""
     if rows is None:
         return None
     return np.concatenate([rows, np.full((count, *rows.shape[1:]), value)])
 
 
 def _columns(columns: Columns, spellings: tuple[tuple[str, ...], ...]) -> np.ndarray | None:
-    """(R, names) numbers under the first spelling of which all names are there."""
+    """(R, names) values under the first spelling whose names all exist."""
     for names in spellings:
         found = [columns.get(name) for name in names]
         if all(isinstance(column, np.ndarray) for column in found):
@@ -121,88 +124,88 @@ def _columns(columns: Columns, spellings: tuple[tuple[str, ...], ...]) -> np.nda
     return None
 
 
-def _index_list(columns: Columns, element: str) -> List:
-    """The list of vertex indices of an element: by its name, or the only list that there is.
+def _index_list(columns: Columns, element: str) -> PlyList:
+    """The list of vertex indices of an element: by its name, or the only list.
 
     Raises:
-        InputError: there are rows without such a list, or with fractional indices.
+        InputError: rows have no such list, or fractional indices.
     """
-    lists = {name: column for name, column in columns.items() if isinstance(column, List)}
+    lists = {name: column for name, column in columns.items() if isinstance(column, PlyList)}
     found = next((lists[name] for name in _INDICES if name in lists), None)
     if found is None and len(lists) == 1:
         (found,) = lists.values()
     if found is None:
         if any(len(column) for column in columns.values() if isinstance(column, np.ndarray)):
             raise InputError(f"its element '{element}' has no list vertex_indices.")
-        return List(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+        return PlyList(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
     if found.values.dtype.kind == "f" and (found.values % 1 != 0).any():
         raise InputError(f"its element '{element}' has fractional vertex indices.")
     return found
 
 
-def _corner_uv(face: Columns, counts: np.ndarray, losses: dict[str, None]) -> np.ndarray | None:
-    """(C, 2) texture coordinates of each corner, NaN for faces that have none; None without any."""
+def _corner_uv(face: Columns, counts: np.ndarray, dropped: dict[str, None]) -> np.ndarray | None:
+    """(C, 2) texture coordinates of the corners, NaN for faces without; None if no face has any."""
     given = face.get("texcoord")
-    if not isinstance(given, List) or not given.counts.any():
+    if not isinstance(given, PlyList) or not given.counts.any():
         return None
     fits = given.counts == 2 * counts
     if not fits.all() and (given.counts[~fits] > 0).any():
-        losses["texture coordinates that do not fit their faces are left out"] = None
+        dropped["texture coordinates that do not match their faces are ignored"] = None
     uv = np.full((int(counts.sum()), 2), np.nan)
     values = given.values[np.repeat(fits, given.counts)]
     uv[np.repeat(fits, counts)] = values.reshape(-1, 2)
     return uv
 
 
-def _strip_triangles(strips: List) -> np.ndarray:
-    """(T, 3) triangles of strips, every second turned around; -1 starts the next strip."""
+def _strip_triangles(strips: PlyList) -> np.ndarray:
+    """(T, 3) triangles of strips, with every second winding reversed; -1 restarts a strip."""
     ends = np.cumsum(strips.counts)
     flat = np.insert(strips.values.astype(np.int64), ends, -1)  # a separator after each strip
     if len(flat) < 3:
         return np.zeros((0, 3), dtype=np.int64)
-    places = np.arange(len(flat))
-    start = np.maximum.accumulate(np.where(flat == -1, places + 1, 0))
+    positions = np.arange(len(flat))
+    start = np.maximum.accumulate(np.where(flat == -1, positions + 1, 0))
     triangles = np.stack([flat[:-2], flat[1:-1], flat[2:]], axis=1)
-    odd = (places - start)[:-2] % 2 == 1
+    odd = (positions - start)[:-2] % 2 == 1
     triangles[odd] = triangles[odd][:, [1, 0, 2]]
     a, b, c = triangles.T
     return triangles[(triangles != -1).all(axis=1) & (a != b) & (b != c) & (c != a)]
 
 
-def _parts(
-    path: Path, soup: PolygonSoup, texture: str | None, losses: dict[str, None]
-) -> list[Part]:
-    """The part of faces of one texture; faces without texture coordinates become another part."""
+def _build_primitives(
+    path: Path, soup: PolygonSoup, texture: str | None, dropped: dict[str, None]
+) -> list[Primitive]:
+    """The primitive of one texture; faces without texture coordinates become a second one."""
     groups = [(soup, texture)]
     if soup.corner_uv is not None:
         starts = np.cumsum(soup.counts) - soup.counts
-        without = np.zeros(len(soup.counts), dtype=bool)
+        lacks_uv = np.zeros(len(soup.counts), dtype=bool)
         filled = soup.counts > 0
-        without[filled] = np.isnan(soup.corner_uv[starts[filled], 0])
-        if without.any():
-            losses["faces without texture coordinates are left without texture"] = None
-            bare = replace(soup, corner_uv=None).select(without)
-            groups = [(soup.select(~without), texture), (replace(bare, uv=None), None)]
-    parts = []
+        lacks_uv[filled] = np.isnan(soup.corner_uv[starts[filled], 0])
+        if lacks_uv.any():
+            dropped["faces without texture coordinates lose the texture"] = None
+            without_uv = replace(soup, corner_uv=None).select(lacks_uv)
+            groups = [(soup.select(~lacks_uv), texture), (replace(without_uv, uv=None), None)]
+    primitives = []
     for group, name in groups:
         has_uv = group.uv is not None or group.corner_uv is not None
         if name is not None and not has_uv:
-            losses["the texture is left out: there are no texture coordinates"] = None
+            dropped["the texture is ignored: there are no texture coordinates"] = None
             name = None
-        group = _coloured(group, name is not None, losses)
+        group = _select_colours(group, name is not None, dropped)
         mesh = group.mesh()
         if mesh is not None:
-            image = None if name is None else texture_beside(path.parent, name, path.name)
-            parts.append(Part(mesh, Material(image)))
-    return parts
+            image = None if name is None else load_relative_texture(path.parent, name, path.name)
+            primitives.append(Primitive(mesh, Material(image)))
+    return primitives
 
 
-def _coloured(soup: PolygonSoup, is_textured: bool, losses: dict[str, None]) -> PolygonSoup:
-    """The faces with one source of colour: the texture, else the vertices, else the faces."""
+def _select_colours(soup: PolygonSoup, is_textured: bool, dropped: dict[str, None]) -> PolygonSoup:
+    """Keeps one source of colour: the texture, else the vertices, else the faces."""
     if is_textured and soup.colours is not None:
-        losses["vertex colours under a texture are left out"] = None
+        dropped["vertex colours of textured faces are ignored"] = None
     if soup.face_colours is not None and (is_textured or soup.colours is not None):
-        losses["face colours are left out: there are others"] = None
+        dropped["face colours are ignored: a texture or vertex colours take precedence"] = None
     return replace(
         soup,
         colours=None if is_textured else soup.colours,
