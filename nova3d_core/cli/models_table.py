@@ -1,4 +1,4 @@
-"""The `models` command's answer: the files at hand, what each really is, and what is missing."""
+"""The report of the `models` command: installed files, what each contains, and missing ones."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ _INDENT = "      "
 def models_report(
     folders: Sequence[Path | str] = (), progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """What is installed below the folders and which known files are missing, ready for JSON.
+    """Lists the installed and the missing published model files, as a JSON document.
 
     Args:
-        folders: where to look; `weights.locate.default_folders` says where without any.
+        folders: to search; `weights.discovery.locate.default_folders()` if empty.
         progress: reports each file whose header is read.
 
     Returns:
         {"built_in": file or None, "folders": [path], "installed": [file], "missing": [file]}. Sizes
-        are in bytes; what is not known is None.
+        are in bytes; unknown values are None.
 
     Raises:
         InputError: a given folder does not exist.
     """
-    places = default_folders(folders)
-    found = find_models(places, progress) if places else []
+    searched = default_folders(folders)
+    found = find_models(searched, progress) if searched else []
     return {
         "built_in": {**_installed_row(inspect_file(built_in_file())), "name": NAME}
         if is_shipped()
         else None,
-        "folders": [str(place) for place in places],
+        "folders": [str(folder) for folder in searched],
         "installed": [_installed_row(file) for file in found],
         "missing": [_missing_row(known) for known in missing_files(found)],
     }
@@ -63,7 +63,7 @@ def _installed_row(file: FoundFile) -> dict[str, Any]:
         "dtype": identity.dtype if identity else "unknown",
         "parts": list(identity.parts) if identity else [],
         "decoder": identity.decoder if identity else None,
-        "is": describe(identity) if identity else "cannot be used",
+        "description": describe(identity) if identity else "unusable",
         "published_as": f"{file.known.source}: {file.known.file}" if file.known else None,
         "matched_by": file.matched_by,
         "licence": file.known.licence if file.known else None,
@@ -88,12 +88,12 @@ def _missing_row(known: KnownFile) -> dict[str, Any]:
 
 
 def models_text(report: dict[str, Any]) -> str:
-    """The report of `models_report` as a plain table to read, without a final newline."""
+    """Formats the report of `models_report` as plain text, without a final newline."""
     lines = _built_in_lines(report["built_in"])
     lines += ["", *_folder_lines(report["folders"])]
     lines += ["", f"Installed: {len(report['installed'])} files"]
     lines += _installed_lines(report["installed"])
-    lines += ["", f"Known, but not found: {len(report['missing'])} files"]
+    lines += ["", f"Not installed: {len(report['missing'])} published files"]
     lines += _missing_lines(report["missing"])
     return "\n".join(lines)
 
@@ -101,20 +101,20 @@ def models_text(report: dict[str, Any]) -> str:
 def _built_in_lines(row: dict[str, Any] | None) -> list[str]:
     if row is None:
         return [f"Built in: none; {NAME} is not in this copy of the package."]
-    lines = [f"Built in: {row['name']}  {_size_text(row['bytes'])}  {row['is']}"]
+    lines = [f"Built in: {row['name']}  {_size_text(row['bytes'])}  {row['description']}"]
     if row["problem"]:
-        lines += _wrapped("! ", row["problem"].removeprefix(row["path"]).lstrip())
-    for remark in (FAMILIES[NAME].caveats, *row["notes"]):
-        lines += _wrapped("- ", remark)
+        lines += _wrap("! ", row["problem"].removeprefix(row["path"]).lstrip())
+    for note in (FAMILIES[NAME].caveats, *row["notes"]):
+        lines += _wrap("- ", note)
     return lines
 
 
 def _folder_lines(folders: list[str]) -> list[str]:
     if folders:
-        return ["Looked in:", *(f"  {folder}" for folder in folders)]
+        return ["Searched folders:", *(f"  {folder}" for folder in folders)]
     return [
-        "Looked nowhere: this package does not lie inside ComfyUI/custom_nodes.",
-        f"Name a folder, or set {FOLDERS_VARIABLE}.",
+        "Searched folders: none, because this package is not inside ComfyUI/custom_nodes.",
+        f"Pass a folder, or set {FOLDERS_VARIABLE}.",
     ]
 
 
@@ -123,37 +123,37 @@ def _installed_lines(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in rows:
         size = _size_text(row["bytes"])
-        lines.append(f"  {row['file']:<{width}}  {size:>8}  {row['is']}".rstrip())
+        lines.append(f"  {row['file']:<{width}}  {size:>8}  {row['description']}".rstrip())
         lines.append(f"{_INDENT}at {row['path']}")
         if row["published_as"]:
-            lines.append(f"{_INDENT}{row['published_as']} (told by {row['matched_by']})")
+            lines.append(f"{_INDENT}{row['published_as']} (matched by {row['matched_by']})")
         if row["problem"]:
-            lines += _wrapped("! ", row["problem"].removeprefix(row["path"]).lstrip())
-        for remark in row["notes"]:
-            lines += _wrapped("- ", remark)
+            lines += _wrap("! ", row["problem"].removeprefix(row["path"]).lstrip())
+        for note in row["notes"]:
+            lines += _wrap("- ", note)
     return lines
 
 
 def _missing_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """The missing files, grouped by where they are published and where they go."""
+    """The missing files, grouped by repository and target folder."""
     width = max((len(row["file"]) for row in rows), default=0)
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        below = row["install_path"].removesuffix(row["file"]).rstrip("/")
-        groups.setdefault((row["source"], below, row["licence"], row["gated"]), []).append(row)
+        target = row["install_path"].removesuffix(row["file"]).rstrip("/")
+        groups.setdefault((row["source"], target, row["licence"], row["gated"]), []).append(row)
     lines = []
-    for (source, below, licence, gated), members in groups.items():
-        lines.append(f"  {source} -> models/{below}/")
-        lines.append(f"{_INDENT}licence: {licence or 'not known'}; {_gate_text(gated)}")
+    for (source, target, licence, gated), members in groups.items():
+        lines.append(f"  {source} -> models/{target}/")
+        lines.append(f"{_INDENT}licence: {licence or 'unknown'}; {_gate_text(gated)}")
         for row in members:
             size = _size_text(row["bytes"], row["gigabytes"])
-            what = f"{row['family']}: {row['usage']}"
-            lines.append(f"{_INDENT}{row['file']:<{width}}  {size:>8}  {what}")
+            usage = f"{row['family']}: {row['usage']}"
+            lines.append(f"{_INDENT}{row['file']:<{width}}  {size:>8}  {usage}")
     return lines
 
 
-def _wrapped(bullet: str, text: str) -> list[str]:
-    """The text in lines of at most 100 characters, the first with the bullet."""
+def _wrap(bullet: str, text: str) -> list[str]:
+    """Wraps the text at 100 characters; the first line starts with the bullet."""
     return textwrap.wrap(
         text,
         100,
@@ -166,14 +166,14 @@ def _wrapped(bullet: str, text: str) -> list[str]:
 
 def _gate_text(gated: bool | None) -> str:
     return {
-        True: "gated: agree to its terms there first",
-        False: "not gated when last seen",
-        None: "whether it is gated is not known",
+        True: "gated: accept its terms there first",
+        False: "not gated when last checked",
+        None: "unknown whether it is gated",
     }[gated]
 
 
 def _size_text(exact_bytes: int | None, gigabytes: float | None = None) -> str:
-    """A size with three digits, "9.56 GB"; "?" where it is not known."""
+    """A size with three digits, "9.56 GB"; "?" if it is unknown."""
     size = exact_bytes if exact_bytes is not None else gigabytes and gigabytes * 1e9
     if size is None:
         return "?"

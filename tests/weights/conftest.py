@@ -1,4 +1,4 @@
-"""Model files for the tests: real headers over a hole in the disk, so gigabytes cost nothing."""
+"""Model files for the tests: real headers with sparse data, so gigabytes cost nothing."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ DIFFUSERS_UNET = {
 
 
 def header_bytes(shapes: Shapes, code: str = "F32", metadata: dict | None = None) -> bytes:
-    """Length and JSON of a safetensors header, as the library writes them."""
+    """A safetensors header as the library writes it: length and JSON."""
     entries: dict = {"__metadata__": metadata} if metadata else {}
     position = 0
     for name, shape in sorted(shapes.items()):
         size = math.prod(shape) * BITS[code] // 8
-        place = [position, position + size]
-        entries[name] = {"dtype": code, "shape": list(shape), "data_offsets": place}
+        span = [position, position + size]
+        entries[name] = {"dtype": code, "shape": list(shape), "data_offsets": span}
         position += size
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -39,13 +39,13 @@ def header_bytes(shapes: Shapes, code: str = "F32", metadata: dict | None = None
 
 
 def data_bytes(shapes: Shapes, code: str = "F32") -> int:
-    """Bytes of all tensors."""
+    """Size of all tensors in bytes."""
     return sum(math.prod(shape) for shape in shapes.values()) * BITS[code] // 8
 
 
 @pytest.fixture(scope="session")
 def write_model() -> Callable[..., Path]:
-    """Writes a .safetensors whose data is a hole: `write_model(path, shapes, code, metadata)`."""
+    """Writes a .safetensors with sparse data: `write_model(path, shapes, code, metadata)`."""
 
     def write(path: Path, shapes: Shapes, code: str = "F32", metadata: dict | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def write_model() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def manifest(checkpoint_manifests: Path) -> Callable[[str], dict[str, tuple[int, ...]]]:
-    """Names and shapes of a real checkpoint: `manifest("svd_xt_sgm")`."""
+    """Keys and shapes of a published checkpoint: `manifest("svd_xt_sgm")`."""
 
     def read(name: str) -> dict[str, tuple[int, ...]]:
         entries = json.loads((checkpoint_manifests / f"{name}.json").read_text(encoding="utf-8"))
@@ -71,7 +71,7 @@ def manifest(checkpoint_manifests: Path) -> Callable[[str], dict[str, tuple[int,
 
 @pytest.fixture(scope="session")
 def small_unet() -> Callable[..., dict[str, tuple[int, ...]]]:
-    """The telling keys of a video UNet: `small_unet(add_embed_dim, layout, prefix)`."""
+    """The identifying keys of a video UNet: `small_unet(add_embed_dim, layout, prefix)`."""
 
     def make(
         add_embed_dim: int, layout: str = "sgm", prefix: str = "model.diffusion_model."

@@ -1,4 +1,4 @@
-"""Small random models with every kind of layer, and the layouts that files keep them in."""
+"""Small random models with all kinds of layers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from nova3d_core.diffusion.network.unet import VideoUNet
 
 UNET = "model.diffusion_model."
 CLIP = "conditioner.embedders.0.open_clip.model.visual."
-VAE = VaeConfig(widths=(32, 32, 64, 64))
+VAE = VaeConfig(block_out_channels=(32, 32, 64, 64))
 CLIP_SHAPE = ClipConfig(160, 96, 2, 2, 48, 28, 14)
 ADDED = {"nova3d": 256, "sv3d_u": 256, "sv3d_p": 1280, "v3d": 768, "svd": 768}
 
 
 def randomised(module: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The module with random weights, on the CPU."""
+    """Gives the module random weights on the CPU."""
     generator = torch.Generator().manual_seed(seed)
     state = {
         name: (torch.randn(value.shape, generator=generator) * 0.1).to(dtype)
@@ -37,7 +37,7 @@ def randomised(module: nn.Module, seed: int, dtype: torch.dtype = torch.float32)
 
 
 def random_unet(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> VideoUNet:
-    """A narrow UNet whose heads are 64 wide, as files without metadata have them."""
+    """A narrow UNet with 64 channels per head, as in files without metadata."""
     own = {"domains": 2, "alignment": "gta", "camera_task_dim": CAMERA_TASK_DIM}
     config = UNetConfig(
         model_channels=64,
@@ -53,7 +53,7 @@ def mini_model(
     seed: int = 0, dtype: torch.dtype = torch.float32, **settings: object
 ) -> MultiviewModel:
     """A nova3d-mini with few channels and random weights."""
-    codec = PixelCodec(4, mean=(0.1 + 0.2, 0.7, 0.6), deviation=1.0 / 3.0)
+    codec = PixelCodec(4, mean=(0.1 + 0.2, 0.7, 0.6), std=1.0 / 3.0)
     config = UNetConfig(
         **{
             "in_channels": 2 * codec.latent_channels,
@@ -83,12 +83,12 @@ def mini_model(
 
 
 def copying_mini(dtype: torch.dtype = torch.float32) -> MultiviewModel:
-    """A nova3d-mini that paints, in one step, the image's silhouette in every view and domain.
+    """A nova3d-mini that generates, in one step, the image's silhouette in every view and domain.
 
-    It is blue on white, which as a normal faces the first camera. The first layer measures how dark
-    each block of pixels is; the last residual block hands that on; the last norm, of two channels
-    with the same content, and its activation cut it off at 0 and 10; the last layer colours it.
-    From the highest noise on, the data are the negative of what the network says.
+    The silhouette is blue on white; as a normal, blue faces the first camera. The first layer
+    measures the darkness of each block of pixels, the last residual block passes it on, the last
+    norm (two channels of the same content) and its activation clamp it to 0 to 10, and the last
+    layer colours it. At the highest noise level, the sample is the negative of the prediction.
     """
     model = mini_model(0, dtype)
     unet, codec = model.unet, model.codec
@@ -97,9 +97,9 @@ def copying_mini(dtype: torch.dtype = torch.float32) -> MultiviewModel:
     first, last, (norm, _, head) = unet.input_blocks[0][0], unet.output_blocks[-1][0], unet.out
     first.weight[:2, codec.latent_channels :, 1, 1] = -1.0 / codec.latent_channels
     first.bias[:2] = 1.0
-    handed_on = last.skip_connection.in_channels - unet.config.model_channels
+    skip_start = last.skip_connection.in_channels - unet.config.model_channels
     for channel in range(2):
-        last.skip_connection.weight[channel, handed_on + channel] = 1.0
+        last.skip_connection.weight[channel, skip_start + channel] = 1.0
     norm.weight[:2] = 100.0
     norm.bias[1] = -10.0
     colours = torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]])[..., None, None]  # blue, white
@@ -112,11 +112,13 @@ def copying_mini(dtype: torch.dtype = torch.float32) -> MultiviewModel:
 def random_model(
     family: str = "sv3d_u", seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> MultiviewModel:
-    """All parts of a family's model."""
+    """A random model of a family, with all parts."""
     if family == "nova3d-mini":
         return mini_model(seed, dtype)
     temporal = not family.startswith("sv3d")
-    vae = build_vae(VaeConfig(VAE.block_out_channels, VAE.layers_per_block, VAE.latent_channels, temporal))
+    vae = build_vae(
+        VaeConfig(VAE.block_out_channels, VAE.layers_per_block, VAE.latent_channels, temporal)
+    )
     return MultiviewModel(
         FAMILIES.get(family),
         random_unet(family, seed, dtype),
@@ -126,7 +128,7 @@ def random_model(
 
 
 def states(model: MultiviewModel) -> dict[str, Tensor]:
-    """Every tensor of a model."""
+    """All tensors of a model."""
     return {
         f"{name}.{key}": value
         for name in ("unet", "codec", "image_encoder")
@@ -135,7 +137,7 @@ def states(model: MultiviewModel) -> dict[str, Tensor]:
 
 
 def assert_same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
-    """Bit for bit, number formats included."""
+    """Asserts equality bit for bit, dtypes included."""
     assert a.keys() == b.keys()
     for name in a:
         assert a[name].dtype == b[name].dtype, name

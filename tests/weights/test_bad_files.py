@@ -1,4 +1,4 @@
-"""Files that are no model, are broken, or ask for what they must not have: one clear line each."""
+"""Files that are not a model, are damaged, or would run code: one clear error line each."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.errors import Cancelled, InputError
 from nova3d_core.progress import Progress
 from nova3d_core.weights.files.read import open_weights
-from nova3d_core.weights.load import STAGE, load_model, load_unet
+from nova3d_core.weights.load import STAGE, load_model
 from nova3d_core.weights.save import save_nova3d
 
-from .models import UNET, random_model, random_unet
+from .models import CLIP_SHAPE, UNET, random_model, random_unet
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
-    """A whole small model in one file."""
+    """A complete small model in one file."""
     path = tmp_path_factory.mktemp("model") / "sv3d_u.safetensors"
     save_nova3d(random_model("sv3d_u"), path)
     return path
 
 
-def refused(path: Path, **settings) -> InputError:
+def load_error(path: Path, **settings) -> InputError:
     with pytest.raises(InputError) as caught:
         load_model(path, **settings)
     assert str(path) in str(caught.value)
     return caught.value
 
 
-def test_base_svd_is_refused_with_what_to_do(tmp_path, write_model, manifest):
+def test_base_svd_is_rejected_with_a_hint(tmp_path, write_model, manifest):
     path = write_model(tmp_path / "svd_xt.safetensors", manifest("svd_xt_sgm"), "F16")
-    error = refused(path)
+    error = load_error(path)
     assert "base Stable Video Diffusion" in error.message
     assert "Train NOVA3D from it, or load SV3D or V3D" in error.hint
 
@@ -55,87 +55,88 @@ SDXL = {
     "conditioner.embedders.1.model.ln_final.weight": (1280,),
 }
 OTHERS = {
-    "sdxl": (SDXL, "another diffusion model, without layers across time"),
+    "sdxl": (SDXL, "another diffusion model, without temporal layers"),
     "flux": ({"double_blocks.0.img_attn.qkv.weight": (9, 3)}, "a diffusion transformer"),
     "lora": ({"unet.down_blocks.0.lora_up.weight": (3, 3)}, "a LoRA"),
-    "strange": ({"something.weight": (3,)}, "nothing known here"),
+    "odd": ({"something.weight": (3,)}, "no supported model"),
 }
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
-def test_other_models_are_refused_as_what_they_are(tmp_path, write_model, name):
-    shapes, told = OTHERS[name]
-    error = refused(write_model(tmp_path / f"{name}.safetensors", shapes))
-    assert told in error.message
-    assert "no multi-view model" in error.message
+def test_other_models_are_rejected_by_their_kind(tmp_path, write_model, name):
+    shapes, description = OTHERS[name]
+    error = load_error(write_model(tmp_path / f"{name}.safetensors", shapes))
+    assert description in error.message
+    assert "not a multi-view model" in error.message
 
 
-def test_ouroboros3d_comes_later(tmp_path, write_model, manifest):
+def test_ouroboros3d_is_not_supported_yet(tmp_path, write_model, manifest):
     path = tmp_path / "mv.safetensors"
-    error = refused(write_model(path, manifest("ouroboros3d_mv_model_unet")))
+    error = load_error(write_model(path, manifest("ouroboros3d_mv_model_unet")))
     assert "Ouroboros3D" in error.message
-    assert "later" in error.hint
+    assert "Use NOVA3D" in error.hint
+    assert "not supported yet" in error.message
 
 
-def test_a_vae_alone_is_no_model(tmp_path, write_model, manifest):
+def test_rejects_a_file_with_only_a_vae(tmp_path, write_model, manifest):
     path = write_model(tmp_path / "vae.safetensors", manifest("svd_diffusers_vae"))
-    assert "holds no UNet" in refused(path).message
+    assert "has no UNet" in load_error(path).message
 
 
-def test_a_missing_file_and_an_empty_folder_are_told(tmp_path):
-    assert "cannot be read" in refused(tmp_path / "gone.safetensors").message
+def test_reports_a_missing_file_and_an_empty_folder(tmp_path):
+    assert "cannot be read" in load_error(tmp_path / "gone.safetensors").message
     (tmp_path / "empty").mkdir()
-    assert "a folder without a UNet" in refused(tmp_path / "empty").message
+    assert "a folder without a UNet" in load_error(tmp_path / "empty").message
 
 
-@pytest.mark.parametrize("share", [0.0005, 0.3, 0.999])
-def test_a_truncated_safetensors_is_told(tmp_path, saved, share):
+@pytest.mark.parametrize("fraction", [0.0005, 0.3, 0.999])
+def test_reports_a_truncated_safetensors_file(tmp_path, saved, fraction):
     path = tmp_path / "cut.safetensors"
     whole = saved.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * share)])
-    assert "cut short" in refused(path).message
+    path.write_bytes(whole[: int(len(whole) * fraction)])
+    assert "truncated" in load_error(path).message
 
 
-def test_a_truncated_checkpoint_is_told(tmp_path):
+def test_reports_a_truncated_checkpoint(tmp_path):
     path = tmp_path / "cut.ckpt"
     torch.save({"state_dict": random_unet("sv3d_u").state_dict()}, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert "cut short or damaged" in refused(path).message
+    assert "truncated or damaged" in load_error(path).message
 
 
 class Payload:
-    """Would make a file if it were unpickled."""
+    """Creates a folder if it is unpickled."""
 
-    def __init__(self, mark: Path):
-        self.mark = mark
+    def __init__(self, marker: Path):
+        self.marker = marker
 
     def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
+        return os.mkdir, (str(self.marker),)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_tries_to_run_code_runs_none(tmp_path, zipped):
-    mark, path = tmp_path / "ran", tmp_path / "evil.ckpt"
+def test_code_in_a_checkpoint_is_not_run(tmp_path, zipped):
+    marker, path = tmp_path / "ran", tmp_path / "evil.ckpt"
     weights = {UNET + name: value for name, value in random_unet("sv3d_u").state_dict().items()}
-    made = {"state_dict": weights, "extra": Payload(mark)}
-    torch.save(made, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(InputError, match=r"asks to run code.*mkdir") as caught:
-        load_unet(path)
+    checkpoint = {"state_dict": weights, "extra": Payload(marker)}
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match=r"would run code.*mkdir") as caught:
+        load_model(path)
     assert str(path) in str(caught.value)
-    assert not mark.exists()
+    assert not marker.exists()
 
 
-def test_a_plain_pickle_that_tries_to_run_code_runs_none(tmp_path):
-    mark, path = tmp_path / "ran", tmp_path / "evil.pt"
-    path.write_bytes(pickle.dumps(Payload(mark)))
-    refused(path)
-    assert not mark.exists()
+def test_code_in_a_plain_pickle_is_not_run(tmp_path):
+    marker, path = tmp_path / "ran", tmp_path / "evil.pt"
+    path.write_bytes(pickle.dumps(Payload(marker)))
+    load_error(path)
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_weights_that_are_not_finite_are_named(tmp_path, saved, dtype, value):
+def test_names_non_finite_weights(tmp_path, saved, dtype, value):
     with open_weights(saved) as file:
         tensors = {name: file[name].to(dtype) for name in file}
     clip = "conditioner.embedders.0.open_clip.model.visual."
@@ -149,26 +150,26 @@ def test_weights_that_are_not_finite_are_named(tmp_path, saved, dtype, value):
         broken.view(-1)[-1] = value
         path = tmp_path / "broken.safetensors"
         save_file(tensors | {name: broken}, path)
-        assert f"NaN or infinite values in '{name}'" in refused(path).message
+        assert f"NaN or infinite values in '{name}'" in load_error(path).message
 
 
-def test_values_beyond_float16_are_told_and_bfloat16_takes_them(tmp_path):
+def test_values_beyond_float16_are_rejected_but_load_as_bfloat16(tmp_path):
     model = random_model("sv3d_u")
     model.unet.out[2].weight.view(-1)[0] = 1e6
     path = tmp_path / "large.safetensors"
     save_nova3d(model, path)
-    error = refused(path, dtype=torch.float16)
-    assert "float16 cannot hold" in error.message
+    error = load_error(path, dtype=torch.float16)
+    assert "beyond the range of torch.float16" in error.message
     assert "bfloat16" in error.hint
     assert load_model(path, dtype=torch.bfloat16).unet.out[2].weight.view(-1)[0] > 9e5
 
 
-def test_weights_in_a_format_without_layers_are_refused(saved):
+def test_rejects_a_dtype_that_layers_cannot_compute_in(saved):
     with pytest.raises(InputError, match=r"cannot be loaded as torch\.int8, expected one of"):
         load_model(saved, dtype=torch.int8)
 
 
-def test_cancelled_while_loading_stops_at_the_next_tensor(saved):
+def test_cancellation_stops_loading_at_the_next_tensor(saved):
     steps: list[int] = []
     progress = Progress(lambda event: steps.append(event.step), lambda: len(steps) >= 40)
     with pytest.raises(Cancelled) as caught:
@@ -177,7 +178,7 @@ def test_cancelled_while_loading_stops_at_the_next_tensor(saved):
     assert steps == list(range(40))
 
 
-def test_every_tensor_is_reported(saved):
+def test_progress_reports_every_tensor(saved):
     events = []
     model = load_model(saved, progress=Progress(events.append))
     total = sum(
@@ -188,26 +189,29 @@ def test_every_tensor_is_reported(saved):
     assert {(event.stage, event.total) for event in events} == {(STAGE, total)}
 
 
-def test_a_model_larger_than_memory_is_refused_before_it_is_read(tmp_path, write_model):
-    """A file that could be mapped as it is, and does not fit in the wanted number format."""
+def test_rejects_a_model_larger_than_memory_before_reading_it(tmp_path, saved, write_model):
+    """The file could be memory-mapped as it is, but does not fit in the requested dtype."""
     psutil = pytest.importorskip("psutil")
-    wanted = 0.7 * psutil.virtual_memory().total / 2  # weights, at two bytes each in the file
-    channels = 64 * int((wanted / 1.52e9) ** 0.5 * 320 / 64)
-    config = UNetConfig(model_channels=channels, add_embed_dim=256)
+    weights = 0.7 * psutil.virtual_memory().total / 2  # two bytes each in the file
+    channels = 64 * int((weights / 1.52e9) ** 0.5 * 320 / 64)
+    context_dim = CLIP_SHAPE.projection_dim
+    config = UNetConfig(model_channels=channels, context_dim=context_dim, add_embed_dim=256)
     state = VideoUNet(config, device="meta").state_dict()
-    shapes = {UNET + name: tuple(value.shape) for name, value in state.items()}
+    with open_weights(saved) as file:
+        shapes = {name: shape for name, shape in file.shapes.items() if not name.startswith(UNET)}
+    shapes |= {UNET + name: tuple(value.shape) for name, value in state.items()}
     path = write_model(tmp_path / "huge.safetensors", shapes, "F16")
     with pytest.raises(InputError, match=r"huge.safetensors needs \d+\.\d GiB of memory") as caught:
-        load_unet(path, dtype=torch.float32)
+        load_model(path, dtype=torch.float32)
     assert "load it as float16" in caught.value.hint
 
 
-def test_free_memory_is_a_part_of_all_memory():
+def test_available_memory_is_at_most_the_total_memory():
     psutil = pytest.importorskip("psutil")
     assert 0 < available_bytes() <= psutil.virtual_memory().total
 
 
-def test_memory_is_checked_where_it_is_known():
+def test_memory_check_is_skipped_if_the_available_memory_is_unknown():
     check_memory("x", 10, None)
     check_memory("x", 10, 10)
     with pytest.raises(InputError, match=r"x needs 2\.0 GiB of memory, 1\.0 GiB are free"):
@@ -216,20 +220,20 @@ def test_memory_is_checked_where_it_is_known():
 
 STARVED = """
 import resource, sys
-from nova3d_core.weights.load import load_unet
+from nova3d_core.weights.load import load_model
 from nova3d_core.errors import InputError
 import safetensors.torch
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (150 << 20),) * 2)
 try:
-    load_unet(sys.argv[1])
+    load_model(sys.argv[1])
 except InputError as error:
     print(error)
 """
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
-def test_memory_that_runs_out_while_reading_is_told(tmp_path, write_model, suffix):
+def test_reports_running_out_of_memory_while_reading(tmp_path, write_model, suffix):
     if sys.platform != "linux":
         pytest.skip("only Linux limits a process's memory")
     state = VideoUNet(UNetConfig(model_channels=64, add_embed_dim=256), device="meta").state_dict()
@@ -248,7 +252,7 @@ def test_memory_that_runs_out_while_reading_is_told(tmp_path, write_model, suffi
     assert f"{path} does not fit into memory. Close other programs" in done.stdout
 
 
-def test_an_open_file_knows_its_names_and_no_others(saved):
+def test_open_file_maps_its_keys_to_tensors(saved):
     with open_weights(saved) as file:
         assert len(file) == len(list(file)) == len(file.shapes)
         with pytest.raises(KeyError):

@@ -1,4 +1,4 @@
-"""The model that ships with the package: found by its name, listed, missed with a clear line."""
+"""The model that ships with the package: found by name, listed, or reported as missing."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from nova3d_core.weights.save import save_nova3d
 
 from .models import assert_same, mini_model, random_model, states
 
-MOST_BYTES = 16_000_000
+MAX_BYTES = 16_000_000
 
 
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
-    """A package with a small model inside."""
+    """A package that contains a small model."""
     path = tmp_path / "package" / FILE.name
     path.parent.mkdir()
     save_nova3d(mini_model(), path, note="ships with this package")
@@ -45,34 +45,34 @@ def shipped(tmp_path, monkeypatch):
 
 @pytest.fixture
 def missing(tmp_path, monkeypatch):
-    """A package without it."""
+    """A package that does not contain the model."""
     path = tmp_path / FILE.name
     monkeypatch.setattr(built_in, "FILE", path)
     return path
 
 
-def test_its_name_stands_for_it(shipped):
+def test_built_in_name_resolves_to_the_shipped_file(shipped):
     assert resolve_model_file(NAME) == shipped
     loaded = load_model(NAME)
     assert loaded.family is FAMILIES[NAME]
     assert_same(states(loaded), states(mini_model()))
 
 
-def test_a_file_of_that_name_comes_first(shipped, tmp_path, monkeypatch):
+def test_a_file_with_the_built_in_name_takes_precedence(shipped, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_nova3d(random_model("sv3d_u"), tmp_path / "other.safetensors")
     (tmp_path / "other.safetensors").rename(NAME)
     assert str(resolve_model_file(NAME)) == NAME
 
 
-def test_where_it_is_missing_one_line_says_so(missing):
+def test_reports_a_missing_built_in_model(missing):
     for find in (resolve_model_file, load_model):
         with pytest.raises(InputError, match="is not in this copy of the package") as caught:
             find(NAME)
         assert str(missing) in str(caught.value)
 
 
-def test_other_names_are_looked_for_below_the_folders(tmp_path):
+def test_other_names_are_searched_below_the_folders(tmp_path):
     inside = tmp_path / "models" / "deep"
     inside.mkdir(parents=True)
     (inside / "some.safetensors").write_bytes(b"")
@@ -80,7 +80,7 @@ def test_other_names_are_looked_for_below_the_folders(tmp_path):
     assert str(resolve_model_file("none.safetensors", [tmp_path])) == "none.safetensors"
 
 
-def test_the_models_command_lists_it_as_built_in(shipped, tmp_path):
+def test_models_command_lists_the_built_in_model(shipped, tmp_path):
     report = models_report([tmp_path / "package"])
     assert json.loads(json.dumps(report)) == report
     row = report["built_in"]
@@ -88,37 +88,37 @@ def test_the_models_command_lists_it_as_built_in(shipped, tmp_path):
     assert row["bytes"] == shipped.stat().st_size
     text = models_text(report)
     assert text.startswith(f"Built in: {NAME}")
-    for said in ("simple synthetic objects", "ships with this package"):
-        assert said in text
+    for phrase in ("simple synthetic objects", "ships with this package"):
+        assert phrase in text
 
 
-def test_the_models_command_says_that_it_is_missing(missing, tmp_path):
+def test_models_command_reports_a_missing_built_in_model(missing, tmp_path):
     report = models_report([tmp_path])
     assert report["built_in"] is None
     assert "is not in this copy of the package" in models_text(report)
 
 
-def test_better_files_are_published_ones():
+def test_recommended_files_are_published():
     assert {known.name for known in KNOWN_FILES} >= set(RECOMMENDED)
     assert all(name in recommended_files() for name in RECOMMENDED)
 
 
-def test_what_ships_is_whole_and_small():
+def test_shipped_model_is_complete_and_small():
     assert is_shipped()
     found = inspect_file(FILE)
     assert (found.problem, found.family) == (None, NAME)
-    assert found.bytes <= MOST_BYTES
+    assert found.bytes <= MAX_BYTES
     model = load_model(NAME)
     assert model.family is FAMILIES[NAME]
 
 
-def test_what_ships_knows_objects_that_it_never_saw():
-    """Better than the front's own images from all sides would be."""
+def test_shipped_model_generalises_to_held_out_objects():
+    """Its views are better than copies of the front view."""
     model = load_model(NAME)
     truths = held_out_objects(read_train_config("mini"), model.family, 3)
     found = validate(model, truths, OneDevice(model, torch.device("cpu")))
     assert len(found.objects) == 3
-    for truth, painted in zip(truths, found.painted, strict=True):
+    for truth, painted in zip(truths, found.generated, strict=True):
         front = torch.stack([truth.colour, truth.normal])[:, :1].expand_as(painted)
         ours, copies = (
             mean_over_unseen_views(view_metrics(each, truth)) for each in (painted, front)

@@ -102,9 +102,7 @@ def ran(program: str, path: Path, place: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_full_size_checkpoint_is_loaded_as_quickly_as_it_is_read(
-    checkpoint, cached, record_property
-):
+def test_full_size_checkpoint_loads_as_fast_as_it_is_read(checkpoint, cached, record_property):
     """Best of three each, in turns.
 
     From the disk, against reading alone. From the system's cache, where a file of this size is

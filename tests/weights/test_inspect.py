@@ -1,4 +1,4 @@
-"""Reading a safetensors header: what it says, and every way a file can be broken."""
+"""Reading safetensors headers: their contents, and all kinds of damage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_raw(path: Path, entries: object, data: int = 0) -> Path:
     ("code", "dtype"),
     [("F32", "float32"), ("F16", "float16"), ("BF16", "bfloat16"), ("F8_E4M3", "float8_e4m3fn")],
 )
-def test_header_tells_names_formats_shapes_and_metadata(tmp_path, write_model, code, dtype):
+def test_reads_keys_dtypes_shapes_and_metadata(tmp_path, write_model, code, dtype):
     path = write_model(tmp_path / "m.safetensors", SHAPES, code, {"format": "pt"})
     header = read_header(path)
     assert header.tensors == {name: TensorInfo(dtype, shape) for name, shape in SHAPES.items()}
@@ -33,7 +33,7 @@ def test_header_tells_names_formats_shapes_and_metadata(tmp_path, write_model, c
     assert header.bytes == path.stat().st_size
 
 
-def test_header_equals_what_the_safetensors_library_wrote(tmp_path):
+def test_header_matches_the_safetensors_library(tmp_path):
     library = pytest.importorskip("safetensors.torch")
     import torch
 
@@ -45,29 +45,29 @@ def test_header_equals_what_the_safetensors_library_wrote(tmp_path):
     assert header.metadata == {"by": "test"}
 
 
-def test_every_cut_of_a_file_is_refused_with_the_remedy(tmp_path, write_model):
+def test_every_truncation_is_rejected_with_a_hint(tmp_path, write_model):
     whole = write_model(tmp_path / "m.safetensors", SHAPES).read_bytes()
     for length in range(len(whole)):
         (tmp_path / "cut.safetensors").write_bytes(whole[:length])
-        with pytest.raises(InputError, match=r"cut short|is empty") as caught:
+        with pytest.raises(InputError, match=r"truncated|is empty") as caught:
             read_header(tmp_path / "cut.safetensors")
         assert "Download it again" in str(caught.value)
 
 
-def test_cut_data_says_how_many_bytes_are_there_and_promised(tmp_path, write_model):
+def test_truncated_data_reports_actual_and_declared_size(tmp_path, write_model):
     path = write_model(tmp_path / "m.safetensors", {"w": (1000, 1000)})
     whole = path.stat().st_size
     with path.open("r+b") as stream:
         stream.truncate(whole - 1)
-    expected = f"promises {whole:,} bytes, the file has {whole - 1:,}"
+    expected = f"declares {whole:,} bytes, the file has {whole - 1:,}"
     with pytest.raises(InputError, match=expected):
         read_header(path)
 
 
-def test_appended_bytes_are_refused(tmp_path, write_model):
+def test_rejects_appended_bytes(tmp_path, write_model):
     path = write_model(tmp_path / "m.safetensors", SHAPES)
     path.write_bytes(path.read_bytes() + b"12345")
-    with pytest.raises(InputError, match="5 more than its header describes"):
+    with pytest.raises(InputError, match="5 more than its header declares"):
         read_header(path)
 
 
@@ -82,11 +82,11 @@ def test_appended_bytes_are_refused(tmp_path, write_model):
         ((4).to_bytes(8, "little") + b"{a: ", "not valid JSON"),
         (b"\n<!DOCTYPE html>\n<html></html>", "a web page"),
         (b"<?xml version='1.0'?><Error>denied</Error>", "a web page"),
-        (b'{"error": "Access to model is restricted"}', "a text, not a model.*restricted"),
-        (b"Entry not found", "a text, not a model.*Entry not found"),
+        (b'{"error": "Access to model is restricted"}', "a text file, not a model.*restricted"),
+        (b"Entry not found", "a text file, not a model.*Entry not found"),
     ],
 )
-def test_what_is_no_model_is_named(tmp_path, content, message):
+def test_reports_what_a_non_model_file_is(tmp_path, content, message):
     path = tmp_path / "svd_xt.safetensors"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -95,7 +95,7 @@ def test_what_is_no_model_is_named(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("name", ["m.safetensors", "m.ckpt"])
-def test_git_lfs_pointer_tells_the_real_size(tmp_path, name):
+def test_git_lfs_pointer_reports_the_size_of_the_model(tmp_path, name):
     (tmp_path / name).write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:b2652c23\nsize 9559625980\n"
     )
@@ -106,22 +106,25 @@ def test_git_lfs_pointer_tells_the_real_size(tmp_path, name):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"dtype": "F32", "shape": [2]}, "'w' is not described properly"),
-        ({"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}, "'w' is not described properly"),
-        ("F32", "'w' is not described properly"),
-        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, "does not fit its place"),
-        ({"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}, "does not fit its place"),
-        ({"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}, "does not fit its place"),
+        ({"dtype": "F32", "shape": [2]}, "'w' has an invalid entry"),
+        ({"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}, "'w' has an invalid entry"),
+        ("F32", "'w' has an invalid entry"),
+        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, "does not match its data offsets"),
+        (
+            {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]},
+            "does not match its data offsets",
+        ),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}, "does not match its data offsets"),
         ({"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}, "starts at 4, expected 0"),
     ],
 )
-def test_a_malformed_tensor_entry_is_named(tmp_path, entry, message):
+def test_reports_a_malformed_tensor_entry(tmp_path, entry, message):
     path = write_raw(tmp_path / "m.safetensors", {"w": entry}, data=8)
     with pytest.raises(InputError, match=message):
         read_header(path)
 
 
-def test_overlapping_tensors_are_refused(tmp_path):
+def test_rejects_overlapping_tensors(tmp_path):
     entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     path = write_raw(tmp_path / "m.safetensors", {"v": entry, "w": entry}, data=8)
     with pytest.raises(InputError, match="'w' starts at 0, expected 8"):
@@ -129,24 +132,24 @@ def test_overlapping_tensors_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("length", [0x0280, 0x0480])
-def test_a_length_that_looks_like_a_pickle_is_still_safetensors(tmp_path, length):
+def test_length_that_looks_like_a_pickle_is_still_safetensors(tmp_path, length):
     text = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
     path = write_raw(tmp_path / "m.safetensors", text, data=4)
     assert path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x04")
     assert read_header(path).tensors == {"w": TensorInfo("float32", (1,))}
 
 
-def test_the_contents_decide_the_format_not_the_name(tmp_path, write_model):
+def test_contents_determine_the_format_not_the_suffix(tmp_path, write_model):
     path = write_model(tmp_path / "renamed.ckpt", SHAPES)
     assert read_header(path).format == "safetensors"
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_reports_a_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"gone\.safetensors cannot be read"):
         read_header(tmp_path / "gone.safetensors")
 
 
-def test_no_damage_raises_anything_but_input_error(tmp_path, write_model):
+def test_damaged_files_raise_only_input_errors(tmp_path, write_model):
     whole = write_model(tmp_path / "m.safetensors", SHAPES, metadata={"a": "b"}).read_bytes()
     random_source = random.Random(7)
     outcomes = set()

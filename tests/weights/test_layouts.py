@@ -1,4 +1,4 @@
-"""What a header is told to be: every real checkpoint's key list, and files of other kinds."""
+"""Identification of headers: all published checkpoints, and files of other kinds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def header_of(shapes: dict[str, tuple[int, ...]], dtype: str = "float32") -> Mod
     return ModelHeader("safetensors", 0, tensors)
 
 
-def told(identity: Identity) -> tuple:
+def summary(identity: Identity) -> tuple:
     return (
         identity.family,
         identity.layout,
@@ -50,51 +50,49 @@ def told(identity: Identity) -> tuple:
     ("code", "dtype"), [("F32", "float32"), ("F16", "float16"), ("BF16", "bfloat16")]
 )
 @pytest.mark.parametrize("name", sorted(REAL))
-def test_a_real_checkpoint_of_full_size_is_told(tmp_path, write_model, manifest, name, code, dtype):
+def test_identifies_full_size_checkpoints(tmp_path, write_model, manifest, name, code, dtype):
     header = read_header(write_model(tmp_path / "any.safetensors", manifest(name), code))
     identity = identify(header)
-    assert told(identity) == REAL[name]
+    assert summary(identity) == REAL[name]
     assert identity.dtype == dtype
-    assert not any("of 1428 tensors" in remark for remark in identity.notes)
+    assert not any("of 1428 tensors" in note for note in identity.notes)
 
 
-def test_every_manifest_of_a_checkpoint_is_covered(checkpoint_manifests):
+def test_covers_the_manifest_of_every_checkpoint(checkpoint_manifests):
     names = {path.stem for path in checkpoint_manifests.glob("*.json")}
     assert {name for name in names if not name.startswith("map_")} == set(REAL)
 
 
-def test_the_file_built_from_svd_xts_key_list_has_the_published_size(
-    tmp_path, write_model, manifest
-):
+def test_file_from_the_svd_xt_manifest_has_the_published_size(tmp_path, write_model, manifest):
     path = write_model(tmp_path / "svd_xt.safetensors", manifest("svd_xt_sgm"))
     published = next(known for known in KNOWN_FILES if known.name == "svd_xt.safetensors")
     assert path.stat().st_size == published.bytes
 
 
-def test_a_nova3d_checkpoint_of_full_size_is_told_apart_from_its_base(manifest):
+def test_full_size_nova3d_is_distinguished_from_svd(manifest):
     shapes = dict(manifest("svd_xt_sgm"))
     shapes[SGM + "label_emb.0.0.weight"] = (1280, 256)  # as SV3D u: fps and motion folded away
     attention = [name for name in shapes if name.endswith(".attn1.to_q.weight")]
     for name in attention:
         shapes[name.replace("attn1", "attn_align")] = shapes[name]
     identity = identify(header_of(shapes))
-    assert len(attention) == 32  # within images and across views
-    assert told(identity) == ("nova3d", "sgm", WHOLE, "video", SGM)
+    assert len(attention) == 32  # spatial and temporal
+    assert summary(identity) == ("nova3d", "sgm", WHOLE, "video", SGM)
     assert identity.ambiguous_with == ()
     assert identity.notes == ()
 
 
 @pytest.mark.parametrize("prefix", [SGM, "diffusion_model.", "unet.", ""])
 @pytest.mark.parametrize("layout", ["sgm", "diffusers"])
-@pytest.mark.parametrize(("numbers", "family"), [(256, "sv3d_u"), (768, "svd"), (1280, "sv3d_p")])
-def test_the_family_follows_from_the_added_numbers_under_any_prefix(
-    small_unet, prefix, layout, numbers, family
+@pytest.mark.parametrize(("width", "family"), [(256, "sv3d_u"), (768, "svd"), (1280, "sv3d_p")])
+def test_added_embedding_width_identifies_the_family_under_any_prefix(
+    small_unet, prefix, layout, width, family
 ):
-    identity = identify(header_of(small_unet(numbers, layout, prefix)))
-    assert told(identity) == (family, layout, ("unet",), None, prefix)
+    identity = identify(header_of(small_unet(width, layout, prefix)))
+    assert summary(identity) == (family, layout, ("unet",), None, prefix)
 
 
-def test_a_small_nova3d_is_told_with_a_remark_on_its_size(small_unet):
+def test_small_nova3d_has_a_note_on_its_size(small_unet):
     shapes = {
         **small_unet(256),
         SGM + "input_blocks.0.0.weight": (32, 8, 3, 3),
@@ -106,7 +104,7 @@ def test_a_small_nova3d_is_told_with_a_remark_on_its_size(small_unet):
     assert identity.notes == ("A UNet of 32 base channels; the published ones have 320.",)
 
 
-def test_svd_and_v3d_are_said_to_look_alike(small_unet):
+def test_svd_and_v3d_are_ambiguous(small_unet):
     vae = {"first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3)}
     bare = identify(header_of(small_unet(768)))
     with_vae = identify(header_of({**small_unet(768), **vae}))
@@ -114,15 +112,15 @@ def test_svd_and_v3d_are_said_to_look_alike(small_unet):
     assert (with_vae.family, with_vae.ambiguous_with) == ("v3d", ("svd",))
 
 
-def test_unet_tensors_that_are_missing_are_counted(manifest):
+def test_counts_missing_unet_tensors(manifest):
     shapes = dict(manifest("sv3d_p_sgm"))
     del shapes[SGM + "out.2.bias"]
     identity = identify(header_of(shapes))
     assert identity.family == "sv3d_p"
-    assert any("1427 of 1428 tensors" in remark for remark in identity.notes)
+    assert any("1427 of 1428 tensors" in note for note in identity.notes)
 
 
-def test_the_order_of_the_tensors_does_not_matter(manifest):
+def test_tensor_order_does_not_matter(manifest):
     for name in ("svd_xt_sgm", "ouroboros3d_mv_model_unet", "svd_diffusers_vae"):
         shapes = list(manifest(name).items())
         expected = identify(header_of(dict(shapes)))
@@ -130,18 +128,18 @@ def test_the_order_of_the_tensors_does_not_matter(manifest):
         assert identify(header_of(dict(shapes))) == expected
 
 
-def test_mixed_number_formats_are_counted(small_unet):
+def test_notes_mixed_dtypes(small_unet):
     header = header_of(small_unet(1280), "float16")
     first = next(iter(header.tensors))
     tensors = {**header.tensors, first: replace(header.tensors[first], dtype="float32")}
     tensors["step"] = TensorInfo("int64", ())
     identity = identify(ModelHeader("safetensors", 0, tensors))
     assert identity.dtype == "float16"
-    assert "Tensors in several number formats: 3 in float16, 1 in float32." in identity.notes
+    assert "Tensors of several dtypes: 3 in float16, 1 in float32." in identity.notes
 
 
 @pytest.mark.parametrize(
-    ("shapes", "holds"),
+    ("shapes", "contents"),
     [
         (
             {
@@ -149,7 +147,7 @@ def test_mixed_number_formats_are_counted(small_unet):
                 "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
                 "cond_stage_model.transformer.text_model.embeddings.position_ids": (1, 77),
             },
-            "another diffusion model, without layers across time",
+            "another diffusion model, without temporal layers",
         ),
         ({"lora_unet_down_blocks_0.lora_up.weight": (320, 4)}, "a LoRA"),
         ({"control_model.input_blocks.0.0.weight": (320, 4, 3, 3)}, "a ControlNet"),
@@ -160,22 +158,22 @@ def test_mixed_number_formats_are_counted(small_unet):
             {"vision_model.post_layernorm.weight": (768,), "visual_projection.weight": (512, 768)},
             "an image encoder of another size",
         ),
-        ({"decoder.conv_in.weight": (512, 4, 3, 3)}, "a VAE without layers across time"),
-        ({"weight": (3,)}, "nothing known here"),
+        ({"decoder.conv_in.weight": (512, 4, 3, 3)}, "a VAE without temporal layers"),
+        ({"weight": (3,)}, "no supported model"),
     ],
 )
-def test_a_stranger_is_unknown_and_says_what_was_expected(shapes, holds):
+def test_unsupported_models_are_unknown_with_a_note(shapes, contents):
     identity = identify(header_of(shapes))
     assert (identity.family, identity.parts) == ("unknown", ())
-    assert identity.notes[0].startswith(f"Holds {holds}")
+    assert identity.notes[0].startswith(f"Contains {contents}")
     for expected in ("time_stack", "nova3d", "sv3d_p"):
         assert expected in identity.notes[0]
 
 
-@pytest.mark.parametrize(("numbers", "channels"), [(512, 8), (768, 4)])
-def test_a_video_unet_of_other_widths_is_unknown_and_says_which(small_unet, numbers, channels):
-    shapes = {**small_unet(numbers), SGM + "input_blocks.0.0.weight": (320, channels, 3, 3)}
+@pytest.mark.parametrize(("width", "channels"), [(512, 8), (768, 4)])
+def test_video_unet_of_other_widths_is_unknown_with_a_note(small_unet, width, channels):
+    shapes = {**small_unet(width), SGM + "input_blocks.0.0.weight": (320, channels, 3, 3)}
     identity = identify(header_of(shapes))
     assert identity.family == "unknown"
-    assert f"takes {channels} channels and {numbers} numbers" in identity.notes[0]
-    assert "256 (sv3d_u), 768 (svd), 1280 (sv3d_p)" in identity.notes[0]
+    assert f"{channels} input channels and an added embedding of width {width}" in identity.notes[0]
+    assert "width 256 (sv3d_u), 768 (svd), 1280 (sv3d_p)" in identity.notes[0]

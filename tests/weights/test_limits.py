@@ -1,4 +1,4 @@
-"""Numbers in model files are believed only as far as the bytes behind them."""
+"""Sizes that a model file declares are checked against its actual bytes."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def write_zip(
     return path
 
 
-def refused(path: Path) -> str:
-    """The one line that reading the file ends in."""
+def header_error(path: Path) -> str:
+    """The error line of reading the header."""
     with pytest.raises(InputError) as caught:
         read_header(path)
     line = str(caught.value)
@@ -51,9 +51,9 @@ def refused(path: Path) -> str:
     return line
 
 
-def test_a_shape_with_text_is_a_damaged_header():
+def test_shape_with_text_is_a_damaged_header():
     path = FAULTS / "shape_with_text.safetensors"
-    assert "damaged: tensor 'x' is not described properly" in refused(path)
+    assert "damaged: tensor 'x' has an invalid entry" in header_error(path)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_shape_with_text_is_a_damaged_header():
 )
 def test_entries_of_wrong_types_are_a_damaged_header(tmp_path, entry):
     path = write_safetensors(tmp_path / "m.safetensors", json.dumps({"w": entry}), 12)
-    assert "'w' is not described properly" in refused(path)
+    assert "'w' has an invalid entry" in header_error(path)
 
 
 @pytest.mark.parametrize(
@@ -87,45 +87,45 @@ def test_entries_of_wrong_types_are_a_damaged_header(tmp_path, entry):
         ('{"w": 1, "w": 2}', "'w' occurs twice"),
         ('{"w": ' + "[" * 100_000, "not valid JSON"),
         ('{"w": ' + '{"a":' * 100_000, "not valid JSON"),
-        ('{"' + "w" * 1000 + '": {}}', "is not described properly"),
+        ('{"' + "w" * 1000 + '": {}}', "has an invalid entry"),
         ('{"__metadata__": {"a": 1}}', "__metadata__"),
         ('{"__metadata__": {"a": ' + "[" * 500 + "]" * 500 + "}}", "__metadata__"),
         (b'{"\xff": 1}', "not valid JSON"),
     ],
 )
-def test_strange_headers_are_damaged_in_one_line(tmp_path, header, words):
-    assert words in refused(write_safetensors(tmp_path / "m.safetensors", header))
+def test_odd_headers_are_reported_in_one_line(tmp_path, header, words):
+    assert words in header_error(write_safetensors(tmp_path / "m.safetensors", header))
 
 
-def test_a_claimed_shape_needs_its_bytes(tmp_path):
+def test_declared_shape_must_match_the_data(tmp_path):
     entry = {"w": {"dtype": "F32", "shape": [2**31, 2**31, 2**31], "data_offsets": [0, 2**63 - 1]}}
     path = write_safetensors(tmp_path / "m.safetensors", json.dumps(entry))
-    assert "does not fit its place" in refused(path)
+    assert "does not match its data offsets" in header_error(path)
     entry = {"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
     path = write_safetensors(tmp_path / "m.safetensors", json.dumps(entry))
-    assert f"promises {2**42 + 8 + len(json.dumps(entry)):,} bytes" in refused(path)
+    assert f"declares {2**42 + 8 + len(json.dumps(entry)):,} bytes" in header_error(path)
 
 
-def test_a_header_longer_than_any_model_has_is_not_read(tmp_path):
+def test_oversized_header_is_not_read(tmp_path):
     path = tmp_path / "m.safetensors"
     with path.open("wb") as stream:
         stream.write((MAX_HEADER_BYTES + 1).to_bytes(8, "little") + b"{")
         stream.truncate(MAX_HEADER_BYTES + 100)
-    assert f"a header of {MAX_HEADER_BYTES + 1:,} bytes" in refused(path)
+    assert f"a header of {MAX_HEADER_BYTES + 1:,} bytes" in header_error(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_under_a_models_name_is_not_waited_for(tmp_path):
+def test_named_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "m.safetensors")
-    assert "a pipe or a device" in refused(tmp_path / "m.safetensors")
+    assert "a pipe or a device" in header_error(tmp_path / "m.safetensors")
 
 
 MARK, STOP, POP = b"(", b".", b"0"
 PROTO = b"\x80\x02"
 
 
-def shared_list_called_often(count: int) -> bytes:
-    """collections.OrderedDict of one list of pairs, called again and again: quadratic work."""
+def repeated_calls(count: int) -> bytes:
+    """Repeated calls of collections.OrderedDict with one list of pairs: quadratic work."""
     pair = b"]q\x00(" + b"NN\x86" * count + b"e0"
     call = b"ccollections\nOrderedDict\nh\x00\x85R0"
     return PROTO + pair + call * count + b"}."
@@ -136,7 +136,7 @@ BOMBS = {
     "a deep list": PROTO + b"]" * 3_000_000 + b"a" * 2_999_999 + b".",
     "a memo that doubles": PROTO + b"N" + b"2\x86" * 3_000_000 + STOP,
     "a name that doubles": b"\x80\x04N" + b"2\x86" * 60 + b"2\x93.",
-    "a list called often": shared_list_called_often(20_000),
+    "a list called often": repeated_calls(20_000),
     "many memo entries": PROTO + b"N" + b"".join(
         b"r" + struct.pack("<I", index) for index in range(3_000_000)) + STOP,
     "an endless integer": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"\xff" * 1000 + STOP,
@@ -147,7 +147,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", sorted(BOMBS))
-def test_pickle_bombs_are_listed_in_seconds_and_little_memory(tmp_path, name):
+def test_pickle_bombs_take_little_time_and_memory(tmp_path, name):
     path = write_zip(tmp_path / "m.ckpt", BOMBS[name])
     (tmp_path / "old.pth").write_bytes(BOMBS[name])
     before, started = peak_bytes(), time.process_time()
@@ -159,7 +159,7 @@ def test_pickle_bombs_are_listed_in_seconds_and_little_memory(tmp_path, name):
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had; 0 where the system does not say."""
+    """Peak memory of this process; 0 where it is not available."""
     try:
         import resource
     except ImportError:  # Windows
@@ -167,12 +167,12 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def test_the_bomb_of_31_million_opcodes_says_why_it_was_not_read(tmp_path):
+def test_pickle_of_31_million_opcodes_has_a_note(tmp_path):
     found = inspect_file(write_zip(tmp_path / "m.ckpt", BOMBS["many opcodes"]))
-    assert any("more than 500,000 steps" in remark for remark in found.notes)
+    assert any("more than 500,000 steps" in note for note in found.notes)
 
 
-def test_long_keys_do_not_multiply(tmp_path):
+def test_long_keys_are_not_copied(tmp_path):
     deep = {"k" * 1_000_000: {str(i): {} for i in range(3000)}}
     path = write_zip(tmp_path / "m.ckpt", pickle.dumps(deep, 2))
     before = peak_bytes()
@@ -181,7 +181,7 @@ def test_long_keys_do_not_multiply(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(-1,), ("a",), (2**70,), (1.5,), (1,) * 65])
-def test_a_pickled_shape_that_is_none_is_not_read(tmp_path, shape):
+def test_invalid_pickled_shape_is_not_read(tmp_path, shape):
     rebuild = PROTO + b"}U\x01wctorch._utils\n_rebuild_tensor_v2\n"
     storage = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x04tQ"
     arguments = b"(" + storage + b"K\x00" + _plain(shape) + b"K\x01\x85\x89N}tR"
@@ -193,7 +193,7 @@ def test_a_pickled_shape_that_is_none_is_not_read(tmp_path, shape):
 
 
 def _plain(shape: tuple) -> bytes:
-    """A tuple's opcodes without the memo's."""
+    """The opcodes of a tuple, without those of the memo."""
     words = b""
     for size in shape:
         whole = pickle.dumps(size, 2)[2:-1]
@@ -201,28 +201,28 @@ def _plain(shape: tuple) -> bytes:
     return MARK + words + b"t"
 
 
-def test_storages_may_not_claim_more_than_the_file_has(tmp_path):
+def test_storages_cannot_exceed_the_file_size(tmp_path):
     path = tmp_path / "m.pth"
     torch.save({"w": torch.zeros(300)}, path, _use_new_zipfile_serialization=False)
     whole = path.read_bytes()
-    claim = struct.pack("<H", 300)
-    assert whole.count(b"M" + claim) >= 1
-    grown = whole.replace(b"M" + claim, b"J" + struct.pack("<i", 2**31 - 1))
+    declared = struct.pack("<H", 300)
+    assert whole.count(b"M" + declared) >= 1
+    grown = whole.replace(b"M" + declared, b"J" + struct.pack("<i", 2**31 - 1))
     path.write_bytes(grown)
-    assert f"claim {4 * (2**31 - 1):,} bytes" in refused(path)
+    assert f"declare {4 * (2**31 - 1):,} bytes" in header_error(path)
 
 
-def test_a_zip_whose_sizes_lie_is_refused(tmp_path):
+def test_rejects_a_zip_with_wrong_sizes(tmp_path):
     path = tmp_path / "m.ckpt"
     torch.save({"w": torch.zeros(300)}, path)
     data = bytearray(path.read_bytes())
-    at = data.find(b"PK\x01\x02")  # the first entry of the table of contents
+    at = data.find(b"PK\x01\x02")  # first entry of the central directory
     data[at + 24 : at + 28] = struct.pack("<I", 2**31)
     path.write_bytes(data)
-    assert "claim more bytes" in refused(path)
+    assert "declare more bytes" in header_error(path)
 
 
-def test_a_zip_bomb_is_not_unpacked(tmp_path):
+def test_zip_bomb_is_not_decompressed(tmp_path):
     path = write_zip(tmp_path / "m.ckpt", bytes(200_000_000), zipfile.ZIP_DEFLATED)
     before, started = peak_bytes(), time.process_time()
     assert inspect_file(path).identity.family == "unknown"
@@ -230,18 +230,18 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path):
     assert peak_bytes() - before < MAX_GROWTH
 
 
-def test_a_zip_with_a_huge_table_of_contents_is_refused_unread(tmp_path):
-    fields = (20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)  # the 1: length of the name
+def test_rejects_a_huge_central_directory_unread(tmp_path):
+    fields = (20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)  # 1 is the length of the name
     record = struct.pack("<4sHHHHHHIIIHHHHHII", b"PK\x01\x02", *fields)
     table = (record + b"a") * 250_000
     end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, len(table), 4, 0)
     (tmp_path / "m.ckpt").write_bytes(b"PK\x03\x04" + table + end)
     started = time.process_time()
-    refused(tmp_path / "m.ckpt")
+    header_error(tmp_path / "m.ckpt")
     assert time.process_time() - started < 1.0
 
 
-def test_a_compressed_checkpoint_is_listed_and_says_why_it_is_not_loaded(tmp_path):
+def test_compressed_checkpoint_is_listed_but_not_loaded(tmp_path):
     plain, packed = tmp_path / "plain.ckpt", tmp_path / "packed.ckpt"
     torch.save({"w": torch.zeros(30_000)}, plain)
     with zipfile.ZipFile(plain) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
@@ -252,7 +252,7 @@ def test_a_compressed_checkpoint_is_listed_and_says_why_it_is_not_loaded(tmp_pat
         pass
 
 
-def test_an_assertion_inside_torch_is_one_line():
+def test_assertion_inside_torch_is_one_line():
     with (
         pytest.raises(InputError, match="is not a readable checkpoint") as caught,
         open_weights(FAULTS / "pickle_assertion.ckpt"),
@@ -262,7 +262,7 @@ def test_an_assertion_inside_torch_is_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_the_list_of_models_names_each_bad_file_and_goes_on(tmp_path, write_model):
+def test_models_list_continues_after_bad_files(tmp_path, write_model):
     write_safetensors(
         tmp_path / "shape.safetensors",
         '{"x": {"dtype": "F32", "shape": ["a", 3000000000], "data_offsets": [0, 12]}}',
@@ -278,26 +278,26 @@ def test_the_list_of_models_names_each_bad_file_and_goes_on(tmp_path, write_mode
     report = models_report([tmp_path])
     rows = {row["file"]: row for row in report["installed"]}
     assert len(rows) == 7
-    assert "is not described properly" in rows["shape.safetensors"]["problem"]
+    assert "has an invalid entry" in rows["shape.safetensors"]["problem"]
     assert "nested too deeply" in rows["deep.safetensors"]["problem"]
     assert rows["good.safetensors"]["problem"] is None
     assert max(len(line) for line in models_text(report).splitlines()) < 500
 
 
-def test_a_long_note_is_shortened(tmp_path, write_model):
-    said = json.dumps({"family": "nova3d", "note": "word\n" * 100_000})
-    path = write_model(tmp_path / "m.safetensors", {"w": (3,)}, metadata={"nova3d": said})
-    note = next(remark for remark in inspect_file(path).notes if remark.startswith("Its note"))
+def test_truncates_a_long_note(tmp_path, write_model):
+    metadata = json.dumps({"family": "nova3d", "note": "word\n" * 100_000})
+    path = write_model(tmp_path / "m.safetensors", {"w": (3,)}, metadata={"nova3d": metadata})
+    note = next(note for note in inspect_file(path).notes if note.startswith("Its note"))
     assert len(note) < 700
     assert "\n" not in note
 
 
-def test_a_surprise_in_the_reader_costs_one_line_of_the_list(tmp_path, monkeypatch, write_model):
+def test_unexpected_exception_becomes_a_problem(tmp_path, monkeypatch, write_model):
     path = write_model(tmp_path / "m.safetensors", {"w": (3,)})
 
-    def surprised(header: object) -> None:
-        raise ZeroDivisionError("a\nsurprise")
+    def fail(header: object) -> None:
+        raise ZeroDivisionError("an\nexception")
 
-    monkeypatch.setattr("nova3d_core.weights.discovery.locate.identify", surprised)
+    monkeypatch.setattr("nova3d_core.weights.discovery.locate.identify", fail)
     problem = inspect_file(path).problem
-    assert problem == f"{path} cannot be read: ZeroDivisionError: 'a\\nsurprise'."
+    assert problem == f"{path} cannot be read: ZeroDivisionError: 'an\\nexception'."

@@ -1,4 +1,4 @@
-"""Loading: the same model from every layout, our own layout written and read back."""
+"""Loading the same model from all layouts; saving and loading our own layout."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from nova3d_core.progress import Progress, ProgressEvent
 from nova3d_core.weights.discovery.layouts import identify
 from nova3d_core.weights.discovery.locate import inspect_file
 from nova3d_core.weights.files.read import open_weights
-from nova3d_core.weights.load import load_model, load_unet
+from nova3d_core.weights.load import load_model, load_svd
 from nova3d_core.weights.save import save_nova3d
 
-from .models import CLIP, UNET, assert_same, random_model, random_unet, randomised, states
+from .models import CLIP, UNET, assert_same, random_model, randomised, states
 
 ENCODER = "conditioner.embedders.{}.encoder."
 
@@ -34,9 +34,9 @@ def sgm_tensors(model, scratch: Path) -> dict[str, torch.Tensor]:
 
 
 def as_published(family: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors under the names that the family's own checkpoints have.
+    """The tensors under the keys of the family's published checkpoints.
 
-    SV3D: the encoder only among the conditions, no post_quant_conv. V3D: no quant_conv and no
+    SV3D: the encoder only in the conditioner, no post_quant_conv. V3D: no quant_conv and no
     image encoder.
     """
     if family == "v3d":
@@ -44,26 +44,26 @@ def as_published(family: str, tensors: dict[str, torch.Tensor]) -> dict[str, tor
         return {name: value for name, value in tensors.items() if not name.startswith(dropped)}
     encoder = ENCODER.format(1)
     moved = ("encoder.", "quant_conv.")
-    made = {}
+    published = {}
     for name, value in tensors.items():
         rest = name.removeprefix("first_stage_model.")
         if rest.startswith("post_quant_conv."):
             continue
-        made[encoder + rest if rest != name and rest.startswith(moved) else name] = value
-    return made
+        published[encoder + rest if rest != name and rest.startswith(moved) else name] = value
+    return published
 
 
-def without_quantising(model, *layers: str) -> None:
-    """Makes quant_conv or post_quant_conv do nothing, as where a checkpoint leaves it out."""
+def reset_quant_layers(model, *layers: str) -> None:
+    """Makes quant_conv or post_quant_conv the identity, as if a checkpoint omitted it."""
     for layer in layers:
         module = getattr(model.codec.vae, layer)
         module.weight.copy_(torch.eye(len(module.weight))[:, :, None, None])
         module.bias.zero_()
 
 
-def write_diffusers(model, folder: Path, known: dict[str, str], suffix: str = "") -> Path:
-    """The model as the folders unet, vae and image_encoder; the UNet's file."""
-    unet = {known[UNET + name]: value for name, value in model.unet.state_dict().items()}
+def write_diffusers(model, folder: Path, key_map: dict[str, str], suffix: str = "") -> Path:
+    """Writes the folders unet, vae and image_encoder; returns the UNet's file."""
+    unet = {key_map[UNET + name]: value for name, value in model.unet.state_dict().items()}
     weights = f"diffusion_pytorch_model{suffix}.safetensors"
     for name, file, tensors in (
         ("unet", weights, unet),
@@ -83,11 +83,11 @@ def key_map(checkpoint_manifests) -> dict[str, str]:
 
 @pytest.mark.parametrize("family", ["nova3d", "sv3d_p", "v3d"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_our_own_layout_is_read_back_bit_for_bit(tmp_path, family, dtype):
+def test_saved_model_loads_bit_for_bit(tmp_path, family, dtype):
     model = random_model(family, dtype=dtype)
     path = tmp_path / "any name.safetensors"
     save_nova3d(model, path, note="trained on nothing")
-    loaded = load_model(path)  # a whole V3D looks as SVD does: the metadata tell
+    loaded = load_model(path)  # a complete V3D has the keys of SVD: the metadata decide
     assert loaded.family is FAMILIES[family]
     assert loaded.unet.config == model.unet.config
     assert loaded.source == str(path)
@@ -95,7 +95,7 @@ def test_our_own_layout_is_read_back_bit_for_bit(tmp_path, family, dtype):
     assert not any(value.requires_grad for value in loaded.unet.parameters())
 
 
-def test_what_shapes_do_not_tell_stands_in_the_metadata(tmp_path):
+def test_metadata_store_what_shapes_do_not_determine(tmp_path):
     model = random_model("nova3d")
     config = UNetConfig(
         model_channels=32,
@@ -117,13 +117,13 @@ def test_what_shapes_do_not_tell_stands_in_the_metadata(tmp_path):
     assert loaded.image_encoder.clip.config.num_attention_heads == 2
     assert_same(states(loaded), states(model))
     notes = inspect_file(path).identity.notes
-    assert any("20 steps on spheres" in remark for remark in notes)
+    assert any("20 steps on spheres" in note for note in notes)
 
 
 @pytest.mark.parametrize("family", ["sv3d_u", "sv3d_p"])
-def test_every_layout_gives_the_same_tensors(tmp_path, key_map, family):
+def test_all_layouts_load_the_same_tensors(tmp_path, key_map, family):
     model = random_model(family)
-    without_quantising(model, "post_quant_conv")
+    reset_quant_layers(model, "post_quant_conv")
     published = as_published(family, sgm_tensors(model, tmp_path))
     save_file(published, tmp_path / "a.safetensors")
     torch.save({"state_dict": published, "global_step": 3}, tmp_path / "b.ckpt")
@@ -136,26 +136,26 @@ def test_every_layout_gives_the_same_tensors(tmp_path, key_map, family):
         assert_same(states(loaded), expected)
 
 
-@pytest.mark.parametrize("halves", [True, False])
-def test_siblings_in_the_same_number_format_are_taken(tmp_path, key_map, halves):
-    whole, half = random_model("sv3d_u"), random_model("sv3d_u", seed=9)
+@pytest.mark.parametrize("fp16", [True, False])
+def test_companion_of_the_same_dtype_is_preferred(tmp_path, key_map, fp16):
+    full, half = random_model("sv3d_u"), random_model("sv3d_u", seed=9)
     paths = {
-        False: write_diffusers(whole, tmp_path, key_map),
+        False: write_diffusers(full, tmp_path, key_map),
         True: write_diffusers(half, tmp_path, key_map, ".fp16"),
     }
-    assert_same(states(load_model(paths[halves])), states(half if halves else whole))
+    assert_same(states(load_model(paths[fp16])), states(half if fp16 else full))
 
 
-def test_v3d_borrows_svds_image_encoder(tmp_path):
+def test_v3d_uses_the_image_encoder_of_svd(tmp_path):
     model, svd = random_model("v3d"), random_model("v3d", seed=7)
-    without_quantising(model, "quant_conv")
+    reset_quant_layers(model, "quant_conv")
     own, models = tmp_path / "downloads" / "some.ckpt", tmp_path / "models"
     own.parent.mkdir()
     models.mkdir()
     torch.save({"state_dict": as_published("v3d", sgm_tensors(model, tmp_path))}, own)
     with pytest.raises(InputError) as caught:
         load_model(own, folders=[models])
-    assert "holds no image encoder" in str(caught.value)
+    assert "has no image encoder" in str(caught.value)
     assert str(models) in str(caught.value)
     assert "svd_xt.safetensors" in caught.value.hint
     save_file(sgm_tensors(svd, tmp_path), models / "svd_xt.safetensors")
@@ -165,17 +165,17 @@ def test_v3d_borrows_svds_image_encoder(tmp_path):
     assert_same(states(loaded), states(model))
 
 
-@pytest.mark.parametrize("wanted", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("requested", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kept", [torch.float32, torch.float16, torch.bfloat16])
-def test_weights_are_cast_as_they_are_read(tmp_path, kept, wanted):
+def test_weights_are_cast_while_loading(tmp_path, kept, requested):
     model = random_model("sv3d_u", dtype=kept)
     path = tmp_path / "sv3d_u.safetensors"
     save_nova3d(model, path)
-    loaded = load_model(path, dtype=wanted)
-    assert_same(states(loaded), {name: v.to(wanted) for name, v in states(model).items()})
+    loaded = load_model(path, dtype=requested)
+    assert_same(states(loaded), {name: v.to(requested) for name, v in states(model).items()})
 
 
-def test_a_part_in_several_number_formats_computes_in_its_main_one(tmp_path):
+def test_component_of_mixed_dtypes_is_cast_to_its_most_common_one(tmp_path):
     model = random_model("sv3d_u", dtype=torch.float16)
     model.codec.vae.decoder.conv_in.float()
     model.unet.out.float()
@@ -183,13 +183,13 @@ def test_a_part_in_several_number_formats_computes_in_its_main_one(tmp_path):
     save_nova3d(model, path)
     loaded = load_model(path)
     assert {value.dtype for value in loaded.codec.parameters()} == {torch.float16}
-    # The UNet's layers cast by themselves, so nothing of it is copied.
+    # the UNet's layers cast on their own, so its weights are not copied
     assert loaded.unet.out[0].weight.dtype == torch.float32
     latents = torch.randn(2, 4, 4, 4)
     assert torch.isfinite(loaded.codec.decode(latents, 2)).all()
 
 
-def test_eight_bit_weights_are_loaded_as_bfloat16(tmp_path):
+def test_float8_weights_load_as_bfloat16(tmp_path):
     if not hasattr(torch, "float8_e4m3fn"):
         pytest.skip("this torch has no float8")
     model = random_model("sv3d_u")
@@ -204,12 +204,12 @@ def test_eight_bit_weights_are_loaded_as_bfloat16(tmp_path):
     assert_same(states(loaded), expected)
 
 
-def test_weights_in_the_files_format_are_mapped_and_not_copied(tmp_path):
+def test_weights_of_the_file_dtype_are_memory_mapped(tmp_path):
     path = tmp_path / "sv3d_u.safetensors"
     save_nova3d(random_model("sv3d_u"), path)
     maps = Path("/proc/self/maps")
     if not maps.exists():
-        pytest.skip("only Linux tells what memory is mapped from a file")
+        pytest.skip("only Linux lists memory-mapped files")
     loaded = load_model(path)
     spans = [
         tuple(int(end, 16) for end in line.split()[0].split("-"))
@@ -222,16 +222,18 @@ def test_weights_in_the_files_format_are_mapped_and_not_copied(tmp_path):
         assert inside != transposed, name
 
 
-def test_the_unet_of_svd_is_loaded_for_training(tmp_path):
-    unet = random_unet("svd")
-    tensors = {UNET + name: value for name, value in unet.state_dict().items()}
-    save_file(tensors, tmp_path / "svd.safetensors")
-    loaded = load_unet(tmp_path / "svd.safetensors", dtype=torch.bfloat16)
-    assert loaded.identity.family == "svd"
-    assert_same(loaded.unet.state_dict(), unet.to(torch.bfloat16).state_dict())
+def test_loads_base_svd_for_training(tmp_path):
+    model = random_model("v3d")  # the shapes of SVD
+    path = tmp_path / "svd.safetensors"
+    save_file(sgm_tensors(model, tmp_path), path)
+    assert inspect_file(path).family == "svd"
+    unet, codec, encoder = load_svd(path, dtype=torch.bfloat16)
+    assert_same(unet.state_dict(), model.unet.to(torch.bfloat16).state_dict())
+    assert_same(codec.state_dict(), model.codec.to(torch.bfloat16).state_dict())
+    assert_same(encoder.state_dict(), model.image_encoder.to(torch.bfloat16).state_dict())
 
 
-def test_saving_is_whole_or_not_at_all(tmp_path):
+def test_saving_is_atomic(tmp_path):
     model = random_model("nova3d")
     path = tmp_path / "folder" / "mine.safetensors"
     steps: list[ProgressEvent] = []
@@ -246,14 +248,14 @@ def test_saving_is_whole_or_not_at_all(tmp_path):
     assert path.read_bytes() == before
     with pytest.raises(InputError, match=r"must end in \.safetensors"):
         save_nova3d(model, tmp_path / "mine.ckpt")
-    # A model may be saved over the file that its own weights are mapped from.
+    # a model can be saved over the file that its weights are memory-mapped from
     loaded = load_model(path)
     save_nova3d(loaded, path, overwrite=True)
     assert path.read_bytes() == before
     assert_same(states(load_model(path)), states(model))
 
 
-def test_our_files_are_plain_safetensors(tmp_path):
+def test_saved_files_are_plain_safetensors(tmp_path):
     from safetensors.torch import load_file
 
     model = random_model("nova3d")

@@ -1,4 +1,4 @@
-"""Finding model files: which folders, which files, and which published file each one is."""
+"""Finding model files in folders, and matching them to published files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from nova3d_core.weights.discovery.locate import (
 from nova3d_core.weights.discovery.registry import KNOWN_FILES
 from nova3d_core.weights.files.pickles import LEGACY_MAGIC
 
-links = pytest.mark.skipif(sys.platform == "win32", reason="making links needs a right on Windows")
-sparse = pytest.mark.skipif(sys.platform == "win32", reason="files with holes need an extra call")
+links = pytest.mark.skipif(sys.platform == "win32", reason="symlinks need a privilege on Windows")
+sparse = pytest.mark.skipif(sys.platform == "win32", reason="sparse files need an extra call")
 
 
 @pytest.fixture
 def comfyui(tmp_path) -> Path:
-    """ComfyUI with this pack in custom_nodes; returns the pack's core folder."""
+    """A ComfyUI with this pack in custom_nodes; returns the pack's core folder."""
     for folder in ("models/nova3d", "models/checkpoints", "models/loras"):
         (tmp_path / "ComfyUI" / folder).mkdir(parents=True)
     package = tmp_path / "ComfyUI" / "custom_nodes" / "NOVA3D" / "nova3d_core"
@@ -37,23 +37,23 @@ def comfyui(tmp_path) -> Path:
 
 
 class TestDefaultFolders:
-    def test_the_argument_wins_over_the_variable_and_comfyui(self, tmp_path, comfyui):
+    def test_argument_overrides_the_variable_and_comfyui(self, tmp_path, comfyui):
         (tmp_path / "a").mkdir()
         (tmp_path / "b").mkdir()
         variable = {FOLDERS_VARIABLE: str(tmp_path / "b")}
         assert default_folders([tmp_path / "a"], variable, comfyui) == (tmp_path / "a",)
 
-    def test_the_variable_may_list_several_and_wins_over_comfyui(self, tmp_path, comfyui):
+    def test_variable_lists_several_folders_and_overrides_comfyui(self, tmp_path, comfyui):
         listed = (tmp_path, tmp_path / "ComfyUI")
         variable = {FOLDERS_VARIABLE: os.pathsep.join(map(str, listed))}
         assert default_folders((), variable, comfyui) == listed
 
-    def test_comfyuis_folders_that_concern_us_are_used_if_they_are_there(self, comfyui):
+    def test_uses_the_existing_comfyui_folders(self, comfyui):
         models = comfyui.parents[2] / "models"
         assert default_folders((), {}, comfyui) == (models / "nova3d", models / "checkpoints")
 
     @links
-    def test_a_pack_linked_into_custom_nodes_belongs_to_that_comfyui(self, tmp_path, comfyui):
+    def test_symlinked_pack_belongs_to_the_comfyui_of_the_link(self, tmp_path, comfyui):
         (tmp_path / "elsewhere" / "nova3d_core").mkdir(parents=True)
         link = comfyui.parents[1] / "linked"
         link.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
@@ -61,19 +61,19 @@ class TestDefaultFolders:
         found = default_folders((), {}, link / "nova3d_core")
         assert found == (models / "nova3d", models / "checkpoints")
 
-    def test_outside_comfyui_there_is_no_default(self, tmp_path):
+    def test_no_default_outside_comfyui(self, tmp_path):
         assert default_folders((), {}, tmp_path / "site-packages" / "nova3d_core") == ()
         assert default_folders((), {FOLDERS_VARIABLE: ""}, Path("/")) == ()
 
-    def test_a_folder_that_is_not_there_is_named_with_its_origin(self, tmp_path):
+    def test_missing_folder_is_reported_with_its_origin(self, tmp_path):
         variable = {FOLDERS_VARIABLE: str(tmp_path / "gone")}
-        with pytest.raises(InputError, match=f"gone, given by {FOLDERS_VARIABLE}"):
+        with pytest.raises(InputError, match=f"gone, set by {FOLDERS_VARIABLE}"):
             default_folders((), variable)
-        with pytest.raises(InputError, match="gone, given by the argument"):
+        with pytest.raises(InputError, match="gone, set by the argument"):
             find_models([tmp_path / "gone"])
 
 
-def test_model_like_files_are_listed_at_any_depth_and_no_others(tmp_path, write_model, small_unet):
+def test_finds_only_model_files_at_any_depth(tmp_path, write_model, small_unet):
     write_model(tmp_path / "deep" / "er" / "a.safetensors", small_unet(1280))
     write_model(tmp_path / "B.SFT", small_unet(256))
     for name in ("readme.md", "model_index.json", "a.safetensors.index.json", ".git/x.bin"):
@@ -83,13 +83,13 @@ def test_model_like_files_are_listed_at_any_depth_and_no_others(tmp_path, write_
     assert found == {"a.safetensors": "sv3d_p", "B.SFT": "sv3d_u"}
 
 
-def test_a_single_file_may_be_given(tmp_path, write_model, small_unet):
+def test_accepts_a_single_file(tmp_path, write_model, small_unet):
     path = write_model(tmp_path / "m.safetensors", small_unet(1280))
     assert [file.path for file in find_models([path, tmp_path])] == [path]
 
 
 @links
-def test_linked_folders_are_followed_once_and_loops_end(tmp_path, write_model, small_unet):
+def test_follows_symlinked_folders_once(tmp_path, write_model, small_unet):
     write_model(tmp_path / "store" / "m.safetensors", small_unet(1280))
     models = tmp_path / "models"
     models.mkdir()
@@ -99,25 +99,23 @@ def test_linked_folders_are_followed_once_and_loops_end(tmp_path, write_model, s
 
 
 @links
-def test_a_link_to_nothing_is_a_problem_of_that_file_alone(tmp_path, write_model, small_unet):
+def test_broken_symlink_is_a_problem_of_that_file_only(tmp_path, write_model, small_unet):
     write_model(tmp_path / "m.safetensors", small_unet(1280))
     (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")
     gone, whole = find_models([tmp_path])
-    assert "a link to a file that is gone" in gone.problem
+    assert "a broken link" in gone.problem
     assert (whole.family, whole.problem) == ("sv3d_p", None)
 
 
 @pytest.mark.parametrize("ending", [".part", ".crdownload", ".incomplete", ".aria2"])
-def test_an_unfinished_download_is_listed_as_such(tmp_path, ending):
+def test_lists_incomplete_downloads(tmp_path, ending):
     (tmp_path / f"svd_xt.safetensors{ending}").write_bytes(b"x" * 99)
     (file,) = find_models([tmp_path])
-    assert "an unfinished download" in file.problem
+    assert "an incomplete download" in file.problem
     assert (file.bytes, file.identity, file.known) == (99, None, None)
 
 
-def test_a_file_that_aria2_is_still_filling_is_not_taken_for_whole(
-    tmp_path, write_model, small_unet
-):
+def test_recognises_an_active_aria2_download(tmp_path, write_model, small_unet):
     path = write_model(tmp_path / "m.safetensors", small_unet(1280))
     assert inspect_file(path).problem is None
     (tmp_path / "m.safetensors.aria2").write_bytes(b"state")
@@ -126,14 +124,14 @@ def test_a_file_that_aria2_is_still_filling_is_not_taken_for_whole(
 
 @sparse
 class TestMatching:
-    """Which published file a real key list under some name is taken for."""
+    """Matching of published keys under various names to published files."""
 
     @pytest.fixture
     def look(self, tmp_path, write_model, manifest):
-        def look_at_file(name: str, keys: str, code: str = "F32"):
+        def write_and_inspect(name: str, keys: str, code: str = "F32"):
             return inspect_file(write_model(tmp_path / name, manifest(keys), code))
 
-        return look_at_file
+        return write_and_inspect
 
     @pytest.mark.parametrize(
         ("name", "keys", "code", "file"),
@@ -160,12 +158,12 @@ class TestMatching:
             ),
         ],
     )
-    def test_a_name_or_a_resaved_name_with_the_right_contents(self, look, name, keys, code, file):
+    def test_matches_published_and_resaved_names(self, look, name, keys, code, file):
         found = look(name, keys, code)
         assert found.known.file == file
         assert found.matched_by == "name and content"
         resaved = found.known.dtype not in (None, found.identity.dtype)
-        assert any("Saved again in" in remark for remark in found.notes) is resaved
+        assert any("Re-saved as" in note for note in found.notes) is resaved
 
     @pytest.mark.parametrize(
         ("folder", "source"),
@@ -177,42 +175,42 @@ class TestMatching:
             ),
         ],
     )
-    def test_files_that_share_a_name_are_told_by_their_repositorys_folder(
-        self, look, folder, source
-    ):
+    def test_repository_folder_decides_between_files_of_the_same_name(self, look, folder, source):
         name = f"{folder}/unet/diffusion_pytorch_model.fp16.safetensors"
         found = look(name, "svd_xt_diffusers_unet", "F16")
         assert found.known.source == source
 
-    def test_files_that_only_a_name_could_tell_stay_open(self, look):
+    def test_ambiguous_files_are_not_matched(self, look):
         found = look("clip.safetensors", "svd_diffusers_image_encoder")
         assert (found.known, found.family) == (None, "svd")
-        assert "Only name and folder could tell which it is" in found.notes[-1]
+        assert "Several published files have these keys" in found.notes[-1]
 
-    def test_contents_win_over_a_wrong_name(self, look):
+    def test_contents_override_a_wrong_name(self, look):
         found = look("sv3d_p.safetensors", "sv3d_u_sgm")
         assert (found.family, found.known.file) == ("sv3d_u", "sv3d_u.safetensors")
         assert found.matched_by == "content"
-        assert "Named as sv3d_p.safetensors" in found.notes[0]
-        assert "holds something else: sv3d_u" in found.notes[0]
+        assert "Has the name of sv3d_p.safetensors" in found.notes[0]
+        assert "but contains sv3d_u" in found.notes[0]
 
-    def test_a_base_model_named_as_v3d_is_said_to_be_more_than_v3d(self, look):
+    def test_svd_named_v3d_has_a_note_on_the_difference(self, look):
         found = look("V3D.safetensors", "svd_xt_sgm")
         assert (found.family, found.identity.ambiguous_with, found.known) == ("v3d", ("svd",), None)
-        assert "differs from the published V3D.ckpt, which holds unet, vae." in found.notes[-1]
+        assert "differs from the published V3D.ckpt, which contains unet, vae." in found.notes[-1]
 
-    def test_another_size_than_the_published_one_is_remarked(self, tmp_path, write_model, manifest):
+    def test_notes_a_size_that_differs_from_the_published_one(
+        self, tmp_path, write_model, manifest
+    ):
         path = tmp_path / "svd_xt.safetensors"
         found = inspect_file(write_model(path, manifest("svd_xt_sgm"), "F32", {"note": "mine"}))
         assert found.known.file == "svd_xt.safetensors"
         expected = f"Has {found.bytes:,} bytes; the published file has 9,559,625,980."
         assert found.notes == (expected,)
 
-    def test_a_shard_is_said_to_be_one(self, look):
+    def test_notes_a_shard(self, look):
         name = "unet/diffusion_pytorch_model-00002-of-00003.safetensors"
         assert "Shard 2 of 3: of no use alone." in look(name, "svd_diffusers_vae").notes
 
-    def test_missing_are_exactly_the_known_files_not_found(self, look, tmp_path):
+    def test_missing_files_are_the_published_ones_not_found(self, look, tmp_path):
         look("svd_xt.safetensors", "svd_xt_sgm")
         look("odd name.safetensors", "sv3d_p_sgm", "F16")
         (tmp_path / "sv3d_u.safetensors").write_text("<html>")
@@ -222,7 +220,7 @@ class TestMatching:
         missing = missing_files(found)
         assert [k for k in KNOWN_FILES if k.file not in present] == missing
 
-    def test_fifty_checkpoints_are_read(self, look, tmp_path, record_property):
+    def test_reads_fifty_checkpoints(self, look, tmp_path, record_property):
         for index in range(50):
             look(f"{index}.safetensors", ("svd_xt_sgm", "sv3d_p_sgm")[index % 2])
         start = time.perf_counter()
@@ -242,21 +240,19 @@ class TestMatching:
         ("V3D.ckpt", 5_000, None, None),
     ],
 )
-def test_a_pickle_that_cannot_be_followed_is_told_by_name_and_size(
-    tmp_path, name, size, file, matched_by
-):
-    facts = b"".join(pickle.dumps(part, 2) for part in (LEGACY_MAGIC, 1001, {}))
+def test_unparsable_pickle_is_identified_by_name_and_size(tmp_path, name, size, file, matched_by):
+    preamble = b"".join(pickle.dumps(part, 2) for part in (LEGACY_MAGIC, 1001, {}))
     with (tmp_path / name).open("wb") as stream:
-        stream.write(facts + b"\x80\x02broken")
+        stream.write(preamble + b"\x80\x02broken")
         stream.truncate(size)
     found = inspect_file(tmp_path / name)
     assert (found.known and found.known.file, found.matched_by) == (file, matched_by)
-    assert any("told by name and size" in remark for remark in found.notes)
+    assert any("identified by name and size" in note for note in found.notes)
     wrong_size = "Has 5,000 bytes; the published file has 6,490,292,209."
     assert (wrong_size in found.notes) is (file is None)
 
 
-def test_progress_counts_the_files_and_cancel_stops_between_them(tmp_path, write_model, small_unet):
+def test_progress_counts_files_and_cancels_between_them(tmp_path, write_model, small_unet):
     for index in range(3):
         write_model(tmp_path / f"{index}.safetensors", small_unet(1280))
     steps = []

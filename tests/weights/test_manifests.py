@@ -1,4 +1,4 @@
-"""Every public checkpoint fits our full-size networks: nothing missing, nothing left over."""
+"""All published checkpoints match our full-size networks: no missing, no unused keys."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ TEXT_HALF = {
         "token_embedding.weight",
     )
 }
-"""What open_clip keeps of its text half; only images are embedded."""
+"""Keys of open_clip's text encoder, which is not used."""
 
 
-def unused_of(encoder: str) -> tuple[str, ...]:
-    """Starts of the keys that the condition encoder makes superfluous."""
+def unused_prefixes(encoder: str) -> tuple[str, ...]:
+    """Prefixes of keys that are unused if the checkpoint has a condition encoder."""
     return (
-        f"{encoder}decoder.",  # the conditions are only ever encoded
+        f"{encoder}decoder.",  # conditions are only encoded
         f"{encoder}post_quant_conv.",
-        "first_stage_model.encoder.",  # the condition encoder is used, with its quant_conv
+        "first_stage_model.encoder.",  # the condition encoder is used instead
         "first_stage_model.quant_conv.",
     )
 
 
 WHOLE = {
-    # added numbers, tensors of the UNet, VAE and image encoder, unused starts
-    "svd_xt_sgm": (768, unused_of("conditioner.embedders.3.encoder.")),
-    "svd_xt_image_decoder_sgm": (768, unused_of("conditioner.embedders.3.encoder.")),
-    "sv3d_u_sgm": (256, unused_of("conditioner.embedders.1.encoder.")),
-    "sv3d_p_sgm": (1280, unused_of("conditioner.embedders.1.encoder.")),
+    # added embedding width, unused prefixes
+    "svd_xt_sgm": (768, unused_prefixes("conditioner.embedders.3.encoder.")),
+    "svd_xt_image_decoder_sgm": (768, unused_prefixes("conditioner.embedders.3.encoder.")),
+    "sv3d_u_sgm": (256, unused_prefixes("conditioner.embedders.1.encoder.")),
+    "sv3d_p_sgm": (1280, unused_prefixes("conditioner.embedders.1.encoder.")),
     "v3d_512_sgm": (768, ()),
 }
 
@@ -62,22 +62,22 @@ DIFFUSERS_UNETS = {
 OTHERS = {
     "svd_diffusers_vae",
     "svd_diffusers_image_encoder",
-    "map_sgm_unet_to_diffusers_unet",  # no checkpoint: what the names of two of them are
+    "map_sgm_unet_to_diffusers_unet",  # not a checkpoint but a key map
 }
 _OUROBOROS = r"is Ouroboros3D, .* needs its reconstruction model"
-_IMAGE_MODEL = r"Holds another diffusion model, without layers across time"
+_IMAGE_MODEL = r"Contains another diffusion model, without temporal layers"
 EXCEPTIONS = {
-    "ouroboros3d_mv_model_unet": _OUROBOROS,  # SVD's UNet with adapters, fed by the model below
-    "ouroboros3d_recon_model": _OUROBOROS,  # makes splats of views and generates none
+    "ouroboros3d_mv_model_unet": _OUROBOROS,  # SVD's UNet with adapters, uses the model below
+    "ouroboros3d_recon_model": _OUROBOROS,  # reconstructs splats from views
     "wonder3d_v1_diffusers_unet": _IMAGE_MODEL,
     "wonder3d_plus_diffusers_unet": _IMAGE_MODEL,
 }
-"""Checkpoints that have no network here yet, and how they are refused."""
+"""Unsupported checkpoints, and how they are rejected."""
 
 
 @pytest.fixture
 def opened(tmp_path, write_model, manifest):
-    """Opens a file with a real checkpoint's names and shapes, whose data is a hole."""
+    """Opens a file with the keys and shapes of a published checkpoint, and sparse data."""
     with ExitStack() as stack:
 
         def make(name: str, **changes):
@@ -94,96 +94,98 @@ def sources(part) -> set[str]:
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE))
-def test_a_public_checkpoint_fits_and_is_used_up(opened, name):
-    added, unused_starts = WHOLE[name]
+def test_public_checkpoint_matches_the_networks_exactly(opened, name):
+    width, prefixes = WHOLE[name]
     file = opened(name)
     identity = identify(file.header)
     parts = [unet_component(file, identity, operations), codec_component(file)]
     if "image_encoder" in identity.parts:
         parts.append(image_encoder_component(file))
-    assert parts[0].module.config == UNetConfig(add_embed_dim=added)
+    assert parts[0].module.config == UNetConfig(add_embed_dim=width)
     used = set().union(*(sources(part) for part in parts))
     assert sum(len(sources(part)) for part in parts) == len(used)
     unused = set(file) - used
     text_half = TEXT_HALF if "image_encoder" in identity.parts else set()
-    assert {key for key in unused if not key.startswith(unused_starts or ("-",))} == text_half
-    idle = {key for part in parts for key, source in part.key_map.items() if source.name is None}
-    # V3D's first stage quantises nothing; the video decoders and SV3D's have no post_quant_conv.
+    assert {key for key in unused if not key.startswith(prefixes or ("-",))} == text_half
+    identity_keys = {
+        key for part in parts for key, source in part.key_map.items() if source.name is None
+    }
+    # V3D has no quant_conv, SV3D no post_quant_conv
     quant = {"quant_conv.weight", "quant_conv.bias"}
     post = {f"post_{key}" for key in quant}
-    assert idle == {
+    assert identity_keys == {
         "v3d_512_sgm": quant,
         "sv3d_u_sgm": post,
         "sv3d_p_sgm": post,
     }.get(name, set())
 
 
-@pytest.mark.parametrize(("name", "added"), sorted(DIFFUSERS_UNETS.items()))
-def test_a_public_unet_in_the_diffusers_layout_fits(opened, name, added):
+@pytest.mark.parametrize(("name", "width"), sorted(DIFFUSERS_UNETS.items()))
+def test_public_diffusers_unet_matches_exactly(opened, name, width):
     file = opened(name)
     part = unet_component(file, identify(file.header), operations)
-    assert part.module.config == UNetConfig(add_embed_dim=added)
+    assert part.module.config == UNetConfig(add_embed_dim=width)
     assert sources(part) == set(file)
 
 
-def test_the_public_vae_and_image_encoder_in_the_diffusers_layout_fit(opened):
+def test_public_diffusers_vae_and_image_encoder_match_exactly(opened):
     vae, encoder = opened("svd_diffusers_vae"), opened("svd_diffusers_image_encoder")
     assert sources(codec_component(vae)) == set(vae)
     part = image_encoder_component(encoder)
     assert sources(part) == set(encoder)
     assert part.module.clip.config.num_attention_heads == 16
-    assert part.module.size_px == 224
+    assert part.module.image_size == 224
 
 
-def test_an_old_image_encoder_may_hold_its_positions(opened):
+def test_old_image_encoder_may_contain_position_ids(opened):
     name = "vision_model.embeddings.position_ids"
     file = opened("svd_diffusers_image_encoder", **{name: (1, 257)})
     assert sources(image_encoder_component(file)) == set(file) - {name}
 
 
-def test_every_public_manifest_is_matched_or_an_exception(checkpoint_manifests):
+def test_every_manifest_is_supported_or_an_exception(checkpoint_manifests):
     names = {path.stem for path in checkpoint_manifests.glob("*.json")}
     assert names == set(WHOLE) | set(DIFFUSERS_UNETS) | OTHERS | set(EXCEPTIONS)
 
 
 @pytest.mark.parametrize("name", sorted(EXCEPTIONS))
-def test_exceptions_are_refused_by_their_names(tmp_path, write_model, manifest, name):
+def test_exceptions_are_rejected_with_a_reason(tmp_path, write_model, manifest, name):
     path = write_model(tmp_path / f"{name}.safetensors", manifest(name), "F16")
     with pytest.raises(InputError, match=EXCEPTIONS[name]):
         load_model(path)
 
 
-def test_names_of_the_unet_are_a_bijection(checkpoint_manifests):
+def test_unet_key_map_is_a_bijection(checkpoint_manifests):
     path = checkpoint_manifests / "map_sgm_unet_to_diffusers_unet.json"
-    known = json.loads(path.read_text(encoding="utf-8"))
-    ours = sgm_unet_names(known.values())
-    assert {f"model.diffusion_model.{sgm}": name for name, sgm in ours.items()} == known
-    assert len(set(ours.values())) == len(known) == 1428
+    published = json.loads(path.read_text(encoding="utf-8"))
+    ours = sgm_unet_names(published.values())
+    assert {f"model.diffusion_model.{sgm}": name for name, sgm in ours.items()} == published
+    assert len(set(ours.values())) == len(published) == 1428
 
 
 NORM = "input_blocks.4.1.norm.weight"
-LACKING = f"model.diffusion_model.{NORM}"
-STRANGE = "model.diffusion_model.input_blocks.4.1.adapter.weight"
+MISSING = f"model.diffusion_model.{NORM}"
+UNEXPECTED = "model.diffusion_model.input_blocks.4.1.adapter.weight"
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        ({LACKING: None}, f"incomplete: it lacks '{NORM}'"),
-        ({STRANGE: (3,)}, f"not known here: '{STRANGE}'"),
-        ({LACKING: (7,)}, f"the first of 1: '{LACKING}' has 7"),
+        ({MISSING: None}, f"incomplete: missing keys '{NORM}'"),
+        ({UNEXPECTED: (3,)}, f"unexpected keys: '{UNEXPECTED}'"),
+        ({MISSING: (7,)}, f"1 tensors of unexpected shapes, for example '{MISSING}' with 7"),
     ],
 )
-def test_a_unet_that_does_not_fit_is_told(opened, change, told):
+def test_reports_a_unet_that_does_not_match(opened, change, message):
     file = opened("sv3d_u_sgm", **change)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         unet_component(file, identify(file.header), operations)
 
 
-def test_a_strange_decoder_and_an_incomplete_encoder_are_told(opened):
+def test_reports_an_unexpected_decoder_and_an_incomplete_encoder(opened):
     name = "first_stage_model.decoder.mid.block_3.norm1.weight"
-    with pytest.raises(InputError, match=f"VAE .* not known here: '{name}'"):
+    with pytest.raises(InputError, match=f"VAE .* unexpected keys: '{name}'"):
         codec_component(opened("v3d_512_sgm", **{name: (512,)}))
     name = "conditioner.embedders.0.open_clip.model.visual.ln_pre.bias"
-    with pytest.raises(InputError, match=f"image encoder .* it lacks '{name}'"):
+    with pytest.raises(InputError, match=f"image encoder .* missing keys '{name}'"):
         image_encoder_component(opened("sv3d_u_sgm", **{name: None}))

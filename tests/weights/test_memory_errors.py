@@ -1,4 +1,4 @@
-"""Memory that runs out while a model file is read is said as such, in every form it comes in."""
+"""Running out of memory while a model file is read is reported as such, in all its forms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nova3d_core.weights.files.read import translate_read_errors
 
 
 class PagingFileTooSmall(OSError):
-    """What mapping a large file raises on Windows: errno EINVAL, and the system's own code."""
+    """Raised on Windows when a large file is memory-mapped: EINVAL, with a system code."""
 
     winerror = 1455
 
@@ -29,7 +29,7 @@ class PagingFileTooSmall(OSError):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_file_beyond_the_memory_is_not_called_damaged(error):
+def test_running_out_of_memory_is_not_reported_as_damage(error):
     with pytest.raises(InputError) as caught, translate_read_errors(Path("m.safetensors")):
         raise error
     assert caught.value.message == "m.safetensors does not fit into memory."

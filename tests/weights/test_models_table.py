@@ -1,4 +1,4 @@
-"""The answer of the `models` command, for machines and for people."""
+"""The report of the `models` command as JSON and as text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def folder(tmp_path, write_model, small_unet):
     return tmp_path
 
 
-def test_the_report_is_json_and_names_every_file_once(folder):
+def test_report_is_json_and_lists_every_file_once(folder):
     report = models_report([folder])
     assert json.loads(json.dumps(report)) == report
     assert report["folders"] == [str(folder)]
@@ -30,7 +30,7 @@ def test_the_report_is_json_and_names_every_file_once(folder):
     assert orbit["published_as"] == (
         "chenguolin/sv3d-diffusers: unet/diffusion_pytorch_model.safetensors"
     )
-    assert (page["family"], page["is"]) == ("unknown", "cannot be used")
+    assert (page["family"], page["description"]) == ("unknown", "unusable")
     assert "web page" in page["problem"]
     sources = {(row["source"], row["file"]) for row in report["missing"]}
     expected = {(known.source, known.file) for known in KNOWN_FILES}
@@ -40,7 +40,7 @@ def test_the_report_is_json_and_names_every_file_once(folder):
     assert len(report["missing"]) == len(sources)
 
 
-def test_a_missing_file_tells_size_terms_and_where_it_goes(folder):
+def test_missing_file_has_size_terms_and_install_path(folder):
     rows = {row["file"]: row for row in models_report([folder])["missing"]}
     assert rows["svd_xt.safetensors"]["bytes"] == 9_559_625_980
     assert rows["svd_xt.safetensors"]["install_path"] == "checkpoints/svd_xt.safetensors"
@@ -50,33 +50,33 @@ def test_a_missing_file_tells_size_terms_and_where_it_goes(folder):
     assert rows["V3D.ckpt"]["install_path"] == "nova3d/V3D.ckpt"
 
 
-def test_the_text_says_what_the_report_says(folder):
+def test_text_contains_the_report(folder):
     report = models_report([folder])
     text = models_text(report)
     for row in report["installed"] + report["missing"]:
         assert row["file"] in text
     lines = text.splitlines()
     assert "Installed: 2 files" in lines
-    assert f"Known, but not found: {len(KNOWN_FILES) - 1} files" in lines
+    assert f"Not installed: {len(KNOWN_FILES) - 1} published files" in lines
     assert any(line.lstrip().startswith("! is a web page") for line in lines)
     gated = lines[lines.index("  stabilityai/sv3d -> models/checkpoints/") + 1]
-    assert gated.endswith("gated: agree to its terms there first")
+    assert gated.endswith("gated: accept its terms there first")
     assert not text.endswith("\n")
 
 
-def test_without_any_folder_the_text_says_how_to_name_one():
+def test_text_without_folders_explains_how_to_set_one():
     text = models_text({"built_in": None, "folders": [], "installed": [], "missing": []})
     assert f"set {FOLDERS_VARIABLE}" in text
     assert "Installed: 0 files" in text
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
+def test_rejects_a_missing_folder(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         models_report([tmp_path / "gone"])
 
 
-def test_a_folder_full_of_checkpoints_is_told_in_a_second(tmp_path, write_model, manifest):
-    """From headers alone: tens of gigabytes, none of them read."""
+def test_lists_full_size_checkpoints_within_a_second(tmp_path, write_model, manifest):
+    """From headers alone: tens of gigabytes of data are not read."""
     names = ("svd_xt_sgm", "sv3d_u_sgm", "sv3d_p_sgm", "v3d_512_sgm", "svd_xt_diffusers_unet")
     for name in names:
         write_model(tmp_path / f"{name}.safetensors", manifest(name))
@@ -89,10 +89,10 @@ def test_a_folder_full_of_checkpoints_is_told_in_a_second(tmp_path, write_model,
     assert min(seconds) < 1.0
 
 
-def test_the_note_of_a_file_of_ours_is_said(tmp_path, write_model, small_unet):
+def test_text_contains_the_note_of_our_own_file(tmp_path, write_model, small_unet):
     shapes = small_unet(256) | {"model.diffusion_model.camera_task_emb.0.weight": (1280, 10)}
-    said = {"version": 1, "family": "nova3d", "note": "30k steps on 30k objects"}
-    write_model(tmp_path / "mine.safetensors", shapes, "BF16", {"nova3d": json.dumps(said)})
+    metadata = {"version": 1, "family": "nova3d", "note": "30k steps on 30k objects"}
+    write_model(tmp_path / "mine.safetensors", shapes, "BF16", {"nova3d": json.dumps(metadata)})
     report = models_report([tmp_path])
     assert report["installed"][0]["family"] == "nova3d"
     assert "Its note: 30k steps on 30k objects" in models_text(report)

@@ -1,4 +1,4 @@
-"""The list of known files agrees with itself and with the real key lists."""
+"""The list of published files is consistent, and matches the manifests."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ MANIFESTS = {
 }
 
 
-def test_every_file_has_a_place_of_its_own():
-    places = [known.install_path for known in KNOWN_FILES]
-    assert len(set(places)) == len(places)
-    assert all(place.endswith(known.file) for place, known in zip(places, KNOWN_FILES, strict=True))
+def test_every_file_has_its_own_install_path():
+    paths = [known.install_path for known in KNOWN_FILES]
+    assert len(set(paths)) == len(paths)
+    assert all(path.endswith(known.file) for path, known in zip(paths, KNOWN_FILES, strict=True))
 
 
 @pytest.mark.parametrize("known", KNOWN_FILES, ids=lambda known: known.install_path)
-def test_an_entry_uses_the_projects_words(known):
+def test_entries_are_consistent(known):
     assert known.family in FAMILY_DESCRIPTIONS
     assert known.folder in ("checkpoints", "diffusion_models", "nova3d")
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", known.source)
@@ -52,12 +52,12 @@ def test_an_entry_uses_the_projects_words(known):
 
 
 @pytest.mark.parametrize("name", sorted(MANIFESTS))
-def test_sizes_follow_from_the_real_key_lists(manifest, name):
-    numbers = sum(_product(shape) for shape in manifest(name).values())
+def test_sizes_match_the_manifests(manifest, name):
+    values = sum(_product(shape) for shape in manifest(name).values())
     checked = 0
     for known in KNOWN_FILES:
         if known.file in MANIFESTS[name] and known.gigabytes:
-            size = numbers * (2 if known.dtype == "float16" else 4)
+            size = values * (2 if known.dtype == "float16" else 4)
             assert known.gigabytes * 1e9 == pytest.approx(size, rel=5e-3)
             checked += 1
     assert checked >= len(MANIFESTS[name])
