@@ -1,4 +1,4 @@
-"""Views from images that any program made: counts, sizes, backgrounds and frames put right."""
+"""Assembles Views from images of any source: checks counts and sizes, masks, normal frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..views import Views
 from .crop import check_batch_matches_images, composite_on_white
 
 MIN_IMAGE_PX = 16
-"""A smaller image shows no shape."""
+"""Minimum width and height of an image."""
 
 
 def assemble_views(
@@ -24,29 +24,28 @@ def assemble_views(
     normal_frame: NormalFrame = "world",
     first_view: int = 0,
 ) -> Views:
-    """Images with cameras as views.
+    """Combines images with cameras into views.
 
     Args:
         images: (V, H, W, 3) sRGB in 0..1, or (V, H, W, 4) with alpha, which is the mask unless
             masks are given.
-        cameras: V cameras; their image size becomes H x W.
-        normals: (V, H, W, 3) images of normals, 0.5 n + 0.5; what they say outside the masks does
-            not count.
-        masks: (V, H, W) in 0..1; without masks and alpha, mattes are taken from white.
-        normal_frame: the axes of the normals.
-        first_view: which of the views comes first; the others follow in their order, around the
-            end. The first view's pose is taken as exact, so it should be the input image.
+        cameras: V cameras; they are resized to H x W.
+        normals: (V, H, W, 3) normal maps, 0.5 n + 0.5; values outside the masks are ignored.
+        masks: (V, H, W) in 0..1; without masks and alpha, mattes are made from the white
+            background.
+        normal_frame: the frame of the normals.
+        first_view: index of the view that becomes view 0; the order is rotated. The pose of view 0
+            is treated as exact, so it should be the input image.
 
     Raises:
-        InputError: counts or sizes that do not belong together, images too small to show
-            anything, an empty mask, masks that look inverted in most views, or values out of range;
-            the line names the input.
+        InputError: numbers or sizes differ, images are too small, a mask is empty, most masks look
+            inverted, or values are out of range; the message names the input.
     """
     count, height, width = images.shape[:3]
     if count != len(cameras):
         raise InputError(
             f"there are {count} images but {len(cameras)} cameras.",
-            "Give one image for each camera, in the same order.",
+            "Provide one image for each camera, in the same order.",
         )
     if min(height, width) < MIN_IMAGE_PX:
         raise InputError(
@@ -77,10 +76,11 @@ def assemble_views(
 
 
 def _reject_empty_masks(masks: Tensor) -> None:
+    """Raises InputError if a mask (V, H, W) contains no object."""
     for view, mask in enumerate(masks):
         if not bool((mask > 0.5).any()):
             raise InputError(
-                f"the mask of view {view} is empty: there is no object in it.",
-                "A mask is 1 on the object; LoadImage's mask output is 1 on the background, "
+                f"the mask of view {view} is empty: it contains no object.",
+                "A mask is 1 on the object; LoadImage's mask output is 1 on the background: "
                 "invert it.",
             )

@@ -1,4 +1,4 @@
-"""One object, centred in a square image on white: what multi-view models want to see."""
+"""Crops an object into a square image on white, the input format of multi-view models."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from torch.nn import functional
 
 from ..checks import check_bounds, check_finite
 from ..errors import InputError
-from ..io.images.images import composite_on_white
-from .mask_checks import check_not_inverted
-from .matte import WHITE_TOLERANCE, matte_from_white
+from ..io.images.images import flatten_on_white
+from .mask_checks import OBJECT_THRESHOLD, check_not_inverted
+from .matte import is_mostly_white, matte_from_white
 
-_OBJECT = 0.5
-"""A pixel that the object covers more than this belongs to its bounding box."""
 _HALF_LEVEL = 0.5 / 255.0
 
 
 @dataclass(frozen=True)
 class CropConfig:
-    """How an object is framed."""
+    """Size and framing of a cropped object."""
 
     size_px: int = 256
-    """Width and height of the result."""
+    """Width and height of the result in pixels."""
     foreground_ratio: float = 0.7
-    """The object's longer side, as a share of the image."""
+    """Ratio of the longer side of the object's bounding box to the side of the image."""
 
     def __post_init__(self):
         check_bounds(
@@ -44,22 +42,22 @@ def prepare_images(
 
     Args:
         images: (V, H, W, 3), or (V, H, W, 4) whose alpha is the mask unless masks are given.
-        masks: (V, H, W) in 0..1, 1 on the object; one that is 1 all over says nothing, like an
-            alpha that is opaque everywhere. Where nothing tells, a matte is taken from white.
+        masks: (V, H, W) in 0..1, 1 on the object. A mask that is 1 everywhere, or an opaque alpha
+            channel, is ignored; without any mask, a matte is made from the white background.
         config: size and framing.
 
     Returns:
         Images (V, size, size, 3) and masks (V, size, size), in 0..1.
 
     Raises:
-        InputError: an image has no object, or no mask and no white background; most masks look
-            inverted.
+        InputError: an image contains no object, or has neither a mask nor a white background; most
+            masks look inverted.
     """
     config = config or CropConfig()
     colour, masks = composite_on_white(images, masks)
     pairs = zip(colour, masks, strict=True)
-    framed = [_crop_to_object(*pair, config, view) for view, pair in enumerate(pairs)]
-    colour, masks = (torch.stack(part) for part in zip(*framed, strict=True))
+    cropped = [_crop_to_object(*pair, config, view) for view, pair in enumerate(pairs)]
+    colour, masks = (torch.stack(part) for part in zip(*cropped, strict=True))
     return colour, masks
 
 
@@ -67,8 +65,8 @@ def composite_on_white(images: Tensor, masks: Tensor | None = None) -> tuple[Ten
     """Images (V, H, W, 3) on white and masks (V, H, W); arguments as in `prepare_images`.
 
     Raises:
-        InputError: masks of another number or size, masks that look inverted in most views, or
-            neither masks nor a white background.
+        InputError: the number or size of the masks differs from the images, most masks look
+            inverted, or there are neither masks nor a white background.
     """
     check_finite("images", images)
     if masks is not None:
@@ -76,52 +74,48 @@ def composite_on_white(images: Tensor, masks: Tensor | None = None) -> tuple[Ten
     colour = images[..., :3].clamp(0.0, 1.0)
     alpha = images[..., 3].clamp(0.0, 1.0) if images.shape[-1] == 4 else None
     if alpha is not None:
-        colour = composite_on_white(torch.cat([colour, alpha[..., None]], dim=-1))
-    given = masks if _tells(masks) else alpha if _tells(alpha) else None
+        colour = flatten_on_white(torch.cat([colour, alpha[..., None]], dim=-1))
+    given = masks if _has_background(masks) else alpha if _has_background(alpha) else None
     if given is None:
         return colour, matte_from_white(colour)
     check_finite("masks", given)
     check_not_inverted(given, "alpha channel" if given is alpha else "mask")
     given = given.clamp(0.0, 1.0)
     if given is not alpha and not is_mostly_white(colour[given <= 0]):
-        # in a mask's soft edge the image shows its old background: mix in white
+        # soft edges of an image on another background are not blended with white yet
         colour = colour * given[..., None] + (1.0 - given[..., None])
     return colour, given
 
 
-def is_mostly_white(pixels: Tensor) -> bool:
-    """Whether nearly all pixels (N, 3) are white; images on white hold their mix already."""
-    if not len(pixels):
-        return True
-    return float((pixels.amin(dim=1) >= 1.0 - WHITE_TOLERANCE).float().mean()) > 0.95
-
-
 def check_batch_matches_images(name: str, batch: Tensor, images: Tensor) -> None:
-    """Raises InputError unless a batch (V, H, W, ...) has the images' number and size."""
+    """Raises InputError unless a batch (V, H, W, ...) matches the images in number and size."""
     if len(batch) != len(images):
         raise InputError(
             f"there are {len(batch)} {name} but {len(images)} images.",
-            "Give one for each image, in the same order.",
+            "Provide one for each image, in the same order.",
         )
     if batch.shape[1:3] != images.shape[1:3]:
         sizes = [f"{each.shape[2]}x{each.shape[1]} px" for each in (batch, images)]
         raise InputError(
             f"the {name} are {sizes[0]} but the images are {sizes[1]}.",
-            "Bring them to one size first.",
+            "Resize them to the same size first.",
         )
 
 
-def _tells(mask: Tensor | None) -> bool:
+def _has_background(mask: Tensor | None) -> bool:
+    """Whether a mask marks any pixel as background."""
     return mask is not None and float(mask.min()) < 1.0 - _HALF_LEVEL
 
 
-def _crop_to_object(colour: Tensor, mask: Tensor, config: CropConfig, view: int) -> tuple[Tensor, Tensor]:
-    """One image (H, W, 3) and mask (H, W), framed."""
-    inside = mask > _OBJECT
+def _crop_to_object(
+    colour: Tensor, mask: Tensor, config: CropConfig, view: int
+) -> tuple[Tensor, Tensor]:
+    """Crops one image (H, W, 3) and mask (H, W) to `config.size_px` squared."""
+    inside = mask > OBJECT_THRESHOLD
     if not bool(inside.any()):
         raise InputError(
             f"the mask of image {view} is empty: there is no object to crop to.",
-            "A mask is 1 on the object; LoadImage's mask output is 1 on the background, invert it.",
+            "A mask is 1 on the object; LoadImage's mask output is 1 on the background: invert it.",
         )
     rows, columns = (inside.any(dim=axis).nonzero()[:, 0] for axis in (1, 0))
     top, bottom = int(rows[0]), int(rows[-1]) + 1
@@ -129,9 +123,9 @@ def _crop_to_object(colour: Tensor, mask: Tensor, config: CropConfig, view: int)
     side = max(round(max(bottom - top, right - left) / config.foreground_ratio), 1)
     first_row = round((top + bottom - side) / 2)
     first_column = round((left + right - side) / 2)
-    both = torch.cat([colour, mask[..., None]], dim=-1).movedim(-1, 0)  # (4, H, W)
-    ground = both.new_tensor([1.0, 1.0, 1.0, 0.0])[:, None, None]
-    square = ground.expand(4, side, side).clone()
+    rgba = torch.cat([colour, mask[..., None]], dim=-1).movedim(-1, 0)  # (4, H, W)
+    background = rgba.new_tensor([1.0, 1.0, 1.0, 0.0])[:, None, None]
+    square = background.expand(4, side, side).clone()
     height, width = mask.shape
     rows_in = slice(max(first_row, 0), min(first_row + side, height))
     columns_in = slice(max(first_column, 0), min(first_column + side, width))
@@ -139,11 +133,11 @@ def _crop_to_object(colour: Tensor, mask: Tensor, config: CropConfig, view: int)
         :,
         rows_in.start - first_row : rows_in.stop - first_row,
         columns_in.start - first_column : columns_in.stop - first_column,
-    ] = both[:, rows_in, columns_in]
+    ] = rgba[:, rows_in, columns_in]
     size = (config.size_px, config.size_px)
     resized = functional.interpolate(
         square[None], size, mode="bicubic", align_corners=False, antialias=True
     )[0].clamp(0.0, 1.0)
-    framed_mask = resized[3]
-    framed = torch.where(framed_mask[..., None] > 0, resized[:3].movedim(0, -1), 1.0)
-    return framed, framed_mask
+    new_mask = resized[3]
+    new_colour = torch.where(new_mask[..., None] > 0, resized[:3].movedim(0, -1), 1.0)
+    return new_colour, new_mask

@@ -1,4 +1,4 @@
-"""Recognises inverted masks: background marked as the object."""
+"""Detection of inverted masks."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from torch import Tensor
 
 from ..errors import InputError
 
-_OBJECT = 0.5
-"""A pixel that the object covers more than this belongs to it."""
+OBJECT_THRESHOLD = 0.5
+"""Minimum coverage of a pixel that belongs to the object."""
 MIN_BORDER_COVERAGE = 0.85
-"""An inverted mask is full along at least this share of the image's border. An object that is cut
-off on three of four sides stays below it, an inverted one that is cut off at one side above."""
+"""An inverted mask covers at least this fraction of the image border. The mask of an object that is
+cropped on three of four sides stays below, an inverted one of an object cropped on one side is
+above."""
 MIN_HOLE_RATIO = 0.005
-"""Share of an image that its background must have at least: less is dust in a full mask."""
+"""Minimum background area of an inverted mask, as a fraction of the image; less is noise."""
 
 
 def looks_inverted(mask: Tensor) -> bool:
     """Whether a mask (H, W) in 0..1 is full along the border and emptier inside.
 
-    A close-up that fills the image up to its border is fuller inside than along the border.
+    The mask of a close-up that fills the image is fuller inside than along the border.
     """
-    inside = mask > _OBJECT
+    inside = mask > OBJECT_THRESHOLD
     height, width = inside.shape
     if min(height, width) < 3:
         return False
@@ -41,36 +42,36 @@ def looks_inverted(mask: Tensor) -> bool:
 def check_not_inverted(masks: Tensor, what: str = "mask") -> None:
     """Raises InputError if more than half of the masks (V, H, W) in 0..1 look inverted.
 
-    One such view of several passes: an object may surround one camera's view.
+    A minority of such views is accepted: an object may surround the view of one camera.
 
     Args:
         masks: 1 on the object.
-        what: names a mask in the error.
+        what: name of a mask in the error.
     """
     reject_inverted([looks_inverted(mask) for mask in masks], what)
 
 
 def reject_inverted(inverted: Sequence[bool], what: str = "mask", where: str = "") -> None:
-    """Raises InputError if more than half of the views' masks were found to look inverted.
+    """Raises InputError if more than half of the masks look inverted.
 
     Args:
-        inverted: what `looks_inverted` gave for each view.
-        what: names a mask in the error.
-        where: starts the error, for example with a file and a colon.
+        inverted: result of `looks_inverted` for each view.
+        what: name of a mask in the error.
+        where: prefix of the error, for example a file name and a colon.
     """
     count = sum(inverted)
     if 2 * count <= len(inverted):
         return
-    fault = "full along the image's border and empty inside"
+    reason = "full along the image border and empty inside"
     if len(inverted) == 1:
-        message = f"the {what} looks inverted: it is {fault}."
+        message = f"the {what} looks inverted: it is {reason}."
     else:
         message = (
-            f"the {what}s look inverted in {count} of {len(inverted)} views: they are {fault}."
+            f"the {what}s look inverted in {count} of {len(inverted)} views: they are {reason}."
         )
     raise InputError(
         f"{where} {message}".strip(),
-        "Invert it: a mask is 1 (white) on the object; LoadImage's is 1 on the background (use "
-        "InvertMask, or switch invert_masks of AssembleViews). If it is right, add a margin around "
-        "the object.",
+        "Invert it: a mask is 1 (white) on the object; LoadImage's mask is 1 on the background "
+        "(use InvertMask, or the option invert_masks of AssembleViews). If it is correct, add a "
+        "margin around the object.",
     )

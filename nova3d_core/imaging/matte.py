@@ -1,4 +1,4 @@
-"""Masks for images that have none: what of a white background belongs to the object."""
+"""Mattes (soft masks) from images with a white background."""
 
 from __future__ import annotations
 
@@ -10,27 +10,37 @@ from ..checks import check_finite, check_shape
 from ..errors import InputError
 
 WHITE_TOLERANCE = 8.0 / 255.0
-"""A pixel whose darkest channel is this close to 1 counts as white (JPEG keeps white about so)."""
+"""Maximum distance of a white pixel's darkest channel from 1; covers JPEG noise."""
 MIN_WHITE_BORDER_RATIO = 0.75
-"""The share of border pixels that must be white: an object may be cut off by one of four sides."""
+"""Minimum fraction of white border pixels: an object may be cropped at one of four sides."""
+MOSTLY_WHITE_RATIO = 0.95
+"""Minimum fraction of white pixels of a background that counts as white."""
+
+
+def is_mostly_white(pixels: Tensor) -> bool:
+    """Whether nearly all pixels (N, 3) in 0..1 are white; True without pixels."""
+    if not len(pixels):
+        return True
+    is_white = pixels.amin(dim=1) >= 1.0 - WHITE_TOLERANCE
+    return float(is_white.float().mean()) > MOSTLY_WHITE_RATIO
 
 
 def matte_from_white(colour: Tensor, white: Tensor | None = None) -> Tensor:
-    """Soft masks of objects in front of white.
+    """Soft masks of objects on a white background.
 
-    White that is connected to the image's border is background; white parts inside the object
-    stay object (and so does white seen through a closed handle: give a mask for such objects). The
-    object's outermost pixel gets the share of object in its mix with white.
+    White regions connected to the image border are background; white regions inside the object are
+    foreground, and so is the background visible through a closed handle: such objects need a mask.
+    The outermost pixels of the object get a fractional alpha.
 
     Args:
         colour: (V, H, W, 3) sRGB in 0..1.
-        white: (V, H, W) bool, which pixels pass for white; those within `WHITE_TOLERANCE` if None.
+        white: (V, H, W) bool, pixels that count as white; those within `WHITE_TOLERANCE` if None.
 
     Returns:
         (V, H, W) float32 in 0..1, on the device of `colour`.
 
     Raises:
-        InputError: a view's border is not white, or a view is white all over; it is named.
+        InputError: the border of a view is not white, or a view is entirely white.
     """
     check_shape("colour", colour, "V H W 3")
     check_finite("colour", colour)
@@ -47,39 +57,39 @@ def matte_from_white(colour: Tensor, white: Tensor | None = None) -> Tensor:
 
 
 def _matte_of_image(image: np.ndarray, white: np.ndarray, name: str) -> np.ndarray:
-    """The (H, W) float32 soft mask of one image (H, W, 3) with `white` (H, W) pixels."""
+    """The (H, W) float32 soft mask of one image (H, W, 3); `white` (H, W) bool."""
     background = _background(white, name)
     if background.all():
         raise InputError(
-            f"{name} is white all over: there is no object in it.",
-            "Leave it out, or give a mask if its object is white.",
+            f"{name} is white all over: it contains no object.",
+            "Leave it out, or provide a mask if its object is white.",
         )
     mask = (~background).astype(np.float32)
-    edge = _edge(background) & ~white  # white that is kept lies behind a thin outline
+    edge = _edge(background) & ~white  # foreground white is enclosed by a thin outline
     mask[edge] = _estimate_alpha(image[edge], _darkest_neighbour(image, edge))
     return mask
 
 
 def _background(white: np.ndarray, name: str) -> np.ndarray:
-    """(H, W) bool: those of the `white` (H, W) pixels that join the border side by side."""
+    """(H, W) bool: the `white` (H, W) pixels that are 4-connected to the image border."""
     from scipy import ndimage
 
     border = np.ones_like(white)
     border[1:-1, 1:-1] = False
-    share = float(white[border].mean())
-    if share < MIN_WHITE_BORDER_RATIO:
+    ratio = float(white[border].mean())
+    if ratio < MIN_WHITE_BORDER_RATIO:
         raise InputError(
-            f"the border of {name} is not white: only {share:.0%} of its pixels are.",
-            "Remove the background first, or give a mask.",
+            f"the border of {name} is not white: only {ratio:.0%} of its pixels are.",
+            "Remove the background first, or provide a mask.",
         )
     return ndimage.binary_propagation(border & white, mask=white)
 
 
 def _edge(background: np.ndarray) -> np.ndarray:
-    """(H, W) bool: object pixels that touch the background, be it by a corner.
+    """(H, W) bool: object pixels that are 8-connected to the background.
 
-    A straight silhouette crosses no others: whichever pixel it mixes, one of the eight around
-    lies wholly outside and one wholly inside.
+    A straight silhouette crosses no others: each mixed pixel has a neighbour that is completely
+    outside and one that is completely inside.
     """
     from scipy import ndimage
 
@@ -87,30 +97,30 @@ def _edge(background: np.ndarray) -> np.ndarray:
 
 
 def _darkest_neighbour(image: np.ndarray, edge: np.ndarray) -> np.ndarray:
-    """(N, 3) the colour least like white within one pixel of each of N edge pixels.
+    """(N, 3) the darkest colour in the 3 x 3 neighbourhood of each of N edge pixels.
 
-    It stands for the object's unmixed colour there; thin parts, all of them edge, have one too.
+    An estimate of the object's unmixed colour, which also works for thin parts without interior.
     """
     rows, columns = np.nonzero(edge)
     height, width = edge.shape
-    steps = np.array([(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)])
-    y = (rows[:, None] + steps[:, 0]).clip(0, height - 1)  # (N, 9)
-    x = (columns[:, None] + steps[:, 1]).clip(0, width - 1)
-    nearby = image[y, x]  # (N, 9, 3)
-    darkest = nearby.min(axis=2).argmin(axis=1)
-    return nearby[np.arange(len(rows)), darkest]
+    offsets = np.array([(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)])
+    y = (rows[:, None] + offsets[:, 0]).clip(0, height - 1)  # (N, 9)
+    x = (columns[:, None] + offsets[:, 1]).clip(0, width - 1)
+    neighbours = image[y, x]  # (N, 9, 3)
+    darkest = neighbours.min(axis=2).argmin(axis=1)
+    return neighbours[np.arange(len(rows)), darkest]
 
 
-def _estimate_alpha(mixed: np.ndarray, surface: np.ndarray) -> np.ndarray:
-    """How much of the object is in colours mixed with white.
+def _estimate_alpha(mixed: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """Alpha of foreground colours composited over white.
 
     Args:
         mixed: (N, 3) colours a f + (1 - a).
-        surface: (N, 3) the object's own colours f, none of them white.
+        foreground: (N, 3) foreground colours f, none of them white.
 
     Returns:
         (N,) the least-squares a, in 0..1.
     """
-    from_white = 1.0 - surface
-    share = ((1.0 - mixed) * from_white).sum(axis=1) / (from_white**2).sum(axis=1)
-    return share.clip(0.0, 1.0)
+    from_white = 1.0 - foreground
+    alpha = ((1.0 - mixed) * from_white).sum(axis=1) / (from_white**2).sum(axis=1)
+    return alpha.clip(0.0, 1.0)

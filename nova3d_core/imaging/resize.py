@@ -1,4 +1,4 @@
-"""Huge images made small a few rows at a time, before anything copies them."""
+"""Downscaling of huge images, a few rows at a time, to bound memory."""
 
 from __future__ import annotations
 
@@ -6,72 +6,74 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..io.images.images import composite_on_white
-from .matte import WHITE_TOLERANCE
+from ..io.images.images import flatten_on_white
+from .matte import WHITE_TOLERANCE, is_mostly_white
 
-_TOGETHER = 1_000_000
-"""Pixels that are looked at together."""
-_SAMPLES = 1024
-"""Pixels along a side that tell whether a background is white."""
-_LEVEL = 0.5 / 255.0
+_PIXELS_PER_CHUNK = 1_000_000
+"""Maximum number of pixels that are processed together."""
+_GRID_SAMPLES = 1024
+"""Samples per side for the test whether a background is white."""
+_HALF_LEVEL = 0.5 / 255.0
 
 
 def downscale_on_white(
     image: Tensor, mask: Tensor | None, longest_px: int
 ) -> tuple[Tensor, Tensor | None]:
-    """An image on white and its mask, cut to what is in it and reduced to a size.
+    """Composites an image over white, crops it to its object and downscales image and mask.
 
-    Whole pixels are averaged, after the object was put on white; so soft edges keep their meaning.
-    Beside the result this takes memory for a few hundred rows, not for the image.
+    Downscales by an integer factor, averaging after compositing, so that soft edges stay correct.
+    Besides the result, this needs memory for a few hundred rows only.
 
     Args:
         image: (H, W, 3 or 4) in 0..1.
-        mask: (H, W) in 0..1, or None; one that is 1 all over says nothing.
-        longest_px: the result's longer side has fewer pixels than twice this.
+        mask: (H, W) in 0..1, or None; a mask that is 1 everywhere is ignored.
+        longest_px: the longer side of the result is below twice this.
 
     Returns:
-        (h, w, 3), and (h, w) if a mask or an alpha tells where the object is.
+        (h, w, 3), and (h, w) if the mask or the alpha channel marks a background, else None.
     """
     alpha = image[..., 3] if image.shape[-1] == 4 else None
-    telling = next((each for each in (mask, alpha) if each is not None and _tells(each)), None)
-    rows, columns = _occupied(image, telling)
+    given = (each for each in (mask, alpha) if each is not None and _has_background(each))
+    matte = next(given, None)
+    rows, columns = _object_bounds(image, matte)
     image = image[rows, columns]
-    telling = None if telling is None else telling[rows, columns]
+    matte = None if matte is None else matte[rows, columns]
     factor = max(max(image.shape[:2]) // longest_px, 1)
-    mix_white = telling is not None and not _white_behind(image, telling)
+    needs_white = matte is not None and not _has_white_background(image, matte)
     colours, masks = [], []
-    rows_together = factor * max(_rows(image) // factor, 1)
-    for start in range(0, len(image), rows_together):
-        strip = slice(start, start + rows_together)
-        colour, share = image[strip], None if telling is None else telling[strip].float()
-        colour = composite_on_white(colour) if colour.shape[-1] == 4 else colour
-        if mix_white:
-            colour = colour * share[..., None] + (1.0 - share[..., None])
-        colours.append(_averaged(colour.movedim(-1, 0), factor, 1.0).movedim(0, -1))
-        if share is not None:
-            masks.append(_averaged(share[None], factor, 0.0)[0])
+    chunk_rows = factor * max(_rows_per_chunk(image) // factor, 1)
+    for start in range(0, len(image), chunk_rows):
+        chunk = slice(start, start + chunk_rows)
+        colour, coverage = image[chunk], None if matte is None else matte[chunk].float()
+        colour = flatten_on_white(colour) if colour.shape[-1] == 4 else colour
+        if needs_white:
+            colour = colour * coverage[..., None] + (1.0 - coverage[..., None])
+        colours.append(_downsample(colour.movedim(-1, 0), factor, 1.0).movedim(0, -1))
+        if coverage is not None:
+            masks.append(_downsample(coverage[None], factor, 0.0)[0])
     return torch.cat(colours), torch.cat(masks) if masks else None
 
 
-def _rows(batch: Tensor) -> int:
-    """How many rows of a batch (H, W, ...) are looked at together."""
-    return max(_TOGETHER // batch.shape[1], 1)
+def _rows_per_chunk(batch: Tensor) -> int:
+    """Number of rows of an image (H, W, ...) that are processed together."""
+    return max(_PIXELS_PER_CHUNK // batch.shape[1], 1)
 
 
-def strips(batch: Tensor) -> tuple[Tensor, ...]:
-    """An image or mask (H, W, ...) as parts of a few rows each."""
-    return batch.split(_rows(batch))
+def row_chunks(batch: Tensor) -> tuple[Tensor, ...]:
+    """An image or mask (H, W, ...) split into chunks of a few rows each."""
+    return batch.split(_rows_per_chunk(batch))
 
 
-def _tells(mask: Tensor) -> bool:
-    return min(float(strip.float().min()) for strip in strips(mask)) < 1.0 - _LEVEL
+def _has_background(mask: Tensor) -> bool:
+    """Whether a mask marks any pixel as background."""
+    return min(float(chunk.float().min()) for chunk in row_chunks(mask)) < 1.0 - _HALF_LEVEL
 
 
-def _occupied(image: Tensor, mask: Tensor | None) -> tuple[slice, slice]:
-    """Rows and columns that hold the object and a margin; all where nothing does."""
+def _object_bounds(image: Tensor, mask: Tensor | None) -> tuple[slice, slice]:
+    """Rows and columns of the object with a margin; all of them if there is no object."""
     rows, columns = [], torch.zeros(image.shape[1], dtype=torch.bool, device=image.device)
-    for strip in strips(image[..., :3] if mask is None else mask):
-        inside = strip.amin(dim=2) < 1.0 - WHITE_TOLERANCE if mask is None else strip > 0
+    for chunk in row_chunks(image[..., :3] if mask is None else mask):
+        inside = chunk.amin(dim=2) < 1.0 - WHITE_TOLERANCE if mask is None else chunk > 0
         rows.append(inside.any(dim=1))
         columns |= inside.any(dim=0)
     spans = []
@@ -80,26 +82,24 @@ def _occupied(image: Tensor, mask: Tensor | None) -> tuple[slice, slice]:
         if not len(at):
             return slice(None), slice(None)
         first, last = int(at[0]), int(at[-1]) + 1
-        margin = (last - first) // 16 + 2  # a white border stays white
+        margin = (last - first) // 16 + 2  # keeps a white border
         spans.append(slice(max(first - margin, 0), last + margin))
     return spans[0], spans[1]
 
 
-def _white_behind(image: Tensor, mask: Tensor) -> bool:
-    """Whether nearly all of the background is white, judged by a grid of pixels."""
-    step = max(max(image.shape[:2]) // _SAMPLES, 1)
-    few, outside = image[::step, ::step], mask[::step, ::step] <= 0
-    few = (composite_on_white(few) if few.shape[-1] == 4 else few)[outside]  # (N, 3)
-    if not len(few):
-        return True
-    return float((few.amin(dim=1) >= 1.0 - WHITE_TOLERANCE).float().mean()) > 0.95
+def _has_white_background(image: Tensor, mask: Tensor) -> bool:
+    """Whether the background is mostly white, tested on a grid of pixels."""
+    step = max(max(image.shape[:2]) // _GRID_SAMPLES, 1)
+    samples, outside = image[::step, ::step], mask[::step, ::step] <= 0
+    samples = flatten_on_white(samples) if samples.shape[-1] == 4 else samples
+    return is_mostly_white(samples[outside])
 
 
-def _averaged(batch: Tensor, factor: int, ground: float) -> Tensor:
-    """Means (C, ceil(H / f), ceil(W / f)) of squares of (C, H, W); what juts out is ground."""
+def _downsample(batch: Tensor, factor: int, padding_value: float) -> Tensor:
+    """Means (C, ceil(H / f), ceil(W / f)) over f x f blocks of (C, H, W), padded at the end."""
     if factor == 1:
         return batch.float()
     height, width = batch.shape[1:]
     padding = (0, -width % factor, 0, -height % factor)
-    padded = functional.pad(batch.float(), padding, value=ground)
+    padded = functional.pad(batch.float(), padding, value=padding_value)
     return functional.avg_pool2d(padded[None], factor)[0]

@@ -1,13 +1,15 @@
-"""Reading colours out of images and textures between their texel centres."""
+"""Bilinear sampling of images and textures."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 
 def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
-    """Bilinear colours of a texture that repeats outside 0..1.
+    """Bilinear texture lookup with repeat wrapping.
 
     Args:
         texture: (H, W, C) float.
@@ -23,7 +25,7 @@ def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
 
 
 def sample_image(image: Tensor, pixels: Tensor) -> Tensor:
-    """Bilinear values of an image that keeps its border value outside.
+    """Bilinear image lookup with border clamping.
 
     Args:
         image: (H, W, C) float.
@@ -36,15 +38,18 @@ def sample_image(image: Tensor, pixels: Tensor) -> Tensor:
     return _bilinear(image, x, y, lambda index, size: index.clamp(0, size - 1))
 
 
-def _bilinear(grid: Tensor, x: Tensor, y: Tensor, inside) -> Tensor:
-    """Values (P, C) of `grid` (H, W, C) at texel coordinates x, y (P,) counted from centre 0."""
+def _bilinear(grid: Tensor, x: Tensor, y: Tensor, wrap: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Values (P, C) of `grid` (H, W, C) at x, y (P,), in texels from the centre of texel 0.
+
+    `wrap` maps indices and a size to indices within it.
+    """
     height, width, channels = grid.shape
     flat = grid.reshape(-1, channels)
     left, top = torch.floor(x), torch.floor(y)
-    right_share, bottom_share = (x - left)[:, None], (y - top)[:, None]
+    right_weight, bottom_weight = (x - left)[:, None], (y - top)[:, None]
     column, row = left.long(), top.long()
-    x0, x1 = inside(column, width), inside(column + 1, width)
-    y0, y1 = inside(row, height) * width, inside(row + 1, height) * width
-    upper = torch.lerp(flat[y0 + x0], flat[y0 + x1], right_share)
-    lower = torch.lerp(flat[y1 + x0], flat[y1 + x1], right_share)
-    return torch.lerp(upper, lower, bottom_share)
+    x0, x1 = wrap(column, width), wrap(column + 1, width)
+    y0, y1 = wrap(row, height) * width, wrap(row + 1, height) * width
+    upper = torch.lerp(flat[y0 + x0], flat[y0 + x1], right_weight)
+    lower = torch.lerp(flat[y1 + x0], flat[y1 + x1], right_weight)
+    return torch.lerp(upper, lower, bottom_weight)

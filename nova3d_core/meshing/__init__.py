@@ -1,1 +1,1 @@
-"""A surface to a clean, light, unwrapped mesh."""
+"""Mesh extraction, clean-up, simplification and UV unwrapping."""

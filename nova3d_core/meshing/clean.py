@@ -1,4 +1,4 @@
-"""Makes a surface that other tools accept: no crumbs, every edge between exactly two faces."""
+"""Mesh clean-up: removes small components and makes surfaces manifold."""
 
 from __future__ import annotations
 
@@ -9,42 +9,34 @@ import torch
 
 from ..errors import StageError
 from ..mesh import Mesh
+from .adjacency import connected_components, face_components
 
 STAGE = "cleaning"
 _GAP_EDGE_RATIO = 1e-2
-"""How far touching sheets are moved apart, in mean edge lengths: enough to survive welding."""
+"""Distance by which touching sheets are separated, in mean edge lengths; survives vertex
+merging."""
 _MAX_SPLIT_ROUNDS = 8
 
 
-def remove_small_components(mesh: Mesh, min_share: float) -> Mesh:
-    """Drops loose parts with less than `min_share` of the whole area; the largest always stays.
+def remove_small_components(mesh: Mesh, min_area_ratio: float) -> Mesh:
+    """Removes connected components with less than `min_area_ratio` of the total surface area.
+
+    The largest component is always kept.
 
     Args:
         mesh: a bare surface; attributes are dropped.
-        min_share: 0..1.
+        min_area_ratio: 0..1.
     """
     mesh = mesh.to("cpu")
-    part = face_components(mesh.faces.numpy(), len(mesh.vertices))
-    area = np.bincount(part, weights=mesh.face_areas.numpy())
-    keep = (area >= min_share * area.sum()) | (area == area.max())
-    kept = drop_unused_vertices(mesh.vertices, mesh.faces[torch.from_numpy(keep[part])])
+    component = face_components(mesh.faces.numpy(), len(mesh.vertices))
+    area = np.bincount(component, weights=mesh.face_areas.numpy())
+    keep = (area >= min_area_ratio * area.sum()) | (area == area.max())
+    kept = drop_unused_vertices(mesh.vertices, mesh.faces[torch.from_numpy(keep[component])])
     return replace(kept, origin=mesh.origin)
 
 
-def face_components(faces: np.ndarray, vertex_count: int) -> np.ndarray:
-    """(F,) part number of each face; faces that share a vertex are of one part."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    start, end = faces[:, [0, 1]].reshape(-1), faces[:, [1, 2]].reshape(-1)
-    links = coo_array((np.ones(len(start), bool), (start, end)), shape=(vertex_count,) * 2)
-    _, part_of_vertex = connected_components(links, directed=False)
-    _, part = np.unique(part_of_vertex[faces[:, 0]], return_inverse=True)
-    return part
-
-
 def drop_unused_vertices(vertices: torch.Tensor, faces: torch.Tensor) -> Mesh:
-    """A mesh of these faces (F, 3) with only the vertices (N, 3) that they use."""
+    """A mesh of faces (F, 3) with only the vertices (N, 3) that they reference."""
     used, renumbered = torch.unique(faces, return_inverse=True)
     return Mesh(vertices[used], renumbered)
 
@@ -52,40 +44,39 @@ def drop_unused_vertices(vertices: torch.Tensor, faces: torch.Tensor) -> Mesh:
 def make_manifold(mesh: Mesh) -> Mesh:
     """Separates sheets that touch in an edge or a vertex, so that each edge has two faces.
 
-    Simplification can pinch a closed surface until two sheets share an edge, where four faces then
-    meet, or a vertex. Around each such edge the faces are paired through the solid between them;
-    every fan of paired faces then gets its own copy of the vertex, moved away by a hair.
+    Simplification can pinch a closed surface until two sheets share a vertex, or an edge where four
+    faces then meet. Around each such edge the faces are paired through the solid between them;
+    every fan of paired faces then gets its own copy of the vertex, offset by a small distance.
 
     Args:
         mesh: a closed surface with outward faces; attributes are dropped.
 
     Raises:
-        StageError: the surface is open, so that no pairing closes it, or hopelessly entangled, or
-            it has no volume at all.
+        StageError: the surface is open, too entangled, or encloses no volume.
     """
     faces = _drop_degenerate_faces(mesh.faces.cpu().numpy())
     vertices = mesh.vertices.double().cpu().numpy()
     if len(faces) == 0:
-        raise StageError(STAGE, "the surface encloses nothing: all its faces lie back to back.")
+        raise StageError(STAGE, "the surface encloses no volume: all its faces are back to back.")
     for _ in range(_MAX_SPLIT_ROUNDS):
-        pairs = _pair_half_edges(vertices, faces)  # (E, 2) half-edge numbers 3 * face + corner
-        fan = _fans(faces, pairs)  # (3F,) fan of each face corner
+        pairs = _pair_half_edges(vertices, faces)  # (E, 2) half-edge indices 3 * face + corner
+        fan = _vertex_fans(faces, pairs)  # (3F,) fan of each face corner
         vertex_of_fan = np.zeros(fan.max() + 1, np.int64)
         vertex_of_fan[fan] = faces.reshape(-1)
-        still_crowded = _non_manifold_edges(fan.reshape(-1, 3))
-        if len(still_crowded) == 0:
+        non_manifold = _non_manifold_edges(fan.reshape(-1, 3))
+        if len(non_manifold) == 0:
             break
-        edges = vertex_of_fan[still_crowded]
+        edges = vertex_of_fan[non_manifold]
         vertices, faces = _split_edges(vertices, faces, pairs, edges)
     else:
         raise StageError(STAGE, "the surface could not be made manifold: it is too entangled.")
-    places = _separate_copies(vertices[vertex_of_fan], fan.reshape(-1, 3), vertex_of_fan)
-    vertices, faces = torch.from_numpy(places).float(), torch.from_numpy(fan.reshape(-1, 3))
+    points = _separate_copies(vertices[vertex_of_fan], fan.reshape(-1, 3), vertex_of_fan)
+    vertices, faces = torch.from_numpy(points).float(), torch.from_numpy(fan.reshape(-1, 3))
     return Mesh(vertices, faces, origin=mesh.origin)
 
 
 def _non_manifold_edges(faces: np.ndarray) -> np.ndarray:
-    """(E, 2) vertex couples that more than two faces share."""
+    """(E, 2) vertex pairs of edges with more than two faces."""
     ends = np.sort(np.stack([faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)], 1), axis=1)
     edges, count = np.unique(ends, axis=0, return_counts=True)
     return edges[count > 2]
@@ -94,65 +85,65 @@ def _non_manifold_edges(faces: np.ndarray) -> np.ndarray:
 def _split_edges(
     vertices: np.ndarray, faces: np.ndarray, pairs: np.ndarray, edges: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gives each pair of faces around edges (E, 2) a middle vertex of its own; splits those faces.
+    """Splits each pair of faces at edges (E, 2) by a midpoint vertex of its own.
 
-    Two sheets that share an edge and are one fan at both of its ends cannot be told apart by their
-    vertices; with a vertex of their own in the middle they can. A face is split once a round.
+    Two sheets that share an edge and belong to one fan at both of its ends cannot be distinguished
+    by their vertices; separate midpoints make them distinct. A face is split once per round.
     """
     half_edge = pairs[:, 0]
     start = faces.reshape(-1)[half_edge]
     end = np.roll(faces, -1, axis=1).reshape(-1)[half_edge]
-    wanted = {tuple(edge) for edge in np.sort(edges, axis=1).tolist()}
-    busy: set[int] = set()
+    to_split = {tuple(edge) for edge in np.sort(edges, axis=1).tolist()}
+    touched: set[int] = set()
     new_vertices, new_faces, faces = [], [], faces.copy()
     for pair, one, other in zip(pairs, start, end, strict=True):
         around = pair // 3
-        if (min(one, other), max(one, other)) not in wanted or busy & set(around.tolist()):
+        if (min(one, other), max(one, other)) not in to_split or touched & set(around.tolist()):
             continue
         middle = len(vertices) + len(new_vertices)
-        place = vertices[[one, other]].mean(axis=0)
+        midpoint = vertices[[one, other]].mean(axis=0)
         own_side = vertices[faces[around]].mean(axis=(0, 1))
-        new_vertices.append(place + _GAP_EDGE_RATIO * (own_side - place))
+        new_vertices.append(midpoint + _GAP_EDGE_RATIO * (own_side - midpoint))
         near, far = faces[around].copy(), faces[around].copy()
         near[near == other] = middle
         far[far == one] = middle
         faces[around] = near
         new_faces.append(far)
-        busy |= set(around.tolist())
+        touched |= set(around.tolist())
     return np.concatenate([vertices, new_vertices]), np.concatenate([faces, *new_faces])
 
 
 def _drop_degenerate_faces(faces: np.ndarray) -> np.ndarray:
-    """Drops faces without area in index space, and couples of faces that lie back to back.
+    """Drops faces with repeated vertices, and pairs of faces that are back to back.
 
-    Faces on the same vertices cancel in couples that turn opposite ways; of three, one stays.
+    Faces on the same vertices cancel in pairs of opposite winding; of three, one is kept.
     """
     faces = faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
     _, first, group = np.unique(
         np.sort(faces, axis=1), axis=0, return_index=True, return_inverse=True
     )
-    turning = np.sign(np.diff(faces[:, [0, 1, 2, 0]], axis=1)).sum(axis=1)  # -1 or 1
-    surplus = np.bincount(group.reshape(-1), weights=turning)  # how many more turn one way
+    winding = np.sign(np.diff(faces[:, [0, 1, 2, 0]], axis=1)).sum(axis=1)  # -1 or 1
+    surplus = np.bincount(group.reshape(-1), weights=winding)  # net number of faces of one winding
     kept = faces[first]
-    wrong_way = surplus * turning[first] < 0
-    kept[wrong_way] = kept[wrong_way][:, ::-1]
-    as_given = np.argsort(first)
-    return np.repeat(kept[as_given], np.abs(surplus[as_given]).astype(int), axis=0)
+    flipped = surplus * winding[first] < 0
+    kept[flipped] = kept[flipped][:, ::-1]
+    input_order = np.argsort(first)
+    return np.repeat(kept[input_order], np.abs(surplus[input_order]).astype(int), axis=0)
 
 
 def _pair_half_edges(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(E, 2) half-edges that are the two sides of one edge; half-edge 3f + c runs from corner c."""
+    """(E, 2) opposite half-edges; half-edge 3f + c starts at corner c of face f."""
     start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
     key = np.minimum(start, end) * len(vertices) + np.maximum(start, end)
     order = np.argsort(key, kind="stable")
     _, first, count = np.unique(key[order], return_index=True, return_counts=True)
-    plain = first[count == 2]
-    pairs = np.stack([order[plain], order[plain + 1]], axis=1)
-    crowded = [
+    manifold = first[count == 2]
+    pairs = np.stack([order[manifold], order[manifold + 1]], axis=1)
+    non_manifold = [
         _pair_around_edge(vertices, faces, order[f : f + n])
         for f, n in zip(first[count != 2], count[count != 2], strict=True)
     ]
-    return np.concatenate([pairs, *crowded])
+    return np.concatenate([pairs, *non_manifold])
 
 
 def _pair_around_edge(
@@ -164,67 +155,64 @@ def _pair_around_edge(
     low, high = vertices[min(start[0], end[0])], vertices[max(start[0], end[0])]
     forward = start < end
     if 2 * forward.sum() != len(half_edges):
-        raise StageError(STAGE, "the surface has open edges, so it cannot be made manifold.")
+        raise StageError(STAGE, "the surface has boundary edges, so it cannot be made manifold.")
     axis = (high - low) / max(np.linalg.norm(high - low), 1e-30)
     across = vertices[faces[face, (corner + 2) % 3]] - low
     across -= across @ axis[:, None] * axis
     side = across[0] / max(np.linalg.norm(across[0]), 1e-30)
     angle = np.arctan2(across @ np.cross(axis, side), across @ side)
-    # turning about the edge, solid begins at a backward face and ends at the next forward one
-    turn = np.lexsort((forward, angle))
-    begins = np.flatnonzero(~forward[turn])
-    turned = np.roll(turn, -begins[0])
-    backward, ahead = turned[~forward[turned]], turned[forward[turned]]
-    return np.stack([half_edges[backward], half_edges[ahead]], axis=1)
+    # in order of angle around the edge, solid starts at a backward face and ends at the next
+    # forward one
+    by_angle = np.lexsort((forward, angle))
+    first_backward = np.flatnonzero(~forward[by_angle])[0]
+    ordered = np.roll(by_angle, -first_backward)
+    starts, ends = ordered[~forward[ordered]], ordered[forward[ordered]]
+    return np.stack([half_edges[starts], half_edges[ends]], axis=1)
 
 
-def _fans(faces: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """(3F,) number of the fan that each face corner belongs to, linked across paired edges."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+def _vertex_fans(faces: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """(3F,) index of the vertex fan of each face corner; corners connect across paired edges."""
 
     def next_corner(half_edge: np.ndarray) -> np.ndarray:
         return half_edge - half_edge % 3 + (half_edge % 3 + 1) % 3
 
     one, other = pairs[:, 0], pairs[:, 1]
-    # the two half-edges run against each other: the start of one is the end of the other
+    # opposite half-edges: the start of one is the end of the other
     a = np.concatenate([one, next_corner(one)])
     b = np.concatenate([next_corner(other), other])
-    size = faces.size
-    links = coo_array((np.ones(len(a), bool), (a, b)), shape=(size, size))
-    return connected_components(links, directed=False)[1].astype(np.int64)
+    return connected_components(np.stack([a, b], axis=1), faces.size)
 
 
-def _separate_copies(places: np.ndarray, faces: np.ndarray, origin: np.ndarray) -> np.ndarray:
-    """Moves copies of one vertex a hair towards the middle of their own fans, each by its own hair.
+def _separate_copies(points: np.ndarray, faces: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Moves copies of one vertex towards the centres of their own fans, each by its own distance.
 
     Args:
-        places: (N, 3) positions; copies of one vertex have the same.
-        faces: (F, 3) into `places`.
-        origin: (N,) which vertex each is a copy of.
+        points: (N, 3) positions; all copies of a vertex have the same position.
+        faces: (F, 3) indices into `points`.
+        origin: (N,) index of the vertex that each point is a copy of.
     """
     copies = np.bincount(origin)[origin]
     if (copies == 1).all():
-        return places
+        return points
     order = np.argsort(origin, kind="stable")
     first = np.searchsorted(origin[order], origin[order])
     rank = np.zeros(len(origin))
     rank[order] = np.arange(len(origin)) - first  # 0, 1, 2... among the copies of one vertex
-    middles = places[faces].mean(axis=1)  # (F, 3)
-    towards = np.zeros_like(places)
+    centroids = points[faces].mean(axis=1)  # (F, 3)
+    direction = np.zeros_like(points)
     for corner in range(3):
-        np.add.at(towards, faces[:, corner], middles - places[faces[:, corner]])
-    towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-30)
-    edges = places[faces] - places[np.roll(faces, 1, axis=1)]
+        np.add.at(direction, faces[:, corner], centroids - points[faces[:, corner]])
+    direction /= np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-30)
+    edges = points[faces] - points[np.roll(faces, 1, axis=1)]
     gap = _GAP_EDGE_RATIO * np.linalg.norm(edges, axis=-1).mean()
-    moved = copies > 1
-    places = places.copy()
-    places[moved] += gap * (1.0 + 0.25 * rank[moved, None]) * towards[moved]
-    return places
+    duplicated = copies > 1
+    points = points.copy()
+    points[duplicated] += gap * (1.0 + 0.25 * rank[duplicated, None]) * direction[duplicated]
+    return points
 
 
 def is_closed_manifold(mesh: Mesh) -> bool:
-    """Whether each edge lies between exactly two faces that run along it in opposite directions."""
+    """Whether each edge has exactly two faces, with consistent winding."""
     faces = mesh.faces.cpu().numpy()
     start, end = faces.reshape(-1), np.roll(faces, -1, axis=1).reshape(-1)
     count = len(mesh.vertices)

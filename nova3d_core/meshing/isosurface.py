@@ -1,4 +1,4 @@
-"""The zero level of a signed distance grid as a triangle mesh."""
+"""Isosurface extraction from signed distance grids by marching cubes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ STAGE = "meshing"
 
 
 def extract_surface(grid: SdfGrid) -> Mesh:
-    """Marching cubes: a closed surface with outward faces.
+    """The zero level set of a grid as a closed mesh with outward faces (marching cubes).
 
     Args:
-        grid: signed distances; its border must lie outside, or the surface would be cut open.
+        grid: signed distances; all border values must be positive, or the surface would be open.
 
     Raises:
-        StageError: no surface crosses the grid, or it runs out of the grid.
+        StageError: the grid contains no surface, or the surface crosses its border.
     """
     from skimage.measure import marching_cubes
 
@@ -28,9 +28,9 @@ def extract_surface(grid: SdfGrid) -> Mesh:
         raise StageError(STAGE, "the distance field is positive everywhere: there is no surface.")
     if bool((border <= 0).any()):
         raise StageError(
-            STAGE, "the surface runs out of the grid.", "Give the grid more padding around it."
+            STAGE, "the surface crosses the border of the grid.", "Increase the grid's padding."
         )
-    # a value of exactly zero puts several vertices on one grid point: faces without area
+    # a value of exactly zero puts several vertices on one grid point: degenerate faces
     tiny = 1e-3 * grid.spacing
     values = torch.where(values.abs() < tiny, tiny, values)
     vertices, faces, _, _ = marching_cubes(

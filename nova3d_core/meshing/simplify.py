@@ -1,4 +1,4 @@
-"""Fewer faces with the same shape."""
+"""Mesh simplification by quadric edge collapse."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from ..mesh import ZERO_ORIGIN, Mesh
 logger = logging.getLogger(__name__)
 
 _AGGRESSIVENESS = 3
-"""Low: slower, but fewer sheets get pinched together."""
+"""Low values are slower, but pinch fewer sheets together."""
 
 
 def simplify(mesh: Mesh, target_faces: int) -> Mesh:
-    """Quadric edge collapse down to `target_faces`, on the CPU; attributes are dropped.
+    """Simplifies a mesh to `target_faces` by quadric edge collapse, on the CPU.
 
-    Where fast-simplification has no wheel the mesh comes back as it is, with a warning.
+    Attributes are dropped. Without the package fast-simplification the mesh is returned
+    unsimplified, with a warning.
 
     Args:
-        mesh: a welded surface.
-        target_faces: a mesh that has no more faces than this stays as it is.
+        mesh: a surface with merged vertices.
+        target_faces: a mesh with at most this many faces is not simplified.
     """
     mesh = mesh.to("cpu")
     if len(mesh.faces) <= target_faces:
@@ -31,15 +32,15 @@ def simplify(mesh: Mesh, target_faces: int) -> Mesh:
         import fast_simplification
     except (ImportError, OSError) as error:
         logger.warning(
-            "the mesh keeps its %d faces instead of %d, as fast-simplification cannot be loaded "
-            "(%s). Install it with: pip install fast-simplification",
+            "the mesh keeps its %d faces instead of %d because fast-simplification cannot be "
+            "loaded (%s). Install it with: pip install fast-simplification",
             len(mesh.faces),
             target_faces,
             error,
         )
         return Mesh(mesh.vertices, mesh.faces, origin=mesh.origin)
 
-    # its error bound is an absolute length: in a unit cube the world's scale does not matter
+    # the error bound is an absolute length: simplify in a unit cube, independent of world scale
     to_unit = replace(mesh, origin=ZERO_ORIGIN).normalising_matrix().double()
     unit = mesh.vertices.double() @ to_unit[:3, :3].T + to_unit[:3, 3]
     vertices, faces = fast_simplification.simplify(
@@ -48,5 +49,5 @@ def simplify(mesh: Mesh, target_faces: int) -> Mesh:
     back = torch.linalg.inv(to_unit)
     vertices = torch.from_numpy(vertices).double() @ back[:3, :3].T + back[:3, 3]
     if len(faces) > 1.1 * target_faces:
-        logger.warning("the mesh keeps %d faces: fewer would change its shape", len(faces))
+        logger.warning("the mesh keeps %d faces: fewer would distort its shape", len(faces))
     return Mesh(vertices.float(), torch.from_numpy(faces).long(), origin=mesh.origin)

@@ -41,7 +41,7 @@ def fusion_report(surface: Surface, given: Views) -> str:
     for view in range(len(given)):
         gain = ", ".join(f"{channel:.2f}" for channel in report.gains[view])
         lines.append(
-            f"{view:4d}  {report.turn_deg[view]:7.2f} deg  {report.shift[view]:9.4f}  "
+            f"{view:4d}  {report.rotation_deg[view]:7.2f} deg  {report.translation[view]:9.4f}  "
             f"{report.mean_conflict[view]:8.1%}  {gain}"
         )
     lines.append("")

@@ -75,7 +75,7 @@ def surface_points(mesh: Mesh, cameras: Cameras, progress: Progress = SILENT) ->
     caster = RayCaster.of(mesh)
     pixels = sample_positions(cameras.width, cameras.height, 1)
     found = []
-    for view in progress.track(range(len(cameras)), "seeing", len(cameras)):
+    for view in progress.track(range(len(cameras)), "observing", len(cameras)):
         seen = _RayHits.along(mesh, caster, cameras[view], pixels)
         points = seen.origins + seen.distance[:, None] * seen.directions
         found.append((points, seen.normals(mesh), torch.full((len(points),), view)))

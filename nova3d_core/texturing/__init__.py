@@ -1,1 +1,1 @@
-"""Views onto a mesh."""
+"""Texture baking: projects views onto a mesh."""

@@ -1,4 +1,4 @@
-"""Colours for what no view has seen: over the surface first, then beyond the charts' edges."""
+"""Inpainting of unobserved texels over the surface, and padding of charts."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from ..meshing.adjacency import vertex_adjacency
 from ..rendering.shading import interpolate
 from .texels import Texels
 
-_PULL_TO_MEAN = 1e-6
-"""Ties parts that no view has seen at all to the mean colour, and keeps the system regular."""
+_MEAN_WEIGHT = 1e-6
+"""Weight of the mean colour: unobserved components take it, and the system stays regular."""
 
 
-def fill_unobserved(mesh: Mesh, texels: Texels, colour: Tensor, seen: Tensor) -> Tensor:
-    """Texel colours with the unseen ones continued smoothly over the surface.
+def fill_unobserved(mesh: Mesh, texels: Texels, colour: Tensor, observed: Tensor) -> Tensor:
+    """Interpolates the colours of unobserved texels smoothly over the surface.
 
-    Vertices take the mean of the seen texels around them; the other vertices solve the discrete
-    Laplace equation on the mesh's edges, so that colour flows over the surface and never across
-    charts that only lie side by side in the texture.
+    Vertices take the mean of the observed texels around them; all other vertices solve the discrete
+    Laplace equation on the mesh's edges, so that colour diffuses over the surface and not between
+    charts that are merely neighbours in the texture.
 
     Args:
         mesh: the surface.
         texels: T texels.
-        colour: (T, 3); what stands at unseen texels does not matter.
-        seen: (T,) in 0..1, how sure each texel is.
+        colour: (T, 3); values at unobserved texels are ignored.
+        observed: (T,) in 0..1, certainty of each texel's colour.
 
     Returns:
         (T, 3).
     """
-    if bool((seen >= 1).all()):
+    if bool((observed >= 1).all()):
         return colour
-    _, place = torch.unique(mesh.vertices, dim=0, return_inverse=True)
-    corners = place[mesh.faces]  # (F, 3) welded
-    weights = texels.barycentric * seen[:, None]  # (T, 3)
-    total = torch.zeros(int(place.max()) + 1)
+    _, position = torch.unique(mesh.vertices, dim=0, return_inverse=True)
+    corners = position[mesh.faces]  # (F, 3) merged vertices
+    weights = texels.barycentric * observed[:, None]  # (T, 3)
+    total = torch.zeros(int(position.max()) + 1)
     sums = torch.zeros(len(total), 3)
     for corner in range(3):
         vertex = corners[texels.face, corner]
@@ -45,13 +45,15 @@ def fill_unobserved(mesh: Mesh, texels: Texels, colour: Tensor, seen: Tensor) ->
     known = total > 1e-3
     at_vertices = torch.where(known[:, None], sums / total.clamp_min(1e-3)[:, None], 0.5)
     mean = sums.sum(dim=0) / total.sum().clamp_min(1e-6) if bool(known.any()) else sums.new_ones(3)
-    at_vertices = _harmonic(corners.numpy(), at_vertices.numpy(), known.numpy(), mean.numpy())
-    continued = interpolate(at_vertices, corners[texels.face], texels.barycentric)
-    return torch.lerp(continued, colour, seen[:, None])
+    at_vertices = _solve_laplace(corners.numpy(), at_vertices.numpy(), known.numpy(), mean.numpy())
+    interpolated = interpolate(at_vertices, corners[texels.face], texels.barycentric)
+    return torch.lerp(interpolated, colour, observed[:, None])
 
 
-def _harmonic(faces: np.ndarray, values: np.ndarray, known: np.ndarray, mean: np.ndarray) -> Tensor:
-    """Values (N, 3) whose unknown entries are the mean of their neighbours over the edges."""
+def _solve_laplace(
+    faces: np.ndarray, values: np.ndarray, known: np.ndarray, mean: np.ndarray
+) -> Tensor:
+    """Values (N, 3) with the unknown ones replaced by the solution of the Laplace equation."""
     from scipy.sparse import diags
     from scipy.sparse.linalg import spsolve
 
@@ -59,17 +61,17 @@ def _harmonic(faces: np.ndarray, values: np.ndarray, known: np.ndarray, mean: np
     if len(unknown) == 0:
         return torch.from_numpy(values).float()
     rows = vertex_adjacency(faces, len(values))[unknown]
-    degree = np.asarray(rows.sum(axis=1)).reshape(-1) + _PULL_TO_MEAN
+    degree = np.asarray(rows.sum(axis=1)).reshape(-1) + _MEAN_WEIGHT
     system = (diags(degree) - rows[:, unknown]).tocsc()
-    right = rows[:, np.flatnonzero(known)] @ values[known].astype(np.float64)
-    solved = spsolve(system, right + _PULL_TO_MEAN * mean)
+    rhs = rows[:, np.flatnonzero(known)] @ values[known].astype(np.float64)
+    solved = spsolve(system, rhs + _MEAN_WEIGHT * mean)
     values = values.copy()
     values[unknown] = solved.reshape(-1, 3)
     return torch.from_numpy(values).float()
 
 
 def pad_charts(texels: Texels, colour: Tensor) -> Tensor:
-    """The whole texture (size, size, 3): texels outside all charts repeat the nearest one."""
+    """The texture (size, size, 3): texels outside all charts copy the nearest one inside."""
     from scipy.ndimage import distance_transform_edt
 
     size = texels.size_px

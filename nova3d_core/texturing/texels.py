@@ -1,4 +1,4 @@
-"""Where on the surface each texel of a texture lies."""
+"""Surface positions of the texels of a texture."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ RAYS_PER_CHUNK = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Texels:
-    """The T texels of a texture whose centres lie in a chart."""
+    """The T texels of a texture whose centres are inside a chart."""
 
     size_px: int
     """Width and height of the texture."""
     index: Tensor
     """(T,) row * size + column."""
     face: Tensor
-    """(T,) the face that owns the texel."""
+    """(T,) index of the face that contains the texel."""
     barycentric: Tensor
     """(T, 3) weights of the face's corners."""
     position: Tensor
@@ -34,27 +34,27 @@ class Texels:
     normal: Tensor
     """(T, 3) smooth unit normal."""
 
-    def chosen(self, which: Tensor) -> Texels:
-        """Some of the texels, by their place (P,) among the T."""
+    def select(self, indices: Tensor) -> Texels:
+        """The texels at `indices` (P,) among the T."""
         return Texels(
             self.size_px,
-            self.index[which],
-            self.face[which],
-            self.barycentric[which],
-            self.position[which],
-            self.normal[which],
+            self.index[indices],
+            self.face[indices],
+            self.barycentric[indices],
+            self.position[indices],
+            self.normal[indices],
         )
 
 
 def rasterise_texels(mesh: Mesh, size_px: int) -> Texels:
-    """Finds each texel's place on the surface by casting rays onto the unwrapped triangles.
+    """Finds the surface position of each texel by casting rays onto the unwrapped triangles.
 
     Args:
-        mesh: a mesh with uv; without vertex normals smooth ones are made.
+        mesh: a mesh with uv; smooth normals are computed if it has no vertex normals.
         size_px: width and height of the texture.
 
     Raises:
-        InputError: the mesh has no uv, or its charts hold no texel centre at this size.
+        InputError: the mesh has no uv, or its charts contain no texel centre at this size.
     """
     if mesh.uv is None:
         raise InputError("the mesh has no uv coordinates.", "Unwrap it before baking.")
@@ -67,8 +67,8 @@ def rasterise_texels(mesh: Mesh, size_px: int) -> Texels:
     )
     if len(index) == 0:
         raise InputError(
-            f"no texel centre of a {size_px} px texture lies in a chart of the mesh's uv.",
-            "Check that the uv lie in 0..1, or ask for a larger texture.",
+            f"no texel centre of a {size_px} px texture is inside a chart of the mesh's uv.",
+            "Check that the uv are in 0..1, or use a larger texture.",
         )
     corners = mesh.faces[face]
     normal = interpolate(mesh.normals, corners, barycentric)
@@ -83,11 +83,11 @@ def rasterise_texels(mesh: Mesh, size_px: int) -> Texels:
 
 
 def _hits(caster: RayCaster, size_px: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Index (T,), face (T,) and weights (T, 3) of the texels in charts, some rows at a time."""
-    rows_at_once = max(1, RAYS_PER_CHUNK // size_px)
+    """Index (T,), face (T,) and weights (T, 3) of texels inside charts, in chunks of rows."""
+    chunk_rows = max(1, RAYS_PER_CHUNK // size_px)
     columns = np.arange(size_px, dtype=np.float32) + 0.5
-    for start in range(0, size_px, rows_at_once):
-        rows = np.arange(start, min(start + rows_at_once, size_px), dtype=np.float32) + 0.5
+    for start in range(0, size_px, chunk_rows):
+        rows = np.arange(start, min(start + chunk_rows, size_px), dtype=np.float32) + 0.5
         y, x = np.meshgrid(rows, columns, indexing="ij")
         origins = np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3)
         down = np.broadcast_to(np.float32([0, 0, -1]), origins.shape)

@@ -1,4 +1,4 @@
-"""Images made ready for baking: no background, no pixel blur, and what lies around a pixel."""
+"""Image filters for baking: foreground extension, deconvolution of pixels, local colour range."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from torch import Tensor
 from torch.nn import functional
 
 _INTERIOR_RATIO = 0.97
-"""A pixel with this share of its mask's largest value shows nothing of the background."""
+"""Minimum ratio of an interior pixel's mask to the mask's maximum."""
 _NEIGHBOUR_WEIGHT, _CENTRE_WEIGHT = 1 / 8, 6 / 8
-"""Shares of the neighbours' values and of its own in the mean, over a pixel, of the straight lines
-between pixel centres."""
-_SHARPEN_ROUNDS = 3
+"""Weights of neighbours and centre in the mean of a linear interpolation over one pixel."""
+_SHARPEN_ITERATIONS = 3
 
 
 def interior_pixels(mask: Tensor) -> Tensor:
-    """(H, W) bool: pixels of a mask (H, W) that lie wholly on the object.
+    """(H, W) bool: pixels of a mask (H, W) that are completely inside the object.
 
-    Mattes from background removers seldom reach 1, so the mask's own largest value counts.
+    Relative to the mask's maximum, as mattes from background removers seldom reach 1.
     """
     return mask >= max(_INTERIOR_RATIO * float(mask.max()), 0.5)
 
 
 def extend_foreground(colour: Tensor, mask: Tensor) -> Tensor:
-    """Colour (H, W, 3) whose pixels not wholly on the object repeat the nearest that is.
+    """Colour (H, W, 3) in which all other pixels copy the nearest interior pixel.
 
-    A silhouette's pixels hold a share of the white background, which would bleed into the texture.
+    Silhouette pixels contain some of the white background, which would bleed into the texture.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -39,28 +38,31 @@ def extend_foreground(colour: Tensor, mask: Tensor) -> Tensor:
 
 
 def sharpen_image(image: Tensor) -> Tensor:
-    """An image (H, W, C) whose bilinear interpolation has the given pixels as its means.
+    """Deconvolves an image (H, W, C): pixel means of its bilinear interpolation match the input.
 
-    A pixel is the mean of its square. Interpolating between such means blurs what is seen twice;
-    this makes up for it, but for part of the finest stripes, where it would only raise noise.
-    Values may leave 0..1.
+    A pixel is the mean over its area; interpolating between such means blurs a second time. A few
+    Van Cittert iterations undo this, except for the highest frequencies, where only noise would be
+    amplified. Values may leave 0..1.
     """
-    given = image.movedim(-1, 0)[None]  # (1, C, H, W)
-    result = given
-    for _ in range(_SHARPEN_ROUNDS):
-        result = result + given - _pixel_means(result)
+    target = image.movedim(-1, 0)[None]  # (1, C, H, W)
+    result = target
+    for _ in range(_SHARPEN_ITERATIONS):
+        result = result + target - _pixel_means(result)
     return result[0].movedim(0, -1)
 
 
-def _pixel_means(hats: Tensor) -> Tensor:
-    """Means over each pixel's square of the bilinear interpolation of values (1, C, H, W)."""
-    padded = functional.pad(hats, (1, 1, 1, 1), mode="replicate")
-    rows = _NEIGHBOUR_WEIGHT * (padded[:, :, :-2] + padded[:, :, 2:]) + _CENTRE_WEIGHT * padded[:, :, 1:-1]
+def _pixel_means(values: Tensor) -> Tensor:
+    """Means over each pixel's area of the bilinear interpolation of values (1, C, H, W)."""
+    padded = functional.pad(values, (1, 1, 1, 1), mode="replicate")
+    rows = (
+        _NEIGHBOUR_WEIGHT * (padded[:, :, :-2] + padded[:, :, 2:])
+        + _CENTRE_WEIGHT * padded[:, :, 1:-1]
+    )
     return _NEIGHBOUR_WEIGHT * (rows[..., :-2] + rows[..., 2:]) + _CENTRE_WEIGHT * rows[..., 1:-1]
 
 
 def local_colour_range(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest and highest value (H, W, C) of an image (H, W, C) in each pixel's 3 x 3."""
+    """Minimum and maximum (H, W, C) of an image (H, W, C) in 3 x 3 neighbourhoods."""
     planes = image.movedim(-1, 0)[None]
     high = functional.max_pool2d(planes, 3, stride=1, padding=1)
     low = -functional.max_pool2d(-planes, 3, stride=1, padding=1)

@@ -1,4 +1,4 @@
-"""How much each view may say about each texel: seen at all, at what angle, how far from an edge."""
+"""Visibility of surface points in views: occlusion, viewing angle, distance to boundaries."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ..rendering.views import pixel_depths
 from .view_images import interior_pixels
 
 _RAY_OFFSET_RATIO = 2e-3
-"""Rays start this share of the mesh's size above the surface, so as not to hit their own face."""
+"""Offset of ray origins from the surface, relative to its size, against self-intersection."""
 _DISCONTINUITY_PX = 3.0
-"""A depth step is a bend of the depth map, over one pixel, by more than this many pixels' width."""
+"""Minimum second difference of depth at a discontinuity, in widths of a pixel on the surface."""
 
 
 @dataclass(frozen=True, eq=False)
 class VisiblePoints:
-    """The S places of a surface, texels or vertices, that one view sees."""
+    """The S points of a surface, texels or vertices, that are visible in one view."""
 
-    place: Tensor
-    """(S,) which of those asked for, in ascending order."""
+    index: Tensor
+    """(S,) ascending indices among the given points."""
     cosine: Tensor
-    """(S,) in 0..1, between the surface's normal and the direction to the camera."""
+    """(S,) in 0..1, between surface normal and direction to the camera."""
     pixels: Tensor
     """(S, 2) x and y in the image."""
 
@@ -36,70 +36,73 @@ class VisiblePoints:
 def visible_points(
     caster: RayCaster, position: Tensor, normal: Tensor, camera: Cameras, min_cosine: float
 ) -> VisiblePoints:
-    """The places of a surface that lie in a camera's image, face it and are not hidden from it.
+    """The surface points that project into a camera's image, face it and are not occluded.
 
     Args:
         caster: the surface.
-        position: (T, 3) places on it.
-        normal: (T, 3) its unit normals there.
+        position: (T, 3) points on it.
+        normal: (T, 3) unit normals at the points.
         camera: one camera.
-        min_cosine: surfaces seen at a flatter angle do not count.
+        min_cosine: points with a smaller cosine between normal and viewing direction are excluded.
     """
     pixels, depth_z = (part[0] for part in camera.project(position))
-    towards, reach = _towards_camera(position, camera, depth_z)
-    cosine = (normal * towards).sum(dim=1)
+    direction, distance = _directions_to_camera(position, camera, depth_z)
+    cosine = (normal * direction).sum(dim=1)
     inside = (pixels > 0).all(dim=1) & (pixels[:, 0] < camera.width)
     inside &= (pixels[:, 1] < camera.height) & (depth_z > 0)
     facing = torch.nonzero(inside & (cosine > min_cosine))[:, 0]
     origins = position[facing] + _RAY_OFFSET_RATIO * caster.longest_side * normal[facing]
-    hidden = caster.occluded(origins.numpy(), towards[facing].numpy(), reach[facing].numpy())
-    seen = facing[torch.from_numpy(~hidden)]
-    return VisiblePoints(seen, cosine[seen], pixels[seen])
+    occluded = caster.occluded(origins.numpy(), direction[facing].numpy(), distance[facing].numpy())
+    visible = facing[torch.from_numpy(~occluded)]
+    return VisiblePoints(visible, cosine[visible], pixels[visible])
 
 
 def observed_vertices(
     mesh: Mesh, cameras: Cameras, min_cosine: float, progress: Progress = SILENT
 ) -> Tensor:
-    """(N,) bool: the vertices of a mesh that some camera sees, at least so steeply."""
+    """(N,) bool: vertices of a mesh that at least one camera sees, as in `visible_points`."""
     mesh, cameras = mesh.to("cpu").with_smooth_normals(), cameras.to("cpu").float()
     caster = RayCaster.of(mesh)
-    seen = torch.zeros(len(mesh.vertices), dtype=torch.bool)
-    for view in progress.track(range(len(cameras)), "seeing", len(cameras)):
-        left = torch.nonzero(~seen)[:, 0]
-        places = (mesh.vertices[left], mesh.normals[left])
-        seen[left[visible_points(caster, *places, cameras[view], min_cosine).place]] = True
-    return seen
+    observed = torch.zeros(len(mesh.vertices), dtype=torch.bool)
+    for view in progress.track(range(len(cameras)), "observing", len(cameras)):
+        remaining = torch.nonzero(~observed)[:, 0]
+        points = (mesh.vertices[remaining], mesh.normals[remaining])
+        visible = visible_points(caster, *points, cameras[view], min_cosine)
+        observed[remaining[visible.index]] = True
+    return observed
 
 
-def boundary_weight(caster: RayCaster, camera: Cameras, mask: Tensor, edge_px: float) -> Tensor:
-    """(H, W) in 0..1: zero on silhouettes and depth steps, where a pixel mixes two surfaces.
+def boundary_weight(caster: RayCaster, camera: Cameras, mask: Tensor, ramp_px: float) -> Tensor:
+    """(H, W) in 0..1: zero on silhouettes and depth discontinuities, where pixels mix surfaces.
 
     Args:
         caster: the surface.
         camera: one camera.
         mask: (H, W) of its image.
-        edge_px: how far from an edge the fade ends at 1.
+        ramp_px: distance from the boundary at which the weight reaches 1.
     """
     from scipy.ndimage import distance_transform_edt
 
     clear = interior_pixels(mask) & ~_depth_discontinuities(caster, camera)
     padded = torch.nn.functional.pad(clear, (1, 1, 1, 1))
     distance = distance_transform_edt(padded.numpy())[1:-1, 1:-1]
-    fade = np.clip((distance - 0.5) / max(edge_px, 1e-6), 0.0, 1.0) * clear.numpy()
-    return torch.from_numpy(fade).float()
+    weight = np.clip((distance - 0.5) / max(ramp_px, 1e-6), 0.0, 1.0) * clear.numpy()
+    return torch.from_numpy(weight).float()
 
 
-def _towards_camera(points: Tensor, camera: Cameras, depth_z: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors (T, 3) from points towards a camera, and how far (T,) it is."""
+def _directions_to_camera(
+    points: Tensor, camera: Cameras, depth_z: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Unit vectors (T, 3) from points to a camera, and the distances (T,)."""
     if camera.kind == "orthographic":
         return -camera.view_directions.expand_as(points), depth_z
     offset = camera.positions - points
-    reach = offset.norm(dim=1)
-    return offset / reach[:, None], reach
+    distance = offset.norm(dim=1)
+    return offset / distance[:, None], distance
 
 
 def _depth_discontinuities(caster: RayCaster, camera: Cameras) -> Tensor:
-    """(H, W) bool: pixels on both sides of a jump in depth."""
+    """(H, W) bool: pixels on both sides of a depth discontinuity."""
     depth_z = pixel_depths(caster, camera)
     far = torch.nan_to_num(depth_z, posinf=1e6)
     pixel_size = 1.0 / camera.intrinsics[0, 0, 0]
@@ -107,7 +110,7 @@ def _depth_discontinuities(caster: RayCaster, camera: Cameras) -> Tensor:
         pixel_size = pixel_size * depth_z[torch.isfinite(depth_z)].mean().nan_to_num(1.0)
     limit = _DISCONTINUITY_PX * pixel_size
     steps = torch.zeros_like(depth_z, dtype=torch.bool)
-    # a plane seen at a flat angle changes its depth fast but evenly: only a bend is a step
+    # second differences: the depth of a plane at a grazing angle changes fast but linearly
     steps[1:-1] |= (far[2:] - 2 * far[1:-1] + far[:-2]).abs() > limit
     steps[:, 1:-1] |= (far[:, 2:] - 2 * far[:, 1:-1] + far[:, :-2]).abs() > limit
     return steps

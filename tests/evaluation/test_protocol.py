@@ -200,7 +200,7 @@ def test_can_be_cancelled_in_every_stage(solid):
     everything = replace(QUICK, points=500, image_px=16, visible_px=16)
     stages: list[str] = []
     evaluate_mesh(solid, solid, everything, Progress(report=lambda e: stages.append(e.stage)))
-    assert set(stages) == {"filling", "seeing", "rendering", "comparing"}
+    assert set(stages) == {"filling", "observing", "rendering", "comparing"}
     for stage in ["aligning", *sorted(set(stages))]:
         config = replace(everything, align="icp" if stage == "aligning" else "none")
         seen: list[str] = []

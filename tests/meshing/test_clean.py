@@ -8,12 +8,12 @@ import torch
 
 from nova3d_core.errors import StageError
 from nova3d_core.mesh import Mesh
+from nova3d_core.meshing.adjacency import face_components
 from nova3d_core.meshing.clean import (
     drop_unused_vertices,
-    face_components,
     is_closed_manifold,
-    remove_small_components,
     make_manifold,
+    remove_small_components,
 )
 from nova3d_core.meshing.isosurface import extract_surface
 from nova3d_core.meshing.simplify import simplify
@@ -79,7 +79,7 @@ def test_no_surface_and_a_surface_that_leaves_the_grid_are_errors():
     grid = sphere_grid()
     with pytest.raises(StageError, match="no surface"):
         extract_surface(SdfGrid(grid.values + 9, grid.origin, grid.spacing))
-    with pytest.raises(StageError, match="runs out of the grid"):
+    with pytest.raises(StageError, match="crosses the border of the grid"):
         extract_surface(SdfGrid(grid.values - 0.2, grid.origin, grid.spacing))
 
 
@@ -156,7 +156,7 @@ def test_a_clean_surface_is_left_alone(make_sphere):
 def test_an_open_surface_is_an_error(make_sphere):
     ball = make_sphere(0.4, 2)
     assert not is_closed_manifold(drop_unused_vertices(ball.vertices, ball.faces[1:]))
-    with pytest.raises(StageError, match="open edges"):
+    with pytest.raises(StageError, match="boundary edges"):
         make_manifold(drop_unused_vertices(ball.vertices, ball.faces[1:]))
 
 
@@ -190,7 +190,7 @@ def test_simplifying_does_not_depend_on_the_worlds_scale(make_sphere, scale):
 
 def test_a_surface_without_volume_is_an_error():
     sheet = Mesh(torch.eye(3), torch.tensor([[0, 1, 2], [2, 1, 0]]))
-    with pytest.raises(StageError, match="encloses nothing"):
+    with pytest.raises(StageError, match="encloses no volume"):
         make_manifold(sheet)
 
 

@@ -130,7 +130,7 @@ def test_a_vertex_without_faces_stays():
 
 
 def test_a_wrong_number_of_marks_is_named():
-    with pytest.raises(InputError, match="seen vertices"):
+    with pytest.raises(InputError, match="observed vertices"):
         smooth_unobserved(sphere(0.0), torch.ones(3, dtype=torch.bool), 24.0)
 
 

@@ -250,7 +250,7 @@ def test_without_xatlas_the_box_atlas_does_the_work_and_says_so(monkeypatch, cap
         (
             "import sys, numpy as np; np.savez(sys.argv[2], uv=np.full((1280, 3, 2), np.nan), "
             "chart=np.zeros(1280, int))",
-            "cannot be used",
+            "invalid texture coordinates",
         ),
     ],
 )

@@ -166,7 +166,7 @@ def test_the_report_has_a_line_for_each_view(views, fused):
     lines = fusion_report(fused[0], views).splitlines()
     assert lines[0].startswith("8 views fused in 10 steps")
     turns = [float(line.split()[1]) for line in lines[3:11]]
-    assert turns == pytest.approx(fused[0].report.turn_deg, abs=0.005)
+    assert turns == pytest.approx(fused[0].report.rotation_deg, abs=0.005)
 
 
 def test_conflict_images_are_the_maps(fused):

@@ -106,17 +106,17 @@ def test_one_view_against_another_is_decided_by_the_first(globe):
     assert error.median() > 0.05
 
 
-def survey_of(low: torch.Tensor, high: torch.Tensor) -> Observations:
+def observations_of(low: torch.Tensor, high: torch.Tensor) -> Observations:
     """One texel in the middle of V images of 9 x 9, by its colours' range in each (V, 3)."""
     count = len(low)
     return Observations(
-        texels=1,
-        views=count,
+        num_texels=1,
+        num_views=count,
         texel=torch.zeros(count, dtype=torch.long),
         view=torch.arange(count),
         pixels=torch.full((count, 2), 4.5),
         cosine=torch.ones(count),
-        trust=torch.ones(count),
+        confidence=torch.ones(count),
         colour=(low + high) / 2,
         low=low,
         high=high,
@@ -135,7 +135,7 @@ def survey_of(low: torch.Tensor, high: torch.Tensor) -> Observations:
 )
 def test_votes_of_a_single_texel(values, expected):
     colours = torch.tensor(values)[:, None].expand(-1, 3).contiguous()
-    maps = consistency_maps(survey_of(colours, colours), CONFIG, 9, 9)
+    maps = consistency_maps(observations_of(colours, colours), CONFIG, 9, 9)
     assert maps[:, 4, 4].tolist() == expected
     assert maps.shape == (4, 9, 9)
 
@@ -144,12 +144,12 @@ def test_an_edge_that_one_view_sees_blurred_is_no_contradiction():
     # three views see white beside black, one only the grey between
     low = torch.tensor([0.0, 0.0, 0.45, 0.0])[:, None].expand(-1, 3).contiguous()
     high = torch.tensor([1.0, 1.0, 0.55, 1.0])[:, None].expand(-1, 3).contiguous()
-    assert consistency_maps(survey_of(low, high), CONFIG, 9, 9).min() == 1.0
+    assert consistency_maps(observations_of(low, high), CONFIG, 9, 9).min() == 1.0
 
 
 def test_pixels_that_nobody_asked_about_are_trusted():
     colours = torch.tensor([0.5, 0.5, 0.9, 0.5])[:, None].expand(-1, 3).contiguous()
-    maps = consistency_maps(survey_of(colours, colours), CONFIG, 64, 64)
+    maps = consistency_maps(observations_of(colours, colours), CONFIG, 64, 64)
     assert maps[2, 4, 4] == 0.0
     assert maps[2, 20:, 20:].min() == 1.0
 

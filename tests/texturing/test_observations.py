@@ -28,11 +28,11 @@ def test_the_sample_is_bounded_spread_and_the_same_each_time(globe, monkeypatch)
 def test_texels_come_in_groups_of_as_many_views():
     texel = torch.tensor([0, 0, 1, 3, 3, 3, 4, 4, 5, 5, 5])
     nothing = torch.zeros(len(texel), 3)
-    survey = Observations(6, 3, texel, *[nothing] * 7)
-    groups = list(group_by_view_count(survey, 8))
+    observations = Observations(6, 3, texel, *[nothing] * 7)
+    groups = list(group_by_view_count(observations, 8))
     assert [group.tolist() for group in groups] == [
         [[0, 1], [6, 7]],
         [[3, 4, 5]],
         [[8, 9, 10]],
     ]
-    assert [len(g) for g in group_by_view_count(survey, 1000)] == [2, 2]
+    assert [len(g) for g in group_by_view_count(observations, 1000)] == [2, 2]

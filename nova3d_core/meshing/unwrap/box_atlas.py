@@ -1,8 +1,8 @@
-"""An atlas for any triangle soup: charts seen along the six axes, packed as rectangles.
+"""UV atlas for any triangle soup: box projection along the six axes, charts packed as rectangles.
 
-It always ends, gives the same answer for the same mesh, and promises: all uv in 0..1, no two faces
-on the same texel, charts `padding_px` apart, one texel density (a face leaning 54.7 degrees away
-from its axis, the worst case, gets 1/sqrt(3) of the texels of one that faces it).
+It is deterministic, always terminates, and guarantees: all uv in 0..1, no two faces on the same
+texel, charts `padding_px` apart, uniform texel density (the worst case, a face tilted by 54.7
+degrees against its axis, gets 1/sqrt(3) of the texels of one perpendicular to it).
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ import logging
 
 import numpy as np
 
+from ...imaging.packing import pack_shelves
 from ...mesh import Mesh
 from ...progress import SILENT, Progress
+from ..adjacency import connected_components
 from .overlaps import overlapping_pairs
 
 logger = logging.getLogger(__name__)
 
 STAGE = "packing the box atlas"
 MIN_AXIS_COSINE = 1.0 / np.sqrt(3.0)
-"""A face always has an axis this close to its normal; none farther away is used."""
+"""Minimum cosine between a face's normal and its projection axis; each normal has such an axis."""
 MIN_RELATIVE_HEIGHT = 1e-7
-"""A face whose height is below this part of its longest side has no area and no normal."""
+"""A face with a smaller ratio of height to longest side is degenerate and has no normal."""
 SMOOTHING_ROUNDS = 8
 NEIGHBOUR_WEIGHT = 0.5
-"""How much a neighbour's axis counts, against the cosine between normal and axis."""
+"""Weight of a neighbour's axis, relative to the cosine between normal and axis."""
 NUM_ROTATIONS = 16
-"""Directions tried for the smallest rectangle around a chart."""
+"""Rotations that are tried for the smallest bounding rectangle of a chart."""
 
-# Right and up of the image for the axes +X +Y +Z -X -Y -Z: right x up is the axis itself.
+# image right and up for the axes +X +Y +Z -X -Y -Z; the cross product right x up is the axis
 _RIGHT = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0]], float)
 _UP = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], float)
 _AXES = np.cross(_RIGHT, _UP)
@@ -37,45 +39,45 @@ _AXES = np.cross(_RIGHT, _UP)
 def box_atlas(
     mesh: Mesh, texture_px: int, padding_px: int, progress: Progress = SILENT
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Texture coordinates that need no parametrisation: projections along the nearest axis.
+    """Texture coordinates by projection along the axis closest to each face's normal.
 
-    Neighbouring faces with the same axis form a chart; where a chart covers itself it is cut by
-    depth. Faces without area share one point.
+    Neighbouring faces with the same axis form a chart; a chart that overlaps itself is split into
+    depth layers. Degenerate faces share one point.
 
     Args:
-        mesh: any triangles, closed or not, welded or not.
+        mesh: any triangles, closed or open, with or without shared vertices.
         texture_px: side of the texture that the charts are packed for.
-        padding_px: texels between charts, and half of it at the border. It shrinks, with a
-            warning, where the charts are so many that it alone would fill the texture.
-        progress: asked for a cancel now and then.
+        padding_px: texels between charts, half of it at the border. Reduced, with a warning, if
+            there are so many charts that it alone would fill the texture.
+        progress: checked for cancellation.
 
     Returns:
         uv (F, 3, 2) float32 per corner, origin top left, and the chart (F,) int64 of each face,
-        counted from 0 without gaps.
+        numbered from 0 without gaps.
     """
     corners = mesh.vertices[mesh.faces].double().cpu().numpy()  # (F, 3, 3)
     faces = mesh.faces.cpu().numpy()
     normals, proper = _normals(corners)
     neighbours = _neighbours(mesh.vertices.cpu().numpy(), faces, proper)  # (E, 2)
-    axis = _axes(normals, neighbours)
-    flat, height = _projected(corners, axis)
+    axis = _choose_axes(normals, neighbours)
+    flat, height = _project(corners, axis)
 
     def check() -> None:
         progress.check(STAGE)
 
-    rough = _connected(neighbours, axis, len(faces))
+    single_layer = _label_components(neighbours, axis, len(faces))
     depth = 1e-6 * float(np.ptp(corners.reshape(-1, 3), axis=0).max())
     rows = np.flatnonzero(proper)
-    pairs = rows[overlapping_pairs(flat[rows], rough[rows], depth, check)]
-    layer = _layers(pairs, height)
-    chart = _connected(neighbours, axis * (layer.max() + 1) + layer, len(faces))
-    chart = _numbered(chart, proper)
+    pairs = rows[overlapping_pairs(flat[rows], single_layer[rows], depth, check)]
+    layer = _depth_layers(pairs, height)
+    chart = _label_components(neighbours, axis * (layer.max() + 1) + layer, len(faces))
+    chart = _renumber_charts(chart, proper)
     check()
-    return _packed(flat, chart, proper, texture_px, padding_px), chart
+    return _pack(flat, chart, proper, texture_px, padding_px), chart
 
 
 def _normals(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit normals (F, 3) and which faces have one (F,); the others get the zero vector."""
+    """Unit normals (F, 3), zero for degenerate faces, and (F,) bool: faces that have a normal."""
     edges = np.roll(corners, -1, axis=1) - corners
     crosses = np.cross(edges[:, 0], edges[:, 1])
     doubled = np.linalg.norm(crosses, axis=1)
@@ -87,10 +89,10 @@ def _normals(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _neighbours(vertices: np.ndarray, faces: np.ndarray, proper: np.ndarray) -> np.ndarray:
-    """(E, 2) pairs of faces with area that share an edge which no third face has."""
-    _, place = np.unique(vertices, axis=0, return_inverse=True)
+    """(E, 2) pairs of non-degenerate faces that share an edge with no third face."""
+    _, position = np.unique(vertices, axis=0, return_inverse=True)
     rows = np.flatnonzero(proper)
-    welded = place.reshape(-1)[faces[rows]]
+    welded = position.reshape(-1)[faces[rows]]
     ends = np.stack([welded, np.roll(welded, -1, axis=1)], axis=2).reshape(-1, 2)
     ends = np.sort(ends, axis=1)
     key = ends[:, 0] * len(vertices) + ends[:, 1]
@@ -101,131 +103,129 @@ def _neighbours(vertices: np.ndarray, faces: np.ndarray, proper: np.ndarray) -> 
     return rows[np.stack([order[pair], order[pair + 1]], axis=1) // 3]
 
 
-def _axes(normals: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-    """(F,) index of the axis that each face is seen along.
+def _choose_axes(normals: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    """(F,) index of each face's projection axis.
 
-    Where two axes are close enough to the normal, the face takes its neighbours' axis: charts get
-    smooth borders and are fewer.
+    Where two axes are close enough to the normal, a face takes the axis of its neighbours, which
+    gives fewer charts with smoother borders.
     """
     cosine = normals @ _AXES.T  # (F, 6)
     allowed = cosine >= MIN_AXIS_COSINE - 1e-9
     allowed[np.arange(len(cosine)), cosine.argmax(axis=1)] = True
     axis = cosine.argmax(axis=1)
     a, b = neighbours.T
-    for turn in range(SMOOTHING_ROUNDS):
+    for step in range(SMOOTHING_ROUNDS):
         votes = np.zeros_like(cosine)
         np.add.at(votes, (a, axis[b]), NEIGHBOUR_WEIGHT)
         np.add.at(votes, (b, axis[a]), NEIGHBOUR_WEIGHT)
-        wished = np.where(allowed, cosine + votes, -np.inf).argmax(axis=1)
-        # Half of the faces at a time: two neighbours that both change would only swap.
-        moving = (np.arange(len(axis)) + turn) % 2 == 0
-        axis = np.where(moving, wished, axis)
+        best = np.where(allowed, cosine + votes, -np.inf).argmax(axis=1)
+        # update half of the faces at a time: neighbours updated together would swap their axes
+        updated = (np.arange(len(axis)) + step) % 2 == 0
+        axis = np.where(updated, best, axis)
     return axis
 
 
-def _projected(corners: np.ndarray, axis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners (F, 3, 2) as seen along each face's axis, right and up, and centre heights (F,)."""
+def _project(corners: np.ndarray, axis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (F, 3, 2) projected along each face's axis, right and up, and centre heights (F,)."""
     right = np.einsum("fcx,fx->fc", corners, _RIGHT[axis])
     up = np.einsum("fcx,fx->fc", corners, _UP[axis])
     height = np.einsum("fx,fx->f", corners.mean(axis=1), _AXES[axis])
     return np.stack([right, up], axis=2), height
 
 
-def _connected(neighbours: np.ndarray, label: np.ndarray, count: int) -> np.ndarray:
-    """(F,) component of each face, joined across edges between equal labels."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    a, b = neighbours[label[neighbours[:, 0]] == label[neighbours[:, 1]]].T
-    graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+def _label_components(neighbours: np.ndarray, label: np.ndarray, count: int) -> np.ndarray:
+    """(F,) component of each face, connected across edges between faces with equal labels."""
+    same_label = label[neighbours[:, 0]] == label[neighbours[:, 1]]
+    return connected_components(neighbours[same_label], count)
 
 
-def _layers(pairs: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """(F,) layer of each face, 0 on top, so that no two faces of a pair are in the same one.
+def _depth_layers(pairs: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """(F,) layer of each face, 0 on top, such that the faces of each pair are in different layers.
 
     Args:
-        pairs: (P, 2) faces that cover each other.
-        height: (F,) along the axis they are seen from.
+        pairs: (P, 2) faces that overlap in the projection.
+        height: (F,) along the projection axis.
     """
     layer = np.zeros(len(height), dtype=np.int64)
     a, b = pairs.T
-    lower = np.where(height[a] < height[b], a, b)  # of equal heights, the one that comes later
+    lower = np.where(height[a] < height[b], a, b)  # of equal heights, the larger index
     upper = a + b - lower
-    # A lower face steps down as long as one above it is level with it; the order has no circles,
-    # so this ends, after as many rounds as faces lie on top of each other.
-    while len(level := np.flatnonzero(layer[lower] == layer[upper])):
-        layer[lower[level]] += 1
+    # a lower face moves down while a face above it is in the same layer; the order is acyclic, so
+    # this terminates after as many rounds as faces are stacked
+    while len(conflicts := np.flatnonzero(layer[lower] == layer[upper])):
+        layer[lower[conflicts]] += 1
     return layer
 
 
-def _numbered(chart: np.ndarray, proper: np.ndarray) -> np.ndarray:
-    """(F,) charts counted from 0 without gaps; all faces without area form the last one."""
+def _renumber_charts(chart: np.ndarray, proper: np.ndarray) -> np.ndarray:
+    """(F,) charts numbered from 0 without gaps; all degenerate faces form the last one."""
     return np.unique(np.where(proper, chart, len(chart)), return_inverse=True)[1].reshape(-1)
 
 
-def _packed(
+def _pack(
     flat: np.ndarray, chart: np.ndarray, proper: np.ndarray, texture_px: int, padding_px: int
 ) -> np.ndarray:
-    """(F, 3, 2) float32 uv of the charts, each turned, placed and scaled alike."""
+    """(F, 3, 2) float32 uv of the charts, each rotated and placed, all at the same scale."""
     flat = np.where(proper[:, None, None], flat, 0.0)
     points, owner = flat.reshape(-1, 2), np.repeat(chart, 3)
-    points, low, size = _turned(points, owner)
+    points, low, size = _rotate_charts(points, owner)
     padding = float(padding_px)
-    most = texture_px / np.ceil(np.sqrt(len(size)) + 1)
-    if padding > 0.5 * most:
-        padding = 0.5 * most
+    mean_side = texture_px / np.ceil(np.sqrt(len(size)) + 1)
+    if padding > 0.5 * mean_side:
+        padding = 0.5 * mean_side
         logger.warning(
-            "%d charts are too many for a texture of %d texels: their padding is %.2f texels "
-            "instead of %d",
+            "%d charts are too many for a texture of %d texels: the padding is reduced to %.2f "
+            "texels from %d",
             len(size),
             texture_px,
             padding,
             padding_px,
         )
-    scale, place = _largest_packing(size, float(texture_px), padding)
-    texels = (points - low[owner]) * scale + place[owner] + padding / 2
+    scale, corner = _largest_packing(size, float(texture_px), padding)
+    texels = (points - low[owner]) * scale + corner[owner] + padding / 2
     uv = texels / texture_px
-    uv[:, 1] = 1.0 - uv[:, 1]  # v grows downwards from the top of the image
+    uv[:, 1] = 1.0 - uv[:, 1]  # v increases downwards from the top of the image
     return np.clip(uv, 0.0, 1.0).reshape(-1, 3, 2).astype(np.float32)
 
 
-def _turned(points: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every chart turned to the smallest rectangle, its longer side to the right.
+def _rotate_charts(
+    points: np.ndarray, owner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rotates every chart to its smallest bounding rectangle, with the longer side horizontal.
 
     Args:
         points: (P, 2) of all charts.
         owner: (P,) chart of each point.
 
     Returns:
-        Turned points (P, 2), the lower left corner (C, 2) and the size (C, 2) of each rectangle.
+        Rotated points (P, 2), lower left corners (C, 2) and sizes (C, 2) of the rectangles.
     """
     count = int(owner.max()) + 1
-    least = np.full(count, np.inf)
+    min_area = np.full(count, np.inf)
     angle = np.zeros(count)
-    for turn in range(NUM_ROTATIONS):
-        tried = 0.5 * np.pi * turn / NUM_ROTATIONS
-        low, high = _boxes(_rotated(points, np.full(count, tried)[owner]), owner, count)
+    for step in range(NUM_ROTATIONS):
+        candidate = 0.5 * np.pi * step / NUM_ROTATIONS
+        low, high = _bounds(_rotate(points, np.full(count, candidate)[owner]), owner, count)
         area = np.prod(high - low, axis=1)
-        better = area < least * (1.0 - 1e-9)
-        least[better], angle[better] = area[better], tried
-    low, high = _boxes(_rotated(points, angle[owner]), owner, count)
+        better = area < min_area * (1.0 - 1e-9)
+        min_area[better], angle[better] = area[better], candidate
+    low, high = _bounds(_rotate(points, angle[owner]), owner, count)
     upright = (high - low)[:, 1] > (high - low)[:, 0]
     angle[upright] -= 0.5 * np.pi
-    turned = _rotated(points, angle[owner])
-    low, high = _boxes(turned, owner, count)
-    return turned, low, high - low
+    rotated = _rotate(points, angle[owner])
+    low, high = _bounds(rotated, owner, count)
+    return rotated, low, high - low
 
 
-def _rotated(points: np.ndarray, angle_rad: np.ndarray) -> np.ndarray:
-    """(P, 2) points, each turned counter-clockwise about the origin."""
+def _rotate(points: np.ndarray, angle_rad: np.ndarray) -> np.ndarray:
+    """(P, 2) points, each rotated counter-clockwise about the origin."""
     cos, sin = np.cos(angle_rad), np.sin(angle_rad)
     x, y = points.T
     return np.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
 
 
-def _boxes(points: np.ndarray, owner: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest coordinates (C, 2) each of every owner's points."""
+def _bounds(points: np.ndarray, owner: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Minimum and maximum coordinates, (C, 2) each, of each chart's points."""
     low, high = np.full((count, 2), np.inf), np.full((count, 2), -np.inf)
     np.minimum.at(low, owner, points)
     np.maximum.at(high, owner, points)
@@ -233,52 +233,36 @@ def _boxes(points: np.ndarray, owner: np.ndarray, count: int) -> tuple[np.ndarra
 
 
 def _largest_packing(size: np.ndarray, side: float, padding: float) -> tuple[float, np.ndarray]:
-    """The largest scale at which all rectangles fit into a square, found by bisection.
+    """The largest scale at which all rectangles fit into a square, by bisection.
 
     Args:
-        size: (C, 2) width and height of the rectangles.
-        side: of the square.
+        size: (C, 2) widths and heights of the rectangles.
+        side: side of the square.
         padding: added to width and height after scaling.
 
     Returns:
-        The scale, and the lower left corner (C, 2) of each padded rectangle.
+        The scale, and the lower left corners (C, 2) of the padded rectangles.
     """
     order = np.argsort(-size[:, 1], kind="stable")
     low, high = 0.0, side / max(float(size.max()), np.sqrt(np.prod(size, axis=1).sum()), 1e-30)
-    best = _shelves(size[order] * low + padding, side)
+    best = _pack_square(size[order] * low + padding, side)
     for _ in range(24):
         middle = 0.5 * (low + high)
-        places = _shelves(size[order] * middle + padding, side)
-        if places is None:
+        corners = _pack_square(size[order] * middle + padding, side)
+        if corners is None:
             high = middle
         else:
-            low, best = middle, places
+            low, best = middle, corners
     if best is None:
-        raise AssertionError("padded points must fit: the padding was limited for that")
-    place = np.zeros_like(best)
-    place[order] = best
-    return low, place
+        raise AssertionError("points with padding always fit: the padding was limited for that")
+    corner = np.zeros_like(best)
+    corner[order] = best
+    return low, corner
 
 
-def _shelves(size: np.ndarray, side: float) -> np.ndarray | None:
-    """Rectangles (C, 2), tallest first, in rows from the bottom of a square.
-
-    Returns:
-        Their lower left corners (C, 2), or None where the square is too small.
-    """
-    width, height = size.T
-    if width.max() > side:
+def _pack_square(size: np.ndarray, side: float) -> np.ndarray | None:
+    """Lower left corners (C, 2) of rectangles (C, 2), tallest first; None if they do not fit."""
+    if size[:, 0].max() > side:
         return None
-    ends = np.cumsum(width)
-    places = np.zeros_like(size)
-    first, floor = 0, 0.0
-    while first < len(size):
-        before = ends[first - 1] if first else 0.0
-        after = max(int(np.searchsorted(ends, before + side, side="right")), first + 1)
-        places[first:after, 0] = ends[first:after] - width[first:after] - before
-        places[first:after, 1] = floor
-        floor += height[first]
-        if floor > side:
-            return None
-        first = after
-    return places
+    corners = pack_shelves(size, side)
+    return corners if float((corners[:, 1] + size[:, 1]).max()) <= side else None

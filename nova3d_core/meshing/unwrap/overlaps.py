@@ -1,6 +1,6 @@
-"""Which triangles of a plane overlap: an exact test of all pairs that come near each other.
+"""Overlap detection for triangles in the plane: broad phase on grids, then separating axes.
 
-It imports nothing of the package: worker.py loads it by its path.
+Imports nothing from the package: worker.py loads this file by its path.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 RELATIVE_DEPTH = 1e-6
-"""How deep two triangles may reach into each other, as a part of the whole image's side."""
+"""Default tolerated penetration depth, relative to the bounding box of all triangles."""
 PAIRS_PER_CHUNK = 1 << 20
 SLAB_DIRECTIONS = 8
 MAX_CELLS_PER_SIDE = 1 << 20
-"""Most cells along a side; it keeps the cells' keys within 64 bits for up to 2^23 groups."""
+"""Keeps cell keys within 64 bits for up to 2^23 groups."""
 
 
 def overlapping_pairs(
@@ -23,19 +23,19 @@ def overlapping_pairs(
     depth: float | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """All pairs of triangles of the same group whose insides overlap.
+    """All pairs of triangles of the same group whose interiors overlap.
 
-    Triangles without area have no inside; they are in no pair.
+    Degenerate triangles have no interior and overlap with nothing.
 
     Args:
         triangles: (F, 3, 2) float corners in the plane, in either winding.
-        groups: (F,) int; only triangles of one group are compared. None: all are one group.
-        depth: a pair counts when no line parts the two by less than this, in the triangles' own
-            units. None: `RELATIVE_DEPTH` times the longest side of the box around all triangles.
-        check: called now and then; what it raises ends the search.
+        groups: (F,) int; only triangles of the same group are compared. None: a single group.
+        depth: minimum penetration depth of an overlap, in the triangles' own units. None:
+            `RELATIVE_DEPTH` times the longest side of the bounding box of all triangles.
+        check: called repeatedly; an exception that it raises ends the search.
 
     Returns:
-        (P, 2) int64 indices, the smaller first, sorted.
+        (P, 2) int64 sorted pairs of indices, the smaller index first.
     """
     triangles = np.asarray(triangles, dtype=np.float64)
     if len(triangles) == 0:
@@ -46,7 +46,7 @@ def overlapping_pairs(
         groups = np.zeros(len(triangles), dtype=np.int64)
     doubled = np.abs(_cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]))
     longest = np.linalg.norm(triangles - np.roll(triangles, 1, axis=1), axis=2).max(axis=1)
-    kept = np.flatnonzero(doubled > depth * longest)  # the others are thinner than the rounding
+    kept = np.flatnonzero(doubled > depth * longest)  # the others are thinner than `depth`
     found = [np.zeros((0, 2), dtype=np.int64)]
     for near in _near_pairs(triangles[kept], np.asarray(groups)[kept]):
         check()
@@ -62,8 +62,11 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _overlap(first: np.ndarray, second: np.ndarray, depth: float) -> np.ndarray:
-    """(P,) bool: whether triangles (P, 3, 2) overlap deeper than `depth` across every edge."""
-    alive = np.arange(len(first))  # most pairs are parted by the first edges: they leave early
+    """(P,) bool: whether triangles (P, 3, 2) overlap by more than `depth` along every edge normal.
+
+    Separating axis test; most pairs are separated by one of the first edges.
+    """
+    alive = np.arange(len(first))
     for swapped in (False, True):
         for corner in range(3):
             a, b = (second, first) if swapped else (first, second)
@@ -80,11 +83,11 @@ def _overlap(first: np.ndarray, second: np.ndarray, depth: float) -> np.ndarray:
 
 
 def _near_pairs(triangles: np.ndarray, groups: np.ndarray) -> Iterator[np.ndarray]:
-    """Pairs (P, 2) of triangles (F, 3, 2) of one group that come near each other, in pieces.
+    """Chunks of candidate pairs (P, 2) of triangles (F, 3, 2) of the same group.
 
-    Every triangle belongs to the grid whose cells are just larger than its box, so that it covers
-    at most four of them. It is compared with what belongs to its own grid and to all coarser ones.
-    A pair may come more than once.
+    Hierarchical grid: a triangle belongs to the level whose cells are just larger than its bounding
+    box, so that it covers at most four of them, and is compared with its own and all coarser
+    levels. A pair may be yielded more than once.
     """
     if len(triangles) == 0:
         return
@@ -97,17 +100,17 @@ def _near_pairs(triangles: np.ndarray, groups: np.ndarray) -> Iterator[np.ndarra
     _, groups = np.unique(groups, return_inverse=True)
     for step in np.unique(level):
         cell = 2.0 ** float(step)
-        guests = np.flatnonzero(level <= step)
-        first = np.floor((low[guests] - origin) / cell).astype(np.int64)
-        last = np.floor((high[guests] - origin) / cell).astype(np.int64)
-        key, guest = _covered_cells(first, last, groups[guests])
-        yield from _joined(key, guests[guest], level == step, slabs)
+        queries = np.flatnonzero(level <= step)
+        first = np.floor((low[queries] - origin) / cell).astype(np.int64)
+        last = np.floor((high[queries] - origin) / cell).astype(np.int64)
+        key, query = _covered_cells(first, last, groups[queries])
+        yield from _candidate_pairs(key, queries[query], level == step, slabs)
 
 
 def _slabs(triangles: np.ndarray) -> np.ndarray:
-    """(DIRECTIONS, 2, F) least and largest extent along evenly spread directions.
+    """(SLAB_DIRECTIONS, 2, F) minimum and maximum extent along evenly spaced directions.
 
-    They part what boxes cannot: the thin neighbours of a fan.
+    Slabs separate what bounding boxes cannot: the thin neighbours of a fan.
     """
     angle = np.pi * np.arange(SLAB_DIRECTIONS) / SLAB_DIRECTIONS
     along = triangles @ np.stack([np.cos(angle), np.sin(angle)])  # (F, 3, DIRECTIONS)
@@ -117,12 +120,12 @@ def _slabs(triangles: np.ndarray) -> np.ndarray:
 def _covered_cells(
     first: np.ndarray, last: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keys of the cells that boxes cover, at most two by two each, and the boxes' indices.
+    """Keys of the cells that boxes cover, at most 2 x 2 each, and the boxes' indices.
 
     Args:
-        first: (F, 2) cell of the box's least corner.
-        last: (F, 2) cell of its largest corner.
-        groups: (F,) part of the key: boxes of different groups never meet.
+        first: (F, 2) cell of the box's minimum corner.
+        last: (F, 2) cell of its maximum corner.
+        groups: (F,) group index, part of the key: boxes of different groups share no cell.
     """
     width, height = last.max(axis=0) + 1
     keys, owners = [], []
@@ -135,35 +138,35 @@ def _covered_cells(
     return np.concatenate(keys), np.concatenate(owners)
 
 
-def _joined(
-    key: np.ndarray, guest: np.ndarray, is_host: np.ndarray, slabs: np.ndarray
+def _candidate_pairs(
+    key: np.ndarray, query: np.ndarray, is_target: np.ndarray, slabs: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """Pairs (P, 2) of a guest and a host in one cell that no slab parts.
+    """Chunks of pairs (P, 2) of a query and a target face in one cell with overlapping slabs.
 
     Args:
-        key: (C,) cells.
-        guest: (C,) face in each cell; a face in several cells comes several times.
-        is_host: (F,) which faces are hosts; every host is a guest too.
-        slabs: (DIRECTIONS, 2, F).
+        key: (C,) cell keys.
+        query: (C,) face in each cell; a face that covers several cells is repeated.
+        is_target: (F,) the target faces; every target is also a query.
+        slabs: (SLAB_DIRECTIONS, 2, F).
     """
-    hosts = np.flatnonzero(is_host[guest])
-    hosts = hosts[np.argsort(key[hosts], kind="stable")]
-    host_key, host = key[hosts], guest[hosts]
-    start = np.searchsorted(host_key, key, side="left")
-    count = np.searchsorted(host_key, key, side="right") - start
+    targets = np.flatnonzero(is_target[query])
+    targets = targets[np.argsort(key[targets], kind="stable")]
+    target_key, target = key[targets], query[targets]
+    start = np.searchsorted(target_key, key, side="left")
+    count = np.searchsorted(target_key, key, side="right") - start
     total = np.cumsum(count)
     done = 0
-    while done < len(guest):
+    while done < len(query):
         before = total[done - 1] if done else 0
         stop = max(int(np.searchsorted(total, before + PAIRS_PER_CHUNK, side="right")), done + 1)
         n = count[done:stop]
-        a = np.repeat(guest[done:stop], n)
+        a = np.repeat(query[done:stop], n)
         offset = np.arange(len(a)) - np.repeat(np.cumsum(n) - n, n)
-        b = host[np.repeat(start[done:stop], n) + offset]
-        new = (a < b) | ~is_host[a]  # two hosts meet twice, and each meets itself
-        a, b = a[new], b[new]
-        for least, most in slabs:
-            meeting = (least[a] < most[b]) & (least[b] < most[a])
-            a, b = a[meeting], b[meeting]
+        b = target[np.repeat(start[done:stop], n) + offset]
+        unique = (a < b) | ~is_target[a]  # two targets meet twice, and each meets itself
+        a, b = a[unique], b[unique]
+        for low, high in slabs:
+            overlapping = (low[a] < high[b]) & (low[b] < high[a])
+            a, b = a[overlapping], b[overlapping]
         yield np.stack([a, b], axis=1)
         done = stop

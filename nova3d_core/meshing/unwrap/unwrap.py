@@ -1,4 +1,4 @@
-"""UV unwrapping that ends in time: xatlas in a process of its own, a box atlas in its stead."""
+"""UV unwrapping with a time limit: xatlas in a subprocess, the box atlas as fallback."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ logger = logging.getLogger(__name__)
 STAGE = "unwrapping"
 WORKER = Path(__file__).with_name("worker.py")
 POLL_INTERVAL_S = 0.05
-"""How often a running worker is looked after, for its end, a cancel and the time limit."""
+"""Interval of checks for the worker's exit, cancellation and the time limit."""
 
 
 @dataclass(frozen=True, eq=False)
 class UnwrapResult:
-    """A mesh with texture coordinates, and how it came by them."""
+    """A mesh with texture coordinates, its charts, and the method that produced them."""
 
     mesh: Mesh
-    """Face i is face i of the input, its corners at the same places; vertices are split at seams
-    and those of no face are gone. It has uv and no texture."""
+    """Face i is face i of the input, with the same corner positions; vertices are split at seams
+    and unreferenced vertices are removed. It has uv and no texture."""
     chart: torch.Tensor
-    """(F,) int64 chart of each face on the CPU, -1 for faces without area that are in none."""
+    """(F,) int64 chart index of each face on the CPU, -1 for degenerate faces without a chart."""
     method: UnwrapMethod
-    """What made the charts: "xatlas" or "box"."""
+    """The method that was used: "xatlas" or "box"."""
     seconds: float
-    """Time it took."""
+    """Wall time."""
 
     @property
     def chart_count(self) -> int:
-        """How many charts there are."""
+        """Number of charts."""
         return int(self.chart.max()) + 1
 
 
 class _XatlasError(Exception):
-    """xatlas gave no atlas; the message says why, as the end of a sentence about it."""
+    """xatlas produced no usable atlas; the message is the reason."""
 
 
 def unwrap(
@@ -62,26 +62,27 @@ def unwrap(
     progress: Progress = SILENT,
     texture_px: int = 1024,
 ) -> UnwrapResult:
-    """The mesh with uv: charts that do not overlap, padded, as large as the texture allows.
+    """Unwraps a mesh into padded, non-overlapping charts that fill the texture.
 
-    In the texture, charts are seen from outside and never mirrored. Where xatlas is missing, fails
-    or exceeds its time limit, the box atlas does the work and a warning is logged.
+    Charts show the outside of the surface and are never mirrored. If xatlas is missing, fails or
+    exceeds its time limit, the box atlas is used and a warning is logged.
 
     Args:
         mesh: any triangles; its uv and texture are dropped, its other attributes kept.
         config: None for the defaults.
-        progress: a cancel takes effect within a tenth of a second while xatlas runs.
-        texture_px: side of the texture that the charts are packed for, at least 16 paddings.
+        progress: cancellation takes effect within a tenth of a second while xatlas runs.
+        texture_px: side of the texture that the charts are packed for, at least 16 times the
+            padding.
 
     Raises:
         InputError: the texture is too small for the padding.
-        Cancelled: when asked to stop; the worker process is gone by then.
+        Cancelled: cancelled by the user; the worker process has ended by then.
     """
     config = config or UnwrapConfig()
     if texture_px < 16 * max(config.padding_px, 1):
         raise InputError(
             f"a texture of {texture_px} px is too small for a padding of {config.padding_px} px.",
-            f"Ask for {16 * max(config.padding_px, 1)} px or more, or for less padding.",
+            f"Use {16 * max(config.padding_px, 1)} px or more, or less padding.",
         )
     start = time.monotonic()
     progress.update(STAGE, 0, 2)
@@ -90,7 +91,7 @@ def unwrap(
         try:
             uv, chart = _xatlas(mesh, texture_px, config, progress)
         except _XatlasError as reason:
-            logger.warning("%s; the mesh gets the simpler box atlas", reason)
+            logger.warning("%s; falling back to the box atlas", reason)
             method = "box"
     progress.update(STAGE, 1, 2)
     if method == "box":
@@ -101,12 +102,12 @@ def unwrap(
 
 
 def split_at_seams(mesh: Mesh, uv: np.ndarray, chart: np.ndarray) -> Mesh:
-    """The mesh with uv on its vertices, one vertex for each place, chart and uv.
+    """A mesh with per-vertex uv: vertices are split where corners differ in chart or uv.
 
     Args:
-        mesh: normals and colours follow their vertices.
+        mesh: its normals and colours are copied with the vertices.
         uv: (F, 3, 2) float32 per corner.
-        chart: (F,) int of each face.
+        chart: (F,) int chart index of each face.
     """
     faces = mesh.faces.cpu().numpy()
     bits = np.ascontiguousarray(uv.reshape(-1, 2), dtype=np.float32).view(np.int32)
@@ -134,11 +135,11 @@ def split_at_seams(mesh: Mesh, uv: np.ndarray, chart: np.ndarray) -> Mesh:
 def _xatlas(
     mesh: Mesh, texture_px: int, config: UnwrapConfig, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
-    """uv (F, 3, 2) float32 and chart (F,) from the worker; `_XatlasError` where there is none."""
+    """uv (F, 3, 2) float32 and chart (F,) from the worker process; raises `_XatlasError`."""
     if util.find_spec("xatlas") is None:
         raise _XatlasError("the package 'xatlas' is not installed")
     if not sys.executable:
-        raise _XatlasError("xatlas needs a Python that can be started, and this one has no path")
+        raise _XatlasError("xatlas needs the path of the Python interpreter, which is unknown")
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir())))
@@ -159,18 +160,18 @@ def _xatlas(
             raise _XatlasError(f"xatlas could not be run ({error})") from error
     fits = uv.shape == (len(mesh.faces), 3, 2) and chart.shape == (len(mesh.faces),)
     if not fits or not (np.isfinite(uv).all() and uv.min() >= 0.0 and uv.max() <= 1.0):
-        raise _XatlasError("xatlas gave texture coordinates that cannot be used")
+        raise _XatlasError("xatlas returned invalid texture coordinates")
     return uv, chart
 
 
 def _run_worker(source: Path, target: Path, time_limit_s: float, progress: Progress) -> None:
-    """Runs the worker to its end; whatever else happens, it is gone when this returns."""
+    """Runs the worker process; it has ended when this returns or raises."""
     deadline = time.monotonic() + time_limit_s
     log = target.with_name("log.txt")
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, str(WORKER), str(source), str(target), str(os.getpid())],
-            stdin=subprocess.PIPE,  # closed by our death, which the worker follows
+            stdin=subprocess.PIPE,  # closed if this process dies, which ends the worker
             stdout=subprocess.DEVNULL,
             stderr=errors,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
@@ -193,7 +194,7 @@ def _run_worker(source: Path, target: Path, time_limit_s: float, progress: Progr
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:
-    """Ends a worker, if it still runs, with the process that it may have started for the work."""
+    """Kills a worker that is still running, with its child process."""
     process.stdin.close()
     if not sys.platform.startswith("linux"):
         with suppress(subprocess.TimeoutExpired):
