@@ -79,7 +79,7 @@ def settings_of(bench: AlignmentBenchmark, variant: str, seed: int) -> TrainConf
     run = replace(config.run, sample_grid_steps=0, validation_steps=0, tensorboard=False, max_checkpoints=1)
     optimiser = replace(config.optimiser, steps=bench.steps)
     if bench.batch is not None:
-        optimiser = replace(optimiser, batch=bench.batch)
+        optimiser = replace(optimiser, batch_size=bench.batch)
     return replace(config, seed=seed, network=network, optimiser=optimiser, run=run)
 
 
@@ -88,7 +88,7 @@ def figures_of(bench: AlignmentBenchmark, variant: str, seed: int, ends: float) 
     folder = bench.output / f"{variant}-{seed}"
     kept = folder / "figures.json"
     config = settings_of(bench, variant, seed)
-    key = {"steps": bench.steps, "batch": config.optimiser.batch, "objects": bench.objects}
+    key = {"steps": bench.steps, "batch": config.optimiser.batch_size, "objects": bench.objects}
     if kept.is_file():
         found = json.loads(kept.read_text(encoding="utf-8"))
         if found["key"] == key:
@@ -97,12 +97,12 @@ def figures_of(bench: AlignmentBenchmark, variant: str, seed: int, ends: float) 
     if left <= 0.0 or train(config, folder, min(left, 1e6)).reason != "finished":
         return None
     trained = load_trained(folder)
-    model = trained.trainee.model()
+    model = trained.module.model()
     truths = held_out_objects(config, FAMILIES[config.family], bench.objects)
     found = {
         "key": key,
-        "weights": sum(weight.numel() for weight in trained.trainee.parameters()),
-        "hours": trained.state.place.seconds / 3600.0,
+        "weights": sum(weight.numel() for weight in trained.module.parameters()),
+        "hours": trained.state.progress.seconds / 3600.0,
         "means": validate(model, truths, OneDevice(model, torch.device("cpu"))).means,
     }
     kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

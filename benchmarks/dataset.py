@@ -92,22 +92,22 @@ def step_seconds(settings: DatasetBenchmark) -> float:
     from nova3d_core.training.data.stream import ProceduralDataset
     from nova3d_core.training.objective import Objective
     from nova3d_core.training.presets import read_train_config
-    from nova3d_core.training.step_rng import draw
+    from nova3d_core.training.step_rng import draw_step_randomness
     from nova3d_core.training.train_module import init_train_module
 
     config = read_train_config(settings.config)
     family, count = FAMILIES[config.family], settings.batch
-    trainee = init_train_module(config.network, family, 0)
+    module = init_train_module(config.network, family, 0)
     items = list(islice(iter(ProceduralDataset(0, config.data.size_px)), count))
     batch = collate_images(items, family.views, config.data.size_px)
-    side = config.data.size_px // trainee.codec.factor
-    shape = (len(family.domains), family.views, trainee.codec.latent_channels, side, side)
-    objective = Objective(config, trainee, trainee, torch.device("cpu"))
+    side = config.data.size_px // module.codec.factor
+    shape = (len(family.domains), family.views, module.codec.latent_channels, side, side)
+    objective = Objective(config, module, module, torch.device("cpu"))
     taken = []
     for step in range(3):
         start = time.perf_counter()
-        draws = draw(0, step, range(count), shape, config.data.size_px)
-        objective.losses(batch, draws, step)[0].mean().backward()
+        randomness = draw_step_randomness(0, step, range(count), shape, config.data.size_px)
+        objective.losses(batch, randomness, step)[0].mean().backward()
         taken.append(time.perf_counter() - start)
     return min(taken)
 

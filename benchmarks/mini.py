@@ -76,7 +76,7 @@ class MiniBenchmark:
 def model_of(bench: MiniBenchmark) -> MultiviewModel:
     """What is measured."""
     if bench.run is not None:
-        return load_trained(bench.run).trainee.model()
+        return load_trained(bench.run).module.model()
     return load_model(bench.model or built_in_file(), dtype=torch.float32)
 
 
@@ -146,7 +146,7 @@ def main(bench: MiniBenchmark) -> None:
     started = time.perf_counter()
     found = validate(model, truths, OneDevice(model, torch.device("cpu")))
     seconds = (time.perf_counter() - started) / max(len(truths), 1)
-    pairs = list(zip(truths, found.painted, strict=True))  # none was left out
+    pairs = list(zip(truths, found.generated, strict=True))  # none was left out
     meshes = [
         fused_figures(bench, number, *pair) for number, pair in enumerate(pairs[: bench.fused])
     ]

@@ -32,7 +32,7 @@ class Export:
         from ..training.export import export_run
 
         made = export_run(self.run_folder, self.output, self.dtype, self.overwrite, progress)
-        place, size = made.state.place, self.output.stat().st_size
+        place, size = made.state.progress, self.output.stat().st_size
         if self.json:
             print_json({"output": str(self.output), "step": place.step, "bytes": size})
             return

@@ -106,7 +106,7 @@ class Train:
         return config if self.seed is None else replace(config, seed=self.seed)
 
     def _say(self, outcome: TrainResult, config: TrainConfig) -> None:
-        place = outcome.place
+        place = outcome.progress
         if self.json:
             print_json(
                 {

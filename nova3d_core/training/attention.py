@@ -1,4 +1,4 @@
-"""Attention for training in bfloat16 on a CPU, where torch's own kernel is slow backwards."""
+"""Attention for bfloat16 training on CPUs, where the backward pass of torch's kernel is slow."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from .config import Precision
 
 
 def math_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """What `scaled_dot_product` gives, as two products of matrices and a softmax.
+    """Unfused `scaled_dot_product`: two matrix products and a softmax.
 
-    On a CPU in bfloat16, forwards and backwards together take a third of the time of torch's fused
-    kernel for 256 tokens, a seventh for 16. It keeps all weights of the attention in memory, which
-    is little for small networks.
+    On a CPU in bfloat16, forward and backward take a third of the time of torch's fused kernel for
+    256 tokens, a seventh for 16. Stores the attention weights, which are small in small networks.
 
     Args:
         q: (N, L, C) queries.
         k: (N, M, C) keys.
         v: (N, M, C) values.
-        heads: heads lie side by side in C.
+        heads: number of heads, contiguous in C.
 
     Returns:
         (N, L, C).
@@ -31,7 +30,7 @@ def math_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def choose_attention(network: nn.Module, device: torch.device, precision: Precision) -> None:
-    """Gives a network the attention that trains quickest on this device."""
+    """Sets the attention function that trains fastest on this device."""
     if device.type != "cpu" or precision == "float32":
         return
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""accelerate: devices, several processes, and weights split over them."""
+"""accelerate: devices, several processes, sharded weights."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from ..errors import MissingDependencyError
-from .config import OptimiserConfig
+from ..errors import InputError, MissingDependencyError
 
 
-def make_accelerator(config: OptimiserConfig, cpu: bool = False) -> Any:
-    """An `accelerate.Accelerator` for this process, as its launcher set the environment up.
+def make_accelerator(cpu: bool = False) -> Any:
+    """An `accelerate.Accelerator` for this process, as configured by its launcher.
 
-    The numbers' format is not accelerate's business here: the network computes in the format of
-    its input, and its weights stay float32.
+    Mixed precision is not left to accelerate: the network computes in the dtype of its input, and
+    its weights stay float32.
 
     Args:
-        config: what DeepSpeed has to know too.
-        cpu: compute on the CPU, whatever devices there are.
+        cpu: use the CPU, whatever devices there are.
 
     Raises:
         MissingDependencyError: accelerate is not installed.
+        InputError: DeepSpeed was launched.
     """
     try:
         from accelerate import Accelerator
@@ -30,49 +29,32 @@ def make_accelerator(config: OptimiserConfig, cpu: bool = False) -> Any:
             "accelerate", "Training", "pip install -r requirements-train.txt"
         ) from error
     accelerator = Accelerator(cpu=cpu, mixed_precision="no")
-    settle_deepspeed(accelerator, config)
+    if str(accelerator.distributed_type).endswith("DEEPSPEED"):
+        raise InputError(
+            "training does not support DeepSpeed.",
+            "Launch with DDP, or with FSDP2 to shard weights and optimiser state.",
+        )
     return accelerator
 
 
-def settle_deepspeed(accelerator: Any, config: OptimiserConfig) -> None:
-    """Tells DeepSpeed, if it was launched, what the run's settings say; it clips by itself."""
-    if not is_deepspeed(accelerator):
-        return
-    accelerator.state.deepspeed_plugin.deepspeed_config.update(
-        train_micro_batch_size_per_gpu=config.at_once,
-        gradient_accumulation_steps=1,  # the loop tells it which part of a step is the last
-        gradient_clipping=config.clip,
-        zero_allow_untested_optimizer=True,
-    )
-
-
-def is_deepspeed(accelerator: Any) -> bool:
-    """Whether DeepSpeed was launched."""
-    return str(accelerator.distributed_type).endswith("DEEPSPEED")
-
-
-def all_processes(accelerator: Any, good: bool) -> bool:
-    """Whether all processes say so."""
+def all_processes(accelerator: Any, condition: bool) -> bool:
+    """Whether the condition holds in all processes."""
     if accelerator.num_processes == 1:
-        return good
+        return condition
     import torch
 
-    votes = torch.tensor(float(good), device=accelerator.device)
+    votes = torch.tensor(float(condition), device=accelerator.device)
     return bool(accelerator.reduce(votes, "sum") == accelerator.num_processes)
 
 
-def any_process(accelerator: Any, asked: bool) -> bool:
-    """Whether any process says so."""
-    return not all_processes(accelerator, not asked)
+def any_process(accelerator: Any, condition: bool) -> bool:
+    """Whether the condition holds in any process."""
+    return not all_processes(accelerator, not condition)
 
 
 @contextmanager
 def accumulate(accelerator: Any, network: Any, last: bool) -> Iterator[None]:
-    """Inside, one part of a step's gradient is computed; the processes meet at the last one.
-
-    DeepSpeed also clips and steps by itself there.
-    """
+    """Context of one micro-batch; gradients are synchronised after the last one of a step."""
     accelerator.gradient_state._set_sync_gradients(last)
-    whole = last or is_deepspeed(accelerator)
-    with nullcontext() if whole else accelerator.no_sync(network):
+    with nullcontext() if last else accelerator.no_sync(network):
         yield

@@ -1,4 +1,4 @@
-"""The training loop: one run in one folder, ended and gone on with as often as one likes."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -16,266 +16,284 @@ from ..diffusion.model import OneDevice
 from ..errors import Cancelled, InputError, StageError
 from ..io.images.images import write_image
 from ..progress import SILENT, Progress
-from .checkpoint import TrainProgress, CheckpointState, write_checkpoint
+from .checkpoint import CheckpointState, TrainProgress, write_checkpoint
 from .config import TrainConfig
-from .data.batches import ImageBatch, collate_images
-from .data.latent_batches import LatentBatch, has_latents, collate_latents
+from .data.batches import (
+    ImageBatch,
+    LatentBatch,
+    collate_images,
+    collate_latents,
+    has_latents,
+)
 from .data.prefetch import BatchPrefetcher
 from .data.stream import ObjectStream
-from .deepspeed_zero import is_sharded_module
-from .dtensor import whole
+from .dtensor import full_tensor, has_sharded_weights
 from .ema import Ema
-from .launch import any_process, all_processes, accumulate
+from .launch import accumulate, all_processes, any_process
 from .objective import COMPUTE_DTYPE, Objective
-from .optimiser import learning_rate, set_learning_rate
+from .optimiser import scheduled_lr, set_learning_rate
 from .run_logger import RunLogger, peak_memory_gib
-from .step_rng import StepRandomness, draw
-from .stopping import StopReason, StopHandler
+from .step_rng import StepRandomness, draw_step_randomness
+from .stopping import StopHandler, StopReason
 from .train_module import TrainModule
-from .validation import ValidationSample, ValidationResult, sheet, validate
+from .validation import ValidationResult, ValidationSample, sample_grid, validate
 
 TRAINING = "training"
-SHEETS = "sheets"
+SAMPLE_GRIDS = "samples"
 
 
 @dataclass
-class _Since:
-    """Sums since the last line of the log."""
+class _LogWindow:
+    """Sums since the last entry of the log."""
 
     started: float = field(default_factory=time.monotonic)
     steps: int = 0
     loss: Tensor | None = None
-    waited: float = 0.0
-    norm: float = 0.0
+    data_wait: float = 0.0
+    grad_norm: float = 0.0
 
 
 @dataclass(eq=False)
 class TrainLoop:
-    """Takes steps; everything it needs is made by `runs.train`."""
+    """Steps of a run; built by `runs.train`."""
 
     config: TrainConfig
     output: Path
     accelerator: Any
-    trainee: TrainModule
+    module: TrainModule
     network: Any
     optimiser: Any
     ema: Ema
     source: ObjectStream
-    place: TrainProgress
-    truths: Sequence[ValidationSample]
-    watch: RunLogger
+    counters: TrainProgress
+    samples: Sequence[ValidationSample]
+    log: RunLogger
     progress: Progress = SILENT
     notes: list[str] = field(default_factory=list)
 
     def run(self, stopping: StopHandler) -> StopReason:
-        """Takes steps until the run is finished or shall end, and leaves a checkpoint.
+        """Trains until the run is finished or should stop; leaves a checkpoint.
 
         Raises:
-            StageError: too many steps in a row had a loss that is not finite; the last checkpoint
-                is kept.
+            StageError: too many consecutive steps with a non-finite loss; the last checkpoint is
+                kept.
             InputError: the last checkpoint cannot be written.
         """
-        steps, prefetch_batches = self.config.optimiser.steps, self.config.data.prefetch_batches
-        each = self.config.optimiser.batch // self.accelerator.num_processes
-        self._objective = Objective(
-            self.config, self.trainee, self.network, self.accelerator.device
-        )
-        self._since, self._kept_at, self._kept_step = _Since(), time.monotonic(), self.place.step
-        self._split = is_sharded_module(self.trainee)
-        reason: StopReason | None = "finished" if self.place.step >= steps else None
-        with BatchPrefetcher(self.source, each, self._made, self.place.step, prefetch_batches) as feed:
-            self._feed = feed
+        config, steps = self.config, self.config.optimiser.steps
+        count = config.optimiser.batch_size // self.accelerator.num_processes
+        self._objective = Objective(config, self.module, self.network, self.accelerator.device)
+        self._window, self._saved_at = _LogWindow(), time.monotonic()
+        self._saved_step = self.counters.step
+        self._sharded = has_sharded_weights(self.module)
+        reason: StopReason | None = "finished" if self.counters.step >= steps else None
+        with BatchPrefetcher(
+            self.source, count, self._collate, self.counters.step, config.data.prefetch_batches
+        ) as batches:
+            self._batches = batches
             while reason is None:
                 self.step()
-                self._look(stopping)
-                reason = self._end(stopping, steps)
-            self.keep()
+                self._run_periodic(stopping)
+                reason = self._stop_reason(stopping, steps)
+            self.save_checkpoint()
         return reason
 
-    def _end(self, stopping: StopHandler, steps: int) -> StopReason | None:
-        """Why the run ends here, if it does; all processes end at the same step."""
+    def _stop_reason(self, stopping: StopHandler, steps: int) -> StopReason | None:
+        """Why the run ends after this step, if it does; the same step in all processes."""
         reason = stopping.reason
         try:
-            self.progress.update(TRAINING, self.place.step, steps)
+            self.progress.update(TRAINING, self.counters.step, steps)
         except Cancelled:
             reason = reason or "cancelled"
-        if self.place.step >= steps:
+        if self.counters.step >= steps:
             return "finished"
         if any_process(self.accelerator, reason is not None):
             return reason or "terminated"
         return None
 
-    def _made(self, objects: list[dict[str, Any]], step: int) -> tuple[Any, StepRandomness]:
-        """A batch and all its random numbers."""
-        family, config, codec = self.trainee.family, self.config, self.trainee.codec
-        first = self.accelerator.process_index * len(objects)
+    def _collate(
+        self, objects: list[dict[str, Any]], step: int
+    ) -> tuple[ImageBatch | LatentBatch, StepRandomness]:
+        """The batch of a step and all its random numbers."""
+        family, config, codec = self.module.family, self.config, self.module.codec
+        start = self.accelerator.process_index * len(objects)
         side = config.data.size_px // codec.factor
         shape = (len(family.domains), family.views, codec.latent_channels, side, side)
-        places = range(first, first + len(objects))
+        indices = range(start, start + len(objects))
         if has_latents(objects):
             batch: ImageBatch | LatentBatch = collate_latents(objects, shape)
         else:
             batch = collate_images(objects, family.views, config.data.size_px)
-        return batch, draw(config.seed, step, places, shape, config.data.size_px)
+        randomness = draw_step_randomness(config.seed, step, indices, shape, config.data.size_px)
+        return batch, randomness
 
     def step(self) -> None:
-        """One step of the optimiser; one whose loss or gradient is not finite changes nothing."""
-        asked = time.monotonic()
-        batch, draws = self._feed.next()
-        self._since.waited += time.monotonic() - asked
+        """One optimiser step, skipped if loss or gradient is not finite."""
+        started = time.monotonic()
+        batch, randomness = self._batches.next()
+        self._window.data_wait += time.monotonic() - started
         config = self.config.optimiser
-        set_learning_rate(self.optimiser, learning_rate(config, self.place.step))
-        loss, norm = self._gradients(batch, draws)
-        good = all_processes(self.accelerator, norm is not None)
-        if good:
+        set_learning_rate(self.optimiser, scheduled_lr(config, self.counters.step))
+        loss, grad_norm = self._backward(batch, randomness)
+        finite = all_processes(self.accelerator, grad_norm is not None)
+        if finite:
             self.optimiser.step()
             self.ema.update()
         self.optimiser.zero_grad(set_to_none=True)
-        self.place.step += 1
-        self.place.objects += config.batch
-        self.place.seconds += time.monotonic() - asked
-        self._count(good, loss, norm)
+        self.counters.step += 1
+        self.counters.objects += config.batch_size
+        self.counters.seconds += time.monotonic() - started
+        self._count(finite, loss, grad_norm)
 
-    def _gradients(self, batch: ImageBatch, draws: StepRandomness) -> tuple[Tensor, float | None]:
-        """The losses (D,) of a batch, and its gradient's norm; None if either is not finite."""
+    def _backward(
+        self, batch: ImageBatch | LatentBatch, randomness: StepRandomness
+    ) -> tuple[Tensor, float | None]:
+        """Accumulates and clips the gradient of a batch.
+
+        Returns:
+            Losses (D,), and the gradient's norm, None if loss or gradient is not finite.
+        """
         config, count = self.config.optimiser, len(batch)
         total: Tensor | None = None
-        for first in range(0, count, config.at_once):
-            last = min(first + config.at_once, count)
-            with accumulate(self.accelerator, self.network, last == count):
-                part = batch.part(first, last), draws.part(first, last)
-                losses, _ = self._objective.losses(*part, self.place.step)  # (D, b)
+        for start in range(0, count, config.micro_batch_size):
+            end = min(start + config.micro_batch_size, count)
+            with accumulate(self.accelerator, self.network, end == count):
+                part = batch.slice(start, end), randomness.slice(start, end)
+                losses, _ = self._objective.losses(*part, self.counters.step)  # (D, b)
                 loss = losses.mean(dim=0).sum() / count
                 if not all_processes(self.accelerator, bool(torch.isfinite(loss))):
                     return losses.detach().mean(dim=1), None
                 self.accelerator.backward(loss)
-            share = losses.detach().sum(dim=1) / count  # (D,)
-            total = share if total is None else total + share
-        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
-        norm = float(whole(torch.as_tensor(0.0 if norm is None else norm)))
+            partial = losses.detach().sum(dim=1) / count  # (D,)
+            total = partial if total is None else total + partial
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
+        norm = float(full_tensor(torch.as_tensor(norm)))
         return total, norm if norm < float("inf") else None
 
-    def _count(self, good: bool, loss: Tensor, norm: float | None) -> None:
-        """Sums for the log; raises StageError after too many bad steps in a row."""
-        place = self.place
-        if good:
-            place.consecutive_skips = 0
-            since = self._since
-            since.steps += 1
-            since.norm += norm or 0.0
-            since.loss = loss if since.loss is None else since.loss + loss
+    def _count(self, finite: bool, loss: Tensor, grad_norm: float | None) -> None:
+        """Updates counters; raises StageError after too many consecutive skips."""
+        counters = self.counters
+        if finite:
+            counters.consecutive_skips = 0
+            window = self._window
+            window.steps += 1
+            window.grad_norm += grad_norm or 0.0
+            window.loss = loss if window.loss is None else window.loss + loss
             return
-        place.skipped += 1
-        place.consecutive_skips += 1
-        self.watch.event("skipped", place.step, skipped=place.skipped)
-        if place.consecutive_skips >= self.config.run.bad_steps:
+        counters.skipped += 1
+        counters.consecutive_skips += 1
+        self.log.event("skipped", counters.step, skipped=counters.skipped)
+        if counters.consecutive_skips >= self.config.run.max_consecutive_skips:
             raise StageError(
                 TRAINING,
-                f"the loss of {place.consecutive_skips} steps in a row was not finite "
-                f"({place.skipped} in all), the last one step {place.step}.",
-                "The last checkpoint is kept; go on from it with a lower learning rate, or in "
+                f"the loss of {counters.consecutive_skips} consecutive steps was not finite "
+                f"({counters.skipped} in total), the last one step {counters.step}.",
+                "The last checkpoint is kept; resume from it with a lower learning rate, or in "
                 "float32.",
             )
 
-    def _look(self, stopping: StopHandler) -> None:
-        """What is done now and then: the log, checkpoints, sheets, validation."""
-        run, step = self.config.run, self.place.step
-        if step % run.log_every == 0:
-            self._log()
-        due = time.monotonic() - self._kept_at >= 60.0 * run.checkpoint_minutes > 0
-        wanted = step % run.checkpoint_steps == 0 or any_process(self.accelerator, due)
-        if wanted and not self.place.consecutive_skips:  # a bad row must not push good ones out
+    def _run_periodic(self, stopping: StopHandler) -> None:
+        """Log, checkpoints, sample grids and validation, at the steps where they are due."""
+        run, step = self.config.run, self.counters.step
+        if step % run.log_steps == 0:
+            self._write_log()
+        overdue = time.monotonic() - self._saved_at >= 60.0 * run.checkpoint_minutes > 0
+        due = step % run.checkpoint_steps == 0 or any_process(self.accelerator, overdue)
+        if due and not self.counters.consecutive_skips:  # keep the checkpoints of good steps
             try:
-                self.keep()
-            except InputError as error:  # a full disk may have room again: go on, try again
-                self.watch.event("not kept", step, reason=error.message)
-                self._kept_at = time.monotonic()
-        sheets = run.sheet_steps and step % run.sheet_steps == 0
-        figures = run.validation_steps and step % run.validation_steps == 0
-        if self.truths and (sheets or figures):
-            self.show(run.validation_objects if figures else run.sheet_objects, stopping)
+                self.save_checkpoint()
+            except InputError as error:  # a full disk may have space again: retry later
+                self.log.event("checkpoint_failed", step, reason=error.message)
+                self._saved_at = time.monotonic()
+        grid = run.sample_grid_steps and step % run.sample_grid_steps == 0
+        metrics = run.validation_steps and step % run.validation_steps == 0
+        if self.samples and (grid or metrics):
+            count = run.validation_objects if metrics else run.sample_grid_objects
+            self.validate(count, stopping)
 
-    def _log(self) -> None:
-        since, config = self._since, self.config.optimiser
-        if since.steps:
-            took = time.monotonic() - since.started
-            losses = self.accelerator.reduce(since.loss / since.steps, "mean").tolist()
-            names = self.trainee.family.domains
-            self.watch.event(
+    def _write_log(self) -> None:
+        window, config = self._window, self.config.optimiser
+        if window.steps:
+            elapsed = time.monotonic() - window.started
+            losses = self.accelerator.reduce(window.loss / window.steps, "mean").tolist()
+            names = self.module.family.domains
+            self.log.event(
                 "train",
-                self.place.step,
+                self.counters.step,
                 loss=sum(losses) / len(losses),
                 **{f"loss_{name}": loss for name, loss in zip(names, losses, strict=True)},
-                gradient=since.norm / since.steps,
-                learning_rate=learning_rate(config, self.place.step - 1),
-                objects_per_s=round(since.steps * config.batch / took, 3),
-                waiting=round(since.waited / took, 4),
-                skipped=self.place.skipped,
+                grad_norm=window.grad_norm / window.steps,
+                learning_rate=scheduled_lr(config, self.counters.step - 1),
+                objects_per_s=round(window.steps * config.batch_size / elapsed, 3),
+                data_wait_fraction=round(window.data_wait / elapsed, 4),
+                skipped=self.counters.skipped,
                 unreadable=len(self.source.unreadable),
-                hours=round(self.place.seconds / 3600.0, 4),
+                hours=round(self.counters.seconds / 3600.0, 4),
                 peak_memory_gib=peak_memory_gib(self.accelerator.device),
             )
-        self._since = _Since()
+        self._window = _LogWindow()
 
-    def keep(self) -> None:
+    def save_checkpoint(self) -> None:
         """Writes a checkpoint of this step, if there is none yet.
 
         Raises:
-            InputError: it cannot be written; only the process that writes raises it.
+            InputError: it cannot be written; only in the process that writes.
         """
-        if self.place.step == self._kept_step:
+        if self.counters.step == self._saved_step:
             return
         started, main = time.monotonic(), self.accelerator.is_main_process
         state = CheckpointState(
             config=asdict(self.config),
-            place=self.place,
-            world=self.accelerator.num_processes,
-            data=self._feed.place,
-            updates=self.ema.updates,
+            progress=self.counters,
+            world_size=self.accelerator.num_processes,
+            data=self._batches.data_state,
+            ema_updates=self.ema.updates,
             notes=self.notes,
         )
-        self._kept_at = time.monotonic()
+        self._saved_at = time.monotonic()
         try:
-            if main or self._split:
+            if main or self._sharded:
+                keep = self.config.run.max_checkpoints
                 write_checkpoint(
-                    self.output, state, self.trainee, self.ema, self.optimiser,
-                    self.config.run.checkpoints, main,
-                )  # fmt: skip
-            self._kept_step = self.place.step
+                    self.output, state, self.module, self.ema, self.optimiser, keep, main
+                )
+            self._saved_step = self.counters.step
         finally:
             self.accelerator.wait_for_everyone()
-        self.watch.event("kept", self.place.step, seconds=round(time.monotonic() - started, 2))
+        seconds = round(time.monotonic() - started, 2)
+        self.log.event("checkpoint", self.counters.step, seconds=seconds)
 
-    def show(self, objects: int, stopping: StopHandler) -> None:
-        """Paints held-out objects with the averaged weights: figures, and a sheet of the first.
+    def validate(self, count: int, stopping: StopHandler) -> None:
+        """Samples held-out objects with EMA weights; logs metrics and a grid of the first ones.
 
-        Nothing comes of it if the run shall end before it is done.
+        Abandoned without result if the run should stop meanwhile.
         """
         started, device = time.monotonic(), self.accelerator.device
-        model = self.trainee.model()
+        model = self.module.model()
         placement = OneDevice(model, device, COMPUTE_DTYPE[self.config.precision], keep=True)
-        truths, steps = self.truths[:objects], self.config.run.sampling_steps or None
-        alone = self.accelerator.num_processes == 1  # several must not part ways
-        quiet = Progress(None, lambda: alone and stopping.reason not in (None, "time"))
+        samples, steps = self.samples[:count], self.config.run.sampling_steps or None
+        single = self.accelerator.num_processes == 1  # several processes must stay in step
+        quiet = Progress(None, lambda: single and stopping.reason not in (None, "time"))
         with self.ema.average_parameters(), suppress(Cancelled):
-            if self.accelerator.is_main_process or self._split:  # split weights need all processes
-                found = validate(model, truths, placement, steps, quiet)
-                self._show(found, truths, time.monotonic() - started)
+            if self.accelerator.is_main_process or self._sharded:  # shards need all processes
+                result = validate(model, samples, placement, steps, quiet)
+                self._write_validation(result, samples, time.monotonic() - started)
         self.accelerator.wait_for_everyone()
-        self._since.started += time.monotonic() - started
+        self._window.started += time.monotonic() - started
 
-    def _show(self, found: ValidationResult, truths: Sequence[ValidationSample], seconds: float) -> None:
-        figures = {name: value for name, value in found.means.items() if value is not None}
-        self.watch.event(
+    def _write_validation(
+        self, result: ValidationResult, samples: Sequence[ValidationSample], seconds: float
+    ) -> None:
+        metrics = {name: value for name, value in result.means.items() if value is not None}
+        self.log.event(
             "validation",
-            self.place.step,
-            objects=len(found.objects),
+            self.counters.step,
+            objects=len(result.objects),
             seconds=round(seconds, 1),
-            **{name: round(value, 4) for name, value in figures.items()},
+            **{name: round(value, 4) for name, value in metrics.items()},
         )
-        shown = min(self.config.run.sheet_objects, len(found.painted))
+        shown = min(self.config.run.sample_grid_objects, len(result.generated))
         if shown and self.accelerator.is_main_process:
-            image = sheet(truths[:shown], found.painted[:shown])
-            path = self.output / SHEETS / f"{self.place.step:08d}.png"
+            image = sample_grid(samples[:shown], result.generated[:shown])
+            path = self.output / SAMPLE_GRIDS / f"{self.counters.step:08d}.png"
             write_image(path, image, overwrite=True)
-            self.watch.image("samples", image, self.place.step)
+            self.log.image("samples", image, self.counters.step)

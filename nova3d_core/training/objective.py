@@ -58,16 +58,14 @@ class Objective:
                 clean = batch.clean[:domains].float()
             else:
                 clean = self.encode(domain_images(batch)[:domains])
-            conditioning = sample_conditioning(
-                batch, randomness, self.config.conditioning, domains
-            )
+            conditioning = sample_conditioning(batch, randomness, self.config.conditioning, domains)
             x = self.concat(network_input(clean, randomness.noise, sigmas), conditioning)
         prediction = self.predict(x, sigmas, conditioning)
         return edm_loss(prediction, clean, randomness.noise, sigmas), sigmas
 
     def encode(self, images: Tensor) -> Tensor:
         """(D, B, V, C, h, w) float32 scaled latents of images (D, B, V, 3, H, W) in -1..1."""
-        flat = self.module.codec.to_scaled(images.flatten(0, 2))
+        flat = self.module.codec.encode_scaled(images.flatten(0, 2))
         return flat.float().unflatten(0, images.shape[:3])
 
     def concat(self, scaled: Tensor, conditioning: TrainConditioning) -> Tensor:
@@ -102,7 +100,7 @@ class Objective:
                 0.25 * sigmas.log(),
                 image if embedding is None else embedding,
                 conditioning.keep_embedding,
-                conditioning.added,
+                conditioning.added_embeds,
                 conditioning.camera_task,
             )
 

@@ -1,4 +1,4 @@
-"""AdamW or Muon, and their learning rate."""
+"""AdamW or Muon, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from .config import OptimiserConfig
 from .muon import Muon
 
 
-def learning_rate(config: OptimiserConfig, step: int) -> float:
-    """The learning rate of a step: grows from 0 in the warm-up, then stays or falls as a cosine."""
-    warm = min((step + 1) / config.warm_up, 1.0) if config.warm_up else 1.0
-    if config.curve == "constant":
-        return config.learning_rate * warm
-    share = (step - config.warm_up) / max(config.steps - config.warm_up, 1)
-    falling = 0.5 * (1.0 + math.cos(math.pi * min(max(share, 0.0), 1.0)))
-    lowest = config.min_lr_ratio
-    return config.learning_rate * warm * (lowest + (1.0 - lowest) * falling)
+def scheduled_lr(config: OptimiserConfig, step: int) -> float:
+    """Learning rate of a step: linear warm-up from 0, then constant or cosine."""
+    warmup = min((step + 1) / config.warmup_steps, 1.0) if config.warmup_steps else 1.0
+    if config.lr_schedule == "constant":
+        return config.learning_rate * warmup
+    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+    minimum = config.min_lr_ratio
+    return config.learning_rate * warmup * (minimum + (1.0 - minimum) * cosine)
 
 
 def make_optimiser(module: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """The optimiser of the weights that are trained; matrices decay, norms and biases do not."""
+    """The optimiser of a module's trainable weights; matrices decay, norms and biases do not."""
     trained = {name: w for name, w in module.named_parameters() if w.requires_grad}
-    muon = config.method == "muon"
+    muon = config.name == "muon"
     hidden = {name: w for name, w in trained.items() if muon and _is_hidden(name, w)}
     rest = [weight for name, weight in trained.items() if name not in hidden]
     groups: list[dict[str, Any]] = [
         {"params": [w for w in rest if w.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [w for w in rest if w.dim() <= 1], "weight_decay": 0.0},
     ]
-    said = {"lr": config.learning_rate, "betas": config.betas, "fused": _can_fuse(rest)}
+    defaults = {"lr": config.learning_rate, "betas": config.betas, "fused": _can_fuse(rest)}
     if not muon:
-        return torch.optim.AdamW(groups, **said)
+        return torch.optim.AdamW(groups, **defaults)
     groups.append(
         {
             "params": list(hidden.values()),
@@ -44,24 +44,24 @@ def make_optimiser(module: nn.Module, config: OptimiserConfig) -> torch.optim.Ad
             "lr_ratio": config.muon_lr_ratio,
         }
     )
-    return Muon(groups, config.betas[0], **said)
+    return Muon(groups, config.betas[0], **defaults)
 
 
 def _is_hidden(name: str, weight: nn.Parameter) -> bool:
-    """Whether a weight lies between layers: neither end of the UNet, and not the encoder, whose
-    numbers are few or mean something by themselves."""
-    ends = ("unet.input_blocks.0.", "unet.out.", "encoder.")
-    return weight.dim() > 1 and not name.startswith(ends)
+    """Whether a weight is a hidden matrix: not the UNet's first or last layer, nor the encoder."""
+    excluded = ("unet.input_blocks.0.", "unet.out.", "encoder.")
+    return weight.dim() > 1 and not name.startswith(excluded)
 
 
 def _can_fuse(weights: list[nn.Parameter]) -> bool | None:
-    """Whether one kernel may update all weights: on a GPU, and on the CPU from torch 2.4 on."""
+    """Whether AdamW may be fused: on a GPU, and on the CPU from torch 2.4 on."""
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    kinds = {weight.device.type for weight in weights}
-    return True if kinds == {"cuda"} or (kinds == {"cpu"} and version >= (2, 4)) else None
+    device_types = {weight.device.type for weight in weights}
+    cpu = device_types == {"cpu"} and version >= (2, 4)
+    return True if device_types == {"cuda"} or cpu else None
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the rate of all groups, each to its share of it."""
+    """Sets the rate of all groups, each times its `lr_ratio`."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group.get("lr_ratio", 1.0)

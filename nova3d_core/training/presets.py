@@ -1,4 +1,4 @@
-"""Training settings by name, or from a JSON or TOML file."""
+"""Training settings: shipped presets, or a JSON or TOML file."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ from ..io.files.json_text import read_json
 from ..io.settings import config_from_dict
 from .config import TrainConfig
 
-CONFIGS = Path(__file__).parent / "configs"
+PRESET_DIR = Path(__file__).parent / "configs"
 
 
 def preset_names() -> list[str]:
-    """Names of the settings that come with the package."""
-    return sorted(path.stem for path in CONFIGS.glob("*.json"))
+    """Names of the shipped presets."""
+    return sorted(path.stem for path in PRESET_DIR.glob("*.json"))
 
 
 def read_train_config(name: str) -> TrainConfig:
-    """Settings that come with the package, by name, or from a file.
-
-    What a file leaves out keeps its default.
+    """Reads a shipped preset by name, or a file; omitted settings keep their defaults.
 
     Raises:
-        InputError: neither a name nor a file; no JSON or TOML; an unknown setting; a value out of
-            its range.
+        InputError: neither a preset nor a file; invalid JSON or TOML; an unknown setting; a value
+            out of range.
     """
     if name in preset_names():
-        path = CONFIGS / f"{name}.json"
+        path = PRESET_DIR / f"{name}.json"
     else:
         path = Path(name)
         if path.suffix not in (".json", ".toml"):
@@ -37,26 +35,26 @@ def read_train_config(name: str) -> TrainConfig:
                 f"training settings '{name}' are unknown.",
                 f"Name one of {', '.join(preset_names())}, or a .json or .toml file.",
             )
-    return config_from_dict(_document(path), TrainConfig, "settings")
+    return config_from_dict(_read_document(path), TrainConfig, "settings")
 
 
-def _document(path: Path) -> Any:
+def _read_document(path: Path) -> Any:
     if path.suffix == ".json":
         return read_json(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not text"
         raise InputError(f"{path} cannot be read: {reason}.") from error
     try:
-        return _toml(text)
+        return _parse_toml(text)
     except RecursionError as error:
         raise InputError(f"{path} is not valid TOML: it is nested too deeply.") from error
     except ValueError as error:
         raise InputError(f"{path} is not valid TOML: {quote_value(str(error))}.") from error
 
 
-def _toml(text: str) -> Any:
+def _parse_toml(text: str) -> Any:
     try:
         import tomllib
     except ImportError:  # Python 3.10

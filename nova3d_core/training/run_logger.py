@@ -1,4 +1,4 @@
-"""What a run says of itself: lines of JSON, and curves and images for TensorBoard."""
+"""Log of a run: JSON lines, and curves and images for TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from torch import Tensor
 from ..errors import MissingDependencyError
 from ..io.files.atomic import translate_os_errors
 
-LOG, CURVES = "log.jsonl", "tensorboard"
+LOG_FILE, TENSORBOARD_DIR = "log.jsonl", "tensorboard"
 
 
 class RunLogger:
-    """Writes the log of a run; one that is not the main process writes nothing.
+    """Writes the log of a run, in the main process only.
 
     Args:
-        output: the run's folder.
-        tensorboard: whether to write for TensorBoard too.
+        output: folder of the run.
+        tensorboard: also write for TensorBoard.
         main: whether this is the main process.
 
     Raises:
-        MissingDependencyError: TensorBoard is wanted and not installed.
+        MissingDependencyError: TensorBoard is requested and not installed.
     """
 
     def __init__(self, output: Path, tensorboard: bool = True, main: bool = True):
-        self._path = output / LOG
+        self._path = output / LOG_FILE
         self._main = main
         self._writer: Any = None
         if main:
             with translate_os_errors(output):
                 output.mkdir(parents=True, exist_ok=True)
         if main and tensorboard:
-            self._writer = _writer(output / CURVES)
+            self._writer = _make_writer(output / TENSORBOARD_DIR)
 
     def event(self, kind: str, step: int, **values: Any) -> None:
-        """One line: what happened at a step. Numbers also become points of curves."""
+        """Logs an event of a step. Numbers are also added to TensorBoard's curves."""
         if not self._main:
             return
         line = {"event": kind, "step": step, "time": round(time.time(), 1), **values}
@@ -52,17 +52,17 @@ class RunLogger:
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
 
     def image(self, name: str, image: Tensor, step: int) -> None:
-        """An image (H, W, 3) in 0..1 for TensorBoard."""
+        """Adds an image (H, W, 3) in 0..1 to TensorBoard."""
         if self._writer is not None:
             self._writer.add_image(name, image.movedim(-1, 0), step)
 
     def close(self) -> None:
-        """Writes what is still held back."""
+        """Flushes pending events."""
         if self._writer is not None:
             self._writer.close()
 
 
-def _writer(folder: Path) -> Any:
+def _make_writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -73,7 +73,7 @@ def _writer(folder: Path) -> Any:
 
 
 def peak_memory_gib(device: torch.device) -> float | None:
-    """The most memory used so far: the device's, or this process's on the CPU."""
+    """Peak memory of the device, or of this process on the CPU; None if unknown."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
     if sys.platform == "win32":

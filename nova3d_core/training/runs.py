@@ -1,4 +1,4 @@
-"""A training run in a folder: started, or gone on with from its newest checkpoint."""
+"""A training run in a folder: started, or resumed from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from ..errors import InputError
-from ..io.files.atomic import atomic_file, check_usable_path, check_parent_writable
+from ..io.files.atomic import atomic_file, check_parent_writable, check_usable_path
 from ..io.settings import settings_to_json
 from ..progress import SILENT, Progress
 from .attention import choose_attention
-from .checkpoint import FOLDER, TrainProgress, CheckpointState, checkpoints_in, load_checkpoint, read_state
+from .checkpoint import (
+    FOLDER,
+    CheckpointState,
+    TrainProgress,
+    checkpoints_in,
+    load_checkpoint,
+    read_state,
+)
 from .config import TrainConfig, changed_settings
 from .data.object_sources import batch_size_per_process, held_out_objects, make_object_stream
 from .data.stream import ObjectStream
-from .deepspeed_zero import is_sharded_module
+from .dtensor import has_sharded_weights
 from .ema import Ema
 from .launch import make_accelerator
 from .loop import TrainLoop
 from .optimiser import make_optimiser
 from .run_logger import RunLogger
-from .stopping import StopReason, StopHandler
-from .train_module import TrainModule, check_image_size, build_train_module
+from .stopping import StopHandler, StopReason
+from .train_module import TrainModule, build_train_module, check_image_size
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +40,20 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True, eq=False)
 class TrainResult:
-    """How a call of `train` ended."""
+    """Result of a call of `train`."""
 
     reason: StopReason
-    """Why it ended; only "finished" means that the run is over."""
-    place: TrainProgress
-    """How far the run has come."""
-    trainee: TrainModule
-    """The network as it is."""
+    """Why it ended; the run is complete only if "finished"."""
+    progress: TrainProgress
+    """Counters of the run."""
+    module: TrainModule
+    """The module with its current weights."""
     ema: Ema
-    """The moving average of its weights."""
+    """The EMA of its weights."""
     main: bool
     """Whether this is the process that writes files."""
     unreadable: int = 0
-    """Objects of the data that this process could not read; others came in their places."""
+    """Objects that this process could not read; others were used instead."""
 
 
 def train(
@@ -62,145 +66,141 @@ def train(
     progress: Progress = SILENT,
     make_source: Callable[[TrainConfig, int, int], ObjectStream] = make_object_stream,
 ) -> TrainResult:
-    """Trains in a folder, from its newest checkpoint on if there is one.
+    """Trains in a folder; resumes from its newest checkpoint if there is one.
 
     Args:
-        config: the run's settings.
-        output: the run's folder; it gets checkpoints, a log, curves and sheets of samples.
-        minutes: end after so many, with a checkpoint; the next call goes on.
-        cpu: compute on the CPU.
-        accept_changes: go on though settings changed.
-        progress: told of each step; a cancel ends the run with a checkpoint.
-        make_source: gives objects for settings, rank and number of processes.
+        config: settings of the run.
+        output: folder of the run, for checkpoints, log, curves and sample grids.
+        minutes: time limit; the run ends with a checkpoint, and the next call resumes it.
+        cpu: train on the CPU.
+        accept_changes: resume although settings changed.
+        progress: updated each step; cancellation ends the run with a checkpoint.
+        make_source: makes the stream of objects from settings, rank and number of processes.
 
     Raises:
-        InputError: settings that changed, data or a start that cannot be used, a full disk.
-        StageError: too many steps in a row whose loss was not finite.
+        InputError: changed settings, unusable data or start file, a full disk.
+        StageError: too many consecutive steps whose loss was not finite.
         MissingDependencyError: accelerate or TensorBoard is not installed.
     """
     output = Path(output)
     check_usable_path(output / FOLDER / "step-00000000")
     check_parent_writable(output / SETTINGS)
     with StopHandler(minutes) as stopping:
-        accelerator = make_accelerator(config.optimiser, cpu)
-        world = accelerator.num_processes
+        accelerator = make_accelerator(cpu)
+        world_size = accelerator.num_processes
         if not accelerator.is_main_process:
             progress = SILENT
-        batch_size_per_process(config, world)
+        batch_size_per_process(config, world_size)
         found = checkpoints_in(output)
         state = read_state(found[-1]) if found else None
-        notes = [] if state is None else changes(output, state, config, world, accept_changes)
-        trainee = build_train_module(config, progress)
-        check_image_size(trainee, config.data.size_px)
-        network, optimiser = prepared(trainee, config, accelerator)
-        _refuse_parts_for_muon(trainee, config)
-        ema = Ema(trainee, config.optimiser.ema_decay)
-        source = make_source(config, accelerator.process_index, world)
+        notes = []
         if state is not None:
-            load_checkpoint(found[-1], state, trainee, ema, optimiser)
+            notes = resume_notes(output, state, config, world_size, accept_changes)
+        module = build_train_module(config, progress)
+        check_image_size(module, config.data.size_px)
+        network, optimiser = prepare(module, config, accelerator)
+        _check_muon_unsharded(module, config)
+        ema = Ema(module, config.optimiser.ema_decay)
+        source = make_source(config, accelerator.process_index, world_size)
+        if state is not None:
+            load_checkpoint(found[-1], state, module, ema, optimiser)
             source.load_state_dict(state.data)
-        place = TrainProgress() if state is None else state.place
         loop = TrainLoop(
-            config, output, accelerator, trainee, network, optimiser, ema, source, place,
-            held_out_objects(config, trainee.family, _shown(config)),
-            RunLogger(output, config.run.tensorboard, accelerator.is_main_process),
-            progress, notes,
-        )  # fmt: skip
-        _begin(loop, state, world)
+            config=config,
+            output=output,
+            accelerator=accelerator,
+            module=module,
+            network=network,
+            optimiser=optimiser,
+            ema=ema,
+            source=source,
+            counters=TrainProgress() if state is None else state.progress,
+            samples=held_out_objects(config, module.family, _validation_count(config)),
+            log=RunLogger(output, config.run.tensorboard, accelerator.is_main_process),
+            progress=progress,
+            notes=notes,
+        )
+        _write_start(loop, state, world_size)
         try:
             reason = loop.run(stopping)
         finally:
-            loop.watch.close()
-    return TrainResult(reason, place, trainee, ema, accelerator.is_main_process, _lost_objects(source))
+            loop.log.close()
+    return TrainResult(
+        reason, loop.counters, module, ema, accelerator.is_main_process, _count_unreadable(source)
+    )
 
 
-def _lost_objects(source: ObjectStream) -> int:
-    """How many objects could not be read, which is also said."""
+def _count_unreadable(source: ObjectStream) -> int:
+    """Number of unreadable objects; logs a warning if there are any."""
     count = len(source.unreadable)
     if count:
         logger.warning(
-            "%d objects of the training data could not be read, the first: %s. Others were taken "
-            "in their places.",
+            "%d objects of the training data could not be read, the first: %s. Others were used "
+            "instead.",
             count,
             next(iter(source.unreadable)),
         )
     return count
 
 
-def prepared(trainee: TrainModule, config: TrainConfig, accelerator: Any) -> tuple[Any, Any]:
-    """Network and optimiser on their device, wrapped for several processes where there are some."""
-    trainee.unet.gradient_checkpointing = config.gradient_checkpointing
-    if config.channels_last:
-        channels_last(trainee.unet)
-    choose_attention(trainee.unet, accelerator.device, config.precision)
-    for part in (trainee.codec, trainee.image_encoder):
+def prepare(module: TrainModule, config: TrainConfig, accelerator: Any) -> tuple[Any, Any]:
+    """Network and optimiser on their device, wrapped by the launcher for several processes."""
+    module.unet.gradient_checkpointing = config.gradient_checkpointing
+    choose_attention(module.unet, accelerator.device, config.precision)
+    for part in (module.codec, module.image_encoder):
         part.to(accelerator.device)
-    trainee.to(accelerator.device)
-    if config.compiled:
-        trainee.unet.compile()
-    return accelerator.prepare(trainee, make_optimiser(trainee, config.optimiser))
+    module.to(accelerator.device)
+    return accelerator.prepare(module, make_optimiser(module, config.optimiser))
 
 
-def _refuse_parts_for_muon(trainee: TrainModule, config: TrainConfig) -> None:
-    if config.optimiser.method == "muon" and is_sharded_module(trainee):
+def _check_muon_unsharded(module: TrainModule, config: TrainConfig) -> None:
+    if config.optimiser.name == "muon" and has_sharded_weights(module):
         raise InputError(
-            "optimiser.method muon needs whole weights in each process, but the launcher splits "
-            "them.",
-            "Launch with DDP, or set optimiser.method to adamw.",
+            "optimiser.name muon needs full weights in each process, but the launcher shards them.",
+            "Launch with DDP, or set optimiser.name to adamw.",
         )
 
 
-def channels_last(network: nn.Module) -> None:
-    """Puts the weights of convolutions into the order that some kernels like better."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for weight in network.parameters():
-        if weight.dim() in formats:
-            weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])
-
-
-def changes(output: Path, state: CheckpointState, config: TrainConfig, world: int, accept: bool) -> list[str]:
-    """What is different from before, as notes that the run keeps.
+def resume_notes(
+    output: Path, state: CheckpointState, config: TrainConfig, world_size: int, accept: bool
+) -> list[str]:
+    """Notes of all changes of a run so far, including those of this resumption.
 
     Raises:
-        InputError: settings differ, and that was not accepted.
+        InputError: settings changed, and that was not accepted.
     """
-    notes, where = list(state.notes), f"from step {state.place.step} on"
-    different = changed_settings(state.config, config)
-    if different and not accept:
+    notes, since = list(state.notes), f"from step {state.progress.step} on"
+    changed = changed_settings(state.config, config)
+    if changed and not accept:
         raise InputError(
-            f"the run in {output} was started with other settings: {'; '.join(different)}.",
-            "Name another folder, or pass --accept-changes to go on with the new ones.",
+            f"the run in {output} was started with other settings: {'; '.join(changed)}.",
+            "Choose another folder, or pass --accept-changes to resume with the new ones.",
         )
-    notes += [f"{where}: {each}" for each in different]
-    if world != state.world:
-        note = f"{where}: {world} processes instead of {state.world}"
-        logger.warning(
-            "%s. The same objects and noise are learnt from; sums are rounded differently.", note
-        )
+    notes += [f"{since}: {each}" for each in changed]
+    if world_size != state.world_size:
+        note = f"{since}: {world_size} processes instead of {state.world_size}"
+        logger.warning("%s. Objects and noise stay the same; rounding differs.", note)
         notes.append(note)
     return notes
 
 
-def _begin(loop: TrainLoop, state: CheckpointState | None, world: int) -> None:
-    """The run's settings in its folder, and the first line of the log."""
-    kind = "started" if state is None else "resumed"
-    weights = sum(weight.numel() for weight in loop.trainee.parameters())
-    loop.watch.event(
-        kind,
-        loop.place.step,
-        processes=world,
+def _write_start(loop: TrainLoop, state: CheckpointState | None, world_size: int) -> None:
+    """Writes the settings and the first event of the log."""
+    loop.log.event(
+        "started" if state is None else "resumed",
+        loop.counters.step,
+        processes=world_size,
         device=str(loop.accelerator.device),
-        weights=weights,
+        parameters=sum(weight.numel() for weight in loop.module.parameters()),
         notes=loop.notes,
     )
     if loop.accelerator.is_main_process:
-        path = loop.output / SETTINGS
-        with atomic_file(path, overwrite=True) as part:
-            part.write_text(settings_to_json(loop.config), encoding="utf-8")
+        with atomic_file(loop.output / SETTINGS, overwrite=True) as temporary:
+            temporary.write_text(settings_to_json(loop.config), encoding="utf-8")
 
 
-def _shown(config: TrainConfig) -> int:
-    """Held-out objects that the run looks at."""
+def _validation_count(config: TrainConfig) -> int:
+    """Number of held-out objects for sample grids and validation."""
     run = config.run
-    sheets = run.sheet_objects if run.sheet_steps else 0
-    return max(sheets, run.validation_objects if run.validation_steps else 0)
+    grid = run.sample_grid_objects if run.sample_grid_steps else 0
+    return max(grid, run.validation_objects if run.validation_steps else 0)

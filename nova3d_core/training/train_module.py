@@ -1,4 +1,4 @@
-"""What is trained: the network, and the image encoder where it learns too."""
+"""The module to train: the network, and the small image encoder."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from .config import NetworkConfig, TrainConfig
 from .init_from_svd import nova3d_from_svd
 
 UNUSED_LAYERS = (".attn2.to_q.", ".attn2.to_k.", ".norm2.")
-"""Layers that a context of one token never uses: they get no gradient."""
+"""Layers without effect, and so without gradient: the context is a single token."""
 
 
 class TrainModule(nn.Module):
-    """A network with its image encoder, as one module that launchers can wrap.
+    """UNet and image encoder as one module that launchers can wrap.
 
     Args:
-        unet: the network; its weights become float32 and are trained, but for the idle ones.
-        encoder: the image encoder; a small one is trained too, CLIP stays as it is.
-        codec: has nothing to learn.
-        family: how the model is trained and sampled.
+        unet: the network; cast to float32 and trained, except for `UNUSED_LAYERS`.
+        encoder: the image encoder; a small one is trained, CLIP stays frozen.
+        codec: frozen.
+        family: the model family.
     """
 
     def __init__(self, unet: VideoUNet, encoder: ImageEncoder, codec: Codec, family: Family):
@@ -44,88 +44,88 @@ class TrainModule(nn.Module):
         self.encoder: nn.Module | None = None
         if isinstance(encoder, SmallEncoder):
             self.encoder = encoder.float().requires_grad_(True)
-        # what is not trained is no part of this module: launchers must not split it
-        self._outside = (codec, encoder)
+        # frozen parts are not registered: launchers must not wrap or shard them
+        self._unregistered = (codec, encoder)
         self.family = family
 
     @property
     def codec(self) -> Codec:
-        """Images to latents and back."""
-        return self._outside[0]
+        """Encodes and decodes images."""
+        return self._unregistered[0]
 
     @property
     def image_encoder(self) -> ImageEncoder:
-        """Images to the token of the context."""
-        return self._outside[1]
+        """Encodes images into the context token."""
+        return self._unregistered[1]
 
     def forward(
         self,
         x: Tensor,
         c_noise: Tensor,
-        seen: Tensor,
-        kept: Tensor,
-        added: Tensor,
+        image: Tensor,
+        keep_embedding: Tensor,
+        added_embeds: Tensor,
         camera_task: Tensor | None,
     ) -> Tensor:
-        """F of the network.
+        """Output of the network F.
 
         Args:
-            x: (D, B, V, Cin, h, w) scaled noisy latents beside the input image's, in the number
-                format to compute in.
+            x: (D, B, V, Cin, h, w) scaled noisy latents concatenated with the input image's latent,
+                in the compute dtype.
             c_noise: (B,) ln(sigma) / 4.
-            seen: (B, 3, S, S) input images in -1..1 where the encoder is trained, else their
+            image: (B, 3, S, S) input images in -1..1 if the encoder is trained, else their
                 embeddings (B, 1, Cc).
-            kept: (B,) 1 where the network is given the embedding, 0 where it is left out.
-            added: (B, V, A) sinusoids.
+            keep_embedding: (B,) 1, or 0 where the embedding is dropped.
+            added_embeds: (B, V, A) sinusoidal embeddings.
             camera_task: (D, B, V, 10), or None.
         """
-        context = seen if self.encoder is None else self.encoder.embed(seen)  # (B, 1, Cc)
-        context = context * kept[:, None, None]
-        return self.unet(x, c_noise, context, added, camera_task)
+        context = image if self.encoder is None else self.encoder.embed(image)  # (B, 1, Cc)
+        context = context * keep_embedding[:, None, None]
+        return self.unet(x, c_noise, context, added_embeds, camera_task)
 
     def model(self, source: str = "") -> MultiviewModel:
-        """The same parts as a model that can be sampled; nothing is copied."""
+        """The parts as a model that can be sampled, not copied."""
         return MultiviewModel(self.family, self.unet, self.codec, self.image_encoder, source)
 
 
 def check_parts(unet: VideoUNet, codec: Codec, family: Family) -> None:
-    """Raises InputError unless network, codec and family belong together."""
+    """Raises InputError unless network, codec and family are compatible."""
     config = unet.config
-    wanted = {
+    required = {
         "domains": len(family.domains),
         "in_channels": 2 * codec.latent_channels,
         "out_channels": codec.latent_channels,
         "add_embed_dim": 256 * len(family.added_conditions),
     }
-    for name, number in wanted.items():
-        if getattr(config, name) != number:
+    for name, value in required.items():
+        if getattr(config, name) != value:
             raise InputError(
                 f"the UNet to train has {name} = {getattr(config, name)}, family {family.name} "
-                f"with its codec needs {number}.",
+                f"with its codec requires {value}.",
                 "Change network.unet in the training settings.",
             )
 
 
-def check_image_size(trainee: TrainModule, size_px: int) -> None:
-    """Raises InputError if the network cannot halve latents of such images often enough."""
-    levels = len(trainee.unet.config.channel_mult)
-    multiple = trainee.codec.factor * 2 ** (levels - 1)
+def check_image_size(module: TrainModule, size_px: int) -> None:
+    """Raises InputError unless the network can downsample latents of such images evenly."""
+    levels = len(module.unet.config.channel_mult)
+    multiple = module.codec.factor * 2 ** (levels - 1)
     if size_px % multiple:
         raise InputError(
-            f"data.size_px is {size_px}, but the network takes multiples of {multiple}."
+            f"data.size_px is {size_px}, but the network needs multiples of {multiple}."
         )
 
 
 def init_train_module(config: NetworkConfig, family: Family, seed: int) -> TrainModule:
-    """A network that starts from nothing, with the codec without weights and a small encoder.
+    """A module with random weights: UNet, pixel codec and small image encoder.
 
-    It begins by answering 0: the last layer is zero, and each residual branch ends in a layer that
-    is zero or small, so that every block starts as the identity.
+    Its initial output is 0: the last layer is zero, and each residual branch ends in a layer that
+    is zero or small, so that every block starts near the identity.
 
     Args:
         config: widths and depths.
-        family: what is trained.
-        seed: the same seed gives the same weights.
+        family: the model family.
+        seed: of the weights.
     """
     with seeded(seed):
         unet = VideoUNet(config.unet)
@@ -140,23 +140,23 @@ def init_train_module(config: NetworkConfig, family: Family, seed: int) -> Train
 
 
 @torch.no_grad()
-def init_as_identity(unet: VideoUNet, small: float = 0.0) -> None:
-    """Makes a network with default random weights answer 0 and pass everything through."""
+def init_as_identity(unet: VideoUNet, residual_scale: float = 0.0) -> None:
+    """Makes a randomly initialised network output 0, with blocks near the identity."""
     for name, module in unet.named_modules():
         residual = name.endswith((".out_layers.3", ".proj_out", ".attn_align.to_out.0"))
         if name == "out.2" or residual:
-            module.weight.mul_(0.0 if name == "out.2" else small)
+            module.weight.mul_(0.0 if name == "out.2" else residual_scale)
             module.bias.zero_()
     for name, weight in unet.named_parameters():
         if name.endswith("mix_factor"):
-            weight.zero_()  # half of each
+            weight.zero_()  # blends halves
 
 
 def build_train_module(config: TrainConfig, progress: Progress = SILENT) -> TrainModule:
-    """What a run trains: out of a file, or from nothing.
+    """The module that a run trains, from a file or with random weights.
 
     Raises:
-        InputError: the file is neither SVD nor of the family.
+        InputError: the file is neither SVD nor a model of the family.
     """
     family = FAMILIES[config.family]
     if not config.start:
@@ -172,11 +172,13 @@ def build_train_module(config: TrainConfig, progress: Progress = SILENT) -> Trai
             f"{path} is {model.family.label}, but the settings train {family.label}.",
             "Change `family` or `start` in the training settings.",
         )
-    return TrainModule(copy_weights(model.unet), copy_weights(model.image_encoder), model.codec, family)
+    return TrainModule(
+        copy_weights(model.unet), copy_weights(model.image_encoder), model.codec, family
+    )
 
 
 def copy_weights(module: nn.Module) -> nn.Module:
-    """The module with weights that may be written: those of a file are mapped from it."""
+    """Copies a module's weights, which may be read-only memory maps of a file."""
     for weight in module.parameters():
         weight.data = weight.data.clone()
     return module

@@ -1,4 +1,4 @@
-"""How well a model paints objects whose every view is known."""
+"""Validation: generates views of held-out objects and compares them with the ground truth."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ import torch
 from torch import Tensor
 
 from ..conventions import decode_normals
-from ..diffusion.sampling.config import SampleConfig
 from ..diffusion.model import MultiviewModel, Placement
-from ..diffusion.sampling.pipeline import decode_latents, draw_noise_inputs, sample_latents, make_conditioning
+from ..diffusion.sampling.config import SampleConfig
+from ..diffusion.sampling.pipeline import (
+    decode_latents,
+    draw_noise_inputs,
+    make_conditioning,
+    sample_latents,
+)
 from ..diffusion.sampling.trajectory import plan_trajectory
 from ..errors import StageError
 from ..evaluation.metrics.image import mask_iou, mean_metrics, normal_error_deg, psnr, ssim
@@ -22,34 +27,34 @@ from ..progress import SILENT, Progress
 logger = logging.getLogger(__name__)
 
 VALIDATING = "validating"
-WHITE_SLACK = 0.1
-"""A pixel whose darkest channel is this close to white is background: half of the way from white to
-the unit normal that is closest to it."""
-SSIM_PX = 11
-"""Smaller images have no structural similarity."""
+WHITE_TOLERANCE = 0.1
+"""A pixel is background if its darkest channel is this close to white: half the distance from white
+to the nearest unit normal."""
+MIN_SSIM_PX = 11
+"""Size of SSIM's window; smaller images have no SSIM."""
 
 
 @dataclass(frozen=True, eq=False)
 class ValidationSample:
-    """One object with all its views."""
+    """Ground-sample views of one object."""
 
     colour: Tensor
-    """(V, S, S, 3) in 0..1 on white; view 0 is what the model is given."""
+    """(V, S, S, 3) in 0..1 on white; view 0 is the input."""
     normal: Tensor
-    """(V, S, S, 3) images in 0..1 of normals in the frame of view 0, on white."""
+    """(V, S, S, 3) encoded normals in 0..1 in the frame of view 0, on white."""
     mask: Tensor
-    """(V, S, S) in 0..1, how much of a pixel the object covers."""
+    """(V, S, S) coverage in 0..1."""
     key: str = ""
-    """Its name in the data."""
+    """Key of the object in the data."""
 
 
 def validation_sample(item: Mapping[str, Any]) -> ValidationSample:
-    """An object as the data gives it: (V, S, S, ...) uint8."""
+    """Converts an object of a dataset, (V, S, S, ...) uint8."""
     images = (item[name].float() / 255.0 for name in ("colour", "normal", "mask"))
     return ValidationSample(*images, key=str(item.get("key", "")))
 
 
-def paint(
+def generate_views(
     model: MultiviewModel,
     image: Tensor,
     placement: Placement,
@@ -57,136 +62,135 @@ def paint(
     steps: int | None = None,
     progress: Progress = SILENT,
 ) -> Tensor:
-    """What a model paints of an image that is framed as in training.
+    """Generates all views from an image that is framed as in training.
 
     Args:
-        model: a model, which may still be in training.
+        model: the model, possibly during training.
         image: (S, S, 3) in 0..1 on white.
-        placement: where it computes.
-        seed: start of the noise.
-        steps: denoising steps; the family's own if None.
-        progress: only asked whether to stop.
+        placement: decides where the model runs.
+        seed: seed of the noise.
+        steps: denoising steps; the family's default if None.
+        progress: checked for cancellation only.
 
     Returns:
         (D, V, S, S, 3) in 0..1.
 
     Raises:
-        StageError: the model gave numbers that are not finite.
-        Cancelled: the user asked to stop.
+        StageError: the model's output is not finite.
+        Cancelled: by the user.
     """
     size_px = image.shape[0]
     config = SampleConfig(seed=seed, steps=steps)
     trajectory = plan_trajectory(model.family, size_px)
-    draws = draw_noise_inputs(model, size_px, seed)
+    noise = draw_noise_inputs(model, size_px, seed)
     with torch.no_grad():
-        told = make_conditioning(model, image, trajectory, draws, placement, progress)
-        latents = sample_latents(model, told, trajectory, draws.start, config, placement, progress)
+        conditioning = make_conditioning(model, image, trajectory, noise, placement, progress)
+        latents = sample_latents(
+            model, conditioning, trajectory, noise.latents, config, placement, progress
+        )
         return decode_latents(model, latents, config, placement, progress)
 
 
 def silhouettes(images: Tensor) -> Tensor:
-    """(..., H, W) float 0 or 1: what of images (..., H, W, 3) in 0..1 is not white."""
-    return (images.amin(dim=-1) < 1.0 - WHITE_SLACK).float()
+    """(..., H, W) float 0 or 1: pixels of images (..., H, W, 3) in 0..1 that are not white."""
+    return (images.amin(dim=-1) < 1.0 - WHITE_TOLERANCE).float()
 
 
-def view_metrics(painted: Tensor, truth: ValidationSample) -> list[dict[str, float | None]]:
-    """Figures of each view.
+def view_metrics(generated: Tensor, sample: ValidationSample) -> list[dict[str, float | None]]:
+    """Metrics of each view.
 
     Args:
-        painted: (D, V, S, S, 3) in 0..1, colours and then normals if there are any.
-        truth: what should have been painted.
+        generated: (D, V, S, S, 3) in 0..1, colours, and normals if D = 2.
+        sample: the ground truth.
 
     Returns:
-        For each view: `psnr` and `ssim` of the colours; with normals also `normal_error_deg` where
-        the truth's object covers whole pixels (painted white counts as a wrong normal),
-        `silhouette_iou` of the painted normals with the truth, and `agreement_iou` of the
-        silhouettes of painted colours and painted normals (only where the true colours differ
-        from white).
+        For each view: `psnr` and `ssim` of the colours; with normals also `normal_error_deg` over
+        fully covered pixels of the ground truth (where generated white counts as a wrong normal),
+        `silhouette_iou` of the normals' silhouette with the true mask, and `agreement_iou` of the
+        silhouettes of colours and normals (ignoring pixels whose true colour is white).
     """
-    return [_figures(painted[:, view], truth, view) for view in range(painted.shape[1])]
+    return [_metrics(generated[:, view], sample, view) for view in range(generated.shape[1])]
 
 
-def _figures(painted: Tensor, truth: ValidationSample, view: int) -> dict[str, float | None]:
-    colour, true_colour = painted[0], truth.colour[view]
-    figures: dict[str, float | None] = {"psnr": psnr(colour, true_colour)}
-    if len(colour) >= SSIM_PX:
-        figures["ssim"] = ssim(colour, true_colour)
-    if len(painted) > 1:
-        normal, inside = painted[1], truth.mask[view] > 0.999
-        figures["normal_error_deg"] = normal_error_deg(
-            decode_normals(normal), decode_normals(truth.normal[view]), inside
+def _metrics(generated: Tensor, sample: ValidationSample, view: int) -> dict[str, float | None]:
+    colour, true_colour = generated[0], sample.colour[view]
+    metrics: dict[str, float | None] = {"psnr": psnr(colour, true_colour)}
+    if len(colour) >= MIN_SSIM_PX:
+        metrics["ssim"] = ssim(colour, true_colour)
+    if len(generated) > 1:
+        normal, inside = generated[1], sample.mask[view] > 0.999
+        metrics["normal_error_deg"] = normal_error_deg(
+            decode_normals(normal), decode_normals(sample.normal[view]), inside
         )
         shape = silhouettes(normal)
-        figures["silhouette_iou"] = mask_iou(shape, truth.mask[view])
-        unlike_white = 1.0 - inside.float() * (1.0 - silhouettes(true_colour))
-        figures["agreement_iou"] = mask_iou(
-            silhouettes(colour) * unlike_white, shape * unlike_white
-        )
-    return figures
+        metrics["silhouette_iou"] = mask_iou(shape, sample.mask[view])
+        not_white = 1.0 - inside.float() * (1.0 - silhouettes(true_colour))
+        metrics["agreement_iou"] = mask_iou(silhouettes(colour) * not_white, shape * not_white)
+    return metrics
 
 
-def mean_over_unseen_views(figures: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    """Means over all views but the first, which the model was given."""
-    return mean_metrics(figures[1:])
+def mean_over_unseen_views(metrics: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """Means over all views but the first, which is the input."""
+    return mean_metrics(metrics[1:])
 
 
 @dataclass(frozen=True, eq=False)
 class ValidationResult:
-    """What a model painted of held-out objects, measured."""
+    """Generated views of held-out objects, and their metrics."""
 
     means: dict[str, float | None]
-    """Each figure's mean over objects, of their means over unseen views."""
+    """Means over objects of the means over unseen views."""
     objects: list[dict[str, float | None]]
     """Means over unseen views of each object."""
-    painted: list[Tensor]
+    generated: list[Tensor]
     """(D, V, S, S, 3) of each object."""
 
 
 def validate(
     model: MultiviewModel,
-    truths: Sequence[ValidationSample],
+    samples: Sequence[ValidationSample],
     placement: Placement,
     steps: int | None = None,
     progress: Progress = SILENT,
 ) -> ValidationResult:
-    """Paints each object from its first view, always with the same noise, and measures it.
+    """Generates each object from its first view, always with the same noise, and measures it.
 
-    Objects of which the model gave numbers that are not finite count with figures of None.
+    Objects for which the model's output is not finite are skipped with a warning.
 
     Args:
-        model: as `paint`.
-        truths: objects that the model never learnt from.
-        placement: where it computes.
-        steps: denoising steps; the family's own if None.
-        progress: told of each object.
+        model: see `generate_views`.
+        samples: held-out objects.
+        placement: decides where the model runs.
+        steps: denoising steps; the family's default if None.
+        progress: updated for each object.
     """
-    painted, objects = [], []
-    quiet = Progress(None, lambda: _asked_to_stop(progress))
-    for seed, truth in enumerate(progress.track(truths, VALIDATING, len(truths))):
+    generated, objects = [], []
+    quiet = Progress(None, lambda: _is_cancelled(progress))
+    for seed, sample in enumerate(progress.track(samples, VALIDATING, len(samples))):
         try:
-            images = paint(model, truth.colour[0], placement, seed, steps, quiet)
+            images = generate_views(model, sample.colour[0], placement, seed, steps, quiet)
         except StageError as error:
             logger.warning("validation: %s", error.message)
             continue
-        painted.append(images)
-        objects.append(mean_over_unseen_views(view_metrics(images, truth)))
-    return ValidationResult(mean_metrics(objects) if objects else {}, objects, painted)
+        generated.append(images)
+        objects.append(mean_over_unseen_views(view_metrics(images, sample)))
+    return ValidationResult(mean_metrics(objects) if objects else {}, objects, generated)
 
 
-def _asked_to_stop(progress: Progress) -> bool:
+def _is_cancelled(progress: Progress) -> bool:
     progress.check(VALIDATING)
     return False
 
 
-def sheet(truths: Sequence[ValidationSample], painted: Sequence[Tensor]) -> Tensor:
-    """An image (H, W, 3): for each object colours over their truth, normals over theirs.
+def sample_grid(samples: Sequence[ValidationSample], generated: Sequence[Tensor]) -> Tensor:
+    """An image (H, W, 3) of generated views above the ground truth, for colours and normals.
 
     Args:
-        truths: objects.
-        painted: (D, V, S, S, 3) of each.
+        samples: the objects.
+        generated: (D, V, S, S, 3) of each object.
     """
     rows = []
-    for truth, images in zip(truths, painted, strict=True):
-        pairs = [(images[0], truth.colour), (images[1:2].flatten(0, 1), truth.normal)]
+    for sample, images in zip(samples, generated, strict=True):
+        pairs = [(images[0], sample.colour), (images[1:2].flatten(0, 1), sample.normal)]
         rows += [row for pair in pairs for row in pair if len(row)]
     return torch.cat([torch.cat(list(row), dim=1) for row in rows], dim=0)

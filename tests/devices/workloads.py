@@ -283,32 +283,32 @@ def trained(config: Any, device: torch.device) -> tuple[dict[str, torch.Tensor],
     from nova3d_core.training.ema import Ema
     from nova3d_core.training.objective import Objective
     from nova3d_core.training.optimiser import make_optimiser
-    from nova3d_core.training.step_rng import draw
+    from nova3d_core.training.step_rng import draw_step_randomness
     from nova3d_core.training.train_module import init_train_module
     from nova3d_core.training.validation import validate, validation_sample
 
     from ..training.parts import FACTOR, SIZE, VIEWS, objects
 
-    trainee = init_train_module(config.network, FAMILIES["nova3d-mini"], 0).to(device)
+    module = init_train_module(config.network, FAMILIES["nova3d-mini"], 0).to(device)
     if config.precision == "bfloat16":
-        trainee.to(torch.bfloat16)
-    optimiser = make_optimiser(trainee, config.optimiser)
-    ema = Ema(trainee, config.optimiser.ema_decay)
-    objective = Objective(config, trainee, trainee, device)
+        module.to(torch.bfloat16)
+    optimiser = make_optimiser(module, config.optimiser)
+    ema = Ema(module, config.optimiser.ema_decay)
+    objective = Objective(config, module, module, device)
     side = SIZE // FACTOR
-    draws = draw(0, 0, range(2), (2, VIEWS, 3 * FACTOR**2, side, side), SIZE)
-    losses, _ = objective.losses(collate_images(objects(2), VIEWS, SIZE), draws, 0)
+    randomness = draw_step_randomness(0, 0, range(2), (2, VIEWS, 3 * FACTOR**2, side, side), SIZE)
+    losses, _ = objective.losses(collate_images(objects(2), VIEWS, SIZE), randomness, 0)
     losses.mean().backward()
-    torch.nn.utils.clip_grad_norm_(trainee.parameters(), config.optimiser.max_grad_norm)
+    torch.nn.utils.clip_grad_norm_(module.parameters(), config.optimiser.max_grad_norm)
     optimiser.step()
     ema.update()
-    model = trainee.model()
-    dtype = next(trainee.unet.parameters()).dtype
+    model = module.model()
+    dtype = next(module.unet.parameters()).dtype
     with ema.average_parameters():
         report = validate(
             model, [validation_sample(objects(1)[0])], OneDevice(model, device, dtype), 1
         )
-    weights = state_of(trainee)
+    weights = state_of(module)
     weights |= {f"average.{name}": value.cpu() for name, value in ema.weights.items()}
     return weights, report
 

@@ -1,9 +1,11 @@
-"""A small run: a network of one level, objects of sixteen views of sixteen pixels."""
+"""A small run: a network of one level, objects with sixteen views of sixteen pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,7 +19,7 @@ from nova3d_core.training.config import (
     RunConfig,
     TrainConfig,
 )
-from nova3d_core.training.data.prefetch import ObjectList
+from nova3d_core.training.data.stream import ObjectStream
 from nova3d_core.training.runs import TrainResult, train
 
 SIZE, VIEWS, FACTOR = 16, 16, 4
@@ -42,14 +44,19 @@ SMALL = TrainConfig(
     network=NetworkConfig(UNET, FACTOR, encoder_channels=8),
     data=DataConfig("procedural", size_px=SIZE, prefetch_batches=1),
     noise=(NoiseStage(0.0, 0.0, 1.2),),
-    conditions=ConditioningConfig(),
+    conditioning=ConditioningConfig(),
     optimiser=OptimiserConfig(
-        steps=6, batch=2, at_once=2, learning_rate=2e-3, warm_up=2, ema_decay=0.99
+        steps=6,
+        batch_size=2,
+        micro_batch_size=2,
+        learning_rate=2e-3,
+        warmup_steps=2,
+        ema_decay=0.99,
     ),
     run=RunConfig(
-        log_every=1,
+        log_steps=1,
         checkpoint_minutes=0.0,
-        sheet_steps=0,
+        sample_grid_steps=0,
         validation_steps=0,
         tensorboard=False,
     ),
@@ -57,7 +64,7 @@ SMALL = TrainConfig(
 
 
 def objects(count: int, seed: int = 0, size: int = SIZE) -> list[dict]:
-    """Discs on white, whose colour and normal change from view to view."""
+    """Discs on white whose colour and normal differ between views."""
     generator = torch.Generator().manual_seed(seed)
     row = torch.arange(size) - (size - 1) / 2
     far = (row[:, None] ** 2 + row**2).sqrt()
@@ -83,31 +90,59 @@ def objects(count: int, seed: int = 0, size: int = SIZE) -> list[dict]:
     return made
 
 
-def of(config: TrainConfig, **changes) -> TrainConfig:
-    """Settings with changes named by dots written as two underlines: optimiser__steps=3."""
+def of(config: Any, **changes) -> Any:
+    """A copy of settings with changes; two underscores stand for a dot: optimiser__steps=3."""
     for name, value in changes.items():
-        *groups, last = name.split("__")
-        if groups:
-            value = replace(getattr(config, groups[0]), **{last: value})
-            last = groups[0]
-        config = replace(config, **{last: value})
+        group, _, rest = name.partition("__")
+        value = of(getattr(config, group), **{rest: value}) if rest else value
+        config = replace(config, **{group: value})
     return config
+
+
+class ObjectList(ObjectStream):
+    """A few objects, repeated in order.
+
+    Args:
+        objects: as yielded by a dataset.
+        rank, world_size, batch_size: see `ObjectStream`.
+    """
+
+    total = None
+
+    def __init__(
+        self,
+        objects: Iterable[dict[str, Any]],
+        rank: int = 0,
+        world_size: int = 1,
+        batch_size: int = 1,
+    ):
+        super().__init__(rank, world_size, batch_size)
+        self._objects = list(objects)
+
+    def fetch(self, number: int) -> dict[str, Any]:
+        """One object of the sequence."""
+        return self._objects[number % len(self._objects)]
+
+    def identity(self) -> dict[str, Any]:
+        """The number of objects."""
+        return {"source": "list", "objects": len(self._objects)}
 
 
 def run(config: TrainConfig, output: Path, items: list[dict] | None = None, **more) -> TrainResult:
     """Trains on a few objects, on the CPU."""
     items = objects(5) if items is None else items
 
-    def source(settings: TrainConfig, rank: int, world: int) -> ObjectList:
-        return ObjectList(items, rank, world, settings.optimiser.batch // world)
+    def source(settings: TrainConfig, rank: int, world_size: int) -> ObjectList:
+        batch_size = settings.optimiser.batch_size // world_size
+        return ObjectList(items, rank, world_size, batch_size)
 
     return train(config, output, cpu=True, make_source=source, **more)
 
 
-def state(outcome: TrainResult) -> dict[str, torch.Tensor]:
-    """Weights and their average, by name."""
-    found = {f"weight.{name}": value for name, value in outcome.trainee.state_dict().items()}
-    found |= {f"average.{name}": value for name, value in outcome.ema.weights.items()}
+def state(result: TrainResult) -> dict[str, torch.Tensor]:
+    """Weights and their EMA, by name."""
+    found = {f"weight.{name}": value for name, value in result.module.state_dict().items()}
+    found |= {f"ema.{name}": value for name, value in result.ema.weights.items()}
     return {name: value.detach().clone() for name, value in found.items()}
 
 

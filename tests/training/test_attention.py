@@ -1,4 +1,4 @@
-"""Attention by products of matrices is torch's own attention."""
+"""Unfused attention equals torch's."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import torch
 
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.network.attention import Attention, scaled_dot_product
-from nova3d_core.training.attention import math_attention, choose_attention
+from nova3d_core.training.attention import choose_attention, math_attention
 from nova3d_core.training.train_module import init_train_module
 
 from .parts import SMALL
 
 
 @pytest.mark.parametrize("lengths", [(16, 16), (32, 7), (1, 1)])
-def test_values_and_gradients_are_equal(lengths):
+def test_values_and_gradients_equal_torchs(lengths):
     generator = torch.Generator().manual_seed(0)
     length, keys = lengths
     parts = [torch.randn(5, n, 24, generator=generator) for n in (length, keys, keys)]
@@ -28,13 +28,13 @@ def test_values_and_gradients_are_equal(lengths):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
 
 
-def test_only_low_precision_on_a_cpu_takes_it():
+def test_is_chosen_for_low_precision_on_a_cpu_only():
     def chosen(device, precision):
-        trainee = init_train_module(SMALL.network, FAMILIES[SMALL.family], 0)
-        choose_attention(trainee, torch.device(device), precision)
-        kinds = {m.attend for m in trainee.modules() if isinstance(m, Attention)}
-        assert len(kinds) == 1
-        return kinds.pop()
+        module = init_train_module(SMALL.network, FAMILIES[SMALL.family], 0)
+        choose_attention(module, torch.device(device), precision)
+        functions = {m.attend for m in module.modules() if isinstance(m, Attention)}
+        assert len(functions) == 1
+        return functions.pop()
 
     assert chosen("cpu", "bfloat16") is math_attention
     assert chosen("cpu", "autocast") is math_attention

@@ -11,12 +11,12 @@ from nova3d_core.training.config import ConditioningConfig
 from nova3d_core.training.data.batches import (
     collate_images,
     domain_images,
-    input_images,
     dropout_masks,
-    to_signed,
+    input_images,
     sample_conditioning,
+    to_signed,
 )
-from nova3d_core.training.step_rng import draw
+from nova3d_core.training.step_rng import draw_step_randomness
 
 from .parts import SIZE, VIEWS, objects
 
@@ -29,8 +29,8 @@ def batch():
 
 
 @pytest.fixture
-def draws():
-    return draw(0, 0, range(COUNT), (2, VIEWS, 48, 4, 4), SIZE)
+def randomness():
+    return draw_step_randomness(0, 0, range(COUNT), (2, VIEWS, 48, 4, 4), SIZE)
 
 
 def test_images_keep_every_grey_value(batch):
@@ -42,14 +42,22 @@ def test_images_keep_every_grey_value(batch):
     assert float(images.max()) == 1.0
 
 
-def test_a_background_shows_where_the_mask_lets_it_through_and_only_in_the_input(batch, draws):
+def test_a_background_shows_where_the_mask_lets_it_through_and_only_in_the_input(batch, randomness):
     before = batch.colour.clone()
-    white = input_images(batch, draws, ConditioningConfig(augmentation=AugmentationConfig(random_background_fraction=0.0)))
+    white = input_images(
+        batch,
+        randomness,
+        ConditioningConfig(augmentation=AugmentationConfig(random_background_fraction=0.0)),
+    )
     assert torch.equal(white, to_signed(batch.colour[:, 0]))
-    changed = input_images(batch, draws, ConditioningConfig(augmentation=AugmentationConfig(random_background_fraction=1.0)))
+    changed = input_images(
+        batch,
+        randomness,
+        ConditioningConfig(augmentation=AugmentationConfig(random_background_fraction=1.0)),
+    )
     mask = batch.mask[:, None].float() / 255
     assert torch.equal(changed * (mask == 1), white * (mask == 1))
-    colours = draws.background[:, :, None, None] * 2 - 1
+    colours = randomness.background[:, :, None, None] * 2 - 1
     torch.testing.assert_close(changed * (mask == 0), (colours * (mask == 0)))
     # on the edge, the object's own share over the new background
     unmixed = white - (1 - mask)
@@ -58,7 +66,7 @@ def test_a_background_shows_where_the_mask_lets_it_through_and_only_in_the_input
 
 
 def test_the_share_of_backgrounds(batch):
-    many = draw(1, 0, range(4000), (1, 1, 1, 1, 1), 1)
+    many = draw_step_randomness(1, 0, range(4000), (1, 1, 1, 1, 1), 1)
     share = float((many.plain < 0.3).float().mean())
     assert abs(share - 0.3) < 0.03
 
@@ -77,21 +85,25 @@ def test_left_out_by_the_ten_percent_scheme():
     assert float(embedding.min()) == float(latent.min()) == 1.0
 
 
-def test_the_noise_on_the_input_is_told_to_the_network(batch, draws):
+def test_the_noise_on_the_input_is_told_to_the_network(batch, randomness):
     config = ConditioningConfig(augmentation=AugmentationConfig(random_background_fraction=0.0))
-    told = sample_conditioning(batch, draws, config, 2)
+    told = sample_conditioning(batch, randomness, config, 2)
     noise = (told.noisy_image - told.image).flatten(1)
-    strength = torch.exp(-3.0 + 0.5 * draws.strength)
-    torch.testing.assert_close(noise, strength[:, None] * draws.image_noise.flatten(1))
-    assert torch.equal(told.added, sinusoidal_embedding(strength, 256)[:, None].expand(-1, VIEWS, -1))
+    strength = torch.exp(-3.0 + 0.5 * randomness.strength)
+    torch.testing.assert_close(noise, strength[:, None] * randomness.image_noise.flatten(1))
+    assert torch.equal(
+        told.added, sinusoidal_embedding(strength, 256)[:, None].expand(-1, VIEWS, -1)
+    )
 
 
-def test_cameras_are_relative_to_the_input_view_of_each_object(draws):
+def test_cameras_are_relative_to_the_input_view_of_each_object(randomness):
     items = objects(COUNT)
     for index, item in enumerate(items):
         item["azimuth_deg"] = (item["azimuth_deg"] + 30 * index) % 360
         item["elevation_deg"] = torch.full((VIEWS,), 5.0 * index)
-    told = sample_conditioning(collate_images(items, VIEWS, SIZE), draws, ConditioningConfig(), 2)
+    told = sample_conditioning(
+        collate_images(items, VIEWS, SIZE), randomness, ConditioningConfig(), 2
+    )
     angles = torch.arange(VIEWS) * torch.pi / 8
     expected = camera_task_embedding(torch.zeros(VIEWS), angles, 2)
     for index in range(COUNT):

@@ -23,7 +23,7 @@ from nova3d_core.training.data.object_sources import make_object_stream
 from nova3d_core.training.data.precompute_latents import Encoders, precompute_latents
 from nova3d_core.training.data.render_dataset import render_dataset
 from nova3d_core.training.data.shard_members import DamagedObjectError, decode_object
-from nova3d_core.training.data.shard_writer import npy, encode_png_strip, write_shard
+from nova3d_core.training.data.shard_writer import encode_png_strip, npy, write_shard
 from nova3d_core.training.data.shards import SHARD_INFO, ShardDataset, read_shard
 from nova3d_core.training.runs import train
 
@@ -39,7 +39,9 @@ def whole(tmp_path_factory) -> Path:
     """Two shards of seven objects."""
     folder = tmp_path_factory.mktemp("shards") / "set"
     image = ImageConfig(size_px=SIZE, views=VIEWS, supersample=1)
-    render_dataset(ProceduralObjects(COUNT), folder, DatasetConfig(image=image, objects_per_shard=PER_SHARD))
+    render_dataset(
+        ProceduralObjects(COUNT), folder, DatasetConfig(image=image, objects_per_shard=PER_SHARD)
+    )
     return folder
 
 
@@ -159,7 +161,10 @@ def test_an_image_of_another_size_than_the_shard_promises_is_skipped(whole, tmp_
 def test_an_array_may_not_claim_more_than_its_bytes():
     whole = npy(np.zeros((2, 3), np.float16))
     assert decode_object({"a.npy": whole}, {})["a"].shape == (2, 3)
-    bad = [whole.replace(b"(2, 3)", open_dataset_dir, 1) for open_dataset_dir in (b"(2**9)", b"(9999,", b"(-2, 3")]
+    bad = [
+        whole.replace(b"(2, 3)", open_dataset_dir, 1)
+        for open_dataset_dir in (b"(2**9)", b"(9999,", b"(-2, 3")
+    ]
     bad += [whole.replace(b"(2, 3), }  ", b"(2, 99999999", 1), whole.replace(b"<f2", b"|O ", 1)]
     for content in (*bad, whole[:-1], whole + b"x", b"\x93NUMPY", b"", whole[:20]):
         assert content != whole
@@ -190,8 +195,12 @@ def test_training_goes_on_counts_and_resumes_bit_for_bit(damaged, tmp_path, capl
     )
     log = [json.loads(line) for line in (tmp_path / "once" / "log.jsonl").read_text().splitlines()]
     assert [line["unreadable"] for line in log if line["event"] == "train"][-1] == 1
-    train(of(config, optimiser__steps=3), tmp_path / "twice", cpu=True, make_source=make_object_stream)
-    twice = train(config, tmp_path / "twice", cpu=True, make_source=make_object_stream, accept_changes=True)
+    train(
+        of(config, optimiser__steps=3), tmp_path / "twice", cpu=True, make_source=make_object_stream
+    )
+    twice = train(
+        config, tmp_path / "twice", cpu=True, make_source=make_object_stream, accept_changes=True
+    )
     one, two = state(once), state(twice)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one if name.startswith("weight."))

@@ -1,4 +1,4 @@
-"""The moving average: its formula, its warm-up, and that looking through it changes nothing."""
+"""EMA: its formula, its warm-up, and the context with averaged parameters."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import nn
 from nova3d_core.training.ema import Ema
 
 
-def changed(module: nn.Module, seed: int) -> None:
+def randomise(module: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for weight in module.parameters():
         weight.data.normal_(generator=generator)
 
 
-def test_the_average_is_the_recursion_in_float64():
+def test_matches_the_recursion_in_float64():
     module = nn.Linear(3, 2)
     ema = Ema(module, 0.9)
     average = module.weight.detach().double().clone()
     for step in range(30):
-        changed(module, step)
+        randomise(module, step)
         decay = min(0.9, (1 + step) / (10 + step))
         assert ema.current_decay() == decay
         ema.update()
@@ -28,7 +28,7 @@ def test_the_average_is_the_recursion_in_float64():
     torch.testing.assert_close(ema.weights["weight"].double(), average, rtol=1e-6, atol=1e-7)
 
 
-def test_the_decay_grows_to_its_own_and_stays():
+def test_decay_grows_to_its_final_value():
     ema = Ema(nn.Linear(1, 1), 0.99)
     decays = []
     for _ in range(1000):
@@ -39,10 +39,10 @@ def test_the_decay_grows_to_its_own_and_stays():
     assert decays[-1] == 0.99
 
 
-def test_inside_the_module_has_the_average_and_outside_its_own_weights():
+def test_average_parameters_swaps_weights_and_restores_them():
     module = nn.Linear(3, 2)
     ema = Ema(module, 0.9)
-    changed(module, 1)
+    randomise(module, 1)
     ema.update()
     own = {name: value.clone() for name, value in module.state_dict().items()}
     average = {name: value.clone() for name, value in ema.weights.items()}
@@ -57,7 +57,7 @@ def test_inside_the_module_has_the_average_and_outside_its_own_weights():
     assert torch.equal(module.weight, own["weight"])
 
 
-def test_frozen_weights_are_not_followed_and_half_precision_is_averaged_in_float32():
+def test_skips_frozen_weights_and_averages_bfloat16_in_float32():
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).bfloat16()
     module[0].requires_grad_(False)
     ema = Ema(module, 0.5)

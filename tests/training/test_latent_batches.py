@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nova3d_core.training.data.latent_batches import collate_latents, has_latents
 
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.errors import InputError
 from nova3d_core.training.data.batches import collate_images
 from nova3d_core.training.data.config import PrecomputeConfig
-from nova3d_core.training.data.latent_batches import has_latents, collate_latents
 from nova3d_core.training.data.precompute_latents import Encoders, latents_of
 from nova3d_core.training.objective import Objective
-from nova3d_core.training.step_rng import draw
+from nova3d_core.training.step_rng import draw_step_randomness
 from nova3d_core.training.train_module import TrainModule, init_train_module
 
 from ..diffusion.models import small_model
@@ -34,13 +34,13 @@ def test_the_loss_on_latents_is_the_loss_on_images():
     channels, side = model.codec.latent_channels, SIZE // model.codec.factor
     shape = (2, VIEWS, channels, side, side)
     # object 0 of seed 0 is precomputed with the numbers that step 0 draws at place 0
-    draws = draw(0, 0, range(1), shape, SIZE)
+    randomness = draw_step_randomness(0, 0, range(1), shape, SIZE)
     objective = Objective(of(SMALL, optimiser__batch_size=1), trainee, trainee, CPU)
     with torch.no_grad():
-        want, sigmas = objective.losses(collate_images([item], VIEWS, SIZE), draws, 0)
+        want, sigmas = objective.losses(collate_images([item], VIEWS, SIZE), randomness, 0)
         made = [ready(item, encoders)]
         assert has_latents(made) and not has_latents([item])
-        found, same = objective.losses(collate_latents(made, shape), draws, 0)
+        found, same = objective.losses(collate_latents(made, shape), randomness, 0)
     assert torch.equal(sigmas, same)
     torch.testing.assert_close(found, want, rtol=2e-3, atol=1e-4)  # kept in float16
 
@@ -64,7 +64,7 @@ def test_a_run_that_trains_its_encoder_needs_images():
         batch = collate_latents([ready(objects(1)[0], encoders)], shape)
     objective = Objective(SMALL, trainee, trainee, CPU)
     with pytest.raises(InputError, match="the image encoder is trained too"):
-        objective.losses(batch, draw(0, 0, range(1), shape, SIZE), 0)
+        objective.losses(batch, draw_step_randomness(0, 0, range(1), shape, SIZE), 0)
 
 
 def test_latents_of_another_model_are_refused():

@@ -1,4 +1,4 @@
-"""The loop learns: one batch by heart, and the moving average follows."""
+"""The training loop overfits one batch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from nova3d_core.training.config import NoiseStage
 from .parts import SMALL, objects, of, run
 
 STEPS = 150
-LEVEL = 0.25
-"""Of the loss of a network that answers nothing; noise and level are drawn anew at each step."""
+TARGET = 0.25
+"""Target, as a fraction of the initial loss; noise and level are drawn anew at each step."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["adamw", "muon"])
-def test_the_loss_of_one_batch_falls_to_a_quarter(tmp_path, method):
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_loss_of_one_batch_falls_to_a_quarter(tmp_path, name):
     config = of(
         SMALL,
-        optimiser__name=method,
+        optimiser__name=name,
         optimiser__steps=STEPS,
         optimiser__learning_rate=1e-2,
         optimiser__warmup_steps=10,
@@ -36,4 +36,4 @@ def test_the_loss_of_one_batch_falls_to_a_quarter(tmp_path, method):
     assert len(losses) == STEPS
     start, end = float(losses[:5].mean()), float(losses[-20:].mean())
     assert start > 0.8
-    assert end < LEVEL * start, (start, end)
+    assert end < TARGET * start, (start, end)

@@ -11,13 +11,13 @@ import torch
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.progress import Progress
 from nova3d_core.training.config import ConditioningConfig
-from nova3d_core.training.data.batches import collate_images, to_signed, sample_conditioning
+from nova3d_core.training.data.batches import collate_images, sample_conditioning, to_signed
 from nova3d_core.training.data.config import DatasetConfig, ImageConfig, PrecomputeConfig
 from nova3d_core.training.data.mesh_sources import ProceduralObjects
 from nova3d_core.training.data.precompute_latents import Encoders, load_encoders, precompute_latents
 from nova3d_core.training.data.render_dataset import render_dataset
 from nova3d_core.training.data.shards import ShardDataset
-from nova3d_core.training.step_rng import draw
+from nova3d_core.training.step_rng import draw_step_randomness
 
 from ..diffusion.models import small_model
 
@@ -29,7 +29,9 @@ CONFIG = PrecomputeConfig(variants=3, at_once=4)
 def images(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("images") / "set"
     image = ImageConfig(size_px=16, views=4, supersample=1)
-    render_dataset(ProceduralObjects(COUNT), folder, DatasetConfig(image=image, objects_per_shard=3))
+    render_dataset(
+        ProceduralObjects(COUNT), folder, DatasetConfig(image=image, objects_per_shard=3)
+    )
     return folder
 
 
@@ -54,14 +56,16 @@ def test_latents_are_those_that_training_would_make(images, encoders, tmp_path):
         assert torch.allclose(latents[f"{name}_latent"].float(), want, atol=2e-3, rtol=1e-3)
     for variant in range(3):
         # the same numbers as a training step of this seed draws at this place
-        draws = draw(0, number, range(variant, variant + 1), (1,) * 5, 16)
-        told = sample_conditioning(collate_images([item], 4, 16), draws, ConditioningConfig(), 2)
+        randomness = draw_step_randomness(0, number, range(variant, variant + 1), (1,) * 5, 16)
+        told = sample_conditioning(
+            collate_images([item], 4, 16), randomness, ConditioningConfig(), 2
+        )
         close = {"atol": 4e-3, "rtol": 2e-3}
         want = codec.encode(told.noisy_image)[0]
         assert torch.allclose(latents["condition_latent"][variant].float(), want, **close)
         want = encoders.image_encoder.embed(told.image)[0, 0]
         assert torch.allclose(latents["embedding"][variant].float(), want, **close)
-        strength = torch.exp(-3.0 + 0.5 * draws.strength)
+        strength = torch.exp(-3.0 + 0.5 * randomness.strength)
         assert torch.allclose(latents["strength"][variant], strength[0])
 
 

@@ -115,7 +115,13 @@ def test_changed_settings_are_refused_with_the_difference(tmp_path):
 
 def test_how_a_run_is_watched_may_change(tmp_path):
     run(of(SMALL, optimiser__steps=2), tmp_path)
-    config = of(SMALL, optimiser__steps=2, run__log_steps=3, optimiser__micro_batch_size=1, data__prefetch_batches=0)
+    config = of(
+        SMALL,
+        optimiser__steps=2,
+        run__log_steps=3,
+        optimiser__micro_batch_size=1,
+        data__prefetch_batches=0,
+    )
     assert run(config, tmp_path).reason == "finished"
 
 
@@ -142,8 +148,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_left(tmp_path):
 
 
 def test_accumulated_parts_make_nearly_the_same_step(tmp_path):
-    whole = run(of(SMALL, optimiser__batch_size=4, optimiser__micro_batch_size=4), tmp_path / "whole")
-    parts = run(of(SMALL, optimiser__batch_size=4, optimiser__micro_batch_size=3), tmp_path / "parts")
+    whole = run(
+        of(SMALL, optimiser__batch_size=4, optimiser__micro_batch_size=4), tmp_path / "whole"
+    )
+    parts = run(
+        of(SMALL, optimiser__batch_size=4, optimiser__micro_batch_size=3), tmp_path / "parts"
+    )
     for name, value in state(whole).items():
         torch.testing.assert_close(state(parts)[name], value, rtol=2e-3, atol=2e-4, msg=name)
 
@@ -155,7 +165,8 @@ def test_the_optimisers_moments_have_their_weights_names(tmp_path):
     assert held["exp_avg.unet.out.2.weight"].shape == weights["unet.out.2.weight"].shape
     assert not any("attn2.to_q" in name for name in held)
     assert (
-        named_moments(torch.nn.Linear(1, 1), torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])) == {}
+        named_moments(torch.nn.Linear(1, 1), torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]))
+        == {}
     )
 
 

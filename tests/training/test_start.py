@@ -137,5 +137,5 @@ def test_a_file_without_encoders_is_refused_before_anything_is_rendered(tmp_path
     made = tmp_path / "set"
     words = ["render-dataset", "--procedural", "2", "-o", str(made), "--latents-of", str(other)]
     assert main(words) == 2
-    assert "other.safetensors is no multi-view model" in capsys.readouterr().err
+    assert "other.safetensors is not a multi-view model" in capsys.readouterr().err
     assert not list(made.rglob("*.tar"))

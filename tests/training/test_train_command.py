@@ -19,7 +19,7 @@ from nova3d_core.diffusion.sampling.pipeline import sample
 from nova3d_core.errors import InputError
 from nova3d_core.progress import SILENT
 from nova3d_core.training.checkpoint import checkpoints_in
-from nova3d_core.training.presets import read_train_config, preset_names
+from nova3d_core.training.presets import preset_names, read_train_config
 from nova3d_core.training.tensor_files import read_tensors
 from nova3d_core.weights.discovery.layouts import METADATA_KEY, read_header
 from nova3d_core.weights.load import load_model

@@ -11,7 +11,7 @@ from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.errors import InputError
 from nova3d_core.training.data.batches import collate_images
 from nova3d_core.training.objective import Objective
-from nova3d_core.training.step_rng import draw
+from nova3d_core.training.step_rng import draw_step_randomness
 from nova3d_core.training.train_module import UNUSED_LAYERS, init_train_module
 
 from .parts import SIZE, SMALL, VIEWS, objects, of
@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 
 def losses(trainee, config=SMALL):
     batch = collate_images(objects(2), VIEWS, SIZE)
-    draws = draw(0, 0, range(2), (2, VIEWS, 48, 4, 4), SIZE)
-    return Objective(config, trainee, trainee, CPU).losses(batch, draws, 0)[0]
+    randomness = draw_step_randomness(0, 0, range(2), (2, VIEWS, 48, 4, 4), SIZE)
+    return Objective(config, trainee, trainee, CPU).losses(batch, randomness, 0)[0]
 
 
 def test_a_fresh_network_answers_nothing_and_costs_what_nothing_costs():

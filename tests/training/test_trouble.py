@@ -26,8 +26,8 @@ def spoil(monkeypatch, where, value=float("nan")):
     """Makes the loss of some steps not finite."""
     plain = Objective.losses
 
-    def losses(self, batch, draws, step):
-        found, sigmas = plain(self, batch, draws, step)
+    def losses(self, batch, randomness, step):
+        found, sigmas = plain(self, batch, randomness, step)
         return (found * value if step in where else found), sigmas
 
     monkeypatch.setattr(Objective, "losses", losses)
@@ -82,7 +82,11 @@ def test_too_many_bad_steps_in_a_row_end_the_run_and_keep_the_last_good_checkpoi
     tmp_path, monkeypatch
 ):
     config = of(
-        SMALL, optimiser__steps=100, run__checkpoint_steps=1, run__max_consecutive_skips=5, run__max_checkpoints=1
+        SMALL,
+        optimiser__steps=100,
+        run__checkpoint_steps=1,
+        run__max_consecutive_skips=5,
+        run__max_checkpoints=1,
     )
     with monkeypatch.context() as patch:
         spoil(patch, set(range(3, 100)))

@@ -13,12 +13,12 @@ from nova3d_core.training.train_module import init_train_module
 from nova3d_core.training.validation import (
     VALIDATING,
     ValidationSample,
+    mean_over_unseen_views,
     paint,
     sheet,
     silhouettes,
-    validation_sample,
-    mean_over_unseen_views,
     validate,
+    validation_sample,
     view_metrics,
 )
 
@@ -37,7 +37,9 @@ def truth() -> ValidationSample:
     z = (1 - x**2 - y**2).clamp_min(0).sqrt()
     normals = torch.where(inside[..., None], torch.stack([x, y, z], -1) * 0.5 + 0.5, 1.0)
     colours = torch.where(inside[..., None], 0.3, 1.0).expand(-1, -1, 3)
-    return ValidationSample(*(part.expand(4, *part.shape) for part in (colours, normals, inside.float())))
+    return ValidationSample(
+        *(part.expand(4, *part.shape) for part in (colours, normals, inside.float()))
+    )
 
 
 def figures(truth, colour=None, normal=None):
@@ -148,6 +150,8 @@ def test_held_out_objects_repeat_and_are_no_training_objects():
     held = held_out_objects(config, FAMILY, 2)
     again = held_out_objects(of(config, seed=5), FAMILY, 2)
     assert all(torch.equal(a.colour, b.colour) for a, b in zip(held, again, strict=True))
-    learnt = {item["key"] for item, _ in zip(make_object_stream(config, 0, 1), range(3), strict=False)}
+    learnt = {
+        item["key"] for item, _ in zip(make_object_stream(config, 0, 1), range(3), strict=False)
+    }
     assert not learnt & {truth.key for truth in held}
     assert held_out_objects(config, FAMILY, 0) == []

@@ -1,4 +1,4 @@
-"""Processes that render a set die with the one that started them, however that dies."""
+"""Worker processes end with their parent, however it ends."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if __name__ == "__main__":
 
 
 def busy(seconds: float) -> float:
-    """Keeps a worker in Python code for a while."""
+    """Keeps a worker busy in Python code."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
     return seconds
 
 
-@pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_die_with_their_parent(tmp_path, number):
     script = tmp_path / "busy.py"

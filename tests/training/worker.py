@@ -1,6 +1,7 @@
-"""One of several processes that train together: `python -m tests.training.worker OUTPUT BATCH`.
+"""One process of a distributed run: `python -m tests.training.worker OUTPUT CHANGES`.
 
-Writes the gradients of its first step, and then trains to the end.
+OUTPUT is the folder of the run, CHANGES a JSON object of changed settings. Writes the gradients of
+the first step to OUTPUT-RANK.safetensors, then trains to the end.
 """
 
 from __future__ import annotations
@@ -12,59 +13,46 @@ from pathlib import Path
 import torch
 
 from nova3d_core.training import loop, runs
-from nova3d_core.training.dtensor import whole
-from nova3d_core.training.launch import settle_deepspeed
+from nova3d_core.training.dtensor import full_tensor
 from nova3d_core.training.optimiser import make_optimiser
 from nova3d_core.training.tensor_files import write_tensors
 
 from .parts import SMALL, objects, of, run
 
 FSDP_UNITS = ("VideoResBlock", "VideoTransformer", "VideoUNet", "SmallEncoder")
-"""As the shipped settings for accelerate name them."""
+"""As in the shipped configuration for accelerate."""
 
 
-def split_over_processes(trainee, config, accelerator):
-    """What accelerate does for FSDP2, which it does not do on CPUs."""
+def shard_over_processes(module, config, accelerator):
+    """Applies FSDP2 as accelerate does on GPUs; it does not on CPUs."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh("cpu", (accelerator.num_processes,))
-    for module in reversed(list(trainee.modules())):
-        if type(module).__name__ in FSDP_UNITS or module is trainee:
-            fully_shard(module, mesh=mesh, reshard_after_forward=False)
-    return trainee, make_optimiser(trainee, config.optimiser)
-
-
-def zero_2(config, cpu):
-    """Makes accelerate use DeepSpeed over gloo, which it does not do on CPUs by itself."""
-    from accelerate import Accelerator, DeepSpeedPlugin, PartialState
-
-    PartialState(cpu=True)
-    accelerator = Accelerator(mixed_precision="no", deepspeed_plugin=DeepSpeedPlugin(zero_stage=2))
-    settle_deepspeed(accelerator, config)
-    return accelerator
+    for each in reversed(list(module.modules())):
+        if type(each).__name__ in FSDP_UNITS or each is module:
+            fully_shard(each, mesh=mesh, reshard_after_forward=False)
+    return module, make_optimiser(module, config.optimiser)
 
 
 def main(output: Path, changes: dict) -> None:
-    """Trains, and keeps the gradients of the first step as they are before they are clipped."""
-    plain = loop.TrainLoop._gradients
-    kept: dict[str, torch.Tensor] = {}
+    """Trains, and saves the gradients of the first step."""
+    original = loop.TrainLoop._backward
+    gradients: dict[str, torch.Tensor] = {}
 
-    def noted(self, batch, draws):
-        found = plain(self, batch, draws)
-        if not kept:
-            for name, weight in self.trainee.named_parameters():
+    def recorded(self, batch, randomness):
+        result = original(self, batch, randomness)
+        if not gradients:
+            for name, weight in self.module.named_parameters():
                 if weight.grad is not None:
-                    kept[name] = whole(weight.grad).clone()
+                    gradients[name] = full_tensor(weight.grad).clone()
             rank = self.accelerator.process_index
-            write_tensors(output.parent / f"{output.name}-{rank}.safetensors", kept)
-        return found
+            write_tensors(output.parent / f"{output.name}-{rank}.safetensors", gradients)
+        return result
 
-    loop.TrainLoop._gradients = noted
-    if changes.pop("split", False):
-        runs.prepared = split_over_processes
-    if changes.pop("zero", False):
-        runs.make_accelerator = zero_2
+    loop.TrainLoop._backward = recorded
+    if changes.pop("fsdp", False):
+        runs.prepare = shard_over_processes
     run(of(SMALL, **changes), output, objects(7), accept_changes=True)
 
 

@@ -23,7 +23,7 @@ class TrainConditioning:
     """(B,) 1, or 0 where the embedding is dropped."""
     keep_latent: Tensor
     """(B,) 1, or 0 where the input image's latent is dropped."""
-    added: Tensor
+    added_embeds: Tensor
     """(B, V, 256) sinusoidal embedding of the input image's noise strength."""
     camera_task: Tensor
     """(D, B, V, 10)."""
@@ -65,9 +65,9 @@ def sample_conditioning(
         camera_task_embedding(elevation, azimuth, domains)
         for elevation, azimuth in zip(elevations, azimuths, strict=True)
     ]
-    added = sinusoidal_embedding(strength[:, None].expand(-1, views), SCALAR_EMBED_DIM)
+    added_embeds = sinusoidal_embedding(strength[:, None].expand(-1, views), SCALAR_EMBED_DIM)
     return TrainConditioning(
-        keep_embedding, keep_latent, added, torch.stack(tasks, dim=1), **inputs
+        keep_embedding, keep_latent, added_embeds, torch.stack(tasks, dim=1), **inputs
     )
 
 

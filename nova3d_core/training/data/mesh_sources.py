@@ -1,4 +1,4 @@
-"""What shards are rendered from: a list of mesh files, or the generator of objects."""
+"""Sources of meshes to render: a list of files, or the procedural generator."""
 
 from __future__ import annotations
 
@@ -20,111 +20,111 @@ from .render import is_closed, render_object
 from .stream import object_seed
 
 Item = tuple[str, dict[str, Any], dict[str, Any]]
-"""Key, images as `render_object` gives them, and what is written of the object as JSON."""
+"""Key, images as returned by `render_object`, and metadata for the object's JSON."""
 
-GREY_NOTE = "it has neither texture nor vertex colours: rendered grey"
-OPEN_NOTE = "its surface is open or not a manifold: seen from both sides"
+GREY_NOTE = "no texture or vertex colours: rendered grey"
+OPEN_NOTE = "open or non-manifold: rendered double-sided"
 
 
 @dataclass(frozen=True)
 class ProceduralObjects:
-    """The first `count` objects of a seed's row."""
+    """The first `count` objects of a seed's sequence."""
 
     count: int
 
     def identity(self) -> dict[str, Any]:
-        """What decides which objects these are."""
+        """What determines the objects."""
         return {"source": "procedural", "objects": self.count}
 
     def item(self, number: int, config: DatasetConfig) -> Item:
-        """Makes and renders one object."""
+        """Generates and renders one object."""
         seed = object_seed(config.seed, number)
         mesh = procedural_object(seed, cells=cells_for(config.image.size_px))
         images = render_object(mesh, config=config.image, closed=True)
-        about = {"source": "procedural", "seed": seed, "faces": len(mesh.faces), "notes": []}
-        return f"procedural-{seed}", images, about
+        metadata = {"source": "procedural", "seed": seed, "faces": len(mesh.faces), "notes": []}
+        return f"procedural-{seed}", images, metadata
 
 
 @dataclass(frozen=True)
 class MeshList:
-    """Mesh files, each from one or several random fronts."""
+    """Mesh files, each rendered from one or several random yaws."""
 
     paths: tuple[str, ...]
-    """As they are to be opened; a tab and +Y or +Z after one says which way is up in it."""
+    """File paths; a tab and +Y or +Z after one gives its up axis."""
     yaws_per_mesh: int = 1
 
     @property
     def count(self) -> int:
-        """Objects."""
+        """Number of objects."""
         return len(self.paths) * self.yaws_per_mesh
 
     def identity(self) -> dict[str, Any]:
-        """What decides which objects these are."""
+        """What determines the objects."""
         digest = hashlib.sha256("\n".join(self.paths).encode()).hexdigest()[:16]
         return {"source": "meshes", "objects": self.count, "list": digest}
 
     def item(self, number: int, config: DatasetConfig) -> Item:
-        """Reads and renders one mesh from a front that the seed and the number choose.
+        """Reads and renders one mesh at a yaw that follows from seed and number.
 
         Raises:
-            InputError: the file is missing, unreadable or too large, or nothing is to be seen.
+            InputError: the file is missing, unreadable or too large, or its front view is empty.
         """
-        index, front = divmod(number, self.yaws_per_mesh)
-        path, up_axis = _path_and_up(self.paths[index], config.up_axis)
+        index, yaw = divmod(number, self.yaws_per_mesh)
+        path, up_axis = _parse_line(self.paths[index], config.up_axis)
         mesh = _read(path, config, up_axis)
-        turn_deg = float(np.random.default_rng((config.seed, index, front)).uniform(0, 360))
+        yaw_deg = float(np.random.default_rng((config.seed, index, yaw)).uniform(0, 360))
         matrix = torch.eye(4)
-        matrix[:3, :3] = torch.from_numpy(turned(y_deg=turn_deg)).float()
+        matrix[:3, :3] = torch.from_numpy(turned(y_deg=yaw_deg)).float()
         mesh = mesh.transformed(matrix).normalised()
         notes = [GREY_NOTE] if mesh.texture is None and mesh.vertex_colours is None else []
         closed = is_closed(mesh)
         notes += [] if closed else [OPEN_NOTE]
         images = render_object(mesh, config=config.image, closed=closed)
         if not bool(images["mask"][0].any()):
-            raise InputError(f"{path}: nothing of it is to be seen from its front.")
-        about = {
+            raise InputError(f"{path}: its front view is empty.")
+        metadata = {
             "source": str(path),
             "up_axis": up_axis,
-            "front_turn_deg": turn_deg,
+            "yaw_deg": yaw_deg,
             "faces": len(mesh.faces),
             "notes": notes,
         }
-        return f"mesh-{index:07d}-{front:03d}", images, about
+        return f"mesh-{index:07d}-{yaw:03d}", images, metadata
 
 
-def _path_and_up(line: str, usual: UpAxis) -> tuple[Path, UpAxis]:
-    """A line of the list: the file, and which way is up in it."""
+def _parse_line(line: str, default: UpAxis) -> tuple[Path, UpAxis]:
+    """File and up axis of a line of the list."""
     name, _, up_axis = line.rpartition("\t")
-    return (Path(name.rstrip()), up_axis) if up_axis in UP_AXES and name else (Path(line), usual)
+    return (Path(name.rstrip()), up_axis) if up_axis in UP_AXES and name else (Path(line), default)
 
 
 def _read(path: Path, config: DatasetConfig, up_axis: UpAxis) -> Mesh:
-    """A mesh file that is not larger than allowed."""
+    """Reads a mesh within the limits of size."""
     from ...io.mesh.read import read_mesh
 
     mib = path.stat().st_size / 2**20 if path.is_file() else 0.0
     if mib > config.max_mesh_mib:
         raise InputError(
             f"{path} has {mib:.0f} MiB, more than {config.max_mesh_mib:g}.",
-            "Raise most_mib to take it.",
+            "Raise max_mesh_mib to include it.",
         )
     mesh = read_mesh(path, up_axis)
     if len(mesh.faces) > config.max_faces:
         raise InputError(
             f"{path} has {len(mesh.faces)} faces, more than {config.max_faces}.",
-            "Decimate it, or raise most_faces.",
+            "Decimate it, or raise max_faces.",
         )
     return mesh
 
 
 def read_mesh_list(path: Path, yaws_per_mesh: int = 1) -> MeshList:
-    """The meshes that a text file names: one a line, relative to the file's folder.
+    """Reads a text file that lists one mesh file per line, relative to its own folder.
 
-    A tab and +Y or +Z after a name says which way is up in that mesh. Empty lines and lines that
-    begin with # are passed over.
+    A tab and +Y or +Z after a name gives the mesh's up axis. Empty lines and lines that start with
+    # are skipped.
 
     Raises:
-        InputError: the list is missing, no text, or names no mesh.
+        InputError: the list is missing, not text, or names no mesh.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -133,11 +133,11 @@ def read_mesh_list(path: Path, yaws_per_mesh: int = 1) -> MeshList:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"mesh list {path} cannot be read as text: {error}.",
-            "Give a text file that names one mesh file a line.",
+            "Give a text file with one mesh file per line.",
         ) from error
     names = [line.strip() for line in lines]
     names = [name for name in names if name and not name.startswith("#")]
     if not names:
-        raise InputError(f"mesh list {path} names no mesh.", "Write one mesh file a line.")
+        raise InputError(f"mesh list {path} names no mesh.", "Write one mesh file per line.")
     folder = path.resolve().parent
     return MeshList(tuple(str(folder / name) for name in names), yaws_per_mesh)

@@ -50,9 +50,7 @@ def batch_size_per_process(config: TrainConfig, world_size: int) -> int:
     return batch_size // world_size
 
 
-def held_out_objects(
-    config: TrainConfig, family: Family, count: int
-) -> Sequence[ValidationSample]:
+def held_out_objects(config: TrainConfig, family: Family, count: int) -> Sequence[ValidationSample]:
     """Objects that are never trained on, always the same.
 
     Args:

@@ -1,4 +1,4 @@
-"""Latents and embeddings of shards, worked out once, so that training reads no images."""
+"""Precomputed latents and embeddings of shards, so that training reads no images."""
 
 from __future__ import annotations
 
@@ -16,42 +16,45 @@ from ...diffusion.model import Codec, ImageEncoder
 from ...errors import InputError, StageError
 from ...progress import SILENT, Progress
 from ..config import ConditioningConfig
-from ..step_rng import draw
-from .batches import ImageBatch, to_signed, sample_conditioning
+from ..step_rng import draw_step_randomness
+from .batches import ImageBatch, to_signed
+from .conditioning import noise_strength, sample_conditioning
 from .config import PrecomputeConfig
 from .dataset_lock import open_dataset_dir, read_settings
 from .shard_members import DamagedObjectError
-from .shard_writer import FORMAT, Members, encode_npy, write_shard
+from .shard_writer import SHARD_FORMAT, Members, encode_npy, write_shard
 from .shards import Shard, ShardDataset, read_shard, shard_paths
 
 logger = logging.getLogger(__name__)
 
 STAGE = "precomputing"
+ENCODE_CHUNK_SIZE = 16
+"""Images encoded together."""
 
 
 @dataclass(frozen=True, eq=False)
 class Encoders:
-    """The parts of a model that turn images into what its network sees, ready to run."""
+    """Codec and image encoder of a model, loaded on a device."""
 
     codec: Codec
     image_encoder: ImageEncoder
     name: str
-    """What is written of them: the file they came from."""
+    """Name of their file, for the dataset's identity."""
     device: torch.device | str = "cpu"
-    """Where they are."""
+    """Device of the parts."""
 
 
 @dataclass
 class PrecomputeSummary:
-    """What came of it."""
+    """Result of `precompute_latents`."""
 
     folder: Path
     shards: int = 0
     kept: int = 0
-    """Of these, how many an earlier run had finished."""
+    """Of these, finished by an earlier run."""
     objects: int = 0
     skipped: list[str] = field(default_factory=list)
-    """What was wrong with objects that were left out; those of kept shards are not in it."""
+    """Why objects were skipped; excludes those of shards that were kept."""
 
 
 def precompute_latents(
@@ -62,44 +65,45 @@ def precompute_latents(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> PrecomputeSummary:
-    """Writes a shard of latents for each shard of images; `ShardDataset` reads those too.
+    """Writes a shard of latents for each shard of images, to be read by `ShardDataset`.
 
-    Each object has colour_latent and normal_latent (V, C, h, w) float16, scaled as the network
-    paints them; and for K draws of its input image (background, noise): condition_latent
-    (K, C, h, w) float16 of the noisy image, unscaled; strength (K,) float32 of that noise;
-    embedding (K, Cc) float16 of the image without noise; and the cameras' angles.
+    Each object has colour_latent and normal_latent (V, C, h, w) float16, scaled; the cameras'
+    angles; and, for K augmented variants of its input image: image_latent (K, C, h, w) float16 of
+    the noisy image, unscaled; strength (K,) float32 of the noise; embedding (K, Cc) float16 of the
+    image without noise.
 
     Args:
-        shards: a folder of shards as `render_dataset` makes it.
-        folder: for the new shards; run again, finished ones are kept.
-        encoders: a model's codec and image encoder, both frozen.
-        config: number of draws, noise, backgrounds.
-        overwrite: make anew what is in the folder with other settings.
-        progress: told of each object.
+        shards: a folder of shards written by `render_dataset`.
+        folder: for the new shards; a second call keeps finished ones.
+        encoders: codec and image encoder of a model, both frozen.
+        config: number of variants and their augmentation.
+        overwrite: replace shards with other settings.
+        progress: updated for each object.
 
     Raises:
-        InputError: no shards, or the folder holds something else.
+        InputError: no shards, or the folder holds other files.
         StageError: a latent is not finite, or too large for float16.
-        Cancelled: the user stopped; finished shards stay.
+        Cancelled: by the user; finished shards are kept.
     """
     config, folder = config or PrecomputeConfig(), Path(folder)
     paths = shard_paths(shards)
-    of = read_settings(Path(shards)) if Path(shards).is_dir() else {}
-    settings = {key: value for key, value in asdict(config).items() if key != "at_once"}
-    identity = {"format": FORMAT, "source": "latents", "model": encoders.name, **settings}
-    open_dataset_dir(folder, {**identity, "shards": len(paths), "images": of}, overwrite)
+    images = read_settings(Path(shards)) if Path(shards).is_dir() else {}
+    identity = {"format": SHARD_FORMAT, "source": "latents", "model": encoders.name}
+    identity |= {**asdict(config), "shards": len(paths), "images": images}
+    open_dataset_dir(folder, identity, overwrite)
     found = [read_shard(path) for path in paths]
     result, done = PrecomputeSummary(folder), 0
     total = sum(len(shard.objects) for shard in found)
     progress.update(STAGE, 0, total)
     for index, shard in enumerate(found):
         path = folder / f"shard-{index:06d}.tar"
-        about = _about(shard, done, config)
-        if _is_finished(path, about):
+        info = _shard_info(shard, done, config)
+        if _is_finished(path, info):
             result.kept += 1
         else:
-            objects = _latents(shard, done, encoders, config, result.skipped)
-            write_shard(path, progress_of(objects, progress, done, total), about, overwrite=True)
+            objects = _encode_shard(shard, done, encoders, config, result.skipped)
+            objects = _with_progress(objects, progress, done, total)
+            write_shard(path, objects, info, overwrite=True)
         done += len(shard.objects)
         progress.update(STAGE, done, total)
         result.shards += 1
@@ -107,60 +111,60 @@ def precompute_latents(
     if result.skipped and not result.objects:
         raise InputError(
             f"none of the {done} objects can be read, the first: {result.skipped[0]}",
-            "Copy the shards again, or render them anew.",
+            "Copy the shards again, or render them again.",
         )
     return result
 
 
-def progress_of(
+def _with_progress(
     objects: Iterator[tuple[str, Members]], progress: Progress, done: int, total: int
 ) -> Iterator[tuple[str, Members]]:
-    """The objects, each reported when it is made."""
+    """The objects; updates the progress after each."""
     for step, each in enumerate(objects, done + 1):
         yield each
         progress.update(STAGE, step, total)
 
 
-def _about(shard: Shard, first: int, config: PrecomputeConfig) -> dict[str, Any]:
-    """What the new shard says of itself, but for what the writer adds."""
+def _shard_info(shard: Shard, first: int, config: PrecomputeConfig) -> dict[str, Any]:
+    """Description of the new shard, without what the writer adds."""
     return {
         "first": first,
         "stop": first + len(shard.objects),
-        "views": shard.about.get("views", 1),
-        "size_px": shard.about.get("size_px"),
+        "views": shard.info.get("views", 1),
+        "size_px": shard.info.get("size_px"),
         "variants": config.variants,
         "keys": f"{shard.keys[0]} to {shard.keys[-1]}" if shard.keys else "",
     }
 
 
-def _is_finished(path: Path, about: Mapping[str, Any]) -> bool:
+def _is_finished(path: Path, info: Mapping[str, Any]) -> bool:
     if not path.exists():
         return False
     try:
-        held = read_shard(path, strict=True).about
+        found = read_shard(path, strict=True).info
     except InputError as error:
-        logger.warning("%s It is made again.", error.message)
+        logger.warning("%s It will be computed again.", error.message)
         return False
-    return all(held.get(name) == value for name, value in about.items())
+    return all(found.get(name) == value for name, value in info.items())
 
 
-def _latents(
+def _encode_shard(
     shard: Shard, first: int, encoders: Encoders, config: PrecomputeConfig, skipped: list[str]
 ) -> Iterator[tuple[str, Members]]:
     """Key and files of each object of a shard; `first` is the number of its first object.
 
-    Damaged objects are left out; what is wrong with them is added to `skipped`.
+    Damaged objects are skipped; the reasons are added to `skipped`.
     """
-    reader = ShardDataset(shard.path, shuffle=False, epochs=1, rank=0, world=1)
+    reader = ShardDataset(shard.path, shuffle=False, epochs=1)
     for index in range(len(shard.objects)):
         try:
             item = reader.read_object(reader.shards[0], index)
         except DamagedObjectError as error:
             skipped.append(error.message)
-            logger.warning("%s It is left out (%d so far).", error.message, len(skipped))
+            logger.warning("%s It is skipped (%d so far).", error.message, len(skipped))
             continue
-        made = latents_of(item, first + index, encoders, config)
-        for name, value in made.items():
+        tensors = encode_object(item, first + index, encoders, config)
+        for name, value in tensors.items():
             if not bool(torch.isfinite(value).all()):
                 raise StageError(
                     STAGE,
@@ -168,51 +172,53 @@ def _latents(
                     "Check the model's file; encode in float32.",
                 )
         angles = {name: item[name].tolist() for name in ("elevation_deg", "azimuth_deg")}
-        members = {f"{name}.npy": encode_npy(value.cpu().numpy()) for name, value in made.items()}
+        members = {
+            f"{name}.npy": encode_npy(value.cpu().numpy()) for name, value in tensors.items()
+        }
         yield item["key"], {"json": json.dumps(angles).encode(), **members}
 
 
 @torch.no_grad()
-def latents_of(
+def encode_object(
     item: Mapping[str, Any], number: int, encoders: Encoders, config: PrecomputeConfig
 ) -> dict[str, Tensor]:
-    """Everything that is kept of one object; see `precompute_latents`.
+    """Latents, embeddings and noise strengths of one object; see `precompute_latents`.
 
     Args:
-        item: as `ShardDataset` yields it.
-        number: of the object, which with the seed decides its draws.
+        item: as yielded by `ShardDataset`.
+        number: of the object; its variants follow from this and the seed.
         encoders: codec and image encoder.
-        config: the draws.
+        config: variants and augmentation.
     """
     codec, device = encoders.codec, encoders.device
 
-    def scaled(images: Tensor) -> Tensor:
-        parts = to_signed(images.to(device)).split(config.at_once)
-        return torch.cat([codec.encode_scaled(part) for part in parts])
+    def encode_scaled(images: Tensor) -> Tensor:
+        chunks = to_signed(images.to(device)).split(ENCODE_CHUNK_SIZE)
+        return torch.cat([codec.encode_scaled(chunk) for chunk in chunks])
 
-    draws = draw(config.seed, number, range(config.variants), (1,) * 5, item["colour"].shape[-2])
-    conditions = ConditioningConfig(
-        augmentation_mean=config.augmentation_mean,
-        augmentation_std=config.augmentation_std,
-        background_share=config.background_share,
+    size_px = item["colour"].shape[-2]
+    variants = range(config.variants)
+    randomness = draw_step_randomness(config.seed, number, variants, (1,) * 5, size_px)
+    inputs = sample_conditioning(
+        _repeat_front(item, config.variants),
+        randomness,
+        ConditioningConfig(augmentation=config.augmentation),
+        domains=2,
     )
-    told = sample_conditioning(_front(item, config.variants), draws, conditions, domains=2)
-    seen, noisy = told.image.to(device), told.noisy_image.to(device)
-    embedding = [encoders.image_encoder.embed(part) for part in seen.split(config.at_once)]
-    strength = torch.exp(config.augmentation_mean + config.augmentation_std * draws.strength)
+    clean = inputs.image.to(device).split(ENCODE_CHUNK_SIZE)
+    noisy = inputs.noisy_image.to(device).split(ENCODE_CHUNK_SIZE)
+    embedding = [encoders.image_encoder.embed(chunk) for chunk in clean]
     return {
-        "colour_latent": scaled(item["colour"]).half(),
-        "normal_latent": scaled(item["normal"]).half(),
-        "condition_latent": torch.cat(
-            [codec.encode(part) for part in noisy.split(config.at_once)]
-        ).half(),
+        "colour_latent": encode_scaled(item["colour"]).half(),
+        "normal_latent": encode_scaled(item["normal"]).half(),
+        "image_latent": torch.cat([codec.encode(chunk) for chunk in noisy]).half(),
         "embedding": torch.cat(embedding)[:, 0].half(),
-        "strength": strength,
+        "strength": noise_strength(randomness, config.augmentation),
     }
 
 
-def _front(item: Mapping[str, Any], count: int) -> ImageBatch:
-    """View 0 of an object, so many times."""
+def _repeat_front(item: Mapping[str, Any], count: int) -> ImageBatch:
+    """View 0 of an object, repeated `count` times."""
     return ImageBatch(
         item["colour"][None, :1].expand(count, -1, -1, -1, -1),
         item["normal"][None, :1].expand(count, -1, -1, -1, -1),
@@ -225,10 +231,10 @@ def _front(item: Mapping[str, Any], count: int) -> ImageBatch:
 def load_encoders(
     path: Path | str, device: torch.device | str = "cpu", progress: Progress = SILENT
 ) -> Encoders:
-    """Codec and image encoder out of a model's file: NOVA3D, or the SVD that it grows out of.
+    """Loads codec and image encoder of a model file: NOVA3D or SVD.
 
     Raises:
-        InputError: the file holds no such model.
+        InputError: the file holds neither.
     """
     from ...weights.discovery.locate import inspect_file
 
@@ -243,6 +249,6 @@ def load_encoders(
 
         model = load_model(path, progress=progress)
         codec, encoder = model.codec, model.image_encoder
-    # in float32: it is done once, and float16 is slow or missing on CPUs
+    # float32: encoding runs once, and float16 is slow or missing on CPUs
     parts = (part.to(device, torch.float32) for part in (codec, encoder))
     return Encoders(*parts, path.name, device)

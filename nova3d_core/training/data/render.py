@@ -1,4 +1,4 @@
-"""Images of a mesh for training: colours, normals and masks as bytes, of all views at once."""
+"""Rendering of training images: colours, normals and masks of all views of a mesh."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .config import ImageConfig, LightConfig
 logger = logging.getLogger(__name__)
 
 TEXELS_PER_PIXEL = 4
-"""A texture is averaged down until it is at most so many times as long as the images."""
+"""Textures are downsampled to at most this many times the size of the images."""
 
 
 def render_object(
@@ -32,34 +32,34 @@ def render_object(
     config: ImageConfig | None = None,
     closed: bool | None = None,
 ) -> dict[str, Any]:
-    """Images of a mesh from the default rig's cameras; view 0 looks from +Z.
+    """Renders a mesh from the default rig's cameras; view 0 looks from +Z.
 
     Args:
         mesh: centred, its longest side 1.
         size_px: width and height.
-        views: evenly spaced in azimuth.
-        config: samples a pixel and light; overrides `size_px` and `views` where given.
-        closed: whether every face has its outside in front, so that faces seen from behind are
-            hidden anyway; looked up in `mesh` if None.
+        views: number of cameras, evenly spaced in azimuth.
+        config: supersampling and light; overrides `size_px` and `views`.
+        closed: whether the mesh is closed and consistently oriented, so that back faces can be
+            culled; determined from the mesh if None.
 
     Returns:
         colour (V, H, W, 3) uint8 shaded, on white; normal (V, H, W, 3) uint8, 0.5 n + 0.5 in view
-        0's frame, on white; mask (V, H, W) uint8, 255 times the covered share, which colour and
-        normal are mixed with white by; elevation_deg, azimuth_deg (V,) float32.
+        0's frame, on white; mask (V, H, W) uint8, coverage, by which colour and normal are
+        composited over white; elevation_deg, azimuth_deg (V,) float32.
     """
     config = config or ImageConfig(size_px=size_px, views=views)
     cameras = _cameras(config)
     if _has_warp():
         images = _rasterised(mesh, cameras, config, closed)
     else:
-        images = ray_cast(mesh, cameras, config)
+        images = render_by_ray_casting(mesh, cameras, config)
     angles = {"elevation_deg": cameras.elevation_deg, "azimuth_deg": cameras.azimuth_deg}
     return {**images, **angles}
 
 
 @cache
 def _has_warp() -> bool:
-    """Whether warp runs on the CPU; says once, where it does not, what takes its place."""
+    """Whether warp runs on the CPU; logs the fallback once if it does not."""
     from ...compute.warp_backend import kernel_error
 
     problem = kernel_error(torch.device("cpu"), _raster_kernels)
@@ -87,7 +87,7 @@ def _cameras(config: ImageConfig) -> Cameras:
 def _rasterised(
     mesh: Mesh, cameras: Cameras, config: ImageConfig, closed: bool | None
 ) -> dict[str, Tensor]:
-    """The images through warp's kernels, on this thread."""
+    """Renders by warp's kernels, on the calling thread."""
     from ...compute.warp_backend import warp
 
     wp = warp()
@@ -95,25 +95,27 @@ def _rasterised(
 
     views, size = len(cameras), config.size_px
     samples = size * config.supersample
-    surface = kernels.RasterMesh()
+    raster_mesh = kernels.RasterMesh()
     if mesh.normals is None:
         mesh = _split_flat(mesh)
     for name, value in _arrays(mesh, config).items():
-        setattr(surface, name, wp.from_numpy(value[0], dtype=getattr(wp, value[1]), device="cpu"))
-    surface.textured = int(mesh.texture is not None)
-    surface.closed = int(is_closed(mesh) if closed is None else closed)
+        setattr(
+            raster_mesh, name, wp.from_numpy(value[0], dtype=getattr(wp, value[1]), device="cpu")
+        )
+    raster_mesh.textured = int(mesh.texture is not None)
+    raster_mesh.closed = int(is_closed(mesh) if closed is None else closed)
     light = kernels.Light()
     light.direction = wp.vec3(*light_direction(config.light))
     light.ambient, light.key = config.light.ambient, config.light.key
     points = _points_in_samples(mesh.vertices.numpy(), cameras, config.supersample)
-    nearness = np.zeros((views, samples, samples), np.float32)
+    inverse_depth = np.zeros((views, samples, samples), np.float32)
     face = np.full((views, samples, samples), -1, np.int32)
     weights = np.zeros((views, samples, samples, 2), np.float32)
-    buffers = [_view(wp, nearness), _view(wp, face), _view(wp, weights, wp.vec2)]
+    buffers = [_view(wp, inverse_depth), _view(wp, face), _view(wp, weights, wp.vec2)]
     wp.launch(
         kernels.draw,
         dim=views,
-        inputs=[_view(wp, points, wp.vec3), surface, samples, *buffers],
+        inputs=[_view(wp, points, wp.vec3), raster_mesh, samples, *buffers],
         device="cpu",
     )
     out = {
@@ -121,14 +123,14 @@ def _rasterised(
         "normal": torch.zeros(views, size, size, 3, dtype=torch.uint8),
         "mask": torch.zeros(views, size, size, dtype=torch.uint8),
     }
-    turn = frame_to_world(cameras, "front_view")[0].T
+    to_front_view = frame_to_world(cameras, "front_view")[0].T
     wp.launch(
         kernels.resolve,
         dim=(views, size, size),
         inputs=[
-            surface,
+            raster_mesh,
             light,
-            wp.mat33(*turn.reshape(-1).tolist()),
+            wp.mat33(*to_front_view.reshape(-1).tolist()),
             config.supersample,
             *buffers[1:],
             *(wp.from_torch(each) for each in out.values()),
@@ -145,10 +147,10 @@ def _view(wp: Any, array: ndarray, dtype: Any = None) -> Any:
 
 
 def _arrays(mesh: Mesh, config: ImageConfig) -> dict[str, tuple[ndarray, str]]:
-    """What the kernels read of a mesh, with the name of its warp type."""
+    """Arrays of the kernels' `RasterMesh`, with the names of their warp types."""
     count = len(mesh.vertices)
-    none2, none3 = np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32)
-    colours, texture = mesh.vertex_colours, none3[None]
+    empty2, empty3 = np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32)
+    colours, texture = mesh.vertex_colours, empty3[None]
     if mesh.texture is not None:
         texture = downsample_texture(mesh.texture, TEXELS_PER_PIXEL * config.size_px).numpy()
     elif colours is None:
@@ -156,8 +158,8 @@ def _arrays(mesh: Mesh, config: ImageConfig) -> dict[str, tuple[ndarray, str]]:
     return {
         "faces": (mesh.faces.numpy().astype(np.int32), "vec3i"),
         "normals": (mesh.normals.numpy(), "vec3"),
-        "colours": (none3 if mesh.texture is not None else colours.numpy(), "vec3"),
-        "uv": (none2 if mesh.texture is None else mesh.uv.numpy(), "vec2"),
+        "colours": (empty3 if mesh.texture is not None else colours.numpy(), "vec3"),
+        "uv": (empty2 if mesh.texture is None else mesh.uv.numpy(), "vec2"),
         "texture": (texture, "vec3"),
     }
 
@@ -165,7 +167,7 @@ def _arrays(mesh: Mesh, config: ImageConfig) -> dict[str, tuple[ndarray, str]]:
 def _points_in_samples(vertices: ndarray, cameras: Cameras, supersample: int) -> ndarray:
     """(V, N, 3) float32: x and y in samples, and 1 / depth."""
     if cameras.kind != "perspective":
-        raise InputError("training images are taken by perspective cameras only.")
+        raise InputError("training images support perspective cameras only.")
     scaled = cameras.intrinsics.numpy().copy()  # (V, 3, 3)
     scaled[:, :2] *= supersample
     matrix = scaled @ cameras.world_to_camera.numpy()[:, :3]  # (V, 3, 4)
@@ -176,32 +178,32 @@ def _points_in_samples(vertices: ndarray, cameras: Cameras, supersample: int) ->
 
 
 def _split_flat(mesh: Mesh) -> Mesh:
-    """The mesh with corners of its own for each face, and the face's normal on them."""
+    """The mesh with unshared vertices, which carry their face's normal."""
     corners = mesh.faces.reshape(-1)
 
-    def own(values: Tensor | None) -> Tensor | None:
+    def per_corner(values: Tensor | None) -> Tensor | None:
         return None if values is None else values[corners]
 
     return Mesh(
         mesh.vertices[corners],
         torch.arange(len(corners)).reshape(-1, 3),
-        own(mesh.uv),
+        per_corner(mesh.uv),
         mesh.texture,
         mesh.face_normals.repeat_interleave(3, dim=0),
-        own(mesh.vertex_colours),
+        per_corner(mesh.vertex_colours),
     )
 
 
 def is_closed(mesh: Mesh) -> bool:
-    """Whether each edge has one face on either side that agree on what is outside."""
+    """Whether the mesh is a closed, consistently oriented manifold."""
     from ...meshing.clean import is_closed_manifold
 
     return is_closed_manifold(mesh.welded())
 
 
-def downsample_texture(texture: Tensor, longest: int) -> Tensor:
-    """A texture (H, W, 3) with squares of texels averaged until its longer side fits."""
-    factor = -(-max(texture.shape[:2]) // longest)
+def downsample_texture(texture: Tensor, max_px: int) -> Tensor:
+    """Downsamples a texture (H, W, 3) by averaging until its longer side is at most `max_px`."""
+    factor = -(-max(texture.shape[:2]) // max_px)
     if factor <= 1:
         return texture.contiguous()
     planes = texture.movedim(-1, 0)[None]
@@ -210,7 +212,7 @@ def downsample_texture(texture: Tensor, longest: int) -> Tensor:
 
 
 def light_direction(light: LightConfig) -> tuple[float, float, float]:
-    """The unit vector towards the light."""
+    """Unit vector towards the light."""
     azimuth, elevation = np.radians([light.azimuth_deg, light.elevation_deg])
     return (
         float(np.sin(azimuth) * np.cos(elevation)),
@@ -219,19 +221,19 @@ def light_direction(light: LightConfig) -> tuple[float, float, float]:
     )
 
 
-def ray_cast(mesh: Mesh, cameras: Cameras, config: ImageConfig) -> dict[str, Tensor]:
-    """The same images from the package's ray caster: slower, needs no warp, and is the twin."""
+def render_by_ray_casting(mesh: Mesh, cameras: Cameras, config: ImageConfig) -> dict[str, Tensor]:
+    """The same images by ray casting, without warp: slow reference implementation."""
     from ...rendering.config import RenderConfig
     from ...rendering.views import render_views
 
     views = render_views(mesh, cameras, RenderConfig(config.supersample)).views
-    share = views.masks[..., None]
-    normals = views.normals  # (V, H, W, 3) in the world
-    towards = torch.tensor(light_direction(config.light))
-    shade = config.light.ambient + config.light.key * (0.5 + 0.5 * (normals @ towards)[..., None])
-    colour = ((views.colour - (1 - share)) * shade + (1 - share)).clamp(0, 1)
-    turned = views.with_normals_in("front_view").normals
-    normal = ((0.5 + 0.5 * turned) * share + (1 - share)).clamp(0, 1)
+    coverage = views.masks[..., None]
+    normals = views.normals  # (V, H, W, 3) in the world frame
+    to_light = torch.tensor(light_direction(config.light))
+    shade = config.light.ambient + config.light.key * (0.5 + 0.5 * (normals @ to_light)[..., None])
+    colour = ((views.colour - (1 - coverage)) * shade + (1 - coverage)).clamp(0, 1)
+    in_front_view = views.with_normals_in("front_view").normals
+    normal = ((0.5 + 0.5 * in_front_view) * coverage + (1 - coverage)).clamp(0, 1)
     return {
         name: (each * 255 + 0.5).to(torch.uint8)
         for name, each in (("colour", colour), ("normal", normal), ("mask", views.masks))

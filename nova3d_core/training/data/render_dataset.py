@@ -1,4 +1,4 @@
-"""Meshes or procedural objects to a folder of shards: in parallel, resumed shard by shard."""
+"""Renders meshes or procedural objects into shards: in parallel, resumable shard by shard."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from ...progress import SILENT, Progress
 from .config import DatasetConfig
 from .dataset_lock import open_dataset_dir, write_json
 from .mesh_sources import GREY_NOTE, OPEN_NOTE, MeshList, ProceduralObjects
-from .shard_writer import FORMAT, Members, encode_members, write_shard
+from .shard_writer import SHARD_FORMAT, Members, encode_members, write_shard
 from .shards import read_shard
 from .workers import STAGE, TaskRunner, task_runner
 
 logger = logging.getLogger(__name__)
 
 SKIPPED = "skipped.json"
-CHUNK = 10
-"""Objects that a worker renders at a time; a stop takes effect after so many."""
+CHUNK_SIZE = 10
+"""Objects per task of a worker; a cancellation takes effect after a task."""
 
 
 @dataclass
 class DatasetSummary:
-    """What came of rendering a set."""
+    """Result of `render_dataset`."""
 
     folder: Path
     shards: int = 0
     """Tar files in the folder."""
     kept: int = 0
-    """Of these, how many an earlier run had finished."""
+    """Of these, finished by an earlier run."""
     objects: int = 0
     """Objects in all shards."""
     grey: int = 0
-    """Objects without colours of their own."""
+    """Objects without texture and vertex colours."""
     open: int = 0
-    """Objects whose surface is not closed."""
+    """Objects whose surface is open or non-manifold."""
     skipped: list[dict[str, str]] = field(default_factory=list)
-    """What could not be rendered: its name and the reason."""
+    """Objects that could not be rendered: source and reason."""
 
 
 def render_dataset(
@@ -52,31 +52,31 @@ def render_dataset(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> DatasetSummary:
-    """Renders a set of objects into `folder/shard-000000.tar` and so on.
+    """Renders objects into `folder/shard-000000.tar` and so on.
 
-    A shard appears when it is whole. Called again with the same source and settings, finished
-    shards are kept and the rest is rendered; the result does not depend on stops, nor on workers.
+    Shards are written atomically. A second call with the same source and settings keeps finished
+    shards and renders the rest; interruptions and the number of workers do not affect the result.
 
     Args:
-        source: where the objects come from.
+        source: the objects.
         folder: for the shards, `dataset.json` and `skipped.json`.
         config: images, sizes, limits.
-        workers: processes that render; 1 renders in this one.
-        ray: address of a Ray cluster that renders instead ("auto", "local", host:port).
-        overwrite: render anew what an earlier run with other settings left in the folder.
-        progress: told of each few objects.
+        workers: rendering processes; 1 renders in the calling one.
+        ray: address of a Ray cluster to render on instead ("auto", "local", host:port).
+        overwrite: replace shards of an earlier run with other settings.
+        progress: updated every few objects.
 
     Returns:
-        What was rendered and what was skipped, earlier runs included.
+        Counts of rendered and skipped objects, earlier runs included.
 
     Raises:
-        InputError: the folder holds a set with other settings, or cannot be written.
+        InputError: the folder holds a dataset with other settings, or cannot be written.
         StageError: a worker died.
-        Cancelled: the user stopped; finished shards stay.
+        Cancelled: by the user; finished shards are kept.
     """
     config, folder = config or DatasetConfig(), Path(folder)
-    identity = {"format": FORMAT, **source.identity(), **asdict(config)}
-    with task_runner(workers, ray) as run:  # looked for first: it may be missing
+    identity = {"format": SHARD_FORMAT, **source.identity(), **asdict(config)}
+    with task_runner(workers, ray) as run:  # first, because Ray may be missing
         open_dataset_dir(folder, identity, overwrite)
         result = DatasetSummary(folder)
         numbers = range(0, source.count, config.objects_per_shard)
@@ -84,13 +84,13 @@ def render_dataset(
         for index, start in enumerate(numbers):
             stop = min(start + config.objects_per_shard, source.count)
             path = folder / f"shard-{index:06d}.tar"
-            about = _finished(path, start, stop)
-            if about is None:
-                about = _render_shard(run, source, config, path, (start, stop), progress)
+            info = _read_finished(path, start, stop)
+            if info is None:
+                info = _render_shard(run, source, config, path, (start, stop), progress)
             else:
                 result.kept += 1
             progress.update(STAGE, stop, source.count)
-            _count(result, about)
+            _count(result, info)
     write_json(folder / SKIPPED, result.skipped)
     return result
 
@@ -103,26 +103,26 @@ def _render_shard(
     span: tuple[int, int],
     progress: Progress,
 ) -> dict[str, Any]:
-    """Renders and writes one shard; what it says of itself."""
+    """Renders and writes one shard; returns its description."""
     start, stop = span
-    chunks = [range(at, min(at + CHUNK, stop)) for at in range(start, stop, CHUNK)]
+    chunks = [range(at, min(at + CHUNK_SIZE, stop)) for at in range(start, stop, CHUNK_SIZE)]
     objects: list[tuple[str, Members]] = []
     skipped: list[dict[str, str]] = []
     notes = {GREY_NOTE: 0, OPEN_NOTE: 0}
     done = start
     tasks = [(source, config, chunk) for chunk in chunks]
-    for chunk, answers in zip(chunks, run(render_chunk, tasks), strict=True):
-        for answer in answers:
-            if "reason" in answer:
-                skipped.append(answer)
-                logger.warning("skipped: %s", answer["reason"])
+    for chunk, results in zip(chunks, run(render_chunk, tasks), strict=True):
+        for each in results:
+            if "reason" in each:
+                skipped.append(each)
+                logger.warning("skipped: %s", each["reason"])
             else:
-                objects.append((answer["key"], answer["members"]))
-                for note in answer["notes"]:
+                objects.append((each["key"], each["members"]))
+                for note in each["notes"]:
                     notes[note] += 1
         done += len(chunk)
         progress.update(STAGE, done, source.count)
-    about = {
+    info = {
         "first": start,
         "stop": stop,
         "views": config.image.views,
@@ -132,50 +132,52 @@ def _render_shard(
         "open": notes[OPEN_NOTE],
         "skipped": skipped,
     }
-    write_shard(path, objects, about, overwrite=True)
-    return {**about, "count": len(objects)}
+    write_shard(path, objects, info, overwrite=True)
+    return {**info, "count": len(objects)}
 
 
 def render_chunk(
     task: tuple[MeshList | ProceduralObjects, DatasetConfig, range],
 ) -> list[dict[str, Any]]:
-    """Renders a few objects; run by workers.
+    """Renders a few objects, in a worker.
 
     Returns:
-        For each, its key, its files and notes, or its source and why it was skipped.
+        For each object: key, files and notes, or source and reason if it was skipped.
     """
     source, config, numbers = task
-    answers = []
+    results = []
     for number in numbers:
         try:
-            key, images, about = source.item(number, config)
+            key, images, metadata = source.item(number, config)
         except Exception as error:
             if not (isinstance(error, Nova3DError) or is_out_of_memory(error)):
                 raise
-            name = source.paths[number // source.yaws_per_mesh] if isinstance(source, MeshList) else ""
-            reason = str(error) or "memory ran out"
-            answers.append({"source": name or f"object {number}", "reason": reason})
+            name = (
+                source.paths[number // source.yaws_per_mesh] if isinstance(source, MeshList) else ""
+            )
+            reason = str(error) or "out of memory"
+            results.append({"source": name or f"object {number}", "reason": reason})
             continue
-        members = encode_members(images, about, config.image_format)
-        answers.append({"key": key, "members": members, "notes": about["notes"]})
-    return answers
+        members = encode_members(images, metadata, config.image_format)
+        results.append({"key": key, "members": members, "notes": metadata["notes"]})
+    return results
 
 
-def _finished(path: Path, start: int, stop: int) -> dict[str, Any] | None:
-    """What a finished shard says of itself; None if it has to be rendered."""
+def _read_finished(path: Path, start: int, stop: int) -> dict[str, Any] | None:
+    """Description of a finished shard; None if it must be rendered."""
     if not path.exists():
         return None
     try:
-        about = read_shard(path, strict=True).about
+        info = read_shard(path, strict=True).info
     except InputError as error:
-        logger.warning("%s It is rendered again.", error.message)
+        logger.warning("%s It will be rendered again.", error.message)
         return None
-    return about if (about.get("first"), about.get("stop")) == (start, stop) else None
+    return info if (info.get("first"), info.get("stop")) == (start, stop) else None
 
 
-def _count(result: DatasetSummary, about: dict[str, Any]) -> None:
+def _count(result: DatasetSummary, info: dict[str, Any]) -> None:
     result.shards += 1
-    result.objects += about["count"]
-    result.grey += about["grey"]
-    result.open += about["open"]
-    result.skipped += about["skipped"]
+    result.objects += info["count"]
+    result.grey += info["grey"]
+    result.open += info["open"]
+    result.skipped += info["skipped"]

@@ -1,4 +1,4 @@
-"""The files of one training object: images, arrays and JSON as they come out of a shard."""
+"""Decoding the files of one training object: images, arrays and JSON."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ANGLES = ("elevation_deg", "azimuth_deg")
 
 
 class DamagedObjectError(InputError):
-    """One object of a shard cannot be read; the others can.
+    """One object of a shard is unreadable; the others may be fine.
 
     Args:
         shard: the tar file.
-        key: the object's name in it.
+        key: the object's key.
         reason: which member, and what is wrong with it.
     """
 
@@ -32,42 +32,42 @@ class DamagedObjectError(InputError):
         super().__init__(f"object {key} of shard {shard} cannot be read: {reason}")
 
 
-def decode_object(members: Mapping[str, bytes], about: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of an object, without its key.
+def decode_object(members: Mapping[str, bytes], info: Mapping[str, Any]) -> dict[str, Any]:
+    """Decodes an object, without its key.
 
     Args:
         members: content by name, such as `colour.png`.
-        about: the shard's description; `views` and `size_px` bind shapes where they are there.
+        info: the shard's description; `views` and `size_px`, if present, are checked.
 
     Returns:
-        By name without ending: (V, H, W, ...) uint8 of images, arrays as they are, and the angles
-        (V,) float32.
+        By name without suffix: images (V, H, W, ...) uint8, arrays as they are, and the angles (V,)
+        float32.
 
     Raises:
-        InputError: a member is damaged, or has another shape than the shard promises.
+        InputError: a member is damaged, or its shape differs from the description.
     """
-    views = about.get("views", 1)
+    views = info.get("views", 1)
     item: dict[str, Any] = {}
     for name, content in members.items():
         try:
             value = decode_member(name, content, views)
             if isinstance(value, dict):
-                item |= _angles(value, about.get("views"))
+                item |= _angles(value, info.get("views"))
                 continue
-            _check_image(name, value, about)
+            _check_image(name, value, info)
             item[name.partition(".")[0]] = torch.from_numpy(value)
         except InputError as error:
             raise InputError(f"{name}: {error.message}") from error
-        except Exception as error:  # decoders raise whatever comes up on damaged bytes
+        except Exception as error:  # decoders raise all kinds of errors on damaged bytes
             reason = next(iter(str(error).splitlines()), "")[:160] or type(error).__name__
             raise InputError(f"{name}: {reason.rstrip('.')}.") from error
     return item
 
 
 def decode_member(name: str, content: bytes, views: int) -> np.ndarray | dict[str, Any]:
-    """A member's content: numbers of .npy, images (V, H, W, ...) of a .png strip, or JSON.
+    """Decodes a member: the array of a .npy, images (V, H, W, ...) of a .png strip, or JSON.
 
-    An image that is not a strip of all views comes out as (1, H, W, ...).
+    A PNG of a single image is returned as (1, H, W, ...).
     """
     if name.endswith(".npy"):
         return _array(content)
@@ -78,12 +78,12 @@ def decode_member(name: str, content: bytes, views: int) -> np.ndarray | dict[st
         return strip.reshape(len(strip) // width, width, width, *strip.shape[2:])
     document = parse_json(content, "its JSON")
     if not isinstance(document, dict):
-        raise InputError("its JSON holds no named values.")
+        raise InputError("its JSON is not an object.")
     return document
 
 
 def _array(content: bytes) -> np.ndarray:
-    """The array of a .npy file, whose header must fit its bytes."""
+    """The array of a .npy file, whose header must match its size."""
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
@@ -91,14 +91,14 @@ def _array(content: bytes) -> np.ndarray:
     )
     shape, _, dtype = read(stream)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
-        raise InputError(f"an array of shape {shape} does not fit its {len(content):,} bytes.")
+        raise InputError(f"an array of shape {shape} does not match its {len(content):,} bytes.")
     stream.seek(0)
     return np.load(stream, allow_pickle=False)
 
 
 def _angles(document: Mapping[str, Any], views: int | None) -> dict[str, torch.Tensor]:
-    """The cameras' angles, each (V,) float32."""
-    found = {}
+    """Camera angles, each (V,) float32."""
+    result = {}
     for name in ANGLES:
         if name not in document:
             raise InputError(f"{name} is missing.")
@@ -106,14 +106,14 @@ def _angles(document: Mapping[str, Any], views: int | None) -> dict[str, torch.T
         wrong = views is not None and angles.shape != (views,)
         if angles.dim() != 1 or wrong or not bool(torch.isfinite(angles).all()):
             raise InputError(f"{name} is not one angle for each view.")
-        found[name] = angles
-    return found
+        result[name] = angles
+    return result
 
 
-def _check_image(name: str, value: np.ndarray, about: Mapping[str, Any]) -> None:
-    """Raises InputError for an image of another size than the shard promises."""
-    views, size_px = about.get("views"), about.get("size_px")
-    if value.dtype != np.uint8 or views is None or size_px is None:  # latents, or another writer's
+def _check_image(name: str, value: np.ndarray, info: Mapping[str, Any]) -> None:
+    """Raises InputError if an image's size differs from the shard's description."""
+    views, size_px = info.get("views"), info.get("size_px")
+    if value.dtype != np.uint8 or views is None or size_px is None:  # latents, or another writer
         return
     if value.shape[1:3] != (size_px, size_px) or value.shape[0] not in (1, views):
         raise InputError(f"images of shape {value.shape}, expected {views} of {size_px} pixels.")

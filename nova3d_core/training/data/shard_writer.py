@@ -1,4 +1,4 @@
-"""Writing shards of training objects: plain tar files that appear whole or not at all."""
+"""Writing shards of training objects: plain tar files, written atomically."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from ...io.files.atomic import atomic_file
 from .config import ImageFormat
 from .shards import SHARD_INFO
 
-FORMAT = 1
-"""Of the shards; raised when a reader of today could not read them."""
+SHARD_FORMAT = 1
+"""Version of the format; raised on changes that older readers cannot read."""
 IMAGES = ("colour", "normal", "mask")
 Members = dict[str, bytes]
-"""The files of one object: content by name, such as `colour.png`."""
+"""Files of one object: content by name, such as `colour.png`."""
 
 
-def encode_members(images: Mapping[str, Any], about: Mapping[str, Any], kind: ImageFormat) -> Members:
-    """The files of one object.
+def encode_members(
+    images: Mapping[str, Any], metadata: Mapping[str, Any], image_format: ImageFormat
+) -> Members:
+    """Encodes the files of one object.
 
     Args:
-        images: as `images.render_object` gives them.
-        about: what else is written of the object.
-        kind: how images are kept.
+        images: as returned by `render.render_object`.
+        metadata: further content of the object's JSON.
+        image_format: file format of the images.
     """
     angles = {name: _rounded(images[name]) for name in ("elevation_deg", "azimuth_deg")}
-    members = {"json": json.dumps({**about, **angles}).encode()}
+    members = {"json": json.dumps({**metadata, **angles}).encode()}
     for name in IMAGES:
         array = images[name].numpy()  # (V, H, W, ...)
-        members[f"{name}.{kind}"] = encode_png_strip(array) if kind == "png" else encode_npy(array)
+        encode = encode_png_strip if image_format == "png" else encode_npy
+        members[f"{name}.{image_format}"] = encode(array)
     return members
 
 
@@ -44,7 +47,7 @@ def _rounded(values: torch.Tensor) -> list[float]:
 
 
 def encode_png_strip(images: np.ndarray) -> bytes:
-    """Images (V, H, W, ...) uint8 below one another in one PNG."""
+    """Stacks images (V, H, W, ...) uint8 vertically into one PNG."""
     from PIL import Image
 
     content = io.BytesIO()
@@ -54,7 +57,7 @@ def encode_png_strip(images: np.ndarray) -> bytes:
 
 
 def encode_npy(array: np.ndarray) -> bytes:
-    """An array as a .npy file."""
+    """The bytes of an array's .npy file."""
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
     return content.getvalue()
@@ -63,32 +66,32 @@ def encode_npy(array: np.ndarray) -> bytes:
 def write_shard(
     path: Path,
     objects: Iterable[tuple[str, Members]],
-    about: Mapping[str, Any],
+    info: Mapping[str, Any],
     overwrite: bool = False,
 ) -> None:
-    """Writes a shard; it appears under its name when all of it is on the disk.
+    """Writes a shard atomically.
 
     Args:
-        path: the tar file to make.
+        path: tar file to write.
         objects: key and files of each object, in order.
-        about: what is said of the whole shard.
-        overwrite: replace a shard that is there.
+        info: description of the shard.
+        overwrite: replace an existing shard.
 
     Raises:
-        InputError: the disk is full, or the place cannot be written.
+        InputError: the disk is full, or the path cannot be written.
     """
     objects = list(objects)
     names = sorted(objects[0][1]) if objects else []
-    whole = {"format": FORMAT, **about, "count": len(objects), "members": names}
-    with atomic_file(path, overwrite) as beside, tarfile.open(beside, "w") as tar:
-        _add(tar, SHARD_INFO, json.dumps(whole, indent=1).encode())
+    info = {"format": SHARD_FORMAT, **info, "count": len(objects), "members": names}
+    with atomic_file(path, overwrite) as temporary, tarfile.open(temporary, "w") as tar:
+        _add(tar, SHARD_INFO, json.dumps(info, indent=1).encode())
         for key, members in objects:
             for name, content in members.items():
                 _add(tar, f"{key}.{name}", content)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """A member without owner and date, so that the same objects give the same bytes."""
+    """Adds a member without owner and date: equal objects make equal files."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))

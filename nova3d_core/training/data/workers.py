@@ -1,4 +1,4 @@
-"""Running a function over tasks in order: here, in processes of this machine, or on Ray."""
+"""Ordered map over tasks: in this process, in local worker processes, or on Ray."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 TaskRunner = Callable[[Callable[[Any], T], Sequence[Any]], Iterator[T]]
-"""Called with a function and its tasks: yields the answers in the order of the tasks."""
+"""Called with a function and its tasks; yields the results in order."""
 STAGE = "rendering objects"
 _PR_SET_PDEATHSIG = 1
-AHEAD = 3
-"""Tasks handed out to each worker at a time: none waits, and little is held in memory."""
+QUEUED_PER_WORKER = 3
+"""Tasks submitted per worker: keeps workers busy, and few results in memory."""
 
 
 @contextmanager
 def task_runner(workers: int = 1, ray: str | None = None) -> Iterator[TaskRunner]:
-    """A runner for as long as the block lasts; its processes are gone afterwards.
+    """Context with a runner; its processes have ended afterwards.
 
     Args:
-        workers: processes; 1 runs in this one.
-        ray: address of a Ray cluster; "local" starts one here.
+        workers: number of processes; 1 runs in the calling one.
+        ray: address of a Ray cluster; "local" starts one on this machine.
 
     Raises:
-        MissingDependencyError: Ray is asked for and not installed.
+        MissingDependencyError: Ray is requested and not installed.
         InputError: there is no cluster at the address.
     """
     if ray is not None:
@@ -54,19 +54,18 @@ def task_runner(workers: int = 1, ray: str | None = None) -> Iterator[TaskRunner
 
 
 def start_worker() -> None:
-    """Makes a fresh process a worker: one thread; Ctrl-C is its parent's business, whose death it
-    follows."""
+    """Initialises a worker process: one thread, ignores Ctrl-C, ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _follow_parent()
+    _exit_with_parent()
     import torch
 
     torch.set_num_threads(1)
 
 
-def _follow_parent() -> None:
-    """Ends this process when its parent ends, however that comes about.
+def _exit_with_parent() -> None:
+    """Ends this process when its parent ends for any reason.
 
-    On Linux the kernel does it, also while a library holds Python's lock; elsewhere a thread.
+    On Linux the kernel does so, even while a library holds the GIL; elsewhere a thread.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -75,7 +74,7 @@ def _follow_parent() -> None:
         kill = ctypes.c_ulong(signal.SIGKILL)
         ctypes.CDLL(None).prctl(ctypes.c_int(_PR_SET_PDEATHSIG), kill)
 
-    def wait() -> None:  # it may have died before; a dead one's sentinel is ready at once
+    def wait() -> None:  # if the parent has died already, its sentinel is ready immediately
         connection.wait([parent.sentinel])
         os._exit(1)
 
@@ -89,19 +88,22 @@ def _in_processes(workers: int) -> Iterator[TaskRunner]:
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker)
 
     def run(function: Callable[[Any], T], tasks: Sequence[Any]) -> Iterator[T]:
-        waiting: deque[Future[T]] = deque()
-        rest = iter(tasks)
+        pending: deque[Future[T]] = deque()
+        remaining = iter(tasks)
         try:
             while True:
-                while len(waiting) < AHEAD * workers and (task := next(rest, None)) is not None:
-                    waiting.append(pool.submit(function, task))
-                if not waiting:
+                while (
+                    len(pending) < QUEUED_PER_WORKER * workers
+                    and (task := next(remaining, None)) is not None
+                ):
+                    pending.append(pool.submit(function, task))
+                if not pending:
                     return
-                yield waiting.popleft().result()
+                yield pending.popleft().result()
         except BrokenProcessPool as error:
             raise StageError(
                 STAGE,
-                "a worker process died; memory may have run out.",
+                "a worker process died, possibly out of memory.",
                 "Finished shards are kept: run the command again, with fewer --workers.",
             ) from error
 
@@ -122,7 +124,7 @@ def _on_ray(address: str, workers: int) -> Iterator[TaskRunner]:
         import ray
     except ImportError as error:
         raise MissingDependencyError("ray", "rendering on a Ray cluster") from error
-    _refuse_silent(address)
+    _check_reachable(address)
     started = not ray.is_initialized()
     if started:
         try:
@@ -137,25 +139,25 @@ def _on_ray(address: str, workers: int) -> Iterator[TaskRunner]:
 
     def run(function: Callable[[Any], T], tasks: Sequence[Any]) -> Iterator[T]:
         remote = ray.remote(num_cpus=1)(function)
-        prefetch_batches = AHEAD * max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        waiting: deque[Any] = deque()
-        rest = iter(tasks)
+        limit = QUEUED_PER_WORKER * max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        pending: deque[Any] = deque()
+        remaining = iter(tasks)
         try:
             while True:
-                while len(waiting) < prefetch_batches and (task := next(rest, None)) is not None:
-                    waiting.append(remote.remote(task))
-                if not waiting:
+                while len(pending) < limit and (task := next(remaining, None)) is not None:
+                    pending.append(remote.remote(task))
+                if not pending:
                     return
-                yield ray.get(waiting[0])
-                waiting.popleft()
+                yield ray.get(pending[0])
+                pending.popleft()
         except ray.exceptions.RayError as error:
             raise StageError(
                 STAGE,
                 f"Ray lost a task: {str(error).splitlines()[0]}",
                 "Finished shards are kept: run the command again.",
             ) from error
-        finally:  # a stopped run leaves no work on the cluster
-            for each in waiting:
+        finally:  # leave no work on the cluster
+            for each in pending:
                 ray.cancel(each, force=True)
 
     try:
@@ -165,8 +167,8 @@ def _on_ray(address: str, workers: int) -> Iterator[TaskRunner]:
             ray.shutdown()
 
 
-def _refuse_silent(address: str) -> None:
-    """Raises InputError if nobody answers at host:port; Ray itself would ask for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raises InputError if nothing listens at host:port; Ray itself retries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return
@@ -179,5 +181,5 @@ def _refuse_silent(address: str) -> None:
 def _no_cluster(address: str, reason: str) -> InputError:
     return InputError(
         f"there is no Ray cluster at '{address}': {reason.rstrip('.')}.",
-        "Start one, or leave --ray out to use processes of this machine.",
+        "Start one, or omit --ray to use processes of this machine.",
     )
