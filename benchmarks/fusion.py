@@ -1,14 +1,15 @@
-"""Fuses every object of the shared data folder under each condition and measures the result.
+"""Fuses meshes' views under each perturbation and evaluates the results.
 
-    python dev.py bench fusion --conditions clean noisy conflict noisy+conflict
+    python dev.py bench fusion --meshes DIR --perturbations clean noisy conflict noisy+conflict
 
-Each object is rendered, written to a views folder and read back (images of eight bits, as users
-have them), fused, written as GLB, read back and measured against the truth; so are the refined
-poses and the conflict maps, where the fusion gives them. Also, the truth's own geometry is textured
-from the clean views ("texture" rows): what baking alone can reach.
-Writes report.json, report.md, an image sheet for each run and its conflict maps into the output
-folder; both reports are written anew after each run, so that a long one that is stopped keeps what
-it measured.
+Each mesh is rendered, written to a views folder and read back (8-bit images, as users have them),
+fused, written as GLB, read back and evaluated against its reference, together with the refined
+poses and the conflict maps. The reference geometry is also textured from the clean views
+("texture" rows): the upper limit of baking.
+Writes fusion.json and fusion.md (hull.json and hull.md with `--method hull`), and a comparison grid
+and the conflict maps of each run into the output folder. The pages are rewritten after each run, so
+that an interrupted benchmark keeps its results; docs/results holds the published ones.
+docs/results/objects.md lists the public sources of the meshes that the targets are set for.
 """
 
 from __future__ import annotations
@@ -18,24 +19,27 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from measure import EVERY, StageMemory, Target, machine, targets_table
+from results import ResultPage, Table, markdown_page, save_page
 from tqdm import tqdm
 
 from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.conventions import UpAxis
 from nova3d_core.errors import InputError, Nova3DError
 from nova3d_core.evaluation.config import PERTURBATIONS, EvaluateConfig, PerturbationConfig
 from nova3d_core.evaluation.metrics.conflict import conflict_metrics
 from nova3d_core.evaluation.metrics.poses import pose_errors, pose_motion
 from nova3d_core.evaluation.perturbations import PerturbedViews, render_perturbed_views
 from nova3d_core.evaluation.protocol import evaluate_mesh_with_grid
-from nova3d_core.evaluation.report import Report, markdown_table
-from nova3d_core.io.files.atomic import atomic_file, check_can_write_folder, translate_os_errors
+from nova3d_core.evaluation.report import COLUMNS as REPORT_COLUMNS
+from nova3d_core.evaluation.report import Report
+from nova3d_core.io.files.atomic import check_can_write_folder, translate_os_errors
 from nova3d_core.io.images.images import write_image
 from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.io.mesh.write import write_glb
@@ -47,12 +51,13 @@ from nova3d_core.pipeline.stages import FusionResult, StageTimer, bake_views
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTURE = "texture"
+MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 
-SUMMARY_OBJECTS = (
+TARGET_OBJECTS = (
     "shoe_boat", "toy_school_bus", "animal_bull", "toy_bunny_racer", "mug_white_yellow",
     "toy_two_headed_dragon", "dino_crested", "lunch_box", "character_knight",
 )  # fmt: skip
-"""The targets' means are over these."""
+"""The targets are set for these objects, see docs/results/objects.md."""
 
 TARGETS = (
     Target("clean", "visible.cd_l1", "mean", "<=", 0.0016),
@@ -71,96 +76,112 @@ TARGETS = (
     Target("noisy", "visible.cd_l1", "mean", "<=", 0.0020),
     Target("conflict", "visible.cd_l1", "mean / clean", "<=", 1.15),
     Target("noisy", "after.rotation_deg_median", "worst", "<", 0.25),
-    Target("noisy", "after.shift_percent_median", "worst", "<", 0.2),
+    Target("noisy", "after.lateral_percent_median", "worst", "<", 0.2),
     Target("noisy+conflict", "after.rotation_deg_median", "worst", "<", 0.25),
-    Target("noisy+conflict", "after.shift_percent_median", "worst", "<", 0.2),
-    Target("clean", "moved.rotation_deg_max", "worst", "<=", 0.3),
-    Target("conflict", "moved.rotation_deg_max", "worst", "<=", 0.3),
+    Target("noisy+conflict", "after.lateral_percent_median", "worst", "<", 0.2),
+    Target("clean", "pose_change.rotation_deg_max", "worst", "<=", 0.3),
+    Target("conflict", "pose_change.rotation_deg_max", "worst", "<=", 0.3),
     Target("conflict", "conflict.auc", "mean", ">=", 0.9),
     Target("noisy+conflict", "conflict.auc", "mean", ">=", 0.9),
     Target("clean", "conflict.mean", "mean", "<", 0.05),
     Target(EVERY, "peak_gb", "worst", "<=", 3.0),
 )
-"""What the fusion shall reach with the preset `fast` on two CPU cores, as the issue states it."""
+"""Targets of the preset `fast` on two CPU cores."""
 SECONDS_TARGETS = {"draft": 15.0, "fast": 40.0, "quality": 30.0}
 """Mean seconds from the views folder to the GLB; draft and fast on two CPU cores with warm caches,
 quality on a GPU."""
 
-COLUMNS = (
+MetricColumns = tuple[tuple[str, str, str], ...]
+"""Heading, metric as "group.name", format specification."""
+MEAN_COLUMNS: MetricColumns = (
     ("visible CD-L1", "visible.cd_l1", ".4f"),
     ("visible F@.005", "visible.f_at_0.005", ".3f"),
     ("CD-L1", "surface.cd_l1", ".4f"),
-    ("IoU (closed ones)", "surface.iou", ".3f"),
+    ("IoU (watertight)", "surface.iou", ".3f"),
     ("normal error °", "images_all.normal_error_deg", ".2f"),
     ("PSNR el 0", "images_el0.psnr", ".2f"),
     ("PSNR el ±25", "images_el25.psnr", ".2f"),
     ("total s", "seconds.total", ".1f"),
     ("peak GB", "peak_gb", ".2f"),
 )
-POSE_COLUMNS = (
-    ("rot ° before, median", "before.rotation_deg_median", ".2f"),
-    ("max", "before.rotation_deg_max", ".2f"),
-    ("rot ° after, median", "after.rotation_deg_median", ".3f"),
-    ("max", "after.rotation_deg_max", ".3f"),
-    ("shift % before, median", "before.shift_percent_median", ".2f"),
-    ("shift % after, median", "after.shift_percent_median", ".3f"),
-    ("max", "after.shift_percent_max", ".3f"),
-    ("depth % after, median", "after.depth_percent_median", ".3f"),
-    ("moved °, max", "moved.rotation_deg_max", ".3f"),
+OBJECT_COLUMNS: MetricColumns = tuple(
+    (heading, f"{group}.{name}", spec) for heading, group, name, spec in REPORT_COLUMNS
 )
-CONFLICT_COLUMNS = (
+POSE_COLUMNS: MetricColumns = (
+    ("rotation before, median °", "before.rotation_deg_median", ".2f"),
+    ("rotation before, max °", "before.rotation_deg_max", ".2f"),
+    ("rotation after, median °", "after.rotation_deg_median", ".3f"),
+    ("rotation after, max °", "after.rotation_deg_max", ".3f"),
+    ("lateral before, median %", "before.lateral_percent_median", ".2f"),
+    ("lateral after, median %", "after.lateral_percent_median", ".3f"),
+    ("lateral after, max %", "after.lateral_percent_max", ".3f"),
+    ("depth after, median %", "after.depth_percent_median", ".3f"),
+    ("pose change, max °", "pose_change.rotation_deg_max", ".3f"),
+)
+CONFLICT_COLUMNS: MetricColumns = (
     ("AUC", "conflict.auc", ".3f"),
     ("mean H", "conflict.mean", ".4f"),
     ("mean H, view 0", "conflict.mean_view0", ".4f"),
-    ("H > .5 %", "conflict.percent_high", ".2f"),
+    ("H > 0.5, %", "conflict.percent_high", ".2f"),
 )
-Columns = tuple[tuple[str, str, str], ...]
-"""Heading, figure, number format."""
+
+Metrics = Mapping[str, float | bool | str | None]
+"""All metrics of a run, as "group.name"."""
 
 
 @dataclass(frozen=True)
 class FusionBenchmark:
-    """Measures the fusion on every object of the shared data folder."""
+    """Settings of the benchmark."""
 
-    data: Path = ROOT.parent / "shared" / "data" / "objects"
-    """A folder with a manifest.json that lists objects: name, file, up_axis."""
+    meshes: Path
+    """Folder of mesh files. With a manifest.json, its "objects" give name, file and up_axis."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = ROOT / "benchmark_output" / "fusion"
-    """The folder to write; it must not exist yet or be empty."""
+    """Output folder; new or empty."""
+    up_axis: UpAxis = "+Y"
+    """Up axis of the meshes without a manifest."""
     objects: tuple[str, ...] = ()
-    """Only these objects; all without any."""
-    conditions: tuple[str, ...] = ("clean", "noisy", "conflict", "noisy+conflict")
-    """clean: true images; noisy: wrong poses; conflict: views that contradict each other."""
+    """Names of the meshes to use; default all."""
+    perturbations: tuple[str, ...] = ("clean", "noisy", "conflict", "noisy+conflict")
+    """clean: exact images; noisy: wrong poses; conflict: inconsistent views; or both."""
     seed: int = 0
-    """Start of the random numbers of the conditions."""
+    """Random seed of the perturbations."""
     keep_views: bool = False
-    """Keep each views folder, with the true poses and the conflicts' masks beside it."""
+    """Keep the views folders, with the true poses and the blob masks next to them."""
     texture: bool = True
-    """Also texture the truth's own geometry from the clean views."""
+    """Also texture the reference geometry from the clean views."""
     fuse: Annotated[FuseConfig, tyro.conf.arg(name="")] = field(default_factory=FuseConfig)
-    """The fusion."""
+    """Settings of the fusion."""
+
+
+@dataclass(frozen=True)
+class MeshFile:
+    """A mesh of the benchmark."""
+
+    name: str
+    path: Path
+    up_axis: UpAxis
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one object gave under one condition."""
+    """Result of one object with one perturbation."""
 
-    condition: str
+    perturbation: str
     name: str
     report: Report
     seconds: dict[str, float]
     peak_mib: dict[str, float]
     unwrap_method: str
     faces: int
-    extra: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Where there is a refined surface: the poses' errors `before` and `after`, how far they
-    `moved`, and the `conflict` maps' figures."""
+    surface: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """With an optimised surface: pose errors `before` and `after`, `pose_change`, `conflict`."""
 
-    def metrics(self) -> dict[str, float | None]:
-        """All figures as "part.figure"."""
-        parts = {**self.report.metrics, **self.extra, "seconds": self.seconds}
+    def metrics(self) -> Metrics:
+        """All metrics as "group.name"."""
+        groups = {**self.report.metrics, **self.surface, "seconds": self.seconds}
         flat = {
-            f"{part}.{name}": value
-            for part, metrics in parts.items()
+            f"{group}.{name}": value
+            for group, metrics in groups.items()
             for name, value in metrics.items()
         }
         return {**flat, "peak_gb": max(self.peak_mib.values()) * 2**20 / 1e9}
@@ -168,230 +189,262 @@ class Run:
 
 def main(settings: FusionBenchmark) -> None:
     logging.basicConfig(level=logging.WARNING, format="note: %(message)s")
-    if not (settings.data / "manifest.json").is_file():
-        raise InputError(f"{settings.data} holds no manifest.json.", "Name a folder with --data.")
-    manifest = json.loads((settings.data / "manifest.json").read_text(encoding="utf-8"))
-    check_names(settings, [entry["name"] for entry in manifest["objects"]])
-    chosen = [
-        o for o in manifest["objects"] if o["name"] in settings.objects or not settings.objects
-    ]
-    conditions = [*settings.conditions, *([TEXTURE] if settings.texture else [])]
+    meshes = mesh_files(settings)
+    check_names(settings.objects, [mesh.name for mesh in meshes])
+    check_names(settings.perturbations, PERTURBATIONS)
+    meshes = [mesh for mesh in meshes if mesh.name in settings.objects or not settings.objects]
+    perturbations = [*settings.perturbations, *([TEXTURE] if settings.texture else [])]
     check_can_write_folder(settings.output, False, ())
     with translate_os_errors(settings.output):
         settings.output.mkdir(parents=True, exist_ok=True)
     runs: list[Run] = []
     failures: list[str] = []
-    with tqdm(total=len(chosen) * len(conditions), file=sys.stderr) as bar:
-        for entry in chosen:
-            truth = read_mesh(settings.data / entry["file"], entry["up_axis"]).normalised()
-            for condition in conditions:
-                label = f"{entry['name']} {condition}"
+    with tqdm(total=len(meshes) * len(perturbations), file=sys.stderr) as bar:
+        for mesh in meshes:
+            reference = read_mesh(mesh.path, mesh.up_axis).normalised()
+            for perturbation in perturbations:
+                label = f"{mesh.name} {perturbation}"
                 bar.set_description(label)
                 try:
-                    runs.append(run_one(entry["name"], truth, condition, settings))
-                except Nova3DError as error:  # the others are still worth measuring
+                    runs.append(run_one(mesh.name, reference, perturbation, settings))
+                except Nova3DError as error:  # the remaining runs are still useful
                     failures.append(f"{label}: {error}")
                 bar.update()
-                write_reports(runs, failures, bar.total, settings)
-    print(report_text(runs, failures, bar.total, settings))
+                page = result_page(runs, failures, bar.total, settings)
+                save_page(settings.output, page_name(settings), page)
+    print(markdown_page(page, f"{page_name(settings)}.json"))
     if failures:
         raise SystemExit(f"error: {len(failures)} of {bar.total} runs failed.")
 
 
-def check_names(settings: FusionBenchmark, objects: list[str]) -> None:
-    """Raises InputError for an object or a condition that does not exist."""
-    for given, known in ((settings.objects, objects), (settings.conditions, PERTURBATIONS)):
-        unknown = sorted(set(given) - set(known))
-        if unknown:
-            raise InputError(f"'{unknown[0]}' is unknown.", f"Known are {', '.join(known)}.")
+def mesh_files(settings: FusionBenchmark) -> list[MeshFile]:
+    """The meshes of the folder, from its manifest or by file name."""
+    folder = settings.meshes
+    manifest = folder / "manifest.json"
+    if manifest.is_file():
+        entries = json.loads(manifest.read_text(encoding="utf-8"))["objects"]
+        return [
+            MeshFile(entry["name"], folder / entry["file"], entry["up_axis"]) for entry in entries
+        ]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MESH_SUFFIXES)
+    if not paths:
+        raise InputError(f"{folder} has no mesh files.", "Pass another folder with --meshes.")
+    names = ["-".join(path.relative_to(folder).with_suffix("").parts) for path in paths]
+    return [MeshFile(*pair, settings.up_axis) for pair in zip(names, paths, strict=True)]
 
 
-def run_one(name: str, truth: Mesh, condition: str, settings: FusionBenchmark) -> Run:
-    """Makes the views, fuses them, measures the mesh."""
-    made = render_perturbed_views(
-        truth,
+def check_names(names: Sequence[str], choices: Sequence[str]) -> None:
+    """Raises InputError for a name that is not among the choices."""
+    unknown = sorted(set(names) - set(choices))
+    if unknown:
+        raise InputError(f"'{unknown[0]}' is unknown.", f"Choose from {', '.join(choices)}.")
+
+
+def run_one(name: str, reference: Mesh, perturbation: str, settings: FusionBenchmark) -> Run:
+    """Renders the views, fuses them and evaluates the mesh."""
+    perturbed = render_perturbed_views(
+        reference,
         orbit_cameras(),
-        PerturbationConfig("clean" if condition == TEXTURE else condition, settings.seed),
+        PerturbationConfig("clean" if perturbation == TEXTURE else perturbation, settings.seed),
     )
-    memory, clock = StageMemory(), StageTimer()
-    place_of_run = settings.output / f"{name}-{condition}"
+    memory, timer = StageMemory(), StageTimer()
+    output = settings.output / f"{name}-{perturbation}"
     if settings.keep_views:
-        write_truth(made, write_views(made.views, place_of_run / "views").parent)
-    with tempfile.TemporaryDirectory() as place, memory.watching():
-        write_views(made.views, Path(place, "views"))
+        write_ground_truth(perturbed, write_views(perturbed.views, output / "views").parent)
+    with tempfile.TemporaryDirectory() as folder, memory.watching():
+        write_views(perturbed.views, Path(folder, "views"))
         start = time.perf_counter()
-        with clock.stage("reading"):
-            views = read_views(Path(place, "views"), memory.progress)
-        if condition == TEXTURE:
+        with timer.stage("reading"):
+            views = read_views(Path(folder, "views"), memory.progress)
+        if perturbation == TEXTURE:
             fused = bake_views(
-                truth.welded(),
+                reference.welded(),
                 views,
                 settings.fuse,
                 keep_uv=False,
                 progress=memory.progress,
-                timer=clock,
+                timer=timer,
             )
         else:
             fused = fuse_views(views, settings.fuse, memory.progress)
-        with clock.stage("writing"):
-            path = write_glb(fused.mesh, Path(place, "mesh.glb"))
-        seconds = {**clock.seconds, **fused.seconds, "total": time.perf_counter() - start}
+        with timer.stage("writing"):
+            path = write_glb(fused.mesh, Path(folder, "mesh.glb"))
+        seconds = {**timer.seconds, **fused.seconds, "total": time.perf_counter() - start}
         mesh = read_mesh(path)
-    report, sheet = evaluate_mesh_with_grid(mesh, truth, EvaluateConfig())
-    write_image(place_of_run.with_name(f"{name}-{condition}.png"), sheet)
-    conflict = surface_part(fused, "conflict")
+    report, grid = evaluate_mesh_with_grid(mesh, reference, EvaluateConfig())
+    write_image(output.with_name(f"{name}-{perturbation}.png"), grid)
+    conflict = surface_attribute(fused, "conflict")
     if conflict is not None:
         strip = conflict.detach().cpu().permute(1, 0, 2).flatten(1)  # (H, V W)
-        write_image(place_of_run.with_name(f"{name}-{condition}-conflict.png"), strip)
+        write_image(output.with_name(f"{name}-{perturbation}-conflict.png"), strip)
     return Run(
-        condition,
+        perturbation,
         name,
         report,
         seconds,
         memory.peak_mib,
         fused.unwrap_method,
         len(mesh.faces),
-        surface_figures(fused, made),
+        surface_metrics(fused, perturbed),
     )
 
 
-def surface_part(fused: FusionResult, part: str) -> Any:
-    """The fused surface's refined cameras or conflict maps; None where it has none."""
-    return getattr(getattr(fused, "surface", None), part, None)
+def surface_attribute(fused: FusionResult, name: str) -> Any:
+    """Refined cameras or conflict maps of the fused surface; None for the hull."""
+    return getattr(getattr(fused, "surface", None), name, None)
 
 
-def surface_figures(fused: FusionResult, made: PerturbedViews) -> dict[str, dict[str, Any]]:
-    """How good the refined poses and the conflict maps are, where the fusion gives them."""
+def surface_metrics(fused: FusionResult, perturbed: PerturbedViews) -> dict[str, dict[str, Any]]:
+    """Metrics of the refined poses and the conflict maps."""
     metrics: dict[str, dict[str, Any]] = {}
-    cameras, conflict = surface_part(fused, "cameras"), surface_part(fused, "conflict")
+    cameras, conflict = surface_attribute(fused, "cameras"), surface_attribute(fused, "conflict")
     if cameras is not None:
-        given = made.views.cameras
-        metrics["before"] = pose_errors(given, made.true_cameras).to_dict()
-        metrics["after"] = pose_errors(cameras, made.true_cameras).to_dict()
-        metrics["moved"] = pose_motion(given, cameras).to_dict()
+        given = perturbed.views.cameras
+        metrics["before"] = pose_errors(given, perturbed.true_cameras).to_dict()
+        metrics["after"] = pose_errors(cameras, perturbed.true_cameras).to_dict()
+        metrics["pose_change"] = pose_motion(given, cameras).to_dict()
     if conflict is not None:
-        found = conflict_metrics(conflict, made.blob_masks, made.views.masks).to_dict()
-        share = found["high_fraction"]
-        metrics["conflict"] = {**found, "percent_high": None if share is None else 100.0 * share}
+        values = conflict_metrics(conflict, perturbed.blob_masks, perturbed.views.masks).to_dict()
+        high = values["high_fraction"]
+        metrics["conflict"] = {**values, "percent_high": None if high is None else 100.0 * high}
     return metrics
 
 
-def write_truth(made: PerturbedViews, folder: Path) -> None:
-    """True poses and conflict masks, beside the views that hide them."""
-    poses = made.true_cameras.world_to_camera.tolist()
-    truth = {"world_to_camera_opencv": poses}
-    (folder / "true_poses.json").write_text(json.dumps(truth), encoding="utf-8")
-    for view, blob in enumerate(made.blob_masks):
+def write_ground_truth(perturbed: PerturbedViews, folder: Path) -> None:
+    """Writes the true poses and the blob masks next to the views."""
+    poses = perturbed.true_cameras.world_to_camera.tolist()
+    document = {"world_to_camera_opencv": poses}
+    (folder / "true_poses.json").write_text(json.dumps(document), encoding="utf-8")
+    for view, blob in enumerate(perturbed.blob_masks):
         write_image(folder / "conflict" / f"{view:03d}.png", blob.float())
 
 
-def write_reports(
-    runs: list[Run], failures: list[str], wanted: int, settings: FusionBenchmark
-) -> None:
-    """Both reports of all runs so far; each file is replaced as a whole."""
-    document = {
-        "machine": machine(),
-        "fuse": asdict(settings.fuse),
-        "seed": settings.seed,
-        "runs_wanted": wanted,
-        "failures": failures,
-        "runs": [{**asdict(run), "report": run.report.to_dict()} for run in runs],
-    }
-    with atomic_file(settings.output / "report.json", overwrite=True) as path:
-        path.write_text(json.dumps(document, indent=2), encoding="utf-8")
-    with atomic_file(settings.output / "report.md", overwrite=True) as path:
-        path.write_text(report_text(runs, failures, wanted, settings), encoding="utf-8")
+def page_name(settings: FusionBenchmark) -> str:
+    return "hull" if settings.fuse.method == "hull" else "fusion"
 
 
-def report_text(
-    runs: list[Run], failures: list[str], wanted: int, settings: FusionBenchmark
-) -> str:
-    """All figures, for people: targets, means, and for each condition its objects."""
-    parts = [f"Machine: {json.dumps(machine())}\n"]
-    if len(runs) < wanted:
-        parts.append(f"{len(runs)} of {wanted} runs measured.\n")
-    parts += [f"Failed: {failure}\n" for failure in failures]
-    conditions = list(dict.fromkeys(run.condition for run in runs))
-    parts += summary(runs, settings)
-    for condition in conditions:
-        some = [run for run in runs if run.condition == condition]
-        parts.append(f"## {condition}\n")
-        parts.append(markdown_table({run.name: run.report for run in some}))
-        if any(run.extra for run in some):
-            rows = {run.name: run.metrics() for run in some}
-            parts.append(figures_table("object", rows, POSE_COLUMNS + CONFLICT_COLUMNS, True))
-        parts.append(cost_table(some))
-    return "\n".join(parts)
+def result_page(
+    runs: list[Run], failures: list[str], total: int, settings: FusionBenchmark
+) -> ResultPage:
+    """All results so far: means, targets, and for each perturbation its objects."""
+    hull = page_name(settings) == "hull"
+    tables = summary_tables(runs, settings)
+    for perturbation in dict.fromkeys(run.perturbation for run in runs):
+        selected = [run for run in runs if run.perturbation == perturbation]
+        rows = {run.name: run.metrics() for run in selected}
+        tables.append(metrics_table("object", rows, OBJECT_COLUMNS, f"{perturbation}: metrics"))
+        if any(run.surface for run in selected):
+            columns = POSE_COLUMNS + CONFLICT_COLUMNS
+            title = f"{perturbation}: poses and conflict maps"
+            tables.append(metrics_table("object", rows, columns, title))
+        tables.append(cost_table(selected, f"{perturbation}: seconds and memory"))
+    return ResultPage(
+        title="Visual hull with baked texture" if hull else "De-conflict fusion",
+        summary=f"{len(runs)} of {total} runs, preset `{preset_of(settings)}`."
+        + "".join(f" Failed: {failure}" for failure in failures),
+        tables=tables,
+        command=f"python dev.py bench fusion --meshes DIR{' --method hull' if hull else ''}"
+        f" --perturbations {' '.join(settings.perturbations)}",
+        machine=machine(),
+        date=time.strftime("%Y-%m-%d"),
+        details={
+            "fuse": asdict(settings.fuse),
+            "seed": settings.seed,
+            "failures": failures,
+            "runs": [{**asdict(run), "report": run.report.to_dict()} for run in runs],
+        },
+    )
 
 
 def preset_of(settings: FusionBenchmark) -> str:
-    """The fusion's preset; `fast` where the settings name none."""
+    """The preset of the fusion; `fast` by default."""
     return str(getattr(getattr(settings.fuse, "sdf", None), "preset", None) or "fast")
 
 
-def summary(runs: list[Run], settings: FusionBenchmark) -> list[str]:
-    """Each condition's means over the targets' objects, and the targets, met or missed."""
+def summary_tables(runs: list[Run], settings: FusionBenchmark) -> list[Table]:
+    """Means of each perturbation, and the targets if their objects were measured."""
+    names = {run.name for run in runs}
+    objects = TARGET_OBJECTS if names & set(TARGET_OBJECTS) else tuple(sorted(names))
     measured = {
-        condition: {
+        perturbation: {
             run.name: run.metrics()
             for run in runs
-            if run.condition == condition and run.name in SUMMARY_OBJECTS
+            if run.perturbation == perturbation and run.name in objects
         }
-        for condition in settings.conditions
+        for perturbation in settings.perturbations
     }
     if not any(measured.values()):
         return []
-    covered = ", ".join(f"{len(objects)} {condition}" for condition, objects in measured.items())
-    columns = COLUMNS
-    if any(run.extra for run in runs):
+    counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in measured.items())
+    columns = MEAN_COLUMNS
+    if any(run.surface for run in runs):
         columns += POSE_COLUMNS + CONFLICT_COLUMNS
-    rows = {name: means(list(objects.values())) for name, objects in measured.items()}
-    targets, preset = list(TARGETS), preset_of(settings)
-    if preset in SECONDS_TARGETS:
-        targets.append(Target(EVERY, "seconds.total", "mean", "<=", SECONDS_TARGETS[preset]))
-    return [
-        f"## Targets\n\nOf the {len(SUMMARY_OBJECTS)} objects they are set for: {covered}.\n",
-        figures_table("means", rows, columns, False),
-        targets_table(targets, measured, SUMMARY_OBJECTS),
-    ]
+    rows = {kind: mean_metrics(list(objects.values())) for kind, objects in measured.items()}
+    title = f"Means over {len(objects)} objects"
+    tables = [metrics_table("perturbation", rows, columns, title, f"Measured: {counts}.", False)]
+    if objects == TARGET_OBJECTS and page_name(settings) == "fusion":
+        targets, preset = list(TARGETS), preset_of(settings)
+        if preset in SECONDS_TARGETS:
+            targets.append(Target(EVERY, "seconds.total", "mean", "<=", SECONDS_TARGETS[preset]))
+        tables.append(targets_table(targets, measured, objects))
+    return tables
 
 
-def means(rows: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    """The mean of each figure that is a number somewhere, over the rows that have it."""
-    result: dict[str, float | None] = {}
+def mean_metrics(rows: Sequence[Metrics]) -> dict[str, float | None]:
+    """Mean of each numeric metric over the rows that have it."""
+    means: dict[str, float | None] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
-        result[name] = sum(values) / len(values) if values else None
-    return result
+        means[name] = sum(values) / len(values) if values else None
+    return means
 
 
-def figures_table(
-    corner: str, rows: dict[str, dict[str, float | None]], columns: Columns, with_means: bool
-) -> str:
-    """A Markdown table of chosen figures; "-" where a row has none."""
+def metrics_table(
+    corner: str,
+    rows: dict[str, Metrics],
+    columns: MetricColumns,
+    title: str,
+    text: str = "",
+    with_means: bool = True,
+) -> Table:
+    """A table of selected metrics, with a row of means for two rows or more."""
+    columns = tuple(each for each in columns if any(each[1] in row for row in rows.values()))
+    lines = [[name, *(row.get(metric) for _, metric, _ in columns)] for name, row in rows.items()]
     if with_means and len(rows) > 1:
-        rows = {**rows, "mean": means(list(rows.values()))}
-    lines = [[corner, *(heading for heading, *_ in columns)], ["---"] + ["---:"] * len(columns)]
-    for name, metrics in rows.items():
-        values = [(metrics.get(figure), form) for _, figure, form in columns]
-        lines.append([name, *("-" if v is None else format(v, form) for v, form in values)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        values = [[row.get(metric) for row in rows.values()] for _, metric, _ in columns]
+        specs = [spec for *_, spec in columns]
+        lines.append(["mean", *map(mean_cell, values, specs)])
+    headings = [(corner, ""), *((heading, spec) for heading, _, spec in columns)]
+    return Table(headings, lines, title, text)
 
 
-def cost_table(runs: list[Run]) -> str:
-    """Seconds and peak MiB a stage, one row an object, means below."""
+def mean_cell(values: Sequence[float | bool | str | None], spec: str) -> float | str | None:
+    """Mean of the existing values, with their number if some are missing; booleans are counted."""
+    existing = [value for value in values if isinstance(value, int | float)]
+    if not existing:
+        return None
+    if isinstance(existing[0], bool):
+        return f"{sum(existing)} of {len(existing)}"
+    mean = sum(existing) / len(existing)
+    return mean if len(existing) == len(values) else f"{mean:{spec}} ({len(existing)})"
+
+
+def cost_table(runs: list[Run], title: str) -> Table:
+    """Seconds and peak memory of each object, with means."""
     stages = list(dict.fromkeys(stage for run in runs for stage in run.seconds))
-    rows = [["object", "faces", "unwrap", *(f"{s} s" for s in stages), "peak MiB", "in stage"]]
-    rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
+    rows: list[list[Any]] = []
     for run in runs:
         peak_stage = max(run.peak_mib, key=run.peak_mib.get)
-        cells = [f"{run.seconds.get(s, 0.0):.2f}" for s in stages]
-        peak = f"{run.peak_mib[peak_stage]:.0f}"
-        rows.append([run.name, str(run.faces), run.unwrap_method, *cells, peak, peak_stage])
-    means = [sum(r.seconds.get(s, 0.0) for r in runs) / len(runs) for s in stages]
-    worst = max(max(run.peak_mib.values()) for run in runs)
-    rows.append(["mean", "", "", *(f"{m:.2f}" for m in means), f"{worst:.0f}", "worst"])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+        cells = [run.seconds.get(stage, 0.0) for stage in stages]
+        row = [run.name, run.faces, run.unwrap_method, *cells, run.peak_mib[peak_stage], peak_stage]
+        rows.append(row)
+    means = [sum(run.seconds.get(stage, 0.0) for run in runs) / len(runs) for stage in stages]
+    peak = max(max(run.peak_mib.values()) for run in runs)
+    rows.append(["mean", "", "", *means, peak, "worst"])
+    columns = [("object", ""), ("faces", "d"), ("unwrap method", "")]
+    columns += [(f"{stage} s", ".2f") for stage in stages]
+    columns += [("peak MiB", ".0f"), ("peak in stage", "")]
+    return Table(columns, rows, title)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Counts what a step of each stage asks of a GPU, without one: kernel launches and round trips.
+"""Counts kernel launches, synchronisations and uploads per step of each stage, without a GPU.
 
-    python dev.py bench launches
+    python dev.py bench launches [--before COMMIT]
 
-A pretend device (tests/devices/pretend_device.py) computes on the CPU and counts; the table goes to
-docs/results/devices.md. With `--before COMMIT` an older commit is counted by the same script, for
-the table's columns on the left; without it they are kept as they are in devices.json.
+A pretend device (tests/devices/pretend_device.py) computes on the CPU and counts. Writes
+devices.json and devices.md. With `--before COMMIT` the same script also counts an older commit,
+for the "before" columns; without it they are kept.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from measure import machine
-
-from nova3d_core.io.files.atomic import atomic_file
+from results import RESULTS, ResultPage, Table, load_page, markdown_page, save_page
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKLOADS = ("cameras", "fusion", "fusion_hashgrid", "fusion_in_torch", "sampling")
@@ -34,45 +34,48 @@ TARGETS = {
     "fusion step, hash grid": {"syncs": 20},
     "denoising step": {"syncs": 1},
 }
-"""At most; a name that goes on after a comma has its own."""
+"""Upper limits; names of denoising steps are matched by their beginning."""
+SUMMARY = (
+    "Means per call, counted on a pretend device that computes on the CPU, raises where CUDA "
+    "would, and counts; nothing here ran on a GPU. `launches` are operations that start a "
+    "kernel, so views and allocations are excluded; a composite operation counts once. `syncs` "
+    "are waits of the host for the device, `uploads` copies to it. Inputs: the 16 shipped views "
+    "of 256 px, with pose gradients and the conflict model; denoising steps use small networks "
+    "of each kind, with guidance."
+)
 
-Table = dict[str, dict[str, Any]]
+Counts = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class LaunchBenchmark:
-    """Counts launches, synchronisations and uploads."""
+    """Settings of the benchmark."""
 
-    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = ROOT / "docs" / "results"
-    """The folder of devices.md and devices.json."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = RESULTS
+    """Folder of devices.md and devices.json."""
     before: str = ""
-    """A commit of this repository to count, too."""
+    """Commit of this repository to count as well."""
     workloads: tuple[str, ...] = WORKLOADS
-    """What to count."""
+    """Workloads to count."""
 
 
 def main(settings: LaunchBenchmark) -> int:
-    kept = settings.output / "devices.json"
-    old = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-    before, commit = old.get("before", {}), old.get("before_commit", "")
-    now = {**old.get("now", {}), **count(ROOT, settings.workloads)}
+    path = settings.output / "devices.json"
+    details = dict(load_page(path).details) if path.is_file() else {}
+    details["now"] = {**details.get("now", {}), **count(ROOT, settings.workloads)}
     if settings.before:
-        with tempfile.TemporaryDirectory() as place:
-            commit = check_out(settings.before, Path(place))
-            before = {**before, **count(Path(place), settings.workloads)}
-    document = {"machine": machine(), "before_commit": commit, "before": before, "now": now}
-    settings.output.mkdir(parents=True, exist_ok=True)
-    text = page(now, before, commit)
-    with atomic_file(kept, overwrite=True) as path:
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    with atomic_file(settings.output / "devices.md", overwrite=True) as path:
-        path.write_text(text, encoding="utf-8")
-    print(text)
-    return 1 if missed(now) else 0
+        with tempfile.TemporaryDirectory() as folder:
+            details["before_commit"] = check_out(settings.before, Path(folder))
+            before = count(Path(folder), settings.workloads)
+            details["before"] = {**details.get("before", {}), **before}
+    page = result_page(details)
+    save_page(settings.output, "devices", page)
+    print(markdown_page(page, "devices.json"))
+    return 1 if exceeded(details["now"]) else 0
 
 
 def check_out(commit: str, folder: Path) -> str:
-    """Writes the files of a commit into a folder; gives its short name."""
+    """Extracts the files of a commit into a folder; returns its short hash."""
     archive = subprocess.run(
         ["git", "archive", "--format=tar", commit], cwd=ROOT, check=True, capture_output=True
     ).stdout
@@ -84,13 +87,13 @@ def check_out(commit: str, folder: Path) -> str:
     ).stdout.strip()
 
 
-def count(checkout: Path, workloads: tuple[str, ...]) -> Table:
-    """Counts of a checkout's core, each workload in a process of its own.
+def count(checkout: Path, workloads: tuple[str, ...]) -> Counts:
+    """Counts of a checkout's core, each workload in its own process.
 
-    The scripts that count are always this checkout's; the core is the other's, whose folder comes
-    first on the import path.
+    The counting scripts are always those of this checkout; the core is the one in `checkout`, whose
+    folder comes first on the import path.
     """
-    table: Table = {}
+    counts: Counts = {}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for name in workloads:
         words = [sys.executable, "-m", "tests.devices.counts", name]
@@ -99,53 +102,46 @@ def count(checkout: Path, workloads: tuple[str, ...]) -> Table:
         )
         if done.returncode:
             raise SystemExit(f"counting {name} failed:\n{done.stderr[-2000:]}")
-        table.update(json.loads(done.stdout.strip().splitlines()[-1]))
-    return table
+        counts.update(json.loads(done.stdout.strip().splitlines()[-1]))
+    return counts
 
 
-def targets_of(name: str) -> dict[str, int]:
-    """The most that a step may ask for."""
+def limits_of(name: str) -> dict[str, int]:
+    """Upper limits of a step's counts."""
     return TARGETS.get(name) or (TARGETS["denoising step"] if name.startswith("denoising") else {})
 
 
-def missed(table: Table) -> list[str]:
-    """Names with a count beyond its target."""
+def exceeded(counts: Counts) -> list[str]:
+    """Names of the steps above a limit."""
     return [
         name
-        for name, figures in table.items()
-        if any(figures[kind] > most for kind, most in targets_of(name).items())
+        for name, step in counts.items()
+        if any(step[kind] > limit for kind, limit in limits_of(name).items())
     ]
 
 
-def page(now: Table, before: Table, commit: str) -> str:
-    """The page, in Markdown."""
-    rows = [
-        ["per call", *(f"{kind} before" for kind in KINDS), *KINDS, "at most"],
-        ["---", *["---:"] * 6, "---"],
-    ]
-    for name, figures in now.items():
+def result_page(details: Mapping[str, Any]) -> ResultPage:
+    """The page of counts, next to those of the older commit."""
+    before = details.get("before", {})
+    columns = [("per call", ""), *((f"{kind} before", ",g") for kind in KINDS)]
+    columns += [*((kind, ",g") for kind in KINDS), ("limit", "")]
+    rows = []
+    for name, step in details["now"].items():
         earlier = before.get(name, {})
-        cells = [_number(earlier.get(kind)) for kind in KINDS]
-        cells += [_number(figures[kind]) for kind in KINDS]
-        most = ", ".join(f"{most} {kind}" for kind, most in targets_of(name).items())
-        rows.append([name, *cells, most or "-"])
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"""# What a GPU is asked to do
-
-Written by `python dev.py bench launches`. Nothing here ran on a GPU: a pretend device computes on
-the CPU, raises where CUDA would, and counts. `launches` are operations that start a kernel, so
-views and allocations are left out; a composite operation counts once. `syncs` are times that the
-host waits for the device, `uploads` copies to it. Figures are means per call on the sixteen shipped
-views of 256 pixels, with pose gradients and the conflict model on; denoising steps are those of
-small networks of each kind, with guidance. "before" is commit {commit or "-"}, counted by the same
-script.
-
-{table}
-"""
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}".removesuffix(".0")
+        counts = [earlier.get(kind) for kind in KINDS] + [step[kind] for kind in KINDS]
+        limit = ", ".join(f"{limit} {kind}" for kind, limit in limits_of(name).items())
+        rows.append(
+            [name, *(None if value is None else round(value, 1) for value in counts), limit or "-"]
+        )
+    commit = details.get("before_commit", "-")
+    return ResultPage(
+        title="Kernel launches and synchronisations",
+        summary=f'{SUMMARY} "Before" is commit {commit}, counted by the same script.',
+        tables=[Table(columns, rows)],
+        command="python dev.py bench launches",
+        machine=machine(),
+        details=details,
+    )
 
 
 if __name__ == "__main__":

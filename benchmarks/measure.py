@@ -1,36 +1,35 @@
-"""What benchmarks measure beside the ruler's figures: memory, the machine, targets met or missed.
+"""Measurements shared by the benchmarks: peak memory, the machine, targets.
 
-Peak memory is taken from outside, while a stage reports its progress.
+Peak memory is sampled in a thread while the stages report their progress.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
+from results import Table
 
 from nova3d_core.progress import Progress, ProgressEvent
 
-SAMPLE_EVERY_S = 0.01
-LOOK_FOR_WORKERS_EVERY_S = 0.1
-"""Finding workers reads the whole table of processes, which takes a core's time from the run."""
+SAMPLE_INTERVAL_S = 0.01
+WORKER_SCAN_INTERVAL_S = 0.1
+"""Listing child processes is expensive."""
 
-Measured = Mapping[str, Mapping[str, Mapping[str, float | None]]]
-"""Condition -> object -> name of the figure -> its value; None or absent: there is none."""
+Measured = Mapping[str, Mapping[str, Mapping[str, float | bool | str | None]]]
+"""Perturbation -> object -> name of the metric -> its value; None or absent: undefined."""
 EVERY = "every"
-"""In place of a condition: all that were run, taken together."""
+"""Instead of a perturbation: all of them."""
 
 
 class StageMemory:
-    """Peak memory of this process and its workers in each stage, in MiB."""
+    """Peak memory of this process and its child processes in each stage, in MiB."""
 
     def __init__(self):
         self.peak_mib: dict[str, float] = {}
@@ -40,12 +39,12 @@ class StageMemory:
 
     @property
     def progress(self) -> Progress:
-        """A progress whose events tell which stage is running."""
+        """A progress whose events set the current stage."""
         return Progress(self._enter)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Samples in a thread while the `with` block runs."""
+        """Samples in a thread during the `with` block."""
         thread = threading.Thread(target=self._watch, daemon=True)
         thread.start()
         try:
@@ -58,13 +57,13 @@ class StageMemory:
         self._stage = event.stage
 
     def _watch(self) -> None:
-        looked, workers = float("-inf"), 0.0
+        last_scan, workers = float("-inf"), 0.0
         while not self._stop.is_set():
-            if time.perf_counter() - looked >= LOOK_FOR_WORKERS_EVERY_S:
-                looked, workers = time.perf_counter(), self._workers_mib()
+            if time.perf_counter() - last_scan >= WORKER_SCAN_INTERVAL_S:
+                last_scan, workers = time.perf_counter(), self._workers_mib()
             now = self._process.memory_info().rss / 2**20 + workers
             self.peak_mib[self._stage] = max(now, self.peak_mib.get(self._stage, 0.0))
-            time.sleep(SAMPLE_EVERY_S)
+            time.sleep(SAMPLE_INTERVAL_S)
 
     def _workers_mib(self) -> float:
         total = 0
@@ -77,7 +76,7 @@ class StageMemory:
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures were taken on, in words that name no particular machine."""
+    """Hardware and versions, without anything that identifies the machine."""
     import torch
 
     return {
@@ -89,72 +88,66 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def write_figures(folder: Path, figures: Mapping[str, Any], table: str) -> None:
-    """Writes figures.json, which also says on what machine, and table.md."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"machine": machine(), **figures}, indent=1) + "\n"
-    (folder / "figures.json").write_text(text, encoding="utf-8")
-    (folder / "table.md").write_text(table, encoding="utf-8")
-
-
 @dataclass(frozen=True)
 class Target:
-    """What a figure shall reach."""
+    """Target value of a metric."""
 
-    condition: str
-    """A condition's name, or "every"."""
-    figure: str
+    perturbation: str
+    """Name of a perturbation, or "every"."""
+    metric: str
     over: str
-    """Of the objects: mean, worst, or one object's name; "mean / clean" and "worst / clean" divide
-    by the clean condition's mean, or each object's figure by its own clean one."""
+    """Reduction over the objects: mean, worst, or the name of an object; "mean / clean" divides by
+    the mean of the clean views, "worst / clean" each object's value by its clean one."""
     comparison: Literal["<=", "<", ">="]
     value: float
 
 
-def targets_table(targets: Sequence[Target], measured: Measured, objects: Sequence[str]) -> str:
-    """A Markdown table: each target, what was measured over the objects, and the verdict."""
-    rows = [["condition", "figure", "over", "target", "measured", "verdict"], ["---"] * 6]
+def targets_table(targets: Sequence[Target], measured: Measured, objects: Sequence[str]) -> Table:
+    """A table of the targets, the measured values and the verdicts."""
+    rows = []
     for target in targets:
-        value, found = judged(target, measured, objects)
-        wanted = f"{target.comparison} {target.value:g}"
-        rows.append([target.condition, target.figure, target.over, wanted, value, found])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+        value, verdict = check_target(target, measured, objects)
+        limit = f"{target.comparison} {target.value:g}"
+        rows.append([target.perturbation, target.metric, target.over, limit, value, verdict])
+    headings = ("perturbation", "metric", "over", "target", "measured", "verdict")
+    return Table([(heading, "") for heading in headings], rows, "Targets")
 
 
-def judged(target: Target, measured: Measured, objects: Sequence[str]) -> tuple[str, str]:
-    """The measured value in words, and "met", "missed" or how much of it was not measured.
+def check_target(target: Target, measured: Measured, objects: Sequence[str]) -> tuple[str, str]:
+    """The measured value as text, and "met", "missed" or how many values are missing.
 
-    The value covers what was measured; the verdict waits for all of it.
+    The value covers what was measured; the verdict needs all objects.
     """
     over, _, base = target.over.partition(" / ")
-    conditions = list(measured) if target.condition == EVERY else [target.condition]
+    every = target.perturbation == EVERY
+    perturbations = list(measured) if every else [target.perturbation]
     names = list(objects) if over in ("mean", "worst") else [over]
-    pairs: list[tuple[str, float, float]] = []  # object, value, what to divide by
-    for condition in conditions:
+    terms: list[tuple[str, float, float]] = []  # object, value, divisor
+    for perturbation in perturbations:
         for name in names:
-            value = _figure(measured, condition, name, target.figure)
-            divisor = _figure(measured, base, name, target.figure) if base else 1.0
+            value = _metric(measured, perturbation, name, target.metric)
+            divisor = _metric(measured, base, name, target.metric) if base else 1.0
             if value is not None and divisor:
-                pairs.append((name, value, divisor))
-    if not pairs:
+                terms.append((name, value, divisor))
+    if not terms:
         return "-", "not measured"
     label = ""
     if over == "worst":
-        pick = min if target.comparison == ">=" else max
-        name, value, divisor = pick(pairs, key=lambda pair: pair[1] / pair[2])
-        reached, label = value / divisor, f" ({name})"
+        select = min if target.comparison == ">=" else max
+        name, value, divisor = select(terms, key=lambda term: term[1] / term[2])
+        result, label = value / divisor, f" ({name})"
     else:
-        reached = sum(value for _, value, _ in pairs) / sum(divisor for *_, divisor in pairs)
-    wanted = len(conditions) * len(names)
-    if len(pairs) < wanted:
-        return f"{reached:.4g}{label}", f"{len(pairs)} of {wanted} measured"
+        result = sum(value for _, value, _ in terms) / sum(divisor for *_, divisor in terms)
+    expected = len(perturbations) * len(names)
+    if len(terms) < expected:
+        return f"{result:.4g}{label}", f"{len(terms)} of {expected} measured"
     met = {
-        "<=": reached <= target.value,
-        "<": reached < target.value,
-        ">=": reached >= target.value,
+        "<=": result <= target.value,
+        "<": result < target.value,
+        ">=": result >= target.value,
     }[target.comparison]
-    return f"{reached:.4g}{label}", "met" if met else "missed"
+    return f"{result:.4g}{label}", "met" if met else "missed"
 
 
-def _figure(measured: Measured, condition: str, name: str, figure: str) -> float | None:
-    return measured.get(condition, {}).get(name, {}).get(figure)
+def _metric(measured: Measured, perturbation: str, name: str, metric: str) -> float | None:
+    return measured.get(perturbation, {}).get(name, {}).get(metric)

@@ -82,9 +82,9 @@ def fusion() -> None:
 
     install_warp()
     book_calls(optimise, "_step", "fusion step")
-    book_calls(optimise, "_align", "alignment step")
+    book_calls(optimise, "_register_poses", "registration step")
     book_calls(optimise, "_check_finite", "check for NaN (every 10 steps)")
-    book_calls(PoseRegistration, "__init__", "start of alignment (once a level)")
+    book_calls(PoseRegistration, "__init__", "registration setup (once per level)")
     book_calls(DenseGrid, "redistance", "redistancing (every 25 steps)")
     plain = SdfFusionConfig(check_inputs=False)
     levels = (
@@ -105,7 +105,7 @@ def fusion_in_torch() -> None:
     from nova3d_core.fusion.fields.grid import warp_support
 
     warp_support.can_run_on = lambda device: False
-    book_calls(optimise, "_step", "fusion step, torch twin")
+    book_calls(optimise, "_step", "fusion step, torch implementation")
     plain = SdfFusionConfig(check_inputs=False)
     conflict = replace(plain.conflict, start_fraction=0.0)
     _fuse(replace(plain, levels=(LevelConfig(64, 3, 0.01),), conflict=conflict))
@@ -147,8 +147,8 @@ def sampling() -> None:
     """Denoising steps of each kind of network, small, in float32 and float16."""
     from nova3d_core.cameras.orbits import ORBIT_PRESETS, OrbitConfig
     from nova3d_core.cameras.rigs import RigConfig
-    from nova3d_core.diffusion.sampling.config import SampleConfig
     from nova3d_core.diffusion.model import UNET, OneDevice
+    from nova3d_core.diffusion.sampling.config import SampleConfig
     from nova3d_core.diffusion.sampling.pipeline import SAMPLING, sample
     from nova3d_core.progress import Progress
 

@@ -95,8 +95,8 @@ def test_a_fusion_step_in_warp_asks_for_little():
     counts = run_module("counts", "fusion")
     step = counts["fusion step"]
     assert 100 <= step["launches"] <= 200 and step["syncs"] <= 1
-    assert counts["alignment step"]["syncs"] <= 1
-    assert counts["start of alignment (once a level)"]["syncs"] <= 12
+    assert counts["registration step"]["syncs"] <= 1
+    assert counts["registration setup (once per level)"]["syncs"] <= 12
     assert counts["check for NaN (every 10 steps)"]["syncs"] <= 1
 
 
