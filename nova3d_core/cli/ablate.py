@@ -1,4 +1,4 @@
-"""`ablate`: what each part of the fusion is worth on a folder of views with a known truth."""
+"""`ablate`: the contribution of each part of the fusion, measured against a ground truth."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from ..pipeline.config import FuseConfig
 from ..progress import Progress
 from .console import print_json, print_out
 
-ABLATION_FILES = ("report.json", "table.md", "sheet.png")
+ABLATION_FILES = ("report.json", "table.md", "comparison.png")
 
 
 @dataclass(frozen=True)
 class Ablate:
-    """Fuse the same views with one part after another left out; measure each against the truth."""
+    """Fuse the same views without one part at a time, and compare each result to a reference."""
 
     views: Positional[Path]
     """A folder with a transforms.json (as `render`, nerfstudio and instant-ngp write it), with a
     COLMAP model and its images, or with Wonder3D's output."""
     reference: Path
-    """The truth; it is centred and scaled to longest side 1 first."""
+    """The ground-truth mesh, which is centred and scaled to a longest side of 1."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
-    """A folder for report.json, table.md and the image sheet."""
+    """Output folder for report.json, table.md and comparison.png."""
     variants: tuple[str, ...] = ()
     """Only these of full, without-conflict, robust-instead, without-poses, without-normals,
-    without-hull-start; all without any."""
+    without-hull-start; all if none are given."""
     fuse: Annotated[FuseConfig, arg(name="")] = field(default_factory=FuseConfig)
-    """All stages of the full fusion."""
+    """Settings of the full pipeline."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    """Protocol and settings of the measurement."""
+    """Settings of the evaluation."""
     overwrite: bool = False
-    """Replace the output if it is there already."""
+    """Replace an existing output folder."""
     json: bool = False
-    """Say the report as JSON."""
+    """Print the report as JSON."""
 
     def run(self, progress: Progress) -> None:
-        """Reads, fuses and measures each variant, writes."""
+        """Runs the command."""
         from ..evaluation.ablation import ablate, ablation_configs
         from ..io.files.atomic import atomic_folder, check_can_write_folder
         from ..io.images.images import write_image
@@ -53,14 +53,14 @@ class Ablate:
         check_can_write_folder(self.output, self.overwrite, ABLATION_FILES, inputs)
         configs = ablation_configs(self.fuse, self.variants)
         views, reference = read_views(self.views, progress), read_mesh(self.reference)
-        found = ablate(views, reference, configs, self.evaluate, progress)
-        document = {"fuse": settings_dict(self.fuse), "variants": found.to_dict()}
+        ablation = ablate(views, reference, configs, self.evaluate, progress)
+        document = {"fuse": settings_dict(self.fuse), "variants": ablation.to_dict()}
         with atomic_folder(self.output, self.overwrite, ABLATION_FILES) as folder:
             text = json.dumps(document, indent=2, allow_nan=False)
             (folder / "report.json").write_text(text, encoding="utf-8")
-            (folder / "table.md").write_text(found.table(), encoding="utf-8")
-            write_image(folder / "sheet.png", found.grid)
+            (folder / "table.md").write_text(ablation.table(), encoding="utf-8")
+            write_image(folder / "comparison.png", ablation.grid)
         if self.json:
             print_json(document)
         else:
-            print_out(found.table().rstrip())
+            print_out(ablation.table().rstrip())

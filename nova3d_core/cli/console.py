@@ -1,4 +1,4 @@
-"""What the command line shows: bars and warnings on stderr, results on stdout."""
+"""Console output: progress bars and warnings on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ..errors import StageError
 from ..progress import Progress, ProgressEvent
 from .failures import BROKEN_PIPE, describe_error, first_line, traceback_enabled
 
-LINES_EVERY_S = 5.0
-"""Seconds between two lines of progress where nobody watches a bar move."""
+PLAIN_INTERVAL_S = 5.0
+"""Seconds between two lines of progress if stderr is not a terminal."""
 
 
 def prepare_streams() -> None:
-    """Makes standard streams safe to write to, whatever their encoding, or if they are closed.
+    """Makes the standard streams safe to write to with any encoding, and if they are closed.
 
-    A standard stream that the parent closed leaves its number to the next file that is opened, and
-    whatever a library writes to stderr would end up there: such numbers are taken first.
+    The descriptor of a closed standard stream would be reused by the next opened file, which would
+    then receive what libraries write to stderr: such descriptors are redirected to the null device.
     """
-    for number in range(3):
+    for descriptor in range(3):
         try:
-            os.fstat(number)
+            os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-    if sys.stdout is None:  # libraries write to it without a question
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is this one
+    if sys.stdout is None:  # libraries write to it without a check
         sys.stdout = _null_stream()
     if sys.stderr is None:
         sys.stderr = _null_stream()
@@ -41,16 +41,16 @@ def prepare_streams() -> None:
 
 
 def _null_stream() -> io.TextIOWrapper:
-    """A text stream that goes nowhere."""
+    """A text stream to the null device."""
     return open(os.devnull, "w", encoding="utf-8")
 
 
 def print_out(text: str) -> None:
-    """Writes a line to stdout, if there is one.
+    """Prints a line to stdout, if there is one.
 
     Raises:
-        BrokenPipeError: its reader went away.
-        StageError: it cannot be written: a full disk.
+        BrokenPipeError: the reader closed the pipe.
+        StageError: stdout cannot be written, for example because the disk is full.
     """
     if sys.stdout is None:
         return
@@ -64,12 +64,12 @@ def print_out(text: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Writes a document to stdout as JSON; a figure that does not exist is null."""
+    """Prints a document to stdout as JSON."""
     print_out(json.dumps(document, indent=2, allow_nan=False))
 
 
 def print_err(text: str) -> None:
-    """Writes a line to stderr, if there is one that can be written to."""
+    """Prints a line to stderr, if it can be written."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             sys.stderr.write(text + "\n")
@@ -77,9 +77,9 @@ def print_err(text: str) -> None:
 
 
 def report_error(error: Exception) -> int:
-    """Says in one line what went wrong; returns the exit code.
+    """Prints the error in one line to stderr; returns the exit code.
 
-    A reader of stdout that went away (`| head`) is no error, so nothing is said of it.
+    A broken pipe (`| head`) is not an error and prints nothing.
     """
     if isinstance(error, BrokenPipeError):
         _silence_stdout()
@@ -93,13 +93,13 @@ def report_error(error: Exception) -> int:
 
 
 def close_stdout() -> int:
-    """Writes out what stdout still holds; returns the exit code that this gives."""
+    """Flushes stdout; returns the resulting exit code."""
     error = _flush_stdout()
     return 0 if error is None else report_error(error)
 
 
 def _flush_stdout() -> OSError | None:
-    """Why what stdout still holds cannot be written, in which case it goes nowhere."""
+    """Flushes stdout; redirects it to the null device and returns the error if that fails."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -110,36 +110,36 @@ def _flush_stdout() -> OSError | None:
 
 
 def _silence_stdout() -> None:
-    """Lets what is left for stdout go nowhere: Python flushes it once more at the end."""
+    """Redirects stdout to the null device, because Python flushes it again at exit."""
     with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def log_to_stderr() -> None:
-    """Shows the package's warnings, each as one plain line."""
-    logging.raiseExceptions = False  # a message that cannot be written ends nothing
-    handler = logging.NullHandler() if sys.stderr is None else _BetweenBars(sys.stderr)
+    """Prints warnings of the package to stderr, each as one line."""
+    logging.raiseExceptions = False  # a failed log message must not abort the command
+    handler = logging.NullHandler() if sys.stderr is None else _TqdmHandler(sys.stderr)
     logging.basicConfig(level=logging.WARNING, format="note: %(message)s", handlers=[handler])
 
 
-class _BetweenBars(logging.StreamHandler):
-    """Writes lines of their own, where a bar may stand."""
+class _TqdmHandler(logging.StreamHandler):
+    """Prints log messages above an active progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        loaded = sys.modules.get("tqdm")
-        aside = nullcontext()
-        if loaded is not None:
-            aside = loaded.tqdm.external_write_mode(file=sys.stderr)
-        with aside:
+        tqdm = sys.modules.get("tqdm")
+        context = nullcontext()
+        if tqdm is not None:
+            context = tqdm.tqdm.external_write_mode(file=sys.stderr)
+        with context:
             super().emit(record)
 
 
 class ProgressBars:
-    """One tqdm bar for each stage, on stderr; a new stage closes the bar before it.
+    """One tqdm bar per stage on stderr; a new stage closes the previous bar.
 
-    Without tqdm each stage gets plain lines; without stderr nothing is shown.
+    Prints plain lines if tqdm is not installed, and nothing without stderr.
     """
 
     def __init__(self):
@@ -148,13 +148,13 @@ class ProgressBars:
 
     @property
     def progress(self) -> Progress:
-        """The progress that draws these bars."""
+        """The `Progress` that updates these bars."""
         return Progress(self._show)
 
     def _show(self, event: ProgressEvent) -> None:
         if sys.stderr is None:
             return
-        with suppress(OSError, ValueError):  # a bar that cannot be drawn ends no work
+        with suppress(OSError, ValueError):  # a bar that cannot be drawn must not abort the work
             if self._bar is None or event.stage != self._stage or event.step < self._bar.n:
                 self.close()
                 self._stage = event.stage
@@ -162,26 +162,26 @@ class ProgressBars:
             self._bar.update(event.step - self._bar.n)
 
     def close(self) -> None:
-        """Finishes the bar that is open."""
+        """Closes the active bar."""
         if self._bar is not None:
             bar, self._bar = self._bar, None
-            with suppress(OSError, ValueError):  # stderr may be gone
+            with suppress(OSError, ValueError):  # stderr may be closed
                 bar.close()
 
 
 def _bar(stage: str, total: int) -> Any:
-    """A bar of tqdm, or lines that stand in for one."""
+    """A tqdm bar, or its plain-text replacement."""
     try:
         from tqdm import tqdm
     except ImportError:
-        return _Lines(stage, total)
-    # a log file gets a line now and then, a terminal a moving bar
-    every_s = 0.1 if sys.stderr.isatty() else LINES_EVERY_S
-    return tqdm(total=total, desc=stage, file=sys.stderr, mininterval=every_s)
+        return _PlainBar(stage, total)
+    # update rarely in a log file, smoothly in a terminal
+    interval_s = 0.1 if sys.stderr.isatty() else PLAIN_INTERVAL_S
+    return tqdm(total=total, desc=stage, file=sys.stderr, mininterval=interval_s)
 
 
-class _Lines:
-    """Stands in for a bar: a line at the start, at the end, and every few seconds."""
+class _PlainBar:
+    """Replaces a tqdm bar: a line at the start, at the end and every few seconds."""
 
     def __init__(self, stage: str, total: int):
         self.n = 0
@@ -189,13 +189,13 @@ class _Lines:
         self._write()
 
     def update(self, steps: int) -> None:
-        """So many steps more are done."""
+        """Advances by a number of steps."""
         self.n += steps
-        if self.n >= self._total or time.monotonic() - self._written >= LINES_EVERY_S:
+        if self.n >= self._total or time.monotonic() - self._written >= PLAIN_INTERVAL_S:
             self._write()
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Does nothing; the interface of tqdm."""
 
     def _write(self) -> None:
         self._written = time.monotonic()

@@ -1,4 +1,4 @@
-"""`demo`: the whole way on what ships with the package."""
+"""`demo`: the complete pipeline on data that ships with the package."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ from .evaluate import REPORT_FILES, write_report
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 OBJECT = ASSETS / "character_knight.glb"
 IMAGE = ASSETS / "image"
-"""A folder of one view: an object that the built-in model has not seen in training."""
-PAINTED, SHEET = "image.png", "views.png"
-DEMO_FILES = ("views", "mesh.glb", "turntable.webp", PAINTED, SHEET, *REPORT_FILES)
+"""A folder with one view of an object that was not in the training data of the built-in model."""
+INPUT_IMAGE, VIEW_GRID = "input.png", "views.png"
+DEMO_FILES = ("views", "mesh.glb", "turntable.webp", INPUT_IMAGE, VIEW_GRID, *REPORT_FILES)
 
 Start = Literal["auto", "image", "object"]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Go the whole way, from one image, or from the views of an object with its measure."""
+    """Run the complete pipeline from one image, or on rendered views of an object."""
 
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")] = Path("demo_output")
-    """The folder to write; an earlier demo's is replaced, one with anything else in it is not."""
+    """The output folder. That of an earlier demo is replaced, any other non-empty folder is not."""
     start: Start = "auto"
-    """image: paint views of the shipped image by the built-in model, fuse them. object: render
-    the shipped object, fuse its views, measure the mesh. auto: image, where the model ships."""
+    """image: generate views of the shipped image with the built-in model and fuse them. object:
+    render the shipped object, fuse the views and evaluate the mesh. auto: image, if the built-in
+    model is available."""
     seed: int = 0
-    """Start of the noise, from the image."""
+    """Random seed of the sampling, with --start image."""
     steps: int | None = None
-    """Denoising steps, from the image; the model's own if not given."""
+    """Denoising steps, with --start image; the model's default if omitted."""
     fuse: Annotated[FuseConfig, arg(name="")] = field(default_factory=FuseConfig)
-    """All stages of the fusion."""
+    """Settings of the pipeline from views to a mesh."""
     json: bool = False
-    """Say the report as JSON."""
+    """Print the report as JSON."""
 
     def run(self, progress: Progress) -> None:
-        """The folder appears when all of it is done."""
+        """Runs the command; the output folder appears when it is complete."""
         from ..io.files.atomic import check_can_write_folder
 
         check_can_write_folder(self.output, True, DEMO_FILES)
@@ -55,7 +56,7 @@ class Demo:
             self._from_object(progress)
 
     def _from_image(self, progress: Progress) -> None:
-        """Paints, fuses, films."""
+        """Generates views, fuses them and renders a turntable."""
         from ..diffusion.sampling.config import SampleConfig
         from ..diffusion.sampling.pipeline import sample
         from ..diffusion.sampling.preview import image_grid
@@ -70,16 +71,16 @@ class Demo:
 
         start = time.perf_counter()
         model = load_model(NAME, progress=progress)
-        seen = read_views(IMAGE)
+        input_view = read_views(IMAGE)
         with atomic_folder(self.output, True, DEMO_FILES) as folder:
-            write_image(folder / PAINTED, seen.colour[0])
-            mask = None if seen.masks is None else seen.masks[0]
+            write_image(folder / INPUT_IMAGE, input_view.colour[0])
+            mask = None if input_view.masks is None else input_view.masks[0]
             config = SampleConfig(seed=self.seed, steps=self.steps)
-            painted = sample(model, seen.colour[0], mask, config, progress=progress)
-            seconds = {"painting": time.perf_counter() - start}
-            write_image(folder / SHEET, image_grid(painted.images))
-            write_views(painted.views, folder / "views", progress=progress)
-            fused = fuse_views(painted.views, self.fuse, progress)
+            generated = sample(model, input_view.colour[0], mask, config, progress=progress)
+            seconds = {"generating": time.perf_counter() - start}
+            write_image(folder / VIEW_GRID, image_grid(generated.images))
+            write_views(generated.views, folder / "views", progress=progress)
+            fused = fuse_views(generated.views, self.fuse, progress)
             write_glb(fused.mesh, folder / "mesh.glb")
             write_turntable(turntable(fused.mesh, progress=progress), folder / "turntable.webp")
         seconds |= {**fused.seconds, "demo": time.perf_counter() - start}
@@ -87,16 +88,14 @@ class Demo:
         if self.json:
             print_json({"start": "image", "faces": faces, "seconds": seconds})
             return
-        views = len(painted.views)
-        print_out(
-            f"One image, {views} views, a mesh of {faces} faces: done in {seconds['demo']:.0f} s."
-        )
-        print_out(
-            f"Look at {PAINTED}, {SHEET}, mesh.glb and turntable.webp in {self.output.resolve()}"
-        )
+        views = len(generated.views)
+        total = seconds["demo"]
+        print_out(f"Generated {views} views and a mesh of {faces} faces in {total:.0f} s.")
+        print_out(f"See {INPUT_IMAGE}, {VIEW_GRID}, mesh.glb and turntable.webp in")
+        print_out(f"{self.output.resolve()}")
 
     def _from_object(self, progress: Progress) -> None:
-        """Renders, fuses, measures, films."""
+        """Renders views, fuses them, evaluates the mesh and renders a turntable."""
         from ..cameras.cameras import orbit_cameras
         from ..evaluation.protocol import evaluate_mesh_with_grid
         from ..evaluation.report import markdown_table
@@ -113,17 +112,19 @@ class Demo:
         with atomic_folder(self.output, True, DEMO_FILES) as folder:
             views = render_views(truth, orbit_cameras(), progress=progress).views
             write_views(views, folder / "views", progress=progress)
-            # what follows sees what a user's folder would give: images of eight bits
+            # read back as 8-bit images, as from a user's folder
             fused = fuse_views(read_views(folder / "views", progress), self.fuse, progress)
             write_glb(fused.mesh, folder / "mesh.glb")
-            report, sheet = evaluate_mesh_with_grid(fused.mesh, truth, progress=progress)
+            report, grid = evaluate_mesh_with_grid(fused.mesh, truth, progress=progress)
             table = markdown_table({OBJECT.stem: report})
-            write_report(folder, report, table, sheet)
+            write_report(folder, report, table, grid)
             write_turntable(turntable(fused.mesh, progress=progress), folder / "turntable.webp")
         seconds = time.perf_counter() - start
         if self.json:
             print_json({**report.to_dict(), "fuse_seconds": fused.seconds, "demo_seconds": seconds})
             return
         print_out(table)
-        print_out(f"Done in {seconds:.0f} s. Look at mesh.glb, turntable.webp and sheet.png in ")
+        print_out(
+            f"Finished in {seconds:.0f} s. See mesh.glb, turntable.webp and comparison.png in"
+        )
         print_out(f"{self.output.resolve()}")

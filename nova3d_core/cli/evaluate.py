@@ -1,4 +1,4 @@
-"""`evaluate`: how close a mesh is to its reference."""
+"""`evaluate`: metrics of a mesh against a reference."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 
     from ..evaluation.report import Report
 
-REPORT_FILES = ("report.json", "report.md", "sheet.png")
+REPORT_FILES = ("report.json", "report.md", "comparison.png")
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a mesh against its reference: distances, volume, normals, re-rendered images."""
+    """Evaluate a mesh against a reference: distances, volume, normals and rendered images."""
 
     mesh: Positional[Path]
-    """The result."""
+    """The mesh to evaluate."""
     reference: Path
-    """The truth; it is centred and scaled to longest side 1 first."""
+    """The ground-truth mesh, which is centred and scaled to a longest side of 1."""
     up_axis: UpAxis = "+Y"
-    """Which way is up in the result's file."""
+    """Up axis of the evaluated mesh."""
     output: Annotated[Path | None, arg(aliases=("-o",), metavar="DIR")] = None
-    """A folder for report.json, report.md and the image sheet."""
+    """Output folder for report.json, report.md and comparison.png."""
     evaluate: Annotated[EvaluateConfig, arg(name="")] = field(default_factory=EvaluateConfig)
-    """Protocol and settings."""
+    """Settings of the evaluation."""
     overwrite: bool = False
-    """Replace the output if it is there already."""
+    """Replace an existing output folder."""
     json: bool = False
-    """Say the report as JSON."""
+    """Print the report as JSON."""
 
     def run(self, progress: Progress) -> None:
-        """Reads, measures, writes."""
+        """Runs the command."""
         from ..evaluation.protocol import evaluate_mesh, evaluate_mesh_with_grid
         from ..evaluation.report import markdown_table
         from ..io.files.atomic import atomic_folder, check_can_write_folder
@@ -52,26 +52,26 @@ class Evaluate:
             check_can_write_folder(self.output, self.overwrite, REPORT_FILES, inputs)
         mesh = read_mesh(self.mesh, self.up_axis)
         reference = read_mesh(self.reference)
-        sheet = None
+        grid = None
         if self.output is not None and self.evaluate.with_images:
-            report, sheet = evaluate_mesh_with_grid(mesh, reference, self.evaluate, progress)
+            report, grid = evaluate_mesh_with_grid(mesh, reference, self.evaluate, progress)
         else:
             report = evaluate_mesh(mesh, reference, self.evaluate, progress)
         table = markdown_table({self.mesh.stem: report})
         if self.output is not None:
             with atomic_folder(self.output, self.overwrite, REPORT_FILES) as folder:
-                write_report(folder, report, table, sheet)
+                write_report(folder, report, table, grid)
         if self.json:
             print_json(report.to_dict())
         else:
             print_out(table.rstrip())
 
 
-def write_report(folder: Path, report: Report, table: str, sheet: Tensor | None) -> None:
-    """Writes `REPORT_FILES` into a folder; the image sheet (H, W, 3) where there is one."""
+def write_report(folder: Path, report: Report, table: str, grid: Tensor | None) -> None:
+    """Writes `REPORT_FILES` to a folder; the comparison grid (H, W, 3) only if there is one."""
     from ..io.images.images import write_image
 
     (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
     (folder / "report.md").write_text(table, encoding="utf-8")
-    if sheet is not None:
-        write_image(folder / "sheet.png", sheet)
+    if grid is not None:
+        write_image(folder / "comparison.png", grid)

@@ -1,4 +1,4 @@
-"""`export`: a model's file out of a training run, which may still be going on."""
+"""`export`: writes a model file from a training run, which may still be running."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from .console import print_json, print_out
 
 @dataclass(frozen=True)
 class Export:
-    """Write the averaged weights of a training run as a model's file."""
+    """Write the EMA weights of a training run as a model file."""
 
     run_folder: Positional[Path]
-    """The folder of a run of `train`; its newest checkpoint is taken."""
+    """The folder of a `train` run; its newest checkpoint is used."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="FILE")]
-    """The .safetensors to write; `generate` and LoadNOVA3D read it."""
+    """The .safetensors file to write, for `generate` and LoadNOVA3D."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    """Number format of the weights."""
+    """Dtype of the weights."""
     overwrite: bool = False
-    """Replace the output if it is there already."""
+    """Replace an existing output file."""
     json: bool = False
-    """Say the result as JSON."""
+    """Print the result as JSON."""
 
     def run(self, progress: Progress) -> None:
-        """Reads the checkpoint, writes the model."""
+        """Runs the command."""
         from ..training.export import export_run
 
-        made = export_run(self.run_folder, self.output, self.dtype, self.overwrite, progress)
-        place, size = made.state.progress, self.output.stat().st_size
+        exported = export_run(self.run_folder, self.output, self.dtype, self.overwrite, progress)
+        step, size = exported.state.progress.step, self.output.stat().st_size
         if self.json:
-            print_json({"output": str(self.output), "step": place.step, "bytes": size})
+            print_json({"output": str(self.output), "step": step, "bytes": size})
             return
         print_out(
-            f"step {place.step} of {self.run_folder} in {self.output} ({size / 2**20:.1f} MB)"
+            f"Exported step {step} of {self.run_folder} to {self.output} ({size / 2**20:.1f} MB)."
         )

@@ -1,4 +1,4 @@
-"""`fuse`: a folder of views to a textured mesh."""
+"""`fuse`: a textured mesh from a folder of views."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .console import print_json, print_out
 if TYPE_CHECKING:
     from ..pipeline.stages import FusionResult
 
-DETAIL_FILES = ("settings.json", "report.json", "conflict", "views")
+DETAIL_FILES = ("settings.json", "report.json", "conflict_maps", "views")
 
 
 @dataclass(frozen=True)
@@ -26,23 +26,23 @@ class Fuse:
     """A folder with a transforms.json (as `render`, nerfstudio and instant-ngp write it), with a
     COLMAP model and its images, or with Wonder3D's output."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="MESH")]
-    """The mesh to write: .glb, .obj or .ply."""
+    """The mesh file to write: .glb, .obj or .ply."""
     fuse: Annotated[FuseConfig, arg(name="")] = field(default_factory=FuseConfig)
-    """All stages."""
+    """Settings of all stages."""
     settings: Path | None = None
-    """Take all settings of the stages from this JSON file instead; `presets` prints one."""
+    """Read the settings of all stages from this JSON file instead; `presets` prints one."""
     details: Path | None = None
-    """Also write a folder with the settings, a report, conflict maps and the refined views."""
+    """Also write the settings, a report, conflict maps and the refined views to this folder."""
     device: str = "cpu"
-    """Where to optimise: cpu, or cuda, cuda:1; the grid field falls back to the CPU where warp does
-    not run on the GPU."""
+    """Device of the optimisation: cpu, cuda, cuda:1. The grid field falls back to the CPU if warp
+    does not support the GPU."""
     overwrite: bool = False
-    """Replace the outputs if they are there already."""
+    """Replace existing outputs."""
     json: bool = False
-    """Say the result as JSON."""
+    """Print the result as JSON."""
 
     def run(self, progress: Progress) -> None:
-        """Reads, fuses, writes."""
+        """Runs the command."""
         from ..compute.devices import resolve_device
         from ..io.files.atomic import check_can_write_folder
         from ..io.files.ownership import reject_overlapping_outputs
@@ -62,10 +62,10 @@ class Fuse:
         if self.details is not None:
             self._write_details(fused, config)
         write_mesh(fused.mesh, self.output, self.overwrite)
-        self._say(fused)
+        self._print_result(fused)
 
     def _write_details(self, fused: FusionResult, config: FuseConfig) -> None:
-        """Settings, report, conflict maps and refined views, all or nothing."""
+        """Writes settings, report, conflict maps and refined views atomically."""
         import json
 
         from ..io.files.atomic import atomic_folder
@@ -79,11 +79,11 @@ class Fuse:
             if fused.surface.report.steps:
                 report["fusion"] = fused.surface.report.to_dict()
                 for view, conflict in enumerate(fused.surface.conflict):
-                    write_image(folder / "conflict" / f"{view:03d}.png", conflict)
+                    write_image(folder / "conflict_maps" / f"{view:03d}.png", conflict)
             (folder / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
             write_views(fused.views, folder / "views")
 
-    def _say(self, fused: FusionResult) -> None:
+    def _print_result(self, fused: FusionResult) -> None:
         texture_px = fused.mesh.texture.shape[0]
         if self.json:
             print_json(
@@ -96,7 +96,7 @@ class Fuse:
                 }
             )
             return
-        spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in fused.seconds.items())
+        timings = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in fused.seconds.items())
         print_out(
-            f"{len(fused.mesh.faces)} faces, {texture_px} px texture in {self.output} ({spent})"
+            f"{len(fused.mesh.faces)} faces, {texture_px} px texture in {self.output} ({timings})"
         )

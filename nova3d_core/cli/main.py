@@ -1,6 +1,6 @@
-"""The command line: chooses a command, runs it, turns errors into one clear line and an exit code.
+"""Entry point of the command line: runs a command, reports errors in one line with an exit code.
 
-Exit codes: 0 done, 1 a stage failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by
+Exit codes: 0 success, 1 a stage failed, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by
 SIGHUP, 141 stdout was closed.
 """
 
@@ -32,35 +32,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code.
 
     Args:
-        arguments: what follows the program's name. None takes those of the process, which is
-            taken to exit afterwards: from then on it ignores the signals that would end it.
+        arguments: of the command line. If None, those of the process, which is assumed to exit
+            afterwards: it ignores later termination signals.
     """
-    # threads that wait by sleeping: on a busy machine spinning ones slow each other tenfold
+    # waiting threads sleep: spinning threads slow each other down tenfold on a busy machine
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     prepare_streams()
     log_to_stderr()
     bars, signals = ProgressBars(), TerminationSignals()
     try:
-        with signals.handled(ends_process=arguments is None):
-            command = _parsed(sys.argv[1:] if arguments is None else list(arguments))
+        with signals.handle(exits_after=arguments is None):
+            command = _parse(sys.argv[1:] if arguments is None else list(arguments))
             command.run(bars.progress.also_cancelled_by(signals.is_received))
     except KeyboardInterrupt:
         bars.close()
-        print_err("stopped: nothing half-written was left.")
+        print_err("stopped: no incomplete files were left behind.")
         return signals.exit_code()
-    except SystemExit:  # tyro's, after --help or a mistake
+    except SystemExit:  # raised by tyro after --help or a wrong argument
         if close_stdout() == BROKEN_PIPE:
             return BROKEN_PIPE
         raise
-    except Exception as error:  # also the last resort: a line that says what to report
+    except Exception as error:  # including internal errors
         bars.close()
         return report_error(error)
     bars.close()
     return close_stdout()
 
 
-def _parsed(arguments: list[str]):
-    """The chosen command with its settings; a mistake in them is an InputError or exit code 2."""
+def _parse(arguments: list[str]):
+    """Parses the command and its settings; mistakes raise InputError, or exit with code 2."""
     try:
         import tyro
     except ImportError as error:
@@ -98,6 +98,6 @@ def _parsed(arguments: list[str]):
         return tyro.cli(
             functools.reduce(operator.or_, choices),
             prog=PROGRAM,
-            description="Images of an object in, a textured 3D mesh out.",
+            description="Reconstructs a textured 3D mesh from one or more images of an object.",
             args=arguments,
         )

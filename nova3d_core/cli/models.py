@@ -1,4 +1,4 @@
-"""`models`: which model files are installed, what each really is, and which are missing."""
+"""`models`: lists the installed model files, what each contains, and missing ones."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .console import print_json, print_out
 
 @dataclass(frozen=True)
 class Models:
-    """List the model files at hand, told from their headers, and the known ones missing."""
+    """List the installed model files, identified by their headers, and missing published ones."""
 
     folder: tuple[Path, ...] = ()
-    """Where to look; without any, NOVA3D_MODELS and ComfyUI's models folder."""
+    """Folders to search; NOVA3D_MODELS and ComfyUI's models folder if none are given."""
     json: bool = False
-    """Say the list as JSON."""
+    """Print the list as JSON."""
 
     def run(self, progress: Progress) -> None:
-        """Looks and says."""
+        """Runs the command."""
         from .models_table import models_report, models_text
 
         report = models_report(self.folder, progress)

@@ -1,4 +1,4 @@
-"""`presets`: the fusion's presets with every setting, to read or to start a settings file from."""
+"""`presets`: prints the settings of a fusion preset, as a template for a settings file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .console import print_json
 
 @dataclass(frozen=True)
 class Presets:
-    """Print the settings that `fuse --settings FILE` reads."""
+    """Print the settings of a fusion preset as JSON, for `fuse --settings FILE`."""
 
     name: Positional[Preset] = "fast"
-    """draft, fast (for CPUs) or quality (for GPUs)."""
+    """The preset of the fusion: draft, fast (for CPUs) or quality (for GPUs)."""
 
     def run(self, progress: Progress) -> None:
-        """Prints all settings of the fusion with this preset."""
+        """Runs the command."""
         from ..fusion.config import preset_config
         from ..io.settings import settings_dict
         from ..pipeline.config import FuseConfig

@@ -1,4 +1,4 @@
-"""`render`: a mesh to a folder of views."""
+"""`render`: a folder of views from a mesh."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from .console import print_json, print_out
 
 @dataclass(frozen=True)
 class Render:
-    """Render a mesh to a folder of views: colour, normals, masks and cameras."""
+    """Render a mesh to a folder of views with colour, normals, masks and cameras."""
 
     mesh: Positional[Path]
     """A .glb, .gltf, .obj or .ply file."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
-    """The folder to write; it gets a transforms.json and the images."""
+    """The output folder, for a transforms.json and the images."""
     up_axis: UpAxis = "+Y"
-    """Which way is up in the mesh's file; glTF says +Y, many scans say +Z."""
+    """Up axis of the mesh: +Y in glTF, +Z in many scans."""
     normalise: bool = True
-    """Centre the mesh and scale its longest side to 1, as the default rig expects."""
+    """Centre the mesh and scale its longest side to 1, as the default camera rig expects."""
     rig: RigConfig = field(default_factory=RigConfig)
-    """The cameras."""
+    """Camera rig."""
     render: RenderConfig = field(default_factory=RenderConfig)
-    """The renderer."""
+    """Settings of the renderer."""
     turntable: Path | None = None
-    """Also write the mesh turning once, as an animated .webp or .gif."""
+    """Also write a turntable animation of the mesh, .webp or .gif."""
     overwrite: bool = False
-    """Replace the output if it is there already."""
+    """Replace existing outputs."""
     json: bool = False
-    """Say the result as JSON."""
+    """Print the result as JSON."""
 
     def run(self, progress: Progress) -> None:
-        """Reads, renders, writes."""
+        """Runs the command."""
         from ..cameras.cameras import orbit_cameras
         from ..io.files.atomic import check_can_write_folder
         from ..io.files.ownership import reject_overlapping_outputs

@@ -1,4 +1,4 @@
-"""`render-dataset`: meshes, or procedural objects, to shards for training."""
+"""`render-dataset`: training shards from meshes or procedural objects."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ if TYPE_CHECKING:
 
 LATENTS = "latents"
 MAX_WORKERS = 1024
-"""More processes than this on one machine is a slip of the keyboard."""
+"""Larger numbers are assumed to be typing errors."""
 
 
 @dataclass(frozen=True)
 class RenderDataset:
-    """Render objects into shards that training reads; run again, it goes on where it stopped."""
+    """Render objects to shards for training; running it again resumes an interrupted run."""
 
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
-    """The folder for the shards."""
+    """The output folder for the shards."""
     meshes: Positional[Path | None] = None
-    """A text file that names one mesh file a line, relative to its own folder."""
+    """A text file with one mesh file per line, relative to the text file's folder."""
     procedural: Annotated[int | None, arg(metavar="COUNT")] = None
-    """Make so many objects instead of reading meshes; --seed chooses them."""
+    """Generate this many objects instead of reading meshes; --seed selects them."""
     dataset: Annotated[DatasetConfig, arg(name="")] = field(default_factory=DatasetConfig)
-    """The set."""
+    """Settings of the data set."""
     workers: int = 1
-    """Processes that render."""
+    """Number of rendering processes."""
     ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
-    """Render on the Ray cluster at this address; "local" starts one on this machine."""
-    latents_of: Annotated[Path | None, arg(metavar="MODEL")] = None
-    """Then work out what this model's VAE and image encoder make of the images, for training
-    that reads none; written to the folder `latents` in DIR."""
+    """Render on the Ray cluster at this address; "local" starts a cluster on this machine."""
+    precompute_latents: Annotated[Path | None, arg(metavar="MODEL")] = None
+    """Then encode the images with the VAE and the image encoder of this model, so that training
+    does not have to; written to the folder `latents` in DIR."""
     precompute: PrecomputeConfig = field(default_factory=PrecomputeConfig)
-    """With --latents-of."""
+    """Settings of --precompute-latents."""
     device: str = "cpu"
-    """With --latents-of: where to encode: cpu, cuda, cuda:1, mps."""
+    """Device of --precompute-latents: cpu, cuda, cuda:1, mps."""
     overwrite: bool = False
-    """Render anew what an earlier run with other settings left in the folder."""
+    """Replace the shards of an earlier run with other settings."""
     json: bool = False
-    """Say the result as JSON."""
+    """Print the result as JSON."""
 
     def run(self, progress: Progress) -> None:
-        """Renders what is missing."""
+        """Runs the command."""
         from dataclasses import asdict
 
         from ..compute.devices import resolve_device
@@ -63,7 +63,7 @@ class RenderDataset:
         check_bounds(self, "option", procedural=(1, 2**31 - 1), workers=(1, MAX_WORKERS))
         if (self.meshes is None) == (self.procedural is None):
             raise InputError(
-                "name a list of meshes, or give --procedural COUNT; not both.",
+                "pass either a list of meshes or --procedural COUNT, not both.",
                 "For example: render-dataset meshes.txt -o shards",
             )
         if self.meshes is not None:
@@ -71,32 +71,36 @@ class RenderDataset:
         else:
             source = ProceduralObjects(self.procedural)
         encoders = None
-        if self.latents_of is not None:
+        if self.precompute_latents is not None:
             from ..training.data.precompute_latents import load_encoders
 
             existing_settings(self.output / LATENTS)
-            encoders = load_encoders(self.latents_of, device, progress)  # before hours of rendering
-        done = render_dataset(
+            encoders = load_encoders(self.precompute_latents, device, progress)
+        result = render_dataset(
             source, self.output, self.dataset, self.workers, self.ray, self.overwrite, progress
         )
         latents = None if encoders is None else self._latents(encoders, progress)
         if self.json:
-            document = {**asdict(done), "folder": str(done.folder)}
+            document = {**asdict(result), "folder": str(result.folder)}
             print_json({**document, "latents": None if latents is None else str(latents)})
             return
-        kept = f", {done.kept} of them kept" if done.kept else ""
-        print_out(f"{done.objects} objects in {done.shards} shards in {done.folder}{kept}")
-        if done.grey:
-            print_out(f"{done.grey} had neither texture nor vertex colours: they are grey")
-        if done.open:
-            print_out(f"{done.open} are open or not manifold: they are seen from both sides")
-        if done.skipped:
-            print_out(f"{len(done.skipped)} were skipped; {done.folder / SKIPPED} says why")
+        kept = f", {result.kept} of them from an earlier run" if result.kept else ""
+        print_out(f"{result.objects} objects in {result.shards} shards in {result.folder}{kept}")
+        if result.grey:
+            print_out(
+                f"{result.grey} objects have no texture or vertex colours and were rendered grey"
+            )
+        if result.open:
+            print_out(
+                f"{result.open} objects are not closed manifolds and were rendered double-sided"
+            )
+        if result.skipped:
+            print_out(f"{len(result.skipped)} objects were skipped, see {result.folder / SKIPPED}")
         if latents is not None:
-            print_out(f"their latents in {latents}")
+            print_out(f"Latents in {latents}")
 
     def _latents(self, encoders: Encoders, progress: Progress) -> Path:
-        """The second step; the folder that it fills."""
+        """Encodes the rendered images; returns the folder of the latents."""
         from ..training.data.precompute_latents import precompute
 
         folder = self.output / LATENTS

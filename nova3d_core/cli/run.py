@@ -1,4 +1,4 @@
-"""`run`: one image to a textured mesh."""
+"""`run`: a textured mesh from one image."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(SamplingOptions):
-    """Make a textured mesh of the object in one image: paint views, fuse them."""
+    """Reconstruct a textured mesh of the object in an image: generate views and fuse them."""
 
     output: Annotated[Path, arg(aliases=("-o",), metavar="MESH")]
-    """The mesh to write: .glb, .obj or .ply."""
+    """The mesh file to write: .glb, .obj or .ply."""
     fuse: Annotated[FuseConfig, arg(name="")] = field(default_factory=FuseConfig)
-    """All stages of the fusion."""
+    """Settings of the pipeline from views to a mesh."""
     settings: Path | None = None
-    """Take all settings of the fusion from this JSON file instead; `presets` prints one."""
+    """Read these settings from this JSON file instead; `presets` prints one."""
     views: Path | None = None
-    """Also write the painted views to this folder."""
+    """Also write the generated views to this folder."""
 
     def run(self, progress: Progress) -> None:
-        """Reads, samples, fuses, writes."""
+        """Runs the command."""
         from ..compute.devices import resolve_device
         from ..io.files.atomic import check_can_write_folder
         from ..io.files.ownership import reject_overlapping_outputs
@@ -47,29 +47,29 @@ class Run(SamplingOptions):
             check_can_write_folder(self.views, self.overwrite, FOLDER_CONTENT, inputs)
             reject_overlapping_outputs(mesh_output_files(self.output), (self.views,), "--views")
         config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
-        painted = self.paint(progress)
-        fused = fuse_views(painted.sample.views, config, progress, device)
+        generated = self.generate(progress)
+        fused = fuse_views(generated.sample.views, config, progress, device)
         if self.views is not None:
-            write_views(painted.sample.views, self.views, self.overwrite, progress)
+            write_views(generated.sample.views, self.views, self.overwrite, progress)
         write_mesh(fused.mesh, self.output, self.overwrite)
-        self._say(painted, fused)
+        self._print_result(generated, fused)
 
-    def _say(self, painted: GeneratedViews, fused: FusionResult) -> None:
+    def _print_result(self, generated: GeneratedViews, fused: FusionResult) -> None:
         faces, texture_px = len(fused.mesh.faces), fused.mesh.texture.shape[0]
-        seconds = {**painted.seconds, **fused.seconds}
+        seconds = {**generated.seconds, **fused.seconds}
         if self.json:
             print_json(
                 {
                     "output": str(self.output),
-                    "family": painted.family.name,
-                    "views": len(painted.sample.views),
+                    "family": generated.family.name,
+                    "views": len(generated.sample.views),
                     "faces": faces,
                     "texture_px": texture_px,
                     "unwrap_method": fused.unwrap_method,
-                    "notes": list(painted.sample.notes),
+                    "notes": list(generated.sample.notes),
                     "seconds": seconds,
                 }
             )
             return
-        spent = ", ".join(f"{stage} {each:.1f} s" for stage, each in seconds.items())
-        print_out(f"{faces} faces, {texture_px} px texture in {self.output} ({spent})")
+        timings = ", ".join(f"{stage} {each:.1f} s" for stage, each in seconds.items())
+        print_out(f"{faces} faces, {texture_px} px texture in {self.output} ({timings})")

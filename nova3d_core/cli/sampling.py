@@ -1,4 +1,4 @@
-"""What `generate` and `run` share: one image in, a model's views of its object out."""
+"""Options of `generate` and `run`: multi-view sampling from one image."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NumberFormat = Literal["auto", "float32", "float16", "bfloat16"]
-LONGEST_PX = 4096
-"""Images at least twice as long are reduced while they are read."""
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+MAX_IMAGE_PX = 4096
+"""Images of at least twice this length are downsampled while they are read."""
 
 
 @dataclass(frozen=True)
 class GeneratedViews:
-    """What a model painted of an image."""
+    """The views that a model generated from an image."""
 
     family: Family
-    """The model's."""
+    """Family of the model."""
     sample: Sample
     """Views and images."""
     seconds: dict[str, float]
@@ -44,53 +44,54 @@ class GeneratedViews:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """The image, the model, and how to sample."""
+    """The image, the model, and the settings of sampling."""
 
     image: Positional[Path]
-    """An image of the whole object: with alpha, on white, or with --mask."""
+    """An image of the complete object, with alpha, on a white background, or with --mask."""
     model: Path = Path(NAME)
-    """The model's file (NOVA3D, SV3D, V3D), or its name below the models folders; nova3d-mini: the
-    small one that is built in."""
+    """A model file (NOVA3D, SV3D or V3D), or its name in the model folders; nova3d-mini is the
+    small built-in model."""
     mask: Path | None = None
-    """An image that is white, or opaque, on the object."""
+    """A mask image, white or opaque on the object."""
     folder: tuple[Path, ...] = ()
-    """Where models lie; without any, NOVA3D_MODELS and ComfyUI's models folder."""
+    """Model folders; NOVA3D_MODELS and ComfyUI's models folder if none are given."""
     seed: int = 0
-    """Start of the noise."""
+    """Random seed."""
     steps: int | None = None
-    """Denoising steps; the model's own if not given."""
+    """Denoising steps; the model's default if omitted."""
     guidance: Literal["auto"] | GuidanceKind = "auto"
-    """How strongly views follow the image; auto: as the model's authors have it."""
-    lowest: float = 1.0
-    """Guidance at the input view (triangle) or the first one (linear); not in auto."""
-    highest: float = 2.5
-    """Guidance at the back, at the last view, or everywhere; not in auto."""
+    """Schedule of classifier-free guidance over the views; auto: the model's default."""
+    min_guidance_scale: float = 1.0
+    """Guidance scale at the input view (triangle) or the first view (linear); not with auto."""
+    max_guidance_scale: float = 2.5
+    """Guidance scale at the back (triangle), the last view (linear) or all views (constant); not
+    with auto."""
     size_px: int | None = None
-    """Width and height of the views; what the model was trained on if not given."""
+    """Width and height of the views; the training size if omitted."""
     elevation_deg: float = 0.0
-    """How far above the horizon the image was taken."""
-    rise_deg: float = 0.0
-    """SV3D p: rise and sink by so much once on the way round."""
+    """Elevation of the input image's camera."""
+    elevation_amplitude_deg: float = 0.0
+    """SV3D p: amplitude of one sine of elevation along the orbit."""
     decode_chunk_size: int | None = None
-    """Images decoded together; as many as fit into --memory-gib if not given."""
+    """Number of images decoded together; as many as fit into --memory-gib if omitted."""
     memory_gib: float = 4.0
-    """Memory that one decoding may take beside the weights."""
+    """Memory budget of activations, without the weights."""
     device: str = "cpu"
-    """Where to compute: cpu, cuda, cuda:1, mps."""
-    dtype: NumberFormat = "auto"
-    """What the network computes in; auto: float32 on a CPU, float16 on a GPU."""
+    """Device of the model: cpu, cuda, cuda:1, mps."""
+    dtype: Dtype = "auto"
+    """Dtype of the network; auto: float32 on a CPU, float16 on a GPU."""
     overwrite: bool = False
-    """Replace the output if it is there already."""
+    """Replace existing outputs."""
     json: bool = False
-    """Say the result as JSON."""
+    """Print the result as JSON."""
 
     @property
     def inputs(self) -> tuple[Path | None, ...]:
-        """The files that are read, which no output may replace."""
+        """The input files, which no output may replace."""
         return (self.image, self.mask, self.model)
 
-    def paint(self, progress: Progress) -> GeneratedViews:
-        """Reads the image, loads the model, samples."""
+    def generate(self, progress: Progress) -> GeneratedViews:
+        """Reads the image, loads the model and samples views."""
         import time
 
         from ..compute.devices import is_out_of_memory, resolve_device
@@ -103,43 +104,45 @@ class SamplingOptions:
         check_bounds(
             self,
             "option",
-            lowest=(0.0, 100.0),
-            highest=(0.0, 100.0),
+            min_guidance_scale=(0.0, 100.0),
+            max_guidance_scale=(0.0, 100.0),
             elevation_deg=(-90.0, 90.0),
-            rise_deg=(0.0, 90.0),
+            elevation_amplitude_deg=(0.0, 90.0),
         )
         device = resolve_device(self.device)
         config = self._config()
-        image = read_image(self.image, longest_px=LONGEST_PX)
-        mask = None if self.mask is None else read_mask(self.mask, longest_px=LONGEST_PX)
+        image = read_image(self.image, longest_px=MAX_IMAGE_PX)
+        mask = None if self.mask is None else read_mask(self.mask, longest_px=MAX_IMAGE_PX)
         path = resolve_model_file(self.model, self.folder)
         dtype = self._dtype(device)
-        # a GPU gets weights in the format it computes in; the CPU maps the file as it is
-        kept = None if device.type == "cpu" else dtype
+        # cast weights for a GPU while loading; memory-map the file for the CPU
+        load_dtype = None if device.type == "cpu" else dtype
         start = time.perf_counter()
-        model = load_model(path, dtype=kept, folders=self.folder, progress=progress)
+        model = load_model(path, dtype=load_dtype, folders=self.folder, progress=progress)
         loaded = time.perf_counter()
         if model.family.name == NAME:
             logger.warning("%s", recommended_files())
         cameras = self._cameras(model.family)
         placement = OneDevice(model, device, dtype)
         try:
-            made = sample(model, image, mask, config, cameras, placement, progress)
+            result = sample(model, image, mask, config, cameras, placement, progress)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             raise StageError(
                 "sampling",
                 "memory ran out.",
-                "Choose a smaller --size-px or --dtype float16, or close other programs.",
+                "Use a smaller --size-px or --dtype float16, or close other programs.",
             ) from error
         seconds = {"loading": loaded - start, "sampling": time.perf_counter() - loaded}
-        return GeneratedViews(model.family, replace(made, views=made.views.to("cpu")), seconds)
+        return GeneratedViews(model.family, replace(result, views=result.views.to("cpu")), seconds)
 
     def _config(self) -> SampleConfig:
         guidance = None
         if self.guidance != "auto":
-            guidance = GuidanceConfig(self.guidance, self.lowest, self.highest)
+            guidance = GuidanceConfig(
+                self.guidance, self.min_guidance_scale, self.max_guidance_scale
+            )
         return SampleConfig(
             seed=self.seed,
             steps=self.steps,
@@ -158,12 +161,12 @@ class SamplingOptions:
         return torch.float32 if device.type == "cpu" else torch.float16
 
     def _cameras(self, family: Family) -> Cameras | None:
-        """The dynamic orbit, if one is asked for."""
-        if not self.rise_deg:
+        """The cameras of an orbit of varying elevation; None for the model's default orbit."""
+        if not self.elevation_amplitude_deg:
             return None
         from ..cameras.cameras import cameras_from_orbit
         from ..cameras.orbits import ORBIT_PRESETS, OrbitConfig
 
         own = ORBIT_PRESETS[family.orbit].rig
         rig = replace(own, count=family.views, elevation_deg=self.elevation_deg)
-        return cameras_from_orbit(OrbitConfig(rig, "sine", self.rise_deg))
+        return cameras_from_orbit(OrbitConfig(rig, "sine", self.elevation_amplitude_deg))

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: cleanly, with a line and an exit code."""
+"""SIGTERM and SIGHUP end a command like Ctrl-C: with cleanup, one line and an exit code."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
+_SIGNAL_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Terminated(KeyboardInterrupt):
-    """The process shall end; whatever cleans up after Ctrl-C cleans up after this.
+    """The process received a termination signal; handled like Ctrl-C.
 
     Args:
         number: of the signal.
@@ -25,55 +25,55 @@ class Terminated(KeyboardInterrupt):
 
 
 class TerminationSignals:
-    """The signals that end a process: noted, and raised as `Terminated` in the main thread.
+    """Records the signals that end a process, and raises `Terminated` in the main thread.
 
-    A library may swallow the exception; the note stays, so that the next progress report ends the
-    command all the same.
+    If a library swallows the exception, the next progress report cancels the command, because the
+    signal was recorded.
     """
 
     def __init__(self) -> None:
         self._received: int | None = None
 
     def is_received(self) -> bool:
-        """Whether the process shall end."""
+        """Whether a termination signal was received."""
         return self._received is not None
 
     def exit_code(self) -> int:
-        """The exit code of a command that was stopped, as shells count it: 130, 143 or 129."""
+        """The exit code of the stopped command, by the convention of shells: 130, 143 or 129."""
         return 128 + (signal.SIGINT if self._received is None else self._received)
 
     @contextmanager
-    def handled(self, ends_process: bool = False) -> Iterator[None]:
-        """Handles them inside the block; outside of the main thread nothing changes.
+    def handle(self, exits_after: bool = False) -> Iterator[None]:
+        """Handles the signals inside the block; has no effect outside of the main thread.
 
         Args:
-            ends_process: the process ends after the block: a signal that comes so late is ignored,
-                instead of giving a finished command the exit code of a killed one.
+            exits_after: the process exits after the block: later signals are ignored, so that a
+                finished command does not get the exit code of a killed one.
 
-        An error after a signal counts as the stop: libraries turn interrupts into errors.
+        An error after a signal is raised as `Terminated`: libraries turn interrupts into errors.
 
-        A signal that the parent had this process ignore (`nohup`) stays ignored.
+        Signals that the parent process set to be ignored (`nohup`) stay ignored.
         """
-        earlier: dict[int, Any] = {}
+        previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            for name in _ENDING:
+            for name in _SIGNAL_NAMES:
                 number = getattr(signal, name, None)  # Windows has no SIGHUP
-                usual = (signal.SIG_DFL, signal.default_int_handler)
-                if number is not None and signal.getsignal(number) in usual:
-                    earlier[number] = signal.signal(number, self._note)
+                defaults = (signal.SIG_DFL, signal.default_int_handler)
+                if number is not None and signal.getsignal(number) in defaults:
+                    previous[number] = signal.signal(number, self._record)
         try:
             yield
         except Exception as error:
             if self._received is None:
                 raise
-            raise Terminated(self._received) from error  # it came of the stop, most likely
+            raise Terminated(self._received) from error  # most likely caused by the signal
         finally:
-            for number, handler in earlier.items():
-                signal.signal(number, signal.SIG_IGN if ends_process else handler)
+            for number, handler in previous.items():
+                signal.signal(number, signal.SIG_IGN if exits_after else handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        again = self._received is not None
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        repeated = self._received is not None
         self._received = number
-        if again and number != signal.SIGINT:
-            return  # does not interrupt the cleaning up; a second Ctrl-C does
+        if repeated and number != signal.SIGINT:
+            return  # do not interrupt the cleanup; a second Ctrl-C does
         raise Terminated(number)

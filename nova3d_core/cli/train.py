@@ -1,4 +1,4 @@
-"""`train`: a network, started or gone on with."""
+"""`train`: starts or resumes a training run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from ..training.config import TrainConfig
     from ..training.runs import TrainResult
 
-ENDS = {
-    "finished": "the run is finished",
-    "time": "its minutes are up",
-    "terminated": "it was told to end",
+STOP_REASONS = {
+    "finished": "training is complete",
+    "time": "the time limit was reached",
+    "terminated": "it was terminated",
     "interrupted": "it was interrupted",
     "cancelled": "it was cancelled",
 }
@@ -26,39 +26,39 @@ ENDS = {
 
 @dataclass(frozen=True)
 class Train:
-    """Train a model; the same command goes on with a run that was stopped."""
+    """Train a model; the same command resumes a stopped run."""
 
     config: Positional[str]
-    """Settings: mini or nova3d, or a .json or .toml file."""
+    """Training preset (mini or nova3d), or a .json or .toml settings file."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
-    """The run's folder: checkpoints, log, curves, sheets of samples."""
+    """The folder of the run, for checkpoints, logs and sample grids."""
     minutes: float | None = None
-    """End after so many minutes, with a checkpoint."""
+    """Time limit; the run ends with a checkpoint."""
     data: tuple[str, ...] = ()
-    """Shards to learn from, instead of what the settings name: files, or folders of .tar files."""
+    """Training shards (files, or folders of .tar files), instead of those in the settings."""
     held_out: tuple[str, ...] = ()
-    """Shards for validation, instead of what the settings name."""
+    """Validation shards, instead of those in the settings."""
     start: str | None = None
-    """A model's file to start from, instead of what the settings name."""
+    """A model file to start from, instead of the one in the settings."""
     seed: int | None = None
-    """Start of every random number, instead of the settings' own."""
+    """Random seed, instead of the one in the settings."""
     steps: int | None = None
-    """Length of the run, instead of the settings' own; the noise and the learning rate follow."""
+    """Number of steps, instead of that in the settings; the schedules follow."""
     device: str = "auto"
-    """cpu, or auto: what the machine has."""
+    """cpu, or auto: a GPU if there is one."""
     accept_changes: bool = False
-    """Go on with a run though its settings changed."""
+    """Resume a run even though its settings changed."""
     export: Path | None = None
-    """When this ends, also write the averaged weights as a model's file (.safetensors)."""
+    """At the end, also write the EMA weights as a model file (.safetensors)."""
     dtype: str = "float16"
-    """Number format of the exported weights: float16, bfloat16 or float32."""
+    """Dtype of the exported weights: float16, bfloat16 or float32."""
     overwrite: bool = False
-    """Replace the exported file if it is there already."""
+    """Replace an existing exported file."""
     json: bool = False
-    """Say the result as JSON."""
+    """Print the result as JSON."""
 
     def run(self, progress: Progress) -> None:
-        """Trains, and says how far it came."""
+        """Runs the command."""
         from ..checks import check_bounds
         from ..errors import Cancelled
         from ..training.export import check_can_export, export_run
@@ -80,14 +80,14 @@ class Train:
         if outcome.main and self.export is not None:
             export_run(self.output, self.export, self.dtype, self.overwrite, progress)
         if outcome.main:
-            self._say(outcome, config)
+            self._print_result(outcome, config)
         if outcome.reason == "interrupted":
             raise KeyboardInterrupt
         if outcome.reason == "cancelled":
             raise Cancelled("training")
 
     def _config(self) -> TrainConfig:
-        """The settings, with what the command line says."""
+        """The settings, with the overrides of the command line."""
         from ..checks import check_choice
         from ..training.presets import read_train_config
 
@@ -105,25 +105,25 @@ class Train:
             config = replace(config, start=self.start)
         return config if self.seed is None else replace(config, seed=self.seed)
 
-    def _say(self, outcome: TrainResult, config: TrainConfig) -> None:
-        place = outcome.progress
+    def _print_result(self, outcome: TrainResult, config: TrainConfig) -> None:
+        state = outcome.progress
         if self.json:
             print_json(
                 {
                     "output": str(self.output),
                     "ended": outcome.reason,
-                    "step": place.step,
+                    "step": state.step,
                     "steps": config.optimiser.steps,
-                    "skipped": place.skipped,
+                    "skipped": state.skipped,
                     "unreadable": outcome.unreadable,
-                    "hours": place.seconds / 3600.0,
+                    "hours": state.seconds / 3600.0,
                     "export": None if self.export is None else str(self.export),
                 }
             )
             return
         print_out(
-            f"step {place.step} of {config.optimiser.steps} is kept in {self.output}: "
-            f"{ENDS[outcome.reason]}."
+            f"step {state.step} of {config.optimiser.steps} is kept in {self.output}: "
+            f"{STOP_REASONS[outcome.reason]}."
         )
         if outcome.reason != "finished":
-            print_out("The same command goes on from there.")
+            print_out("The same command resumes the run.")

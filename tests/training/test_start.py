@@ -121,7 +121,7 @@ def test_files_of_other_families_are_refused(svd, tmp_path):
 def test_latents_of_svd_by_the_command_itself(svd, tmp_path):
     small = ["--image.size-px", "64", "--image.views", "2"]
     made = tmp_path / "set"
-    words = ["render-dataset", "--procedural", "2", "-o", str(made), "--latents-of", str(svd)]
+    words = ["render-dataset", "--procedural", "2", "-o", str(made), "--precompute-latents", str(svd)]
     assert main([*words, *small]) == 0
     images = list(ShardDataset(made, epochs=1, shuffle=False))
     latents = list(ShardDataset(made / "latents", epochs=1, shuffle=False))
@@ -135,7 +135,7 @@ def test_a_file_without_encoders_is_refused_before_anything_is_rendered(tmp_path
     other = tmp_path / "other.safetensors"
     save_file({"a": torch.zeros(1)}, other)
     made = tmp_path / "set"
-    words = ["render-dataset", "--procedural", "2", "-o", str(made), "--latents-of", str(other)]
+    words = ["render-dataset", "--procedural", "2", "-o", str(made), "--precompute-latents", str(other)]
     assert main(words) == 2
     assert "other.safetensors is not a multi-view model" in capsys.readouterr().err
     assert not list(made.rglob("*.tar"))
