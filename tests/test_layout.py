@@ -22,7 +22,7 @@ NODES = ROOT / "nodes"
 
 MAX_ROOT_MODULES = 12
 """Besides `__init__` and `__main__`: the vocabulary that all folders share."""
-SAME_NAME: dict[str, str] = {}
+SAME_NAME = {"Linear": "the host's and the plain layer of one interface, named as torch names it"}
 """Classes of one name that are defined twice, each with its reason."""
 DIALECT = {
     "alike",
@@ -54,7 +54,7 @@ DIALECT = {
 """Words for which the field has its own: conditioning, rotation, gradient, image, metrics."""
 OPTIONAL = ("warp", "embreex", "xatlas", "diffusers", "fast_simplification", "transformers")
 """Packages without which every module must import; what needs one says so when it runs."""
-NEEDS_ITS_PACKAGE = re.compile(r"_kernels$|unwrap\.worker$")
+NEEDS_ITS_PACKAGE = re.compile(r"_kernels$|warp_impl$|unwrap\.worker$")
 """Modules that only the code behind the check for their package imports."""
 
 

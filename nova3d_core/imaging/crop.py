@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ..checks import check_bounds, check_finite
 from ..errors import InputError
-from ..io.images.images import flatten_on_white
+from .alpha import flatten_on_white
 from .mask_checks import OBJECT_THRESHOLD, check_not_inverted
 from .matte import is_mostly_white, matte_from_white
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..io.images.images import flatten_on_white
+from .alpha import flatten_on_white
 from .matte import WHITE_TOLERANCE, is_mostly_white
 
 _PIXELS_PER_CHUNK = 1_000_000

@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 
 from nova3d_core.errors import InputError
+from nova3d_core.imaging.alpha import alpha_channel, flatten_on_white
 from nova3d_core.io.images.images import (
-    alpha_channel,
-    flatten_on_white,
     read_image,
     read_mask,
     write_image,

@@ -1,4 +1,4 @@
-"""Opens image files safely: known formats only, sizes bounded before decoding, one kind of error.
+"""Decodes image files safely: whitelisted formats, bounded sizes, uniform errors.
 
 Every image that this package reads, from a path or from bytes, goes through `open_image`.
 """
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-"""What cameras, renderers and painting programs write, by its first bytes. Left out are formats
-that start programs (EPS), hold documents, or are so rare that their readers are little tested."""
+"""Formats of cameras, renderers and image editors, recognised by their first bytes. Excluded are
+formats that run programs (EPS), documents, and rare formats with little-tested decoders."""
 FORMATS_BY_SUFFIX = {".tga": "TGA"}
-"""Textures of older meshes; TGA has no signature, so only files of that name may be one."""
+"""Formats recognised by suffix: TGA, used for textures of older meshes, has no signature."""
 MAX_PIXELS = 2**27
-"""The largest image that is decoded: 134 million pixels, twice an 8192 x 8192 texture."""
+"""Size limit of an image: 134 million pixels, twice an 8192 x 8192 texture."""
 MAX_SCAN_PIXELS = 2**31
-"""Pixels times scans of a progressive JPEG: each scan passes over the whole image, however short
-it is. Encoders write about 10 scans."""
+"""Limit of pixels times scans of a progressive JPEG: each scan, however short, takes time for the
+whole image. Encoders write about 10 scans."""
 _STRIP_PX = 2**18
-"""Pixels converted together: bounds the memory besides the result."""
+"""Pixels converted together, which bounds the temporary memory."""
 _ORIENTATION_TAG = 0x0112
 _WITH_ALPHA = {"RGBA", "RGBa", "LA", "La", "PA"}
 _GREY_16_BIT = {"I;16", "I;16L", "I;16B", "I;16N", "I"}  # pillow opens 16-bit PGM as "I"
 _CONVERTIBLE = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", *_WITH_ALPHA}
-_LOCK = threading.RLock()  # Python's warning filters belong to the whole process
+_LOCK = threading.RLock()  # warning filters are global to the process
 
 _STORED_VIEW: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda upright: upright,
@@ -49,25 +49,25 @@ _STORED_VIEW: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda upright: np.rot90(upright, 2).swapaxes(0, 1),
     8: lambda upright: np.rot90(upright, -1),
 }
-"""For each EXIF orientation: an upright array, looked at as the file stores it."""
+"""For each EXIF orientation, the view of an upright array in stored orientation."""
 _SWAPS_SIDES = {5, 6, 7, 8}
 _INVERSE = {6: 8, 8: 6}
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What an image file says before its pixels."""
+    """The header of an image file."""
 
     width: int
-    """Pixels in a row, as stored."""
+    """Stored width in pixels."""
     height: int
-    """Rows, as stored."""
+    """Stored height in pixels."""
     orientation: int
     """EXIF orientation, 1 to 8; 1 is upright."""
 
 
 def printable_name(name: Path | str, limit: int = 200) -> str:
-    """A name as errors show it: on one line, its middle left out where it is very long."""
+    """A name for error messages: printable, on one line, shortened in the middle if long."""
     text = str(name)
     text = text if text.isprintable() else repr(text)
     half = limit // 2
@@ -80,13 +80,13 @@ def open_image(
 ) -> Iterator[Image]:
     """Opens an image file; its pixels are decoded inside the `with` block, not before.
 
-    Of animations and files with several pages, the first image is read. Whatever pillow raises in
-    the block becomes an InputError, and its warnings are silent: keep anything else out of it.
+    Of animations and files with several pages, the first image is read. Exceptions in the
+    block become an InputError and warnings are silenced, so use it for pillow calls only.
 
     Args:
-        source: a file or the content of one.
+        source: a file path or the content of a file.
         label: names the image in errors, for example "texture wood.png named by chair.obj".
-        formats: pillow's names of the formats that are allowed.
+        formats: pillow's names of the allowed formats.
 
     Raises:
         InputError: the file is missing, of another format, damaged, or has more than `MAX_PIXELS`.
@@ -104,26 +104,26 @@ def open_image(
     except Nova3DError:
         raise
     except MemoryError as error:
-        raise InputError(f"{label} does not fit into memory.", "Make it smaller.") from error
+        raise InputError(f"{label} does not fit into memory.", "Scale it down.") from error
     except Image.UnidentifiedImageError as error:
         raise InputError(
-            f"{label} is not an image of a known format.",
-            "Save it as PNG, JPEG or WebP; TIFF, BMP, GIF, TGA and PPM are read too.",
+            f"{label} is not an image of a supported format.",
+            "Save it as PNG, JPEG, WebP, TIFF, BMP, GIF, TGA or PPM.",
         ) from error
     except Image.DecompressionBombError as error:
         raise _too_large(label, "") from error
-    except Exception as error:  # pillow's readers raise any kind on damaged files
+    except Exception as error:  # pillow raises any exception on damaged files
         reason = printable_name(" ".join(str(error).split()) or type(error).__name__, 120).rstrip(
             "."
         )
         raise InputError(
-            f"{label} cannot be decoded, it is damaged or cut off: {reason}.",
-            "Copy or render it again.",
+            f"{label} cannot be decoded, it is damaged or truncated: {reason}.",
+            "Copy or export it again.",
         ) from error
 
 
 def read_image_header(path: Path) -> ImageHeader:
-    """Size and orientation of an image file; nothing is decoded.
+    """Reads size and orientation of an image file without decoding it.
 
     Raises:
         InputError: as `open_image`.
@@ -131,7 +131,7 @@ def read_image_header(path: Path) -> ImageHeader:
     with open_image(path, f"image {printable_name(path)}") as image:
         width, height = image.size
         orientation = _orientation(image)
-        if image.format == "TIFF":  # pillow may give the size of the upright image
+        if image.format == "TIFF":  # pillow may report the size of the upright image
             width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
         return ImageHeader(width, height, orientation)
 
@@ -143,27 +143,27 @@ def decode_pixels(
     upright: bool = False,
     longest_px: int | None = None,
 ) -> np.ndarray:
-    """The pixels of an image that `open_image` opened; besides the result it needs little memory.
+    """Decodes an image opened by `open_image`, with little memory besides the result.
 
     Args:
-        image: not yet decoded.
+        image: the opened image, not yet decoded.
         label: names the image in errors.
         alpha: False drops transparency.
-        upright: turn the image as its EXIF orientation says; otherwise pixels come as stored.
-        longest_px: an image at least twice as long is reduced by a whole factor while its pixels
-            are still bytes; its longer side stays below twice this.
+        upright: apply the EXIF orientation; otherwise pixels are returned as stored.
+        longest_px: images at least twice as large are reduced by an integer factor before
+            conversion to float; the longer side stays below twice this value.
 
     Returns:
-        (H, W, 3), or (H, W, 4) where the file has transparency, float32 in 0..1.
+        (H, W, 3), or (H, W, 4) if the file has transparency, float32 in 0..1.
 
     Raises:
-        InputError: floating point or 32-bit numbers, or colours of another kind (Lab).
+        InputError: floating-point or 32-bit values, or an unsupported colour space (Lab).
     """
     orientation = _orientation(image)
     factor = _reduction_factor(image.size, longest_px)
     factor //= _reduce_while_decoding(image, factor)
     image.load()
-    if image.format == "TIFF":  # pillow has turned it upright
+    if image.format == "TIFF":  # pillow has applied the orientation
         orientation = 1 if upright else _INVERSE.get(orientation, orientation)
     elif not upright:
         orientation = 1
@@ -181,34 +181,34 @@ def decode_pixels(
 
 
 def _fill_from_8_bit(target: np.ndarray, image: Image, factor: int, label: str) -> None:
-    """Writes an image, reduced by `factor`, into `target` (H, W, 3 or 4), a few rows at a time."""
+    """Converts an image, reduced by `factor`, into `target` (H, W, 3 or 4), strip by strip."""
     if image.mode == "F":
         raise InputError(
-            f"{label} holds floating point numbers, which have no agreed white.",
-            "Save it with 8 or 16 bits a channel.",
+            f"{label} has floating-point values, whose range is undefined.",
+            "Save it with 8 or 16 bits per channel.",
         )
     if image.mode not in _CONVERTIBLE:
         raise InputError(
-            f"{label} holds colours of kind {image.mode}, which cannot be read.", "Save it as RGB."
+            f"{label} has the unsupported colour space {image.mode}.", "Save it as RGB."
         )
     for top, bottom in _strips(image, factor):
         strip = image.crop((0, top, image.width, bottom))
         strip = strip.convert("RGB" if target.shape[2] == 3 else "RGBA")
         if factor > 1:
-            strip = strip.reduce(factor)  # weighs colours by their alpha
+            strip = strip.reduce(factor)  # weights colours by alpha
         rows = target[top // factor : -(-bottom // factor)]
         np.divide(np.asarray(strip), 255.0, out=rows, dtype=np.float32)
 
 
 def _fill_from_16_bit(target: np.ndarray, image: Image, factor: int, label: str) -> None:
-    """Writes a grey image of 16 bits, reduced by `factor`, into all channels of `target`."""
+    """Converts a 16-bit greyscale image, reduced by `factor`, into all channels of `target`."""
     from PIL import Image as images
 
     levels = np.asarray(image)  # (H, W)
     if int(levels.min()) < 0 or int(levels.max()) > 65535:
         raise InputError(
-            f"{label} holds 32-bit numbers, which have no agreed white.",
-            "Save it with 8 or 16 bits a channel.",
+            f"{label} has 32-bit values, whose range is undefined.",
+            "Save it with 8 or 16 bits per channel.",
         )
     for top, bottom in _strips(image, factor):
         grey = levels[top:bottom].astype(np.float32) / 65535.0
@@ -218,14 +218,14 @@ def _fill_from_16_bit(target: np.ndarray, image: Image, factor: int, label: str)
 
 
 def _strips(image: Image, factor: int) -> Iterator[tuple[int, int]]:
-    """First and last + 1 row of strips that make up an image, each whole squares of `factor`."""
+    """Start and end rows of strips that cover an image; heights are multiples of `factor`."""
     step = factor * max(_STRIP_PX // (image.width * factor), 1)
     for top in range(0, image.height, step):
         yield top, min(top + step, image.height)
 
 
 def _reduction_factor(size: tuple[int, int], longest_px: int | None) -> int:
-    """The whole factor by which an image is reduced; large ones suit a JPEG decoder (4, 8, 16)."""
+    """The integer reduction factor; large ones are multiples of 4 or 8, for JPEG decoders."""
     factor = 1 if longest_px is None else max(size) // longest_px
     if factor >= 8:
         return factor // 8 * 8
@@ -233,72 +233,72 @@ def _reduction_factor(size: tuple[int, int], longest_px: int | None) -> int:
 
 
 def _reduce_while_decoding(image: Image, factor: int) -> int:
-    """Lets a JPEG decoder reduce the image by a part of `factor`; returns that part."""
-    factor_part = next(factor_part for factor_part in (8, 4, 2, 1) if factor % factor_part == 0)
-    if factor_part == 1 or image.format not in ("JPEG", "MPO") or min(image.size) < 2 * factor_part:
+    """Lets the JPEG decoder downscale by a divisor of `factor`; returns that divisor."""
+    divisor = next(divisor for divisor in (8, 4, 2, 1) if factor % divisor == 0)
+    if divisor == 1 or image.format not in ("JPEG", "MPO") or min(image.size) < 2 * divisor:
         return 1
     size = image.size
-    image.draft(None, (image.width // factor_part, image.height // factor_part))
-    return factor_part if image.size != size else 1
+    image.draft(None, (image.width // divisor, image.height // divisor))
+    return divisor if image.size != size else 1
 
 
 def _orientation(image: Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or the EXIF data are damaged."""
+    """The EXIF orientation, 1 to 8; 1 if it is missing or the EXIF data are damaged."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # metadata in disorder do not make the pixels unreadable
+    except Exception:  # damaged metadata do not affect the pixels
         return 1
     return value if isinstance(value, int) and value in _STORED_VIEW else 1
 
 
 def _check_cost(image: Image, file: BinaryIO, label: str) -> None:
-    """Raises InputError for an image without pixels, or one that takes too much to decode."""
+    """Raises InputError for images without pixels or too expensive to decode."""
     width, height = image.size
     if width < 1 or height < 1:
-        raise InputError(f"{label} is damaged or cut off: its size is {width}x{height} px.")
+        raise InputError(f"{label} is damaged or truncated: its size is {width}x{height} px.")
     if width * height > MAX_PIXELS:
         raise _too_large(label, f"{width}x{height} px, ")
     if image.format in ("JPEG", "MPO") and width * height * _scan_count(file) > MAX_SCAN_PIXELS:
         raise InputError(
             f"{label} is a JPEG of {width}x{height} px in {_scan_count(file)} scans, which would "
             "take too long to decode.",
-            "Save it again without progressive scans.",
+            "Save it as a baseline (not progressive) JPEG.",
         )
 
 
 def _too_large(label: str, size: str) -> InputError:
     return InputError(
         f"{label} is too large: {size}more than {MAX_PIXELS / 1e6:.0f} million pixels.",
-        "Make it smaller.",
+        "Scale it down.",
     )
 
 
 def _scan_count(file: BinaryIO) -> int:
-    """How many scans a JPEG file has, those of embedded previews included."""
-    place = file.tell()
+    """The number of scans in a JPEG file, including embedded previews."""
+    position = file.tell()
     file.seek(0)
     count, last = 0, b""
     while chunk := file.read(2**20):
-        count += (last + chunk).count(b"\xff\xda")  # in compressed data, 00 follows each FF
+        count += (last + chunk).count(b"\xff\xda")  # compressed data escape FF as FF 00
         last = chunk[-1:]
-    file.seek(place)
+    file.seek(position)
     return count
 
 
 def _open_binary(source: Path | bytes, label: str) -> BinaryIO:
-    """The source as an open file; pipes and devices, which may never end, are refused."""
+    """Opens the source; rejects pipes and devices, which might block forever."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     try:
         if source.is_dir():
-            raise InputError(f"{label} is a folder.", "Name an image file.")
+            raise InputError(f"{label} is a folder.", "Choose an image file.")
         if source.exists() and not source.is_file():
-            raise InputError(f"{label} is not a regular file.", "Name an image file.")
+            raise InputError(f"{label} is not a regular file.", "Choose an image file.")
         return source.open("rb")
     except FileNotFoundError as error:
         raise InputError(f"{label} does not exist.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{label} cannot be opened: {reason}.", "Check that it is a file and may be read."
+            f"{label} cannot be opened: {reason}.", "Check that the file is readable."
         ) from error

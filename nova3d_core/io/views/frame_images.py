@@ -1,4 +1,4 @@
-"""The files of one frame of a transforms.json: colour, mask and normals that fit together."""
+"""Reads the images of a frame: colour, mask and normals of one size."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ...conventions import decode_normals
 from ...errors import InputError
+from ...imaging.alpha import alpha_channel, flatten_on_white
 from ...imaging.undistort import undistort_image
-from ..images.images import alpha_channel, flatten_on_white, read_image, read_mask
+from ..images.images import read_image, read_mask
 from .lenses import check_field_of_view, distortion_of
 from .transforms_fields import ViewFrame
 
@@ -21,21 +22,20 @@ _ROWS = 128
 
 @dataclass(frozen=True, eq=False)
 class FrameImages:
-    """What one frame's files show."""
+    """The images of one frame."""
 
     colour: Tensor
     """(H, W, 3) on white."""
     mask: Tensor | None
-    """(H, W), None without mask_path and without transparent pixels."""
+    """(H, W); None without a mask_path and without transparent pixels."""
     normals: Tensor | None
     """(H, W, 3) unit vectors or zero."""
 
 
 def read_images(frame: ViewFrame) -> FrameImages:
-    """Reads a frame's files, as stored, and checks that their sizes agree with each other.
+    """Reads the images of a frame and checks that their sizes agree.
 
-    Images of cameras are not turned by their EXIF orientation: the cameras are made for the stored
-    pixels.
+    The EXIF orientation is ignored: cameras refer to stored pixels.
     """
     image = read_image(frame.image, upright=False)
     height, width = image.shape[:2]
@@ -51,7 +51,7 @@ def read_images(frame: ViewFrame) -> FrameImages:
         normals = read_image(frame.normals, upright=False)[..., :3]
         label = f"{frame.where}: normal image {frame.normals.name}"
         _check_size(label, normals, width, height)
-        for row in range(0, height, _ROWS):  # few at a time: decoding takes several copies
+        for row in range(0, height, _ROWS):  # in chunks: decoding makes several copies
             rows = slice(row, row + _ROWS)
             normals[rows] = decode_normals(normals[rows])
         if mask is not None:
@@ -60,7 +60,7 @@ def read_images(frame: ViewFrame) -> FrameImages:
 
 
 def undistort_images(frame: ViewFrame, images: FrameImages, lens: Tensor) -> FrameImages:
-    """A frame's images as a pinhole camera sees them whose intrinsics (3, 3) are `lens`."""
+    """Undistorts a frame's images to a pinhole camera with intrinsics `lens` (3, 3)."""
     distortion = distortion_of(frame)
     if distortion is None:
         return images
@@ -71,14 +71,14 @@ def undistort_images(frame: ViewFrame, images: FrameImages, lens: Tensor) -> Fra
 
 
 class ViewStack:
-    """The images of all frames, each written to its place as it is read: no second copy of them.
+    """The images of all frames in preallocated tensors, which avoids a second copy.
 
     Args:
         frames: V frames.
-        size: width and height that all images have.
+        size: width and height of all images.
 
     Raises:
-        InputError: there is no memory for the images.
+        InputError: the images do not fit into memory.
     """
 
     def __init__(self, frames: Sequence[ViewFrame], size: tuple[int, int]):
@@ -90,7 +90,7 @@ class ViewStack:
         self._without_normals: list[int] = []
 
     def store(self, view: int, images: FrameImages) -> None:
-        """Writes the images of one frame to their place."""
+        """Stores the images of one frame."""
         self.colour[view] = images.colour
         if images.mask is None:
             self._without_mask.append(view)
@@ -104,13 +104,13 @@ class ViewStack:
             self._normals[view] = images.normals
 
     def masks(self) -> Tensor | None:
-        """(V, H, W); None if no frame has a mask; an error if only some have one."""
+        """(V, H, W); None if no frame has a mask, InputError if only some have one."""
         label = "mask (no mask_path, no transparent pixels)"
         self._check_all_or_none(self._without_mask, label)
         return self._masks
 
     def normals(self) -> Tensor | None:
-        """(V, H, W, 3); None if no frame has normals; an error if only some have them."""
+        """(V, H, W, 3); None if no frame has normals, InputError if only some have them."""
         self._check_all_or_none(self._without_normals, "normal_path")
         return self._normals
 
@@ -119,7 +119,7 @@ class ViewStack:
             raise InputError(
                 f"{self.frames[missing[0]].where} has no {label}, but other frames have one "
                 f"({len(missing)} of {len(self.frames)} lack it).",
-                "Give it to every frame or to none.",
+                "Add it to all frames or remove it from all.",
             )
 
     def _allocate(self, *channels: int) -> Tensor:
@@ -128,11 +128,11 @@ class ViewStack:
         shape = (len(self.frames), height, width, *channels)
         try:
             return torch.zeros(shape)
-        except (MemoryError, RuntimeError) as error:  # torch's own error is a RuntimeError
+        except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError
             gib = torch.Size(shape).numel() * 4 / 2**30
             raise InputError(
                 f"{self.frames[0].where} and others: {len(self.frames)} images of "
-                f"{width}x{height} px need {gib:.1f} GiB, which do not fit into memory.",
+                f"{width}x{height} px take {gib:.1f} GiB and do not fit into memory.",
                 "Use fewer or smaller images.",
             ) from error
 
@@ -144,22 +144,21 @@ def _check_size(label: str, image: Tensor, width: int, height: int) -> None:
     raise InputError(
         f"{label} is {image.shape[1]}x{image.shape[0]} px, the colour image "
         f"{width}x{height} px"
-        + (": one of them was probably turned by its EXIF orientation." if rotated else "."),
-        "Both must have one size, as stored in their files.",
+        + (": one of them was probably rotated by its EXIF orientation." if rotated else "."),
+        "Give both the same stored size.",
     )
 
 
 def _check_mask(frame: ViewFrame, mask: Tensor) -> None:
-    """Raises InputError on a mask without object or without background."""
+    """Raises InputError for a mask without object or without background."""
     brightest, darkest = float(mask.max()), float(mask.min())
     if brightest < 0.5:
         raise InputError(
-            f"{frame.where}: the mask is empty, its brightest value is {brightest * 255:.0f} "
-            "of 255.",
-            "A mask is white (255) on the object; remove frames that do not show it.",
+            f"{frame.where}: the mask is empty, its maximum is {brightest * 255:.0f} of 255.",
+            "Make the mask white (255) on the object, or remove frames that do not show it.",
         )
     if darkest >= 0.5:
         raise InputError(
             f"{frame.where}: the mask is full, the object fills the whole image.",
-            "Nothing can be carved from it: the background must be visible around the object.",
+            "Use images with visible background around the object.",
         )
