@@ -42,12 +42,12 @@ class Ablate:
 
     def run(self, progress: Progress) -> None:
         """Runs the command."""
-        from ..evaluation.ablation import ablate, ablation_configs
         from ..io.files.atomic import atomic_folder, check_can_write_folder
         from ..io.images.images import write_image
         from ..io.mesh.read import read_mesh
         from ..io.settings import settings_dict
         from ..io.views.transforms_json import read_views
+        from ..pipeline.ablation import ablate, ablation_configs
 
         inputs = (self.views, self.reference)
         check_can_write_folder(self.output, self.overwrite, ABLATION_FILES, inputs)

@@ -311,8 +311,8 @@ def _protocol_notes(config: EvaluateConfig) -> list[str]:
         notes.append(
             "Protocol syncdreamer: surface visible from 16 cameras at elevation 30, distance 1.5, "
             "focal length 280 px at 256 x 256, averaged in voxels of 0.01; CD is the mean of both "
-            "directions' mean unsquared distances; IoU at 64^3 points of [-1, 1]^3 by winding number, where "
-            "the original uses the crossing parity of mesh2sdf."
+            "directions' mean unsquared distances; IoU at 64^3 points of [-1, 1]^3 by winding "
+            "number, where the original uses the crossing parity of mesh2sdf."
         )
     if config.with_images:
         notes.append(f"PSNR is the mean over images; identical images count as {PSNR_CAP_DB:g} dB.")

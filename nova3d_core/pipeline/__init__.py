@@ -1,1 +1,1 @@
-"""From views to a textured mesh: the stages, and all of them in sequence."""
+"""The fusion pipeline: from views to a textured mesh, stage by stage or as a whole."""

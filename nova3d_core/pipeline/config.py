@@ -1,4 +1,4 @@
-"""Settings of the whole way from views to a textured mesh."""
+"""Settings of the fusion pipeline."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ FALLBACKS: tuple[str, ...] = get_args(Fallback)
 
 @dataclass(frozen=True)
 class FuseConfig:
-    """How views become a textured mesh."""
+    """Settings of all stages from views to a textured mesh."""
 
     method: FuseMethod = "sdf"
-    """sdf: signed distances optimised with poses and conflict; hull: what the masks leave of space,
-    carved in seconds."""
+    """sdf: optimise a signed distance field together with poses and conflict maps; hull: carve the
+    visual hull of the masks, in seconds."""
     fallback: Fallback = "none"
-    """hull: carve the hull if the optimisation fails; none: fail with its error."""
+    """hull: carve the visual hull if the optimisation fails; none: raise the error."""
     hull: HullConfig = field(default_factory=HullConfig)
-    """Carving, for the method hull."""
+    """Visual hull, for the method hull."""
     sdf: SdfFusionConfig = field(default_factory=SdfFusionConfig)
-    """Optimising, for the method sdf."""
+    """Optimisation, for the method sdf."""
     meshing: MeshingConfig = field(default_factory=MeshingConfig)
-    """From the carved surface to a light, closed mesh."""
+    """Extraction, clean-up and simplification of the mesh."""
     unwrap: UnwrapConfig = field(default_factory=UnwrapConfig)
-    """Charts for the texture."""
+    """UV unwrapping."""
     bake: BakeConfig = field(default_factory=BakeConfig)
-    """The texture; the charts are packed for its size."""
+    """Texture baking; charts are packed for its texture size."""
 
     def __post_init__(self):
         if self.bake.texture_px < 16 * self.unwrap.padding_px:

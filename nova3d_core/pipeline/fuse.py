@@ -1,4 +1,4 @@
-"""From views to a textured mesh: all stages in sequence."""
+"""The whole fusion pipeline, from views to a textured mesh."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def fuse_views(
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> FusionResult:
-    """Fuses views into a textured mesh in the world of their cameras.
+    """Fuses views into a textured mesh in the world frame of their cameras.
 
     Args:
-        views: two or more; views without masks get mattes of their white background.
+        views: at least two; views without masks get mattes from their white background.
         config: settings of all stages.
         progress: reports each step of each stage.
         device: the device of the optimisation.
 
     Raises:
-        InputError: the views cannot be fused, e.g. an empty mask.
+        InputError: the views cannot be fused, e.g. a mask is empty.
         StageError: a stage failed; the error names it.
     """
     config, timer = config or FuseConfig(), StageTimer()

@@ -1,4 +1,4 @@
-"""How much memory a fusion takes, predicted before the work from views and settings."""
+"""Estimates the peak memory of a fusion from its views and settings."""
 
 from __future__ import annotations
 
@@ -16,37 +16,40 @@ from .config import FuseConfig
 
 logger = logging.getLogger(__name__)
 
-_LIBRARIES = 345 * 2**20
-"""What the stages load besides torch (warp with its compiler, trimesh, Embree, SciPy), and what the
-allocator keeps."""
+_LIBRARY_BYTES = 345 * 2**20
+"""Libraries besides torch (warp with its compiler, trimesh, Embree, SciPy), and memory that the
+allocator retains."""
 _RAY_BYTES = 72 + 16 + 84
-"""A ray in the bank, its soft mask and colour, and its blurred targets with their gradients."""
+"""Per ray: its data, soft mask and colour, and its blurred targets with their gradients."""
 _CHECK_BYTES = 17
-"""A pixel while the views' normals are checked."""
+"""Per pixel during the checks of the views' normals."""
 _HULL_BYTES = 34
-"""A pixel while the hull is carved: distances, their gradients, thickness, and their making."""
-_TRUST_BYTES = 8
-"""A pixel while baking: its trust and its conflict."""
-_VIEW_BYTES = 120
-"""A pixel of the one view that is being baked."""
+"""Per pixel while the hull is carved: distances, gradients, thickness and temporaries."""
+_CONFIDENCE_BYTES = 8
+"""Per pixel while baking: confidence and conflict."""
+_BAKED_VIEW_BYTES = 120
+"""Per pixel of the view that is currently baked."""
 _TEXEL_BYTES = 150
+"""Per texel while baking."""
 
 
-def estimate_memory_bytes(views: Views, config: FuseConfig, device: torch.device | str = "cpu") -> int:
-    """The most memory that `fuse_views` holds beyond views and interpreter, in bytes.
+def estimate_memory_bytes(
+    views: Views, config: FuseConfig, device: torch.device | str = "cpu"
+) -> int:
+    """Peak host memory of `fuse_views` in bytes, beyond the views and the interpreter.
 
-    Measured against whole processes on a CPU it is right within a quarter. Optimising on a GPU
-    moves grid and rays there.
+    Within 25 % of the measured peak of processes on a CPU. On a GPU, grid and rays are stored
+    there.
 
     Args:
         views: V views with masks.
         config: settings of all stages.
-        device: where to optimise.
+        device: the device of the optimisation.
     """
     count, height, width = views.masks.shape
     pixels = count * height * width
     texture = config.bake.texture_px**2 * _TEXEL_BYTES
-    baking = pixels * _TRUST_BYTES + height * width * _VIEW_BYTES + texture
+    baking = pixels * _CONFIDENCE_BYTES + height * width * _BAKED_VIEW_BYTES + texture
     sdf = config.sdf.complete()
     finest = sdf.levels[-1].resolution if config.method == "sdf" else config.hull.resolution
     factor = max(reduction_factor(views, finest), 1)
@@ -55,39 +58,39 @@ def estimate_memory_bytes(views: Views, config: FuseConfig, device: torch.device
     reduced = small * held if factor > 1 else 0
     carving = reduced + small * _HULL_BYTES
     if config.method != "sdf":
-        return int(_LIBRARIES + max(carving, baking))
+        return int(_LIBRARY_BYTES + max(carving, baking))
     rays = small * float((views.masks > 0).float().mean()) * 1.1
     fusing = reduced + rays * _RAY_BYTES + _grid_bytes(views, config, device)
     checking = pixels * _CHECK_BYTES if views.normals is not None and sdf.check_inputs else 0
-    return int(_LIBRARIES + max(fusing, checking, carving, baking))
+    return int(_LIBRARY_BYTES + max(fusing, checking, carving, baking))
 
 
 def check_fusion_memory(
     views: Views, config: FuseConfig, device: torch.device | str = "cpu"
 ) -> None:
-    """Logs the prediction, and raises InputError if it is more than is free.
+    """Logs the estimate, and raises InputError if it exceeds the available memory.
 
     Args:
-        views: V views with masks, in memory already.
+        views: V views with masks, already in memory.
         config: settings of all stages.
-        device: where to optimise.
+        device: the device of the optimisation.
     """
     needed = estimate_memory_bytes(views, config, device)
     size = f"{len(views)} views of {views.cameras.width}x{views.cameras.height} px"
-    logger.info("fusing %s takes about %.1f GiB more than the views", size, needed / 2**30)
+    logger.info("fusing %s needs about %.1f GiB besides the views", size, needed / 2**30)
     check_memory(
         f"fusing {size}",
         needed,
         available_bytes(),
-        "Close other programs, give fewer or smaller images, or choose the preset 'draft'.",
+        "Close other programs, use fewer or smaller images, or choose the preset 'draft'.",
     )
 
 
 def _grid_bytes(views: Views, config: FuseConfig, device: torch.device | str) -> float:
-    """The dense grid of the finest level, for an object whose box the masks show.
+    """Bytes of the dense grid of the finest level, for the bounding box that the masks show.
 
-    A GPU's budget is of its own memory: of the host's, a fusion there takes no more than the CPU's,
-    which it falls back to.
+    The budget of a GPU is for its own memory: a fusion that falls back from it to the CPU uses at
+    most the CPU's budget of host memory.
     """
     sdf = config.sdf.complete()
     resolution = sdf.levels[-1].resolution

@@ -1,6 +1,6 @@
-"""The stages from views to a textured mesh, each from bundle to bundle.
+"""The stages of the fusion pipeline.
 
-`fuse.fuse_views` runs all of them in sequence; the nodes run them one by one.
+`fuse.fuse_views` runs them in sequence; the nodes run them one by one.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ..fusion.surface import FusionReport, Surface
 from ..fusion.working_size import working_views
 from ..imaging.matte import matte_from_white
 from ..mesh import Mesh
-from ..meshing.clean import remove_small_components, make_manifold
+from ..meshing.clean import make_manifold, remove_small_components
 from ..meshing.config import MeshingConfig
 from ..meshing.isosurface import extract_surface
 from ..meshing.simplify import simplify
 from ..meshing.unobserved import smooth_unobserved
 from ..meshing.unwrap.unwrap import unwrap
 from ..progress import SILENT, Progress
-from ..sdf_grid import SdfGrid, grid_points
+from ..sdf_grid import SdfGrid, grid_points, sample_trilinear
 from ..texturing.bake import bake_texture
 from ..texturing.visibility import observed_vertices
 from ..views import Views
@@ -47,24 +47,24 @@ MIN_OBSERVED_COSINE = 0.2
 
 @dataclass(frozen=True, eq=False)
 class FusionResult:
-    """A textured mesh, with what each stage reports."""
+    """A textured mesh, with the intermediate results and timings of all stages."""
 
     mesh: Mesh
     """Closed and manifold, with outward normals, uv and texture."""
     coverage: Tensor
-    """(size, size) in 0..1: which texels the views have seen."""
+    """(size, size) in 0..1: 1 where views observe the texel, 0 where it was filled."""
     unwrap_method: str
-    """"xatlas", "box" where the fallback atlas was used, "given" for the mesh's own uv."""
+    """"xatlas", "box", or "given" if the mesh's own uv were kept."""
     views: Views
-    """The views that were baked: masked, with refined cameras."""
+    """The views that were baked, with masks and refined cameras."""
     surface: Surface | None = None
     """The fused surface or the hull; None where a given mesh was baked."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time of each stage."""
+    """Wall time of each stage in seconds."""
 
 
 class StageTimer:
-    """Wall seconds of named stages; a stage entered twice adds up."""
+    """Measures the wall time of named stages; repeated stages are summed."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
@@ -72,13 +72,13 @@ class StageTimer:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times the `with` block."""
-        release_unused_memory()  # of the stage before
+        release_unused_memory()  # of the previous stage
         start = time.perf_counter()
         try:
             yield
         finally:
-            spent = time.perf_counter() - start
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            elapsed = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
 
 
 def fuse_to_surface(
@@ -95,7 +95,7 @@ def fuse_to_surface(
         has no steps, with the input cameras and no conflict.
     """
     config, timer = config or FuseConfig(), timer or StageTimer()
-    views = with_masks(views).to("cpu")
+    views = ensure_masks(views).to("cpu")
     check_fusion_memory(views, config, device)
     if config.method == "sdf":
         try:
@@ -105,7 +105,7 @@ def fuse_to_surface(
         except StageError as error:
             if config.fallback != "hull":
                 raise
-            logger.warning("the fusion failed (%s): carving the hull instead, as asked", error)
+            logger.warning("the fusion failed (%s): falling back to the visual hull", error)
     with timer.stage("carving"):
         return hull_surface(views, config, progress), views
 
@@ -118,11 +118,11 @@ def hull_surface(views: Views, config: FuseConfig, progress: Progress = SILENT) 
     return Surface(grid, torch.eye(4), views.cameras, torch.zeros_like(views.masks), report)
 
 
-def with_masks(views: Views) -> Views:
-    """The same views; views without masks get mattes of their white background."""
+def ensure_masks(views: Views) -> Views:
+    """The same views with masks; missing masks are mattes from the white background."""
     if views.masks is not None:
         return views
-    logger.info("the views have no masks: taking mattes from their white background")
+    logger.info("the views have no masks: making mattes from their white background")
     return replace(views, masks=matte_from_white(views.colour))
 
 
@@ -132,8 +132,8 @@ def refine_views(
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> Views:
-    """`fusion.fuse.refine_poses` for views that may have no masks: they get mattes."""
-    return refine_poses(with_masks(views), config, progress, device)
+    """`fusion.fuse.refine_poses` for views with or without masks; see `ensure_masks`."""
+    return refine_poses(ensure_masks(views), config, progress, device)
 
 
 def extract_mesh(
@@ -147,9 +147,9 @@ def extract_mesh(
 
     Args:
         surface: fused or carved.
-        config: number of faces, which floaters are dropped, smoothing of unobserved parts.
+        config: number of faces, size of floaters to remove, smoothing of unobserved regions.
         resolution: cells along the longest side of the surface's grid, 16 to 1024; 0 keeps the
-            grid. A finer grid than the surface's own only interpolates between its cells.
+            grid. A finer grid than the surface's own only interpolates it.
         progress: reports each step.
         timer: adds up the seconds of the stage.
     """
@@ -162,14 +162,14 @@ def extract_mesh(
             config = replace(config, smooth_unobserved_cells=cells)
         raw = extract_surface(grid).transformed(surface.field_to_world)
         raw = replace(raw, origin=surface.cameras.origin)
-        import_module("trimesh")  # an interrupt during this import is lost, so import it first
+        import_module("trimesh")  # import early: an interrupt during this import would be lost
         progress.update("meshing", 0, 4)
         mesh = remove_small_components(raw, config.min_component_area_ratio)
         progress.update("meshing", 1, 4)
-        is_hull = surface.report.steps == 0  # a hull has no noise to smooth
+        is_hull = surface.report.steps == 0  # a hull is free of noise
         if config.smooth_unobserved_cells > 0 and not is_hull:
-            seen = observed_vertices(mesh, surface.cameras, MIN_OBSERVED_COSINE, progress)
-            mesh = smooth_unobserved(mesh, seen, config.smooth_unobserved_cells)
+            observed = observed_vertices(mesh, surface.cameras, MIN_OBSERVED_COSINE, progress)
+            mesh = smooth_unobserved(mesh, observed, config.smooth_unobserved_cells)
         progress.update("meshing", 2, 4)
         simplified = simplify(mesh, config.target_faces)
         progress.update("meshing", 3, 4)
@@ -184,15 +184,9 @@ def resample_grid(grid: SdfGrid, resolution: int) -> SdfGrid:
     extent = (torch.tensor(grid.values.shape) - 1) * grid.spacing  # (3,)
     spacing = float(extent.max()) / resolution
     shape = [int(cells) + 1 for cells in (extent / spacing).round().clamp_min(1).tolist()]
-    # the grid may end up to half a cell outside the old one: padding repeats the border there
+    # the new grid may extend beyond the old one by half a cell, where values are clamped
     points = grid_points(torch.zeros(3), spacing, tuple(shape))
-    where = (points / extent * 2.0 - 1.0).flip(-1)
-    values = torch.nn.functional.grid_sample(
-        grid.values.cpu()[None, None],
-        where[None, None, None],
-        align_corners=True,
-        padding_mode="border",
-    )
+    values = sample_trilinear(grid.values.cpu()[None], points / extent * 2.0 - 1.0)
     return SdfGrid(values.reshape(shape), grid.origin.cpu(), spacing)
 
 
@@ -205,22 +199,22 @@ def bake_views(
     progress: Progress = SILENT,
     timer: StageTimer | None = None,
 ) -> FusionResult:
-    """Unwraps a mesh in the world of the views' cameras, and bakes the views onto it.
+    """Unwraps a mesh and bakes the views onto it.
 
     Args:
-        mesh: any mesh.
-        views: masked, or on a white background.
-        config: the unwrapping and the texture.
-        surface: the surface that these views were fused to; its cameras and conflict maps are used.
-        keep_uv: bake into the mesh's own uv where it has them, instead of unwrapping it again.
+        mesh: any mesh in the world frame of the views' cameras.
+        views: with masks, or on a white background.
+        config: settings of unwrapping and baking.
+        surface: the surface that was fused from these views; provides cameras and conflict maps.
+        keep_uv: keep the mesh's own uv if it has any, instead of unwrapping it again.
         progress: reports each step.
         timer: adds up the seconds of the stages.
 
     Raises:
         InputError: the surface was fused from other views.
-        StageError: no view sees any of the mesh.
+        StageError: no view observes the mesh.
     """
-    config, timer, views = config or FuseConfig(), timer or StageTimer(), with_masks(views)
+    config, timer, views = config or FuseConfig(), timer or StageTimer(), ensure_masks(views)
     mesh, method, conflict = mesh.with_origin(views.cameras.origin), "given", None
     if surface is not None:
         _check_same_views(surface, views)
@@ -240,11 +234,11 @@ def _check_same_views(surface: Surface, views: Views) -> None:
         raise InputError(
             f"the surface was fused from {count} views of {width}x{height} px, but these are "
             f"{len(views)} of {views.cameras.width}x{views.cameras.height} px.",
-            "Give the views that the fusion put out, or no surface.",
+            "Use the views that the fusion returned, or no surface.",
         )
 
 
-def textured_mesh(
+def texture_surface(
     surface: Surface, views: Views, config: FuseConfig | None = None, progress: Progress = SILENT
 ) -> Mesh:
     """A surface as a textured mesh: `extract_mesh`, then `bake_views`."""
@@ -254,9 +248,9 @@ def textured_mesh(
 
 
 def scale_steps(config: SdfFusionConfig, scale: float) -> SdfFusionConfig:
-    """The settings with each level's steps multiplied; at least one step a level."""
+    """The settings with the steps of each level multiplied by `scale`, at least one per level."""
     check_between("steps scale", scale, 0.01, 100.0)
-    complete = config.complete()  # which also fits the number of rays to the field
+    complete = config.complete()  # also sets the number of rays for the field
     scaled = tuple(
         replace(level, steps=max(round(level.steps * scale), 1)) for level in complete.levels
     )
@@ -264,5 +258,5 @@ def scale_steps(config: SdfFusionConfig, scale: float) -> SdfFusionConfig:
 
 
 def conflict_images(surface: Surface) -> Tensor:
-    """(V, H, W, 3) grey images of the conflict maps, white where views contradict each other."""
+    """(V, H, W, 3) greyscale images of the conflict maps, white at full conflict."""
     return surface.conflict.clamp(0.0, 1.0)[..., None].repeat(1, 1, 1, 3)

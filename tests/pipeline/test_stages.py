@@ -24,8 +24,8 @@ from nova3d_core.pipeline.stages import (
     fuse_to_surface,
     refine_views,
     resample_grid,
-    textured_mesh,
     scale_steps,
+    texture_surface,
 )
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
@@ -56,7 +56,7 @@ def test_the_stages_give_what_the_whole_way_gives(views, fused):
     surface, refined = fused
     whole = fuse_views(views, TINY)
     assert torch.equal(whole.surface.grid.values, surface.grid.values)
-    stepwise = textured_mesh(surface, refined, TINY)
+    stepwise = texture_surface(surface, refined, TINY)
     for name in ("vertices", "faces", "uv", "texture"):
         assert torch.equal(getattr(stepwise, name), getattr(whole.mesh, name)), name
 
@@ -74,7 +74,7 @@ def test_a_hull_is_a_surface_without_steps(views):
     assert torch.equal(same.cameras.world_to_camera, views.cameras.world_to_camera)
     assert surface.conflict.shape == views.masks.shape
     assert not surface.conflict.any()
-    assert "visual hull of 8 views" in fusion_report(surface, views)
+    assert "Visual hull of 8 views" in fusion_report(surface, views)
     assert is_closed_manifold(extract_mesh(surface, TINY.meshing).welded())
 
 

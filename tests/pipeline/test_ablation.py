@@ -11,13 +11,13 @@ from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.cli.ablate import ABLATION_FILES, Ablate
 from nova3d_core.errors import Cancelled, InputError, StageError
-from nova3d_core.evaluation.ablation import Ablation, ablate, ablation_configs
 from nova3d_core.evaluation.config import EvaluateConfig
 from nova3d_core.evaluation.protocol import evaluate_mesh
 from nova3d_core.fusion.config import HullConfig
 from nova3d_core.io.mesh.write import write_glb
 from nova3d_core.io.views.transforms_json import write_views
 from nova3d_core.meshing.config import MeshingConfig, UnwrapConfig
+from nova3d_core.pipeline.ablation import Ablation, ablate, ablation_configs
 from nova3d_core.pipeline.config import FuseConfig
 from nova3d_core.pipeline.fuse import fuse_views
 from nova3d_core.progress import SILENT, Progress

@@ -20,20 +20,20 @@ from torch import Tensor
 from ..cameras.cameras import cameras_at
 from ..cameras.rigs import RigConfig
 from ..errors import InputError, StageError
+from ..evaluation.comparison_grid import TITLE_PX, comparison_grid
+from ..evaluation.config import EvaluateConfig
+from ..evaluation.metrics.conflict import conflict_metrics
+from ..evaluation.metrics.poses import pose_motion
+from ..evaluation.protocol import evaluate_mesh, normalised_reference
+from ..evaluation.report import COLUMNS, Report
 from ..mesh import Mesh
-from ..pipeline.config import FuseConfig
-from ..pipeline.fuse import fuse_views
-from ..pipeline.stages import FusionResult, with_masks
 from ..progress import SILENT, Progress
 from ..rendering.config import RenderConfig
 from ..rendering.views import Rendering, render_views
 from ..views import Views
-from .comparison_grid import TITLE_PX, comparison_grid
-from .config import EvaluateConfig
-from .metrics.conflict import conflict_metrics
-from .metrics.poses import pose_motion
-from .protocol import evaluate_mesh, normalised_reference
-from .report import COLUMNS, Report
+from .config import FuseConfig
+from .fuse import fuse_views
+from .stages import FusionResult, ensure_masks
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def ablate(
     if not configs:
         raise InputError("an ablation needs variants, but there are none.")
     evaluate = evaluate or EvaluateConfig()
-    views = with_masks(views)
+    views = ensure_masks(views)
     truth = _render(normalised_reference(reference, evaluate.reference_up_axis), evaluate)
     results: dict[str, VariantResult] = {}
     images: list[Tensor] = []
