@@ -119,7 +119,7 @@ def _meshes_to_export(
     from ..nova3d_core.errors import InputError
     from ..nova3d_core.meshing.config import MeshingConfig
     from ..nova3d_core.pipeline.config import FuseConfig
-    from ..nova3d_core.pipeline.stages import textured_mesh
+    from ..nova3d_core.pipeline.stages import texture_surface
     from ..nova3d_core.texturing.config import BakeConfig
     from .adapters import meshes_from_socket
 
@@ -132,7 +132,7 @@ def _meshes_to_export(
             "there is nothing to export.", "Connect a mesh, or a surface together with its views."
         )
     config = FuseConfig(meshing=MeshingConfig(target_faces), bake=BakeConfig(texture_size))
-    return [textured_mesh(surface.bundle, views.bundle, config, context.progress)]
+    return [texture_surface(surface.bundle, views.bundle, config, context.progress)]
 
 
 def _write_mesh(

@@ -163,11 +163,11 @@ class LoadViews(io.ComfyNode):
     @with_warnings
     def execute(cls, folder: str) -> io.NodeOutput:
         from ..nova3d_core.io.views.transforms_json import read_views
-        from ..nova3d_core.pipeline.stages import with_masks
+        from ..nova3d_core.pipeline.stages import ensure_masks
         from .adapters import image_from_tensor, mask_from_tensor
 
         with node_context() as context:
-            views = with_masks(read_views(views_path(folder), context.progress))
+            views = ensure_masks(read_views(views_path(folder), context.progress))
             return io.NodeOutput(
                 SocketBundle(views), image_from_tensor(views.colour), mask_from_tensor(views.masks)
             )

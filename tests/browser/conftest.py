@@ -1,4 +1,4 @@
-"""A real page in headless Chromium, served by a real ComfyUI with this pack."""
+"""ComfyUI's front end in headless Chromium, served by a real ComfyUI with this pack."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .page import Page
 __all__ = ["checkout", "inputs", "models"]
 
 SHOTS = PROJECT / "browser_output"
-"""Screenshots of the last run; git does not see them."""
+"""Screenshots of the last run; ignored by git."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
-    "--use-gl=angle",  # WebGL without a graphics card
+    "--use-gl=angle",  # WebGL without a GPU
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
     "--ignore-gpu-blocklist",
@@ -33,7 +33,7 @@ FLAGS = (
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """One place for all skips: pytest then says their reason in one line."""
+    """Gives all skips the same location, so that pytest reports them in one line."""
     report = yield
     if report.skipped and isinstance(report.longrepr, tuple):
         report.longrepr = (__file__, 1, report.longrepr[2])
@@ -41,21 +41,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def _chromium() -> str:
-    """The browser's path; skips where there is none or no driver for it."""
+    """Path of the browser; skips the tests without a browser or its driver."""
     pytest.importorskip("playwright", reason="playwright is not installed (dev.py test --browser)")
-    found = os.environ.get("NOVA3D_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip("no Chromium or Chrome on this machine (NOVA3D_CHROMIUM may name one)")
-    return found
+    path = os.environ.get("NOVA3D_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip("no Chromium or Chrome found (set NOVA3D_CHROMIUM to its path)")
+    return path
 
 
 @pytest.fixture(scope="session")
 def server(
     checkout: Checkout, inputs: Path, models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """A ComfyUI that may reach the net, as users have it.
+    """A ComfyUI without offline flags, as users run it.
 
-    Told not to, some versions forbid their page what its 3D viewer does with textures.
+    With these flags, some versions set a content security policy that blocks textures in the 3D
+    viewer.
     """
     base = tmp_path_factory.mktemp("comfyui")
     shutil.copytree(inputs, base / "input")
@@ -79,7 +80,7 @@ def browser(checkout: Checkout) -> Iterator:
 
 @pytest.fixture
 def page(browser, server: Server) -> Iterator[Page]:
-    """A fresh page of the server, ready for use."""
+    """A new page of the server, ready for use."""
     SHOTS.mkdir(exist_ok=True)
     context = browser.new_context(viewport={"width": 1600, "height": 900})
     opened = Page(context.new_page(), server.url, SHOTS / server.checkout.version)

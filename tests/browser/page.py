@@ -1,4 +1,4 @@
-"""ComfyUI's page as a person uses it, through a browser's driver."""
+"""Drives ComfyUI's front end as a user would, through Playwright."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import PIL.Image
 
 READY = "() => window.app?.extensionManager?.command && window.app.graph && window.app.canvas"
 LISTEN = """() => {
-    window.heard = {progress: [], previews: 0, errors: [], ended: null}
+    window.messages = {progress: [], previews: 0, errors: [], ended: null}
     const on = (kind, act) => window.app.api.addEventListener(kind, act)
-    on('progress', event => window.heard.progress.push(event.detail))
-    on('b_preview', () => window.heard.previews++)
-    on('execution_error', event => window.heard.errors.push(event.detail.exception_message))
+    on('progress', event => window.messages.progress.push(event.detail))
+    on('b_preview', () => window.messages.previews++)
+    on('execution_error', event => window.messages.errors.push(event.detail.exception_message))
     for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
-        on(kind, () => window.heard.ended = kind)
+        on(kind, () => window.messages.ended = kind)
 }"""
 SET = """([type, name, value]) => {
     for (const node of window.app.graph.nodes.filter(node => node.type === type)) {
@@ -45,7 +45,7 @@ TYPES = """types => types.map(type => {
 
 
 class Page:
-    """One tab."""
+    """One browser tab."""
 
     def __init__(self, tab: Any, url: str, shots: Path):
         self.tab = tab
@@ -53,18 +53,18 @@ class Page:
         self._shots = shots
 
     def open(self) -> None:
-        """Loads the page and waits until it can be used."""
+        """Loads the page and waits until it is ready."""
         self.tab.goto(self.url)
         self.tab.wait_for_function(READY, timeout=120_000)
-        self.tab.wait_for_timeout(1500)  # a first visit opens the templates by itself
+        self.tab.wait_for_timeout(1500)  # the first visit opens the template browser
         self.tab.evaluate(LISTEN)
 
     def command(self, name: str) -> None:
-        """What a menu entry or a key would do."""
+        """Executes a command of a menu entry or key."""
         self.tab.evaluate("name => window.app.extensionManager.command.execute(name)", name)
 
     def load_template(self, module: str, name: str) -> None:
-        """Opens a workflow from the template browser with the mouse."""
+        """Opens a workflow from the template browser by mouse."""
         self.command("Comfy.BrowseTemplates")
         self.tab.get_by_text(module, exact=True).last.click(timeout=120_000)
         card = self.tab.locator(f'[data-testid="template-workflow-{name}"]')
@@ -77,66 +77,66 @@ class Page:
         card.wait_for(state="hidden")
 
     def nodes(self) -> list[dict[str, Any]]:
-        """What is on the canvas."""
+        """Nodes on the canvas."""
         return self.tab.evaluate(NODES)
 
     def prompt(self) -> dict[str, dict[str, Any]]:
-        """What the page would queue."""
+        """API prompt of the current graph."""
         return self.tab.evaluate("async () => (await window.app.graphToPrompt()).output")
 
     def set_input(self, kind: str, name: str, value: Any) -> None:
-        """Fills a field of all nodes of a class."""
+        """Sets a widget of all nodes of a class."""
         self.tab.evaluate(SET, [kind, name, value])
 
     def run(self, seconds: float = 240.0) -> dict[str, Any]:
-        """Presses Run and waits for the end; what the page heard meanwhile."""
+        """Presses Run and waits for the end; returns the received messages."""
         self.tab.locator('[data-testid="queue-button"]').first.click()
-        self.tab.wait_for_function("() => window.heard.ended", timeout=seconds * 1000)
+        self.tab.wait_for_function("() => window.messages.ended", timeout=seconds * 1000)
         self.tab.wait_for_timeout(1000)
-        return self.tab.evaluate("() => window.heard")
+        return self.tab.evaluate("() => window.messages")
 
     def translated(self, types: list[str]) -> list[list[str]]:
-        """Title and output names of new nodes, as the page shows them."""
+        """Displayed title and output names of new nodes."""
         return self.tab.evaluate(TYPES, types)
 
     def open_help(self, kind: str) -> None:
-        """Selects a node and presses the button for its help."""
+        """Selects a node and presses its help button."""
         self.fit()
         self.tab.mouse.click(*self.tab.evaluate(TITLE, kind))
         self.tab.locator('[data-testid="info-button"]').first.click()
 
     def fit(self) -> None:
-        """Shows the whole graph."""
+        """Fits the graph into the view."""
         self.command("Comfy.Canvas.FitView")
         self.tab.wait_for_timeout(1500)
 
     def shot(self, name: str) -> None:
-        """Keeps a screenshot."""
+        """Saves a screenshot."""
         self._shots.mkdir(parents=True, exist_ok=True)
         self.tab.screenshot(path=self._shots / f"{name}.png")
 
     def viewer(self) -> Any:
-        """The 3D viewer's canvas."""
-        plain = "canvas:not([id]):not([class*=minimap]):not([data-testid*=minimap])"
-        return self.tab.locator(plain).last
+        """Canvas of the 3D viewer."""
+        selector = "canvas:not([id]):not([class*=minimap]):not([data-testid*=minimap])"
+        return self.tab.locator(selector).last
 
     def viewer_image(self) -> PIL.Image.Image:
-        """The middle of what the 3D viewer shows, without its buttons, once it stands still."""
-        last = b""
+        """Central part of the 3D viewer, without its buttons, once the image is stable."""
+        previous = b""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             box = self.viewer().bounding_box()
             width, height = box["width"] / 2, box["height"] / 2
             middle = {"x": box["x"] + width / 2, "y": box["y"] + height / 2}
             content = self.tab.screenshot(clip={**middle, "width": width, "height": height})
-            if content == last:
+            if content == previous:
                 return PIL.Image.open(io.BytesIO(content)).convert("RGB")
-            last = content
+            previous = content
             self.tab.wait_for_timeout(1000)
-        raise TimeoutError("the 3D viewer never stood still")
+        raise TimeoutError("the image of the 3D viewer did not become stable")
 
     def drag_viewer(self, right_px: int) -> None:
-        """Turns what the 3D viewer shows, with the mouse."""
+        """Rotates the model in the 3D viewer by dragging."""
         box = self.viewer().bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         self.tab.mouse.move(x, y)

@@ -1,4 +1,4 @@
-"""The shipped workflows in the real page: load from the templates, run, look at the result."""
+"""The shipped workflows in the front end: load as template, run, check the result."""
 
 from __future__ import annotations
 
@@ -9,57 +9,57 @@ import PIL.Image
 import pytest
 
 from ..host.models import SVD
-from ..host.prompts import API, SMALL
+from ..host.prompts import API, FAST_SETTINGS
 from ..host.server import PACK, PROJECT
 
 pytestmark = [pytest.mark.browser, pytest.mark.host]
 
 WORKFLOWS = sorted(path.stem for path in API.glob("*.json"))
-REFUSED = {"image_to_mesh_nova3d": "normals", "sv3d_to_mesh": "silhouette"}
-"""What the fusion finds wrong with the views that the small models paint here."""
+REJECTED = {"image_to_mesh_nova3d": "normals", "sv3d_to_mesh": "silhouette"}
+"""Why the fusion rejects the views that the small models generate."""
 SOURCES = {"DeconflictFusion", "RenderViews", "SampleOrbit", "SampleMultiviewNormals"}
 
 
-def load_small(page, name: str) -> None:
-    """Loads a workflow and makes it run in seconds."""
+def load_fast(page, name: str) -> None:
+    """Loads a workflow with settings for a fast run."""
     page.load_template(PACK, name)
-    here = {node["type"] for node in page.nodes()}
-    for kind, values in SMALL.items():
-        for field, value in values.items() if kind in here else ():
+    node_types = {node["type"] for node in page.nodes()}
+    for kind, values in FAST_SETTINGS.items():
+        for field, value in values.items() if kind in node_types else ():
             page.set_input(kind, field, value)
 
 
-def shipped(name: str) -> dict:
+def load_prompt(name: str) -> dict:
     return json.loads((API / f"{name}.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_template_is_the_prompt_that_ships(page, name):
+def test_template_equals_the_shipped_prompt(page, name):
     page.load_template(PACK, name)
     for node in page.nodes():
         assert node["known"] and not node["red"], node
-    seen = {
+    actual = {
         key: {"class_type": node["class_type"], "inputs": node["inputs"]}
         for key, node in page.prompt().items()
         if not node["class_type"].startswith("Preview")
     }
-    for node in (wanted := shipped(name)).values():
+    for node in (expected := load_prompt(name)).values():
         node.pop("_meta")
-    assert seen == wanted
+    assert actual == expected
     page.fit()
     page.shot(name)
 
 
-@pytest.mark.parametrize("name", [name for name in WORKFLOWS if name not in REFUSED])
-def test_template_runs_to_its_end(page, name):
-    load_small(page, name)
-    heard = page.run()
-    assert (heard["ended"], heard["errors"]) == ("execution_success", [])
-    working = {node["type"] for node in page.nodes()} & SOURCES
-    busy = {step["node"] for step in heard["progress"]}
-    assert working <= {node["type"] for node in page.nodes() if node["id"] in busy}
-    if "DeconflictFusion" in working:
-        assert heard["previews"] > 0
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if name not in REJECTED])
+def test_template_runs_successfully(page, name):
+    load_fast(page, name)
+    messages = page.run()
+    assert (messages["ended"], messages["errors"]) == ("execution_success", [])
+    sources = {node["type"] for node in page.nodes()} & SOURCES
+    reported = {step["node"] for step in messages["progress"]}
+    assert sources <= {node["type"] for node in page.nodes() if node["id"] in reported}
+    if "DeconflictFusion" in sources:
+        assert messages["previews"] > 0
     for node in page.nodes():
         assert not node["red"], node
         if node["type"] in ("PreviewImage", "SaveImage", "SaveAnimatedWEBP"):
@@ -70,14 +70,14 @@ def test_template_runs_to_its_end(page, name):
     page.shot(f"{name}-done")
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_template_paints_views_and_says_what_is_wrong_with_them(page, name):
-    """Small models do not paint the knight: their views are shown, and the fusion refuses them."""
-    load_small(page, name)
-    heard = page.run()
-    assert heard["ended"] == "execution_error"
-    assert len(heard["errors"]) == 1 and REFUSED[name] in heard["errors"][0]
-    assert heard["previews"] > 0
+@pytest.mark.parametrize("name", REJECTED)
+def test_template_shows_views_and_why_the_fusion_rejects_them(page, name):
+    """The views of the small models are shown in the page, and the fusion rejects them."""
+    load_fast(page, name)
+    messages = page.run()
+    assert messages["ended"] == "execution_error"
+    assert len(messages["errors"]) == 1 and REJECTED[name] in messages["errors"][0]
+    assert messages["previews"] > 0
     for node in page.nodes():
         if node["type"] == "PreviewImage":
             assert node["images"] in (16, 21), node
@@ -85,21 +85,21 @@ def test_template_paints_views_and_says_what_is_wrong_with_them(page, name):
     page.shot(f"{name}-done")
 
 
-def test_missing_model_is_told_on_the_page(page):
-    """Behind two clicks: the page keeps the words of a node's own validation in its error list."""
+def test_missing_model_is_reported_in_the_page(page):
+    """Two clicks away: the front end shows a node's validation message in its error list."""
     page.load_template(PACK, "sv3d_to_mesh")
     page.set_input("LoadNOVA3D", "model", "gone.safetensors")
     page.tab.locator('[data-testid="queue-button"]').first.click()
     page.tab.get_by_text("View details").first.click(timeout=30_000)
     page.tab.locator('button[aria-label^="Info for"]').first.click()
-    told = page.tab.get_by_text("'gone.safetensors' is not in ComfyUI's model folders").first
-    told.wait_for()
-    assert "sv3d_p.safetensors (9.37 GB" in told.inner_text()
+    message = page.tab.get_by_text("'gone.safetensors' is not in ComfyUI's model folders").first
+    message.wait_for()
+    assert "sv3d_p.safetensors (9.37 GB" in message.inner_text()
     assert [node["type"] for node in page.nodes() if node["red"]] == ["LoadNOVA3D"]
     page.shot("missing-model")
 
 
-def test_file_of_another_model_is_told_on_the_page(page):
+def test_file_of_another_model_is_reported_in_the_page(page):
     page.load_template(PACK, "sv3d_to_mesh")
     page.set_input("LoadNOVA3D", "model", SVD)
     page.tab.locator('[data-testid="queue-button"]').first.click()
@@ -108,17 +108,17 @@ def test_file_of_another_model_is_told_on_the_page(page):
     page.shot("other-model")
 
 
-def test_mesh_turns_in_the_preview(page):
-    load_small(page, "views_to_mesh")
+def test_mesh_rotates_in_the_preview(page):
+    load_fast(page, "views_to_mesh")
     assert page.run()["ended"] == "execution_success"
     page.fit()
     before = page.viewer_image()
-    assert reddest(before) > 40  # the knight's cloak: the texture has arrived
+    assert max_redness(before) > 40  # the knight's cloak: the texture is loaded
     page.drag_viewer(60)
     after = page.viewer_image()
     changed = np.abs(pixels(before) - pixels(after)).max(axis=2) > 30
     assert changed.mean() > 0.02
-    page.shot("turned")
+    page.shot("rotated")
 
 
 def test_help_page_opens_with_its_image(page):
@@ -128,11 +128,11 @@ def test_help_page_opens_with_its_image(page):
     image = page.tab.locator("img[src$='images/RenderViews.webp']")
     image.wait_for()
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
-    assert page.tab.get_by_text("Rays along each side of a pixel").count() == 1
+    assert page.tab.get_by_text("Antialiasing: rays per pixel along each axis").count() == 1
     page.shot("help")
 
 
-def test_chinese_page_has_chinese_nodes(page):
+def test_nodes_are_translated_to_chinese(page):
     texts = json.loads((PROJECT / "locales/zh/nodeDefs.json").read_text(encoding="utf-8"))
     page.tab.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'zh')")
     try:
@@ -150,7 +150,7 @@ def pixels(image: PIL.Image.Image) -> np.ndarray:
     return np.asarray(image).astype(int)
 
 
-def reddest(image: PIL.Image.Image) -> int:
-    """How much redder than green the reddest part is, of 255."""
+def max_redness(image: PIL.Image.Image) -> int:
+    """Maximum difference of red and green, in 0..255."""
     values = pixels(image)
     return int((values[..., 0] - values[..., 1]).max())

@@ -1,4 +1,4 @@
-"""A small ComfyUI client: queue a prompt, follow it over the websocket, fetch what it wrote."""
+"""Minimal ComfyUI client: queues a prompt, follows it over the websocket, fetches its files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 
 import websocket
 
-PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # the host's binary event numbers
+PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # types of binary websocket events
 
 
-class Refused(Exception):
-    """The server's answer was an HTTP error."""
+class HttpError(Exception):
+    """The server answered with an HTTP error."""
 
     def __init__(self, status: int, body: str):
         super().__init__(f"HTTP {status}: {body[:2000]}")
@@ -29,33 +29,33 @@ class Refused(Exception):
 
 @dataclass
 class Run:
-    """What was heard of one prompt."""
+    """Messages of one prompt."""
 
     prompt_id: str
-    refused: dict[str, Any] = field(default_factory=dict)
-    """Wrong inputs by node id; the host runs the outputs that do not need these nodes."""
+    node_errors: dict[str, Any] = field(default_factory=dict)
+    """Invalid inputs by node id; ComfyUI runs the outputs that do not depend on these nodes."""
     executed: list[str] = field(default_factory=list)
-    """Ids of the nodes that ran, in order."""
+    """Ids of the executed nodes, in order."""
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What the output nodes told the page, by node id."""
+    """UI output by node id."""
     progress: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    """(value, max) of every step, by node id."""
+    """(value, max) of each progress message, by node id."""
     previews: list[bytes] = field(default_factory=list)
-    """Preview images as the page gets them: an encoded JPEG or PNG."""
+    """Encoded preview images, JPEG or PNG."""
     texts: dict[str, str] = field(default_factory=dict)
-    """What was last written on a node while it ran, by node id."""
+    """Last progress text by node id."""
     error: dict[str, Any] | None = None
-    """The host's execution_error message."""
+    """ComfyUI's execution_error message."""
     is_interrupted: bool = False
     seconds: float = 0.0
 
     @property
     def has_succeeded(self) -> bool:
-        return self.error is None and not self.is_interrupted and not self.refused
+        return self.error is None and not self.is_interrupted and not self.node_errors
 
 
 class Client:
-    """Talks to one server."""
+    """Client of one server."""
 
     def __init__(self, url: str):
         self.url = url
@@ -78,10 +78,10 @@ class Client:
         return self._send(request)
 
     def queue(self, prompt: dict[str, Any], client_id: str = "", **extra: Any) -> Run:
-        """Queues a prompt. Raises `Refused` when the host's validation says no to all of it."""
+        """Queues a prompt. Raises `HttpError` if the validation rejects all of its outputs."""
         body = {"prompt": prompt, "client_id": client_id, **extra}
         answer = json.loads(self.post("/prompt", body))
-        return Run(answer["prompt_id"], refused=answer["node_errors"])
+        return Run(answer["prompt_id"], node_errors=answer["node_errors"])
 
     def run(
         self,
@@ -90,12 +90,12 @@ class Client:
         timeout_s: float = 300.0,
         **extra: Any,
     ) -> Run:
-        """Queues a prompt and listens until it has ended, however it ends.
+        """Queues a prompt and waits for its end: success, error or interruption.
 
         Args:
             prompt: API format.
-            on_event: told of each message's type and data as it arrives.
-            timeout_s: for the whole run; then the prompt is interrupted and TimeoutError raised.
+            on_event: called with the type and data of each message.
+            timeout_s: limit for the run; then the prompt is interrupted and TimeoutError is raised.
             extra: further keys of the request, such as `extra_data`.
         """
         client_id = uuid.uuid4().hex
@@ -110,15 +110,15 @@ class Client:
                     frame = socket.recv()
                 except websocket.WebSocketTimeoutException:
                     self.interrupt()
-                    raise TimeoutError(f"the prompt did not end in {timeout_s} s") from None
+                    raise TimeoutError(f"the prompt did not finish within {timeout_s} s") from None
                 if isinstance(frame, bytes):
-                    _hear_binary(run, frame)
+                    _handle_binary(run, frame)
                     continue
                 message = json.loads(frame)
                 kind, data = message["type"], message["data"]
                 if data.get("prompt_id", run.prompt_id) != run.prompt_id:
                     continue
-                has_ended = _hear(run, kind, data)
+                has_ended = _handle(run, kind, data)
                 if on_event:
                     on_event(kind, data)
                 if has_ended:
@@ -131,11 +131,11 @@ class Client:
         self.post("/interrupt")
 
     def history(self, prompt_id: str) -> dict[str, Any]:
-        """The host's record of a prompt; it appears a moment after the prompt has ended."""
+        """The history entry of a prompt; it appears shortly after the prompt has ended."""
         for _ in range(50):
-            found = self.get_json(f"/history/{prompt_id}")
-            if found:
-                return found[prompt_id]
+            history = self.get_json(f"/history/{prompt_id}")
+            if history:
+                return history[prompt_id]
             time.sleep(0.1)
         raise KeyError(f"the history has no prompt {prompt_id}")
 
@@ -144,19 +144,17 @@ class Client:
         return self.get("/view?" + urllib.parse.urlencode(file))
 
     def upload(self, name: str, content: bytes, subfolder: str = "") -> dict[str, str]:
-        """Puts an image into the host's input folder as the page does."""
-        edge = uuid.uuid4().hex
+        """Uploads an image to the input folder."""
+        boundary = uuid.uuid4().hex
         fields = {"subfolder": subfolder, "overwrite": "true"}
-        parts = [
-            f'--{edge}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
-            for key, value in fields.items()
-        ]
-        head = f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
+        start = f"--{boundary}\r\nContent-Disposition: form-data; name="
+        parts = [f'{start}"{key}"\r\n\r\n{value}\r\n'.encode() for key, value in fields.items()]
+        head = f'{start}"image"; filename="{name}"\r\n'
         parts += [head.encode() + b"Content-Type: image/png\r\n\r\n" + content + b"\r\n"]
         request = urllib.request.Request(
             self.url + "/upload/image",
-            data=b"".join(parts) + f"--{edge}--\r\n".encode(),
-            headers={"Content-Type": f"multipart/form-data; boundary={edge}"},
+            data=b"".join(parts) + f"--{boundary}--\r\n".encode(),
+            headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
         )
         return json.loads(self._send(request))
 
@@ -165,11 +163,11 @@ class Client:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.read()
         except urllib.error.HTTPError as error:
-            raise Refused(error.code, error.read().decode(errors="replace")) from None
+            raise HttpError(error.code, error.read().decode(errors="replace")) from None
 
 
-def _hear(run: Run, kind: str, data: dict[str, Any]) -> bool:
-    """Notes a message; whether the prompt has ended with it."""
+def _handle(run: Run, kind: str, data: dict[str, Any]) -> bool:
+    """Records a message; returns whether the prompt has ended."""
     if kind == "executing" and data["node"] is not None:
         run.executed.append(data["node"])
     elif kind == "progress":
@@ -180,15 +178,15 @@ def _hear(run: Run, kind: str, data: dict[str, Any]) -> bool:
         run.error = data
     elif kind == "execution_interrupted":
         run.is_interrupted = True
-    # "executing nothing" comes last of all, after success, error and interruption alike
+    # the last message after success, error and interruption alike has no node
     return kind == "executing" and data["node"] is None
 
 
-def _hear_binary(run: Run, frame: bytes) -> None:
+def _handle_binary(run: Run, frame: bytes) -> None:
     kind = struct.unpack(">I", frame[:4])[0]
-    if kind == PREVIEW:  # then an image format, then the image
+    if kind == PREVIEW:  # followed by the image format and the image
         run.previews.append(frame[8:])
-    elif kind == TEXT:  # the node's id with its length, then the text
+    elif kind == TEXT:  # followed by the length of the node id, the id and the text
         end = 8 + struct.unpack(">I", frame[4:8])[0]
         run.texts[frame[8:end].decode()] = frame[end:].decode()
     elif kind == PREVIEW_WITH_METADATA:

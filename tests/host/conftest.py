@@ -1,4 +1,4 @@
-"""One ComfyUI for all host tests, with the shipped knight and its views in the input folder."""
+"""A ComfyUI server for all host tests, with the knight and its views in the input folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .prompts import PIXELS, VIEWS
 from .server import PROJECT, Checkout, Server, checkout_from_environment
 
 KNIGHT = PROJECT / "nova3d_core" / "assets" / "character_knight.glb"
-NO_HOST = "COMFYUI_PATH is not set: nothing here ran in a real ComfyUI (dev.py test --host PATH)"
+NO_HOST = "COMFYUI_PATH is not set: no test ran in a real ComfyUI (dev.py test --host PATH)"
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """One place for all skips for want of a ComfyUI: pytest then says it in one line."""
+    """Gives all skips without ComfyUI one location, so that pytest reports them in one line."""
     report = yield
     if report.skipped and NO_HOST in str(report.longrepr):
         report.longrepr = (__file__, 1, f"Skipped: {NO_HOST}")
@@ -31,29 +31,29 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkout() -> Checkout:
-    """The ComfyUI to test with."""
-    found = checkout_from_environment()
-    if found is None:
+    """The ComfyUI checkout under test."""
+    checkout = checkout_from_environment()
+    if checkout is None:
         pytest.skip(NO_HOST)
-    return found
+    return checkout
 
 
 @pytest.fixture(scope="session")
 def inputs(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the workflows expect in the input folder: the knight, views of it, a mesh like it."""
+    """Input folder for the workflows: the knight, its views, and its normalised mesh."""
     folder = tmp_path_factory.mktemp("input")
-    truth = nova3d.read_mesh(KNIGHT).normalised()
+    knight = nova3d.read_mesh(KNIGHT).normalised()
     rig = nova3d.orbit_cameras(nova3d.RigConfig(count=VIEWS, width_px=PIXELS, height_px=PIXELS))
-    views = nova3d.render_views(truth, rig, RenderConfig(supersample=2)).views
+    views = nova3d.render_views(knight, rig, RenderConfig(supersample=2)).views
     nova3d.write_views(views, folder / "knight" / "views")
-    nova3d.write_glb(truth, folder / "knight" / "mesh.glb")
+    nova3d.write_glb(knight, folder / "knight" / "mesh.glb")
     shutil.copy2(KNIGHT, folder / KNIGHT.name)
     return folder
 
 
 @pytest.fixture(scope="session")
 def models(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with small models under the names that the workflows ask for."""
+    """Models folder with small models under the names that the workflows use."""
     folder = tmp_path_factory.mktemp("files") / "models"
     write_models(folder)
     return folder
@@ -63,7 +63,7 @@ def models(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path
 def server(
     checkout: Checkout, inputs: Path, models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """A running ComfyUI with this pack and nothing else."""
+    """A running ComfyUI with this pack only."""
     base = tmp_path_factory.mktemp("comfyui")
     shutil.copytree(inputs, base / "input")
     shutil.copytree(models, base / "models")
@@ -73,14 +73,14 @@ def server(
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    """Talks to the server, and finds it alive and idle after each test."""
-    talker = Client(server.url)
-    yield talker
+    """Client of the server; after each test the server must be alive and idle."""
+    client = Client(server.url)
+    yield client
     assert server.is_alive, server.log[-4000:]
-    assert talker.get_json("/prompt")["exec_info"]["queue_remaining"] == 0
+    assert client.get_json("/prompt")["exec_info"]["queue_remaining"] == 0
 
 
 @pytest.fixture
 def output(server: Server) -> Path:
-    """The host's output folder."""
+    """ComfyUI's output folder."""
     return server.base / "output"

@@ -1,7 +1,7 @@
-"""Small model files in the layouts of the real ones, for the host's model folders.
+"""Small model files in the layouts of the public checkpoints, for ComfyUI's model folders.
 
-Their weights are random, apart from most VAEs' decoders: they paint a red square on white whatever
-the UNet made, so that views of every side belong to one solid that can be fused.
+Their weights are random, except for most VAE decoders: these generate a red square on white for any
+latent, so that all views are consistent and can be fused.
 """
 
 from __future__ import annotations
@@ -18,80 +18,80 @@ from nova3d_core.weights.discovery.built_in import is_shipped
 from nova3d_core.weights.save import save_nova3d
 
 from ..weights.models import copying_mini, random_model
-from ..weights.test_load import as_published, sgm_tensors, without_quantising
+from ..weights.test_load import as_published, reset_quant_layers, sgm_tensors
 
 NOVA3D = "nova3d.safetensors"
 SV3D_P = "sv3d_p.safetensors"
 SV3D_U = "sv3d_u.safetensors"
-"""This one's decoder is random too, so its images show what the UNet made."""
+"""Its decoder is random too, so its images depend on the UNet."""
 V3D = "V3D.ckpt"
 MINI = "mini.safetensors"
-"""Paints the silhouette of what it sees, in one step."""
+"""Generates the silhouette of the input image, in one step."""
 BUILT_IN = ("nova3d-mini (built in)",) * is_shipped()
-"""What the pack offers before all files."""
+"""Names that are listed before all files."""
 SVD = "svd_xt.safetensors"
-OTHERS = {
+OTHER_MODELS = {
     "sdxl.safetensors": "model.diffusion_model.input_blocks.0.0.weight",
     "lora.safetensors": "lora_unet_time_stack.lora_up.weight",
 }
-"""Files of no family of ours: a name, and a key inside."""
+"""Models of other families: file name -> one of its keys."""
 
 
 def write_models(models: Path) -> None:
-    """Fills a host's models folder: one file of each family, SVD, and files of other models."""
-    own, checkpoints = models / "nova3d", models / "checkpoints"
-    for folder in (own, checkpoints):
+    """Fills a models folder: one file of each family, SVD, and files of other models."""
+    own_folder, checkpoints = models / "nova3d", models / "checkpoints"
+    for folder in (own_folder, checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
     scratch = models / "scratch"
     scratch.mkdir()
-    save_nova3d(calm_model("nova3d"), own / NOVA3D, note="paints a red square")
-    save_nova3d(copying_mini(), own / MINI)
+    save_nova3d(bounded_model("nova3d"), own_folder / NOVA3D, note="generates a red square")
+    save_nova3d(copying_mini(), own_folder / MINI)
     for name, family, folder in (
         (SV3D_P, "sv3d_p", checkpoints),
         (SV3D_U, "sv3d_u", checkpoints / "stability"),
-        (V3D, "v3d", own),
+        (V3D, "v3d", own_folder),
     ):
-        tensors = as_published(family, sgm_tensors(calm_model(family), scratch))
+        tensors = as_published(family, sgm_tensors(bounded_model(family), scratch))
         folder.mkdir(exist_ok=True)
         if name.endswith(".ckpt"):
             torch.save({"state_dict": tensors, "global_step": 1}, folder / name)
         else:
             save_file(tensors, folder / name)
-    save_file(sgm_tensors(calm_model("v3d"), scratch), checkpoints / SVD)
+    save_file(sgm_tensors(bounded_model("v3d"), scratch), checkpoints / SVD)
     shutil.rmtree(scratch)
-    for name, key in OTHERS.items():
+    for name, key in OTHER_MODELS.items():
         save_file({key: torch.zeros(320, 4, 3, 3)}, checkpoints / name)
-    whole = (checkpoints / SV3D_P).read_bytes()
-    (checkpoints / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    content = (checkpoints / SV3D_P).read_bytes()
+    (checkpoints / "cut.safetensors").write_bytes(content[: len(content) // 2])
 
 
-def calm_model(family: str, seed: int = 0) -> MultiviewModel:
-    """A small model whose numbers stay within a few units."""
+def bounded_model(family: str, seed: int = 0) -> MultiviewModel:
+    """A small model whose activations stay within a few units."""
     model = random_model(family, seed)
     for part in (model.unet, model.codec, model.image_encoder):
         for name, value in part.state_dict().items():
-            value.copy_(_calm(name, value))
+            value.copy_(_scaled(name, value))
     if family != "sv3d_u":
-        paint_square(model.codec.vae.decoder)
+        decode_red_square(model.codec.vae.decoder)
     if family.startswith("sv3d"):
-        without_quantising(model, "post_quant_conv")
+        reset_quant_layers(model, "post_quant_conv")
     if family == "v3d":
-        without_quantising(model, "quant_conv")
+        reset_quant_layers(model, "quant_conv")
     return model
 
 
-def _calm(name: str, value: Tensor) -> Tensor:
-    """Small steps away from doing little: random weights scaled by what flows in."""
+def _scaled(name: str, value: Tensor) -> Tensor:
+    """Random weights scaled by the fan-in, norm weights around 1."""
     if value.dim() < 2:
         return value + 1.0 if "norm" in name and name.endswith("weight") else value
     return value * 10.0 / max(value[0].numel(), 1) ** 0.5
 
 
-def paint_square(decoder: nn.Module) -> None:
-    """Makes a VAE's decoder paint a red square on white, whatever it is given.
+def decode_red_square(decoder: nn.Module) -> None:
+    """Makes a VAE decoder generate a red square on white for any latent.
 
-    A constant goes through; the 3x3 boxes over it come out lower at the rim, where they take in the
-    zeros around the image. The last norm spreads the two, and the last layer colours them.
+    The layers pass a constant on; 3x3 box filters lower it at the image border, where they include
+    the zero padding. The last norm amplifies the difference, and the last layer maps it to colours.
     """
     for name, parameter in decoder.named_parameters():
         if "norm" not in name:

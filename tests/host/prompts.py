@@ -1,4 +1,4 @@
-"""API prompts: the shipped ones made small, and how to make one in a test."""
+"""API prompts: the shipped ones with settings for a fast run, and helpers to build others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .workflow_check import Prompt
 API = PROJECT / "workflows" / "api"
 VIEWS = 8
 PIXELS = 96
-SMALL: dict[str, dict[str, Any]] = {
+FAST_SETTINGS: dict[str, dict[str, Any]] = {
     "LoadViews": {"folder": "knight/views"},
     "DeconflictFusion": {"preset": "draft", "steps_scale": 0.1},
     "RefinePoses": {"preset": "draft"},
@@ -24,30 +24,29 @@ SMALL: dict[str, dict[str, Any]] = {
     "SampleOrbit": {"steps": 1, "size": 64},
     "EvaluateMesh": {"points": 2000, "image_size": 64},
 }
-"""Settings with which a prompt runs in seconds."""
+"""Settings with which a workflow runs in seconds."""
 
 
-def shipped(name: str) -> Prompt:
-    """A prompt of workflows/api with small settings; its links and its other values stay."""
+def load_prompt(name: str) -> Prompt:
+    """A prompt of workflows/api with `FAST_SETTINGS`; links and other values are unchanged."""
     prompt = json.loads((API / f"{name}.json").read_text(encoding="utf-8"))
     for node in prompt.values():
-        node["inputs"] |= SMALL.get(node["class_type"], {})
+        node["inputs"] |= FAST_SETTINGS.get(node["class_type"], {})
     return prompt
 
 
-def key_of(prompt: Prompt, kind: str) -> str:
-    """The id of a prompt's only node of a class."""
+def node_key(prompt: Prompt, kind: str) -> str:
+    """Id of the only node of a class."""
     (key,) = [key for key, node in prompt.items() if node["class_type"] == kind]
     return key
 
 
 def node(kind: str, /, **inputs: Any) -> dict[str, Any]:
-    """A node of a prompt."""
+    """A node in API format."""
     return {"class_type": kind, "inputs": inputs}
 
 
 def with_inputs(prompt: Prompt, kind: str, /, **inputs: Any) -> Prompt:
-    """The prompt with other inputs at its only node of a class."""
-    key = key_of(prompt, kind)
-    changed = node(kind, **{**prompt[key]["inputs"], **inputs})
-    return {**prompt, key: changed}
+    """A copy of the prompt with changed inputs of its only node of a class."""
+    key = node_key(prompt, kind)
+    return {**prompt, key: node(kind, **{**prompt[key]["inputs"], **inputs})}

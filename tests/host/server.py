@@ -1,4 +1,4 @@
-"""A real ComfyUI in a process of its own, with only this pack and a fresh base folder."""
+"""Runs a real ComfyUI in a subprocess, with this pack only and an empty base folder."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ FAULTS = re.compile(
 
 @dataclass(frozen=True)
 class Checkout:
-    """A ComfyUI on disk and the interpreter that has its requirements."""
+    """A ComfyUI checkout and the Python interpreter with its requirements."""
 
     path: Path
     python: Path
 
     @property
     def version(self) -> str:
-        """Such as 0.3.64; "unknown" for checkouts that do not say."""
-        words = (self.path / "comfyui_version.py").read_text(encoding="utf-8").split('"')
-        return words[1] if len(words) > 1 else "unknown"
+        """Version such as 0.3.64, or "unknown"."""
+        parts = (self.path / "comfyui_version.py").read_text(encoding="utf-8").split('"')
+        return parts[1] if len(parts) > 1 else "unknown"
 
 
 def checkout_from_environment() -> Checkout | None:
-    """What COMFYUI_PATH names; None where it is not set.
+    """The checkout at COMFYUI_PATH; None if the variable is not set.
 
-    COMFYUI_PYTHON names the interpreter. Without it: the checkout's own virtual environment, else
+    COMFYUI_PYTHON selects the interpreter. Default: the virtual environment of the checkout, else
     the interpreter that runs the tests.
     """
-    given = os.environ.get("COMFYUI_PATH")
-    if not given:
+    value = os.environ.get("COMFYUI_PATH")
+    if not value:
         return None
-    path = Path(given).resolve()
+    path = Path(value).resolve()
     if not (path / "main.py").is_file():
-        raise FileNotFoundError(f"COMFYUI_PATH is {given}, which holds no main.py of ComfyUI.")
-    named = os.environ.get("COMFYUI_PYTHON")
-    if named:
-        return Checkout(path, Path(named))
-    inside = "Scripts/python.exe" if os.name == "nt" else "bin/python"
-    own = [path / name / inside for name in (".venv", "venv")]
-    return Checkout(path, next((p for p in own if p.exists()), Path(sys.executable)))
+        raise FileNotFoundError(f"COMFYUI_PATH is {value}, which contains no main.py of ComfyUI.")
+    python = os.environ.get("COMFYUI_PYTHON")
+    if python:
+        return Checkout(path, Path(python))
+    executable = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+    candidates = [path / name / executable for name in (".venv", "venv")]
+    return Checkout(path, next((p for p in candidates if p.exists()), Path(sys.executable)))
 
 
 class Server:
-    """A running ComfyUI; use it as a context manager."""
+    """A ComfyUI server, as a context manager."""
 
     def __init__(
         self,
@@ -90,11 +90,11 @@ class Server:
             self._command(),
             cwd=self.checkout.path,
             env=self._environment,
-            stdout=subprocess.PIPE,  # not a file: a test limits the size of the server's files
+            stdout=subprocess.PIPE,  # not a file: one test limits the file size of the server
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        threading.Thread(target=self._keep_log, daemon=True).start()
+        threading.Thread(target=self._write_log, daemon=True).start()
         try:
             self._wait_until_ready()
         except BaseException:
@@ -103,23 +103,23 @@ class Server:
         return self
 
     def __exit__(self, *_) -> None:
-        """Ends the server and whatever it has started (the unwrap worker for one)."""
+        """Terminates the server and its child processes, such as the unwrap worker."""
         if not self.is_alive:
             return
-        family = [self.process, *self.children]
-        for process in family:
+        processes = [self.process, *self.children]
+        for process in processes:
             try:
                 process.terminate()
             except psutil.NoSuchProcess:
                 continue
-        _, alive = psutil.wait_procs(family, timeout=10)
+        _, alive = psutil.wait_procs(processes, timeout=10)
         for process in alive:
             process.kill()
         self._process.wait()
 
     @property
     def log(self) -> str:
-        """What the server has printed so far."""
+        """Output of the server so far."""
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     @property
@@ -128,36 +128,36 @@ class Server:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory the server itself holds, without its children."""
+        """Resident memory of the server, without its child processes."""
         return self.process.memory_info().rss
 
     @property
     def children(self) -> list[psutil.Process]:
-        """Processes that the server has started and that still run."""
+        """Running child processes of the server."""
         return self.process.children(recursive=True)
 
     @property
     def process(self) -> psutil.Process:
         return psutil.Process(self._process.pid)
 
-    def _keep_log(self) -> None:
+    def _write_log(self) -> None:
         with open(self.log_path, "wb", buffering=0) as log:
             for line in self._process.stdout:
                 log.write(line)
 
     def _command(self) -> list[str]:
-        known = (self.checkout.path / "comfy" / "cli_args.py").read_text(encoding="utf-8")
-        words = [str(self.checkout.python), "main.py", "--cpu", "--listen", "127.0.0.1"]
-        words += ["--port", self.url.rpartition(":")[2], "--base-directory", str(self.base)]
-        words += ["--database-url", "sqlite:///:memory:"]
-        words += [flag for flag in self._flags if f'"{flag}"' in known]
-        return [*words, "--whitelist-custom-nodes", PACK]
+        cli_args = (self.checkout.path / "comfy" / "cli_args.py").read_text(encoding="utf-8")
+        command = [str(self.checkout.python), "main.py", "--cpu", "--listen", "127.0.0.1"]
+        command += ["--port", self.url.rpartition(":")[2], "--base-directory", str(self.base)]
+        command += ["--database-url", "sqlite:///:memory:"]
+        command += [flag for flag in self._flags if f'"{flag}"' in cli_args]
+        return [*command, "--whitelist-custom-nodes", PACK]
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             if not self.is_alive:
-                raise RuntimeError(f"ComfyUI ended at its start:\n{self.log[-4000:]}")
+                raise RuntimeError(f"ComfyUI ended during start-up:\n{self.log[-4000:]}")
             try:
                 with urllib.request.urlopen(self.url + "/object_info", timeout=30) as answer:
                     answer.read()
@@ -165,14 +165,16 @@ class Server:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.3)
         else:
-            raise RuntimeError(f"ComfyUI did not answer in {READY_SECONDS} s:\n{self.log[-4000:]}")
-        found = FAULTS.search(self.log)
-        if found:
-            raise RuntimeError(f"ComfyUI's log says '{found.group()}':\n{self.log[-4000:]}")
+            raise RuntimeError(
+                f"ComfyUI did not answer within {READY_SECONDS} s:\n{self.log[-4000:]}"
+            )
+        fault = FAULTS.search(self.log)
+        if fault:
+            raise RuntimeError(f"ComfyUI's log contains '{fault.group()}':\n{self.log[-4000:]}")
 
 
 def copy_pack(folder: Path) -> None:
-    """Copies what a clone would hold, with the changes that are not yet committed."""
+    """Copies the tracked and untracked files of the working tree, without ignored ones."""
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=PROJECT,

@@ -1,4 +1,4 @@
-"""Wrong inputs: a 400 or an error on the node that says what is wrong, and the server lives on."""
+"""Invalid inputs give a 400 or an error on the node that names the problem."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ import pytest
 
 from nova3d_core.io.views.transforms_json import read_views
 
-from .client import Client, Refused
-from .prompts import VIEWS, key_of, node, shipped, with_inputs
+from .client import Client, HttpError
+from .prompts import VIEWS, load_prompt, node, node_key, with_inputs
 from .workflow_check import Prompt
 
 pytestmark = pytest.mark.host
 
 
-def complaint(client: Client, prompt: Prompt) -> str:
-    """What the user is told: the host's refusal, or the failed node's message with its class."""
+def error_message(client: Client, prompt: Prompt) -> str:
+    """ComfyUI's validation error, or the failed node's class and message."""
     try:
         run = client.run(prompt)
-    except Refused as refused:
-        return f"HTTP {refused.status}: {refused.body}"
-    if run.refused:
-        return json.dumps(run.refused)
-    assert run.error is not None, "the prompt ran although its input is wrong"
+    except HttpError as error:
+        return f"HTTP {error.status}: {error.body}"
+    if run.node_errors:
+        return json.dumps(run.node_errors)
+    assert run.error is not None, "the prompt ran although its input is invalid"
     return f"{run.error['node_type']}: {run.error['exception_message']}"
 
 
-def batches(**assemble: Any) -> Prompt:
-    """Images of the knight, assembled, fused as shipped; with other inputs for AssembleViews."""
-    return with_inputs(shipped("multiview_images_to_mesh"), "AssembleViews", **assemble)
+def assemble_prompt(**assemble: Any) -> Prompt:
+    """The shipped workflow with changed inputs of AssembleViews."""
+    return with_inputs(load_prompt("multiview_images_to_mesh"), "AssembleViews", **assemble)
 
 
-def assembled_from(images: dict[str, Any], **assemble: Any) -> Prompt:
-    """The same from other images, without masks and normals."""
-    prompt = shipped("multiview_images_to_mesh")
-    cameras = prompt[key_of(prompt, "AssembleViews")]["inputs"]["cameras"]
-    plain = {"images": ["90", 0], "cameras": cameras, "normal_frame": "world"}
-    plain |= {"first_view": 0, "invert_masks": False, **assemble}
-    prompt[key_of(prompt, "AssembleViews")] = node("AssembleViews", **plain)
+def assemble_images_prompt(images: dict[str, Any], **assemble: Any) -> Prompt:
+    """The shipped workflow with other images, without masks and normals."""
+    prompt = load_prompt("multiview_images_to_mesh")
+    cameras = prompt[node_key(prompt, "AssembleViews")]["inputs"]["cameras"]
+    inputs = {"images": ["90", 0], "cameras": cameras, "normal_frame": "world"}
+    inputs |= {"first_view": 0, "invert_masks": False, **assemble}
+    prompt[node_key(prompt, "AssembleViews")] = node("AssembleViews", **inputs)
     return {**prompt, "90": images}
 
 
@@ -52,82 +52,92 @@ def empty_images(size: int, color: int, count: int = VIEWS) -> dict[str, Any]:
 
 
 def fewer_cameras() -> Prompt:
-    """One camera less for AssembleViews alone; the images are rendered with all of them."""
-    prompt = batches(cameras=["91", 0])
-    few = prompt[key_of(prompt, "OrbitCameras")]["inputs"] | {"count": VIEWS - 1}
-    return {**prompt, "91": node("OrbitCameras", **few)}
+    """One camera fewer for AssembleViews than for RenderViews."""
+    prompt = assemble_prompt(cameras=["91", 0])
+    inputs = prompt[node_key(prompt, "OrbitCameras")]["inputs"] | {"count": VIEWS - 1}
+    return {**prompt, "91": node("OrbitCameras", **inputs)}
 
 
 def three_masks() -> Prompt:
-    prompt = batches(masks=["91", 0])
-    return {**prompt, "91": node("SolidMask", value=1.0, width=96, height=96), **_repeated()}
+    prompt = assemble_prompt(masks=["91", 0])
+    return {**prompt, **_three_equal_masks()}
 
 
-def _repeated() -> Prompt:
+def _three_equal_masks() -> Prompt:
     three = node("EmptyImage", width=96, height=96, batch_size=3, color=0xFFFFFF)
     return {"90": three, "91": node("ImageToMask", image=["90", 0], channel="red")}
 
 
-WRONG = {
+INVALID_PROMPTS = {
     "one camera too few": (fewer_cameras, ["AssembleViews", str(VIEWS), str(VIEWS - 1)]),
     "three masks": (three_masks, ["AssembleViews", "mask", "3", str(VIEWS)]),
-    "one pixel": (lambda: assembled_from(empty_images(1, 0)), ["1x1"]),
-    "no object": (lambda: assembled_from(empty_images(64, 0xFFFFFF)), ["mask"]),
-    "black background": (lambda: assembled_from(empty_images(64, 0)), ["mask"]),
+    "one pixel": (lambda: assemble_images_prompt(empty_images(1, 0)), ["1x1"]),
+    "no object": (lambda: assemble_images_prompt(empty_images(64, 0xFFFFFF)), ["mask"]),
+    "black background": (lambda: assemble_images_prompt(empty_images(64, 0)), ["mask"]),
     "wrong normal frame": (
-        lambda: with_inputs(batches(), "RenderViews", normal_frame="camera"),
+        lambda: with_inputs(assemble_prompt(), "RenderViews", normal_frame="camera"),
         ["DeconflictFusion", "normal", "camera", "world"],
     ),
-    "unknown normal frame": (lambda: batches(normal_frame="object"), ["normal_frame", "object"]),
+    "unknown normal frame": (
+        lambda: assemble_prompt(normal_frame="object"),
+        ["normal_frame", "object"],
+    ),
     "unknown preset": (
-        lambda: with_inputs(batches(), "DeconflictFusion", preset="superb"),
+        lambda: with_inputs(assemble_prompt(), "DeconflictFusion", preset="superb"),
         ["preset", "superb"],
     ),
     "unknown format": (
-        lambda: with_inputs(shipped("views_to_mesh"), "ExportMesh", format="fbx"),
+        lambda: with_inputs(load_prompt("views_to_mesh"), "ExportMesh", format="fbx"),
         ["ExportMesh", "fbx", "glb"],
     ),
     "too few faces": (
-        lambda: with_inputs(shipped("views_to_mesh"), "ExtractMesh", target_faces=-1),
+        lambda: with_inputs(load_prompt("views_to_mesh"), "ExtractMesh", target_faces=-1),
         ["target_faces", "-1"],
     ),
-    "text for a number": (
-        lambda: with_inputs(shipped("views_to_mesh"), "ExtractMesh", target_faces="many"),
+    "text instead of a number": (
+        lambda: with_inputs(load_prompt("views_to_mesh"), "ExtractMesh", target_faces="many"),
         ["target_faces", "many"],
     ),
-    "folder that is gone": (
-        lambda: with_inputs(shipped("views_to_mesh"), "LoadViews", folder="gone"),
+    "missing folder": (
+        lambda: with_inputs(load_prompt("views_to_mesh"), "LoadViews", folder="gone"),
         ["LoadViews", "gone"],
     ),
-    "folder above": (
-        lambda: with_inputs(shipped("views_to_mesh"), "LoadViews", folder="../input/knight/views"),
+    "parent folder": (
+        lambda: with_inputs(
+            load_prompt("views_to_mesh"), "LoadViews", folder="../input/knight/views"
+        ),
         ["LoadViews", ".."],
     ),
     "absolute file": (
-        lambda: _one_mesh(str(Path(__file__).resolve())),
+        lambda: one_mesh_prompt(str(Path(__file__).resolve())),
         ["NOVA3DLoadMesh", Path(__file__).name],
     ),
-    "broken file": (lambda: _one_mesh("broken.glb"), ["NOVA3DLoadMesh", "broken.glb"]),
-    "file of an unknown type": (lambda: _one_mesh("notes.txt"), ["NOVA3DLoadMesh", "notes.txt"]),
+    "broken file": (lambda: one_mesh_prompt("broken.glb"), ["NOVA3DLoadMesh", "broken.glb"]),
+    "file of an unknown type": (
+        lambda: one_mesh_prompt("notes.txt"),
+        ["NOVA3DLoadMesh", "notes.txt"],
+    ),
     "broken views": (
-        lambda: with_inputs(shipped("views_to_mesh"), "LoadViews", folder="broken"),
+        lambda: with_inputs(load_prompt("views_to_mesh"), "LoadViews", folder="broken"),
         ["LoadViews", "transforms.json"],
     ),
-    "cameras that wander off": (
-        lambda: with_inputs(batches(), "OrbitCameras", motion="custom", azimuths="0, 90, east"),
+    "azimuth that is no number": (
+        lambda: with_inputs(
+            assemble_prompt(), "OrbitCameras", motion="custom", azimuths="0, 90, east"
+        ),
         ["OrbitCameras", "east"],
     ),
 }
 
 
-def _one_mesh(file: str) -> Prompt:
+def one_mesh_prompt(file: str) -> Prompt:
     return {
         "1": node("NOVA3DLoadMesh", file=file, up_axis="+Y"),
-        "2": _export(["1", 0]),
+        "2": export_node(["1", 0]),
     }
 
 
-def _export(mesh: list, prefix: str = "bad/mesh") -> dict[str, Any]:
+def export_node(mesh: list, prefix: str = "bad/mesh") -> dict[str, Any]:
     return node(
         "ExportMesh",
         mesh=mesh,
@@ -140,7 +150,7 @@ def _export(mesh: list, prefix: str = "bad/mesh") -> dict[str, Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def broken_files(request):
-    """Files in the input folder that are not what they seem; nothing where there is no host."""
+    """Invalid files in the input folder."""
     folder = request.getfixturevalue("server").base / "input"
     (folder / "broken.glb").write_bytes(b"glTF" + bytes(40))
     (folder / "notes.txt").write_text("v 0 0 0\n")
@@ -148,37 +158,37 @@ def broken_files(request):
     (folder / "broken" / "transforms.json").write_text('{"frames": [')
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_is_named(client, name):
-    make, words = WRONG[name]
-    said = complaint(client, make())
+@pytest.mark.parametrize("name", INVALID_PROMPTS)
+def test_invalid_input_is_reported(client, name):
+    make, words = INVALID_PROMPTS[name]
+    message = error_message(client, make())
     for word in words:
-        assert word in said, said
-    assert not said.startswith("HTTP") or said.startswith("HTTP 400"), said
+        assert word in message, message
+    assert not message.startswith("HTTP") or message.startswith("HTTP 400"), message
 
 
 @pytest.mark.parametrize(
     "prefix", ["../escaped", "sub/../../escaped", "/tmp/escaped", "C:\\escaped"]
 )
 @pytest.mark.parametrize("kind", ["ExportMesh", "SaveViews"])
-def test_prefix_outside_the_output_folder_is_refused(client, server, kind, prefix):
+def test_rejects_prefix_outside_the_output_folder(client, server, kind, prefix):
     before = set(server.base.rglob("*escaped*"))
     if kind == "ExportMesh":
-        prompt = {**_one_mesh("character_knight.glb"), "2": _export(["1", 0], prefix)}
+        prompt = {**one_mesh_prompt("character_knight.glb"), "2": export_node(["1", 0], prefix)}
     else:
         prompt = {
             "1": node("LoadViews", folder="knight/views"),
             "2": node("SaveViews", views=["1", 0], filename_prefix=prefix),
         }
-    said = complaint(client, prompt)
-    assert kind in said and "filename_prefix" in said
-    assert prefix in said or json.dumps(prefix)[1:-1] in said
+    message = error_message(client, prompt)
+    assert kind in message and "filename_prefix" in message
+    assert prefix in message or json.dumps(prefix)[1:-1] in message
     assert set(server.base.rglob("*escaped*")) == before
     assert not list(Path("/tmp").glob("escaped*"))
 
 
-def test_two_exports_with_one_prefix_are_two_files(client):
-    prompt = _one_mesh("character_knight.glb")
+def test_exports_with_the_same_prefix_are_separate_files(client):
+    prompt = one_mesh_prompt("character_knight.glb")
     prompt |= {"3": prompt["2"] | {"inputs": prompt["2"]["inputs"] | {"target_faces": 1001}}}
     run = client.run(prompt)
     assert run.has_succeeded
@@ -187,34 +197,34 @@ def test_two_exports_with_one_prefix_are_two_files(client):
     assert len(set(files)) == 2
 
 
-def test_alpha_is_the_mask(client, output, inputs):
-    """Four channels, as JoinImageWithAlpha and other nodes make them."""
+def test_alpha_channel_becomes_the_mask(client, output, inputs):
+    """RGBA images, as JoinImageWithAlpha and other nodes return them."""
     joined = node("JoinImageWithAlpha", image=["3", 1], alpha=["91", 0])
-    prompt = assembled_from(joined)
+    prompt = assemble_images_prompt(joined)
     prompt["91"] = node("InvertMask", mask=["3", 3])
     prompt["92"] = node("SaveViews", views=["4", 0], filename_prefix="alpha/views")
     run = client.run({key: prompt[key] for key in ("1", "2", "3", "4", "90", "91", "92")})
     assert run.has_succeeded, run.error
     (folder,) = (output / "alpha").iterdir()
-    shipped_masks = read_views(inputs / "knight" / "views").masks
+    expected = read_views(inputs / "knight" / "views").masks
     masks = read_views(folder).masks
-    assert (masks - shipped_masks).abs().mean() < 0.01
+    assert (masks - expected).abs().mean() < 0.01
     assert masks.mean() > 0.05
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the size of written files")
-def test_full_disk_leaves_nothing_half_written(client, server, output):
-    """The server may write no file above 4 kB meanwhile, as on a disk with no more room."""
+def test_full_disk_leaves_no_partial_files(client, server, output):
+    """A file size limit of 4 kB simulates the full disk."""
     before = set(output.rglob("*"))
-    old = server.process.rlimit(psutil.RLIMIT_FSIZE)
-    server.process.rlimit(psutil.RLIMIT_FSIZE, (4096, old[1]))
+    limits = server.process.rlimit(psutil.RLIMIT_FSIZE)
+    server.process.rlimit(psutil.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        said = complaint(client, _one_mesh("character_knight.glb"))
+        message = error_message(client, one_mesh_prompt("character_knight.glb"))
     finally:
-        server.process.rlimit(psutil.RLIMIT_FSIZE, old)
-    assert "ExportMesh" in said and "mesh_" in said
+        server.process.rlimit(psutil.RLIMIT_FSIZE, limits)
+    assert "ExportMesh" in message and "mesh_" in message
     assert {path for path in set(output.rglob("*")) - before if path.is_file()} == set()
-    assert client.run(_one_mesh("character_knight.glb")).has_succeeded
+    assert client.run(one_mesh_prompt("character_knight.glb")).has_succeeded
 
 
 def test_cancelled_upload_leaves_no_file(client, server):
@@ -224,13 +234,13 @@ def test_cancelled_upload_leaves_no_file(client, server):
         "Content-Type: multipart/form-data; boundary=edge\r\n\r\n--edge\r\n"
         'Content-Disposition: form-data; name="image"; filename="half.png"\r\n\r\n'
     )
-    with socket.create_connection((address[0], int(address[1]))) as line:
-        line.sendall(head.encode() + b"\x89PNG" + bytes(5000))
-    assert client.run(_one_mesh("character_knight.glb")).error is None
+    with socket.create_connection((address[0], int(address[1]))) as connection:
+        connection.sendall(head.encode() + b"\x89PNG" + bytes(5000))
+    assert client.run(one_mesh_prompt("character_knight.glb")).error is None
     assert not (server.base / "input" / "half.png").exists()
     assert "half.png" not in json.dumps(client.object_info()["LoadImage"])
 
 
-def test_error_of_one_run_does_not_spoil_the_next(client):
-    complaint(client, fewer_cameras())
-    assert client.run(batches()).has_succeeded
+def test_run_after_an_error_succeeds(client):
+    error_message(client, fewer_cameras())
+    assert client.run(assemble_prompt()).has_succeeded

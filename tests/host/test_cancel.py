@@ -1,4 +1,4 @@
-"""Cancelling from the page: the node stops soon, and the server takes the next prompt."""
+"""A cancel stops the running node quickly, and the server accepts the next prompt."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from .prompts import key_of, node, shipped, with_inputs
+from .prompts import load_prompt, node, node_key, with_inputs
 from .workflow_check import Prompt
 
 pytestmark = pytest.mark.host
 
-MOST_SECONDS = 5.0
-"""From the cancel to the end of the prompt."""
+MAX_SECONDS = 5.0
+"""Limit of the time between the cancel and the end of the prompt."""
 
 
 def slow_fusion() -> Prompt:
-    return with_inputs(shipped("views_to_mesh"), "DeconflictFusion", steps_scale=10.0, seed=11)
+    return with_inputs(load_prompt("views_to_mesh"), "DeconflictFusion", steps_scale=10.0, seed=11)
 
 
 def slow_poses() -> Prompt:
@@ -29,7 +29,7 @@ def slow_poses() -> Prompt:
 
 
 def slow_render() -> Prompt:
-    prompt = with_inputs(shipped("mesh_to_turntable"), "OrbitCameras", count=200)
+    prompt = with_inputs(load_prompt("mesh_to_turntable"), "OrbitCameras", count=200)
     return with_inputs(prompt, "RenderViews", width=512, height=512, supersample=4)
 
 
@@ -45,7 +45,7 @@ def slow_bake() -> Prompt:
 
 def slow_evaluation() -> Prompt:
     return with_inputs(
-        shipped("mesh_against_reference"), "EvaluateMesh", points=50_000, image_size=512
+        load_prompt("mesh_against_reference"), "EvaluateMesh", points=50_000, image_size=512
     )
 
 
@@ -69,31 +69,31 @@ def _export() -> dict[str, Any]:
         ("EvaluateMesh", slow_evaluation),
     ],
 )
-def test_cancel_stops_the_node_soon(client, server, kind, make):
+def test_cancel_stops_the_node_quickly(client, server, kind, make):
     prompt = make()
-    key = key_of(prompt, kind)
+    key = node_key(prompt, kind)
     cancelled_at: list[float] = []
 
-    def cancel_in_the_middle(event: str, data: dict[str, Any]) -> None:
-        at_work = event == "progress" and data["node"] == key and data["value"] >= 1
-        if at_work and not cancelled_at:
+    def cancel_during_node(event: str, data: dict[str, Any]) -> None:
+        is_running = event == "progress" and data["node"] == key and data["value"] >= 1
+        if is_running and not cancelled_at:
             client.interrupt()
             cancelled_at.append(time.monotonic())
 
-    run = client.run(prompt, cancel_in_the_middle)
-    waited = time.monotonic() - cancelled_at[0]
+    run = client.run(prompt, cancel_during_node)
+    seconds = time.monotonic() - cancelled_at[0]
 
     assert run.is_interrupted and run.error is None
     assert run.executed[-1] == key
-    assert waited < MOST_SECONDS
+    assert seconds < MAX_SECONDS
     assert client.history(run.prompt_id)["status"]["status_str"] == "error"
-    time.sleep(0.2)  # for a killed worker to be gone
+    time.sleep(0.2)  # until a killed worker has exited
     assert server.children == []
-    assert client.run(shipped("mesh_to_turntable")).has_succeeded
+    assert client.run(load_prompt("mesh_to_turntable")).has_succeeded
 
 
-def test_cancelled_prompt_runs_when_queued_again(client):
-    prompt = with_inputs(shipped("views_to_mesh"), "DeconflictFusion", seed=12)
+def test_cancelled_prompt_can_be_queued_again(client):
+    prompt = with_inputs(load_prompt("views_to_mesh"), "DeconflictFusion", seed=12)
 
     def cancel(event: str, data: dict[str, Any]) -> None:
         if event == "progress" and data["value"] == 2:

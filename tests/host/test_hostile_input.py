@@ -1,6 +1,6 @@
-"""Inputs that reach outside the input folder, start other programs, or mean the opposite.
+"""Inputs that refer to files outside the input folder, start other programs, or are inverted.
 
-Each is an error on the node that names the input; warnings are in the host's history.
+Each gives an error on the node that names the input; warnings appear in /history.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from .client import Client
-from .prompts import VIEWS, key_of, node, shipped, with_inputs
+from .prompts import VIEWS, load_prompt, node, node_key, with_inputs
 from .server import PROJECT
-from .test_bad_input import complaint
+from .test_bad_input import error_message
 from .workflow_check import Prompt
 
 pytestmark = pytest.mark.host
@@ -28,7 +28,7 @@ EPS = (
     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n"
     b"0 0 64 64 rectfill\nshowpage\n%%EOF\n"
 )
-"""A program in PostScript: opening it as an image starts Ghostscript."""
+"""PostScript program: opening it as an image would start Ghostscript."""
 SECRET = struct.pack("<9f", 0, 0, 0, 1, 0, 0, 0, 1, 0)
 TETRAHEDRON = (
     "mtllib {}\nusemtl skin\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nvt 0 0\nvt 1 0\nvt 0 1\n"
@@ -37,7 +37,7 @@ TETRAHEDRON = (
 
 
 def gltf_with_buffer(uri: str) -> dict[str, Any]:
-    """One triangle whose positions are the bytes that `uri` names."""
+    """One triangle whose vertex positions are read from the file `uri`."""
     return {
         "asset": {"version": "2.0"},
         "scene": 0,
@@ -52,7 +52,7 @@ def gltf_with_buffer(uri: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def hostile_files(request):
-    """Files in the input folder; the secret lies next to it."""
+    """Hostile files in the input folder; the secret file is next to the folder."""
     base = request.getfixturevalue("server").base
     folder = base / "input"
     (base / "secret.bin").write_bytes(SECRET)
@@ -84,13 +84,13 @@ def hostile_files(request):
     )
     (folder / "with_eps" / images[0]).write_bytes(EPS)
     for mask in masks:
-        with Image.open(folder / "inverted" / mask) as given:
-            turned = ImageOps.invert(given.convert("L"))
-        turned.save(folder / "inverted" / mask)
+        with Image.open(folder / "inverted" / mask) as image:
+            inverted = ImageOps.invert(image.convert("L"))
+        inverted.save(folder / "inverted" / mask)
 
 
-def export_of(file: str) -> Prompt:
-    """Reads a mesh of the input folder and writes it as a GLB."""
+def export_prompt(file: str) -> Prompt:
+    """Loads a mesh from the input folder and exports it as a GLB."""
     export = {"format": "glb", "filename_prefix": "hostile/mesh"}
     export |= {"target_faces": 1000, "texture_size": 64}
     return {
@@ -99,80 +99,80 @@ def export_of(file: str) -> Prompt:
     }
 
 
-def views_of(folder: str) -> Prompt:
-    return with_inputs(shipped("views_to_mesh"), "LoadViews", folder=folder)
+def fuse_prompt(folder: str) -> Prompt:
+    return with_inputs(load_prompt("views_to_mesh"), "LoadViews", folder=folder)
 
 
-def assembled(masks: str, invert_masks: bool) -> Prompt:
-    """Rendered views put together again with their masks, "right" or "inverted"; then saved."""
-    prompt = shipped("multiview_images_to_mesh")
-    assemble = prompt[key_of(prompt, "AssembleViews")]["inputs"]
+def assemble_prompt(masks: str, invert_masks: bool) -> Prompt:
+    """Assembles rendered views with their masks, "right" or "inverted", and saves them."""
+    prompt = load_prompt("multiview_images_to_mesh")
+    assemble = prompt[node_key(prompt, "AssembleViews")]["inputs"]
     assemble |= {"invert_masks": invert_masks}
     prompt["90"] = node("InvertMask", mask=assemble["masks"])
     assemble["masks"] = ["90", 0] if masks == "inverted" else assemble["masks"]
     prompt["91"] = node(
-        "SaveViews", views=[key_of(prompt, "AssembleViews"), 0], filename_prefix="hostile/views"
+        "SaveViews", views=[node_key(prompt, "AssembleViews"), 0], filename_prefix="hostile/views"
     )
     needed = {"91", "90", *_sources(prompt, "91")}
     return {key: prompt[key] for key in needed}
 
 
 def _sources(prompt: Prompt, key: str) -> set[str]:
-    """The nodes that a node needs, and what those need."""
+    """A node and all nodes that it depends on."""
     links = [value[0] for value in prompt[key]["inputs"].values() if isinstance(value, list)]
     return {key}.union(*(_sources(prompt, link) for link in links))
 
 
-def test_a_buffer_in_the_folder_is_read(client):
-    assert client.run(export_of("inside.gltf")).has_succeeded
+def test_reads_a_buffer_inside_the_folder(client):
+    assert client.run(export_prompt("inside.gltf")).has_succeeded
 
 
 @pytest.mark.parametrize("name", ["above", "encoded", "absolute", "file_url", "link"])
-def test_a_mesh_opens_nothing_outside_its_folder(client, server, name):
+def test_mesh_cannot_open_files_outside_its_folder(client, server, name):
     if name == "link" and sys.platform == "win32":
         pytest.skip("links need a privilege on Windows")
-    said = complaint(client, export_of(f"{name}.gltf"))
-    assert said.startswith("NOVA3DLoadMesh: ")
-    assert f"{name}.gltf" in said
+    message = error_message(client, export_prompt(f"{name}.gltf"))
+    assert message.startswith("NOVA3DLoadMesh: ")
+    assert f"{name}.gltf" in message
     assert not list((server.base / "output").rglob(f"*{name}*"))
-    assert len(said) < 500 and "Traceback" not in said
+    assert len(message) < 500 and "Traceback" not in message
 
 
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        (lambda: export_of("eps.obj"), ["NOVA3DLoadMesh", "eps.png", "PNG"]),
-        (lambda: export_of("eps.png"), ["NOVA3DLoadMesh", "eps.png", ".glb"]),
-        (lambda: views_of("with_eps"), ["LoadViews", "with_eps", "PNG"]),
+        (lambda: export_prompt("eps.obj"), ["NOVA3DLoadMesh", "eps.png", "PNG"]),
+        (lambda: export_prompt("eps.png"), ["NOVA3DLoadMesh", "eps.png", ".glb"]),
+        (lambda: fuse_prompt("with_eps"), ["LoadViews", "with_eps", "PNG"]),
     ],
     ids=["texture", "mesh", "view"],
 )
-def test_postscript_is_no_image(client, prompt, words):
-    said = complaint(client, prompt())
-    assert all(word in said for word in words), said
-    assert "ostscript" not in said
-    assert len(said) < 500
+def test_rejects_postscript_as_an_image(client, prompt, words):
+    message = error_message(client, prompt())
+    assert all(word in message for word in words), message
+    assert "ostscript" not in message
+    assert len(message) < 500
 
 
 @pytest.mark.parametrize(
     ("prompt", "kind"),
     [
-        (lambda: assembled("inverted", False), "AssembleViews"),
-        (lambda: assembled("right", True), "AssembleViews"),
-        (lambda: views_of("inverted"), "LoadViews"),
+        (lambda: assemble_prompt("inverted", False), "AssembleViews"),
+        (lambda: assemble_prompt("right", True), "AssembleViews"),
+        (lambda: fuse_prompt("inverted"), "LoadViews"),
     ],
-    ids=["inverted", "inverted by the node", "in a folder"],
+    ids=["inverted", "inverted by the input", "in a folder"],
 )
-def test_inverted_masks_are_refused(client, prompt, kind):
-    said = complaint(client, prompt())
-    assert said.startswith(f"{kind}: ")
-    assert f"inverted in {VIEWS} of {VIEWS} views" in said
-    assert "invert_masks" in said and "InvertMask" in said
-    assert len(said) < 500
+def test_rejects_inverted_masks(client, prompt, kind):
+    message = error_message(client, prompt())
+    assert message.startswith(f"{kind}: ")
+    assert f"inverted in {VIEWS} of {VIEWS} views" in message
+    assert "invert_masks" in message and "InvertMask" in message
+    assert len(message) < 500
 
 
-def test_inverted_masks_are_inverted_back(client, output):
-    run = client.run(assembled("inverted", True))
+def test_invert_masks_corrects_inverted_masks(client, output):
+    run = client.run(assemble_prompt("inverted", True))
     assert run.has_succeeded, run.error
     (masks,) = (path / "masks" for path in (output / "hostile").glob("views_*"))
     with Image.open(next(masks.iterdir())) as mask:
@@ -180,7 +180,7 @@ def test_inverted_masks_are_inverted_back(client, output):
 
 
 def warnings_in_history(client: Client, prompt: Prompt) -> dict[str, list[str]]:
-    """Node id -> what `text` of its entry in the history says."""
+    """Node id -> `text` of its entry in the history."""
     run = client.run(prompt)
     assert run.has_succeeded, run.error
     outputs = client.history(run.prompt_id)["outputs"]
@@ -190,26 +190,26 @@ def warnings_in_history(client: Client, prompt: Prompt) -> dict[str, list[str]]:
     return {key: output["text"] for key, output in outputs.items()}
 
 
-def test_warnings_are_in_the_history(client):
-    prompt = export_of("bare.obj")
+def test_warnings_appear_in_the_history(client):
+    prompt = export_prompt("bare.obj")
     first = warnings_in_history(client, prompt)
     (warning,) = first["1"]
     assert "bare.obj" in warning and "gone.mtl" in warning
     assert first["2"] == []
 
 
-def test_a_node_without_warnings_has_no_entry(client):
-    run = client.run(export_of("inside.gltf"))
+def test_node_without_warnings_has_no_history_entry(client):
+    run = client.run(export_prompt("inside.gltf"))
     assert set(client.history(run.prompt_id)["outputs"]) == {"2"}
 
 
 def test_example_client_prints_warnings(client, tmp_path):
-    prompt = export_of("bare.obj")
+    prompt = export_prompt("bare.obj")
     prompt["2"]["inputs"]["filename_prefix"] = "hostile/client"
     (tmp_path / "prompt.json").write_text(json.dumps(prompt))
-    words = [sys.executable, PROJECT / "docs" / "api_client.py", tmp_path / "prompt.json"]
-    words += ["--server", client.url, "-o", tmp_path]
-    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    command = [sys.executable, PROJECT / "docs" / "api_client.py", tmp_path / "prompt.json"]
+    command += ["--server", client.url, "-o", tmp_path]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "NOVA3DLoadMesh (node 1): " in ran.stderr and "gone.mtl" in ran.stderr
     assert Path(ran.stdout.strip()).suffix == ".glb"

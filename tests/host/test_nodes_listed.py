@@ -1,4 +1,4 @@
-"""What the host says about our nodes: all of them there, and every socket explained."""
+"""ComfyUI lists all nodes of the pack, and every input and output has a tooltip."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ IDS = {
     "SampleMultiviewNormals",
     "SampleOrbit",
 }
-"""Frozen: saved workflows name them."""
+"""Frozen: saved workflows refer to them."""
 
 
 @pytest.fixture
-def ours(client) -> dict:
-    """Our classes, as the page gets them."""
+def pack_nodes(client) -> dict:
+    """Our node classes in /object_info."""
     return {
         name: node
         for name, node in client.object_info().items()
@@ -40,12 +40,12 @@ def ours(client) -> dict:
     }
 
 
-def test_all_nodes_are_there_and_come_from_the_pack(ours):
-    assert set(ours) >= IDS
+def test_all_nodes_are_listed(pack_nodes):
+    assert set(pack_nodes) >= IDS
 
 
-def test_every_node_input_and_output_is_explained(ours):
-    for name, node in ours.items():
+def test_every_node_input_and_output_has_a_text(pack_nodes):
+    for name, node in pack_nodes.items():
         assert len(node["description"]) > 40, name
         assert node["display_name"] != name
         assert node["category"].split("/")[0] == "NOVA3D"
@@ -57,8 +57,8 @@ def test_every_node_input_and_output_is_explained(ours):
             assert len(tooltip or "") > 8, f"{name} -> {socket}"
 
 
-def test_numbers_have_ranges_that_hold_their_defaults(ours):
-    for name, node in ours.items():
+def test_defaults_are_within_range(pack_nodes):
+    for name, node in pack_nodes.items():
         for group in ("required", "optional"):
             for socket, (kind, options, *_) in node["input"].get(group, {}).items():
                 if kind in ("INT", "FLOAT"):
@@ -68,22 +68,22 @@ def test_numbers_have_ranges_that_hold_their_defaults(ours):
                     assert options["default"] in options["options"], f"{name}.{socket}"
 
 
-def test_some_inputs_are_marked_as_advanced(ours):
-    """An older page ignores the mark; it must reach every page."""
-    fusion = ours["DeconflictFusion"]["input"]["required"]
+def test_advanced_inputs_are_marked(pack_nodes):
+    """The mark must reach the front end, even if older versions ignore it."""
+    fusion = pack_nodes["DeconflictFusion"]["input"]["required"]
     assert fusion["steps_scale"][1]["advanced"] is True
     assert not fusion["preset"][1].get("advanced")
 
 
-def test_newcomers_folders_and_files_are_offered(ours):
-    folders = ours["LoadViews"]["input"]["required"]["folder"][1]["options"]
+def test_examples_and_input_files_are_listed(pack_nodes):
+    folders = pack_nodes["LoadViews"]["input"]["required"]["folder"][1]["options"]
     assert folders[0] == "example: knight" and "knight/views" in folders
-    files = ours["NOVA3DLoadMesh"]["input"]["required"]["file"][1]["options"]
+    files = pack_nodes["NOVA3DLoadMesh"]["input"]["required"]["file"][1]["options"]
     examples = ["example: knight", "example: knight, fused"]
-    assert files[:2] == examples  # other tests put more files there
+    assert files[:2] == examples  # other tests add more files
     assert {"character_knight.glb", "knight/mesh.glb"} <= set(files)
 
 
-def test_models_that_paint_views_are_offered_and_no_others(ours):
-    names = ours["LoadNOVA3D"]["input"]["required"]["model"][1]["options"]
+def test_multi_view_models_are_listed_and_no_others(pack_nodes):
+    names = pack_nodes["LoadNOVA3D"]["input"]["required"]["model"][1]["options"]
     assert names == [*BUILT_IN, V3D, MINI, NOVA3D, f"stability/{SV3D_U}", SV3D_P]

@@ -1,4 +1,4 @@
-"""Every shipped prompt runs to its end, and its files can be fetched, on real data made small."""
+"""Every shipped workflow runs with small real data, and its output files can be fetched."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.mesh import Mesh
 
 from .client import Client, Run
-from .prompts import API, PIXELS, VIEWS, key_of, node, shipped, with_inputs
+from .prompts import API, PIXELS, VIEWS, load_prompt, node, node_key, with_inputs
 from .server import PROJECT
 from .workflow_check import Prompt
 
 pytestmark = pytest.mark.host
 
 
-def done(client: Client, prompt: Prompt, **extra) -> Run:
+def run_to_end(client: Client, prompt: Prompt, **extra) -> Run:
     """Runs a prompt that must succeed."""
     run = client.run(prompt, **extra)
     assert run.has_succeeded, run.error and run.error["exception_message"]
     return run
 
 
-def fetched_mesh(client: Client, run: Run, key: str, folder: Path) -> Mesh:
-    """The exported mesh, as /history names it and /view gives it."""
+def fetch_mesh(client: Client, run: Run, key: str, folder: Path) -> Mesh:
+    """The exported mesh, listed in /history and fetched through /view."""
     outputs = client.history(run.prompt_id)["outputs"]
     (file,) = outputs[key]["3d"]
     assert file["type"] == "output" and file["filename"].endswith(".glb")
@@ -43,7 +43,7 @@ def fetched_mesh(client: Client, run: Run, key: str, folder: Path) -> Mesh:
 
 
 def assert_like_the_knight(mesh: Mesh) -> None:
-    """Closed, textured, and about where the normalised knight is."""
+    """Asserts that a mesh is watertight, textured, and has the knight's bounding box."""
     assert is_watertight(mesh)
     assert mesh.texture is not None and mesh.texture.std() > 0.05
     low, high = mesh.vertices.amin(0), mesh.vertices.amax(0)
@@ -53,33 +53,35 @@ def assert_like_the_knight(mesh: Mesh) -> None:
 
 @pytest.mark.parametrize("name", ["views_to_mesh", "multiview_images_to_mesh"])
 def test_images_become_a_textured_mesh(client, tmp_path, name):
-    # not from the host's cache, and long enough for a preview: there is one a second at most
-    prompt = with_inputs(shipped(name), "DeconflictFusion", seed=101, steps_scale=0.6)
-    run = done(client, prompt)
+    # a seed that is not cached, and enough steps for a preview, at most one per second
+    prompt = with_inputs(load_prompt(name), "DeconflictFusion", seed=101, steps_scale=0.6)
+    run = run_to_end(client, prompt)
 
-    assert_like_the_knight(fetched_mesh(client, run, key_of(prompt, "ExportMesh"), tmp_path))
-    steps = run.progress[key_of(prompt, "DeconflictFusion")]
+    assert_like_the_knight(fetch_mesh(client, run, node_key(prompt, "ExportMesh"), tmp_path))
+    steps = run.progress[node_key(prompt, "DeconflictFusion")]
     assert len(steps) > 5
-    assert all(0 <= value <= most for value, most in steps)
+    assert all(0 <= value <= total for value, total in steps)
     for preview in run.previews:
         assert min(PIL.Image.open(io.BytesIO(preview)).size) > 16
     assert run.previews
 
 
-def test_conflict_maps_are_one_a_view(client):
-    prompt = shipped("views_to_mesh")
-    run = done(client, prompt)
-    record = client.history(run.prompt_id)["outputs"][key_of(prompt, "SaveImage")]
+def test_one_conflict_map_per_view(client):
+    prompt = load_prompt("views_to_mesh")
+    run = run_to_end(client, prompt)
+    record = client.history(run.prompt_id)["outputs"][node_key(prompt, "SaveImage")]
     assert len(record["images"]) == VIEWS
     image = PIL.Image.open(io.BytesIO(client.view(record["images"][0])))
     assert image.size == (PIXELS, PIXELS)
 
 
-def test_glb_carries_the_workflow(client, output, tmp_path):
-    prompt = with_inputs(shipped("views_to_mesh"), "ExportMesh", filename_prefix="kept/mesh")
-    page = {"nodes": [], "links": [], "version": 0.4, "note": "kept"}
-    run = done(client, prompt, extra_data={"extra_pnginfo": {"workflow": page}})
-    (file,) = client.history(run.prompt_id)["outputs"][key_of(prompt, "ExportMesh")]["3d"]
+def test_glb_contains_the_workflow(client, output, tmp_path):
+    prompt = with_inputs(
+        load_prompt("views_to_mesh"), "ExportMesh", filename_prefix="embedded/mesh"
+    )
+    page = {"nodes": [], "links": [], "version": 0.4, "note": "embedded"}
+    run = run_to_end(client, prompt, extra_data={"extra_pnginfo": {"workflow": page}})
+    (file,) = client.history(run.prompt_id)["outputs"][node_key(prompt, "ExportMesh")]["3d"]
     glb = client.view(file)
     length = int.from_bytes(glb[12:16], "little")
     extras = json.loads(glb[20 : 20 + length])["asset"]["extras"]
@@ -87,36 +89,36 @@ def test_glb_carries_the_workflow(client, output, tmp_path):
     assert json.loads(extras["prompt"])["1"]["class_type"] == "LoadViews"
 
 
-def test_turntable_is_two_films(client):
-    prompt = with_inputs(shipped("mesh_to_turntable"), "OrbitCameras", elevation=7.0)
-    run = done(client, prompt)
+def test_turntable_writes_two_animations(client):
+    prompt = with_inputs(load_prompt("mesh_to_turntable"), "OrbitCameras", elevation=7.0)
+    run = run_to_end(client, prompt)
     outputs = client.history(run.prompt_id)["outputs"]
-    films = [file for entry in outputs.values() for file in entry.get("images", [])]
-    assert len(films) == 2
-    for file in films:
-        film = PIL.Image.open(io.BytesIO(client.view(file)))
-        assert film.n_frames == VIEWS and film.size == (PIXELS, PIXELS)
-    assert run.progress[key_of(prompt, "RenderViews")][-1] == (VIEWS, VIEWS)
+    animations = [file for entry in outputs.values() for file in entry.get("images", [])]
+    assert len(animations) == 2
+    for file in animations:
+        animation = PIL.Image.open(io.BytesIO(client.view(file)))
+        assert animation.n_frames == VIEWS and animation.size == (PIXELS, PIXELS)
+    assert run.progress[node_key(prompt, "RenderViews")][-1] == (VIEWS, VIEWS)
 
 
-def test_mesh_against_itself_is_perfect(client):
-    prompt = shipped("mesh_against_reference")
-    prompt["1"]["inputs"]["file"] = "knight/mesh.glb"  # the reference's own, as it is normalised
-    run = done(client, prompt)
+def test_mesh_evaluated_against_itself_is_perfect(client):
+    prompt = load_prompt("mesh_against_reference")
+    prompt["1"]["inputs"]["file"] = "knight/mesh.glb"  # the normalised reference
+    run = run_to_end(client, prompt)
     outputs = client.history(run.prompt_id)["outputs"]
-    (text,) = outputs[key_of(prompt, "EvaluateMesh")]["text"]
-    figures = dict(line.rsplit(maxsplit=1) for line in text.splitlines())
-    assert float(figures["mask IoU"]) > 0.999 and float(figures["visible F@.005"]) > 0.99
-    (sheet,) = outputs[key_of(prompt, "SaveImage")]["images"]
-    assert min(PIL.Image.open(io.BytesIO(client.view(sheet))).size) >= 64
+    (text,) = outputs[node_key(prompt, "EvaluateMesh")]["text"]
+    metrics = dict(line.rsplit(maxsplit=1) for line in text.splitlines())
+    assert float(metrics["mask IoU"]) > 0.999 and float(metrics["visible F@.005"]) > 0.99
+    (image,) = outputs[node_key(prompt, "SaveImage")]["images"]
+    assert min(PIL.Image.open(io.BytesIO(client.view(image))).size) >= 64
 
 
-def test_views_saved_by_the_host_are_the_views_loaded(client, output, inputs):
+def test_saved_views_equal_the_loaded_views(client, output, inputs):
     prompt = {
         "1": node("LoadViews", folder="knight/views"),
         "2": node("SaveViews", views=["1", 0], filename_prefix="saved/knight"),
     }
-    done(client, prompt)
+    run_to_end(client, prompt)
     (folder,) = (output / "saved").iterdir()
     before, after = read_views(inputs / "knight" / "views"), read_views(folder)
     assert torch.equal(before.colour, after.colour)
@@ -126,14 +128,14 @@ def test_views_saved_by_the_host_are_the_views_loaded(client, output, inputs):
 
 
 def test_uploaded_images_become_views(client, inputs):
-    """Two files through the page's upload, joined by the core's own node, with our cameras."""
+    """Two uploaded files, joined by ComfyUI's own node, with our cameras."""
     images = sorted((inputs / "knight" / "views" / "images").iterdir())[:2]
     names = [client.upload(f"up_{path.name}", path.read_bytes())["name"] for path in images]
     prompt = {
         "1": node("LoadImage", image=names[0]),
         "2": node("LoadImage", image=names[1]),
         "3": node("ImageBatch", image1=["1", 0], image2=["2", 0]),
-        "4": shipped("multiview_images_to_mesh")["2"],
+        "4": load_prompt("multiview_images_to_mesh")["2"],
         "5": node(
             "AssembleViews",
             images=["3", 0],
@@ -144,19 +146,19 @@ def test_uploaded_images_become_views(client, inputs):
         ),
         "6": node("SaveViews", views=["5", 0], filename_prefix="saved/uploaded"),
     }
-    run = done(client, with_inputs(prompt, "OrbitCameras", count=2))
+    run = run_to_end(client, with_inputs(prompt, "OrbitCameras", count=2))
     assert len(run.outputs["6"]["images"]) >= 2
 
 
-def test_second_run_takes_the_fusion_from_the_cache(client):
-    prompt = shipped("views_to_mesh")
-    done(client, prompt)
+def test_second_run_uses_the_cached_fusion(client):
+    prompt = load_prompt("views_to_mesh")
+    run_to_end(client, prompt)
     again = with_inputs(prompt, "ExportMesh", filename_prefix="again/mesh")
-    assert key_of(prompt, "DeconflictFusion") not in done(client, again).executed
+    assert node_key(prompt, "DeconflictFusion") not in run_to_end(client, again).executed
 
 
-def test_changed_images_are_read_again(client, server):
-    """The host caches by the folder's name; the fingerprint tells it that the files changed."""
+def test_changed_views_are_reloaded(client, server):
+    """ComfyUI caches by the folder name; the fingerprint detects changed files."""
     folder = server.base / "input" / "changing"
     prompt = {
         "1": node("LoadViews", folder="changing/views"),
@@ -164,33 +166,33 @@ def test_changed_images_are_read_again(client, server):
     }
     source = server.base / "input" / "knight"
     shutil.copytree(source, folder)
-    assert "1" in done(client, prompt).executed
-    assert "1" not in done(client, prompt).executed
+    assert "1" in run_to_end(client, prompt).executed
+    assert "1" not in run_to_end(client, prompt).executed
     (folder / "views" / "transforms.json").touch()
-    assert "1" in done(client, prompt).executed
+    assert "1" in run_to_end(client, prompt).executed
 
 
 def test_example_client_fetches_the_mesh(client, tmp_path):
-    small = shipped("views_to_mesh")
-    words = [sys.executable, PROJECT / "docs" / "api_client.py", API / "views_to_mesh.json"]
-    words += ["--server", client.url, "-o", tmp_path]
+    small = load_prompt("views_to_mesh")
+    command = [sys.executable, PROJECT / "docs" / "api_client.py", API / "views_to_mesh.json"]
+    command += ["--server", client.url, "-o", tmp_path]
     for entry in small.values():
-        kept = json.loads((API / "views_to_mesh.json").read_text(encoding="utf-8"))
-        before = kept[key_of(small, entry["class_type"])]["inputs"]
+        full = json.loads((API / "views_to_mesh.json").read_text(encoding="utf-8"))
+        before = full[node_key(small, entry["class_type"])]["inputs"]
         for name, value in entry["inputs"].items():
             if before[name] != value:
-                words += ["--set", f"{entry['class_type']}.{name}={json.dumps(value)}"]
-    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+                command += ["--set", f"{entry['class_type']}.{name}={json.dumps(value)}"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     (glb,) = tmp_path.glob("*.glb")
     assert_like_the_knight(read_mesh(glb))
     assert len(list(tmp_path.glob("*.png"))) == VIEWS
 
 
-def test_example_client_says_what_was_refused(client, tmp_path):
-    words = [sys.executable, PROJECT / "docs" / "api_client.py", API / "views_to_mesh.json"]
-    words += ["--server", client.url, "-o", tmp_path, "--set", "LoadViews.folder=nowhere"]
-    ran = subprocess.run(words, capture_output=True, text=True, check=False)
-    # newer hosts look at the list of choices themselves, older ones leave that to the node
+def test_example_client_reports_rejected_input(client, tmp_path):
+    command = [sys.executable, PROJECT / "docs" / "api_client.py", API / "views_to_mesh.json"]
+    command += ["--server", client.url, "-o", tmp_path, "--set", "LoadViews.folder=nowhere"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    # newer versions validate the list of choices, older ones leave that to the node
     assert ran.returncode in (1, 2)
     assert "LoadViews" in ran.stderr and "nowhere" in ran.stderr

@@ -15,7 +15,7 @@ from nova3d_core.io.views.transforms_json import read_views
 
 from .client import Client, HttpError, Run
 from .models import NOVA3D, OTHER_MODELS, SV3D_P, SV3D_U, SVD, V3D
-from .prompts import node, node_key, shipped_prompt, with_inputs
+from .prompts import load_prompt, node, node_key, with_inputs
 from .test_run_workflows import fetch_mesh, run_to_end
 from .workflow_check import Prompt
 
@@ -63,7 +63,7 @@ def test_image_to_mesh(client, tmp_path, name, views):
 
     SV3D returns the input image as the first view, so the input is a square as well.
     """
-    prompt = shipped_prompt(name)
+    prompt = load_prompt(name)
     prompt["90"] = uploaded(client, square_image(), "square_image.png")
     prompt = with_inputs(prompt, "PrepareImage", image=["90", 0])
     run = run_to_end(client, prompt)
@@ -78,7 +78,7 @@ def test_image_to_mesh(client, tmp_path, name, views):
 
 def test_image_to_views_with_normals_to_mesh(client, output, tmp_path):
     """The small model's normals are invalid for the fusion, which gets the colours only."""
-    prompt = shipped_prompt("image_to_mesh_nova3d")
+    prompt = load_prompt("image_to_mesh_nova3d")
     key = node_key(prompt, "SampleMultiviewNormals")
     prompt["90"] = node("OrbitCameras", **orbit_inputs("nova3d"))
     prompt["91"] = node(
@@ -103,9 +103,9 @@ def test_image_to_views_with_normals_to_mesh(client, output, tmp_path):
 
 def orbit_inputs(preset: str, **changed: Any) -> dict[str, Any]:
     defaults = {
-        "preset": preset, "count": 16, "elevation": 0.0, "motion": "static", "elevation_amplitude": 30.0,
-        "azimuths": "0", "elevations": "0", "radius": 2.2, "fov": 39.6, "projection": "perspective",
-        "ortho_scale": 1.5, "width": 64, "height": 64,
+        "preset": preset, "count": 16, "elevation": 0.0, "motion": "static",
+        "elevation_amplitude": 30.0, "azimuths": "0", "elevations": "0", "radius": 2.2,
+        "fov": 39.6, "projection": "perspective", "ortho_scale": 1.5, "width": 64, "height": 64,
     }  # fmt: skip
     return defaults | changed
 
@@ -251,7 +251,7 @@ def square_image() -> PIL.Image.Image:
 
 
 def disc_image(size: tuple[int, int], mode: str = "RGB", centres: tuple[float, ...] = (0.5,)):
-    """Dark discs on white, or on a transparent background for RGBA; centres in 0..1 of the width."""
+    """Dark discs on white, or on transparency for RGBA; centres as fractions of the width."""
     width, height = size
     y, x = np.mgrid[:height, :width]
     radius = 0.2 * min(size)

@@ -1,4 +1,4 @@
-"""The checker of workflow files finds each kind of fault. Needs no ComfyUI."""
+"""The workflow checker detects each kind of error. Needs no ComfyUI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from .workflow_check import prompt_of, prompt_problems
+from .workflow_check import prompt_from_graph, prompt_problems
 
 INFO = {
     "Make": {
@@ -53,35 +53,35 @@ GRAPH = {
 }
 
 
-def test_sound_prompt_and_sound_page_say_the_same():
+def test_valid_prompt_and_graph_are_equal():
     assert prompt_problems(PROMPT, INFO) == []
-    assert prompt_of(GRAPH, INFO) == (PROMPT, [])
+    assert prompt_from_graph(GRAPH, INFO) == (PROMPT, [])
 
 
 @pytest.mark.parametrize(
     ("node", "name", "value", "expected"),
     [
         ("1", "size", 65, "outside 1 to 64"),
-        ("1", "size", True, "is no INT"),
-        ("1", "size", 8.5, "is no INT"),
+        ("1", "size", True, "is not of type INT"),
+        ("1", "size", 8.5, "is not of type INT"),
         ("1", "kind", "square", "expected one of"),
         ("1", "colour", 1, "has no input colour"),
         ("2", "old", "c", "expected one of"),
         ("2", "mesh", ["1", 1], "linked to a IMAGE of Make"),
         ("2", "mesh", ["1", 2], "which has 2"),
-        ("2", "mesh", ["9", 0], "which is not there"),
-        ("2", "mesh", "file.glb", "takes a link"),
-        ("2", "mask", ["1", 0], "takes MASK"),
+        ("2", "mesh", ["9", 0], "does not exist"),
+        ("2", "mesh", "file.glb", "expects a link"),
+        ("2", "mask", ["1", 0], "expects MASK"),
     ],
 )
-def test_wrong_value_in_a_prompt_is_found(node, name, value, expected):
+def test_detects_invalid_values_in_a_prompt(node, name, value, expected):
     prompt = copy.deepcopy(PROMPT)
     prompt[node]["inputs"][name] = value
     (line,) = prompt_problems(prompt, INFO)
     assert expected in line
 
 
-def test_a_newer_host_may_have_more_than_the_file_says():
+def test_newer_versions_may_have_more_inputs_and_outputs():
     info = copy.deepcopy(INFO)
     info["Make"]["output"].append("MASK")
     info["Save"]["input"]["required"]["mesh"][0] = "MESH,FILE_3D,FILE_3D_GLB"
@@ -89,42 +89,42 @@ def test_a_newer_host_may_have_more_than_the_file_says():
     info["Save"]["input"]["optional"] = {"path": path, **info["Save"]["input"]["optional"]}
     graph = copy.deepcopy(GRAPH)
     graph["nodes"][1]["widgets_values"] = ["somewhere", "b"]
-    assert prompt_of(graph, info)[0]["2"]["inputs"]["path"] == "somewhere"
+    assert prompt_from_graph(graph, info)[0]["2"]["inputs"]["path"] == "somewhere"
     info["Save"]["input"]["optional"].pop("path")
-    assert prompt_of(GRAPH, info) == (PROMPT, [])
+    assert prompt_from_graph(GRAPH, info) == (PROMPT, [])
 
 
-def test_missing_input_and_unknown_class_are_found():
+def test_detects_missing_inputs_and_unknown_classes():
     prompt = copy.deepcopy(PROMPT)
     del prompt["1"]["inputs"]["kind"]
     prompt["2"]["class_type"] = "Keep"
     assert prompt_problems(prompt, INFO) == [
-        "node 1: Make needs the input kind",
-        "node 2: this host has no class Keep",
+        "node 1: Make lacks the required input kind",
+        "node 2: unknown class Keep",
     ]
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "expected"),
+    ("path", "value", "expected"),
     [
-        (("nodes", 1, "inputs", 0, "link"), None, "is not in both its nodes"),
-        (("nodes", 1, "inputs", 0, "link"), 8, "has a link that is not there"),
+        (("nodes", 1, "inputs", 0, "link"), None, "is not recorded in both nodes"),
+        (("nodes", 1, "inputs", 0, "link"), 8, "has a link that does not exist"),
         (("nodes", 1, "inputs", 0, "name"), "meshes", "has no input meshes"),
         (("nodes", 1, "inputs", 0, "type"), "MASK", "is not of type MASK"),
-        (("nodes", 0, "outputs", 0, "links"), [], "is not in both its nodes"),
-        (("nodes", 1, "outputs"), [{"type": "MESH", "links": None}], "the file says"),
-        (("nodes", 0, "outputs", 1, "type"), "MASK", "the file says"),
+        (("nodes", 0, "outputs", 0, "links"), [], "is not recorded in both nodes"),
+        (("nodes", 1, "outputs"), [{"type": "MESH", "links": None}], "the file lists"),
+        (("nodes", 0, "outputs", 1, "type"), "MASK", "the file lists"),
         (("nodes", 0, "widgets_values"), [8, "flat"], "has no value for seed"),
         (("nodes", 0, "widgets_values"), [8, "flat", 3, "fixed", 1], "more values than widgets"),
-        (("nodes", 0, "widgets_values"), ["flat", 8, 3, "fixed"], "is no INT"),
-        (("nodes", 0, "type"), "Keep", "no class Keep"),
-        (("links", 0, 2), 5, "is not in both its nodes"),
+        (("nodes", 0, "widgets_values"), ["flat", 8, 3, "fixed"], "is not of type INT"),
+        (("nodes", 0, "type"), "Keep", "unknown class Keep"),
+        (("links", 0, 2), 5, "is not recorded in both nodes"),
     ],
 )
-def test_fault_in_a_page_is_found(place, value, expected):
+def test_detects_errors_in_a_graph(path, value, expected):
     graph = copy.deepcopy(GRAPH)
-    at = graph
-    for step in place[:-1]:
-        at = at[step]
-    at[place[-1]] = value
-    assert any(expected in line for line in prompt_of(graph, INFO)[1])
+    parent = graph
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    assert any(expected in line for line in prompt_from_graph(graph, INFO)[1])

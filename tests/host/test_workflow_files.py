@@ -1,4 +1,4 @@
-"""Every workflow file names only classes, inputs, types and links that this host has."""
+"""Every workflow file is valid for this ComfyUI: classes, inputs, types and links."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import pytest
 
 from .prompts import API
 from .server import PROJECT
-from .workflow_check import PAGE_ONLY, Info, Prompt, prompt_of, prompt_problems
+from .workflow_check import FRONTEND_ONLY, Info, Prompt, prompt_from_graph, prompt_problems
 
 pytestmark = pytest.mark.host
 
-PAGES = sorted(path for path in (PROJECT / "workflows").glob("*.json") if path.name != "index.json")
+GRAPHS = sorted(
+    path for path in (PROJECT / "workflows").glob("*.json") if path.name != "index.json"
+)
 PROMPTS = sorted(API.glob("*.json"))
-WANTED = {
+EXPECTED = {
     "image_to_mesh",
     "views_to_mesh",
     "multiview_images_to_mesh",
@@ -33,35 +35,35 @@ def info(client) -> Info:
 
 
 @pytest.mark.parametrize("path", PROMPTS, ids=lambda path: path.stem)
-def test_api_prompt_fits_this_host(path, info):
+def test_api_prompt_is_valid(path, info):
     assert prompt_problems(json.loads(path.read_text(encoding="utf-8")), info) == []
 
 
-def test_all_graphs_ship_as_prompts():
-    assert {path.stem for path in PROMPTS} >= WANTED
+def test_all_workflows_ship_as_api_prompts():
+    assert {path.stem for path in PROMPTS} >= EXPECTED
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_page_fits_this_host_and_explains_itself(path, info):
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
+def test_graph_is_valid_and_has_a_note(path, info):
     graph = json.loads(path.read_text(encoding="utf-8"))
-    assert prompt_of(graph, info)[1] == []
-    notes = [node for node in graph["nodes"] if node["type"] in PAGE_ONLY]
+    assert prompt_from_graph(graph, info)[1] == []
+    notes = [node for node in graph["nodes"] if node["type"] in FRONTEND_ONLY]
     assert notes and len(notes[0]["widgets_values"][0]) > 80
-    assert path.with_suffix(".jpg").is_file()  # the one ending that the template browser asks for
+    assert path.with_suffix(".jpg").is_file()  # the only suffix that the template browser requests
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_page_and_its_prompt_are_the_same_graph(path, info):
-    twin = API / path.name
-    assert twin.is_file()
-    graph, _ = prompt_of(json.loads(path.read_text(encoding="utf-8")), info)
-    prompt = json.loads(twin.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
+def test_graph_and_api_prompt_are_equal(path, info):
+    api_path = API / path.name
+    assert api_path.is_file()
+    graph, _ = prompt_from_graph(json.loads(path.read_text(encoding="utf-8")), info)
+    prompt = json.loads(api_path.read_text(encoding="utf-8"))
     assert _without_previews(graph) == _without_previews(prompt)
 
 
 def _without_previews(prompt: Prompt) -> Counter:
-    """Classes with their values and what they are linked to; nodes that only show are left out."""
-    seen: Counter = Counter()
+    """Classes with their values and linked outputs; preview nodes are ignored."""
+    nodes: Counter = Counter()
     for node in prompt.values():
         if node["class_type"].startswith("Preview"):
             continue
@@ -69,5 +71,5 @@ def _without_previews(prompt: Prompt) -> Counter:
             name: [prompt[value[0]]["class_type"], value[1]] if isinstance(value, list) else value
             for name, value in node["inputs"].items()
         }
-        seen[node["class_type"], json.dumps(values, sort_keys=True)] += 1
-    return seen
+        nodes[node["class_type"], json.dumps(values, sort_keys=True)] += 1
+    return nodes

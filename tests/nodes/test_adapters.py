@@ -1,4 +1,4 @@
-"""Between the host's tensors and the core's bundles nothing is lost and nothing is changed."""
+"""Conversions between ComfyUI's tensors and core bundles are lossless and modify no input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rig(pack):
     return cameras.orbit_cameras(rigs.RigConfig(count=3, width_px=32, height_px=24))
 
 
-def test_images_keep_their_values_and_alpha(adapters):
+def test_image_conversion_keeps_values_and_alpha(adapters):
     image = torch.rand(2, 5, 6, 4)
     images = adapters.tensor_from_image(image)
     assert torch.equal(images, image)
@@ -36,24 +36,24 @@ def test_images_keep_their_values_and_alpha(adapters):
     assert adapters.tensor_from_image(image.half()).dtype == torch.float32
 
 
-def test_tensors_of_inference_mode_can_be_learnt_from(adapters):
+def test_inference_mode_tensors_become_usable_in_autograd(adapters):
     with torch.inference_mode():
         image, mask = torch.rand(1, 4, 4, 3), torch.rand(1, 4, 4)
     images = adapters.tensor_from_image(image)
-    for out in (images, adapters.tensor_from_mask(mask, images)):
-        assert not out.is_inference()
+    for converted in (images, adapters.tensor_from_mask(mask, images)):
+        assert not converted.is_inference()
         weight = torch.ones((), requires_grad=True)
-        (out * weight).sum().backward()
-        assert float(weight.grad) == pytest.approx(float(out.sum()))
+        (converted * weight).sum().backward()
+        assert float(weight.grad) == pytest.approx(float(converted.sum()))
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4, 2), (0, 4, 4, 3), (1, 1, 4, 4, 3)])
-def test_what_is_no_image_is_named(adapters, input_error, shape):
+def test_rejects_tensors_that_are_not_images(adapters, input_error, shape):
     with pytest.raises(input_error, match=r"normals has shape \("):
         adapters.tensor_from_image(torch.zeros(shape), "normals")
 
 
-def test_masks_of_all_shapes(adapters):
+def test_accepts_all_mask_shapes(adapters):
     images = torch.zeros(3, 8, 9, 3)
     mask = torch.rand(3, 8, 9)
     assert torch.equal(adapters.tensor_from_mask(mask, images), mask)
@@ -63,22 +63,22 @@ def test_masks_of_all_shapes(adapters):
     assert adapters.tensor_from_mask(None, images) is None
 
 
-def test_the_loaders_mask_of_an_opaque_image_is_none(adapters):
-    nothing = torch.zeros(1, 64, 64)
-    assert adapters.tensor_from_mask(nothing, torch.zeros(1, 200, 100, 3)) is None
-    kept = adapters.tensor_from_mask(nothing, torch.zeros(1, 64, 64, 3))
-    assert torch.equal(kept, nothing)  # a real mask may be empty: the core says so
-    marked = nothing.clone()
-    marked[0, 3, 3] = 1.0
-    assert adapters.tensor_from_mask(marked, torch.zeros(1, 200, 100, 3)) is not None
+def test_placeholder_mask_of_load_image_is_ignored(adapters):
+    empty = torch.zeros(1, 64, 64)
+    assert adapters.tensor_from_mask(empty, torch.zeros(1, 200, 100, 3)) is None
+    converted = adapters.tensor_from_mask(empty, torch.zeros(1, 64, 64, 3))
+    assert torch.equal(converted, empty)  # a real empty mask: the core reports it
+    non_empty = empty.clone()
+    non_empty[0, 3, 3] = 1.0
+    assert adapters.tensor_from_mask(non_empty, torch.zeros(1, 200, 100, 3)) is not None
 
 
-def test_what_is_no_mask_is_named(adapters, input_error):
+def test_rejects_tensors_that_are_not_masks(adapters, input_error):
     with pytest.raises(input_error, match="mask has shape"):
         adapters.tensor_from_mask(torch.zeros(1, 4, 4, 3), torch.zeros(1, 4, 4, 3))
 
 
-def test_normals_go_out_and_come_back(adapters, pack, rig):
+def test_normals_survive_a_round_trip(adapters, pack, rig):
     generator = torch.Generator().manual_seed(1)
     normals = torch.nn.functional.normalize(torch.randn(3, 24, 32, 3, generator=generator), dim=-1)
     masks = torch.zeros(3, 24, 32)
@@ -88,23 +88,23 @@ def test_normals_go_out_and_come_back(adapters, pack, rig):
     views = pack("nova3d_core.views").Views(rig, colour, masks, normals, "camera")
     image = adapters.image_from_normals(views)
     assert (image[masks <= 0] == 0.5).all()
-    back = pack("nova3d_core.imaging.assemble").assemble_views(
+    restored = pack("nova3d_core.imaging.assemble").assemble_views(
         adapters.tensor_from_image(adapters.image_from_tensor(views.colour)),
         rig,
         adapters.rgb_from_image(image, "normals"),
         adapters.tensor_from_mask(adapters.mask_from_tensor(views.masks), views.colour),
         "camera",
     )
-    torch.testing.assert_close(back.normals, normals, atol=1e-6, rtol=0)
-    assert torch.equal(back.colour, colour)
+    torch.testing.assert_close(restored.normals, normals, atol=1e-6, rtol=0)
+    assert torch.equal(restored.colour, colour)
 
 
-def test_cameras_come_from_a_parcel_or_a_viewer(adapters, pack, rig, input_error):
-    parcel = pack("nodes.socket_bundle").SocketBundle(rig)
-    resized = adapters.cameras_from_socket(parcel, 64, 48)
+def test_reads_cameras_from_a_bundle_or_a_viewer(adapters, pack, rig, input_error):
+    value = pack("nodes.socket_bundle").SocketBundle(rig)
+    resized = adapters.cameras_from_socket(value, 64, 48)
     torch.testing.assert_close(resized.intrinsics[:, :2], rig.intrinsics[:, :2] * 2)
-    place = {"position": {"x": 0, "y": 0, "z": 3}, "target": {"x": 0, "y": 0, "z": 0}}
-    front = adapters.cameras_from_socket({**place, "zoom": 1, "cameraType": "perspective"}, 64, 48)
+    pose = {"position": {"x": 0, "y": 0, "z": 3}, "target": {"x": 0, "y": 0, "z": 0}}
+    front = adapters.cameras_from_socket({**pose, "zoom": 1, "cameraType": "perspective"}, 64, 48)
     assert len(front) == 1
     expected = math.tan(math.radians(17.5))
     assert float(24.0 / front.intrinsics[0, 1, 1]) == pytest.approx(expected, rel=1e-5)
@@ -112,19 +112,19 @@ def test_cameras_come_from_a_parcel_or_a_viewer(adapters, pack, rig, input_error
         adapters.cameras_from_socket(torch.zeros(4, 4), 64, 48)
 
 
-def test_another_packs_mesh_is_refused_by_name(adapters, input_error):
+def test_rejects_mesh_types_of_other_packs(adapters, input_error):
     with pytest.raises(input_error, match="reference is list, expected ComfyUI's own MESH"):
         adapters.single_mesh_from_socket([object()], "reference")
 
 
-def test_a_batch_where_one_mesh_is_wanted_is_named(adapters, input_error):
+def test_rejects_a_batch_where_one_mesh_is_expected(adapters, input_error):
     two = SimpleNamespace(vertices=torch.rand(2, 3, 3), faces=torch.tensor([[[0, 1, 2]]] * 2))
     assert len(adapters.meshes_from_socket(two)) == 2
     with pytest.raises(input_error, match="mesh is a batch of 2 meshes, expected one"):
         adapters.single_mesh_from_socket(two)
 
 
-def test_a_hosts_file_is_read_from_memory_and_disk(adapters, pack, host_types, tmp_path):
+def test_reads_3d_files_from_memory_and_disk(adapters, pack, host_types, tmp_path):
     from io import BytesIO
 
     vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])

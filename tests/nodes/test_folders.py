@@ -1,4 +1,4 @@
-"""Names that users write: what stays inside the host's folders, and when something has changed."""
+"""User-supplied names stay inside ComfyUI's folders; changes of files are detected."""
 
 from __future__ import annotations
 
@@ -18,65 +18,65 @@ def folders(pack):
     ["../x", "a/../../x", "/etc/x", "~/x", "C:\\x", "C:x", "\\\\host\\x", "..\\x", "a\\..\\..\\x",
      "x\0y", "//host/x"],
 )  # fmt: skip
-def test_names_outside_are_refused_on_every_system(pack, folders, name):
+def test_rejects_paths_outside_the_folder_in_any_notation(pack, folders, name):
     with pytest.raises(pack("nova3d_core.errors").InputError, match="not inside ComfyUI's output"):
         folders.check_prefix(name)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a/", "a\\"])
-def test_a_prefix_must_name_something(pack, folders, name):
+def test_rejects_a_prefix_without_a_file_name(pack, folders, name):
     with pytest.raises(pack("nova3d_core.errors").InputError, match="names no file"):
         folders.check_prefix(name)
 
 
 @pytest.mark.parametrize("name", ["x", "a/b/c", "a..b", "%date:yyyy-MM-dd%/x", "ä ö", ".hidden"])
-def test_other_names_are_taken(folders, name):
+def test_accepts_relative_prefixes(folders, name):
     folders.check_prefix(name)
 
 
-def test_validation_says_true_or_the_errors_line(folders):
+def test_validation_returns_true_or_the_error_message(folders):
     assert folders.validation_result(folders.check_prefix, "fine") is True
-    assert folders.validation_result(folders.check_prefix, None) is True  # comes through a link
+    assert folders.validation_result(folders.check_prefix, None) is True  # linked input
     assert "filename_prefix is '../x'" in folders.validation_result(folders.check_prefix, "../x")
 
 
-def test_a_folders_state_tells_every_change(folders, tmp_path):
+def test_fingerprint_changes_with_every_change_in_a_folder(folders, tmp_path):
     folder = tmp_path / "views"
     (folder / "images").mkdir(parents=True)
     (folder / "transforms.json").write_text("{}")
     (folder / "images" / "0.png").write_bytes(b"abc")
-    states = [folders.file_fingerprint(folder)]
-    assert folders.file_fingerprint(folder) == states[0]
+    fingerprints = [folders.file_fingerprint(folder)]
+    assert folders.file_fingerprint(folder) == fingerprints[0]
     (folder / "images" / "1.png").write_bytes(b"abc")
-    states.append(folders.file_fingerprint(folder))
+    fingerprints.append(folders.file_fingerprint(folder))
     (folder / "images" / "1.png").write_bytes(b"abcd")
-    states.append(folders.file_fingerprint(folder))
+    fingerprints.append(folders.file_fingerprint(folder))
     os.utime(folder / "images" / "0.png", ns=(1, 1))
-    states.append(folders.file_fingerprint(folder))
+    fingerprints.append(folders.file_fingerprint(folder))
     (folder / "images" / "0.png").unlink()
-    states.append(folders.file_fingerprint(folder))
-    assert len(set(states)) == len(states)
+    fingerprints.append(folders.file_fingerprint(folder))
+    assert len(set(fingerprints)) == len(fingerprints)
 
 
-def test_examples_are_there_before_the_input_folder_holds_anything(pack, folders):
+def test_examples_need_no_input_folder(pack, folders):
     views = pack("nova3d_core.io.views.transforms_json").read_views(
         folders.views_path("example: knight")
     )
     assert len(views) == 16 and views.normal_frame == "world" and views.masks is not None
     read_mesh = pack("nova3d_core.io.mesh.read").read_mesh
-    truth = read_mesh(folders.mesh_path("example: knight")).normalised()
+    reference = read_mesh(folders.mesh_path("example: knight")).normalised()
     fused = read_mesh(folders.mesh_path("example: knight, fused"))
     assert set(folders.EXAMPLE_MESHES) == {"example: knight", "example: knight, fused"}
     assert fused.texture is not None
-    for corner in ("amin", "amax"):  # the fused one is where its views show the object
-        gap = getattr(fused.vertices, corner)(0) - getattr(truth.vertices, corner)(0)
+    for corner in ("amin", "amax"):  # the fused mesh has the reference's bounding box
+        gap = getattr(fused.vertices, corner)(0) - getattr(reference.vertices, corner)(0)
         assert float(gap.abs().max()) < 0.03
     size = sum(path.stat().st_size for path in folders.EXAMPLE_VIEWS["example: knight"].rglob("*"))
     assert size < 600_000
 
 
-def test_other_names_are_looked_for_in_the_input_folder(folders, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "folder_paths", _HostFolders(tmp_path))
+def test_lists_and_finds_files_in_the_input_folder(folders, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "folder_paths", _FolderPaths(tmp_path))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "transforms.json").write_text("{}")
     (tmp_path / "mine.glb").write_bytes(b"")
@@ -86,8 +86,8 @@ def test_other_names_are_looked_for_in_the_input_folder(folders, monkeypatch, tm
     assert folders.mesh_path("mine.glb") == tmp_path / "mine.glb"
 
 
-def test_folders_of_other_programs_are_listed(folders, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "folder_paths", _HostFolders(tmp_path))
+def test_lists_folders_of_other_programs(folders, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "folder_paths", _FolderPaths(tmp_path))
     for name in (
         "scan/sparse/0/cameras.bin",
         "scan/images/deep/sparse/0/cameras.bin",
@@ -106,8 +106,8 @@ def test_folders_of_other_programs_are_listed(folders, monkeypatch, tmp_path):
     assert folders.list_mesh_files() == [*folders.EXAMPLE_MESHES, "scan/dense/mesh.ply"]
 
 
-class _HostFolders:
-    """The one function of the host's module that these names ask."""
+class _FolderPaths:
+    """Stand-in for ComfyUI's `folder_paths` module."""
 
     def __init__(self, folder):
         self.get_input_directory = lambda: str(folder)

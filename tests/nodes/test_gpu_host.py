@@ -1,6 +1,6 @@
-"""What the nodes ask of a host with a GPU: where parts and fusions go, errors, memory, notes.
+"""Nodes on a ComfyUI with a GPU: devices of model parts and fusions, memory, errors, messages.
 
-The host's modules are stand-ins that say they have a card; nothing is computed on it.
+ComfyUI's modules are stand-ins that report a GPU; nothing is computed on it.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ import pytest
 import torch
 from torch import nn
 
-CPU, CARD = torch.device("cpu"), torch.device("cuda:0")
+CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 GIB = 1 << 30
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 
 class HostOutOfMemory(RuntimeError):
-    """The host's own error, upon which it unloads models."""
+    """ComfyUI's out-of-memory exception, on which it unloads models."""
 
 
 class DynamicPatcher:
-    """The newest host's patcher: it maps memory for a part's weights, which refuses a size of 0."""
+    """ModelPatcher of recent ComfyUI: it maps memory for the weights and rejects a size of 0."""
 
     def __init__(self, model: nn.Module, load_device: torch.device, offload_device: torch.device):
         self.model, self.load_device, self.offload_device = model, load_device, offload_device
 
     def model_size(self) -> int:
-        """Bytes of the weights."""
-        return sum(each.numel() * each.element_size() for each in self.model.parameters())
+        """Size of the weights in bytes."""
+        return sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
 
     def load(self) -> None:
-        """Maps the memory."""
+        """Maps memory for the weights."""
         if self.model_size() == 0:
             raise MemoryError("ModelVBAR: size 0")
 
 
 class Host(SimpleNamespace):
-    """The stand-in and what was asked of it."""
+    """Stand-in for ComfyUI that records its calls."""
 
     loaded: list
     freed: list
@@ -48,7 +48,7 @@ class Host(SimpleNamespace):
 
 @pytest.fixture
 def host(monkeypatch) -> Host:
-    """A host with a card of 24 GiB, of which 20 are free."""
+    """ComfyUI with 20 GiB of free GPU memory."""
     log = Host(loaded=[], freed=[], texts=[], bars=[])
 
     def load_models_gpu(patchers, memory_required=0, force_full_load=False):
@@ -60,8 +60,8 @@ def host(monkeypatch) -> Host:
     vars(management).update(
         OOM_EXCEPTION=HostOutOfMemory,
         InterruptProcessingException=type("InterruptProcessingException", (Exception,), {}),
-        get_torch_device=lambda: CARD,
-        vae_device=lambda: CARD,
+        get_torch_device=lambda: GPU,
+        vae_device=lambda: GPU,
         unet_offload_device=lambda: CPU,
         vae_offload_device=lambda: CPU,
         text_encoder_offload_device=lambda: CPU,
@@ -78,7 +78,7 @@ def host(monkeypatch) -> Host:
     )
     patcher, utils = ModuleType("comfy.model_patcher"), ModuleType("comfy.utils")
     patcher.ModelPatcher = patcher.CoreModelPatcher = DynamicPatcher
-    utils.ProgressBar = lambda total: SimpleNamespace(update_absolute=lambda *given: None)
+    utils.ProgressBar = lambda total: SimpleNamespace(update_absolute=lambda *args: None)
     comfy = ModuleType("comfy")
     comfy.model_management, comfy.model_patcher, comfy.utils = management, patcher, utils
     server, context = ModuleType("server"), ModuleType("comfy_execution.utils")
@@ -92,130 +92,135 @@ def host(monkeypatch) -> Host:
     return log
 
 
-# A1 and B8: the parts of a model
+# model parts
 
 
 @pytest.fixture
 def model(pack):
-    """A model whose codec has no weights, as the built-in one's."""
+    """A model whose codec has no weights, like the built-in one."""
     core = pack("nova3d_core.diffusion.model")
     codec = pack("nova3d_core.diffusion.codecs.pixels").PixelCodec(2)
     assert next(codec.parameters(), None) is None
     return core.MultiviewModel(SimpleNamespace(), nn.Linear(2, 2), codec, nn.Linear(3, 3).half())
 
 
-def test_a_part_without_weights_is_never_handed_to_the_host(pack, host, model, monkeypatch):
-    placement, parts = pack("nodes.model_management"), pack("nova3d_core.diffusion.model")
-    hosted = placement.manage_model(model, torch.float16)
-    assert set(hosted.patchers) == {parts.UNET, parts.IMAGE_ENCODER}
-    load_to_device = placement.HostModelPlacement(hosted).load_to_device
-    assert load_to_device(parts.CODEC, 100) == (CARD, torch.float32)
+def test_part_without_weights_is_not_registered(pack, host, model, monkeypatch):
+    management, parts = pack("nodes.model_management"), pack("nova3d_core.diffusion.model")
+    managed = management.manage_model(model, torch.float16)
+    assert set(managed.patchers) == {parts.UNET, parts.IMAGE_ENCODER}
+    load = management.HostModelPlacement(managed).load_to_device
+    assert load(parts.CODEC, 100) == (GPU, torch.float32)
     assert host.loaded == []
-    assert load_to_device(parts.UNET, 100) == (CARD, torch.float16)
+    assert load(parts.UNET, 100) == (GPU, torch.float16)
     monkeypatch.setattr(nn.Linear, "to", lambda self, device: self)
-    assert load_to_device(parts.IMAGE_ENCODER, 200) == (CARD, torch.float16)
-    patchers = [hosted.patchers[parts.UNET], hosted.patchers[parts.IMAGE_ENCODER]]
+    assert load(parts.IMAGE_ENCODER, 200) == (GPU, torch.float16)
+    patchers = [managed.patchers[parts.UNET], managed.patchers[parts.IMAGE_ENCODER]]
     assert host.loaded == [(patchers[0], 100, False), (patchers[1], 200, True)]
 
 
-def test_the_stand_in_refuses_a_part_without_weights(model):
+def test_stand_in_rejects_a_part_without_weights(model):
     with pytest.raises(MemoryError):
-        DynamicPatcher(model.codec, CARD, CPU).load()
+        DynamicPatcher(model.codec, GPU, CPU).load()
 
 
-def test_cpu_vae_keeps_the_codec_on_the_cpu(pack, host, model):
-    placement, parts = pack("nodes.model_management"), pack("nova3d_core.diffusion.model")
+def test_cpu_vae_option_keeps_the_codec_on_the_cpu(pack, host, model):
+    management, parts = pack("nodes.model_management"), pack("nova3d_core.diffusion.model")
     model.codec = nn.Linear(2, 2)
-    hosted = placement.manage_model(model, torch.float16)
-    assert {each.load_device for each in hosted.patchers.values()} == {CARD}
-    assert placement.plain_part_dtypes() == {
+    managed = management.manage_model(model, torch.float16)
+    assert {patcher.load_device for patcher in managed.patchers.values()} == {GPU}
+    assert management.plain_part_dtypes() == {
         parts.CODEC: torch.bfloat16,
         parts.IMAGE_ENCODER: torch.float16,
     }
-    host.management.vae_device = lambda: CPU  # what --cpu-vae does
-    hosted = placement.manage_model(model, torch.float16)
-    devices = {part: patcher.load_device for part, patcher in hosted.patchers.items()}
-    assert devices == {parts.UNET: CARD, parts.CODEC: CPU, parts.IMAGE_ENCODER: CARD}
-    assert placement.plain_part_dtypes()[parts.CODEC] == torch.float32  # what CPUs are quick in
-    load_to_device = placement.HostModelPlacement(hosted).load_to_device
-    assert load_to_device(parts.CODEC, 100) == (CPU, torch.float32)
+    host.management.vae_device = lambda: CPU  # as with --cpu-vae
+    managed = management.manage_model(model, torch.float16)
+    devices = {part: patcher.load_device for part, patcher in managed.patchers.items()}
+    assert devices == {parts.UNET: GPU, parts.CODEC: CPU, parts.IMAGE_ENCODER: GPU}
+    assert management.plain_part_dtypes()[parts.CODEC] == torch.float32  # the fast dtype on CPUs
+    load = management.HostModelPlacement(managed).load_to_device
+    assert load(parts.CODEC, 100) == (CPU, torch.float32)
 
 
-def test_a_host_without_a_device_for_vaes_uses_its_own(pack, host, model):
+def test_without_a_vae_device_the_torch_device_is_used(pack, host, model):
     del host.management.vae_device
     model.codec = nn.Linear(2, 2)
-    hosted = pack("nodes.model_management").manage_model(model, torch.float16)
-    assert {each.load_device for each in hosted.patchers.values()} == {CARD}
+    managed = pack("nodes.model_management").manage_model(model, torch.float16)
+    assert {patcher.load_device for patcher in managed.patchers.values()} == {GPU}
 
 
-# A2, A3, B6: fusions
+# fusion device
 
 
 @pytest.fixture
-def launch(pack, monkeypatch):
-    """The pack's own copy, no device tried yet."""
+def warp_backend(pack, monkeypatch):
+    """The pack's warp backend, before any device was tried."""
     module = pack("nova3d_core.compute.warp_backend")
     monkeypatch.setattr(module, "_kernel_errors", {})
     return module
 
 
 @NO_CUDA
-def test_a_fusion_that_warp_cannot_do_on_the_card_is_done_on_the_cpu(
-    pack, host, launch, caplog, monkeypatch
+def test_fusion_runs_on_the_cpu_if_warp_cannot_use_the_gpu(
+    pack, host, warp_backend, caplog, monkeypatch
 ):
     pytest.importorskip("warp")
-    monkeypatch.setattr(launch, "_load", lambda module, device: None)  # on the CPU it would
+    monkeypatch.setattr(
+        warp_backend, "_load", lambda module, device: None
+    )  # as on the GPU without a driver
     node_context = pack("nodes.runtime").node_context
-    with caplog.at_level(logging.WARNING), node_context(5.0, "auto", fusion_field="grid") as work:
-        assert work.device == CPU and not work.has_gpu  # so that auto takes the preset fast
-        assert work.memory_gib == 0.0
+    with (
+        caplog.at_level(logging.WARNING),
+        node_context(5.0, "auto", fusion_field="grid") as context,
+    ):
+        assert context.device == CPU and not context.has_gpu  # the preset auto becomes fast
+        assert context.memory_gib == 0.0
         last = host.texts[-1]
     assert "the fusion runs on the CPU" in last and "NVIDIA driver" in last and "'fast'" in last
-    assert host.freed == []  # no model is unloaded for it
+    assert host.freed == []  # no model was unloaded
     assert "the fusion runs on the CPU" in caplog.text
     assert any("compiling kernels" in text for text in host.texts)
     assert "compiling kernels" not in last
 
 
-def test_a_fusion_on_the_card_may_take_what_the_host_leaves(pack, host, launch, monkeypatch):
-    monkeypatch.setattr(launch, "_load_kernels", lambda device, kernels, progress: None)
-    with pack("nodes.runtime").node_context(5.0, "auto", fusion_field="grid") as work:
-        assert work.device == CARD and work.has_gpu
-        assert work.memory_gib == 19.0  # 20 free, 1 for the host itself
-    assert host.freed == [(6 * GIB, CARD)]
+def test_fusion_on_the_gpu_uses_the_available_memory(pack, host, warp_backend, monkeypatch):
+    monkeypatch.setattr(warp_backend, "_load_kernels", lambda device, kernels, progress: None)
+    with pack("nodes.runtime").node_context(5.0, "auto", fusion_field="grid") as context:
+        assert context.device == GPU and context.has_gpu
+        assert context.memory_gib == 19.0  # 20 GiB free, 1 reserved by ComfyUI
+    assert host.freed == [(6 * GIB, GPU)]
     assert host.texts == []
 
 
-def test_a_full_card_still_leaves_a_little(pack, host, launch):
+def test_memory_limit_has_a_lower_bound(pack, host, warp_backend):
     host.management.get_free_memory = lambda device: GIB // 2
-    with pack("nodes.runtime").node_context(5.0, "auto", fusion_field="hashgrid") as work:
-        assert work.device == CARD and work.memory_gib == 0.5
+    with pack("nodes.runtime").node_context(5.0, "auto", fusion_field="hashgrid") as context:
+        assert context.device == GPU and context.memory_gib == 0.5
 
 
-def test_the_cpu_stays_the_cpu(pack, host, launch):
-    with pack("nodes.runtime").node_context(5.0, "cpu", fusion_field="grid") as work:
-        assert work.device == CPU
+def test_device_cpu_frees_no_gpu_memory(pack, host, warp_backend):
+    with pack("nodes.runtime").node_context(5.0, "cpu", fusion_field="grid") as context:
+        assert context.device == CPU
     assert host.freed == []
     assert not any("CPU" in text for text in host.texts)
 
 
-def test_warnings_stay_on_the_node_while_kernels_compile(pack, host):
+def test_node_text_keeps_warnings_while_kernels_compile(pack, host):
     runtime = pack("nodes.runtime")
-    core = logging.getLogger(pack("nova3d_core").__name__)
-    with runtime.node_context() as work:
-        core.getChild("fusion").warning("first")
-        work.progress.update("compiling kernels", 0, 2)
-        work.progress.update("compiling kernels", 1, 2)
-        core.getChild("fusion").warning("second")
-        work.progress.update("compiling kernels", 2, 2)
-        work.progress.update("fusing", 1, 9)
+    core_logger = logging.getLogger(pack("nova3d_core").__name__)
+    with runtime.node_context() as context:
+        core_logger.getChild("fusion").warning("first")
+        context.progress.update("compiling kernels", 0, 2)
+        context.progress.update("compiling kernels", 1, 2)
+        core_logger.getChild("fusion").warning("second")
+        context.progress.update("compiling kernels", 2, 2)
+        context.progress.update("fusing", 1, 9)
     line = "compiling kernels: once for each device"
     assert host.texts == [
         "first", f"first\n{line}", f"first\nsecond\n{line}", "first\nsecond"
     ]  # fmt: skip
 
 
-# B5: errors
+# errors
 
 
 @pytest.mark.parametrize(
@@ -232,7 +237,7 @@ def test_warnings_stay_on_the_node_while_kernels_compile(pack, host):
     ids=lambda error: str(error)[:24],
 )
 @pytest.mark.parametrize("context", ["node_context", "sampling_context"])
-def test_a_full_card_is_the_hosts_own_error_in_every_form(pack, host, context, error):
+def test_gpu_out_of_memory_becomes_comfyuis_exception(pack, host, context, error):
     runtime = pack("nodes.runtime")
     with pytest.raises(HostOutOfMemory) as caught, getattr(runtime, context)():
         raise error
@@ -245,7 +250,7 @@ def test_a_full_card_is_the_hosts_own_error_in_every_form(pack, host, context, e
     [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
     ids=["MemoryError", "DefaultCPUAllocator"],
 )
-def test_a_full_host_unloads_nothing_and_says_what_to_lower(pack, host, error):
+def test_cpu_out_of_memory_unloads_nothing_and_gives_advice(pack, host, error):
     with pytest.raises(RuntimeError, match="memory ran out") as caught:  # noqa: SIM117
         with pack("nodes.runtime").node_context():
             raise error
@@ -253,7 +258,7 @@ def test_a_full_host_unloads_nothing_and_says_what_to_lower(pack, host, error):
     assert "'draft'" in str(caught.value)
 
 
-def test_other_errors_stay_what_they_are(pack, host):
+def test_other_errors_are_not_translated(pack, host):
     error = RuntimeError("CUDA error: device-side assert triggered")
     with pytest.raises(RuntimeError) as caught, pack("nodes.runtime").node_context():
         raise error

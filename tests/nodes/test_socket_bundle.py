@@ -1,4 +1,4 @@
-"""What the host's cache sees of a bundle is all of its memory."""
+"""A socket bundle exposes all of its tensors to ComfyUI's cache."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ def bundles(pack):
     return {"cameras": cameras, "views": views, "surface": surface}
 
 
-CAMERA_NUMBERS = 16 * (16 + 9)
-NUMBERS = {
-    "cameras": CAMERA_NUMBERS,
-    "views": CAMERA_NUMBERS + 16 * 256 * 256 * 4,
-    "surface": CAMERA_NUMBERS + 16 * 256 * 256 + 9 * 8 * 7 + 3 + 16,
+CAMERA_VALUES = 16 * (16 + 9)
+VALUE_COUNTS = {
+    "cameras": CAMERA_VALUES,
+    "views": CAMERA_VALUES + 16 * 256 * 256 * 4,
+    "surface": CAMERA_VALUES + 16 * 256 * 256 + 9 * 8 * 7 + 3 + 16,
 }
 
 
-@pytest.mark.parametrize("name", list(NUMBERS))
-def test_a_parcel_holds_every_tensor_once(pack, bundles, name):
-    parcel = pack("nodes.socket_bundle").SocketBundle(bundles[name])
-    assert parcel.bundle is bundles[name]
-    assert isinstance(parcel, tuple)  # what the host's cache looks into
-    assert sum(tensor.numel() for tensor in parcel) == NUMBERS[name]
-    assert [id(tensor) for tensor in parcel._comfy_cache_tensors()] == [id(t) for t in parcel]
-    assert len({id(tensor) for tensor in parcel}) == len(parcel)
+@pytest.mark.parametrize("name", list(VALUE_COUNTS))
+def test_contains_every_tensor_once(pack, bundles, name):
+    value = pack("nodes.socket_bundle").SocketBundle(bundles[name])
+    assert value.bundle is bundles[name]
+    assert isinstance(value, tuple)  # the cache inspects tuples
+    assert sum(tensor.numel() for tensor in value) == VALUE_COUNTS[name]
+    assert [id(tensor) for tensor in value._comfy_cache_tensors()] == [id(t) for t in value]
+    assert len({id(tensor) for tensor in value}) == len(value)
 
 
-def test_a_failed_nodes_report_stays_short(pack, bundles):
-    assert str(pack("nodes.socket_bundle").SocketBundle(bundles["views"])) == "Parcel(Views, 4 tensors)"
+def test_repr_is_short(pack, bundles):
+    assert (
+        str(pack("nodes.socket_bundle").SocketBundle(bundles["views"]))
+        == "SocketBundle(Views, 4 tensors)"
+    )
