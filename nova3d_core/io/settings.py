@@ -1,4 +1,4 @@
-"""Settings as JSON files: written beside a result, read back to repeat it."""
+"""Config dataclasses as JSON: saved with a result, and read back to reproduce it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 def settings_to_json(config: Any) -> str:
-    """A config dataclass as JSON, without its internal fields."""
+    """Serialises a config dataclass to JSON, without its internal fields."""
     return json.dumps(settings_dict(config), indent=2) + "\n"
 
 
 def settings_dict(config: Any) -> Any:
-    """A config dataclass as plain containers, without its internal fields."""
+    """Converts a config dataclass to plain containers, without its internal fields."""
     if is_dataclass(config):
         return {
             each.name: settings_dict(getattr(config, each.name)) for each in public_fields(config)
@@ -34,35 +34,35 @@ def settings_dict(config: Any) -> Any:
 
 
 def read_settings(path: Path, config_type: type[T]) -> T:
-    """Reads a config dataclass; what a file leaves out keeps its default.
+    """Reads a config dataclass from JSON; missing fields keep their defaults.
 
     Raises:
-        InputError: no such file, no valid JSON, an unknown or missing name, or a value of another
-            type or out of its range.
+        InputError: the file is missing or not valid JSON; a name is unknown or missing; a value
+            has the wrong type or is out of range.
     """
     return config_from_dict(read_json(Path(path)), config_type, "settings")
 
 
 def config_from_dict(document: Any, config_type: type[T], where: str) -> T:
-    """A config dataclass from plain containers.
+    """Builds a config dataclass from plain containers.
 
     Args:
-        document: names and values, as JSON or TOML gives them.
-        kind: the dataclass.
-        where: what stands before the names in errors.
+        document: the parsed JSON or TOML document.
+        config_type: the dataclass.
+        where: prefix of field names in errors.
 
     Raises:
-        InputError: naming the place by dots.
+        InputError: naming the field by its dotted path.
     """
     if not isinstance(document, dict):
-        raise InputError(f"{where} is {_type_name(document)}, expected names and values.")
+        raise InputError(f"{where} is {_type_name(document)}, expected an object.")
     hints = get_type_hints(config_type)
     known = [each.name for each in public_fields(config_type)]
     for name in document:
         if name not in known:
             raise InputError(
                 f"{where}.{_format_key(name)} is unknown.",
-                textwrap.shorten(f"Known are {', '.join(known)}.", 300, placeholder=" ..."),
+                textwrap.shorten(f"Use one of {', '.join(known)}.", 300, placeholder=" ..."),
             )
     values = {
         name: _convert(value, hints[name], f"{where}.{name}") for name, value in document.items()
@@ -82,13 +82,13 @@ def _format_key(name: Any) -> str:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """A value of the type that the annotation asks for; InputError if it is of another."""
+    """Converts a value to the type of an annotation; InputError if it has another type."""
     if is_dataclass(hint):
         return config_from_dict(value, hint, where)
     origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):  # a type, or None
-        chosen = next(each for each in inner if each is not NoneType)
-        return None if value is None and NoneType in inner else _convert(value, chosen, where)
+    if origin in (Union, UnionType):  # optional
+        inner_type = next(each for each in inner if each is not NoneType)
+        return None if value is None and NoneType in inner else _convert(value, inner_type, where)
     if origin is tuple:
         _check_type(value, list, where, "a list")
         if inner[-1] is not Ellipsis and len(value) != len(inner):
@@ -97,10 +97,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         each = zip(value, items, strict=True)
         return tuple(_convert(v, item, f"{where}.{index}") for index, (v, item) in enumerate(each))
     if origin is Literal:
-        _check_type(value, str, where, "text")
+        _check_type(value, str, where, "a string")
         return value
     if origin in (dict, list):
-        _check_type(value, origin, where, "names and values" if origin is dict else "a list")
+        _check_type(value, origin, where, "an object" if origin is dict else "a list")
         return value
     if hint in (bool, int, float, str):
         accepted = (int, float) if hint is float else hint
@@ -110,7 +110,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         try:
             return hint(value)
         except OverflowError as error:
-            raise InputError(f"{where} is too large a number.") from error
+            raise InputError(f"{where} is too large.") from error
     return value
 
 
@@ -120,5 +120,5 @@ def _check_type(value: Any, config_type: type, where: str, expected: str) -> Non
 
 
 def _type_name(value: Any) -> str:
-    """What a value of a JSON document is, in a word."""
+    """The type of a JSON value, for errors."""
     return "null" if value is None else type(value).__name__

@@ -1,14 +1,14 @@
-"""Writing to a temporary name, then renaming: a file or folder appears whole or not at all.
+"""Atomic writes: output goes to a temporary name and is renamed, so that it is complete or absent.
 
-There is no moment without the old or the new output, also if the process is killed:
+Either the old or the new output exists at any time, even if the process is killed:
 
-* A file, and a folder that is new, appear by one rename. Without `overwrite` it fails if somebody
-  else made the name meanwhile, so of two processes one wins.
-* A folder that is replaced is swapped with the new one in one step on Linux and macOS. Where the
-  system or the drive cannot (Windows, some network drives), it is moved aside first; a process
-  killed right then leaves neither, and the next one that writes there brings the old one back.
-* Files that belong together (`atomic_files`) appear in order. A process killed between two of them
-  leaves some; the next one that writes there brings back what was before.
+* A file or a new folder appears by one rename. Without `overwrite` the rename fails if the name
+  has been taken meanwhile, so that one of two processes wins.
+* A replaced folder is exchanged with the new one in a single step on Linux and macOS. Where that is
+  unsupported (Windows, some network drives), the old folder is moved away first; if the process is
+  killed at that moment, the next write to this location restores the old folder.
+* Files of one output (`atomic_files`) appear in order. If the process is killed in between, the
+  next write to this location restores the earlier files.
 """
 
 from __future__ import annotations
@@ -33,58 +33,58 @@ from .staging import MAX_NAME, Entry, Staging, remove_leftovers, roll_back, stag
 _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PERMISSION_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
 _DEFAULT_MAX_NAME_BYTES, _DEFAULT_MAX_PATH_BYTES = 255, 4096
-"""Limits of names and paths where the system does not tell its own."""
+"""Limits of names and paths if the system does not report them."""
 _RESERVED_BYTES = 64
-"""Left for what is written below a folder."""
+"""Path bytes reserved for files inside an output folder."""
 
 
 class OutputExistsError(InputError):
-    """Something has the name of an output and may not be replaced."""
+    """An output exists already and may not be replaced."""
 
 
 @contextmanager
 def atomic_file(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
-    """Gives a path to write to; on success it becomes `path`, otherwise it is removed.
+    """Yields a temporary path, which becomes `path` on success and is removed on failure.
 
     Args:
-        path: where the file shall appear; missing folders are made, and removed again on failure.
-            A link is followed: what it points at is written.
-        overwrite: replace a file that is there already, whoever wrote it.
+        path: the file; missing parent folders are created, and removed again on failure. Symbolic
+            links are followed.
+        overwrite: replace an existing file, whoever wrote it.
 
     Raises:
-        ExistsError: the file exists, from the beginning or since.
-        InputError: the place cannot be written, or the disk is full.
+        OutputExistsError: the file exists, or was created meanwhile.
+        InputError: the path is not writable, or the disk is full.
     """
     path = Path(path)
     with translate_os_errors(path):
         check_usable_path(path)
         target = path.resolve()
-        with atomic_files(target.parent, (target.name,), overwrite, shown=path) as (part,):
+        with atomic_files(target.parent, (target.name,), overwrite, label=path) as (part,):
             yield part
 
 
 @contextmanager
 def atomic_files(
-    folder: Path, names: Sequence[str], overwrite: bool = False, shown: Path | None = None
+    folder: Path, names: Sequence[str], overwrite: bool = False, label: Path | None = None
 ) -> Iterator[tuple[Path, ...]]:
-    """Gives a path to write to for each name; on success all of them appear, otherwise none.
+    """Yields a temporary path for each name; on success all files appear, otherwise none.
 
     Args:
-        folder: where the files shall appear, links resolved.
-        names: of the files; they appear in this order.
-        overwrite: replace files that are there already, whoever wrote them.
-        shown: names the output in errors; the last file if not given.
+        folder: the folder of the files, with links resolved.
+        names: the file names, in the order of appearance.
+        overwrite: replace existing files, whoever wrote them.
+        label: names the output in errors; by default the last file.
 
     Raises:
-        InputError: a file exists, or the place cannot be written, or the disk is full.
+        InputError: a file exists, the folder is not writable, or the disk is full.
     """
-    shown = shown or folder / names[-1]
-    with translate_os_errors(shown):
+    label = label or folder / names[-1]
+    with translate_os_errors(label):
         for name in names:
-            each = shown if len(names) == 1 else folder / name
+            each = label if len(names) == 1 else folder / name
             check_usable_path(each)
             if each.is_dir():
-                raise InputError(f"{each} is a folder.", "Name a file.")
+                raise InputError(f"{each} is a folder.", "Choose a file name.")
             reject_existing(each, overwrite)
             reject_symlink(folder / name)
         with _parents_of(folder / names[-1]), staging(folder) as stage:
@@ -97,21 +97,21 @@ def atomic_files(
 def atomic_folder(
     path: Path | str, overwrite: bool = False, replaces: Collection[str] = ()
 ) -> Iterator[Path]:
-    """Gives an empty folder to fill; on success it becomes `path`, otherwise it is removed.
+    """Yields an empty temporary folder, which becomes `path` on success and is removed on failure.
 
-    With `overwrite`, an earlier folder of that name is replaced as a whole, but only if an earlier
-    run wrote all that it holds: its manifest, which this writes, says so.
+    With `overwrite`, an existing folder is replaced as a whole, but only if all its content was
+    written by an earlier run, according to the manifest that this function writes.
 
     Args:
-        path: where the folder shall appear; missing parents are made, and removed again on
-            failure. A link is followed: what it points at is replaced.
-        overwrite: replace a folder that is there already.
-        replaces: the files and folders that a folder of this kind holds; one of another kind is
-            not replaced.
+        path: the folder; missing parents are created, and removed again on failure. Symbolic links
+            are followed.
+        overwrite: replace an existing folder.
+        replaces: names of the entries of such a folder; folders with other entries are not
+            replaced.
 
     Raises:
-        InputError: the folder exists, or holds something else, or the place cannot be written, or
-            the disk is full.
+        InputError: the folder exists or has other content, the path is not writable, or the disk
+            is full.
     """
     path = Path(path)
     with translate_os_errors(path):
@@ -122,28 +122,26 @@ def atomic_folder(
             entry.part.mkdir()
             yield entry.part
             write_manifest(entry.part)
-            check_can_write_folder(
-                path, overwrite, replaces
-            )  # somebody may have put something there since
+            check_can_write_folder(path, overwrite, replaces)  # it may have changed meanwhile
             _publish_folder(stage, entry, overwrite)
 
 
 @contextmanager
 def _parents_of(path: Path) -> Iterator[None]:
-    """Makes the missing parents of a path; if the body fails, they go again."""
-    made = [parent for parent in path.parents if not parent.exists()]  # innermost first
+    """Creates the missing parents of a path; removes them if the body fails."""
+    created = [parent for parent in path.parents if not parent.exists()]  # innermost first
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        for parent in made:
+        for parent in created:
             with suppress(OSError):
                 parent.rmdir()
         raise
 
 
 def _publish_files(stage: Staging, entries: Sequence[Entry], overwrite: bool) -> None:
-    """Renames the parts to their targets, in order; if that fails, all is as it was."""
+    """Renames the temporary files to their targets, in order; rolls back on failure."""
     if len(entries) == 1:
         _publish_file(entries[0], overwrite)
         return
@@ -167,7 +165,7 @@ def _publish_file(entry: Entry, overwrite: bool) -> None:
 
 
 def _back_up(entry: Entry) -> None:
-    """Keeps what is about to be replaced under a second name, without moving it."""
+    """Keeps a file that will be replaced under a second name, without moving it."""
     try:
         os.link(entry.target, entry.backup, follow_symlinks=False)
     except (OSError, NotImplementedError):
@@ -175,7 +173,7 @@ def _back_up(entry: Entry) -> None:
 
 
 def _publish_folder(stage: Staging, entry: Entry, overwrite: bool) -> None:
-    """Renames the part to the target; what was there is removed once the new one stands."""
+    """Renames the temporary folder to the target; an earlier folder is removed afterwards."""
     try:
         renames.move_folder(entry.part, entry.target)
         return
@@ -183,7 +181,7 @@ def _publish_folder(stage: Staging, entry: Entry, overwrite: bool) -> None:
         if not overwrite:
             raise
     if renames.exchange(entry.part, entry.target):
-        return  # the part is the old one now, and goes with the staging
+        return  # `part` is the old folder now and is removed with the staging names
     journal = stage.write_journal([entry])
     try:
         os.rename(entry.target, entry.backup)
@@ -194,30 +192,30 @@ def _publish_folder(stage: Staging, entry: Entry, overwrite: bool) -> None:
 
 
 def reject_existing(path: Path, overwrite: bool) -> None:
-    """Raises InputError if something is there and may not be replaced."""
+    """Raises OutputExistsError if a path exists, except for empty folders, and not `overwrite`."""
     if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
         raise _exists_error(path)
 
 
 def reject_symlink(path: Path) -> None:
-    """Raises InputError if a path is a link: what it leads to is not to be guessed."""
+    """Raises InputError if a path is a symbolic link, whose target might be anything."""
     if path.is_symlink():
-        raise InputError(f"{path} is a link.", "Choose another name, or remove the link.")
+        raise InputError(f"{path} is a symbolic link.", "Choose another name, or remove the link.")
 
 
 def check_can_write_file(path: Path, overwrite: bool, inputs: Collection[Path | None] = ()) -> None:
-    """Raises InputError unless a command may write this file; asked before long work.
+    """Raises InputError unless a command may write this file; called before long work.
 
     Args:
         path: the file.
         overwrite: whether a file of an earlier run may be replaced.
-        inputs: what the command reads, which is never replaced.
+        inputs: files and folders that the command reads; they are never replaced.
     """
     with translate_os_errors(path):
         check_usable_path(path)
         remove_leftovers(path.resolve().parent)
         if path.is_dir():
-            raise InputError(f"{path} is a folder.", "Name a file.")
+            raise InputError(f"{path} is a folder.", "Choose a file name.")
         reject_existing(path, overwrite)
         reject_input_path(path, inputs)
         reject_foreign_file(path.resolve())
@@ -230,19 +228,19 @@ def check_can_write_folder(
     replaces: Collection[str] = (),
     inputs: Collection[Path | None] = (),
 ) -> None:
-    """Raises InputError unless `atomic_folder` may make the folder; asked before long work.
+    """Raises InputError unless `atomic_folder` may write the folder; called before long work.
 
     Args:
         path: the folder.
         overwrite: whether a folder of an earlier run may be replaced.
-        replaces: the files and folders that a folder of this kind holds.
-        inputs: what the command reads, which is never replaced.
+        replaces: names of the entries of such a folder.
+        inputs: files and folders that the command reads; they are never replaced.
     """
     with translate_os_errors(path):
         check_usable_path(path, inner=_RESERVED_BYTES)
         remove_leftovers(path.resolve().parent)
         if path.is_file():
-            raise InputError(f"{path} is a file.", "Name a folder.")
+            raise InputError(f"{path} is a file.", "Choose a folder name.")
         reject_existing(path, overwrite)
         reject_input_path(path, inputs)
         if path.is_dir():
@@ -251,14 +249,16 @@ def check_can_write_folder(
 
 
 def check_usable_path(path: Path, inner: int = 0) -> None:
-    """Raises InputError if a path, or a temporary name next to it, is too long for its drive.
+    """Raises InputError if a path, or a temporary name next to it, is invalid or too long.
 
     Args:
-        path: a file or folder that may be missing, with its parents.
+        path: a file or folder; it and its parents need not exist.
         inner: bytes of the longest path below it.
     """
     if "\0" in str(path):
-        raise InputError(f"{str(path)!r} is no path: it holds a NUL character.", "Name another.")
+        raise InputError(
+            f"{str(path)!r} is not a path: it contains a NUL character.", "Choose another path."
+        )
     existing = Path(path)
     try:
         absolute = Path(os.path.abspath(path))
@@ -267,41 +267,41 @@ def check_usable_path(path: Path, inner: int = 0) -> None:
     except (OSError, RuntimeError, StopIteration) as error:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             raise _too_long_error(path) from error
-        reason = getattr(error, "strerror", None) or "its links lead in a circle"
+        reason = getattr(error, "strerror", None) or "its symbolic links form a loop"
         raise InputError(
-            f"{path} could not be written: {reason}.", "Name another place."
+            f"{path} could not be written: {reason}.", "Choose another path."
         ) from error
-    names, paths = (
-        _path_limit(existing, "PC_NAME_MAX", _DEFAULT_MAX_NAME_BYTES),
-        _path_limit(existing, "PC_PATH_MAX", _DEFAULT_MAX_PATH_BYTES),
-    )
+    max_name = _path_limit(existing, "PC_NAME_MAX", _DEFAULT_MAX_NAME_BYTES)
+    max_path = _path_limit(existing, "PC_PATH_MAX", _DEFAULT_MAX_PATH_BYTES)
     longest = max(len(os.fsencode(name)) for name in resolved.parts)
-    beside = len(os.fsencode(resolved.parent)) + 1 + MAX_NAME
-    if longest > names or max(len(os.fsencode(resolved)), beside) + inner >= paths:
+    temporary = len(os.fsencode(resolved.parent)) + 1 + MAX_NAME
+    if longest > max_name or max(len(os.fsencode(resolved)), temporary) + inner >= max_path:
         raise _too_long_error(path)
 
 
 def _path_exists(path: Path) -> bool:
-    """Whether a path exists; False too if it is too long to be asked for."""
+    """Whether a path exists; False if the system rejects it, for example as too long."""
     try:
         return path.exists()
     except OSError:
         return False
 
 
-def _path_limit(folder: Path, name: str, otherwise: int) -> int:
-    """One of the system's limits for what lies in a folder, in bytes."""
+def _path_limit(folder: Path, name: str, default: int) -> int:
+    """A system limit for paths in a folder, in bytes (`os.pathconf`)."""
     try:
         found = os.pathconf(folder, name)
     except (AttributeError, OSError, ValueError):
-        return otherwise
-    return found if found > 0 else otherwise
+        return default
+    return found if found > 0 else default
 
 
 def _too_long_error(path: Path) -> InputError:
-    shown = str(path)
-    shown = shown if len(shown) <= 120 else f"{shown[:60]}...{shown[-50:]}"
-    return InputError(f"{shown} could not be written: the name is too long.", "Name a shorter one.")
+    text = str(path)
+    text = text if len(text) <= 120 else f"{text[:60]}...{text[-50:]}"
+    return InputError(
+        f"{text} could not be written: the name is too long.", "Choose a shorter name."
+    )
 
 
 def _exists_error(path: Path) -> OutputExistsError:
@@ -309,12 +309,14 @@ def _exists_error(path: Path) -> OutputExistsError:
 
 
 def check_parent_writable(path: Path) -> None:
-    """Raises InputError if the place of a file or folder may not be written, before long work."""
+    """Raises InputError if the parent of a path is not writable; called before long work."""
     parent = next((folder for folder in path.resolve().parents if folder.exists()), None)
     if parent is None:
         raise InputError(f"{path} could not be written: its drive does not exist.")
     if not parent.is_dir():
-        raise InputError(f"{path} could not be written: {parent} is a file.", "Name another place.")
+        raise InputError(
+            f"{path} could not be written: {parent} is a file.", "Choose another path."
+        )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise _permission_error(path)
 
@@ -322,13 +324,13 @@ def check_parent_writable(path: Path) -> None:
 def _permission_error(path: Path) -> InputError:
     return InputError(
         f"{path} could not be written: permission denied.",
-        "Choose a folder that you may write to.",
+        "Choose a folder with write permission.",
     )
 
 
 @contextmanager
 def translate_os_errors(path: Path) -> Iterator[None]:
-    """Turns the system's write errors into one clear line that names the file."""
+    """Turns OSErrors of writing into an InputError of one line that names the file."""
     try:
         yield
     except Nova3DError:
@@ -338,8 +340,8 @@ def translate_os_errors(path: Path) -> Iterator[None]:
             raise _exists_error(path) from error
         if error.errno in _DISK_FULL_ERRNOS:
             raise InputError(
-                f"{path} could not be written: no space left for it.",
-                "Free some disk space or write elsewhere; nothing half-written was left.",
+                f"{path} could not be written: no space left on the disk.",
+                "Free some disk space or write elsewhere; no partial output was left.",
             ) from error
         if error.errno == errno.ENAMETOOLONG:
             raise _too_long_error(path) from error

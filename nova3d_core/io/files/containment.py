@@ -1,4 +1,4 @@
-"""One rule for every path that a file names: it stays inside that file's own folder."""
+"""Path containment: paths in a file may not leave the folder of that file."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ _REPR.maxstring = _REPR.maxother = _MAX_QUOTE_CHARS
 
 
 def quote_value(value: Any) -> str:
-    """How errors quote something from a file: on one line, long values shortened."""
+    """A value from a file for error messages: quoted, on one line, shortened if long."""
     return shorten(_REPR.repr(value))
 
 
 def shorten(text: str) -> str:
-    """A text without its middle, if it is long."""
+    """Removes the middle of a long text."""
     return (
         text if len(text) <= _MAX_QUOTE_CHARS else f"{text[: _MAX_QUOTE_CHARS - 33]}...{text[-30:]}"
     )
 
 
-def path_inside(folder: Path, given: Any, label: str, endings: tuple[str, ...] = ("",)) -> Path:
-    r"""The place below `folder` that a relative path from a file means; it need not exist.
+def path_inside(folder: Path, given: Any, label: str, suffixes: tuple[str, ...] = ("",)) -> Path:
+    r"""Resolves a relative path found in a file, which must stay below `folder`; it need not exist.
 
-    The path is judged in every system's notation, so that the same file is refused everywhere:
-    absolute paths, drives (`C:`), network shares (`\\host`), `..`, and links that lead out. A
-    backslash counts as a slash. URIs are to be decoded before.
+    Rejects the notations of all systems, so that a file is rejected everywhere or nowhere: absolute
+    paths, drives (`C:`), network shares (`\\host`), `..`, and links that lead out. A backslash
+    counts as a slash. URIs must be decoded before.
 
     Args:
-        folder: the folder of the file that names the path.
-        given: what the file says.
+        folder: the folder of the file that contains the path.
+        given: the value in the file.
         label: names the field in errors, for example "texture of toy.obj".
-        endings: appended to the path in turn until a file is found.
+        suffixes: appended to the path in turn until a file is found.
 
     Returns:
-        The first path that is a file, else the path with the first ending.
+        The first path that is a file, else the path with the first suffix.
 
     Raises:
-        InputError: the path is not text, is unusable, or leads out of the folder.
+        InputError: the path is not a string, is invalid, or leads out of the folder.
     """
     if not isinstance(given, str) or not given.strip():
         raise InputError(f"{label} is {quote_value(given)}, expected a path.")
@@ -51,14 +51,14 @@ def path_inside(folder: Path, given: Any, label: str, endings: tuple[str, ...] =
     path = folder / relative
     try:
         if not leaves:
-            paths = [folder / f"{relative}{ending}" for ending in endings]
+            paths = [folder / f"{relative}{suffix}" for suffix in suffixes]
             path = next((path for path in paths if path.is_file()), paths[0])
             leaves = not path.resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, a loop of links
+    except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, a loop of links
         raise InputError(f"{label} is not a usable path: {quote_value(given)}.") from error
     if leaves:
         raise InputError(
             f"{label} leads out of the folder: {quote_value(given)}.",
-            "Put the file next to the one that names it, and name it relative to that.",
+            "Put the file next to the one that refers to it and use a relative path.",
         )
     return path

@@ -1,42 +1,44 @@
-"""Typed, bounds-checked access to JSON objects of untrusted files."""
+"""Typed, bounds-checked access to the fields of untrusted JSON objects."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from ...errors import InputError
 from .containment import quote_value
+from .json_text import parse_json
 
 MAX_INTEGER = 2**53
-"""Largest integer that every JSON reader keeps exactly."""
+"""Largest integer that every JSON parser represents exactly."""
 MAX_JSON_VALUES = 1_000_000
-"""Values in one JSON text: Python's objects take up to 50 times the space of their text."""
+"""Limit of the values in one JSON text: Python objects take up to 50 times its size."""
 
 _MAX_VALUE_CHARS = 100
+_EXPORT_AGAIN = "Export it again: it is damaged or truncated."
 
 
 def parse_json_object(text: bytes | memoryview, label: str) -> JsonObject:
-    """A JSON text in UTF-8 as an object; a byte order mark and NUL padding are allowed.
+    """Parses a JSON object in UTF-8; a byte order mark and NUL padding are allowed.
 
     Raises:
         InputError: it is not JSON, not an object, nested too deeply, or has too many values.
     """
     try:
         decoded = str(text, "utf-8-sig").rstrip("\0 \t\r\n")
-        if sum(decoded.count(mark) for mark in ",[{") > MAX_JSON_VALUES:
-            raise InputError(
-                f"{label} has more than {MAX_JSON_VALUES} values.", "Remove what is not geometry."
-            )
-        return JsonObject(json.loads(decoded), label)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{label} is not valid JSON, or cut off.", "Export it again.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{label} is not valid JSON: {error}.", _EXPORT_AGAIN) from error
+    if sum(decoded.count(mark) for mark in ",[{") > MAX_JSON_VALUES:
+        raise InputError(
+            f"{label} has more than {MAX_JSON_VALUES} values.",
+            "Remove what is not geometry, and export it again.",
+        )
+    return JsonObject(parse_json(decoded, label, strict=False, hint=_EXPORT_AGAIN), label)
 
 
 def describe_value(value: Any) -> str:
-    """A value as errors show it: long texts shortened, lists and objects by their kind alone."""
+    """Describes a value in error messages: long strings shortened, containers by their type."""
     if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, dict):
@@ -49,11 +51,11 @@ class JsonObject:
     """A JSON object whose fields are checked as they are read.
 
     Args:
-        values: what the file has in place of an object.
+        values: the parsed JSON value, which must be an object.
         where: names the object in errors, for example "accessor 3".
 
     Raises:
-        InputError: by each method, naming the field, what the file has, and what is expected.
+        InputError: from each method, naming the field, its value and the expected type.
     """
 
     __slots__ = ("_values", "where")
@@ -73,7 +75,7 @@ class JsonObject:
         return list(self._values)
 
     def value(self, key: str, default: Any, expected: str) -> Any:
-        """A field of any type; without a default (None) a missing one is an error."""
+        """A field of any type; if it is missing and `default` is None, that is an error."""
         value = self._values.get(key)
         if value is None:
             value = default
@@ -87,7 +89,7 @@ class JsonObject:
     def integer(
         self, key: str, default: int | None = None, low: int = 0, high: int = MAX_INTEGER
     ) -> int:
-        """An integer in low..high; floats without a fraction, as some writers have, count."""
+        """An integer in low..high; floats without a fraction are accepted."""
         expected = f"an integer from {low} to {high}" if high < MAX_INTEGER else "an integer"
         if low == 0 and high == MAX_INTEGER:
             expected += " of 0 or more"
@@ -108,7 +110,7 @@ class JsonObject:
     def numbers(
         self, key: str, count: int | None, default: Sequence[float] | None = None
     ) -> list[float]:
-        """A list of finite numbers, of `count` or of any length."""
+        """A list of finite numbers, of length `count` or of any length."""
         expected = "a list of finite numbers" if count is None else f"{count} finite numbers"
         value = self.value(key, default, expected)
         if (
@@ -159,7 +161,7 @@ class JsonObject:
         return values
 
     def list(self, key: str) -> list[Any]:
-        """A list of anything; empty if missing."""
+        """A list of any values; empty if missing."""
         value = self.value(key, [], "a list")
         if not isinstance(value, list):
             raise self._field_error(key, value, "a list")
@@ -171,5 +173,5 @@ def _is_finite_number(value: Any) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer beyond the range of floats
         return False

@@ -1,6 +1,6 @@
-"""What an earlier run of ours wrote, and therefore may be replaced: nothing else ever is.
+"""Ownership: only output that an earlier run of NOVA3D wrote may be replaced.
 
-A folder of ours holds a manifest that lists its files; a file of ours names its generator.
+Folders are recognised by a manifest that lists their files, files by the name of their generator.
 """
 
 from __future__ import annotations
@@ -14,50 +14,50 @@ from pathlib import Path
 from ...errors import InputError
 
 GENERATOR = "NOVA3D for ComfyUI"
-"""Stands in every file of ours: as glTF's generator, as a comment of OBJ, MTL and PLY, in the
+"""Written to every output file: as glTF's generator, as a comment in OBJ, MTL and PLY, in the
 metadata of images and model files."""
 MANIFEST = ".nova3d.json"
-"""Lists the files of a folder of ours, so that whatever else comes to lie there is kept."""
+"""Lists the files of an output folder, so that files added later are never deleted."""
 _SEARCH_BYTES = 1 << 16
-_HINT = "Choose another name, or move it away yourself."
+_HINT = "Choose another name, or move the file away."
 
 
 def write_manifest(folder: Path) -> None:
-    """Lists all files below a folder in its manifest."""
+    """Writes the manifest of a folder: all files below it."""
     document = {"generator": GENERATOR, "files": sorted(_files_below(folder) - {MANIFEST})}
     text = json.dumps(document, indent=1)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def reject_foreign_content(folder: Path, kind: Collection[str] = ()) -> None:
-    """Raises InputError if a folder holds anything that no earlier run of ours wrote.
+def reject_foreign_content(folder: Path, expected: Collection[str] = ()) -> None:
+    """Raises InputError if a folder contains anything that no earlier run wrote.
 
     Args:
         folder: an existing folder.
-        kind: the names that folders of this kind hold; a folder of another kind is kept too.
+        expected: names of the entries of such a folder; folders with other entries are rejected.
     """
     manifest = folder / MANIFEST
     listed = _read_manifest(manifest) if manifest.is_file() else None
     found = _files_below(folder) - {MANIFEST}
     foreign = sorted(found if listed is None else found - listed)
-    if not foreign and kind:
-        foreign = sorted(name for name in found if name.split("/")[0] not in kind)
+    if not foreign and expected:
+        foreign = sorted(name for name in found if name.split("/")[0] not in expected)
     if foreign:
         raise InputError(
-            f"{folder} is not replaced: it also holds {foreign[0]}, which is not from here.",
-            "Choose another name, or empty it yourself.",
+            f"{folder} is not replaced: it contains {foreign[0]}, which NOVA3D did not write.",
+            "Choose another name, or empty the folder.",
         )
 
 
 def reject_foreign_file(path: Path) -> None:
-    """Raises InputError if a file exists that no earlier run of ours wrote."""
+    """Raises InputError if a file exists that no earlier run wrote."""
     if os.path.lexists(path) and not has_generator_mark(path):
-        raise InputError(f"{path} is not replaced: it is not from here.", _HINT)
+        raise InputError(f"{path} is not replaced: NOVA3D did not write it.", _HINT)
 
 
 def has_generator_mark(path: Path) -> bool:
-    """Whether a file names our generator, near its beginning or its end."""
-    marks = (GENERATOR.encode(), b'"nova3d":')  # the second is the metadata of model files
+    """Whether a file names NOVA3D as its generator, near its start or end."""
+    marks = (GENERATOR.encode(), b'"nova3d":')  # the latter in the metadata of model files
     try:
         with path.open("rb") as stream:
             head = stream.read(_SEARCH_BYTES)
@@ -69,10 +69,10 @@ def has_generator_mark(path: Path) -> bool:
 
 
 def reject_input_path(path: Path, inputs: Collection[Path | None]) -> None:
-    """Raises InputError if an output is one of the inputs or holds one, however it is spelled.
+    """Raises InputError if an output is an input or contains one, also through links.
 
     Args:
-        path: a file or folder that shall be written.
+        path: the output file or folder.
         inputs: files and folders that the command reads; None is skipped.
     """
     if not path.exists():
@@ -80,9 +80,9 @@ def reject_input_path(path: Path, inputs: Collection[Path | None]) -> None:
     for given in inputs:
         if given is None or not given.exists():
             continue
-        place = given.resolve()
-        if any(path.samefile(each) for each in (place, *place.parents)):
-            relation = "is" if path.samefile(place) else "holds"
+        resolved = given.resolve()
+        if any(path.samefile(each) for each in (resolved, *resolved.parents)):
+            relation = "is" if path.samefile(resolved) else "contains"
             raise InputError(
                 f"{path} is not replaced: it {relation} the input {given}.", "Choose another name."
             )
@@ -91,33 +91,33 @@ def reject_input_path(path: Path, inputs: Collection[Path | None]) -> None:
 def reject_overlapping_outputs(
     files: Collection[Path], folders: Collection[Path], option: str = ""
 ) -> None:
-    """Raises InputError if two outputs of one command have one name, or one lies in another.
+    """Raises InputError if two outputs of a command coincide, or one contains the other.
 
     A folder is replaced as a whole, so nothing else may be written into it.
 
     Args:
-        files: outputs that are files; of several files of one output, all.
-        folders: outputs that are folders.
-        option: what names one of them, for the hint.
+        files: all output files.
+        folders: all output folders.
+        option: the command-line option of one of them, for the hint.
     """
-    places = [(path, _casefolded(path)) for path in (*files, *folders)]
-    for number, (path, place) in enumerate(places):
-        for other, taken in places[:number]:
-            if place == taken or taken in place.parents or place in taken.parents:
-                relation = "are the same" if place == taken else "lie in one another"
+    outputs = [(path, _casefolded(path)) for path in (*files, *folders)]
+    for number, (path, folded) in enumerate(outputs):
+        for other, earlier in outputs[:number]:
+            if folded == earlier or earlier in folded.parents or folded in earlier.parents:
+                relation = "are the same path" if folded == earlier else "overlap"
                 raise InputError(
-                    f"{other} and {path} are both written, and {relation}.",
-                    f"Choose another place for {option}." if option else "Choose two places.",
+                    f"the outputs {other} and {path} {relation}.",
+                    f"Choose another path for {option}." if option else "Choose separate paths.",
                 )
 
 
 def _casefolded(path: Path) -> Path:
-    """A path as drives see it that ignore case; links are resolved."""
+    """A path as case-insensitive drives compare it, with links resolved."""
     return Path(unicodedata.normalize("NFC", str(path.resolve())).casefold())
 
 
 def _read_manifest(manifest: Path) -> set[str] | None:
-    """The names in a manifest; None if it is damaged or another program's."""
+    """The file names in a manifest; None if it is damaged or another program's."""
     try:
         document = json.loads(manifest.read_text(encoding="utf-8"))
         if document["generator"] != GENERATOR:
@@ -128,8 +128,7 @@ def _read_manifest(manifest: Path) -> set[str] | None:
 
 
 def _files_below(folder: Path) -> set[str]:
-    """Paths of all files and links below a folder, relative to it, with slashes; and of folders
-    without content."""
+    """Relative POSIX paths of all files, links and empty folders below a folder."""
     found = set()
     for place, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]

@@ -1,4 +1,4 @@
-"""Renames that never replace by accident, and one that swaps two paths in a single step."""
+"""Renames that never replace an existing target, and an atomic exchange of two paths."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LINUX = {"noreplace": 1, "exchange": 2}
 _MACOS = {"noreplace": 4, "exchange": 2}
 """Flags of renamex_np: RENAME_EXCL and RENAME_SWAP."""
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
-"""What systems answer where a file system lacks the operation."""
+"""Errors of file systems that lack the operation."""
 
 
 def move_file(source: Path, target: Path) -> None:
     """Renames a file; atomic, and fails if the target exists.
 
-    One system call does it on Linux, macOS and Windows. Where a file system lacks it, a hard link
-    makes the new name; where that is lacking too (FAT), an empty file claims it for a moment.
+    A single system call on Linux, macOS and Windows. On file systems without it, a hard link
+    creates the new name; without hard links (FAT), an empty file reserves the name first.
 
     Raises:
         FileExistsError: the target exists; the source is untouched.
@@ -52,7 +52,7 @@ def move_folder(source: Path, target: Path) -> None:
     """Renames a folder; atomic, and fails if the target exists and is not an empty folder.
 
     Raises:
-        FileExistsError: the target holds something; the source is untouched.
+        FileExistsError: the target is not empty; the source is untouched.
     """
     try:
         if sys.platform == "win32" and target.is_dir():
@@ -65,12 +65,12 @@ def move_folder(source: Path, target: Path) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Swaps two existing paths in one step; False where the system or file system cannot."""
+    """Swaps two existing paths atomically; False if the system or file system cannot."""
     return _rename_with("exchange", first, second)
 
 
 def _rename_with(flag: str, source: Path, target: Path) -> bool:
-    """One flagged rename; False where it is unsupported, an OSError where it failed."""
+    """Renames with a flag; False if unsupported, OSError on failure."""
     call = _flagged_rename()
     if call is None:
         return False
@@ -84,7 +84,7 @@ def _rename_with(flag: str, source: Path, target: Path) -> bool:
 
 @cache
 def _flagged_rename() -> Callable[[bytes, bytes, str], int] | None:
-    """The system's rename with flags, which returns an errno or 0; None where it has none."""
+    """The system's rename with flags, which returns 0 or an errno; None if there is none."""
     try:
         library = ctypes.CDLL(None, use_errno=True)
         if sys.platform.startswith("linux"):
@@ -99,14 +99,14 @@ def _flagged_rename() -> Callable[[bytes, bytes, str], int] | None:
 
     def call(source: bytes, target: bytes, flag: str) -> int:
         if sys.platform == "darwin":
-            done = function(
+            status = function(
                 ctypes.c_char_p(source), ctypes.c_char_p(target), ctypes.c_uint(_MACOS[flag])
             )
         else:
-            done = function(
+            status = function(
                 ctypes.c_int(_AT_FDCWD), ctypes.c_char_p(source),
                 ctypes.c_int(_AT_FDCWD), ctypes.c_char_p(target), ctypes.c_uint(_LINUX[flag]),
             )  # fmt: skip
-        return 0 if done == 0 else ctypes.get_errno()
+        return 0 if status == 0 else ctypes.get_errno()
 
     return call

@@ -1,16 +1,16 @@
-"""Temporary names next to an output, locked while their process lives, cleared by the next run.
+"""Temporary names next to an output, locked by their process and cleaned up by the next run.
 
-Everything that is being written in a folder F has names of one token:
+The temporary names of one write into a folder F share a token:
 
-* `F/.nova3d-<host>-<token>.lock`, made first and removed last, is locked by the writing process.
-  The system releases the lock however the process dies, so a reused process id fools nobody.
-* `F/.nova3d-<host>-<token>-<index>.part...` is label becomes output `index`.
-* `F/.nova3d-<host>-<token>-<index>.old` is what stood there before, while it may be needed again.
+* `F/.nova3d-<host>-<token>.lock`, created first and removed last, is locked by the writing process.
+  The system releases the lock when the process dies; process ids, which are reused, are not needed.
+* `F/.nova3d-<host>-<token>-<index>.part...` becomes output `index`.
+* `F/.nova3d-<host>-<token>-<index>.old` is the backup of the earlier output.
 
-Before several renames the lock file gets a journal of them. The next run that writes into F takes
-the locks of dead processes: it undoes the renames of a journal that was not completed, then removes
-the names. Where locks say nothing (another host, a drive without locks), a lock file older than
-`ABANDONED_S` counts as dead.
+Before several renames, a journal of them is written to the lock file. The next run that writes into
+F takes the locks of dead processes, rolls back incomplete journals and removes the names. Where
+locks cannot be tested (other hosts, drives without locks), a lock file older than `ABANDONED_S`
+counts as dead.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ ABANDONED_S = 24 * 3600.0
 """Age after which a lock of another host, or one that cannot be tested, counts as dead."""
 MAX_SUFFIX = 16
 MAX_NAME = len(PREFIX) + 8 + 1 + 8 + 3 + len(".part") + MAX_SUFFIX
-"""No temporary name is longer."""
+"""Maximum length of a temporary name."""
 _LOCKED_BYTE = 1 << 30
-"""Windows locks ranges: this one lies far behind the journal, which stays readable."""
+"""Windows locks byte ranges: this one lies behind the journal, which stays readable."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One output on its way: `part` becomes `target`, `backup` keeps what stood there."""
+    """The names of one output: `part` is renamed to `target`, `backup` keeps the earlier one."""
 
     part: Path
     target: Path
@@ -49,7 +49,7 @@ class Entry:
 
 
 class Staging:
-    """The temporary names of one write; made by `staging`."""
+    """The temporary names of one write; created by `staging`."""
 
     def __init__(self, folder: Path, token: str, handle: int):
         self.folder, self.token = folder, token
@@ -62,7 +62,7 @@ class Staging:
         return self.folder / f"{PREFIX}{self.token}.lock"
 
     def entry(self, target: Path) -> Entry:
-        """Names for one more output, which lies in this folder."""
+        """Creates the names for one more output in this folder."""
         stem = f"{PREFIX}{self.token}-{self._count}"
         self._count += 1
         suffix = target.suffix if len(os.fsencode(target.suffix)) <= MAX_SUFFIX else ""
@@ -70,7 +70,7 @@ class Staging:
         return Entry(part, target, backup)
 
     def write_journal(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-        """Records the renames that follow; given to `roll_back`, by the next run if need be."""
+        """Records the renames that follow, for `roll_back` by this or the next run."""
         journal: list[dict[str, Any]] = [
             {
                 "part": entry.part.name,
@@ -85,9 +85,9 @@ class Staging:
         return journal
 
     def recover(self) -> None:
-        """Undoes what the journal says was begun and not completed."""
+        """Rolls back an incomplete journal."""
         with suppress(ValueError, KeyError, TypeError, AttributeError):
-            roll_back(self.folder, json.loads(_content(self._handle)))
+            roll_back(self.folder, json.loads(_read_journal(self._handle)))
 
     def close(self) -> None:
         """Removes all temporary names, the lock file last."""
@@ -96,10 +96,10 @@ class Staging:
         names = [name for name in os.listdir(self.folder) if name.startswith(self._payload)]
         for name in names:
             _remove(self.folder / name)
-        gone = not any(os.path.lexists(self.folder / name) for name in names)
-        if os.name == "nt":  # which does not remove open files
+        is_clean = not any(os.path.lexists(self.folder / name) for name in names)
+        if os.name == "nt":  # open files cannot be removed
             os.close(self._handle)
-        if gone:
+        if is_clean:
             self.lock.unlink(missing_ok=True)
         if os.name != "nt":
             os.close(self._handle)
@@ -112,10 +112,10 @@ class Staging:
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Staging]:
-    """Temporary names in a folder for as long as the block lasts; leftovers there are removed.
+    """Provides temporary names in a folder for the block; removes leftovers of dead processes.
 
     Raises:
-        OSError: nothing can be made in the folder.
+        OSError: the folder is not writable.
     """
     remove_leftovers(folder)
     stage = _new_staging(folder)
@@ -124,7 +124,7 @@ def staging(folder: Path) -> Iterator[Staging]:
     finally:
         try:
             stage.close()
-        except BaseException:  # Ctrl-C just then
+        except BaseException:  # Ctrl-C during close
             with suppress(OSError):
                 stage.close()
             raise
@@ -132,10 +132,10 @@ def staging(folder: Path) -> Iterator[Staging]:
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A temporary folder for this process alone; the next one removes it should this one be killed.
+    """A private temporary folder; if this process is killed, the next run removes it.
 
     Raises:
-        OSError: nothing can be made in the parent.
+        OSError: the parent is not writable.
     """
     with staging(parent) as stage:
         folder = stage.entry(parent / "scratch").part
@@ -144,7 +144,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Clears what dead processes left in a folder, and brings back what they had put aside."""
+    """Removes temporary files of dead processes from a folder and restores their backups."""
     try:
         names = [name for name in os.listdir(folder) if name.startswith(PREFIX)]
     except OSError:
@@ -156,20 +156,20 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def roll_back(folder: Path, journal: Sequence[dict[str, Any]]) -> None:
-    """Brings back the files and folders of a journal as they were, unless all renames were done.
+    """Restores the files and folders of a journal, unless all of its renames were completed.
 
     Args:
-        folder: where all of it lies.
-        journal: names of part, target and aside, and the part's inode, for each rename.
+        folder: the folder of all names.
+        journal: for each rename, the names of part, target and backup, and the part's inode.
     """
     rows = [
         (*(_plain_path(folder, row[key]) for key in ("part", "target", "backup")), row["inode"])
         for row in journal
     ]
     if not any(os.path.lexists(part) for part, *_ in rows):
-        return  # all done
+        return  # completed
     for part, target, backup, inode in reversed(rows):
-        if os.path.lexists(part):  # not renamed yet; a folder may have been moved out of its way
+        if os.path.lexists(part):  # not renamed yet, but the target may have been moved away
             if os.path.lexists(backup) and not os.path.lexists(target):
                 os.rename(backup, target)
         elif os.path.lexists(backup):
@@ -179,32 +179,32 @@ def roll_back(folder: Path, journal: Sequence[dict[str, Any]]) -> None:
 
 
 def _plain_path(folder: Path, name: Any) -> Path:
-    """A name that a journal gives, in the folder and nowhere else."""
+    """The path of a journal's name, which must lie directly in the folder."""
     if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:\0"):
-        raise ValueError(f"{name!r} is no plain name")
+        raise ValueError(f"{name!r} is not a plain file name")
     return folder / name
 
 
 def _new_staging(folder: Path) -> Staging:
-    """Makes and locks a lock file."""
+    """Creates and locks a lock file."""
     while True:
         token = f"{_host()}-{secrets.token_hex(4)}"
         path = folder / f"{PREFIX}{token}.lock"
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             _lock(handle)
-        except BlockingIOError:  # another run took it for a dead one's and removes it
+        except BlockingIOError:  # another run is cleaning it up
             os.close(handle)
             continue
-        except OSError:  # no locks on this drive: its age has to do
+        except OSError:  # no locks on this drive: its age decides
             return Staging(folder, token, handle)
-        if os.name == "nt" or os.fstat(handle).st_nlink:  # 0: it was removed before it was locked
+        if os.name == "nt" or os.fstat(handle).st_nlink:  # 0: removed before it was locked
             return Staging(folder, token, handle)
         os.close(handle)
 
 
 def _clear(folder: Path, token: str) -> None:
-    """Recovers and removes one leftover, if its process is dead."""
+    """Rolls back and removes the names of one token, if its process is dead."""
     path = folder / f"{PREFIX}{token}.lock"
     handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
     if not _owner_is_dead(handle, token):
@@ -218,11 +218,11 @@ def _clear(folder: Path, token: str) -> None:
 
 
 def _owner_is_dead(handle: int, token: str) -> bool:
-    """Whether the process that made a lock file is gone; if so, the lock is ours now."""
-    about = os.fstat(handle)
-    if hasattr(os, "geteuid") and about.st_uid != os.geteuid():
-        return False  # somebody else's, who clears it in his next run
-    abandoned = time.time() - about.st_mtime > ABANDONED_S
+    """Whether the owner of a lock file is dead; if so, the lock is taken over."""
+    status = os.fstat(handle)
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        return False  # another user's, whose next run removes it
+    abandoned = time.time() - status.st_mtime > ABANDONED_S
     try:
         _lock(handle)
     except BlockingIOError:
@@ -233,11 +233,11 @@ def _owner_is_dead(handle: int, token: str) -> bool:
 
 
 def _lock(handle: int) -> None:
-    """Takes the lock of a lock file.
+    """Acquires the lock of a lock file.
 
     Raises:
-        BlockingIOError: another process has it.
-        OSError: the drive has no locks.
+        BlockingIOError: another process holds it.
+        OSError: the drive does not support locks.
     """
     if os.name == "nt":
         import msvcrt
@@ -253,18 +253,18 @@ def _lock(handle: int) -> None:
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _content(handle: int) -> bytes:
+def _read_journal(handle: int) -> bytes:
     os.lseek(handle, 0, os.SEEK_SET)
     return os.read(handle, 1 << 16)
 
 
 def _host() -> str:
-    """Eight letters that stand for this machine."""
+    """Eight hexadecimal digits that identify this host."""
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _remove(path: Path) -> None:
-    """Removes a file, a link or a whole folder, as far as that is possible."""
+    """Removes a file, a link or a folder tree; ignores errors."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return

@@ -1,4 +1,4 @@
-"""Lines of numbers in text formats, parsed by numpy chunk by chunk, in linear time."""
+"""Parses lines of numbers in text formats with numpy, chunk by chunk, in linear time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ...errors import InputError
 from .containment import quote_value
 
 CHUNK_BYTES = 1 << 20
-"""Size of the chunks of lines: the temporary arrays of one chunk stay in the cache."""
+"""Bytes per chunk of lines: the temporary arrays of a chunk fit into the cache."""
 LINE_CONTINUATION = b"\v"
-"""Takes the place of a line end that a backslash cancels, so that lines can still be counted."""
+"""Replaces an escaped line end, so that lines can still be counted."""
 
 _NEWLINE = ord("\n")
 _IS_BLANK = np.zeros(256, dtype=bool)
@@ -24,7 +24,7 @@ _IS_BLANK[list(b" \t\n\v\f\r")] = True
 
 
 def clean_text(content: bytes) -> bytes:
-    """A text file as ASCII-compatible bytes with LF line ends, without BOM and NUL padding."""
+    """Normalises a text file to ASCII-compatible bytes with LF line ends, no BOM, no NUL."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         content = content.decode("utf-16", "replace").encode()
     content = content.removeprefix(b"\xef\xbb\xbf").rstrip(b"\0")
@@ -36,20 +36,20 @@ def clean_text(content: bytes) -> bytes:
 
 
 def strip_comments(content: bytes) -> bytes:
-    """The text without what follows a `#` on each line."""
+    """Removes comments: everything after a `#` on each line."""
     return re.sub(rb"#[^\n]*", b"", content) if b"#" in content else content
 
 
 def parse_numbers(text: bytes, dtype: type = np.float64) -> np.ndarray:
-    """(N,) numbers that are separated by white space.
+    """(N,) numbers separated by white space.
 
     Raises:
-        ValueError: something else than such numbers is there.
+        ValueError: the text contains anything else.
     """
     if not text or text.isspace():
         return np.zeros(0, dtype=dtype)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)  # how numpy before 2.3 reports it
+        warnings.simplefilter("error", DeprecationWarning)  # numpy < 2.3 only warns
         try:
             return np.fromstring(text, dtype=dtype, sep=" ")
         except DeprecationWarning as error:
@@ -57,7 +57,7 @@ def parse_numbers(text: bytes, dtype: type = np.float64) -> np.ndarray:
 
 
 def parse_leading_numbers(text: bytes) -> np.ndarray:
-    """(N,) float64 numbers up to the first word that is none."""
+    """(N,) float64 numbers up to the first word that is not a number."""
     try:
         return parse_numbers(text)
     except ValueError:
@@ -71,22 +71,22 @@ def parse_leading_numbers(text: bytes) -> np.ndarray:
 
 
 def parse_count(word: str | bytes, label: str) -> int:
-    """A count in a header.
+    """Parses a count in a header.
 
     Raises:
-        InputError: it is not a whole number of at most 18 digits.
+        InputError: it is not an integer of at most 18 digits.
     """
     text = word.decode("utf-8", "replace") if isinstance(word, bytes) else word
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise InputError(f"{label} is {quote_value(text[:80])}, expected a whole number.")
+        raise InputError(f"{label} is {quote_value(text[:80])}, expected an integer of 0 or more.")
     return int(text)
 
 
 def colours_to_unit_range(colours: np.ndarray) -> np.ndarray:
-    """Colours (N, C) of a text or PLY file as float in 0..1.
+    """Normalises colours (N, C) of a text or PLY file to float in 0..1.
 
-    8-bit and floating-point numbers above 1 count to 255; wider integers count to 65535, or to the
-    largest number of their type, only if a colour above 255 shows that they do.
+    8-bit integers, and floats if any exceeds 1, are divided by 255; wider integers by 65535 or the
+    maximum of their type only if any exceeds 255.
     """
     if colours.dtype == np.int8:
         colours = colours.view(np.uint8)
@@ -98,16 +98,16 @@ def colours_to_unit_range(colours: np.ndarray) -> np.ndarray:
     return colours / (65535.0 if largest <= 65535 else np.iinfo(colours.dtype).max)
 
 
-def warn_dropped(logger: logging.Logger, path: Any, losses: dict[str, None]) -> None:
-    """Names in one warning all that was in a file and is not in the mesh."""
-    if losses:
-        named = list(losses)
-        more = f"; and {len(named) - 20} more" if len(named) > 20 else ""
-        logger.warning("%s: %s%s", path, "; ".join(named[:20]), more)
+def warn_dropped(logger: logging.Logger, path: Any, dropped: dict[str, None]) -> None:
+    """Logs one warning that lists what of a file was dropped."""
+    if dropped:
+        items = list(dropped)
+        more = f"; and {len(items) - 20} more" if len(items) > 20 else ""
+        logger.warning("%s: %s%s", path, "; ".join(items[:20]), more)
 
 
 def iter_line_chunks(content: bytes, size: int = CHUNK_BYTES) -> Iterator[Lines]:
-    """The lines of a text in consecutive chunks of about `size` bytes."""
+    """Splits a text into consecutive chunks of lines of about `size` bytes."""
     start, number = 0, 1
     while start < len(content):
         end = content.find(b"\n", start + size) + 1 or len(content)
@@ -117,68 +117,68 @@ def iter_line_chunks(content: bytes, size: int = CHUNK_BYTES) -> Iterator[Lines]
 
 
 class Lines:
-    """Consecutive lines of a text with the place of the first word of each."""
+    """Consecutive lines of a text, with the offset of the first word of each."""
 
     def __init__(self, text: bytes, first_number: int = 1):
         if not text.endswith(b"\n"):
             text += b"\n"
         self.text = text
         self.first_number = first_number
-        """The number of the first line, counted from 1."""
+        """1-based number of the first line."""
         self.bytes = np.frombuffer(text + b"\n" * 16, dtype=np.uint8)  # padded for `starts_with`
         """(B + 16,) uint8."""
         self.ends = np.flatnonzero(self.bytes[: len(text)] == _NEWLINE)
-        """(L,) where the line ends are."""
+        """(L,) offsets of the line ends."""
         self.starts = np.concatenate([[0], self.ends[:-1] + 1])
-        """(L,) where the lines start."""
+        """(L,) offsets of the line starts."""
         blank = _IS_BLANK[self.bytes[: len(text)]]
         words = np.flatnonzero(~blank & np.concatenate([[True], blank[:-1]]))
         heads = np.append(words, len(text))[np.searchsorted(words, self.starts)]
         self.heads = np.minimum(heads, self.ends)
-        """(L,) where the first word starts; the line's end if it has none."""
+        """(L,) offsets of the first words; the line's end for blank lines."""
 
     def __len__(self) -> int:
         return len(self.ends)
 
     @property
     def is_empty(self) -> np.ndarray:
-        """(L,) whether a line has no words."""
+        """(L,) whether a line is blank."""
         return self.heads == self.ends
 
     def starts_with(self, word: bytes, whole: bool = True) -> np.ndarray:
-        """(L,) whether a line's first word is, or if not `whole` starts with, `word`.
+        """(L,) whether a line's first word equals `word`, or starts with it if not `whole`.
 
-        Letter case is ignored; `word` is given in lower case and has at most 15 bytes.
+        Case-insensitive; `word` is lower-case and has at most 15 bytes.
         """
         found = ~self.is_empty
         for offset, letter in enumerate(word):
-            there = self.bytes[self.heads + offset]
-            same = there == letter
-            found &= (same | (there == letter - 32)) if 97 <= letter <= 122 else same
+            char = self.bytes[self.heads + offset]
+            same = char == letter
+            found &= (same | (char == letter - 32)) if 97 <= letter <= 122 else same
         return found & _IS_BLANK[self.bytes[self.heads + len(word)]] if whole else found
 
     def line(self, index: int) -> str:
-        """One line without white space at its ends."""
+        """A line, stripped."""
         content = self.text[self.heads[index] : self.ends[index]]
         return content.decode("utf-8", "replace").strip()
 
     def name(self, index: int) -> str:
-        """How errors name a line."""
+        """Describes a line in errors."""
         number = int(self.line_numbers(np.array([index]))[0])
         return f"line {number} ({quote_value(self.line(index)[:80])})"
 
     def line_numbers(self, indices: np.ndarray) -> np.ndarray:
-        """Where lines (of any shape) stand in the file, counted from 1."""
+        """1-based line numbers in the file, for indices of any shape."""
         joined = np.flatnonzero(self.bytes == LINE_CONTINUATION[0])
         return self.first_number + indices + np.searchsorted(joined, self.starts[indices])
 
     def select(self, mask: np.ndarray, skip: int) -> tuple[bytes, np.ndarray]:
-        """The text of some lines without the first `skip` bytes of their first word and comments.
+        """The text of selected lines, without the first `skip` bytes of each and without comments.
 
         Returns:
-            The lines, and (number of lines,) how many words each has.
+            The text, and (number of lines,) the number of words per line.
         """
-        # +1 where a line's text begins and -1 after its end: the running sum marks what is kept
+        # +1 at the start and -1 after the end of a line: the cumulative sum marks selected bytes
         steps = np.zeros(len(self.text) + 1, dtype=np.int8)
         steps[self.heads[mask] + skip] = 1
         steps[self.ends[mask] + 1] -= 1
@@ -193,13 +193,13 @@ class Lines:
         return content, counts
 
     def numbers(self, mask: np.ndarray, skip: int) -> tuple[np.ndarray, np.ndarray]:
-        """The numbers of some lines after the first `skip` bytes of their first word.
+        """Parses the numbers of selected lines, after the first `skip` bytes of each.
 
         Returns:
-            (N,) float64 numbers of all these lines, and (number of lines,) how many each has.
+            (N,) float64 numbers, and (number of lines,) the number of values per line.
 
         Raises:
-            InputError: there is something else; the first such line is named.
+            InputError: a line has anything else; the message names the first such line.
         """
         text, counts = self.select(mask, skip)
         try:
@@ -215,5 +215,5 @@ class Lines:
             try:
                 parse_numbers(line)
             except ValueError:
-                return InputError(f"{self.name(index)} has something else than numbers.")
-        return InputError("a line has something else than numbers.")
+                return InputError(f"{self.name(index)} has values that are not numbers.")
+        return InputError("a line has values that are not numbers.")

@@ -52,9 +52,9 @@ def read_mesh(path: Path | str, up_axis: UpAxis = "+Y") -> Mesh:
             CAD files.
 
     Raises:
-        InputError: the file is missing, empty, truncated, damaged or of an unknown format; it has
-            no faces, no extent, or NaN; a referenced texture or buffer is missing. The message names
-            the file.
+        InputError: the file is missing, empty, truncated, damaged or of unknown format; it has
+            no faces, no extent, or NaN; a referenced texture or buffer is missing. The
+            message names the file.
     """
     path = Path(path)
     read_primitives = MESH_READERS.get(path.suffix.lower())

@@ -1,1 +1,1 @@
-"""Folders of views: transforms.json, COLMAP, Wonder3D."""
+"""Folders of views with cameras: transforms.json, COLMAP, Wonder3D."""

@@ -1,7 +1,7 @@
-"""COLMAP models, text and binary, as the frames of a transforms.json.
+"""Converts COLMAP models, text and binary, to frames with the keys of a transforms.json.
 
-The formats are those of COLMAP's documentation ("Output Format"). Only cameras and images are read;
-points, rigs and frames are left alone, as each image holds its own pose.
+Follows COLMAP's documentation ("Output Format"). Only cameras and images are read; points, rigs
+and frames are not needed, since each image has its own pose.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from .transforms_fields import ViewFrame, resolve_image_path, transform_matrix
 logger = logging.getLogger(__name__)
 
 EQUIDISTANT = {"SIMPLE_FISHEYE": "OPENCV_FISHEYE", "FISHEYE": "OPENCV_FISHEYE"}
-"""COLMAP's fisheye models without coefficients, under the name of the one with 0 for each."""
+"""COLMAP's fisheye models without coefficients, mapped to the model with coefficients of 0."""
 PARAMETER_KEYS = {"f": ("fl_x", "fl_y"), "fx": ("fl_x",), "fy": ("fl_y",), "k": ("k1",)}
-"""COLMAP's names of parameters that a transforms.json calls otherwise."""
+"""COLMAP's parameter names that differ from the keys of a transforms.json."""
 MASK_FOLDER = "masks"
 
 
 @dataclass(frozen=True)
 class _ModelLocation:
-    """Where a model and what belongs to it lie."""
+    """The files of a COLMAP model and its image folders."""
 
     cameras: Path
     images: Path
     roots: tuple[Path, ...]
-    """Folders that the images' names may be relative to, the likeliest first."""
+    """Candidate folders for the image names, the most likely first."""
 
 
 def read_colmap_frames(folder: Path) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
-    """The frames of a folder with a COLMAP model, sorted by the images' names.
+    """Reads the frames of a COLMAP workspace, sorted by image name.
 
     Args:
-        folder: a workspace with `sparse/0` or `sparse` and `images`, or the model's own folder.
-            `masks/NAME.png` (COLMAP's own way) or the image's name with .png are its masks.
+        folder: a workspace with `sparse/0` or `sparse` and `images`, or the folder of the model.
+            Masks are `masks/NAME.png`, where NAME is the image name with or without suffix.
 
     Returns:
-        The model's images file, no shared keys, and the frames.
+        The images file of the model, no top-level keys, and the frames.
 
     Raises:
-        InputError: no model, a damaged one, a camera model that is not understood, an image that
-            is missing or whose name leads out of the image folder.
+        InputError: the model is missing or damaged, a camera model is unsupported, or an image is
+            missing or outside the image folder.
     """
     location = _find_model(folder)
     cameras, images = read_model(location.cameras, location.images)
@@ -66,8 +66,7 @@ def read_colmap_frames(folder: Path) -> tuple[Path, dict[str, Any], list[ViewFra
     masks = _mask_root(root)
     if masks is None:
         logger.info(
-            "%s: there is no folder %s next to %s: masks come from the images' alpha or their "
-            "white background",
+            "%s: no folder %s next to %s: masks are taken from alpha channels or white backgrounds",
             folder,
             MASK_FOLDER,
             root,
@@ -80,7 +79,7 @@ def read_colmap_frames(folder: Path) -> tuple[Path, dict[str, Any], list[ViewFra
 
 
 def _find_model(folder: Path) -> _ModelLocation:
-    """The model of a workspace: sparse/0, sparse, or the folder itself."""
+    """Finds the model of a workspace: in sparse/0, sparse, or the folder itself."""
     sparse = folder / "sparse"
     numbered = []
     if sparse.is_dir():
@@ -90,30 +89,29 @@ def _find_model(folder: Path) -> _ModelLocation:
             if (model / cameras).is_file() and (model / images).is_file():
                 if model in numbered and len(numbered) > 1:
                     logger.warning(
-                        "%s holds %d models: only %s is read", sparse, len(numbered), model.name
+                        "%s has %d models: only %s is read", sparse, len(numbered), model.name
                     )
                 return _ModelLocation(
                     model / cameras, model / images, _image_root_candidates(folder)
                 )
     raise InputError(
-        f"folder {printable_name(folder)} has a folder sparse, but no COLMAP model in it.",
-        "A model has cameras.bin and images.bin, or cameras.txt and images.txt, in sparse/0 or "
-        "sparse.",
+        f"folder {printable_name(folder)} has a folder sparse without a COLMAP model.",
+        "Put cameras.bin and images.bin, or cameras.txt and images.txt, into sparse/0 or sparse.",
     )
 
 
 def _image_root_candidates(folder: Path) -> tuple[Path, ...]:
-    """Where the images of a model may be."""
+    """Candidate image folders of a model."""
     roots = [folder / "images", folder]
     workspace = folder.resolve()
-    while workspace.name.isdigit() or workspace.name == "sparse":  # the model's own folder
+    while workspace.name.isdigit() or workspace.name == "sparse":  # the folder of the model
         workspace = workspace.parent
         roots.append(workspace / "images")
     return tuple(roots)
 
 
 def _image_root(location: _ModelLocation, image: ModelImage) -> Path:
-    """The folder that the images' names are relative to."""
+    """The folder that contains an image of the model."""
     for root in location.roots:
         if path_inside(
             root, image.name, f"{printable_name(location.images, 120)}: an image's name"
@@ -122,12 +120,12 @@ def _image_root(location: _ModelLocation, image: ModelImage) -> Path:
     raise InputError(
         f"{printable_name(location.images, 120)}: there is no image {_quote_short(image.name)} in "
         f"{printable_name(location.roots[0], 120)}.",
-        "Put COLMAP's images into a folder images next to sparse.",
+        "Put the images into a folder images next to sparse.",
     )
 
 
 def _mask_root(root: Path) -> Path | None:
-    """The folder of masks that belongs to a folder of images."""
+    """The mask folder of an image folder, if there is one."""
     for masks in (root.parent / MASK_FOLDER, root / MASK_FOLDER):
         if masks.is_dir() and (root.name == "images" or masks.parent == root):
             return masks
@@ -141,10 +139,10 @@ def _frame(
     root: Path,
     masks: Path | None,
 ) -> ViewFrame:
-    """One image as a frame, with the keys of a transforms.json."""
+    """Converts an image to a frame with the keys of a transforms.json."""
     where = f"{printable_name(path, 120)}: image {_quote_short(image.name)}"
     if camera is None:
-        raise InputError(f"{where} has camera {image.camera_id}, which the model does not hold.")
+        raise InputError(f"{where} has camera {image.camera_id}, which the model does not have.")
     color_file = resolve_image_path(root, image.name, where)
     mask = None
     if masks is not None:
@@ -157,12 +155,12 @@ def _frame(
 
 
 def _quote_short(name: str) -> str:
-    """An image's name as errors quote it."""
+    """Quotes an image name in errors."""
     return quote_value(printable_name(name, 60))
 
 
 def _lens(camera: ModelCamera, where: str) -> dict[str, Any]:
-    """A camera's intrinsics and distortion, under the keys of a transforms.json."""
+    """Intrinsics and distortion of a camera, with the keys of a transforms.json."""
     keys: dict[str, Any] = {
         "camera_model": EQUIDISTANT.get(camera.model, camera.model),
         "w": camera.width,
@@ -180,7 +178,7 @@ def _lens(camera: ModelCamera, where: str) -> dict[str, Any]:
 
 
 def _pose(image: ModelImage, where: str) -> list[list[float]]:
-    """The transform_matrix of an image."""
+    """Converts the pose of an image to a transform_matrix."""
     quaternion = torch.tensor(image.quaternion, dtype=torch.float64)
     length = float(quaternion.norm())
     if not 1e-3 < length < 1e3:

@@ -1,6 +1,6 @@
-"""The cameras and images of a COLMAP model, text or binary.
+"""Parses cameras and images of a COLMAP model, text or binary.
 
-Counts in binary files are believed only as far as the bytes behind them.
+Counts in binary files are checked against the file size.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _MODELS = (
     ("EUCM", "fx fy cx cy alpha beta"),
     ("EQUIRECTANGULAR", "w h"),
 )
-"""COLMAP's camera models by their number, with their parameters in order."""
+"""COLMAP's camera models by id, with their parameters in order."""
 CAMERA_PARAMETERS = {model: tuple(names.split()) for model, names in _MODELS}
 
 MAX_NAME_BYTES = 4096
-"""Bytes of an image's name; longer ones no file system has."""
+"""Limit of an image name; no file system has longer paths."""
 MIN_CAMERA_BYTES = 24
 MIN_IMAGE_BYTES = 64 + 1 + 8
-"""What one entry of a binary file takes at least: without parameters, name and points."""
+"""Minimum size of an entry in a binary file: without parameters, name and points."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ModelCamera:
     width: int
     height: int
     parameters: tuple[float, ...]
-    """In the order of `CAMERA_PARAMETERS`, pixels; the image's corner is (0, 0)."""
+    """In the order of `CAMERA_PARAMETERS`, in pixels; the image corner is (0, 0)."""
 
 
 @dataclass(frozen=True)
@@ -67,25 +67,25 @@ class ModelImage:
     """The pose of an image."""
 
     name: str
-    """Relative to the image folder."""
+    """Path relative to the image folder."""
     camera_id: int
     quaternion: tuple[float, ...]
-    """w, x, y, z of the rotation from the world to the camera (OpenCV axes)."""
+    """World-to-camera rotation w, x, y, z (OpenCV axes)."""
     translation: tuple[float, ...]
-    """x, y, z from the world to the camera."""
+    """World-to-camera translation x, y, z."""
 
 
 def read_model(
     cameras_path: Path, images_path: Path
 ) -> tuple[dict[int, ModelCamera], list[ModelImage]]:
-    """The cameras by their id, and the images in the order of the file.
+    """Reads the cameras by id, and the images in the order of the file.
 
     Args:
         cameras_path: cameras.bin or cameras.txt.
         images_path: images.bin or images.txt.
 
     Raises:
-        InputError: a file that cannot be read, is damaged, or holds nothing.
+        InputError: a file is unreadable, damaged or empty.
     """
     binary = cameras_path.suffix == ".bin"
     with _translate_errors(cameras_path):
@@ -94,14 +94,14 @@ def read_model(
         images = (_binary_images if binary else _text_images)(images_path)
     if not images:
         raise InputError(
-            f"{printable_name(images_path)} holds no images.", "Run COLMAP's mapper again."
+            f"{printable_name(images_path)} has no images.", "Run COLMAP's mapper again."
         )
     return cameras, images
 
 
 @contextmanager
 def _translate_errors(path: Path) -> Iterator[None]:
-    """Turns what reading a file may raise into an InputError that names it."""
+    """Turns exceptions of reading a file into an InputError that names it."""
     try:
         yield
     except OSError as error:
@@ -110,19 +110,19 @@ def _translate_errors(path: Path) -> Iterator[None]:
         ) from error
     except (ValueError, struct.error) as error:
         raise InputError(
-            f"{printable_name(path)} is damaged: {quote_value(str(error))}.", "Write it again."
+            f"{printable_name(path)} is damaged: {quote_value(str(error))}.", "Export it again."
         ) from error
 
 
 class _BinaryReader:
-    """A little-endian binary file; reading beyond its end is an InputError."""
+    """Reads a little-endian binary file; InputError beyond its end."""
 
     def __init__(self, path: Path, file: BinaryIO):
         self.path, self.file = path, file
         self.size = os.fstat(file.fileno()).st_size
 
     def unpack(self, layout: str) -> tuple:
-        """The next values, with the letters of `struct`."""
+        """The next values, in a format of `struct`."""
         length = struct.calcsize("<" + layout)
         content = self.file.read(length)
         if len(content) < length:
@@ -130,37 +130,35 @@ class _BinaryReader:
         return struct.unpack("<" + layout, content)
 
     def count(self, entry_bytes: int) -> int:
-        """How many entries follow, each of so many bytes at least."""
+        """The count of the entries that follow, of at least `entry_bytes` each."""
         (count,) = self.unpack("Q")
         if count * entry_bytes > self.size - self.file.tell():
             raise InputError(
-                f"{printable_name(self.path)} claims {count} entries, which its {self.size} bytes cannot "
-                "hold.",
-                "It is damaged or cut off: copy it again.",
+                f"{printable_name(self.path)} declares {count} entries, more than its {self.size} "
+                "bytes can hold.",
+                "Copy or export it again: it is damaged or truncated.",
             )
         return count
 
     def skip(self, length: int) -> None:
-        """Passes over bytes."""
+        """Skips bytes."""
         if length > self.size - self.file.tell():
             raise self.truncated_error()
         self.file.seek(length, os.SEEK_CUR)
 
     def name(self) -> str:
-        """Text up to a zero byte."""
+        """A NUL-terminated string."""
         start = self.file.tell()
         content, end, _ = self.file.read(MAX_NAME_BYTES + 1).partition(b"\0")
         if not end:
-            raise InputError(
-                f"{printable_name(self.path)} is damaged: the name of an image does not end."
-            )
+            raise InputError(f"{printable_name(self.path)} is damaged: an image name has no end.")
         self.file.seek(start + len(content) + 1)
         return os.fsdecode(content)
 
     def truncated_error(self) -> InputError:
-        """The error of a file that ends too early."""
+        """The error for a truncated file."""
         return InputError(
-            f"{printable_name(self.path)} is cut off after {self.size} bytes.", "Copy it again."
+            f"{printable_name(self.path)} is truncated after {self.size} bytes.", "Copy it again."
         )
 
 
@@ -172,7 +170,7 @@ def _binary_cameras(path: Path) -> dict[int, ModelCamera]:
             camera_id, number, width, height = content.unpack("IiQQ")
             if not 0 <= number < len(_MODELS):
                 raise InputError(
-                    f"{printable_name(path)}: camera {camera_id} has the unknown camera model {number}.",
+                    f"{printable_name(path)}: camera {camera_id} has the unknown model {number}.",
                     "Undistort the images with colmap image_undistorter, which writes PINHOLE.",
                 )
             model = _MODELS[number][0]
@@ -201,8 +199,8 @@ def _text_cameras(path: Path) -> dict[int, ModelCamera]:
             continue
         if len(words) < 4 or words[1] not in CAMERA_PARAMETERS:
             raise InputError(
-                f"{_line_label(path, number)}: {quote_value(printable_name(line, 100))} is no camera that is known: "
-                "CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS.",
+                f"{_line_label(path, number)}: {quote_value(printable_name(line, 100))} is not a "
+                "supported camera: CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS.",
                 "Undistort the images with colmap image_undistorter, which writes PINHOLE.",
             )
         with _translate_line_errors(path, number):
@@ -222,8 +220,8 @@ def _text_images(path: Path) -> list[ModelImage]:
         words = line.split(None, 9)
         if len(words) < 10:
             raise InputError(
-                f"{_line_label(path, number)}: {quote_value(printable_name(line, 100))} is no image: IMAGE_ID, QW, "
-                "QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME."
+                f"{_line_label(path, number)}: {quote_value(printable_name(line, 100))} is not an "
+                "image: IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME."
             )
         with _translate_line_errors(path, number):
             pose = tuple(float(word) for word in words[1:8])
@@ -233,30 +231,33 @@ def _text_images(path: Path) -> list[ModelImage]:
         if not _may_be_points(line):
             raise InputError(
                 f"{_line_label(path, number)}: expected the points of image "
-                f"{quote_value(printable_name(image.name, 60))} (X, Y, POINT3D_ID and so on), or an empty line.",
-                "Each image takes two lines.",
+                f"{quote_value(printable_name(image.name, 60))} (X, Y, POINT3D_ID etc.) or an "
+                "empty line.",
+                "Write two lines per image.",
             )
     if declared is not None and declared != len(images):
-        logger.warning("%s says it has %d images, but holds %d", path, declared, len(images))
+        logger.warning("%s declares %d images but has %d", path, declared, len(images))
     return images
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file without their ends, counted from 1."""
+    """The lines of a text file, stripped, with 1-based numbers."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
             yield number, line.strip("\r\n\0 \t")
 
 
 def _declared_count(line: str) -> int | None:
-    """The count in the comment that COLMAP writes at the top."""
+    """The image count in COLMAP's header comment."""
     match = re.match(r"#\s*Number of images: (\d{1,9})", line)
     return int(match[1]) if match else None
 
 
 def _may_be_points(line: str) -> bool:
-    """Whether a line can hold an image's points: nothing, or numbers in threes."""
-    words = line.split(None, 10)  # a line of points can be long: ten words tell an image from it
+    """Whether a line can be the points of an image: empty, or triples of numbers."""
+    words = line.split(
+        None, 10
+    )  # lines of points can be long: ten words distinguish them from images
     try:
         [float(word) for word in words[:10]]
     except ValueError:
@@ -265,13 +266,13 @@ def _may_be_points(line: str) -> bool:
 
 
 def _line_label(path: Path, number: int) -> str:
-    """How errors name a line of a file."""
+    """Names a line of a file in errors."""
     return f"{printable_name(path, 120)}, line {number}"
 
 
 @contextmanager
 def _translate_line_errors(path: Path, number: int) -> Iterator[None]:
-    """Turns a word that is no number into an InputError that names the line."""
+    """Turns errors of number parsing into an InputError that names the line."""
     try:
         yield
     except (ValueError, OverflowError) as error:

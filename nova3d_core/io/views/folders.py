@@ -1,4 +1,4 @@
-"""A folder of views as its program left it, as the frames that `read_views` reads."""
+"""Loads the frames of a folder of views, in the layout of any supported program."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ CONVERTIBLE_EXPORTS = {
     "polycam": ("Polycam", "polycam"),
     "record3d": ("Record3D", "record3d"),
 }
-"""Exports that nerfstudio converts: the program's name, and the command's."""
+"""Exports that nerfstudio can convert: name of the program and of the command."""
 SUPPORTED_FOLDERS = (
     f"a {TRANSFORMS} (nerfstudio, instant-ngp), a COLMAP model (sparse/0 with images/), or "
-    "Wonder3D's rgb_000_front.png and so on"
+    "Wonder3D's rgb_000_front.png etc."
 )
 
 
 def load_frames(given: Path) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
-    """The frames of a folder of views, whichever program wrote it.
+    """Loads the frames of a folder of views.
 
     Args:
         given: the folder, or a file in the format of a transforms.json.
 
     Returns:
-        The file that errors name, the keys that all frames share, and the frames. Both have the
-        keys of a transforms.json, whatever the folder's own format.
+        The file to name in errors, the top-level keys, and the frames; both with the keys of a
+        transforms.json, whatever the layout.
 
     Raises:
-        InputError: the folder is missing, of no known kind, or broken; what to do is said.
+        InputError: the folder is missing, of an unknown layout, or invalid.
     """
     try:
         return _load_frames(given)
-    except OSError as error:  # a part of it may not be looked at
+    except OSError as error:  # no read permission somewhere below
         raise InputError(
             f"folder {printable_name(given)} cannot be read: {error.strerror or 'reading failed'}."
         ) from error
@@ -52,7 +52,7 @@ def _load_frames(given: Path) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
     if not given.is_dir():
         raise InputError(
             f"folder {printable_name(given)} does not exist.",
-            f"Name a folder with {SUPPORTED_FOLDERS}.",
+            f"Choose a folder with {SUPPORTED_FOLDERS}.",
         )
     entries = list(given.iterdir())
     files = [entry.name for entry in entries if entry.is_file()]
@@ -68,17 +68,17 @@ def _load_frames(given: Path) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
     others = sorted(name for name in files if name.startswith("transforms") and ".json" in name)
     raise InputError(
         f"folder {printable_name(given)} has no {TRANSFORMS}.",
-        f"It has {printable_name(', '.join(others))}: name that file."
+        f"It has {printable_name(', '.join(others))}: pass the path of that file."
         if others
-        else f"A folder of views holds {SUPPORTED_FOLDERS}.",
+        else f"A folder of views contains {SUPPORTED_FOLDERS}.",
     )
 
 
 def _export_error(given: Path, layout: str) -> InputError:
-    """The error of an export that nerfstudio can convert."""
+    """The error for an export that nerfstudio can convert."""
     program, command = CONVERTIBLE_EXPORTS[layout]
     return InputError(
         f"{printable_name(given)} is an export of {program}, which has no {TRANSFORMS}.",
-        f"nerfstudio makes one: ns-process-data {command} --data FOLDER --output-dir VIEWS "
+        f"Convert it with nerfstudio: ns-process-data {command} --data FOLDER --output-dir VIEWS "
         "(unpack a .zip or .r3d first).",
     )

@@ -1,4 +1,4 @@
-"""Frames of several image sizes, brought to one size together with their intrinsics."""
+"""Resizes and pads images of several sizes to one size, together with their intrinsics."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ from .transforms_fields import ViewFrame
 
 logger = logging.getLogger(__name__)
 
-MAX_GROWTH = 8.0
-"""Bringing images to one size may multiply the pixels of all together by at most this."""
-_SAME_ASPECT = 0.01
-_REMEDY = (
-    "Give such frames w, h, fl_x, fl_y, cx and cy of their own, or bring all images to one size."
-)
+MAX_PIXEL_GROWTH = 8.0
+"""Limit of the ratio of total pixels after and before resizing."""
+_ASPECT_TOLERANCE = 0.01
+_REMEDY = "Add w, h, fl_x, fl_y, cx and cy to such frames, or resize all images to one size."
 
 
 def common_size(frames: Sequence[ViewFrame]) -> tuple[int, int]:
-    """Width and height that hold the images of all frames; only headers are read.
+    """Width and height that contain the images of all frames; reads headers only.
 
     Raises:
-        InputError: an image cannot be opened; its size is not what w and h say; sizes differ, but
-            frames share intrinsics that fit one size only; one size would take far more memory.
+        InputError: an image cannot be opened; its size differs from w and h; sizes differ but the
+            intrinsics are shared; resizing to one size would take far more memory.
     """
     headers = [read_image_header(frame.image) for frame in frames]
     for frame, header in zip(frames, headers, strict=True):
@@ -37,8 +35,8 @@ def common_size(frames: Sequence[ViewFrame]) -> tuple[int, int]:
     rotated = sum(header.orientation != 1 for header in headers)
     if rotated:
         logger.info(
-            "%d of %d images carry an EXIF orientation: they are read as stored, as cameras are "
-            "made for stored pixels",
+            "%d of %d images have an EXIF orientation, which is ignored: cameras refer to stored "
+            "pixels",
             rotated,
             len(headers),
         )
@@ -50,14 +48,14 @@ def common_size(frames: Sequence[ViewFrame]) -> tuple[int, int]:
     for frame, size in zip(frames, sizes, strict=True):
         _check_own_lens(frame, size, sizes[0])
     growth = len(sizes) * width * height / sum(w * h for w, h in sizes)
-    if growth > MAX_GROWTH:
+    if growth > MAX_PIXEL_GROWTH:
         raise InputError(
-            f"{frames[0].where} and others have images of {different} sizes; brought to the "
-            f"largest one, {width}x{height} px, all together would grow {growth:.0f} times.",
-            "Scale the largest images and their intrinsics down.",
+            f"{frames[0].where} and others have images of {different} sizes; resizing all to "
+            f"{width}x{height} px would take {growth:.0f} times the memory.",
+            "Scale down the largest images and their intrinsics.",
         )
     logger.info(
-        "images of %d sizes are brought to %dx%d px: scaled up, white added around them",
+        "images of %d sizes are resized to %dx%d px and padded with white",
         different,
         width,
         height,
@@ -68,17 +66,16 @@ def common_size(frames: Sequence[ViewFrame]) -> tuple[int, int]:
 def fit_to_size(
     frame: ViewFrame, images: FrameImages, lens: Tensor, size: tuple[int, int]
 ) -> tuple[FrameImages, Tensor]:
-    """A frame's images scaled to touch a size from within, centred on white, mask 0, no normals.
+    """Resizes a frame's images to fit into a size, centred and padded with background.
 
     Args:
         frame: named in the log.
         images: (H, W, ...) of one size.
         lens: (3, 3) intrinsics in pixels of that size, pixel centres at +0.5.
-        size: width and height to fill.
+        size: width and height of the result.
 
     Returns:
-        Images of that size and the intrinsics that fit them exactly; both as given if the size is
-        right.
+        The images and their exact intrinsics; unchanged if the size matches already.
     """
     width, height = size
     old_height, old_width = images.colour.shape[:2]
@@ -90,28 +87,28 @@ def fit_to_size(
     if images.mask is not None:
         _warn_if_cut_off(frame, images.mask, rows=inner[0] < height, columns=inner[1] < width)
 
-    def placed(batch: Tensor, ground: float) -> Tensor:
+    def resize_and_pad(batch: Tensor, background: float) -> Tensor:
         resized = _resize(batch, inner)
-        canvas = torch.full((height, width, batch.shape[2]), ground)
+        canvas = torch.full((height, width, batch.shape[2]), background)
         canvas[top : top + inner[0], left : left + inner[1]] = resized
         return canvas
 
-    mask = None if images.mask is None else placed(images.mask[..., None], 0.0)[..., 0]
-    colour = placed(images.colour, 1.0).clamp(0.0, 1.0)
+    mask = None if images.mask is None else resize_and_pad(images.mask[..., None], 0.0)[..., 0]
+    colour = resize_and_pad(images.colour, 1.0).clamp(0.0, 1.0)
     normals = images.normals
     if normals is not None:
-        normals = functional.normalize(placed(normals, 0.0), dim=-1)
+        normals = functional.normalize(resize_and_pad(normals, 0.0), dim=-1)
         if mask is not None:
             normals = normals * (mask > 0)[..., None]
-    moved = lens.clone()
-    moved[0] *= inner[1] / old_width
-    moved[1] *= inner[0] / old_height
-    moved[:2, 2] += lens.new_tensor([left, top])
-    return FrameImages(colour, None if mask is None else mask.clamp(0.0, 1.0), normals), moved
+    new_lens = lens.clone()
+    new_lens[0] *= inner[1] / old_width
+    new_lens[1] *= inner[0] / old_height
+    new_lens[:2, 2] += lens.new_tensor([left, top])
+    return FrameImages(colour, None if mask is None else mask.clamp(0.0, 1.0), normals), new_lens
 
 
 def _resize(batch: Tensor, size: tuple[int, int]) -> Tensor:
-    """(h, w, C) of (H, W, C), interpolated linearly between pixel centres."""
+    """(h, w, C) bilinear resampling of (H, W, C)."""
     if batch.shape[:2] == size:
         return batch
     first = batch.movedim(-1, 0)[None]
@@ -121,44 +118,46 @@ def _resize(batch: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _warn_if_cut_off(frame: ViewFrame, mask: Tensor, rows: bool, columns: bool) -> None:
-    """Warns if the object touches a border beyond which background is added."""
+    """Warns if the object touches a border that is padded with background."""
     inside = mask > 0.5
     cut = rows and bool(inside[[0, -1]].any())
     if cut or (columns and bool(inside[:, [0, -1]].any())):
         logger.warning(
-            "%s: the object touches the border of its image, beyond which background is added: "
-            "it may be cut off there",
+            "%s: the object touches the border of its image, which is padded with background: it "
+            "may be truncated",
             frame.where,
         )
 
 
 def _check_declared_size(frame: ViewFrame, header: ImageHeader) -> None:
-    """Raises InputError unless the image has the w and h that the file states."""
+    """Raises InputError unless the image has the declared w and h."""
     width, height = header.width, header.height
     declared = {key: frame.positive(key) for key in ("w", "h")}
-    wrong = [
+    mismatched = [
         key
         for key, size in (("w", width), ("h", height))
         if declared[key] is not None and declared[key] != size
     ]
-    if not wrong:
+    if not mismatched:
         return
     if (declared["w"], declared["h"]) == (height, width):
-        why = f" (its EXIF orientation is {header.orientation})" if header.orientation != 1 else ""
+        reason = (
+            f" (its EXIF orientation is {header.orientation})" if header.orientation != 1 else ""
+        )
         raise InputError(
-            f"{frame.where}: the image is stored with {width}x{height} px, but w and h say "
-            f"{height}x{width}: the size after its EXIF orientation was applied{why}.",
-            "Cameras count stored pixels: turn the pixels themselves and remove the EXIF tag.",
+            f"{frame.where}: the image is stored with {width}x{height} px, but w and h are "
+            f"{height}x{width}: the size after its EXIF orientation was applied{reason}.",
+            "Cameras refer to stored pixels: rotate the pixels and remove the EXIF tag.",
         )
     raise InputError(
-        f"{frame.where}: the image is {width}x{height} px, but {wrong[0]} says "
-        f"{declared[wrong[0]]:g}.",
+        f"{frame.where}: the image is {width}x{height} px, but {mismatched[0]} is "
+        f"{declared[mismatched[0]]:g}.",
         "Scale the intrinsics with the images.",
     )
 
 
 def _check_own_lens(frame: ViewFrame, size: tuple[int, int], first: tuple[int, int]) -> None:
-    """Raises InputError if a frame takes intrinsics from the file that fit another image size."""
+    """Raises InputError if a frame uses top-level intrinsics of another image size."""
     width, height = (
         value if isinstance(value, int | float) and value > 0 else side
         for value, side in zip((frame.shared.get(key) for key in "wh"), first, strict=True)
@@ -169,7 +168,7 @@ def _check_own_lens(frame: ViewFrame, size: tuple[int, int], first: tuple[int, i
     own_focal = any(frame.own.get(key) is not None for key in focal)
     keys = [key for key in ("cx", "cy") if frame.own.get(key) is None]
     keys += [] if own_focal else ["fl_x", "fl_y"]
-    if abs(size[0] * height / (size[1] * width) - 1.0) > _SAME_ASPECT:
+    if abs(size[0] * height / (size[1] * width) - 1.0) > _ASPECT_TOLERANCE:
         keys += [] if own_focal else ["camera_angle_x", "camera_angle_y"]
         keys += [] if frame.own.get("ortho_scale") is not None else ["ortho_scale"]
     used = [key for key in keys if frame.shared.get(key) is not None]

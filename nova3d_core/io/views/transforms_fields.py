@@ -1,8 +1,7 @@
-"""What a transforms.json says, checked key by key: numbers, paths, poses, lenses."""
+"""Parses the fields of a transforms.json: paths, poses, intrinsics."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from ...cameras.cameras import rigidity_problem
 from ...conventions import NORMAL_FRAMES, OPENGL_FROM_OPENCV, CameraKind, NormalFrame
 from ...errors import InputError
 from ..files.containment import path_inside, quote_value
+from ..files.json_text import parse_json
 from ..images.decode import printable_name
 
 ORTHOGRAPHIC_MODEL = "ORTHOGRAPHIC"
@@ -25,44 +25,44 @@ LENS_KEYS = (
 )
 OUR_KEYS = ("world_up", "normal_frame", "ortho_scale", "pixel_aspect")
 FORMAT_KEYS = frozenset(("frames", "camera_model", *LENS_KEYS, *DISTORTION_KEYS, *OUR_KEYS))
-"""Every key that means something at the top of the file."""
+"""All top-level keys of the format."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""Tried in this order where a file_path has no ending, as in the Blender NeRF sets."""
+"""Tried in this order if a file_path has no suffix, as in the Blender NeRF data sets."""
 MAX_POSITION = 1e12
-"""World units; no scene is so far away."""
+"""Limit of camera positions in world units."""
 MAX_INTRINSIC_PX = 1e9
-"""Of focal lengths and principal points."""
+"""Limit of focal lengths and principal points."""
 
 
 @dataclass(frozen=True)
 class ViewFrame:
-    """One frame of a transforms.json, over the keys that all frames share."""
+    """One frame of a transforms.json, with the top-level keys as defaults."""
 
     where: str
-    """How errors name the frame: file, place in the list, file_path."""
+    """Names the frame in errors: file, index, file_path."""
     own: dict[str, Any]
-    """The frame's keys."""
+    """The keys of the frame."""
     shared: dict[str, Any]
-    """The keys at the top of the file."""
+    """The top-level keys of the file."""
     image: Path
-    """The colour image's file."""
+    """The colour image file."""
     mask: Path | None
-    """The mask's file."""
+    """The mask file."""
     normals: Path | None
-    """The normal image's file."""
+    """The normal image file."""
 
     def value(self, key: str) -> Any:
-        """The frame's own value, else the shared one, else None."""
+        """The frame's value, else the top-level one, else None."""
         own = self.own.get(key)
         return self.shared.get(key) if own is None else own
 
     def number(self, key: str) -> float | None:
-        """A finite number, or None where neither frame nor file gives one."""
+        """A finite number, or None if neither the frame nor the file has one."""
         value = self.value(key)
         return None if value is None else finite_number(value, f"{self.where}: {key}")
 
     def positive(self, key: str) -> float | None:
-        """A number above 0, or None where neither frame nor file gives one."""
+        """A number above 0, or None if neither the frame nor the file has one."""
         number = self.number(key)
         if number is not None and number <= 0:
             raise InputError(f"{self.where}: {key} is {number:g}, expected a number above 0.")
@@ -70,26 +70,26 @@ class ViewFrame:
 
 
 def read_frames(path: Path) -> tuple[dict[str, Any], list[ViewFrame]]:
-    """The keys at the top of a transforms.json, and its frames in the order of the file.
+    """Reads the top-level keys of a transforms.json and its frames, in the order of the file.
 
     Raises:
-        InputError: the file is missing or broken, has no frames, or names images that are
-            missing or lie outside its folder.
+        InputError: the file is missing or invalid, has no frames, or refers to images that are
+            missing or outside its folder.
     """
-    shared = read_json(path)
+    shared = read_json_object(path)
     entries = shared.get("frames")
     if not isinstance(entries, list) or not entries:
         raise InputError(
             f"{printable_name(path)} has no frames.",
-            "It needs a list 'frames' with one entry an image.",
+            "Add a list 'frames' with one entry per image.",
         )
     frames = []
     for index, own in enumerate(entries):
         where = f"{printable_name(path, 120)}: frame {index}"
         if not isinstance(own, dict):
-            raise InputError(f"{where} is {quote_value(own)}, expected an object with keys.")
+            raise InputError(f"{where} is {quote_value(own)}, expected an object.")
         if not own.get("file_path"):
-            raise InputError(f"{where} has no file_path.", "Each frame names its image.")
+            raise InputError(f"{where} has no file_path.", "Add the path of its image.")
         image = resolve_image_path(path.parent, own["file_path"], f"{where}: file_path")
         where = f"{where} ({printable_name(own['file_path'], 60)})"
         mask, normals = (
@@ -100,40 +100,37 @@ def read_frames(path: Path) -> tuple[dict[str, Any], list[ViewFrame]]:
     return shared, frames
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON file whose top-level value is an object.
 
     Raises:
-        InputError: the file is missing, cannot be read, or holds something else.
+        InputError: the file is missing, unreadable, not valid JSON, or has another value.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(f"{printable_name(path)} does not exist.") from error
     except OSError as error:
         raise InputError(
             f"{printable_name(path)} cannot be read: {error.strerror or error}."
         ) from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{printable_name(path)} is not valid JSON: {error.msg} at line {error.lineno}, "
-            f"column {error.colno}.",
-            "Write it again, or repair that line.",
-        ) from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(
             f"{printable_name(path)} is not valid JSON: {quote_value(str(error))}.",
-            "Write it again.",
+            "Save it as UTF-8.",
         ) from error
+    content = parse_json(
+        text, printable_name(path), strict=False, hint="Correct the file or write it again."
+    )
     if not isinstance(content, dict):
         raise InputError(
-            f"{printable_name(path)} holds {quote_value(content)}, expected an object with keys."
+            f"{printable_name(path)} contains {quote_value(content)}, expected an object."
         )
     return content
 
 
 def finite_number(value: Any, label: str) -> float:
-    """A number from JSON as a float; `label` names it in the error."""
+    """Converts a JSON number to a finite float; `label` names it in errors."""
     number = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
@@ -146,31 +143,31 @@ def finite_number(value: Any, label: str) -> float:
 
 
 def resolve_image_path(root: Path, given: Any, label: str) -> Path:
-    """The file that a path in a transforms.json means; it may not lie outside `root`.
+    """Resolves the path of an image in a transforms.json; it must exist below `root`.
 
     Args:
         root: the folder of the transforms.json.
-        given: a path relative to `root`, perhaps without its ending; \\ counts as /.
+        given: a path relative to `root`, with or without suffix; \\ counts as /.
         label: names the key in errors.
 
     Raises:
-        InputError: the path is absolute, climbs out with .. or through a link, or leads to no file.
+        InputError: the path is absolute, leaves the folder (.. or a link), or does not exist.
     """
     path = path_inside(root, given, label, ("", *IMAGE_SUFFIXES))
     if not path.is_file():
         raise InputError(
-            f"{label}: there is no image {printable_name(path, 160)}.",
-            "Check the name, or remove the frame.",
+            f"{label}: image {printable_name(path, 160)} does not exist.",
+            "Check the path, or remove the frame.",
         )
     return path
 
 
 def transform_matrix(rotation: Tensor, translation: Tensor) -> list[list[float]]:
-    """The transform_matrix of a camera.
+    """The transform_matrix (camera-to-world, OpenGL axes) of a world-to-camera pose.
 
     Args:
-        rotation: (3, 3) from the world to the camera, OpenCV axes.
-        translation: (3,) the same.
+        rotation: (3, 3) world-to-camera, OpenCV axes.
+        translation: (3,) world-to-camera, OpenCV axes.
     """
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, :3] = rotation.T.double() @ matrix.new_tensor(OPENGL_FROM_OPENCV)
@@ -179,10 +176,10 @@ def transform_matrix(rotation: Tensor, translation: Tensor) -> list[list[float]]
 
 
 def camera_to_world(frame: ViewFrame) -> Tensor:
-    """The frame's pose (4, 4) float64, OpenGL axes, its rotation made exact.
+    """The frame's camera-to-world pose (4, 4) float64, OpenGL axes, with an exact rotation.
 
     Raises:
-        InputError: no matrix, one of another shape, NaN, or one that is not rigid.
+        InputError: the matrix is missing, has another shape or NaN, or is not rigid.
     """
     label = f"{frame.where}: transform_matrix"
     rows = frame.own.get("transform_matrix")
@@ -191,12 +188,12 @@ def camera_to_world(frame: ViewFrame) -> Tensor:
         raise InputError(
             f"{label} is {quote_value(rows)}, expected 4 rows of 4 numbers, or 3 rows of 4."
         )
-    numbers = [
+    values = [
         [finite_number(value, f"{label}[{i}][{j}]") for j, value in enumerate(row)]
         for i, row in enumerate(rows)
     ]
     matrix = torch.eye(4, dtype=torch.float64)
-    matrix[: len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
+    matrix[: len(values)] = torch.tensor(values, dtype=torch.float64)
     farthest = float(matrix[:3, 3].abs().max())
     if farthest > MAX_POSITION:
         raise InputError(
@@ -206,16 +203,16 @@ def camera_to_world(frame: ViewFrame) -> Tensor:
     if problem:
         raise InputError(
             f"{label} is not rigid: {problem}.",
-            "A pose holds a rotation and a position, no scale, shear or mirroring.",
+            "A pose has a rotation and a position, without scale, shear or reflection.",
         )
-    # Files with few digits are a little off: the nearest rotation keeps positions exact.
+    # Files with few digits are inexact: project to the nearest rotation, keep the position.
     left, _, right = torch.linalg.svd(matrix[:3, :3])
     matrix[:3, :3] = left @ right
     return matrix
 
 
 def intrinsics(frame: ViewFrame, kind: CameraKind, width: int, height: int) -> Tensor:
-    """The frame's (3, 3) float64 intrinsics, for an image of `width` x `height` pixels.
+    """The frame's intrinsics (3, 3) float64 for an image of `width` x `height` pixels.
 
     Raises:
         InputError: no focal length (perspective) or no ortho_scale (orthographic).
@@ -225,7 +222,7 @@ def intrinsics(frame: ViewFrame, kind: CameraKind, width: int, height: int) -> T
         if scale is None:
             raise InputError(
                 f"{frame.where}: an {ORTHOGRAPHIC_MODEL} camera has no ortho_scale.",
-                "It is the size of the image's longer side in world units.",
+                "Add it: the size of the image's longer side in world units.",
             )
         focal_x = focal_y = max(width, height) / scale
         if width >= height:
@@ -252,9 +249,10 @@ def intrinsics(frame: ViewFrame, kind: CameraKind, width: int, height: int) -> T
 
 
 def focal_lengths(frame: ViewFrame, width: int, height: int) -> tuple[float, float]:
-    """Focal lengths in pixels along x and y, from fl_x, fl_y or the field of view in radians.
+    """Focal lengths in pixels along x and y, from fl_x and fl_y or the field of view.
 
-    A frame's own keys go before the shared ones; where only one axis is given, pixels are square.
+    The frame's keys take precedence over the top-level ones; if only one axis is given, pixels are
+    square.
     """
     for keys in (frame.own, frame.shared):
         focal_x = _focal_length(frame, keys, "x", width)
@@ -263,15 +261,15 @@ def focal_lengths(frame: ViewFrame, width: int, height: int) -> tuple[float, flo
             return focal_x or focal_y, focal_y or focal_x
     raise InputError(
         f"{frame.where} has no focal length.",
-        "Give fl_x (pixels) or camera_angle_x (radians), in the frame or at the top.",
+        "Add fl_x (pixels) or camera_angle_x (radians) to the frame or the top level.",
     )
 
 
 def _focal_length(frame: ViewFrame, keys: dict[str, Any], axis: str, size_px: int) -> float | None:
-    """The focal length in pixels along one axis, if these keys hold one."""
+    """The focal length in pixels along one axis; None if these keys have none."""
     if keys.get(f"fl_{axis}") is not None:
         return frame.positive(f"fl_{axis}")
-    # instant-ngp reads both; its x_fov is in degrees
+    # instant-ngp supports both; its x_fov is in degrees
     for key, unit_rad, unit in (
         (f"camera_angle_{axis}", 1.0, "radians between 0 and pi"),
         (f"{axis}_fov", math.pi / 180.0, "degrees between 0 and 180"),
@@ -286,7 +284,7 @@ def _focal_length(frame: ViewFrame, keys: dict[str, Any], axis: str, size_px: in
 
 
 def declared_normal_frame(shared: dict[str, Any], path: Path) -> NormalFrame | None:
-    """The frame that the file declares for its normals; None if it declares none."""
+    """The normal_frame of the file; None if it has none."""
     declared = shared.get("normal_frame")
     if declared is not None and declared not in NORMAL_FRAMES:
         raise InputError(

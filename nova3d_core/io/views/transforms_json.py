@@ -1,9 +1,8 @@
-"""Folders of views: images beside a transforms.json, as nerfstudio and instant-ngp read it.
+"""Reads and writes folders of views: images with a transforms.json, as in nerfstudio.
 
-`read_views` also reads the folders of other programs (`view_folders`), whose cameras it gets under
-the keys of a transforms.json. Our own keys: `normal_path`, `normal_frame`, `world_up`,
-`ortho_scale` and `pixel_aspect` for orthographic cameras, `azimuth_deg` and `elevation_deg` for
-people to read.
+`read_views` also reads the folders of other programs (`folders.py`), converted to the keys of a
+transforms.json. NOVA3D adds the keys `normal_path`, `normal_frame` and `world_up`, `ortho_scale`
+and `pixel_aspect` for orthographic cameras, and `azimuth_deg` and `elevation_deg` for information.
 """
 
 from __future__ import annotations
@@ -55,37 +54,36 @@ logger = logging.getLogger(__name__)
 FILE_NAME = TRANSFORMS
 FOLDER_CONTENT = (FILE_NAME, "images", "masks", "normals")
 PINHOLE_MODEL = "OPENCV"
-"""The name of a pinhole camera that the most readers know."""
+"""The camera_model for pinhole cameras that most readers support."""
 MIN_UP_MARGIN = 0.1
-"""How much more one axis must point up than the next for a guess without a warning."""
+"""Minimum lead of the best up axis over the second one (cosines) for a guess without warning."""
 MAX_UP_ANGLE_DEG = 30.0
-"""How far the cameras' mean up vector may lie from the axis that is taken for up."""
+"""Maximum angle between the cameras' mean up vector and the guessed up axis."""
 MIN_MEAN_UP_LENGTH = 0.5
-"""How long the mean of the cameras' unit up vectors must be: cameras all around an object, up to
-45 degrees above it, give 0.7; cameras that are rolled every way give about 0."""
+"""Minimum length of the mean of the cameras' unit up vectors: about 0.7 for cameras around an
+object at up to 45 degrees elevation, about 0 for randomly rolled cameras."""
 
 
 def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
     """Reads a folder of views, in the order of its frames.
 
-    Transparent images are put on white, and their alpha is the mask unless there is a mask_path.
-    Where a mask says that there is no object, the image becomes white and the normals zero.
-    A world with another axis up is turned into ours; sizes stay as they are, and so do positions
-    unless the cameras lie far from the origin: then they are moved to it by `cameras.origin`.
-    Images are read as stored, whatever their EXIF orientation; those of lenses with distortion are
-    resampled onto a pinhole camera, those of several sizes are brought to one, their intrinsics
-    with them.
+    Transparent images are composited over white, and their alpha is the mask unless there is a
+    mask_path. Outside the mask, the image is white and the normals are zero. The world is rotated
+    to +Y up; scale and positions are kept, unless the cameras lie far from the origin: then they
+    are translated by `cameras.origin`. Images are read as stored, without EXIF orientation; those
+    with lens distortion are undistorted, those of several sizes are resized and padded to one,
+    together with their intrinsics.
 
     Args:
-        folder: holds a transforms.json, a COLMAP model or Wonder3D's views; or a file in the format
-            of a transforms.json with another name.
-        progress: told of each frame.
+        folder: contains a transforms.json, a COLMAP model or Wonder3D's views; or the path of a
+            JSON file in the format of a transforms.json.
+        progress: reports each frame.
 
     Returns:
-        Views with float32 cameras; without masks where the folder has none.
+        Views with float32 cameras; without masks if the folder has none.
 
     Raises:
-        InputError: naming the file, frame or key that is missing, broken or contradicting.
+        InputError: naming the file, frame or key that is missing, invalid or contradictory.
     """
     path, shared, frames = load_frames(Path(folder))
     poses = torch.stack([camera_to_world(frame) for frame in frames])  # (V, 4, 4) OpenGL axes
@@ -115,13 +113,11 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
         images, lens = fit_to_size(frame, images, lens, size)
         stack.store(view, images)
         lenses.append(lens)
-        del images  # before the next ones are read
+        del images  # free them before the next ones are read
     reject_inverted(inverted, where=f"{printable_name(path)}:")
-    poses, place = (
-        _world_to_camera(poses, rotation_to_y_up).float(),
-        tuple((rotation_to_y_up @ origin).tolist()),
-    )
-    cameras = Cameras(poses, torch.stack(lenses).float(), *size, kind, place)
+    poses = _world_to_camera(poses, rotation_to_y_up).float()
+    camera_origin = tuple((rotation_to_y_up @ origin).tolist())
+    cameras = Cameras(poses, torch.stack(lenses).float(), *size, kind, camera_origin)
     masks, normals = stack.masks(), stack.normals()
     return Views(cameras, stack.colour, masks, normals, None if normals is None else normal_frame)
 
@@ -133,51 +129,51 @@ def write_views(
     progress: Progress = SILENT,
     extra: dict[str, Any] | None = None,
 ) -> Path:
-    """Writes a folder of views that `read_views`, nerfstudio and instant-ngp read.
+    """Writes a folder of views that `read_views`, nerfstudio and instant-ngp can read.
 
-    Images are PNG with 8 bits a channel: `images/000.png` on white, and `masks/000.png`,
-    `normals/000.png` where the views have some. The folder appears whole or not at all.
+    Images are PNG with 8 bits per channel: `images/000.png` on white, and `masks/000.png`,
+    `normals/000.png` if the views have them. The write is atomic.
 
     Args:
         views: V views.
-        folder: where they shall be.
-        overwrite: replace an earlier folder of views; a folder that holds anything else is kept.
-        progress: told of each view.
-        extra: more keys for the top of the file, such as where the views come from.
+        folder: the folder to write.
+        overwrite: replace an existing folder of views; folders with other content are kept.
+        progress: reports each view.
+        extra: additional top-level keys, such as the source of the views.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: the folder exists, cannot be written, or the disk is full; `extra` holds one
-            of the format's keys or something JSON cannot hold.
+        InputError: the folder exists or is not writable, or the disk is full; `extra` has a key
+            of the format or a value that is not JSON.
     """
     folder = Path(folder)
     lenses = [_lens(views.cameras, view) for view in range(len(views))]
     shared_lens = lenses[0] if all(lens == lenses[0] for lens in lenses) else {}
     header = {**_check_extra(extra or {}), **_header(views), **shared_lens}
     digits = max(3, len(str(len(views) - 1)))  # other readers sort the frames by name
-    with atomic_folder(folder, overwrite, FOLDER_CONTENT) as beside:
+    with atomic_folder(folder, overwrite, FOLDER_CONTENT) as temporary:
         frames = []
         for view in progress.track(range(len(views)), "writing views", len(views)):
-            entry = _write_images(views, view, beside, f"{view:0{digits}d}.png")
+            entry = _write_images(views, view, temporary, f"{view:0{digits}d}.png")
             frames.append({**entry, **({} if shared_lens else lenses[view]), **_pose(views, view)})
         content = json.dumps({**header, "frames": frames}, indent=2, allow_nan=False)
-        (beside / FILE_NAME).write_text(content + "\n", encoding="utf-8")
+        (temporary / FILE_NAME).write_text(content + "\n", encoding="utf-8")
     return folder
 
 
 def _reject_duplicate_poses(frames: Sequence[ViewFrame], poses: Tensor) -> None:
-    """Raises InputError if two frames have the same pose: a rig that was written wrongly."""
+    """Raises InputError if two frames have the same pose, which indicates a wrong export."""
     seen: dict[tuple[float, ...], ViewFrame] = {}
     for frame, pose in zip(frames, poses, strict=True):
-        numbers = tuple((pose[:3] * 1e6).round().flatten().tolist())
-        twin = seen.setdefault(numbers, frame)
-        if twin is not frame:
+        key = tuple((pose[:3] * 1e6).round().flatten().tolist())
+        duplicate = seen.setdefault(key, frame)
+        if duplicate is not frame:
             raise InputError(
                 f"{frame.where} has the same transform_matrix as "
-                f"{printable_name(twin.own['file_path'], 60)}.",
-                "Give each image the pose it was taken from, or remove the repeated frame.",
+                f"{printable_name(duplicate.own['file_path'], 60)}.",
+                "Give each image its own pose, or remove the duplicate frame.",
             )
 
 
@@ -186,15 +182,15 @@ def _normal_frame(path: Path, shared: dict[str, Any], frames: Sequence[ViewFrame
     if declared is None and any(frame.normals for frame in frames):
         raise InputError(
             f"{printable_name(path)} has normals (normal_path) but no normal_frame.",
-            "Say at the top which axes they are in: world, camera or front_view.",
+            "Add a top-level normal_frame: world, camera or front_view.",
         )
     return declared
 
 
 def _world_up(path: Path, shared: dict[str, Any], poses: Tensor) -> UpAxis:
-    """The world's up axis: as the file says, else the one closest to the cameras' mean up vector.
+    """The world's up axis: declared by the file, else closest to the cameras' mean up vector.
 
-    nerfstudio's documented world has +Z up, COLMAP's is as its first images lie.
+    nerfstudio's world has +Z up; COLMAP's depends on the first images.
     """
     declared = shared.get("world_up")
     if declared is not None:
@@ -203,28 +199,28 @@ def _world_up(path: Path, shared: dict[str, Any], poses: Tensor) -> UpAxis:
                 f"{printable_name(path)}: world_up is {quote_value(declared)}, expected one of "
                 f"{', '.join(UP_AXES)}."
             )
-        logger.info("%s: world up is %s, as the file says", path, declared)
+        logger.info("%s: world up is %s, as declared by the file", path, declared)
         return declared
     up = poses[:, :3, 1].mean(dim=0)  # OpenGL cameras have +y up
     axes = torch.tensor([ROTATIONS_TO_Y_UP[axis] for axis in UP_AXES], dtype=up.dtype)[
         :, 1
     ]  # (6, 3)
-    shares = axes @ up
-    best, second = shares.topk(2).values.tolist()
-    guess: UpAxis = UP_AXES[int(shares.argmax())]
+    cosines = axes @ up
+    best, second = cosines.topk(2).values.tolist()
+    guess: UpAxis = UP_AXES[int(cosines.argmax())]
     length = float(up.norm())
     angle_deg = math.degrees(math.acos(min(best / max(length, 1e-12), 1.0)))
     problem = ""
     if length < MIN_MEAN_UP_LENGTH or angle_deg > MAX_UP_ANGLE_DEG:
-        problem = f"no axis fits (the closest is {angle_deg:.0f} degrees off)"
+        problem = f"no axis matches (the closest is {angle_deg:.0f} degrees off)"
     elif best - second < MIN_UP_MARGIN:
-        problem = "this is unclear"
-    remedy = "write world_up into the file"
+        problem = "this is ambiguous"
+    remedy = "add world_up to the file"
     if path.suffix.lower() != ".json":
-        remedy = "turn the model upright first, with colmap model_orientation_aligner"
+        remedy = "align the model first, with colmap model_orientation_aligner"
     logger.log(
         logging.WARNING if problem else logging.INFO,
-        "%s: world up taken as %s, as the cameras' mean up vector is (%.2f, %.2f, %.2f)%s",
+        "%s: world up is taken as %s, from the cameras' mean up vector (%.2f, %.2f, %.2f)%s",
         path,
         guess,
         *up.tolist(),
@@ -234,7 +230,7 @@ def _world_up(path: Path, shared: dict[str, Any], poses: Tensor) -> UpAxis:
 
 
 def _origin(path: Path, poses: Tensor) -> Tensor:
-    """Where the cameras' own origin lies: (3,) float64, zero unless they are far from the world's.
+    """The origin of the cameras (3,) float64: their centre if it is far from zero, else zero.
 
     Args:
         path: for the log.
@@ -246,8 +242,8 @@ def _origin(path: Path, poses: Tensor) -> Tensor:
     if float(centre.norm()) <= FAR_FROM_ORIGIN * extent:
         return torch.zeros_like(centre)
     logger.info(
-        "%s: the cameras lie around (%.3f, %.3f, %.3f), far from the origin: they are moved to it "
-        "for the work, and back in what is written",
+        "%s: the cameras are centred at (%.3f, %.3f, %.3f), far from the origin: they are "
+        "translated for processing, and back in the output",
         path,
         *centre.tolist(),
     )
@@ -255,11 +251,11 @@ def _origin(path: Path, poses: Tensor) -> Tensor:
 
 
 def _world_to_camera(poses: Tensor, rotation_to_y_up: Tensor) -> Tensor:
-    """(V, 4, 4) world-to-camera with OpenCV axes, in our world.
+    """(V, 4, 4) world-to-camera poses with OpenCV axes, in the +Y-up world.
 
     Args:
         poses: (V, 4, 4) camera-to-world with OpenGL axes, in the file's world.
-        turn: (3, 3) rotation of the file's world into ours.
+        rotation_to_y_up: (3, 3) rotation of the file's world to +Y up.
     """
     rotation = (
         rotation_to_y_up @ poses[:, :3, :3] @ poses.new_tensor(OPENGL_FROM_OPENCV)
@@ -272,10 +268,10 @@ def _world_to_camera(poses: Tensor, rotation_to_y_up: Tensor) -> Tensor:
 
 
 def _check_extra(extra: dict[str, Any]) -> dict[str, Any]:
-    """The caller's own keys, if they neither change the file's meaning nor break it."""
+    """Checks additional keys: they may not be keys of the format, and must be JSON."""
     clash = sorted(set(extra) & FORMAT_KEYS)
     if clash:
-        raise InputError(f"extra may not hold '{clash[0]}': that is a key of the format.")
+        raise InputError(f"extra may not have '{clash[0]}', a key of the format.")
     try:
         json.dumps(extra, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -284,7 +280,7 @@ def _check_extra(extra: dict[str, Any]) -> dict[str, Any]:
 
 
 def _header(views: Views) -> dict[str, Any]:
-    """What the top of the file says besides the lens."""
+    """The top-level keys except for the intrinsics."""
     orthographic = views.cameras.kind == "orthographic"
     header = {
         "camera_model": ORTHOGRAPHIC_MODEL if orthographic else PINHOLE_MODEL,
@@ -296,7 +292,7 @@ def _header(views: Views) -> dict[str, Any]:
 
 
 def _lens(cameras: Cameras, view: int) -> dict[str, Any]:
-    """One camera's intrinsics, under the format's keys."""
+    """The intrinsics of one camera, as keys of the format."""
     focal_x, _, centre_x, _, focal_y, centre_y = cameras.intrinsics[view, :2].flatten().tolist()
     lens: dict[str, Any] = {"w": cameras.width, "h": cameras.height}
     if cameras.kind == "perspective":
@@ -311,20 +307,20 @@ def _lens(cameras: Cameras, view: int) -> dict[str, Any]:
 
 
 def _pose(views: Views, view: int) -> dict[str, Any]:
-    """One camera's pose, under the format's keys; the angles are for people."""
+    """The pose of one camera, as keys of the format; the angles are informative."""
     camera = views.cameras[view]
     camera = replace(camera, world_to_camera=camera.world_to_camera.detach().cpu().double())
     matrix = camera.camera_to_world_opengl[0]
     matrix[:3, 3] += matrix.new_tensor(camera.origin)
     return {
         "azimuth_deg": round(float(camera.azimuth_deg[0]), 4) % 360.0,
-        "elevation_deg": round(float(camera.elevation_deg[0]), 4) + 0.0,  # no minus zero
+        "elevation_deg": round(float(camera.elevation_deg[0]), 4) + 0.0,  # no negative zero
         "transform_matrix": matrix.tolist(),
     }
 
 
 def _write_images(views: Views, view: int, folder: Path, name: str) -> dict[str, str]:
-    """Writes one view's images into `folder` and returns their paths, under the format's keys."""
+    """Writes the images of one view and returns their paths, as keys of the format."""
     images = {"file_path": ("images", views.colour[view])}
     if views.masks is not None:
         images["mask_path"] = ("masks", views.masks[view])

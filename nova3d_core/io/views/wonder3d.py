@@ -1,7 +1,7 @@
-"""Wonder3D's output folders: six orthographic views by name, with normals.
+"""Reads Wonder3D's output folders: six named orthographic views with normals.
 
-Its cameras are fixed: azimuths of `orbits.ORBIT_PRESETS["wonder3d"]`, elevation 0, an image 1.35
-units wide. Its normals are in the axes of the front view.
+Its cameras are fixed: azimuths of `orbits.ORBIT_PRESETS["wonder3d"]`, elevation 0, an image width
+of 1.35 world units. Its normals are in the axes of the front view.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from .transforms_fields import ORTHOGRAPHIC_MODEL, ViewFrame, resolve_image_path
 def read_wonder3d_frames(
     folder: Path, files: Collection[str]
 ) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
-    """The frames of a Wonder3D folder, with the keys of a transforms.json.
+    """Reads the frames of a Wonder3D folder, with the keys of a transforms.json.
 
     Args:
-        folder: holds `rgb_000_front.png` and so on, `normals_000_front.png` with the object cut
-            out, and perhaps the folders `normals` (not cut out) and `masked_colors`.
-        files: the names in it.
+        folder: contains `rgb_000_front.png` etc., `normals_000_front.png` with the background
+            removed, and optionally the folders `normals` (with background) and `masked_colors`.
+        files: the file names in it.
 
     Raises:
-        InputError: an image leads out of the folder.
+        InputError: an image is a link that leads out of the folder.
     """
     found: dict[str, str] = {}  # view -> number
     for match in filter(None, map(WONDER3D_IMAGE.match, sorted(files))):
-        found.setdefault(match[2], match[1])  # the first number, 000 as it is written
+        found.setdefault(match[2], match[1])  # the smallest number; Wonder3D writes 000
     orbit = ORBIT_PRESETS["wonder3d"]
     azimuths, elevations = orbit.angles_deg()
     shared: dict[str, Any] = {
@@ -53,7 +53,7 @@ def read_wonder3d_frames(
             "file_path": f"rgb_{end}",
             "transform_matrix": transform_matrix(pose[:3, :3], pose[:3, 3]),
         }
-        # cutting out darkens a normal image's rim, which bends its vectors: the whole is better
+        # removing the background darkens the rim and distorts the normals: prefer the full image
         normals = _first_file(folder, (f"normals/normals_{end}", f"normals_{end}"), where)
         cut_out = (f"normals_{end}", f"masked_colors/rgb_{end}")
         mask = next(
@@ -69,7 +69,7 @@ def read_wonder3d_frames(
 
 
 def _first_file(folder: Path, names: tuple[str, ...], where: str) -> Path | None:
-    """The first of these names that is a file."""
+    """The first existing file of these names."""
     for name in names:
         if (folder / name).is_file():
             return resolve_image_path(folder, name, where)
@@ -77,7 +77,7 @@ def _first_file(folder: Path, names: tuple[str, ...], where: str) -> Path | None
 
 
 def _has_transparency(path: Path) -> bool:
-    """Whether a PNG has an alpha that is not opaque everywhere."""
+    """Whether a PNG has transparent pixels."""
     if not path.is_file():
         return False
     with open_image(path, f"image {printable_name(path)}", ("PNG",)) as image:

@@ -67,7 +67,7 @@ def read_libraries(
     Args:
         path: the OBJ file.
         lines: the arguments of each `mtllib` line.
-        losses: receives an entry for each file that is missing or outside the OBJ's folder.
+        dropped: receives an entry for each file that is missing or outside the OBJ's folder.
 
     Raises:
         InputError: there are more than `MAX_LIBRARIES` files.

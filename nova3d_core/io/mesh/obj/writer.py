@@ -56,7 +56,7 @@ def write_obj(mesh: Mesh, path: Path, overwrite: bool = False) -> Path:
         )
     contents = {name: _with_generator_tag(name, content) for name, content in others.items()}
     contents[target.name] = text.encode()
-    with atomic_files(target.parent, tuple(contents), overwrite, shown=path) as temporaries:
+    with atomic_files(target.parent, tuple(contents), overwrite, label=path) as temporaries:
         for name, temporary in zip(contents, temporaries, strict=True):
             temporary.write_bytes(contents[name])
             reject_foreign_file(target.with_name(name))

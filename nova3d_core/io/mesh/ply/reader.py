@@ -47,8 +47,8 @@ def read_ply(path: Path) -> list[Primitive]:
     if texture_of is None or len(header.textures) < 2:
         if len(header.textures) > 1:
             raise InputError(
-                f"{path} has {len(header.textures)} textures but no texnumber per face; without it, "
-                "only one texture is supported.",
+                f"{path} has {len(header.textures)} textures but no texnumber per face; then only "
+                "one texture is supported.",
                 "Save it as .glb.",
             )
         groups.append((faces, header.textures[0] if header.textures else None))
