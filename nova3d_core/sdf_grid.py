@@ -42,3 +42,19 @@ def grid_points(origin: Tensor, spacing: float, shape: tuple[int, ...]) -> Tenso
         for axis, size in enumerate(shape)
     ]
     return torch.cartesian_prod(*axes)
+
+
+def sample_trilinear(values: Tensor, coordinates: Tensor) -> Tensor:
+    """(C, N) trilinear interpolation of grid values (C, X, Y, Z), clamped at the border.
+
+    Args:
+        values: (C, X, Y, Z).
+        coordinates: (N, 3) x, y, z from -1 at the first grid point to 1 at the last one.
+    """
+    sampled = torch.nn.functional.grid_sample(
+        values[None],
+        coordinates.flip(-1)[None, None, None],  # grid_sample expects z, y, x
+        align_corners=True,
+        padding_mode="border",
+    )
+    return sampled[0, :, 0, 0]

@@ -1,4 +1,4 @@
-"""The host's main memory: how much is free, checks against it, and giving back what is unused."""
+"""Host memory: available bytes, checks, and release of unused memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def available_bytes() -> int | None:
-    """Main memory that programs can still have without swapping; None where nobody tells."""
+    """Main memory available without swapping; None if unknown."""
     try:
         import psutil
 
@@ -38,26 +38,26 @@ def check_memory(
     available: int | None,
     hint: str = "Close other programs, load it as float16 or bfloat16, or use a smaller model.",
 ) -> None:
-    """Raises InputError if something that needs so many bytes cannot fit.
+    """Raises InputError if `needed` exceeds `available`.
 
     Args:
-        what: what is to be read, for the message.
+        what: name of the data or task, for the message.
         needed: bytes.
-        available: bytes; None if not known, then nothing is checked.
-        hint: what the user can do.
+        available: bytes; None disables the check.
+        hint: advice for the user.
     """
     if available is not None and needed > available:
         raise InputError(
-            f"{what} needs {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are "
-            "free.",
+            f"{what} needs {needed / 2**30:.1f} GiB of memory, but only "
+            f"{available / 2**30:.1f} GiB are free.",
             hint,
         )
 
 
 def release_unused_memory() -> None:
-    """Returns memory that the C allocator keeps although nothing uses it, where glibc manages it.
+    """Returns unused memory of the C allocator to the operating system (glibc only).
 
-    After many tensors of some megabytes have come and gone it keeps hundreds of megabytes.
+    After many allocations of some megabytes, glibc retains hundreds of megabytes.
     """
     trim = _malloc_trim()
     if trim is not None:
@@ -66,7 +66,7 @@ def release_unused_memory() -> None:
 
 @cache
 def _malloc_trim() -> Any:
-    """glibc's `malloc_trim`; None elsewhere."""
+    """glibc's `malloc_trim`; None on other platforms."""
     if not sys.platform.startswith("linux"):
         return None
     try:

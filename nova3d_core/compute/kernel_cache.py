@@ -1,4 +1,4 @@
-"""A folder for warp's compiled kernels that can be written, where the usual one cannot."""
+"""A writable cache folder for warp's compiled kernels, if the default one is read-only."""
 
 from __future__ import annotations
 
@@ -14,57 +14,56 @@ logger = logging.getLogger(__name__)
 
 
 def use_writable_cache(wp: Any) -> None:
-    """Points warp to a folder below the temporary one if its own cannot be written.
+    """Moves warp's cache to a temporary folder if its default folder is not writable.
 
-    Warp fails to start on a read-only or missing home folder. To be called before `wp.init`.
+    Warp fails to initialise with a read-only or missing home folder. Call it before `wp.init`.
 
     Args:
         wp: the warp module.
 
     Raises:
-        OSError: the temporary folder cannot be written either.
+        OSError: the temporary folder is not writable either.
     """
-    usual = default_cache_dir(wp)
-    problem = write_problem(usual)
+    problem = write_problem(default_cache_dir(wp))
     if problem:
         folder = private_cache_dir()
         wp.config.kernel_cache_dir = str(folder)
-        logger.info("warp keeps its kernels in %s, as %s", folder, problem)
+        logger.info("warp stores its kernels in %s, because %s", folder, problem)
 
 
 def default_cache_dir(wp: Any) -> Path:
-    """The folder that warp would take by itself."""
+    """The folder that warp uses by default."""
     chosen = wp.config.kernel_cache_dir or os.environ.get("WARP_CACHE_PATH")
     if chosen:
         return Path(chosen)
     try:
         from warp._src.thirdparty import appdirs
-    except ImportError:  # where older and newer warps have it otherwise
+    except ImportError:  # private module, not in all versions
         return Path("~/.cache/warp").expanduser()
     version = wp.config.version
     return Path(appdirs.user_cache_dir(appname="warp", appauthor="NVIDIA", version=version))
 
 
 def write_problem(folder: Path) -> str:
-    """Why files cannot be made in a folder, which is made if it is missing; "" if they can."""
+    """The reason why a folder is not writable, "" if it is; creates the folder if missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return ""
-    except (OSError, RuntimeError) as error:  # RuntimeError: the home folder is not known
-        return f"{folder} cannot be written ({getattr(error, 'strerror', None) or error})"
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home folder is unknown
+        return f"{folder} is not writable ({getattr(error, 'strerror', None) or error})"
 
 
 def private_cache_dir() -> Path:
-    """A folder below the temporary one that nobody else can write to: kernels in it are run.
+    """A temporary folder that only this user can write to, as compiled kernels are executed.
 
-    The same one for all processes of a user, so that kernels are compiled once; a new one where
-    somebody else has taken that name.
+    Shared by all processes of a user, so that kernels are compiled once; a new folder if its name
+    is taken by another user.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
-    if os.name == "nt":  # the temporary folder is the user's own
+    if os.name == "nt":  # temporary folders are per user
         folder = Path(tempfile.gettempdir()) / "nova3d-warp"
         folder.mkdir(exist_ok=True)
         return folder

@@ -1,4 +1,4 @@
-"""Work that lets go of Python's lock, on several cores."""
+"""Thread pools for work that releases the GIL."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from typing import TypeVar
 import torch
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-def parallel_map(work: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
-    """What work gives for each item, in their order; as many at once as torch takes threads.
+def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Ordered lazy map on `torch.get_num_threads()` threads.
 
-    Little is begun ahead of what has been asked for, so that whoever stops waits for little. Work
-    must not call this itself: it would wait for threads that wait for it.
+    Only a few items are processed ahead of the consumer, so that stopping early wastes little work.
+    `function` must not call `parallel_map` itself: nested calls would deadlock.
     """
-    at_once = torch.get_num_threads()
-    if at_once == 1 or len(items) < 2:
-        yield from map(work, items)
+    num_threads = torch.get_num_threads()
+    if num_threads == 1 or len(items) < 2:
+        yield from map(function, items)
         return
-    begun: deque[Future[Answer]] = deque()
+    pending: deque[Future[Result]] = deque()
     try:
         for item in items:
-            begun.append(_pool(at_once).submit(work, item))
-            if len(begun) > 2 * at_once:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
+            pending.append(thread_pool(num_threads, "nova3d").submit(function, item))
+            if len(pending) > 2 * num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
-        for job in begun:
-            job.cancel()
+        for future in pending:
+            future.cancel()
 
 
 @cache
-def _pool(size: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(size, thread_name_prefix="nova3d")
+def thread_pool(size: int, name: str) -> ThreadPoolExecutor:
+    """The process-wide thread pool of this name; its threads start on demand."""
+    return ThreadPoolExecutor(size, thread_name_prefix=name)

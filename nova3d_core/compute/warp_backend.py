@@ -1,8 +1,8 @@
-"""Runs warp kernels on torch tensors: launches side by side in threads on the CPU, one on CUDA.
+"""Launches warp kernels on torch tensors: in parallel chunks on the CPU, as a whole on CUDA.
 
-Warp runs a CPU kernel on one core and lets go of Python's lock meanwhile, so two threads with half
-the work each take half the time. Their shares and buffers are fixed, so that results repeat bit for
-bit whatever the number of cores.
+Warp runs a CPU kernel on one core and releases the GIL, so two threads with half the work each
+need half the time. Chunks and their buffers are fixed, so that results are reproducible bit for bit
+for any number of cores.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -21,28 +20,29 @@ from ..errors import Cancelled, MissingDependencyError
 from ..progress import SILENT, Progress
 from .devices import is_out_of_memory, with_device_index
 from .kernel_cache import use_writable_cache
+from .parallel import thread_pool
 
 logger = logging.getLogger(__name__)
 
 NUM_CPU_LAUNCHES = 2
-"""Launches side by side on the CPU; each has gradient buffers of its own."""
+"""Parallel launches on the CPU; each has its own gradient buffers."""
 _MIN_PARALLEL_THREADS = 2048
-"""Less work than this is not worth a second thread."""
+"""Kernels with fewer threads run in one launch."""
 COMPILING = "compiling kernels"
-"""The stage's name in progress reports."""
+"""Stage name in progress reports."""
 _MAX_REASON_CHARS = 300
-"""Characters; compilers quote whole programs."""
+"""Compiler errors may quote whole programs."""
 _kernel_errors: dict[tuple[str, str], str] = {}
-"""For each device and set of kernels that was tried, why they do not run there; "" if they do."""
+"""Results of `kernel_error` by device and set of kernels."""
 
 
 @cache
 def warp() -> Any:
-    """The warp module, started and quiet.
+    """The initialised warp module, with warnings only.
 
     Raises:
-        MissingDependencyError: if it is not installed.
-        RuntimeError: if it is installed, but cannot be loaded or started.
+        MissingDependencyError: it is not installed.
+        RuntimeError: it is installed, but cannot be loaded or initialised.
     """
     try:
         import warp as wp
@@ -58,22 +58,22 @@ def warp() -> Any:
         use_writable_cache(wp)
         wp.init()
     except OSError as error:
-        raise RuntimeError(f"warp cannot be started: {error}") from error
+        raise RuntimeError(f"warp cannot be initialised: {error}") from error
     return wp
 
 
 def kernel_error(
     device: torch.device, kernels: Callable[[], Sequence[Any]], progress: Progress = SILENT
 ) -> str:
-    """Why a set of kernels does not run on a device, in one line; empty if it does.
+    """The reason, in one line, why a set of kernels does not run on a device; empty if it does.
 
-    The kernels are compiled and loaded the first time, which is the only sure test: warp lists GPUs
+    Compiles and loads the kernels on first use, which is the only reliable test: warp lists GPUs
     that its compiler rejects, and its wheels need a recent driver.
 
     Args:
-        device: a device of PyTorch.
-        kernels: imports the kernels and returns their warp modules; called once warp has started.
-        progress: reports each module, as compiling takes seconds where no cache holds them.
+        device: a PyTorch device.
+        kernels: imports the kernels and returns their warp modules; called after `warp.init`.
+        progress: reports each module; compiling takes seconds without a cache.
     """
     device = with_device_index(device)
     key = (str(device), f"{kernels.__module__}.{kernels.__qualname__}")
@@ -82,13 +82,13 @@ def kernel_error(
             _load_kernels(device, kernels, progress)
         except Cancelled:
             raise
-        except Exception as error:  # compilers, drivers and caches fail in ways of their own
+        except Exception as error:  # compilers, drivers and caches raise various types
             reason = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, MissingDependencyError):
                 reason = f"the package '{error.package}' is not installed"
             reason = reason[:_MAX_REASON_CHARS]
             logger.info("warp's kernels do not run on %s: %s", device, reason)
-            if is_out_of_memory(error):  # another time they may fit
+            if is_out_of_memory(error):  # may succeed another time
                 return reason
             _kernel_errors[key] = reason
         else:
@@ -99,16 +99,16 @@ def kernel_error(
 def _load_kernels(
     device: torch.device, kernels: Callable[[], Sequence[Any]], progress: Progress
 ) -> None:
-    """Compiles the modules of a set of kernels, or loads them from warp's cache."""
+    """Compiles a set of kernels, or loads them from warp's cache."""
     wp = warp()
     if device.type not in ("cpu", "cuda"):
-        raise RuntimeError(f"warp does not run on devices of the kind '{device.type}'.")
+        raise RuntimeError(f"warp does not support devices of type '{device.type}'.")
     if device.type == "cuda" and not wp.is_cuda_available():
         raise RuntimeError(
-            "warp does not run on AMD cards."
+            "warp does not support AMD GPUs."
             if torch.version.hip
-            else "warp finds no NVIDIA driver that is new enough; update the driver, or install "
-            "a warp-lang built for an older CUDA."
+            else "warp finds no sufficiently recent NVIDIA driver; update the driver, or install a "
+            "warp-lang built for an older CUDA version."
         )
     modules = kernels()
     for module in progress.track(modules, COMPILING, len(modules)):
@@ -116,20 +116,15 @@ def _load_kernels(
 
 
 def _load(module: Any, device: torch.device) -> None:
-    """Compiles and loads a warp module as `launch` asks for it."""
+    """Compiles and loads a warp module with the options that `launch` uses."""
     wp = warp()
-    _name_for_files(module)
+    _sanitise_module_name(module)
     size = {"block_dim": 1} if device.type == "cpu" else {}
     wp.load_module(module, device=wp.device_from_torch(device), **size)
 
 
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(NUM_CPU_LAUNCHES, thread_name_prefix="nova3d-warp")
-
-
 def as_warp(tensor: Tensor) -> Any:
-    """A contiguous tensor as a warp array on the same memory; (..., 2 to 4) become vectors."""
+    """A contiguous tensor as a warp array that shares its memory; (..., 2 to 4) become vectors."""
     wp = warp()
     width = tensor.shape[-1]
     vectors = {2: wp.vec2, 3: wp.vec3, 4: wp.vec4}
@@ -140,8 +135,8 @@ def as_warp(tensor: Tensor) -> Any:
     return wp.from_torch(tensor)
 
 
-def _name_for_files(module: Any) -> None:
-    """Warp names its files after the Python module, whose name inside ComfyUI holds a path."""
+def _sanitise_module_name(module: Any) -> None:
+    """Renames a warp module whose name is no file name: inside ComfyUI it contains a path."""
     if re.search(r"[^\w.]", module.name):
         module.name = f"nova3d_{module.name.rpartition('.')[2]}"
 
@@ -151,40 +146,45 @@ def launch(
     count: int,
     arguments: list,
     device: torch.device,
-    own: list[list] | None = None,
+    chunk_arguments: list[list] | None = None,
 ) -> None:
-    """Runs `count` threads of a kernel; its first argument says where a share begins.
+    """Runs `count` threads of a kernel; its first argument is the offset of the first thread.
 
     Args:
         kernel: a warp kernel.
-        count: threads in all.
-        arguments: tensors, structs and numbers that all shares get.
-        device: where they are.
-        own: further arguments for each share, e.g. its buffer.
+        count: total number of threads.
+        arguments: tensors, structs and numbers that all chunks share.
+        device: device of the tensors.
+        chunk_arguments: further arguments of each chunk, e.g. its own buffer.
     """
     if count == 0:
         return
     wp = warp()
-    _name_for_files(kernel.module)
+    _sanitise_module_name(kernel.module)
     shared = [as_warp(a) if isinstance(a, Tensor) else a for a in arguments]
-    # warp's own stream does not wait for work of a torch stream that is not the default one
+    # warp's own stream does not synchronise with a torch stream other than the default one
     stream = wp.stream_from_torch(device) if device.type == "cuda" else None
 
-    def share(begin: int, end: int, index: int) -> None:
-        extra = [as_warp(a) if isinstance(a, Tensor) else a for a in (own[index] if own else [])]
+    def launch_chunk(start: int, end: int, index: int) -> None:
+        extra = chunk_arguments[index] if chunk_arguments else []
+        extra = [as_warp(a) if isinstance(a, Tensor) else a for a in extra]
         wp.launch(
             kernel,
-            dim=end - begin,
-            inputs=[begin, *shared, *extra],
+            dim=end - start,
+            inputs=[start, *shared, *extra],
             device=wp.device_from_torch(device),
             stream=stream,
         )
 
     if device.type != "cpu" or count < _MIN_PARALLEL_THREADS:
-        share(0, count, 0)
+        launch_chunk(0, count, 0)
         return
     _load(kernel.module, device)
-    cuts = [count * part // NUM_CPU_LAUNCHES for part in range(NUM_CPU_LAUNCHES + 1)]
-    jobs = [_pool().submit(share, cuts[part], cuts[part + 1], part) for part in range(NUM_CPU_LAUNCHES)]
-    for job in jobs:
-        job.result()
+    bounds = [count * index // NUM_CPU_LAUNCHES for index in range(NUM_CPU_LAUNCHES + 1)]
+    pool = thread_pool(NUM_CPU_LAUNCHES, "nova3d-warp")
+    futures = [
+        pool.submit(launch_chunk, bounds[index], bounds[index + 1], index)
+        for index in range(NUM_CPU_LAUNCHES)
+    ]
+    for future in futures:
+        future.result()

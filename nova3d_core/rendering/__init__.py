@@ -1,1 +1,1 @@
-"""A mesh to views, by ray casting."""
+"""Rendering of meshes by ray casting."""

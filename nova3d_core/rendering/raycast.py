@@ -1,7 +1,4 @@
-"""Rays against triangles: Embree where it is installed, a plain numpy tree elsewhere.
-
-Both answer the same question with the same result, so images do not depend on the platform.
-"""
+"""Ray casting: Embree where it is installed, a numpy BVH elsewhere, with the same results."""
 
 from __future__ import annotations
 
@@ -25,23 +22,23 @@ Backend = Literal["auto", "embree", "numpy"]
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """Where R rays first met the surface."""
+    """First intersections of R rays with a surface."""
 
     face: np.ndarray
-    """(R,) int64 face index, -1 for a ray that met nothing."""
+    """(R,) int64 face index, -1 for a miss."""
     distance: np.ndarray
-    """(R,) float32 distance along the ray, infinite where nothing was met."""
+    """(R,) float32 distance along the ray, infinite for a miss."""
     barycentric: np.ndarray
-    """(R, 3) float32 weights of the face's corners, zero where nothing was met."""
+    """(R, 3) float32 weights of the face's corners, zero for a miss."""
 
     @property
     def hit(self) -> np.ndarray:
-        """(R,) bool: which rays met the surface."""
+        """(R,) bool: whether each ray hits the surface."""
         return self.face >= 0
 
 
 class RayCaster:
-    """A triangle soup prepared for rays.
+    """Acceleration structure for ray casting against triangles.
 
     Args:
         vertices: (N, 3) float.
@@ -56,7 +53,7 @@ class RayCaster:
         corners = np.ascontiguousarray(vertices, dtype=np.float32)[faces]  # (F, 3, 3)
         points = corners.reshape(-1, 3)
         self.longest_side = float(np.ptp(points, axis=0).max()) if len(points) else 0.0
-        """Of the box around the faces, in world units."""
+        """Longest side of the bounding box of the faces, in world units."""
         if backend == "embree":
             from embreex.mesh_construction import TriangleMesh
             from embreex.rtcore_scene import EmbreeScene
@@ -68,11 +65,11 @@ class RayCaster:
 
     @classmethod
     def of(cls, mesh: Mesh, backend: Backend = "auto") -> RayCaster:
-        """A mesh's faces prepared for rays."""
+        """The acceleration structure of a mesh."""
         return cls(mesh.vertices.numpy(), mesh.faces.numpy(), backend)
 
     def first_hits(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
-        """First surface point along each ray, from either side.
+        """First intersection of each ray, with front or back faces.
 
         Args:
             origins: (R, 3) float.
@@ -89,22 +86,22 @@ class RayCaster:
         return Hits(face, np.where(missed, np.inf, distance).astype(np.float32), barycentric)
 
     def _embree_hits(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, ...]:
-        """(R,) face, distance, u and v; in parts, as Embree takes one core for a call."""
+        """(R,) face, distance, u and v; in parallel chunks, as an Embree call uses one core."""
 
-        def hits(part: slice) -> dict[str, np.ndarray]:
-            return self._scene.run(origins[part], directions[part], output=True)
+        def hits(chunk: slice) -> dict[str, np.ndarray]:
+            return self._scene.run(origins[chunk], directions[chunk], output=True)
 
-        begins = range(0, max(len(origins), 1), _RAYS_PER_CHUNK)
-        parts = [slice(begin, begin + _RAYS_PER_CHUNK) for begin in begins]
-        answers = list(parallel_map(hits, parts))
+        starts = range(0, max(len(origins), 1), _RAYS_PER_CHUNK)
+        chunks = [slice(start, start + _RAYS_PER_CHUNK) for start in starts]
+        results = list(parallel_map(hits, chunks))
         names = ("primID", "tfar", "u", "v")
-        face, *rest = (np.concatenate([answer[name] for answer in answers]) for name in names)
+        face, *rest = (np.concatenate([result[name] for result in results]) for name in names)
         return face.astype(np.int64), *rest
 
     def occluded(
         self, origins: np.ndarray, directions: np.ndarray, max_distance: np.ndarray
     ) -> np.ndarray:
-        """Whether something lies within `max_distance` along each ray.
+        """Whether each ray hits the surface within `max_distance`.
 
         Args:
             origins: (R, 3) float.
@@ -119,14 +116,14 @@ class RayCaster:
 
 @cache
 def _has_embree() -> bool:
-    """Whether Embree loads; says once, where it does not, what that costs."""
+    """Whether Embree can be loaded; logs a warning once if it cannot."""
     try:
         from embreex import mesh_construction, rtcore_scene  # noqa: F401
     except (ImportError, OSError) as error:
         missing = isinstance(error, ModuleNotFoundError)
         reason = "is not installed" if missing else f"cannot be loaded ({error})"
         logger.warning(
-            "rays are cast with a numpy tree, 20 to 80 times slower than Embree, as the package "
+            "rays are cast in numpy, 20 to 80 times slower than with Embree, because the package "
             "embreex %s. Install it with: pip install embreex",
             reason,
         )

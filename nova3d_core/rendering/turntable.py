@@ -1,4 +1,4 @@
-"""A short film of a mesh turning once, colour beside normals."""
+"""Turntable animations of a mesh: colour and normals side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .views import render_views
 
 SECONDS_PER_TURN = 4.0
 _SOFTWARE_TAG = 0x0131
-"""Exif's."""
+"""Exif tag 'Software'."""
 
 
 def turntable(
@@ -32,36 +32,34 @@ def turntable(
     config: RenderConfig | None = None,
     progress: Progress = SILENT,
 ) -> Tensor:
-    """Frames (V, H, 2 W, 3) in 0..1 of a mesh that turns once: colour left, normals right.
+    """Frames (V, H, 2 W, 3) in 0..1 of one orbit around a mesh: colour left, normals right.
 
     Args:
         mesh: any mesh; it is centred and scaled to fill the image.
-        rig: one camera a frame; 48 frames from 15 degrees above by default.
-        config: rays a pixel.
-        progress: told about each frame.
+        rig: one camera per frame; by default 48 frames at an elevation of 15 degrees.
+        config: rays per pixel.
+        progress: reports each frame.
     """
     rig = rig or RigConfig(count=48, elevation_deg=15.0)
     views = render_views(mesh.normalised(), orbit_cameras(rig), config, progress).views
-    # the camera goes round, which looks like the object turning; its own axes keep the light still
+    # camera-space normals look as if the light stood still while the object rotates
     normals = encode_normals(views.with_normals_in("camera").normals)
     covered = views.masks[..., None]
     return torch.cat([views.colour, normals * covered + (1.0 - covered)], dim=2)
 
 
-def check_turntable_path(
-    path: Path, overwrite: bool, inputs: Collection[Path | None] = ()
-) -> None:
-    """Raises InputError unless `write_turntable` may write there; asked before long work."""
+def check_turntable_path(path: Path, overwrite: bool, inputs: Collection[Path | None] = ()) -> None:
+    """Raises InputError unless `write_turntable` can write to the path; call before long work."""
     if path.suffix.lower() not in (".webp", ".gif"):
-        raise InputError(f"{path} is no animation that can be written.", "Use .webp or .gif.")
+        raise InputError(f"{path} is not a supported animation format.", "Use .webp or .gif.")
     check_can_write_file(path, overwrite, inputs)
 
 
 def write_turntable(frames: Tensor, path: Path | str, overwrite: bool = False) -> Path:
-    """Writes frames (V, H, W, 3) in 0..1 as an animated WebP or GIF that loops.
+    """Writes frames (V, H, W, 3) in 0..1 as a looping animated WebP or GIF.
 
     Raises:
-        InputError: another ending than .webp or .gif, or the file cannot be written.
+        InputError: the suffix is neither .webp nor .gif, or the file cannot be written.
     """
     path = Path(path)
     check_turntable_path(path, overwrite)

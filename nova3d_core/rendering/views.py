@@ -1,4 +1,4 @@
-"""Images of a mesh by ray casting: colour, world normals, mask and depth from any rig."""
+"""Renders views of a mesh by ray casting: colour, world normals, masks and depth."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ RAYS_PER_CHUNK = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """Views of a mesh, and how far away it was."""
+    """Rendered views of a mesh, with depth maps."""
 
     views: Views
-    """Colour on white, masks with covered shares, normals in the world frame."""
+    """Colour on white, masks with fractional coverage, normals in the world frame."""
     depth_z: Tensor
-    """(V, H, W) depth along the viewing axis of the nearest sample in a pixel; inf where empty."""
+    """(V, H, W) depth along the viewing axis of a pixel's nearest sample; inf for background."""
 
 
 @dataclass(frozen=True, eq=False)
 class SurfacePoints:
-    """The surface that cameras see, as points: one for each pixel centre that meets it."""
+    """Surface points that cameras see: one for each pixel centre on the surface."""
 
     points: np.ndarray
     """(P, 3) float32 in the world."""
     normals: np.ndarray
-    """(P, 3) float32 unit, on the camera's side."""
+    """(P, 3) float32 unit normals, facing the camera."""
     view: np.ndarray
-    """(P,) int64: which camera saw the point."""
+    """(P,) int64 index of the camera that sees the point."""
 
 
 def render_views(
@@ -51,11 +51,11 @@ def render_views(
     """Renders a mesh, unlit, on white; the images are on the CPU.
 
     Args:
-        mesh: any mesh; back faces are seen too, with their normal turned to the camera.
+        mesh: any mesh; back faces are rendered too, with their normals flipped to the camera.
         cameras: V cameras.
-        config: rays a pixel.
-        progress: told about each view.
-        backend: who casts the rays.
+        config: rays per pixel.
+        progress: reports each view.
+        backend: the ray caster.
     """
     config = config or RenderConfig()
     mesh, cameras = mesh.to("cpu").with_origin(cameras.origin), cameras.to("cpu").float()
@@ -70,21 +70,21 @@ def render_views(
 
 
 def surface_points(mesh: Mesh, cameras: Cameras, progress: Progress = SILENT) -> SurfacePoints:
-    """The points of a mesh that the pixel centres of all cameras see."""
+    """The first intersections of a mesh with the rays through all cameras' pixel centres."""
     mesh, cameras = mesh.to("cpu").with_origin(cameras.origin), cameras.to("cpu").float()
     caster = RayCaster.of(mesh)
     pixels = sample_positions(cameras.width, cameras.height, 1)
-    found = []
+    parts = []
     for view in progress.track(range(len(cameras)), "observing", len(cameras)):
-        seen = _RayHits.along(mesh, caster, cameras[view], pixels)
-        points = seen.origins + seen.distance[:, None] * seen.directions
-        found.append((points, seen.normals(mesh), torch.full((len(points),), view)))
-    points, normals, view = (torch.cat(part).numpy() for part in zip(*found, strict=True))
+        hits = _RayHits.cast(caster, cameras[view], pixels)
+        points = hits.origins + hits.distance[:, None] * hits.directions
+        parts.append((points, hits.normals(mesh), torch.full((len(points),), view)))
+    points, normals, view = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return SurfacePoints(points, normals, view)
 
 
 def pixel_depths(caster: RayCaster, camera: Cameras) -> Tensor:
-    """(H, W) depth along the viewing axis at the pixel centres of one camera; inf where empty."""
+    """(H, W) depth along the viewing axis at one camera's pixel centres; inf for background."""
     pixels = sample_positions(camera.width, camera.height, 1)
     origins, directions = (part[0] for part in camera.rays(pixels))
     hits = caster.first_hits(origins.numpy(), directions.numpy())
@@ -93,7 +93,7 @@ def pixel_depths(caster: RayCaster, camera: Cameras) -> Tensor:
 
 
 def sample_positions(width: int, height: int, supersample: int) -> Tensor:
-    """(H * W * s * s, 2) positions, the s * s samples of one pixel next to each other."""
+    """(H * W * s * s, 2) x and y of s x s samples per pixel, those of one pixel consecutive."""
     offsets = (torch.arange(supersample, dtype=torch.float32) + 0.5) / supersample
     y, x, dy, dx = torch.meshgrid(
         torch.arange(height, dtype=torch.float32),
@@ -107,9 +107,9 @@ def sample_positions(width: int, height: int, supersample: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _RayHits:
-    """The rays of one camera that met the mesh."""
+    """The rays of one camera that hit the mesh."""
 
-    ray: Tensor  # (P,) which of the rays
+    ray: Tensor  # (P,) indices of the rays
     origins: Tensor  # (P, 3)
     directions: Tensor  # (P, 3)
     distance: Tensor  # (P,)
@@ -117,7 +117,7 @@ class _RayHits:
     barycentric: Tensor  # (P, 3)
 
     @classmethod
-    def along(cls, mesh: Mesh, caster: RayCaster, camera: Cameras, pixels: Tensor) -> _RayHits:
+    def cast(cls, caster: RayCaster, camera: Cameras, pixels: Tensor) -> _RayHits:
         """Casts the rays of one camera through pixel positions (R, 2)."""
         origins, directions = (part[0] for part in camera.rays(pixels))
         hits = caster.first_hits(origins.numpy(), directions.numpy())
@@ -132,6 +132,7 @@ class _RayHits:
         )
 
     def normals(self, mesh: Mesh) -> Tensor:
+        """(P, 3) unit normals, facing the camera."""
         return facing_normal(mesh, self.face, self.barycentric, self.directions)
 
 
@@ -140,27 +141,27 @@ def _render_view(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Colour (H, W, 3), mask (H, W), normals (H, W, 3), depth (H, W) of one view."""
     height, width = camera.height, camera.width
-    left, top, right, bottom = _box_in_image(bounds, camera)
+    left, top, right, bottom = _project_bounds(bounds, camera)
     colour = torch.ones(height, width, 3)
     mask = torch.zeros(height, width)
     normals = torch.zeros(height, width, 3)
     depth_z = torch.full((height, width), torch.inf)
     if left >= right or top >= bottom:
         return colour, mask, normals, depth_z
-    rows_at_once = max(1, RAYS_PER_CHUNK // ((right - left) * supersample**2))
-    for start in range(top, bottom, rows_at_once):
-        stop = min(bottom, start + rows_at_once)
+    chunk_rows = max(1, RAYS_PER_CHUNK // ((right - left) * supersample**2))
+    for start in range(top, bottom, chunk_rows):
+        stop = min(bottom, start + chunk_rows)
         offset = torch.tensor([left, start], dtype=torch.float32)
         pixels = sample_positions(right - left, stop - start, supersample) + offset
-        block = _average_block(mesh, caster, camera, pixels, supersample**2)
-        where = (slice(start, stop), slice(left, right))
+        block = _shade_pixels(mesh, caster, camera, pixels, supersample**2)
+        region = (slice(start, stop), slice(left, right))
         for target, values in zip((colour, mask, normals, depth_z), block, strict=True):
-            target[where] = values.reshape(target[where].shape)
+            target[region] = values.reshape(target[region].shape)
     return colour, mask, normals, depth_z
 
 
-def _box_in_image(bounds: Tensor, camera: Cameras) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the pixels that a bounding box (2, 3) can reach."""
+def _project_bounds(bounds: Tensor, camera: Cameras) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the pixels that a bounding box (2, 3) can cover."""
     low, high = bounds
     corners = torch.cartesian_prod(*torch.stack([low, high], dim=1))  # (8, 3)
     pixels, depth_z = camera.project(corners)
@@ -172,19 +173,19 @@ def _box_in_image(bounds: Tensor, camera: Cameras) -> tuple[int, int, int, int]:
     return int(first[0]), int(first[1]), right, bottom
 
 
-def _average_block(
+def _shade_pixels(
     mesh: Mesh, caster: RayCaster, camera: Cameras, pixels: Tensor, samples: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Averages of the samples (P * samples, 2) of P pixels: colour, mask, normals, depth."""
-    seen = _RayHits.along(mesh, caster, camera, pixels)
+    """Colour, mask, normals and depth of P pixels, averaged over samples (P * samples, 2)."""
+    hits = _RayHits.cast(caster, camera, pixels)
     count = len(pixels) // samples
-    pixel = seen.ray // samples
+    pixel = hits.ray // samples
     covered = torch.zeros(count).index_add_(0, pixel, torch.ones(len(pixel)))
-    colours = surface_colour(mesh, seen.face, seen.barycentric)
+    colours = surface_colour(mesh, hits.face, hits.barycentric)
     colour = torch.zeros(count, 3).index_add_(0, pixel, colours)
-    colour = (colour + (samples - covered)[:, None]) / samples  # the rest of the pixel is white
-    normals = torch.zeros(count, 3).index_add_(0, pixel, seen.normals(mesh))
+    colour = (colour + (samples - covered)[:, None]) / samples  # white background
+    normals = torch.zeros(count, 3).index_add_(0, pixel, hits.normals(mesh))
     normals = torch.nn.functional.normalize(normals, dim=-1, eps=1e-6)
-    along_axis = (seen.directions * camera.view_directions).sum(dim=-1) * seen.distance
+    along_axis = (hits.directions * camera.view_directions).sum(dim=-1) * hits.distance
     depth_z = torch.full((count,), torch.inf).scatter_reduce_(0, pixel, along_axis, "amin")
     return colour.clamp(0.0, 1.0), covered / samples, normals, depth_z

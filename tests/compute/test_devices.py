@@ -136,7 +136,7 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(name):
         resolve_device(name)
     said = str(caught.value)
     assert f"device '{name[:40]}" in said
-    assert said.endswith(f"Devices of this machine: {', '.join(available_devices())}.")
+    assert said.endswith(f"Available devices: {', '.join(available_devices())}.")
     assert len(said) < 500 and "\n" not in said
 
 
@@ -146,13 +146,13 @@ def test_an_index_beyond_the_last_card_is_refused_and_all_cards_are_named(monkey
     with pytest.raises(InputError) as caught:
         resolve_device("cuda:2")
     assert caught.value.message == "device 'cuda:2' cannot be used: there are only 2."
-    assert caught.value.hint.startswith("Devices of this machine: cuda:0, cuda:1, ")
+    assert caught.value.hint.startswith("Available devices: cuda:0, cuda:1, ")
 
 
 def test_without_a_driver_the_message_says_so(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(InputError, match="PyTorch finds no GPU, or no driver"):
+    with pytest.raises(InputError, match="PyTorch finds no GPU or no sufficiently"):
         resolve_device("cuda")
 
 

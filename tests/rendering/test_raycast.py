@@ -54,7 +54,7 @@ def test_rays_in_parts_meet_what_all_together_meet(monkeypatch):
     caster = RayCaster(*soup(300), "embree")
     origins, directions = rays(1000)
     together = caster.first_hits(origins, directions)
-    monkeypatch.setattr("nova3d_core.rendering.raycast._RAYS_AT_ONCE", 64)
+    monkeypatch.setattr("nova3d_core.rendering.raycast._RAYS_PER_CHUNK", 64)
     in_parts = caster.first_hits(origins, directions)
     for name, value in vars(together).items():
         np.testing.assert_array_equal(getattr(in_parts, name), value)

@@ -214,7 +214,7 @@ def test_available_memory_is_at_most_the_total_memory():
 def test_memory_check_is_skipped_if_the_available_memory_is_unknown():
     check_memory("x", 10, None)
     check_memory("x", 10, 10)
-    with pytest.raises(InputError, match=r"x needs 2\.0 GiB of memory, 1\.0 GiB are free"):
+    with pytest.raises(InputError, match=r"x needs 2\.0 GiB of memory, but only 1\.0 GiB are free"):
         check_memory("x", 2 << 30, 1 << 30)
 
 
