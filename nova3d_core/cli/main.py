@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with signals.handle(exits_after=arguments is None):
             command = _parse(sys.argv[1:] if arguments is None else list(arguments))
-            command.run(bars.progress.also_cancelled_by(signals.is_received))
+            command.run(bars.progress.with_cancellation(signals.is_received))
     except KeyboardInterrupt:
         bars.close()
         print_err("stopped: no incomplete files were left behind.")

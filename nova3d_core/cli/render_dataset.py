@@ -84,20 +84,18 @@ class RenderDataset:
             document = {**asdict(result), "folder": str(result.folder)}
             print_json({**document, "latents": None if latents is None else str(latents)})
             return
-        kept = f", {result.kept} of them from an earlier run" if result.kept else ""
-        print_out(f"{result.objects} objects in {result.shards} shards in {result.folder}{kept}")
+        earlier = f" ({result.kept} from an earlier run)" if result.kept else ""
+        print_out(
+            f"Objects: {result.objects}, shards: {result.shards}{earlier}, folder: {result.folder}"
+        )
         if result.grey:
-            print_out(
-                f"{result.grey} objects have no texture or vertex colours and were rendered grey"
-            )
+            print_out(f"Rendered grey, without texture or vertex colours: {result.grey}")
         if result.open:
-            print_out(
-                f"{result.open} objects are not closed manifolds and were rendered double-sided"
-            )
+            print_out(f"Rendered double-sided, not closed manifolds: {result.open}")
         if result.skipped:
-            print_out(f"{len(result.skipped)} objects were skipped, see {result.folder / SKIPPED}")
+            print_out(f"Skipped: {len(result.skipped)}, see {result.folder / SKIPPED}")
         if latents is not None:
-            print_out(f"Latents in {latents}")
+            print_out(f"Latents: {latents}")
 
     def _latents(self, encoders: Encoders, progress: Progress) -> Path:
         """Encodes the rendered images; returns the folder of the latents."""

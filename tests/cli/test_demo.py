@@ -1,4 +1,4 @@
-"""The demo from one image, with a small model in the place of the shipped one."""
+"""The demo from one image, with a small model instead of the shipped one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUICK = FuseConfig(
 
 @pytest.fixture
 def shipped(tmp_path, monkeypatch, l_solid):
-    """A package with a model and an image; the model needs one step."""
+    """A package with an image, and a model that needs one sampling step."""
     rig = RigConfig(count=1, width_px=80, height_px=80)
     write_views(render_views(l_solid, orbit_cameras(rig)).views, tmp_path / "image")
     save_nova3d(copying_mini(), tmp_path / "mini.safetensors")
@@ -44,20 +44,28 @@ def shipped(tmp_path, monkeypatch, l_solid):
     return tmp_path
 
 
-@pytest.mark.parametrize("start", ["auto", "image"])
-def test_one_image_becomes_views_and_a_mesh(shipped, capsys, start):
+def test_demo_generates_views_and_a_mesh_from_one_image(shipped, small_turntable, capsys):
     out = shipped / "out"
-    Demo(output=out, start=start, steps=1, fuse=QUICK, json=True).run(SILENT)
-    said = json.loads(capsys.readouterr().out)
-    assert said["start"] == "image" and {"painting", "carving", "demo"} <= set(said["seconds"])
+    Demo(output=out, start="auto", steps=1, fuse=QUICK, json=True).run(SILENT)
+    report = json.loads(capsys.readouterr().out)
+    assert report["start"] == "image"
+    assert {"generating", "carving", "demo"} <= set(report["seconds"])
     assert {path.name for path in out.iterdir()} < {".nova3d.json", *DEMO_FILES}
     assert read_views(out / "views").colour.shape == (16, 128, 128, 3)
-    assert len(read_mesh(out / "mesh.glb").faces) == said["faces"] > 100
-    assert read_image(out / "image.png").shape[:2] == (80, 80)
+    assert len(read_mesh(out / "mesh.glb").faces) == report["faces"] > 100
+    assert read_image(out / "input.png").shape[:2] == (80, 80)
     assert read_image(out / "views.png").shape[:2] == (2 * 2 * 64, 8 * 64)
 
 
-def test_without_the_model_auto_starts_from_the_object(shipped, monkeypatch):
+@pytest.mark.parametrize("start", ["auto", "image"])
+def test_demo_starts_from_the_image_if_the_model_is_available(shipped, monkeypatch, start):
+    started = []
+    monkeypatch.setattr(Demo, "_from_image", lambda self, progress: started.append("image"))
+    Demo(output=shipped / "out", start=start).run(SILENT)
+    assert started == ["image"]
+
+
+def test_demo_starts_from_the_object_without_the_model(shipped, monkeypatch):
     monkeypatch.setattr(built_in, "FILE", shipped / "none.safetensors")
     started = []
     monkeypatch.setattr(Demo, "_from_object", lambda self, progress: started.append("object"))

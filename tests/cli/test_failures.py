@@ -1,4 +1,4 @@
-"""However a command fails, it ends in one line under 500 characters and a code, no traceback."""
+"""Every failure ends in one line of less than 500 characters and an exit code, no traceback."""
 
 from __future__ import annotations
 
@@ -23,45 +23,47 @@ from .conftest import KNIGHT, ROOT, SMALL_RIG, command
 POSIX = pytest.mark.skipif(os.name == "nt", reason="needs POSIX pipes and limits")
 
 
-def run(words: list[object], **more) -> subprocess.CompletedProcess:
-    environment = {**os.environ, **more.pop("env", {})}
+def run(words: list[object], **options) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **options.pop("env", {})}
     return subprocess.run(
         [str(word) for word in words], cwd=ROOT, env=environment, timeout=300, check=False,
-        **{"capture_output": True, **more},
+        **{"capture_output": True, **options},
     )  # fmt: skip
 
 
-def python(script: str, **more) -> subprocess.CompletedProcess:
-    """Runs `main` after some preparation in a process of its own."""
+def run_python(script: str, **options) -> subprocess.CompletedProcess:
+    """Runs a script that calls `main` in a process of its own."""
     start = "import sys\nfrom nova3d_core.cli.main import main\n"
-    return run([sys.executable, "-c", start + script], **more)
+    return run([sys.executable, "-c", start + script], **options)
 
 
-def error_line(done: subprocess.CompletedProcess, code: int) -> str:
-    """The one line that a failed command ends in."""
-    said = done.stderr.decode() if isinstance(done.stderr, bytes) else done.stderr
-    assert done.returncode == code, said
-    assert "Traceback" not in said
-    lines = [line for line in said.splitlines() if line.startswith(("error: ", "internal error: "))]
-    assert len(lines) == 1, said
+def error_line(result: subprocess.CompletedProcess, code: int) -> str:
+    """The error line of a failed command."""
+    stderr = result.stderr.decode() if isinstance(result.stderr, bytes) else result.stderr
+    assert result.returncode == code, stderr
+    assert "Traceback" not in stderr
+    lines = [
+        line for line in stderr.splitlines() if line.startswith(("error: ", "internal error: "))
+    ]
+    assert len(lines) == 1, stderr
     assert len(lines[0]) < 500
     return lines[0]
 
 
 @pytest.fixture
 def failing(monkeypatch, capsys):
-    """Runs a command whose work is some Python: `failing("1 / 0")` gives code and line."""
+    """Runs a command that executes Python code: `failing("1 / 0")` returns exit code and line."""
 
     def run_failing(body: str) -> tuple[int, str]:
-        def fails(self: Presets, progress: Progress) -> None:
+        def run_body(self: Presets, progress: Progress) -> None:
             exec(body, {})
 
-        monkeypatch.setattr(Presets, "run", fails)
+        monkeypatch.setattr(Presets, "run", run_body)
         code = main(["presets"])
-        said = capsys.readouterr().err
-        assert "Traceback" not in said
-        line = said.splitlines()[-1]
-        assert said == line + "\n"
+        stderr = capsys.readouterr().err
+        assert "Traceback" not in stderr
+        line = stderr.splitlines()[-1]
+        assert stderr == line + "\n"
         assert len(line) < 500
         return code, line
 
@@ -82,33 +84,33 @@ def failing(monkeypatch, capsys):
             1,
             "error: the input is nested too deeply",
         ),
-        ("import math; math.exp(1e9)", 1, "error: a number is too large to compute with"),
+        ("import math; math.exp(1e9)", 1, "error: a number is too large"),
         ("import nothing_of_this_name", 2, "'nothing_of_this_name'"),
         ("open('/nowhere/at/all')", 1, "error: /nowhere/at/all: No such file or directory."),
         ("raise OSError(28, 'No space left on device', 'a.glb')", 1, "the disk is full"),
         ("open('a\\0b')", 1, "internal error: ValueError"),
     ],
 )
-def test_every_exception_ends_in_one_line(failing, body, code, words):
-    ended, line = failing(body)
+def test_every_exception_is_reported_in_one_line(failing, body, code, words):
+    exit_code, line = failing(body)
     assert words in line
-    assert ended == code
+    assert exit_code == code
 
 
-def test_an_internal_error_says_where_and_what_to_report(failing, monkeypatch, capsys):
+def test_internal_error_has_its_location_and_a_request_to_report(failing, monkeypatch, capsys):
     body = "from nova3d_core.io.files.containment import path_inside; path_inside(None, 'a', 'b')"
     code, line = failing(body)
     assert code == 1
     assert "TypeError at io/files/containment.py:" in line
-    assert "/issues with what NOVA3D_TRACEBACK=1 shows." in line
+    assert "/issues with the traceback that NOVA3D_TRACEBACK=1 prints." in line
     monkeypatch.setenv("NOVA3D_TRACEBACK", "1")
     assert main(["presets"]) == 1
-    shown = capsys.readouterr().err
-    assert "Traceback (most recent call last)" in shown
-    assert shown.splitlines()[-1] == line
+    stderr = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in stderr
+    assert stderr.splitlines()[-1] == line
 
 
-def test_codes_and_lines_of_the_projects_own_errors():
+def test_lines_and_exit_codes_of_our_own_errors():
     assert describe_error(InputError("a.glb is damaged.", "Try.")) == ("a.glb is damaged. Try.", 2)
     assert describe_error(MissingDependencyError("x", "y"))[1] == 2
     assert describe_error(StageError("fusing", "it failed.")) == ("fusing: it failed.", 1)
@@ -119,7 +121,7 @@ def test_codes_and_lines_of_the_projects_own_errors():
     )
 
 
-def test_a_line_is_printable_and_short_and_keeps_its_hint():
+def test_line_is_printable_and_short_and_keeps_its_hint():
     assert one_line("a\nb\tc\x1b[31m\x00") == "a b c\\x1b[31m\\x00"
     long = one_line("x" * 10_000 + "the end")
     assert len(long) < 500
@@ -127,75 +129,77 @@ def test_a_line_is_printable_and_short_and_keeps_its_hint():
     hinted = one_line("x" * 10_000, "Do this.")
     assert len(hinted) < 500
     assert hinted.endswith("... Do this.")
-    assert one_line("é \udcff") == "é \udcff"  # the stream escapes what it cannot write
+    assert one_line("é \udcff") == "é \udcff"  # escaped by the stream
 
 
 @POSIX
-def test_real_exhaustion_of_memory_is_one_line(tmp_path):
+def test_running_out_of_memory_is_reported_in_one_line(tmp_path):
     limit = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))\n"
         f"sys.exit(main(['render', {str(KNIGHT)!r}, '-o', {str(tmp_path / 'v')!r},\n"
         "    '--rig.count', '4', '--rig.width-px', '16384', '--rig.height-px', '16384']))"
     )
-    line = error_line(python(limit, env={"OMP_NUM_THREADS": "1"}), 1)
+    line = error_line(run_python(limit, env={"OMP_NUM_THREADS": "1"}), 1)
     assert "memory" in line
     assert list(tmp_path.iterdir()) == []
 
 
 @POSIX
 @pytest.mark.parametrize("words", [["presets"], ["--help"]])
-def test_a_reader_that_goes_away_ends_quietly(words):
+def test_broken_pipe_ends_silently(words):
     reading, writing = os.pipe()
     os.close(reading)
-    done = run(command(*words), capture_output=False, stdout=writing, stderr=subprocess.PIPE)
+    result = run(command(*words), capture_output=False, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
-    assert done.returncode == 141
-    assert done.stderr == b""
+    assert result.returncode == 141
+    assert result.stderr == b""
 
 
 @POSIX
-def test_a_full_disk_under_stdout_is_said():
+def test_full_disk_of_stdout_is_reported():
     with open("/dev/full", "wb") as full:
-        done = run(command("presets"), capture_output=False, stdout=full, stderr=subprocess.PIPE)
-    assert error_line(done, 1) == "error: writing the result: stdout: No space left on device."
+        result = run(command("presets"), capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert error_line(result, 1) == "error: writing the result: stdout: No space left on device."
 
 
 @POSIX
 @pytest.mark.parametrize("closed", ["2>&-", "0<&- 1>&- 2>&-"])
-def test_closed_streams_end_nothing_and_spoil_no_file(tmp_path, closed):
+def test_closed_streams_neither_abort_nor_corrupt_files(tmp_path, closed):
     words = " ".join(command("render", KNIGHT, "-o", tmp_path / "v", *SMALL_RIG))
-    done = run(["sh", "-c", f"{words} {closed}"])
-    assert done.returncode == 0, done.stderr
+    result = run(["sh", "-c", f"{words} {closed}"])
+    assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "v" / "images").iterdir())) == 8
-    assert b"Traceback" not in done.stderr
+    assert b"Traceback" not in result.stderr
 
 
-def test_streams_that_are_none_as_without_a_console():
-    done = python("sys.stdout = sys.stderr = None\ncode = main(['presets'])\nsys.exit(code)")
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    done = python("sys.stdout = sys.stderr = None\nsys.exit(main(['render', 'no.glb', '-o', 'x']))")
-    assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"")
+def test_streams_may_be_none():
+    result = run_python("sys.stdout = sys.stderr = None\ncode = main(['presets'])\nsys.exit(code)")
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+    result = run_python(
+        "sys.stdout = sys.stderr = None\nsys.exit(main(['render', 'no.glb', '-o', 'x']))"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (2, b"", b"")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii:strict"])
-def test_any_encoding_of_the_streams_will_do(tmp_path, encoding):
+def test_streams_of_any_encoding(tmp_path, encoding):
     name = "Würfel_立方体.glb"
-    done = run(command("render", tmp_path / name, "-o", "x"), env={"PYTHONIOENCODING": encoding})
-    assert done.returncode == 2
-    line = done.stderr.decode(encoding.split(":")[0])
+    result = run(command("render", tmp_path / name, "-o", "x"), env={"PYTHONIOENCODING": encoding})
+    assert result.returncode == 2
+    line = result.stderr.decode(encoding.split(":")[0])
     assert "rfel_\\u7acb\\u65b9\\u4f53.glb" in line
     assert run(command("--help"), env={"PYTHONIOENCODING": encoding}).returncode == 0
 
 
 @POSIX
-def test_names_that_are_no_text_are_escaped(tmp_path):
+def test_undecodable_names_are_escaped(tmp_path):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n.ckpt")).write_bytes(b"")
-    done = run(command("models", "--folder", tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert b"\\udcff" in done.stdout
+    result = run(command("models", "--folder", tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert b"\\udcff" in result.stdout
 
 
-def test_without_tqdm_progress_is_plain_lines(tmp_path, monkeypatch, capsys):
+def test_progress_without_tqdm_is_plain_lines(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert main(["render", str(KNIGHT), "-o", str(tmp_path / "v"), *SMALL_RIG]) == 0
     lines = capsys.readouterr().err.splitlines()
@@ -205,7 +209,7 @@ def test_without_tqdm_progress_is_plain_lines(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("gone", ["the folder", "all folders"])
-def test_a_missing_temporary_folder_is_named(tmp_path, failing, monkeypatch, gone):
+def test_missing_temporary_folder_is_reported(tmp_path, failing, monkeypatch, gone):
     if gone == "the folder":
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     else:
@@ -213,11 +217,11 @@ def test_a_missing_temporary_folder_is_named(tmp_path, failing, monkeypatch, gon
         monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nowhere"])
     code, line = failing("import tempfile; tempfile.mkdtemp()")
     assert code == 1
-    assert line.startswith("error: no temporary file can be written: ")
+    assert line.startswith("error: no temporary file can be created: ")
     assert "Set TMPDIR" in line
 
 
-def test_torchs_allocator_is_recognised_by_its_words():
+def test_recognises_the_message_of_the_torch_allocator():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert describe_error(caught.value) == describe_error(MemoryError())

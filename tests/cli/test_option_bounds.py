@@ -1,4 +1,4 @@
-"""Numbers on the command line that no settings class holds have bounds, too."""
+"""Bounds of numeric options, including those that no settings class checks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ from nova3d_core.cli.main import main
         (["train", "mini", "--minutes", "inf"], "option minutes is inf"),
         (["train", "mini", "--minutes", "-1"], "option minutes is -1"),
         (["train", "mini", "--steps", "0"], "training steps is 0, expected 1"),
-        (["generate", "x.png", "--rise-deg", "nan"], "option rise_deg is nan, expected 0 to 90"),
+        (
+            ["generate", "x.png", "--elevation-amplitude-deg", "nan"],
+            "option elevation_amplitude_deg is nan, expected 0 to 90",
+        ),
         (["generate", "x.png", "--elevation-deg", "inf"], "option elevation_deg is inf"),
-        (["generate", "x.png", "--highest", "1e9"], "option highest is 1000000000.0"),
+        (
+            ["generate", "x.png", "--max-guidance-scale", "1e9"],
+            "option max_guidance_scale is 1000000000.0",
+        ),
         (["generate", "x.png", "--steps", "0"], "sampling steps is 0, expected 1 to 1000"),
         (["generate", "x.png", "--seed", "-1"], "sampling seed is -1"),
         (["render", "x.glb", "--rig.count", "1000000"], "rig count is 1000000, expected 1 to 4096"),
@@ -29,10 +35,10 @@ from nova3d_core.cli.main import main
         (["fuse", "views", "--sdf.memory-gib", "-1"], "sdf memory_gib is -1"),
     ],
 )  # fmt: skip
-def test_an_absurd_number_is_refused_in_one_line(words, line, capsys, tmp_path):
+def test_values_out_of_bounds_are_rejected_in_one_line(words, line, capsys, tmp_path):
     assert main([*words, "-o", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert line in said
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert line in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

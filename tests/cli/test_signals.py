@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does, also when a library swallows them."""
+"""SIGTERM and SIGHUP end a command like Ctrl-C, even if a library swallows the exception."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nova3d_core.errors import Cancelled, StageError
 from nova3d_core.progress import Progress
 
 from .conftest import KNIGHT, SMALL_RIG
-from .test_interrupts import SLOW_FUSE, interrupt_at
+from .test_interrupts import SLOW_STAGES, interrupt_at
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals to one process")
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -23,21 +23,21 @@ each_signal = pytest.mark.parametrize("number", list(CODES), ids=lambda number: 
 
 
 @pytest.fixture(autouse=True)
-def usual_handlers():
-    """A test run in the background ignores Ctrl-C; put back as it was."""
-    before = {number: signal.getsignal(number) for number in CODES}
+def default_handlers():
+    """The default handlers, even in a background process, which ignores Ctrl-C."""
+    previous = {number: signal.getsignal(number) for number in CODES}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    for number, handler in before.items():
+    for number, handler in previous.items():
         signal.signal(number, handler)
 
 
 @each_signal
-def test_a_signal_is_raised_and_noted(number):
+def test_signal_is_raised_and_recorded(number):
     signals = TerminationSignals()
-    with pytest.raises(Terminated), signals.handled():
+    with pytest.raises(Terminated), signals.handle():
         assert not signals.is_received()
         signal.raise_signal(number)
     assert signals.is_received()
@@ -46,10 +46,10 @@ def test_a_signal_is_raised_and_noted(number):
 
 
 @each_signal
-def test_a_swallowed_signal_ends_the_command_at_its_next_report(number):
+def test_swallowed_signal_ends_the_command_at_the_next_progress_report(number):
     signals = TerminationSignals()
-    progress = Progress().also_cancelled_by(signals.is_received)
-    with pytest.raises(Terminated), signals.handled():
+    progress = Progress().with_cancellation(signals.is_received)
+    with pytest.raises(Terminated), signals.handle():
         progress.update("before", 0, 1)
         with suppress(BaseException):
             signal.raise_signal(number)
@@ -58,20 +58,20 @@ def test_a_swallowed_signal_ends_the_command_at_its_next_report(number):
         raise Cancelled("after")
 
 
-def test_an_error_after_a_signal_counts_as_the_stop_and_one_before_does_not():
+def test_error_after_a_signal_is_raised_as_termination():
     signals = TerminationSignals()
-    with pytest.raises(StageError), signals.handled():
+    with pytest.raises(StageError), signals.handle():
         raise StageError("stage", "broke")
-    with pytest.raises(Terminated), signals.handled():
+    with pytest.raises(Terminated), signals.handle():
         try:
             signal.raise_signal(signal.SIGTERM)
         except KeyboardInterrupt:
             raise StageError("stage", "broke") from None
 
 
-def test_a_second_sigterm_does_not_interrupt_the_cleaning_up():
+def test_second_sigterm_does_not_interrupt_the_cleanup():
     signals, cleaned = TerminationSignals(), []
-    with pytest.raises(Terminated), signals.handled():
+    with pytest.raises(Terminated), signals.handle():
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
@@ -80,20 +80,20 @@ def test_a_second_sigterm_does_not_interrupt_the_cleaning_up():
     assert cleaned
 
 
-def test_what_the_parent_had_ignored_stays_ignored():
+def test_signal_ignored_by_the_parent_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signals = TerminationSignals()
-    with signals.handled():
+    with signals.handle():
         signal.raise_signal(signal.SIGHUP)
     assert not signals.is_received()
 
 
-def test_outside_of_the_main_thread_nothing_changes():
+def test_has_no_effect_outside_of_the_main_thread():
     failures = []
 
     def work() -> None:
         try:
-            with TerminationSignals().handled():
+            with TerminationSignals().handle():
                 pass
         except BaseException as error:
             failures.append(error)
@@ -104,20 +104,28 @@ def test_outside_of_the_main_thread_nothing_changes():
     assert failures == []
 
 
-def test_fuse_terminated_with_its_worker_leaves_nothing(knight_views, tmp_path):
-    words = ["fuse", knight_views, "-o", tmp_path / "mesh.glb", *SLOW_FUSE]
-    code, said, children = interrupt_at("unwrapping", words, signal.SIGTERM)
-    assert code == 143, said
-    assert "stopped: nothing half-written was left." in said
-    assert "Traceback" not in said
+def test_terminating_fuse_and_its_worker_leaves_nothing_behind(knight_views, tmp_path):
+    words = [
+        "fuse",
+        knight_views,
+        "-o",
+        tmp_path / "mesh.glb",
+        "--method",
+        "hull",
+        *SLOW_STAGES["unwrapping"],
+    ]
+    code, stderr, children = interrupt_at("unwrapping", words, signal.SIGTERM)
+    assert code == 143, stderr
+    assert "stopped: no incomplete files were left behind." in stderr
+    assert "Traceback" not in stderr
     assert list(tmp_path.iterdir()) == []
     _, alive = psutil.wait_procs(children, timeout=2)
     assert [each for each in alive if each.status() != psutil.STATUS_ZOMBIE] == []
 
 
-def test_render_terminated_while_writing_leaves_nothing(tmp_path):
+def test_terminating_render_while_writing_leaves_nothing_behind(tmp_path):
     rig = [*SMALL_RIG[2:], "--rig.count", "96", "--render.supersample", "4"]
     words = ["render", KNIGHT, "-o", tmp_path / "views", *rig]
-    code, said, _ = interrupt_at("writing views", words, signal.SIGTERM)
-    assert code == 143, said
+    code, stderr, _ = interrupt_at("writing views", words, signal.SIGTERM)
+    assert code == 143, stderr
     assert list(tmp_path.iterdir()) == []
