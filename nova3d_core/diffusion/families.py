@@ -1,4 +1,4 @@
-"""The model families that can be sampled, and how each one was trained."""
+"""The model families that can be sampled, and how each was trained."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ GUIDANCE_KINDS: tuple[str, ...] = get_args(GuidanceKind)
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    """How strongly each view follows the input image (classifier-free guidance)."""
+    """Classifier-free guidance: how strongly each view follows the input image."""
 
     kind: GuidanceKind = "triangle"
-    """triangle: grows with the angle from the input view, to the back; linear: grows from the first
-    view to the last; constant: `max_guidance_scale` everywhere."""
+    """triangle: the scale grows with the angle from the input view; linear: it grows from the first
+    view to the last; constant: `max_guidance_scale` for every view."""
     min_guidance_scale: float = 1.0
-    """Scale at the input view (triangle) or at the first one (linear)."""
+    """Scale of the input view (triangle) or of the first view (linear)."""
     max_guidance_scale: float = 2.5
-    """Scale at the back (triangle), at the last view (linear), or everywhere (constant)."""
+    """Scale of the back view (triangle), of the last view (linear) or of every view (constant)."""
 
     def __post_init__(self):
         check_choice("guidance kind", self.kind, GUIDANCE_KINDS)
@@ -32,51 +32,51 @@ class GuidanceConfig:
 
 @dataclass(frozen=True)
 class Family:
-    """How the models of one family were trained, which is how they must be sampled."""
+    """How the models of a family were trained, and hence have to be sampled."""
 
     name: str
     """A key of `weights.registry.FAMILIES`."""
     label: str
-    """What users call it."""
+    """Display name."""
     views: int
-    """Images of a sample; these models know no other number."""
+    """Number of views, which is fixed by the training."""
     size_px: int
-    """Width and height of the images it was trained on."""
+    """Width and height of the training images."""
     orbit: str
-    """Its cameras: a key of `orbits.ORBIT_PRESETS`."""
+    """Camera trajectory: a key of `orbits.ORBIT_PRESETS`."""
     steps: int
-    """Steps that its authors sample with."""
+    """Default number of denoising steps, as its authors use."""
     guidance: GuidanceConfig
-    """The guidance that its authors sample with."""
+    """Default guidance, as its authors use."""
     domains: tuple[str, ...] = ("colour",)
-    """What is painted of each view, in this order."""
+    """Kinds of images generated of each view, in this order."""
     sigma_max: float = 700.0
-    """The noise level that sampling starts from."""
+    """Noise level at the start of sampling."""
     sigma_min: float = 0.002
-    """The last noise level above 0."""
+    """Last noise level above 0."""
     noise_aug_strength: float = 0.02
-    """Standard deviation of the noise added to the input image, which is told to the network."""
+    """Standard deviation of the noise added to the input image; also a condition."""
     noise_aug_target: Literal["image", "latent"] = "image"
-    """What the noise is added to: the image (-1..1), or its latent (V3D)."""
+    """Where that noise is added: to the image in -1..1, or to its latent (V3D)."""
     input_view: int = 0
-    """Which view shows the input image: 0, or -1 for the last (SV3D)."""
+    """Index of the view that shows the input image: 0, or -1 for the last (SV3D)."""
     reuse_input_view: bool = False
-    """Whether that view is replaced by the input image itself after decoding."""
+    """Whether that view is replaced by the input image after decoding."""
     added_conditions: tuple[str, ...] = ("fps", "motion", "augmentation")
-    """What is embedded beside the noise level, in order: 256 numbers each, 512 for angles."""
+    """Conditions embedded besides the noise level, in order: 256 channels each, 512 for angles."""
     fps_id: int = 6
-    """Frames a second less 1, as SVD was told."""
+    """SVD's frame rate condition: frames per second minus 1."""
     motion_bucket_id: int = 127
     """SVD's motion bucket."""
     foreground_ratio: float = 0.7
-    """The object's longer side as a share of the input image."""
+    """Longer side of the object over the side of the input image."""
     free_elevation: bool = False
-    """Whether the orbit's elevations are free."""
+    """Whether each view may have an elevation (and azimuth) of its own."""
     upscale: int = 1
-    """How many times larger than painted the views are given: the fusion looks at pixels' centres,
-    and between those of coarse ones it would see nothing."""
+    """Factor by which generated views are upscaled: the fusion samples at pixel centres, which are
+    too sparse in low-resolution views."""
     caveats: str = ""
-    """What users must know before they trust it, in one sentence; "" where there is nothing."""
+    """What the model cannot do, in one sentence for users; "" for none."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -93,7 +93,7 @@ FAMILIES: dict[str, Family] = {
             domains=("colour", "normal"),
             added_conditions=("augmentation",),
         ),
-        # trained by this project on simple synthetic objects, small enough to ship with it
+        # trained by this project on simple synthetic objects; shipped with the package
         Family(
             name="nova3d-mini",
             label="NOVA3D mini",
@@ -110,8 +110,8 @@ FAMILIES: dict[str, Family] = {
             foreground_ratio=0.64,
             upscale=2,
             caveats=(
-                "NOVA3D mini knows simple synthetic objects at 64 pixels only: expect coarse or "
-                "wrong views of photographs and of finer things."
+                "NOVA3D mini was trained on simple synthetic objects at 64 pixels: expect coarse "
+                "or wrong views of photographs and of detailed objects."
             ),
         ),
         Family(
@@ -157,4 +157,4 @@ FAMILIES: dict[str, Family] = {
         ),
     )
 }
-"""By name; SVD itself paints no orbit, and Ouroboros3D needs its reconstruction model."""
+"""By name. SVD itself generates no orbit, and Ouroboros3D needs its reconstruction model."""

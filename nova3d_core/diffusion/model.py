@@ -1,4 +1,4 @@
-"""A multi-view model: its network, its image codec, its image encoder, and where they run."""
+"""A multi-view diffusion model: UNet, codec and image encoder, and their placement on devices."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ PARTS = (UNET, CODEC, IMAGE_ENCODER)
 
 
 class Codec(Protocol):
-    """Images to latents and back; an nn.Module."""
+    """Encodes images to latents and decodes latents to images; an nn.Module."""
 
     factor: int
-    """Pixels along a latent's side."""
+    """Spatial downsampling factor f."""
     latent_channels: int
-    """Numbers of a latent."""
+    """Channels of a latent."""
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Unscaled latents (N, C, H/f, W/f) of images (N, 3, H, W) in -1..1.
 
-        The posterior's mode; a sample of it with a generator (V3D was trained so).
+        The mode of the posterior, or with a generator a sample of it, as in V3D's training.
         """
 
     def encode_scaled(self, images: Tensor) -> Tensor:
-        """Latents (N, C, H/f, W/f) of images (N, 3, H, W) as the network paints them.
+        """Scaled latents (N, C, H/f, W/f) of images (N, 3, H, W), which the network predicts.
 
-        They are of about unit variance, and what `decode` takes; training aims at them.
+        They have about unit variance, are the input of `decode` and the target of training.
         """
 
     def decode(self, latents: Tensor, views: int, chunk_size: int | None = None) -> Tensor:
         """Images (N, 3, H, W) in about -1..1 of scaled latents (N, C, h, w), N = objects * views.
 
         Args:
-            latents: as the network makes them.
-            views: how many consecutive ones belong to one walk around an object.
-            at_once: decode so many together.
+            latents: as the network predicts them.
+            views: number of consecutive latents that belong to one object.
+            chunk_size: number of latents decoded together.
         """
 
     def decode_peak_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
-        """What decoding `count` images of this size together takes beside the weights."""
+        """Peak memory of decoding `count` images of this size together, without the weights."""
 
 
 def check_encodable(images: Tensor, factor: int) -> None:
-    """Raises InputError unless a codec of this factor can encode images (N, 3, H, W)."""
+    """Raises InputError unless a codec with this factor can encode images (N, 3, H, W)."""
     sizes = check_shape("the images to encode", images, "N 3 H W")
     if sizes["H"] % factor or sizes["W"] % factor:
         raise InputError(
@@ -63,47 +63,44 @@ def check_encodable(images: Tensor, factor: int) -> None:
 
 
 class ImageEncoder(Protocol):
-    """Images to the one token that the network attends to; an nn.Module."""
+    """Encodes an image to the token of the UNet's cross-attention context; an nn.Module."""
 
     embed_dim: int
-    """Length of the token."""
+    """Length of the embedding."""
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 1, C) embeddings of images (B, 3, H, W) in -1..1."""
 
 
 class Placement(Protocol):
-    """Decides where the parts of a model run, and brings each there when it is needed."""
+    """Decides on which device and in which dtype each part of a model runs, and loads it there."""
 
     def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
         """Makes a part ready to run.
 
         Args:
             part: one of `PARTS`.
-            activation_bytes: memory that the run takes beside the weights, honestly reckoned.
+            activation_bytes: estimated peak memory of the run, without the weights.
 
         Returns:
-            Where its input has to be, and in which number format.
+            Device and dtype of its input.
         """
 
 
 @dataclass(eq=False)
 class MultiviewModel:
-    """A loaded model.
-
-    Its weights are never changed by sampling, so one model serves many samples.
-    """
+    """A loaded model. Sampling never changes its weights."""
 
     family: Family
-    """How it was trained."""
+    """How it was trained and has to be sampled."""
     unet: VideoUNet
     """The denoising network."""
     codec: Codec
-    """The VAE, or pixels."""
+    """The VAE, or the pixel codec."""
     image_encoder: ImageEncoder
-    """CLIP's image half, or a small one."""
+    """CLIP's image encoder, or a small one."""
     source: str = ""
-    """The file it came from, for messages."""
+    """The file it was loaded from, for messages."""
 
     def part(self, name: str) -> nn.Module:
         """One of the `PARTS` by name."""
@@ -118,19 +115,19 @@ def module_dtype(module: nn.Module) -> torch.dtype:
 
 @dataclass(eq=False)
 class OneDevice:
-    """The plain placement: all on one device, the parts not in use moved away if it is a GPU."""
+    """Placement on one device; on a GPU, parts that are not in use are offloaded to the CPU."""
 
     model: MultiviewModel
-    """Whose parts are placed."""
+    """The model to place."""
     device: torch.device
-    """Where they run."""
+    """Where its parts run."""
     dtype: torch.dtype = torch.float32
-    """What the network computes in; the codec and the encoder follow their own weights."""
+    """The UNet's compute dtype; codec and image encoder use the dtype of their weights."""
     keep: bool = False
-    """Leave parts on the GPU when the next one comes; quicker where memory allows."""
+    """Keep all parts on the GPU: faster where memory allows."""
 
     def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
-        """Moves the part here, the others away; see `Placement`."""
+        """Moves the part to the device and offloads the others; see `Placement`."""
         if self.device.type != "cpu" and not self.keep:
             for other in PARTS:
                 if other != part:

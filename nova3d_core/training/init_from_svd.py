@@ -1,7 +1,7 @@
-"""NOVA3D's starting point: SVD's weights, with alignment attention that does nothing yet.
+"""Initialises NOVA3D's UNet from SVD's weights.
 
-At step 0 the grown network paints in both domains exactly what SVD paints at its usual frame rate
-and motion: the paper's training starts from there with nothing lost.
+The alignment attention starts as the identity. At step 0 both domains of the network give exactly
+SVD's output at its default frame rate and motion bucket.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ..diffusion.network.unet import VideoUNet
 from ..errors import InputError
 
 SVD_CONDITIONS = 3
-"""Frame rate, motion and noise augmentation, of which the last one stays."""
+"""Frame rate, motion bucket and noise augmentation, of which only the last is kept."""
 
 
 def nova3d_unet_config(base: UNetConfig) -> UNetConfig:
-    """The shape of the network that grows out of an SVD of shape `base`."""
+    """Architecture of the NOVA3D UNet that is initialised from an SVD UNet `base`."""
     if base.add_embed_dim % SVD_CONDITIONS or base.domains != 1:
         raise InputError(
-            f"a UNet that takes {base.add_embed_dim} numbers beside the noise level in "
-            f"{base.domains} domain(s) is no SVD: NOVA3D cannot grow out of it.",
+            f"a UNet with added embeddings of {base.add_embed_dim} channels and {base.domains} "
+            "domain(s) is not an SVD; NOVA3D cannot be initialised from it.",
             "Start from svd_xt.safetensors or svd.safetensors.",
         )
     return replace(
@@ -40,36 +40,36 @@ def nova3d_unet_config(base: UNetConfig) -> UNetConfig:
 
 
 def nova3d_from_svd(svd: VideoUNet, seed: int = 0) -> VideoUNet:
-    """A network in NOVA3D's shape that starts as SVD.
+    """A NOVA3D UNet that is initialised from SVD.
 
     Args:
-        svd: a network of SVD's family; its weights are copied.
-        seed: start of what has no counterpart in SVD (the first layer of the camera's MLP).
+        svd: an SVD UNet; its weights are copied.
+        seed: random seed of the layer without a counterpart in SVD, the first of the camera MLP.
 
     Raises:
-        InputError: the network is no SVD.
+        InputError: the network is not an SVD.
     """
     config = nova3d_unet_config(svd.config)
-    like = next(svd.parameters())
-    grown = VideoUNet(config, device="meta", dtype=like.dtype)
-    grown.load_state_dict(_grown_weights(svd.state_dict(), config, seed), assign=True)
-    return grown
+    dtype = next(svd.parameters()).dtype
+    nova3d = VideoUNet(config, device="meta", dtype=dtype)
+    nova3d.load_state_dict(_nova3d_weights(svd.state_dict(), config, seed), assign=True)
+    return nova3d
 
 
-def _grown_weights(svd: Mapping[str, Tensor], config: UNetConfig, seed: int) -> dict[str, Tensor]:
-    """SVD's tensors by name, and the new ones."""
+def _nova3d_weights(svd: Mapping[str, Tensor], config: UNetConfig, seed: int) -> dict[str, Tensor]:
+    """SVD's weights plus the new ones, by name."""
     weights = {name: tensor.clone() for name, tensor in svd.items()}
-    weights.update(_folded_conditions(svd, config.add_embed_dim))
+    weights.update(_fold_conditions(svd, config.add_embed_dim))
     for name, tensor in svd.items():
         if ".attn1." in name:
-            start = torch.zeros_like if ".to_out." in name else torch.clone
-            weights[name.replace(".attn1.", ".attn_align.")] = start(tensor)
+            initialise = torch.zeros_like if ".to_out." in name else torch.clone
+            weights[name.replace(".attn1.", ".attn_align.")] = initialise(tensor)
         elif ".norm1." in name and ("transformer_blocks." in name or ".time_stack." in name):
             weights[name.replace(".norm1.", ".norm_align.")] = tensor.clone()
     like = svd["time_embed.0.weight"]
     generator = torch.Generator().manual_seed(seed)
-    width, numbers = config.time_embed_dim, config.camera_task_dim
-    first = torch.randn(width, numbers, generator=generator) / numbers**0.5
+    width, task_dim = config.time_embed_dim, config.camera_task_dim
+    first = torch.randn(width, task_dim, generator=generator) / task_dim**0.5
     weights["camera_task_emb.0.weight"] = first.to(like)
     weights["camera_task_emb.0.bias"] = like.new_zeros(width)
     weights["camera_task_emb.2.weight"] = like.new_zeros(width, width)
@@ -77,16 +77,16 @@ def _grown_weights(svd: Mapping[str, Tensor], config: UNetConfig, seed: int) -> 
     return weights
 
 
-def _folded_conditions(svd: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-    """The layer of SVD's three conditions with the first two at their usual values, as a bias.
+def _fold_conditions(svd: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    """Folds SVD's frame rate and motion conditions, at their default values, into the bias.
 
     W [e(fps), e(motion), e(augmentation)] + b = W_3 e(augmentation) + (b + W_12 [e(6), e(127)]).
     """
     weight, bias = svd["label_emb.0.0.weight"], svd["label_emb.0.0.bias"]
-    usual = FAMILIES["nova3d"]
-    ids = torch.tensor([float(usual.fps_id), float(usual.motion_bucket_id)], device=weight.device)
-    known = sinusoidal_embedding(ids, size).flatten().double()
-    folded = bias.double() + weight[:, : 2 * size].double() @ known
+    family = FAMILIES["nova3d"]
+    ids = torch.tensor([float(family.fps_id), float(family.motion_bucket_id)], device=weight.device)
+    embeds = sinusoidal_embedding(ids, size).flatten().double()
+    folded = bias.double() + weight[:, : 2 * size].double() @ embeds
     return {
         "label_emb.0.0.weight": weight[:, 2 * size :].clone(),
         "label_emb.0.0.bias": folded.to(bias.dtype),

@@ -1,4 +1,4 @@
-"""Whole small models with real parts, and an image to give them."""
+"""Complete small models with real components, and a test image."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from nova3d_core.diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
 from nova3d_core.diffusion.network.unet import VideoUNet
 
 SIZE = 16
-"""Pixels of an image; latents have half as many."""
+"""Width and height of an image; latents are half as large."""
 CLIP = ClipConfig(32, 48, 2, 2, 48, 14, 7)
 WIDTHS = (32, 32)
 PIXELS = PixelCodec(2)
-ADDED = {"augmentation": 256, "fps": 256, "motion": 256, "polar": 512, "azimuth": 512}
+EMBED_DIMS = {"augmentation": 256, "fps": 256, "motion": 256, "polar": 512, "azimuth": 512}
 
 
 def randomised(module: nn.Module, seed: int) -> nn.Module:
-    """Random weights of a size that keeps numbers within a few units."""
+    """Random weights, scaled so that activations stay within a few units."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, value in module.state_dict().items():
@@ -41,8 +41,8 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
 
 
 def small_config(family: Family) -> UNetConfig:
-    """The shape of a small UNet of a family: two levels, the deeper one without attention."""
-    both = len(family.domains) == 2
+    """Architecture of a small UNet of a family: two levels, the deeper one without attention."""
+    two_domains = len(family.domains) == 2
     latent = PIXELS.latent_channels if family.name == "nova3d-mini" else 4
     return UNetConfig(
         in_channels=2 * latent,
@@ -53,17 +53,17 @@ def small_config(family: Family) -> UNetConfig:
         num_head_channels=16,
         context_dim=CLIP.projection_dim,
         norm_num_groups=32,
-        add_embed_dim=sum(ADDED[name] for name in family.added_conditions),
+        add_embed_dim=sum(EMBED_DIMS[name] for name in family.added_conditions),
         domains=len(family.domains),
-        alignment="gta" if both else "none",
-        camera_task_dim=CAMERA_TASK_DIM if both else 0,
+        alignment="gta" if two_domains else "none",
+        camera_task_dim=CAMERA_TASK_DIM if two_domains else 0,
     )
 
 
 def small_model(name: str = "nova3d", seed: int = 0, views: int | None = None) -> MultiviewModel:
-    """A family's model with few channels, that paints images of 16 pixels.
+    """A model of a family with few channels, which generates images of 16 pixels.
 
-    With `views`, it walks round in so few steps; `few_views` must know them.
+    `views` overrides the number of views; `few_views` must have registered that orbit.
     """
     family = replace(FAMILIES[name], size_px=SIZE)
     if views is not None:
@@ -89,12 +89,12 @@ def small_model(name: str = "nova3d", seed: int = 0, views: int | None = None) -
 
 
 def image_and_mask(size: int = 40) -> tuple[Tensor, Tensor]:
-    """A coloured ring sector on white: it looks different from every side."""
+    """An asymmetric coloured ring sector on white, and its mask."""
     y, x = torch.meshgrid(
         torch.arange(size) - size / 2, torch.arange(size) - size / 2, indexing="ij"
     )
-    far = (x**2 + y**2).sqrt()
-    mask = ((far < 0.4 * size) & ((x < 4) | (y > 2))).float()
+    radius = (x**2 + y**2).sqrt()
+    mask = ((radius < 0.4 * size) & ((x < 4) | (y > 2))).float()
     colour = torch.stack(
         [0.2 + 0.6 * (x / size + 0.5), 0.3 + 0 * x, 0.7 - 0.6 * (y / size)], dim=-1
     )

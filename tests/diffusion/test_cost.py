@@ -1,4 +1,4 @@
-"""Estimates of memory and work against what is counted."""
+"""Estimates of memory and FLOPs against counted values."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ FULL = {
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, while they are alive."""
+    """Tracks the bytes of live storages that operations allocate."""
 
-    def __init__(self, known: VideoUNet):
+    def __init__(self, unet: VideoUNet):
         super().__init__()
-        self.alive = {each.untyped_storage()._cdata: 0 for each in known.parameters()}
+        self.alive = {each.untyped_storage()._cdata: 0 for each in unet.parameters()}
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
@@ -45,15 +45,15 @@ class Allocations(TorchDispatchMode):
                     self.alive[storage._cdata] = storage.nbytes()
                     self.now += storage.nbytes()
                     self.peak = max(self.peak, self.now)
-                    weakref.finalize(storage, self._gone, storage._cdata)
+                    weakref.finalize(storage, self._freed, storage._cdata)
         return out
 
-    def _gone(self, key: int) -> None:
+    def _freed(self, key: int) -> None:
         self.now -= self.alive.pop(key, 0)
 
 
 def flash(q, k, v, heads):
-    """Attention as a kernel does it that keeps no matrix of token pairs: only its result."""
+    """Stands for an attention kernel without an attention matrix: allocates only the result."""
     return torch.empty_like(q)
 
 
@@ -66,53 +66,51 @@ def flash(q, k, v, heads):
         ("nova3d", 1, 16, 32, torch.float32, torch.float16),
     ],
 )
-def test_the_networks_memory_is_what_is_counted_at_full_width(
-    name, objects, views, size, dtype, weights
-):
+def test_activation_memory_matches_count_at_full_width(name, objects, views, size, dtype, weights):
     config = FULL[name]
     with torch.device("meta"):
         unet = VideoUNet(config, attention=flash, dtype=weights)
-        domains, numbers = config.domains, config.camera_task_dim
+        domains, task_dim = config.domains, config.camera_task_dim
         given = {
             "x": torch.empty(domains, objects, views, 8, size, size, dtype=dtype),
             "c_noise": torch.empty(objects),
             "context": torch.empty(objects, 1, 1024),
-            "added": torch.empty(objects, views, 256),
-            "camera_task": torch.empty(domains, objects, views, numbers) if numbers else None,
+            "added_embeds": torch.empty(objects, views, 256),
+            "camera_task": torch.empty(domains, objects, views, task_dim) if task_dim else None,
         }
         with torch.no_grad(), Allocations(unet) as counted:
             unet(**given)
     estimate = activation_bytes(config, objects, views, size, size, dtype)
-    # never less than counted, and little more: the largest layer's cast is always in it
+    # an upper bound, but a tight one: it always includes the cast of the largest layer
     assert counted.peak <= estimate <= 1.25 * counted.peak
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_the_work_of_a_pass_is_what_is_counted_at_full_width(name):
+def test_forward_flops_match_count_at_full_width(name):
     config = FULL[name]
     with torch.device("meta"):
         unet = VideoUNet(config)
-        numbers = config.camera_task_dim
+        task_dim = config.camera_task_dim
         given = {
             "x": torch.empty(config.domains, 1, 16, 8, 32, 32),
             "c_noise": torch.empty(1),
             "context": torch.empty(1, 1, 1024),
-            "added": torch.empty(1, 16, 256),
-            "camera_task": torch.empty(config.domains, 1, 16, numbers) if numbers else None,
+            "added_embeds": torch.empty(1, 16, 256),
+            "camera_task": torch.empty(config.domains, 1, 16, task_dim) if task_dim else None,
         }
         with torch.no_grad(), FlopCounterMode(display=False) as counted:
             unet(**given)
     assert forward_flops(unet, 16, 32, 32) == pytest.approx(counted.get_total_flops(), rel=0.03)
 
 
-def test_the_time_of_a_pass_grows_with_its_places():
+def test_cpu_time_grows_with_resolution():
     unet = small_unet()
     small, large = (estimate_cpu_seconds(unet, 5, size, size, torch.float32) for size in (16, 64))
     assert 0.0 < small < large
 
 
-def test_timing_a_product_draws_no_random_numbers():
-    """Other nodes of the process may draw from the same generator, unseeded by themselves."""
+def test_cpu_time_estimate_leaves_the_global_generator_alone():
+    """Other code in the process may rely on the state of the global generator."""
     unet = small_unet()
     state = torch.get_rng_state()
     estimate_cpu_seconds(unet, 5, 16, 16, torch.float32)

@@ -1,4 +1,4 @@
-"""One image to views, from end to end, with small real parts."""
+"""End-to-end sampling from one image to views, with small real components."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def nova3d(few_views):
-    """NOVA3D's kind of model, with four views."""
+    """A small NOVA3D model with four views."""
     return small_model("nova3d", views=4)
 
 
@@ -39,33 +39,33 @@ def weights_of(model):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_gives_its_views_input_first(name):
+def test_every_family_returns_its_views_with_the_input_view_first(name):
     model = small_model(name)
     image, mask = image_and_mask()
     before = weights_of(model)
     result = sample(model, image, mask, QUICK)
     views, family = result.views, model.family
-    given_px = family.upscale * SIZE
-    assert views.colour.shape == (family.views, given_px, given_px, 3)
+    size_px = family.upscale * SIZE
+    assert views.colour.shape == (family.views, size_px, size_px, 3)
     assert result.images.shape == (len(family.domains), family.views, SIZE, SIZE, 3)
     assert float(result.images.min()) >= 0.0 and float(result.images.max()) <= 1.0
-    assert float(result.images.std()) > 0.05  # painted, not blank
+    assert float(result.images.std()) > 0.05  # not blank
     azimuths = torch.arange(family.views) * 360.0 / family.views
     torch.testing.assert_close(views.cameras.azimuth_deg, azimuths, atol=1e-3, rtol=0)
     assert (views.normals is not None) == name.startswith("nova3d")
     if family.reuse_input_view:
-        framed = preprocess_image(image, mask, SIZE, family.foreground_ratio).image
-        assert result.images[0, 0].equal(framed)
-        assert not result.images[0, -1].equal(framed)
+        prepared = preprocess_image(image, mask, SIZE, family.foreground_ratio).image
+        assert result.images[0, 0].equal(prepared)
+        assert not result.images[0, -1].equal(prepared)
     assert all(a.equal(b) for a, b in zip(before, weights_of(model), strict=True))
     assert not views.colour.is_inference()
 
 
-def test_a_host_may_run_it_in_inference_mode(nova3d):
+def test_runs_in_inference_mode(nova3d):
     given = image_and_mask()
-    known = sample(nova3d, *given, QUICK).images
+    expected = sample(nova3d, *given, QUICK).images
     with torch.inference_mode():
-        assert sample(nova3d, *given, QUICK).images.equal(known)
+        assert sample(nova3d, *given, QUICK).images.equal(expected)
 
 
 def test_normals_are_unit_vectors_in_the_front_views_frame(nova3d):
@@ -75,7 +75,7 @@ def test_normals_are_unit_vectors_in_the_front_views_frame(nova3d):
     assert bool(((length - 1.0).abs() < 1e-4).logical_or(length == 0).all())
 
 
-def test_a_seed_repeats_bit_for_bit_and_another_differs(nova3d):
+def test_images_are_determined_by_the_seed(nova3d):
     given = image_and_mask()
     first, again = (sample(nova3d, *given, QUICK).images for _ in range(2))
     assert first.equal(again)
@@ -83,31 +83,31 @@ def test_a_seed_repeats_bit_for_bit_and_another_differs(nova3d):
     assert float((first - other).abs().mean()) > 0.01
 
 
-def test_decoding_a_few_at_a_time_changes_nothing_without_layers_across_views(few_views):
+def test_chunked_decoding_is_equivalent_without_temporal_layers(few_views):
     model, given = small_model("sv3d_u", views=5), image_and_mask()
     chunked = sample(model, *given, replace(QUICK, decode_chunk_size=2)).images
     whole = sample(model, *given, QUICK).images
     torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=0)
 
 
-def test_where_memory_runs_out_fewer_images_are_decoded_at_once(few_views, caplog):
+def test_decoding_retries_with_fewer_images_when_out_of_memory(few_views, caplog):
     model, given = small_model("sv3d_u", views=5), image_and_mask()
     whole = sample(model, *given, QUICK).images
     counts = []
 
-    def only_two(module, given):
+    def at_most_two(module, given):
         counts.append(len(given[0]))
         if counts[-1] > 2:
-            raise torch.cuda.OutOfMemoryError("no room")
+            raise torch.cuda.OutOfMemoryError("out of memory")
 
-    with model.codec.vae.decoder.register_forward_pre_hook(only_two):
+    with model.codec.vae.decoder.register_forward_pre_hook(at_most_two):
         fewer = sample(model, *given, QUICK).images
     assert counts == [5, 3, 2, 2, 1]
-    assert "2 images at once" in caplog.text
+    assert "2 images decoded together" in caplog.text
     torch.testing.assert_close(fewer, whole, atol=1e-5, rtol=0)
 
     def never(module, given):
-        raise torch.cuda.OutOfMemoryError("no room")
+        raise torch.cuda.OutOfMemoryError("out of memory")
 
     hook = model.codec.vae.decoder.register_forward_pre_hook(never)
     with hook, pytest.raises(torch.cuda.OutOfMemoryError):
@@ -119,12 +119,12 @@ def test_where_memory_runs_out_fewer_images_are_decoded_at_once(few_views, caplo
     [
         {"steps": 3},
         {"guidance": GuidanceConfig("constant", 1.0, 5.0)},
-        {"guidance_interval": (1.0, 1e9)},  # leaves out the second level, 0.002
+        {"guidance_interval": (1.0, 1e9)},  # excludes the second level, 0.002
         {"size_px": 4 * SIZE},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_settings_reach_the_sampling(nova3d, change):
+def test_settings_affect_the_result(nova3d, change):
     given = image_and_mask()
     plain = sample(nova3d, *given, QUICK).images
     other = sample(nova3d, *given, replace(QUICK, **change)).images
@@ -133,8 +133,8 @@ def test_settings_reach_the_sampling(nova3d, change):
     assert size_px != SIZE or not other.equal(plain)
 
 
-def test_the_tasks_order_decides_which_domain_is_which(nova3d):
-    """Domains differ only in their noise and their task: swap both, and the images swap."""
+def test_task_embedding_determines_the_domain(nova3d):
+    """Domains differ only in noise and task: swapping both swaps the images."""
     from nova3d_core.diffusion.sampling.pipeline import (
         draw_noise_inputs,
         make_conditioning,
@@ -144,48 +144,50 @@ def test_the_tasks_order_decides_which_domain_is_which(nova3d):
     from nova3d_core.progress import SILENT
 
     trajectory = plan_trajectory(nova3d.family, SIZE)
-    draws, place = draw_noise_inputs(nova3d, SIZE, 0), OneDevice(nova3d, CPU)
+    noise, placement = draw_noise_inputs(nova3d, SIZE, 0), OneDevice(nova3d, CPU)
     image = preprocess_image(*image_and_mask(), SIZE).image
     with torch.no_grad():
-        told = make_conditioning(nova3d, image, trajectory, draws, place, SILENT)
-        swapped = replace(told, camera_task=told.camera_task.flip(0))
-        rest = (QUICK, place, SILENT)
-        one = sample_latents(nova3d, told, trajectory, draws.start, *rest)
-        two = sample_latents(nova3d, swapped, trajectory, draws.start.flip(0), *rest)
-        three = sample_latents(nova3d, swapped, trajectory, draws.start, *rest)
+        conditioning = make_conditioning(nova3d, image, trajectory, noise, placement, SILENT)
+        swapped = replace(conditioning, camera_task=conditioning.camera_task.flip(0))
+        rest = (QUICK, placement, SILENT)
+        one = sample_latents(nova3d, conditioning, trajectory, noise.latents, *rest)
+        two = sample_latents(nova3d, swapped, trajectory, noise.latents.flip(0), *rest)
+        three = sample_latents(nova3d, swapped, trajectory, noise.latents, *rest)
     scale = float(one.std())
     torch.testing.assert_close(two.flip(0), one, atol=1e-4 * scale, rtol=0)
     assert float((three - one).abs().max()) > 1e-2 * scale
 
 
-def test_a_dynamic_orbit_reaches_the_network():
+def test_dynamic_orbit_conditions_the_network():
     model = small_model("sv3d_p")
     given = image_and_mask()
     sine = cameras_from_orbit(OrbitConfig(RigConfig(count=21), "sine", 30.0))
-    told = []
-    with model.unet.register_forward_pre_hook(lambda module, given: told.append(given[3])):
+    embeds = []
+    with model.unet.register_forward_pre_hook(lambda module, given: embeds.append(given[3])):
         views = sample_views(model, *given, QUICK, sine)
         level = sample_views(model, *given, QUICK)
-    polar = torch.atan2(told[0][0, :, 512], told[0][0, :, 256])  # sine and cosine of frequency 1
-    azimuth = torch.atan2(told[0][0, :, 1024], told[0][0, :, 768]) % (2 * torch.pi)
-    turn = torch.arange(1, 22) / 21.0
-    known = torch.deg2rad(90.0 - 30.0 * torch.sin(2 * torch.pi * turn))
-    torch.testing.assert_close(polar, known, atol=1e-4, rtol=0)
-    torch.testing.assert_close(azimuth[:-1], 2 * torch.pi * turn[:-1], atol=1e-4, rtol=0)
+    polar = torch.atan2(
+        embeds[0][0, :, 512], embeds[0][0, :, 256]
+    )  # sine and cosine of frequency 1
+    azimuth = torch.atan2(embeds[0][0, :, 1024], embeds[0][0, :, 768]) % (2 * torch.pi)
+    fraction = torch.arange(1, 22) / 21.0
+    expected = torch.deg2rad(90.0 - 30.0 * torch.sin(2 * torch.pi * fraction))
+    torch.testing.assert_close(polar, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(azimuth[:-1], 2 * torch.pi * fraction[:-1], atol=1e-4, rtol=0)
     assert float(azimuth[-1]) == 0.0
-    in_order = views.cameras.elevation_deg  # the input view first
+    elevations = views.cameras.elevation_deg  # the input view first
     torch.testing.assert_close(
-        in_order, 30.0 * torch.sin(2 * torch.pi * torch.arange(21) / 21.0), atol=1e-3, rtol=0
+        elevations, 30.0 * torch.sin(2 * torch.pi * torch.arange(21) / 21.0), atol=1e-3, rtol=0
     )
     assert not views.colour[5].equal(level.colour[5])
 
 
-def test_wrong_sizes_and_counts_are_refused_before_anything_runs(nova3d):
+def test_rejects_wrong_sizes_and_counts_before_running_the_model(nova3d):
     calls = []
     with nova3d.image_encoder.clip.register_forward_pre_hook(lambda *_: calls.append(1)):
         with pytest.raises(InputError, match="multiple of 4"):
             sample_views(nova3d, *image_and_mask(), SampleConfig(size_px=66))
-        with pytest.raises(InputError, match="paints 4 views, but 21"):
+        with pytest.raises(InputError, match="generates 4 views, but got 21"):
             cameras = orbit_cameras(RigConfig(count=21))
             sample_views(nova3d, *image_and_mask(), QUICK, cameras)
         with pytest.raises(InputError, match="empty"):
@@ -193,15 +195,15 @@ def test_wrong_sizes_and_counts_are_refused_before_anything_runs(nova3d):
     assert not calls
 
 
-def spoilt(module, value: float, only: torch.dtype | None = None):
-    """Puts a number into what a layer gives, in one number format or in all."""
+def corrupt_output(module, value: float, only: torch.dtype | None = None):
+    """Writes a value into a layer's output, for one dtype or for all."""
 
-    def spoil(_, given, out):
+    def corrupt(_, given, out):
         if only is None or out.dtype == only:
             out.view(-1)[7] = value
         return out
 
-    return module.register_forward_hook(spoil)
+    return module.register_forward_hook(corrupt)
 
 
 LAYERS = {
@@ -212,61 +214,63 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("stage", LAYERS)
-def test_numbers_out_of_range_are_tried_again_in_float32(stage, caplog, few_views):
-    def in_half():
+def test_overflow_is_retried_in_float32(stage, caplog, few_views):
+    def half_precision_model():
         model = small_model("nova3d", views=4)
         model.codec.to(torch.bfloat16)
         model.image_encoder.to(torch.bfloat16)
         return model, OneDevice(model, CPU, torch.bfloat16)
 
-    model, place = in_half()
+    model, placement = half_precision_model()
     given = image_and_mask()
-    known = sample(model, *given, QUICK, placement=place).images
-    assert caplog.text.count("again in float32") == 0
-    with spoilt(LAYERS[stage](model), float("inf"), only=torch.bfloat16):
-        again = sample(model, *given, QUICK, placement=place).images
-    assert f"{stage} ran out of bfloat16's range" in caplog.text
-    assert bool(torch.isfinite(again).all())
-    assert 0.0 < float((again - known).abs().mean()) < 0.05
-    assert model.codec.dtype == torch.bfloat16  # the model is left as it was
+    expected = sample(model, *given, QUICK, placement=placement).images
+    assert caplog.text.count("retrying in float32") == 0
+    with corrupt_output(LAYERS[stage](model), float("inf"), only=torch.bfloat16):
+        retried = sample(model, *given, QUICK, placement=placement).images
+    assert f"{stage} overflowed in bfloat16" in caplog.text
+    assert bool(torch.isfinite(retried).all())
+    assert 0.0 < float((retried - expected).abs().mean()) < 0.05
+    assert model.codec.dtype == torch.bfloat16  # the model is unchanged
     if stage == "sampling":
-        model, _ = in_half()
+        model, _ = half_precision_model()
         fine = sample(model, *given, QUICK, placement=OneDevice(model, CPU)).images
-        assert again.equal(fine)
+        assert retried.equal(fine)
 
 
 @pytest.mark.parametrize("stage", LAYERS)
-def test_numbers_that_stay_bad_are_an_error_never_a_black_image(stage, caplog, few_views):
+def test_persistent_nan_is_an_error(stage, caplog, few_views):
     model = small_model("nova3d", views=4)
-    place = OneDevice(model, CPU, torch.bfloat16)
-    with spoilt(LAYERS[stage](model), float("nan")), pytest.raises(StageError) as caught:
-        sample(model, *image_and_mask(), QUICK, placement=place)
+    placement = OneDevice(model, CPU, torch.bfloat16)
+    with corrupt_output(LAYERS[stage](model), float("nan")), pytest.raises(StageError) as caught:
+        sample(model, *image_and_mask(), QUICK, placement=placement)
     assert caught.value.stage == stage
     assert "small.safetensors" in str(caught.value) and "float32" in str(caught.value)
-    assert ("again in float32" in caplog.text) == (stage == "sampling")  # the others were in it
+    assert ("retrying in float32" in caplog.text) == (
+        stage == "sampling"
+    )  # the others already ran in it
 
 
-def test_bad_numbers_end_the_sampling_at_once(nova3d):
+def test_nan_ends_the_sampling_immediately(nova3d):
     calls = []
     counted = nova3d.unet.register_forward_hook(lambda *_: calls.append(1))
-    with counted, spoilt(nova3d.unet.out[2], float("nan")), pytest.raises(StageError):
+    with counted, corrupt_output(nova3d.unet.out[2], float("nan")), pytest.raises(StageError):
         sample(nova3d, *image_and_mask(), SampleConfig(steps=20))
-    assert len(calls) == 2  # both halves of the first step
+    assert len(calls) == 2  # both passes of the first step
 
 
-def test_cancelling_at_any_moment_stops_at_once(nova3d):
+def test_cancelling_stops_immediately_at_any_time(nova3d):
     stages, events = set(), []
-    whole = Progress(events.append)
-    sample_views(nova3d, *image_and_mask(), QUICK, progress=whole)
+    complete = Progress(events.append)
+    sample_views(nova3d, *image_and_mask(), QUICK, progress=complete)
     passes = []
     hook = nova3d.unet.register_forward_hook(lambda *_: passes.append(1))
     with hook:
         for moment in range(1, 100):
-            asked = []
+            checks = []
 
-            def is_cancelled(asked=asked, moment=moment):
-                asked.append(len(passes))
-                return len(asked) >= moment
+            def is_cancelled(checks=checks, moment=moment):
+                checks.append(len(passes))
+                return len(checks) >= moment
 
             try:
                 sample_views(
@@ -274,7 +278,7 @@ def test_cancelling_at_any_moment_stops_at_once(nova3d):
                 )
             except Cancelled as cancelled:
                 stages.add(cancelled.stage)
-                assert len(asked) == moment and asked[-1] == len(passes)
+                assert len(checks) == moment and checks[-1] == len(passes)
             else:
                 break
     assert stages == {"encoding", "sampling", "decoding"}
@@ -287,82 +291,84 @@ def test_cancelling_at_any_moment_stops_at_once(nova3d):
     assert reported[-1] == ("decoding", 8, 8)
 
 
-def test_previews_show_colours_above_normals_at_most_every_second(nova3d):
+def test_previews_show_colours_above_normals_at_a_limited_rate(nova3d):
     events = []
     sample(nova3d, *image_and_mask(), QUICK, progress=Progress(events.append))
-    sheets = [event.preview() for event in events if event.preview is not None]
+    grids = [event.preview() for event in events if event.preview is not None]
     side = SIZE // 2
-    assert sheets[0].shape == (2 * side, 4 * side, 3)  # a row of colours, a row of normals
-    assert float(sheets[0].min()) >= 0.0 and float(sheets[0].max()) <= 1.0
+    assert grids[0].shape == (2 * side, 4 * side, 3)  # a row of colours, a row of normals
+    assert float(grids[0].min()) >= 0.0 and float(grids[0].max()) <= 1.0
 
     now = iter([10.0, 10.4, 10.9, 11.1, 11.2, 13.0])
-    previews = LatentPreviewer(lambda batch: batch.roll(1, 0), lambda: next(now))
+    previewer = LatentPreviewer(lambda batch: batch.roll(1, 0), lambda: next(now))
     latents = torch.randn(2, 1, 4, 4, 3, 3, generator=torch.Generator().manual_seed(0))
-    offered = [previews.of(latents) for _ in range(6)]
+    offered = [previewer.preview(latents) for _ in range(6)]
     assert [each is not None for each in offered] == [True, False, False, True, False, True]
     colours = latents_to_rgb(latents[:, 0])  # (D, V, h, w, 3)
     assert offered[0]().equal(image_grid(colours.roll(1, 1)))
-    assert LatentPreviewer(lambda batch: batch).of(latents[:, :, :, :3]) is None  # not such latents
+    assert (
+        LatentPreviewer(lambda batch: batch).preview(latents[:, :, :, :3]) is None
+    )  # not such latents
 
 
-def test_previews_of_pixels_show_the_images_themselves(few_views):
+def test_previews_of_pixel_latents_are_the_images(few_views):
     events = []
     model = small_model("nova3d-mini", views=4)
     model.family = replace(model.family, reuse_input_view=False)
     one_step = SampleConfig(steps=1, seed=3)
-    made = sample(model, *image_and_mask(), one_step, progress=Progress(events.append))
-    sheet = next(event.preview() for event in events if event.preview is not None)
-    torch.testing.assert_close(sheet, image_grid(made.images), atol=1e-5, rtol=0)
+    result = sample(model, *image_and_mask(), one_step, progress=Progress(events.append))
+    grid = next(event.preview() for event in events if event.preview is not None)
+    torch.testing.assert_close(grid, image_grid(result.images), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "sigma"), [("nova3d", 700.0), ("nova3d-mini", 80.0)])
-def test_sampling_starts_from_the_familys_noise(few_views, name, sigma):
-    model, told = small_model(name, views=4), []
+def test_sampling_starts_at_the_familys_noise_level(few_views, name, sigma):
+    model, inputs = small_model(name, views=4), []
     model.family = replace(model.family, sigma_max=sigma)
-    with model.unet.register_forward_pre_hook(lambda _, given: told.append(given)):
+    with model.unet.register_forward_pre_hook(lambda _, given: inputs.append(given)):
         sample(model, *image_and_mask(), QUICK)
-    first = told[0]
+    first = inputs[0]
     assert float(first[1][0]) == pytest.approx(math.log(sigma) / 4.0, rel=1e-5)
-    # c_in x: noise of that level, data included, scaled to unit variance
+    # c_in scales the noisy data to unit variance
     noisy = first[0][:, :, :, : model.codec.latent_channels]
     assert float(noisy.std()) == pytest.approx(1.0, abs=0.1)
 
 
-def test_without_guidance_every_step_is_one_pass(few_views):
+def test_step_without_guidance_is_one_pass(few_views):
     model, passes = small_model("nova3d-mini", views=4), []
     with model.unet.register_forward_pre_hook(lambda *_: passes.append(1)):
-        plain = GuidanceConfig("constant", 1.0, 1.0)
-        sample(model, *image_and_mask(), SampleConfig(steps=5, guidance=plain))
+        unguided = GuidanceConfig("constant", 1.0, 1.0)
+        sample(model, *image_and_mask(), SampleConfig(steps=5, guidance=unguided))
     assert len(passes) == 5
 
 
-def test_the_contact_sheet_and_the_colours_of_latents():
-    numbers = (
+def test_image_grid_and_latents_to_rgb():
+    images = (
         torch.arange(2 * 16, dtype=torch.float32).reshape(2, 16, 1, 1, 1).expand(2, 16, 3, 2, 3)
     )
-    sheet = image_grid(numbers)
-    assert sheet.shape == (4 * 3, 8 * 2, 3)
-    assert sheet[::3, ::2, 0].equal(torch.arange(32.0).reshape(4, 8))
-    odd = image_grid(numbers[:1, :5])
-    assert odd[::3, ::2, 0].tolist() == [[0.0, 1.0, 2.0, 3.0], [4.0, 1.0, 1.0, 1.0]]
+    grid = image_grid(images)
+    assert grid.shape == (4 * 3, 8 * 2, 3)
+    assert grid[::3, ::2, 0].equal(torch.arange(32.0).reshape(4, 8))
+    partial = image_grid(images[:1, :5])
+    assert partial[::3, ::2, 0].tolist() == [[0.0, 1.0, 2.0, 3.0], [4.0, 1.0, 1.0, 1.0]]
     latent = torch.tensor([1.0, 1.0, 0.0, -1.0]).reshape(4, 1, 1)
-    known = 0.5 + 0.5 * torch.tensor([0.8882, 0.9887, 1.2754])
-    torch.testing.assert_close(latents_to_rgb(latent)[0, 0], known.clamp(max=1.0))
+    expected = 0.5 + 0.5 * torch.tensor([0.8882, 0.9887, 1.2754])
+    torch.testing.assert_close(latents_to_rgb(latent)[0, 0], expected.clamp(max=1.0))
 
 
-def test_long_sampling_on_the_cpu_is_announced_before_it_starts(nova3d, caplog, monkeypatch):
+def test_warns_before_slow_sampling_on_the_cpu(nova3d, caplog, monkeypatch):
     from nova3d_core.diffusion.sampling import pipeline
 
     with caplog.at_level(logging.WARNING):
         sample(nova3d, *image_and_mask(), QUICK)
         assert "minutes" not in caplog.text
         monkeypatch.setattr(pipeline, "SLOW_SAMPLING_S", 0.0)
-        seen = []
-        with nova3d.unet.register_forward_pre_hook(lambda *_: seen.append(caplog.text)):
+        logs = []
+        with nova3d.unet.register_forward_pre_hook(lambda *_: logs.append(caplog.text)):
             sample(nova3d, *image_and_mask(), QUICK)
-    assert "takes about 1 minutes" in seen[0] or "about a minute" in seen[0]
+    assert "takes about 1 minutes" in logs[0] or "about a minute" in logs[0]
 
 
-def test_notes_tell_of_what_was_odd_in_the_image(nova3d):
+def test_notes_report_a_tiny_input_image(nova3d):
     image, mask = image_and_mask(3)
     assert any("3x3 px" in note for note in sample(nova3d, image, mask, QUICK).notes)

@@ -1,4 +1,4 @@
-"""Images as users have them: all framed alike, or refused in one line."""
+"""Preprocessing of user images: consistent framing, or a clear error."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ SIZE = 64
 def disc(height: int = 120, width: int = 120, radius: float = 30.0, at=(0.5, 0.5)):
     """A red disc on white and its soft mask."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    far = ((y - at[0] * height) ** 2 + (x - at[1] * width) ** 2).sqrt()
-    mask = (radius + 0.5 - far).clamp(0.0, 1.0)
+    distance = ((y - at[0] * height) ** 2 + (x - at[1] * width) ** 2).sqrt()
+    mask = (radius + 0.5 - distance).clamp(0.0, 1.0)
     red = torch.tensor([0.8, 0.1, 0.2])
     return red * mask[..., None] + (1.0 - mask[..., None]), mask
 
 
-def box_of(mask):
+def bounding_box(mask):
     rows, columns = ((mask > 0.5).any(dim=axis).nonzero()[:, 0] for axis in (1, 0))
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
-@pytest.mark.parametrize("share", [0.5, 0.8])
-def test_the_object_is_centred_and_fills_its_share(share):
+@pytest.mark.parametrize("ratio", [0.5, 0.8])
+def test_object_is_centred_and_scaled_to_the_foreground_ratio(ratio):
     image, mask = disc(90, 200, 20.0, at=(0.6, 0.2))
-    taken = preprocess_image(image, mask, SIZE, share)
-    top, bottom, left, right = box_of(taken.mask)
-    assert taken.image.shape == (SIZE, SIZE, 3) and taken.mask.shape == (SIZE, SIZE)
-    assert bottom - top == pytest.approx(share * SIZE, abs=1.5)
+    result = preprocess_image(image, mask, SIZE, ratio)
+    top, bottom, left, right = bounding_box(result.mask)
+    assert result.image.shape == (SIZE, SIZE, 3) and result.mask.shape == (SIZE, SIZE)
+    assert bottom - top == pytest.approx(ratio * SIZE, abs=1.5)
     assert abs(top + bottom - SIZE) <= 2 and abs(left + right - SIZE) <= 2
-    assert taken.notes == ()
-    assert float(taken.image[0, 0].min()) == 1.0
+    assert result.notes == ()
+    assert float(result.image[0, 0].min()) == 1.0
 
 
-def test_mask_alpha_and_white_background_say_the_same():
+def test_mask_alpha_and_white_background_are_equivalent():
     image, mask = disc()
     red = torch.tensor([0.8, 0.1, 0.2]).expand(120, 120, 3)
     by_mask = preprocess_image(image, mask, SIZE)
@@ -60,18 +60,18 @@ def test_mask_alpha_and_white_background_say_the_same():
     assert torch.equal(by_alpha.image, by_mask.image)
 
 
-def test_sixteen_bits_grey_and_palettes_are_the_same_image(tmp_path):
+def test_image_formats_are_equivalent(tmp_path):
     image, mask = disc()
     grey = image.mean(dim=-1)
-    known = preprocess_image(grey[..., None].repeat(1, 1, 3), mask, SIZE).image
+    expected = preprocess_image(grey[..., None].repeat(1, 1, 3), mask, SIZE).image
     levels = (grey * 65535).round().numpy().astype(np.uint16)
     Image.fromarray(levels).save(tmp_path / "grey16.png")
     from_file = preprocess_image(read_image(tmp_path / "grey16.png"), mask, SIZE).image
-    assert float((from_file - known).abs().max()) < 1e-4
-    as_numbers = torch.from_numpy(levels.astype(np.int32))
+    assert float((from_file - expected).abs().max()) < 1e-4
+    integers = torch.from_numpy(levels.astype(np.int32))
     eight = (grey * 255).round().to(torch.uint8)
-    for each, tolerance in ((grey, 0), (grey[..., None], 0), (as_numbers, 1e-4), (eight, 3e-3)):
-        assert float((preprocess_image(each, mask, SIZE).image - known).abs().max()) <= tolerance
+    for each, tolerance in ((grey, 0), (grey[..., None], 0), (integers, 1e-4), (eight, 3e-3)):
+        assert float((preprocess_image(each, mask, SIZE).image - expected).abs().max()) <= tolerance
     with_alpha = torch.stack([torch.full_like(mask, 0.3), mask], dim=-1)
     assert preprocess_image(with_alpha, None, SIZE).mask.equal(
         preprocess_image(image, mask, SIZE).mask
@@ -79,27 +79,27 @@ def test_sixteen_bits_grey_and_palettes_are_the_same_image(tmp_path):
     assert preprocess_image(image.half(), mask > 0.5, SIZE).image.dtype == torch.float32
 
 
-def test_two_objects_are_taken_together_and_the_user_is_told(caplog):
+def test_two_objects_are_treated_as_one_with_a_note(caplog):
     left, left_mask = disc(100, 300, 30.0, at=(0.5, 0.2))
     right, right_mask = disc(100, 300, 25.0, at=(0.5, 0.8))
-    taken = preprocess_image(torch.minimum(left, right), left_mask + right_mask, SIZE)
-    assert len(taken.notes) == 1 and "2 objects" in taken.notes[0]
-    assert "2 objects" in caplog.text
-    _, _, first, last = box_of(taken.mask)
+    result = preprocess_image(torch.minimum(left, right), left_mask + right_mask, SIZE)
+    assert len(result.notes) == 1 and "2 separate objects" in result.notes[0]
+    assert "2 separate objects" in caplog.text
+    _, _, first, last = bounding_box(result.mask)
     assert last - first == pytest.approx(0.7 * SIZE, abs=1.5)
-    crumb, crumb_mask = disc(100, 300, 3.0, at=(0.5, 0.8))
-    assert preprocess_image(torch.minimum(left, crumb), left_mask + crumb_mask, SIZE).notes == ()
+    speck, speck_mask = disc(100, 300, 3.0, at=(0.5, 0.8))
+    assert preprocess_image(torch.minimum(left, speck), left_mask + speck_mask, SIZE).notes == ()
 
 
-def test_a_tiny_image_is_enlarged_and_the_user_is_told():
+def test_tiny_image_is_upscaled_with_a_note():
     image, mask = disc(8, 8, 2.5)
-    taken = preprocess_image(image, mask, SIZE)
-    assert "8x8 px" in taken.notes[0]
-    assert bool(torch.isfinite(taken.image).all())
-    assert float(taken.mask.max()) > 0.9
+    result = preprocess_image(image, mask, SIZE)
+    assert "8x8 px" in result.notes[0]
+    assert bool(torch.isfinite(result.image).all())
+    assert float(result.mask.max()) > 0.9
 
 
-def test_a_huge_image_gives_what_its_small_copy_gives():
+def test_huge_image_equals_its_downscaled_copy():
     for transparent in (False, True):
         big, big_mask = disc(1600, 1000, 300.0, at=(0.4, 0.55))
         small, small_mask = disc(160, 100, 30.0, at=(0.4, 0.55))
@@ -117,12 +117,12 @@ def test_a_huge_image_gives_what_its_small_copy_gives():
         assert float((large.image - little.image).abs().mean()) < 0.01
 
 
-def test_shrinking_averages_exactly_and_keeps_odd_edges():
+def test_downscaling_averages_blocks_and_keeps_partial_ones():
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(301, 203, 3, generator=generator) * 0.9
     small, mask = downscale_on_white(image, None, 30)
     assert mask is None
-    assert small.shape == (31, 21, 3)  # squares of 10
+    assert small.shape == (31, 21, 3)  # blocks of 10
     torch.testing.assert_close(
         small[:30, :20], image[:300, :200].unfold(0, 10, 10).unfold(1, 10, 10).mean(dim=(-1, -2))
     )
@@ -138,21 +138,21 @@ mask[4000:15000] = True
 mask = mask.expand(20000, 5000)
 preprocess_image(torch.full((64, 64, 3), 0.4), torch.eye(64), 64)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-taken = preprocess_image(image, mask, 256)
+result = preprocess_image(image, mask, 256)
 grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-print(grown, float(taken.mask.sum()))
+print(grown, float(result.mask.sum()))
 """
 
 
-def test_twenty_thousand_pixels_take_little_memory():
+def test_memory_of_a_twenty_thousand_pixel_image():
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     grown_mib, area = map(float, done.stdout.split())
     assert grown_mib < 400  # the image's floats alone would be 1200
-    # 5000 wide, 11000 high: 81 by 179 of 256 pixels
+    # an object of 5000 x 11000 pixels becomes 81 x 179 of 256
     assert area == pytest.approx(0.7 * 256 * 0.7 * 256 * 5 / 11, rel=0.03)
 
 
-def test_bad_images_are_refused_by_name():
+def test_rejects_bad_images_with_the_reason():
     image, mask = disc()
     for bad, bad_mask, word in (
         (image, torch.zeros_like(mask), "empty"),

@@ -1,4 +1,4 @@
-"""Noise levels and coefficients against known values and what SVD was trained for."""
+"""Noise schedule and preconditioning against published values and SVD's parameterisation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nova3d_core.errors import InputError
     ("steps", "first", "last"),
     [(50, (700.0, 620.3278, 548.5581), 0.004049), (25, (700.0, 545.7292, 421.5691), 0.007882)],
 )
-def test_sigmas_are_the_published_ones(steps, first, last):
+def test_sigmas_match_published_values(steps, first, last):
     sigmas = karras_sigmas(steps)
     assert sigmas.shape == (steps + 1,) and sigmas.dtype == torch.float32
     torch.testing.assert_close(sigmas[:3], torch.tensor(first), rtol=1e-6, atol=0)
@@ -23,7 +23,7 @@ def test_sigmas_are_the_published_ones(steps, first, last):
     assert bool((sigmas.diff() < 0).all())
 
 
-def test_sigmas_equal_the_schedulers_of_diffusers():
+def test_sigmas_match_diffusers_scheduler():
     from diffusers import EulerDiscreteScheduler
 
     for steps in (2, 7, 25):
@@ -40,7 +40,7 @@ def test_sigmas_equal_the_schedulers_of_diffusers():
         assert float(scheduler.init_noise_sigma) == pytest.approx(init_noise_sigma(700.0), rel=1e-6)
 
 
-def test_one_step_starts_at_the_top():
+def test_single_step_and_invalid_counts():
     assert karras_sigmas(1).tolist() == [700.0, 0.0]
     for steps in (0, 1001):
         with pytest.raises(InputError, match="steps"):
@@ -48,7 +48,7 @@ def test_one_step_starts_at_the_top():
 
 
 @pytest.mark.parametrize("sigma", [0.002, 0.3, 1.0, 5.0, 700.0])
-def test_coefficients_are_an_orthonormal_turn(sigma):
+def test_coefficients_form_an_orthonormal_rotation(sigma):
     edm = preconditioning(sigma)
     assert edm.c_in**2 + edm.c_out**2 == pytest.approx(1.0, abs=1e-12)  # cos^2 + sin^2
     assert edm.c_skip == pytest.approx(edm.c_in**2, rel=1e-12)
@@ -59,7 +59,7 @@ def test_coefficients_are_an_orthonormal_turn(sigma):
 
 
 @pytest.mark.parametrize("sigma", [0.01, 1.0, 30.0])
-def test_out_is_negative_a_perfect_v_gives_the_data_back(sigma):
+def test_negative_c_out_recovers_the_data_from_a_perfect_v(sigma):
     generator = torch.Generator().manual_seed(0)
     data, noise = torch.randn(2, 1000, generator=generator, dtype=torch.float64)
     angle = math.atan(sigma)

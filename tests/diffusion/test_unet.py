@@ -1,4 +1,4 @@
-"""The network is SVD's: the same numbers as diffusers' module, the same names as the files."""
+"""The UNet is SVD's: outputs match diffusers' module, parameter names match the public files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PREFIX = "model.diffusion_model."
 
 @pytest.fixture
 def key_map(checkpoint_manifests) -> dict[str, str]:
-    """Names in the sgm layout, and what diffusers calls them."""
+    """Parameter names of the sgm layout and of diffusers."""
     return json.loads((checkpoint_manifests / "map_sgm_unet_to_diffusers_unet.json").read_text())
 
 
-def test_equals_diffusers_network(key_map):
+def test_matches_diffusers_unet(key_map):
     torch.manual_seed(0)
     reference = UNetSpatioTemporalConditionModel(
         block_out_channels=(32, 64, 128, 128),
@@ -38,12 +38,12 @@ def test_equals_diffusers_network(key_map):
     for parameter in reference.parameters():
         centre = 0.0 if parameter.dim() > 1 else 0.5
         torch.nn.init.normal_(parameter, centre, 0.05 if parameter.dim() > 1 else 0.3)
-    theirs = reference.state_dict()
+    reference_state = reference.state_dict()
     unet = VideoUNet(
         UNetConfig(model_channels=32, num_head_channels=16, context_dim=48, add_embed_dim=24)
     )
     unet.load_state_dict(
-        {name.removeprefix(PREFIX): theirs[other] for name, other in key_map.items()}
+        {name.removeprefix(PREFIX): reference_state[other] for name, other in key_map.items()}
     )
     given = inputs_for(unet)
     ids = torch.randn(2, 3) * 5.0
@@ -51,28 +51,28 @@ def test_equals_diffusers_network(key_map):
         expected = reference(
             given["x"][0], given["c_noise"], given["context"], added_time_ids=ids
         ).sample
-        added = sinusoidal_embedding(ids, 8).flatten(1)[:, None].expand(2, 5, 24)
-        result = unet(given["x"], given["c_noise"], given["context"], added)[0]
+        added_embeds = sinusoidal_embedding(ids, 8).flatten(1)[:, None].expand(2, 5, 24)
+        result = unet(given["x"], given["c_noise"], given["context"], added_embeds)[0]
     assert expected.abs().max() > 1.0
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=0.0)
 
 
 @pytest.mark.parametrize(
-    ("manifest", "added"),
+    ("manifest", "added_embeds"),
     [("svd_xt_sgm", 768), ("sv3d_u_sgm", 256), ("sv3d_p_sgm", 1280), ("v3d_512_sgm", 768)],
 )
-def test_names_and_shapes_are_those_of_the_public_files(checkpoint_manifests, manifest, added):
+def test_names_and_shapes_match_public_files(checkpoint_manifests, manifest, added_embeds):
     entries = json.loads((checkpoint_manifests / f"{manifest}.json").read_text())
     expected = {
         name.removeprefix(PREFIX): tuple(shape)
         for name, (shape, _) in entries.items()
         if name.startswith(PREFIX)
     }
-    unet = VideoUNet(UNetConfig(add_embed_dim=added), device="meta")
+    unet = VideoUNet(UNetConfig(add_embed_dim=added_embeds), device="meta")
     assert {name: tuple(t.shape) for name, t in unet.state_dict().items()} == expected
 
 
-def test_alignment_adds_the_parameters_that_the_paper_counts():
+def test_alignment_adds_the_papers_parameter_count():
     shapes = [
         VideoUNet(config, device="meta").state_dict().values()
         for config in (
@@ -82,11 +82,11 @@ def test_alignment_adds_the_parameters_that_the_paper_counts():
     ]
     plain, aligned = (sum(tensor.numel() for tensor in tensors) for tensors in shapes)
     widths = [width for width in (320, 640, 1280) for _ in range(5)] + [1280]
-    # q, k, v, out with bias, and the norm; in a spatial and in a view block each
+    # q, k, v, out with bias, and the norm, in each spatial and each cross-view block
     assert aligned - plain == 2 * sum(4 * width**2 + 3 * width for width in widths)
 
 
-def test_one_token_needs_no_queries(svd_unet):
+def test_single_token_cross_attention_equals_the_general_case(svd_unet):
     block = svd_unet.middle_block[1].transformer_blocks[0]
     width = svd_unet.config.model_channels * 4
     tokens, context = torch.randn(3, 7, width), torch.randn(3, 1, 48)
@@ -97,7 +97,7 @@ def test_one_token_needs_no_queries(svd_unet):
         )
 
 
-def test_contexts_of_several_equal_tokens_are_one_token(svd_unet):
+def test_repeated_context_token_equals_a_single_one(svd_unet):
     given = inputs_for(svd_unet)
     with torch.no_grad():
         one = svd_unet(**given)
@@ -105,7 +105,7 @@ def test_contexts_of_several_equal_tokens_are_one_token(svd_unet):
         torch.testing.assert_close(svd_unet(**given), one, atol=1e-5, rtol=1e-4)
 
 
-def test_attention_in_chunks_is_attention(nova3d_unet, monkeypatch):
+def test_chunked_attention_is_equivalent(nova3d_unet, monkeypatch):
     given = inputs_for(nova3d_unet)
     with torch.no_grad():
         whole = nova3d_unet(**given)
@@ -113,11 +113,11 @@ def test_attention_in_chunks_is_attention(nova3d_unet, monkeypatch):
         torch.testing.assert_close(nova3d_unet(**given), whole, atol=1e-5, rtol=1e-4)
 
 
-def test_attention_may_come_from_elsewhere(svd_unet):
-    seen = []
+def test_custom_attention_function(svd_unet):
+    head_counts = []
 
     def explicit(q, k, v, heads):
-        seen.append(heads)
+        head_counts.append(heads)
         q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v))
         logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
         return (logits.softmax(-1) @ v).transpose(1, 2).flatten(2)
@@ -127,11 +127,11 @@ def test_attention_may_come_from_elsewhere(svd_unet):
     given = inputs_for(svd_unet)
     with torch.no_grad():
         torch.testing.assert_close(other(**given), svd_unet(**given), atol=1e-5, rtol=1e-4)
-    assert set(seen) == {2, 4, 8}  # 32, 64 and 128 channels in heads of 16
+    assert set(head_counts) == {2, 4, 8}  # 32, 64 and 128 channels in heads of 16
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_weights_compute_in_the_format_of_the_input(svd_unet, dtype):
+def test_half_precision_weights_compute_in_the_input_dtype(svd_unet, dtype):
     half = VideoUNet(svd_unet.config, dtype=dtype)
     half.load_state_dict(svd_unet.state_dict())
     rounded = VideoUNet(svd_unet.config)
@@ -144,7 +144,7 @@ def test_half_weights_compute_in_the_format_of_the_input(svd_unet, dtype):
     assert result.dtype == dtype and bool(torch.isfinite(result).all())
 
 
-def test_checkpointing_changes_no_gradient(nova3d_unet):
+def test_gradient_checkpointing_keeps_gradients(nova3d_unet):
     given = inputs_for(nova3d_unet, objects=1, views=3, size=8)
     gradients = []
     for gradient_checkpointing in (False, True):
@@ -160,48 +160,51 @@ def test_checkpointing_changes_no_gradient(nova3d_unet):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "message"),
     [
         ("x", lambda t: t[..., :7], "7x16 latents, expected multiples of 8"),
         ("x", lambda t: t[:, :, :, :4], "the UNet's x has shape"),
         ("c_noise", lambda t: t[:1], "the UNet's c_noise has shape"),
         ("context", lambda t: t[..., :9], "the UNet's context has shape"),
-        ("added", lambda t: t[:, :3], "the UNet's added has shape"),
+        ("added_embeds", lambda t: t[:, :3], "the UNet's added_embeds has shape"),
         ("camera_task", lambda t: None, "needs the UNet's camera_task"),
         ("camera_task", lambda t: t[:1], "the UNet's camera_task has shape"),
     ],
 )
-def test_wrong_shapes_are_told(nova3d_unet, name, change, told):
+def test_rejects_wrong_shapes(nova3d_unet, name, change, message):
     given = inputs_for(nova3d_unet)
     given[name] = change(given[name])
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         nova3d_unet(**given)
 
 
-def test_camera_and_task_are_refused_where_nothing_takes_them(svd_unet):
+def test_rejects_camera_task_without_its_mlp(svd_unet):
     given = {**inputs_for(svd_unet), "camera_task": torch.zeros(1, 2, 5, CAMERA_TASK_DIM)}
     with pytest.raises(InputError, match="takes no camera_task"):
         svd_unet(**given)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"model_channels": 40}, "cannot be divided"),
         ({"attention_levels": (True,)}, "give one for each level"),
         ({"alignment": "gta"}, "needs two domains"),
         ({"alignment": "temporal", "domains": 2}, "UNet alignment is 'temporal'"),
-        ({"attention_levels": (False,) * 4, "num_head_channels": 96}, "the UNet's middle has"),
+        (
+            {"attention_levels": (False,) * 4, "num_head_channels": 96},
+            "the UNet's middle block has",
+        ),
     ],
 )
-def test_impossible_shapes_are_told(settings, told):
-    with pytest.raises(InputError, match=told):
+def test_rejects_impossible_architectures(settings, message):
+    with pytest.raises(InputError, match=message):
         UNetConfig(
             **{"model_channels": 32, "num_head_channels": 16, "norm_num_groups": 16, **settings}
         )
 
 
-def test_a_shallower_network_has_every_part():
+def test_two_level_network():
     unet = small_unet(channel_mult=(1, 2), attention_levels=(True, False), num_res_blocks=1)
     given = inputs_for(unet, size=6)
     assert unet(**given).shape == (1, 2, 5, 4, 6, 6)

@@ -1,4 +1,4 @@
-"""The estimate of what decoding takes, against a full-size decoder's real memory."""
+"""The estimated peak memory of decoding against a full-size decoder's measured memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ print(peak - before, codec.decode_peak_bytes(size, size, count, torch.float32))
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["video", "frame"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_decoding_takes_what_is_reckoned(kind, count):
+def test_decoding_memory_matches_estimate(kind, count):
     pytest.importorskip("psutil")
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, kind, "256", str(count)],
@@ -49,5 +49,5 @@ def test_decoding_takes_what_is_reckoned(kind, count):
         check=True,
         cwd=Path(__file__).parents[2],
     )
-    taken, reckoned = map(int, done.stdout.split())
-    assert 0.5 * reckoned < taken < 1.1 * reckoned
+    measured, estimate = map(int, done.stdout.split())
+    assert 0.5 * estimate < measured < 1.1 * estimate

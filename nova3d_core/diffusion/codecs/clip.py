@@ -1,4 +1,4 @@
-"""The one token that the network attends to: the input image as CLIP sees it."""
+"""CLIP image encoder: the embedding of the input image, the UNet's cross-attention context."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .clip_config import ClipConfig
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Mean and standard std of red, green and blue in CLIP's training images, 0..1."""
+"""Per-channel mean and standard deviation of CLIP's training images in 0..1."""
 
 
 def build_clip(config: ClipConfig) -> nn.Module:
-    """transformers' CLIP image encoder of this shape on the meta device, without weights.
+    """Builds transformers' CLIP image encoder on the meta device, without weights.
 
     Raises:
         MissingDependencyError: transformers is not installed.
@@ -24,7 +24,7 @@ def build_clip(config: ClipConfig) -> nn.Module:
     try:
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
     except ImportError as error:
-        raise MissingDependencyError("transformers", "Reading the input image") from error
+        raise MissingDependencyError("transformers", "Encoding the input image") from error
     shape = CLIPVisionConfig(
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -38,15 +38,15 @@ def build_clip(config: ClipConfig) -> nn.Module:
     )
     with torch.device("meta"):
         clip = CLIPVisionModelWithProjection(shape)
-    # A plain count that no file holds, so it must not stay on the meta device.
+    # position_ids are in no file, so they must not stay on the meta device
     embeddings = clip.vision_model.embeddings
-    order = torch.arange(embeddings.position_ids.shape[-1])[None]  # (1, 1 + places)
+    order = torch.arange(embeddings.position_ids.shape[-1])[None]  # (1, 1 + patches)
     embeddings.register_buffer("position_ids", order, persistent=False)
     return clip
 
 
 class ClipEncoder(nn.Module):
-    """CLIP's image half as SVD uses it.
+    """CLIP image encoder as SVD uses it.
 
     Args:
         clip: CLIPVisionModelWithProjection.
@@ -63,22 +63,22 @@ class ClipEncoder(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Width and height that images are brought to."""
+        """Width and height of the encoder's input in pixels."""
         return self.clip.config.image_size
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 1, C) float32 embeddings of images (B, 3, H, W) in -1..1, of any size."""
         check_shape("the images to embed", images, "B 3 H W")
         dtype = next(self.parameters()).dtype
-        seen = clip_pixel_values(images, self.image_size).to(dtype)  # (B, 3, size, size)
-        return self.clip(pixel_values=seen).image_embeds[:, None].float()
+        pixel_values = clip_pixel_values(images, self.image_size).to(dtype)  # (B, 3, size, size)
+        return self.clip(pixel_values=pixel_values).image_embeds[:, None].float()
 
 
 def clip_pixel_values(images: Tensor, image_size: int) -> Tensor:
-    """Images as CLIP expects them: squeezed to a square, colours centred.
+    """CLIP preprocessing: resizes to a square without cropping and normalises colours.
 
     Args:
-        images: (B, 3, H, W) in -1..1; nothing is cropped.
+        images: (B, 3, H, W) in -1..1.
         image_size: width and height of the square.
 
     Returns:
@@ -91,15 +91,15 @@ def clip_pixel_values(images: Tensor, image_size: int) -> Tensor:
 
 
 def resize_antialiased(images: Tensor, height: int, width: int) -> Tensor:
-    """Another size by bicubic interpolation, blurred first where it shrinks.
+    """Bicubic resize with antialiasing, as in kornia, which SVD was trained with.
 
-    The blur is kornia's, which SVD was trained with: a Gaussian of sigma (factor - 1) / 2 cut at
-    about two sigma, with mirrored borders; then corners fall onto corners.
+    Axes that shrink are blurred first, by a Gaussian of sigma (factor - 1) / 2 truncated at about
+    two sigma, with reflected borders; then the images are resampled with aligned corners.
 
     Args:
         images: (B, C, H, W).
-        height: the new one.
-        width: the new one.
+        height: target height.
+        width: target width.
 
     Returns:
         (B, C, height, width).
@@ -114,17 +114,17 @@ def resize_antialiased(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def _blur(images: Tensor, factor: float, axis: int) -> Tensor:
-    """A Gaussian blur of (B, C, H, W) along one axis, before shrinking it by the factor."""
+    """Gaussian blur of (B, C, H, W) along one axis, for downsampling it by a factor."""
     sigma = max((factor - 1.0) / 2.0, 0.001)
     taps = int(max(4.0 * sigma, 3.0)) | 1  # odd
     half = taps // 2
-    place = torch.arange(-half, half + 1, dtype=images.dtype, device=images.device)
-    kernel = torch.exp(-(place**2) / (2.0 * sigma**2))
+    offset = torch.arange(-half, half + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-(offset**2) / (2.0 * sigma**2))
     kernel = kernel / kernel.sum()  # (taps,)
     channels = images.shape[1]
-    along_height = axis == -2
-    shape = (channels, 1, taps, 1) if along_height else (channels, 1, 1, taps)
-    padding = (0, 0, half, half) if along_height else (half, half, 0, 0)
-    mirrored = functional.pad(images, padding, mode="reflect")
+    vertical = axis == -2
+    shape = (channels, 1, taps, 1) if vertical else (channels, 1, 1, taps)
+    padding = (0, 0, half, half) if vertical else (half, half, 0, 0)
+    padded = functional.pad(images, padding, mode="reflect")
     weight = kernel.reshape(shape[2:]).expand(shape)
-    return functional.conv2d(mirrored, weight, groups=channels)
+    return functional.conv2d(padded, weight, groups=channels)

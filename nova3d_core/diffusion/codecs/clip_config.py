@@ -1,4 +1,4 @@
-"""The architecture of the CLIP image encoder."""
+"""Architecture of the CLIP image encoder."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from ...checks import check_bounds
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """The shape of a CLIP image encoder."""
+    """Architecture of a CLIP image encoder; names as in transformers' CLIPVisionConfig."""
 
     hidden_size: int = 1280
-    """Width of its tokens."""
+    """Width of the tokens."""
     intermediate_size: int = 5120
-    """Width inside its feed-forward layers."""
+    """Width of the MLPs."""
     num_hidden_layers: int = 32
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     num_attention_heads: int = 16
-    """Attention heads."""
+    """Number of attention heads."""
     projection_dim: int = 1024
     """Length of the embedding."""
     image_size: int = 224
-    """Width and height of its input."""
+    """Width and height of the input in pixels."""
     patch_size: int = 14
-    """Width and height of a patch."""
+    """Width and height of a patch in pixels."""
 
     def __post_init__(self):
         check_bounds(

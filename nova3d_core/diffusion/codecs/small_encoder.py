@@ -1,4 +1,4 @@
-"""A small convolutional image encoder, trained together with its network."""
+"""A small convolutional image encoder, trained jointly with the UNet."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..network import operations
 from .clip import resize_antialiased
 
 SIZE_PX = 64
-"""Width and height that images are brought to."""
+"""Width and height of the encoder's input."""
 _GROUPS = 8
 
 
 @dataclass(frozen=True)
 class SmallEncoderConfig:
-    """The shape of a small image encoder."""
+    """Architecture of a small image encoder."""
 
     channels: int = 32
-    """Width of the first layer, a multiple of 8; the last ones are four times as wide."""
+    """Width of the first layer, a multiple of 8; the last layers are four times as wide."""
     embed_dim: int = 256
     """Length of the embedding."""
 
@@ -31,14 +31,14 @@ class SmallEncoderConfig:
 
 
 class SmallEncoder(nn.Module):
-    """Four convolutions that each halve the image, one more, and the mean over all places.
+    """Four strided convolutions, a residual one, and global average pooling.
 
-    With the defaults it has 0.42 million parameters. It computes in float32 whatever its weights
-    are in: that takes no time worth saving, and float16 would run out of range or be unknown.
+    With the defaults it has 0.42 million parameters. It computes in float32 whatever the dtype of
+    its weights: the time is negligible, and float16 could overflow or lack kernels.
 
     Args:
         channels: see `SmallEncoderConfig`.
-        token: see `SmallEncoderConfig`.
+        embed_dim: see `SmallEncoderConfig`.
     """
 
     def __init__(self, channels: int = 32, embed_dim: int = 256):
@@ -58,7 +58,7 @@ class SmallEncoder(nn.Module):
         return self.config.embed_dim
 
     def settings(self) -> dict[str, int]:
-        """What a file keeps of it: the arguments, ready for JSON."""
+        """The constructor arguments, as JSON values, for a model file's metadata."""
         return asdict(self.config)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class SmallEncoder(nn.Module):
         """(B, 3, 64, 64) -> (B, 1, token)."""
         x = self.stem(x)  # (B, C, 32, 32)
         for layer in self.halving:
-            x = layer(x)  # (B, 4 C, 4, 4) in the end
+            x = layer(x)  # finally (B, 4 C, 4, 4)
         x = self.act(self.norm(x + self.last(x)))
         return self.head(x.mean(dim=(-2, -1)))[:, None]
 

@@ -1,4 +1,4 @@
-"""Images to latents and back, by the VAE of Stable Video Diffusion or its per-frame twin."""
+"""VAE codec: Stable Video Diffusion's VAE, or the image VAE with the same encoder."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ..model import Codec, check_encodable
 from .vae_config import VaeConfig
 
 LATENT_SCALE = 0.18215
-"""The network works on latents times this; SVD never scales the input image's latent."""
+"""Scaling factor of the latents that the UNet denoises; SVD leaves the input image's unscaled."""
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
-"""Within which the posterior's log variance is held."""
+"""Bounds to which the posterior's log variance is clamped."""
 
 TEMPORAL_PEAK_MAPS = 5.0
 FRAME_PEAK_MAPS = 4.0
-"""Maps of the second level's width, at full size, that are alive at decoding's peak."""
+"""Feature maps of the second level's width, at full resolution, alive at the peak of decoding."""
 WORKSPACE_BYTES = 3 << 26
-"""What convolutions take beside their maps, whatever the images: 60 to 180 MiB on the processors
-and numbers of threads that were tried."""
+"""Workspace of convolutions, independent of the images; 60 to 180 MiB on the CPUs and thread counts
+measured."""
 
 
 def build_vae(config: VaeConfig) -> nn.Module:
-    """diffusers' VAE of this shape on the meta device, without weights.
+    """Builds diffusers' VAE on the meta device, without weights.
 
     Raises:
         MissingDependencyError: diffusers is not installed.
@@ -49,15 +49,15 @@ def build_vae(config: VaeConfig) -> nn.Module:
 
 
 class VaeCodec(nn.Module):
-    """A VAE as the sampler uses it.
+    """A diffusers VAE behind the `Codec` interface.
 
     Args:
-        vae: AutoencoderKLTemporalDecoder, or AutoencoderKL for a decoder of single images.
+        vae: AutoencoderKLTemporalDecoder, or AutoencoderKL, which decodes images independently.
 
     Attributes:
-        factor: pixels along a latent's side.
-        latent_channels: numbers of a latent.
-        temporal: whether images of a walk are decoded with a look at each other.
+        factor: spatial downsampling factor.
+        latent_channels: channels of a latent.
+        temporal: whether the decoder has layers across the views of an object.
     """
 
     def __init__(self, vae: nn.Module):
@@ -69,7 +69,7 @@ class VaeCodec(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
+        """The dtype it computes in."""
         return next(self.parameters()).dtype
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -77,7 +77,7 @@ class VaeCodec(nn.Module):
 
         Args:
             images: (N, 3, H, W) in -1..1, H and W multiples of `factor`.
-            generator: draws a sample of the posterior, as V3D was trained; its mode if None.
+            generator: samples the posterior, as in V3D's training; the mode if None.
 
         Returns:
             (N, C, H/f, W/f) float32.
@@ -91,52 +91,54 @@ class VaeCodec(nn.Module):
         if generator is None:
             return mean
         noise = torch.randn(mean.shape, generator=generator, device=generator.device)
-        deviation = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
-        return mean + deviation * noise.to(mean.device)
+        std = torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
+        return mean + std * noise.to(mean.device)
 
     def encode_scaled(self, images: Tensor) -> Tensor:
-        """Latents (N, C, H/f, W/f) float32 as the network paints them; see `encode`."""
+        """Scaled latents (N, C, H/f, W/f) float32, which the network predicts; see `encode`."""
         return LATENT_SCALE * self.encode(images)
 
     def decode(self, latents: Tensor, views: int, chunk_size: int | None = None) -> Tensor:
-        """Images of the network's latents.
+        """Decodes scaled latents.
 
-        A decoder of single images gives the same for every `chunk_size`. One with layers across
-        time sees only the images that are decoded together, as in the original.
+        Without temporal layers the result does not depend on `chunk_size`. Temporal layers see only
+        the latents of one chunk, as in the original code.
 
         Args:
-            latents: (N, C, h, w) scaled, N = walks * views.
-            views: how many consecutive ones belong to one walk around an object.
-            at_once: decode so many together; all of a walk if None.
+            latents: (N, C, h, w) scaled, N = objects * views.
+            views: number of consecutive latents that belong to one object.
+            chunk_size: number of latents decoded together; all views of an object if None.
 
         Returns:
             (N, 3, H, W) float32, in about -1..1.
 
         Raises:
-            InputError: N is no multiple of views, or at_once is below 1.
+            InputError: N is no multiple of `views`, or `chunk_size` is below 1.
         """
         sizes = check_shape("the latents to decode", latents, "N C H W", C=self.latent_channels)
         if views < 1 or sizes["N"] % views:
-            raise InputError(f"{sizes['N']} latents cannot be decoded as walks of {views} views.")
+            raise InputError(
+                f"{sizes['N']} latents cannot be decoded as objects of {views} views each."
+            )
         chunk_size = views if chunk_size is None else chunk_size
         if chunk_size < 1:
-            raise InputError(f"decode at_once is {chunk_size}, expected at least 1.")
+            raise InputError(f"decode chunk_size is {chunk_size}, expected at least 1.")
         latents = latents.to(self.dtype) / LATENT_SCALE
-        walks = latents.split(views if self.temporal else sizes["N"])
-        chunks = [chunk for walk in walks for chunk in walk.split(chunk_size)]
+        objects = latents.split(views if self.temporal else sizes["N"])
+        chunks = [chunk for each in objects for chunk in each.split(chunk_size)]
         return torch.cat([self._decode(chunk).float() for chunk in chunks])
 
     def _decode(self, latents: Tensor) -> Tensor:
-        """(N, C, h, w) unscaled -> (N, 3, H, W), all together."""
+        """Unscaled (N, C, h, w) -> (N, 3, H, W) in one pass."""
         if self.temporal:
             return self.vae.decode(latents, num_frames=len(latents)).sample
         return self.vae.decode(latents).sample
 
     def decode_peak_bytes(self, height: int, width: int, count: int, dtype: torch.dtype) -> int:
-        """Memory that decoding `count` images of this size together takes beside the weights.
+        """Peak memory of decoding `count` images of this size together, without the weights.
 
-        Measured with SVD's widths on the CPU, 1 to 4 images of 256 and 512 pixels: what counts
-        are the finest level's maps, as wide as its first block takes them.
+        A fit to SVD's VAE on the CPU with 1 to 4 images of 256 and 512 pixels: the feature maps of
+        the finest level dominate, as wide as its first block receives them.
         """
         widths = self.vae.config.block_out_channels
         maps = (TEMPORAL_PEAK_MAPS if self.temporal else FRAME_PEAK_MAPS) * widths[
@@ -146,22 +148,22 @@ class VaeCodec(nn.Module):
 
 
 def max_chunk_size(
-    codec: Codec, height: int, width: int, dtype: torch.dtype, memory_bytes: float, most: int
+    codec: Codec, height: int, width: int, dtype: torch.dtype, memory_bytes: float, views: int
 ) -> int:
-    """How many images can be decoded together.
+    """The largest number of images that can be decoded together within a memory budget.
 
     Args:
         codec: decodes them.
         height: of an image.
         width: of an image.
-        dtype: what the codec computes in.
-        memory_bytes: what decoding may take beside the weights.
-        most: no more than these; the views of a walk.
+        dtype: the codec's dtype.
+        memory_bytes: budget of the decoding, without the weights.
+        views: upper limit, the views of an object.
 
     Returns:
-        1..most. One image is always tried, even if it takes more.
+        1..views; 1 even if a single image exceeds the budget.
     """
-    for count in range(most, 1, -1):
+    for count in range(views, 1, -1):
         if codec.decode_peak_bytes(height, width, count, dtype) <= memory_bytes:
             return count
     return 1

@@ -1,4 +1,4 @@
-"""The architecture of the VAE."""
+"""Architecture of the VAE."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ...errors import InputError
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """The shape of a VAE of diffusers' kind."""
+    """Architecture of a VAE; names as in diffusers."""
 
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    """Channels of each level, the finest first; each level but the last halves the image."""
+    """Channels of each level, the finest first; each level but the last halves the resolution."""
     layers_per_block: int = 2
-    """Residual blocks a level on the way down."""
+    """Residual blocks per level of the encoder."""
     latent_channels: int = 4
-    """Numbers of a latent."""
+    """Channels of a latent."""
     temporal: bool = True
-    """Whether the decoder has layers across the images of a walk."""
+    """Whether the decoder has layers across the views of an object."""
 
     def __post_init__(self):
         check_bounds(

@@ -1,4 +1,4 @@
-"""Attention: one scaled-dot-product call, and layers whose keys are named as in the sgm layout."""
+"""Scaled dot-product attention, and layers whose parameters have sgm's names."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""q (N, L, C), k and v (N, M, C), number of heads -> (N, L, C)."""
+"""Attention function: q (N, L, C), k and v (N, M, C), number of heads -> (N, L, C)."""
 
 MAX_GRID_ROWS = 65535
-"""Some CUDA kernels put sequences times heads on a grid's axis of this length."""
+"""Limit of a CUDA grid axis, on which some kernels launch sequences times heads."""
 
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """softmax(q k^T / sqrt(C / heads)) v for each head, by torch's own kernels.
+    """Multi-head softmax(q k^T / sqrt(C / heads)) v, with torch's own kernels.
 
     Args:
         q: (N, L, C) queries.
         k: (N, M, C) keys.
         v: (N, M, C) values.
-        heads: heads lie side by side in C.
+        heads: number of heads, which split C.
 
     Returns:
         (N, L, C).
@@ -35,23 +35,23 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 def chunked_attention(attend: Attend, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """`attend`, a few sequences at a time where all together would overflow a kernel's grid."""
-    most = max(MAX_GRID_ROWS // heads, 1)
-    if len(q) <= most:
+    """Calls `attend` on chunks of sequences where the whole batch would exceed a CUDA grid."""
+    chunk = max(MAX_GRID_ROWS // heads, 1)
+    if len(q) <= chunk:
         return attend(q, k, v, heads)
-    parts = zip(q.split(most), k.split(most), v.split(most), strict=True)
-    return torch.cat([attend(*part, heads) for part in parts])
+    chunks = zip(q.split(chunk), k.split(chunk), v.split(chunk), strict=True)
+    return torch.cat([attend(*qkv, heads) for qkv in chunks])
 
 
 class Attention(nn.Module):
-    """Attention of tokens to themselves, or to a context.
+    """Multi-head self-attention or cross-attention.
 
     Args:
-        channels: width of the tokens.
-        context_channels: width of what they attend to.
-        head_channels: width of one head.
-        operations: where the layers come from.
-        attend: what computes it; `scaled_dot_product` if None.
+        channels: width of the query tokens.
+        context_dim: width of the key and value tokens.
+        num_head_channels: width of one head.
+        operations: module that provides the layers.
+        attend: attention function; `scaled_dot_product` if None.
         factory: device and dtype of the weights.
     """
 
@@ -73,26 +73,26 @@ class Attention(nn.Module):
         self.to_out = nn.Sequential(operations.Linear(channels, channels, **factory))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Self-attention of tokens (N, L, C)."""
+        """Self-attention of tokens (N, L, C) -> (N, L, C)."""
         out = chunked_attention(self.attend, self.to_q(x), self.to_k(x), self.to_v(x), self.heads)
         return self.to_out(out)
 
     def cross_attend(self, x: Tensor, context: Tensor) -> Tensor:
-        """Attention of tokens (N, L, C) to a context (N, M, Cc) of several tokens."""
+        """Cross-attention of tokens (N, L, C) to a context (N, M, Cc) -> (N, L, C)."""
         k, v = self.to_k(context), self.to_v(context)
         return self.to_out(chunked_attention(self.attend, self.to_q(x), k, v, self.heads))
 
     def cross_attend_single(self, context: Tensor) -> Tensor:
-        """Attention to a context (N, 1, Cc) of a single token, (N, 1, C) for every query alike.
+        """Cross-attention to a context (N, 1, Cc) of one token -> (N, 1, C), equal for all queries.
 
-        The softmax over one token is 1, so queries and keys do not matter: exactly what
-        `cross_attend` gives, without touching the tokens.
+        The softmax over a single token is 1, so queries and keys have no effect: this returns
+        exactly what `cross_attend` returns, without reading the tokens.
         """
         return self.to_out(self.to_v(context))
 
 
 class GEGLU(nn.Module):
-    """A linear layer whose one half gates the other: a * gelu(b)."""
+    """Gated linear unit: a * gelu(b), where a and b are the halves of one linear layer."""
 
     def __init__(self, channels: int, width: int, operations: ModuleType | type, **factory: Any):
         super().__init__()
@@ -102,19 +102,19 @@ class GEGLU(nn.Module):
         """(..., channels) -> (..., width)."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         gate = functional.gelu(gate)
-        # the widest tensors of the network: without gradients their product needs no new room
+        # the widest tensors of the network: without gradients the product is in place
         return value * gate if torch.is_grad_enabled() else gate.mul_(value)
 
 
 class FeedForward(nn.Module):
-    """The two-layer network of a transformer block, four times as wide inside."""
+    """The MLP of a transformer block: GEGLU with a hidden width of four times the channels."""
 
     def __init__(self, channels: int, operations: ModuleType | type, **factory: Any):
         super().__init__()
         width = 4 * channels
         self.net = nn.Sequential(
             GEGLU(channels, width, operations, **factory),
-            nn.Identity(),  # dropout in the original, whose place in the names it keeps
+            nn.Identity(),  # dropout in sgm; keeps the index in the parameter names
             operations.Linear(width, channels, **factory),
         )
 

@@ -13,18 +13,18 @@ from torch.nn import functional
 
 @dataclass(frozen=True, eq=False)
 class BatchLayout:
-    """What the blocks must know of a forward pass: N = D B V images lie in one batch."""
+    """Layout and conditioning of one forward pass; the batch axis N is D x B x V."""
 
     domains: int
-    """D: colour, or colour and normals."""
+    """D: 1 for colour, 2 for colour and normals."""
     objects: int
-    """B: independent walks; nothing passes between them."""
+    """B: independent samples, which never attend to each other."""
     views: int
-    """V: images of a walk."""
+    """V: views of an object."""
     embedding: Tensor
-    """(N, E) noise level and conditions of each image."""
+    """(N, E) embedding of the noise level and the other conditions of each image."""
     context: Tensor
-    """(B, M, Cc) what the images attend to; M is 1 for an image embedding."""
+    """(B, M, Cc) cross-attention context; M is 1 for an image embedding."""
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -33,28 +33,29 @@ class BatchLayout:
 
 
 class AlphaBlender(nn.Module):
-    """A learnt mean of what a block makes within images and across views."""
+    """Learned blend of a spatial and a temporal (cross-view) branch."""
 
     def __init__(self, **factory: Any):
         super().__init__()
         self.mix_factor = nn.Parameter(torch.full((1,), 0.5, **factory))
 
     def forward(self, spatial: Tensor, temporal: Tensor) -> Tensor:
-        """sigmoid(mix_factor) spatial + (1 - sigmoid(mix_factor)) temporal, of any one shape."""
-        share = torch.sigmoid(self.mix_factor.to(spatial.device).float()).to(spatial.dtype)
-        return torch.lerp(temporal, spatial, share)
+        """sigmoid(mix_factor) spatial + (1 - sigmoid(mix_factor)) temporal, of equal shapes."""
+        alpha = torch.sigmoid(self.mix_factor.to(spatial.device).float()).to(spatial.dtype)
+        return torch.lerp(temporal, spatial, alpha)
 
 
 class ResBlock(nn.Module):
-    """Two normed convolutions around the embedding, and a way past them.
+    """Residual block: two normalised convolutions with the embedding added between them.
 
     Args:
-        channels_in: width of the input.
-        channels_out: width of the output; another width gets a 1x1 convolution on the way past.
-        embedding_channels: width of the embedding.
-        groups: groups of the norms.
-        across_views: convolve over (V, 1, 1) instead of over the image.
-        operations: where the layers come from.
+        in_channels: width of the input.
+        out_channels: width of the output; where it differs from the input's, the skip connection
+            is a 1x1 convolution.
+        time_embed_dim: width of the embedding.
+        groups: number of groups of the group norms.
+        operations: module that provides the layers.
+        across_views: convolve over views (a 3x1x1 kernel) instead of over the image.
         factory: device and dtype of the weights.
     """
 
@@ -71,33 +72,33 @@ class ResBlock(nn.Module):
         super().__init__()
         norm, linear = operations.GroupNorm, operations.Linear
 
-        def convolution(width_in: int, width_out: int) -> nn.Module:
+        def conv(in_width: int, out_width: int) -> nn.Module:
             if across_views:
                 return operations.Conv3d(
-                    width_in, width_out, (3, 1, 1), padding=(1, 0, 0), **factory
+                    in_width, out_width, (3, 1, 1), padding=(1, 0, 0), **factory
                 )
-            return operations.Conv2d(width_in, width_out, 3, padding=1, **factory)
+            return operations.Conv2d(in_width, out_width, 3, padding=1, **factory)
 
         self.in_layers = nn.Sequential(
-            norm(groups, in_channels, **factory), nn.SiLU(), convolution(in_channels, out_channels)
+            norm(groups, in_channels, **factory), nn.SiLU(), conv(in_channels, out_channels)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), linear(time_embed_dim, out_channels, **factory))
         self.out_layers = nn.Sequential(
             norm(groups, out_channels, **factory),
             nn.SiLU(),
-            nn.Identity(),  # dropout in the original, whose place in the names it keeps
-            convolution(out_channels, out_channels),
+            nn.Identity(),  # dropout in sgm; keeps the index in the parameter names
+            conv(out_channels, out_channels),
         )
         self.skip_connection: nn.Module = nn.Identity()
         if in_channels != out_channels:
             self.skip_connection = operations.Conv2d(in_channels, out_channels, 1, **factory)
 
     def residual(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x plus its residual.
+        """skip(x) + residual branch.
 
         Args:
-            x: (N, C, h, w) images, or (D B, C, V, h, w) walks.
-            embedding: (N, E), or (D B, V, E) for walks.
+            x: (N, C, h, w) images, or (D B, C, V, h, w) sequences of views.
+            embedding: (N, E), or (D B, V, E) for sequences.
         """
         added = self.emb_layers(embedding)
         if x.dim() == 5:
@@ -107,7 +108,7 @@ class ResBlock(nn.Module):
 
 
 class VideoResBlock(ResBlock):
-    """A residual block within images, then one across views, mixed."""
+    """A spatial residual block followed by one across views, alpha-blended."""
 
     def __init__(
         self,
@@ -133,14 +134,14 @@ class VideoResBlock(ResBlock):
     def forward(self, x: Tensor, layout: BatchLayout) -> Tensor:
         """(N, C, h, w) -> (N, C', h, w)."""
         spatial = self.residual(x, layout.embedding)
-        walks = spatial.unflatten(0, (-1, layout.views)).transpose(1, 2)  # (D B, C, V, h, w)
+        sequences = spatial.unflatten(0, (-1, layout.views)).transpose(1, 2)  # (D B, C, V, h, w)
         embedding = layout.embedding.unflatten(0, (-1, layout.views))  # (D B, V, E)
-        temporal = self.time_stack.residual(walks, embedding).transpose(1, 2).flatten(0, 1)
+        temporal = self.time_stack.residual(sequences, embedding).transpose(1, 2).flatten(0, 1)
         return self.time_mixer(spatial, temporal)
 
 
 class Downsample(nn.Module):
-    """Half the height and width."""
+    """Halves height and width with a strided convolution."""
 
     def __init__(self, channels: int, operations: ModuleType | type, **factory: Any):
         super().__init__()
@@ -152,7 +153,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the height and width."""
+    """Doubles height and width: nearest-neighbour upsampling and a convolution."""
 
     def __init__(self, channels: int, operations: ModuleType | type, **factory: Any):
         super().__init__()

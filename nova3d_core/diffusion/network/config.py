@@ -1,4 +1,4 @@
-"""The shape of the video UNet: SVD's by default."""
+"""Architecture of the video UNet; the defaults are SVD's."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ Alignment = Literal["gta", "spatial", "none"]
 ALIGNMENTS: tuple[str, ...] = get_args(Alignment)
 
 CAMERA_TASK_DIM = 10
-"""Camera (an unused 0, relative elevation and azimuth) and one-hot task (2): sine and cosine."""
+"""Sine and cosine of five values: zero, relative elevation and azimuth, one-hot task (2)."""
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Widths and depths of a video UNet, as in the sgm layout."""
+    """Architecture of a video UNet; names as in sgm."""
 
     in_channels: int = 8
-    """Noisy latent and the input image's latent."""
+    """Channels of the noisy latent plus those of the input image's latent."""
     out_channels: int = 4
-    """Latent channels."""
+    """Channels of the predicted latent."""
     model_channels: int = 320
-    """Width of the first level."""
+    """Base channels: width of the first level."""
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
-    """Width of each level over that of the first; each level halves the image."""
+    """Width of each level as a multiple of `model_channels`; each level halves the resolution."""
     num_res_blocks: int = 2
-    """Residual blocks a level on the way down; one more on the way up."""
+    """Residual blocks per level of the encoder; the decoder has one more."""
     attention_levels: tuple[bool, ...] = (True, True, True, False)
-    """Which levels attend."""
+    """Which levels have attention."""
     num_head_channels: int = 64
     """Width of one attention head."""
     context_dim: int = 1024
-    """Width of the image embedding."""
+    """Width of the cross-attention context, the image embedding."""
     add_embed_dim: int = 768
-    """Numbers embedded beside the noise level: 768 SVD and V3D, 256 SV3D u, 1280 SV3D p."""
+    """Length of the added embeddings: 768 for SVD and V3D, 256 for SV3D u, 1280 for SV3D p."""
     domains: int = 1
-    """What is painted of each view: 1 colour, 2 colour and normals."""
+    """Images generated per view: 1 for colour, 2 for colour and normals."""
     alignment: Alignment = "none"
-    """Attention between domains. gta: within images and across views, NOVA3D's; spatial: within
-    images only, Wonder3D's way; none: domains never meet. The last two are for ablations."""
+    """Attention between domains. gta: in spatial and cross-view blocks, as in NOVA3D; spatial: in
+    spatial blocks only, as in Wonder3D; none: no cross-domain attention. The last two are for
+    ablations."""
     camera_task_dim: int = 0
-    """Numbers of camera and task that go through an MLP of their own; 0 without."""
+    """Length of the camera and task embedding, which has an MLP of its own; 0 for none."""
     norm_num_groups: int = 32
-    """Groups of the group norms; divides every width."""
+    """Number of groups of the group norms; divides every width."""
 
     def __post_init__(self):
         check_bounds(
@@ -74,24 +75,25 @@ class UNetConfig:
         for width, attends in zip(widths, self.attention_levels, strict=True):
             if width % self.norm_num_groups or (attends and width % self.num_head_channels):
                 raise InputError(
-                    f"a UNet level of {width} channels cannot be divided into groups of norms "
-                    f"({self.norm_num_groups}) and heads of {self.num_head_channels} channels."
+                    f"a UNet level of {width} channels cannot be divided into "
+                    f"{self.norm_num_groups} norm groups and heads of {self.num_head_channels} "
+                    "channels."
                 )
         if widths[-1] % self.num_head_channels:
             raise InputError(
-                f"the UNet's middle has {widths[-1]} channels, not a multiple of head_channels "
-                f"({self.num_head_channels})."
+                f"the UNet's middle block has {widths[-1]} channels, not a multiple of "
+                f"num_head_channels ({self.num_head_channels})."
             )
         check_choice("UNet alignment", self.alignment, ALIGNMENTS)
         if self.aligned and self.domains < 2:
-            raise InputError("alignment attention needs two domains, this UNet has one.")
+            raise InputError("cross-domain alignment needs two domains, but this UNet has one.")
 
     @property
     def aligned(self) -> bool:
-        """Whether domains meet in any block."""
+        """Whether any block has cross-domain attention."""
         return self.alignment != "none"
 
     @property
     def time_embed_dim(self) -> int:
-        """Width of the noise level's embedding."""
+        """Width of the embedding of noise level and conditions."""
         return 4 * self.model_channels

@@ -1,4 +1,4 @@
-"""Numbers as vectors that a network can read."""
+"""Sinusoidal embeddings of scalars, and of cameras and tasks."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 COLOUR_TASK = (0.0, 1.0)
 NORMAL_TASK = (1.0, 0.0)
-"""One-hot tasks as Wonder3D orders them."""
+"""One-hot task labels, in Wonder3D's order."""
 
 
 def sinusoidal_embedding(values: Tensor, size: int, max_period: float = 10000.0) -> Tensor:
-    """Cosines, then sines, of values at `size` / 2 frequencies from 1 down to 1 / max_period.
+    """Cosines, then sines, of values at `size` / 2 frequencies from 1 to 1 / max_period.
 
     Args:
-        values: (...) any numbers.
-        size: length of a vector, even.
-        max_period: 2 pi times this is the longest wave.
+        values: (...) scalars.
+        size: length of the embedding, even.
+        max_period: the longest wavelength over 2 pi.
 
     Returns:
         (..., size) float32.
@@ -32,16 +32,16 @@ def sinusoidal_embedding(values: Tensor, size: int, max_period: float = 10000.0)
 def camera_task_embedding(
     elevations_rad: Tensor, azimuths_rad: Tensor, domains: int = 2, input_view: int = 0
 ) -> Tensor:
-    """What NOVA3D is told of each view: where it looks from, and whether to paint normals.
+    """Camera and task embedding of each view, as in Wonder3D and NOVA3D.
 
-    Five numbers (an unused 0, elevation and azimuth relative to the input view, the one-hot task)
-    as sines and cosines, in the manner of Wonder3D.
+    Sines and cosines of five values: a zero, elevation and azimuth relative to the input view, and
+    the one-hot task (colour or normals).
 
     Args:
-        elevations_rad: (V,) angles of the cameras.
-        azimuths_rad: (V,) angles of the cameras.
+        elevations_rad: (V,) camera elevations.
+        azimuths_rad: (V,) camera azimuths.
         domains: 2 for colour and normals, 1 for colour alone.
-        input_view: the view that shows the input image.
+        input_view: index of the view that shows the input image.
 
     Returns:
         (D, V, 10) float32: five sines, five cosines.
@@ -50,8 +50,8 @@ def camera_task_embedding(
     azimuths = azimuths_rad - azimuths_rad[input_view]  # (V,)
     camera = torch.stack([torch.zeros_like(elevations), elevations, azimuths], dim=-1)  # (V, 3)
     tasks = camera.new_tensor((COLOUR_TASK, NORMAL_TASK)[:domains])  # (D, 2)
-    count = len(camera)
-    numbers = torch.cat(
-        [camera.expand(domains, count, 3), tasks[:, None].expand(domains, count, 2)], dim=-1
+    views = len(camera)
+    values = torch.cat(
+        [camera.expand(domains, views, 3), tasks[:, None].expand(domains, views, 2)], dim=-1
     )  # (D, V, 5)
-    return torch.cat([numbers.sin(), numbers.cos()], dim=-1).float()
+    return torch.cat([values.sin(), values.cos()], dim=-1).float()

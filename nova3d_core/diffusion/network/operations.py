@@ -1,8 +1,8 @@
-"""torch's layers, computing in the number format of their input whatever their weights are in.
+"""torch's layers, computing in the dtype of their input: weights are cast on the fly.
 
-A network takes its layers from an `operations` argument. This module is the one for use without
-ComfyUI; `comfy.ops.manual_cast` does the same there, and also streams weights. Where the formats
-agree, the cast costs nothing, so a float16 file runs in float32 where float16 ran out of range.
+A network takes its layers from an `operations` argument. This module is the default without
+ComfyUI, where `comfy.ops.manual_cast` does the same and also streams weights. The cast is free
+where the dtypes agree, and lets a float16 model run in float32 after an overflow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Conv2d", "Conv3d", "GroupNorm", "LayerNorm", "Linear"]
 
 def _cast(layer: nn.Module, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
     return tuple(
-        None if part is None else part.to(like.dtype) for part in (layer.weight, layer.bias)
+        None if weight is None else weight.to(like.dtype) for weight in (layer.weight, layer.bias)
     )
 
 

@@ -1,7 +1,7 @@
 """Transformer blocks of the video UNet, with Geometry-Temporal Alignment (GTA) between domains.
 
-Tokens come as (N, n, C): N = D B V images of n = h w places. The domain axis D is always explicit
-in the reshapes below, so that colour and normals of one view meet, and nothing else does.
+Tokens are (N, n, C): N = D B V images of n = h w positions. The domain axis D stays explicit in all
+reshapes, so that only the colour and normal tokens of the same view attend to each other.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from .embeddings import sinusoidal_embedding
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, alignment between domains, attention to the image, feed-forward.
+    """Spatial transformer block: self-attention, alignment, cross-attention, feed-forward.
 
     Args:
         channels: width of the tokens.
-        config: head width, context width, and whether there is alignment attention.
-        operations: where the layers come from.
-        attend: what computes attention.
+        config: head width, context width and kind of alignment.
+        operations: module that provides the layers.
+        attend: attention function; `scaled_dot_product` if None.
         factory: device and dtype of the weights.
     """
 
-    aligned_by = ("gta", "spatial")
-    """Kinds of alignment that this block takes part in."""
+    alignments = ("gta", "spatial")
+    """Kinds of alignment for which this block has cross-domain attention."""
 
     def __init__(
         self,
@@ -48,12 +48,12 @@ class TransformerBlock(nn.Module):
         for name in ("norm1", "norm2", "norm3"):
             setattr(self, name, operations.LayerNorm(channels, **factory))
         self.attn_align: Attention | None = None
-        if config.alignment in self.aligned_by:
+        if config.alignment in self.alignments:
             self.norm_align = operations.LayerNorm(channels, **factory)
             self.attn_align = Attention(channels, channels, heads, operations, attend, **factory)
 
     def forward(self, x: Tensor, layout: BatchLayout) -> Tensor:
-        """(N, n, C) -> (N, n, C): the places of an image attend to each other."""
+        """(N, n, C) -> (N, n, C): attention among the positions of an image."""
         x = x + self.attn1(self.norm1(x))
         if self.attn_align is not None:
             x = x + self._align(self.norm_align(x), layout)
@@ -61,28 +61,31 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
     def _align(self, x: Tensor, layout: BatchLayout) -> Tensor:
-        """Colour and normals of one view attend to each other (Algorithm 1)."""
+        """Joint attention of colour and normal tokens of one view (Algorithm 1)."""
         views = x.unflatten(0, layout.sizes).movedim(0, 2)  # (B, V, D, n, C)
         joint = self.attn_align(views.flatten(2, 3).flatten(0, 1))  # (B V, D n, C)
         return _domains_first(joint, layout).flatten(0, 2)  # (N, n, C)
 
     def _to_context(self, x: Tensor, layout: BatchLayout, repeats: tuple[int, int]) -> Tensor:
-        """What x gets from the context of its object, shaped to be added to it.
+        """Cross-attention of x to the context of its object, broadcastable to x.
 
-        `repeats` says how often each object's sequences come before and after its own axis.
+        Args:
+            x: (before B after, L, C) tokens.
+            layout: holds the context (B, M, Cc).
+            repeats: sizes of the batch axes before and after the object axis B.
         """
         before, after = repeats
         if layout.context.shape[1] == 1:
-            one = self.attn2.cross_attend_single(layout.context)  # (B, 1, C)
-            return _repeated(one, before, after)  # (N, 1, C)
-        context = _repeated(layout.context, before, after)  # (N, M, Cc)
+            out = self.attn2.cross_attend_single(layout.context)  # (B, 1, C)
+            return _repeat_objects(out, before, after)  # (N, 1, C)
+        context = _repeat_objects(layout.context, before, after)  # (N, M, Cc)
         return self.attn2.cross_attend(self.norm2(x), context)
 
 
 class ViewTransformerBlock(TransformerBlock):
-    """The same at one place across all views: `time_stack` in SVD's names."""
+    """Transformer block across the views of one position (`time_stack` in SVD)."""
 
-    aligned_by = ("gta",)
+    alignments = ("gta",)
 
     def __init__(
         self,
@@ -97,24 +100,24 @@ class ViewTransformerBlock(TransformerBlock):
         self.ff_in = FeedForward(channels, operations, **factory)
 
     def forward(self, x: Tensor, layout: BatchLayout) -> Tensor:
-        """(N, n, C) -> (N, n, C): the views of a place attend to each other."""
-        places = x.shape[1]
+        """(N, n, C) -> (N, n, C): attention among the views of a position."""
+        positions = x.shape[1]
         x = x.unflatten(0, layout.sizes).transpose(2, 3).flatten(0, 2)  # (D B n, V, C)
         x = x + self.ff_in(self.norm_in(x))
         x = x + self.attn1(self.norm1(x))
         if self.attn_align is not None:
-            x = x + self._align_places(self.norm_align(x), layout, places)
-        x = x + self._to_context(x, layout, (layout.domains, places))
+            x = x + self._align_positions(self.norm_align(x), layout, positions)
+        x = x + self._to_context(x, layout, (layout.domains, positions))
         x = x + self.ff(self.norm3(x))
-        x = x.unflatten(0, (layout.domains, layout.objects, places))  # (D, B, n, V, C)
+        x = x.unflatten(0, (layout.domains, layout.objects, positions))  # (D, B, n, V, C)
         return x.transpose(2, 3).flatten(0, 2)
 
-    def _align_places(self, x: Tensor, layout: BatchLayout, places: int) -> Tensor:
-        """All views of both domains attend to each other at one place (Algorithm 2)."""
-        by_place = x.unflatten(0, (layout.domains, layout.objects, places)).movedim(0, 2)
-        joint = self.attn_align(by_place.flatten(2, 3).flatten(0, 1))  # (B n, D V, C)
+    def _align_positions(self, x: Tensor, layout: BatchLayout, positions: int) -> Tensor:
+        """Joint attention of all views of both domains at one position (Algorithm 2)."""
+        grouped = x.unflatten(0, (layout.domains, layout.objects, positions)).movedim(0, 2)
+        joint = self.attn_align(grouped.flatten(2, 3).flatten(0, 1))  # (B n, D V, C)
         joint = joint.unflatten(1, (layout.domains, layout.views))  # (B n, D, V, C)
-        joint = joint.unflatten(0, (layout.objects, places)).movedim(2, 0)  # (D, B, n, V, C)
+        joint = joint.unflatten(0, (layout.objects, positions)).movedim(2, 0)  # (D, B, n, V, C)
         return joint.flatten(0, 2)  # (D B n, V, C)
 
 
@@ -124,7 +127,7 @@ def _domains_first(joint: Tensor, layout: BatchLayout) -> Tensor:
     return views.movedim(2, 0)
 
 
-def _repeated(per_object: Tensor, before: int, after: int) -> Tensor:
+def _repeat_objects(per_object: Tensor, before: int, after: int) -> Tensor:
     """(B, ...) -> (before B after, ...)."""
     inner = per_object.shape[1:]
     shape = (before, len(per_object), after, *inner)
@@ -132,7 +135,7 @@ def _repeated(per_object: Tensor, before: int, after: int) -> Tensor:
 
 
 class VideoTransformer(nn.Module):
-    """A spatial and a view transformer block, mixed: `SpatialVideoTransformer` in SVD's code."""
+    """Alpha-blended spatial and cross-view transformer blocks; sgm's `SpatialVideoTransformer`."""
 
     def __init__(
         self,
@@ -165,9 +168,11 @@ class VideoTransformer(nn.Module):
         height = x.shape[2]
         tokens = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (N, n, C)
         order = torch.arange(layout.views, device=x.device)
-        places = self.time_pos_embed(sinusoidal_embedding(order, x.shape[1]).to(x.dtype))  # (V, C)
-        places = places.repeat(layout.domains * layout.objects, 1)[:, None]  # (N, 1, C)
-        for within, across in zip(self.transformer_blocks, self.time_stack, strict=True):
-            tokens = within(tokens, layout)
-            tokens = self.time_mixer(tokens, across(tokens + places, layout))
+        view_embed = self.time_pos_embed(
+            sinusoidal_embedding(order, x.shape[1]).to(x.dtype)
+        )  # (V, C)
+        view_embed = view_embed.repeat(layout.domains * layout.objects, 1)[:, None]  # (N, 1, C)
+        for spatial, temporal in zip(self.transformer_blocks, self.time_stack, strict=True):
+            tokens = spatial(tokens, layout)
+            tokens = self.time_mixer(tokens, temporal(tokens + view_embed, layout))
         return x + self.proj_out(tokens).transpose(1, 2).unflatten(2, (height, -1))

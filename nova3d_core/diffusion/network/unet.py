@@ -1,6 +1,6 @@
-"""The video UNet of SVD and its relatives, with NOVA3D's second domain.
+"""The video UNet of SVD, SV3D and V3D, extended by NOVA3D's second domain.
 
-Parameters are named as in the original (sgm) layout, below `model.diffusion_model.`.
+State-dict keys are those of the original sgm layout, below `model.diffusion_model.`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .transformer import VideoTransformer
 
 
 class VideoUNet(nn.Module):
-    """Denoises all views of an object, in all domains, together.
+    """Video UNet that denoises all views of an object in all domains jointly.
 
     Args:
-        config: widths and depths.
-        operations: where Linear, Conv2d, Conv3d, GroupNorm and LayerNorm come from; ComfyUI's let
-            the host stream weights.
-        attention: computes attention as (q, k, v, heads); torch's own kernels if None.
-        device: of the weights; "meta" makes none.
+        config: architecture.
+        operations: provides Linear, Conv2d, Conv3d, GroupNorm and LayerNorm; ComfyUI's let the host
+            stream weights.
+        attention: attention function of (q, k, v, heads); torch's own kernels if None.
+        device: of the weights; "meta" allocates none.
         dtype: of the weights.
 
     Attributes:
-        checkpointing: recompute blocks in the backward pass instead of keeping them in memory.
+        checkpointing: recompute the activations of each block in the backward pass.
     """
 
     def __init__(
@@ -66,37 +66,38 @@ class VideoUNet(nn.Module):
         x: Tensor,
         c_noise: Tensor,
         context: Tensor,
-        added: Tensor,
+        added_embeds: Tensor,
         camera_task: Tensor | None = None,
     ) -> Tensor:
-        """F of EDM's D(x; sigma) = c_skip x + c_out F(c_in x; c_noise).
+        """The raw network F of EDM's D(x; sigma) = c_skip x + c_out F(c_in x; c_noise).
 
         Args:
-            x: (D, B, V, Cin, h, w) c_in-scaled noisy latents with the input image's latent; h and
-                w multiples of 8 for four levels. Nothing passes between the B objects.
+            x: (D, B, V, Cin, h, w) noisy latents scaled by c_in, concatenated with the input
+                image's latent; h and w multiples of 8 for four levels. The B objects are
+                independent.
             c_noise: (B,) noise level of each object, ln(sigma) / 4.
             context: (B, M, Cc) image embedding; M is usually 1.
-            added: (B, V, A) further conditions, as sinusoids.
-            camera_task: (D, B, V, 10) camera and task, for networks that take them.
+            added_embeds: (B, V, A) sinusoidal embeddings of the added conditions.
+            camera_task: (D, B, V, 10) camera and task embedding, for networks that take one.
 
         Returns:
-            (D, B, V, Cout, h, w), in the number format of x.
+            (D, B, V, Cout, h, w) in the dtype of x.
 
         Raises:
-            InputError: on shapes that do not belong together or do not fit the network.
+            InputError: shapes that do not match each other or the network.
         """
-        layout = self._layout(x, c_noise, context, added, camera_task)
+        layout = self._layout(x, c_noise, context, added_embeds, camera_task)
         hidden = x.flatten(0, 2)  # (N, Cin, h, w)
-        skipped = []
+        skips = []
         for block in self.input_blocks:
             for layer in block:
                 hidden = self._run(layer, hidden, layout)
-            skipped.append(hidden)
+            skips.append(hidden)
         for layer in self.middle_block:
             hidden = self._run(layer, hidden, layout)
         for block in self.output_blocks:
-            hidden = torch.cat([hidden, skipped.pop()], dim=1)
-            for layer in block:  # one name for all: no layer's input outlives it in memory
+            hidden = torch.cat([hidden, skips.pop()], dim=1)
+            for layer in block:  # rebinding frees each layer's input
                 hidden = self._run(layer, hidden, layout)
         return self.out(hidden).unflatten(0, layout.sizes)
 
@@ -105,27 +106,35 @@ class VideoUNet(nn.Module):
         x: Tensor,
         c_noise: Tensor,
         context: Tensor,
-        added: Tensor,
+        added_embeds: Tensor,
         camera_task: Tensor | None,
     ) -> BatchLayout:
-        """Checks the inputs and embeds the conditions."""
+        """Checks the shapes and embeds noise level and conditions."""
         config = self.config
         sizes = check_shape(
             "the UNet's x", x, "D B V C H W", D=config.domains, C=config.in_channels
         )
         objects, views = sizes["B"], sizes["V"]
-        most = 2 ** (len(config.channel_mult) - 1)
-        if sizes["H"] % most or sizes["W"] % most:
+        multiple = 2 ** (len(config.channel_mult) - 1)
+        if sizes["H"] % multiple or sizes["W"] % multiple:
             raise InputError(
-                f"the UNet's x is {sizes['W']}x{sizes['H']} latents, expected multiples of {most}."
+                f"the UNet's x is {sizes['W']}x{sizes['H']} latents, expected multiples of "
+                f"{multiple}."
             )
         check_shape("the UNet's c_noise", c_noise, "B", B=objects)
         check_shape("the UNet's context", context, "B M C", B=objects, C=config.context_dim)
-        check_shape("the UNet's added", added, "B V A", B=objects, V=views, A=config.add_embed_dim)
+        check_shape(
+            "the UNet's added_embeds",
+            added_embeds,
+            "B V A",
+            B=objects,
+            V=views,
+            A=config.add_embed_dim,
+        )
         embedding = self.time_embed(
             sinusoidal_embedding(c_noise, config.model_channels).to(x.dtype)
         )[:, None]
-        embedding = embedding + self.label_emb(added.to(x.dtype))  # (B, V, E)
+        embedding = embedding + self.label_emb(added_embeds.to(x.dtype))  # (B, V, E)
         embedding = embedding.expand(config.domains, -1, -1, -1)  # (D, B, V, E)
         if (camera_task is None) != (not config.camera_task_dim):
             raise InputError(
@@ -134,8 +143,8 @@ class VideoUNet(nn.Module):
                 else "this network takes no camera_task."
             )
         if camera_task is not None:
-            known = {"D": config.domains, "B": objects, "V": views, "A": config.camera_task_dim}
-            check_shape("the UNet's camera_task", camera_task, "D B V A", **known)
+            expected = {"D": config.domains, "B": objects, "V": views, "A": config.camera_task_dim}
+            check_shape("the UNet's camera_task", camera_task, "D B V A", **expected)
             embedding = embedding + self.camera_task_emb(camera_task.to(x.dtype))
         return BatchLayout(
             config.domains, objects, views, embedding.flatten(0, 2), context.to(x.dtype)
@@ -150,7 +159,7 @@ class VideoUNet(nn.Module):
 
 
 class _Builder:
-    """Makes the UNet's parts in the order of the sgm layout."""
+    """Builds the UNet's blocks in the order of the sgm layout."""
 
     def __init__(
         self,
@@ -163,11 +172,13 @@ class _Builder:
             config, operations, attend, factory
         )  # fmt: skip
 
-    def mlp(self, numbers: int) -> nn.Sequential:
-        """Numbers into the embedding."""
+    def mlp(self, in_features: int) -> nn.Sequential:
+        """MLP from an embedding to the width of the time embedding."""
         linear, width = self.operations.Linear, self.config.time_embed_dim
         return nn.Sequential(
-            linear(numbers, width, **self.factory), nn.SiLU(), linear(width, width, **self.factory)
+            linear(in_features, width, **self.factory),
+            nn.SiLU(),
+            linear(width, width, **self.factory),
         )
 
     def res(self, in_channels: int, out_channels: int) -> VideoResBlock:
@@ -185,7 +196,7 @@ class _Builder:
         return VideoTransformer(channels, self.config, self.operations, self.attend, **self.factory)
 
     def down_blocks(self) -> tuple[nn.ModuleList, list[int]]:
-        """The blocks on the way down, and the width that each one leaves for the way up."""
+        """The encoder blocks, and the width of the skip connection that each provides."""
         config = self.config
         width = config.model_channels
         first = self.operations.Conv2d(config.in_channels, width, 3, padding=1, **self.factory)
@@ -200,23 +211,22 @@ class _Builder:
                 blocks.append(nn.ModuleList(layers))
                 widths.append(width)
             if level + 1 < len(levels):
-                half = Downsample(width, self.operations, **self.factory)
-                blocks.append(nn.ModuleList([half]))
+                downsample = Downsample(width, self.operations, **self.factory)
+                blocks.append(nn.ModuleList([downsample]))
                 widths.append(width)
         return nn.ModuleList(blocks), widths
 
     def up_blocks(self, widths: list[int]) -> nn.ModuleList:
-        """The blocks on the way up; each takes what its fellow on the way down left."""
-        config, left = self.config, list(widths)
-        width = left[-1]
+        """The decoder blocks; each consumes the skip connection of one encoder block."""
+        config, skip_widths = self.config, list(widths)
+        width = skip_widths[-1]
         blocks = []
         levels = list(zip(config.channel_mult, config.attention_levels, strict=True))
         for level, (factor, attends) in reversed(list(enumerate(levels))):
             for index in range(config.num_res_blocks + 1):
-                layers: list[nn.Module] = [
-                    self.res(width + left.pop(), config.model_channels * factor)
-                ]
-                width = config.model_channels * factor
+                out_width = config.model_channels * factor
+                layers: list[nn.Module] = [self.res(width + skip_widths.pop(), out_width)]
+                width = out_width
                 if attends:
                     layers.append(self.transformer(width))
                 if level and index == config.num_res_blocks:
@@ -225,7 +235,7 @@ class _Builder:
         return nn.ModuleList(blocks)
 
     def head(self) -> nn.Sequential:
-        """From the last width to latents."""
+        """Output layers: norm, SiLU, convolution to latent channels."""
         config = self.config
         return nn.Sequential(
             self.operations.GroupNorm(

@@ -1,4 +1,4 @@
-"""What the network is told beside the noise: the image, the camera, and how it was trained."""
+"""Conditioning of the UNet: input image, cameras, task, and the constants of its training."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from ..network.embeddings import camera_task_embedding, sinusoidal_embedding
 from .trajectory import CameraTrajectory
 
 SCALAR_EMBED_DIM, ANGLE_EMBED_DIM = 256, 512
-"""Length of a sinusoid: of fps, motion and augmentation, and of an angle."""
+"""Length of the sinusoidal embedding of a scalar (fps, motion, augmentation) and of an angle."""
 
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """All conditions of B objects with V views each."""
+    """Conditioning of B objects with V views each."""
 
     latent: Tensor
-    """(B, C, h, w) of the input image, not scaled; laid beside every noisy latent."""
+    """(B, C, h, w) unscaled latent of the input image, concatenated with each noisy latent."""
     context: Tensor
-    """(B, 1, Cc) image embedding of the input image without noise."""
-    added: Tensor
-    """(B, V, A) further numbers, as sinusoids."""
+    """(B, 1, Cc) image embedding of the clean input image."""
+    added_embeds: Tensor
+    """(B, V, A) sinusoidal embeddings of the added conditions."""
     camera_task: Tensor | None = None
-    """(D, B, V, 10) camera and task, where the network takes them."""
+    """(D, B, V, 10) camera and task embedding, where the network takes one."""
 
     def unconditional(self) -> Conditioning:
-        """The unconditional half: no image, all else the same."""
+        """The unconditional counterpart: latent and image embedding are zero."""
         return replace(
             self, latent=torch.zeros_like(self.latent), context=torch.zeros_like(self.context)
         )
 
     def concat(self, other: Conditioning) -> Conditioning:
-        """Both as 2 B objects of one batch, these first."""
+        """Both as one batch of 2 B objects, this one first."""
         tasks = None
         if self.camera_task is not None:
             tasks = torch.cat([self.camera_task, other.camera_task], dim=1)
         return Conditioning(
             torch.cat([self.latent, other.latent]),
             torch.cat([self.context, other.context]),
-            torch.cat([self.added, other.added]),
+            torch.cat([self.added_embeds, other.added_embeds]),
             tasks,
         )
 
@@ -53,7 +53,7 @@ class Conditioning:
         return Conditioning(
             self.latent.to(device, dtype),
             self.context.to(device, dtype),
-            self.added.to(device),
+            self.added_embeds.to(device),
             None if tasks is None else tasks.to(device),
         )
 
@@ -61,18 +61,18 @@ class Conditioning:
 def added_embeds(
     family: Family, trajectory: CameraTrajectory, augmentation: float | None = None
 ) -> Tensor:
-    """The sinusoids that are embedded beside the noise level, in the family's order.
+    """Sinusoidal embeddings of the family's added conditions, concatenated in its order.
 
-    fps, motion and augmentation are the same for every view. SV3D p is told 90 degrees minus the
-    elevation, and the azimuth from the input view, in radians; with the input view's own at 0.
+    fps, motion and augmentation are equal for all views. SV3D p has the polar angle (90 degrees
+    minus the elevation) and the azimuth relative to the input view, in radians.
 
     Args:
-        family: which numbers, and the constants among them.
-        trajectory: the views.
+        family: the added conditions and their constants.
+        trajectory: the cameras.
         augmentation: standard deviation of the noise on the input image; the family's if None.
 
     Returns:
-        (V, A) float32; 256 numbers each, 512 for an angle.
+        (V, A) float32; 256 channels per condition, 512 per angle.
     """
     strength = family.noise_aug_strength if augmentation is None else augmentation
     shared = {"fps": family.fps_id, "motion": family.motion_bucket_id, "augmentation": strength}
@@ -88,12 +88,12 @@ def added_embeds(
             value = torch.full_like(trajectory.azimuths_deg, float(shared[name]))
             parts.append(sinusoidal_embedding(value, SCALAR_EMBED_DIM))
         else:
-            raise InputError(f"family {family.name} adds '{name}', which nobody knows.")
+            raise InputError(f"family {family.name} has the unknown added condition '{name}'.")
     return torch.cat(parts, dim=-1)
 
 
 def camera_task_embeds(family: Family, trajectory: CameraTrajectory) -> Tensor:
-    """(D, V, 10) cameras relative to the input view, and tasks, as NOVA3D is told them."""
+    """(D, V, 10) camera and task embeddings, relative to the input view."""
     return camera_task_embedding(
         torch.deg2rad(trajectory.elevations_deg),
         torch.deg2rad(trajectory.azimuths_deg),
@@ -103,5 +103,5 @@ def camera_task_embeds(family: Family, trajectory: CameraTrajectory) -> Tensor:
 
 
 def add_noise(clean: Tensor, noise: Tensor, strength: float) -> Tensor:
-    """An image or latent with noise of the same shape added, as the network saw it in training."""
+    """Noise augmentation: an image or latent plus `strength` times noise of the same shape."""
     return clean + strength * noise.to(clean.device, clean.dtype)

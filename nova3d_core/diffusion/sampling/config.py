@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...checks import check_between, check_bounds
+from ...checks import INTERNAL, check_between, check_bounds
 from ..families import GuidanceConfig
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How views are sampled."""
+    """How views are sampled from a model."""
 
     seed: int = 0
-    """Start of the noise; the same seed repeats the views on the same device."""
+    """Random seed; the same seed gives the same views on the same device."""
     steps: int | None = None
-    """Denoising steps; the family's own if None."""
+    """Denoising steps; the family's default if None."""
     guidance: GuidanceConfig | None = None
-    """How strongly views follow the image; the family's own if None."""
+    """Classifier-free guidance; the family's default if None."""
     size_px: int | None = None
-    """Width and height, mostly a multiple of 64; the family's own if None."""
+    """Width and height of the views, usually a multiple of 64; the training size if None."""
     elevation_deg: float = 0.0
-    """Height of the orbit where no cameras are given. SV3D p is told of it; the others stay at the
-    height from which the image was taken, whatever that was, and only their cameras have it."""
+    """Elevation of the orbit where no cameras are given. SV3D p is conditioned on it; other models
+    keep the elevation of the input image, and only their cameras are placed at this one."""
     decode_chunk_size: int | None = None
-    """Images decoded together; as many as fit `memory_gib` if None."""
+    """Images decoded together; as many as fit into `memory_gib` if None."""
     memory_gib: float = 4.0
-    """Memory that one decoding may take beside the weights; where a step of sampling fits too, both
-    halves of its guidance run together on a GPU."""
-    guidance_interval: tuple[float, float] = field(default=(0.0, float("inf")))
-    """Noise levels between which guidance is used; outside, the pass without image is saved."""
+    """Memory budget of activations, without the weights: limits the images decoded together, and on
+    a GPU whether both passes of guidance run as one batch."""
+    guidance_interval: tuple[float, float] = field(default=(0.0, float("inf")), metadata=INTERNAL)
+    """Noise levels between which guidance is applied; outside, a step takes one pass."""
 
     def __post_init__(self):
         check_bounds(
@@ -43,6 +43,6 @@ class SampleConfig:
             memory_gib=(0.1, 1e6),
         )
         low, high = self.guidance_interval
-        check_between("sampling guidance_cutoff's start", low, 0.0, 1e12)
-        if high != float("inf"):  # no end
-            check_between("sampling guidance_cutoff's end", high, low, 1e12)
+        check_between("sampling guidance_interval's start", low, 0.0, 1e12)
+        if high != float("inf"):
+            check_between("sampling guidance_interval's end", high, low, 1e12)

@@ -1,4 +1,4 @@
-"""Numbers that ran out of their format's range: tried again in float32, never shown as black."""
+"""Retry in float32 after an overflow: NaN must be an error, never a black image."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 class NonFiniteError(Exception):
-    """A NaN or infinite number came up."""
+    """A tensor holds NaN or infinite values."""
 
 
 def ensure_finite(batch: Tensor) -> Tensor:
-    """The batch itself; raises NotFinite if any of its numbers is NaN or infinite."""
+    """Returns the batch; raises NonFiniteError if it holds NaN or infinite values."""
     if not bool(torch.isfinite(batch).all()):
         raise NonFiniteError
     return batch
@@ -29,40 +29,37 @@ def ensure_finite(batch: Tensor) -> Tensor:
 def with_fp32_fallback(
     stage: str, run: Callable[[torch.dtype], Tensor], dtype: torch.dtype, source: str = ""
 ) -> Tensor:
-    """What a stage makes, in its number format, or else in float32.
+    """Runs a stage in its dtype, and again in float32 if the result is not finite.
 
     Args:
-        stage: as users know it: encoding, sampling, decoding.
-        run: does the whole stage in a number format; may raise NotFinite early.
-        dtype: the format to begin with.
-        source: the model's file, for the message.
+        stage: its name in messages: encoding, sampling or decoding.
+        run: runs the whole stage in a dtype; may raise NonFiniteError early.
+        dtype: the dtype of the first attempt.
+        source: the model's file, for messages.
 
     Returns:
-        The result, all of it finite.
+        The finite result.
 
     Raises:
-        StageError: it is not finite in float32 either.
+        StageError: the result is not finite in float32 either.
     """
-    for tried in dict.fromkeys((dtype, torch.float32)):
+    for attempt in dict.fromkeys((dtype, torch.float32)):
         try:
-            return ensure_finite(run(tried))
+            return ensure_finite(run(attempt))
         except NonFiniteError:
-            if tried != torch.float32:
-                logger.warning("%s ran out of %s's range: again in float32.", stage, _name(tried))
+            if attempt != torch.float32:
+                name = str(attempt).removeprefix("torch.")
+                logger.warning("%s overflowed in %s; retrying in float32.", stage, name)
+    model = f"the model {source}" if source else "the model"
     raise StageError(
         stage,
-        f"the model{f' {source}' if source else ''} gave numbers that are NaN or infinite, even in "
-        "float32.",
+        f"{model} returned NaN or infinite values, even in float32.",
         "Its file is probably damaged: compare its checksum with `models`, or download it again.",
     )
 
 
 def module_to_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module itself if its weights have this format, else a copy in it."""
+    """The module if its weights have this dtype, else a converted copy."""
     if module_dtype(module) == dtype:
         return module
     return copy.deepcopy(module).to(dtype)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""How strongly each view is pushed towards the input image (classifier-free guidance)."""
+"""Per-view scales of classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from ..families import GuidanceConfig
 
 
 def guidance_scales(config: GuidanceConfig, azimuths_deg: Tensor, input_view: int = 0) -> Tensor:
-    """A scale for every view; 1 is the network's own answer with the image.
+    """The guidance scale of each view; 1 means no guidance.
 
-    The triangle goes by angle: `min_guidance_scale` at the input view, `max_guidance_scale` opposite to it, and in between
-    s = lowest + (highest - lowest) |azimuth| / 180, so an orbit may have any azimuths. (SV3D's own
-    code goes by the place in the list, 0 at both of its ends, and so reaches `max_guidance_scale` at its
-    middle view, which stands 8.6 degrees from the back; no scale differs by more than 0.15.)
+    The triangle depends on the angle to the input view, s = min + (max - min) |azimuth| / 180, so
+    that it suits orbits with arbitrary azimuths. (SV3D's code uses the view index instead and
+    reaches the maximum at its middle view, 8.6 degrees from the back; the scales differ by at most
+    0.15.)
 
     Args:
-        config: shape and height.
-        azimuths_deg: (V,) of the cameras, in the network's order.
-        input_view: the view that shows the input image.
+        config: kind, minimum and maximum.
+        azimuths_deg: (V,) camera azimuths, in the network's order.
+        input_view: index of the view that shows the input image.
 
     Returns:
         (V,) float32.
@@ -31,6 +31,6 @@ def guidance_scales(config: GuidanceConfig, azimuths_deg: Tensor, input_view: in
     elif config.kind == "linear":
         scales = torch.linspace(low, high, len(azimuths), dtype=torch.float64)
     else:
-        turn = (azimuths - azimuths[input_view]) % 360.0
-        scales = low + (high - low) * torch.minimum(turn, 360.0 - turn) / 180.0
+        angle = (azimuths - azimuths[input_view]) % 360.0
+        scales = low + (high - low) * torch.minimum(angle, 360.0 - angle) / 180.0
     return scales.float()

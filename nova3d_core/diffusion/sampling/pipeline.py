@@ -1,4 +1,4 @@
-"""One image in, views of the object in it out."""
+"""Multi-view sampling: from one image to views of its object."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ logger = logging.getLogger(__name__)
 
 ENCODING, SAMPLING, DECODING = "encoding", "sampling", "decoding"
 IMAGE_ENCODER_BYTES = 64 * 2**20
-"""CLIP reads one image of 224 pixels: 257 tokens."""
+"""Activations of CLIP for one image of 224 pixels, 257 tokens."""
 SLOW_SAMPLING_S = 60.0
-"""Sampling on a CPU that takes longer is announced."""
+"""Warn before sampling on a CPU that is estimated to take longer."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """What was painted, and the views made of it."""
+    """Generated images and the views made of them."""
 
     views: Views
     """V views, the input view first."""
     images: Tensor
-    """(D, V, S, S, 3) in 0..1 as the model painted them, the input view first: colours, then
-    images of normals where the model paints some."""
+    """(D, V, S, S, 3) in 0..1 as generated, the input view first: colours, then normal images where
+    the model generates them."""
     notes: tuple[str, ...] = ()
-    """What the user should know about the input image, one sentence each."""
+    """Remarks for the user about the input image and the model, one sentence each."""
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseInputs:
-    """All random numbers of a sample, drawn on the CPU: a seed means the same everywhere."""
+    """All random inputs of a sample, drawn on the CPU: a seed does not depend on the device."""
 
-    start: Tensor
-    """(D, 1, V, C, h, w) standard noise that sampling starts from."""
+    latents: Tensor
+    """(D, 1, V, C, h, w) standard normal noise, the start of sampling."""
     augmentation: Tensor
-    """Standard noise for the input: (1, 3, S, S), or (1, C, h, w) if the latent gets it."""
+    """Standard normal noise for the input image (1, 3, S, S), or for its latent (1, C, h, w)."""
     generator: torch.Generator
-    """For what is drawn later."""
+    """Generator for all later draws."""
 
 
 def sample_views(
@@ -81,27 +81,26 @@ def sample_views(
     placement: Placement | None = None,
     progress: Progress = SILENT,
 ) -> Views:
-    """Views of the object in one image; `sample` without what else it knows.
+    """Generates views of the object in one image; `sample` also returns the raw images.
 
     Args:
-        model: a loaded model; it is left as it was.
-        image: (H, W, 3), (H, W, 4) with alpha, or grey; see `intake.preprocess_image`.
+        model: a loaded model; it is not modified.
+        image: (H, W, 3), (H, W, 4) with alpha, or grey; see `preprocess.preprocess_image`.
         mask: (H, W) in 0..1, 1 on the object.
         config: seed, steps, guidance, size.
-        cameras: where to look from, for models that go where they are told; see
-            `trajectory.plan_trajectory`.
-        placement: where the model's parts run; all on the CPU if None.
-        progress: told of each step, with previews while sampling.
+        cameras: camera angles, for models that take them; see `trajectory.plan_trajectory`.
+        placement: device and dtype of the model's parts; all on the CPU if None.
+        progress: receives each step, with previews while sampling.
 
     Returns:
-        The family's number of views, the input view first, with their cameras; with masks where
-        the background came out white, with normals (in the frame of view 0) where the model
-        paints them; `family.upscale` times larger than painted.
+        V views with their cameras, the input view first; with masks where the background is white,
+        with normals in the frame of view 0 where the model generates them; upscaled by
+        `family.upscale`.
 
     Raises:
-        InputError: an image, a size or cameras that cannot be used.
-        StageError: the model gave numbers that are not finite, in float32 too.
-        Cancelled: the user stopped; nothing is left behind.
+        InputError: unusable image, size or cameras.
+        StageError: the model returned NaN or infinite values, in float32 too.
+        Cancelled: the user cancelled.
     """
     return sample(model, image, mask, config, cameras, placement, progress).views
 
@@ -115,33 +114,37 @@ def sample(
     placement: Placement | None = None,
     progress: Progress = SILENT,
 ) -> Sample:
-    """Views of the object in one image, and the images as painted; see `sample_views`."""
+    """Generates views of the object in one image; arguments and errors as in `sample_views`."""
     config, family = config or SampleConfig(), model.family
     placement = placement or OneDevice(model, torch.device("cpu"))
     size_px = check_size_px(model, config.size_px or family.size_px)
     trajectory = plan_trajectory(family, size_px, config.elevation_deg, cameras)
     progress.update(ENCODING, 0, 2)
-    taken = preprocess_image(image, mask, size_px, family.foreground_ratio)
-    notes = (*taken.notes, *_caveats(family))
-    draws = draw_noise_inputs(model, size_px, config.seed)
+    prepared = preprocess_image(image, mask, size_px, family.foreground_ratio)
+    notes = (*prepared.notes, *_caveats(family))
+    noise = draw_noise_inputs(model, size_px, config.seed)
     with torch.no_grad():
-        told = make_conditioning(model, taken.image, trajectory, draws, placement, progress)
-        latents = sample_latents(model, told, trajectory, draws.start, config, placement, progress)
+        conditioning = make_conditioning(
+            model, prepared.image, trajectory, noise, placement, progress
+        )
+        latents = sample_latents(
+            model, conditioning, trajectory, noise.latents, config, placement, progress
+        )
         images = decode_latents(model, latents, config, placement, progress)  # (D, V, S, S, 3)
     if family.reuse_input_view:
-        images[0, trajectory.input_view] = taken.image
+        images[0, trajectory.input_view] = prepared.image
     images = torch.stack([trajectory.input_view_first(each) for each in images])
     views = views_from_samples(
         trajectory.cameras_input_view_first(),
         images[0],
         images[1] if len(images) > 1 else None,
-        taken.mask if family.reuse_input_view else None,
+        prepared.mask if family.reuse_input_view else None,
     )
     return Sample(upscale(views, family.upscale), images, notes)
 
 
 def _caveats(family: Family) -> tuple[str, ...]:
-    """What the family cannot do, logged too."""
+    """The family's caveats, which are also logged."""
     if not family.caveats:
         return ()
     logger.warning("%s", family.caveats)
@@ -149,69 +152,69 @@ def _caveats(family: Family) -> tuple[str, ...]:
 
 
 def check_size_px(model: MultiviewModel, size_px: int) -> int:
-    """The size; raises InputError if the network cannot halve it often enough."""
+    """Returns the size; raises InputError unless all levels of the UNet can halve it."""
     multiple = model.codec.factor * 2 ** (len(model.unet.config.channel_mult) - 1)
     if size_px % multiple:
-        near = max(round(size_px / multiple), 1) * multiple
+        nearest = max(round(size_px / multiple), 1) * multiple
         raise InputError(
             f"sampling size_px is {size_px}, expected a multiple of {multiple}.",
-            f"Take {near}; {model.family.label} was trained on {model.family.size_px}.",
+            f"Use {nearest}; {model.family.label} was trained on {model.family.size_px}.",
         )
     return size_px
 
 
 def draw_noise_inputs(model: MultiviewModel, size_px: int, seed: int) -> NoiseInputs:
-    """All noise of a sample."""
+    """Draws all noise of a sample from a seed."""
     family, codec = model.family, model.codec
     generator = torch.Generator().manual_seed(seed)
     side = size_px // codec.factor
     latent = (codec.latent_channels, side, side)
-    start = torch.randn((len(family.domains), 1, family.views, *latent), generator=generator)
+    latents = torch.randn((len(family.domains), 1, family.views, *latent), generator=generator)
     shape = (3, size_px, size_px) if family.noise_aug_target == "image" else latent
-    return NoiseInputs(start, torch.randn((1, *shape), generator=generator), generator)
+    return NoiseInputs(latents, torch.randn((1, *shape), generator=generator), generator)
 
 
 def make_conditioning(
     model: MultiviewModel,
     image: Tensor,
     trajectory: CameraTrajectory,
-    draws: NoiseInputs,
+    noise: NoiseInputs,
     placement: Placement,
     progress: Progress,
 ) -> Conditioning:
-    """Everything the network is told of a framed image (S, S, 3) and the views, on the CPU.
+    """Conditioning on a preprocessed image (S, S, 3) and the cameras, on the CPU.
 
-    The embedding is of the clean image. The noise goes where it went in training: into the
-    image before it is encoded (SVD, SV3D), or into a sample of its latent (V3D).
+    The image encoder embeds the clean image. Noise augmentation is applied as in training: to the
+    image before encoding (SVD, SV3D), or to a sample of its latent (V3D).
     """
     family = model.family
     signed = image.movedim(-1, 0)[None] * 2.0 - 1.0  # (1, 3, S, S) in -1..1
     device, _ = placement.load_to_device(IMAGE_ENCODER, IMAGE_ENCODER_BYTES)
-    seen = signed.to(device)
+    pixels = signed.to(device)
     context = with_fp32_fallback(
         ENCODING,
-        lambda dtype: module_to_dtype(model.image_encoder, dtype).embed(seen),
+        lambda dtype: module_to_dtype(model.image_encoder, dtype).embed(pixels),
         module_dtype(model.image_encoder),
         model.source,
     )
     progress.update(ENCODING, 1, 2)
     in_latent = family.noise_aug_target == "latent"
     strength = family.noise_aug_strength
-    to_encode = signed if in_latent else add_noise(signed, draws.augmentation, strength)
+    to_encode = signed if in_latent else add_noise(signed, noise.augmentation, strength)
     size_px = signed.shape[-1]
-    own = module_dtype(model.codec)
-    memory = model.codec.decode_peak_bytes(size_px, size_px, 1, own)
-    device, _ = placement.load_to_device(CODEC, memory)
-    drawn = draws.generator.get_state()
+    codec_dtype = module_dtype(model.codec)
+    peak_bytes = model.codec.decode_peak_bytes(size_px, size_px, 1, codec_dtype)
+    device, _ = placement.load_to_device(CODEC, peak_bytes)
+    state = noise.generator.get_state()
 
     def encode(dtype: torch.dtype) -> Tensor:
-        draws.generator.set_state(drawn)  # a second try draws the same
+        noise.generator.set_state(state)  # a retry draws the same sample
         codec = module_to_dtype(model.codec, dtype)
-        return codec.encode(to_encode.to(device), draws.generator if in_latent else None)
+        return codec.encode(to_encode.to(device), noise.generator if in_latent else None)
 
-    latent = with_fp32_fallback(ENCODING, encode, own, model.source).float()
+    latent = with_fp32_fallback(ENCODING, encode, codec_dtype, model.source).float()
     if in_latent:
-        latent = add_noise(latent, draws.augmentation, strength)
+        latent = add_noise(latent, noise.augmentation, strength)
     progress.update(ENCODING, 2, 2)
     tasks = None
     if model.unet.config.camera_task_dim:
@@ -222,31 +225,31 @@ def make_conditioning(
 
 def sample_latents(
     model: MultiviewModel,
-    told: Conditioning,
+    conditioning: Conditioning,
     trajectory: CameraTrajectory,
-    start: Tensor,
+    noise: Tensor,
     config: SampleConfig,
     placement: Placement,
     progress: Progress,
 ) -> Tensor:
-    """Latents (D, 1, V, C, h, w) float32 as the codec decodes them, from standard noise."""
+    """Denoises standard normal noise (D, 1, V, C, h, w) to scaled latents, float32."""
     family = model.family
     sigmas = karras_sigmas(config.steps or family.steps, family.sigma_min, family.sigma_max)
     steps = len(sigmas) - 1
     guidance = config.guidance or family.guidance
     scales = guidance_scales(guidance, trajectory.azimuths_deg, trajectory.input_view)
-    run = _Run(model, start, config)
-    device, dtype = placement.load_to_device(UNET, run.bytes_in(torch.float16, batch_cfg=False))
-    batch_cfg = device.type != "cpu" and run.fits(dtype, config.memory_gib)
+    cost = _SamplingCost(model, noise, config)
+    device, dtype = placement.load_to_device(UNET, cost.peak_bytes(torch.float16, batch_cfg=False))
+    batch_cfg = device.type != "cpu" and cost.fits(dtype, config.memory_gib)
     if device.type == "cpu":
-        _say_how_slowly(run, sigmas, scales, dtype)
+        _warn_if_slow(cost, sigmas, scales, dtype)
 
     def attempt(dtype: torch.dtype) -> Tensor:
-        placement.load_to_device(UNET, run.bytes_in(dtype, batch_cfg))
-        previews = LatentPreviewer(trajectory.input_view_first, codec=model.codec)
+        placement.load_to_device(UNET, cost.peak_bytes(dtype, batch_cfg))
+        previewer = LatentPreviewer(trajectory.input_view_first, codec=model.codec)
         denoiser = Denoiser(
             model.unet,
-            told.to(device, dtype),
+            conditioning.to(device, dtype),
             scales.to(device),
             dtype,
             batch_cfg,
@@ -254,46 +257,47 @@ def sample_latents(
             lambda: progress.check(SAMPLING),
         )
 
-        def on_step(step: int, estimate: Tensor) -> None:
-            ensure_finite(estimate)
-            progress.update(SAMPLING, step, steps, previews.of(estimate))
+        def on_step(step: int, denoised: Tensor) -> None:
+            ensure_finite(denoised)
+            progress.update(SAMPLING, step, steps, previewer.preview(denoised))
 
         progress.update(SAMPLING, 0, steps)
-        x = start.to(device) * init_noise_sigma(float(sigmas[0]))
+        x = noise.to(device) * init_noise_sigma(float(sigmas[0]))
         return sample_euler(denoiser, x, sigmas, on_step)
 
     return with_fp32_fallback(SAMPLING, attempt, dtype, model.source)
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
-    """What one pass of the network costs."""
+class _SamplingCost:
+    """Memory and number of forward passes of a sample."""
 
     model: MultiviewModel
-    start: Tensor
+    noise: Tensor
     config: SampleConfig
 
-    def bytes_in(self, dtype: torch.dtype, batch_cfg: bool) -> int:
-        _, objects, views, _, height, width = self.start.shape
-        both = 2 if batch_cfg else 1
-        return activation_bytes(self.model.unet.config, both * objects, views, height, width, dtype)
+    def peak_bytes(self, dtype: torch.dtype, batch_cfg: bool) -> int:
+        _, objects, views, _, height, width = self.noise.shape
+        passes = 2 if batch_cfg else 1
+        batch = passes * objects
+        return activation_bytes(self.model.unet.config, batch, views, height, width, dtype)
 
     def fits(self, dtype: torch.dtype, memory_gib: float) -> bool:
-        return self.bytes_in(dtype, batch_cfg=True) <= memory_gib * 2**30
+        return self.peak_bytes(dtype, batch_cfg=True) <= memory_gib * 2**30
 
     def passes(self, sigmas: Tensor, scales: Tensor) -> int:
-        """Passes of a whole sample: a guided step takes two."""
-        low, high = self.config.guidance_interval
+        """Forward passes of a whole sample: steps with guidance take two."""
+        start, end = self.config.guidance_interval
         levels = sigmas[:-1]
-        guided = (levels >= low) & (levels <= high) & bool((scales != 1.0).any())
-        return len(levels) + int(guided.sum())
+        apply_cfg = (levels >= start) & (levels <= end) & bool((scales != 1.0).any())
+        return len(levels) + int(apply_cfg.sum())
 
 
-def _say_how_slowly(run: _Run, sigmas: Tensor, scales: Tensor, dtype: torch.dtype) -> None:
-    """Logs about how long sampling takes on this CPU, if that is long."""
-    _, _, views, _, height, width = run.start.shape
-    a_pass = estimate_cpu_seconds(run.model.unet, views, height, width, dtype)
-    seconds = a_pass * run.passes(sigmas, scales)
+def _warn_if_slow(cost: _SamplingCost, sigmas: Tensor, scales: Tensor, dtype: torch.dtype) -> None:
+    """Logs the estimated time of sampling on this CPU if it is long."""
+    _, _, views, _, height, width = cost.noise.shape
+    seconds_per_pass = estimate_cpu_seconds(cost.model.unet, views, height, width, dtype)
+    seconds = seconds_per_pass * cost.passes(sigmas, scales)
     if seconds > SLOW_SAMPLING_S:
         logger.warning(
             "sampling %d views on the CPU takes about %d minutes; a GPU takes seconds.",
@@ -309,42 +313,41 @@ def decode_latents(
     placement: Placement,
     progress: Progress,
 ) -> Tensor:
-    """Images (D, V, S, S, 3) float32 in 0..1 on the CPU, of latents (D, 1, V, C, h, w).
+    """Decodes latents (D, 1, V, C, h, w) to images (D, V, S, S, 3) float32 in 0..1 on the CPU.
 
-    So many at once as fit into the memory allowed; a codec with layers across views sees only
-    those that are decoded together, as SVD's own code has it.
+    Decodes as many images together as fit into the memory budget; temporal layers see only the
+    latents of one chunk, as in SVD's code.
     """
     codec, views = model.codec, latents.shape[2]
     size = tuple(side * codec.factor for side in latents.shape[-2:])
-    allowed = config.memory_gib * 2**30
+    budget = config.memory_gib * 2**30
 
     def chunk_size(dtype: torch.dtype) -> int:
-        return config.decode_chunk_size or max_chunk_size(codec, *size, dtype, allowed, views)
+        return config.decode_chunk_size or max_chunk_size(codec, *size, dtype, budget, views)
 
-    own = module_dtype(codec)
-    device, _ = placement.load_to_device(
-        CODEC, codec.decode_peak_bytes(*size, chunk_size(own), own)
-    )
+    codec_dtype = module_dtype(codec)
+    peak_bytes = codec.decode_peak_bytes(*size, chunk_size(codec_dtype), codec_dtype)
+    device, _ = placement.load_to_device(CODEC, peak_bytes)
 
     def attempt(dtype: torch.dtype) -> Tensor:
-        here, count = module_to_dtype(codec, dtype), chunk_size(dtype)
+        converted, count = module_to_dtype(codec, dtype), chunk_size(dtype)
         while True:
             try:
-                return _decode_all(here, latents.to(device), count, progress)
+                return _decode_chunks(converted, latents.to(device), count, progress)
             except Exception as error:
                 if count == 1 or not is_out_of_memory(error):
                     raise
                 count = (count + 1) // 2
-                logger.warning("memory ran out: decoding again, %d images at once.", count)
+                logger.warning("out of memory: retrying with %d images decoded together.", count)
 
-    images = with_fp32_fallback(DECODING, attempt, own, model.source)
+    images = with_fp32_fallback(DECODING, attempt, codec_dtype, model.source)
     unit = (images * 0.5 + 0.5).clamp(0.0, 1.0).movedim(1, -1)  # (D V, S, S, 3)
     return unit.unflatten(0, (-1, views)).contiguous()
 
 
-def _decode_all(codec: Codec, latents: Tensor, chunk_size: int, progress: Progress) -> Tensor:
-    """Images (D V, 3, S, S) float32 on the CPU of latents (D, 1, V, C, h, w), a few at once."""
-    chunks = [chunk for walk in latents.flatten(0, 1) for chunk in walk.split(chunk_size)]
+def _decode_chunks(codec: Codec, latents: Tensor, chunk_size: int, progress: Progress) -> Tensor:
+    """Decodes latents (D, 1, V, C, h, w) in chunks to (D V, 3, S, S) float32 on the CPU."""
+    chunks = [chunk for views in latents.flatten(0, 1) for chunk in views.split(chunk_size)]
     parts, done, total = [], 0, sum(map(len, chunks))
     progress.update(DECODING, 0, total)
     for chunk in chunks:

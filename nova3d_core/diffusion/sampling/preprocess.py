@@ -1,4 +1,4 @@
-"""The user's image as a model wants to see it: one object, centred, on white, of one size."""
+"""Preprocessing of the input image: one object, centred and scaled, on white."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ from torch import Tensor
 from ...checks import check_finite, check_range
 from ...errors import InputError
 from ...imaging.crop import CropConfig, check_batch_matches_images, prepare_images
-from ...imaging.resize import downscale_on_white, strips
+from ...imaging.resize import downscale_on_white, row_chunks
 
 logger = logging.getLogger(__name__)
 
 DOWNSCALE_RATIO = 4
-"""An image this many times larger than wanted is made smaller before anything else."""
+"""Images at least this many times larger than the model's input are downscaled first."""
 BLUR_RATIO = 0.25
-"""An object this share as large as it will be shown comes out blurred: users are told."""
+"""Images smaller than this fraction of the model's input give blurred views: users are warned."""
 MIN_PART_FRACTION = 0.1
-"""A separate part this large, measured by the largest one, counts as an object."""
+"""Area of a separate object over that of the largest one; smaller components are ignored."""
 
 
 @dataclass(frozen=True, eq=False)
 class PreprocessedImage:
-    """An image ready for a model."""
+    """An input image as the model expects it."""
 
     image: Tensor
     """(S, S, 3) float32 in 0..1, the object on white."""
     mask: Tensor
     """(S, S) float32 in 0..1, 1 on the object."""
     notes: tuple[str, ...] = ()
-    """What the user should know about the image, one sentence each."""
+    """Remarks for the user about the image, one sentence each."""
 
 
 def preprocess_image(
     image: Tensor, mask: Tensor | None, size_px: int, foreground_ratio: float = 0.7
 ) -> PreprocessedImage:
-    """Frames the object of an image as a model saw objects in training.
+    """Crops, centres and scales the object of an image as in training, on a white background.
 
-    Several objects are taken together, as one, since many things consist of parts that do not
-    touch; the notes say so.
+    Several separate objects are treated as one, since many objects have disconnected parts; the
+    notes report it.
 
     Args:
         image: (H, W, 3), (H, W, 4) with alpha, or grey as (H, W), (H, W, 1) or, with alpha,
-            (H, W, 2); floats in 0..1 or whole numbers over their format's range (8 or 16 bits).
-        mask: (H, W) in 0..1 or bool, 1 on the object. Without one, the alpha says where the object
-            is; without that, whatever is not connected white.
+            (H, W, 2); floats in 0..1, or integers of 8 or 16 bits over their full range.
+        mask: (H, W) in 0..1 or bool, 1 on the object. Defaults to the alpha channel, and without
+            one to everything that is not connected white background.
         size_px: width and height of the result.
-        foreground_ratio: the object's longer side, as a share of the result.
+        foreground_ratio: longer side of the object over the side of the result.
 
     Raises:
-        InputError: another shape, values out of range, no object, or neither mask nor alpha nor a
+        InputError: wrong shape, values out of range, no object, or neither a mask nor alpha nor a
             white background.
     """
-    colour = _with_channels(_as_floats("the image", image))
+    colour = _to_rgb_or_rgba(_to_float("the image", image))
     if mask is not None:
         if mask.dim() != 2:
             raise InputError(f"the mask has shape {tuple(mask.shape)}, expected (H, W).")
-        mask = _as_floats("the mask", mask)
+        mask = _to_float("the mask", mask)
         check_batch_matches_images("mask(s)", mask[None], colour[None])
     _check_values("the image", colour)
     if mask is not None:
@@ -67,35 +67,35 @@ def preprocess_image(
     height, width = colour.shape[:2]
     if max(height, width) >= DOWNSCALE_RATIO * size_px:
         colour, mask = downscale_on_white(colour, mask, 2 * size_px)
-    framing = CropConfig(size_px, foreground_ratio)
-    images, masks = prepare_images(colour[None], None if mask is None else mask[None], framing)
+    crop = CropConfig(size_px, foreground_ratio)
+    images, masks = prepare_images(colour[None], None if mask is None else mask[None], crop)
     notes = _notes(masks[0], (height, width), size_px)
     for note in notes:
         logger.warning("%s", note)
     return PreprocessedImage(images[0], masks[0], notes)
 
 
-def _as_floats(name: str, numbers: Tensor) -> Tensor:
-    """Whole numbers over 0..their highest -> 0..1; floats as they are."""
-    if numbers.dtype == torch.bool or numbers.is_floating_point():
-        return numbers if numbers.dtype in (torch.float32, torch.bool) else numbers.float()
-    highest = {torch.uint8: 255.0, torch.int16: 32767.0}.get(numbers.dtype, 65535.0)
-    if str(numbers.dtype) not in ("torch.uint8", "torch.int16", "torch.uint16", "torch.int32"):
+def _to_float(name: str, values: Tensor) -> Tensor:
+    """Integers of 8 or 16 bits -> float32 in 0..1; floats to float32; bool unchanged."""
+    if values.dtype == torch.bool or values.is_floating_point():
+        return values if values.dtype in (torch.float32, torch.bool) else values.float()
+    max_value = {torch.uint8: 255.0, torch.int16: 32767.0}.get(values.dtype, 65535.0)
+    if str(values.dtype) not in ("torch.uint8", "torch.int16", "torch.uint16", "torch.int32"):
         raise InputError(
-            f"{name} holds numbers of type {numbers.dtype}.",
-            "Give floats in 0..1, or 8 or 16 bits.",
+            f"{name} has the unsupported dtype {values.dtype}.",
+            "Provide floats in 0..1, or integers of 8 or 16 bits.",
         )
-    return numbers.to(torch.float32) / highest
+    return values.to(torch.float32) / max_value
 
 
-def _with_channels(image: Tensor) -> Tensor:
-    """(H, W, 3 or 4) from any of the shapes that `preprocess_image` knows."""
+def _to_rgb_or_rgba(image: Tensor) -> Tensor:
+    """(H, W, 3 or 4) from any of the shapes that `preprocess_image` accepts."""
     if image.dim() == 2:
         image = image[..., None]
     if image.dim() != 3 or image.shape[2] not in (1, 2, 3, 4) or 0 in image.shape:
         raise InputError(
             f"the image has shape {tuple(image.shape)}, expected (H, W, 3) or (H, W, 4).",
-            "Give one image, with its channels last.",
+            "Provide a single image with the channels last.",
         )
     if image.shape[2] <= 2:
         grey = image[..., :1].expand(-1, -1, 3)
@@ -104,32 +104,32 @@ def _with_channels(image: Tensor) -> Tensor:
 
 
 def _check_values(name: str, batch: Tensor) -> None:
-    """Raises InputError for NaN, or values out of 0..1; a few rows at a time."""
-    for rows in strips(batch):
+    """Raises InputError for NaN or values out of 0..1; works on chunks of rows."""
+    for rows in row_chunks(batch):
         if rows.dtype != torch.bool:
             check_finite(name, rows)
             check_range(name, rows, 0.0, 1.0)
 
 
 def _notes(mask: Tensor, size: tuple[int, int], size_px: int) -> tuple[str, ...]:
-    """What to say about the framed mask (S, S) of an image that was `size` high and wide."""
+    """Remarks on a cropped mask (S, S) and the original image size (height, width)."""
     notes = []
-    parts = _large_parts(mask)
-    if parts > 1:
+    objects = _count_objects(mask)
+    if objects > 1:
         notes.append(
-            f"the image shows {parts} objects that do not touch: all are taken as one. Mask one "
-            "of them to get it alone."
+            f"the image shows {objects} separate objects, which are treated as one. Mask a single "
+            "one to use it alone."
         )
     if max(size) < BLUR_RATIO * size_px:
         notes.append(
-            f"the image has only {size[1]}x{size[0]} px and is enlarged to {size_px}: expect "
+            f"the image has only {size[1]}x{size[0]} px and is upscaled to {size_px}: expect "
             "blurred views."
         )
     return tuple(notes)
 
 
-def _large_parts(mask: Tensor) -> int:
-    """Parts of a mask (S, S) that do not touch, small crumbs left out."""
+def _count_objects(mask: Tensor) -> int:
+    """Connected components of a mask (S, S), without small ones."""
     import numpy as np
     from scipy import ndimage
 

@@ -1,4 +1,4 @@
-"""What the views look like while they are still being sampled."""
+"""Previews of the views during sampling."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from ..codecs.pixels import PixelCodec
 from ..model import Codec
 
 MIN_INTERVAL_S = 1.0
-"""No preview comes sooner after the one before."""
+"""Minimum time between two previews."""
 LATENT_RGB_FACTORS = (
     (0.3512, 0.2297, 0.3227),
     (0.3250, 0.4974, 0.2350),
     (-0.2829, 0.1762, 0.2721),
     (-0.2120, -0.2616, -0.7177),
 )
-"""Red, green and blue in -1..1 that each number of a Stable Diffusion latent stands for.
+"""Linear map from the channels of a Stable Diffusion latent to RGB in -1..1.
 
-These are the figures that ComfyUI previews such latents with (`SD15` in comfy/latent_formats.py).
+The values are ComfyUI's `latent_rgb_factors` (`SD15` in comfy/latent_formats.py).
 """
 
 
 def latents_to_rgb(latents: Tensor) -> Tensor:
-    """About what scaled latents show: (..., 4, h, w) -> (..., h, w, 3) in 0..1."""
+    """Approximate colours of scaled latents: (..., 4, h, w) -> (..., h, w, 3) in 0..1."""
     factors = latents.new_tensor(LATENT_RGB_FACTORS, dtype=torch.float32)
     colours = latents.float().movedim(-3, -1) @ factors
     return (colours * 0.5 + 0.5).clamp(0.0, 1.0)
 
 
 def image_grid(images: Tensor) -> Tensor:
-    """All images in one: a block of rows for each domain, one below the other.
+    """Tiles images in one grid: a block of rows per domain, one below the other.
 
     Args:
         images: (D, V, H, W, 3).
 
     Returns:
-        (H', W', 3); places without an image are white.
+        (H', W', 3); empty tiles are white.
     """
     domains, views, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(views * domains * 2.0))  # about twice as wide as high
     columns = min(columns, views)
     rows = math.ceil(views / columns)
-    places = images.new_ones(domains, rows * columns, height, width, 3)
-    places[:, :views] = images
-    blocks = places.unflatten(1, (rows, columns))  # (D, rows, columns, H, W, 3)
+    tiles = images.new_ones(domains, rows * columns, height, width, 3)
+    tiles[:, :views] = images
+    blocks = tiles.unflatten(1, (rows, columns))  # (D, rows, columns, H, W, 3)
     return blocks.movedim(2, 3).reshape(domains * rows * height, columns * width, 3)
 
 
 class LatentPreviewer:
-    """Offers a preview now and then; it is only made if somebody calls for it.
+    """Offers lazy previews of latents at a limited rate.
 
     Args:
-        order: brings (V, ...) into the order in which views are shown.
-        clock: seconds that only grow.
-        codec: whose latents these are; pixels are shown as they are.
+        order: reorders (V, ...) to the order in which views are shown.
+        clock: monotonic time in seconds.
+        codec: the latents' codec; a pixel codec decodes them, others are approximated.
     """
 
     def __init__(
@@ -72,19 +72,19 @@ class LatentPreviewer:
         self._clock = clock
         self._last = -math.inf
 
-    def of(self, latents: Tensor) -> Callable[[], Tensor] | None:
-        """Makes the sheet of latents (D, 1, V, C, h, w) when called.
+    def preview(self, latents: Tensor) -> Callable[[], Tensor] | None:
+        """A function that renders the preview grid of latents (D, 1, V, C, h, w).
 
-        None if it is too soon, or if nothing is known of the colours of such latents.
+        None if it is too early for the next preview, or if such latents have no known colours.
         """
         now = self._clock()
-        known = self._pixels is not None or latents.shape[3] == len(LATENT_RGB_FACTORS)
-        if now - self._last < MIN_INTERVAL_S or not known:
+        supported = self._pixels is not None or latents.shape[3] == len(LATENT_RGB_FACTORS)
+        if now - self._last < MIN_INTERVAL_S or not supported:
             return None
         self._last = now
-        return lambda: self._sheet(latents)
+        return lambda: self._grid(latents)
 
-    def _colours(self, latents: Tensor) -> Tensor:
+    def _to_rgb(self, latents: Tensor) -> Tensor:
         """(D, V, C, h, w) -> (D, V, H, W, 3) in 0..1."""
         if self._pixels is None:
             return latents_to_rgb(latents)
@@ -92,6 +92,6 @@ class LatentPreviewer:
         images = self._pixels.decode(latents.flatten(0, 1), views).unflatten(0, (-1, views))
         return (images * 0.5 + 0.5).clamp(0.0, 1.0).movedim(2, -1)
 
-    def _sheet(self, latents: Tensor) -> Tensor:
-        colours = self._colours(latents[:, 0])  # (D, V, h, w, 3)
+    def _grid(self, latents: Tensor) -> Tensor:
+        colours = self._to_rgb(latents[:, 0])  # (D, V, h, w, 3)
         return image_grid(torch.stack([self._order(each) for each in colours])).cpu()

@@ -1,4 +1,4 @@
-"""The cameras of a sample: which orbit a family can walk, and in which order it paints it."""
+"""Camera trajectory of a sample: the cameras a family supports, in its order of views."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from ..families import Family
 logger = logging.getLogger(__name__)
 
 ANGLE_TOLERANCE_DEG = 0.5
-"""Angles that differ by less are the same."""
+"""Angles that differ by less are considered equal."""
 MIN_STEP_DEG = 0.1
-"""Two views that stand closer are one."""
+"""Minimum azimuth step between consecutive views."""
 LENS_TOLERANCE = 0.02
-"""Distances and focal lengths that differ by a smaller share are the same."""
+"""Relative difference below which distances and focal lengths are considered equal."""
 
 
 @dataclass(frozen=True, eq=False)
 class CameraTrajectory:
-    """V cameras in the order in which the network paints them."""
+    """V cameras in the order of the network's views."""
 
     cameras: Cameras
-    """V cameras with the family's own distance and lens."""
+    """V cameras with the family's distance and focal length."""
     azimuths_deg: Tensor
-    """(V,) in [0, 360): how far each camera went from the input view; 0 for that one."""
+    """(V,) in [0, 360): azimuths relative to the input view."""
     elevations_deg: Tensor
-    """(V,) above the horizon."""
+    """(V,) elevations above the horizon."""
     input_view: int
-    """Index of the view that shows the input image, from 0."""
+    """Index of the view that shows the input image."""
 
     def input_view_first(self, batch: Tensor) -> Tensor:
-        """(V, ...) of the network's order -> the same, from the input view on."""
+        """Reorders (V, ...) from the network's order to one that starts at the input view."""
         return batch.roll(-self.input_view, 0)
 
     def cameras_input_view_first(self) -> Cameras:
-        """The cameras, from the input view on."""
+        """The cameras in an order that starts at the input view."""
         order = torch.arange(len(self.cameras), device=self.azimuths_deg.device)
         return self.cameras[self.input_view_first(order)]
 
@@ -49,20 +49,19 @@ class CameraTrajectory:
 def plan_trajectory(
     family: Family, size_px: int, elevation_deg: float = 0.0, cameras: Cameras | None = None
 ) -> CameraTrajectory:
-    """Where a family stands on its walk around the object.
+    """Plans the cameras that a family generates.
 
-    Given cameras say from where: theirs are the angles, while distance and lens are those the
-    family was trained with. The one at azimuth 0 sees the input image; where none stands there,
-    the one at the family's own place in the list does.
+    Only the angles of given cameras are used; distance and focal length are those of the training.
+    The camera at azimuth 0 is the input view; without one, the camera at the family's index is.
 
     Args:
         family: how the model was trained.
         size_px: width and height of the images.
-        elevation_deg: height of the orbit without given cameras.
-        cameras: a whole walk, counter-clockwise seen from above.
+        elevation_deg: elevation of the orbit where no cameras are given.
+        cameras: one full orbit, counter-clockwise seen from above.
 
     Raises:
-        InputError: another number of cameras than the family paints, or angles it cannot paint.
+        InputError: wrong number of cameras, or angles that the family does not support.
     """
     own = cameras_from_orbit(preset_orbit(family.orbit, size_px, size_px))
     if cameras is None:
@@ -70,28 +69,28 @@ def plan_trajectory(
         elevations = torch.full_like(azimuths, elevation_deg)
     else:
         _check_count(family, cameras)
-        _note_other_lens(family, own, cameras)
+        _warn_of_other_lens(family, own, cameras)
         azimuths, elevations = cameras.azimuth_deg.cpu(), cameras.elevation_deg.cpu()
-    azimuths, elevations = _in_order(family, azimuths, elevations)
+    azimuths, elevations = _align_input_view(family, azimuths, elevations)
     input_view = family.input_view % family.views
-    turns = (azimuths - azimuths[input_view]) % 360.0  # (V,)
-    turns[input_view] = 0.0
-    _check_angles(family, turns.roll(-input_view), elevations)
+    relative = (azimuths - azimuths[input_view]) % 360.0  # (V,)
+    relative[input_view] = 0.0
+    _check_angles(family, relative.roll(-input_view), elevations)
     rig = preset_orbit(family.orbit, size_px, size_px).rig
     placed = cameras_at(azimuths.tolist(), elevations.tolist(), rig)
-    return CameraTrajectory(placed, turns, elevations, input_view)
+    return CameraTrajectory(placed, relative, elevations, input_view)
 
 
 def _check_count(family: Family, cameras: Cameras) -> None:
     if len(cameras) != family.views:
         raise InputError(
-            f"{family.label} paints {family.views} views, but {len(cameras)} cameras were given.",
-            f"Make an orbit of {family.views} cameras, or give none.",
+            f"{family.label} generates {family.views} views, but got {len(cameras)} cameras.",
+            f"Provide an orbit of {family.views} cameras, or none.",
         )
 
 
-def _note_other_lens(family: Family, own: Cameras, given: Cameras) -> None:
-    """Logs that the distance or lens of given cameras is not used, where it would matter."""
+def _warn_of_other_lens(family: Family, own: Cameras, given: Cameras) -> None:
+    """Warns if the given cameras' distance or focal length, which is ignored, differs."""
     lens, given_lens = (
         float(each.intrinsics[0, 0, 0]) / each.width * (each.kind == "perspective")
         for each in (own, given)
@@ -100,47 +99,49 @@ def _note_other_lens(family: Family, own: Cameras, given: Cameras) -> None:
     other_lens = abs(given_lens / lens - 1.0) > LENS_TOLERANCE
     if other_lens or abs(given_radius / radius - 1.0) > LENS_TOLERANCE:
         logger.warning(
-            "of the given cameras only the angles are used: %s paints from %.2f away with a focal "
-            "length of %.2f image widths.",
+            "only the angles of the given cameras are used: %s generates views from a distance of "
+            "%.2f with a focal length of %.2f image widths.",
             family.label,
             radius,
             lens,
         )
 
 
-def _in_order(family: Family, azimuths: Tensor, elevations: Tensor) -> tuple[Tensor, Tensor]:
-    """Angles (V,), rolled so that the camera at azimuth 0 takes the input view's place."""
+def _align_input_view(
+    family: Family, azimuths: Tensor, elevations: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rolls angles (V,) so that the camera at azimuth 0 is at the input view's index."""
     off_front = torch.minimum(azimuths % 360.0, 360.0 - azimuths % 360.0)
     front = int(off_front.argmin())
     shift = (family.input_view - front) if float(off_front[front]) < ANGLE_TOLERANCE_DEG else 0
     return azimuths.roll(shift), elevations.roll(shift)
 
 
-def _check_angles(family: Family, turns: Tensor, elevations: Tensor) -> None:
-    """Raises InputError for turns (V,) from the input view, 0 first, that cannot be painted."""
+def _check_angles(family: Family, azimuths: Tensor, elevations: Tensor) -> None:
+    """Raises InputError for unsupported angles (V,); azimuths are relative, the first is 0."""
     views = family.views
-    if bool((turns.diff() < MIN_STEP_DEG).any()):
-        at = int((turns.diff() < MIN_STEP_DEG).nonzero()[0])
+    if bool((azimuths.diff() < MIN_STEP_DEG).any()):
+        at = int((azimuths.diff() < MIN_STEP_DEG).nonzero()[0])
         raise InputError(
-            f"{family.label} walks once around the object, counter-clockwise seen from above, but "
-            f"view {at + 1} after the input view stands at {float(turns[at + 1]):.1f} degrees from "
-            f"it, the one before at {float(turns[at]):.1f}.",
-            "Give azimuths that grow from view to view, all within one turn.",
+            f"{family.label} needs one counter-clockwise orbit, seen from above, but view {at + 1} "
+            f"after the input view is at {float(azimuths[at + 1]):.1f} degrees from it and the "
+            f"view before at {float(azimuths[at]):.1f}.",
+            "Provide increasing azimuths within one full turn.",
         )
     if family.free_elevation:
         return
     even = torch.arange(views) * (360.0 / views)
-    worst = int((turns - even).abs().argmax())
-    if abs(float(turns[worst] - even[worst])) > ANGLE_TOLERANCE_DEG:
+    worst = int((azimuths - even).abs().argmax())
+    if abs(float(azimuths[worst] - even[worst])) > ANGLE_TOLERANCE_DEG:
         raise InputError(
-            f"{family.label} paints views {360.0 / views:.4g} degrees apart, but one was asked for "
-            f"at {float(turns[worst]):.4g} degrees from the input view, expected "
+            f"{family.label} generates views {360.0 / views:.4g} degrees apart, but a camera is at "
+            f"{float(azimuths[worst]):.4g} degrees from the input view instead of "
             f"{float(even[worst]):.4g}.",
-            "Give evenly spaced cameras, or none; SV3D p paints any azimuths.",
+            "Provide evenly spaced cameras, or none; only SV3D p supports arbitrary azimuths.",
         )
     if float(elevations.max() - elevations.min()) > ANGLE_TOLERANCE_DEG:
         raise InputError(
-            f"{family.label} stays at one height, but elevations from {float(elevations.min()):.4g}"
-            f" to {float(elevations.max()):.4g} degrees were asked for.",
-            "Give one elevation for all cameras; SV3D p goes up and down.",
+            f"{family.label} generates views at a constant elevation, but the cameras' elevations "
+            f"range from {float(elevations.min()):.4g} to {float(elevations.max()):.4g} degrees.",
+            "Use the same elevation for all cameras; only SV3D p supports varying elevations.",
         )
