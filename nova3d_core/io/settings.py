@@ -57,12 +57,12 @@ def config_from_dict(document: Any, config_type: type[T], where: str) -> T:
     if not isinstance(document, dict):
         raise InputError(f"{where} is {_type_name(document)}, expected an object.")
     hints = get_type_hints(config_type)
-    known = [each.name for each in public_fields(config_type)]
+    field_names = [each.name for each in public_fields(config_type)]
     for name in document:
-        if name not in known:
+        if name not in field_names:
             raise InputError(
                 f"{where}.{_format_key(name)} is unknown.",
-                textwrap.shorten(f"Use one of {', '.join(known)}.", 300, placeholder=" ..."),
+                textwrap.shorten(f"Use one of {', '.join(field_names)}.", 300, placeholder=" ..."),
             )
     values = {
         name: _convert(value, hints[name], f"{where}.{name}") for name, value in document.items()
@@ -104,8 +104,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return value
     if hint in (bool, int, float, str):
         accepted = (int, float) if hint is float else hint
-        wrong_bool = isinstance(value, bool) and hint is not bool
-        if wrong_bool or not isinstance(value, accepted):
+        is_wrong_bool = isinstance(value, bool) and hint is not bool
+        if is_wrong_bool or not isinstance(value, accepted):
             raise InputError(f"{where} is {quote_value(value)}, expected {hint.__name__}.")
         try:
             return hint(value)

@@ -1,4 +1,4 @@
-"""What must hold while a file is read: time, memory, which files are opened, how it fails."""
+"""Guards while a file is read: time, memory, opened files, error messages."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _SYSTEM = tuple(
 
 
 class Hang(BaseException):
-    """More than `CPU_SECONDS` of processor time; no handler in the code under test catches it."""
+    """More than `CPU_SECONDS` of CPU time; handlers of `Exception` do not catch it."""
 
 
 class Violation(AssertionError):
-    """A rule that did not hold."""
+    """A guard that failed."""
 
 
 _allowed: list[str] = []
@@ -62,20 +62,20 @@ _installed = False
 
 @contextmanager
 def guarded(folder: Path, size: int, memory_mib: float = MEMORY_MIB) -> Iterator[None]:
-    """Runs the body under all rules.
+    """Runs the body under all guards.
 
     Args:
         folder: the only folder whose files may be opened.
-        size: bytes of the file that is read; memory may grow by four times that.
-        memory_mib: or by this, where it is more.
+        size: bytes of the file; memory may grow by four times that.
+        memory_mib: minimum of the memory limit.
 
     Raises:
-        Violation: a rule did not hold. Errors of the project's own are swallowed if well-formed.
-        Hang: too much processor time.
+        Violation: a guard failed. Well-formed errors of the project are suppressed.
+        Hang: too much CPU time.
     """
     global _installed
     if not _installed:
-        sys.addaudithook(_audit)  # cannot be taken away again, so it asks `_allowed`
+        sys.addaudithook(_audit)  # cannot be removed again, so it checks `_allowed`
         _installed = True
     before = _resident_mib(reset_peak=True)
     previous = signal.signal(signal.SIGPROF, _hang)
@@ -100,7 +100,7 @@ def guarded(folder: Path, size: int, memory_mib: float = MEMORY_MIB) -> Iterator
 
 
 def check_message(error: Nova3DError) -> None:
-    """Raises Violation unless an error is one line, short, and in the project's own words."""
+    """Raises Violation unless an error is one short line without Python internals."""
     text = str(error)
     if "\n" in text or "\r" in text:
         raise Violation(f"more than one line: {text!r}")

@@ -47,92 +47,94 @@ _QUOTED = re.compile(
 _TOKEN = re.compile(rb"[^\s,:\[\]{}]+")
 
 
-def _at(content: bytes, share: float) -> int:
-    """A position in 0..len from a share in 0..1."""
-    return min(int(share * len(content)), len(content))
+def _at(content: bytes, fraction: float) -> int:
+    """A position in 0..len from a fraction in 0..1."""
+    return min(int(fraction * len(content)), len(content))
 
 
 @dataclass(frozen=True)
 class Flip:
     """One byte, exclusive-or."""
 
-    share: float
+    fraction: float
     bits: int
 
     def apply(self, content: bytes) -> bytes:
         if not content:
             return content
-        place = min(_at(content, self.share), len(content) - 1)
-        return content[:place] + bytes([content[place] ^ self.bits]) + content[place + 1 :]
+        position = min(_at(content, self.fraction), len(content) - 1)
+        return content[:position] + bytes([content[position] ^ self.bits]) + content[position + 1 :]
 
 
 @dataclass(frozen=True)
 class Integer:
-    """Four bytes become a boundary value, in either byte order."""
+    """Four bytes are replaced by a boundary value, in either byte order."""
 
-    share: float
+    fraction: float
     value: int
     order: str
 
     def apply(self, content: bytes) -> bytes:
-        place = _at(content, self.share) & ~3
-        return content[:place] + struct.pack(f"{self.order}I", self.value) + content[place + 4 :]
+        position = _at(content, self.fraction) & ~3
+        return (
+            content[:position] + struct.pack(f"{self.order}I", self.value) + content[position + 4 :]
+        )
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The end is missing."""
+    """The end is truncated."""
 
-    share: float
+    fraction: float
 
     def apply(self, content: bytes) -> bytes:
-        return content[: _at(content, self.share)]
+        return content[: _at(content, self.fraction)]
 
 
 @dataclass(frozen=True)
 class Delete:
     """Some bytes are missing."""
 
-    share: float
+    fraction: float
     length: int
 
     def apply(self, content: bytes) -> bytes:
-        place = _at(content, self.share)
-        return content[:place] + content[place + self.length :]
+        position = _at(content, self.fraction)
+        return content[:position] + content[position + self.length :]
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """Some bytes stand there several times."""
+    """Some bytes are repeated."""
 
-    share: float
+    fraction: float
     length: int
     times: int
 
     def apply(self, content: bytes) -> bytes:
-        place = _at(content, self.share)
-        part = content[place : place + self.length]
-        return content[:place] + part * self.times + content[place:]
+        position = _at(content, self.fraction)
+        part = content[position : position + self.length]
+        return content[:position] + part * self.times + content[position:]
 
 
 @dataclass(frozen=True)
 class Insert:
-    """Foreign bytes in between."""
+    """Foreign bytes are inserted."""
 
-    share: float
+    fraction: float
     inserted: bytes
 
     def apply(self, content: bytes) -> bytes:
-        place = _at(content, self.share)
-        return content[:place] + self.inserted + content[place:]
+        position = _at(content, self.fraction)
+        return content[:position] + self.inserted + content[position:]
 
 
 @dataclass(frozen=True)
 class Substitute:
-    """One match of a pattern becomes something else: a number, a quoted path, a token."""
+    """One match of a pattern is substituted: a number, a quoted path, a token."""
 
     pattern: str
-    share: float
+    fraction: float
     new: bytes
 
     def apply(self, content: bytes) -> bytes:
@@ -140,7 +142,7 @@ class Substitute:
         found = [match.span() for match in pattern.finditer(content[:200_000])]
         if not found:
             return content
-        start, end = found[min(int(self.share * len(found)), len(found) - 1)]
+        start, end = found[min(int(self.fraction * len(found)), len(found) - 1)]
         new = self.new
         if content[start : start + 1] == b'"' and self.pattern == "path":
             new = b'"' + new.replace(b"\\", b"\\\\") + b'"'
@@ -149,7 +151,7 @@ class Substitute:
 
 @dataclass(frozen=True)
 class Swap:
-    """Two tokens change places."""
+    """Two tokens are swapped."""
 
     first: float
     second: float
@@ -167,17 +169,17 @@ class Swap:
 
 Mutation = Flip | Integer | Cut | Delete | Repeat | Insert | Substitute | Swap
 
-_share = st.floats(0.0, 1.0, exclude_max=True)
+_fraction = st.floats(0.0, 1.0, exclude_max=True)
 MUTATIONS: st.SearchStrategy[Mutation] = st.one_of(
-    st.builds(Flip, _share, st.integers(1, 255)),
-    st.builds(Integer, _share, st.sampled_from(_INTEGERS), st.sampled_from("<>")),
-    st.builds(Cut, _share),
-    st.builds(Delete, _share, st.integers(1, 64)),
-    st.builds(Repeat, _share, st.integers(1, 64), st.integers(1, 50)),
-    st.builds(Insert, _share, st.one_of(st.sampled_from(WORDS), st.binary(max_size=16))),
-    st.builds(Substitute, st.just("number"), _share, st.sampled_from(NUMBERS)),
-    st.builds(Substitute, st.just("token"), _share, st.sampled_from(WORDS)),
-    st.builds(Substitute, st.just("path"), _share, st.sampled_from(PATHS)),
-    st.builds(Swap, _share, _share),
+    st.builds(Flip, _fraction, st.integers(1, 255)),
+    st.builds(Integer, _fraction, st.sampled_from(_INTEGERS), st.sampled_from("<>")),
+    st.builds(Cut, _fraction),
+    st.builds(Delete, _fraction, st.integers(1, 64)),
+    st.builds(Repeat, _fraction, st.integers(1, 64), st.integers(1, 50)),
+    st.builds(Insert, _fraction, st.one_of(st.sampled_from(WORDS), st.binary(max_size=16))),
+    st.builds(Substitute, st.just("number"), _fraction, st.sampled_from(NUMBERS)),
+    st.builds(Substitute, st.just("token"), _fraction, st.sampled_from(WORDS)),
+    st.builds(Substitute, st.just("path"), _fraction, st.sampled_from(PATHS)),
+    st.builds(Swap, _fraction, _fraction),
 )
 """One change of a file's bytes."""

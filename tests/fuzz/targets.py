@@ -1,4 +1,4 @@
-"""What is fuzzed: for each reader valid seed files, how to mutate inside containers, and checks."""
+"""Fuzz targets: for each reader, valid seed files, container mutators and checks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Target:
 
 
 def check_mesh(mesh: Mesh) -> None:
-    """A mesh that was read has no absurdities."""
+    """Checks the invariants of a mesh."""
     assert bool(torch.isfinite(mesh.vertices).all()) and len(mesh.faces) > 0
     extent = float((mesh.vertices.amax(dim=0) - mesh.vertices.amin(dim=0)).max())
     assert 1e-12 < extent < 1e12, f"extent {extent}"
@@ -68,13 +68,13 @@ def check_mesh(mesh: Mesh) -> None:
 
 
 def check_image(image: torch.Tensor) -> None:
-    """An image that was read is in range."""
+    """Checks the range of an image."""
     assert bool(torch.isfinite(image).all()) and image.numel() > 0
     assert float(image.min()) >= 0.0 and float(image.max()) <= 1.0
 
 
 def check_views(views: Views) -> None:
-    """Views that were read have finite cameras at sane places."""
+    """Checks that views have finite cameras at plausible positions."""
     check_image(views.colour)
     pose = views.cameras.world_to_camera
     assert bool(torch.isfinite(pose).all()) and float(pose.abs().max()) < 1e12
@@ -83,7 +83,7 @@ def check_views(views: Views) -> None:
 
 
 def image_bytes(kind: str, mode: str = "RGB", size: tuple[int, int] = (12, 8), **options) -> bytes:
-    """A small image with a gradient, encoded."""
+    """An encoded small image with a gradient."""
     channels = len(Image.new(mode, (1, 1)).getbands())
     levels = np.arange(size[0] * size[1] * channels, dtype=np.uint8).reshape(size[1], size[0], -1)
     image = Image.fromarray(levels[..., 0] if channels == 1 else levels, mode=None)
@@ -349,8 +349,8 @@ def _shard() -> bytes:
     array = io.BytesIO()
     np.save(array, np.ones((views, side, side), np.float32))
     members = {"colour.png": encoded.getvalue(), "mask.npy": array.getvalue()}
-    about = {"azimuth_deg": [0.0, 180.0], "elevation_deg": [0.0, 0.0]}
-    members["json"] = json.dumps(about).encode()
+    header = {"azimuth_deg": [0.0, 180.0], "elevation_deg": [0.0, 0.0]}
+    members["json"] = json.dumps(header).encode()
     whole = {"format": 1, "count": 2, "members": sorted(members), "views": views, "size_px": side}
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as tar:

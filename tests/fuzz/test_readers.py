@@ -1,4 +1,4 @@
-"""Mutated files over all readers: the project's own errors or sane results, nothing else.
+"""Fuzzing of all readers with mutated files: well-formed errors or valid results only.
 
 The short run is part of the tests and repeats exactly. `python dev.py test --long tests/fuzz` goes
 through `LONG_EXAMPLES` mutated files a reader, another choice with each `NOVA3D_FUZZ_SEED`.
@@ -38,7 +38,7 @@ def quiet():
 
 
 def folder_of(target: Target, place: Path) -> Path:
-    """A folder with the target's other files, next to a secret that nothing may open."""
+    """A folder with the target's other files, next to a secret that must not be opened."""
     folder = place / "given"
     for name, content in target.others.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def folder_of(target: Target, place: Path) -> Path:
 
 
 def mutated(target: Target, which: int, inside: bool, changes: list) -> bytes:
-    """A seed file with changes, in its container or in what is inside."""
+    """A mutated seed file, in its container or its payload."""
     content = target.seeds[which % len(target.seeds)]
 
     def change(part: bytes) -> bytes:
@@ -70,12 +70,12 @@ def read_under_guard(target: Target, folder: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_unchanged_seeds_are_read(name, tmp_path):
+def test_unmodified_seed_files_are_read(name, tmp_path):
     target = TARGETS[name]
     folder = folder_of(target, tmp_path)
     for content in target.seeds:
         (folder / target.file).write_bytes(content)
-        if content.startswith(b"\x80"):  # a pickle of plain values is no model, and refused
+        if content.startswith(b"\x80"):  # a pickle without tensors is rejected
             continue
         target.check(target.read(folder))
 

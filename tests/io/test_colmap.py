@@ -1,4 +1,4 @@
-"""COLMAP's models, written here as its documentation says, read as views."""
+"""COLMAP models, written here after its documentation, read as views."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIZE = (24, 18)
 
 @dataclass
 class Shot:
-    """One image of a model: its pose as COLMAP has it (world to camera, OpenCV axes)."""
+    """One image of a model, with its world-to-camera pose (OpenCV axes)."""
 
     name: str
     rotation: np.ndarray
@@ -38,7 +38,7 @@ class Shot:
 
 
 def shots(count: int = 4) -> list[Shot]:
-    """Cameras on a ring, upright in a world with -Y up, that look at the origin."""
+    """Upright cameras on a ring in a world with -Y up, looking at the origin."""
     found = []
     for index in range(count):
         rotation = Rotation.from_euler("YX", [360 * index / count, -15], degrees=True)
@@ -101,7 +101,7 @@ WRITERS = {"text": write_text, "binary": write_binary}
 
 
 def save_photo(path: Path, size: tuple[int, int] = SIZE) -> None:
-    """Noise on white that the name decides."""
+    """Saves noise on white, seeded by the name."""
     pixels = np.full((size[1], size[0], 3), 255, dtype=np.uint8)
     noise = np.random.default_rng(len(path.name) + ord(path.stem[-1])).integers(0, 200, (6, 8, 3))
     pixels[6:12, 8:16] = noise
@@ -116,7 +116,7 @@ def workspace(
     cameras: dict | None = None,
     images: list[Shot] | None = None,
 ) -> Path:
-    """A folder as COLMAP leaves it."""
+    """A COLMAP workspace."""
     images, cameras = images or shots(), cameras or CAMERAS
     WRITERS[form](folder / model, cameras, images)
     for shot in images:
@@ -124,7 +124,7 @@ def workspace(
     return folder
 
 
-def message_of(folder: Path) -> str:
+def read_error(folder: Path) -> str:
     with pytest.raises(InputError) as caught:
         read_views(folder)
     message = str(caught.value)
@@ -134,11 +134,11 @@ def message_of(folder: Path) -> str:
 
 @pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize("model", ["sparse/0", "sparse", "."])
-def test_cameras_project_as_colmap_does(tmp_path, form, model):
+def test_cameras_project_like_colmap(tmp_path, form, model):
     views = read_views(workspace(tmp_path / "set", form, model))
     assert (len(views), views.cameras.width, views.cameras.height) == (4, *SIZE)
     points = np.random.default_rng(0).normal(size=(20, 3)) * 0.4
-    # the world has -Y up and comes out with +Y up: x, -y, -z
+    # from -Y up to +Y up: x, -y, -z
     pixels, depths = views.cameras.project(torch.from_numpy(points * [1, -1, -1]).float())
     for view, shot in enumerate(shots()):
         x, y, z = shot.rotation @ points.T + shot.translation[:, None]
@@ -151,7 +151,7 @@ def test_cameras_project_as_colmap_does(tmp_path, form, model):
 def test_text_and_binary_models_are_equal(tmp_path):
     cameras = {1: CAMERAS[1], 9: ("PINHOLE", *SIZE, (31.0, 29.0, 12.5, 8.0))}
     images = [replace(shot, camera=1 + 8 * (i % 2)) for i, shot in enumerate(shots(5))]
-    mixed = [images[i] for i in (3, 0, 4, 1, 2)]  # COLMAP writes images in no order
+    mixed = [images[i] for i in (3, 0, 4, 1, 2)]  # COLMAP does not sort images
     text = read_views(workspace(tmp_path / "text", "text", "sparse", cameras, images))
     binary = read_views(workspace(tmp_path / "binary", "binary", "sparse/0", cameras, mixed))
     assert torch.equal(text.colour, binary.colour)
@@ -163,19 +163,19 @@ def test_text_and_binary_models_are_equal(tmp_path):
         assert np.abs(text.colour[view].numpy() - photo).max() < 1e-6
 
 
-def test_the_binary_model_goes_first_as_in_colmap(tmp_path):
+def test_binary_model_takes_precedence_as_in_colmap(tmp_path):
     folder = workspace(tmp_path / "set", "binary")
     write_text(folder / "sparse" / "0", CAMERAS, shots(2))
     assert len(read_views(folder)) == 4
 
 
-def test_the_models_own_folder_may_be_named(tmp_path):
+def test_model_folder_can_be_read_directly(tmp_path):
     folder = workspace(tmp_path / "set", "binary")
     whole, own = read_views(folder), read_views(folder / "sparse" / "0")
     assert torch.equal(whole.colour, own.colour)
 
 
-def test_one_of_several_models_is_read_and_said(tmp_path, caplog):
+def test_one_of_several_models_is_read_with_a_warning(tmp_path, caplog):
     folder = workspace(tmp_path / "set")
     write_binary(folder / "sparse" / "1", CAMERAS, shots(2))
     assert len(read_views(folder)) == 4
@@ -196,7 +196,7 @@ def test_masks_next_to_the_images(tmp_path, name):
         expected.append(mask / 255)
     assert np.array_equal(read_views(folder).masks.numpy(), np.array(expected, dtype=np.float32))
     path.unlink()
-    assert "photo_3.png" in message_of(folder)
+    assert "photo_3.png" in read_error(folder)
 
 
 EQUAL = {
@@ -224,7 +224,7 @@ EQUAL = {
 
 @pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize("model", EQUAL)
-def test_lenses_are_those_of_a_transforms_json(tmp_path, form, model):
+def test_distortion_equals_that_of_a_transforms_json(tmp_path, form, model):
     parameters, coefficients = EQUAL[model]
     cameras = {1: (model, *SIZE, parameters)}
     views = read_views(workspace(tmp_path / "set", form, cameras=cameras))
@@ -265,18 +265,18 @@ def test_lenses_are_those_of_a_transforms_json(tmp_path, form, model):
         ("SIMPLE_PINHOLE", (0.0, 12.0, 9.0), "fl_x is 0"),
     ],
 )
-def test_other_lenses_are_refused_by_name(tmp_path, form, model, parameters, says):
+def test_unsupported_camera_models_are_rejected_by_name(tmp_path, form, model, parameters, says):
     folder = workspace(tmp_path / "set", form, cameras={1: (model, *SIZE, parameters)})
-    message = message_of(folder)
+    message = read_error(folder)
     assert says in message and "photo_0.png" in message
 
 
-def test_a_lens_that_no_image_has_does_not_matter(tmp_path):
+def test_unsupported_camera_without_images_is_ignored(tmp_path):
     cameras = {2: ("FOV", 9, 9, (1.0, 1.0, 1.0, 1.0, 1.0)), **CAMERAS}
     assert len(read_views(workspace(tmp_path / "set", cameras=cameras))) == 4
 
 
-def test_a_quaternion_need_not_have_unit_length(tmp_path):
+def test_quaternions_are_normalised(tmp_path):
     folder = workspace(tmp_path / "set", "text")
     expected = read_views(folder).cameras.world_to_camera
     path = folder / "sparse" / "0" / "images.txt"
@@ -287,7 +287,7 @@ def test_a_quaternion_need_not_have_unit_length(tmp_path):
     assert torch.allclose(read_views(folder).cameras.world_to_camera, expected, atol=1e-6)
 
 
-def test_names_with_spaces_and_line_ends_of_windows(tmp_path):
+def test_names_with_spaces_and_crlf_line_ends(tmp_path):
     images = [replace(shot, name=f"my photo {i}.png") for i, shot in enumerate(shots())]
     folder = workspace(tmp_path / "set", "text", images=images)
     for path in (folder / "sparse" / "0").iterdir():
@@ -299,65 +299,65 @@ def test_names_with_spaces_and_line_ends_of_windows(tmp_path):
 @pytest.mark.parametrize(
     "name", ["../secret.png", "/etc/secret.png", "C:\\secret.png", "a/../../secret.png", "link.png"]
 )
-def test_names_that_leave_the_image_folder(tmp_path, form, name):
+def test_image_names_outside_the_folder_are_rejected(tmp_path, form, name):
     folder = workspace(tmp_path / "set", form)
     save_photo(tmp_path / "secret.png")
     save_photo(tmp_path / "set" / "secret.png")
     (folder / "images" / "link.png").symlink_to(tmp_path / "secret.png")
     images = [*shots(), replace(shots()[0], name=name, translation=np.ones(3))]
     WRITERS[form](folder / "sparse" / "0", CAMERAS, images)
-    assert "leads out of the folder" in message_of(folder)
+    assert "leads out of the folder" in read_error(folder)
 
 
-def test_an_image_that_is_missing(tmp_path):
+def test_missing_image(tmp_path):
     folder = workspace(tmp_path / "set")
     (folder / "images" / "ring" / "photo_2.png").unlink()
-    assert "photo_2.png" in message_of(folder)
+    assert "photo_2.png" in read_error(folder)
     (folder / "images" / "ring").rename(folder / "images" / "other")
-    message = message_of(folder)
+    message = read_error(folder)
     assert "there is no image 'ring/photo_0.png'" in message and "next to sparse" in message
 
 
-def test_an_image_without_its_camera_and_one_given_twice(tmp_path):
+def test_missing_camera_and_duplicate_image(tmp_path):
     folder = workspace(tmp_path / "set")
     images = [replace(shots()[0], camera=44), *shots()[1:]]
     write_binary(folder / "sparse" / "0", CAMERAS, images)
-    assert "has camera 44, which the model does not hold" in message_of(folder)
+    assert "has camera 44, which the model does not have" in read_error(folder)
     write_binary(folder / "sparse" / "0", CAMERAS, [*shots(), shots()[1]])
-    assert "'ring/photo_1.png' twice" in message_of(folder)
+    assert "'ring/photo_1.png' twice" in read_error(folder)
 
 
 @pytest.mark.parametrize("name", ["cameras.bin", "images.bin"])
-def test_every_cut_of_a_binary_file_is_an_error(tmp_path, name):
+def test_truncated_binary_files_are_errors(tmp_path, name):
     folder = workspace(tmp_path / "set")
     path = folder / "sparse" / "0" / name
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        message = message_of(folder)
+        message = read_error(folder)
         assert name in message
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("cameras.bin", struct.pack("<Q", 2**63), "claims 9223372036854775808 entries"),
-        ("images.bin", struct.pack("<Q", 2**40), "claims 1099511627776 entries"),
-        ("images.bin", struct.pack("<Q", 0), "holds no images"),
+        ("cameras.bin", struct.pack("<Q", 2**63), "declares 9223372036854775808 entries"),
+        ("images.bin", struct.pack("<Q", 2**40), "declares 1099511627776 entries"),
+        ("images.bin", struct.pack("<Q", 0), "has no images"),
         ("cameras.bin", struct.pack("<QIiQQ", 1, 1, 99, 8, 6), "unknown camera model 99"),
         ("cameras.bin", struct.pack("<QIiQQ", 1, 1, -1, 8, 6), "unknown camera model -1"),
-        ("images.bin", struct.pack("<QI7dI", 1, 1, *[0.5] * 7, 1) + b"x" * 9000, "does not end"),
+        ("images.bin", struct.pack("<QI7dI", 1, 1, *[0.5] * 7, 1) + b"x" * 9000, "has no end"),
         (
             "images.bin",
             struct.pack("<QI7dI", 1, 1, *[0.5] * 7, 1) + b"x.png\0" + struct.pack("<Q", 2**61),
-            "claims 2305843009213693952 entries",
+            "declares 2305843009213693952 entries",
         ),
     ],
 )
-def test_numbers_in_binary_files_are_believed_as_far_as_the_bytes(tmp_path, name, content, says):
+def test_counts_in_binary_files_are_checked_against_the_size(tmp_path, name, content, says):
     folder = workspace(tmp_path / "set")
     (folder / "sparse" / "0" / name).write_bytes(content)
-    assert says in message_of(folder)
+    assert says in read_error(folder)
 
 
 @pytest.mark.parametrize(
@@ -366,11 +366,11 @@ def test_numbers_in_binary_files_are_believed_as_far_as_the_bytes(tmp_path, name
         ("cameras.txt", "1 PINHOLE 24 18 30 30 12", "has 3 parameters, expected 4 (fx fy cx cy)"),
         ("cameras.txt", "1 PINHOLE 24.5 18 30 30 12 9", "line 1: "),
         ("cameras.txt", "1 PINHOLE 24 18 30 thirty 12 9", "line 1: "),
-        ("cameras.txt", "1 HOLE 24 18 30 30 12 9", "is no camera that is known"),
-        ("cameras.txt", "1 PINHOLE", "is no camera that is known"),
-        ("cameras.txt", "", "has camera 1, which the model does not hold"),
-        ("images.txt", "# nothing\n\n", "holds no images"),
-        ("images.txt", "1 1 0 0 0 0 0 3 1", "line 1: '1 1 0 0 0 0 0 3 1' is no image"),
+        ("cameras.txt", "1 HOLE 24 18 30 30 12 9", "is not a supported camera"),
+        ("cameras.txt", "1 PINHOLE", "is not a supported camera"),
+        ("cameras.txt", "", "has camera 1, which the model does not have"),
+        ("images.txt", "# nothing\n\n", "has no images"),
+        ("images.txt", "1 1 0 0 0 0 0 3 1", "line 1: '1 1 0 0 0 0 0 3 1' is not an image"),
         ("images.txt", "1 1 0 0 0 0 0 x 1 ring/photo_0.png\n", "line 1: "),
         ("images.txt", "1 0 0 0 0 0 0 3 1 ring/photo_0.png\n", "expected a unit quaternion"),
         ("images.txt", "1 nan 0 0 0 0 0 3 1 ring/photo_0.png\n", "expected a unit quaternion"),
@@ -378,41 +378,41 @@ def test_numbers_in_binary_files_are_believed_as_far_as_the_bytes(tmp_path, name
         ("images.txt", "1 1 0 0 0 0 0 3 1 " + "x" * 9000, "not a usable path"),
     ],
 )
-def test_broken_text_files_name_the_line(tmp_path, name, content, says):
+def test_errors_in_text_files_name_the_line(tmp_path, name, content, says):
     folder = workspace(tmp_path / "set", "text")
     (folder / "sparse" / "0" / name).write_text(content)
-    assert says in message_of(folder)
+    assert says in read_error(folder)
 
 
-def test_lines_of_points_that_are_left_out_do_not_cost_every_other_image(tmp_path):
+def test_missing_point_lines_do_not_skip_images(tmp_path):
     folder = workspace(tmp_path / "set", "text")
     path = folder / "sparse" / "0" / "images.txt"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], *lines[2::2]]))
-    assert "line 4: expected the points of image 'ring/photo_0.png'" in message_of(folder)
+    assert "line 4: expected the points of image 'ring/photo_0.png'" in read_error(folder)
 
 
-def test_a_count_that_does_not_fit_is_a_warning(tmp_path, caplog):
+def test_wrong_image_count_is_a_warning(tmp_path, caplog):
     folder = workspace(tmp_path / "set", "text")
     path = folder / "sparse" / "0" / "images.txt"
     path.write_text("\n".join(path.read_text().splitlines()[:6]))
     assert len(read_views(folder)) == 2
-    assert "says it has 4 images, but holds 2" in caplog.text
+    assert "declares 4 images but has 2" in caplog.text
 
 
-def test_a_folder_sparse_without_a_model(tmp_path):
+def test_sparse_folder_without_a_model(tmp_path):
     (tmp_path / "sparse").mkdir()
-    assert "no COLMAP model in it" in message_of(tmp_path)
+    assert "without a COLMAP model" in read_error(tmp_path)
 
 
-def test_a_tilted_model_is_told_what_to_do(tmp_path, caplog):
+def test_tilted_model_gets_a_hint(tmp_path, caplog):
     tilt = Rotation.from_euler("xz", [50, 40], degrees=True).as_matrix()
     images = [replace(shot, rotation=shot.rotation @ tilt) for shot in shots()]
     read_views(workspace(tmp_path / "set", images=images))
-    assert "no axis fits" in caplog.text and "model_orientation_aligner" in caplog.text
+    assert "no axis matches" in caplog.text and "model_orientation_aligner" in caplog.text
 
 
-def test_a_transforms_json_goes_before_the_model_it_was_made_from(tmp_path):
+def test_transforms_json_takes_precedence_over_its_colmap_model(tmp_path):
     folder = workspace(tmp_path / "set")
     pose = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 3], [0, 0, 0, 1]]
     frame = {"file_path": "images/ring/photo_0.png", "transform_matrix": pose}
@@ -432,8 +432,8 @@ def test_cameras_of_several_sizes(tmp_path):
     assert torch.equal(views.cameras.intrinsics[0], views.cameras.intrinsics[1])
 
 
-def outcome_of(folder: Path) -> tuple[bool, str]:
-    """Whether a folder is read, with cameras that are finite, and the error if it is refused."""
+def try_read(folder: Path) -> tuple[bool, str]:
+    """Whether a folder is read with finite cameras, and the error message if not."""
     try:
         cameras = read_views(folder).cameras
     except InputError as error:
@@ -441,7 +441,7 @@ def outcome_of(folder: Path) -> tuple[bool, str]:
     return bool(torch.isfinite(cameras.world_to_camera).all()), ""
 
 
-def test_mutated_files_are_read_or_refused(tmp_path):
+def test_mutated_files_are_read_or_rejected(tmp_path):
     random = np.random.default_rng(5)
     for form in WRITERS:
         folder = workspace(tmp_path / form, form)
@@ -452,6 +452,6 @@ def test_mutated_files_are_read_or_refused(tmp_path):
                 for place in random.integers(0, len(content), random.integers(1, 4)):
                     content[place] = random.integers(0, 256)
                 path.write_bytes(content)
-                is_read, message = outcome_of(folder)
+                is_read, message = try_read(folder)
                 assert is_read or (len(message) < 500 and "\n" not in message)
             path.write_bytes(whole)

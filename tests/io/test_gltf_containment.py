@@ -1,4 +1,4 @@
-"""Files that a mesh names: nothing outside its folder is opened, whatever the notation."""
+"""Containment: a mesh opens no file outside its folder, whatever the path notation."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ TRIANGLE = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], "<f4").tobytes()
 _watching: list[list[Path]] = []
 
 
-def _note_opened(event: str, arguments: tuple) -> None:
+def _record_opened(event: str, arguments: tuple) -> None:
     if not _watching or event not in ("open", "os.listdir", "os.scandir"):
         return
     if isinstance(arguments[0], str | bytes | Path):
         _watching[-1].append(Path(arguments[0] if arguments[0] else ".").resolve())
 
 
-sys.addaudithook(_note_opened)  # hooks stay for good: this one is silent unless somebody watches
+sys.addaudithook(
+    _record_opened
+)  # audit hooks cannot be removed: this one is inactive unless enabled
 
 
 @contextmanager
 def opened_files() -> Iterator[list[Path]]:
-    """The files and folders that Python opens inside the block."""
+    """Records the files and folders that Python opens in the block."""
     _watching.append([])
     try:
         yield _watching[-1]
@@ -46,7 +48,7 @@ def opened_files() -> Iterator[list[Path]]:
 
 @pytest.fixture
 def folders(tmp_path) -> tuple[Path, Path]:
-    """A mesh's folder, and one next to it with a buffer and a texture that must stay closed."""
+    """A mesh folder, and one next to it with a buffer and a texture that must not be opened."""
     inside, outside = tmp_path / "mesh", tmp_path / "secret"
     inside.mkdir()
     outside.mkdir()
@@ -56,8 +58,8 @@ def folders(tmp_path) -> tuple[Path, Path]:
 
 
 def header(buffer: str, image: str | None = None) -> dict:
-    """A triangle whose buffer, and perhaps texture, are named by URIs."""
-    made = {
+    """A triangle with URIs for its buffer and optionally its texture."""
+    model = {
         "asset": {"version": "2.0"},
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],
@@ -67,11 +69,11 @@ def header(buffer: str, image: str | None = None) -> dict:
         "buffers": [{"uri": buffer, "byteLength": 36}],
     }
     if image is not None:
-        made["images"] = [{"uri": image}]
-        made["textures"] = [{"source": 0}]
-        made["materials"] = [{"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}]
-        made["meshes"][0]["primitives"][0]["material"] = 0
-    return made
+        model["images"] = [{"uri": image}]
+        model["textures"] = [{"source": 0}]
+        model["materials"] = [{"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}]
+        model["meshes"][0]["primitives"][0]["material"] = 0
+    return model
 
 
 OUTSIDE = [
@@ -96,24 +98,24 @@ OUTSIDE = [
 
 @pytest.mark.parametrize("kind", ["bin", "png"])
 @pytest.mark.parametrize("uri", OUTSIDE)
-def test_gltf_opens_nothing_outside_its_folder(folders, uri, kind):
+def test_gltf_opens_no_files_outside_its_folder(folders, uri, kind):
     inside, outside = folders
     (inside / "link").symlink_to(outside)
     (inside / "linked.bin").symlink_to(outside / "data.bin")
     (inside / "linked.png").symlink_to(outside / "data.png")
     (inside / "own.bin").write_bytes(TRIANGLE)
     uri = uri.replace("{outside}", str(outside)).format(kind)
-    made = header(uri) if kind == "bin" else header("own.bin", uri)
-    path = inside / "made.gltf"
-    path.write_text(json.dumps(made))
-    with opened_files() as opened, pytest.raises(InputError, match=r"made\.gltf") as caught:
+    model = header(uri) if kind == "bin" else header("own.bin", uri)
+    path = inside / "model.gltf"
+    path.write_text(json.dumps(model))
+    with opened_files() as opened, pytest.raises(InputError, match=r"model\.gltf") as caught:
         read_mesh(path)
     assert path.resolve() in opened  # the hook works
     assert not [each for each in opened if each.is_relative_to(outside)]
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
 
 
-def test_the_shared_example_is_refused_by_name(tmp_path):
+def test_shared_example_is_rejected_by_name(tmp_path):
     shutil.copy(FAULTS / "buffer_outside.gltf", tmp_path)
     (tmp_path.parent / "outside.bin").write_bytes(TRIANGLE)
     with opened_files() as opened, pytest.raises(InputError, match=r"leads out.*outside\.bin"):
@@ -124,12 +126,12 @@ def test_the_shared_example_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     "uri", ["a%20b.bin", "a b.bin", "./a%20b.bin", "sub/%C3%A9.bin", "100%.bin"]
 )
-def test_paths_inside_the_folder_are_read_however_they_are_encoded(tmp_path, uri):
+def test_encoded_paths_inside_the_folder_are_read(tmp_path, uri):
     (tmp_path / "sub").mkdir()
     for name in ("a b.bin", "sub/é.bin", "100%.bin"):
         (tmp_path / name).write_bytes(TRIANGLE)
-    (tmp_path / "made.gltf").write_text(json.dumps(header(uri)))
-    assert read_mesh(tmp_path / "made.gltf").vertices[1].tolist() == [1.0, 0.0, 0.0]
+    (tmp_path / "model.gltf").write_text(json.dumps(header(uri)))
+    assert read_mesh(tmp_path / "model.gltf").vertices[1].tolist() == [1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -144,23 +146,23 @@ def test_paths_inside_the_folder_are_read_however_they_are_encoded(tmp_path, uri
         "LINK/data.png",
     ],
 )
-def test_a_path_of_another_computer_is_tried_by_its_last_part_inside_alone(folders, name):
+def test_absolute_path_is_looked_up_by_base_name_inside(folders, name):
     inside, outside = folders
     (inside / "link").symlink_to(outside)
     name = name.replace("{outside}", str(outside))
-    with opened_files() as opened, pytest.raises(InputError, match=r"made\.mtl"):
-        load_relative_texture(inside, name, "made.mtl")
+    with opened_files() as opened, pytest.raises(InputError, match=r"model\.mtl"):
+        load_relative_texture(inside, name, "model.mtl")
     assert inside.resolve() in opened
     assert not [each for each in opened if each.is_relative_to(outside)]
     Image.new("RGB", (1, 1), (0, 0, 255)).save(inside / "Data.PNG")
     with opened_files() as opened:
-        texture = load_relative_texture(inside, name, "made.mtl")
+        texture = load_relative_texture(inside, name, "model.mtl")
     assert torch.from_numpy(texture).flatten().tolist() == [0.0, 0.0, 1.0]
     assert not [each for each in opened if each.is_relative_to(outside)]
 
 
-def test_letter_case_is_overlooked_in_every_part_of_a_path_inside(tmp_path):
+def test_letter_case_of_path_components_is_ignored(tmp_path):
     (tmp_path / "Textures").mkdir()
     Image.new("RGB", (1, 1), (0, 255, 0)).save(tmp_path / "Textures" / "Wood.PNG")
-    texture = load_relative_texture(tmp_path, "textures\\wood.png", "made.mtl")
+    texture = load_relative_texture(tmp_path, "textures\\wood.png", "model.mtl")
     assert texture.flatten().tolist() == [0.0, 1.0, 0.0]

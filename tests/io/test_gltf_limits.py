@@ -1,4 +1,4 @@
-"""Numbers of a glTF file are believed only as far as the bytes behind them."""
+"""Limits of glTF: sizes and counts are checked against the bytes of the file."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .test_meshes_gltf import CORNERS, QUADRANTS, TRIANGLES, UV, Gltf, png
 FAULTS = Path(__file__).parents[1] / "data" / "faults"
 
 
-def refused(made: Gltf, folder, match: str) -> None:
-    """Checks that a file is refused in one short line that names it and no Python error."""
+def assert_rejected(model: Gltf, folder, match: str) -> None:
+    """Checks that a file is rejected with one short line that names it."""
     with pytest.raises(InputError, match=match) as caught:
-        made.read(folder)
+        model.read(folder)
     message = str(caught.value)
-    assert "made.glb" in message and len(message) < 500 and "\n" not in message
+    assert "model.glb" in message and len(message) < 500 and "\n" not in message
     assert "Error" not in message and "could not be read" not in message
 
 
-def test_thirty_million_elements_without_bytes_are_refused_from_the_numbers():
+def test_huge_accessor_without_data_is_rejected_early():
     import tracemalloc
 
     tracemalloc.start()
@@ -42,27 +42,27 @@ def test_thirty_million_elements_without_bytes_are_refused_from_the_numbers():
     tracemalloc.stop()
 
 
-def test_an_accessor_without_bytes_is_zero_up_to_the_limit(tmp_path):
-    made = Gltf()
-    made.header["accessors"][0] |= {
+def test_accessor_without_data_is_zero_up_to_the_limit(tmp_path):
+    model = Gltf()
+    model.header["accessors"][0] |= {
         "sparse": {
             "count": 4,
             "indices": {
-                "bufferView": made.view(np.arange(4, dtype="<u2").tobytes()),
+                "bufferView": model.view(np.arange(4, dtype="<u2").tobytes()),
                 "componentType": 5123,
             },
-            "values": {"bufferView": made.view(CORNERS.tobytes())},
+            "values": {"bufferView": model.view(CORNERS.tobytes())},
         },
         "count": gltf_data.MAX_ZERO_ROWS,
     }
-    del made.header["accessors"][0]["bufferView"]
-    assert torch.equal(made.read(tmp_path).vertices[:4], torch.from_numpy(CORNERS))
-    made.header["accessors"][0]["count"] += 1
-    refused(made, tmp_path, "without a bufferView")
+    del model.header["accessors"][0]["bufferView"]
+    assert torch.equal(model.read(tmp_path).vertices[:4], torch.from_numpy(CORNERS))
+    model.header["accessors"][0]["count"] += 1
+    assert_rejected(model, tmp_path, "without a bufferView")
 
 
 def _set(where: str, value):
-    """A change of a header: `where` is a path such as "accessors.0.count"."""
+    """Sets a header field: `where` is a path such as "accessors.0.count"."""
 
     def change(header: dict) -> None:
         *parents, last = [int(part) if part.isdigit() else part for part in where.split(".")]
@@ -175,38 +175,38 @@ BAD_VALUES = [
 
 
 @pytest.mark.parametrize(("where", "value"), BAD_VALUES)
-def test_a_wrong_value_anywhere_is_one_line_that_names_the_field(tmp_path, where, value):
-    made = Gltf(TEXCOORD_0=UV)
-    made.paint()
-    _set(where, value)(made.header)
-    refused(made, tmp_path, r"made\.glb")
+def test_invalid_value_is_one_line_naming_the_field(tmp_path, where, value):
+    model = Gltf(TEXCOORD_0=UV)
+    model.paint()
+    _set(where, value)(model.header)
+    assert_rejected(model, tmp_path, r"model\.glb")
 
 
-def test_indices_beyond_the_vertices_are_named(tmp_path):
-    refused(
+def test_out_of_range_indices_are_reported(tmp_path):
+    assert_rejected(
         Gltf(indices=np.array([0, 1, 4], "<u2")), tmp_path, "refer to vertex 4, but there are 4"
     )
-    refused(Gltf(indices=np.array([0, 1, 2, 0], "<u2")), tmp_path, "ends within a triangle")
+    assert_rejected(Gltf(indices=np.array([0, 1, 2, 0], "<u2")), tmp_path, "ends within a triangle")
 
 
 @pytest.mark.parametrize(
     ("rows", "count"), [([4], 1), ([65535], 1), ([0, 1, 2, 3, 0], 5), ([0], 2**31)]
 )
-def test_sparse_values_stay_within_the_accessor(tmp_path, rows, count):
-    made = Gltf()
-    made.header["accessors"][0]["sparse"] = {
+def test_sparse_indices_out_of_range_are_rejected(tmp_path, rows, count):
+    model = Gltf()
+    model.header["accessors"][0]["sparse"] = {
         "count": count,
         "indices": {
-            "bufferView": made.view(np.array(rows, "<u2").tobytes()),
+            "bufferView": model.view(np.array(rows, "<u2").tobytes()),
             "componentType": 5123,
         },
-        "values": {"bufferView": made.view(np.zeros((len(rows), 3), "<f4").tobytes())},
+        "values": {"bufferView": model.view(np.zeros((len(rows), 3), "<f4").tobytes())},
     }
-    refused(made, tmp_path, "sparse")
+    assert_rejected(model, tmp_path, "sparse")
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 10_000])
-def test_a_chunk_longer_than_the_file_is_refused(tmp_path, size):
+def test_chunk_longer_than_the_file_is_rejected(tmp_path, size):
     content = bytearray(Gltf().glb())
     length = struct.unpack_from("<I", content, 12)[0]
     for place in (12, 20 + length):
@@ -221,16 +221,16 @@ def test_a_chunk_longer_than_the_file_is_refused(tmp_path, size):
     "text",
     ["[" * 100_000, '{"asset":' * 50_000, "[]", "{}", '{"asset": {"version": NaN}}', "\xff", ""],
 )
-def test_a_header_that_is_no_gltf_is_one_line(tmp_path, text):
-    path = tmp_path / "made.gltf"
+def test_invalid_header_is_one_line(tmp_path, text):
+    path = tmp_path / "model.gltf"
     path.write_bytes(text.encode("latin-1") or b"\0")
-    with pytest.raises(InputError, match=r"made\.gltf") as caught:
+    with pytest.raises(InputError, match=r"model\.gltf") as caught:
         read_mesh(path)
     assert len(str(caught.value)) < 500 and "could not be read" not in str(caught.value)
 
 
-def test_a_header_of_too_many_values_is_refused_before_it_is_parsed(tmp_path):
-    path = tmp_path / "made.gltf"
+def test_header_with_too_many_values_is_rejected_before_parsing(tmp_path):
+    path = tmp_path / "model.gltf"
     path.write_text('{"asset":{"version":"2.0"},"extras":[' + "{}," * 2_000_000 + "{}]}")
     start = time.process_time()
     with pytest.raises(InputError, match="more than 1000000 values"):
@@ -238,39 +238,39 @@ def test_a_header_of_too_many_values_is_refused_before_it_is_parsed(tmp_path):
     assert time.process_time() - start < 1.0
 
 
-def test_deep_trees_are_read_and_cycles_are_left(tmp_path):
-    made = Gltf()
+def test_deep_hierarchies_are_read_and_cycles_ignored(tmp_path):
+    model = Gltf()
     depth = 20_000
-    made.header["nodes"] = [{"children": [i + 1], "translation": [1, 0, 0]} for i in range(depth)]
-    made.header["nodes"] += [{"mesh": 0, "children": [3]}]  # and back into the tree
-    mesh = made.read(tmp_path)
+    model.header["nodes"] = [{"children": [i + 1], "translation": [1, 0, 0]} for i in range(depth)]
+    model.header["nodes"] += [{"mesh": 0, "children": [3]}]  # and back into the tree
+    mesh = model.read(tmp_path)
     assert mesh.with_origin((0.0, 0.0, 0.0)).vertices[0].tolist() == [depth, 0, 0]
 
 
-def test_instances_that_a_few_bytes_ask_for_are_limited(tmp_path, monkeypatch):
+def test_number_of_instances_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(gltf, "MAX_FACES", 1000)
-    made = Gltf()
-    made.header["nodes"] = [{"mesh": 0, "translation": [i, 0, 0]} for i in range(250)]
-    made.header["scenes"] = [{"nodes": list(range(250))}]
-    assert len(made.read(tmp_path).faces) == 500
-    made.header["nodes"].append({"mesh": 0})
-    made.header["scenes"][0]["nodes"].append(250)
-    refused(made, tmp_path, "1004 faces or vertices with all its instances")
+    model = Gltf()
+    model.header["nodes"] = [{"mesh": 0, "translation": [i, 0, 0]} for i in range(250)]
+    model.header["scenes"] = [{"nodes": list(range(250))}]
+    assert len(model.read(tmp_path).faces) == 500
+    model.header["nodes"].append({"mesh": 0})
+    model.header["scenes"][0]["nodes"].append(250)
+    assert_rejected(model, tmp_path, "1004 faces or vertices with all its instances")
 
 
-def test_half_a_million_instances_without_bytes_are_refused_at_once(tmp_path):
-    made = Gltf()
-    made.header["accessors"].append({"componentType": 5126, "type": "VEC3", "count": 1 << 20})
-    number = len(made.header["accessors"]) - 1
-    made.header["nodes"][0]["extensions"] = {
+def test_huge_instance_count_without_data_is_rejected_early(tmp_path):
+    model = Gltf()
+    model.header["accessors"].append({"componentType": 5126, "type": "VEC3", "count": 1 << 20})
+    number = len(model.header["accessors"]) - 1
+    model.header["nodes"][0]["extensions"] = {
         "EXT_mesh_gpu_instancing": {"attributes": {"TRANSLATION": number}}
     }
     start = time.process_time()
-    refused(made, tmp_path, "with all its instances")
+    assert_rejected(model, tmp_path, "with all its instances")
     assert time.process_time() - start < 0.5
 
 
-def test_one_image_is_decoded_once_for_all_materials_and_takes_one_place(tmp_path, monkeypatch):
+def test_shared_image_is_decoded_and_stored_once(tmp_path, monkeypatch):
     decoded = []
     original = mesh_parts.decode_texture
 
@@ -279,36 +279,36 @@ def test_one_image_is_decoded_once_for_all_materials_and_takes_one_place(tmp_pat
         return original(source, name, referrer)
 
     monkeypatch.setattr(gltf_data, "decode_texture", counted)
-    made = Gltf(TEXCOORD_0=UV)
+    model = Gltf(TEXCOORD_0=UV)
     levels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    image = made.view(png(levels))
-    made.header["images"] = [{"bufferView": image}, {"bufferView": image}]
+    image = model.view(png(levels))
+    model.header["images"] = [{"bufferView": image}, {"bufferView": image}]
     for number in range(40):
         if number:
-            made.add_primitive(TEXCOORD_0=UV)
-        made.paint(number)["name"] = f"material {number}"
-        made.header["textures"][number]["source"] = number % 2
-    mesh = made.read(tmp_path)
+            model.add_primitive(TEXCOORD_0=UV)
+        model.paint(number)["name"] = f"material {number}"
+        model.header["textures"][number]["source"] = number % 2
+    mesh = model.read(tmp_path)
     assert len(decoded) == 1
     assert tuple(mesh.texture.shape) == (256, 256, 3)
 
 
-def test_many_tints_of_one_texture_are_bounded_together(tmp_path, monkeypatch, caplog):
+def test_atlas_size_of_many_tints_is_bounded(tmp_path, monkeypatch, caplog):
     from nova3d_core.io.mesh import texture_atlas
 
     monkeypatch.setattr(texture_atlas, "MAX_REPEATED_TEXELS", 1 << 14)
     full = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], "<f4")
-    made = Gltf(TEXCOORD_0=full)
+    model = Gltf(TEXCOORD_0=full)
     levels = np.full((128, 128, 3), 255, np.uint8)
-    made.header["images"] = [{"bufferView": made.view(png(levels))}]
+    model.header["images"] = [{"bufferView": model.view(png(levels))}]
     tints = np.linspace(0.1, 1.0, 30)
     for number, tint in enumerate(tints):
         if number:
-            made.add_primitive(TEXCOORD_0=full)
-        made.paint(number, baseColorFactor=[tint, tint, tint, 1.0])
-    mesh = made.read(tmp_path)
+            model.add_primitive(TEXCOORD_0=full)
+        model.paint(number, baseColorFactor=[tint, tint, tint, 1.0])
+    mesh = model.read(tmp_path)
     assert mesh.texture[..., 0].numel() <= (1 << 14) + 1.25 * 128 * 128 + 1000
-    assert caplog.text.count("lost in making one texture") == 1
+    assert caplog.text.count("merging the textures into one drops") == 1
     from nova3d_core.imaging.sampling import sample_texture
     from nova3d_core.io.images.srgb import srgb_from_linear
 
@@ -316,70 +316,70 @@ def test_many_tints_of_one_texture_are_bounded_together(tmp_path, monkeypatch, c
     np.testing.assert_allclose(found.numpy(), srgb_from_linear(tints), atol=1e-3)
 
 
-def test_textures_beyond_the_total_are_reduced_and_named(tmp_path, monkeypatch, caplog):
+def test_textures_beyond_the_total_are_downsampled_with_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(gltf_data, "MAX_TEXELS", 48)
-    made = Gltf(TEXCOORD_0=UV)
+    model = Gltf(TEXCOORD_0=UV)
     large = QUADRANTS.repeat(8, axis=0).repeat(8, axis=1)
-    made.header["images"] = [{"bufferView": made.view(png(large))}]
-    made.paint()
-    mesh = made.read(tmp_path)
+    model.header["images"] = [{"bufferView": model.view(png(large))}]
+    model.paint()
+    mesh = model.read(tmp_path)
     assert mesh.texture.shape[:2] == (6, 6)
     assert "image 0 of 16 x 16 px is reduced" in caplog.text
     assert mesh.texture[0, 0].tolist() == [1.0, 0.0, 0.0]
 
 
-def test_the_raw_reason_is_logged_for_debugging_alone(tmp_path, monkeypatch, caplog):
-    def broken(path):
+def test_original_exception_is_logged_at_debug_level(tmp_path, monkeypatch, caplog):
+    def invalid(path):
         raise KeyError(1)
 
     from nova3d_core.io.mesh import read as meshes
 
-    monkeypatch.setitem(meshes.MESH_READERS, ".glb", broken)
-    (tmp_path / "made.glb").write_bytes(b"x")
+    monkeypatch.setitem(meshes.MESH_READERS, ".glb", invalid)
+    (tmp_path / "model.glb").write_bytes(b"x")
     with (
         caplog.at_level(logging.DEBUG, "nova3d_core.io.mesh.read"),
-        pytest.raises(InputError, match=r"made\.glb could not be read") as caught,
+        pytest.raises(InputError, match=r"model\.glb could not be read") as caught,
     ):
-        read_mesh(tmp_path / "made.glb")
+        read_mesh(tmp_path / "model.glb")
     assert "KeyError" not in str(caught.value)
     assert "KeyError: 1" in caplog.text
 
 
 @pytest.mark.parametrize("scale", [1e-14, 1e13])
-def test_absurd_extents_are_refused(tmp_path, scale):
-    made = Gltf()
-    made.header["nodes"][0]["scale"] = [scale] * 3
-    refused(made, tmp_path, "expected 1e-12 to 1e\\+12")
+def test_implausible_extents_are_rejected(tmp_path, scale):
+    model = Gltf()
+    model.header["nodes"][0]["scale"] = [scale] * 3
+    assert_rejected(model, tmp_path, "expected 1e-12 to 1e\\+12")
 
 
-def test_products_beyond_all_numbers_are_refused(tmp_path):
-    made = Gltf()
-    made.header["nodes"] = [
+def test_overflowing_transforms_are_rejected(tmp_path):
+    model = Gltf()
+    model.header["nodes"] = [
         {"scale": [1e300] * 3, "children": [1]},
         {"scale": [1e300] * 3, "mesh": 0},
     ]
-    refused(made, tmp_path, "NaN or infinite|has no faces")
+    assert_rejected(model, tmp_path, "NaN or infinite|has no faces")
 
 
-def test_external_buffers_are_read_no_further_than_they_claim(tmp_path):
-    made = Gltf()
-    made.header["buffers"] = [{"byteLength": 10, "uri": "data.bin"}]
-    (tmp_path / "data.bin").write_bytes(made.data)
-    (tmp_path / "made.gltf").write_text(json.dumps(made.header))
-    with pytest.raises(InputError, match=r"made\.gltf ends before its data does.*buffer of 10"):
-        read_mesh(tmp_path / "made.gltf")
+def test_external_buffers_are_read_up_to_byte_length(tmp_path):
+    model = Gltf()
+    model.header["buffers"] = [{"byteLength": 10, "uri": "data.bin"}]
+    (tmp_path / "data.bin").write_bytes(model.data)
+    (tmp_path / "model.gltf").write_text(json.dumps(model.header))
+    with pytest.raises(InputError, match=r"model\.gltf ends before its data does.*buffer of 10"):
+        read_mesh(tmp_path / "model.gltf")
 
 
-def test_a_face_count_that_the_bytes_hold_is_read_whatever_the_limit(tmp_path, monkeypatch):
+def test_face_count_backed_by_data_is_not_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(gltf, "MAX_FACES", 1)
     assert len(Gltf(indices=np.tile(TRIANGLES, 10)).read(tmp_path).faces) == 20
 
 
-def test_long_names_are_shortened_to_one_line(tmp_path):
-    made = Gltf()
-    made.header["buffers"] = [{"byteLength": 10, "uri": "../" + "x" * 1000}]
+def test_long_names_are_shortened(tmp_path):
+    model = Gltf()
+    model.header["buffers"] = [{"byteLength": 10, "uri": "../" + "x" * 1000}]
     path = tmp_path / ("n" * 240 + ".gltf")
-    path.write_text(json.dumps(made.header))
+    path.write_text(json.dumps(model.header))
     with pytest.raises(InputError, match=r"nnnn.*leads out of the folder") as caught:
         read_mesh(path)
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What the glTF standard and its extensions ask for, with the answers that they give."""
+"""Conformance to the glTF standard and its extensions, with known results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FULL_UV = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], "<f4")
 
 
 def points_within(mesh) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions (P, 3) and texture colours (P, 3) at 10 points inside each face."""
+    """Positions (P, 3) and texture colours (P, 3) at 10 points in each face."""
     dice = torch.Generator().manual_seed(0)
     weights = torch.rand(10, 3, generator=dice)
     weights = weights / weights.sum(dim=1, keepdim=True)
@@ -40,10 +40,10 @@ def test_texture_times_vertex_colour_is_red():
     assert mesh.vertex_colours is None
 
 
-def test_constant_vertex_colours_tint_the_texture_and_lose_nothing(tmp_path, caplog):
-    made = Gltf(TEXCOORD_0=UV, COLOR_0=np.full((4, 4), 0.2140411, "<f4"))
-    made.paint()
-    mesh = made.read(tmp_path)
+def test_constant_vertex_colours_tint_the_texture_losslessly(tmp_path, caplog):
+    model = Gltf(TEXCOORD_0=UV, COLOR_0=np.full((4, 4), 0.2140411, "<f4"))
+    model.paint()
+    mesh = model.read(tmp_path)
     assert torch.equal(mesh.uv, torch.from_numpy(UV))
     expected = torch.from_numpy(QUADRANTS / np.float32(255)) * 0.5
     torch.testing.assert_close(mesh.texture, expected, atol=1e-6, rtol=0)
@@ -51,17 +51,17 @@ def test_constant_vertex_colours_tint_the_texture_and_lose_nothing(tmp_path, cap
 
 
 @pytest.mark.parametrize("repeats", [1.0, 3.0])
-def test_vertex_colours_that_vary_multiply_the_texture_at_every_point(tmp_path, caplog, repeats):
-    """A smooth texture times a colour that grows along x: the product is known everywhere."""
+def test_varying_vertex_colours_multiply_the_texture(tmp_path, caplog, repeats):
+    """A smooth texture times a colour ramp along x: the product is known everywhere."""
     side = 64
     ramp = srgb_from_linear((np.arange(side) + 0.5) / side)
     levels = np.repeat((ramp * 255).round().astype(np.uint8)[:, None, None], side, axis=1)
     shades = np.array([0.25, 1.0, 1.0, 0.25])[:, None].repeat(4, axis=1).astype("<f4")
     uv = FULL_UV * np.float32([repeats, 1.0]) * np.float32([1, 0.9]) + np.float32([0, 0.05])
-    made = Gltf(TEXCOORD_0=uv, COLOR_0=shades)
-    made.header["images"] = [{"bufferView": made.view(png(levels.repeat(3, axis=2)))}]
-    made.paint()
-    mesh = made.read(tmp_path)
+    model = Gltf(TEXCOORD_0=uv, COLOR_0=shades)
+    model.header["images"] = [{"bufferView": model.view(png(levels.repeat(3, axis=2)))}]
+    model.paint()
+    mesh = model.read(tmp_path)
     places, colours = points_within(mesh)
     x, y = places[:, 0].double().numpy(), places[:, 1].double().numpy()
     v = 0.95 - 0.9 * y
@@ -72,17 +72,17 @@ def test_vertex_colours_that_vary_multiply_the_texture_at_every_point(tmp_path, 
     assert not caplog.records
 
 
-def test_texels_for_varying_vertex_colours_are_bounded_and_the_loss_is_named(
+def test_texels_for_varying_vertex_colours_are_limited_with_a_warning(
     tmp_path, caplog, monkeypatch
 ):
     monkeypatch.setattr(texture_atlas, "MAX_BLOCK_TEXELS", 512)
-    made = Gltf(TEXCOORD_0=FULL_UV, COLOR_0=np.repeat([[0], [1], [1], [0]], 3, 1).astype("<f4"))
+    model = Gltf(TEXCOORD_0=FULL_UV, COLOR_0=np.repeat([[0], [1], [1], [0]], 3, 1).astype("<f4"))
     levels = np.full((64, 64, 3), 255, np.uint8)
-    made.header["images"] = [{"bufferView": made.view(png(levels))}]
-    made.paint()
-    mesh = made.read(tmp_path)
+    model.header["images"] = [{"bufferView": model.view(png(levels))}]
+    model.paint()
+    mesh = model.read(tmp_path)
     assert mesh.texture[..., 0].numel() <= 512 * 1.25 + 400
-    assert caplog.text.count("resolution of textures that vertex colours multiply") == 1
+    assert caplog.text.count("resolution of textures multiplied by vertex colours") == 1
     places, colours = points_within(mesh)
     expected = srgb_from_linear(places[:, 0].numpy())
     np.testing.assert_allclose(linear_from_srgb(colours[:, 0].numpy()), places[:, 0], atol=0.03)
@@ -90,45 +90,45 @@ def test_texels_for_varying_vertex_colours_are_bounded_and_the_loss_is_named(
 
 
 @pytest.mark.parametrize("on_node", [False, True])
-def test_default_morph_weights_shape_positions_and_normals(tmp_path, on_node):
-    made = Gltf(NORMAL=np.array([[0, 0, 1]] * 4, "<f4"))
+def test_default_morph_weights_are_applied(tmp_path, on_node):
+    model = Gltf(NORMAL=np.array([[0, 0, 1]] * 4, "<f4"))
     up = np.array([[0, 0, 1], [0, 0, 2], [0, 0, 3], [0, 0, 4]], "<f4")
     tilt = np.array([[1, 0, -1]] * 4, "<f4")
-    made.header["meshes"][0]["primitives"][0]["targets"] = [
-        {"POSITION": made.accessor(up), "NORMAL": made.accessor(tilt)},
-        {"POSITION": made.accessor(CORNERS)},
-        {"POSITION": made.accessor(CORNERS + 100)},
+    model.header["meshes"][0]["primitives"][0]["targets"] = [
+        {"POSITION": model.accessor(up), "NORMAL": model.accessor(tilt)},
+        {"POSITION": model.accessor(CORNERS)},
+        {"POSITION": model.accessor(CORNERS + 100)},
     ]
-    made.header["meshes"][0]["weights"] = [1.0, 0.5, 0.0] if not on_node else [9.0, 9.0, 9.0]
+    model.header["meshes"][0]["weights"] = [1.0, 0.5, 0.0] if not on_node else [9.0, 9.0, 9.0]
     if on_node:
-        made.header["nodes"][0]["weights"] = [1.0, 0.5, 0.0]
-    mesh = made.read(tmp_path)
+        model.header["nodes"][0]["weights"] = [1.0, 0.5, 0.0]
+    mesh = model.read(tmp_path)
     assert torch.equal(mesh.vertices, torch.from_numpy(CORNERS * np.float32(1.5) + up))
     assert torch.equal(mesh.normals, torch.tensor([[1.0, 0, 0]] * 4))
 
 
-def test_instances_stand_where_the_extension_says():
+def test_instances_follow_ext_mesh_gpu_instancing():
     mesh = read_mesh(FAULTS / "instancing-used.glb")
     assert len(mesh.faces) == 36
     centres = mesh.vertices.reshape(3, 8, 3).mean(dim=1)
     assert centres.tolist() == [[0, 0, 0], [3, 0, 0], [0, 3, 0]]
 
 
-def test_instances_turn_scale_and_mirror_in_the_frame_of_their_node(tmp_path):
+def test_instances_are_transformed_in_the_frame_of_their_node(tmp_path):
     half = np.sqrt(0.5)
-    made = Gltf(NORMAL=np.array([[0, 0, 1]] * 4, "<f4"))
+    model = Gltf(NORMAL=np.array([[0, 0, 1]] * 4, "<f4"))
     attributes = {
         "TRANSLATION": np.array([[1, 0, 0], [0, 0, 0]], "<f4"),
         "ROTATION": np.array([[0, half, 0, half], [0, 0, 0, 1]], "<f4"),
         "SCALE": np.array([[2, 2, 2], [-1, 1, 1]], "<f4"),
     }
-    numbers = {name: made.accessor(values) for name, values in attributes.items()}
-    made.header["nodes"][0] |= {
+    numbers = {name: model.accessor(values) for name, values in attributes.items()}
+    model.header["nodes"][0] |= {
         "translation": [0, 10, 0],
         "extensions": {"EXT_mesh_gpu_instancing": {"attributes": numbers}},
     }
-    made.header["extensionsRequired"] = ["EXT_mesh_gpu_instancing"]
-    mesh = made.read(tmp_path)
+    model.header["extensionsRequired"] = ["EXT_mesh_gpu_instancing"]
+    mesh = model.read(tmp_path)
     expected = [[1, 10, 0], [1, 10, -2], [1, 12, -2], [1, 12, 0]]
     expected += [[0, 10, 0], [-1, 10, 0], [-1, 11, 0], [0, 11, 0]]
     torch.testing.assert_close(mesh.vertices, torch.tensor(expected).float(), atol=1e-5, rtol=0)
@@ -137,74 +137,74 @@ def test_instances_turn_scale_and_mirror_in_the_frame_of_their_node(tmp_path):
     torch.testing.assert_close(mesh.normals, sides.repeat_interleave(2, 0), atol=1e-6, rtol=0)
 
 
-def test_hidden_nodes_and_all_below_them_are_left_out(tmp_path):
-    made = Gltf()
+def test_hidden_nodes_and_their_children_are_skipped(tmp_path):
+    model = Gltf()
     hidden = {"KHR_node_visibility": {"visible": False}}
     printable_name = {"KHR_node_visibility": {"visible": True}}
-    made.header["nodes"] = [
+    model.header["nodes"] = [
         {"children": [1, 3], "extensions": printable_name, "mesh": 0},
         {"children": [2], "extensions": hidden, "mesh": 0, "translation": [1, 0, 0]},
         {"extensions": printable_name, "mesh": 0, "translation": [2, 0, 0]},
         {"mesh": 0, "translation": [0, 5, 0]},
     ]
-    made.header["extensionsRequired"] = ["KHR_node_visibility"]
-    assert made.read(tmp_path).bounds.tolist() == [[0, 0, 0], [1, 6, 0]]
+    model.header["extensionsRequired"] = ["KHR_node_visibility"]
+    assert model.read(tmp_path).bounds.tolist() == [[0, 0, 0], [1, 6, 0]]
 
 
-def test_joints_outside_the_scene_pose_the_skin():
+def test_joints_outside_the_scene_are_used():
     mesh = read_mesh(FAULTS / "skin-joint-outside-scene.glb")
     assert mesh.bounds.tolist() == [[-0.5, 4.5, -0.5], [0.5, 5.5, 0.5]]
 
 
-def test_more_than_four_joints_move_a_vertex_together(tmp_path):
-    """A second set of joints and weights counts like the first."""
+def test_second_set_of_joints_is_applied(tmp_path):
+    """JOINTS_1 and WEIGHTS_1 are used like the first set."""
     first = np.array([[0.5, 0, 0, 0]] * 4, "<f4")
-    made = Gltf(
+    model = Gltf(
         JOINTS_0=np.array([[0] * 4] * 4, "<u1"),
         WEIGHTS_0=first,
-        JOINTS_1=np.array([[1, 9, 9, 9]] * 4, "<u1"),  # no weight: no matter which
+        JOINTS_1=np.array([[1, 9, 9, 9]] * 4, "<u1"),  # unused: weight 0
         WEIGHTS_1=first,
     )
     for number in (1, 3):
-        made.header["accessors"][number].pop("normalized")
-    made.header["skins"] = [{"joints": [1, 2]}]
-    made.header["nodes"] = [
+        model.header["accessors"][number].pop("normalized")
+    model.header["skins"] = [{"joints": [1, 2]}]
+    model.header["nodes"] = [
         {"mesh": 0, "skin": 0},
         {"translation": [2, 0, 0]},
         {"translation": [0, 4, 0]},
     ]
     expected = torch.from_numpy(CORNERS) + torch.tensor([1.0, 2.0, 0.0])
-    assert torch.equal(made.read(tmp_path).vertices, expected)
+    assert torch.equal(model.read(tmp_path).vertices, expected)
 
 
-def test_joints_in_a_cycle_or_beyond_the_skin_are_errors(tmp_path):
-    made = Gltf(JOINTS_0=np.array([[2] * 4] * 4, "<u1"), WEIGHTS_0=np.ones((4, 4), "<f4"))
-    made.header["accessors"][1].pop("normalized")
-    made.header["skins"] = [{"joints": [1]}]
-    made.header["nodes"] = [{"mesh": 0, "skin": 0}, {"children": [2]}, {"children": [1]}]
-    with pytest.raises(InputError, match=r"made\.glb: skin 0: its joint, node 1, is part of a c"):
-        made.read(tmp_path)
-    made.header["nodes"][2] = {}
+def test_joints_in_a_cycle_or_out_of_range_are_errors(tmp_path):
+    model = Gltf(JOINTS_0=np.array([[2] * 4] * 4, "<u1"), WEIGHTS_0=np.ones((4, 4), "<f4"))
+    model.header["accessors"][1].pop("normalized")
+    model.header["skins"] = [{"joints": [1]}]
+    model.header["nodes"] = [{"mesh": 0, "skin": 0}, {"children": [2]}, {"children": [1]}]
+    with pytest.raises(InputError, match=r"model\.glb: skin 0: its joint, node 1, is part of a c"):
+        model.read(tmp_path)
+    model.header["nodes"][2] = {}
     with pytest.raises(InputError, match="refers to joint 2, but skin 0 has 1"):
-        made.read(tmp_path)
+        model.read(tmp_path)
 
 
-def test_a_header_padded_with_nul_is_read():
+def test_nul_padded_header_is_read():
     mesh = read_mesh(FAULTS / "cube-nulpad.glb")
     assert (len(mesh.vertices), len(mesh.faces)) == (8, 12)
 
 
-def test_a_byte_order_mark_is_overlooked(tmp_path):
-    made = Gltf()
-    content = made.glb()
+def test_byte_order_mark_is_ignored(tmp_path):
+    model = Gltf()
+    content = model.glb()
     size = int.from_bytes(content[12:16], "little")
     import base64
     import json
 
     header = json.loads(content[20 : 20 + size])
-    header["buffers"][0]["uri"] = "data:;base64," + base64.b64encode(made.data).decode()
-    (tmp_path / "made.gltf").write_text(json.dumps(header), encoding="utf-8-sig")
-    assert len(read_mesh(tmp_path / "made.gltf").faces) == 2
+    header["buffers"][0]["uri"] = "data:;base64," + base64.b64encode(model.data).decode()
+    (tmp_path / "model.gltf").write_text(json.dumps(header), encoding="utf-8-sig")
+    assert len(read_mesh(tmp_path / "model.gltf").faces) == 2
 
 
 @pytest.mark.parametrize(
@@ -223,12 +223,10 @@ def test_a_byte_order_mark_is_overlooked(tmp_path):
         "KHR_mesh_quantization",
     ],
 )
-def test_required_extensions_without_bearing_on_shape_or_colour_do_not_refuse(
-    tmp_path, caplog, name
-):
-    made = Gltf()
-    made.header["extensionsRequired"] = made.header["extensionsUsed"] = [name]
-    assert len(made.read(tmp_path).faces) == 2
+def test_irrelevant_required_extensions_are_accepted(tmp_path, caplog, name):
+    model = Gltf()
+    model.header["extensionsRequired"] = model.header["extensionsUsed"] = [name]
+    assert len(model.read(tmp_path).faces) == 2
     assert not caplog.records
 
 
@@ -241,50 +239,57 @@ def test_required_extensions_without_bearing_on_shape_or_colour_do_not_refuse(
         "X_unheard_of",
     ],
 )
-def test_required_extensions_that_may_change_the_shape_refuse_by_name(tmp_path, name):
-    made = Gltf()
-    made.header["extensionsRequired"] = [name]
-    with pytest.raises(InputError, match=rf"made\.glb needs the glTF extension {name}"):
-        made.read(tmp_path)
+def test_unsupported_required_extensions_are_rejected_by_name(tmp_path, name):
+    model = Gltf()
+    model.header["extensionsRequired"] = [name]
+    with pytest.raises(InputError, match=rf"model\.glb needs the glTF extension {name}"):
+        model.read(tmp_path)
 
 
-def test_compressed_data_that_a_file_fails_to_require_is_named_too(tmp_path):
-    made = Gltf()
-    made.header["meshes"][0]["primitives"][0]["extensions"] = {"KHR_draco_mesh_compression": {}}
-    assert len(made.read(tmp_path).faces) == 2  # plain data stands next to it
-    del made.header["accessors"][0]["bufferView"]
+def test_compressed_data_without_extensions_required_are_reported(tmp_path):
+    model = Gltf()
+    model.header["meshes"][0]["primitives"][0]["extensions"] = {"KHR_draco_mesh_compression": {}}
+    assert len(model.read(tmp_path).faces) == 2  # uncompressed data is present as well
+    del model.header["accessors"][0]["bufferView"]
     with pytest.raises(InputError, match="KHR_draco_mesh_compression"):
-        made.read(tmp_path)
-    made = Gltf()
-    made.header["bufferViews"][0]["extensions"] = {"EXT_meshopt_compression": {}}
+        model.read(tmp_path)
+    model = Gltf()
+    model.header["bufferViews"][0]["extensions"] = {"EXT_meshopt_compression": {}}
     with pytest.raises(InputError, match="EXT_meshopt_compression"):
-        made.read(tmp_path)
+        model.read(tmp_path)
 
 
-def test_all_that_is_left_out_is_named_in_one_warning(tmp_path, caplog):
-    made = Gltf()
-    material = made.paint()
+def test_one_warning_lists_everything_ignored(tmp_path, caplog):
+    model = Gltf()
+    material = model.paint()
     material |= {"alphaMode": "MASK", "emissiveFactor": [1, 0, 0]}
-    made.add_primitive(TEXCOORD_1=UV)["mode"] = 1
-    made.header["extensionsUsed"] = ["X_unheard_of", "KHR_materials_ior"]
-    made.read(tmp_path)
+    model.add_primitive(TEXCOORD_1=UV)["mode"] = 1
+    model.header["extensionsUsed"] = ["X_unheard_of", "KHR_materials_ior"]
+    model.read(tmp_path)
     warnings = [each for each in caplog.records if each.levelno >= logging.WARNING]
     assert len(warnings) == 1
-    for part in ("made.glb", "alpha", "emission", "TEXCOORD_0", "points and lines", "X_unheard_of"):
+    for part in (
+        "model.glb",
+        "alpha",
+        "emission",
+        "TEXCOORD_0",
+        "points and lines",
+        "X_unheard_of",
+    ):
         assert part in warnings[0].getMessage()
     assert "KHR_materials_ior" not in caplog.text
 
 
-def test_a_clamped_texture_does_not_blend_with_its_far_border(tmp_path):
-    """At u = 0 the left half's colours are pure, not mixed with those of the right border."""
-    made = Gltf(TEXCOORD_0=FULL_UV)
-    made.paint()
-    made.header["samplers"] = [{"wrapS": 33071, "wrapT": 33071}]
-    made.header["textures"][0]["sampler"] = 0
-    mesh = made.read(tmp_path)
+def test_clamped_texture_does_not_blend_across_the_border(tmp_path):
+    """At u = 0 the colours of the left half are not blended with those of the right border."""
+    model = Gltf(TEXCOORD_0=FULL_UV)
+    model.paint()
+    model.header["samplers"] = [{"wrapS": 33071, "wrapT": 33071}]
+    model.header["textures"][0]["sampler"] = 0
+    mesh = model.read(tmp_path)
     found = sample_texture(mesh.texture, mesh.uv)
     expected = torch.stack([BLUE, YELLOW, GREEN, RED])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    made.header["samplers"] = [{}]  # repeats
-    mixed = made.read(tmp_path)
+    model.header["samplers"] = [{}]  # repeats
+    mixed = model.read(tmp_path)
     assert torch.equal(mixed.uv, torch.from_numpy(FULL_UV))

@@ -1,4 +1,4 @@
-"""Lens keys of a transforms.json: undistorted, refused by name, or passed because harmless."""
+"""Lens keys of a transforms.json: undistorted, rejected by name, or ignored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHER_POSE = [[1, 0, 0, 0.1], [0, 1, 0, 0], [0, 0, 1, DEPTH], [0, 0, 0, 1]]
 
 
 def bend(keys: dict, x: float, y: float) -> tuple[float, float]:
-    """Where a ray (x, y, 1) meets the image, by OpenCV's documented formulas."""
+    """Distorts the ray (x, y, 1) by OpenCV's documented formulas."""
     k1, k2, k3, k4, p1, p2 = (keys.get(key, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
     r2 = x * x + y * y
     if keys.get("is_fisheye") or "FISHEYE" in keys.get("camera_model", ""):
@@ -43,7 +43,7 @@ def bend(keys: dict, x: float, y: float) -> tuple[float, float]:
 
 
 def photograph(keys: dict) -> Image.Image:
-    """White with a dark round dot where the lens shows each of `DOTS`."""
+    """White with a dark round dot at the distorted position of each of `DOTS`."""
     u, v = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
     image = np.ones((HEIGHT, WIDTH))
     for x, y, _ in DOTS.tolist():
@@ -54,7 +54,7 @@ def photograph(keys: dict) -> Image.Image:
 
 
 def folder_with(folder: Path, top: dict | None = None, frame: dict | None = None) -> Path:
-    """Two frames of one photograph; keys at the top of the file or in the first frame."""
+    """Two frames of one photograph, with keys at the top level or in the first frame."""
     top, frame = top or {}, frame or {}
     folder.mkdir(exist_ok=True)
     photograph({**top, **frame}).save(folder / "a.png")
@@ -69,7 +69,7 @@ def folder_with(folder: Path, top: dict | None = None, frame: dict | None = None
 
 
 def with_keys(folder: Path, keys: dict, shared: bool = True) -> Path:
-    """The same photographs with more keys, at the top of the file or in the first frame."""
+    """The same photographs with more keys, at the top level or in the first frame."""
     content = json.loads((folder / "transforms.json").read_text())
     (content if shared else content["frames"][0]).update(keys)
     (folder / "transforms.json").write_text(json.dumps(content))
@@ -77,7 +77,7 @@ def with_keys(folder: Path, keys: dict, shared: bool = True) -> Path:
 
 
 def dot_centres(image: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
-    """(N, 2) centres of mass of what is dark within 7 px of each expected place (N, 2)."""
+    """(N, 2) centroids of dark pixels within 7 px of each expected position (N, 2)."""
     dark = 1.0 - image.mean(dim=-1)
     v, u = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")
     places = []
@@ -87,7 +87,7 @@ def dot_centres(image: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
     return torch.stack(places)
 
 
-def message_of(folder: Path) -> str:
+def read_error(folder: Path) -> str:
     with pytest.raises(InputError) as caught:
         read_views(folder)
     message = str(caught.value)
@@ -109,7 +109,7 @@ UNDERSTOOD = {
 
 @pytest.mark.parametrize("shared", [True, False], ids=["top", "frame"])
 @pytest.mark.parametrize("name", UNDERSTOOD)
-def test_points_lie_where_the_pinhole_camera_projects_them(tmp_path, name, shared):
+def test_undistorted_points_match_the_pinhole_projection(tmp_path, name, shared):
     keys = UNDERSTOOD[name]
     folder = folder_with(tmp_path / "set", **{"top" if shared else "frame": keys})
     views = read_views(folder)
@@ -121,12 +121,12 @@ def test_points_lie_where_the_pinhole_camera_projects_them(tmp_path, name, share
     bent = torch.tensor([bend(keys, x / DEPTH, -y / DEPTH) for x, y, _ in DOTS.tolist()])
     places = bent * torch.tensor([FX, FY]) + torch.tensor([CX, CY])
     assert float((dot_centres(stored, places) - expected[0]).norm(dim=-1).max()) > 1.0
-    if not shared:  # the other frame has no distortion: not a bit of it changes
+    if not shared:  # the frame without distortion is unchanged
         untouched = torch.from_numpy(np.array(Image.open(folder / "b.png"))).float() / 255
         assert torch.equal(views.colour[1], untouched)
 
 
-def test_masks_and_normals_go_along(tmp_path):
+def test_masks_and_normals_are_undistorted(tmp_path):
     keys = UNDERSTOOD["OPENCV"]
     folder = folder_with(tmp_path / "set", keys)
     content = json.loads((folder / "transforms.json").read_text())
@@ -171,7 +171,7 @@ HARMLESS = [
 
 @pytest.mark.parametrize("shared", [True, False], ids=["top", "frame"])
 @pytest.mark.parametrize("keys", HARMLESS, ids=[next(iter(keys)) for keys in HARMLESS])
-def test_harmless_keys_change_nothing(tmp_path, keys, shared):
+def test_keys_without_effect_are_ignored(tmp_path, keys, shared):
     folder = folder_with(tmp_path / "set")
     plain = read_views(folder)
     views = read_views(with_keys(folder, keys, shared))
@@ -217,8 +217,8 @@ REFUSED = [
 
 @pytest.mark.parametrize("shared", [True, False], ids=["top", "frame"])
 @pytest.mark.parametrize(("key", "value"), REFUSED, ids=[key[:20] for key, _ in REFUSED])
-def test_unknown_lenses_are_refused_by_name(tmp_path, key, value, shared):
-    message = message_of(with_keys(folder_with(tmp_path / "set"), {key: value}, shared))
+def test_unsupported_distortion_is_rejected_by_name(tmp_path, key, value, shared):
+    message = read_error(with_keys(folder_with(tmp_path / "set"), {key: value}, shared))
     assert "frame 0 (a.png)" in message
     assert key[:12] in message
 
@@ -234,11 +234,11 @@ def test_unknown_lenses_are_refused_by_name(tmp_path, key, value, shared):
         ({"camera_model": "OPENCV", "p1": 3.0}, "folds back within the field of view"),
     ],
 )
-def test_lenses_that_contradict_themselves_are_refused(tmp_path, keys, named):
-    assert named in message_of(with_keys(folder_with(tmp_path / "set"), keys))
+def test_contradictory_lenses_are_rejected(tmp_path, keys, named):
+    assert named in read_error(with_keys(folder_with(tmp_path / "set"), keys))
 
 
-def test_a_kind_that_agrees_with_the_camera_model_passes(tmp_path):
+def test_consistent_camera_type_is_accepted(tmp_path):
     folder = folder_with(tmp_path / "set", {"camera_model": "OPENCV_FISHEYE", "k1": 0.05})
     plain = read_views(folder)
     views = read_views(with_keys(folder, {"camera_type": "fisheye"}))
@@ -246,13 +246,13 @@ def test_a_kind_that_agrees_with_the_camera_model_passes(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["transform_matrix_start", "transform_matrix_end"])
-def test_a_camera_that_moves_during_the_exposure_is_refused(tmp_path, key):
+def test_rolling_shutter_is_rejected(tmp_path, key):
     still = read_views(folder_with(tmp_path / "still", frame={key: POSE}))
     assert float(still.cameras.positions[0, 2]) == DEPTH
-    assert key in message_of(folder_with(tmp_path / "set", frame={key: OTHER_POSE}))
+    assert key in read_error(folder_with(tmp_path / "set", frame={key: OTHER_POSE}))
 
 
-def test_instant_ngps_field_of_view_in_degrees(tmp_path):
+def test_instant_ngp_field_of_view_in_degrees(tmp_path):
     folder = folder_with(tmp_path / "set")
     content = json.loads((folder / "transforms.json").read_text())
     del content["fl_x"], content["fl_y"]
@@ -260,4 +260,4 @@ def test_instant_ngps_field_of_view_in_degrees(tmp_path):
     lens = read_views(folder).cameras.intrinsics[0]
     assert float(lens[0, 0]) == pytest.approx(WIDTH / 2) and lens[0, 0] == lens[1, 1]
     (folder / "transforms.json").write_text(json.dumps({**content, "x_fov": 181.0}))
-    assert "x_fov is 181" in message_of(folder)
+    assert "x_fov is 181" in read_error(folder)

@@ -1,4 +1,4 @@
-"""OBJ in all its spellings: known answers, equality with trimesh, and every line that is wrong."""
+"""OBJ variants: known results, equality with trimesh, and errors with line numbers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def one_line_warning(caplog) -> str:
 
 
 @pytest.mark.parametrize("name", ["bom.obj", "ngon_concave.obj"])
-def test_shared_faults_are_read(name):
+def test_shared_fault_examples_are_read(name):
     mesh = read_mesh(FAULTS / name)
     if name == "bom.obj":  # the tetrahedron with three edges along the axes
         assert mesh.faces.tolist() == [[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]
@@ -70,7 +70,7 @@ def test_shared_faults_are_read(name):
         lambda text: text.replace(b"0\n", b"0 1.0\n"),  # w
     ],
 )
-def test_every_spelling_of_one_file_is_the_same_mesh(tmp_path, caplog, change):
+def test_spelling_variants_give_the_same_mesh(tmp_path, caplog, change):
     mesh = read_mesh(write(tmp_path, change(SQUARE.encode())))
     assert mesh.vertices.tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]
     assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
@@ -78,8 +78,8 @@ def test_every_spelling_of_one_file_is_the_same_mesh(tmp_path, caplog, change):
     assert not caplog.records
 
 
-def test_chunks_of_any_size_give_the_same_mesh(tmp_path, monkeypatch):
-    """Negative indices, materials and line numbers run on from chunk to chunk."""
+def test_chunk_size_does_not_matter(tmp_path, monkeypatch):
+    """Negative indices, materials and line numbers continue across chunks."""
     text = "".join(
         f"v {i} 0 0\nv {i} 1 0\nv {i} 0 1\nvt 0 {i}\nusemtl m{i % 3}\nf -3/-1 -2/-1 -1/-1\n"
         for i in range(20)
@@ -97,7 +97,7 @@ def test_chunks_of_any_size_give_the_same_mesh(tmp_path, monkeypatch):
 
 
 def random_obj(seed: int, with_uv: bool, with_normals: bool, quads: bool) -> str:
-    """An OBJ of random faces over random vertices, each corner with indices of its own."""
+    """An OBJ of random faces and vertices, with separate indices at each corner."""
     rng = np.random.default_rng(seed)
     lines = [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in rng.normal(size=(50, 3))]
     lines += [f"vt {u:.6f} {v:.6f}" for u, v in rng.random((40, 2))] if with_uv else []
@@ -115,7 +115,7 @@ def random_obj(seed: int, with_uv: bool, with_normals: bool, quads: bool) -> str
 
 @pytest.mark.parametrize("with_uv", [False, True])
 @pytest.mark.parametrize("with_normals", [False, True])
-def test_corners_are_those_that_trimesh_reads(tmp_path, with_uv, with_normals):
+def test_corners_equal_trimesh(tmp_path, with_uv, with_normals):
     from trimesh.exchange.obj import load_obj
 
     text = random_obj(int(with_uv) + 2 * int(with_normals), with_uv, with_normals, quads=False)
@@ -134,7 +134,7 @@ def test_corners_are_those_that_trimesh_reads(tmp_path, with_uv, with_normals):
         )
 
 
-def test_vertices_are_split_only_where_their_attributes_differ(tmp_path):
+def test_vertices_are_split_only_where_attributes_differ(tmp_path):
     text = CORNERS + "vt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
     shared = read_mesh(write(tmp_path, text + "f 1/1 2/2 3/3\nf 1/1 3/3 4/4\n"))
     assert len(shared.vertices) == 4
@@ -157,8 +157,8 @@ def test_vertices_without_colour_among_coloured_ones_are_white(tmp_path):
     assert colours.tolist() == [[1, 1, 1], BLUE, [1, 1, 1]]
 
 
-def test_polygons_keep_the_uv_and_normals_of_their_corners(tmp_path):
-    """A concave polygon whose uv are its x and y: they still are on every triangle."""
+def test_triangulation_keeps_uv_and_normals(tmp_path):
+    """A concave polygon whose uv equal x and y, before and after triangulation."""
     points = [(0, 0), (2, 0), (2, 1), (1, 0.25), (0, 1)]
     text = "".join(f"v {x} {y} 0\n" for x, y in points)
     text += "".join(f"vt {x} {y}\n" for x, y in reversed(points))
@@ -170,7 +170,7 @@ def test_polygons_keep_the_uv_and_normals_of_their_corners(tmp_path):
     assert mesh.normals.tolist() == [[0, 0, 1]] * 5
 
 
-def test_a_face_without_uv_costs_only_itself_its_texture(tmp_path, caplog):
+def test_only_faces_without_uv_lose_the_texture(tmp_path, caplog):
     write_image(tmp_path / "red.png", (255, 0, 0))
     write(tmp_path, "newmtl a\nKd 0 0 1\nmap_Kd red.png\n", "a.mtl")
     text = f"mtllib a.mtl\n{CORNERS}vt 0.5 0.5\nusemtl a\nf 1/1 2/1 3/1\nf 1 3 4\nf 2/1 3/1 4/1\n"
@@ -180,10 +180,10 @@ def test_a_face_without_uv_costs_only_itself_its_texture(tmp_path, caplog):
     torch.testing.assert_close(colours, torch.tensor([RED, RED, BLUE]), atol=1e-6, rtol=0)
     corners = mesh.vertices[mesh.faces][:, :, :2].tolist()
     assert corners[2] == [[0, 0], [1, 1], [0, 1]]
-    assert "textured faces without texture coordinates" in one_line_warning(caplog)
+    assert "faces of a textured material without texture coordinates" in one_line_warning(caplog)
 
 
-def test_faces_keep_their_order_within_materials_in_order_of_use(tmp_path):
+def test_faces_are_ordered_by_material(tmp_path):
     text = CORNERS + "usemtl b\nf 1 2 3\nusemtl a\nf 1 2 4\nusemtl b\nf 1 3 4\n"
     write(tmp_path, "newmtl a\nKd 1 0 0\nnewmtl b\nKd 0 0 1\n", "a.mtl")
     mesh = read_mesh(write(tmp_path, "mtllib a.mtl\n" + text))
@@ -211,7 +211,7 @@ def test_faces_keep_their_order_within_materials_in_order_of_use(tmp_path):
         "mtllib ../a.mtl",
     ],
 )
-def test_material_files_are_found_however_they_are_named(tmp_path, caplog, line):
+def test_mtllib_name_variants(tmp_path, caplog, line):
     write(tmp_path, "newmtl other\nKd 1 1 1\n", "other.mtl")
     write(tmp_path, "newmtl  the   red\n\tKd 1 0 0\n", "a.mtl")
     mesh = read_mesh(write(tmp_path, f"{line}\n{CORNERS}usemtl the red \nf 1 2 3\n"))
@@ -219,7 +219,7 @@ def test_material_files_are_found_however_they_are_named(tmp_path, caplog, line)
     assert not caplog.records
 
 
-def test_a_material_file_with_blanks_in_quotes(tmp_path):
+def test_quoted_mtllib_with_blanks(tmp_path):
     write(tmp_path, "newmtl a\nKd 1 0 0\n", "the red one.mtl")
     for line in ('"the red one.mtl"', "the red one.mtl", "x.mtl 'the red one.mtl'"):
         mesh = read_mesh(write(tmp_path, f"mtllib {line}\n{CORNERS}usemtl a\nf 1 2 3\n"))
@@ -252,7 +252,7 @@ def test_no_texture_outside_the_folder_is_opened(tmp_path, name):
         read_mesh(folder / "texture_outside.obj")
 
 
-def test_a_linked_texture_that_leads_out_is_refused(tmp_path):
+def test_texture_symlink_out_of_the_folder_is_rejected(tmp_path):
     folder = tmp_path / "mesh"
     folder.mkdir()
     write_image(tmp_path / "outside.png", (255, 0, 0))
@@ -293,20 +293,20 @@ def test_material_statements(tmp_path, lines, colour):
     [
         ("mtllib gone.mtl\n", "", "material file 'gone.mtl' is missing"),
         ("mtllib a.mtl\nusemtl other\n", "", "the material 'other' is not defined in any MTL"),
-        ("mtllib a.mtl\nusemtl m\n", "Kd spectral x.rfl", "a Kd that is not understood"),
-        ("mtllib a.mtl\nusemtl m\n", "Kd nan 0 0", "a Kd that is not understood"),
-        ("mtllib a.mtl\nusemtl m\n", "Kd 0,8 0,8 0,8", "a Kd that is not understood"),
-        ("mtllib a.mtl\nusemtl m\n", "map_Bump x.png", "bump maps are left out"),
-        ("l 1 2\np 1\n", "", "lines are left out; points are left out"),
+        ("mtllib a.mtl\nusemtl m\n", "Kd spectral x.rfl", "an unsupported Kd"),
+        ("mtllib a.mtl\nusemtl m\n", "Kd nan 0 0", "an unsupported Kd"),
+        ("mtllib a.mtl\nusemtl m\n", "Kd 0,8 0,8 0,8", "an unsupported Kd"),
+        ("mtllib a.mtl\nusemtl m\n", "map_Bump x.png", "bump maps are ignored"),
+        ("l 1 2\np 1\n", "", "lines are ignored; points are ignored"),
         ("cstype bezier\ndeg 3\nsurf 0 1 0 1 1 2 3 4\nend\n", "", "free-form curves and surfaces"),
-        ("call other.obj\n", "", "other files that it calls"),
+        ("call other.obj\n", "", "included files (call)"),
         ("colour 1 2\n", "", "lines that start with 'colour'"),
         ("f 1 2\n", "", "faces with fewer than three corners"),
         ("vn 0 0 1\nf 1//1 2//1 3//1\n", "", "normals that only some faces have"),
-        ("f 1/7 2/8 3/9\n", "", "texture coordinates that are not there"),
+        ("f 1/7 2/8 3/9\n", "", "missing texture coordinates"),
     ],
 )
-def test_what_is_not_kept_is_named_in_one_warning(tmp_path, caplog, before, material, warning):
+def test_one_warning_lists_what_is_ignored(tmp_path, caplog, before, material, warning):
     write(tmp_path, f"newmtl m\n{material}\n", "a.mtl")
     mesh = read_mesh(write(tmp_path, CORNERS + before + "f 1 2 3\n"))
     assert len(mesh.faces) in (1, 2)
@@ -323,12 +323,12 @@ def test_what_is_not_kept_is_named_in_one_warning(tmp_path, caplog, before, mate
         ("f 1 2 9", r"line 5: a face refers to vertex 9, but there are 4"),
         ("f -1 -2 -5", r"line 5 .* refers to before the first"),
         ("f 1 2 99999999999999999999", r"line 5: a face refers to vertex"),
-        ("f 1 2 x", r"line 5 \('f 1 2 x'\) has something else than corners"),
-        ("f 1 2 3.5", r"line 5 .* has something else than corners"),
-        ("f 1-2 3 4", r"line 5 .* has something else than corners"),
-        ("f 1/1/1/1 2 3", r"line 5 .* has something else than corners"),
-        ("f /1 /2 /3", r"line 5 .* has something else than corners"),
-        ("f 1 / 2 3", r"line 5 .* has something else than corners"),
+        ("f 1 2 x", r"line 5 \('f 1 2 x'\) has corners that are not of the form"),
+        ("f 1 2 3.5", r"line 5 .* has corners that are not of the form"),
+        ("f 1-2 3 4", r"line 5 .* has corners that are not of the form"),
+        ("f 1/1/1/1 2 3", r"line 5 .* has corners that are not of the form"),
+        ("f /1 /2 /3", r"line 5 .* has corners that are not of the form"),
+        ("f 1 / 2 3", r"line 5 .* has corners that are not of the form"),
         ("v 1 2", r"line 5 \('v 1 2'\) has fewer than 3 numbers"),
         ("v 1 2 3x", r"line 5 \('v 1 2 3x'\) has something else than numbers"),
         ("v 1,0 2,0 3,0", r"line 5 .* has something else than numbers"),
@@ -337,7 +337,7 @@ def test_what_is_not_kept_is_named_in_one_warning(tmp_path, caplog, before, mate
         ("v 1 \\\n2 \\\n3\nf 1 2 x", r"line 8 \('f 1 2 x'\)"),
     ],
 )
-def test_damaged_lines_are_named(tmp_path, line, reason):
+def test_damaged_lines_are_reported(tmp_path, line, reason):
     with pytest.raises(InputError, match=reason) as caught:
         read_mesh(write(tmp_path, f"{CORNERS}{line}\nf 1 2 3\n"))
     assert "square.obj" in caught.value.message
@@ -346,14 +346,14 @@ def test_damaged_lines_are_named(tmp_path, line, reason):
 
 
 @pytest.mark.parametrize("cut", [0.2, 0.5, 0.7])
-def test_an_obj_whose_vertices_come_last_is_refused_when_cut(tmp_path, cut):
+def test_truncated_obj_with_trailing_vertices_is_rejected(tmp_path, cut):
     text = "f 1 2 3\nf 1 3 4\n" + CORNERS
     assert len(read_mesh(write(tmp_path, text)).faces) == 2
     with pytest.raises(InputError):
         read_mesh(write(tmp_path, text[: int(len(text) * cut)]))
 
 
-def test_an_obj_that_ends_within_a_face_is_refused(tmp_path):
+def test_obj_ending_within_a_face_is_rejected(tmp_path):
     assert len(read_mesh(write(tmp_path, SQUARE[:-1])).faces) == 2
     with pytest.raises(InputError, match="line 6: a face ends after 2 corners"):
         read_mesh(write(tmp_path, SQUARE[:-2]))

@@ -1,4 +1,4 @@
-"""Names of outputs: OBJ files that could not refer to their texture, outputs that share a place."""
+"""Output names: OBJ names that break references, and overlapping outputs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def textured() -> Mesh:
 
 
 @pytest.mark.parametrize("stem", MESH_READERS)
-def test_an_obj_of_an_unusual_name_keeps_its_texture(textured, tmp_path, stem):
+def test_obj_with_an_unusual_name_keeps_its_texture(textured, tmp_path, stem):
     path = tmp_path / f"{stem}.obj"
     check_can_write_mesh(path, False)
     read = read_mesh(write_mesh(textured, path))
@@ -48,9 +48,7 @@ def test_an_obj_of_an_unusual_name_keeps_its_texture(textured, tmp_path, stem):
 
 @pytest.mark.skipif(os.name == "nt", reason="most of these are no names there")
 @pytest.mark.parametrize("stem", UNREADABLE)
-def test_an_obj_that_could_not_name_its_texture_is_refused_before_the_work(
-    textured, tmp_path, stem
-):
+def test_obj_name_that_breaks_references_is_rejected_early(textured, tmp_path, stem):
     path = tmp_path / f"{stem}.obj"
     with pytest.raises(InputError, match="an OBJ cannot refer to files of this name"):
         check_can_write_mesh(path, False)
@@ -61,7 +59,7 @@ def test_an_obj_that_could_not_name_its_texture_is_refused_before_the_work(
     assert read_mesh(tmp_path / f"{stem}.glb").texture is not None
 
 
-def test_a_name_with_nul_is_an_input_error_in_every_format(textured, tmp_path):
+def test_name_with_nul_is_an_input_error(textured, tmp_path):
     for suffix in (".obj", ".glb", ".ply"):
         with pytest.raises(InputError, match="NUL"):
             write_mesh(textured, tmp_path / f"a\0b{suffix}")
@@ -80,10 +78,10 @@ def test_a_name_with_nul_is_an_input_error_in_every_format(textured, tmp_path):
         ("V/mesh.glb", "v"),
     ],
 )
-def test_outputs_of_one_command_may_not_share_a_place(tmp_path, file, folder):
+def test_overlapping_outputs_are_rejected(tmp_path, file, folder):
     (tmp_path / "v").mkdir()
     (tmp_path / "link").symlink_to("v")
-    with pytest.raises(InputError, match=r"are both written.*for --details"):
+    with pytest.raises(InputError, match=r"the outputs .*for --details"):
         reject_overlapping_outputs(
             mesh_output_files(tmp_path / file), (tmp_path / folder,), "--details"
         )
@@ -92,5 +90,5 @@ def test_outputs_of_one_command_may_not_share_a_place(tmp_path, file, folder):
 @pytest.mark.parametrize(
     ("file", "folder"), [("mesh.glb", "mesh"), ("v/mesh.glb", "v/views"), ("a/m.obj", "b/m.png")]
 )
-def test_outputs_next_to_each_other_are_fine(tmp_path: Path, file, folder):
+def test_sibling_outputs_are_accepted(tmp_path: Path, file, folder):
     reject_overlapping_outputs(mesh_output_files(tmp_path / file), (tmp_path / folder,))

@@ -1,4 +1,4 @@
-"""`overwrite` replaces what an earlier run wrote, and nothing else; no input is ever replaced."""
+"""`overwrite` replaces output of earlier runs only, and never an input."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def textured() -> Mesh:
 
 
 def state(folder: Path) -> dict[str, str]:
-    """All files below a folder with what they hold."""
+    """All files below a folder with their content."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -56,14 +56,14 @@ def state(folder: Path) -> dict[str, str]:
 
 
 def nerfstudio_folder(folder: Path) -> Path:
-    """Photographs with their cameras, as nerfstudio leaves them: the same names as ours."""
+    """A nerfstudio folder of photographs and cameras, with the same names as ours."""
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "000.png").write_bytes(b"a photograph")
     (folder / "transforms.json").write_text(json.dumps({"frames": []}))
     return folder
 
 
-def test_a_nerfstudio_folder_is_never_replaced(tmp_path):
+def test_nerfstudio_folder_is_never_replaced(tmp_path):
     folder = nerfstudio_folder(tmp_path / "capture")
     before = state(tmp_path)
     with pytest.raises(InputError, match=r"capture is not replaced: it also holds images/000\.png"):
@@ -74,7 +74,7 @@ def test_a_nerfstudio_folder_is_never_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("added", ["images/holiday.png", "images/raw/1.png", "notes.txt"])
-def test_what_the_user_added_to_a_folder_of_ours_keeps_it(tmp_path, added):
+def test_folder_with_user_files_is_not_replaced(tmp_path, added):
     folder = write_views(small_views(), tmp_path / "views")
     (folder / added).parent.mkdir(exist_ok=True)
     (folder / added).write_text("mine")
@@ -84,7 +84,7 @@ def test_what_the_user_added_to_a_folder_of_ours_keeps_it(tmp_path, added):
     assert state(tmp_path) == before
 
 
-def test_what_the_user_adds_during_the_work_keeps_it_too(tmp_path):
+def test_folder_with_user_files_added_meanwhile_is_not_replaced(tmp_path):
     folder = write_views(small_views(), tmp_path / "views")
     with pytest.raises(InputError, match=r"late\.png"), atomic_folder(folder, True) as part:
         (part / "new").touch()
@@ -92,7 +92,7 @@ def test_what_the_user_adds_during_the_work_keeps_it_too(tmp_path):
     assert (folder / "late.png").exists() and (folder / "transforms.json").exists()
 
 
-def test_images_behind_a_link_are_not_ours(tmp_path):
+def test_linked_images_are_foreign(tmp_path):
     folder = write_views(small_views(), tmp_path / "views")
     (folder / "images").rename(tmp_path / "photographs")
     (folder / "images").symlink_to(tmp_path / "photographs")
@@ -101,7 +101,7 @@ def test_images_behind_a_link_are_not_ours(tmp_path):
     assert len(os.listdir(tmp_path / "photographs")) == 2
 
 
-def test_a_folder_of_ours_of_another_kind_is_not_replaced(tmp_path):
+def test_output_folder_of_another_kind_is_not_replaced(tmp_path):
     folder = write_views(small_views(), tmp_path / "views")
     with pytest.raises(InputError, match="is not replaced"):
         check_can_write_folder(folder, True, ("report.json",))
@@ -109,17 +109,17 @@ def test_a_folder_of_ours_of_another_kind_is_not_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("manifest", ["{", "[]", '{"generator": "other", "files": ["a"]}', None])
-def test_a_manifest_that_is_not_ours_claims_nothing(tmp_path, manifest):
+def test_foreign_manifest_is_ignored(tmp_path, manifest):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a").touch()
     if manifest is not None:
         (tmp_path / "out" / MANIFEST).write_text(manifest)
-    with pytest.raises(InputError, match="it also holds a,"):
+    with pytest.raises(InputError, match="it contains a,"):
         check_can_write_folder(tmp_path / "out", True)
 
 
 @pytest.mark.parametrize("name", ["toy.obj", "toy.mtl", "toy.png"])
-def test_a_users_file_beside_an_obj_keeps_all_three_away(tmp_path, textured, name):
+def test_user_file_next_to_an_obj_blocks_all_three(tmp_path, textured, name):
     (tmp_path / name).write_text("mine")
     for check in (
         lambda: check_can_write_mesh(tmp_path / "toy.obj", True),
@@ -134,7 +134,7 @@ def test_a_users_file_beside_an_obj_keeps_all_three_away(tmp_path, textured, nam
 
 
 @pytest.mark.parametrize("ending", [".obj", ".glb", ".ply"])
-def test_a_mesh_of_ours_is_replaced(tmp_path, textured, ending):
+def test_own_mesh_is_replaced(tmp_path, textured, ending):
     path = write_mesh(textured, tmp_path / f"toy{ending}")
     before = state(tmp_path)
     darker = replace(textured, texture=textured.texture * 0.5)
@@ -145,7 +145,7 @@ def test_a_mesh_of_ours_is_replaced(tmp_path, textured, ending):
 
 
 @pytest.mark.parametrize("ending", [".webp", ".gif"])
-def test_a_turntable_of_ours_is_replaced_and_a_users_image_is_not(tmp_path, ending):
+def test_own_turntable_is_replaced_but_user_image_is_not(tmp_path, ending):
     path = write_turntable(torch.rand(2, 8, 8, 3), tmp_path / f"turn{ending}")
     write_turntable(torch.rand(3, 8, 8, 3), path, overwrite=True)
     path.write_bytes(b"RIFF photograph")
@@ -156,7 +156,7 @@ def test_a_turntable_of_ours_is_replaced_and_a_users_image_is_not(tmp_path, endi
 @pytest.mark.parametrize("failing", [1, 2, 3])
 @pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("failure", [OSError(5, "broken"), KeyboardInterrupt()], ids=repr)
-def test_an_obj_its_mtl_and_image_appear_together_or_not_at_all(
+def test_obj_mtl_and_image_are_written_atomically(
     tmp_path, textured, monkeypatch, failing, earlier, failure
 ):
     if earlier:
@@ -180,11 +180,11 @@ def test_an_obj_its_mtl_and_image_appear_together_or_not_at_all(
     assert state(tmp_path) == before
 
 
-def test_an_obj_whose_texture_was_lost_on_the_way_is_no_success(tmp_path, textured, monkeypatch):
+def test_obj_export_without_its_texture_fails(tmp_path, textured, monkeypatch):
     from trimesh.visual.material import SimpleMaterial
 
     def interrupted(*_, **__):
-        raise KeyboardInterrupt  # which trimesh swallows
+        raise KeyboardInterrupt  # trimesh suppresses it
 
     monkeypatch.setattr(SimpleMaterial, "to_obj", interrupted)
     with pytest.raises(Exception, match="would have lacked"):
@@ -194,7 +194,7 @@ def test_an_obj_whose_texture_was_lost_on_the_way_is_no_success(tmp_path, textur
 
 @pytest.mark.parametrize("ending", [".mtl", ".png"])
 @pytest.mark.parametrize("dangling", [False, True])
-def test_a_link_beside_an_obj_is_not_followed_nor_replaced(tmp_path, textured, ending, dangling):
+def test_symlink_next_to_an_obj_is_rejected(tmp_path, textured, ending, dangling):
     (tmp_path / f"toy{ending}").symlink_to(tmp_path / "photograph")
     if not dangling:
         (tmp_path / "photograph").write_text("mine")
@@ -208,7 +208,7 @@ def test_a_link_beside_an_obj_is_not_followed_nor_replaced(tmp_path, textured, e
     assert (sorted(os.listdir(tmp_path)), state(tmp_path)) == before
 
 
-def test_an_obj_that_is_a_link_is_written_with_its_files_where_the_link_leads(tmp_path, textured):
+def test_obj_symlink_is_followed_for_all_files(tmp_path, textured):
     (tmp_path / "big_disk").mkdir()
     (tmp_path / "toy.obj").symlink_to(tmp_path / "big_disk" / "real.obj")
     check_can_write_mesh(tmp_path / "toy.obj", False)
@@ -218,7 +218,7 @@ def test_an_obj_that_is_a_link_is_written_with_its_files_where_the_link_leads(tm
 
 
 def spellings(folder: Path) -> list[Path]:
-    """Other ways to name a folder."""
+    """Other paths of the same folder."""
     (folder.parent / "link").symlink_to(folder)
     (folder.parent / "above").symlink_to(folder.parent)
     relative = Path(os.path.relpath(folder))
@@ -231,7 +231,7 @@ def spellings(folder: Path) -> list[Path]:
     ]
 
 
-def test_the_input_is_never_replaced_however_it_is_spelled(tmp_path):
+def test_input_is_never_replaced_however_it_is_spelled(tmp_path):
     views = write_views(small_views(), tmp_path / "views")
     before = state(views)
     for path in spellings(views):
@@ -242,8 +242,8 @@ def test_the_input_is_never_replaced_however_it_is_spelled(tmp_path):
     assert state(views) == before
 
 
-def test_a_mesh_whose_texture_file_is_the_input_image_is_refused(tmp_path, textured):
-    write_mesh(textured, tmp_path / "toy.obj")  # so that toy.png is ours
+def test_mesh_whose_texture_file_is_the_input_image_is_rejected(tmp_path, textured):
+    write_mesh(textured, tmp_path / "toy.obj")  # toy.png was written by NOVA3D
     (tmp_path / "link.png").symlink_to(tmp_path / "toy.png")
     for image in (tmp_path / "toy.png", tmp_path / "link.png"):
         with pytest.raises(InputError, match=r"toy\.png is not replaced: it is the input"):
@@ -251,12 +251,12 @@ def test_a_mesh_whose_texture_file_is_the_input_image_is_refused(tmp_path, textu
     check_can_write_mesh(tmp_path / "toy.obj", True, (tmp_path / "other.png",))
 
 
-@pytest.mark.parametrize("stolen", [False, True])
-def test_of_two_writers_without_overwrite_one_wins(tmp_path, stolen):
-    """Both begin while nothing is there; with `stolen` the first to end is another program."""
+@pytest.mark.parametrize("taken_first", [False, True])
+def test_one_of_two_concurrent_writers_wins(tmp_path, taken_first):
+    """Both start before the file exists; with `taken_first`, another program finishes first."""
     with pytest.raises(InputError, match="already exists"), atomic_file(tmp_path / "out") as part:
         part.write_text("late")
-        if stolen:
+        if taken_first:
             (tmp_path / "out").write_text("early")
         else:
             with atomic_file(tmp_path / "out") as other:
@@ -265,7 +265,7 @@ def test_of_two_writers_without_overwrite_one_wins(tmp_path, stolen):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_of_two_folder_writers_without_overwrite_one_wins(tmp_path):
+def test_one_of_two_concurrent_folder_writers_wins(tmp_path):
     with pytest.raises(InputError, match="already exists"), atomic_folder(tmp_path / "out") as part:
         (part / "late").touch()
         with atomic_folder(tmp_path / "out") as other:
@@ -274,7 +274,7 @@ def test_of_two_folder_writers_without_overwrite_one_wins(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_set_of_files_is_taken_back_if_somebody_takes_the_last_name(tmp_path):
+def test_files_are_rolled_back_if_the_last_name_is_taken(tmp_path):
     names = ("a.png", "a.mtl", "a.obj")
     with pytest.raises(InputError), atomic_files(tmp_path, names) as parts:
         for part in parts:
@@ -285,7 +285,7 @@ def test_a_set_of_files_is_taken_back_if_somebody_takes_the_last_name(tmp_path):
 
 
 @pytest.mark.parametrize("without", ["flags", "links", "both"])
-def test_names_are_claimed_also_where_the_drive_lacks_operations(tmp_path, monkeypatch, without):
+def test_no_replace_without_file_system_support(tmp_path, monkeypatch, without):
     def unsupported(*_, **__):
         raise PermissionError(1, "not supported")
 
@@ -307,7 +307,7 @@ def test_names_are_claimed_also_where_the_drive_lacks_operations(tmp_path, monke
     "check", [check_can_write_file, check_can_write_folder, check_can_write_mesh]
 )
 @pytest.mark.parametrize("below", ["", "new/folder"])
-def test_names_that_are_too_long_are_refused_before_the_work(tmp_path, check, below):
+def test_too_long_names_are_rejected_early(tmp_path, check, below):
     fits = tmp_path / below / ("n" * 251 + ".obj")
     check(fits, False)
     for name in ("n" * 252 + ".obj", "\u00e4" * 126 + ".obj", "n" * 5000 + "/a.obj"):
@@ -316,7 +316,7 @@ def test_names_that_are_too_long_are_refused_before_the_work(tmp_path, check, be
         assert len(str(caught.value)) < 500
 
 
-def test_the_longest_name_can_be_written(tmp_path):
+def test_longest_name_can_be_written(tmp_path):
     with atomic_file(tmp_path / ("n" * 255)) as part:
         part.write_text("text")
     with atomic_folder(tmp_path / ("f" * 255)) as part:
@@ -324,7 +324,7 @@ def test_the_longest_name_can_be_written(tmp_path):
     assert sorted(map(len, os.listdir(tmp_path))) == [255, 255]
 
 
-def test_a_path_without_room_for_a_temporary_name_is_refused(tmp_path):
+def test_path_without_room_for_a_temporary_name_is_rejected(tmp_path):
     deep = tmp_path
     while len(os.fsencode(deep)) < 4070:
         deep = deep / ("d" * min(200, 4090 - len(os.fsencode(deep))))
@@ -333,13 +333,13 @@ def test_a_path_without_room_for_a_temporary_name_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["toy.obj", "toy.mtl", "toy.png"])
-def test_a_folder_in_the_place_of_a_file_is_found_before_the_work(tmp_path, name):
+def test_folder_at_a_file_path_is_rejected_early(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(InputError, match=f"{name} is a folder"):
         check_can_write_mesh(tmp_path / "toy.obj", True)
 
 
-def test_a_set_of_another_program_is_no_set_of_ours(tmp_path):
+def test_foreign_dataset_is_not_replaced(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"source": "another"}))
     (tmp_path / "shard-000000.tar").write_text("theirs")
     with pytest.raises(InputError, match="holds no set"):
@@ -347,7 +347,7 @@ def test_a_set_of_another_program_is_no_set_of_ours(tmp_path):
     assert (tmp_path / "shard-000000.tar").read_text() == "theirs"
 
 
-def test_making_a_set_anew_deletes_its_shards_alone(tmp_path):
+def test_recreating_a_dataset_deletes_only_its_shards(tmp_path):
     open_dataset_dir(tmp_path, SETTINGS, overwrite=False)
     for name in ("shard-000000.tar", "shard-mine.tar", "shard-000000.tar.bak"):
         (tmp_path / name).touch()
@@ -357,7 +357,7 @@ def test_making_a_set_anew_deletes_its_shards_alone(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_folder_in_the_place_of_a_shard_is_found_before_the_work(tmp_path):
+def test_folder_at_a_shard_path_is_rejected_early(tmp_path):
     open_dataset_dir(tmp_path, SETTINGS, overwrite=False)
     (tmp_path / "shard-000001.tar").mkdir()
     with pytest.raises(InputError, match=r"shard-000001\.tar is a folder"):

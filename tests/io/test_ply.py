@@ -1,4 +1,4 @@
-"""PLY in all its spellings, ASCII and binary, beside trimesh where that reads them rightly."""
+"""PLY variants, ASCII and binary, compared with trimesh where that is correct."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FACES = ("list uchar int vertex_indices",)
 
 
 def ply(kind: str, *elements, comments: tuple[str, ...] = (), newline: str = "\n") -> bytes:
-    """A PLY file of elements (name, property declarations, rows); a list is a sequence in a row."""
+    """A PLY file of elements (name, property declarations, rows); lists are sequences in a row."""
     order = ">" if kind == "binary_big_endian" else "<"
     lines = ["ply", f"format {kind} 1.0", *comments]
     body = b""
@@ -77,8 +77,8 @@ def test_formats_and_line_ends(tmp_path, kind, newline):
 
 
 @pytest.mark.parametrize("first", [10, 13])
-def test_a_binary_body_that_starts_like_a_line_end(tmp_path, first):
-    """The first byte of the data is CR or LF: only the header's own line end is skipped."""
+def test_binary_data_starting_with_a_line_end(tmp_path, first):
+    """Data starting with CR or LF: only the header's line end is skipped."""
     for newline in ("\n", "\r\n", "\r"):
         rows = [([first] * first,), ([0] * 3,)]
         content = ply(
@@ -110,7 +110,7 @@ def test_triangles_quads_and_larger_polygons_together(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("size", [3, 4])
-def test_uniform_files_are_read_as_trimesh_reads_them(tmp_path, kind, size):
+def test_uniform_files_equal_trimesh(tmp_path, kind, size):
     from trimesh.exchange.ply import load_ply
 
     rng = np.random.default_rng(size)
@@ -144,7 +144,7 @@ def test_uniform_files_are_read_as_trimesh_reads_them(tmp_path, kind, size):
     ("type_name", "top"),
     [("uchar", 255), ("uint8", 255), ("ushort", 65535), ("int", 255), ("float", 1.0)],
 )
-def test_spellings_of_vertex_colours(tmp_path, kind, names, type_name, top):
+def test_vertex_colour_property_names(tmp_path, kind, names, type_name, top):
     if len(names) == 1:
         names = ("diffuse_red", "diffuse_green", "diffuse_blue")
     fields = [f"{type_name} {name}" for name in (*names, "alpha")]
@@ -154,7 +154,7 @@ def test_spellings_of_vertex_colours(tmp_path, kind, names, type_name, top):
     assert mesh.vertex_colours.tolist() == [RED, GREEN, BLUE, WHITE]
 
 
-def test_floats_that_count_to_255_and_fractions(tmp_path):
+def test_float_colours_in_0_255_and_0_1(tmp_path):
     fields = ("double red", "double green", "double blue")
     for top in (1.0, 255.0):
         values = [(0.2 * top, 0.4 * top, 0.6 * top)] * 3 + [(top, 0.0, 0.0)]
@@ -163,7 +163,7 @@ def test_floats_that_count_to_255_and_fractions(tmp_path):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_face_colours_of_polygons_split_vertices_only_between_colours(tmp_path, kind):
+def test_face_colours_split_vertices_only_between_colours(tmp_path, kind):
     face = (*FACES, "uchar r", "uchar g", "uchar b")
     rows = [([0, 1, 2, 3], 255, 0, 0), ([0, 2, 1], 0, 0, 255), ([0, 3, 2], 0, 0, 255)]
     content = ply(kind, ("vertex", XYZ, CORNERS), ("face", face, rows))
@@ -174,7 +174,7 @@ def test_face_colours_of_polygons_split_vertices_only_between_colours(tmp_path, 
     assert len(mesh.vertices) == 8
 
 
-def test_face_colours_beside_vertex_colours_are_named(tmp_path, caplog):
+def test_face_colours_with_vertex_colours_are_reported(tmp_path, caplog):
     colour = ("uchar red", "uchar green", "uchar blue")
     rows = [(*corner, 255, 0, 0) for corner in CORNERS]
     content = ply(
@@ -184,11 +184,11 @@ def test_face_colours_beside_vertex_colours_are_named(tmp_path, caplog):
     )
     assert read_mesh(write(tmp_path, content)).vertex_colours.tolist() == [RED] * 4
     (record,) = caplog.records
-    assert "face colours are left out" in record.getMessage()
+    assert "face colours are ignored" in record.getMessage()
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_triangle_strips_turn_every_second_triangle(tmp_path, kind):
+def test_triangle_strips_reverse_every_second_triangle(tmp_path, kind):
     grid = [(x, y, 0) for x in range(4) for y in (0, 1)]
     strips = [([1, 0, 3, 2, 5, 4, -1, 5, 4, 7, 6],), ([0, 1, 2, 2, 3],)]
     content = ply(
@@ -237,7 +237,7 @@ def save_colour(path: Path, colour: list[float]) -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_uv_and_texture_numbers_per_face(tmp_path, kind, caplog):
-    """Faces of mixed sizes with textures of their own, and one without any."""
+    """Faces of mixed sizes with different textures, and one without texture."""
     save_colour(tmp_path / "red.png", RED)
     save_colour(tmp_path / "the blue.png", BLUE)
     face = (*FACES, "list uchar float texcoord", "int texnumber")
@@ -281,7 +281,7 @@ def test_no_texture_outside_the_folder_is_opened(tmp_path):
             read_mesh(write(folder, content))
 
 
-def test_a_texture_of_another_computer_is_found_by_its_last_part(tmp_path):
+def test_absolute_texture_path_is_found_by_base_name(tmp_path):
     save_colour(tmp_path / "red.png", RED)
     comments = ("comment TextureFile C:\\Users\\me\\Red.PNG",)
     content = square("ascii", ("float u", "float v"), [(0.5, 0.5)] * 4, comments=comments)
@@ -298,7 +298,7 @@ def test_index_lists_of_any_type(tmp_path, kind, name, types):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_doubles_are_kept_and_other_elements_skipped(tmp_path, kind, caplog):
+def test_doubles_are_read_and_other_elements_skipped(tmp_path, kind, caplog):
     corners = [(1e6 + 0.125 * x, 2e6 + 0.125 * y, z) for x, y, z in CORNERS]
     content = ply(
         kind,
@@ -321,12 +321,12 @@ def test_doubles_are_kept_and_other_elements_skipped(tmp_path, kind, caplog):
     edges = mesh.vertices[1] - mesh.vertices[0]
     assert edges.tolist() == [0.125, 0, 0]
     (record,) = caplog.records
-    assert "elements camera, edge are left out" in record.getMessage()
+    assert "elements camera, edge are ignored" in record.getMessage()
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("mixed", [False, True])
-def test_a_file_that_ends_early_is_refused_wherever_it_is_cut(tmp_path, kind, mixed):
+def test_truncated_files_are_rejected(tmp_path, kind, mixed):
     faces = ((0, 1, 2, 3), (0, 1, 2), (0, 2, 3)) if mixed else ((0, 1, 2), (0, 2, 3))
     content = square(kind, faces=faces)
     assert len(read_mesh(write(tmp_path, content)).faces) == len(faces) + mixed
@@ -343,8 +343,8 @@ def test_a_file_that_ends_early_is_refused_wherever_it_is_cut(tmp_path, kind, mi
     [
         (b"vertex 4", b"vertex 999999999999", "declares 999999999999 rows of 'vertex'"),
         (b"face 2", b"face 999999999999", "declares 999999999999 rows of 'face'"),
-        (b"vertex 4", b"vertex -4", "expected a whole number"),
-        (b"vertex 4", b"vertex " + b"9" * 5000, "expected a whole number"),
+        (b"vertex 4", b"vertex -4", "expected an integer"),
+        (b"vertex 4", b"vertex " + b"9" * 5000, "expected an integer"),
         (b"vertex 4", b"vertex", "is damaged"),
         (b"format ascii 1.0\n", b"", "names no format"),
         (b"ascii", b"binary", "a format that is not known"),
@@ -360,12 +360,12 @@ def test_a_file_that_ends_early_is_refused_wherever_it_is_cut(tmp_path, kind, mi
         (b"3 0 2 3", b"nan 0 2 3", "has the length nan"),
         (b"3 0 2 3", b"-1 0 2 3", "has the length -1"),
         (b"3 0 2 3", b"1e18 0 2 3", "has the length 1e"),
-        (b"3 0 2 3", b"4000000000 0 2 3", "not enough numbers"),
-        (b"3 0 2 3", b"3 0 two 3", "not enough numbers"),
+        (b"3 0 2 3", b"4000000000 0 2 3", "too few values"),
+        (b"3 0 2 3", b"3 0 two 3", "too few values"),
         (b"ply", b"plx", "no PLY file"),
     ],
 )
-def test_damaged_headers_and_numbers_are_named(tmp_path, old, new, reason):
+def test_damaged_headers_and_values_are_reported(tmp_path, old, new, reason):
     content = square()
     assert old in content
     with pytest.raises(InputError, match=reason) as caught:
@@ -374,7 +374,7 @@ def test_damaged_headers_and_numbers_are_named(tmp_path, old, new, reason):
     assert "Error" not in caught.value.message
 
 
-def test_a_sphere_of_quads_and_triangles_has_the_volume_that_trimesh_computes(tmp_path):
+def test_sphere_of_quads_and_triangles_has_the_volume_of_trimesh(tmp_path):
     import trimesh
 
     sphere = trimesh.creation.uv_sphere(count=[12, 12])
@@ -385,7 +385,7 @@ def test_a_sphere_of_quads_and_triangles_has_the_volume_that_trimesh_computes(tm
         first, second = sphere.faces[a].tolist(), sphere.faces[b].tolist()
         lone = next(k for k in range(3) if first[k] not in second)
         tip = next(vertex for vertex in second if vertex not in first)
-        # starts at the common edge, so that the fan cuts along it
+        # starts at the common edge, so that the fan splits along it
         polygons.append([first[(lone + 1) % 3], tip, first[(lone + 2) % 3], first[lone]])
         used |= {a, b}
         if len(polygons) == 40:

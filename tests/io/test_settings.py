@@ -1,4 +1,4 @@
-"""Settings files: what is written comes back, and mistakes are named by their place."""
+"""Settings files: round trips, and errors that name the field."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nova3d_core.training.presets import read_train_config
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_presets_settings_come_back_equal(name, tmp_path):
+def test_preset_round_trip(name, tmp_path):
     config = FuseConfig(fallback="hull", sdf=preset_config(name))
     path = tmp_path / "settings.json"
     path.write_text(settings_to_json(config), encoding="utf-8")
@@ -25,7 +25,7 @@ def test_a_presets_settings_come_back_equal(name, tmp_path):
     assert replace(read, sdf=read.sdf.complete()) == config
 
 
-def test_what_a_file_leaves_out_keeps_its_default(tmp_path):
+def test_missing_fields_keep_their_defaults(tmp_path):
     path = tmp_path / "settings.json"
     path.write_text('{"sdf": {"seed": 7, "conflict": {"mode": "off"}}}')
     config = read_settings(path, FuseConfig)
@@ -47,14 +47,14 @@ def test_what_a_file_leaves_out_keeps_its_default(tmp_path):
         ('{"sdf": {"field": "cube"}}', "sdf field is 'cube'"),
     ],
 )
-def test_mistakes_are_named_by_their_place(text, words, tmp_path):
+def test_errors_name_the_field_path(text, words, tmp_path):
     path = tmp_path / "settings.json"
     path.write_text(text)
     with pytest.raises(InputError, match=words.replace("[", r"\[")):
         read_settings(path, FuseConfig)
 
 
-def test_nan_is_out_of_every_range():
+def test_nan_is_out_of_range():
     with pytest.raises(InputError, match="losses mask is nan"):
         config_from_dict({"sdf": {"losses": {"mask": float("nan")}}}, FuseConfig, "settings")
 
@@ -81,7 +81,7 @@ def test_nan_is_out_of_every_range():
         (b"\xef\xbb\xbf{}", ""),
     ],
 )
-def test_strange_json_is_one_short_line_that_names_the_place(text, words, tmp_path):
+def test_unusual_json_gives_one_short_line_naming_the_field(text, words, tmp_path):
     path = tmp_path / "settings.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     if not words:
@@ -97,7 +97,7 @@ def test_strange_json_is_one_short_line_that_names_the_place(text, words, tmp_pa
 
 @dataclass(frozen=True)
 class Level:
-    """A setting without a default for every field."""
+    """A config with a required field."""
 
     resolution: int
     steps: int
@@ -121,7 +121,7 @@ def test_tuples_of_dataclasses():
         config_from_dict({"levels": [3]}, Levels, "s")
 
 
-def test_tuples_of_a_fixed_length_and_settings_that_may_be_none():
+def test_fixed_length_tuples_and_optional_fields():
     config = config_from_dict(
         {"steps": None, "guidance": {"highest": 3}, "guidance_interval": [0, 5]}, SampleConfig, "s"
     )
@@ -136,7 +136,7 @@ def test_tuples_of_a_fixed_length_and_settings_that_may_be_none():
         config_from_dict({"steps": "many"}, SampleConfig, "s")
 
 
-def test_integers_beyond_floats_are_refused_in_toml_too(tmp_path):
+def test_integers_beyond_float_range_are_rejected_in_toml(tmp_path):
     path = tmp_path / "settings.toml"
     path.write_text("[optimiser]\nlearning_rate = 1" + "0" * 400 + "\n")
     with pytest.raises(InputError, match=r"settings\.optimiser\.learning_rate is too large"):
@@ -157,7 +157,7 @@ def test_integers_beyond_floats_are_refused_in_toml_too(tmp_path):
         ("[]", "state.json.place is list"),
     ],
 )
-def test_a_damaged_checkpoint_says_which_value(tmp_path, change, words):
+def test_damaged_checkpoint_error_names_the_value(tmp_path, change, words):
     state = {"config": {}, "world": 1, "data": {}, "updates": 0, "place": 0}
     text = json.dumps(state).replace('"place": 0', f'"place": {change}')
     (tmp_path / "state.json").write_text(text)

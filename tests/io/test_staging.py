@@ -1,4 +1,4 @@
-"""What killed processes left is cleared by the next run in that place, and only that."""
+"""Leftovers of killed processes are removed by the next run in that folder."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def hidden(folder: Path) -> list[str]:
     return sorted(name for name in os.listdir(folder) if name.startswith(PREFIX))
 
 
-def test_a_killed_file_is_cleared_by_the_next_run(tmp_path):
+def test_next_run_removes_file_of_a_killed_process(tmp_path):
     run_killed(
-        "with atomic.new_file(root / 'out') as part: part.write_text('half'); die()", tmp_path
+        "with atomic.atomic_file(root / 'out') as part: part.write_text('half'); die()", tmp_path
     )
     assert len(hidden(tmp_path)) == 2
     with atomic_file(tmp_path / "other") as part:
@@ -68,24 +68,24 @@ def test_a_killed_file_is_cleared_by_the_next_run(tmp_path):
 
 
 @pytest.mark.parametrize("check", [check_can_write_file, check_can_write_folder])
-def test_a_killed_folder_is_cleared_by_the_checks_of_the_next_run(tmp_path, check):
-    script = "with atomic.new_folder(root / 'out') as part: (part / 'a').touch(); die()"
+def test_checks_of_the_next_run_remove_folder_of_a_killed_process(tmp_path, check):
+    script = "with atomic.atomic_folder(root / 'out') as part: (part / 'a').touch(); die()"
     run_killed(script, tmp_path)
     assert hidden(tmp_path)
     check(tmp_path / "out", False)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_process_killed_right_after_the_lock_was_made_leaves_nothing(tmp_path):
+def test_kill_right_after_locking_leaves_no_files(tmp_path):
     run_killed("staging._lock = die\nwith staging.staging(root): pass", tmp_path)
     assert len(hidden(tmp_path)) == 1
     remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == []
 
 
-def test_what_a_living_process_writes_is_kept(tmp_path):
+def test_files_of_a_living_process_are_kept(tmp_path):
     script = KILLED + (
-        "with atomic.new_folder(root / 'out') as part:\n"
+        "with atomic.atomic_folder(root / 'out') as part:\n"
         "    (part / 'a').touch(); print('ready', flush=True); sys.stdin.read()\n"
     )
     living = subprocess.Popen(
@@ -96,7 +96,7 @@ def test_what_a_living_process_writes_is_kept(tmp_path):
     )
     assert living.stdout.readline() == b"ready\n"
     before = hidden(tmp_path)
-    for lock in tmp_path.glob("*.lock"):  # however old it looks
+    for lock in tmp_path.glob("*.lock"):  # whatever its age
         os.utime(lock, (0, 0))
     remove_leftovers(tmp_path)
     assert len(before) == 2 and hidden(tmp_path) == before
@@ -104,7 +104,7 @@ def test_what_a_living_process_writes_is_kept(tmp_path):
     assert (tmp_path / "out" / "a").exists() and os.listdir(tmp_path) == ["out"]
 
 
-def test_what_this_process_writes_itself_is_kept(tmp_path):
+def test_files_of_this_process_are_kept(tmp_path):
     with atomic_file(tmp_path / "one") as part:
         part.write_text("1")
         with atomic_file(tmp_path / "two") as other:
@@ -112,7 +112,7 @@ def test_what_this_process_writes_itself_is_kept(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["one", "two"]
 
 
-def test_another_hosts_lock_counts_until_it_is_old(tmp_path):
+def test_lock_of_another_host_expires(tmp_path):
     lock, part = tmp_path / f"{PREFIX}00000000-12345678.lock", f"{PREFIX}00000000-12345678-0.part"
     lock.touch()
     (tmp_path / part).touch()
@@ -124,11 +124,11 @@ def test_another_hosts_lock_counts_until_it_is_old(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_on_a_drive_without_locks_age_decides(tmp_path, monkeypatch):
+def test_lock_expires_on_a_drive_without_locks(tmp_path, monkeypatch):
     def unsupported(handle: int) -> None:
         raise OSError(95, "not supported")
 
-    run_killed("with atomic.new_file(root / 'out') as part: part.touch(); die()", tmp_path)
+    run_killed("with atomic.atomic_file(root / 'out') as part: part.touch(); die()", tmp_path)
     monkeypatch.setattr(staging, "_lock", unsupported)
     with atomic_file(tmp_path / "new") as part:
         part.touch()
@@ -146,12 +146,12 @@ def write_folder(path: Path, text: str, overwrite: bool = False) -> None:
 
 
 REPLACE_FOLDER = (
-    "with atomic.new_folder(root / 'out', overwrite=True) as part:\n"
+    "with atomic.atomic_folder(root / 'out', overwrite=True) as part:\n"
     "    (part / 'text').write_text('new')\n"
 )
 
 
-def test_a_folder_is_there_also_when_killed_right_after_the_swap(tmp_path):
+def test_kill_right_after_the_exchange_keeps_the_folder(tmp_path):
     write_folder(tmp_path / "out", "old")
     if not renames.exchange(tmp_path / "out", tmp_path / "out"):
         pytest.skip("folders cannot be swapped here")
@@ -167,8 +167,8 @@ def test_a_folder_is_there_also_when_killed_right_after_the_swap(tmp_path):
 
 
 @pytest.mark.parametrize(("renamed", "text"), [(2, "old"), (3, "new")])
-def test_a_folder_moved_aside_by_a_killed_process_comes_back(tmp_path, renamed, text):
-    """Where folders cannot be swapped: killed after moving the old one, or the new one."""
+def test_folder_moved_by_a_killed_process_is_restored(tmp_path, renamed, text):
+    """Without an atomic exchange: killed after moving the old folder, or the new one."""
     write_folder(tmp_path / "out", "old")
     script = (
         "renames.exchange = lambda *paths: False\n"
@@ -188,7 +188,7 @@ def test_a_folder_moved_aside_by_a_killed_process_comes_back(tmp_path, renamed, 
 
 @pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_set_of_files_cut_off_by_a_kill_is_as_before_or_whole(tmp_path, earlier, after):
+def test_killed_write_of_several_files_is_rolled_back_or_complete(tmp_path, earlier, after):
     names = ["a.png", "a.mtl", "a.obj"]
     if earlier:
         for name in names:
@@ -199,7 +199,7 @@ def test_a_set_of_files_cut_off_by_a_kill_is_as_before_or_whole(tmp_path, earlie
         "    plain(*words); calls.append(0)\n"
         f"    if len(calls) == {after}: die()\n"
         "atomic._publish_file = publish\n"
-        f"with atomic.new_files(root, {names}, {earlier}) as parts:\n"
+        f"with atomic.atomic_files(root, {names}, {earlier}) as parts:\n"
         "    [part.write_text('new') for part in parts]\n"
     )
     run_killed(script, tmp_path)
@@ -211,7 +211,7 @@ def test_a_set_of_files_cut_off_by_a_kill_is_as_before_or_whole(tmp_path, earlie
         assert texts == (dict.fromkeys(names, "old") if earlier else {})
 
 
-def test_a_journal_moves_nothing_outside_of_its_folder_nor_what_came_since(tmp_path):
+def test_journal_affects_neither_other_folders_nor_newer_files(tmp_path):
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     inside.mkdir()
     outside.write_text("mine")
@@ -229,7 +229,7 @@ def test_a_journal_moves_nothing_outside_of_its_folder_nor_what_came_since(tmp_p
         assert (inside / "a.png").read_text() == "mine"
 
 
-def test_temporary_names_have_the_stated_length(tmp_path):
+def test_temporary_names_have_the_documented_length(tmp_path):
     with atomic_files(tmp_path, (f"a.{'e' * 15}", "b" * 255, "c")) as parts:
         for part in parts:
             part.touch()
@@ -237,14 +237,14 @@ def test_temporary_names_have_the_stated_length(tmp_path):
         assert parts[0].suffix == "." + "e" * 15 and parts[1].suffix == ".part"
 
 
-def test_a_scratch_folder_is_private_and_goes(tmp_path):
+def test_scratch_folder_is_private_and_removed(tmp_path):
     with scratch_folder(tmp_path) as folder:
         (folder / "file").touch()
         assert folder.stat().st_mode & 0o077 == 0
     assert os.listdir(tmp_path) == []
 
 
-def test_the_host_is_in_the_name(tmp_path, monkeypatch):
+def test_host_is_part_of_the_name(tmp_path, monkeypatch):
     with staging.staging(tmp_path) as mine:
         first = mine.lock.name
     monkeypatch.setattr(platform, "node", lambda: "another")

@@ -1,4 +1,4 @@
-"""STL and OFF in all their spellings, beside trimesh where that reads them rightly."""
+"""STL and OFF variants, compared with trimesh where that is correct."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def check_square(mesh) -> None:
         binary_stl(b"solid made by something") + b"\0" * 49,
     ],
 )
-def test_stl_spellings(tmp_path, caplog, content):
+def test_stl_variants(tmp_path, caplog, content):
     check_square(read_mesh(write(tmp_path, content, "a.stl")))
     assert not caplog.records
 
 
-def test_stl_is_read_as_trimesh_reads_it(tmp_path, make_sphere):
+def test_stl_equals_trimesh(tmp_path, make_sphere):
     from trimesh.exchange.stl import export_stl, export_stl_ascii, load_stl
 
     sphere = make_sphere(subdivisions=2).as_trimesh()
@@ -90,19 +90,19 @@ def test_stl_is_read_as_trimesh_reads_it(tmp_path, make_sphere):
 
 
 @pytest.mark.parametrize("options", [{"attribute": 0x8000 | 31}, {"header": b"COLOR=\1\2\3\4"}])
-def test_facet_colours_are_named_in_a_warning(tmp_path, caplog, options):
+def test_facet_colours_give_a_warning(tmp_path, caplog, options):
     check_square(read_mesh(write(tmp_path, binary_stl(**options), "a.stl")))
     (record,) = caplog.records
-    assert "colours of facets are left out" in record.getMessage()
+    assert "facet colours are ignored" in record.getMessage()
 
 
 @pytest.mark.parametrize("cut", range(1, 184, 13))
-def test_a_binary_stl_that_ends_early_is_refused(tmp_path, cut):
-    with pytest.raises(InputError, match=r"a\.stl is no STL file, or cut off"):
+def test_truncated_binary_stl_is_rejected(tmp_path, cut):
+    with pytest.raises(InputError, match=r"a\.stl is not an STL file, or truncated"):
         read_mesh(write(tmp_path, binary_stl()[:-cut], "a.stl"))
 
 
-def test_an_ascii_stl_is_refused_wherever_it_is_cut(tmp_path):
+def test_truncated_ascii_stl_is_rejected(tmp_path):
     content = ascii_stl().rstrip("\n")
     for cut in range(1, content.rindex("endsolid") + 8, 3):
         with pytest.raises(InputError, match=r"a\.stl") as caught:
@@ -119,14 +119,14 @@ def test_an_ascii_stl_is_refused_wherever_it_is_cut(tmp_path):
         ("endfacet", "", "cut off"),
     ],
 )
-def test_a_damaged_ascii_stl_is_refused(tmp_path, old, new, reason):
+def test_damaged_ascii_stl_is_rejected(tmp_path, old, new, reason):
     text = ascii_stl().replace("0.000000e+00 0 0", "0.000000e+00 0.0 0")
     assert old in text
     with pytest.raises(InputError, match=reason):
         read_mesh(write(tmp_path, text.replace(old, new, 1), "a.stl"))
 
 
-def test_a_declared_number_of_facets_is_checked_before_anything_is_made(tmp_path):
+def test_facet_count_is_checked_before_allocation(tmp_path):
     content = b"\0" * 80 + struct.pack("<I", 0xFFFFFFFF) + b"\0" * 100
     with pytest.raises(InputError, match="a header for 4294967295 triangles and 184 bytes"):
         read_mesh(write(tmp_path, content, "a.stl"))
@@ -165,12 +165,12 @@ def test_shared_fault_off_coloured():
         OFF.replace("\n3 0 1", " 3 0 1"),
     ],
 )
-def test_off_spellings(tmp_path, caplog, text):
+def test_off_variants(tmp_path, caplog, text):
     check_square(read_mesh(write(tmp_path, text, "a.off")))
     assert not caplog.records
 
 
-def test_off_polygons_over_one_or_several_lines(tmp_path):
+def test_off_polygons_on_one_or_several_lines(tmp_path):
     points = "0 0 0\n2 0 0\n2 1 0\n1 0.25 0\n0 1 0\n"
     for faces in ("5 0 1 2 3 4\n3 0 1 2\n", "5 0 1 2\n3 4\n3 0 1\n2\n", "5\n0 1 2 3 4 3 0 1 2"):
         mesh = read_mesh(write(tmp_path, f"OFF\n5 2 0\n{points}{faces}", "a.off"))
@@ -225,7 +225,7 @@ def test_off_face_colours_split_the_vertices(tmp_path, first, second):
     assert mesh.vertices[mesh.faces].tolist() == [list(corners) for corners in TRIANGLES]
 
 
-def test_off_faces_without_colour_among_coloured_ones_are_white(tmp_path):
+def test_off_faces_without_colour_are_white(tmp_path):
     mesh = read_mesh(write(tmp_path, OFF.replace("3 0 1 2", "3 0 1 2 0 0 255"), "a.off"))
     expected = torch.tensor([BLUE, WHITE])[:, None].expand(2, 3, 3)
     assert torch.equal(mesh.vertex_colours[mesh.faces], expected)
@@ -234,19 +234,19 @@ def test_off_faces_without_colour_among_coloured_ones_are_white(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "warning"),
     [
-        ("3 0 1 2", "3 0 1 2 7", "colours of faces that are no RGB or RGBA"),
+        ("3 0 1 2", "3 0 1 2 7", "face colours other than RGB or RGBA"),
         ("3 0 1 2\n", "2 0 1\n", "faces with fewer than three corners"),
-        (" 0\n", " 0 9 9\n", "2 more numbers of each vertex"),
+        (" 0\n", " 0 9 9\n", "2 extra values per vertex"),
     ],
 )
-def test_what_off_cannot_keep_is_named(tmp_path, caplog, old, new, warning):
+def test_off_warning_lists_what_is_ignored(tmp_path, caplog, old, new, warning):
     mesh = read_mesh(write(tmp_path, OFF.replace(old, new), "a.off"))
     assert mesh.vertex_colours is None
     (record,) = caplog.records
     assert warning in record.getMessage()
 
 
-def test_off_is_read_as_trimesh_reads_it(tmp_path, make_sphere):
+def test_off_equals_trimesh(tmp_path, make_sphere):
     from trimesh.exchange.off import export_off, load_off
 
     sphere = make_sphere(subdivisions=2).as_trimesh()
@@ -257,7 +257,7 @@ def test_off_is_read_as_trimesh_reads_it(tmp_path, make_sphere):
     assert np.array_equal(mesh.faces.numpy(), theirs["faces"])
 
 
-def test_an_off_file_is_refused_wherever_it_is_cut(tmp_path):
+def test_truncated_off_is_rejected(tmp_path):
     content = OFF.rstrip("\n")
     for cut in range(1, len(content)):
         with pytest.raises(InputError, match=r"a\.off") as caught:
@@ -272,21 +272,21 @@ def test_an_off_file_is_refused_wherever_it_is_cut(tmp_path):
         ("4 2 5", "4 999999999999999999 5", "declares 999999999999999999 faces"),
         ("4 2 5", "-4 2 5", "the number of vertices is '-4'"),
         ("4 2 5", "4 two 5", "the number of faces is 'two'"),
-        ("4 2 5", "4 3 5", "declares 3 faces, but has fewer"),
-        ("3 0 2 3", "999999999 0 2 3", "declares 2 faces, but has fewer"),
+        ("4 2 5", "4 3 5", "declares 3 faces but has fewer"),
+        ("3 0 2 3", "999999999 0 2 3", "declares 2 faces but has fewer"),
         ("3 0 2 3", "3 0 2 9", "refers to vertex 9, but there are 4"),
         ("3 0 2 3", "3 0 2 -1", "refers to vertex -1"),
-        ("3 0 2 3", "3 0 2 2.5", "a number that is not whole"),
-        ("3 0 2 3", "3 0 2 nan", "a number that is not whole"),
-        ("3 0 2 3", "nan 0 2 3", "declares 2 faces, but has fewer"),
-        ("1 1 0", "1 one 0", "declares 4 vertices, but has fewer"),
+        ("3 0 2 3", "3 0 2 2.5", "a fractional vertex index"),
+        ("3 0 2 3", "3 0 2 nan", "a fractional vertex index"),
+        ("3 0 2 3", "nan 0 2 3", "declares 2 faces but has fewer"),
+        ("1 1 0", "1 one 0", "declares 4 vertices but has fewer"),
         ("OFF", "OFF BINARY", "'OFF BINARY', which is not supported"),
         ("OFF", "4OFF", "'4OFF', which is not supported"),
         ("OFF", "nOFF", "'nOFF', which is not supported"),
         ("OFF", "OFFLINE", "does not start with OFF"),
     ],
 )
-def test_damaged_off_files_are_named(tmp_path, old, new, reason):
+def test_damaged_off_files_are_reported(tmp_path, old, new, reason):
     with pytest.raises(InputError, match=reason) as caught:
         read_mesh(write(tmp_path, OFF.replace(old, new, 1), "a.off"))
     assert len(str(caught.value)) < 500

@@ -1,4 +1,4 @@
-"""Views written to a folder come back the same, whatever the rig."""
+"""Round trips of views through a folder, for any rig."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nova3d_core.views import Views
 def random_cameras(
     generator: torch.Generator, count: int, width: int, height: int, kind: str, shared_lens: bool
 ) -> Cameras:
-    """Cameras anywhere, turned anyhow (also upside down), with lenses of their own."""
+    """Cameras with random positions, rotations (also upside down) and intrinsics."""
     rotation, _ = torch.linalg.qr(
         torch.randn(count, 3, 3, generator=generator, dtype=torch.float64)
     )
@@ -46,7 +46,7 @@ def random_views(
     size: tuple[int, int] = (8, 6),
     normal_frame: str = "world",
 ) -> Views:
-    """Five views of noise on white, with soft masks and normals on the object only."""
+    """Five views of noise on white, with soft masks, and normals on the object."""
     generator = torch.Generator().manual_seed(seed)
     width, height = size
     cameras = random_cameras(generator, 5, width, height, kind, shared_lens)
@@ -69,7 +69,7 @@ def written(folder: Path) -> dict:
 @pytest.mark.parametrize("shared_lens", [True, False])
 @pytest.mark.parametrize("size", [(8, 6), (5, 9), (7, 7)])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_random_rig_comes_back(tmp_path, kind, shared_lens, size, seed):
+def test_round_trip_of_random_rigs(tmp_path, kind, shared_lens, size, seed):
     views = random_views(seed, kind, shared_lens, size)
     back = read_views(write_views(views, tmp_path / "views"))
     assert (back.cameras.kind, back.cameras.width, back.cameras.height) == (kind, *size)
@@ -84,7 +84,7 @@ def test_a_random_rig_comes_back(tmp_path, kind, shared_lens, size, seed):
 
 
 @pytest.mark.parametrize("frame", NORMAL_FRAMES)
-def test_normals_stay_in_their_frame(tmp_path, frame):
+def test_normals_keep_their_frame(tmp_path, frame):
     views = random_views(normal_frame=frame)
     back = read_views(write_views(views, tmp_path / "views"))
     assert back.normal_frame == frame
@@ -93,7 +93,7 @@ def test_normals_stay_in_their_frame(tmp_path, frame):
     assert float(in_world.norm(dim=-1).max()) < 1 / 100
 
 
-def test_a_second_round_trip_changes_nothing(tmp_path):
+def test_second_round_trip_is_identical(tmp_path):
     once = read_views(write_views(random_views(), tmp_path / "one"))
     twice = read_views(write_views(once, tmp_path / "two"))
     for name in ("one", "two"):
@@ -113,7 +113,7 @@ def test_a_second_round_trip_changes_nothing(tmp_path):
     )
 
 
-def test_views_without_masks_and_normals_stay_without(tmp_path):
+def test_round_trip_without_masks_and_normals(tmp_path):
     views = random_views()
     bare = Views(views.cameras, views.colour)
     back = read_views(write_views(bare, tmp_path / "views"))
@@ -122,7 +122,7 @@ def test_views_without_masks_and_normals_stay_without(tmp_path):
     assert "normal_frame" not in written(tmp_path / "views")
 
 
-def test_the_default_rig_reads_as_people_expect(tmp_path):
+def test_default_rig_has_readable_angles(tmp_path):
     cameras = orbit_cameras(RigConfig(elevation_deg=10.0, width_px=8, height_px=8))
     content = written(write_views(Views(cameras, torch.ones(16, 8, 8, 3)), tmp_path / "views"))
     assert content["camera_model"] == "OPENCV"
@@ -140,7 +140,7 @@ def test_the_default_rig_reads_as_people_expect(tmp_path):
 
 
 @pytest.mark.parametrize("shared_lens", [True, False])
-def test_another_reader_projects_to_the_same_pixels(tmp_path, shared_lens):
+def test_independent_reader_projects_to_the_same_pixels(tmp_path, shared_lens):
     views = random_views(2, "perspective", shared_lens)
     content = written(write_views(views, tmp_path / "views"))
     points = torch.randn(20, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -156,7 +156,7 @@ def test_another_reader_projects_to_the_same_pixels(tmp_path, shared_lens):
         assert torch.allclose(-z.float(), depths[view], atol=1e-5)
 
 
-def test_names_sort_in_the_order_of_the_views(tmp_path):
+def test_file_names_sort_in_view_order(tmp_path):
     poses = torch.eye(4).repeat(1001, 1, 1)
     poses[:, 0, 3] = torch.arange(1001)
     cameras = Cameras(poses, torch.eye(3).repeat(1001, 1, 1), 1, 1)
@@ -166,7 +166,7 @@ def test_names_sort_in_the_order_of_the_views(tmp_path):
     assert names == sorted(names)
 
 
-def test_extra_keys_are_written_and_harmless(tmp_path):
+def test_extra_keys_are_written_and_ignored(tmp_path):
     extra = {"source": "owl.png", "seed": 7, "steps": [1, 2]}
     folder = write_views(random_views(), tmp_path / "views", extra=extra)
     assert {key: written(folder)[key] for key in extra} == extra
@@ -183,13 +183,13 @@ def test_extra_keys_are_written_and_harmless(tmp_path):
         ({"loss": float("nan")}, "JSON"),
     ],
 )
-def test_extra_keys_that_would_spoil_the_file_are_refused(tmp_path, extra, says):
+def test_invalid_extra_keys_are_rejected(tmp_path, extra, says):
     with pytest.raises(InputError, match=says):
         write_views(random_views(), tmp_path / "views", extra=extra)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_folder_is_kept_unless_overwrite(tmp_path):
+def test_existing_folder_is_kept_without_overwrite(tmp_path):
     folder = write_views(random_views(0), tmp_path / "views")
     before = (folder / "transforms.json").read_bytes()
     with pytest.raises(InputError, match="already exists"):
@@ -202,7 +202,7 @@ def test_an_existing_folder_is_kept_unless_overwrite(tmp_path):
     assert os.listdir(tmp_path) == ["views"]
 
 
-def test_overwrite_never_deletes_what_is_no_views_folder(tmp_path):
+def test_overwrite_keeps_folders_that_are_not_views(tmp_path):
     folder = write_views(random_views(), tmp_path / "views")
     (folder / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"not replaced: it also holds thesis\.tex"):
@@ -210,7 +210,7 @@ def test_overwrite_never_deletes_what_is_no_views_folder(tmp_path):
     assert (folder / "thesis.tex").read_text() == "years of work"
 
 
-def test_each_view_is_reported(tmp_path):
+def test_progress_reports_each_view(tmp_path):
     events = []
     progress = Progress(events.append)
     folder = write_views(random_views(), tmp_path / "views", progress=progress)
@@ -221,7 +221,7 @@ def test_each_view_is_reported(tmp_path):
     ]
 
 
-def test_a_cancelled_run_stops_at_once_and_leaves_nothing(tmp_path):
+def test_cancelled_run_stops_and_leaves_no_files(tmp_path):
     steps = []
     progress = Progress(lambda event: steps.append(event.step), lambda: len(steps) == 3)
     with pytest.raises(Cancelled, match="writing views"):

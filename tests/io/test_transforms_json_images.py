@@ -1,4 +1,4 @@
-"""The images of a folder of views: as stored, of several sizes, masks right way round, in place."""
+"""Images of a folder of views: orientation, several sizes, inverted masks, memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def disc_views(width: int, height: int, count: int = COUNT) -> Views:
 
 
 def edit(folder: Path, **changes) -> dict:
-    """Changes keys at the top of a transforms.json; None removes one."""
+    """Edits top-level keys of a transforms.json; None removes a key."""
     path = folder / "transforms.json"
     content = json.loads(path.read_text()) | changes
     content = {key: value for key, value in content.items() if value is not None}
@@ -48,7 +48,7 @@ def edit(folder: Path, **changes) -> dict:
     return content
 
 
-def error_of(folder: Path) -> str:
+def read_error(folder: Path) -> str:
     with pytest.raises(InputError) as caught:
         read_views(folder)
     message = str(caught.value)
@@ -58,7 +58,7 @@ def error_of(folder: Path) -> str:
 
 
 def save_as_jpeg(folder: Path, orientation: int | None) -> None:
-    """Puts JPEGs in the place of all images, with an EXIF orientation or without EXIF."""
+    """Replaces all images by JPEGs, with or without an EXIF orientation."""
     for path in sorted(folder.glob("*/*.png")):
         exif = Image.Exif()
         if orientation is not None:
@@ -75,7 +75,7 @@ def save_as_jpeg(folder: Path, orientation: int | None) -> None:
 
 @pytest.mark.parametrize("orientation", [2, 3, 6, 8])
 @pytest.mark.parametrize("size", [(24, 24), (32, 24)])
-def test_images_of_cameras_are_read_as_stored(tmp_path, size, orientation):
+def test_images_are_read_as_stored(tmp_path, size, orientation):
     plain, tagged = tmp_path / "plain", tmp_path / "tagged"
     for folder, tag in ((plain, None), (tagged, orientation)):
         write_views(disc_views(*size), folder)
@@ -87,30 +87,30 @@ def test_images_of_cameras_are_read_as_stored(tmp_path, size, orientation):
     assert torch.equal(views.cameras.intrinsics, expected.cameras.intrinsics)
 
 
-def test_a_size_that_fits_only_after_turning_names_exif(tmp_path):
-    """Some converter wrote w and h of the upright images."""
+def test_size_swapped_by_exif_is_reported(tmp_path):
+    """A converter wrote w and h of the upright images."""
     write_views(disc_views(32, 24), tmp_path / "v")
     save_as_jpeg(tmp_path / "v", 6)
     edit(tmp_path / "v", w=24, h=32)
-    message = error_of(tmp_path / "v")
+    message = read_error(tmp_path / "v")
     assert "frame 0 (images/000.jpg): the image is stored with 32x24 px" in message
     assert "w and h say 24x32: the size after its EXIF orientation was applied" in message
     assert "orientation is 6" in message
 
 
-def test_a_mask_that_was_turned_names_exif(tmp_path):
+def test_mask_rotated_by_exif_is_reported(tmp_path):
     folder = write_views(disc_views(32, 24), tmp_path / "v")
     write_image(folder / "masks" / "001.png", torch.ones(32, 24), overwrite=True)
-    message = error_of(folder)
+    message = read_error(folder)
     assert "mask 001.png is 24x32 px, the colour image 32x24 px" in message
-    assert "probably turned by its EXIF orientation" in message
+    assert "probably rotated by its EXIF orientation" in message
 
 
 # Images of several sizes
 
 
 def resize_view(folder: Path, view: int, size: tuple[int, int]) -> None:
-    """Scales one frame's files, and writes its own intrinsics of that size."""
+    """Resizes the files of one frame and adds intrinsics of that size."""
     path = folder / "transforms.json"
     content = json.loads(path.read_text())
     for kind in ("images", "masks", "normals"):
@@ -127,7 +127,7 @@ def resize_view(folder: Path, view: int, size: tuple[int, int]) -> None:
 
 
 def gradient_views(width: int, height: int) -> Views:
-    """Smooth images: half the size holds nearly all of them."""
+    """Smooth images, nearly preserved at half the size."""
     views = disc_views(width, height)
     y, x = torch.meshgrid(
         (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij"
@@ -136,7 +136,7 @@ def gradient_views(width: int, height: int) -> Views:
     return Views(views.cameras, torch.where(views.masks[..., None] > 0, colour, 1.0), views.masks)
 
 
-def test_one_view_of_half_the_size_comes_out_like_the_others(tmp_path):
+def test_view_of_half_the_size_is_upscaled(tmp_path):
     truth = gradient_views(96, 72)
     folder = write_views(truth, tmp_path / "v")
     resize_view(folder, 1, (48, 36))
@@ -147,7 +147,7 @@ def test_one_view_of_half_the_size_comes_out_like_the_others(tmp_path):
     )
     for view in (0, 2):
         assert (views.colour[view] - truth.colour[view]).abs().max() < 0.51 / 255
-    inside = torch.nn.functional.max_pool2d(1 - truth.masks, 7, 1, 3)[1] == 0  # off the edge
+    inside = torch.nn.functional.max_pool2d(1 - truth.masks, 7, 1, 3)[1] == 0  # outside the image
     assert (views.colour[1] - truth.colour[1])[inside].abs().max() < 2 / 255
     here, there = views.masks[1] > 0.5, truth.masks[1] > 0.5
     assert (here & there).sum() / (here | there).sum() > 0.97
@@ -156,8 +156,8 @@ def test_one_view_of_half_the_size_comes_out_like_the_others(tmp_path):
 
 @pytest.mark.parametrize("size", [(20, 40), (64, 16), (30, 31), (128, 64)])
 @pytest.mark.parametrize("kind", ["perspective", "orthographic"])
-def test_a_known_point_lands_on_its_pixel_in_views_of_every_size(tmp_path, size, kind):
-    """Each image has one bright dot where its own camera sees a known point."""
+def test_known_point_projects_to_its_pixel_in_all_sizes(tmp_path, size, kind):
+    """Each image has one bright dot at the projection of a known point."""
     point = torch.tensor([[0.11, 0.07, 0.05]])
     sizes = [(64, 48), size, (64, 48)]
     frames, expected = [], []
@@ -165,7 +165,7 @@ def test_a_known_point_lands_on_its_pixel_in_views_of_every_size(tmp_path, size,
         rig = RigConfig(count=3, width_px=width, height_px=height, kind=kind)
         cameras = orbit_cameras(rig)[view]
         pixel = cameras.project(point)[0][0, 0]
-        # an exact ramp: its value says which pixel position was sampled
+        # an exact ramp: its value is the sampled pixel position
         x = (torch.arange(width) + 0.5) / width
         y = (torch.arange(height) + 0.5) / height
         ramp = torch.zeros(height, width, 3)
@@ -200,14 +200,14 @@ def test_a_known_point_lands_on_its_pixel_in_views_of_every_size(tmp_path, size,
         torch.testing.assert_close(sampled[view], expected[view], atol=tolerance, rtol=0)
 
 
-def test_added_border_is_white_masked_out_and_without_normals(tmp_path, caplog):
+def test_padding_is_white_without_mask_and_normals(tmp_path, caplog):
     folder = write_views(disc_views(32, 32), tmp_path / "v")
     path = folder / "transforms.json"
     content = json.loads(path.read_text())
     for kind in ("images", "masks", "normals"):
         file = folder / kind / "001.png"
         with Image.open(file) as image:
-            image.crop((8, 0, 24, 32)).save(file)  # the disc's sides are cut off
+            image.crop((8, 0, 24, 32)).save(file)  # the sides of the disc are truncated
     lens = {key: content[key] for key in ("fl_x", "fl_y", "cy")}
     content["frames"][1] |= {"w": 16, "h": 32, "cx": content["cx"] - 8, **lens}
     path.write_text(json.dumps(content))
@@ -221,7 +221,7 @@ def test_added_border_is_white_masked_out_and_without_normals(tmp_path, caplog):
         assert (views.colour[1, :, outside] == 1.0).all()
         assert (views.masks[1, :, outside] == 0.0).all()
         assert (views.normals[1, :, outside] == 0.0).all()
-    assert "images of 2 sizes are brought to 32x32 px" in caplog.text
+    assert "images of 2 sizes are resized to 32x32 px" in caplog.text
     assert "frame 1 (images/001.png): the object touches the border of its image" in caplog.text
 
 
@@ -234,7 +234,7 @@ def test_added_border_is_white_masked_out_and_without_normals(tmp_path, caplog):
         ({"w": 12, "h": 9, "fl_x": 20}, {}, "both share cx"),
     ],
 )
-def test_intrinsics_that_fit_one_size_only_are_not_guessed(tmp_path, frame, shared, says):
+def test_intrinsics_of_other_sizes_are_not_guessed(tmp_path, frame, shared, says):
     folder = write_views(gradient_views(24, 18), tmp_path / "v")
     content = edit(folder, **shared)
     content["frames"][2] |= frame
@@ -243,14 +243,14 @@ def test_intrinsics_that_fit_one_size_only_are_not_guessed(tmp_path, frame, shar
         file = folder / kind / "002.png"
         with Image.open(file) as image:
             image.resize((12, 9)).save(file)
-    message = error_of(folder)
+    message = read_error(folder)
     assert "frame 2 (images/002.png): the image is 12x9 px, the first one 24x18 px" in message
     assert says in message
-    assert "w, h, fl_x, fl_y, cx and cy of their own" in message
+    assert "Add w, h, fl_x, fl_y, cx and cy to such frames" in message
 
 
 @pytest.mark.parametrize("shared", [{"w": "wide", "h": []}, {"w": float("nan"), "h": 0}])
-def test_a_size_at_the_top_that_no_frame_uses_may_be_anything(tmp_path, shared):
+def test_unused_top_level_size_is_ignored(tmp_path, shared):
     folder = write_views(gradient_views(24, 18), tmp_path / "v")
     resize_view(folder, 1, (12, 9))
     content = edit(folder)
@@ -260,11 +260,11 @@ def test_a_size_at_the_top_that_no_frame_uses_may_be_anything(tmp_path, shared):
     assert read_views(folder).colour.shape == (COUNT, 18, 24, 3)
 
 
-def test_a_field_of_view_serves_all_sizes_of_one_aspect(tmp_path):
+def test_field_of_view_applies_to_all_sizes_of_one_aspect(tmp_path):
     folder = write_views(gradient_views(24, 18), tmp_path / "v")
     angle = 2 * np.arctan(0.5 * 24 / float(gradient_views(24, 18).cameras.intrinsics[0, 0, 0]))
-    gone = dict.fromkeys(("w", "h", "fl_x", "fl_y", "cx", "cy"))
-    edit(folder, **gone, camera_angle_x=angle)
+    missing = dict.fromkeys(("w", "h", "fl_x", "fl_y", "cx", "cy"))
+    edit(folder, **missing, camera_angle_x=angle)
     for kind in ("images", "masks"):
         file = folder / kind / "002.png"
         with Image.open(file) as image:
@@ -275,17 +275,17 @@ def test_a_field_of_view_serves_all_sizes_of_one_aspect(tmp_path):
         file = folder / kind / "002.png"
         with Image.open(file) as image:
             image.resize((12, 24)).save(file)
-    assert "both share camera_angle_x" in error_of(folder)
+    assert "both share camera_angle_x" in read_error(folder)
 
 
-def test_one_huge_image_does_not_blow_up_all_others(tmp_path):
+def test_one_huge_image_is_rejected(tmp_path):
     folder = write_views(disc_views(16, 16, count=12), tmp_path / "v")
     resize_view(folder, 3, (1024, 1024))
-    message = error_of(folder)
+    message = read_error(folder)
     assert "brought to the largest one, 1024x1024 px, all together would grow 12 times" in message
 
 
-# Masks the right way round
+# Inverted masks
 
 
 @pytest.fixture(scope="module")
@@ -294,32 +294,32 @@ def rendered(l_solid) -> Views:
     return render_views(l_solid, cameras).views
 
 
-def test_inverted_masks_are_refused_by_name(rendered, tmp_path):
+def test_inverted_masks_are_rejected_by_name(rendered, tmp_path):
     folder = write_views(rendered, tmp_path / "v")
     for view in range(4):
         file = folder / "masks" / f"{view:03d}.png"
         write_image(file, 1.0 - rendered.masks[view], overwrite=True)
-        if view < 3:  # half of the views: the silhouettes' own check has the word
+        if view < 3:  # half of the views: left to the check of silhouettes
             read_views(folder)
-    message = error_of(folder)
+    message = read_error(folder)
     assert "transforms.json: the masks look inverted in 4 of 6 views" in message
     assert "Invert it" in message
 
 
-def test_inverted_alpha_is_refused(rendered, tmp_path):
+def test_inverted_alpha_is_rejected(rendered, tmp_path):
     views = Views(rendered.cameras, rendered.colour)
     folder = write_views(views, tmp_path / "v")
     for view in range(6):
         rgba = torch.cat([rendered.colour[view], 1.0 - rendered.masks[view][..., None]], dim=-1)
         write_image(folder / "images" / f"{view:03d}.png", rgba, overwrite=True)
-    assert "look inverted in 6 of 6 views" in error_of(folder)
+    assert "look inverted in 6 of 6 views" in read_error(folder)
 
 
 # Memory
 
 
 def old_formula(folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Colour, masks and normals as stacked from whole arrays, by pillow and numpy alone."""
+    """Reference: colour, masks and normals from whole arrays, with pillow and numpy only."""
 
     def levels(path: Path) -> torch.Tensor:
         with Image.open(path) as image:
@@ -337,7 +337,7 @@ def old_formula(folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @pytest.mark.parametrize("size", [(33, 300), (1030, 270)])
 @pytest.mark.parametrize("up", ["+Y", "+Z"])
-def test_views_are_bit_for_bit_what_whole_arrays_give(tmp_path, size, up):
+def test_chunked_reading_equals_whole_arrays_bit_for_bit(tmp_path, size, up):
     folder = write_views(disc_views(*size), tmp_path / "v")
     edit(folder, world_up=up)
     views = read_views(folder)
@@ -380,7 +380,7 @@ print(json.dumps([reading, writing, sum(4 * each.numel() for each in tensors if 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 @pytest.mark.parametrize("with_normals", [True, False])
-def test_reading_takes_at_most_one_and_a_half_times_its_result(tmp_path, with_normals):
+def test_peak_memory_is_at_most_1_5_times_the_result(tmp_path, with_normals):
     for name, side, count in (("small", 64, 3), ("large", 256, 32)):
         views = disc_views(side, side, count)
         if not with_normals:
@@ -394,12 +394,12 @@ def test_reading_takes_at_most_one_and_a_half_times_its_result(tmp_path, with_no
     assert writing < 0.25 * result  # one view at a time
 
 
-def test_more_images_than_memory_is_one_line(tmp_path, monkeypatch):
+def test_out_of_memory_is_one_line(tmp_path, monkeypatch):
     folder = write_views(disc_views(24, 18), tmp_path / "v")
 
     def full(*shape):
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 5 bytes.")
 
     monkeypatch.setattr("nova3d_core.io.views.frame_images.torch.zeros", full)
-    message = error_of(folder)
-    assert "3 images of 24x18 px need 0.0 GiB, which do not fit into memory" in message
+    message = read_error(folder)
+    assert "3 images of 24x18 px take 0.0 GiB and do not fit into memory" in message

@@ -1,4 +1,4 @@
-"""Writing that fails half-way, for real: a full disk, a read-only one, Ctrl-C. Nothing is left."""
+"""Real write failures: full and read-only disks, Ctrl-C. No partial output is left."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def noisy_views(size):
     cameras = orbit_cameras(RigConfig(count=4, width_px=size, height_px=size))
     return Views(cameras, torch.rand(4, size, size, 3))
 
-def error_of(folder, size):
+def read_error(folder, size):
     try:
         write_views(noisy_views(size), folder)
     except InputError as error:
@@ -50,7 +50,7 @@ def names_in(folder):
 
 
 def run_python(script: str, *arguments: object, under: tuple[str, ...] = ()) -> dict:
-    """Runs a script in a process of its own; returns the JSON it prints."""
+    """Runs a script in a subprocess; returns the JSON it prints."""
     command = [*under, sys.executable, "-c", PRELUDE + script, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
@@ -66,12 +66,12 @@ def small_views() -> Views:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on file sizes to set")
-def test_a_file_size_limit_is_explained_and_leaves_nothing(tmp_path):
+def test_file_size_limit_is_reported_and_leaves_no_files(tmp_path):
     script = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 root = Path(sys.argv[1])
-print(json.dumps({"error": error_of(root / "new" / "views", 64), "left": names_in(root)}))
+print(json.dumps({"error": read_error(root / "new" / "views", 64), "left": names_in(root)}))
 """
     outcome = run_python(script, tmp_path)
     assert f"{tmp_path / 'new' / 'views'} could not be written: no space left" in outcome["error"]
@@ -80,7 +80,7 @@ print(json.dumps({"error": error_of(root / "new" / "views", 64), "left": names_i
 
 @pytest.fixture(scope="module")
 def small_disks(tmp_path_factory) -> dict:
-    """What happened on a disk of 64 KiB, and on the same disk made read-only."""
+    """Results on a disk of 64 KiB, and on the same disk mounted read-only."""
     under = ("unshare", "-Urm")
     root = tmp_path_factory.mktemp("disk")
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(root)]
@@ -94,31 +94,31 @@ root = Path(sys.argv[1])
 subprocess.run(json.loads(sys.argv[2]), check=True)
 write_views(noisy_views(8), root / "earlier")
 before = names_in(root)
-full = error_of(root / "views", 100)
+full = read_error(root / "views", 100)
 after = names_in(root)
 subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
-read_only = error_of(root / "views", 8)
+read_only = read_error(root / "views", 8)
 names = {"before": before, "after": after, "at_last": names_in(root)}
 print(json.dumps({"full": full, "read_only": read_only, **names}))
 """
     return run_python(script, root, json.dumps(mount), under=under) | {"root": root}
 
 
-def test_a_full_disk_is_explained_and_leaves_nothing(small_disks):
+def test_full_disk_is_reported_and_leaves_no_files(small_disks):
     target = small_disks["root"] / "views"
     assert f"{target} could not be written: no space left" in small_disks["full"]
     assert small_disks["after"] == small_disks["before"]
     assert "earlier/transforms.json" in small_disks["before"]
 
 
-def test_a_read_only_disk_is_explained(small_disks):
+def test_read_only_disk_is_reported(small_disks):
     target = small_disks["root"] / "views"
     assert f"{target} could not be written: permission denied" in small_disks["read_only"]
     assert small_disks["at_last"] == small_disks["before"]
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has other permissions")
-def test_an_unwritable_folder_is_explained(tmp_path):
+def test_unwritable_folder_is_reported(tmp_path):
     script = """
 import os
 root = Path(sys.argv[1])
@@ -128,14 +128,14 @@ locked.mkdir()
 locked.chmod(0o555)
 if os.geteuid() == 0:  # root may write everywhere: go on as somebody else
     os.setuid(65534)
-print(json.dumps({"error": error_of(locked / "views", 8)}))
+print(json.dumps({"error": read_error(locked / "views", 8)}))
 """
     error = run_python(script, tmp_path)["error"]
     assert f"{tmp_path / 'locked' / 'views'} could not be written: permission denied" in error
     assert os.listdir(tmp_path / "locked") == []
 
 
-def test_a_file_where_a_folder_should_be_is_explained(tmp_path):
+def test_file_at_a_folder_path_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/views could not be written"):
         write_views(small_views(), tmp_path / "file" / "views")
@@ -145,7 +145,7 @@ def test_a_file_where_a_folder_should_be_is_explained(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals work otherwise on Windows")
-def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path):
+def test_ctrl_c_leaves_no_files(tmp_path):
     script = """
 import time
 def wait(event):
@@ -160,20 +160,20 @@ write_views(noisy_views(8), Path(sys.argv[1]) / "new" / "views", progress=Progre
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # a test run in the background of a script hands down that Ctrl-C is ignored
+        # background jobs of a shell inherit an ignored SIGINT
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     half_way = json.loads(process.stdout.readline())
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert sum(name.endswith(".png") for name in half_way) == 2  # it was really at work
+    assert sum(name.endswith(".png") for name in half_way) == 2  # it was interrupted while writing
     assert "KeyboardInterrupt" in errors
     assert process.returncode != 0
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("step", [0, 2, 4])
-def test_an_interrupt_while_overwriting_keeps_the_earlier_views(tmp_path, step):
+def test_interrupt_while_overwriting_keeps_the_existing_views(tmp_path, step):
     folder = write_views(small_views(), tmp_path / "views")
 
     def interrupt(event) -> None:

@@ -1,4 +1,4 @@
-"""Which program left a folder is told from its names; those that cannot be read are named."""
+"""Detection of the layout of a folder, and errors for unsupported ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_layouts(folders, files, layout):
     assert detect_layout(folders, files) == layout
 
 
-def message_of(folder) -> str:
+def read_error(folder) -> str:
     with pytest.raises(InputError) as caught:
         read_views(folder)
     message = str(caught.value)
@@ -45,34 +45,34 @@ def message_of(folder) -> str:
     return message
 
 
-def test_polycam_is_named_with_what_to_do(tmp_path):
+def test_polycam_error_has_a_hint(tmp_path):
     for name in ("corrected_cameras", "corrected_images"):
         (tmp_path / "keyframes" / name).mkdir(parents=True)
-    message = message_of(tmp_path)
+    message = read_error(tmp_path)
     assert "an export of Polycam" in message
     assert "ns-process-data polycam --data FOLDER --output-dir VIEWS" in message
 
 
-def test_record3d_is_named_with_what_to_do(tmp_path):
+def test_record3d_error_has_a_hint(tmp_path):
     (tmp_path / "rgbd").mkdir()
     (tmp_path / "metadata").write_text("{}")
-    message = message_of(tmp_path)
+    message = read_error(tmp_path)
     assert "an export of Record3D" in message
     assert "ns-process-data record3d --data FOLDER" in message
 
 
-def test_a_packed_recording_is_named_too(tmp_path):
+def test_packed_record3d_error_has_a_hint(tmp_path):
     (tmp_path / "room.r3d").write_bytes(b"PK")
-    assert "unpack a .zip or .r3d first" in message_of(tmp_path / "room.r3d")
+    assert "unpack a .zip or .r3d first" in read_error(tmp_path / "room.r3d")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "transforms.json")
-    assert "has no transforms.json" in message_of(tmp_path)
+    assert "has no transforms.json" in read_error(tmp_path)
 
 
-def test_a_folder_that_may_not_be_looked_into(tmp_path, monkeypatch):
+def test_unreadable_folder(tmp_path, monkeypatch):
     (tmp_path / "sparse").mkdir()
     whole = Path.iterdir
 
@@ -82,18 +82,18 @@ def test_a_folder_that_may_not_be_looked_into(tmp_path, monkeypatch):
         return whole(path)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
-    assert "cannot be read: Permission denied" in message_of(tmp_path)
+    assert "cannot be read: Permission denied" in read_error(tmp_path)
 
 
-def test_other_folders_are_told_what_is_read(tmp_path):
+def test_unknown_folder_error_lists_supported_layouts(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"")
-    message = message_of(tmp_path)
+    message = read_error(tmp_path)
     for word in ("transforms.json", "COLMAP", "sparse/0", "Wonder3D"):
         assert word in message
-    assert "does not exist" in message_of(tmp_path / "nowhere")
+    assert "does not exist" in read_error(tmp_path / "nowhere")
 
 
-def test_many_other_names_make_no_long_message(tmp_path):
+def test_many_names_are_shortened_in_errors(tmp_path):
     for index in range(300):
         (tmp_path / f"transforms_{index:0150d}.json").write_text("{}")
-    assert "has no transforms.json" in message_of(tmp_path)
+    assert "has no transforms.json" in read_error(tmp_path)

@@ -1,4 +1,4 @@
-"""Wonder3D's output folders, by its own pose files and its own way to lift normals."""
+"""Wonder3D's output folders, compared with its pose files and its normal transform."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WIDE = 1.35
 
 @pytest.fixture(scope="module")
 def rendering(l_solid):
-    """What Wonder3D would show of the L-shaped solid: views with normals in front-view axes."""
+    """Wonder3D's views of the L-shaped solid, with normals in front-view axes."""
     cameras = cameras_from_orbit(preset_orbit("wonder3d", SIZE, SIZE))
     return render_views(l_solid, cameras).views.with_normals_in("front_view")
 
@@ -42,7 +42,7 @@ def save(path, levels: torch.Tensor, alpha: torch.Tensor | None = None) -> None:
 
 
 def output_folder(folder, rendering, cut_out=True, whole=True, masked_colours=True):
-    """Files as its test_mvdiffusion_seq.py writes them; cutting out multiplies with alpha."""
+    """Files as written by its test_mvdiffusion_seq.py; background removal multiplies by alpha."""
     for view, name in enumerate(POSES):
         colour, mask = rendering.colour[view], rendering.masks[view]
         normals = rendering.normals[view] * 0.5 + 0.5
@@ -57,7 +57,7 @@ def output_folder(folder, rendering, cut_out=True, whole=True, masked_colours=Tr
     return folder
 
 
-def test_cameras_are_those_of_its_pose_files(tmp_path, rendering):
+def test_cameras_match_the_pose_files(tmp_path, rendering):
     views = read_views(output_folder(tmp_path / "owl", rendering))
     cameras = views.cameras
     assert (cameras.kind, cameras.width, cameras.height) == ("orthographic", SIZE, SIZE)
@@ -70,14 +70,14 @@ def test_cameras_are_those_of_its_pose_files(tmp_path, rendering):
         assert np.abs(pixels[view].numpy() - expected).max() < 1e-3
 
 
-def test_images_masks_and_normals_are_those_of_the_object(tmp_path, rendering):
+def test_images_masks_and_normals_match_the_object(tmp_path, rendering):
     views = read_views(output_folder(tmp_path / "owl", rendering))
     assert len(views) == 6 and views.normal_frame == "front_view"
     assert float((views.masks - rendering.masks).abs().max()) <= 0.5 / 255 + 1e-6
     inside = views.masks > 0
     seen = rendering.colour[inside]
     assert float((views.colour[inside] - seen).abs().max()) <= 0.5 / 255 + 1e-6
-    # its reconstruction: OpenGL axes of the front camera, whatever the view
+    # its reconstruction uses OpenGL axes of the front camera for all views
     world = views.with_world_normals().normals
     truth = rendering.with_world_normals().normals
     full = views.masks > 0.99
@@ -109,7 +109,7 @@ def test_folders_with_fewer_files(tmp_path, rendering, parts, masked, with_norma
         assert float((views.normals - rendering.normals)[full].norm(dim=-1).max()) < 0.02
 
 
-def test_four_views_keep_their_own_cameras(tmp_path, rendering):
+def test_subset_of_views_keeps_its_cameras(tmp_path, rendering):
     folder = output_folder(tmp_path / "owl", rendering)
     for name in ("front_right", "front_left"):
         (folder / f"rgb_000_{name}.png").unlink()
@@ -117,7 +117,7 @@ def test_four_views_keep_their_own_cameras(tmp_path, rendering):
     assert cameras.azimuth_deg.tolist() == pytest.approx([0.0, 90.0, 180.0, 270.0], abs=1e-3)
 
 
-def test_a_damaged_image_is_named(tmp_path, rendering):
+def test_damaged_image_is_reported(tmp_path, rendering):
     folder = output_folder(tmp_path / "owl", rendering)
     path = folder / "rgb_000_right.png"
     path.write_bytes(path.read_bytes()[:60])

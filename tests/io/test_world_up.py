@@ -1,4 +1,4 @@
-"""Which way is up: all six axes, declared or guessed, and a guess that says when none fits."""
+"""World up axis: all six axes, declared or guessed, and warnings for doubtful guesses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nova3d_core.conventions import ROTATIONS_TO_Y_UP, UP_AXES
+from nova3d_core.conventions import UP_AXES, Y_UP_ROTATIONS
 from nova3d_core.errors import InputError
 from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.io.mesh.write import write_mesh
@@ -27,7 +27,7 @@ def axis_vector(axis: str) -> torch.Tensor:
 
 
 def orbit(up: torch.Tensor, elevations_deg: tuple[float, ...], count: int = 8) -> list:
-    """Cameras (OpenGL) around the origin, none of them rolled, in a world with `up` up."""
+    """OpenGL cameras on an orbit around the origin, without roll, in a world with up axis `up`."""
     up = up / up.norm()
     start = torch.linalg.cross(up, torch.tensor([0.3, 0.5, 0.8], dtype=torch.float64))
     start = start / start.norm()
@@ -57,18 +57,18 @@ def folder_of(folder: Path, poses: list, **keys) -> Path:
     return folder
 
 
-def test_every_axis_has_a_rotation_that_puts_it_up():
-    assert set(UP_AXES) == set(ROTATIONS_TO_Y_UP) == {"+X", "-X", "+Y", "-Y", "+Z", "-Z"}
-    for axis, rows in ROTATIONS_TO_Y_UP.items():
-        turn = torch.tensor(rows, dtype=torch.float64)
-        assert (turn @ axis_vector(axis)).tolist() == [0.0, 1.0, 0.0]
-        assert torch.equal(turn @ turn.T, torch.eye(3, dtype=torch.float64))
-        assert float(torch.linalg.det(turn)) == pytest.approx(1.0)
+def test_every_axis_has_a_rotation_to_y_up():
+    assert set(UP_AXES) == set(Y_UP_ROTATIONS) == {"+X", "-X", "+Y", "-Y", "+Z", "-Z"}
+    for axis, rows in Y_UP_ROTATIONS.items():
+        rotation = torch.tensor(rows, dtype=torch.float64)
+        assert (rotation @ axis_vector(axis)).tolist() == [0.0, 1.0, 0.0]
+        assert torch.equal(rotation @ rotation.T, torch.eye(3, dtype=torch.float64))
+        assert float(torch.linalg.det(rotation)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("axis", UP_AXES)
 @pytest.mark.parametrize("declared", [True, False])
-def test_cameras_come_out_upright(tmp_path, caplog, axis, declared):
+def test_cameras_are_upright(tmp_path, caplog, axis, declared):
     caplog.set_level(logging.INFO)
     poses = orbit(axis_vector(axis), (20.0, 40.0))
     keys = {"world_up": axis} if declared else {}
@@ -77,16 +77,16 @@ def test_cameras_come_out_upright(tmp_path, caplog, axis, declared):
     assert torch.allclose(cameras.elevation_deg, expected, atol=1e-3)
     heights = 3 * torch.sin(torch.deg2rad(expected))
     assert torch.allclose(cameras.positions[:, 1], heights, atol=1e-5)
-    # turned, not mirrored: the cameras still go around counter-clockwise seen from above
+    # rotated, not reflected: the orbit is still counter-clockwise seen from above
     steps = cameras.azimuth_deg.diff() % 360
     assert torch.allclose(steps, torch.tensor(45.0), atol=1e-3)
-    says = f"world up is {axis}, as the file says" if declared else f"world up taken as {axis}"
-    assert says in caplog.text
+    expected = f"{axis}, as declared by the file" if declared else f"taken as {axis}"
+    assert f"world up is {expected}" in caplog.text
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_a_world_with_opencv_axes_is_seen_from_the_front(tmp_path):
-    """COLMAP's and OpenCV's habit: the first camera at the origin looks along +Z, -Y up."""
+def test_opencv_axes_give_a_front_view(tmp_path):
+    """As in COLMAP and OpenCV, the first camera at the origin looks along +Z with -Y up."""
     first = [[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]]
     other = [[1, 0, 0, 1], [0, -1, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]]
     cameras = read_views(folder_of(tmp_path / "set", [first, other])).cameras
@@ -99,27 +99,27 @@ def test_a_world_with_opencv_axes_is_seen_from_the_front(tmp_path):
     [
         ((0.0, 1.0, 1.2), (10.0,), "40 degrees off"),
         ((1.0, 1.0, 1.0), (10.0,), "55 degrees off"),
-        ((0.0, 0.0, 1.0), (75.0,), "0 degrees off"),  # steep: the up vectors hardly agree
+        ((0.0, 0.0, 1.0), (75.0,), "0 degrees off"),  # steep: the up vectors disagree
     ],
 )
-def test_a_world_that_no_axis_fits_is_a_warning(tmp_path, caplog, up, elevations, angle):
+def test_world_up_without_matching_axis_is_a_warning(tmp_path, caplog, up, elevations, angle):
     poses = orbit(torch.tensor(up, dtype=torch.float64), elevations)
     read_views(folder_of(tmp_path / "set", poses))
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     message = record.getMessage()
-    assert "no axis fits" in message and angle in message
-    assert "write world_up into the file" in message
+    assert "no axis matches" in message and angle in message
+    assert "add world_up to the file" in message
 
 
-def test_declared_axes_are_not_doubted(tmp_path, caplog):
+def test_declared_axes_give_no_warning(tmp_path, caplog):
     poses = orbit(torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64), (10.0,))
     read_views(folder_of(tmp_path / "set", poses, world_up="-X"))
     assert not caplog.records
 
 
 @pytest.mark.parametrize("up", ["Y", "+y", "up", 5, ["+Y"], {"axis": "+Y"}, "x" * 5000])
-def test_other_words_are_refused(tmp_path, up):
+def test_unknown_values_are_rejected(tmp_path, up):
     poses = orbit(axis_vector("+Y"), (10.0,))
     folder = folder_of(tmp_path / "set", poses, world_up=up)
     with pytest.raises(InputError, match="world_up is") as caught:
@@ -129,9 +129,9 @@ def test_other_words_are_refused(tmp_path, up):
 
 
 @pytest.mark.parametrize("axis", UP_AXES)
-def test_meshes_turn_the_same_way(tmp_path, l_solid, axis):
-    turn = torch.tensor(ROTATIONS_TO_Y_UP[axis])
+def test_meshes_rotate_the_same_way(tmp_path, l_solid, axis):
+    rotation = torch.tensor(Y_UP_ROTATIONS[axis])
     path = write_mesh(l_solid, tmp_path / "l.glb")
-    plain, turned = read_mesh(path), read_mesh(path, axis)
-    assert torch.allclose(turned.vertices, plain.vertices @ turn.T, atol=1e-6)
-    assert torch.equal(turned.faces, plain.faces)
+    plain, rotated = read_mesh(path), read_mesh(path, axis)
+    assert torch.allclose(rotated.vertices, plain.vertices @ rotation.T, atol=1e-6)
+    assert torch.equal(rotated.faces, plain.faces)

@@ -1,4 +1,4 @@
-"""Kills real commands at file events and at random times, and checks what they leave.
+"""Kills real commands at file events and random times, and checks their output.
 
 `python tests/kills/campaign.py FOLDER --kills 200 --seed 0` prints a JSON document. One process
 imports everything and forks a child for each command, so that a kill takes about a second.
@@ -56,7 +56,7 @@ WATCHED = {
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command with two settings, "a" and "b", which give different outputs."""
+    """A command with two settings, "a" and "b", of different output."""
 
     name: str
     run: Callable[[Path, Path, str, bool], int]
@@ -69,14 +69,14 @@ class Scenario:
     """A killed run's finished files stay, and the same command goes on."""
 
 
-def words_of(*words: object) -> list[str]:
+def command_line(*words: object) -> list[str]:
     return [str(word) for word in words]
 
 
 def render(inputs: Path, out: Path, kind: str, overwrite: bool) -> int:
     size = {"a": 12, "b": 16}[kind]
     return run_command(
-        words_of(
+        command_line(
             "render", inputs / "toy.glb", "-o", out / "views", "--rig.count", 3,
             "--rig.width-px", size, "--rig.height-px", size,
             *(["--overwrite"] if overwrite else []),
@@ -87,7 +87,7 @@ def render(inputs: Path, out: Path, kind: str, overwrite: bool) -> int:
 def fuse(inputs: Path, out: Path, kind: str, overwrite: bool) -> int:
     size = {"a": 64, "b": 96}[kind]
     return run_command(
-        words_of(
+        command_line(
             "fuse", inputs / "views", "-o", out / "toy.obj", "--details", out / "details",
             "--method", "hull", "--hull.resolution", 24, "--meshing.target-faces", 300,
             "--bake.texture-px", size, *(["--overwrite"] if overwrite else []),
@@ -102,9 +102,9 @@ def write_obj(inputs: Path, out: Path, kind: str, overwrite: bool) -> int:
 
 def dataset(inputs: Path, out: Path, kind: str, overwrite: bool) -> int:
     return run_command(
-        words_of(
+        command_line(
             "render-dataset", "--procedural", 4, "-o", out / "set", "--workers", 2,
-            "--per-shard", 2, "--image.views", 2, "--image.size-px", 32,
+            "--objects-per-shard", 2, "--image.views", 2, "--image.size-px", 32,
         )
     )  # fmt: skip
 
@@ -144,7 +144,7 @@ def of_group(files: Tree, group: tuple[str, ...]) -> Tree:
 
 
 class Child:
-    """A forked process that runs a scenario in a session of its own.
+    """A forked process that runs a scenario in its own session.
 
     Args:
         work: holds `out` and `tmp`.
@@ -169,7 +169,7 @@ class Child:
                 os._exit(code)
 
     def wait(self, seconds: float) -> int | None:
-        """The exit code, minus the signal's number for a killed one; None if it still runs."""
+        """The exit code, negative signal number if killed; None if still running."""
         deadline = time.monotonic() + seconds
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -180,7 +180,7 @@ class Child:
             time.sleep(0.002)
 
     def orphans(self) -> list[int]:
-        """Living processes of the child's session."""
+        """Live processes of the child's session."""
         found = []
         for entry in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):
@@ -201,7 +201,7 @@ def _run_in_child(
     os.dup2(log, 1)
     os.dup2(log, 2)
     torch.set_num_threads(1)
-    # processes that it starts import what those of `python -m nova3d_core` do, not this file
+    # its child processes import like those of `python -m nova3d_core`, not this file
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("nova3d_core.__main__")
     seen, watched, busy = 0, str(work), False
 
@@ -211,7 +211,7 @@ def _run_in_child(
             return
         seen += 1
         if seen == at_event:
-            busy = True  # what a signal's handler does is no event
+            busy = True  # events in signal handlers do not count
             os.kill(os.getpid(), number)
 
     def audit(name: str, arguments: tuple) -> None:
@@ -236,7 +236,7 @@ def _run_in_child(
 
 @dataclass
 class Reference:
-    """What a scenario writes when nobody kills it."""
+    """The output of a scenario that is not killed."""
 
     outputs: dict[str, Tree]
     events: int
@@ -259,7 +259,7 @@ def finished(scenario: Scenario, inputs: Path, work: Path, kind: str, overwrite:
         raise RuntimeError(f"{scenario.name}: code {code}: {(work / 'log.txt').read_text()}")
 
 
-def reference(scenario: Scenario, inputs: Path, work: Path) -> Reference:
+def run_reference(scenario: Scenario, inputs: Path, work: Path) -> Reference:
     """Runs a scenario with both settings."""
     outputs = {}
     for kind in ("b", "a"):
@@ -272,22 +272,22 @@ def reference(scenario: Scenario, inputs: Path, work: Path) -> Reference:
 
 
 def kill_once(
-    scenario: Scenario, known: Reference, inputs: Path, work: Path, chance: random.Random
+    scenario: Scenario, reference: Reference, inputs: Path, work: Path, chance: random.Random
 ) -> dict[str, object]:
-    """One kill; what was found wrong, if anything."""
+    """Kills a scenario once; returns the problem found, if any."""
     earlier = scenario.resumes is False and chance.random() < 0.6
     number = chance.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT])
     by_event = chance.random() < 0.6
-    # the last events are those of publishing: half of the kills fall there
-    last = min(known.events, 30)
-    first = known.events - last + 1 if chance.random() < 0.5 else 1
-    at_event = chance.randint(first, known.events + (6 if earlier else 0)) if by_event else 0
+    # the last events publish the output: half of the kills happen there
+    last = min(reference.events, 30)
+    first = reference.events - last + 1 if chance.random() < 0.5 else 1
+    at_event = chance.randint(first, reference.events + (6 if earlier else 0)) if by_event else 0
     fresh(work)
     if earlier:
         finished(scenario, inputs, work, "a", False)
     child = Child(scenario, inputs, work, "b", earlier, at_event, number)
     if not by_event:
-        time.sleep(chance.random() * known.seconds)
+        time.sleep(chance.random() * reference.seconds)
         with suppress(ProcessLookupError):
             os.kill(child.pid, number)
     code = child.wait(STUCK_S)
@@ -295,12 +295,14 @@ def kill_once(
         "scenario": scenario.name, "signal": signal.Signals(number).name, "event": at_event,
         "overwrites": earlier, "code": code, "wrong": [],
     }  # fmt: skip
-    result["wrong"] = list(_wrong(scenario, known, inputs, work, child, code, earlier, number))
+    result["wrong"] = list(
+        _find_problems(scenario, reference, inputs, work, child, code, earlier, number)
+    )
     return result
 
 
-def _wrong(
-    scenario: Scenario, known: Reference, inputs: Path, work: Path, child: Child,
+def _find_problems(
+    scenario: Scenario, reference: Reference, inputs: Path, work: Path, child: Child,
     code: int | None, earlier: bool, number: int,
 ):  # fmt: skip
     if code is None:
@@ -315,34 +317,34 @@ def _wrong(
     if alive:
         yield f"orphans {alive}"
         os.killpg(child.pid, signal.SIGKILL)
-    allowed = [known.outputs["b"], known.outputs["a"] if earlier else {}]
+    allowed = [reference.outputs["b"], reference.outputs["a"] if earlier else {}]
     if number != signal.SIGKILL and code == 128 + number and not scenario.resumes:
         left = tree(work / "out", scenario), tree(work / "tmp", scenario)
         if left[0] not in allowed and not _groups_fit(scenario, left[0], allowed):
             yield f"a stop left {sorted(left[0])}"
         if left[1]:
             yield f"a stop left {sorted(left[1])} in the temporary folder"
-    remove_leftovers(work / "out")  # what the next run begins with
+    remove_leftovers(work / "out")  # the initial state of the next run
     files = tree(work / "out", scenario)
     if scenario.resumes:
-        bad = [
+        failed = [
             name
             for name, content in files.items()
-            if ".nova3d-" not in name and known.outputs["b"].get(name) != content
+            if ".nova3d-" not in name and reference.outputs["b"].get(name) != content
         ]
-        if bad:
-            yield f"half-written: {bad}"
+        if failed:
+            yield f"half-written: {failed}"
     elif not _groups_fit(scenario, files, allowed):
         yield f"half-written or lost: {sorted(files)}"
     finished(scenario, inputs, work, "b", not scenario.resumes)
-    if tree(work / "out", scenario) != known.outputs["b"]:
+    if tree(work / "out", scenario) != reference.outputs["b"]:
         yield f"the next run left {sorted(tree(work / 'out', scenario))}"
     if any((work / "tmp").iterdir()):
         yield f"leftovers {sorted(os.listdir(work / 'tmp'))} in the temporary folder"
 
 
 def _groups_fit(scenario: Scenario, files: Tree, allowed: list[Tree]) -> bool:
-    """Whether each group of outputs is as in one of the allowed trees, and nothing else is there"""
+    """Whether each output group equals one of the allowed trees, and there is nothing else."""
     named = {name for group in scenario.groups for name in group}
     return all(name.split("/")[0] in named for name in files) and all(
         any(of_group(files, group) == of_group(each, group) for each in allowed)
@@ -378,21 +380,21 @@ def main() -> int:
             importlib.import_module(name)
     inputs, work = options.folder / "inputs", options.folder / "work"
     make_inputs(inputs)
-    views = Scenario("views", lambda inputs, out, kind, _: run_command(words_of(
+    views = Scenario("views", lambda inputs, out, kind, _: run_command(command_line(
         "render", inputs / "toy.glb", "-o", inputs / "views", "--rig.count", 6,
         "--rig.width-px", 32, "--rig.height-px", 32)), ())  # fmt: skip
     fresh(work)
     finished(views, inputs, work, "a", False)
     chosen = [SCENARIOS[name] for name in options.scenarios]
-    known = {each.name: reference(each, inputs, work) for each in chosen}
-    # workers of their own are slow to start: they get a twentieth of the kills
+    references = {each.name: run_reference(each, inputs, work) for each in chosen}
+    # worker processes are slow to start: they get a twentieth of the kills
     weights = [1 if each.resumes else 6 for each in chosen]
     chance = random.Random(options.seed)
     start = time.monotonic()
     results = []
     for index in range(options.kills):
         each = chosen[index] if index < len(chosen) else chance.choices(chosen, weights)[0]
-        results.append(kill_once(each, known[each.name], inputs, work, chance))
+        results.append(kill_once(each, references[each.name], inputs, work, chance))
         if results[-1]["wrong"]:
             sys.stderr.write(f"{index}: {json.dumps(results[-1])}\n")
     document = {
@@ -404,8 +406,8 @@ def main() -> int:
             name: sum(r["signal"] == name for r in results)
             for name in ("SIGKILL", "SIGTERM", "SIGINT")
         },
-        "seconds_each": {name: round(each.seconds, 2) for name, each in known.items()},
-        "events": {name: each.events for name, each in known.items()},
+        "seconds_each": {name: round(each.seconds, 2) for name, each in reference.items()},
+        "events": {name: each.events for name, each in reference.items()},
         "wrong": [each for each in results if each["wrong"]],
     }
     sys.stdout.write(json.dumps(document, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Commands that are killed lose nothing, leave nothing half-written, and no process."""
+"""Killed commands lose no output and leave no partial files and no processes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def campaign(folder: Path, *words: object) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_a_few_killed_commands_lose_and_leave_nothing(tmp_path):
+def test_few_killed_commands_lose_and_leave_no_files(tmp_path):
     found = campaign(tmp_path, "--kills", 12, "--scenarios", "render", "obj", "--seed", 3)
     assert found["wrong"] == []
     assert found["ended_by_the_signal"] >= 6
 
 
 @pytest.mark.long
-def test_two_hundred_killed_commands_lose_and_leave_nothing(tmp_path):
+def test_two_hundred_killed_commands_lose_and_leave_no_files(tmp_path):
     found = campaign(tmp_path, "--kills", 200)
     assert found["wrong"] == []
     assert found["ended_by_the_signal"] >= 150

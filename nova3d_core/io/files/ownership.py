@@ -130,11 +130,11 @@ def _read_manifest(manifest: Path) -> set[str] | None:
 def _files_below(folder: Path) -> set[str]:
     """Relative POSIX paths of all files, links and empty folders below a folder."""
     found = set()
-    for place, folders, files in os.walk(folder):
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+    for current, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(current, name))]
         names = [*files, *links]
-        relative = Path(place).relative_to(folder)
+        relative = Path(current).relative_to(folder)
         found |= {(relative / name).as_posix() for name in names}
-        if not names and not folders and place != str(folder):
+        if not names and not folders and current != str(folder):
             found.add(relative.as_posix())
     return found

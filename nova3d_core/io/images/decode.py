@@ -85,7 +85,7 @@ def open_image(
 
     Args:
         source: a file path or the content of a file.
-        label: names the image in errors, for example "texture wood.png named by chair.obj".
+        label: names the image in errors, for example "texture wood.png referenced by chair.obj".
         formats: pillow's names of the allowed formats.
 
     Raises:

@@ -133,7 +133,7 @@ def decode_texture(source: Path | bytes, name: str, referrer: str) -> np.ndarray
     """
     from ..images.decode import decode_pixels, open_image, printable_name
 
-    label = f"texture {printable_name(name, 120)} named by {printable_name(referrer, 120)}"
+    label = f"texture {printable_name(name, 120)} referenced by {printable_name(referrer, 120)}"
     with open_image(source, label) as image:
         return decode_pixels(image, label, alpha=False)
 
@@ -142,7 +142,7 @@ def missing_texture_error(name: str, referrer: str) -> InputError:
     """The error for a texture file that is referred to but missing."""
     printable = name if name.isprintable() and len(name) <= 200 else quote_value(name)
     return InputError(
-        f"texture {printable} named by {referrer} is missing.",
+        f"texture {printable} referenced by {referrer} is missing.",
         f"Put it next to {referrer}; it may not have been copied along with the mesh.",
     )
 
@@ -158,7 +158,7 @@ def load_relative_texture(folder: Path, name: str, referrer: str) -> np.ndarray:
     Raises:
         InputError: the texture is missing, cannot be decoded, or lies outside the folder.
     """
-    path = find_file_inside(folder, name, f"texture named by {referrer}")
+    path = find_file_inside(folder, name, f"texture referenced by {referrer}")
     if path is None:
         raise missing_texture_error(name, referrer)
     return decode_texture(path, name, referrer)

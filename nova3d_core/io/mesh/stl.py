@@ -54,8 +54,8 @@ def _is_text(content: bytes) -> bool:
 def _binary_corners(path: Path, content: bytes) -> np.ndarray:
     """(F, 3, 3) facet corners of a binary STL; trailing bytes are ignored."""
     declared = _declared_facets(content)
-    held = (len(content) - _HEADER_BYTES) // _FACET.itemsize
-    if declared is None or declared > held:
+    available = (len(content) - _HEADER_BYTES) // _FACET.itemsize
+    if declared is None or declared > available:
         header = "no header" if declared is None else f"a header for {declared} triangles"
         raise InputError(
             f"{path} is not an STL file, or truncated: it has {header} and {len(content)} bytes.",
@@ -84,8 +84,8 @@ def _ascii_corners(content: bytes) -> np.ndarray:
         if is_vertex.any():
             values, counts = lines.numbers(is_vertex, len(b"vertex"))
             if (counts != 3).any():
-                wrong = np.flatnonzero(is_vertex)[counts != 3][0]
-                raise InputError(f"{lines.name(wrong)} does not have three values.")
+                invalid = np.flatnonzero(is_vertex)[counts != 3][0]
+                raise InputError(f"{lines.name(invalid)} does not have three values.")
             corners.append(values.reshape(-1, 3))
         facet_of.append((np.cumsum(is_facet) + facet_count)[is_vertex])
         facet_count += int(is_facet.sum())

@@ -60,7 +60,7 @@ def read_colmap_frames(folder: Path) -> tuple[Path, dict[str, Any], list[ViewFra
     for one, other in itertools.pairwise(images):
         if one.name == other.name:
             raise InputError(
-                f"{printable_name(location.images)} holds the image {_quote_short(one.name)} twice."
+                f"{printable_name(location.images)} has the image {_quote_short(one.name)} twice."
             )
     root = _image_root(location, images[0])
     masks = _mask_root(root)

@@ -13,7 +13,7 @@ from ...errors import InputError
 from ...imaging.alpha import alpha_channel, flatten_on_white
 from ...imaging.undistort import undistort_image
 from ..images.images import read_image, read_mask
-from .lenses import check_field_of_view, distortion_of
+from .lenses import check_field_of_view, read_distortion
 from .transforms_fields import ViewFrame
 
 _ROWS = 128
@@ -61,7 +61,7 @@ def read_images(frame: ViewFrame) -> FrameImages:
 
 def undistort_images(frame: ViewFrame, images: FrameImages, lens: Tensor) -> FrameImages:
     """Undistorts a frame's images to a pinhole camera with intrinsics `lens` (3, 3)."""
-    distortion = distortion_of(frame)
+    distortion = read_distortion(frame)
     if distortion is None:
         return images
     height, width = images.colour.shape[:2]

@@ -120,11 +120,11 @@ def camera_kind(frame: ViewFrame) -> CameraKind:
     """
     model = _camera_model(frame)
     check_lens_keys(frame)
-    distortion_of(frame)
+    read_distortion(frame)
     return "orthographic" if model == ORTHOGRAPHIC_MODEL else "perspective"
 
 
-def distortion_of(frame: ViewFrame) -> Distortion | None:
+def read_distortion(frame: ViewFrame) -> Distortion | None:
     """The lens distortion of a frame; None if there is none.
 
     Raises:

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...cameras.cameras import Cameras
 from ...conventions import (
     OPENGL_FROM_OPENCV,
-    ROTATIONS_TO_Y_UP,
+    Y_UP_ROTATIONS,
     UP_AXES,
     UpAxis,
     encode_normals,
@@ -97,7 +97,7 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
     kind = kinds.pop()
     normal_frame = _normal_frame(path, shared, frames)
     up = _world_up(path, shared, poses)
-    rotation_to_y_up = poses.new_tensor(ROTATIONS_TO_Y_UP[up])
+    rotation_to_y_up = poses.new_tensor(Y_UP_ROTATIONS[up])
     origin = _origin(path, poses)
     poses[:, :3, 3] -= origin
     size = common_size(frames)
@@ -202,7 +202,7 @@ def _world_up(path: Path, shared: dict[str, Any], poses: Tensor) -> UpAxis:
         logger.info("%s: world up is %s, as declared by the file", path, declared)
         return declared
     up = poses[:, :3, 1].mean(dim=0)  # OpenGL cameras have +y up
-    axes = torch.tensor([ROTATIONS_TO_Y_UP[axis] for axis in UP_AXES], dtype=up.dtype)[
+    axes = torch.tensor([Y_UP_ROTATIONS[axis] for axis in UP_AXES], dtype=up.dtype)[
         :, 1
     ]  # (6, 3)
     cosines = axes @ up

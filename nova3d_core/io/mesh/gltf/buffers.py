@@ -316,7 +316,7 @@ class GltfFile:
             target = path_inside(self.path.parent, uri, label)
         if not target.is_file():
             raise InputError(
-                f"{role} {_printable_uri(uri)} named by {self.path.name} is missing.",
+                f"{role} {_printable_uri(uri)} referenced by {self.path.name} is missing.",
                 f"Put it at that path, relative to {self.path.name}, or export the mesh as .glb, "
                 "which embeds all data.",
             )

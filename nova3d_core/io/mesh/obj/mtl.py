@@ -73,7 +73,7 @@ def read_libraries(
         InputError: there are more than `MAX_LIBRARIES` files.
     """
     materials: dict[str, MtlMaterial] = {}
-    tried: set[str] = set()
+    seen: set[str] = set()
     lines = list(dict.fromkeys(lines))
     if len(lines) > MAX_LIBRARIES:
         raise InputError(f"{path} refers to more than {MAX_LIBRARIES} material files.")
@@ -81,10 +81,10 @@ def read_libraries(
         library = _find(path, line)
         names = [line] if library is not None else list(_split_names(line))
         for name in names:
-            if name in tried:
+            if name in seen:
                 continue
-            tried.add(name)
-            if len(tried) > MAX_LIBRARIES:
+            seen.add(name)
+            if len(seen) > MAX_LIBRARIES:
                 raise InputError(f"{path} refers to more than {MAX_LIBRARIES} material files.")
             library = _find(path, name)
             if library is None:

@@ -158,10 +158,10 @@ class ObjStatements:
         backward = corners < 0  # negative indices count back from the current line
         if backward.any():
             corners = np.where(backward, corners + before[line_of] + 1, corners)
-            wrong = (backward & (corners < 1)).any(axis=1)
-            if wrong.any():
+            invalid = (backward & (corners < 1)).any(axis=1)
+            if invalid.any():
                 raise InputError(
-                    f"{lines.name(line_of[wrong][0])} has an index before the first element."
+                    f"{lines.name(line_of[invalid][0])} has an index before the first element."
                 )
         self.corners.append(corners)
         self.counts.append(counts)

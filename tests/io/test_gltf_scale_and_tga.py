@@ -1,4 +1,4 @@
-"""glTF nodes of scale 0 along one axis, textures of formats without a signature, GLB buffers."""
+"""glTF nodes with scale 0, TGA textures, GLB buffers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def write_square(path, node, **more):
         ({"scale": [-2, 3, 1]}, (0, 0, 1), 6.0),
     ],
 )
-def test_a_flat_mesh_stays_when_it_is_flattened(tmp_path, node, normal, area):
+def test_scale_0_along_one_axis_flattens(tmp_path, node, normal, area):
     mesh = read_mesh(write_square(tmp_path / "flat.gltf", node))
     assert float(mesh.face_areas.sum()) == pytest.approx(area, rel=1e-5)
     if normal is not None:
@@ -75,13 +75,13 @@ def test_a_flat_mesh_stays_when_it_is_flattened(tmp_path, node, normal, area):
 
 
 @pytest.mark.parametrize("scale", [[0, 0, 0], [0, 0, 1], [0, 5, 0]])
-def test_a_scale_of_0_along_two_axes_hides(tmp_path, scale):
+def test_scale_0_along_two_axes_hides(tmp_path, scale):
     with pytest.raises(InputError, match="no faces"):
         read_mesh(write_square(tmp_path / "hidden.gltf", {"scale": scale}))
 
 
 @pytest.mark.parametrize("name", ["wood.tga", "WOOD.TGA"])
-def test_a_tga_next_to_a_gltf(tmp_path, name):
+def test_reads_a_tga_texture_next_to_a_gltf(tmp_path, name):
     Image.new("RGB", (4, 2), (40, 80, 120)).save(tmp_path / name)
     path = write_square(
         tmp_path / "toy.gltf",
@@ -96,7 +96,7 @@ def test_a_tga_next_to_a_gltf(tmp_path, name):
 
 
 @pytest.mark.parametrize("buffer", [0, 1])
-def test_only_the_first_buffer_of_a_glb_is_its_binary_chunk(tmp_path, buffer):
+def test_only_the_first_buffer_is_the_binary_chunk(tmp_path, buffer):
     document = json.loads(write_square(tmp_path / "toy.gltf", {}).read_text())
     content = base64.b64decode(document["buffers"][0].pop("uri").partition(",")[2])
     document["buffers"].append(dict(document["buffers"][0]))

@@ -1,4 +1,4 @@
-"""Meshes far from the origin keep their shape, and come back where they were."""
+"""Meshes far from the origin keep their shape and world position."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nova3d_core.conventions import ROTATIONS_TO_Y_UP
+from nova3d_core.conventions import Y_UP_ROTATIONS
 from nova3d_core.errors import InputError
 from nova3d_core.evaluation.config import EvaluateConfig
 from nova3d_core.evaluation.protocol import evaluate_mesh
@@ -25,13 +25,13 @@ UTM = (500000.0, 4649776.0, 30.0)
 
 
 def world(mesh: Mesh) -> np.ndarray:
-    """(N, 3) float64 vertices in the world."""
+    """(N, 3) float64 vertices in world coordinates."""
     return mesh.vertices.double().numpy() + np.array(mesh.origin)
 
 
 @pytest.fixture
 def shape(make_sphere) -> np.ndarray:
-    """(162, 3) float64 vertices of a ball of 1 m in UTM coordinates, all of them irregular."""
+    """(162, 3) float64 vertices of a perturbed 1 m sphere in UTM coordinates."""
     dice = np.random.default_rng(0)
     ball = make_sphere(0.5, 2).vertices.double().numpy()
     return ball * (1.0 + 0.05 * dice.random(ball.shape)) + np.array(UTM)
@@ -42,13 +42,13 @@ def far(shape, make_sphere) -> Mesh:
     return mesh_from_arrays(shape, make_sphere(0.5, 2).faces.numpy())
 
 
-def test_a_mesh_in_utm_coordinates_loses_nothing(shape, far):
+def test_mesh_in_utm_coordinates_keeps_its_precision(shape, far):
     np.testing.assert_allclose(world(far), shape, atol=4e-8)
     assert float(far.bounds.abs().max()) < 0.6
     assert np.abs(np.array(far.origin) - UTM).max() < 0.1
 
 
-def test_meshes_that_are_not_far_have_no_origin(make_sphere):
+def test_near_meshes_have_no_origin(make_sphere):
     ball, faces = make_sphere(0.5, 2).vertices.numpy(), make_sphere(0.5, 2).faces.numpy()
     near = ball + np.array([0.9 * FAR_FROM_ORIGIN, 0.0, 0.0])
     mesh = mesh_from_arrays(near, faces)
@@ -56,15 +56,15 @@ def test_meshes_that_are_not_far_have_no_origin(make_sphere):
     assert torch.equal(mesh.vertices, torch.from_numpy(near).float())
 
 
-def test_vertices_that_no_face_uses_do_not_hide_that_a_mesh_is_far(shape, make_sphere):
+def test_unused_vertices_do_not_affect_the_origin(shape, make_sphere):
     stray = np.concatenate([shape, np.zeros((1, 3))])
     mesh = mesh_from_arrays(stray, make_sphere(0.5, 2).faces.numpy())
     np.testing.assert_allclose(world(mesh)[:-1], shape, atol=4e-8)
 
 
 @pytest.mark.parametrize("ending", [".glb", ".obj", ".ply"])
-def test_it_is_written_and_read_back_where_it_was(far, shape, tmp_path, ending):
-    """Two rounds: reading, writing, reading, writing, reading."""
+def test_round_trip_keeps_world_positions(far, shape, tmp_path, ending):
+    """Two round trips."""
     mesh = far
     for number in range(2):
         mesh = read_mesh(write_mesh(mesh, tmp_path / f"{number}{ending}"))
@@ -74,7 +74,7 @@ def test_it_is_written_and_read_back_where_it_was(far, shape, tmp_path, ending):
         assert np.abs(relative - (shape - shape.mean(axis=0))).max() < 1e-6
 
 
-def test_a_ply_with_colours_and_normals_in_double_precision_is_read_by_trimesh(far, tmp_path):
+def test_trimesh_reads_double_precision_ply(far, tmp_path):
     import trimesh
 
     colours = torch.rand(len(far.vertices), 3, generator=torch.Generator().manual_seed(0))
@@ -88,13 +88,13 @@ def test_a_ply_with_colours_and_normals_in_double_precision_is_read_by_trimesh(f
     np.testing.assert_allclose(loaded.vertex_normals, mesh.normals.numpy(), atol=1e-6)
 
 
-def test_a_glb_node_far_away_is_applied_in_double_precision(tmp_path):
-    made = Gltf()
-    made.header["nodes"] = [
+def test_glb_node_translation_is_applied_in_double_precision(tmp_path):
+    model = Gltf()
+    model.header["nodes"] = [
         {"translation": [UTM[0], 0, 0.1], "children": [1]},
         {"translation": [0, UTM[1], 0.2], "scale": [1, 0.3, 1], "mesh": 0},
     ]
-    mesh = made.read(tmp_path)
+    mesh = model.read(tmp_path)
     expected = np.array([[0, 0, 0.3], [1, 0, 0.3], [1, 0.3, 0.3], [0, 0.3, 0.3]])
     np.testing.assert_allclose(world(mesh), expected + np.array([*UTM[:2], 0]), atol=1e-7)
     from trimesh import load_scene
@@ -103,17 +103,17 @@ def test_a_glb_node_far_away_is_applied_in_double_precision(tmp_path):
     np.testing.assert_allclose(other.vertices, world(mesh), atol=1e-7)
 
 
-def test_parts_of_one_file_share_one_origin(shape, make_sphere):
+def test_primitives_share_one_origin(shape, make_sphere):
     faces = make_sphere(0.5, 2).faces.numpy()
     shapes = [shape, shape + np.array([2.0, 0, 0]), shape - np.array([0, 5.0, 0])]
     mesh = merge_primitives([Primitive(mesh_from_arrays(each, faces)) for each in shapes])
     np.testing.assert_allclose(world(mesh), np.concatenate(shapes), atol=4e-7)
     near = mesh_from_arrays(shape - UTM, faces)
     both = merge_primitives([Primitive(mesh_from_arrays(shape, faces)), Primitive(near)])
-    assert both.origin == ZERO_ORIGIN  # as large as far: an origin would help nothing
+    assert both.origin == ZERO_ORIGIN  # as large as it is far: an origin would not help
 
 
-def test_transforms_act_on_the_world_and_drop_the_origin_near_it(far, shape):
+def test_transforms_act_on_world_coordinates(far, shape):
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, :3] = torch.tensor([[0.0, -2, 0], [1, 0, 0], [0, 0, 3]])
     matrix[:3, 3] = torch.tensor([7.0, 8, 9])
@@ -129,23 +129,21 @@ def test_transforms_act_on_the_world_and_drop_the_origin_near_it(far, shape):
     np.testing.assert_allclose(centred.vertices, shape - UTM, atol=2e-7)
 
 
-def test_normalised_turned_simplified_and_welded_meshes_respect_it(far, shape):
+def test_mesh_operations_respect_the_origin(far, shape):
     unit = far.normalised()
     assert unit.origin == ZERO_ORIGIN
     low, high = shape.min(axis=0), shape.max(axis=0)
     expected = (shape - (low + high) / 2) / (high - low).max()
     np.testing.assert_allclose(unit.vertices, expected, atol=3e-7)
-    turned = far.to_y_up("+Z")
-    np.testing.assert_allclose(
-        world(turned), shape @ np.array(ROTATIONS_TO_Y_UP["+Z"]).T, atol=1e-6
-    )
+    rotated = far.to_y_up("+Z")
+    np.testing.assert_allclose(world(rotated), shape @ np.array(Y_UP_ROTATIONS["+Z"]).T, atol=1e-6)
     for mesh in (simplify(far, 100), simplify(far, 10_000), far.welded(), far.to("cpu")):
         assert mesh.origin == far.origin
     np.testing.assert_allclose(far.with_origin((1.0, 2.0, 3.0)).vertices, shape - (1, 2, 3), atol=1)
     assert float(far.with_smooth_normals().normals.norm(dim=1).min()) > 0.999
 
 
-def test_an_origin_that_is_no_place_is_refused(far):
+def test_invalid_origin_is_rejected(far):
     for origin in ((0.0, 1.0), (0.0, 1.0, float("nan"))):
         with pytest.raises(InputError, match="mesh origin"):
             replace(far, origin=origin)
@@ -155,10 +153,8 @@ QUICK = {"points": 2000, "iou_resolution": 16, "visible_px": 32, "with_images": 
 
 
 @pytest.mark.parametrize("align", ["none", "bbox"])
-def test_evaluated_against_itself_it_is_as_close_as_the_same_shape_near_the_origin(
-    far, shape, align
-):
-    """A ball of exactly 1 m: normalising the reference moves it and changes nothing else."""
+def test_evaluation_far_from_the_origin_equals_evaluation_near_it(far, shape, align):
+    """A sphere of exactly 1 m: normalising the reference only translates it."""
     unit = far.normalised()
     config = EvaluateConfig(align=align, **QUICK)
     expected = evaluate_mesh(unit, unit, config).metrics["surface"]
@@ -170,7 +166,7 @@ def test_evaluated_against_itself_it_is_as_close_as_the_same_shape_near_the_orig
     assert found["cd_l1"] < 2 * found["sampling_floor"]
 
 
-def test_evaluated_in_other_coordinates_it_is_where_it_lies(far):
+def test_evaluation_uses_world_coordinates(far):
     unit, config = far.normalised(), EvaluateConfig(**QUICK)
     assert evaluate_mesh(unit, far, config).metrics["surface"]["cd_l1"] < 0.1
     assert evaluate_mesh(far, unit, config).metrics["surface"]["cd_l1"] > 1e6

@@ -1,4 +1,4 @@
-"""Parts with different looks on one texture: every point keeps its colour."""
+"""Merging primitives with different materials into one texture: every point keeps its colour."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
 
 
-def part_with(uv: list[list[float]], material: Material) -> Primitive:
-    """A part of separate triangles, three uv each."""
+def triangles_primitive(uv: list[list[float]], material: Material) -> Primitive:
+    """A primitive of separate triangles with three uv each."""
     count = len(uv) // 3
     vertices = torch.cat([TRIANGLE + 2.0 * number for number in range(count)])
     faces = torch.arange(3 * count).reshape(-1, 3)
@@ -38,7 +38,7 @@ def colours_within(mesh: Mesh, weights: torch.Tensor) -> torch.Tensor:
 
 
 def reference_colours(part: Primitive, weights: torch.Tensor) -> np.ndarray:
-    """Bilinear colours of a part's own texture under its wrap modes, worked out plainly."""
+    """Reference: bilinear colours of a primitive's own texture under its wrap modes."""
     texture = part.material.texture
     uv = inside(part.mesh.uv[part.mesh.faces], weights).double().numpy()
 
@@ -63,18 +63,20 @@ def reference_colours(part: Primitive, weights: torch.Tensor) -> np.ndarray:
 
 @pytest.fixture
 def weights() -> torch.Tensor:
-    """(40, 3) places in a triangle, its corners among them."""
+    """(40, 3) barycentric coordinates, including the corners."""
     dice = torch.Generator().manual_seed(1)
     places = torch.rand(37, 3, generator=dice)
     return torch.cat([torch.eye(3), places / places.sum(dim=1, keepdim=True)])
 
 
 @pytest.mark.parametrize("wrap", [("repeat", "repeat"), ("clamp", "mirror"), ("mirror", "clamp")])
-def test_every_point_has_the_colour_of_its_own_texture(weights, wrap):
+def test_atlas_keeps_the_colour_of_every_point(weights, wrap):
     wide = [[-2.3, 0.4], [1.9, 0.1], [0.2, 3.7], [5.1, -4.2], [5.6, -4.9], [5.9, -4.4]]
-    first = part_with(wide, Material(noise(5, 9), wrap=wrap))
-    second = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(16, 3, seed=1), wrap=wrap))
-    third = part_with([[0.9, 0.9], [1.1, 0.9], [0.9, 1.1]], first.material)
+    first = triangles_primitive(wide, Material(noise(5, 9), wrap=wrap))
+    second = triangles_primitive(
+        [[0, 0], [1, 0], [0, 1]], Material(noise(16, 3, seed=1), wrap=wrap)
+    )
+    third = triangles_primitive([[0.9, 0.9], [1.1, 0.9], [0.9, 1.1]], first.material)
     mesh = merge_primitives([first, second, third])
     expected = [reference_colours(part, weights) for part in (first, second, third)]
     found = colours_within(mesh, weights).numpy()
@@ -83,61 +85,64 @@ def test_every_point_has_the_colour_of_its_own_texture(weights, wrap):
     assert torch.equal(mesh.vertices[mesh.faces], places)
 
 
-def test_the_atlas_repeats_texels_to_the_bit(weights):
-    """Texel centres of the source fall on texel centres of the atlas."""
+def test_atlas_copies_texels_bit_for_bit(weights):
+    """Texel centres of the source coincide with texel centres of the atlas."""
     source = noise(4, 4)
     centres = [[0.125, 0.125], [0.875, 0.375], [0.625, 0.875]]
     mesh = merge_primitives(
-        [part_with(centres, Material(source)), part_with(centres, Material(noise(7, 7)))]
+        [
+            triangles_primitive(centres, Material(source)),
+            triangles_primitive(centres, Material(noise(7, 7))),
+        ]
     )
     texels = (mesh.uv[:3] * torch.tensor(mesh.texture.shape[1::-1]) - 0.5).round().long()
     expected = torch.from_numpy(source)[[0, 1, 3], [0, 3, 2]]
     assert torch.equal(mesh.texture[texels[:, 1], texels[:, 0]], expected)
 
 
-def test_parts_of_one_texture_share_one_copy():
+def test_primitives_of_one_texture_share_one_copy():
     material = Material(noise(32, 32))
-    part = part_with([[0, 0], [1, 0], [0, 1]], material)
-    other = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
+    part = triangles_primitive([[0, 0], [1, 0], [0, 1]], material)
+    other = triangles_primitive([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
     once = merge_primitives([part, other]).texture
     assert merge_primitives([part, part, other, part]).texture.shape == once.shape
     assert once.shape[0] * once.shape[1] < 2 * 32 * 32
 
 
-def test_faces_moved_by_whole_tiles_take_no_more_room_than_one_tile(weights):
+def test_faces_in_distant_tiles_share_one_tile(weights):
     scattered = [
         [u + 100.0 * k, v - 50.0 * k] for k in range(5) for u, v in ((0, 0), (1, 0), (0, 1))
     ]
-    part = part_with(scattered, Material(noise(64, 64)))
-    other = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
+    part = triangles_primitive(scattered, Material(noise(64, 64)))
+    other = triangles_primitive([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
     mesh = merge_primitives([part, other])
     assert max(mesh.texture.shape[:2]) < 3 * 64
     expected = reference_colours(part, weights)
     np.testing.assert_allclose(colours_within(mesh, weights)[: len(expected)], expected, atol=2e-3)
 
 
-def test_one_texture_stays_as_it_is_also_where_it_repeats():
+def test_single_texture_is_kept_even_if_repeated():
     material = Material(noise(8, 8))
-    first = part_with([[-2.0, 0], [1, 0], [0, 7]], material)
-    mesh = merge_primitives([first, part_with([[0.0, 0], [1, 0], [0, 1]], material)])
+    first = triangles_primitive([[-2.0, 0], [1, 0], [0, 7]], material)
+    mesh = merge_primitives([first, triangles_primitive([[0.0, 0], [1, 0], [0, 1]], material)])
     assert torch.equal(mesh.texture, torch.from_numpy(material.texture))
     assert torch.equal(mesh.uv[:3], first.mesh.uv)
 
 
-def test_one_clamped_texture_stays_only_if_nothing_reaches_beyond_it(weights):
+def test_single_clamped_texture_is_kept_only_within_its_borders(weights):
     material = Material(noise(8, 8), wrap=("clamp", "clamp"))
-    within = part_with([[0.0625, 0.0625], [0.9375, 0.0625], [0.0625, 0.9375]], material)
+    within = triangles_primitive([[0.0625, 0.0625], [0.9375, 0.0625], [0.0625, 0.9375]], material)
     assert torch.equal(merge_primitives([within]).texture, torch.from_numpy(material.texture))
-    for wide in (2.0, 1.0):  # at the border itself, a repeated lookup would blend with the far one
-        beyond = part_with([[0.0, 0], [wide, 0], [0, 1]], material)
+    for wide in (2.0, 1.0):  # at the border, a repeated lookup would blend with the opposite one
+        beyond = triangles_primitive([[0.0, 0], [wide, 0], [0, 1]], material)
         expected = reference_colours(beyond, weights)
         np.testing.assert_allclose(
             colours_within(merge_primitives([beyond]), weights), expected, atol=1e-4
         )
 
 
-def test_a_tinted_part_beside_a_texture_has_its_colour_everywhere(weights):
-    textured = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
+def test_tinted_primitive_keeps_its_colour_in_the_atlas(weights):
+    textured = triangles_primitive([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
     plain = Primitive(
         Mesh(TRIANGLE, torch.tensor([[0, 1, 2]])), Material(tint_linear=(1.0, 0.2140411, 0))
     )
@@ -148,17 +153,17 @@ def test_a_tinted_part_beside_a_texture_has_its_colour_everywhere(weights):
     )
 
 
-def test_a_painted_part_beside_a_texture_keeps_its_colours_between_its_corners(weights):
-    textured = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
+def test_vertex_coloured_primitive_is_interpolated_in_the_atlas(weights):
+    textured = triangles_primitive([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
     vertices = torch.cat([TRIANGLE, torch.tensor([[1.0, 1, 0]])])
     faces = torch.tensor([[0, 1, 2], [1, 3, 2]])
     shades = torch.tensor([0.1, 0.9, 0.4, 0.0])
     colours = torch.stack([shades, shades * 0.5 + 0.2, shades * 0.25], dim=1)
-    painted = Primitive(Mesh(vertices, faces, vertex_colours=colours))
-    mesh = merge_primitives([textured, painted])
+    vertex_coloured = Primitive(Mesh(vertices, faces, vertex_colours=colours))
+    mesh = merge_primitives([textured, vertex_coloured])
     assert mesh.vertex_colours is None
     assert torch.equal(mesh.vertices[mesh.faces[1:]].sort(dim=1)[0], vertices[faces].sort(dim=1)[0])
-    # corners may start elsewhere in the face: compare by the place they have
+    # corners may be rotated within a face: compare by position
     at = inside(mesh.vertices[mesh.faces[1:]], weights)
     x, y = at[:, 0], at[:, 1]
     shade = torch.where(
@@ -172,12 +177,15 @@ def test_a_painted_part_beside_a_texture_keeps_its_colours_between_its_corners(w
     assert torch.equal(mesh.face_normals, torch.tensor([[0.0, 0, 1]] * 3))
 
 
-def test_too_large_an_atlas_is_made_of_smaller_images(monkeypatch, caplog):
+def test_oversized_atlas_is_downsampled(monkeypatch, caplog):
     monkeypatch.setattr(texture_atlas, "MAX_SIDE_PX", 64)
     flat = np.broadcast_to(np.float32([0.25, 0.5, 0.75]), (128, 128, 3))
     corners = [[0.0, 0], [1, 0], [0, 1]]
     mesh = merge_primitives(
-        [part_with(corners, Material(flat)), part_with(corners, Material(noise(8, 8)))]
+        [
+            triangles_primitive(corners, Material(flat)),
+            triangles_primitive(corners, Material(noise(8, 8))),
+        ]
     )
     assert max(mesh.texture.shape[:2]) <= 64
     assert "halved" in caplog.text
@@ -186,7 +194,10 @@ def test_too_large_an_atlas_is_made_of_smaller_images(monkeypatch, caplog):
     boundless = [[0.0, 0], [1e6, 0], [0, 1]]
     tiles = noise(8, 8)
     mesh = merge_primitives(
-        [part_with(corners, Material(flat)), part_with(boundless, Material(tiles))]
+        [
+            triangles_primitive(corners, Material(flat)),
+            triangles_primitive(boundless, Material(tiles)),
+        ]
     )
     assert max(mesh.texture.shape[:2]) <= 64
     assert "8 x 8 px, repeated too often: its mean colour" in caplog.text
@@ -195,17 +206,17 @@ def test_too_large_an_atlas_is_made_of_smaller_images(monkeypatch, caplog):
     torch.testing.assert_close(found, mean, atol=0.05, rtol=0)
 
 
-def test_more_vertex_coloured_faces_than_the_atlas_holds_are_an_error(monkeypatch):
+def test_too_many_vertex_coloured_faces_are_an_error(monkeypatch):
     monkeypatch.setattr(texture_atlas, "MAX_SIDE_PX", 16)
-    painted = Mesh(
+    vertex_coloured = Mesh(
         TRIANGLE.repeat(64, 1), torch.arange(192).reshape(-1, 3), vertex_colours=torch.rand(192, 3)
     )
-    textured = part_with([[0, 0], [1, 0], [0, 1]], Material(noise(1, 1)))
+    textured = triangles_primitive([[0, 0], [1, 0], [0, 1]], Material(noise(1, 1)))
     with pytest.raises(InputError, match="do not fit"):
-        merge_primitives([Primitive(painted), textured])
+        merge_primitives([Primitive(vertex_coloured), textured])
 
 
-def test_normals_of_some_parts_are_kept_and_the_others_get_smooth_ones():
+def test_primitives_without_normals_get_smooth_ones():
     tilted = torch.nn.functional.normalize(torch.tensor([[1.0, 0, 1]]).expand(3, 3), dim=1)
     faces = torch.tensor([[0, 1, 2]])
     mesh = merge_primitives(
@@ -218,20 +229,24 @@ def test_normals_of_some_parts_are_kept_and_the_others_get_smooth_ones():
 
 @pytest.mark.parametrize("wrap", ["repeat", "mirror", "clamp"])
 @pytest.mark.parametrize("reach", [1e3, 1e6, 1e19, 1e30])
-def test_texture_coordinates_of_any_size_make_a_bounded_atlas(monkeypatch, caplog, wrap, reach):
+def test_huge_texture_coordinates_give_a_bounded_atlas(monkeypatch, caplog, wrap, reach):
     monkeypatch.setattr(texture_atlas, "MAX_REPEATED_TEXELS", 1 << 12)
     corners = [[0.0, 0], [1, 0], [0, 1]]
-    wide = part_with([[0.0, 0], [reach, 0], [0, reach]], Material(noise(16, 16), wrap=(wrap, wrap)))
-    shifted = part_with([[reach, reach], [reach, reach], [reach, reach]], wide.material)
-    for part in (wide, shifted):
-        mesh = merge_primitives([part, part_with(corners, Material(noise(4, 4)))])
+    wide = triangles_primitive(
+        [[0.0, 0], [reach, 0], [0, reach]], Material(noise(16, 16), wrap=(wrap, wrap))
+    )
+    translated = triangles_primitive(
+        [[reach, reach], [reach, reach], [reach, reach]], wide.material
+    )
+    for part in (wide, translated):
+        mesh = merge_primitives([part, triangles_primitive(corners, Material(noise(4, 4)))])
         assert mesh.texture[..., 0].numel() < (1 << 13)
         found = sample_texture(mesh.texture, mesh.uv)
         assert bool(torch.isfinite(found).all()) and float(found.max()) <= 1.0
-    assert "lost in making one texture" in caplog.text
+    assert "merging the textures into one drops" in caplog.text
 
 
-def test_halving_averages_squares_of_texels():
+def test_downsampling_averages_2_x_2_texels():
     image = noise(8, 2)
     halved = texture_atlas._downsample_by_2(image)
     expected = image.reshape(4, 2, 1, 2, 3).mean(axis=(1, 3))

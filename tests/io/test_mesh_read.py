@@ -1,4 +1,4 @@
-"""Mesh files by hand and real ones: orientation, colours, order, and every way to be refused."""
+"""Reading hand-made and real mesh files: orientation, colours, order, and all errors."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def textured_obj(folder, faces: str = FACES, mtl: str = "newmtl a\nmap_Kd colour
 
 
 def face_colours(mesh) -> torch.Tensor:
-    """(F, 3) texture colours at the middle of each face."""
+    """(F, 3) texture colours at the centroid of each face."""
     return sample_texture(mesh.texture, mesh.uv[mesh.faces].mean(dim=1))
 
 
-def test_obj_uv_count_from_the_bottom_and_ours_from_the_top(tmp_path):
+def test_obj_uv_are_flipped_to_top_left_origin(tmp_path):
     mesh = read_mesh(textured_obj(tmp_path))
     assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3]]
     corners = [[0.25, 0.75], [0.75, 0.75], [0.75, 0.25], [0.25, 0.25]]
@@ -56,16 +56,16 @@ def test_obj_uv_count_from_the_bottom_and_ours_from_the_top(tmp_path):
     assert mesh.vertex_colours is None
 
 
-def test_z_up_files_are_turned_to_y_up(tmp_path):
+def test_z_up_files_are_rotated_to_y_up(tmp_path):
     path = textured_obj(tmp_path)
-    plain, turned = read_mesh(path), read_mesh(path, up_axis="+Z")
+    plain, rotated = read_mesh(path), read_mesh(path, up_axis="+Z")
     x, y, z = plain.vertices.unbind(dim=1)
-    assert torch.equal(turned.vertices, torch.stack([x, z, -y], dim=1))
+    assert torch.equal(rotated.vertices, torch.stack([x, z, -y], dim=1))
     with pytest.raises(InputError, match="up_axis is 'Z'"):
         read_mesh(path, up_axis="Z")
 
 
-def test_two_materials_of_an_obj_become_one_texture_in_order_of_use(tmp_path):
+def test_obj_materials_are_merged_in_order_of_use(tmp_path):
     mtl = "newmtl a\nmap_Kd colours.png\n\nnewmtl b\nKd 0.5 0.25 1.0\n"
     first = "usemtl b\nf 2/1 3/2 4/3\n"  # before 'a' in the file, though 'a' comes first in the MTL
     quarter = "vt 0.1 0.1\nvt 0.4 0.1\nvt 0.4 0.4\n"  # lower left: blue
@@ -83,7 +83,7 @@ def test_two_materials_of_an_obj_become_one_texture_in_order_of_use(tmp_path):
     assert corners[2] == [[0, 0], [1, 0], [1, 1]]
 
 
-def test_two_materials_of_one_image_share_it(tmp_path):
+def test_obj_materials_share_an_image(tmp_path):
     mtl = "newmtl a\nmap_Kd colours.png\nnewmtl b\nmap_Kd colours.png\n"
     path = textured_obj(tmp_path, faces="f 1/1 2/2 3/3\nusemtl b\nf 1/1 3/3 4/4\n", mtl=mtl)
     mesh = read_mesh(path)
@@ -91,7 +91,7 @@ def test_two_materials_of_one_image_share_it(tmp_path):
     assert torch.equal(face_colours(mesh), torch.stack([YELLOW, RED]))
 
 
-def test_an_obj_of_solid_materials_gets_vertex_colours(tmp_path):
+def test_untextured_obj_materials_become_vertex_colours(tmp_path):
     mtl = "newmtl a\nKd 1 0 0\nnewmtl b\nKd 0.5 0.25 0\n"
     path = textured_obj(tmp_path, faces="f 1 2 3\nusemtl b\nf 1 3 4\n", mtl=mtl)
     mesh = read_mesh(path)
@@ -101,18 +101,18 @@ def test_an_obj_of_solid_materials_gets_vertex_colours(tmp_path):
     assert mesh.texture is None
 
 
-def test_polygons_are_cut_into_triangles_in_place(tmp_path):
+def test_polygons_are_triangulated_in_order(tmp_path):
     pentagon = "v 2 0 0\n"
     path = tmp_path / "mixed.obj"
     path.write_text(SQUARE + pentagon + "f 1 2 3\nf 1 2 3 4\nf 1 2 5 3 4\n")
     faces = read_mesh(path).faces.tolist()
-    # the corners 0, 1, 4 are on one line: a fan from 0 would have a triangle without area
+    # corners 0, 1, 4 are collinear: a fan from 0 would have a degenerate triangle
     assert faces == [[0, 1, 2], [0, 1, 2], [0, 2, 3], [3, 0, 1], [1, 4, 2], [2, 3, 1]]
     path.write_text(SQUARE + pentagon + "f 1 2 3 4\nf 2 5 3 4\n")
     assert read_mesh(path).faces.tolist() == [[0, 1, 2], [0, 2, 3], [1, 4, 2], [1, 2, 3]]
 
 
-def test_negative_obj_indices_count_back_from_their_own_line(tmp_path):
+def test_negative_obj_indices_are_relative_to_their_line(tmp_path):
     path = tmp_path / "back.obj"
     path.write_text(
         "v 0 0 0\nv 1 0 0\nv 0 1 0\nf -3 -2 -1\nv 0 0 5\nv 1 0 5\nv 0 1 5\nf -3 -2 -1\n"
@@ -124,7 +124,7 @@ def test_negative_obj_indices_count_back_from_their_own_line(tmp_path):
     assert read_mesh(path).uv.tolist() == [[0.25, 0.75], [0.75, 0.75], [0.75, 0.25]]
 
 
-def test_obj_normals_are_kept_only_if_the_file_has_them(tmp_path):
+def test_obj_normals_come_from_the_file_only(tmp_path):
     path = tmp_path / "normals.obj"
     path.write_text(SQUARE + "vn 3 0 0\nvn 0 0 2\nf 1//1 2//2 3//2\n")
     assert read_mesh(path).normals.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
@@ -132,7 +132,7 @@ def test_obj_normals_are_kept_only_if_the_file_has_them(tmp_path):
     assert read_mesh(path).normals is None
 
 
-def test_obj_vertex_colours_are_srgb_fractions_or_levels(tmp_path):
+def test_obj_vertex_colours_are_srgb_in_0_1_or_0_255(tmp_path):
     path = tmp_path / "painted.obj"
     for scale in (1.0, 255.0):
         rows = [[0, 0, 0, 0.2, 0.4, 0.6], [1, 0, 0, 0.8, 1.0, 0.0], [0, 1, 0, 0.0, 0.4, 1.0]]
@@ -143,7 +143,7 @@ def test_obj_vertex_colours_are_srgb_fractions_or_levels(tmp_path):
         torch.testing.assert_close(mesh.vertex_colours, expected, atol=1e-6, rtol=0)
 
 
-def test_texture_options_and_paths_of_another_computer_are_understood(tmp_path):
+def test_texture_options_and_absolute_paths_are_parsed(tmp_path):
     line = "map_Kd -s 1 1 1 -blendu off -mm 0 1 C:\\textures\\Colours.PNG"
     mesh = read_mesh(textured_obj(tmp_path, mtl=f"newmtl a\n{line}\n"))
     assert torch.equal(face_colours(mesh), torch.stack([YELLOW, RED]))
@@ -156,7 +156,7 @@ def test_several_material_files_are_read(tmp_path):
     assert torch.equal(face_colours(read_mesh(path)), torch.stack([YELLOW, RED]))
 
 
-def test_alpha_is_dropped_not_mixed(tmp_path):
+def test_alpha_is_dropped_not_blended(tmp_path):
     path = textured_obj(tmp_path)
     Image.new("RGBA", (2, 2), (255, 128, 0, 0)).save(tmp_path / "colours.png")
     assert (read_mesh(path).texture * 255).unique(dim=1).tolist() == [[[255, 128, 0]]] * 2
@@ -206,7 +206,7 @@ def test_ply_face_colours_split_the_vertices(tmp_path):
 
 
 @pytest.mark.parametrize("per_face", [False, True])
-def test_ply_uv_count_from_the_bottom_and_name_a_texture(tmp_path, per_face):
+def test_ply_uv_and_texture_file(tmp_path, per_face):
     save_quadrants(tmp_path / "colours.png")
     uv = ["0.25 0.25", "0.75 0.25", "0.75 0.75", "0.25 0.75"]
     comment = "comment TextureFile colours.png\n"
@@ -227,7 +227,7 @@ def test_ply_uv_count_from_the_bottom_and_name_a_texture(tmp_path, per_face):
         read_mesh(path)
 
 
-def test_a_ply_of_several_textures_is_refused(tmp_path):
+def test_ply_with_several_textures_is_rejected(tmp_path):
     path = tmp_path / "square.ply"
     comment = "comment TextureFile a.png\ncomment TextureFile b.png\n"
     path.write_text(ply([""] * 4, ["3 0 1 2"], comment))
@@ -241,7 +241,7 @@ def stl(triangles: np.ndarray) -> bytes:
     return b"\0" * 80 + struct.pack("<I", len(rows)) + b"".join(rows)
 
 
-def test_stl_corners_at_one_place_become_one_vertex_in_order_of_appearance(tmp_path):
+def test_stl_corners_are_merged_in_order_of_appearance(tmp_path):
     a, b, c, d = [3.0, 0, 0], [1.0, 0, 0], [1.0, 1, 0], [0.0, 1, 0]
     path = tmp_path / "square.stl"
     path.write_bytes(stl(np.array([[a, b, c], [a, c, d]], dtype=np.float32)))
@@ -261,7 +261,7 @@ def test_stl_corners_at_one_place_become_one_vertex_in_order_of_appearance(tmp_p
     assert torch.equal(again.faces, mesh.faces)
 
 
-def test_off_is_read_in_its_own_order(tmp_path):
+def test_off_keeps_its_order(tmp_path):
     path = tmp_path / "square.off"
     path.write_text("OFF\n4 2 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n3 0 1 2\n3 0 2 3\n")
     mesh = read_mesh(path)
@@ -270,7 +270,7 @@ def test_off_is_read_in_its_own_order(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", MESH_READERS)
-def test_missing_empty_and_garbage_files_are_named(tmp_path, suffix):
+def test_missing_empty_and_garbage_files_are_reported(tmp_path, suffix):
     path = tmp_path / f"thing{suffix}"
     with pytest.raises(InputError, match=rf"thing\{suffix} does not exist"):
         read_mesh(path)
@@ -283,14 +283,14 @@ def test_missing_empty_and_garbage_files_are_named(tmp_path, suffix):
             read_mesh(path)
 
 
-def test_unknown_endings_are_refused_with_the_known_ones(tmp_path):
+def test_unknown_suffix_error_lists_the_supported_ones(tmp_path):
     path = tmp_path / "thing.fbx"
     path.write_bytes(b"Kaydara FBX Binary")
     with pytest.raises(InputError, match=r"thing\.fbx.*\.glb, \.gltf, \.obj, \.ply, \.stl, \.off"):
         read_mesh(path)
 
 
-def test_a_capital_ending_is_the_same_ending(tmp_path):
+def test_suffix_is_case_insensitive(tmp_path):
     path = textured_obj(tmp_path).rename(tmp_path / "SQUARE.OBJ")
     assert len(read_mesh(path).faces) == 2
 
@@ -312,12 +312,12 @@ REASONS = {
     "points.obj": "no faces",
     "nan.obj": "NaN or infinite",
     "huge.obj": "NaN or infinite",
-    "dot.obj": "no size",
+    "dot.obj": "no extent",
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_are_refused_by_name_and_reason(tmp_path, name):
+def test_damaged_files_are_rejected_with_a_reason(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(BROKEN[name])
     with pytest.raises(InputError) as caught:
@@ -328,7 +328,7 @@ def test_broken_files_are_refused_by_name_and_reason(tmp_path, name):
 
 
 @pytest.mark.parametrize("cut", [0.02, 0.3, 0.6, 0.9, 0.99])
-def test_a_binary_ply_cut_off_anywhere_is_refused(tmp_path, make_sphere, cut):
+def test_truncated_binary_ply_is_rejected(tmp_path, make_sphere, cut):
     from nova3d_core.io.mesh.write import write_mesh
 
     path = write_mesh(make_sphere(subdivisions=1), tmp_path / "ball.ply")
@@ -338,19 +338,19 @@ def test_a_binary_ply_cut_off_anywhere_is_refused(tmp_path, make_sphere, cut):
         read_mesh(path)
 
 
-def test_a_texture_that_the_mtl_names_but_is_missing_is_an_error(tmp_path):
+def test_missing_mtl_texture_is_an_error(tmp_path):
     path = textured_obj(tmp_path)
     (tmp_path / "colours.png").unlink()
     with pytest.raises(InputError, match=r"texture colours\.png named by square\.mtl is missing"):
         read_mesh(path)
 
 
-def test_a_missing_texture_of_a_material_that_nothing_uses_is_no_error(tmp_path):
+def test_missing_texture_of_an_unused_material_is_ignored(tmp_path):
     mtl = "newmtl a\nmap_Kd colours.png\nnewmtl unused\nmap_Kd gone.png\n"
     assert read_mesh(textured_obj(tmp_path, mtl=mtl)).texture is not None
 
 
-def test_a_damaged_texture_is_an_error(tmp_path):
+def test_damaged_texture_is_an_error(tmp_path):
     path = textured_obj(tmp_path)
     content = io.BytesIO()
     save_quadrants(content, format="PNG")
@@ -359,7 +359,7 @@ def test_a_damaged_texture_is_an_error(tmp_path):
         read_mesh(path)
 
 
-def test_a_missing_mtl_is_a_warning_and_a_mesh(tmp_path, caplog):
+def test_missing_mtl_is_a_warning(tmp_path, caplog):
     path = textured_obj(tmp_path)
     (tmp_path / "square.mtl").unlink()
     mesh = read_mesh(path)
@@ -371,7 +371,7 @@ def test_a_missing_mtl_is_a_warning_and_a_mesh(tmp_path, caplog):
     assert "colours are lost" in caplog.text
 
 
-def test_real_objects_have_the_faces_and_the_size_that_their_manifest_says(object_files):
+def test_real_objects_match_their_manifest(object_files):
     objects = json.loads((object_files / "manifest.json").read_text())["objects"]
     assert len(objects) == 5
     for entry in objects:
@@ -380,6 +380,6 @@ def test_real_objects_have_the_faces_and_the_size_that_their_manifest_says(objec
         width, height = entry["texture_px"]
         assert mesh.texture.shape == (height, width, 3), entry["name"]
         size = (mesh.bounds[1] - mesh.bounds[0]).tolist()
-        x, y, z = entry["extents"]  # in the file's own axes
+        x, y, z = entry["extents"]  # in the file's axes
         expected = [x, z, y] if entry["up_axis"] == "+Z" else [x, y, z]
         assert size == pytest.approx(expected, rel=1e-3, abs=1e-5), entry["name"]

@@ -25,7 +25,7 @@ BLENDER_ANGLE = 0.6911112070083618
 
 
 def save(path: Path, colour: tuple[int, ...], size=(8, 6), dot: tuple[int, ...] | None = None):
-    """An image of one colour, with a dot at column 2, row 1."""
+    """Saves an image of one colour with a dot at column 2, row 1."""
     path.parent.mkdir(parents=True, exist_ok=True)
     modes = {1: "L", 3: "RGB", 4: "RGBA"}
     image = Image.new(modes[len(colour)], size, colour if len(colour) > 1 else colour[0])
@@ -40,7 +40,7 @@ def write_json(folder: Path, content: dict, name: str = "transforms.json") -> Pa
     return folder
 
 
-def frames_of(*poses, names=("a.png", "b.png")) -> list[dict]:
+def write_frames(*poses, names=("a.png", "b.png")) -> list[dict]:
     return [
         {"file_path": name, "transform_matrix": pose}
         for name, pose in zip(names, poses, strict=True)
@@ -54,10 +54,10 @@ def opaque_folder(folder: Path, size=(8, 6), **content) -> Path:
     return write_json(folder, content)
 
 
-def test_blender_style_z_up_world_with_a_field_of_view(tmp_path):
+def test_blender_z_up_world_with_a_field_of_view(tmp_path):
     for name in ("train/r_0.png", "train/r_1.png"):
         save(tmp_path / name, (0, 0, 0, 0), (800, 800), (255, 0, 0, 255))
-    frames = frames_of(A_Z_UP, B_Z_UP, names=("./train/r_0", "./train/r_1"))
+    frames = write_frames(A_Z_UP, B_Z_UP, names=("./train/r_0", "./train/r_1"))
     for frame in frames:
         frame["rotation"] = 0.0125
     views = read_views(write_json(tmp_path, {"camera_angle_x": BLENDER_ANGLE, "frames": frames}))
@@ -67,7 +67,7 @@ def test_blender_style_z_up_world_with_a_field_of_view(tmp_path):
     assert torch.allclose(cameras.positions, positions, atol=1e-6)
     assert cameras.azimuth_deg.tolist() == pytest.approx([0.0, 90.0], abs=1e-4)
     assert cameras.elevation_deg.tolist() == pytest.approx([0.0, 0.0], abs=1e-4)
-    # One unit to the right, up, and towards A in our world; 1111.111 / 4 = 277.778 px a unit.
+    # One unit to the right, up, and towards A in our world; 1111.111 / 4 = 277.778 px per unit.
     points = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     pixels, depths = cameras.project(points)
     seen_by_a = torch.tensor([[677.7778, 400.0], [400.0, 122.2222], [400.0, 400.0]])
@@ -77,11 +77,11 @@ def test_blender_style_z_up_world_with_a_field_of_view(tmp_path):
     assert torch.allclose(depths, expected_depths, atol=1e-5)
 
 
-def test_alpha_becomes_the_mask_on_white(tmp_path):
+def test_alpha_becomes_the_mask(tmp_path):
     for name in ("a.png", "b.png"):
         save(tmp_path / name, (0, 0, 0, 0), dot=(255, 0, 51, 153))
     save(tmp_path / "b.png", (0, 0, 0, 0), dot=(0, 0, 0, 255))
-    frames = frames_of(A_Z_UP, B_Z_UP)
+    frames = write_frames(A_Z_UP, B_Z_UP)
     views = read_views(write_json(tmp_path, {"fl_x": 10, "frames": frames}))
     expected = torch.zeros(6, 8)
     expected[1, 2] = 0.6
@@ -93,7 +93,7 @@ def test_alpha_becomes_the_mask_on_white(tmp_path):
     assert torch.equal(elsewhere, torch.ones_like(elsewhere))
 
 
-def test_nerfstudio_style_with_pixels_at_the_top(tmp_path):
+def test_nerfstudio_top_level_intrinsics(tmp_path):
     folder = opaque_folder(
         tmp_path / "set",
         camera_model="OPENCV",
@@ -106,19 +106,19 @@ def test_nerfstudio_style_with_pixels_at_the_top(tmp_path):
         k1=0.0,
         p2=0,
         applied_transform=[[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]],
-        frames=frames_of(A_Z_UP, B_Z_UP),
+        frames=write_frames(A_Z_UP, B_Z_UP),
     )
     views = read_views(folder)
     lens = torch.tensor([[10.0, 0.0, 3.5], [0.0, 12.0, 2.5], [0.0, 0.0, 1.0]])
     assert torch.equal(views.cameras.intrinsics, lens.expand(2, 3, 3))
     assert views.masks is None
-    # The file's (1, 0, 1) is our (1, 1, 0): A sees it at 3.5 + 10/4, 2.5 - 12/4.
+    # (1, 0, 1) of the file is (1, 1, 0) with +Y up: A projects it to 3.5 + 10/4, 2.5 - 12/4.
     pixels, _ = views.cameras.project(torch.tensor([[1.0, 1.0, 0.0]]))
     assert torch.allclose(pixels[0, 0], torch.tensor([6.0, -0.5]), atol=1e-5)
 
 
-def test_a_frame_has_its_own_lens_before_the_shared_one(tmp_path):
-    frames = frames_of(A_Z_UP, B_Z_UP)
+def test_frame_intrinsics_take_precedence(tmp_path):
+    frames = write_frames(A_Z_UP, B_Z_UP)
     frames[1] |= {"fl_x": 20.0, "cx": 1.0, "w": 8, "h": 6, "camera_model": "PINHOLE"}
     folder = opaque_folder(
         tmp_path / "set", fl_x=10.0, fl_y=11.0, camera_model="OPENCV", frames=frames
@@ -128,13 +128,13 @@ def test_a_frame_has_its_own_lens_before_the_shared_one(tmp_path):
     assert (second[0, 0], second[1, 1], second[0, 2], second[1, 2]) == (20.0, 20.0, 1.0, 3.0)
 
 
-def test_pixels_go_before_the_field_of_view_as_in_instant_ngp(tmp_path):
+def test_focal_length_takes_precedence_over_field_of_view(tmp_path):
     folder = opaque_folder(
         tmp_path / "set",
         camera_angle_x=BLENDER_ANGLE,
         camera_angle_y=0.5,
         fl_x=10.0,
-        frames=frames_of(A_Z_UP, B_Z_UP),
+        frames=write_frames(A_Z_UP, B_Z_UP),
     )
     lens = read_views(folder).cameras.intrinsics[0]
     assert float(lens[0, 0]) == 10.0
@@ -142,53 +142,53 @@ def test_pixels_go_before_the_field_of_view_as_in_instant_ngp(tmp_path):
 
 
 @pytest.mark.parametrize("poses", [(A_Z_UP, B_Z_UP), (A_Y_UP, B_Y_UP)], ids=["+Z", "+Y"])
-def test_the_world_is_told_from_the_cameras(tmp_path, caplog, poses):
+def test_world_up_is_guessed_from_the_cameras(tmp_path, caplog, poses):
     caplog.set_level(logging.INFO)
-    folder = opaque_folder(tmp_path / "set", fl_x=10.0, frames=frames_of(*poses))
+    folder = opaque_folder(tmp_path / "set", fl_x=10.0, frames=write_frames(*poses))
     cameras = read_views(folder).cameras
     positions = torch.tensor([[0.0, 0.0, 4.0], [4.0, 0.0, 0.0]])
     assert torch.allclose(cameras.positions, positions, atol=1e-6)
     assert torch.allclose(-cameras.rotation[:, 1], torch.tensor([0.0, 1.0, 0.0]), atol=1e-6)
     up = "+Z" if poses[0] is A_Z_UP else "+Y"
-    assert f"world up taken as {up}" in caplog.text
+    assert f"world up is taken as {up}" in caplog.text
 
 
-def test_a_declared_world_goes_before_the_guess(tmp_path, caplog):
+def test_declared_world_up_takes_precedence(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    frames = frames_of(A_Z_UP, B_Z_UP)
+    frames = write_frames(A_Z_UP, B_Z_UP)
     folder = opaque_folder(tmp_path / "set", fl_x=10.0, world_up="+Y", frames=frames)
     cameras = read_views(folder).cameras
     assert torch.allclose(cameras.positions, torch.tensor([[0.0, -4.0, 0.0], [4.0, 0.0, 0.0]]))
-    assert "world up is +Y, as the file says" in caplog.text
+    assert "world up is +Y, as declared by the file" in caplog.text
 
 
-def test_an_unclear_world_is_a_warning(tmp_path, caplog):
+def test_ambiguous_world_up_is_a_warning(tmp_path, caplog):
     half = 0.7071067811865476
     tilted = [[1.0, 0.0, 0.0, 0.0], [0.0, half, half, 0.0], [0.0, half, -half, 0.0]]
     tilted[0][0] = -1.0
     folder = opaque_folder(
         tmp_path / "set",
         fl_x=10.0,
-        frames=frames_of(tilted, [[*row[:3], 1.0] for row in tilted]),
+        frames=write_frames(tilted, [[*row[:3], 1.0] for row in tilted]),
     )
     read_views(folder)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "write world_up into the file" in caplog.text
+    assert "add world_up to the file" in caplog.text
 
 
-def test_matrices_of_three_rows(tmp_path):
-    frames = frames_of(A_Z_UP[:3], B_Z_UP[:3])
+def test_matrices_of_3_rows(tmp_path):
+    frames = write_frames(A_Z_UP[:3], B_Z_UP[:3])
     short = read_views(opaque_folder(tmp_path / "short", fl_x=10.0, frames=frames))
-    frames = frames_of(A_Z_UP, B_Z_UP)
+    frames = write_frames(A_Z_UP, B_Z_UP)
     full = read_views(opaque_folder(tmp_path / "full", fl_x=10.0, frames=frames))
     assert torch.equal(short.cameras.world_to_camera, full.cameras.world_to_camera)
 
 
-def test_few_digits_keep_the_position_exact(tmp_path):
+def test_rounded_matrices_keep_the_exact_position(tmp_path):
     third = [[0.6667, -0.3333, 0.6667, 2.0], [0.6667, 0.6667, -0.3333, -1.0]]
     third.append([-0.3333, 0.6667, 0.6667, 2.0])
     folder = opaque_folder(
-        tmp_path / "set", fl_x=10.0, world_up="+Y", frames=frames_of(third, A_Y_UP)
+        tmp_path / "set", fl_x=10.0, world_up="+Y", frames=write_frames(third, A_Y_UP)
     )
     cameras = read_views(folder).cameras
     assert torch.allclose(cameras.positions[0], torch.tensor([2.0, -1.0, 2.0]), atol=1e-6)
@@ -196,16 +196,16 @@ def test_few_digits_keep_the_position_exact(tmp_path):
     assert torch.allclose(unit, torch.eye(3), atol=1e-6)
 
 
-def test_frames_keep_the_order_of_the_file(tmp_path):
+def test_frames_keep_their_order(tmp_path):
     save(tmp_path / "z.png", (10, 0, 0))
     save(tmp_path / "a.png", (20, 0, 0))
-    frames = frames_of(B_Y_UP, A_Y_UP, names=("z.png", "a.png"))
+    frames = write_frames(B_Y_UP, A_Y_UP, names=("z.png", "a.png"))
     views = read_views(write_json(tmp_path, {"fl_x": 10.0, "frames": frames}))
     assert (views.colour[:, 0, 0, 0] * 255).round().tolist() == [10.0, 20.0]
     assert torch.allclose(views.cameras.azimuth_deg, torch.tensor([90.0, 0.0]), atol=1e-4)
 
 
-def test_world_normals_turn_with_the_world_and_camera_normals_do_not(tmp_path):
+def test_world_normals_rotate_with_the_world_but_camera_normals_do_not(tmp_path):
     for name in ("a.png", "b.png"):
         save(tmp_path / name, (200, 200, 200))
         mask = Image.new("L", (8, 6), 0)
@@ -213,12 +213,12 @@ def test_world_normals_turn_with_the_world_and_camera_normals_do_not(tmp_path):
         (tmp_path / "mask").mkdir(exist_ok=True)
         mask.save(tmp_path / "mask" / name)
         save(tmp_path / "normal" / name, (128, 128, 255))  # +Z of its frame
-    frames = frames_of(A_Z_UP, B_Z_UP)
+    frames = write_frames(A_Z_UP, B_Z_UP)
     for frame in frames:
         name = frame["file_path"]
         frame |= {"normal_path": f"normal/{name}", "mask_path": f"mask/{name}"}
     expected = {
-        "world": [(0.0, 1.0, 0.0), (0.0, 1.0, 0.0)],  # up stays up
+        "world": [(0.0, 1.0, 0.0), (0.0, 1.0, 0.0)],  # up is kept
         "camera": [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0)],  # towards each camera
         "front_view": [(0.0, 0.0, 1.0), (0.0, 0.0, 1.0)],  # towards camera A
     }
@@ -233,11 +233,11 @@ def test_world_normals_turn_with_the_world_and_camera_normals_do_not(tmp_path):
         assert torch.equal(views.masks[:, 1, 2], torch.zeros(2))
 
 
-def test_a_mask_file_goes_before_the_alpha(tmp_path):
+def test_mask_file_takes_precedence_over_alpha(tmp_path):
     for name in ("a.png", "b.png"):
         save(tmp_path / name, (0, 0, 0, 255), dot=(0, 0, 0, 0))
         save(tmp_path / "mask" / name, (0,), dot=(255,))
-    frames = frames_of(A_Z_UP, B_Z_UP)
+    frames = write_frames(A_Z_UP, B_Z_UP)
     for frame in frames:
         frame["mask_path"] = f"mask/{frame['file_path']}"
     views = read_views(write_json(tmp_path, {"fl_x": 10.0, "frames": frames}))
@@ -247,10 +247,10 @@ def test_a_mask_file_goes_before_the_alpha(tmp_path):
     assert torch.equal(views.colour, torch.ones(2, 6, 8, 3))
 
 
-def test_an_alpha_that_is_opaque_everywhere_is_no_mask(tmp_path):
+def test_opaque_alpha_is_not_a_mask(tmp_path):
     for name in ("a.png", "b.png"):
         save(tmp_path / name, (255, 255, 255, 255), dot=(0, 0, 0, 255))
-    frames = frames_of(A_Z_UP, B_Z_UP)
+    frames = write_frames(A_Z_UP, B_Z_UP)
     views = read_views(write_json(tmp_path, {"fl_x": 10.0, "frames": frames}))
     assert views.masks is None
     assert torch.equal(views.colour[:, 1, 2], torch.zeros(2, 3))
@@ -260,46 +260,46 @@ def test_an_alpha_that_is_opaque_everywhere_is_no_mask(tmp_path):
     ("size", "points_px"),
     [((8, 4), [(6.0, 1.0), (4.0, 1.0)]), ((4, 8), [(4.0, 3.0), (2.0, 3.0)])],
 )
-def test_orthographic_scale_is_the_longer_side(tmp_path, size, points_px):
+def test_ortho_scale_is_the_longer_side(tmp_path, size, points_px):
     folder = opaque_folder(
         tmp_path / "set",
         size,
         camera_model="ORTHOGRAPHIC",
         ortho_scale=2.0,
-        frames=frames_of(A_Y_UP, B_Y_UP),
+        frames=write_frames(A_Y_UP, B_Y_UP),
     )
     cameras = read_views(folder).cameras
     assert cameras.kind == "orthographic"
-    # 8 px over 2 units: 4 px a unit, whatever the depth.
+    # 8 px over 2 units: 4 px per unit at any depth.
     pixels, _ = cameras.project(torch.tensor([[0.5, 0.25, 0.0], [0.5, 0.25, -3.0]]))
     assert torch.allclose(pixels[0], torch.tensor([points_px[0]] * 2), atol=1e-5)
     assert torch.allclose(pixels[1, 0], torch.tensor(points_px[1]), atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".webp"])
-def test_a_missing_ending_is_found(tmp_path, suffix):
+def test_missing_suffix_is_found(tmp_path, suffix):
     save(tmp_path / f"view_0.5{suffix}", (255, 255, 255))
-    frames = frames_of(A_Y_UP, names=("view_0.5",))
+    frames = write_frames(A_Y_UP, names=("view_0.5",))
     assert len(read_views(write_json(tmp_path, {"fl_x": 10.0, "frames": frames}))) == 1
 
 
-def test_windows_separators_and_a_byte_order_mark(tmp_path):
+def test_backslashes_and_byte_order_mark(tmp_path):
     save(tmp_path / "images" / "a.png", (255, 255, 255))
-    frames = frames_of(A_Y_UP, names=("images\\a.png",))
+    frames = write_frames(A_Y_UP, names=("images\\a.png",))
     text = "\ufeff" + json.dumps({"fl_x": 10.0, "frames": frames})
     (tmp_path / "transforms.json").write_text(text, encoding="utf-8")
     assert len(read_views(str(tmp_path))) == 1
 
 
-def test_a_file_of_another_name_is_read_when_named(tmp_path):
+def test_json_of_another_name_can_be_read(tmp_path):
     save(tmp_path / "a.png", (255, 255, 255))
-    content = {"fl_x": 10.0, "frames": frames_of(A_Y_UP, names=("a.png",))}
+    content = {"fl_x": 10.0, "frames": write_frames(A_Y_UP, names=("a.png",))}
     write_json(tmp_path, content, "transforms_train.json")
     assert len(read_views(tmp_path / "transforms_train.json")) == 1
 
 
-def test_links_inside_the_folder_are_fine_and_so_is_a_linked_folder(tmp_path):
-    folder = opaque_folder(tmp_path / "set", fl_x=10.0, frames=frames_of(A_Y_UP, B_Y_UP))
+def test_symlinks_inside_the_folder_and_to_it_are_followed(tmp_path):
+    folder = opaque_folder(tmp_path / "set", fl_x=10.0, frames=write_frames(A_Y_UP, B_Y_UP))
     (folder / "b.png").unlink()
     (folder / "b.png").symlink_to("a.png")
     (tmp_path / "link").symlink_to(folder)

@@ -1,4 +1,4 @@
-"""The one opener of image files: formats, orientations, bombs, damage, memory."""
+"""Decoding of image files: formats, orientations, decompression bombs, damage, memory."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + data + chunk(b"IEND", b"")
 
 
-def content_of(image: Image.Image, kind: str, **options) -> bytes:
+def encode_pil_image(image: Image.Image, kind: str, **options) -> bytes:
     file = io.BytesIO()
     image.save(file, format=kind, **options)
     return file.getvalue()
 
 
-def exif_of(orientation: int) -> Image.Exif:
+def exif_with_orientation(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
 
 
-def error_of(path: Path) -> str:
-    """The one line that reading a file gives; warnings are errors."""
+def read_error(path: Path) -> str:
+    """The error line of reading a file; warnings are errors."""
     with warnings.catch_warnings(), pytest.raises(InputError) as caught:
         warnings.simplefilter("error")
         read_image(path)
@@ -75,8 +75,8 @@ def error_of(path: Path) -> str:
     return message
 
 
-def read_or_refused(path: Path) -> tuple[torch.Tensor | None, str]:
-    """The image, or None and the one line why it was refused; nothing else is raised."""
+def try_read_image(path: Path) -> tuple[torch.Tensor | None, str]:
+    """The image, or None and the error line; no other exception is raised."""
     try:
         return read_image(path), ""
     except InputError as error:
@@ -86,8 +86,8 @@ def read_or_refused(path: Path) -> tuple[torch.Tensor | None, str]:
     return None, message
 
 
-def test_nothing_else_opens_images():
-    """`Image.open` without a list of formats starts Ghostscript for an EPS file."""
+def test_images_are_opened_in_one_module_only():
+    """`Image.open` without a list of formats runs Ghostscript for EPS files."""
     places = [CORE, CORE.parent / "nodes"]
     files = [path for place in places for path in place.rglob("*.py")]
     assert len(files) > 100
@@ -96,11 +96,11 @@ def test_nothing_else_opens_images():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP", "PPM", "TGA", "GIF", "JPEG"])
-def test_each_format_gives_its_pixels(tmp_path, kind):
+def test_each_format_decodes_to_its_pixels(tmp_path, kind):
     options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}
     image = Image.fromarray(NOISE)
     path = tmp_path / f"image.{kind.lower()}"
-    path.write_bytes(content_of(image, kind, **options.get(kind, {})))
+    path.write_bytes(encode_pil_image(image, kind, **options.get(kind, {})))
     with Image.open(path) as opened:  # pillow's own pixels
         expected = np.asarray(opened.convert("RGB"))
     read = read_image(path)
@@ -114,31 +114,31 @@ def test_each_format_gives_its_pixels(tmp_path, kind):
     [("EPS", "a.eps"), ("EPS", "a.png"), ("PDF", "a.jpg"), ("ICO", "a.png"), ("PCX", "a.png"),
      ("DDS", "a.png"), ("TGA", "a.png"), ("SGI", "a.png"), ("JPEG2000", "a.jpg")],
 )  # fmt: skip
-def test_other_formats_are_refused_whatever_their_name(tmp_path, kind, name):
-    (tmp_path / name).write_bytes(content_of(Image.fromarray(NOISE), kind))
-    assert "is not an image of a known format" in error_of(tmp_path / name)
+def test_other_formats_are_rejected_whatever_the_suffix(tmp_path, kind, name):
+    (tmp_path / name).write_bytes(encode_pil_image(Image.fromarray(NOISE), kind))
+    assert "is not an image of a supported format" in read_error(tmp_path / name)
     with pytest.raises(InputError, match=r"texture wood named by a\.obj is not an image"):
         decode_texture(tmp_path / name, "wood", "a.obj")
 
 
-def test_an_eps_file_starts_no_program(tmp_path, monkeypatch):
-    """A program named gs, first in the path, would leave a file behind."""
+def test_eps_file_does_not_run_ghostscript(tmp_path, monkeypatch):
+    """A program named gs, first in PATH, would create a file."""
     program = tmp_path / "bin" / "gs"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent))
-    (tmp_path / "a.eps").write_bytes(content_of(Image.fromarray(NOISE), "EPS"))
-    error_of(tmp_path / "a.eps")
+    (tmp_path / "a.eps").write_bytes(encode_pil_image(Image.fromarray(NOISE), "EPS"))
+    read_error(tmp_path / "a.eps")
     assert not (tmp_path / "started").exists()
 
 
-def test_the_limit_allows_an_8k_texture():
+def test_size_limit_allows_8k_textures():
     assert MAX_PIXELS >= 8192 * 8192
 
 
 def header_only_jpeg(width: int, height: int) -> bytes:
-    small = content_of(Image.new("RGB", (8, 8)), "JPEG")
+    small = encode_pil_image(Image.new("RGB", (8, 8)), "JPEG")
     at = small.index(b"\xff\xc0") + 5
     return small[:at] + struct.pack(">HH", height, width) + small[at + 4 :]
 
@@ -157,18 +157,18 @@ def header_only_jpeg(width: int, height: int) -> bytes:
         ("huge.tga", struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 60000, 60000, 24, 0)),
     ],
 )  # fmt: skip
-def test_bombs_are_refused_before_they_are_decoded(tmp_path, name, content, monkeypatch):
+def test_decompression_bombs_are_rejected_before_decoding(tmp_path, name, content, monkeypatch):
     path = tmp_path / name
     path.write_bytes(content)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-    message = error_of(path)
-    if name != "huge.gif":  # cut off before its first frame
+    message = read_error(path)
+    if name != "huge.gif":  # truncated before its first frame
         assert "134 million pixels" in message
 
 
-def test_a_large_image_below_the_limit_gives_no_warning(tmp_path):
-    """Pillow warns from 89 million pixels on."""
-    rows = (b"\0" + b"\xff" * 1250) * 10000  # 1 bit a pixel
+def test_large_image_below_the_limit_gives_no_warning(tmp_path):
+    """Pillow warns above 89 million pixels."""
+    rows = (b"\0" + b"\xff" * 1250) * 10000  # 1 bit per pixel
     (tmp_path / "large.png").write_bytes(png(10000, 10000, rows, bits=1, colour_type=0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -179,18 +179,18 @@ def test_a_large_image_below_the_limit_gives_no_warning(tmp_path):
     assert float(read.min()) == 1.0
 
 
-def test_text_and_profile_bombs_are_refused(tmp_path):
+def test_text_and_profile_bombs_are_rejected(tmp_path):
     bomb = zlib.compress(b"\0" * 200_000_000)
     rows = (b"\0" + b"\x10\x20\x30" * 4) * 4
     for kind, head in ((b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")):
         content = png(4, 4, rows, chunk(kind, head + bomb))
         (tmp_path / "bomb.png").write_bytes(content)
-        assert "cannot be decoded" in error_of(tmp_path / "bomb.png")
+        assert "cannot be decoded" in read_error(tmp_path / "bomb.png")
 
 
-def test_a_jpeg_of_many_scans_is_refused(tmp_path):
+def test_jpeg_with_many_scans_is_rejected(tmp_path):
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    content = content_of(noise, "JPEG", progressive=True)
+    content = encode_pil_image(noise, "JPEG", progressive=True)
     scan = content.index(b"\xff\xda")
     (tmp_path / "good.jpg").write_bytes(content)
     assert read_image(tmp_path / "good.jpg").shape == (64, 64, 3)
@@ -198,33 +198,33 @@ def test_a_jpeg_of_many_scans_is_refused(tmp_path):
     large = content[:at] + struct.pack(">HH", 11000, 11000) + content[at + 4 :]
     bomb = large[:-2] + content[scan:-2] * 20 + b"\xff\xd9"
     (tmp_path / "scans.jpg").write_bytes(bomb)
-    assert "scans, which would take too long" in error_of(tmp_path / "scans.jpg")
+    assert "scans, which would take too long" in read_error(tmp_path / "scans.jpg")
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
-def test_the_first_of_many_frames_is_read(tmp_path, kind):
+def test_first_frame_of_animations_is_read(tmp_path, kind):
     frames = [Image.new("RGB", (8, 8), (0, 51 * (i % 5), 0)) for i in range(1, 50)]
     options = {"save_all": True, "append_images": frames}
     if kind == "WEBP":
         options["lossless"] = True
     first = Image.new("RGB", (8, 8), (255, 0, 0))
-    (tmp_path / "many").write_bytes(content_of(first, kind, **options))
+    (tmp_path / "many").write_bytes(encode_pil_image(first, kind, **options))
     assert torch.equal(
         read_image(tmp_path / "many", 3), torch.tensor([1.0, 0.0, 0.0]).expand(8, 8, 3)
     )
 
 
-def test_cmyk_jpegs_with_adobes_inverted_inks(tmp_path):
+def test_cmyk_jpegs_with_inverted_adobe_inks(tmp_path):
     inks = np.zeros((16, 16, 4), dtype=np.uint8)
     inks[:, :, 0] = 255  # cyan alone: no red
     image = Image.fromarray(inks, mode="CMYK")
-    (tmp_path / "cmyk.jpg").write_bytes(content_of(image, "JPEG", quality=100))
+    (tmp_path / "cmyk.jpg").write_bytes(encode_pil_image(image, "JPEG", quality=100))
     assert b"Adobe" in (tmp_path / "cmyk.jpg").read_bytes()
     expected = torch.tensor([0.0, 1.0, 1.0]).expand(16, 16, 3)
     assert torch.allclose(read_image(tmp_path / "cmyk.jpg"), expected, atol=2 / 255)
 
 
-def test_one_bit_palette_and_grey_with_alpha(tmp_path):
+def test_reads_1_bit_palette_and_grey_alpha(tmp_path):
     bits = np.array([[0, 255, 255], [255, 0, 0]], dtype=np.uint8)
     expected = torch.from_numpy(bits / 255.0).float()[..., None].expand(2, 3, 3)
     for name in ("a.png", "a.tif", "a.pbm", "a.bmp"):
@@ -246,32 +246,32 @@ def test_one_bit_palette_and_grey_with_alpha(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
-def test_sixteen_bits_are_kept_stored_turned_and_reduced(tmp_path, name):
+def test_reads_16_bit_stored_rotated_and_reduced(tmp_path, name):
     levels = np.random.default_rng(2).integers(0, 65536, (12, 20), dtype=np.uint16)
     Image.fromarray(levels).save(tmp_path / name)
     exact = torch.from_numpy(levels.astype(np.float32) / 65535.0)[..., None].expand(12, 20, 3)
     assert torch.equal(read_image(tmp_path / name), exact)
     assert np.array_equal(decode_texture(tmp_path / name, name, "a.obj"), exact.numpy())
-    small = read_image(tmp_path / name, longest_px=10)  # like a mask of 8 bits beside it
+    small = read_image(tmp_path / name, longest_px=10)  # like an 8-bit mask of the same size
     means = exact.reshape(6, 2, 10, 2, 3).mean(dim=(1, 3))
     torch.testing.assert_close(small, means, atol=1e-6, rtol=0)
 
 
-def test_big_endian_and_32_bit_numbers(tmp_path):
+def test_reads_big_endian_16_bit_and_rejects_32_bit(tmp_path):
     levels = np.array([[0, 258, 65535]], dtype=">u2")
     (tmp_path / "big.tif").write_bytes(tiff(3, 1, levels.tobytes(), bits=16, order=">"))
     expected = torch.tensor([0.0, 258 / 65535, 1.0])
     assert torch.allclose(read_image(tmp_path / "big.tif")[0, :, 0], expected, atol=1e-7)
     Image.fromarray(np.array([[0, 70000]], dtype=np.int32)).save(tmp_path / "deep.tif")
-    assert "32-bit numbers" in error_of(tmp_path / "deep.tif")
+    assert "32-bit values" in read_error(tmp_path / "deep.tif")
     Image.fromarray(np.array([[0.5]], dtype=np.float32)).save(tmp_path / "f.tif")
     with pytest.raises(InputError, match="floating point numbers"):
         decode_texture(tmp_path / "f.tif", "f.tif", "a.obj")
 
 
-def test_lab_colours_are_refused(tmp_path):
+def test_lab_colours_are_rejected(tmp_path):
     Image.new("LAB", (4, 4)).save(tmp_path / "lab.tif")
-    assert "colours of kind LAB" in error_of(tmp_path / "lab.tif")
+    assert "unsupported colour space LAB" in read_error(tmp_path / "lab.tif")
 
 
 def tiff(
@@ -282,7 +282,7 @@ def tiff(
     order: str = "<",
     extra: tuple[tuple[int, int, int, int], ...] = (),
 ) -> bytes:
-    """An uncompressed grey TIFF; `extra` are more tags (tag, type, count, value)."""
+    """An uncompressed greyscale TIFF; `extra` are more tags (tag, type, count, value)."""
     tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, 1),
             (262, 3, 1, 1), (273, 4, 1, 0), (277, 3, 1, 1), (278, 4, 1, height),
             (279, 4, 1, len(data)), *extra]  # fmt: skip
@@ -312,17 +312,17 @@ def tiff(
         (0, 0, 2**32 - 1, 2**32 - 1),
     ],
 )
-def test_tiffs_with_absurd_tags_are_read_or_refused_in_little_memory(tmp_path, extra):
+def test_tiffs_with_extreme_tags_take_little_memory(tmp_path, extra):
     import tracemalloc
 
     path = tmp_path / "absurd.tif"
     path.write_bytes(tiff(4, 4, bytes(range(16)), extra=(extra,)))
     tracemalloc.start()
     try:
-        read, message = read_or_refused(path)
+        read, message = try_read_image(path)
         if read is None:
             assert "absurd.tif" in message
-        elif extra[0] != 258:  # without its bits a sample a TIFF has 1, by the standard
+        elif extra[0] != 258:  # BitsPerSample defaults to 1
             assert torch.equal(read[..., 0], torch.arange(16).reshape(4, 4) / 255.0)
     finally:
         peak = tracemalloc.get_traced_memory()[1]
@@ -332,12 +332,14 @@ def test_tiffs_with_absurd_tags_are_read_or_refused_in_little_memory(tmp_path, e
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_stored_and_upright_pixels_of_all_orientations(tmp_path, kind, orientation):
+def test_all_exif_orientations(tmp_path, kind, orientation):
     options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
     stored = Image.fromarray(NOISE)
-    path, plain = tmp_path / "turned", tmp_path / "plain"
-    plain.write_bytes(content_of(stored, kind, **options))
-    path.write_bytes(content_of(stored, kind, exif=exif_of(orientation), **options))
+    path, plain = tmp_path / "rotated", tmp_path / "plain"
+    plain.write_bytes(encode_pil_image(stored, kind, **options))
+    path.write_bytes(
+        encode_pil_image(stored, kind, exif=exif_with_orientation(orientation), **options)
+    )
     expected = read_image(plain, upright=False)
     assert torch.equal(read_image(path, upright=False), expected)
     assert read_image_header(path) == image_files.ImageHeader(40, 24, orientation)
@@ -349,8 +351,10 @@ def test_stored_and_upright_pixels_of_all_orientations(tmp_path, kind, orientati
     assert np.array_equal(decode_texture(path, "t", "a.obj"), expected.numpy())
 
 
-def test_damaged_exif_does_not_spoil_the_pixels(tmp_path):
-    content = content_of(Image.fromarray(NOISE), "PNG", exif=b"Exif\0\0MM\0*\0\0\xff\xff broken")
+def test_damaged_exif_is_ignored(tmp_path):
+    content = encode_pil_image(
+        Image.fromarray(NOISE), "PNG", exif=b"Exif\0\0MM\0*\0\0\xff\xff broken"
+    )
     (tmp_path / "a.png").write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -359,7 +363,7 @@ def test_damaged_exif_does_not_spoil_the_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("longest", [20, 30, 41, 50, 100])
-def test_jpegs_reduced_while_decoding_fit_their_reduced_masks(tmp_path, longest):
+def test_reduced_jpegs_match_their_reduced_masks(tmp_path, longest):
     y, x = np.mgrid[0:333, 0:417]
     smooth = np.stack([x / 417, y / 333, (x + y) / 750], axis=-1)
     image = Image.fromarray((smooth * 255).round().astype(np.uint8))
@@ -374,12 +378,12 @@ def test_jpegs_reduced_while_decoding_fit_their_reduced_masks(tmp_path, longest)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "TGA"])
-def test_damaged_files_end_in_one_line_or_in_an_image(tmp_path, kind):
-    """200 files a format, with flipped, cut and repeated bytes."""
+def test_damaged_files_give_an_error_line_or_an_image(tmp_path, kind):
+    """200 files per format, with flipped, deleted and repeated bytes."""
     generator = np.random.default_rng(3)
     image = Image.fromarray(NOISE[:12, :12])
-    options = {"exif": exif_of(6)} if kind in ("PNG", "JPEG", "WEBP", "TIFF") else {}
-    good = content_of(image, kind, **options)
+    options = {"exif": exif_with_orientation(6)} if kind in ("PNG", "JPEG", "WEBP", "TIFF") else {}
+    good = encode_pil_image(image, kind, **options)
     path = tmp_path / f"x.{kind.lower()}"
     refused = 0
     for number in range(200):
@@ -390,47 +394,47 @@ def test_damaged_files_end_in_one_line_or_in_an_image(tmp_path, kind):
         if number % 4 == 0:
             content = content[: int(generator.integers(len(content)))]
         path.write_bytes(content)
-        read, _ = read_or_refused(path)
+        read, _ = try_read_image(path)
         refused += read is None
         assert read is None or bool(((read >= 0) & (read <= 1)).all())
     assert refused > 10
 
 
-def test_paths_that_are_no_image_files(tmp_path):
+def test_paths_other_than_image_files_are_rejected(tmp_path):
     import os
 
-    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
-    assert "not a regular file" in error_of(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would block
+    assert "not a regular file" in read_error(tmp_path / "pipe.png")
     for path in (tmp_path / ("a" * 5000), tmp_path / "a\0b"):
         with pytest.raises(InputError) as caught:
             read_image(path)
         assert len(str(caught.value)) < 500
 
 
-def test_names_are_shown_on_one_line_and_shortened():
+def test_names_in_errors_are_one_line_and_shortened():
     assert printable_name("a.png") == "a.png"
     assert printable_name("a\nb") == "'a\\nb'"
     assert len(printable_name("x" * 1000)) <= 203
 
 
-def test_a_shards_images_are_png_only():
+def test_shard_images_must_be_png():
     from nova3d_core.training.data.shard_members import decode_member
 
     strip = Image.fromarray(NOISE[:8, :4])
-    views = decode_member("colour.png", content_of(strip, "PNG"), 2)
+    views = decode_member("colour.png", encode_pil_image(strip, "PNG"), 2)
     assert np.array_equal(views, NOISE[:8, :4].reshape(2, 4, 4, 3))
-    for content in (content_of(strip, "EPS"), content_of(strip, "PNG")[:60], b""):
+    for content in (encode_pil_image(strip, "EPS"), encode_pil_image(strip, "PNG")[:60], b""):
         with pytest.raises(InputError, match=r"colour\.png"):
             decode_member("colour.png", content, 2)
 
 
-def test_only_what_pillow_raises_is_taken_for_damage():
+def test_only_pillow_exceptions_count_as_damage():
     with (
         pytest.raises(InputError, match="own error"),
-        open_image(content_of(Image.fromarray(NOISE), "PNG"), "a.png"),
+        open_image(encode_pil_image(Image.fromarray(NOISE), "PNG"), "a.png"),
     ):
         raise InputError("own error")
-    with open_image(content_of(Image.fromarray(NOISE), "PNG"), "a.png") as image:
+    with open_image(encode_pil_image(Image.fromarray(NOISE), "PNG"), "a.png") as image:
         pixels = decode_pixels(image, "a.png")
     assert np.array_equal(pixels, NOISE / np.float32(255))
 
@@ -456,13 +460,13 @@ print(json.dumps(found))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-def test_memory_stays_below_twice_the_decoded_size(tmp_path):
-    """The decoded size is what the caller gets: float32, 12 or 16 bytes a pixel."""
+def test_peak_memory_is_below_twice_the_decoded_size(tmp_path):
+    """The decoded size is that of the result: float32, 12 or 16 bytes per pixel."""
     side = 2500
     colour = Image.new("RGB", (side, side), (200, 30, 30))
     images = {
         "rgb.png": (colour, 1),
-        "turned.jpg": (colour, 6),
+        "rotated.jpg": (colour, 6),
         "rgba.png": (colour.convert("RGBA"), 6),
         "rgba.webp": (colour.convert("RGBA"), 1),
         "p.gif": (colour.convert("P"), None),
@@ -470,7 +474,7 @@ def test_memory_stays_below_twice_the_decoded_size(tmp_path):
         "rgb.tif": (colour, 8),
     }
     for name, (image, orientation) in images.items():
-        options = {} if orientation is None else {"exif": exif_of(orientation)}
+        options = {} if orientation is None else {"exif": exif_with_orientation(orientation)}
         if image.mode == "RGBA":
             image.putalpha(100)
         image.save(tmp_path / name, **options)

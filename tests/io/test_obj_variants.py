@@ -1,4 +1,4 @@
-"""Spellings of OBJ and MTL that programs in the wild use, against values by hand."""
+"""Variants of OBJ and MTL written by real programs, with known results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_pure_red_with_alpha_is_red(tmp_path):
 
 
 @pytest.mark.parametrize("breaks", [0, 8, 16])
-def test_polypaint_of_zbrush(tmp_path, breaks):
+def test_zbrush_polypaint(tmp_path, breaks):
     digits = "ff336699" + "ffcc1a4d" + "ff80b3e6"
     lines = [digits[:breaks], digits[breaks:]] if breaks else [digits]
     tail = "".join(f"#MRGB {line}\n" for line in lines) + "f 1 2 3\n"
@@ -45,7 +45,7 @@ def test_polypaint_of_zbrush(tmp_path, breaks):
 
 
 @pytest.mark.parametrize("digits", ["ff336699", "ff33669", "ff3366zz" * 3])
-def test_polypaint_that_does_not_fit_is_named(tmp_path, caplog, digits):
+def test_mismatched_polypaint_is_reported(tmp_path, caplog, digits):
     path = write_obj(tmp_path / "toy.obj", [""] * 3, f"#MRGB {digits}\nf 1 2 3\n")
     with caplog.at_level(logging.WARNING):
         assert read_mesh(path).vertex_colours is None
@@ -70,7 +70,7 @@ def write_textured(folder: Path, texture: str, mtl: str, use: str) -> Path:
         ("wood #1.png", "wood #1.png"),
     ],
 )
-def test_comments_after_a_texture(tmp_path, texture, named):
+def test_comment_after_a_texture(tmp_path, texture, named):
     path = write_textured(tmp_path, texture, f"newmtl a\nmap_Kd {named}\n", "usemtl a")
     mesh = read_mesh(path)
     np.testing.assert_allclose(mesh.texture[0, 0].numpy() * 255, (10, 20, 30), atol=1e-4)
@@ -79,19 +79,19 @@ def test_comments_after_a_texture(tmp_path, texture, named):
 @pytest.mark.parametrize(
     ("new", "use"), [("a", "a # oak"), ("a # oak", "a"), ("a # oak", "a # ash")]
 )
-def test_comments_after_a_material(tmp_path, new, use):
+def test_comment_after_a_material(tmp_path, new, use):
     path = write_textured(tmp_path, "t.png", f"newmtl {new}\nKd 1 0 0\n", f"usemtl {use}")
     assert read_mesh(path).vertex_colours.tolist() == [[1.0, 0.0, 0.0]] * 3
 
 
-def test_materials_that_differ_after_a_hash_stay_apart(tmp_path):
+def test_materials_that_differ_after_a_hash_are_distinct(tmp_path):
     mtl = "newmtl wood #1\nKd 1 0 0\nnewmtl wood #2\nKd 0 1 0\n"
     path = write_textured(tmp_path, "t.png", mtl, "usemtl wood #2")
     assert read_mesh(path).vertex_colours.tolist() == [[0.0, 1.0, 0.0]] * 3
 
 
 @pytest.mark.parametrize("head", ["OFF3 1 0", "off3 1 0", "OFF 3 1 0", "OFF\n3 1 0"])
-def test_off_without_anything_before_its_counts(tmp_path, head):
+def test_off_without_separator_before_its_counts(tmp_path, head):
     path = tmp_path / "toy.off"
     path.write_text(f"{head}\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
     mesh = read_mesh(path)

@@ -12,7 +12,7 @@ from nova3d_core.io.mesh import triangulate as polygons
 from nova3d_core.io.mesh.triangulate import triangulate
 
 ARROW = [[0, 0], [2, 0], [2, 1], [1, 0.2], [0, 1]]  # concave at the fourth corner; area 1.2
-SQUARE_WITH_HOLE = [  # a bridge from (0, 0) to (1, 1) is passed twice; area 9 - 1
+SQUARE_WITH_HOLE = [  # the bridge from (0, 0) to (1, 1) is traversed twice; area 9 - 1
     *([0, 0], [3, 0], [3, 3], [0, 3], [0, 0]),
     *([1, 1], [1, 2], [2, 2], [2, 1], [1, 1]),
 ]
@@ -26,19 +26,19 @@ def rotation(seed: int) -> np.ndarray:
 
 
 def in_space(points: list | np.ndarray, seed: int = 0, offset: float = 0.0) -> np.ndarray:
-    """(K, 3) float64 of points (K, 2) in a plane that is rotated at random."""
+    """(K, 3) float64 points from (K, 2), in a randomly rotated plane."""
     points = np.asarray(points, dtype=np.float64)
     return np.c_[points, np.zeros(len(points))] @ rotation(seed).T + offset
 
 
 def vector_areas(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """(T, 3) normals of triangles with their areas as lengths."""
+    """(T, 3) normals of triangles, scaled by area."""
     a, b, c = vertices[triangles].transpose(1, 0, 2)
     return np.cross(b - a, c - a) / 2
 
 
 def check_cut(points, area: float, seed: int = 0, offset: float = 0.0) -> np.ndarray:
-    """All triangles lie inside a simple polygon: they are turned as it is, and fill its area."""
+    """Checks that triangles have the orientation of a simple polygon and fill its area."""
     vertices = in_space(points, seed, offset)
     count = len(vertices)
     triangles, polygon_of = triangulate(vertices, np.arange(count), np.array([count]))
@@ -58,7 +58,7 @@ def star(count: int, seed: int = 0) -> np.ndarray:
 
 
 def spiral(count: int) -> np.ndarray:
-    """(2 count, 2) corners of a band that winds three times: few ears, long thin triangles."""
+    """(2 count, 2) corners of a spiral band with three turns: few ears, thin triangles."""
     angles = np.linspace(0, 6 * np.pi, count)
     radii = 1.0 + angles
     outer = np.c_[radii * np.cos(angles), radii * np.sin(angles)]
@@ -66,19 +66,19 @@ def spiral(count: int) -> np.ndarray:
     return np.concatenate([outer, inner[::-1]])
 
 
-def area_of(points: np.ndarray) -> float:
+def polygon_area(points: np.ndarray) -> float:
     x, y = np.asarray(points, dtype=np.float64).T
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
 @pytest.mark.parametrize("first", range(5))
 @pytest.mark.parametrize("seed", range(3))
-def test_a_concave_pentagon_from_any_corner_in_any_plane(first, seed):
+def test_concave_pentagon_from_any_corner_in_any_plane(first, seed):
     check_cut(np.roll(ARROW, first, axis=0), 1.2, seed)
 
 
 @pytest.mark.parametrize("first", range(4))
-def test_a_concave_quad_is_cut_along_the_diagonal_inside(first):
+def test_concave_quad_is_split_along_its_inner_diagonal(first):
     dart = np.roll([[0, 0], [2, 0], [0.5, 0.5], [0, 2]], first, axis=0)
     triangles = check_cut(dart, 1.0)
     reflex = (2 - first) % 4
@@ -91,7 +91,7 @@ def test_convex_polygons_are_fans_from_their_first_corner():
     assert triangles.tolist() == [[0, i + 1, i + 2] for i in range(5)]
 
 
-def test_orientation_is_kept_clockwise_too():
+def test_clockwise_orientation_is_kept():
     vertices = in_space(ARROW)[::-1]
     triangles, _ = triangulate(vertices, np.arange(5), np.array([5]))
     heights = vector_areas(vertices, triangles) @ rotation(0)[:, 2]
@@ -100,7 +100,7 @@ def test_orientation_is_kept_clockwise_too():
 
 
 def test_polygons_keep_their_order_whatever_their_size():
-    """Triangles of a file follow its polygons, and corners are places in the list of corners."""
+    """Triangles are in the order of the polygons and refer to indices of the corner list."""
     vertices = np.array([[x, y, 0] for y in range(3) for x in range(3)], dtype=np.float64)
     polygons_given = [[0, 1, 4], [0, 1, 4, 3], [1, 2, 5, 8, 4], [3, 4], [4, 5, 8, 7], [3, 4, 7]]
     corners = np.concatenate(polygons_given)
@@ -116,17 +116,19 @@ def test_polygons_keep_their_order_whatever_their_size():
 
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("count", [5, 6, 8, 13, 24, 40, 64])
-def test_both_ways_of_clipping_fill_random_polygons(monkeypatch, batched, count):
+def test_both_ear_clipping_variants_fill_random_polygons(monkeypatch, batched, count):
     monkeypatch.setattr(polygons, "MAX_BATCHED_CORNERS", 10**9 if batched else 0)
     for seed in range(10):
         points = star(count, seed)
-        check_cut(points, area_of(points), seed, offset=5e6 if seed == 0 and count < 9 else 0.0)
+        check_cut(
+            points, polygon_area(points), seed, offset=5e6 if seed == 0 and count < 9 else 0.0
+        )
     if count >= 24:
-        check_cut(spiral(count), area_of(spiral(count)))
+        check_cut(spiral(count), polygon_area(spiral(count)))
     check_cut(SQUARE_WITH_HOLE, 8.0)
 
 
-def test_a_batch_of_different_polygons_is_cut_as_each_alone():
+def test_batch_equals_single_polygons():
     shapes = [in_space(star(12, seed), seed) for seed in range(30)]
     vertices = np.concatenate(shapes)
     together, _ = triangulate(vertices, np.arange(len(vertices)), np.full(30, 12))
@@ -137,15 +139,15 @@ def test_a_batch_of_different_polygons_is_cut_as_each_alone():
     assert np.array_equal(together, np.concatenate(alone))
 
 
-def test_large_polygons_are_cut_in_about_linear_time():
+def test_large_polygons_take_about_linear_time():
     points = star(5000)
     start = time.process_time()
-    check_cut(points, area_of(points))
+    check_cut(points, polygon_area(points))
     assert time.process_time() - start < 4.0  # 0.4 s on an idle core
 
 
-def test_collinear_corners_get_no_flat_triangles():
-    """A square with corners in the middle of its sides: 6 triangles with an area each."""
+def test_collinear_corners_give_no_degenerate_triangles():
+    """A square with extra corners at the midpoints of its sides: 6 triangles of positive area."""
     ring = [[0, 0], [1, 0], [2, 0], [2, 1], [2, 2], [1, 2], [0, 2], [0, 1]]
     for first in range(8):
         check_cut(np.roll(ring, first, axis=0), 4.0)
@@ -153,7 +155,7 @@ def test_collinear_corners_get_no_flat_triangles():
         check_cut(np.roll([[0, 0], [1, 0], [2, 0], [0, 2]], first, axis=0), 2.0)
 
 
-def test_repeated_vertices_give_no_triangle_of_their_own():
+def test_repeated_vertices_give_no_triangle():
     vertices = in_space([[0, 0], [1, 0], [1, 1], [0, 1]])
     for polygon in ([0, 1, 2, 2], [0, 0, 1, 2], [0, 1, 1, 2], [0, 1, 2, 0]):
         corners = np.array(polygon)
@@ -168,14 +170,14 @@ def test_repeated_vertices_give_no_triangle_of_their_own():
     assert areas.sum() == pytest.approx(1.0)
 
 
-def test_triangles_stay_as_they_are_even_without_area():
+def test_triangles_are_kept_even_if_degenerate():
     corners = np.array([0, 1, 1, 2, 1, 0])
     triangles, _ = triangulate(np.eye(3), corners, np.array([3, 3]))
     assert triangles.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize("count", [4, 5, 20, 100])
-def test_polygons_without_area_and_crossing_edges_still_end(count):
+def test_degenerate_and_self_intersecting_polygons_terminate(count):
     line = np.c_[np.arange(count), np.zeros((count, 2))].astype(np.float64)
     crossing = np.random.default_rng(0).normal(size=(count, 3))
     for vertices in (line, np.zeros((count, 3)), crossing):
@@ -184,7 +186,7 @@ def test_polygons_without_area_and_crossing_edges_still_end(count):
         assert (np.sort(triangles, axis=1)[:, :2] < np.sort(triangles, axis=1)[:, 1:]).all()
 
 
-def test_too_much_work_is_refused():
+def test_too_complex_polygons_are_rejected():
     points = np.random.default_rng(0).normal(size=(50_000, 3))
     start = time.process_time()
     with pytest.raises(InputError, match="a polygon with 50000 corners is too complex"):

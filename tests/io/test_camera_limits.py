@@ -1,4 +1,4 @@
-"""Cameras at places or with lenses that no scene has are refused, whatever the reader."""
+"""Camera positions and intrinsics out of range are rejected by all readers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
         ("camera_angle_x", 1e-12, "focal length or principal point is 8e+12 px"),
     ],
 )
-def test_a_transforms_json_with_an_absurd_lens(folder, key, value, what):
+def test_transforms_json_intrinsics_out_of_range(folder, key, value, what):
     path = folder / "transforms.json"
     content = json.loads(path.read_text())
     if key == "camera_angle_x":
@@ -43,7 +43,7 @@ def test_a_transforms_json_with_an_absurd_lens(folder, key, value, what):
         read_views(folder)
 
 
-def test_a_transforms_json_with_a_camera_beyond_all_places(folder):
+def test_transforms_json_position_out_of_range(folder):
     path = folder / "transforms.json"
     content = json.loads(path.read_text())
     content["frames"][1]["transform_matrix"][2][3] = 1e38
@@ -56,7 +56,7 @@ def test_a_transforms_json_with_a_camera_beyond_all_places(folder):
     ("focal", "depth", "what"),
     [("14", "18446744073709551616", "puts the camera at"), ("1e19", "2", "focal length")],
 )
-def test_a_colmap_model_with_absurd_cameras(tmp_path, focal, depth, what):
+def test_colmap_cameras_out_of_range(tmp_path, focal, depth, what):
     model = tmp_path / "sparse" / "0"
     model.mkdir(parents=True)
     (tmp_path / "images").mkdir()

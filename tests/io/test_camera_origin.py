@@ -1,4 +1,4 @@
-"""Cameras in geodetic coordinates: centred for the work, and back where they were when written."""
+"""Cameras in geodetic coordinates: translated to the origin, and back when written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nova3d_core
-from nova3d_core.conventions import ROTATIONS_TO_Y_UP
+from nova3d_core.conventions import Y_UP_ROTATIONS
 from nova3d_core.fusion.config import HullConfig
 from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.io.mesh.write import write_mesh
@@ -29,13 +29,13 @@ UTM = (500_000.0, 0.0, 4_649_776.0)
 
 
 def matrices(folder: Path) -> np.ndarray:
-    """(V, 4, 4) float64, as the file says."""
+    """(V, 4, 4) float64, as declared by the file."""
     content = json.loads((folder / "transforms.json").read_text())
     return np.array([frame["transform_matrix"] for frame in content["frames"]])
 
 
-def shifted(folder: Path, offset: tuple[float, float, float], **keys) -> Path:
-    """The knight's folder with all cameras elsewhere."""
+def translated(folder: Path, offset: tuple[float, float, float], **keys) -> Path:
+    """The knight's folder with all cameras translated."""
     shutil.copytree(KNIGHT, folder)
     content = json.loads((folder / "transforms.json").read_text())
     for frame in content["frames"]:
@@ -47,10 +47,10 @@ def shifted(folder: Path, offset: tuple[float, float, float], **keys) -> Path:
 
 @pytest.fixture(scope="module")
 def far(tmp_path_factory) -> Path:
-    return shifted(tmp_path_factory.mktemp("far") / "views", UTM)
+    return translated(tmp_path_factory.mktemp("far") / "views", UTM)
 
 
-def test_far_cameras_are_the_same_but_for_their_offset(far):
+def test_far_cameras_differ_only_by_their_origin(far):
     near, views = read_views(KNIGHT).cameras, read_views(far).cameras
     assert near.origin == (0.0, 0.0, 0.0)
     back = views.positions.double() + torch.tensor(views.origin, dtype=torch.float64)
@@ -58,27 +58,27 @@ def test_far_cameras_are_the_same_but_for_their_offset(far):
     assert float((back - expected).abs().max()) < 1e-6
     assert float((views.rotation - near.rotation).abs().max()) < 1e-6
     assert torch.equal(views.intrinsics, near.intrinsics)
-    # what float32 does to the same cameras
+    # the same cameras in float32
     assert float((expected.float().double() - expected).abs().max()) > 0.1
 
 
 @pytest.mark.parametrize("axis", ["+Y", "+Z", "-X"])
-def test_the_origin_turns_with_the_world(tmp_path, axis):
-    views = read_views(shifted(tmp_path / "views", UTM, world_up=axis))
-    near = read_views(shifted(tmp_path / "near", (0, 0, 0), world_up=axis)).cameras
-    turned = torch.tensor(ROTATIONS_TO_Y_UP[axis], dtype=torch.float64) @ torch.tensor(UTM).double()
+def test_origin_is_rotated_with_the_world(tmp_path, axis):
+    views = read_views(translated(tmp_path / "views", UTM, world_up=axis))
+    near = read_views(translated(tmp_path / "near", (0, 0, 0), world_up=axis)).cameras
+    rotated = torch.tensor(Y_UP_ROTATIONS[axis], dtype=torch.float64) @ torch.tensor(UTM).double()
     back = views.cameras.positions.double() + torch.tensor(views.cameras.origin).double()
-    assert float((back - near.positions.double() - turned).abs().max()) < 1e-6
+    assert float((back - near.positions.double() - rotated).abs().max()) < 1e-6
 
 
-def test_written_poses_are_the_given_ones(far, tmp_path):
+def test_written_poses_equal_the_given_ones(far, tmp_path):
     folder = write_views(read_views(far), tmp_path / "back")
     assert np.abs(matrices(folder) - matrices(far)).max() < 1e-6
     again = write_views(read_views(folder), tmp_path / "again")
     assert np.abs(matrices(again) - matrices(far)).max() < 1e-6
 
 
-def test_chosen_and_resized_views_keep_their_origin(far):
+def test_selected_and_resized_views_keep_their_origin(far):
     views = read_views(far)
     for cameras in (
         views[[0, 3]].cameras,
@@ -91,15 +91,15 @@ def test_chosen_and_resized_views_keep_their_origin(far):
 
 
 @pytest.mark.parametrize("offset", [(0, 0, 0), (50.0, -20.0, 30.0)])
-def test_cameras_that_float32_holds_stay_where_they_are(tmp_path, offset):
-    cameras = read_views(shifted(tmp_path / "views", offset)).cameras
+def test_cameras_near_the_origin_are_not_translated(tmp_path, offset):
+    cameras = read_views(translated(tmp_path / "views", offset)).cameras
     assert cameras.origin == (0.0, 0.0, 0.0)
     expected = torch.from_numpy(matrices(KNIGHT)[:, :3, 3]) + torch.tensor(offset)
     assert float((cameras.positions - expected).abs().max()) < 1e-4
 
 
-def test_one_far_camera_keeps_its_place(tmp_path):
-    folder = shifted(tmp_path / "views", UTM)
+def test_single_far_camera_keeps_its_position(tmp_path):
+    folder = translated(tmp_path / "views", UTM)
     content = json.loads((folder / "transforms.json").read_text())
     content["frames"] = content["frames"][:1]
     (folder / "transforms.json").write_text(json.dumps(content))
@@ -107,7 +107,7 @@ def test_one_far_camera_keeps_its_place(tmp_path):
     assert np.abs(matrices(back) - matrices(folder)).max() < 1e-6
 
 
-def test_a_fused_mesh_lies_where_its_far_views_show_it(far, tmp_path):
+def test_fused_mesh_has_the_origin_of_its_far_views(far, tmp_path):
     config = FuseConfig(
         method="hull",
         hull=HullConfig(resolution=24),
@@ -124,12 +124,12 @@ def test_a_fused_mesh_lies_where_its_far_views_show_it(far, tmp_path):
         place = mesh.bounds[corner].double() + torch.tensor(mesh.origin, dtype=torch.float64)
         expected = near.bounds[corner].double() + torch.tensor(UTM, dtype=torch.float64)
         assert float((place - expected).abs().max()) < 0.01
-    # rendered by the far cameras, the read mesh covers what the near one covers
+    # the mesh rendered by far cameras covers the same pixels as the near one
     seen = render_views(mesh, views.cameras[0], RenderConfig(1)).views.masks
     truth = render_views(near, near_views.cameras[0], RenderConfig(1)).views.masks
     both, either = torch.minimum(seen, truth).sum(), torch.maximum(seen, truth).sum()
     assert float(both / either) > 0.97
-    # stage by stage likewise, and a mesh from elsewhere is baked where it lies
+    # the same with separate stages, and for a mesh with another origin
     surface, views = fuse_to_surface(views, config)
     staged = extract_mesh(surface, config.meshing)
     assert staged.origin == views.cameras.origin

@@ -1,4 +1,4 @@
-"""Meshes into files: what a GLB, OBJ or PLY of ours holds, and that it appears whole or not."""
+"""Writing GLB, OBJ and PLY: content of the files, and atomic writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nova3d_core.mesh import Mesh
 
 @pytest.fixture
 def textured(make_sphere) -> Mesh:
-    """A ball of 162 vertices with a noise texture (5 high, 7 wide) and uv without symmetry."""
+    """A sphere of 162 vertices with a noise texture (5 x 7) and asymmetric uv."""
     ball = make_sphere(subdivisions=2)
     dice = torch.Generator().manual_seed(3)
     texture = torch.randint(0, 256, (5, 7, 3), generator=dice) / 255.0
@@ -30,8 +30,8 @@ def textured(make_sphere) -> Mesh:
 
 
 @pytest.fixture
-def painted(make_sphere) -> Mesh:
-    """A ball with vertex colours over the whole range and no normals."""
+def vertex_coloured(make_sphere) -> Mesh:
+    """A sphere with vertex colours over the whole range and no normals."""
     ball = make_sphere(subdivisions=2)
     dice = torch.Generator().manual_seed(4)
     colours = torch.rand(len(ball.vertices), 3, generator=dice) ** 4  # many dark ones
@@ -39,7 +39,7 @@ def painted(make_sphere) -> Mesh:
 
 
 def parsed_glb(content: bytes) -> tuple[dict, bytes]:
-    """Header and binary data of a GLB, by the letter of its specification."""
+    """JSON header and binary chunk of a GLB, parsed after the specification."""
     magic, version, length, json_length, json_kind = struct.unpack_from("<4sII I4s", content)
     assert (magic, version, length, json_kind) == (b"glTF", 2, len(content), b"JSON")
     binary_length, binary_kind = struct.unpack_from("<I4s", content, 20 + json_length)
@@ -60,7 +60,7 @@ def attribute(header: dict, binary: bytes, name: str) -> tuple[dict, np.ndarray]
     return accessor, values.reshape(-1, width)
 
 
-def test_a_glb_read_back_equals_the_mesh_that_was_written(textured, tmp_path):
+def test_glb_round_trip(textured, tmp_path):
     path = write_glb(textured, tmp_path / "new folder" / "ball.glb")
     again = read_mesh(path)
     for name in ("vertices", "faces", "uv", "texture"):
@@ -69,7 +69,7 @@ def test_a_glb_read_back_equals_the_mesh_that_was_written(textured, tmp_path):
     assert again.vertex_colours is None
 
 
-def test_the_glb_header_says_what_viewers_need(textured):
+def test_glb_header(textured):
     textured = replace(textured, uv=0.15 + 0.7 * textured.uv)  # half a texel from all borders
     header, binary = parsed_glb(mesh_to_glb_bytes(textured, extras={"prompt": "a ball"}))
     assert header["asset"]["generator"] == "NOVA3D for ComfyUI"
@@ -101,35 +101,35 @@ def test_the_glb_header_says_what_viewers_need(textured):
     assert np.array_equal(image, (textured.texture * 255).round().byte().numpy())
 
 
-def test_glb_vertex_colours_are_linear_floats_and_come_back_as_srgb(painted, tmp_path):
-    known = painted.vertex_colours.clone()
-    known[0] = torch.tensor([0.5, 1.0, 1.0 / 255.0])
-    mesh = replace(painted, vertex_colours=known)
+def test_glb_vertex_colours_are_linear_floats(vertex_coloured, tmp_path):
+    colours = vertex_coloured.vertex_colours.clone()
+    colours[0] = torch.tensor([0.5, 1.0, 1.0 / 255.0])
+    mesh = replace(vertex_coloured, vertex_colours=colours)
     header, binary = parsed_glb(mesh_to_glb_bytes(mesh))
     linear = attribute(header, binary, "COLOR_0")[1]
     assert linear[0] == pytest.approx([0.2140411, 1.0, 1.0 / 255.0 / 12.92], rel=1e-5)
-    again = read_mesh(write_glb(mesh, tmp_path / "painted.glb"))
-    torch.testing.assert_close(again.vertex_colours, known, atol=1e-6, rtol=0)
+    again = read_mesh(write_glb(mesh, tmp_path / "vertex_coloured.glb"))
+    torch.testing.assert_close(again.vertex_colours, colours, atol=1e-6, rtol=0)
     assert again.texture is None
 
 
-def test_a_mesh_without_normals_is_written_smooth(painted, tmp_path):
-    lonely = torch.cat([painted.vertices, torch.zeros(1, 3)])  # a vertex of no face
-    colours = torch.cat([painted.vertex_colours, torch.zeros(1, 3)])
-    mesh = replace(painted, vertices=lonely, vertex_colours=colours)
+def test_mesh_without_normals_is_written_with_smooth_ones(vertex_coloured, tmp_path):
+    lonely = torch.cat([vertex_coloured.vertices, torch.zeros(1, 3)])  # an unused vertex
+    colours = torch.cat([vertex_coloured.vertex_colours, torch.zeros(1, 3)])
+    mesh = replace(vertex_coloured, vertices=lonely, vertex_colours=colours)
     normals = read_mesh(write_glb(mesh, tmp_path / "smooth.glb")).normals
-    outwards = painted.vertices / painted.vertices.norm(dim=1, keepdim=True)
+    outwards = vertex_coloured.vertices / vertex_coloured.vertices.norm(dim=1, keepdim=True)
     assert float((normals[:-1] * outwards).sum(dim=1).min()) > 0.999
     assert float(normals[-1].norm()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("scale", [2.0, 1.0])
-def test_uv_beyond_the_border_or_less_than_half_a_texel_inside_repeat_it(textured, scale):
+def test_glb_wrap_mode_depends_on_uv(textured, scale):
     header, _ = parsed_glb(mesh_to_glb_bytes(replace(textured, uv=textured.uv * scale)))
     assert (header["samplers"][0]["wrapS"], header["samplers"][0]["wrapT"]) == (10497, 10497)
 
 
-def test_an_obj_read_back_equals_the_mesh_that_was_written(textured, tmp_path):
+def test_obj_round_trip(textured, tmp_path):
     path = write_mesh(textured, tmp_path / "my ball.obj")
     names = {"my ball.obj", "my ball.mtl", "my ball.png"}
     assert {file.name for file in tmp_path.iterdir()} == names
@@ -142,25 +142,25 @@ def test_an_obj_read_back_equals_the_mesh_that_was_written(textured, tmp_path):
         )
 
 
-def test_an_obj_without_texture_keeps_vertex_colours(painted, tmp_path):
-    again = read_mesh(write_mesh(painted, tmp_path / "painted.obj"))
-    assert [file.name for file in tmp_path.iterdir()] == ["painted.obj"]
+def test_obj_without_texture_keeps_vertex_colours(vertex_coloured, tmp_path):
+    again = read_mesh(write_mesh(vertex_coloured, tmp_path / "vertex_coloured.obj"))
+    assert [file.name for file in tmp_path.iterdir()] == ["vertex_coloured.obj"]
     torch.testing.assert_close(
-        again.vertex_colours, painted.vertex_colours, atol=0.5 / 255 + 1e-6, rtol=0
+        again.vertex_colours, vertex_coloured.vertex_colours, atol=0.5 / 255 + 1e-6, rtol=0
     )
     assert again.normals is None
 
 
-def test_a_ply_carries_vertex_colours_to_half_a_level(painted, tmp_path):
-    again = read_mesh(write_mesh(painted, tmp_path / "painted.ply"))
-    assert torch.equal(again.vertices, painted.vertices)
-    assert torch.equal(again.faces, painted.faces)
+def test_ply_vertex_colours_to_half_a_level(vertex_coloured, tmp_path):
+    again = read_mesh(write_mesh(vertex_coloured, tmp_path / "vertex_coloured.ply"))
+    assert torch.equal(again.vertices, vertex_coloured.vertices)
+    assert torch.equal(again.faces, vertex_coloured.faces)
     torch.testing.assert_close(
-        again.vertex_colours, painted.vertex_colours, atol=0.5 / 255 + 1e-6, rtol=0
+        again.vertex_colours, vertex_coloured.vertex_colours, atol=0.5 / 255 + 1e-6, rtol=0
     )
 
 
-def test_a_ply_of_a_textured_mesh_has_the_texture_at_its_vertices(textured, tmp_path):
+def test_ply_samples_the_texture_at_vertices(textured, tmp_path):
     again = read_mesh(write_mesh(textured, tmp_path / "sampled.ply"))
     expected = sample_texture(textured.texture, textured.uv)
     torch.testing.assert_close(again.vertex_colours, expected, atol=0.5 / 255 + 1e-6, rtol=0)
@@ -168,14 +168,14 @@ def test_a_ply_of_a_textured_mesh_has_the_texture_at_its_vertices(textured, tmp_
 
 
 @pytest.mark.parametrize("name", ["mesh.glb", "mesh.obj", "mesh.ply"])
-def test_an_existing_file_is_refused_and_replaced_only_on_demand(textured, tmp_path, name):
+def test_existing_file_is_replaced_only_with_overwrite(textured, tmp_path, name):
     path = tmp_path / name
     path.write_text("mine")
     with pytest.raises(InputError, match="already exists"):
         write_mesh(textured, path)
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert path.read_text() == "mine"
-    with pytest.raises(InputError, match="not from here"):
+    with pytest.raises(InputError, match="NOVA3D did not write"):
         write_mesh(textured, path, overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert path.read_text() == "mine"
@@ -185,7 +185,7 @@ def test_an_existing_file_is_refused_and_replaced_only_on_demand(textured, tmp_p
     assert len(read_mesh(path).faces) == len(textured.faces) - 1
 
 
-def test_an_obj_is_refused_as_a_whole_if_only_its_mtl_exists(textured, tmp_path):
+def test_obj_is_rejected_if_its_mtl_exists(textured, tmp_path):
     (tmp_path / "mesh.mtl").write_text("mine")
     with pytest.raises(InputError, match=r"mesh\.mtl already exists"):
         write_mesh(textured, tmp_path / "mesh.obj")
@@ -193,7 +193,7 @@ def test_an_obj_is_refused_as_a_whole_if_only_its_mtl_exists(textured, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mesh.glb", "mesh.obj", "mesh.ply"])
-def test_a_folder_that_cannot_be_made_is_one_clear_line(textured, tmp_path, name):
+def test_uncreatable_folder_is_one_line(textured, tmp_path, name):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(InputError, match="could not be written"):
         write_mesh(textured, tmp_path / "file" / name)
@@ -203,8 +203,8 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(textured, tmp_path, name
     ("name", "write"),
     [("mesh.glb", 1), ("mesh.ply", 1), ("mesh.obj", 1), ("mesh.obj", 2), ("mesh.obj", 3)],
 )
-def test_an_interrupt_while_writing_leaves_nothing(textured, tmp_path, monkeypatch, name, write):
-    """The n-th file is cut off in the middle; a GLB has one, an OBJ three."""
+def test_interrupt_while_writing_leaves_no_files(textured, tmp_path, monkeypatch, name, write):
+    """The n-th file is interrupted half-way; a GLB has one file, an OBJ three."""
     plain, count = Path.write_bytes, iter(range(1, 9))
 
     def interrupted(path: Path, content: bytes) -> int:
@@ -219,7 +219,7 @@ def test_an_interrupt_while_writing_leaves_nothing(textured, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_endings_are_refused_with_the_known_ones(textured, tmp_path):
+def test_unknown_suffix_error_lists_the_supported_ones(textured, tmp_path):
     with pytest.raises(InputError, match=r"\.fbx.*Known are \.glb, \.obj, \.ply"):
         write_mesh(textured, tmp_path / "mesh.fbx")
     with pytest.raises(InputError, match=r"ends in \.glb"):
