@@ -1,7 +1,7 @@
-"""NOVA3D's core: views in, textured mesh out, without ComfyUI.
+"""NOVA3D's core library, independent of ComfyUI: generates views and fuses them into meshes.
 
-Names are imported on first use, so that `import nova3d_core` costs nothing: torch, trimesh and the
-other heavy packages load only when something needs them.
+Public names are imported lazily, so that `import nova3d_core` is fast: torch, trimesh and other
+heavy packages are loaded on first use.
 """
 
 from __future__ import annotations
@@ -10,35 +10,44 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_HOME_OF = {
+_MODULE_OF = {
     "Cameras": "cameras.cameras",
     "orbit_cameras": "cameras.cameras",
     "RigConfig": "cameras.rigs",
     "Views": "views",
+    "read_image": "io.images.images",
+    "read_views": "io.views.transforms_json",
+    "write_views": "io.views.transforms_json",
     "Mesh": "mesh",
+    "read_mesh": "io.mesh.read",
+    "write_mesh": "io.mesh.write",
+    "load_model": "weights.load",
+    "sample_views": "diffusion.sampling.pipeline",
+    "SampleConfig": "diffusion.sampling.config",
+    "fuse_views": "pipeline.fuse",
+    "FuseConfig": "pipeline.config",
+    "SdfFusionConfig": "fusion.config",
+    "MeshingConfig": "meshing.config",
+    "UnwrapConfig": "meshing.config",
+    "BakeConfig": "texturing.config",
+    "render_views": "rendering.views",
+    "RenderConfig": "rendering.config",
+    "evaluate_mesh": "evaluation.protocol",
     "Progress": "progress",
     "Nova3DError": "errors",
     "InputError": "errors",
     "Cancelled": "errors",
-    "read_views": "io.views.transforms_json",
-    "write_views": "io.views.transforms_json",
-    "read_mesh": "io.mesh.read",
-    "write_glb": "io.mesh.write",
-    "render_views": "rendering.views",
-    "load_model": "weights.load",
-    "sample_views": "diffusion.sampling.pipeline",
-    "fuse_views": "pipeline.fuse",
-    "evaluate_mesh": "evaluation.protocol",
 }
+"""Public names and their modules."""
 
-__all__ = sorted(_HOME_OF)
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str):
-    if name not in _HOME_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME_OF])
+    return sorted([*globals(), *_MODULE_OF])

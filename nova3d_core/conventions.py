@@ -1,8 +1,8 @@
-"""Frames, axes and encodings that every part agrees on; docs/conventions.md explains them.
+"""Coordinate frames, camera axes and encodings; see docs/conventions.md.
 
-World: right-handed, +Y up (glTF). Azimuth 0 looks at the object from +Z and grows counter-clockwise
-seen from above. Cameras inside have OpenCV axes (x right, y down, z forward), in files OpenGL axes
-(x right, y up, z backward). Normal maps carry the name of the frame they are given in.
+World: right-handed, +Y up (glTF). Azimuth 0 looks at the object from +Z and increases counter-
+clockwise seen from above. Cameras have OpenCV axes (x right, y down, z forward) in memory and
+OpenGL axes (x right, y up, z backward) in files. Normal maps are tagged with their frame.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NormalFrame = Literal["world", "camera", "front_view"]
-"""world; OpenGL axes of the image's own camera; OpenGL axes of view 0's camera."""
+"""World frame; OpenGL axes of the view's own camera; OpenGL axes of view 0's camera."""
 NORMAL_FRAMES: tuple[str, ...] = get_args(NormalFrame)
 
 CameraKind = Literal["perspective", "orthographic"]
@@ -23,16 +23,15 @@ CAMERA_KINDS: tuple[str, ...] = get_args(CameraKind)
 UpAxis = Literal["+Y", "+Z", "+X", "-X", "-Y", "-Z"]
 UP_AXES: tuple[str, ...] = get_args(UpAxis)
 
-AZIMUTH_STEP_OF_16_DEG = 22.5
 FOCAL_PER_WIDTH = 1.3889
 """Focal length over image width of the default rig: a field of view of 39.6 degrees."""
 ORBIT_RADIUS = 2.2
-"""Distance of the default rig's cameras: every object of the unit cube fits with a 5 % margin."""
+"""Camera distance of the default rig: any object in the unit cube fits with a 5 % margin."""
 
 OPENGL_FROM_OPENCV = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
-"""Turns OpenCV camera axes into OpenGL ones, and back: it is its own inverse."""
+"""Rotation from OpenCV to OpenGL camera axes; it is its own inverse."""
 
-ROTATIONS_TO_Y_UP = {
+Y_UP_ROTATIONS = {
     "+Y": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
     "+Z": ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0)),
     "-Y": ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0)),
@@ -40,10 +39,10 @@ ROTATIONS_TO_Y_UP = {
     "+X": ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),
     "-X": ((0.0, 1.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0)),
 }
-"""Rotations into our world from a world with the named axis up.
+"""Rotations from a world with this up axis to +Y up.
 
-Y and Z axes rotate about X, X axes about Z: a world with OpenCV axes (-Y up, a camera that looks
-along +Z) becomes one whose camera looks along -Z, from the front.
+Y and Z axes are rotated about X, X axes about Z: in a world with OpenCV axes (-Y up), a camera that
+looks along +Z becomes one that looks along -Z, from the front.
 """
 
 
@@ -59,14 +58,14 @@ def orbit_position(
 
 
 def encode_normals(normals: Tensor) -> Tensor:
-    """Unit vectors (..., 3) in -1..1 to an image in 0..1: 0.5 n + 0.5."""
+    """Encodes unit vectors (..., 3) as a normal map in 0..1: 0.5 n + 0.5."""
     return normals * 0.5 + 0.5
 
 
 def decode_normals(image: Tensor) -> Tensor:
-    """A normal image (..., 3) in 0..1 to unit vectors; mid-grey becomes the zero vector.
+    """Decodes a normal map (..., 3) in 0..1 to unit vectors; mid-grey becomes the zero vector.
 
-    Eight-bit files round each component by up to 1/255: a vector shorter than 0.1 is "no normal".
+    8-bit files round each component by up to 1/255: vectors shorter than 0.1 become zero.
     """
     import torch
 

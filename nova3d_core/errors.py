@@ -1,4 +1,4 @@
-"""The errors that a user sees: what was wrong, and what to do about it."""
+"""Errors for users: a message that says what is wrong and a hint that says what to do."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import copyreg
 
 
 class Nova3DError(Exception):
-    """Any failure this package explains.
+    """Base class of all errors of this package.
 
     Args:
-        message: names the input, file or stage, and what was wrong with it.
+        message: the input, file or stage, and what is wrong with it.
         hint: what the user can do; shown on the same line, after the message.
     """
 
@@ -19,16 +19,16 @@ class Nova3DError(Exception):
         super().__init__(f"{message} {hint}".strip())
 
     def __reduce__(self):
-        """Errors of other processes arrive whole, whatever their class is made from."""
+        """Pickles without calling `__init__`, whose arguments differ between subclasses."""
         return copyreg.__newobj__, (type(self), *self.args), vars(self)
 
 
 class InputError(Nova3DError):
-    """Something given to us cannot be used: a file, a field, a shape, a value."""
+    """Invalid input: a file, a field, a shape or a value."""
 
 
 class StageError(Nova3DError):
-    """A stage failed on input that looked right; `stage` names it."""
+    """A stage failed on valid input; `stage` is its name."""
 
     def __init__(self, stage: str, message: str, hint: str = ""):
         self.stage = stage
@@ -36,7 +36,7 @@ class StageError(Nova3DError):
 
 
 class MissingDependencyError(Nova3DError):
-    """An optional package is needed now and is not installed."""
+    """An optional package is required but not installed."""
 
     def __init__(self, package: str, needed_for: str, install: str = ""):
         self.package = package
@@ -47,7 +47,7 @@ class MissingDependencyError(Nova3DError):
 
 
 class Cancelled(Nova3DError):
-    """The user asked to stop; nothing half-written stays behind."""
+    """Cancelled by the user; partial outputs are removed."""
 
     def __init__(self, stage: str):
         self.stage = stage

@@ -1,4 +1,4 @@
-"""A triangle mesh with what makes it textured; attributes sit on vertices, seams split them."""
+"""Triangle meshes with per-vertex attributes; vertices are split at texture seams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_finite, check_shape
-from .conventions import ROTATIONS_TO_Y_UP, UpAxis
+from .conventions import Y_UP_ROTATIONS, UpAxis
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     import trimesh
 
 FAR_FROM_ORIGIN = 100.0
-"""A mesh whose centre is further from the origin than this many times its size keeps an `origin`:
-float32 vertices would round its shape by more than 3e-6 of its size."""
+"""Ratio of a mesh's distance from the origin to its size from which it keeps an `origin`: float32
+world coordinates would have errors above 3e-6 of its size."""
 ZERO_ORIGIN = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """N vertices, F triangles, counter-clockwise seen from outside.
+    """N vertices and F triangles, counter-clockwise seen from outside, as float32 and int64.
 
     Raises:
-        InputError: on wrong shapes, NaN, no faces, faces that point at vertices that do not exist,
-            or a texture without uv. Numbers become float32 and int64.
+        InputError: wrong shapes, NaN, no faces, faces with invalid vertex indices, or a texture
+            without uv.
     """
 
     vertices: Tensor
@@ -41,13 +41,14 @@ class Mesh:
     texture: Tensor | None = None
     """(H, W, 3) float32 sRGB in 0..1."""
     normals: Tensor | None = None
-    """(N, 3) unit vertex normals; without them the mesh is shaded flat."""
+    """(N, 3) unit vertex normals; without them, shading is flat."""
     vertex_colours: Tensor | None = None
     """(N, 3) float32 sRGB in 0..1."""
     origin: tuple[float, float, float] = ZERO_ORIGIN
-    """World position of the vertices' own (0, 0, 0), in double precision. Zero, except for meshes
-    far from the world's origin (geodetic coordinates), whose shape float32 could not hold. Readers
-    set it, transforms carry it, writers add it; `with_origin(ZERO_ORIGIN)` gives world vertices."""
+    """World position of the vertices' (0, 0, 0), in double precision. Zero, except for meshes far
+    from the world origin (geodetic coordinates), whose shape float32 world coordinates could not
+    represent. Readers set it, transforms keep it, writers add it; `with_origin(ZERO_ORIGIN)`
+    converts to world coordinates."""
 
     def __post_init__(self):
         object.__setattr__(self, "faces", self.faces.long())
@@ -58,11 +59,11 @@ class Mesh:
         check_shape("mesh faces", self.faces, "F 3")
         if len(self.faces) == 0:
             raise InputError(
-                "the mesh has no faces.", "A point cloud or an empty file is no surface."
+                "the mesh has no faces.", "A point cloud or an empty file is not a surface."
             )
         if int(self.faces.min()) < 0 or int(self.faces.max()) >= len(self.vertices):
             raise InputError(
-                f"mesh faces point at vertices {int(self.faces.min())} to {int(self.faces.max())}, "
+                f"mesh faces refer to vertices {int(self.faces.min())} to {int(self.faces.max())}, "
                 f"but there are {len(self.vertices)}."
             )
         check_finite("mesh vertices", self.vertices)
@@ -76,7 +77,7 @@ class Mesh:
                 check_shape(name, tensor, shape, **({"N": sizes["N"]} if shape[0] == "N" else {}))
                 check_finite(name, tensor)
         if self.texture is not None and self.uv is None:
-            raise InputError("the mesh has a texture but no uv coordinates to place it.")
+            raise InputError("the mesh has a texture but no uv coordinates.")
         object.__setattr__(self, "origin", tuple(float(value) for value in self.origin))
         if len(self.origin) != 3 or not all(math.isfinite(value) for value in self.origin):
             raise InputError(f"mesh origin is {self.origin}, expected three finite numbers.")
@@ -92,7 +93,7 @@ class Mesh:
 
     @property
     def bounds(self) -> Tensor:
-        """(2, 3) smallest and largest corner of the box around the faces, relative to `origin`."""
+        """(2, 3) minimum and maximum corner of the faces' bounding box, relative to `origin`."""
         is_used = torch.zeros(len(self.vertices), dtype=torch.bool, device=self.vertices.device)
         is_used[self.faces.reshape(-1)] = True
         used = self.vertices[is_used]
@@ -100,7 +101,7 @@ class Mesh:
 
     @property
     def face_area_vectors(self) -> Tensor:
-        """(F, 3) outward vectors with twice the face's area as length."""
+        """(F, 3) outward normals, with a length of twice the face's area."""
         corners = self.vertices[self.faces]  # (F, 3, 3)
         return torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
 
@@ -111,11 +112,11 @@ class Mesh:
 
     @property
     def face_normals(self) -> Tensor:
-        """(F, 3) outward unit normals; a face without area gets the zero vector."""
+        """(F, 3) outward unit normals, zero for degenerate faces."""
         return torch.nn.functional.normalize(self.face_area_vectors, dim=-1, eps=1e-20)
 
     def with_origin(self, origin: tuple[float, float, float]) -> Mesh:
-        """The same mesh in the world, its vertices relative to another origin."""
+        """The same mesh with vertices relative to another origin."""
         if tuple(origin) == self.origin:
             return self
         offset = torch.tensor(self.origin, dtype=torch.float64)
@@ -124,10 +125,10 @@ class Mesh:
         return replace(self, vertices=vertices.float(), origin=tuple(origin))
 
     def transformed(self, matrix: Tensor) -> Mesh:
-        """The mesh under an affine (4, 4) matrix; a mirroring one also turns the faces around.
+        """The mesh under an affine (4, 4) matrix; reflections also reverse the faces' winding.
 
-        The matrix acts on the world. A mesh with an `origin` keeps one only while it is still far
-        from the world's origin; give such a mesh float64 matrices.
+        The matrix acts on world coordinates. A mesh with an `origin` keeps one only while it is far
+        from the world origin; use float64 matrices for such a mesh.
         """
         linear = matrix[:3, :3].to(self.vertices)
         if self.origin == ZERO_ORIGIN:
@@ -138,13 +139,12 @@ class Mesh:
         mirrored = bool(torch.linalg.det(linear) < 0)
         normals = self.normals
         if normals is not None:
-            turned = normals @ torch.linalg.inv(linear)
-            normals = torch.nn.functional.normalize(turned, dim=-1)
+            normals = torch.nn.functional.normalize(normals @ torch.linalg.inv(linear), dim=-1)
         faces = self.faces.flip(1) if mirrored else self.faces
         return replace(self, vertices=vertices, faces=faces, normals=normals, origin=origin)
 
     def _transformed_far(self, matrix: Tensor) -> tuple[Tensor, tuple[float, float, float]]:
-        """Vertices (N, 3) and origin of a mesh with an origin under a float64 matrix (4, 4)."""
+        """Transformed vertices (N, 3) and origin of a mesh with an origin; `matrix` is float64."""
         vertices = self.vertices.double() @ matrix[:3, :3].T.to(self.vertices.device)
         origin = matrix[:3, :3] @ torch.tensor(self.origin, dtype=torch.float64) + matrix[:3, 3]
         used = vertices[self.faces.reshape(-1)]
@@ -154,19 +154,21 @@ class Mesh:
         return vertices.float(), tuple(origin.tolist())
 
     def to_y_up(self, up_axis: UpAxis) -> Mesh:
-        """The mesh turned from a world with `up_axis` up into ours, +Y up."""
-        if up_axis not in ROTATIONS_TO_Y_UP:
-            raise InputError(f"up_axis is '{up_axis}', expected one of {', '.join(ROTATIONS_TO_Y_UP)}.")
+        """The mesh rotated from a world with `up_axis` up to +Y up."""
+        if up_axis not in Y_UP_ROTATIONS:
+            raise InputError(
+                f"up_axis is '{up_axis}', expected one of {', '.join(Y_UP_ROTATIONS)}."
+            )
         if up_axis == "+Y":
             return self
         matrix = torch.eye(4)
-        matrix[:3, :3] = torch.tensor(ROTATIONS_TO_Y_UP[up_axis])
+        matrix[:3, :3] = torch.tensor(Y_UP_ROTATIONS[up_axis])
         return self.transformed(matrix)
 
     def normalising_matrix(self) -> Tensor:
-        """The (4, 4) scale and shift that centres the bounding box and makes its longest side 1.
+        """The (4, 4) matrix that centres the bounding box and scales its longest side to 1.
 
-        It acts on the world, and is float64 for a mesh with an `origin`, else float32.
+        It acts on world coordinates, and is float64 for a mesh with an `origin`, else float32.
         """
         low, high = self.bounds
         if self.origin != ZERO_ORIGIN:
@@ -174,7 +176,7 @@ class Mesh:
             low, high = low.cpu().double() + origin, high.cpu().double() + origin
         longest = float((high - low).max())
         if not longest > 0:
-            raise InputError("the mesh has no size: all its vertices are at one place.")
+            raise InputError("the mesh has no size: all its vertices have the same position.")
         matrix = torch.eye(4, dtype=low.dtype) / longest
         matrix[:3, 3] = -(low + high).cpu() / 2 / longest
         matrix[3, 3] = 1.0
@@ -185,32 +187,32 @@ class Mesh:
         return self.transformed(self.normalising_matrix())
 
     def welded(self) -> Mesh:
-        """The bare surface with vertices at one place merged, so that uv seams are closed."""
-        vertices, where = torch.unique(self.vertices, dim=0, return_inverse=True)
-        faces = where[self.faces]
+        """The bare surface with vertices of equal position merged, which closes uv seams."""
+        vertices, position = torch.unique(self.vertices, dim=0, return_inverse=True)
+        faces = position[self.faces]
         proper = (faces != faces.roll(1, dims=1)).all(dim=1)
         return Mesh(vertices, faces[proper], origin=self.origin)
 
     def with_smooth_normals(self) -> Mesh:
-        """The mesh with normals averaged over the faces around each place, weighted by angle."""
+        """The mesh with vertex normals: angle-weighted means of the face normals, across seams."""
         import trimesh
 
-        _, where = torch.unique(self.vertices, dim=0, return_inverse=True)
+        _, position = torch.unique(self.vertices, dim=0, return_inverse=True)
         bare = self.as_trimesh()
         weights = torch.tensor(bare.face_angles, dtype=torch.float32)  # (F, 3)
         directions = self.face_normals.cpu()
-        sums = torch.zeros(int(where.max()) + 1, 3)
+        sums = torch.zeros(int(position.max()) + 1, 3)
         for corner in range(3):
             sums.index_add_(
-                0, where[self.faces[:, corner]].cpu(), directions * weights[:, corner, None]
+                0, position[self.faces[:, corner]].cpu(), directions * weights[:, corner, None]
             )
-        normals = trimesh.util.unitize(sums.numpy()[where.cpu().numpy()])
+        normals = trimesh.util.unitize(sums.numpy()[position.cpu().numpy()])
         return replace(
             self, normals=torch.as_tensor(normals, dtype=torch.float32).to(self.vertices)
         )
 
     def as_trimesh(self) -> trimesh.Trimesh:
-        """The bare geometry as a trimesh object, its vertices and faces in the same order."""
+        """The bare geometry as a trimesh object, with vertices and faces in the same order."""
         import trimesh
 
         return trimesh.Trimesh(
@@ -219,6 +221,6 @@ class Mesh:
 
 
 def is_far_from_origin(low: Tensor | np.ndarray, high: Tensor | np.ndarray) -> bool:
-    """Whether float32 is too coarse for the shape in a box with these corners (3,), (3,)."""
+    """Whether float32 is too coarse for a bounding box with corners `low` and `high` (3,)."""
     size = max(float(value) for value in high - low)
     return max(abs(float(value)) for value in (low + high) / 2) > FAR_FROM_ORIGIN * size > 0.0

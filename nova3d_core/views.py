@@ -1,4 +1,4 @@
-"""Images of one object together with the cameras that took them."""
+"""Views: images of one object with their cameras, masks and normals."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """V images with their cameras, and with masks and normals where there are some.
+    """V images with their cameras, and optional masks and normals, converted to float32.
 
     Raises:
-        InputError: on shapes that do not belong together, NaN, values out of range, or normals
-            that are no unit vectors or come without a declared frame. Numbers become float32.
+        InputError: shapes do not match, values are NaN or out of range, or normals are not unit
+            vectors or have no frame.
     """
 
     cameras: Cameras
@@ -28,11 +28,11 @@ class Views:
     colour: Tensor
     """(V, H, W, 3) float32 sRGB in 0..1, on white."""
     masks: Tensor | None = None
-    """(V, H, W) float32, 1 on the object; a pixel on the silhouette holds the covered share."""
+    """(V, H, W) float32 in 0..1, 1 on the object; silhouette pixels have fractional coverage."""
     normals: Tensor | None = None
-    """(V, H, W, 3) unit vectors in `normal_frame`, zero where there is no object."""
+    """(V, H, W, 3) unit vectors in `normal_frame`, zero in the background."""
     normal_frame: NormalFrame | None = None
-    """The frame of the normals: world, camera or front_view. Needed with normals."""
+    """Frame of the normals: world, camera or front_view. Required with normals."""
 
     def __post_init__(self):
         object.__setattr__(self, "cameras", self.cameras.float())
@@ -54,7 +54,7 @@ class Views:
         if self.normal_frame not in NORMAL_FRAMES:
             raise InputError(
                 f"normals are given without a frame (normal_frame is {self.normal_frame!r}).",
-                f"Declare one of {', '.join(NORMAL_FRAMES)}.",
+                f"Specify one of {', '.join(NORMAL_FRAMES)}.",
             )
         check_unit_or_zero("normals", self.normals)
 
@@ -62,15 +62,15 @@ class Views:
         return len(self.cameras)
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Views:
-        """The chosen views; front-view normals come out in the world, as view 0 may be gone."""
+        """The selected views; front-view normals are converted to world, as view 0 may change."""
         source = self.with_world_normals() if self.normal_frame == "front_view" else self
-        chosen = keep_view_axis(index)
+        selected = keep_view_axis(index)
         return replace(
             source,
             cameras=source.cameras[index],
-            colour=source.colour[chosen],
-            masks=None if source.masks is None else source.masks[chosen],
-            normals=None if source.normals is None else source.normals[chosen],
+            colour=source.colour[selected],
+            masks=None if source.masks is None else source.masks[selected],
+            normals=None if source.normals is None else source.normals[selected],
         )
 
     def to(self, device: torch.device | str) -> Views:
@@ -84,52 +84,54 @@ class Views:
         )
 
     def silhouettes(self) -> Views:
-        """The cameras and masks alone; the colour is a white that takes no memory."""
+        """The cameras and masks with a white colour that occupies no memory."""
         white = self.colour.new_ones(1, 1, 1, 1).expand_as(self.colour)
         return Views(self.cameras, white, self.masks)
 
     def resized(self, width: int, height: int) -> Views:
-        """The same views with smaller images of another size: means over areas of pixels.
+        """The same views downsampled by area averaging.
 
         Args:
-            width: of the new images, at most that of the old ones.
-            height: likewise.
+            width: new width in pixels, at most the current one.
+            height: new height in pixels, at most the current one.
         """
         size = (height, width)
-        colour = torch.stack([_area_means(image, size) for image in self.colour])
+        colour = torch.stack([_downsample_area(image, size) for image in self.colour])
         masks = normals = None
         if self.masks is not None:
-            masks = torch.stack([_area_means(mask[..., None], size)[..., 0] for mask in self.masks])
+            masks = torch.stack(
+                [_downsample_area(mask[..., None], size)[..., 0] for mask in self.masks]
+            )
         if self.normals is not None:
-            normals = torch.stack([_area_means(image, size) for image in self.normals])
+            normals = torch.stack([_downsample_area(image, size) for image in self.normals])
             length = normals.norm(dim=-1, keepdim=True)
             normals = torch.where(length > 0.1, normals / length.clamp_min(0.1), 0.0)
         cameras = self.cameras.resized(width, height)
         return Views(cameras, colour, masks, normals, self.normal_frame)
 
     def with_world_normals(self) -> Views:
-        """The same views with their normals turned into the world frame."""
+        """The same views with their normals in the world frame."""
         return self.with_normals_in("world")
 
     def with_normals_in(self, frame: NormalFrame) -> Views:
-        """The same views with their normals expressed in another frame."""
+        """The same views with their normals in another frame."""
         if self.normals is None or self.normal_frame == frame:
             return self
         to_world = frame_to_world(self.cameras, self.normal_frame)  # (V, 3, 3)
         from_world = frame_to_world(self.cameras, frame).transpose(1, 2)
-        turn = (from_world @ to_world)[:, None, None]  # (V, 1, 1, 3, 3)
-        normals = (turn @ self.normals[..., None])[..., 0]
+        rotation = (from_world @ to_world)[:, None, None]  # (V, 1, 1, 3, 3)
+        normals = (rotation @ self.normals[..., None])[..., 0]
         return replace(self, normals=normals, normal_frame=frame)
 
 
-def _area_means(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """An image (H, W, C) reduced to (h, w, C)."""
+def _downsample_area(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """An image (H, W, C) downsampled to (h, w, C) by area averaging."""
     planes = image.movedim(-1, 0)[None]
     return torch.nn.functional.interpolate(planes, size=size, mode="area")[0].movedim(0, -1)
 
 
 def frame_to_world(cameras: Cameras, frame: NormalFrame) -> Tensor:
-    """(V, 3, 3) rotations that turn normals of `frame` into the world."""
+    """(V, 3, 3) rotations of normals from `frame` to world."""
     rotation = cameras.rotation
     if frame == "world":
         return torch.eye(3, dtype=rotation.dtype, device=rotation.device).expand_as(rotation)

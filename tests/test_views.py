@@ -92,12 +92,12 @@ def test_numbers_of_other_kinds_become_float32():
 
 def test_encoded_normals_are_recognised():
     views = some_views()
-    with pytest.raises(InputError, match=r"no unit vectors.*decoded"):
+    with pytest.raises(InputError, match=r"not unit vectors.*decoded"):
         Views(views.cameras, views.colour, None, encode_normals(views.normals), "world")
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"normal_frame": None}, "without a frame"),
         ({"normal_frame": "object"}, "without a frame"),
@@ -109,7 +109,7 @@ def test_encoded_normals_are_recognised():
         ({"normals": torch.full((4, 6, 8, 3), torch.inf)}, "normals has 576 values"),
     ],
 )
-def test_what_does_not_fit_is_named(change, says):
+def test_what_does_not_fit_is_named(change, message):
     parts = {**vars(some_views()), **change}
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         Views(**parts)

@@ -122,7 +122,7 @@ def _median_split_order(centres: np.ndarray, depth: int, slots: int) -> np.ndarr
 
 
 def _distribute_slots(groups: np.ndarray, used: np.ndarray, half: int) -> np.ndarray:
-    """Assigns the first half of each group's used slots to the left child, the rest to the right."""
+    """Assigns the first half of a group's used slots to the left child, the rest to the right."""
     left_count = (used + 1) // 2
     position = np.arange(groups.shape[1])[None]
     source = np.where(position < half, position, position - half + left_count[:, None])

@@ -46,7 +46,7 @@ def inputs(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path
     rig = nova3d.orbit_cameras(nova3d.RigConfig(count=VIEWS, width_px=PIXELS, height_px=PIXELS))
     views = nova3d.render_views(knight, rig, RenderConfig(supersample=2)).views
     nova3d.write_views(views, folder / "knight" / "views")
-    nova3d.write_glb(knight, folder / "knight" / "mesh.glb")
+    nova3d.write_mesh(knight, folder / "knight" / "mesh.glb")
     shutil.copy2(KNIGHT, folder / KNIGHT.name)
     return folder
 

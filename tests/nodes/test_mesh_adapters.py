@@ -159,5 +159,5 @@ def test_rejects_empty_and_invalid_batches(pack, meshes):
         meshes.meshes_from_batch(mesh_namespace(torch.zeros(0, 3, 3), torch.zeros(0, 1, 3)))
     with pytest.raises(error, match="no faces"):
         meshes.meshes_from_batch(mesh_namespace(torch.zeros(1, 3, 3), torch.zeros(1, 0, 3)))
-    with pytest.raises(error, match="point at vertices 0 to 7"):
+    with pytest.raises(error, match="refer to vertices 0 to 7"):
         meshes.meshes_from_batch(mesh_namespace(torch.zeros(1, 3, 3), torch.tensor([[[0, 1, 7]]])))
