@@ -1,4 +1,4 @@
-"""A bundle of cameras: poses, intrinsics, image size. It travels with the images in `Views`."""
+"""Batches of cameras: poses, intrinsics and image size."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class Cameras:
     """V cameras with images of one size.
 
     Raises:
-        InputError: on wrong shapes, NaN, a pose that is not a rotation and a translation, an
-            intrinsic matrix without positive focal lengths, or an unknown kind.
+        InputError: wrong shapes, NaN, a pose that is not rigid, focal lengths that are not
+            positive, or an unknown kind.
     """
 
     world_to_camera: Tensor
-    """(V, 4, 4) rigid, OpenCV axes: x right, y down, z forward."""
+    """(V, 4, 4) rigid transforms, OpenCV axes: x right, y down, z forward."""
     intrinsics: Tensor
-    """(V, 3, 3) in pixels, pixel centres at +0.5; orthographic: pixels per world unit."""
+    """(V, 3, 3) in pixels with pixel centres at +0.5; orthographic: pixels per world unit."""
     width: int
     """Image width in pixels."""
     height: int
     """Image height in pixels."""
     kind: CameraKind = "perspective"
-    """Perspective or orthographic, the same for all views."""
+    """Perspective or orthographic, for all views."""
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """World position of the poses' own (0, 0, 0), in double precision, as `Mesh.origin`. Zero,
-    except for cameras far from the world's origin (geodetic coordinates), whose positions float32
-    could not hold. `read_views` sets it, `write_views` and what is fused from views add it."""
+    """World position of the poses' local origin in double precision, as `Mesh.origin`. Zero, except
+    for cameras far from the world's origin (geodetic coordinates), whose positions exceed float32.
+    `read_views` sets it; `write_views` and fused meshes add it."""
 
     def __post_init__(self):
         sizes = check_shape("world_to_camera", self.world_to_camera, "V 4 4")
@@ -63,21 +63,21 @@ class Cameras:
             if problem:
                 raise InputError(
                     f"world_to_camera of view {view} is not rigid: {problem}.",
-                    "A pose holds a rotation and a translation, no scale, shear or mirroring.",
+                    "A pose is a rotation and a translation, without scale, shear or mirroring.",
                 )
         if not bool((intrinsics.diagonal(dim1=1, dim2=2)[:, :2] > 0).all()):
-            raise InputError("intrinsics hold a focal length that is not above 0.")
+            raise InputError("intrinsics contain a focal length that is not above 0.")
         others = torch.stack([intrinsics[:, i, j] for i, j in ((0, 1), (1, 0), (2, 0), (2, 1))])
         if bool((others.abs() > 1e-6).any()) or bool((intrinsics[:, 2, 2] != 1).any()):
             raise InputError(
-                "intrinsics hold a skew, or a last row other than 0 0 1.",
-                "Only focal lengths and the principal point are understood.",
+                "intrinsics contain a skew, or a last row other than 0 0 1.",
+                "Only focal lengths and the principal point are supported.",
             )
 
     def _checked_copies(self) -> tuple[Tensor, Tensor]:
-        """Poses (V, 4, 4) and intrinsics (V, 3, 3) on the CPU, in one copy where both are on a GPU.
+        """Poses (V, 4, 4) and intrinsics (V, 3, 3) on the CPU, for validation.
 
-        Checking them there would wait for it several times a view.
+        Validating on a GPU would synchronise several times per view; this copies both at once.
         """
         poses, intrinsics = self.world_to_camera, self.intrinsics
         if poses.device.type == "cpu" or poses.device != intrinsics.device:
@@ -90,7 +90,7 @@ class Cameras:
         return self.world_to_camera.shape[0]
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Cameras:
-        """The chosen views; a single index keeps the view axis, V = 1."""
+        """Selects views; a single index keeps the view axis, V = 1."""
         chosen = keep_view_axis(index)
         return replace(
             self,
@@ -99,7 +99,7 @@ class Cameras:
         )
 
     def to(self, device: torch.device | str) -> Cameras:
-        """The same cameras on another device."""
+        """Copies the cameras to a device."""
         return replace(
             self,
             world_to_camera=self.world_to_camera.to(device),
@@ -107,7 +107,7 @@ class Cameras:
         )
 
     def float(self) -> Cameras:
-        """The same cameras in float32, as images and meshes are."""
+        """Converts the cameras to float32."""
         return replace(
             self,
             world_to_camera=self.world_to_camera.float(),
@@ -116,12 +116,12 @@ class Cameras:
 
     @property
     def rotation(self) -> Tensor:
-        """(V, 3, 3) world to camera."""
+        """(V, 3, 3) rotations from world to camera."""
         return self.world_to_camera[:, :3, :3]
 
     @property
     def camera_to_world(self) -> Tensor:
-        """(V, 4, 4) OpenCV axes; the exact inverse of a rigid matrix."""
+        """(V, 4, 4) OpenCV axes; the exact inverse of the rigid transforms."""
         inverse = torch.zeros_like(self.world_to_camera)
         inverse[:, :3, :3] = self.rotation.transpose(1, 2)
         inverse[:, :3, 3] = self.positions
@@ -137,30 +137,30 @@ class Cameras:
 
     @property
     def positions(self) -> Tensor:
-        """(V, 3) camera centres in the world."""
+        """(V, 3) camera centres in world space."""
         return -(self.rotation.transpose(1, 2) @ self.world_to_camera[:, :3, 3:])[..., 0]
 
     @property
     def view_directions(self) -> Tensor:
-        """(V, 3) unit vectors along which the cameras look."""
+        """(V, 3) unit vectors of the viewing directions."""
         return self.rotation[:, 2]
 
     @property
     def azimuth_deg(self) -> Tensor:
-        """(V,) in [0, 360): where each camera looks from."""
+        """(V,) camera azimuths in [0, 360)."""
         back = -self.view_directions
         return torch.rad2deg(torch.atan2(back[:, 0], back[:, 2])) % 360.0
 
     @property
     def elevation_deg(self) -> Tensor:
-        """(V,) in -90..90: how far above the horizon each camera looks from."""
+        """(V,) camera elevations above the horizon, in -90..90."""
         return torch.rad2deg(torch.asin((-self.view_directions[:, 1]).clamp(-1.0, 1.0)))
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Projects world points into every view.
 
         Args:
-            points: (N, 3) in the world.
+            points: (N, 3) in world space.
 
         Returns:
             Pixels (V, N, 2) with pixel centres at +0.5, and depths (V, N) along the viewing axis.
@@ -174,26 +174,26 @@ class Cameras:
         return plane * focal + self.intrinsics[:, None, :2, 2], depth_z
 
     def rays(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Rays through pixel positions, the same positions in every view.
+        """Rays through pixel positions, which are the same in every view.
 
         Args:
             pixels: (N, 2) x and y with pixel centres at +0.5.
 
         Returns:
-            Origins (V, N, 3) and unit directions (V, N, 3) in the world.
+            Origins (V, N, 3) and unit directions (V, N, 3) in world space.
         """
         focal = self.intrinsics.diagonal(dim1=1, dim2=2)[:, None, :2]
         plane = (pixels[None] - self.intrinsics[:, None, :2, 2]) / focal  # (V, N, 2)
         zero, one = torch.zeros_like(plane[..., :1]), torch.ones_like(plane[..., :1])
         if self.kind == "perspective":
-            inside = torch.cat([plane, one], dim=-1)
-            directions = inside / inside.norm(dim=-1, keepdim=True) @ self.rotation
+            in_camera = torch.cat([plane, one], dim=-1)
+            directions = in_camera / in_camera.norm(dim=-1, keepdim=True) @ self.rotation
             return self.positions[:, None].expand_as(directions), directions
         origins = torch.cat([plane, zero], dim=-1) @ self.rotation + self.positions[:, None]
         return origins, self.view_directions[:, None].expand_as(origins)
 
     def resized(self, width: int, height: int) -> Cameras:
-        """The same cameras with images of another size."""
+        """The same cameras with another image size."""
         scale = self.intrinsics.new_tensor([width / self.width, height / self.height, 1.0])
         return replace(
             self, intrinsics=self.intrinsics * scale[None, :, None], width=width, height=height
@@ -201,7 +201,7 @@ class Cameras:
 
 
 def keep_view_axis(index: int | slice | Sequence[int] | Tensor) -> slice | Tensor | list[int]:
-    """Makes an index that keeps the leading view axis."""
+    """Converts an index to one that keeps the leading view axis."""
     if isinstance(index, slice) or (isinstance(index, Tensor) and index.ndim > 0):
         return index
     try:
@@ -211,11 +211,11 @@ def keep_view_axis(index: int | slice | Sequence[int] | Tensor) -> slice | Tenso
 
 
 def rigidity_problem(matrix: Tensor) -> str | None:
-    """Says what keeps a (4, 4) matrix from being a rigid motion; None if nothing does."""
+    """Why a (4, 4) matrix is not a rigid transform; None if it is one."""
     rotation = matrix[:3, :3].double()
     error = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64, device=matrix.device)).abs()
     if float(error.max()) > RIGID_TOLERANCE:
-        return f"its axes are not unit vectors at right angles (off by {float(error.max()):.3g})"
+        return f"its axes are not orthonormal (off by {float(error.max()):.3g})"
     if float(torch.linalg.det(rotation)) < 0:
         return "it mirrors the world (determinant -1)"
     bottom = matrix[3].double() - matrix.new_tensor([0.0, 0.0, 0.0, 1.0]).double()
@@ -238,25 +238,25 @@ def orbit_pose(azimuth_deg: float, elevation_deg: float, radius: float) -> Tenso
 
 
 def rig_intrinsics(rig: RigConfig) -> Tensor:
-    """The (3, 3) intrinsics that all cameras of a rig share; square pixels, centred."""
-    pixels = rig.focal_per_width * rig.width_px
+    """The (3, 3) intrinsics of a rig: square pixels, centred principal point."""
+    focal = rig.focal_per_width * rig.width_px
     if rig.kind == "orthographic":
-        pixels = rig.width_px / rig.ortho_scale
+        focal = rig.width_px / rig.ortho_scale
     return torch.tensor(
-        [[pixels, 0.0, rig.width_px / 2], [0.0, pixels, rig.height_px / 2], [0.0, 0.0, 1.0]]
+        [[focal, 0.0, rig.width_px / 2], [0.0, focal, rig.height_px / 2], [0.0, 0.0, 1.0]]
     )
 
 
 def cameras_at(
     azimuths_deg: Sequence[float], elevations_deg: Sequence[float], rig: RigConfig
 ) -> Cameras:
-    """Cameras at listed angles, with a rig's radius, lens and image size."""
+    """Cameras at listed angles, with a rig's radius, intrinsics and image size."""
     if len(azimuths_deg) == 0:
-        raise InputError("no azimuths were given.", "Give at least one.")
+        raise InputError("cameras need at least one azimuth.")
     if len(azimuths_deg) != len(elevations_deg):
         raise InputError(
-            f"{len(azimuths_deg)} azimuths but {len(elevations_deg)} elevations were given.",
-            "Give one elevation for each azimuth.",
+            f"got {len(azimuths_deg)} azimuths but {len(elevations_deg)} elevations.",
+            "Provide one elevation per azimuth.",
         )
     poses = torch.stack(
         [
@@ -269,7 +269,7 @@ def cameras_at(
 
 
 def orbit_cameras(rig: RigConfig | None = None) -> Cameras:
-    """The cameras of a rig: `count` views, evenly spaced, view 0 at `azimuth_start_deg`."""
+    """The cameras of a rig: `count` evenly spaced views, view 0 at `azimuth_start_deg`."""
     rig = rig or RigConfig()
     azimuths = [rig.azimuth_start_deg + i * 360.0 / rig.count for i in range(rig.count)]
     return cameras_at(azimuths, [rig.elevation_deg] * rig.count, rig)

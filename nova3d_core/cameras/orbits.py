@@ -1,4 +1,4 @@
-"""Orbits of cameras with angles of their own, and the rigs of known multi-view models."""
+"""Camera orbits with per-view angles, and the orbits of known multi-view models."""
 
 from __future__ import annotations
 
@@ -13,82 +13,82 @@ from .rigs import MAX_VIEWS, RigConfig
 
 OrbitMotion = Literal["static", "sine", "custom"]
 ORBIT_MOTIONS: tuple[str, ...] = get_args(OrbitMotion)
-MAX_VIEWS = MAX_VIEWS
 
 
 @dataclass(frozen=True)
 class OrbitConfig:
-    """Cameras that look at the origin, each from an azimuth and an elevation of its own."""
+    """An orbit of cameras that look at the origin, with an azimuth and elevation per view."""
 
     rig: RigConfig = field(default_factory=RigConfig)
-    """Count, height, distance, lens and image size."""
+    """Number of views, elevation, distance, focal length and image size."""
     motion: OrbitMotion = "static"
-    """static: all at the rig's elevation; sine: up and down once a turn; custom: listed angles."""
+    """static: constant elevation; sine: one period of a sine per orbit; custom: listed angles."""
     elevation_amplitude_deg: float = 30.0
-    """sine: how far the cameras rise above and sink below the rig's elevation."""
+    """sine: amplitude of the elevation around the rig's."""
     azimuths_deg: tuple[float, ...] = ()
-    """custom: one azimuth a view; their number is the number of views."""
+    """custom: one azimuth per view; the number of azimuths is the number of views."""
     elevations_deg: tuple[float, ...] = ()
-    """custom: one elevation a view, or one for all; the rig's if there is none."""
+    """custom: one elevation per view, or one for all; the rig's if empty."""
 
     def __post_init__(self):
         check_choice("orbit motion", self.motion, ORBIT_MOTIONS)
         check_bounds(self, "orbit", elevation_amplitude_deg=(0.0, 90.0))
         azimuths, elevations = self.angles_deg()
         if len(azimuths) > MAX_VIEWS:
-            raise InputError(f"{len(azimuths)} azimuths are more than {MAX_VIEWS} views.")
+            raise InputError(f"{len(azimuths)} azimuths exceed the limit of {MAX_VIEWS} views.")
         for angle in azimuths:
             check_between("an orbit's azimuth", angle, -360.0, 720.0)
         for angle in elevations:
             check_between("an orbit's elevation", angle, -90.0, 90.0)
-        # what the motion does not use is checked, too
+        # also check angles that this motion ignores
         check_bounds(self, "orbit", azimuths_deg=(-360.0, 720.0), elevations_deg=(-90.0, 90.0))
 
     def angles_deg(self) -> tuple[list[float], list[float]]:
         """Azimuths and elevations of all views."""
-        count, level = self.rig.count, self.rig.elevation_deg
-        turns = [index / count for index in range(count)]
-        azimuths = [self.rig.azimuth_start_deg + 360.0 * turn for turn in turns]
+        count, elevation = self.rig.count, self.rig.elevation_deg
+        phases = [index / count for index in range(count)]
+        azimuths = [self.rig.azimuth_start_deg + 360.0 * phase for phase in phases]
         if self.motion == "static":
-            return azimuths, [level] * count
+            return azimuths, [elevation] * count
         if self.motion == "sine":
-            rise = self.elevation_amplitude_deg
-            return azimuths, [level + rise * math.sin(2.0 * math.pi * turn) for turn in turns]
-        azimuths, elevations = list(self.azimuths_deg), list(self.elevations_deg) or [level]
+            amplitude = self.elevation_amplitude_deg
+            sines = [math.sin(2.0 * math.pi * phase) for phase in phases]
+            return azimuths, [elevation + amplitude * sine for sine in sines]
+        azimuths, elevations = list(self.azimuths_deg), list(self.elevations_deg) or [elevation]
         if not azimuths:
             raise InputError(
-                "a custom orbit has no azimuths.", "List them, for example: 0, 90, 180, 270."
+                "a custom orbit needs azimuths.", "List them, for example: 0, 90, 180, 270."
             )
         if len(elevations) == 1:
             elevations *= len(azimuths)
         if len(elevations) != len(azimuths):
             raise InputError(
-                f"{len(azimuths)} azimuths but {len(elevations)} elevations were given.",
-                "Give one elevation for each azimuth, or one for all.",
+                f"got {len(azimuths)} azimuths but {len(elevations)} elevations.",
+                "Provide one elevation per azimuth, or a single one for all.",
             )
         return azimuths, elevations
 
 
 def focal_for_fov(fov_deg: float) -> float:
-    """Focal length over image width of a horizontal field of view."""
+    """Focal length over image width for a horizontal field of view."""
     check_between("field of view", fov_deg, 1.0, 170.0)
     return 0.5 / math.tan(math.radians(fov_deg) / 2.0)
 
 
 def parse_angles(text: str, name: str) -> tuple[float, ...]:
-    """Degrees from text such as "0, 45, 90"; commas, semicolons, spaces and lines separate.
+    """Parses degrees such as "0, 45, 90", separated by commas, semicolons or whitespace.
 
     Raises:
-        InputError: naming the first word that is no number.
+        InputError: an item is not a number.
     """
-    words = text.replace(",", " ").replace(";", " ").split()
+    items = text.replace(",", " ").replace(";", " ").split()
     angles = []
-    for word in words:
+    for item in items:
         try:
-            angles.append(float(word))
+            angles.append(float(item))
         except ValueError:
             raise InputError(
-                f"{name} holds '{word}', which is no number.", "Write degrees, as in: 0, 45, 90."
+                f"{name}: '{item}' is not a number.", "Use degrees, for example: 0, 45, 90."
             ) from None
     return tuple(angles)
 
@@ -98,14 +98,14 @@ _WONDER3D_AZIMUTHS = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
 
 ORBIT_PRESETS: dict[str, OrbitConfig] = {
     "nova3d": OrbitConfig(),
-    # its input image comes LAST; objects fill about 0.8 of the frame at this distance
+    # the input view is the last; objects fill about 0.8 of the image at this distance
     "sv3d": OrbitConfig(
         RigConfig(count=21, radius=2.0, focal_per_width=focal_for_fov(33.8)),
         motion="custom",
         azimuths_deg=_SV3D_AZIMUTHS,
         elevations_deg=(0.0,),
     ),
-    # trained at distance 2 with objects 1.6 wide: this is the same image of a unit object
+    # trained at distance 2 with objects of size 1.6, which is equivalent for a unit object
     "v3d": OrbitConfig(RigConfig(count=18, radius=1.25, focal_per_width=focal_for_fov(60.0))),
     "wonder3d": OrbitConfig(
         RigConfig(count=6, kind="orthographic", ortho_scale=1.35),
@@ -114,14 +114,14 @@ ORBIT_PRESETS: dict[str, OrbitConfig] = {
         elevations_deg=(0.0,),
     ),
 }
-"""The cameras of known multi-view models, in the order of their images."""
+"""Orbits of known multi-view models, in the order of their views."""
 
 
 def preset_orbit(preset: str, width_px: int, height_px: int) -> OrbitConfig:
-    """A model's orbit with images of another size.
+    """A preset orbit with another image size.
 
     Raises:
-        InputError: there is no such preset.
+        InputError: unknown preset.
     """
     check_choice("orbit preset", preset, tuple(ORBIT_PRESETS))
     orbit = ORBIT_PRESETS[preset]
@@ -135,7 +135,7 @@ def parse_orbit(
     azimuths: str,
     elevations: str,
 ) -> OrbitConfig:
-    """An orbit from what a form holds: lists of angles are text, and count only for "custom"."""
+    """An orbit from form values: angles are text, and are ignored unless the motion is "custom"."""
     if motion != "custom":
         return OrbitConfig(rig, motion, elevation_amplitude_deg)
     return OrbitConfig(
@@ -156,7 +156,7 @@ def rig_from_fov(
     ortho_scale: float,
     size_px: tuple[int, int],
 ) -> RigConfig:
-    """A rig whose lens is told by its horizontal field of view, with images (width, height)."""
+    """A rig with a horizontal field of view in degrees and an image size (width, height)."""
     return RigConfig(
         count=count,
         elevation_deg=elevation_deg,

@@ -1,4 +1,4 @@
-"""Camera rigs as plain settings; `cameras.orbit_cameras` turns one into cameras."""
+"""Settings of camera rigs; `cameras.orbit_cameras` makes cameras of one."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from ..conventions import CAMERA_KINDS, FOCAL_PER_WIDTH, ORBIT_RADIUS, CameraKin
 from ..errors import InputError
 
 MAX_VIEWS = 4096
-"""More cameras than this in one rig is a slip of the keyboard."""
+"""Sanity limit on the number of cameras in a rig."""
 MAX_IMAGE_PX = 16_384
-"""Width and height of a rendered image."""
+"""Maximum width and height of a rendered image."""
 
 
 @dataclass(frozen=True)
 class RigConfig:
-    """An orbit of cameras that look at the origin, evenly spaced in azimuth."""
+    """Cameras that look at the origin, evenly spaced in azimuth."""
 
     count: int = 16
     """Number of views; view 0 is the front."""
     elevation_deg: float = 0.0
-    """Height of all cameras above the horizon, -90 to 90."""
+    """Elevation of all cameras above the horizon, -90 to 90."""
     azimuth_start_deg: float = 0.0
-    """Azimuth of view 0; 0 looks from +Z, 90 from +X."""
+    """Azimuth of view 0; a camera at azimuth 0 is on +Z, at 90 on +X."""
     radius: float = ORBIT_RADIUS
-    """Distance of the cameras from the origin, in world units (the object's longest side is 1)."""
+    """Distance of the cameras from the origin in world units; the object's longest side is 1."""
     kind: CameraKind = "perspective"
-    """Perspective, or orthographic (parallel rays)."""
+    """Perspective or orthographic projection."""
     focal_per_width: float = FOCAL_PER_WIDTH
     """Focal length over image width, for perspective cameras."""
     ortho_scale: float = 1.5
-    """World size of the image's width, for orthographic cameras."""
+    """Width of the image in world units, for orthographic cameras."""
     width_px: int = 256
     """Image width."""
     height_px: int = 256

@@ -1,1 +1,1 @@
-"""From one image to views of the object in it: video diffusion models that walk around it."""
+"""Multi-view diffusion: generates views of an object from one image."""

@@ -1,4 +1,4 @@
-"""Azimuth, elevation, handedness and projection, against numbers worked out by hand."""
+"""Azimuth, elevation, handedness and projection against hand-computed values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nova3d_core.conventions import OPENGL_FROM_OPENCV
 from nova3d_core.errors import InputError
 
 
-def test_positions_follow_the_formula_of_the_conventions():
+def test_positions_follow_the_conventions():
     cameras = cameras_at([0.0, 90.0, 180.0, 30.0], [0.0, 0.0, 0.0, 40.0], RigConfig(radius=2.0))
     az, el = math.radians(30.0), math.radians(40.0)
     expected = [
@@ -26,7 +26,7 @@ def test_positions_follow_the_formula_of_the_conventions():
     torch.testing.assert_close(cameras.positions, torch.tensor(expected), atol=1e-6, rtol=0)
 
 
-def test_default_rig_is_the_designs():
+def test_default_rig():
     cameras = orbit_cameras()
     assert len(cameras) == 16
     assert (cameras.width, cameras.height) == (256, 256)
@@ -36,14 +36,14 @@ def test_default_rig_is_the_designs():
     assert fov_deg == pytest.approx(39.6, abs=0.01)
 
 
-def test_every_object_of_the_unit_cube_fits_the_default_rig_with_margin():
+def test_default_rig_frames_the_unit_cube_with_margin():
     corners = torch.cartesian_prod(*[torch.tensor([-0.5, 0.5])] * 3)
-    # of an object whose longest side is 1, what sticks out most is a cube's vertical edge
+    # the vertical edge of a cube is the worst case for objects whose longest side is 1
     pixels, _ = orbit_cameras(RigConfig(count=64)).project(corners)
     assert (pixels - 128).abs().max() < 128 * 0.95
 
 
-def test_pose_is_a_proper_rotation_at_every_angle_even_at_the_poles():
+def test_pose_is_a_proper_rotation_even_at_the_poles():
     for azimuth_deg in range(0, 360, 30):
         for elevation_deg in (-90, -45, 0, 45, 90):
             rotation = orbit_pose(azimuth_deg, elevation_deg, 2.0)[:3, :3]
@@ -85,14 +85,14 @@ def test_rays_and_projection_are_inverse(kind):
         torch.testing.assert_close(depth_z[view], along, atol=1e-4, rtol=0)
 
 
-def test_azimuth_and_elevation_come_back_from_the_pose():
+def test_azimuth_and_elevation_are_recovered_from_the_pose():
     azimuths, elevations = [0.0, 33.0, 181.0, 359.0], [0.0, -60.0, 15.0, 89.0]
     cameras = cameras_at(azimuths, elevations, RigConfig())
     torch.testing.assert_close(cameras.azimuth_deg, torch.tensor(azimuths), atol=2e-3, rtol=0)
     torch.testing.assert_close(cameras.elevation_deg, torch.tensor(elevations), atol=2e-2, rtol=0)
 
 
-def test_opengl_camera_looks_along_its_minus_z():
+def test_opengl_camera_looks_along_minus_z():
     cameras = orbit_cameras(RigConfig(count=3))
     opengl = cameras.camera_to_world_opengl
     torch.testing.assert_close(-opengl[:, :3, 2], cameras.view_directions)
@@ -108,7 +108,7 @@ def test_indexing_keeps_the_view_axis():
     torch.testing.assert_close(cameras[[5, 1]].azimuth_deg, torch.tensor([112.5, 22.5]))
 
 
-def test_resizing_moves_pixels_in_proportion():
+def test_resizing_scales_pixel_positions():
     cameras = orbit_cameras(RigConfig(count=2))
     points = torch.tensor([[0.1, -0.2, 0.3]])
     small, _ = cameras.project(points)
@@ -117,7 +117,7 @@ def test_resizing_moves_pixels_in_proportion():
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("corrupt", "message"),
     [
         (lambda m: m[0, 0].__setitem__(slice(0, 1), torch.nan), "NaN or infinite"),
         (lambda m: m[1, :3, :3].mul_(1.1), "view 1 is not rigid"),
@@ -125,23 +125,23 @@ def test_resizing_moves_pixels_in_proportion():
         (lambda m: m[0, 3].fill_(0.5), "last row"),
     ],
 )
-def test_a_bad_pose_is_named(spoil, says):
+def test_rejects_non_rigid_poses(corrupt, message):
     good = orbit_cameras(RigConfig(count=2))
     matrix = good.world_to_camera.clone()
-    spoil(matrix)
-    with pytest.raises(InputError, match=says):
+    corrupt(matrix)
+    with pytest.raises(InputError, match=message):
         Cameras(matrix, good.intrinsics, 256, 256)
 
 
-def test_no_angles_and_every_kind_of_index():
-    with pytest.raises(InputError, match="no azimuths"):
+def test_rejects_no_angles_and_accepts_every_kind_of_index():
+    with pytest.raises(InputError, match="at least one azimuth"):
         cameras_at([], [], RigConfig())
     cameras = orbit_cameras()
     for index in (2, np.int64(2), torch.tensor(2), [2], torch.tensor([2]), slice(2, 3)):
         torch.testing.assert_close(cameras[index].azimuth_deg, torch.tensor([45.0]))
 
 
-def test_a_skewed_lens_is_refused():
+def test_rejects_skewed_intrinsics():
     good = orbit_cameras(RigConfig(count=2))
     skewed = good.intrinsics.clone()
     skewed[:, 0, 1] = 3.0
@@ -149,7 +149,7 @@ def test_a_skewed_lens_is_refused():
         Cameras(good.world_to_camera, skewed, 256, 256)
 
 
-def test_bad_lens_kind_and_size_are_refused():
+def test_rejects_bad_focal_length_kind_shape_and_elevation():
     good = orbit_cameras(RigConfig(count=2))
     with pytest.raises(InputError, match="focal length"):
         Cameras(good.world_to_camera, good.intrinsics * -1, 256, 256)

@@ -1,0 +1,43 @@
+"""Rotation matrices and axis-angle vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def skew_matrix(vectors: Tensor) -> Tensor:
+    """Cross-product matrices K (..., 3, 3) of vectors v (..., 3): K x = v cross x."""
+    x, y, z = vectors.unbind(dim=-1)
+    zero = torch.zeros_like(x)
+    rows = [zero, -z, y, z, zero, -x, -y, x, zero]
+    return torch.stack(rows, dim=-1).reshape(*vectors.shape[:-1], 3, 3)
+
+
+def axis_angle_to_matrix(axis_angle: Tensor) -> Tensor:
+    """Rotation matrices (V, 3, 3) of axis-angle vectors (V, 3) in radians (Rodrigues)."""
+    return torch.linalg.matrix_exp(skew_matrix(axis_angle))
+
+
+def matrix_to_axis_angle(rotations: Tensor) -> Tensor:
+    """Axis-angle vectors (V, 3) in radians of rotation matrices (V, 3, 3).
+
+    Exact for small angles, too.
+    """
+    axis = torch.stack(
+        [
+            rotations[:, 2, 1] - rotations[:, 1, 2],
+            rotations[:, 0, 2] - rotations[:, 2, 0],
+            rotations[:, 1, 0] - rotations[:, 0, 1],
+        ],
+        dim=1,
+    )
+    trace = rotations.diagonal(dim1=1, dim2=2).sum(dim=1)
+    sine = axis.norm(dim=1)  # 2 sin(angle)
+    angle = torch.atan2(sine, trace - 1.0)
+    return axis * (angle / sine.clamp_min(1e-12))[:, None]
+
+
+def rotation_angle_deg(rotations: Tensor) -> Tensor:
+    """Angles (V,) in degrees of rotation matrices (V, 3, 3)."""
+    return torch.rad2deg(matrix_to_axis_angle(rotations).norm(dim=1))
