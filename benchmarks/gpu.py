@@ -1,27 +1,27 @@
-"""Checks a GPU's results against the CPU's and times every stage on it; fills the table in minutes.
+"""Compares results on a GPU with the CPU and times every stage there; takes minutes.
 
     python dev.py bench gpu
-    python dev.py bench gpu --device cpu --quick    exercises this script where there is no GPU
+    python dev.py bench gpu --device cpu --quick    exercises this script without a GPU
 
 The shipped knight is fused and the built-in model sampled, so nothing is downloaded. Writes
-gpu.json and gpu.md into the output folder. Exits with 1 if a result differs by more than its bound,
-and with 2 if there is no such device.
+gpu.json and gpu.md. Exit code 1 if a difference exceeds its tolerance, 2 without such
+a device.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import tyro
 from measure import StageMemory, machine
+from results import RESULTS, ResultPage, Table, markdown_page, save_page
 from torch import Tensor
 
 from nova3d_core.compute.devices import resolve_device
@@ -45,7 +45,6 @@ from nova3d_core.fusion.losses import Targets, ray_loss
 from nova3d_core.fusion.poses.pose_table import PoseTable
 from nova3d_core.fusion.poses.registration import PoseRegistration
 from nova3d_core.fusion.rays import RayDataset, ray_dataset
-from nova3d_core.io.files.atomic import atomic_file
 from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.pipeline.config import FuseConfig
 from nova3d_core.pipeline.fuse import fuse_views
@@ -64,42 +63,42 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class GpuBenchmark:
-    """Checks and times a device."""
+    """Settings of the benchmark."""
 
     device: str = "cuda"
     """cuda, cuda:1, or cpu."""
-    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = ROOT / "docs" / "results"
-    """The folder to write gpu.json and gpu.md into."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = RESULTS
+    """Folder of gpu.json and gpu.md."""
     presets: tuple[str, ...] = ("draft", "fast", "quality")
-    """Presets of the fusion to time."""
+    """Fusion presets to time."""
     dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
-    """What the built-in model computes in."""
+    """Dtypes of the built-in model."""
     quick: bool = False
-    """Few rays and steps, and only the preset draft: exercises the script."""
+    """Few rays and steps, only the preset draft: exercises the script."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """How far a result on the device lies from the CPU's."""
+    """Difference between a result on the device and on the CPU."""
 
     name: str
     difference: float
-    bound: float
+    tolerance: float
     unit: str
 
     @property
-    def holds(self) -> bool:
-        return self.difference <= self.bound
+    def passed(self) -> bool:
+        return self.difference <= self.tolerance
 
 
 @dataclass
 class Timing:
-    """What a run cost."""
+    """Seconds and peak memory of a run."""
 
     name: str
     seconds: dict[str, float]
     peak_mib: dict[str, float] = field(default_factory=dict)
-    """Of the GPU by stage; of this process where there is no GPU."""
+    """By stage: GPU memory, or process memory without a GPU."""
 
 
 def main(settings: GpuBenchmark) -> int:
@@ -111,128 +110,136 @@ def main(settings: GpuBenchmark) -> int:
             file=sys.stderr,
         )
         return 2
-    torch.backends.cudnn.allow_tf32 = False  # checks compare float32 with float32
+    torch.backends.cudnn.allow_tf32 = False  # the checks compare float32 with float32
     views = read_views(VIEWS)
     checks = [*fusion_checks(views, device, settings), *sampling_checks(device, settings)]
     torch.backends.cudnn.allow_tf32 = True
     timings = [*fusion_timings(views, device, settings), *sampling_timings(device, settings)]
-    write(settings.output, device, checks, timings)
-    print(page(device, checks, timings))
-    return 0 if all(check.holds for check in checks) else 1
+    page = result_page(device, checks, timings)
+    save_page(settings.output, "gpu", page)
+    print(markdown_page(page, "gpu.json"))
+    return 0 if all(check.passed for check in checks) else 1
 
 
-# Equality
+# Comparison with the CPU
 
 
 def fusion_checks(views: Views, device: torch.device, settings: GpuBenchmark) -> list[Check]:
-    """One step of each field, and of the alignment, on both devices."""
+    """One step of each field and one registration step on both devices."""
     hull = carve_hull(views, HullConfig(resolution=48))
-    bank = ray_dataset(views, 5, True)
+    dataset = ray_dataset(views, 5, True)
     count = 2000 if settings.quick else RAYS
-    ids = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[:count]
-    rays = bank.at(ids.sort().values)
-    grids = [DenseGrid(hull, place) for place in (CPU, device)]
-    checks = step_checks("grid", grids, rays, views)
-    hashes = [HashGridField(hull, place, views=len(views)) for place in (CPU, device)]
-    if device.type == "cpu":  # a GPU's tables are larger, and begin as other random numbers
+    ids = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]
+    rays = dataset.at(ids.sort().values)
+    grids = [DenseGrid(hull, each) for each in (CPU, device)]
+    checks = step_checks("grid", grids, rays)
+    hash_grids = [HashGridField(hull, each, views=len(views)) for each in (CPU, device)]
+    if device.type == "cpu":  # tables on a GPU are larger, with another random initialisation
         few = rays.at(torch.arange(0, count, 10))
-        checks += step_checks("hash grid", hashes, few, views)
+        checks += step_checks("hash grid", hash_grids, few)
     else:
-        checks.append(hull_check(hashes[1], hull, rays.to(device)))
-    return [*checks, alignment_check(bank, views, grids)]
+        checks.append(hull_check(hash_grids[1], hull, rays.to(device)))
+    return [*checks, registration_check(dataset, views, grids)]
 
 
-def step_checks(name: str, fields: list[Field], rays: RayDataset, views: Views) -> list[Check]:
-    """Rendering, derivatives and the moved field on the CPU and on another device."""
-    found = [field_step(each, rays.to(each.device), views) for each in fields]
-    bounds = {"rendering": 1e-4, "gradients of rays": 1e-3, "field after a step": 0.01}
-    units = {"rendering": "of 0..1", "gradients of rays": "of the largest"}
+def step_checks(name: str, fields: list[Field], rays: RayDataset) -> list[Check]:
+    """Rendering, gradients and updated field on both devices."""
+    steps = [field_step(each, rays.to(each.device)) for each in fields]
+    tolerances = {"rendering": 1e-4, "ray gradients": 1e-3, "field after a step": 0.01}
+    units = {"rendering": "of 0..1", "ray gradients": "of the maximum"}
     return [
         Check(
-            f"{name}: {part}", gap(*(each[part] for each in found)), bound, units.get(part, "cells")
+            f"{name}: {part}",
+            difference(*(step[part] for step in steps)),
+            tolerance,
+            units.get(part, "cells"),
         )
-        for part, bound in bounds.items()
+        for part, tolerance in tolerances.items()
     ]
 
 
-def field_step(each: Field, rays: RayDataset, views: Views) -> dict[str, Tensor]:
-    """What a step of a field gives, on the CPU."""
-    each.begin_level(LEVEL)
-    rendered = each.render(rays.origin, rays.direction)
+def field_step(field: Field, rays: RayDataset) -> dict[str, Tensor]:
+    """Results of one optimisation step, on the CPU."""
+    field.begin_level(LEVEL)
+    rendered = field.render(rays.origin, rays.direction)
     loss = ray_loss(rendered, targets_of(rays, rendered), LossConfig(), 1.0)
-    by = each.backward(loss.grad_opacity, loss.grad_gradient, loss.grad_colour, True)
-    gradients = torch.cat([by.grad_origins, by.grad_directions], dim=1).cpu()
-    each.step(LossConfig(), 1.0)
-    values = each.to_grid().values / each.spacing
+    grads = field.backward(loss.grad_opacity, loss.grad_gradient, loss.grad_colour, True)
+    gradients = torch.cat([grads.grad_origins, grads.grad_directions], dim=1).cpu()
+    field.step(LossConfig(), 1.0)
+    values = field.to_grid().values / field.spacing
     return {
         "rendering": torch.cat([rendered.opacity[:, None], rendered.colour], dim=1).cpu(),
-        "gradients of rays": gradients / gradients.abs().max(),
+        "ray gradients": gradients / gradients.abs().max(),
         "field after a step": values.clamp(-3.0, 3.0),
     }
 
 
 def targets_of(rays: RayDataset, rendered: RenderOutput) -> Targets:
-    """The rays' own targets, without conflict."""
+    """Targets of the rays, without conflict."""
     zero, one = torch.zeros_like(rays.mask), torch.ones_like(rays.mask)
     gain = torch.ones_like(rendered.colour)
     return Targets(rays.mask, rays.colour, rays.normal, rays.normal_weight, gain, zero, one)
 
 
-def gap(plain: Tensor, found: Tensor) -> float:
-    """The 99.9th percentile of the differences: a few rays graze an edge either way."""
-    apart = (plain - found).abs().flatten()
-    return float(apart.sort().values[int(0.999 * (len(apart) - 1))])
+def difference(expected: Tensor, actual: Tensor) -> float:
+    """99.9th percentile of the absolute differences: a few rays hit or miss an edge."""
+    errors = (expected - actual).abs().flatten()
+    return float(errors.sort().values[int(0.999 * (len(errors) - 1))])
 
 
-def hull_check(each: Field, hull: SdfGrid, rays: RayDataset) -> Check:
-    """The hash grid starts as the hull: as the grid renders it on the CPU."""
-    plain = DenseGrid(hull, CPU)
-    for one in (plain, each):
-        one.begin_level(LEVEL)
+def hull_check(field: Field, hull: SdfGrid, rays: RayDataset) -> Check:
+    """The hash grid is initialised to the hull, as rendered by the dense grid on the CPU."""
+    grid = DenseGrid(hull, CPU)
+    for each in (grid, field):
+        each.begin_level(LEVEL)
     on_cpu = rays.to(CPU)
-    opacity = plain.render(on_cpu.origin, on_cpu.direction).opacity
-    found = each.render(rays.origin, rays.direction).opacity.cpu()
-    return Check("hash grid: opacity of its start", float((opacity - found).abs().mean()), 0.05, "")
+    expected = grid.render(on_cpu.origin, on_cpu.direction).opacity
+    actual = field.render(rays.origin, rays.direction).opacity.cpu()
+    error = float((expected - actual).abs().mean())
+    return Check("hash grid: initial opacity", error, 0.05, "")
 
 
-def alignment_check(bank: RayDataset, views: Views, grids: list[DenseGrid]) -> Check:
-    """The motions of one alignment step on both devices."""
+def registration_check(dataset: RayDataset, views: Views, grids: list[DenseGrid]) -> Check:
+    """Pose updates of one registration step on both devices."""
     centre = torch.zeros(3)
-    found = []
+    updates = []
     for grid in grids:
         device = grid.device
-        cameras, here = views.cameras.to(device), bank.to(device)
+        cameras, rays = views.cameras.to(device), dataset.to(device)
         poses = PoseTable(views.cameras, centre, PoseConfig())
-        alignment = PoseRegistration(here, cameras, grid.spacing, 2)
+        registration = PoseRegistration(rays, cameras, grid.spacing, 2)
         gains = torch.ones(len(views), 3, device=device)
-        conflict = torch.zeros(len(bank), device=device)
-        alignment.step(grid, poses, gains, conflict, 0.05)
-        found.append(poses.motions())
-    return Check("alignment: motions", float((found[0] - found[1]).abs().max()), 1e-3, "rad, world")
+        conflict = torch.zeros(len(dataset), device=device)
+        registration.step(grid, poses, gains, conflict, 0.05)
+        updates.append(poses.motions())
+    error = float((updates[0] - updates[1]).abs().max())
+    return Check("registration: pose updates", error, 1e-3, "rad, world")
 
 
 def sampling_checks(device: torch.device, settings: GpuBenchmark) -> list[Check]:
     """Two steps of the built-in model in each dtype against float32 on the CPU."""
-    bounds = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.05}
-    plain = sampled(CPU, torch.float32, 2)[0]
+    tolerances = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.05}
+    expected = generate(CPU, torch.float32, 2)[0]
     checks = []
     for name in settings.dtypes:
         dtype = getattr(torch, name)
         exact = device == CPU and dtype == torch.float32
-        found = plain if exact and settings.quick else sampled(device, dtype, 2)[0]
-        apart = float((found - plain).abs().mean())
-        checks.append(Check(f"sampling in {name}: mean of images", apart, bounds[name], "of 0..1"))
+        same = exact and settings.quick
+        actual = expected if same else generate(device, dtype, 2)[0]
+        error = float((actual - expected).abs().mean())
+        title = f"sampling in {name}: mean of images"
+        checks.append(Check(title, error, tolerances[name], "of 0..1"))
     return checks
 
 
-def sampled(
+def generate(
     device: torch.device, dtype: torch.dtype, steps: int | None, progress: Progress | None = None
 ) -> tuple[Tensor, float]:
-    """Images (D, V, S, S, 3) of the built-in model, and the seconds that they took."""
+    """Images (D, V, S, S, 3) of the built-in model, and the sampling time in seconds."""
     model = load_model(built_in_file())
     model.part(UNET).to(dtype)
     views = read_views(VIEWS)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     result = sample(
         model,
         views.colour[0],
@@ -241,14 +248,14 @@ def sampled(
         placement=OneDevice(model, device, dtype, keep=True),
         progress=progress or Progress(),
     )
-    return result.images, time.perf_counter() - begun
+    return result.images, time.perf_counter() - start
 
 
 # Time and memory
 
 
 class DeviceMemory:
-    """Peak memory of a GPU in each stage, in MiB; of this process where there is none."""
+    """Peak memory in each stage, in MiB: of the GPU, or of this process without one."""
 
     def __init__(self, device: torch.device):
         self._device, self._host, self._stage = device, StageMemory(), "start"
@@ -257,30 +264,30 @@ class DeviceMemory:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Measures while the `with` block runs."""
+        """Measures during the `with` block."""
         with self._host.watching():
             yield
-        self._note()
+        self._record()
 
     @property
     def peak_mib(self) -> dict[str, float]:
-        """By stage."""
+        """Peak memory by stage."""
         return self._peaks if self._device.type == "cuda" else self._host.peak_mib
 
     def _enter(self, event: ProgressEvent) -> None:
         self._host.progress.update(event.stage, event.step, event.total)
         if event.stage != self._stage:
-            self._note()
+            self._record()
             self._stage = event.stage
 
-    def _note(self) -> None:
+    def _record(self) -> None:
         if self._device.type == "cuda":
             self._peaks[self._stage] = torch.cuda.max_memory_allocated(self._device) / 2**20
             torch.cuda.reset_peak_memory_stats(self._device)
 
 
 def timed(name: str, device: torch.device, run: Callable[[Progress], dict[str, float]]) -> Timing:
-    """What a run cost; it gives its stages' seconds."""
+    """Runs and measures; `run` returns the seconds of its stages."""
     memory = DeviceMemory(device)
     with memory.watching():
         seconds = run(memory.progress)
@@ -288,9 +295,9 @@ def timed(name: str, device: torch.device, run: Callable[[Progress], dict[str, f
 
 
 def fusion_timings(views: Views, device: torch.device, settings: GpuBenchmark) -> list[Timing]:
-    """Views to a textured mesh with each preset; the first run also compiles.
+    """Views to a textured mesh with each preset; the first run includes kernel compilation.
 
-    The names say so where the fusion runs on the CPU in place of the device.
+    The names say so if the fusion runs on the CPU instead of the device.
     """
     place = ", on the CPU" if choose_fusion_device(device).reason else ""
 
@@ -311,12 +318,12 @@ def fusion_timings(views: Views, device: torch.device, settings: GpuBenchmark) -
 
 
 def sampling_timings(device: torch.device, settings: GpuBenchmark) -> list[Timing]:
-    """A whole sample of the built-in model in each dtype; weights are loaded before."""
+    """Sampling with the built-in model in each dtype, without loading the weights."""
     steps = 1 if settings.quick else None
     dtypes = settings.dtypes[:1] if settings.quick else settings.dtypes
 
     def run(dtype: torch.dtype) -> Callable[[Progress], dict[str, float]]:
-        return lambda progress: {"total": sampled(device, dtype, steps, progress)[1]}
+        return lambda progress: {"total": generate(device, dtype, steps, progress)[1]}
 
     return [
         timed(f"sampling, built-in model, {name}", device, run(getattr(torch, name)))
@@ -324,42 +331,44 @@ def sampling_timings(device: torch.device, settings: GpuBenchmark) -> list[Timin
     ]
 
 
-# Reports
+# Result page
 
 
-def write(folder: Path, device: torch.device, checks: list[Check], timings: list[Timing]) -> None:
-    """Writes gpu.json and gpu.md."""
-    document: dict[str, Any] = {
-        "machine": {**machine(), "device": name_of(device)},
-        "checks": [{**asdict(check), "holds": check.holds} for check in checks],
-        "timings": [asdict(timing) for timing in timings],
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / "gpu.json", overwrite=True) as path:
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    with atomic_file(folder / "gpu.md", overwrite=True) as path:
-        path.write_text(page(device, checks, timings), encoding="utf-8")
+def result_page(device: torch.device, checks: list[Check], timings: list[Timing]) -> ResultPage:
+    """The page of comparisons, times and memory."""
+    comparison = [
+        [
+            check.name,
+            check.difference,
+            f"{check.tolerance:g} {check.unit}".strip(),
+            "passed" if check.passed else "FAILED",
+        ]
+        for check in checks
+    ]
+    seconds = [[timing.name, *item] for timing in timings for item in timing.seconds.items()]
+    memory = [[timing.name, *item] for timing in timings for item in timing.peak_mib.items()]
+    columns = [("compared with the CPU", ""), ("difference", ".2g"), ("tolerance", ""), ("", "")]
+    return ResultPage(
+        title="GPU against CPU",
+        summary="Results on the device compared with the CPU, and times and peak memory there.",
+        tables=[
+            Table(columns, comparison, "Differences"),
+            Table([("run", ""), ("stage", ""), ("seconds", ".2f")], seconds, "Times"),
+            Table([("run", ""), ("stage", ""), ("peak MiB", ".0f")], memory, "Peak memory"),
+        ],
+        command="python dev.py bench gpu",
+        machine={**machine(), "device": device_name(device)},
+        date=time.strftime("%Y-%m-%d"),
+        details={
+            "checks": [{**asdict(check), "passed": check.passed} for check in checks],
+            "timings": [asdict(timing) for timing in timings],
+        },
+    )
 
 
-def name_of(device: torch.device) -> str:
-    """The device as its maker calls it."""
+def device_name(device: torch.device) -> str:
+    """Name of the GPU, or of the device type."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def page(device: torch.device, checks: list[Check], timings: list[Timing]) -> str:
-    """The page, in Markdown."""
-    rows = ["| compared with the CPU | difference | at most | |", "| --- | ---: | ---: | --- |"]
-    for check in checks:
-        verdict = "holds" if check.holds else "DIFFERS"
-        bound = f"{check.bound:g} {check.unit}".strip()
-        rows.append(f"| {check.name} | {check.difference:.2g} | {bound} | {verdict} |")
-    times = ["| run | stage | seconds |", "| --- | --- | ---: |"]
-    memory = ["| run | stage | peak MiB |", "| --- | --- | ---: |"]
-    for timing in timings:
-        times += [f"| {timing.name} | {k} | {v:.2f} |" for k, v in timing.seconds.items()]
-        memory += [f"| {timing.name} | {k} | {v:.0f} |" for k, v in timing.peak_mib.items()]
-    tables = "\n\n".join("\n".join(lines) for lines in (rows, times, memory))
-    return f"# On {name_of(device)}, torch {torch.__version__}\n\n{tables}\n"
 
 
 if __name__ == "__main__":

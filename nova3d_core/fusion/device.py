@@ -1,4 +1,4 @@
-"""Where a fusion runs, and how much memory its grid may take there."""
+"""Device of a fusion, and the memory budget of its grid."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ logger = logging.getLogger(__name__)
 CPU = torch.device("cpu")
 CPU_MEMORY_GIB = 3.0
 """The grid's memory budget on a CPU."""
-FREE_SHARE = 0.8
-"""Of a GPU's free memory, the grid's memory budget there."""
-LEAST_MEMORY_GIB = 0.5
+FREE_MEMORY_FRACTION = 0.8
+"""Fraction of a GPU's free memory that is the grid's memory budget there."""
+MIN_MEMORY_GIB = 0.5
 
 
 class FusionDevice(NamedTuple):
-    """Where a fusion runs."""
+    """The device of a fusion."""
 
     device: torch.device
-    """With its index."""
+    """The device, with its index."""
     reason: str
-    """Why it is not the requested one; empty if it is."""
+    """Reason for falling back to it; empty if it was requested."""
 
 
 def choose_fusion_device(
     requested: torch.device | str, field: FieldKind = "grid", progress: Progress = SILENT
 ) -> FusionDevice:
-    """The requested device, or the CPU if the field runs fast there only.
+    """The requested device, or the CPU where the field runs faster.
 
-    The grid in warp takes about half a minute on two CPU cores. Its plain PyTorch twin launches
-    thousands of small kernels a step, so it would take many minutes on a GPU: it is left to
-    machines where warp runs nowhere. The hash grid is plain PyTorch. Neither of these two runs on
-    a GPU without float64, which the cameras need.
+    The dense grid's warp kernels take about half a minute on two CPU cores. Its PyTorch
+    implementation launches thousands of small kernels per step and would take many minutes on a
+    GPU, so it is used only where warp runs on no device. The hash grid is plain PyTorch. Both
+    PyTorch fields need float64 for the cameras, which some GPUs lack.
 
     Args:
         requested: a device of this machine.
         field: "grid" or "hashgrid".
-        progress: told while kernels compile.
+        progress: reports kernel compilation.
     """
     device = with_device_index(torch.device(requested))
     if device.type == "cpu":
@@ -73,7 +73,7 @@ def _with_float64(device: torch.device) -> FusionDevice:
 def fusion_device(
     requested: torch.device | str, field: FieldKind = "grid", progress: Progress = SILENT
 ) -> torch.device:
-    """The same, with a warning if it is not the requested device."""
+    """The device of `choose_fusion_device`, with a warning if it is not the requested one."""
     chosen = choose_fusion_device(requested, field, progress)
     if chosen.reason:
         logger.warning(
@@ -84,16 +84,16 @@ def fusion_device(
     return chosen.device
 
 
-def memory_budget_gib(wanted: float, device: torch.device) -> float:
-    """What a grid may take on a device.
+def memory_budget_gib(requested: float, device: torch.device) -> float:
+    """Memory budget of the grid on a device.
 
     Args:
-        wanted: the setting; 0 takes most of a GPU's free memory, or 3 GiB on a CPU.
-        device: where the grid will be.
+        requested: `SdfFusionConfig.memory_gib`; 0: most of a GPU's free memory, 3 GiB on a CPU.
+        device: device of the grid.
     """
-    if wanted > 0:
-        return wanted
+    if requested > 0:
+        return requested
     free = free_memory_bytes(device)
     if free is None:
         return CPU_MEMORY_GIB
-    return max(FREE_SHARE * free / GIB, LEAST_MEMORY_GIB)
+    return max(FREE_MEMORY_FRACTION * free / GIB, MIN_MEMORY_GIB)

@@ -1,4 +1,4 @@
-"""From the end of an optimisation to a `Surface`: gauge, guard against worse poses, report."""
+"""From an optimisation to a `Surface`: gauge, reverting poses that became worse, report."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.cameras import Cameras
+from ..cameras.rotations import rotation_angle_deg
 from ..mesh import Mesh
 from ..meshing.isosurface import extract_surface
 from ..rendering.raycast import RayCaster
@@ -17,16 +18,17 @@ from ..sdf_grid import SdfGrid
 from ..views import Views
 from .config import SdfFusionConfig
 from .conflict import ConflictModel
-from .poses.pose_table import PoseTable, turn_deg
+from .poses.pose_table import PoseTable
+from .rays import pixel_centres
 from .surface import FusionReport, Surface
 
 logger = logging.getLogger(__name__)
 
-_WORSE_IOU = 0.005
-"""A view goes back to its given pose if that fits its silhouette better by this."""
+_MAX_IOU_LOSS = 0.005
+"""A view reverts to its input pose if refinement lowers its silhouette's IoU by more."""
 
 
-def surface_of(
+def extract_fused_surface(
     views: Views,
     grid: SdfGrid,
     poses: PoseTable,
@@ -34,20 +36,20 @@ def surface_of(
     config: SdfFusionConfig,
     state: dict[str, Any],
 ) -> Surface:
-    """Puts the results together in the world of the given cameras."""
+    """Assembles the results in the world of the input cameras."""
     field_to_world = torch.linalg.inv(poses.gauge().double()).float()
     cameras, reverted = views.cameras, []
     if config.refine_poses:
         mesh = extract_surface(grid).transformed(field_to_world)
-        cameras, reverted = guarded(views, poses.cameras(), mesh)
+        cameras, reverted = revert_worse_poses(views, poses.cameras(), mesh)
     maps = conflict.maps().cpu() * (views.masks > 0.5)
-    turns = turn_deg(cameras.rotation @ views.cameras.rotation.transpose(1, 2))
-    shifts = centre_shift(views.cameras, cameras, grid, field_to_world)
+    angles = rotation_angle_deg(cameras.rotation @ views.cameras.rotation.transpose(1, 2))
+    translations = in_plane_translation(views.cameras, cameras, grid, field_to_world)
     inside = views.masks > 0.5
     means = [float(maps[view][inside[view]].mean()) for view in range(len(views))]
     report = FusionReport(
-        turn_deg=tuple(turns.tolist()),
-        shift=tuple(shifts.tolist()),
+        rotation_deg=tuple(angles.tolist()),
+        translation=tuple(translations.tolist()),
         reverted=tuple(reverted),
         gains=tuple(tuple(gain) for gain in conflict.gains.cpu().tolist()),
         mean_conflict=tuple(means),
@@ -56,28 +58,29 @@ def surface_of(
     return Surface(grid, field_to_world, cameras, maps, report)
 
 
-def guarded(views: Views, refined: Cameras, mesh: Mesh) -> tuple[Cameras, list[int]]:
-    """Refined cameras, but the given one where it fits its silhouette clearly better; and which."""
+def revert_worse_poses(views: Views, refined: Cameras, mesh: Mesh) -> tuple[Cameras, list[int]]:
+    """Refined cameras, reverted where the input pose fits its silhouette clearly better.
+
+    Returns:
+        The cameras, and the indices of the reverted views.
+    """
     caster = RayCaster.of(mesh)
-    before = silhouette_overlap(caster, views.cameras, views.masks)
-    after = silhouette_overlap(caster, refined, views.masks)
-    worse = (after < before - _WORSE_IOU).nonzero()[:, 0].tolist()
+    before = silhouette_iou(caster, views.cameras, views.masks)
+    after = silhouette_iou(caster, refined, views.masks)
+    worse = (after < before - _MAX_IOU_LOSS).nonzero()[:, 0].tolist()
     if not worse:
         return refined, []
     logger.warning(
-        "views %s keep their given poses: refined ones fit their silhouettes worse", worse
+        "views %s keep their input poses: the refined ones fit their silhouettes worse", worse
     )
     poses = refined.world_to_camera.clone()
     poses[worse] = views.cameras.world_to_camera[worse]
     return replace(refined, world_to_camera=poses), worse
 
 
-def silhouette_overlap(caster: RayCaster, cameras: Cameras, masks: Tensor) -> Tensor:
-    """(V,) intersection over union of a surface's silhouettes and masks (V, H, W)."""
-    rows, columns = torch.meshgrid(
-        torch.arange(cameras.height), torch.arange(cameras.width), indexing="ij"
-    )
-    pixels = torch.stack([columns.reshape(-1), rows.reshape(-1)], dim=1) + 0.5
+def silhouette_iou(caster: RayCaster, cameras: Cameras, masks: Tensor) -> Tensor:
+    """(V,) IoU of a surface's silhouettes and masks (V, H, W)."""
+    pixels = pixel_centres(cameras.height, cameras.width).reshape(-1, 2)
     overlaps = []
     for view in range(len(cameras)):
         origins, directions = (part[0] for part in cameras[view].rays(pixels))
@@ -88,9 +91,11 @@ def silhouette_overlap(caster: RayCaster, cameras: Cameras, masks: Tensor) -> Te
     return torch.tensor(overlaps)
 
 
-def centre_shift(given: Cameras, refined: Cameras, grid: SdfGrid, to_world: Tensor) -> Tensor:
-    """(V,) how far the object's centre moved in each camera's plane."""
-    middle = grid.origin + (torch.tensor(grid.values.shape) - 1) * grid.spacing / 2
-    middle = to_world[:3, :3] @ middle + to_world[:3, 3]
-    places = [c.rotation @ middle + c.world_to_camera[:, :3, 3] for c in (given, refined)]
-    return (places[1] - places[0])[:, :2].norm(dim=1)
+def in_plane_translation(
+    given: Cameras, refined: Cameras, grid: SdfGrid, to_world: Tensor
+) -> Tensor:
+    """(V,) translation of the object's centre in the image plane of each camera, in world units."""
+    centre = grid.origin + (torch.tensor(grid.values.shape) - 1) * grid.spacing / 2
+    centre = to_world[:3, :3] @ centre + to_world[:3, 3]
+    before, after = (c.rotation @ centre + c.world_to_camera[:, :3, 3] for c in (given, refined))
+    return (after - before)[:, :2].norm(dim=1)

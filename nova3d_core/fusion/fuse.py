@@ -1,4 +1,4 @@
-"""Views to a surface: eq. 6 minimised over signed distance, colour, poses and conflict together."""
+"""Joint optimisation of signed distance, colour, camera poses and conflict under eq. 6."""
 
 from __future__ import annotations
 
@@ -24,31 +24,34 @@ from .conflict import ConflictModel
 from .device import fusion_device, memory_budget_gib
 from .fields.base import Field
 from .fields.grid.state import bounds_of
-from .finalize import silhouette_overlap, surface_of
+from .finalize import extract_fused_surface, silhouette_iou
 from .hull.visual_hull import carve_hull, check_carvable
 from .losses import RayLoss, Targets, ray_loss
-from .poses.pose_table import PoseTable, decayed
-from .poses.registration import Alignment
-from .poses.soft_masks import softened_bank
+from .poses.pose_table import PoseTable, exponential_decay
+from .poses.registration import PoseRegistration
+from .poses.soft_masks import soften_masks
 from .preview import PreviewClock, preview_image
-from .rays import RayBank, RayDraw, ray_bank
+from .rays import RayDataset, RaySampler, ray_dataset
 from .surface import Surface
-from .working_size import at_full_size, working_views
+from .working_size import upsample_surface, working_views
 
 logger = logging.getLogger(__name__)
 
 STAGE = "fusing"
-_TIDY_EVERY = 25
-_CHECK_EVERY = 10
-_FIELD_END = 0.3
-"""Step sizes fall to this share over a level."""
-_LEAST_RAYS = 512
+_REDISTANCE_EVERY = 25
+"""Steps."""
+_FINITE_CHECK_EVERY = 10
+"""Steps."""
+_LR_DECAY = 0.3
+"""Factor to which learning rates fall over a level."""
+_MIN_RAY_CHUNK = 512
 _MARGIN_PX = 5
-"""Pixels this far outside the masks have rays, too."""
+"""Rays also cover pixels this far outside the masks."""
 _INFLATION = 0.012
-"""Maximum offset of the initial hull over its longest side: wrong poses carve too much away."""
-_OVERLAP_OF_EXACT, _OVERLAP_OF_WRONG = 0.97, 0.90
-"""Mean overlap of masks and the hull's silhouettes with exact poses, and with wrong ones."""
+"""Maximum dilation of the initial hull, relative to its longest side: wrong poses carve away too
+much."""
+_EXACT_POSES_IOU, _WRONG_POSES_IOU = 0.97, 0.90
+"""Mean IoU of masks and the hull's silhouettes for exact poses, and for wrong ones."""
 
 
 def fuse_sdf(
@@ -57,22 +60,22 @@ def fuse_sdf(
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> Surface:
-    """Fuses views into a surface, refining poses and finding conflicts on the way.
+    """Fuses views into a surface, with refined poses and estimated conflict between views.
 
     Args:
-        views: two or more with masks; normals help a great deal.
-        config: settings; `preset_config` makes them.
-        progress: told about each step, with a preview image at most every second.
-        device: where to compute; the CPU is taken instead, with a warning, where the field would
-            run slower than there (see `placement.choose_fusion_device`).
+        views: two or more with masks; normals improve the result a lot.
+        config: settings, e.g. from `preset_config`.
+        progress: reports each step, with a preview image at most once a second.
+        device: requested device; falls back to the CPU, with a warning, where the field would run
+            slower than there (see `device.choose_fusion_device`).
 
     Returns:
         The surface on the CPU.
 
     Raises:
-        InputError: the views cannot be carved, or their normals are misread.
-        StageError: silhouettes contradict each other, memory runs out, numbers overflow.
-        Cancelled: if so asked, within a step.
+        InputError: the views cannot be carved, or their normals are misdeclared.
+        StageError: the silhouettes contradict each other, memory runs out, values overflow.
+        Cancelled: on request, within a step.
     """
     config = (config or SdfFusionConfig()).complete()
     started = time.perf_counter()
@@ -83,41 +86,41 @@ def fuse_sdf(
     check_carvable(views)
     reduced = working_views(views, config.levels[-1].resolution)
     hull = carve_hull(reduced, config.hull, progress)
-    misfit = pose_misfit(reduced, hull)
-    start = start_grid(hull, config, misfit)
-    run = _begin_run(reduced, start, config, device)
-    reduced = reduced.silhouettes()  # rays hold the rest from here on
-    run.turn_scale = max(misfit, config.poses.silhouette_prior_scale)
-    run.seconds["start"] = time.perf_counter() - started
+    pose_error = initial_pose_error(reduced, hull)
+    init = initial_sdf(hull, config, pose_error)
+    run = _init_state(reduced, init, config, device)
+    reduced = reduced.silhouettes()  # the rays hold the rest from here on
+    run.pose_prior_scale = max(pose_error, config.poses.silhouette_prior_scale)
+    run.seconds["init"] = time.perf_counter() - started
     for index, level in enumerate(config.levels):
-        _retry_with_fewer_rays(run, index, level, progress)
-    run.field.tidy()
+        _run_level(run, index, level, progress)
+    run.field.redistance()
     grid = run.field.to_grid()
-    surface = surface_of(reduced, grid, run.poses, run.conflict, config, run.state())
-    del run  # grids and rays, before maps of full size are made
-    return at_full_size(surface, views)
+    surface = extract_fused_surface(reduced, grid, run.poses, run.conflict, config, run.stats())
+    del run  # frees grids and rays before the full-size maps are made
+    return upsample_surface(surface, views)
 
 
-def pose_misfit(views: Views, hull: SdfGrid) -> float:
-    """How wrong the poses are, 0..1, told by how much of the masks their common hull misses.
+def initial_pose_error(views: Views, hull: SdfGrid) -> float:
+    """Pose error in 0..1, estimated from the IoU of the masks and the hull's silhouettes.
 
-    Exact poses leave a hull that fills all masks but for its rounded ridges; poses that are off by
-    a degree or two carve a rim off each.
+    With exact poses the hull fills all masks but for its rounded ridges; poses that are off by a
+    degree or two carve away a rim of each.
     """
     mesh = extract_surface(hull)
     caster = RayCaster.of(mesh)
-    overlap = silhouette_overlap(caster, views.cameras, views.masks)
-    low, high = _OVERLAP_OF_WRONG, _OVERLAP_OF_EXACT
+    overlap = silhouette_iou(caster, views.cameras, views.masks)
+    low, high = _WRONG_POSES_IOU, _EXACT_POSES_IOU
     return float(((high - overlap.mean()) / (high - low)).clamp(0.0, 1.0))
 
 
-def start_grid(hull: SdfGrid, config: SdfFusionConfig, misfit: float = 1.0) -> SdfGrid:
-    """Signed distances to begin with: the hull made larger, or a ball that holds it."""
+def initial_sdf(hull: SdfGrid, config: SdfFusionConfig, pose_error: float = 1.0) -> SdfGrid:
+    """Initial signed distances: the dilated hull, or a sphere that encloses it."""
     low, high = bounds_of(hull)
     longest = float((high - low).max())
     if config.init == "hull":
-        inflated = hull.values - _INFLATION * longest * misfit
-        return SdfGrid(inflated, hull.origin, hull.spacing)
+        dilated = hull.values - _INFLATION * longest * pose_error
+        return SdfGrid(dilated, hull.origin, hull.spacing)
     centre, radius = (low + high) / 2, float((high - low).norm()) / 2
     reach = radius * 1.1
     spacing = 2 * reach / 64
@@ -127,88 +130,91 @@ def start_grid(hull: SdfGrid, config: SdfFusionConfig, misfit: float = 1.0) -> S
     return SdfGrid(values.reshape(65, 65, 65), origin, spacing)
 
 
-class _Run:
-    """Everything that changes while optimising."""
+class _FusionState:
+    """State of the optimisation."""
 
-    def __init__(self, views: Views, start: SdfGrid, config: SdfFusionConfig, device: torch.device):
+    def __init__(self, views: Views, init: SdfGrid, config: SdfFusionConfig, device: torch.device):
         self.config, self.device = config, device
-        low, high = bounds_of(start)
+        low, high = bounds_of(init)
         cameras = views.cameras.to(device)
-        bank = ray_bank(views, _MARGIN_PX, config.use_normals)
-        self.given: RayBank = bank.to(device)
-        self.bank = self.given
-        self.field: Field = _field(start, config, device, len(views))
+        rays = ray_dataset(views, _MARGIN_PX, config.use_normals)
+        self.input_rays: RayDataset = rays.to(device)
+        self.rays = self.input_rays
+        """The input rays, at some levels with soft masks."""
+        self.field: Field = _init_field(init, config, device, len(views))
         self.poses = PoseTable(views.cameras, (low + high) / 2, config.poses)
         self.conflict = ConflictModel(cameras, config.conflict)
-        self.draw = RayDraw(len(bank), config.seed)
+        self.sampler = RaySampler(len(rays), config.seed)
         self.cameras = cameras
         self.ray_chunk_size = config.ray_chunk_size
         self.steps_done = 0
-        self.turn_scale = 1.0
+        self.pose_prior_scale = 1.0
         self.loss: RayLoss | None = None
-        """Of the last rays."""
+        """Loss of the last chunk of rays."""
         self.seconds: dict[str, float] = {}
         self.preview = PreviewClock()
 
     @property
     def done(self) -> float:
-        """Share of all steps that are behind."""
+        """Completed fraction of all steps."""
         return self.steps_done / self.config.total_steps
 
-    def state(self) -> dict:
-        """What the report says."""
+    def stats(self) -> dict:
+        """Statistics for the report."""
         return {
             "steps": self.steps_done,
-            "rays": len(self.bank),
+            "rays": len(self.rays),
             "spacing": self.field.spacing,
             "losses": {} if self.loss is None else self.loss.means,
             "seconds": self.seconds,
         }
 
 
-def _field(start: SdfGrid, config: SdfFusionConfig, device: torch.device, views: int) -> Field:
+def _init_field(init: SdfGrid, config: SdfFusionConfig, device: torch.device, views: int) -> Field:
     if config.field == "hashgrid":
         from .fields.hashgrid.field import HashGridField
 
         finest = config.levels[-1].resolution
-        return HashGridField(start, device, config.seed, finest, views)
+        return HashGridField(init, device, config.seed, finest, views)
     from .fields.grid.field import DenseGrid
 
-    return DenseGrid(start, device, memory_budget_gib(config.memory_gib, device))
+    return DenseGrid(init, device, memory_budget_gib(config.memory_gib, device))
 
 
-def _begin_run(views: Views, start: SdfGrid, config: SdfFusionConfig, device: torch.device) -> _Run:
-    """The run; when memory runs out, tried again for half the rays at once, down to a few."""
+def _init_state(
+    views: Views, init: SdfGrid, config: SdfFusionConfig, device: torch.device
+) -> _FusionState:
+    """The initial state; when memory runs out, retries with half the ray chunk size."""
     while True:
         try:
-            return _Run(views, start, config, device)
+            return _FusionState(views, init, config, device)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             config = replace(
-                config, ray_chunk_size=_fewer_rays(error, config.ray_chunk_size, "start")
+                config, ray_chunk_size=_halve_chunk_size(error, config.ray_chunk_size, "init")
             )
 
 
-def _fewer_rays(error: Exception, at_once: int, level: str) -> int:
-    """Half as many rays at once, for another try after memory ran out.
+def _halve_chunk_size(error: Exception, chunk_size: int, stage: str) -> int:
+    """Half the ray chunk size, to retry after memory ran out.
 
     Raises:
-        StageError: so few rays are not worth a try.
+        StageError: the chunks would be too small to help.
     """
-    fewer = at_once // 2
-    if fewer < _LEAST_RAYS:
+    smaller = chunk_size // 2
+    if smaller < _MIN_RAY_CHUNK:
         raise StageError(
-            f"{STAGE}, {level}",
-            "memory ran out even with few rays at once.",
+            f"{STAGE}, {stage}",
+            "memory ran out even with small chunks of rays.",
             "Choose the preset 'draft', or lower sdf.memory_gib.",
         ) from error
-    logger.warning("memory ran out: trying again with %d rays at once", fewer)
-    return fewer
+    logger.warning("memory ran out: retrying with chunks of %d rays", smaller)
+    return smaller
 
 
-def _retry_with_fewer_rays(run: _Run, index: int, level: LevelConfig, progress: Progress) -> None:
-    """Runs a level; when memory runs out, again with half the rays at once, down to a few."""
+def _run_level(run: _FusionState, index: int, level: LevelConfig, progress: Progress) -> None:
+    """Runs a level; when memory runs out, reruns it with half the ray chunk size."""
     started, first_step = time.perf_counter(), run.steps_done
     while True:
         try:
@@ -217,90 +223,95 @@ def _retry_with_fewer_rays(run: _Run, index: int, level: LevelConfig, progress: 
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            at_once = level.num_rays(len(run.bank), run.config.min_rays)
-            run.ray_chunk_size = _fewer_rays(
-                error, min(run.ray_chunk_size, at_once), f"level {index}"
-            )
+            num_rays = level.num_rays(len(run.rays), run.config.min_rays)
+            chunk_size = min(run.ray_chunk_size, num_rays)
+            run.ray_chunk_size = _halve_chunk_size(error, chunk_size, f"level {index}")
             run.steps_done = first_step
     run.seconds[f"level {index}"] = time.perf_counter() - started
 
 
-def _optimise_level(run: _Run, index: int, level: LevelConfig, progress: Progress) -> None:
+def _optimise_level(run: _FusionState, index: int, level: LevelConfig, progress: Progress) -> None:
     release_unused_memory()
     run.field.begin_level(level)
-    run.bank = run.given
+    run.rays = run.input_rays
     if level.soft_masks:
         sharpness = level.sharpness / run.field.spacing
-        run.bank = softened_bank(run.given, run.cameras, sharpness)
+        run.rays = soften_masks(run.input_rays, run.cameras, sharpness)
     total = run.config.total_steps
-    aligns = run.config.refine_poses and level.register_every > 0
-    alignment = None
-    if aligns:
-        alignment = Alignment(run.bank, run.cameras, run.field.spacing, level.register_stride)
+    registration = None
+    if run.config.refine_poses and level.register_every > 0:
+        registration = PoseRegistration(
+            run.rays, run.cameras, run.field.spacing, level.register_stride
+        )
     for step in range(level.steps):
-        if step and step % _TIDY_EVERY == 0:
-            run.field.tidy()
-        decay = decayed(step, level.steps, _FIELD_END)
+        if step and step % _REDISTANCE_EVERY == 0:
+            run.field.redistance()
+        decay = exponential_decay(step, level.steps, _LR_DECAY)
         with_poses = (
             run.config.refine_poses
-            and alignment is None
+            and registration is None
             and (index > 0 or step >= run.config.poses.warmup_fraction * level.steps)
         )
-        pose_lr = level.pose_lr * decay * run.turn_scale if with_poses else 0.0
+        pose_lr = level.pose_lr * decay * run.pose_prior_scale if with_poses else 0.0
         _step(run, level, decay, pose_lr)
-        if alignment is not None and (step + 1) % level.register_every == 0:
-            _align(run, alignment, decayed(step, level.steps, level.robust_scale_end))
+        if registration is not None and (step + 1) % level.register_every == 0:
+            factor = exponential_decay(step, level.steps, level.robust_scale_end)
+            _register_poses(run, registration, factor)
         run.steps_done += 1
-        if run.steps_done % _CHECK_EVERY == 0 or step == level.steps - 1:
+        if run.steps_done % _FINITE_CHECK_EVERY == 0 or step == level.steps - 1:
             _check_finite(run, index)
-        show = None
+        preview = None
         if run.preview.is_due():
-            show = preview_image(run.field, run.cameras, run.poses, run.preview.next_view())
-        progress.update(STAGE, run.steps_done, total, show)
+            preview = preview_image(run.field, run.cameras, run.poses, run.preview.next_view())
+        progress.update(STAGE, run.steps_done, total, preview)
 
 
-def _step(run: _Run, level: LevelConfig, decay: float, pose_lr: float) -> None:
-    """One step of everything, its rays in parts that fit the memory."""
-    bank, config = run.bank, run.config
-    chosen = run.draw.next(level.num_rays(len(bank), config.min_rays)).to(run.device)
-    scale = bank.area * len(bank) / len(chosen)
-    run.field.measure = scale
+def _step(run: _FusionState, level: LevelConfig, decay: float, pose_lr: float) -> None:
+    """One optimisation step of field, poses and conflict; rays go in chunks that fit the memory."""
+    dataset, config = run.rays, run.config
+    sampled = run.sampler.next(level.num_rays(len(dataset), config.min_rays)).to(run.device)
+    scale = dataset.area * len(dataset) / len(sampled)
+    run.field.area_weights = scale
     weights = replace(config.losses, mask=config.losses.mask * level.mask_weight)
-    for ids in chosen.split(run.ray_chunk_size):
-        rays = bank.at(ids)
-        origin, direction = run.poses.moved(rays.view, rays.origin, rays.direction)
+    for ids in sampled.split(run.ray_chunk_size):
+        rays = dataset.at(ids)
+        origin, direction = run.poses.transform_rays(rays.view, rays.origin, rays.direction)
         rendered = run.field.render(origin, direction)
         targets = _targets(run, rays, rendered.colour)
-        loss = ray_loss(rendered, targets, weights, run.conflict.price(run.done))
-        by = run.field.backward(
-            loss.by_opacity * scale,
-            loss.by_gradient * scale,
-            loss.by_colour * scale,
+        loss = ray_loss(rendered, targets, weights, run.conflict.lambda0(run.done))
+        ray_gradients = run.field.backward(
+            loss.grad_opacity * scale,
+            loss.grad_gradient * scale,
+            loss.grad_colour * scale,
             pose_lr > 0.0,
         )
-        if by is not None:
-            run.poses.step(rays.view, origin, direction, by, pose_lr)
-        _learn_conflict(run, rays, rendered.colour, targets, loss)
+        if ray_gradients is not None:
+            run.poses.step(rays.view, origin, direction, ray_gradients, pose_lr)
+        _step_conflict(run, rays, rendered.colour, targets, loss)
         run.loss = loss
     run.field.step(config.losses, decay)
 
 
-def _align(run: _Run, alignment: Alignment, narrowed: float) -> None:
-    bank = run.bank
-    conflict = run.conflict.learnt(bank.view, bank.pixel, run.done)
-    spread_rad = math.radians(run.config.poses.prior_sigma_deg) * run.turn_scale
-    alignment.step(run.field, run.poses, run.conflict.gains, conflict, spread_rad, narrowed)
+def _register_poses(
+    run: _FusionState, registration: PoseRegistration, robust_scale_factor: float
+) -> None:
+    rays = run.rays
+    conflict = run.conflict.fitted(rays.view, rays.pixel, run.done)
+    prior_sigma_rad = math.radians(run.config.poses.prior_sigma_deg) * run.pose_prior_scale
+    registration.step(
+        run.field, run.poses, run.conflict.gains, conflict, prior_sigma_rad, robust_scale_factor
+    )
 
 
-def _targets(run: _Run, rays: RayBank, rendered: Tensor) -> Targets:
-    """What R rays should see, with the exposure, conflict and poses of now."""
+def _targets(run: _FusionState, rays: RayDataset, rendered: Tensor) -> Targets:
+    """Targets of R rays under the current exposure, conflict and poses."""
     gain = run.conflict.gains.index_select(0, rays.view)
     distance = None
     if run.conflict.needs_distance:
         distance = (rendered * gain - rays.colour).square().sum(dim=1).sqrt()
     conflict = run.conflict.at(rays.view, rays.pixel, distance, run.done)
     normal = rays.normal
-    if rays.turns_normals:
+    if rays.normals_in_camera_frame:
         rotations, _ = run.poses.motions_on(rays.view.device)
         rotation = rotations.index_select(0, rays.view)
         normal = torch.einsum("nij,nj->ni", rotation, normal)
@@ -315,20 +326,20 @@ def _targets(run: _Run, rays: RayBank, rendered: Tensor) -> Targets:
     )
 
 
-def _learn_conflict(
-    run: _Run, rays: RayBank, rendered: Tensor, targets: Targets, loss: RayLoss
+def _step_conflict(
+    run: _FusionState, rays: RayDataset, rendered: Tensor, targets: Targets, loss: RayLoss
 ) -> None:
     run.conflict.match_exposure(rays.view, rendered, rays.colour, targets.conflict)
-    run.conflict.learn(rays.view, rays.pixel, loss.distance, rays.mask, run.done)
+    run.conflict.step(rays.view, rays.pixel, loss.distance, rays.mask, run.done)
 
 
-def _check_finite(run: _Run, index: int) -> None:
-    good = run.field.is_finite() and bool(torch.isfinite(run.poses.shift).all())
-    if not good:
+def _check_finite(run: _FusionState, index: int) -> None:
+    finite = run.field.is_finite() and bool(torch.isfinite(run.poses.translation).all())
+    if not finite:
         raise StageError(
             f"{STAGE}, level {index}",
-            f"numbers became NaN or infinite before step {run.steps_done}.",
-            "Lower the steps of the preset's levels, or ask for --fallback hull.",
+            f"values became NaN or infinite before step {run.steps_done}.",
+            "Choose another preset, or the fallback 'hull'.",
         )
 
 
@@ -338,22 +349,22 @@ def refine_poses(
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
 ) -> Views:
-    """The views with refined cameras, from a fusion that stops before its finest level.
+    """Views with refined cameras, from a fusion without its finest level.
 
     Raises:
-        InputError: poses are switched off in the settings; and as `fuse_sdf`.
+        InputError: pose refinement is disabled in the settings; and as `fuse_sdf`.
     """
     config = (config or SdfFusionConfig()).complete()
     if not config.refine_poses:
-        raise InputError("refine_poses is off: there is nothing to do.", "Turn it on.")
+        raise InputError("refine_poses is disabled: there is nothing to do.", "Enable it.")
     levels = config.levels[:-1] or config.levels
     surface = fuse_sdf(views, replace(config, levels=levels), progress, device)
     return with_refined_cameras(views, surface)
 
 
 def with_refined_cameras(views: Views, surface: Surface) -> Views:
-    """The same images with a surface's cameras; normals keep their meaning.
+    """The same images with the cameras of a surface.
 
-    Camera-frame normals turn with their camera; world and front-view ones stay as they are.
+    Camera-frame normals rotate with their camera; world and front-view ones stay as they are.
     """
     return replace(views, cameras=surface.cameras)

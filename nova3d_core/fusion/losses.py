@@ -11,12 +11,12 @@ from ..checks import INTERNAL, check_bounds
 if TYPE_CHECKING:  # the command line reads the weights without torch
     from torch import Tensor
 
-    from .fields.base import Rendered
+    from .fields.base import RenderOutput
 
-_ROUND = 1e-4
-"""Added below the square root: the distance of colours has no kink at zero."""
-_SHORT = 0.1
-"""Summed gradients shorter than this are not stretched to unit length."""
+DISTANCE_EPS = 1e-4
+"""Added under the square root of the colour distance, which makes it smooth at zero."""
+MIN_GRADIENT_LENGTH = 0.1
+"""Shorter rendered gradients are not normalised to unit length."""
 
 
 @dataclass(frozen=True)
@@ -50,122 +50,104 @@ class LossConfig:
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What R rays should see."""
+    """Targets of R rays."""
 
     mask: Tensor
     """(R,) in 0..1."""
     colour: Tensor
-    """(R, 3) on black, times the mask."""
+    """(R, 3) premultiplied by the mask."""
     normal: Tensor
-    """(R, 3) unit vectors in the world of the refined poses, or zero."""
+    """(R, 3) unit vectors in the world of the refined poses; zero where there is none."""
     normal_weight: Tensor
-    """(R,) exp |cos| where the normal counts, else 0."""
+    """(R,) exp(|cos| - 1) of the angle to the ray, 0 for excluded normals."""
     gain: Tensor
-    """(R, 3) exposure of the ray's view."""
+    """(R, 3) exposure gain of the ray's view."""
     conflict: Tensor
-    """(R,) H of eq. 5 in 0..1; carries no derivative."""
-    normal_share: Tensor
-    """(R,) what conflict leaves of the normal's weight."""
+    """(R,) H of eq. 5 in 0..1; no gradient flows through it."""
+    normal_factor: Tensor
+    """(R,) factor on the normal's weight, smaller where views conflict."""
 
 
-def colour_distance(rendered: Tensor, target: Tensor) -> Tensor:
-    """(R,) ||C - C^||_2, rounded at zero: sqrt(|d|^2 + 1e-4) - 1e-2."""
-    squared = (rendered - target).square().sum(dim=-1)
-    return (squared + _ROUND).sqrt() - _ROUND**0.5
-
-
-def colour_loss(distance: Tensor, conflict: Tensor, price: float) -> Tensor:
+def colour_loss(distance: Tensor, conflict: Tensor, lambda0: float) -> Tensor:
     """(R,) eq. 5: (1 - H) e + lambda0 H^2."""
-    return (1.0 - conflict) * distance + price * conflict.square()
+    return (1.0 - conflict) * distance + lambda0 * conflict.square()
 
 
-def free_conflict(distance: Tensor, price: float) -> Tensor:
-    """(R,) the H that makes eq. 5 smallest: min(1, e / (2 lambda0))."""
-    return (distance / (2.0 * price)).clamp(0.0, 1.0)
+def free_conflict(distance: Tensor, lambda0: float) -> Tensor:
+    """(R,) closed-form H that minimises eq. 5: min(1, e / (2 lambda0))."""
+    return (distance / (2.0 * lambda0)).clamp(0.0, 1.0)
 
 
-def robust_loss(distance: Tensor, price: float) -> Tensor:
-    """(R,) eq. 5 at that H: e - e^2 / (4 lambda0) below 2 lambda0, lambda0 beyond."""
-    return colour_loss(distance, free_conflict(distance, price), price)
-
-
-def normal_loss(
-    gradient: Tensor, normal: Tensor, weight: Tensor, outlier_fraction: float
-) -> Tensor:
-    """(R,) weight * (1 - cos); the largest `outlier_fraction` of those that count are 0."""
-    length = gradient.norm(dim=1, keepdim=True).clamp_min(_SHORT)
-    error = 1.0 - (gradient / length * normal).sum(dim=1)
-    if outlier_fraction > 0.0:
-        weight = weight * kept(error.detach(), weight > 0, outlier_fraction)
-    return weight * error
-
-
-def kept(error: Tensor, counts: Tensor, outlier_fraction: float) -> Tensor:
-    """(R,) 1 for the rays that stay when the largest errors among those that count are dropped."""
-    which = counts.nonzero()[:, 0]
-    stay = max(1, round(len(which) * (1.0 - outlier_fraction)))
-    best = error[which].topk(min(stay, len(which)), largest=False).indices
-    keep = error.new_zeros(error.shape)
-    keep[which[best]] = 1.0
-    return keep
+def inlier_mask(error: Tensor, valid: Tensor, outlier_fraction: float) -> Tensor:
+    """(R,) 1 for valid rays, except for the fraction of them with the largest error; else 0."""
+    candidates = valid.nonzero()[:, 0]
+    count = max(1, round(len(candidates) * (1.0 - outlier_fraction)))
+    best = error[candidates].topk(min(count, len(candidates)), largest=False).indices
+    inliers = error.new_zeros(error.shape)
+    inliers[candidates[best]] = 1.0
+    return inliers
 
 
 @dataclass(frozen=True, eq=False)
 class RayLoss:
-    """The loss of R rays, and its derivatives by what was rendered."""
+    """Loss of R rays and its gradients with respect to the rendered values."""
 
-    by_opacity: Tensor
-    """(R,)"""
-    by_gradient: Tensor
-    """(R, 3)"""
-    by_colour: Tensor
-    """(R, 3)"""
+    grad_opacity: Tensor
+    """(R,) with respect to `RenderOutput.opacity`."""
+    grad_gradient: Tensor
+    """(R, 3) with respect to `RenderOutput.gradient`."""
+    grad_colour: Tensor
+    """(R, 3) with respect to `RenderOutput.colour`."""
     distance: Tensor
     """(R,) colour distance e, for the conflict model."""
     terms: Callable[[], dict[str, Tensor]]
-    """Makes each term of the loss (R,); a step of the optimisation does not need them."""
+    """Computes each loss term (R,); optimisation steps do not need them."""
 
     @property
     def means(self) -> dict[str, float]:
-        """Mean of each term over the rays; waits for the device."""
+        """Mean of each term over the rays; synchronises with the device."""
         return {name: float(term.mean()) for name, term in self.terms().items()}
 
 
-def ray_loss(rendered: Rendered, targets: Targets, config: LossConfig, price: float) -> RayLoss:
-    """The sum over rays of L_color, L_normal and L_mask, differentiated by the outputs.
+def ray_loss(
+    rendered: RenderOutput, targets: Targets, config: LossConfig, lambda0: float
+) -> RayLoss:
+    """L_color, L_normal and L_mask, summed over rays, with gradients for the rendered values.
 
-    The derivatives are written out: autograd starts twice as many kernels for the same numbers.
+    The gradients are written out: autograd launches twice as many kernels for the same result.
     """
     offset = rendered.colour * targets.gain - targets.colour
-    root = (offset.square().sum(dim=-1) + _ROUND).sqrt()
-    distance = root - _ROUND**0.5
-    by_root = config.colour * (1.0 - targets.conflict) / (2.0 * root)
-    by_colour = by_root[:, None] * (2.0 * offset) * targets.gain
-    weight, error, by_gradient = _normal_slopes(rendered.gradient, targets, config)
+    root = (offset.square().sum(dim=-1) + DISTANCE_EPS).sqrt()
+    distance = root - DISTANCE_EPS**0.5
+    grad_root = config.colour * (1.0 - targets.conflict) / (2.0 * root)
+    grad_colour = grad_root[:, None] * (2.0 * offset) * targets.gain
+    weight, error, grad_gradient = _normal_gradient(rendered.gradient, targets, config)
     opacity = rendered.opacity - targets.mask
 
     def terms() -> dict[str, Tensor]:
         return {
-            "colour": colour_loss(distance, targets.conflict, price),
+            "colour": colour_loss(distance, targets.conflict, lambda0),
             "normal": weight * error,
             "mask": opacity.square(),
         }
 
-    return RayLoss(config.mask * (2.0 * opacity), by_gradient, by_colour, distance, terms)
+    return RayLoss(config.mask * (2.0 * opacity), grad_gradient, grad_colour, distance, terms)
 
 
-def _normal_slopes(
+def _normal_gradient(
     gradient: Tensor, targets: Targets, config: LossConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The weight and the error (R,) of `normal_loss`, and its derivative by the gradient (R, 3)."""
+    """Weight and error 1 - cos (R,) of L_normal, and its derivative by `gradient` (R, 3)."""
     raw = gradient.norm(dim=1, keepdim=True)
-    length = raw.clamp_min(_SHORT)
+    length = raw.clamp_min(MIN_GRADIENT_LENGTH)
     unit = gradient / length
     error = 1.0 - (unit * targets.normal).sum(dim=1)
-    weight = targets.normal_weight * targets.normal_share
+    weight = targets.normal_weight * targets.normal_factor
     if config.outlier_fraction > 0.0:
-        weight = weight * kept(error, weight > 0, config.outlier_fraction)
-    by_unit = (-config.normal * weight)[:, None] * targets.normal
-    by_length = (-by_unit * (unit / length)).sum(dim=1, keepdim=True)
-    by_length = by_length.where(raw >= _SHORT, 0.0)  # below, the length is held
-    return weight, error, by_unit / length + by_length * unit
+        weight = weight * inlier_mask(error, weight > 0, config.outlier_fraction)
+    grad_unit = (-config.normal * weight)[:, None] * targets.normal
+    grad_length = (-grad_unit * (unit / length)).sum(dim=1, keepdim=True)
+    grad_length = grad_length.where(
+        raw >= MIN_GRADIENT_LENGTH, 0.0
+    )  # below, the length is constant
+    return weight, error, grad_unit / length + grad_length * unit

@@ -1,4 +1,4 @@
-"""The views' pixels as rays with what they should see."""
+"""Rays through the views' pixels with their targets, and their sampling."""
 
 from __future__ import annotations
 
@@ -12,69 +12,70 @@ from torch import Tensor
 from ..cameras.cameras import Cameras
 from ..views import Views
 
-STEEPEST_COSINE = -0.1
-"""L_normal leaves out normals at a flatter angle to their ray than this (Wonder3D)."""
-_SEEN = 0.02
-"""A mask's value that counts as seeing something of the object."""
+MAX_NORMAL_COSINE = -0.1
+"""L_normal excludes normals with a larger cosine to their ray, which are grazing or face away
+(Wonder3D)."""
+_MIN_COVERAGE = 0.02
+"""Mask value above which a pixel shows some of the object."""
 
 
 @dataclass(frozen=True, eq=False)
-class RayBank:
-    """N rays of all views' pixels on the object and a little around it, with their targets."""
+class RayDataset:
+    """N rays through the pixels on the object and close to it in all views, with their targets."""
 
     view: Tensor
     """(N,) index of the view."""
     pixel: Tensor
     """(N, 2) x and y, pixel centres at +0.5."""
     origin: Tensor
-    """(N, 3) in the world of the given poses."""
+    """(N, 3) in the world of the input poses."""
     direction: Tensor
     """(N, 3) unit vectors."""
     mask: Tensor
     """(N,) in 0..1."""
     colour: Tensor
-    """(N, 3) of the object alone, on black, times the mask."""
+    """(N, 3) premultiplied by the mask, i.e. composited over black."""
     normal: Tensor
-    """(N, 3) in the world of the given poses, zero where there is none."""
+    """(N, 3) unit, in the world of the input poses; zero where there is none."""
     normal_weight: Tensor
-    """(N,) exp |cos| to the ray where the normal counts, else 0; at most 1."""
-    turns_normals: bool
-    """Whether normals were given in their camera's frame and turn with its pose."""
+    """(N,) exp(|cos| - 1) of the angle to the ray, 0 for excluded normals."""
+    normals_in_camera_frame: bool
+    """Whether the normals were given in their camera's frame, so that they rotate with its pose."""
     area: float
-    """World area of a pixel at the object, times 3 / V: a point is seen by about V / 3 views."""
+    """World area of a pixel at the object, times 3 / V, as about V / 3 views see a point."""
 
     def __len__(self) -> int:
         return len(self.view)
 
-    def to(self, device: torch.device) -> RayBank:
+    def to(self, device: torch.device) -> RayDataset:
         """The same rays on another device."""
-        return self.each(lambda values: values.to(device))
+        return self.map(lambda values: values.to(device))
 
-    def at(self, ids: Tensor) -> RayBank:
-        """Some of the rays, ids (R,)."""
-        # a third of the time that indexing takes
-        return self.each(lambda values: values.index_select(0, ids))
+    def at(self, ids: Tensor) -> RayDataset:
+        """The rays with indices ids (R,)."""
+        # three times as fast as indexing
+        return self.map(lambda values: values.index_select(0, ids))
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> RayBank:
-        """The bank with every tensor (N, ...) changed the same way."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> RayDataset:
+        """The dataset with a function applied to every tensor (N, ...)."""
         parts = vars(self).items()
-        changed = {name: change(part) for name, part in parts if isinstance(part, Tensor)}
-        return replace(self, **changed)
+        mapped = {name: function(part) for name, part in parts if isinstance(part, Tensor)}
+        return replace(self, **mapped)
 
 
-def ray_bank(views: Views, margin_px: int, use_normals: bool) -> RayBank:
+def ray_dataset(views: Views, margin_px: int, use_normals: bool) -> RayDataset:
     """Collects the rays of masked views.
 
     Args:
         views: V views with masks.
-        margin_px: pixels so far outside a mask are looked at, too.
-        use_normals: whether normals are wanted, where there are some.
+        margin_px: rays also cover pixels this far outside a mask.
+        use_normals: whether to use the views' normals, where there are any.
     """
-    turns = views.normal_frame == "camera"
+    in_camera_frame = views.normal_frame == "camera"
     views = views.with_world_normals()
-    reach = 2 * margin_px + 1
-    seen = (views.masks > _SEEN).float()[:, None]
-    near = torch.nn.functional.max_pool2d(seen, reach, 1, margin_px)[:, 0] > 0  # (V, H, W)
+    window = 2 * margin_px + 1
+    covered = (views.masks > _MIN_COVERAGE).float()[:, None]
+    near = torch.nn.functional.max_pool2d(covered, window, 1, margin_px)[:, 0] > 0  # (V, H, W)
     view, row, column = near.nonzero().unbind(dim=1)
     pixel = torch.stack([column, row], dim=1) + 0.5
     origin, direction = rays_of(views.cameras, view, pixel)
@@ -83,12 +84,14 @@ def ray_bank(views: Views, margin_px: int, use_normals: bool) -> RayBank:
     if use_normals and views.normals is not None:
         normal = views.normals[near]
     cosine = (direction * normal).sum(dim=1)
-    counts = (cosine < STEEPEST_COSINE) & (normal.norm(dim=1) > 0.5) & (mask > 0.5)
-    weight = torch.where(counts, torch.exp(cosine.abs() - 1.0), torch.zeros_like(cosine))
+    valid = (cosine < MAX_NORMAL_COSINE) & (normal.norm(dim=1) > 0.5) & (mask > 0.5)
+    weight = torch.where(valid, torch.exp(cosine.abs() - 1.0), torch.zeros_like(cosine))
     on_black = (colour - (1.0 - mask)[:, None]).clamp(0.0, 1.0)
-    area = pixel_area(views.cameras, _centre(views.cameras, mask, view, pixel))
+    area = pixel_area(views.cameras, _object_centre(views.cameras, mask, view, pixel))
     area = area * 3.0 / len(views)
-    return RayBank(view, pixel, origin, direction, mask, on_black, normal, weight, turns, area)
+    return RayDataset(
+        view, pixel, origin, direction, mask, on_black, normal, weight, in_camera_frame, area
+    )
 
 
 def rays_of(cameras: Cameras, view: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,8 +108,16 @@ def rays_of(cameras: Cameras, view: Tensor, pixel: Tensor) -> tuple[Tensor, Tens
     return origins, cameras.view_directions[view]
 
 
+def pixel_centres(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """(height, width, 2) x and y of the centres of an image's pixels."""
+    rows, columns = torch.meshgrid(
+        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+    )
+    return torch.stack([columns, rows], dim=-1) + 0.5
+
+
 def pixel_area(cameras: Cameras, centre: Tensor) -> float:
-    """World area of a pixel at a point (3,), mean over the views."""
+    """World area of a pixel at a point (3,), averaged over the views."""
     focal = cameras.intrinsics.diagonal(dim1=1, dim2=2)[:, :2]
     side = 1.0 / focal
     if cameras.kind == "perspective":
@@ -114,34 +125,41 @@ def pixel_area(cameras: Cameras, centre: Tensor) -> float:
     return float(side.prod(dim=1).mean())
 
 
-def pixel_side(bank: RayBank, views: int) -> float:
-    """World side of a pixel at the object, for a bank of so many views."""
-    return math.sqrt(bank.area * views / 3.0)
+def pixel_side(rays: RayDataset, views: int) -> float:
+    """World size of a pixel at the object, for a dataset of V views."""
+    return math.sqrt(rays.area * views / 3.0)
 
 
-def _centre(cameras: Cameras, mask: Tensor, view: Tensor, pixel: Tensor) -> Tensor:
-    """(3,) the point nearest to the rays through the middles of the masks."""
+def _object_centre(cameras: Cameras, mask: Tensor, view: Tensor, pixel: Tensor) -> Tensor:
+    """(3,) least-squares intersection of the rays through the centroids of the masks."""
     count = len(cameras)
-    middle = torch.zeros(count, 2).index_add_(0, view, pixel * mask[:, None])
+    moment = torch.zeros(count, 2).index_add_(0, view, pixel * mask[:, None])
     total = torch.zeros(count).index_add_(0, view, mask).clamp_min(1e-6)
-    origin, direction = rays_of(cameras, torch.arange(count), middle / total[:, None])
-    across = torch.eye(3) - direction[:, :, None] * direction[:, None, :]
-    right = (across @ origin[:, :, None]).sum(dim=0)
-    return (torch.linalg.pinv(across.sum(dim=0), rtol=1e-4) @ right)[:, 0]
+    return intersect_rays(*rays_of(cameras, torch.arange(count), moment / total[:, None]))
 
 
-class RayDraw:
-    """Draws batches of rays without repeating one before all had their turn; seeded."""
+def intersect_rays(origins: Tensor, directions: Tensor) -> Tensor:
+    """(3,) least-squares intersection of rays: origins (N, 3), unit directions (N, 3).
+
+    Parallel rays give the minimum-norm solution.
+    """
+    normal = torch.eye(3) - directions[:, :, None] * directions[:, None, :]  # (N, 3, 3)
+    right = (normal @ origins[:, :, None]).sum(dim=0)
+    return (torch.linalg.pinv(normal.sum(dim=0), rtol=1e-4) @ right)[:, 0]
+
+
+class RaySampler:
+    """Samples rays without replacement, over and over; seeded."""
 
     def __init__(self, count: int, seed: int):
-        self._random = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(seed)
         self._count = count
-        self._left = torch.empty(0, dtype=torch.int64)
+        self._remaining = torch.empty(0, dtype=torch.int64)
 
     def next(self, size: int) -> Tensor:
         """(size,) ray indices in ascending order, which keeps memory access local."""
         size = min(size, self._count)
-        if len(self._left) < size:
-            self._left = torch.randperm(self._count, generator=self._random)
-        batch, self._left = self._left[:size], self._left[size:]
+        if len(self._remaining) < size:
+            self._remaining = torch.randperm(self._count, generator=self._generator)
+        batch, self._remaining = self._remaining[:size], self._remaining[size:]
         return batch.sort().values

@@ -1,4 +1,4 @@
-"""What the fusion gives: a surface, refined cameras, where views conflict, and how it went."""
+"""Result of a fusion: surface, refined cameras, conflict maps and report."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import torch
 from torch import Tensor
 
 from ..cameras.cameras import Cameras
-from ..sdf_grid import SdfGrid
+from ..sdf_grid import SdfGrid, sample_trilinear
 
 
 @dataclass(frozen=True)
 class FusionReport:
-    """How an optimisation went; plain numbers."""
+    """Statistics of an optimisation as plain numbers."""
 
     steps: int
-    """Steps taken."""
+    """Optimisation steps; 0 for a visual hull."""
     rays: int
-    """Rays of the views near the object."""
+    """Number of rays through pixels on or near the object."""
     spacing: float
-    """Cell size of the last level, world units."""
-    turn_deg: tuple[float, ...] = ()
-    """By how much each view's pose was turned."""
-    shift: tuple[float, ...] = ()
-    """How far each view's image of the object's centre moved, world units."""
+    """Cell size of the last level, in world units."""
+    rotation_deg: tuple[float, ...] = ()
+    """Rotation of each view relative to its input pose."""
+    translation: tuple[float, ...] = ()
+    """In-plane translation of the object's centre in each view, in world units."""
     reverted: tuple[int, ...] = ()
-    """Views whose given pose fits their silhouette better: they kept it."""
+    """Views that kept their input pose because it fits their silhouette better."""
     gains: tuple[tuple[float, float, float], ...] = ()
     """Exposure of each view relative to view 0."""
     mean_conflict: tuple[float, ...] = ()
     """Mean H of each view over its mask."""
     losses: dict[str, float] = field(default_factory=dict)
-    """Mean of each term over the last rays."""
+    """Mean of each loss term over the last rays."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time of each part."""
+    """Wall time of each stage."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain containers, for JSON."""
@@ -44,29 +44,24 @@ class FusionReport:
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """A fused surface in the world of the given cameras."""
+    """A fused surface in the world of the input cameras."""
 
     grid: SdfGrid
-    """Signed distances; `field_to_world` takes its points into the world."""
+    """Signed distances in field coordinates; see `field_to_world`."""
     field_to_world: Tensor
-    """(4, 4) rigid: undoes what the optimisation moved view 0 by."""
+    """(4, 4) rigid transform from field to world; undoes the motion of view 0."""
     cameras: Cameras
-    """V refined cameras; view 0 is exactly as given."""
+    """V refined cameras; view 0 has exactly its input pose."""
     conflict: Tensor
-    """(V, H, W) in 0..1: H of eq. 5, how much each pixel contradicts the other views; 0 outside the
+    """(V, H, W) in 0..1: H of eq. 5, how much a pixel contradicts the other views; 0 outside the
     masks."""
     report: FusionReport
-    """How it went."""
+    """Statistics of the optimisation."""
 
     def sdf(self, points: Tensor) -> Tensor:
-        """(N,) signed distances at world points (N, 3); at the grid's edge its border's value."""
+        """(N,) signed distances at world points (N, 3); clamped to the border outside the grid."""
         to_field = torch.linalg.inv(self.field_to_world)
-        places = points @ to_field[:3, :3].T + to_field[:3, 3]
+        local = points @ to_field[:3, :3].T + to_field[:3, 3]
         size = torch.tensor(self.grid.values.shape) - 1
-        where = ((places - self.grid.origin) / self.grid.spacing / size * 2 - 1).flip(-1)
-        return torch.nn.functional.grid_sample(
-            self.grid.values[None, None],
-            where[None, None, None],
-            align_corners=True,
-            padding_mode="border",
-        )[0, 0, 0, 0]
+        coordinates = (local - self.grid.origin) / self.grid.spacing / size * 2 - 1
+        return sample_trilinear(self.grid.values[None], coordinates)[0]

@@ -1,4 +1,4 @@
-"""The image size that a fusion works on: no larger than its finest grid can use."""
+"""Image size of a fusion: no larger than what its finest grid can resolve."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .surface import Surface
 
 logger = logging.getLogger(__name__)
 
-_PIXELS_PER_CELL = 1.0
-_SMALLEST_PX = 256
-"""Images are reduced by a whole factor as long as a cell of the finest grid keeps this many pixels,
-and the longer side of an image these."""
+_MIN_PIXELS_PER_CELL = 1.0
+_MIN_SIDE_PX = 256
+"""Images are downsampled by an integer factor that keeps this many pixels per cell of the finest
+grid, and on their longer side."""
 
 
 def working_views(views: Views, finest_resolution: int) -> Views:
-    """The views, reduced by a whole factor where their images are much finer than the grid.
+    """The views, downsampled by an integer factor where their images are much finer than the grid.
 
     Args:
         views: V views with masks.
@@ -40,25 +40,25 @@ def working_views(views: Views, finest_resolution: int) -> Views:
     return views.resized(width, height)
 
 
-def at_full_size(surface: Surface, views: Views) -> Surface:
-    """The surface of reduced views with the cameras and conflict maps of the full-size ones."""
+def upsample_surface(surface: Surface, views: Views) -> Surface:
+    """The surface of downsampled views with cameras and conflict maps at full size."""
     if surface.conflict.shape == views.masks.shape:
         return surface
     cameras = replace(views.cameras, world_to_camera=surface.cameras.world_to_camera)
     size = views.masks.shape[1:]
     maps = torch.zeros_like(views.masks)
-    for view, (small, mask) in enumerate(zip(surface.conflict, views.masks, strict=True)):
-        planes = small[None, None]
-        large = torch.nn.functional.interpolate(planes, size=size, mode="bilinear")[0, 0]
-        maps[view] = large * (mask > 0.5)
+    for view, (low, mask) in enumerate(zip(surface.conflict, views.masks, strict=True)):
+        planes = low[None, None]
+        full = torch.nn.functional.interpolate(planes, size=size, mode="bilinear")[0, 0]
+        maps[view] = full * (mask > 0.5)
     return replace(surface, cameras=cameras, conflict=maps)
 
 
 def reduction_factor(views: Views, finest_resolution: int) -> int:
-    """By which whole factor `working_views` reduces images; below 2 it leaves them as they are."""
+    """Integer downsampling factor of `working_views`; below 2 images keep their size."""
     per_cell = float(object_extents_px(views.masks).max()) / finest_resolution
     longer = max(views.cameras.width, views.cameras.height)
-    return min(int(per_cell / _PIXELS_PER_CELL), longer // _SMALLEST_PX)
+    return min(int(per_cell / _MIN_PIXELS_PER_CELL), longer // _MIN_SIDE_PX)
 
 
 def object_extents_px(masks: Tensor) -> Tensor:

@@ -43,28 +43,28 @@ def test_the_maps_derivative_is_autograds():
     random = torch.Generator().manual_seed(1)
     model._logits = 3.0 * torch.randn(model._logits.shape, generator=random)
     logits = model._logits.clone().requires_grad_(True)
-    conflict, price = bilinear(logits, cameras, at), model.price(DONE)
+    conflict, lambda0 = bilinear(logits, cameras, at), model.lambda0(DONE)
     inside = (at.mask > 0.5).float()
-    loss = (inside * (price * conflict.square() - conflict * at.distance)).sum()
+    loss = (inside * (lambda0 * conflict.square() - conflict * at.distance)).sum()
     for view in range(len(cameras)):
         mine = inside * (at.view == view)
         beyond = (mine * conflict).sum() / mine.sum() - CONFIG.mean_budget
         assert beyond > 0  # so that its derivative is looked at
         loss = loss + 4.0 * mine.sum() * beyond.square()
     expected = torch.autograd.grad(loss, logits)[0]
-    reading = model._read(at.view, at.pixel)
+    reading = model._sample(at.view, at.pixel)
     torch.testing.assert_close(reading.conflict, conflict.detach(), rtol=1e-4, atol=1e-5)
-    slope = model._slope(at.view, reading.conflict, at.distance, at.mask, price)
-    found = model._by_logits(reading, slope)
+    slope = model._grad_conflict(at.view, reading.conflict, at.distance, at.mask, lambda0)
+    found = model._grad_logits(reading, slope)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_rays_are_read_once_a_step_and_anew_after_learning():
     cameras = orbit_cameras()
     model, at = ConflictModel(cameras, CONFIG), rays(cameras)
-    before = model._read(at.view, at.pixel)
-    assert model._read(at.view, at.pixel) is before
-    assert model._read(at.view, at.pixel.clone()) is not before
+    before = model._sample(at.view, at.pixel)
+    assert model._sample(at.view, at.pixel) is before
+    assert model._sample(at.view, at.pixel.clone()) is not before
     first = model.at(at.view, at.pixel, None, DONE)
-    model.learn(at.view, at.pixel, at.distance, at.mask, DONE)
+    model.step(at.view, at.pixel, at.distance, at.mask, DONE)
     assert not torch.equal(model.at(at.view, at.pixel, None, DONE), first)

@@ -43,7 +43,7 @@ def taught(model, pixels, distances, steps=60, masks=None):
     for step in range(steps):
         ids = torch.randperm(len(view), generator=random)[: len(view) // 4]
         values = (distances.reshape(-1)[ids], masks.reshape(-1)[ids])
-        model.learn(view[ids], pixel[ids], *values, 0.3 + 0.7 * (step + 1) / steps)
+        model.step(view[ids], pixel[ids], *values, 0.3 + 0.7 * (step + 1) / steps)
     return model
 
 
@@ -67,19 +67,19 @@ def test_robust_is_the_closed_form_of_eq_5(pixels):
     distances = torch.rand(V, PX, PX, generator=torch.Generator().manual_seed(1))
     model = made(mode="robust")
     for done in (0.3, 0.6, 1.0):
-        expected = free_conflict(distances.flatten(), model.price(done))
+        expected = free_conflict(distances.flatten(), model.lambda0(done))
         assert torch.equal(model.at(*pixels, distances.flatten(), done), expected)
     view, pixel = pixels
-    model.learn(view, pixel, distances.flatten(), torch.ones(len(view)), 1.0)
+    model.step(view, pixel, distances.flatten(), torch.ones(len(view)), 1.0)
     assert torch.equal(model.maps(), free_conflict(distances, 0.2))
 
 
 def test_the_price_falls_by_a_constant_factor_once_conflict_may_grow():
     model = made(start_fraction=0.3, lambda0_start=1.0, lambda0_end=0.2)
-    assert [model.price(done) for done in (0.0, 0.2, 0.3)] == [1.0] * 3
-    assert model.price(1.0) == pytest.approx(0.2)
-    assert model.price(0.65) == pytest.approx((1.0 * 0.2) ** 0.5)
-    assert made(start_fraction=1.0).price(0.99) == 1.0
+    assert [model.lambda0(done) for done in (0.0, 0.2, 0.3)] == [1.0] * 3
+    assert model.lambda0(1.0) == pytest.approx(0.2)
+    assert model.lambda0(0.65) == pytest.approx((1.0 * 0.2) ** 0.5)
+    assert made(start_fraction=1.0).lambda0(0.99) == 1.0
 
 
 @pytest.mark.parametrize("mode", ["model", "robust"])
@@ -87,7 +87,7 @@ def test_nothing_is_excused_before_the_beginning(mode, pixels):
     model = made(mode=mode, start_fraction=0.5)
     view, pixel = pixels
     distance = torch.full((len(view),), WRONG)
-    model.learn(view, pixel, distance, torch.ones(len(view)), 0.4)
+    model.step(view, pixel, distance, torch.ones(len(view)), 0.4)
     assert (model.at(view, pixel, distance, 0.49) == 0).all()
     after = model.at(view, pixel, distance, 0.5)
     assert (after > 0).all()
@@ -131,7 +131,7 @@ def test_a_small_pixel_grid_takes_the_places_of_images_that_are_not_square():
     where[1, 4:20, 56:72] = True
     distance = torch.where(where, WRONG, CLEAN).flatten()
     for _ in range(60):
-        model.learn(view, pixel, distance, torch.ones(len(view)), 1.0)
+        model.step(view, pixel, distance, torch.ones(len(view)), 1.0)
     assert area_under_curve(model.maps(), where) > 0.95
     assert model.maps().shape == (2, 40, 80)
 
@@ -168,7 +168,7 @@ def test_conflict_hands_no_derivative_to_geometry_or_colour(one_culprit, pixels)
     assert not model.at(view, pixel, distance, 1.0).requires_grad
     assert not model.maps().requires_grad
     fresh = made()
-    fresh.learn(view, pixel, distance, torch.ones(len(view)), 1.0)
+    fresh.step(view, pixel, distance, torch.ones(len(view)), 1.0)
     assert not fresh.at(view, pixel, distance, 1.0).requires_grad
 
 

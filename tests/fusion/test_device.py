@@ -18,13 +18,14 @@ from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.compute import warp_backend
 from nova3d_core.errors import Cancelled, MissingDependencyError
 from nova3d_core.fusion import device as placement
-from nova3d_core.fusion.config import HullConfig, LevelConfig, LossConfig, SdfFusionConfig
+from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig
 from nova3d_core.fusion.device import choose_fusion_device, memory_budget_gib
 from nova3d_core.fusion.fields.grid import state as grid_state
 from nova3d_core.fusion.fields.grid import warp_support
 from nova3d_core.fusion.fields.grid.field import DenseGrid
 from nova3d_core.fusion.fields.grid.state import BYTES_A_VOXEL, bytes_a_voxel
 from nova3d_core.fusion.fuse import fuse_sdf
+from nova3d_core.fusion.losses import LossConfig
 from nova3d_core.progress import Progress
 from nova3d_core.sdf_grid import SdfGrid
 from nova3d_core.views import Views
@@ -71,7 +72,7 @@ def test_a_gpu_that_warp_cannot_use_leaves_the_grid_to_warp_on_the_cpu(untried):
     pytest.importorskip("warp")
     device, reason = choose_fusion_device("cuda:0", "grid")
     assert device == CPU
-    assert "no NVIDIA driver that is new enough" in reason
+    assert "no sufficiently recent NVIDIA driver" in reason
     assert choose_fusion_device("cuda", "grid").device == CPU
 
 
@@ -79,7 +80,7 @@ def test_amd_cards_are_named(untried, monkeypatch):
     wp = pytest.importorskip("warp")
     monkeypatch.setattr(wp, "is_cuda_available", lambda: False)
     monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert choose_fusion_device(CARD, "grid") == (CPU, "warp does not run on AMD cards.")
+    assert choose_fusion_device(CARD, "grid") == (CPU, "warp does not support AMD GPUs.")
 
 
 def test_other_fields_and_devices_stay_where_they_were_asked_for(untried):
@@ -340,7 +341,7 @@ def test_one_pair_of_gradient_buffers_gives_what_two_give(compiled, monkeypatch)
             shown = field.render(origin, direction)
             field.backward(shown.opacity - 0.5, shown.gradient, shown.colour, False)
             field.step(LossConfig(sparse=0.1), 1.0)
-        field.tidy()
+        field.redistance()
         ends.append((field._state.geo, field._state.col))
     moved = (ends[0][1] - 0.5)[..., :3].abs().max()
     assert moved > 0.05  # colours were learnt at all

@@ -114,8 +114,8 @@ def test_a_step_looks_at_its_share_of_the_rays_within_bounds(views, monkeypatch)
         drawn.append(size)
         return whole(self, size)
 
-    whole = optimise.RayDraw.next
-    monkeypatch.setattr(optimise.RayDraw, "next", recorded)
+    whole = optimise.RaySampler.next
+    monkeypatch.setattr(optimise.RaySampler, "next", recorded)
     levels = (
         LevelConfig(24, 2, 0.5, max_rays=700),
         LevelConfig(24, 2, 0.5),
@@ -133,8 +133,8 @@ def test_a_levels_aligning_ends_with_its_share_of_the_bound(views, monkeypatch):
         shares.append(words[-1])
         return whole(self, *words)
 
-    whole = optimise.Alignment.step
-    monkeypatch.setattr(optimise.Alignment, "step", recorded)
+    whole = optimise.PoseRegistration.step
+    monkeypatch.setattr(optimise.PoseRegistration, "step", recorded)
     levels = (
         LevelConfig(24, 4, 0.3, register_every=2),
         LevelConfig(24, 6, 0.3, register_every=2, robust_scale_end=0.4),
@@ -168,7 +168,7 @@ def test_right_poses_stay(fused, views):
     assert moved.rotation_deg.max() < 0.5
     assert moved.lateral_percent.max() < 1.0
     assert torch.equal(fused.cameras.world_to_camera[0], views.cameras.world_to_camera[0])
-    assert fused.report.turn_deg == pytest.approx(moved.rotation_deg.tolist(), abs=0.02)
+    assert fused.report.rotation_deg == pytest.approx(moved.rotation_deg.tolist(), abs=0.02)
     assert fused.report.reverted == ()
 
 
@@ -180,7 +180,7 @@ def test_views_that_agree_show_little_conflict_and_no_gain(fused, views):
     assert fused.report.gains[0] == (1.0, 1.0, 1.0)
     assert all(0.9 < gain < 1.1 for gains in fused.report.gains for gain in gains)
     assert fused.report.steps == FULL.total_steps
-    assert set(fused.report.seconds) == {"start", "level 0", "level 1", "level 2"}
+    assert set(fused.report.seconds) == {"init", "level 0", "level 1", "level 2"}
 
 
 def test_the_same_seed_repeats_bit_for_bit(quick, views):
@@ -207,7 +207,7 @@ def test_wrong_poses_are_mended(noisy, pebble):
     fixed = fuse_sdf(views, replace(FULL, check_inputs=False, refine_poses=False))
     assert torch.equal(fixed.cameras.world_to_camera, views.cameras.world_to_camera)
     assert torch.equal(fixed.field_to_world, torch.eye(4))
-    assert fixed.report.turn_deg == (0.0,) * 8
+    assert fixed.report.rotation_deg == (0.0,) * 8
     assert mean_error_cells(surface, pebble) < 0.7 * mean_error_cells(fixed, pebble)
 
 
@@ -244,7 +244,7 @@ def test_it_works_without_normals_or_colours(lack, views, pebble):
         views = replace(views, normals=None, normal_frame=None)
     surface = fuse_sdf(views, QUICK)
     assert mean_error_cells(surface, pebble) < 1.0
-    assert max(surface.report.turn_deg) < 3.0
+    assert max(surface.report.rotation_deg) < 3.0
 
 
 @pytest.mark.parametrize("start", ["hull", "sphere"])

@@ -11,7 +11,7 @@ import torch
 from nova3d_core.cameras.cameras import cameras_at
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.compute import warp_backend
-from nova3d_core.fusion.config import LevelConfig, LossConfig
+from nova3d_core.fusion.config import LevelConfig
 from nova3d_core.fusion.fields.grid.field import DenseGrid
 from nova3d_core.fusion.fields.grid.state import (
     BYTES_A_VOXEL,
@@ -19,8 +19,8 @@ from nova3d_core.fusion.fields.grid.state import (
     next_level,
     resampled,
 )
-from nova3d_core.fusion.losses import Targets, ray_loss
-from nova3d_core.fusion.rays import RayDraw, ray_bank
+from nova3d_core.fusion.losses import LossConfig, Targets, ray_loss
+from nova3d_core.fusion.rays import RaySampler, ray_dataset
 from nova3d_core.rendering.views import render_views
 from nova3d_core.sdf_grid import SdfGrid
 
@@ -113,16 +113,16 @@ def test_backward_gives_derivatives_by_world_rays(compiled):
     directions = torch.tensor([0.0, 0.0, 1.0]).expand(200, 3).contiguous()
     one, none = torch.ones(200), torch.zeros(200, 3)
     field.render(origins, directions)
-    moved = field.backward(one, none, none, True)
+    ray_gradients = field.backward(one, none, none, True)
     small = 0.2 * field.spacing
     step = torch.tensor([0.0, small, 0.0])
     high, low = (field.render(origins + s * step, directions).opacity for s in (1, -1))
     difference = (high - low) / (2 * small)
-    by_y = moved.by_origin[:, 1]
+    by_y = ray_gradients.grad_origins[:, 1]
     # samples' places count as constant, hence the noise of single rays
     assert float((difference - by_y).abs().mean()) < 0.1 * float(by_y.abs().mean())
     # turning about the far origin moves the ray 2 units on by twice as much
-    torch.testing.assert_close(moved.by_direction[:, 1], 2.0 * by_y, rtol=0.1, atol=0.2)
+    torch.testing.assert_close(ray_gradients.grad_directions[:, 1], 2.0 * by_y, rtol=0.1, atol=0.2)
     assert field.backward(one, none, none, False) is None
 
 
@@ -186,11 +186,11 @@ def fitted(compiled, steps=4, count=warp_backend.NUM_CPU_LAUNCHES * 1100):
     origins, directions, past = rays_past_the_ball(count)
     for _ in range(steps):
         seen = field.render(origins, directions)
-        by_opacity = 1e-4 * (seen.opacity - (past < 0.3).float())
-        by_rays = field.backward(by_opacity, 1e-5 * seen.gradient, 1e-4 * seen.colour, True)
+        grad_opacity = 1e-4 * (seen.opacity - (past < 0.3).float())
+        grad_rays = field.backward(grad_opacity, 1e-5 * seen.gradient, 1e-4 * seen.colour, True)
         field.step(LossConfig(), 1.0)
-    field.tidy()
-    return field._state.geo, field._state.col, by_rays.by_origin, by_rays.by_direction
+    field.redistance()
+    return field._state.geo, field._state.col, grad_rays.grad_origins, grad_rays.grad_directions
 
 
 def test_runs_repeat_bit_for_bit(compiled_steps):
@@ -221,22 +221,22 @@ def test_a_large_ball_shrinks_to_the_images_of_a_small_one(make_sphere):
     rig = RigConfig(width_px=48, height_px=48)
     cameras = cameras_at([0.0, 90.0, 180.0, 270.0, 0.0, 0.0], [0.0] * 4 + [80.0, -80.0], rig)
     views = render_views(make_sphere(0.3, 4), cameras).views
-    bank = ray_bank(views, 6, True)
+    bank = ray_dataset(views, 6, True)
     field = DenseGrid(ball_grid(0.4))  # compiled where that can be: the twin is slow
-    draw, loss = RayDraw(len(bank), 0), LossConfig()
+    draw, loss = RaySampler(len(bank), 0), LossConfig()
     for level in (LevelConfig(24, 60, 0.3), LevelConfig(40, 50, 0.4)):
         field.begin_level(level)
         for step in range(level.steps):
             if step % 15 == 14:
-                field.tidy()
+                field.redistance()
             ids = draw.next(round(level.ray_fraction * len(bank)))
             seen = field.render(bank.origin[ids], bank.direction[ids])
             found = ray_loss(seen, targets_of(bank, ids), loss, 1.0)
             scale = bank.area * len(bank) / len(ids)
-            by = (found.by_opacity, found.by_gradient, found.by_colour)
+            by = (found.grad_opacity, found.grad_gradient, found.grad_colour)
             field.backward(*(scale * part for part in by), False)
             field.step(loss, 0.3 ** (step / level.steps))
-    field.tidy()
+    field.redistance()
     radii = radii_of(field.to_grid())
     assert float((radii - 0.3).abs().max()) < 0.01
     assert abs(float(radii.mean()) - 0.3) < 0.004

@@ -76,7 +76,7 @@ def test_march_agrees_with_the_twin(compiled_steps, count):
 
 def test_rays_are_gone_through_along_a_curve_that_fills_space(compiled_steps):
     places = 900.0 * torch.rand(500, 3, generator=seeded(8))
-    order = compiled_steps.neighbours_first(places)
+    order = compiled_steps.morton_order(places)
 
     def interleaved(place):
         x, y, z = (int(value) // 8 for value in place)
@@ -97,15 +97,15 @@ def test_rays_are_gone_through_along_a_curve_that_fills_space(compiled_steps):
 @pytest.mark.parametrize("count", [600, 3000])
 def test_march_back_agrees_with_the_twin(compiled_steps, of_geo, of_col, relative, count):
     origins, directions = rays_in_cells(count)
-    by_geo, by_col = torch.randn(2, count, 4, generator=seeded(2))
-    by_outputs = (of_geo * by_geo, of_col * by_col)
+    grad_out_geo, grad_out_col = torch.randn(2, count, 4, generator=seeded(2))
+    grad_outputs = (of_geo * grad_out_geo, of_col * grad_out_col)
     settings, found = (SHARPNESS, BAND), []
     for steps in (compiled_steps, grid_torch):
         state = rough_ball()
         *outputs, start, order = steps.march(state, origins, directions, *settings)
         rays = (origins, directions, start, order)
-        by_rays = steps.march_back(state, rays, settings, tuple(outputs), by_outputs, True)
-        found.append((sum(state.grad_geo), sum(state.grad_col), *by_rays))
+        grad_rays = steps.march_back(state, rays, settings, tuple(outputs), grad_outputs, True)
+        found.append((sum(state.grad_geo), sum(state.grad_col), *grad_rays))
     fast, plain = found
     for index in (0, 2, 3):
         close(fast[index], plain[index], relative)
@@ -119,14 +119,14 @@ def test_derivatives_add_up_over_calls_and_rays_are_left_out_on_demand(compiled)
     steps = steps_of(compiled)
     origins, directions = rays_in_cells(300)
     settings = (SHARPNESS, BAND)
-    by_outputs = tuple(torch.randn(2, 300, 4, generator=seeded(2)))
+    grad_outputs = tuple(torch.randn(2, 300, 4, generator=seeded(2)))
     sums = []
     for calls in (1, 2):
         state = rough_ball()
         *outputs, start, order = steps.march(state, origins, directions, *settings)
         rays = (origins, directions, start, order)
         for _ in range(calls):
-            moved = steps.march_back(state, rays, settings, tuple(outputs), by_outputs, False)
+            moved = steps.march_back(state, rays, settings, tuple(outputs), grad_outputs, False)
         assert all(part.shape == (300, 3) and (part == 0).all() for part in moved)
         sums.append((sum(state.grad_geo), sum(state.grad_col)))
     for once, twice in zip(*sums, strict=True):
@@ -218,16 +218,16 @@ def test_the_twins_derivatives_are_those_of_finite_differences():
     directions = unit(torch.randn(count, 3, generator=seeded(4)).double())
     origins = torch.tensor(SIZE) / 2 + 0.237 - 9.0 * directions  # no sample at a voxel's border
     inputs = [state.geo, state.col, origins, directions]
-    by_outputs = tuple(torch.randn(2, count, 4, generator=seeded(5)).double())
+    grad_outputs = tuple(torch.randn(2, count, 4, generator=seeded(5)).double())
 
     def loss():
         outputs = grid_torch.march(state, origins, directions, sharpness, band)[:2]
-        return float(sum((by * out).sum() for by, out in zip(by_outputs, outputs, strict=True)))
+        return float(sum((by * out).sum() for by, out in zip(grad_outputs, outputs, strict=True)))
 
     *outputs, start, order = grid_torch.march(state, origins, directions, sharpness, band)
     assert (start == 0).all() and float(outputs[0][:, 0].min()) > 0.3
     rays = (origins, directions, start, order)
-    moved = grid_torch.march_back(state, rays, (sharpness, band), outputs, by_outputs, True)
+    moved = grid_torch.march_back(state, rays, (sharpness, band), outputs, grad_outputs, True)
     for index, by in enumerate((state.grad_geo[0], state.grad_col[0], *moved)):
         way = torch.randn(by.shape, generator=seeded(6)).double()
         small, kept, sides = 1e-6, inputs[index].clone(), []

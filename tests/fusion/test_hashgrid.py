@@ -13,7 +13,7 @@ from torch import Tensor
 from nova3d_core.cameras.cameras import cameras_at
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import InputError, MissingDependencyError, StageError
-from nova3d_core.fusion.config import LevelConfig, LossConfig
+from nova3d_core.fusion.config import LevelConfig
 from nova3d_core.fusion.fields.hashgrid.encoding import (
     HashEncoding,
     TcnnEncoding,
@@ -22,6 +22,7 @@ from nova3d_core.fusion.fields.hashgrid.encoding import (
 )
 from nova3d_core.fusion.fields.hashgrid.field import HashGridField
 from nova3d_core.fusion.fields.hashgrid.rays import Samples, box_range, march
+from nova3d_core.fusion.losses import LossConfig
 from nova3d_core.sdf_grid import SdfGrid, grid_points
 
 LEVEL = LevelConfig(64, 50, 1.0)
@@ -257,7 +258,7 @@ def test_rays_beside_the_ball_see_nothing():
     for value in (found.opacity, found.gradient, found.colour, found.depth):
         assert not value.any()
     by = field.backward(torch.ones(3), torch.ones(3, 3), torch.ones(3, 3), True)
-    assert not by.by_origin.any() and not by.by_direction.any()
+    assert not by.grad_origins.any() and not by.grad_directions.any()
     field.step(LossConfig(), 1.0)
     assert field.is_finite()
 
@@ -336,7 +337,7 @@ def test_rendering_is_the_definition():
 
 
 def test_rendering_keeps_every_faint_sample_out_and_no_other(monkeypatch):
-    monkeypatch.setattr("nova3d_core.fusion.fields.hashgrid.field.FAINT", -1.0)
+    monkeypatch.setattr("nova3d_core.fusion.fields.hashgrid.field.MIN_WEIGHT", -1.0)
     field = shaken(ball_field(0.4))
     origins, directions = rays_at((random_unit_cube(6, seed=4) - 0.5) * 0.7)
     samples = march(*_march_of(field), origins, directions, field._sharpness, field.spacing)
@@ -361,7 +362,9 @@ def _given(field: HashGridField, samples: Samples, rays, weights) -> float:
 
 
 def test_derivatives_are_those_of_the_rendering(monkeypatch):
-    monkeypatch.setattr("nova3d_core.fusion.fields.hashgrid.field.FAINT", -1.0)  # no jumps at 0.01
+    monkeypatch.setattr(
+        "nova3d_core.fusion.fields.hashgrid.field.MIN_WEIGHT", -1.0
+    )  # no jumps at 0.01
     field = shaken(ball_field(0.4), size=0.005)
     rays = rays_at((random_unit_cube(300, seed=6) - 0.5) * 0.6)
     samples = march(*_march_of(field), *rays, field._sharpness, field.spacing)
@@ -371,7 +374,7 @@ def test_derivatives_are_those_of_the_rendering(monkeypatch):
     by = field.backward(*weights, True)
     parameters = {"table": field.encoding.tables[1], "net": field.geometry.inner.weight}
     grads = {name: value.grad.clone() for name, value in parameters.items()}
-    for index, slope in ((0, by.by_origin), (1, by.by_direction)):
+    for index, slope in ((0, by.grad_origins), (1, by.grad_directions)):
         # along its own derivative, where rounding and the cells' kinks weigh least
         move = slope / slope.norm(dim=1, keepdim=True).clamp(min=1e-6)
         size, ends = 2e-5, []
@@ -441,7 +444,7 @@ def learn(field: HashGridField, views: dict[str, Tensor], steps: int, rays: int 
         field.backward(*by, False)
         field.step(LossConfig(), 1.0 - 0.8 * step / steps)
         if step % 10 == 9:
-            field.tidy()
+            field.redistance()
     return [float(term.detach().mean()) for term in terms]
 
 
@@ -529,11 +532,11 @@ def test_conflict_begins_low_and_learns_alone():
         field.step_conflict(conflict, conflict.detach() - wanted)
     wrong = wanted == 1
     assert conflict[wrong].mean() > 0.8 > 0.2 > conflict[~wrong].mean()
-    learnt = field.conflict_parameters()
+    fitted = field.conflict_parameters()
     for module in (field.encoding, field.geometry, field.colour):
         for parameter in module.parameters():
             assert parameter.grad is None or not parameter.grad.any()
-            assert all(parameter is not other for other in learnt)
+            assert all(parameter is not other for other in fitted)
     assert torch.equal(field.distances(points), before)
 
 

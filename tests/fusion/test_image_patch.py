@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.fusion.poses.image_patch import Frame, blurred, softened, window_sums
+from nova3d_core.fusion.poses.image_patch import ImagePatch, blur_pixels, gaussian_blur, window_sums
 
 
 def randn(*shape, seed=0):
@@ -17,19 +17,19 @@ def test_softened_pixels_are_those_of_the_whole_blurred_image():
     chosen[:4], chosen[:, 31:] = False, False
     y, x = chosen.nonzero().unbind(dim=1)
     values = randn(5, len(x), seed=2)
-    frame = Frame.of(torch.stack([x, y], dim=1) + 0.5)
-    assert (frame.width, frame.height) == (31, 26)
-    assert torch.equal(frame.pixels(frame.image(values)), values)
-    found, slopes = softened(values, frame, 1.3)
+    patch = ImagePatch.of(torch.stack([x, y], dim=1) + 0.5)
+    assert (patch.width, patch.height) == (31, 26)
+    assert torch.equal(patch.pixels(patch.image(values)), values)
+    found, gradients = blur_pixels(values, patch, 1.3)
     image = torch.zeros(5, 34, 44)  # with two more pixels on each side
     image[:, y + 2, x + 2] = values
-    image = blurred(image, 1.3)
+    image = gaussian_blur(image, 1.3)
     torch.testing.assert_close(found, image[:, y + 2, x + 2])
     along_x = (image[:, y + 2, x + 3] - image[:, y + 2, x + 1]) / 2
     along_y = (image[:, y + 3, x + 2] - image[:, y + 1, x + 2]) / 2
     inside = (x > x.min()) & (x < x.max()) & (y > y.min()) & (y < y.max())
     expected = torch.stack([along_x, along_y])
-    torch.testing.assert_close(slopes[..., inside], expected[..., inside])
+    torch.testing.assert_close(gradients[..., inside], expected[..., inside])
 
 
 def test_blurring_is_a_convolution():
@@ -39,7 +39,7 @@ def test_blurring_is_a_convolution():
     taps = taps / taps.sum()
     kernel = (taps[:, None] * taps).expand(3, 1, 7, 7)
     expected = torch.nn.functional.conv2d(image, kernel, padding=3, groups=3)
-    torch.testing.assert_close(blurred(image, sigma_px), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(gaussian_blur(image, sigma_px), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("side_px", [1, 3, 11])
@@ -60,7 +60,7 @@ def test_blur_keeps_the_sum_and_has_the_width_asked_for(sigma_px):
     image = torch.zeros(2, 31, 33)
     image[0, 15, 16] = 1.0
     image[1] = 1.0
-    dot, flat = blurred(image, sigma_px)
+    dot, flat = gaussian_blur(image, sigma_px)
     assert float(dot.sum()) == pytest.approx(1.0, abs=1e-5)
     assert float(flat[10:21, 10:21].sub(1.0).abs().max()) < 1e-5
     x = torch.arange(33) - 16.0

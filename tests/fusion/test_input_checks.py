@@ -16,10 +16,10 @@ from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.conventions import NORMAL_FRAMES, decode_normals, encode_normals
 from nova3d_core.errors import Cancelled, InputError
 from nova3d_core.evaluation.config import PerturbationConfig
-from nova3d_core.evaluation.perturbations import render_perturbed_views, noisy_cameras
+from nova3d_core.evaluation.perturbations import noisy_cameras, render_perturbed_views
 from nova3d_core.fusion.checks import silhouettes as silhouette_checks
 from nova3d_core.fusion.checks.inputs import border_views, check_views
-from nova3d_core.fusion.checks.normals import Evidence, Reading, check_normals
+from nova3d_core.fusion.checks.normals import ConsistencyStats, NormalConvention, check_normals
 from nova3d_core.fusion.checks.silhouettes import check_silhouettes
 from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.mesh import Mesh
@@ -95,7 +95,7 @@ def test_silhouettes_of_one_object_pass_however_noisy_the_poses(l_solid, seed):
 def test_noise_is_only_explained_by_moving_the_cameras(l_solid, monkeypatch):
     views = seen_noisily(box(0.03, 1.0, 0.3), seed=0)
     check_silhouettes(views)
-    monkeypatch.setattr(silhouette_checks, "_STEPS", 0)
+    monkeypatch.setattr(silhouette_checks, "_MAX_STEPS", 0)
     assert "contradicts the others" in message_of(check_silhouettes, views)
 
 
@@ -128,11 +128,11 @@ def test_the_one_wrong_image_is_named_with_what_is_wrong_about_it(l_solid, make_
     big, little = (seen(make_sphere(radius)).masks[5] for radius in (0.5, 0.2))
     message = message_of(check_silhouettes, with_masks_of(views, {5: big}))
     assert message.startswith("the silhouette of view 5 contradicts the others: ")
-    assert "% of it cannot be explained" in message
+    assert "% of it lies outside the hull of the others" in message
     assert "so does" not in message and "still" not in message
     message = message_of(check_silhouettes, with_masks_of(views, {5: little}))
     assert message.startswith("the silhouette of view 5 contradicts the others: ")
-    assert "it leaves no room for what the others show, such as" in message
+    assert "it cuts off parts of the others, such as" in message
     assert "so does" not in message and "still" not in message
 
 
@@ -261,11 +261,11 @@ def test_a_wrong_frame_with_a_flipped_channel_is_named(l_solid):
     views = flipped(as_files_hold(seen(l_solid, TURNED)).with_normals_in("camera"), "green")
     message = message_of(check_normals, declared_as(views, "world"))
     assert "frame 'world', but 'camera' with the green channel flipped" in message
-    assert "Declare them as 'camera' and turn over the channel" in message
+    assert "Declare them as 'camera' and invert the channel" in message
 
 
 def test_the_simplest_of_equally_good_readings_is_named(l_solid):
-    # from behind, the camera's red and blue are the world's turned over: flips would fit as well
+    # from behind, the camera's red and blue are the world's inverted: flips would fit as well
     behind = as_files_hold(seen_from(l_solid, cameras_at([180.0], [0.0], SMALL)))
     message = message_of(check_normals, declared_as(behind.with_normals_in("camera"), "world"))
     assert "but 'camera'." in message
@@ -324,21 +324,23 @@ def with_smooth_noise(views, degrees) -> Views:
 
 def test_faults_are_far_from_the_limits(make_sphere):
     views = seen(make_sphere(0.4), config=FOUR_SAMPLES)
-    evidence = Evidence.of(views, torch.arange(16))
+    evidence = ConsistencyStats.of(views, torch.arange(16))
     # on a ball the normal at the silhouette is known: across the ray, and the ball's own
     rays = evidence.rays.flatten(1, 2).gather(1, evidence.rim[..., None].expand(-1, -1, 3))
     assert (evidence.outward * rays).sum(dim=-1).abs().max() < 1e-5
-    rim = evidence.views.normals.flatten(1, 2).gather(1, evidence.rim[..., None].expand_as(rays))
+    rim = evidence.views.normals.flatten(1, 2).gather(
+        1, evidence.rim[..., None].expand_as(rays)
+    )
     assert (evidence.outward * rim).sum(dim=-1).median() > 0.95
-    true, green = Reading("world", (1, 1, 1)), Reading("world", (1, -1, 1))
-    both = Reading("camera", (-1, -1, 1))
-    assert evidence.facing_fault(true) == pytest.approx(0.0, abs=0.01)
-    assert evidence.curl_fault(true) == 0.0
-    assert evidence.curl_fault(green) > 0.8
+    true, green = NormalConvention("world", (1, 1, 1)), NormalConvention("world", (1, -1, 1))
+    both = NormalConvention("camera", (-1, -1, 1))
+    assert evidence.facing_inconsistency(true) == pytest.approx(0.0, abs=0.01)
+    assert evidence.curl_inconsistency(true) == 0.0
+    assert evidence.curl_inconsistency(green) > 0.8
     # a ball read with both signs wrong is a bowl: a true surface, but looking inward at its rim
-    in_camera = Evidence.of(views.with_normals_in("camera"), torch.arange(16))
-    assert in_camera.curl_fault(both) < 0.01
-    assert in_camera.facing_fault(both) > 0.7
+    in_camera = ConsistencyStats.of(views.with_normals_in("camera"), torch.arange(16))
+    assert in_camera.curl_inconsistency(both) < 0.01
+    assert in_camera.facing_inconsistency(both) > 0.7
 
 
 @pytest.mark.parametrize("black", [0.0, 1.0])
@@ -368,7 +370,7 @@ def test_one_flat_colour_for_all_sides_is_no_normal_image(l_solid):
     views = seen(l_solid)
     flat = torch.tensor([0.0, 0.0, 1.0]) * (views.masks > 0)[..., None]
     message = message_of(check_normals, replace(views, normals=flat, normal_frame="camera"))
-    assert "have one and the same normal everywhere on the object" in message
+    assert "have the same normal everywhere on the object" in message
     # a box seen head-on from its four sides truly has one normal in each image
     head_on = seen(box(0.9, 0.9, 0.9), replace(SMALL, count=4, kind="orthographic"))
     check_normals(head_on.with_normals_in("camera"))

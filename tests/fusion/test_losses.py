@@ -9,50 +9,49 @@ import torch
 
 from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
-from nova3d_core.fusion.config import LossConfig
-from nova3d_core.fusion.fields.base import Rendered
+from nova3d_core.fusion.fields.base import RenderOutput
 from nova3d_core.fusion.losses import (
+    LossConfig,
     Targets,
-    colour_distance,
     colour_loss,
     free_conflict,
-    kept,
-    normal_loss,
+    inlier_mask,
     ray_loss,
-    robust_loss,
 )
-from nova3d_core.fusion.rays import STEEPEST_COSINE, RayDraw, pixel_area, ray_bank, rays_of
+from nova3d_core.fusion.rays import MAX_NORMAL_COSINE, RaySampler, pixel_area, ray_dataset, rays_of
 from nova3d_core.rendering.views import render_views
+
+from .reference_losses import colour_distance, normal_loss, robust_loss
 
 
 def unit(vectors):
     return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
-@pytest.mark.parametrize("price", [0.1, 0.2, 0.5, 1.0])
-def test_free_conflict_is_the_minimum_of_eq_5_over_h(price):
+@pytest.mark.parametrize("lambda0", [0.1, 0.2, 0.5, 1.0])
+def test_free_conflict_is_the_minimum_of_eq_5_over_h(lambda0):
     distance = torch.linspace(0, 3**0.5, 173, dtype=torch.float64)
     shares = torch.linspace(0, 1, 4001, dtype=torch.float64)
-    tried = colour_loss(distance[:, None], shares[None], price)
+    tried = colour_loss(distance[:, None], shares[None], lambda0)
     best, where = tried.min(dim=1)
-    torch.testing.assert_close(robust_loss(distance, price), best, atol=1e-7, rtol=0)
-    assert (robust_loss(distance, price) <= best + 1e-12).all()
-    assert (free_conflict(distance, price) - shares[where]).abs().max() <= 0.5 / 4000 + 1e-9
+    torch.testing.assert_close(robust_loss(distance, lambda0), best, atol=1e-7, rtol=0)
+    assert (robust_loss(distance, lambda0) <= best + 1e-12).all()
+    assert (free_conflict(distance, lambda0) - shares[where]).abs().max() <= 0.5 / 4000 + 1e-9
     # H = 1 is out of reach for prices beyond half the largest distance of colours
-    assert (float(free_conflict(distance, price).max()) < 1) == (2 * price > 3**0.5)
+    assert (float(free_conflict(distance, lambda0).max()) < 1) == (2 * lambda0 > 3**0.5)
 
 
 def test_robust_loss_is_quadratic_below_twice_the_price_and_flat_beyond():
-    price = 0.2
+    lambda0 = 0.2
     distance = torch.linspace(0.01, 1.5, 150, dtype=torch.float64, requires_grad=True)
-    value = robust_loss(distance, price)
+    value = robust_loss(distance, lambda0)
     slope = torch.autograd.grad(value.sum(), distance)[0]
-    far = distance > 2 * price
+    far = distance > 2 * lambda0
     assert far.any() and not far.all()
-    expected = torch.where(far, price, distance - distance**2 / (4 * price))
+    expected = torch.where(far, lambda0, distance - distance**2 / (4 * lambda0))
     torch.testing.assert_close(value, expected)
     assert (slope[far] == 0).all()
-    torch.testing.assert_close(slope[~far], (1 - distance / (2 * price))[~far])
+    torch.testing.assert_close(slope[~far], (1 - distance / (2 * lambda0))[~far])
 
 
 def test_colour_distance_is_the_norm_without_its_kink():
@@ -73,21 +72,21 @@ def test_kept_drops_the_largest_errors_of_those_that_count():
     random = torch.Generator().manual_seed(1)
     error = torch.rand(1000, generator=random) ** 3
     counts = torch.rand(1000, generator=random) < 0.7
-    keep = kept(error, counts, 0.2)
+    keep = inlier_mask(error, counts, 0.2)
     assert set(keep.unique().tolist()) == {0.0, 1.0}
     assert (keep[~counts] == 0).all()
     assert int(keep.sum()) == round(int(counts.sum()) * 0.8)
     assert error[keep > 0].max() < error[(keep == 0) & counts].min()
     # the order of the rays does not matter
     order = torch.randperm(1000, generator=random)
-    assert torch.equal(kept(error[order], counts[order], 0.2), keep[order])
+    assert torch.equal(inlier_mask(error[order], counts[order], 0.2), keep[order])
 
 
 def test_kept_leaves_at_least_one_ray_and_nothing_where_none_counts():
     error = torch.tensor([3.0, 1.0, 2.0])
-    assert kept(error, torch.ones(3, dtype=torch.bool), 0.99).tolist() == [0, 1, 0]
-    assert kept(error, torch.zeros(3, dtype=torch.bool), 0.2).tolist() == [0, 0, 0]
-    assert kept(error, torch.ones(3, dtype=torch.bool), 0.0).tolist() == [1, 1, 1]
+    assert inlier_mask(error, torch.ones(3, dtype=torch.bool), 0.99).tolist() == [0, 1, 0]
+    assert inlier_mask(error, torch.zeros(3, dtype=torch.bool), 0.2).tolist() == [0, 0, 0]
+    assert inlier_mask(error, torch.ones(3, dtype=torch.bool), 0.0).tolist() == [1, 1, 1]
 
 
 def test_normal_loss_is_weighted_by_what_counts_alone():
@@ -132,21 +131,21 @@ def made_targets(count, random, **changes):
         "normal_weight": rand(count),
         "gain": rand(count, 3) + 0.5,
         "conflict": rand(count),
-        "normal_share": rand(count),
+        "normal_factor": rand(count),
     }
     return Targets(**{**made, **changes})
 
 
-def summed(parts, targets, config, price):
+def summed(parts, targets, config, lambda0):
     """The sum of the terms, written out for finite differences."""
     opacity, gradient, colour = parts
     distance = ((colour * targets.gain - targets.colour).square().sum(dim=1) + 1e-4).sqrt() - 1e-2
     h = targets.conflict
     length = gradient.norm(dim=1).clamp_min(0.1)
     cosine = (gradient * targets.normal).sum(dim=1) / length
-    weight = targets.normal_weight * targets.normal_share
+    weight = targets.normal_weight * targets.normal_factor
     return float(
-        config.colour * ((1 - h) * distance + price * h**2).sum()
+        config.colour * ((1 - h) * distance + lambda0 * h**2).sum()
         + config.normal * (weight * (1 - cosine)).sum()
         + config.mask * (opacity - targets.mask).square().sum()
     )
@@ -154,23 +153,23 @@ def summed(parts, targets, config, price):
 
 def test_ray_loss_derivatives_are_finite_differences():
     random = torch.Generator().manual_seed(4)
-    config, price, count = LossConfig(colour=0.3, normal=0.7, mask=1.3), 0.4, 12
+    config, lambda0, count = LossConfig(colour=0.3, normal=0.7, mask=1.3), 0.4, 12
     opacity = torch.rand(count, generator=random, dtype=torch.float64)
     gradient = torch.randn(count, 3, generator=random, dtype=torch.float64)
     gradient[0] *= 0.05 / gradient[0].norm()  # too short to be stretched to a unit vector
     colour = torch.rand(count, 3, generator=random, dtype=torch.float64)
     targets = made_targets(count, random)
-    loss = ray_loss(Rendered(opacity, gradient, colour, opacity), targets, config, price)
+    loss = ray_loss(RenderOutput(opacity, gradient, colour, opacity), targets, config, lambda0)
     parts = [opacity, gradient, colour]
-    slopes = (loss.by_opacity, loss.by_gradient, loss.by_colour)
+    slopes = (loss.grad_opacity, loss.grad_gradient, loss.grad_colour)
     for index, (part, slope) in enumerate(zip(parts, slopes, strict=True)):
         found = torch.zeros_like(part)
         for place in range(part.numel()):
             sides = []
             for step in (1e-6, -1e-6):
-                moved = [p.clone() for p in parts]
-                moved[index].view(-1)[place] += step
-                sides.append(summed(moved, targets, config, price))
+                shifted = [p.clone() for p in parts]
+                shifted[index].view(-1)[place] += step
+                sides.append(summed(shifted, targets, config, lambda0))
             found.view(-1)[place] = (sides[0] - sides[1]) / 2e-6
         torch.testing.assert_close(slope, found, atol=1e-6, rtol=1e-5)
     assert not loss.distance.requires_grad
@@ -183,18 +182,18 @@ def test_conflict_frees_colour_and_keeps_a_share_of_the_normal():
     random = torch.Generator().manual_seed(5)
     count = 20
     ones, zeros = torch.ones(count).double(), torch.zeros(count).double()
-    rendered = Rendered(
+    rendered = RenderOutput(
         torch.rand(count, generator=random).double(),
         torch.randn(count, 3, generator=random).double(),
         torch.rand(count, 3, generator=random).double(),
         zeros,
     )
-    made = made_targets(count, random, conflict=zeros, normal_share=ones)
-    free = Targets(**{**vars(made), "conflict": ones, "normal_share": 0.3 * ones})
+    made = made_targets(count, random, conflict=zeros, normal_factor=ones)
+    free = Targets(**{**vars(made), "conflict": ones, "normal_factor": 0.3 * ones})
     bound, loose = (ray_loss(rendered, t, LossConfig(), 0.2) for t in (made, free))
-    assert (loose.by_colour == 0).all() and (bound.by_colour.norm(dim=1) > 0).all()
-    torch.testing.assert_close(loose.by_gradient, 0.3 * bound.by_gradient)
-    assert torch.equal(loose.by_opacity, bound.by_opacity)
+    assert (loose.grad_colour == 0).all() and (bound.grad_colour.norm(dim=1) > 0).all()
+    torch.testing.assert_close(loose.grad_gradient, 0.3 * bound.grad_gradient)
+    assert torch.equal(loose.grad_opacity, bound.grad_opacity)
 
 
 @pytest.fixture(scope="module", params=["perspective", "orthographic"])
@@ -204,7 +203,7 @@ def ball_views(request, make_sphere):
 
 
 def test_bank_looks_at_masks_and_a_margin_with_the_cameras_own_rays(ball_views):
-    bank = ray_bank(ball_views, 3, True)
+    bank = ray_dataset(ball_views, 3, True)
     row, column = (bank.pixel[:, i].long() for i in (1, 0))
     near = torch.zeros_like(ball_views.masks, dtype=torch.bool)
     near[bank.view, row, column] = True
@@ -222,10 +221,10 @@ def test_bank_looks_at_masks_and_a_margin_with_the_cameras_own_rays(ball_views):
 
 
 def test_bank_counts_normals_by_their_angle_to_the_ray(ball_views):
-    bank = ray_bank(ball_views, 3, True)
+    bank = ray_dataset(ball_views, 3, True)
     cosine = (bank.direction * bank.normal).sum(dim=1)
     counts = bank.normal_weight > 0
-    expected = (cosine < STEEPEST_COSINE) & (bank.mask > 0.5) & (bank.normal.norm(dim=1) > 0.5)
+    expected = (cosine < MAX_NORMAL_COSINE) & (bank.mask > 0.5) & (bank.normal.norm(dim=1) > 0.5)
     assert torch.equal(counts, expected)
     assert counts.any() and (~counts & (cosine < 0)).any()  # there are steep ones, too
     torch.testing.assert_close(bank.normal_weight[counts], torch.exp(-cosine[counts] - 1.0))
@@ -235,7 +234,7 @@ def test_bank_counts_normals_by_their_angle_to_the_ray(ball_views):
     middle = counts & (cosine < -0.99)
     hit = bank.origin[middle] + bank.direction[middle] * _first_hit(bank, middle, 0.3)
     assert ((unit(hit) * bank.normal[middle]).sum(dim=1) > 0.99).all()
-    without = ray_bank(ball_views, 3, False)
+    without = ray_dataset(ball_views, 3, False)
     assert (without.normal_weight == 0).all() and (without.normal == 0).all()
 
 
@@ -251,7 +250,7 @@ def test_normals_too_steep_to_their_ray_do_not_count(slope_deg, counts, ball_vie
     )
     angle = torch.deg2rad(torch.tensor(float(slope_deg)))
     normals = (across * angle.sin() - directions * angle.cos()).reshape(ball_views.colour.shape)
-    bank = ray_bank(replace(ball_views, normals=normals, normal_frame="world"), 3, True)
+    bank = ray_dataset(replace(ball_views, normals=normals, normal_frame="world"), 3, True)
     expected = (bank.mask > 0.5) & counts
     assert torch.equal(bank.normal_weight > 0, expected)
     weight = torch.exp(angle.cos() - 1).expand(int(expected.sum()))
@@ -266,7 +265,7 @@ def _first_hit(bank, which, radius):
 
 
 def test_bank_colours_are_on_black(ball_views):
-    bank = ray_bank(ball_views, 3, True)
+    bank = ray_dataset(ball_views, 3, True)
     row, column = (bank.pixel[:, i].long() for i in (1, 0))
     shown = ball_views.colour[bank.view, row, column]
     torch.testing.assert_close(bank.colour + (1 - bank.mask)[:, None], shown, atol=1e-5, rtol=0)
@@ -276,9 +275,9 @@ def test_bank_colours_are_on_black(ball_views):
 
 
 def test_camera_frame_normals_come_out_in_the_world_and_turn(ball_views):
-    given = ray_bank(ball_views.with_normals_in("world"), 3, True)
-    own = ray_bank(ball_views.with_normals_in("camera"), 3, True)
-    assert own.turns_normals and not given.turns_normals
+    given = ray_dataset(ball_views.with_normals_in("world"), 3, True)
+    own = ray_dataset(ball_views.with_normals_in("camera"), 3, True)
+    assert own.normals_in_camera_frame and not given.normals_in_camera_frame
     torch.testing.assert_close(own.normal, given.normal, atol=1e-5, rtol=0)
 
 
@@ -294,23 +293,23 @@ def test_pixel_area_is_what_a_pixel_covers():
 
 def test_bank_area_gives_the_objects_surface(ball_views):
     # all rays on the ball, times their area: its surface seen by V / 3 views is about pi r^2 * 3
-    bank = ray_bank(ball_views, 3, True)
+    bank = ray_dataset(ball_views, 3, True)
     silhouettes = float(bank.mask.sum()) * bank.area
     assert silhouettes == pytest.approx(3 * torch.pi * 0.3**2, rel=0.05)
 
 
 def test_draw_repeats_no_ray_before_a_full_pass_and_is_seeded():
-    draw = RayDraw(1000, 5)
+    draw = RaySampler(1000, 5)
     batches = [draw.next(100) for _ in range(20)]
     for start in (0, 10):
         together = torch.cat(batches[start : start + 10])
         assert torch.equal(together.sort().values, torch.arange(1000))
     assert all((batch.diff() > 0).all() for batch in batches)
     assert not torch.equal(batches[0], batches[10])
-    again, other = RayDraw(1000, 5), RayDraw(1000, 6)
+    again, other = RaySampler(1000, 5), RaySampler(1000, 6)
     assert all(torch.equal(batch, again.next(100)) for batch in batches)
     assert not torch.equal(batches[0], other.next(100))
-    assert torch.equal(RayDraw(7, 0).next(100), torch.arange(7))
+    assert torch.equal(RaySampler(7, 0).next(100), torch.arange(7))
     # sizes that do not divide the rays: still none twice in a batch
-    uneven = RayDraw(10, 0)
+    uneven = RaySampler(10, 0)
     assert all(len(set(uneven.next(4).tolist())) == 4 for _ in range(9))

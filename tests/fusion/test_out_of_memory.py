@@ -49,20 +49,20 @@ def failing(times, error, call):
 
 
 @EACH_FORM
-def test_at_the_start_the_run_is_made_again_for_half_the_rays(error, monkeypatch):
+def test_init_retries_with_half_the_chunk_size(error, monkeypatch):
     made = []
-    make = failing(2, error, lambda views, start, config, device: made.append(config) or "run")
-    monkeypatch.setattr(optimise, "_Run", make)
+    make = failing(2, error, lambda views, init, config, device: made.append(config) or "run")
+    monkeypatch.setattr(optimise, "_FusionState", make)
     config = SdfFusionConfig(ray_chunk_size=8000)
-    assert optimise._begin_run(None, None, config, torch.device("cpu")) == "run"
+    assert optimise._init_state(None, None, config, torch.device("cpu")) == "run"
     assert made == [replace(config, ray_chunk_size=2000)]
 
 
 @EACH_FORM
-def test_in_the_middle_the_level_is_run_again_with_half_the_rays(error, monkeypatch, caplog):
+def test_level_reruns_with_half_the_chunk_size(error, monkeypatch, caplog):
     level = LevelConfig(24, 20, 1.0)
     run = SimpleNamespace(
-        bank=range(6000), config=SdfFusionConfig(min_rays=100), ray_chunk_size=400_000,
+        rays=range(6000), config=SdfFusionConfig(min_rays=100), ray_chunk_size=400_000,
         steps_done=7, seconds={},
     )  # fmt: skip
     tried = []
@@ -74,27 +74,27 @@ def test_in_the_middle_the_level_is_run_again_with_half_the_rays(error, monkeypa
             raise error
 
     monkeypatch.setattr(optimise, "_optimise_level", optimise_level)
-    optimise._retry_with_fewer_rays(run, 1, level, SILENT)
+    optimise._run_level(run, 1, level, SILENT)
     assert tried == [(400_000, 7), (3000, 7), (1500, 7)]
     assert run.steps_done == 12 and "level 1" in run.seconds
     assert [record.getMessage() for record in caplog.records] == [
-        "memory ran out: trying again with 3000 rays at once",
-        "memory ran out: trying again with 1500 rays at once",
+        "memory ran out: retrying with chunks of 3000 rays",
+        "memory ran out: retrying with chunks of 1500 rays",
     ]
 
 
-def test_a_fusion_whose_start_fails_once_ends_bit_for_bit_the_same(views, monkeypatch):
+def test_result_is_bit_identical_after_a_retry(views, monkeypatch):
     expected = fuse_sdf(views, TINY)
     error = AcceleratorError("CUDA error: out of memory")
     monkeypatch.setattr(DenseGrid, "__init__", failing(1, error, DenseGrid.__init__))
-    again = fuse_sdf(views, TINY)  # still more rays at once than there are
+    again = fuse_sdf(views, TINY)  # the chunk size still exceeds the number of rays
     assert torch.equal(again.grid.values, expected.grid.values)
     assert torch.equal(again.cameras.world_to_camera, expected.cameras.world_to_camera)
 
 
-@pytest.mark.parametrize("where", ["start", "level 0"])
-def test_memory_that_never_suffices_is_an_error_that_names_the_place(views, monkeypatch, where):
-    name = "__init__" if where == "start" else "render"
+@pytest.mark.parametrize("where", ["init", "level 0"])
+def test_permanent_lack_of_memory_is_a_stage_error(views, monkeypatch, where):
+    name = "__init__" if where == "init" else "render"
     monkeypatch.setattr(DenseGrid, name, failing(10**9, FORMS[1], None))
     with pytest.raises(StageError, match=f"fusing, {where}: memory ran out") as caught:
         fuse_sdf(views, TINY)
@@ -103,7 +103,7 @@ def test_memory_that_never_suffices_is_an_error_that_names_the_place(views, monk
 
 
 @pytest.mark.parametrize("name", ["__init__", "render"])
-def test_another_error_goes_through_at_once(views, monkeypatch, name):
+def test_other_errors_propagate(views, monkeypatch, name):
     monkeypatch.setattr(DenseGrid, name, failing(1, OTHER, getattr(DenseGrid, name)))
     with pytest.raises(RuntimeError) as caught:
         fuse_sdf(views, TINY)

@@ -12,16 +12,11 @@ from scipy.spatial.transform import Rotation
 
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.cameras.rotations import axis_angle_to_matrix, rotation_angle_deg, skew_matrix
 from nova3d_core.fusion.config import PoseConfig
-from nova3d_core.fusion.fields.base import RayDerivatives
-from nova3d_core.fusion.finalize import guarded, silhouette_overlap
-from nova3d_core.fusion.poses.pose_table import (
-    PoseTable,
-    cross_matrix,
-    decayed,
-    rotation_about,
-    turn_deg,
-)
+from nova3d_core.fusion.fields.base import RayGradients
+from nova3d_core.fusion.finalize import revert_worse_poses, silhouette_iou
+from nova3d_core.fusion.poses.pose_table import PoseTable, exponential_decay
 from nova3d_core.fusion.rays import rays_of
 from nova3d_core.rendering.raycast import RayCaster
 from nova3d_core.rendering.views import render_views
@@ -46,20 +41,20 @@ def test_rotation_about_is_scipys():
     vectors = randn(50, 3)
     vectors[0], vectors[1] = 0.0, 1e-6
     expected = torch.from_numpy(Rotation.from_rotvec(vectors.numpy()).as_matrix()).float()
-    torch.testing.assert_close(rotation_about(vectors), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(axis_angle_to_matrix(vectors), expected, atol=2e-6, rtol=0)
     others = randn(50, 3, seed=1)
-    crossed = (cross_matrix(vectors) @ others[..., None])[..., 0]
+    crossed = (skew_matrix(vectors) @ others[..., None])[..., 0]
     torch.testing.assert_close(crossed, torch.linalg.cross(vectors, others))
 
 
 def test_turn_deg_is_exact_from_tiny_to_half_turns():
     axis = torch.nn.functional.normalize(randn(1, 3), dim=1)
     angles = torch.tensor([0.0, 1e-5, 1e-3, 0.1, 1.0, 30.0, 90.0, 150.0, 179.0])
-    turned = rotation_about(axis.double() * torch.deg2rad(angles.double())[:, None])
-    torch.testing.assert_close(turn_deg(turned).float(), angles, atol=1e-6, rtol=1e-6)
+    turned = axis_angle_to_matrix(axis.double() * torch.deg2rad(angles.double())[:, None])
+    torch.testing.assert_close(rotation_angle_deg(turned).float(), angles, atol=1e-6, rtol=1e-6)
     # float32, too: arccos would turn everything below 0.02 degrees into 0
     small = torch.tensor([1e-4, 1e-3, 1e-2])
-    found = turn_deg(rotation_about(axis * torch.deg2rad(small)[:, None]))
+    found = rotation_angle_deg(axis_angle_to_matrix(axis * torch.deg2rad(small)[:, None]))
     torch.testing.assert_close(found, small, rtol=0.01, atol=0)
 
 
@@ -70,7 +65,7 @@ def test_a_table_at_rest_gives_the_cameras_as_given(kind):
     assert torch.equal(poses.cameras().world_to_camera[0], cameras.world_to_camera[0])
     torch.testing.assert_close(poses.cameras().world_to_camera, cameras.world_to_camera)
     torch.testing.assert_close(poses.gauge(), torch.eye(4), atol=1e-6, rtol=0)
-    torch.testing.assert_close(poses.depths, cameras.view_directions)
+    torch.testing.assert_close(poses.view_axes, cameras.view_directions)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,14 +73,14 @@ def test_a_table_at_rest_gives_the_cameras_as_given(kind):
 def test_moving_all_views_together_changes_no_camera(kind, seed):
     cameras = rig(kind)
     poses = table(cameras)
-    turn = rotation_about(0.1 * randn(1, 3, seed=seed))[0]
-    shift = 0.1 * randn(3, seed=seed + 10)
-    poses.rotation, poses.shift = turn.repeat(8, 1, 1), shift.repeat(8, 1)
+    turn = axis_angle_to_matrix(0.1 * randn(1, 3, seed=seed))[0]
+    translation = 0.1 * randn(3, seed=seed + 10)
+    poses.rotation, poses.translation = turn.repeat(8, 1, 1), translation.repeat(8, 1)
     torch.testing.assert_close(
         poses.cameras().world_to_camera, cameras.world_to_camera, atol=2e-6, rtol=0
     )
     common = torch.eye(4)
-    common[:3, :3], common[:3, 3] = turn, CENTRE + shift - turn @ CENTRE
+    common[:3, :3], common[:3, 3] = turn, CENTRE + translation - turn @ CENTRE
     torch.testing.assert_close(poses.gauge(), common, atol=2e-6, rtol=0)
 
 
@@ -94,8 +89,8 @@ def test_view_0_is_bit_for_bit_as_given_whatever_the_motions(kind):
     cameras = rig(kind, elevation_deg=17.3, azimuth_start_deg=31.7)
     for seed in range(5):
         poses = table(cameras)
-        poses.rotation = rotation_about(0.1 * randn(8, 3, seed=seed))
-        poses.shift = 0.05 * randn(8, 3, seed=seed + 10)
+        poses.rotation = axis_angle_to_matrix(0.1 * randn(8, 3, seed=seed))
+        poses.translation = 0.05 * randn(8, 3, seed=seed + 10)
         refined = poses.cameras()
         assert torch.equal(refined.world_to_camera[0], cameras.world_to_camera[0])
         assert torch.equal(refined.intrinsics, cameras.intrinsics)
@@ -107,14 +102,14 @@ def test_view_0_is_bit_for_bit_as_given_whatever_the_motions(kind):
 def known_motions(cameras, seed):
     """(V, 4, 4) turns about the centre and shifts across the moved depths; none for view 0."""
     count = len(cameras)
-    rotation = rotation_about(math.radians(3.0) * randn(count, 3, seed=seed))
-    shift = 0.02 * randn(count, 3, seed=seed + 1)
+    rotation = axis_angle_to_matrix(math.radians(3.0) * randn(count, 3, seed=seed))
+    translation = 0.02 * randn(count, 3, seed=seed + 1)
     depths = torch.einsum("vij,vj->vi", rotation, cameras.view_directions)
-    shift -= (shift * depths).sum(dim=1, keepdim=True) * depths
-    rotation[0], shift[0] = torch.eye(3), 0.0
+    translation -= (translation * depths).sum(dim=1, keepdim=True) * depths
+    rotation[0], translation[0] = torch.eye(3), 0.0
     motions = torch.eye(4).repeat(count, 1, 1)
     motions[:, :3, :3] = rotation
-    motions[:, :3, 3] = CENTRE + shift - rotation @ CENTRE
+    motions[:, :3, 3] = CENTRE + translation - rotation @ CENTRE
     return motions
 
 
@@ -124,13 +119,13 @@ def test_known_motions_come_back_whatever_the_field_moved_by(kind, seed):
     cameras = rig(kind)
     motions = known_motions(cameras, seed)
     true = cameras.world_to_camera @ torch.linalg.inv(motions)
-    turn = rotation_about(0.15 * randn(1, 3, seed=seed + 5))[0]
+    turn = axis_angle_to_matrix(0.15 * randn(1, 3, seed=seed + 5))[0]
     common = torch.eye(4)
     common[:3, :3], common[:3, 3] = turn, 0.1 * randn(3, seed=seed + 6)
     together = common @ motions
     poses = table(cameras)
     poses.rotation = together[:, :3, :3]
-    poses.shift = together[:, :3, :3] @ CENTRE + together[:, :3, 3] - CENTRE
+    poses.translation = together[:, :3, :3] @ CENTRE + together[:, :3, 3] - CENTRE
     torch.testing.assert_close(poses.motions(), together, atol=1e-6, rtol=0)
     torch.testing.assert_close(poses.gauge(), common, atol=3e-6, rtol=0)
     torch.testing.assert_close(poses.cameras().world_to_camera, true, atol=5e-6, rtol=0)
@@ -142,10 +137,10 @@ def test_moved_rays_are_the_rays_of_the_moved_cameras(kind):
     motions = known_motions(cameras, 3)
     poses = table(cameras)
     poses.rotation = motions[:, :3, :3]
-    poses.shift = motions[:, :3, :3] @ CENTRE + motions[:, :3, 3] - CENTRE
+    poses.translation = motions[:, :3, :3] @ CENTRE + motions[:, :3, 3] - CENTRE
     view = torch.arange(8).repeat_interleave(5)
     pixel = 256 * torch.rand(40, 2, generator=torch.Generator().manual_seed(0))
-    moved = poses.moved(view, *rays_of(cameras, view, pixel))
+    moved = poses.transform_rays(view, *rays_of(cameras, view, pixel))
     expected = rays_of(poses.cameras(), view, pixel)
     torch.testing.assert_close(moved[1], expected[1], atol=3e-6, rtol=0)
     apart = moved[0] - expected[0]
@@ -170,9 +165,9 @@ class PointRays:
 
     def step(self, poses, pose_lr):
         """Moves the poses; the loss before that."""
-        moved = [part.requires_grad_(True) for part in poses.moved(self.view, *self.rays)]
+        moved = [part.requires_grad_(True) for part in poses.transform_rays(self.view, *self.rays)]
         loss = self.loss(*moved)
-        by = RayDerivatives(*torch.autograd.grad(loss, moved))
+        by = RayGradients(*torch.autograd.grad(loss, moved))
         origin, direction = (part.detach() for part in moved)
         poses.step(self.view, origin, direction, by, pose_lr)
         return float(loss.detach())
@@ -184,10 +179,10 @@ def test_steps_lead_to_the_true_poses(kind):
     motions = known_motions(given, 7)
     true = replace(given, world_to_camera=given.world_to_camera @ torch.linalg.inv(motions))
     toy, poses = PointRays(given, true), table(given)
-    losses = [toy.step(poses, 6e-3 * decayed(step, 150, 0.02)) for step in range(150)]
+    losses = [toy.step(poses, 6e-3 * exponential_decay(step, 150, 0.02)) for step in range(150)]
     assert losses[-1] < 1e-3 * losses[0]
-    before = turn_deg(given.rotation @ true.rotation.transpose(1, 2))
-    after = turn_deg(poses.cameras().rotation @ true.rotation.transpose(1, 2))
+    before = rotation_angle_deg(given.rotation @ true.rotation.transpose(1, 2))
+    after = rotation_angle_deg(poses.cameras().rotation @ true.rotation.transpose(1, 2))
     assert before[1:].median() > 2.0 and after.max() < 0.1
     apart = poses.cameras().world_to_camera[:, :2, 3] - true.world_to_camera[:, :2, 3]
     assert apart.abs().max() < 2e-3
@@ -206,10 +201,10 @@ def test_one_small_step_goes_downhill_for_every_view(kind):
         along = (to_point * rays[1]).sum(dim=1, keepdim=True) * rays[1]
         return torch.zeros(8).index_add(0, toy.view, (to_point - along).square().sum(dim=1))
 
-    before, after = by_view(toy.rays), by_view(poses.moved(toy.view, *toy.rays))
+    before, after = by_view(toy.rays), by_view(poses.transform_rays(toy.view, *toy.rays))
     assert (after < before)[1:].all()
-    assert turn_deg(poses.rotation)[1:].min() > 0
-    assert turn_deg(poses.rotation).max() < math.degrees(1e-4) * 3**0.5 * 1.01
+    assert rotation_angle_deg(poses.rotation)[1:].min() > 0
+    assert rotation_angle_deg(poses.rotation).max() < math.degrees(1e-4) * 3**0.5 * 1.01
 
 
 def test_views_that_no_ray_looks_at_stay():
@@ -222,7 +217,7 @@ def test_views_that_no_ray_looks_at_stay():
     toy.rays = tuple(part[half] for part in toy.rays)
     toy.step(poses, 5e-3)
     assert torch.equal(poses.rotation[4:], torch.eye(3).repeat(4, 1, 1))
-    assert turn_deg(poses.rotation[1:4]).min() > 0
+    assert rotation_angle_deg(poses.rotation[1:4]).min() > 0
 
 
 def test_a_view_that_turned_too_far_starts_again():
@@ -230,20 +225,20 @@ def test_a_view_that_turned_too_far_starts_again():
     poses = table(cameras, max_rotation_deg=5.0)
     angles = torch.zeros(8, 3)
     angles[2, 1], angles[3, 0] = math.radians(4.0), math.radians(6.0)
-    poses.rotation, poses.shift = rotation_about(angles), torch.full((8, 3), 0.01)
+    poses.rotation, poses.translation = axis_angle_to_matrix(angles), torch.full((8, 3), 0.01)
     toy = PointRays(cameras, cameras)
     toy.step(poses, 1e-6)
-    assert torch.equal(poses.rotation[3], torch.eye(3)) and (poses.shift[3] == 0).all()
-    assert turn_deg(poses.rotation)[2] == pytest.approx(4.0, abs=0.01)
-    assert poses.shift[2].norm() > 0.01
+    assert torch.equal(poses.rotation[3], torch.eye(3)) and (poses.translation[3] == 0).all()
+    assert rotation_angle_deg(poses.rotation)[2] == pytest.approx(4.0, abs=0.01)
+    assert poses.translation[2].norm() > 0.01
 
 
 def test_decay_runs_from_one_to_its_end_by_constant_factors():
-    values = [decayed(step, 11, 0.3) for step in range(11)]
+    values = [exponential_decay(step, 11, 0.3) for step in range(11)]
     assert values[0] == 1.0 and values[-1] == pytest.approx(0.3)
     factors = [b / a for a, b in itertools.pairwise(values)]
     assert max(factors) - min(factors) < 1e-12
-    assert decayed(0, 1, 0.3) == 1.0
+    assert exponential_decay(0, 1, 0.3) == 1.0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -251,19 +246,19 @@ def test_guard_puts_back_the_views_that_were_made_worse(kind, l_solid):
     true = rig(kind, 4, width_px=96, height_px=96)
     views = render_views(l_solid, true).views
     turn = torch.eye(4)
-    turn[:3, :3] = rotation_about(torch.tensor([[0.0, 0.2, 0.1]]))[0]
+    turn[:3, :3] = axis_angle_to_matrix(torch.tensor([[0.0, 0.2, 0.1]]))[0]
     given, refined = true.world_to_camera.clone(), true.world_to_camera.clone()
     given[1] = given[1] @ turn  # given wrong, refined right
     refined[2] = refined[2] @ turn  # given right, refined wrong
     given[3], refined[3] = given[3] @ turn, refined[3] @ turn @ turn  # both wrong, refined more
     given, refined = (replace(true, world_to_camera=poses) for poses in (given, refined))
-    kept, reverted = guarded(replace(views, cameras=given), refined, l_solid)
+    kept, reverted = revert_worse_poses(replace(views, cameras=given), refined, l_solid)
     assert reverted == [2, 3]
     expected = refined.world_to_camera.clone()
     expected[2:] = given.world_to_camera[2:]
     assert torch.equal(kept.world_to_camera, expected)
     caster = RayCaster.of(l_solid)
-    overlap = silhouette_overlap(caster, true, views.masks)
+    overlap = silhouette_iou(caster, true, views.masks)
     assert overlap.min() > 0.97 and overlap.max() <= 1.0
-    same, none = guarded(views, true, l_solid)
+    same, none = revert_worse_poses(views, true, l_solid)
     assert none == [] and same is true

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.fusion.config import LossConfig
-from nova3d_core.fusion.fields.base import Rendered
-from nova3d_core.fusion.losses import Targets, colour_distance, colour_loss, normal_loss, ray_loss
+from nova3d_core.fusion.fields.base import RenderOutput
+from nova3d_core.fusion.losses import LossConfig, Targets, colour_loss, ray_loss
+
+from .reference_losses import colour_distance, normal_loss
 
 
-def rays(count: int) -> tuple[Rendered, Targets]:
+def rays(count: int) -> tuple[RenderOutput, Targets]:
     """Random rays, some without gradient, normal, weight or conflict."""
     random = torch.Generator().manual_seed(count)
 
@@ -21,7 +22,7 @@ def rays(count: int) -> tuple[Rendered, Targets]:
     normal = torch.nn.functional.normalize(rand(count, 3) - 0.5, dim=1)
     weight, conflict, opacity = rand(count), rand(count), rand(count)
     gradient[::7], normal[::5], weight[::3], conflict[::4] = 0.0, 0.0, 0.0, 0.0
-    rendered = Rendered(opacity, gradient, rand(count, 3), opacity)
+    rendered = RenderOutput(opacity, gradient, rand(count, 3), opacity)
     share = (1.0 - conflict).clamp_min(0.3)
     targets = Targets(
         rand(count), rand(count, 3), normal, weight, rand(count, 3) + 0.5, conflict, share
@@ -40,7 +41,7 @@ def test_derivatives_and_means_are_autograds(count, config):
     ]
     opacity, gradient, colour = inputs
     distance = colour_distance(colour * targets.gain, targets.colour)
-    weight = targets.normal_weight * targets.normal_share
+    weight = targets.normal_weight * targets.normal_factor
     terms = {
         "colour": colour_loss(distance, targets.conflict, 0.37),
         "normal": normal_loss(gradient, targets.normal, weight, config.outlier_fraction),
@@ -49,7 +50,7 @@ def test_derivatives_and_means_are_autograds(count, config):
     total = sum(getattr(config, name) * term.sum() for name, term in terms.items())
     expected = torch.autograd.grad(total, inputs)
     for slope, other in zip(
-        (found.by_opacity, found.by_gradient, found.by_colour), expected, strict=True
+        (found.grad_opacity, found.grad_gradient, found.grad_colour), expected, strict=True
     ):
         torch.testing.assert_close(slope, other, rtol=1e-6, atol=1e-7)
     assert torch.equal(found.distance, distance.detach())

@@ -17,13 +17,13 @@ from nova3d_core.fusion.config import LevelConfig, PoseConfig
 from nova3d_core.fusion.fields.grid.field import DenseGrid
 from nova3d_core.fusion.poses.pose_table import PoseTable
 from nova3d_core.fusion.poses.registration import (
-    Alignment,
-    by_motion,
-    coarser,
-    downweighted,
-    rays_at,
+    PoseRegistration,
+    downsample,
+    geman_mcclure,
+    pose_jacobian,
+    strided_rays,
 )
-from nova3d_core.fusion.rays import ray_bank
+from nova3d_core.fusion.rays import ray_dataset
 from nova3d_core.mesh import Mesh
 from nova3d_core.rendering.views import render_views
 from nova3d_core.sdf_grid import SdfGrid
@@ -66,7 +66,7 @@ def field():
     values = (length - radius(unit / length.clamp_min(1e-6)[:, None])) * 0.8
     field = DenseGrid(replace(grid, values=values.reshape(size, size, size)))
     field.begin_level(LevelConfig(96, 1, 1.0, sharpness=1.6))
-    field.tidy()
+    field.redistance()
     return field
 
 
@@ -85,9 +85,9 @@ def taken(pebble, kind, camera_frame=False):
 
 
 def aligned(field, views, steps=10, spread_rad=WIDE, conflict=None, stride=1):
-    bank = ray_bank(views, 5, True)
+    bank = ray_dataset(views, 5, True)
     poses = PoseTable(views.cameras, torch.zeros(3), PoseConfig())
-    alignment = Alignment(bank, views.cameras, field.spacing, stride)
+    alignment = PoseRegistration(bank, views.cameras, field.spacing, stride)
     gains = torch.ones(len(views), 3)
     conflict = torch.zeros(len(bank)) if conflict is None else conflict(bank)
     for _ in range(steps):
@@ -110,7 +110,7 @@ def test_flow_is_what_a_small_motion_does_to_pixels(kind):
     poses, _ = pixels(torch.zeros(6))
     # an image whose two channels fall by 1 a pixel along x and y tells the flow itself
     ramps = -torch.eye(2)[:, :, None].expand(2, 2, len(points))
-    flow = by_motion(ramps, points.T, view, poses, cameras)  # (6, 2, n)
+    flow = pose_jacobian(ramps, points.T, view, poses, cameras)  # (6, 2, n)
     for index in range(6):
         step = torch.zeros(6)
         step[index] = 2e-3
@@ -147,9 +147,9 @@ def test_every_second_row_and_column_tell_most_of_it(field, pebble):
 
 def test_coarser_images_show_the_same_places(pebble):
     views, _ = taken(pebble, "perspective")
-    bank = ray_bank(views, 5, True)
-    rays = rays_at(bank, 3)
-    small, cameras = coarser(bank, views.cameras, rays, 3)
+    bank = ray_dataset(views, 5, True)
+    rays = strided_rays(bank, 3)
+    small, cameras = downsample(bank, views.cameras, rays, 3)
     assert 0.08 < len(rays) / len(bank) < 0.14
     assert (cameras.width, cameras.height) == (43, 43)
     pixel = small.pixel.long()
@@ -182,7 +182,7 @@ def test_large_differences_count_as_geman_mcclure_says(bound):
     difference = torch.tensor([1e-3, 0.02, bound, 0.3, 2.0], requires_grad=True)
     cost = difference.square() / (1.0 + difference.square() / bound**2)
     (slope,) = torch.autograd.grad(cost.sum(), difference)
-    weight = downweighted(torch.full((5,), 0.6), difference.detach().square(), bound)
+    weight = geman_mcclure(torch.full((5,), 0.6), difference.detach().square(), bound)
     torch.testing.assert_close(weight * difference, 0.6 * slope / 2, rtol=1e-4, atol=1e-7)
     assert float(weight[2]) == pytest.approx(0.6 / 4)
 
@@ -190,13 +190,15 @@ def test_large_differences_count_as_geman_mcclure_says(bound):
 def test_a_common_shift_is_seen_in_perspective(field, pebble):
     """All views moved along with the object as far as their planes allow, none in depth."""
     views = render_views(pebble, rig("perspective")).views
-    bank = ray_bank(views, 5, True)
+    bank = ray_dataset(views, 5, True)
     poses = PoseTable(views.cameras, torch.zeros(3), PoseConfig())
     shift = torch.tensor([0.0, 0.0, 0.01])
-    depths = poses.depths
-    poses.apply(torch.zeros(8, 3), shift - (depths @ shift)[:, None] * depths)
-    alignment = Alignment(bank, views.cameras, field.spacing)
+    view_axes = poses.view_axes
+    poses.apply(torch.zeros(8, 3), shift - (view_axes @ shift)[:, None] * view_axes)
+    alignment = PoseRegistration(bank, views.cameras, field.spacing)
     for _ in range(12):
         alignment.step(field, poses, torch.ones(8, 3), torch.zeros(len(bank)), WIDE)
-    in_plane = poses.shift - (poses.shift * depths).sum(dim=1, keepdim=True) * depths
+    in_plane = (
+        poses.translation - (poses.translation * view_axes).sum(dim=1, keepdim=True) * view_axes
+    )
     assert in_plane.norm(dim=1).max() < 0.0015

@@ -11,10 +11,11 @@ import torch
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.fusion import fuse as optimise
-from nova3d_core.fusion.config import HullConfig, LevelConfig, LossConfig, SdfFusionConfig
+from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig
 from nova3d_core.fusion.fields.grid.field import DenseGrid
-from nova3d_core.fusion.poses.soft_masks import edge_distance_px, softened_bank
-from nova3d_core.fusion.rays import pixel_side, ray_bank
+from nova3d_core.fusion.losses import LossConfig
+from nova3d_core.fusion.poses.soft_masks import edge_distance_px, soften_masks
+from nova3d_core.fusion.rays import pixel_side, ray_dataset
 from nova3d_core.progress import SILENT
 from nova3d_core.rendering.views import render_views
 from nova3d_core.sdf_grid import SdfGrid
@@ -96,8 +97,8 @@ def field():
 def test_the_field_shows_a_ball_as_the_softened_masks_have_it(views, field, sharpness):
     level = LevelConfig(60, 1, 1.0, sharpness=sharpness)
     field.begin_level(level)
-    bank = ray_bank(views, 5, True)
-    soft = softened_bank(bank, views.cameras, sharpness / field.spacing)
+    bank = ray_dataset(views, 5, True)
+    soft = soften_masks(bank, views.cameras, sharpness / field.spacing)
     shown = field.render(bank.origin, bank.direction).opacity
     left, before = ((shown - b.mask).square().mean().sqrt() for b in (soft, bank))
     assert left < 0.02 and left < 0.4 * before
@@ -107,8 +108,8 @@ def test_the_field_shows_a_ball_as_the_softened_masks_have_it(views, field, shar
 def test_colour_is_the_objects_own_times_the_mask_and_the_rest_is_as_given(views):
     paint = torch.tensor([0.8, 0.4, 0.1])
     painted = replace(views, colour=paint * views.masks[..., None] + 1.0 - views.masks[..., None])
-    bank = ray_bank(painted, 5, True)
-    soft = softened_bank(bank, views.cameras, 1.0 / pixel_side(bank, len(views)))
+    bank = ray_dataset(painted, 5, True)
+    soft = soften_masks(bank, views.cameras, 1.0 / pixel_side(bank, len(views)))
     torch.testing.assert_close(soft.colour, soft.mask[:, None] * paint, atol=1e-5, rtol=0)
     outside = bank.mask == 0
     assert (soft.mask[outside] > 0.01).any() and (soft.mask[bank.mask == 1] < 0.99).any()
@@ -117,8 +118,8 @@ def test_colour_is_the_objects_own_times_the_mask_and_the_rest_is_as_given(views
 
 
 def test_endless_sharpness_leaves_whole_pixels_as_they_are(views):
-    bank = ray_bank(views, 5, True)
-    soft = softened_bank(bank, views.cameras, 1e6)
+    bank = ray_dataset(views, 5, True)
+    soft = soften_masks(bank, views.cameras, 1e6)
     whole = (bank.mask == 0) | (bank.mask == 1)
     torch.testing.assert_close(soft.mask[whole], bank.mask[whole], atol=1e-6, rtol=0)
     torch.testing.assert_close(soft.colour[whole], bank.colour[whole], atol=1e-6, rtol=0)
@@ -147,7 +148,7 @@ def test_only_the_levels_that_ask_for_it_see_softened_masks(views, monkeypatch):
     step = optimise._step
 
     def watched(run, level, *rest):
-        seen.append((level.soft_masks, run.bank.mask.clone(), run.given.mask.clone()))
+        seen.append((level.soft_masks, run.rays.mask.clone(), run.input_rays.mask.clone()))
         step(run, level, *rest)
 
     monkeypatch.setattr(optimise, "_step", watched)

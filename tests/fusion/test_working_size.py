@@ -10,7 +10,7 @@ import torch
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.fusion.surface import FusionReport, Surface
-from nova3d_core.fusion.working_size import at_full_size, working_views
+from nova3d_core.fusion.working_size import upsample_surface, working_views
 from nova3d_core.sdf_grid import SdfGrid
 from nova3d_core.views import Views
 
@@ -73,7 +73,7 @@ def test_results_come_back_at_full_size():
     grid = SdfGrid(torch.zeros(4, 4, 4), torch.zeros(3), 0.1)
     report = FusionReport(steps=1, rays=1, spacing=0.1)
     refined = replace(small.cameras, world_to_camera=poses)
-    full = at_full_size(Surface(grid, torch.eye(4), refined, conflict, report), views)
+    full = upsample_surface(Surface(grid, torch.eye(4), refined, conflict, report), views)
     assert torch.equal(full.cameras.world_to_camera, poses)
     assert torch.equal(full.cameras.intrinsics, views.cameras.intrinsics)
     assert (full.cameras.width, full.cameras.height) == (1024, 1024)

@@ -1,4 +1,4 @@
-"""What is looked at in views before they are fused; each error names what to mend."""
+"""Checks of views before a fusion; each error names what to fix."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ logger = logging.getLogger(__name__)
 
 
 def check_views(views: Views, progress: Progress = SILENT) -> None:
-    """Raises if views cannot be fused as they are; warns of an object that an image cuts off.
+    """Raises InputError for views that cannot be fused; warns about objects that an image cuts off.
 
     Args:
         views: two or more with masks, in any world and scale; their normals are optional.
-        progress: told about each step.
+        progress: reports each step.
 
     Raises:
-        InputError: masks that look inverted, views that cannot be carved, silhouettes that cannot
-            come from one object, and normals that are missing or in another frame than declared.
-        Cancelled: if so asked.
+        InputError: masks that look inverted, views that cannot be carved, silhouettes that
+            contradict each other, and normals that are missing or in another frame than declared.
+        Cancelled: on request.
     """
     if views.masks is not None:
         check_not_inverted(views.masks)
@@ -39,7 +39,7 @@ def check_views(views: Views, progress: Progress = SILENT) -> None:
 
 
 def border_views(views: Views) -> list[int]:
-    """The views whose object touches the border of the image, in order; none without masks."""
+    """Indices of the views whose object touches the border of the image; none without masks."""
     if views.masks is None:
         return []
     inside = views.masks > 0.5  # (V, H, W)

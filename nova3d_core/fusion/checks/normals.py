@@ -1,11 +1,11 @@
-"""Do the normals mean what they are said to mean?
+"""Checks that normals are in the frame and channel signs that they are declared in.
 
-Normals can be read in each frame, with each channel as it is or flipped. Three things hold for the
-right reading of any object, whatever its poses: surfaces that are seen face the camera; where a
-surface turns away at a silhouette, its normal lies in the plane of the ray and the silhouette's own
-normal, and points outward; and the slopes of a smooth surface are those of one depth map (their
-curl is zero). The first tells frames apart, the second insides from outsides, the third one flipped
-channel from none.
+Normals can be interpreted in each frame, with each channel as it is or flipped. Three properties
+hold for the right convention of any object, whatever its poses: visible surfaces face the camera;
+where a surface turns away at a silhouette, its normal lies in the plane of the ray and the
+silhouette's own normal, and points outward; and the normals of a smooth surface integrate to one
+depth map (zero curl). The first tells frames apart, the second inside from outside, the third a
+single flipped channel.
 """
 
 from __future__ import annotations
@@ -23,52 +23,53 @@ from ...conventions import NORMAL_FRAMES
 from ...errors import InputError
 from ...views import Views, frame_to_world
 from ..hull.silhouettes import signed_distance_px
-from .silhouettes import listed, spread_pixels
+from ..rays import pixel_centres
+from .silhouettes import listed, sample_pixels
 
 logger = logging.getLogger(__name__)
 
-MOST_FAULT = 0.12
-"""Normals that break the rules by less are as declared. Measured on 12 objects: up to 0.04 for true
-normals, also with 20 degrees of smooth noise; mostly 0.3 and more in a wrong reading."""
-BETTER = 0.5
-"""Another reading is named only if it breaks the rules by less than this share."""
-_AS_GOOD = 0.05
-"""Of readings that are equally good within this, the simplest is named."""
-_LARGEST_PX = 256
-_MOST_VIEWS = 16
+MAX_INCONSISTENCY = 0.12
+"""Normals with a smaller inconsistency are as declared. On 12 objects: up to 0.04 for true normals,
+even with 20 degrees of smooth noise; mostly 0.3 and more under a wrong convention."""
+MAX_ALTERNATIVE_RATIO = 0.5
+"""Another convention is suggested only if its inconsistency is below this ratio of the declared."""
+_TIE = 0.05
+"""Among conventions within this of the best, the simplest is suggested."""
+_MAX_SIDE_PX = 256
+_MAX_VIEWS = 16
 _RIM_PIXELS, _INNER_PIXELS = 400, 800
-"""Pixels of each view that are asked about."""
+"""Sampled pixels of each view."""
 _RIM_PX = (-2.0, -0.3)
-"""Distances to the silhouette of the pixels that tell of it: wholly on the object."""
-_TURNED_AWAY = 0.05
-"""How far off a normal may face without counting as turned away."""
+"""Signed distances of rim pixels to the silhouette: entirely on the object."""
+_FACING_TOLERANCE = 0.05
+"""Cosine by which a normal may face away from the camera."""
 _AWAY_WEIGHT = 2.0
-_STEEPEST = 0.25
-"""Cosine to the ray from which slopes are told; steeper they are mostly rounding errors."""
-_SMOOTH = 0.35
-"""Change of a normal over two pixels that is no crease."""
-_SAME_COS = 0.999
-_MOST_MISSING = 0.5
-"""Share of an object's pixels that may have no normal."""
-_CONSTANT_SHARE = 0.98
-_LITTLE = 0.02
-"""Weights near this, of 1 at most, count little: flat sides seen head-on tell nothing."""
-_LITTLE_TWIST = 0.01
-_KNOWN_SHARE = 0.1
-"""Slopes have a say in full if they are known on this share of the pixels."""
-_HEAD_ON_COS, _NEARBY_COS, _OTHER_PLANE_COS = 0.8, 0.7, 0.985
+_MIN_FACING_COSINE = 0.25
+"""Cosine to the ray for depth gradients; at grazing angles they are mostly rounding errors."""
+_MAX_SMOOTH_CHANGE = 0.35
+"""Change of a normal over two pixels without a crease."""
+_EQUAL_COSINE = 0.999
+_MAX_MISSING = 0.5
+"""Fraction of an object's pixels that may have no normal."""
+_CONSTANT_FRACTION = 0.98
+_WEIGHT_PRIOR = 0.02
+"""Regularises the mean of weights in 0..1: flat sides seen head-on are no evidence."""
+_TWIST_PRIOR = 0.01
+_FULL_EVIDENCE_FRACTION = 0.1
+"""The curl has its full weight if it is known on this fraction of the pixels."""
+_HEAD_ON_COSINE, _NEARBY_COSINE, _OTHER_PLANE_COSINE = 0.8, 0.7, 0.985
 
 
 def check_normals(views: Views) -> None:
-    """Raises unless the normals are there and fit their declared frame as well as any other.
+    """Raises InputError for missing normals, or normals that fit another convention better.
 
-    Objects that do not tell (few views, boxes seen head-on) pass.
+    Inconclusive objects (few views, boxes seen head-on) pass.
 
     Args:
         views: with masks, in any world and scale; without normals there is nothing to check.
 
     Raises:
-        InputError: naming the views whose normals are black or blank, or the frame or the channels
+        InputError: names the views whose normals are black or blank, or the frame or the channels
             that would fit; or there are no masks.
     """
     if views.normals is None:
@@ -80,32 +81,34 @@ def check_normals(views: Views) -> None:
         )
     views = views.to("cpu")
     _check_present(views)
-    chosen = torch.linspace(0, len(views) - 1, min(len(views), _MOST_VIEWS)).round().long()
+    chosen = torch.linspace(0, len(views) - 1, min(len(views), _MAX_VIEWS)).round().long()
     _check_frame(views, chosen)
 
 
 def _check_present(views: Views) -> None:
-    """Raises InputError for views with no normals, black ones or one normal for all sides."""
+    """Raises InputError for views with no normals, black ones, or the same normal everywhere."""
     missing, blank, constant = [], [], []
     for view, (mask, image) in enumerate(zip(views.masks, views.normals, strict=True)):
         normals = image[mask > 0.5]  # (P, 3)
         if len(normals) == 0:
             continue
         # black decodes to all components -1, white to all 1
-        if float((normals.norm(dim=1) < 0.1).float().mean()) > _MOST_MISSING:
+        if float((normals.norm(dim=1) < 0.1).float().mean()) > _MAX_MISSING:
             missing.append(view)
-        elif float((normals.sum(dim=1).abs() > 3**0.5 * _SAME_COS).float().mean()) > _MOST_MISSING:
+        elif (
+            float((normals.sum(dim=1).abs() > 3**0.5 * _EQUAL_COSINE).float().mean()) > _MAX_MISSING
+        ):
             blank.append(view)
         else:
             mean = torch.nn.functional.normalize(normals.mean(dim=0), dim=0)
-            if float((normals @ mean > _SAME_COS).float().mean()) > _CONSTANT_SHARE:
+            if float((normals @ mean > _EQUAL_COSINE).float().mean()) > _CONSTANT_FRACTION:
                 constant.append((view, mean))
     for which, found in (("no normals", missing), ("black or white normals", blank)):
         if found:
             raise _blank_error(found, which)
     same = _impossible_constants(views, constant)
     if same:
-        raise _blank_error(same, "one and the same normal everywhere")
+        raise _blank_error(same, "the same normal everywhere")
 
 
 def _blank_error(found: list[int], which: str) -> InputError:
@@ -117,10 +120,10 @@ def _blank_error(found: list[int], which: str) -> InputError:
 
 
 def _impossible_constants(views: Views, constant: list[tuple[int, Tensor]]) -> list[int]:
-    """Of views with one constant normal (3,) each, those that cannot all be of flat sides.
+    """Of views with one constant normal (3,) each, those that cannot all show flat sides.
 
-    A flat side that a camera sees head-on is seen by the cameras beside it too. So neighbours that
-    see nothing but one side each, and not the same one, see no object at all.
+    A flat side that a camera sees head-on is visible from neighbouring cameras too. So neighbours
+    that each see a single side, but not the same one, contradict each other.
     """
     to_world = frame_to_world(views.cameras, views.normal_frame)
     forward = views.cameras.view_directions
@@ -129,19 +132,23 @@ def _impossible_constants(views: Views, constant: list[tuple[int, Tensor]]) -> l
     for (one, first), (other, second) in itertools.combinations(seen, 2):
         head_on = min(-first @ forward[one], -second @ forward[other])
         nearby = forward[one] @ forward[other]
-        if head_on > _HEAD_ON_COS and nearby > _NEARBY_COS and first @ second < _OTHER_PLANE_COS:
+        if (
+            head_on > _HEAD_ON_COSINE
+            and nearby > _NEARBY_COSINE
+            and first @ second < _OTHER_PLANE_COSINE
+        ):
             found |= {one, other}
     return sorted(found)
 
 
-class Reading(NamedTuple):
-    """One way to understand normals: a frame, and each channel as it is (1) or flipped (-1)."""
+class NormalConvention(NamedTuple):
+    """A convention of normals: their frame, and the sign of each channel (-1: flipped)."""
 
     frame: str
     signs: tuple[int, int, int]
 
     def to_world(self, cameras: Cameras) -> Tensor:
-        """(V, 3, 3) what turns normals as given into the world."""
+        """(V, 3, 3) matrices from given normals to the world."""
         frames = frame_to_world(cameras, self.frame)
         return frames * frames.new_tensor(self.signs)
 
@@ -151,58 +158,60 @@ class Reading(NamedTuple):
         return [name for name, sign in names if sign < 0]
 
 
-READINGS = tuple(
-    Reading(frame, signs)
+NORMAL_CONVENTIONS = tuple(
+    NormalConvention(frame, signs)
     for signs in sorted(itertools.product((1, -1), repeat=3), key=lambda s: s.count(-1))
     for frame in NORMAL_FRAMES
 )
-"""All of them, the simplest first."""
+"""All conventions, the simplest first."""
 
 
 def _check_frame(views: Views, chosen: Tensor) -> None:
-    """Raises InputError if some views' normals break rules that they keep in another reading."""
-    evidence = Evidence.of(views, chosen)
-    if evidence is None:
+    """Raises InputError if another convention fits the normals clearly better."""
+    stats = ConsistencyStats.of(views, chosen)
+    if stats is None:
         return
-    declared = Reading(views.normal_frame, (1, 1, 1))
-    fault = evidence.facing_fault(declared) + evidence.curl_fault(declared)
-    if fault < MOST_FAULT:
+    declared = NormalConvention(views.normal_frame, (1, 1, 1))
+    inconsistency = stats.facing_inconsistency(declared) + stats.curl_inconsistency(declared)
+    if inconsistency < MAX_INCONSISTENCY:
         return
-    faults = {reading: evidence.facing_fault(reading) for reading in READINGS}
-    # the look at every pixel's slope is slower: only at those that may be right
-    faults = {
-        reading: facing + evidence.curl_fault(reading)
-        for reading, facing in faults.items()
-        if facing < BETTER * fault
+    facing = {each: stats.facing_inconsistency(each) for each in NORMAL_CONVENTIONS}
+    # the curl is slower to compute: only for conventions that can still win
+    candidates = {
+        each: value + stats.curl_inconsistency(each)
+        for each, value in facing.items()
+        if value < MAX_ALTERNATIVE_RATIO * inconsistency
     }
-    least = min(faults.values(), default=fault)
-    if least > BETTER * fault:
-        if fault > 2 * MOST_FAULT:  # small images of thin parts come to nearly as much
+    least = min(candidates.values(), default=inconsistency)
+    if least > MAX_ALTERNATIVE_RATIO * inconsistency:
+        if inconsistency > 2 * MAX_INCONSISTENCY:  # small images of thin parts come close to this
             logger.warning("the normals contradict the silhouettes, and no other frame fits them")
         return
-    good = [reading for reading in READINGS if faults.get(reading, fault) < least + _AS_GOOD]
+    good = [
+        each for each in NORMAL_CONVENTIONS if candidates.get(each, inconsistency) < least + _TIE
+    ]
     fewest = len(good[0].flipped)
     same_frame = [r for r in good if r.frame == declared.frame and len(r.flipped) == fewest]
-    raise _reading_error(declared.frame, (same_frame or good)[0])
+    raise _convention_error(declared.frame, (same_frame or good)[0])
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """What V chosen views tell of the way to read their normals, as given."""
+class ConsistencyStats:
+    """Rays, normals and silhouettes of V chosen views, to measure a convention's inconsistency."""
 
     all_cameras: Cameras
-    chosen: Tensor  # (V,) which views of them
-    views: Views  # V, shrunk
+    chosen: Tensor  # (V,) indices of the views among them
+    views: Views  # V, downsampled
     rays: Tensor  # (V, H, W, 3) unit, in the world
-    usable: Tensor  # (V, H, W) pixels that are wholly on the object and have a normal
-    rim: Tensor  # (V, R) some just inside the silhouette, counted row by row
+    usable: Tensor  # (V, H, W) pixels that are entirely on the object and have a normal
+    rim: Tensor  # (V, R) flat indices of sampled pixels just inside the silhouette
     outward: Tensor  # (V, R, 3) unit normals of the silhouette there, in the world
-    inner: Tensor  # (V, N) some of all
+    inner: Tensor  # (V, N) flat indices of sampled usable pixels
 
     @classmethod
-    def of(cls, views: Views, chosen: Tensor) -> Evidence | None:
-        """Gathers the evidence of some views (V,); None if no view has any."""
-        small = _shrunk(views, chosen)
+    def of(cls, views: Views, chosen: Tensor) -> ConsistencyStats | None:
+        """Statistics of chosen views (V,); None if no view has a usable silhouette."""
+        small = _downsample_views(views, chosen)
         rays = _pixel_rays(small.cameras)
         usable = (small.masks > 0.95) & (small.normals.norm(dim=-1) > 0.5)
         found = []
@@ -212,9 +221,9 @@ class Evidence:
             near = usable[view] & (distance > low) & (distance < high)
             near &= outward.norm(dim=-1) > 0.5
             if bool((mask > 0.5).all()) or not bool(near.any()):
-                continue  # no silhouette in this image, or no normals beside it
-            rim = spread_pixels(near, _RIM_PIXELS)
-            inner = spread_pixels(usable[view], _INNER_PIXELS)
+                continue  # no silhouette in this image, or no normals next to it
+            rim = sample_pixels(near, _RIM_PIXELS)
+            inner = sample_pixels(usable[view], _INNER_PIXELS)
             found.append((view, rim, outward.reshape(-1, 3)[rim], inner))
         if not found:
             return None
@@ -223,47 +232,49 @@ class Evidence:
         stacked = (torch.stack(part) for part in (rim, outward, inner))
         return cls(views.cameras, chosen[kept], small[kept], rays[kept], usable[kept], *stacked)
 
-    def facing_fault(self, reading: Reading) -> float:
-        """How far normals look into the silhouette or away from their cameras; 0 if right."""
-        to_world = reading.to_world(self.all_cameras)[self.chosen].transpose(1, 2)
+    def facing_inconsistency(self, convention: NormalConvention) -> float:
+        """Mean by which normals point into the silhouette or away from the camera; 0 if right."""
+        to_world = convention.to_world(self.all_cameras)[self.chosen].transpose(1, 2)
         rim, inner = (
             _at(self.views.normals, pixels) @ to_world for pixels in (self.rim, self.inner)
         )
         rim_rays, inner_rays = (_at(self.rays, pixels) for pixels in (self.rim, self.inner))
-        # a smooth silhouette's normals stand across the ray; those of a sharp edge tell nothing
+        # at a smooth silhouette normals are perpendicular to the ray; sharp edges prove nothing
         weight = (1.0 - (rim * rim_rays).sum(dim=-1) ** 2).clamp_min(0.0) ** 2  # (V, R)
         inward = -(rim * self.outward).sum(dim=-1).clamp_max(0.0)
-        inward = (weight * inward).sum() / (weight.sum() + _LITTLE * weight.numel())
-        away = (inner * inner_rays).sum(dim=-1) - _TURNED_AWAY
+        inward = (weight * inward).sum() / (weight.sum() + _WEIGHT_PRIOR * weight.numel())
+        away = (inner * inner_rays).sum(dim=-1) - _FACING_TOLERANCE
         return float(inward + _AWAY_WEIGHT * away.clamp_min(0.0).mean())
 
-    def curl_fault(self, reading: Reading) -> float:
-        """0 where the slopes can be those of one depth map, up to 1 where one sign is wrong."""
+    def curl_inconsistency(self, convention: NormalConvention) -> float:
+        """0 if the normals can be those of one depth map, up to 1 if one sign is wrong."""
         cameras = self.views.cameras
-        to_camera = cameras.rotation @ reading.to_world(self.all_cameras)[self.chosen]
+        to_camera = cameras.rotation @ convention.to_world(self.all_cameras)[self.chosen]
         normals = self.views.normals @ to_camera.transpose(1, 2)[:, None]  # (V, H, W, 3)
         rays = self.rays @ cameras.rotation.transpose(1, 2)[:, None]
         facing = -(normals * rays).sum(dim=-1) / rays[..., 2]  # (V, H, W)
-        # slopes of the depth's logarithm in the image; of the depth itself if orthographic
-        slope_x, slope_y = (normals[..., axis] / facing.clamp_min(_STEEPEST) for axis in (0, 1))
-        usable = self.usable & (facing > _STEEPEST)
+        # image gradient of the log depth; of the depth itself if orthographic
+        grad_x, grad_y = (
+            normals[..., axis] / facing.clamp_min(_MIN_FACING_COSINE) for axis in (0, 1)
+        )
+        usable = self.usable & (facing > _MIN_FACING_COSINE)
         smooth_x, smooth_y = (_smooth(normals, usable, axis) for axis in (2, 1))
         smooth = smooth_x[:, 1:-1] & smooth_y[:, :, 1:-1]  # (V, H - 2, W - 2)
-        twist_x = (slope_x[:, 2:] - slope_x[:, :-2])[:, :, 1:-1][smooth]  # d slope_x / dy
-        twist_y = (slope_y[:, :, 2:] - slope_y[:, :, :-2])[:, 1:-1][smooth]  # d slope_y / dx
-        size = (twist_x**2 + twist_y**2).sum() / 2 + _LITTLE_TWIST**2 * len(twist_x) + 1e-9
+        twist_x = (grad_x[:, 2:] - grad_x[:, :-2])[:, :, 1:-1][smooth]  # d grad_x / dy
+        twist_y = (grad_y[:, :, 2:] - grad_y[:, :, :-2])[:, 1:-1][smooth]  # d grad_y / dx
+        size = (twist_x**2 + twist_y**2).sum() / 2 + _TWIST_PRIOR**2 * len(twist_x) + 1e-9
         agreement = float((twist_x * twist_y).sum() / size)  # -1 to 1
-        known = len(twist_x) / (_KNOWN_SHARE * float(self.usable.sum()))
-        return max(-agreement, 0.0) * min(known, 1.0)
+        evidence = len(twist_x) / (_FULL_EVIDENCE_FRACTION * float(self.usable.sum()))
+        return max(-agreement, 0.0) * min(evidence, 1.0)
 
 
 def _at(images: Tensor, pixels: Tensor) -> Tensor:
-    """(V, P, 3) values of images (V, H, W, 3) at pixels (V, P), counted row by row."""
+    """(V, P, 3) values of images (V, H, W, 3) at flat pixel indices (V, P)."""
     return images.flatten(1, 2).gather(1, pixels[..., None].expand(-1, -1, 3))
 
 
 def _smooth(normals: Tensor, usable: Tensor, axis: int) -> Tensor:
-    """Which pixels, but the first and last along an axis, have no crease between neighbours.
+    """Mask of pixels without a crease between their neighbours along an axis, border excluded.
 
     Args:
         normals: (V, H, W, 3).
@@ -273,13 +284,13 @@ def _smooth(normals: Tensor, usable: Tensor, axis: int) -> Tensor:
     length = normals.shape[axis] - 2
     before, here, after = (usable.narrow(axis, start, length) for start in (0, 1, 2))
     change = normals.narrow(axis, 2, length) - normals.narrow(axis, 0, length)
-    return before & here & after & (change.norm(dim=-1) < _SMOOTH)
+    return before & here & after & (change.norm(dim=-1) < _MAX_SMOOTH_CHANGE)
 
 
-def _shrunk(views: Views, chosen: Tensor) -> Views:
-    """Some of the views, their images no larger than `_LARGEST_PX`."""
+def _downsample_views(views: Views, chosen: Tensor) -> Views:
+    """The chosen views with images of at most `_MAX_SIDE_PX`."""
     cameras, masks, normals = views.cameras[chosen], views.masks[chosen], views.normals[chosen]
-    scale = _LARGEST_PX / max(cameras.width, cameras.height)
+    scale = _MAX_SIDE_PX / max(cameras.width, cameras.height)
     if scale < 1.0:
         cameras = cameras.resized(round(cameras.width * scale), round(cameras.height * scale))
         layers = torch.cat([masks[..., None], normals], dim=-1).permute(0, 3, 1, 2)
@@ -289,30 +300,28 @@ def _shrunk(views: Views, chosen: Tensor) -> Views:
         normals = layers[:, 1:].permute(0, 2, 3, 1)
         length = normals.norm(dim=-1, keepdim=True)
         normals = torch.where(length > 0.1, normals / length.clamp_min(0.1), 0.0)
-    # the frame is kept track of elsewhere: view 0 of these may be another
+    # the declared frame does not apply: view 0 of the subset may be another view
     return Views(cameras, torch.ones(*masks.shape, 3), masks, normals, "world")
 
 
 def _pixel_rays(cameras: Cameras) -> Tensor:
     """(V, H, W, 3) unit directions through the pixels' centres."""
-    y, x = torch.meshgrid(
-        torch.arange(cameras.height) + 0.5, torch.arange(cameras.width) + 0.5, indexing="ij"
-    )
-    directions = cameras.rays(torch.stack([x, y], dim=-1).reshape(-1, 2))[1]
+    pixels = pixel_centres(cameras.height, cameras.width)
+    directions = cameras.rays(pixels.reshape(-1, 2))[1]
     return directions.reshape(len(cameras), cameras.height, cameras.width, 3)
 
 
 def _outward_directions(mask: Tensor, camera: Cameras, rays: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance to a silhouette, and the normal that a smooth surface has where it ends there.
+    """Distance to a silhouette, and the normal of a smooth surface at that silhouette.
 
     Args:
         mask: (H, W).
-        camera: the one that saw it.
-        rays: (H, W, 3) its unit rays.
+        camera: its camera.
+        rays: (H, W, 3) unit rays of the camera.
 
     Returns:
-        Pixels (H, W), negative inside, and unit normals (H, W, 3) in the world, zero where the
-        distance has no direction.
+        Signed distance in pixels (H, W), negative inside, and unit normals (H, W, 3) in the world,
+        zero where the distance has no gradient.
     """
     focal_x, focal_y = camera.intrinsics[0].diagonal()[:2]
     row_px = float(focal_x / focal_y)
@@ -320,18 +329,18 @@ def _outward_directions(mask: Tensor, camera: Cameras, rays: Tensor) -> tuple[Te
     smooth = torch.nn.functional.avg_pool2d(
         distance[None, None], 3, 1, padding=1, count_include_pad=False
     )[0, 0]
-    slope_y, slope_x = torch.gradient(smooth)
-    slope = torch.stack([slope_x, slope_y / row_px, torch.zeros_like(slope_x)], dim=-1)
-    in_world = slope @ camera.rotation[0]  # (H, W, 3)
-    # across the ray, and still across the silhouette's direction in the image
+    grad_y, grad_x = torch.gradient(smooth)
+    gradient = torch.stack([grad_x, grad_y / row_px, torch.zeros_like(grad_x)], dim=-1)
+    in_world = gradient @ camera.rotation[0]  # (H, W, 3)
+    # perpendicular to the ray and to the silhouette's direction in the image
     forward = camera.view_directions[0]
     off_axis = (in_world * rays).sum(dim=-1) / (rays @ forward)  # (H, W)
-    across = in_world - off_axis[..., None] * forward
-    clear = slope.norm(dim=-1, keepdim=True) > 0.5
-    return distance, torch.nn.functional.normalize(across, dim=-1) * clear
+    normal = in_world - off_axis[..., None] * forward
+    defined = gradient.norm(dim=-1, keepdim=True) > 0.5
+    return distance, torch.nn.functional.normalize(normal, dim=-1) * defined
 
 
-def _reading_error(declared: str, fitting: Reading) -> InputError:
+def _convention_error(declared: str, fitting: NormalConvention) -> InputError:
     channels = fitting.flipped
     flipped = ""
     if channels:
@@ -340,12 +349,12 @@ def _reading_error(declared: str, fitting: Reading) -> InputError:
         verb = "is" if len(channels) == 1 else "are"
         return InputError(
             f"{flipped} of the normals {verb} flipped: the frame '{declared}' fits with "
-            f"{'it' if len(channels) == 1 else 'them'} turned over.",
-            "Turn over the channel in the normal images (1 - value), or leave the normals out.",
+            f"{'it' if len(channels) == 1 else 'them'} inverted.",
+            "Invert the channel in the normal images (1 - value), or leave the normals out.",
         )
     return InputError(
         f"the normals do not fit their declared frame '{declared}', but "
         f"'{fitting.frame}'{f' with {flipped} flipped' if flipped else ''}.",
         f"Declare them as '{fitting.frame}'"
-        + (" and turn over the channel (1 - value)." if flipped else "."),
+        + (" and invert the channel (1 - value)." if flipped else "."),
     )

@@ -16,7 +16,7 @@ BAND = 3.0
 
 
 @dataclass(frozen=True, eq=False)
-class Rendered:
+class RenderOutput:
     """What R rays see: sums over their samples with NeuS weights w_i."""
 
     opacity: Tensor
@@ -31,12 +31,12 @@ class Rendered:
 
 
 @dataclass(frozen=True, eq=False)
-class RayDerivatives:
+class RayGradients:
     """Derivatives of the loss by R rays, for poses."""
 
-    by_origin: Tensor
+    grad_origins: Tensor
     """(R, 3) by the ray's origin."""
-    by_direction: Tensor
+    grad_directions: Tensor
     """(R, 3) by the ray's unit direction."""
 
 
@@ -49,18 +49,18 @@ class Field(Protocol):
     def begin_level(self, level: LevelConfig) -> None:
         """Goes to a level's resolution, keeping the shape."""
 
-    def render(self, origins: Tensor, directions: Tensor) -> Rendered:
+    def render(self, origins: Tensor, directions: Tensor) -> RenderOutput:
         """Renders R world rays: origins (R, 3), unit directions (R, 3)."""
 
     def backward(
-        self, by_opacity: Tensor, by_gradient: Tensor, by_colour: Tensor, with_rays: bool
-    ) -> RayDerivatives | None:
+        self, grad_opacity: Tensor, grad_gradient: Tensor, grad_colour: Tensor, with_rays: bool
+    ) -> RayGradients | None:
         """Takes the loss's derivatives by the last `render`'s outputs; adds up until `step`."""
 
     def step(self, loss: LossConfig, decay: float) -> None:
         """Adds the regularisers and moves; `decay` in 0..1 scales the level's step sizes."""
 
-    def tidy(self) -> None:
+    def redistance(self) -> None:
         """Restores what drifts while optimising, such as the distance property; called often."""
 
     def is_finite(self) -> bool:

@@ -1,13 +1,13 @@
-"""The masks of all views as one question: how far is this point from being outside the object?
+"""Silhouettes of all views as one signed distance function.
 
-Each view measures how far the point's image lies from the silhouette, in pixels, and turns that
-into world units at the point's depth. The largest of these signed distances over all views is zero
-on the visual hull.
+Each view measures the distance of a point's projection to its silhouette in pixels and scales it to
+world units at the point's depth. The maximum of these signed distances over all views is zero on
+the visual hull.
 
-The exact hull has ridges wherever the cones of two views meet, which the object seldom has. Two
-planes that touch a cylinder of radius r at an angle t stand out over it by r (1 / cos(t / 2) - 1),
-about r t^2 / 8; a smooth maximum of width h = r t^2 / 2 takes just that much off and touches the
-planes where the cylinder does. r is a share of the silhouettes' local thickness.
+The exact hull has ridges wherever the cones of two views meet, which real objects seldom have. Two
+planes tangent to a cylinder of radius r at an angle t exceed it by r (1 / cos(t / 2) - 1), about
+r t^2 / 8; a smooth maximum of width h = r t^2 / 2 removes exactly that and touches the planes where
+the cylinder does. r is a fraction of the silhouettes' local thickness.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from ...views import Views
 
 STAGE = "carving"
 MAX_UPSAMPLED_PX = 1024
-SAMPLES_AT_ONCE = 1 << 22
-"""Points times views that are asked about together: bounds the memory, whatever their number."""
+SAMPLE_CHUNK_SIZE = 1 << 22
+"""Points times views evaluated together, which bounds the memory."""
 _BOX_MARGIN_PX = 6
 _THICKNESS_PX = 128
-"""Local thickness is measured on images of at most this size: it changes slowly."""
+"""Maximum image size for measuring local thickness, which varies slowly."""
 _THICKNESS_STEP = 1.35
 _GRADIENT_BLUR_PX = 5
-_WIDEST_RIDGE_RAD = 0.9
-"""Cones that meet at a wider angle may meet in a real edge: no more is taken off there."""
+_MAX_RIDGE_ANGLE_RAD = 0.9
+"""Rounding is limited at larger angles between cones, which may be real edges."""
 _RIDGE_VIEWS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Silhouettes:
-    """What the masks of V views say about points in space."""
+    """Signed distances to the silhouette cones of V masked views."""
 
     cameras: Cameras
     """V cameras."""
@@ -48,11 +48,11 @@ class Silhouettes:
     shape_px: Tensor
     """(V, 3, H, W) x and y of the distance's gradient, and local thickness in pixels."""
     ridge_rounding: float
-    """Radius of ridges as a share of the local thickness; 0 keeps the exact hull."""
+    """Radius of ridges relative to the local thickness; 0 keeps the exact hull."""
     boxes_px: Tensor
-    """(V, 4) left, top, right, bottom of the object; the image's edge where a mask touches it."""
+    """(V, 4) left, top, right, bottom of the object; the whole image if it touches the border."""
     touches_border: bool
-    """Whether some mask touches the border of its image: the object may go on beyond it."""
+    """Whether any mask touches the border of its image: the object may extend beyond it."""
 
     @classmethod
     def of(
@@ -62,13 +62,13 @@ class Silhouettes:
         ridge_rounding: float = 0.0,
         progress: Progress = SILENT,
     ) -> Silhouettes:
-        """Measures the masks of views.
+        """Computes distance maps and local thickness of the masks.
 
         Args:
             views: V views with masks.
-            upsampling: masks are enlarged up to this many times for sub-pixel edges.
+            upsampling: maximum upsampling of the masks, for sub-pixel edges.
             ridge_rounding: see the class.
-            progress: told about each view.
+            progress: reports each view.
         """
         cameras = views.cameras
         larger = max(cameras.width, cameras.height)
@@ -76,11 +76,11 @@ class Silhouettes:
         focal = cameras.intrinsics.diagonal(dim1=1, dim2=2)
         rows_px = (focal[:, 0] / focal[:, 1]).tolist()  # rows in units of columns
 
-        def measured(view: int) -> tuple[Tensor, Tensor]:
+        def measure(view: int) -> tuple[Tensor, Tensor]:
             return _distance_and_shape(views.masks[view], upsampling, rows_px[view])
 
-        answers = parallel_map(measured, range(len(views)))
-        distances, shapes = zip(*progress.track(answers, STAGE, len(views)), strict=True)
+        maps = parallel_map(measure, range(len(views)))
+        distances, shapes = zip(*progress.track(maps, STAGE, len(views)), strict=True)
         boxes, touching = zip(*[_object_box(mask) for mask in views.masks], strict=True)
         return cls(
             cameras,
@@ -91,26 +91,26 @@ class Silhouettes:
             any(touching),
         )
 
-    def in_parts(self, points: Tensor) -> tuple[Tensor, ...]:
-        """Points (N, 3) cut into parts that may be asked about together."""
-        return points.split(max(1, SAMPLES_AT_ONCE // len(self.cameras)))
+    def split(self, points: Tensor) -> tuple[Tensor, ...]:
+        """Points (N, 3) in chunks that fit the memory."""
+        return points.split(max(1, SAMPLE_CHUNK_SIZE // len(self.cameras)))
 
     def sdf(self, points: Tensor) -> Tensor:
-        """(N,) signed distance to the hull with its ridges rounded, at world points (N, 3)."""
-        return torch.cat([self._part_sdf(part) for part in self.in_parts(points)])
+        """(N,) signed distance to the hull with rounded ridges at world points (N, 3)."""
+        return torch.cat([self._chunk_sdf(chunk) for chunk in self.split(points)])
 
-    def _part_sdf(self, points: Tensor) -> Tensor:
-        distances, where, unit = self._asked(points)
+    def _chunk_sdf(self, points: Tensor) -> Tensor:
+        distances, where, unit = self._project(points)
         if self.ridge_rounding == 0.0 or len(distances) == 1:
             return distances.amax(dim=0)
-        return self._with_round_ridges(distances, where, unit)
+        return self._round_ridges(distances, where, unit)
 
     def per_view(self, points: Tensor) -> Tensor:
         """(V, N) signed distance of each point to each view's silhouette cone, in world units."""
-        return self._asked(points)[0]
+        return self._project(points)[0]
 
-    def _asked(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances (V, N), places in the images (V, 1, N, 2) in -1..1, world size of a pixel."""
+    def _project(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances (V, N), image positions (V, 1, N, 2) in -1..1, world size of a pixel (V, N)."""
         cameras = self.cameras
         pixels, depth_z = cameras.project(points)
         size = pixels.new_tensor([cameras.width, cameras.height])
@@ -118,25 +118,27 @@ class Silhouettes:
         unit = (1.0 / cameras.intrinsics[:, 0, 0])[:, None].expand_as(depth_z)
         if cameras.kind == "perspective":
             unit = unit * depth_z.clamp_min(0.0)
-        # beyond the image the border's value holds: a mask that touches it does not carve there
-        distances = _read(self.distance_px, where)[:, 0] * unit
+        # outside the image the border value is used: a mask that touches it does not carve there
+        distances = _sample(self.distance_px, where)[:, 0] * unit
         if cameras.kind == "perspective":
-            distances = torch.where(depth_z > 0, distances, -depth_z + 1e-3)  # behind is outside
+            distances = torch.where(
+                depth_z > 0, distances, -depth_z + 1e-3
+            )  # behind the camera is outside
         return distances, where, unit
 
-    def _with_round_ridges(self, distances: Tensor, where: Tensor, unit: Tensor) -> Tensor:
-        """(N,) the largest distance, lifted where the next largest come close to it."""
+    def _round_ridges(self, distances: Tensor, where: Tensor, unit: Tensor) -> Tensor:
+        """(N,) smooth maximum of the distances: raised where the next largest are close."""
         largest, view = distances.topk(min(_RIDGE_VIEWS, len(distances)), dim=0)  # (4, N)
-        shape = _read(self.shape_px, where)  # (V, 3, N)
+        shape = _sample(self.shape_px, where)  # (V, 3, N)
         shape = shape.gather(0, view[:, None].expand(-1, 3, -1))  # (4, 3, N)
         radius = shape[:, 2] * unit.gather(0, view) * self.ridge_rounding
-        # x and y in the camera's axes, so only the first two rows of its rotation are needed
+        # gradients lie in the image plane: only the first two rows of the rotation are needed
         normals = torch.einsum("kcn,kncw->knw", shape[:, :2], self.cameras.rotation[view][:, :, :2])
         normals = torch.nn.functional.normalize(normals, dim=-1)  # (4, N, 3)
         lift = torch.zeros_like(largest[0])
         for other in range(1, len(largest)):
             cosine = (normals[0] * normals[other]).sum(dim=-1).clamp(-1.0, 1.0)
-            angle = torch.acos(cosine).clamp_max(_WIDEST_RIDGE_RAD)
+            angle = torch.acos(cosine).clamp_max(_MAX_RIDGE_ANGLE_RAD)
             width = torch.minimum(radius[0], radius[other]) * angle**2 / 2 + 1e-12
             near = (width - (largest[0] - largest[other])).clamp_min(0.0)
             lift = torch.maximum(lift, near**2 / (4 * width))
@@ -144,7 +146,7 @@ class Silhouettes:
 
 
 def _distance_and_shape(mask: Tensor, upsampling: int, row_px: float) -> tuple[Tensor, Tensor]:
-    """A mask's (H * u, W * u) part of `distance_px` and (3, H, W) part of `shape_px`."""
+    """A view's slices of `distance_px` (H * u, W * u) and `shape_px` (3, H, W)."""
     distance = signed_distance_px(mask, upsampling, row_px)
     at_pixels = torch.nn.functional.avg_pool2d(distance[None], upsampling)[0]
     return distance, torch.cat([_gradient(at_pixels, row_px), local_thickness_px(mask)[None]])
@@ -153,7 +155,7 @@ def _distance_and_shape(mask: Tensor, upsampling: int, row_px: float) -> tuple[T
 def _object_box(mask: Tensor) -> tuple[Tensor, bool]:
     """Left, top, right, bottom (4,) of a mask's object, and whether it touches the border.
 
-    The box is the whole image then: nobody knows how far the object goes on.
+    The box of an object that touches the border is the whole image, as its extent is unknown.
     """
     height, width = mask.shape
     top, bottom, left, right = _bounds(mask > 0.5)
@@ -162,40 +164,40 @@ def _object_box(mask: Tensor) -> tuple[Tensor, bool]:
     return torch.tensor(box, dtype=torch.float32), touches
 
 
-def _read(maps: Tensor, where: Tensor) -> Tensor:
-    """(V, C, N) values of maps (V, C, H, W) at places (V, 1, N, 2) in -1..1."""
+def _sample(maps: Tensor, where: Tensor) -> Tensor:
+    """(V, C, N) bilinear samples of maps (V, C, H, W) at positions (V, 1, N, 2) in -1..1."""
     return torch.nn.functional.grid_sample(maps, where, padding_mode="border", align_corners=False)[
         :, :, 0
     ]
 
 
 def signed_distance_px(mask: Tensor, upsampling: int, row_px: float = 1.0) -> Tensor:
-    """Signed distance (H * u, W * u) to the 0.5 level of a soft mask (H, W), in columns' pixels.
+    """Signed distance (H * u, W * u) to the 0.5 level set of a soft mask (H, W), in columns.
 
-    Only the box around the object is measured at the fine resolution; the empty rest of the image
-    is measured on its own pixels.
+    Only the box around the object is measured at the upsampled resolution, the rest at the
+    original one.
 
     Args:
         mask: (H, W) in 0..1.
-        upsampling: u, how many times larger the result is.
-        row_px: distance between rows, where that between columns is 1.
+        upsampling: u.
+        row_px: distance between rows in units of the distance between columns.
     """
-    rough = _upsampled(_binary_distance(mask, row_px), upsampling)
+    rough = _upsample(_binary_distance(mask, row_px), upsampling)
     bounds = _bounds(mask > 0)
     if upsampling == 1 or bounds is None:
         return rough
     top, left = (max(start - _BOX_MARGIN_PX, 0) for start in (bounds[0], bounds[2]))
     bottom, right = bounds[1] + _BOX_MARGIN_PX, bounds[3] + _BOX_MARGIN_PX
-    fine = _binary_distance(_upsampled(mask[top:bottom, left:right], upsampling), row_px)
+    fine = _binary_distance(_upsample(mask[top:bottom, left:right], upsampling), row_px)
     top, left = top * upsampling, left * upsampling
     rough[top : top + fine.shape[0], left : left + fine.shape[1]] = fine / upsampling
     return rough
 
 
 def local_thickness_px(mask: Tensor) -> Tensor:
-    """(H, W) radius in pixels of the largest disc within a mask (H, W) that covers each pixel.
+    """(H, W) local thickness: radius in pixels of the largest disc inside the mask over each pixel.
 
-    Just outside the mask the nearest inside value holds, so that the silhouette itself has one.
+    Just outside the mask (H, W) the nearest inside value is used, so that the silhouette has one.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -219,7 +221,7 @@ def local_thickness_px(mask: Tensor) -> Tensor:
 
 
 def _bounds(found: Tensor) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left, right of the True pixels of an image (H, W); None if there are none."""
+    """Bounding box (top, bottom, left, right) of the True pixels of (H, W); None without any."""
     rows, columns = (torch.nonzero(found.any(dim=axis))[:, 0] for axis in (1, 0))
     if len(rows) == 0:
         return None
@@ -227,27 +229,27 @@ def _bounds(found: Tensor) -> tuple[int, int, int, int] | None:
 
 
 def _binary_distance(mask: Tensor, row_px: float) -> Tensor:
-    """Signed distance (H, W) in columns of this image to where it crosses 0.5."""
+    """Signed distance (H, W), in columns, to the 0.5 level set without interpolation."""
     from scipy.ndimage import distance_transform_edt
 
     inside = (mask > 0.5).numpy()
-    # an edge lies half a sample outside the last sample within
+    # an edge lies half a sample outside the last inside sample
     outward = distance_transform_edt(~inside, sampling=(row_px, 1.0)) - 0.5 * ~inside
     inward = distance_transform_edt(inside, sampling=(row_px, 1.0)) - 0.5 * inside
     return torch.from_numpy(outward - inward).float()
 
 
-def _upsampled(image: Tensor, factor: int) -> Tensor:
-    """(H * factor, W * factor) bilinear enlargement of (H, W)."""
+def _upsample(image: Tensor, factor: int) -> Tensor:
+    """(H * factor, W * factor) bilinear upsampling of (H, W)."""
     return torch.nn.functional.interpolate(
         image[None, None], scale_factor=factor, mode="bilinear", align_corners=False
     )[0, 0]
 
 
 def _gradient(distance: Tensor, row_px: float) -> Tensor:
-    """(2, H, W) x and y slope of a distance map (H, W), blurred over the stairs of its pixels."""
+    """(2, H, W) gradient in x and y of a distance map (H, W), blurred against its staircase."""
     pad = _GRADIENT_BLUR_PX // 2
     padded = torch.nn.functional.pad(distance[None, None], (pad,) * 4, mode="replicate")
     smooth = torch.nn.functional.avg_pool2d(padded, _GRADIENT_BLUR_PX, 1)[0, 0]
-    slope_y, slope_x = torch.gradient(smooth)
-    return torch.stack([slope_x, slope_y / row_px])
+    grad_y, grad_x = torch.gradient(smooth)
+    return torch.stack([grad_x, grad_y / row_px])

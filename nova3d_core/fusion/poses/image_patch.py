@@ -1,4 +1,4 @@
-"""Some pixels of a view as a small image: blurred, differentiated, summed over windows."""
+"""Scattered pixels of a view as a small image: Gaussian blur, gradients, window sums."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """Where n pixels of a view stand in the smallest image that holds them."""
+class ImagePatch:
+    """The smallest image that contains n pixels of a view."""
 
     width: int
     height: int
-    place: Tensor
-    """(n,) row * width + column."""
+    index: Tensor
+    """(n,) flat index of each pixel: row * width + column."""
 
     @classmethod
-    def of(cls, pixel: Tensor) -> Frame:
-        """The frame of pixels (n, 2), x and y."""
-        return cls.each([pixel])[0]
+    def of(cls, pixel: Tensor) -> ImagePatch:
+        """The patch of pixels (n, 2), x and y."""
+        return cls.of_views([pixel])[0]
 
     @classmethod
-    def each(cls, pixels: Sequence[Tensor]) -> list[Frame]:
-        """A frame for the pixels (n, 2) of each view; waits for their device once for all."""
+    def of_views(cls, pixels: Sequence[Tensor]) -> list[ImagePatch]:
+        """One patch for the pixels (n, 2) of each view; synchronises with the device once."""
         offsets = [(pixel - pixel.amin(dim=0)).long() for pixel in pixels]
         sizes = torch.stack([offset.amax(dim=0) + 1 for offset in offsets]).tolist()
         return [
@@ -35,19 +35,19 @@ class Frame:
         ]
 
     def image(self, values: Tensor) -> Tensor:
-        """(C, height, width) of the pixels' values (C, n), black where there is no pixel."""
+        """(C, height, width) image of the pixels' values (C, n), 0 elsewhere."""
         image = values.new_zeros(len(values), self.height * self.width)
-        image.index_copy_(1, self.place, values)
+        image.index_copy_(1, self.index, values)
         return image.reshape(-1, self.height, self.width)
 
     def pixels(self, image: Tensor) -> Tensor:
-        """(..., n) what an image (..., height, width) shows at the pixels."""
-        rows = image.reshape(-1, self.height * self.width)  # in more dimensions it takes longer
-        return rows.index_select(1, self.place).reshape(*image.shape[:-2], -1)
+        """(..., n) values of an image (..., height, width) at the pixels."""
+        rows = image.reshape(-1, self.height * self.width)  # faster in two dimensions
+        return rows.index_select(1, self.index).reshape(*image.shape[:-2], -1)
 
 
 def window_sums(image: Tensor, side_px: int) -> Tensor:
-    """Sums of an image (..., H, W) over a square about each pixel, its side an odd number."""
+    """Box filter: sums of an image (..., H, W) over a square of odd side around each pixel."""
     reach, pad = side_px // 2, torch.nn.functional.pad
     for axis, sides in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
         count = image.shape[axis]
@@ -57,21 +57,21 @@ def window_sums(image: Tensor, side_px: int) -> Tensor:
     return image
 
 
-def softened(values: Tensor, frame: Frame, sigma_px: float) -> tuple[Tensor, Tensor]:
-    """Pixels' values (C, n), blurred in their image, and its slopes (2, C, n).
+def blur_pixels(values: Tensor, patch: ImagePatch, sigma_px: float) -> tuple[Tensor, Tensor]:
+    """Gaussian-blurred values (C, n) of a patch's pixels, and their image gradients (2, C, n).
 
-    The image is black where there is no pixel.
+    The image is 0 outside the pixels.
     """
-    image = blurred(frame.image(values), sigma_px)
-    return frame.pixels(image), frame.pixels(slopes_of(image))
+    image = gaussian_blur(patch.image(values), sigma_px)
+    return patch.pixels(image), patch.pixels(image_gradient(image))
 
 
-def blurred(image: Tensor, sigma_px: float) -> Tensor:
-    """An image (C, H, W) under a Gaussian; black beyond its border."""
+def gaussian_blur(image: Tensor, sigma_px: float) -> Tensor:
+    """Gaussian blur of an image (C, H, W), zero-padded."""
     reach = math.ceil(2.5 * sigma_px)
     weights = [math.exp(-(step**2) / (2 * sigma_px**2)) for step in range(-reach, reach + 1)]
     total = sum(weights)
-    # taps one by one: a convolution of so few takes three times as long
+    # a loop over the taps is three times as fast as a convolution with so few
     for axis, sides in ((2, (reach, reach)), (1, (0, 0, reach, reach))):
         padded = torch.nn.functional.pad(image, sides)
         image = torch.zeros_like(image)
@@ -81,9 +81,9 @@ def blurred(image: Tensor, sigma_px: float) -> Tensor:
     return image
 
 
-def slopes_of(image: Tensor) -> Tensor:
-    """(2, C, H, W) central differences by x and y of an image (C, H, W), black beyond it."""
+def image_gradient(image: Tensor) -> Tensor:
+    """(2, C, H, W) central differences in x and y of an image (C, H, W), zero-padded."""
     padded = torch.nn.functional.pad(image, (1, 1, 1, 1))
-    by_x = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
-    by_y = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
-    return torch.stack([by_x, by_y])
+    grad_x = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
+    grad_y = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
+    return torch.stack([grad_x, grad_y])

@@ -1,10 +1,10 @@
-"""All views aligned with the present surface at once: Gauss-Newton on whole images.
+"""Registration of all views to the current surface: Gauss-Newton on whole images.
 
-The gradient steps of `poses.py` find large errors together with a coarse surface, but they walk
-about their goal: their length is set and their rays are drawn. Once the surface has some detail,
-each view's image is compared with the rendered one (mask, normals, colour), and the turn and
-shift that bring the two together are solved for: Lucas-Kanade with the mean of both images'
-slopes, robust weights, and a prior that the given poses are wrong by chance, not all alike.
+The gradient steps of `pose_table.py` correct large errors together with a coarse surface, but
+oscillate around the optimum: their length is fixed and their rays are sampled. Once the surface has
+some detail, the images of all views (mask, normals, colour) are registered to the rendered ones:
+Lucas-Kanade with the mean of both images' gradients, robust weights, and a prior by which the pose
+errors of the views are independent.
 """
 
 from __future__ import annotations
@@ -16,81 +16,87 @@ import torch
 from torch import Tensor
 
 from ...cameras.cameras import Cameras
-from ..fields.base import Field, Rendered
-from ..rays import RayBank, pixel_side
-from .image_patch import Frame, softened, window_sums
-from .pose_table import PoseTable, axis_angle, cross_matrix
+from ...cameras.rotations import matrix_to_axis_angle, skew_matrix
+from ..fields.base import Field, RenderOutput
+from ..rays import RayDataset, pixel_side
+from .image_patch import ImagePatch, blur_pixels, window_sums
+from .pose_table import PoseTable
 
 WEIGHTS = (1.0, 0.5, 0.3)
-"""Of the differences of mask, normal and colour."""
-_ROBUST = 0.15
-"""Differences beyond this count less and less (Geman-McClure)."""
+"""Weights of the residuals of mask, normal and colour."""
+_ROBUST_SCALE = 0.15
+"""Residual at which the Geman-McClure weight has fallen to 1/4."""
 _DAMPING = 1e-3
+"""Levenberg-Marquardt damping, relative to the mean diagonal."""
 _DEPTH_STIFFNESS = 0.3
-"""Against a view's own shift in depth, over the mean stiffness: it hardly shows."""
-_ALIKE = 25.0
-"""So many neighbouring pixels err alike: evidence counts less than its number of pixels says."""
+"""Stiffness against translation of a single view along its axis, relative to the mean diagonal: it
+is nearly unobservable."""
+_CORRELATED_PIXELS = 25.0
+"""Number of neighbouring pixels with correlated residuals, which count as one observation."""
 _MOMENTUM = 0.5
-"""Of the motion before: neighbouring views pull each other round the ring slowly."""
-_SEEN = 0.3
-"""A ray with more opacity than this ends on the object."""
-_REACH_PX = 11
-"""Rays beside the object borrow their depth from within a window so wide."""
-_BLUR_CELLS, _LEAST_BLUR_PX = 0.7, 0.7
-"""Both images are blurred by so many cells: the field is softer than the given ones."""
-_LONGEST_RAD = 0.02
-"""A step turns by no more than this."""
-_RAYS_AT_ONCE = 65_536
+"""Momentum: corrections spread only from neighbour to neighbour around the orbit."""
+_MIN_OPACITY = 0.3
+"""Opacity above which a ray ends on the object."""
+_FILL_WINDOW_PX = 11
+"""Side of the window from which rays next to the object take their depth."""
+_BLUR_CELLS, _MIN_BLUR_PX = 0.7, 0.7
+"""Blur of both images in grid cells: the field is softer than the input images."""
+_MAX_STEP_RAD = 0.02
+"""Maximum rotation of a step."""
+_RAY_CHUNK_SIZE = 65_536
 
 
 @dataclass(frozen=True, eq=False)
-class _Given:
-    """What a view's n rays should see."""
+class _ViewTarget:
+    """Target features of a view's n rays."""
 
     rays: slice
-    """Where they stand among all."""
-    frame: Frame
+    """The view's rays among all."""
+    patch: ImagePatch
     normal_weight: Tensor
-    """(n,) what differences of normals count."""
-    wanted: Tensor
+    """(n,) weight of the residuals of normals."""
+    features: Tensor
     """(7, n) mask, normal, colour, weighted and blurred."""
-    slope: Tensor
-    """(2, 7, n) its slopes by x and y, for each pixel of the images looked at."""
+    gradient: Tensor
+    """(2, 7, n) their image gradients, per pixel of the strided image."""
 
 
-class Alignment:
-    """Aligns V views with a field, a step at a time.
+class PoseRegistration:
+    """Registers V views to a field, one Gauss-Newton step at a time.
 
     Args:
-        bank: N rays of all views, view after view.
-        cameras: V given cameras.
+        rays: N rays of all views, sorted by view.
+        cameras: V input cameras.
         cell: world size of the field's cells.
-        stride: render every so many-th row and column of the images only, M rays.
+        stride: renders every n-th row and column of the images only, M rays.
     """
 
-    def __init__(self, bank: RayBank, cameras: Cameras, cell: float, stride: int = 1):
-        self._stride, self._rays = stride, rays_at(bank, stride)
-        self._bank, self._cameras = coarser(bank, cameras, self._rays, stride)
+    def __init__(self, rays: RayDataset, cameras: Cameras, cell: float, stride: int = 1):
+        self._stride, self._ids = stride, strided_rays(rays, stride)
+        self._rays, self._cameras = downsample(rays, cameras, self._ids, stride)
         self._velocity = torch.zeros(len(cameras), 6)  # as the poses, on the CPU
-        cell_px = cell / pixel_side(bank, len(cameras))
-        blur_px = max(_BLUR_CELLS * cell_px, _LEAST_BLUR_PX * stride)
-        blur_px = min(blur_px, _REACH_PX / 4 * stride)
+        cell_px = cell / pixel_side(rays, len(cameras))
+        blur_px = max(_BLUR_CELLS * cell_px, _MIN_BLUR_PX * stride)
+        blur_px = min(blur_px, _FILL_WINDOW_PX / 4 * stride)
         self._blur_px = blur_px / stride
-        weight = _normal_weight(bank)
-        self._given = []
-        whole, looked_at = (_parts(each, len(cameras)) for each in (bank, self._bank))
-        all_frames = Frame.each([bank.pixel[rays] for rays in whole])
-        frames = all_frames
+        weight = _normal_weight(rays)
+        self._targets = []
+        full, strided = (_view_slices(each, len(cameras)) for each in (rays, self._rays))
+        full_patches = ImagePatch.of_views([rays.pixel[part] for part in full])
+        patches = full_patches
         if stride > 1:
-            frames = Frame.each([self._bank.pixel[rays] for rays in looked_at])
-        # view by view: whole targets next to their cut-out copies would double the memory
-        for view, rays in enumerate(looked_at):
-            frame, rays_of_view = all_frames[view], whole[view]
-            given, slopes = _blurred_targets(bank, weight, rays_of_view, frame, blur_px)
+            patches = ImagePatch.of_views([self._rays.pixel[part] for part in strided])
+        # view by view: the full targets next to their strided copies would double the memory
+        for view, part in enumerate(strided):
+            features, gradient = _target_features(
+                rays, weight, full[view], full_patches[view], blur_px
+            )
             if stride > 1:
-                chosen = self._rays[rays] - whole[view].start
-                given, slopes = given[:, chosen].contiguous(), slopes[..., chosen] * stride
-            self._given.append(_Given(rays, frames[view], weight[self._rays][rays], given, slopes))
+                ids = self._ids[part] - full[view].start
+                features, gradient = features[:, ids].contiguous(), gradient[..., ids] * stride
+            self._targets.append(
+                _ViewTarget(part, patches[view], weight[self._ids][part], features, gradient)
+            )
 
     def step(
         self,
@@ -98,101 +104,103 @@ class Alignment:
         poses: PoseTable,
         gains: Tensor,
         conflict: Tensor,
-        spread_rad: float,
-        narrowed: float = 1.0,
+        prior_sigma_rad: float,
+        robust_scale_factor: float = 1.0,
     ) -> None:
-        """Moves all poses towards where their images fit best.
+        """One Gauss-Newton step with momentum for the poses of all views.
 
         Args:
-            field: the surface as it is.
-            poses: moved in place.
+            field: the current surface.
+            poses: updated in place.
             gains: (V, 3) exposure of each view.
-            conflict: (N,) H of the bank's pixels; what conflicts counts less.
-            spread_rad: standard deviation of the given poses' errors, radians.
-            narrowed: what is left of the bound beyond which differences count less, in 0..1.
+            conflict: (N,) H of the rays' pixels, which reduces their weight.
+            prior_sigma_rad: standard deviation of the input poses' errors, in radians.
+            robust_scale_factor: factor on the scale of the robust weights, in 0..1.
         """
-        bank, trust = self._bank, 1.0 - conflict[self._rays]
-        origin, direction = poses.moved(bank.view, bank.origin, bank.direction)
+        rays, ray_weight = self._rays, 1.0 - conflict[self._ids]
+        origin, direction = poses.transform_rays(rays.view, rays.origin, rays.direction)
         rendered = _render(field, origin, direction)
-        bound = _ROBUST * narrowed
+        scale = _ROBUST_SCALE * robust_scale_factor
+        transformed = (origin, direction)
         systems = [
-            self._system(view, rendered, (origin, direction), poses, gains[view], trust, bound)
+            self._system(view, rendered, transformed, poses, gains[view], ray_weight, scale)
             for view in range(len(self._cameras))
         ]
         packed = [torch.cat([part.reshape(-1) for part in system]) for system in systems]
-        packed = torch.stack(packed).cpu()  # (V, 44), small: solved where the poses are
+        packed = torch.stack(packed).cpu()  # (V, 44): solved on the CPU, like the poses
         parts = packed.split([36, 6, 1, 1], dim=1)
         normal, right, error, weight = (part.contiguous() for part in parts)
         normal = normal.unflatten(1, (6, 6))
-        alike = max(_ALIKE / self._stride**2, 1.0)
-        noise = alike * float(error.sum() / weight.sum().clamp_min(1e-12))
-        motion = _solve(normal, right, noise, poses, spread_rad)
+        correlated = max(_CORRELATED_PIXELS / self._stride**2, 1.0)
+        noise = correlated * float(error.sum() / weight.sum().clamp_min(1e-12))
+        motion = _solve(normal, right, noise, poses, prior_sigma_rad)
         self._velocity = _MOMENTUM * self._velocity + motion
         poses.apply(self._velocity[:, :3], self._velocity[:, 3:])
 
     def _system(
         self,
         view: int,
-        rendered: Rendered,
-        moved: tuple[Tensor, Tensor],
+        rendered: RenderOutput,
+        transformed: tuple[Tensor, Tensor],
         poses: PoseTable,
         gain: Tensor,
-        trust: Tensor,
-        bound: float,
+        ray_weight: Tensor,
+        robust_scale: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A view's normal equations: (6, 6), (6,), and its summed weighted error and weight.
+        """Normal equations of a view, (6, 6) and (6,), and its sums of weighted error and weight.
 
         Args:
-            view: whose.
-            rendered: what all M rays show.
-            moved: (M, 3) origins and directions of the rays as the poses have them.
-            poses: as they are.
-            gain: (3,) the view's exposure.
-            trust: (M,) what conflict leaves of the rays' weight.
-            bound: differences beyond this count less.
+            view: index of the view.
+            rendered: of all M rays.
+            transformed: (M, 3) origins and directions of the rays under the current poses.
+            poses: current poses.
+            gain: (3,) exposure of the view.
+            ray_weight: (M,) 1 - H.
+            robust_scale: scale of the robust weights.
         """
-        given = self._given[view]
-        rays, wanted, wanted_slope = given.rays, given.wanted, given.slope
-        if self._bank.turns_normals:
-            turn = poses.motions_on(wanted.device)[0][view]
-            wanted, wanted_slope = wanted.clone(), wanted_slope.clone()
-            wanted[1:4] = turn @ wanted[1:4]
-            wanted_slope[:, 1:4] = turn @ wanted_slope[:, 1:4]
-        shown = _one_view(rendered, rays)
-        seen = _features(shown, given.normal_weight, gain)
-        seen, slope = softened(seen, given.frame, self._blur_px)
-        depth, known = _filled_depth(shown, given.frame, _odd(_REACH_PX / self._stride))
-        origin, direction = (part[rays].T for part in moved)  # (3, n)
+        given = self._targets[view]
+        rays, target, target_gradient = given.rays, given.features, given.gradient
+        if self._rays.normals_in_camera_frame:
+            rotation = poses.motions_on(target.device)[0][view]
+            target, target_gradient = target.clone(), target_gradient.clone()
+            target[1:4] = rotation @ target[1:4]
+            target_gradient[:, 1:4] = rotation @ target_gradient[:, 1:4]
+        of_view = _slice_output(rendered, rays)
+        features = _features(of_view, given.normal_weight, gain)
+        features, gradient = blur_pixels(features, given.patch, self._blur_px)
+        window_px = _odd(_FILL_WINDOW_PX / self._stride)
+        depth, valid = _fill_depth(of_view, given.patch, window_px)
+        origin, direction = (part[rays].T for part in transformed)  # (3, n)
         points = origin + depth * direction
-        slope = (slope + wanted_slope) / 2
-        jacobian = by_motion(slope, points, view, poses, self._cameras)  # (6, 7, n)
-        if self._bank.turns_normals:
-            # given normals R N turn by w x R N with the pose
-            jacobian[:3, 1:4] += cross_matrix(wanted[1:4].T).permute(2, 1, 0)
-        residual = wanted - seen
+        gradient = (gradient + target_gradient) / 2
+        jacobian = pose_jacobian(gradient, points, view, poses, self._cameras)  # (6, 7, n)
+        if self._rays.normals_in_camera_frame:
+            # camera-frame normals R N rotate with the pose, by w x R N
+            jacobian[:3, 1:4] += skew_matrix(target[1:4].T).permute(2, 1, 0)
+        residual = target - features
         error = residual.square().sum(dim=0)
-        weight = downweighted(known * trust[rays], error, bound)
+        weight = geman_mcclure(valid * ray_weight[rays], error, robust_scale)
         weighted, flat = (jacobian * weight).flatten(1), jacobian.flatten(1)
         return weighted @ flat.T, weighted @ residual.flatten(), weight @ error, weight.sum()
 
 
-def downweighted(weight: Tensor, squared: Tensor, bound: float) -> Tensor:
-    """Less weight for large squared differences d^2: w / (1 + d^2 / bound^2)^2 (Geman-McClure)."""
-    return weight / (1.0 + squared / bound**2).square()
+def geman_mcclure(weight: Tensor, squared: Tensor, scale: float) -> Tensor:
+    """Robust weights for squared residuals r^2: w / (1 + r^2 / scale^2)^2 (Geman-McClure)."""
+    return weight / (1.0 + squared / scale**2).square()
 
 
-def rays_at(bank: RayBank, stride: int) -> Tensor | slice:
-    """(M,) which of the rays lie in every `stride`-th row and column; at 1 all, uncopied."""
+def strided_rays(rays: RayDataset, stride: int) -> Tensor | slice:
+    """(M,) indices of the rays in every `stride`-th row and column; a slice of all for 1."""
     if stride == 1:
         return slice(None)
-    return (bank.pixel.long() % stride == 0).all(dim=1).nonzero()[:, 0]
+    return (rays.pixel.long() % stride == 0).all(dim=1).nonzero()[:, 0]
 
 
-def coarser(
-    bank: RayBank, cameras: Cameras, rays: Tensor | slice, stride: int
-) -> tuple[RayBank, Cameras]:
-    """Some rays with their pixels counted in strides, and cameras with such images."""
-    chosen = bank.each(lambda values: values[rays])
+def downsample(
+    rays: RayDataset, cameras: Cameras, ids: Tensor | slice, stride: int
+) -> tuple[RayDataset, Cameras]:
+    """The rays `ids` with pixels of the image downsampled by `stride`, and its cameras."""
+    chosen = rays.map(lambda values: values[ids])
     scale = cameras.intrinsics.new_tensor([1.0 / stride, 1.0 / stride, 1.0])
     small = replace(
         cameras,
@@ -203,58 +211,58 @@ def coarser(
     return replace(chosen, pixel=chosen.pixel.long() // stride + 0.5), small
 
 
-def _parts(bank: RayBank, views: int) -> list[slice]:
-    """Where each view's rays stand."""
-    bounds = torch.arange(views + 1, device=bank.view.device)
-    begins = torch.searchsorted(bank.view, bounds).tolist()
-    return [slice(begin, end) for begin, end in pairwise(begins)]
+def _view_slices(rays: RayDataset, views: int) -> list[slice]:
+    """The slice of each view among rays that are sorted by view."""
+    bounds = torch.arange(views + 1, device=rays.view.device)
+    starts = torch.searchsorted(rays.view, bounds).tolist()
+    return [slice(start, end) for start, end in pairwise(starts)]
 
 
 def _odd(number: float) -> int:
-    """The nearest odd whole number."""
+    """The nearest odd integer."""
     return 2 * round((number - 1.0) / 2.0) + 1
 
 
-def _normal_weight(bank: RayBank) -> Tensor:
-    """(N,) what differences of normals count at each ray.
+def _normal_weight(rays: RayDataset) -> Tensor:
+    """(N,) weight of the normal residual of each ray.
 
-    Beside the object the given normal is zero, which shows its silhouette once more.
+    Rays outside the mask keep it: their normal of zero is another silhouette term.
     """
-    has_normal = bank.normal.norm(dim=1) > 0.5
-    counts = has_normal | (bank.mask <= 0.5)
-    return WEIGHTS[1] * counts.float() * has_normal.any().float()
+    has_normal = rays.normal.norm(dim=1) > 0.5
+    valid = has_normal | (rays.mask <= 0.5)
+    return WEIGHTS[1] * valid.float() * has_normal.any().float()
 
 
-def _blurred_targets(
-    bank: RayBank, normal_weight: Tensor, rays: slice, frame: Frame, blur_px: float
+def _target_features(
+    rays: RayDataset, normal_weight: Tensor, part: slice, patch: ImagePatch, blur_px: float
 ) -> tuple[Tensor, Tensor]:
-    """(7, n) mask, normal, colour of one view as given, blurred; and their slopes (2, 7, n).
+    """(7, n) blurred mask, normal, colour of one view, and their image gradients (2, 7, n).
 
-    All pixels are blurred, those between the rows and columns that are rendered, too.
+    Blurred at full resolution, before strides are taken.
     """
     of_mask, _, of_colour = WEIGHTS
-    mask, colour = bank.mask[rays, None], bank.colour[rays]
-    normal = normal_weight[rays, None] * mask * bank.normal[rays]
-    given = torch.cat([of_mask * mask, normal, of_colour * colour], dim=1).T
-    return softened(given, frame, blur_px)
+    mask, colour = rays.mask[part, None], rays.colour[part]
+    normal = normal_weight[part, None] * mask * rays.normal[part]
+    features = torch.cat([of_mask * mask, normal, of_colour * colour], dim=1).T
+    return blur_pixels(features, patch, blur_px)
 
 
-def _render(field: Field, origin: Tensor, direction: Tensor) -> Rendered:
-    """M rays rendered, so many at once."""
-    pairs = zip(origin.split(_RAYS_AT_ONCE), direction.split(_RAYS_AT_ONCE), strict=True)
+def _render(field: Field, origin: Tensor, direction: Tensor) -> RenderOutput:
+    """Renders M rays in chunks."""
+    pairs = zip(origin.split(_RAY_CHUNK_SIZE), direction.split(_RAY_CHUNK_SIZE), strict=True)
     parts = [field.render(*pair) for pair in pairs]
-    return Rendered(
-        *(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(Rendered))
+    return RenderOutput(
+        *(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(RenderOutput))
     )
 
 
-def _one_view(rendered: Rendered, rays: slice) -> Rendered:
-    """What some of the rays show."""
-    return Rendered(*(getattr(rendered, each.name)[rays] for each in fields(Rendered)))
+def _slice_output(rendered: RenderOutput, rays: slice) -> RenderOutput:
+    """The output of a slice of the rays."""
+    return RenderOutput(*(getattr(rendered, each.name)[rays] for each in fields(RenderOutput)))
 
 
-def _features(rendered: Rendered, normal_weight: Tensor, gain: Tensor) -> Tensor:
-    """(7, n) mask, normal, colour as rendered; normal_weight (n,), gain (3,)."""
+def _features(rendered: RenderOutput, normal_weight: Tensor, gain: Tensor) -> Tensor:
+    """(7, n) rendered mask, normal, colour, weighted; normal_weight (n,), gain (3,)."""
     of_mask, _, of_colour = WEIGHTS
     gradient = rendered.gradient.T  # (3, n)
     length = gradient.square().sum(dim=0).sqrt().clamp_min(1e-3)
@@ -263,102 +271,103 @@ def _features(rendered: Rendered, normal_weight: Tensor, gain: Tensor) -> Tensor
     return torch.cat([of_mask * rendered.opacity[None], normal, colour])
 
 
-def _filled_depth(rendered: Rendered, frame: Frame, reach_px: int) -> tuple[Tensor, Tensor]:
-    """(n,) where each ray ends, those beside the object as their neighbours; (n,) 1 if known."""
-    hit = (rendered.opacity > _SEEN).float()
+def _fill_depth(rendered: RenderOutput, patch: ImagePatch, window_px: int) -> tuple[Tensor, Tensor]:
+    """(n,) depth along each ray, filled in next to the object from a window; (n,) 1 where valid."""
+    hit = (rendered.opacity > _MIN_OPACITY).float()
     own = rendered.depth / rendered.opacity.clamp_min(1e-6)
-    images = frame.image(torch.stack([own * hit, hit]))
-    total, count = frame.pixels(window_sums(images, reach_px))
-    borrowed = total / count.clamp_min(1.0)
-    return torch.where(hit > 0, own, borrowed), (count > 0.5).float()
+    images = patch.image(torch.stack([own * hit, hit]))
+    total, count = patch.pixels(window_sums(images, window_px))
+    mean = total / count.clamp_min(1.0)
+    return torch.where(hit > 0, own, mean), (count > 0.5).float()
 
 
-def by_motion(
-    slope: Tensor, points: Tensor, view: int, poses: PoseTable, cameras: Cameras
+def pose_jacobian(
+    gradient: Tensor, points: Tensor, view: int, poses: PoseTable, cameras: Cameras
 ) -> Tensor:
-    """(6, C, n) how what a view sees of C channels changes with its turn and shift, sign turned.
+    """(6, C, n) negative Jacobian of a view's C channels with respect to its pose.
 
-    A motion by a turn w about the centre c and a shift t (`PoseTable.apply`) lets the view see at
-    a point's old pixel what lies at x + w x (x - c) + t, so the point itself goes the other way in
-    the image, by D (w x (x - c) + t), where D is what a point's own motion does to its pixel.
+    After a rotation w about the centre c and a translation t (`PoseTable.apply`), the pixel of a
+    point x shows what lies at x + w x (x - c) + t. The point itself moves the opposite way in the
+    image, by D (w x (x - c) + t), where D is the Jacobian of its projection.
 
     Args:
-        slope: (2, C, n) the channels' slopes by x and y, per pixel.
+        gradient: (2, C, n) image gradients of the channels in x and y, per pixel.
         points: (3, n) of the field.
-        view: whose image.
-        poses: as they are.
-        cameras: as given.
+        view: index of the view.
+        poses: current poses.
+        cameras: input cameras.
     """
-    rotations, shifts = poses.motions_on(points.device)
+    rotations, translations = poses.motions_on(points.device)
     centre = poses.centre_on(points.device)
     axes = cameras.rotation[view] @ rotations[view].T  # field to camera
     centred = points - centre[:, None]
-    place = axes @ (centred - shifts[view][:, None])
+    position = axes @ (centred - translations[view][:, None])
     offset = cameras.rotation[view] @ centre + cameras.world_to_camera[view, :3, 3]
-    x, y, depth = place + offset[:, None]  # in the given camera's frame
+    x, y, depth = position + offset[:, None]  # in the frame of the input camera
     focal_x, focal_y = cameras.intrinsics[view].diagonal()[:2]
     if cameras.kind == "orthographic":
-        by_x, by_y = (focal_x * axes[0])[:, None], (focal_y * axes[1])[:, None]
+        grad_x, grad_y = (focal_x * axes[0])[:, None], (focal_y * axes[1])[:, None]
     else:
         depth = depth.clamp_min(1e-3)
-        toward = axes[2][:, None]
-        by_x = focal_x / depth * (axes[0][:, None] - x / depth * toward)  # (3, n)
-        by_y = focal_y / depth * (axes[1][:, None] - y / depth * toward)
-    motion = slope.new_empty(6, *slope.shape[1:])
-    shift = motion[3:]
-    torch.mul(slope[0], by_x[:, None], out=shift).addcmul_(slope[1], by_y[:, None])
+        forward = axes[2][:, None]
+        grad_x = focal_x / depth * (axes[0][:, None] - x / depth * forward)  # (3, n)
+        grad_y = focal_y / depth * (axes[1][:, None] - y / depth * forward)
+    jacobian = gradient.new_empty(6, *gradient.shape[1:])
+    translation = jacobian[3:]
+    torch.mul(gradient[0], grad_x[:, None], out=translation).addcmul_(gradient[1], grad_y[:, None])
     for axis, (one, other) in enumerate(((1, 2), (2, 0), (0, 1))):
-        turn = torch.mul(shift[other], centred[one], out=motion[axis])
-        turn.addcmul_(shift[one], centred[other], value=-1.0)
-    return motion
+        rotation = torch.mul(translation[other], centred[one], out=jacobian[axis])
+        rotation.addcmul_(translation[one], centred[other], value=-1.0)
+    return jacobian
 
 
 def _solve(
-    normal: Tensor, right: Tensor, noise: float, poses: PoseTable, spread_rad: float
+    normal: Tensor, right: Tensor, noise: float, poses: PoseTable, prior_sigma_rad: float
 ) -> Tensor:
-    """(V, 6) turns and shifts that solve the views' equations (V, 6, 6), (V, 6) together.
+    """(V, 6) rotations and translations that solve the normal equations (V, 6, 6), (V, 6) jointly.
 
-    Views share one unknown: a shift of object and views together, which moves each view along its
-    depth. It shows only in the perspective of all of them, so no view may choose its own.
+    The views share one unknown: the common translation of object and views, which moves each view
+    along its axis. It is observable only in the perspective of all views together, so a single view
+    has no depth translation of its own.
     """
-    # small systems in double: results repeat bit for bit whatever the memory's alignment
+    # small systems in float64: bit-identical results whatever the memory alignment
     normal, right = normal.double(), right.double()
     count, like = len(normal), normal
     scale = normal.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-12)[:, None, None]
-    stiffness, pull = _prior(poses, noise, spread_rad)
-    depths = poses.depths.double()
-    along = _DEPTH_STIFFNESS * scale * depths[:, :, None] * depths[:, None, :]  # (V, 3, 3)
+    stiffness, pull = _prior(poses, noise, prior_sigma_rad)
+    axes = poses.view_axes.double()
+    along = _DEPTH_STIFFNESS * scale * axes[:, :, None] * axes[:, None, :]  # (V, 3, 3)
     full = normal + stiffness + _DAMPING * scale * torch.eye(6).to(like)
     full[:, 3:, 3:] += along
     coupling = torch.zeros(count, 6, 3).to(like)
     coupling[:, 3:] = along
-    own = torch.linalg.solve(full, right + pull)  # (V, 6) without a common shift
+    own = torch.linalg.solve(full, right + pull)  # (V, 6) without common translation
     motion = own
-    if poses.sees_depth:
-        by_common = torch.linalg.solve(full, coupling)  # (V, 6, 3)
-        left = (along - along @ by_common[:, 3:]).sum(dim=0)
+    if poses.observes_depth:
+        per_common = torch.linalg.solve(full, coupling)  # (V, 6, 3)
+        left = (along - along @ per_common[:, 3:]).sum(dim=0)
         left = left + 1e-6 * scale.sum() * torch.eye(3).to(like)
         common = torch.linalg.solve(left, torch.einsum("vij,vj->i", along, own[:, 3:]))
-        motion = own + by_common @ common
+        motion = own + per_common @ common
     longest = motion[:, :3].norm(dim=1, keepdim=True).clamp_min(1e-12)
-    return (motion * (_LONGEST_RAD / longest).clamp_max(1.0)).float()
+    return (motion * (_MAX_STEP_RAD / longest).clamp_max(1.0)).float()
 
 
-def _prior(poses: PoseTable, noise: float, spread_rad: float) -> tuple[Tensor, Tensor]:
-    """Stiffness (V, 6, 6) and pull (V, 6) towards poses that differ from the given ones by chance.
+def _prior(poses: PoseTable, noise: float, prior_sigma_rad: float) -> tuple[Tensor, Tensor]:
+    """Stiffness (V, 6, 6) and pull (V, 6) of the prior: independent errors of the input poses.
 
-    View 0 was given exactly, so a view's error is its motion against view 0's. View 0 itself is
-    drawn by all others towards their mean.
+    View 0 is exact, so the error of a view is its motion relative to view 0. View 0 itself is
+    pulled towards the mean of all others.
     """
-    turns = axis_angle(poses.rotation.double())
-    count = len(turns)
-    strength = torch.full((count,), noise / spread_rad**2).to(turns)
+    rotations = matrix_to_axis_angle(poses.rotation.double())
+    count = len(rotations)
+    strength = torch.full((count,), noise / prior_sigma_rad**2).to(rotations)
     strength[0] *= count - 1
-    towards = turns[:1] - turns
-    towards[0] = turns[1:].mean(dim=0) - turns[0]
-    shift = poses.shift.double()
+    towards = rotations[:1] - rotations
+    towards[0] = rotations[1:].mean(dim=0) - rotations[0]
+    translation = poses.translation.double()
     weight = strength / poses.translation_per_radian**2
-    common = (weight @ shift) / weight.sum()
+    common = (weight @ translation) / weight.sum()
     diagonal = torch.stack([strength] * 3 + [weight] * 3, dim=1)  # (V, 6)
-    difference = torch.cat([towards, common - shift], dim=1)
+    difference = torch.cat([towards, common - translation], dim=1)
     return torch.diag_embed(diagonal), diagonal * difference

@@ -15,7 +15,7 @@ from torch import Tensor
 from ....sdf_grid import SdfGrid
 from ...config import LevelConfig
 from ...losses import LossConfig
-from ..base import BAND, RayDerivatives, Rendered
+from ..base import BAND, RayGradients, RenderOutput
 from . import warp_support
 from .state import (
     bounds_of,
@@ -60,7 +60,7 @@ class DenseGrid:
         self._steps = steps
         self._state = None
         self._last: tuple | None = None
-        self.measure = 1.0
+        self.area_weights = 1.0
         """World area that a unit of the summed derivatives stands for; the caller's scale."""
 
     @property
@@ -80,7 +80,7 @@ class DenseGrid:
         self._band = BAND / self._sharpness
         self._steps.redistance(self._state)
 
-    def render(self, origins: Tensor, directions: Tensor) -> Rendered:
+    def render(self, origins: Tensor, directions: Tensor) -> RenderOutput:
         """Renders R world rays; see `Field`."""
         state = self._state
         in_cells = ((origins - state.origin_here) / state.spacing).contiguous()
@@ -88,20 +88,22 @@ class DenseGrid:
         settings = (self._sharpness, self._band)
         geo, col, *path = self._steps.march(state, in_cells, directions, *settings)
         self._last = ((in_cells, directions, *path), settings, (geo, col))
-        return Rendered(geo[:, 0], geo[:, 1:], col[:, :3], col[:, 3] * state.spacing)
+        return RenderOutput(geo[:, 0], geo[:, 1:], col[:, :3], col[:, 3] * state.spacing)
 
     def backward(
-        self, by_opacity: Tensor, by_gradient: Tensor, by_colour: Tensor, with_rays: bool
-    ) -> RayDerivatives | None:
+        self, grad_opacity: Tensor, grad_gradient: Tensor, grad_colour: Tensor, with_rays: bool
+    ) -> RayGradients | None:
         """Takes the derivatives by the last `render`'s outputs; see `Field`."""
         rays, settings, outputs = self._last
-        by_geo = torch.cat([by_opacity[:, None], by_gradient], dim=1).contiguous()
-        by_col = torch.nn.functional.pad(by_colour, (0, 1)).contiguous()
-        by_outputs = (by_geo, by_col)
-        moved = self._steps.march_back(self._state, rays, settings, outputs, by_outputs, with_rays)
+        grad_out_geo = torch.cat([grad_opacity[:, None], grad_gradient], dim=1).contiguous()
+        grad_out_col = torch.nn.functional.pad(grad_colour, (0, 1)).contiguous()
+        grad_outputs = (grad_out_geo, grad_out_col)
+        moved = self._steps.march_back(
+            self._state, rays, settings, outputs, grad_outputs, with_rays
+        )
         if not with_rays:
             return None
-        return RayDerivatives(moved[0] / self.spacing, moved[1])
+        return RayGradients(moved[0] / self.spacing, moved[1])
 
     def step(self, loss: LossConfig, decay: float) -> None:
         """Adds the regularisers, as integrals over the band, and moves."""
@@ -112,7 +114,7 @@ class DenseGrid:
         rate = level.sdf_lr_cells * cell * decay
         self._steps.move(self._state, weights, rate, level.colour_lr * decay)
 
-    def tidy(self) -> None:
+    def redistance(self) -> None:
         """Makes f a distance again and chooses the voxels near the surface anew."""
         self._steps.redistance(self._state)
 

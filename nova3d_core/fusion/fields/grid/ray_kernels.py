@@ -8,7 +8,7 @@ Grids hold four floats a voxel: `geo` (f, gx, gy, gz), `col` (r, g, b, unused).
 
 import warp as wp
 
-STOP_BELOW = wp.constant(0.005)
+MIN_TRANSMITTANCE = wp.constant(0.005)
 """A ray ends where less than this share of its light is left."""
 COLOUR_WITHIN = wp.constant(1.5)
 """Samples farther from the surface than this many bands add no colour."""
@@ -50,7 +50,7 @@ def read(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3) -> wp.vec4:
 
 
 @wp.func
-def pull_back(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
+def trilinear_grad(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
     """Derivative (per cell) of dot(q, trilinear value) by the place p."""
     i = int(p[0])
     j = int(p[1])
@@ -76,7 +76,7 @@ def pull_back(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
 
 
 @wp.func
-def scatter(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
+def splat(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
     """Adds q to the eight voxels around p with their trilinear weights."""
     i = int(p[0])
     j = int(p[1])
@@ -115,7 +115,7 @@ def box_range(o: wp.vec3, d: wp.vec3, size: wp.vec3):
 
 
 @wp.struct
-class March:
+class RayMarch:
     """R rays, in cells, and the grid they go through."""
 
     geo: wp.array3d(dtype=wp.vec4)
@@ -132,14 +132,14 @@ class March:
 
 
 @wp.func
-def leaves_at(m: March, ray: int):
+def ray_exit(m: RayMarch, ray: int):
     """Where a ray leaves the grid, in cells along it; and where it enters."""
     size = wp.vec3(float(m.geo.shape[0]), float(m.geo.shape[1]), float(m.geo.shape[2]))
     return box_range(m.origins[ray], m.directions[ray], size)
 
 
 @wp.func
-def stride(m: March, f: float):
+def stride(m: RayMarch, f: float):
     """A cell within the band; outside it as far as the distance allows."""
     if f > m.band:
         return wp.max(0.9 * (f - m.band) / m.spacing, 1.0)
@@ -153,13 +153,13 @@ def nearest(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3):
 
 
 @wp.kernel
-def first_in_band(offset: int, m: March):
+def first_hit(offset: int, m: RayMarch):
     """Sphere-traces each ray to where |f| falls below the band; -1 where it never does.
 
     Far away the nearest voxel says enough, and is one read instead of eight.
     """
     ray = wp.tid() + offset
-    span = leaves_at(m, ray)
+    span = ray_exit(m, ray)
     t = span[0]
     found = float(-1.0)
     while t < span[1]:
@@ -176,7 +176,7 @@ def first_in_band(offset: int, m: March):
 
 
 @wp.func
-def colour_and_depth(m: March, p: wp.vec3, f: float, t: float):
+def colour_and_depth(m: RayMarch, p: wp.vec3, f: float, t: float):
     """A sample's colour, where it is near enough to the surface, and its place."""
     c = wp.vec4(0.0, 0.0, 0.0, 0.0)
     if wp.abs(f) < COLOUR_WITHIN * m.band:
@@ -185,7 +185,7 @@ def colour_and_depth(m: March, p: wp.vec3, f: float, t: float):
 
 
 @wp.kernel
-def render_forward(offset: int, m: March):
+def render_forward(offset: int, m: RayMarch):
     """NeuS compositing: opacity and gradient into out_geo, colour and depth into out_col.
 
     A section between two samples weighs T max(1 - sigma(s f') / sigma(s f), 0); a sample has the
@@ -198,8 +198,8 @@ def render_forward(offset: int, m: March):
     if t >= 0.0:
         o = m.origins[ray]
         d = m.directions[ray]
-        far = leaves_at(m, ray)[1]
-        light = float(1.0)
+        far = ray_exit(m, ray)[1]
+        transmittance = float(1.0)
         carried = float(0.0)
         value = read(m.geo, o + t * d)
         inside = sigmoid(m.sharpness * value[0])
@@ -208,17 +208,17 @@ def render_forward(offset: int, m: March):
             weight = float(0.0)
             next_value = value
             next_inside = inside
-            if t_next < far and light >= STOP_BELOW:
+            if t_next < far and transmittance >= MIN_TRANSMITTANCE:
                 next_value = read(m.geo, o + t_next * d)
                 next_inside = sigmoid(m.sharpness * next_value[0])
-                weight = light * wp.max(1.0 - next_inside / (inside + TINY), 0.0)
-            share = 0.5 * (carried + weight)
-            if share > 0.0:
-                sums = sums + share * wp.vec4(1.0, value[1], value[2], value[3])
-                rgb = rgb + share * colour_and_depth(m, o + t * d, value[0], t)
-            if light < STOP_BELOW:
+                weight = transmittance * wp.max(1.0 - next_inside / (inside + TINY), 0.0)
+            sample_weight = 0.5 * (carried + weight)
+            if sample_weight > 0.0:
+                sums = sums + sample_weight * wp.vec4(1.0, value[1], value[2], value[3])
+                rgb = rgb + sample_weight * colour_and_depth(m, o + t * d, value[0], t)
+            if transmittance < MIN_TRANSMITTANCE:
                 break
-            light = light - weight
+            transmittance = transmittance - weight
             carried = weight
             t = t_next
             value = next_value
@@ -228,110 +228,114 @@ def render_forward(offset: int, m: March):
 
 
 @wp.struct
-class Back:
+class Backward:
     """Derivatives by the outputs of `render_forward`, and where those by its inputs go."""
 
-    by_geo: wp.array(dtype=wp.vec4)
-    by_col: wp.array(dtype=wp.vec4)
-    by_origins: wp.array(dtype=wp.vec3)
-    by_directions: wp.array(dtype=wp.vec3)
+    grad_out_geo: wp.array(dtype=wp.vec4)
+    grad_out_col: wp.array(dtype=wp.vec4)
+    grad_origins: wp.array(dtype=wp.vec3)
+    grad_directions: wp.array(dtype=wp.vec3)
     with_rays: int
 
 
 @wp.func
-def worth_of(b: Back, ray: int, value: wp.vec4, colour: wp.vec4):
+def sample_gradient(b: Backward, ray: int, value: wp.vec4, colour: wp.vec4):
     """What a unit of weight on a sample adds to the loss, to first order."""
-    of_geo = wp.dot(b.by_geo[ray], wp.vec4(1.0, value[1], value[2], value[3]))
-    return of_geo + wp.dot(b.by_col[ray], colour)
+    of_geo = wp.dot(b.grad_out_geo[ray], wp.vec4(1.0, value[1], value[2], value[3]))
+    return of_geo + wp.dot(b.grad_out_col[ray], colour)
 
 
 @wp.func
-def spread(
-    m: March,
-    b: Back,
+def splat_sample(
+    m: RayMarch,
+    b: Backward,
     ray: int,
     p: wp.vec3,
     f: float,
-    by_f: float,
-    share: float,
+    grad_f: float,
+    sample_weight: float,
     grad_geo: wp.array3d(dtype=wp.vec4),
     grad_col: wp.array3d(dtype=wp.vec4),
 ):
     """Adds a sample's derivatives to its voxels; gives the one by its place, per cell."""
-    qg = b.by_geo[ray]
-    qc = b.by_col[ray]
-    to_geo = wp.vec4(by_f, share * qg[1], share * qg[2], share * qg[3])
-    to_col = wp.vec4(share * qc[0], share * qc[1], share * qc[2], 0.0)
-    scatter(grad_geo, p, to_geo)
+    qg = b.grad_out_geo[ray]
+    qc = b.grad_out_col[ray]
+    to_geo = wp.vec4(grad_f, sample_weight * qg[1], sample_weight * qg[2], sample_weight * qg[3])
+    to_col = wp.vec4(sample_weight * qc[0], sample_weight * qc[1], sample_weight * qc[2], 0.0)
+    splat(grad_geo, p, to_geo)
     moved = wp.vec3(0.0, 0.0, 0.0)
     near = wp.abs(f) < COLOUR_WITHIN * m.band
     if near:
-        scatter(grad_col, p, to_col)
+        splat(grad_col, p, to_col)
     if b.with_rays == 1:
-        moved = pull_back(m.geo, p, to_geo)
+        moved = trilinear_grad(m.geo, p, to_geo)
         if near:
-            moved = moved + pull_back(m.col, p, to_col)
+            moved = moved + trilinear_grad(m.col, p, to_col)
     return moved
 
 
 @wp.kernel
 def render_backward(
     offset: int,
-    m: March,
-    b: Back,
+    m: RayMarch,
+    b: Backward,
     grad_geo: wp.array3d(dtype=wp.vec4),
     grad_col: wp.array3d(dtype=wp.vec4),
 ):
-    """Derivative of `render_forward`, marching again; `behind`: what later sections add."""
+    """Derivative of `render_forward`, marching again; `suffix_sum`: what later sections add."""
     ray = m.order[wp.tid() + offset]
     t = m.start[ray]
-    by_origin = wp.vec3(0.0)
-    by_direction = wp.vec3(0.0)
+    grad_origin = wp.vec3(0.0)
+    grad_direction = wp.vec3(0.0)
     o = m.origins[ray]
     d = m.directions[ray]
     if t >= 0.0:
-        far = leaves_at(m, ray)[1]
-        behind = wp.dot(b.by_geo[ray], m.out_geo[ray]) + wp.dot(b.by_col[ray], m.out_col[ray])
-        light = float(1.0)
+        far = ray_exit(m, ray)[1]
+        suffix_sum = wp.dot(b.grad_out_geo[ray], m.out_geo[ray]) + wp.dot(
+            b.grad_out_col[ray], m.out_col[ray]
+        )
+        transmittance = float(1.0)
         carried = float(0.0)
-        by_f = float(0.0)
+        grad_f = float(0.0)
         value = read(m.geo, o + t * d)
         inside = sigmoid(m.sharpness * value[0])
-        worth = worth_of(b, ray, value, colour_and_depth(m, o + t * d, value[0], t))
+        dL_dsample = sample_gradient(b, ray, value, colour_and_depth(m, o + t * d, value[0], t))
         while t < far:
             t_next = t + stride(m, value[0])
             weight = float(0.0)
             next_value = value
             next_inside = inside
-            next_worth = worth
-            next_by_f = float(0.0)
-            if t_next < far and light >= STOP_BELOW:
+            next_dL_dsample = dL_dsample
+            next_grad_f = float(0.0)
+            if t_next < far and transmittance >= MIN_TRANSMITTANCE:
                 next_value = read(m.geo, o + t_next * d)
                 next_inside = sigmoid(m.sharpness * next_value[0])
                 ratio = next_inside / (inside + TINY)
                 rgb = colour_and_depth(m, o + t_next * d, next_value[0], t_next)
-                next_worth = worth_of(b, ray, next_value, rgb)
+                next_dL_dsample = sample_gradient(b, ray, next_value, rgb)
                 if ratio < 1.0:
-                    weight = light * (1.0 - ratio)
-                    section = 0.5 * (worth + next_worth)
-                    behind = behind - weight * section
-                    pull = light * section * ratio - behind  # by alpha, times the ratio
-                    by_f = by_f + pull * m.sharpness * (1.0 - inside)
-                    next_by_f = -pull * m.sharpness * (1.0 - next_inside)
-            share = 0.5 * (carried + weight)
-            if share > 0.0 or by_f != 0.0:
+                    weight = transmittance * (1.0 - ratio)
+                    section = 0.5 * (dL_dsample + next_dL_dsample)
+                    suffix_sum = suffix_sum - weight * section
+                    pull = transmittance * section * ratio - suffix_sum  # by alpha, times the ratio
+                    grad_f = grad_f + pull * m.sharpness * (1.0 - inside)
+                    next_grad_f = -pull * m.sharpness * (1.0 - next_inside)
+            sample_weight = 0.5 * (carried + weight)
+            if sample_weight > 0.0 or grad_f != 0.0:
                 p = o + t * d
-                moved = spread(m, b, ray, p, value[0], by_f, share, grad_geo, grad_col)
-                by_origin = by_origin + moved
-                by_direction = by_direction + t * moved
-            if light < STOP_BELOW:
+                moved = splat_sample(
+                    m, b, ray, p, value[0], grad_f, sample_weight, grad_geo, grad_col
+                )
+                grad_origin = grad_origin + moved
+                grad_direction = grad_direction + t * moved
+            if transmittance < MIN_TRANSMITTANCE:
                 break
-            light = light - weight
+            transmittance = transmittance - weight
             carried = weight
-            by_f = next_by_f
+            grad_f = next_grad_f
             t = t_next
             value = next_value
             inside = next_inside
-            worth = next_worth
-    b.by_origins[ray] = by_origin
-    b.by_directions[ray] = by_direction
+            dL_dsample = next_dL_dsample
+    b.grad_origins[ray] = grad_origin
+    b.grad_directions[ray] = grad_direction

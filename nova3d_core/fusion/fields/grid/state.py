@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ....compute.warp_backend import NUM_CPU_LAUNCHES
-from ....sdf_grid import SdfGrid, grid_points
+from ....sdf_grid import SdfGrid, grid_points, sample_trilinear
 
 PAD_CELLS = 6
 """Cells around the object that the surface may move into."""
@@ -128,13 +128,8 @@ def level_frame(low: Tensor, high: Tensor, spacing: float) -> tuple[Tensor, list
 def resampled(values: Tensor, origin: Tensor, spacing: float, points: Tensor) -> Tensor:
     """Trilinear (N, C) of values (X, Y, Z, C) at world points (N, 3); the border's value beyond."""
     size = torch.tensor(values.shape[:3], device=points.device) - 1
-    where = ((points - origin.to(points)) / spacing / size * 2 - 1).flip(-1)
-    return torch.nn.functional.grid_sample(
-        values.movedim(-1, 0)[None],
-        where[None, None, None],
-        align_corners=True,
-        padding_mode="border",
-    )[0, :, 0, 0].T
+    coordinates = (points - origin.to(points)) / spacing / size * 2 - 1
+    return sample_trilinear(values.movedim(-1, 0), coordinates).T
 
 
 def first_level(start: SdfGrid, resolution: int, device: torch.device) -> GridState:

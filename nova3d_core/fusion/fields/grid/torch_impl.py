@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .state import ACTIVE_CELLS, SPREADING_STEPS, GridState
 
-STOP_BELOW = 0.005
+MIN_TRANSMITTANCE = 0.005
 """A ray ends where less than this share of its light is left."""
 COLOUR_WITHIN = 1.5
 """Samples farther from the surface than this many bands add no colour."""
@@ -19,7 +19,7 @@ TINY = 1e-9
 HALF_DIAGONAL = 0.87
 """No place is farther from the nearest voxel, in cells."""
 BETAS = (0.9, 0.95)
-FLOOR = 1e-9
+EPS = 1e-9
 BLUR = (0.4, 0.24, 0.06)
 """Weights of the voxel itself, its neighbours, and the next."""
 _RAYS_AT_ONCE = 16_384
@@ -45,7 +45,7 @@ def march(
     settings = (sharpness, band)
     parts = []
     for part in zip(origins.split(_RAYS_AT_ONCE), directions.split(_RAYS_AT_ONCE), strict=True):
-        start = _first_in_band(state, *part, band)
+        start = _first_hit(state, *part, band)
         times = _sample_times(state, (*part, start), settings)
         parts.append((*_composite(state.geo, state.col, *part, times, sharpness, band), start))
     order = torch.arange(len(origins), dtype=torch.int32, device=origins.device)
@@ -57,7 +57,7 @@ def march_back(
     rays: tuple[Tensor, Tensor, Tensor, Tensor],
     settings: tuple[float, float],
     outputs: tuple[Tensor, Tensor],
-    by_outputs: tuple[Tensor, Tensor],
+    grad_outputs: tuple[Tensor, Tensor],
     with_rays: bool,
 ) -> tuple[Tensor, Tensor]:
     """Adds derivatives to the state's buffers; those by origins and directions (R, 3), in cells.
@@ -66,17 +66,17 @@ def march_back(
     """
     grids = [grid.detach().requires_grad_(True) for grid in (state.geo, state.col)]
     moved = []
-    parts = (tensor.split(_RAYS_AT_ONCE) for tensor in (*rays[:3], *by_outputs))
+    parts = (tensor.split(_RAYS_AT_ONCE) for tensor in (*rays[:3], *grad_outputs))
     for origins, directions, start, *by_part in zip(*parts, strict=True):
         times = _sample_times(state, (origins, directions, start), settings)
         lines = [line.detach().requires_grad_(with_rays) for line in (origins, directions)]
         with torch.enable_grad():
             rendered = _composite(*grids, *lines, times, *settings)
             wanted = [*grids, *lines] if with_rays else grids
-            by_inputs = torch.autograd.grad(rendered, wanted, by_part)
-        state.grad_geo[0] += by_inputs[0]
-        state.grad_col[0] += by_inputs[1]
-        moved.append(by_inputs[2:] if with_rays else [torch.zeros_like(line) for line in lines])
+            grad_inputs = torch.autograd.grad(rendered, wanted, by_part)
+        state.grad_geo[0] += grad_inputs[0]
+        state.grad_col[0] += grad_inputs[1]
+        moved.append(grad_inputs[2:] if with_rays else [torch.zeros_like(line) for line in lines])
     return tuple(torch.cat(part) for part in zip(*moved, strict=True))
 
 
@@ -103,7 +103,7 @@ def _nearest(grid: Tensor, places: Tensor) -> Tensor:
     return grid[i, j, k, 0]
 
 
-def _leaves_at(state: GridState, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+def _ray_exit(state: GridState, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """Where rays (R, 3) enter and leave the grid (R,); they enter after they leave if they miss."""
     low = 0.001
     high = torch.tensor(state.shape, device=origins.device).to(origins) - 1.001
@@ -116,9 +116,9 @@ def _leaves_at(state: GridState, origins: Tensor, directions: Tensor) -> tuple[T
     return near, torch.where(misses, -1.0, far)
 
 
-def _first_in_band(state: GridState, origins: Tensor, directions: Tensor, band: float) -> Tensor:
+def _first_hit(state: GridState, origins: Tensor, directions: Tensor, band: float) -> Tensor:
     """(R,) Sphere-traces each ray to where |f| falls below the band; -1 where it never does."""
-    t, far = _leaves_at(state, origins, directions)
+    t, far = _ray_exit(state, origins, directions)
     start = torch.full_like(t, _ABSENT)
     ids = (t < far).nonzero()[:, 0]
     t = t[ids]
@@ -143,23 +143,23 @@ def _sample_times(
     """(R, S) where along the rays the samples lie, `_ABSENT` behind a ray's last."""
     origins, directions, start = rays
     sharpness, band = settings
-    far = _leaves_at(state, origins, directions)[1]
+    far = _ray_exit(state, origins, directions)[1]
     ids = (start >= 0).nonzero()[:, 0]
-    t, light = start[ids], torch.ones_like(start[ids])
+    t, transmittance = start[ids], torch.ones_like(start[ids])
     columns = [start]
     f = _read(state.geo, origins[ids] + t[:, None] * directions[ids])[:, 0]
     while True:
         stride = (0.9 * (f - band) / state.spacing).clamp_min(1.0)
         t_next = t + torch.where(f > band, stride, torch.ones_like(f))
-        goes_on = (t_next < far[ids]) & (light >= STOP_BELOW)
-        ids, t, f, light = ids[goes_on], t_next[goes_on], f[goes_on], light[goes_on]
+        goes_on = (t_next < far[ids]) & (transmittance >= MIN_TRANSMITTANCE)
+        ids, t, f, transmittance = ids[goes_on], t_next[goes_on], f[goes_on], transmittance[goes_on]
         if not len(ids):
             return torch.stack(columns, dim=1)
         columns.append(torch.full_like(start, _ABSENT).index_put((ids,), t))
         inside = torch.sigmoid(sharpness * f)
         f = _read(state.geo, origins[ids] + t[:, None] * directions[ids])[:, 0]
         ratio = torch.sigmoid(sharpness * f) / (inside + TINY)
-        light = light - light * (1.0 - ratio).clamp_min(0.0)
+        transmittance = transmittance - transmittance * (1.0 - ratio).clamp_min(0.0)
 
 
 def _composite(
@@ -183,8 +183,8 @@ def _composite(
     inside = torch.sigmoid(sharpness * values[..., 0])
     ratio = inside[:, 1:] / (inside[:, :-1] + TINY)
     kept = torch.where(live[:, 1:], ratio.clamp_max(1.0), torch.ones_like(ratio))
-    light = torch.nn.functional.pad(kept.cumprod(dim=1), (1, 0), value=1.0)  # (R, S)
-    weight = light[:, :-1] * (1.0 - kept)
+    transmittance = torch.nn.functional.pad(kept.cumprod(dim=1), (1, 0), value=1.0)  # (R, S)
+    weight = transmittance[:, :-1] * (1.0 - kept)
     pad = torch.nn.functional.pad
     share = 0.5 * (pad(weight, (1, 0)) + pad(weight, (0, 1)))  # (R, S)
     opacity_and_slopes = torch.cat([torch.ones_like(share)[..., None], values[..., 1:]], dim=-1)
@@ -213,12 +213,12 @@ def move(
     """
     index = state.active.long()
     state.steps += 1
-    _gather(state, index, *regularisers[:2])
-    by_value = _by_values(state, index, regularisers[2])
+    _accumulate(state, index, *regularisers[:2])
+    grad_value = _value_gradients(state, index, regularisers[2])
     state.flat(state.grad_geo[0])[index] = 0.0
-    by_value = _blurred(state, index, by_value)
+    grad_value = _blurred(state, index, grad_value)
     unbias = [1 / (1 - beta**state.steps) for beta in BETAS]
-    _adam_values(state, index, by_value, rate, unbias)
+    _adam_values(state, index, grad_value, rate, unbias)
     _adam_colours(state, index, rate_col, unbias)
     differences(state)
 
@@ -229,7 +229,7 @@ def _laplacian(state: GridState, index: Tensor, flat: Tensor) -> Tensor:
     return sum(flat[index - step] + flat[index + step] for step in steps) - 6.0 * flat[index]
 
 
-def _gather(state: GridState, index: Tensor, eikonal: float, sparse: float) -> None:
+def _accumulate(state: GridState, index: Tensor, eikonal: float, sparse: float) -> None:
     """Sums the buffers into the first, clears the others, adds eikonal and sparsity terms."""
     first, *others = (state.flat(grad) for grad in state.grad_geo)
     value = state.flat(state.geo)[index]
@@ -246,7 +246,7 @@ def _gather(state: GridState, index: Tensor, eikonal: float, sparse: float) -> N
     first[index] += added
 
 
-def _by_values(state: GridState, index: Tensor, smooth: float) -> Tensor:
+def _value_gradients(state: GridState, index: Tensor, smooth: float) -> Tensor:
     """(A,) derivative by f alone: of f itself, through the slopes, and of smooth * laplacian^2."""
     grad = state.flat(state.grad_geo[0])
     through = sum(
@@ -270,14 +270,14 @@ def _blurred(state: GridState, index: Tensor, rows: Tensor) -> Tensor:
 
 
 def _adam_values(
-    state: GridState, index: Tensor, by_value: Tensor, rate: float, unbias: list[float]
+    state: GridState, index: Tensor, grad_value: Tensor, rate: float, unbias: list[float]
 ) -> None:
-    """One Adam step of f; `FLOOR` is Adam's epsilon."""
+    """One Adam step of f; `EPS` is Adam's epsilon."""
     moments = state.flat(state.moments_geo)
-    first = BETAS[0] * moments[index, 0] + (1.0 - BETAS[0]) * by_value
-    second = BETAS[1] * moments[index, 1] + (1.0 - BETAS[1]) * by_value.square()
+    first = BETAS[0] * moments[index, 0] + (1.0 - BETAS[0]) * grad_value
+    second = BETAS[1] * moments[index, 1] + (1.0 - BETAS[1]) * grad_value.square()
     moments[index] = torch.stack([first, second], dim=1)
-    step = rate * (first * unbias[0]) / ((second * unbias[1]).sqrt() + FLOOR)
+    step = rate * (first * unbias[0]) / ((second * unbias[1]).sqrt() + EPS)
     state.flat(state.geo)[index, 0] -= step
 
 
@@ -293,7 +293,7 @@ def _adam_colours(state: GridState, index: Tensor, rate: float, unbias: list[flo
         buffer[index] = 0.0
     first = BETAS[0] * firsts[index] + (1.0 - BETAS[0]) * grad
     firsts[index], seconds[index] = first, second
-    size = rate * unbias[0] / ((second * unbias[1]).sqrt() + FLOOR)
+    size = rate * unbias[0] / ((second * unbias[1]).sqrt() + EPS)
     colours = state.flat(state.col)
     moved = (colours[index] - size[:, None] * first).clamp(0.0, 1.0)
     moved[:, 3] = 0.0

@@ -33,7 +33,7 @@ def differences(
 
 
 @wp.kernel
-def gather(
+def accumulate(
     offset: int,
     active: wp.array(dtype=int),
     geo: wp.array(dtype=wp.vec4),
@@ -64,7 +64,7 @@ def gather(
 
 
 @wp.kernel
-def by_values(
+def value_gradients(
     offset: int,
     active: wp.array(dtype=int),
     sx: int,

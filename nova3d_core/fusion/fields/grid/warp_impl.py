@@ -15,7 +15,7 @@ from . import voxel_kernels
 from .state import ACTIVE_CELLS, SPREADING_STEPS, GridState
 
 BETAS = (0.9, 0.95)
-FLOOR = 1e-9
+EPS = 1e-9
 BLUR = (0.4, 0.24, 0.06)
 """Weights of the voxel itself, its neighbours, and the next."""
 _BLOCK_CELLS = 8
@@ -50,14 +50,14 @@ def march(
     order = torch.empty(count, dtype=torch.int32, device=device)
     outputs = [torch.empty(count, 4, device=device) for _ in range(2)]
     bundle = _bundle(state, (origins, directions, start, order), (sharpness, band), outputs)
-    launch(grid_kernels.first_in_band, count, [bundle], device)
+    launch(grid_kernels.first_hit, count, [bundle], device)
     entry = origins + start.clamp_min(0.0)[:, None] * directions
-    order.copy_(neighbours_first(entry))
+    order.copy_(morton_order(entry))
     launch(grid_kernels.render_forward, count, [bundle], device)
     return (*outputs, start, order)
 
 
-def neighbours_first(places: Tensor) -> Tensor:
+def morton_order(places: Tensor) -> Tensor:
     """(R,) an order of places (R, 3), in cells, along a curve that fills space (Morton's).
 
     Rays that go through the same voxels follow each other then, and find them in the cache.
@@ -80,25 +80,25 @@ def march_back(
     rays: tuple[Tensor, Tensor, Tensor, Tensor],
     settings: tuple[float, float],
     outputs: tuple[Tensor, Tensor],
-    by_outputs: tuple[Tensor, Tensor],
+    grad_outputs: tuple[Tensor, Tensor],
     with_rays: bool,
 ) -> tuple[Tensor, Tensor]:
     """Adds derivatives to the state's buffers; those by origins and directions (R, 3), in cells."""
-    by_rays = [torch.empty_like(rays[0]) for _ in range(2)]
-    back = grid_kernels.Back()
-    names = ("by_geo", "by_col", "by_origins", "by_directions")
-    for name, tensor in zip(names, (*by_outputs, *by_rays), strict=True):
+    grad_rays = [torch.empty_like(rays[0]) for _ in range(2)]
+    back = grid_kernels.Backward()
+    names = ("grad_out_geo", "grad_out_col", "grad_origins", "grad_directions")
+    for name, tensor in zip(names, (*grad_outputs, *grad_rays), strict=True):
         setattr(back, name, as_warp(tensor))
     back.with_rays = int(with_rays)
     bundle = _bundle(state, rays, settings, outputs)
     own = [list(pair) for pair in zip(state.grad_geo, state.grad_col, strict=True)]
     launch(grid_kernels.render_backward, len(rays[0]), [bundle, back], rays[0].device, own)
-    return tuple(by_rays)
+    return tuple(grad_rays)
 
 
 def _bundle(state: GridState, rays: tuple, settings: tuple[float, float], outputs: Sequence):
     """What the ray kernels share."""
-    bundle = grid_kernels.March()
+    bundle = grid_kernels.RayMarch()
     names = ("geo", "col", "origins", "directions", "start", "order", "out_geo", "out_col")
     for name, tensor in zip(names, (state.geo, state.col, *rays, *outputs), strict=True):
         setattr(bundle, name, as_warp(tensor))
@@ -123,12 +123,12 @@ def move(
     a, b = state.scratch
     state.steps += 1
     inputs = [geo, *_pair(state, grad), eikonal, sparse, 1.0 / spacing]
-    _over_voxels(voxel_kernels.gather, state, inputs)
+    _over_voxels(voxel_kernels.accumulate, state, inputs)
     inputs = [*state.strides[:2], grad[0], state.laplacian, spacing, smooth, a]
-    _over_voxels(voxel_kernels.by_values, state, inputs)
+    _over_voxels(voxel_kernels.value_gradients, state, inputs)
     for step, source, target in zip(state.strides, (a, b, a), (b, a, b), strict=True):
         _over_voxels(voxel_kernels.blur, state, [source, step, *BLUR, target])
-    adam = [*BETAS, *(1 / (1 - beta**state.steps) for beta in BETAS), FLOOR]
+    adam = [*BETAS, *(1 / (1 - beta**state.steps) for beta in BETAS), EPS]
     inputs = [geo, b, grad[0], state.moments_geo, rate, *adam]
     _over_voxels(voxel_kernels.adam_values, state, inputs)
     moments = (state.moment_col, state.square_col)

@@ -22,7 +22,7 @@ def grid_kernels() -> tuple[Any, ...]:
     """The warp modules that the grid field needs."""
     from . import ray_kernels, voxel_kernels
 
-    return ray_kernels.render_forward.module, voxel_kernels.gather.module
+    return ray_kernels.render_forward.module, voxel_kernels.accumulate.module
 
 
 def kernel_error(device: torch.device, progress: Progress = SILENT) -> str:

@@ -18,13 +18,13 @@ from ....errors import InputError, StageError
 from ....sdf_grid import SdfGrid, grid_points
 from ...config import LevelConfig
 from ...losses import LossConfig
-from ..base import RayDerivatives, Rendered
+from ..base import RayGradients, RenderOutput
 from .encoding import cosine_window, make_encoding
-from .networks import FEATURES, Colour, Conflict, Geometry
+from .networks import FEATURES, ColorNetwork, ConflictNetwork, SDFNetwork
 from .rays import Samples, composite, march, trilinear
 
 STAGE = "sdf fusion"
-FAINT = 0.01
+MIN_WEIGHT = 0.01
 """Samples with less weight than this add no gradient and no colour."""
 REGULARISED = 2048
 """Places where the regularisers look in a step."""
@@ -33,7 +33,7 @@ _TABLE_STEP, _NETWORK_STEP = 1e-2, 1e-3
 _COLOUR_STEP_SHARE = 0.1  # of the level's colour step: 5e-3 at its default
 _SCALE_CELLS = 120.0  # of the level's step_cells: a step of Adam then moves f by less than those
 _CACHE_CELLS = 64
-_REACH = 4.0  # cells of the cache around the surface that `tidy` renews
+_REACH = 4.0  # cells of the cache around the surface that `redistance` renews
 _NEAR = 2.0  # cells of the cache around the surface where the regularisers look
 _CHUNK = 2**16
 _CONFLICT_LEVELS = 2  # h sees the coarse levels only
@@ -84,9 +84,9 @@ class HashGridField:
         with seeded(seed):
             finest_here = max(round(finest * self._longest / self._object_side), 16)
             self.encoding = make_encoding(self.device, finest_here)
-            self.geometry = Geometry(self.encoding.width).to(self.device)
-            self.colour = Colour(self.encoding.width).to(self.device)
-            self.conflict_head = Conflict(self.encoding.width, views).to(self.device)
+            self.geometry = SDFNetwork(self.encoding.width).to(self.device)
+            self.colour = ColorNetwork(self.encoding.width).to(self.device)
+            self.conflict_head = ConflictNetwork(self.encoding.width, views).to(self.device)
         self._generator = torch.Generator().manual_seed(seed)
         self._adam = torch.optim.AdamW(
             [
@@ -139,7 +139,7 @@ class HashGridField:
         """(N, 3) finite differences of the distances at world points, one cell to both sides."""
         return self._slopes(self._taps(points))
 
-    def render(self, origins: Tensor, directions: Tensor) -> Rendered:
+    def render(self, origins: Tensor, directions: Tensor) -> RenderOutput:
         """Renders R world rays: origins (R, 3), unit directions (R, 3)."""
         origins = origins.detach().to(self.device).requires_grad_(self.track_rays)
         directions = directions.detach().to(self.device).requires_grad_(self.track_rays)
@@ -148,7 +148,7 @@ class HashGridField:
             samples = march(cache, self._size, origins, directions, self._sharpness, self.spacing)
         return self.render_samples(origins, directions, samples)
 
-    def render_samples(self, origins: Tensor, directions: Tensor, samples: Samples) -> Rendered:
+    def render_samples(self, origins: Tensor, directions: Tensor, samples: Samples) -> RenderOutput:
         """NeuS compositing of given samples of R rays; see `render`."""
         self._rays = (origins, directions)
         ray, t = samples.ray, samples.t
@@ -157,7 +157,7 @@ class HashGridField:
         out = self.geometry(encoded)  # (N, 1 + 13)
         f = self._base(points) + self._scale * out[:, 0]
         share, opacity = composite(self._sharpness * f, samples, len(origins))  # (N,), (R,)
-        seen = (share > FAINT).nonzero()[:, 0]
+        seen = (share > MIN_WEIGHT).nonzero()[:, 0]
         slope = self.gradients(points[seen])  # (K, 3)
         colour = self._colours(encoded[seen], out[seen, 1:], slope)
         weight = share[seen][:, None]
@@ -166,11 +166,11 @@ class HashGridField:
         colours = zero.index_add(0, ray[seen], weight * colour)
         depth = zero[:, 0].index_add(0, ray, share.detach() * t)
         self._outputs = [opacity, gradient, colours]
-        return Rendered(opacity.detach(), gradient.detach(), colours.detach(), depth)
+        return RenderOutput(opacity.detach(), gradient.detach(), colours.detach(), depth)
 
     def backward(
-        self, by_opacity: Tensor, by_gradient: Tensor, by_colour: Tensor, with_rays: bool
-    ) -> RayDerivatives | None:
+        self, grad_opacity: Tensor, grad_gradient: Tensor, grad_colour: Tensor, with_rays: bool
+    ) -> RayGradients | None:
         """Takes the loss's derivatives by the last `render`'s outputs; adds up until `step`.
 
         Raises:
@@ -182,12 +182,12 @@ class HashGridField:
             raise StageError(STAGE, "derivatives by rays were asked for with track_rays off.")
         rays, outputs = self._rays, self._outputs
         self._rays, self._outputs = None, []
-        grads = [by.to(self.device) for by in (by_opacity, by_gradient, by_colour)]
+        grads = [by.to(self.device) for by in (grad_opacity, grad_gradient, grad_colour)]
         torch.autograd.backward(outputs, grads)
         if not with_rays:
             return None
         by = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in rays]
-        return RayDerivatives(*by)
+        return RayGradients(*by)
 
     def step(self, loss: LossConfig, decay: float) -> None:
         """Adds the regularisers and moves; `decay` in 0..1 scales the level's step sizes."""
@@ -226,7 +226,7 @@ class HashGridField:
         self._cached()
         return len(self._near) * self._cache_spacing**3 / (2.0 * _NEAR * self._cache_spacing)
 
-    def tidy(self) -> None:
+    def redistance(self) -> None:
         """Brings the distances that rays are marched with up to date around the surface."""
         if self._cache is None:
             return
@@ -275,7 +275,7 @@ class HashGridField:
         Raises:
             InputError: for a view beyond those the field was made for.
         """
-        views = self.conflict_head.codes.num_embeddings
+        views = self.conflict_head.view_embedding.num_embeddings
         if len(view) and not 0 <= int(view.min()) <= int(view.max()) < views:
             raise InputError(
                 f"conflict was asked for view {int(view.max())}, the field knows {views} views."
@@ -293,9 +293,9 @@ class HashGridField:
         """What `conflict` learns, for the caller's own optimiser or `step_conflict`."""
         return list(self.conflict_head.parameters())
 
-    def step_conflict(self, conflict: Tensor, by_conflict: Tensor) -> None:
+    def step_conflict(self, conflict: Tensor, grad_conflict: Tensor) -> None:
         """Moves the conflict head, given the loss's derivative (N,) by what `conflict` returned."""
-        torch.autograd.backward([conflict], [by_conflict])
+        torch.autograd.backward([conflict], [grad_conflict])
         self._conflict_adam.step()
         self._conflict_adam.zero_grad()
 

@@ -10,7 +10,7 @@ FEATURES = 13
 """How many numbers f_g holds."""
 
 
-class Geometry(nn.Module):
+class SDFNetwork(nn.Module):
     """Encoded places to a shift of the distance, which starts as 0, and features f_g."""
 
     def __init__(self, width: int, hidden: int = 64):
@@ -33,7 +33,7 @@ class Geometry(nn.Module):
         return F.linear(self.hidden(encoded), self.outer.weight[:1], self.outer.bias[:1])[:, 0]
 
 
-class Colour(nn.Sequential):
+class ColorNetwork(nn.Sequential):
     """Features, normal and encoded place to a colour in 0..1."""
 
     def __init__(self, width: int, hidden: int = 64):
@@ -47,7 +47,7 @@ class Colour(nn.Sequential):
         )
 
 
-class Conflict(nn.Module):
+class ConflictNetwork(nn.Module):
     """f_psi of eq. 4: the conflict h from colour, features, ray direction, view and place.
 
     It is small and sees the coarse levels only, so that h is smooth; it starts near .02.
@@ -55,7 +55,7 @@ class Conflict(nn.Module):
 
     def __init__(self, width: int, views: int, hidden: int = 32, code: int = 8):
         super().__init__()
-        self.codes = nn.Embedding(views, code)
+        self.view_embedding = nn.Embedding(views, code)
         self.net = nn.Sequential(
             nn.Linear(3 + FEATURES + 3 + code + width, hidden),
             nn.ReLU(),
@@ -68,4 +68,4 @@ class Conflict(nn.Module):
             self.net[-1].bias.fill_(-4.0)
 
     def forward(self, known: Tensor, view: Tensor) -> Tensor:
-        return torch.sigmoid(self.net(torch.cat([known, self.codes(view)], dim=1))[:, 0])
+        return torch.sigmoid(self.net(torch.cat([known, self.view_embedding(view)], dim=1))[:, 0])

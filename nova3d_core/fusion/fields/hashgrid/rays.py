@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....sdf_grid import SdfGrid
+from ....sdf_grid import SdfGrid, sample_trilinear
 from ..base import BAND
 
 DEEP = 6.0
@@ -54,7 +54,7 @@ def march(
     near, far = box_range(grid.origin, size, origins, directions)
     ray = (near < far).nonzero()[:, 0]
     t, count = near[ray], torch.zeros_like(ray)
-    light, last = torch.ones_like(t), torch.ones_like(t)
+    transmittance, last = torch.ones_like(t), torch.ones_like(t)
     found = [(ray[:0], count[:0], t[:0])]
     steps = 1 if ray.device.type == "cpu" else _STEPS_AT_ONCE
     while len(ray):
@@ -68,17 +68,24 @@ def march(
             inside = torch.sigmoid(sharpness * f)
             # a ray's first sample sets what counts as full light
             kept = torch.where(count > 0, (inside / last).clamp(max=1.0), 1.0)
-            light = torch.where(here, light * kept, light)
+            transmittance = torch.where(here, transmittance * kept, transmittance)
             last = torch.where(here, inside, last)
             count = count + here
             t = t + torch.where(here, step, (0.9 * (f - band)).clamp(min=step))
-            goes_on = (t < end) & (f > -DEEP / sharpness) & (count < MAX_SAMPLES) & (light > _DARK)
+            goes_on = (
+                (t < end)
+                & (f > -DEEP / sharpness)
+                & (count < MAX_SAMPLES)
+                & (transmittance > _DARK)
+            )
             on = on & goes_on
         here, *samples = (torch.cat(parts) for parts in zip(*passed, strict=True))
         chosen = here.nonzero()[:, 0]
         found.append(tuple(part[chosen] for part in samples))
         chosen = on.nonzero()[:, 0]
-        ray, t, count, light, last = (x[chosen] for x in (ray, t, count, light, last))
+        ray, t, count, transmittance, last = (
+            x[chosen] for x in (ray, t, count, transmittance, last)
+        )
     rays, slots, places = (torch.cat(parts) for parts in zip(*found, strict=True))
     order = torch.argsort(rays * MAX_SAMPLES + slots)
     return Samples(rays[order], slots[order], places[order])
@@ -94,8 +101,8 @@ def composite(logits: Tensor, samples: Samples, rays: int) -> tuple[Tensor, Tens
     inside, there = inside.view(rays, slots), there.view(rays, slots)
     alpha = ((inside[:, :-1] - inside[:, 1:]) / (inside[:, :-1] + 1e-9)).clamp(min=0.0)
     alpha = alpha * there[:, 1:]  # (R, S - 1): sections between neighbouring samples
-    light = F.pad(torch.cumprod(1.0 - alpha, dim=1), (1, 0), value=1.0)
-    section = light[:, :-1] * alpha
+    transmittance = F.pad(torch.cumprod(1.0 - alpha, dim=1), (1, 0), value=1.0)
+    section = transmittance[:, :-1] * alpha
     # a sample stands for half of the section before it and half of the one behind it
     share = 0.5 * (F.pad(section, (1, 0)) + F.pad(section, (0, 1)))  # (R, S)
     return share.reshape(-1)[flat], section.sum(dim=1)
@@ -114,11 +121,5 @@ def box_range(
 def trilinear(values: Tensor, low: Tensor, spacing: float, points: Tensor) -> Tensor:
     """Values (N,) of a grid (X, Y, Z) at world points (N, 3); beyond it, the border's."""
     sides = torch.tensor(values.shape, device=points.device) - 1
-    unit = 2.0 * (points - low) / (spacing * sides) - 1.0
-    # grid_sample names the last axis first
-    return F.grid_sample(
-        values[None, None],
-        unit.flip(1)[None, None, None],
-        padding_mode="border",
-        align_corners=True,
-    ).view(-1)
+    coordinates = 2.0 * (points - low) / (spacing * sides) - 1.0
+    return sample_trilinear(values[None], coordinates)[0]
