@@ -16,21 +16,21 @@ from nova3d_core.io.files.ownership import MANIFEST
 FAILURES = [RuntimeError("broke"), KeyboardInterrupt(), SystemExit(1), InputError("bad")]
 
 
-def everything_in(folder: Path) -> list[str]:
+def list_tree(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def fill_folder(path: Path, text: str, overwrite: bool = False, failure=None) -> None:
-    with atomic_folder(path, overwrite, ("inner",)) as sibling:
-        (sibling / "inner").mkdir()
-        (sibling / "inner" / "part.txt").write_text(text)
+    with atomic_folder(path, overwrite, ("inner",)) as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "part.txt").write_text(text)
         if failure is not None:
             raise failure
 
 
 def fill_file(path: Path, text: str, overwrite: bool = False, failure=None) -> None:
-    with atomic_file(path, overwrite) as sibling:
-        sibling.write_text(text)
+    with atomic_file(path, overwrite) as temporary:
+        temporary.write_text(text)
         if failure is not None:
             raise failure
 
@@ -39,10 +39,10 @@ def read_text(path: Path) -> str:
     return (path / "inner" / "part.txt").read_text() if path.is_dir() else path.read_text()
 
 
-both = pytest.mark.parametrize("fill", [fill_file, fill_folder])
+both_kinds = pytest.mark.parametrize("fill", [fill_file, fill_folder])
 
 
-@both
+@both_kinds
 def test_output_appears_complete_and_parents_are_created(tmp_path, fill):
     path = tmp_path / "a" / "b" / "out.bin"
     fill(path, "text")
@@ -50,35 +50,35 @@ def test_output_appears_complete_and_parents_are_created(tmp_path, fill):
     assert os.listdir(path.parent) == ["out.bin"]
 
 
-@both
+@both_kinds
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 def test_failure_leaves_no_files_and_no_parents(tmp_path, fill, failure):
     with pytest.raises(type(failure)):
         fill(tmp_path / "a" / "b" / "out", "text", failure=failure)
-    assert everything_in(tmp_path) == []
+    assert list_tree(tmp_path) == []
 
 
-@both
+@both_kinds
 def test_failure_keeps_parents_with_other_content(tmp_path, fill):
     (tmp_path / "a").mkdir()
     with pytest.raises(RuntimeError):
         fill(tmp_path / "a" / "out", "text", failure=RuntimeError())
-    assert everything_in(tmp_path) == ["a"]
+    assert list_tree(tmp_path) == ["a"]
 
 
-@both
+@both_kinds
 def test_name_does_not_exist_before_completion(tmp_path, fill):
-    maker = atomic_file if fill is fill_file else atomic_folder
-    with maker(tmp_path / "out.txt") as sibling:
+    atomic_context = atomic_file if fill is fill_file else atomic_folder
+    with atomic_context(tmp_path / "out.txt") as temporary:
         assert not (tmp_path / "out.txt").exists()
-        assert sibling.parent == tmp_path  # a rename within one disk
-        assert sibling.suffix == ".txt" or sibling.is_dir()
-        if maker is atomic_file:
-            sibling.touch()
+        assert temporary.parent == tmp_path  # a rename within one disk
+        assert temporary.suffix == ".txt" or temporary.is_dir()
+        if atomic_context is atomic_file:
+            temporary.touch()
     assert os.listdir(tmp_path) == ["out.txt"]
 
 
-@both
+@both_kinds
 def test_existing_output_is_kept_without_overwrite(tmp_path, fill):
     path = tmp_path / "out"
     fill(path, "first")
@@ -90,14 +90,14 @@ def test_existing_output_is_kept_without_overwrite(tmp_path, fill):
     assert os.listdir(tmp_path) == ["out"]
 
 
-@both
+@both_kinds
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 def test_failed_overwrite_keeps_existing_output(tmp_path, fill, failure):
     fill(tmp_path / "out", "first")
-    before = everything_in(tmp_path)
+    before = list_tree(tmp_path)
     with pytest.raises(type(failure)):
         fill(tmp_path / "out", "second", overwrite=True, failure=failure)
-    assert everything_in(tmp_path) == before
+    assert list_tree(tmp_path) == before
     assert read_text(tmp_path / "out") == "first"
 
 
@@ -129,14 +129,14 @@ def test_overwrite_replaces_the_whole_folder(tmp_path):
         (folder / "inner").mkdir()
         (folder / "inner" / "stale.txt").touch()
     fill_folder(tmp_path / "out", "second", overwrite=True)
-    kept_files = ["out", f"out/{MANIFEST}", "out/inner", "out/inner/part.txt"]
-    assert everything_in(tmp_path) == kept_files
+    expected = ["out", f"out/{MANIFEST}", "out/inner", "out/inner/part.txt"]
+    assert list_tree(tmp_path) == expected
 
 
 def test_folder_with_foreign_content_is_never_replaced(tmp_path):
     fill_folder(tmp_path / "out", "first")
     (tmp_path / "out" / "thesis.tex").touch()
-    with pytest.raises(InputError, match=r"also holds thesis\.tex"):
+    with pytest.raises(InputError, match=r"it contains thesis\.tex"):
         fill_folder(tmp_path / "out", "second", overwrite=True)
     assert read_text(tmp_path / "out") == "first"
     assert (tmp_path / "out" / "thesis.tex").exists()
@@ -148,7 +148,7 @@ def test_empty_folder_can_be_filled(tmp_path):
     assert read_text(tmp_path / "out") == "text"
 
 
-@both
+@both_kinds
 def test_symlink_is_followed_and_kept(tmp_path, fill):
     (tmp_path / "big_disk").mkdir()
     fill(tmp_path / "big_disk" / "out", "first")
@@ -166,19 +166,19 @@ def test_file_and_folder_do_not_replace_each_other(tmp_path):
         fill_folder(tmp_path / "file", "text", overwrite=True)
     with pytest.raises(InputError, match="is a folder"):
         fill_file(tmp_path / "folder", "text", overwrite=True)
-    assert everything_in(tmp_path) == ["file", "folder", "folder/inner"]
+    assert list_tree(tmp_path) == ["file", "folder", "folder/inner"]
 
 
-@both
+@both_kinds
 def test_parent_that_is_a_file_is_reported(tmp_path, fill):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/out could not be written"):
         fill(tmp_path / "file" / "out", "text")
 
 
-@both
+@both_kinds
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("code", "expected"),
     [
         (errno.ENOSPC, "no space left"),
         (errno.EFBIG, "no space left"),
@@ -187,9 +187,9 @@ def test_parent_that_is_a_file_is_reported(tmp_path, fill):
         (errno.EIO, os.strerror(errno.EIO)),
     ],
 )
-def test_write_error_is_one_line_naming_the_target(tmp_path, fill, code, says):
-    with pytest.raises(InputError, match=says) as caught:
+def test_write_error_is_one_line_naming_the_target(tmp_path, fill, code, expected):
+    with pytest.raises(InputError, match=expected) as caught:
         fill(tmp_path / "out", "text", failure=OSError(code, os.strerror(code)))
     assert str(tmp_path / "out") in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert everything_in(tmp_path) == []
+    assert list_tree(tmp_path) == []

@@ -117,7 +117,7 @@ def test_each_format_decodes_to_its_pixels(tmp_path, kind):
 def test_other_formats_are_rejected_whatever_the_suffix(tmp_path, kind, name):
     (tmp_path / name).write_bytes(encode_pil_image(Image.fromarray(NOISE), kind))
     assert "is not an image of a supported format" in read_error(tmp_path / name)
-    with pytest.raises(InputError, match=r"texture wood named by a\.obj is not an image"):
+    with pytest.raises(InputError, match=r"texture wood referenced by a\.obj is not an image"):
         decode_texture(tmp_path / name, "wood", "a.obj")
 
 

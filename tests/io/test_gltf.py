@@ -3,107 +3,28 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-import struct
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from nova3d_core.errors import InputError
 from nova3d_core.imaging.sampling import sample_texture
 from nova3d_core.io.mesh.read import read_mesh
 
-CORNERS = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype="<f4")
-TRIANGLES = np.array([0, 1, 2, 0, 2, 3], dtype="<u2")
-UV = np.array([[0.25, 0.75], [0.75, 0.75], [0.75, 0.25], [0.25, 0.25]], dtype="<f4")
-QUADRANTS = np.array(
-    [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 0]]], dtype=np.uint8
-)  # red, green above blue, yellow
-RED, GREEN, BLUE, YELLOW = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 1.0, 0]])
-KINDS = {"i1": 5120, "u1": 5121, "i2": 5122, "u2": 5123, "u4": 5125, "f4": 5126}
-SHAPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
-
-
-def png(levels: np.ndarray) -> bytes:
-    """An 8-bit image as PNG."""
-    content = io.BytesIO()
-    Image.fromarray(levels).save(content, format="PNG")
-    return content.getvalue()
-
-
-class Gltf:
-    """Builds a glTF file; `header` can be changed before saving."""
-
-    def __init__(self, **attributes: np.ndarray):
-        self.data = b""
-        self.header = {
-            "asset": {"version": "2.0"},
-            "scenes": [{"nodes": [0]}],
-            "nodes": [{"mesh": 0}],
-            "meshes": [{"primitives": []}],
-            "accessors": [],
-            "bufferViews": [],
-        }
-        self.add_primitive(**attributes)
-
-    def view(self, content: bytes) -> int:
-        """Index of a new buffer view with this content."""
-        place = {"buffer": 0, "byteOffset": len(self.data), "byteLength": len(content)}
-        self.header["bufferViews"].append(place)
-        self.data += content + b"\0" * (-len(content) % 4)
-        return len(self.header["bufferViews"]) - 1
-
-    def accessor(self, values: np.ndarray, **more: object) -> int:
-        """Index of a new accessor; integers are normalised unless `more` overrides it."""
-        kind = values.dtype.str[1:]
-        width = 1 if values.ndim == 1 else values.shape[1]
-        spec = {"componentType": KINDS[kind], "type": SHAPES[width], "count": len(values)}
-        if kind[0] in "iu" and width > 1:
-            spec["normalized"] = True
-        spec |= {"bufferView": self.view(values.tobytes())} | more
-        self.header["accessors"].append(spec)
-        return len(self.header["accessors"]) - 1
-
-    def add_primitive(self, indices: np.ndarray | None = TRIANGLES, **attributes: np.ndarray):
-        """Adds a primitive to mesh 0: a unit square unless POSITION is given."""
-        attributes = {"POSITION": CORNERS} | attributes
-        primitive = {"attributes": {k: self.accessor(v) for k, v in attributes.items()}}
-        if indices is not None:
-            primitive["indices"] = self.accessor(indices)
-        self.header["meshes"][0]["primitives"].append(primitive)
-        return primitive
-
-    def paint(self, primitive: int = 0, texture: bool = True, **pbr: object) -> dict:
-        """Assigns a new material to a primitive, with or without the quadrant image."""
-        header = self.header
-        material = {"pbrMetallicRoughness": pbr}
-        if texture:
-            images = header.setdefault("images", [{"bufferView": self.view(png(QUADRANTS))}])
-            textures = header.setdefault("textures", [])
-            textures.append({"source": len(images) - 1})
-            pbr["baseColorTexture"] = {"index": len(textures) - 1}
-        header.setdefault("materials", []).append(material)
-        number = len(header["materials"]) - 1
-        header["meshes"][0]["primitives"][primitive]["material"] = number
-        return material
-
-    def glb(self) -> bytes:
-        """The file as GLB."""
-        self.header["buffers"] = [{"byteLength": len(self.data)}]
-        text = json.dumps(self.header).encode()
-        text += b" " * (-len(text) % 4)
-        chunks = struct.pack("<I4s", len(text), b"JSON") + text
-        chunks += struct.pack("<I4s", len(self.data), b"BIN\0") + self.data
-        return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
-
-    def read(self, folder):
-        """Reads the file as GLB."""
-        path = folder / "model.glb"
-        path.write_bytes(self.glb())
-        return read_mesh(path)
+from .gltf_builder import (
+    BLUE,
+    CORNERS,
+    GREEN,
+    QUADRANTS,
+    RED,
+    TRIANGLES,
+    UV,
+    YELLOW,
+    Gltf,
+    png,
+)
 
 
 def colours_at_corners(mesh) -> torch.Tensor:
@@ -112,7 +33,7 @@ def colours_at_corners(mesh) -> torch.Tensor:
 
 def test_uv_origin_is_top_left(tmp_path):
     model = Gltf(TEXCOORD_0=UV)
-    model.paint()
+    model.add_material()
     mesh = model.read(tmp_path)
     assert torch.equal(mesh.vertices, torch.from_numpy(CORNERS))
     assert torch.equal(mesh.uv, torch.from_numpy(UV))
@@ -128,13 +49,13 @@ def test_integer_uv_are_normalised(tmp_path, dtype):
         [[0, max_value], [max_value, max_value], [max_value, 0], [0, 0]], dtype=dtype
     )
     model = Gltf(TEXCOORD_0=corners)
-    model.paint()
+    model.add_material()
     assert model.read(tmp_path).uv.tolist() == [[0, 1], [1, 1], [1, 0], [0, 0]]
 
 
 def test_base_colour_factor_is_linear(tmp_path):
     model = Gltf()
-    model.paint(texture=False, baseColorFactor=[0.2140411, 1.0, 0.0, 0.5])
+    model.add_material(texture=False, baseColorFactor=[0.2140411, 1.0, 0.0, 0.5])
     mesh = model.read(tmp_path)
     expected = torch.tensor([0.5, 1.0, 0.0]).expand(4, 3)
     torch.testing.assert_close(mesh.vertex_colours, expected, atol=1e-6, rtol=0)
@@ -143,7 +64,7 @@ def test_base_colour_factor_is_linear(tmp_path):
 
 def test_base_colour_factor_multiplies_the_texture_in_linear_light(tmp_path):
     model = Gltf(TEXCOORD_0=UV)
-    model.paint(baseColorFactor=[0.2140411, 0.2140411, 1.0, 1.0])
+    model.add_material(baseColorFactor=[0.2140411, 0.2140411, 1.0, 1.0])
     expected = torch.stack([BLUE, YELLOW * 0.5, GREEN * 0.5, RED * 0.5])
     found = colours_at_corners(model.read(tmp_path))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
@@ -163,7 +84,7 @@ def test_vertex_colours_are_linear_in_every_component_type(tmp_path, dtype):
 
 def test_base_colour_factor_multiplies_vertex_colours(tmp_path):
     model = Gltf(COLOR_0=np.full((4, 3), 0.5, dtype="<f4"))
-    model.paint(texture=False, baseColorFactor=[0.4280822, 0.4280822, 0.4280822, 1.0])
+    model.add_material(texture=False, baseColorFactor=[0.4280822, 0.4280822, 0.4280822, 1.0])
     found = model.read(tmp_path).vertex_colours
     torch.testing.assert_close(found, torch.full((4, 3), 0.5), atol=1e-6, rtol=0)
 
@@ -176,7 +97,7 @@ def test_nodes_transform_their_children(tmp_path):
         {"scale": [2, 3, 4], "mesh": 0},
     ]
     mesh = model.read(tmp_path)
-    # a quarter turn about +Y takes x to -z and z to x
+    # 90 degrees about +Y map x to -z and z to x
     expected = torch.tensor([[10.0, 0, 0], [10, 0, -2], [10, 3, -2], [10, 3, 0]])
     torch.testing.assert_close(mesh.vertices, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(mesh.normals, torch.tensor([1.0, 0, 0]).expand(4, 3))
@@ -226,7 +147,7 @@ def test_non_indexed_triangles_and_lines(tmp_path):
 
 def test_interleaved_attributes_use_byte_stride(tmp_path):
     model = Gltf(TEXCOORD_0=UV)
-    model.paint()
+    model.add_material()
     rows = np.concatenate([CORNERS, UV], axis=1).astype("<f4")
     view = model.view(rows.tobytes())
     model.header["bufferViews"][view]["byteStride"] = 20
@@ -256,7 +177,7 @@ def test_texture_transform_scales_rotates_and_translates(tmp_path):
     """The specification's own example: the lower left quarter, rotated by 90 degrees."""
     model = Gltf(TEXCOORD_0=UV, TEXCOORD_1=np.array([[0, 0], [1, 0], [1, 1], [0, 1]], "<f4"))
     transform = {"offset": [0, 1], "rotation": np.pi / 2, "scale": [0.5, 0.5], "texCoord": 1}
-    material = model.paint()
+    material = model.add_material()
     info = material["pbrMetallicRoughness"]["baseColorTexture"]
     info["extensions"] = {"KHR_texture_transform": transform}
     expected = torch.tensor([[0, 1], [0, 0.5], [0.5, 0.5], [0.5, 1]])
@@ -265,13 +186,13 @@ def test_texture_transform_scales_rotates_and_translates(tmp_path):
 
 def test_uv_set_of_the_texture_is_used(tmp_path):
     model = Gltf(TEXCOORD_0=UV * 0, TEXCOORD_1=UV)
-    model.paint()["pbrMetallicRoughness"]["baseColorTexture"]["texCoord"] = 1
+    model.add_material()["pbrMetallicRoughness"]["baseColorTexture"]["texCoord"] = 1
     assert torch.equal(model.read(tmp_path).uv, torch.from_numpy(UV))
 
 
 def test_specular_glossiness_materials_give_their_diffuse_colour(tmp_path):
     model = Gltf()
-    model.paint(texture=False)["extensions"] = {
+    model.add_material(texture=False)["extensions"] = {
         "KHR_materials_pbrSpecularGlossiness": {"diffuseFactor": [0, 1, 0, 1]}
     }
     assert torch.equal(model.read(tmp_path).vertex_colours, GREEN.expand(4, 3))
@@ -303,7 +224,7 @@ def test_skinned_mesh_follows_its_joints(tmp_path):
     torch.testing.assert_close(mesh.normals[2], torch.tensor([1.0, 0, 0]), atol=1e-6, rtol=0)
 
 
-def saved_with_files(model: Gltf, folder) -> dict:
+def save_with_external_files(model: Gltf, folder) -> dict:
     """Saves a .gltf with buffer and image in external files; returns the header."""
     model.header["buffers"] = [{"byteLength": len(model.data), "uri": "the%20data.bin"}]
     model.header["images"] = [{"uri": "colours.png"}]
@@ -315,8 +236,8 @@ def saved_with_files(model: Gltf, folder) -> dict:
 
 def test_gltf_reads_external_files_and_data_uris(tmp_path):
     model = Gltf(TEXCOORD_0=UV)
-    model.paint()
-    header = saved_with_files(model, tmp_path)
+    model.add_material()
+    header = save_with_external_files(model, tmp_path)
     mesh = read_mesh(tmp_path / "model.gltf")
     assert torch.equal(colours_at_corners(mesh), torch.stack([BLUE, YELLOW, GREEN, RED]))
     header["buffers"][0]["uri"] = "data:;base64," + base64.b64encode(model.data).decode()
@@ -333,14 +254,14 @@ def test_gltf_reads_external_files_and_data_uris(tmp_path):
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("colours.png", r"texture colours\.png named by model\.gltf is missing.*Put it at"),
-        ("the data.bin", r"buffer the%20data\.bin named by model\.gltf is missing"),
+        ("colours.png", r"texture colours\.png referenced by model\.gltf is missing.*Put it at"),
+        ("the data.bin", r"buffer the%20data\.bin referenced by model\.gltf is missing"),
     ],
 )
 def test_missing_external_file_is_an_error(tmp_path, missing, message):
     model = Gltf(TEXCOORD_0=UV)
-    model.paint()
-    saved_with_files(model, tmp_path)
+    model.add_material()
+    save_with_external_files(model, tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(InputError, match=message):
         read_mesh(tmp_path / "model.gltf")
@@ -348,7 +269,7 @@ def test_missing_external_file_is_an_error(tmp_path, missing, message):
 
 def test_truncated_glb_is_an_error_naming_it(tmp_path):
     model = Gltf(TEXCOORD_0=UV)
-    model.paint()
+    model.add_material()
     content = model.glb()
     path = tmp_path / "cut.glb"
     for length in [*range(1, 24), *range(24, len(content) - 1, 97), len(content) - 1]:
@@ -366,9 +287,9 @@ def test_data_compression_extension_is_rejected_by_name(tmp_path):
 
 def test_unsupported_texture_format_is_an_error(tmp_path):
     model = Gltf(TEXCOORD_0=UV)
-    model.paint()
+    model.add_material()
     model.header["textures"] = [{"extensions": {"KHR_texture_basisu": {"source": 0}}}]
-    with pytest.raises(InputError, match=r"model\.glb.*only in a form not read"):
+    with pytest.raises(InputError, match=r"model\.glb.*unsupported image format"):
         model.read(tmp_path)
 
 

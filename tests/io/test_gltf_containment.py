@@ -21,29 +21,28 @@ from nova3d_core.io.mesh.read import read_mesh
 FAULTS = Path(__file__).parents[1] / "data" / "faults"
 TRIANGLE = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], "<f4").tobytes()
 
-_watching: list[list[Path]] = []
+_recordings: list[list[Path]] = []
 
 
 def _record_opened(event: str, arguments: tuple) -> None:
-    if not _watching or event not in ("open", "os.listdir", "os.scandir"):
+    if not _recordings or event not in ("open", "os.listdir", "os.scandir"):
         return
     if isinstance(arguments[0], str | bytes | Path):
-        _watching[-1].append(Path(arguments[0] if arguments[0] else ".").resolve())
+        _recordings[-1].append(Path(arguments[0] if arguments[0] else ".").resolve())
 
 
-sys.addaudithook(
-    _record_opened
-)  # audit hooks cannot be removed: this one is inactive unless enabled
+# audit hooks cannot be removed: this one is inactive unless enabled
+sys.addaudithook(_record_opened)
 
 
 @contextmanager
 def opened_files() -> Iterator[list[Path]]:
     """Records the files and folders that Python opens in the block."""
-    _watching.append([])
+    _recordings.append([])
     try:
-        yield _watching[-1]
+        yield _recordings[-1]
     finally:
-        _watching.pop()
+        _recordings.pop()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import logging
 import struct
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.io.mesh import primitives as mesh_parts
-from nova3d_core.io.mesh.gltf import buffers as gltf_data
-from nova3d_core.io.mesh.gltf import reader as gltf
+from nova3d_core.imaging.sampling import sample_texture
+from nova3d_core.io.images.srgb import srgb_from_linear
+from nova3d_core.io.mesh import primitives, texture_atlas
+from nova3d_core.io.mesh import read as mesh_reader
+from nova3d_core.io.mesh.gltf import buffers, reader
 from nova3d_core.io.mesh.read import read_mesh
 
-from .test_meshes_gltf import CORNERS, QUADRANTS, TRIANGLES, UV, Gltf, png
+from .gltf_builder import CORNERS, QUADRANTS, TRIANGLES, UV, Gltf, png
 
 FAULTS = Path(__file__).parents[1] / "data" / "faults"
 
@@ -33,8 +36,6 @@ def assert_rejected(model: Gltf, folder, match: str) -> None:
 
 
 def test_huge_accessor_without_data_is_rejected_early():
-    import tracemalloc
-
     tracemalloc.start()
     with pytest.raises(InputError, match=r"count_3e7\.glb: accessor 0 has count 30000000"):
         read_mesh(FAULTS / "count_3e7.glb")
@@ -53,7 +54,7 @@ def test_accessor_without_data_is_zero_up_to_the_limit(tmp_path):
             },
             "values": {"bufferView": model.view(CORNERS.tobytes())},
         },
-        "count": gltf_data.MAX_ZERO_ROWS,
+        "count": buffers.MAX_ZERO_ROWS,
     }
     del model.header["accessors"][0]["bufferView"]
     assert torch.equal(model.read(tmp_path).vertices[:4], torch.from_numpy(CORNERS))
@@ -61,7 +62,7 @@ def test_accessor_without_data_is_zero_up_to_the_limit(tmp_path):
     assert_rejected(model, tmp_path, "without a bufferView")
 
 
-def _set(where: str, value):
+def set_field(where: str, value):
     """Sets a header field: `where` is a path such as "accessors.0.count"."""
 
     def change(header: dict) -> None:
@@ -76,7 +77,7 @@ def _set(where: str, value):
     return change
 
 
-BAD_VALUES = [
+INVALID_VALUES = [
     ("accessors.0.count", 5),
     ("accessors.0.count", 2**31),
     ("accessors.0.count", 10**30),
@@ -174,11 +175,11 @@ BAD_VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("where", "value"), BAD_VALUES)
+@pytest.mark.parametrize(("where", "value"), INVALID_VALUES)
 def test_invalid_value_is_one_line_naming_the_field(tmp_path, where, value):
     model = Gltf(TEXCOORD_0=UV)
-    model.paint()
-    _set(where, value)(model.header)
+    model.add_material()
+    set_field(where, value)(model.header)
     assert_rejected(model, tmp_path, r"model\.glb")
 
 
@@ -209,9 +210,9 @@ def test_sparse_indices_out_of_range_are_rejected(tmp_path, rows, count):
 def test_chunk_longer_than_the_file_is_rejected(tmp_path, size):
     content = bytearray(Gltf().glb())
     length = struct.unpack_from("<I", content, 12)[0]
-    for place in (12, 20 + length):
+    for offset in (12, 20 + length):
         changed = content.copy()
-        struct.pack_into("<I", changed, place, size)
+        struct.pack_into("<I", changed, offset, size)
         (tmp_path / "chunk.glb").write_bytes(changed)
         with pytest.raises(InputError, match=rf"chunk\.glb has a chunk of {size} bytes"):
             read_mesh(tmp_path / "chunk.glb")
@@ -242,13 +243,13 @@ def test_deep_hierarchies_are_read_and_cycles_ignored(tmp_path):
     model = Gltf()
     depth = 20_000
     model.header["nodes"] = [{"children": [i + 1], "translation": [1, 0, 0]} for i in range(depth)]
-    model.header["nodes"] += [{"mesh": 0, "children": [3]}]  # and back into the tree
+    model.header["nodes"] += [{"mesh": 0, "children": [3]}]  # a cycle
     mesh = model.read(tmp_path)
     assert mesh.with_origin((0.0, 0.0, 0.0)).vertices[0].tolist() == [depth, 0, 0]
 
 
 def test_number_of_instances_is_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr(gltf, "MAX_FACES", 1000)
+    monkeypatch.setattr(reader, "MAX_FACES", 1000)
     model = Gltf()
     model.header["nodes"] = [{"mesh": 0, "translation": [i, 0, 0]} for i in range(250)]
     model.header["scenes"] = [{"nodes": list(range(250))}]
@@ -272,13 +273,13 @@ def test_huge_instance_count_without_data_is_rejected_early(tmp_path):
 
 def test_shared_image_is_decoded_and_stored_once(tmp_path, monkeypatch):
     decoded = []
-    original = mesh_parts.decode_texture
+    original = primitives.decode_texture
 
     def counted(source, name, referrer):
         decoded.append(name)
         return original(source, name, referrer)
 
-    monkeypatch.setattr(gltf_data, "decode_texture", counted)
+    monkeypatch.setattr(buffers, "decode_texture", counted)
     model = Gltf(TEXCOORD_0=UV)
     levels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     image = model.view(png(levels))
@@ -286,7 +287,7 @@ def test_shared_image_is_decoded_and_stored_once(tmp_path, monkeypatch):
     for number in range(40):
         if number:
             model.add_primitive(TEXCOORD_0=UV)
-        model.paint(number)["name"] = f"material {number}"
+        model.add_material(number)["name"] = f"material {number}"
         model.header["textures"][number]["source"] = number % 2
     mesh = model.read(tmp_path)
     assert len(decoded) == 1
@@ -294,8 +295,6 @@ def test_shared_image_is_decoded_and_stored_once(tmp_path, monkeypatch):
 
 
 def test_atlas_size_of_many_tints_is_bounded(tmp_path, monkeypatch, caplog):
-    from nova3d_core.io.mesh import texture_atlas
-
     monkeypatch.setattr(texture_atlas, "MAX_REPEATED_TEXELS", 1 << 14)
     full = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], "<f4")
     model = Gltf(TEXCOORD_0=full)
@@ -305,26 +304,23 @@ def test_atlas_size_of_many_tints_is_bounded(tmp_path, monkeypatch, caplog):
     for number, tint in enumerate(tints):
         if number:
             model.add_primitive(TEXCOORD_0=full)
-        model.paint(number, baseColorFactor=[tint, tint, tint, 1.0])
+        model.add_material(number, baseColorFactor=[tint, tint, tint, 1.0])
     mesh = model.read(tmp_path)
     assert mesh.texture[..., 0].numel() <= (1 << 14) + 1.25 * 128 * 128 + 1000
     assert caplog.text.count("merging the textures into one drops") == 1
-    from nova3d_core.imaging.sampling import sample_texture
-    from nova3d_core.io.images.srgb import srgb_from_linear
-
     found = sample_texture(mesh.texture, mesh.uv[mesh.faces].mean(dim=1))[::2, 0]
     np.testing.assert_allclose(found.numpy(), srgb_from_linear(tints), atol=1e-3)
 
 
 def test_textures_beyond_the_total_are_downsampled_with_a_warning(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(gltf_data, "MAX_TEXELS", 48)
+    monkeypatch.setattr(buffers, "MAX_TEXELS", 48)
     model = Gltf(TEXCOORD_0=UV)
     large = QUADRANTS.repeat(8, axis=0).repeat(8, axis=1)
     model.header["images"] = [{"bufferView": model.view(png(large))}]
-    model.paint()
+    model.add_material()
     mesh = model.read(tmp_path)
     assert mesh.texture.shape[:2] == (6, 6)
-    assert "image 0 of 16 x 16 px is reduced" in caplog.text
+    assert "resolution of image 0 (16 x 16 px)" in caplog.text
     assert mesh.texture[0, 0].tolist() == [1.0, 0.0, 0.0]
 
 
@@ -332,9 +328,7 @@ def test_original_exception_is_logged_at_debug_level(tmp_path, monkeypatch, capl
     def invalid(path):
         raise KeyError(1)
 
-    from nova3d_core.io.mesh import read as meshes
-
-    monkeypatch.setitem(meshes.MESH_READERS, ".glb", invalid)
+    monkeypatch.setitem(mesh_reader.MESH_READERS, ".glb", invalid)
     (tmp_path / "model.glb").write_bytes(b"x")
     with (
         caplog.at_level(logging.DEBUG, "nova3d_core.io.mesh.read"),
@@ -366,12 +360,12 @@ def test_external_buffers_are_read_up_to_byte_length(tmp_path):
     model.header["buffers"] = [{"byteLength": 10, "uri": "data.bin"}]
     (tmp_path / "data.bin").write_bytes(model.data)
     (tmp_path / "model.gltf").write_text(json.dumps(model.header))
-    with pytest.raises(InputError, match=r"model\.gltf ends before its data does.*buffer of 10"):
+    with pytest.raises(InputError, match=r"model\.gltf is truncated.*buffer of 10"):
         read_mesh(tmp_path / "model.gltf")
 
 
 def test_face_count_backed_by_data_is_not_limited(tmp_path, monkeypatch):
-    monkeypatch.setattr(gltf, "MAX_FACES", 1)
+    monkeypatch.setattr(reader, "MAX_FACES", 1)
     assert len(Gltf(indices=np.tile(TRIANGLES, 10)).read(tmp_path).faces) == 20
 
 

@@ -15,7 +15,7 @@ from nova3d_core.io.images.srgb import linear_from_srgb, srgb_from_linear
 from nova3d_core.io.mesh import texture_atlas
 from nova3d_core.io.mesh.read import read_mesh
 
-from .test_meshes_gltf import BLUE, CORNERS, GREEN, QUADRANTS, RED, UV, YELLOW, Gltf, png
+from .gltf_builder import BLUE, CORNERS, GREEN, QUADRANTS, RED, UV, YELLOW, Gltf, png
 
 FAULTS = Path(__file__).parents[1] / "data" / "faults"
 FULL_UV = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], "<f4")
@@ -42,7 +42,7 @@ def test_texture_times_vertex_colour_is_red():
 
 def test_constant_vertex_colours_tint_the_texture_losslessly(tmp_path, caplog):
     model = Gltf(TEXCOORD_0=UV, COLOR_0=np.full((4, 4), 0.2140411, "<f4"))
-    model.paint()
+    model.add_material()
     mesh = model.read(tmp_path)
     assert torch.equal(mesh.uv, torch.from_numpy(UV))
     expected = torch.from_numpy(QUADRANTS / np.float32(255)) * 0.5
@@ -60,7 +60,7 @@ def test_varying_vertex_colours_multiply_the_texture(tmp_path, caplog, repeats):
     uv = FULL_UV * np.float32([repeats, 1.0]) * np.float32([1, 0.9]) + np.float32([0, 0.05])
     model = Gltf(TEXCOORD_0=uv, COLOR_0=shades)
     model.header["images"] = [{"bufferView": model.view(png(levels.repeat(3, axis=2)))}]
-    model.paint()
+    model.add_material()
     mesh = model.read(tmp_path)
     places, colours = points_within(mesh)
     x, y = places[:, 0].double().numpy(), places[:, 1].double().numpy()
@@ -79,7 +79,7 @@ def test_texels_for_varying_vertex_colours_are_limited_with_a_warning(
     model = Gltf(TEXCOORD_0=FULL_UV, COLOR_0=np.repeat([[0], [1], [1], [0]], 3, 1).astype("<f4"))
     levels = np.full((64, 64, 3), 255, np.uint8)
     model.header["images"] = [{"bufferView": model.view(png(levels))}]
-    model.paint()
+    model.add_material()
     mesh = model.read(tmp_path)
     assert mesh.texture[..., 0].numel() <= 512 * 1.25 + 400
     assert caplog.text.count("resolution of textures multiplied by vertex colours") == 1
@@ -261,7 +261,7 @@ def test_compressed_data_without_extensions_required_are_reported(tmp_path):
 
 def test_one_warning_lists_everything_ignored(tmp_path, caplog):
     model = Gltf()
-    material = model.paint()
+    material = model.add_material()
     material |= {"alphaMode": "MASK", "emissiveFactor": [1, 0, 0]}
     model.add_primitive(TEXCOORD_1=UV)["mode"] = 1
     model.header["extensionsUsed"] = ["X_unheard_of", "KHR_materials_ior"]
@@ -283,7 +283,7 @@ def test_one_warning_lists_everything_ignored(tmp_path, caplog):
 def test_clamped_texture_does_not_blend_across_the_border(tmp_path):
     """At u = 0 the colours of the left half are not blended with those of the right border."""
     model = Gltf(TEXCOORD_0=FULL_UV)
-    model.paint()
+    model.add_material()
     model.header["samplers"] = [{"wrapS": 33071, "wrapT": 33071}]
     model.header["textures"][0]["sampler"] = 0
     mesh = model.read(tmp_path)

@@ -19,7 +19,7 @@ from nova3d_core.io.mesh.write import write_mesh
 from nova3d_core.mesh import FAR_FROM_ORIGIN, ZERO_ORIGIN, Mesh
 from nova3d_core.meshing.simplify import simplify
 
-from .test_meshes_gltf import Gltf
+from .gltf_builder import Gltf
 
 UTM = (500000.0, 4649776.0, 30.0)
 
@@ -62,12 +62,12 @@ def test_unused_vertices_do_not_affect_the_origin(shape, make_sphere):
     np.testing.assert_allclose(world(mesh)[:-1], shape, atol=4e-8)
 
 
-@pytest.mark.parametrize("ending", [".glb", ".obj", ".ply"])
-def test_round_trip_keeps_world_positions(far, shape, tmp_path, ending):
+@pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply"])
+def test_round_trip_keeps_world_positions(far, shape, tmp_path, suffix):
     """Two round trips."""
     mesh = far
     for number in range(2):
-        mesh = read_mesh(write_mesh(mesh, tmp_path / f"{number}{ending}"))
+        mesh = read_mesh(write_mesh(mesh, tmp_path / f"{number}{suffix}"))
         assert torch.equal(mesh.faces, far.faces)
         assert np.abs(world(mesh) - shape).max() < 1e-6
         relative = world(mesh) - world(mesh).mean(axis=0)

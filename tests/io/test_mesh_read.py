@@ -67,7 +67,7 @@ def test_z_up_files_are_rotated_to_y_up(tmp_path):
 
 def test_obj_materials_are_merged_in_order_of_use(tmp_path):
     mtl = "newmtl a\nmap_Kd colours.png\n\nnewmtl b\nKd 0.5 0.25 1.0\n"
-    first = "usemtl b\nf 2/1 3/2 4/3\n"  # before 'a' in the file, though 'a' comes first in the MTL
+    first = "usemtl b\nf 2/1 3/2 4/3\n"  # used before 'a', which comes first in the MTL
     quarter = "vt 0.1 0.1\nvt 0.4 0.1\nvt 0.4 0.4\n"  # lower left: blue
     path = textured_obj(tmp_path, mtl=mtl)
     path.write_text(
@@ -223,7 +223,9 @@ def test_ply_uv_and_texture_file(tmp_path, per_face):
     expected = torch.stack([torch.stack([BLUE, YELLOW, GREEN]), torch.stack([BLUE, GREEN, RED])])
     assert torch.equal(colours, expected)
     (tmp_path / "colours.png").unlink()
-    with pytest.raises(InputError, match=r"texture colours\.png named by square\.ply is missing"):
+    with pytest.raises(
+        InputError, match=r"texture colours\.png referenced by square\.ply is missing"
+    ):
         read_mesh(path)
 
 
@@ -295,7 +297,7 @@ def test_suffix_is_case_insensitive(tmp_path):
     assert len(read_mesh(path).faces) == 2
 
 
-BROKEN = {
+DAMAGED = {
     "cut.stl": stl(np.ones((4, 3, 3)))[:-7],
     "cut.off": b"OFF\n4 2 0\n0 0 0\n1 0 0\n1 1",
     "cut.ply": ply([""] * 4, ["3 0 1 2"]).encode()[:-30],
@@ -316,10 +318,10 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_files_are_rejected_with_a_reason(tmp_path, name):
     path = tmp_path / name
-    path.write_bytes(BROKEN[name])
+    path.write_bytes(DAMAGED[name])
     with pytest.raises(InputError) as caught:
         read_mesh(path)
     assert name in caught.value.message
@@ -341,7 +343,9 @@ def test_truncated_binary_ply_is_rejected(tmp_path, make_sphere, cut):
 def test_missing_mtl_texture_is_an_error(tmp_path):
     path = textured_obj(tmp_path)
     (tmp_path / "colours.png").unlink()
-    with pytest.raises(InputError, match=r"texture colours\.png named by square\.mtl is missing"):
+    with pytest.raises(
+        InputError, match=r"texture colours\.png referenced by square\.mtl is missing"
+    ):
         read_mesh(path)
 
 
@@ -355,7 +359,9 @@ def test_damaged_texture_is_an_error(tmp_path):
     content = io.BytesIO()
     save_quadrants(content, format="PNG")
     (tmp_path / "colours.png").write_bytes(content.getvalue()[:60])
-    with pytest.raises(InputError, match=r"texture colours\.png named by square\.mtl cannot be"):
+    with pytest.raises(
+        InputError, match=r"texture colours\.png referenced by square\.mtl cannot be"
+    ):
         read_mesh(path)
 
 
@@ -365,7 +371,7 @@ def test_missing_mtl_is_a_warning(tmp_path, caplog):
     mesh = read_mesh(path)
     assert mesh.uv.tolist() == [[0.25, 0.75], [0.75, 0.75], [0.75, 0.25], [0.25, 0.25]]
     assert mesh.texture is None
-    assert "material file 'square.mtl' is missing" in caplog.text
+    assert "material file 'square.mtl' is not in the folder" in caplog.text
     path.write_text("mtllib square.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl a\nf 1 2 3\n")
     assert len(read_mesh(path).faces) == 1
     assert "colours are lost" in caplog.text

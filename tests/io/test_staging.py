@@ -38,7 +38,7 @@ root = Path(sys.argv[1])
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 """
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
 def run_killed(script: str, root: Path) -> None:
@@ -53,7 +53,7 @@ def run_killed(script: str, root: Path) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-def hidden(folder: Path) -> list[str]:
+def temporary_names(folder: Path) -> list[str]:
     return sorted(name for name in os.listdir(folder) if name.startswith(PREFIX))
 
 
@@ -61,7 +61,7 @@ def test_next_run_removes_file_of_a_killed_process(tmp_path):
     run_killed(
         "with atomic.atomic_file(root / 'out') as part: part.write_text('half'); die()", tmp_path
     )
-    assert len(hidden(tmp_path)) == 2
+    assert len(temporary_names(tmp_path)) == 2
     with atomic_file(tmp_path / "other") as part:
         part.write_text("text")
     assert os.listdir(tmp_path) == ["other"]
@@ -71,14 +71,14 @@ def test_next_run_removes_file_of_a_killed_process(tmp_path):
 def test_checks_of_the_next_run_remove_folder_of_a_killed_process(tmp_path, check):
     script = "with atomic.atomic_folder(root / 'out') as part: (part / 'a').touch(); die()"
     run_killed(script, tmp_path)
-    assert hidden(tmp_path)
+    assert temporary_names(tmp_path)
     check(tmp_path / "out", False)
     assert os.listdir(tmp_path) == []
 
 
 def test_kill_right_after_locking_leaves_no_files(tmp_path):
     run_killed("staging._lock = die\nwith staging.staging(root): pass", tmp_path)
-    assert len(hidden(tmp_path)) == 1
+    assert len(temporary_names(tmp_path)) == 1
     remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == []
 
@@ -95,11 +95,11 @@ def test_files_of_a_living_process_are_kept(tmp_path):
         stdout=subprocess.PIPE,
     )
     assert living.stdout.readline() == b"ready\n"
-    before = hidden(tmp_path)
+    before = temporary_names(tmp_path)
     for lock in tmp_path.glob("*.lock"):  # whatever its age
         os.utime(lock, (0, 0))
     remove_leftovers(tmp_path)
-    assert len(before) == 2 and hidden(tmp_path) == before
+    assert len(before) == 2 and temporary_names(tmp_path) == before
     living.communicate(timeout=30)
     assert (tmp_path / "out" / "a").exists() and os.listdir(tmp_path) == ["out"]
 
@@ -117,7 +117,7 @@ def test_lock_of_another_host_expires(tmp_path):
     lock.touch()
     (tmp_path / part).touch()
     remove_leftovers(tmp_path)
-    assert len(hidden(tmp_path)) == 2
+    assert len(temporary_names(tmp_path)) == 2
     old = time.time() - ABANDONED_S - 60
     os.utime(lock, (old, old))
     remove_leftovers(tmp_path)
@@ -132,7 +132,7 @@ def test_lock_expires_on_a_drive_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "_lock", unsupported)
     with atomic_file(tmp_path / "new") as part:
         part.touch()
-    assert len(hidden(tmp_path)) == 2 and (tmp_path / "new").exists()
+    assert len(temporary_names(tmp_path)) == 2 and (tmp_path / "new").exists()
     old = time.time() - ABANDONED_S - 60
     for lock in tmp_path.glob("*.lock"):
         os.utime(lock, (old, old))
@@ -224,7 +224,7 @@ def test_journal_affects_neither_other_folders_nor_newer_files(tmp_path):
         journal.append({**row, "target": target, "inode": outside.stat().st_ino})
         (inside / f"{PREFIX}{token}.lock").write_text(json.dumps(journal))
         remove_leftovers(inside)
-        assert hidden(inside) == []
+        assert temporary_names(inside) == []
         assert outside.read_text() == "mine"
         assert (inside / "a.png").read_text() == "mine"
 
@@ -233,7 +233,7 @@ def test_temporary_names_have_the_documented_length(tmp_path):
     with atomic_files(tmp_path, (f"a.{'e' * 15}", "b" * 255, "c")) as parts:
         for part in parts:
             part.touch()
-        assert max(map(len, hidden(tmp_path))) <= MAX_NAME
+        assert max(map(len, temporary_names(tmp_path))) <= MAX_NAME
         assert parts[0].suffix == "." + "e" * 15 and parts[1].suffix == ".part"
 
 

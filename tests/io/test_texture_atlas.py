@@ -28,21 +28,21 @@ def triangles_primitive(uv: list[list[float]], material: Material) -> Primitive:
     return Primitive(Mesh(vertices, faces, uv=torch.tensor(uv, dtype=torch.float32)), material)
 
 
-def inside(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def interpolate(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """(F P, C) values at P points in each face, from (F, 3, C) at corners and (P, 3) weights."""
     return torch.einsum("pk,fkc->fpc", weights, values).reshape(-1, values.shape[-1])
 
 
 def colours_within(mesh: Mesh, weights: torch.Tensor) -> torch.Tensor:
-    return sample_texture(mesh.texture, inside(mesh.uv[mesh.faces], weights))
+    return sample_texture(mesh.texture, interpolate(mesh.uv[mesh.faces], weights))
 
 
-def reference_colours(part: Primitive, weights: torch.Tensor) -> np.ndarray:
+def reference_colours(primitive: Primitive, weights: torch.Tensor) -> np.ndarray:
     """Reference: bilinear colours of a primitive's own texture under its wrap modes."""
-    texture = part.material.texture
-    uv = inside(part.mesh.uv[part.mesh.faces], weights).double().numpy()
+    texture = primitive.material.texture
+    uv = interpolate(primitive.mesh.uv[primitive.mesh.faces], weights).double().numpy()
 
-    def place(index: int, length: int, wrap: str) -> int:
+    def wrap_index(index: int, length: int, wrap: str) -> int:
         if wrap == "clamp":
             return min(max(index, 0), length - 1)
         if wrap == "mirror":
@@ -55,8 +55,8 @@ def reference_colours(part: Primitive, weights: torch.Tensor) -> np.ndarray:
         x, y = u * width - 0.5, v * height - 0.5
         for i in (int(np.floor(x)), int(np.floor(x)) + 1):
             for j in (int(np.floor(y)), int(np.floor(y)) + 1):
-                column = place(i, width, part.material.wrap[0])
-                line = place(j, height, part.material.wrap[1])
+                column = wrap_index(i, width, primitive.material.wrap[0])
+                line = wrap_index(j, height, primitive.material.wrap[1])
                 colours[row] += (1 - abs(x - i)) * (1 - abs(y - j)) * texture[line, column]
     return colours
 
@@ -64,9 +64,9 @@ def reference_colours(part: Primitive, weights: torch.Tensor) -> np.ndarray:
 @pytest.fixture
 def weights() -> torch.Tensor:
     """(40, 3) barycentric coordinates, including the corners."""
-    dice = torch.Generator().manual_seed(1)
-    places = torch.rand(37, 3, generator=dice)
-    return torch.cat([torch.eye(3), places / places.sum(dim=1, keepdim=True)])
+    generator = torch.Generator().manual_seed(1)
+    points = torch.rand(37, 3, generator=generator)
+    return torch.cat([torch.eye(3), points / points.sum(dim=1, keepdim=True)])
 
 
 @pytest.mark.parametrize("wrap", [("repeat", "repeat"), ("clamp", "mirror"), ("mirror", "clamp")])
@@ -78,11 +78,13 @@ def test_atlas_keeps_the_colour_of_every_point(weights, wrap):
     )
     third = triangles_primitive([[0.9, 0.9], [1.1, 0.9], [0.9, 1.1]], first.material)
     mesh = merge_primitives([first, second, third])
-    expected = [reference_colours(part, weights) for part in (first, second, third)]
+    expected = [reference_colours(primitive, weights) for primitive in (first, second, third)]
     found = colours_within(mesh, weights).numpy()
     np.testing.assert_allclose(found, np.concatenate(expected), atol=2e-4)
-    places = torch.cat([part.mesh.vertices[part.mesh.faces] for part in (first, second, third)])
-    assert torch.equal(mesh.vertices[mesh.faces], places)
+    corners = torch.cat(
+        [primitive.mesh.vertices[primitive.mesh.faces] for primitive in (first, second, third)]
+    )
+    assert torch.equal(mesh.vertices[mesh.faces], corners)
 
 
 def test_atlas_copies_texels_bit_for_bit(weights):
@@ -102,22 +104,22 @@ def test_atlas_copies_texels_bit_for_bit(weights):
 
 def test_primitives_of_one_texture_share_one_copy():
     material = Material(noise(32, 32))
-    part = triangles_primitive([[0, 0], [1, 0], [0, 1]], material)
+    primitive = triangles_primitive([[0, 0], [1, 0], [0, 1]], material)
     other = triangles_primitive([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
-    once = merge_primitives([part, other]).texture
-    assert merge_primitives([part, part, other, part]).texture.shape == once.shape
-    assert once.shape[0] * once.shape[1] < 2 * 32 * 32
+    single = merge_primitives([primitive, other]).texture
+    assert merge_primitives([primitive, primitive, other, primitive]).texture.shape == single.shape
+    assert single.shape[0] * single.shape[1] < 2 * 32 * 32
 
 
 def test_faces_in_distant_tiles_share_one_tile(weights):
     scattered = [
         [u + 100.0 * k, v - 50.0 * k] for k in range(5) for u, v in ((0, 0), (1, 0), (0, 1))
     ]
-    part = triangles_primitive(scattered, Material(noise(64, 64)))
+    primitive = triangles_primitive(scattered, Material(noise(64, 64)))
     other = triangles_primitive([[0, 0], [1, 0], [0, 1]], Material(noise(4, 4)))
-    mesh = merge_primitives([part, other])
+    mesh = merge_primitives([primitive, other])
     assert max(mesh.texture.shape[:2]) < 3 * 64
-    expected = reference_colours(part, weights)
+    expected = reference_colours(primitive, weights)
     np.testing.assert_allclose(colours_within(mesh, weights)[: len(expected)], expected, atol=2e-3)
 
 
@@ -164,8 +166,8 @@ def test_vertex_coloured_primitive_is_interpolated_in_the_atlas(weights):
     assert mesh.vertex_colours is None
     assert torch.equal(mesh.vertices[mesh.faces[1:]].sort(dim=1)[0], vertices[faces].sort(dim=1)[0])
     # corners may be rotated within a face: compare by position
-    at = inside(mesh.vertices[mesh.faces[1:]], weights)
-    x, y = at[:, 0], at[:, 1]
+    points = interpolate(mesh.vertices[mesh.faces[1:]], weights)
+    x, y = points[:, 0], points[:, 1]
     shade = torch.where(
         x + y <= 1.0,
         0.1 + 0.8 * x + 0.3 * y,
@@ -191,16 +193,16 @@ def test_oversized_atlas_is_downsampled(monkeypatch, caplog):
     assert "halved" in caplog.text
     found = sample_texture(mesh.texture, mesh.uv[:3])
     torch.testing.assert_close(found, torch.tensor([[0.25, 0.5, 0.75]] * 3), atol=1e-5, rtol=0)
-    boundless = [[0.0, 0], [1e6, 0], [0, 1]]
+    unbounded = [[0.0, 0], [1e6, 0], [0, 1]]
     tiles = noise(8, 8)
     mesh = merge_primitives(
         [
             triangles_primitive(corners, Material(flat)),
-            triangles_primitive(boundless, Material(tiles)),
+            triangles_primitive(unbounded, Material(tiles)),
         ]
     )
     assert max(mesh.texture.shape[:2]) <= 64
-    assert "8 x 8 px, repeated too often: its mean colour" in caplog.text
+    assert "detail of a 8 x 8 px texture (repeated too often: mean colour)" in caplog.text
     found = sample_texture(mesh.texture, mesh.uv[3:])
     mean = torch.from_numpy(tiles.mean(axis=(0, 1))).expand(3, 3)
     torch.testing.assert_close(found, mean, atol=0.05, rtol=0)
@@ -238,8 +240,8 @@ def test_huge_texture_coordinates_give_a_bounded_atlas(monkeypatch, caplog, wrap
     translated = triangles_primitive(
         [[reach, reach], [reach, reach], [reach, reach]], wide.material
     )
-    for part in (wide, translated):
-        mesh = merge_primitives([part, triangles_primitive(corners, Material(noise(4, 4)))])
+    for primitive in (wide, translated):
+        mesh = merge_primitives([primitive, triangles_primitive(corners, Material(noise(4, 4)))])
         assert mesh.texture[..., 0].numel() < (1 << 13)
         found = sample_texture(mesh.texture, mesh.uv)
         assert bool(torch.isfinite(found).all()) and float(found.max()) <= 1.0

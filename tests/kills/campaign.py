@@ -3,8 +3,8 @@
 `python tests/kills/campaign.py FOLDER --kills 200 --seed 0` prints a JSON document. One process
 imports everything and forks a child for each command, so that a kill takes about a second.
 
-After each kill, every output must be what was there before, or the new one, whole; the next run
-must leave nothing else; and no process of the killed run may live after two seconds.
+After each kill, every output must be the earlier or the new one, complete; the next run must leave
+no other files; and no process of the killed run may be alive after two seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nova3d_core.io.files.staging import remove_leftovers
 from nova3d_core.io.mesh.write import write_mesh
 from nova3d_core.mesh import Mesh
 
-IMPORTED_ONCE = (
+PRELOADED_MODULES = (
     "nova3d_core.pipeline.fuse", "nova3d_core.rendering.turntable", "tyro", "tqdm",
     "nova3d_core.training.data.mesh_sources", "nova3d_core.training.data.render_dataset",
     "nova3d_core.io.views.transforms_json",
@@ -43,7 +43,7 @@ IMPORTED_ONCE = (
     "nova3d_core.cli.demo", "nova3d_core.cli.ablate", "nova3d_core.cli.train",
     "nova3d_core.cli.models", "nova3d_core.cli.render_dataset", "nova3d_core.cli.export",
 )  # fmt: skip
-"""What children need, as far as it is installed: imported by their parent, once for all."""
+"""Modules that children need, if installed: the parent imports them once."""
 ORPHAN_S = 2.0
 STUCK_S = 120.0
 Tree = dict[str, bytes]
@@ -60,17 +60,17 @@ class Scenario:
 
     name: str
     run: Callable[[Path, Path, str, bool], int]
-    """Called with inputs, output folder, settings and overwrite; returns an exit code."""
+    """Takes inputs, output folder, settings and overwrite; returns an exit code."""
     groups: tuple[tuple[str, ...], ...]
-    """Outputs; those of one group appear together."""
+    """Outputs; those of a group appear together."""
     unstable: tuple[str, ...] = ()
-    """Files that hold times: only their presence is compared."""
+    """Files with timings: only their presence is compared."""
     resumes: bool = False
-    """A killed run's finished files stay, and the same command goes on."""
+    """Finished files of a killed run are kept, and the same command resumes."""
 
 
-def command_line(*words: object) -> list[str]:
-    return [str(word) for word in words]
+def command_line(*arguments: object) -> list[str]:
+    return [str(word) for word in arguments]
 
 
 def render(inputs: Path, out: Path, kind: str, overwrite: bool) -> int:
@@ -139,7 +139,7 @@ def tree(folder: Path, scenario: Scenario) -> Tree:
     return found
 
 
-def of_group(files: Tree, group: tuple[str, ...]) -> Tree:
+def files_of_group(files: Tree, group: tuple[str, ...]) -> Tree:
     return {name: content for name, content in files.items() if name.split("/")[0] in group}
 
 
@@ -147,8 +147,8 @@ class Child:
     """A forked process that runs a scenario in its own session.
 
     Args:
-        work: holds `out` and `tmp`.
-        at_event: the file event at which it sends itself the signal; 0 for none.
+        work: contains `out` and `tmp`.
+        at_event: the file event at which the child signals itself; 0 for none.
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class Reference:
     seconds: float
 
 
-def fresh(work: Path) -> None:
+def reset_work_folder(work: Path) -> None:
     """Empties the work folder."""
     import shutil
 
@@ -252,8 +252,10 @@ def fresh(work: Path) -> None:
         (work / name).mkdir(parents=True)
 
 
-def finished(scenario: Scenario, inputs: Path, work: Path, kind: str, overwrite: bool) -> None:
-    """Runs a scenario to its end."""
+def run_to_completion(
+    scenario: Scenario, inputs: Path, work: Path, kind: str, overwrite: bool
+) -> None:
+    """Runs a scenario until it exits."""
     code = Child(scenario, inputs, work, kind, overwrite).wait(STUCK_S)
     if code != 0:
         raise RuntimeError(f"{scenario.name}: code {code}: {(work / 'log.txt').read_text()}")
@@ -263,39 +265,39 @@ def run_reference(scenario: Scenario, inputs: Path, work: Path) -> Reference:
     """Runs a scenario with both settings."""
     outputs = {}
     for kind in ("b", "a"):
-        fresh(work)
+        reset_work_folder(work)
         start = time.monotonic()
-        finished(scenario, inputs, work, kind, False)
+        run_to_completion(scenario, inputs, work, kind, False)
         seconds = time.monotonic() - start
         outputs[kind] = tree(work / "out", scenario)
     return Reference(outputs, int((work / "events.txt").read_text()), seconds)
 
 
 def kill_once(
-    scenario: Scenario, reference: Reference, inputs: Path, work: Path, chance: random.Random
+    scenario: Scenario, reference: Reference, inputs: Path, work: Path, rng: random.Random
 ) -> dict[str, object]:
     """Kills a scenario once; returns the problem found, if any."""
-    earlier = scenario.resumes is False and chance.random() < 0.6
-    number = chance.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT])
-    by_event = chance.random() < 0.6
+    earlier = scenario.resumes is False and rng.random() < 0.6
+    number = rng.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT])
+    at_file_event = rng.random() < 0.6
     # the last events publish the output: half of the kills happen there
     last = min(reference.events, 30)
-    first = reference.events - last + 1 if chance.random() < 0.5 else 1
-    at_event = chance.randint(first, reference.events + (6 if earlier else 0)) if by_event else 0
-    fresh(work)
+    first = reference.events - last + 1 if rng.random() < 0.5 else 1
+    at_event = rng.randint(first, reference.events + (6 if earlier else 0)) if at_file_event else 0
+    reset_work_folder(work)
     if earlier:
-        finished(scenario, inputs, work, "a", False)
+        run_to_completion(scenario, inputs, work, "a", False)
     child = Child(scenario, inputs, work, "b", earlier, at_event, number)
-    if not by_event:
-        time.sleep(chance.random() * reference.seconds)
+    if not at_file_event:
+        time.sleep(rng.random() * reference.seconds)
         with suppress(ProcessLookupError):
             os.kill(child.pid, number)
     code = child.wait(STUCK_S)
     result: dict[str, object] = {
         "scenario": scenario.name, "signal": signal.Signals(number).name, "event": at_event,
-        "overwrites": earlier, "code": code, "wrong": [],
+        "overwrites": earlier, "code": code, "problems": [],
     }  # fmt: skip
-    result["wrong"] = list(
+    result["problems"] = list(
         _find_problems(scenario, reference, inputs, work, child, code, earlier, number)
     )
     return result
@@ -307,7 +309,7 @@ def _find_problems(
 ):  # fmt: skip
     if code is None:
         os.killpg(child.pid, signal.SIGKILL)
-        yield "did not end"
+        yield "did not exit"
         return
     if code not in {0, -number, 128 + number}:
         yield f"code {code}: {(work / 'log.txt').read_text()[-300:]}"
@@ -319,11 +321,11 @@ def _find_problems(
         os.killpg(child.pid, signal.SIGKILL)
     allowed = [reference.outputs["b"], reference.outputs["a"] if earlier else {}]
     if number != signal.SIGKILL and code == 128 + number and not scenario.resumes:
-        left = tree(work / "out", scenario), tree(work / "tmp", scenario)
-        if left[0] not in allowed and not _groups_fit(scenario, left[0], allowed):
-            yield f"a stop left {sorted(left[0])}"
-        if left[1]:
-            yield f"a stop left {sorted(left[1])} in the temporary folder"
+        remaining = tree(work / "out", scenario), tree(work / "tmp", scenario)
+        if remaining[0] not in allowed and not _groups_match(scenario, remaining[0], allowed):
+            yield f"the interrupted run left {sorted(remaining[0])}"
+        if remaining[1]:
+            yield f"the interrupted run left {sorted(remaining[1])} in the temporary folder"
     remove_leftovers(work / "out")  # the initial state of the next run
     files = tree(work / "out", scenario)
     if scenario.resumes:
@@ -333,21 +335,21 @@ def _find_problems(
             if ".nova3d-" not in name and reference.outputs["b"].get(name) != content
         ]
         if failed:
-            yield f"half-written: {failed}"
-    elif not _groups_fit(scenario, files, allowed):
-        yield f"half-written or lost: {sorted(files)}"
-    finished(scenario, inputs, work, "b", not scenario.resumes)
+            yield f"partial files: {failed}"
+    elif not _groups_match(scenario, files, allowed):
+        yield f"partial or lost files: {sorted(files)}"
+    run_to_completion(scenario, inputs, work, "b", not scenario.resumes)
     if tree(work / "out", scenario) != reference.outputs["b"]:
         yield f"the next run left {sorted(tree(work / 'out', scenario))}"
     if any((work / "tmp").iterdir()):
         yield f"leftovers {sorted(os.listdir(work / 'tmp'))} in the temporary folder"
 
 
-def _groups_fit(scenario: Scenario, files: Tree, allowed: list[Tree]) -> bool:
+def _groups_match(scenario: Scenario, files: Tree, allowed: list[Tree]) -> bool:
     """Whether each output group equals one of the allowed trees, and there is nothing else."""
     named = {name for group in scenario.groups for name in group}
     return all(name.split("/")[0] in named for name in files) and all(
-        any(of_group(files, group) == of_group(each, group) for each in allowed)
+        any(files_of_group(files, group) == files_of_group(each, group) for each in allowed)
         for group in scenario.groups
     )
 
@@ -375,7 +377,7 @@ def main() -> int:
     parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for name in IMPORTED_ONCE:
+    for name in PRELOADED_MODULES:
         with suppress(ImportError):
             importlib.import_module(name)
     inputs, work = options.folder / "inputs", options.folder / "work"
@@ -383,19 +385,19 @@ def main() -> int:
     views = Scenario("views", lambda inputs, out, kind, _: run_command(command_line(
         "render", inputs / "toy.glb", "-o", inputs / "views", "--rig.count", 6,
         "--rig.width-px", 32, "--rig.height-px", 32)), ())  # fmt: skip
-    fresh(work)
-    finished(views, inputs, work, "a", False)
+    reset_work_folder(work)
+    run_to_completion(views, inputs, work, "a", False)
     chosen = [SCENARIOS[name] for name in options.scenarios]
     references = {each.name: run_reference(each, inputs, work) for each in chosen}
     # worker processes are slow to start: they get a twentieth of the kills
     weights = [1 if each.resumes else 6 for each in chosen]
-    chance = random.Random(options.seed)
+    rng = random.Random(options.seed)
     start = time.monotonic()
     results = []
     for index in range(options.kills):
-        each = chosen[index] if index < len(chosen) else chance.choices(chosen, weights)[0]
-        results.append(kill_once(each, references[each.name], inputs, work, chance))
-        if results[-1]["wrong"]:
+        each = chosen[index] if index < len(chosen) else rng.choices(chosen, weights)[0]
+        results.append(kill_once(each, references[each.name], inputs, work, rng))
+        if results[-1]["problems"]:
             sys.stderr.write(f"{index}: {json.dumps(results[-1])}\n")
     document = {
         "kills": len(results),
@@ -406,9 +408,9 @@ def main() -> int:
             name: sum(r["signal"] == name for r in results)
             for name in ("SIGKILL", "SIGTERM", "SIGINT")
         },
-        "seconds_each": {name: round(each.seconds, 2) for name, each in reference.items()},
-        "events": {name: each.events for name, each in reference.items()},
-        "wrong": [each for each in results if each["wrong"]],
+        "seconds_each": {name: round(each.seconds, 2) for name, each in references.items()},
+        "events": {name: each.events for name, each in references.items()},
+        "problems": [each for each in results if each["problems"]],
     }
     sys.stdout.write(json.dumps(document, indent=1) + "\n")
     return 0

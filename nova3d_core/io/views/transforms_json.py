@@ -21,8 +21,8 @@ from torch import Tensor
 from ...cameras.cameras import Cameras
 from ...conventions import (
     OPENGL_FROM_OPENCV,
-    Y_UP_ROTATIONS,
     UP_AXES,
+    Y_UP_ROTATIONS,
     UpAxis,
     encode_normals,
 )
