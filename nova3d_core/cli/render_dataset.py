@@ -99,8 +99,8 @@ class RenderDataset:
 
     def _latents(self, encoders: Encoders, progress: Progress) -> Path:
         """Encodes the rendered images; returns the folder of the latents."""
-        from ..training.data.precompute_latents import precompute
+        from ..training.data.precompute_latents import precompute_latents
 
         folder = self.output / LATENTS
-        precompute(self.output, folder, encoders, self.precompute, self.overwrite, progress)
+        precompute_latents(self.output, folder, encoders, self.precompute, self.overwrite, progress)
         return folder

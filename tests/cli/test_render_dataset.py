@@ -34,7 +34,7 @@ def test_renders_a_list_and_procedural_objects_with_a_summary(nova3d, tmp_path):
     assert "Skipped: 1, see" in result.stdout and "missing.glb does not exist" in result.stderr
     again = nova3d("render-dataset", tmp_path / "list.txt", "-o", tmp_path / "set", *SMALL)
     assert "(1 from an earlier run)" in again.stdout
-    words = ["--procedural", "3", "--seed", "5", "--per-shard", "2", "--json"]
+    words = ["--procedural", "3", "--seed", "5", "--objects-per-shard", "2", "--json"]
     result = nova3d("render-dataset", "-o", tmp_path / "made", *words, *SMALL)
     document = json.loads(result.stdout)
     assert document["objects"] == 3 and document["shards"] == 2 and document["skipped"] == []
@@ -53,7 +53,7 @@ def test_requires_exactly_one_source(nova3d, tmp_path, words):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_leaves_complete_shards_and_no_worker_and_can_be_resumed(nova3d, tmp_path, workers):
     folder = tmp_path / "set"
-    size = ["--procedural", "60", "--per-shard", "10", "--workers", str(workers)]
+    size = ["--procedural", "60", "--objects-per-shard", "10", "--workers", str(workers)]
     words = ["render-dataset", "-o", folder, *size]
     code, stderr, children = interrupt_at("rendering objects", words)
     assert code in STOPPED, stderr
@@ -79,7 +79,7 @@ raise SystemExit(main(sys.argv[1:]))
 @pytest.mark.skipif(os.name == "nt", reason="limits the size of files")
 def test_full_disk_is_reported_and_leaves_no_incomplete_file(nova3d, tmp_path):
     folder = tmp_path / "set"
-    size = ["--procedural", "12", "--per-shard", "6", *SMALL]
+    size = ["--procedural", "12", "--objects-per-shard", "6", *SMALL]
     words = [str(word) for word in ["render-dataset", "-o", folder, *size]]
     result = subprocess.run(
         [sys.executable, "-c", FULL, *words], cwd=ROOT, capture_output=True, text=True, check=False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from nova3d_core.diffusion.network.config import UNetConfig
+from nova3d_core.progress import Progress
 from nova3d_core.training.config import (
     ConditioningConfig,
     DataConfig,
@@ -144,6 +146,21 @@ def state(result: TrainResult) -> dict[str, torch.Tensor]:
     found = {f"weight.{name}": value for name, value in result.module.state_dict().items()}
     found |= {f"ema.{name}": value for name, value in result.ema.weights.items()}
     return {name: value.detach().clone() for name, value in found.items()}
+
+
+def log_of(output: Path) -> list[dict[str, Any]]:
+    """The events of a run's log."""
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def cancel_after(steps: int) -> Progress:
+    """A progress that cancels a run after some steps."""
+    done = [0]
+
+    def update(event):
+        done[0] = event.step if event.stage == "training" else done[0]
+
+    return Progress(update, lambda: done[0] >= steps)
 
 
 def assert_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""One bad image or JSON in a shard costs one object: skipped, named, counted; the rest stays."""
+"""A damaged image or JSON in a shard costs one object: it is skipped, named and counted."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from nova3d_core.training.data.object_sources import make_object_stream
 from nova3d_core.training.data.precompute_latents import Encoders, precompute_latents
 from nova3d_core.training.data.render_dataset import render_dataset
 from nova3d_core.training.data.shard_members import DamagedObjectError, decode_object
-from nova3d_core.training.data.shard_writer import encode_png_strip, npy, write_shard
+from nova3d_core.training.data.shard_writer import encode_npy, encode_png_strip, write_shard
 from nova3d_core.training.data.shards import SHARD_INFO, ShardDataset, read_shard
 from nova3d_core.training.runs import train
 
 from ..diffusion.models import small_model
-from .parts import SIZE, SMALL, VIEWS, of, state
+from .parts import SIZE, SMALL, VIEWS, log_of, of, state
 
 FLIPPED = Path(__file__).parents[1] / "data" / "faults" / "shard_one_byte_flipped.tar"
 COUNT, PER_SHARD = 7, 4
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def shards(tmp_path_factory) -> Path:
     """Two shards of seven objects."""
     folder = tmp_path_factory.mktemp("shards") / "set"
     image = ImageConfig(size_px=SIZE, views=VIEWS, supersample=1)
@@ -46,21 +46,21 @@ def whole(tmp_path_factory) -> Path:
 
 
 def damage(shard: Path, key: str, member: str, change=lambda data: data[: len(data) // 2]) -> None:
-    """Changes the bytes of a member in place; what it grows short by is filled with zeros."""
+    """Changes the bytes of a member in place, padded with zeros to its old size."""
     with tarfile.open(shard) as tar:
-        found = tar.getmember(f"{key}.{member}")
+        info = tar.getmember(f"{key}.{member}")
     data = bytearray(shard.read_bytes())
-    end = found.offset_data + found.size
-    content = change(bytes(data[found.offset_data : end]))
-    data[found.offset_data : end] = content[: found.size].ljust(found.size, b"\0")
+    end = info.offset_data + info.size
+    content = change(bytes(data[info.offset_data : end]))
+    data[info.offset_data : end] = content[: info.size].ljust(info.size, b"\0")
     shard.write_bytes(data)
 
 
 @pytest.fixture
-def damaged(whole, tmp_path) -> Path:
-    """The same shards with object 2 damaged."""
+def damaged(shards, tmp_path) -> Path:
+    """The shards with object 2 damaged."""
     folder = tmp_path / "set"
-    shutil.copytree(whole, folder)
+    shutil.copytree(shards, folder)
     damage(folder / "shard-000000.tar", "procedural-2", "normal.png")
     return folder
 
@@ -77,20 +77,20 @@ def test_one_flipped_byte_costs_one_object(caplog):
     assert lines[0].startswith(start)
 
 
-def test_the_next_object_comes_in_its_place_and_no_other_moves(whole, damaged):
-    good = [item["key"] for item in ShardDataset(whole, seed=3, epochs=3)]
+def test_damaged_object_is_replaced_by_the_next_and_no_other_moves(shards, damaged):
+    good = [item["key"] for item in ShardDataset(shards, seed=3, epochs=3)]
     dataset = ShardDataset(damaged, seed=3, epochs=3)
     found = [item["key"] for item in dataset]
     assert len(found) == len(good) == 3 * COUNT
-    moved = [place for place in range(len(good)) if good[place] != found[place]]
-    assert [good[place] for place in moved] == ["procedural-2"] * 3
-    for place in moved:
-        epoch, position = divmod(place, COUNT)
-        assert found[place] == good[epoch * COUNT + (position + 1) % COUNT]
-    assert len(dataset.unreadable) == 1  # counted once, however often it is met
+    replaced = [index for index in range(len(good)) if good[index] != found[index]]
+    assert [good[index] for index in replaced] == ["procedural-2"] * 3
+    for index in replaced:
+        epoch, position = divmod(index, COUNT)
+        assert found[index] == good[epoch * COUNT + (position + 1) % COUNT]
+    assert len(dataset.unreadable) == 1  # counted once, however often it is read
 
 
-def test_a_resumed_row_is_the_fresh_one_wherever_it_stopped(damaged):
+def test_resumed_stream_equals_uninterrupted_at_every_position(damaged):
     fresh = [item["key"] for item in islice(iter(ShardDataset(damaged, seed=5)), 2 * COUNT)]
     for taken in range(2 * COUNT):
         first = ShardDataset(damaged, seed=5)
@@ -102,10 +102,10 @@ def test_a_resumed_row_is_the_fresh_one_wherever_it_stopped(damaged):
         assert rest == fresh[taken:]
 
 
-def test_ranks_and_workers_take_the_same_objects(damaged):
-    fresh = [item["key"] for item in ShardDataset(damaged, seed=5, epochs=2, rank=0, world=1)]
+def test_two_ranks_take_the_objects_of_one(damaged):
+    fresh = [item["key"] for item in ShardDataset(damaged, seed=5, epochs=2, rank=0, world_size=1)]
     parts = [
-        [item["key"] for item in ShardDataset(damaged, seed=5, epochs=2, rank=rank, world=2)]
+        [item["key"] for item in ShardDataset(damaged, seed=5, epochs=2, rank=rank, world_size=2)]
         for rank in range(2)
     ]
     assert parts == [fresh[0::2], fresh[1::2]]
@@ -116,10 +116,10 @@ def test_ranks_and_workers_take_the_same_objects(damaged):
     [
         ("colour.png", lambda data: b"", "colour.png: "),
         ("colour.png", lambda data: data[:40], "colour.png: "),
-        ("mask.png", lambda data: b"GIF89a" + data[6:], "mask.png is not an image of a known"),
+        ("mask.png", lambda data: b"GIF89a" + data[6:], "mask.png is not an image of a supported"),
         ("json", lambda data: b"{" + data, "json: its JSON is not valid JSON"),
         ("json", lambda data: b"[" * len(data), "json: its JSON is not valid JSON"),
-        ("json", lambda data: b"3".ljust(len(data)), "json: its JSON holds no named values"),
+        ("json", lambda data: b"3".ljust(len(data)), "json: its JSON is not an object"),
         ("json", lambda data: b'{"elevation_deg": [0]}'.ljust(len(data)), "one angle for each"),
         ("json", lambda data: data.replace(b"azimuth", b"asimuth"), "azimuth_deg is missing"),
         (
@@ -131,9 +131,9 @@ def test_ranks_and_workers_take_the_same_objects(damaged):
         ),
     ],
 )  # fmt: skip
-def test_every_damage_names_shard_object_and_member(whole, tmp_path, member, change, words):
+def test_errors_name_shard_object_and_member(shards, tmp_path, member, change, words):
     path = tmp_path / "shard.tar"
-    shutil.copy(whole / "shard-000000.tar", path)
+    shutil.copy(shards / "shard-000000.tar", path)
     damage(path, "procedural-1", member, change)
     dataset = ShardDataset(path, epochs=1, shuffle=False)
     with pytest.raises(DamagedObjectError) as caught:
@@ -146,9 +146,9 @@ def test_every_damage_names_shard_object_and_member(whole, tmp_path, member, cha
     assert len(list(dataset.readable_objects())) == PER_SHARD - 1
 
 
-def test_an_image_of_another_size_than_the_shard_promises_is_skipped(whole, tmp_path):
+def test_rejects_an_image_of_another_size_than_described(shards, tmp_path):
     path = tmp_path / "shard.tar"
-    shutil.copy(whole / "shard-000000.tar", path)
+    shutil.copy(shards / "shard-000000.tar", path)
     small = encode_png_strip(np.zeros((VIEWS, 8, 8, 3), np.uint8))
     damage(path, "procedural-1", "colour.png", lambda data: small)
     dataset = ShardDataset(path, epochs=1, shuffle=False)
@@ -158,62 +158,62 @@ def test_an_image_of_another_size_than_the_shard_promises_is_skipped(whole, tmp_
         dataset.read_object(dataset.shards[0], 1)
 
 
-def test_an_array_may_not_claim_more_than_its_bytes():
-    whole = npy(np.zeros((2, 3), np.float16))
-    assert decode_object({"a.npy": whole}, {})["a"].shape == (2, 3)
-    bad = [
-        whole.replace(b"(2, 3)", open_dataset_dir, 1)
-        for open_dataset_dir in (b"(2**9)", b"(9999,", b"(-2, 3")
-    ]
-    bad += [whole.replace(b"(2, 3), }  ", b"(2, 99999999", 1), whole.replace(b"<f2", b"|O ", 1)]
-    for content in (*bad, whole[:-1], whole + b"x", b"\x93NUMPY", b"", whole[:20]):
-        assert content != whole
+def test_rejects_an_array_header_that_does_not_match_its_size():
+    content = encode_npy(np.zeros((2, 3), np.float16))
+    assert decode_object({"a.npy": content}, {})["a"].shape == (2, 3)
+    bad = [content.replace(b"(2, 3)", shape, 1) for shape in (b"(2**9)", b"(9999,", b"(-2, 3")]
+    bad += [content.replace(b"(2, 3), }  ", b"(2, 99999999", 1), content.replace(b"<f2", b"|O ", 1)]
+    for damaged in (*bad, content[:-1], content + b"x", b"\x93NUMPY", b"", content[:20]):
+        assert damaged != content
         with pytest.raises(InputError, match=r"^a\.npy: "):
-            decode_object({"a.npy": content}, {})
+            decode_object({"a.npy": damaged}, {})
 
 
-def test_if_no_object_can_be_read_the_error_says_so(whole, tmp_path):
+def test_reports_if_no_object_is_readable(shards, tmp_path):
     path = tmp_path / "shard.tar"
-    shutil.copy(whole / "shard-000000.tar", path)
+    shutil.copy(shards / "shard-000000.tar", path)
     for index in range(PER_SHARD):
         damage(path, f"procedural-{index}", "colour.png")
     with pytest.raises(InputError, match="none of the 4 objects in 1 shards can be read") as caught:
         next(iter(ShardDataset(path)))
     assert "procedural-" in str(caught.value)
-    assert "render them anew" in caught.value.hint
+    assert "render them again" in caught.value.hint
 
 
-def test_training_goes_on_counts_and_resumes_bit_for_bit(damaged, tmp_path, caplog):
-    config = of(SMALL, data=DataConfig("shards", (str(damaged),), size_px=SIZE, ahead=1),
+def test_training_continues_counts_and_resumes_bit_for_bit(damaged, tmp_path, caplog):
+    config = of(SMALL, data=DataConfig("shards", (str(damaged),), size_px=SIZE, prefetch_batches=1),
                 optimiser__steps=6)  # fmt: skip
     with caplog.at_level(logging.WARNING):
-        once = train(config, tmp_path / "once", cpu=True, make_source=make_object_stream)
-    assert once.unreadable == 1
+        single = train(config, tmp_path / "single", cpu=True, make_source=make_object_stream)
+    assert single.unreadable == 1
     assert any(
         line.startswith("1 objects of the training data could not be read")
         for line in caplog.messages
     )
-    log = [json.loads(line) for line in (tmp_path / "once" / "log.jsonl").read_text().splitlines()]
+    log = log_of(tmp_path / "single")
     assert [line["unreadable"] for line in log if line["event"] == "train"][-1] == 1
     train(
-        of(config, optimiser__steps=3), tmp_path / "twice", cpu=True, make_source=make_object_stream
+        of(config, optimiser__steps=3),
+        tmp_path / "resumed",
+        cpu=True,
+        make_source=make_object_stream,
     )
-    twice = train(
-        config, tmp_path / "twice", cpu=True, make_source=make_object_stream, accept_changes=True
+    resumed = train(
+        config, tmp_path / "resumed", cpu=True, make_source=make_object_stream, accept_changes=True
     )
-    one, two = state(once), state(twice)
+    one, two = state(single), state(resumed)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one if name.startswith("weight."))
 
 
-def test_a_description_of_wrong_types_is_refused(tmp_path):
+def test_rejects_a_description_of_wrong_types(tmp_path):
     path = tmp_path / "shard.tar"
-    for about in (
+    for info in (
         [], {"count": "1", "members": [], "format": 1}, {"count": -1, "members": [], "format": 1},
         {"count": 1, "members": "json", "format": 1}, {"count": 1, "members": [1], "format": 1},
         {"count": 1, "members": [], "format": 1, "views": "16"},
     ):  # fmt: skip
-        text = json.dumps(about).encode()
+        text = json.dumps(info).encode()
         with tarfile.open(path, "w") as tar:
             member = tarfile.TarInfo(SHARD_INFO)
             member.size = len(text)
@@ -222,18 +222,18 @@ def test_a_description_of_wrong_types_is_refused(tmp_path):
             read_shard(path)
 
 
-def test_no_mutation_of_a_shard_raises_anything_but_input_error(whole, tmp_path):
-    seed = (whole / "shard-000001.tar").read_bytes()
+def test_mutated_shards_raise_input_error_only(shards, tmp_path):
+    seed = (shards / "shard-000001.tar").read_bytes()
     source = random.Random(11)
     path = tmp_path / "mutated.tar"
     outcomes = set()
     for _ in range(150):
         data = bytearray(seed)
         for _ in range(source.randint(1, 6)):
-            place = source.randrange(len(data))
-            if source.random() < 0.5:  # aim at the tar's own headers
-                place = place // 512 * 512 + source.randrange(124, 160)
-            data[place % len(data)] = source.randrange(256)
+            offset = source.randrange(len(data))
+            if source.random() < 0.5:  # aim at the headers of the tar file
+                offset = offset // 512 * 512 + source.randrange(124, 160)
+            data[offset % len(data)] = source.randrange(256)
         if source.random() < 0.1:
             data = data[: source.randrange(len(data))]
         path.write_bytes(data)
@@ -247,24 +247,24 @@ def test_no_mutation_of_a_shard_raises_anything_but_input_error(whole, tmp_path)
     assert outcomes == {"read", "skipped", "refused"}
 
 
-def test_damaged_objects_are_left_out_of_latents(tmp_path, whole, damaged, caplog):
+def test_latents_skip_damaged_objects(tmp_path, shards, damaged, caplog):
     model = small_model("nova3d-mini")
     encoders = Encoders(model.codec, model.image_encoder, "small")
     with caplog.at_level(logging.WARNING):
         result = precompute_latents(damaged, tmp_path / "latents", encoders)
     assert (result.objects, len(result.skipped)) == (COUNT - 1, 1)
     assert "object procedural-2 of shard" in result.skipped[0]
-    good = precompute_latents(whole, tmp_path / "good", encoders)
+    good = precompute_latents(shards, tmp_path / "good", encoders)
     assert good.objects == COUNT
     one, two = (
         {item["key"]: item for item in ShardDataset(folder, epochs=1, shuffle=False)}
         for folder in (tmp_path / "latents", tmp_path / "good")
     )
     assert list(one) == [f"procedural-{index}" for index in range(COUNT) if index != 2]
-    for key in one:  # an object's draws do not depend on those that were left out
-        assert torch.equal(one[key]["condition_latent"], two[key]["condition_latent"])
+    for key in one:  # augmentation does not depend on skipped objects
+        assert torch.equal(one[key]["image_latent"], two[key]["image_latent"])
 
 
-def test_an_empty_shard_is_written_and_read(tmp_path):
+def test_writes_and_reads_an_empty_shard(tmp_path):
     write_shard(tmp_path / "shard.tar", [], {"views": 1})
     assert read_shard(tmp_path / "shard.tar").objects == ()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
 from nova3d_core.training.config import NoiseStage
 
-from .parts import SMALL, objects, of, run
+from .parts import SMALL, log_of, objects, of, run
 
 STEPS = 150
 TARGET = 0.25
@@ -31,7 +29,7 @@ def test_loss_of_one_batch_falls_to_a_quarter(tmp_path, name):
         conditioning__augmentation__random_background_fraction=0.0,
     )
     run(config, tmp_path, objects(2))
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    lines = log_of(tmp_path)
     losses = torch.tensor([line["loss"] for line in lines if line["event"] == "train"])
     assert len(losses) == STEPS
     start, end = float(losses[:5].mean()), float(losses[-20:].mean())

@@ -9,27 +9,32 @@ import torch
 from nova3d_core.errors import InputError
 from nova3d_core.training.data.render import is_closed
 from nova3d_core.training.procedural import KINDS, procedural_object
-from nova3d_core.training.procedural.builder import Builder, regular, turned, upright
+from nova3d_core.training.procedural.builder import (
+    Builder,
+    align_y_axis,
+    euler_rotation,
+    regular_polygon,
+)
 from nova3d_core.training.procedural.shapes import (
     Box,
-    Drum,
+    Capsule,
     Ellipsoid,
-    Limb,
-    Plate,
-    Ring,
+    Extrusion,
+    Frustum,
+    Torus,
     lathe,
     polygon_distance,
 )
-from nova3d_core.training.procedural.surface import Part, closed_mesh
+from nova3d_core.training.procedural.surface import SolidPart, closed_mesh
 
 SHAPES = [
     Ellipsoid((0.3, 0.2, 0.4)),
     Ellipsoid((0.3, 0.3, 0.3)),
     Box((0.3, 0.2, 0.25), 0.05),
-    Limb(0.4, 0.1, 0.2),
-    Drum(0.5, 0.3, 0.15, 0.03),
-    Ring(0.3, 0.1),
-    Plate(regular(5, 0.4, 0.2), 0.1, 0.02),
+    Capsule(0.4, 0.1, 0.2),
+    Frustum(0.5, 0.3, 0.15, 0.03),
+    Torus(0.3, 0.1),
+    Extrusion(regular_polygon(5, 0.4, 0.2), 0.1, 0.02),
     lathe([0.2, 0.3, 0.1], [0.0, 0.2, 0.5]),
 ]
 
@@ -89,7 +94,7 @@ def test_distances_are_signed_never_too_large_and_zero_inside_the_box(shape):
     assert distance.dtype == np.float32
     inside = points[distance < 0]
     assert len(inside) > 20
-    assert (np.abs(inside) <= np.asarray(shape.half) + 0.03).all()
+    assert (np.abs(inside) <= np.asarray(shape.half_extents) + 0.03).all()
     # nobody is told to be farther away than a neighbour's distance allows (table and cone: slack)
     step = rng.normal(size=points.shape).astype(np.float32)
     step *= 0.02 / np.linalg.norm(step, axis=1, keepdims=True)
@@ -102,7 +107,7 @@ def test_a_balls_distance_is_exact_and_meshing_it_gives_its_volume():
     points = np.random.default_rng(1).normal(size=(3, 100)).astype(np.float32)
     want = np.linalg.norm(points, axis=0) - 0.5
     assert np.allclose(ball.distance(*points), want, atol=1e-6)
-    mesh = closed_mesh([Part(ball, None)], 40)
+    mesh = closed_mesh([SolidPart(ball, None)], 40)
     corners = mesh.vertices[mesh.faces]
     volume = (torch.linalg.cross(corners[:, 0], corners[:, 1]) * corners[:, 2]).sum() / 6
     assert float(volume) == pytest.approx(np.pi / 6, rel=0.01)
@@ -117,13 +122,13 @@ def test_a_square_as_a_polygon_is_a_square():
 
 def test_a_cut_takes_away_and_paint_only_colours():
     make = Builder(np.random.default_rng(0))
-    make.box((0.5, 0.5, 0.5), make.plain(0), (0, 0, 0))
+    make.box((0.5, 0.5, 0.5), make.solid_colour(0), (0, 0, 0))
     whole = closed_mesh(make.parts, 32)
-    make.ball(0.3, make.plain(2), (0, 0, 0.5), role="paint")
+    make.ellipsoid(0.3, make.solid_colour(2), (0, 0, 0.5), role="decal")
     painted = closed_mesh(make.parts, 32)
     assert torch.equal(painted.vertices, whole.vertices)
     assert not torch.equal(painted.vertex_colours, whole.vertex_colours)
-    make.ball(0.3, None, (0, 0, 0.5), role="cut")
+    make.ellipsoid(0.3, None, (0, 0, 0.5), role="subtract")
     hollow = closed_mesh(make.parts, 32)
     middle = hollow.vertices[:, :2].norm(dim=1) < 0.05
     assert float(hollow.vertices[middle, 2].max()) == pytest.approx(0.2, abs=0.02)
@@ -131,19 +136,23 @@ def test_a_cut_takes_away_and_paint_only_colours():
 
 def test_a_pair_is_its_own_mirror_image():
     make = Builder(np.random.default_rng(0))
-    make.ball(0.2, make.plain(0), (0, 0, 0))
-    how = {"turn": turned(20, 30, 40), "pair": True}
-    make.ball((0.1, 0.3, 0.15), make.plain(1), (0.3, 0.1, 0.05), **how)
+    make.ellipsoid(0.2, make.solid_colour(0), (0, 0, 0))
+    options = {"turn": euler_rotation(20, 30, 40), "mirror": True}
+    make.ellipsoid((0.1, 0.3, 0.15), make.solid_colour(1), (0.3, 0.1, 0.05), **options)
     rng = np.random.default_rng(2)
     x, y, z = rng.uniform(-0.6, 0.6, (3, 500)).astype(np.float32)
     right, left = make.parts[1], make.parts[2]
-    here = right.shape.distance(*right.own(x, y, z))
-    there = left.shape.distance(*left.own(-x, y, z))
+    here = right.shape.distance(*right.to_local(x, y, z))
+    there = left.shape.distance(*left.to_local(-x, y, z))
     assert np.allclose(here, there, atol=1e-5)
 
 
 def test_turns_are_rotations():
-    for turn in (turned(10, 20, 30), upright((0.3, -0.5, 0.8)), upright((0, 0, 1))):
+    for turn in (
+        euler_rotation(10, 20, 30),
+        align_y_axis((0.3, -0.5, 0.8)),
+        align_y_axis((0, 0, 1)),
+    ):
         assert np.allclose(turn @ turn.T, np.eye(3), atol=1e-12)
         assert np.linalg.det(turn) == pytest.approx(1.0)
-    assert np.allclose(upright((0, 0, 2.0)) @ (0, 1, 0), (0, 0, 1))
+    assert np.allclose(align_y_axis((0, 0, 2.0)) @ (0, 1, 0), (0, 0, 1))

@@ -1,4 +1,4 @@
-"""render-dataset: lists with every kind of bad mesh, resuming, settings, workers, Ray."""
+"""render-dataset: bad meshes, resuming, settings, workers, Ray."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def meshes(tmp_path_factory) -> Path:
-    """A list with good meshes and each kind of bad one."""
+    """A list of good meshes and every kind of bad one."""
     folder = tmp_path_factory.mktemp("meshes")
     good = procedural_object(1, "car", 20)
     write_mesh(good, folder / "good.glb")
@@ -42,7 +42,7 @@ def meshes(tmp_path_factory) -> Path:
     (folder / "grey.obj").write_text(
         "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 2 3 4\nf 3 1 4\n"
     )
-    # an edge with three faces, and a face that is turned around
+    # an edge with three faces, and a flipped face
     (folder / "fan.obj").write_text(
         "v 0 0 0\nv 0 1 0\nv 1 0 0\nv -1 0 .3\nv .2 0 1\nf 1 2 3\nf 1 2 4\nf 1 2 5\n"
     )
@@ -54,7 +54,7 @@ def meshes(tmp_path_factory) -> Path:
     return folder / "list.txt"
 
 
-def test_bad_meshes_are_skipped_and_listed_and_the_rest_is_rendered(meshes, tmp_path):
+def test_skips_and_lists_bad_meshes_and_renders_the_rest(meshes, tmp_path):
     done = render_dataset(read_mesh_list(meshes), tmp_path / "set", CONFIG)
     reasons = {Path(each["source"]).name: each["reason"] for each in done.skipped}
     assert set(reasons) == {
@@ -63,8 +63,8 @@ def test_bad_meshes_are_skipped_and_listed_and_the_rest_is_rendered(meshes, tmp_
     }  # fmt: skip
     assert all(name in reason for name, reason in reasons.items())
     assert "is empty" in reasons["empty.obj"] and "does not exist" in reasons["missing.glb"]
-    assert "not of a known kind" in reasons["image.png"]
-    assert "to be seen" in reasons["floor.obj"]
+    assert "unknown mesh format" in reasons["image.png"]
+    assert "front view is empty" in reasons["floor.obj"]
     assert json.loads((tmp_path / "set" / SKIPPED).read_text()) == done.skipped
     assert done.objects == 4 and done.grey == 2 and done.open == 1
     items = {item["key"]: item for item in ShardDataset(tmp_path / "set", epochs=1)}
@@ -72,7 +72,7 @@ def test_bad_meshes_are_skipped_and_listed_and_the_rest_is_rendered(meshes, tmp_
     assert all(item["mask"].any(dim=(1, 2)).all() for item in items.values())
 
 
-def test_large_meshes_are_skipped_before_they_cost_anything(meshes, tmp_path):
+def test_skips_large_meshes_early(meshes, tmp_path):
     (tmp_path / "one.txt").write_text(str(meshes.parent / "good.glb"))
     source = read_mesh_list(tmp_path / "one.txt")
     few = DatasetConfig(image=CONFIG.image, max_faces=100)
@@ -83,7 +83,7 @@ def test_large_meshes_are_skipped_before_they_cost_anything(meshes, tmp_path):
     assert "more than 0.001" in done.skipped[0]["reason"]
 
 
-def test_fronts_are_random_turns_that_the_seed_repeats(meshes, tmp_path):
+def test_yaws_are_random_and_repeat_with_the_seed(meshes, tmp_path):
     (tmp_path / "one.txt").write_text(str(meshes.parent / "good.glb"))
     config = DatasetConfig(image=CONFIG.image, yaws_per_mesh=3)
     source = read_mesh_list(tmp_path / "one.txt", 3)
@@ -97,7 +97,7 @@ def test_fronts_are_random_turns_that_the_seed_repeats(meshes, tmp_path):
     assert all(torch.allclose(each["azimuth_deg"], torch.arange(3) * 120.0) for each in first)
 
 
-def test_a_line_may_say_which_way_is_up(meshes, tmp_path):
+def test_line_may_give_the_up_axis(meshes, tmp_path):
     car = str(meshes.parent / "good.glb")
     (tmp_path / "list.txt").write_text(f"{car}\n{car}\t+Z\n{car}\t+Y\n")
     done = render_dataset(read_mesh_list(tmp_path / "list.txt"), tmp_path / "set", CONFIG)
@@ -113,7 +113,7 @@ def test_a_line_may_say_which_way_is_up(meshes, tmp_path):
     ("content", "reason"),
     [(None, "does not exist"), (b"", "names no mesh"), (b"\xff\xfe\x00\xd8", "cannot be read")],
 )
-def test_bad_lists_are_refused(tmp_path, content, reason):
+def test_rejects_bad_lists(tmp_path, content, reason):
     path = tmp_path / "list.txt"
     if content is not None:
         path.write_bytes(content)
@@ -121,26 +121,26 @@ def test_bad_lists_are_refused(tmp_path, content, reason):
         read_mesh_list(path)
 
 
-def stopped_after(steps: int) -> Progress:
+def cancel_after(events: int) -> Progress:
     seen = []
-    return Progress(seen.append, lambda: len(seen) > steps)
+    return Progress(seen.append, lambda: len(seen) > events)
 
 
-def test_a_stopped_set_goes_on_and_comes_out_the_same(tmp_path):
-    whole = render_dataset(ProceduralObjects(11), tmp_path / "whole", CONFIG)
-    assert (whole.shards, whole.kept, whole.objects) == (3, 0, 11)
+def test_resumed_run_gives_the_same_shards(tmp_path):
+    full = render_dataset(ProceduralObjects(11), tmp_path / "full", CONFIG)
+    assert (full.shards, full.kept, full.objects) == (3, 0, 11)
     folder = tmp_path / "stopped"
     with pytest.raises(Cancelled):
-        render_dataset(ProceduralObjects(11), folder, CONFIG, progress=stopped_after(2))
+        render_dataset(ProceduralObjects(11), folder, CONFIG, progress=cancel_after(2))
     assert sorted(contents(folder)) == [SETTINGS, "shard-000000.tar"]
     kept = (folder / "shard-000000.tar").stat()
     done = render_dataset(ProceduralObjects(11), folder, CONFIG)
     assert (done.kept, done.objects) == (1, 11)
     assert (folder / "shard-000000.tar").stat().st_mtime_ns == kept.st_mtime_ns
-    assert contents(folder) == contents(tmp_path / "whole")
+    assert contents(folder) == contents(tmp_path / "full")
 
 
-def test_a_damaged_shard_is_rendered_again(tmp_path, caplog):
+def test_renders_a_damaged_shard_again(tmp_path, caplog):
     folder = tmp_path / "set"
     render_dataset(ProceduralObjects(8), folder, CONFIG)
     before = contents(folder)
@@ -151,7 +151,7 @@ def test_a_damaged_shard_is_rendered_again(tmp_path, caplog):
     assert contents(folder) == before
 
 
-def test_other_settings_are_refused_with_the_difference(tmp_path):
+def test_rejects_other_settings_and_names_them(tmp_path):
     folder = tmp_path / "set"
     render_dataset(ProceduralObjects(4), folder, CONFIG)
     before = contents(folder)
@@ -165,7 +165,7 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
     assert contents(folder)["shard-000000.tar"] != before["shard-000000.tar"]
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_leaves_a_folder_of_other_files_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("dear")
     for overwrite in (False, True):
         with pytest.raises(InputError, match="is not empty"):
@@ -176,8 +176,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_give_the_same_shards(tmp_path, meshes):
-    sources = {"made": ProceduralObjects(13), "read": read_mesh_list(meshes)}
+def test_two_workers_give_the_same_shards(tmp_path, meshes):
+    sources = {"procedural": ProceduralObjects(13), "meshes": read_mesh_list(meshes)}
     for name, source in sources.items():
         render_dataset(source, tmp_path / name, CONFIG)
         render_dataset(source, tmp_path / f"{name}2", CONFIG, workers=2)
@@ -193,27 +193,27 @@ def _die(number: int) -> int:
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_told():
+def test_reports_a_worker_that_dies():
     with pytest.raises(StageError, match="a worker process died"), task_runner(2) as run:
         list(run(_die, range(5)))
 
 
 @pytest.mark.slow
-def test_a_local_ray_gives_the_same_shards(tmp_path):
+def test_local_ray_gives_the_same_shards(tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: it is heavy, and optional")
     render_dataset(ProceduralObjects(9), tmp_path / "here", CONFIG)
     render_dataset(ProceduralObjects(9), tmp_path / "ray", CONFIG, workers=2, ray="local")
     assert contents(tmp_path / "here") == contents(tmp_path / "ray")
 
 
-def test_nobody_at_the_address_of_a_cluster_is_told_at_once(tmp_path):
+def test_reports_an_unreachable_cluster_early(tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: it is heavy, and optional")
     with pytest.raises(InputError, match=r"no Ray cluster at '127\.0\.0\.1:9'"):
         render_dataset(ProceduralObjects(1), tmp_path / "set", CONFIG, ray="127.0.0.1:9")
     assert not (tmp_path / "set").exists()
 
 
-def test_a_missing_ray_is_named(monkeypatch, tmp_path):
+def test_reports_missing_ray(monkeypatch, tmp_path):
     import sys
 
     from nova3d_core.errors import MissingDependencyError

@@ -1,4 +1,4 @@
-"""The command `train`, as users start it, stop it, go on with it and take a model from it."""
+"""The commands `train` and `export`: start, stop, resume, export a model."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from nova3d_core.training.tensor_files import read_tensors
 from nova3d_core.weights.discovery.layouts import METADATA_KEY, read_header
 from nova3d_core.weights.load import load_model
 
-from .parts import SMALL, objects, of, run
-from .test_resume import log_of
+from .parts import SMALL, log_of, objects, of, run
 
 ROOT = __file__.rsplit("/tests/", 1)[0]
 
@@ -58,19 +57,19 @@ def settings(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_minutes_and_the_same_command_again_and_a_model_in_the_end(settings, tmp_path):
+def test_time_limit_resuming_and_exported_model(settings, tmp_path):
     output, model = tmp_path / "run", tmp_path / "small.safetensors"
-    code, said, complained = train(settings, "-o", output, "--minutes", 0)
-    assert code == 0, complained
-    assert f"step 1 of 6 is kept in {output}: its minutes are up." in said
-    assert "The same command goes on from there." in said
-    code, said, complained = train(settings, "-o", output, "--export", model, "--json")
-    assert code == 0, complained
-    told = json.loads(said)
-    assert (told["ended"], told["step"], told["export"]) == ("finished", 6, str(model))
+    code, stdout, stderr = train(settings, "-o", output, "--minutes", 0)
+    assert code == 0, stderr
+    assert f"step 1 of 6 is kept in {output}: its minutes are up." in stdout
+    assert "The same command goes on from there." in stdout
+    code, stdout, stderr = train(settings, "-o", output, "--export", model, "--json")
+    assert code == 0, stderr
+    result = json.loads(stdout)
+    assert (result["ended"], result["step"], result["export"]) == ("finished", 6, str(model))
     events = [line["event"] for line in log_of(output)]
     assert events.count("validation") == 3 and events.count("resumed") == 1
-    assert {path.name for path in (output / "sheets").iterdir()} == {
+    assert {path.name for path in (output / "samples").iterdir()} == {
         "00000002.png", "00000004.png", "00000006.png"
     }  # fmt: skip
     assert list((output / "tensorboard").glob("events*"))
@@ -78,19 +77,23 @@ def test_minutes_and_the_same_command_again_and_a_model_in_the_end(settings, tmp
     assert {"psnr", "normal_error_deg", "silhouette_iou"} <= set(validated[1])
     loaded = load_model(model)
     assert loaded.family.name == "nova3d-mini"
-    average = read_tensors(checkpoints_in(output)[-1] / "average.safetensors")
+    ema = read_tensors(checkpoints_in(output)[-1] / "ema.safetensors")
     weights = dict(loaded.unet.named_parameters())
-    for name, value in average.items():
+    for name, value in ema.items():
         if name.startswith("unet."):
             assert torch.equal(weights[name.removeprefix("unet.")], value.half()), name
-    made = sample(loaded, objects(1)[0]["colour"][0] / 255, config=SampleConfig(steps=1))
-    assert made.images.shape == (2, 16, 64, 64, 3)
-    assert train(settings, "-o", output, "--export", model)[0] == 2  # it is there already
+    sampled = sample(loaded, objects(1)[0]["colour"][0] / 255, config=SampleConfig(steps=1))
+    assert sampled.images.shape == (2, 16, 64, 64, 3)
+    assert train(settings, "-o", output, "--export", model)[0] == 2  # it exists already
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends signals to one process")
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)], ids=["ctrl-c", "sigterm"]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, 0, id="sigterm", marks=pytest.mark.slow),
+    ],
 )
 def test_signals_end_a_run_with_a_checkpoint(settings, tmp_path, number, code):
     words = command(settings, "-o", tmp_path / "run", "--steps", 100_000)
@@ -108,15 +111,15 @@ def test_signals_end_a_run_with_a_checkpoint(settings, tmp_path, number, code):
             break
         time.sleep(0.05)
     process.send_signal(number)
-    said, complained = process.communicate(timeout=120)
-    assert process.returncode == code, complained
-    assert "Traceback" not in complained
-    assert "is kept in" in said
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    assert "is kept in" in stdout
     step = int(checkpoints_in(tmp_path / "run")[-1].name.removeprefix("step-"))
-    assert f"step {step} of 100000" in said
+    assert f"step {step} of 100000" in stdout
 
 
-def test_mistakes_are_told_in_one_line(settings, tmp_path):
+def test_reports_bad_settings_in_one_line(settings, tmp_path):
     broken = tmp_path / "broken.json"
     broken.write_text("{")
     wrong = tmp_path / "wrong.json"
@@ -125,7 +128,7 @@ def test_mistakes_are_told_in_one_line(settings, tmp_path):
     for name, expected in (
         ("maxi", "training settings 'maxi' are unknown. Name one of mini, nova3d"),
         (broken, "broken.json is not valid JSON"),
-        (wrong, "settings.optimiser.learning_rat is unknown. Known are method, steps"),
+        (wrong, "settings.optimiser.learning_rat is unknown. Use one of name, steps"),
         (absent, "absent.json cannot be read: No such file"),
     ):
         with pytest.raises(InputError) as caught:
@@ -133,7 +136,7 @@ def test_mistakes_are_told_in_one_line(settings, tmp_path):
         assert expected in str(caught.value)
 
 
-def test_toml_reads_as_json_does(tmp_path):
+def test_reads_toml(tmp_path):
     path = tmp_path / "small.toml"
     path.write_text(
         'family = "nova3d-mini"\n[optimiser]\nsteps = 7\nbetas = [0.8, 0.9]\n'
@@ -144,34 +147,34 @@ def test_toml_reads_as_json_does(tmp_path):
     assert [(stage.start, stage.mean, stage.std) for stage in config.noise] == [(0.0, 1.0, 2.0)]
 
 
-def test_settings_written_beside_a_run_read_back_the_same(settings):
+def test_written_settings_read_back_the_same(settings):
     again = read_train_config(str(settings))
     assert json.loads(settings.read_text()) == json.loads(json.dumps(asdict(again)))
     for name in preset_names():
         assert read_train_config(name).family in ("nova3d", "nova3d-mini")
 
 
-def test_the_papers_recipe_is_the_shipped_one():
+def test_shipped_nova3d_settings_are_the_papers():
     config = read_train_config("nova3d")
     optimiser = config.optimiser
-    assert (optimiser.batch, optimiser.learning_rate, optimiser.steps) == (176, 2e-5, 30_000)
+    assert (optimiser.batch_size, optimiser.learning_rate, optimiser.steps) == (176, 2e-5, 30_000)
     assert optimiser.ema_decay == 0.9999
     assert config.data.size_px == 256
     assert [(s.mean, s.std) for s in config.noise] == [(1.0, 1.6), (1.8, 1.6), (2.2, 1.8), (2.5, 2)]
     assert [round(s.start * 30_000) for s in config.noise] == [0, 8000, 16_000, 24_000]
 
 
-def test_a_model_is_taken_out_of_a_run_that_may_still_go_on(tmp_path, capsys):
+def test_exports_an_unfinished_run(tmp_path, capsys):
     run(of(SMALL, optimiser__steps=2), tmp_path / "run", minutes=0.0)  # one of two steps
     path = tmp_path / "small.safetensors"
     Export(tmp_path / "run", path, "float32", json=True).run(SILENT)
-    told = json.loads(capsys.readouterr().out)
-    assert (told["step"], told["bytes"]) == (1, path.stat().st_size)
-    average = read_tensors(checkpoints_in(tmp_path / "run")[-1] / "average.safetensors")
+    result = json.loads(capsys.readouterr().out)
+    assert (result["step"], result["bytes"]) == (1, path.stat().st_size)
+    ema = read_tensors(checkpoints_in(tmp_path / "run")[-1] / "ema.safetensors")
     weights = load_model(path).unet.state_dict()
-    assert torch.equal(weights["out.2.weight"], average["unet.out.2.weight"])
-    held = read_header(path).metadata
-    note = json.loads(json.loads(held[METADATA_KEY])["note"])
+    assert torch.equal(weights["out.2.weight"], ema["unet.out.2.weight"])
+    metadata = read_header(path).metadata
+    note = json.loads(json.loads(metadata[METADATA_KEY])["note"])
     assert note["trained"]["steps"] == 1
     assert note["settings"]["optimiser"]["steps"] == 2
     with pytest.raises(InputError, match="already exists"):

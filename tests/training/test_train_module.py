@@ -1,4 +1,4 @@
-"""What is trained: starts as the identity, and every weight that is trained has a gradient."""
+"""The module to train: identity at initialisation, a gradient for every trained weight."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ FAMILY = FAMILIES["nova3d-mini"]
 CPU = torch.device("cpu")
 
 
-def losses(trainee, config=SMALL):
+def losses(module, config=SMALL):
     batch = collate_images(objects(2), VIEWS, SIZE)
     randomness = draw_step_randomness(0, 0, range(2), (2, VIEWS, 48, 4, 4), SIZE)
-    return Objective(config, trainee, trainee, CPU).losses(batch, randomness, 0)[0]
+    return Objective(config, module, module, CPU).losses(batch, randomness, 0)[0]
 
 
-def test_a_fresh_network_answers_nothing_and_costs_what_nothing_costs():
-    trainee = init_train_module(SMALL.network, FAMILY, 0)
+def test_initial_network_outputs_zero():
+    module = init_train_module(SMALL.network, FAMILY, 0)
     x = torch.randn(2, 1, VIEWS, 96, 4, 4)
-    told = (torch.zeros(1), torch.zeros(1, 3, SIZE, SIZE), torch.ones(1))
-    answer = trainee(x, *told, torch.zeros(1, VIEWS, 256), torch.zeros(2, 1, VIEWS, 10))
-    assert answer.shape == (2, 1, VIEWS, 48, 4, 4)
-    assert float(answer.detach().abs().max()) == 0.0
+    inputs = (torch.zeros(1), torch.zeros(1, 3, SIZE, SIZE), torch.ones(1))
+    output = module(x, *inputs, torch.zeros(1, VIEWS, 256), torch.zeros(2, 1, VIEWS, 10))
+    assert output.shape == (2, 1, VIEWS, 48, 4, 4)
+    assert float(output.detach().abs().max()) == 0.0
 
 
-def test_seeds_repeat_and_differ():
+def test_weights_depend_on_the_seed_only():
     def weights(seed):
         return init_train_module(SMALL.network, FAMILY, seed).state_dict()
 
@@ -48,45 +48,45 @@ def test_seeds_repeat_and_differ():
 
 
 @pytest.mark.parametrize("alignment", ["gta", "spatial", "none"])
-def test_every_trained_weight_has_a_gradient_and_only_idle_ones_are_frozen(alignment):
+def test_every_trained_weight_has_a_gradient_and_only_unused_ones_are_frozen(alignment):
     unet = replace(SMALL.network.unet, alignment=alignment)
     config = of(SMALL, network__unet=unet, conditioning__dropout=0.0)
-    trainee = init_train_module(config.network, FAMILY, 0)
+    module = init_train_module(config.network, FAMILY, 0)
     generator = torch.Generator().manual_seed(1)
-    for weight in trainee.parameters():  # off the start, where zeros hold gradients back
+    for weight in module.parameters():  # zeros of the initialisation would block gradients
         weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
-    losses(trainee, config).mean().backward()
-    for name, weight in trainee.named_parameters():
-        idle = any(part in f".{name}" for part in UNUSED_LAYERS)
-        assert weight.requires_grad == (not idle), name
-        if not idle:
+    losses(module, config).mean().backward()
+    for name, weight in module.named_parameters():
+        unused = any(part in f".{name}" for part in UNUSED_LAYERS)
+        assert weight.requires_grad == (not unused), name
+        if not unused:
             assert weight.grad is not None and bool((weight.grad != 0).any()), name
 
 
-def test_idle_weights_truly_do_nothing():
-    trainee = init_train_module(SMALL.network, FAMILY, 0)
+def test_unused_weights_have_no_effect():
+    module = init_train_module(SMALL.network, FAMILY, 0)
     generator = torch.Generator().manual_seed(1)
-    for weight in trainee.parameters():
+    for weight in module.parameters():
         weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
-    before = losses(trainee)
-    for weight in trainee.parameters():
+    before = losses(module)
+    for weight in module.parameters():
         if not weight.requires_grad:
             weight.data.normal_(generator=generator)
-    assert torch.equal(losses(trainee), before)
+    assert torch.equal(losses(module), before)
 
 
-def test_checkpointing_changes_memory_not_gradients():
+def test_gradient_checkpointing_keeps_gradients():
     gradients = []
-    for gradient_checkpointing in (False, True):
-        trainee = init_train_module(of(SMALL, network__residual_init_scale=0.5).network, FAMILY, 0)
-        trainee.unet.out[2].weight.data.normal_(generator=torch.Generator().manual_seed(0))
-        trainee.unet.gradient_checkpointing = gradient_checkpointing
-        losses(trainee).mean().backward()
-        gradients.append([w.grad for w in trainee.parameters() if w.requires_grad])
+    for enabled in (False, True):
+        module = init_train_module(of(SMALL, network__residual_init_scale=0.5).network, FAMILY, 0)
+        module.unet.out[2].weight.data.normal_(generator=torch.Generator().manual_seed(0))
+        module.unet.gradient_checkpointing = enabled
+        losses(module).mean().backward()
+        gradients.append([w.grad for w in module.parameters() if w.requires_grad])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_parts_that_do_not_belong_together_are_refused():
+def test_rejects_incompatible_parts():
     unet = replace(SMALL.network.unet, in_channels=8)
-    with pytest.raises(InputError, match="channels_in = 8"):
+    with pytest.raises(InputError, match="in_channels = 8"):
         init_train_module(replace(SMALL.network, unet=unet), FAMILY, 0)

@@ -1,4 +1,4 @@
-"""What goes wrong in a run: numbers that are not finite, a full disk, Ctrl-C while saving."""
+"""Failures during a run: non-finite losses, a full disk, Ctrl-C while saving."""
 
 from __future__ import annotations
 
@@ -16,46 +16,45 @@ from nova3d_core.training import checkpoint
 from nova3d_core.training.checkpoint import checkpoints_in, read_state
 from nova3d_core.training.objective import Objective
 
-from .parts import SMALL, assert_equal, of, run, state
-from .test_resume import log_of, stopped_after
+from .parts import SMALL, assert_equal, cancel_after, log_of, of, run, state
 
 ROOT = __file__.rsplit("/tests/", 1)[0]
 
 
-def spoil(monkeypatch, where, value=float("nan")):
-    """Makes the loss of some steps not finite."""
-    plain = Objective.losses
+def spoil_losses(monkeypatch, steps, value=float("nan")):
+    """Makes the loss of some steps non-finite."""
+    original = Objective.losses
 
     def losses(self, batch, randomness, step):
-        found, sigmas = plain(self, batch, randomness, step)
-        return (found * value if step in where else found), sigmas
+        found, sigmas = original(self, batch, randomness, step)
+        return (found * value if step in steps else found), sigmas
 
     monkeypatch.setattr(Objective, "losses", losses)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_bad_step_changes_nothing_and_is_counted(tmp_path, monkeypatch, value):
+def test_step_with_non_finite_loss_is_skipped_and_counted(tmp_path, monkeypatch, value):
     config = of(SMALL, optimiser__steps=3)
     before = run(config, tmp_path / "good")
-    spoil(monkeypatch, {3}, value)
+    spoil_losses(monkeypatch, {3}, value)
     longer = of(SMALL, optimiser__steps=4, run__checkpoint_steps=3)
     after = run(longer, tmp_path / "bad")
-    assert after.place.skipped == 1
-    assert after.place.step == 4
+    assert after.progress.skipped == 1
+    assert after.progress.step == 4
     assert after.ema.updates == 3
     assert_equal(state(after), state(before))
     events = [line for line in log_of(tmp_path / "bad") if line["event"] == "skipped"]
     assert [(line["step"], line["skipped"]) for line in events] == [(4, 1)]
 
 
-def test_a_gradient_that_is_not_finite_is_a_bad_step_too(tmp_path, monkeypatch):
+def test_step_with_non_finite_gradient_is_skipped(tmp_path, monkeypatch):
     from nova3d_core.training import runs
 
-    plain = runs.build_train_module
+    original = runs.build_train_module
 
     def poisoned(config, progress):
-        trainee = plain(config, progress)
-        weight = trainee.unet.out[2].bias
+        module = original(config, progress)
+        weight = module.unet.out[2].bias
         calls = [0]
 
         def grad(found):
@@ -63,22 +62,22 @@ def test_a_gradient_that_is_not_finite_is_a_bad_step_too(tmp_path, monkeypatch):
             return found * float("inf") if calls[0] == 2 else found
 
         weight.register_hook(grad)
-        return trainee
+        return module
 
     monkeypatch.setattr(runs, "build_train_module", poisoned)
-    outcome = run(of(SMALL, optimiser__steps=4), tmp_path)
-    assert outcome.place.skipped == 1
-    assert outcome.ema.updates == 3
-    assert all(bool(torch.isfinite(value).all()) for value in state(outcome).values())
+    result = run(of(SMALL, optimiser__steps=4), tmp_path)
+    assert result.progress.skipped == 1
+    assert result.ema.updates == 3
+    assert all(bool(torch.isfinite(value).all()) for value in state(result).values())
 
 
-def test_good_steps_between_bad_ones_let_the_run_go_on(tmp_path, monkeypatch):
-    spoil(monkeypatch, {0, 1, 3, 4})
-    outcome = run(of(SMALL, optimiser__steps=6, run__max_consecutive_skips=3), tmp_path)
-    assert (outcome.reason, outcome.place.skipped) == ("finished", 4)
+def test_run_continues_if_skips_are_not_consecutive(tmp_path, monkeypatch):
+    spoil_losses(monkeypatch, {0, 1, 3, 4})
+    result = run(of(SMALL, optimiser__steps=6, run__max_consecutive_skips=3), tmp_path)
+    assert (result.reason, result.progress.skipped) == ("finished", 4)
 
 
-def test_too_many_bad_steps_in_a_row_end_the_run_and_keep_the_last_good_checkpoint(
+def test_too_many_consecutive_skips_end_the_run_and_keep_the_last_good_checkpoint(
     tmp_path, monkeypatch
 ):
     config = of(
@@ -89,25 +88,26 @@ def test_too_many_bad_steps_in_a_row_end_the_run_and_keep_the_last_good_checkpoi
         run__max_checkpoints=1,
     )
     with monkeypatch.context() as patch:
-        spoil(patch, set(range(3, 100)))
-        with pytest.raises(StageError, match=r"5 steps in a row .* step 8") as caught:
+        spoil_losses(patch, set(range(3, 100)))
+        with pytest.raises(StageError, match=r"5 consecutive steps .* step 8") as caught:
             run(config, tmp_path)
     assert "last checkpoint is kept" in str(caught.value)
     assert [path.name for path in checkpoints_in(tmp_path)] == ["step-00000003"]
     kept = read_state(checkpoints_in(tmp_path)[-1])
-    assert (kept.place.skipped, kept.place.consecutive_skips) == (0, 0)
+    assert (kept.progress.skipped, kept.progress.consecutive_skips) == (0, 0)
     lower = of(config, optimiser__steps=4, optimiser__learning_rate=1e-4)
     assert run(lower, tmp_path, accept_changes=True).reason == "finished"
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_while_saving_leaves_whole_checkpoints(tmp_path, monkeypatch, times):
+def test_ctrl_c_while_saving_leaves_complete_checkpoints(
+    tmp_path, monkeypatch, uninterrupted, times
+):
     config = of(SMALL, run__checkpoint_steps=2)
-    unbroken = run(config, tmp_path / "unbroken")
-    plain, calls = checkpoint.write_tensors, [0]
+    original, calls = checkpoint.write_tensors, [0]
 
     def interrupted(path, tensors):
-        plain(path, tensors)
+        original(path, tensors)
         calls[0] += 1
         if calls[0] == 5:  # the second file of the second checkpoint
             for _ in range(times):
@@ -122,11 +122,11 @@ def test_ctrl_c_while_saving_leaves_whole_checkpoints(tmp_path, monkeypatch, tim
     names = ["step-00000002", "step-00000004"][: 2 if times == 1 else 1]
     assert [path.name for path in checkpoints_in(tmp_path / "a")] == names
     assert sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir()) == names
-    monkeypatch.setattr(checkpoint, "write_tensors", plain)
-    assert_equal(state(run(config, tmp_path / "a")), state(unbroken))
+    monkeypatch.setattr(checkpoint, "write_tensors", original)
+    assert_equal(state(run(config, tmp_path / "a")), uninterrupted)
 
 
-def test_the_users_handlers_are_back_after_a_run(tmp_path):
+def test_restores_signal_handlers(tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     run(of(SMALL, optimiser__steps=1), tmp_path)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
@@ -138,9 +138,9 @@ from pathlib import Path
 from nova3d_core.training import checkpoint
 from tests.training.parts import SMALL, of, run
 
-plain, calls = checkpoint.write_tensors, [0]
+original, calls = checkpoint.write_tensors, [0]
 def killed(path, tensors):
-    plain(path, tensors)
+    original(path, tensors)
     calls[0] += 1
     if calls[0] == 5:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -149,18 +149,18 @@ run(of(SMALL, run__checkpoint_steps=2), Path(sys.argv[1]))
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
-def test_a_process_killed_while_saving_leaves_the_checkpoint_before(tmp_path):
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_process_killed_while_saving_leaves_the_previous_checkpoint(tmp_path, uninterrupted):
     words = [sys.executable, "-c", KILLED, str(tmp_path / "a")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, check=False, timeout=240)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert [path.name for path in checkpoints_in(tmp_path / "a")] == ["step-00000002"]
     assert (
         len(list((tmp_path / "a" / "checkpoints").iterdir())) == 3
-    )  # and the half one with its lock
+    )  # and the incomplete one with its lock
     config = of(SMALL, run__checkpoint_steps=2)
     resumed = run(config, tmp_path / "a")
-    assert_equal(state(resumed), state(run(config, tmp_path / "b")))
+    assert_equal(state(resumed), uninterrupted)
     names = sorted(path.name for path in (tmp_path / "a" / "checkpoints").iterdir())
     assert names == ["step-00000004", "step-00000006"]
 
@@ -179,36 +179,36 @@ except InputError as error:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on file sizes to set")
-def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_until_its_end(tmp_path):
-    config = of(SMALL, run__checkpoint_steps=2, optimiser__steps=6)
-    run(config, tmp_path / "a", progress=stopped_after(2))  # noticed a step later
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on file sizes")
+def test_full_disk_keeps_the_last_checkpoint_and_the_run_continues(tmp_path, uninterrupted):
+    config = of(SMALL, run__checkpoint_steps=2)
+    run(config, tmp_path / "a", progress=cancel_after(2))  # takes effect one step later
     words = [sys.executable, "-c", FULL, str(tmp_path / "a")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=240)
-    said = json.loads(done.stdout)
-    assert "step-00000006 could not be written: no space left" in said
+    message = json.loads(done.stdout)
+    assert "step-00000006 could not be written: no space left" in message
     assert [path.name for path in checkpoints_in(tmp_path / "a")] == [
         "step-00000002",
         "step-00000003",
     ]
     names = {path.name for path in (tmp_path / "a" / "checkpoints").iterdir()}
     assert names == {"step-00000002", "step-00000003"}
-    failed = [line for line in log_of(tmp_path / "a") if line["event"] == "not kept"]
+    failed = [line for line in log_of(tmp_path / "a") if line["event"] == "checkpoint_failed"]
     assert [line["step"] for line in failed] == [4, 6]
     assert "no space left" in failed[0]["reason"]
-    assert_equal(state(run(config, tmp_path / "a")), state(run(config, tmp_path / "b")))
+    assert_equal(state(run(config, tmp_path / "a")), uninterrupted)
 
 
-def test_an_unwritable_place_is_refused_before_anything_is_built(tmp_path):
+def test_rejects_an_unwritable_output_early(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         run(SMALL, tmp_path / "file" / "run")
 
 
-def test_a_batch_that_cannot_be_dealt_out_and_a_run_without_shards_are_refused(tmp_path):
+def test_rejects_an_uneven_batch_and_missing_shards(tmp_path):
     from nova3d_core.training.data.object_sources import batch_size_per_process, make_object_stream
 
-    with pytest.raises(InputError, match="3 objects cannot be dealt out evenly to 2"):
+    with pytest.raises(InputError, match="3 objects cannot be split evenly over 2"):
         batch_size_per_process(of(SMALL, optimiser__batch_size=3), 2)
     with pytest.raises(InputError, match="name no shards"):
         make_object_stream(of(SMALL, data__source="shards"), 0, 1)

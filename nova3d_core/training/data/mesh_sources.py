@@ -13,8 +13,8 @@ import torch
 from ...conventions import UP_AXES, UpAxis
 from ...errors import InputError
 from ...mesh import Mesh
-from ..procedural import cells_for, procedural_object
-from ..procedural.builder import turned
+from ..procedural import grid_cells, procedural_object
+from ..procedural.builder import euler_rotation
 from .config import DatasetConfig
 from .render import is_closed, render_object
 from .stream import object_seed
@@ -39,7 +39,7 @@ class ProceduralObjects:
     def item(self, number: int, config: DatasetConfig) -> Item:
         """Generates and renders one object."""
         seed = object_seed(config.seed, number)
-        mesh = procedural_object(seed, cells=cells_for(config.image.size_px))
+        mesh = procedural_object(seed, cells=grid_cells(config.image.size_px))
         images = render_object(mesh, config=config.image, closed=True)
         metadata = {"source": "procedural", "seed": seed, "faces": len(mesh.faces), "notes": []}
         return f"procedural-{seed}", images, metadata
@@ -74,7 +74,7 @@ class MeshList:
         mesh = _read(path, config, up_axis)
         yaw_deg = float(np.random.default_rng((config.seed, index, yaw)).uniform(0, 360))
         matrix = torch.eye(4)
-        matrix[:3, :3] = torch.from_numpy(turned(y_deg=yaw_deg)).float()
+        matrix[:3, :3] = torch.from_numpy(euler_rotation(y_deg=yaw_deg)).float()
         mesh = mesh.transformed(matrix).normalised()
         notes = [GREY_NOTE] if mesh.texture is None and mesh.vertex_colours is None else []
         closed = is_closed(mesh)

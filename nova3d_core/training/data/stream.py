@@ -68,7 +68,7 @@ class ObjectStream(ABC):
         """
         if self.world_size > 1 and self._taken % self.batch_size:
             raise InputError(
-                f"{self._taken} objects were taken, which is no whole number of batches of "
+                f"{self._taken} objects were taken, not a multiple of the batch size "
                 f"{self.batch_size}.",
                 "With several ranks the position is defined between batches only.",
             )
@@ -125,11 +125,11 @@ class ProceduralDataset(ObjectStream):
 
     def fetch(self, number: int) -> dict[str, Any]:
         """Colour, normal (V, H, W, 3) uint8, mask (V, H, W) uint8, angles (V,), key."""
-        from ..procedural import cells_for, procedural_object
+        from ..procedural import grid_cells, procedural_object
         from .render import render_object
 
         seed = object_seed(self.seed, number)
-        mesh = procedural_object(seed, self.kind, cells_for(self.size_px))
+        mesh = procedural_object(seed, self.kind, grid_cells(self.size_px))
         images = render_object(mesh, self.size_px, self.views, closed=True)
         return {**images, "key": f"procedural-{seed}"}
 

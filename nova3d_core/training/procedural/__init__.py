@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .catalog import KINDS, cells_for, procedural_object
+from .catalog import KINDS, grid_cells, procedural_object
 
-__all__ = ["KINDS", "cells_for", "procedural_object"]
+__all__ = ["KINDS", "grid_cells", "procedural_object"]

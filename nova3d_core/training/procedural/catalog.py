@@ -10,7 +10,7 @@ import torch
 from ...checks import check_choice
 from ...mesh import Mesh
 from . import abstract, animals, buildings, creatures, vehicles, vessels
-from .builder import Builder, turned
+from .builder import Builder, euler_rotation
 from .surface import closed_mesh
 
 Maker = Callable[[Builder], None]
@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[Maker, float, float]] = {
 """By name: the maker, how often it is chosen, and how far its front may be turned aside, in
 degrees: long animals and vehicles are seldom imaged from straight ahead."""
 
-CELLS, MOST_CELLS = 56, 160
+CELLS, MAX_CELLS = 56, 160
 """Of the grid along an object's longest side: about 1.4 a pixel of an image of 64 pixels. More are
 taken for larger images, up to what takes a second."""
 
@@ -59,7 +59,7 @@ def procedural_object(seed: int, kind: str | None = None, cells: int = CELLS) ->
         seed: any whole number from 0; the same one gives the same mesh, bit for bit, on one
             machine.
         kind: one of `KINDS`; chosen by the seed if None.
-        cells: fineness; see `cells_for`.
+        cells: fineness; see `grid_cells`.
 
     Returns:
         A closed mesh, upright, its front towards +Z, centred, its longest side 1, with vertex
@@ -76,16 +76,16 @@ def procedural_object(seed: int, kind: str | None = None, cells: int = CELLS) ->
     builder = Builder(rng)
     maker(builder)
     mesh = closed_mesh(builder.parts, cells)
-    turn = torch.eye(4)
+    rotation = torch.eye(4)
     if aside:
         angle = _turn_deg(rng, aside)
-        turn[:3, :3] = torch.from_numpy(turned(y_deg=angle)).float()
-    return mesh.transformed(turn).normalised()
+        rotation[:3, :3] = torch.from_numpy(euler_rotation(y_deg=angle)).float()
+    return mesh.transformed(rotation).normalised()
 
 
-def cells_for(size_px: int) -> int:
+def grid_cells(size_px: int) -> int:
     """The fineness that images of a size deserve."""
-    return min(max(CELLS, CELLS * size_px // 64), MOST_CELLS)
+    return min(max(CELLS, CELLS * size_px // 64), MAX_CELLS)
 
 
 def _turn_deg(rng: np.random.Generator, aside: float) -> float:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy import ndarray
 
-TABLE = 64
+TABLE_SIZE = 64
 """Cells along a side of a flat outline's distance table."""
 
 
@@ -22,7 +22,7 @@ class Shape(Protocol):
     """A solid around its origin."""
 
     @property
-    def half(self) -> tuple[float, float, float]:
+    def half_extents(self) -> tuple[float, float, float]:
         """Half the sides of the box around it, centred on the origin."""
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
@@ -36,7 +36,7 @@ class Ellipsoid:
     radii: tuple[float, float, float]
 
     @property
-    def half(self) -> tuple[float, float, float]:
+    def half_extents(self) -> tuple[float, float, float]:
         return self.radii
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
@@ -53,97 +53,106 @@ class Ellipsoid:
 class Box:
     """A box along the axes with rounded edges."""
 
-    half: tuple[float, float, float]
-    edge: float = 0.0
+    half_extents: tuple[float, float, float]
+    rounding: float = 0.0
     """Radius of the edges."""
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
-        edge = np.float32(min(self.edge, *self.half))
+        rounding = np.float32(min(self.rounding, *self.half_extents))
         over = [
-            np.abs(at) - np.float32(h) + edge for at, h in zip((x, y, z), self.half, strict=True)
+            np.abs(at) - np.float32(h) + rounding
+            for at, h in zip((x, y, z), self.half_extents, strict=True)
         ]
         beyond = sum(np.square(np.maximum(each, 0)) for each in over)
         deepest = np.maximum(np.maximum(over[0], over[1]), over[2])
-        return np.sqrt(beyond) + np.minimum(deepest, 0) - edge
+        return np.sqrt(beyond) + np.minimum(deepest, 0) - rounding
 
 
 @dataclass(frozen=True)
-class Limb:
+class Capsule:
     """A round stick along Y, centred, that changes its radius on the way."""
 
     length: float
     """Between the centres of its round ends."""
-    low: float
+    bottom_radius: float
     """Radius at -Y."""
-    high: float
+    top_radius: float
     """Radius at +Y."""
 
     @property
-    def half(self) -> tuple[float, float, float]:
-        thick = max(self.low, self.high)
+    def half_extents(self) -> tuple[float, float, float]:
+        thick = max(self.bottom_radius, self.top_radius)
         return thick, self.length / 2 + thick, thick
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
         long = np.float32(self.length)
         up = np.clip(y + long / 2, 0, long)
-        radius = np.float32(self.low) + np.float32((self.high - self.low) / self.length) * up
+        radius = (
+            np.float32(self.bottom_radius)
+            + np.float32((self.top_radius - self.bottom_radius) / self.length) * up
+        )
         return np.sqrt(np.square(x) + np.square(z) + np.square(y + long / 2 - up)) - radius
 
 
 @dataclass(frozen=True)
-class Drum:
+class Frustum:
     """A cylinder or a cut-off cone around Y with rounded edges."""
 
     height: float
-    low: float
+    bottom_radius: float
     """Radius at the bottom."""
-    high: float
+    top_radius: float
     """Radius at the top."""
-    edge: float = 0.0
+    rounding: float = 0.0
 
     @property
-    def half(self) -> tuple[float, float, float]:
-        thick = max(self.low, self.high)
+    def half_extents(self) -> tuple[float, float, float]:
+        thick = max(self.bottom_radius, self.top_radius)
         return thick, self.height / 2, thick
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
-        edge = np.float32(min(self.edge, self.height / 2, max(self.low, self.high)))
-        share = np.clip(y / np.float32(self.height) + np.float32(0.5), 0, 1)
-        radius = np.float32(self.low) + np.float32(self.high - self.low) * share
-        slant = self.height / np.hypot(self.height, self.high - self.low)
-        out = (np.sqrt(np.square(x) + np.square(z)) - radius) * np.float32(slant) + edge
-        up = np.abs(y) - np.float32(self.height / 2) + edge
+        rounding = np.float32(
+            min(self.rounding, self.height / 2, max(self.bottom_radius, self.top_radius))
+        )
+        fraction = np.clip(y / np.float32(self.height) + np.float32(0.5), 0, 1)
+        radius = (
+            np.float32(self.bottom_radius)
+            + np.float32(self.top_radius - self.bottom_radius) * fraction
+        )
+        slant = self.height / np.hypot(self.height, self.top_radius - self.bottom_radius)
+        out = (np.sqrt(np.square(x) + np.square(z)) - radius) * np.float32(slant) + rounding
+        up = np.abs(y) - np.float32(self.height / 2) + rounding
         beyond = np.sqrt(np.square(np.maximum(out, 0)) + np.square(np.maximum(up, 0)))
-        return beyond + np.minimum(np.maximum(out, up), 0) - edge
+        return beyond + np.minimum(np.maximum(out, up), 0) - rounding
 
 
 @dataclass(frozen=True)
-class Ring:
+class Torus:
     """A torus around Y."""
 
     radius: float
     """From the centre to the middle of the tube."""
-    tube: float
+    tube_radius: float
 
     @property
-    def half(self) -> tuple[float, float, float]:
-        wide = self.radius + self.tube
-        return wide, self.tube, wide
+    def half_extents(self) -> tuple[float, float, float]:
+        wide = self.radius + self.tube_radius
+        return wide, self.tube_radius, wide
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
         out = np.sqrt(np.square(x) + np.square(z)) - np.float32(self.radius)
-        return np.sqrt(np.square(out) + np.square(y)) - np.float32(self.tube)
+        return np.sqrt(np.square(out) + np.square(y)) - np.float32(self.tube_radius)
 
 
 @dataclass(frozen=True)
-class Outline:
+class Polygon:
     """A closed polygon in a plane."""
 
     corners: tuple[tuple[float, float], ...]
     """Any order of turning; it must not cross itself."""
 
     @cached_property
-    def reach(self) -> tuple[float, float]:
+    def half_extents(self) -> tuple[float, float]:
         """The largest |x| and |y| of its corners."""
         wide, high = np.abs(np.asarray(self.corners)).max(axis=0)
         return float(wide), float(high)
@@ -151,63 +160,63 @@ class Outline:
     @cached_property
     def _table(self) -> tuple[ndarray, ndarray, ndarray]:
         """Signed distances (TABLE, TABLE) around the polygon, their origin, and cells per unit."""
-        wide, high = self.reach
+        wide, high = self.half_extents
         margin = 0.35 * max(wide, high)
         low = np.array([-wide - margin, -high - margin])
-        steps = np.array([2 * (wide + margin), 2 * (high + margin)]) / (TABLE - 1)
-        x = (low[0] + steps[0] * np.arange(TABLE))[:, None]
-        y = (low[1] + steps[1] * np.arange(TABLE))[None]
+        steps = np.array([2 * (wide + margin), 2 * (high + margin)]) / (TABLE_SIZE - 1)
+        x = (low[0] + steps[0] * np.arange(TABLE_SIZE))[:, None]
+        y = (low[1] + steps[1] * np.arange(TABLE_SIZE))[None]
         table = polygon_distance(np.asarray(self.corners), x, y).astype(np.float32)
         return table, low.astype(np.float32), (1.0 / steps).astype(np.float32)
 
     def distance(self, x: ndarray, y: ndarray) -> ndarray:
         """Signed distance in the plane, read from the table between its points."""
         table, low, scale = self._table
-        u = np.clip((x - low[0]) * scale[0], 0, np.float32(TABLE - 1.001))
-        v = np.clip((y - low[1]) * scale[1], 0, np.float32(TABLE - 1.001))
+        u = np.clip((x - low[0]) * scale[0], 0, np.float32(TABLE_SIZE - 1.001))
+        v = np.clip((y - low[1]) * scale[1], 0, np.float32(TABLE_SIZE - 1.001))
         i, j = u.astype(np.int32), v.astype(np.int32)
         u, v, flat = u - i.astype(np.float32), v - j.astype(np.float32), table.reshape(-1)
-        at = i * TABLE + j
-        left = flat[at] * (1 - v) + flat[at + 1] * v
-        right = flat[at + TABLE] * (1 - v) + flat[at + TABLE + 1] * v
+        index = i * TABLE_SIZE + j
+        left = flat[index] * (1 - v) + flat[index + 1] * v
+        right = flat[index + TABLE_SIZE] * (1 - v) + flat[index + TABLE_SIZE + 1] * v
         return left * (1 - u) + right * u
 
 
 @dataclass(frozen=True)
-class Plate:
+class Extrusion:
     """An outline in the XY plane with thickness along Z and rounded edges."""
 
-    outline: Outline
+    polygon: Polygon
     depth: float
     """Half the thickness."""
-    edge: float = 0.0
+    rounding: float = 0.0
 
     @property
-    def half(self) -> tuple[float, float, float]:
-        return *self.outline.reach, self.depth
+    def half_extents(self) -> tuple[float, float, float]:
+        return *self.polygon.half_extents, self.depth
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
-        edge = np.float32(min(self.edge, self.depth))
-        flat = self.outline.distance(x, y) + edge
-        over = np.abs(z) - np.float32(self.depth) + edge
+        rounding = np.float32(min(self.rounding, self.depth))
+        flat = self.polygon.distance(x, y) + rounding
+        over = np.abs(z) - np.float32(self.depth) + rounding
         beyond = np.sqrt(np.square(np.maximum(flat, 0)) + np.square(np.maximum(over, 0)))
-        return beyond + np.minimum(np.maximum(flat, over), 0) - edge
+        return beyond + np.minimum(np.maximum(flat, over), 0) - rounding
 
 
 @dataclass(frozen=True)
 class Lathe:
     """An outline turned around Y; its X is the distance from the axis."""
 
-    outline: Outline
+    polygon: Polygon
     """Corners with X >= 0; the side on the axis is put a little beyond it by `lathe`."""
 
     @property
-    def half(self) -> tuple[float, float, float]:
-        wide, high = self.outline.reach
+    def half_extents(self) -> tuple[float, float, float]:
+        wide, high = self.polygon.half_extents
         return wide, high, wide
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
-        return self.outline.distance(np.sqrt(np.square(x) + np.square(z)), y)
+        return self.polygon.distance(np.sqrt(np.square(x) + np.square(z)), y)
 
 
 def lathe(radii: Sequence[float], heights: Sequence[float]) -> Lathe:
@@ -215,7 +224,7 @@ def lathe(radii: Sequence[float], heights: Sequence[float]) -> Lathe:
     middle = (heights[0] + heights[-1]) / 2
     rim = [(float(r), float(h - middle)) for r, h in zip(radii, heights, strict=True)]
     beyond = -0.2 * max(radii)  # past the axis, so that no distance is felt along it
-    return Lathe(Outline(((beyond, rim[0][1]), *rim, (beyond, rim[-1][1]))))
+    return Lathe(Polygon(((beyond, rim[0][1]), *rim, (beyond, rim[-1][1]))))
 
 
 def polygon_distance(corners: ndarray, x: ndarray, y: ndarray) -> ndarray:

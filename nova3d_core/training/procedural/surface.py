@@ -11,47 +11,47 @@ import torch
 from numpy import ndarray
 
 from ...mesh import Mesh
-from .color_patterns import Paint
+from .colour_patterns import ColourPattern
 from .shapes import Shape
 
-Role = Literal["add", "cut", "paint"]
-FAR = np.float32(1e3)
-PAD = 2
+Role = Literal["add", "subtract", "decal"]
+FAR_DISTANCE = np.float32(1e3)
+PADDING_CELLS = 2
 """Cells around a part that are worked out, and around the whole."""
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class SolidPart:
     """A solid somewhere in the world."""
 
     shape: Shape
-    paint: Paint | None
+    pattern: ColourPattern | None
     """Colours of its surface; None leaves those of what it cuts."""
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    turn: ndarray | None = None
+    rotation: ndarray | None = None
     """(3, 3) rotation from its own axes to the world's; None for none."""
     blend: float = 0.0
     """Radius of the soft seam to what was there before it."""
     role: Role = "add"
     """add: joined to what is there; cut: taken away from it; paint: only colours what is inside."""
 
-    def box(self) -> tuple[ndarray, ndarray]:
+    def bounds(self) -> tuple[ndarray, ndarray]:
         """Lowest and highest corner (3,) of the box around it in the world."""
-        half = np.asarray(self.shape.half, np.float64)
-        if self.turn is not None:
-            half = np.abs(self.turn) @ half
-        return np.asarray(self.centre) - half, np.asarray(self.centre) + half
+        half_extents = np.asarray(self.shape.half_extents, np.float64)
+        if self.rotation is not None:
+            half_extents = np.abs(self.rotation) @ half_extents
+        return np.asarray(self.centre) - half_extents, np.asarray(self.centre) + half_extents
 
-    def own(self, x: ndarray, y: ndarray, z: ndarray) -> tuple[ndarray, ndarray, ndarray]:
+    def to_local(self, x: ndarray, y: ndarray, z: ndarray) -> tuple[ndarray, ndarray, ndarray]:
         """World coordinates in its own axes; arrays that broadcast stay small where they can."""
         x, y, z = (at - np.float32(c) for at, c in zip((x, y, z), self.centre, strict=True))
-        if self.turn is None:
+        if self.rotation is None:
             return x, y, z
-        rows = np.float32(self.turn).T
+        rows = np.float32(self.rotation).T
         return tuple(row[0] * x + row[1] * y + row[2] * z for row in rows)
 
 
-def closed_mesh(parts: Sequence[Part], cells: int) -> Mesh:
+def closed_mesh(parts: Sequence[SolidPart], cells: int) -> Mesh:
     """The surface of all parts together: closed, with outward faces, vertex colours and normals.
 
     Args:
@@ -60,11 +60,11 @@ def closed_mesh(parts: Sequence[Part], cells: int) -> Mesh:
     """
     from skimage.measure import marching_cubes
 
-    boxes = [part.box() for part in parts if part.role == "add"]
+    boxes = [part.bounds() for part in parts if part.role == "add"]
     low = np.min([box[0] for box in boxes], axis=0)
     high = np.max([box[1] for box in boxes], axis=0)
     step = float((high - low).max()) / cells
-    margin = PAD * step + 0.25 * max(part.blend for part in parts)
+    margin = PADDING_CELLS * step + 0.25 * max(part.blend for part in parts)
     low = low - margin
     counts = np.ceil((high + margin - low) / step).astype(int) + 1
     axes = [np.float32(low[a] + step * np.arange(counts[a])) for a in range(3)]
@@ -85,14 +85,14 @@ def closed_mesh(parts: Sequence[Part], cells: int) -> Mesh:
     )
 
 
-def _field(parts: Sequence[Part], axes: list[ndarray], step: float) -> ndarray:
+def _field(parts: Sequence[SolidPart], axes: list[ndarray], step: float) -> ndarray:
     """Distances (X, Y, Z) on a grid; exact only near the surface. Its border lies outside."""
-    field = np.full([len(axis) for axis in axes], FAR)
+    field = np.full([len(axis) for axis in axes], FAR_DISTANCE)
     for part in parts:
-        if part.role == "paint":
+        if part.role == "decal":
             continue
-        low, high = part.box()
-        margin = PAD * step + part.blend
+        low, high = part.bounds()
+        margin = PADDING_CELLS * step + part.blend
         where = tuple(
             slice(
                 max(int(np.floor((low[a] - margin - axes[a][0]) / step)), 0),
@@ -100,22 +100,22 @@ def _field(parts: Sequence[Part], axes: list[ndarray], step: float) -> ndarray:
             )
             for a in range(3)
         )
-        local = field[where]
-        if local.size == 0:
+        block = field[where]
+        if block.size == 0:
             continue
-        places = np.ix_(*(axes[a][where[a]] for a in range(3)))  # (x, 1, 1), (1, y, 1), (1, 1, z)
-        distance = part.shape.distance(*part.own(*places))
-        if part.role == "cut":
-            local[...] = -_soft_minimum(-local, distance, part.blend)
+        points = np.ix_(*(axes[a][where[a]] for a in range(3)))  # (x, 1, 1), (1, y, 1), (1, 1, z)
+        distance = part.shape.distance(*part.to_local(*points))
+        if part.role == "subtract":
+            block[...] = -_smooth_minimum(-block, distance, part.blend)
         else:
-            local[...] = _soft_minimum(local, distance, part.blend)
+            block[...] = _smooth_minimum(block, distance, part.blend)
     for axis in range(3):  # what a rounding error put there
         border = field.swapaxes(0, axis)[[0, -1]]
         field.swapaxes(0, axis)[[0, -1]] = np.maximum(border, np.float32(step * 0.5))
     return field
 
 
-def _soft_minimum(first: ndarray, second: ndarray, radius: float) -> ndarray:
+def _smooth_minimum(first: ndarray, second: ndarray, radius: float) -> ndarray:
     """The lesser of two distances, rounded off where they differ by less than `radius`."""
     least = np.minimum(first, second)
     if radius <= 0:
@@ -124,29 +124,31 @@ def _soft_minimum(first: ndarray, second: ndarray, radius: float) -> ndarray:
     return least - np.square(near) * np.float32(0.25 / radius)
 
 
-def vertex_colours(parts: Sequence[Part], vertices: ndarray, step: float) -> ndarray:
+def vertex_colours(parts: Sequence[SolidPart], vertices: ndarray, step: float) -> ndarray:
     """(N, 3) sRGB at vertices (N, 3): of the nearest part, then what is painted over it."""
     x, y, z = vertices.T.copy()
-    nearest = np.full(len(vertices), FAR)
+    nearest = np.full(len(vertices), FAR_DISTANCE)
     colours = np.full((len(vertices), 3), np.float32(0.5))
     for part in parts:
-        if part.paint is None:
+        if part.pattern is None:
             continue
-        own = part.own(x, y, z)
-        distance = part.shape.distance(*own)
-        if part.role == "paint":
-            share = np.clip(0.5 - distance / np.float32(step), 0, 1)
-        elif part.role == "cut":
-            share = (distance < np.float32(0.6 * step)).astype(np.float32)
+        local = part.to_local(x, y, z)
+        distance = part.shape.distance(*local)
+        if part.role == "decal":
+            fraction = np.clip(0.5 - distance / np.float32(step), 0, 1)
+        elif part.role == "subtract":
+            fraction = (distance < np.float32(0.6 * step)).astype(np.float32)
         else:
-            share = (distance < nearest).astype(np.float32)
+            fraction = (distance < nearest).astype(np.float32)
             nearest = np.minimum(nearest, distance)
-        touched = np.flatnonzero(share > 0)
+        touched = np.flatnonzero(fraction > 0)
         if len(touched) == 0:
             continue
-        places = np.stack([at[touched] for at in own], axis=1)
-        share = share[touched, None]
-        colours[touched] = colours[touched] * (1 - share) + part.paint.colours(places) * share
+        points = np.stack([axis[touched] for axis in local], axis=1)
+        fraction = fraction[touched, None]
+        colours[touched] = (
+            colours[touched] * (1 - fraction) + part.pattern.colours(points) * fraction
+        )
     return np.clip(colours, 0, 1)
 
 
