@@ -1,4 +1,4 @@
-"""From views to a textured mesh: what every result must be, on a solid with a known shape."""
+"""`fuse_views` on a solid with a known shape: geometry, texture, determinism, cancellation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig
 from nova3d_core.meshing.clean import is_closed_manifold
-from nova3d_core.meshing.config import MeshingConfig
+from nova3d_core.meshing.config import MeshingConfig, UnwrapConfig
 from nova3d_core.pipeline.config import FuseConfig
 from nova3d_core.pipeline.fuse import fuse_views
 from nova3d_core.pipeline.stages import FusionResult
@@ -20,12 +20,16 @@ from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
 from nova3d_core.texturing.config import BakeConfig
 
-SMALL = FuseConfig(
+HULL = FuseConfig(
     method="hull",
     hull=HullConfig(resolution=96),
     meshing=MeshingConfig(target_faces=4000),
     bake=BakeConfig(texture_px=512),
 )
+CHEAP_TEXTURE = {"unwrap": UnwrapConfig(method="box"), "bake": BakeConfig(texture_px=64)}
+"""For tests of the geometry alone."""
+HULL_GEOMETRY = replace(HULL, **CHEAP_TEXTURE)
+STAGES = ["carving", "meshing", "unwrapping", "baking"]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +41,27 @@ def l_views(l_solid):
 
 
 @pytest.fixture(scope="module")
-def fused(l_views) -> FusionResult:
-    return fuse_views(l_views, SMALL)
+def reported_stages() -> list[str]:
+    """Stage of each progress event of `fused`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def fused(l_views, reported_stages) -> FusionResult:
+    progress = Progress(lambda event: reported_stages.append(event.stage))
+    return fuse_views(l_views, HULL, progress)
+
+
+@pytest.fixture(scope="module")
+def fused_from_double(l_views) -> FusionResult:
+    """A second run on the same views, with cameras in double precision."""
+    cameras = l_views.cameras
+    double = replace(
+        cameras,
+        world_to_camera=cameras.world_to_camera.double(),
+        intrinsics=cameras.intrinsics.double(),
+    )
+    return fuse_views(replace(l_views, cameras=double), HULL)
 
 
 def test_result_is_closed_manifold_and_faces_outward(fused):
@@ -52,7 +75,7 @@ def test_result_is_closed_manifold_and_faces_outward(fused):
     assert cosine.median() > 0.9
 
 
-def test_the_hull_holds_the_l_and_little_more(fused, l_solid):
+def test_hull_encloses_the_solid_tightly(fused, l_solid):
     beyond = (fused.mesh.bounds - l_solid.bounds) * torch.tensor([[-1.0], [1.0]])
     assert beyond.min() > -0.005
     assert beyond.max() < 0.08  # perspective cones meet below the foot
@@ -60,7 +83,7 @@ def test_the_hull_holds_the_l_and_little_more(fused, l_solid):
     assert fused.mesh.welded().as_trimesh().volume == pytest.approx(true_volume, rel=0.25)
 
 
-def test_the_red_side_is_red_where_it_was(fused, l_solid):
+def test_colours_are_baked_onto_the_right_sides(fused, l_solid):
     camera = orbit_cameras(RigConfig(count=1, azimuth_start_deg=90.0, elevation_deg=0.0))
     truth, result = (render_views(mesh, camera).views for mesh in (l_solid, fused.mesh))
     red = (truth.colour[0, ..., 0] > 0.99) & (truth.colour[0, ..., 1] < 0.01)
@@ -75,73 +98,62 @@ def test_the_red_side_is_red_where_it_was(fused, l_solid):
 def test_orthographic_views_give_the_same_shape(l_solid):
     rig = RigConfig(kind="orthographic", width_px=192, height_px=192)
     views = render_views(l_solid, orbit_cameras(rig)).views
-    mesh = fuse_views(views, SMALL).mesh
+    mesh = fuse_views(views, HULL_GEOMETRY).mesh
     assert is_closed_manifold(mesh.welded())
     torch.testing.assert_close(mesh.bounds, l_solid.bounds, atol=0.05, rtol=0)
 
 
-def test_the_same_views_give_the_same_mesh_bit_for_bit(l_views, fused):
-    again = fuse_views(l_views, SMALL).mesh
+def test_equal_views_give_an_identical_mesh(fused, fused_from_double):
     for name in ("vertices", "faces", "uv", "texture"):
-        assert torch.equal(getattr(again, name), getattr(fused.mesh, name)), name
+        assert torch.equal(getattr(fused_from_double.mesh, name), getattr(fused.mesh, name)), name
 
 
-def test_masks_are_matted_from_white_where_there_are_none(l_views, fused):
-    bare = fuse_views(replace(l_views, masks=None), SMALL).mesh
+def test_accepts_cameras_in_double_precision(fused, fused_from_double):
+    assert torch.equal(fused_from_double.mesh.vertices, fused.mesh.vertices)
+
+
+def test_missing_masks_are_mattes_from_white(l_views, fused):
+    bare = fuse_views(replace(l_views, masks=None), HULL_GEOMETRY).mesh
     torch.testing.assert_close(bare.bounds, fused.mesh.bounds, atol=0.02, rtol=0)
 
 
-def test_every_stage_reports_and_is_timed(l_views):
-    stages = []
-    fused = fuse_views(l_views, SMALL, Progress(lambda event: stages.append(event.stage)))
-    assert list(dict.fromkeys(stages)) == ["carving", "meshing", "unwrapping", "baking"]
-    assert list(fused.seconds) == ["carving", "meshing", "unwrapping", "baking"]
+def test_every_stage_is_reported_and_timed(fused, reported_stages):
+    assert list(dict.fromkeys(reported_stages)) == STAGES
+    assert list(fused.seconds) == STAGES
 
 
-@pytest.mark.parametrize("stage", ["carving", "meshing", "unwrapping", "baking"])
-def test_cancel_is_heard_in_every_stage(l_views, stage):
-    seen = []
-    progress = Progress(lambda event: seen.append(event.stage), lambda: stage in seen)
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_can_be_cancelled(l_views, stage):
+    reported = []
+    progress = Progress(lambda event: reported.append(event.stage), lambda: stage in reported)
     with pytest.raises(Cancelled, match=stage):
-        fuse_views(l_views, SMALL, progress)
-    assert seen.count(stage) == 1
+        fuse_views(l_views[::4], replace(HULL_GEOMETRY, hull=HullConfig(resolution=32)), progress)
+    assert reported.count(stage) == 1
 
 
 @pytest.mark.parametrize("scale", [1e-2, 1e3])
-def test_a_world_of_another_scale_gives_the_same_mesh_scaled(l_views, fused, scale):
+def test_result_scales_with_the_world(l_views, fused, scale):
     cameras = l_views.cameras
-    moved = cameras.world_to_camera.clone()
-    moved[:, :3, 3] *= scale
-    scaled = fuse_views(
-        replace(l_views, cameras=replace(cameras, world_to_camera=moved)), SMALL
-    ).mesh
+    world_to_camera = cameras.world_to_camera.clone()
+    world_to_camera[:, :3, 3] *= scale
+    views = replace(l_views, cameras=replace(cameras, world_to_camera=world_to_camera))
+    scaled = fuse_views(views, HULL_GEOMETRY).mesh
     assert len(scaled.faces) == pytest.approx(len(fused.mesh.faces), rel=0.01)
     torch.testing.assert_close(scaled.bounds / scale, fused.mesh.bounds, atol=2e-3, rtol=0)
     assert is_closed_manifold(scaled.welded())
 
 
-def test_cameras_and_images_in_double_precision_work(l_views, fused):
-    cameras = l_views.cameras
-    double = replace(
-        cameras,
-        world_to_camera=cameras.world_to_camera.double(),
-        intrinsics=cameras.intrinsics.double(),
-    )
-    again = fuse_views(replace(l_views, cameras=double), SMALL).mesh
-    assert torch.equal(again.vertices, fused.mesh.vertices)
-
-
-def test_settings_that_do_not_fit_each_other_are_refused_at_once():
+def test_texture_must_be_large_enough_for_the_padding():
     with pytest.raises(InputError, match="at least 16 times"):
         FuseConfig(bake=BakeConfig(texture_px=32))
 
 
-def test_an_unknown_method_is_named():
+def test_unknown_method_is_an_error():
     with pytest.raises(InputError, match="magic"):
         FuseConfig(method="magic")
 
 
-TINY = FuseConfig(
+SDF = FuseConfig(
     sdf=SdfFusionConfig(
         hull=HullConfig(resolution=48),
         levels=(
@@ -149,8 +161,9 @@ TINY = FuseConfig(
             LevelConfig(48, 30, 0.4, sharpness=1.5, pose_lr=1e-3),
         ),
     ),
+    hull=HullConfig(resolution=128),
     meshing=MeshingConfig(target_faces=4000),
-    bake=BakeConfig(texture_px=256),
+    **CHEAP_TEXTURE,
 )
 
 
@@ -161,15 +174,15 @@ def ring_views(l_solid):
 
 @pytest.fixture(scope="module")
 def optimised(ring_views) -> FusionResult:
-    return fuse_views(ring_views, TINY)
+    return fuse_views(ring_views, SDF)
 
 
-def test_the_default_method_optimises_and_says_what_it_found(optimised, ring_views, l_solid):
+def test_default_method_optimises_the_surface(optimised, ring_views, l_solid):
     assert optimised.surface.report.steps > 0
     assert optimised.surface.conflict.shape == ring_views.masks.shape
     assert set(optimised.seconds) == {"fusing", "meshing", "unwrapping", "baking"}
     assert is_closed_manifold(optimised.mesh.welded())
-    # a cell of this grid is 0.02; no view of the ring sees top and underside, which stay the hull's
+    # cell size 0.02; no view of the ring observes top and bottom, where the hull remains
     beyond = (optimised.mesh.bounds - l_solid.bounds).abs()
     assert beyond[:, [0, 2]].max() < 0.03
     assert beyond[:, 1].max() < 0.07
@@ -177,8 +190,8 @@ def test_the_default_method_optimises_and_says_what_it_found(optimised, ring_vie
     assert torch.equal(given.world_to_camera[0], refined.world_to_camera[0])
 
 
-def test_the_optimised_concave_corner_is_where_the_hull_has_none(optimised, ring_views, l_solid):
-    hull = fuse_views(ring_views, replace(TINY, method="hull"))
+def test_optimisation_carves_the_concavity_that_the_hull_lacks(optimised, ring_views, l_solid):
+    hull = fuse_views(ring_views, replace(SDF, method="hull"))
     true_volume = l_solid.as_trimesh().volume
     errors = [
         abs(each.mesh.welded().as_trimesh().volume - true_volume) for each in (optimised, hull)
@@ -186,15 +199,15 @@ def test_the_optimised_concave_corner_is_where_the_hull_has_none(optimised, ring
     assert errors[0] < 0.6 * errors[1]
 
 
-def failing(event):
-    """Stands for whatever may go wrong in the middle of the optimisation."""
+def fail_while_fusing(event):
+    """Simulates an error in the middle of the optimisation."""
     if event.stage == "fusing" and event.step == 5:
-        raise StageError("fusing", "numbers became NaN.")
+        raise StageError("fusing", "values became NaN.")
 
 
-def test_the_hull_stands_in_only_when_asked(ring_views):
+def test_falls_back_to_the_hull_only_if_configured(ring_views):
     with pytest.raises(StageError, match="fusing"):
-        fuse_views(ring_views, TINY, Progress(failing))
-    rescued = fuse_views(ring_views, replace(TINY, fallback="hull"), Progress(failing))
+        fuse_views(ring_views, SDF, Progress(fail_while_fusing))
+    rescued = fuse_views(ring_views, replace(SDF, fallback="hull"), Progress(fail_while_fusing))
     assert rescued.surface.report.steps == 0
     assert is_closed_manifold(rescued.mesh.welded())

@@ -1,4 +1,4 @@
-"""The memory of a fusion: predicted from views and settings, held against whole processes."""
+"""The estimated memory of a fusion, compared with the measured peak of whole processes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def views(l_solid: Mesh) -> Views:
     return render_views(l_solid, rig).views
 
 
-def test_more_pixels_views_and_cells_need_more(views):
+def test_estimate_grows_with_pixels_views_and_cells(views):
     draft = FuseConfig(sdf=preset_config("draft"))
     hull = FuseConfig(method="hull")
     for config in (draft, hull):
@@ -81,40 +81,44 @@ def test_more_pixels_views_and_cells_need_more(views):
 
 
 @pytest.mark.parametrize("run", [fuse_views, fuse_to_surface])
-def test_what_does_not_fit_is_refused_before_the_work(views, monkeypatch, run):
+def test_insufficient_memory_is_an_error_before_the_work(views, monkeypatch, run):
     monkeypatch.setattr(pipeline_memory, "available_bytes", lambda: 100 * MIB)
-    begun = []
-    monkeypatch.setattr("nova3d_core.fusion.fuse.check_views", lambda *_: begun.append(1))
+    started = []
+    monkeypatch.setattr("nova3d_core.fusion.fuse.check_views", lambda *_: started.append(1))
     with pytest.raises(InputError) as caught:
         run(views)
     assert "6 views of 64x64 px needs" in caught.value.message
     assert "0.1 GiB are free" in caught.value.message
     assert "smaller images" in caught.value.hint
-    assert not begun
+    assert not started
 
 
-def test_a_gpus_memory_budget_is_not_asked_of_the_host(views):
-    """The nodes set it to what the host leaves of the card, which may exceed the machine's RAM."""
+def test_memory_budget_of_a_gpu_does_not_count_for_the_host(views):
+    """The nodes set it to the free memory of the GPU, which may exceed the machine's RAM."""
     config = FuseConfig(sdf=preset_config("quality"))
     config = replace(config, sdf=replace(config.sdf, memory_gib=100.0))
-    usual = FuseConfig(sdf=preset_config("quality"))
-    solid = replace(views, masks=torch.ones_like(views.masks))  # a box as deep as it is wide
-    assert estimate_memory_bytes(solid, config, "cuda:0") == estimate_memory_bytes(solid, usual)
-    assert estimate_memory_bytes(solid, config, "cpu") > estimate_memory_bytes(solid, usual)
+    default = FuseConfig(sdf=preset_config("quality"))
+    solid = replace(views, masks=torch.ones_like(views.masks))  # a box with equal depth and width
+    assert estimate_memory_bytes(solid, config, "cuda:0") == estimate_memory_bytes(solid, default)
+    assert estimate_memory_bytes(solid, config, "cpu") > estimate_memory_bytes(solid, default)
 
 
-def test_nothing_is_refused_where_free_memory_is_unknown(views, monkeypatch):
+def test_unknown_free_memory_disables_the_check(views, monkeypatch):
     monkeypatch.setattr(pipeline_memory, "available_bytes", lambda: None)
     check_fusion_memory(views, FuseConfig())
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory as Linux has it")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="measures resident memory on Linux"
+)
 @pytest.mark.parametrize(
     ("size_px", "method", "preset"),
     [(128, "sdf", "draft"), (512, "sdf", "draft"), (512, "hull", "draft")],
 )
-def test_the_prediction_is_right_within_a_quarter(tmp_path, l_solid, size_px, method, preset):
+def test_estimate_is_within_25_percent_of_the_measured_peak(
+    tmp_path, l_solid, size_px, method, preset
+):
     rig = orbit_cameras(RigConfig(count=16, width_px=size_px, height_px=size_px))
     write_views(render_views(l_solid, rig).views, tmp_path / "views")
     assert len(read_views(tmp_path / "views")) == 16
@@ -125,7 +129,7 @@ def test_the_prediction_is_right_within_a_quarter(tmp_path, l_solid, size_px, me
     assert predicted == pytest.approx(measured, rel=0.25)
 
 
-def test_unused_memory_can_be_returned_at_any_time():
+def test_releasing_unused_memory_keeps_used_memory():
     from nova3d_core.compute.host_memory import release_unused_memory
 
     kept = [torch.ones(1000, 1000) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""The stages one by one: together they are what the whole way is, and each stands for itself."""
+"""The stages of the fusion pipeline, one by one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig
 from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.clean import is_closed_manifold
-from nova3d_core.meshing.config import MeshingConfig
+from nova3d_core.meshing.config import MeshingConfig, UnwrapConfig
 from nova3d_core.pipeline.config import FuseConfig
 from nova3d_core.pipeline.fuse import fuse_views
 from nova3d_core.pipeline.report import fusion_report, pose_report
@@ -37,6 +37,7 @@ TINY = FuseConfig(
     sdf=SdfFusionConfig(levels=LEVELS, min_rays=500, hull=HullConfig(resolution=48)),
     hull=HullConfig(resolution=48),
     meshing=MeshingConfig(target_faces=1500),
+    unwrap=UnwrapConfig(method="box"),
     bake=BakeConfig(texture_px=128),
 )
 
@@ -52,7 +53,7 @@ def fused(views):
     return fuse_to_surface(views, TINY)
 
 
-def test_the_stages_give_what_the_whole_way_gives(views, fused):
+def test_stages_in_sequence_equal_fuse_views(views, fused):
     surface, refined = fused
     whole = fuse_views(views, TINY)
     assert torch.equal(whole.surface.grid.values, surface.grid.values)
@@ -61,14 +62,14 @@ def test_the_stages_give_what_the_whole_way_gives(views, fused):
         assert torch.equal(getattr(stepwise, name), getattr(whole.mesh, name)), name
 
 
-def test_views_come_back_with_the_surfaces_cameras_and_masks(views):
+def test_fused_views_have_the_refined_cameras_and_masks(views):
     surface, refined = fuse_to_surface(replace(views, masks=None), TINY)
     assert refined.masks is not None
     assert torch.equal(refined.cameras.world_to_camera, surface.cameras.world_to_camera)
     assert torch.equal(refined.cameras.world_to_camera[0], views.cameras.world_to_camera[0])
 
 
-def test_a_hull_is_a_surface_without_steps(views):
+def test_hull_is_a_surface_without_steps(views):
     surface, same = fuse_to_surface(views, replace(TINY, method="hull"))
     assert surface.report.steps == 0
     assert torch.equal(same.cameras.world_to_camera, views.cameras.world_to_camera)
@@ -78,28 +79,28 @@ def test_a_hull_is_a_surface_without_steps(views):
     assert is_closed_manifold(extract_mesh(surface, TINY.meshing).welded())
 
 
-def test_the_hull_stands_in_only_when_asked(views, monkeypatch):
+def test_surface_falls_back_to_the_hull_only_if_configured(views, monkeypatch):
     from nova3d_core.pipeline import stages
 
     def fails(*_, **__):
-        raise StageError("fusing", "no such luck.")
+        raise StageError("fusing", "diverged.")
 
     monkeypatch.setattr(stages, "fuse_sdf", fails)
-    with pytest.raises(StageError, match="no such luck"):
+    with pytest.raises(StageError, match="diverged"):
         fuse_to_surface(views, TINY)
     surface, _ = fuse_to_surface(views, replace(TINY, fallback="hull"))
     assert surface.report.steps == 0
 
 
-def test_the_mesh_is_closed_light_and_smooth(fused):
+def test_extracted_mesh_is_closed_simplified_and_smooth(fused):
     mesh = extract_mesh(fused[0], MeshingConfig(target_faces=800))
     assert is_closed_manifold(mesh.welded())
     assert len(mesh.faces) <= 800
     torch.testing.assert_close(mesh.normals.norm(dim=1), torch.ones(len(mesh.vertices)))
 
 
-def test_resampling_keeps_a_ball_where_it_is():
-    """Trilinear reading of a distance to a point is off by less than a cell squared."""
+def test_resampling_preserves_a_sphere():
+    """The error of trilinear interpolation is below a cell squared."""
     axes = torch.arange(41) * 0.05 - 1.0
     points = torch.stack(torch.meshgrid(axes, axes[4:], axes[8:], indexing="ij"), dim=-1)
     grid = SdfGrid(points.norm(dim=-1) - 0.5, torch.tensor([-1.0, -0.8, -0.6]), 0.05)
@@ -107,14 +108,14 @@ def test_resampling_keeps_a_ball_where_it_is():
         other = resample_grid(grid, resolution)
         assert other.values.shape[0] == resolution + 1
         assert other.spacing == pytest.approx(2.0 / resolution)
-        places = other.points()
-        inner = (places - grid.origin <= (torch.tensor(grid.values.shape) - 1) * 0.05).all(dim=1)
-        away = places.norm(dim=1) > 0.2
-        error = (other.values.reshape(-1) - (places.norm(dim=1) - 0.5)).abs()
+        points = other.points()
+        inner = (points - grid.origin <= (torch.tensor(grid.values.shape) - 1) * 0.05).all(dim=1)
+        away = points.norm(dim=1) > 0.2
+        error = (other.values.reshape(-1) - (points.norm(dim=1) - 0.5)).abs()
         assert error[inner & away].max() < 0.01
 
 
-def test_resampled_surfaces_stay_in_place(fused):
+def test_resampled_surface_has_the_same_bounds(fused):
     fine = extract_mesh(fused[0], TINY.meshing)
     coarse = extract_mesh(fused[0], TINY.meshing, resolution=24)
     assert (fine.bounds - coarse.bounds).abs().max() < 0.05
@@ -122,7 +123,7 @@ def test_resampled_surfaces_stay_in_place(fused):
         extract_mesh(fused[0], resolution=8)
 
 
-def test_baking_keeps_uv_or_makes_new_ones(views, fused):
+def test_baking_keeps_or_replaces_uv(views, fused):
     surface, refined = fused
     mesh = extract_mesh(surface, TINY.meshing)
     first = bake_views(mesh, refined, TINY, surface)
@@ -134,14 +135,14 @@ def test_baking_keeps_uv_or_makes_new_ones(views, fused):
     assert anew.unwrap_method != "given"
 
 
-def test_a_surface_of_other_views_is_refused(views, fused):
+def test_rejects_a_surface_of_other_views(views, fused):
     surface, refined = fused
     mesh = extract_mesh(surface, TINY.meshing)
     with pytest.raises(InputError, match="fused from 8 views of 64x64 px, but these are 7"):
         bake_views(mesh, refined[:7], TINY, surface)
 
 
-def test_steps_scale_with_at_least_one_a_level():
+def test_scaled_steps_are_at_least_one_per_level():
     config = SdfFusionConfig(preset="draft")
     assert scale_steps(config, 1.0) == config.complete()
     halved = scale_steps(config, 0.5)
@@ -155,27 +156,27 @@ def test_steps_scale_with_at_least_one_a_level():
         scale_steps(config, 0.0)
 
 
-def test_refined_views_need_no_masks_and_are_reported(views):
+def test_refines_views_without_masks(views):
     refined = refine_views(replace(views, masks=None), TINY.sdf)
     report = pose_report(views.cameras, refined.cameras).splitlines()
     assert len(report) == 1 + len(views)
     assert report[1].split() == ["0", "0.00", "deg", "0.00", "%"]
 
 
-def test_the_report_has_a_line_for_each_view(views, fused):
+def test_fusion_report_has_a_line_for_each_view(views, fused):
     lines = fusion_report(fused[0], views).splitlines()
     assert lines[0].startswith("8 views fused in 10 steps")
-    turns = [float(line.split()[1]) for line in lines[3:11]]
-    assert turns == pytest.approx(fused[0].report.rotation_deg, abs=0.005)
+    rotations = [float(line.split()[1]) for line in lines[3:11]]
+    assert rotations == pytest.approx(fused[0].report.rotation_deg, abs=0.005)
 
 
-def test_conflict_images_are_the_maps(fused):
+def test_conflict_images_equal_the_maps(fused):
     images = conflict_images(fused[0])
     assert images.shape == (8, 64, 64, 3)
     assert torch.equal(images[..., 1], fused[0].conflict)
 
 
-def test_every_stage_stops_when_asked(views, fused):
+def test_every_stage_can_be_cancelled(views, fused):
     stop = Progress(is_cancelled=lambda: True)
     surface, refined = fused
     mesh = extract_mesh(surface, TINY.meshing)
@@ -189,7 +190,7 @@ def test_every_stage_stops_when_asked(views, fused):
             run()
 
 
-def test_bumps_go_where_no_view_sees_them_and_stay_where_one_does(fused):
+def test_smooths_only_unobserved_regions(fused):
     axis = torch.arange(61) * 0.02 - 0.6
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
     waves = torch.cos(points * (2 * torch.pi / 0.12)).prod(dim=-1)
@@ -205,7 +206,7 @@ def test_bumps_go_where_no_view_sees_them_and_stay_where_one_does(fused):
     poles = height > 0.485
     assert tilt_deg(rough)[poles].mean() > 5.0
     assert tilt_deg(smooth)[poles].mean() < 0.4 * tilt_deg(rough)[poles].mean()
-    finer = extract_mesh(surface, fine, resolution=120)  # bumps of twice as many edges
+    finer = extract_mesh(surface, fine, resolution=120)  # the bumps span twice as many edges
     height = finer.vertices[:, 1].abs()
     assert tilt_deg(finer)[height > 0.485].mean() < 0.4 * tilt_deg(rough)[poles].mean()
     carved = replace(surface, report=replace(surface.report, steps=0))
@@ -213,6 +214,6 @@ def test_bumps_go_where_no_view_sees_them_and_stay_where_one_does(fused):
 
 
 def tilt_deg(ball: Mesh) -> torch.Tensor:
-    """(N,) degrees between the mesh's normals and a true ball's."""
+    """(N,) angles in degrees between the mesh's normals and those of a perfect sphere."""
     true = torch.nn.functional.normalize(ball.vertices, dim=1)
     return torch.rad2deg((ball.normals * true).sum(dim=1).clamp(-1, 1).acos())
