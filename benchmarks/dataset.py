@@ -1,16 +1,15 @@
-"""The data path: objects made and rendered a second on one core, and how quickly shards are read.
+"""Throughput of the training data: making and rendering objects, and reading shards.
 
-    python dev.py bench dataset [--count 100] [--step-seconds 1.5 --batch 8] [-o dataset.json]
+    python dev.py bench dataset [--count 100] [--step-seconds 1.5 --batch 8] [-o FOLDER]
 
-All on one thread. Times are of the process, so that other work on the machine counts little.
-Targets: 20 objects made, rendered and packed a second; reading at least 3 times what a training
-step consumes. Give the step's seconds and batch as `train` logs them; without, a step of the mini
-network is timed here.
+Everything runs on one thread. Times are process times, so that other load matters little.
+Targets: 20 objects made, rendered and packed per second; reading at least 3 times what a training
+step consumes. `train` logs the seconds of a step; without `--step-seconds`, a step of the mini
+network is timed.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 from measure import machine
+from results import ResultPage, Table, markdown_page, save_page
 
 from nova3d_core.training.data.config import DatasetConfig, ImageConfig
 from nova3d_core.training.data.mesh_sources import ProceduralObjects
@@ -31,7 +31,7 @@ from nova3d_core.training.data.shard_writer import encode_members
 from nova3d_core.training.data.shards import ShardDataset
 from nova3d_core.training.procedural import KINDS, procedural_object
 
-RENDERED_TARGET, FEED_TARGET = 20.0, 3.0
+RENDER_TARGET, READ_TARGET = 20.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -39,42 +39,42 @@ class DatasetBenchmark:
     """Settings of the benchmark."""
 
     count: int = 100
-    """Objects."""
+    """Number of objects."""
     image: ImageConfig = field(default_factory=ImageConfig)
-    """How images are taken."""
+    """Settings of the images."""
     step_seconds: float | None = None
-    """What a training step takes; timed here if not given."""
+    """Seconds of a training step; default: timed here."""
     batch: int = 8
-    """Objects of a training step."""
+    """Batch size of a training step."""
     config: str = "mini"
-    """Settings of the training whose step is timed."""
+    """Training settings of the timed step."""
     kinds: bool = False
-    """Also say how long each kind of object takes."""
+    """Also time each kind of object."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """A JSON file for the figures."""
+    """Folder for dataset.json and dataset.md."""
 
 
-def each_ms(things: list[Any], work: Callable[[Any], Any]) -> tuple[float, list[Any]]:
-    """Milliseconds of this process for each thing, and what came of them."""
+def time_each_ms(items: list[Any], function: Callable[[Any], Any]) -> tuple[float, list[Any]]:
+    """Process time per item in milliseconds, and the results."""
     start = time.process_time()
-    made = [work(thing) for thing in things]
-    return (time.process_time() - start) * 1e3 / len(things), made
+    results = [function(item) for item in items]
+    return (time.process_time() - start) * 1e3 / len(items), results
 
 
 def rendering_ms(settings: DatasetBenchmark) -> dict[str, float]:
-    """Milliseconds of each part of making an object's shard."""
+    """Milliseconds per object of each step of writing a shard."""
     config = settings.image
     render_object(procedural_object(0), config=config)  # loads the kernels
-    making, meshes = each_ms(list(range(settings.count)), procedural_object)
-    rendering, images = each_ms(
+    making, meshes = time_each_ms(list(range(settings.count)), procedural_object)
+    rendering, images = time_each_ms(
         meshes, lambda mesh: render_object(mesh, config=config, closed=True)
     )
-    packing, _ = each_ms(images, lambda taken: encode_members(taken, {}, "png"))
+    packing, _ = time_each_ms(images, lambda taken: encode_members(taken, {}, "png"))
     return {"making": making, "rendering": rendering, "packing": packing}
 
 
 def reading_ms(settings: DatasetBenchmark, kind: str) -> float:
-    """Milliseconds to read an object of a shard; the disk's cache is warm, as it is in training."""
+    """Milliseconds to read an object from a shard, with a warm page cache as in training."""
     with tempfile.TemporaryDirectory() as folder:
         config = DatasetConfig(image=settings.image, image_format=kind)
         render_dataset(ProceduralObjects(min(settings.count, 50)), folder, config)
@@ -86,7 +86,7 @@ def reading_ms(settings: DatasetBenchmark, kind: str) -> float:
 
 
 def step_seconds(settings: DatasetBenchmark) -> float:
-    """Wall time of one training step, all of the machine's cores at it."""
+    """Wall time of one training step on all cores."""
     from nova3d_core.diffusion.families import FAMILIES
     from nova3d_core.training.data.batches import collate_images
     from nova3d_core.training.data.stream import ProceduralDataset
@@ -103,20 +103,20 @@ def step_seconds(settings: DatasetBenchmark) -> float:
     side = config.data.size_px // module.codec.factor
     shape = (len(family.domains), family.views, module.codec.latent_channels, side, side)
     objective = Objective(config, module, module, torch.device("cpu"))
-    taken = []
+    times = []
     for step in range(3):
         start = time.perf_counter()
         randomness = draw_step_randomness(0, step, range(count), shape, config.data.size_px)
         objective.losses(batch, randomness, step)[0].mean().backward()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def kinds_ms(settings: DatasetBenchmark) -> dict[str, float]:
     """Milliseconds to make and render an object of each kind."""
     count = max(settings.count // 10, 3)
     return {
-        kind: each_ms(
+        kind: time_each_ms(
             list(range(count)),
             lambda seed, kind=kind: render_object(
                 procedural_object(seed, kind), config=settings.image, closed=True
@@ -136,28 +136,37 @@ def main(settings: DatasetBenchmark) -> None:
     torch.set_num_threads(cores)
     seconds = settings.step_seconds or step_seconds(settings)
     consumed = settings.batch / seconds
-    print(f"{'part':<12} ms of an object")
-    for name, spent in {**parts, **{f"read {k}": v for k, v in reading.items()}, **kinds}.items():
-        print(f"{name:<12} {spent:6.1f}")
+    times = {**parts, **{f"reading {kind}": value for kind, value in reading.items()}, **kinds}
     rendered, read = 1e3 / whole, 1e3 / reading["png"]
-    verdict = "met" if rendered >= RENDERED_TARGET else "missed"
-    print(f"\n{rendered:.1f} objects a second and core rendered: {RENDERED_TARGET:g} {verdict}")
-    print(f"a training step of {settings.batch} takes {seconds:.2f} s: {consumed:.2f} objects/s")
-    for name, rate in (("shards, one reader", read), ("made while training, one core", rendered)):
-        verdict = "met" if rate >= FEED_TARGET * consumed else "missed"
-        print(f"{name}: {rate / consumed:.1f} times that; {FEED_TARGET:g} {verdict}")
+    rates: list[list[Any]] = [
+        ["rendered, one core", rendered, RENDER_TARGET, verdict(rendered, RENDER_TARGET)],
+        [f"consumed by training steps of {settings.batch}", consumed, None, ""],
+    ]
+    for name, rate in (("read from shards", read), ("made while training, one core", rendered)):
+        target = READ_TARGET * consumed
+        rates.append([name, rate, target, verdict(rate, target)])
+    columns = [("objects per second", ""), ("rate", ".2f"), ("target", ".2f"), ("verdict", "")]
+    config = {key: value for key, value in asdict(settings).items() if key != "output"}
+    page = ResultPage(
+        title="Training data",
+        summary=f"Process times on one thread; a training step takes {seconds:.2f} s.",
+        tables=[
+            Table([("step", ""), ("ms per object", ".1f")], [list(item) for item in times.items()]),
+            Table(columns, rates, "Throughput"),
+        ],
+        command=f"python dev.py bench dataset --count {settings.count}",
+        machine=machine(),
+        date=time.strftime("%Y-%m-%d"),
+        details={"settings": config},
+    )
+    print(markdown_page(page, "dataset.json"))
     if settings.output:
-        about = {key: value for key, value in asdict(settings).items() if key != "output"}
-        figures = {
-            "machine": machine(),
-            "settings": about,
-            "ms": {**parts, **{f"read {kind}": value for kind, value in reading.items()}},
-            "kinds_ms": kinds,
-            "step_seconds": seconds,
-            "objects_per_second": {"rendered": rendered, "read": read, "consumed": consumed},
-        }
-        settings.output.write_text(json.dumps(figures, indent=1))
+        save_page(settings.output, "dataset", page)
+
+
+def verdict(value: float, target: float) -> str:
+    return "met" if value >= target else "missed"
 
 
 if __name__ == "__main__":
-    main(tyro.cli(DatasetBenchmark))
+    main(tyro.cli(DatasetBenchmark, description=__doc__))

@@ -1,16 +1,16 @@
-"""The video UNet against diffusers' own, and what alignment attention costs: time and memory.
+"""Video UNet against the one of diffusers, and the cost of alignment attention: time and memory.
 
-    python dev.py bench unet [--device cuda --dtype bfloat16 --width 320] [-o unet.json]
+    python dev.py bench unet [--device cuda --dtype bfloat16 --width 320] [-o FOLDER]
 
-Rounds alternate between the networks in one process, so that what else the machine does hits all
-alike; the least of each is compared. Peak memory is that of a process (or of the GPU) that runs one
-network alone, less what it holds before the pass. Weights are random: no figure depends on them.
-Targets: no slower than diffusers and no more memory; alignment at most 20 % more.
+Rounds alternate between the networks in one process, so that other load affects all alike; the
+minimum time of each is compared. Peak memory is that of a process (or of the GPU) that runs one
+network alone, minus what it holds before the pass. Weights are random and do not
+affect the results.
+Targets: no slower than diffusers and no more memory; alignment attention at most 20 % more.
 """
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
 import sys
@@ -23,6 +23,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from measure import machine
+from results import ResultPage, Table, markdown_page, save_page
 
 from nova3d_core.diffusion.network.config import UNetConfig
 from nova3d_core.diffusion.network.unet import VideoUNet
@@ -32,9 +33,9 @@ PAIRS: tuple[tuple[Network, Network, float], ...] = (
     ("ours", "diffusers", 1.0),
     ("two domains, aligned", "two domains", 1.2),
 )
-"""A network, what it is measured against, and the most that it may take over that."""
+"""Network, baseline, maximum ratio of time and memory."""
 FACTORS = (1, 2, 4, 4)
-CONTEXT, ADDED = 1024, 768
+CONTEXT_DIM, ADDED_DIM = 1024, 768
 
 
 @dataclass(frozen=True)
@@ -44,23 +45,23 @@ class UNetBenchmark:
     width: int = 128
     """Channels of the first level; the published networks have 320."""
     views: int = 16
-    """Views of an object."""
+    """Number of views."""
     latent: int = 32
-    """Height and width of the latents; 32 for images of 256 pixels."""
+    """Height and width of the latents; 32 for images of 256 px."""
     rounds: int = 5
-    """Passes of each network."""
+    """Forward passes of each network."""
     device: str = "cpu"
-    """Where to run."""
+    """Device to run on."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of weights and inputs."""
+    """Dtype of weights and inputs."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """A JSON file for the figures."""
+    """Folder for unet.json and unet.md."""
     memory_of: Network | None = None
-    """Only measure one network's peak memory, in MiB; what the benchmark calls itself with."""
+    """Internal: only print the peak memory of one network, in MiB."""
 
 
 def pass_of(network: Network, settings: UNetBenchmark) -> Callable[[], object]:
-    """A forward pass of the network, ready to be called."""
+    """A function that runs one forward pass of the network."""
     factory = {"device": settings.device, "dtype": getattr(torch, settings.dtype)}
     size, views = settings.latent, settings.views
     domains = 2 if network.startswith("two") else 1
@@ -68,7 +69,11 @@ def pass_of(network: Network, settings: UNetBenchmark) -> Callable[[], object]:
     def noise(*shape: int) -> torch.Tensor:
         return torch.randn(shape, **factory)
 
-    x, c_noise, context = noise(domains, 1, views, 8, size, size), noise(1), noise(1, 1, CONTEXT)
+    x, c_noise, context = (
+        noise(domains, 1, views, 8, size, size),
+        noise(1),
+        noise(1, 1, CONTEXT_DIM),
+    )
     if network == "diffusers":
         from diffusers import UNetSpatioTemporalConditionModel
 
@@ -82,12 +87,12 @@ def pass_of(network: Network, settings: UNetBenchmark) -> Callable[[], object]:
         return lambda: unet(x[0], c_noise, context, added_time_ids=ids)
     alignment = "gta" if "aligned" in network else "none"
     config = UNetConfig(model_channels=settings.width, domains=domains, alignment=alignment)
-    ours, added = VideoUNet(config, **factory).eval(), noise(1, views, ADDED)
+    ours, added = VideoUNet(config, **factory).eval(), noise(1, views, ADDED_DIM)
     return lambda: ours(x, c_noise, context, added)
 
 
-def waited(settings: UNetBenchmark) -> float:
-    """The time now, once the device has done what it was told."""
+def synchronised_time(settings: UNetBenchmark) -> float:
+    """Current time after pending work of the device has finished."""
     if settings.device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -95,23 +100,23 @@ def waited(settings: UNetBenchmark) -> float:
 
 @torch.inference_mode()
 def seconds(settings: UNetBenchmark) -> dict[str, float]:
-    """The least time of each network's pass."""
+    """Minimum time of a forward pass of each network."""
     names = [name for pair in PAIRS for name in pair[:2]]
     passes = {name: pass_of(name, settings) for name in names}
-    least = dict.fromkeys(names, float("inf"))
+    fastest = dict.fromkeys(names, float("inf"))
     for step in range(settings.rounds + 1):
         for name, run in passes.items():
-            start = waited(settings)
+            start = synchronised_time(settings)
             run()
-            took = waited(settings) - start
+            elapsed = synchronised_time(settings) - start
             if step:  # the first pass warms up
-                least[name] = min(least[name], took)
-    return least
+                fastest[name] = min(fastest[name], elapsed)
+    return fastest
 
 
 @torch.inference_mode()
 def peak_mib(network: Network, settings: UNetBenchmark) -> float:
-    """Memory of one pass beyond the weights."""
+    """Peak memory of one pass, without the weights."""
     run = pass_of(network, settings)
     if settings.device.startswith("cuda"):
         before = torch.cuda.memory_allocated()
@@ -125,8 +130,8 @@ def peak_mib(network: Network, settings: UNetBenchmark) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20
 
 
-def peak_in_a_process(network: Network, settings: UNetBenchmark) -> float:
-    """`peak_mib` in a fresh process."""
+def peak_mib_in_subprocess(network: Network, settings: UNetBenchmark) -> float:
+    """`peak_mib` in a new process."""
     words = [sys.executable, __file__, "--memory-of", network]
     for name in ("width", "views", "latent", "device", "dtype"):
         words += [f"--{name}", str(getattr(settings, name))]
@@ -144,19 +149,29 @@ def main(settings: UNetBenchmark) -> None:
     if settings.memory_of:
         print(peak_mib(settings.memory_of, settings))
         return
-    took = seconds(settings)
-    peak = {name: peak_in_a_process(name, settings) for name in took}
-    rows = ["| network | against | time | most | memory | most |", "|---|---|---|---|---|---|"]
-    for name, other, most in PAIRS:
-        ratios = took[name] / took[other], peak[name] / peak[other]
-        cells = [name, other, f"{ratios[0]:.2f}", f"{most:g}", f"{ratios[1]:.2f}", f"{most:g}"]
-        rows.append("| " + " | ".join(cells) + " |")
-    print("\n".join(rows))
+    times = seconds(settings)
+    peaks = {name: peak_mib_in_subprocess(name, settings) for name in times}
+    rows = [
+        [name, baseline, times[name] / times[baseline], peaks[name] / peaks[baseline], limit]
+        for name, baseline, limit in PAIRS
+    ]
+    columns = [("network", ""), ("compared with", ""), ("time ratio", ".2f")]
+    columns += [("peak memory ratio", ".2f"), ("limit", "g")]
+    config = {key: value for key, value in asdict(settings).items() if key != "output"}
+    page = ResultPage(
+        title="Video UNet",
+        summary=f"Width {settings.width}, {settings.views} views, latents of {settings.latent} x "
+        f"{settings.latent}, {settings.dtype} on {settings.device}, random weights.",
+        tables=[Table(columns, rows)],
+        command=f"python dev.py bench unet --views {settings.views} --width {settings.width}",
+        machine=machine(),
+        date=time.strftime("%Y-%m-%d"),
+        details={"settings": config, "seconds": times, "peak_mib": peaks},
+    )
     if settings.output:
-        about = {key: value for key, value in asdict(settings).items() if key != "output"}
-        figures = {"machine": machine(), "settings": about, "seconds": took, "peak_mib": peak}
-        settings.output.write_text(json.dumps(figures, indent=1))
+        save_page(settings.output, "unet", page)
+    print(markdown_page(page, "unet.json"))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(UNetBenchmark))
+    main(tyro.cli(UNetBenchmark, description=__doc__))
