@@ -1,4 +1,4 @@
-"""Procedural objects: closed, framed, repeatable, and unlike each other."""
+"""Procedural objects: watertight, normalised, reproducible and diverse."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_every_kind_is_closed_upright_and_framed(kind):
+def test_every_kind_is_watertight_and_normalised(kind):
     for seed in (1, 2):
         mesh = procedural_object(seed, kind)
         assert is_closed(mesh)
@@ -48,7 +48,7 @@ def test_every_kind_is_closed_upright_and_framed(kind):
         assert float((high - low).max()) == pytest.approx(1.0, abs=1e-4)
         assert torch.allclose(low + high, torch.zeros(3), atol=1e-4)
         assert float(mesh.vertex_colours.min()) >= 0 and float(mesh.vertex_colours.max()) <= 1
-        # faces point outwards: the enclosed volume is positive
+        # the enclosed volume is positive, so faces point outwards
         corners = mesh.vertices[mesh.faces]
         volume = (torch.linalg.cross(corners[:, 0], corners[:, 1]) * corners[:, 2]).sum() / 6
         assert 0.005 < float(volume) < 1.0
@@ -56,7 +56,7 @@ def test_every_kind_is_closed_upright_and_framed(kind):
         assert float((facing > 0).float().mean()) > 0.99
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_another_object():
+def test_object_is_determined_by_the_seed_bit_for_bit():
     first, again = procedural_object(5), procedural_object(5)
     for name in ("vertices", "faces", "normals", "vertex_colours"):
         assert torch.equal(getattr(first, name), getattr(again, name))
@@ -66,28 +66,28 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_another_object():
     )
 
 
-def test_many_seeds_all_make_an_object_of_several_colours():
+def test_most_objects_have_several_colours():
     counts = []
     for seed in range(40):
         mesh = procedural_object(10_000 + seed, cells=24)
         colours = (mesh.vertex_colours * 8).round().unique(dim=0)
         counts.append(len(colours))
-    assert np.median(counts) >= 4  # most are patterned
+    assert np.median(counts) >= 4  # most have patterns
 
 
-def test_more_cells_give_a_finer_mesh_of_the_same_object():
+def test_cells_control_the_resolution_of_the_same_object():
     coarse, fine = (procedural_object(3, "character", cells) for cells in (32, 64))
     assert len(fine.faces) > 3 * len(coarse.faces)
     assert torch.allclose(coarse.bounds, fine.bounds, atol=0.05)
 
 
-def test_an_unknown_kind_is_refused():
+def test_rejects_unknown_kind():
     with pytest.raises(InputError, match="kind of object"):
         procedural_object(0, "unicorn")
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: type(shape).__name__)
-def test_distances_are_signed_never_too_large_and_zero_inside_the_box(shape):
+def test_distances_are_signed_lower_bounds_within_the_bounding_box(shape):
     rng = np.random.default_rng(0)
     points = rng.uniform(-0.6, 0.6, (4000, 3)).astype(np.float32)
     distance = shape.distance(*points.T)
@@ -95,46 +95,46 @@ def test_distances_are_signed_never_too_large_and_zero_inside_the_box(shape):
     inside = points[distance < 0]
     assert len(inside) > 20
     assert (np.abs(inside) <= np.asarray(shape.half_extents) + 0.03).all()
-    # nobody is told to be farther away than a neighbour's distance allows (table and cone: slack)
+    # the distance is about 1-Lipschitz; tables and cones need some tolerance
     step = rng.normal(size=points.shape).astype(np.float32)
     step *= 0.02 / np.linalg.norm(step, axis=1, keepdims=True)
     change = np.abs(shape.distance(*(points + step).T) - distance)
     assert float(np.quantile(change, 0.98)) <= 0.02 * 1.35
 
 
-def test_a_balls_distance_is_exact_and_meshing_it_gives_its_volume():
-    ball = Ellipsoid((0.5, 0.5, 0.5))
+def test_sphere_has_exact_distance_and_volume():
+    sphere = Ellipsoid((0.5, 0.5, 0.5))
     points = np.random.default_rng(1).normal(size=(3, 100)).astype(np.float32)
-    want = np.linalg.norm(points, axis=0) - 0.5
-    assert np.allclose(ball.distance(*points), want, atol=1e-6)
-    mesh = closed_mesh([SolidPart(ball, None)], 40)
+    expected = np.linalg.norm(points, axis=0) - 0.5
+    assert np.allclose(sphere.distance(*points), expected, atol=1e-6)
+    mesh = closed_mesh([SolidPart(sphere, None)], 40)
     corners = mesh.vertices[mesh.faces]
     volume = (torch.linalg.cross(corners[:, 0], corners[:, 1]) * corners[:, 2]).sum() / 6
     assert float(volume) == pytest.approx(np.pi / 6, rel=0.01)
 
 
-def test_a_square_as_a_polygon_is_a_square():
+def test_polygon_distance_of_a_square():
     corners = np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
     x, y = np.array([0.0, 0.5, 2.0, 2.0]), np.array([0.0, 0.0, 0.0, 2.0])
-    want = [-1.0, -0.5, 1.0, np.sqrt(2.0)]
-    assert np.allclose(polygon_distance(corners, x, y), want)
+    expected = [-1.0, -0.5, 1.0, np.sqrt(2.0)]
+    assert np.allclose(polygon_distance(corners, x, y), expected)
 
 
-def test_a_cut_takes_away_and_paint_only_colours():
+def test_subtract_removes_volume_and_decal_only_changes_colours():
     make = Builder(np.random.default_rng(0))
     make.box((0.5, 0.5, 0.5), make.solid_colour(0), (0, 0, 0))
     whole = closed_mesh(make.parts, 32)
     make.ellipsoid(0.3, make.solid_colour(2), (0, 0, 0.5), role="decal")
-    painted = closed_mesh(make.parts, 32)
-    assert torch.equal(painted.vertices, whole.vertices)
-    assert not torch.equal(painted.vertex_colours, whole.vertex_colours)
+    decorated = closed_mesh(make.parts, 32)
+    assert torch.equal(decorated.vertices, whole.vertices)
+    assert not torch.equal(decorated.vertex_colours, whole.vertex_colours)
     make.ellipsoid(0.3, None, (0, 0, 0.5), role="subtract")
     hollow = closed_mesh(make.parts, 32)
     middle = hollow.vertices[:, :2].norm(dim=1) < 0.05
     assert float(hollow.vertices[middle, 2].max()) == pytest.approx(0.2, abs=0.02)
 
 
-def test_a_pair_is_its_own_mirror_image():
+def test_mirrored_part_is_the_mirror_image():
     make = Builder(np.random.default_rng(0))
     make.ellipsoid(0.2, make.solid_colour(0), (0, 0, 0))
     options = {"turn": euler_rotation(20, 30, 40), "mirror": True}
@@ -142,17 +142,17 @@ def test_a_pair_is_its_own_mirror_image():
     rng = np.random.default_rng(2)
     x, y, z = rng.uniform(-0.6, 0.6, (3, 500)).astype(np.float32)
     right, left = make.parts[1], make.parts[2]
-    here = right.shape.distance(*right.to_local(x, y, z))
-    there = left.shape.distance(*left.to_local(-x, y, z))
-    assert np.allclose(here, there, atol=1e-5)
+    distance = right.shape.distance(*right.to_local(x, y, z))
+    mirrored = left.shape.distance(*left.to_local(-x, y, z))
+    assert np.allclose(distance, mirrored, atol=1e-5)
 
 
-def test_turns_are_rotations():
-    for turn in (
+def test_rotations_are_orthonormal():
+    for rotation in (
         euler_rotation(10, 20, 30),
         align_y_axis((0.3, -0.5, 0.8)),
         align_y_axis((0, 0, 1)),
     ):
-        assert np.allclose(turn @ turn.T, np.eye(3), atol=1e-12)
-        assert np.linalg.det(turn) == pytest.approx(1.0)
+        assert np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
+        assert np.linalg.det(rotation) == pytest.approx(1.0)
     assert np.allclose(align_y_axis((0, 0, 2.0)) @ (0, 1, 0), (0, 0, 1))

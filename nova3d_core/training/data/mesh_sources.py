@@ -36,7 +36,7 @@ class ProceduralObjects:
         """What determines the objects."""
         return {"source": "procedural", "objects": self.count}
 
-    def item(self, number: int, config: DatasetConfig) -> Item:
+    def render(self, number: int, config: DatasetConfig) -> Item:
         """Generates and renders one object."""
         seed = object_seed(config.seed, number)
         mesh = procedural_object(seed, cells=grid_cells(config.image.size_px))
@@ -63,7 +63,7 @@ class MeshList:
         digest = hashlib.sha256("\n".join(self.paths).encode()).hexdigest()[:16]
         return {"source": "meshes", "objects": self.count, "list": digest}
 
-    def item(self, number: int, config: DatasetConfig) -> Item:
+    def render(self, number: int, config: DatasetConfig) -> Item:
         """Reads and renders one mesh at a yaw that follows from seed and number.
 
         Raises:

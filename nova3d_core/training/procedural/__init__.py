@@ -1,4 +1,4 @@
-"""Procedural textured objects: endless, seeded, closed."""
+"""Procedural textured objects: seeded, watertight, unlimited in number."""
 
 from __future__ import annotations
 

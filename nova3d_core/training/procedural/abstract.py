@@ -1,4 +1,4 @@
-"""Solids that are no particular thing: sums, differences and blends; and signs and plants."""
+"""Abstract solids (unions, differences and blends), signs and plants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .shapes import Box, Capsule, Ellipsoid, Extrusion, Frustum, Polygon, Shape,
 
 
 def _shape(make: Builder, size: float) -> Shape:
-    """A simple solid of about this radius."""
+    """A random primitive of about this radius."""
     a, b, c = (size * make.uniform(0.55, 1.1) for _ in range(3))
     return make.choice(
         (
@@ -26,7 +26,7 @@ def _shape(make: Builder, size: float) -> Shape:
 
 
 def solid(make: Builder) -> None:
-    """A constructive solid: some parts joined, some cut away, often alike on left and right."""
+    """A CSG solid: a union and difference of primitives, often mirror-symmetric."""
     make.place(_shape(make, 0.35), make.pattern(0, 0.6), (0, 0, 0))
     mirrored = make.chance(0.6)
     for index in range(make.integer(1, 4)):
@@ -55,7 +55,7 @@ def solid(make: Builder) -> None:
 
 
 def blob(make: Builder) -> None:
-    """Soft lumps run together, such as stones, clouds, coral, toys."""
+    """Smoothly blended blobs, such as stones, clouds, coral or toys."""
     coat, size = make.pattern(0, 0.7, plain=0.15), make.uniform(0.25, 0.35)
     make.ellipsoid((size, size * make.uniform(0.7, 1.2), size), coat, (0, 0, 0))
     mirrored = make.chance(0.6)
@@ -74,7 +74,7 @@ def blob(make: Builder) -> None:
 
 
 def sign(make: Builder) -> None:
-    """A letter, star, heart, arrow or cross that stands on a foot, or by itself."""
+    """A letter, star or arrow, with or without a stand."""
     depth, coat = make.uniform(0.06, 0.18), make.pattern(0, 0.5, plain=0.4)
     base = 0.0
     if make.chance(0.5):

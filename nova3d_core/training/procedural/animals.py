@@ -1,4 +1,4 @@
-"""Animals on legs. They look along +Z."""
+"""Animals, facing +Z."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .creatures import DARK, PALE, eyes
 
 
 def quadruped(make: Builder) -> None:
-    """An animal on four legs, with the pattern of its coat, a head, ears and a tail."""
+    """A four-legged animal with a patterned coat, a head, ears and a tail."""
     coat = make.pattern(0, 0.8, plain=0.15)
     long, high, wide = make.uniform(0.28, 0.42), make.uniform(0.13, 0.2), make.uniform(0.12, 0.18)
     leg, thick = make.uniform(0.16, 0.4), make.uniform(0.045, 0.07)
@@ -35,7 +35,7 @@ def quadruped(make: Builder) -> None:
 
 
 def _head(make: Builder, centre: Point, head: float, coat: ColourPattern) -> None:
-    """A head with a snout, eyes, ears, and now and then horns."""
+    """A head with a snout, eyes, ears and sometimes horns."""
     _, y, z = centre
     make.ellipsoid((head * 0.9, head * 0.9, head * 1.05), coat, centre, blend=0.04)
     snout = make.uniform(0.5, 1.3) * head
@@ -86,7 +86,7 @@ def bug(make: Builder) -> None:
 
 
 def fish(make: Builder) -> None:
-    """A fish, whale or shark with fins, as it swims."""
+    """A swimming fish, whale or shark with fins."""
     coat, fin = make.pattern(0, 0.8, plain=0.15), make.solid_colour(make.choice((1, 2)))
     long, high, wide = make.uniform(0.38, 0.45), make.uniform(0.15, 0.3), make.uniform(0.11, 0.2)
     make.ellipsoid((wide, high, long), coat, (0, 0, 0))

@@ -1,4 +1,4 @@
-"""What the makers of objects share: chance, colours, and hands that place parts."""
+"""Builder of procedural objects: random choices, a colour palette, and placement of parts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .surface import Role, SolidPart
 
 Point = tuple[float, float, float]
 MAX_BRIGHTNESS = 0.93
-"""Objects are no whiter than this, so that a white background can be told from them."""
+"""Limit of each colour channel, which keeps objects distinguishable from a white background."""
 
 
 class Builder:
     """Collects the parts of one object.
 
     Args:
-        rng: decides everything that is left to chance.
+        rng: source of all random choices.
     """
 
     def __init__(self, rng: np.random.Generator):
@@ -41,22 +41,22 @@ class Builder:
         self.parts: list[SolidPart] = []
         self.colours = _palette(rng)
 
-    # chance
+    # random choices
 
     def uniform(self, low: float, high: float) -> float:
-        """A number in a range."""
+        """A uniformly distributed number."""
         return float(self.rng.uniform(low, high))
 
-    def chance(self, fraction: float) -> bool:
-        """True in this share of cases."""
-        return bool(self.rng.random() < fraction)
+    def chance(self, probability: float) -> bool:
+        """True with this probability."""
+        return bool(self.rng.random() < probability)
 
     def integer(self, low: int, high: int) -> int:
-        """A whole number, both ends included."""
+        """A uniformly distributed integer, bounds included."""
         return int(self.rng.integers(low, high + 1))
 
     def choice(self, choices: Sequence):
-        """One of several things."""
+        """One of the choices, all equally likely."""
         return choices[int(self.rng.integers(len(choices)))]
 
     # parts
@@ -70,7 +70,7 @@ class Builder:
         blend: float = 0.0,
         role: Role = "add",
     ) -> None:
-        """Places a part."""
+        """Adds a part."""
         self.parts.append(SolidPart(shape, pattern, centre, rotation, blend, role))
 
     def place(
@@ -83,7 +83,7 @@ class Builder:
         mirror: bool = False,
         role: Role = "add",
     ) -> None:
-        """Places a part; `mirror` also places its mirror image at -x."""
+        """Adds a part at a position; `mirror` also adds its mirror image at -x."""
         self.add(shape, pattern, at, rotation, blend, role)
         if mirror:
             mirrored = None if rotation is None else MIRROR_X @ rotation @ MIRROR_X
@@ -92,7 +92,7 @@ class Builder:
     def ellipsoid(
         self, radii: float | Point, pattern: ColourPattern | None, at: Point, **options: Any
     ) -> None:
-        """Places an ellipsoid; `options` as in `place`."""
+        """Adds an ellipsoid; `options` as in `place`."""
         each = radii if isinstance(radii, tuple) else (radii,) * 3
         self.place(Ellipsoid(each), pattern, at, **options)
 
@@ -104,7 +104,7 @@ class Builder:
         rounding: float = 0.0,
         **options: Any,
     ) -> None:
-        """Places a box with half its sides; `options` as in `place`."""
+        """Adds a box; `options` as in `place`."""
         self.place(Box(half_extents, rounding), pattern, at, **options)
 
     def frustum(
@@ -115,13 +115,13 @@ class Builder:
         rounding: float = 0.0,
         **options: Any,
     ) -> None:
-        """Places a cylinder or cone: height, radius below, radius above; `options` as in `place`."""
+        """Adds a frustum of (height, bottom radius, top radius); `options` as in `place`."""
         self.place(Frustum(*size, rounding), pattern, at, **options)
 
     def torus(
         self, size: tuple[float, float], pattern: ColourPattern | None, at: Point, **options: Any
     ) -> None:
-        """Places a torus: radius and that of its tube; `options` as in `place`."""
+        """Adds a torus of (radius, tube radius); `options` as in `place`."""
         self.place(Torus(*size), pattern, at, **options)
 
     def capsule(
@@ -132,31 +132,39 @@ class Builder:
         pattern: ColourPattern,
         **options: Any,
     ) -> None:
-        """Places a round stick between two points, with a radius at each; `options` as in `place`."""
-        way = np.subtract(end, start)
+        """Adds a capsule between two points, with a radius at each; `options` as in `place`."""
+        direction = np.subtract(end, start)
         middle = tuple(float(v) for v in np.add(start, end) / 2)
-        length = max(float(np.linalg.norm(way)), 1e-3)
-        self.place(Capsule(length, *radii), pattern, middle, align_y_axis(way), **options)
+        length = max(float(np.linalg.norm(direction)), 1e-3)
+        rotation = align_y_axis(direction)
+        self.place(Capsule(length, *radii), pattern, middle, rotation, **options)
 
     # colours
 
     def solid_colour(self, index: int | None = None) -> SolidColour:
-        """One colour of the palette."""
+        """A colour of the palette, random without an index."""
         return SolidColour(self.colours[index] if index is not None else self.choice(self.colours))
 
     def pattern(self, index: int = 0, size: float = 1.0, plain: float = 0.3) -> ColourPattern:
-        """A colouring in which one colour of the palette leads.
+        """A random pattern of two palette colours.
 
         Args:
-            index: of that colour.
-            size: of the part, in the object's units: patterns are scaled to it.
-            plain: share of coats without a pattern.
+            index: palette index of the main colour.
+            size: size of the part in the object's units, to which the pattern is scaled.
+            plain: probability of a solid colour instead.
         """
         colour = self.colours[index]
         other = self.choice([c for c in self.colours if c != colour])
         if self.chance(plain):
             return SolidColour(colour)
-        kinds = (self._stripes, self._patches, self._spots, self._checks, self._fade, self._writing)
+        kinds = (
+            self._stripes,
+            self._patches,
+            self._spots,
+            self._checkerboard,
+            self._gradient,
+            self._lettering,
+        )
         which = int(self.rng.choice(len(kinds), p=(0.28, 0.26, 0.14, 0.1, 0.12, 0.1)))
         return kinds[which](colour, other, size)
 
@@ -175,7 +183,7 @@ class Builder:
             wave=self.uniform(0.1, 0.4) if self.chance(0.3) else 0.0,
         )
 
-    def _checks(self, colour: Colour, other: Colour, size: float) -> ColourPattern:
+    def _checkerboard(self, colour: Colour, other: Colour, size: float) -> ColourPattern:
         return Checkerboard(colour, other, self.uniform(3.0, 6.0) / size)
 
     def _patches(self, colour: Colour, other: Colour, size: float) -> ColourPattern:
@@ -193,13 +201,13 @@ class Builder:
         frequency, radius = self.uniform(2.5, 5.0) / size, self.uniform(0.25, 0.45)
         return Spots(colour, other, frequency, radius, self.integer(0, 9999))
 
-    def _fade(self, colour: Colour, other: Colour, size: float) -> ColourPattern:
+    def _gradient(self, colour: Colour, other: Colour, size: float) -> ColourPattern:
         direction = [0.0, 0.0, 0.0]
         strength = self.choice((-1.0, 1.0)) * self.uniform(0.8, 1.4) / size
         direction[self.choice((0, 1, 1, 1, 2))] = strength
         return Gradient(colour, other, tuple(direction))
 
-    def _writing(self, colour: Colour, other: Colour, size: float) -> ColourPattern:
+    def _lettering(self, colour: Colour, other: Colour, size: float) -> ColourPattern:
         glyphs = tuple(GLYPHS[i] for i in self.rng.choice(len(GLYPHS), 4, replace=False))
         return Lettering(colour, other, glyphs, size * self.uniform(0.18, 0.4))
 
@@ -208,7 +216,7 @@ MIRROR_X = np.diag([-1.0, 1.0, 1.0])
 
 
 def euler_rotation(x_deg: float = 0.0, y_deg: float = 0.0, z_deg: float = 0.0) -> ndarray:
-    """(3, 3) rotation by z, then x, then y."""
+    """(3, 3) rotation about z, then x, then y."""
     (cx, sx), (cy, sy), (cz, sz) = (
         (np.cos(a), np.sin(a)) for a in np.radians([x_deg, y_deg, z_deg])
     )
@@ -218,11 +226,11 @@ def euler_rotation(x_deg: float = 0.0, y_deg: float = 0.0, z_deg: float = 0.0) -
     return about_y @ about_x @ about_z
 
 
-def align_y_axis(way: Sequence[float]) -> ndarray:
-    """(3, 3) rotation that turns +Y into a direction; the mirror image of both is such a pair."""
-    y = np.asarray(way, np.float64) / max(float(np.linalg.norm(way)), 1e-9)
-    aside = np.array([0.0, 0.0, 1.0]) if abs(y[2]) < 0.9 else np.array([0.0, 1.0, 0.0])
-    x = np.cross(y, aside)
+def align_y_axis(direction: Sequence[float]) -> ndarray:
+    """(3, 3) rotation that takes +Y to a direction, equivariant under mirroring in x."""
+    y = np.asarray(direction, np.float64) / max(float(np.linalg.norm(direction)), 1e-9)
+    helper = np.array([0.0, 0.0, 1.0]) if abs(y[2]) < 0.9 else np.array([0.0, 1.0, 0.0])
+    x = np.cross(y, helper)
     x /= np.linalg.norm(x)
     return np.stack([x, y, np.cross(x, y)], axis=1)
 
@@ -230,7 +238,7 @@ def align_y_axis(way: Sequence[float]) -> ndarray:
 def regular_polygon(
     count: int, radius: float, inner: float | None = None, start_deg: float = 90.0
 ) -> Polygon:
-    """A regular polygon, or a star with `inner` as the radius of its dents."""
+    """A regular polygon, or a star with `inner` as its inner radius."""
     radii = [radius] if inner is None else [radius, inner]
     total = count * len(radii)
     angles = np.radians(start_deg + 360.0 * np.arange(total) / total)
@@ -243,16 +251,16 @@ def regular_polygon(
 
 
 def _palette(rng: np.random.Generator) -> list[Colour]:
-    """Five colours that go together: one or two hues, a contrast, a dark and a pale one."""
+    """Five matching colours: one or two hues, a contrasting, a dark and a pale one."""
     hue = rng.random()
     step = rng.choice([0.0, 0.08, 0.33, 0.5])
-    dull = rng.random() < 0.25
+    muted = rng.random() < 0.25
 
     def colour(
         hue_offset: float, saturation: tuple[float, float], value: tuple[float, float]
     ) -> Colour:
-        strength = rng.uniform(*saturation) * (0.4 if dull else 1.0)
-        rgb = colorsys.hsv_to_rgb((hue + hue_offset) % 1.0, strength, rng.uniform(*value))
+        chroma = rng.uniform(*saturation) * (0.4 if muted else 1.0)
+        rgb = colorsys.hsv_to_rgb((hue + hue_offset) % 1.0, chroma, rng.uniform(*value))
         return tuple(float(min(v, MAX_BRIGHTNESS)) for v in rgb)
 
     return [

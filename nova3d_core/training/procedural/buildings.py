@@ -1,4 +1,4 @@
-"""Houses, towers, castles, furniture. Their front is at +Z."""
+"""Buildings and furniture, with the front at +Z."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PANE, WOOD = SolidColour((0.3, 0.42, 0.52)), SolidColour((0.42, 0.27, 0.16))
 
 
 def house(make: Builder) -> None:
-    """A house: walls, a roof, a door and windows, a chimney."""
+    """A house with a roof, a door, windows and sometimes a chimney."""
     wide, tall, deep = make.uniform(0.24, 0.42), make.uniform(0.16, 0.32), make.uniform(0.2, 0.35)
     walls, roof = make.pattern(make.choice((0, 4)), 0.6, plain=0.5), make.pattern(2, 0.4, plain=0.4)
     make.box((wide, tall, deep), walls, (0, tall, 0), 0.01)
@@ -47,7 +47,7 @@ def house(make: Builder) -> None:
 
 
 def tower(make: Builder) -> None:
-    """A tower, lighthouse, mill or castle keep: round or square, banded, with a roof."""
+    """A tower, lighthouse, mill or keep: round or square, with a roof."""
     wide, tall = make.uniform(0.14, 0.26), make.uniform(0.5, 0.75)
     walls, trim = make.pattern(make.choice((0, 4)), 0.4, plain=0.2), make.solid_colour(2)
     round_one = make.chance(0.6)
@@ -112,7 +112,7 @@ def chair(make: Builder) -> None:
 
 
 def table(make: Builder) -> None:
-    """A table, desk or stool with something on it."""
+    """A table, desk or stool with objects on it."""
     wide, deep, tall = make.uniform(0.3, 0.48), make.uniform(0.2, 0.35), make.uniform(0.25, 0.5)
     wood, leg = make.pattern(0, 0.6, plain=0.4), make.uniform(0.03, 0.05)
     if make.chance(0.3):
@@ -142,7 +142,7 @@ def table(make: Builder) -> None:
 
 
 def cabinet(make: Builder) -> None:
-    """A cabinet, clock, radio, television, chest, machine or crate: a box with a front."""
+    """A box with a front: a cabinet, clock, radio, television, chest, machine or crate."""
     wide, tall, deep = make.uniform(0.2, 0.45), make.uniform(0.2, 0.48), make.uniform(0.14, 0.35)
     make.box(
         (wide, tall, deep), make.pattern(0, 0.5, plain=0.4), (0, tall, 0), make.uniform(0.0, 0.08)

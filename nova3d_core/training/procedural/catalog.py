@@ -1,4 +1,4 @@
-"""All kinds of objects, and how often each one is made."""
+"""All kinds of procedural objects and their sampling weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from . import abstract, animals, buildings, creatures, vehicles, vessels
 from .builder import Builder, euler_rotation
 from .surface import closed_mesh
 
-Maker = Callable[[Builder], None]
+ObjectFunction = Callable[[Builder], None]
 
-KINDS: dict[str, tuple[Maker, float, float]] = {
+KINDS: dict[str, tuple[ObjectFunction, float, float]] = {
     "character": (creatures.character, 3.0, 20.0),
     "robot": (creatures.robot, 1.5, 20.0),
     "snowman": (creatures.snowman, 1.0, 20.0),
@@ -44,53 +44,53 @@ KINDS: dict[str, tuple[Maker, float, float]] = {
     "sign": (abstract.sign, 0.8, 20.0),
     "plant": (abstract.plant, 1.0, 20.0),
 }
-"""By name: the maker, how often it is chosen, and how far its front may be turned aside, in
-degrees: long animals and vehicles are seldom imaged from straight ahead."""
+"""By name: generator function, sampling weight, and maximum yaw of the front in degrees, since long
+animals and vehicles are rarely photographed from straight ahead."""
 
 CELLS, MAX_CELLS = 56, 160
-"""Of the grid along an object's longest side: about 1.4 a pixel of an image of 64 pixels. More are
-taken for larger images, up to what takes a second."""
+"""Default and maximum grid cells along an object's longest side. The default is about 1.4 cells per
+pixel of a 64 pixel image; the maximum takes about a second."""
 
 
 def procedural_object(seed: int, kind: str | None = None, cells: int = CELLS) -> Mesh:
-    """An object that depends on nothing but its seed.
+    """Generates an object from a seed.
 
     Args:
-        seed: any whole number from 0; the same one gives the same mesh, bit for bit, on one
+        seed: a non-negative integer; the same seed gives the same mesh, bit for bit, on the same
             machine.
-        kind: one of `KINDS`; chosen by the seed if None.
-        cells: fineness; see `grid_cells`.
+        kind: one of `KINDS`; random if None.
+        cells: grid resolution; see `grid_cells`.
 
     Returns:
-        A closed mesh, upright, its front towards +Z, centred, its longest side 1, with vertex
+        A watertight mesh, upright, its front towards +Z, centred, its longest side 1, with vertex
         colours and smooth normals.
     """
     rng = np.random.default_rng(seed)
     names = list(KINDS)
-    often = np.array([KINDS[name][1] for name in names])
-    chosen = str(rng.choice(names, p=often / often.sum()))
+    weights = np.array([KINDS[name][1] for name in names])
+    chosen = str(rng.choice(names, p=weights / weights.sum()))
     if kind is not None:
         check_choice("kind of object", kind, tuple(KINDS))
         chosen = kind
-    maker, _, aside = KINDS[chosen]
+    make_object, _, max_yaw_deg = KINDS[chosen]
     builder = Builder(rng)
-    maker(builder)
+    make_object(builder)
     mesh = closed_mesh(builder.parts, cells)
-    rotation = torch.eye(4)
-    if aside:
-        angle = _turn_deg(rng, aside)
-        rotation[:3, :3] = torch.from_numpy(euler_rotation(y_deg=angle)).float()
-    return mesh.transformed(rotation).normalised()
+    transform = torch.eye(4)
+    if max_yaw_deg:
+        yaw_deg = _random_yaw_deg(rng, max_yaw_deg)
+        transform[:3, :3] = torch.from_numpy(euler_rotation(y_deg=yaw_deg)).float()
+    return mesh.transformed(transform).normalised()
 
 
 def grid_cells(size_px: int) -> int:
-    """The fineness that images of a size deserve."""
+    """The grid resolution for rendering images of a size."""
     return min(max(CELLS, CELLS * size_px // 64), MAX_CELLS)
 
 
-def _turn_deg(rng: np.random.Generator, aside: float) -> float:
-    """How far the front is turned: what is mostly seen from the side, is; either side will do."""
-    angle = float(rng.uniform(-1, 1))
-    if aside > 40.0:
-        angle = float(np.copysign(0.45 + 0.55 * abs(angle), angle))
-    return angle * aside
+def _random_yaw_deg(rng: np.random.Generator, max_yaw_deg: float) -> float:
+    """A random yaw; kinds with a large maximum mostly show their left or right side."""
+    yaw = float(rng.uniform(-1, 1))
+    if max_yaw_deg > 40.0:
+        yaw = float(np.copysign(0.45 + 0.55 * abs(yaw), yaw))
+    return yaw * max_yaw_deg

@@ -1,4 +1,4 @@
-"""Colourings of solids: functions of the place on the solid, in its own axes."""
+"""Solid colour patterns: functions of the position in a solid's local space."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Colour = tuple[float, float, float]
 
 
 class ColourPattern(Protocol):
-    """A solid's colouring."""
+    """The colours of a solid."""
 
     def colours(self, points: ndarray) -> ndarray:
-        """sRGB (N, 3) at places (N, 3) in the solid's axes, both float32."""
+        """sRGB (N, 3) at local points (N, 3), both float32."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,23 @@ class SolidColour:
 
 @dataclass(frozen=True)
 class Stripes:
-    """Bands of two colours across a direction, straight or wavy."""
+    """Straight or wavy stripes of two colours."""
 
     colour: Colour
     other: Colour
     direction: tuple[float, float, float]
-    """Across the bands; its length is bands (pairs) per unit."""
+    """Perpendicular to the stripes; its length is the number of stripe pairs per unit."""
     phase: float = 0.0
     fraction: float = 0.5
-    """Of the other colour."""
+    """Fraction of the other colour."""
     wave: float = 0.0
-    """How far bands swing, in bands."""
+    """Amplitude of the waves, in stripe pairs."""
 
     def colours(self, points: ndarray) -> ndarray:
         across = points @ np.float32(self.direction) + np.float32(self.phase)
         if self.wave:
-            euler_rotation = points @ np.roll(np.float32(self.direction), 1)
-            across = across + np.float32(self.wave) * np.sin(euler_rotation * np.float32(6.3))
+            along = points @ np.roll(np.float32(self.direction), 1)
+            across = across + np.float32(self.wave) * np.sin(along * np.float32(6.3))
         level = np.cos(np.float32(2 * np.pi) * across)
         return _blend(
             self.colour, self.other, level - np.cos(np.float32(np.pi * self.fraction)), 3.0
@@ -56,11 +56,12 @@ class Stripes:
 
 @dataclass(frozen=True)
 class Checkerboard:
-    """A board of two colours in space."""
+    """A smooth 3D checkerboard of two colours."""
 
     colour: Colour
     other: Colour
     frequency: float
+    """Half periods per unit."""
 
     def colours(self, points: ndarray) -> ndarray:
         waves = np.sin(points * np.float32(np.pi * self.frequency) + np.float32(0.7))
@@ -69,16 +70,16 @@ class Checkerboard:
 
 @dataclass(frozen=True)
 class Patches:
-    """Blotches: two colours where a smooth noise is low and high."""
+    """Blotches of two colours: a thresholded sum of sine waves."""
 
     colour: Colour
     other: Colour
     waves: tuple[tuple[float, float, float, float], ...]
-    """Of the noise: direction times frequency in radians per unit, and phase."""
+    """Wave vectors in radians per unit, and phases."""
     level: float = 0.0
-    """The noise, about -1..1, above which the other colour begins."""
+    """Threshold of the noise, which is about -1..1, for the other colour."""
     sharpness: float = 4.0
-    """How hard the border is; below 1 the colours run into each other."""
+    """Contrast at the border; below 1 the colours blend gradually."""
 
     def colours(self, points: ndarray) -> ndarray:
         waves = np.float32(self.waves)  # (K, 4)
@@ -88,36 +89,36 @@ class Patches:
 
 @dataclass(frozen=True)
 class Spots:
-    """Round spots, one in each cell of a lattice, shifted at random."""
+    """Round spots, one at a random position in each cell of a lattice."""
 
     colour: Colour
     other: Colour
     frequency: float
     """Cells per unit."""
     radius: float
-    """Of a spot, in cells, below 0.5."""
+    """Radius of a spot in cells, below 0.5."""
     seed: int = 0
-    """Chooses the shifts."""
+    """Seed of the positions."""
 
     def colours(self, points: ndarray) -> ndarray:
-        at = points * np.float32(self.frequency) + np.float32(64.0)
-        cell = np.floor(at)
+        position = points * np.float32(self.frequency) + np.float32(64.0)
+        cell = np.floor(position)
         key = (cell @ np.float32([1.0, 57.0, 113.0])).astype(np.int64) + self.seed
-        shifts = np.stack([_hash(key + 7919 * axis) for axis in range(3)], axis=1)
+        offsets = np.stack([_hash(key + 7919 * axis) for axis in range(3)], axis=1)
         room = np.float32(1 - 2 * self.radius)
-        centre = cell + np.float32(self.radius) + room * shifts
-        off = np.sqrt(np.square(at - centre).sum(axis=1))
-        return _blend(self.colour, self.other, np.float32(self.radius) - off, 8.0)
+        centre = cell + np.float32(self.radius) + room * offsets
+        distance = np.sqrt(np.square(position - centre).sum(axis=1))
+        return _blend(self.colour, self.other, np.float32(self.radius) - distance, 8.0)
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """One colour running into another along a direction."""
+    """A linear gradient between two colours."""
 
     colour: Colour
     other: Colour
     direction: tuple[float, float, float]
-    """From the first colour to the other; 1 / its length is the way from one to the other."""
+    """From the first colour to the other; the gradient spans 1 / its length."""
 
     def colours(self, points: ndarray) -> ndarray:
         fraction = np.clip(points @ np.float32(self.direction) + np.float32(0.5), 0, 1)[:, None]
@@ -126,27 +127,27 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Lettering:
-    """Rows of letter-like marks on the sides that face ±Z, as on a label."""
+    """Rows of letters, projected along Z, as on a label."""
 
     colour: Colour
     other: Colour
     glyphs: tuple[tuple[int, ...], ...]
-    """Each mark's 7 rows of 5 bits, from the top."""
+    """7 rows of 5 bits of each glyph, from the top."""
     height: float
-    """Of a mark."""
+    """Height of a glyph."""
 
     def colours(self, points: ndarray) -> ndarray:
         pixel = self.height / 7.0
         x = points[:, 0] * np.where(points[:, 2] < 0, -1, 1)  # readable from the back too
         column = np.floor(x / pixel + 300.5).astype(np.int64)
         row = np.floor(-points[:, 1] / pixel + 270.5).astype(np.int64)
-        mark, across = column // 6, column % 6
+        glyph, across = column // 6, column % 6
         line, down = row // 9, row % 9
         bits = np.zeros((len(self.glyphs), 9, 6), np.float32)
         for index, rows in enumerate(self.glyphs):
             for height, value in enumerate(rows):
                 bits[index, height + 1, :5] = [value >> (4 - bit) & 1 for bit in range(5)]
-        which = (_hash(mark * 31 + line * 17) * len(self.glyphs)).astype(np.int64)
+        which = (_hash(glyph * 31 + line * 17) * len(self.glyphs)).astype(np.int64)
         ink = bits[which % len(self.glyphs), down, across][:, None]
         return np.float32(self.colour) * (1 - ink) + np.float32(self.other) * ink
 
@@ -173,15 +174,14 @@ GLYPHS: tuple[tuple[int, ...], ...] = (
 
 
 def _blend(colour: Colour, other: Colour, level: ndarray, sharpness: float) -> ndarray:
-    """The first colour where a level is below 0, the other above; `sharpness` is the border's slope."""
-    fraction = np.clip(level * np.float32(sharpness) + np.float32(0.5), 0, 1).astype(np.float32)[
-        :, None
-    ]
-    return np.float32(colour) * (1 - fraction) + np.float32(other) * fraction
+    """The first colour below level 0, the other above; `sharpness` is the slope at the border."""
+    weight = np.clip(level * np.float32(sharpness) + np.float32(0.5), 0, 1)
+    weight = weight.astype(np.float32)[:, None]
+    return np.float32(colour) * (1 - weight) + np.float32(other) * weight
 
 
 def _hash(keys: ndarray) -> ndarray:
-    """Numbers in 0..1, float32, that look random, of whole numbers."""
+    """Hashes integers to pseudo-random float32 in 0..1."""
     mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)

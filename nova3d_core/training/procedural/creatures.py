@@ -1,4 +1,4 @@
-"""Articulated blobs: characters, birds, robots, snowmen. They look along +Z."""
+"""Characters, birds, robots and snowmen, facing +Z."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SKINS = ((0.9, 0.74, 0.6), (0.78, 0.56, 0.4), (0.5, 0.33, 0.22))
 
 
 def eyes(make: Builder, head: Point, radius: float, apart: float, up: float, out: float) -> None:
-    """Two eyes on a head, from its centre: white with a dark pupil, or dark only."""
+    """Two eyes, relative to the centre of a head: white with a dark pupil, or dark only."""
     x, y, z = head[0] + apart, head[1] + up, head[2] + out
     if make.chance(0.6):
         make.ellipsoid(radius, PALE, (x, y, z), mirror=True, role="decal")
@@ -22,7 +22,7 @@ def eyes(make: Builder, head: Point, radius: float, apart: float, up: float, out
 
 
 def character(make: Builder) -> None:
-    """A person with a large head: clothes, hair or a hat, now and then something in a hand."""
+    """A person with a large head, clothes, hair or a hat, and sometimes a stick in a hand."""
     skin = SolidColour(make.choice((*SKINS, make.colours[4])))
     shirt, trousers = make.pattern(0, 0.5), make.pattern(make.choice((1, 3)), 0.5, plain=0.7)
     head, wide, torso = make.uniform(0.2, 0.3), make.uniform(0.13, 0.2), make.uniform(0.28, 0.4)
@@ -55,7 +55,7 @@ def character(make: Builder) -> None:
 
 
 def _arms(make: Builder, shoulder: tuple[float, float], thick: float, sleeve, skin) -> None:
-    """Two arms with hands, mostly alike; now and then a stick in one hand."""
+    """Two arms with hands, mostly symmetric; sometimes a stick in one hand."""
     same, lift, long = make.chance(0.6), make.uniform(-65, 70), make.uniform(0.28, 0.4)
     for side in (1, -1):
         if side == -1 and not same:
@@ -99,7 +99,7 @@ def _headdress(make: Builder, centre: Point, head: float) -> None:
 
 
 def bird(make: Builder) -> None:
-    """A sitting or standing bird, duck or penguin: an egg, a head, a beak, wings."""
+    """A sitting or standing bird, duck or penguin: an egg-shaped body, a head, a beak and wings."""
     coat, belly = make.pattern(0, 0.8, plain=0.4), make.solid_colour(make.choice((1, 4)))
     wide, tall, lean = make.uniform(0.2, 0.3), make.uniform(0.25, 0.42), make.uniform(10, 60)
     make.ellipsoid(
@@ -140,7 +140,7 @@ def bird(make: Builder) -> None:
 
 
 def robot(make: Builder) -> None:
-    """A robot of boxes and drums, with a painted front and something on its head."""
+    """A robot of boxes and cylinders with a decorated front and an antenna."""
     wide, tall, deep = make.uniform(0.18, 0.3), make.uniform(0.2, 0.3), make.uniform(0.14, 0.2)
     rounding, leg = make.uniform(0.01, 0.06), make.uniform(0.1, 0.3)
     trim, dark, middle = make.solid_colour(2), make.solid_colour(3), leg + tall
@@ -166,7 +166,7 @@ def robot(make: Builder) -> None:
 
 
 def _robot_head(make: Builder, neck: float, head: float, rounding: float) -> None:
-    """A head on a short neck: a box or a can, with eyes, a mouth, aerials."""
+    """A box or cylinder as the head, on a short neck, with eyes, a mouth and antennas."""
     centre, trim = (0.0, neck + head + 0.04, 0.0), make.solid_colour(2)
     make.frustum((0.16, 0.06, 0.06), make.solid_colour(3), (0, neck, 0))
     if make.chance(0.6):
@@ -185,7 +185,7 @@ def _robot_head(make: Builder, neck: float, head: float, rounding: float) -> Non
 
 
 def snowman(make: Builder) -> None:
-    """A stack of balls with a face: snowman, skittle, toy, ghost."""
+    """A stack of spheres with a face: snowman, skittle, toy or ghost."""
     y, radius = 0.0, make.uniform(0.28, 0.36)
     blend = make.choice((0.0, 0.0, 0.1))
     coat = make.pattern(make.choice((0, 4)), 0.6)

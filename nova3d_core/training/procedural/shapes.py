@@ -1,7 +1,7 @@
-"""Signed distances of simple solids, on numpy arrays of any shape that broadcast together.
+"""Signed distance functions of simple solids, on broadcastable numpy arrays.
 
-Each solid is centred on its own origin, negative inside, in float32. Distances are exact or a
-little too small, which is all that meshing and soft blends need.
+Each solid is centred at its local origin; distances are float32 and negative inside. They are exact
+or lower bounds, which suffices for meshing and smooth blending.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import numpy as np
 from numpy import ndarray
 
 TABLE_SIZE = 64
-"""Cells along a side of a flat outline's distance table."""
+"""Samples along a side of a polygon's distance table."""
 
 
 class Shape(Protocol):
-    """A solid around its origin."""
+    """A solid centred at its local origin."""
 
     @property
     def half_extents(self) -> tuple[float, float, float]:
-        """Half the sides of the box around it, centred on the origin."""
+        """Half the sides of its axis-aligned bounding box."""
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
-        """Signed distance at points whose coordinates broadcast together."""
+        """Signed distance at points with broadcastable coordinates."""
 
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """An ellipsoid along the axes."""
+    """An axis-aligned ellipsoid."""
 
     radii: tuple[float, float, float]
 
@@ -45,13 +45,13 @@ class Ellipsoid:
         scaled = np.sqrt(xx + yy + zz)
         if self.radii[0] == self.radii[1] == self.radii[2]:
             return (scaled - 1) * np.float32(self.radii[0])
-        slope = np.sqrt(xx * a * a + yy * b * b + zz * c * c)
-        return scaled * (scaled - 1) / np.maximum(slope, np.float32(1e-6))
+        gradient = np.sqrt(xx * a * a + yy * b * b + zz * c * c)
+        return scaled * (scaled - 1) / np.maximum(gradient, np.float32(1e-6))
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box along the axes with rounded edges."""
+    """An axis-aligned box with rounded edges."""
 
     half_extents: tuple[float, float, float]
     rounding: float = 0.0
@@ -59,21 +59,21 @@ class Box:
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
         rounding = np.float32(min(self.rounding, *self.half_extents))
-        over = [
-            np.abs(at) - np.float32(h) + rounding
-            for at, h in zip((x, y, z), self.half_extents, strict=True)
+        offset = [
+            np.abs(axis) - np.float32(h) + rounding
+            for axis, h in zip((x, y, z), self.half_extents, strict=True)
         ]
-        beyond = sum(np.square(np.maximum(each, 0)) for each in over)
-        deepest = np.maximum(np.maximum(over[0], over[1]), over[2])
-        return np.sqrt(beyond) + np.minimum(deepest, 0) - rounding
+        outside = sum(np.square(np.maximum(each, 0)) for each in offset)
+        inside = np.maximum(np.maximum(offset[0], offset[1]), offset[2])
+        return np.sqrt(outside) + np.minimum(inside, 0) - rounding
 
 
 @dataclass(frozen=True)
 class Capsule:
-    """A round stick along Y, centred, that changes its radius on the way."""
+    """A capsule along Y with a different radius at each end."""
 
     length: float
-    """Between the centres of its round ends."""
+    """Distance between the centres of the end spheres."""
     bottom_radius: float
     """Radius at -Y."""
     top_radius: float
@@ -81,22 +81,22 @@ class Capsule:
 
     @property
     def half_extents(self) -> tuple[float, float, float]:
-        thick = max(self.bottom_radius, self.top_radius)
-        return thick, self.length / 2 + thick, thick
+        radius = max(self.bottom_radius, self.top_radius)
+        return radius, self.length / 2 + radius, radius
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
-        long = np.float32(self.length)
-        up = np.clip(y + long / 2, 0, long)
+        length = np.float32(self.length)
+        along = np.clip(y + length / 2, 0, length)
         radius = (
             np.float32(self.bottom_radius)
-            + np.float32((self.top_radius - self.bottom_radius) / self.length) * up
+            + np.float32((self.top_radius - self.bottom_radius) / self.length) * along
         )
-        return np.sqrt(np.square(x) + np.square(z) + np.square(y + long / 2 - up)) - radius
+        return np.sqrt(np.square(x) + np.square(z) + np.square(y + length / 2 - along)) - radius
 
 
 @dataclass(frozen=True)
 class Frustum:
-    """A cylinder or a cut-off cone around Y with rounded edges."""
+    """A cylinder or truncated cone around Y with rounded edges."""
 
     height: float
     bottom_radius: float
@@ -107,8 +107,8 @@ class Frustum:
 
     @property
     def half_extents(self) -> tuple[float, float, float]:
-        thick = max(self.bottom_radius, self.top_radius)
-        return thick, self.height / 2, thick
+        radius = max(self.bottom_radius, self.top_radius)
+        return radius, self.height / 2, radius
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
         rounding = np.float32(
@@ -120,10 +120,10 @@ class Frustum:
             + np.float32(self.top_radius - self.bottom_radius) * fraction
         )
         slant = self.height / np.hypot(self.height, self.top_radius - self.bottom_radius)
-        out = (np.sqrt(np.square(x) + np.square(z)) - radius) * np.float32(slant) + rounding
-        up = np.abs(y) - np.float32(self.height / 2) + rounding
-        beyond = np.sqrt(np.square(np.maximum(out, 0)) + np.square(np.maximum(up, 0)))
-        return beyond + np.minimum(np.maximum(out, up), 0) - rounding
+        radial = (np.sqrt(np.square(x) + np.square(z)) - radius) * np.float32(slant) + rounding
+        axial = np.abs(y) - np.float32(self.height / 2) + rounding
+        outside = np.sqrt(np.square(np.maximum(radial, 0)) + np.square(np.maximum(axial, 0)))
+        return outside + np.minimum(np.maximum(radial, axial), 0) - rounding
 
 
 @dataclass(frozen=True)
@@ -131,25 +131,25 @@ class Torus:
     """A torus around Y."""
 
     radius: float
-    """From the centre to the middle of the tube."""
+    """Distance from the centre to the middle of the tube."""
     tube_radius: float
 
     @property
     def half_extents(self) -> tuple[float, float, float]:
-        wide = self.radius + self.tube_radius
-        return wide, self.tube_radius, wide
+        outer = self.radius + self.tube_radius
+        return outer, self.tube_radius, outer
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
-        out = np.sqrt(np.square(x) + np.square(z)) - np.float32(self.radius)
-        return np.sqrt(np.square(out) + np.square(y)) - np.float32(self.tube_radius)
+        radial = np.sqrt(np.square(x) + np.square(z)) - np.float32(self.radius)
+        return np.sqrt(np.square(radial) + np.square(y)) - np.float32(self.tube_radius)
 
 
 @dataclass(frozen=True)
 class Polygon:
-    """A closed polygon in a plane."""
+    """A closed polygon in the plane."""
 
     corners: tuple[tuple[float, float], ...]
-    """Any order of turning; it must not cross itself."""
+    """Vertices in either orientation; the polygon must not intersect itself."""
 
     @cached_property
     def half_extents(self) -> tuple[float, float]:
@@ -159,7 +159,7 @@ class Polygon:
 
     @cached_property
     def _table(self) -> tuple[ndarray, ndarray, ndarray]:
-        """Signed distances (TABLE, TABLE) around the polygon, their origin, and cells per unit."""
+        """Signed distances (TABLE_SIZE, TABLE_SIZE), their origin, and samples per unit."""
         wide, high = self.half_extents
         margin = 0.35 * max(wide, high)
         low = np.array([-wide - margin, -high - margin])
@@ -170,7 +170,7 @@ class Polygon:
         return table, low.astype(np.float32), (1.0 / steps).astype(np.float32)
 
     def distance(self, x: ndarray, y: ndarray) -> ndarray:
-        """Signed distance in the plane, read from the table between its points."""
+        """Signed distance in the plane, interpolated bilinearly in a table."""
         table, low, scale = self._table
         u = np.clip((x - low[0]) * scale[0], 0, np.float32(TABLE_SIZE - 1.001))
         v = np.clip((y - low[1]) * scale[1], 0, np.float32(TABLE_SIZE - 1.001))
@@ -184,7 +184,7 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Extrusion:
-    """An outline in the XY plane with thickness along Z and rounded edges."""
+    """A polygon in the XY plane, extruded along Z, with rounded edges."""
 
     polygon: Polygon
     depth: float
@@ -197,18 +197,18 @@ class Extrusion:
 
     def distance(self, x: ndarray, y: ndarray, z: ndarray) -> ndarray:
         rounding = np.float32(min(self.rounding, self.depth))
-        flat = self.polygon.distance(x, y) + rounding
-        over = np.abs(z) - np.float32(self.depth) + rounding
-        beyond = np.sqrt(np.square(np.maximum(flat, 0)) + np.square(np.maximum(over, 0)))
-        return beyond + np.minimum(np.maximum(flat, over), 0) - rounding
+        planar = self.polygon.distance(x, y) + rounding
+        axial = np.abs(z) - np.float32(self.depth) + rounding
+        outside = np.sqrt(np.square(np.maximum(planar, 0)) + np.square(np.maximum(axial, 0)))
+        return outside + np.minimum(np.maximum(planar, axial), 0) - rounding
 
 
 @dataclass(frozen=True)
 class Lathe:
-    """An outline turned around Y; its X is the distance from the axis."""
+    """A solid of revolution around Y; the polygon's x is the distance from the axis."""
 
     polygon: Polygon
-    """Corners with X >= 0; the side on the axis is put a little beyond it by `lathe`."""
+    """The profile; `lathe` extends its inner side beyond the axis."""
 
     @property
     def half_extents(self) -> tuple[float, float, float]:
@@ -220,22 +220,23 @@ class Lathe:
 
 
 def lathe(radii: Sequence[float], heights: Sequence[float]) -> Lathe:
-    """The body of revolution through (radius, height) points from bottom to top, closed."""
+    """A closed solid of revolution through (radius, height) points from bottom to top."""
     middle = (heights[0] + heights[-1]) / 2
-    rim = [(float(r), float(h - middle)) for r, h in zip(radii, heights, strict=True)]
-    beyond = -0.2 * max(radii)  # past the axis, so that no distance is felt along it
-    return Lathe(Polygon(((beyond, rim[0][1]), *rim, (beyond, rim[-1][1]))))
+    profile = [(float(r), float(h - middle)) for r, h in zip(radii, heights, strict=True)]
+    inner = -0.2 * max(radii)  # beyond the axis, which must not act as a surface
+    corners = ((inner, profile[0][1]), *profile, (inner, profile[-1][1]))
+    return Lathe(Polygon(corners))
 
 
 def polygon_distance(corners: ndarray, x: ndarray, y: ndarray) -> ndarray:
-    """Signed distance of points to a polygon (N, 2), negative inside."""
-    nearest, inside = np.inf, np.zeros(np.broadcast_shapes(x.shape, y.shape), bool)
+    """Exact signed distance to a polygon (N, 2), negative inside."""
+    squared, inside = np.inf, np.zeros(np.broadcast_shapes(x.shape, y.shape), bool)
     for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         ex, ey = bx - ax, by - ay
         px, py = x - ax, y - ay
         along = np.clip((px * ex + py * ey) / max(ex * ex + ey * ey, 1e-12), 0, 1)
-        nearest = np.minimum(nearest, np.square(px - along * ex) + np.square(py - along * ey))
+        squared = np.minimum(squared, np.square(px - along * ex) + np.square(py - along * ey))
         if ay != by:
             crosses = (ay <= y) != (by <= y)
             inside ^= crosses & (px < (y - ay) / (by - ay) * ex)
-    return np.where(inside, -1.0, 1.0) * np.sqrt(nearest)
+    return np.where(inside, -1.0, 1.0) * np.sqrt(squared)

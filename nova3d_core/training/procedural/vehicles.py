@@ -1,4 +1,4 @@
-"""Cars, trucks, boats, planes, rockets. They drive along +Z."""
+"""Cars, trucks, boats, planes and rockets, facing +Z."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ LIGHT, TAIL = SolidColour((0.93, 0.9, 0.62)), SolidColour((0.75, 0.1, 0.1))
 WHEEL = euler_rotation(z_deg=90)
 
 
-def _wheels(make: Builder, wide: float, places: tuple[float, ...], size: float) -> None:
-    """Wheels on both sides, with hubs."""
+def _wheels(make: Builder, wide: float, positions: tuple[float, ...], size: float) -> None:
+    """Wheels with hubs on both sides."""
     hub = make.solid_colour(make.choice((1, 4)))
-    for z in places:
+    for z in positions:
         make.frustum((0.1, size, size), TYRE, (wide, size, z), 0.02, rotation=WHEEL, mirror=True)
         centre = (wide + 0.06, size, z)
         make.frustum(
@@ -22,7 +22,7 @@ def _wheels(make: Builder, wide: float, places: tuple[float, ...], size: float) 
 
 
 def car(make: Builder) -> None:
-    """A car: a body, a cabin with windows, wheels, lights; sometimes a load or a spoiler."""
+    """A car with a cabin, windows, wheels and lights, sometimes a roof load or a spoiler."""
     wide, long, high = make.uniform(0.17, 0.22), make.uniform(0.38, 0.47), make.uniform(0.07, 0.11)
     size = make.uniform(0.08, 0.11)
     body, roof = make.pattern(0, 0.6, plain=0.5), make.solid_colour(make.choice((0, 0, 1, 4)))
@@ -102,7 +102,7 @@ def truck(make: Builder) -> None:
 
 
 def boat(make: Builder) -> None:
-    """A ship with a hull, a cabin, and a funnel or a sail."""
+    """A ship with a hull, and a cabin with funnels or a sail."""
     hull, long = make.pattern(0, 0.6, plain=0.5), make.uniform(0.38, 0.46)
     wide, deep = make.uniform(0.15, 0.21), make.uniform(0.16, 0.22)
     make.ellipsoid((wide, deep, long), hull, (0, deep, 0))
@@ -114,7 +114,7 @@ def boat(make: Builder) -> None:
         make.capsule((0, deep * 0.8, 0), (0, deep + mast, 0), (0.025, 0.02), make.solid_colour(3))
         sail, top = make.pattern(4, 0.5), deep + mast * 0.55
         make.frustum((mast * 0.75, long * 0.6, 0.02), sail, (0, top, -0.1))
-        for side in (-1, 1):  # what is left of the cone is a sail
+        for side in (-1, 1):  # cut the cone down to a sail
             make.box((0.5, 2, 1), None, (side * 0.53, deep * 1.15 + 2, 0), role="subtract")
         make.capsule((0, deep * 0.8, 0), (0, deep + mast, 0), (0.025, 0.02), make.solid_colour(3))
         return
@@ -129,7 +129,7 @@ def boat(make: Builder) -> None:
 
 
 def plane(make: Builder) -> None:
-    """An aeroplane: a fuselage, wings, a tail, engines or a propeller."""
+    """An aeroplane with a fuselage, wings, a tail, and engines or a propeller."""
     body, wings = make.pattern(0, 0.6, plain=0.5), make.pattern(make.choice((1, 2)), 0.5, plain=0.5)
     thick = make.uniform(0.08, 0.12)
     make.capsule((0, 0, -0.4), (0, 0, 0.4), (thick * 0.45, thick), body)
@@ -165,7 +165,7 @@ def plane(make: Builder) -> None:
 
 
 def rocket(make: Builder) -> None:
-    """A rocket with fins and a window, standing."""
+    """A standing rocket with fins and a window."""
     body, trim = make.pattern(make.choice((0, 4)), 0.6, plain=0.4), make.solid_colour(2)
     wide, tall = make.uniform(0.12, 0.2), make.uniform(0.45, 0.6)
     make.frustum((tall, wide, wide), body, (0, 0.15 + tall / 2, 0))

@@ -1,4 +1,4 @@
-"""Turned things: vases, cups, lamps, bottles, chess pieces, mushrooms, sweets."""
+"""Rotationally symmetric objects: vases, cups, lamps, bottles, chess pieces, food."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .shapes import Extrusion, lathe
 
 
 def _profile(make: Builder, height: float, knots: int, low: float, high: float) -> tuple:
-    """Radii and heights of a smooth profile through a few random radii."""
+    """Radii and heights of a smooth profile through random control radii."""
     radii = make.rng.uniform(low, high, knots)
     knot = np.linspace(0, knots - 1, 14)
     left = np.minimum(knot.astype(int), knots - 2)
@@ -21,7 +21,7 @@ def _profile(make: Builder, height: float, knots: int, low: float, high: float) 
 
 
 def vase(make: Builder) -> None:
-    """A vase, jug or amphora: a turned body, hollow, with handles or a spout."""
+    """A vase, jug or amphora: a hollow body with handles or a spout."""
     tall = make.uniform(0.7, 1.0)
     radii, heights = _profile(make, tall, make.integer(3, 5), 0.14, 0.4)
     make.place(lathe(radii, heights), make.pattern(0, 0.7, plain=0.15), (0, tall / 2, 0))
@@ -52,7 +52,7 @@ def vase(make: Builder) -> None:
 
 
 def cup(make: Builder) -> None:
-    """A mug, bucket or bowl: hollow, with an image or a pattern, and a handle to one side."""
+    """A mug, bucket or bowl: hollow, with a pattern or badge and a handle on one side."""
     tall, wide = make.uniform(0.35, 0.9), make.uniform(0.3, 0.42)
     low = wide * make.uniform(0.55, 1.0)
     make.frustum((tall, low, wide), make.pattern(0, 0.6, plain=0.1), (0, tall / 2, 0), 0.03)
@@ -79,7 +79,7 @@ def cup(make: Builder) -> None:
 
 
 def _badge(make: Builder, centre: tuple[float, float, float], size: float) -> None:
-    """A star, heart-like or round mark on the front."""
+    """A polygonal, star-shaped or round badge on the front."""
     points = make.choice((3, 4, 5, 6, 24))
     inner = None if points == 24 else size * make.uniform(0.35, 0.8)
     shape = Extrusion(regular_polygon(points, size, inner), 0.15)
@@ -104,7 +104,7 @@ def bottle(make: Builder) -> None:
 
 
 def lamp(make: Builder) -> None:
-    """A table lamp, mushroom, parasol or tree: a stem under a cap."""
+    """A stem with a cap: a table lamp, mushroom, parasol or tree."""
     stem: ColourPattern = make.pattern(make.choice((3, 4)), 0.4, plain=0.5)
     tall, wide = make.uniform(0.4, 0.7), make.uniform(0.3, 0.5)
     thick = make.uniform(0.05, 0.16)
@@ -135,7 +135,7 @@ def lamp(make: Builder) -> None:
 
 
 def chessman(make: Builder) -> None:
-    """A chess piece, pawn, trophy or baluster: a turned stack."""
+    """A chess piece, trophy or baluster."""
     coat = make.pattern(0, 0.7, plain=0.5)
     base, waist = make.uniform(0.22, 0.32), make.uniform(0.08, 0.14)
     tall = make.uniform(0.5, 0.75)
