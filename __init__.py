@@ -1,7 +1,7 @@
-"""NOVA3D for ComfyUI: images of an object with their cameras in, a textured 3D mesh out.
+"""NOVA3D for ComfyUI: reconstructs textured meshes from images of an object and their cameras.
 
-ComfyUI imports this file and asks for the nodes; outside ComfyUI the core is `nova3d_core`.
-Nothing heavy is imported here.
+Entry point for ComfyUI, which imports this file as a custom node pack. Outside ComfyUI, use the
+package `nova3d_core`. This file imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint():
-    """The extension that ComfyUI asks for its nodes."""
+    """Returns the extension with the pack's nodes."""
     from comfy_api.v0_0_2 import ComfyExtension
 
     from .nodes import node_classes

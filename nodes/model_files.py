@@ -115,18 +115,18 @@ def _all_files() -> Iterator[tuple[str, Path]]:
     """Names and paths of all files in the model folders; duplicates get their folder as prefix."""
     import folder_paths
 
-    taken: set[str] = set()
-    seen: set[str] = set()
-    for key in MODEL_FOLDERS:
-        for name in folder_paths.get_filename_list(key):
-            full = folder_paths.get_full_path(key, name)
-            if full is None or full in seen or not name.lower().endswith(MODEL_SUFFIXES):
+    names: set[str] = set()
+    paths: set[str] = set()
+    for folder_type in MODEL_FOLDERS:
+        for relative in folder_paths.get_filename_list(folder_type):
+            path = folder_paths.get_full_path(folder_type, relative)
+            if path is None or path in paths or not relative.lower().endswith(MODEL_SUFFIXES):
                 continue
-            seen.add(full)
-            shown = PurePath(name).as_posix()
-            shown = f"{key}/{shown}" if shown in taken else shown
-            taken.add(shown)
-            yield shown, Path(full)
+            paths.add(path)
+            name = PurePath(relative).as_posix()
+            name = f"{folder_type}/{name}" if name in names else name
+            names.add(name)
+            yield name, Path(path)
 
 
 def _is_multiview_model(path: Path) -> bool:

@@ -13,7 +13,7 @@ import nova3d_core
 CORE = Path(nova3d_core.__file__).parent
 ROOT = CORE.parent
 NODES = ROOT / "nodes"
-WITH_TORCH = {"adapters.py", "load3d.py", "meshes.py", "model_management.py"}
+WITH_TORCH = {"adapters.py", "load3d.py", "mesh_adapters.py", "model_management.py"}
 """Modules of the nodes that a node imports when it runs."""
 HOST = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "server", "execution"}
 SCRIPT = """

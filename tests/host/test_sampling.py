@@ -173,7 +173,7 @@ def test_error_for_the_wrong_model_names_the_right_node(client, kind):
     ("name", "words"),
     [
         ("gone.safetensors", ["gone.safetensors", "not in", "sv3d_p.safetensors"]),
-        (SVD, ["Stable Video Diffusion", "never taught", "SV3D"]),
+        (SVD, ["Stable Video Diffusion", "not trained", "SV3D"]),
         (next(iter(OTHER_MODELS)), ["not a multi-view model", "without temporal layers"]),
         ("cut.safetensors", ["cut.safetensors"]),
         ("../checkpoints/" + SV3D_P, ["not in"]),
@@ -278,7 +278,7 @@ VALID_IMAGES = {
     "8 pixels": disc_image((8, 8)),
     "two objects": disc_image((200, 80), "RGB", (0.25, 0.75)),
 }
-EXPECTED_WARNINGS = {"8 pixels": "8x8 px", "two objects": "2 objects"}
+EXPECTED_WARNINGS = {"8 pixels": "8x8 px", "two objects": "2 separate objects"}
 
 
 @pytest.mark.parametrize("name", VALID_IMAGES)
