@@ -137,7 +137,7 @@ def test_subtract_removes_volume_and_decal_only_changes_colours():
 def test_mirrored_part_is_the_mirror_image():
     make = Builder(np.random.default_rng(0))
     make.ellipsoid(0.2, make.solid_colour(0), (0, 0, 0))
-    options = {"turn": euler_rotation(20, 30, 40), "mirror": True}
+    options = {"rotation": euler_rotation(20, 30, 40), "mirror": True}
     make.ellipsoid((0.1, 0.3, 0.15), make.solid_colour(1), (0.3, 0.1, 0.05), **options)
     rng = np.random.default_rng(2)
     x, y, z = rng.uniform(-0.6, 0.6, (3, 500)).astype(np.float32)
