@@ -121,17 +121,20 @@ def test_tuples_of_dataclasses():
         config_from_dict({"levels": [3]}, Levels, "s")
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A config with a tuple of fixed length."""
+
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+
 def test_fixed_length_tuples_and_optional_fields():
-    config = config_from_dict(
-        {"steps": None, "guidance": {"highest": 3}, "guidance_interval": [0, 5]}, SampleConfig, "s"
-    )
-    assert (config.steps, config.guidance.highest, config.guidance_interval) == (
-        None,
-        3.0,
-        (0.0, 5),
-    )
-    with pytest.raises(InputError, match=r"s\.guidance_cutoff has 3 items, expected 2"):
-        config_from_dict({"guidance_interval": [0, 1, 2]}, SampleConfig, "s")
+    document = {"steps": None, "guidance": {"max_guidance_scale": 3}}
+    config = config_from_dict(document, SampleConfig, "s")
+    assert (config.steps, config.guidance.max_guidance_scale) == (None, 3.0)
+    assert config_from_dict({"bounds": [0, 5]}, Interval, "s") == Interval((0.0, 5))
+    with pytest.raises(InputError, match=r"s\.bounds has 3 items, expected 2"):
+        config_from_dict({"bounds": [0, 1, 2]}, Interval, "s")
     with pytest.raises(InputError, match=r"s\.steps is 'many', expected int"):
         config_from_dict({"steps": "many"}, SampleConfig, "s")
 
@@ -152,14 +155,14 @@ def test_integers_beyond_float_range_are_rejected_in_toml(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ('{"step": "three"}', "place.step is 'three'"),
+        ('{"step": "three"}', "progress.step is 'three'"),
         ('{"step": 1e999}', "too large"),
-        ("[]", "state.json.place is list"),
+        ("[]", "state.json.progress is list"),
     ],
 )
 def test_damaged_checkpoint_error_names_the_value(tmp_path, change, words):
-    state = {"config": {}, "world": 1, "data": {}, "updates": 0, "place": 0}
-    text = json.dumps(state).replace('"place": 0', f'"place": {change}')
+    state = {"config": {}, "world_size": 1, "data": {}, "ema_updates": 0, "progress": 0}
+    text = json.dumps(state).replace('"progress": 0', f'"progress": {change}')
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(InputError, match=f"{tmp_path} is damaged") as caught:
         read_state(tmp_path)
