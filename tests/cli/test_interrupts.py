@@ -21,7 +21,7 @@ SLOW_STAGES = {
     "carving": ["--hull.resolution", "200"],
     "meshing": ["--hull.resolution", "160"],
     "unwrapping": ["--hull.resolution", "112", "--meshing.target-faces", "30000"],
-    "baking": [*SMALL_FUSE, "--bake.texture-px", "4096"],
+    "baking": [*SMALL_FUSE, "--bake.texture-px", "2048"],
 }
 """Options of `fuse` that make a stage take long, and those before it not."""
 

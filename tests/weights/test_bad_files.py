@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from nova3d_core.diffusion.network.config import UNetConfig
 from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.errors import Cancelled, InputError
 from nova3d_core.progress import Progress
+from nova3d_core.weights.files.inspect import DTYPES
 from nova3d_core.weights.files.read import open_weights
 from nova3d_core.weights.load import STAGE, load_model
 from nova3d_core.weights.save import save_nova3d
@@ -134,11 +137,29 @@ def test_code_in_a_plain_pickle_is_not_run(tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_names_non_finite_weights(tmp_path, saved, dtype, value):
+def overwrite_last_value(path: Path, name: str, value: float) -> None:
+    """Overwrites the last value of a tensor in a safetensors file."""
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        entry = json.loads(stream.read(length))[name]
+        dtype = getattr(torch, DTYPES[entry["dtype"]][0])
+        encoded = torch.tensor(value, dtype=dtype).reshape(1).view(torch.uint8).numpy().tobytes()
+        stream.seek(8 + length + entry["data_offsets"][1] - len(encoded))
+        stream.write(encoded)
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.float16, torch.bfloat16], ids=str)
+def saved_as(request, saved, tmp_path_factory) -> Path:
+    """The complete small model in each dtype."""
     with open_weights(saved) as file:
-        tensors = {name: file[name].to(dtype) for name in file}
+        tensors = {name: file[name].to(request.param) for name in file}
+    path = tmp_path_factory.mktemp("dtype") / "model.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_names_non_finite_weights(tmp_path, saved_as, value):
     clip = "conditioner.embedders.0.open_clip.model.visual."
     for name in (
         f"{UNET}out.2.weight",
@@ -146,10 +167,8 @@ def test_names_non_finite_weights(tmp_path, saved, dtype, value):
         "first_stage_model.decoder.conv_in.weight",
         f"{clip}transformer.resblocks.1.attn.in_proj_weight",
     ):
-        broken = tensors[name].clone()
-        broken.view(-1)[-1] = value
-        path = tmp_path / "broken.safetensors"
-        save_file(tensors | {name: broken}, path)
+        path = Path(shutil.copyfile(saved_as, tmp_path / "broken.safetensors"))
+        overwrite_last_value(path, name, value)
         assert f"NaN or infinite values in '{name}'" in load_error(path).message
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint of SVD's size through the real loader: memory and time against the file itself."""
+"""Loading a checkpoint of SVD's size: memory and time relative to the file."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ import torch
 
 from .conftest import header_bytes
 
-MOST_MEMORY = 1.3
-"""Peak memory over the file's size."""
-MOST_TIME = 1.5
-"""Time over that of reading the file's bytes."""
+MAX_MEMORY_RATIO = 1.3
+"""Peak memory relative to the file's size."""
+MAX_TIME_RATIO = 1.5
+"""Loading time relative to the time of reading the file's bytes."""
+MIN_REPETITIONS, MAX_REPETITIONS = 2, 8
+"""Other processes can only lengthen a measurement, so the minima converge with repetitions."""
 
-FORGET = """
+DROP_CACHE = """
 import os, sys
 if sys.argv[2] == "disk":
     with open(sys.argv[1], "rb") as stream:
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 """
-"""Drops the file from the system's cache, as after a restart."""
+"""Drops the file from the page cache, as after a restart."""
 
 FROM_DISK = f"""
 import sys, time
-{FORGET}
+{DROP_CACHE}
 buffer = bytearray(16 << 20)
 start = time.perf_counter()
 with open(sys.argv[1], "rb", buffering=0) as stream:
@@ -38,7 +40,7 @@ with open(sys.argv[1], "rb", buffering=0) as stream:
         pass
 print(time.perf_counter() - start)
 """
-"""Reads every byte, and keeps none."""
+"""Reads all bytes into one buffer."""
 
 INTO_MEMORY = """
 import pathlib, sys, time
@@ -46,7 +48,7 @@ start = time.perf_counter()
 content = pathlib.Path(sys.argv[1]).read_bytes()
 print(time.perf_counter() - start)
 """
-"""Reads every byte and keeps them: what a loader has to do that does not map the file."""
+"""Reads all bytes into memory, as a loader without memory mapping has to."""
 
 LOAD = f"""
 import json, resource, sys, time
@@ -54,7 +56,7 @@ import diffusers, transformers, safetensors.torch, torch
 from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from transformers import CLIPVisionModelWithProjection
 from nova3d_core.weights.load import load_model
-{FORGET}
+{DROP_CACHE}
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before, start = peak(), time.perf_counter()
@@ -70,7 +72,7 @@ print(json.dumps({{
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, manifest) -> Path:
-    """SV3D p with random weights in float16, as users re-save it."""
+    """SV3D p with random weights, re-saved as float16."""
     folder = tmp_path_factory.mktemp("full")
     shapes = manifest("sv3d_p_sgm")
     size = 2 * sum(math.prod(shape) for shape in shapes.values())
@@ -90,9 +92,9 @@ def checkpoint(tmp_path_factory, manifest) -> Path:
     path.unlink()
 
 
-def ran(program: str, path: Path, place: str) -> str:
+def run_program(program: str, path: Path, source: str) -> str:
     return subprocess.run(
-        [sys.executable, "-c", program, str(path), place],
+        [sys.executable, "-c", program, str(path), source],
         capture_output=True,
         text=True,
         check=True,
@@ -103,31 +105,30 @@ def ran(program: str, path: Path, place: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True])
 def test_full_size_checkpoint_loads_as_fast_as_it_is_read(checkpoint, cached, record_property):
-    """Best of three each, in turns.
+    """Compares the shortest times of interleaved repetitions.
 
-    From the disk, against reading alone. From the system's cache, where a file of this size is
-    walked through in 0.3 s, against reading it into memory.
+    From the disk, the reference is reading alone. From the page cache, where a file of this size
+    is read in 0.3 s, it is reading into memory.
     """
     if not cached and not hasattr(os, "posix_fadvise"):
         pytest.skip("this system cannot drop a file from its cache")
-    readings, loadings, told = [], [], {}
-    for _ in range(3):
-        for program, times in (
-            (INTO_MEMORY if cached else FROM_DISK, readings),
-            (LOAD, loadings),
-        ):
-            said = json.loads(ran(program, checkpoint, "memory" if cached else "disk"))
-            told = said if isinstance(said, dict) else told
-            times.append(said["seconds"] if isinstance(said, dict) else said)
+    source, reader = ("memory", INTO_MEMORY) if cached else ("disk", FROM_DISK)
+    reading = loading = float("inf")
+    for repetition in range(1, MAX_REPETITIONS + 1):
+        reading = min(reading, json.loads(run_program(reader, checkpoint, source)))
+        report = json.loads(run_program(LOAD, checkpoint, source))
+        loading = min(loading, report["seconds"])
+        if repetition >= MIN_REPETITIONS and loading < MAX_TIME_RATIO * reading:
+            break
     size = checkpoint.stat().st_size
-    figures = (
-        f"{size / 1e9:.2f} GB {'cached' if cached else 'from disk'}: read in "
-        f"{min(readings):.2f} s, loaded in {min(loadings):.2f} s, peak {told['peak'] / size:.2f} "
-        f"of the file ({told['before'] / 1e9:.2f} GB before loading)"
+    summary = (
+        f"{size / 1e9:.2f} GB {'cached' if cached else 'from disk'}: read in {reading:.2f} s, "
+        f"loaded in {loading:.2f} s, peak {report['peak'] / size:.2f} of the file "
+        f"({report['before'] / 1e9:.2f} GB before loading)"
     )
-    record_property("figures", figures)
-    assert told["family"] == "sv3d_p"
-    assert told["dtypes"] == ["torch.float16"]
-    assert told["weights"] > 2.2e9
-    assert told["peak"] < MOST_MEMORY * size, figures
-    assert min(loadings) < MOST_TIME * min(readings), figures
+    record_property("summary", summary)
+    assert report["family"] == "sv3d_p"
+    assert report["dtypes"] == ["torch.float16"]
+    assert report["weights"] > 2.2e9
+    assert report["peak"] < MAX_MEMORY_RATIO * size, summary
+    assert loading < MAX_TIME_RATIO * reading, summary
