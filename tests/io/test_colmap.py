@@ -179,7 +179,7 @@ def test_one_of_several_models_is_read_with_a_warning(tmp_path, caplog):
     folder = workspace(tmp_path / "set")
     write_binary(folder / "sparse" / "1", CAMERAS, shots(2))
     assert len(read_views(folder)) == 4
-    assert "holds 2 models: only 0 is read" in caplog.text
+    assert "has 2 models: only 0 is read" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["{}.png", "{stem}.png", "{}"])
@@ -344,8 +344,8 @@ def test_truncated_binary_files_are_errors(tmp_path, name):
         ("cameras.bin", struct.pack("<Q", 2**63), "declares 9223372036854775808 entries"),
         ("images.bin", struct.pack("<Q", 2**40), "declares 1099511627776 entries"),
         ("images.bin", struct.pack("<Q", 0), "has no images"),
-        ("cameras.bin", struct.pack("<QIiQQ", 1, 1, 99, 8, 6), "unknown camera model 99"),
-        ("cameras.bin", struct.pack("<QIiQQ", 1, 1, -1, 8, 6), "unknown camera model -1"),
+        ("cameras.bin", struct.pack("<QIiQQ", 1, 1, 99, 8, 6), "unknown model 99"),
+        ("cameras.bin", struct.pack("<QIiQQ", 1, 1, -1, 8, 6), "unknown model -1"),
         ("images.bin", struct.pack("<QI7dI", 1, 1, *[0.5] * 7, 1) + b"x" * 9000, "has no end"),
         (
             "images.bin",

@@ -265,7 +265,7 @@ def test_reads_big_endian_16_bit_and_rejects_32_bit(tmp_path):
     Image.fromarray(np.array([[0, 70000]], dtype=np.int32)).save(tmp_path / "deep.tif")
     assert "32-bit values" in read_error(tmp_path / "deep.tif")
     Image.fromarray(np.array([[0.5]], dtype=np.float32)).save(tmp_path / "f.tif")
-    with pytest.raises(InputError, match="floating point numbers"):
+    with pytest.raises(InputError, match="floating-point values"):
         decode_texture(tmp_path / "f.tif", "f.tif", "a.obj")
 
 

@@ -161,7 +161,7 @@ def test_truncated_image_is_reported(tmp_path, suffix, share):
 
 def test_floating_point_images_are_rejected(tmp_path):
     path = save(tmp_path / "depth.tif", np.full((2, 2), 3.5, np.float32))
-    with pytest.raises(InputError, match=r"depth\.tif holds floating point"):
+    with pytest.raises(InputError, match=r"depth\.tif has floating-point"):
         read_image(path)
 
 

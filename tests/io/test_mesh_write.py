@@ -220,7 +220,7 @@ def test_interrupt_while_writing_leaves_no_files(textured, tmp_path, monkeypatch
 
 
 def test_unknown_suffix_error_lists_the_supported_ones(textured, tmp_path):
-    with pytest.raises(InputError, match=r"\.fbx.*Known are \.glb, \.obj, \.ply"):
+    with pytest.raises(InputError, match=r"\.fbx.*Use one of \.glb, \.obj, \.ply"):
         write_mesh(textured, tmp_path / "mesh.fbx")
     with pytest.raises(InputError, match=r"ends in \.glb"):
         write_glb(textured, tmp_path / "mesh.gltf")

@@ -342,7 +342,7 @@ def test_folder_at_a_file_path_is_rejected_early(tmp_path, name):
 def test_foreign_dataset_is_not_replaced(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({"source": "another"}))
     (tmp_path / "shard-000000.tar").write_text("theirs")
-    with pytest.raises(InputError, match="holds no set"):
+    with pytest.raises(InputError, match="no training dataset"):
         open_dataset_dir(tmp_path, SETTINGS, overwrite=True)
     assert (tmp_path / "shard-000000.tar").read_text() == "theirs"
 

@@ -113,10 +113,10 @@ def test_truncated_ascii_stl_is_rejected(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("vertex 0", "vortex 0", "not every facet has three vertices"),
-        ("vertex 0.000000e+00 0.0 0", "vertex 0 0", r"line 4 .* has not three numbers"),
-        ("vertex 0.000000e+00", "vertex zero", r"line 4 .* has something else than numbers"),
-        ("endfacet", "", "cut off"),
+        ("vertex 0", "vortex 0", "a facet does not have three vertices"),
+        ("vertex 0.000000e+00 0.0 0", "vertex 0 0", r"line 4 .* does not have three values"),
+        ("vertex 0.000000e+00", "vertex zero", r"line 4 .* has values that are not numbers"),
+        ("endfacet", "", "truncated"),
     ],
 )
 def test_damaged_ascii_stl_is_rejected(tmp_path, old, new, reason):

@@ -56,7 +56,7 @@ REFUSED = {
     "libraries.obj": ("".join(f"mtllib a{i}\n" for i in range(80_000)) + OBJ, "100 material files"),
     "long_number.obj": ("v " + "1" * MEGABYTE + " 0 0\n" + OBJ, "NaN or infinite"),
     "large_index.obj": (OBJ + "f 1 2 " + "3" * MEGABYTE, "refers to vertex"),
-    "slashes.obj": (OBJ + "f " + "/" * MEGABYTE, "something else than corners"),
+    "slashes.obj": (OBJ + "f " + "/" * MEGABYTE, "not of the form"),
     "properties.ply": (
         PLY.replace("property float x\n", "property float x\n" * 50_000),
         "too few values",
@@ -67,7 +67,7 @@ REFUSED = {
         "40000 textures",
     ),
     "one_line.ply": ("ply\n" + "a" * MEGABYTE, "header has no end"),
-    "facets.stl": (repeated("solid\nfacet\n"), "cut off"),
+    "facets.stl": (repeated("solid\nfacet\n"), "truncated"),
     "binary.stl": ("\0" * 80 + "\x7f" * 4 + "\0" * 1000, "2139062143 triangles"),
     "counts.off": (OFF.replace("3 1 0", "9" * 18 + " 1 0"), "declares 999999999999999999 vertices"),
     "blanks.off": (" " * MEGABYTE + "OF\n", "does not start with OFF"),

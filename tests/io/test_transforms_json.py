@@ -205,7 +205,7 @@ def test_existing_folder_is_kept_without_overwrite(tmp_path):
 def test_overwrite_keeps_folders_that_are_not_views(tmp_path):
     folder = write_views(random_views(), tmp_path / "views")
     (folder / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match=r"not replaced: it it contains thesis\.tex"):
+    with pytest.raises(InputError, match=r"not replaced: it contains thesis\.tex"):
         write_views(random_views(), folder, overwrite=True)
     assert (folder / "thesis.tex").read_text() == "years of work"
 

@@ -105,7 +105,7 @@ def test_missing_image_file(folder, kind):
     (folder / kind / "001.png").unlink()
     message = read_error(folder)
     assert "frame 1" in message
-    assert f"there is no image {folder / kind / '001.png'}" in message
+    assert f"image {folder / kind / '001.png'} does not exist" in message
 
 
 @pytest.mark.parametrize("kind", ["images", "masks", "normals"])
@@ -120,7 +120,7 @@ def test_truncated_image(folder, kind):
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("images", "the image is 7x6 px, but w says 6"),
+        ("images", "the image is 7x6 px, but w is 6"),
         ("masks", "mask 001.png is 7x6 px, the colour image 6x6 px"),
         ("normals", "normal image 001.png is 7x6 px, the colour image 6x6 px"),
     ],
@@ -189,10 +189,10 @@ def test_matrix_of_wrong_shape(folder, rows):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 1]], "not unit vectors"),
-        ([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]], "not unit vectors"),
+        ([[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 1]], "not orthonormal"),
+        ([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]], "not orthonormal"),
         ([[-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]], "mirrors"),
-        ([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], "not unit vectors"),
+        ([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], "not orthonormal"),
         ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, -2, 1]], "last row"),
     ],
 )
@@ -262,8 +262,8 @@ def test_missing_orthographic_scale(folder):
         ("fl_y", "wide", "expected a finite number"),
         ("fl_x", 10**400, "expected a finite number"),
         ("cx", float("nan"), "expected a finite number"),
-        ("w", 6.5, "the image is 6x6 px, but w says 6.5"),
-        ("h", 12, "the image is 6x6 px, but h says 12"),
+        ("w", 6.5, "the image is 6x6 px, but w is 6.5"),
+        ("h", 12, "the image is 6x6 px, but h is 12"),
         ("h", -6, "expected a number above 0"),
     ],
 )
@@ -343,4 +343,4 @@ def test_path_that_is_not_a_string(folder, path):
 def test_pipe_is_rejected_without_blocking(folder):
     (folder / "images" / "001.png").unlink()
     os.mkfifo(folder / "images" / "001.png")
-    assert "there is not an image" in read_error(folder)
+    assert "does not exist" in read_error(folder)

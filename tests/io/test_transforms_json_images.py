@@ -94,7 +94,7 @@ def test_size_swapped_by_exif_is_reported(tmp_path):
     edit(tmp_path / "v", w=24, h=32)
     message = read_error(tmp_path / "v")
     assert "frame 0 (images/000.jpg): the image is stored with 32x24 px" in message
-    assert "w and h say 24x32: the size after its EXIF orientation was applied" in message
+    assert "w and h are 24x32: the size after its EXIF orientation was applied" in message
     assert "orientation is 6" in message
 
 
@@ -282,7 +282,7 @@ def test_one_huge_image_is_rejected(tmp_path):
     folder = write_views(disc_views(16, 16, count=12), tmp_path / "v")
     resize_view(folder, 3, (1024, 1024))
     message = read_error(folder)
-    assert "brought to the largest one, 1024x1024 px, all together would grow 12 times" in message
+    assert "resizing all to 1024x1024 px would take 12 times the memory" in message
 
 
 # Inverted masks

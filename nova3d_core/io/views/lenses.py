@@ -146,8 +146,8 @@ def read_distortion(frame: ViewFrame) -> Distortion | None:
     for key, value in coefficients.items():
         if value and key not in supported:
             raise InputError(
-                f"{frame.where}: {key} is {value:g}, which is undefined for the camera model "
-                f" {f'{model} with is_fisheye' if flagged else model}.",
+                f"{frame.where}: {key} is {value:g}, which is undefined for the camera "
+                f"model {f'{model} with is_fisheye' if flagged else model}.",
                 "Undistort the images first, for example with colmap image_undistorter.",
             )
     if fisheye:
