@@ -98,9 +98,10 @@ def save_page(folder: Path, name: str, page: ResultPage) -> Path:
     """Writes NAME.json and NAME.md into a folder; returns the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / f"{name}.json", overwrite=True) as path:
-        path.write_text(json_text(page), encoding="utf-8")
+        path.write_text(json_text(page), encoding="utf-8", newline="\n")
+    text = markdown_page(page, f"{name}.json")
     with atomic_file(folder / f"{name}.md", overwrite=True) as path:
-        path.write_text(markdown_page(page, f"{name}.json"), encoding="utf-8")
+        path.write_text(text, encoding="utf-8", newline="\n")
     return folder / f"{name}.md"
 
 
