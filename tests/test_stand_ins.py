@@ -1,4 +1,4 @@
-"""Slow stand-ins for compiled packages say so: once, with the reason and the remedy."""
+"""Fallbacks for compiled packages log one warning, with the reason and the remedy."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ CPU = torch.device("cpu")
 
 
 def python(script: str, **changes: str | None) -> str:
-    """What a script in a process of its own says; variables that are None are removed."""
+    """Output of a script in a subprocess; environment variables that are None are removed."""
     environment = {**os.environ, **changes}
     environment = {name: value for name, value in environment.items() if value is not None}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
         env=environment,
@@ -42,8 +42,8 @@ def python(script: str, **changes: str | None) -> str:
         check=False,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
 
 
 BALL = """
@@ -66,52 +66,52 @@ def ball() -> SdfGrid:
 
 
 @POSIX
-def test_warp_runs_where_the_home_folder_cannot_be_written(tmp_path):
+def test_warp_runs_with_a_read_only_home_folder(tmp_path):
     pytest.importorskip("warp")
-    said = python(BALL, HOME="/dev/null", XDG_CACHE_HOME=None, WARP_CACHE_PATH=None,
+    output = python(BALL, HOME="/dev/null", XDG_CACHE_HOME=None, WARP_CACHE_PATH=None,
                   TMPDIR=str(tmp_path))  # fmt: skip
-    assert "steps nova3d_core.fusion.fields.grid.field.warp_impl" in said
-    assert "WARNING" not in said
+    assert "steps nova3d_core.fusion.fields.grid.field.warp_impl" in output
+    assert "WARNING" not in output
     (folder,) = tmp_path.glob("nova3d-warp-*")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 class FakeWarp:
-    """What `use_writable_cache` touches of warp."""
+    """The part of warp that `use_writable_cache` uses."""
 
     def __init__(self, cache: str | None = None):
         self.config = SimpleNamespace(kernel_cache_dir=cache, version="1.0")
 
 
 @POSIX
-@pytest.mark.parametrize("named_by", ["config", "variable", "home"])
-def test_a_cache_that_cannot_be_written_is_left_for_one_that_can(tmp_path, monkeypatch, named_by):
+@pytest.mark.parametrize("source", ["config", "variable", "home"])
+def test_unwritable_cache_is_replaced_by_a_temporary_folder(tmp_path, monkeypatch, source):
     bad = "/dev/null/cache"
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("WARP_CACHE_PATH", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    if named_by == "variable":
+    if source == "variable":
         monkeypatch.setenv("WARP_CACHE_PATH", bad)
-    if named_by == "home":
+    if source == "home":
         monkeypatch.setenv("HOME", bad)
-    wp = FakeWarp(bad if named_by == "config" else None)
+    wp = FakeWarp(bad if source == "config" else None)
     kernel_cache.use_writable_cache(wp)
     assert wp.config.kernel_cache_dir == str(tmp_path / f"nova3d-warp-{os.getuid()}")
 
 
-def test_a_usable_cache_is_the_one_that_is_used(tmp_path, monkeypatch):
+def test_writable_cache_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setenv("WARP_CACHE_PATH", str(tmp_path / "mine"))
     wp = FakeWarp()
     kernel_cache.use_writable_cache(wp)
-    assert wp.config.kernel_cache_dir is None  # warp reads the variable itself
+    assert wp.config.kernel_cache_dir is None  # warp reads the environment variable itself
     assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
-def test_without_warp_one_warning_says_how_slow_and_why():
-    said = python("import sys; sys.modules['warp'] = None" + BALL)
-    assert "torch_impl" in said
-    lines = [line for line in said.splitlines() if line.startswith("WARNING")]
+def test_missing_warp_is_one_warning_with_slowdown_and_reason():
+    output = python("import sys; sys.modules['warp'] = None" + BALL)
+    assert "torch_impl" in output
+    lines = [line for line in output.splitlines() if line.startswith("WARNING")]
     assert len(lines) == 1
     assert "6 to 8 times slower" in lines[0]
     assert "the package 'warp-lang' is not installed" in lines[0]
@@ -119,29 +119,29 @@ def test_without_warp_one_warning_says_how_slow_and_why():
     assert len(lines[0]) < 500
 
 
-def test_a_warp_that_does_not_start_is_told_with_its_reason(tmp_path):
+def test_broken_warp_is_one_warning_with_the_reason(tmp_path):
     (tmp_path / "warp.py").write_text("raise ImportError('libcuda.so.1 is\\n broken')")
-    said = python(BALL, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
-    assert "torch_impl" in said
-    lines = [line for line in said.splitlines() if line.startswith("WARNING")]
+    output = python(BALL, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    assert "torch_impl" in output
+    lines = [line for line in output.splitlines() if line.startswith("WARNING")]
     assert len(lines) == 1
     assert "warp cannot be loaded: libcuda.so.1 is broken" in lines[0]
 
 
-def test_the_twin_that_was_asked_for_says_nothing(caplog):
+def test_requested_torch_implementation_logs_nothing(caplog):
     with caplog.at_level(logging.WARNING):
         DenseGrid(ball(), compiled=False)
     assert caplog.records == []
 
 
-def test_no_problem_is_found_where_warp_runs():
+def test_working_warp_has_no_kernel_error():
     pytest.importorskip("warp")
     assert warp_support.kernel_error(CPU) == ""
     assert warp_support.can_run_on(CPU)
 
 
 @POSIX
-def test_somebody_elses_folder_is_not_used_for_kernels(tmp_path, monkeypatch):
+def test_folders_of_other_users_are_not_used_for_kernels(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     own = kernel_cache.private_cache_dir()
     assert own == tmp_path / f"nova3d-warp-{os.getuid()}"
@@ -157,21 +157,21 @@ def test_somebody_elses_folder_is_not_used_for_kernels(tmp_path, monkeypatch):
 
 @pytest.fixture
 def without(monkeypatch):
-    """Blocks packages from being imported, and forgets what was found before."""
+    """Blocks imports of packages, and clears cached results of earlier imports."""
 
     def block(*names: str) -> None:
         for name in names:
             monkeypatch.setitem(sys.modules, name, None)
         raycast._has_embree.cache_clear()
-        images._has_warp.cache_clear()
+        images._warp_available.cache_clear()
 
     yield block
     monkeypatch.undo()
     raycast._has_embree.cache_clear()
-    images._has_warp.cache_clear()
+    images._warp_available.cache_clear()
 
 
-def test_without_embree_one_warning_and_the_same_hits(without, caplog, l_solid):
+def test_missing_embree_is_one_warning_with_the_same_hits(without, caplog, l_solid):
     embree = raycast.RayCaster.of(l_solid)
     without("embreex")
     with caplog.at_level(logging.WARNING):
@@ -186,14 +186,14 @@ def test_without_embree_one_warning_and_the_same_hits(without, caplog, l_solid):
     assert ours.distance == pytest.approx(theirs.distance, abs=1e-6)
 
 
-def test_the_numpy_tree_that_was_asked_for_says_nothing(without, caplog, l_solid):
+def test_requested_numpy_backend_logs_nothing(without, caplog, l_solid):
     without("embreex")
     with caplog.at_level(logging.WARNING):
         raycast.RayCaster.of(l_solid, "numpy")
     assert caplog.messages == []
 
 
-def test_without_fast_simplification_the_warning_says_what_stays(without, caplog, l_solid: Mesh):
+def test_missing_fast_simplification_is_a_warning(without, caplog, l_solid: Mesh):
     without("fast_simplification")
     with caplog.at_level(logging.WARNING):
         same = simplify(l_solid, 10)
@@ -203,7 +203,7 @@ def test_without_fast_simplification_the_warning_says_what_stays(without, caplog
     assert "pip install fast-simplification" in caplog.messages[0]
 
 
-def test_without_warp_training_images_come_from_the_ray_caster_with_one_warning(
+def test_training_images_fall_back_to_the_ray_caster_with_one_warning(
     without, caplog, l_solid, monkeypatch
 ):
     without()
@@ -215,7 +215,7 @@ def test_without_warp_training_images_come_from_the_ray_caster_with_one_warning(
     assert "rendered by the slower ray caster: it is broken." in caplog.messages[0]
 
 
-def test_a_tinycudann_that_does_not_load_is_told(monkeypatch, caplog, tmp_path):
+def test_broken_tinycudann_is_one_warning(monkeypatch, caplog, tmp_path):
     (tmp_path / "tinycudann.py").write_text("raise OSError('built for another card')")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(HashEncoding, "to", lambda self, device: self)

@@ -70,16 +70,16 @@ def objects(count: int, seed: int = 0, size: int = SIZE) -> list[dict]:
     generator = torch.Generator().manual_seed(seed)
     row = torch.arange(size) - (size - 1) / 2
     far = (row[:, None] ** 2 + row**2).sqrt()
-    made = []
+    items = []
     for index in range(count):
         radius = size * (0.25 + 0.2 * float(torch.rand((), generator=generator)))
         mask = ((radius + 0.5 - far).clamp(0, 1) * 255).to(torch.uint8).expand(VIEWS, -1, -1)
-        share = mask[..., None].float() / 255
+        coverage = mask[..., None].float() / 255
         images = []
         for _ in ("colour", "normal"):
             colours = torch.rand((VIEWS, 1, 1, 3), generator=generator) * 200
-            images.append((share * colours + (1 - share) * 255).to(torch.uint8))
-        made.append(
+            images.append((coverage * colours + (1 - coverage) * 255).to(torch.uint8))
+        items.append(
             {
                 "key": f"disc-{seed}-{index}",
                 "colour": images[0],
@@ -89,7 +89,7 @@ def objects(count: int, seed: int = 0, size: int = SIZE) -> list[dict]:
                 "azimuth_deg": torch.arange(VIEWS) * 22.5,
             }
         )
-    return made
+    return items
 
 
 def of(config: Any, **changes) -> Any:

@@ -135,12 +135,12 @@ def test_names_a_damaged_checkpoint_and_resumes_from_the_previous(tmp_path, unin
 
 
 def test_gradient_accumulation_gives_nearly_the_same_step(tmp_path):
-    full = run(of(SMALL, optimiser__batch_size=4, optimiser__micro_batch_size=4), tmp_path / "full")
-    accumulated = run(
-        of(SMALL, optimiser__batch_size=4, optimiser__micro_batch_size=3), tmp_path / "accumulated"
-    )
-    for name, value in state(full).items():
-        torch.testing.assert_close(state(accumulated)[name], value, rtol=2e-3, atol=2e-4, msg=name)
+    config = of(SMALL, optimiser__batch_size=4, optimiser__micro_batch_size=4)
+    full = state(run(config, tmp_path / "full"))
+    config = of(config, optimiser__micro_batch_size=3)
+    accumulated = state(run(config, tmp_path / "accumulated"))
+    for name, value in full.items():
+        torch.testing.assert_close(accumulated[name], value, rtol=2e-3, atol=2e-4, msg=name)
 
 
 def test_optimiser_tensors_are_named_after_their_weights(tmp_path):

@@ -61,8 +61,8 @@ def test_time_limit_resuming_and_exported_model(settings, tmp_path):
     output, model = tmp_path / "run", tmp_path / "small.safetensors"
     code, stdout, stderr = train(settings, "-o", output, "--minutes", 0)
     assert code == 0, stderr
-    assert f"step 1 of 6 is kept in {output}: its minutes are up." in stdout
-    assert "The same command goes on from there." in stdout
+    assert f"step 1 of 6 is kept in {output}: the time limit was reached." in stdout
+    assert "The same command resumes the run." in stdout
     code, stdout, stderr = train(settings, "-o", output, "--export", model, "--json")
     assert code == 0, stderr
     result = json.loads(stdout)

@@ -49,8 +49,8 @@ def render_object(
     """
     config = config or ImageConfig(size_px=size_px, views=views)
     cameras = _cameras(config)
-    if _has_warp():
-        images = _rasterised(mesh, cameras, config, closed)
+    if _warp_available():
+        images = _rasterise(mesh, cameras, config, closed)
     else:
         images = render_by_ray_casting(mesh, cameras, config)
     angles = {"elevation_deg": cameras.elevation_deg, "azimuth_deg": cameras.azimuth_deg}
@@ -58,7 +58,7 @@ def render_object(
 
 
 @cache
-def _has_warp() -> bool:
+def _warp_available() -> bool:
     """Whether warp runs on the CPU; logs the fallback once if it does not."""
     from ...compute.warp_backend import kernel_error
 
@@ -84,7 +84,7 @@ def _cameras(config: ImageConfig) -> Cameras:
     return orbit_cameras(rig)
 
 
-def _rasterised(
+def _rasterise(
     mesh: Mesh, cameras: Cameras, config: ImageConfig, closed: bool | None
 ) -> dict[str, Tensor]:
     """Renders by warp's kernels, on the calling thread."""
@@ -97,8 +97,8 @@ def _rasterised(
     samples = size * config.supersample
     raster_mesh = kernels.RasterMesh()
     if mesh.normals is None:
-        mesh = _split_flat(mesh)
-    for name, value in _arrays(mesh, config).items():
+        mesh = _unshare_vertices(mesh)
+    for name, value in _mesh_arrays(mesh, config).items():
         setattr(
             raster_mesh, name, wp.from_numpy(value[0], dtype=getattr(wp, value[1]), device="cpu")
         )
@@ -107,15 +107,19 @@ def _rasterised(
     light = kernels.Light()
     light.direction = wp.vec3(*light_direction(config.light))
     light.ambient, light.key = config.light.ambient, config.light.key
-    points = _points_in_samples(mesh.vertices.numpy(), cameras, config.supersample)
+    points = _project_to_samples(mesh.vertices.numpy(), cameras, config.supersample)
     inverse_depth = np.zeros((views, samples, samples), np.float32)
     face = np.full((views, samples, samples), -1, np.int32)
     weights = np.zeros((views, samples, samples, 2), np.float32)
-    buffers = [_view(wp, inverse_depth), _view(wp, face), _view(wp, weights, wp.vec2)]
+    buffers = [
+        _as_warp_array(wp, inverse_depth),
+        _as_warp_array(wp, face),
+        _as_warp_array(wp, weights, wp.vec2),
+    ]
     wp.launch(
         kernels.draw,
         dim=views,
-        inputs=[_view(wp, points, wp.vec3), raster_mesh, samples, *buffers],
+        inputs=[_as_warp_array(wp, points, wp.vec3), raster_mesh, samples, *buffers],
         device="cpu",
     )
     out = {
@@ -140,13 +144,13 @@ def _rasterised(
     return out
 
 
-def _view(wp: Any, array: ndarray, dtype: Any = None) -> Any:
+def _as_warp_array(wp: Any, array: ndarray, dtype: Any = None) -> Any:
     """A contiguous numpy array as a warp array on the same memory."""
     kind = dtype or (wp.int32 if array.dtype == np.int32 else wp.float32)
     return wp.array(array, dtype=kind, device="cpu", copy=False)
 
 
-def _arrays(mesh: Mesh, config: ImageConfig) -> dict[str, tuple[ndarray, str]]:
+def _mesh_arrays(mesh: Mesh, config: ImageConfig) -> dict[str, tuple[ndarray, str]]:
     """Arrays of the kernels' `RasterMesh`, with the names of their warp types."""
     count = len(mesh.vertices)
     empty2, empty3 = np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32)
@@ -164,7 +168,7 @@ def _arrays(mesh: Mesh, config: ImageConfig) -> dict[str, tuple[ndarray, str]]:
     }
 
 
-def _points_in_samples(vertices: ndarray, cameras: Cameras, supersample: int) -> ndarray:
+def _project_to_samples(vertices: ndarray, cameras: Cameras, supersample: int) -> ndarray:
     """(V, N, 3) float32: x and y in samples, and 1 / depth."""
     if cameras.kind != "perspective":
         raise InputError("training images support perspective cameras only.")
@@ -177,7 +181,7 @@ def _points_in_samples(vertices: ndarray, cameras: Cameras, supersample: int) ->
     return np.ascontiguousarray(points, np.float32)
 
 
-def _split_flat(mesh: Mesh) -> Mesh:
+def _unshare_vertices(mesh: Mesh) -> Mesh:
     """The mesh with unshared vertices, which carry their face's normal."""
     corners = mesh.faces.reshape(-1)
 

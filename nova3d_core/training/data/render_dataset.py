@@ -148,7 +148,7 @@ def render_chunk(
     results = []
     for number in numbers:
         try:
-            key, images, metadata = source.item(number, config)
+            key, images, metadata = source.render(number, config)
         except Exception as error:
             if not (isinstance(error, Nova3DError) or is_out_of_memory(error)):
                 raise
