@@ -41,7 +41,7 @@ from nova3d_core.training.presets import read_train_config
 from nova3d_core.training.procedural import grid_cells, procedural_object
 from nova3d_core.training.validation import ValidationResult, ValidationSample, validate
 from nova3d_core.views import Views
-from nova3d_core.weights.discovery.built_in import NAME, built_in_file
+from nova3d_core.weights.discovery.built_in import BUILT_IN_NAME, built_in_file
 from nova3d_core.weights.load import load_model
 
 METRICS = {
@@ -102,7 +102,7 @@ def mesh_distances(
     bench: MiniBenchmark, index: int, truth: ValidationSample, generated: torch.Tensor
 ) -> dict[str, float | str]:
     """Chamfer distances of the fused mesh and of the baseline to the true surface."""
-    family = FAMILIES[NAME]
+    family = FAMILIES[BUILT_IN_NAME]
     size = truth.colour.shape[1]
     mesh = procedural_object(object_seed(HELD_OUT_SEED, index), cells=grid_cells(size))
     evaluate = EvaluateConfig(with_images=False)
@@ -157,7 +157,7 @@ def mesh_table(meshes: list[dict[str, float | str]]) -> Table:
 
 def main(bench: MiniBenchmark) -> None:
     model = load_benchmark_model(bench)
-    samples = held_out_objects(read_train_config("mini"), FAMILIES[NAME], bench.objects)
+    samples = held_out_objects(read_train_config("mini"), FAMILIES[BUILT_IN_NAME], bench.objects)
     start = time.perf_counter()
     result = validate(model, samples, OneDevice(model, torch.device("cpu")))
     seconds = (time.perf_counter() - start) / max(len(samples), 1)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from ..nova3d_core.diffusion.families import FAMILIES
-from ..nova3d_core.weights.discovery.built_in import NAME, built_in_file, is_shipped
-from ..nova3d_core.weights.discovery.registry import KNOWN_FILES, UNET, KnownFile
+from ..nova3d_core.weights.discovery.built_in import BUILT_IN_NAME, built_in_file, is_shipped
+from ..nova3d_core.weights.discovery.registry import PUBLISHED_FILES, UNET, PublishedFile
 from ..nova3d_core.weights.files.inspect import (
     MAX_HEADER_BYTES,
     MODEL_SUFFIXES,
@@ -24,7 +24,7 @@ MODEL_FOLDERS = (OWN_FOLDER, "checkpoints", "diffusion_models")
 """ComfyUI's folder types that are searched for models, in this order."""
 COMPANION_FOLDERS = ("clip_vision", "vae")
 """Further folder types that may provide the image encoder or VAE of an incomplete checkpoint."""
-BUILT_IN = f"{NAME} (built in)"
+BUILT_IN = f"{BUILT_IN_NAME} (built in)"
 """Name of the shipped model in workflows."""
 NONE_FOUND = "none found: see the node's help"
 _KEY_MARKERS = (b"time_stack.", b"temporal_res_block.")
@@ -84,7 +84,7 @@ def model_path(name: str) -> Path:
 def download_hint(name: str) -> str:
     """Where to download the model of that name, or any model, and where to put it."""
     available = [
-        known for known in KNOWN_FILES if known.family in FAMILIES and _is_full_checkpoint(known)
+        known for known in PUBLISHED_FILES if known.family in FAMILIES and _is_full_checkpoint(known)
     ]
     file_name = PurePath(name).name.lower()
     of_that_name = [known for known in available if file_name in _lower_names(known)]
@@ -96,15 +96,15 @@ def download_hint(name: str) -> str:
     )
 
 
-def _lower_names(known: KnownFile) -> set[str]:
+def _lower_names(known: PublishedFile) -> set[str]:
     return {name.lower() for name in (known.name, *known.aliases)}
 
 
-def _is_full_checkpoint(known: KnownFile) -> bool:
+def _is_full_checkpoint(known: PublishedFile) -> bool:
     return UNET in known.parts and len(known.parts) > 1
 
 
-def _download_text(known: KnownFile) -> str:
+def _download_text(known: PublishedFile) -> str:
     size = f"{known.gigabytes:g} GB, " if known.gigabytes else ""
     terms = ", accept its terms there first" if known.gated else ""
     needs = "" if "image_encoder" in known.parts else " and svd_xt.safetensors into checkpoints"

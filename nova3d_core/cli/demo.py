@@ -66,11 +66,11 @@ class Demo:
         from ..io.views.transforms_json import read_views, write_views
         from ..pipeline.fuse import fuse_views
         from ..rendering.turntable import turntable, write_turntable
-        from ..weights.discovery.built_in import NAME
+        from ..weights.discovery.built_in import BUILT_IN_NAME
         from ..weights.load import load_model
 
         start = time.perf_counter()
-        model = load_model(NAME, progress=progress)
+        model = load_model(BUILT_IN_NAME, progress=progress)
         input_view = read_views(IMAGE)
         with atomic_folder(self.output, True, DEMO_FILES) as folder:
             write_image(folder / INPUT_IMAGE, input_view.colour[0])

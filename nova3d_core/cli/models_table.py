@@ -9,7 +9,7 @@ from typing import Any
 
 from ..diffusion.families import FAMILIES
 from ..progress import SILENT, Progress
-from ..weights.discovery.built_in import NAME, built_in_file, is_shipped
+from ..weights.discovery.built_in import BUILT_IN_NAME, built_in_file, is_shipped
 from ..weights.discovery.locate import (
     FOLDERS_VARIABLE,
     FoundFile,
@@ -19,7 +19,7 @@ from ..weights.discovery.locate import (
     inspect_file,
     missing_files,
 )
-from ..weights.discovery.registry import KnownFile
+from ..weights.discovery.registry import PublishedFile
 
 _INDENT = "      "
 
@@ -43,12 +43,12 @@ def models_report(
     searched = default_folders(folders)
     found = find_models(searched, progress) if searched else []
     return {
-        "built_in": {**_installed_row(inspect_file(built_in_file())), "name": NAME}
+        "built_in": {**_installed_row(inspect_file(built_in_file())), "name": BUILT_IN_NAME}
         if is_shipped()
         else None,
         "folders": [str(folder) for folder in searched],
         "installed": [_installed_row(file) for file in found],
-        "missing": [_missing_row(known) for known in missing_files(found)],
+        "missing": [_missing_row(published) for published in missing_files(found)],
     }
 
 
@@ -64,26 +64,28 @@ def _installed_row(file: FoundFile) -> dict[str, Any]:
         "parts": list(identity.parts) if identity else [],
         "decoder": identity.decoder if identity else None,
         "description": describe(identity) if identity else "unusable",
-        "published_as": f"{file.known.source}: {file.known.file}" if file.known else None,
+        "published_as": f"{file.published.source}: {file.published.file}"
+        if file.published
+        else None,
         "matched_by": file.matched_by,
-        "licence": file.known.licence if file.known else None,
+        "licence": file.published.licence if file.published else None,
         "problem": file.problem,
         "notes": list(file.notes),
     }
 
 
-def _missing_row(known: KnownFile) -> dict[str, Any]:
+def _missing_row(published: PublishedFile) -> dict[str, Any]:
     return {
-        "file": known.file,
-        "family": known.family,
-        "bytes": known.bytes,
-        "gigabytes": known.gigabytes,
-        "dtype": known.dtype,
-        "licence": known.licence,
-        "gated": known.gated,
-        "source": known.source,
-        "install_path": known.install_path,
-        "usage": known.usage,
+        "file": published.file,
+        "family": published.family,
+        "bytes": published.bytes,
+        "gigabytes": published.gigabytes,
+        "dtype": published.dtype,
+        "licence": published.licence,
+        "gated": published.gated,
+        "source": published.source,
+        "install_path": published.install_path,
+        "usage": published.usage,
     }
 
 
@@ -100,11 +102,11 @@ def models_text(report: dict[str, Any]) -> str:
 
 def _built_in_lines(row: dict[str, Any] | None) -> list[str]:
     if row is None:
-        return [f"Built in: none; {NAME} is not in this copy of the package."]
+        return [f"Built in: none; {BUILT_IN_NAME} is not in this copy of the package."]
     lines = [f"Built in: {row['name']}  {_size_text(row['bytes'])}  {row['description']}"]
     if row["problem"]:
         lines += _wrap("! ", row["problem"].removeprefix(row["path"]).lstrip())
-    for note in (FAMILIES[NAME].caveats, *row["notes"]):
+    for note in (FAMILIES[BUILT_IN_NAME].caveats, *row["notes"]):
         lines += _wrap("- ", note)
     return lines
 

@@ -14,7 +14,7 @@ from ..diffusion.families import GuidanceConfig, GuidanceKind
 from ..diffusion.sampling.config import SampleConfig
 from ..errors import StageError
 from ..progress import Progress
-from ..weights.discovery.built_in import NAME
+from ..weights.discovery.built_in import BUILT_IN_NAME
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,7 @@ class SamplingOptions:
 
     image: Positional[Path]
     """An image of the complete object, with alpha, on a white background, or with --mask."""
-    model: Path = Path(NAME)
+    model: Path = Path(BUILT_IN_NAME)
     """A model file (NOVA3D, SV3D or V3D), or its name in the model folders; nova3d-mini is the
     small built-in model."""
     mask: Path | None = None
@@ -120,7 +120,7 @@ class SamplingOptions:
         start = time.perf_counter()
         model = load_model(path, dtype=load_dtype, folders=self.folder, progress=progress)
         loaded = time.perf_counter()
-        if model.family.name == NAME:
+        if model.family.name == BUILT_IN_NAME:
             logger.warning("%s", recommended_files())
         cameras = self._cameras(model.family)
         placement = OneDevice(model, device, dtype)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.io.views.transforms_json import read_views
-from nova3d_core.weights.discovery.built_in import NAME
+from nova3d_core.weights.discovery.built_in import BUILT_IN_NAME
 from nova3d_core.weights.save import save_nova3d
 
 from ..diffusion.models import image_and_mask
@@ -39,7 +39,11 @@ def test_reconstructs_a_mesh_from_an_image(nova3d, inputs, tmp_path):
     result = nova3d(*words, "--views", views, "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
-    assert (document["family"], document["views"], document["output"]) == (NAME, 16, str(mesh))
+    assert (document["family"], document["views"], document["output"]) == (
+        BUILT_IN_NAME,
+        16,
+        str(mesh),
+    )
     assert {"loading", "sampling", "carving", "meshing", "baking"} <= set(document["seconds"])
     generated, fused = read_views(views), read_mesh(mesh)
     assert generated.colour.shape == (16, 128, 128, 3) and generated.normals is not None

@@ -99,5 +99,5 @@ def test_overlapping_outputs_are_rejected_before_the_work(nova3d, tmp_path, word
     relative = [word for word in words if word != KNIGHT and ("." in word or word in ("v", "d"))]
     result = nova3d(*(tmp_path / word if word in relative else word for word in words))
     assert result.returncode == 2, result.stderr
-    assert "are both written" in result.stderr
+    assert "the outputs" in result.stderr
     assert list(tmp_path.iterdir()) == []

@@ -16,15 +16,15 @@ from nova3d_core.training.presets import read_train_config
 from nova3d_core.training.validation import mean_over_unseen_views, validate, view_metrics
 from nova3d_core.weights.discovery import built_in
 from nova3d_core.weights.discovery.built_in import (
+    BUILT_IN_NAME,
     FILE,
-    NAME,
     RECOMMENDED,
     is_shipped,
     recommended_files,
     resolve_model_file,
 )
 from nova3d_core.weights.discovery.locate import inspect_file
-from nova3d_core.weights.discovery.registry import KNOWN_FILES
+from nova3d_core.weights.discovery.registry import PUBLISHED_FILES
 from nova3d_core.weights.load import load_model
 from nova3d_core.weights.save import save_nova3d
 
@@ -52,23 +52,23 @@ def missing(tmp_path, monkeypatch):
 
 
 def test_built_in_name_resolves_to_the_shipped_file(shipped):
-    assert resolve_model_file(NAME) == shipped
-    loaded = load_model(NAME)
-    assert loaded.family is FAMILIES[NAME]
+    assert resolve_model_file(BUILT_IN_NAME) == shipped
+    loaded = load_model(BUILT_IN_NAME)
+    assert loaded.family is FAMILIES[BUILT_IN_NAME]
     assert_same(states(loaded), states(mini_model()))
 
 
 def test_a_file_with_the_built_in_name_takes_precedence(shipped, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_nova3d(random_model("sv3d_u"), tmp_path / "other.safetensors")
-    (tmp_path / "other.safetensors").rename(NAME)
-    assert str(resolve_model_file(NAME)) == NAME
+    (tmp_path / "other.safetensors").rename(BUILT_IN_NAME)
+    assert str(resolve_model_file(BUILT_IN_NAME)) == BUILT_IN_NAME
 
 
 def test_reports_a_missing_built_in_model(missing):
     for find in (resolve_model_file, load_model):
         with pytest.raises(InputError, match="is not in this copy of the package") as caught:
-            find(NAME)
+            find(BUILT_IN_NAME)
         assert str(missing) in str(caught.value)
 
 
@@ -84,10 +84,10 @@ def test_models_command_lists_the_built_in_model(shipped, tmp_path):
     report = models_report([tmp_path / "package"])
     assert json.loads(json.dumps(report)) == report
     row = report["built_in"]
-    assert (row["name"], row["family"], row["problem"]) == (NAME, NAME, None)
+    assert (row["name"], row["family"], row["problem"]) == (BUILT_IN_NAME, BUILT_IN_NAME, None)
     assert row["bytes"] == shipped.stat().st_size
     text = models_text(report)
-    assert text.startswith(f"Built in: {NAME}")
+    assert text.startswith(f"Built in: {BUILT_IN_NAME}")
     for phrase in ("simple synthetic objects", "ships with this package"):
         assert phrase in text
 
@@ -99,22 +99,22 @@ def test_models_command_reports_a_missing_built_in_model(missing, tmp_path):
 
 
 def test_recommended_files_are_published():
-    assert {known.name for known in KNOWN_FILES} >= set(RECOMMENDED)
+    assert {published.name for published in PUBLISHED_FILES} >= set(RECOMMENDED)
     assert all(name in recommended_files() for name in RECOMMENDED)
 
 
 def test_shipped_model_is_complete_and_small():
     assert is_shipped()
     found = inspect_file(FILE)
-    assert (found.problem, found.family) == (None, NAME)
+    assert (found.problem, found.family) == (None, BUILT_IN_NAME)
     assert found.bytes <= MAX_BYTES
-    model = load_model(NAME)
-    assert model.family is FAMILIES[NAME]
+    model = load_model(BUILT_IN_NAME)
+    assert model.family is FAMILIES[BUILT_IN_NAME]
 
 
 def test_shipped_model_generalises_to_held_out_objects():
     """Its views are better than copies of the front view."""
-    model = load_model(NAME)
+    model = load_model(BUILT_IN_NAME)
     truths = held_out_objects(read_train_config("mini"), model.family, 3)
     found = validate(model, truths, OneDevice(model, torch.device("cpu")))
     assert len(found.objects) == 3

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from nova3d_core.weights.discovery.layouts import Identity, identify, read_header
-from nova3d_core.weights.discovery.registry import KNOWN_FILES
+from nova3d_core.weights.discovery.registry import PUBLISHED_FILES
 from nova3d_core.weights.files.inspect import ModelHeader, TensorInfo
 
 WHOLE = ("unet", "vae", "image_encoder", "condition_encoder")
@@ -65,8 +65,10 @@ def test_covers_the_manifest_of_every_checkpoint(checkpoint_manifests):
 
 def test_file_from_the_svd_xt_manifest_has_the_published_size(tmp_path, write_model, manifest):
     path = write_model(tmp_path / "svd_xt.safetensors", manifest("svd_xt_sgm"))
-    published = next(known for known in KNOWN_FILES if known.name == "svd_xt.safetensors")
-    assert path.stat().st_size == published.bytes
+    file = next(
+        published for published in PUBLISHED_FILES if published.name == "svd_xt.safetensors"
+    )
+    assert path.stat().st_size == file.bytes
 
 
 def test_full_size_nova3d_is_distinguished_from_svd(manifest):

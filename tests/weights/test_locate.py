@@ -19,7 +19,7 @@ from nova3d_core.weights.discovery.locate import (
     inspect_file,
     missing_files,
 )
-from nova3d_core.weights.discovery.registry import KNOWN_FILES
+from nova3d_core.weights.discovery.registry import PUBLISHED_FILES
 from nova3d_core.weights.files.pickles import LEGACY_MAGIC
 
 links = pytest.mark.skipif(sys.platform == "win32", reason="symlinks need a privilege on Windows")
@@ -112,7 +112,7 @@ def test_lists_incomplete_downloads(tmp_path, ending):
     (tmp_path / f"svd_xt.safetensors{ending}").write_bytes(b"x" * 99)
     (file,) = find_models([tmp_path])
     assert "an incomplete download" in file.problem
-    assert (file.bytes, file.identity, file.known) == (99, None, None)
+    assert (file.bytes, file.identity, file.published) == (99, None, None)
 
 
 def test_recognises_an_active_aria2_download(tmp_path, write_model, small_unet):
@@ -160,9 +160,9 @@ class TestMatching:
     )
     def test_matches_published_and_resaved_names(self, look, name, keys, code, file):
         found = look(name, keys, code)
-        assert found.known.file == file
+        assert found.published.file == file
         assert found.matched_by == "name and content"
-        resaved = found.known.dtype not in (None, found.identity.dtype)
+        resaved = found.published.dtype not in (None, found.identity.dtype)
         assert any("Re-saved as" in note for note in found.notes) is resaved
 
     @pytest.mark.parametrize(
@@ -178,23 +178,27 @@ class TestMatching:
     def test_repository_folder_decides_between_files_of_the_same_name(self, look, folder, source):
         name = f"{folder}/unet/diffusion_pytorch_model.fp16.safetensors"
         found = look(name, "svd_xt_diffusers_unet", "F16")
-        assert found.known.source == source
+        assert found.published.source == source
 
     def test_ambiguous_files_are_not_matched(self, look):
         found = look("clip.safetensors", "svd_diffusers_image_encoder")
-        assert (found.known, found.family) == (None, "svd")
+        assert (found.published, found.family) == (None, "svd")
         assert "Several published files have these keys" in found.notes[-1]
 
     def test_contents_override_a_wrong_name(self, look):
         found = look("sv3d_p.safetensors", "sv3d_u_sgm")
-        assert (found.family, found.known.file) == ("sv3d_u", "sv3d_u.safetensors")
+        assert (found.family, found.published.file) == ("sv3d_u", "sv3d_u.safetensors")
         assert found.matched_by == "content"
         assert "Has the name of sv3d_p.safetensors" in found.notes[0]
         assert "but contains sv3d_u" in found.notes[0]
 
     def test_svd_named_v3d_has_a_note_on_the_difference(self, look):
         found = look("V3D.safetensors", "svd_xt_sgm")
-        assert (found.family, found.identity.ambiguous_with, found.known) == ("v3d", ("svd",), None)
+        assert (found.family, found.identity.ambiguous_with, found.published) == (
+            "v3d",
+            ("svd",),
+            None,
+        )
         assert "differs from the published V3D.ckpt, which contains unet, vae." in found.notes[-1]
 
     def test_notes_a_size_that_differs_from_the_published_one(
@@ -202,7 +206,7 @@ class TestMatching:
     ):
         path = tmp_path / "svd_xt.safetensors"
         found = inspect_file(write_model(path, manifest("svd_xt_sgm"), "F32", {"note": "mine"}))
-        assert found.known.file == "svd_xt.safetensors"
+        assert found.published.file == "svd_xt.safetensors"
         expected = f"Has {found.bytes:,} bytes; the published file has 9,559,625,980."
         assert found.notes == (expected,)
 
@@ -215,10 +219,10 @@ class TestMatching:
         look("odd name.safetensors", "sv3d_p_sgm", "F16")
         (tmp_path / "sv3d_u.safetensors").write_text("<html>")
         found = find_models([tmp_path])
-        present = {file.known.file for file in found if file.known}
+        present = {file.published.file for file in found if file.published}
         assert present == {"svd_xt.safetensors", "sv3d_p.safetensors"}
         missing = missing_files(found)
-        assert [k for k in KNOWN_FILES if k.file not in present] == missing
+        assert [k for k in PUBLISHED_FILES if k.file not in present] == missing
 
     def test_reads_fifty_checkpoints(self, look, tmp_path, record_property):
         for index in range(50):
@@ -246,7 +250,7 @@ def test_unparsable_pickle_is_identified_by_name_and_size(tmp_path, name, size, 
         stream.write(preamble + b"\x80\x02broken")
         stream.truncate(size)
     found = inspect_file(tmp_path / name)
-    assert (found.known and found.known.file, found.matched_by) == (file, matched_by)
+    assert (found.published and found.published.file, found.matched_by) == (file, matched_by)
     assert any("identified by name and size" in note for note in found.notes)
     wrong_size = "Has 5,000 bytes; the published file has 6,490,292,209."
     assert (wrong_size in found.notes) is (file is None)

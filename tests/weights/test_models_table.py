@@ -10,7 +10,7 @@ import pytest
 from nova3d_core.cli.models_table import models_report, models_text
 from nova3d_core.errors import InputError
 from nova3d_core.weights.discovery.locate import FOLDERS_VARIABLE
-from nova3d_core.weights.discovery.registry import KNOWN_FILES
+from nova3d_core.weights.discovery.registry import PUBLISHED_FILES
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_report_is_json_and_lists_every_file_once(folder):
     assert (page["family"], page["description"]) == ("unknown", "unusable")
     assert "web page" in page["problem"]
     sources = {(row["source"], row["file"]) for row in report["missing"]}
-    expected = {(known.source, known.file) for known in KNOWN_FILES}
+    expected = {(published.source, published.file) for published in PUBLISHED_FILES}
     assert expected - sources == {
         ("chenguolin/sv3d-diffusers", "unet/diffusion_pytorch_model.safetensors")
     }
@@ -57,7 +57,7 @@ def test_text_contains_the_report(folder):
         assert row["file"] in text
     lines = text.splitlines()
     assert "Installed: 2 files" in lines
-    assert f"Not installed: {len(KNOWN_FILES) - 1} published files" in lines
+    assert f"Not installed: {len(PUBLISHED_FILES) - 1} published files" in lines
     assert any(line.lstrip().startswith("! is a web page") for line in lines)
     gated = lines[lines.index("  stabilityai/sv3d -> models/checkpoints/") + 1]
     assert gated.endswith("gated: accept its terms there first")

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from nova3d_core.weights.discovery.registry import FAMILY_DESCRIPTIONS, KNOWN_FILES
+from nova3d_core.weights.discovery.registry import FAMILY_DESCRIPTIONS, PUBLISHED_FILES
 
 MANIFESTS = {
     "svd_xt_sgm": ("svd_xt.safetensors", "svd.safetensors", "svd_xt_1_1.safetensors"),
@@ -35,30 +35,35 @@ MANIFESTS = {
 
 
 def test_every_file_has_its_own_install_path():
-    paths = [known.install_path for known in KNOWN_FILES]
+    paths = [published.install_path for published in PUBLISHED_FILES]
     assert len(set(paths)) == len(paths)
-    assert all(path.endswith(known.file) for path, known in zip(paths, KNOWN_FILES, strict=True))
+    assert all(
+        path.endswith(published.file)
+        for path, published in zip(paths, PUBLISHED_FILES, strict=True)
+    )
 
 
-@pytest.mark.parametrize("known", KNOWN_FILES, ids=lambda known: known.install_path)
-def test_entries_are_consistent(known):
-    assert known.family in FAMILY_DESCRIPTIONS
-    assert known.folder in ("checkpoints", "diffusion_models", "nova3d")
-    assert re.fullmatch(r"[\w.-]+/[\w.-]+", known.source)
-    assert known.sha256_start is None or re.fullmatch(r"[0-9a-f]{8,64}", known.sha256_start)
-    assert known.bytes is None or known.bytes / 1e9 == pytest.approx(known.gigabytes, rel=1e-3)
-    assert known.usage
-    assert ("vae" in known.parts) == (known.decoder is not None)
+@pytest.mark.parametrize("published", PUBLISHED_FILES, ids=lambda published: published.install_path)
+def test_entries_are_consistent(published):
+    assert published.family in FAMILY_DESCRIPTIONS
+    assert published.folder in ("checkpoints", "diffusion_models", "nova3d")
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", published.source)
+    assert published.sha256_start is None or re.fullmatch(r"[0-9a-f]{8,64}", published.sha256_start)
+    assert published.bytes is None or published.bytes / 1e9 == pytest.approx(
+        published.gigabytes, rel=1e-3
+    )
+    assert published.usage
+    assert ("vae" in published.parts) == (published.decoder is not None)
 
 
 @pytest.mark.parametrize("name", sorted(MANIFESTS))
 def test_sizes_match_the_manifests(manifest, name):
     values = sum(_product(shape) for shape in manifest(name).values())
     checked = 0
-    for known in KNOWN_FILES:
-        if known.file in MANIFESTS[name] and known.gigabytes:
-            size = values * (2 if known.dtype == "float16" else 4)
-            assert known.gigabytes * 1e9 == pytest.approx(size, rel=5e-3)
+    for published in PUBLISHED_FILES:
+        if published.file in MANIFESTS[name] and published.gigabytes:
+            size = values * (2 if published.dtype == "float16" else 4)
+            assert published.gigabytes * 1e9 == pytest.approx(size, rel=5e-3)
             checked += 1
     assert checked >= len(MANIFESTS[name])
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ...errors import InputError
 from .locate import default_folders
-from .registry import KNOWN_FILES
+from .registry import PUBLISHED_FILES
 
-NAME = "nova3d-mini"
+BUILT_IN_NAME = "nova3d-mini"
 """Its name for users; a key of `diffusion.families.FAMILIES`."""
-FILE = Path(__file__).resolve().parents[2] / "assets" / f"{NAME}.safetensors"
+FILE = Path(__file__).resolve().parents[2] / "assets" / f"{BUILT_IN_NAME}.safetensors"
 """Its path in a complete package."""
 RECOMMENDED = ("sv3d_p.safetensors", "V3D.ckpt")
 """Published models that were trained on realistic objects, the best first."""
@@ -30,7 +30,8 @@ def built_in_file() -> Path:
     """
     if not is_shipped():
         raise InputError(
-            f"the built-in model {NAME} is not in this copy of the package: {FILE} is missing.",
+            f"the built-in model {BUILT_IN_NAME} is not in this copy of the package: {FILE} is "
+            "missing.",
             "Install a release of the package, or choose another model; "
             "`python -m nova3d_core models` lists them.",
         )
@@ -39,7 +40,9 @@ def built_in_file() -> Path:
 
 def recommended_files() -> str:
     """A sentence that recommends models for photographs."""
-    files = [known for name in RECOMMENDED for known in KNOWN_FILES if known.name == name]
+    files = [
+        published for name in RECOMMENDED for published in PUBLISHED_FILES if published.name == name
+    ]
     offers = " or ".join(f"{each.name} ({each.gigabytes:g} GB, {each.source})" for each in files)
     return (
         f"For photographs use {offers}, or a full-size NOVA3D model; "
@@ -51,7 +54,7 @@ def resolve_model_file(name: Path | str, folders: Sequence[Path | str] = ()) -> 
     """Resolves a model's name to a file or folder.
 
     Args:
-        name: a path, `NAME` for the built-in model, or a file name to search below the folders.
+        name: a path, `BUILT_IN_NAME`, or a file name to search below the folders.
         folders: of models; `locate.default_folders()` if empty.
 
     Returns:
@@ -63,7 +66,7 @@ def resolve_model_file(name: Path | str, folders: Sequence[Path | str] = ()) -> 
     path = Path(name).expanduser()
     if path.exists() or path.is_absolute():
         return path
-    if str(name) == NAME:
+    if str(name) == BUILT_IN_NAME:
         return built_in_file()
     for folder in default_folders(folders):
         found = sorted(folder.rglob(path.name)) if folder.is_dir() else []

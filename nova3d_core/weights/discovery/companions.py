@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import InputError
 from ...progress import SILENT, Progress
 from ..files.inspect import is_model_name
-from .built_in import NAME, built_in_file
+from .built_in import BUILT_IN_NAME, built_in_file
 from .locate import FoundFile, default_folders, find_models, inspect_file
 from .registry import IMAGE_ENCODER, UNET, VAE
 
@@ -25,13 +25,14 @@ _PART_SOURCES = {
 def resolve_unet_file(path: Path | str) -> Path:
     """Resolves a path to the UNet's file: the path itself, or the UNet in a diffusers folder.
 
-    `built_in.NAME` resolves to the model that ships with the package, unless a file has that name.
+    `BUILT_IN_NAME` resolves to the model that ships with the package, unless a file has that
+    name.
 
     Raises:
         InputError: the folder has no UNet, or the built-in model was named and is missing.
     """
     given, path = path, Path(path).expanduser()
-    if str(given) == NAME and not path.exists():
+    if str(given) == BUILT_IN_NAME and not path.exists():
         return built_in_file()
     if not path.is_dir():
         return path

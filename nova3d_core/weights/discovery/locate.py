@@ -14,7 +14,7 @@ from ...io.files.containment import quote_value
 from ...progress import SILENT, Progress
 from ..files.inspect import is_model_name
 from .layouts import Identity, ModelHeader, identify, read_header
-from .registry import KNOWN_FILES, KnownFile
+from .registry import PUBLISHED_FILES, PublishedFile
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ class FoundFile:
     """Its size."""
     identity: Identity | None
     """Identified from its header; None if it could not be read, see `problem`."""
-    known: KnownFile | None = None
+    published: PublishedFile | None = None
     """The published file that name, size and contents match."""
     matched_by: str | None = None
-    """What matches `known`: "name and content", "content", "name and size", "size" or "name"."""
+    """What matches: "name and content", "content", "name and size", "size" or "name"."""
     problem: str | None = None
     """Why the file cannot be used, and what to do."""
     notes: tuple[str, ...] = ()
@@ -128,10 +128,10 @@ def find_models(folders: Sequence[Path | str] = (), progress: Progress = SILENT)
     ]
 
 
-def missing_files(found: Sequence[FoundFile]) -> list[KnownFile]:
+def missing_files(found: Sequence[FoundFile]) -> list[PublishedFile]:
     """The published files that are not among the found ones, in the registry's order."""
-    present = {file.known for file in found}
-    return [known for known in KNOWN_FILES if known not in present]
+    present = {file.published for file in found}
+    return [published for published in PUBLISHED_FILES if published not in present]
 
 
 def _iter_model_files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -193,11 +193,11 @@ def _incomplete_download(path: Path) -> str | None:
 
 def _match(path: Path, header: ModelHeader, identity: Identity) -> FoundFile:
     """Matches the file against the published ones, and collects notes."""
-    by_name = [known for known in KNOWN_FILES if matches_name(path, known)]
+    by_name = [published for published in PUBLISHED_FILES if matches_name(path, published)]
     if not header.tensors:
         return _match_unparsed(path, header, identity, by_name)
-    content = [known for known in KNOWN_FILES if _matches_content(identity, known)]
-    both = _filter_by_repository(path, [known for known in by_name if known in content])
+    content = [published for published in PUBLISHED_FILES if _matches_content(identity, published)]
+    both = _filter_by_repository(path, [published for published in by_name if published in content])
     shard = _SHARD.search(path.name)
     notes = identity.notes
     if shard:
@@ -211,18 +211,18 @@ def _match(path: Path, header: ModelHeader, identity: Identity) -> FoundFile:
             identity = replace(
                 identity, family=by_name[0].family, ambiguous_with=(identity.family,)
             )
-    if not identity.ambiguous_with and len({known.source for known in content}) == 1:
-        known = next((k for k in content if k.dtype == identity.dtype), content[0])
-        return FoundFile(path, header.bytes, identity, known, "content", None, notes)
+    if not identity.ambiguous_with and len({published.source for published in content}) == 1:
+        published = next((k for k in content if k.dtype == identity.dtype), content[0])
+        return FoundFile(path, header.bytes, identity, published, "content", None, notes)
     if content and (both or not by_name):
-        sources = ", ".join(dict.fromkeys(known.source for known in both or content))
+        sources = ", ".join(dict.fromkeys(published.source for published in both or content))
         notes += (
             f"Several published files have these keys; name and folder do not decide: {sources}.",
         )
     return FoundFile(path, header.bytes, identity, notes=notes)
 
 
-def _misnamed_note(identity: Identity, named: KnownFile) -> str:
+def _misnamed_note(identity: Identity, named: PublishedFile) -> str:
     """The note on a file whose contents differ from the published file of its name."""
     if named.family in identity.ambiguous_with:
         parts = ", ".join(named.parts).replace("_", " ")
@@ -237,37 +237,39 @@ def _misnamed_note(identity: Identity, named: KnownFile) -> str:
 
 
 def _match_unparsed(
-    path: Path, header: ModelHeader, identity: Identity, by_name: list[KnownFile]
+    path: Path, header: ModelHeader, identity: Identity, by_name: list[PublishedFile]
 ) -> FoundFile:
     """Matches a pickle that could not be parsed by its name and size."""
-    by_size = [known for known in KNOWN_FILES if known.bytes == header.bytes]
-    both = [known for known in by_name if known in by_size]
-    named = [known for known in by_name if known.bytes is None]
+    by_size = [published for published in PUBLISHED_FILES if published.bytes == header.bytes]
+    both = [published for published in by_name if published in by_size]
+    named = [published for published in by_name if published.bytes is None]
     for matched_by, candidates in (
         ("name and size", both),
         ("size", by_size),
         ("name", named),
     ):
         if len(candidates) == 1:
-            known = candidates[0]
-            identity = replace(identity, family=known.family, layout=known.layout)
-            return FoundFile(path, header.bytes, identity, known, matched_by, None, identity.notes)
+            published = candidates[0]
+            identity = replace(identity, family=published.family, layout=published.layout)
+            return FoundFile(
+                path, header.bytes, identity, published, matched_by, None, identity.notes
+            )
     notes = identity.notes
     if len(by_name) == 1:
         notes += _size_note(header, identity, by_name[0])
     return FoundFile(path, header.bytes, identity, notes=notes)
 
 
-def matches_name(path: PurePath, known: KnownFile) -> bool:
+def matches_name(path: PurePath, published: PublishedFile) -> bool:
     """True if the file has the name of the published one, or of a re-saved copy.
 
     Copies add suffixes such as "-fp16" or " (1)", or have another file type. Files in the
     diffusers layout share their names, so their folder must match as well.
     """
-    if "/" in known.file:
-        return f"/{path.as_posix()}".lower().endswith(f"/{known.file}".lower())
+    if "/" in published.file:
+        return f"/{path.as_posix()}".lower().endswith(f"/{published.file}".lower())
     stem = _normalised_stem(path.name)
-    return any(stem == _normalised_stem(name) for name in (known.name, *known.aliases))
+    return any(stem == _normalised_stem(name) for name in (published.name, *published.aliases))
 
 
 def _normalised_stem(name: str) -> str:
@@ -278,7 +280,7 @@ def _normalised_stem(name: str) -> str:
     return stem.replace("-", "_")
 
 
-def _filter_by_repository(path: Path, candidates: list[KnownFile]) -> list[KnownFile]:
+def _filter_by_repository(path: Path, candidates: list[PublishedFile]) -> list[PublishedFile]:
     """Of several candidates, those whose repository is the name of a parent folder."""
     if len(candidates) < 2:
         return candidates
@@ -288,24 +290,26 @@ def _filter_by_repository(path: Path, candidates: list[KnownFile]) -> list[Known
         name = source.lower()
         return name.rsplit("/", 1)[-1] in parents or f"models--{name.replace('/', '--')}" in parents
 
-    return [known for known in candidates if matches_folder(known.source)] or candidates
+    return [published for published in candidates if matches_folder(published.source)] or candidates
 
 
-def _matches_content(identity: Identity, known: KnownFile) -> bool:
+def _matches_content(identity: Identity, published: PublishedFile) -> bool:
     return (
-        known.family in (identity.family, *identity.ambiguous_with)
-        and known.layout == identity.layout
-        and set(known.parts) == set(identity.parts)
-        and known.decoder == identity.decoder
+        published.family in (identity.family, *identity.ambiguous_with)
+        and published.layout == identity.layout
+        and set(published.parts) == set(identity.parts)
+        and published.decoder == identity.decoder
     )
 
 
-def _size_note(header: ModelHeader, identity: Identity, known: KnownFile) -> tuple[str, ...]:
+def _size_note(
+    header: ModelHeader, identity: Identity, published: PublishedFile
+) -> tuple[str, ...]:
     """The note on a dtype or size that differs from the published file."""
-    if known.dtype and identity.dtype not in (known.dtype, "unknown"):
-        return (f"Re-saved as {identity.dtype}; published as {known.dtype}.",)
-    if known.bytes and header.bytes != known.bytes:
-        return (f"Has {header.bytes:,} bytes; the published file has {known.bytes:,}.",)
+    if published.dtype and identity.dtype not in (published.dtype, "unknown"):
+        return (f"Re-saved as {identity.dtype}; published as {published.dtype}.",)
+    if published.bytes and header.bytes != published.bytes:
+        return (f"Has {header.bytes:,} bytes; the published file has {published.bytes:,}.",)
     return ()
 
 

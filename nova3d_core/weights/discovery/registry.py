@@ -40,7 +40,7 @@ FULL_CHECKPOINT = (UNET, VAE, IMAGE_ENCODER, CONDITION_ENCODER)
 
 
 @dataclass(frozen=True)
-class KnownFile:
+class PublishedFile:
     """A published file, and where to install it."""
 
     family: str
@@ -90,13 +90,13 @@ class KnownFile:
         return f"{self.folder}/{self.source.rsplit('/', 1)[-1]}/{self.file}"
 
 
-def _svd_checkpoints() -> tuple[KnownFile, ...]:
+def _svd_checkpoints() -> tuple[PublishedFile, ...]:
     """SVD and SVD-xt as single files."""
     svd = "stabilityai/stable-video-diffusion-img2vid"
     common = {"family": "svd", "layout": "sgm", "parts": FULL_CHECKPOINT, "folder": "checkpoints"}
     plain = {**common, "licence": SVD_LICENCE, "gated": False, "dtype": "float32"}
     return (
-        KnownFile(
+        PublishedFile(
             **plain,
             file="svd_xt.safetensors",
             source=f"{svd}-xt",
@@ -107,7 +107,7 @@ def _svd_checkpoints() -> tuple[KnownFile, ...]:
             sha256_start="b2652c23d64a1da5f14d55011b9b6dce55f2e72e395719f1cd1f8a079b00a451",
             usage="training nova3d (25 frames); provides the image encoder for V3D",
         ),
-        KnownFile(
+        PublishedFile(
             **plain,
             file="svd_xt_image_decoder.safetensors",
             source=f"{svd}-xt",
@@ -115,7 +115,7 @@ def _svd_checkpoints() -> tuple[KnownFile, ...]:
             gigabytes=9.5,
             usage="SVD-xt that decodes each frame alone",
         ),
-        KnownFile(
+        PublishedFile(
             **common,
             licence=SVD_1_1_LICENCE,
             gated=True,
@@ -126,7 +126,7 @@ def _svd_checkpoints() -> tuple[KnownFile, ...]:
             gigabytes=4.78,
             usage="SVD-xt 1.1, for training nova3d under a stricter licence",
         ),
-        KnownFile(
+        PublishedFile(
             **plain,
             file="svd.safetensors",
             source=svd,
@@ -134,7 +134,7 @@ def _svd_checkpoints() -> tuple[KnownFile, ...]:
             gigabytes=9.56,
             usage="training nova3d from the 14-frame model",
         ),
-        KnownFile(
+        PublishedFile(
             **plain,
             file="svd_image_decoder.safetensors",
             source=svd,
@@ -145,7 +145,7 @@ def _svd_checkpoints() -> tuple[KnownFile, ...]:
     )
 
 
-def _svd_diffusers_files() -> tuple[KnownFile, ...]:
+def _svd_diffusers_files() -> tuple[PublishedFile, ...]:
     """SVD and SVD-xt in the diffusers layout: three parts, each as float32 and float16."""
     svd = "stabilityai/stable-video-diffusion-img2vid"
     weights = "diffusion_pytorch_model"
@@ -155,7 +155,7 @@ def _svd_diffusers_files() -> tuple[KnownFile, ...]:
         (IMAGE_ENCODER, "image_encoder/model", 2.53, 1.26, None, "the image encoder alone"),
     )
     return tuple(
-        KnownFile(
+        PublishedFile(
             family="svd",
             file=f"{stem}{suffix}.safetensors",
             source=source,
@@ -175,7 +175,7 @@ def _svd_diffusers_files() -> tuple[KnownFile, ...]:
     )
 
 
-def _orbit_files() -> tuple[KnownFile, ...]:
+def _orbit_files() -> tuple[PublishedFile, ...]:
     """SV3D and V3D: colour on an orbit."""
     sv3d = {
         "source": "stabilityai/sv3d",
@@ -188,21 +188,21 @@ def _orbit_files() -> tuple[KnownFile, ...]:
         "dtype": "float32",
     }
     return (
-        KnownFile(
+        PublishedFile(
             **sv3d,
             family="sv3d_p",
             file="sv3d_p.safetensors",
             gigabytes=9.37,
             usage="21 views along an orbit of any elevation",
         ),
-        KnownFile(
+        PublishedFile(
             **sv3d,
             family="sv3d_u",
             file="sv3d_u.safetensors",
             gigabytes=9.36,
             usage="21 views along an orbit at elevation 0",
         ),
-        KnownFile(
+        PublishedFile(
             family="sv3d_p",
             file="unet/diffusion_pytorch_model.safetensors",
             source="chenguolin/sv3d-diffusers",
@@ -213,7 +213,7 @@ def _orbit_files() -> tuple[KnownFile, ...]:
             gated=None,
             usage="the UNet of SV3D p, converted",
         ),
-        KnownFile(
+        PublishedFile(
             family="v3d",
             file="V3D.ckpt",
             source="heheyas/V3D",
@@ -233,7 +233,7 @@ def _orbit_files() -> tuple[KnownFile, ...]:
     )
 
 
-def _ouroboros3d_files() -> tuple[KnownFile, ...]:
+def _ouroboros3d_files() -> tuple[PublishedFile, ...]:
     """Ouroboros3D: the multi-view model and the reconstruction model in its loop."""
     common = {
         "family": "ouroboros3d",
@@ -243,7 +243,7 @@ def _ouroboros3d_files() -> tuple[KnownFile, ...]:
         "gated": False,
     }
     return (
-        KnownFile(
+        PublishedFile(
             **common,
             file="mv_model_unet.pth",
             layout="diffusers",
@@ -251,7 +251,7 @@ def _ouroboros3d_files() -> tuple[KnownFile, ...]:
             gigabytes=7.06,
             usage="8 views; requires recon_model.pth",
         ),
-        KnownFile(
+        PublishedFile(
             **common,
             file="recon_model.pth",
             layout="lgm",
@@ -262,7 +262,7 @@ def _ouroboros3d_files() -> tuple[KnownFile, ...]:
     )
 
 
-KNOWN_FILES: tuple[KnownFile, ...] = (
+PUBLISHED_FILES: tuple[PublishedFile, ...] = (
     *_svd_checkpoints(),
     *_orbit_files(),
     *_ouroboros3d_files(),
