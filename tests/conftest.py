@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips the tests marked long, unless they are asked for."""
+    """Skips tests marked long without --long."""
     if config.getoption("--long"):
         return
     skip = pytest.mark.skip(reason="runs for many minutes: only with --long")
@@ -47,10 +47,10 @@ def checkpoint_manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def l_solid() -> Mesh:
-    """An asymmetric L with one red face, flat-shaded; no mirroring or turn maps it to itself.
+    """An asymmetric L with one red face, flat-shaded; no rotation or reflection maps it to itself.
 
-    It stands on y = -0.5: an upright bar at -X, a low foot towards +X, the foot deeper in +Z. The
-    bar's +X side (above the foot) is red, all the rest is grey.
+    Its base is at y = -0.5: an upright bar at -X, a low foot towards +X, the foot deeper in +Z. The
+    bar's +X side (above the foot) is red, everything else is grey.
     """
     boxes = [
         ((-0.4, -0.5, -0.2), (-0.1, 0.5, 0.1)),
@@ -74,7 +74,7 @@ def solid_of_boxes(
     red_box: int | None = None,
     red_side: str = "+X",
 ) -> Mesh:
-    """Axis-aligned boxes (low, high) with vertices split at every side, one side painted red."""
+    """Axis-aligned boxes (low, high) with split edges; one side of one box can be red."""
     vertices, faces, colours = [], [], []
     for index, corners in enumerate(boxes):
         for side, (quad, _) in SIDES.items():
@@ -90,7 +90,7 @@ def solid_of_boxes(
 
 @pytest.fixture(scope="session")
 def make_sphere():
-    """Makes a round ball with smooth normals: `make_sphere(radius, subdivisions)`."""
+    """Factory of spheres with smooth normals: `make_sphere(radius, subdivisions)`."""
 
     def make(radius: float = 0.4, subdivisions: int = 4) -> Mesh:
         import trimesh

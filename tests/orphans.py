@@ -1,4 +1,4 @@
-"""Processes that should have died with the one that started them."""
+"""Helpers for tests of orphaned processes, which should exit when their parent dies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import psutil
 
 ORPHAN_S = 2.0
-"""How long they may take."""
+"""Time limit for their exit."""
 
 
 def runs(process: psutil.Process) -> bool:
@@ -18,10 +18,10 @@ def runs(process: psutil.Process) -> bool:
 
 
 def living(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Which of them still run after the time that they have; dead ones may wait to be reaped."""
+    """The processes that still run after `ORPHAN_S`; zombies count as dead."""
     deadline = time.monotonic() + ORPHAN_S
     while True:
-        found = [each for each in processes if runs(each)]
-        if not found or time.monotonic() > deadline:
-            return found
+        alive = [each for each in processes if runs(each)]
+        if not alive or time.monotonic() > deadline:
+            return alive
         time.sleep(0.02)

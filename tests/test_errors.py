@@ -1,4 +1,4 @@
-"""Errors reach the user from other processes as they were raised."""
+"""Errors survive pickling, as they are sent between processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from nova3d_core.errors import Cancelled, InputError, MissingDependencyError, StageError
 
 EACH = (
-    InputError("the mask is empty.", "Draw one."),
+    InputError("the mask is empty.", "Provide one."),
     StageError("fusing", "numbers became NaN.", "Try again."),
     MissingDependencyError("ray", "rendering on a cluster"),
     Cancelled("baking"),
@@ -17,8 +17,8 @@ EACH = (
 
 
 @pytest.mark.parametrize("error", EACH, ids=lambda error: type(error).__name__)
-def test_an_error_survives_the_way_between_processes(error):
-    again = pickle.loads(pickle.dumps(error))
-    assert type(again) is type(error)
-    assert str(again) == str(error)
-    assert vars(again) == vars(error)
+def test_pickling_preserves_errors(error):
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)

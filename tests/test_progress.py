@@ -1,4 +1,4 @@
-"""Progress reports each step and cancels between two of them."""
+"""Progress reports each step and can be cancelled between steps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from nova3d_core.progress import SILENT, Progress
 
 
 def test_track_reports_before_the_first_and_after_each_item():
-    seen = []
-    progress = Progress(lambda event: seen.append((event.stage, event.step, event.total)))
+    reported = []
+    progress = Progress(lambda event: reported.append((event.stage, event.step, event.total)))
     assert list(progress.track("abc", "spelling", 3)) == ["a", "b", "c"]
-    assert seen == [("spelling", step, 3) for step in range(4)]
+    assert reported == [("spelling", step, 3) for step in range(4)]
 
 
 def test_cancel_takes_effect_within_one_step():
@@ -24,10 +24,10 @@ def test_cancel_takes_effect_within_one_step():
     assert done == [0, 1]
 
 
-def test_a_preview_is_made_only_when_somebody_looks():
-    made = []
-    SILENT.update("painting", 1, 2, preview=lambda: made.append(1))
-    Progress(lambda event: None).update("painting", 1, 2, preview=lambda: made.append(1))
-    assert not made
-    Progress(lambda event: event.preview()).update("painting", 1, 2, lambda: made.append(1))
-    assert made == [1]
+def test_preview_is_rendered_only_on_demand():
+    rendered = []
+    SILENT.update("fusing", 1, 2, preview=lambda: rendered.append(1))
+    Progress(lambda event: None).update("fusing", 1, 2, preview=lambda: rendered.append(1))
+    assert not rendered
+    Progress(lambda event: event.preview()).update("fusing", 1, 2, lambda: rendered.append(1))
+    assert rendered == [1]

@@ -1,4 +1,4 @@
-"""Every number of every settings class has bounds, and refuses NaN, infinity and text."""
+"""Every numeric field of every settings class has bounds and rejects NaN, infinity and text."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from nova3d_core.training.config import NoiseStage
 
 PACKAGE = Path(nova3d_core.__file__).parent
 REQUIRED = {LevelConfig: (32, 3, 0.5), NoiseStage: (0.0, 1.0, 1.0)}
-"""Arguments of the classes that have no default for every field."""
+"""Arguments of classes with required fields."""
 ABSURD = (math.nan, math.inf, -math.inf, 1e300, -1e300, 10**30, -(10**30), True, "1")
 UNBOUNDED_ABOVE = {("SampleConfig", "guidance_interval")}
-"""A range of noise levels, whose end may be infinite."""
+"""A range of noise levels whose end may be infinite."""
 
 
 def settings_classes() -> list[type]:
-    """All dataclasses of the core that are named as settings."""
+    """All settings classes of the core, by their names."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ CLASSES = settings_classes()
 
 
 def number_fields(kind: type) -> list[str]:
-    """Fields that hold numbers, alone, in tuples, or None."""
+    """Numeric fields, also optional ones and tuples of numbers."""
     hints = get_type_hints(kind)
     return [name for name, hint in hints.items() if _leaves(hint) & {int, float}]
 
@@ -57,7 +57,7 @@ def _leaves(hint: Any) -> set[Any]:
 CASES = [(kind, name) for kind in CLASSES for name in number_fields(kind)]
 
 
-def test_all_settings_are_found():
+def test_finds_all_settings():
     assert len(CLASSES) > 25
     assert len(CASES) > 150
 
@@ -65,21 +65,21 @@ def test_all_settings_are_found():
 @pytest.mark.parametrize(
     ("kind", "name"), CASES, ids=[f"{kind.__name__}.{name}" for kind, name in CASES]
 )
-def test_a_number_out_of_all_reason_is_refused_by_name(kind, name):
+def test_absurd_values_are_errors_that_name_the_field(kind, name):
     config = kind(*REQUIRED.get(kind, ()))
     value = getattr(config, name)
     in_tuple = "tuple" in str(get_type_hints(kind)[name])
     for bad in ABSURD:
-        tries = [bad]
+        candidates = [bad]
         if in_tuple:
             length = len(value) or 2
-            tries = [
-                tuple(bad if place == index else 1 for place in range(length))
+            candidates = [
+                tuple(bad if position == index else 1 for position in range(length))
                 for index in range(length)
             ]
             if (kind.__name__, name) in UNBOUNDED_ABOVE and bad == math.inf:
-                tries = tries[:1]
-        for each in tries:
+                candidates = candidates[:1]
+        for each in candidates:
             with pytest.raises(InputError) as caught:
                 dataclasses.replace(config, **{name: each})
             line = str(caught.value)
@@ -89,7 +89,7 @@ def test_a_number_out_of_all_reason_is_refused_by_name(kind, name):
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=[kind.__name__ for kind in CLASSES])
-def test_whole_numbers_take_no_fraction(kind):
+def test_integer_fields_reject_fractions(kind):
     config = kind(*REQUIRED.get(kind, ()))
     for name, hint in get_type_hints(kind).items():
         if hint is int:
@@ -98,7 +98,7 @@ def test_whole_numbers_take_no_fraction(kind):
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "message"),
     [
         (lambda: HullConfig(resolution=1025), "hull resolution is 1025, expected 16 to 1024"),
         (lambda: RigConfig(count=4097), "rig count is 4097, expected 1 to 4096"),
@@ -108,12 +108,12 @@ def test_whole_numbers_take_no_fraction(kind):
         (lambda: SdfFusionConfig(min_rays=2_000_000_000), "sdf min_rays is 2000000000"),
     ],
 )
-def test_the_bounds_that_were_missing(make, words):
-    with pytest.raises(InputError, match=words):
+def test_out_of_bounds_values_are_errors(make, message):
+    with pytest.raises(InputError, match=message):
         make()
 
 
-def test_bounds_are_inclusive_and_name_what_is_wrong():
+def test_bounds_are_inclusive_and_errors_show_the_value():
     check_between("it", 1, 1, 2)
     check_between("it", 2.0, 1, 2)
     with pytest.raises(InputError, match=r"^it is '1', expected 1 to 2\.$"):
@@ -122,7 +122,7 @@ def test_bounds_are_inclusive_and_name_what_is_wrong():
         check_between("it", 10**5000, 1, 2)
 
 
-def test_fields_are_checked_by_their_annotation():
+def test_fields_are_checked_according_to_their_annotations():
     @dataclasses.dataclass(frozen=True)
     class Example:
         whole: int | None = None

@@ -1,4 +1,4 @@
-"""Views keep images, cameras and the normals' frame together."""
+"""Views: frames of normals, indexing, conversion and validation."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def some_views(frame="world") -> Views:
 
 
 @pytest.mark.parametrize("frame", ["camera", "front_view", "world"])
-def test_normals_survive_a_round_trip_through_each_frame(frame):
+def test_normals_round_trip_through_each_frame(frame):
     views = some_views()
-    turned = views.with_normals_in(frame)
-    assert turned.normal_frame == frame
+    converted = views.with_normals_in(frame)
+    assert converted.normal_frame == frame
     torch.testing.assert_close(
-        turned.with_world_normals().normals, views.normals, atol=1e-6, rtol=0
+        converted.with_world_normals().normals, views.normals, atol=1e-6, rtol=0
     )
 
 
-def test_a_wall_that_faces_the_camera_has_normal_plus_z_in_camera_frame():
+def test_surface_facing_the_camera_has_normal_plus_z_in_camera_frame():
     cameras = orbit_cameras(RIG)
     towards = -cameras.view_directions[:, None, None].expand(4, 6, 8, 3)
     views = Views(cameras, torch.ones(4, 6, 8, 3), None, towards, "world")
@@ -52,14 +52,14 @@ def test_front_view_frame_is_the_world_for_the_default_rig():
     torch.testing.assert_close(views.with_world_normals().normals, views.normals, atol=1e-6, rtol=0)
 
 
-def test_choosing_views_of_front_view_normals_does_not_lose_the_front():
+def test_selecting_views_converts_front_view_normals_to_world():
     views = some_views().with_normals_in("front_view")
     chosen = views[2:]
     assert chosen.normal_frame == "world"
     torch.testing.assert_close(chosen.normals, some_views().normals[2:], atol=1e-6, rtol=0)
 
 
-def test_indexing_takes_images_and_cameras_together():
+def test_indexing_selects_images_and_cameras():
     views = some_views()
     chosen = views[[3, 1]]
     assert torch.equal(chosen.colour, views.colour[[3, 1]])
@@ -68,7 +68,7 @@ def test_indexing_takes_images_and_cameras_together():
     assert len(views[0]) == 1
 
 
-def test_encoding_of_normals_survives_eight_bits():
+def test_encoded_normals_survive_8_bit_quantisation():
     normals = some_views().normals
     stored = (encode_normals(normals) * 255).round() / 255
     cosine = (decode_normals(stored) * normals).sum(dim=-1)
@@ -76,7 +76,7 @@ def test_encoding_of_normals_survives_eight_bits():
     assert torch.equal(decode_normals(torch.full((2, 3), 128 / 255)), torch.zeros(2, 3))
 
 
-def test_numbers_of_other_kinds_become_float32():
+def test_other_dtypes_become_float32():
     views = some_views()
     other = Views(
         Cameras(views.cameras.world_to_camera.double(), views.cameras.intrinsics.double(), 8, 6),
@@ -90,7 +90,7 @@ def test_numbers_of_other_kinds_become_float32():
         assert tensor.dtype == torch.float32
 
 
-def test_encoded_normals_are_recognised():
+def test_undecoded_normals_are_an_error():
     views = some_views()
     with pytest.raises(InputError, match=r"not unit vectors.*decoded"):
         Views(views.cameras, views.colour, None, encode_normals(views.normals), "world")
@@ -109,7 +109,7 @@ def test_encoded_normals_are_recognised():
         ({"normals": torch.full((4, 6, 8, 3), torch.inf)}, "normals has 576 values"),
     ],
 )
-def test_what_does_not_fit_is_named(change, message):
+def test_invalid_fields_are_errors(change, message):
     parts = {**vars(some_views()), **change}
     with pytest.raises(InputError, match=message):
         Views(**parts)

@@ -1,4 +1,4 @@
-"""Names of devices, memory that ran out in all its forms, seeds that leave the GPUs alone."""
+"""Device names, out-of-memory errors of all libraries, and seeding without GPUs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from nova3d_core.compute import devices
 from nova3d_core.compute.devices import (
     available_devices,
-    resolve_device,
     free_memory_bytes,
     is_out_of_host_memory,
     is_out_of_memory,
+    resolve_device,
     seeded,
 )
 from nova3d_core.errors import InputError, StageError
@@ -46,7 +46,7 @@ ON_A_DEVICE = [
 
 
 class WindowsError1455(OSError):
-    """As Windows raises it: errno is EINVAL, and `winerror` says what it was."""
+    """The paging file is too small, as Windows raises it: errno is EINVAL, `winerror` 1455."""
 
     winerror = 1455
 
@@ -78,22 +78,22 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("error", ON_A_DEVICE, ids=lambda error: str(error)[:40])
-def test_memory_that_ran_out_on_a_device_is_recognised(error):
+def test_recognises_out_of_memory_on_a_device(error):
     assert is_out_of_memory(error) and not is_out_of_host_memory(error)
 
 
 @pytest.mark.parametrize("error", ON_THE_HOST, ids=lambda error: str(error)[:40])
-def test_memory_that_ran_out_on_the_host_is_recognised(error):
+def test_recognises_out_of_memory_on_the_host(error):
     assert is_out_of_memory(error) and is_out_of_host_memory(error)
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=lambda error: str(error)[:40])
-def test_other_errors_are_not_taken_for_it(error):
+def test_other_errors_are_not_out_of_memory(error):
     assert not is_out_of_memory(error) and not is_out_of_host_memory(error)
 
 
 @pytest.mark.parametrize("library", ["torch", "numpy", "warp"])
-def test_what_the_libraries_raise_here_is_recognised(library):
+def test_recognises_errors_of_installed_libraries(library):
     def allocate():
         if library == "torch":
             return torch.empty(1 << 55)
@@ -107,7 +107,7 @@ def test_what_the_libraries_raise_here_is_recognised(library):
     assert is_out_of_memory(caught.value) and is_out_of_host_memory(caught.value)
 
 
-def test_devices_of_this_machine_end_with_the_cpu():
+def test_cpu_is_the_last_available_device():
     names = available_devices()
     assert names[-1] == "cpu" and len(set(names)) == len(names)
     assert [str(resolve_device(name)) for name in names] == list(names)
@@ -131,16 +131,16 @@ def test_devices_of_this_machine_end_with_the_cpu():
         "cuda:99",
     ],
 )
-def test_a_device_that_is_not_there_is_named_with_those_that_are(name):
+def test_unavailable_device_is_an_error_that_lists_the_available_ones(name):
     with pytest.raises(InputError) as caught:
         resolve_device(name)
-    said = str(caught.value)
-    assert f"device '{name[:40]}" in said
-    assert said.endswith(f"Available devices: {', '.join(available_devices())}.")
-    assert len(said) < 500 and "\n" not in said
+    message = str(caught.value)
+    assert f"device '{name[:40]}" in message
+    assert message.endswith(f"Available devices: {', '.join(available_devices())}.")
+    assert len(message) < 500 and "\n" not in message
 
 
-def test_an_index_beyond_the_last_card_is_refused_and_all_cards_are_named(monkeypatch):
+def test_device_index_out_of_range_is_an_error_that_lists_all_gpus(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError) as caught:
@@ -149,25 +149,25 @@ def test_an_index_beyond_the_last_card_is_refused_and_all_cards_are_named(monkey
     assert caught.value.hint.startswith("Available devices: cuda:0, cuda:1, ")
 
 
-def test_without_a_driver_the_message_says_so(monkeypatch):
+def test_missing_driver_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match="PyTorch finds no GPU or no sufficiently"):
         resolve_device("cuda")
 
 
-def test_free_memory_counts_what_pytorchs_cache_holds_unused(monkeypatch):
+def test_free_memory_includes_pytorchs_unused_cache(monkeypatch):
     assert free_memory_bytes(torch.device("cpu")) is None
-    card = torch.device("cuda:0")
+    gpu = torch.device("cuda:0")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 << 30, 24 << 30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 6 << 30)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 4 << 30)
-    assert free_memory_bytes(card) == 12 << 30
+    assert free_memory_bytes(gpu) == 12 << 30
 
 
-def test_seeding_is_the_cpus_alone_and_ends_with_the_block(monkeypatch):
-    def refuse(seed):
-        raise AssertionError("a GPU's generator was seeded")
+def test_seeded_block_affects_only_the_cpu_generator(monkeypatch):
+    def fail(seed):
+        raise AssertionError("the generator of a GPU was seeded")
 
     torch.manual_seed(7)
     expected = torch.rand(5)
@@ -176,15 +176,15 @@ def test_seeding_is_the_cpus_alone_and_ends_with_the_block(monkeypatch):
     for backend in (torch.cuda, torch.mps, getattr(torch, "xpu", torch.cuda)):
         for name in ("manual_seed", "manual_seed_all"):
             if hasattr(backend, name):
-                monkeypatch.setattr(backend, name, refuse)
-    monkeypatch.setattr(devices.torch, "manual_seed", refuse)
+                monkeypatch.setattr(backend, name, fail)
+    monkeypatch.setattr(devices.torch, "manual_seed", fail)
     with seeded(7):
         assert torch.equal(torch.rand(5), expected)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("what", ["hash grid", "trainee"])
-def test_making_networks_leaves_the_gpus_generators_alone(what, monkeypatch):
+@pytest.mark.parametrize("what", ["hash grid", "train module"])
+def test_initialising_networks_does_not_seed_gpus(what, monkeypatch):
     seeds = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     if what == "hash grid":
@@ -193,7 +193,7 @@ def test_making_networks_leaves_the_gpus_generators_alone(what, monkeypatch):
 
         values = torch.ones(9, 9, 9)
         values[3:6, 3:6, 3:6] = -1.0
-        HashGridField(SdfGrid(values, torch.zeros(3), 0.1), finest=32)
+        HashGridField(SdfGrid(values, torch.zeros(3), 0.1), max_resolution=32)
     else:
         from nova3d_core.diffusion.families import FAMILIES
         from nova3d_core.training.presets import read_train_config

@@ -1,4 +1,4 @@
-"""Views from other programs' images: what they hold, and how slips are named."""
+"""Views assembled from images of other programs, and errors for invalid inputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rendered(l_solid):
 
 
 @pytest.mark.parametrize("frame", ["world", "camera", "front_view"])
-def test_rendered_images_come_back_as_the_views_they_were(rendered, frame):
+def test_assembles_rendered_images_unchanged(rendered, frame):
     given = rendered.with_normals_in(frame)
     normals = encode_normals(given.normals)
     views = assemble_views(given.colour, given.cameras, normals, given.masks, frame)
@@ -31,14 +31,14 @@ def test_rendered_images_come_back_as_the_views_they_were(rendered, frame):
     assert views.normal_frame == frame
 
 
-def test_cameras_take_the_size_of_the_images(rendered):
+def test_cameras_are_resized_to_the_images(rendered):
     other = orbit_cameras(RigConfig(count=5, width_px=480, height_px=400))
     views = assemble_views(rendered.colour, other, masks=rendered.masks)
     torch.testing.assert_close(views.cameras.intrinsics, rendered.cameras.intrinsics)
     assert (views.cameras.width, views.cameras.height) == (48, 40)
 
 
-def test_alpha_is_the_mask_and_the_ground_becomes_white(rendered):
+def test_alpha_becomes_the_mask_on_white(rendered):
     alpha = (rendered.masks > 0.5).float()
     on_green = torch.where(alpha[..., None] > 0, rendered.colour, torch.tensor([0.0, 1.0, 0.0]))
     views = assemble_views(torch.cat([on_green, alpha[..., None]], dim=-1), rendered.cameras)
@@ -47,20 +47,20 @@ def test_alpha_is_the_mask_and_the_ground_becomes_white(rendered):
     assert torch.equal(views.colour[alpha > 0], rendered.colour[alpha > 0])
 
 
-def test_without_masks_a_matte_is_taken(rendered):
+def test_missing_masks_are_mattes_from_white(rendered):
     views = assemble_views(rendered.colour, rendered.cameras)
     inside = rendered.masks > 0.5
     overlap = ((views.masks > 0.5) & inside).sum() / ((views.masks > 0.5) | inside).sum()
     assert overlap > 0.95
 
 
-def test_normals_outside_the_masks_do_not_count(rendered):
-    white_ground = torch.where(rendered.masks[..., None] > 0, encode_normals(rendered.normals), 1.0)
-    views = assemble_views(rendered.colour, rendered.cameras, white_ground, rendered.masks)
+def test_normals_outside_the_masks_are_ignored(rendered):
+    on_white = torch.where(rendered.masks[..., None] > 0, encode_normals(rendered.normals), 1.0)
+    views = assemble_views(rendered.colour, rendered.cameras, on_white, rendered.masks)
     assert (views.normals[rendered.masks <= 0] == 0.0).all()
 
 
-def test_the_first_view_can_be_chosen_and_normals_keep_their_meaning(rendered):
+def test_first_view_can_be_chosen_for_front_view_normals(rendered):
     given = rendered.with_normals_in("front_view")
     views = assemble_views(
         given.colour, given.cameras, encode_normals(given.normals), given.masks, "front_view", -1
@@ -68,8 +68,8 @@ def test_the_first_view_can_be_chosen_and_normals_keep_their_meaning(rendered):
     order = [4, 0, 1, 2, 3]
     assert torch.equal(views.colour, rendered.colour[order])
     assert torch.equal(views.cameras.world_to_camera, rendered.cameras.world_to_camera[order])
-    turned = views.with_world_normals().normals
-    torch.testing.assert_close(turned, rendered.normals[order], atol=1e-5, rtol=0)
+    normals = views.with_world_normals().normals
+    torch.testing.assert_close(normals, rendered.normals[order], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_first_view_can_be_chosen_and_normals_keep_their_meaning(rendered):
         (lambda p, m: {"first_view": 5}, "first_view is 5, but there are 5 views"),
     ],
 )
-def test_slips_are_named(rendered, change, message):
+def test_invalid_inputs_are_errors(rendered, change, message):
     given = {"images": rendered.colour, "cameras": rendered.cameras, "masks": rendered.masks}
     given |= change(rendered.colour, rendered.masks)
     with pytest.raises(InputError, match=message):

@@ -1,4 +1,4 @@
-"""Framing an object: where it ends up, what is around it, and what tells object from ground."""
+"""Cropping: framing, background, and the source of the mask."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from nova3d_core.imaging.crop import CropConfig, composite_on_white, prepare_ima
 RED = torch.tensor([0.8, 0.1, 0.1])
 
 
-def box_image(size=(120, 200), rows=(30, 70), columns=(20, 120), ground=1.0):
-    """A red box (H, W, 3) before a ground, and its mask."""
-    image = torch.full((*size, 3), ground)
+def box_image(size=(120, 200), rows=(30, 70), columns=(20, 120), background=1.0):
+    """A red box (1, H, W, 3) on a grey background, and its mask."""
+    image = torch.full((*size, 3), background)
     mask = torch.zeros(size)
     mask[rows[0] : rows[1], columns[0] : columns[1]] = 1.0
     image[mask > 0] = RED
@@ -25,9 +25,9 @@ def extent(mask):
     return int(rows.min()), int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1
 
 
-@pytest.mark.parametrize("ground", [1.0, 0.0, 0.4])
-def test_the_object_is_centred_and_fills_its_share(ground):
-    image, mask = box_image(ground=ground)
+@pytest.mark.parametrize("background", [1.0, 0.0, 0.4])
+def test_object_is_centred_with_the_foreground_ratio(background):
+    image, mask = box_image(background=background)
     colour, framed = prepare_images(image, mask, CropConfig(200, 0.7))
     top, bottom, left, right = extent(framed[0])
     assert right - left == pytest.approx(140, abs=1)
@@ -39,7 +39,7 @@ def test_the_object_is_centred_and_fills_its_share(ground):
     torch.testing.assert_close(inside, RED, atol=1e-4, rtol=0)
 
 
-def test_an_object_at_the_border_is_centred_on_added_white():
+def test_object_at_the_border_is_centred_with_white_padding():
     image, mask = box_image(rows=(0, 40), columns=(150, 200))
     colour, framed = prepare_images(image, mask, CropConfig(100, 0.5))
     top, bottom, left, right = extent(framed[0])
@@ -47,8 +47,8 @@ def test_an_object_at_the_border_is_centred_on_added_white():
     assert (colour[0, 0] == 1.0).all()
 
 
-def test_alpha_is_the_mask_and_hides_what_is_under_it():
-    image, mask = box_image(ground=0.0)
+def test_alpha_is_the_mask_and_hides_the_background():
+    image, mask = box_image(background=0.0)
     with_alpha = torch.cat([image, mask[..., None]], dim=-1)
     by_alpha = prepare_images(with_alpha)
     by_mask = prepare_images(box_image()[0], mask)
@@ -56,15 +56,15 @@ def test_alpha_is_the_mask_and_hides_what_is_under_it():
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
-def test_without_a_mask_white_is_ground():
+def test_white_is_background_without_a_mask():
     image, mask = box_image()
-    for nothing in (None, torch.ones_like(mask)):
-        colour, found = composite_on_white(image, nothing)
+    for no_mask in (None, torch.ones_like(mask)):
+        colour, found = composite_on_white(image, no_mask)
         assert torch.equal(found, mask)
         assert torch.equal(colour, image)
 
 
-def test_large_images_are_averaged_not_sampled():
+def test_large_images_are_antialiased():
     stripes = torch.ones(1, 640, 640, 3)
     mask = torch.zeros(1, 640, 640)
     mask[:, 64:576, 64:576] = 1.0
@@ -74,8 +74,8 @@ def test_large_images_are_averaged_not_sampled():
     assert (middle - 0.5).abs().max() < 0.05
 
 
-def test_a_soft_edge_holds_white_once():
-    """Colours already mixed with white stay; those mixed with black get white in its stead."""
+def test_soft_edges_are_blended_with_white_once():
+    """Edges already blended with white are kept; those blended with black get white added."""
     mask = torch.zeros(1, 32, 32)
     mask[:, 8:24, 8:24] = 1.0
     mask[:, 8, 8:24] = 0.5
@@ -96,12 +96,12 @@ def test_a_soft_edge_holds_white_once():
         (torch.full((1, 64, 64, 3), torch.nan), None, "images has 12288 values that are NaN"),
     ],
 )
-def test_slips_are_named(images, masks, message):
+def test_invalid_inputs_are_errors(images, masks, message):
     with pytest.raises(InputError, match=message):
         prepare_images(images, masks)
 
 
-def test_settings_out_of_range_are_named():
+def test_settings_out_of_range_are_errors():
     with pytest.raises(InputError, match="size_px"):
         CropConfig(size_px=4)
     with pytest.raises(InputError, match="foreground_ratio"):

@@ -1,4 +1,4 @@
-"""Inverted masks are recognised; objects that are cut off, large, tiny or hollow are not."""
+"""Detection of inverted masks, without false alarms for cropped, large, tiny or hollow objects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZE = 60
 
 
 def box(top: float, bottom: float, left: float, right: float) -> torch.Tensor:
-    """(SIZE, SIZE) 1 inside a box given in shares of the side."""
+    """(SIZE, SIZE) mask, 1 inside a box given as fractions of the side."""
     mask = torch.zeros(SIZE, SIZE)
     rows, columns = (
         slice(max(round(low * SIZE), 0), max(round(high * SIZE), 0))
@@ -34,26 +34,26 @@ def box(top: float, bottom: float, left: float, right: float) -> torch.Tensor:
 def ring() -> torch.Tensor:
     """A ring that touches all four sides of the image."""
     y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
-    far = ((x - SIZE / 2) ** 2 + (y - SIZE / 2) ** 2).sqrt()
-    return ((far < SIZE / 2) & (far > SIZE / 4)).float()
+    radius = ((x - SIZE / 2) ** 2 + (y - SIZE / 2) ** 2).sqrt()
+    return ((radius < SIZE / 2) & (radius > SIZE / 4)).float()
 
 
 OBJECTS = {
-    "in the middle": box(0.3, 0.7, 0.3, 0.7),
+    "centred": box(0.3, 0.7, 0.3, 0.7),
     "tiny": box(0.45, 0.55, 0.45, 0.55),
-    "cut off below, as a bust is": box(0.3, 1.0, 0.3, 0.7),
+    "cropped below, like a bust": box(0.3, 1.0, 0.3, 0.7),
     "nearly as large as the image": box(0.08, 0.92, 0.08, 0.92),
 }
 CLOSE_UPS = {
-    "cut off at two sides": box(0.4, 1.0, 0.4, 1.0),
-    "cut off at three sides": box(0.2, 1.0, 0.0, 1.0),
-    "cut off left and right": box(0.3, 0.7, 0.0, 1.0),
-    "a corner of the ground": 1.0 - box(0.0, 0.2, 0.0, 0.2),
+    "cropped at two sides": box(0.4, 1.0, 0.4, 1.0),
+    "cropped at three sides": box(0.2, 1.0, 0.0, 1.0),
+    "cropped left and right": box(0.3, 0.7, 0.0, 1.0),
+    "background in one corner": 1.0 - box(0.0, 0.2, 0.0, 0.2),
     "a ring": ring(),
     "an arch": torch.maximum(1.0 - box(0.0, 0.85, 0.15, 0.85), box(0.0, 0.15, 0.0, 1.0)) * (
         1.0 - box(0.85, 1.0, 0.15, 0.85)
     ),
-    "dust in a full mask": 1.0 - box(0.5, 0.52, 0.5, 0.52),
+    "noise in a full mask": 1.0 - box(0.5, 0.52, 0.5, 0.52),
     "full": torch.ones(SIZE, SIZE),
     "empty": torch.zeros(SIZE, SIZE),
 }  # fmt: skip
@@ -74,13 +74,13 @@ def test_close_ups_do_not_look_inverted(name):
     assert not looks_inverted(CLOSE_UPS[name])
 
 
-def test_most_views_must_look_inverted():
+def test_only_a_majority_of_inverted_masks_is_an_error():
     masks = torch.stack(list(OBJECTS.values())[:4])
     check_not_inverted(masks)
     masks[0] = 1.0 - masks[0]
     check_not_inverted(masks)
     masks[1] = 1.0 - masks[1]
-    check_not_inverted(masks)  # half of them: no telling which half is right
+    check_not_inverted(masks)  # half of them: ambiguous
     masks[2] = 1.0 - masks[2]
     with pytest.raises(InputError) as caught:
         check_not_inverted(masks)
@@ -90,7 +90,7 @@ def test_most_views_must_look_inverted():
     assert len(message) < 500
 
 
-# Where masks come in
+# Inputs with masks
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +102,13 @@ def with_alpha(views, alpha):
     return torch.cat([views.colour, alpha[..., None]], dim=-1)
 
 
-def test_fuse_refuses_inverted_masks(rendered):
+def test_fusion_rejects_inverted_masks(rendered):
     check_views(rendered)
     with pytest.raises(InputError, match="masks look inverted in 5 of 5 views"):
         check_views(replace(rendered, masks=1.0 - rendered.masks))
 
 
-def test_assembled_and_prepared_images_with_inverted_masks_are_refused(rendered):
+def test_assembling_and_cropping_reject_inverted_masks(rendered):
     inverted = 1.0 - rendered.masks
     for work in (
         lambda: assemble_views(rendered.colour, rendered.cameras, masks=inverted),
@@ -124,8 +124,8 @@ def test_assembled_and_prepared_images_with_inverted_masks_are_refused(rendered)
             work()
 
 
-@pytest.mark.parametrize("size", [48, 480])  # as it is, and shrunk before anything else
-def test_a_single_image_with_an_inverted_mask_is_refused(rendered, size):
+@pytest.mark.parametrize("size", [48, 480])  # as is, and downscaled first
+def test_preprocessing_rejects_an_inverted_mask(rendered, size):
     view = torch.nn.functional.interpolate(
         with_alpha(rendered, rendered.masks)[:1].movedim(-1, 1), size=(size, size)
     )[0].movedim(0, -1)
@@ -137,16 +137,16 @@ def test_a_single_image_with_an_inverted_mask_is_refused(rendered, size):
         preprocess_image(torch.cat([colour, 1.0 - mask[..., None]], dim=-1), None, 64)
 
 
-def test_an_object_that_is_cut_off_is_taken(rendered):
-    bust = OBJECTS["cut off below, as a bust is"]
+def test_preprocessing_accepts_a_cropped_object(rendered):
+    bust = OBJECTS["cropped below, like a bust"]
     colour = torch.where(bust[..., None] > 0, torch.tensor([0.8, 0.2, 0.1]), 1.0)
-    taken = preprocess_image(colour, bust, 64)
-    rows, columns = (taken.mask > 0.5).nonzero().unbind(dim=1)
-    share = (int(rows.max()) - int(rows.min()) + 1) / (int(columns.max()) - int(columns.min()) + 1)
-    assert share == pytest.approx(42 / 24, abs=0.1)
+    prepared = preprocess_image(colour, bust, 64)
+    rows, columns = (prepared.mask > 0.5).nonzero().unbind(dim=1)
+    aspect = (int(rows.max()) - int(rows.min()) + 1) / (int(columns.max()) - int(columns.min()) + 1)
+    assert aspect == pytest.approx(42 / 24, abs=0.1)
 
 
-def test_one_view_that_lies_within_the_object_is_for_the_other_checks(rendered):
+def test_single_inverted_view_is_left_to_the_silhouette_checks(rendered):
     masks = rendered.masks.clone()
     masks[2] = 1.0 - masks[2]
     with pytest.raises(InputError, match="silhouette of view 2"):

@@ -1,4 +1,4 @@
-"""Undistorted images against projections by formulas written out here, and against OpenCV."""
+"""Undistortion, compared with explicit projection formulas and with OpenCV."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LENSES = {
 }
 
 
-def bend(lens: Distortion, x: float, y: float) -> tuple[float, float]:
+def distort(lens: Distortion, x: float, y: float) -> tuple[float, float]:
     """OpenCV's formulas (cv::projectPoints, cv::fisheye::projectPoints), for one point."""
     r2 = x * x + y * y
     if lens.kind == "fisheye":
@@ -41,16 +41,16 @@ def bend(lens: Distortion, x: float, y: float) -> tuple[float, float]:
     )
 
 
-def straighten(lens: Distortion, x: float, y: float) -> tuple[float, float]:
-    """The inverse of `bend`, by Newton's method with differences."""
+def undistort_point(lens: Distortion, x: float, y: float) -> tuple[float, float]:
+    """The inverse of `distort`, by Newton's method with finite differences."""
     u, v, h = x, y, 1e-6
     for _ in range(50):
-        bx, by = bend(lens, u, v)
+        bx, by = distort(lens, u, v)
         dx, dy = x - bx, y - by
         if abs(dx) + abs(dy) < 1e-13:
             break
         (a, c), (b, d) = (
-            [(bend(lens, *moved)[i] - (bx, by)[i]) / h for i in (0, 1)]
+            [(distort(lens, *moved)[i] - (bx, by)[i]) / h for i in (0, 1)]
             for moved in ((u + h, v), (u, v + h))
         )
         det = a * d - b * c
@@ -67,9 +67,9 @@ def scene(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def photograph(lens: Distortion) -> torch.Tensor:
-    """(H, W, 3) the scene as the lens sees it: each pixel is traced back to its ray."""
+    """(H, W, 3) the scene through the lens: each pixel is traced back to its ray."""
     plane = [
-        [straighten(lens, (i + 0.5 - CX) / FX, (j + 0.5 - CY) / FY) for i in range(WIDTH)]
+        [undistort_point(lens, (i + 0.5 - CX) / FX, (j + 0.5 - CY) / FY) for i in range(WIDTH)]
         for j in range(HEIGHT)
     ]
     return torch.from_numpy(scene(*np.moveaxis(np.array(plane), -1, 0))).float()
@@ -80,36 +80,38 @@ def pinhole_plane() -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def shown(lens: Distortion) -> np.ndarray:
-    """(H, W) bool: pixels of the pinhole image whose ray meets the distorted image."""
+def visible_pixels(lens: Distortion) -> np.ndarray:
+    """(H, W) bool: pixels of the pinhole image whose rays hit the distorted image."""
     x, y = pinhole_plane()
     bent = np.array(
-        [[bend(lens, a, b) for a, b in zip(*row, strict=True)] for row in zip(x, y, strict=True)]
+        [[distort(lens, a, b) for a, b in zip(*row, strict=True)] for row in zip(x, y, strict=True)]
     )
     u, v = bent[..., 0] * FX + CX, bent[..., 1] * FY + CY
     return (u >= 0) & (u <= WIDTH) & (v >= 0) & (v <= HEIGHT)
 
 
 @pytest.mark.parametrize("name", LENSES)
-def test_points_go_where_the_formulas_say(name):
+def test_distortion_follows_opencvs_formulas(name):
     lens = LENSES[name]
     points = torch.randn(100, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     points = points * 0.4
     points[0] = 0.0
-    expected = torch.tensor([bend(lens, x, y) for x, y in points.tolist()], dtype=torch.float64)
+    expected = torch.tensor([distort(lens, x, y) for x, y in points.tolist()], dtype=torch.float64)
     assert float((lens.distort(points) - expected).abs().max()) < 1e-14
 
 
 @pytest.mark.parametrize("name", LENSES)
-def test_a_photograph_becomes_what_a_pinhole_camera_sees(name, monkeypatch):
-    monkeypatch.setattr(undistort, "PIXELS_PER_CHUNK", 7 * WIDTH)  # several pieces, the last shorter
+def test_undistorted_photograph_equals_a_pinhole_image(name, monkeypatch):
+    monkeypatch.setattr(
+        undistort, "PIXELS_PER_CHUNK", 7 * WIDTH
+    )  # several chunks
     lens = LENSES[name]
     colour, _, _ = undistort_image(photograph(lens), None, None, K, lens)
-    truth, visible = torch.from_numpy(scene(*pinhole_plane())).float(), shown(lens)
-    inner = np.zeros_like(visible)  # the rim is interpolated with repeated border pixels
+    truth, visible = torch.from_numpy(scene(*pinhole_plane())).float(), visible_pixels(lens)
+    inner = np.zeros_like(visible)  # the rim is interpolated with clamped border pixels
     inner[2:-2, 2:-2] = visible[2:-2, 2:-2]
     x, y = pinhole_plane()
-    bent = [bend(lens, a, b) for a, b in zip(x[inner], y[inner], strict=True)]
+    bent = [distort(lens, a, b) for a, b in zip(x[inner], y[inner], strict=True)]
     u, v = np.array(bent).T
     away = (abs(u * FX + CX - WIDTH / 2) < WIDTH / 2 - 2) & (
         abs(v * FY + CY - HEIGHT / 2) < HEIGHT / 2 - 2
@@ -117,27 +119,27 @@ def test_a_photograph_becomes_what_a_pinhole_camera_sees(name, monkeypatch):
     assert away.sum() > 5000
     error = (colour - truth)[torch.from_numpy(inner)][torch.from_numpy(away)].abs()
     assert float(error.max()) < 2e-3
-    # a photograph that is taken as it is would be wrong by far more
+    # without undistortion the error would be far larger
     assert float((photograph(lens) - truth).abs().max()) > 0.05
     assert torch.equal(colour[~torch.from_numpy(visible)], torch.ones(int((~visible).sum()), 3))
 
 
-def test_outside_of_the_image_is_background():
+def test_outside_of_the_distorted_image_is_background():
     lens = LENSES["pincushion"]
-    outside = ~torch.from_numpy(shown(lens))
+    outside = ~torch.from_numpy(visible_pixels(lens))
     assert int(outside.sum()) > 500
     full = torch.full((HEIGHT, WIDTH, 3), 0.25)
     normals = torch.tensor([0.0, 0.6, 0.8]).expand(HEIGHT, WIDTH, 3)
-    colour, mask, turned = undistort_image(full, torch.ones(HEIGHT, WIDTH), normals, K, lens)
+    colour, mask, new_normals = undistort_image(full, torch.ones(HEIGHT, WIDTH), normals, K, lens)
     assert torch.allclose(mask, (~outside).float(), atol=1e-6)
     assert torch.equal(mask > 0, ~outside)
     assert torch.equal(colour[outside], torch.ones_like(colour[outside]))
     assert torch.allclose(colour[~outside], torch.tensor(0.25), atol=1e-6)
-    assert torch.equal(turned[outside], torch.zeros_like(turned[outside]))
-    assert torch.allclose(turned[~outside], torch.tensor([0.0, 0.6, 0.8]), atol=1e-6)
+    assert torch.equal(new_normals[outside], torch.zeros_like(new_normals[outside]))
+    assert torch.allclose(new_normals[~outside], torch.tensor([0.0, 0.6, 0.8]), atol=1e-6)
 
 
-def test_silhouettes_keep_white_and_unit_normals():
+def test_silhouettes_have_white_background_and_unit_normals():
     lens = LENSES["barrel"]
     x, y = pinhole_plane()
     mask = torch.from_numpy((np.hypot(x, y) < 0.25).astype(np.float32))
@@ -150,12 +152,12 @@ def test_silhouettes_keep_white_and_unit_normals():
     assert bool(((length == 0) | ((length - 1).abs() < 1e-5)).all())
     assert torch.equal(length[mask == 0], torch.zeros_like(length[mask == 0]))
     assert float((length[mask > 0.2] - 1).abs().max()) < 1e-5
-    # the disk grows as the formula says: r = 0.25 in the photograph, area pi r^2
-    radius = np.hypot(*straighten(lens, 0.25, 0.0))
+    # expected area of the disc with r = 0.25 in the photograph: pi r^2
+    radius = np.hypot(*undistort_point(lens, 0.25, 0.0))
     assert float(mask.sum()) == pytest.approx(math.pi * radius**2 * FX * FY, rel=0.01)
 
 
-def test_fold_radii_are_those_of_the_formulas():
+def test_fold_radius_matches_the_analytic_solution():
     assert Distortion("brown", (-0.3, 0.0, 0.0)).fold_radius() == pytest.approx(0.9**-0.5)
     assert Distortion("brown", (0.3, 0.1, 0.0)).fold_radius() == math.inf
     assert LENSES["equidistant"].fold_radius() == math.inf
@@ -170,21 +172,23 @@ def test_fold_radii_are_those_of_the_formulas():
         (LENSES["barrel"], False),
         (LENSES["decentred"], False),
         (LENSES["fisheye"], False),
-        (Distortion("brown", (-1.0, 0.0, 0.0)), True),  # at 0.577, the corner lies at 0.74
+        (Distortion("brown", (-1.0, 0.0, 0.0)), True),  # at 0.577, the corner is at 0.74
         (Distortion("brown", (-0.5, 0.0, 0.0)), False),  # at 0.816
         (Distortion("brown", (0.0, 0.0, 0.0), (2.0, 0.0)), True),
         (Distortion("fisheye", (-1.0, 0.0, 0.0, 0.0)), True),
-        # it turns at radius 0.7 only, where the image has ended: r (1 + 2 r^2 - 1.2 r^4 ...)
+        # folds at a radius of 0.7, outside the image: r (1 + 2 r^2 - 1.2 r^4 ...)
         (Distortion("brown", (5.0, -6.97, 0.0)), False),
     ],
 )
-def test_lenses_that_fold_back_within_the_field_of_view(lens, folds):
+def test_detects_folds_within_the_field_of_view(lens, folds):
     assert lens.folds_within(K, WIDTH, HEIGHT) is folds
 
 
 def test_opencv_agrees():
     cv2 = pytest.importorskip("cv2")
-    pixel_k = K.numpy() - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # its centres are at 0
+    pixel_k = K.numpy() - np.array(
+        [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
+    )  # centres at 0
     for name in ("barrel", "decentred", "fisheye"):
         lens = LENSES[name]
         photo = photograph(lens)

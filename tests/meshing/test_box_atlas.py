@@ -1,4 +1,4 @@
-"""The box atlas: its promises hold for solids, strips that cover themselves, and soups."""
+"""The guarantees of the box atlas, for solids, self-overlapping strips and triangle soups."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bumpy_ball(subdivisions: int = 4, height: float = 0.15, noise: float = 0.0) 
 
 
 def helix(turns: int = 3, steps: int = 48) -> Mesh:
-    """A ramp around the Y axis, `turns` times above itself, one connected strip."""
+    """A helical ramp around the Y axis with `turns` turns, one connected strip."""
     count = turns * steps + 1
     angle = 2 * np.pi * np.arange(count) / steps
     ring = np.stack([np.cos(angle), np.zeros(count), np.sin(angle)], axis=1)
@@ -59,7 +59,7 @@ def soup(count: int = 2000) -> Mesh:
 
 
 def folded() -> Mesh:
-    """A ball, its inside-out copy welded to it, and fins on every tenth edge."""
+    """A ball with an inverted copy on the same vertices, and fins on every tenth edge."""
     ball = bumpy_ball(3)
     faces = ball.faces.numpy()
     fins = faces[::10].copy()
@@ -70,46 +70,46 @@ def folded() -> Mesh:
 
 
 def signed_areas(uv: np.ndarray) -> np.ndarray:
-    """(F,) areas as seen in the image, where v grows downwards: positive is counter-clockwise."""
+    """(F,) signed areas in the image, where v increases downwards; counter-clockwise: positive."""
     a, b = (uv[:, 1] - uv[:, 0]).astype(float), (uv[:, 2] - uv[:, 0]).astype(float)
     return 0.5 * (a[:, 1] * b[:, 0] - a[:, 0] * b[:, 1])
 
 
 def doubly_covered(uv: np.ndarray, points: int = 150_000) -> int:
-    """How many of random points of the image lie inside two faces.
+    """Number of random points of the image that are inside two faces.
 
-    Each face lies at a height of its own: rays from above and from below must meet the same one.
+    Each face has its own height: rays from above and from below must hit the same face.
     """
     level = np.arange(len(uv), dtype=np.float32) / len(uv)
     corners = np.concatenate([uv, np.repeat(level, 3).reshape(-1, 3, 1)], axis=2)
     caster = RayCaster(corners.reshape(-1, 3), np.arange(3 * len(uv)).reshape(-1, 3))
-    at = np.random.default_rng(5).random((points, 2))
+    points_2d = np.random.default_rng(5).random((points, 2))
     down = np.tile([0.0, 0.0, -1.0], (points, 1))
-    above = caster.first_hits(np.c_[at, np.full(points, 2.0)], down)
-    below = caster.first_hits(np.c_[at, np.full(points, -1.0)], -down)
+    above = caster.first_hits(np.c_[points_2d, np.full(points, 2.0)], down)
+    below = caster.first_hits(np.c_[points_2d, np.full(points, -1.0)], -down)
     inside = (above.barycentric.min(axis=1) > 1e-3) & (below.barycentric.min(axis=1) > 1e-3)
     assert above.hit.any()
     return int((inside & (above.face != below.face)).sum())
 
 
-def least_gap_px(uv: np.ndarray, chart: np.ndarray, side: int) -> float:
-    """Least distance in texels between edges of different charts, sampled every half texel."""
+def min_gap_px(uv: np.ndarray, chart: np.ndarray, side: int) -> float:
+    """Minimum distance in texels between edges of different charts, sampled every half texel."""
     corners = uv.astype(float) * side
     ends = np.roll(corners, -1, axis=1)
-    share = np.linspace(0, 1, 1 + int(2 * np.linalg.norm(ends - corners, axis=2).max()))
-    points = corners[:, :, None] + (ends - corners)[:, :, None] * share[:, None]
+    t = np.linspace(0, 1, 1 + int(2 * np.linalg.norm(ends - corners, axis=2).max()))
+    points = corners[:, :, None] + (ends - corners)[:, :, None] * t[:, None]
     points = points.reshape(-1, 2)
-    owner = np.repeat(chart, 3 * len(share))
-    _, one = np.unique(np.c_[np.round(points, 1), owner], axis=0, return_index=True)
-    points, owner = points[one], owner[one]
+    owner = np.repeat(chart, 3 * len(t))
+    _, unique = np.unique(np.c_[np.round(points, 1), owner], axis=0, return_index=True)
+    points, owner = points[unique], owner[unique]
     trees = {c: cKDTree(points[owner == c]) for c in np.unique(owner)}
     return min(
         tree.query(points[owner != c])[0].min() for c, tree in trees.items() if (owner != c).any()
     )
 
 
-def assert_promises(mesh: Mesh, uv: np.ndarray, chart: np.ndarray) -> None:
-    """What holds for any mesh: place, no overlap, no mirror, one density within sqrt 3."""
+def assert_guarantees(mesh: Mesh, uv: np.ndarray, chart: np.ndarray) -> None:
+    """Holds for any mesh: uv in range, no overlap, no mirroring, density uniform within sqrt 3."""
     count = len(mesh.faces)
     assert uv.shape == (count, 3, 2)
     assert uv.dtype == np.float32
@@ -126,7 +126,7 @@ def assert_promises(mesh: Mesh, uv: np.ndarray, chart: np.ndarray) -> None:
     assert density.max() / density.min() < np.sqrt(3) * 1.02
 
 
-def test_a_cube_becomes_six_equal_squares():
+def test_cube_becomes_six_equal_squares():
     import trimesh
 
     cube = trimesh.creation.box((1, 1, 1))
@@ -139,30 +139,30 @@ def test_a_cube_becomes_six_equal_squares():
         width, height = np.ptp(corners, axis=0)
         assert width == pytest.approx(height, abs=1e-6)
         assert signed_areas(uv)[chart == index].sum() == pytest.approx(width * height, rel=1e-5)
-    # Three squares a row and two rows: the width decides the scale.
+    # three squares per row, two rows: the width determines the scale
     assert width * SIDE == pytest.approx(SIDE / 3 - PADDING, abs=1e-3)
 
 
 @pytest.mark.parametrize(
     "make", [bumpy_ball, helix, soup, folded], ids=["ball", "helix", "soup", "folded"]
 )
-def test_the_promises_hold_for_any_mesh(make):
+def test_guarantees_hold_for_any_mesh(make):
     mesh = make()
-    assert_promises(mesh, *box_atlas(mesh, SIDE, 1))
+    assert_guarantees(mesh, *box_atlas(mesh, SIDE, 1))
 
 
-def test_charts_and_opposite_borders_keep_their_distance():
+def test_charts_have_padding_also_across_opposite_borders():
     mesh = bumpy_ball(3)
     uv, chart = box_atlas(mesh, SIDE, PADDING)
     assert chart.max() >= 5
-    assert least_gap_px(uv, chart, SIDE) >= PADDING - 1e-3
+    assert min_gap_px(uv, chart, SIDE) >= PADDING - 1e-3
     assert uv.min() * SIDE >= PADDING / 2 - 1e-3
     assert uv.max() * SIDE <= SIDE - PADDING / 2 + 1e-3
 
 
-def test_a_ramp_over_itself_is_cut_by_depth_into_one_chart_a_turn():
+def test_helix_is_split_by_depth_into_one_chart_per_turn():
     mesh = helix(turns=3)
-    assert (mesh.face_normals[:, 1].abs() > 0.9).all()  # all of it is seen along one axis
+    assert (mesh.face_normals[:, 1].abs() > 0.9).all()  # all faces have the same projection axis
     _, chart = box_atlas(mesh, SIDE, PADDING)
     assert 3 <= chart.max() + 1 <= 4
     assert np.bincount(chart).max() <= 2 * 48 + 2
@@ -180,28 +180,28 @@ def test_charts_are_connected_and_few():
         assert len(np.unique(own)) - len(unique) + len(own) == 1  # Euler: a disc
 
 
-def test_faces_without_area_share_a_point_and_change_no_chart():
+def test_degenerate_faces_share_a_point_and_change_no_chart():
     ball = bumpy_ball(3)
     plain_uv, plain_chart = box_atlas(ball, SIDE, PADDING)
     v, f = ball.vertices.numpy(), ball.faces.numpy()
-    crumbs = np.array([[0, 0, 0], [1, 2, 2], [3, 4, 3], [5, 6, len(v)]])  # the last: on one line
-    mesh = as_mesh(np.concatenate([v, [(v[5] + v[6]) / 2]]), np.concatenate([f, crumbs]))
+    degenerate = np.array([[0, 0, 0], [1, 2, 2], [3, 4, 3], [5, 6, len(v)]])  # last: collinear
+    mesh = as_mesh(np.concatenate([v, [(v[5] + v[6]) / 2]]), np.concatenate([f, degenerate]))
     uv, chart = box_atlas(mesh, SIDE, PADDING)
-    assert_promises(mesh, uv, chart)
+    assert_guarantees(mesh, uv, chart)
     assert chart[-4:].tolist() == [chart.max()] * 4
     assert len(np.unique(uv[-4:].reshape(-1, 2), axis=0)) == 1
     assert np.array_equal(chart[:-4], plain_chart)
-    # One more point takes a little room: all else shrinks alike, if at all.
+    # one more point needs a little space: everything else shrinks uniformly, if at all
     assert signed_areas(uv).sum() == pytest.approx(signed_areas(plain_uv).sum(), rel=0.05)
 
 
-def test_a_mesh_with_no_area_at_all_gets_finite_uv():
+def test_mesh_without_area_gets_finite_uv():
     uv, chart = box_atlas(as_mesh(np.ones((3, 3)), [[0, 1, 2], [0, 0, 1]]), SIDE, PADDING)
     assert np.isfinite(uv).all()
     assert chart.tolist() == [0, 0]
 
 
-def test_size_and_place_in_space_do_not_matter():
+def test_is_invariant_to_scale():
     ball = bumpy_ball(3)
     uv, chart = box_atlas(ball, SIDE, PADDING)
     far = as_mesh(ball.vertices.numpy() * 64.0, ball.faces)
@@ -210,13 +210,13 @@ def test_size_and_place_in_space_do_not_matter():
     np.testing.assert_allclose(far_uv, uv, atol=1e-5)
 
 
-def test_the_same_mesh_gives_the_same_atlas():
+def test_is_deterministic():
     first, again = (box_atlas(bumpy_ball(4, noise=0.02), SIDE, PADDING) for _ in range(2))
     assert np.array_equal(first[0], again[0])
     assert np.array_equal(first[1], again[1])
 
 
-def test_too_many_charts_keep_apart_with_less_padding_and_a_warning(caplog):
+def test_reduces_the_padding_for_too_many_charts_with_a_warning(caplog):
     mesh = soup(5000)
     with caplog.at_level(logging.WARNING):
         uv, chart = box_atlas(mesh, 128, 8)
@@ -234,6 +234,6 @@ def test_forty_thousand_faces_take_less_than_three_seconds():
     assert time.perf_counter() - start < 3.0
 
 
-def test_a_cancel_stops_it():
+def test_can_be_cancelled():
     with pytest.raises(Cancelled):
         box_atlas(bumpy_ball(2), SIDE, PADDING, Progress(is_cancelled=lambda: True))

@@ -1,4 +1,4 @@
-"""Crumbs go, pinched sheets come apart, closed stays closed."""
+"""Mesh clean-up: small components are removed, pinched sheets separated, closed meshes kept."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def sphere_grid(radius: float = 0.4, size: int = 48) -> SdfGrid:
 
 
 def voxels(occupied: np.ndarray) -> Mesh:
-    """The outward faces between full and empty unit cells (X, Y, Z), all equal vertices shared.
+    """Outward faces between occupied and empty unit cells (X, Y, Z), with merged vertices.
 
-    Cells that touch in an edge or a corner are pinched together there.
+    Cells that touch in an edge or a corner share it, which makes the mesh non-manifold.
     """
     full = np.pad(occupied.astype(bool), 1)
     corners, quads = [], []
@@ -59,7 +59,7 @@ def cubes(*cells: tuple[int, int, int]) -> Mesh:
     return voxels(occupied)
 
 
-def test_surface_of_a_sphere_has_its_radius_its_volume_and_points_out():
+def test_isosurface_of_a_sphere_has_its_radius_volume_and_orientation():
     surface = extract_surface(sphere_grid())
     assert (surface.vertices.norm(dim=1) - 0.4).abs().max() < 2e-3
     assert surface.as_trimesh().volume == pytest.approx(4 / 3 * np.pi * 0.4**3, rel=0.01)
@@ -67,7 +67,7 @@ def test_surface_of_a_sphere_has_its_radius_its_volume_and_points_out():
     assert surface.as_trimesh().euler_number == 2
 
 
-def test_a_value_of_exactly_zero_makes_no_flat_faces():
+def test_values_of_exactly_zero_make_no_degenerate_faces():
     grid = sphere_grid(size=41)  # the sphere passes exactly through grid points on the axes
     values = torch.where(grid.values.abs() < 0.01, 0.0, grid.values)
     surface = extract_surface(SdfGrid(values, grid.origin, grid.spacing))
@@ -75,7 +75,7 @@ def test_a_value_of_exactly_zero_makes_no_flat_faces():
     assert surface.face_areas.min() > 0
 
 
-def test_no_surface_and_a_surface_that_leaves_the_grid_are_errors():
+def test_missing_or_cropped_surface_is_an_error():
     grid = sphere_grid()
     with pytest.raises(StageError, match="no surface"):
         extract_surface(SdfGrid(grid.values + 9, grid.origin, grid.spacing))
@@ -83,12 +83,12 @@ def test_no_surface_and_a_surface_that_leaves_the_grid_are_errors():
         extract_surface(SdfGrid(grid.values - 0.2, grid.origin, grid.spacing))
 
 
-def test_small_parts_are_dropped_and_large_ones_stay(make_sphere):
-    big, small, crumb = make_sphere(0.4, 3), make_sphere(0.2, 2), make_sphere(0.01, 1)
-    vertices = torch.cat([big.vertices, small.vertices + 1.0, crumb.vertices + 2.0])
+def test_removes_only_small_components(make_sphere):
+    big, small, floater = make_sphere(0.4, 3), make_sphere(0.2, 2), make_sphere(0.01, 1)
+    vertices = torch.cat([big.vertices, small.vertices + 1.0, floater.vertices + 2.0])
     faces = torch.cat(
         [big.faces, small.faces + len(big.vertices),
-         crumb.faces + len(big.vertices) + len(small.vertices)]
+         floater.faces + len(big.vertices) + len(small.vertices)]
     )  # fmt: skip
     mesh = Mesh(vertices, faces)
     assert len(np.unique(face_components(faces.numpy(), len(vertices)))) == 3
@@ -99,24 +99,24 @@ def test_small_parts_are_dropped_and_large_ones_stay(make_sphere):
     assert torch.equal(only.vertices[only.faces], big.vertices[big.faces])
 
 
-def test_cubes_that_share_an_edge_become_two_closed_cubes():
+def test_separates_cubes_that_share_an_edge():
     pinched = cubes((0, 0, 0), (1, 1, 0))
     assert not is_closed_manifold(pinched)
     apart = make_manifold(pinched)
     assert is_closed_manifold(apart)
-    assert is_closed_manifold(apart.welded())  # not merely renumbered: moved apart
+    assert is_closed_manifold(apart.welded())  # also separated in space
     assert len(np.unique(face_components(apart.faces.numpy(), len(apart.vertices)))) == 2
     assert apart.as_trimesh().volume == pytest.approx(2.0, rel=0.02)
 
 
-def test_cubes_that_share_a_corner_become_two_parts():
+def test_separates_cubes_that_share_a_corner():
     apart = make_manifold(cubes((0, 0, 0), (1, 1, 1)))
     assert len(np.unique(face_components(apart.faces.numpy(), len(apart.vertices)))) == 2
     assert is_closed_manifold(apart.welded())
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_cells_pinched_everywhere_become_closed_solids(seed):
+def test_makes_random_voxels_manifold(seed):
     occupied = np.random.default_rng(seed).random((5, 5, 5)) < 0.45
     pinched = voxels(occupied)
     assert not is_closed_manifold(pinched)
@@ -125,18 +125,18 @@ def test_random_cells_pinched_everywhere_become_closed_solids(seed):
     assert apart.as_trimesh().volume == pytest.approx(occupied.sum(), rel=0.05)
 
 
-@pytest.mark.parametrize("couples", [1, 2])
-def test_a_flap_on_a_face_leaves_the_face(make_sphere, couples):
-    """Simplification folds surfaces so: the face once more, and the other way round."""
+@pytest.mark.parametrize("count", [1, 2])
+def test_removes_folded_copies_of_a_face(make_sphere, count):
+    """Simplification folds surfaces like this: a copy of a face and its inverse."""
     ball = make_sphere(subdivisions=2)
     folded = torch.cat([ball.faces[5:6].roll(1, dims=1), ball.faces[5:6].flip(1)])
-    clean = make_manifold(Mesh(ball.vertices, torch.cat([folded] * couples + [ball.faces])))
+    clean = make_manifold(Mesh(ball.vertices, torch.cat([folded] * count + [ball.faces])))
     assert is_closed_manifold(clean)
     assert len(clean.faces) == len(ball.faces)
     assert clean.as_trimesh().volume == pytest.approx(ball.as_trimesh().volume, rel=1e-6)
 
 
-def test_a_flap_without_volume_is_dropped(make_sphere):
+def test_removes_a_flap_without_volume(make_sphere):
     ball = make_sphere(0.4, 2)
     a, b = ball.faces[0, 0], ball.faces[0, 1]
     apex = len(ball.vertices)
@@ -147,64 +147,66 @@ def test_a_flap_without_volume_is_dropped(make_sphere):
     assert len(clean.faces) == len(ball.faces)
 
 
-def test_a_clean_surface_is_left_alone(make_sphere):
+def test_manifold_surface_is_unchanged(make_sphere):
     ball = make_sphere(0.4, 3)
     same = make_manifold(ball)
     torch.testing.assert_close(same.vertices[same.faces], ball.vertices[ball.faces])
 
 
-def test_an_open_surface_is_an_error(make_sphere):
+def test_open_surface_is_an_error(make_sphere):
     ball = make_sphere(0.4, 2)
     assert not is_closed_manifold(drop_unused_vertices(ball.vertices, ball.faces[1:]))
     with pytest.raises(StageError, match="boundary edges"):
         make_manifold(drop_unused_vertices(ball.vertices, ball.faces[1:]))
 
 
-def test_an_inside_out_face_is_not_manifold(make_sphere):
+def test_inverted_face_is_not_manifold(make_sphere):
     ball = make_sphere(0.4, 2)
     faces = ball.faces.clone()
     faces[0] = faces[0].flip(0)
     assert not is_closed_manifold(Mesh(ball.vertices, faces))
 
 
-def test_simplifying_keeps_the_shape_and_the_closedness():
+def test_simplification_preserves_shape_and_watertightness():
     pytest.importorskip("fast_simplification")
     dense = extract_surface(sphere_grid(size=64))
-    light = make_manifold(simplify(dense, 1000))
-    assert len(light.faces) <= 1000
-    assert is_closed_manifold(light)
-    assert light.as_trimesh().volume == pytest.approx(dense.as_trimesh().volume, rel=0.01)
+    simplified = make_manifold(simplify(dense, 1000))
+    assert len(simplified.faces) <= 1000
+    assert is_closed_manifold(simplified)
+    assert simplified.as_trimesh().volume == pytest.approx(dense.as_trimesh().volume, rel=0.01)
     assert torch.equal(simplify(dense, len(dense.faces)).faces, dense.faces)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_simplifying_does_not_depend_on_the_worlds_scale(make_sphere, scale):
+def test_simplification_is_invariant_to_scale(make_sphere, scale):
     pytest.importorskip("fast_simplification")
     ball = make_sphere(0.4, 5)
-    light = simplify(ball.transformed(torch.diag(torch.tensor([scale, scale, scale, 1.0]))), 2000)
-    assert len(light.faces) == 2000
-    assert light.as_trimesh().volume / scale**3 == pytest.approx(
+    simplified = simplify(
+        ball.transformed(torch.diag(torch.tensor([scale, scale, scale, 1.0]))), 2000
+    )
+    assert len(simplified.faces) == 2000
+    assert simplified.as_trimesh().volume / scale**3 == pytest.approx(
         simplify(ball, 2000).as_trimesh().volume, rel=1e-3
     )
 
 
-def test_a_surface_without_volume_is_an_error():
+def test_surface_without_volume_is_an_error():
     sheet = Mesh(torch.eye(3), torch.tensor([[0, 1, 2], [2, 1, 0]]))
     with pytest.raises(StageError, match="encloses no volume"):
         make_manifold(sheet)
 
 
 @pytest.mark.parametrize("seed", [0, 2, 3, 4])
-def test_a_sponge_full_of_thin_necks_survives_simplification(seed):
+def test_simplified_sponge_can_be_made_manifold(seed):
     from scipy.ndimage import gaussian_filter
 
     pytest.importorskip("fast_simplification")
     noise = gaussian_filter(np.random.default_rng(seed).normal(size=(40, 40, 40)), 1.3)
     values = torch.from_numpy(np.pad(noise, 1, constant_values=1.0)).float()
     sponge = extract_surface(SdfGrid(values, torch.zeros(3), 1.0))
-    light = simplify(sponge, len(sponge.faces) // 8)
-    assert not is_closed_manifold(light)  # what this test is about does happen
-    closed = make_manifold(light)
+    simplified = simplify(sponge, len(sponge.faces) // 8)
+    assert not is_closed_manifold(simplified)  # otherwise this test would check nothing
+    closed = make_manifold(simplified)
     assert is_closed_manifold(closed)
     assert is_closed_manifold(closed.welded())
-    assert closed.as_trimesh().volume == pytest.approx(light.as_trimesh().volume, rel=0.01)
+    assert closed.as_trimesh().volume == pytest.approx(simplified.as_trimesh().volume, rel=0.01)

@@ -1,4 +1,4 @@
-"""What no view sees is smoothed as reckoned; what is seen stays to the last bit."""
+"""Unobserved regions are low-pass filtered as derived; observed vertices do not move at all."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from nova3d_core.texturing.visibility import observed_vertices
 
 
 def lattice(columns: int, rows: int) -> Mesh:
-    """A flat sheet of equal triangles with edges of length 1."""
+    """A flat sheet of equilateral triangles with edges of length 1."""
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     x = column + 0.5 * (row % 2)
     y = row * math.sqrt(3) / 2
-    places = torch.stack([x, y, torch.zeros_like(y)], dim=-1).reshape(-1, 3).float()
-    here = (row * columns + column)[:-1, :-1]
-    below = here + columns
+    points = torch.stack([x, y, torch.zeros_like(y)], dim=-1).reshape(-1, 3).float()
+    index = (row * columns + column)[:-1, :-1]
+    below = index + columns
     odd = (row[:-1, :-1] % 2).bool()
-    first = torch.stack([here, here + 1, torch.where(odd, below + 1, below)], dim=-1)
-    second = torch.stack([torch.where(odd, here, here + 1), below + 1, below], dim=-1)
-    return Mesh(places, torch.cat([first.reshape(-1, 3), second.reshape(-1, 3)]))
+    first = torch.stack([index, index + 1, torch.where(odd, below + 1, below)], dim=-1)
+    second = torch.stack([torch.where(odd, index, index + 1), below + 1, below], dim=-1)
+    return Mesh(points, torch.cat([first.reshape(-1, 3), second.reshape(-1, 3)]))
 
 
 def sphere(bumps: float) -> Mesh:
-    """A ball of radius 0.4, 20 cells; bumps of 6 cells where z is negative."""
+    """A sphere of radius 0.4 (20 cells), with bumps of a wavelength of 6 cells where z < 0."""
     spacing = 0.02
     points = grid_points(torch.full((3,), -0.5), spacing, (51,) * 3)
     waves = torch.cos(points * (2 * math.pi / (6 * spacing))).prod(dim=1)
@@ -45,24 +45,24 @@ def sphere(bumps: float) -> Mesh:
 
 
 def tilt_deg(ball: Mesh, which: torch.Tensor) -> torch.Tensor:
-    """(n,) degrees between the mesh's normals and a true ball's."""
+    """(n,) angles in degrees between the mesh's normals and those of a perfect sphere."""
     true = torch.nn.functional.normalize(ball.vertices[which], dim=1)
     cosine = (ball.with_smooth_normals().normals[which] * true).sum(dim=1)
     return torch.rad2deg(cosine.clamp(-1, 1).acos())
 
 
-@pytest.mark.parametrize(("wavelength", "left"), [(24.0, 1 / 2), (12.0, 16 / 17), (48.0, 1 / 17)])
-def test_a_wave_is_damped_as_the_formula_says(wavelength, left):
+@pytest.mark.parametrize(("wavelength", "gain"), [(24.0, 1 / 2), (12.0, 16 / 17), (48.0, 1 / 17)])
+def test_wave_is_damped_as_derived(wavelength, gain):
     sheet = lattice(193, 48)
     wave = torch.cos(sheet.vertices[:, 0] * 2 * math.pi / 24)
     sheet.vertices[:, 2] = 0.01 * wave
     smooth = smooth_unobserved(sheet, sheet.vertices[:, 0] < 1.0, wavelength)
     inner = ((sheet.vertices[:, 0] - 96).abs() < 48) & ((sheet.vertices[:, 1] - 20).abs() < 8)
     kept = (smooth.vertices[inner, 2] @ wave[inner]) / (0.01 * wave[inner].square().sum())
-    assert float(kept) == pytest.approx(left, abs=0.02)
+    assert float(kept) == pytest.approx(gain, abs=0.02)
 
 
-def test_bumps_go_and_the_ball_stays():
+def test_removes_bumps_and_keeps_the_sphere():
     rough = sphere(1.0)
     seen = rough.vertices[:, 2] > -0.1
     smooth = smooth_unobserved(rough, seen, 24.0)
@@ -74,54 +74,54 @@ def test_bumps_go_and_the_ball_stays():
     assert (smooth.vertices[far].norm(dim=1) - 0.4).abs().max() < 0.01  # half a cell
 
 
-def test_a_border_between_seen_and_unseen_has_no_crease():
+def test_border_of_the_observed_region_has_no_crease():
     rough = sphere(0.0)
     smooth = smooth_unobserved(rough, rough.vertices[:, 2] > 0.0, 24.0)
     near = rough.vertices[:, 2].abs() < 0.06
     assert tilt_deg(smooth, near).max() < 6.0
 
 
-@pytest.mark.parametrize(("wavelength", "share"), [(0.0, 0.5), (24.0, 1.0)])
-def test_nothing_moves_where_nothing_shall(wavelength, share):
+@pytest.mark.parametrize(("wavelength", "observed_ratio"), [(0.0, 0.5), (24.0, 1.0)])
+def test_nothing_moves_without_smoothing_or_unobserved_vertices(wavelength, observed_ratio):
     rough = sphere(1.0)
-    seen = torch.arange(len(rough.vertices)) < share * len(rough.vertices)
+    seen = torch.arange(len(rough.vertices)) < observed_ratio * len(rough.vertices)
     assert torch.equal(smooth_unobserved(rough, seen, wavelength).vertices, rough.vertices)
 
 
-def test_small_gaps_between_seen_vertices_stay():
+def test_small_gaps_between_observed_vertices_are_not_smoothed():
     rough = sphere(1.0)
     seen = torch.ones(len(rough.vertices), dtype=torch.bool)
     seen[::97] = False
     assert torch.equal(smooth_unobserved(rough, seen, 24.0).vertices, rough.vertices)
 
 
-def both(first: Mesh, second: Mesh) -> Mesh:
+def merge(first: Mesh, second: Mesh) -> Mesh:
     return Mesh(
         torch.cat([first.vertices, second.vertices]),
         torch.cat([first.faces, second.faces + len(first.vertices)]),
     )
 
 
-def test_the_place_in_the_world_does_not_matter():
+def test_is_invariant_to_translation():
     rough = sphere(1.0)
     seen = rough.vertices[:, 2] > -0.1
     smooth = smooth_unobserved(rough, seen, 24.0)
-    shift = torch.tensor([8.0, -16.0, 32.0])
-    far = smooth_unobserved(replace(rough, vertices=rough.vertices + shift), seen, 24.0)
-    torch.testing.assert_close(far.vertices - shift, smooth.vertices, atol=2e-5, rtol=0.0)
+    offset = torch.tensor([8.0, -16.0, 32.0])
+    far = smooth_unobserved(replace(rough, vertices=rough.vertices + offset), seen, 24.0)
+    torch.testing.assert_close(far.vertices - offset, smooth.vertices, atol=2e-5, rtol=0.0)
 
 
-def test_a_part_that_no_view_sees_at_all_stays():
+def test_completely_unobserved_component_is_unchanged():
     rough = sphere(1.0)
     count = len(rough.vertices)
-    pair = both(rough, replace(rough, vertices=rough.vertices + 2.0))
+    pair = merge(rough, replace(rough, vertices=rough.vertices + 2.0))
     seen = torch.cat([rough.vertices[:, 2] > 0.0, torch.zeros(count, dtype=torch.bool)])
     smooth = smooth_unobserved(pair, seen, 24.0)
     assert torch.equal(smooth.vertices[count:], pair.vertices[count:])
     assert not torch.equal(smooth.vertices[:count], pair.vertices[:count])
 
 
-def test_a_vertex_without_faces_stays():
+def test_unreferenced_vertex_does_not_move():
     rough = sphere(1.0)
     more = replace(rough, vertices=torch.cat([rough.vertices, torch.ones(1, 3)]))
     seen = more.vertices[:, 2] > 0.0
@@ -129,13 +129,13 @@ def test_a_vertex_without_faces_stays():
     assert torch.equal(smooth_unobserved(more, seen, 24.0).vertices[-1], torch.ones(3))
 
 
-def test_a_wrong_number_of_marks_is_named():
+def test_wrong_number_of_flags_is_an_error():
     with pytest.raises(InputError, match="observed vertices"):
         smooth_unobserved(sphere(0.0), torch.ones(3, dtype=torch.bool), 24.0)
 
 
 @pytest.mark.parametrize("kind", ["perspective", "orthographic"])
-def test_a_camera_sees_the_side_that_is_turned_to_it(kind):
+def test_camera_observes_the_side_that_faces_it(kind):
     ball = sphere(0.0)
     rig = RigConfig(count=1, width_px=128, height_px=128, kind=kind)
     camera = orbit_cameras(rig)
@@ -149,17 +149,17 @@ def test_a_camera_sees_the_side_that_is_turned_to_it(kind):
     assert not seen[cosine < 0.1].any()
 
 
-def test_what_stands_behind_is_not_seen():
+def test_occluded_vertices_are_not_observed():
     ball = sphere(0.0)
     small = ball.vertices * 0.5 - torch.tensor([0.0, 0.0, 1.0])
-    pair = both(ball, replace(ball, vertices=small))
+    pair = merge(ball, replace(ball, vertices=small))
     camera = orbit_cameras(RigConfig(count=1, width_px=128, height_px=128, elevation_deg=0.0))
     seen = observed_vertices(pair, camera, 0.15)
     assert seen[: len(small)].any()
     assert not seen[len(small) :].any()
 
 
-def test_a_cancel_is_heard_between_views():
+def test_can_be_cancelled_between_views():
     stop = Progress(lambda event: None, is_cancelled=lambda: True)
     with pytest.raises(Cancelled):
         observed_vertices(sphere(0.0), orbit_cameras(RigConfig(count=2)), 0.15, stop)

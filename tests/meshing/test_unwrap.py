@@ -1,4 +1,4 @@
-"""Unwrapping keeps the mesh, ends in time, and leaves no process and no file behind."""
+"""Unwrapping preserves the mesh, respects its time limit, and leaves no process or file behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nova3d_core.meshing.unwrap.unwrap import WORKER, UnwrapResult, unwrap
 from nova3d_core.progress import Progress
 
 LONG = UnwrapConfig(faces_per_chunk=10**7)
-"""With the noisy ball as one part, xatlas works for more than half a minute."""
+"""With the noisy ball as a single chunk, xatlas runs for more than half a minute."""
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ def with_xatlas():
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch) -> Path:
-    """The folder that temporary files go to."""
+    """The folder for temporary files."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 
 def bumpy_ball(subdivisions: int = 4, noise: float = 0.0) -> Mesh:
-    """A ball with an asymmetric relief, normals and colours."""
+    """A sphere with asymmetric bumps, normals and colours."""
     import trimesh
 
     ball = trimesh.creation.icosphere(subdivisions=subdivisions, radius=0.4)
@@ -64,7 +64,7 @@ def corner_uv(mesh: Mesh) -> np.ndarray:
 
 
 def signed_areas(uv: np.ndarray) -> np.ndarray:
-    """(F,) areas as seen in the image, where v grows downwards: positive is counter-clockwise."""
+    """(F,) signed areas in the image, where v increases downwards; counter-clockwise: positive."""
     a, b = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
     return 0.5 * (a[:, 1] * b[:, 0] - a[:, 0] * b[:, 1])
 
@@ -78,7 +78,7 @@ def density_spread(result: UnwrapResult) -> float:
 
 
 def assert_same_surface(result: Mesh, mesh: Mesh) -> None:
-    """Face i is face i of the input: equal places, normals and colours at its corners."""
+    """Face i is face i of the input: equal positions, normals and colours at its corners."""
     assert torch.equal(result.vertices[result.faces], mesh.vertices[mesh.faces])
     for name in ("normals", "vertex_colours"):
         given, kept = getattr(mesh, name), getattr(result, name)
@@ -89,21 +89,21 @@ def assert_same_surface(result: Mesh, mesh: Mesh) -> None:
 
 
 def assert_good_atlas(result: UnwrapResult, texture_px: int = 1024) -> None:
-    """In the image, whole, not mirrored, and nowhere on top of itself by half a texel."""
+    """In range, finite, not mirrored, and without overlaps by more than half a texel."""
     uv = corner_uv(result.mesh)
     assert uv.min() >= 0.0
     assert uv.max() <= 1.0
     assert signed_areas(uv).min() > -1e-9
     assert len(overlapping_pairs(uv, depth=0.5 / texture_px)) == 0
     assert result.chart.shape == (len(uv),)
-    left_out = result.chart < 0
-    assert float(result.mesh.face_areas[left_out].sum()) < 1e-9
+    without_chart = result.chart < 0
+    assert float(result.mesh.face_areas[without_chart].sum()) < 1e-9
 
 
 def children() -> set[int]:
-    """Process ids of this process's children, finished or not."""
+    """Process ids of this process's children, including zombies."""
     if not Path("/proc/self/stat").exists():
-        pytest.skip("children are looked up in /proc")
+        pytest.skip("needs /proc")
     found = set()
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -116,7 +116,7 @@ def children() -> set[int]:
 
 
 @pytest.mark.parametrize("method", ["xatlas", "box"])
-def test_faces_keep_their_order_places_and_attributes(method, with_xatlas):
+def test_faces_keep_their_order_positions_and_attributes(method, with_xatlas):
     mesh = bumpy_ball()
     config = UnwrapConfig(method=method)
     result = unwrap(mesh, config)
@@ -134,11 +134,11 @@ def test_vertices_are_split_at_seams_only(method, with_xatlas):
     owner = result.chart.repeat_interleave(3).numpy()
     corners = np.c_[split.faces.reshape(-1).numpy(), owner]
     assert len(np.unique(corners, axis=0)) == len(split.vertices)  # no vertex in two charts
-    wanted = np.c_[mesh.faces.reshape(-1).numpy(), owner, uv.reshape(-1, 2)]
-    assert len(np.unique(wanted, axis=0)) == len(split.vertices)  # and none twice for one uv
+    expected = np.c_[mesh.faces.reshape(-1).numpy(), owner, uv.reshape(-1, 2)]
+    assert len(np.unique(expected, axis=0)) == len(split.vertices)  # and no duplicates
 
 
-def test_an_old_texture_goes_with_its_old_uv():
+def test_drops_the_old_texture_and_uv():
     ball = bumpy_ball(2)
     textured = replace(ball, uv=torch.zeros(len(ball.vertices), 2), texture=torch.ones(4, 4, 3))
     result = unwrap(textured, UnwrapConfig(method="box"))
@@ -146,9 +146,9 @@ def test_an_old_texture_goes_with_its_old_uv():
     assert float(result.mesh.uv.std()) > 0.1
 
 
-def test_charts_of_several_parts_are_even_and_fill_the_image(with_xatlas):
+def test_charts_of_several_chunks_have_uniform_density_and_fill_the_texture(with_xatlas):
     config = UnwrapConfig(faces_per_chunk=500)
-    result = unwrap(bumpy_ball(), config)  # 5120 faces, 11 parts
+    result = unwrap(bumpy_ball(), config)  # 5120 faces, 11 chunks
     assert result.method == "xatlas"
     assert_good_atlas(result)
     assert density_spread(result) < 0.25
@@ -156,15 +156,15 @@ def test_charts_of_several_parts_are_even_and_fill_the_image(with_xatlas):
 
 
 @pytest.mark.parametrize(("texture_px", "padding_px"), [(512, 2), (1024, 3), (1024, 4)])
-def test_charts_keep_their_distance_in_texels(texture_px, padding_px, with_xatlas):
+def test_charts_are_padded(texture_px, padding_px, with_xatlas):
     from scipy.spatial import cKDTree
 
     config = UnwrapConfig(padding_px=padding_px)
     result = unwrap(bumpy_ball(3), config, texture_px=texture_px)
     assert result.method == "xatlas"
     uv = corner_uv(result.mesh) * texture_px
-    share = np.linspace(0, 1, 60)[:, None]
-    points = uv[:, :, None] + (np.roll(uv, -1, axis=1) - uv)[:, :, None] * share
+    t = np.linspace(0, 1, 60)[:, None]
+    points = uv[:, :, None] + (np.roll(uv, -1, axis=1) - uv)[:, :, None] * t
     points, owner = points.reshape(-1, 2), result.chart.repeat_interleave(180).numpy()
     gaps = [
         cKDTree(points[owner != c]).query(points[owner == c])[0].min() for c in np.unique(owner)
@@ -175,14 +175,14 @@ def test_charts_keep_their_distance_in_texels(texture_px, padding_px, with_xatla
     assert points.max() <= texture_px - padding_px / 2 + 1e-3
 
 
-def test_the_same_mesh_gives_the_same_uv(with_xatlas):
+def test_is_deterministic(with_xatlas):
     first, again = (unwrap(bumpy_ball(), UnwrapConfig(faces_per_chunk=1000)) for _ in range(2))
     assert first.method == again.method == "xatlas"
     assert torch.equal(first.mesh.uv, again.mesh.uv)
     assert torch.equal(first.mesh.faces, again.mesh.faces)
 
 
-def test_a_surface_that_folds_branches_and_degenerates_still_ends(with_xatlas):
+def test_handles_folded_non_manifold_and_degenerate_faces(with_xatlas):
     ball = bumpy_ball(3)
     faces = ball.faces
     fins = faces[::5].clone()
@@ -195,7 +195,7 @@ def test_a_surface_that_folds_branches_and_degenerates_still_ends(with_xatlas):
     assert result.seconds < 10
 
 
-def test_too_long_a_run_ends_at_the_limit_in_the_box_atlas(with_xatlas, temporary, caplog):
+def test_falls_back_to_the_box_atlas_at_the_time_limit(with_xatlas, temporary, caplog):
     mesh = bumpy_ball(6, noise=0.02)  # 81920 faces
     before, start = children(), time.time()
     with caplog.at_level(logging.WARNING):
@@ -210,12 +210,12 @@ def test_too_long_a_run_ends_at_the_limit_in_the_box_atlas(with_xatlas, temporar
 
 
 @pytest.mark.parametrize("stop", [Cancelled, KeyboardInterrupt])
-def test_a_stop_kills_the_worker_at_once(stop, with_xatlas, temporary):
+def test_interruption_kills_the_worker_immediately(stop, with_xatlas, temporary):
     mesh = bumpy_ball(6, noise=0.02)
     before = children()
     seen: list[float] = []
 
-    def stop_a_running_worker() -> bool:
+    def interrupt_running_worker() -> bool:
         if children() - before:
             seen.append(time.monotonic())
         if len(seen) > 10:
@@ -225,13 +225,13 @@ def test_a_stop_kills_the_worker_at_once(stop, with_xatlas, temporary):
         return False
 
     with pytest.raises(stop):
-        unwrap(mesh, LONG, Progress(is_cancelled=stop_a_running_worker))
+        unwrap(mesh, LONG, Progress(is_cancelled=interrupt_running_worker))
     assert time.monotonic() - seen[10] < 0.5
     assert children() <= before
     assert list(temporary.iterdir()) == []
 
 
-def test_without_xatlas_the_box_atlas_does_the_work_and_says_so(monkeypatch, caplog):
+def test_falls_back_to_the_box_atlas_without_xatlas(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "xatlas", None)
     with caplog.at_level(logging.WARNING):
         result = unwrap(bumpy_ball(3))
@@ -241,9 +241,9 @@ def test_without_xatlas_the_box_atlas_does_the_work_and_says_so(monkeypatch, cap
 
 
 @pytest.mark.parametrize(
-    ("script", "words"),
+    ("script", "message"),
     [
-        ("raise SystemExit('the dog ate it')", "failed with code 1: the dog ate it"),
+        ("raise SystemExit('out of luck')", "failed with code 1: out of luck"),
         ("import os; os.abort()", "failed with code"),
         ("pass", "could not be run"),
         ("import sys; open(sys.argv[2], 'wb').write(b'PK half a file')", "could not be run"),
@@ -254,21 +254,21 @@ def test_without_xatlas_the_box_atlas_does_the_work_and_says_so(monkeypatch, cap
         ),
     ],
 )
-def test_a_worker_that_fails_gives_way_to_the_box_atlas(
-    script, words, tmp_path, monkeypatch, caplog, with_xatlas
+def test_falls_back_to_the_box_atlas_if_the_worker_fails(
+    script, message, tmp_path, monkeypatch, caplog, with_xatlas
 ):
     broken = tmp_path / "broken_worker.py"
     broken.write_text(script)
     monkeypatch.setattr(unwrap_module, "WORKER", broken)
     with caplog.at_level(logging.WARNING):
         result = unwrap(bumpy_ball(3))
-    assert words in caplog.text
+    assert message in caplog.text
     assert result.method == "box"
     assert_good_atlas(result)
 
 
 @pytest.mark.parametrize("name", ["worker.py", "overlaps.py"])
-def test_the_worker_imports_nothing_but_numpy_and_xatlas(name):
+def test_worker_imports_only_numpy_and_xatlas(name):
     imported = set()
     for node in ast.walk(ast.parse(WORKER.with_name(name).read_text())):
         if isinstance(node, ast.Import):
@@ -280,7 +280,7 @@ def test_the_worker_imports_nothing_but_numpy_and_xatlas(name):
     assert outside <= {"numpy", "xatlas"}
 
 
-def test_a_crumpled_surface_is_cut_where_xatlas_folds_it(with_xatlas):
+def test_separates_faces_that_xatlas_folds_over_each_other(with_xatlas):
     mesh = bumpy_ball(5, noise=0.02)  # 20480 faces
     config = UnwrapConfig()
     result = unwrap(mesh, config)
@@ -289,7 +289,7 @@ def test_a_crumpled_surface_is_cut_where_xatlas_folds_it(with_xatlas):
     assert_same_surface(result.mesh, mesh)
 
 
-def test_a_worker_that_nobody_stops_ends_itself(with_xatlas, tmp_path):
+def test_worker_exits_by_itself_after_the_time_limit(with_xatlas, tmp_path):
     mesh = bumpy_ball(6, noise=0.02)
     source, target = tmp_path / "in.npz", tmp_path / "out.npz"
     settings = {"texture_px": 1024, "padding_px": 3, "faces_per_chunk": 10**7}
@@ -311,7 +311,7 @@ def test_progress_reaches_its_total():
     assert own == [(0, 2), (1, 2), (2, 2)]
 
 
-def test_a_texture_too_small_for_its_padding_is_refused():
+def test_texture_too_small_for_the_padding_is_an_error():
     with pytest.raises(InputError, match="too small for a padding of 4"):
         unwrap(bumpy_ball(2), UnwrapConfig(padding_px=4), texture_px=63)
 
@@ -327,13 +327,13 @@ def test_a_texture_too_small_for_its_padding_is_refused():
         ("faces_per_chunk", 0),
     ],
 )
-def test_bad_settings_are_named(field, value):
+def test_invalid_settings_are_errors(field, value):
     with pytest.raises(InputError, match=field):
         UnwrapConfig(**{field: value})
 
 
 @pytest.mark.slow
-def test_every_real_object_gets_a_good_atlas_from_xatlas(object_files, with_xatlas):
+def test_xatlas_unwraps_every_real_object(object_files, with_xatlas):
     objects = json.loads((object_files / "manifest.json").read_text())["objects"]
     config = UnwrapConfig()
     assert len(objects) == 5

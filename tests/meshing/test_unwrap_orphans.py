@@ -1,4 +1,4 @@
-"""The worker dies with the process that started it, however that dies, and its files go."""
+"""The unwrapping worker exits when its parent process dies, and its files are removed."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ rough = 1 + 0.02 * np.random.default_rng(0).normal(size=(len(ball.vertices), 1))
 mesh = Mesh(torch.tensor(ball.vertices * rough, dtype=torch.float32), torch.tensor(ball.faces))
 unwrap(mesh, UnwrapConfig(faces_per_chunk=10**7))
 """
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="uses POSIX signals")
 
 
 def wait_for_child(process: subprocess.Popen) -> psutil.Process:
-    """The process's first child, once it has used a second of CPU time: it is inside xatlas."""
+    """The first child of the process, once it has used a second of CPU time: it runs xatlas."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         for child in psutil.Process(process.pid).children(recursive=True):
             if child.cpu_times().user > 1.0:
                 return child
         time.sleep(0.02)
-    pytest.fail("no worker was seen")
+    pytest.fail("no worker was found")
 
 
-def test_a_worker_in_the_middle_of_xatlas_dies_with_its_killed_parent(tmp_path):
+def test_worker_inside_xatlas_exits_when_its_parent_is_killed(tmp_path):
     pytest.importorskip("xatlas")
     process = subprocess.Popen(
         [sys.executable, "-c", BUSY, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(ROOT)}
@@ -53,24 +53,24 @@ def test_a_worker_in_the_middle_of_xatlas_dies_with_its_killed_parent(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert living([worker]) == []
-    assert len(os.listdir(tmp_path)) == 2  # its folder and the lock of it
+    assert len(os.listdir(tmp_path)) == 2  # its folder and its lock file
     remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == []
 
 
-def test_where_the_kernel_does_not_help_a_watching_process_ends_the_work(tmp_path):
-    """The way of macOS and Windows: the work is a child of a process that watches its stdin."""
+def test_watchdog_process_ends_the_work_on_other_systems_than_linux(tmp_path):
+    """macOS and Windows: the work is done by a child of a process that watches its stdin."""
     (tmp_path / "worker.py").write_text(
         WORKER.read_text().replace('"linux"', '"no such system"')
-        .replace("    return main(*words[:2])", "    import time\n    time.sleep(60)")
+        .replace("    return main(*arguments[:2])", "    import time\n    time.sleep(60)")
     )  # fmt: skip
     pytest.importorskip("xatlas")
-    words = [sys.executable, tmp_path / "worker.py", "in", "out", str(os.getpid())]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE)
+    command = [sys.executable, tmp_path / "worker.py", "in", "out", str(os.getpid())]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
     deadline = time.monotonic() + 30
     while not (found := psutil.Process(process.pid).children()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert len(found) == 1
-    process.stdin.close()  # as the parent's death does
+    process.stdin.close()  # as if the parent had died
     assert living(found) == []
     assert process.wait(timeout=10) != 0

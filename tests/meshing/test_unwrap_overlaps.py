@@ -1,4 +1,4 @@
-"""Overlapping triangles of a plane: the fast search against clipping all pairs."""
+"""Overlap detection in the plane, compared with clipping all pairs of triangles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def counter_clockwise(triangles: np.ndarray) -> np.ndarray:
 
 
 def common_area(first: np.ndarray, second: np.ndarray) -> float:
-    """Area of the intersection of two counter-clockwise triangles, by clipping edge after edge."""
+    """Area of the intersection of two counter-clockwise triangles, by successive clipping."""
     polygon = list(first)
     for start, end in zip(second, np.roll(second, -1, axis=0), strict=True):
         edge = end - start
@@ -45,23 +45,23 @@ def grid(n: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_it_finds_exactly_the_pairs_that_clipping_finds(seed):
+def test_finds_the_same_pairs_as_clipping(seed):
     rng = np.random.default_rng(seed)
-    sizes = 10.0 ** rng.uniform(-3, -0.3, size=(110, 1, 1))  # from dust to half the image
+    sizes = 10.0 ** rng.uniform(-3, -0.3, size=(110, 1, 1))  # from tiny to half the image
     triangles = rng.random((110, 1, 2)) + sizes * rng.normal(size=(110, 3, 2))
-    turned = counter_clockwise(triangles)
+    oriented = counter_clockwise(triangles)
     expected = [
         (i, j)
         for i in range(110)
         for j in range(i + 1, 110)
-        if common_area(turned[i], turned[j]) > 0
+        if common_area(oriented[i], oriented[j]) > 0
     ]
     found = overlapping_pairs(triangles, depth=1e-9)
     assert len(expected) > 100
     assert found.tolist() == [list(pair) for pair in expected]
 
 
-def test_tiles_that_only_touch_do_not_overlap_and_one_pushed_tile_does():
+def test_adjacent_tiles_do_not_overlap_until_one_is_moved():
     tiles = grid(20)
     assert len(overlapping_pairs(tiles)) == 0
     tiles[210] += (0.001, 0.0)  # over its neighbour's edge
@@ -70,7 +70,7 @@ def test_tiles_that_only_touch_do_not_overlap_and_one_pushed_tile_does():
     assert (found == 210).any(axis=1).all()
 
 
-def test_a_fan_of_a_thousand_slivers_does_not_overlap():
+def test_fan_of_a_thousand_slivers_does_not_overlap():
     angle = np.linspace(0, 2 * np.pi, 1001)
     rim = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     fan = np.stack([np.zeros((1000, 2)), rim[:-1], rim[1:]], axis=1)
@@ -84,7 +84,7 @@ def test_only_triangles_of_one_group_are_compared():
     assert overlapping_pairs(tiles, groups).tolist() == expected.tolist()
 
 
-def test_the_answer_does_not_depend_on_scale_shift_or_order():
+def test_is_invariant_to_scale_translation_and_order():
     rng = np.random.default_rng(2)
     triangles = rng.random((200, 1, 2)) + 0.1 * rng.normal(size=(200, 3, 2))
     found = overlapping_pairs(triangles)
@@ -94,14 +94,14 @@ def test_the_answer_does_not_depend_on_scale_shift_or_order():
     assert np.array_equal(np.unique(again, axis=0), found)
 
 
-def test_triangles_without_inside_are_in_no_pair():
+def test_degenerate_triangles_overlap_with_nothing():
     flat = np.array([[[0.2, 0.2], [0.8, 0.8], [0.5, 0.5]], [[0.4, 0.6]] * 3])
     whole = np.array([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
     assert overlapping_pairs(np.concatenate([whole, flat])).shape == (0, 2)
     assert overlapping_pairs(np.zeros((0, 3, 2))).shape == (0, 2)
 
 
-def test_the_check_is_called_and_may_end_the_search():
+def test_exception_of_the_check_ends_the_search():
     def stop() -> None:
         raise Cancelled("searching")
 

@@ -1,4 +1,4 @@
-"""Both ray casters against a test of every triangle, and against each other."""
+"""Both ray casters, compared with brute force and with each other."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def brute_force(vertices, faces, origins, directions) -> tuple[np.ndarray, np.nd
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("count", [1, 3, 5, 300])
-def test_first_hit_is_the_nearest_of_all_triangles(backend, count):
+def test_first_hit_is_the_nearest_triangle(backend, count):
     if backend == "embree":
         pytest.importorskip("embreex")
     vertices, faces = soup(count)
@@ -49,19 +49,19 @@ def test_first_hit_is_the_nearest_of_all_triangles(backend, count):
     assert np.isinf(hits.distance[~hits.hit]).all()
 
 
-def test_rays_in_parts_meet_what_all_together_meet(monkeypatch):
+def test_chunks_of_rays_give_the_same_hits(monkeypatch):
     pytest.importorskip("embreex")
     caster = RayCaster(*soup(300), "embree")
     origins, directions = rays(1000)
     together = caster.first_hits(origins, directions)
     monkeypatch.setattr("nova3d_core.rendering.raycast._RAYS_PER_CHUNK", 64)
-    in_parts = caster.first_hits(origins, directions)
+    in_chunks = caster.first_hits(origins, directions)
     for name, value in vars(together).items():
-        np.testing.assert_array_equal(getattr(in_parts, name), value)
+        np.testing.assert_array_equal(getattr(in_chunks, name), value)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_barycentric_weights_rebuild_the_hit_point(backend):
+def test_barycentric_weights_give_the_hit_point(backend):
     if backend == "embree":
         pytest.importorskip("embreex")
     vertices, faces = soup(300)
@@ -76,7 +76,7 @@ def test_barycentric_weights_rebuild_the_hit_point(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_occlusion_respects_the_distance(backend):
+def test_occlusion_respects_the_maximum_distance(backend):
     if backend == "embree":
         pytest.importorskip("embreex")
     vertices = np.array([[-1.0, -1, 0], [1, -1, 0], [0, 1, 0]])
@@ -90,11 +90,11 @@ def test_occlusion_respects_the_distance(backend):
     ]
 
 
-def test_tree_holds_every_face_exactly_once():
+def test_bvh_contains_every_face_exactly_once():
     for count in (1, 4, 5, 31, 1000):
         vertices, faces = soup(count)
-        held = TriangleTree(vertices[faces]).leaf_faces
-        assert sorted(held[held >= 0].tolist()) == list(range(count))
+        leaf_faces = TriangleTree(vertices[faces]).leaf_faces
+        assert sorted(leaf_faces[leaf_faces >= 0].tolist()) == list(range(count))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,6 +1,6 @@
-"""An asymmetric L pins azimuth sign, handedness, orientation of images and sign of normals.
+"""Renders of an asymmetric L fix azimuth sign, handedness, image orientation and normals.
 
-The L stands in the world with an upright bar at -X and a low foot towards +X (see conftest); the
+The L has an upright bar at -X and a low foot towards +X (see conftest); the
 bar's +X side is red. Seen from the front its image must look like the letter L.
 """
 
@@ -38,16 +38,16 @@ def test_front_view_reads_as_the_letter_l(l_views):
     assert bottom[:, 64:].any()  # the foot reaches to the right
 
 
-def test_azimuth_90_looks_at_the_plus_x_side(l_views):
-    # the red side faces +X: full from azimuth 90, hidden from 270, edge-on from 0 and 180
+def test_azimuth_90_faces_the_plus_x_side(l_views):
+    # the red side faces +X: visible from azimuth 90, hidden from 270, edge-on from 0 and 180
     count = [int(red_pixels(image).sum()) for image in l_views.colour]
     assert count[1] > 300
     assert count[3] == 0
-    # the sides at azimuth 0 and 180 are seen at a flat angle, the bar being left of the centre
+    # at azimuth 0 and 180 it is visible at a grazing angle, as the bar is left of the centre
     assert count[1] > 3 * max(count[0], count[2])
 
 
-def test_foot_that_is_deeper_in_plus_z_lies_left_at_azimuth_90(l_views):
+def test_foot_extends_to_the_left_at_azimuth_90(l_views):
     low = l_views.masks[1, 90:100] > 0.5
     columns = torch.nonzero(low.any(dim=0))[:, 0]
     high = l_views.masks[1, 30:40] > 0.5
@@ -56,11 +56,11 @@ def test_foot_that_is_deeper_in_plus_z_lies_left_at_azimuth_90(l_views):
     assert abs(int(columns.max()) - int(bar_columns.max())) < 6  # both end at z = -0.2
 
 
-def test_normals_are_outward_and_in_the_world(l_views):
+def test_normals_are_outward_in_world_space(l_views):
     for view, expected in enumerate([[0, 0, 1.0], [1.0, 0, 0], [0, 0, -1.0], [-1.0, 0, 0]]):
         solid = l_views.masks[view] == 1
         cosine = l_views.normals[view][solid] @ torch.tensor(expected)
-        # most of what a camera sees of boxes faces it squarely; the rest are sides at right angles
+        # most visible surfaces of the boxes face the camera; the others are perpendicular
         assert (cosine > 0.999).float().mean() > 0.75
         assert (cosine > -1e-3).all()
     assert torch.equal(
@@ -69,7 +69,7 @@ def test_normals_are_outward_and_in_the_world(l_views):
     assert l_views.normal_frame == "world"
 
 
-def test_top_is_seen_from_above_only(l_solid):
+def test_top_is_visible_only_from_above(l_solid):
     rig = RigConfig(width_px=64, height_px=64)
     above_below = render_views(l_solid, cameras_at([0.0, 0.0], [60.0, -60.0], rig)).views
     up = torch.tensor([0.0, 1.0, 0.0])
@@ -78,9 +78,9 @@ def test_top_is_seen_from_above_only(l_solid):
     assert ((above_below.normals[1] @ up) < -0.99).any()
 
 
-def test_depth_of_a_known_wall(l_solid):
+def test_depth_of_a_plane(l_solid):
     rendering = render_views(l_solid, orbit_cameras(RIG))
-    # from the front the foot's face lies at z = 0.3
+    # the front of the foot is at z = 0.3
     pixels, depth_z = orbit_cameras(RIG)[0].project(torch.tensor([[0.2, -0.35, 0.3]]))
     x, y = pixels[0, 0].long()
     assert float(rendering.depth_z[0, y, x]) == pytest.approx(2.2 - 0.3, abs=1e-4)
@@ -89,7 +89,7 @@ def test_depth_of_a_known_wall(l_solid):
 
 
 @pytest.mark.parametrize("kind", ["perspective", "orthographic"])
-def test_a_spheres_silhouette_has_the_known_area(make_sphere, kind):
+def test_silhouette_of_a_sphere_has_the_analytic_area(make_sphere, kind):
     rig = RigConfig(count=3, kind=kind, width_px=200, height_px=200)
     views = render_views(make_sphere(0.4, 5), orbit_cameras(rig), RenderConfig(4)).views
     if kind == "orthographic":
@@ -115,10 +115,10 @@ def test_numpy_and_embree_give_the_same_images(l_solid, make_sphere):
         for name in ("colour", "masks", "normals"):
             a, b = getattr(fast.views, name), getattr(plain.views, name)
             differs = (a - b).abs().reshape(3, 64, 64, -1).amax(dim=-1) > 1e-3
-            assert differs.float().mean() < 1e-3, name  # rays through an edge may go either way
+            assert differs.float().mean() < 1e-3, name  # rays through an edge may hit either face
 
 
-def test_supersampling_converges_to_the_covered_share(make_sphere):
+def test_supersampling_converges_to_the_coverage(make_sphere):
     ball, camera = make_sphere(0.4), orbit_cameras(RigConfig(count=1, width_px=64, height_px=64))
     fine = render_views(ball, camera, RenderConfig(8)).views
     errors = [
@@ -128,8 +128,8 @@ def test_supersampling_converges_to_the_covered_share(make_sphere):
     assert errors[0] > 2 * errors[1] > 2 * errors[2]
 
 
-def test_texture_lies_the_right_way_up(l_solid):
-    # a square facing the front with four quadrants of known colour, uv origin top left
+def test_texture_is_upright(l_solid):
+    # a square that faces the front, with quadrants of known colours, uv origin top left
     square = torch.tensor([[-0.5, -0.5, 0.0], [0.5, -0.5, 0.0], [0.5, 0.5, 0.0], [-0.5, 0.5, 0.0]])
     uv = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
     texture = torch.zeros(8, 8, 3)
@@ -142,7 +142,7 @@ def test_texture_lies_the_right_way_up(l_solid):
         torch.testing.assert_close(image[y, x], torch.tensor(colour).float(), atol=1e-4, rtol=0)
 
 
-def test_a_back_face_shows_its_near_side(l_solid):
+def test_normals_of_back_faces_face_the_camera(l_solid):
     sheet = Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]))
     both = cameras_at([45.0, 225.0], [35.0, -35.0], RigConfig(width_px=64, height_px=64))
     views = render_views(sheet, both).views
@@ -151,7 +151,7 @@ def test_a_back_face_shows_its_near_side(l_solid):
         assert (cosine[views.masks[view] == 1] > 0.9).all()
 
 
-def test_surface_points_lie_on_the_sphere_and_face_their_cameras(make_sphere):
+def test_surface_points_are_on_the_sphere_and_face_their_cameras(make_sphere):
     ball = make_sphere(0.4, 5)
     cameras = orbit_cameras(RigConfig(count=4, width_px=64, height_px=64))
     seen = surface_points(ball, cameras)
@@ -161,7 +161,7 @@ def test_surface_points_lie_on_the_sphere_and_face_their_cameras(make_sphere):
     assert set(seen.view) == {0, 1, 2, 3}
 
 
-def test_cancel_stops_after_the_view_at_hand(l_solid):
+def test_cancellation_stops_after_the_current_view(l_solid):
     steps = []
     progress = Progress(lambda event: steps.append(event.step), lambda: len(steps) > 2)
     with pytest.raises(Cancelled):
@@ -169,10 +169,10 @@ def test_cancel_stops_after_the_view_at_hand(l_solid):
     assert steps == [0, 1, 2]
 
 
-def test_an_object_outside_the_image_leaves_it_white(l_solid):
-    away = l_solid.transformed(
+def test_object_outside_the_image_leaves_it_white(l_solid):
+    moved = l_solid.transformed(
         torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 5], [0, 0, 1, 0], [0, 0, 0, 1]])
     )
-    views = render_views(away, orbit_cameras(RIG)).views
+    views = render_views(moved, orbit_cameras(RIG)).views
     assert views.masks.sum() == 0
     assert (views.colour == 1).all()

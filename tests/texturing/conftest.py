@@ -1,4 +1,4 @@
-"""Objects to bake onto."""
+"""Meshes to bake onto."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nova3d_core.mesh import Mesh
 
 @pytest.fixture(scope="session")
 def globe() -> Mesh:
-    """A ball of latitude and longitude strips, smoothly coloured by place, with a known uv map."""
+    """A latitude-longitude sphere with smooth colours by position and a known uv map."""
     rows, columns, radius = 24, 48, 0.4
     v, u = torch.meshgrid(
         torch.linspace(0, 1, rows + 1), torch.linspace(0, 1, columns + 1), indexing="ij"

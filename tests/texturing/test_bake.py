@@ -1,4 +1,4 @@
-"""Baking images of known colours onto known shapes, and what happens where nobody looked."""
+"""Baking of images with known colours onto known shapes, and filling of unobserved texels."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def all_round(globe) -> Views:
     return render_views(globe, ALL_ROUND).views
 
 
-def test_texels_lie_where_the_uv_map_says(globe):
+def test_texel_positions_follow_the_uv_map(globe):
     texels = rasterise_texels(globe, 128)
-    assert len(texels.index) > 0.95 * 128 * 128  # a pole's squares are half triangles
+    assert len(texels.index) > 0.95 * 128 * 128  # quads at the poles are triangles
     u = (texels.index % 128 + 0.5) / 128
     v = (texels.index // 128 + 0.5) / 128
     theta, phi = v * np.pi, u * 2 * np.pi
-    place = 0.4 * torch.stack(
+    position = 0.4 * torch.stack(
         [theta.sin() * phi.sin(), theta.cos(), theta.sin() * phi.cos()], dim=-1
     )
-    assert (texels.position - place).norm(dim=1).max() < 0.006  # flat faces under the round ball
-    assert ((texels.normal * place).sum(dim=1) / 0.4).min() > 0.99
+    assert (texels.position - position).norm(dim=1).max() < 0.006  # flat faces inside the sphere
+    assert ((texels.normal * position).sum(dim=1) / 0.4).min() > 0.99
 
 
-def test_a_smooth_colouring_comes_back(globe, all_round):
+def test_bakes_a_smooth_colouring(globe, all_round):
     baked = bake_texture(globe, all_round, CONFIG)
     assert (baked.coverage > 0).float().mean() > 0.95
     texels = rasterise_texels(globe, CONFIG.texture_px)
@@ -55,29 +55,29 @@ def test_a_smooth_colouring_comes_back(globe, all_round):
     assert error.mean() < 0.005
 
 
-def test_rendering_the_baked_mesh_gives_the_images_back(globe, all_round):
+def test_renders_of_the_baked_mesh_match_the_views(globe, all_round):
     again = render_views(bake_texture(globe, all_round, CONFIG).mesh, ALL_ROUND).views
     psnr = -10 * torch.log10(((again.colour - all_round.colour) ** 2).mean())
     assert psnr > 42
 
 
-def test_the_white_background_never_reaches_the_texture(globe):
+def test_white_background_never_reaches_the_texture(globe):
     dark = replace(globe, vertex_colours=torch.full_like(globe.vertices, 0.1))
     baked = bake_texture(dark, render_views(dark, orbit_cameras()).views, CONFIG)
     assert (baked.mesh.texture - 0.1).abs().max() < 2e-3
 
 
-def test_unseen_poles_are_filled_from_around_them(globe):
-    # an equatorial ring from afar never sees the poles
+def test_unobserved_poles_are_filled_from_their_surroundings(globe):
+    # an equatorial ring of cameras does not see the poles
     views = render_views(globe, orbit_cameras(RigConfig(count=8))).views
     baked = bake_texture(globe, views, CONFIG)
     top = baked.mesh.texture[:4].mean(dim=(0, 1))
     assert baked.coverage[:4].max() < 0.5
-    assert float(top[1]) > 0.75  # green grows towards the top and is 0.95 at the pole
+    assert float(top[1]) > 0.75  # green increases towards the top and is 0.95 at the pole
     assert (top[[0, 2]] - 0.5).abs().max() < 0.05
 
 
-def test_what_is_hidden_behind_another_part_keeps_its_own_colour(globe):
+def test_occluded_surface_keeps_its_own_colour(globe):
     import trimesh
 
     # a red screen between the front camera and a grey wall: other cameras see the wall
@@ -108,7 +108,7 @@ def test_what_is_hidden_behind_another_part_keeps_its_own_colour(globe):
     assert (colour[on_wall_front] - 0.5).abs().max() < 0.03
 
 
-def test_a_part_that_nobody_sees_takes_the_mean_colour(globe):
+def test_unobserved_component_takes_the_mean_colour(globe):
     hidden = globe.transformed(torch.diag(torch.tensor([0.3, 0.3, 0.3, 1.0])))
     shrunk = replace(globe, uv=globe.uv * torch.tensor([0.5, 1.0]))
     both = Mesh(
@@ -123,8 +123,8 @@ def test_a_part_that_nobody_sees_takes_the_mean_colour(globe):
     assert baked.coverage[:, 140:].max() == 0
 
 
-def test_filling_solves_the_laplace_equation_on_a_strip():
-    # a strip of squares from x = 0 to 1: known colours at both ends, linear between them
+def test_filling_solves_the_laplace_equation():
+    # a strip of squares from x = 0 to 1: known colours at both ends, linear in between
     count = 20
     x = torch.linspace(0, 1, count + 1)
     rows = [torch.stack([x, torch.full_like(x, y), torch.zeros_like(x)], 1) for y in (0.0, 0.05)]
@@ -137,14 +137,14 @@ def test_filling_solves_the_laplace_equation_on_a_strip():
     uv = torch.stack([vertices[:, 0] * 0.98 + 0.01, vertices[:, 1] * 10 + 0.2], dim=1)
     mesh = Mesh(vertices, faces, uv=uv)
     texels = rasterise_texels(mesh, 128)
-    place = texels.position[:, 0]
-    seen = ((place < 0.1) | (place > 0.9)).float()
-    colour = torch.where(place[:, None] < 0.5, 0.1, 0.9).expand(-1, 3)
-    filled = fill_unobserved(mesh, texels, colour, seen)
-    middle = (place > 0.15) & (place < 0.85)
-    slope = np.polyfit(place[middle].numpy(), filled[middle, 0].numpy(), 1)[0]
-    assert slope == pytest.approx(0.8 / 0.85, rel=0.1)
-    assert abs(float(filled[(place - 0.5).abs() < 0.03].mean()) - 0.5) < 0.02
+    x = texels.position[:, 0]
+    observed = ((x < 0.1) | (x > 0.9)).float()
+    colour = torch.where(x[:, None] < 0.5, 0.1, 0.9).expand(-1, 3)
+    filled = fill_unobserved(mesh, texels, colour, observed)
+    middle = (x > 0.15) & (x < 0.85)
+    gradient = np.polyfit(x[middle].numpy(), filled[middle, 0].numpy(), 1)[0]
+    assert gradient == pytest.approx(0.8 / 0.85, rel=0.1)
+    assert abs(float(filled[(x - 0.5).abs() < 0.03].mean()) - 0.5) < 0.02
 
 
 def test_bilinear_sampling_reproduces_a_plane():
@@ -159,7 +159,7 @@ def test_bilinear_sampling_reproduces_a_plane():
     torch.testing.assert_close(sample_texture(plane, uv), expected, atol=1e-3, rtol=0)
 
 
-def test_textures_repeat_and_images_end():
+def test_texture_lookup_repeats_and_image_lookup_clamps():
     image = torch.rand(4, 4, 3, generator=torch.Generator().manual_seed(0))
     uv = torch.tensor([[0.3, 0.6], [0.0, 0.0]])
     torch.testing.assert_close(
@@ -170,22 +170,22 @@ def test_textures_repeat_and_images_end():
 
 
 @pytest.mark.parametrize("largest", [250 / 255, 0.8])
-def test_mattes_that_never_reach_one_bake_as_well(globe, all_round, largest):
+def test_bakes_mattes_that_never_reach_one(globe, all_round, largest):
     soft = replace(all_round, masks=all_round.masks * largest)
     baked, truth = (bake_texture(globe, v, CONFIG) for v in (soft, all_round))
     assert (baked.coverage > 0).float().mean() > 0.95
     assert (baked.mesh.texture - truth.mesh.texture).abs().mean() < 0.005
 
 
-def test_views_that_do_not_see_the_mesh_are_an_error(globe, all_round):
-    away = globe.transformed(
+def test_views_that_do_not_observe_the_mesh_are_an_error(globe, all_round):
+    moved = globe.transformed(
         torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 9], [0, 0, 1, 0], [0, 0, 0, 1]])
     )
     with pytest.raises(StageError, match="no view sees"):
-        bake_texture(away, all_round, CONFIG)
+        bake_texture(moved, all_round, CONFIG)
 
 
-def test_baking_a_large_texture_goes_by_rows(globe, monkeypatch):
+def test_texels_in_chunks_of_rows_are_the_same(globe, monkeypatch):
     whole = rasterise_texels(globe, 128)
     monkeypatch.setattr("nova3d_core.texturing.texels.RAYS_PER_CHUNK", 1000)
     rows = rasterise_texels(globe, 128)
@@ -193,7 +193,7 @@ def test_baking_a_large_texture_goes_by_rows(globe, monkeypatch):
         assert torch.equal(getattr(rows, name), getattr(whole, name))
 
 
-def test_a_mesh_without_uv_or_with_uv_out_of_reach_is_an_error(globe):
+def test_missing_or_out_of_range_uv_is_an_error(globe):
     views = render_views(globe, orbit_cameras(RigConfig(count=2))).views
     with pytest.raises(InputError, match="no uv"):
         bake_texture(replace(globe, uv=None), views, CONFIG)
@@ -201,7 +201,7 @@ def test_a_mesh_without_uv_or_with_uv_out_of_reach_is_an_error(globe):
         bake_texture(replace(globe, uv=globe.uv + 5.0), views, CONFIG)
 
 
-def test_cancel_stops_within_a_view(globe):
+def test_can_be_cancelled_after_each_view(globe):
     views = render_views(globe, orbit_cameras(RigConfig(count=4))).views
     steps = []
     progress = Progress(lambda event: steps.append(event.step), lambda: len(steps) > 1)
@@ -210,7 +210,7 @@ def test_cancel_stops_within_a_view(globe):
     assert len(steps) == 2
 
 
-def test_a_large_texture_is_baked_in_parts(globe, monkeypatch):
+def test_baking_in_chunks_gives_the_same_texture(globe, monkeypatch):
     views = render_views(globe, orbit_cameras(RigConfig(count=4))).views
     small = replace(CONFIG, texture_px=128)
     whole = bake_texture(globe, views, small)

@@ -1,4 +1,4 @@
-"""Views that contradict each other: who is believed, and what must not be taken for a conflict."""
+"""Inconsistent views: which colours win, and what does not count as inconsistent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BLUE = torch.tensor([0.1, 0.2, 0.9])
 
 @pytest.fixture(scope="module")
 def solid(l_solid) -> Mesh:
-    """The grey L with its red face, unwrapped, every side with its own normals."""
+    """The grey L with its red face, unwrapped, with face normals."""
     flat = replace(l_solid, normals=l_solid.face_normals.repeat_interleave(2, dim=0))
     return unwrap(flat, UnwrapConfig(method="box"), texture_px=CONFIG.texture_px).mesh
 
@@ -38,8 +38,8 @@ def views(solid) -> Views:
     return render_views(solid, orbit_cameras(RIG)).views
 
 
-def repainted(views: Views, view: int, where: slice = slice(None)) -> Views:
-    """One view whose object is blue, in the given rows or everywhere."""
+def recoloured(views: Views, view: int, where: slice = slice(None)) -> Views:
+    """The views with the object blue in one of them, in the given rows or everywhere."""
     colour = views.colour.clone()
     mask = views.masks[view, where, :, None]
     colour[view, where] = BLUE * mask + (1.0 - mask)
@@ -52,33 +52,33 @@ def colours_at_texels(mesh: Mesh, texture: torch.Tensor) -> torch.Tensor:
 
 
 def differences(mesh: Mesh, a: BakeResult, b: BakeResult) -> torch.Tensor:
-    """Largest difference (P,) over the channels, at the P texels that views see well in both."""
-    seen = colours_at_texels(
+    """Maximum difference (P,) over the channels, at the P texels with full coverage in both."""
+    coverage = colours_at_texels(
         mesh, torch.minimum(a.coverage, b.coverage)[..., None].expand(-1, -1, 3)
     )
     colours = [colours_at_texels(mesh, baked.mesh.texture) for baked in (a, b)]
-    return (colours[0] - colours[1]).abs().amax(dim=1)[seen[:, 0] == 1.0]
+    return (colours[0] - colours[1]).abs().amax(dim=1)[coverage[:, 0] == 1.0]
 
 
 def test_texels_take_the_colour_of_the_majority(solid, views):
-    broken = repainted(views, 5)
+    broken = recoloured(views, 5)
     truth = bake_texture(solid, views, CONFIG)
-    for believes in (replace(CONFIG, exposure=False), CONFIG):
-        assert differences(solid, bake_texture(solid, broken, believes), truth).max() < 0.02
-    believes_all = replace(CONFIG, exposure=False, consistency=False)
-    assert differences(solid, bake_texture(solid, broken, believes_all), truth).max() > 0.2
+    for consistent in (replace(CONFIG, exposure=False), CONFIG):
+        assert differences(solid, bake_texture(solid, broken, consistent), truth).max() < 0.02
+    plain = replace(CONFIG, exposure=False, consistency=False)
+    assert differences(solid, bake_texture(solid, broken, plain), truth).max() > 0.2
 
 
-def test_a_repainted_band_leaves_no_rim(solid, views):
+def test_recoloured_band_leaves_no_rim(solid, views):
     truth = bake_texture(solid, views, CONFIG)
     error = differences(
-        solid, bake_texture(solid, repainted(views, 1, slice(50, 75)), CONFIG), truth
+        solid, bake_texture(solid, recoloured(views, 1, slice(50, 75)), CONFIG), truth
     )
-    assert error.max() < 0.06  # beside the red face, whose edge each view blurs in its own way
+    assert error.max() < 0.06  # next to the red face, whose edge each view blurs differently
     assert error.mean() < 0.0005
 
 
-def test_clean_views_give_the_same_texture_with_agreement_and_without(globe):
+def test_consistency_does_not_change_clean_views(globe):
     checks = (globe.vertices * 30).sin().prod(dim=1, keepdim=True) * 0.4 + 0.5
     chequered = replace(globe, vertex_colours=checks.expand(-1, 3).contiguous())
     clean = render_views(chequered, orbit_cameras(RIG)).views
@@ -88,26 +88,26 @@ def test_clean_views_give_the_same_texture_with_agreement_and_without(globe):
     assert (full.coverage - plain.coverage).abs().max() < 1 / 255
 
 
-def test_one_view_against_another_is_decided_by_the_first(globe):
+def test_first_view_wins_against_a_single_other_view(globe):
     cameras = cameras_at([0.0, 30.0], [0.0, 0.0], RigConfig())
     grey = replace(globe, vertex_colours=torch.full_like(globe.vertices, 0.5))
     pair = render_views(grey, cameras).views
     both = rasterise_texels(globe, CONFIG.texture_px).normal
     both = (both @ -cameras.view_directions.T > 0.8).all(dim=1)
     for wrong in (0, 1):
-        baked = bake_texture(grey, repainted(pair, wrong), replace(CONFIG, exposure=False))
+        baked = bake_texture(grey, recoloured(pair, wrong), replace(CONFIG, exposure=False))
         expected = BLUE if wrong == 0 else torch.full((3,), 0.5)
         error = (colours_at_texels(globe, baked.mesh.texture)[both] - expected).abs()
         assert error.max() < 0.01
-    # with votes of equal weight nobody is silenced
+    # with equal votes no view is suppressed
     equal = replace(CONFIG, exposure=False, reference_view_votes=1.0)
-    mixed = bake_texture(grey, repainted(pair, 1), equal).mesh.texture
+    mixed = bake_texture(grey, recoloured(pair, 1), equal).mesh.texture
     error = (colours_at_texels(globe, mixed)[both] - 0.5).abs().amax(dim=1)
     assert error.median() > 0.05
 
 
 def observations_of(low: torch.Tensor, high: torch.Tensor) -> Observations:
-    """One texel in the middle of V images of 9 x 9, by its colours' range in each (V, 3)."""
+    """One texel at the centre of V images of 9 x 9, given its colour range in each (V, 3)."""
     count = len(low)
     return Observations(
         num_texels=1,
@@ -128,7 +128,7 @@ def observations_of(low: torch.Tensor, high: torch.Tensor) -> Observations:
     [
         ([0.5, 0.5, 0.5, 0.5], [1, 1, 1, 1]),
         ([0.5, 0.5, 0.9, 0.5], [1, 1, 0, 1]),
-        ([0.9, 0.5, 0.5, 0.5], [1, 1, 1, 1]),  # the first view weighs as much as the three
+        ([0.9, 0.5, 0.5, 0.5], [1, 1, 1, 1]),  # view 0 has as many votes as the other three
         ([0.9, 0.5, 0.5, 0.9], [1, 0, 0, 1]),
         ([0.5, 0.52, 0.54, 0.53], [1, 1, 1, 1]),  # within the tolerance
     ],
@@ -140,22 +140,22 @@ def test_votes_of_a_single_texel(values, expected):
     assert maps.shape == (4, 9, 9)
 
 
-def test_an_edge_that_one_view_sees_blurred_is_no_contradiction():
-    # three views see white beside black, one only the grey between
+def test_blurred_edge_is_not_inconsistent():
+    # three views see white next to black, one only the grey in between
     low = torch.tensor([0.0, 0.0, 0.45, 0.0])[:, None].expand(-1, 3).contiguous()
     high = torch.tensor([1.0, 1.0, 0.55, 1.0])[:, None].expand(-1, 3).contiguous()
     assert consistency_maps(observations_of(low, high), CONFIG, 9, 9).min() == 1.0
 
 
-def test_pixels_that_nobody_asked_about_are_trusted():
+def test_pixels_without_samples_are_consistent():
     colours = torch.tensor([0.5, 0.5, 0.9, 0.5])[:, None].expand(-1, 3).contiguous()
     maps = consistency_maps(observations_of(colours, colours), CONFIG, 64, 64)
     assert maps[2, 4, 4] == 0.0
     assert maps[2, 20:, 20:].min() == 1.0
 
 
-def test_a_conflict_map_of_ones_leaves_the_view_out_exactly(solid, views):
-    broken = repainted(views, 4)
+def test_conflict_map_of_ones_equals_leaving_the_view_out(solid, views):
+    broken = recoloured(views, 4)
     conflict = torch.zeros(broken.colour.shape[:3])
     conflict[4] = 1.0
     rest = [view for view in range(len(views)) if view != 4]
@@ -167,9 +167,9 @@ def test_a_conflict_map_of_ones_leaves_the_view_out_exactly(solid, views):
     assert torch.equal(with_map.gains[4], torch.ones(3))
 
 
-def test_a_conflict_map_acts_where_it_is_set(solid, views):
+def test_conflict_map_acts_locally(solid, views):
     plain = replace(CONFIG, exposure=False, consistency=False)
-    broken = repainted(views, 1, slice(50, 75))
+    broken = recoloured(views, 1, slice(50, 75))
     conflict = torch.zeros(broken.colour.shape[:3])
     conflict[1, 48:77] = 1.0
     truth = bake_texture(solid, views, plain)
@@ -190,13 +190,13 @@ def test_a_conflict_map_acts_where_it_is_set(solid, views):
         (lambda maps: maps * torch.nan, "conflict"),
     ],
 )
-def test_conflict_maps_that_do_not_fit_are_an_error(solid, views, change, message):
+def test_invalid_conflict_maps_are_errors(solid, views, change, message):
     with pytest.raises(InputError, match=message):
         bake_texture(solid, views, CONFIG, conflict=change(torch.zeros(views.colour.shape[:3])))
 
 
-def test_baking_repeats_bit_for_bit(solid, views):
-    runs = [bake_texture(solid, repainted(views, 3), CONFIG) for _ in range(2)]
+def test_baking_is_deterministic(solid, views):
+    runs = [bake_texture(solid, recoloured(views, 3), CONFIG) for _ in range(2)]
     assert torch.equal(runs[0].mesh.texture, runs[1].mesh.texture)
     assert torch.equal(runs[0].gains, runs[1].gains)
 
@@ -210,6 +210,6 @@ def test_baking_repeats_bit_for_bit(solid, views):
         {"reference_view_votes": 0.0},
     ],
 )
-def test_settings_out_of_range_are_an_error(wrong):
+def test_settings_out_of_range_are_errors(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         BakeConfig(**wrong)

@@ -1,4 +1,4 @@
-"""Views that differ by gains of their colour channels."""
+"""Exposure compensation: views that differ by gains of their colour channels."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def some_gains(count: int, spread: float = 0.15) -> torch.Tensor:
 
 
 def exposed(views: Views, gains: torch.Tensor) -> Views:
-    """Views whose objects are brighter and darker, cut off at 1 as images are."""
+    """The views with their objects multiplied by gains, saturated at 1 like images."""
     white = 1.0 - views.masks[..., None]
     colour = gains[:, None, None] * (views.colour - white).clamp_min(0.0) + white
     return replace(views, colour=colour.clamp(0.0, 1.0))
 
 
-def test_gains_are_found_and_undone(globe, clean):
+def test_estimates_and_undoes_gains(globe, clean):
     gains = some_gains(len(clean))
     views = exposed(clean, gains)
-    assert (views.colour[1:] == 1).logical_and(clean.colour[1:] < 1).any()  # some are cut off
+    assert (views.colour[1:] == 1).logical_and(clean.colour[1:] < 1).any()  # some are saturated
     baked = bake_texture(globe, views, CONFIG)
     assert (baked.gains / gains - 1).abs().max() < 0.01
     truth = bake_texture(globe, clean, CONFIG).mesh.texture
     off = bake_texture(globe, views, replace(CONFIG, exposure=False))
-    # where each view that looks was cut off, the colour is lost
+    # colours that all views saturate are lost
     kept = (truth < 0.8).all(dim=-1)
     assert (baked.mesh.texture - truth)[kept].abs().max() < 0.01
     assert (off.mesh.texture - truth)[kept].abs().max() > 0.05
@@ -63,7 +63,7 @@ def test_clean_views_keep_their_colours(globe, clean):
     assert (baked.mesh.texture - off.mesh.texture).abs().max() < 1 / 255
 
 
-def test_view_0_is_right_whatever_the_others_say(globe, clean):
+def test_gains_are_relative_to_view_0(globe, clean):
     gains = torch.full((len(clean), 3), 0.8)
     gains[0] = 1.0
     baked = bake_texture(globe, exposed(clean, gains), CONFIG)
@@ -71,21 +71,21 @@ def test_view_0_is_right_whatever_the_others_say(globe, clean):
     assert (baked.gains[1:] / 0.8 - 1).abs().max() < 0.01
 
 
-def striped(globe: Mesh, bright: float) -> Mesh:
-    """Dark bands between bright ones, each wide enough to be flat."""
+def with_stripes(globe: Mesh, bright: float) -> Mesh:
+    """Alternating dark and bright bands, each wide enough to be uniform inside."""
     band = (globe.vertices[:, 1:2] * 12).round().long() % 2 == 0
     return replace(globe, vertex_colours=torch.where(band, bright, 0.45).expand(-1, 3).contiguous())
 
 
-def test_colours_cut_off_at_white_do_not_pull_the_gains(globe):
-    # half of the ball is so bright that every gain above 1 is lost there
-    mesh = striped(globe, 0.97)
+def test_saturated_colours_do_not_bias_the_gains(globe):
+    # half of the sphere is so bright that every gain above 1 saturates
+    mesh = with_stripes(globe, 0.97)
     views = render_views(mesh, orbit_cameras(RIG)).views
     gains = some_gains(len(views))
     assert (bake_texture(mesh, exposed(views, gains), CONFIG).gains / gains - 1).abs().max() < 0.01
 
 
-def test_a_white_object_is_held_by_the_first_view(globe):
+def test_white_object_takes_its_colour_from_view_0(globe):
     white = replace(globe, vertex_colours=torch.ones_like(globe.vertices))
     views = render_views(white, orbit_cameras(RIG)).views
     gains = torch.full((len(views), 3), 0.9)
@@ -95,7 +95,7 @@ def test_a_white_object_is_held_by_the_first_view(globe):
     assert (baked.mesh.texture - 1).abs().max() < 0.01
 
 
-def test_a_repainted_patch_does_not_pull_the_gains(globe, clean):
+def test_recoloured_patch_does_not_bias_the_gains(globe, clean):
     gains = some_gains(len(clean))
     views = exposed(clean, gains)
     views.colour[3, 40:70, 45:75] = torch.tensor([0.9, 0.1, 0.1])
@@ -106,20 +106,20 @@ def test_a_repainted_patch_does_not_pull_the_gains(globe, clean):
     assert (baked.mesh.texture - truth)[kept].abs().max() < 0.02
 
 
-def test_views_that_invent_their_colours_keep_them(globe):
-    """As a small model paints them: no gain makes one view's back the other's."""
+def test_views_with_unrelated_colours_are_not_compensated(globe):
+    """As a small model generates them: no gain makes such views consistent."""
     generator = torch.Generator().manual_seed(5)
     each = []
     for number in range(RIG.count):
         waves = torch.randn(3, 3, generator=generator) * 6.0
         colours = 0.5 + 0.4 * torch.sin(globe.vertices @ waves + number)
-        painted = replace(globe, vertex_colours=colours.contiguous())
-        each.append(render_views(painted, orbit_cameras(RIG)).views.colour[number])
+        coloured = replace(globe, vertex_colours=colours.contiguous())
+        each.append(render_views(coloured, orbit_cameras(RIG)).views.colour[number])
     views = replace(render_views(globe, orbit_cameras(RIG)).views, colour=torch.stack(each))
     assert (bake_texture(globe, views, CONFIG).gains - 1).abs().max() < 0.02
 
 
-def test_a_view_that_shares_nothing_with_others_keeps_its_colours(globe, clean):
+def test_views_without_common_texels_are_not_compensated(globe, clean):
     apart = exposed(clean[[0, 6]], torch.tensor([[1.0, 1.0, 1.0], [0.8, 0.8, 0.8]]))
     assert torch.equal(bake_texture(globe, apart, CONFIG).gains, torch.ones(2, 3))
     alone = bake_texture(globe, clean[0], CONFIG)

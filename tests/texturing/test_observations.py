@@ -1,4 +1,4 @@
-"""The sample of texels that the views are compared on."""
+"""The texels and samples on which views are compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nova3d_core.texturing.observations import Observations, group_by_view_count
 from nova3d_core.texturing.texels import rasterise_texels
 
 
-def test_the_sample_is_bounded_spread_and_the_same_each_time(globe, monkeypatch):
+def test_subset_of_texels_is_bounded_uniform_and_deterministic(globe, monkeypatch):
     texels = rasterise_texels(globe, 128)
     assert subsample_texels(texels, 16) is texels
     monkeypatch.setattr("nova3d_core.texturing.observations._MAX_TEXELS", 1000)
@@ -18,14 +18,14 @@ def test_the_sample_is_bounded_spread_and_the_same_each_time(globe, monkeypatch)
     assert bool(torch.isin(some.index, texels.index).all())
     quarters = torch.bincount(some.index // (128 * 32), minlength=4)
     assert quarters.min() > 200
-    place = torch.searchsorted(texels.index, some.index)
+    index = torch.searchsorted(texels.index, some.index)
     for name in ("face", "barycentric", "position", "normal"):
-        assert torch.equal(getattr(some, name), getattr(texels, name)[place])
+        assert torch.equal(getattr(some, name), getattr(texels, name)[index])
     monkeypatch.setattr("nova3d_core.texturing.observations._MAX_SAMPLES", 3200)
     assert len(subsample_texels(texels, 16).index) == 200
 
 
-def test_texels_come_in_groups_of_as_many_views():
+def test_groups_samples_by_number_of_views():
     texel = torch.tensor([0, 0, 1, 3, 3, 3, 4, 4, 5, 5, 5])
     nothing = torch.zeros(len(texel), 3)
     observations = Observations(6, 3, texel, *[nothing] * 7)

@@ -1,4 +1,4 @@
-"""Images made ready for baking."""
+"""Image filters for baking."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SIZE = 32
 
 
 def pixel_means(image: torch.Tensor, samples: int = 16) -> torch.Tensor:
-    """What a camera sees of a bilinearly interpolated image: means over its pixels."""
+    """Means of a bilinearly interpolated image over its pixels, as a camera sees it."""
     fine = sample_image(image, sample_positions(SIZE, SIZE, samples))
     return fine.reshape(SIZE, SIZE, samples**2, -1).mean(dim=2)
 
 
-def test_a_sharpened_image_is_seen_as_the_given_one():
+def test_sharpened_image_has_the_pixel_means_of_the_input():
     noise = torch.rand(SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0))
     waves = (
         torch.stack(
@@ -39,14 +39,14 @@ def test_a_sharpened_image_is_seen_as_the_given_one():
         assert error < rest * blurred
 
 
-def test_sharpening_leaves_even_colours_and_ramps_alone():
+def test_sharpening_preserves_constant_colours_and_ramps():
     ramp = (torch.arange(SIZE) * 0.03)[None, :, None].expand(SIZE, SIZE, 2).contiguous()
     torch.testing.assert_close(sharpen_image(ramp)[:, 5:-5], ramp[:, 5:-5], atol=1e-6, rtol=0)
     even = torch.full((SIZE, SIZE, 3), 0.3)
     torch.testing.assert_close(sharpen_image(even), even, atol=1e-6, rtol=0)
 
 
-def test_a_sharpened_texture_renders_closer_to_the_images(globe):
+def test_sharpened_texture_renders_closer_to_the_views(globe):
     checks = (globe.vertices * 30).sin().prod(dim=1, keepdim=True) * 0.4 + 0.5
     chequered = replace(globe, vertex_colours=checks.expand(-1, 3).contiguous())
     cameras = orbit_cameras(RigConfig(count=12, width_px=64, height_px=64))
@@ -59,7 +59,7 @@ def test_a_sharpened_texture_renders_closer_to_the_images(globe):
     assert errors[1] < 0.5 * errors[0]  # 3 dB
 
 
-def test_colours_around_a_pixel():
+def test_local_colour_range_is_that_of_3_x_3_pixels():
     image = torch.zeros(5, 5, 2)
     image[2, 2] = torch.tensor([1.0, -1.0])
     low, high = local_colour_range(image)
