@@ -18,6 +18,42 @@ if TYPE_CHECKING:
 FORMATS = ("glb", "obj", "ply")
 
 
+def _export_inputs() -> list[io.Input]:
+    return [
+        mesh_or_file(
+            "mesh", optional=True, tooltip="Mesh, or a batch of meshes: one file each."
+        ),
+        SURFACE.Input(
+            "surface", optional=True, tooltip="Instead of a mesh: surface from Fuse Views."
+        ),
+        VIEWS.Input(
+            "views", optional=True, tooltip="With a surface: views for its texture."
+        ),
+        io.Combo.Input(
+            "format",
+            options=list(FORMATS),
+            default="glb",
+            tooltip=(
+                "glb: single file with texture; obj: with separate .mtl and .png files; ply: "
+                "vertex colours, no texture."
+            ),
+        ),
+        io.String.Input(
+            "filename_prefix",
+            default="nova3d/mesh",
+            tooltip="Path prefix inside ComfyUI's output folder; a number is appended.",
+        ),
+        advanced(io.Int.Input(
+            "target_faces", default=40_000, min=100, max=5_000_000, step=100,
+            tooltip="With a surface: approximate maximum number of triangles.",
+        )),
+        advanced(io.Int.Input(
+            "texture_size", default=1024, min=64, max=8192, step=64,
+            tooltip="With a surface: texture width and height in pixels.",
+        )),
+    ]  # fmt: skip
+
+
 class ExportMesh(io.ComfyNode):
     """Exports a mesh to a file."""
 
@@ -49,39 +85,7 @@ class ExportMesh(io.ComfyNode):
             ),
             search_aliases=["save glb", "save mesh", "save 3d model", "obj", "ply"],
             is_output_node=True,
-            inputs=[
-                mesh_or_file(
-                    "mesh", optional=True, tooltip="Mesh, or a batch of meshes: one file each."
-                ),
-                SURFACE.Input(
-                    "surface", optional=True, tooltip="Instead of a mesh: surface from Fuse Views."
-                ),
-                VIEWS.Input(
-                    "views", optional=True, tooltip="With a surface: views for its texture."
-                ),
-                io.Combo.Input(
-                    "format",
-                    options=list(FORMATS),
-                    default="glb",
-                    tooltip=(
-                        "glb: single file with texture; obj: with separate .mtl and .png files; "
-                        "ply: vertex colours, no texture."
-                    ),
-                ),
-                io.String.Input(
-                    "filename_prefix",
-                    default="nova3d/mesh",
-                    tooltip="Path prefix inside ComfyUI's output folder; a number is appended.",
-                ),
-                advanced(io.Int.Input(
-                    "target_faces", default=40_000, min=100, max=5_000_000, step=100,
-                    tooltip="With a surface: approximate maximum number of triangles.",
-                )),
-                advanced(io.Int.Input(
-                    "texture_size", default=1024, min=64, max=8192, step=64,
-                    tooltip="With a surface: texture width and height in pixels.",
-                )),
-            ],
+            inputs=_export_inputs(),
             outputs=outputs,
         )  # fmt: skip
 

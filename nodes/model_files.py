@@ -84,7 +84,9 @@ def model_path(name: str) -> Path:
 def download_hint(name: str) -> str:
     """Where to download the model of that name, or any model, and where to put it."""
     available = [
-        known for known in PUBLISHED_FILES if known.family in FAMILIES and _is_full_checkpoint(known)
+        known
+        for known in PUBLISHED_FILES
+        if known.family in FAMILIES and _is_full_checkpoint(known)
     ]
     file_name = PurePath(name).name.lower()
     of_that_name = [known for known in available if file_name in _lower_names(known)]

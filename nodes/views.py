@@ -222,6 +222,47 @@ class SaveViews(io.ComfyNode):
             return io.NodeOutput(output.relative(), ui={"images": entries})
 
 
+def _render_inputs() -> list[io.Input]:
+    return [
+        mesh_or_file(
+            "mesh",
+            tooltip="Mesh, or a 3D file in ComfyUI versions that have them.",
+        ),
+        io.MultiType.Input(
+            "cameras",
+            types=[CAMERAS, io.Load3DCamera],
+            tooltip="Cameras from Orbit Cameras, or the camera of a 3D viewer.",
+        ),
+        io.Int.Input(
+            "width", default=256, min=16, max=4096, step=8, tooltip="Image width in pixels."
+        ),
+        io.Int.Input(
+            "height", default=256, min=16, max=4096, step=8,
+            tooltip="Image height in pixels.",
+        ),
+        io.Boolean.Input(
+            "normalise",
+            default=True,
+            tooltip=(
+                "Centre the mesh and scale its longest side to 1, as Orbit Cameras expects. Turn "
+                "off to render a fused mesh in the coordinates of its views. Ignored with the "
+                "camera of a 3D viewer, which sees the mesh as displayed."
+            ),
+        ),
+        advanced(io.Int.Input(
+            "supersample", default=3, min=1, max=8,
+            tooltip="Antialiasing: rays per pixel along each axis; 3 means 9 rays per pixel.",
+        )),
+        advanced(io.Combo.Input(
+            "normal_frame",
+            options=list(NORMAL_FRAMES),
+            default="world",
+            tooltip=FRAME_TOOLTIP,
+        )),
+        *model_info_inputs(),
+    ]  # fmt: skip
+
+
 class RenderViews(io.ComfyNode):
     """Renders views of a mesh."""
 
@@ -236,46 +277,7 @@ class RenderViews(io.ComfyNode):
                 "turntables, test views and ground truth. Runs on the CPU."
             ),
             search_aliases=["turntable", "render mesh", "orbit render", "ground truth"],
-            inputs=[
-                mesh_or_file(
-                    "mesh",
-                    tooltip="Mesh, or a 3D file in ComfyUI versions that have them.",
-                ),
-                io.MultiType.Input(
-                    "cameras",
-                    types=[CAMERAS, io.Load3DCamera],
-                    tooltip="Cameras from Orbit Cameras, or the camera of a 3D viewer.",
-                ),
-                io.Int.Input(
-                    "width", default=256, min=16, max=4096, step=8, tooltip="Image width in pixels."
-                ),
-                io.Int.Input(
-                    "height", default=256, min=16, max=4096, step=8,
-                    tooltip="Image height in pixels.",
-                ),
-                io.Boolean.Input(
-                    "normalise",
-                    default=True,
-                    tooltip=(
-                        "Centre the mesh and scale its longest side to 1, as Orbit Cameras "
-                        "expects. Turn off to render a fused mesh in the coordinates of its views. "
-                        "Ignored with the camera of a 3D viewer, which sees the mesh as displayed."
-                    ),
-                ),
-                advanced(io.Int.Input(
-                    "supersample", default=3, min=1, max=8,
-                    tooltip=(
-                        "Antialiasing: rays per pixel along each axis; 3 means 9 rays per pixel."
-                    ),
-                )),
-                advanced(io.Combo.Input(
-                    "normal_frame",
-                    options=list(NORMAL_FRAMES),
-                    default="world",
-                    tooltip=FRAME_TOOLTIP,
-                )),
-                *model_info_inputs(),
-            ],
+            inputs=_render_inputs(),
             outputs=[
                 VIEWS.Output(display_name="views", tooltip="The images with their cameras."),
                 io.Image.Output(
