@@ -150,11 +150,11 @@ def host_operations() -> type:
     """
     from comfy import ops
 
-    class Linear(ops.manual_cast.Linear):
+    class LoadableLinear(ops.manual_cast.Linear):
         def _load_from_state_dict(self, *args: Any) -> None:
             nn.Linear._load_from_state_dict(self, *args)
 
-    return type("Operations", (ops.manual_cast,), {"Linear": Linear})
+    return type("Operations", (ops.manual_cast,), {"Linear": LoadableLinear})
 
 
 def host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

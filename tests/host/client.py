@@ -28,7 +28,7 @@ class HttpError(Exception):
 
 
 @dataclass
-class Run:
+class PromptRun:
     """Messages of one prompt."""
 
     prompt_id: str
@@ -77,11 +77,11 @@ class Client:
         )
         return self._send(request)
 
-    def queue(self, prompt: dict[str, Any], client_id: str = "", **extra: Any) -> Run:
+    def queue(self, prompt: dict[str, Any], client_id: str = "", **extra: Any) -> PromptRun:
         """Queues a prompt. Raises `HttpError` if the validation rejects all of its outputs."""
         body = {"prompt": prompt, "client_id": client_id, **extra}
         answer = json.loads(self.post("/prompt", body))
-        return Run(answer["prompt_id"], node_errors=answer["node_errors"])
+        return PromptRun(answer["prompt_id"], node_errors=answer["node_errors"])
 
     def run(
         self,
@@ -89,7 +89,7 @@ class Client:
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
         timeout_s: float = 300.0,
         **extra: Any,
-    ) -> Run:
+    ) -> PromptRun:
         """Queues a prompt and waits for its end: success, error or interruption.
 
         Args:
@@ -166,7 +166,19 @@ class Client:
             raise HttpError(error.code, error.read().decode(errors="replace")) from None
 
 
-def _handle(run: Run, kind: str, data: dict[str, Any]) -> bool:
+def error_message(client: Client, prompt: dict[str, Any]) -> str:
+    """ComfyUI's validation error, or the failed node's class and message."""
+    try:
+        run = client.run(prompt)
+    except HttpError as error:
+        return f"HTTP {error.status}: {error.body}"
+    if run.node_errors:
+        return json.dumps(run.node_errors)
+    assert run.error is not None, "the prompt ran although its input is invalid"
+    return f"{run.error['node_type']}: {run.error['exception_message']}"
+
+
+def _handle(run: PromptRun, kind: str, data: dict[str, Any]) -> bool:
     """Records a message; returns whether the prompt has ended."""
     if kind == "executing" and data["node"] is not None:
         run.executed.append(data["node"])
@@ -182,7 +194,7 @@ def _handle(run: Run, kind: str, data: dict[str, Any]) -> bool:
     return kind == "executing" and data["node"] is None
 
 
-def _handle_binary(run: Run, frame: bytes) -> None:
+def _handle_binary(run: PromptRun, frame: bytes) -> None:
     kind = struct.unpack(">I", frame[:4])[0]
     if kind == PREVIEW:  # followed by the image format and the image
         run.previews.append(frame[8:])

@@ -13,23 +13,11 @@ import pytest
 
 from nova3d_core.io.views.transforms_json import read_views
 
-from .client import Client, HttpError
+from .client import error_message
 from .prompts import VIEWS, load_prompt, node, node_key, with_inputs
 from .workflow_check import Prompt
 
 pytestmark = pytest.mark.host
-
-
-def error_message(client: Client, prompt: Prompt) -> str:
-    """ComfyUI's validation error, or the failed node's class and message."""
-    try:
-        run = client.run(prompt)
-    except HttpError as error:
-        return f"HTTP {error.status}: {error.body}"
-    if run.node_errors:
-        return json.dumps(run.node_errors)
-    assert run.error is not None, "the prompt ran although its input is invalid"
-    return f"{run.error['node_type']}: {run.error['exception_message']}"
 
 
 def assemble_prompt(**assemble: Any) -> Prompt:

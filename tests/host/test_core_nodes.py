@@ -15,7 +15,7 @@ from nova3d_core.evaluation.occupancy import is_watertight
 from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.mesh import Mesh
 
-from .client import Client, Run
+from .client import Client, PromptRun
 from .prompts import load_prompt, node, node_key
 from .workflow_check import Prompt
 
@@ -36,7 +36,7 @@ def require_nodes(info: dict[str, Any], *kinds: str) -> None:
         pytest.skip(f"this ComfyUI has no {', '.join(missing)}")
 
 
-def run_to_end(client: Client, prompt: Prompt) -> Run:
+def run_to_end(client: Client, prompt: Prompt) -> PromptRun:
     run = client.run(prompt)
     assert run.has_succeeded, run.node_errors or run.error
     return run
@@ -47,13 +47,13 @@ def export_node(mesh: list, file_format: str = "glb") -> dict[str, Any]:
     return node("ExportMesh", mesh=mesh, format=file_format, filename_prefix="core/mesh", **size)
 
 
-def mesh_of(client: Client, run: Run, key: str, folder: Path) -> Mesh:
+def mesh_of(client: Client, run: PromptRun, key: str, folder: Path) -> Mesh:
     (file,) = client.history(run.prompt_id)["outputs"][key]["3d"]
     (folder / file["filename"]).write_bytes(client.view(file))
     return read_mesh(folder / file["filename"])
 
 
-def image_of(client: Client, run: Run, key: str) -> np.ndarray:
+def image_of(client: Client, run: PromptRun, key: str) -> np.ndarray:
     """(H, W, 3) in 0..1."""
     (file,) = client.history(run.prompt_id)["outputs"][key]["images"]
     image = PIL.Image.open(io.BytesIO(client.view(file))).convert("RGB")

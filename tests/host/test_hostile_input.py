@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
-from .client import Client
+from .client import Client, error_message
 from .prompts import VIEWS, load_prompt, node, node_key, with_inputs
 from .server import PROJECT
-from .test_bad_input import error_message
 from .workflow_check import Prompt
 
 pytestmark = pytest.mark.host

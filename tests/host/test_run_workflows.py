@@ -18,7 +18,7 @@ from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.mesh import Mesh
 
-from .client import Client, Run
+from .client import Client, PromptRun
 from .prompts import API, PIXELS, VIEWS, load_prompt, node, node_key, with_inputs
 from .server import PROJECT
 from .workflow_check import Prompt
@@ -26,14 +26,14 @@ from .workflow_check import Prompt
 pytestmark = pytest.mark.host
 
 
-def run_to_end(client: Client, prompt: Prompt, **extra) -> Run:
+def run_to_end(client: Client, prompt: Prompt, **extra) -> PromptRun:
     """Runs a prompt that must succeed."""
     run = client.run(prompt, **extra)
     assert run.has_succeeded, run.error and run.error["exception_message"]
     return run
 
 
-def fetch_mesh(client: Client, run: Run, key: str, folder: Path) -> Mesh:
+def fetch_mesh(client: Client, run: PromptRun, key: str, folder: Path) -> Mesh:
     """The exported mesh, listed in /history and fetched through /view."""
     outputs = client.history(run.prompt_id)["outputs"]
     (file,) = outputs[key]["3d"]

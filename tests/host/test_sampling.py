@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import time
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from nova3d_core.io.views.transforms_json import read_views
 
-from .client import Client, HttpError, Run
+from .client import Client, PromptRun, error_message
 from .models import NOVA3D, OTHER_MODELS, SV3D_P, SV3D_U, SVD, V3D
 from .prompts import load_prompt, node, node_key, with_inputs
 from .test_run_workflows import fetch_mesh, run_to_end
@@ -39,22 +38,10 @@ def sampling_prompt(kind: str, model: str, image: list | None = None, **inputs: 
     return prompt if image is None else {k: v for k, v in prompt.items() if k not in "12"}
 
 
-def images(client: Client, run: Run, key: str) -> list[np.ndarray]:
-    """What a SaveImage node saved, (H, W, 3) each."""
+def saved_images(client: Client, run: PromptRun, key: str) -> list[np.ndarray]:
+    """Images of a SaveImage node, (H, W, 3) each."""
     files = client.history(run.prompt_id)["outputs"][key]["images"]
     return [np.asarray(PIL.Image.open(io.BytesIO(client.view(file)))) for file in files]
-
-
-def error_message(client: Client, prompt: Prompt) -> str:
-    """The failed node's class and message, or ComfyUI's validation error."""
-    try:
-        run = client.run(prompt)
-    except HttpError as error:
-        return error.body
-    if run.node_errors:
-        return json.dumps(run.node_errors)
-    assert run.error is not None, "the prompt ran although its input is invalid"
-    return f"{run.error['node_type']}: {run.error['exception_message']}"
 
 
 @pytest.mark.parametrize(("name", "views"), [("sv3d_to_mesh", 21), ("v3d_to_mesh", 18)])
@@ -64,7 +51,7 @@ def test_image_to_mesh(client, tmp_path, name, views):
     SV3D returns the input image as the first view, so the input is a square as well.
     """
     prompt = load_prompt(name)
-    prompt["90"] = uploaded(client, square_image(), "square_image.png")
+    prompt["90"] = uploaded(client, square_image(), "square.png")
     prompt = with_inputs(prompt, "PrepareImage", image=["90", 0])
     run = run_to_end(client, prompt)
 
@@ -95,7 +82,7 @@ def test_image_to_views_with_normals_to_mesh(client, output, tmp_path):
     views = read_views(folder)
     assert len(views) == 16 and views.normal_frame == "front_view"
     assert views.cameras.azimuth_deg[0] == pytest.approx(0.0, abs=1e-3)
-    assert len(images(client, run, "93")) == 16
+    assert len(saved_images(client, run, "93")) == 16
     for preview in run.previews[:1]:  # colours above normals
         assert min(PIL.Image.open(io.BytesIO(preview)).size) > 16
     assert run.previews
@@ -113,7 +100,7 @@ def orbit_inputs(preset: str, **changed: Any) -> dict[str, Any]:
 def test_seed_reproduces_images_and_second_run_is_cached(client):
     def sampled_images(seed: int, **changed: Any) -> np.ndarray:
         prompt = sampling_prompt("SampleOrbit", f"stability/{SV3D_U}", seed=seed, **changed)
-        return np.stack(images(client, run_to_end(client, prompt), "6"))
+        return np.stack(saved_images(client, run_to_end(client, prompt), "6"))
 
     first, other = sampled_images(2**64 - 1), sampled_images(7)
     assert first.shape == (21, 64, 64, 3)
@@ -294,7 +281,7 @@ def test_accepts_all_kinds_of_images(client, name):
         assert "no object" in run.error["exception_message"]
         return
     assert run.has_succeeded, run.error
-    first = images(client, run, "6")[0]
+    first = saved_images(client, run, "6")[0]
     assert (first[32, 32] < 200).all() or name == "two objects"
     assert (first[:, 0] > 250).all()
     assert EXPECTED_WARNINGS.get(name, "") in run.texts.get("4", "")
