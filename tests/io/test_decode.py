@@ -449,8 +449,8 @@ def size(key):
 large = sys.argv[1:]
 found = []
 for path in large:
-    read_image(Path(path).with_name("small" + Path(path).suffix))  # imports are no memory of images
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    read_image(Path(path).with_name("small" + Path(path).suffix))  # imports do not count
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = size("VmRSS")
     image = read_image(path)
     found.append([Path(path).name, list(image.shape), size("VmHWM") - before])
@@ -459,6 +459,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_peak_memory_is_below_twice_the_decoded_size(tmp_path):
     """The decoded size is that of the result: float32, 12 or 16 bytes per pixel."""

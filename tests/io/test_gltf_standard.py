@@ -242,7 +242,9 @@ def test_irrelevant_required_extensions_are_accepted(tmp_path, caplog, name):
 def test_unsupported_required_extensions_are_rejected_by_name(tmp_path, name):
     model = Gltf()
     model.header["extensionsRequired"] = [name]
-    with pytest.raises(InputError, match=rf"model\.glb needs the unsupported glTF extension {name}"):
+    with pytest.raises(
+        InputError, match=rf"model\.glb needs the unsupported glTF extension {name}"
+    ):
         model.read(tmp_path)
 
 

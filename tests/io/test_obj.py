@@ -323,7 +323,7 @@ def test_one_warning_lists_what_is_ignored(tmp_path, caplog, before, material, w
         ("f 1 2 9", r"line 5: a face refers to vertex 9, but there are 4"),
         ("f -1 -2 -5", r"line 5 .* an index before the first element"),
         ("f 1 2 99999999999999999999", r"line 5: a face refers to vertex"),
-        ("f 1 2 x", r"line 5 \('f 1 2 x'\) corners that are not of the form"),
+        ("f 1 2 x", r"line 5 \('f 1 2 x'\) has corners that are not of the form"),
         ("f 1 2 3.5", r"line 5 .* corners that are not of the form"),
         ("f 1-2 3 4", r"line 5 .* corners that are not of the form"),
         ("f 1/1/1/1 2 3", r"line 5 .* corners that are not of the form"),

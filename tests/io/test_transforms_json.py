@@ -13,6 +13,7 @@ from nova3d_core.cameras.cameras import Cameras, orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.conventions import NORMAL_FRAMES
 from nova3d_core.errors import Cancelled, InputError
+from nova3d_core.io.views import transforms_json
 from nova3d_core.io.views.transforms_json import read_views, write_views
 from nova3d_core.progress import Progress
 from nova3d_core.views import Views
@@ -156,7 +157,9 @@ def test_independent_reader_projects_to_the_same_pixels(tmp_path, shared_lens):
         assert torch.allclose(-z.float(), depths[view], atol=1e-5)
 
 
-def test_file_names_sort_in_view_order(tmp_path):
+def test_file_names_sort_in_view_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(transforms_json, "encode_image", lambda *_, **__: b"")
+    monkeypatch.setattr(transforms_json, "_pose", lambda *_: {})
     poses = torch.eye(4).repeat(1001, 1, 1)
     poses[:, 0, 3] = torch.arange(1001)
     cameras = Cameras(poses, torch.eye(3).repeat(1001, 1, 1), 1, 1)

@@ -366,7 +366,7 @@ def size(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 def peak(work):
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = size("VmRSS")
     result = work()
     return result, size("VmHWM") - before
@@ -378,6 +378,7 @@ print(json.dumps([reading, writing, sum(4 * each.numel() for each in tensors if 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 @pytest.mark.parametrize("with_normals", [True, False])
 def test_peak_memory_is_at_most_1_5_times_the_result(tmp_path, with_normals):
