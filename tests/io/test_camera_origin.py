@@ -74,8 +74,8 @@ def test_origin_is_rotated_with_the_world(tmp_path, axis):
 def test_written_poses_equal_the_given_ones(far, tmp_path):
     folder = write_views(read_views(far), tmp_path / "back")
     assert np.abs(matrices(folder) - matrices(far)).max() < 1e-6
-    again = write_views(read_views(folder), tmp_path / "again")
-    assert np.abs(matrices(again) - matrices(far)).max() < 1e-6
+    rewritten = write_views(read_views(folder), tmp_path / "rewritten")
+    assert np.abs(matrices(rewritten) - matrices(far)).max() < 1e-6
 
 
 def test_selected_and_resized_views_keep_their_origin(far):
@@ -121,13 +121,13 @@ def test_fused_mesh_has_the_origin_of_its_far_views(far, tmp_path):
     near = extract_mesh(surface, config.meshing)
     mesh = read_mesh(write_mesh(fused.mesh, tmp_path / "far.glb"))
     for corner in (0, 1):
-        place = mesh.bounds[corner].double() + torch.tensor(mesh.origin, dtype=torch.float64)
+        position = mesh.bounds[corner].double() + torch.tensor(mesh.origin, dtype=torch.float64)
         expected = near.bounds[corner].double() + torch.tensor(UTM, dtype=torch.float64)
-        assert float((place - expected).abs().max()) < 0.01
+        assert float((position - expected).abs().max()) < 0.01
     # the mesh rendered by far cameras covers the same pixels as the near one
     seen = render_views(mesh, views.cameras[0], RenderConfig(1)).views.masks
-    truth = render_views(near, near_views.cameras[0], RenderConfig(1)).views.masks
-    both, either = torch.minimum(seen, truth).sum(), torch.maximum(seen, truth).sum()
+    reference = render_views(near, near_views.cameras[0], RenderConfig(1)).views.masks
+    both, either = torch.minimum(seen, reference).sum(), torch.maximum(seen, reference).sum()
     assert float(both / either) > 0.97
     # the same with separate stages, and for a mesh with another origin
     surface, views = fuse_to_surface(views, config)

@@ -254,7 +254,7 @@ def test_distortion_equals_that_of_a_transforms_json(tmp_path, form, model):
 
 @pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize(
-    ("model", "parameters", "says"),
+    ("model", "parameters", "fragment"),
     [
         ("FOV", (30.0, 30.0, 12.0, 9.0, 0.9), "camera_model is 'FOV'"),
         ("THIN_PRISM_FISHEYE", (30.0, 30.0, 12.0, 9.0, *[0.0] * 8), "'THIN_PRISM_FISHEYE'"),
@@ -265,10 +265,12 @@ def test_distortion_equals_that_of_a_transforms_json(tmp_path, form, model):
         ("SIMPLE_PINHOLE", (0.0, 12.0, 9.0), "fl_x is 0"),
     ],
 )
-def test_unsupported_camera_models_are_rejected_by_name(tmp_path, form, model, parameters, says):
+def test_unsupported_camera_models_are_rejected_by_name(
+    tmp_path, form, model, parameters, fragment
+):
     folder = workspace(tmp_path / "set", form, cameras={1: (model, *SIZE, parameters)})
     message = read_error(folder)
-    assert says in message and "photo_0.png" in message
+    assert fragment in message and "photo_0.png" in message
 
 
 def test_unsupported_camera_without_images_is_ignored(tmp_path):
@@ -339,7 +341,7 @@ def test_truncated_binary_files_are_errors(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "fragment"),
     [
         ("cameras.bin", struct.pack("<Q", 2**63), "declares 9223372036854775808 entries"),
         ("images.bin", struct.pack("<Q", 2**40), "declares 1099511627776 entries"),
@@ -354,14 +356,14 @@ def test_truncated_binary_files_are_errors(tmp_path, name):
         ),
     ],
 )
-def test_counts_in_binary_files_are_checked_against_the_size(tmp_path, name, content, says):
+def test_counts_in_binary_files_are_checked_against_the_size(tmp_path, name, content, fragment):
     folder = workspace(tmp_path / "set")
     (folder / "sparse" / "0" / name).write_bytes(content)
-    assert says in read_error(folder)
+    assert fragment in read_error(folder)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "fragment"),
     [
         ("cameras.txt", "1 PINHOLE 24 18 30 30 12", "has 3 parameters, expected 4 (fx fy cx cy)"),
         ("cameras.txt", "1 PINHOLE 24.5 18 30 30 12 9", "line 1: "),
@@ -378,10 +380,10 @@ def test_counts_in_binary_files_are_checked_against_the_size(tmp_path, name, con
         ("images.txt", "1 1 0 0 0 0 0 3 1 " + "x" * 9000, "not a usable path"),
     ],
 )
-def test_errors_in_text_files_name_the_line(tmp_path, name, content, says):
+def test_errors_in_text_files_name_the_line(tmp_path, name, content, fragment):
     folder = workspace(tmp_path / "set", "text")
     (folder / "sparse" / "0" / name).write_text(content)
-    assert says in read_error(folder)
+    assert fragment in read_error(folder)
 
 
 def test_missing_point_lines_do_not_skip_images(tmp_path):
@@ -449,8 +451,8 @@ def test_mutated_files_are_read_or_rejected(tmp_path):
             whole = path.read_bytes()
             for _ in range(40):
                 content = bytearray(whole)
-                for place in random.integers(0, len(content), random.integers(1, 4)):
-                    content[place] = random.integers(0, 256)
+                for position in random.integers(0, len(content), random.integers(1, 4)):
+                    content[position] = random.integers(0, 256)
                 path.write_bytes(content)
                 is_read, message = try_read(folder)
                 assert is_read or (len(message) < 500 and "\n" not in message)

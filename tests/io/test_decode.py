@@ -88,8 +88,8 @@ def try_read_image(path: Path) -> tuple[torch.Tensor | None, str]:
 
 def test_images_are_opened_in_one_module_only():
     """`Image.open` without a list of formats runs Ghostscript for EPS files."""
-    places = [CORE, CORE.parent / "nodes"]
-    files = [path for place in places for path in place.rglob("*.py")]
+    folders = [CORE, CORE.parent / "nodes"]
+    files = [path for folder in folders for path in folder.rglob("*.py")]
     assert len(files) > 100
     calls = {p.name for p in files if re.search(r"\bImage\.open\(|imread\(", p.read_text("utf-8"))}
     assert calls == {"decode.py"}
@@ -335,12 +335,12 @@ def test_tiffs_with_extreme_tags_take_little_memory(tmp_path, extra):
 def test_all_exif_orientations(tmp_path, kind, orientation):
     options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
     stored = Image.fromarray(NOISE)
-    path, plain = tmp_path / "rotated", tmp_path / "plain"
-    plain.write_bytes(encode_pil_image(stored, kind, **options))
+    path, untagged = tmp_path / "rotated", tmp_path / "untagged"
+    untagged.write_bytes(encode_pil_image(stored, kind, **options))
     path.write_bytes(
         encode_pil_image(stored, kind, exif=exif_with_orientation(orientation), **options)
     )
-    expected = read_image(plain, upright=False)
+    expected = read_image(untagged, upright=False)
     assert torch.equal(read_image(path, upright=False), expected)
     assert read_image_header(path) == image_files.ImageHeader(40, 24, orientation)
     levels = Image.fromarray((expected.numpy() * 255).round().astype(np.uint8))

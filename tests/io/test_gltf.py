@@ -246,9 +246,9 @@ def test_gltf_reads_external_files_and_data_uris(tmp_path):
     )
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "model.gltf").write_text(json.dumps(header))
-    again = read_mesh(tmp_path / "alone" / "model.gltf")
+    reloaded = read_mesh(tmp_path / "alone" / "model.gltf")
     for name in ("vertices", "faces", "uv", "texture"):
-        assert torch.equal(getattr(again, name), getattr(mesh, name)), name
+        assert torch.equal(getattr(reloaded, name), getattr(mesh, name)), name
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,14 @@ FULL_UV = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], "<f4")
 
 def points_within(mesh) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions (P, 3) and texture colours (P, 3) at 10 points in each face."""
-    dice = torch.Generator().manual_seed(0)
-    weights = torch.rand(10, 3, generator=dice)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(10, 3, generator=generator)
     weights = weights / weights.sum(dim=1, keepdim=True)
-    places, uv = (
+    positions, uv = (
         torch.einsum("pk,fkc->fpc", weights, each[mesh.faces]).reshape(-1, each.shape[1])
         for each in (mesh.vertices, mesh.uv)
     )
-    return places, sample_texture(mesh.texture, uv)
+    return positions, sample_texture(mesh.texture, uv)
 
 
 def test_texture_times_vertex_colour_is_red():
@@ -62,8 +62,8 @@ def test_varying_vertex_colours_multiply_the_texture(tmp_path, caplog, repeats):
     model.header["images"] = [{"bufferView": model.view(png(levels.repeat(3, axis=2)))}]
     model.add_material()
     mesh = model.read(tmp_path)
-    places, colours = points_within(mesh)
-    x, y = places[:, 0].double().numpy(), places[:, 1].double().numpy()
+    positions, colours = points_within(mesh)
+    x, y = positions[:, 0].double().numpy(), positions[:, 1].double().numpy()
     v = 0.95 - 0.9 * y
     expected = srgb_from_linear((0.25 + 0.75 * x) * v)
     np.testing.assert_allclose(colours[:, 0].numpy(), expected, atol=0.02)
@@ -83,9 +83,9 @@ def test_texels_for_varying_vertex_colours_are_limited_with_a_warning(
     mesh = model.read(tmp_path)
     assert mesh.texture[..., 0].numel() <= 512 * 1.25 + 400
     assert caplog.text.count("resolution of textures multiplied by vertex colours") == 1
-    places, colours = points_within(mesh)
-    expected = srgb_from_linear(places[:, 0].numpy())
-    np.testing.assert_allclose(linear_from_srgb(colours[:, 0].numpy()), places[:, 0], atol=0.03)
+    positions, colours = points_within(mesh)
+    expected = srgb_from_linear(positions[:, 0].numpy())
+    np.testing.assert_allclose(linear_from_srgb(colours[:, 0].numpy()), positions[:, 0], atol=0.03)
     assert float(np.abs(colours[:, 0].numpy() - expected).mean()) < 0.05
 
 

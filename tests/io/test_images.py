@@ -166,7 +166,7 @@ def test_floating_point_images_are_rejected(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("image", "name", "says"),
+    ("image", "name", "fragment"),
     [
         (torch.full((2, 2, 3), torch.nan), "a.png", "NaN"),
         (torch.full((2, 2, 3), 255.0), "a.png", "values from 255"),
@@ -176,8 +176,8 @@ def test_floating_point_images_are_rejected(tmp_path):
         (torch.zeros(2, 2, 4), "a.jpg", r"\.jpg"),
     ],
 )
-def test_failed_write_leaves_no_file(tmp_path, image, name, says):
-    with pytest.raises(InputError, match=says):
+def test_failed_write_leaves_no_file(tmp_path, image, name, fragment):
+    with pytest.raises(InputError, match=fragment):
         write_image(tmp_path / name, image)
     assert list(tmp_path.iterdir()) == []
 

@@ -80,11 +80,11 @@ def dot_centres(image: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
     """(N, 2) centroids of dark pixels within 7 px of each expected position (N, 2)."""
     dark = 1.0 - image.mean(dim=-1)
     v, u = torch.meshgrid(torch.arange(HEIGHT) + 0.5, torch.arange(WIDTH) + 0.5, indexing="ij")
-    places = []
+    positions = []
     for x, y in near.tolist():
         weight = dark * (((u - x).square() + (v - y).square()) < 49)
-        places.append(torch.stack([(weight * u).sum(), (weight * v).sum()]) / weight.sum())
-    return torch.stack(places)
+        positions.append(torch.stack([(weight * u).sum(), (weight * v).sum()]) / weight.sum())
+    return torch.stack(positions)
 
 
 def read_error(folder: Path) -> str:
@@ -119,8 +119,8 @@ def test_undistorted_points_match_the_pinhole_projection(tmp_path, name, shared)
     assert float((centres - expected[0]).norm(dim=-1).max()) < 0.1
     stored = torch.from_numpy(np.array(Image.open(folder / "a.png")) / 255.0)
     bent = torch.tensor([bend(keys, x / DEPTH, -y / DEPTH) for x, y, _ in DOTS.tolist()])
-    places = bent * torch.tensor([FX, FY]) + torch.tensor([CX, CY])
-    assert float((dot_centres(stored, places) - expected[0]).norm(dim=-1).max()) > 1.0
+    positions = bent * torch.tensor([FX, FY]) + torch.tensor([CX, CY])
+    assert float((dot_centres(stored, positions) - expected[0]).norm(dim=-1).max()) > 1.0
     if not shared:  # the frame without distortion is unchanged
         untouched = torch.from_numpy(np.array(Image.open(folder / "b.png"))).float() / 255
         assert torch.equal(views.colour[1], untouched)
@@ -173,11 +173,11 @@ HARMLESS = [
 @pytest.mark.parametrize("keys", HARMLESS, ids=[next(iter(keys)) for keys in HARMLESS])
 def test_keys_without_effect_are_ignored(tmp_path, keys, shared):
     folder = folder_with(tmp_path / "set")
-    plain = read_views(folder)
+    original = read_views(folder)
     views = read_views(with_keys(folder, keys, shared))
-    assert torch.equal(views.cameras.world_to_camera, plain.cameras.world_to_camera)
-    assert torch.equal(views.cameras.intrinsics, plain.cameras.intrinsics)
-    assert torch.equal(views.colour, plain.colour)
+    assert torch.equal(views.cameras.world_to_camera, original.cameras.world_to_camera)
+    assert torch.equal(views.cameras.intrinsics, original.cameras.intrinsics)
+    assert torch.equal(views.colour, original.colour)
 
 
 REFUSED = [
@@ -240,9 +240,9 @@ def test_contradictory_lenses_are_rejected(tmp_path, keys, named):
 
 def test_consistent_camera_type_is_accepted(tmp_path):
     folder = folder_with(tmp_path / "set", {"camera_model": "OPENCV_FISHEYE", "k1": 0.05})
-    plain = read_views(folder)
+    original = read_views(folder)
     views = read_views(with_keys(folder, {"camera_type": "fisheye"}))
-    assert torch.equal(views.colour, plain.colour)
+    assert torch.equal(views.colour, original.colour)
 
 
 @pytest.mark.parametrize("key", ["transform_matrix_start", "transform_matrix_end"])

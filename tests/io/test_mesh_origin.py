@@ -32,9 +32,9 @@ def world(mesh: Mesh) -> np.ndarray:
 @pytest.fixture
 def shape(make_sphere) -> np.ndarray:
     """(162, 3) float64 vertices of a perturbed 1 m sphere in UTM coordinates."""
-    dice = np.random.default_rng(0)
-    ball = make_sphere(0.5, 2).vertices.double().numpy()
-    return ball * (1.0 + 0.05 * dice.random(ball.shape)) + np.array(UTM)
+    rng = np.random.default_rng(0)
+    sphere = make_sphere(0.5, 2).vertices.double().numpy()
+    return sphere * (1.0 + 0.05 * rng.random(sphere.shape)) + np.array(UTM)
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def test_mesh_in_utm_coordinates_keeps_its_precision(shape, far):
 
 
 def test_near_meshes_have_no_origin(make_sphere):
-    ball, faces = make_sphere(0.5, 2).vertices.numpy(), make_sphere(0.5, 2).faces.numpy()
-    near = ball + np.array([0.9 * FAR_FROM_ORIGIN, 0.0, 0.0])
+    sphere, faces = make_sphere(0.5, 2).vertices.numpy(), make_sphere(0.5, 2).faces.numpy()
+    near = sphere + np.array([0.9 * FAR_FROM_ORIGIN, 0.0, 0.0])
     mesh = mesh_from_arrays(near, faces)
     assert mesh.origin == ZERO_ORIGIN
     assert torch.equal(mesh.vertices, torch.from_numpy(near).float())

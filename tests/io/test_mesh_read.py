@@ -58,8 +58,8 @@ def test_obj_uv_are_flipped_to_top_left_origin(tmp_path):
 
 def test_z_up_files_are_rotated_to_y_up(tmp_path):
     path = textured_obj(tmp_path)
-    plain, rotated = read_mesh(path), read_mesh(path, up_axis="+Z")
-    x, y, z = plain.vertices.unbind(dim=1)
+    original, rotated = read_mesh(path), read_mesh(path, up_axis="+Z")
+    x, y, z = original.vertices.unbind(dim=1)
     assert torch.equal(rotated.vertices, torch.stack([x, z, -y], dim=1))
     with pytest.raises(InputError, match="up_axis is 'Z'"):
         read_mesh(path, up_axis="Z")
@@ -133,7 +133,7 @@ def test_obj_normals_come_from_the_file_only(tmp_path):
 
 
 def test_obj_vertex_colours_are_srgb_in_0_1_or_0_255(tmp_path):
-    path = tmp_path / "painted.obj"
+    path = tmp_path / "coloured.obj"
     for scale in (1.0, 255.0):
         rows = [[0, 0, 0, 0.2, 0.4, 0.6], [1, 0, 0, 0.8, 1.0, 0.0], [0, 1, 0, 0.0, 0.4, 1.0]]
         lines = [" ".join(map(str, [*row[:3], *(c * scale for c in row[3:])])) for row in rows]
@@ -258,9 +258,9 @@ def test_stl_corners_are_merged_in_order_of_appearance(tmp_path):
         for corners in ([a, b, c], [a, c, d])
     )
     path.write_text(text + "endsolid s\n")
-    again = read_mesh(path)
-    assert torch.equal(again.vertices, mesh.vertices)
-    assert torch.equal(again.faces, mesh.faces)
+    reloaded = read_mesh(path)
+    assert torch.equal(reloaded.vertices, mesh.vertices)
+    assert torch.equal(reloaded.faces, mesh.faces)
 
 
 def test_off_keeps_its_order(tmp_path):

@@ -23,19 +23,21 @@ from nova3d_core.mesh import Mesh
 @pytest.fixture
 def textured(make_sphere) -> Mesh:
     """A sphere of 162 vertices with a noise texture (5 x 7) and asymmetric uv."""
-    ball = make_sphere(subdivisions=2)
-    dice = torch.Generator().manual_seed(3)
-    texture = torch.randint(0, 256, (5, 7, 3), generator=dice) / 255.0
-    return replace(ball, uv=torch.rand(len(ball.vertices), 2, generator=dice), texture=texture)
+    sphere = make_sphere(subdivisions=2)
+    generator = torch.Generator().manual_seed(3)
+    texture = torch.randint(0, 256, (5, 7, 3), generator=generator) / 255.0
+    return replace(
+        sphere, uv=torch.rand(len(sphere.vertices), 2, generator=generator), texture=texture
+    )
 
 
 @pytest.fixture
 def vertex_coloured(make_sphere) -> Mesh:
     """A sphere with vertex colours over the whole range and no normals."""
-    ball = make_sphere(subdivisions=2)
-    dice = torch.Generator().manual_seed(4)
-    colours = torch.rand(len(ball.vertices), 3, generator=dice) ** 4  # many dark ones
-    return replace(ball, normals=None, vertex_colours=colours)
+    sphere = make_sphere(subdivisions=2)
+    generator = torch.Generator().manual_seed(4)
+    colours = torch.rand(len(sphere.vertices), 3, generator=generator) ** 4  # many dark ones
+    return replace(sphere, normals=None, vertex_colours=colours)
 
 
 def parsed_glb(content: bytes) -> tuple[dict, bytes]:
@@ -61,12 +63,12 @@ def attribute(header: dict, binary: bytes, name: str) -> tuple[dict, np.ndarray]
 
 
 def test_glb_round_trip(textured, tmp_path):
-    path = write_glb(textured, tmp_path / "new folder" / "ball.glb")
-    again = read_mesh(path)
+    path = write_glb(textured, tmp_path / "new folder" / "sphere.glb")
+    reloaded = read_mesh(path)
     for name in ("vertices", "faces", "uv", "texture"):
-        assert torch.equal(getattr(again, name), getattr(textured, name)), name
-    torch.testing.assert_close(again.normals, textured.normals, atol=2e-7, rtol=0)
-    assert again.vertex_colours is None
+        assert torch.equal(getattr(reloaded, name), getattr(textured, name)), name
+    torch.testing.assert_close(reloaded.normals, textured.normals, atol=2e-7, rtol=0)
+    assert reloaded.vertex_colours is None
 
 
 def test_glb_header(textured):
@@ -108,9 +110,9 @@ def test_glb_vertex_colours_are_linear_floats(vertex_coloured, tmp_path):
     header, binary = parsed_glb(mesh_to_glb_bytes(mesh))
     linear = attribute(header, binary, "COLOR_0")[1]
     assert linear[0] == pytest.approx([0.2140411, 1.0, 1.0 / 255.0 / 12.92], rel=1e-5)
-    again = read_mesh(write_glb(mesh, tmp_path / "vertex_coloured.glb"))
-    torch.testing.assert_close(again.vertex_colours, colours, atol=1e-6, rtol=0)
-    assert again.texture is None
+    reloaded = read_mesh(write_glb(mesh, tmp_path / "vertex_coloured.glb"))
+    torch.testing.assert_close(reloaded.vertex_colours, colours, atol=1e-6, rtol=0)
+    assert reloaded.texture is None
 
 
 def test_mesh_without_normals_is_written_with_smooth_ones(vertex_coloured, tmp_path):
@@ -133,38 +135,38 @@ def test_obj_round_trip(textured, tmp_path):
     path = write_mesh(textured, tmp_path / "my ball.obj")
     names = {"my ball.obj", "my ball.mtl", "my ball.png"}
     assert {file.name for file in tmp_path.iterdir()} == names
-    again = read_mesh(path)
-    assert torch.equal(again.faces, textured.faces)
-    assert torch.equal(again.texture, textured.texture)
+    reloaded = read_mesh(path)
+    assert torch.equal(reloaded.faces, textured.faces)
+    assert torch.equal(reloaded.texture, textured.texture)
     for name in ("vertices", "uv", "normals"):
         torch.testing.assert_close(
-            getattr(again, name), getattr(textured, name), atol=1e-7, rtol=1e-6
+            getattr(reloaded, name), getattr(textured, name), atol=1e-7, rtol=1e-6
         )
 
 
 def test_obj_without_texture_keeps_vertex_colours(vertex_coloured, tmp_path):
-    again = read_mesh(write_mesh(vertex_coloured, tmp_path / "vertex_coloured.obj"))
+    reloaded = read_mesh(write_mesh(vertex_coloured, tmp_path / "vertex_coloured.obj"))
     assert [file.name for file in tmp_path.iterdir()] == ["vertex_coloured.obj"]
     torch.testing.assert_close(
-        again.vertex_colours, vertex_coloured.vertex_colours, atol=0.5 / 255 + 1e-6, rtol=0
+        reloaded.vertex_colours, vertex_coloured.vertex_colours, atol=0.5 / 255 + 1e-6, rtol=0
     )
-    assert again.normals is None
+    assert reloaded.normals is None
 
 
 def test_ply_vertex_colours_to_half_a_level(vertex_coloured, tmp_path):
-    again = read_mesh(write_mesh(vertex_coloured, tmp_path / "vertex_coloured.ply"))
-    assert torch.equal(again.vertices, vertex_coloured.vertices)
-    assert torch.equal(again.faces, vertex_coloured.faces)
+    reloaded = read_mesh(write_mesh(vertex_coloured, tmp_path / "vertex_coloured.ply"))
+    assert torch.equal(reloaded.vertices, vertex_coloured.vertices)
+    assert torch.equal(reloaded.faces, vertex_coloured.faces)
     torch.testing.assert_close(
-        again.vertex_colours, vertex_coloured.vertex_colours, atol=0.5 / 255 + 1e-6, rtol=0
+        reloaded.vertex_colours, vertex_coloured.vertex_colours, atol=0.5 / 255 + 1e-6, rtol=0
     )
 
 
 def test_ply_samples_the_texture_at_vertices(textured, tmp_path):
-    again = read_mesh(write_mesh(textured, tmp_path / "sampled.ply"))
+    reloaded = read_mesh(write_mesh(textured, tmp_path / "sampled.ply"))
     expected = sample_texture(textured.texture, textured.uv)
-    torch.testing.assert_close(again.vertex_colours, expected, atol=0.5 / 255 + 1e-6, rtol=0)
-    torch.testing.assert_close(again.normals, textured.normals, atol=1e-6, rtol=0)
+    torch.testing.assert_close(reloaded.vertex_colours, expected, atol=0.5 / 255 + 1e-6, rtol=0)
+    torch.testing.assert_close(reloaded.normals, textured.normals, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["mesh.glb", "mesh.obj", "mesh.ply"])
@@ -205,12 +207,12 @@ def test_uncreatable_folder_is_one_line(textured, tmp_path, name):
 )
 def test_interrupt_while_writing_leaves_no_files(textured, tmp_path, monkeypatch, name, write):
     """The n-th file is interrupted half-way; a GLB has one file, an OBJ three."""
-    plain, count = Path.write_bytes, iter(range(1, 9))
+    original, count = Path.write_bytes, iter(range(1, 9))
 
     def interrupted(path: Path, content: bytes) -> int:
         if next(count) < write:
-            return plain(path, content)
-        plain(path, content[: len(content) // 2])
+            return original(path, content)
+        original(path, content[: len(content) // 2])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "write_bytes", interrupted)

@@ -163,11 +163,11 @@ def test_obj_mtl_and_image_are_written_atomically(
         write_mesh(textured, tmp_path / "toy.obj")
     before, count = file_hashes(tmp_path), iter(range(1, 9))
 
-    def failing_rename(plain):
+    def failing_rename(real_rename):
         def rename(source, target):
             if next(count) == failing_call:
                 raise failure
-            plain(source, target)
+            real_rename(source, target)
 
         return rename
 

@@ -35,7 +35,7 @@ def test_missing_fields_keep_their_defaults(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "fragment"),
     [
         ("{", "not valid JSON"),
         ("[]", "settings is list"),
@@ -47,10 +47,10 @@ def test_missing_fields_keep_their_defaults(tmp_path):
         ('{"sdf": {"field": "cube"}}', "sdf field is 'cube'"),
     ],
 )
-def test_errors_name_the_field_path(text, words, tmp_path):
+def test_errors_name_the_field_path(text, fragment, tmp_path):
     path = tmp_path / "settings.json"
     path.write_text(text)
-    with pytest.raises(InputError, match=words.replace("[", r"\[")):
+    with pytest.raises(InputError, match=fragment.replace("[", r"\[")):
         read_settings(path, FuseConfig)
 
 
@@ -60,7 +60,7 @@ def test_nan_is_out_of_range():
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "fragment"),
     [
         ('{"hull": {"resolution": 64, "resolution": 32}}', "'resolution' occurs twice"),
         ('{"sdf": {"losses": {"mask": NaN}}}', "NaN"),
@@ -81,16 +81,16 @@ def test_nan_is_out_of_range():
         (b"\xef\xbb\xbf{}", ""),
     ],
 )
-def test_unusual_json_gives_one_short_line_naming_the_field(text, words, tmp_path):
+def test_unusual_json_gives_one_short_line_naming_the_field(text, fragment, tmp_path):
     path = tmp_path / "settings.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    if not words:
+    if not fragment:
         assert read_settings(path, FuseConfig) == FuseConfig()
         return
     with pytest.raises(InputError) as caught:
         read_settings(path, FuseConfig)
     line = str(caught.value)
-    assert words in line
+    assert fragment in line
     assert len(line.replace(str(path), "")) < 500
     assert "\n" not in line
 
@@ -153,17 +153,17 @@ def test_integers_beyond_float_range_are_rejected_in_toml(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "fragment"),
     [
         ('{"step": "three"}', "progress.step is 'three'"),
         ('{"step": 1e999}', "too large"),
         ("[]", "state.json.progress is list"),
     ],
 )
-def test_damaged_checkpoint_error_names_the_value(tmp_path, change, words):
+def test_damaged_checkpoint_error_names_the_value(tmp_path, change, fragment):
     state = {"config": {}, "world_size": 1, "data": {}, "ema_updates": 0, "progress": 0}
     text = json.dumps(state).replace('"progress": 0', f'"progress": {change}')
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(InputError, match=f"{tmp_path} is damaged") as caught:
         read_state(tmp_path)
-    assert words in str(caught.value)
+    assert fragment in str(caught.value)

@@ -177,7 +177,7 @@ def test_extra_keys_are_written_and_ignored(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("extra", "says"),
+    ("extra", "fragment"),
     [
         ({"k1": 0.1}, "'k1'"),
         ({"frames": []}, "'frames'"),
@@ -186,8 +186,8 @@ def test_extra_keys_are_written_and_ignored(tmp_path):
         ({"loss": float("nan")}, "JSON"),
     ],
 )
-def test_invalid_extra_keys_are_rejected(tmp_path, extra, says):
-    with pytest.raises(InputError, match=says):
+def test_invalid_extra_keys_are_rejected(tmp_path, extra, fragment):
+    with pytest.raises(InputError, match=fragment):
         write_views(random_views(), tmp_path / "views", extra=extra)
     assert list(tmp_path.iterdir()) == []
 

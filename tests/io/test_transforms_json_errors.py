@@ -69,7 +69,7 @@ def test_json_of_another_name_is_suggested(folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "fragment"),
     [
         (b'{\n"frames": [,]}', "not valid JSON: Expecting value at line 2, column 12"),
         (b"", "not valid JSON"),
@@ -79,9 +79,9 @@ def test_json_of_another_name_is_suggested(folder):
         (b"null", "expected an object"),
     ],
 )
-def test_invalid_json(folder, content, says):
+def test_invalid_json(folder, content, fragment):
     (folder / "transforms.json").write_bytes(content)
-    assert says in read_error(folder)
+    assert fragment in read_error(folder)
 
 
 @pytest.mark.parametrize("frames", [None, [], {}, "three"])
@@ -118,18 +118,18 @@ def test_truncated_image(folder, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"),
+    ("kind", "fragment"),
     [
         ("images", "the image is 7x6 px, but w is 6"),
         ("masks", "mask 001.png is 7x6 px, the colour image 6x6 px"),
         ("normals", "normal image 001.png is 7x6 px, the colour image 6x6 px"),
     ],
 )
-def test_image_of_another_size(folder, kind, says):
+def test_image_of_another_size(folder, kind, fragment):
     write_image(folder / kind / "001.png", torch.ones(SIZE, SIZE + 1), overwrite=True)
     message = read_error(folder)
     assert "frame 1 (images/001.png)" in message
-    assert says in message
+    assert fragment in message
 
 
 def test_images_of_two_sizes_without_declared_size(folder):
@@ -187,7 +187,7 @@ def test_matrix_of_wrong_shape(folder, rows):
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "fragment"),
     [
         ([[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 1]], "not orthonormal"),
         ([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]], "not orthonormal"),
@@ -196,11 +196,11 @@ def test_matrix_of_wrong_shape(folder, rows):
         ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, -2, 1]], "last row"),
     ],
 )
-def test_non_rigid_matrix(folder, rows, says):
+def test_non_rigid_matrix(folder, rows, fragment):
     edit(folder, lambda content: content["frames"][1].update(transform_matrix=rows))
     message = read_error(folder)
     assert "frame 1 (images/001.png): transform_matrix is not rigid" in message
-    assert says in message
+    assert fragment in message
 
 
 def test_duplicate_matrices(folder):
@@ -255,7 +255,7 @@ def test_missing_orthographic_scale(folder):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "says"),
+    ("key", "value", "fragment"),
     [
         ("fl_x", 0, "expected a number above 0"),
         ("fl_x", -5.0, "expected a number above 0"),
@@ -267,11 +267,11 @@ def test_missing_orthographic_scale(folder):
         ("h", -6, "expected a number above 0"),
     ],
 )
-def test_impossible_intrinsics(folder, key, value, says):
+def test_impossible_intrinsics(folder, key, value, fragment):
     edit(folder, lambda content: content.update({key: value}))
     message = read_error(folder)
-    assert f"frame 0 (images/000.png): {key}" in message or says.startswith("the image")
-    assert says in message
+    assert f"frame 0 (images/000.png): {key}" in message or fragment.startswith("the image")
+    assert fragment in message
 
 
 @pytest.mark.parametrize("angle", [0.0, 3.2, 39.6])

@@ -76,11 +76,11 @@ def save_as_jpeg(folder: Path, orientation: int | None) -> None:
 @pytest.mark.parametrize("orientation", [2, 3, 6, 8])
 @pytest.mark.parametrize("size", [(24, 24), (32, 24)])
 def test_images_are_read_as_stored(tmp_path, size, orientation):
-    plain, tagged = tmp_path / "plain", tmp_path / "tagged"
-    for folder, tag in ((plain, None), (tagged, orientation)):
+    untagged, tagged = tmp_path / "untagged", tmp_path / "tagged"
+    for folder, tag in ((untagged, None), (tagged, orientation)):
         write_views(disc_views(*size), folder)
         save_as_jpeg(folder, tag)
-    expected, views = read_views(plain), read_views(tagged)
+    expected, views = read_views(untagged), read_views(tagged)
     assert torch.equal(views.colour, expected.colour)
     assert torch.equal(views.masks, expected.masks)
     assert torch.equal(views.normals, expected.normals)
@@ -137,19 +137,21 @@ def gradient_views(width: int, height: int) -> Views:
 
 
 def test_view_of_half_the_size_is_upscaled(tmp_path):
-    truth = gradient_views(96, 72)
-    folder = write_views(truth, tmp_path / "v")
+    reference = gradient_views(96, 72)
+    folder = write_views(reference, tmp_path / "v")
     resize_view(folder, 1, (48, 36))
     views = read_views(folder)
     assert views.colour.shape == (COUNT, 72, 96, 3)
     torch.testing.assert_close(
-        views.cameras.intrinsics, truth.cameras.intrinsics, atol=1e-4, rtol=1e-6
+        views.cameras.intrinsics, reference.cameras.intrinsics, atol=1e-4, rtol=1e-6
     )
     for view in (0, 2):
-        assert (views.colour[view] - truth.colour[view]).abs().max() < 0.51 / 255
-    inside = torch.nn.functional.max_pool2d(1 - truth.masks, 7, 1, 3)[1] == 0  # outside the image
-    assert (views.colour[1] - truth.colour[1])[inside].abs().max() < 2 / 255
-    here, there = views.masks[1] > 0.5, truth.masks[1] > 0.5
+        assert (views.colour[view] - reference.colour[view]).abs().max() < 0.51 / 255
+    inside = (
+        torch.nn.functional.max_pool2d(1 - reference.masks, 7, 1, 3)[1] == 0
+    )  # outside the image
+    assert (views.colour[1] - reference.colour[1])[inside].abs().max() < 2 / 255
+    here, there = views.masks[1] > 0.5, reference.masks[1] > 0.5
     assert (here & there).sum() / (here | there).sum() > 0.97
     assert (views.colour[1][views.masks[1] == 0] == 1.0).all()
 
@@ -226,7 +228,7 @@ def test_padding_is_white_without_mask_and_normals(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("frame", "shared", "says"),
+    ("frame", "shared", "fragment"),
     [
         ({}, {"w": None, "h": None}, "both share cx"),
         ({"w": 12, "h": 9}, {}, "both share cx"),
@@ -234,7 +236,7 @@ def test_padding_is_white_without_mask_and_normals(tmp_path, caplog):
         ({"w": 12, "h": 9, "fl_x": 20}, {}, "both share cx"),
     ],
 )
-def test_intrinsics_of_other_sizes_are_not_guessed(tmp_path, frame, shared, says):
+def test_intrinsics_of_other_sizes_are_not_guessed(tmp_path, frame, shared, fragment):
     folder = write_views(gradient_views(24, 18), tmp_path / "v")
     content = edit(folder, **shared)
     content["frames"][2] |= frame
@@ -245,7 +247,7 @@ def test_intrinsics_of_other_sizes_are_not_guessed(tmp_path, frame, shared, says
             image.resize((12, 9)).save(file)
     message = read_error(folder)
     assert "frame 2 (images/002.png): the image is 12x9 px, the first one 24x18 px" in message
-    assert says in message
+    assert fragment in message
     assert "Add w, h, fl_x, fl_y, cx and cy to such frames" in message
 
 

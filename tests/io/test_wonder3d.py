@@ -62,8 +62,8 @@ def test_cameras_match_the_pose_files(tmp_path, rendering):
     cameras = views.cameras
     assert (cameras.kind, cameras.width, cameras.height) == ("orthographic", SIZE, SIZE)
     points = np.random.default_rng(1).uniform(-0.5, 0.5, (30, 3))  # of its world, +Z up
-    ours = points[:, [0, 2, 1]] * [1, 1, -1]  # x, z, -y
-    pixels, _ = cameras.project(torch.from_numpy(ours).float())
+    rotated = points[:, [0, 2, 1]] * [1, 1, -1]  # x, z, -y
+    pixels, _ = cameras.project(torch.from_numpy(rotated).float())
     for view, rotation in enumerate(POSES.values()):
         x, y, _ = np.array(rotation) @ points.T
         expected = np.stack([x, -y], axis=1) * SIZE / WIDE + SIZE / 2

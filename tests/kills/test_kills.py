@@ -26,6 +26,7 @@ def run_campaign(folder: Path, *arguments: object) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_few_killed_commands_keep_outputs_and_leave_no_files(tmp_path):
     found = run_campaign(tmp_path, "--kills", 12, "--scenarios", "render", "obj", "--seed", 3)
     assert found["problems"] == []
