@@ -25,7 +25,9 @@ def shorten(text: str) -> str:
     )
 
 
-def path_inside(folder: Path, given: Any, label: str, suffixes: tuple[str, ...] = ("",)) -> Path:
+def path_inside(
+    folder: Path, relative_path: Any, label: str, suffixes: tuple[str, ...] = ("",)
+) -> Path:
     r"""Resolves a relative path found in a file, which must stay below `folder`; it need not exist.
 
     Rejects the notations of all systems, so that a file is rejected everywhere or nowhere: absolute
@@ -34,7 +36,7 @@ def path_inside(folder: Path, given: Any, label: str, suffixes: tuple[str, ...] 
 
     Args:
         folder: the folder of the file that contains the path.
-        given: the value in the file.
+        relative_path: the value in the file.
         label: names the field in errors, for example "texture of toy.obj".
         suffixes: appended to the path in turn until a file is found.
 
@@ -44,10 +46,12 @@ def path_inside(folder: Path, given: Any, label: str, suffixes: tuple[str, ...] 
     Raises:
         InputError: the path is not a string, is invalid, or leads out of the folder.
     """
-    if not isinstance(given, str) or not given.strip():
-        raise InputError(f"{label} is {quote_value(given)}, expected a path.")
-    relative = PurePosixPath(given.replace("\\", "/"))
-    leaves = relative.is_absolute() or PureWindowsPath(given).drive or ".." in relative.parts
+    if not isinstance(relative_path, str) or not relative_path.strip():
+        raise InputError(f"{label} is {quote_value(relative_path)}, expected a path.")
+    relative = PurePosixPath(relative_path.replace("\\", "/"))
+    leaves = (
+        relative.is_absolute() or PureWindowsPath(relative_path).drive or ".." in relative.parts
+    )
     path = folder / relative
     try:
         if not leaves:
@@ -55,10 +59,10 @@ def path_inside(folder: Path, given: Any, label: str, suffixes: tuple[str, ...] 
             path = next((path for path in paths if path.is_file()), paths[0])
             leaves = not path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, a loop of links
-        raise InputError(f"{label} is not a usable path: {quote_value(given)}.") from error
+        raise InputError(f"{label} is not a usable path: {quote_value(relative_path)}.") from error
     if leaves:
         raise InputError(
-            f"{label} leads out of the folder: {quote_value(given)}.",
+            f"{label} leads out of the folder: {quote_value(relative_path)}.",
             "Put the file next to the one that refers to it and use a relative path.",
         )
     return path

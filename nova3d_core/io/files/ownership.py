@@ -77,14 +77,14 @@ def reject_input_path(path: Path, inputs: Collection[Path | None]) -> None:
     """
     if not path.exists():
         return
-    for given in inputs:
-        if given is None or not given.exists():
+    for source in inputs:
+        if source is None or not source.exists():
             continue
-        resolved = given.resolve()
+        resolved = source.resolve()
         if any(path.samefile(each) for each in (resolved, *resolved.parents)):
             relation = "is" if path.samefile(resolved) else "contains"
             raise InputError(
-                f"{path} is not replaced: it {relation} the input {given}.", "Choose another name."
+                f"{path} is not replaced: it {relation} the input {source}.", "Choose another name."
             )
 
 

@@ -180,11 +180,11 @@ def find_file_inside(folder: Path, name: str, label: str) -> Path | None:
     """
     base_name = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
     first_error = None
-    for given in (name, base_name):
+    for candidate in (name, base_name):
         try:
-            path = path_inside(folder, given, label)
+            path = path_inside(folder, candidate, label)
             if not path.is_file():
-                path = path_inside(folder, _match_letter_case(folder, given), label)
+                path = path_inside(folder, _match_letter_case(folder, candidate), label)
         except InputError as error:
             first_error = first_error or error
             continue
@@ -197,12 +197,12 @@ def find_file_inside(folder: Path, name: str, label: str) -> Path | None:
 
 def _match_letter_case(folder: Path, relative: str) -> str:
     """The relative path in the letter case of the existing files below `folder`."""
-    given = relative.replace("\\", "/").split("/")
+    components = relative.replace("\\", "/").split("/")
     parts: list[str] = []
-    for index, part in enumerate(given):
+    for index, part in enumerate(components):
         here = folder.joinpath(*parts)
         if not (here.resolve().is_relative_to(folder.resolve()) and here.is_dir()):
-            return "/".join([*parts, *given[index:]])
+            return "/".join([*parts, *components[index:]])
         matches = sorted(e.name for e in here.iterdir() if e.name.lower() == part.lower())
         parts.append(part if part in matches or not matches else matches[0])
     return "/".join(parts)

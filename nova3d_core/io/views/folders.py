@@ -23,11 +23,11 @@ SUPPORTED_FOLDERS = (
 )
 
 
-def load_frames(given: Path) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
+def load_frames(path: Path) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
     """Loads the frames of a folder of views.
 
     Args:
-        given: the folder, or a file in the format of a transforms.json.
+        path: the folder, or a file in the format of a transforms.json.
 
     Returns:
         The file to name in errors, the top-level keys, and the frames; both with the keys of a
@@ -37,48 +37,48 @@ def load_frames(given: Path) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
         InputError: the folder is missing, of an unknown layout, or invalid.
     """
     try:
-        return _load_frames(given)
+        return _load_frames(path)
     except OSError as error:  # no read permission somewhere below
         raise InputError(
-            f"folder {printable_name(given)} cannot be read: {error.strerror or 'reading failed'}."
+            f"folder {printable_name(path)} cannot be read: {error.strerror or 'reading failed'}."
         ) from error
 
 
-def _load_frames(given: Path) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
-    if given.suffix.lower() == ".r3d":
-        raise _export_error(given, "record3d")
-    if given.is_file():
-        return given, *read_frames(given)
-    if not given.is_dir():
+def _load_frames(path: Path) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
+    if path.suffix.lower() == ".r3d":
+        raise _export_error(path, "record3d")
+    if path.is_file():
+        return path, *read_frames(path)
+    if not path.is_dir():
         raise InputError(
-            f"folder {printable_name(given)} does not exist.",
+            f"folder {printable_name(path)} does not exist.",
             f"Choose a folder with {SUPPORTED_FOLDERS}.",
         )
-    entries = list(given.iterdir())
+    entries = list(path.iterdir())
     files = [entry.name for entry in entries if entry.is_file()]
     layout = detect_layout([entry.name for entry in entries if entry.is_dir()], files)
     if layout == "transforms":
-        return given / TRANSFORMS, *read_frames(given / TRANSFORMS)
+        return path / TRANSFORMS, *read_frames(path / TRANSFORMS)
     if layout == "colmap":
-        return read_colmap_frames(given)
+        return read_colmap_frames(path)
     if layout == "wonder3d":
-        return read_wonder3d_frames(given, files)
+        return read_wonder3d_frames(path, files)
     if layout is not None:
-        raise _export_error(given, layout)
+        raise _export_error(path, layout)
     others = sorted(name for name in files if name.startswith("transforms") and ".json" in name)
     raise InputError(
-        f"folder {printable_name(given)} has no {TRANSFORMS}.",
+        f"folder {printable_name(path)} has no {TRANSFORMS}.",
         f"It has {printable_name(', '.join(others))}: pass the path of that file."
         if others
         else f"A folder of views contains {SUPPORTED_FOLDERS}.",
     )
 
 
-def _export_error(given: Path, layout: str) -> InputError:
+def _export_error(path: Path, layout: str) -> InputError:
     """The error for an export that nerfstudio can convert."""
     program, command = CONVERTIBLE_EXPORTS[layout]
     return InputError(
-        f"{printable_name(given)} is an export of {program}, which has no {TRANSFORMS}.",
+        f"{printable_name(path)} is an export of {program}, which has no {TRANSFORMS}.",
         f"Convert it with nerfstudio: ns-process-data {command} --data FOLDER --output-dir VIEWS "
         "(unpack a .zip or .r3d first).",
     )

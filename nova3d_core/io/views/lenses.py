@@ -180,11 +180,11 @@ def _quote_short(value: Any) -> str:
 
 def _camera_model(frame: ViewFrame) -> str:
     """The upper-case name of the camera model."""
-    given = frame.value("camera_model")
-    model = "OPENCV" if given is None else str(given).upper()
+    value = frame.value("camera_model")
+    model = "OPENCV" if value is None else str(value).upper()
     if model not in CAMERA_MODELS:
         raise InputError(
-            f"{frame.where}: camera_model is {_quote_short(given)}, expected one of "
+            f"{frame.where}: camera_model is {_quote_short(value)}, expected one of "
             f"{', '.join(CAMERA_MODELS)}.",
             "Undistort the images of other lenses first.",
         )

@@ -142,18 +142,18 @@ def finite_number(value: Any, label: str) -> float:
     return number
 
 
-def resolve_image_path(root: Path, given: Any, label: str) -> Path:
+def resolve_image_path(root: Path, relative_path: Any, label: str) -> Path:
     """Resolves the path of an image in a transforms.json; it must exist below `root`.
 
     Args:
         root: the folder of the transforms.json.
-        given: a path relative to `root`, with or without suffix; \\ counts as /.
+        relative_path: a path relative to `root`, with or without suffix; \\ counts as /.
         label: names the key in errors.
 
     Raises:
         InputError: the path is absolute, leaves the folder (.. or a link), or does not exist.
     """
-    path = path_inside(root, given, label, ("", *IMAGE_SUFFIXES))
+    path = path_inside(root, relative_path, label, ("", *IMAGE_SUFFIXES))
     if not path.is_file():
         raise InputError(
             f"{label}: image {printable_name(path, 160)} does not exist.",

@@ -202,9 +202,7 @@ def _world_up(path: Path, shared: dict[str, Any], poses: Tensor) -> UpAxis:
         logger.info("%s: world up is %s, as declared by the file", path, declared)
         return declared
     up = poses[:, :3, 1].mean(dim=0)  # OpenGL cameras have +y up
-    axes = torch.tensor([Y_UP_ROTATIONS[axis] for axis in UP_AXES], dtype=up.dtype)[
-        :, 1
-    ]  # (6, 3)
+    axes = torch.tensor([Y_UP_ROTATIONS[axis] for axis in UP_AXES], dtype=up.dtype)[:, 1]  # (6, 3)
     cosines = axes @ up
     best, second = cosines.topk(2).values.tolist()
     guess: UpAxis = UP_AXES[int(cosines.argmax())]

@@ -222,11 +222,11 @@ class ObjStatements:
     def _colours(self, vertex_count: int) -> np.ndarray | None:
         """(N, 3) sRGB vertex colours in 0..1; None if no vertex has one."""
         colours = _concatenate(self.rows["colour"], 3)
-        given = ~np.isnan(colours).all(axis=1)
-        if given.any():
-            unit_range = colours_to_unit_range(colours[given])
+        has_colour = ~np.isnan(colours).all(axis=1)
+        if has_colour.any():
+            unit_range = colours_to_unit_range(colours[has_colour])
             colours = np.ones_like(colours)
-            colours[given] = unit_range
+            colours[has_colour] = unit_range
             return colours
         if not self.zbrush_colours:
             return None

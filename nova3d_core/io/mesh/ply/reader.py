@@ -145,14 +145,14 @@ def _index_list(columns: Columns, element: str) -> PlyList:
 
 def _corner_uv(face: Columns, counts: np.ndarray, dropped: dict[str, None]) -> np.ndarray | None:
     """(C, 2) texture coordinates of the corners, NaN for faces without; None if no face has any."""
-    given = face.get("texcoord")
-    if not isinstance(given, PlyList) or not given.counts.any():
+    texcoord = face.get("texcoord")
+    if not isinstance(texcoord, PlyList) or not texcoord.counts.any():
         return None
-    fits = given.counts == 2 * counts
-    if not fits.all() and (given.counts[~fits] > 0).any():
+    fits = texcoord.counts == 2 * counts
+    if not fits.all() and (texcoord.counts[~fits] > 0).any():
         dropped["texture coordinates that do not match their faces are ignored"] = None
     uv = np.full((int(counts.sum()), 2), np.nan)
-    values = given.values[np.repeat(fits, given.counts)]
+    values = texcoord.values[np.repeat(fits, texcoord.counts)]
     uv[np.repeat(fits, counts)] = values.reshape(-1, 2)
     return uv
 
