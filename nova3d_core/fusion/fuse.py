@@ -23,7 +23,7 @@ from .config import LevelConfig, SdfFusionConfig
 from .conflict import ConflictModel
 from .device import fusion_device, memory_budget_gib
 from .fields.base import Field
-from .fields.grid.state import bounds_of
+from .fields.grid.state import inside_bounds
 from .finalize import extract_fused_surface, silhouette_iou
 from .hull.visual_hull import carve_hull, check_carvable
 from .losses import RayLoss, Targets, ray_loss
@@ -116,7 +116,7 @@ def initial_pose_error(views: Views, hull: SdfGrid) -> float:
 
 def initial_sdf(hull: SdfGrid, config: SdfFusionConfig, pose_error: float = 1.0) -> SdfGrid:
     """Initial signed distances: the dilated hull, or a sphere that encloses it."""
-    low, high = bounds_of(hull)
+    low, high = inside_bounds(hull)
     longest = float((high - low).max())
     if config.init == "hull":
         dilated = hull.values - _INFLATION * longest * pose_error
@@ -135,7 +135,7 @@ class _FusionState:
 
     def __init__(self, views: Views, init: SdfGrid, config: SdfFusionConfig, device: torch.device):
         self.config, self.device = config, device
-        low, high = bounds_of(init)
+        low, high = inside_bounds(init)
         cameras = views.cameras.to(device)
         rays = ray_dataset(views, _MARGIN_PX, config.use_normals)
         self.input_rays: RayDataset = rays.to(device)

@@ -8,8 +8,8 @@ import torch
 
 from ..compute.host_memory import available_bytes, check_memory
 from ..fusion.device import CPU, CPU_MEMORY_GIB, memory_budget_gib
-from ..fusion.fields.grid.field import GRID_SHARE
-from ..fusion.fields.grid.state import PAD_CELLS, bytes_a_voxel
+from ..fusion.fields.grid.field import GRID_MEMORY_FRACTION
+from ..fusion.fields.grid.state import PAD_CELLS, bytes_per_voxel
 from ..fusion.working_size import object_extents_px, reduction_factor
 from ..views import Views
 from .config import FuseConfig
@@ -102,4 +102,4 @@ def _grid_bytes(views: Views, config: FuseConfig, device: torch.device | str) ->
     budget_gib = memory_budget_gib(sdf.memory_gib, CPU)
     if torch.device(device).type != "cpu":
         budget_gib = min(budget_gib, CPU_MEMORY_GIB)
-    return min(float(sides.prod()) * bytes_a_voxel(CPU), budget_gib * 2**30 * GRID_SHARE)
+    return min(float(sides.prod()) * bytes_per_voxel(CPU), budget_gib * 2**30 * GRID_MEMORY_FRACTION)

@@ -1,10 +1,10 @@
-"""Counts kernel launches, synchronisations and uploads of the stages' steps on the pretend device.
+"""Counts kernel launches, synchronisations and uploads per step of each stage, on a pretend device.
 
     python -m tests.devices.counts [NAME...]
 
-writes one line of JSON: name -> launches, syncs, uploads, each a mean per call, and the lines where
-the syncs are. Run it as a process of its own; `benchmarks/launches.py` makes the table of it. It
-uses little of the core, so that it also counts older commits (first on the import path).
+prints one line of JSON: name -> launches, syncs and uploads, as means per call, and the source
+lines of the syncs. It needs its own process; `benchmarks/launches.py` makes a table of it. It uses
+little of the core, so that it can also count older commits (first on the import path).
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from .pretend_device import LEDGER, counted, install, install_warp
 
 DEVICE = install()
 VIEWS = Path("nova3d_core") / "assets" / "knight" / "views"
-"""Sixteen views of 256 pixels, in the checkout that is counted."""
-LINES = 4
-"""Source lines that are named for each count."""
+"""16 views of 256 px, in the checkout that is counted."""
+MAX_LINES = 4
+"""Source lines listed per step."""
 
-COUNTS: dict[str, Callable[[], None]] = {}
-_found: dict[str, list[dict[str, int]]] = {}
+WORKLOADS: dict[str, Callable[[], None]] = {}
+_counts: dict[str, list[dict[str, int]]] = {}
 _lines: dict[str, Counter[str]] = {}
 
 
-def counts(function: Callable[[], None]) -> Callable[[], None]:
-    """Registers a workload by its name."""
-    COUNTS[function.__name__] = function
+def workload(function: Callable[[], None]) -> Callable[[], None]:
+    """Registers a workload under its name."""
+    WORKLOADS[function.__name__] = function
     return function
 
 
 @contextmanager
-def booked(name: str) -> Iterator[None]:
-    """Books what the `with` block asks of the device as one call of a name."""
+def recorded(name: str) -> Iterator[None]:
+    """Records the device operations of the `with` block as one call of `name`."""
     before = LEDGER.syncs.copy()
-    with counted() as found:
+    with counted() as counts:
         yield
-    _found.setdefault(name, []).append(found)
+    _counts.setdefault(name, []).append(counts)
     _lines.setdefault(name, Counter()).update(LEDGER.syncs - before)
 
 
-def book_calls(owner: Any, function: str, name: str) -> None:
-    """Replaces a function by one whose calls are booked."""
-    plain = getattr(owner, function)
+def record_calls(owner: Any, function: str, name: str) -> None:
+    """Replaces a function by one whose calls are recorded."""
+    original = getattr(owner, function)
 
-    def recorded(*args: Any, **kwargs: Any) -> Any:
-        with booked(name):
-            return plain(*args, **kwargs)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with recorded(name):
+            return original(*args, **kwargs)
 
-    setattr(owner, function, recorded)
+    setattr(owner, function, wrapper)
 
 
 def _views():
@@ -72,79 +72,79 @@ def _fuse(config: Any) -> None:
     fuse_sdf(_views(), config, device=DEVICE)
 
 
-@counts
+@workload
 def fusion() -> None:
-    """The grid field in warp, gradient steps on poses, then alignment."""
+    """The grid field in warp: gradient steps on poses, then registration."""
     from nova3d_core.fusion import fuse as optimise
     from nova3d_core.fusion.config import LevelConfig, SdfFusionConfig
     from nova3d_core.fusion.fields.grid.field import DenseGrid
     from nova3d_core.fusion.poses.registration import PoseRegistration
 
     install_warp()
-    book_calls(optimise, "_step", "fusion step")
-    book_calls(optimise, "_register_poses", "registration step")
-    book_calls(optimise, "_check_finite", "check for NaN (every 10 steps)")
-    book_calls(PoseRegistration, "__init__", "registration setup (once per level)")
-    book_calls(DenseGrid, "redistance", "redistancing (every 25 steps)")
-    plain = SdfFusionConfig(check_inputs=False)
+    record_calls(optimise, "_step", "fusion step")
+    record_calls(optimise, "_register_poses", "registration step")
+    record_calls(optimise, "_check_finite", "check for NaN (every 10 steps)")
+    record_calls(PoseRegistration, "__init__", "registration setup (once per level)")
+    record_calls(DenseGrid, "redistance", "redistancing (every 25 steps)")
+    config = SdfFusionConfig(check_inputs=False)
     levels = (
         LevelConfig(32, 10, 0.04, pose_lr=4e-3),
         LevelConfig(64, 40, 0.04, pose_lr=4e-3),
         LevelConfig(64, 12, 0.04, register_every=4, register_stride=2),
     )
-    conflict = replace(plain.conflict, start_fraction=0.0)
-    poses = replace(plain.poses, warmup_fraction=0.0)
-    _fuse(replace(plain, levels=levels, conflict=conflict, poses=poses))
+    conflict = replace(config.conflict, start_fraction=0.0)
+    poses = replace(config.poses, warmup_fraction=0.0)
+    _fuse(replace(config, levels=levels, conflict=conflict, poses=poses))
 
 
-@counts
+@workload
 def fusion_in_torch() -> None:
-    """The grid field's torch twin; rays as many as the presets take at least."""
+    """The torch implementation of the grid field, with the presets' minimum number of rays."""
     from nova3d_core.fusion import fuse as optimise
     from nova3d_core.fusion.config import LevelConfig, SdfFusionConfig
     from nova3d_core.fusion.fields.grid import warp_support
 
     warp_support.can_run_on = lambda device: False
-    book_calls(optimise, "_step", "fusion step, torch implementation")
-    plain = SdfFusionConfig(check_inputs=False)
-    conflict = replace(plain.conflict, start_fraction=0.0)
-    _fuse(replace(plain, levels=(LevelConfig(64, 3, 0.01),), conflict=conflict))
+    record_calls(optimise, "_step", "fusion step, torch implementation")
+    config = SdfFusionConfig(check_inputs=False)
+    conflict = replace(config.conflict, start_fraction=0.0)
+    _fuse(replace(config, levels=(LevelConfig(64, 3, 0.01),), conflict=conflict))
 
 
-@counts
+@workload
 def fusion_hashgrid() -> None:
-    """The hash grid in torch, with the tables of a GPU."""
+    """The hash grid in torch, with the table sizes of a GPU."""
     from nova3d_core.fusion import fuse as optimise
     from nova3d_core.fusion.config import LevelConfig, SdfFusionConfig
     from nova3d_core.fusion.fields.hashgrid import field as hashgrid
     from nova3d_core.fusion.fields.hashgrid.encoding import HashEncoding
 
-    def encoding(device: torch.device, finest: int = 256) -> HashEncoding:
-        return HashEncoding(levels=10, log2_table=19, finest=finest).to(device)
+    def encoding(device: torch.device, max_res: int = 256) -> HashEncoding:
+        return HashEncoding(num_levels=10, log2_hashmap_size=19, max_res=max_res).to(device)
 
     hashgrid.make_encoding = encoding
-    book_calls(optimise, "_step", "fusion step, hash grid")
-    plain = SdfFusionConfig(field="hashgrid", check_inputs=False)
+    record_calls(optimise, "_step", "fusion step, hash grid")
+    config = SdfFusionConfig(field="hashgrid", check_inputs=False)
     levels = (LevelConfig(64, 6, 0.004, pose_lr=4e-3),)
-    conflict = replace(plain.conflict, start_fraction=0.0)
-    poses = replace(plain.poses, warmup_fraction=0.0)
-    plain = replace(plain, min_rays=2000, ray_chunk_size=8000)
-    _fuse(replace(plain, levels=levels, conflict=conflict, poses=poses))
+    conflict = replace(config.conflict, start_fraction=0.0)
+    poses = replace(config.poses, warmup_fraction=0.0)
+    config = replace(config, min_rays=2000, ray_chunk_size=8000)
+    _fuse(replace(config, levels=levels, conflict=conflict, poses=poses))
 
 
-@counts
+@workload
 def cameras() -> None:
-    """A `Cameras` of sixteen views made on the device."""
+    """`Cameras` of 16 views created on the device."""
     from nova3d_core.cameras.cameras import orbit_cameras
 
-    given = orbit_cameras()
-    with booked("new Cameras"):
-        given.to(DEVICE)
+    orbit = orbit_cameras()
+    with recorded("new Cameras"):
+        orbit.to(DEVICE)
 
 
-@counts
+@workload
 def sampling() -> None:
-    """Denoising steps of each kind of network, small, in float32 and float16."""
+    """Denoising steps of a small network of each kind, in float32 and float16."""
     from nova3d_core.cameras.orbits import ORBIT_PRESETS, OrbitConfig
     from nova3d_core.cameras.rigs import RigConfig
     from nova3d_core.diffusion.model import UNET, OneDevice
@@ -165,34 +165,35 @@ def sampling() -> None:
             def report(event: Any, name: str = name, last: dict[str, Any] = last) -> None:
                 if event.stage != SAMPLING:
                     return
-                if event.step > 1:  # the first step also makes what all share
+                if event.step > 1:  # the first step also creates shared tensors
                     now = LEDGER.totals()
-                    found = {key: now[key] - last["totals"][key] for key in now}
-                    _found.setdefault(name, []).append(found)
+                    counts = {key: now[key] - last["totals"][key] for key in now}
+                    _counts.setdefault(name, []).append(counts)
                     _lines.setdefault(name, Counter()).update(LEDGER.syncs - last["syncs"])
                 last.update(totals=LEDGER.totals(), syncs=LEDGER.syncs.copy())
 
             placement = OneDevice(model, DEVICE, dtype)
-            given = image_and_mask()
+            inputs = image_and_mask()
             config = SampleConfig(steps=3)
-            sample(model, *given, config, placement=placement, progress=Progress(report))
+            sample(model, *inputs, config, placement=placement, progress=Progress(report))
 
 
 def summary() -> dict[str, dict[str, Any]]:
-    """Means over the calls, and the lines that wait most often."""
+    """Means over the calls, and the source lines with most synchronisations."""
     table = {}
-    for name, calls in _found.items():
+    for name, calls in _counts.items():
         means = {key: sum(call[key] for call in calls) / len(calls) for key in calls[0]}
         lines = {
-            line: round(count / len(calls), 2) for line, count in _lines[name].most_common(LINES)
+            line: round(count / len(calls), 2)
+            for line, count in _lines[name].most_common(MAX_LINES)
         }
         table[name] = {"calls": len(calls), **means, "sync_lines": lines}
     return table
 
 
 def main(names: list[str]) -> None:
-    for name in names or COUNTS:
-        COUNTS[name]()
+    for name in names or WORKLOADS:
+        WORKLOADS[name]()
     sys.stdout.write(json.dumps(summary()) + "\n")
 
 

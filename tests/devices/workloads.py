@@ -1,10 +1,10 @@
-"""What the core does on a GPU, run on the pretend device and compared with the CPU.
+"""GPU workloads of the core, run on the pretend device and compared with the CPU.
 
     python -m tests.devices.workloads NAME
 
-writes one line of JSON: for each case the largest difference from the CPU's result (`differs`),
-tensors of the device left in the result (`left`), and random numbers drawn on the device without a
-generator (`unseeded`). Mixed devices and wrong generators raise. Run it as a process of its own.
+prints one line of JSON: for each case the difference from the CPU result (`difference`), device
+tensors left in the result (`left`), and random operations on the device without a generator
+(`unseeded`). Mixed devices and wrong generators raise. It needs its own process.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def workload(function: Callable) -> Callable:
-    """Registers a workload by its name."""
+    """Registers a workload under its name."""
     WORKLOADS[function.__name__] = function
     return function
 
 
-def judged(result: Any, differs: float) -> dict[str, Any]:
-    """One case's figures."""
+def summarise(result: Any, difference: float) -> dict[str, Any]:
+    """Measurements of one case."""
     unseeded = dict(LEDGER.unseeded)
     LEDGER.unseeded.clear()
-    return {"differs": differs, "left": left_on_device(result), "unseeded": unseeded}
+    return {"difference": difference, "left": left_on_device(result), "unseeded": unseeded}
 
 
 # Fusion
 
 
 def small_views(normal_frame: str = "front_view"):
-    """Eight views of 48 pixels of a coloured ellipsoid with a bump."""
+    """Eight views of 48 px of a coloured, bumpy ellipsoid."""
     import trimesh
 
     from nova3d_core.cameras.cameras import orbit_cameras
@@ -55,21 +55,21 @@ def small_views(normal_frame: str = "front_view"):
     from nova3d_core.rendering.views import render_views
 
     ball = trimesh.creation.icosphere(subdivisions=3, radius=1.0)
-    place = torch.tensor(ball.vertices, dtype=torch.float32)
-    radius = 0.36 + 0.06 * (5 * place[:, 0] + 1).sin() * (4 * place[:, 1]).cos()
-    vertices = place * radius[:, None] * torch.tensor([1.15, 1.0, 0.8])
-    colours = 0.5 + 0.45 * (9 * place + torch.tensor([0.0, 1.0, 2.0])).sin()
+    points = torch.tensor(ball.vertices, dtype=torch.float32)
+    radius = 0.36 + 0.06 * (5 * points[:, 0] + 1).sin() * (4 * points[:, 1]).cos()
+    vertices = points * radius[:, None] * torch.tensor([1.15, 1.0, 0.8])
+    colours = 0.5 + 0.45 * (9 * points + torch.tensor([0.0, 1.0, 2.0])).sin()
     mesh = Mesh(vertices, torch.tensor(ball.faces, dtype=torch.int64), vertex_colours=colours)
     views = render_views(mesh, orbit_cameras(RigConfig(count=8, width_px=48, height_px=48))).views
     if normal_frame != "camera":
         return views
     world = views.with_world_normals()
-    turned = torch.einsum("vij,vhwj->vhwi", views.cameras.rotation, world.normals)
-    return replace(views, normals=turned, normal_frame="camera")
+    camera_normals = torch.einsum("vij,vhwj->vhwi", views.cameras.rotation, world.normals)
+    return replace(views, normals=camera_normals, normal_frame="camera")
 
 
 def small_fusion(**changes: Any):
-    """Three short levels: gradients on poses, then alignment with soft masks."""
+    """Settings with three short levels: gradient steps on poses, then registration with soft masks."""
     from nova3d_core.fusion.config import ConflictConfig, HullConfig, LevelConfig, SdfFusionConfig
 
     levels = (
@@ -79,18 +79,18 @@ def small_fusion(**changes: Any):
             24, 4, 0.5, register_every=2, register_stride=2, soft_masks=True, mask_weight=5.0
         ),
     )
-    plain = SdfFusionConfig(
+    config = SdfFusionConfig(
         levels=levels,
         hull=HullConfig(resolution=32),
         min_rays=256,
         check_inputs=False,
         conflict=ConflictConfig(start_fraction=0.2),
     )
-    return replace(plain, **changes)
+    return replace(config, **changes)
 
 
-def compared_fusion(config: Any, views: Any = None) -> dict[str, Any]:
-    """A fusion on the device against one on the CPU; `differs` is in cells."""
+def compare_fusion(config: Any, views: Any = None) -> dict[str, Any]:
+    """A fusion on the device against one on the CPU; `difference` is in cells."""
     from nova3d_core.fusion import fuse as optimise
     from nova3d_core.fusion import preview
     from nova3d_core.progress import Progress
@@ -100,22 +100,22 @@ def compared_fusion(config: Any, views: Any = None) -> dict[str, Any]:
     optimise.PreviewClock = lambda: preview.PreviewClock(0.0)
     previews = []
     show = Progress(lambda event: previews.append(event.preview()) if event.preview else None)
-    plain = optimise.fuse_sdf(views, config)
-    found = optimise.fuse_sdf(views, config, show, device=DEVICE)
+    expected = optimise.fuse_sdf(views, config)
+    actual = optimise.fuse_sdf(views, config, show, device=DEVICE)
     assert len(previews) == config.total_steps
-    # boxes may differ by a cell, so both are asked at the same places near the surface
-    places = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
-    one, other = plain.sdf(places), found.sdf(places)
-    near = one.abs() < 2.0 * plain.grid.spacing
+    # bounding boxes may differ by a cell, so both are compared at the same points near the surface
+    points = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    distances, other = expected.sdf(points), actual.sdf(points)
+    near = distances.abs() < 2.0 * expected.grid.spacing
     assert int(near.sum()) > 500
-    gap = (one - other)[near].abs()
-    return judged([found, previews], float(gap.mean()) / plain.grid.spacing)
+    error = (distances - other)[near].abs()
+    return summarise([actual, previews], float(error.mean()) / expected.grid.spacing)
 
 
 @workload
 def fusion_grid() -> dict[str, dict[str, Any]]:
     install_warp_for_device()
-    cases = {"model": compared_fusion(small_fusion())}
+    cases = {"model": compare_fusion(small_fusion())}
     assert LEDGER.kernels["render_backward"] >= 37
     return cases
 
@@ -129,19 +129,19 @@ def fusion_modes() -> dict[str, dict[str, Any]]:
     off = small_fusion(conflict=ConflictConfig(mode="off", match_exposure=False))
     losses = small_fusion(losses=LossConfig(outlier_fraction=0.1, sparse=0.05), ray_chunk_size=500)
     return {
-        "robust, camera-frame normals": compared_fusion(robust, small_views("camera")),
-        "off": compared_fusion(off),
-        "dropped and sparse, in parts": compared_fusion(losses),
+        "robust, camera-frame normals": compare_fusion(robust, small_views("camera")),
+        "off": compare_fusion(off),
+        "outliers and sparsity, in chunks": compare_fusion(losses),
     }
 
 
 @workload
-def fusion_twin() -> dict[str, dict[str, Any]]:
+def fusion_torch() -> dict[str, dict[str, Any]]:
     from nova3d_core.fusion.fields.grid import warp_support
 
     warp_support.can_run_on = lambda device: False
     levels = tuple(replace(level, steps=2, ray_fraction=0.05) for level in small_fusion().levels)
-    return {"model": compared_fusion(small_fusion(levels=levels, min_rays=64))}
+    return {"model": compare_fusion(small_fusion(levels=levels, min_rays=64))}
 
 
 @workload
@@ -149,8 +149,9 @@ def fusion_hashgrid() -> dict[str, dict[str, Any]]:
     from nova3d_core.fusion.fields.hashgrid import field as hashgrid
     from nova3d_core.fusion.fields.hashgrid.encoding import HashEncoding
 
-    def encoding(device: torch.device, finest: int = 256) -> HashEncoding:
-        return HashEncoding(levels=10, log2_table=12, finest=finest).to(device)  # as on CUDA
+    def encoding(device: torch.device, max_res: int = 256) -> HashEncoding:
+        # as on CUDA
+        return HashEncoding(num_levels=10, log2_hashmap_size=12, max_res=max_res).to(device)
 
     hashgrid.make_encoding = encoding
     levels = tuple(
@@ -158,32 +159,32 @@ def fusion_hashgrid() -> dict[str, dict[str, Any]]:
         for level in small_fusion().levels
     )
     config = small_fusion(field="hashgrid", levels=levels, min_rays=64, ray_chunk_size=256)
-    return {"model": compared_fusion(config)}
+    return {"model": compare_fusion(config)}
 
 
 def install_warp_for_device() -> None:
-    """warp's kernels for the device; fusions on the CPU go on as they did."""
+    """warp kernels for the device; fusions on the CPU are unchanged."""
     from nova3d_core.compute import warp_backend as launch
     from nova3d_core.fusion.fields.grid import warp_impl as grid_warp
     from nova3d_core.fusion.fields.grid import warp_support
 
-    plain = launch.warp, launch.as_warp
+    original = launch.warp, launch.as_warp
     install_warp()
     pretend = launch.warp, launch.as_warp
 
-    def routed(device: torch.device) -> bool:
-        launch.warp, launch.as_warp = plain if device.type == "cpu" else pretend
+    def can_run_on(device: torch.device) -> bool:
+        launch.warp, launch.as_warp = original if device.type == "cpu" else pretend
         grid_warp.as_warp = launch.as_warp
         return True
 
-    warp_support.can_run_on = routed
+    warp_support.can_run_on = can_run_on
 
 
 # Models
 
 
-def compared_sample(model: Any, dtype: torch.dtype, steps: int = 2) -> dict[str, Any]:
-    """A sample on the device against one on the CPU, both in `dtype`; `differs` in 0..1."""
+def compare_sample(model: Any, dtype: torch.dtype, steps: int = 2) -> dict[str, Any]:
+    """A sample on the device against one on the CPU, both in `dtype`; `difference` is in 0..1."""
     from nova3d_core.diffusion.model import CODEC, IMAGE_ENCODER, UNET, OneDevice
     from nova3d_core.diffusion.sampling.config import SampleConfig
     from nova3d_core.diffusion.sampling.pipeline import sample
@@ -198,15 +199,15 @@ def compared_sample(model: Any, dtype: torch.dtype, steps: int = 2) -> dict[str,
     show = Progress(lambda event: previews.append(event.preview()) if event.preview else None)
     for device in (CPU, DEVICE):
         placement = OneDevice(model, device, dtype)
-        given = image_and_mask()
-        results.append(sample(model, *given, config, placement=placement, progress=show))
-    plain, found = (result.images for result in results)
-    assert found.dtype == torch.float32 and len(previews) >= 2
-    return judged([results[1], previews], float((found - plain).abs().mean()))
+        inputs = image_and_mask()
+        results.append(sample(model, *inputs, config, placement=placement, progress=show))
+    expected, actual = (result.images for result in results)
+    assert actual.dtype == torch.float32 and len(previews) >= 2
+    return summarise([results[1], previews], float((actual - expected).abs().mean()))
 
 
-def sampling_of(name: str) -> Callable[[], dict[str, dict[str, Any]]]:
-    """Samples of a small model of a family in each dtype."""
+def sampling_workload(name: str) -> Callable[[], dict[str, dict[str, Any]]]:
+    """Workload: samples of a small model of a family in each dtype."""
 
     def run() -> dict[str, dict[str, Any]]:
         from nova3d_core.cameras.orbits import ORBIT_PRESETS, OrbitConfig
@@ -215,18 +216,18 @@ def sampling_of(name: str) -> Callable[[], dict[str, dict[str, Any]]]:
         from ..diffusion.models import small_model
 
         ORBIT_PRESETS["of 4"] = OrbitConfig(RigConfig(count=4))
-        return {str(dtype): compared_sample(small_model(name, views=4), dtype) for dtype in DTYPES}
+        return {str(dtype): compare_sample(small_model(name, views=4), dtype) for dtype in DTYPES}
 
     return run
 
 
 for family in ("nova3d", "nova3d-mini", "sv3d_u", "sv3d_p", "v3d"):
-    WORKLOADS[f"sampling_{family}"] = sampling_of(family)
+    WORKLOADS[f"sampling_{family}"] = sampling_workload(family)
 
 
 @workload
 def loading() -> dict[str, dict[str, Any]]:
-    """The built-in model from its file, onto the device and back."""
+    """Loads the built-in model, moves it to the device and back."""
     from nova3d_core.diffusion.model import PARTS, OneDevice
     from nova3d_core.weights.discovery.built_in import built_in_file
     from nova3d_core.weights.load import load_model
@@ -235,21 +236,21 @@ def loading() -> dict[str, dict[str, Any]]:
     for dtype in DTYPES:
         model = load_model(built_in_file(), dtype=dtype)
         before = {part: state_of(model.part(part)) for part in PARTS}
-        kept = OneDevice(model, DEVICE, dtype, keep=True)
+        placement = OneDevice(model, DEVICE, dtype, keep=True)
         for part in PARTS:
-            kept.load_to_device(part, 0)
+            placement.load_to_device(part, 0)
             assert all(value.device == DEVICE for value in model.part(part).parameters())
         for part in PARTS:
             model.part(part).to("cpu")
         for part in PARTS:
             for name, value in state_of(model.part(part)).items():
                 assert torch.equal(value, before[part][name]), (part, name)
-        cases[str(dtype)] = judged([model.part(part) for part in PARTS], 0.0)
+        cases[str(dtype)] = summarise([model.part(part) for part in PARTS], 0.0)
     return cases
 
 
 def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of a module's weights."""
+    """Copies of the weights of a module, on the CPU."""
     return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
 
@@ -258,25 +259,25 @@ def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @workload
 def training() -> dict[str, dict[str, Any]]:
-    """A step of a small network: loss, backward, clipping, optimiser, average, validation."""
+    """A training step of a small network: loss, backward, clipping, optimiser, EMA, validation."""
     from ..training.parts import SMALL, of
 
     return {
-        "float32": compared_step(SMALL),
-        "bfloat16": compared_step(of(SMALL, precision="bfloat16")),
-        "muon": compared_step(of(SMALL, optimiser__name="muon")),
+        "float32": compare_step(SMALL),
+        "bfloat16": compare_step(of(SMALL, precision="bfloat16")),
+        "muon": compare_step(of(SMALL, optimiser__name="muon")),
     }
 
 
-def compared_step(config: Any) -> dict[str, Any]:
+def compare_step(config: Any) -> dict[str, Any]:
     """Weights after a step on the device against those on the CPU."""
-    plain, found = (trained(config, device) for device in (CPU, DEVICE))
-    gaps = [float((found[0][name] - value).abs().max()) for name, value in plain[0].items()]
-    return judged(found[1], max(gaps))
+    expected, actual = (train_step(config, device) for device in (CPU, DEVICE))
+    errors = [float((actual[0][name] - value).abs().max()) for name, value in expected[0].items()]
+    return summarise(actual[1], max(errors))
 
 
-def trained(config: Any, device: torch.device) -> tuple[dict[str, torch.Tensor], Any]:
-    """Weights and their average after a step on a device, and what validation found there."""
+def train_step(config: Any, device: torch.device) -> tuple[dict[str, torch.Tensor], Any]:
+    """Weights and EMA weights after a step on a device, and the result of a validation there."""
     from nova3d_core.diffusion.families import FAMILIES
     from nova3d_core.diffusion.model import OneDevice
     from nova3d_core.training.data.batches import collate_images
@@ -317,7 +318,7 @@ def trained(config: Any, device: torch.device) -> tuple[dict[str, torch.Tensor],
 
 
 class Patcher:
-    """As much of the host's ModelPatcher as a placement uses."""
+    """The part of the host's ModelPatcher that the nodes use."""
 
     def __init__(self, model: torch.nn.Module, load_device: Any, offload_device: Any):
         self.model, self.load_device, self.offload_device = model, load_device, offload_device
@@ -327,7 +328,7 @@ class Patcher:
 
 
 def host_modules(log: list[list[str]]) -> dict[str, types.ModuleType]:
-    """Stand-ins for the host's modules, whose GPU is the device."""
+    """Fakes of the host's modules, with the pretend device as GPU."""
     management = types.ModuleType("comfy.model_management")
     for name in ("get_torch_device", "vae_device", "text_encoder_device"):
         setattr(management, name, lambda: DEVICE)
@@ -341,17 +342,17 @@ def host_modules(log: list[list[str]]) -> dict[str, types.ModuleType]:
             patcher.model.to(patcher.load_device)
 
     management.load_models_gpu = load_models_gpu
-    patching = types.ModuleType("comfy.model_patcher")
-    patching.ModelPatcher = Patcher
+    patcher_module = types.ModuleType("comfy.model_patcher")
+    patcher_module.ModelPatcher = Patcher
     comfy = types.ModuleType("comfy")
-    comfy.model_management, comfy.model_patcher = management, patching
+    comfy.model_management, comfy.model_patcher = management, patcher_module
     modules = {"comfy": comfy, "comfy.model_management": management}
-    return {**modules, "comfy.model_patcher": patching}
+    return {**modules, "comfy.model_patcher": patcher_module}
 
 
 @workload
-def node_placement() -> dict[str, dict[str, Any]]:
-    """The nodes' placement brings each part to the host's device and samples there."""
+def node_model_management() -> dict[str, dict[str, Any]]:
+    """The nodes load each part to the host's device and sample there."""
     root = Path(__file__).resolve().parents[2]
     spec = importlib.util.spec_from_file_location(
         "pack", root / "__init__.py", submodule_search_locations=[str(root)]
@@ -360,7 +361,7 @@ def node_placement() -> dict[str, dict[str, Any]]:
     sys.modules.update(host_modules(log))
     sys.modules["pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["pack"])
-    placement = importlib.import_module("pack.nodes.model_management")
+    management = importlib.import_module("pack.nodes.model_management")
     pipeline = importlib.import_module("pack.nova3d_core.diffusion.sampling.pipeline")
     sampling_config = importlib.import_module("pack.nova3d_core.diffusion.sampling.config")
     model_module = importlib.import_module("pack.nova3d_core.diffusion.model")
@@ -370,21 +371,21 @@ def node_placement() -> dict[str, dict[str, Any]]:
     cases = {}
     for name, dtype in (("nova3d-mini", torch.float16), ("sv3d_u", torch.bfloat16)):
         model = small_model(name)
-        for part in placement.PARTS:
+        for part in management.PARTS:
             model.part(part).to(dtype)
-        hosted = placement.manage_model(model, dtype)
+        managed = management.manage_model(model, dtype)
         config = sampling_config.SampleConfig(seed=3, steps=1)
-        twin = copy.deepcopy(model)
-        on_cpu = model_module.OneDevice(twin, CPU, dtype)
-        plain = pipeline.sample(twin, *image_and_mask(), config, placement=on_cpu).images
+        cpu_model = copy.deepcopy(model)
+        on_cpu = model_module.OneDevice(cpu_model, CPU, dtype)
+        expected = pipeline.sample(cpu_model, *image_and_mask(), config, placement=on_cpu).images
         with torch.inference_mode():
-            found = pipeline.sample(
+            actual = pipeline.sample(
                 model,
                 *image_and_mask(),
                 config,
-                placement=placement.HostModelPlacement(hosted),
+                placement=management.HostModelPlacement(managed),
             )
-        cases[name] = judged(found, float((found.images - plain).abs().mean()))
+        cases[name] = summarise(actual, float((actual.images - expected).abs().mean()))
     assert {device for _, device in log} == {str(DEVICE)}
     return cases
 

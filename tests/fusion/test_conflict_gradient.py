@@ -37,7 +37,7 @@ def bilinear(logits, cameras, at):
     return torch.sigmoid(values[:, 0, 0, 0])
 
 
-def test_the_maps_derivative_is_autograds():
+def test_map_gradient_equals_autograd():
     cameras = orbit_cameras()
     model, at = ConflictModel(cameras, CONFIG), rays(cameras)
     random = torch.Generator().manual_seed(1)
@@ -59,7 +59,7 @@ def test_the_maps_derivative_is_autograds():
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
-def test_rays_are_read_once_a_step_and_anew_after_learning():
+def test_map_samples_are_cached_within_a_step():
     cameras = orbit_cameras()
     model, at = ConflictModel(cameras, CONFIG), rays(cameras)
     before = model._sample(at.view, at.pixel)

@@ -56,14 +56,14 @@ def area_under_curve(score, truth):
     return float((wrong > right).double().mean() + 0.5 * (wrong == right).double().mean())
 
 
-def test_off_is_no_conflict_anywhere(pixels):
+def test_mode_off_has_no_conflict(pixels):
     distances = torch.full((V, PX, PX), WRONG)
     model = taught(made(mode="off"), pixels, distances)
     assert model.maps().shape == (V, PX, PX) and (model.maps() == 0).all()
     assert (model.at(*pixels, distances.flatten(), 1.0) == 0).all()
 
 
-def test_robust_is_the_closed_form_of_eq_5(pixels):
+def test_mode_robust_is_the_closed_form_of_eq_5(pixels):
     distances = torch.rand(V, PX, PX, generator=torch.Generator().manual_seed(1))
     model = made(mode="robust")
     for done in (0.3, 0.6, 1.0):
@@ -74,7 +74,7 @@ def test_robust_is_the_closed_form_of_eq_5(pixels):
     assert torch.equal(model.maps(), free_conflict(distances, 0.2))
 
 
-def test_the_price_falls_by_a_constant_factor_once_conflict_may_grow():
+def test_lambda0_decays_exponentially_after_the_start_fraction():
     model = made(start_fraction=0.3, lambda0_start=1.0, lambda0_end=0.2)
     assert [model.lambda0(done) for done in (0.0, 0.2, 0.3)] == [1.0] * 3
     assert model.lambda0(1.0) == pytest.approx(0.2)
@@ -83,7 +83,7 @@ def test_the_price_falls_by_a_constant_factor_once_conflict_may_grow():
 
 
 @pytest.mark.parametrize("mode", ["model", "robust"])
-def test_nothing_is_excused_before_the_beginning(mode, pixels):
+def test_conflict_is_zero_before_the_start_fraction(mode, pixels):
     model = made(mode=mode, start_fraction=0.5)
     view, pixel = pixels
     distance = torch.full((len(view),), WRONG)
@@ -103,7 +103,7 @@ def one_culprit(pixels):
     return taught(made(), pixels, distances), where, distances
 
 
-def test_the_model_finds_the_patch_that_contradicts(one_culprit):
+def test_model_finds_the_contradicting_patch(one_culprit):
     model, where, _ = one_culprit
     maps = model.maps()
     assert maps.shape == (V, PX, PX) and maps.min() >= 0 and maps.max() <= 1
@@ -115,14 +115,14 @@ def test_the_model_finds_the_patch_that_contradicts(one_culprit):
     assert maps[2][~blob(2, side=28)[2]].mean() < 0.1
 
 
-def test_maps_are_what_the_rays_are_told(one_culprit, pixels):
+def test_maps_equal_the_conflict_of_rays(one_culprit, pixels):
     model, _, distances = one_culprit
     told = model.at(*pixels, distances.flatten(), 1.0).reshape(V, PX, PX)
     # at the border of an image the maps' interpolation may differ by a little
     torch.testing.assert_close(told, model.maps(), atol=1e-2, rtol=0)
 
 
-def test_a_small_pixel_grid_takes_the_places_of_images_that_are_not_square():
+def test_maps_of_non_square_images_align_with_pixels():
     cameras = orbit_cameras(RigConfig(count=2, width_px=80, height_px=40))
     model = ConflictModel(cameras, ConflictConfig())
     view, row, column = torch.ones(2, 40, 80).nonzero().unbind(dim=1)
@@ -136,7 +136,7 @@ def test_a_small_pixel_grid_takes_the_places_of_images_that_are_not_square():
     assert model.maps().shape == (2, 40, 80)
 
 
-def test_view_0_is_excused_no_more_than_its_cap(pixels):
+def test_view_0_stays_below_front_view_max(pixels):
     distances = torch.where(blob(0, 3), WRONG, CLEAN)
     model = taught(made(front_view_max=0.1, mean_budget=1.0), pixels, distances)
     told = model.at(*pixels, distances.flatten(), 1.0).reshape(V, PX, PX)
@@ -145,7 +145,7 @@ def test_view_0_is_excused_no_more_than_its_cap(pixels):
         assert maps[3].max() > 0.5
 
 
-def test_the_budget_keeps_a_view_from_being_excused_as_a_whole(pixels):
+def test_budget_limits_the_mean_conflict_of_a_view(pixels):
     distances = torch.full((V, PX, PX), CLEAN)
     distances[4] = WRONG
     tight, free = (taught(made(mean_budget=b), pixels, distances).maps() for b in (0.15, 1.0))
@@ -154,14 +154,14 @@ def test_the_budget_keeps_a_view_from_being_excused_as_a_whole(pixels):
     assert tight[1:4].mean() < 0.06
 
 
-def test_the_background_teaches_nothing(pixels):
+def test_background_does_not_change_the_maps(pixels):
     masks = torch.zeros(V, PX, PX)
     model = taught(made(), pixels, torch.full((V, PX, PX), WRONG), 20, masks)
     start = float(torch.sigmoid(torch.tensor(-4.0)))
     assert (model.maps()[1:] - start).abs().max() < 1e-6
 
 
-def test_conflict_hands_no_derivative_to_geometry_or_colour(one_culprit, pixels):
+def test_no_gradient_flows_through_conflict(one_culprit, pixels):
     model, _, _ = one_culprit
     view, pixel = pixels
     distance = torch.full((len(view),), 0.3)
@@ -182,7 +182,7 @@ def gain_data(count=6000, seed=0):
     return view, rendered, gains
 
 
-def test_exposures_come_back_and_view_0_keeps_its_own():
+def test_recovers_exposures_relative_to_view_0():
     view, rendered, gains = gain_data()
     model = made()
     for _ in range(40):
@@ -191,7 +191,7 @@ def test_exposures_come_back_and_view_0_keeps_its_own():
     assert ((model.gains / gains).log().abs() < 0.02).all()
 
 
-def test_what_conflicts_tells_nothing_of_exposure():
+def test_conflicting_pixels_do_not_affect_exposure():
     view, rendered, gains = gain_data()
     target, conflict = rendered * gains[view], torch.zeros(len(view))
     conflict[::3], target[::3] = 1.0, 0.0  # a third is painted over
@@ -201,7 +201,7 @@ def test_what_conflicts_tells_nothing_of_exposure():
     assert ((model.gains / gains).log().abs() < 0.02).all()
 
 
-def test_exposure_stays_where_it_is_switched_off_or_nothing_is_seen():
+def test_exposure_is_constant_when_disabled_or_black():
     view, rendered, gains = gain_data()
     off = made(match_exposure=False)
     off.match_exposure(view, rendered, rendered * gains[view], torch.zeros(len(view)))

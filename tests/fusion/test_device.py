@@ -23,7 +23,7 @@ from nova3d_core.fusion.device import choose_fusion_device, memory_budget_gib
 from nova3d_core.fusion.fields.grid import state as grid_state
 from nova3d_core.fusion.fields.grid import warp_support
 from nova3d_core.fusion.fields.grid.field import DenseGrid
-from nova3d_core.fusion.fields.grid.state import BYTES_A_VOXEL, bytes_a_voxel
+from nova3d_core.fusion.fields.grid.state import BYTES_PER_VOXEL, bytes_per_voxel
 from nova3d_core.fusion.fuse import fuse_sdf
 from nova3d_core.fusion.losses import LossConfig
 from nova3d_core.progress import Progress
@@ -68,7 +68,7 @@ def ball_grid(size=33, radius=0.4):
 
 
 @NO_CUDA
-def test_a_gpu_that_warp_cannot_use_leaves_the_grid_to_warp_on_the_cpu(untried):
+def test_grid_falls_back_to_warp_on_the_cpu(untried):
     pytest.importorskip("warp")
     device, reason = choose_fusion_device("cuda:0", "grid")
     assert device == CPU
@@ -76,26 +76,26 @@ def test_a_gpu_that_warp_cannot_use_leaves_the_grid_to_warp_on_the_cpu(untried):
     assert choose_fusion_device("cuda", "grid").device == CPU
 
 
-def test_amd_cards_are_named(untried, monkeypatch):
+def test_reason_names_amd_gpus(untried, monkeypatch):
     wp = pytest.importorskip("warp")
     monkeypatch.setattr(wp, "is_cuda_available", lambda: False)
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert choose_fusion_device(CARD, "grid") == (CPU, "warp does not support AMD GPUs.")
 
 
-def test_other_fields_and_devices_stay_where_they_were_asked_for(untried):
+def test_hash_grid_and_cpu_keep_the_requested_device(untried):
     assert choose_fusion_device(CARD, "hashgrid") == (CARD, "")
     assert choose_fusion_device("cpu", "hashgrid") == (CPU, "")
     assert choose_fusion_device("cpu", "grid") == (CPU, "")
 
 
-def test_on_a_mac_both_fields_run_on_the_cpu(untried):
+def test_both_fields_run_on_the_cpu_of_a_mac(untried):
     for field in ("grid", "hashgrid"):
         device, reason = choose_fusion_device("mps", field)
         assert device == CPU and reason
 
 
-def test_without_any_warp_the_twin_runs_where_it_was_asked_for(untried, monkeypatch):
+def test_without_warp_pytorch_runs_on_the_requested_device(untried, monkeypatch):
     def missing():
         raise MissingDependencyError("warp-lang", "the compiled grid field")
 
@@ -106,7 +106,7 @@ def test_without_any_warp_the_twin_runs_where_it_was_asked_for(untried, monkeypa
 @pytest.mark.parametrize(
     ("device", "how_slow"), [(CPU, ", 6 to 8 times slower"), (CARD, ", on a GPU far more than 10")]
 )
-def test_the_twin_is_never_silent(untried, monkeypatch, caplog, device, how_slow):
+def test_pytorch_fallback_warns(untried, monkeypatch, caplog, device, how_slow):
     def missing():
         raise MissingDependencyError("warp-lang", "the compiled grid field")
 
@@ -118,7 +118,7 @@ def test_the_twin_is_never_silent(untried, monkeypatch, caplog, device, how_slow
 
 
 @pytest.mark.parametrize("field", ["grid", "hashgrid"])
-def test_without_any_warp_the_cpu_stands_in_for_a_gpu_without_float64(untried, monkeypatch, field):
+def test_without_warp_gpus_without_float64_fall_back_to_the_cpu(untried, monkeypatch, field):
     def missing():
         raise MissingDependencyError("warp-lang", "the compiled grid field")
 
@@ -135,7 +135,7 @@ def test_without_any_warp_the_cpu_stands_in_for_a_gpu_without_float64(untried, m
 
 
 @NO_CUDA
-def test_the_fusion_itself_moves_to_the_cpu_and_says_so_once(views, caplog):
+def test_fusion_falls_back_to_the_cpu_with_one_warning(views, caplog):
     pytest.importorskip("warp")
     expected = fuse_sdf(views, TINY, device="cpu")
     assert "runs on the CPU" not in caplog.text
@@ -172,7 +172,7 @@ def old_card(untried, monkeypatch):
     )
 
 
-def test_a_card_that_the_compiler_refuses_leaves_the_grid_to_the_cpu(old_card, caplog):
+def test_unsupported_architecture_falls_back_to_the_cpu(old_card, caplog):
     context = pytest.importorskip("warp._src.context")
     if not hasattr(context, "_validate_cuda_device_arch"):
         pytest.skip("this warp checks architectures elsewhere")
@@ -184,7 +184,7 @@ def test_a_card_that_the_compiler_refuses_leaves_the_grid_to_the_cpu(old_card, c
     assert not warp_support.can_run_on(CARD) and warp_support.can_run_on(CPU)
 
 
-def test_a_cache_that_cannot_be_written_is_a_reason_like_any_other(untried, monkeypatch, views):
+def test_unwritable_kernel_cache_is_a_reason(untried, monkeypatch, views):
     wp = pytest.importorskip("warp")
 
     def load_module(module, **more):
@@ -195,7 +195,7 @@ def test_a_cache_that_cannot_be_written_is_a_reason_like_any_other(untried, monk
     assert DenseGrid(ball_grid())._steps.__name__.endswith("torch_impl")
 
 
-def test_warp_with_a_cache_that_cannot_be_written_still_fuses(tmp_path):
+def test_fuses_with_an_unwritable_kernel_cache(tmp_path):
     pytest.importorskip("warp")
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     script = """
@@ -227,7 +227,7 @@ print("error", float((grid.values - distance)[near].abs().max()))
     assert float(done.stdout.split()[-1]) < 0.02
 
 
-def test_memory_that_runs_out_while_kernels_load_is_no_verdict(untried, monkeypatch):
+def test_out_of_memory_while_loading_kernels_is_not_cached(untried, monkeypatch):
     wp = pytest.importorskip("warp")
     load = wp.load_module
 
@@ -243,7 +243,7 @@ def test_memory_that_runs_out_while_kernels_load_is_no_verdict(untried, monkeypa
 # B10: kernels compile with a progress line
 
 
-def test_compiling_is_reported_once_and_before_the_work(untried, views):
+def test_kernel_compilation_is_reported_once_and_first(untried, views):
     pytest.importorskip("warp")
     events = []
     for _ in range(2):
@@ -257,7 +257,7 @@ def test_compiling_is_reported_once_and_before_the_work(untried, views):
     assert [each.stage for each in events][:3] == [warp_backend.COMPILING] * 3
 
 
-def test_a_cancel_while_compiling_stops_there_and_is_no_verdict(untried):
+def test_cancelling_compilation_is_not_cached(untried):
     pytest.importorskip("warp")
     with pytest.raises(Cancelled):
         choose_fusion_device("cpu", "grid", Progress(is_cancelled=lambda: True))
@@ -267,7 +267,7 @@ def test_a_cancel_while_compiling_stops_there_and_is_no_verdict(untried):
 # B3: the stream
 
 
-def test_kernels_on_a_gpu_run_on_pytorchs_current_stream(monkeypatch):
+def test_gpu_kernels_run_on_the_current_stream_of_pytorch(monkeypatch):
     launched = []
     wp = SimpleNamespace(
         launch=lambda kernel, **given: launched.append(given),
@@ -290,7 +290,7 @@ def test_kernels_on_a_gpu_run_on_pytorchs_current_stream(monkeypatch):
 # B6: the memory budget
 
 
-def test_the_budget_follows_a_gpus_free_memory(monkeypatch):
+def test_memory_budget_follows_free_gpu_memory(monkeypatch):
     assert memory_budget_gib(0.0, CPU) == 3.0
     assert memory_budget_gib(1.5, CPU) == memory_budget_gib(1.5, CARD) == 1.5
     for free_gib, budget in ((20.0, 16.0), (2.0, 1.6), (0.1, 0.5)):
@@ -308,7 +308,7 @@ def cube(size=65):
     return replace(grid, values=values.reshape(size, size, size))
 
 
-def test_a_large_card_gets_all_cells_of_quality_for_a_cube(monkeypatch):
+def test_quality_fits_a_large_gpu_for_a_cube(monkeypatch):
     held = DenseGrid(cube(), memory_gib=memory_budget_gib(0.0, CPU), compiled=False)
     assert 190 < held._affordable(256) < 256
     monkeypatch.setattr(placement, "free_memory_bytes", lambda device: 20 * GIB)
@@ -320,7 +320,7 @@ def test_a_large_card_gets_all_cells_of_quality_for_a_cube(monkeypatch):
 
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["warp", "torch"])
-def test_one_pair_of_gradient_buffers_gives_what_two_give(compiled, monkeypatch):
+def test_one_pair_of_gradient_buffers_equals_two(compiled, monkeypatch):
     if compiled:
         pytest.importorskip("warp")
     assert [grid_state.gradient_buffers(device) for device in (CPU, CARD)] == [2, 1]
@@ -348,9 +348,9 @@ def test_one_pair_of_gradient_buffers_gives_what_two_give(compiled, monkeypatch)
     assert torch.equal(ends[0][0], ends[1][0]) and torch.equal(ends[0][1], ends[1][1])
 
 
-def test_a_voxel_on_a_gpu_costs_what_the_tensors_there_take(monkeypatch):
-    assert bytes_a_voxel(CPU) == BYTES_A_VOXEL == 161
-    assert bytes_a_voxel(CARD) == 129
+def test_bytes_per_voxel_on_a_gpu_match_its_tensors(monkeypatch):
+    assert bytes_per_voxel(CPU) == BYTES_PER_VOXEL == 161
+    assert bytes_per_voxel(CARD) == 129
     monkeypatch.setattr("nova3d_core.fusion.fields.grid.state.gradient_buffers", lambda device: 1)
     field = DenseGrid(ball_grid(), compiled=False)
     field.begin_level(LevelConfig(24, 1, 1.0))

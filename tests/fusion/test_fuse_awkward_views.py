@@ -46,7 +46,7 @@ def closed_parts(surface):
     return solid.body_count
 
 
-def test_two_separate_parts_are_both_fused(make_sphere):
+def test_fuses_two_separate_parts(make_sphere):
     ball = make_sphere(0.18)
     places = torch.tensor([[-0.27, 0.0, 0.05], [0.27, 0.05, -0.05]])
     vertices = torch.cat([ball.vertices + place for place in places])
@@ -57,7 +57,7 @@ def test_two_separate_parts_are_both_fused(make_sphere):
     assert error_cells(surface, vertices).mean() < 0.25
 
 
-def test_an_object_beyond_the_border_is_right_where_all_see_it(make_sphere, caplog):
+def test_object_cut_off_by_images_is_right_where_visible(make_sphere, caplog):
     ball = make_sphere(0.4)
     views = taken(ball, focal_per_width=3.0)
     surface = fuse_sdf(views, CONFIG)
@@ -70,7 +70,7 @@ def test_an_object_beyond_the_border_is_right_where_all_see_it(make_sphere, capl
     assert closed_parts(surface) == 1
 
 
-def test_a_hole_in_one_views_mask_does_little_elsewhere(make_sphere):
+def test_hole_in_one_mask_has_local_effect(make_sphere):
     ball = make_sphere(0.4)
     views, hole = taken(ball), (slice(26, 38), slice(26, 38))
     masks = views.masks.clone()
@@ -87,14 +87,14 @@ def test_a_hole_in_one_views_mask_does_little_elsewhere(make_sphere):
     assert error.max() < 6.0
 
 
-def test_the_same_views_without_the_hole_are_right_everywhere(make_sphere):
+def test_same_views_without_the_hole_are_right_everywhere(make_sphere):
     ball = make_sphere(0.4)
     error = error_cells(fuse_sdf(taken(ball), CONFIG), ball.vertices)
     assert error.mean() < 0.25 and error.max() < 2.0
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_black_or_white_normal_images_stop_the_fusion(make_sphere, value):
+def test_black_or_white_normal_images_are_refused(make_sphere, value):
     views = taken(make_sphere(0.4))
     blank = decode_normals(torch.full_like(views.normals, value))
     with pytest.raises(InputError, match="black or white normals on the object"):

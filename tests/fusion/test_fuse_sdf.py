@@ -107,7 +107,7 @@ def events_of(collected, then=None):
     return report
 
 
-def test_a_step_looks_at_its_share_of_the_rays_within_bounds(views, monkeypatch):
+def test_rays_per_step_follow_fraction_and_limits(views, monkeypatch):
     drawn = []
 
     def recorded(self, size):
@@ -126,7 +126,7 @@ def test_a_step_looks_at_its_share_of_the_rays_within_bounds(views, monkeypatch)
     assert half > 700 and drawn == [700, 700, half, half, 256, 256]
 
 
-def test_a_levels_aligning_ends_with_its_share_of_the_bound(views, monkeypatch):
+def test_robust_scale_decays_over_a_level(views, monkeypatch):
     shares = []
 
     def recorded(self, *words):
@@ -143,7 +143,7 @@ def test_a_levels_aligning_ends_with_its_share_of_the_bound(views, monkeypatch):
     assert shares == pytest.approx([1.0, 1.0, 0.4**0.2, 0.4**0.6, 0.4])
 
 
-def test_the_surface_is_where_the_truth_is(fused, pebble):
+def test_surface_matches_ground_truth(fused, pebble):
     assert mean_error_cells(fused, pebble) < 0.25
     assert (fused.sdf(0.8 * pebble.vertices) < 0).all()
     assert (fused.sdf(1.25 * pebble.vertices) > 0).all()
@@ -155,7 +155,7 @@ def test_the_surface_is_where_the_truth_is(fused, pebble):
     assert float((rise / (2 * step)).median()) == pytest.approx(1.0, abs=0.1)
 
 
-def test_it_beats_the_hull_that_it_starts_from(fused, views, pebble):
+def test_surface_is_better_than_the_initial_hull(fused, views, pebble):
     from nova3d_core.fusion.hull.visual_hull import carve_hull
 
     hull = replace(fused, grid=carve_hull(views, HULL), field_to_world=torch.eye(4))
@@ -163,7 +163,7 @@ def test_it_beats_the_hull_that_it_starts_from(fused, views, pebble):
     assert error[0] < 0.5 * error[1]
 
 
-def test_right_poses_stay(fused, views):
+def test_exact_poses_are_kept(fused, views):
     moved = pose_errors(fused.cameras, views.cameras)
     assert moved.rotation_deg.max() < 0.5
     assert moved.lateral_percent.max() < 1.0
@@ -172,7 +172,7 @@ def test_right_poses_stay(fused, views):
     assert fused.report.reverted == ()
 
 
-def test_views_that_agree_show_little_conflict_and_no_gain(fused, views):
+def test_consistent_views_have_little_conflict_and_no_gain(fused, views):
     assert fused.conflict.shape == views.masks.shape
     assert fused.conflict.min() >= 0 and fused.conflict.max() <= 1
     assert (fused.conflict[views.masks < 0.5] == 0).all()
@@ -196,7 +196,7 @@ def noisy(pebble):
     return replace(render_views(pebble, true).views, cameras=rig()), true
 
 
-def test_wrong_poses_are_mended(noisy, pebble):
+def test_wrong_poses_are_corrected(noisy, pebble):
     views, true = noisy
     surface = fuse_sdf(views, replace(FULL, check_inputs=False))
     before, after = (pose_errors(cameras, true) for cameras in (views.cameras, surface.cameras))
@@ -211,7 +211,7 @@ def test_wrong_poses_are_mended(noisy, pebble):
     assert mean_error_cells(surface, pebble) < 0.7 * mean_error_cells(fixed, pebble)
 
 
-def test_refined_poses_come_with_the_same_images(views):
+def test_refine_poses_keeps_the_images(views):
     refined = refine_poses(views, QUICK)
     assert torch.equal(refined.colour, views.colour) and torch.equal(refined.normals, views.normals)
     assert not torch.equal(refined.cameras.world_to_camera, views.cameras.world_to_camera)
@@ -221,7 +221,7 @@ def test_refined_poses_come_with_the_same_images(views):
         refine_poses(views, replace(QUICK, refine_poses=False))
 
 
-def test_camera_frame_normals_give_nearly_the_same_surface(quick, views, pebble):
+def test_camera_frame_normals_give_the_same_surface(quick, views, pebble):
     for frame in ("camera", "front_view"):
         own = fuse_sdf(views.with_normals_in(frame), QUICK)
         apart = (own.sdf(pebble.vertices) - quick.sdf(pebble.vertices)).abs().mean()
@@ -229,14 +229,14 @@ def test_camera_frame_normals_give_nearly_the_same_surface(quick, views, pebble)
         assert mean_error_cells(own, pebble) < 1.0
 
 
-def test_orthographic_views_fuse_as_well(pebble):
+def test_fuses_orthographic_views(pebble):
     surface = fuse_sdf(render_views(pebble, rig("orthographic")).views, QUICK)
     assert mean_error_cells(surface, pebble) < 1.0
     assert (surface.sdf(0.75 * pebble.vertices) < 0).all()
 
 
 @pytest.mark.parametrize("lack", ["normals", "colour", "both"])
-def test_it_works_without_normals_or_colours(lack, views, pebble):
+def test_fuses_without_normals_or_colours(lack, views, pebble):
     if lack != "normals":
         white = (1.0 - views.masks)[..., None]
         views = replace(views, colour=(0.5 * views.masks[..., None] + white).expand(-1, -1, -1, 3))
@@ -249,7 +249,7 @@ def test_it_works_without_normals_or_colours(lack, views, pebble):
 
 @pytest.mark.parametrize("start", ["hull", "sphere"])
 @pytest.mark.parametrize("level", [0, 1])
-def test_numbers_that_overflow_are_an_error_that_names_the_level(level, start, views, monkeypatch):
+def test_overflow_is_an_error_that_names_the_level(level, start, views, monkeypatch):
     fields, begin = [], DenseGrid.begin_level
 
     def watched(self, settings):
@@ -270,7 +270,7 @@ def test_numbers_that_overflow_are_an_error_that_names_the_level(level, start, v
     assert events[-1].step < (20, 35)[level]  # found before the level is over
 
 
-def test_a_cancelled_fusion_stops_within_a_step(views, monkeypatch):
+def test_cancelled_fusion_stops_within_a_step(views, monkeypatch):
     taken, step = [], DenseGrid.step
     monkeypatch.setattr(DenseGrid, "step", lambda self, *a: (taken.append(1), step(self, *a)))
     events = []
@@ -306,7 +306,7 @@ def with_memory_for(monkeypatch, max_rays, error):
 
 
 @pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, MemoryError])
-def test_too_little_memory_halves_the_rays(error, quick, views, pebble, monkeypatch, caplog):
+def test_out_of_memory_halves_the_chunk_size(error, quick, views, pebble, monkeypatch, caplog):
     wanted = round(0.3 * quick.report.rays)
     sizes = with_memory_for(monkeypatch, wanted // 3, error)
     surface = fuse_sdf(views, QUICK)
@@ -319,7 +319,7 @@ def test_too_little_memory_halves_the_rays(error, quick, views, pebble, monkeypa
     assert mean_error_cells(surface, pebble) < 1.0
 
 
-def test_memory_that_runs_out_in_a_later_level_restarts_that_level(views, pebble, monkeypatch):
+def test_out_of_memory_in_a_later_level_restarts_it(views, pebble, monkeypatch):
     render, sizes, events = DenseGrid.render, [], []
 
     def limited(self, origins, directions):
@@ -335,7 +335,7 @@ def test_memory_that_runs_out_in_a_later_level_restarts_that_level(views, pebble
     assert mean_error_cells(surface, pebble) < 1.0
 
 
-def test_no_memory_at_all_is_an_error_that_says_what_to_do(views, monkeypatch):
+def test_permanent_out_of_memory_error_has_a_hint(views, monkeypatch):
     sizes = with_memory_for(monkeypatch, 0, torch.cuda.OutOfMemoryError)
     with pytest.raises(StageError, match="fusing, level 0: memory ran out") as caught:
         fuse_sdf(views, QUICK)
@@ -343,7 +343,7 @@ def test_no_memory_at_all_is_an_error_that_says_what_to_do(views, monkeypatch):
     assert isinstance(caught.value.__cause__, torch.cuda.OutOfMemoryError)
 
 
-def test_previews_are_images_and_change_nothing(quick, views, monkeypatch):
+def test_previews_are_images_without_side_effects(quick, views, monkeypatch):
     monkeypatch.setattr(optimise, "PreviewClock", lambda: PreviewClock(0.0))
     events, images = [], []
     progress = Progress(events_of(events, lambda event: images.append(event.preview())))
@@ -364,7 +364,7 @@ def test_previews_are_images_and_change_nothing(quick, views, monkeypatch):
     assert (small[views.masks[view].bool().logical_not().repeat(1, 2)] > 0.9).float().mean() > 0.9
 
 
-def test_previews_come_at_most_once_a_second(views):
+def test_previews_are_at_most_one_per_second(views):
     times, events = [], []
     slow = Progress(
         events_of(events, lambda event: event.preview and times.append(time.perf_counter()))
@@ -379,7 +379,7 @@ def test_previews_come_at_most_once_a_second(views):
     assert not clock.is_due() and [clock.next_view() for _ in range(3)] == [0, 1, 2]
 
 
-def test_the_hash_grid_goes_through_the_same_loop(quick, views, pebble):
+def test_fuses_with_the_hash_grid(quick, views, pebble):
     level = LevelConfig(32, 16, 0.2, sdf_lr_cells=0.10, pose_lr=5e-4)
     surface = fuse_sdf(views, replace(QUICK, field="hashgrid", levels=(level,)))
     assert mean_error_cells(surface, pebble) < 1.0
@@ -388,7 +388,7 @@ def test_the_hash_grid_goes_through_the_same_loop(quick, views, pebble):
     assert set(surface.report.losses) == set(quick.report.losses)
 
 
-def test_the_plain_twin_gives_the_compiled_fields_surface(views, monkeypatch):
+def test_pytorch_and_warp_give_the_same_surface(views, monkeypatch):
     pytest.importorskip("warp")
     levels = (LevelConfig(24, 4, 0.3, sdf_lr_cells=0.10, pose_lr=1e-3),)
     config = replace(QUICK, levels=levels)

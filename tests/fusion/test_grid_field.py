@@ -14,10 +14,10 @@ from nova3d_core.compute import warp_backend
 from nova3d_core.fusion.config import LevelConfig
 from nova3d_core.fusion.fields.grid.field import DenseGrid
 from nova3d_core.fusion.fields.grid.state import (
-    BYTES_A_VOXEL,
+    BYTES_PER_VOXEL,
     grid_points,
-    next_level,
-    resampled,
+    make_next_level,
+    resample,
 )
 from nova3d_core.fusion.losses import LossConfig, Targets, ray_loss
 from nova3d_core.fusion.rays import RaySampler, ray_dataset
@@ -58,7 +58,7 @@ def rays_past_the_ball(count):
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 1.6])
-def test_a_ball_is_seen_where_it_is(compiled, sharpness):
+def test_renders_a_ball_in_place(compiled, sharpness):
     field = ball_field(compiled, sharpness=sharpness)
     origins, directions, past = rays_past_the_ball(600)
     seen = field.render(origins, directions)
@@ -85,7 +85,7 @@ def test_a_ball_is_seen_where_it_is(compiled, sharpness):
     torch.testing.assert_close(grey, torch.full_like(grey, 0.5), atol=0.02, rtol=0)
 
 
-def test_what_rays_touch_takes_part(compiled):
+def test_voxels_crossed_by_rays_are_active(compiled):
     """All voxels that get a derivative worth a name."""
     for sharpness in (1.0, 1.3, 1.6):
         field = ball_field(compiled, sharpness=sharpness)
@@ -103,7 +103,7 @@ def test_what_rays_touch_takes_part(compiled):
             assert float(size[idle].sum()) < left_out * float(size.sum())
 
 
-def test_backward_gives_derivatives_by_world_rays(compiled):
+def test_backward_returns_gradients_of_world_rays(compiled):
     """Moving a ray's origin by a cell changes its opacity as the derivative says."""
     field = ball_field(compiled, sharpness=0.5)
     # rays along z in the plane x = 0, grazing the ball
@@ -127,7 +127,7 @@ def test_backward_gives_derivatives_by_world_rays(compiled):
 
 
 @pytest.mark.parametrize("stretch", [0.5, 1.0, 2.0])
-def test_redistance_makes_distances_and_keeps_the_surface(compiled, stretch):
+def test_redistance_restores_distances_and_keeps_the_surface(compiled, stretch):
     field = ball_field(compiled, stretch=stretch)
     state = field._state
     points = grid_points(state.origin, field.spacing, state.shape)
@@ -137,11 +137,11 @@ def test_redistance_makes_distances_and_keeps_the_surface(compiled, stretch):
     assert float((length - 1).abs().max()) < 0.05
     assert float((state.geo[..., 0] - exact)[near].abs().max()) < 0.1 * field.spacing
     surface = RADIUS * unit(torch.randn(2000, 3, generator=seeded(8)))
-    values = resampled(state.geo[..., :1], state.origin, field.spacing, surface)
+    values = resample(state.geo[..., :1], state.origin, field.spacing, surface)
     assert float(values.abs().max()) < 0.1 * field.spacing
 
 
-def test_a_finer_level_keeps_surface_and_colours(compiled):
+def test_finer_level_keeps_surface_and_colours(compiled):
     field = ball_field(compiled, resolution=32)
     state = field._state
     points = grid_points(state.origin, state.spacing, state.shape)
@@ -150,23 +150,23 @@ def test_a_finer_level_keeps_surface_and_colours(compiled):
     field.begin_level(LevelConfig(56, 1, 1.0))
     assert field.spacing == pytest.approx(coarse * 32 / 56)
     surface = RADIUS * unit(torch.randn(2000, 3, generator=seeded(8)))
-    for state in (field._state, next_level(field._state, field.spacing)):
-        values = resampled(state.geo[..., :1], state.origin, state.spacing, surface)
+    for state in (field._state, make_next_level(field._state, field.spacing)):
+        values = resample(state.geo[..., :1], state.origin, state.spacing, surface)
         assert float(values.abs().max()) < 0.1 * coarse
-        colours = resampled(state.col, state.origin, state.spacing, surface)[:, :3]
+        colours = resample(state.col, state.origin, state.spacing, surface)[:, :3]
         torch.testing.assert_close(colours, 0.5 + surface * 0.5, atol=1e-3, rtol=0)
 
 
-def test_the_memory_budget_makes_a_level_coarser(caplog):
+def test_memory_budget_makes_a_level_coarser(caplog):
     plenty = ball_field(False, resolution=64)
     budget = 0.02
     field = DenseGrid(ball_grid(), memory_gib=budget, compiled=False)
     with caplog.at_level(logging.WARNING, logger="nova3d_core"):
         field.begin_level(LevelConfig(64, 1, 1.0))
-    assert "does not fit the memory budget" in caplog.text
+    assert "exceeds the memory budget" in caplog.text
     assert field.spacing > 1.05 * plenty.spacing
     voxels = field.to_grid().values.numel()
-    assert voxels * BYTES_A_VOXEL < budget * 2**30
+    assert voxels * BYTES_PER_VOXEL < budget * 2**30
     caplog.clear()
     ball_field(False, resolution=64)
     assert "memory" not in caplog.text
@@ -174,7 +174,7 @@ def test_the_memory_budget_makes_a_level_coarser(caplog):
 
 @pytest.mark.parametrize("name", ["geo", "col"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_overflow_is_noticed(name, bad):
+def test_is_finite_detects_overflow(name, bad):
     field = ball_field(False, resolution=24)
     assert field.is_finite()
     getattr(field._state, name)[5, 6, 7, 0] = bad
@@ -199,7 +199,7 @@ def test_runs_repeat_bit_for_bit(compiled_steps):
         assert torch.equal(one, other)
 
 
-def test_compiled_and_plain_runs_stay_together(compiled_steps):
+def test_warp_and_pytorch_runs_stay_close(compiled_steps):
     # differences of the colours' derivatives, see above, add up over the steps
     for one, other in zip(fitted(True), fitted(False), strict=True):
         assert float((one - other).norm()) < 5e-2 * float(other.norm())
@@ -217,7 +217,7 @@ def test_to_grid_is_a_copy(compiled):
 # fitting
 
 
-def test_a_large_ball_shrinks_to_the_images_of_a_small_one(make_sphere):
+def test_large_ball_shrinks_to_images_of_a_small_one(make_sphere):
     rig = RigConfig(width_px=48, height_px=48)
     cameras = cameras_at([0.0, 90.0, 180.0, 270.0, 0.0, 0.0], [0.0] * 4 + [80.0, -80.0], rig)
     views = render_views(make_sphere(0.3, 4), cameras).views
@@ -260,7 +260,7 @@ def radii_of(grid):
     directions = unit(torch.randn(500, 3, generator=seeded(9)))
     along = torch.linspace(0.2, 0.45, 251)
     points = (along[:, None, None] * directions).reshape(-1, 3)
-    values = resampled(grid.values[..., None], grid.origin, grid.spacing, points)
+    values = resample(grid.values[..., None], grid.origin, grid.spacing, points)
     inside = values.reshape(251, 500) < 0
     assert (inside[0] & ~inside[-1]).all()
     return along[inside.long().cumprod(dim=0).sum(dim=0) - 1] + 0.0005

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nova3d_core.fusion.fields.grid import torch_impl as grid_torch
-from nova3d_core.fusion.fields.grid.state import BYTES_A_VOXEL, GridState, grid_points
+from nova3d_core.fusion.fields.grid.state import BYTES_PER_VOXEL, GridState, grid_points
 
 CELL = 0.05
 SIZE = (24, 25, 26)  # a mix-up of axes shows
@@ -60,7 +60,7 @@ def close(one, other, relative):
 
 
 @pytest.mark.parametrize("count", [600, 3000])  # in one launch, and in two side by side
-def test_march_agrees_with_the_twin(compiled_steps, count):
+def test_march_matches_pytorch(compiled_steps, count):
     origins, directions = rays_in_cells(count)
     plain = grid_torch.march(rough_ball(), origins, directions, SHARPNESS, BAND)
     fast = compiled_steps.march(rough_ball(), origins, directions, SHARPNESS, BAND)
@@ -74,7 +74,7 @@ def test_march_agrees_with_the_twin(compiled_steps, count):
     assert (plain[0][~hit] == 0).all() and (plain[1][~hit] == 0).all()
 
 
-def test_rays_are_gone_through_along_a_curve_that_fills_space(compiled_steps):
+def test_rays_are_ordered_along_a_morton_curve(compiled_steps):
     places = 900.0 * torch.rand(500, 3, generator=seeded(8))
     order = compiled_steps.morton_order(places)
 
@@ -95,7 +95,7 @@ def test_rays_are_gone_through_along_a_curve_that_fills_space(compiled_steps):
     ("of_geo", "of_col", "relative"), [(1.0, 0.0, 1e-4), (0.0, 1.0, 1e-4), (1.0, 0.3, 1e-4)]
 )
 @pytest.mark.parametrize("count", [600, 3000])
-def test_march_back_agrees_with_the_twin(compiled_steps, of_geo, of_col, relative, count):
+def test_march_backward_matches_pytorch(compiled_steps, of_geo, of_col, relative, count):
     origins, directions = rays_in_cells(count)
     grad_out_geo, grad_out_col = torch.randn(2, count, 4, generator=seeded(2))
     grad_outputs = (of_geo * grad_out_geo, of_col * grad_out_col)
@@ -104,7 +104,7 @@ def test_march_back_agrees_with_the_twin(compiled_steps, of_geo, of_col, relativ
         state = rough_ball()
         *outputs, start, order = steps.march(state, origins, directions, *settings)
         rays = (origins, directions, start, order)
-        grad_rays = steps.march_back(state, rays, settings, tuple(outputs), grad_outputs, True)
+        grad_rays = steps.march_backward(state, rays, settings, tuple(outputs), grad_outputs, True)
         found.append((sum(state.grad_geo), sum(state.grad_col), *grad_rays))
     fast, plain = found
     for index in (0, 2, 3):
@@ -115,7 +115,7 @@ def test_march_back_agrees_with_the_twin(compiled_steps, of_geo, of_col, relativ
         assert (fast[1] == 0).all() and (plain[1] == 0).all()
 
 
-def test_derivatives_add_up_over_calls_and_rays_are_left_out_on_demand(compiled):
+def test_gradients_accumulate_and_those_of_rays_are_optional(compiled):
     steps = steps_of(compiled)
     origins, directions = rays_in_cells(300)
     settings = (SHARPNESS, BAND)
@@ -126,7 +126,7 @@ def test_derivatives_add_up_over_calls_and_rays_are_left_out_on_demand(compiled)
         *outputs, start, order = steps.march(state, origins, directions, *settings)
         rays = (origins, directions, start, order)
         for _ in range(calls):
-            moved = steps.march_back(state, rays, settings, tuple(outputs), grad_outputs, False)
+            moved = steps.march_backward(state, rays, settings, tuple(outputs), grad_outputs, False)
         assert all(part.shape == (300, 3) and (part == 0).all() for part in moved)
         sums.append((sum(state.grad_geo), sum(state.grad_col)))
     for once, twice in zip(*sums, strict=True):
@@ -165,7 +165,7 @@ def same_states(one, other, atol):
         torch.testing.assert_close(value, all_tensors(other)[name], atol=atol, rtol=1e-4)
 
 
-def test_differences_agree_with_the_twin(compiled_steps):
+def test_differences_match_pytorch(compiled_steps):
     one, other = rough_ball(), rough_ball()
     for state in (one, other):
         state.geo[..., 1:] = 7.0
@@ -180,12 +180,12 @@ def test_differences_agree_with_the_twin(compiled_steps):
 
 
 @pytest.mark.parametrize("terms", [(0.0, 0.0, 0.0), (3.0, 0.0, 0.0), (0.0, 3.0, 0.0), (1, 1, 100)])
-def test_moves_agree_with_the_twin(compiled_steps, terms):
+def test_adam_steps_match_pytorch(compiled_steps, terms):
     one, other = filled(3), filled(3)
     before = one.geo.clone(), one.col.clone()
     for step in range(3):
-        compiled_steps.move(one, terms, 0.1 * CELL, 0.05)
-        grid_torch.move(other, terms, 0.1 * CELL, 0.05)
+        compiled_steps.adam_step(one, terms, 0.1 * CELL, 0.05)
+        grid_torch.adam_step(other, terms, 0.1 * CELL, 0.05)
         same_states(one, other, 1e-5)
         for state in (one, other):
             random = seeded(step)
@@ -198,7 +198,7 @@ def test_moves_agree_with_the_twin(compiled_steps, terms):
 
 
 @pytest.mark.parametrize("stretch", [0.6, 1.0, 2.0])
-def test_redistance_agrees_with_the_twin(compiled_steps, stretch):
+def test_redistance_matches_pytorch(compiled_steps, stretch):
     one, other = rough_ball(), rough_ball()
     for state in (one, other):
         state.geo[..., 0] *= stretch
@@ -210,7 +210,7 @@ def test_redistance_agrees_with_the_twin(compiled_steps, stretch):
 # derivatives against finite differences
 
 
-def test_the_twins_derivatives_are_those_of_finite_differences():
+def test_pytorch_gradients_match_finite_differences():
     # a band wider than the grid, and rays that begin inside: then samples do not move with f
     sharpness, band = 0.25 / CELL, 100.0
     state = rough_ball(torch.float64)
@@ -227,7 +227,7 @@ def test_the_twins_derivatives_are_those_of_finite_differences():
     *outputs, start, order = grid_torch.march(state, origins, directions, sharpness, band)
     assert (start == 0).all() and float(outputs[0][:, 0].min()) > 0.3
     rays = (origins, directions, start, order)
-    moved = grid_torch.march_back(state, rays, (sharpness, band), outputs, grad_outputs, True)
+    moved = grid_torch.march_backward(state, rays, (sharpness, band), outputs, grad_outputs, True)
     for index, by in enumerate((state.grad_geo[0], state.grad_col[0], *moved)):
         way = torch.randn(by.shape, generator=seeded(6)).double()
         small, kept, sides = 1e-6, inputs[index].clone(), []
@@ -239,7 +239,7 @@ def test_the_twins_derivatives_are_those_of_finite_differences():
         assert difference == pytest.approx(float((by * way).sum()), rel=1e-4)
 
 
-def test_a_move_goes_down_the_regularisers(compiled):
+def test_adam_step_decreases_the_regularisers(compiled):
     """The eikonal and the bending energy, summed over the voxels, fall when they alone pull."""
     steps = steps_of(compiled)
 
@@ -256,13 +256,13 @@ def test_a_move_goes_down_the_regularisers(compiled):
         state = rough_ball()
         before = energy(state)
         for _ in range(15):
-            steps.move(state, terms, 0.02 * CELL, 0.0)
+            steps.adam_step(state, terms, 0.02 * CELL, 0.0)
         assert energy(state) < 0.8 * before
 
 
-def test_what_a_voxel_costs_is_what_the_tensors_take():
+def test_bytes_per_voxel_match_the_tensors():
     state = rough_ball()
     tensors = [state.geo, state.col, *state.grad_geo, *state.grad_col, *state.scratch]
     tensors += [state.moments_geo, state.moment_col, state.square_col, state.fixed, state.laplacian]
     taken = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    assert taken <= BYTES_A_VOXEL * state.geo[..., 0].numel() <= 1.2 * taken
+    assert taken <= BYTES_PER_VOXEL * state.geo[..., 0].numel() <= 1.2 * taken

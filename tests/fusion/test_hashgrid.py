@@ -21,7 +21,7 @@ from nova3d_core.fusion.fields.hashgrid.encoding import (
     level_resolutions,
 )
 from nova3d_core.fusion.fields.hashgrid.field import HashGridField
-from nova3d_core.fusion.fields.hashgrid.rays import Samples, box_range, march
+from nova3d_core.fusion.fields.hashgrid.rays import Samples, intersect_box, march
 from nova3d_core.fusion.losses import LossConfig
 from nova3d_core.sdf_grid import SdfGrid, grid_points
 
@@ -50,7 +50,7 @@ def shaken(field: HashGridField, size: float = 0.02, seed: int = 3) -> HashGridF
     with torch.no_grad():
         for table in field.encoding.tables:
             table.copy_(torch.randn(table.shape, generator=generator) * 0.1)
-        row = field.geometry.outer.weight[0]
+        row = field.sdf_network.outer.weight[0]
         row.copy_(torch.randn(row.shape, generator=generator) * size)
     field._cache = None
     return field
@@ -92,7 +92,15 @@ def reference_encoding(encoding: HashEncoding, point: list[float]) -> list[float
 
 
 def random_encoding(**sizes) -> HashEncoding:
-    encoding = HashEncoding(**{"levels": 4, "log2_table": 10, "base": 4, "finest": 50, **sizes})
+    encoding = HashEncoding(
+        **{
+            "num_levels": 4,
+            "log2_hashmap_size": 10,
+            "base_res": 4,
+            "max_res": 50,
+            **sizes,
+        }
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for table in encoding.tables:
@@ -100,7 +108,7 @@ def random_encoding(**sizes) -> HashEncoding:
     return encoding
 
 
-def test_encoding_is_its_definition():
+def test_encoding_matches_its_definition():
     encoding = random_encoding()
     encoding.set_window([1.0, 1.0, 0.3, 0.0])
     dense = [(n + 1) ** 3 <= 2**10 for n in encoding.resolutions]
@@ -108,14 +116,14 @@ def test_encoding_is_its_definition():
     points = torch.cat([random_unit_cube(40), torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.0, 1.0]])])
     truth = torch.tensor([reference_encoding(encoding, p.tolist()) for p in points])
     found = encoding(points)
-    assert found.shape == (len(points), encoding.width)
+    assert found.shape == (len(points), encoding.out_dim)
     torch.testing.assert_close(found, truth, atol=2e-5, rtol=0)
-    coarse = encoding(points, levels=2)
+    coarse = encoding(points, num_levels=2)
     torch.testing.assert_close(coarse[:, :7], found[:, :7])
     assert not coarse[:, 7:].any()
 
 
-def test_encoding_is_continuous_across_cells_and_stops_at_the_border():
+def test_encoding_is_continuous_and_clamped_at_the_border():
     encoding = random_encoding()
     for resolution in encoding.resolutions:
         on_face = random_unit_cube(50)
@@ -128,7 +136,7 @@ def test_encoding_is_continuous_across_cells_and_stops_at_the_border():
     torch.testing.assert_close(encoding(beyond), encoding(border))
 
 
-def test_encoding_can_be_derived_twice():
+def test_encoding_is_twice_differentiable():
     encoding = random_encoding().double()
     points = random_unit_cube(6, seed=5).double().requires_grad_()
     table = encoding.tables[2]
@@ -158,7 +166,7 @@ def test_encoding_can_be_derived_twice():
     )
 
 
-def test_window_opens_smoothly_from_coarse_to_fine():
+def test_cosine_window_opens_from_coarse_to_fine():
     resolutions = level_resolutions(7, 16, 256)
     assert resolutions[0] == 16 and resolutions[-1] == 256
     previous = cosine_window(resolutions, 8)
@@ -176,24 +184,30 @@ def test_window_opens_smoothly_from_coarse_to_fine():
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"log2_table": 2}, {"features": 0}, {"levels": 0}, {"base": 64, "finest": 32}]
+    "sizes",
+    [
+        {"log2_hashmap_size": 2},
+        {"features_per_level": 0},
+        {"num_levels": 0},
+        {"base_res": 64, "max_res": 32},
+    ],
 )
-def test_impossible_encodings_are_refused(sizes):
+def test_refuses_invalid_encoding_sizes(sizes):
     with pytest.raises(InputError, match="hash encoding"):
         HashEncoding(**sizes)
 
 
-def test_tinycudann_is_asked_for_by_name_when_absent():
+def test_missing_tinycudann_is_named():
     try:
         import tinycudann  # noqa: F401
     except (ImportError, OSError):
         with pytest.raises(MissingDependencyError, match="tinycudann"):
             TcnnEncoding()
     else:
-        assert TcnnEncoding().width == 23
+        assert TcnnEncoding().out_dim == 23
 
 
-def test_begins_as_the_start():
+def test_field_starts_as_the_initial_sdf():
     start = ball_grid(0.4, centre=(0.05, 0.0, -0.02))
     span = (start.values < 0).nonzero()
     cells = int((span.max(dim=0).values - span.min(dim=0).values).max()) + 1
@@ -212,10 +226,10 @@ def colour_at(field: HashGridField, points: Tensor) -> Tensor:
     """Colours (N, 3) of a surface that faces +X everywhere."""
     encoded = field.encoding((points - field._low) / field._longest)
     facing = torch.tensor([1.0, 0.0, 0.0]).expand(len(points), 3)
-    return field._colours(encoded, field.geometry(encoded)[:, 1:], facing)
+    return field._colours(encoded, field.sdf_network(encoded)[:, 1:], facing)
 
 
-def test_a_new_level_keeps_shape_and_colour():
+def test_new_level_keeps_shape_and_colour():
     field = shaken(ball_field(level=replace(LEVEL, resolution=50)))
     points = random_unit_cube(500) - 0.5
     before = field.distances(points)
@@ -250,7 +264,7 @@ def test_renders_a_ball():
     assert ((found.colour >= 0) & (found.colour <= 1)).all()
 
 
-def test_rays_beside_the_ball_see_nothing():
+def test_rays_next_to_the_ball_are_empty():
     field = ball_field(0.4)
     origins = torch.tensor([[0.0, 0.55, 2.0], [0.0, 3.0, 2.0], [0.0, 0.0, 2.0]])
     directions = torch.tensor([[0.0, 0.0, -1.0], [0.0, 0.0, -1.0], [0.0, 0.0, 1.0]])
@@ -263,7 +277,7 @@ def test_rays_beside_the_ball_see_nothing():
     assert field.is_finite()
 
 
-def test_rays_go_on_behind_a_near_miss():
+def test_rays_continue_after_a_near_miss():
     grid = ball_grid(0.3, centre=(0.0, 0.0, -0.2))
     points = grid.points()
     # a small ball in front whose band the ray crosses without meeting it
@@ -301,8 +315,8 @@ def plain_neus(field: HashGridField, origin: Tensor, direction: Tensor, t: Tenso
         )
         encoded = field.encoding((points - field._low) / field._longest)
         normal = slope / slope.norm(dim=1, keepdim=True)
-        features = field.geometry(encoded)[:, 1:]
-        colour = field.colour(torch.cat([features, normal, encoded], dim=1))
+        features = field.sdf_network(encoded)[:, 1:]
+        colour = field.color_network(torch.cat([features, normal, encoded], dim=1))
     sigma = [1 / (1 + math.exp(-field._sharpness * float(value))) for value in f]
     weights, light = [0.0] * len(t), 1.0
     for i in range(len(t) - 1):
@@ -320,7 +334,7 @@ def plain_neus(field: HashGridField, origin: Tensor, direction: Tensor, t: Tenso
     }
 
 
-def test_rendering_is_the_definition():
+def test_rendering_matches_its_definition():
     field = shaken(ball_field(0.4))
     origins, directions = rays_at((random_unit_cube(12, seed=4) - 0.5) * 0.7)
     samples = march(*_march_of(field), origins, directions, field._sharpness, field.spacing)
@@ -336,7 +350,7 @@ def test_rendering_is_the_definition():
         assert truth["faint"] < 0.1
 
 
-def test_rendering_keeps_every_faint_sample_out_and_no_other(monkeypatch):
+def test_only_low_weight_samples_are_skipped(monkeypatch):
     monkeypatch.setattr("nova3d_core.fusion.fields.hashgrid.field.MIN_WEIGHT", -1.0)
     field = shaken(ball_field(0.4))
     origins, directions = rays_at((random_unit_cube(6, seed=4) - 0.5) * 0.7)
@@ -361,7 +375,7 @@ def _given(field: HashGridField, samples: Samples, rays, weights) -> float:
     )
 
 
-def test_derivatives_are_those_of_the_rendering(monkeypatch):
+def test_gradients_match_finite_differences(monkeypatch):
     monkeypatch.setattr(
         "nova3d_core.fusion.fields.hashgrid.field.MIN_WEIGHT", -1.0
     )  # no jumps at 0.01
@@ -372,7 +386,7 @@ def test_derivatives_are_those_of_the_rendering(monkeypatch):
     leaves = [part.clone().requires_grad_() for part in rays]
     field.render_samples(*leaves, samples)
     by = field.backward(*weights, True)
-    parameters = {"table": field.encoding.tables[1], "net": field.geometry.inner.weight}
+    parameters = {"table": field.encoding.tables[1], "net": field.sdf_network.inner.weight}
     grads = {name: value.grad.clone() for name, value in parameters.items()}
     for index, slope in ((0, by.grad_origins), (1, by.grad_directions)):
         # along its own derivative, where rounding and the cells' kinks weigh least
@@ -459,7 +473,7 @@ def radius_error(field: HashGridField, radius: float) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(("begin", "truth"), [(0.4, 0.45), (0.45, 0.4)])
-def test_learns_another_ball_from_six_views(begin, truth):
+def test_fits_another_ball_from_six_views(begin, truth):
     field, views = ball_field(begin), sphere_views(truth)
     before, _ = radius_error(field, truth)
     assert before == pytest.approx(0.05, abs=0.002)
@@ -489,7 +503,7 @@ def test_the_same_seed_repeats_bit_for_bit():
     assert not torch.equal(grids[0], grids[2])
 
 
-def test_making_a_field_leaves_the_random_numbers_alone():
+def test_init_keeps_the_global_random_state():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -516,7 +530,7 @@ def test_regularisers_of_known_fields():
     assert float(loss.detach()) / steep.surface_area == pytest.approx(0.5, rel=0.03)
 
 
-def test_conflict_begins_low_and_learns_alone():
+def test_conflict_starts_low_and_trains_alone():
     field = shaken(ball_field(0.4))
     points = torch.nn.functional.normalize(random_unit_cube(300, seed=1) - 0.5, dim=1) * 0.4
     directions = -torch.nn.functional.normalize(points, dim=1)
@@ -533,38 +547,38 @@ def test_conflict_begins_low_and_learns_alone():
     wrong = wanted == 1
     assert conflict[wrong].mean() > 0.8 > 0.2 > conflict[~wrong].mean()
     fitted = field.conflict_parameters()
-    for module in (field.encoding, field.geometry, field.colour):
+    for module in (field.encoding, field.sdf_network, field.color_network):
         for parameter in module.parameters():
             assert parameter.grad is None or not parameter.grad.any()
             assert all(parameter is not other for other in fitted)
     assert torch.equal(field.distances(points), before)
 
 
-def test_conflict_of_an_unknown_view_is_refused():
+def test_conflict_refuses_unknown_views():
     field = ball_field(views=4)
     points = torch.zeros(1, 3)
-    with pytest.raises(InputError, match="view 4"):
+    with pytest.raises(InputError, match="view index 4"):
         field.conflict(points, points, torch.tensor([4]))
 
 
-def test_colour_never_moves_the_normal_it_sees():
+def test_no_gradient_from_colour_to_its_normal():
     field = shaken(ball_field(0.4))
     with torch.no_grad():  # colour sees the normal alone: features and place have no say
-        field.colour[0].weight[:, :13] = 0.0
-        field.colour[0].weight[:, 16:] = 0.0
+        field.color_network[0].weight[:, :13] = 0.0
+        field.color_network[0].weight[:, 16:] = 0.0
     points = torch.tensor([[0.4, 0.0, 0.0]])
     encoded = field.encoding((points - field._low) / field._longest)
     slope = field.gradients(points)
-    seen = field._colours(encoded, field.geometry(encoded)[:, 1:], slope)
-    by = torch.autograd.grad(seen.sum(), [field.geometry.inner.weight], allow_unused=True)[0]
+    seen = field._colours(encoded, field.sdf_network(encoded)[:, 1:], slope)
+    by = torch.autograd.grad(seen.sum(), [field.sdf_network.inner.weight], allow_unused=True)[0]
     assert by is None or not by.any()
-    assert field.colour[0].weight[:, 13:16].abs().max() > 0
+    assert field.color_network[0].weight[:, 13:16].abs().max() > 0
 
 
-def test_misuse_is_named():
+def test_misuse_raises():
     field = ball_field()
     ones = torch.ones(1), torch.ones(1, 3), torch.ones(1, 3)
-    with pytest.raises(StageError, match="without a render"):
+    with pytest.raises(StageError, match="without a preceding render"):
         field.backward(*ones, False)
     field.track_rays = False
     field.render(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[0.0, 0.0, -1.0]]))
@@ -574,16 +588,16 @@ def test_misuse_is_named():
         HashGridField(SdfGrid(torch.ones(4, 4, 4), torch.zeros(3), 0.1))
 
 
-def test_a_vanished_surface_is_named():
+def test_vanished_surface_is_an_error():
     field = ball_field()
     with torch.no_grad():
-        field.geometry.outer.bias[0] = 1e3
+        field.sdf_network.outer.bias[0] = 1e3
     field._cache = None
     with pytest.raises(StageError, match="vanished"):
         field.step(LossConfig(), 1.0)
 
 
-def test_nan_is_noticed():
+def test_is_finite_detects_nan():
     field = ball_field()
     assert field.is_finite()
     with torch.no_grad():
@@ -591,11 +605,11 @@ def test_nan_is_noticed():
     assert not field.is_finite()
 
 
-def test_box_range_of_rays_along_and_beside_the_box():
+def test_intersect_box_of_parallel_and_missing_rays():
     low, size = torch.zeros(3), torch.ones(3)
     origins = torch.tensor([[0.5, 0.5, 3.0], [0.5, 0.5, 0.5], [0.5, 2.0, 3.0], [0.5, 0.5, -1.0]])
     directions = torch.tensor([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0, 0, -1.0]])
-    near, far = box_range(low, size, origins, directions)
+    near, far = intersect_box(low, size, origins, directions)
     torch.testing.assert_close(near[:2], torch.tensor([2.0, 0.0]))
     torch.testing.assert_close(far[:2], torch.tensor([3.0, 0.5]))
     assert (near[2:] > far[2:]).all()

@@ -12,7 +12,7 @@ def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_softened_pixels_are_those_of_the_whole_blurred_image():
+def test_blur_pixels_equals_blurring_the_whole_image():
     chosen = torch.rand(30, 40, generator=torch.Generator().manual_seed(1)) > 0.3
     chosen[:4], chosen[:, 31:] = False, False
     y, x = chosen.nonzero().unbind(dim=1)
@@ -32,7 +32,7 @@ def test_softened_pixels_are_those_of_the_whole_blurred_image():
     torch.testing.assert_close(gradients[..., inside], expected[..., inside])
 
 
-def test_blurring_is_a_convolution():
+def test_gaussian_blur_is_a_convolution():
     image, sigma_px = randn(3, 20, 24, seed=4), 1.2
     x = torch.arange(-3.0, 4.0)
     taps = torch.exp(-x.square() / (2 * sigma_px**2))
@@ -43,7 +43,7 @@ def test_blurring_is_a_convolution():
 
 
 @pytest.mark.parametrize("side_px", [1, 3, 11])
-def test_window_sums_are_those_of_a_convolution(side_px):
+def test_window_sums_equal_a_convolution(side_px):
     image = randn(3, 2, 20, 20, seed=3)
     weights = torch.ones(1, 1, side_px, side_px)
     found = window_sums(image, side_px)
@@ -56,7 +56,7 @@ def test_window_sums_are_those_of_a_convolution(side_px):
 
 
 @pytest.mark.parametrize("sigma_px", [0.7, 1.4, 2.7])
-def test_blur_keeps_the_sum_and_has_the_width_asked_for(sigma_px):
+def test_blur_keeps_the_sum_and_has_the_given_sigma(sigma_px):
     image = torch.zeros(2, 31, 33)
     image[0, 15, 16] = 1.0
     image[1] = 1.0

@@ -86,13 +86,13 @@ def message_of(call, *arguments) -> str:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_silhouettes_of_one_object_pass_however_noisy_the_poses(l_solid, seed):
+def test_silhouettes_of_one_object_pass_with_noisy_poses(l_solid, seed):
     for mesh in (l_solid, box(1.0, 0.02, 0.4), box(0.03, 1.0, 0.03)):
         check_silhouettes(seen_noisily(mesh, seed))
     check_silhouettes(seen(l_solid))
 
 
-def test_noise_is_only_explained_by_moving_the_cameras(l_solid, monkeypatch):
+def test_pose_noise_needs_camera_alignment(l_solid, monkeypatch):
     views = seen_noisily(box(0.03, 1.0, 0.3), seed=0)
     check_silhouettes(views)
     monkeypatch.setattr(silhouette_checks, "_MAX_STEPS", 0)
@@ -123,7 +123,7 @@ def test_two_swapped_views_are_both_named(l_solid, kind):
     assert "Check that each image belongs to its camera" in message
 
 
-def test_the_one_wrong_image_is_named_with_what_is_wrong_about_it(l_solid, make_sphere):
+def test_wrong_image_is_named_with_its_fault(l_solid, make_sphere):
     views = seen(l_solid)
     big, little = (seen(make_sphere(radius)).masks[5] for radius in (0.5, 0.2))
     message = message_of(check_silhouettes, with_masks_of(views, {5: big}))
@@ -145,7 +145,7 @@ def test_wrong_image_is_found_among_noisy_poses(l_solid, make_sphere):
     assert "so does" not in message
 
 
-def test_a_image_from_a_wrong_azimuth_is_more_than_a_wrong_pose():
+def test_image_from_a_wrong_azimuth_is_refused():
     views = seen(box(1.0, 0.5, 0.2))
     for shown, wrong in ((4, 2), (3, 4)):  # of view 4 in the place of view 2, 45 degrees away
         message = message_of(check_silhouettes, with_masks_of(views, {wrong: views.masks[shown]}))
@@ -168,7 +168,7 @@ def test_two_views_contradict_each_other():
     assert message.startswith("the silhouettes of views 0 and 1 contradict each other")
 
 
-def test_scale_and_place_of_the_world_do_not_change_the_verdict(l_solid, make_sphere):
+def test_check_is_invariant_to_scale_and_translation(l_solid, make_sphere):
     good = seen_noisily(l_solid, seed=1, rig=replace(SMALL, count=6))
     pose = good.cameras.world_to_camera.clone()
     pose[:, :3, 3] = pose[:, :3, 3] * 10.0 - pose[:, :3, :3] @ torch.tensor([3.0, -7.0, 40.0])
@@ -182,7 +182,7 @@ def test_scale_and_place_of_the_world_do_not_change_the_verdict(l_solid, make_sp
     assert names(there, 4) and not any(names(there, view) for view in (0, 1, 2, 3, 5))
 
 
-def test_cut_off_parted_and_holed_objects_pass(l_solid, make_sphere):
+def test_cut_off_separate_and_pierced_objects_pass(l_solid, make_sphere):
     check_silhouettes(seen(l_solid, replace(SMALL, focal_per_width=2.4)))  # beyond the border
     ball = make_sphere(0.15)
     parts = torch.cat([ball.vertices - 0.3, ball.vertices + 0.3])
@@ -194,7 +194,7 @@ def test_cut_off_parted_and_holed_objects_pass(l_solid, make_sphere):
     check_silhouettes(with_masks_of(holed, {4: mask}))
 
 
-def test_an_empty_mask_is_named_and_checking_can_be_cancelled(l_solid):
+def test_empty_mask_is_named_and_checks_can_be_cancelled(l_solid):
     views = seen(l_solid)
     empty = with_masks_of(views, {2: torch.zeros(128, 128)})
     assert "the mask of view 2 is empty" in message_of(check_silhouettes, empty)
@@ -235,7 +235,7 @@ def test_true_normals_pass_in_every_frame(l_solid, make_sphere, frame):
 @pytest.mark.parametrize("kind", ["perspective", "orthographic"])
 @pytest.mark.parametrize("declared", NORMAL_FRAMES)
 @pytest.mark.parametrize("true", NORMAL_FRAMES)
-def test_the_frame_that_fits_is_named(l_solid, true, declared, kind):
+def test_fitting_frame_is_named(l_solid, true, declared, kind):
     views = as_files_hold(seen(l_solid, replace(TURNED, kind=kind))).with_normals_in(true)
     if declared == true:
         check_normals(views)
@@ -257,21 +257,21 @@ def test_flipped_channels_are_named(l_solid, make_sphere, channels):
         )
 
 
-def test_a_wrong_frame_with_a_flipped_channel_is_named(l_solid):
+def test_wrong_frame_with_a_flipped_channel_is_named(l_solid):
     views = flipped(as_files_hold(seen(l_solid, TURNED)).with_normals_in("camera"), "green")
     message = message_of(check_normals, declared_as(views, "world"))
     assert "frame 'world', but 'camera' with the green channel flipped" in message
     assert "Declare them as 'camera' and invert the channel" in message
 
 
-def test_the_simplest_of_equally_good_readings_is_named(l_solid):
+def test_simplest_of_equally_good_conventions_is_named(l_solid):
     # from behind, the camera's red and blue are the world's inverted: flips would fit as well
     behind = as_files_hold(seen_from(l_solid, cameras_at([180.0], [0.0], SMALL)))
     message = message_of(check_normals, declared_as(behind.with_normals_in("camera"), "world"))
     assert "but 'camera'." in message
 
 
-def test_normals_that_fit_no_reading_are_warned_of(make_sphere, caplog):
+def test_warns_about_normals_that_fit_no_convention(make_sphere, caplog):
     views = seen(make_sphere(0.4))
     random = torch.Generator().manual_seed(0)
     noise = torch.nn.functional.normalize(
@@ -282,7 +282,7 @@ def test_normals_that_fit_no_reading_are_warned_of(make_sphere, caplog):
     assert "no other frame fits them" in caplog.text
 
 
-def test_views_that_cannot_tell_pass(l_solid):
+def test_inconclusive_views_pass(l_solid):
     single = as_files_hold(seen_from(l_solid, cameras_at([0.0], [0.0], SMALL)))
     for frame in NORMAL_FRAMES:  # from the front all frames are the same
         check_normals(declared_as(single, frame))
@@ -294,7 +294,7 @@ def test_views_that_cannot_tell_pass(l_solid):
 
 
 @pytest.mark.parametrize("name", ["barrel_red", "scissors_red"])
-def test_real_objects_tell_right_from_wrong(object_files, name):
+def test_real_objects_are_conclusive(object_files, name):
     mesh = real_object(object_files, name)
     cameras = orbit_cameras(RigConfig(count=6))
     noisy = render_perturbed_views(
@@ -322,15 +322,13 @@ def with_smooth_noise(views, degrees) -> Views:
     return replace(views, normals=turned * (views.normals.norm(dim=-1, keepdim=True) > 0.5))
 
 
-def test_faults_are_far_from_the_limits(make_sphere):
+def test_inconsistencies_are_far_from_the_limits(make_sphere):
     views = seen(make_sphere(0.4), config=FOUR_SAMPLES)
     evidence = ConsistencyStats.of(views, torch.arange(16))
     # on a ball the normal at the silhouette is known: across the ray, and the ball's own
     rays = evidence.rays.flatten(1, 2).gather(1, evidence.rim[..., None].expand(-1, -1, 3))
     assert (evidence.outward * rays).sum(dim=-1).abs().max() < 1e-5
-    rim = evidence.views.normals.flatten(1, 2).gather(
-        1, evidence.rim[..., None].expand_as(rays)
-    )
+    rim = evidence.views.normals.flatten(1, 2).gather(1, evidence.rim[..., None].expand_as(rays))
     assert (evidence.outward * rim).sum(dim=-1).median() > 0.95
     true, green = NormalConvention("world", (1, 1, 1)), NormalConvention("world", (1, -1, 1))
     both = NormalConvention("camera", (-1, -1, 1))
@@ -366,7 +364,7 @@ def test_missing_normals_are_named(l_solid):
     assert message.startswith("view 6 has no normals on the object.")
 
 
-def test_one_flat_colour_for_all_sides_is_no_normal_image(l_solid):
+def test_constant_normals_on_all_sides_are_refused(l_solid):
     views = seen(l_solid)
     flat = torch.tensor([0.0, 0.0, 1.0]) * (views.masks > 0)[..., None]
     message = message_of(check_normals, replace(views, normals=flat, normal_frame="camera"))

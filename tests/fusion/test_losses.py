@@ -41,7 +41,7 @@ def test_free_conflict_is_the_minimum_of_eq_5_over_h(lambda0):
     assert (float(free_conflict(distance, lambda0).max()) < 1) == (2 * lambda0 > 3**0.5)
 
 
-def test_robust_loss_is_quadratic_below_twice_the_price_and_flat_beyond():
+def test_robust_loss_is_quadratic_below_2_lambda0_and_flat_above():
     lambda0 = 0.2
     distance = torch.linspace(0.01, 1.5, 150, dtype=torch.float64, requires_grad=True)
     value = robust_loss(distance, lambda0)
@@ -54,7 +54,7 @@ def test_robust_loss_is_quadratic_below_twice_the_price_and_flat_beyond():
     torch.testing.assert_close(slope[~far], (1 - distance / (2 * lambda0))[~far])
 
 
-def test_colour_distance_is_the_norm_without_its_kink():
+def test_colour_distance_is_the_norm_smoothed_at_zero():
     random = torch.Generator().manual_seed(0)
     a, b = torch.rand(2, 500, 3, generator=random, dtype=torch.float64)
     norm = (a - b).norm(dim=1)
@@ -67,7 +67,7 @@ def test_colour_distance_is_the_norm_without_its_kink():
     assert torch.autograd.grad(at_zero.sum(), same)[0].abs().max() == 0
 
 
-def test_kept_drops_the_largest_errors_of_those_that_count():
+def test_inlier_mask_drops_the_largest_errors_of_valid_rays():
     # Wonder3D's ranking indexes the sorted errors by places in the unsorted: a random share stays
     random = torch.Generator().manual_seed(1)
     error = torch.rand(1000, generator=random) ** 3
@@ -82,14 +82,14 @@ def test_kept_drops_the_largest_errors_of_those_that_count():
     assert torch.equal(inlier_mask(error[order], counts[order], 0.2), keep[order])
 
 
-def test_kept_leaves_at_least_one_ray_and_nothing_where_none_counts():
+def test_inlier_mask_keeps_at_least_one_valid_ray():
     error = torch.tensor([3.0, 1.0, 2.0])
     assert inlier_mask(error, torch.ones(3, dtype=torch.bool), 0.99).tolist() == [0, 1, 0]
     assert inlier_mask(error, torch.zeros(3, dtype=torch.bool), 0.2).tolist() == [0, 0, 0]
     assert inlier_mask(error, torch.ones(3, dtype=torch.bool), 0.0).tolist() == [1, 1, 1]
 
 
-def test_normal_loss_is_weighted_by_what_counts_alone():
+def test_normal_loss_is_weighted_by_valid_rays_only():
     random = torch.Generator().manual_seed(2)
     gradient = torch.randn(400, 3, generator=random, dtype=torch.float64)
     normal = unit(torch.randn(400, 3, generator=random, dtype=torch.float64))
@@ -107,7 +107,7 @@ def test_normal_loss_is_weighted_by_what_counts_alone():
     assert torch.equal(loss[:200], alone)
 
 
-def test_normal_loss_drops_the_worst_rays_that_count():
+def test_normal_loss_drops_outliers_of_valid_rays():
     random = torch.Generator().manual_seed(3)
     normal = unit(torch.randn(300, 3, generator=random, dtype=torch.float64))
     gradient = unit(normal + 0.2 * torch.randn(300, 3, generator=random, dtype=torch.float64))
@@ -151,7 +151,7 @@ def summed(parts, targets, config, lambda0):
     )
 
 
-def test_ray_loss_derivatives_are_finite_differences():
+def test_ray_loss_gradients_match_finite_differences():
     random = torch.Generator().manual_seed(4)
     config, lambda0, count = LossConfig(colour=0.3, normal=0.7, mask=1.3), 0.4, 12
     opacity = torch.rand(count, generator=random, dtype=torch.float64)
@@ -178,7 +178,7 @@ def test_ray_loss_derivatives_are_finite_differences():
     assert loss.means["mask"] == pytest.approx(float((opacity - targets.mask).square().mean()))
 
 
-def test_conflict_frees_colour_and_keeps_a_share_of_the_normal():
+def test_conflict_removes_colour_and_reduces_the_normal():
     random = torch.Generator().manual_seed(5)
     count = 20
     ones, zeros = torch.ones(count).double(), torch.zeros(count).double()
@@ -202,7 +202,7 @@ def ball_views(request, make_sphere):
     return render_views(make_sphere(0.3, 4), cameras).views
 
 
-def test_bank_looks_at_masks_and_a_margin_with_the_cameras_own_rays(ball_views):
+def test_dataset_covers_masks_and_margin_with_camera_rays(ball_views):
     bank = ray_dataset(ball_views, 3, True)
     row, column = (bank.pixel[:, i].long() for i in (1, 0))
     near = torch.zeros_like(ball_views.masks, dtype=torch.bool)
@@ -220,7 +220,7 @@ def test_bank_looks_at_masks_and_a_margin_with_the_cameras_own_rays(ball_views):
     assert torch.equal(rays_of(ball_views.cameras, bank.view, bank.pixel)[1], bank.direction)
 
 
-def test_bank_counts_normals_by_their_angle_to_the_ray(ball_views):
+def test_dataset_weights_normals_by_their_angle_to_the_ray(ball_views):
     bank = ray_dataset(ball_views, 3, True)
     cosine = (bank.direction * bank.normal).sum(dim=1)
     counts = bank.normal_weight > 0
@@ -241,7 +241,7 @@ def test_bank_counts_normals_by_their_angle_to_the_ray(ball_views):
 @pytest.mark.parametrize(
     ("slope_deg", "counts"), [(80, True), (84, True), (85, False), (95, False)]
 )
-def test_normals_too_steep_to_their_ray_do_not_count(slope_deg, counts, ball_views):
+def test_grazing_normals_are_excluded(slope_deg, counts, ball_views):
     # every pixel's normal at one angle to its own ray: cos 84.26 degrees is the limit of 0.1
     row, column = torch.ones(ball_views.masks.shape[1:]).nonzero().unbind(dim=1)
     _, directions = ball_views.cameras.rays(torch.stack([column, row], dim=1) + 0.5)
@@ -264,7 +264,7 @@ def _first_hit(bank, which, radius):
     return (-half - root)[:, None]
 
 
-def test_bank_colours_are_on_black(ball_views):
+def test_dataset_colours_are_premultiplied(ball_views):
     bank = ray_dataset(ball_views, 3, True)
     row, column = (bank.pixel[:, i].long() for i in (1, 0))
     shown = ball_views.colour[bank.view, row, column]
@@ -274,14 +274,14 @@ def test_bank_colours_are_on_black(ball_views):
     assert rim.any() and (bank.colour[rim] <= bank.mask[rim][:, None] + 1e-5).all()
 
 
-def test_camera_frame_normals_come_out_in_the_world_and_turn(ball_views):
+def test_camera_frame_normals_are_converted_to_the_world(ball_views):
     given = ray_dataset(ball_views.with_normals_in("world"), 3, True)
     own = ray_dataset(ball_views.with_normals_in("camera"), 3, True)
     assert own.normals_in_camera_frame and not given.normals_in_camera_frame
     torch.testing.assert_close(own.normal, given.normal, atol=1e-5, rtol=0)
 
 
-def test_pixel_area_is_what_a_pixel_covers():
+def test_pixel_area_matches_projected_pixels():
     rig = {"width_px": 100, "height_px": 100}
     ortho = orbit_cameras(RigConfig(count=3, kind="orthographic", ortho_scale=1.5, **rig))
     assert pixel_area(ortho, torch.zeros(3)) == pytest.approx(0.015**2, rel=1e-5)
@@ -291,14 +291,14 @@ def test_pixel_area_is_what_a_pixel_covers():
     assert nearer == pytest.approx((1.5 / 125) ** 2, rel=1e-5)
 
 
-def test_bank_area_gives_the_objects_surface(ball_views):
+def test_dataset_area_sums_to_the_surface(ball_views):
     # all rays on the ball, times their area: its surface seen by V / 3 views is about pi r^2 * 3
     bank = ray_dataset(ball_views, 3, True)
     silhouettes = float(bank.mask.sum()) * bank.area
     assert silhouettes == pytest.approx(3 * torch.pi * 0.3**2, rel=0.05)
 
 
-def test_draw_repeats_no_ray_before_a_full_pass_and_is_seeded():
+def test_sampler_is_seeded_and_samples_without_replacement():
     draw = RaySampler(1000, 5)
     batches = [draw.next(100) for _ in range(20)]
     for start in (0, 10):

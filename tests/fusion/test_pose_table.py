@@ -37,7 +37,7 @@ def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_rotation_about_is_scipys():
+def test_axis_angle_to_matrix_matches_scipy():
     vectors = randn(50, 3)
     vectors[0], vectors[1] = 0.0, 1e-6
     expected = torch.from_numpy(Rotation.from_rotvec(vectors.numpy()).as_matrix()).float()
@@ -47,7 +47,7 @@ def test_rotation_about_is_scipys():
     torch.testing.assert_close(crossed, torch.linalg.cross(vectors, others))
 
 
-def test_turn_deg_is_exact_from_tiny_to_half_turns():
+def test_rotation_angle_is_exact_from_tiny_angles_to_180_degrees():
     axis = torch.nn.functional.normalize(randn(1, 3), dim=1)
     angles = torch.tensor([0.0, 1e-5, 1e-3, 0.1, 1.0, 30.0, 90.0, 150.0, 179.0])
     turned = axis_angle_to_matrix(axis.double() * torch.deg2rad(angles.double())[:, None])
@@ -59,7 +59,7 @@ def test_turn_deg_is_exact_from_tiny_to_half_turns():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_table_at_rest_gives_the_cameras_as_given(kind):
+def test_initial_table_returns_the_input_cameras(kind):
     cameras = rig(kind)
     poses = table(cameras)
     assert torch.equal(poses.cameras().world_to_camera[0], cameras.world_to_camera[0])
@@ -70,7 +70,7 @@ def test_a_table_at_rest_gives_the_cameras_as_given(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(3))
-def test_moving_all_views_together_changes_no_camera(kind, seed):
+def test_common_motion_changes_no_camera(kind, seed):
     cameras = rig(kind)
     poses = table(cameras)
     turn = axis_angle_to_matrix(0.1 * randn(1, 3, seed=seed))[0]
@@ -85,7 +85,7 @@ def test_moving_all_views_together_changes_no_camera(kind, seed):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_view_0_is_bit_for_bit_as_given_whatever_the_motions(kind):
+def test_view_0_keeps_its_pose_bit_for_bit(kind):
     cameras = rig(kind, elevation_deg=17.3, azimuth_start_deg=31.7)
     for seed in range(5):
         poses = table(cameras)
@@ -115,7 +115,7 @@ def known_motions(cameras, seed):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(3))
-def test_known_motions_come_back_whatever_the_field_moved_by(kind, seed):
+def test_recovers_known_motions_in_any_gauge(kind, seed):
     cameras = rig(kind)
     motions = known_motions(cameras, seed)
     true = cameras.world_to_camera @ torch.linalg.inv(motions)
@@ -132,7 +132,7 @@ def test_known_motions_come_back_whatever_the_field_moved_by(kind, seed):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_moved_rays_are_the_rays_of_the_moved_cameras(kind):
+def test_transformed_rays_are_those_of_the_refined_cameras(kind):
     cameras = rig(kind)
     motions = known_motions(cameras, 3)
     poses = table(cameras)
@@ -174,7 +174,7 @@ class PointRays:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_steps_lead_to_the_true_poses(kind):
+def test_steps_converge_to_the_true_poses(kind):
     given = rig(kind)
     motions = known_motions(given, 7)
     true = replace(given, world_to_camera=given.world_to_camera @ torch.linalg.inv(motions))
@@ -189,7 +189,7 @@ def test_steps_lead_to_the_true_poses(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_small_step_goes_downhill_for_every_view(kind):
+def test_small_step_decreases_the_loss_of_every_view(kind):
     given = rig(kind)
     motions = known_motions(given, 9)
     true = replace(given, world_to_camera=given.world_to_camera @ torch.linalg.inv(motions))
@@ -207,7 +207,7 @@ def test_one_small_step_goes_downhill_for_every_view(kind):
     assert rotation_angle_deg(poses.rotation).max() < math.degrees(1e-4) * 3**0.5 * 1.01
 
 
-def test_views_that_no_ray_looks_at_stay():
+def test_views_without_rays_keep_their_pose():
     cameras = rig("perspective")
     motions = known_motions(cameras, 9)
     true = replace(cameras, world_to_camera=cameras.world_to_camera @ torch.linalg.inv(motions))
@@ -220,7 +220,7 @@ def test_views_that_no_ray_looks_at_stay():
     assert rotation_angle_deg(poses.rotation[1:4]).min() > 0
 
 
-def test_a_view_that_turned_too_far_starts_again():
+def test_view_that_rotated_too_far_is_reset():
     cameras = rig("perspective")
     poses = table(cameras, max_rotation_deg=5.0)
     angles = torch.zeros(8, 3)
@@ -233,7 +233,7 @@ def test_a_view_that_turned_too_far_starts_again():
     assert poses.translation[2].norm() > 0.01
 
 
-def test_decay_runs_from_one_to_its_end_by_constant_factors():
+def test_exponential_decay_runs_from_1_to_its_end():
     values = [exponential_decay(step, 11, 0.3) for step in range(11)]
     assert values[0] == 1.0 and values[-1] == pytest.approx(0.3)
     factors = [b / a for a, b in itertools.pairwise(values)]
@@ -242,7 +242,7 @@ def test_decay_runs_from_one_to_its_end_by_constant_factors():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_guard_puts_back_the_views_that_were_made_worse(kind, l_solid):
+def test_reverts_views_that_became_worse(kind, l_solid):
     true = rig(kind, 4, width_px=96, height_px=96)
     views = render_views(l_solid, true).views
     turn = torch.eye(4)

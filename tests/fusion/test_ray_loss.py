@@ -32,7 +32,7 @@ def rays(count: int) -> tuple[RenderOutput, Targets]:
 
 @pytest.mark.parametrize("count", [1, 7, 1000])
 @pytest.mark.parametrize("config", [LossConfig(), LossConfig(outlier_fraction=0.2, mask=3.7)])
-def test_derivatives_and_means_are_autograds(count, config):
+def test_gradients_and_means_equal_autograd(count, config):
     rendered, targets = rays(count)
     found = ray_loss(rendered, targets, config, 0.37)
     inputs = [

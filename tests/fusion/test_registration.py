@@ -96,7 +96,7 @@ def aligned(field, views, steps=10, spread_rad=WIDE, conflict=None, stride=1):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_flow_is_what_a_small_motion_does_to_pixels(kind):
+def test_pose_jacobian_matches_small_motions(kind):
     cameras, view = rig(kind), 3
     points = 0.3 * randn(20, 3)
 
@@ -120,7 +120,7 @@ def test_flow_is_what_a_small_motion_does_to_pixels(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("camera_frame", [False, True])
-def test_wrong_poses_come_right_on_the_right_surface(field, pebble, kind, camera_frame):
+def test_wrong_poses_converge_on_the_true_surface(field, pebble, kind, camera_frame):
     views, true = taken(pebble, kind, camera_frame)
     poses = aligned(field, views, steps=20)
     before = pose_errors(views.cameras, true)
@@ -134,7 +134,7 @@ def test_wrong_poses_come_right_on_the_right_surface(field, pebble, kind, camera
     torch.testing.assert_close(poses.gauge(), torch.eye(4), atol=2e-3, rtol=0)
 
 
-def test_every_second_row_and_column_tell_most_of_it(field, pebble):
+def test_stride_2_converges_nearly_as_well(field, pebble):
     """Their pixels are 1.4 degrees of the pebble; what is left is a third of that at most."""
     views, true = taken(pebble, "perspective")
     poses = aligned(field, views, steps=20, stride=2)
@@ -145,7 +145,7 @@ def test_every_second_row_and_column_tell_most_of_it(field, pebble):
     assert after.lateral_percent.max() < 0.3
 
 
-def test_coarser_images_show_the_same_places(pebble):
+def test_downsampled_rays_match_their_cameras(pebble):
     views, _ = taken(pebble, "perspective")
     bank = ray_dataset(views, 5, True)
     rays = strided_rays(bank, 3)
@@ -161,14 +161,14 @@ def test_coarser_images_show_the_same_places(pebble):
     torch.testing.assert_close(small.direction, bank.direction[rays], rtol=0, atol=0)
 
 
-def test_poses_believed_exact_stay(field, pebble):
+def test_poses_with_a_tight_prior_stay(field, pebble):
     views, _ = taken(pebble, "perspective")
     poses = aligned(field, views, spread_rad=math.radians(0.002))
     moved = pose_errors(poses.cameras(), views.cameras)
     assert moved.rotation_deg.max() < 0.05
 
 
-def test_a_view_in_conflict_all_over_tells_nothing(field, pebble):
+def test_fully_conflicting_view_has_no_effect(field, pebble):
     views, _ = taken(pebble, "perspective")
     poses = aligned(field, views, conflict=lambda bank: (bank.view == 3).float())
     moved = pose_errors(poses.cameras(), views.cameras)
@@ -177,7 +177,7 @@ def test_a_view_in_conflict_all_over_tells_nothing(field, pebble):
 
 
 @pytest.mark.parametrize("bound", [0.05, 0.15])
-def test_large_differences_count_as_geman_mcclure_says(bound):
+def test_robust_weights_follow_geman_mcclure(bound):
     """A weight times a difference is half the slope of d^2 / (1 + d^2 / b^2)."""
     difference = torch.tensor([1e-3, 0.02, bound, 0.3, 2.0], requires_grad=True)
     cost = difference.square() / (1.0 + difference.square() / bound**2)
@@ -187,7 +187,7 @@ def test_large_differences_count_as_geman_mcclure_says(bound):
     assert float(weight[2]) == pytest.approx(0.6 / 4)
 
 
-def test_a_common_shift_is_seen_in_perspective(field, pebble):
+def test_common_translation_is_observable_in_perspective(field, pebble):
     """All views moved along with the object as far as their planes allow, none in depth."""
     views = render_views(pebble, rig("perspective")).views
     bank = ray_dataset(views, 5, True)

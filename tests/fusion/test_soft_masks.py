@@ -37,7 +37,7 @@ def centres(size=64):
 
 @pytest.mark.parametrize("edge", [20.0, 20.125, 20.5, 20.8125])
 @pytest.mark.parametrize("across", [False, True])
-def test_straight_edges_lie_where_coverage_says(edge, across):
+def test_straight_edges_match_coverage(edge, across):
     mask = coverage(lambda x, y: (y if across else x) > edge)
     distance, nearest = edge_distance_px(mask)
     x, y = centres()
@@ -47,7 +47,7 @@ def test_straight_edges_lie_where_coverage_says(edge, across):
     assert torch.equal(along, torch.arange(64).clamp_min(first).expand(64, 64))
 
 
-def test_a_round_edge_is_found_to_a_tenth_of_a_pixel_without_bias():
+def test_round_edge_is_unbiased_within_a_tenth_of_a_pixel():
     mask = coverage(lambda x, y: (x - 31.3).square() + (y - 32.9).square() < 20.2**2)
     distance, nearest = edge_distance_px(mask)
     x, y = centres()
@@ -62,7 +62,7 @@ def test_a_round_edge_is_found_to_a_tenth_of_a_pixel_without_bias():
     assert torch.equal(nearest[:, inside], torch.stack([row, column])[:, inside])
 
 
-def test_distances_may_be_asked_for_up_to_a_limit():
+def test_distances_are_clamped_to_a_limit():
     mask = coverage(lambda x, y: (x - 31.3).square() + (y - 32.9).square() < 20.2**2)
     distance, nearest = edge_distance_px(mask)
     limited, same = edge_distance_px(mask, 6.5)
@@ -72,7 +72,7 @@ def test_distances_may_be_asked_for_up_to_a_limit():
 
 
 @pytest.mark.parametrize(("value", "distance_px"), [(0.0, -20.0), (1.0, 20.0)])
-def test_a_mask_without_an_edge_is_far_from_one(value, distance_px):
+def test_mask_without_an_edge(value, distance_px):
     distance, nearest = edge_distance_px(torch.full((8, 12), value))
     assert (distance == distance_px).all()
     assert nearest.shape == (2, 8, 12) and nearest[0, 5, 7] == 5 and nearest[1, 5, 7] == 7
@@ -94,7 +94,7 @@ def field():
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 1.6])
-def test_the_field_shows_a_ball_as_the_softened_masks_have_it(views, field, sharpness):
+def test_rendered_opacity_matches_soft_masks(views, field, sharpness):
     level = LevelConfig(60, 1, 1.0, sharpness=sharpness)
     field.begin_level(level)
     bank = ray_dataset(views, 5, True)
@@ -105,7 +105,7 @@ def test_the_field_shows_a_ball_as_the_softened_masks_have_it(views, field, shar
     assert -0.012 < (shown - soft.mask).mean() < 0.0  # the band cuts off the logistic's end
 
 
-def test_colour_is_the_objects_own_times_the_mask_and_the_rest_is_as_given(views):
+def test_colours_are_premultiplied_by_soft_masks(views):
     paint = torch.tensor([0.8, 0.4, 0.1])
     painted = replace(views, colour=paint * views.masks[..., None] + 1.0 - views.masks[..., None])
     bank = ray_dataset(painted, 5, True)
@@ -117,7 +117,7 @@ def test_colour_is_the_objects_own_times_the_mask_and_the_rest_is_as_given(views
         assert getattr(soft, name) is getattr(bank, name)
 
 
-def test_endless_sharpness_leaves_whole_pixels_as_they_are(views):
+def test_infinite_sharpness_keeps_whole_pixels(views):
     bank = ray_dataset(views, 5, True)
     soft = soften_masks(bank, views.cameras, 1e6)
     whole = (bank.mask == 0) | (bank.mask == 1)
@@ -136,14 +136,14 @@ def fused(views, loss=None, **level):
     return optimise.fuse_sdf(views, config)
 
 
-def test_a_levels_mask_weight_multiplies_that_of_the_loss(views):
+def test_mask_weight_of_a_level_multiplies_that_of_the_loss(views):
     by_level = fused(views, mask_weight=4.0)
     by_loss = fused(views, LossConfig(mask=4.0))
     assert torch.equal(by_level.grid.values, by_loss.grid.values)
     assert not torch.equal(by_level.grid.values, fused(views).grid.values)
 
 
-def test_only_the_levels_that_ask_for_it_see_softened_masks(views, monkeypatch):
+def test_soft_masks_are_per_level(views, monkeypatch):
     seen = []
     step = optimise._step
 

@@ -44,9 +44,9 @@ def installed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_the_plain_encoding_is_taken_and_the_log_says_why(installed, content, caplog):
+def test_falls_back_to_pytorch_and_logs_the_reason(installed, content, caplog):
     installed(content)
-    encoding = make_encoding(CARD, finest=64)
+    encoding = make_encoding(CARD, max_res=64)
     assert type(encoding) is HashEncoding
     assert len(encoding.resolutions) == 10 and encoding.tables[0].shape == (2, 2**19)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -55,13 +55,13 @@ def test_the_plain_encoding_is_taken_and_the_log_says_why(installed, content, ca
     assert "compute capability 61" in said and "plain PyTorch" in said
 
 
-def test_memory_that_runs_out_is_not_taken_for_a_broken_package(installed):
+def test_out_of_memory_is_not_a_broken_package(installed):
     installed("def Encoding(*given, **more): raise RuntimeError('CUDA error: out of memory')")
     with pytest.raises(RuntimeError, match="out of memory"):
-        make_encoding(CARD, finest=64)
+        make_encoding(CARD, max_res=64)
 
 
-def test_one_that_works_is_used(installed):
+def test_working_tinycudann_is_used(installed):
     installed(
         "import torch\n"
         "class Encoding(torch.nn.Module):\n"
@@ -69,11 +69,11 @@ def test_one_that_works_is_used(installed):
         "        super().__init__()\n"
         "        self.params = torch.nn.Parameter(torch.ones(4))\n"
     )
-    encoding = make_encoding(CARD, finest=64)
+    encoding = make_encoding(CARD, max_res=64)
     assert type(encoding) is TcnnEncoding and not encoding.encoder.params.any()
 
 
-def test_asking_for_it_by_name_is_an_error(installed):
+def test_broken_tinycudann_encoding_raises(installed):
     installed(BROKEN["other GPU"])
     with pytest.raises(MissingDependencyError, match="tinycudann"):
         TcnnEncoding()

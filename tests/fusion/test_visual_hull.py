@@ -59,7 +59,7 @@ def test_hull_of_a_ball_from_all_sides_is_the_ball(make_sphere, kind):
     assert rounded.norm(dim=1).min() > 0.4 - 2.2 / (1.3889 * 256)
 
 
-def test_thickness_is_the_radius_of_the_largest_disc_inside():
+def test_local_thickness_is_the_radius_of_the_largest_disc_inside():
     mask = torch.zeros(200, 200)
     mask[20:60, 10:190] = 1.0  # a bar 40 wide
     mask[100:108, 10:190] = 1.0  # a bar 8 wide
@@ -71,7 +71,7 @@ def test_thickness_is_the_radius_of_the_largest_disc_inside():
     assert local_thickness_px(torch.zeros(50, 50)).max() == 0
 
 
-def test_rounding_takes_a_cylinders_ridges_off_and_no_more(make_sphere):
+def test_rounding_removes_exactly_the_ridges_of_a_cylinder(make_sphere):
     # a ball seen from few sides: between them the exact hull stands out, the rounded one less
     cameras = orbit_cameras(RigConfig(count=8, kind="orthographic"))
     views = render_views(make_sphere(0.4, 5), cameras).views
@@ -101,7 +101,7 @@ def test_hull_is_zero_on_silhouette_cones_and_grows_like_a_distance(make_sphere)
     torch.testing.assert_close(sdf, radii - tangent, atol=2e-3, rtol=0)
 
 
-def test_hull_holds_the_object_and_stands_the_right_way(l_solid):
+def test_hull_encloses_the_object_in_the_right_orientation(l_solid):
     hull = carve(l_solid, orbit_cameras(), HullConfig(resolution=128))
     low, high = hull.bounds
     torch.testing.assert_close(low, torch.tensor([-0.4, -0.5, -0.2]), atol=0.08, rtol=0)
@@ -121,7 +121,7 @@ def test_more_views_never_add_volume(l_solid):
     assert volumes[0] > volumes[1] > volumes[2] > l_solid.as_trimesh().volume
 
 
-def test_scale_and_place_of_the_world_do_not_matter(make_sphere):
+def test_hull_is_invariant_to_scale_and_translation(make_sphere):
     cameras = orbit_cameras(RigConfig(count=8, elevation_deg=20.0))
     views = render_views(make_sphere(0.4), cameras).views
     # the same images from cameras in a world ten times as large and moved
@@ -136,7 +136,7 @@ def test_scale_and_place_of_the_world_do_not_matter(make_sphere):
     )
 
 
-def test_fine_grid_agrees_with_asking_every_point(l_solid):
+def test_fine_grid_matches_evaluating_every_point(l_solid):
     views = render_views(l_solid, orbit_cameras(RigConfig(count=6))).views
     grid = carve_hull(views, SMALL)
     exact = Silhouettes.of(views, ridge_rounding=SMALL.ridge_rounding).sdf(grid.points())
@@ -146,7 +146,7 @@ def test_fine_grid_agrees_with_asking_every_point(l_solid):
     torch.testing.assert_close(grid.values[near], exact[near], atol=1e-5, rtol=0)
 
 
-def test_two_separate_parts_both_survive(make_sphere):
+def test_two_separate_parts_are_kept(make_sphere):
     ball = make_sphere(0.15)
     left = ball.vertices - torch.tensor([0.3, 0.0, 0.0])
     right = ball.vertices + torch.tensor([0.3, 0.0, 0.0])
@@ -180,12 +180,12 @@ def ball_views(make_sphere):
         (lambda v: with_mask_of_view(v, 3, 1.0), "view 3 is full"),
     ],
 )
-def test_views_that_cannot_carve_are_named(ball_views, change, says):
+def test_uncarvable_views_are_refused(ball_views, change, says):
     with pytest.raises(InputError, match=says):
         carve_hull(change(ball_views), SMALL)
 
 
-def test_masks_that_contradict_each_other_name_the_view(ball_views):
+def test_contradicting_masks_name_the_worst_view(ball_views):
     masks = ball_views.masks.clone()
     masks[2] = 0.0
     masks[2, :20, :20] = 1.0  # an object in the corner: no point lies there for the others
@@ -201,7 +201,7 @@ def test_cancel_stops_within_a_step(ball_views):
     assert len(steps) == 2
 
 
-def test_views_from_two_opposite_sides_only_are_closed_with_a_note(make_sphere, caplog):
+def test_opposite_views_only_are_closed_with_a_warning(make_sphere, caplog):
     views = render_views(make_sphere(), orbit_cameras(RigConfig(count=2))).views
     hull = extract_surface(carve_hull(views, SMALL))
     assert hull.as_trimesh().is_watertight
@@ -211,7 +211,7 @@ def test_views_from_two_opposite_sides_only_are_closed_with_a_note(make_sphere, 
     assert float(extent[0]) == pytest.approx(0.8, abs=0.1)
 
 
-def test_images_cropped_around_an_object_off_centre_carve_as_well(make_sphere):
+def test_off_centre_crops_carve_the_same_hull(make_sphere):
     away = torch.eye(4)
     away[:3, 3] = torch.tensor([0.35, -0.2, 0.3])
     ball = make_sphere(0.15).transformed(away)
@@ -243,7 +243,7 @@ def test_memory_does_not_grow_with_the_number_of_views(ball_views):
     torch.testing.assert_close(Silhouettes.of(many).sdf(some), Silhouettes.of(ball_views).sdf(some))
 
 
-def test_an_object_cut_off_by_the_image_is_not_carved_beyond_it(make_sphere):
+def test_object_cut_off_by_the_image_is_not_carved_there(make_sphere):
     # the ball's lower third leaves every image: there it must stay, not be cut flat
     rig = RigConfig(count=12)
     cameras = orbit_cameras(rig)

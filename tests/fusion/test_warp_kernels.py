@@ -23,7 +23,7 @@ ARCHITECTURES = [
 @pytest.mark.skipif(sys.platform == "darwin", reason="warp has no CUDA compiler there")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_kernels_compile_for_cuda_without_a_card(name, architecture, tmp_path):
+def test_kernels_compile_for_cuda_without_a_gpu(name, architecture, tmp_path):
     wp = pytest.importorskip("warp")
     from nova3d_core.compute.warp_backend import warp
 

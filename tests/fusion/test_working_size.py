@@ -38,18 +38,18 @@ def views_of(size_px: int, extent_px: int, count: int = 3) -> Views:
         (1024, 1000, 32, 256),
     ],
 )
-def test_images_keep_a_pixel_a_cell_and_256_pixels(size_px, extent_px, finest, reduced_px):
+def test_images_keep_one_pixel_per_cell_and_256_pixels(size_px, extent_px, finest, reduced_px):
     reduced = working_views(views_of(size_px, extent_px, count=1), finest)
     assert tuple(reduced.colour.shape[1:3]) == (reduced_px, reduced_px)
     assert (reduced.cameras.width, reduced.cameras.height) == (reduced_px, reduced_px)
 
 
-def test_views_that_need_no_reduction_are_the_same_object():
+def test_small_views_are_returned_as_they_are():
     views = views_of(256, 180)
     assert working_views(views, 104) is views
 
 
-def test_reduced_views_show_the_same_scene():
+def test_downsampled_views_show_the_same_scene():
     views = views_of(1024, 512)
     small = views.resized(256, 256)
     points = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) - 0.5
@@ -64,7 +64,7 @@ def test_reduced_views_show_the_same_scene():
     torch.testing.assert_close(lengths, (small.masks > 0).float())
 
 
-def test_results_come_back_at_full_size():
+def test_results_are_upsampled_to_full_size():
     views = views_of(1024, 512)
     small = views.resized(256, 256)
     poses = small.cameras.world_to_camera.clone()

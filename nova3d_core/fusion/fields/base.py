@@ -1,4 +1,4 @@
-"""What the optimisation asks of a field of signed distance and colour."""
+"""Interface of a field of signed distance and colour under optimisation."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from ..config import LevelConfig
 from ..losses import LossConfig
 
 BAND = 3.0
-"""The band's half width times the sharpness: beyond it NeuS' sigmoid has come to its end."""
+"""Half width of the band times the sharpness; beyond it NeuS' sigmoid is saturated."""
 
 
 @dataclass(frozen=True, eq=False)
 class RenderOutput:
-    """What R rays see: sums over their samples with NeuS weights w_i."""
+    """Volume rendering of R rays: sums over samples with NeuS weights w_i."""
 
     opacity: Tensor
     """(R,) sum of w_i, in 0..1."""
     gradient: Tensor
     """(R, 3) sum of w_i grad f(x_i), in the world; its direction is the normal."""
     colour: Tensor
-    """(R, 3) sum of w_i c(x_i): on black, so the background's share is missing."""
+    """(R, 3) sum of w_i c(x_i), i.e. premultiplied by the opacity."""
     depth: Tensor
-    """(R,) sum of w_i t_i in world units along the ray; over the opacity it is where the ray ends.
-    Carries no derivative."""
+    """(R,) sum of w_i t_i, in world units along the ray; the surface's depth times the opacity. Not
+    differentiable."""
 
 
 @dataclass(frozen=True, eq=False)
 class RayGradients:
-    """Derivatives of the loss by R rays, for poses."""
+    """Gradients of the loss with respect to R rays, for poses."""
 
     grad_origins: Tensor
-    """(R, 3) by the ray's origin."""
+    """(R, 3) with respect to the origins."""
     grad_directions: Tensor
-    """(R, 3) by the ray's unit direction."""
+    """(R, 3) with respect to the unit directions."""
 
 
 class Field(Protocol):
-    """A field under optimisation. `render`, then `backward`, then `step`, again and again."""
+    """A field under optimisation; each step calls `render`, `backward`, `step`."""
 
     spacing: float
-    """World size of the finest detail of the present level."""
+    """World size of a cell of the current level."""
 
     def begin_level(self, level: LevelConfig) -> None:
-        """Goes to a level's resolution, keeping the shape."""
+        """Changes to a level's resolution, keeping the shape."""
 
     def render(self, origins: Tensor, directions: Tensor) -> RenderOutput:
         """Renders R world rays: origins (R, 3), unit directions (R, 3)."""
@@ -55,13 +55,17 @@ class Field(Protocol):
     def backward(
         self, grad_opacity: Tensor, grad_gradient: Tensor, grad_colour: Tensor, with_rays: bool
     ) -> RayGradients | None:
-        """Takes the loss's derivatives by the last `render`'s outputs; adds up until `step`."""
+        """Backpropagates gradients of the last `render`'s outputs; accumulates until `step`.
 
-    def step(self, loss: LossConfig, decay: float) -> None:
-        """Adds the regularisers and moves; `decay` in 0..1 scales the level's step sizes."""
+        Returns:
+            Gradients with respect to the rays, or None without `with_rays`.
+        """
+
+    def step(self, losses: LossConfig, decay: float) -> None:
+        """Optimiser step with the regularisers; `decay` scales the level's learning rates."""
 
     def redistance(self) -> None:
-        """Restores what drifts while optimising, such as the distance property; called often."""
+        """Restores the distance property and cached distances, which drift; called regularly."""
 
     def is_finite(self) -> bool:
         """Whether all values are finite."""

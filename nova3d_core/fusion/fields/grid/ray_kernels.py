@@ -1,20 +1,19 @@
-"""Compiled twins of the dense grid's steps, in warp: one source for CPU and CUDA, no compiler.
+"""Warp kernels of the dense grid: ray marching, forward and backward, on CPU and CUDA.
 
-A kernel's thread handles one ray or one voxel. On the CPU a launch runs its threads one after the
-other, so `launch.py` starts several launches side by side, each with buffers of its own.
-Grids hold four floats a voxel: `geo` (f, gx, gy, gz), `col` (r, g, b, unused).
-`grid_torch.py` holds the plain twins that the tests compare with.
+A thread handles one ray. On the CPU a launch runs its threads sequentially, so
+`warp_backend.launch` starts several concurrent launches, each with its own gradient buffers. Grids
+hold four floats per voxel: `geo` (f, gx, gy, gz), `col` (r, g, b, unused). `torch_impl.py` has the
+same functions in PyTorch.
 """
 
 import warp as wp
 
-MIN_TRANSMITTANCE = wp.constant(0.005)
-"""A ray ends where less than this share of its light is left."""
-COLOUR_WITHIN = wp.constant(1.5)
-"""Samples farther from the surface than this many bands add no colour."""
-TINY = wp.constant(1.0e-9)
-HALF_DIAGONAL = wp.constant(0.87)
-"""No place is farther from the nearest voxel, in cells."""
+from . import constants
+
+MIN_TRANSMITTANCE = wp.constant(constants.MIN_TRANSMITTANCE)
+COLOUR_BANDS = wp.constant(constants.COLOUR_BANDS)
+TINY = wp.constant(constants.TINY)
+HALF_DIAGONAL = wp.constant(constants.HALF_DIAGONAL)
 
 
 @wp.func
@@ -39,19 +38,19 @@ _READ = """
     const four value = (1.0f - u) * ((1.0f - v) * a + v * b) + u * ((1.0f - v) * c + v * d);
     return wp::vec_t<4, wp::float32>(value[0], value[1], value[2], value[3]);
 """
-"""Warp's own vectors of four are taken apart into single numbers on a CPU: whole rays in half the
-time with the compiler's. p lies within the grid, so no index is looked at for being negative."""
+"""On a CPU warp splits its own vec4 into scalars: whole rays take half the time with the compiler's
+vector type. p lies within the grid, so indices need no check for negative values."""
 
 
 @wp.func_native(_READ)
-def read(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3) -> wp.vec4:
+def trilinear(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3) -> wp.vec4:
     """Trilinear value at p, in cells."""
     ...
 
 
 @wp.func
 def trilinear_grad(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
-    """Derivative (per cell) of dot(q, trilinear value) by the place p."""
+    """Gradient (per cell) of dot(q, trilinear value) with respect to the position p."""
     i = int(p[0])
     j = int(p[1])
     k = int(p[2])
@@ -76,8 +75,8 @@ def trilinear_grad(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
 
 
 @wp.func
-def splat(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
-    """Adds q to the eight voxels around p with their trilinear weights."""
+def splat_trilinear(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
+    """Adds q to the eight voxels around p with trilinear weights; transpose of `trilinear`."""
     i = int(p[0])
     j = int(p[1])
     k = int(p[2])
@@ -100,7 +99,7 @@ def splat(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
 
 @wp.func
 def box_range(o: wp.vec3, d: wp.vec3, size: wp.vec3):
-    """Where a ray (in cells) enters and leaves the grid; enters after it leaves if it misses."""
+    """Ray parameters where a ray (in cells) enters and leaves the grid; entry > exit for misses."""
     near = 0.0
     far = 1.0e9
     for axis in range(3):
@@ -116,7 +115,7 @@ def box_range(o: wp.vec3, d: wp.vec3, size: wp.vec3):
 
 @wp.struct
 class RayMarch:
-    """R rays, in cells, and the grid they go through."""
+    """R rays, in cells, with their grid and outputs."""
 
     geo: wp.array3d(dtype=wp.vec4)
     col: wp.array3d(dtype=wp.vec4)
@@ -132,15 +131,15 @@ class RayMarch:
 
 
 @wp.func
-def ray_exit(m: RayMarch, ray: int):
-    """Where a ray leaves the grid, in cells along it; and where it enters."""
+def ray_span(m: RayMarch, ray: int):
+    """Ray parameters at which a ray enters and leaves the grid, in cells."""
     size = wp.vec3(float(m.geo.shape[0]), float(m.geo.shape[1]), float(m.geo.shape[2]))
     return box_range(m.origins[ray], m.directions[ray], size)
 
 
 @wp.func
 def stride(m: RayMarch, f: float):
-    """A cell within the band; outside it as far as the distance allows."""
+    """Step length in cells: 1 in the band, outside as far as the distance allows."""
     if f > m.band:
         return wp.max(0.9 * (f - m.band) / m.spacing, 1.0)
     return 1.0
@@ -154,19 +153,19 @@ def nearest(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3):
 
 @wp.kernel
 def first_hit(offset: int, m: RayMarch):
-    """Sphere-traces each ray to where |f| falls below the band; -1 where it never does.
+    """Sphere-traces each ray until it enters the band; -1 for misses.
 
-    Far away the nearest voxel says enough, and is one read instead of eight.
+    Far away the nearest voxel suffices: one read instead of eight.
     """
     ray = wp.tid() + offset
-    span = ray_exit(m, ray)
+    span = ray_span(m, ray)
     t = span[0]
     found = float(-1.0)
     while t < span[1]:
         p = m.origins[ray] + t * m.directions[ray]
         free = (nearest(m.geo, p) - m.band) / m.spacing - HALF_DIAGONAL
         if free < 1.0:
-            f = read(m.geo, p)[0]
+            f = trilinear(m.geo, p)[0]
             if f < m.band:
                 found = t
                 break
@@ -177,10 +176,10 @@ def first_hit(offset: int, m: RayMarch):
 
 @wp.func
 def colour_and_depth(m: RayMarch, p: wp.vec3, f: float, t: float):
-    """A sample's colour, where it is near enough to the surface, and its place."""
+    """Colour of a sample, if it is close enough to the surface, and its ray parameter."""
     c = wp.vec4(0.0, 0.0, 0.0, 0.0)
-    if wp.abs(f) < COLOUR_WITHIN * m.band:
-        c = read(m.col, p)
+    if wp.abs(f) < COLOUR_BANDS * m.band:
+        c = trilinear(m.col, p)
     return wp.vec4(c[0], c[1], c[2], t)
 
 
@@ -188,7 +187,7 @@ def colour_and_depth(m: RayMarch, p: wp.vec3, f: float, t: float):
 def render_forward(offset: int, m: RayMarch):
     """NeuS compositing: opacity and gradient into out_geo, colour and depth into out_col.
 
-    A section between two samples weighs T max(1 - sigma(s f') / sigma(s f), 0); a sample has the
+    A section between two samples has weight T max(1 - sigma(s f') / sigma(s f), 0), a sample the
     mean weight of the sections on its two sides.
     """
     ray = m.order[wp.tid() + offset]
@@ -198,10 +197,10 @@ def render_forward(offset: int, m: RayMarch):
     if t >= 0.0:
         o = m.origins[ray]
         d = m.directions[ray]
-        far = ray_exit(m, ray)[1]
+        far = ray_span(m, ray)[1]
         transmittance = float(1.0)
-        carried = float(0.0)
-        value = read(m.geo, o + t * d)
+        previous_weight = float(0.0)
+        value = trilinear(m.geo, o + t * d)
         inside = sigmoid(m.sharpness * value[0])
         while t < far:
             t_next = t + stride(m, value[0])
@@ -209,17 +208,17 @@ def render_forward(offset: int, m: RayMarch):
             next_value = value
             next_inside = inside
             if t_next < far and transmittance >= MIN_TRANSMITTANCE:
-                next_value = read(m.geo, o + t_next * d)
+                next_value = trilinear(m.geo, o + t_next * d)
                 next_inside = sigmoid(m.sharpness * next_value[0])
                 weight = transmittance * wp.max(1.0 - next_inside / (inside + TINY), 0.0)
-            sample_weight = 0.5 * (carried + weight)
+            sample_weight = 0.5 * (previous_weight + weight)
             if sample_weight > 0.0:
                 sums = sums + sample_weight * wp.vec4(1.0, value[1], value[2], value[3])
                 rgb = rgb + sample_weight * colour_and_depth(m, o + t * d, value[0], t)
             if transmittance < MIN_TRANSMITTANCE:
                 break
             transmittance = transmittance - weight
-            carried = weight
+            previous_weight = weight
             t = t_next
             value = next_value
             inside = next_inside
@@ -229,7 +228,7 @@ def render_forward(offset: int, m: RayMarch):
 
 @wp.struct
 class Backward:
-    """Derivatives by the outputs of `render_forward`, and where those by its inputs go."""
+    """Gradients of the outputs of `render_forward` (in) and of the rays (out)."""
 
     grad_out_geo: wp.array(dtype=wp.vec4)
     grad_out_col: wp.array(dtype=wp.vec4)
@@ -240,7 +239,7 @@ class Backward:
 
 @wp.func
 def sample_gradient(b: Backward, ray: int, value: wp.vec4, colour: wp.vec4):
-    """What a unit of weight on a sample adds to the loss, to first order."""
+    """dL / d weight of a sample."""
     of_geo = wp.dot(b.grad_out_geo[ray], wp.vec4(1.0, value[1], value[2], value[3]))
     return of_geo + wp.dot(b.grad_out_col[ray], colour)
 
@@ -257,21 +256,21 @@ def splat_sample(
     grad_geo: wp.array3d(dtype=wp.vec4),
     grad_col: wp.array3d(dtype=wp.vec4),
 ):
-    """Adds a sample's derivatives to its voxels; gives the one by its place, per cell."""
+    """Adds a sample's gradients to its voxels; returns the gradient of its position, per cell."""
     qg = b.grad_out_geo[ray]
     qc = b.grad_out_col[ray]
     to_geo = wp.vec4(grad_f, sample_weight * qg[1], sample_weight * qg[2], sample_weight * qg[3])
     to_col = wp.vec4(sample_weight * qc[0], sample_weight * qc[1], sample_weight * qc[2], 0.0)
-    splat(grad_geo, p, to_geo)
-    moved = wp.vec3(0.0, 0.0, 0.0)
-    near = wp.abs(f) < COLOUR_WITHIN * m.band
+    splat_trilinear(grad_geo, p, to_geo)
+    grad_position = wp.vec3(0.0, 0.0, 0.0)
+    near = wp.abs(f) < COLOUR_BANDS * m.band
     if near:
-        splat(grad_col, p, to_col)
+        splat_trilinear(grad_col, p, to_col)
     if b.with_rays == 1:
-        moved = trilinear_grad(m.geo, p, to_geo)
+        grad_position = trilinear_grad(m.geo, p, to_geo)
         if near:
-            moved = moved + trilinear_grad(m.col, p, to_col)
-    return moved
+            grad_position = grad_position + trilinear_grad(m.col, p, to_col)
+    return grad_position
 
 
 @wp.kernel
@@ -282,7 +281,7 @@ def render_backward(
     grad_geo: wp.array3d(dtype=wp.vec4),
     grad_col: wp.array3d(dtype=wp.vec4),
 ):
-    """Derivative of `render_forward`, marching again; `suffix_sum`: what later sections add."""
+    """Backward pass of `render_forward`, marching again; `suffix_sum`: dL of the later sections."""
     ray = m.order[wp.tid() + offset]
     t = m.start[ray]
     grad_origin = wp.vec3(0.0)
@@ -290,14 +289,14 @@ def render_backward(
     o = m.origins[ray]
     d = m.directions[ray]
     if t >= 0.0:
-        far = ray_exit(m, ray)[1]
+        far = ray_span(m, ray)[1]
         suffix_sum = wp.dot(b.grad_out_geo[ray], m.out_geo[ray]) + wp.dot(
             b.grad_out_col[ray], m.out_col[ray]
         )
         transmittance = float(1.0)
-        carried = float(0.0)
+        previous_weight = float(0.0)
         grad_f = float(0.0)
-        value = read(m.geo, o + t * d)
+        value = trilinear(m.geo, o + t * d)
         inside = sigmoid(m.sharpness * value[0])
         dL_dsample = sample_gradient(b, ray, value, colour_and_depth(m, o + t * d, value[0], t))
         while t < far:
@@ -308,7 +307,7 @@ def render_backward(
             next_dL_dsample = dL_dsample
             next_grad_f = float(0.0)
             if t_next < far and transmittance >= MIN_TRANSMITTANCE:
-                next_value = read(m.geo, o + t_next * d)
+                next_value = trilinear(m.geo, o + t_next * d)
                 next_inside = sigmoid(m.sharpness * next_value[0])
                 ratio = next_inside / (inside + TINY)
                 rgb = colour_and_depth(m, o + t_next * d, next_value[0], t_next)
@@ -317,21 +316,21 @@ def render_backward(
                     weight = transmittance * (1.0 - ratio)
                     section = 0.5 * (dL_dsample + next_dL_dsample)
                     suffix_sum = suffix_sum - weight * section
-                    pull = transmittance * section * ratio - suffix_sum  # by alpha, times the ratio
-                    grad_f = grad_f + pull * m.sharpness * (1.0 - inside)
-                    next_grad_f = -pull * m.sharpness * (1.0 - next_inside)
-            sample_weight = 0.5 * (carried + weight)
+                    grad_alpha = transmittance * section * ratio - suffix_sum  # times the ratio
+                    grad_f = grad_f + grad_alpha * m.sharpness * (1.0 - inside)
+                    next_grad_f = -grad_alpha * m.sharpness * (1.0 - next_inside)
+            sample_weight = 0.5 * (previous_weight + weight)
             if sample_weight > 0.0 or grad_f != 0.0:
                 p = o + t * d
-                moved = splat_sample(
+                grad_position = splat_sample(
                     m, b, ray, p, value[0], grad_f, sample_weight, grad_geo, grad_col
                 )
-                grad_origin = grad_origin + moved
-                grad_direction = grad_direction + t * moved
+                grad_origin = grad_origin + grad_position
+                grad_direction = grad_direction + t * grad_position
             if transmittance < MIN_TRANSMITTANCE:
                 break
             transmittance = transmittance - weight
-            carried = weight
+            previous_weight = weight
             grad_f = next_grad_f
             t = t_next
             value = next_value

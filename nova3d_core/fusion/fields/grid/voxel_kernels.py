@@ -1,8 +1,7 @@
-"""Compiled steps over the voxels near the surface: slopes, regularisers, blur, Adam, distances.
+"""Warp kernels over the active voxels: differences, regularisers, blur, Adam, redistancing.
 
-Each works through a list of voxels that keeps two voxels' distance from the grid's border. Grids
-are flat and the list holds linear indices: a neighbour along x, y or z is `sx`, `sy` or one away.
-See `grid_kernels.py` for how they are launched.
+Active voxels are at least two voxels off the grid's border. Grids are flat and `active` holds flat
+indices: neighbours along x, y and z are `sx`, `sy` and 1 apart. See `ray_kernels.py` for launches.
 """
 
 import warp as wp
@@ -18,7 +17,7 @@ def differences(
     h: float,
     laplacian: wp.array(dtype=float),
 ):
-    """Central differences of f into the other three channels, and its Laplacian times h^2."""
+    """Writes central differences of f to the other three channels, and its Laplacian times h^2."""
     at = active[wp.tid() + offset]
     x0 = geo[at - sx][0]
     x1 = geo[at + sx][0]
@@ -46,7 +45,7 @@ def accumulate(
     """Sums two buffers into the first, clears the second, adds the eikonal and sparsity terms.
 
     grad_b: may be empty.
-    eikonal: weight of (|g| - 1)^2 a voxel; sparse: weight of exp(-k |f|) a voxel.
+    eikonal: weight of (|g| - 1)^2 per voxel; sparse: weight of exp(-k |f|) per voxel.
     """
     at = active[wp.tid() + offset]
     total = grad_a[at]
@@ -55,12 +54,16 @@ def accumulate(
         grad_b[at] = wp.vec4(0.0, 0.0, 0.0, 0.0)
     value = geo[at]
     length = wp.sqrt(value[1] * value[1] + value[2] * value[2] + value[3] * value[3]) + 1.0e-6
-    pull = 2.0 * eikonal * (length - 1.0) / length
-    fade = float(0.0)
+    grad_eikonal = 2.0 * eikonal * (length - 1.0) / length
+    grad_sparse = float(0.0)
     if sparse > 0.0:
         f = value[0]
-        fade = -sparse * sparse_sharpness * wp.sign(f) * wp.exp(-sparse_sharpness * wp.abs(f))
-    grad_a[at] = total + wp.vec4(fade, pull * value[1], pull * value[2], pull * value[3])
+        grad_sparse = (
+            -sparse * sparse_sharpness * wp.sign(f) * wp.exp(-sparse_sharpness * wp.abs(f))
+        )
+    grad_a[at] = total + wp.vec4(
+        grad_sparse, grad_eikonal * value[1], grad_eikonal * value[2], grad_eikonal * value[3]
+    )
 
 
 @wp.kernel
@@ -75,7 +78,7 @@ def value_gradients(
     smooth: float,
     out: wp.array(dtype=float),
 ):
-    """Derivative by f alone: of f itself, through the slopes, and of smooth * laplacian^2."""
+    """Gradient with respect to f: direct, through the differences, of smooth * laplacian^2."""
     at = active[wp.tid() + offset]
     scale = 0.5 / h
     through = (
@@ -86,7 +89,7 @@ def value_gradients(
         + grad[at - 1][3]
         - grad[at + 1][3]
     ) * scale
-    bend = (
+    bilaplacian = (
         laplacian[at - sx]
         + laplacian[at + sx]
         + laplacian[at - sy]
@@ -95,7 +98,7 @@ def value_gradients(
         + laplacian[at + 1]
         - 6.0 * laplacian[at]
     )
-    out[at] = grad[at][0] + through + 2.0 * smooth * bend
+    out[at] = grad[at][0] + through + 2.0 * smooth * bilaplacian
 
 
 @wp.kernel
@@ -109,7 +112,7 @@ def blur(
     far: float,
     out: wp.array(dtype=float),
 ):
-    """Five taps along one axis, whose neighbours are a step apart in the list of all voxels."""
+    """Blur with five taps along one axis, whose neighbours are `step` apart."""
     at = active[wp.tid() + offset]
     out[at] = (
         centre * source[at]
@@ -124,24 +127,24 @@ def adam_values(
     active: wp.array(dtype=int),
     geo: wp.array(dtype=wp.vec4),
     grad: wp.array(dtype=float),
-    done: wp.array(dtype=wp.vec4),
+    grad_buffer: wp.array(dtype=wp.vec4),
     moments: wp.array(dtype=wp.vec2),
-    rate: float,
+    lr: float,
     beta1: float,
     beta2: float,
-    unbias1: float,
-    unbias2: float,
-    floor: float,
+    bias_correction1: float,
+    bias_correction2: float,
+    eps: float,
 ):
-    """One Adam step of f, `floor` being Adam's epsilon; clears what its derivative was made of."""
+    """One Adam step of f; clears the gradient buffer."""
     at = active[wp.tid() + offset]
     g = grad[at]
-    done[at] = wp.vec4(0.0, 0.0, 0.0, 0.0)
+    grad_buffer[at] = wp.vec4(0.0, 0.0, 0.0, 0.0)
     m = moments[at]
     first = beta1 * m[0] + (1.0 - beta1) * g
     second = beta2 * m[1] + (1.0 - beta2) * g * g
     moments[at] = wp.vec2(first, second)
-    move = rate * (first * unbias1) / (wp.sqrt(second * unbias2) + floor)
+    move = lr * (first * bias_correction1) / (wp.sqrt(second * bias_correction2) + eps)
     value = geo[at]
     geo[at] = wp.vec4(value[0] - move, value[1], value[2], value[3])
 
@@ -155,17 +158,17 @@ def adam_colours(
     grad_b: wp.array(dtype=wp.vec4),
     first: wp.array(dtype=wp.vec4),
     second: wp.array(dtype=float),
-    rate: float,
+    lr: float,
     beta1: float,
     beta2: float,
-    unbias1: float,
-    unbias2: float,
-    floor: float,
+    bias_correction1: float,
+    bias_correction2: float,
+    eps: float,
 ):
-    """One Adam step of the colours, their channels sharing a second moment; clears the buffers.
+    """One Adam step of the colours with one second moment per voxel; clears the buffers.
 
     grad_b: may be empty.
-    Voxels that no ray has come by keep theirs.
+    Voxels that no ray has crossed keep their colour.
     """
     at = active[wp.tid() + offset]
     g = grad_a[at]
@@ -181,7 +184,7 @@ def adam_colours(
     m = beta1 * first[at] + (1.0 - beta1) * g
     first[at] = m
     second[at] = v
-    value = col[at] - (rate * unbias1 / (wp.sqrt(v * unbias2) + floor)) * m
+    value = col[at] - (lr * bias_correction1 / (wp.sqrt(v * bias_correction2) + eps)) * m
     col[at] = wp.vec4(
         wp.clamp(value[0], 0.0, 1.0),
         wp.clamp(value[1], 0.0, 1.0),
@@ -192,12 +195,12 @@ def adam_colours(
 
 @wp.func
 def toward(f: wp.array(dtype=float), at: int, step: int, s: float):
-    """The smaller of the two neighbours' distances along an axis, those beyond the surface 0."""
+    """The smaller of the two neighbours' distances along an axis; 0 beyond the surface."""
     return wp.max(wp.min(s * f[at - step], s * f[at + step]), 0.0)
 
 
 @wp.kernel
-def near_distances(
+def surface_distances(
     offset: int,
     active: wp.array(dtype=int),
     sx: int,
@@ -208,7 +211,7 @@ def near_distances(
     out: wp.array(dtype=float),
     fixed: wp.array(dtype=wp.uint8),
 ):
-    """f / |g| where a neighbour lies on the surface's other side (fixed), else +-limit."""
+    """f / |g| where a neighbour lies on the other side of the surface (fixed), else +-limit."""
     at = active[wp.tid() + offset]
     value = geo[at]
     f = value[0]
@@ -233,7 +236,7 @@ def near_distances(
 
 
 @wp.kernel
-def spread_distances(
+def eikonal_sweep(
     offset: int,
     active: wp.array(dtype=int),
     sx: int,

@@ -1,4 +1,4 @@
-"""Whether the grid field's warp kernels run on a device, and the warning where they do not."""
+"""Whether the dense grid's warp kernels run on a device, and the warning where they do not."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ....progress import SILENT, Progress
 logger = logging.getLogger(__name__)
 
 REMEDY = (
-    "Install it with: pip install warp-lang; if it is there, set WARP_CACHE_PATH to a folder that "
-    "can be written."
+    "Install it with: pip install warp-lang; if it is installed, set WARP_CACHE_PATH to a writable "
+    "folder."
 )
 
 
 def grid_kernels() -> tuple[Any, ...]:
-    """The warp modules that the grid field needs."""
+    """The warp modules of the dense grid."""
     from . import ray_kernels, voxel_kernels
 
     return ray_kernels.render_forward.module, voxel_kernels.accumulate.module
@@ -35,14 +35,14 @@ def can_run_on(device: torch.device) -> bool:
     return not kernel_error(device)
 
 
-def warn_of_torch_twin(device: torch.device) -> None:
-    """Says that a field runs in plain torch because warp does not run, how slow that is, and why.
+def warn_about_torch_fallback(device: torch.device) -> None:
+    """Warns that a field runs in PyTorch because warp does not, how slow that is, and why.
 
-    Said once for each field that is made, so once in a fusion.
+    Called once per field, so once per fusion.
     """
     logger.warning(
-        "the fusion runs in plain PyTorch, %s slower than with warp's kernels: %s. %s",
+        "the fusion runs in plain PyTorch, %s slower than with warp: %s. %s",
         "6 to 8 times" if device.type == "cpu" else "on a GPU far more than 10 times",
-        kernel_error(device).rstrip(".") or "warp was not asked for",
+        kernel_error(device).rstrip(".") or "warp is disabled",
         REMEDY,
     )

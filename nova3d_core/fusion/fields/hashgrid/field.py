@@ -1,8 +1,8 @@
-"""The paper's field: the start's distances plus a small network on a hash encoding, in plain torch.
+"""The paper's field: initial SDF plus an MLP on a hash encoding, in PyTorch.
 
-f(x) = start(x) + scale * geometry(encoding(x)); the network starts at 0, so the field starts as the
-visual hull. The scale follows the level's cell size, so that one step of Adam moves f by a share of
-a cell, whatever the level.
+f(x) = init(x) + scale * sdf_network(encoding(x)); the network starts at 0, so the field starts as
+the visual hull. The scale is proportional to the level's cell size, so that an Adam step moves f
+by the same fraction of a cell at every level.
 """
 
 from __future__ import annotations
@@ -20,79 +20,81 @@ from ...config import LevelConfig
 from ...losses import LossConfig
 from ..base import RayGradients, RenderOutput
 from .encoding import cosine_window, make_encoding
-from .networks import FEATURES, ColorNetwork, ConflictNetwork, SDFNetwork
+from .networks import FEATURE_DIM, ColorNetwork, ConflictNetwork, SDFNetwork
 from .rays import Samples, composite, march, trilinear
 
 STAGE = "sdf fusion"
 MIN_WEIGHT = 0.01
-"""Samples with less weight than this add no gradient and no colour."""
-REGULARISED = 2048
-"""Places where the regularisers look in a step."""
+"""Samples with less weight contribute neither gradient nor colour."""
+REGULARISER_SAMPLES = 2048
+"""Sampled positions of the regularisers per step."""
 
-_TABLE_STEP, _NETWORK_STEP = 1e-2, 1e-3
-_COLOUR_STEP_SHARE = 0.1  # of the level's colour step: 5e-3 at its default
-_SCALE_CELLS = 120.0  # of the level's step_cells: a step of Adam then moves f by less than those
+_TABLE_LR, _NETWORK_LR = 1e-2, 1e-3
+_COLOUR_LR_RATIO = 0.1  # of the level's colour_lr: 5e-3 at its default
+_SCALE_CELLS = 120.0  # times sdf_lr_cells: an Adam step then moves f by less than sdf_lr_cells
 _CACHE_CELLS = 64
-_REACH = 4.0  # cells of the cache around the surface that `redistance` renews
-_NEAR = 2.0  # cells of the cache around the surface where the regularisers look
-_CHUNK = 2**16
-_CONFLICT_LEVELS = 2  # h sees the coarse levels only
+_CACHE_BAND = 4.0  # cells of the cache around the surface that `redistance` updates
+_SAMPLE_BAND = 2.0  # cells of the cache around the surface that the regularisers sample
+_CHUNK_SIZE = 2**16
+_CONFLICT_LEVELS = 2  # h uses the coarse encoding levels only
 _TAPS = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 
 
 class HashGridField:
-    """Signed distance and colour as in the paper; implements `Field`.
+    """Hash-grid field of the paper; implements `Field`.
 
-    Rays' derivatives, and the regularisers of `step`, are parts of one integral over the surface:
-    the caller weights each ray by the world area it stands for; `step` weights the mean of the
-    regularisers around the surface by `surface_area`. Adam does not care for their common scale.
+    Ray gradients and the regularisers of `step` are parts of one integral over the surface: the
+    caller weights each ray by its world area, `step` weights the mean of the regularisers around
+    the surface by `surface_area`. Adam is invariant to their common scale.
 
     Args:
-        start: signed distances to begin with, such as the visual hull's.
-        device: where to optimise; CUDA gets larger tables.
-        seed: of the networks' start and the choice of places.
-        finest: cells along the object's longest side of the finest encoding level; give the finest
-            resolution that `begin_level` will ask for.
-        views: how many views `conflict` can tell apart.
+        init: initial signed distances, such as the visual hull's.
+        device: device of the field; CUDA gets larger tables.
+        seed: seed of the network weights and of the regulariser samples.
+        max_resolution: cells along the object's longest side of the finest encoding level; the
+            maximum of the levels' resolutions.
+        views: number of views of `conflict`.
 
     Raises:
-        InputError: if the start holds no inside.
+        InputError: `init` has no inside.
     """
 
     def __init__(
         self,
-        start: SdfGrid,
+        init: SdfGrid,
         device: torch.device | str = "cpu",
         seed: int = 0,
-        finest: int = 256,
+        max_resolution: int = 256,
         views: int = 64,
     ):
         self.device = torch.device(device)
         self.track_rays = True
-        """Whether `render` keeps what derivatives by the rays need; without it is faster."""
-        self._start = start.values.float().to(self.device)
-        self._start_spacing = float(start.spacing)
-        self._low = start.origin.float().to(self.device)
-        sides = torch.tensor(start.values.shape) - 1
-        self._size = (sides * start.spacing).float().to(self.device)  # (3,) world
+        """Whether `render` tracks gradients with respect to rays; faster without."""
+        self._init = init.values.float().to(self.device)
+        self._init_spacing = float(init.spacing)
+        self._low = init.origin.float().to(self.device)
+        sides = torch.tensor(init.values.shape) - 1
+        self._size = (sides * init.spacing).float().to(self.device)  # (3,) world
         self._longest = float(self._size.max())
-        inside = (start.values < 0).nonzero()
+        inside = (init.values < 0).nonzero()
         if len(inside) == 0:
-            raise InputError("the start of the sdf fusion has no inside.", "Give a closed shape.")
+            raise InputError(
+                "the initial surface of the sdf fusion has no inside.", "Give a closed shape."
+            )
         span = inside.max(dim=0).values - inside.min(dim=0).values + 1
-        self._object_side = float(span.max()) * start.spacing
+        self._object_side = float(span.max()) * init.spacing
         with seeded(seed):
-            finest_here = max(round(finest * self._longest / self._object_side), 16)
-            self.encoding = make_encoding(self.device, finest_here)
-            self.geometry = SDFNetwork(self.encoding.width).to(self.device)
-            self.colour = ColorNetwork(self.encoding.width).to(self.device)
-            self.conflict_head = ConflictNetwork(self.encoding.width, views).to(self.device)
+            max_res = max(round(max_resolution * self._longest / self._object_side), 16)
+            self.encoding = make_encoding(self.device, max_res)
+            self.sdf_network = SDFNetwork(self.encoding.out_dim).to(self.device)
+            self.color_network = ColorNetwork(self.encoding.out_dim).to(self.device)
+            self.conflict_network = ConflictNetwork(self.encoding.out_dim, views).to(self.device)
         self._generator = torch.Generator().manual_seed(seed)
         self._adam = torch.optim.AdamW(
             [
-                {"params": list(self.encoding.parameters()), "step": _TABLE_STEP},
-                {"params": list(self.geometry.parameters()), "step": _NETWORK_STEP},
-                {"params": list(self.colour.parameters()), "step": _NETWORK_STEP},
+                {"params": list(self.encoding.parameters()), "base_lr": _TABLE_LR},
+                {"params": list(self.sdf_network.parameters()), "base_lr": _NETWORK_LR},
+                {"params": list(self.color_network.parameters()), "base_lr": _NETWORK_LR},
             ],
             betas=(0.9, 0.99),
             eps=1e-15,
@@ -108,7 +110,7 @@ class HashGridField:
         self.begin_level(LevelConfig(64, 1, 1.0))
 
     def begin_level(self, level: LevelConfig) -> None:
-        """Goes to a level's resolution, keeping the shape: finer encoding levels fade in."""
+        """Changes to a level's resolution, keeping the shape: finer encoding levels fade in."""
         self.spacing = self._object_side / level.resolution
         self._sharpness = level.sharpness / self.spacing
         scale = _SCALE_CELLS * level.sdf_lr_cells * self.spacing
@@ -118,26 +120,30 @@ class HashGridField:
         self.encoding.set_window(after)
         with torch.no_grad():
             if self._scale > 0:
-                self.geometry.outer.weight[0] *= self._scale / scale
-                self.geometry.outer.bias[0] *= self._scale / scale
-                # what a level's features grow by now, the networks that read them give back
-                for reader, first in ((self.geometry.inner, 3), (self.colour[0], FEATURES + 6)):
+                self.sdf_network.outer.weight[0] *= self._scale / scale
+                self.sdf_network.outer.bias[0] *= self._scale / scale
+                # rescale the networks' input weights to the new weights of the encoding levels
+                for reader, first in (
+                    (self.sdf_network.inner, 3),
+                    (self.color_network[0], FEATURE_DIM + 6),
+                ):
                     for k, (old, new) in enumerate(zip(before, after, strict=True)):
                         columns = slice(first + 2 * k, first + 2 * k + 2)
                         if old > 0 and new > 0:
                             reader.weight[:, columns] *= old / new
         self._scale = scale
-        self._adam.param_groups[2]["step"] = _COLOUR_STEP_SHARE * level.colour_lr
+        self._adam.param_groups[2]["base_lr"] = _COLOUR_LR_RATIO * level.colour_lr
         self._cache = None
 
     def distances(self, points: Tensor) -> Tensor:
-        """Signed distances (N,) at world points (N, 3); outside the start's box, its border's."""
+        """Signed distances (N,) at world points (N, 3), clamped at the initial box."""
         unit = (points - self._low) / self._longest
-        return self._base(points) + self._scale * self.geometry.shift(self.encoding(unit))
+        offset = self.sdf_network.sdf_offset(self.encoding(unit))
+        return self._initial_sdf(points) + self._scale * offset
 
     def gradients(self, points: Tensor) -> Tensor:
-        """(N, 3) finite differences of the distances at world points, one cell to both sides."""
-        return self._slopes(self._taps(points))
+        """(N, 3) central differences of the distances at world points, with one cell as step."""
+        return self._differences(self._taps(points))
 
     def render(self, origins: Tensor, directions: Tensor) -> RenderOutput:
         """Renders R world rays: origins (R, 3), unit directions (R, 3)."""
@@ -154,112 +160,115 @@ class HashGridField:
         ray, t = samples.ray, samples.t
         points = origins[ray] + t[:, None] * directions[ray]  # (N, 3)
         encoded = self.encoding((points - self._low) / self._longest)
-        out = self.geometry(encoded)  # (N, 1 + 13)
-        f = self._base(points) + self._scale * out[:, 0]
-        share, opacity = composite(self._sharpness * f, samples, len(origins))  # (N,), (R,)
-        seen = (share > MIN_WEIGHT).nonzero()[:, 0]
-        slope = self.gradients(points[seen])  # (K, 3)
-        colour = self._colours(encoded[seen], out[seen, 1:], slope)
-        weight = share[seen][:, None]
+        out = self.sdf_network(encoded)  # (N, 1 + 13)
+        f = self._initial_sdf(points) + self._scale * out[:, 0]
+        sample_weight, opacity = composite(self._sharpness * f, samples, len(origins))  # (N,), (R,)
+        visible = (sample_weight > MIN_WEIGHT).nonzero()[:, 0]
+        sdf_gradient = self.gradients(points[visible])  # (K, 3)
+        colour = self._colours(encoded[visible], out[visible, 1:], sdf_gradient)
+        weight = sample_weight[visible][:, None]
         zero = origins.new_zeros(len(origins), 3)
-        gradient = zero.index_add(0, ray[seen], weight * slope)
-        colours = zero.index_add(0, ray[seen], weight * colour)
-        depth = zero[:, 0].index_add(0, ray, share.detach() * t)
+        gradient = zero.index_add(0, ray[visible], weight * sdf_gradient)
+        colours = zero.index_add(0, ray[visible], weight * colour)
+        depth = zero[:, 0].index_add(0, ray, sample_weight.detach() * t)
         self._outputs = [opacity, gradient, colours]
         return RenderOutput(opacity.detach(), gradient.detach(), colours.detach(), depth)
 
     def backward(
         self, grad_opacity: Tensor, grad_gradient: Tensor, grad_colour: Tensor, with_rays: bool
     ) -> RayGradients | None:
-        """Takes the loss's derivatives by the last `render`'s outputs; adds up until `step`.
+        """Backpropagates gradients of the last `render`'s outputs; accumulates until `step`.
 
         Raises:
-            StageError: without a render before, or with_rays although `track_rays` is off.
+            StageError: no preceding `render`, or with_rays although `track_rays` is False.
         """
         if self._rays is None:
-            raise StageError(STAGE, "backward was called without a render before it.")
+            raise StageError(STAGE, "backward was called without a preceding render.")
         if with_rays and not self.track_rays:
-            raise StageError(STAGE, "derivatives by rays were asked for with track_rays off.")
+            raise StageError(STAGE, "gradients of rays need track_rays.")
         rays, outputs = self._rays, self._outputs
         self._rays, self._outputs = None, []
-        grads = [by.to(self.device) for by in (grad_opacity, grad_gradient, grad_colour)]
+        grads = [grad.to(self.device) for grad in (grad_opacity, grad_gradient, grad_colour)]
         torch.autograd.backward(outputs, grads)
         if not with_rays:
             return None
-        by = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in rays]
-        return RayGradients(*by)
+        leaves = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in rays]
+        return RayGradients(*leaves)
 
-    def step(self, loss: LossConfig, decay: float) -> None:
-        """Adds the regularisers and moves; `decay` in 0..1 scales the level's step sizes."""
-        self.regularisers(loss).backward()
+    def step(self, losses: LossConfig, decay: float) -> None:
+        """Adam step with the regularisers; `decay` scales the level's learning rates."""
+        self.regularisers(losses).backward()
         for group in self._adam.param_groups:
-            group["lr"] = group["step"] * decay
+            group["lr"] = group["base_lr"] * decay
         self._adam.step()
         self._adam.zero_grad()
 
-    def regularisers(self, loss: LossConfig) -> Tensor:
-        """R_eik, R_sparse and R_smooth, as integrals over the surface, from places around it.
+    def regularisers(self, losses: LossConfig) -> Tensor:
+        """R_eik, R_sparse and R_smooth as integrals over the surface, sampled around it.
 
         R_eik = (|grad f| - 1)^2, R_sparse = exp(-|f| / spacing), R_smooth = (laplacian of f)^2 in
-        1 / world^2; over a volume, the squared Laplacian is the squared change of the gradient that
-        Wonder3D penalises, and the gradient's own six places give it.
+        1 / world^2. Over a volume, the squared Laplacian equals the squared change of the gradient
+        that Wonder3D penalises, and needs no samples beyond the six of the gradient.
         """
         self._cached()
         near = self._near
         if len(near) == 0:
-            raise StageError(STAGE, "the surface vanished.", "Lower the levels' step_cells.")
-        pick = torch.randint(len(near), (REGULARISED,), generator=self._generator)
-        jitter = torch.rand(REGULARISED, 3, generator=self._generator).to(self.device) - 0.5
+            raise StageError(STAGE, "the surface vanished.", "Choose another preset.")
+        pick = torch.randint(len(near), (REGULARISER_SAMPLES,), generator=self._generator)
+        jitter = torch.rand(REGULARISER_SAMPLES, 3, generator=self._generator).to(self.device) - 0.5
         points = near[pick.to(self.device)] + jitter * self._cache_spacing  # (N, 3)
         taps, f = self._taps(points), self.distances(points)  # (N, 6), (N,)
-        terms = loss.eikonal * (self._slopes(taps).norm(dim=1) - 1.0).square()
-        if loss.sparse > 0:
-            terms = terms + loss.sparse * torch.exp(-f.abs() / self.spacing)
-        if loss.smooth > 0:
-            bend = (taps.sum(dim=1) - 6.0 * f) / self.spacing**2
-            terms = terms + loss.smooth * bend.square()
+        terms = losses.eikonal * (self._differences(taps).norm(dim=1) - 1.0).square()
+        if losses.sparse > 0:
+            terms = terms + losses.sparse * torch.exp(-f.abs() / self.spacing)
+        if losses.smooth > 0:
+            laplacian = (taps.sum(dim=1) - 6.0 * f) / self.spacing**2
+            terms = terms + losses.smooth * laplacian.square()
         return self.surface_area * terms.mean()
 
     @property
     def surface_area(self) -> float:
-        """World area of the present surface: the volume around it over its thickness."""
+        """World area of the current surface: the volume of the band over its thickness."""
         self._cached()
-        return len(self._near) * self._cache_spacing**3 / (2.0 * _NEAR * self._cache_spacing)
+        return len(self._near) * self._cache_spacing**3 / (2.0 * _SAMPLE_BAND * self._cache_spacing)
 
     def redistance(self) -> None:
-        """Brings the distances that rays are marched with up to date around the surface."""
+        """Updates the cached distances around the surface, with which rays are marched."""
         if self._cache is None:
             return
         points = self._cache_points()
-        near = (self._cache.reshape(-1).abs() < _REACH * self._cache_spacing).nonzero()[:, 0]
+        near = (self._cache.reshape(-1).abs() < _CACHE_BAND * self._cache_spacing).nonzero()[:, 0]
         self._cache.view(-1)[near] = self._in_chunks(self.distances, points[near])
         self._find_near()
 
     def is_finite(self) -> bool:
         """Whether all values are finite."""
-        modules = (self.encoding, self.geometry, self.colour, self.conflict_head)
+        modules = (self.encoding, self.sdf_network, self.color_network, self.conflict_network)
         return all(bool(torch.isfinite(p).all()) for m in modules for p in m.parameters())
 
     def to_grid(self) -> SdfGrid:
-        """The signed distances on the CPU, at the level's resolution, over the start's box.
+        """Signed distances on the CPU at the level's resolution, over the initial box.
 
-        The network is asked near the surface; elsewhere its shift is interpolated from the cache,
-        because there only the sign is of use.
+        The network is evaluated near the surface; elsewhere its offset is interpolated from the
+        cache, as only the sign matters there.
         """
         self._cache = None  # the last steps moved the surface
         shape = (self._size / self.spacing - 1e-3).ceil().long().add(1).tolist()
         grid = SdfGrid(torch.zeros(shape), self._low.cpu(), self.spacing)
         values = torch.empty(shape).view(-1)
-        shift = self._cached() - self._base(self._cache_points()).view_as(self._cached())
-        reach = 1.5 * self._cache_spacing
+        cached = self._cached()
+        offset = cached - self._initial_sdf(self._cache_points()).view_as(cached)
+        band = 1.5 * self._cache_spacing
         points = grid.points()
-        for begin in range(0, len(points), _CHUNK):
-            part = points[begin : begin + _CHUNK].to(self.device)
+        for start in range(0, len(points), _CHUNK_SIZE):
+            part = points[start : start + _CHUNK_SIZE].to(self.device)
             with torch.no_grad():
-                f = self._base(part) + trilinear(shift, self._low, self._cache_spacing, part)
-                near = (f.abs() < reach).nonzero()[:, 0]
+                f = self._initial_sdf(part) + trilinear(
+                    offset, self._low, self._cache_spacing, part
+                )
+                near = (f.abs() < band).nonzero()[:, 0]
                 f[near] = self.distances(part[near])
-            values[begin : begin + _CHUNK] = f.cpu()
+            values[start : start + _CHUNK_SIZE] = f.cpu()
         return SdfGrid(values.view(shape), self._low.cpu(), self.spacing)
 
     def conflict(self, points: Tensor, directions: Tensor, view: Tensor) -> Tensor:
@@ -267,55 +276,55 @@ class HashGridField:
 
         Args:
             points: (N, 3) in the world.
-            directions: (N, 3) unit, of the rays that see them.
-            view: (N,) int64 indices of the views that see them.
+            directions: (N, 3) unit directions of the rays.
+            view: (N,) int64 indices of the views.
 
-        Its derivative reaches `conflict_parameters` only, never geometry or colour.
+        Gradients flow to `conflict_parameters` only, never to geometry or colour.
 
         Raises:
-            InputError: for a view beyond those the field was made for.
+            InputError: a view index beyond the field's number of views.
         """
-        views = self.conflict_head.view_embedding.num_embeddings
+        views = self.conflict_network.view_embedding.num_embeddings
         if len(view) and not 0 <= int(view.min()) <= int(view.max()) < views:
             raise InputError(
-                f"conflict was asked for view {int(view.max())}, the field knows {views} views."
+                f"conflict got the view index {int(view.max())}, but the field has {views} views."
             )
         with torch.no_grad():
             unit = (points - self._low) / self._longest
             encoded = self.encoding(unit)
-            features = self.geometry(encoded)[:, 1:]
+            features = self.sdf_network(encoded)[:, 1:]
             colour = self._colours(encoded, features, self.gradients(points))
-            coarse = self.encoding(unit, levels=_CONFLICT_LEVELS)
-            known = torch.cat([colour, features, directions, coarse], dim=1)
-        return self.conflict_head(known, view)
+            coarse = self.encoding(unit, num_levels=_CONFLICT_LEVELS)
+            inputs = torch.cat([colour, features, directions, coarse], dim=1)
+        return self.conflict_network(inputs, view)
 
     def conflict_parameters(self) -> list[Tensor]:
-        """What `conflict` learns, for the caller's own optimiser or `step_conflict`."""
-        return list(self.conflict_head.parameters())
+        """Parameters of `conflict`, for another optimiser than that of `step_conflict`."""
+        return list(self.conflict_network.parameters())
 
     def step_conflict(self, conflict: Tensor, grad_conflict: Tensor) -> None:
-        """Moves the conflict head, given the loss's derivative (N,) by what `conflict` returned."""
+        """Adam step of the conflict network, given the gradient (N,) of `conflict`'s output."""
         torch.autograd.backward([conflict], [grad_conflict])
         self._conflict_adam.step()
         self._conflict_adam.zero_grad()
 
-    def _base(self, points: Tensor) -> Tensor:
-        return trilinear(self._start, self._low, self._start_spacing, points)
+    def _initial_sdf(self, points: Tensor) -> Tensor:
+        return trilinear(self._init, self._low, self._init_spacing, points)
 
     def _taps(self, points: Tensor) -> Tensor:
-        """Distances (N, 6) one cell to +x, -x, +y, -y, +z, -z of points (N, 3)."""
+        """Distances (N, 6) one cell away from points (N, 3) in +x, -x, +y, -y, +z, -z."""
         offsets = self.spacing * torch.tensor(_TAPS, dtype=torch.float32, device=self.device)
         return self.distances((points[:, None] + offsets).view(-1, 3)).view(-1, 6)
 
-    def _slopes(self, taps: Tensor) -> Tensor:
+    def _differences(self, taps: Tensor) -> Tensor:
         return (taps[:, 0::2] - taps[:, 1::2]) / (2.0 * self.spacing)
 
-    def _colours(self, encoded: Tensor, features: Tensor, slope: Tensor) -> Tensor:
-        normal = F.normalize(slope.detach(), dim=1)
-        return self.colour(torch.cat([features, normal, encoded], dim=1))
+    def _colours(self, encoded: Tensor, features: Tensor, sdf_gradient: Tensor) -> Tensor:
+        normal = F.normalize(sdf_gradient.detach(), dim=1)
+        return self.color_network(torch.cat([features, normal, encoded], dim=1))
 
     def _cached(self) -> Tensor:
-        """The field's own distances on a coarse grid over the start's box, (X, Y, Z)."""
+        """Distances of the field on a coarse grid over the initial box, (X, Y, Z); cached."""
         if self._cache is None:
             shape = (self._size / self._cache_spacing - 1e-3).ceil().long().add(1).tolist()
             self._cache_shape = tuple(shape)
@@ -324,7 +333,7 @@ class HashGridField:
         return self._cache
 
     def _find_near(self) -> None:
-        near = self._cache.reshape(-1).abs() < _NEAR * self._cache_spacing
+        near = self._cache.reshape(-1).abs() < _SAMPLE_BAND * self._cache_spacing
         self._near = self._cache_points()[near]
 
     def _cache_points(self) -> Tensor:
@@ -333,5 +342,5 @@ class HashGridField:
 
     def _in_chunks(self, function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
         with torch.no_grad():
-            parts = [function(part) for part in points.split(_CHUNK)]
+            parts = [function(part) for part in points.split(_CHUNK_SIZE)]
         return torch.cat(parts) if parts else points.new_zeros(0)
