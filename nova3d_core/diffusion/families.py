@@ -70,8 +70,8 @@ class Family:
     """SVD's motion bucket."""
     foreground_ratio: float = 0.7
     """Longer side of the object over the side of the input image."""
-    free_elevation: bool = False
-    """Whether each view may have an elevation (and azimuth) of its own."""
+    free_angles: bool = False
+    """Whether each view may have any azimuth and elevation."""
     upscale: int = 1
     """Factor by which generated views are upscaled: the fusion samples at pixel centres, which are
     too sparse in low-resolution views."""
@@ -141,7 +141,7 @@ FAMILIES: dict[str, Family] = {
             reuse_input_view=True,
             added_conditions=("augmentation", "polar", "azimuth"),
             foreground_ratio=0.8,
-            free_elevation=True,
+            free_angles=True,
         ),
         Family(
             name="v3d",

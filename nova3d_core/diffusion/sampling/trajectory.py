@@ -19,7 +19,7 @@ ANGLE_TOLERANCE_DEG = 0.5
 """Angles that differ by less are considered equal."""
 MIN_STEP_DEG = 0.1
 """Minimum azimuth step between consecutive views."""
-LENS_TOLERANCE = 0.02
+OPTICS_TOLERANCE = 0.02
 """Relative difference below which distances and focal lengths are considered equal."""
 
 
@@ -69,7 +69,7 @@ def plan_trajectory(
         elevations = torch.full_like(azimuths, elevation_deg)
     else:
         _check_count(family, cameras)
-        _warn_of_other_lens(family, own, cameras)
+        _warn_of_other_optics(family, own, cameras)
         azimuths, elevations = cameras.azimuth_deg.cpu(), cameras.elevation_deg.cpu()
     azimuths, elevations = _align_input_view(family, azimuths, elevations)
     input_view = family.input_view % family.views
@@ -77,8 +77,8 @@ def plan_trajectory(
     relative[input_view] = 0.0
     _check_angles(family, relative.roll(-input_view), elevations)
     rig = preset_orbit(family.orbit, size_px, size_px).rig
-    placed = cameras_at(azimuths.tolist(), elevations.tolist(), rig)
-    return CameraTrajectory(placed, relative, elevations, input_view)
+    planned = cameras_at(azimuths.tolist(), elevations.tolist(), rig)
+    return CameraTrajectory(planned, relative, elevations, input_view)
 
 
 def _check_count(family: Family, cameras: Cameras) -> None:
@@ -89,21 +89,21 @@ def _check_count(family: Family, cameras: Cameras) -> None:
         )
 
 
-def _warn_of_other_lens(family: Family, own: Cameras, given: Cameras) -> None:
+def _warn_of_other_optics(family: Family, own: Cameras, given: Cameras) -> None:
     """Warns if the given cameras' distance or focal length, which is ignored, differs."""
-    lens, given_lens = (
+    focal, given_focal = (
         float(each.intrinsics[0, 0, 0]) / each.width * (each.kind == "perspective")
         for each in (own, given)
     )
     radius, given_radius = (float(each.positions.norm(dim=1).mean()) for each in (own, given))
-    other_lens = abs(given_lens / lens - 1.0) > LENS_TOLERANCE
-    if other_lens or abs(given_radius / radius - 1.0) > LENS_TOLERANCE:
+    focal_differs = abs(given_focal / focal - 1.0) > OPTICS_TOLERANCE
+    if focal_differs or abs(given_radius / radius - 1.0) > OPTICS_TOLERANCE:
         logger.warning(
             "only the angles of the given cameras are used: %s generates views from a distance of "
             "%.2f with a focal length of %.2f image widths.",
             family.label,
             radius,
-            lens,
+            focal,
         )
 
 
@@ -111,9 +111,9 @@ def _align_input_view(
     family: Family, azimuths: Tensor, elevations: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Rolls angles (V,) so that the camera at azimuth 0 is at the input view's index."""
-    off_front = torch.minimum(azimuths % 360.0, 360.0 - azimuths % 360.0)
-    front = int(off_front.argmin())
-    shift = (family.input_view - front) if float(off_front[front]) < ANGLE_TOLERANCE_DEG else 0
+    front_angle = torch.minimum(azimuths % 360.0, 360.0 - azimuths % 360.0)
+    front = int(front_angle.argmin())
+    shift = (family.input_view - front) if float(front_angle[front]) < ANGLE_TOLERANCE_DEG else 0
     return azimuths.roll(shift), elevations.roll(shift)
 
 
@@ -121,14 +121,14 @@ def _check_angles(family: Family, azimuths: Tensor, elevations: Tensor) -> None:
     """Raises InputError for unsupported angles (V,); azimuths are relative, the first is 0."""
     views = family.views
     if bool((azimuths.diff() < MIN_STEP_DEG).any()):
-        at = int((azimuths.diff() < MIN_STEP_DEG).nonzero()[0])
+        index = int((azimuths.diff() < MIN_STEP_DEG).nonzero()[0])
         raise InputError(
-            f"{family.label} needs one counter-clockwise orbit, seen from above, but view {at + 1} "
-            f"after the input view is at {float(azimuths[at + 1]):.1f} degrees from it and the "
-            f"view before at {float(azimuths[at]):.1f}.",
+            f"{family.label} needs one counter-clockwise orbit seen from above, but view "
+            f"{index + 1} after the input view is at {float(azimuths[index + 1]):.1f} degrees from "
+            f"it and the view before at {float(azimuths[index]):.1f}.",
             "Provide increasing azimuths within one full turn.",
         )
-    if family.free_elevation:
+    if family.free_angles:
         return
     even = torch.arange(views) * (360.0 / views)
     worst = int((azimuths - even).abs().argmax())
