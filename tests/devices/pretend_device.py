@@ -1,11 +1,11 @@
-"""A pretend accelerator for torch: tensors that claim to be on it compute on the CPU.
+"""A pretend accelerator for torch: its tensors are computed on the CPU.
 
 It raises where CUDA would raise (tensors of two devices in one operation, a CPU generator for
-numbers drawn on the device, integer matrix products, `.numpy()`), and counts kernel launches,
-device-to-host synchronisations and uploads by source line. It shows nothing about numerics.
+random numbers on the device, integer matrix products, `.numpy()`), and counts kernel launches,
+device-to-host synchronisations and uploads by source line. It does not emulate numerics.
 
-torch allows one such backend per process and `install` replaces functions of torch, so tests run
-it in a child process only: see `workloads.py`.
+torch allows one such backend per process and `install` replaces functions of torch, so tests use it
+only in a child process: see `workloads.py`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "pretend"
-ROOMS = ("nova3d_core", "nodes", "tests/devices")
-"""Folders whose lines the counts are booked on."""
+FOLDERS = ("nova3d_core", "nodes", "tests/devices")
+"""Folders whose source lines the counts are attributed to."""
 
 VIEW_OPERATIONS = frozenset(
     [
@@ -57,8 +57,8 @@ VIEW_OPERATIONS = frozenset(
     ]
 )
 ALLOCATIONS = frozenset(["empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"])
-"""Neither these nor views start a kernel."""
-WAITING_OPERATIONS = frozenset(
+"""Like views, these start no kernel."""
+SYNC_OPERATIONS = frozenset(
     [
         "_local_scalar_dense",
         "is_nonzero",
@@ -73,8 +73,8 @@ WAITING_OPERATIONS = frozenset(
         "linalg_matrix_exp",
     ]
 )
-"""Their result's size or value is needed on the host. matrix_exp chooses its degrees by nonzero,
-several times a call; it counts once here."""
+"""The size or value of their result is needed on the host. matrix_exp selects its degrees by
+nonzero, several times per call; it counts once here."""
 INDEX_OPERATIONS = frozenset(
     ["index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"]
 )
@@ -82,27 +82,27 @@ MATRIX_PRODUCTS = frozenset(
     ["mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "addr"]
 )
 CPU_STATE_ALLOWED = ("_foreach_", "_fused_")
-"""Optimisers keep step counts on the CPU."""
+"""Prefixes of operations with tensors on the CPU: optimisers keep step counts there."""
 
 
 class DeviceFault(RuntimeError):
-    """What CUDA would have refused."""
+    """An operation that CUDA would reject."""
 
 
 @dataclass
 class Ledger:
-    """What the device was asked to do."""
+    """Counts of the operations on the device."""
 
     launches: Counter[str] = field(default_factory=Counter)
-    """Kernels by the source line that started them; a composite operation counts once."""
+    """Kernels by the source line that launched them; a composite operation counts once."""
     operations: Counter[str] = field(default_factory=Counter)
-    """The same by the operation's name."""
+    """The same by name of the operation."""
     syncs: Counter[str] = field(default_factory=Counter)
-    """Times that the host waited for the device, by source line."""
+    """Waits of the host for the device, by source line."""
     uploads: Counter[str] = field(default_factory=Counter)
     """Copies from the host to the device, by source line."""
     unseeded: Counter[str] = field(default_factory=Counter)
-    """Random numbers drawn on the device without a generator, by source line."""
+    """Random operations on the device without a generator, by source line."""
     kernels: Counter[str] = field(default_factory=Counter)
     """warp kernels by name; part of `launches`."""
 
@@ -119,7 +119,7 @@ LEDGER = Ledger()
 
 
 class PretendTensor(Tensor):
-    """A tensor that claims to be on the device; `on_host` holds its values."""
+    """A tensor on the pretend device; `on_host` holds its values."""
 
     on_host: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -165,15 +165,15 @@ class PretendTensor(Tensor):
         return made.requires_grad_(requires_grad)
 
 
-class _Everywhere(TorchDispatchMode):
-    """Catches the functions that make tensors on the device from none."""
+class _FactoryMode(TorchDispatchMode):
+    """Intercepts the factory functions, which have no tensor arguments."""
 
     def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
         return dispatch(function, args, kwargs or {})
 
 
 class _Module:
-    """What torch asks of a device's module, as `torch.cuda` is one."""
+    """Interface of a device module, like `torch.cuda`."""
 
     def is_available(self) -> bool:
         return True
@@ -198,41 +198,41 @@ class _Module:
 
 
 def is_supported() -> bool:
-    """Whether this torch has backends written in Python."""
+    """Whether this torch supports backends written in Python."""
     import torch.utils.backend_registration as registration
 
     return hasattr(registration, "_setup_privateuseone_for_python_backend")
 
 
 def install() -> torch.device:
-    """Registers the device, for the rest of this process; gives it."""
+    """Registers the device for the rest of this process, and returns it."""
     import torch.utils.backend_registration as registration
 
     registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
-    plain_tensor, plain_as_tensor = torch.tensor, torch.as_tensor
+    original_tensor, original_as_tensor = torch.tensor, torch.as_tensor
 
     def tensor(data, *args, device=None, requires_grad=False, **kwargs):
-        made = plain_tensor(data, *args, **kwargs)
+        made = original_tensor(data, *args, **kwargs)
         made = made if device is None else made.to(device)
         return made.requires_grad_(requires_grad)
 
     def as_tensor(data, *args, device=None, **kwargs):
-        made = plain_as_tensor(data, *args, **kwargs)
+        made = original_as_tensor(data, *args, **kwargs)
         return made if device is None else made.to(device)
 
-    # both fill a tensor in C++, where no dispatcher comes by
+    # both fill a tensor in C++ without the dispatcher
     torch.tensor, torch.as_tensor = tensor, as_tensor
-    _Everywhere().__enter__()
+    _FactoryMode().__enter__()
     return torch.device(NAME, 0)
 
 
 def is_pretend(device: Any) -> bool:
-    """Whether this names the device."""
+    """Whether this is the pretend device."""
     return device is not None and torch.device(device).type == NAME
 
 
 def source_line() -> str:
-    """The innermost line of the project that led here."""
+    """The innermost project line in the call stack."""
     frame = sys._getframe(1)
     while frame is not None:
         name = _name_in_project(frame.f_code.co_filename)
@@ -244,22 +244,22 @@ def source_line() -> str:
 
 @cache
 def _name_in_project(file: str) -> str:
-    """A source file's path within the project; empty for other files, and for this one."""
+    """Path of a source file within the project; empty for other files and for this one."""
     name = Path(file).as_posix()
-    begins = [name.rfind(f"/{room}/") for room in ROOMS]
-    return "" if file == __file__ or max(begins) < 0 else name[max(begins) + 1 :]
+    starts = [name.rfind(f"/{folder}/") for folder in FOLDERS]
+    return "" if file == __file__ or max(starts) < 0 else name[max(starts) + 1 :]
 
 
 def dispatch(function: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
-    """Runs an operation as the device would: checked, counted, computed on the CPU."""
-    if torch.is_inference_mode_enabled() and _is_composite(function):  # it comes whole there
-        with _Everywhere():
+    """Runs an operation: checked, counted, computed on the CPU."""
+    if torch.is_inference_mode_enabled() and _is_composite(function):  # not decomposed there
+        with _FactoryMode():
             return function.decompose(*args, **kwargs)
     tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
-    here = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
-    others = [tensor for tensor in tensors if not isinstance(tensor, PretendTensor)]
+    on_device = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
+    on_host = [tensor for tensor in tensors if not isinstance(tensor, PretendTensor)]
     target = kwargs.get("device")
-    if not here and not is_pretend(target):
+    if not on_device and not is_pretend(target):
         return function(*args, **kwargs)
     name = function._schema.name.removeprefix("aten::")
     line = source_line()
@@ -269,20 +269,20 @@ def dispatch(function: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
     _check_generator(function, name, kwargs.get("generator"), line)
     if name in ("_to_copy", "copy_"):
         return _copy(function, name, args, kwargs, line)
-    _count_waits(name, args, line)
-    if name == "_has_compatible_shallow_copy_type" and others:
-        return False  # torch asks before it moves a module's weights
-    if here and others:
+    _count_syncs(name, args, line)
+    if name == "_has_compatible_shallow_copy_type" and on_host:
+        return False  # checked by torch before it moves the weights of a module
+    if on_device and on_host:
         _check_devices(function, name, args, tensors, line)
     if name in MATRIX_PRODUCTS and not tensors[0].is_floating_point():
         raise DeviceFault(f'"{name}" not implemented for {tensors[0].dtype} on the device.')
     stays = target is None or is_pretend(target)
-    given = {**kwargs, "device": torch.device("cpu")} if target is not None else dict(kwargs)
-    answer = function(*tree_map(_plain, args), **tree_map(_plain, given))
-    written = _written(function, args, kwargs)
-    if written is not None:
-        return written if len(function._schema.returns) == 1 else answer
-    return tree_map(_wrapped, answer) if stays else answer
+    options = {**kwargs, "device": torch.device("cpu")} if target is not None else dict(kwargs)
+    result = function(*tree_map(_unwrap, args), **tree_map(_unwrap, options))
+    output = _output_argument(function, args, kwargs)
+    if output is not None:
+        return output if len(function._schema.returns) == 1 else result
+    return tree_map(_wrap, result) if stays else result
 
 
 @cache
@@ -291,17 +291,17 @@ def _is_composite(function: Any) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), key)
 
 
-def _plain(value: Any) -> Any:
+def _unwrap(value: Any) -> Any:
     return value.on_host if isinstance(value, PretendTensor) else value
 
 
-def _wrapped(value: Any) -> Any:
-    plain = isinstance(value, Tensor) and not isinstance(value, PretendTensor)
-    return PretendTensor(value) if plain else value
+def _wrap(value: Any) -> Any:
+    on_host = isinstance(value, Tensor) and not isinstance(value, PretendTensor)
+    return PretendTensor(value) if on_host else value
 
 
-def _written(function: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
-    """The argument that an in-place or out= operation writes into; None for others."""
+def _output_argument(function: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    """The argument written by an in-place or out= operation; None for others."""
     for index, argument in enumerate(function._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             return args[index] if index < len(args) else kwargs.get(argument.name)
@@ -309,28 +309,28 @@ def _written(function: Any, args: tuple, kwargs: Mapping[str, Any]) -> Any:
 
 
 def _copy(function: Any, name: str, args: tuple, kwargs: Mapping[str, Any], line: str) -> Any:
-    """Copies within and between devices, the only operations that may cross."""
+    """Copies within and between devices."""
     if name == "copy_":
         target, source = args[0], args[1]
         _count_transfer(isinstance(source, PretendTensor), isinstance(target, PretendTensor), line)
-        function(*tree_map(_plain, args), **kwargs)
+        function(*tree_map(_unwrap, args), **kwargs)
         return target
     source = args[0]
-    was_here = isinstance(source, PretendTensor)
+    from_device = isinstance(source, PretendTensor)
     device = kwargs.get("device")
-    stays = was_here if device is None else is_pretend(device)
-    _count_transfer(was_here, stays, line)
+    stays = from_device if device is None else is_pretend(device)
+    _count_transfer(from_device, stays, line)
     options = {key: value for key, value in kwargs.items() if key not in ("device", "pin_memory")}
-    copied = function(_plain(source), **options)
-    if copied.data_ptr() == _plain(source).data_ptr() and copied.numel():
+    copied = function(_unwrap(source), **options)
+    if copied.data_ptr() == _unwrap(source).data_ptr() and copied.numel():
         copied = copied.clone()
     return PretendTensor(copied) if stays else copied
 
 
-def _count_transfer(was_here: bool, stays: bool, line: str) -> None:
-    if was_here and not stays:
+def _count_transfer(from_device: bool, to_device: bool, line: str) -> None:
+    if from_device and not to_device:
         LEDGER.syncs[line] += 1
-    elif stays and not was_here:
+    elif to_device and not from_device:
         LEDGER.uploads[line] += 1
 
 
@@ -341,26 +341,26 @@ def _check_generator(function: Any, name: str, generator: Any, line: str) -> Non
         LEDGER.unseeded[line] += 1
 
 
-def _count_waits(name: str, args: tuple, line: str) -> None:
-    waits = name in WAITING_OPERATIONS
+def _count_syncs(name: str, args: tuple, line: str) -> None:
+    syncs = name in SYNC_OPERATIONS
     if name == "repeat_interleave":
-        waits = any(isinstance(arg, Tensor) for arg in args[1:2])
+        syncs = any(isinstance(arg, Tensor) for arg in args[1:2])
     if name in INDEX_OPERATIONS:
         indices = [index for index in args[1] if isinstance(index, Tensor)]
         masks = [index for index in indices if index.dtype in (torch.bool, torch.uint8)]
         fills = name != "index" and len(masks) == len(indices) and args[2].numel() == 1
-        waits = bool(masks) and not fills  # one number under a mask is a plain masked fill
-    if waits:
+        syncs = bool(masks) and not fills  # a scalar under a mask is a masked fill
+    if syncs:
         LEDGER.syncs[line] += 1
 
 
 def _check_devices(function: Any, name: str, args: tuple, tensors: list, line: str) -> None:
-    """Raises DeviceFault unless CUDA lets this operation mix devices."""
+    """Raises DeviceFault unless CUDA allows this operation to mix devices."""
     others = [tensor for tensor in tensors if not isinstance(tensor, PretendTensor)]
     if name in INDEX_OPERATIONS and isinstance(args[0], PretendTensor):
         values = [value for value in args[2:3] if isinstance(value, Tensor)]
         if all(isinstance(value, PretendTensor) or value.dim() == 0 for value in values):
-            LEDGER.uploads[line] += 1  # indices on the CPU are copied
+            LEDGER.uploads[line] += 1  # CPU indices are copied
             return
     elif name.startswith(CPU_STATE_ALLOWED):
         return
@@ -368,22 +368,22 @@ def _check_devices(function: Any, name: str, args: tuple, tensors: list, line: s
         writes_host = name.endswith("_") and not isinstance(args[0], PretendTensor)
         if not writes_host and all(tensor.dim() == 0 for tensor in others):
             return
-    places = ", ".join(
+    devices = ", ".join(
         f"{NAME if isinstance(t, PretendTensor) else 'cpu'}{tuple(t.shape)}" for t in tensors
     )
-    raise DeviceFault(f"{name}: expected all tensors on one device, but got {places} at {line}.")
+    raise DeviceFault(f"{name}: expected all tensors on one device, but got {devices} at {line}.")
 
 
 @contextmanager
 def counted() -> Iterator[dict[str, int]]:
-    """Fills the dict with the launches, syncs and uploads of the `with` block at its end."""
-    before, found = LEDGER.totals(), {}
-    yield found
-    found.update({name: total - before[name] for name, total in LEDGER.totals().items()})
+    """Launches, syncs and uploads of the `with` block; the dict is filled at its end."""
+    before, counts = LEDGER.totals(), {}
+    yield counts
+    counts.update({name: total - before[name] for name, total in LEDGER.totals().items()})
 
 
 def left_on_device(value: Any, name: str = "result") -> list[str]:
-    """Where in a result tensors of the device are left: dataclasses, dicts, sequences."""
+    """Paths of device tensors in a result: dataclasses, dicts, sequences, modules."""
     if isinstance(value, Tensor):
         return [name] if value.device.type == NAME else []
     if isinstance(value, torch.nn.Module):
@@ -396,11 +396,11 @@ def left_on_device(value: Any, name: str = "result") -> list[str]:
         parts = dict(enumerate(value))
     else:
         return []
-    return [place for key, part in parts.items() for place in left_on_device(part, f"{name}.{key}")]
+    return [path for key, part in parts.items() for path in left_on_device(part, f"{name}.{key}")]
 
 
 def install_warp() -> None:
-    """Lets the grid field's kernels run as on a GPU: one launch each, on tensors of the device."""
+    """Runs the grid field's kernels as on a GPU: one launch each, on tensors of the device."""
     from nova3d_core.compute import warp_backend as launching
     from nova3d_core.fusion.fields.grid import warp_impl as grid_warp
     from nova3d_core.fusion.fields.grid import warp_support
@@ -408,14 +408,14 @@ def install_warp() -> None:
     warp, as_warp = launching.warp(), launching.as_warp
 
     class Warp:
-        """warp, but for what needs a real device."""
+        """warp without the functions that need a real device."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(warp, name)
 
         def device_from_torch(self, device: torch.device) -> Any:
             if device.type == NAME and device.index is None:
-                raise DeviceFault("warp needs the device's index.")
+                raise DeviceFault("warp needs the index of the device.")
             return warp.get_device("cpu")
 
         def stream_from_torch(self, _stream: Any = None) -> None:
@@ -430,7 +430,7 @@ def install_warp() -> None:
 
     def checked(tensor: Tensor) -> Any:
         if not isinstance(tensor, PretendTensor):
-            raise DeviceFault(f"warp was given a CPU tensor {tuple(tensor.shape)} for the device.")
+            raise DeviceFault(f"warp got a CPU tensor {tuple(tensor.shape)} for the device.")
         if tensor.requires_grad or not tensor.is_contiguous():
             raise DeviceFault("warp needs contiguous tensors without gradient.")
         return as_warp(tensor.on_host)

@@ -1,6 +1,6 @@
-"""The core on the pretend device: no mixed devices, nothing left there, the CPU's results.
+"""The core on the pretend device: no mixed devices, no tensors left there, results of the CPU.
 
-Each workload runs in a process of its own: torch takes one such device a process, for good.
+Each workload runs in its own process: torch allows one such backend per process.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import pytest
 from .pretend_device import is_supported
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(not is_supported(), reason="this torch has no backends in Python")
+pytestmark = pytest.mark.skipif(not is_supported(), reason="this torch has no Python backends")
 
 DTYPE_BOUNDS = {"torch.float32": 1e-5, "torch.float16": 5e-3, "torch.bfloat16": 3e-2}
-"""Of mean differences in 0..1: on a GPU both passes of the guidance run as one batch."""
+"""Mean absolute differences in 0..1: on a GPU both passes of the guidance run as one batch."""
 
 
 def run_module(module: str, *words: str) -> dict:
-    """The JSON that a module of this folder prints."""
+    """Runs a module of this folder; returns the JSON that it prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", f"tests.devices.{module}", *words],
         cwd=ROOT,
         env=environment,
@@ -33,16 +33,16 @@ def run_module(module: str, *words: str) -> dict:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 def check(cases: dict, bound: float | dict[str, float]) -> None:
-    """Every case near the CPU's result, with nothing of the device in it."""
+    """Every case is close to the CPU result and leaves no tensors on the device."""
     assert cases
     for name, case in cases.items():
-        most = bound[name] if isinstance(bound, dict) else bound
-        assert case["differs"] <= most, name
+        limit = bound[name] if isinstance(bound, dict) else bound
+        assert case["difference"] <= limit, name
         assert case["left"] == [] and case["unseeded"] == {}, name
 
 
@@ -50,13 +50,13 @@ def check(cases: dict, bound: float | dict[str, float]) -> None:
 @pytest.mark.parametrize("name", ["fusion_grid", "fusion_modes"])
 def test_fusion_in_warp(name):
     pytest.importorskip("warp")
-    # in cells: one launch adds derivatives up in another order than two side by side
+    # in cells: one launch sums gradients in another order than two parallel ones
     check(run_module("workloads", name), 0.02)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fusion_twin", "fusion_hashgrid"])
-def test_fusion_in_torch_is_the_cpus(name):
+@pytest.mark.parametrize("name", ["fusion_torch", "fusion_hashgrid"])
+def test_fusion_in_torch_matches_the_cpu(name):
     check(run_module("workloads", name), 1e-5)
 
 
@@ -72,25 +72,25 @@ def test_loading_to_the_device_and_back():
 
 
 @pytest.mark.slow
-def test_a_training_step():
-    # a first step of Adam moves weights by the learning rate's sign, which tiny sums decide
+def test_training_step():
+    # the first Adam step is the sign of the gradient times the learning rate: sensitive to rounding
     check(run_module("workloads", "training"), 1e-3)
 
 
 @pytest.mark.slow
-def test_the_nodes_placement():
+def test_node_model_management():
     pytest.importorskip("diffusers")
-    check(run_module("workloads", "node_placement"), 3e-2)
+    check(run_module("workloads", "node_model_management"), 3e-2)
 
 
-def test_new_cameras_wait_for_the_device_once():
+def test_new_cameras_synchronise_once():
     counts = run_module("counts", "cameras")["new Cameras"]
     assert counts["syncs"] == 1
     assert counts["launches"] <= 10
 
 
 @pytest.mark.slow
-def test_a_fusion_step_in_warp_asks_for_little():
+def test_fusion_step_in_warp_has_few_launches_and_syncs():
     pytest.importorskip("warp")
     counts = run_module("counts", "fusion")
     step = counts["fusion step"]
@@ -101,12 +101,12 @@ def test_a_fusion_step_in_warp_asks_for_little():
 
 
 @pytest.mark.slow
-def test_a_hash_grid_step_waits_rarely():
+def test_hash_grid_step_has_few_syncs():
     assert run_module("counts", "fusion_hashgrid")["fusion step, hash grid"]["syncs"] <= 20
 
 
 @pytest.mark.slow
-def test_a_denoising_step_waits_once():
+def test_denoising_step_synchronises_once():
     pytest.importorskip("diffusers")
     counts = run_module("counts", "sampling")
     assert len(counts) == 6

@@ -1,4 +1,4 @@
-"""The pretend device itself: it computes as the CPU does, counts, and refuses what CUDA refuses."""
+"""The pretend device computes like the CPU, counts operations, and rejects what CUDA rejects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from .pretend_device import is_supported
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(not is_supported(), reason="this torch has no backends in Python")
+pytestmark = pytest.mark.skipif(not is_supported(), reason="this torch has no Python backends")
 
 SCRIPT = """
 import json
@@ -20,7 +20,7 @@ import torch
 from tests.devices.pretend_device import (
     LEDGER, DeviceFault, PretendTensor, counted, install, left_on_device
 )
-device, answers = install(), {}
+device, results = install(), {}
 host = torch.arange(6.0).reshape(2, 3)
 here = host.to(device)
 
@@ -29,9 +29,9 @@ def outcome(action):
         action()
     except DeviceFault as fault:
         return str(fault)
-    return "fine"
+    return "ok"
 
-answers["refused"] = {
+results["rejected"] = {
     "add": outcome(lambda: here + host),
     "add to host": outcome(lambda: host.add_(here)),
     "matmul": outcome(lambda: here @ host.T),
@@ -46,7 +46,7 @@ answers["refused"] = {
     "out": outcome(lambda: torch.mul(here, 2.0, out=host)),
     "inference": outcome(lambda: torch.inference_mode()(lambda: here + host)()),
 }
-answers["allowed"] = {
+results["allowed"] = {
     "scalar": outcome(lambda: here * torch.tensor(2.0)),
     "host index": outcome(lambda: here[torch.tensor([1])]),
     "number": outcome(lambda: here * 2.0),
@@ -54,71 +54,71 @@ answers["allowed"] = {
 }
 weight = here.clone().requires_grad_(True)
 (weight.sin() * here).sum().backward()
-known = host.clone().requires_grad_(True)
-(known.sin() * host).sum().backward()
-answers["gradient"] = [weight.grad.cpu().tolist(), known.grad.tolist()]
+expected = host.clone().requires_grad_(True)
+(expected.sin() * host).sum().backward()
+results["gradient"] = [weight.grad.cpu().tolist(), expected.grad.tolist()]
 view = here[:, 1:]
 view.mul_(2.0)
-answers["views share memory"] = here.tolist() == [[0.0, 2.0, 4.0], [3.0, 8.0, 10.0]]
-with counted() as found:
+results["views share memory"] = here.tolist() == [[0.0, 2.0, 4.0], [3.0, 8.0, 10.0]]
+with counted() as counts:
     total = (here * 2.0 + 1.0).sum()
     float(total)
     here[here > 3.0]
     here[here > 3.0] = 0.0
     host.to(device)
-answers["counts"] = found
+results["counts"] = counts
 module = torch.nn.Linear(3, 2).to(device)
-answers["module"] = left_on_device(module)
-answers["module back"] = left_on_device(module.cpu())
-answers["left"] = left_on_device({"a": [host, here], "b": (host,)})
+results["module"] = left_on_device(module)
+results["module back"] = left_on_device(module.cpu())
+results["left"] = left_on_device({"a": [host, here], "b": (host,)})
 torch.rand(2, device=device)
-answers["unseeded"] = sum(LEDGER.unseeded.values())
+results["unseeded"] = sum(LEDGER.unseeded.values())
 with torch.inference_mode():
-    answers["in inference mode"] = (host.to(device) @ host.to(device).T).cpu().tolist()
+    results["in inference mode"] = (host.to(device) @ host.to(device).T).cpu().tolist()
 devices = [str(tensor.device) for tensor in (here, torch.zeros_like(here))]
-answers["types"] = [type(here) is PretendTensor, *devices]
-print("\\n" + json.dumps(answers))
+results["types"] = [type(here) is PretendTensor, *devices]
+print("\\n" + json.dumps(results))
 """
 
 
 @pytest.fixture(scope="module")
-def answers() -> dict:
-    """What the script found, in a process of its own."""
-    words = [sys.executable, "-c", SCRIPT]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def results() -> dict:
+    """Output of the script, which needs its own process."""
+    command = [sys.executable, "-c", SCRIPT]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def test_what_cuda_refuses_is_refused(answers):
-    passed = [name for name, outcome in answers["refused"].items() if outcome == "fine"]
+def test_rejects_what_cuda_rejects(results):
+    passed = [name for name, outcome in results["rejected"].items() if outcome == "ok"]
     assert passed == []
     for name in ("add", "matmul", "cat", "index host", "inference"):
-        assert "expected all tensors on one device" in answers["refused"][name]
+        assert "expected all tensors on one device" in results["rejected"][name]
 
 
-def test_what_cuda_allows_is_allowed(answers):
-    assert set(answers["allowed"].values()) == {"fine"}
+def test_allows_what_cuda_allows(results):
+    assert set(results["allowed"].values()) == {"ok"}
 
 
-def test_it_computes_as_the_cpu_does(answers):
-    found, known = answers["gradient"]
-    assert found == known
-    assert answers["views share memory"]
-    assert answers["in inference mode"] == [[5.0, 14.0], [14.0, 50.0]]
+def test_computes_like_the_cpu(results):
+    actual, expected = results["gradient"]
+    assert actual == expected
+    assert results["views share memory"]
+    assert results["in inference mode"] == [[5.0, 14.0], [14.0, 50.0]]
 
 
-def test_it_counts_launches_syncs_and_uploads(answers):
+def test_counts_launches_syncs_and_uploads(results):
     # 3 + 1 read; mask and gather; mask and masked fill; copy
-    counts = answers["counts"]
+    counts = results["counts"]
     assert counts["syncs"] == 2
     assert counts["uploads"] <= 2
     assert 8 <= counts["launches"] <= 11
 
 
-def test_it_finds_what_is_left_on_it_and_who_drew_without_a_seed(answers):
-    assert answers["left"] == ["result.a.1"]
-    assert answers["module"] == ["result.weight", "result.bias"]
-    assert answers["module back"] == []
-    assert answers["unseeded"] == 1
-    assert answers["types"] == [True, "pretend:0", "pretend:0"]
+def test_finds_leftover_tensors_and_unseeded_random_numbers(results):
+    assert results["left"] == ["result.a.1"]
+    assert results["module"] == ["result.weight", "result.bias"]
+    assert results["module back"] == []
+    assert results["unseeded"] == 1
+    assert results["types"] == [True, "pretend:0", "pretend:0"]

@@ -69,7 +69,7 @@ def small_views(normal_frame: str = "front_view"):
 
 
 def small_fusion(**changes: Any):
-    """Settings with three short levels: gradient steps on poses, then registration with soft masks."""
+    """Three short levels: gradient steps on poses, then registration with soft masks."""
     from nova3d_core.fusion.config import ConflictConfig, HullConfig, LevelConfig, SdfFusionConfig
 
     levels = (
