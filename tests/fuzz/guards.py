@@ -15,7 +15,7 @@ from nova3d_core.errors import Nova3DError
 
 CPU_SECONDS = 5.0
 MEMORY_MIB = 300.0
-_LONGEST_MESSAGE = 500
+_MAX_MESSAGE_CHARS = 500
 _RAW_PYTHON = re.compile(
     r"Traceback|\b(?:Key|Index|Value|Type|Attribute|Assertion|Unicode\w*|Overflow|ZeroDivision|"
     r"Recursion|Memory|Runtime|NotImplemented|OS|struct\.)(?:Error|error)\b|"
@@ -104,7 +104,7 @@ def check_message(error: Nova3DError) -> None:
     text = str(error)
     if "\n" in text or "\r" in text:
         raise Violation(f"more than one line: {text!r}")
-    if len(text) >= _LONGEST_MESSAGE:
+    if len(text) >= _MAX_MESSAGE_CHARS:
         raise Violation(f"{len(text)} characters: {text!r}")
     quote_value = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "", text)
     if _RAW_PYTHON.search(quote_value):

@@ -188,27 +188,27 @@ def _wrap_safetensors(content: bytes, change: Inner) -> bytes:
 
 
 def _wrap_zip(content: bytes, change: Inner) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(made, "w") as new:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(archive, "w") as new:
         for info in old.infolist():
             inside = old.read(info)
             new.writestr(
                 info.filename, change(inside) if info.filename.endswith(".pkl") else inside
             )
-    return made.getvalue()
+    return archive.getvalue()
 
 
 def _wrap_tar(content: bytes, change: Inner) -> bytes:
-    made = io.BytesIO()
+    archive = io.BytesIO()
     with (
         tarfile.open(fileobj=io.BytesIO(content)) as old,
-        tarfile.open(fileobj=made, mode="w") as new,
+        tarfile.open(fileobj=archive, mode="w") as new,
     ):
         for member in old.getmembers():
             inside = change(old.extractfile(member).read())
             member.size = len(inside)
             new.addfile(member, io.BytesIO(inside))
-    return made.getvalue()
+    return archive.getvalue()
 
 
 def _ply_binary(order: str) -> bytes:
@@ -352,15 +352,15 @@ def _shard() -> bytes:
     header = {"azimuth_deg": [0.0, 180.0], "elevation_deg": [0.0, 0.0]}
     members["json"] = json.dumps(header).encode()
     whole = {"format": 1, "count": 2, "members": sorted(members), "views": views, "size_px": side}
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as tar:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
         entries = [(SHARD_INFO, json.dumps(whole).encode())]
         entries += [(f"{key}.{name}", c) for key in ("0", "1") for name, c in members.items()]
         for name, content in entries:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    return made.getvalue()
+    return archive.getvalue()
 
 
 def _read_all_weights(path: Path) -> None:

@@ -37,17 +37,17 @@ def quiet():
     logging.disable(logging.NOTSET)
 
 
-def folder_of(target: Target, place: Path) -> Path:
+def make_folder(target: Target, root: Path) -> Path:
     """A folder with the target's other files, next to a secret that must not be opened."""
-    folder = place / "given"
+    folder = root / "given"
     for name, content in target.others.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     (folder / target.file).parent.mkdir(parents=True, exist_ok=True)
     for name in ("secret.png", "secret.bin"):
-        (place / name).write_bytes(TARGETS["png"].seeds[0])
+        (root / name).write_bytes(TARGETS["png"].seeds[0])
     if not (folder / "link").exists():
-        (folder / "link").symlink_to(place)
+        (folder / "link").symlink_to(root)
     return folder
 
 
@@ -72,7 +72,7 @@ def read_under_guard(target: Target, folder: Path, content: bytes) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_unmodified_seed_files_are_read(name, tmp_path):
     target = TARGETS[name]
-    folder = folder_of(target, tmp_path)
+    folder = make_folder(target, tmp_path)
     for content in target.seeds:
         (folder / target.file).write_bytes(content)
         if content.startswith(b"\x80"):  # a pickle without tensors is rejected
@@ -83,7 +83,7 @@ def test_unmodified_seed_files_are_read(name, tmp_path):
 @pytest.mark.parametrize("name", TARGETS)
 def test_mutated_files(name, tmp_path):
     target = TARGETS[name]
-    folder = folder_of(target, tmp_path)
+    folder = make_folder(target, tmp_path)
 
     @settings(max_examples=SHORT_EXAMPLES, derandomize=True, phases=[Phase.generate], **_COMMON)
     @given(CHANGES)
@@ -98,7 +98,7 @@ def test_mutated_files(name, tmp_path):
 @pytest.mark.parametrize("name", TARGETS)
 def test_many_mutated_files(name, tmp_path):
     target = TARGETS[name]
-    folder = folder_of(target, tmp_path)
+    folder = make_folder(target, tmp_path)
 
     @seed(int(os.environ.get("NOVA3D_FUZZ_SEED", "0")))
     @settings(max_examples=LONG_EXAMPLES, phases=[Phase.generate, Phase.shrink], **_COMMON)

@@ -46,7 +46,7 @@ def orbit(up: torch.Tensor, elevations_deg: tuple[float, ...], count: int = 8) -
     return poses
 
 
-def folder_of(folder: Path, poses: list, **keys) -> Path:
+def write_folder(folder: Path, poses: list, **keys) -> Path:
     folder.mkdir()
     frames = []
     for index, pose in enumerate(poses):
@@ -72,7 +72,7 @@ def test_cameras_are_upright(tmp_path, caplog, axis, declared):
     caplog.set_level(logging.INFO)
     poses = orbit(axis_vector(axis), (20.0, 40.0))
     keys = {"world_up": axis} if declared else {}
-    cameras = read_views(folder_of(tmp_path / "set", poses, **keys)).cameras
+    cameras = read_views(write_folder(tmp_path / "set", poses, **keys)).cameras
     expected = torch.tensor([20.0, 40.0]).repeat(4)
     assert torch.allclose(cameras.elevation_deg, expected, atol=1e-3)
     heights = 3 * torch.sin(torch.deg2rad(expected))
@@ -89,7 +89,7 @@ def test_opencv_axes_give_a_front_view(tmp_path):
     """As in COLMAP and OpenCV, the first camera at the origin looks along +Z with -Y up."""
     first = [[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]]
     other = [[1, 0, 0, 1], [0, -1, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]]
-    cameras = read_views(folder_of(tmp_path / "set", [first, other])).cameras
+    cameras = read_views(write_folder(tmp_path / "set", [first, other])).cameras
     assert torch.allclose(cameras.azimuth_deg[0] % 360, torch.tensor(0.0))
     assert torch.allclose(-cameras.rotation[0, 1], torch.tensor([0.0, 1.0, 0.0]))
 
@@ -104,7 +104,7 @@ def test_opencv_axes_give_a_front_view(tmp_path):
 )
 def test_world_up_without_matching_axis_is_a_warning(tmp_path, caplog, up, elevations, angle):
     poses = orbit(torch.tensor(up, dtype=torch.float64), elevations)
-    read_views(folder_of(tmp_path / "set", poses))
+    read_views(write_folder(tmp_path / "set", poses))
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     message = record.getMessage()
@@ -114,14 +114,14 @@ def test_world_up_without_matching_axis_is_a_warning(tmp_path, caplog, up, eleva
 
 def test_declared_axes_give_no_warning(tmp_path, caplog):
     poses = orbit(torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64), (10.0,))
-    read_views(folder_of(tmp_path / "set", poses, world_up="-X"))
+    read_views(write_folder(tmp_path / "set", poses, world_up="-X"))
     assert not caplog.records
 
 
 @pytest.mark.parametrize("up", ["Y", "+y", "up", 5, ["+Y"], {"axis": "+Y"}, "x" * 5000])
 def test_unknown_values_are_rejected(tmp_path, up):
     poses = orbit(axis_vector("+Y"), (10.0,))
-    folder = folder_of(tmp_path / "set", poses, world_up=up)
+    folder = write_folder(tmp_path / "set", poses, world_up=up)
     with pytest.raises(InputError, match="world_up is") as caught:
         read_views(folder)
     assert "+X" in str(caught.value) and "-Z" in str(caught.value)

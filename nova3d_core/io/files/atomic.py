@@ -165,7 +165,7 @@ def _publish_file(entry: Entry, overwrite: bool) -> None:
 
 
 def _back_up(entry: Entry) -> None:
-    """Keeps a file that will be replaced under a second name, without moving it."""
+    """Backs up a file that will be replaced, by a hard link or a copy."""
     try:
         os.link(entry.target, entry.backup, follow_symlinks=False)
     except (OSError, NotImplementedError):
@@ -192,7 +192,7 @@ def _publish_folder(stage: Staging, entry: Entry, overwrite: bool) -> None:
 
 
 def reject_existing(path: Path, overwrite: bool) -> None:
-    """Raises OutputExistsError if a path exists, except for empty folders, and not `overwrite`."""
+    """Raises OutputExistsError if a path exists, except for empty folders and with `overwrite`."""
     if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
         raise _exists_error(path)
 

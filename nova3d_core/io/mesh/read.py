@@ -95,10 +95,10 @@ def _translate_errors(path: Path) -> Iterator[None]:
     except InputError as error:
         named = path.name in error.message
         message = error.message if named else f"{_printable_path(path)}: {error.message}"
-        room = _MAX_MESSAGE_CHARS - len(error.hint)
-        if named and len(message) <= room:
+        max_chars = _MAX_MESSAGE_CHARS - len(error.hint)
+        if named and len(message) <= max_chars:
             raise
-        message = message if len(message) <= room else f"{message[: room - 4]} ..."
+        message = message if len(message) <= max_chars else f"{message[: max_chars - 4]} ..."
         raise InputError(message, error.hint) from error
     except Nova3DError:
         raise

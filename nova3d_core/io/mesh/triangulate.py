@@ -59,8 +59,8 @@ def triangulate(
             triangles[rows] = starts[batch][:, None, None] + local
     polygon_of = np.repeat(np.arange(len(counts)), per_polygon)
     a, b, c = corners[triangles].T
-    proper = ((a != b) & (b != c) & (c != a)) | (counts[polygon_of] == 3)
-    return triangles[proper], polygon_of[proper]
+    is_valid = ((a != b) & (b != c) & (c != a)) | (counts[polygon_of] == 3)
+    return triangles[is_valid], polygon_of[is_valid]
 
 
 def _triangulate_batch(

@@ -60,7 +60,8 @@ def read_colmap_frames(folder: Path) -> tuple[Path, dict[str, Any], list[ViewFra
     for one, other in itertools.pairwise(images):
         if one.name == other.name:
             raise InputError(
-                f"{printable_name(location.images)} has the image {_quote_short(one.name)} twice."
+                f"{printable_name(location.images)} has the image {_quote_short(one.name)} twice.",
+                "Remove one of the entries, or export the model again.",
             )
     root = _image_root(location, images[0])
     masks = _mask_root(root)
@@ -142,7 +143,10 @@ def _frame(
     """Converts an image to a frame with the keys of a transforms.json."""
     where = f"{printable_name(path, 120)}: image {_quote_short(image.name)}"
     if camera is None:
-        raise InputError(f"{where} has camera {image.camera_id}, which the model does not have.")
+        raise InputError(
+            f"{where} has camera {image.camera_id}, which the model does not have.",
+            "Export the model again.",
+        )
     color_file = resolve_image_path(root, image.name, where)
     mask = None
     if masks is not None:

@@ -23,8 +23,8 @@ LENS_KEYS = (
     *("w", "h", "fl_x", "fl_y", "cx", "cy"),
     *("camera_angle_x", "camera_angle_y", "x_fov", "y_fov"),
 )
-OUR_KEYS = ("world_up", "normal_frame", "ortho_scale", "pixel_aspect")
-FORMAT_KEYS = frozenset(("frames", "camera_model", *LENS_KEYS, *DISTORTION_KEYS, *OUR_KEYS))
+NOVA3D_KEYS = ("world_up", "normal_frame", "ortho_scale", "pixel_aspect")
+FORMAT_KEYS = frozenset(("frames", "camera_model", *LENS_KEYS, *DISTORTION_KEYS, *NOVA3D_KEYS))
 """All top-level keys of the format."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Tried in this order if a file_path has no suffix, as in the Blender NeRF data sets."""

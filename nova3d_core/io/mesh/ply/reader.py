@@ -115,9 +115,9 @@ def _pad_rows(rows: np.ndarray | None, count: int, value: float) -> np.ndarray |
     return np.concatenate([rows, np.full((count, *rows.shape[1:]), value)])
 
 
-def _columns(columns: Columns, spellings: tuple[tuple[str, ...], ...]) -> np.ndarray | None:
-    """(R, names) values under the first spelling whose names all exist."""
-    for names in spellings:
+def _columns(columns: Columns, name_variants: tuple[tuple[str, ...], ...]) -> np.ndarray | None:
+    """(R, names) values of the first name variant that exists."""
+    for names in name_variants:
         found = [columns.get(name) for name in names]
         if all(isinstance(column, np.ndarray) for column in found):
             return np.stack(found, axis=1)
