@@ -98,6 +98,6 @@ def _parse(arguments: list[str]):
         return tyro.cli(
             functools.reduce(operator.or_, choices),
             prog=PROGRAM,
-            description="Reconstructs a textured 3D mesh from one or more images of an object.",
+            description="Reconstruct textured 3D meshes from images of objects.",
             args=arguments,
         )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .conftest import KNIGHT, SMALL_FUSE
+from .conftest import KNIGHT, ROOT, SMALL_FUSE
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,25 @@ def test_all_commands_have_help(nova3d):
         result = nova3d(*words, "--help")
         assert result.returncode == 0
         assert "usage: python -m nova3d_core" in result.stdout
+
+
+HELP = """
+import sys
+from nova3d_core.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as error:
+    heavy = {"torch", "numpy", "scipy", "trimesh", "warp"} & set(sys.modules)
+    sys.exit(f"loaded: {sorted(heavy)}" if heavy else error.code)
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["train", "--help"]])
+def test_help_loads_no_heavy_packages(words):
+    process = [sys.executable, "-c", HELP, *words]
+    result = subprocess.run(process, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("usage: python -m nova3d_core")
 
 
 def test_models_prints_json_and_text(nova3d, tmp_path):

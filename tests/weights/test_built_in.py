@@ -118,10 +118,10 @@ def test_shipped_model_generalises_to_held_out_objects():
     truths = held_out_objects(read_train_config("mini"), model.family, 3)
     found = validate(model, truths, OneDevice(model, torch.device("cpu")))
     assert len(found.objects) == 3
-    for truth, painted in zip(truths, found.generated, strict=True):
-        front = torch.stack([truth.colour, truth.normal])[:, :1].expand_as(painted)
+    for truth, generated in zip(truths, found.generated, strict=True):
+        front = torch.stack([truth.colour, truth.normal])[:, :1].expand_as(generated)
         ours, copies = (
-            mean_over_unseen_views(view_metrics(each, truth)) for each in (painted, front)
+            mean_over_unseen_views(view_metrics(each, truth)) for each in (generated, front)
         )
         assert ours["psnr"] > copies["psnr"] + 0.5
         assert ours["normal_error_deg"] < 0.6 * copies["normal_error_deg"]
