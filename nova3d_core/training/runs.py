@@ -36,6 +36,8 @@ from .train_module import TrainModule, build_train_module, check_image_size
 logger = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
+SourceFactory = Callable[[TrainConfig, int, int], ObjectStream]
+"""Makes the stream of objects from settings, rank and number of processes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ def train(
     cpu: bool = False,
     accept_changes: bool = False,
     progress: Progress = SILENT,
-    make_source: Callable[[TrainConfig, int, int], ObjectStream] = make_object_stream,
+    make_source: SourceFactory = make_object_stream,
 ) -> TrainResult:
     """Trains in a folder; resumes from its newest checkpoint if there is one.
 
@@ -75,7 +77,7 @@ def train(
         cpu: train on the CPU.
         accept_changes: resume although settings changed.
         progress: updated each step; cancellation ends the run with a checkpoint.
-        make_source: makes the stream of objects from settings, rank and number of processes.
+        make_source: makes the stream of objects.
 
     Raises:
         InputError: changed settings, unusable data or start file, a full disk.
@@ -87,47 +89,65 @@ def train(
     check_parent_writable(output / SETTINGS)
     with StopHandler(minutes) as stopping:
         accelerator = make_accelerator(cpu)
-        world_size = accelerator.num_processes
         if not accelerator.is_main_process:
             progress = SILENT
-        batch_size_per_process(config, world_size)
-        found = checkpoints_in(output)
-        state = read_state(found[-1]) if found else None
-        notes = []
-        if state is not None:
-            notes = resume_notes(output, state, config, world_size, accept_changes)
-        module = build_train_module(config, progress)
-        check_image_size(module, config.data.size_px)
-        network, optimiser = prepare(module, config, accelerator)
-        _check_muon_unsharded(module, config)
-        ema = Ema(module, config.optimiser.ema_decay)
-        source = make_source(config, accelerator.process_index, world_size)
-        if state is not None:
-            load_checkpoint(found[-1], state, module, ema, optimiser)
-            source.load_state_dict(state.data)
-        loop = TrainLoop(
-            config=config,
-            output=output,
-            accelerator=accelerator,
-            module=module,
-            network=network,
-            optimiser=optimiser,
-            ema=ema,
-            source=source,
-            counters=TrainProgress() if state is None else state.progress,
-            samples=held_out_objects(config, module.family, _validation_count(config)),
-            log=RunLogger(output, config.run.tensorboard, accelerator.is_main_process),
-            progress=progress,
-            notes=notes,
-        )
-        _write_start(loop, state, world_size)
+        loop = _make_loop(config, output, accelerator, accept_changes, progress, make_source)
         try:
             reason = loop.run(stopping)
         finally:
             loop.log.close()
     return TrainResult(
-        reason, loop.counters, module, ema, accelerator.is_main_process, _count_unreadable(source)
+        reason,
+        loop.counters,
+        loop.module,
+        loop.ema,
+        accelerator.is_main_process,
+        _count_unreadable(loop.source),
     )
+
+
+def _make_loop(
+    config: TrainConfig,
+    output: Path,
+    accelerator: Any,
+    accept_changes: bool,
+    progress: Progress,
+    make_source: SourceFactory,
+) -> TrainLoop:
+    """The loop of a new run, or of one resumed from its newest checkpoint; see `train`."""
+    world_size = accelerator.num_processes
+    batch_size_per_process(config, world_size)
+    found = checkpoints_in(output)
+    state = read_state(found[-1]) if found else None
+    notes = []
+    if state is not None:
+        notes = resume_notes(output, state, config, world_size, accept_changes)
+    module = build_train_module(config, progress)
+    check_image_size(module, config.data.size_px)
+    network, optimiser = prepare(module, config, accelerator)
+    _check_muon_unsharded(module, config)
+    ema = Ema(module, config.optimiser.ema_decay)
+    source = make_source(config, accelerator.process_index, world_size)
+    if state is not None:
+        load_checkpoint(found[-1], state, module, ema, optimiser)
+        source.load_state_dict(state.data)
+    loop = TrainLoop(
+        config=config,
+        output=output,
+        accelerator=accelerator,
+        module=module,
+        network=network,
+        optimiser=optimiser,
+        ema=ema,
+        source=source,
+        counters=TrainProgress() if state is None else state.progress,
+        samples=held_out_objects(config, module.family, _validation_count(config)),
+        log=RunLogger(output, config.run.tensorboard, accelerator.is_main_process),
+        progress=progress,
+        notes=notes,
+    )
+    _write_start(loop, state, world_size)
+    return loop
 
 
 def _count_unreadable(source: ObjectStream) -> int:
