@@ -160,7 +160,7 @@ def step_checks(name: str, fields: list[Field], rays: RayDataset) -> list[Check]
 
 def field_step(field: Field, rays: RayDataset) -> dict[str, Tensor]:
     """Results of one optimisation step, on the CPU."""
-    field.begin_level(LEVEL)
+    field.set_level(LEVEL)
     rendered = field.render(rays.origin, rays.direction)
     loss = ray_loss(rendered, targets_of(rays, rendered), LossConfig(), 1.0)
     grads = field.backward(loss.grad_opacity, loss.grad_gradient, loss.grad_colour, True)
@@ -191,7 +191,7 @@ def hull_check(field: Field, hull: SdfGrid, rays: RayDataset) -> Check:
     """The hash grid is initialised to the hull, as rendered by the dense grid on the CPU."""
     grid = DenseGrid(hull, CPU)
     for each in (grid, field):
-        each.begin_level(LEVEL)
+        each.set_level(LEVEL)
     on_cpu = rays.to(CPU)
     expected = grid.render(on_cpu.origin, on_cpu.direction).opacity
     actual = field.render(rays.origin, rays.direction).opacity.cpu()

@@ -232,7 +232,7 @@ def _run_level(run: _FusionState, index: int, level: LevelConfig, progress: Prog
 
 def _optimise_level(run: _FusionState, index: int, level: LevelConfig, progress: Progress) -> None:
     release_unused_memory()
-    run.field.begin_level(level)
+    run.field.set_level(level)
     run.rays = run.input_rays
     if level.soft_masks:
         sharpness = level.sharpness / run.field.spacing

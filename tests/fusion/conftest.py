@@ -1,4 +1,4 @@
-"""Which steps of the dense grid a test goes through."""
+"""Implementations of the dense grid: warp and PyTorch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def compiled_steps():
+def warp_impl():
     pytest.importorskip("warp")
-    from nova3d_core.fusion.fields.grid import warp_impl as grid_warp
+    from nova3d_core.fusion.fields.grid import warp_impl
 
-    return grid_warp
+    return warp_impl
 
 
 @pytest.fixture(params=[True, False], ids=["warp", "torch"])

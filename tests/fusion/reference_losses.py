@@ -1,4 +1,4 @@
-"""The loss terms written plainly, for autograd: references for `losses.ray_loss`."""
+"""Loss terms for autograd: the reference of `losses.ray_loss`."""
 
 from __future__ import annotations
 

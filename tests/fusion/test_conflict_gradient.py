@@ -1,4 +1,4 @@
-"""The written-out derivative of the conflict maps against autograd, and one reading a step."""
+"""Analytic gradients of the conflict maps against autograd, and caching of their samples."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def rays(cameras, count=3000):
 
 
 def bilinear(logits, cameras, at):
-    """H by torch's own sampling of each view's map."""
+    """H sampled from each view's map with `grid_sample`."""
     rows, columns = logits.shape[2:]
     cells = at.pixel / torch.tensor([cameras.width, cameras.height])
-    place = cells * torch.tensor([columns, rows]) - 0.5
+    position = cells * torch.tensor([columns, rows]) - 0.5
     limit = torch.tensor([columns - 1.001, rows - 1.001])
-    place = torch.minimum(place.clamp_min(0.0), limit)
-    grid = place / torch.tensor([columns - 1, rows - 1]) * 2 - 1
+    position = torch.minimum(position.clamp_min(0.0), limit)
+    grid = position / torch.tensor([columns - 1, rows - 1]) * 2 - 1
     values = torch.nn.functional.grid_sample(
         logits[at.view], grid[:, None, None], align_corners=True, padding_mode="border"
     )
@@ -49,14 +49,16 @@ def test_map_gradient_equals_autograd():
     for view in range(len(cameras)):
         mine = inside * (at.view == view)
         beyond = (mine * conflict).sum() / mine.sum() - CONFIG.mean_budget
-        assert beyond > 0  # so that its derivative is looked at
+        assert beyond > 0  # so that its gradient is tested
         loss = loss + 4.0 * mine.sum() * beyond.square()
     expected = torch.autograd.grad(loss, logits)[0]
-    reading = model._sample(at.view, at.pixel)
-    torch.testing.assert_close(reading.conflict, conflict.detach(), rtol=1e-4, atol=1e-5)
-    slope = model._grad_conflict(at.view, reading.conflict, at.distance, at.mask, lambda0)
-    found = model._grad_logits(reading, slope)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    samples = model._sample(at.view, at.pixel)
+    torch.testing.assert_close(samples.conflict, conflict.detach(), rtol=1e-4, atol=1e-5)
+    grad = model._grad_conflict(at.view, samples.conflict, at.distance, at.mask, lambda0)
+    grad_logits = model._grad_logits(samples, grad)
+    torch.testing.assert_close(
+        grad_logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())
+    )
 
 
 def test_map_samples_are_cached_within_a_step():

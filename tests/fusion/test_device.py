@@ -1,4 +1,4 @@
-"""Where a fusion runs, when its kernels compile, on which stream, and with how much memory."""
+"""Device choice, kernel compilation, CUDA streams and memory budgets of a fusion."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def views() -> Views:
 
 @pytest.fixture
 def untried(monkeypatch):
-    """As in a new process: no device was tried yet."""
+    """As in a new process: no device has been tried yet."""
     monkeypatch.setattr(warp_backend, "_kernel_errors", {})
 
 
@@ -64,7 +64,7 @@ def ball_grid(size=33, radius=0.4):
     return replace(grid, values=(grid.points().norm(dim=1) - radius).reshape(size, size, size))
 
 
-# A2: warp without this GPU
+# warp without this GPU
 
 
 @NO_CUDA
@@ -139,21 +139,21 @@ def test_fusion_falls_back_to_the_cpu_with_one_warning(views, caplog):
     pytest.importorskip("warp")
     expected = fuse_sdf(views, TINY, device="cpu")
     assert "runs on the CPU" not in caplog.text
-    moved = fuse_sdf(views, TINY, device="cuda:0")
-    assert torch.equal(moved.grid.values, expected.grid.values)
+    fallback = fuse_sdf(views, TINY, device="cuda:0")
+    assert torch.equal(fallback.grid.values, expected.grid.values)
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
-    said = warnings[0].getMessage()
-    assert "runs on the CPU" in said and "not on cuda:0: warp finds no NVIDIA driver" in said
-    assert "'fast'" in said and len(said) < 500
+    message = warnings[0].getMessage()
+    assert "runs on the CPU" in message and "not on cuda:0: warp finds no NVIDIA driver" in message
+    assert "'fast'" in message and len(message) < 500
 
 
-# A3: cards that warp's compiler refuses
+# GPUs that warp's compiler does not support
 
 
 @pytest.fixture
 def old_card(untried, monkeypatch):
-    """A card that warp counts and whose architecture, sm_61, its CUDA no longer compiles for."""
+    """A GPU that warp lists, but whose architecture, sm_61, its CUDA no longer supports."""
     wp = pytest.importorskip("warp")
     load = wp.load_module
 
@@ -164,11 +164,11 @@ def old_card(untried, monkeypatch):
             _validate_cuda_device_arch(61, (13, 4), "cuda:0")
         return load(module, device=device, **more)
 
-    known = wp.device_from_torch
+    original = wp.device_from_torch
     monkeypatch.setattr(wp, "is_cuda_available", lambda: True)
     monkeypatch.setattr(wp, "load_module", load_module)
     monkeypatch.setattr(
-        wp, "device_from_torch", lambda d: "cuda:0" if d.type == "cuda" else known(d)
+        wp, "device_from_torch", lambda d: "cuda:0" if d.type == "cuda" else original(d)
     )
 
 
@@ -206,7 +206,7 @@ import torch
 axes = torch.linspace(-0.6, 0.6, 17)
 points = torch.stack(torch.meshgrid(axes, axes, axes, indexing="ij"), dim=-1)
 field = DenseGrid(SdfGrid(points.norm(dim=-1) - 0.4, torch.full((3,), -0.6), 1.2 / 16))
-field.begin_level(LevelConfig(16, 1, 1.0))
+field.set_level(LevelConfig(16, 1, 1.0))
 field.step(LossConfig(), 1.0)
 assert field.is_finite()
 grid = field.to_grid()
@@ -240,7 +240,7 @@ def test_out_of_memory_while_loading_kernels_is_not_cached(untried, monkeypatch)
     assert warp_support.can_run_on(CPU)
 
 
-# B10: kernels compile with a progress line
+# progress of kernel compilation
 
 
 def test_kernel_compilation_is_reported_once_and_first(untried, views):
@@ -264,7 +264,7 @@ def test_cancelling_compilation_is_not_cached(untried):
     assert warp_support.can_run_on(CPU)
 
 
-# B3: the stream
+# CUDA streams
 
 
 def test_gpu_kernels_run_on_the_current_stream_of_pytorch(monkeypatch):
@@ -287,7 +287,7 @@ def test_gpu_kernels_run_on_the_current_stream_of_pytorch(monkeypatch):
     ]
 
 
-# B6: the memory budget
+# memory budget
 
 
 def test_memory_budget_follows_free_gpu_memory(monkeypatch):
@@ -301,7 +301,7 @@ def test_memory_budget_follows_free_gpu_memory(monkeypatch):
 
 
 def cube(size=65):
-    """A start like a cube, which takes the most voxels for its longest side."""
+    """A cube, which needs the most voxels for its longest side."""
     spacing = 1.2 / (size - 1)
     grid = SdfGrid(torch.zeros(size, size, size), torch.full((3,), -0.6), spacing)
     values = grid.points().abs().amax(dim=1) - 0.5
@@ -316,7 +316,7 @@ def test_quality_fits_a_large_gpu_for_a_cube(monkeypatch):
     assert roomy._affordable(256) == 256
 
 
-# B7: one pair of gradient buffers
+# one pair of gradient buffers
 
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["warp", "torch"])
@@ -332,19 +332,19 @@ def test_one_pair_of_gradient_buffers_equals_two(compiled, monkeypatch):
             lambda device, pairs=pairs: pairs,
         )
         field = DenseGrid(ball_grid(), compiled=compiled)
-        field.begin_level(LevelConfig(24, 1, 1.0))
+        field.set_level(LevelConfig(24, 1, 1.0))
         assert len(field._state.grad_geo) == len(field._state.grad_col) == pairs
         random = torch.Generator().manual_seed(0)
         direction = torch.nn.functional.normalize(torch.randn(100, 3, generator=random), dim=1)
         origin = 0.3 * torch.rand(100, 3, generator=random) - 0.15 - 2.0 * direction
         for _ in range(3):
-            shown = field.render(origin, direction)
-            field.backward(shown.opacity - 0.5, shown.gradient, shown.colour, False)
+            rendered = field.render(origin, direction)
+            field.backward(rendered.opacity - 0.5, rendered.gradient, rendered.colour, False)
             field.step(LossConfig(sparse=0.1), 1.0)
         field.redistance()
         ends.append((field._state.geo, field._state.col))
-    moved = (ends[0][1] - 0.5)[..., :3].abs().max()
-    assert moved > 0.05  # colours were learnt at all
+    fallback = (ends[0][1] - 0.5)[..., :3].abs().max()
+    assert fallback > 0.05  # colours were optimised at all
     assert torch.equal(ends[0][0], ends[1][0]) and torch.equal(ends[0][1], ends[1][1])
 
 
@@ -353,7 +353,7 @@ def test_bytes_per_voxel_on_a_gpu_match_its_tensors(monkeypatch):
     assert bytes_per_voxel(CARD) == 129
     monkeypatch.setattr("nova3d_core.fusion.fields.grid.state.gradient_buffers", lambda device: 1)
     field = DenseGrid(ball_grid(), compiled=False)
-    field.begin_level(LevelConfig(24, 1, 1.0))
+    field.set_level(LevelConfig(24, 1, 1.0))
     state = field._state
     tensors = [state.geo, state.col, *state.grad_geo, *state.grad_col, *state.scratch]
     tensors += [state.moments_geo, state.moment_col, state.square_col, state.fixed, state.laplacian]

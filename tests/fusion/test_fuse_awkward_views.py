@@ -1,4 +1,4 @@
-"""Fusions of views that are hard to fuse: parted, cut off at the border, with a hole in a mask."""
+"""Fusions of difficult views: separate parts, cut-off objects, a hole in a mask."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def taken(mesh, **camera):
 
 
 def error_cells(surface, points):
-    """(N,) |signed distance| at points of the truth's surface, in cells."""
+    """(N,) |signed distance| at points of the true surface, in cells."""
     return surface.sdf(points).abs() / surface.grid.spacing
 
 
 def closed_parts(surface):
-    """How many loose parts the extracted surface has; all closed."""
+    """Number of connected components of the extracted surface; all closed."""
     solid = extract_surface(surface.grid).as_trimesh()
     assert solid.is_watertight
     return solid.body_count
@@ -48,12 +48,12 @@ def closed_parts(surface):
 
 def test_fuses_two_separate_parts(make_sphere):
     ball = make_sphere(0.18)
-    places = torch.tensor([[-0.27, 0.0, 0.05], [0.27, 0.05, -0.05]])
-    vertices = torch.cat([ball.vertices + place for place in places])
+    centres = torch.tensor([[-0.27, 0.0, 0.05], [0.27, 0.05, -0.05]])
+    vertices = torch.cat([ball.vertices + centre for centre in centres])
     faces = torch.cat([ball.faces, ball.faces + len(ball.vertices)])
     surface = fuse_sdf(taken(Mesh(vertices, faces)), CONFIG)
     assert closed_parts(surface) == 2
-    assert (surface.sdf(places) < -0.1).all() and float(surface.sdf(places.mean(dim=0)[None])) > 0
+    assert (surface.sdf(centres) < -0.1).all() and float(surface.sdf(centres.mean(dim=0)[None])) > 0
     assert error_cells(surface, vertices).mean() < 0.25
 
 
@@ -77,13 +77,13 @@ def test_hole_in_one_mask_has_local_effect(make_sphere):
     masks[3][hole] = 0.0
     surface = fuse_sdf(replace(views, masks=masks), CONFIG)
     pixel = views.cameras.project(ball.vertices)[0][3]
-    beside = (pixel < 24.0).any(dim=1) | (pixel > 40.0).any(dim=1)
+    away = (pixel < 24.0).any(dim=1) | (pixel > 40.0).any(dim=1)
     error = error_cells(surface, ball.vertices)
-    assert 0.5 < float(beside.float().mean()) < 0.95
-    assert error[beside].mean() < 0.25
-    # the seven views that see a whole ball outvote the hole: a dent is left, no tunnel
+    assert 0.5 < float(away.float().mean()) < 0.95
+    assert error[away].mean() < 0.25
+    # seven views of an intact ball outvote the hole: a dent remains, no tunnel
     largest = remove_small_components(extract_surface(surface.grid), 0.005)
-    assert largest.as_trimesh().euler_number == 2  # nothing goes through
+    assert largest.as_trimesh().euler_number == 2  # no tunnel
     assert error.max() < 6.0
 
 

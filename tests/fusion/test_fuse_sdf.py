@@ -1,4 +1,4 @@
-"""Small fusions of a bumpy, painted ball whose surface and poses are known."""
+"""Small fusions of a bumpy, coloured ball with known surface and poses."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ STEPS = QUICK.total_steps
 
 @pytest.fixture(scope="module")
 def pebble():
-    """A ball with bumps that no turn maps to itself, painted with waves of colour."""
+    """A ball with bumps and waves of colour, without rotational symmetry."""
     import trimesh
 
     ball = trimesh.creation.icosphere(subdivisions=4, radius=1.0)
-    place = torch.tensor(ball.vertices, dtype=torch.float32)
-    x, y, z = place.unbind(dim=1)
+    position = torch.tensor(ball.vertices, dtype=torch.float32)
+    x, y, z = position.unbind(dim=1)
     radius = 0.36 + 0.06 * (5 * x + 1).sin() * (4 * y).cos() + 0.05 * (4 * z + 3 * x).sin()
-    vertices = place * radius[:, None] * torch.tensor([1.15, 1.0, 0.8])
+    vertices = position * radius[:, None] * torch.tensor([1.15, 1.0, 0.8])
     waves = torch.stack([11 * x + 3 * y, 9 * y + 5 * z + 1, 10 * z + 4 * x + 2], dim=1).sin()
     faces = torch.tensor(ball.faces, dtype=torch.int64)
     return Mesh(vertices, faces, vertex_colours=0.5 + 0.45 * waves)
@@ -81,12 +81,12 @@ def quick(views):
 
 
 def mean_error_cells(surface, mesh):
-    """Mean |signed distance| at the truth's surface points, in cells."""
+    """Mean |signed distance| at points of the true surface, in cells."""
     return float(surface.sdf(mesh.vertices).abs().mean()) / surface.grid.spacing
 
 
 def assert_same(a, b):
-    """Bit for bit the same outcome."""
+    """Whether two results are bit-identical."""
     assert torch.equal(a.grid.values, b.grid.values)
     assert torch.equal(a.grid.origin, b.grid.origin) and a.grid.spacing == b.grid.spacing
     assert torch.equal(a.field_to_world, b.field_to_world)
@@ -96,7 +96,7 @@ def assert_same(a, b):
 
 
 def events_of(collected, then=None):
-    """A progress that keeps the events of the optimisation, and does more at each."""
+    """A callback that records the events of the optimisation, with an extra action at each."""
 
     def report(event):
         if event.stage == optimise.STAGE:
@@ -112,9 +112,9 @@ def test_rays_per_step_follow_fraction_and_limits(views, monkeypatch):
 
     def recorded(self, size):
         drawn.append(size)
-        return whole(self, size)
+        return original(self, size)
 
-    whole = optimise.RaySampler.next
+    original = optimise.RaySampler.next
     monkeypatch.setattr(optimise.RaySampler, "next", recorded)
     levels = (
         LevelConfig(24, 2, 0.5, max_rays=700),
@@ -127,20 +127,20 @@ def test_rays_per_step_follow_fraction_and_limits(views, monkeypatch):
 
 
 def test_robust_scale_decays_over_a_level(views, monkeypatch):
-    shares = []
+    factors = []
 
     def recorded(self, *words):
-        shares.append(words[-1])
-        return whole(self, *words)
+        factors.append(words[-1])
+        return original(self, *words)
 
-    whole = optimise.PoseRegistration.step
+    original = optimise.PoseRegistration.step
     monkeypatch.setattr(optimise.PoseRegistration, "step", recorded)
     levels = (
         LevelConfig(24, 4, 0.3, register_every=2),
         LevelConfig(24, 6, 0.3, register_every=2, robust_scale_end=0.4),
     )
     fuse_sdf(views, replace(QUICK, levels=levels))
-    assert shares == pytest.approx([1.0, 1.0, 0.4**0.2, 0.4**0.6, 0.4])
+    assert factors == pytest.approx([1.0, 1.0, 0.4**0.2, 0.4**0.6, 0.4])
 
 
 def test_surface_matches_ground_truth(fused, pebble):
@@ -148,7 +148,7 @@ def test_surface_matches_ground_truth(fused, pebble):
     assert (fused.sdf(0.8 * pebble.vertices) < 0).all()
     assert (fused.sdf(1.25 * pebble.vertices) > 0).all()
     assert float(fused.sdf(torch.tensor([[5.0, 5.0, 5.0]]))) > 0
-    # a distance: across the surface it grows by as much as one moves
+    # a distance: its slope across the surface is 1
     out = pebble.with_smooth_normals().normals
     step = fused.grid.spacing
     rise = fused.sdf(pebble.vertices + step * out) - fused.sdf(pebble.vertices - step * out)
@@ -164,11 +164,11 @@ def test_surface_is_better_than_the_initial_hull(fused, views, pebble):
 
 
 def test_exact_poses_are_kept(fused, views):
-    moved = pose_errors(fused.cameras, views.cameras)
-    assert moved.rotation_deg.max() < 0.5
-    assert moved.lateral_percent.max() < 1.0
+    errors = pose_errors(fused.cameras, views.cameras)
+    assert errors.rotation_deg.max() < 0.5
+    assert errors.lateral_percent.max() < 1.0
     assert torch.equal(fused.cameras.world_to_camera[0], views.cameras.world_to_camera[0])
-    assert fused.report.rotation_deg == pytest.approx(moved.rotation_deg.tolist(), abs=0.02)
+    assert fused.report.rotation_deg == pytest.approx(errors.rotation_deg.tolist(), abs=0.02)
     assert fused.report.reverted == ()
 
 
@@ -191,7 +191,7 @@ def test_the_same_seed_repeats_bit_for_bit(quick, views):
 
 @pytest.fixture(scope="module")
 def noisy(pebble):
-    """Views whose poses are wrong by 2 degrees and 1 percent, and the true cameras."""
+    """Views with pose errors of 2 degrees and 1 percent, and the true cameras."""
     true = noisy_cameras(rig(), PerturbationConfig("noisy"), 1.0)
     return replace(render_views(pebble, true).views, cameras=rig()), true
 
@@ -222,8 +222,8 @@ def test_refine_poses_keeps_the_images(views):
 
 
 def test_camera_frame_normals_give_the_same_surface(quick, views, pebble):
-    for frame in ("camera", "front_view"):
-        own = fuse_sdf(views.with_normals_in(frame), QUICK)
+    for normal_frame in ("camera", "front_view"):
+        own = fuse_sdf(views.with_normals_in(normal_frame), QUICK)
         apart = (own.sdf(pebble.vertices) - quick.sdf(pebble.vertices)).abs().mean()
         assert float(apart) < 0.25 * quick.grid.spacing
         assert mean_error_cells(own, pebble) < 1.0
@@ -235,12 +235,12 @@ def test_fuses_orthographic_views(pebble):
     assert (surface.sdf(0.75 * pebble.vertices) < 0).all()
 
 
-@pytest.mark.parametrize("lack", ["normals", "colour", "both"])
-def test_fuses_without_normals_or_colours(lack, views, pebble):
-    if lack != "normals":
+@pytest.mark.parametrize("without", ["normals", "colour", "both"])
+def test_fuses_without_normals_or_colours(without, views, pebble):
+    if without != "normals":
         white = (1.0 - views.masks)[..., None]
         views = replace(views, colour=(0.5 * views.masks[..., None] + white).expand(-1, -1, -1, 3))
-    if lack != "colour":
+    if without != "colour":
         views = replace(views, normals=None, normal_frame=None)
     surface = fuse_sdf(views, QUICK)
     assert mean_error_cells(surface, pebble) < 1.0
@@ -250,11 +250,11 @@ def test_fuses_without_normals_or_colours(lack, views, pebble):
 @pytest.mark.parametrize("start", ["hull", "sphere"])
 @pytest.mark.parametrize("level", [0, 1])
 def test_overflow_is_an_error_that_names_the_level(level, start, views, monkeypatch):
-    fields, begin = [], DenseGrid.begin_level
+    fields, set_level = [], DenseGrid.set_level
 
     def watched(self, settings):
         fields.append(self)
-        begin(self, settings)
+        set_level(self, settings)
 
     def poison(event):
         if event.step == (8, 28)[level]:
@@ -262,12 +262,12 @@ def test_overflow_is_an_error_that_names_the_level(level, start, views, monkeypa
             middle = [n // 2 for n in state.geo.shape[:3]]
             state.geo[middle[0], middle[1], :, 0] = float("nan")
 
-    monkeypatch.setattr(DenseGrid, "begin_level", watched)
+    monkeypatch.setattr(DenseGrid, "set_level", watched)
     events = []
     with pytest.raises(StageError, match=f"fusing, level {level}") as caught:
         fuse_sdf(views, replace(QUICK, init=start), Progress(events_of(events, poison)))
     assert "NaN" in str(caught.value) and caught.value.hint
-    assert events[-1].step < (20, 35)[level]  # found before the level is over
+    assert events[-1].step < (20, 35)[level]  # detected before the end of the level
 
 
 def test_cancelled_fusion_stops_within_a_step(views, monkeypatch):
@@ -292,7 +292,7 @@ def test_progress_counts_every_step_once(views):
 
 
 def with_memory_for(monkeypatch, max_rays, error):
-    """Lets the real field render so many rays at once; keeps the sizes that went through."""
+    """Limits the rays that the real field renders together; records the chunk sizes."""
     render, sizes = DenseGrid.render, []
 
     def limited(self, origins, directions):
@@ -307,11 +307,11 @@ def with_memory_for(monkeypatch, max_rays, error):
 
 @pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, MemoryError])
 def test_out_of_memory_halves_the_chunk_size(error, quick, views, pebble, monkeypatch, caplog):
-    wanted = round(0.3 * quick.report.rays)
-    sizes = with_memory_for(monkeypatch, wanted // 3, error)
+    num_rays = round(0.3 * quick.report.rays)
+    sizes = with_memory_for(monkeypatch, num_rays // 3, error)
     surface = fuse_sdf(views, QUICK)
-    assert max(sizes) == wanted // 4  # a quarter of them: halved twice
-    assert sum(sizes) == pytest.approx(STEPS * wanted, rel=0.01)  # and all get their turn
+    assert max(sizes) == num_rays // 4  # a quarter: halved twice
+    assert sum(sizes) == pytest.approx(STEPS * num_rays, rel=0.01)  # every ray is rendered
     assert surface.report.steps == STEPS
     assert sum("memory ran out" in record.message for record in caplog.records) == 2
     apart = (surface.sdf(pebble.vertices) - quick.sdf(pebble.vertices)).abs().mean()
@@ -348,12 +348,12 @@ def test_previews_are_images_without_side_effects(quick, views, monkeypatch):
     events, images = [], []
     progress = Progress(events_of(events, lambda event: images.append(event.preview())))
     watched = fuse_sdf(views, QUICK, progress)
-    assert len(images) == STEPS  # one a step: far more often than ever in earnest
+    assert len(images) == STEPS  # one per step: far more often than in practice
     for image in images:
         assert image.shape == (128, 256, 3) and not image.requires_grad
         assert image.min() >= 0 and image.max() <= 1
     assert_same(watched, quick)
-    # the last one shows a view of the object, normals on the left and colours on the right
+    # the last one is a view of the object: normals on the left, colours on the right
     view = (STEPS - 1) % 8
     small = torch.nn.functional.avg_pool2d(images[-1].permute(2, 0, 1), 2).permute(1, 2, 0)
     mask = views.masks[view] > 0.99

@@ -1,4 +1,4 @@
-"""The dense grid on balls with known answers, and fitted to images."""
+"""The dense grid on balls with analytic solutions, and fitted to images."""
 
 from __future__ import annotations
 
@@ -44,59 +44,64 @@ def ball_grid(radius=RADIUS, stretch=1.0, size=65):
 
 def ball_field(compiled, resolution=48, sharpness=1.0, **start):
     field = DenseGrid(ball_grid(**start), compiled=compiled)
-    field.begin_level(LevelConfig(resolution, 1, 1.0, sharpness=sharpness))
+    field.set_level(LevelConfig(resolution, 1, 1.0, sharpness=sharpness))
     return field
 
 
 def rays_past_the_ball(count):
-    """World rays, and how far from the middle (R,) they pass."""
+    """World rays and their distances from the centre (R,)."""
     random = seeded(7)
     direction = unit(torch.randn(count, 3, generator=random))
     side = unit(torch.linalg.cross(direction, torch.randn(count, 3, generator=random)))
-    past = 0.6 * torch.rand(count, generator=random)
-    return past[:, None] * side - 2.0 * direction, direction, past
+    distance = 0.6 * torch.rand(count, generator=random)
+    return distance[:, None] * side - 2.0 * direction, direction, distance
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 1.6])
 def test_renders_a_ball_in_place(compiled, sharpness):
     field = ball_field(compiled, sharpness=sharpness)
-    origins, directions, past = rays_past_the_ball(600)
-    seen = field.render(origins, directions)
+    origins, directions, distance = rays_past_the_ball(600)
+    rendered = field.render(origins, directions)
     cell = field.spacing
-    inside, outside = past < RADIUS - 6 * cell / sharpness, past > RADIUS + 3.2 * cell / sharpness
+    inside, outside = (
+        distance < RADIUS - 6 * cell / sharpness,
+        distance > RADIUS + 3.2 * cell / sharpness,
+    )
     assert min(int(inside.sum()), int(outside.sum())) > 100
-    assert float(seen.opacity[inside].min()) > 0.99
-    assert float(seen.opacity[outside].max()) < 0.01
-    for part in (seen.gradient, seen.colour, seen.depth):
+    assert float(rendered.opacity[inside].min()) > 0.99
+    assert float(rendered.opacity[outside].max()) < 0.01
+    for part in (rendered.gradient, rendered.colour, rendered.depth):
         assert float(part[outside].abs().max()) < 0.01
 
-    hit = past < 0.9 * RADIUS
-    analytic = 2.0 - (RADIUS**2 - past[hit].square()).sqrt()
+    hit = distance < 0.9 * RADIUS
+    analytic = 2.0 - (RADIUS**2 - distance[hit].square()).sqrt()
     normal = unit(origins[hit] + analytic[:, None] * directions[hit])
     cosine = -(normal * directions[hit]).sum(dim=1)
-    depth = seen.depth[hit] / seen.opacity[hit]
-    off = (depth - analytic) * cosine  # how far below the surface
+    depth = rendered.depth[hit] / rendered.opacity[hit]
+    off = (depth - analytic) * cosine  # depth below the surface
     assert float(off.abs().max()) < 0.5 * cell
-    turned = (unit(seen.gradient[hit]) * normal).sum(dim=1).clamp(-1, 1).arccos().rad2deg()
-    assert float(turned[cosine > 0.8].max()) < 1.0
-    assert float(turned.max()) < 2.0
-    inside = past[hit] < 0.6 * RADIUS
-    grey = seen.colour[hit][inside] / seen.opacity[hit][inside, None]
+    angle_deg = (unit(rendered.gradient[hit]) * normal).sum(dim=1).clamp(-1, 1).arccos().rad2deg()
+    assert float(angle_deg[cosine > 0.8].max()) < 1.0
+    assert float(angle_deg.max()) < 2.0
+    inside = distance[hit] < 0.6 * RADIUS
+    grey = rendered.colour[hit][inside] / rendered.opacity[hit][inside, None]
     torch.testing.assert_close(grey, torch.full_like(grey, 0.5), atol=0.02, rtol=0)
 
 
 def test_voxels_crossed_by_rays_are_active(compiled):
-    """All voxels that get a derivative worth a name."""
+    """All voxels with a significant gradient."""
     for sharpness in (1.0, 1.3, 1.6):
         field = ball_field(compiled, sharpness=sharpness)
         origins, directions, _ = rays_past_the_ball(600)
-        seen = field.render(origins, directions)
-        ones = [torch.ones_like(part) for part in (seen.opacity, seen.gradient, seen.colour)]
+        rendered = field.render(origins, directions)
+        ones = [
+            torch.ones_like(part) for part in (rendered.opacity, rendered.gradient, rendered.colour)
+        ]
         field.backward(*ones, with_rays=False)
         state = field._state
         idle = torch.ones(state.shape, dtype=torch.bool).view(-1)
         idle[state.active.long()] = False
-        # light that is left deep inside still moves distances there a little
+        # residual transmittance deep inside causes small gradients there
         for grads, left_out in ((state.grad_geo, 1e-2), (state.grad_col, 1e-6)):
             size = sum(grads).abs().sum(dim=-1).view(-1)
             assert float(size.sum()) > 0.0
@@ -104,7 +109,7 @@ def test_voxels_crossed_by_rays_are_active(compiled):
 
 
 def test_backward_returns_gradients_of_world_rays(compiled):
-    """Moving a ray's origin by a cell changes its opacity as the derivative says."""
+    """Moving a ray's origin by a cell changes its opacity as the gradient predicts."""
     field = ball_field(compiled, sharpness=0.5)
     # rays along z in the plane x = 0, grazing the ball
     across = torch.linspace(RADIUS - 0.03, RADIUS + 0.02, 200)
@@ -119,9 +124,9 @@ def test_backward_returns_gradients_of_world_rays(compiled):
     high, low = (field.render(origins + s * step, directions).opacity for s in (1, -1))
     difference = (high - low) / (2 * small)
     by_y = ray_gradients.grad_origins[:, 1]
-    # samples' places count as constant, hence the noise of single rays
+    # sample positions are constants, hence the noise of single rays
     assert float((difference - by_y).abs().mean()) < 0.1 * float(by_y.abs().mean())
-    # turning about the far origin moves the ray 2 units on by twice as much
+    # a rotation about the origin moves the point 2 units along the ray by twice the angle
     torch.testing.assert_close(ray_gradients.grad_directions[:, 1], 2.0 * by_y, rtol=0.1, atol=0.2)
     assert field.backward(one, none, none, False) is None
 
@@ -147,7 +152,7 @@ def test_finer_level_keeps_surface_and_colours(compiled):
     points = grid_points(state.origin, state.spacing, state.shape)
     state.col[..., :3] = (0.5 + points * 0.5).reshape(*state.shape, 3)
     coarse = field.spacing
-    field.begin_level(LevelConfig(56, 1, 1.0))
+    field.set_level(LevelConfig(56, 1, 1.0))
     assert field.spacing == pytest.approx(coarse * 32 / 56)
     surface = RADIUS * unit(torch.randn(2000, 3, generator=seeded(8)))
     for state in (field._state, make_next_level(field._state, field.spacing)):
@@ -162,7 +167,7 @@ def test_memory_budget_makes_a_level_coarser(caplog):
     budget = 0.02
     field = DenseGrid(ball_grid(), memory_gib=budget, compiled=False)
     with caplog.at_level(logging.WARNING, logger="nova3d_core"):
-        field.begin_level(LevelConfig(64, 1, 1.0))
+        field.set_level(LevelConfig(64, 1, 1.0))
     assert "exceeds the memory budget" in caplog.text
     assert field.spacing > 1.05 * plenty.spacing
     voxels = field.to_grid().values.numel()
@@ -181,27 +186,29 @@ def test_is_finite_detects_overflow(name, bad):
     assert not field.is_finite()
 
 
-def fitted(compiled, steps=4, count=warp_backend.NUM_CPU_LAUNCHES * 1100):
+def optimise_field(compiled, steps=4, count=warp_backend.NUM_CPU_LAUNCHES * 1100):
     field = ball_field(compiled, resolution=24)
-    origins, directions, past = rays_past_the_ball(count)
+    origins, directions, distance = rays_past_the_ball(count)
     for _ in range(steps):
-        seen = field.render(origins, directions)
-        grad_opacity = 1e-4 * (seen.opacity - (past < 0.3).float())
-        grad_rays = field.backward(grad_opacity, 1e-5 * seen.gradient, 1e-4 * seen.colour, True)
+        rendered = field.render(origins, directions)
+        grad_opacity = 1e-4 * (rendered.opacity - (distance < 0.3).float())
+        grad_rays = field.backward(
+            grad_opacity, 1e-5 * rendered.gradient, 1e-4 * rendered.colour, True
+        )
         field.step(LossConfig(), 1.0)
     field.redistance()
     return field._state.geo, field._state.col, grad_rays.grad_origins, grad_rays.grad_directions
 
 
-def test_runs_repeat_bit_for_bit(compiled_steps):
-    # torch's own scatter does not promise that with several threads
-    for one, other in zip(fitted(True), fitted(True), strict=True):
+def test_runs_repeat_bit_for_bit(warp_impl):
+    # scatter in torch is not deterministic with several threads
+    for one, other in zip(optimise_field(True), optimise_field(True), strict=True):
         assert torch.equal(one, other)
 
 
-def test_warp_and_pytorch_runs_stay_close(compiled_steps):
-    # differences of the colours' derivatives, see above, add up over the steps
-    for one, other in zip(fitted(True), fitted(False), strict=True):
+def test_warp_and_pytorch_runs_stay_close(warp_impl):
+    # differences of the colour gradients, see above, accumulate over the steps
+    for one, other in zip(optimise_field(True), optimise_field(False), strict=True):
         assert float((one - other).norm()) < 5e-2 * float(other.norm())
 
 
@@ -221,19 +228,19 @@ def test_large_ball_shrinks_to_images_of_a_small_one(make_sphere):
     rig = RigConfig(width_px=48, height_px=48)
     cameras = cameras_at([0.0, 90.0, 180.0, 270.0, 0.0, 0.0], [0.0] * 4 + [80.0, -80.0], rig)
     views = render_views(make_sphere(0.3, 4), cameras).views
-    bank = ray_dataset(views, 6, True)
-    field = DenseGrid(ball_grid(0.4))  # compiled where that can be: the twin is slow
-    draw, loss = RaySampler(len(bank), 0), LossConfig()
+    rays = ray_dataset(views, 6, True)
+    field = DenseGrid(ball_grid(0.4))  # warp if available: PyTorch is slow
+    sampler, loss = RaySampler(len(rays), 0), LossConfig()
     for level in (LevelConfig(24, 60, 0.3), LevelConfig(40, 50, 0.4)):
-        field.begin_level(level)
+        field.set_level(level)
         for step in range(level.steps):
             if step % 15 == 14:
                 field.redistance()
-            ids = draw.next(round(level.ray_fraction * len(bank)))
-            seen = field.render(bank.origin[ids], bank.direction[ids])
-            found = ray_loss(seen, targets_of(bank, ids), loss, 1.0)
-            scale = bank.area * len(bank) / len(ids)
-            by = (found.grad_opacity, found.grad_gradient, found.grad_colour)
+            ids = sampler.next(round(level.ray_fraction * len(rays)))
+            rendered = field.render(rays.origin[ids], rays.direction[ids])
+            ray_losses = ray_loss(rendered, targets_of(rays, ids), loss, 1.0)
+            scale = rays.area * len(rays) / len(ids)
+            by = (ray_losses.grad_opacity, ray_losses.grad_gradient, ray_losses.grad_colour)
             field.backward(*(scale * part for part in by), False)
             field.step(loss, 0.3 ** (step / level.steps))
     field.redistance()
@@ -242,13 +249,13 @@ def test_large_ball_shrinks_to_images_of_a_small_one(make_sphere):
     assert abs(float(radii.mean()) - 0.3) < 0.004
 
 
-def targets_of(bank, ids):
+def targets_of(rays, ids):
     ones = torch.ones(len(ids))
     return Targets(
-        bank.mask[ids],
-        bank.colour[ids],
-        bank.normal[ids],
-        bank.normal_weight[ids],
+        rays.mask[ids],
+        rays.colour[ids],
+        rays.normal[ids],
+        rays.normal_weight[ids],
         torch.ones(len(ids), 3),
         0 * ones,
         ones,
@@ -256,7 +263,7 @@ def targets_of(bank, ids):
 
 
 def radii_of(grid):
-    """(N,) how far from the middle the surface lies, in many directions."""
+    """(N,) distance of the surface from the centre in many directions."""
     directions = unit(torch.randn(500, 3, generator=seeded(9)))
     along = torch.linspace(0.2, 0.45, 251)
     points = (along[:, None, None] * directions).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""The dense grid's compiled steps against their plain twin, and its derivatives."""
+"""The dense grid's warp kernels against PyTorch, and gradients against finite differences."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import fields
 import pytest
 import torch
 
-from nova3d_core.fusion.fields.grid import torch_impl as grid_torch
+from nova3d_core.fusion.fields.grid import torch_impl
 from nova3d_core.fusion.fields.grid.state import BYTES_PER_VOXEL, GridState, grid_points
 
 CELL = 0.05
-SIZE = (24, 25, 26)  # a mix-up of axes shows
+SIZE = (24, 25, 26)  # swapped axes would fail
 SHARPNESS = 1.2 / CELL
 BAND = 3.0 / SHARPNESS
 
@@ -25,7 +25,7 @@ def seeded(seed):
 
 
 def rough_ball(dtype=torch.float32, noise=0.01):
-    """A ball of 6.6 cells radius in `SIZE` voxels, its distances noisy, its colours random."""
+    """A ball of 6.6 cells radius in `SIZE` voxels with noisy distances and random colours."""
     random = seeded(0)
     middle = (torch.tensor(SIZE) - 1) * CELL / 2
     points = grid_points(torch.zeros(3), CELL, SIZE)
@@ -34,12 +34,12 @@ def rough_ball(dtype=torch.float32, noise=0.01):
     geo[..., 0] = f + noise * torch.randn(SIZE, generator=random)
     col = torch.rand(*SIZE, 4, generator=random).to(dtype)
     state = GridState(torch.zeros(3), CELL, geo, col)
-    grid_torch.differences(state)
+    torch_impl.differences(state)
     return state
 
 
 def rays_in_cells(count, distance=40.0):
-    """Rays toward the middle part of the grid, a fifth of which miss; some run along an axis."""
+    """Rays towards the middle of the grid, a fifth of which miss; some are parallel to an axis."""
     random = seeded(1)
     direction = torch.randn(count, 3, generator=random)
     direction[: count // 10, :2] = 0.0
@@ -50,20 +50,20 @@ def rays_in_cells(count, distance=40.0):
 
 
 def close(one, other, relative):
-    """Whether tensors agree to a share of the largest entry."""
+    """Asserts that tensors agree within a fraction of the largest entry."""
     scale = float(other.abs().max())
     assert scale > 0
     assert float((one - other).abs().max()) <= relative * scale
 
 
-# the compiled steps against the plain twin
+# warp against PyTorch
 
 
-@pytest.mark.parametrize("count", [600, 3000])  # in one launch, and in two side by side
-def test_march_matches_pytorch(compiled_steps, count):
+@pytest.mark.parametrize("count", [600, 3000])  # one launch, and two concurrent ones
+def test_march_matches_pytorch(warp_impl, count):
     origins, directions = rays_in_cells(count)
-    plain = grid_torch.march(rough_ball(), origins, directions, SHARPNESS, BAND)
-    fast = compiled_steps.march(rough_ball(), origins, directions, SHARPNESS, BAND)
+    plain = torch_impl.march(rough_ball(), origins, directions, SHARPNESS, BAND)
+    fast = warp_impl.march(rough_ball(), origins, directions, SHARPNESS, BAND)
     for one, other in zip(fast[:3], plain[:3], strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
     for order in (fast[3], plain[3]):
@@ -74,12 +74,12 @@ def test_march_matches_pytorch(compiled_steps, count):
     assert (plain[0][~hit] == 0).all() and (plain[1][~hit] == 0).all()
 
 
-def test_rays_are_ordered_along_a_morton_curve(compiled_steps):
-    places = 900.0 * torch.rand(500, 3, generator=seeded(8))
-    order = compiled_steps.morton_order(places)
+def test_rays_are_ordered_along_a_morton_curve(warp_impl):
+    points = 900.0 * torch.rand(500, 3, generator=seeded(8))
+    order = warp_impl.morton_order(points)
 
-    def interleaved(place):
-        x, y, z = (int(value) // 8 for value in place)
+    def interleaved(point):
+        x, y, z = (int(value) // 8 for value in point)
         return sum(
             ((x >> bit & 1) << 3 * bit + 2)
             | ((y >> bit & 1) << 3 * bit + 1)
@@ -87,7 +87,7 @@ def test_rays_are_ordered_along_a_morton_curve(compiled_steps):
             for bit in range(10)
         )
 
-    expected = sorted(range(500), key=lambda ray: interleaved(places[ray]))  # stable
+    expected = sorted(range(500), key=lambda ray: interleaved(points[ray]))  # stable
     assert order.tolist() == expected
 
 
@@ -95,12 +95,12 @@ def test_rays_are_ordered_along_a_morton_curve(compiled_steps):
     ("of_geo", "of_col", "relative"), [(1.0, 0.0, 1e-4), (0.0, 1.0, 1e-4), (1.0, 0.3, 1e-4)]
 )
 @pytest.mark.parametrize("count", [600, 3000])
-def test_march_backward_matches_pytorch(compiled_steps, of_geo, of_col, relative, count):
+def test_march_backward_matches_pytorch(warp_impl, of_geo, of_col, relative, count):
     origins, directions = rays_in_cells(count)
     grad_out_geo, grad_out_col = torch.randn(2, count, 4, generator=seeded(2))
     grad_outputs = (of_geo * grad_out_geo, of_col * grad_out_col)
     settings, found = (SHARPNESS, BAND), []
-    for steps in (compiled_steps, grid_torch):
+    for steps in (warp_impl, torch_impl):
         state = rough_ball()
         *outputs, start, order = steps.march(state, origins, directions, *settings)
         rays = (origins, directions, start, order)
@@ -126,8 +126,10 @@ def test_gradients_accumulate_and_those_of_rays_are_optional(compiled):
         *outputs, start, order = steps.march(state, origins, directions, *settings)
         rays = (origins, directions, start, order)
         for _ in range(calls):
-            moved = steps.march_backward(state, rays, settings, tuple(outputs), grad_outputs, False)
-        assert all(part.shape == (300, 3) and (part == 0).all() for part in moved)
+            grad_rays = steps.march_backward(
+                state, rays, settings, tuple(outputs), grad_outputs, False
+            )
+        assert all(part.shape == (300, 3) and (part == 0).all() for part in grad_rays)
         sums.append((sum(state.grad_geo), sum(state.grad_col)))
     for once, twice in zip(*sums, strict=True):
         close(twice, 2 * once, 1e-5)
@@ -135,14 +137,14 @@ def test_gradients_accumulate_and_those_of_rays_are_optional(compiled):
 
 def steps_of(compiled):
     if not compiled:
-        return grid_torch
-    from nova3d_core.fusion.fields.grid import warp_impl as grid_warp
+        return torch_impl
+    from nova3d_core.fusion.fields.grid import warp_impl
 
-    return grid_warp
+    return warp_impl
 
 
 def filled(seed):
-    """A state with something in every buffer."""
+    """A state with random values in every buffer."""
     state = rough_ball()
     random = seeded(seed)
     for grad in (*state.grad_geo, *state.grad_col):
@@ -165,13 +167,13 @@ def same_states(one, other, atol):
         torch.testing.assert_close(value, all_tensors(other)[name], atol=atol, rtol=1e-4)
 
 
-def test_differences_match_pytorch(compiled_steps):
+def test_differences_match_pytorch(warp_impl):
     one, other = rough_ball(), rough_ball()
     for state in (one, other):
         state.geo[..., 1:] = 7.0
         state.laplacian.zero_()
-    compiled_steps.differences(one)
-    grid_torch.differences(other)
+    warp_impl.differences(one)
+    torch_impl.differences(other)
     torch.testing.assert_close(one.geo, other.geo, atol=1e-5, rtol=1e-6)
     torch.testing.assert_close(one.laplacian, other.laplacian, atol=1e-6, rtol=0)
     assert float(one.laplacian.abs().max()) > 1e-3
@@ -180,38 +182,38 @@ def test_differences_match_pytorch(compiled_steps):
 
 
 @pytest.mark.parametrize("terms", [(0.0, 0.0, 0.0), (3.0, 0.0, 0.0), (0.0, 3.0, 0.0), (1, 1, 100)])
-def test_adam_steps_match_pytorch(compiled_steps, terms):
+def test_adam_steps_match_pytorch(warp_impl, terms):
     one, other = filled(3), filled(3)
     before = one.geo.clone(), one.col.clone()
     for step in range(3):
-        compiled_steps.adam_step(one, terms, 0.1 * CELL, 0.05)
-        grid_torch.adam_step(other, terms, 0.1 * CELL, 0.05)
+        warp_impl.adam_step(one, terms, 0.1 * CELL, 0.05)
+        torch_impl.adam_step(other, terms, 0.1 * CELL, 0.05)
         same_states(one, other, 1e-5)
         for state in (one, other):
             random = seeded(step)
             state.grad_geo[0] += torch.randn(state.geo.shape, generator=random)
             state.grad_col[1] += torch.randn(state.col.shape, generator=random)
     assert one.steps == other.steps == 3
-    moved = (one.geo - before[0])[..., 0].view(-1)[one.active.long()]
-    assert 0.1 * CELL < float(moved.abs().max()) < 0.3001 * CELL * 1.8
+    change = (one.geo - before[0])[..., 0].view(-1)[one.active.long()]
+    assert 0.1 * CELL < float(change.abs().max()) < 0.3001 * CELL * 1.8
     assert float((one.col - before[1]).abs().max()) > 0.04
 
 
 @pytest.mark.parametrize("stretch", [0.6, 1.0, 2.0])
-def test_redistance_matches_pytorch(compiled_steps, stretch):
+def test_redistance_matches_pytorch(warp_impl, stretch):
     one, other = rough_ball(), rough_ball()
     for state in (one, other):
         state.geo[..., 0] *= stretch
-    compiled_steps.redistance(one)
-    grid_torch.redistance(other)
+    warp_impl.redistance(one)
+    torch_impl.redistance(other)
     same_states(one, other, 1e-5)
 
 
-# derivatives against finite differences
+# gradients against finite differences
 
 
 def test_pytorch_gradients_match_finite_differences():
-    # a band wider than the grid, and rays that begin inside: then samples do not move with f
+    # a band wider than the grid, and origins inside it: then samples do not move with f
     sharpness, band = 0.25 / CELL, 100.0
     state = rough_ball(torch.float64)
     count = 60
@@ -221,14 +223,16 @@ def test_pytorch_gradients_match_finite_differences():
     grad_outputs = tuple(torch.randn(2, count, 4, generator=seeded(5)).double())
 
     def loss():
-        outputs = grid_torch.march(state, origins, directions, sharpness, band)[:2]
+        outputs = torch_impl.march(state, origins, directions, sharpness, band)[:2]
         return float(sum((by * out).sum() for by, out in zip(grad_outputs, outputs, strict=True)))
 
-    *outputs, start, order = grid_torch.march(state, origins, directions, sharpness, band)
+    *outputs, start, order = torch_impl.march(state, origins, directions, sharpness, band)
     assert (start == 0).all() and float(outputs[0][:, 0].min()) > 0.3
     rays = (origins, directions, start, order)
-    moved = grid_torch.march_backward(state, rays, (sharpness, band), outputs, grad_outputs, True)
-    for index, by in enumerate((state.grad_geo[0], state.grad_col[0], *moved)):
+    grad_rays = torch_impl.march_backward(
+        state, rays, (sharpness, band), outputs, grad_outputs, True
+    )
+    for index, by in enumerate((state.grad_geo[0], state.grad_col[0], *grad_rays)):
         way = torch.randn(by.shape, generator=seeded(6)).double()
         small, kept, sides = 1e-6, inputs[index].clone(), []
         for sign in (1, -1):
@@ -240,7 +244,7 @@ def test_pytorch_gradients_match_finite_differences():
 
 
 def test_adam_step_decreases_the_regularisers(compiled):
-    """The eikonal and the bending energy, summed over the voxels, fall when they alone pull."""
+    """The eikonal and squared-Laplacian terms decrease when they are the only loss."""
     steps = steps_of(compiled)
 
     def eikonal(state):
@@ -250,7 +254,7 @@ def test_adam_step_decreases_the_regularisers(compiled):
 
     def bending(state):
         f = state.geo.view(-1, 4)[:, 0]
-        return float(grid_torch._laplacian(state, state.active.long(), f).square().mean())
+        return float(torch_impl._laplacian(state, state.active.long(), f).square().mean())
 
     for energy, terms in ((eikonal, (1.0, 0.0, 0.0)), (bending, (0.0, 0.0, 1.0))):
         state = rough_ball()

@@ -1,4 +1,4 @@
-"""The paper's field: its encoding, its rendering and derivatives, and that it learns shapes."""
+"""The hash-grid field: encoding, rendering, gradients, and fitting shapes."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def ball_grid(radius: float, cells: int = 48, side: float = 1.2, centre=(0.0, 0.
 
 def ball_field(radius: float = 0.4, level: LevelConfig = LEVEL, **settings) -> HashGridField:
     field = HashGridField(ball_grid(radius), **settings)
-    field.begin_level(level)
+    field.set_level(level)
     return field
 
 
 def shaken(field: HashGridField, size: float = 0.02, seed: int = 3) -> HashGridField:
-    """The field with random tables and networks, so that all of its parts matter."""
+    """The field with random tables and networks, so that every part contributes."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for table in field.encoding.tables:
@@ -57,7 +57,7 @@ def shaken(field: HashGridField, size: float = 0.02, seed: int = 3) -> HashGridF
 
 
 def rays_at(targets: Tensor, distance: float = 2.2, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Rays (R, 3) + (R, 3) from random places on a sphere through given points."""
+    """Rays (R, 3), (R, 3) from random points of a sphere through given targets."""
     generator = torch.Generator().manual_seed(seed)
     origins = torch.randn(len(targets), 3, generator=generator)
     origins = distance * origins / origins.norm(dim=1, keepdim=True)
@@ -70,7 +70,7 @@ def random_unit_cube(count: int, seed: int = 0) -> Tensor:
 
 
 def reference_encoding(encoding: HashEncoding, point: list[float]) -> list[float]:
-    """One place, plain Python numbers: x, then each level's trilinear value times its weight."""
+    """Encoding of one position in plain Python: x, then each level's features times its weight."""
     values = [2.0 * c - 1.0 for c in point]
     for resolution, weight, table in zip(
         encoding.resolutions, encoding.weights, encoding.tables, strict=True
@@ -112,7 +112,7 @@ def test_encoding_matches_its_definition():
     encoding = random_encoding()
     encoding.set_window([1.0, 1.0, 0.3, 0.0])
     dense = [(n + 1) ** 3 <= 2**10 for n in encoding.resolutions]
-    assert dense == [True, True, False, False]  # both kinds of level are there
+    assert dense == [True, True, False, False]  # dense and hashed levels
     points = torch.cat([random_unit_cube(40), torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.0, 1.0]])])
     truth = torch.tensor([reference_encoding(encoding, p.tolist()) for p in points])
     found = encoding(points)
@@ -130,7 +130,7 @@ def test_encoding_is_continuous_and_clamped_at_the_border():
         on_face[:, 0] = torch.randint(1, resolution, (50,)) / resolution
         step = torch.tensor([1e-6, 0.0, 0.0])
         jump = encoding(on_face + step) - encoding(on_face - step)
-        assert jump.abs().max() < 5e-3  # slopes are below 50 cells times a jump of some units
+        assert jump.abs().max() < 5e-3  # gradients are below 50 cells times the largest entry
     beyond = torch.tensor([[1.4, 0.3, -0.2]])
     border = torch.tensor([[1.0, 0.3, 0.0]])
     torch.testing.assert_close(encoding(beyond), encoding(border))
@@ -141,28 +141,28 @@ def test_encoding_is_twice_differentiable():
     points = random_unit_cube(6, seed=5).double().requires_grad_()
     table = encoding.tables[2]
 
-    def slope_energy(places: Tensor) -> Tensor:
-        value = encoding(places).square().sum()
-        return torch.autograd.grad(value, places, create_graph=True)[0].square().sum()
+    def gradient_energy(points: Tensor) -> Tensor:
+        value = encoding(points).square().sum()
+        return torch.autograd.grad(value, points, create_graph=True)[0].square().sum()
 
-    energy = slope_energy(points)
+    energy = gradient_energy(points)
     by_points, by_table = torch.autograd.grad(energy, [points, table])
     step = 1e-6 * torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    change = slope_energy((points + step).detach().requires_grad_()) - slope_energy(
+    change = gradient_energy((points + step).detach().requires_grad_()) - gradient_energy(
         (points - step).detach().requires_grad_()
     )
     torch.testing.assert_close(change, 2 * (by_points * step).sum(), rtol=1e-5, atol=1e-9)
-    move = torch.zeros_like(table)
+    direction = torch.zeros_like(table)
     entry = by_table[0].abs().argmax()
     assert by_table[0, entry] != 0
-    move[0, entry] = 1e-6
+    direction[0, entry] = 1e-6
     with torch.no_grad():
-        table += move
-    above = slope_energy(points)
+        table += direction
+    above = gradient_energy(points)
     with torch.no_grad():
-        table -= 2 * move
+        table -= 2 * direction
     torch.testing.assert_close(
-        above - slope_energy(points), 2e-6 * by_table[0, entry], rtol=1e-5, atol=1e-9
+        above - gradient_energy(points), 2e-6 * by_table[0, entry], rtol=1e-5, atol=1e-9
     )
 
 
@@ -212,12 +212,12 @@ def test_field_starts_as_the_initial_sdf():
     span = (start.values < 0).nonzero()
     cells = int((span.max(dim=0).values - span.min(dim=0).values).max()) + 1
     field = HashGridField(start)
-    field.begin_level(LevelConfig(cells, 1, 1.0))  # the start's own spacing
+    field.set_level(LevelConfig(cells, 1, 1.0))  # the initial spacing
     grid = field.to_grid()
     assert grid.spacing == pytest.approx(start.spacing)
     torch.testing.assert_close(grid.origin, start.origin)
     torch.testing.assert_close(grid.values, start.values, atol=2e-6, rtol=0)
-    field.begin_level(LevelConfig(2 * cells, 1, 1.0))
+    field.set_level(LevelConfig(2 * cells, 1, 1.0))
     fine = field.to_grid()
     torch.testing.assert_close(fine.values[::2, ::2, ::2], start.values, atol=2e-6, rtol=0)
 
@@ -233,14 +233,14 @@ def test_new_level_keeps_shape_and_colour():
     field = shaken(ball_field(level=replace(LEVEL, resolution=50)))
     points = random_unit_cube(500) - 0.5
     before = field.distances(points)
-    moved = (before - ball_field().distances(points)).abs().max()
-    assert moved > 0.0005
+    change = (before - ball_field().distances(points)).abs().max()
+    assert change > 0.0005
     closed = [k for k, weight in enumerate(field.encoding.weights) if weight == 0.0]
     with torch.no_grad():
-        for k in closed:  # what was never open never learnt
+        for k in closed:  # levels of weight 0 were not trained
             field.encoding.tables[k].zero_()
     colour = colour_at(field, points)
-    field.begin_level(LevelConfig(112, 50, 1.0, sdf_lr_cells=0.05))
+    field.set_level(LevelConfig(112, 50, 1.0, sdf_lr_cells=0.05))
     torch.testing.assert_close(field.distances(points), before, atol=1e-5, rtol=0)
     torch.testing.assert_close(colour_at(field, points), colour, atol=1e-5, rtol=0)
 
@@ -259,7 +259,7 @@ def test_renders_a_ball():
     normal = torch.nn.functional.normalize(found.gradient, dim=1)
     angle = torch.rad2deg((radial * normal).sum(dim=1).clamp(-1, 1).acos())
     assert angle.median() < 0.8 and angle.max() < 2.0
-    # faint samples are left out, and each cell's slope is a chord of the ball: about one in length
+    # low-weight samples are skipped, and differences over a cell have length about 1
     assert (found.gradient.norm(dim=1) - 1).abs().max() < 0.06
     assert ((found.colour >= 0) & (found.colour <= 1)).all()
 
@@ -280,10 +280,10 @@ def test_rays_next_to_the_ball_are_empty():
 def test_rays_continue_after_a_near_miss():
     grid = ball_grid(0.3, centre=(0.0, 0.0, -0.2))
     points = grid.points()
-    # a small ball in front whose band the ray crosses without meeting it
+    # a small ball in front, whose band the rays cross without hitting it
     front = (points - torch.tensor([0.13, 0.0, 0.3])).norm(dim=1) - 0.1
     field = HashGridField(SdfGrid(grid.values.minimum(front.view(49, 49, 49)), *_frame(grid)))
-    field.begin_level(LEVEL)
+    field.set_level(LEVEL)
     origins, directions = torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[0.0, 0.0, -1.0]])
     found = field.render(origins, directions)
     t = march(*_march_of(field), origins, directions, field._sharpness, field.spacing).t
@@ -301,7 +301,7 @@ def _march_of(field: HashGridField) -> tuple[SdfGrid, Tensor]:
 
 
 def plain_neus(field: HashGridField, origin: Tensor, direction: Tensor, t: Tensor) -> dict:
-    """The definition, one ray, one section after the other; no sample is left out."""
+    """The definition, ray by ray and section by section, without skipping samples."""
     points = origin + t[:, None] * direction
     with torch.no_grad():
         f = field.distances(points)
@@ -344,7 +344,9 @@ def test_rendering_matches_its_definition():
         truth = plain_neus(field, origins[ray], directions[ray], samples.t[samples.ray == ray])
         assert found.opacity[ray] == pytest.approx(truth["opacity"], abs=1e-5)
         assert found.depth[ray] == pytest.approx(truth["depth"], abs=1e-4)
-        left_out = truth["faint"] * 1.5 + 1e-5  # slopes are about 1 long, colours at most 1
+        left_out = (
+            truth["faint"] * 1.5 + 1e-5
+        )  # gradients have length about 1, colours are at most 1
         assert (found.gradient[ray] - truth["gradient"]).abs().max() <= left_out
         assert (found.colour[ray] - truth["colour"]).abs().max() <= left_out
         assert truth["faint"] < 0.1
@@ -389,28 +391,28 @@ def test_gradients_match_finite_differences(monkeypatch):
     parameters = {"table": field.encoding.tables[1], "net": field.sdf_network.inner.weight}
     grads = {name: value.grad.clone() for name, value in parameters.items()}
     for index, slope in ((0, by.grad_origins), (1, by.grad_directions)):
-        # along its own derivative, where rounding and the cells' kinks weigh least
-        move = slope / slope.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        # along the gradient, where rounding and the kinks between cells matter least
+        direction = slope / slope.norm(dim=1, keepdim=True).clamp(min=1e-6)
         size, ends = 2e-5, []
         for sign in (1, -1):
-            moved = list(rays)
-            moved[index] = rays[index] + sign * size * move
-            ends.append(_given(field, samples, moved, weights))
-        expected = float((slope * move).sum())
+            perturbed = list(rays)
+            perturbed[index] = rays[index] + sign * size * direction
+            ends.append(_given(field, samples, perturbed, weights))
+        expected = float((slope * direction).sum())
         assert (ends[0] - ends[1]) / (2 * size) == pytest.approx(expected, rel=0.02)
     for name, value in parameters.items():
-        move = grads[name] / grads[name].norm()
+        direction = grads[name] / grads[name].norm()
         size, ends = (3e-3 if name == "table" else 3e-4), []
         for sign in (1, -2):
             with torch.no_grad():
-                value += sign * size * move
+                value += sign * size * direction
             ends.append(_given(field, samples, rays, weights))
-        expected = float((grads[name] * move).sum())
+        expected = float((grads[name] * direction).sum())
         assert (ends[0] - ends[1]) / (2 * size) == pytest.approx(expected, rel=0.02)
 
 
 def sphere_views(radius: float, pixels: int = 48) -> dict[str, Tensor]:
-    """All rays of six views of a ball, with the mask, normal and colour each should see."""
+    """All rays of six views of a ball with their target mask, normal and colour."""
     rig = RigConfig(width_px=pixels, height_px=pixels)
     cameras = cameras_at([0.0, 90.0, 180.0, 270.0, 0.0, 0.0], [0.0] * 4 + [80.0, -80.0], rig)
     rotation = cameras.world_to_camera[:, :3, :3]
@@ -472,14 +474,14 @@ def radius_error(field: HashGridField, radius: float) -> tuple[float, float]:
     return float(error.mean()), float(error.max())
 
 
-@pytest.mark.parametrize(("begin", "truth"), [(0.4, 0.45), (0.45, 0.4)])
-def test_fits_another_ball_from_six_views(begin, truth):
-    field, views = ball_field(begin), sphere_views(truth)
+@pytest.mark.parametrize(("radius", "truth"), [(0.4, 0.45), (0.45, 0.4)])
+def test_fits_another_ball_from_six_views(radius, truth):
+    field, views = ball_field(radius), sphere_views(truth)
     before, _ = radius_error(field, truth)
     assert before == pytest.approx(0.05, abs=0.002)
     losses = []
     for resolution, steps in ((32, 30), (64, 40)):
-        field.begin_level(LevelConfig(resolution, steps, 1.0, sdf_lr_cells=0.1))
+        field.set_level(LevelConfig(resolution, steps, 1.0, sdf_lr_cells=0.1))
         losses.append(learn(field, views, steps))
     mean, largest = radius_error(field, truth)
     assert mean < before / 8
@@ -495,7 +497,7 @@ def test_fits_another_ball_from_six_views(begin, truth):
 def test_the_same_seed_repeats_bit_for_bit():
     views, grids = sphere_views(0.45), []
     for seed in (0, 0, 1):
-        torch.manual_seed(len(grids))  # the world's own generator has no say
+        torch.manual_seed(len(grids))  # the global generator has no effect
         field = ball_field(0.4, replace(LEVEL, resolution=32), seed=seed)
         learn(field, views, 6, rays=200)
         grids.append(field.to_grid().values)
@@ -516,16 +518,16 @@ def test_regularisers_of_known_fields():
     area = field.surface_area
     assert area == pytest.approx(4 * math.pi * 0.4**2, rel=0.02)
     eikonal = field.regularisers(replace(NO_REGULARISERS, eikonal=1.0))
-    assert eikonal < 1e-3 * area  # the ball's distance has slope 1
+    assert eikonal < 1e-3 * area  # the gradient of a distance has length 1
     smooth = field.regularisers(replace(NO_REGULARISERS, smooth=1.0))
-    # the Laplacian of a ball's distance is 2 / r; places reach some cells to both sides
+    # the Laplacian of a ball's distance is 2 / r; samples cover some cells to both sides
     assert float(smooth.detach()) / area == pytest.approx((2 / 0.4) ** 2, rel=0.25)
     sparse = field.regularisers(replace(NO_REGULARISERS, sparse=1.0))
     reach = 2.0 * field._cache_spacing / field.spacing
     assert float(sparse.detach()) / area == pytest.approx((1 - math.exp(-reach)) / reach, rel=0.05)
     doubled = SdfGrid(2 * ball_grid(0.4).values, *_frame(ball_grid(0.4)))
     steep = HashGridField(doubled)
-    steep.begin_level(LEVEL)
+    steep.set_level(LEVEL)
     loss = steep.regularisers(replace(NO_REGULARISERS, eikonal=0.5))
     assert float(loss.detach()) / steep.surface_area == pytest.approx(0.5, rel=0.03)
 
@@ -535,16 +537,16 @@ def test_conflict_starts_low_and_trains_alone():
     points = torch.nn.functional.normalize(random_unit_cube(300, seed=1) - 0.5, dim=1) * 0.4
     directions = -torch.nn.functional.normalize(points, dim=1)
     view = torch.arange(300) % 2
-    field.begin_level(LEVEL)
+    field.set_level(LEVEL)
     conflict = field.conflict(points, directions, view)
     assert conflict.shape == (300,)
     assert conflict.min() > 0.01 and conflict.max() < 0.04
     before = field.distances(points).detach()
     for _ in range(80):  # view 1 contradicts where x > 0
         conflict = field.conflict(points, directions, view)
-        wanted = ((view == 1) & (points[:, 0] > 0)).float()
-        field.step_conflict(conflict, conflict.detach() - wanted)
-    wrong = wanted == 1
+        target = ((view == 1) & (points[:, 0] > 0)).float()
+        field.step_conflict(conflict, conflict.detach() - target)
+    wrong = target == 1
     assert conflict[wrong].mean() > 0.8 > 0.2 > conflict[~wrong].mean()
     fitted = field.conflict_parameters()
     for module in (field.encoding, field.sdf_network, field.color_network):
@@ -563,7 +565,7 @@ def test_conflict_refuses_unknown_views():
 
 def test_no_gradient_from_colour_to_its_normal():
     field = shaken(ball_field(0.4))
-    with torch.no_grad():  # colour sees the normal alone: features and place have no say
+    with torch.no_grad():  # colour depends on the normal only, not on features and position
         field.color_network[0].weight[:, :13] = 0.0
         field.color_network[0].weight[:, 16:] = 0.0
     points = torch.tensor([[0.4, 0.0, 0.0]])

@@ -1,4 +1,4 @@
-"""Blurred pixels, slopes and window sums against convolutions of whole images."""
+"""Blur, gradients and window sums of patches against convolutions of whole images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults put into good views are found and named; honest views, however noisy, pass."""
+"""Input checks: injected faults are named, correct views pass despite noise."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ from nova3d_core.views import Views
 
 SMALL = RigConfig(width_px=128, height_px=128)
 ONE_SAMPLE, FOUR_SAMPLES = RenderConfig(1), RenderConfig(2)
-TURNED = RigConfig(count=6, azimuth_start_deg=90.0, elevation_deg=10.0, width_px=160, height_px=160)
+ROTATED_RIG = RigConfig(
+    count=6, azimuth_start_deg=90.0, elevation_deg=10.0, width_px=160, height_px=160
+)
 """A rig in which the three frames differ: view 0 looks neither along -Z nor level."""
 
 
@@ -44,12 +46,12 @@ def box(*size: float) -> Mesh:
 
 
 @functools.cache
-def seen(mesh, rig=SMALL, config=ONE_SAMPLE) -> Views:
+def render(mesh, rig=SMALL, config=ONE_SAMPLE) -> Views:
     return render_views(mesh, orbit_cameras(rig), config).views
 
 
-def seen_noisily(mesh, seed, rig=SMALL) -> Views:
-    """Images from poses that are off by 4 degrees an axis and 2 % of the object."""
+def render_noisy(mesh, seed, rig=SMALL) -> Views:
+    """Images with pose errors of 4 degrees per axis and 2 % of the object."""
     config = PerturbationConfig("noisy", seed, rotation_sigma_deg=4.0, translation_sigma=0.02)
     cameras = orbit_cameras(rig)
     return replace(seen_from(mesh, noisy_cameras(cameras, config)), cameras=cameras)
@@ -88,12 +90,12 @@ def message_of(call, *arguments) -> str:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_silhouettes_of_one_object_pass_with_noisy_poses(l_solid, seed):
     for mesh in (l_solid, box(1.0, 0.02, 0.4), box(0.03, 1.0, 0.03)):
-        check_silhouettes(seen_noisily(mesh, seed))
-    check_silhouettes(seen(l_solid))
+        check_silhouettes(render_noisy(mesh, seed))
+    check_silhouettes(render(l_solid))
 
 
 def test_pose_noise_needs_camera_alignment(l_solid, monkeypatch):
-    views = seen_noisily(box(0.03, 1.0, 0.3), seed=0)
+    views = render_noisy(box(0.03, 1.0, 0.3), seed=0)
     check_silhouettes(views)
     monkeypatch.setattr(silhouette_checks, "_MAX_STEPS", 0)
     assert "contradicts the others" in message_of(check_silhouettes, views)
@@ -101,31 +103,31 @@ def test_pose_noise_needs_camera_alignment(l_solid, monkeypatch):
 
 @pytest.mark.parametrize("name", ["scissors_red", "axe_frost", "dino_crested"])
 def test_silhouettes_of_real_objects_pass(object_files, name):
-    views = seen_noisily(real_object(object_files, name), seed=0)
+    views = render_noisy(real_object(object_files, name), seed=0)
     check_silhouettes(views)
     message = message_of(check_silhouettes, swapped(views, 0, 4))
     assert {view for view in range(16) if names(message, view)} == {0, 4}
 
 
 def names(message, view) -> bool:
-    """Whether a message blames a view: as the first or among those that go with it."""
+    """Whether a message names a view as faulty, first or among others."""
     blamed = message.split(":")[0].split() + message.rpartition("; so does that of ")[2].split()
     return str(view) in [word.strip(",.") for word in blamed]
 
 
 @pytest.mark.parametrize("kind", ["perspective", "orthographic"])
 def test_two_swapped_views_are_both_named(l_solid, kind):
-    views = seen(l_solid, replace(SMALL, kind=kind))
+    views = render(l_solid, replace(SMALL, kind=kind))
     message = message_of(check_silhouettes, swapped(views, 3, 7))
-    # parallel rays see the mirror image from behind: views 11 and 15 may be the wrong ones too
+    # parallel rays give mirror images from behind: views 11 and 15 may be the faulty ones too
     pairs = [{3, 7}] if kind == "perspective" else [{3, 7}, {11, 15}]
     assert {view for view in range(16) if names(message, view)} in pairs
     assert "Check that each image belongs to its camera" in message
 
 
 def test_wrong_image_is_named_with_its_fault(l_solid, make_sphere):
-    views = seen(l_solid)
-    big, little = (seen(make_sphere(radius)).masks[5] for radius in (0.5, 0.2))
+    views = render(l_solid)
+    big, little = (render(make_sphere(radius)).masks[5] for radius in (0.5, 0.2))
     message = message_of(check_silhouettes, with_masks_of(views, {5: big}))
     assert message.startswith("the silhouette of view 5 contradicts the others: ")
     assert "% of it lies outside the hull of the others" in message
@@ -137,23 +139,23 @@ def test_wrong_image_is_named_with_its_fault(l_solid, make_sphere):
 
 
 def test_wrong_image_is_found_among_noisy_poses(l_solid, make_sphere):
-    views = seen_noisily(l_solid, seed=3)
+    views = render_noisy(l_solid, seed=3)
     message = message_of(
-        check_silhouettes, with_masks_of(views, {9: seen(make_sphere(0.5)).masks[9]})
+        check_silhouettes, with_masks_of(views, {9: render(make_sphere(0.5)).masks[9]})
     )
     assert message.startswith("the silhouette of view 9 contradicts the others: ")
     assert "so does" not in message
 
 
 def test_image_from_a_wrong_azimuth_is_refused():
-    views = seen(box(1.0, 0.5, 0.2))
-    for shown, wrong in ((4, 2), (3, 4)):  # of view 4 in the place of view 2, 45 degrees away
+    views = render(box(1.0, 0.5, 0.2))
+    for shown, wrong in ((4, 2), (3, 4)):  # the image of view 4 for view 2, 45 degrees away
         message = message_of(check_silhouettes, with_masks_of(views, {wrong: views.masks[shown]}))
         assert {view for view in range(16) if names(message, view)} == {wrong}
 
 
 def test_masks_of_different_objects_are_refused(l_solid):
-    views, others = seen(box(0.1, 1.0, 0.1)), seen(box(1.0, 0.1, 1.0))
+    views, others = render(box(0.1, 1.0, 0.1)), render(box(1.0, 0.1, 1.0))
     masks = {view: others.masks[view] for view in range(0, 16, 2)}
     message = message_of(check_silhouettes, with_masks_of(views, masks))
     assert "the rest still contradict each other" in message
@@ -169,12 +171,12 @@ def test_two_views_contradict_each_other():
 
 
 def test_check_is_invariant_to_scale_and_translation(l_solid, make_sphere):
-    good = seen_noisily(l_solid, seed=1, rig=replace(SMALL, count=6))
+    good = render_noisy(l_solid, seed=1, rig=replace(SMALL, count=6))
     pose = good.cameras.world_to_camera.clone()
     pose[:, :3, 3] = pose[:, :3, 3] * 10.0 - pose[:, :3, :3] @ torch.tensor([3.0, -7.0, 40.0])
     far = replace(good.cameras, world_to_camera=pose)
     check_silhouettes(replace(good, cameras=far))
-    bad = with_masks_of(good, {4: seen(make_sphere(0.5)).masks[4]})
+    bad = with_masks_of(good, {4: render(make_sphere(0.5)).masks[4]})
     near = message_of(check_silhouettes, bad)
     assert near == message_of(check_silhouettes, bad)  # bit for bit
     there = message_of(check_silhouettes, replace(bad, cameras=far))
@@ -183,19 +185,19 @@ def test_check_is_invariant_to_scale_and_translation(l_solid, make_sphere):
 
 
 def test_cut_off_separate_and_pierced_objects_pass(l_solid, make_sphere):
-    check_silhouettes(seen(l_solid, replace(SMALL, focal_per_width=2.4)))  # beyond the border
+    check_silhouettes(render(l_solid, replace(SMALL, focal_per_width=2.4)))  # beyond the border
     ball = make_sphere(0.15)
     parts = torch.cat([ball.vertices - 0.3, ball.vertices + 0.3])
     two = Mesh(parts, torch.cat([ball.faces, ball.faces + len(ball.vertices)]))
-    check_silhouettes(seen_noisily(two, seed=0))
-    holed = seen_noisily(make_sphere(0.4), seed=0)
+    check_silhouettes(render_noisy(two, seed=0))
+    holed = render_noisy(make_sphere(0.4), seed=0)
     mask = holed.masks[4].clone()
     mask[55:75, 55:75] = 0.0
     check_silhouettes(with_masks_of(holed, {4: mask}))
 
 
 def test_empty_mask_is_named_and_checks_can_be_cancelled(l_solid):
-    views = seen(l_solid)
+    views = render(l_solid)
     empty = with_masks_of(views, {2: torch.zeros(128, 128)})
     assert "the mask of view 2 is empty" in message_of(check_silhouettes, empty)
     with pytest.raises(Cancelled):
@@ -228,27 +230,32 @@ def declared_as(views, frame) -> Views:
 @pytest.mark.parametrize("frame", NORMAL_FRAMES)
 def test_true_normals_pass_in_every_frame(l_solid, make_sphere, frame):
     for mesh in (l_solid, make_sphere(0.4), box(0.9, 0.9, 0.9), box(0.9, 0.7, 0.03)):
-        for rig in (TURNED, replace(TURNED, count=4, kind="orthographic", elevation_deg=0.0)):
-            check_normals(as_files_hold(seen(mesh, rig)).with_normals_in(frame))
+        for rig in (
+            ROTATED_RIG,
+            replace(ROTATED_RIG, count=4, kind="orthographic", elevation_deg=0.0),
+        ):
+            check_normals(as_files_hold(render(mesh, rig)).with_normals_in(frame))
 
 
 @pytest.mark.parametrize("kind", ["perspective", "orthographic"])
 @pytest.mark.parametrize("declared", NORMAL_FRAMES)
-@pytest.mark.parametrize("true", NORMAL_FRAMES)
-def test_fitting_frame_is_named(l_solid, true, declared, kind):
-    views = as_files_hold(seen(l_solid, replace(TURNED, kind=kind))).with_normals_in(true)
-    if declared == true:
+@pytest.mark.parametrize("true_frame", NORMAL_FRAMES)
+def test_fitting_frame_is_named(l_solid, true_frame, declared, kind):
+    views = as_files_hold(render(l_solid, replace(ROTATED_RIG, kind=kind))).with_normals_in(
+        true_frame
+    )
+    if declared == true_frame:
         check_normals(views)
         return
     message = message_of(check_normals, declared_as(views, declared))
-    assert f"do not fit their declared frame '{declared}', but '{true}'. " in message
-    assert f"Declare them as '{true}'." in message
+    assert f"do not fit their declared frame '{declared}', but '{true_frame}'. " in message
+    assert f"Declare them as '{true_frame}'." in message
 
 
 @pytest.mark.parametrize("channels", [("green",), ("red",), ("blue",), ("green", "blue")])
 def test_flipped_channels_are_named(l_solid, make_sphere, channels):
     for mesh in (l_solid, make_sphere(0.4)):
-        wrong = flipped(as_files_hold(seen(mesh, TURNED)), *channels)
+        wrong = flipped(as_files_hold(render(mesh, ROTATED_RIG)), *channels)
         message = message_of(check_normals, wrong)
         one = len(channels) == 1
         assert message.startswith(
@@ -258,21 +265,21 @@ def test_flipped_channels_are_named(l_solid, make_sphere, channels):
 
 
 def test_wrong_frame_with_a_flipped_channel_is_named(l_solid):
-    views = flipped(as_files_hold(seen(l_solid, TURNED)).with_normals_in("camera"), "green")
+    views = flipped(as_files_hold(render(l_solid, ROTATED_RIG)).with_normals_in("camera"), "green")
     message = message_of(check_normals, declared_as(views, "world"))
     assert "frame 'world', but 'camera' with the green channel flipped" in message
     assert "Declare them as 'camera' and invert the channel" in message
 
 
 def test_simplest_of_equally_good_conventions_is_named(l_solid):
-    # from behind, the camera's red and blue are the world's inverted: flips would fit as well
+    # from behind, the camera's red and blue are those of the world inverted: flips fit as well
     behind = as_files_hold(seen_from(l_solid, cameras_at([180.0], [0.0], SMALL)))
     message = message_of(check_normals, declared_as(behind.with_normals_in("camera"), "world"))
     assert "but 'camera'." in message
 
 
 def test_warns_about_normals_that_fit_no_convention(make_sphere, caplog):
-    views = seen(make_sphere(0.4))
+    views = render(make_sphere(0.4))
     random = torch.Generator().manual_seed(0)
     noise = torch.nn.functional.normalize(
         torch.randn(views.normals.shape, generator=random), dim=-1
@@ -288,7 +295,9 @@ def test_inconclusive_views_pass(l_solid):
         check_normals(declared_as(single, frame))
     head_on = replace(SMALL, count=4, kind="orthographic")
     for mesh in (box(0.9, 0.9, 0.9), box(0.9, 0.7, 0.03)):
-        check_normals(flipped(seen(mesh, head_on), "green"))  # there is no green but in the middle
+        check_normals(
+            flipped(render(mesh, head_on), "green")
+        )  # green is the neutral value everywhere
     check_normals(replace(single, normals=None, normal_frame=None))
     assert "no masks" in message_of(check_normals, replace(single, masks=None))
 
@@ -303,7 +312,7 @@ def test_real_objects_are_conclusive(object_files, name):
     for views in (noisy, noisy.with_normals_in("camera")):
         check_normals(views)
         check_normals(with_smooth_noise(views, degrees=12.0))
-        # the barrel's lip looks inward at the rim: only its slopes tell that all is well
+        # the barrel's lip faces inward at the rim: only the curl shows that all is well
         assert "green channel" in message_of(check_normals, flipped(views, "green"))
         other = "camera" if views.normal_frame == "world" else "world"
         message = message_of(check_normals, declared_as(views, other))
@@ -311,31 +320,31 @@ def test_real_objects_are_conclusive(object_files, name):
 
 
 def with_smooth_noise(views, degrees) -> Views:
-    """Normals turned by about so many degrees, differently every 16 pixels."""
+    """Normals rotated by about `degrees`, varying every 16 pixels."""
     count, height, width = views.masks.shape
     random = torch.Generator().manual_seed(0)
     coarse = torch.randn(count, 3, height // 16, width // 16, generator=random)
     noise = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
     noise = noise / noise.std() * math.tan(math.radians(degrees)) / math.sqrt(2)
-    turned = views.normals + noise.permute(0, 2, 3, 1)
-    turned = torch.nn.functional.normalize(turned, dim=-1)
-    return replace(views, normals=turned * (views.normals.norm(dim=-1, keepdim=True) > 0.5))
+    noisy = views.normals + noise.permute(0, 2, 3, 1)
+    noisy = torch.nn.functional.normalize(noisy, dim=-1)
+    return replace(views, normals=noisy * (views.normals.norm(dim=-1, keepdim=True) > 0.5))
 
 
 def test_inconsistencies_are_far_from_the_limits(make_sphere):
-    views = seen(make_sphere(0.4), config=FOUR_SAMPLES)
-    evidence = ConsistencyStats.of(views, torch.arange(16))
-    # on a ball the normal at the silhouette is known: across the ray, and the ball's own
-    rays = evidence.rays.flatten(1, 2).gather(1, evidence.rim[..., None].expand(-1, -1, 3))
-    assert (evidence.outward * rays).sum(dim=-1).abs().max() < 1e-5
-    rim = evidence.views.normals.flatten(1, 2).gather(1, evidence.rim[..., None].expand_as(rays))
-    assert (evidence.outward * rim).sum(dim=-1).median() > 0.95
-    true, green = NormalConvention("world", (1, 1, 1)), NormalConvention("world", (1, -1, 1))
+    views = render(make_sphere(0.4), config=FOUR_SAMPLES)
+    stats = ConsistencyStats.of(views, torch.arange(16))
+    # at a ball's silhouette the normal is known: perpendicular to the ray
+    rays = stats.rays.flatten(1, 2).gather(1, stats.rim[..., None].expand(-1, -1, 3))
+    assert (stats.outward * rays).sum(dim=-1).abs().max() < 1e-5
+    rim = stats.views.normals.flatten(1, 2).gather(1, stats.rim[..., None].expand_as(rays))
+    assert (stats.outward * rim).sum(dim=-1).median() > 0.95
+    true_frame, green = NormalConvention("world", (1, 1, 1)), NormalConvention("world", (1, -1, 1))
     both = NormalConvention("camera", (-1, -1, 1))
-    assert evidence.facing_inconsistency(true) == pytest.approx(0.0, abs=0.01)
-    assert evidence.curl_inconsistency(true) == 0.0
-    assert evidence.curl_inconsistency(green) > 0.8
-    # a ball read with both signs wrong is a bowl: a true surface, but looking inward at its rim
+    assert stats.facing_inconsistency(true_frame) == pytest.approx(0.0, abs=0.01)
+    assert stats.curl_inconsistency(true_frame) == 0.0
+    assert stats.curl_inconsistency(green) > 0.8
+    # a ball with both signs wrong is a bowl: a valid surface, but facing inward at its rim
     in_camera = ConsistencyStats.of(views.with_normals_in("camera"), torch.arange(16))
     assert in_camera.curl_inconsistency(both) < 0.01
     assert in_camera.facing_inconsistency(both) > 0.7
@@ -343,7 +352,7 @@ def test_inconsistencies_are_far_from_the_limits(make_sphere):
 
 @pytest.mark.parametrize("black", [0.0, 1.0])
 def test_black_and_white_normal_images_are_named(l_solid, black):
-    views = seen(l_solid)
+    views = render(l_solid)
     image = encode_normals(views.normals)
     image[[3, 7]] = black
     message = message_of(check_normals, replace(views, normals=decode_normals(image)))
@@ -357,7 +366,7 @@ def test_black_and_white_normal_images_are_named(l_solid, black):
 
 
 def test_missing_normals_are_named(l_solid):
-    views = seen(l_solid)
+    views = render(l_solid)
     normals = views.normals.clone()
     normals[6] = 0.0
     message = message_of(check_normals, replace(views, normals=normals))
@@ -365,14 +374,14 @@ def test_missing_normals_are_named(l_solid):
 
 
 def test_constant_normals_on_all_sides_are_refused(l_solid):
-    views = seen(l_solid)
+    views = render(l_solid)
     flat = torch.tensor([0.0, 0.0, 1.0]) * (views.masks > 0)[..., None]
     message = message_of(check_normals, replace(views, normals=flat, normal_frame="camera"))
     assert "have the same normal everywhere on the object" in message
     # a box seen head-on from its four sides truly has one normal in each image
-    head_on = seen(box(0.9, 0.9, 0.9), replace(SMALL, count=4, kind="orthographic"))
+    head_on = render(box(0.9, 0.9, 0.9), replace(SMALL, count=4, kind="orthographic"))
     check_normals(head_on.with_normals_in("camera"))
-    # or a blade seen along its edge, one side of it from each hand
+    # or a blade seen along its edge, one side of it from each side
     edge = [[x, y, z] for y in (-0.5, 0.5) for x, z in ((0.0, 0.5), (-0.06, -0.5), (0.06, -0.5))]
     sides = [[0, 1, 4], [0, 4, 3], [0, 3, 5], [0, 5, 2], [1, 2, 5], [1, 5, 4], [0, 2, 1], [3, 4, 5]]
     blade = Mesh(torch.tensor(edge), torch.tensor(sides))
@@ -383,11 +392,11 @@ def test_constant_normals_on_all_sides_are_refused(l_solid):
     check_normals(seen_from(box(0.9, 0.7, 1e-4), cameras).with_normals_in("camera"))
 
 
-# the border, and all together
+# image borders, and all checks
 
 
 def test_views_that_touch_the_border_are_listed(l_solid, caplog):
-    views = seen(l_solid)
+    views = render(l_solid)
     assert border_views(views) == []
     assert border_views(replace(views, masks=None)) == []
     for rows, columns in ((0, 50), (-1, 50), (50, 0), (50, -1)):
@@ -402,7 +411,7 @@ def test_views_that_touch_the_border_are_listed(l_solid, caplog):
 
 
 def test_all_checks_are_made(l_solid, caplog):
-    views = seen(l_solid)
+    views = render(l_solid)
     with caplog.at_level(logging.WARNING):
         check_views(views)
     assert not caplog.records

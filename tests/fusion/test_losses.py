@@ -1,4 +1,4 @@
-"""The terms of eq. 6 against brute force, finite differences and hand-made rays."""
+"""Loss terms against brute force and finite differences; the ray dataset and its sampler."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def unit(vectors):
 @pytest.mark.parametrize("lambda0", [0.1, 0.2, 0.5, 1.0])
 def test_free_conflict_is_the_minimum_of_eq_5_over_h(lambda0):
     distance = torch.linspace(0, 3**0.5, 173, dtype=torch.float64)
-    shares = torch.linspace(0, 1, 4001, dtype=torch.float64)
-    tried = colour_loss(distance[:, None], shares[None], lambda0)
-    best, where = tried.min(dim=1)
+    candidates = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    losses = colour_loss(distance[:, None], candidates[None], lambda0)
+    best, where = losses.min(dim=1)
     torch.testing.assert_close(robust_loss(distance, lambda0), best, atol=1e-7, rtol=0)
     assert (robust_loss(distance, lambda0) <= best + 1e-12).all()
-    assert (free_conflict(distance, lambda0) - shares[where]).abs().max() <= 0.5 / 4000 + 1e-9
-    # H = 1 is out of reach for prices beyond half the largest distance of colours
+    assert (free_conflict(distance, lambda0) - candidates[where]).abs().max() <= 0.5 / 4000 + 1e-9
+    # H < 1 everywhere if lambda0 exceeds half the largest colour distance
     assert (float(free_conflict(distance, lambda0).max()) < 1) == (2 * lambda0 > 3**0.5)
 
 
@@ -45,13 +45,13 @@ def test_robust_loss_is_quadratic_below_2_lambda0_and_flat_above():
     lambda0 = 0.2
     distance = torch.linspace(0.01, 1.5, 150, dtype=torch.float64, requires_grad=True)
     value = robust_loss(distance, lambda0)
-    slope = torch.autograd.grad(value.sum(), distance)[0]
+    grad = torch.autograd.grad(value.sum(), distance)[0]
     far = distance > 2 * lambda0
     assert far.any() and not far.all()
     expected = torch.where(far, lambda0, distance - distance**2 / (4 * lambda0))
     torch.testing.assert_close(value, expected)
-    assert (slope[far] == 0).all()
-    torch.testing.assert_close(slope[~far], (1 - distance / (2 * lambda0))[~far])
+    assert (grad[far] == 0).all()
+    torch.testing.assert_close(grad[~far], (1 - distance / (2 * lambda0))[~far])
 
 
 def test_colour_distance_is_the_norm_smoothed_at_zero():
@@ -68,18 +68,18 @@ def test_colour_distance_is_the_norm_smoothed_at_zero():
 
 
 def test_inlier_mask_drops_the_largest_errors_of_valid_rays():
-    # Wonder3D's ranking indexes the sorted errors by places in the unsorted: a random share stays
+    # Wonder3D's code indexes sorted errors by unsorted positions, which keeps random rays
     random = torch.Generator().manual_seed(1)
     error = torch.rand(1000, generator=random) ** 3
-    counts = torch.rand(1000, generator=random) < 0.7
-    keep = inlier_mask(error, counts, 0.2)
+    valid = torch.rand(1000, generator=random) < 0.7
+    keep = inlier_mask(error, valid, 0.2)
     assert set(keep.unique().tolist()) == {0.0, 1.0}
-    assert (keep[~counts] == 0).all()
-    assert int(keep.sum()) == round(int(counts.sum()) * 0.8)
-    assert error[keep > 0].max() < error[(keep == 0) & counts].min()
+    assert (keep[~valid] == 0).all()
+    assert int(keep.sum()) == round(int(valid.sum()) * 0.8)
+    assert error[keep > 0].max() < error[(keep == 0) & valid].min()
     # the order of the rays does not matter
     order = torch.randperm(1000, generator=random)
-    assert torch.equal(inlier_mask(error[order], counts[order], 0.2), keep[order])
+    assert torch.equal(inlier_mask(error[order], valid[order], 0.2), keep[order])
 
 
 def test_inlier_mask_keeps_at_least_one_valid_ray():
@@ -102,7 +102,7 @@ def test_normal_loss_is_weighted_by_valid_rays_only():
     long_enough = length > 0.1
     torch.testing.assert_close(loss[long_enough], (weight * (1 - cosine))[long_enough])
     assert (loss[200:] == 0).all()
-    # background rays change nothing: the shipped loss divides by them, too
+    # background rays have no effect; Wonder3D's loss also divides by their number
     alone = normal_loss(gradient[:200], normal[:200], weight[:200], 0.0)
     assert torch.equal(loss[:200], alone)
 
@@ -113,18 +113,18 @@ def test_normal_loss_drops_outliers_of_valid_rays():
     gradient = unit(normal + 0.2 * torch.randn(300, 3, generator=random, dtype=torch.float64))
     weight = torch.full((300,), 0.8, dtype=torch.float64)
     weight[100:] = 0.0
-    gradient[:20] = -normal[:20]  # twenty outliers of the hundred that count
+    gradient[:20] = -normal[:20]  # 20 outliers among 100 valid rays
     whole = normal_loss(gradient, normal, weight, 0.0)
     trimmed = normal_loss(gradient, normal, weight, 0.2)
     assert (trimmed[:20] == 0).all() and (whole[:20] > 1.5).all()
     assert torch.equal(trimmed[20:], whole[20:])
 
 
-def made_targets(count, random, **changes):
+def make_targets(count, random, **changes):
     def rand(*shape):
         return torch.rand(*shape, generator=random, dtype=torch.float64)
 
-    made = {
+    original = {
         "mask": rand(count),
         "colour": rand(count, 3),
         "normal": unit(rand(count, 3) - 0.5),
@@ -133,11 +133,11 @@ def made_targets(count, random, **changes):
         "conflict": rand(count),
         "normal_factor": rand(count),
     }
-    return Targets(**{**made, **changes})
+    return Targets(**{**original, **changes})
 
 
 def summed(parts, targets, config, lambda0):
-    """The sum of the terms, written out for finite differences."""
+    """The sum of the loss terms, for finite differences."""
     opacity, gradient, colour = parts
     distance = ((colour * targets.gain - targets.colour).square().sum(dim=1) + 1e-4).sqrt() - 1e-2
     h = targets.conflict
@@ -156,22 +156,22 @@ def test_ray_loss_gradients_match_finite_differences():
     config, lambda0, count = LossConfig(colour=0.3, normal=0.7, mask=1.3), 0.4, 12
     opacity = torch.rand(count, generator=random, dtype=torch.float64)
     gradient = torch.randn(count, 3, generator=random, dtype=torch.float64)
-    gradient[0] *= 0.05 / gradient[0].norm()  # too short to be stretched to a unit vector
+    gradient[0] *= 0.05 / gradient[0].norm()  # too short to be normalised
     colour = torch.rand(count, 3, generator=random, dtype=torch.float64)
-    targets = made_targets(count, random)
+    targets = make_targets(count, random)
     loss = ray_loss(RenderOutput(opacity, gradient, colour, opacity), targets, config, lambda0)
     parts = [opacity, gradient, colour]
-    slopes = (loss.grad_opacity, loss.grad_gradient, loss.grad_colour)
-    for index, (part, slope) in enumerate(zip(parts, slopes, strict=True)):
+    grads = (loss.grad_opacity, loss.grad_gradient, loss.grad_colour)
+    for index, (part, grad) in enumerate(zip(parts, grads, strict=True)):
         found = torch.zeros_like(part)
-        for place in range(part.numel()):
+        for entry in range(part.numel()):
             sides = []
             for step in (1e-6, -1e-6):
-                shifted = [p.clone() for p in parts]
-                shifted[index].view(-1)[place] += step
-                sides.append(summed(shifted, targets, config, lambda0))
-            found.view(-1)[place] = (sides[0] - sides[1]) / 2e-6
-        torch.testing.assert_close(slope, found, atol=1e-6, rtol=1e-5)
+                perturbed = [p.clone() for p in parts]
+                perturbed[index].view(-1)[entry] += step
+                sides.append(summed(perturbed, targets, config, lambda0))
+            found.view(-1)[entry] = (sides[0] - sides[1]) / 2e-6
+        torch.testing.assert_close(grad, found, atol=1e-6, rtol=1e-5)
     assert not loss.distance.requires_grad
     distance = colour_distance(colour * targets.gain, targets.colour)
     torch.testing.assert_close(loss.distance, distance)
@@ -188,12 +188,12 @@ def test_conflict_removes_colour_and_reduces_the_normal():
         torch.rand(count, 3, generator=random).double(),
         zeros,
     )
-    made = made_targets(count, random, conflict=zeros, normal_factor=ones)
-    free = Targets(**{**vars(made), "conflict": ones, "normal_factor": 0.3 * ones})
-    bound, loose = (ray_loss(rendered, t, LossConfig(), 0.2) for t in (made, free))
-    assert (loose.grad_colour == 0).all() and (bound.grad_colour.norm(dim=1) > 0).all()
-    torch.testing.assert_close(loose.grad_gradient, 0.3 * bound.grad_gradient)
-    assert torch.equal(loose.grad_opacity, bound.grad_opacity)
+    original = make_targets(count, random, conflict=zeros, normal_factor=ones)
+    free = Targets(**{**vars(original), "conflict": ones, "normal_factor": 0.3 * ones})
+    fixed, free_loss = (ray_loss(rendered, t, LossConfig(), 0.2) for t in (original, free))
+    assert (free_loss.grad_colour == 0).all() and (fixed.grad_colour.norm(dim=1) > 0).all()
+    torch.testing.assert_close(free_loss.grad_gradient, 0.3 * fixed.grad_gradient)
+    assert torch.equal(free_loss.grad_opacity, fixed.grad_opacity)
 
 
 @pytest.fixture(scope="module", params=["perspective", "orthographic"])
@@ -203,46 +203,44 @@ def ball_views(request, make_sphere):
 
 
 def test_dataset_covers_masks_and_margin_with_camera_rays(ball_views):
-    bank = ray_dataset(ball_views, 3, True)
-    row, column = (bank.pixel[:, i].long() for i in (1, 0))
+    rays = ray_dataset(ball_views, 3, True)
+    row, column = (rays.pixel[:, i].long() for i in (1, 0))
     near = torch.zeros_like(ball_views.masks, dtype=torch.bool)
-    near[bank.view, row, column] = True
-    assert int(near.sum()) == len(bank)  # no pixel twice
-    seen = ball_views.masks > 0.02
-    assert (near | ~seen).all()
-    reach = torch.nn.functional.max_pool2d(seen.float()[:, None], 7, 1, 3)[:, 0] > 0
+    near[rays.view, row, column] = True
+    assert int(near.sum()) == len(rays)  # no pixel twice
+    covered = ball_views.masks > 0.02
+    assert (near | ~covered).all()
+    reach = torch.nn.functional.max_pool2d(covered.float()[:, None], 7, 1, 3)[:, 0] > 0
     assert torch.equal(near, reach)
-    assert torch.equal(bank.mask, ball_views.masks[bank.view, row, column])
-    origins, directions = ball_views.cameras.rays(bank.pixel)
-    every = torch.arange(len(bank))
-    torch.testing.assert_close(bank.origin, origins[bank.view, every], atol=1e-6, rtol=0)
-    torch.testing.assert_close(bank.direction, directions[bank.view, every], atol=1e-6, rtol=0)
-    assert torch.equal(rays_of(ball_views.cameras, bank.view, bank.pixel)[1], bank.direction)
+    assert torch.equal(rays.mask, ball_views.masks[rays.view, row, column])
+    origins, directions = ball_views.cameras.rays(rays.pixel)
+    every = torch.arange(len(rays))
+    torch.testing.assert_close(rays.origin, origins[rays.view, every], atol=1e-6, rtol=0)
+    torch.testing.assert_close(rays.direction, directions[rays.view, every], atol=1e-6, rtol=0)
+    assert torch.equal(rays_of(ball_views.cameras, rays.view, rays.pixel)[1], rays.direction)
 
 
 def test_dataset_weights_normals_by_their_angle_to_the_ray(ball_views):
-    bank = ray_dataset(ball_views, 3, True)
-    cosine = (bank.direction * bank.normal).sum(dim=1)
-    counts = bank.normal_weight > 0
-    expected = (cosine < MAX_NORMAL_COSINE) & (bank.mask > 0.5) & (bank.normal.norm(dim=1) > 0.5)
-    assert torch.equal(counts, expected)
-    assert counts.any() and (~counts & (cosine < 0)).any()  # there are steep ones, too
-    torch.testing.assert_close(bank.normal_weight[counts], torch.exp(-cosine[counts] - 1.0))
-    assert bank.normal_weight.max() <= 1.0
-    assert (bank.normal_weight[bank.mask == 0] == 0).all()
+    rays = ray_dataset(ball_views, 3, True)
+    cosine = (rays.direction * rays.normal).sum(dim=1)
+    valid = rays.normal_weight > 0
+    expected = (cosine < MAX_NORMAL_COSINE) & (rays.mask > 0.5) & (rays.normal.norm(dim=1) > 0.5)
+    assert torch.equal(valid, expected)
+    assert valid.any() and (~valid & (cosine < 0)).any()  # there are grazing ones, too
+    torch.testing.assert_close(rays.normal_weight[valid], torch.exp(-cosine[valid] - 1.0))
+    assert rays.normal_weight.max() <= 1.0
+    assert (rays.normal_weight[rays.mask == 0] == 0).all()
     # a ball's normal is its surface point over the radius
-    middle = counts & (cosine < -0.99)
-    hit = bank.origin[middle] + bank.direction[middle] * _first_hit(bank, middle, 0.3)
-    assert ((unit(hit) * bank.normal[middle]).sum(dim=1) > 0.99).all()
+    middle = valid & (cosine < -0.99)
+    hit = rays.origin[middle] + rays.direction[middle] * _first_hit(rays, middle, 0.3)
+    assert ((unit(hit) * rays.normal[middle]).sum(dim=1) > 0.99).all()
     without = ray_dataset(ball_views, 3, False)
     assert (without.normal_weight == 0).all() and (without.normal == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("slope_deg", "counts"), [(80, True), (84, True), (85, False), (95, False)]
-)
-def test_grazing_normals_are_excluded(slope_deg, counts, ball_views):
-    # every pixel's normal at one angle to its own ray: cos 84.26 degrees is the limit of 0.1
+@pytest.mark.parametrize(("slope_deg", "valid"), [(80, True), (84, True), (85, False), (95, False)])
+def test_grazing_normals_are_excluded(slope_deg, valid, ball_views):
+    # the same angle between normal and ray at every pixel; cos 84.26 degrees is the limit of 0.1
     row, column = torch.ones(ball_views.masks.shape[1:]).nonzero().unbind(dim=1)
     _, directions = ball_views.cameras.rays(torch.stack([column, row], dim=1) + 0.5)
     across = unit(
@@ -250,28 +248,30 @@ def test_grazing_normals_are_excluded(slope_deg, counts, ball_views):
     )
     angle = torch.deg2rad(torch.tensor(float(slope_deg)))
     normals = (across * angle.sin() - directions * angle.cos()).reshape(ball_views.colour.shape)
-    bank = ray_dataset(replace(ball_views, normals=normals, normal_frame="world"), 3, True)
-    expected = (bank.mask > 0.5) & counts
-    assert torch.equal(bank.normal_weight > 0, expected)
+    rays = ray_dataset(replace(ball_views, normals=normals, normal_frame="world"), 3, True)
+    expected = (rays.mask > 0.5) & valid
+    assert torch.equal(rays.normal_weight > 0, expected)
     weight = torch.exp(angle.cos() - 1).expand(int(expected.sum()))
-    torch.testing.assert_close(bank.normal_weight[expected], weight, atol=1e-5, rtol=0)
+    torch.testing.assert_close(rays.normal_weight[expected], weight, atol=1e-5, rtol=0)
 
 
-def _first_hit(bank, which, radius):
-    origin, direction = bank.origin[which], bank.direction[which]
+def _first_hit(rays, ids, radius):
+    origin, direction = rays.origin[ids], rays.direction[ids]
     half = (origin * direction).sum(dim=1)
     root = (half**2 - origin.square().sum(dim=1) + radius**2).clamp_min(0).sqrt()
     return (-half - root)[:, None]
 
 
 def test_dataset_colours_are_premultiplied(ball_views):
-    bank = ray_dataset(ball_views, 3, True)
-    row, column = (bank.pixel[:, i].long() for i in (1, 0))
-    shown = ball_views.colour[bank.view, row, column]
-    torch.testing.assert_close(bank.colour + (1 - bank.mask)[:, None], shown, atol=1e-5, rtol=0)
-    assert (bank.colour[bank.mask == 0] == 0).all()
-    rim = (bank.mask > 0.2) & (bank.mask < 0.8)
-    assert rim.any() and (bank.colour[rim] <= bank.mask[rim][:, None] + 1e-5).all()
+    rays = ray_dataset(ball_views, 3, True)
+    row, column = (rays.pixel[:, i].long() for i in (1, 0))
+    expected_colour = ball_views.colour[rays.view, row, column]
+    torch.testing.assert_close(
+        rays.colour + (1 - rays.mask)[:, None], expected_colour, atol=1e-5, rtol=0
+    )
+    assert (rays.colour[rays.mask == 0] == 0).all()
+    rim = (rays.mask > 0.2) & (rays.mask < 0.8)
+    assert rim.any() and (rays.colour[rim] <= rays.mask[rim][:, None] + 1e-5).all()
 
 
 def test_camera_frame_normals_are_converted_to_the_world(ball_views):
@@ -292,9 +292,9 @@ def test_pixel_area_matches_projected_pixels():
 
 
 def test_dataset_area_sums_to_the_surface(ball_views):
-    # all rays on the ball, times their area: its surface seen by V / 3 views is about pi r^2 * 3
-    bank = ray_dataset(ball_views, 3, True)
-    silhouettes = float(bank.mask.sum()) * bank.area
+    # number of rays on the ball times their area: with V / 3 views per point about pi r^2 * 3
+    rays = ray_dataset(ball_views, 3, True)
+    silhouettes = float(rays.mask.sum()) * rays.area
     assert silhouettes == pytest.approx(3 * torch.pi * 0.3**2, rel=0.05)
 
 
@@ -310,6 +310,6 @@ def test_sampler_is_seeded_and_samples_without_replacement():
     assert all(torch.equal(batch, again.next(100)) for batch in batches)
     assert not torch.equal(batches[0], other.next(100))
     assert torch.equal(RaySampler(7, 0).next(100), torch.arange(7))
-    # sizes that do not divide the rays: still none twice in a batch
+    # batch sizes that do not divide the number of rays: still no ray twice in a batch
     uneven = RaySampler(10, 0)
     assert all(len(set(uneven.next(4).tolist())) == 4 for _ in range(9))

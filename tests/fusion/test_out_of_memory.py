@@ -1,4 +1,4 @@
-"""Memory that runs out at the start of a fusion and in the middle, in every form it takes."""
+"""Out-of-memory errors of every kind, during initialisation and optimisation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OTHER = RuntimeError("CUDA error: device-side assert triggered")
 
 
 def failing(times, error, call):
-    """A function that raises at its first calls, and then does what `call` does."""
+    """Wraps `call` to raise an error at its first calls."""
     left = [times]
 
     def run(*given, **more):

@@ -1,4 +1,4 @@
-"""Pose tables with known motions, toy losses with known minima, the guard against worse poses."""
+"""Pose tables with known motions, toy losses with known minima, reverting worse poses."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ KINDS = ["perspective", "orthographic"]
 CENTRE = torch.tensor([0.05, -0.03, 0.08])
 
 
-def rig(kind, count=8, **more):
-    return orbit_cameras(RigConfig(count=count, kind=kind, **more))
+def rig(kind, count=8, **settings):
+    return orbit_cameras(RigConfig(count=count, kind=kind, **settings))
 
 
 def table(cameras, centre=CENTRE, **config):
@@ -50,9 +50,9 @@ def test_axis_angle_to_matrix_matches_scipy():
 def test_rotation_angle_is_exact_from_tiny_angles_to_180_degrees():
     axis = torch.nn.functional.normalize(randn(1, 3), dim=1)
     angles = torch.tensor([0.0, 1e-5, 1e-3, 0.1, 1.0, 30.0, 90.0, 150.0, 179.0])
-    turned = axis_angle_to_matrix(axis.double() * torch.deg2rad(angles.double())[:, None])
-    torch.testing.assert_close(rotation_angle_deg(turned).float(), angles, atol=1e-6, rtol=1e-6)
-    # float32, too: arccos would turn everything below 0.02 degrees into 0
+    rotations = axis_angle_to_matrix(axis.double() * torch.deg2rad(angles.double())[:, None])
+    torch.testing.assert_close(rotation_angle_deg(rotations).float(), angles, atol=1e-6, rtol=1e-6)
+    # in float32, too: arccos would return 0 below 0.02 degrees
     small = torch.tensor([1e-4, 1e-3, 1e-2])
     found = rotation_angle_deg(axis_angle_to_matrix(axis * torch.deg2rad(small)[:, None]))
     torch.testing.assert_close(found, small, rtol=0.01, atol=0)
@@ -73,14 +73,14 @@ def test_initial_table_returns_the_input_cameras(kind):
 def test_common_motion_changes_no_camera(kind, seed):
     cameras = rig(kind)
     poses = table(cameras)
-    turn = axis_angle_to_matrix(0.1 * randn(1, 3, seed=seed))[0]
+    rotation_step = axis_angle_to_matrix(0.1 * randn(1, 3, seed=seed))[0]
     translation = 0.1 * randn(3, seed=seed + 10)
-    poses.rotation, poses.translation = turn.repeat(8, 1, 1), translation.repeat(8, 1)
+    poses.rotation, poses.translation = rotation_step.repeat(8, 1, 1), translation.repeat(8, 1)
     torch.testing.assert_close(
         poses.cameras().world_to_camera, cameras.world_to_camera, atol=2e-6, rtol=0
     )
     common = torch.eye(4)
-    common[:3, :3], common[:3, 3] = turn, CENTRE + translation - turn @ CENTRE
+    common[:3, :3], common[:3, 3] = rotation_step, CENTRE + translation - rotation_step @ CENTRE
     torch.testing.assert_close(poses.gauge(), common, atol=2e-6, rtol=0)
 
 
@@ -94,13 +94,13 @@ def test_view_0_keeps_its_pose_bit_for_bit(kind):
         refined = poses.cameras()
         assert torch.equal(refined.world_to_camera[0], cameras.world_to_camera[0])
         assert torch.equal(refined.intrinsics, cameras.intrinsics)
-        # no view moves along its own depth, which images do not tell
-        places = [c.rotation @ CENTRE + c.world_to_camera[:, :3, 3] for c in (refined, cameras)]
-        torch.testing.assert_close(places[0][:, 2], places[1][:, 2], atol=3e-6, rtol=0)
+        # no view moves along its own axis, which is unobservable
+        positions = [c.rotation @ CENTRE + c.world_to_camera[:, :3, 3] for c in (refined, cameras)]
+        torch.testing.assert_close(positions[0][:, 2], positions[1][:, 2], atol=3e-6, rtol=0)
 
 
 def known_motions(cameras, seed):
-    """(V, 4, 4) turns about the centre and shifts across the moved depths; none for view 0."""
+    """(V, 4, 4) rotations about the centre and in-plane translations; identity for view 0."""
     count = len(cameras)
     rotation = axis_angle_to_matrix(math.radians(3.0) * randn(count, 3, seed=seed))
     translation = 0.02 * randn(count, 3, seed=seed + 1)
@@ -119,9 +119,9 @@ def test_recovers_known_motions_in_any_gauge(kind, seed):
     cameras = rig(kind)
     motions = known_motions(cameras, seed)
     true = cameras.world_to_camera @ torch.linalg.inv(motions)
-    turn = axis_angle_to_matrix(0.15 * randn(1, 3, seed=seed + 5))[0]
+    rotation_step = axis_angle_to_matrix(0.15 * randn(1, 3, seed=seed + 5))[0]
     common = torch.eye(4)
-    common[:3, :3], common[:3, 3] = turn, 0.1 * randn(3, seed=seed + 6)
+    common[:3, :3], common[:3, 3] = rotation_step, 0.1 * randn(3, seed=seed + 6)
     together = common @ motions
     poses = table(cameras)
     poses.rotation = together[:, :3, :3]
@@ -140,16 +140,16 @@ def test_transformed_rays_are_those_of_the_refined_cameras(kind):
     poses.translation = motions[:, :3, :3] @ CENTRE + motions[:, :3, 3] - CENTRE
     view = torch.arange(8).repeat_interleave(5)
     pixel = 256 * torch.rand(40, 2, generator=torch.Generator().manual_seed(0))
-    moved = poses.transform_rays(view, *rays_of(cameras, view, pixel))
+    transformed = poses.transform_rays(view, *rays_of(cameras, view, pixel))
     expected = rays_of(poses.cameras(), view, pixel)
-    torch.testing.assert_close(moved[1], expected[1], atol=3e-6, rtol=0)
-    apart = moved[0] - expected[0]
-    across = apart - (apart * moved[1]).sum(dim=1, keepdim=True) * moved[1]
-    assert across.abs().max() < 5e-6  # along the ray, an origin may lie anywhere
+    torch.testing.assert_close(transformed[1], expected[1], atol=3e-6, rtol=0)
+    offset = transformed[0] - expected[0]
+    across = offset - (offset * transformed[1]).sum(dim=1, keepdim=True) * transformed[1]
+    assert across.abs().max() < 5e-6  # an origin may lie anywhere along its ray
 
 
 class PointRays:
-    """Rays through known points as true cameras see them; the loss is their distance squared."""
+    """Rays of true cameras through known points; the loss is their squared distance."""
 
     def __init__(self, cameras, true, seed=0):
         points = CENTRE + 0.25 * randn(40, 3, seed=seed)
@@ -164,12 +164,14 @@ class PointRays:
         return (to_point - along).square().sum()
 
     def step(self, poses, pose_lr):
-        """Moves the poses; the loss before that."""
-        moved = [part.requires_grad_(True) for part in poses.transform_rays(self.view, *self.rays)]
-        loss = self.loss(*moved)
-        by = RayGradients(*torch.autograd.grad(loss, moved))
-        origin, direction = (part.detach() for part in moved)
-        poses.step(self.view, origin, direction, by, pose_lr)
+        """Moves the poses; returns the loss before."""
+        transformed = [
+            part.requires_grad_(True) for part in poses.transform_rays(self.view, *self.rays)
+        ]
+        loss = self.loss(*transformed)
+        gradients = RayGradients(*torch.autograd.grad(loss, transformed))
+        origin, direction = (part.detach() for part in transformed)
+        poses.step(self.view, origin, direction, gradients, pose_lr)
         return float(loss.detach())
 
 
@@ -184,8 +186,8 @@ def test_steps_converge_to_the_true_poses(kind):
     before = rotation_angle_deg(given.rotation @ true.rotation.transpose(1, 2))
     after = rotation_angle_deg(poses.cameras().rotation @ true.rotation.transpose(1, 2))
     assert before[1:].median() > 2.0 and after.max() < 0.1
-    apart = poses.cameras().world_to_camera[:, :2, 3] - true.world_to_camera[:, :2, 3]
-    assert apart.abs().max() < 2e-3
+    offset = poses.cameras().world_to_camera[:, :2, 3] - true.world_to_camera[:, :2, 3]
+    assert offset.abs().max() < 2e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -245,12 +247,15 @@ def test_exponential_decay_runs_from_1_to_its_end():
 def test_reverts_views_that_became_worse(kind, l_solid):
     true = rig(kind, 4, width_px=96, height_px=96)
     views = render_views(l_solid, true).views
-    turn = torch.eye(4)
-    turn[:3, :3] = axis_angle_to_matrix(torch.tensor([[0.0, 0.2, 0.1]]))[0]
+    rotation_step = torch.eye(4)
+    rotation_step[:3, :3] = axis_angle_to_matrix(torch.tensor([[0.0, 0.2, 0.1]]))[0]
     given, refined = true.world_to_camera.clone(), true.world_to_camera.clone()
-    given[1] = given[1] @ turn  # given wrong, refined right
-    refined[2] = refined[2] @ turn  # given right, refined wrong
-    given[3], refined[3] = given[3] @ turn, refined[3] @ turn @ turn  # both wrong, refined more
+    given[1] = given[1] @ rotation_step  # input wrong, refined right
+    refined[2] = refined[2] @ rotation_step  # input right, refined wrong
+    given[3], refined[3] = (
+        given[3] @ rotation_step,
+        refined[3] @ rotation_step @ rotation_step,
+    )  # both wrong, refined more
     given, refined = (replace(true, world_to_camera=poses) for poses in (given, refined))
     kept, reverted = revert_worse_poses(replace(views, cameras=given), refined, l_solid)
     assert reverted == [2, 3]

@@ -1,4 +1,4 @@
-"""The written-out derivatives of the ray loss against autograd on the plain terms."""
+"""Analytic gradients of the ray loss against autograd."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def rays(count: int) -> tuple[RenderOutput, Targets]:
     weight, conflict, opacity = rand(count), rand(count), rand(count)
     gradient[::7], normal[::5], weight[::3], conflict[::4] = 0.0, 0.0, 0.0, 0.0
     rendered = RenderOutput(opacity, gradient, rand(count, 3), opacity)
-    share = (1.0 - conflict).clamp_min(0.3)
+    normal_factor = (1.0 - conflict).clamp_min(0.3)
     targets = Targets(
-        rand(count), rand(count, 3), normal, weight, rand(count, 3) + 0.5, conflict, share
+        rand(count), rand(count, 3), normal, weight, rand(count, 3) + 0.5, conflict, normal_factor
     )
     return rendered, targets
 
@@ -49,9 +49,9 @@ def test_gradients_and_means_equal_autograd(count, config):
     }
     total = sum(getattr(config, name) * term.sum() for name, term in terms.items())
     expected = torch.autograd.grad(total, inputs)
-    for slope, other in zip(
+    for grad, expected_grad in zip(
         (found.grad_opacity, found.grad_gradient, found.grad_colour), expected, strict=True
     ):
-        torch.testing.assert_close(slope, other, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-6, atol=1e-7)
     assert torch.equal(found.distance, distance.detach())
     assert found.means == {name: float(term.detach().mean()) for name, term in terms.items()}

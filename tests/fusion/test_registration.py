@@ -1,4 +1,4 @@
-"""Whole-image alignment against finite differences, and on a surface that is known exactly."""
+"""Pose registration against finite differences, and on an exactly known surface."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def randn(*shape, seed=0):
 
 
 def radius(direction):
-    """A ball with bumps that no turn maps to itself."""
+    """A ball with bumps, without rotational symmetry."""
     x, y, z = direction.unbind(dim=-1)
     return 0.36 + 0.06 * (5 * x + 1).sin() * (4 * y).cos() + 0.05 * (4 * z + 3 * x).sin()
 
@@ -49,15 +49,15 @@ def pebble():
     import trimesh
 
     ball = trimesh.creation.icosphere(subdivisions=5, radius=1.0)
-    place = torch.tensor(ball.vertices, dtype=torch.float32)
-    vertices = place * radius(place)[:, None] * SCALE
+    position = torch.tensor(ball.vertices, dtype=torch.float32)
+    vertices = position * radius(position)[:, None] * SCALE
     grey = torch.full_like(vertices, 0.5)
     return Mesh(vertices, torch.tensor(ball.faces), vertex_colours=grey)
 
 
 @pytest.fixture(scope="module")
 def field():
-    """The pebble's signed distance, its colour the grey that a new grid has."""
+    """The pebble's signed distance with the initial grey of a grid."""
     size, reach = 97, 0.62
     spacing = 2 * reach / (size - 1)
     grid = SdfGrid(torch.zeros(size, size, size), torch.full((3,), -reach), spacing)
@@ -65,7 +65,7 @@ def field():
     length = unit.norm(dim=1)
     values = (length - radius(unit / length.clamp_min(1e-6)[:, None])) * 0.8
     field = DenseGrid(replace(grid, values=values.reshape(size, size, size)))
-    field.begin_level(LevelConfig(96, 1, 1.0, sharpness=1.6))
+    field.set_level(LevelConfig(96, 1, 1.0, sharpness=1.6))
     field.redistance()
     return field
 
@@ -75,7 +75,7 @@ def rig(kind):
 
 
 def taken(pebble, kind, camera_frame=False):
-    """Images from poses 2 degrees and 1 % off those that go with them, and the true poses."""
+    """Views with pose errors of 2 degrees and 1 %, and the true poses."""
     given = rig(kind)
     true = noisy_cameras(given, PerturbationConfig(kind="noisy"), 1.0)
     views = render_views(pebble, true).views
@@ -85,13 +85,13 @@ def taken(pebble, kind, camera_frame=False):
 
 
 def aligned(field, views, steps=10, spread_rad=WIDE, conflict=None, stride=1):
-    bank = ray_dataset(views, 5, True)
+    rays = ray_dataset(views, 5, True)
     poses = PoseTable(views.cameras, torch.zeros(3), PoseConfig())
-    alignment = PoseRegistration(bank, views.cameras, field.spacing, stride)
+    registration = PoseRegistration(rays, views.cameras, field.spacing, stride)
     gains = torch.ones(len(views), 3)
-    conflict = torch.zeros(len(bank)) if conflict is None else conflict(bank)
+    conflict = torch.zeros(len(rays)) if conflict is None else conflict(rays)
     for _ in range(steps):
-        alignment.step(field, poses, gains, conflict, spread_rad)
+        registration.step(field, poses, gains, conflict, spread_rad)
     return poses
 
 
@@ -108,7 +108,7 @@ def test_pose_jacobian_matches_small_motions(kind):
         return poses, cameras[view].project(points @ back[:3, :3].T + back[:3, 3])[0][0]
 
     poses, _ = pixels(torch.zeros(6))
-    # an image whose two channels fall by 1 a pixel along x and y tells the flow itself
+    # for two channels with gradient -1 per pixel in x and y the Jacobian is the optical flow
     ramps = -torch.eye(2)[:, :, None].expand(2, 2, len(points))
     flow = pose_jacobian(ramps, points.T, view, poses, cameras)  # (6, 2, n)
     for index in range(6):
@@ -126,16 +126,16 @@ def test_wrong_poses_converge_on_the_true_surface(field, pebble, kind, camera_fr
     before = pose_errors(views.cameras, true)
     after = pose_errors(poses.cameras(), true)
     assert float(before.rotation_deg[1:].median()) > 2.0
-    # a pixel is 0.7 degrees of a smooth grey pebble; parallel rays show its turns even less
+    # a pixel is 0.7 degrees of a smooth grey pebble; rotations show even less in parallel rays
     assert after.rotation_deg.median() < (0.12 if kind == "perspective" else 0.3)
     assert after.rotation_deg.max() < (0.25 if kind == "perspective" else 0.7)
     assert after.lateral_percent.max() < 0.15
-    # the surface is where view 0 was given: there is nothing to undo
+    # the surface is in the world of view 0's input pose: no gauge to undo
     torch.testing.assert_close(poses.gauge(), torch.eye(4), atol=2e-3, rtol=0)
 
 
 def test_stride_2_converges_nearly_as_well(field, pebble):
-    """Their pixels are 1.4 degrees of the pebble; what is left is a third of that at most."""
+    """A pixel is then 1.4 degrees of the pebble; at most a third of that remains."""
     views, true = taken(pebble, "perspective")
     poses = aligned(field, views, steps=20, stride=2)
     before = pose_errors(views.cameras, true)
@@ -147,57 +147,57 @@ def test_stride_2_converges_nearly_as_well(field, pebble):
 
 def test_downsampled_rays_match_their_cameras(pebble):
     views, _ = taken(pebble, "perspective")
-    bank = ray_dataset(views, 5, True)
-    rays = strided_rays(bank, 3)
-    small, cameras = downsample(bank, views.cameras, rays, 3)
-    assert 0.08 < len(rays) / len(bank) < 0.14
+    rays = ray_dataset(views, 5, True)
+    ids = strided_rays(rays, 3)
+    small, cameras = downsample(rays, views.cameras, ids, 3)
+    assert 0.08 < len(ids) / len(rays) < 0.14
     assert (cameras.width, cameras.height) == (43, 43)
     pixel = small.pixel.long()
-    places = (small.view * 43 + pixel[:, 1]) * 43 + pixel[:, 0]
-    assert len(places.unique()) == len(rays) and int(pixel.max()) < 43
+    indices = (small.view * 43 + pixel[:, 1]) * 43 + pixel[:, 0]
+    assert len(indices.unique()) == len(ids) and int(pixel.max()) < 43
     points = 0.3 * randn(20, 3)
     full, coarse = (each.project(points)[0] for each in (views.cameras, cameras))
     torch.testing.assert_close(coarse * 3.0, full, rtol=0, atol=1e-3)
-    torch.testing.assert_close(small.direction, bank.direction[rays], rtol=0, atol=0)
+    torch.testing.assert_close(small.direction, rays.direction[ids], rtol=0, atol=0)
 
 
 def test_poses_with_a_tight_prior_stay(field, pebble):
     views, _ = taken(pebble, "perspective")
     poses = aligned(field, views, spread_rad=math.radians(0.002))
-    moved = pose_errors(poses.cameras(), views.cameras)
-    assert moved.rotation_deg.max() < 0.05
+    errors = pose_errors(poses.cameras(), views.cameras)
+    assert errors.rotation_deg.max() < 0.05
 
 
 def test_fully_conflicting_view_has_no_effect(field, pebble):
     views, _ = taken(pebble, "perspective")
-    poses = aligned(field, views, conflict=lambda bank: (bank.view == 3).float())
-    moved = pose_errors(poses.cameras(), views.cameras)
-    assert float(moved.rotation_deg[3]) < 0.05
-    assert float(moved.rotation_deg[5]) > 1.0
+    poses = aligned(field, views, conflict=lambda rays: (rays.view == 3).float())
+    errors = pose_errors(poses.cameras(), views.cameras)
+    assert float(errors.rotation_deg[3]) < 0.05
+    assert float(errors.rotation_deg[5]) > 1.0
 
 
 @pytest.mark.parametrize("bound", [0.05, 0.15])
 def test_robust_weights_follow_geman_mcclure(bound):
-    """A weight times a difference is half the slope of d^2 / (1 + d^2 / b^2)."""
+    """Weight times residual is half the derivative of d^2 / (1 + d^2 / b^2)."""
     difference = torch.tensor([1e-3, 0.02, bound, 0.3, 2.0], requires_grad=True)
     cost = difference.square() / (1.0 + difference.square() / bound**2)
-    (slope,) = torch.autograd.grad(cost.sum(), difference)
+    (grad,) = torch.autograd.grad(cost.sum(), difference)
     weight = geman_mcclure(torch.full((5,), 0.6), difference.detach().square(), bound)
-    torch.testing.assert_close(weight * difference, 0.6 * slope / 2, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(weight * difference, 0.6 * grad / 2, rtol=1e-4, atol=1e-7)
     assert float(weight[2]) == pytest.approx(0.6 / 4)
 
 
 def test_common_translation_is_observable_in_perspective(field, pebble):
-    """All views moved along with the object as far as their planes allow, none in depth."""
+    """All views follow the object's translation in their image planes, not along their axes."""
     views = render_views(pebble, rig("perspective")).views
-    bank = ray_dataset(views, 5, True)
+    rays = ray_dataset(views, 5, True)
     poses = PoseTable(views.cameras, torch.zeros(3), PoseConfig())
-    shift = torch.tensor([0.0, 0.0, 0.01])
+    translation = torch.tensor([0.0, 0.0, 0.01])
     view_axes = poses.view_axes
-    poses.apply(torch.zeros(8, 3), shift - (view_axes @ shift)[:, None] * view_axes)
-    alignment = PoseRegistration(bank, views.cameras, field.spacing)
+    poses.apply(torch.zeros(8, 3), translation - (view_axes @ translation)[:, None] * view_axes)
+    registration = PoseRegistration(rays, views.cameras, field.spacing)
     for _ in range(12):
-        alignment.step(field, poses, torch.ones(8, 3), torch.zeros(len(bank)), WIDE)
+        registration.step(field, poses, torch.ones(8, 3), torch.zeros(len(rays)), WIDE)
     in_plane = (
         poses.translation - (poses.translation * view_axes).sum(dim=1, keepdim=True) * view_axes
     )

@@ -1,4 +1,4 @@
-"""Softened silhouettes against edges whose place is known, and what a ball's field shows."""
+"""Soft masks against known edges, and against the rendering of a ball."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RADIUS = 0.3
 
 
 def coverage(inside, size=64, fine=16):
-    """How much of each pixel of a (size, size) image lies where inside(x, y) holds."""
+    """Coverage of each pixel of a (size, size) image by the region inside(x, y)."""
     at = (torch.arange(size * fine) + 0.5) / fine
     y, x = torch.meshgrid(at, at, indexing="ij")
     return torch.nn.functional.avg_pool2d(inside(x, y).float()[None], fine)[0]
@@ -43,7 +43,7 @@ def test_straight_edges_match_coverage(edge, across):
     x, y = centres()
     torch.testing.assert_close(distance, (y if across else x) - edge, atol=1e-4, rtol=0)
     along = nearest[0].mT if across else nearest[1]  # (64, 64), the edge crosses its rows
-    first = math.floor(edge + 0.5)  # the first that is more than half covered
+    first = math.floor(edge + 0.5)  # the first pixel that is more than half covered
     assert torch.equal(along, torch.arange(64).clamp_min(first).expand(64, 64))
 
 
@@ -96,33 +96,35 @@ def field():
 @pytest.mark.parametrize("sharpness", [1.0, 1.6])
 def test_rendered_opacity_matches_soft_masks(views, field, sharpness):
     level = LevelConfig(60, 1, 1.0, sharpness=sharpness)
-    field.begin_level(level)
-    bank = ray_dataset(views, 5, True)
-    soft = soften_masks(bank, views.cameras, sharpness / field.spacing)
-    shown = field.render(bank.origin, bank.direction).opacity
-    left, before = ((shown - b.mask).square().mean().sqrt() for b in (soft, bank))
+    field.set_level(level)
+    rays = ray_dataset(views, 5, True)
+    soft = soften_masks(rays, views.cameras, sharpness / field.spacing)
+    rendered = field.render(rays.origin, rays.direction).opacity
+    left, before = ((rendered - b.mask).square().mean().sqrt() for b in (soft, rays))
     assert left < 0.02 and left < 0.4 * before
-    assert -0.012 < (shown - soft.mask).mean() < 0.0  # the band cuts off the logistic's end
+    assert -0.012 < (rendered - soft.mask).mean() < 0.0  # the band truncates the logistic
 
 
 def test_colours_are_premultiplied_by_soft_masks(views):
-    paint = torch.tensor([0.8, 0.4, 0.1])
-    painted = replace(views, colour=paint * views.masks[..., None] + 1.0 - views.masks[..., None])
-    bank = ray_dataset(painted, 5, True)
-    soft = soften_masks(bank, views.cameras, 1.0 / pixel_side(bank, len(views)))
-    torch.testing.assert_close(soft.colour, soft.mask[:, None] * paint, atol=1e-5, rtol=0)
-    outside = bank.mask == 0
-    assert (soft.mask[outside] > 0.01).any() and (soft.mask[bank.mask == 1] < 0.99).any()
+    colour_value = torch.tensor([0.8, 0.4, 0.1])
+    coloured = replace(
+        views, colour=colour_value * views.masks[..., None] + 1.0 - views.masks[..., None]
+    )
+    rays = ray_dataset(coloured, 5, True)
+    soft = soften_masks(rays, views.cameras, 1.0 / pixel_side(rays, len(views)))
+    torch.testing.assert_close(soft.colour, soft.mask[:, None] * colour_value, atol=1e-5, rtol=0)
+    outside = rays.mask == 0
+    assert (soft.mask[outside] > 0.01).any() and (soft.mask[rays.mask == 1] < 0.99).any()
     for name in ("view", "pixel", "origin", "direction", "normal", "normal_weight", "area"):
-        assert getattr(soft, name) is getattr(bank, name)
+        assert getattr(soft, name) is getattr(rays, name)
 
 
 def test_infinite_sharpness_keeps_whole_pixels(views):
-    bank = ray_dataset(views, 5, True)
-    soft = soften_masks(bank, views.cameras, 1e6)
-    whole = (bank.mask == 0) | (bank.mask == 1)
-    torch.testing.assert_close(soft.mask[whole], bank.mask[whole], atol=1e-6, rtol=0)
-    torch.testing.assert_close(soft.colour[whole], bank.colour[whole], atol=1e-6, rtol=0)
+    rays = ray_dataset(views, 5, True)
+    soft = soften_masks(rays, views.cameras, 1e6)
+    pure = (rays.mask == 0) | (rays.mask == 1)
+    torch.testing.assert_close(soft.mask[pure], rays.mask[pure], atol=1e-6, rtol=0)
+    torch.testing.assert_close(soft.colour[pure], rays.colour[pure], atol=1e-6, rtol=0)
 
 
 HULL = HullConfig(resolution=32)
@@ -144,17 +146,17 @@ def test_mask_weight_of_a_level_multiplies_that_of_the_loss(views):
 
 
 def test_soft_masks_are_per_level(views, monkeypatch):
-    seen = []
+    calls = []
     step = optimise._step
 
     def watched(run, level, *rest):
-        seen.append((level.soft_masks, run.rays.mask.clone(), run.input_rays.mask.clone()))
+        calls.append((level.soft_masks, run.rays.mask.clone(), run.input_rays.mask.clone()))
         step(run, level, *rest)
 
     monkeypatch.setattr(optimise, "_step", watched)
     levels = tuple(LevelConfig(24, 1, 0.5, soft_masks=soft) for soft in (False, True, False))
     config = SdfFusionConfig(levels=levels, hull=HULL, min_rays=256, check_inputs=False)
     optimise.fuse_sdf(views, config, SILENT)
-    assert [soft for soft, _, _ in seen] == [False, True, False]
-    for soft, used, given in seen:
+    assert [soft for soft, _, _ in calls] == [False, True, False]
+    for soft, used, given in calls:
         assert torch.equal(used, given) is not soft

@@ -1,6 +1,6 @@
-"""tinycudann that is installed but does not work: the hash grid runs in plain PyTorch, and says so.
+"""A broken tinycudann: the hash grid falls back to PyTorch and logs the reason.
 
-A package of that name on the path stands in for a build for another GPU or another PyTorch.
+A fake package of that name simulates a build for another GPU or another PyTorch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BROKEN = {
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Puts a package tinycudann with some content on the path; a GPU is only pretended."""
+    """Puts a fake tinycudann package on the path and pretends to have a GPU."""
 
     def install(content):
         (tmp_path / "tinycudann").mkdir()
@@ -50,9 +50,9 @@ def test_falls_back_to_pytorch_and_logs_the_reason(installed, content, caplog):
     assert type(encoding) is HashEncoding
     assert len(encoding.resolutions) == 10 and encoding.tables[0].shape == (2, 2**19)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    said = caplog.records[0].getMessage()
-    assert said.startswith("tinycudann is installed but does not work here")
-    assert "compute capability 61" in said and "plain PyTorch" in said
+    message = caplog.records[0].getMessage()
+    assert message.startswith("tinycudann is installed but does not work here")
+    assert "compute capability 61" in message and "plain PyTorch" in message
 
 
 def test_out_of_memory_is_not_a_broken_package(installed):

@@ -1,4 +1,4 @@
-"""Carving shapes whose hull is known: balls, boxes, and masks that cannot belong together."""
+"""Visual hulls of balls and boxes with known solutions, and of contradicting masks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def carve(mesh, cameras, config=SMALL):
 def test_distance_is_signed_and_subpixel():
     y, x = torch.meshgrid(torch.arange(256) + 0.5, torch.arange(256) + 0.5, indexing="ij")
     truth = torch.hypot(x - 100.3, y - 140.7) - 50.2
-    coverage = (0.5 - truth).clamp(0.0, 1.0)  # the share of a pixel that a straight edge covers
+    coverage = (0.5 - truth).clamp(0.0, 1.0)  # coverage of pixels by a straight edge
     for upsampling, tolerance in ((1, 0.75), (4, 0.2)):
         distance = signed_distance_px(coverage, upsampling)
         assert distance.shape == (256 * upsampling, 256 * upsampling)
@@ -46,15 +46,15 @@ def test_hull_of_a_ball_from_all_sides_is_the_ball(make_sphere, kind):
     elevations = [0.0] * 8 + [50.0] * 8 + [-50.0] * 8
     cameras = cameras_at(azimuths, elevations, rig)
     exact, rounded = (
-        carve(make_sphere(0.4, 5), cameras, replace(SMALL, ridge_rounding=share)).vertices
-        for share in (0.0, 0.5)
+        carve(make_sphere(0.4, 5), cameras, replace(SMALL, ridge_rounding=ratio)).vertices
+        for ratio in (0.0, 0.5)
     )
     distance = exact.norm(dim=1)
     assert distance.min() > 0.4 - 0.004
-    # between the views the hull stands out by up to 1/cos of half the angle between them
+    # between views the hull exceeds the ball by up to 1/cos of half their angle
     assert distance.max() < 0.4 / np.cos(np.radians(25.0)) + 0.004
     assert distance.median() < 0.407
-    # where there are hardly any ridges, rounding leaves less than a pixel of the ball out
+    # with hardly any ridges, rounding removes less than a pixel of the ball
     assert rounded.norm(dim=1).max() <= distance.max() + 1e-4
     assert rounded.norm(dim=1).min() > 0.4 - 2.2 / (1.3889 * 256)
 
@@ -72,23 +72,23 @@ def test_local_thickness_is_the_radius_of_the_largest_disc_inside():
 
 
 def test_rounding_removes_exactly_the_ridges_of_a_cylinder(make_sphere):
-    # a ball seen from few sides: between them the exact hull stands out, the rounded one less
+    # few views of a ball: between them the exact hull exceeds it, the rounded one less
     cameras = orbit_cameras(RigConfig(count=8, kind="orthographic"))
     views = render_views(make_sphere(0.4, 5), cameras).views
     angles = torch.linspace(0, 2 * np.pi, 361)
     ring = torch.stack([angles.sin(), torch.zeros(361), angles.cos()], dim=1)
     radii = {}
-    for share in (0.0, 0.5, 1.0):
-        silhouettes = Silhouettes.of(views, ridge_rounding=share)
+    for ratio in (0.0, 0.5, 1.0):
+        silhouettes = Silhouettes.of(views, ridge_rounding=ratio)
         along = torch.linspace(0.35, 0.5, 301)
         inside = torch.stack([silhouettes.sdf(ring * r) < 0 for r in along])  # (301, 361)
-        radii[share] = along[inside.sum(dim=0) - 1]
+        radii[ratio] = along[inside.sum(dim=0) - 1]
     ridge = 0.4 / np.cos(np.radians(22.5))
     assert float(radii[0.0].max()) == pytest.approx(ridge, abs=2e-3)
     assert float(radii[1.0].max()) == pytest.approx(0.4, abs=0.012)
     assert radii[0.0].max() > radii[0.5].max() + 0.005 > radii[1.0].max() + 0.01
-    for share in (0.5, 1.0):  # the rounded hull keeps the ball, up to a third of a pixel
-        assert radii[share].min() > 0.4 - 0.33 * 1.5 / 256 - 1e-3
+    for ratio in (0.5, 1.0):  # the rounded hull contains the ball up to a third of a pixel
+        assert radii[ratio].min() > 0.4 - 0.33 * 1.5 / 256 - 1e-3
     assert (radii[0.0] >= radii[0.5]).all()
 
 
@@ -124,15 +124,20 @@ def test_more_views_never_add_volume(l_solid):
 def test_hull_is_invariant_to_scale_and_translation(make_sphere):
     cameras = orbit_cameras(RigConfig(count=8, elevation_deg=20.0))
     views = render_views(make_sphere(0.4), cameras).views
-    # the same images from cameras in a world ten times as large and moved
-    shift = torch.tensor([3.0, -7.0, 40.0])
-    moved = cameras.world_to_camera.clone()
-    moved[:, :3, 3] = moved[:, :3, 3] * 10.0 - (moved[:, :3, :3] @ shift)
-    far = replace(views, cameras=replace(cameras, world_to_camera=moved))
-    here, there = (extract_surface(carve_hull(v, SMALL)) for v in (views, far))
-    assert there.as_trimesh().volume == pytest.approx(1000 * here.as_trimesh().volume, rel=0.01)
+    # the same images in a world that is ten times as large and translated
+    translation = torch.tensor([3.0, -7.0, 40.0])
+    poses = cameras.world_to_camera.clone()
+    poses[:, :3, 3] = poses[:, :3, 3] * 10.0 - (poses[:, :3, :3] @ translation)
+    far = replace(views, cameras=replace(cameras, world_to_camera=poses))
+    hull, moved_hull = (extract_surface(carve_hull(v, SMALL)) for v in (views, far))
+    assert moved_hull.as_trimesh().volume == pytest.approx(
+        1000 * hull.as_trimesh().volume, rel=0.01
+    )
     torch.testing.assert_close(
-        (there.bounds.mean(dim=0) - shift) / 10, here.bounds.mean(dim=0), atol=3e-3, rtol=0
+        (moved_hull.bounds.mean(dim=0) - translation) / 10,
+        hull.bounds.mean(dim=0),
+        atol=3e-3,
+        rtol=0,
     )
 
 
@@ -172,7 +177,7 @@ def ball_views(make_sphere):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda v: v[:1], "1 view was given"),
         (lambda v: replace(v, masks=None), "no masks"),
@@ -180,15 +185,15 @@ def ball_views(make_sphere):
         (lambda v: with_mask_of_view(v, 3, 1.0), "view 3 is full"),
     ],
 )
-def test_uncarvable_views_are_refused(ball_views, change, says):
-    with pytest.raises(InputError, match=says):
+def test_uncarvable_views_are_refused(ball_views, change, message):
+    with pytest.raises(InputError, match=message):
         carve_hull(change(ball_views), SMALL)
 
 
 def test_contradicting_masks_name_the_worst_view(ball_views):
     masks = ball_views.masks.clone()
     masks[2] = 0.0
-    masks[2, :20, :20] = 1.0  # an object in the corner: no point lies there for the others
+    masks[2, :20, :20] = 1.0  # an object in the corner, where the other views have none
     with pytest.raises(StageError, match=r"nothing is left.*view 2 disagrees most"):
         carve_hull(replace(ball_views, masks=masks), SMALL)
 
@@ -216,20 +221,20 @@ def test_off_centre_crops_carve_the_same_hull(make_sphere):
     away[:3, 3] = torch.tensor([0.35, -0.2, 0.3])
     ball = make_sphere(0.15).transformed(away)
     cameras = orbit_cameras(RigConfig(count=8))
-    whole = render_views(ball, cameras).views
+    full = render_views(ball, cameras).views
     crops, lenses = [], cameras.intrinsics.clone()
     size = 96
     for view in range(8):
-        rows, columns = torch.nonzero(whole.masks[view] > 0.5).unbind(dim=1)
+        rows, columns = torch.nonzero(full.masks[view] > 0.5).unbind(dim=1)
         top, left = (min(int(first.min()) - 8, 256 - size) for first in (rows, columns))
         crops.append((slice(top, top + size), slice(left, left + size)))
         lenses[view, :2, 2] -= torch.tensor([left, top])
     cropped = Views(
         Cameras(cameras.world_to_camera, lenses, size, size),
-        torch.stack([whole.colour[view][crop] for view, crop in enumerate(crops)]),
-        torch.stack([whole.masks[view][crop] for view, crop in enumerate(crops)]),
+        torch.stack([full.colour[view][crop] for view, crop in enumerate(crops)]),
+        torch.stack([full.masks[view][crop] for view, crop in enumerate(crops)]),
     )
-    one, other = (extract_surface(carve_hull(v, SMALL)) for v in (whole, cropped))
+    one, other = (extract_surface(carve_hull(v, SMALL)) for v in (full, cropped))
     torch.testing.assert_close(one.bounds, other.bounds, atol=4e-3, rtol=0)
     torch.testing.assert_close(other.bounds.mean(dim=0), away[:3, 3], atol=0.01, rtol=0)
 
@@ -244,12 +249,12 @@ def test_memory_does_not_grow_with_the_number_of_views(ball_views):
 
 
 def test_object_cut_off_by_the_image_is_not_carved_there(make_sphere):
-    # the ball's lower third leaves every image: there it must stay, not be cut flat
+    # the ball's lower third is outside every image: it must not be cut off flat
     rig = RigConfig(count=12)
     cameras = orbit_cameras(rig)
-    shifted = cameras.intrinsics.clone()
-    shifted[:, 1, 2] += 108.0
-    views = render_views(make_sphere(), replace(cameras, intrinsics=shifted)).views
+    intrinsics = cameras.intrinsics.clone()
+    intrinsics[:, 1, 2] += 108.0
+    views = render_views(make_sphere(), replace(cameras, intrinsics=intrinsics)).views
     assert (views.masks[:, -1] > 0.5).any()
     low = extract_surface(carve_hull(views, SMALL)).bounds[0]
     bottom_of_image = (256 - 128 - 108) / (1.3889 * 256) * 2.2

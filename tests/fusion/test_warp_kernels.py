@@ -1,4 +1,4 @@
-"""Compiled kernels for cards that this machine need not have."""
+"""Kernel compilation for GPUs that this machine need not have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KERNELS = [
     "nova3d_core.training.data.raster_kernels",
 ]
 ARCHITECTURES = [
-    75,  # the oldest cards that today's CUDA compiles for
+    75,  # the oldest architecture that current CUDA supports
     pytest.param(86, marks=pytest.mark.slow),
     89,
     pytest.param(90, marks=pytest.mark.slow),
@@ -27,7 +27,7 @@ def test_kernels_compile_for_cuda_without_a_gpu(name, architecture, tmp_path):
     wp = pytest.importorskip("warp")
     from nova3d_core.compute.warp_backend import warp
 
-    warp()  # started, quietly
+    warp()  # initialises without output
     if not hasattr(wp, "compile_aot_module"):
         pytest.skip("this warp does not compile ahead of time")
     importlib.import_module(name)

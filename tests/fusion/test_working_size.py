@@ -1,4 +1,4 @@
-"""Images much finer than the finest grid are reduced for the fusion, and its results come back."""
+"""Images much finer than the finest grid are downsampled, and results upsampled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nova3d_core.views import Views
 
 
 def views_of(size_px: int, extent_px: int, count: int = 3) -> Views:
-    """Views of a centred square with a smooth gradient of colour, normals along +Z."""
+    """Views of a centred square with a colour ramp and normals along +Z."""
     cameras = orbit_cameras(RigConfig(count=count, width_px=size_px, height_px=size_px))
     masks = torch.zeros(count, size_px, size_px)
     low = (size_px - extent_px) // 2
@@ -30,8 +30,8 @@ def views_of(size_px: int, extent_px: int, count: int = 3) -> Views:
 @pytest.mark.parametrize(
     ("size_px", "extent_px", "finest", "reduced_px"),
     [
-        (256, 240, 32, 256),  # never below 256 px, however coarse the grid
-        (512, 360, 192, 512),  # less than two pixels a cell
+        (256, 240, 32, 256),  # at least 256 px, however coarse the grid
+        (512, 360, 192, 512),  # less than two pixels per cell
         (512, 400, 192, 256),
         (1024, 700, 192, 342),  # a factor of three, rounded up
         (1024, 700, 700, 1024),
@@ -39,9 +39,9 @@ def views_of(size_px: int, extent_px: int, count: int = 3) -> Views:
     ],
 )
 def test_images_keep_one_pixel_per_cell_and_256_pixels(size_px, extent_px, finest, reduced_px):
-    reduced = working_views(views_of(size_px, extent_px, count=1), finest)
-    assert tuple(reduced.colour.shape[1:3]) == (reduced_px, reduced_px)
-    assert (reduced.cameras.width, reduced.cameras.height) == (reduced_px, reduced_px)
+    downsampled = working_views(views_of(size_px, extent_px, count=1), finest)
+    assert tuple(downsampled.colour.shape[1:3]) == (reduced_px, reduced_px)
+    assert (downsampled.cameras.width, downsampled.cameras.height) == (reduced_px, reduced_px)
 
 
 def test_small_views_are_returned_as_they_are():
@@ -56,7 +56,7 @@ def test_downsampled_views_show_the_same_scene():
     torch.testing.assert_close(
         small.cameras.project(points)[0] * 4.0, views.cameras.project(points)[0]
     )
-    # means over 4 x 4 pixels: of a ramp exactly its value half way, of a mask its coverage
+    # means of 4 x 4 pixels: exact for a ramp, coverage for a mask
     blocks = views.colour.reshape(3, 256, 4, 256, 4, 3).mean(dim=(2, 4))
     torch.testing.assert_close(small.colour, blocks)
     torch.testing.assert_close(small.masks, views.masks.reshape(3, 256, 4, 256, 4).mean((2, 4)))

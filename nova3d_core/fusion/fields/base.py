@@ -46,7 +46,7 @@ class Field(Protocol):
     spacing: float
     """World size of a cell of the current level."""
 
-    def begin_level(self, level: LevelConfig) -> None:
+    def set_level(self, level: LevelConfig) -> None:
         """Changes to a level's resolution, keeping the shape."""
 
     def render(self, origins: Tensor, directions: Tensor) -> RenderOutput:

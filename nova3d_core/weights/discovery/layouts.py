@@ -15,7 +15,8 @@ from typing import Any
 from ...errors import InputError
 from ...io.files.containment import quote_value
 from ...io.files.json_text import parse_json
-from ..files.inspect import ModelHeader, TensorInfo, read_header
+from ..files.header import ModelHeader, TensorInfo
+from ..files.inspect import read_header
 from .registry import (
     CONDITION_ENCODER,
     FAMILY_DESCRIPTIONS,

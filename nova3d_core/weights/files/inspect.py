@@ -10,82 +10,25 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ...errors import InputError
 from ...io.files.containment import quote_value
 from ...io.files.json_text import parse_json
-
-FileFormat = Literal["safetensors", "torch_zip", "torch_legacy", "pickle"]
+from .header import DTYPES, MAX_DIMENSIONS, MAX_NAME_LENGTH, ModelHeader, TensorInfo, is_int64
+from .pickles import read_pickle_header
 
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 MODEL_SUFFIXES = SAFETENSORS_SUFFIXES + PICKLE_SUFFIXES
 
-DTYPES: dict[str, tuple[str, int]] = {
-    "F64": ("float64", 64),
-    "F32": ("float32", 32),
-    "F16": ("float16", 16),
-    "BF16": ("bfloat16", 16),
-    "F8_E4M3": ("float8_e4m3fn", 8),
-    "F8_E5M2": ("float8_e5m2", 8),
-    "F8_E8M0": ("float8_e8m0fnu", 8),
-    "F4": ("float4_e2m1fn_x2", 4),
-    "I64": ("int64", 64),
-    "I32": ("int32", 32),
-    "I16": ("int16", 16),
-    "I8": ("int8", 8),
-    "U64": ("uint64", 64),
-    "U32": ("uint32", 32),
-    "U16": ("uint16", 16),
-    "U8": ("uint8", 8),
-    "BOOL": ("bool", 8),
-    "C64": ("complex64", 64),
-}
-"""Dtype codes of safetensors: torch's name of each, and bits per value."""
-
 MAX_HEADER_BYTES = 8_000_000
 """The largest published header has 0.5 MB; the safetensors library allows 100 MB."""
-MAX_NAME_LENGTH = 512
-"""Characters of a key; the longest published one has 110."""
-MAX_DIMENSIONS = 64
-"""torch's own limit."""
-MAX_DIMENSION = 2**63 - 1
 
 _DOWNLOAD_AGAIN = "Download it again."
 _MAX_DTYPE_CODE = 32
 _TEXT_BYTES = frozenset(b"\t\n\r" + bytes(range(32, 127)))
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Dtype and shape of a tensor."""
-
-    dtype: str
-    """torch's name of the dtype, e.g. "float16"."""
-    shape: tuple[int, ...]
-    """() for a scalar."""
-
-
-@dataclass(frozen=True)
-class ModelHeader:
-    """The keys, dtypes and shapes in a model file, and its metadata."""
-
-    format: FileFormat
-    """The container; "pickle" is one that torch.save did not write."""
-    bytes: int
-    """Size of the file."""
-    tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
-    """All tensors by key; empty if a pickle could not be parsed."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    """The entry `__metadata__` (safetensors only)."""
-    root: str = ""
-    """Dotted path to the state dict inside a pickle, e.g. "state_dict"."""
-    notes: tuple[str, ...] = ()
-    """Notes for the user, one sentence each."""
 
 
 def read_header(path: Path | str) -> ModelHeader:
@@ -109,8 +52,6 @@ def read_header(path: Path | str) -> ModelHeader:
             start = stream.read(4096)
             _check_is_model(path, start, size)
             if _is_pickle(path, start):
-                from .pickles import read_pickle_header
-
                 return read_pickle_header(path, stream, size)
             stream.seek(0)
             return _read_safetensors(path, stream.read(8), stream, size)
@@ -249,11 +190,6 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...
             f"{path} is damaged: tensor {quote_value(name)} has an invalid entry.", _DOWNLOAD_AGAIN
         )
     return code, tuple(shape), span[0], span[1]
-
-
-def is_int64(value: Any) -> bool:
-    """True for an integer that fits into 64 bits; False for booleans."""
-    return type(value) is int and abs(value) <= MAX_DIMENSION
 
 
 def _truncated_error(path: Path, declared: int, size: int) -> InputError:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .inspect import DTYPES, MAX_DIMENSIONS, MAX_NAME_LENGTH, TensorInfo, is_int64
+from .header import DTYPES, MAX_DIMENSIONS, MAX_NAME_LENGTH, TensorInfo, is_int64
 
 MAX_STEPS = 500_000
 """Limit of opcodes and of items that they copy; a state dict needs about 50,000."""

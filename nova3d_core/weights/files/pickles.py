@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ...errors import InputError
 from ...io.files.containment import quote_value
-from .inspect import ModelHeader, TensorInfo
+from .header import ModelHeader, TensorInfo
 from .pickle_interpreter import DTYPE_NAMES, MAX_STEPS, PickleInterpreter, PickleTooLongError, Stub
 
 MAX_PICKLE_BYTES = 32_000_000

@@ -19,7 +19,8 @@ from torch import Tensor
 from ...compute.devices import is_out_of_memory
 from ...errors import InputError, Nova3DError
 from ...io.files.containment import quote_value, shorten
-from .inspect import ModelHeader, read_header
+from .header import ModelHeader
+from .inspect import read_header
 from .pickles import COMPRESSED, FOREIGN_CODE
 
 log = logging.getLogger(__name__)

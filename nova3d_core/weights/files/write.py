@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import InputError
-from .inspect import DTYPES
+from .header import DTYPES
 
 _CODES = {name: code for code, (name, _) in DTYPES.items()}
 _ALIGNMENT = 8

@@ -68,7 +68,7 @@ class DenseGrid:
         """World size of a cell."""
         return self._state.spacing
 
-    def begin_level(self, level: LevelConfig) -> None:
+    def set_level(self, level: LevelConfig) -> None:
         """Resamples distances and colours to a level's resolution."""
         resolution = self._fit_memory(level.resolution)
         if self._state is None:

@@ -107,9 +107,9 @@ class HashGridField:
         self._rays: tuple[Tensor, Tensor] | None = None
         self._outputs: list[Tensor] = []
         self.spacing, self._sharpness, self._scale = 0.0, 0.0, 0.0
-        self.begin_level(LevelConfig(64, 1, 1.0))
+        self.set_level(LevelConfig(64, 1, 1.0))
 
-    def begin_level(self, level: LevelConfig) -> None:
+    def set_level(self, level: LevelConfig) -> None:
         """Changes to a level's resolution, keeping the shape: finer encoding levels fade in."""
         self.spacing = self._object_side / level.resolution
         self._sharpness = level.sharpness / self.spacing
