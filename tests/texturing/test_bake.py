@@ -15,7 +15,7 @@ from nova3d_core.imaging.sampling import sample_image, sample_texture
 from nova3d_core.mesh import Mesh
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
-from nova3d_core.texturing.bake import bake_texture
+from nova3d_core.texturing.bake import BakeResult, bake_texture
 from nova3d_core.texturing.config import BakeConfig
 from nova3d_core.texturing.fill import fill_unobserved
 from nova3d_core.texturing.texels import rasterise_texels
@@ -45,8 +45,13 @@ def test_texel_positions_follow_the_uv_map(globe):
     assert ((texels.normal * position).sum(dim=1) / 0.4).min() > 0.99
 
 
-def test_bakes_a_smooth_colouring(globe, all_round):
-    baked = bake_texture(globe, all_round, CONFIG)
+@pytest.fixture(scope="module")
+def baked_all_round(globe, all_round) -> BakeResult:
+    return bake_texture(globe, all_round, CONFIG)
+
+
+def test_bakes_a_smooth_colouring(globe, baked_all_round):
+    baked = baked_all_round
     assert (baked.coverage > 0).float().mean() > 0.95
     texels = rasterise_texels(globe, CONFIG.texture_px)
     truth = texels.position / 0.4 * 0.45 + 0.5
@@ -55,8 +60,8 @@ def test_bakes_a_smooth_colouring(globe, all_round):
     assert error.mean() < 0.005
 
 
-def test_renders_of_the_baked_mesh_match_the_views(globe, all_round):
-    again = render_views(bake_texture(globe, all_round, CONFIG).mesh, ALL_ROUND).views
+def test_renders_of_the_baked_mesh_match_the_views(all_round, baked_all_round):
+    again = render_views(baked_all_round.mesh, ALL_ROUND).views
     psnr = -10 * torch.log10(((again.colour - all_round.colour) ** 2).mean())
     assert psnr > 42
 
@@ -170,9 +175,9 @@ def test_texture_lookup_repeats_and_image_lookup_clamps():
 
 
 @pytest.mark.parametrize("largest", [250 / 255, 0.8])
-def test_bakes_mattes_that_never_reach_one(globe, all_round, largest):
+def test_bakes_mattes_that_never_reach_one(globe, all_round, baked_all_round, largest):
     soft = replace(all_round, masks=all_round.masks * largest)
-    baked, truth = (bake_texture(globe, v, CONFIG) for v in (soft, all_round))
+    baked, truth = bake_texture(globe, soft, CONFIG), baked_all_round
     assert (baked.coverage > 0).float().mean() > 0.95
     assert (baked.mesh.texture - truth.mesh.texture).abs().mean() < 0.005
 

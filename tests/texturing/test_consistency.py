@@ -38,6 +38,11 @@ def views(solid) -> Views:
     return render_views(solid, orbit_cameras(RIG)).views
 
 
+@pytest.fixture(scope="module")
+def truth(solid, views) -> BakeResult:
+    return bake_texture(solid, views, CONFIG)
+
+
 def recoloured(views: Views, view: int, where: slice = slice(None)) -> Views:
     """The views with the object blue in one of them, in the given rows or everywhere."""
     colour = views.colour.clone()
@@ -60,17 +65,15 @@ def differences(mesh: Mesh, a: BakeResult, b: BakeResult) -> torch.Tensor:
     return (colours[0] - colours[1]).abs().amax(dim=1)[coverage[:, 0] == 1.0]
 
 
-def test_texels_take_the_colour_of_the_majority(solid, views):
+def test_texels_take_the_colour_of_the_majority(solid, views, truth):
     broken = recoloured(views, 5)
-    truth = bake_texture(solid, views, CONFIG)
     for consistent in (replace(CONFIG, exposure=False), CONFIG):
         assert differences(solid, bake_texture(solid, broken, consistent), truth).max() < 0.02
     plain = replace(CONFIG, exposure=False, consistency=False)
     assert differences(solid, bake_texture(solid, broken, plain), truth).max() > 0.2
 
 
-def test_recoloured_band_leaves_no_rim(solid, views):
-    truth = bake_texture(solid, views, CONFIG)
+def test_recoloured_band_leaves_no_rim(solid, views, truth):
     error = differences(
         solid, bake_texture(solid, recoloured(views, 1, slice(50, 75)), CONFIG), truth
     )
