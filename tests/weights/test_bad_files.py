@@ -19,7 +19,7 @@ from nova3d_core.diffusion.network.config import UNetConfig
 from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.errors import Cancelled, InputError
 from nova3d_core.progress import Progress
-from nova3d_core.weights.files.inspect import DTYPES
+from nova3d_core.weights.files.header import DTYPES
 from nova3d_core.weights.files.read import open_weights
 from nova3d_core.weights.load import STAGE, load_model
 from nova3d_core.weights.save import save_nova3d

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nova3d_core.errors import InputError
-from nova3d_core.weights.files.inspect import TensorInfo, read_header
+from nova3d_core.weights.files.header import TensorInfo
+from nova3d_core.weights.files.inspect import read_header
 
 SHAPES = {"a.weight": (3, 4), "a.bias": (3,), "scale": (), "none": (0, 5)}
 

@@ -9,7 +9,7 @@ import pytest
 
 from nova3d_core.weights.discovery.layouts import Identity, identify, read_header
 from nova3d_core.weights.discovery.registry import PUBLISHED_FILES
-from nova3d_core.weights.files.inspect import ModelHeader, TensorInfo
+from nova3d_core.weights.files.header import ModelHeader, TensorInfo
 
 WHOLE = ("unet", "vae", "image_encoder", "condition_encoder")
 SGM = "model.diffusion_model."

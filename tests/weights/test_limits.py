@@ -16,7 +16,8 @@ import torch
 from nova3d_core.cli.models_table import models_report, models_text
 from nova3d_core.errors import InputError
 from nova3d_core.weights.discovery.locate import inspect_file
-from nova3d_core.weights.files.inspect import MAX_HEADER_BYTES, TensorInfo, read_header
+from nova3d_core.weights.files.header import TensorInfo
+from nova3d_core.weights.files.inspect import MAX_HEADER_BYTES, read_header
 from nova3d_core.weights.files.read import open_weights
 
 FAULTS = Path(__file__).parents[1] / "data" / "faults"

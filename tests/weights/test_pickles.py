@@ -17,7 +17,8 @@ import torch
 import nova3d_core
 from nova3d_core.errors import InputError
 from nova3d_core.weights.discovery.layouts import identify
-from nova3d_core.weights.files.inspect import TensorInfo, read_header
+from nova3d_core.weights.files.header import TensorInfo
+from nova3d_core.weights.files.inspect import read_header
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
