@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import InputError
-from .locate import default_folders
 from .registry import PUBLISHED_FILES
 
 BUILT_IN_NAME = "nova3d-mini"
@@ -63,6 +62,8 @@ def resolve_model_file(name: Path | str, folders: Sequence[Path | str] = ()) -> 
     Raises:
         InputError: the built-in model was named and is missing, or a folder does not exist.
     """
+    from .locate import default_folders  # `--help` needs the names above only
+
     path = Path(name).expanduser()
     if path.exists() or path.is_absolute():
         return path
