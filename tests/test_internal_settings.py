@@ -50,7 +50,7 @@ def test_settings_files_leave_internal_fields_out():
 
 def test_settings_files_with_an_internal_field_are_refused():
     assert config_from_dict({"inner": {"size": 3}}, Outer, "settings").inner == Inner(size=3)
-    with pytest.raises(InputError, match=r"settings\.inner\.tuned is unknown\. Known are size\."):
+    with pytest.raises(InputError, match=r"settings\.inner\.tuned is unknown\. Use one of size\."):
         config_from_dict({"inner": {"tuned": 0.1}}, Outer, "settings")
     with pytest.raises(InputError, match=r"settings\.levels is unknown"):
         config_from_dict({"levels": []}, Outer, "settings")
