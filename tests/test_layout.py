@@ -22,7 +22,7 @@ NODES = ROOT / "nodes"
 
 MAX_ROOT_MODULES = 12
 """Besides `__init__` and `__main__`: the vocabulary that all folders share."""
-SAME_NAME = {"Linear": "the host's and the plain layer of one interface, named as torch names it"}
+SAME_NAME: dict[str, str] = {}
 """Classes of one name that are defined twice, each with its reason."""
 DIALECT = {
     "alike",
