@@ -106,12 +106,12 @@ def check_between(name: str, value: float, low: float, high: float) -> None:
         raise InputError(f"{name} is {_format_value(value)}, expected {low:g} to {high:g}.")
 
 
-def check_bounds(config: Any, what: str, **bounds: tuple[float, float]) -> None:
+def check_bounds(config: Any, label: str, **bounds: tuple[float, float]) -> None:
     """Checks numeric fields of a config dataclass, for its `__post_init__`.
 
     Args:
         config: the dataclass.
-        what: prefix of the field names in errors.
+        label: prefix of the field names in errors.
         bounds: minimum and maximum of each field. Fields annotated as int (or tuple of int) must be
             integers; all items of a tuple are checked; None is valid if the annotation allows it.
 
@@ -126,9 +126,9 @@ def check_bounds(config: Any, what: str, **bounds: tuple[float, float]) -> None:
         for item in value if isinstance(value, tuple | list) and "tuple" in hint else (value,):
             if "float" not in hint and _is_number(item, Real) and not _is_number(item, Integral):
                 raise InputError(
-                    f"{what} {name} is {_format_value(item)}, expected a whole number."
+                    f"{label} {name} is {_format_value(item)}, expected a whole number."
                 )
-            check_between(f"{what} {name}", item, low, high)
+            check_between(f"{label} {name}", item, low, high)
 
 
 def _is_number(value: Any, kind: type) -> bool:

@@ -172,10 +172,10 @@ def without(monkeypatch):
 
 
 def test_missing_embree_is_one_warning_with_the_same_hits(without, caplog, l_solid):
-    embree = raycast.RayCaster.of(l_solid)
+    embree = raycast.RayCaster.from_mesh(l_solid)
     without("embreex")
     with caplog.at_level(logging.WARNING):
-        casters = [raycast.RayCaster.of(l_solid) for _ in range(3)]
+        casters = [raycast.RayCaster.from_mesh(l_solid) for _ in range(3)]
     assert {caster.backend for caster in casters} == {"numpy"}
     assert len(caplog.messages) == 1
     assert "20 to 80 times slower than with Embree" in caplog.messages[0]
@@ -189,7 +189,7 @@ def test_missing_embree_is_one_warning_with_the_same_hits(without, caplog, l_sol
 def test_requested_numpy_backend_logs_nothing(without, caplog, l_solid):
     without("embreex")
     with caplog.at_level(logging.WARNING):
-        raycast.RayCaster.of(l_solid, "numpy")
+        raycast.RayCaster.from_mesh(l_solid, "numpy")
     assert caplog.messages == []
 
 

@@ -33,7 +33,7 @@ def available_bytes() -> int | None:
 
 
 def check_memory(
-    what: str,
+    label: str,
     needed: int,
     available: int | None,
     hint: str = "Close other programs, load it as float16 or bfloat16, or use a smaller model.",
@@ -41,14 +41,14 @@ def check_memory(
     """Raises InputError if `needed` exceeds `available`.
 
     Args:
-        what: name of the data or task, for the message.
+        label: name of the data or task, for the message.
         needed: bytes.
         available: bytes; None disables the check.
         hint: advice for the user.
     """
     if available is not None and needed > available:
         raise InputError(
-            f"{what} needs {needed / 2**30:.1f} GiB of memory, but only "
+            f"{label} needs {needed / 2**30:.1f} GiB of memory, but only "
             f"{available / 2**30:.1f} GiB are free.",
             hint,
         )

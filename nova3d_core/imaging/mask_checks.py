@@ -39,24 +39,24 @@ def looks_inverted(mask: Tensor) -> bool:
     )
 
 
-def check_not_inverted(masks: Tensor, what: str = "mask") -> None:
+def check_not_inverted(masks: Tensor, label: str = "mask") -> None:
     """Raises InputError if more than half of the masks (V, H, W) in 0..1 look inverted.
 
     A minority of such views is accepted: an object may surround the view of one camera.
 
     Args:
         masks: 1 on the object.
-        what: name of a mask in the error.
+        label: name of a mask in the error.
     """
-    reject_inverted([looks_inverted(mask) for mask in masks], what)
+    reject_inverted([looks_inverted(mask) for mask in masks], label)
 
 
-def reject_inverted(inverted: Sequence[bool], what: str = "mask", where: str = "") -> None:
+def reject_inverted(inverted: Sequence[bool], label: str = "mask", where: str = "") -> None:
     """Raises InputError if more than half of the masks look inverted.
 
     Args:
         inverted: result of `looks_inverted` for each view.
-        what: name of a mask in the error.
+        label: name of a mask in the error.
         where: prefix of the error, for example a file name and a colon.
     """
     count = sum(inverted)
@@ -64,10 +64,10 @@ def reject_inverted(inverted: Sequence[bool], what: str = "mask", where: str = "
         return
     reason = "full along the image border and empty inside"
     if len(inverted) == 1:
-        message = f"the {what} looks inverted: it is {reason}."
+        message = f"the {label} looks inverted: it is {reason}."
     else:
         message = (
-            f"the {what}s look inverted in {count} of {len(inverted)} views: they are {reason}."
+            f"the {label}s look inverted in {count} of {len(inverted)} views: they are {reason}."
         )
     raise InputError(
         f"{where} {message}".strip(),

@@ -102,4 +102,6 @@ def _grid_bytes(views: Views, config: FuseConfig, device: torch.device | str) ->
     budget_gib = memory_budget_gib(sdf.memory_gib, CPU)
     if torch.device(device).type != "cpu":
         budget_gib = min(budget_gib, CPU_MEMORY_GIB)
-    return min(float(sides.prod()) * bytes_per_voxel(CPU), budget_gib * 2**30 * GRID_MEMORY_FRACTION)
+    return min(
+        float(sides.prod()) * bytes_per_voxel(CPU), budget_gib * 2**30 * GRID_MEMORY_FRACTION
+    )

@@ -64,7 +64,7 @@ class RayCaster:
             self._scene = TriangleTree(corners)
 
     @classmethod
-    def of(cls, mesh: Mesh, backend: Backend = "auto") -> RayCaster:
+    def from_mesh(cls, mesh: Mesh, backend: Backend = "auto") -> RayCaster:
         """The acceleration structure of a mesh."""
         return cls(mesh.vertices.numpy(), mesh.faces.numpy(), backend)
 

@@ -59,7 +59,7 @@ def render_views(
     """
     config = config or RenderConfig()
     mesh, cameras = mesh.to("cpu").with_origin(cameras.origin), cameras.to("cpu").float()
-    caster = RayCaster.of(mesh, backend)
+    caster = RayCaster.from_mesh(mesh, backend)
     bounds = mesh.bounds
     images = [
         _render_view(mesh, bounds, caster, cameras[view], config.supersample)
@@ -72,7 +72,7 @@ def render_views(
 def surface_points(mesh: Mesh, cameras: Cameras, progress: Progress = SILENT) -> SurfacePoints:
     """The first intersections of a mesh with the rays through all cameras' pixel centres."""
     mesh, cameras = mesh.to("cpu").with_origin(cameras.origin), cameras.to("cpu").float()
-    caster = RayCaster.of(mesh)
+    caster = RayCaster.from_mesh(mesh)
     pixels = sample_positions(cameras.width, cameras.height, 1)
     parts = []
     for view in progress.track(range(len(cameras)), "observing", len(cameras)):

@@ -108,7 +108,7 @@ class _Baker:
 
     def __init__(self, mesh: Mesh, views: Views, config: BakeConfig, conflict: Tensor | None):
         self.cameras, self.config = views.cameras, config
-        self.caster = RayCaster.of(mesh)
+        self.caster = RayCaster.from_mesh(mesh)
         masks = views.masks
         if masks is None:
             masks = torch.ones(views.colour.shape[:3])

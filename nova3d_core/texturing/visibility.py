@@ -62,7 +62,7 @@ def observed_vertices(
 ) -> Tensor:
     """(N,) bool: vertices of a mesh that at least one camera sees, as in `visible_points`."""
     mesh, cameras = mesh.to("cpu").with_smooth_normals(), cameras.to("cpu").float()
-    caster = RayCaster.of(mesh)
+    caster = RayCaster.from_mesh(mesh)
     observed = torch.zeros(len(mesh.vertices), dtype=torch.bool)
     for view in progress.track(range(len(cameras)), "observing", len(cameras)):
         remaining = torch.nonzero(~observed)[:, 0]

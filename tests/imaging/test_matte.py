@@ -37,11 +37,11 @@ def test_matte_of_a_disc_is_its_coverage(radius):
     assert float((mask.sum() - coverage.sum()).abs() / coverage.sum()) < 0.005
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.2, 0.5, 1.0, 3.0])
-def test_matte_of_a_straight_silhouette_is_its_coverage(slope):
+@pytest.mark.parametrize("gradient", [0.0, 0.2, 0.5, 1.0, 3.0])
+def test_matte_of_a_straight_silhouette_is_its_coverage(gradient):
     samples = (torch.arange(40 * 16) + 0.5) / 16
     x, y = samples[None], samples[:, None]
-    half_plane = (x - 20.3) + slope * (y - 20.1) < 0
+    half_plane = (x - 20.3) + gradient * (y - 20.1) < 0
     box = (x > 4) & (y > 4) & (y < 36)
     coverage = (half_plane & box).float().reshape(40, 16, 40, 16).mean(dim=(1, 3))
     mask = matte_from_white(blend_with_white(coverage, BLUE))[0]

@@ -102,9 +102,7 @@ def test_distortion_follows_opencvs_formulas(name):
 
 @pytest.mark.parametrize("name", LENSES)
 def test_undistorted_photograph_equals_a_pinhole_image(name, monkeypatch):
-    monkeypatch.setattr(
-        undistort, "PIXELS_PER_CHUNK", 7 * WIDTH
-    )  # several chunks
+    monkeypatch.setattr(undistort, "PIXELS_PER_CHUNK", 7 * WIDTH)  # several chunks
     lens = LENSES[name]
     colour, _, _ = undistort_image(photograph(lens), None, None, K, lens)
     truth, visible = torch.from_numpy(scene(*pinhole_plane())).float(), visible_pixels(lens)
@@ -186,9 +184,7 @@ def test_detects_folds_within_the_field_of_view(lens, folds):
 
 def test_opencv_agrees():
     cv2 = pytest.importorskip("cv2")
-    pixel_k = K.numpy() - np.array(
-        [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
-    )  # centres at 0
+    pixel_k = K.numpy() - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # centres at 0
     for name in ("barrel", "decentred", "fisheye"):
         lens = LENSES[name]
         photo = photograph(lens)

@@ -102,17 +102,17 @@ def test_removes_only_small_components(make_sphere):
 def test_separates_cubes_that_share_an_edge():
     pinched = cubes((0, 0, 0), (1, 1, 0))
     assert not is_closed_manifold(pinched)
-    apart = make_manifold(pinched)
-    assert is_closed_manifold(apart)
-    assert is_closed_manifold(apart.welded())  # also separated in space
-    assert len(np.unique(face_components(apart.faces.numpy(), len(apart.vertices)))) == 2
-    assert apart.as_trimesh().volume == pytest.approx(2.0, rel=0.02)
+    separated = make_manifold(pinched)
+    assert is_closed_manifold(separated)
+    assert is_closed_manifold(separated.welded())  # also separated in space
+    assert len(np.unique(face_components(separated.faces.numpy(), len(separated.vertices)))) == 2
+    assert separated.as_trimesh().volume == pytest.approx(2.0, rel=0.02)
 
 
 def test_separates_cubes_that_share_a_corner():
-    apart = make_manifold(cubes((0, 0, 0), (1, 1, 1)))
-    assert len(np.unique(face_components(apart.faces.numpy(), len(apart.vertices)))) == 2
-    assert is_closed_manifold(apart.welded())
+    separated = make_manifold(cubes((0, 0, 0), (1, 1, 1)))
+    assert len(np.unique(face_components(separated.faces.numpy(), len(separated.vertices)))) == 2
+    assert is_closed_manifold(separated.welded())
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -120,9 +120,9 @@ def test_makes_random_voxels_manifold(seed):
     occupied = np.random.default_rng(seed).random((5, 5, 5)) < 0.45
     pinched = voxels(occupied)
     assert not is_closed_manifold(pinched)
-    apart = make_manifold(pinched)
-    assert is_closed_manifold(apart.welded())
-    assert apart.as_trimesh().volume == pytest.approx(occupied.sum(), rel=0.05)
+    separated = make_manifold(pinched)
+    assert is_closed_manifold(separated.welded())
+    assert separated.as_trimesh().volume == pytest.approx(occupied.sum(), rel=0.05)
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -64,10 +64,10 @@ def test_wave_is_damped_as_derived(wavelength, gain):
 
 def test_removes_bumps_and_keeps_the_sphere():
     rough = sphere(1.0)
-    seen = rough.vertices[:, 2] > -0.1
-    smooth = smooth_unobserved(rough, seen, 24.0)
+    observed = rough.vertices[:, 2] > -0.1
+    smooth = smooth_unobserved(rough, observed, 24.0)
     assert torch.equal(smooth.faces, rough.faces)
-    assert torch.equal(smooth.vertices[seen], rough.vertices[seen])
+    assert torch.equal(smooth.vertices[observed], rough.vertices[observed])
     far = rough.vertices[:, 2] < -0.2
     assert tilt_deg(rough, far).mean() > 15.0
     assert tilt_deg(smooth, far).mean() < 2.0
@@ -84,15 +84,15 @@ def test_border_of_the_observed_region_has_no_crease():
 @pytest.mark.parametrize(("wavelength", "observed_ratio"), [(0.0, 0.5), (24.0, 1.0)])
 def test_nothing_moves_without_smoothing_or_unobserved_vertices(wavelength, observed_ratio):
     rough = sphere(1.0)
-    seen = torch.arange(len(rough.vertices)) < observed_ratio * len(rough.vertices)
-    assert torch.equal(smooth_unobserved(rough, seen, wavelength).vertices, rough.vertices)
+    observed = torch.arange(len(rough.vertices)) < observed_ratio * len(rough.vertices)
+    assert torch.equal(smooth_unobserved(rough, observed, wavelength).vertices, rough.vertices)
 
 
 def test_small_gaps_between_observed_vertices_are_not_smoothed():
     rough = sphere(1.0)
-    seen = torch.ones(len(rough.vertices), dtype=torch.bool)
-    seen[::97] = False
-    assert torch.equal(smooth_unobserved(rough, seen, 24.0).vertices, rough.vertices)
+    observed = torch.ones(len(rough.vertices), dtype=torch.bool)
+    observed[::97] = False
+    assert torch.equal(smooth_unobserved(rough, observed, 24.0).vertices, rough.vertices)
 
 
 def merge(first: Mesh, second: Mesh) -> Mesh:
@@ -104,10 +104,10 @@ def merge(first: Mesh, second: Mesh) -> Mesh:
 
 def test_is_invariant_to_translation():
     rough = sphere(1.0)
-    seen = rough.vertices[:, 2] > -0.1
-    smooth = smooth_unobserved(rough, seen, 24.0)
+    observed = rough.vertices[:, 2] > -0.1
+    smooth = smooth_unobserved(rough, observed, 24.0)
     offset = torch.tensor([8.0, -16.0, 32.0])
-    far = smooth_unobserved(replace(rough, vertices=rough.vertices + offset), seen, 24.0)
+    far = smooth_unobserved(replace(rough, vertices=rough.vertices + offset), observed, 24.0)
     torch.testing.assert_close(far.vertices - offset, smooth.vertices, atol=2e-5, rtol=0.0)
 
 
@@ -115,8 +115,8 @@ def test_completely_unobserved_component_is_unchanged():
     rough = sphere(1.0)
     count = len(rough.vertices)
     pair = merge(rough, replace(rough, vertices=rough.vertices + 2.0))
-    seen = torch.cat([rough.vertices[:, 2] > 0.0, torch.zeros(count, dtype=torch.bool)])
-    smooth = smooth_unobserved(pair, seen, 24.0)
+    observed = torch.cat([rough.vertices[:, 2] > 0.0, torch.zeros(count, dtype=torch.bool)])
+    smooth = smooth_unobserved(pair, observed, 24.0)
     assert torch.equal(smooth.vertices[count:], pair.vertices[count:])
     assert not torch.equal(smooth.vertices[:count], pair.vertices[:count])
 
@@ -124,9 +124,9 @@ def test_completely_unobserved_component_is_unchanged():
 def test_unreferenced_vertex_does_not_move():
     rough = sphere(1.0)
     more = replace(rough, vertices=torch.cat([rough.vertices, torch.ones(1, 3)]))
-    seen = more.vertices[:, 2] > 0.0
-    seen[-1] = False
-    assert torch.equal(smooth_unobserved(more, seen, 24.0).vertices[-1], torch.ones(3))
+    observed = more.vertices[:, 2] > 0.0
+    observed[-1] = False
+    assert torch.equal(smooth_unobserved(more, observed, 24.0).vertices[-1], torch.ones(3))
 
 
 def test_wrong_number_of_flags_is_an_error():
@@ -139,14 +139,14 @@ def test_camera_observes_the_side_that_faces_it(kind):
     ball = sphere(0.0)
     rig = RigConfig(count=1, width_px=128, height_px=128, kind=kind)
     camera = orbit_cameras(rig)
-    seen = observed_vertices(ball, camera, 0.15)
+    observed = observed_vertices(ball, camera, 0.15)
     normal = torch.nn.functional.normalize(ball.vertices, dim=1)
     towards = camera.positions[0] - ball.vertices
     if kind == "orthographic":
         towards = -camera.view_directions[0].expand_as(normal)
     cosine = (normal * torch.nn.functional.normalize(towards, dim=1)).sum(dim=1)
-    assert seen[cosine > 0.2].all()
-    assert not seen[cosine < 0.1].any()
+    assert observed[cosine > 0.2].all()
+    assert not observed[cosine < 0.1].any()
 
 
 def test_occluded_vertices_are_not_observed():
@@ -154,9 +154,9 @@ def test_occluded_vertices_are_not_observed():
     small = ball.vertices * 0.5 - torch.tensor([0.0, 0.0, 1.0])
     pair = merge(ball, replace(ball, vertices=small))
     camera = orbit_cameras(RigConfig(count=1, width_px=128, height_px=128, elevation_deg=0.0))
-    seen = observed_vertices(pair, camera, 0.15)
-    assert seen[: len(small)].any()
-    assert not seen[len(small) :].any()
+    observed = observed_vertices(pair, camera, 0.15)
+    assert observed[: len(small)].any()
+    assert not observed[len(small) :].any()
 
 
 def test_can_be_cancelled_between_views():
