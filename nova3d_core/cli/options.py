@@ -1,8 +1,10 @@
-"""Which fields of the config dataclasses become command-line options."""
+"""Command-line options from config dataclasses: public fields, with help on one paragraph."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
@@ -10,33 +12,50 @@ from ..checks import public_fields
 
 
 def public_options() -> ConstructorRegistry:
-    """Rules for tyro that leave out the internal fields of config dataclasses; a context manager.
+    """A context manager in which tyro omits the internal fields of config dataclasses.
 
-    An internal field keeps the value of the default instance that it belongs to.
+    An internal field keeps its value in the default instance. Help texts are the docstrings of the
+    fields without their line breaks.
     """
     registry = ConstructorRegistry()
-    inner = False  # inside the call below, which asks all rules again
+    delegating = False  # while the rule below gets the spec of tyro's own rules
 
     @registry.struct_rule
-    def leave_out_internal(info: StructTypeInfo) -> StructConstructorSpec | None:
-        nonlocal inner
-        if inner or not is_dataclass(info.type):
+    def omit_internal_fields(info: StructTypeInfo) -> StructConstructorSpec | None:
+        nonlocal delegating
+        if delegating or not is_dataclass(info.type):
             return None
-        public = {each.name for each in public_fields(info.type)}
-        if len(public) == len(fields(info.type)):
-            return None
-        inner = True
+        delegating = True
         try:
             spec = ConstructorRegistry.get_struct_spec(info)
         finally:
-            inner = False
+            delegating = False
+        if not isinstance(spec, StructConstructorSpec):
+            return spec
+        public = {each.name for each in public_fields(info.type)}
+        shown = tuple(
+            replace(each, helptext=_joined_lines(each.helptext))
+            for each in spec.fields
+            if each.name in public
+        )
+        if len(public) == len(fields(info.type)):
+            return replace(spec, fields=shown)
 
-        def instantiate(**values):
+        def instantiate(**values: Any) -> Any:
             if isinstance(info.default, info.type):
                 return replace(info.default, **values)
             return info.type(**values)
 
-        shown = tuple(each for each in spec.fields if each.name in public)
         return StructConstructorSpec(instantiate, shown)
 
     return registry
+
+
+def _joined_lines(helptext: str | Callable[[], str | None] | None) -> Callable[[], str | None]:
+    """The help text without line breaks; tyro keeps those before indented lines."""
+
+    def join() -> str | None:
+        text = helptext() if callable(helptext) else helptext
+        return text if text is None else " ".join(text.split())
+
+    return join

@@ -93,22 +93,17 @@ def test_render_writes_a_turntable(nova3d, small_turntable, tmp_path):
         assert animation.n_frames == 48
 
 
-def test_all_commands_have_help(nova3d):
-    commands = [
-        "run",
-        "render",
-        "generate",
-        "fuse",
-        "evaluate",
-        "ablate",
-        "presets",
-        "models",
-        "demo",
-    ]
-    for words in ([], *([name] for name in commands)):
-        result = nova3d(*words, "--help")
-        assert result.returncode == 0
-        assert "usage: python -m nova3d_core" in result.stdout
+COMMANDS = (
+    "run", "render", "generate", "fuse", "evaluate", "ablate", "presets", "models",
+    "render-dataset", "train", "export", "demo",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS)])
+def test_all_commands_have_help(nova3d, words):
+    result = nova3d(*words, "--help")
+    assert result.returncode == 0
+    assert "usage: python -m nova3d_core" in result.stdout
 
 
 HELP = """
