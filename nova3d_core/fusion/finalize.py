@@ -64,7 +64,7 @@ def revert_worse_poses(views: Views, refined: Cameras, mesh: Mesh) -> tuple[Came
     Returns:
         The cameras, and the indices of the reverted views.
     """
-    caster = RayCaster.of(mesh)
+    caster = RayCaster.from_mesh(mesh)
     before = silhouette_iou(caster, views.cameras, views.masks)
     after = silhouette_iou(caster, refined, views.masks)
     worse = (after < before - _MAX_IOU_LOSS).nonzero()[:, 0].tolist()

@@ -108,7 +108,7 @@ def initial_pose_error(views: Views, hull: SdfGrid) -> float:
     degree or two carve away a rim of each.
     """
     mesh = extract_surface(hull)
-    caster = RayCaster.of(mesh)
+    caster = RayCaster.from_mesh(mesh)
     overlap = silhouette_iou(caster, views.cameras, views.masks)
     low, high = _WRONG_POSES_IOU, _EXACT_POSES_IOU
     return float(((high - overlap.mean()) / (high - low)).clamp(0.0, 1.0))

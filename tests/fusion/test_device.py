@@ -192,7 +192,7 @@ def test_unwritable_kernel_cache_is_a_reason(untried, monkeypatch, views):
 
     monkeypatch.setattr(wp, "load_module", load_module)
     assert "Permission denied" in warp_support.kernel_error(CPU)
-    assert DenseGrid(ball_grid())._steps.__name__.endswith("torch_impl")
+    assert DenseGrid(ball_grid())._backend.__name__.endswith("torch_impl")
 
 
 def test_fuses_with_an_unwritable_kernel_cache(tmp_path):

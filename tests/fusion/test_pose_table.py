@@ -262,7 +262,7 @@ def test_reverts_views_that_became_worse(kind, l_solid):
     expected = refined.world_to_camera.clone()
     expected[2:] = given.world_to_camera[2:]
     assert torch.equal(kept.world_to_camera, expected)
-    caster = RayCaster.of(l_solid)
+    caster = RayCaster.from_mesh(l_solid)
     overlap = silhouette_iou(caster, true, views.masks)
     assert overlap.min() > 0.97 and overlap.max() <= 1.0
     same, none = revert_worse_poses(views, true, l_solid)
