@@ -217,7 +217,7 @@ def test_refine_poses_keeps_the_images(views):
     assert not torch.equal(refined.cameras.world_to_camera, views.cameras.world_to_camera)
     first = fuse_sdf(views, replace(QUICK, levels=QUICK.levels[:1]))
     assert torch.equal(refined.cameras.world_to_camera, first.cameras.world_to_camera)
-    with pytest.raises(InputError, match="refine is off"):
+    with pytest.raises(InputError, match="refine_poses is disabled"):
         refine_poses(views, replace(QUICK, refine_poses=False))
 
 

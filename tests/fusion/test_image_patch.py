@@ -17,7 +17,7 @@ def test_blur_pixels_equals_blurring_the_whole_image():
     chosen[:4], chosen[:, 31:] = False, False
     y, x = chosen.nonzero().unbind(dim=1)
     values = randn(5, len(x), seed=2)
-    patch = ImagePatch.of(torch.stack([x, y], dim=1) + 0.5)
+    patch = ImagePatch.of_views([torch.stack([x, y], dim=1) + 0.5])[0]
     assert (patch.width, patch.height) == (31, 26)
     assert torch.equal(patch.pixels(patch.image(values)), values)
     found, gradients = blur_pixels(values, patch, 1.3)

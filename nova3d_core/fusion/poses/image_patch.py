@@ -20,13 +20,8 @@ class ImagePatch:
     """(n,) flat index of each pixel: row * width + column."""
 
     @classmethod
-    def of(cls, pixel: Tensor) -> ImagePatch:
-        """The patch of pixels (n, 2), x and y."""
-        return cls.of_views([pixel])[0]
-
-    @classmethod
     def of_views(cls, pixels: Sequence[Tensor]) -> list[ImagePatch]:
-        """One patch for the pixels (n, 2) of each view; synchronises with the device once."""
+        """One patch for the pixels (n, 2), x and y, of each view; one device synchronisation."""
         offsets = [(pixel - pixel.amin(dim=0)).long() for pixel in pixels]
         sizes = torch.stack([offset.amax(dim=0) + 1 for offset in offsets]).tolist()
         return [
