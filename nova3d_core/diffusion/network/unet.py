@@ -34,7 +34,7 @@ class VideoUNet(nn.Module):
         dtype: of the weights.
 
     Attributes:
-        checkpointing: recompute the activations of each block in the backward pass.
+        gradient_checkpointing: recompute the activations of each block in the backward pass.
     """
 
     def __init__(
