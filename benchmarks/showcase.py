@@ -47,7 +47,10 @@ def mesh_views(mesh: nova3d.Mesh, side_px: int) -> nova3d.Views:
     """The mesh from angles that no input view has."""
     start = MESH_AZIMUTHS_DEG[0]
     rig = nova3d.RigConfig(
-        count=2, width_px=side_px, height_px=side_px, elevation_deg=MESH_ELEVATION_DEG,
+        count=2,
+        width_px=side_px,
+        height_px=side_px,
+        elevation_deg=MESH_ELEVATION_DEG,
         azimuth_start_deg=start,
     )
     return nova3d.render_views(mesh, nova3d.orbit_cameras(rig)).views
@@ -87,7 +90,9 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     image = composed(views, fused.mesh, *BANNER_PX)
     image.save(options.output / "banner.jpg", quality=90, optimize=True)
-    image.resize((1050, 450), Image.Resampling.LANCZOS).save(options.output / "result.webp", quality=88)
+    image.resize((1050, 450), Image.Resampling.LANCZOS).save(
+        options.output / "result.webp", quality=88
+    )
     return 0
 
 
