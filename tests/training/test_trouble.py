@@ -149,6 +149,7 @@ run(of(SMALL, run__checkpoint_steps=2), Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_process_killed_while_saving_leaves_the_previous_checkpoint(tmp_path, uninterrupted):
     words = [sys.executable, "-c", KILLED, str(tmp_path / "a")]
