@@ -37,9 +37,10 @@ from nova3d_core.fusion.config import (
     SdfFusionConfig,
 )
 from nova3d_core.fusion.device import choose_fusion_device
-from nova3d_core.fusion.fields.base import Field, RenderOutput
+from nova3d_core.fusion.fields.base import Field
 from nova3d_core.fusion.fields.grid.field import DenseGrid
 from nova3d_core.fusion.fields.hashgrid.field import HashGridField
+from nova3d_core.fusion.fields.render_output import RenderOutput
 from nova3d_core.fusion.hull.visual_hull import carve_hull
 from nova3d_core.fusion.losses import Targets, ray_loss
 from nova3d_core.fusion.poses.pose_table import PoseTable

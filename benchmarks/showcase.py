@@ -1,8 +1,8 @@
-"""Draws the project's images from what the shipped example really gives: `python dev.py bench showcase`.
+"""Renders the images of README and registry from the shipped example.
 
-The shipped knight's 16 views are fused with the default settings. `docs/result.webp` shows the front
+The 16 views of the knight are fused with the default settings. `docs/result.webp` shows the front
 view, some of the views with their normals, and the mesh from angles between the views;
-`docs/banner.jpg` shows the same at 21:9, for the registry.
+`docs/banner.jpg` is the same image at 21:9 and full size.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from ..checks import INTERNAL, check_bounds
 if TYPE_CHECKING:  # the command line reads the weights without torch
     from torch import Tensor
 
-    from .fields.base import RenderOutput
+    from .fields.render_output import RenderOutput
 
 DISTANCE_EPS = 1e-4
 """Added under the square root of the colour distance, which makes it smooth at zero."""

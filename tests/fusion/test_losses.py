@@ -9,7 +9,7 @@ import torch
 
 from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
-from nova3d_core.fusion.fields.base import RenderOutput
+from nova3d_core.fusion.fields.render_output import RenderOutput
 from nova3d_core.fusion.losses import (
     LossConfig,
     Targets,

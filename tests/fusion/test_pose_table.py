@@ -14,7 +14,7 @@ from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.cameras.rotations import axis_angle_to_matrix, rotation_angle_deg, skew_matrix
 from nova3d_core.fusion.config import PoseConfig
-from nova3d_core.fusion.fields.base import RayGradients
+from nova3d_core.fusion.fields.render_output import RayGradients
 from nova3d_core.fusion.finalize import revert_worse_poses, silhouette_iou
 from nova3d_core.fusion.poses.pose_table import PoseTable, exponential_decay
 from nova3d_core.fusion.rays import rays_of

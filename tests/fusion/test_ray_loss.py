@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova3d_core.fusion.fields.base import RenderOutput
+from nova3d_core.fusion.fields.render_output import RenderOutput
 from nova3d_core.fusion.losses import LossConfig, Targets, colour_loss, ray_loss
 
 from .reference_losses import colour_distance, normal_loss

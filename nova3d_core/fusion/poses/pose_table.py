@@ -21,7 +21,7 @@ from torch import Tensor
 from ...cameras.cameras import Cameras
 from ...cameras.rotations import axis_angle_to_matrix, rotation_angle_deg
 from ..config import PoseConfig
-from ..fields.base import RayGradients
+from ..fields.render_output import RayGradients
 
 _BETAS = (0.8, 0.9)
 _EPS = 1e-20

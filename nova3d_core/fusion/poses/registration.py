@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ...cameras.cameras import Cameras
 from ...cameras.rotations import matrix_to_axis_angle, skew_matrix
-from ..fields.base import Field, RenderOutput
+from ..fields.base import Field
+from ..fields.render_output import RenderOutput
 from ..rays import RayDataset, pixel_side
 from .image_patch import ImagePatch, blur_pixels, window_sums
 from .pose_table import PoseTable

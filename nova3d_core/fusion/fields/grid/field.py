@@ -15,7 +15,8 @@ from torch import Tensor
 from ....sdf_grid import SdfGrid
 from ...config import LevelConfig
 from ...losses import LossConfig
-from ..base import BAND, RayGradients, RenderOutput
+from ..base import BAND
+from ..render_output import RayGradients, RenderOutput
 from . import warp_support
 from .state import (
     bytes_per_voxel,

@@ -18,7 +18,7 @@ from ....errors import InputError, StageError
 from ....sdf_grid import SdfGrid, grid_points
 from ...config import LevelConfig
 from ...losses import LossConfig
-from ..base import RayGradients, RenderOutput
+from ..render_output import RayGradients, RenderOutput
 from .encoding import cosine_window, make_encoding
 from .networks import FEATURE_DIM, ColorNetwork, ConflictNetwork, SDFNetwork
 from .rays import Samples, composite, march, trilinear
