@@ -290,8 +290,9 @@ def run_one(name: str, reference: Mesh, perturbation: str, settings: FusionBench
 
 
 def surface_attribute(fused: FusionResult, name: str) -> Any:
-    """Refined cameras or conflict maps of the fused surface; None for the hull."""
-    return getattr(getattr(fused, "surface", None), name, None)
+    """Refined cameras or conflict maps of the fused surface; None without an optimisation."""
+    surface = getattr(fused, "surface", None)
+    return getattr(surface, name) if surface is not None and surface.report.steps else None
 
 
 def surface_metrics(fused: FusionResult, perturbed: PerturbedViews) -> dict[str, dict[str, Any]]:
@@ -364,7 +365,8 @@ def preset_of(settings: FusionBenchmark) -> str:
 def summary_tables(runs: list[Run], settings: FusionBenchmark) -> list[Table]:
     """Means of each perturbation, and the targets if their objects were measured."""
     names = {run.name for run in runs}
-    objects = TARGET_OBJECTS if names & set(TARGET_OBJECTS) else tuple(sorted(names))
+    has_targets = page_name(settings) == "fusion" and bool(names & set(TARGET_OBJECTS))
+    objects = TARGET_OBJECTS if has_targets else tuple(sorted(names))
     measured = {
         perturbation: {
             run.name: run.metrics()
@@ -379,10 +381,10 @@ def summary_tables(runs: list[Run], settings: FusionBenchmark) -> list[Table]:
     columns = MEAN_COLUMNS
     if any(run.surface for run in runs):
         columns += POSE_COLUMNS + CONFLICT_COLUMNS
-    rows = {kind: mean_metrics(list(objects.values())) for kind, objects in measured.items()}
-    title = f"Means over {len(objects)} objects"
+    rows = {kind: mean_metrics(list(each.values())) for kind, each in measured.items()}
+    title = "Means over the objects of the targets" if has_targets else "Means over the objects"
     tables = [metrics_table("perturbation", rows, columns, title, f"Measured: {counts}.", False)]
-    if objects == TARGET_OBJECTS and page_name(settings) == "fusion":
+    if has_targets:
         targets, preset = list(TARGETS), preset_of(settings)
         if preset in SECONDS_TARGETS:
             targets.append(Target(EVERY, "seconds.total", "mean", "<=", SECONDS_TARGETS[preset]))

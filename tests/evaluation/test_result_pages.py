@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def test_links_between_documents_resolve():
                 assert (page.parent / target).exists(), (page.name, target)
 
 
+def test_architecture_page_lists_every_folder():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    core = ROOT / "nova3d_core"
+    for folder in (path.parent for path in core.rglob("__init__.py") if path.parent != core):
+        names = (f"`{folder.relative_to(core).as_posix()}/`", f"`{folder.name}/`")
+        assert any(name in text for name in names), folder.relative_to(core)
+
+
 def test_saved_page_loads_unchanged(results, tmp_path):
     rows = [["a", 1.25, None, True, [1, 0.5]], ["b", 2.0, "n/a", False, [2, 0.25]]]
     columns = [("", ""), ("x", ".1f"), ("y", ".2f"), ("z", ""), ("pair", "d / .2f")]
@@ -62,3 +71,12 @@ def test_saved_page_loads_unchanged(results, tmp_path):
     assert results.outdated_pages(tmp_path) == []
     (tmp_path / "name.md").write_text("edited", encoding="utf-8")
     assert results.outdated_pages(tmp_path) == [tmp_path / "name.md"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_every_benchmark_has_a_help_text(path):
+    command = [sys.executable, str(path), "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-1000:]
+    assert path.stem == "measure" or "--help" in result.stdout
