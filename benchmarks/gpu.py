@@ -300,7 +300,7 @@ def fusion_timings(views: Views, device: torch.device, settings: GpuBenchmark) -
 
     The names say so if the fusion runs on the CPU instead of the device.
     """
-    place = ", on the CPU" if choose_fusion_device(device).reason else ""
+    suffix = ", on the CPU" if choose_fusion_device(device).reason else ""
 
     def run(config: FuseConfig) -> Callable[[Progress], dict[str, float]]:
         return lambda progress: fuse_views(views, config, progress, device).seconds
@@ -311,9 +311,9 @@ def fusion_timings(views: Views, device: torch.device, settings: GpuBenchmark) -
         )
         short = FuseConfig(sdf=SdfFusionConfig("draft", levels=levels, check_inputs=False))
         short = replace(short, bake=replace(short.bake, texture_px=256))
-        return [timed(f"fusion, draft, shortened{place}", device, run(short))]
+        return [timed(f"fusion, draft, shortened{suffix}", device, run(short))]
     return [
-        timed(f"fusion, {preset}{place}", device, run(FuseConfig(sdf=SdfFusionConfig(preset))))
+        timed(f"fusion, {preset}{suffix}", device, run(FuseConfig(sdf=SdfFusionConfig(preset))))
         for preset in settings.presets
     ]
 
