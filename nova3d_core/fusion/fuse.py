@@ -47,7 +47,7 @@ _LR_DECAY = 0.3
 _MIN_RAY_CHUNK = 512
 _MARGIN_PX = 5
 """Rays also cover pixels this far outside the masks."""
-_INFLATION = 0.012
+_MAX_DILATION = 0.012
 """Maximum dilation of the initial hull, relative to its longest side: wrong poses carve away too
 much."""
 _EXACT_POSES_IOU, _WRONG_POSES_IOU = 0.97, 0.90
@@ -109,9 +109,9 @@ def initial_pose_error(views: Views, hull: SdfGrid) -> float:
     """
     mesh = extract_surface(hull)
     caster = RayCaster.from_mesh(mesh)
-    overlap = silhouette_iou(caster, views.cameras, views.masks)
+    iou = silhouette_iou(caster, views.cameras, views.masks)
     low, high = _WRONG_POSES_IOU, _EXACT_POSES_IOU
-    return float(((high - overlap.mean()) / (high - low)).clamp(0.0, 1.0))
+    return float(((high - iou.mean()) / (high - low)).clamp(0.0, 1.0))
 
 
 def initial_sdf(hull: SdfGrid, config: SdfFusionConfig, pose_error: float = 1.0) -> SdfGrid:
@@ -119,7 +119,7 @@ def initial_sdf(hull: SdfGrid, config: SdfFusionConfig, pose_error: float = 1.0)
     low, high = inside_bounds(hull)
     longest = float((high - low).max())
     if config.init == "hull":
-        dilated = hull.values - _INFLATION * longest * pose_error
+        dilated = hull.values - _MAX_DILATION * longest * pose_error
         return SdfGrid(dilated, hull.origin, hull.spacing)
     centre, radius = (low + high) / 2, float((high - low).norm()) / 2
     reach = radius * 1.1

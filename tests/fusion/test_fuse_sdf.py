@@ -86,7 +86,7 @@ def mean_error_cells(surface, mesh):
 
 
 def assert_same(a, b):
-    """Whether two results are bit-identical."""
+    """Asserts that two results are bit-identical."""
     assert torch.equal(a.grid.values, b.grid.values)
     assert torch.equal(a.grid.origin, b.grid.origin) and a.grid.spacing == b.grid.spacing
     assert torch.equal(a.field_to_world, b.field_to_world)
@@ -129,9 +129,9 @@ def test_rays_per_step_follow_fraction_and_limits(views, monkeypatch):
 def test_robust_scale_decays_over_a_level(views, monkeypatch):
     factors = []
 
-    def recorded(self, *words):
-        factors.append(words[-1])
-        return original(self, *words)
+    def recorded(self, *args):
+        factors.append(args[-1])
+        return original(self, *args)
 
     original = optimise.PoseRegistration.step
     monkeypatch.setattr(optimise.PoseRegistration, "step", recorded)
