@@ -64,7 +64,7 @@ def print_out(text: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Prints a document to stdout as JSON."""
+    """Prints a document to stdout as JSON; undefined values must be None."""
     print_out(json.dumps(document, indent=2, allow_nan=False))
 
 
