@@ -100,10 +100,10 @@ class Silhouettes:
         return torch.cat([self._chunk_sdf(chunk) for chunk in self.split(points)])
 
     def _chunk_sdf(self, points: Tensor) -> Tensor:
-        distances, where, unit = self._project(points)
+        distances, coordinates, pixel_size = self._project(points)
         if self.ridge_rounding == 0.0 or len(distances) == 1:
             return distances.amax(dim=0)
-        return self._round_ridges(distances, where, unit)
+        return self._round_ridges(distances, coordinates, pixel_size)
 
     def per_view(self, points: Tensor) -> Tensor:
         """(V, N) signed distance of each point to each view's silhouette cone, in world units."""
@@ -114,24 +114,22 @@ class Silhouettes:
         cameras = self.cameras
         pixels, depth_z = cameras.project(points)
         size = pixels.new_tensor([cameras.width, cameras.height])
-        where = (pixels / size * 2.0 - 1.0)[:, None]
-        unit = (1.0 / cameras.intrinsics[:, 0, 0])[:, None].expand_as(depth_z)
+        coordinates = (pixels / size * 2.0 - 1.0)[:, None]
+        pixel_size = (1.0 / cameras.intrinsics[:, 0, 0])[:, None].expand_as(depth_z)
         if cameras.kind == "perspective":
-            unit = unit * depth_z.clamp_min(0.0)
+            pixel_size = pixel_size * depth_z.clamp_min(0.0)
         # outside the image the border value is used: a mask that touches it does not carve there
-        distances = _sample(self.distance_px, where)[:, 0] * unit
+        distances = _sample(self.distance_px, coordinates)[:, 0] * pixel_size
         if cameras.kind == "perspective":
-            distances = torch.where(
-                depth_z > 0, distances, -depth_z + 1e-3
-            )  # behind the camera is outside
-        return distances, where, unit
+            distances = torch.where(depth_z > 0, distances, -depth_z + 1e-3)  # behind is outside
+        return distances, coordinates, pixel_size
 
-    def _round_ridges(self, distances: Tensor, where: Tensor, unit: Tensor) -> Tensor:
+    def _round_ridges(self, distances: Tensor, coordinates: Tensor, pixel_size: Tensor) -> Tensor:
         """(N,) smooth maximum of the distances: raised where the next largest are close."""
         largest, view = distances.topk(min(_RIDGE_VIEWS, len(distances)), dim=0)  # (4, N)
-        shape = _sample(self.shape_px, where)  # (V, 3, N)
+        shape = _sample(self.shape_px, coordinates)  # (V, 3, N)
         shape = shape.gather(0, view[:, None].expand(-1, 3, -1))  # (4, 3, N)
-        radius = shape[:, 2] * unit.gather(0, view) * self.ridge_rounding
+        radius = shape[:, 2] * pixel_size.gather(0, view) * self.ridge_rounding
         # gradients lie in the image plane: only the first two rows of the rotation are needed
         normals = torch.einsum("kcn,kncw->knw", shape[:, :2], self.cameras.rotation[view][:, :, :2])
         normals = torch.nn.functional.normalize(normals, dim=-1)  # (4, N, 3)
@@ -164,11 +162,11 @@ def _object_box(mask: Tensor) -> tuple[Tensor, bool]:
     return torch.tensor(box, dtype=torch.float32), touches
 
 
-def _sample(maps: Tensor, where: Tensor) -> Tensor:
+def _sample(maps: Tensor, coordinates: Tensor) -> Tensor:
     """(V, C, N) bilinear samples of maps (V, C, H, W) at positions (V, 1, N, 2) in -1..1."""
-    return torch.nn.functional.grid_sample(maps, where, padding_mode="border", align_corners=False)[
-        :, :, 0
-    ]
+    return torch.nn.functional.grid_sample(
+        maps, coordinates, padding_mode="border", align_corners=False
+    )[:, :, 0]
 
 
 def signed_distance_px(mask: Tensor, upsampling: int, row_px: float = 1.0) -> Tensor:
@@ -220,9 +218,9 @@ def local_thickness_px(mask: Tensor) -> Tensor:
     )[0, 0]
 
 
-def _bounds(found: Tensor) -> tuple[int, int, int, int] | None:
+def _bounds(mask: Tensor) -> tuple[int, int, int, int] | None:
     """Bounding box (top, bottom, left, right) of the True pixels of (H, W); None without any."""
-    rows, columns = (torch.nonzero(found.any(dim=axis))[:, 0] for axis in (1, 0))
+    rows, columns = (torch.nonzero(mask.any(dim=axis))[:, 0] for axis in (1, 0))
     if len(rows) == 0:
         return None
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
