@@ -29,7 +29,7 @@ def _bake_inputs() -> list[io.Input]:
             min=64,
             max=8192,
             step=64,
-            tooltip="Texture width and height in pixels; 1024 suffices for 16 views of 256.",
+            tooltip="Texture width and height in pixels; 1024 suffices for 16 views of 256 px.",
         ),
         SURFACE.Input(
             "surface",
@@ -79,7 +79,7 @@ class BakeTexture(io.ComfyNode):
             category=f"{CATEGORY}/mesh",
             description=(
                 "Bakes the colours of views into a texture: each texel is blended from the images "
-                "that see it well and agree on its colour; texels that no view has seen are "
+                "that show it clearly and agree on its colour; texels not visible in any view are "
                 "inpainted. Runs on the CPU."
             ),
             search_aliases=["project texture", "multiview texture", "texture projection", "unwrap"],
@@ -87,11 +87,11 @@ class BakeTexture(io.ComfyNode):
             outputs=[
                 io.Mesh.Output(
                     display_name="mesh",
-                    tooltip="With UVs, texture and smooth normals.",
+                    tooltip="Mesh with UVs, texture and smooth normals.",
                 ),
                 io.Image.Output(display_name="texture", tooltip="Base colour texture, sRGB."),
                 io.Mask.Output(
-                    display_name="coverage", tooltip="1 for texels that at least one view has seen."
+                    display_name="coverage", tooltip="1 for texels visible in at least one view."
                 ),
             ],
         )

@@ -26,7 +26,7 @@ class OrbitCameras(io.ComfyNode):
                 "Creates cameras on an orbit around an object: the cameras of a multi-view model, "
                 "a static orbit, an orbit whose elevation follows a sine, or a list of angles. "
                 "Azimuth 0 is the front view; azimuth increases counter-clockwise seen from above. "
-                "Objects are about 1 unit in size."
+                "The object is assumed to be about 1 unit in size."
             ),
             search_aliases=["camera rig", "turntable cameras", "azimuth elevation", "poses"],
             inputs=[*_orbit_inputs(), *_projection_inputs()],
@@ -109,7 +109,8 @@ def _projection_inputs() -> list[io.Input]:
         io.Float.Input(
             "radius", default=ORBIT_RADIUS, min=0.1, max=100.0, step=0.05,
             tooltip=(
-                "Distance of the cameras from the object's centre; the object is 1 unit in size."
+                "Distance of the cameras from the object's centre in world units; the object is "
+                "about 1 unit in size."
             ),
         ),
         io.Float.Input(

@@ -20,9 +20,9 @@ class EvaluateMesh(io.ComfyNode):
             category=f"{CATEGORY}/evaluate",
             description=(
                 "Computes metrics of a mesh against a reference mesh: Chamfer distance, F-score, "
-                "normal consistency, volume IoU, and image metrics of renders from 32 poses. The "
-                "reference is centred and scaled to a longest side of 1, the unit of all lengths. "
-                "Runs on the CPU."
+                "normal consistency, volume IoU, and image metrics of renders from 32 camera "
+                "poses. The reference is centred and scaled to a longest side of 1, the unit of "
+                "all lengths. Runs on the CPU."
             ),
             search_aliases=["chamfer distance", "mesh metrics", "compare meshes", "psnr", "iou"],
             is_output_node=True,
@@ -44,8 +44,8 @@ class EvaluateMesh(io.ComfyNode):
                     options=list(PROTOCOLS),
                     default="strict",
                     tooltip=(
-                        "strict: our protocol, all metrics; syncdreamer: protocol of published "
-                        "tables."
+                        "strict: this pack's protocol, all metrics; syncdreamer: the protocol used "
+                        "in published tables."
                     ),
                 ),
                 advanced(io.Int.Input(

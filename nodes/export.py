@@ -21,20 +21,26 @@ FORMATS = ("glb", "obj", "ply")
 def _export_inputs() -> list[io.Input]:
     return [
         mesh_or_file(
-            "mesh", optional=True, tooltip="Mesh, or a batch of meshes: one file each."
+            "mesh",
+            optional=True,
+            tooltip="Mesh, or a batch of meshes, each written to its own file.",
         ),
         SURFACE.Input(
-            "surface", optional=True, tooltip="Instead of a mesh: surface from Fuse Views."
+            "surface",
+            optional=True,
+            tooltip="Instead of a mesh: surface from Fuse Views into a Surface.",
         ),
         VIEWS.Input(
-            "views", optional=True, tooltip="With a surface: views for its texture."
+            "views",
+            optional=True,
+            tooltip="With a surface: the views that its texture is baked from.",
         ),
         io.Combo.Input(
             "format",
             options=list(FORMATS),
             default="glb",
             tooltip=(
-                "glb: single file with texture; obj: with separate .mtl and .png files; ply: "
+                "glb: a single file with texture; obj: with separate .mtl and .png files; ply: "
                 "vertex colours, no texture."
             ),
         ),

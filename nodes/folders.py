@@ -224,7 +224,7 @@ def check_prefix(prefix: str) -> None:
 
     check_inside("filename_prefix", prefix, "output")
     if not prefix.strip() or prefix.endswith(("/", "\\")):
-        raise InputError(f"filename_prefix is '{prefix}', which names no file.", "Add a name.")
+        raise InputError(f"filename_prefix is '{prefix}', which contains no file name.", "Add one.")
 
 
 def check_inside(label: str, name: str, folder: str) -> None:

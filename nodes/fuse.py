@@ -86,13 +86,15 @@ def _fusion_inputs() -> list[io.Input]:
             options=list(CONFLICT_MODES),
             default="model",
             tooltip=(
-                "Treatment of contradictions between views. model: learned conflict field, best; "
+                "Handling of contradictions between views. model: learned conflict field, best; "
                 "robust: robust loss per pixel; off: trust all pixels."
             ),
         ),
         advanced(io.Float.Input(
             "steps_scale", default=1.0, min=0.02, max=10.0, step=0.05,
-            tooltip="Factor on the preset's number of steps: 0.5 is twice as fast and coarser.",
+            tooltip=(
+                "Multiplier for the preset's number of steps: 0.5 is twice as fast but coarser."
+            ),
         )),
         advanced(io.Combo.Input(
             "field",

@@ -63,7 +63,9 @@ class LoadNOVA3D(io.ComfyNode):
             outputs=[
                 MODEL.Output(
                     display_name="model",
-                    tooltip="For Sample Multi-View Normals (NOVA3D) or Sample Orbit (SV3D, V3D).",
+                    tooltip=(
+                        "Model for Sample Multi-View Normals (NOVA3D) or Sample Orbit (SV3D, V3D)."
+                    ),
                 )
             ],
         )

@@ -35,7 +35,7 @@ class ExtractMesh(io.ComfyNode):
                     step=100,
                     tooltip=(
                         "Approximate maximum number of triangles; 40000 preserves the detail of 16 "
-                        "views."
+                        "views of 256 px."
                     ),
                 ),
                 advanced(io.Int.Input(
@@ -54,7 +54,8 @@ class ExtractMesh(io.ComfyNode):
             ],
             outputs=[
                 io.Mesh.Output(
-                    display_name="mesh", tooltip="Watertight, with smooth normals, without texture."
+                    display_name="mesh",
+                    tooltip="Watertight mesh with smooth normals, without texture.",
                 )
             ],
         )  # fmt: skip

@@ -19,8 +19,8 @@ class PrepareImage(io.ComfyNode):
             category=f"{CATEGORY}/views",
             description=(
                 "Crops an image to its object and centres it in a white square, as multi-view "
-                "models expect. Without a mask, the alpha channel separates the object from the "
-                "background; without alpha, a white background does."
+                "models expect. Without a mask, the object is separated from the background by the "
+                "alpha channel or, without alpha, by a white background."
             ),
             search_aliases=["crop to object", "center object", "recenter", "white background"],
             inputs=[
@@ -63,7 +63,7 @@ class PrepareImage(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="image", tooltip="The object on a white square, centred."
+                    display_name="image", tooltip="The object, centred on a white square."
                 ),
                 io.Mask.Output(
                     display_name="mask", tooltip="Foreground mask with soft edges: 1 on the object."

@@ -226,7 +226,7 @@ def _render_inputs() -> list[io.Input]:
     return [
         mesh_or_file(
             "mesh",
-            tooltip="Mesh, or a 3D file in ComfyUI versions that have them.",
+            tooltip="Mesh, or a 3D file in ComfyUI versions that support them.",
         ),
         io.MultiType.Input(
             "cameras",

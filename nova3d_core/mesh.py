@@ -77,7 +77,7 @@ class Mesh:
                 check_shape(name, tensor, shape, **({"N": sizes["N"]} if shape[0] == "N" else {}))
                 check_finite(name, tensor)
         if self.texture is not None and self.uv is None:
-            raise InputError("the mesh has a texture but no uv coordinates.")
+            raise InputError("the mesh has a texture but no UV coordinates.")
         object.__setattr__(self, "origin", tuple(float(value) for value in self.origin))
         if len(self.origin) != 3 or not all(math.isfinite(value) for value in self.origin):
             raise InputError(f"mesh origin is {self.origin}, expected three finite numbers.")

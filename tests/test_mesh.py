@@ -91,7 +91,7 @@ def test_smooth_normals_of_a_sphere_are_radial_across_seams(make_sphere):
         ({"faces": torch.tensor([[0, 1, -1]])}, "there are 3"),
         ({"vertices": torch.full((3, 3), torch.nan)}, "mesh vertices has 9"),
         ({"uv": torch.zeros(2, 2)}, "mesh uv has shape"),
-        ({"texture": torch.zeros(4, 4, 3)}, "no uv"),
+        ({"texture": torch.zeros(4, 4, 3)}, "no UV"),
     ],
 )
 def test_invalid_fields_are_errors(parts, message):

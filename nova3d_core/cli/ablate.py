@@ -19,7 +19,7 @@ ABLATION_FILES = ("report.json", "table.md", "comparison.png")
 
 @dataclass(frozen=True)
 class Ablate:
-    """Fuse the same views without one part at a time, and compare each result to a reference."""
+    """Fuse the same views with one component disabled at a time; evaluate against a reference."""
 
     views: Positional[Path]
     """A folder with a transforms.json (as `render`, nerfstudio and instant-ngp write it), with a
@@ -29,7 +29,7 @@ class Ablate:
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
     """Output folder for report.json, table.md and comparison.png."""
     variants: tuple[str, ...] = ()
-    """Only these of full, without-conflict, robust-instead, without-poses, without-normals,
+    """Variants to run: full, without-conflict, robust-instead, without-poses, without-normals,
     without-hull-start; all if none are given."""
     fuse: Annotated[FuseConfig, arg(name="")] = field(default_factory=FuseConfig)
     """Settings of the full pipeline."""

@@ -27,7 +27,7 @@ Start = Literal["auto", "image", "object"]
 
 @dataclass(frozen=True)
 class Demo:
-    """Run the complete pipeline from one image, or on rendered views of an object."""
+    """Run the complete pipeline on one image, or on rendered views of an object."""
 
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")] = Path("demo_output")
     """The output folder. That of an earlier demo is replaced, any other non-empty folder is not."""

@@ -20,7 +20,7 @@ class Render:
     """Render a mesh to a folder of views with colour, normals, masks and cameras."""
 
     mesh: Positional[Path]
-    """A .glb, .gltf, .obj or .ply file."""
+    """A .glb, .gltf, .obj, .ply, .stl or .off file."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
     """The output folder, for a transforms.json and the images."""
     up_axis: UpAxis = "+Y"

@@ -71,7 +71,7 @@ class SamplingOptions:
     elevation_deg: float = 0.0
     """Elevation of the input image's camera."""
     elevation_amplitude_deg: float = 0.0
-    """SV3D p: amplitude of one sine of elevation along the orbit."""
+    """SV3D p: amplitude of the elevation, which follows one sine period along the orbit."""
     decode_chunk_size: int | None = None
     """Number of images decoded together; as many as fit into --memory-gib if omitted."""
     memory_gib: float = 4.0

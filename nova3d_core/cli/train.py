@@ -43,7 +43,7 @@ class Train:
     seed: int | None = None
     """Random seed, instead of the one in the settings."""
     steps: int | None = None
-    """Number of steps, instead of that in the settings; the schedules follow."""
+    """Number of steps, instead of that in the settings; the schedules are scaled."""
     device: str = "auto"
     """cpu, or auto: a GPU if there is one."""
     accept_changes: bool = False

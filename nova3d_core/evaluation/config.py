@@ -41,7 +41,7 @@ class EvaluateConfig:
     reference_up_axis: UpAxis = "+Y"
     """Up axis of the reference's file."""
     visible_px: int = 256
-    """Image size that samples the visible surface, one ray per pixel (strict)."""
+    """Image size for sampling the visible surface, one ray per pixel (strict)."""
     with_images: bool = True
     """Also render both meshes from 32 poses and compare the images."""
     image_px: int = 256

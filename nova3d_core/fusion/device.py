@@ -77,7 +77,7 @@ def fusion_device(
     chosen = choose_fusion_device(requested, field, progress)
     if chosen.reason:
         logger.warning(
-            "the fusion runs on the CPU, for which the preset 'fast' is made, and not on %s: %s",
+            "the fusion runs on the CPU (use the preset 'fast') instead of %s: %s",
             torch.device(requested),
             chosen.reason,
         )

@@ -77,7 +77,7 @@ def check_fusion_memory(
     """
     needed = estimate_memory_bytes(views, config, device)
     size = f"{len(views)} views of {views.cameras.width}x{views.cameras.height} px"
-    logger.info("fusing %s needs about %.1f GiB besides the views", size, needed / 2**30)
+    logger.info("fusing %s needs about %.1f GiB in addition to the views", size, needed / 2**30)
     check_memory(
         f"fusing {size}",
         needed,

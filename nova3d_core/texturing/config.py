@@ -15,7 +15,7 @@ class BakeConfig:
     texture_px: int = 1024
     """Width and height of the texture in texels."""
     sharpen: bool = True
-    """Compensate the blur of pixel averaging, so that the baked mesh renders as sharp as the
+    """Compensate for the blur of pixel averaging, so that the baked mesh renders as sharp as the
     views."""
     exposure: bool = True
     """Estimate and undo per-view gains of the colour channels, relative to view 0."""

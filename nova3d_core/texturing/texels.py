@@ -57,7 +57,7 @@ def rasterise_texels(mesh: Mesh, size_px: int) -> Texels:
         InputError: the mesh has no uv, or its charts contain no texel centre at this size.
     """
     if mesh.uv is None:
-        raise InputError("the mesh has no uv coordinates.", "Unwrap it before baking.")
+        raise InputError("the mesh has no UV coordinates.", "Unwrap it before baking.")
     if mesh.normals is None:
         mesh = mesh.with_smooth_normals()
     flat = torch.cat([mesh.uv * size_px, torch.zeros(len(mesh.uv), 1)], dim=1)
@@ -67,8 +67,8 @@ def rasterise_texels(mesh: Mesh, size_px: int) -> Texels:
     )
     if len(index) == 0:
         raise InputError(
-            f"no texel centre of a {size_px} px texture is inside a chart of the mesh's uv.",
-            "Check that the uv are in 0..1, or use a larger texture.",
+            f"no texel centre of a {size_px} px texture is inside a chart of the mesh's UVs.",
+            "Check that the UVs are in 0..1, or use a larger texture.",
         )
     corners = mesh.faces[face]
     normal = interpolate(mesh.normals, corners, barycentric)

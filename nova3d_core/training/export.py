@@ -74,7 +74,7 @@ def load_trained(
     """
     found = checkpoints_in(Path(output))
     if not found:
-        raise InputError(f"{output} holds no checkpoint.", "Train there first.")
+        raise InputError(f"{output} contains no checkpoint.", "Train there first.")
     state = read_state(found[-1])
     config = config_from_dict(state.config, TrainConfig, f"the settings of {found[-1]}")
     module = build_train_module(config, progress)

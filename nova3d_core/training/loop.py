@@ -186,7 +186,7 @@ class TrainLoop:
             raise StageError(
                 TRAINING,
                 f"the loss of {counters.consecutive_skips} consecutive steps was not finite "
-                f"({counters.skipped} in total), the last one step {counters.step}.",
+                f"({counters.skipped} in total), most recently at step {counters.step}.",
                 "The last checkpoint is kept; resume from it with a lower learning rate, or in "
                 "float32.",
             )

@@ -109,5 +109,5 @@ class Objective:
             raise InputError(
                 "the training data holds embeddings, but the image encoder is trained too: it "
                 "needs the images.",
-                "Give the shards of images instead of their latents.",
+                "Pass the shards of images instead of their latents.",
             )

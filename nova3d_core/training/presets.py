@@ -33,7 +33,7 @@ def read_train_config(name: str) -> TrainConfig:
         if path.suffix not in (".json", ".toml"):
             raise InputError(
                 f"training settings '{name}' are unknown.",
-                f"Name one of {', '.join(preset_names())}, or a .json or .toml file.",
+                f"Use one of {', '.join(preset_names())}, or a .json or .toml file.",
             )
     return config_from_dict(_read_document(path), TrainConfig, "settings")
 

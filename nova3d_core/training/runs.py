@@ -155,7 +155,7 @@ def _count_unreadable(source: ObjectStream) -> int:
     count = len(source.unreadable)
     if count:
         logger.warning(
-            "%d objects of the training data could not be read, the first: %s. Others were used "
+            "%d objects of the training data could not be read, for example %s. Others were used "
             "instead.",
             count,
             next(iter(source.unreadable)),

@@ -202,5 +202,5 @@ def _indices(names: Iterable[str], pattern: str) -> list[int]:
 def _metadata_int(metadata: Mapping[str, Any], name: str, default: int, source: str) -> int:
     value = metadata.get(name, default)
     if type(value) is not int or value < 1:
-        raise InputError(f"{source} is damaged: its metadata have {name} = {quote_value(value)}.")
+        raise InputError(f"{source} is damaged: its metadata has {name} = {quote_value(value)}.")
     return value

@@ -96,7 +96,7 @@ def load_svd(
     identity = _identify_file(path)
     _check_has_unet(path, identity)
     if identity.family != "svd":
-        raise InputError(f"{path} is not base SVD: {describe(identity)}.")
+        raise InputError(f"{path} is not a base SVD model: {describe(identity)}.")
     components = _load_components(path, identity, dtype, folders, plain_operations, None, progress)
     unet, codec, encoder = (component.module for component in components)
     return unet, codec, encoder

@@ -586,7 +586,7 @@ def test_misuse_raises():
     field.render(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[0.0, 0.0, -1.0]]))
     with pytest.raises(StageError, match="track_rays"):
         field.backward(*ones, True)
-    with pytest.raises(InputError, match="no inside"):
+    with pytest.raises(InputError, match="encloses no volume"):
         HashGridField(SdfGrid(torch.ones(4, 4, 4), torch.zeros(3), 0.1))
 
 

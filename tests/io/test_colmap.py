@@ -308,7 +308,7 @@ def test_image_names_outside_the_folder_are_rejected(tmp_path, form, name):
     (folder / "images" / "link.png").symlink_to(tmp_path / "secret.png")
     images = [*shots(), replace(shots()[0], name=name, translation=np.ones(3))]
     WRITERS[form](folder / "sparse" / "0", CAMERAS, images)
-    assert "leads out of the folder" in read_error(folder)
+    assert "points outside the folder" in read_error(folder)
 
 
 def test_missing_image(tmp_path):

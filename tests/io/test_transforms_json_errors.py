@@ -329,7 +329,7 @@ def test_path_outside_the_folder(folder, tmp_path, key, path):
     edit(folder, lambda content: content["frames"][1].update({key: path}))
     message = read_error(folder)
     assert "frame 1" in message
-    assert f"{key} leads out of the folder: {path!r}" in message
+    assert f"{key} points outside the folder: {path!r}" in message
 
 
 @pytest.mark.parametrize("path", ["a\0b.png", "x" * 5000, "\ud800.png", "loop/a.png", 5, ["a"]])

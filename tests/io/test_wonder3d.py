@@ -127,5 +127,5 @@ def test_damaged_image_is_reported(tmp_path, rendering):
     path.unlink()
     path.symlink_to(tmp_path.parent / "secret.png")
     (tmp_path.parent / "secret.png").write_bytes(b"")
-    with pytest.raises(InputError, match="view right leads out of the folder"):
+    with pytest.raises(InputError, match="view right points outside the folder"):
         read_views(folder)

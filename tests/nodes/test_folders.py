@@ -25,7 +25,7 @@ def test_rejects_paths_outside_the_folder_in_any_notation(pack, folders, name):
 
 @pytest.mark.parametrize("name", ["", "  ", "a/", "a\\"])
 def test_rejects_a_prefix_without_a_file_name(pack, folders, name):
-    with pytest.raises(pack("nova3d_core.errors").InputError, match="names no file"):
+    with pytest.raises(pack("nova3d_core.errors").InputError, match="contains no file name"):
         folders.check_prefix(name)
 
 

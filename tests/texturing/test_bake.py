@@ -200,7 +200,7 @@ def test_texels_in_chunks_of_rows_are_the_same(globe, monkeypatch):
 
 def test_missing_or_out_of_range_uv_is_an_error(globe):
     views = render_views(globe, orbit_cameras(RigConfig(count=2))).views
-    with pytest.raises(InputError, match="no uv"):
+    with pytest.raises(InputError, match="no UV"):
         bake_texture(replace(globe, uv=None), views, CONFIG)
     with pytest.raises(InputError, match="no texel centre"):
         bake_texture(replace(globe, uv=globe.uv + 5.0), views, CONFIG)

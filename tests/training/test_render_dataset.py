@@ -111,7 +111,7 @@ def test_line_may_give_the_up_axis(meshes, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "does not exist"), (b"", "names no mesh"), (b"\xff\xfe\x00\xd8", "cannot be read")],
+    [(None, "does not exist"), (b"", "contains no mesh"), (b"\xff\xfe\x00\xd8", "cannot be read")],
 )
 def test_rejects_bad_lists(tmp_path, content, reason):
     path = tmp_path / "list.txt"

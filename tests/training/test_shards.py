@@ -162,7 +162,7 @@ def test_rejects_other_files_by_name(tmp_path):
         ("missing.tar", "does not exist"),
         ("text.tar", "not a readable shard"),
         ("empty.tar", "shard"),
-        ("other.tar", "no shard of training objects"),
+        ("other.tar", "not a shard of training objects"),
     ):
         with pytest.raises(InputError, match=reason) as caught:
             read_shard(tmp_path / name)

@@ -113,7 +113,7 @@ def test_rejects_files_of_other_families(svd, tmp_path):
         build_train_module(of(SMALL, family="nova3d", start=str(path)))
     with pytest.raises(InputError, match="base Stable Video Diffusion"):
         build_train_module(of(SMALL, start=str(svd)))  # the mini model cannot start from it
-    with pytest.raises(InputError, match="is not base SVD"):
+    with pytest.raises(InputError, match="is not a base SVD model"):
         load_svd(path)
     with pytest.raises(InputError, match=r"size_px is 32, .* needs multiples of 64"):
         run(of(SMALL, family="nova3d", start=str(svd), data__size_px=32), tmp_path / "run")

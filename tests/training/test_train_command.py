@@ -126,7 +126,7 @@ def test_reports_bad_settings_in_one_line(settings, tmp_path):
     wrong.write_text('{"optimiser": {"learning_rat": 1}}')
     absent = tmp_path / "absent.json"
     for name, expected in (
-        ("maxi", "training settings 'maxi' are unknown. Name one of mini, nova3d"),
+        ("maxi", "training settings 'maxi' are unknown. Use one of mini, nova3d"),
         (broken, "broken.json is not valid JSON"),
         (wrong, "settings.optimiser.learning_rat is unknown. Use one of name, steps"),
         (absent, "absent.json cannot be read: No such file"),
@@ -179,6 +179,6 @@ def test_exports_an_unfinished_run(tmp_path, capsys):
     assert note["settings"]["optimiser"]["steps"] == 2
     with pytest.raises(InputError, match="already exists"):
         Export(tmp_path / "run", path).run(SILENT)
-    with pytest.raises(InputError, match="holds no checkpoint"):
+    with pytest.raises(InputError, match="contains no checkpoint"):
         Export(tmp_path, tmp_path / "other.safetensors").run(SILENT)
     assert not (tmp_path / "other.safetensors").exists()

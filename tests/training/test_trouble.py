@@ -211,5 +211,5 @@ def test_rejects_an_uneven_batch_and_missing_shards(tmp_path):
 
     with pytest.raises(InputError, match="3 objects cannot be split evenly over 2"):
         batch_size_per_process(of(SMALL, optimiser__batch_size=3), 2)
-    with pytest.raises(InputError, match="name no shards"):
+    with pytest.raises(InputError, match="specify no shards"):
         make_object_stream(of(SMALL, data__source="shards"), 0, 1)

@@ -124,8 +124,8 @@ def _check_angles(family: Family, azimuths: Tensor, elevations: Tensor) -> None:
         index = int((azimuths.diff() < MIN_STEP_DEG).nonzero()[0])
         raise InputError(
             f"{family.label} needs one counter-clockwise orbit seen from above, but view "
-            f"{index + 1} after the input view is at {float(azimuths[index + 1]):.1f} degrees from "
-            f"it and the view before at {float(azimuths[index]):.1f}.",
+            f"{index + 1} after the input view is {float(azimuths[index + 1]):.1f} degrees from it "
+            f"and the previous view {float(azimuths[index]):.1f} degrees.",
             "Provide increasing azimuths within one full turn.",
         )
     if family.free_angles:

@@ -77,7 +77,7 @@ def check_normals(views: Views) -> None:
     if views.masks is None:
         raise InputError(
             "the views have no masks: normals cannot be checked.",
-            "Give masks, or images with an alpha channel.",
+            "Provide masks, or images with an alpha channel.",
         )
     views = views.to("cpu")
     _check_present(views)

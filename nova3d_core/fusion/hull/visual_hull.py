@@ -71,17 +71,19 @@ def check_carvable(views: Views) -> None:
             "Add images from other sides: 8 or more around the object give a usable shape.",
         )
     if views.masks is None:
-        raise InputError("the views have no masks.", "Give masks, or images with an alpha channel.")
+        raise InputError(
+            "the views have no masks.", "Provide masks, or images with an alpha channel."
+        )
     coverage = (views.masks > 0.5).float().mean(dim=(1, 2))
     for view in range(len(views)):
         if coverage[view] == 0:
             raise InputError(
-                f"the mask of view {view} is empty: no object in it.",
+                f"the mask of view {view} is empty: it contains no object.",
                 "Check the mask, or leave this view out.",
             )
         if coverage[view] == 1:
             raise InputError(
-                f"the mask of view {view} is full: no background in it.",
+                f"the mask of view {view} is full: it contains no background.",
                 "Carving needs the outline of the object: mask out the background.",
             )
 

@@ -44,7 +44,7 @@ def path_inside(
         The first path that is a file, else the path with the first suffix.
 
     Raises:
-        InputError: the path is not a string, is invalid, or leads out of the folder.
+        InputError: the path is not a string, is invalid, or points outside the folder.
     """
     if not isinstance(relative_path, str) or not relative_path.strip():
         raise InputError(f"{label} is {quote_value(relative_path)}, expected a path.")
@@ -62,7 +62,7 @@ def path_inside(
         raise InputError(f"{label} is not a usable path: {quote_value(relative_path)}.") from error
     if leaves:
         raise InputError(
-            f"{label} leads out of the folder: {quote_value(relative_path)}.",
+            f"{label} points outside the folder: {quote_value(relative_path)}.",
             "Put the file next to the one that refers to it and use a relative path.",
         )
     return path

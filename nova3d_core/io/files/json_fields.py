@@ -32,7 +32,7 @@ def parse_json_object(text: bytes | memoryview, label: str) -> JsonObject:
     if sum(decoded.count(mark) for mark in ",[{") > MAX_JSON_VALUES:
         raise InputError(
             f"{label} has more than {MAX_JSON_VALUES} values.",
-            "Remove what is not geometry, and export it again.",
+            "Remove everything but the geometry, and export it again.",
         )
     return JsonObject(parse_json(decoded, label, strict=False, hint=_EXPORT_AGAIN), label)
 

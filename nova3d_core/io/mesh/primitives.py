@@ -176,7 +176,7 @@ def find_file_inside(folder: Path, name: str, label: str) -> Path | None:
         label: names the field in errors.
 
     Raises:
-        InputError: the path leads out of the folder, and its base name is not in it.
+        InputError: the path points outside the folder, and its base name is not in it.
     """
     base_name = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
     first_error = None

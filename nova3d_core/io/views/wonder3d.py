@@ -28,7 +28,7 @@ def read_wonder3d_frames(
         files: the file names in it.
 
     Raises:
-        InputError: an image is a link that leads out of the folder.
+        InputError: an image is a link that points outside the folder.
     """
     found: dict[str, str] = {}  # view -> number
     for match in filter(None, map(WONDER3D_IMAGE.match, sorted(files))):

@@ -46,11 +46,11 @@ class ImageConfig:
     size_px: int = 64
     """Width and height."""
     views: int = 16
-    """Cameras of the default rig, evenly spaced from azimuth 0."""
+    """Number of views: cameras of the default rig, evenly spaced from azimuth 0."""
     supersample: int = 3
     """Samples along each side of a pixel; 3 means 9 samples per pixel."""
     light: LightConfig = field(default_factory=LightConfig)
-    """Light on the colours."""
+    """Lighting of the colour images."""
 
     def __post_init__(self):
         check_bounds(
@@ -73,7 +73,7 @@ class DatasetConfig:
     objects_per_shard: int = 500
     """Objects per tar file."""
     yaws_per_mesh: int = 1
-    """Random front views of each listed mesh, each one object; procedural objects have one."""
+    """Number of random front views per listed mesh, each an object; procedural objects have one."""
     up_axis: UpAxis = "+Y"
     """Up axis of the listed meshes; +Y in glTF, often +Z in scans."""
     max_faces: int = 2_000_000

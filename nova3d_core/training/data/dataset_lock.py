@@ -53,7 +53,7 @@ def existing_settings(folder: Path) -> dict[str, Any] | None:
     check_usable_path(settings)
     remove_leftovers(folder)
     if folder.is_file():
-        raise InputError(f"{folder} is a file.", "Name a folder.")
+        raise InputError(f"{folder} is a file.", "Choose a folder.")
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     earlier = _read_settings(settings) if SETTINGS in names else None
     if earlier is not None and earlier.get("generator") != GENERATOR:

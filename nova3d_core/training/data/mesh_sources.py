@@ -105,13 +105,13 @@ def _read(path: Path, config: DatasetConfig, up_axis: UpAxis) -> Mesh:
     mib = path.stat().st_size / 2**20 if path.is_file() else 0.0
     if mib > config.max_mesh_mib:
         raise InputError(
-            f"{path} has {mib:.0f} MiB, more than {config.max_mesh_mib:g}.",
+            f"{path} is {mib:.0f} MiB large, above the limit of {config.max_mesh_mib:g}.",
             "Raise max_mesh_mib to include it.",
         )
     mesh = read_mesh(path, up_axis)
     if len(mesh.faces) > config.max_faces:
         raise InputError(
-            f"{path} has {len(mesh.faces)} faces, more than {config.max_faces}.",
+            f"{path} has {len(mesh.faces)} faces, above the limit of {config.max_faces}.",
             "Decimate it, or raise max_faces.",
         )
     return mesh
@@ -124,7 +124,7 @@ def read_mesh_list(path: Path, yaws_per_mesh: int = 1) -> MeshList:
     # are skipped.
 
     Raises:
-        InputError: the list is missing, not text, or names no mesh.
+        InputError: the list is missing, not text, or contains no mesh.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -133,11 +133,11 @@ def read_mesh_list(path: Path, yaws_per_mesh: int = 1) -> MeshList:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"mesh list {path} cannot be read as text: {error}.",
-            "Give a text file with one mesh file per line.",
+            "Provide a text file with one mesh file per line.",
         ) from error
     names = [line.strip() for line in lines]
     names = [name for name in names if name and not name.startswith("#")]
     if not names:
-        raise InputError(f"mesh list {path} names no mesh.", "Write one mesh file per line.")
+        raise InputError(f"mesh list {path} contains no mesh.", "Write one mesh file per line.")
     folder = path.resolve().parent
     return MeshList(tuple(str(folder / name) for name in names), yaws_per_mesh)

@@ -29,8 +29,8 @@ def make_object_stream(config: TrainConfig, rank: int, world_size: int) -> Objec
         return ProceduralDataset(config.seed, data.size_px, **distributed)
     if not data.shards:
         raise InputError(
-            "the training settings name no shards.",
-            "Give --data, or set data.shards; `render-dataset` makes some.",
+            "the training settings specify no shards.",
+            "Pass --data, or set data.shards; `render-dataset` creates shards.",
         )
     return ShardDataset(data.shards, config.seed, **distributed)
 

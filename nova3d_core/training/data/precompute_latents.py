@@ -110,7 +110,7 @@ def precompute_latents(
     result.objects = done - len(result.skipped)
     if result.skipped and not result.objects:
         raise InputError(
-            f"none of the {done} objects can be read, the first: {result.skipped[0]}",
+            f"none of the {done} objects can be read; the first error: {result.skipped[0]}",
             "Copy the shards again, or render them again.",
         )
     return result

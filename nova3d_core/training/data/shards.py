@@ -107,7 +107,7 @@ def _read_info(path: Path, members: list[tarfile.TarInfo]) -> dict[str, Any]:
     """The shard's own description."""
     if not members or members[0].name != SHARD_INFO:
         raise InputError(
-            f"{path} is a tar file, but no shard of training objects.",
+            f"{path} is a tar file, but not a shard of training objects.",
             "Make shards with: render-dataset",
         )
     with path.open("rb") as file:
@@ -305,6 +305,6 @@ def shard_paths(paths: Path | str | Sequence[Path | str]) -> list[Path]:
     if not found:
         raise InputError(
             f"no shards were found in {', '.join(map(str, given)) or 'nothing'}.",
-            "Name .tar files, or a folder that holds some; make them with: render-dataset",
+            "Pass .tar files, or a folder that contains some; make them with: render-dataset",
         )
     return sorted(found, key=lambda path: (path.name, str(path)))

@@ -49,14 +49,14 @@ def pixel_codec_component(file: WeightFile) -> NetworkComponent:
     """The pixel codec of the metadata, which has no tensors.
 
     Raises:
-        InputError: the metadata hold no valid settings.
+        InputError: the metadata contains no valid settings.
     """
     settings = {name: value for name, value in _stored_codec(file).items() if name != "kind"}
     try:
         codec = PixelCodec(**settings)
     except (TypeError, ValueError, InputError) as error:
         raise InputError(
-            f"{file.path} is damaged: its metadata hold no valid pixel codec ({error}).",
+            f"{file.path} is damaged: its metadata contains no valid pixel codec ({error}).",
             "Save the model again.",
         ) from error
     return NetworkComponent("codec", codec, codec, file, {})

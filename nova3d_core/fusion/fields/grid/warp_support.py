@@ -42,7 +42,7 @@ def warn_about_torch_fallback(device: torch.device) -> None:
     """
     logger.warning(
         "the fusion runs in plain PyTorch, %s slower than with warp: %s. %s",
-        "6 to 8 times" if device.type == "cpu" else "on a GPU far more than 10 times",
+        "6 to 8 times" if device.type == "cpu" else "far more than 10 times",
         kernel_error(device).rstrip(".") or "warp is disabled",
         REMEDY,
     )

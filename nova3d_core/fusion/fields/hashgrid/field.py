@@ -56,7 +56,7 @@ class HashGridField:
         views: number of views of `conflict`.
 
     Raises:
-        InputError: `init` has no inside.
+        InputError: `init` encloses no volume.
     """
 
     def __init__(
@@ -79,7 +79,8 @@ class HashGridField:
         inside = (init.values < 0).nonzero()
         if len(inside) == 0:
             raise InputError(
-                "the initial surface of the sdf fusion has no inside.", "Give a closed shape."
+                "the initial surface of the sdf fusion encloses no volume.",
+                "Provide a closed shape.",
             )
         span = inside.max(dim=0).values - inside.min(dim=0).values + 1
         self._object_side = float(span.max()) * init.spacing

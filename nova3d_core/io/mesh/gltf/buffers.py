@@ -358,14 +358,14 @@ def _chunks(content: memoryview, path: Path) -> tuple[memoryview, memoryview | N
     if version != 2:
         raise InputError(f"{path.name} is GLB version {version}.", "Export it as glTF 2.0.")
     if length > len(content):
-        raise InputError(f"{path.name} has {len(content)} bytes of {length}.", _EXPORT_AGAIN)
+        raise InputError(f"{path.name} has {len(content)} of {length} bytes.", _EXPORT_AGAIN)
     found: dict[bytes, memoryview] = {}
     position = 12
     while position + 8 <= length:
         size, kind = struct.unpack_from("<I4s", content, position)
         if position + 8 + size > length:
             raise InputError(
-                f"{path.name} has a chunk of {size} bytes where {length - position - 8} are left.",
+                f"{path.name} has a chunk of {size} bytes; only {length - position - 8} are left.",
                 _EXPORT_AGAIN,
             )
         found.setdefault(kind, content[position + 8 : position + 8 + size])

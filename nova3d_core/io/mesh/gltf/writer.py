@@ -29,7 +29,7 @@ def write_glb(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() != ".glb":
-        raise InputError(f"{path} does not end in .glb.", "Give the file a name that ends in .glb.")
+        raise InputError(f"{path} does not end in .glb.", "Use a file name that ends in .glb.")
     with atomic_file(path, overwrite) as temporary:
         temporary.write_bytes(mesh_to_glb_bytes(mesh))
         reject_foreign_file(path.resolve())
