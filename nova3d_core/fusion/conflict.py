@@ -171,6 +171,7 @@ class ConflictModel:
         return total.view_as(self._logits)
 
     def _adam(self, grad: Tensor) -> None:
+        # torch.optim would import torch._dynamo at its first step: seconds of a short fusion
         self._steps += 1
         size = []
         for index, (beta, value) in enumerate(zip(_BETAS, (grad, grad.square()), strict=True)):
