@@ -91,7 +91,7 @@ def without_host(arguments: list[str]) -> list[str]:
     at = arguments.index("--host")
     host = Path(arguments[at + 1] if len(arguments) > at + 1 else "").resolve()
     if not (host / "main.py").is_file():
-        raise SystemExit("--host needs the folder of a ComfyUI that contains main.py.")
+        raise SystemExit("--host needs a ComfyUI folder, which contains main.py.")
     os.environ["COMFYUI_PATH"] = str(host)
     return [*arguments[:at], *arguments[at + 2 :]]
 
@@ -130,7 +130,7 @@ def make_venv(python: Path) -> None:
     if made.returncode or not python.exists():
         shutil.rmtree(VENV, ignore_errors=True)
         raise SystemExit(
-            "Python could not make a virtual environment. On Debian and Ubuntu: "
+            "Python could not create a virtual environment. On Debian and Ubuntu: "
             "sudo apt install python3-venv"
         )
 

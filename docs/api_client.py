@@ -43,7 +43,7 @@ def main() -> int:
         print(f"{options.server} rejected the prompt: {error.read().decode()}", file=sys.stderr)
         return 2
     except urllib.error.URLError as error:
-        print(f"No ComfyUI answers at {options.server}: {error.reason}", file=sys.stderr)
+        print(f"No ComfyUI server responds at {options.server}: {error.reason}", file=sys.stderr)
         return 2
 
 

@@ -212,7 +212,7 @@ class TestMatching:
 
     def test_notes_a_shard(self, look):
         name = "unet/diffusion_pytorch_model-00002-of-00003.safetensors"
-        assert "Shard 2 of 3: of no use alone." in look(name, "svd_diffusers_vae").notes
+        assert "Shard 2 of 3: not usable on its own." in look(name, "svd_diffusers_vae").notes
 
     def test_missing_files_are_the_published_ones_not_found(self, look, tmp_path):
         look("svd_xt.safetensors", "svd_xt_sgm")

@@ -90,7 +90,7 @@ def _read_members(path: Path, size: int) -> tuple[list[tarfile.TarInfo], str]:
                 if member.size < 0 or member.offset <= offset:  # such a list may be endless
                     return members, "it is damaged"
                 if member.offset_data + member.size > size:
-                    return members, "it was cut off"
+                    return members, "it is truncated"
                 offset = member.offset
                 members.append(member)
     except Exception as error:  # tarfile raises all kinds of errors on damaged files
@@ -99,7 +99,7 @@ def _read_members(path: Path, size: int) -> tuple[list[tarfile.TarInfo], str]:
                 f"{path} is not a readable shard: {str(error)[:200]}.",
                 "Shards are plain tar files.",
             ) from error
-        return members, "it was cut off or is damaged"
+        return members, "it is truncated or damaged"
     return members, ""
 
 

@@ -201,7 +201,7 @@ def _match(path: Path, header: ModelHeader, identity: Identity) -> FoundFile:
     shard = _SHARD.search(path.name)
     notes = identity.notes
     if shard:
-        notes += (f"Shard {int(shard[1])} of {int(shard[2])}: of no use alone.",)
+        notes += (f"Shard {int(shard[1])} of {int(shard[2])}: not usable on its own.",)
     if len(both) == 1:
         notes += _size_note(header, identity, both[0])
         return FoundFile(path, header.bytes, identity, both[0], "name and content", None, notes)
@@ -217,7 +217,8 @@ def _match(path: Path, header: ModelHeader, identity: Identity) -> FoundFile:
     if content and (both or not by_name):
         sources = ", ".join(dict.fromkeys(published.source for published in both or content))
         notes += (
-            f"Several published files have these keys; name and folder do not decide: {sources}.",
+            "Several published files have these keys; name and folder do not identify one: "
+            f"{sources}.",
         )
     return FoundFile(path, header.bytes, identity, notes=notes)
 
@@ -232,7 +233,7 @@ def _misnamed_note(identity: Identity, named: PublishedFile) -> str:
         )
     return (
         f"Has the name of {named.file} ({named.family}), but contains {describe(identity)}. "
-        "Rename it, or download the right file."
+        "Rename it, or download the correct file."
     )
 
 

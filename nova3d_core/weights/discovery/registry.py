@@ -13,24 +13,24 @@ Layout = Literal["sgm", "diffusers", "lgm", "unknown"]
 """Naming scheme of the keys: the original code's, diffusers', LGM's, or none of these."""
 
 Decoder = Literal["video", "frame"]
-"""A VAE decoder with temporal layers, or one that decodes each frame alone."""
+"""A VAE decoder with temporal layers, or one that decodes each frame separately."""
 
 FAMILY_DESCRIPTIONS: dict[str, str] = {
-    "nova3d": "16 views of colour and normals from one image",
+    "nova3d": "16 views, colours and normals, from one image",
     "nova3d-mini": "the same at 64 pixels, for simple synthetic objects; ships with the package",
     "svd": "Stable Video Diffusion: a video from one image; the base model of nova3d",
     "sv3d_u": "SV3D u: 21 views on an orbit at elevation 0",
-    "sv3d_p": "SV3D p: 21 views on an orbit of any elevation",
+    "sv3d_p": "SV3D p: 21 views on an orbit with any elevations",
     "v3d": "V3D: 18 views on an orbit at elevation 0",
     "ouroboros3d": "Ouroboros3D: 8 views with a reconstruction model in the loop",
 }
 """The families that headers are identified as, and what each generates."""
 
-SVD_LICENCE = "Stability AI Community (published first as SVD non-commercial research)"
+SVD_LICENCE = "Stability AI Community (first published as SVD non-commercial research)"
 SVD_1_1_LICENCE = "SVD 1.1 non-commercial"
-SV3D_LICENCE = "Stability AI Community by its card; SV3D non-commercial in the code repository"
+SV3D_LICENCE = "Stability AI Community (model card); SV3D non-commercial (code repository)"
 V3D_LICENCE = "none stated; derived from SVD"
-OUROBOROS3D_LICENCE = "Apache-2.0 by its tag; derived from SVD, whose terms still apply"
+OUROBOROS3D_LICENCE = "Apache-2.0 (repository tag); derived from SVD, whose terms still apply"
 
 UNET, VAE, IMAGE_ENCODER = "unet", "vae", "image_encoder"
 CONDITION_ENCODER, RECONSTRUCTION = "condition_encoder", "reconstruction"
@@ -113,7 +113,7 @@ def _svd_checkpoints() -> tuple[PublishedFile, ...]:
             source=f"{svd}-xt",
             decoder="frame",
             gigabytes=9.5,
-            usage="SVD-xt that decodes each frame alone",
+            usage="SVD-xt with a VAE that decodes each frame separately",
         ),
         PublishedFile(
             **common,
@@ -140,7 +140,7 @@ def _svd_checkpoints() -> tuple[PublishedFile, ...]:
             source=svd,
             decoder="frame",
             gigabytes=9.5,
-            usage="SVD that decodes each frame alone",
+            usage="SVD with a VAE that decodes each frame separately",
         ),
     )
 
@@ -150,9 +150,9 @@ def _svd_diffusers_files() -> tuple[PublishedFile, ...]:
     svd = "stabilityai/stable-video-diffusion-img2vid"
     weights = "diffusion_pytorch_model"
     rows = (
-        (UNET, f"unet/{weights}", 6.1, 3.05, None, "the UNet alone"),
-        (VAE, f"vae/{weights}", 0.391, 0.196, "video", "the VAE alone"),
-        (IMAGE_ENCODER, "image_encoder/model", 2.53, 1.26, None, "the image encoder alone"),
+        (UNET, f"unet/{weights}", 6.1, 3.05, None, "only the UNet"),
+        (VAE, f"vae/{weights}", 0.391, 0.196, "video", "only the VAE"),
+        (IMAGE_ENCODER, "image_encoder/model", 2.53, 1.26, None, "only the image encoder"),
     )
     return tuple(
         PublishedFile(
@@ -193,7 +193,7 @@ def _orbit_files() -> tuple[PublishedFile, ...]:
             family="sv3d_p",
             file="sv3d_p.safetensors",
             gigabytes=9.37,
-            usage="21 views along an orbit of any elevation",
+            usage="21 views along an orbit with any elevations",
         ),
         PublishedFile(
             **sv3d,
@@ -222,7 +222,7 @@ def _orbit_files() -> tuple[PublishedFile, ...]:
             parts=(UNET, VAE),
             licence=V3D_LICENCE,
             gated=False,
-            usage="18 views along an orbit at elevation 0; needs svd_xt.safetensors next to it",
+            usage="18 views at elevation 0; needs the image encoder of svd_xt.safetensors",
             decoder="video",
             dtype="float32",
             bytes=6_490_292_209,
