@@ -1,9 +1,9 @@
-"""Throughput of the training data: making and rendering objects, and reading shards.
+"""Throughput of the training data: generating and rendering objects, and reading shards.
 
     python dev.py bench dataset [--count 100] [--step-seconds 1.5 --batch 8] [-o FOLDER]
 
 Everything runs on one thread. Times are process times, so that other load matters little.
-Targets: 20 objects made, rendered and packed per second; reading at least 3 times what a training
+Targets: 20 objects generated, rendered and packed per second; reading at least 3 times what a training
 step consumes. `train` logs the seconds of a step; without `--step-seconds`, a step of the mini
 network is timed.
 """

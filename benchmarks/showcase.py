@@ -1,4 +1,4 @@
-"""Renders the images of README and registry from the shipped example.
+"""Renders the images for the README and the registry from the included example.
 
 The 16 views of the knight are fused with the default settings. `docs/result.webp` shows the front
 view, some of the views with their normals, and the mesh from angles between the views;

@@ -1,4 +1,4 @@
-"""Video UNet against the one of diffusers, and the cost of alignment attention: time and memory.
+"""Video UNet compared with that of diffusers, and the cost of alignment attention: time and memory.
 
     python dev.py bench unet [--device cuda --dtype bfloat16 --width 320] [-o FOLDER]
 
