@@ -3,9 +3,9 @@
     python dev.py bench dataset [--count 100] [--step-seconds 1.5 --batch 8] [-o FOLDER]
 
 Everything runs on one thread. Times are process times, so that other load matters little.
-Targets: 20 objects generated, rendered and packed per second; reading at least 3 times what a training
-step consumes. `train` logs the seconds of a step; without `--step-seconds`, a step of the mini
-network is timed.
+Targets: 20 objects generated, rendered and packed per second; reading at least 3 times what a
+training step consumes. `train` logs the seconds of a step; without `--step-seconds`, a step of the
+mini network is timed.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ TARGETS = {
 """Upper limits; names of denoising steps are matched by their beginning."""
 SUMMARY = (
     "Means per call, counted on an emulated device that computes on the CPU, raises errors where "
-    "CUDA would, and counts calls; nothing here ran on a GPU. `launches` are operations that start a "
-    "kernel, so views and allocations are excluded; a composite operation counts once. `syncs` "
+    "CUDA would, and counts calls; nothing here ran on a GPU. `launches` are operations that start "
+    "a kernel, so views and allocations are excluded; a composite operation counts once. `syncs` "
     "are waits of the host for the device, `uploads` copies to it. Inputs: the 16 shipped views "
     "of 256 px, with pose gradients and the conflict model; denoising steps use small networks "
     "of each kind, with guidance."
