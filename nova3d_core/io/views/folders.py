@@ -19,7 +19,7 @@ CONVERTIBLE_EXPORTS = {
 """Exports that nerfstudio can convert: name of the program and of the command."""
 SUPPORTED_FOLDERS = (
     f"a {TRANSFORMS} (nerfstudio, instant-ngp), a COLMAP model (sparse/0 with images/), or "
-    "Wonder3D's rgb_000_front.png etc."
+    "Wonder3D's images (rgb_000_front.png and others)"
 )
 
 
