@@ -137,7 +137,7 @@ class _TqdmHandler(logging.StreamHandler):
 
 
 class ProgressBars:
-    """One tqdm bar per stage on stderr; a new stage closes the previous bar.
+    """One tqdm bar per stage on stderr, closed by its last step or by the next stage.
 
     Prints plain lines if tqdm is not installed, and nothing without stderr.
     """
@@ -152,7 +152,9 @@ class ProgressBars:
         return Progress(self._show)
 
     def _show(self, event: ProgressEvent) -> None:
-        if sys.stderr is None:
+        is_complete = event.step >= event.total
+        is_repeated = is_complete and self._bar is None and event.stage == self._stage
+        if sys.stderr is None or is_repeated:
             return
         with suppress(OSError, ValueError):  # a bar that cannot be drawn must not abort the work
             if self._bar is None or event.stage != self._stage or event.step < self._bar.n:
@@ -160,6 +162,8 @@ class ProgressBars:
                 self._stage = event.stage
                 self._bar = _bar(event.stage, event.total)
             self._bar.update(event.step - self._bar.n)
+            if is_complete:
+                self.close()  # ends its line: the result may be printed next
 
     def close(self) -> None:
         """Closes the active bar."""

@@ -208,6 +208,15 @@ def test_progress_without_tqdm_is_plain_lines(tmp_path, monkeypatch, capsys):
     assert "writing views: 8/8" in lines
 
 
+def test_result_starts_on_a_new_line_below_the_progress_bar(tmp_path):
+    words = command("render", KNIGHT, "-o", tmp_path / "v", *SMALL_RIG)
+    streams = {"capture_output": False, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    result = run(words, **streams)
+    lines = result.stdout.decode().splitlines()
+    assert any("writing views: 100%" in line for line in lines)
+    assert lines[-1].startswith("8 views of ")
+
+
 @pytest.mark.parametrize("gone", ["the folder", "all folders"])
 def test_missing_temporary_folder_is_reported(tmp_path, failing, monkeypatch, gone):
     if gone == "the folder":
