@@ -161,7 +161,7 @@ def meshes_from_socket(value: Any, name: str = "mesh") -> list[Mesh]:
     if not (hasattr(value, "vertices") and hasattr(value, "faces")):
         raise InputError(
             f"{name} is {type(value).__name__}, expected ComfyUI's own MESH.",
-            "Other packs use the same name for types of their own: convert it first.",
+            "Other packs use the name MESH for their own types: convert the mesh first.",
         )
     from .mesh_adapters import meshes_from_batch
 

@@ -122,7 +122,7 @@ class Train:
             )
             return
         print_out(
-            f"step {state.step} of {config.optimiser.steps} is kept in {self.output}: "
+            f"step {state.step} of {config.optimiser.steps} is saved in {self.output}: "
             f"{STOP_REASONS[outcome.reason]}."
         )
         if outcome.reason != "finished":

@@ -61,7 +61,7 @@ def _matte_of_image(image: np.ndarray, white: np.ndarray, name: str) -> np.ndarr
     background = _background(white, name)
     if background.all():
         raise InputError(
-            f"{name} is white all over: it contains no object.",
+            f"{name} is entirely white: it contains no object.",
             "Leave it out, or provide a mask if its object is white.",
         )
     mask = (~background).astype(np.float32)

@@ -71,7 +71,7 @@ def test_bad_input_prints_one_line_and_writes_nothing(nova3d, inputs, tmp_path):
     cases = [
         ((inputs / "cup.png", "--model", tmp_path / "none.safetensors"), "none.safetensors"),
         ((tmp_path / "none.png", "--model", good), "none.png"),
-        ((tmp_path / "white.png", "--model", good), "white all over"),
+        ((tmp_path / "white.png", "--model", good), "is entirely white"),
         ((inputs / "cup.png", "--model", inputs / "cup.png"), "cup.png"),
         ((inputs / "cup.png", "--model", good, "--steps", "0"), "steps is 0"),
         ((inputs / "cup.png", "--model", good, "--size-px", "65"), "multiple of"),

@@ -73,7 +73,7 @@ def test_bad_input_prints_one_line_and_writes_nothing(nova3d, inputs, tmp_path):
     cases = [
         ((inputs / "cup.png", "-o", mesh, "--model", tmp_path / "none.safetensors"), "none.safe"),
         ((tmp_path / "none.png", "-o", mesh, *good), "none.png"),
-        ((tmp_path / "white.png", "-o", mesh, *good), "white all over"),
+        ((tmp_path / "white.png", "-o", mesh, *good), "is entirely white"),
         ((inputs / "cup.png", "-o", tmp_path / "mesh.stp", *good), "mesh.stp"),
         ((inputs / "cup.png", "-o", mesh, *good, "--size-px", "68"), "multiple of 8"),
         ((inputs / "cup.png", "-o", mesh, *good, "--settings", tmp_path / "no.json"), "no.json"),

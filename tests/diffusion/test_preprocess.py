@@ -156,7 +156,7 @@ def test_rejects_bad_images_with_the_reason():
     image, mask = disc()
     for bad, bad_mask, word in (
         (image, torch.zeros_like(mask), "empty"),
-        (torch.ones(50, 50, 3), None, "white all over"),
+        (torch.ones(50, 50, 3), None, "is entirely white"),
         (torch.cat([image, torch.zeros(120, 120, 1)], dim=-1), None, "empty"),
         (torch.full((50, 50, 3), 0.2), None, "not white"),
         (image * 255.0, mask, "0 to 1"),

@@ -136,7 +136,7 @@ def test_border_that_is_not_white_is_an_error():
 
 def test_view_without_object_is_an_error():
     image = blend_with_white(disc_coverage(32, 9.0, (16.0, 16.0)), BLUE)
-    with pytest.raises(InputError, match="view 2 is white all over"):
+    with pytest.raises(InputError, match="view 2 is entirely white"):
         matte_from_white(torch.cat([image, image, torch.ones_like(image)]))
 
 

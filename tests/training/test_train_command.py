@@ -61,7 +61,7 @@ def test_time_limit_resuming_and_exported_model(settings, tmp_path):
     output, model = tmp_path / "run", tmp_path / "small.safetensors"
     code, stdout, stderr = train(settings, "-o", output, "--minutes", 0)
     assert code == 0, stderr
-    assert f"step 1 of 6 is kept in {output}: the time limit was reached." in stdout
+    assert f"step 1 of 6 is saved in {output}: the time limit was reached." in stdout
     assert "The same command resumes the run." in stdout
     code, stdout, stderr = train(settings, "-o", output, "--export", model, "--json")
     assert code == 0, stderr
@@ -114,7 +114,7 @@ def test_signals_end_a_run_with_a_checkpoint(settings, tmp_path, number, code):
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
-    assert "is kept in" in stdout
+    assert "is saved in" in stdout
     step = int(checkpoints_in(tmp_path / "run")[-1].name.removeprefix("step-"))
     assert f"step {step} of 100000" in stdout
 

@@ -115,7 +115,7 @@ def _blank_error(found: list[int], which: str) -> InputError:
     named = f"view {found[0]} has" if len(found) == 1 else f"views {listed(found)} have"
     return InputError(
         f"{named} {which} on the object.",
-        "Leave the normals out, or check the model that made them: it gave an empty image.",
+        "Leave the normals out, or check the model that made them: it returned a blank image.",
     )
 
 
