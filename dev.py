@@ -70,10 +70,10 @@ def main(arguments: list[str]) -> int:
 def pytest_arguments(arguments: list[str]) -> list[str]:
     """Arguments for pytest; `--all`, `--host PATH` and `--browser` select tests here."""
     selected = [] if {"--all", "--long", "-m"} & set(arguments) else ["-m", "not slow"]
-    if "--host" in arguments:
-        selected = ["tests/host", "tests/nodes", "-m", "host"]
-    elif "--browser" in arguments:
+    if "--browser" in arguments:
         selected = ["tests/browser"]
+    elif "--host" in arguments:
+        selected = ["tests/host", "tests/nodes", "-m", "host"]
     elif "-n" not in arguments:
         # tests of one file run in one process, which keeps their shared fixtures
         selected += ["-n", str(WORKERS), "--dist", "loadfile"]

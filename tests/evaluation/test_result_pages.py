@@ -52,6 +52,24 @@ def test_links_between_documents_resolve():
                 assert (page.parent / target).exists(), (page.name, target)
 
 
+def test_paths_in_documents_exist():
+    """Paths that start with a folder of the repository, and Python files of the core."""
+    folders = "nova3d_core|nodes|tests|benchmarks|docs|workflows|web|locales"
+    checked = 0
+    for page in [
+        *ROOT.glob("*.md"),
+        *(p for f in folders.split("|") for p in (ROOT / f).rglob("*.md")),
+    ]:
+        text = page.read_text(encoding="utf-8")
+        paths = re.findall(rf"(?<![\w/.-])(?:{folders})/[\w./-]*\w", text)
+        paths += re.findall(r"`([a-z_]\w*/[\w/]+\.py)`", text)
+        checked += len(paths)
+        for path in paths:
+            places = (ROOT / path, ROOT / "nova3d_core" / path, page.parent / path)
+            assert any(place.exists() for place in places), (page.name, path)
+    assert checked > 50
+
+
 def test_architecture_page_lists_every_folder():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     core = ROOT / "nova3d_core"
