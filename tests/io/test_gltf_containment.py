@@ -117,7 +117,7 @@ def test_gltf_opens_no_files_outside_its_folder(folders, uri, kind):
 def test_shared_example_is_rejected_by_name(tmp_path):
     shutil.copy(FAULTS / "buffer_outside.gltf", tmp_path)
     (tmp_path.parent / "outside.bin").write_bytes(TRIANGLE)
-    with opened_files() as opened, pytest.raises(InputError, match=r"leads out.*outside\.bin"):
+    with opened_files() as opened, pytest.raises(InputError, match=r"points outside.*outside\.bin"):
         read_mesh(tmp_path / "buffer_outside.gltf")
     assert (tmp_path.parent / "outside.bin").resolve() not in opened
 

@@ -77,10 +77,10 @@ def test_skips_large_meshes_early(meshes, tmp_path):
     source = read_mesh_list(tmp_path / "one.txt")
     few = DatasetConfig(image=CONFIG.image, max_faces=100)
     done = render_dataset(source, tmp_path / "faces", few)
-    assert "faces, more than 100" in done.skipped[0]["reason"] and done.objects == 0
+    assert "faces, above the limit of 100" in done.skipped[0]["reason"] and done.objects == 0
     small = DatasetConfig(image=CONFIG.image, max_mesh_mib=0.001)
     done = render_dataset(source, tmp_path / "mib", small)
-    assert "more than 0.001" in done.skipped[0]["reason"]
+    assert "above the limit of 0.001" in done.skipped[0]["reason"]
 
 
 def test_yaws_are_random_and_repeat_with_the_seed(meshes, tmp_path):

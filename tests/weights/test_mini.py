@@ -135,9 +135,9 @@ def damaged(path, change) -> None:
     ("change", "message"),
     [
         (lambda metadata, _: metadata["codec"].update(factor=8), "has latents of 192 channels"),
-        (lambda metadata, _: metadata["codec"].update(factor="four"), "hold no valid pixel codec"),
-        (lambda metadata, _: metadata["codec"].update(mean=None), "hold no valid pixel codec"),
-        (lambda metadata, _: metadata["codec"].update(colour=1), "hold no valid pixel codec"),
+        (lambda metadata, _: metadata["codec"].update(factor="four"), "contains no valid pixel codec"),
+        (lambda metadata, _: metadata["codec"].update(mean=None), "contains no valid pixel codec"),
+        (lambda metadata, _: metadata["codec"].update(colour=1), "contains no valid pixel codec"),
         (lambda _, tensors: tensors.pop("image_encoder.head.weight"), "has no head"),
         (lambda _, tensors: tensors.pop("image_encoder.last.2.bias"), "is incomplete"),
         (lambda _, tensors: tensors.update({"image_encoder.x": torch.ones(1)}), "unexpected keys"),
