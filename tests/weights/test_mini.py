@@ -135,7 +135,10 @@ def damaged(path, change) -> None:
     ("change", "message"),
     [
         (lambda metadata, _: metadata["codec"].update(factor=8), "has latents of 192 channels"),
-        (lambda metadata, _: metadata["codec"].update(factor="four"), "contains no valid pixel codec"),
+        (
+            lambda metadata, _: metadata["codec"].update(factor="four"),
+            "contains no valid pixel codec",
+        ),
         (lambda metadata, _: metadata["codec"].update(mean=None), "contains no valid pixel codec"),
         (lambda metadata, _: metadata["codec"].update(colour=1), "contains no valid pixel codec"),
         (lambda _, tensors: tensors.pop("image_encoder.head.weight"), "has no head"),
