@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, is_dataclass
 
 import pytest
 import tyro
@@ -12,6 +13,7 @@ from nova3d_core.checks import INTERNAL, public_fields
 from nova3d_core.cli.options import public_options
 from nova3d_core.errors import InputError
 from nova3d_core.io.settings import config_from_dict, settings_to_json
+from nova3d_core.pipeline.config import FuseConfig
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,20 @@ def parse(*arguments: str) -> Outer:
 def test_only_public_fields_are_listed():
     assert [each.name for each in public_fields(Inner)] == ["size"]
     assert [each.name for each in public_fields(Outer())] == ["inner"]
+
+
+def leaves(config: object) -> Iterator[str]:
+    """Names of the public fields of a config and of the configs inside it."""
+    for each in public_fields(config):
+        value = getattr(config, each.name)
+        yield from leaves(value) if is_dataclass(value) else [each.name]
+
+
+def test_the_fusion_has_few_public_settings():
+    names = list(leaves(FuseConfig()))
+    assert len(names) <= 30, names
+    assert {"preset", "refine_poses", "target_faces", "texture_px"} <= set(names)
+    assert not {"levels", "min_rays", "ray_chunk_size", "lambda0_end", "time_limit_s"} & set(names)
 
 
 def test_settings_files_leave_internal_fields_out():

@@ -76,6 +76,7 @@ def imports() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.ImportFrom) or not node.level:
                 continue
+            assert node.level <= len(package) + 1, f"{path}:{node.lineno} leaves the core"
             base = package[: len(package) - node.level + 1]
             target = base + tuple(node.module.split(".") if node.module else ())
             for alias in node.names:

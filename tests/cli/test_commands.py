@@ -58,9 +58,15 @@ def test_evaluate_without_json_prints_the_table(nova3d, knight_mesh):
 
 
 def test_same_command_writes_the_same_mesh_bit_for_bit(nova3d, knight_views, knight_mesh, tmp_path):
-    result = nova3d("fuse", knight_views, "-o", tmp_path / "again.glb", *SMALL_FUSE)
+    words = ["fuse", knight_views, "-o", tmp_path / "again.glb", "--details", tmp_path / "details"]
+    result = nova3d(*words, *SMALL_FUSE)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "again.glb").read_bytes() == knight_mesh.read_bytes()
+    # a hull has no report of an optimisation and no conflict maps
+    names = {path.name for path in (tmp_path / "details").iterdir()}
+    assert names == {"settings.json", "report.json", "views", ".nova3d.json"}
+    report = json.loads((tmp_path / "details" / "report.json").read_text())
+    assert set(report) == {"seconds"}
 
 
 def test_images_without_masks_are_matted_from_the_white_background(
