@@ -10,6 +10,7 @@ import pytest
 import tyro
 
 from nova3d_core.checks import INTERNAL, public_fields
+from nova3d_core.cli import options
 from nova3d_core.cli.options import public_options
 from nova3d_core.errors import InputError
 from nova3d_core.io.settings import config_from_dict, settings_to_json
@@ -89,3 +90,18 @@ def test_command_line_has_no_option_for_internal_fields(capsys):
     assert "A public field." in shown
     assert "tuned" not in shown
     assert "levels" not in shown
+
+
+def test_help_texts_stay_strings_for_tyro_before_1_0():
+    assert options._joined_lines("a\n  b") == "a b"
+    assert options._joined_lines(None) is None
+    assert options._joined_lines(lambda: "a\n  b")() == "a b"
+
+
+def test_spec_is_looked_up_on_the_instance_for_tyro_before_0_9_3(monkeypatch):
+    class Older(options.ConstructorRegistry):
+        def get_struct_spec(self, info):
+            return super().get_struct_spec(info)
+
+    monkeypatch.setattr(options, "ConstructorRegistry", Older)
+    assert parse("--inner.size", "3").inner == Inner(size=3, tuned=0.75)

@@ -10,6 +10,8 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from ..checks import public_fields
 
+HelpText = str | Callable[[], str | None] | None
+
 
 def public_options() -> ConstructorRegistry:
     """A context manager in which tyro omits the internal fields of config dataclasses.
@@ -27,7 +29,7 @@ def public_options() -> ConstructorRegistry:
             return None
         delegating = True
         try:
-            spec = ConstructorRegistry.get_struct_spec(info)
+            spec = registry.get_struct_spec(info)  # an instance method before tyro 0.9.3
         finally:
             delegating = False
         if not isinstance(spec, StructConstructorSpec):
@@ -51,11 +53,11 @@ def public_options() -> ConstructorRegistry:
     return registry
 
 
-def _joined_lines(helptext: str | Callable[[], str | None] | None) -> Callable[[], str | None]:
-    """The help text without line breaks; tyro keeps those before indented lines."""
+def _joined_lines(helptext: HelpText) -> HelpText:
+    """The help text without line breaks; tyro keeps those before indented lines.
 
-    def join() -> str | None:
-        text = helptext() if callable(helptext) else helptext
-        return text if text is None else " ".join(text.split())
-
-    return join
+    tyro 1.0 finds help texts when it shows them; older versions need strings.
+    """
+    if callable(helptext):
+        return lambda: _joined_lines(helptext())
+    return helptext if helptext is None else " ".join(helptext.split())
