@@ -11,6 +11,7 @@ import torch
 
 from nova3d_core.errors import InputError
 from nova3d_core.imaging.sampling import sample_texture
+from nova3d_core.io.files.json_fields import parse_json_object
 from nova3d_core.io.images.srgb import linear_from_srgb, srgb_from_linear
 from nova3d_core.io.mesh import texture_atlas
 from nova3d_core.io.mesh.read import read_mesh
@@ -295,3 +296,9 @@ def test_clamped_texture_does_not_blend_across_the_border(tmp_path):
     model.header["samplers"] = [{}]  # repeats
     mixed = model.read(tmp_path)
     assert torch.equal(mixed.uv, torch.from_numpy(FULL_UV))
+
+
+def test_json_of_other_programs_is_read_leniently():
+    """Exporters write NaN into extras and repeat names, which settings files may not."""
+    text = b'\xef\xbb\xbf{"extras": [NaN, Infinity, 1e999], "name": "a", "name": "b"}\0\0'
+    assert parse_json_object(text, "model.gltf").text("name") == "b"

@@ -200,3 +200,12 @@ def test_too_complex_polygons_are_rejected(monkeypatch, count, max_work, max_s):
     with pytest.raises(InputError, match=f"a polygon with {count} corners is too complex"):
         triangulate(points, np.arange(count), np.array([count]))
     assert time.process_time() - start < max_s
+
+
+def test_triangles_of_the_file_are_kept_even_if_degenerate():
+    """Only triangles cut from larger polygons are dropped when a vertex occurs twice."""
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=np.float64)
+    corners, counts = np.array([0, 0, 1, 0, 1, 2, 3, 0, 0, 1, 2]), np.array([3, 4, 4])
+    triangles, polygon = triangulate(vertices, corners, counts)
+    assert corners[triangles[0]].tolist() == [0, 0, 1]
+    assert polygon.tolist() == [0, 1, 1, 2]

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from nova3d_core.errors import Cancelled
 from nova3d_core.mesh import Mesh
-from nova3d_core.meshing.unwrap.box_atlas import box_atlas
+from nova3d_core.meshing.unwrap.box_atlas import _pack_square, box_atlas
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.raycast import RayCaster
 
@@ -237,3 +237,9 @@ def test_forty_thousand_faces_take_less_than_three_seconds():
 def test_can_be_cancelled():
     with pytest.raises(Cancelled):
         box_atlas(bumpy_ball(2), SIDE, PADDING, Progress(is_cancelled=lambda: True))
+
+
+@pytest.mark.parametrize("size", [(1.1, 0.5), (0.5, 1.1)], ids=["width", "height"])
+def test_rectangles_larger_than_the_square_do_not_fit(size):
+    assert _pack_square(np.array([size]), 1.2) is not None
+    assert _pack_square(np.array([size]), 1.0) is None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from nova3d_core.diffusion.families import FAMILIES
+from nova3d_core.diffusion.network.embeddings import sinusoidal_embedding
+from nova3d_core.diffusion.sampling.conditioning import SCALAR_EMBED_DIM
 from nova3d_core.errors import InputError
+from nova3d_core.training.config import ConditioningConfig
 from nova3d_core.training.data.batches import collate_images, collate_latents, has_latents
+from nova3d_core.training.data.conditioning import sample_conditioning
 from nova3d_core.training.data.config import PrecomputeConfig
 from nova3d_core.training.data.precompute_latents import Encoders, encode_object
 from nova3d_core.training.objective import Objective
@@ -52,6 +58,24 @@ def test_collates_and_slices_variants():
     batch = collate_latents(latents, (2, VIEWS, model.codec.latent_channels, side, side))
     assert len(batch) == 4 and len(batch.slice(1, 3)) == 2
     assert torch.equal(batch.slice(1, 3).clean, batch.clean[:, 1:3])
+
+
+def test_each_object_is_conditioned_on_one_of_its_variants():
+    model = small_model("nova3d")
+    encoders = Encoders(model.codec, model.image_encoder, "small")
+    latents = [precomputed(item, encoders, 3) for item in objects(4)]
+    side = SIZE // model.codec.factor
+    shape = (2, VIEWS, model.codec.latent_channels, side, side)
+    batch = collate_latents(latents, shape)
+    randomness = draw_step_randomness(0, 0, range(4), shape, SIZE)
+    randomness = replace(randomness, variant=torch.tensor([0.0, 0.4, 0.7, 1.0]))
+    conditioning = sample_conditioning(batch, randomness, ConditioningConfig(), 2)
+    row, chosen = torch.arange(4), torch.tensor([0, 1, 2, 2])
+    assert len(set(batch.strength[0].tolist())) == 3
+    assert torch.equal(conditioning.latent, batch.image_latent[row, chosen].float())
+    assert torch.equal(conditioning.embedding[:, 0], batch.embedding[row, chosen].float())
+    strength = sinusoidal_embedding(batch.strength[row, chosen], SCALAR_EMBED_DIM)
+    assert torch.equal(conditioning.added_embeds[:, 0], strength)
 
 
 def test_rejects_latents_if_the_encoder_is_trained():
