@@ -147,7 +147,6 @@ def _normal_gradient(
         weight = weight * inlier_mask(error, weight > 0, config.outlier_fraction)
     grad_unit = (-config.normal * weight)[:, None] * targets.normal
     grad_length = (-grad_unit * (unit / length)).sum(dim=1, keepdim=True)
-    grad_length = grad_length.where(
-        raw >= MIN_GRADIENT_LENGTH, 0.0
-    )  # below, the length is constant
+    # a shorter gradient is clamped, so its length is constant
+    grad_length = grad_length.masked_fill(~(raw >= MIN_GRADIENT_LENGTH), 0.0)
     return weight, error, grad_unit / length + grad_length * unit

@@ -9,7 +9,7 @@ from torch import Tensor
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import InputError
-from nova3d_core.imaging.matte import WHITE_TOLERANCE, matte_from_white
+from nova3d_core.imaging.matte import WHITE_TOLERANCE, is_mostly_white, matte_from_white
 from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.rendering.views import render_views
 
@@ -156,3 +156,11 @@ def test_matte_of_a_rendered_scan_is_its_coverage(object_files, name):
     coverage = views.masks[0] > 0.5
     assert coverage.float().mean() > 0.02
     assert float((matte & coverage).sum() / (matte | coverage).sum()) > 0.99
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(1.0, True), (0.97, True), (0.93, False)])
+def test_mostly_white_tolerates_a_few_other_pixels(ratio, expected):
+    pixels = torch.ones(100, 3)
+    pixels[round(100 * ratio) :, 1] = 0.5
+    assert is_mostly_white(pixels) == expected
+    assert is_mostly_white(pixels[:0])
