@@ -223,7 +223,8 @@ class _NodeText(logging.Handler):
             self._show()
 
     def _show(self) -> None:
-        _show_text("\n".join([*self._warnings, *filter(None, [self._status])]))
+        text = "\n".join([*self._warnings, *filter(None, [self._status])])
+        _show_text(text or " ")  # ComfyUI's page ignores an empty text
 
 
 def _show_text(text: str) -> None:

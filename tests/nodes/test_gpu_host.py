@@ -220,6 +220,15 @@ def test_node_text_keeps_warnings_while_kernels_compile(pack, host):
     ]  # fmt: skip
 
 
+def test_status_without_warnings_is_replaced_by_a_blank(pack, host):
+    """The page ignores an empty text, which would leave the status on the node."""
+    with pack("nodes.runtime").node_context() as context:
+        context.progress.update("compiling kernels", 0, 2)
+        context.progress.update("compiling kernels", 2, 2)
+        context.progress.update("fusing", 1, 9)
+    assert host.texts == ["compiling kernels: once for each device", " "]
+
+
 # errors
 
 
