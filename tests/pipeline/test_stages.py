@@ -209,6 +209,11 @@ def test_smooths_only_unobserved_regions(fused):
     finer = extract_mesh(surface, fine, resolution=120)  # the bumps span twice as many edges
     height = finer.vertices[:, 1].abs()
     assert tilt_deg(finer)[height > 0.485].mean() < 0.4 * tilt_deg(rough)[poles].mean()
+    resampled = replace(surface, grid=resample_grid(bumpy, 120))
+    double = extract_mesh(resampled, replace(fine, smooth_unobserved_cells=48.0))
+    torch.testing.assert_close(finer.vertices, double.vertices, atol=1e-5, rtol=0)
+    same = extract_mesh(resampled, fine)
+    assert (finer.vertices - same.vertices).abs().max() > 1e-4
     carved = replace(surface, report=replace(surface.report, steps=0))
     assert torch.equal(extract_mesh(carved, fine).vertices, rough.vertices)
 
