@@ -135,6 +135,19 @@ def test_baking_keeps_or_replaces_uv(views, fused):
     assert anew.unwrap_method != "given"
 
 
+def test_baking_uses_the_cameras_and_the_conflict_of_the_surface(views, fused):
+    surface = fused[0]
+    mesh = bake_views(extract_mesh(surface, TINY.meshing), views, TINY).mesh
+    conflict = torch.ones_like(surface.conflict)
+    conflict[0] = 0.0  # only view 0 counts
+    consistent, conflicting = (
+        bake_views(mesh, views, TINY, replace(surface, conflict=each))
+        for each in (torch.zeros_like(conflict), conflict)
+    )
+    assert torch.equal(conflicting.views.cameras.world_to_camera, surface.cameras.world_to_camera)
+    assert 0.05 < conflicting.coverage.mean() < 0.7 * consistent.coverage.mean()
+
+
 def test_rejects_a_surface_of_other_views(views, fused):
     surface, refined = fused
     mesh = extract_mesh(surface, TINY.meshing)
