@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,7 +13,7 @@ from tyro.conf import Positional
 from ..checks import check_bounds
 from ..diffusion.families import GuidanceConfig, GuidanceKind
 from ..diffusion.sampling.config import SampleConfig
-from ..errors import StageError
+from ..errors import InputError, StageError
 from ..progress import Progress
 from ..weights.discovery.built_in import BUILT_IN_NAME
 
@@ -114,6 +115,12 @@ class SamplingOptions:
         image = read_image(self.image, longest_px=MAX_IMAGE_PX)
         mask = None if self.mask is None else read_mask(self.mask, longest_px=MAX_IMAGE_PX)
         path = resolve_model_file(self.model, self.folder)
+        if not os.path.lexists(path):
+            raise InputError(
+                f"model file {path} does not exist.",
+                "`python -m nova3d_core models` lists the installed and the published files; "
+                "--folder selects the model folders.",
+            )
         dtype = self._dtype(device)
         # cast weights for a GPU while loading; memory-map the file for the CPU
         load_dtype = None if device.type == "cpu" else dtype

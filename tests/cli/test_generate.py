@@ -65,6 +65,14 @@ def test_sv3d_p_varies_the_elevation_and_is_found_by_name(nova3d, inputs, tmp_pa
     np.testing.assert_allclose(elevations.numpy(), expected, atol=1e-3)
 
 
+def test_missing_model_file_names_the_command_that_lists_models(nova3d, inputs, tmp_path):
+    words = ["generate", inputs / "cup.png", "-o", tmp_path / "v", "--folder", inputs]
+    result = nova3d(*words, "--model", "v3d.ckpt")
+    assert result.returncode == 2
+    start = "error: model file v3d.ckpt does not exist. `python -m nova3d_core models` lists"
+    assert result.stderr.splitlines()[-1].startswith(start)
+
+
 def test_bad_input_prints_one_line_and_writes_nothing(nova3d, inputs, tmp_path):
     good = inputs / "nova3d.safetensors"
     Image.new("RGB", (50, 50), "white").save(tmp_path / "white.png")
