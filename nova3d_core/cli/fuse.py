@@ -47,7 +47,7 @@ class Fuse:
         from ..io.files.atomic import check_can_write_folder
         from ..io.files.ownership import reject_overlapping_outputs
         from ..io.mesh.write import check_can_write_mesh, mesh_output_files, write_mesh
-        from ..io.settings import read_settings
+        from ..io.settings import settings_or_options
         from ..io.views.transforms_json import read_views
         from ..pipeline.fuse import fuse_views
 
@@ -57,7 +57,7 @@ class Fuse:
         if self.details is not None:
             check_can_write_folder(self.details, self.overwrite, DETAIL_FILES, inputs)
             reject_overlapping_outputs(mesh_output_files(self.output), (self.details,), "--details")
-        config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
+        config = settings_or_options(self.settings, self.fuse)
         fused = fuse_views(read_views(self.views, progress), config, progress, device)
         if self.details is not None:
             self._write_details(fused, config)

@@ -36,7 +36,7 @@ class Run(SamplingOptions):
         from ..io.files.atomic import check_can_write_folder
         from ..io.files.ownership import reject_overlapping_outputs
         from ..io.mesh.write import check_can_write_mesh, mesh_output_files, write_mesh
-        from ..io.settings import read_settings
+        from ..io.settings import settings_or_options
         from ..io.views.transforms_json import FOLDER_CONTENT, write_views
         from ..pipeline.fuse import fuse_views
 
@@ -46,7 +46,7 @@ class Run(SamplingOptions):
         if self.views is not None:
             check_can_write_folder(self.views, self.overwrite, FOLDER_CONTENT, inputs)
             reject_overlapping_outputs(mesh_output_files(self.output), (self.views,), "--views")
-        config = self.fuse if self.settings is None else read_settings(self.settings, FuseConfig)
+        config = settings_or_options(self.settings, self.fuse)
         generated = self.generate(progress)
         fused = fuse_views(generated.sample.views, config, progress, device)
         if self.views is not None:

@@ -43,6 +43,27 @@ def read_settings(path: Path, config_type: type[T]) -> T:
     return config_from_dict(read_json(Path(path)), config_type, "settings")
 
 
+def settings_or_options(path: Path | None, options: T) -> T:
+    """The settings of a file, or those of the command line where no file is given.
+
+    Args:
+        path: a settings file, or None.
+        options: the config dataclass of the command line.
+
+    Raises:
+        InputError: both are given; or as `read_settings`.
+    """
+    if path is None:
+        return options
+    if options != type(options)():
+        raise InputError(
+            "--settings gives all settings of the stages, but the command has options of the "
+            "stages, too.",
+            f"Put them into {quote_value(path.name)}, or omit --settings.",
+        )
+    return read_settings(path, type(options))
+
+
 def config_from_dict(document: Any, config_type: type[T], where: str) -> T:
     """Builds a config dataclass from plain containers.
 

@@ -229,6 +229,15 @@ def test_fuse_writes_its_details(nova3d, knight_views, short_draft, tmp_path):
     assert written["bake"]["texture_px"] == 256
 
 
+@pytest.mark.parametrize("command", ["fuse", "run"])
+def test_settings_file_and_options_of_stages_exclude_each_other(nova3d, tmp_path, command):
+    (tmp_path / "settings.json").write_text(json.dumps({"method": "hull"}))
+    words = [command, tmp_path / "input", "-o", tmp_path / "mesh.glb"]
+    words += ["--settings", tmp_path / "settings.json", "--bake.texture-px", "256"]
+    line = error_line(nova3d(*words))
+    assert "--settings gives all settings" in line and "settings.json" in line
+
+
 def test_presets_prints_a_settings_file(nova3d):
     result = nova3d("presets", "draft")
     assert result.returncode == 0, result.stderr
