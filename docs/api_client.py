@@ -29,8 +29,9 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("results"))
     parser.add_argument("--set", action="append", default=[], metavar="CLASS.INPUT=VALUE")
     options = parser.parse_args()
-    prompt = apply_changes(json.loads(options.prompt.read_text(encoding="utf-8")), options.set)
+    prompt = json.loads(options.prompt.read_text(encoding="utf-8"))
     try:
+        prompt = apply_changes(options.server, prompt, options.set)
         queued = json.loads(request(options.server, "/prompt", {"prompt": prompt}))
         record = wait_until_done(options.server, queued["prompt_id"])
         errors = validation_errors(queued["node_errors"]) + execution_errors(record)
@@ -47,7 +48,7 @@ def main() -> int:
         return 2
 
 
-def apply_changes(prompt: dict, changes: list[str]) -> dict:
+def apply_changes(server: str, prompt: dict, changes: list[str]) -> dict:
     """The prompt with the inputs of `--set`."""
     for change in changes:
         path, _, text = change.partition("=")
@@ -55,6 +56,9 @@ def apply_changes(prompt: dict, changes: list[str]) -> dict:
         nodes = [node for node in prompt.values() if node["class_type"] == kind]
         if not nodes:
             raise SystemExit(f"--set {change}: the prompt has no {kind}.")
+        known = input_names(server, kind)
+        if name not in known:
+            raise SystemExit(f"--set {change}: {kind} has the inputs {', '.join(known)}.")
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
@@ -62,6 +66,12 @@ def apply_changes(prompt: dict, changes: list[str]) -> dict:
         for node in nodes:
             node["inputs"][name] = value
     return prompt
+
+
+def input_names(server: str, kind: str) -> list[str]:
+    """Names of the inputs of a node class, as the server lists them."""
+    schema = json.loads(request(server, f"/object_info/{kind}"))[kind]["input"]
+    return [name for group in ("required", "optional") for name in schema.get(group, {})]
 
 
 def request(server: str, path: str, body: dict | None = None) -> bytes:

@@ -196,3 +196,12 @@ def test_example_client_reports_rejected_input(client, tmp_path):
     # newer versions validate the list of choices, older ones leave that to the node
     assert ran.returncode in (1, 2)
     assert "LoadViews" in ran.stderr and "nowhere" in ran.stderr
+
+
+def test_example_client_rejects_unknown_input(client, tmp_path):
+    command = [sys.executable, PROJECT / "docs" / "api_client.py", API / "views_to_mesh.json"]
+    command += ["--server", client.url, "-o", tmp_path, "--set", "DeconflictFusion.quality=1"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "DeconflictFusion has the inputs views, preset" in ran.stderr
+    assert list(tmp_path.iterdir()) == []
