@@ -292,7 +292,7 @@ def run_one(name: str, reference: Mesh, perturbation: str, settings: FusionBench
 def surface_attribute(fused: FusionResult, name: str) -> Any:
     """Refined cameras or conflict maps of the fused surface; None without an optimisation."""
     surface = getattr(fused, "surface", None)
-    return getattr(surface, name) if surface is not None and surface.report.steps else None
+    return getattr(surface, name) if surface is not None and not surface.is_hull else None
 
 
 def surface_metrics(fused: FusionResult, perturbed: PerturbedViews) -> dict[str, dict[str, Any]]:

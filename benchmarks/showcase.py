@@ -16,12 +16,13 @@ from PIL import Image
 import nova3d_core as nova3d
 from nova3d_core.fusion.config import preset_config
 from nova3d_core.pipeline.config import FuseConfig
+from nova3d_core.rendering.turntable import normal_images
 
 ROOT = Path(__file__).resolve().parents[1]
 VIEWS = ROOT / "nova3d_core" / "assets" / "knight" / "views"
 SHOWN_VIEWS = (0, 2, 5, 8, 11, 14)
-MESH_AZIMUTHS_DEG = (33.0, 213.0)
-"""Between the views' azimuths, multiples of 22.5 degrees."""
+MESH_AZIMUTH_DEG = 33.0
+"""Of the first of two opposite cameras; the views' azimuths are multiples of 22.5 degrees."""
 MESH_ELEVATION_DEG = 18.0
 BANNER_PX = (1680, 720)
 CROP = 0.11
@@ -36,22 +37,14 @@ def tile(pixels: np.ndarray, side_px: int) -> Image.Image:
     return image.resize((side_px, side_px), Image.Resampling.LANCZOS)
 
 
-def normal_colours(views: nova3d.Views) -> np.ndarray:
-    """(V, H, W, 3) camera-space normals as colours on white."""
-    seen = views.with_normals_in("camera")
-    inside = seen.masks[..., None]
-    return ((seen.normals * 0.5 + 0.5) * inside + (1.0 - inside)).numpy()
-
-
 def mesh_views(mesh: nova3d.Mesh, side_px: int) -> nova3d.Views:
     """The mesh from angles that no input view has."""
-    start = MESH_AZIMUTHS_DEG[0]
     rig = nova3d.RigConfig(
         count=2,
         width_px=side_px,
         height_px=side_px,
         elevation_deg=MESH_ELEVATION_DEG,
-        azimuth_start_deg=start,
+        azimuth_start_deg=MESH_AZIMUTH_DEG,
     )
     return nova3d.render_views(mesh, nova3d.orbit_cameras(rig)).views
 
@@ -59,24 +52,22 @@ def mesh_views(mesh: nova3d.Mesh, side_px: int) -> nova3d.Views:
 def composed(views: nova3d.Views, mesh: nova3d.Mesh, width_px: int, height_px: int) -> Image.Image:
     """Front view, views with normals, mesh with normals; left to right on white."""
     canvas = Image.new("RGB", (width_px, height_px), "white")
-    colours, normals = views.colour.numpy(), normal_colours(views)
     unit = min(height_px // 2, width_px // 5)
-    big = 2 * unit
-    top = (height_px - big) // 2
-    small = unit * 2 // 4
-    left = (width_px - (unit + small * 3 // 1 + big)) // 2
-    canvas.paste(tile(colours[0], unit), (left, top + unit // 2))
-    for column, view in enumerate(SHOWN_VIEWS):
-        x = left + unit + column % 3 * small
-        y = top + column // 3 * 2 * small
+    small = unit // 2
+    top = (height_px - 2 * unit) // 2
+    left = (width_px - 3 * unit - 3 * small) // 2
+    colours, normals = views.colour.numpy(), normal_images(views).numpy()
+    canvas.paste(tile(colours[0], unit), (left, top + small))
+    for index, view in enumerate(SHOWN_VIEWS):
+        row, column = divmod(index, 3)
+        x, y = left + unit + column * small, top + row * unit
         canvas.paste(tile(colours[view], small), (x, y))
         canvas.paste(tile(normals[view], small), (x, y + small))
     seen = mesh_views(mesh, 640)
-    x = left + unit + 3 * small
-    canvas.paste(tile(seen.colour[0].numpy(), unit), (x, top))
-    canvas.paste(tile(normal_colours(seen)[0], unit), (x, top + unit))
-    canvas.paste(tile(seen.colour[1].numpy(), unit), (x + unit, top))
-    canvas.paste(tile(normal_colours(seen)[1], unit), (x + unit, top + unit))
+    for index, (colour, normal) in enumerate(zip(seen.colour, normal_images(seen), strict=True)):
+        x = left + unit + 3 * small + index * unit
+        canvas.paste(tile(colour.numpy(), unit), (x, top))
+        canvas.paste(tile(normal.numpy(), unit), (x, top + unit))
     return canvas
 
 

@@ -76,7 +76,7 @@ class Fuse:
         with atomic_folder(self.details, self.overwrite, DETAIL_FILES) as folder:
             (folder / "settings.json").write_text(settings_to_json(config), encoding="utf-8")
             report = {"seconds": fused.seconds}
-            if fused.surface.report.steps:
+            if not fused.surface.is_hull:
                 report["fusion"] = fused.surface.report.to_dict()
                 for view, conflict in enumerate(fused.surface.conflict):
                     write_image(folder / "conflict_maps" / f"{view:03d}.png", conflict)

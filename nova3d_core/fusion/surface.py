@@ -58,6 +58,11 @@ class Surface:
     report: FusionReport
     """Statistics of the optimisation."""
 
+    @property
+    def is_hull(self) -> bool:
+        """Whether the surface was carved only: no optimisation step, input poses, no conflict."""
+        return self.report.steps == 0
+
     def sdf(self, points: Tensor) -> Tensor:
         """(N,) signed distances at world points (N, 3); clamped to the border outside the grid."""
         to_field = torch.linalg.inv(self.field_to_world)

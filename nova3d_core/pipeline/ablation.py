@@ -230,7 +230,7 @@ def _surface_metrics(
 ) -> tuple[dict[str, Any] | None, float | None]:
     """Pose change and mean conflict; both None for methods without an optimised surface."""
     surface = getattr(fused, "surface", None)
-    if surface is None or surface.report.steps == 0:
+    if surface is None or surface.is_hull:
         return None, None
     pose_change = pose_motion(views.cameras, surface.cameras).to_dict()
     no_blobs = torch.zeros_like(surface.conflict, dtype=torch.bool)

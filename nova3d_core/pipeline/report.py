@@ -26,7 +26,7 @@ def pose_report(before: Cameras, after: Cameras) -> str:
 def fusion_report(surface: Surface, views: Views) -> str:
     """Summary of a fusion, with pose correction, conflict and exposure of each input view."""
     report = surface.report
-    if report.steps == 0:
+    if surface.is_hull:
         return (
             f"Visual hull of {len(views)} views, cell size {report.spacing:.4g}; poses, exposure "
             "and conflict were not estimated.\n"

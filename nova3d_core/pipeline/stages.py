@@ -166,8 +166,7 @@ def extract_mesh(
         progress.update("meshing", 0, 4)
         mesh = remove_small_components(raw, config.min_component_area_ratio)
         progress.update("meshing", 1, 4)
-        is_hull = surface.report.steps == 0  # a hull is free of noise
-        if config.smooth_unobserved_cells > 0 and not is_hull:
+        if config.smooth_unobserved_cells > 0 and not surface.is_hull:  # a hull is free of noise
             observed = observed_vertices(mesh, surface.cameras, MIN_OBSERVED_COSINE, progress)
             mesh = smooth_unobserved(mesh, observed, config.smooth_unobserved_cells)
         progress.update("meshing", 2, 4)

@@ -18,6 +18,7 @@ from ..io.files.atomic import atomic_file, check_can_write_file
 from ..io.files.ownership import GENERATOR, reject_foreign_file
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
+from ..views import Views
 from .config import RenderConfig
 from .views import render_views
 
@@ -42,10 +43,15 @@ def turntable(
     """
     rig = rig or RigConfig(count=48, elevation_deg=15.0)
     views = render_views(mesh.normalised(), orbit_cameras(rig), config, progress).views
+    return torch.cat([views.colour, normal_images(views)], dim=2)
+
+
+def normal_images(views: Views) -> Tensor:
+    """(V, H, W, 3) camera-space normals of masked views as colours on white."""
     # camera-space normals look as if the light stood still while the object rotates
     normals = encode_normals(views.with_normals_in("camera").normals)
     covered = views.masks[..., None]
-    return torch.cat([views.colour, normals * covered + (1.0 - covered)], dim=2)
+    return normals * covered + (1.0 - covered)
 
 
 def check_turntable_path(path: Path, overwrite: bool, inputs: Collection[Path | None] = ()) -> None:
