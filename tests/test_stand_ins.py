@@ -162,28 +162,48 @@ def without(monkeypatch):
     def block(*names: str) -> None:
         for name in names:
             monkeypatch.setitem(sys.modules, name, None)
-        raycast._has_embree.cache_clear()
+        if "warp" in names:
+            warp_backend.warp.cache_clear()
+            monkeypatch.setattr(warp_backend, "_kernel_errors", {})
+        raycast._best_backend.cache_clear()
         images._warp_available.cache_clear()
 
     yield block
     monkeypatch.undo()
-    raycast._has_embree.cache_clear()
+    warp_backend.warp.cache_clear()
+    raycast._best_backend.cache_clear()
     images._warp_available.cache_clear()
 
 
-def test_missing_embree_is_one_warning_with_the_same_hits(without, caplog, l_solid):
+def assert_same_hits(caster: raycast.RayCaster, other: raycast.RayCaster) -> None:
+    """Asserts that two ray casters agree on two rays onto the L-shaped solid."""
+    rays = [[0.0, -0.4, 2.0], [-0.3, 0.2, 2.0]], [[0.0, 0.0, -1.0]] * 2
+    ours, theirs = caster.first_hits(*rays), other.first_hits(*rays)
+    assert (ours.face == theirs.face).all()
+    assert ours.distance == pytest.approx(theirs.distance, abs=1e-6)
+
+
+def test_warp_replaces_a_missing_embree_with_the_same_hits(without, caplog, l_solid):
+    pytest.importorskip("warp")
     embree = raycast.RayCaster.from_mesh(l_solid)
     without("embreex")
+    with caplog.at_level(logging.WARNING):
+        caster = raycast.RayCaster.from_mesh(l_solid)
+    assert caster.backend == "warp"
+    assert caplog.messages == []
+    assert_same_hits(caster, embree)
+
+
+def test_missing_embree_and_warp_are_one_warning_with_the_same_hits(without, caplog, l_solid):
+    embree = raycast.RayCaster.from_mesh(l_solid)
+    without("embreex", "warp")
     with caplog.at_level(logging.WARNING):
         casters = [raycast.RayCaster.from_mesh(l_solid) for _ in range(3)]
     assert {caster.backend for caster in casters} == {"numpy"}
     assert len(caplog.messages) == 1
     assert "20 to 80 times slower than with Embree" in caplog.messages[0]
     assert "embreex is not installed" in caplog.messages[0]
-    rays = [[0.0, -0.4, 2.0], [-0.3, 0.2, 2.0]], [[0.0, 0.0, -1.0]] * 2
-    ours, theirs = casters[0].first_hits(*rays), embree.first_hits(*rays)
-    assert (ours.face == theirs.face).all()
-    assert ours.distance == pytest.approx(theirs.distance, abs=1e-6)
+    assert_same_hits(casters[0], embree)
 
 
 def test_requested_numpy_backend_logs_nothing(without, caplog, l_solid):

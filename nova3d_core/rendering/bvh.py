@@ -1,4 +1,4 @@
-"""A bounding volume hierarchy over triangles in numpy: reference implementation for Embree.
+"""A bounding volume hierarchy over triangles in numpy: reference for Embree and warp.
 
 All rays traverse the tree together, one level at a time: each level is one vectorised box test over
 the active (ray, node) pairs. It is 20 to 80 times slower than Embree and needs only numpy.

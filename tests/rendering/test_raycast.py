@@ -1,14 +1,22 @@
-"""Both ray casters, compared with brute force and with each other."""
+"""All ray casters, compared with brute force and with each other."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.rendering.bvh import TriangleTree, _intersect_triangles
 from nova3d_core.rendering.raycast import RayCaster
 
-BACKENDS = ["numpy", pytest.param("embree", id="embree")]
+BACKENDS = ["numpy", "embree", "warp"]
+PACKAGES = {"embree": "embreex", "warp": "warp"}
+
+
+def skip_without(backend: str) -> None:
+    """Skips a test whose backend is not installed."""
+    if backend in PACKAGES:
+        pytest.importorskip(PACKAGES[backend])
 
 
 def soup(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -37,8 +45,7 @@ def brute_force(vertices, faces, origins, directions) -> tuple[np.ndarray, np.nd
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("count", [1, 3, 5, 300])
 def test_first_hit_is_the_nearest_triangle(backend, count):
-    if backend == "embree":
-        pytest.importorskip("embreex")
+    skip_without(backend)
     vertices, faces = soup(count)
     origins, directions = rays(400)
     hits = RayCaster(vertices, faces, backend).first_hits(origins, directions)
@@ -62,8 +69,7 @@ def test_chunks_of_rays_give_the_same_hits(monkeypatch):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_barycentric_weights_give_the_hit_point(backend):
-    if backend == "embree":
-        pytest.importorskip("embreex")
+    skip_without(backend)
     vertices, faces = soup(300)
     origins, directions = rays(1000)
     hits = RayCaster(vertices, faces, backend).first_hits(origins, directions)
@@ -77,8 +83,7 @@ def test_barycentric_weights_give_the_hit_point(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_occlusion_respects_the_maximum_distance(backend):
-    if backend == "embree":
-        pytest.importorskip("embreex")
+    skip_without(backend)
     vertices = np.array([[-1.0, -1, 0], [1, -1, 0], [0, 1, 0]])
     caster = RayCaster(vertices, np.array([[0, 1, 2]]), backend)
     origins = np.array([[0.0, 0, 2], [0, 0, 2], [5, 0, 2]])
@@ -99,8 +104,33 @@ def test_bvh_contains_every_face_exactly_once():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_rays_give_no_hits(backend):
-    if backend == "embree":
-        pytest.importorskip("embreex")
+    skip_without(backend)
     vertices, faces = soup(10)
     hits = RayCaster(vertices, faces, backend).first_hits(np.zeros((0, 3)), np.zeros((0, 3)))
     assert len(hits.face) == len(hits.distance) == len(hits.barycentric) == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_faces_give_no_hits(backend):
+    skip_without(backend)
+    caster = RayCaster(np.zeros((0, 3)), np.zeros((0, 3), int), backend)
+    assert not caster.first_hits(*rays(10)).hit.any()
+
+
+@pytest.mark.parametrize("backend", ["embree", "warp"])
+def test_scan_has_the_hits_of_the_numpy_bvh(backend, object_files):
+    """A ray through an edge may choose either face: 2 of 10,000 do, with both libraries."""
+    skip_without(backend)
+    mesh = read_mesh(object_files / "animal_bull" / "model.obj")
+    random = np.random.default_rng(0)
+    corners = mesh.vertices.numpy()[mesh.faces.numpy()]
+    targets = corners[random.integers(0, len(corners), 20_000)].mean(axis=1)
+    origins = targets + random.normal(0, 3, (20_000, 3))
+    directions = targets - origins
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    ours = RayCaster.from_mesh(mesh, backend).first_hits(origins, directions)
+    reference = RayCaster.from_mesh(mesh, "numpy").first_hits(origins, directions)
+    same = ours.face == reference.face
+    assert same.mean() >= 1 - 5e-4
+    assert (ours.hit == reference.hit).mean() >= 1 - 5e-4
+    np.testing.assert_allclose(ours.distance[same], reference.distance[same], rtol=1e-4)
