@@ -101,6 +101,7 @@ class BakeTexture(io.ComfyNode):
     def execute(
         cls, mesh, views, texture_size, uv, exposure, consistency, sharpen, surface=None
     ) -> io.NodeOutput:
+        from ..nova3d_core.compute.cancellable import run_cancellable
         from ..nova3d_core.pipeline.config import FuseConfig
         from ..nova3d_core.pipeline.stages import bake_views
         from ..nova3d_core.texturing.config import BakeConfig
@@ -114,13 +115,14 @@ class BakeTexture(io.ComfyNode):
                     texture_size, exposure=exposure, consistency=consistency, sharpen=sharpen
                 ),
             )
-            baked = bake_views(
-                single_mesh_from_socket(mesh),
-                views.bundle,
-                config,
-                None if surface is None else surface.bundle,
-                uv == KEEP_UV,
+            core_mesh = single_mesh_from_socket(mesh)
+            core_surface = None if surface is None else surface.bundle
+            baked = run_cancellable(
+                lambda progress: bake_views(
+                    core_mesh, views.bundle, config, core_surface, uv == KEEP_UV, progress
+                ),
                 context.progress,
+                "baking",
             )
             return io.NodeOutput(
                 batch_from_meshes([baked.mesh]),

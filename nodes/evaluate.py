@@ -76,6 +76,7 @@ class EvaluateMesh(io.ComfyNode):
     @classmethod
     @with_warnings
     def execute(cls, mesh, reference, align, protocol, points, image_size, seed) -> io.NodeOutput:
+        from ..nova3d_core.compute.cancellable import run_cancellable
         from ..nova3d_core.evaluation.config import EvaluateConfig
         from ..nova3d_core.evaluation.protocol import evaluate_mesh_with_grid
         from ..nova3d_core.evaluation.report import format_metrics
@@ -86,7 +87,11 @@ class EvaluateMesh(io.ComfyNode):
                 protocol, points=points, seed=seed, align=align, image_px=image_size
             )
             meshes = single_mesh_from_socket(mesh), single_mesh_from_socket(reference, "reference")
-            report, grid = evaluate_mesh_with_grid(*meshes, config, context.progress)
+            report, grid = run_cancellable(
+                lambda progress: evaluate_mesh_with_grid(*meshes, config, progress),
+                context.progress,
+                "measuring",
+            )
             table = format_metrics(report)
             return io.NodeOutput(
                 report.to_json(), table, image_from_tensor(grid[None]), ui={"text": [table]}
