@@ -277,4 +277,9 @@ def orbit_cameras(rig: RigConfig | None = None) -> Cameras:
 
 def cameras_from_orbit(orbit: OrbitConfig) -> Cameras:
     """The cameras of an orbit, in the order of its angles."""
-    return cameras_at(*orbit.angles_deg(), orbit.rig)
+    cameras = cameras_at(*orbit.angles_deg(), orbit.rig)
+    if not orbit.zooms:
+        return cameras
+    intrinsics = cameras.intrinsics.clone()
+    intrinsics[:, [0, 1], [0, 1]] *= intrinsics.new_tensor(orbit.zooms)[:, None]
+    return replace(cameras, intrinsics=intrinsics)

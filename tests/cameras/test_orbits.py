@@ -49,8 +49,14 @@ def test_wonder3d_has_six_orthographic_views():
     assert difference.abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("preset", list(ORBIT_PRESETS))
-def test_every_preset_frames_a_sphere_of_diameter_one(preset):
+FRAMED_OTHERWISE = {
+    "zero123plus",  # its authors' cameras cut off the rim of the sphere
+    "camera_angle", "qwen_multiangle",  # wide shots: the sphere fills a quarter of the image
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", sorted(ORBIT_PRESETS.keys() - FRAMED_OTHERWISE))
+def test_presets_frame_a_sphere_of_diameter_one(preset):
     cameras = cameras_from_orbit(preset_orbit(preset, 128, 128))
     generator = torch.Generator().manual_seed(0)
     sphere = torch.nn.functional.normalize(torch.randn(2000, 3, generator=generator), dim=1) * 0.5
