@@ -10,10 +10,12 @@ from pathlib import Path
 
 import nova3d_core
 
+from .relative_imports import relative_imports
+
 CORE = Path(nova3d_core.__file__).parent
 ROOT = CORE.parent
 NODES = ROOT / "nodes"
-WITH_TORCH = {"adapters.py", "load3d.py", "mesh_adapters.py", "model_management.py"}
+WITH_TORCH = {"adapters.py", "da3_geometry.py", "load3d.py", "mesh_adapters.py", "model_management.py"}
 """Modules of the nodes that a node imports when it runs."""
 HOST = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "server", "execution"}
 SCRIPT = """
@@ -52,18 +54,13 @@ def defined_names(path: Path) -> set[str]:
 def test_every_relative_import_finds_its_name():
     """Also imports inside functions, which no other test may reach."""
     checked, missing = 0, []
-    for path in [*CORE.rglob("*.py"), *NODES.rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.ImportFrom) or not node.level:
-                continue
-            base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-            source = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-            for alias in node.names:
-                checked += 1
-                submodule = base / alias.name
-                found = submodule.is_dir() or submodule.with_suffix(".py").is_file()
-                if not found and not (source.is_file() and alias.name in defined_names(source)):
-                    missing.append(f"{path.relative_to(ROOT)}:{node.lineno} {alias.name}")
+    for each in [*relative_imports(CORE), *relative_imports(NODES)]:
+        checked += 1
+        source = each.source
+        path = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
+        found = each.module != source
+        if not found and not (path.is_file() and each.name in defined_names(path)):
+            missing.append(f"{each.importer.relative_to(ROOT)}:{each.line} {each.name}")
     assert checked > 1000
     assert missing == []
 

@@ -16,6 +16,8 @@ import pytest
 
 import nova3d_core
 
+from .relative_imports import relative_imports
+
 CORE = Path(nova3d_core.__file__).parent
 ROOT = CORE.parent
 NODES = ROOT / "nodes"
@@ -70,18 +72,12 @@ def modules() -> dict[tuple[str, ...], Path]:
 @cache
 def imports() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
     """(importing module, imported module) of every relative import, also those in functions."""
-    known, found = modules(), []
-    for module, path in known.items():
-        package = module if path.name == "__init__.py" else module[:-1]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.ImportFrom) or not node.level:
-                continue
-            assert node.level <= len(package) + 1, f"{path}:{node.lineno} leaves the core"
-            base = package[: len(package) - node.level + 1]
-            target = base + tuple(node.module.split(".") if node.module else ())
-            for alias in node.names:
-                submodule = (*target, alias.name)
-                found.append((module, submodule if submodule in known else target))
+    known = {path: module for module, path in modules().items()}
+    found = []
+    for each in relative_imports(CORE):
+        target = each.module
+        assert target.is_relative_to(CORE), f"{each.importer}:{each.line} leaves the core"
+        found.append((known[each.importer], target.relative_to(CORE).parts))
     assert len(found) > 1000
     return tuple(found)
 
