@@ -9,6 +9,9 @@ from ..checks import check_bounds, check_choice
 
 GuidanceKind = Literal["triangle", "linear", "constant"]
 GUIDANCE_KINDS: tuple[str, ...] = get_args(GuidanceKind)
+OrbitAxis = Literal["world", "input_camera"]
+Process = Literal["edm", "ddim"]
+PROCESSES: tuple[str, ...] = get_args(Process)
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class GuidanceConfig:
     """Classifier-free guidance: how strongly each view follows the input image."""
 
     kind: GuidanceKind = "triangle"
-    """triangle: the scale grows with the angle from the input view; linear: it grows from the first
+    """triangle: the scale grows from the input view to the back; linear: it grows from the first
     view to the last; constant: `max_guidance_scale` for every view."""
     min_guidance_scale: float = 1.0
     """Scale of the input view (triangle) or of the first view (linear)."""
@@ -45,9 +48,20 @@ class Family:
     orbit: str
     """Camera trajectory: a key of `orbits.ORBIT_PRESETS`."""
     steps: int
-    """Default number of denoising steps, as its authors use."""
+    """Default number of denoising steps: for SV3D and V3D, as their authors use."""
     guidance: GuidanceConfig
-    """Default guidance, as its authors use."""
+    """Default guidance: for SV3D and V3D, as their authors use."""
+    triangle_by_index: bool = False
+    """Whether the scales of triangle guidance follow the index of the view in the trained orbit, as
+    SV3D's do; else, and in other orbits, the angle from the input view."""
+    orbit_axis: OrbitAxis = "input_camera"
+    """What the cameras circle where the input image is taken from an elevation.
+
+    input_camera: the up axis of the input camera, whatever its elevation. The model is not
+    conditioned on the elevation, and was trained on orbits at elevation 0 of that camera's frame.
+    world: the object's vertical axis, at the elevation of the input image. SV3D was trained on
+    elevated orbits: p is conditioned on the elevation, u recognises it in the image.
+    """
     domains: tuple[str, ...] = ("colour",)
     """Kinds of images generated of each view, in this order."""
     sigma_max: float = 700.0
@@ -62,6 +76,20 @@ class Family:
     """Index of the view that shows the input image: 0, or -1 for the last (SV3D)."""
     reuse_input_view: bool = False
     """Whether that view is replaced by the input image after decoding."""
+    process: Process = "edm"
+    """edm: the network predicts v at continuous noise levels, and an ODE solver samples (SVD). ddim:
+    it predicts noise at 1000 timesteps, and DDIM samples (Stable Diffusion)."""
+    eta: float = 0.0
+    """ddim: fraction of fresh noise in each step."""
+    shared_noise: bool = False
+    """Whether the domains of a view start from the same noise."""
+    scale_image_latent: bool = False
+    """Whether the input image's latent is scaled as those that are generated."""
+    condition_angles_rad: tuple[tuple[float, float], ...] = ()
+    """Elevation and azimuth of each view relative to the input view, with which the network is
+    conditioned instead of those of the orbit (Wonder3D)."""
+    camera_type: tuple[float, ...] = ()
+    """One-hot type of the cameras, a condition before the task (Wonder3D++)."""
     added_conditions: tuple[str, ...] = ("fps", "motion", "augmentation")
     """Conditions embedded besides the noise level, in order: 256 channels each, 512 for angles."""
     fps_id: int = 6
@@ -78,6 +106,41 @@ class Family:
     caveats: str = ""
     """What the model cannot do, in one sentence for users; "" for none."""
 
+
+WONDER3D_ANGLES_RAD = (
+    (0.0, 0.0),
+    (-0.236240, 0.812378),
+    (-0.168619, 1.693490),
+    (0.522037, 3.141593),
+    (0.690655, 4.835082),
+    (0.373314, 5.586011),
+)
+"""Polar angle and azimuth of each camera minus those of the front view, from Wonder3D's pose files.
+
+The views are a level orbit about the up axis of the input camera; these angles are in a world in
+which that camera is raised by 29 degrees.
+"""
+WONDER3D_CAVEATS = (
+    "Wonder3D generates 6 views: parts that none of them shows stay unknown, such as cavities and "
+    "surfaces seen from above or below. NOVA3D (16 views) and SV3D (21) leave fewer gaps."
+)
+_WONDER3D = {
+    "views": 6,
+    "size_px": 256,
+    "orbit": "wonder3d",
+    "steps": 50,
+    "domains": ("colour", "normal"),
+    "process": "ddim",
+    "eta": 1.0,
+    "scale_image_latent": True,
+    "condition_angles_rad": WONDER3D_ANGLES_RAD,
+    "noise_aug_strength": 0.0,
+    "added_conditions": (),
+    "foreground_ratio": 0.75,
+    "upscale": 2,
+    "caveats": WONDER3D_CAVEATS,
+}
+"""What Wonder3D and Wonder3D++ have in common."""
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -122,6 +185,8 @@ FAMILIES: dict[str, Family] = {
             orbit="sv3d",
             steps=50,
             guidance=GuidanceConfig("triangle", 1.0, 2.5),
+            triangle_by_index=True,
+            orbit_axis="world",
             noise_aug_strength=1e-5,
             input_view=-1,
             reuse_input_view=True,
@@ -136,6 +201,8 @@ FAMILIES: dict[str, Family] = {
             orbit="sv3d",
             steps=50,
             guidance=GuidanceConfig("triangle", 1.0, 2.5),
+            triangle_by_index=True,
+            orbit_axis="world",
             noise_aug_strength=1e-5,
             input_view=-1,
             reuse_input_view=True,
@@ -154,6 +221,20 @@ FAMILIES: dict[str, Family] = {
             noise_aug_target="latent",
             fps_id=1,
             motion_bucket_id=300,
+        ),
+        Family(
+            **_WONDER3D,
+            name="wonder3d",
+            label="Wonder3D",
+            guidance=GuidanceConfig("constant", 1.0, 1.0),
+        ),
+        Family(
+            **_WONDER3D,
+            name="wonder3d_plus",
+            label="Wonder3D++",
+            guidance=GuidanceConfig("constant", 2.0, 2.0),
+            shared_noise=True,
+            camera_type=(0.0, 1.0),  # orthographic
         ),
     )
 }

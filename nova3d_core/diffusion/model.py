@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_shape
+from ..compute.devices import GIB, free_memory_bytes
+from ..compute.host_memory import available_bytes
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
 UNET, CODEC, IMAGE_ENCODER = "unet", "codec", "image_encoder"
 PARTS = (UNET, CODEC, IMAGE_ENCODER)
+FREE_MEMORY_FRACTION = 0.7
+"""Fraction of the free memory that activations may use."""
+DEFAULT_BUDGET_BYTES = 4 * GIB
+"""The same where the free memory is unknown."""
 
 
 class Codec(Protocol):
@@ -26,6 +32,13 @@ class Codec(Protocol):
     """Spatial downsampling factor f."""
     latent_channels: int
     """Channels of a latent."""
+    temporal: bool
+    """Whether decoding an image depends on the other images that are decoded together."""
+    dtype: torch.dtype
+    """The dtype in which it decodes."""
+
+    def cast(self, encode: torch.dtype | None = None, decode: torch.dtype | None = None) -> Codec:
+        """The same codec with encoder or decoder in another dtype; only what differs is copied."""
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Unscaled latents (N, C, H/f, W/f) of images (N, 3, H, W) in -1..1.
@@ -74,6 +87,9 @@ class ImageEncoder(Protocol):
 
 class Placement(Protocol):
     """Decides on which device and in which dtype each part of a model runs, and loads it there."""
+
+    def activation_budget(self, part: str) -> int:
+        """Memory in bytes that the activations of a part may use once it is loaded."""
 
     def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
         """Makes a part ready to run.
@@ -125,6 +141,11 @@ class OneDevice:
     """The UNet's compute dtype; codec and image encoder use the dtype of their weights."""
     keep: bool = False
     """Keep all parts on the GPU: faster where memory allows."""
+
+    def activation_budget(self, part: str) -> int:
+        """Most of the device's free memory; call after `load_to_device`. See `Placement`."""
+        free = available_bytes() if self.device.type == "cpu" else free_memory_bytes(self.device)
+        return DEFAULT_BUDGET_BYTES if free is None else int(FREE_MEMORY_FRACTION * free)
 
     def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
         """Moves the part to the device and offloads the others; see `Placement`."""

@@ -11,10 +11,15 @@ from torch.nn import functional
 from ..checks import check_bounds, check_finite
 from ..errors import InputError
 from .alpha import flatten_on_white
-from .mask_checks import OBJECT_THRESHOLD, check_not_inverted
+from .mask_checks import check_not_inverted
 from .matte import is_mostly_white, matte_from_white
 
 _HALF_LEVEL = 0.5 / 255.0
+FRAMING_ALPHA = 0.05
+"""Coverage above which a pixel belongs to the framed object: glass, hair and soft shadows do, noise
+of a matte does not."""
+MIN_COMPONENT_FRACTION = 0.01
+"""Connected components below this fraction of the object's area do not affect its framing."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class CropConfig:
     """Width and height of the result in pixels."""
     foreground_ratio: float = 0.7
     """Ratio of the longer side of the object's bounding box to the side of the image."""
+    keep_framing: bool = False
+    """Keep the image's own framing, padded to a square, instead of cropping to the object."""
 
     def __post_init__(self):
         check_bounds(
@@ -39,6 +46,9 @@ def prepare_images(
     images: Tensor, masks: Tensor | None = None, config: CropConfig | None = None
 ) -> tuple[Tensor, Tensor]:
     """Crops images to their objects, centred, on white.
+
+    The object's bounding box contains everything that covers a pixel by more than 5 %, except for
+    components below 1 % of the object's area.
 
     Args:
         images: (V, H, W, 3), or (V, H, W, 4) whose alpha is the mask unless masks are given.
@@ -111,16 +121,17 @@ def _crop_to_object(
     colour: Tensor, mask: Tensor, config: CropConfig, view: int
 ) -> tuple[Tensor, Tensor]:
     """Crops one image (H, W, 3) and mask (H, W) to `config.size_px` squared."""
-    inside = mask > OBJECT_THRESHOLD
-    if not bool(inside.any()):
+    bounds = object_bounds(mask)
+    if bounds is None:
         raise InputError(
             f"the mask of image {view} is empty: there is no object to crop to.",
             "A mask is 1 on the object; LoadImage's mask output is 1 on the background: invert it.",
         )
-    rows, columns = (inside.any(dim=axis).nonzero()[:, 0] for axis in (1, 0))
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    left, right = int(columns[0]), int(columns[-1]) + 1
+    top, bottom, left, right = bounds
     side = max(round(max(bottom - top, right - left) / config.foreground_ratio), 1)
+    if config.keep_framing:
+        top, left, (bottom, right) = 0, 0, mask.shape
+        side = max(bottom, right)
     first_row = round((top + bottom - side) / 2)
     first_column = round((left + right - side) / 2)
     rgba = torch.cat([colour, mask[..., None]], dim=-1).movedim(-1, 0)  # (4, H, W)
@@ -141,3 +152,24 @@ def _crop_to_object(
     new_mask = resized[3]
     new_colour = torch.where(new_mask[..., None] > 0, resized[:3].movedim(0, -1), 1.0)
     return new_colour, new_mask
+
+
+def object_bounds(mask: Tensor) -> tuple[int, int, int, int] | None:
+    """Bounding box (top, bottom, left, right) of the object in a mask (H, W); None if it is empty.
+
+    See `prepare_images`; ends are exclusive.
+    """
+    import numpy as np
+    from scipy import ndimage
+
+    inside = (mask > FRAMING_ALPHA).cpu().numpy()
+    labels, count = ndimage.label(inside, np.ones((3, 3), dtype=bool))
+    if not count:
+        return None
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    kept = areas >= MIN_COMPONENT_FRACTION * areas[1:].sum()
+    kept[0] = False  # the background
+    if kept.any():
+        inside = kept[labels]
+    rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

@@ -17,7 +17,7 @@ _HALF_LEVEL = 0.5 / 255.0
 
 
 def downscale_on_white(
-    image: Tensor, mask: Tensor | None, longest_px: int
+    image: Tensor, mask: Tensor | None, longest_px: int, crop: bool = True
 ) -> tuple[Tensor, Tensor | None]:
     """Composites an image over white, crops it to its object and downscales image and mask.
 
@@ -28,6 +28,7 @@ def downscale_on_white(
         image: (H, W, 3 or 4) in 0..1.
         mask: (H, W) in 0..1, or None; a mask that is 1 everywhere is ignored.
         longest_px: the longer side of the result is below twice this.
+        crop: crop to the object, with a margin.
 
     Returns:
         (h, w, 3), and (h, w) if the mask or the alpha channel marks a background, else None.
@@ -35,9 +36,10 @@ def downscale_on_white(
     alpha = image[..., 3] if image.shape[-1] == 4 else None
     given = (each for each in (mask, alpha) if each is not None and _has_background(each))
     matte = next(given, None)
-    rows, columns = _object_bounds(image, matte)
-    image = image[rows, columns]
-    matte = None if matte is None else matte[rows, columns]
+    if crop:
+        rows, columns = _object_bounds(image, matte)
+        image = image[rows, columns]
+        matte = None if matte is None else matte[rows, columns]
     factor = max(max(image.shape[:2]) // longest_px, 1)
     needs_white = matte is not None and not _has_white_background(image, matte)
     colours, masks = [], []

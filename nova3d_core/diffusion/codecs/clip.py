@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,7 +35,7 @@ def build_clip(config: ClipConfig) -> nn.Module:
         num_attention_heads=config.num_attention_heads,
         image_size=config.image_size,
         patch_size=config.patch_size,
-        hidden_act="gelu",
+        hidden_act=config.hidden_act,
         layer_norm_eps=1e-5,
     )
     with torch.device("meta"):
@@ -51,6 +53,8 @@ class ClipEncoder(nn.Module):
     Args:
         clip: CLIPVisionModelWithProjection.
     """
+
+    hidden_act: ClassVar[Literal["gelu", "quick_gelu"]] = "gelu"
 
     def __init__(self, clip: nn.Module):
         super().__init__()
@@ -70,8 +74,28 @@ class ClipEncoder(nn.Module):
         """(B, 1, C) float32 embeddings of images (B, 3, H, W) in -1..1, of any size."""
         check_shape("the images to embed", images, "B 3 H W")
         dtype = next(self.parameters()).dtype
-        pixel_values = clip_pixel_values(images, self.image_size).to(dtype)  # (B, 3, size, size)
+        pixel_values = self.pixel_values(images.float()).to(dtype)
         return self.clip(pixel_values=pixel_values).image_embeds[:, None].float()
+
+    def pixel_values(self, images: Tensor) -> Tensor:
+        """(B, 3, size, size) normalised input of the transformer, of images (B, 3, H, W)."""
+        return clip_pixel_values(images, self.image_size)
+
+
+class OpenAiClipEncoder(ClipEncoder):
+    """CLIP image encoder of OpenAI (ViT-L/14), with transformers' preprocessing.
+
+    Wonder3D was trained with it; images are resized as Pillow does.
+    """
+
+    hidden_act = "quick_gelu"
+
+    def pixel_values(self, images: Tensor) -> Tensor:
+        """(B, 3, size, size) normalised input of the transformer, of images (B, 3, H, W)."""
+        size = (self.image_size, self.image_size)
+        if tuple(images.shape[-2:]) != size:
+            images = functional.interpolate(images, size=size, mode="bicubic", antialias=True)
+        return _normalise(images.clamp(-1.0, 1.0))
 
 
 def clip_pixel_values(images: Tensor, image_size: int) -> Tensor:
@@ -84,7 +108,12 @@ def clip_pixel_values(images: Tensor, image_size: int) -> Tensor:
     Returns:
         (B, 3, image_size, image_size) float32.
     """
-    unit = (resize_antialiased(images.float(), image_size, image_size) + 1.0) / 2.0
+    return _normalise(resize_antialiased(images.float(), image_size, image_size))
+
+
+def _normalise(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in -1..1 to CLIP's mean and standard deviation."""
+    unit = (images + 1.0) / 2.0
     mean = unit.new_tensor(CLIP_MEAN)[:, None, None]
     std = unit.new_tensor(CLIP_STD)[:, None, None]
     return (unit - mean) / std

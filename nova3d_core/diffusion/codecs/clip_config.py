@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ...checks import check_bounds
 
@@ -25,6 +26,8 @@ class ClipConfig:
     """Width and height of the input in pixels."""
     patch_size: int = 14
     """Width and height of a patch in pixels."""
+    hidden_act: Literal["gelu", "quick_gelu"] = "gelu"
+    """Activation of the MLPs: LAION's models use gelu, OpenAI's quick_gelu."""
 
     def __post_init__(self):
         check_bounds(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,15 @@ class PixelCodec(nn.Module):
         self.std = _rgb("std", std)
         if min(self.std) <= 0.0:
             raise InputError(f"pixel codec std is {self.std}, expected above 0.")
+
+    temporal: ClassVar[bool] = False
+    dtype: ClassVar[torch.dtype] = torch.float32
+
+    def cast(
+        self, encode: torch.dtype | None = None, decode: torch.dtype | None = None
+    ) -> PixelCodec:
+        """The codec itself, which always computes in float32."""
+        return self
 
     def settings(self) -> dict[str, object]:
         """The constructor arguments, as JSON values, for a model file's metadata."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from ...checks import check_shape
 from ...errors import InputError, MissingDependencyError
-from ..model import Codec, check_encodable
+from ..model import Codec, check_encodable, module_dtype
 from .vae_config import VaeConfig
 
 LATENT_SCALE = 0.18215
 """Scaling factor of the latents that the UNet denoises; SVD leaves the input image's unscaled."""
+
+ENCODER_MODULES, DECODER_MODULES = ("encoder", "quant_conv"), ("decoder", "post_quant_conv")
+"""Submodules of diffusers' VAEs; the temporal one has no post_quant_conv."""
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 """Bounds to which the posterior's log variance is clamped."""
@@ -69,8 +74,24 @@ class VaeCodec(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype it computes in."""
-        return next(self.parameters()).dtype
+        """The dtype in which it decodes."""
+        return module_dtype(self.vae.decoder)
+
+    def cast(
+        self, encode: torch.dtype | None = None, decode: torch.dtype | None = None
+    ) -> VaeCodec:
+        """The codec with encoder and decoder in these dtypes; None leaves one as it is.
+
+        Only modules of another dtype are copied; the others are shared.
+        """
+        vae = copy.copy(self.vae)
+        vae._modules = dict(self.vae._modules)  # not shared with the original
+        for names, dtype in ((ENCODER_MODULES, encode), (DECODER_MODULES, decode)):
+            for name in names:
+                module = getattr(vae, name, None)
+                if module is not None and dtype not in (None, module_dtype(module)):
+                    vae._modules[name] = copy.deepcopy(module).to(dtype)
+        return VaeCodec(vae)
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Unscaled latents of images.
@@ -86,7 +107,8 @@ class VaeCodec(nn.Module):
             InputError: on another shape.
         """
         check_encodable(images, self.factor)
-        moments = self.vae.quant_conv(self.vae.encoder(images.to(self.dtype)))  # (N, 2C, h, w)
+        images = images.to(module_dtype(self.vae.encoder))
+        moments = self.vae.quant_conv(self.vae.encoder(images))  # (N, 2C, h, w)
         mean, log_variance = moments.float().chunk(2, dim=1)  # (N, C, h, w)
         if generator is None:
             return mean
@@ -123,7 +145,7 @@ class VaeCodec(nn.Module):
         chunk_size = views if chunk_size is None else chunk_size
         if chunk_size < 1:
             raise InputError(f"decode chunk_size is {chunk_size}, expected at least 1.")
-        latents = latents.to(self.dtype) / LATENT_SCALE
+        latents = (latents.float() / LATENT_SCALE).to(self.dtype)  # one rounding, not two
         objects = latents.split(views if self.temporal else sizes["N"])
         chunks = [chunk for each in objects for chunk in each.split(chunk_size)]
         return torch.cat([self._decode(chunk).float() for chunk in chunks])

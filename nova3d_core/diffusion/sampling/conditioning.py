@@ -27,7 +27,7 @@ class Conditioning:
     added_embeds: Tensor
     """(B, V, A) sinusoidal embeddings of the added conditions."""
     camera_task: Tensor | None = None
-    """(D, B, V, 10) camera and task embedding, where the network takes one."""
+    """(D, B, V, A) camera and task embedding, where the network takes one."""
 
     def unconditional(self) -> Conditioning:
         """The unconditional counterpart: latent and image embedding are zero."""
@@ -89,16 +89,17 @@ def added_embeds(
             parts.append(sinusoidal_embedding(value, SCALAR_EMBED_DIM))
         else:
             raise InputError(f"family {family.name} has the unknown added condition '{name}'.")
-    return torch.cat(parts, dim=-1)
+    return torch.cat(parts, dim=-1) if parts else trajectory.azimuths_deg.new_zeros(family.views, 0)
 
 
 def camera_task_embeds(family: Family, trajectory: CameraTrajectory) -> Tensor:
-    """(D, V, 10) camera and task embeddings, relative to the input view."""
+    """(D, V, A) camera and task embeddings, relative to the input view."""
+    elevations = torch.deg2rad(trajectory.elevations_deg)  # (V,)
+    azimuths = torch.deg2rad(trajectory.azimuths_deg)  # (V,)
+    if family.condition_angles_rad:
+        elevations, azimuths = torch.tensor(family.condition_angles_rad).unbind(1)
     return camera_task_embedding(
-        torch.deg2rad(trajectory.elevations_deg),
-        torch.deg2rad(trajectory.azimuths_deg),
-        len(family.domains),
-        trajectory.input_view,
+        elevations, azimuths, len(family.domains), trajectory.input_view, family.camera_type
     )
 
 

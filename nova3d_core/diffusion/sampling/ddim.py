@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from .sampler import Denoise, OnStep
+from .sampler import Denoise, OnEvaluation
 from .schedule import Preconditioning
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def sample_ddim(
     denoise: Denoise,
     x: Tensor,
     sigmas: Tensor,
-    on_step: OnStep | None = None,
+    on_evaluation: OnEvaluation | None = None,
     *,
     eta: float = 1.0,
     noise: Callable[[Tensor], Tensor] = torch.randn_like,
@@ -108,7 +108,8 @@ def sample_ddim(
         denoise: the denoiser D.
         x: (...) noise at level sigmas[0].
         sigmas: (S + 1,) decreasing noise levels.
-        on_step: called after each of the S steps; an exception in it ends the sampling.
+        on_evaluation: called after each of the S evaluations of D; an exception in it ends the
+            sampling.
         eta: fraction of fresh noise, 0 to 1.
         noise: draws z in the shape of x.
 
@@ -118,13 +119,13 @@ def sample_ddim(
     levels = sigmas.double().tolist()
     for step, (sigma, sigma_next) in enumerate(pairwise(levels), 1):
         denoised = denoise(x, sigma)
+        if on_evaluation is not None:
+            on_evaluation(step, denoised)
         fresh = eta * sigma_next * math.sqrt(1.0 - (sigma_next / sigma) ** 2)
         kept = math.sqrt(sigma_next**2 - fresh**2)
         x = denoised + (x - denoised) * (kept / sigma)
         if fresh:
             x = x + fresh * noise(x)
-        if on_step is not None:
-            on_step(step, denoised)
     return x
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...compute.devices import is_out_of_memory
 from ..network.unet import VideoUNet
+from ..network.unet_2d import MultiviewUNet2D
 from .conditioning import Conditioning
 from .schedule import Preconditioning, preconditioning
 
@@ -29,7 +30,7 @@ class Denoiser:
     camera conditions. The noisy latents stay in float32, whatever the compute dtype.
     """
 
-    unet: VideoUNet
+    unet: VideoUNet | MultiviewUNet2D
     """F."""
     conditioning: Conditioning
     """Conditioning of B objects, on the UNet's device."""
@@ -41,6 +42,8 @@ class Denoiser:
     """Run both passes as one batch: faster on a GPU, twice the memory, the same result."""
     guidance_interval: tuple[float, float] = (0.0, float("inf"))
     """Noise levels within which guidance is applied, bounds included."""
+    precondition: Callable[[float], Preconditioning] = preconditioning
+    """EDM's coefficients at a noise level; they depend on what F predicts."""
     before_forward: Callable[[], None] = _no_op
     """Called before each forward pass; an exception in it ends the sampling."""
 
@@ -58,7 +61,7 @@ class Denoiser:
         Returns:
             (D, B, V, C, h, w) float32.
         """
-        edm = preconditioning(sigma)
+        edm = self.precondition(sigma)
         start, end = self.guidance_interval
         apply_cfg = self._has_guidance and start <= sigma <= end
         if not apply_cfg:

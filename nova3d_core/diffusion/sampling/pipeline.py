@@ -13,6 +13,7 @@ from ...compute.devices import is_out_of_memory
 from ...errors import InputError
 from ...progress import SILENT, Progress
 from ...views import Views
+from ..codecs.chunks import CONTEXT_VIEWS, decode_chunks
 from ..codecs.vae import max_chunk_size
 from ..families import Family
 from ..model import (
@@ -31,11 +32,12 @@ from .cost import activation_bytes, estimate_cpu_seconds
 from .denoiser import Denoiser
 from .fp32_fallback import ensure_finite, module_to_dtype, with_fp32_fallback
 from .guidance import guidance_scales
+from .interrupt import check_before_blocks
 from .postprocess import upscale, views_from_samples
 from .preprocess import preprocess_image
 from .preview import LatentPreviewer
-from .sampler import sample_euler
-from .schedule import init_noise_sigma, karras_sigmas
+from .process import sampling_process
+from .schedule import init_noise_sigma
 from .trajectory import CameraTrajectory, plan_trajectory
 
 logger = logging.getLogger(__name__)
@@ -120,7 +122,8 @@ def sample(
     size_px = check_size_px(model, config.size_px or family.size_px)
     trajectory = plan_trajectory(family, size_px, config.elevation_deg, cameras)
     progress.update(ENCODING, 0, 2)
-    prepared = preprocess_image(image, mask, size_px, family.foreground_ratio)
+    keep_framing = config.framing == "image"
+    prepared = preprocess_image(image, mask, size_px, family.foreground_ratio, keep_framing)
     notes = (*prepared.notes, *_caveats(family))
     noise = draw_noise_inputs(model, size_px, config.seed)
     with torch.no_grad():
@@ -170,6 +173,8 @@ def draw_noise_inputs(model: MultiviewModel, size_px: int, seed: int) -> NoiseIn
     side = size_px // codec.factor
     latent = (codec.latent_channels, side, side)
     latents = torch.randn((len(family.domains), 1, family.views, *latent), generator=generator)
+    if family.shared_noise:
+        latents = latents[:1].expand_as(latents).contiguous()
     shape = (3, size_px, size_px) if family.noise_aug_target == "image" else latent
     return NoiseInputs(latents, torch.randn((1, *shape), generator=generator), generator)
 
@@ -185,7 +190,8 @@ def make_conditioning(
     """Conditioning on a preprocessed image (S, S, 3) and the cameras, on the CPU.
 
     The image encoder embeds the clean image. Noise augmentation is applied as in training: to the
-    image before encoding (SVD, SV3D), or to a sample of its latent (V3D).
+    image before encoding (SVD, SV3D), or to a sample of its latent (V3D). The codec encodes in
+    float32: in bfloat16, the rounding error of the latent is far above the augmentation of SV3D.
     """
     family = model.family
     signed = image.movedim(-1, 0)[None] * 2.0 - 1.0  # (1, 3, S, S) in -1..1
@@ -202,23 +208,22 @@ def make_conditioning(
     strength = family.noise_aug_strength
     to_encode = signed if in_latent else add_noise(signed, noise.augmentation, strength)
     size_px = signed.shape[-1]
-    codec_dtype = module_dtype(model.codec)
-    peak_bytes = model.codec.decode_peak_bytes(size_px, size_px, 1, codec_dtype)
+    peak_bytes = model.codec.decode_peak_bytes(size_px, size_px, 1, torch.float32)
     device, _ = placement.load_to_device(CODEC, peak_bytes)
-    state = noise.generator.get_state()
 
     def encode(dtype: torch.dtype) -> Tensor:
-        noise.generator.set_state(state)  # a retry draws the same sample
-        codec = module_to_dtype(model.codec, dtype)
+        codec = model.codec.cast(encode=dtype)
+        if family.scale_image_latent:
+            return codec.encode_scaled(to_encode.to(device))
         return codec.encode(to_encode.to(device), noise.generator if in_latent else None)
 
-    latent = with_fp32_fallback(ENCODING, encode, codec_dtype, model.source).float()
+    latent = with_fp32_fallback(ENCODING, encode, torch.float32, model.source)
     if in_latent:
         latent = add_noise(latent, noise.augmentation, strength)
     progress.update(ENCODING, 2, 2)
     tasks = None
     if model.unet.config.camera_task_dim:
-        tasks = camera_task_embeds(family, trajectory)[:, None].cpu()  # (D, 1, V, 10)
+        tasks = camera_task_embeds(family, trajectory)[:, None].cpu()  # (D, 1, V, A)
     added = added_embeds(family, trajectory)[None].cpu()  # (1, V, A)
     return Conditioning(latent.cpu(), context.float().cpu(), added, tasks)
 
@@ -234,15 +239,16 @@ def sample_latents(
 ) -> Tensor:
     """Denoises standard normal noise (D, 1, V, C, h, w) to scaled latents, float32."""
     family = model.family
-    sigmas = karras_sigmas(config.steps or family.steps, family.sigma_min, family.sigma_max)
-    steps = len(sigmas) - 1
-    guidance = config.guidance or family.guidance
-    scales = guidance_scales(guidance, trajectory.azimuths_deg, trajectory.input_view)
+    process = sampling_process(family, config)
+    sigmas, evaluations = process.sigmas, len(process.evaluation_sigmas)
+    scales = guidance_scales(config.guidance or family.guidance, family, trajectory)
     cost = _SamplingCost(model, noise, config)
     device, dtype = placement.load_to_device(UNET, cost.peak_bytes(torch.float16, batch_cfg=False))
-    batch_cfg = device.type != "cpu" and cost.fits(dtype, config.memory_gib)
+    batch_cfg = device.type != "cpu" and (
+        cost.peak_bytes(dtype, batch_cfg=True) <= _memory_budget(config, placement, UNET)
+    )
     if device.type == "cpu":
-        _warn_if_slow(cost, sigmas, scales, dtype)
+        _warn_if_slow(cost, process.evaluation_sigmas, scales, dtype)
 
     def attempt(dtype: torch.dtype) -> Tensor:
         placement.load_to_device(UNET, cost.peak_bytes(dtype, batch_cfg))
@@ -254,18 +260,27 @@ def sample_latents(
             dtype,
             batch_cfg,
             config.guidance_interval,
-            lambda: progress.check(SAMPLING),
+            process.precondition,
         )
 
-        def on_step(step: int, denoised: Tensor) -> None:
+        def on_evaluation(done: int, denoised: Tensor) -> None:
             ensure_finite(denoised)
-            progress.update(SAMPLING, step, steps, previewer.preview(denoised))
+            progress.update(SAMPLING, done, evaluations, previewer.preview(denoised))
 
-        progress.update(SAMPLING, 0, steps)
+        progress.update(SAMPLING, 0, evaluations)
         x = noise.to(device) * init_noise_sigma(float(sigmas[0]))
-        return sample_euler(denoiser, x, sigmas, on_step)
+        with check_before_blocks(model.unet, lambda: progress.check(SAMPLING)):
+            x = process.make_sampler()(denoiser, x, sigmas, on_evaluation)
+        return x / init_noise_sigma(float(sigmas[-1]))  # to unit variance
 
     return with_fp32_fallback(SAMPLING, attempt, dtype, model.source)
+
+
+def _memory_budget(config: SampleConfig, placement: Placement, part: str) -> float:
+    """Bytes for the activations of a loaded part."""
+    if config.memory_gib is None:
+        return placement.activation_budget(part)
+    return config.memory_gib * 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,22 +297,21 @@ class _SamplingCost:
         batch = passes * objects
         return activation_bytes(self.model.unet.config, batch, views, height, width, dtype)
 
-    def fits(self, dtype: torch.dtype, memory_gib: float) -> bool:
-        return self.peak_bytes(dtype, batch_cfg=True) <= memory_gib * 2**30
-
-    def passes(self, sigmas: Tensor, scales: Tensor) -> int:
-        """Forward passes of a whole sample: steps with guidance take two."""
+    def passes(self, evaluations: list[float], scales: Tensor) -> int:
+        """Forward passes of a whole sample: evaluations with guidance take two."""
         start, end = self.config.guidance_interval
-        levels = sigmas[:-1]
+        levels = torch.tensor(evaluations)
         apply_cfg = (levels >= start) & (levels <= end) & bool((scales != 1.0).any())
         return len(levels) + int(apply_cfg.sum())
 
 
-def _warn_if_slow(cost: _SamplingCost, sigmas: Tensor, scales: Tensor, dtype: torch.dtype) -> None:
+def _warn_if_slow(
+    cost: _SamplingCost, evaluations: list[float], scales: Tensor, dtype: torch.dtype
+) -> None:
     """Logs the estimated time of sampling on this CPU if it is long."""
     _, _, views, _, height, width = cost.noise.shape
     seconds_per_pass = estimate_cpu_seconds(cost.model.unet, views, height, width, dtype)
-    seconds = seconds_per_pass * cost.passes(sigmas, scales)
+    seconds = seconds_per_pass * cost.passes(evaluations, scales)
     if seconds > SLOW_SAMPLING_S:
         logger.warning(
             "sampling %d views on the CPU takes about %d minutes; a GPU takes seconds.",
@@ -315,22 +329,22 @@ def decode_latents(
 ) -> Tensor:
     """Decodes latents (D, 1, V, C, h, w) to images (D, V, S, S, 3) float32 in 0..1 on the CPU.
 
-    Decodes as many images together as fit into the memory budget; temporal layers see only the
-    latents of one chunk, as in SVD's code.
+    Decodes as many images together as fit into the memory budget, in chunks of even size. Temporal
+    layers also see the neighbours of a chunk, which avoids visible seams between chunks.
     """
     codec, views = model.codec, latents.shape[2]
     size = tuple(side * codec.factor for side in latents.shape[-2:])
-    budget = config.memory_gib * 2**30
+    placement.load_to_device(CODEC, codec.decode_peak_bytes(*size, 1, codec.dtype))
+    budget = _memory_budget(config, placement, CODEC)
 
     def chunk_size(dtype: torch.dtype) -> int:
         return config.decode_chunk_size or max_chunk_size(codec, *size, dtype, budget, views)
 
-    codec_dtype = module_dtype(codec)
-    peak_bytes = codec.decode_peak_bytes(*size, chunk_size(codec_dtype), codec_dtype)
+    peak_bytes = codec.decode_peak_bytes(*size, chunk_size(codec.dtype), codec.dtype)
     device, _ = placement.load_to_device(CODEC, peak_bytes)
 
     def attempt(dtype: torch.dtype) -> Tensor:
-        converted, count = module_to_dtype(codec, dtype), chunk_size(dtype)
+        converted, count = codec.cast(decode=dtype), chunk_size(dtype)
         while True:
             try:
                 return _decode_chunks(converted, latents.to(device), count, progress)
@@ -340,19 +354,24 @@ def decode_latents(
                 count = (count + 1) // 2
                 logger.warning("out of memory: retrying with %d images decoded together.", count)
 
-    images = with_fp32_fallback(DECODING, attempt, codec_dtype, model.source)
+    images = with_fp32_fallback(DECODING, attempt, codec.dtype, model.source)
     unit = (images * 0.5 + 0.5).clamp(0.0, 1.0).movedim(1, -1)  # (D V, S, S, 3)
     return unit.unflatten(0, (-1, views)).contiguous()
 
 
-def _decode_chunks(codec: Codec, latents: Tensor, chunk_size: int, progress: Progress) -> Tensor:
+def _decode_chunks(codec: Codec, latents: Tensor, max_views: int, progress: Progress) -> Tensor:
     """Decodes latents (D, 1, V, C, h, w) in chunks to (D V, 3, S, S) float32 on the CPU."""
-    chunks = [chunk for views in latents.flatten(0, 1) for chunk in views.split(chunk_size)]
-    parts, done, total = [], 0, sum(map(len, chunks))
+    objects = latents.flatten(0, 1)  # (D, V, C, h, w)
+    views = objects.shape[1]
+    context = CONTEXT_VIEWS if codec.temporal else 0
+    chunks = decode_chunks(views, max_views, context)
+    parts, done, total = [], 0, len(objects) * views
     progress.update(DECODING, 0, total)
-    for chunk in chunks:
-        images = codec.decode(chunk, views=len(chunk))  # (n, 3, S, S)
-        parts.append(ensure_finite(images).float().cpu())
-        done += len(chunk)
-        progress.update(DECODING, done, total)
+    for each in objects:
+        for chunk in chunks:
+            decoded = each[chunk.start : chunk.stop]
+            images = codec.decode(decoded, views=len(decoded))[chunk.kept]  # (n, 3, S, S)
+            parts.append(ensure_finite(images).float().cpu())
+            done += len(images)
+            progress.update(DECODING, done, total)
     return torch.cat(parts)

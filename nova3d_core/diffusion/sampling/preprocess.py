@@ -36,7 +36,11 @@ class PreprocessedImage:
 
 
 def preprocess_image(
-    image: Tensor, mask: Tensor | None, size_px: int, foreground_ratio: float = 0.7
+    image: Tensor,
+    mask: Tensor | None,
+    size_px: int,
+    foreground_ratio: float = 0.7,
+    keep_framing: bool = False,
 ) -> PreprocessedImage:
     """Crops, centres and scales the object of an image as in training, on a white background.
 
@@ -50,6 +54,7 @@ def preprocess_image(
             one to everything that is not connected white background.
         size_px: width and height of the result.
         foreground_ratio: longer side of the object over the side of the result.
+        keep_framing: only pad the image to a square; `foreground_ratio` is ignored.
 
     Raises:
         InputError: wrong shape, values out of range, no object, or neither a mask nor alpha nor a
@@ -66,8 +71,8 @@ def preprocess_image(
         _check_values("the mask", mask)
     height, width = colour.shape[:2]
     if max(height, width) >= DOWNSCALE_RATIO * size_px:
-        colour, mask = downscale_on_white(colour, mask, 2 * size_px)
-    crop = CropConfig(size_px, foreground_ratio)
+        colour, mask = downscale_on_white(colour, mask, 2 * size_px, crop=not keep_framing)
+    crop = CropConfig(size_px, foreground_ratio, keep_framing)
     images, masks = prepare_images(colour[None], None if mask is None else mask[None], crop)
     notes = _notes(masks[0], (height, width), size_px)
     for note in notes:

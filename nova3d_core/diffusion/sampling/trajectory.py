@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ...cameras.cameras import Cameras, cameras_at, cameras_from_orbit
 from ...cameras.orbits import preset_orbit
+from ...cameras.rotations import axis_angle_to_matrix
 from ...errors import InputError
 from ..families import Family
 
@@ -30,11 +32,18 @@ class CameraTrajectory:
     cameras: Cameras
     """V cameras with the family's distance and focal length."""
     azimuths_deg: Tensor
-    """(V,) in [0, 360): azimuths relative to the input view."""
+    """(V,) in [0, 360): azimuths about the orbit's axis, relative to the input view."""
     elevations_deg: Tensor
-    """(V,) elevations above the horizon."""
+    """(V,) elevations above the orbit's horizon: 0 where the axis is the input camera's."""
     input_view: int
     """Index of the view that shows the input image."""
+
+    @property
+    def evenly_spaced(self) -> bool:
+        """Whether the azimuths are those of the trained orbits: one turn in even steps."""
+        views = len(self.azimuths_deg)
+        azimuths = self.input_view_first(self.azimuths_deg)
+        return _max_deviation(azimuths, even_azimuths(views)) <= ANGLE_TOLERANCE_DEG
 
     def input_view_first(self, batch: Tensor) -> Tensor:
         """Reorders (V, ...) from the network's order to one that starts at the input view."""
@@ -54,15 +63,20 @@ def plan_trajectory(
     Only the angles of given cameras are used; distance and focal length are those of the training.
     The camera at azimuth 0 is the input view; without one, the camera at the family's index is.
 
+    Where the family's orbit circles the up axis of the input camera, the whole rig is rotated about
+    that camera's right axis. So the poses relative to the input view are those of a level orbit at
+    any elevation, and the object is upright in the world.
+
     Args:
         family: how the model was trained.
         size_px: width and height of the images.
-        elevation_deg: elevation of the orbit where no cameras are given.
+        elevation_deg: elevation of the input image's camera where no cameras are given.
         cameras: one full orbit, counter-clockwise seen from above.
 
     Raises:
         InputError: wrong number of cameras, or angles that the family does not support.
     """
+    rig = preset_orbit(family.orbit, size_px, size_px).rig
     own = cameras_from_orbit(preset_orbit(family.orbit, size_px, size_px))
     if cameras is None:
         azimuths = own.azimuth_deg
@@ -73,12 +87,72 @@ def plan_trajectory(
         azimuths, elevations = cameras.azimuth_deg.cpu(), cameras.elevation_deg.cpu()
     azimuths, elevations = _align_input_view(family, azimuths, elevations)
     input_view = family.input_view % family.views
+    tilt_deg = 0.0
+    if family.orbit_axis == "input_camera":
+        tilt_deg = float(elevations[input_view])
+        given = cameras_at(azimuths.tolist(), elevations.tolist(), rig)
+        azimuths, elevations = _level_angles(family, given, input_view, cameras is not None)
     relative = (azimuths - azimuths[input_view]) % 360.0  # (V,)
     relative[input_view] = 0.0
     _check_angles(family, relative.roll(-input_view), elevations)
-    rig = preset_orbit(family.orbit, size_px, size_px).rig
     planned = cameras_at(azimuths.tolist(), elevations.tolist(), rig)
-    return CameraTrajectory(planned, relative, elevations, input_view)
+    return CameraTrajectory(
+        _rotate_about_right_axis(planned, input_view, tilt_deg), relative, elevations, input_view
+    )
+
+
+def even_azimuths(views: int) -> Tensor:
+    """(V,) azimuths of one turn in even steps, from 0."""
+    return torch.arange(views) * (360.0 / views)
+
+
+def _trained_azimuths(family: Family) -> Tensor:
+    """(V,) azimuths of the family's own orbit, the input view first, at 0."""
+    own = cameras_from_orbit(preset_orbit(family.orbit, 64, 64)).azimuth_deg
+    azimuths = own.roll(-family.input_view)
+    relative = (azimuths - azimuths[0]) % 360.0
+    relative[0] = 0.0
+    return relative
+
+
+def _rotate_about_right_axis(cameras: Cameras, view: int, angle_deg: float) -> Cameras:
+    """The rig rotated rigidly about one camera's right axis, which raises it by an angle."""
+    if angle_deg == 0.0:
+        return cameras
+    poses = cameras.world_to_camera.double()
+    right = poses[view, 0, :3]  # in the world
+    to_level = torch.eye(4, dtype=torch.float64)
+    to_level[:3, :3] = axis_angle_to_matrix(right[None] * math.radians(angle_deg))[0]
+    return replace(cameras, world_to_camera=(poses @ to_level).float())
+
+
+def _level_angles(
+    family: Family, cameras: Cameras, input_view: int, warn: bool
+) -> tuple[Tensor, Tensor]:
+    """Azimuths and elevations (V,) in a frame in which the input view has elevation 0.
+
+    Cameras at a constant elevation are what users mean by a level orbit around an object that is
+    seen from above; the model cannot generate them, and its own orbit replaces them.
+    """
+    azimuths, elevations = cameras.azimuth_deg, cameras.elevation_deg
+    elevation_deg = float(elevations[input_view])
+    if _max_deviation(elevations, elevations[input_view]) <= ANGLE_TOLERANCE_DEG:
+        if warn and abs(elevation_deg) > ANGLE_TOLERANCE_DEG:
+            logger.warning(
+                "%s orbits the up axis of the input camera: of the cameras' elevation of %.4g "
+                "degrees, only the input view's is used.",
+                family.label,
+                elevation_deg,
+            )
+        return azimuths, torch.zeros_like(elevations)
+    level = _rotate_about_right_axis(cameras, input_view, -elevation_deg)
+    if float(level.elevation_deg.abs().max()) > ANGLE_TOLERANCE_DEG:
+        return azimuths, elevations  # varying, which is an error
+    return level.azimuth_deg, torch.zeros_like(elevations)
+
+
+def _max_deviation(angles_deg: Tensor, expected_deg: Tensor) -> float:
+    return float((angles_deg - expected_deg).abs().max())
 
 
 def _check_count(family: Family, cameras: Cameras) -> None:
@@ -130,14 +204,17 @@ def _check_angles(family: Family, azimuths: Tensor, elevations: Tensor) -> None:
         )
     if family.free_angles:
         return
-    even = torch.arange(views) * (360.0 / views)
-    worst = int((azimuths - even).abs().argmax())
-    if abs(float(azimuths[worst] - even[worst])) > ANGLE_TOLERANCE_DEG:
+    trained = _trained_azimuths(family)
+    worst = int((azimuths - trained).abs().argmax())
+    if abs(float(azimuths[worst] - trained[worst])) > ANGLE_TOLERANCE_DEG:
+        even = _max_deviation(trained, even_azimuths(views)) <= ANGLE_TOLERANCE_DEG
+        spacing = f"{360.0 / views:.4g} degrees apart" if even else "at fixed azimuths"
+        cameras = "evenly spaced cameras" if even else f"the orbit preset '{family.orbit}'"
         raise InputError(
-            f"{family.label} generates views {360.0 / views:.4g} degrees apart, but a camera is at "
+            f"{family.label} generates views {spacing}, but a camera is at "
             f"{float(azimuths[worst]):.4g} degrees from the input view instead of "
-            f"{float(even[worst]):.4g}.",
-            "Provide evenly spaced cameras, or none; only SV3D p supports arbitrary azimuths.",
+            f"{float(trained[worst]):.4g}.",
+            f"Provide {cameras}, or none; only SV3D p supports arbitrary azimuths.",
         )
     if float(elevations.max() - elevations.min()) > ANGLE_TOLERANCE_DEG:
         raise InputError(
