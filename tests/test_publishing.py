@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -120,3 +123,40 @@ def test_bandit_finds_nothing_of_medium_severity():
     places = ["nodes", "nova3d_core", "__init__.py"]
     done = subprocess.run([*words, *places], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def test_ci_uses_actions_pinned_by_commit():
+    """A tag of an action can be moved to other code; its version stands in a comment."""
+    actions = [
+        line.strip()
+        for path in WORKFLOWS
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\s*(- )?uses:", line)
+    ]
+    assert len(actions) >= 6
+    pinned = re.compile(r"(- )?uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # \S.*")
+    assert [action for action in actions if not pinned.fullmatch(action)] == []
+
+
+def test_only_a_tag_publishes():
+    secret = [path for path in WORKFLOWS if "secrets." in path.read_text(encoding="utf-8")]
+    assert [path.name for path in secret] == ["publish.yml"]
+    document = yaml.load(secret[0].read_text(encoding="utf-8"), yaml.BaseLoader)
+    assert document["on"] == {"push": {"tags": ["v*"]}}
+    assert document["permissions"] == {"contents": "read"}
+
+
+@pytest.mark.parametrize(("tag", "status"), [("v{}", 0), ("v9.9.9", 1), ("v{}.1", 1), ("v", 1)])
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the workflow runs in bash")
+def test_publishing_needs_the_tag_of_the_version(tag, status):
+    steps = yaml.safe_load((ROOT / ".github/workflows/publish.yml").read_text(encoding="utf-8"))
+    (command,) = [step["run"] for step in steps["jobs"]["publish"]["steps"] if "run" in step]
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)[
+        1
+    ]
+    environment = {**os.environ, "GITHUB_REF_NAME": tag.format(version)}
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, check=False)
+    assert done.returncode == status
