@@ -90,6 +90,13 @@ def _fusion_inputs() -> list[io.Input]:
                 "robust: robust loss per pixel; off: trust all pixels."
             ),
         ),
+        io.Float.Input(
+            "normals_weight", default=1.0, min=0.0, max=2.0, step=0.05,
+            tooltip=(
+                "Weight of the normals: 1 for generated ones and for estimates within about 15 "
+                "degrees; 0.3 for worse ones; 0: ignore the normals."
+            ),
+        ),
         advanced(io.Float.Input(
             "steps_scale", default=1.0, min=0.02, max=10.0, step=0.05,
             tooltip=(
@@ -157,9 +164,20 @@ class DeconflictFusion(io.ComfyNode):
     @classmethod
     @with_warnings
     def execute(
-        cls, views, preset, seed, refine_poses, conflict, steps_scale, field, fallback, device
+        cls,
+        views,
+        preset,
+        seed,
+        refine_poses,
+        conflict,
+        normals_weight,
+        steps_scale,
+        field,
+        fallback,
+        device,
     ) -> io.NodeOutput:
         from ..nova3d_core.fusion.config import ConflictConfig
+        from ..nova3d_core.fusion.losses import LossConfig
         from ..nova3d_core.pipeline.config import FuseConfig
         from ..nova3d_core.pipeline.report import fusion_report
         from ..nova3d_core.pipeline.stages import conflict_images, fuse_to_surface
@@ -174,11 +192,11 @@ class DeconflictFusion(io.ComfyNode):
                 field=field,
                 refine_poses=refine_poses,
                 conflict=ConflictConfig(mode=conflict),
+                losses=LossConfig(normal=normals_weight),
             )
             config = FuseConfig(sdf=sdf, fallback=fallback)
-            surface, refined = fuse_to_surface(
-                views.bundle, config, context.progress, context.device
-            )
+            bundle = views.bundle if normals_weight > 0 else views.bundle.without_normals()
+            surface, refined = fuse_to_surface(bundle, config, context.progress, context.device)
             return io.NodeOutput(
                 SocketBundle(surface),
                 SocketBundle(refined),

@@ -109,6 +109,10 @@ class Views:
         cameras = self.cameras.resized(width, height)
         return Views(cameras, colour, masks, normals, self.normal_frame)
 
+    def without_normals(self) -> Views:
+        """The same views without normals."""
+        return replace(self, normals=None, normal_frame=None)
+
     def with_world_normals(self) -> Views:
         """The same views with their normals in the world frame."""
         return self.with_normals_in("world")

@@ -21,6 +21,7 @@ IDS = {
     "BakeTexture",
     "ExportMesh",
     "RenderViews",
+    "AddNormals",
     "EvaluateMesh",
     "NOVA3DLoadMesh",
     "LoadNOVA3D",

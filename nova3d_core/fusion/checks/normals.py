@@ -158,6 +158,14 @@ class NormalConvention(NamedTuple):
         return [name for name, sign in names if sign < 0]
 
 
+class NormalConventionError(InputError):
+    """Normals that fit another convention than the declared one; `fitting` is that convention."""
+
+    def __init__(self, message: str, hint: str, fitting: NormalConvention):
+        self.fitting = fitting
+        super().__init__(message, hint)
+
+
 NORMAL_CONVENTIONS = tuple(
     NormalConvention(frame, signs)
     for signs in sorted(itertools.product((1, -1), repeat=3), key=lambda s: s.count(-1))
@@ -340,21 +348,23 @@ def _outward_directions(mask: Tensor, camera: Cameras, rays: Tensor) -> tuple[Te
     return distance, torch.nn.functional.normalize(normal, dim=-1) * defined
 
 
-def _convention_error(declared: str, fitting: NormalConvention) -> InputError:
+def _convention_error(declared: str, fitting: NormalConvention) -> NormalConventionError:
     channels = fitting.flipped
     flipped = ""
     if channels:
         flipped = f"the {listed(channels)} channel{'s' * (len(channels) > 1)}"
     if fitting.frame == declared:
         verb = "is" if len(channels) == 1 else "are"
-        return InputError(
+        return NormalConventionError(
             f"{flipped} of the normals {verb} flipped: the frame '{declared}' fits with "
             f"{'it' if len(channels) == 1 else 'them'} inverted.",
             "Invert the channel in the normal images (1 - value), or leave the normals out.",
+            fitting,
         )
-    return InputError(
+    return NormalConventionError(
         f"the normals do not fit their declared frame '{declared}', but "
         f"'{fitting.frame}'{f' with {flipped} flipped' if flipped else ''}.",
         f"Declare them as '{fitting.frame}'"
         + (" and invert the channel (1 - value)." if flipped else "."),
+        fitting,
     )

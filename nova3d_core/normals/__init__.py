@@ -1,0 +1,1 @@
+"""Normals for views that have none: added from images, or estimated from the colours."""
