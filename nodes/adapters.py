@@ -17,11 +17,15 @@ from torch import Tensor
 from ..nova3d_core.cameras.cameras import Cameras
 from ..nova3d_core.conventions import encode_normals
 from ..nova3d_core.errors import InputError
-from .load3d import camera_from_viewer, mesh_in_viewer
+from .da3_geometry import cameras_from_da3, is_da3_geometry
+from .load3d import cameras_from_viewer, is_older_viewer, mesh_in_viewer
 
 if TYPE_CHECKING:
     from ..nova3d_core.mesh import Mesh
     from ..nova3d_core.views import Views
+
+VIEWER_SIZE_PX = 1024
+"""Image size of cameras of 3D nodes where none is given."""
 
 
 def to_cpu_float32(tensor: Tensor) -> Tensor:
@@ -119,35 +123,69 @@ def _output_device() -> torch.device:
 
 
 def cameras_from_socket(value: Any, width_px: int, height_px: int) -> Cameras:
-    """Cameras of a NOVA3D_CAMERAS bundle or of a viewer's LOAD3D_CAMERA, at an image size."""
-    if isinstance(value, Mapping):
-        return camera_from_viewer(value, width_px, height_px)
+    """Cameras of any supported socket type at an image size.
+
+    Args:
+        value: NOVA3D_CAMERAS; LOAD3D_CAMERA, one or a list; or DA3_GEOMETRY.
+        width_px, height_px: image size of the result.
+    """
     bundle = getattr(value, "bundle", None)
-    if not isinstance(bundle, Cameras):
-        raise InputError(
-            f"cameras is {type(value).__name__}, expected the output of Orbit Cameras or of a 3D "
-            "viewer."
-        )
-    return bundle.resized(width_px, height_px)
+    if isinstance(bundle, Cameras):
+        return bundle.resized(width_px, height_px)
+    if is_da3_geometry(value):
+        return cameras_from_da3(value, width_px, height_px)
+    if is_viewer_camera(value):
+        infos = [value] if isinstance(value, Mapping) else list(value)
+        return cameras_from_viewer(infos, width_px, height_px)
+    raise InputError(
+        f"cameras is {type(value).__name__}, expected the output of Orbit Cameras, the camera_info "
+        "of a 3D node, or a geometry of Depth Anything 3."
+    )
+
+
+def cameras_in_own_size(value: Any) -> Cameras:
+    """Cameras of any supported socket type at their own image size; see `cameras_from_socket`.
+
+    Cameras of 3D nodes have none: they get square images of `VIEWER_SIZE_PX`.
+    """
+    bundle = getattr(value, "bundle", None)
+    if isinstance(bundle, Cameras):
+        return bundle
+    if is_da3_geometry(value):
+        height, width = value["depth"].shape[-2:]
+        return cameras_from_socket(value, int(width), int(height))
+    return cameras_from_socket(value, VIEWER_SIZE_PX, VIEWER_SIZE_PX)
+
+
+def is_viewer_camera(value: Any) -> bool:
+    """Whether a socket value is a LOAD3D_CAMERA: a dict, or a list of them."""
+    if isinstance(value, Mapping):
+        return not is_da3_geometry(value)
+    return type(value) in (list, tuple)
 
 
 def mesh_for_cameras(
     cameras: Any, mesh: Mesh, normalise: bool, model_info: list[Mapping[str, Any]] | None
 ) -> Mesh:
-    """A mesh in the world frame of cameras: as displayed, for the camera of a 3D viewer.
+    """A mesh in the world frame of cameras: as displayed, for the cameras of 3D nodes.
 
     Args:
         cameras: socket value; see `cameras_from_socket`.
         mesh: in its own coordinates.
-        normalise: centre the mesh and scale its longest side to 1; ignored for a viewer's camera.
+        normalise: centre the mesh and scale its longest side to 1; only for NOVA3D_CAMERAS, as
+            other cameras are in the world of the mesh.
         model_info: the viewer's LOAD3D_MODEL_INFO, a list with one entry per model.
     """
-    if not isinstance(cameras, Mapping):
+    if getattr(cameras, "bundle", None) is not None:
         return mesh.normalised() if normalise else mesh
+    if is_da3_geometry(cameras):
+        return mesh
     from .compat import viewer_auto_scales_models
 
+    infos = [cameras] if isinstance(cameras, Mapping) else cameras
+    auto_scaled = viewer_auto_scales_models() and all(is_older_viewer(info) for info in infos)
     info = model_info[0] if model_info else None
-    return mesh_in_viewer(mesh, info, viewer_auto_scales_models())
+    return mesh_in_viewer(mesh, info, auto_scaled)
 
 
 def meshes_from_socket(value: Any, name: str = "mesh") -> list[Mesh]:

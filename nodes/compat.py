@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from comfy_api.v0_0_2 import io
@@ -55,3 +57,62 @@ def model_info_inputs() -> list[io.Input]:
         "model's transform."
     )
     return [advanced(io.Load3DModelInfo.Input("model_3d_info", optional=True, tooltip=tooltip))]
+
+
+def passes_camera_lists() -> bool:
+    """Whether ComfyUI's 3D nodes pass lists of cameras, which BatchCameras makes."""
+    return "BatchCameras" in getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", ())
+
+
+def camera_info_output() -> io.Output:
+    """An output with cameras for ComfyUI's own 3D nodes.
+
+    Where those take a single camera only, it is a list output: they run once for each camera.
+    """
+    tooltip = (
+        "The same cameras for ComfyUI's own 3D nodes, such as Render Mesh; ComfyUI versions "
+        "without camera lists run those nodes once per camera."
+    )
+    return io.Load3DCamera.Output(
+        display_name="camera_info", tooltip=tooltip, is_output_list=not passes_camera_lists()
+    )
+
+
+FIXED_INPUTS = 8
+"""Number of inputs where ComfyUI cannot add inputs on demand."""
+MAX_INPUTS = 50
+
+
+def growing_inputs(name: str, tooltip: str, make: Callable[..., io.Input]) -> list[io.Input]:
+    """Inputs of one type that grow as they are connected; a fixed number in older ComfyUI versions.
+
+    Their ids are the same in all versions: NAME.NAME_0, NAME.NAME_1 and so on; see `grown_values`.
+
+    Args:
+        name: id of the group.
+        tooltip: of the group.
+        make: creates an input from an id and keywords.
+    """
+    if hasattr(io, "Autogrow"):
+        template = io.Autogrow.TemplatePrefix(
+            make(name, tooltip=tooltip), prefix=f"{name}_", min=2, max=MAX_INPUTS
+        )
+        return [io.Autogrow.Input(name, template=template, tooltip=tooltip)]
+    return [
+        make(f"{name}.{name}_{index}", tooltip=tooltip, optional=index >= 2)
+        for index in range(FIXED_INPUTS)
+    ]
+
+
+def grown_values(name: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The connected values of `growing_inputs` by NAME_NUMBER, in order.
+
+    Args:
+        name: id of the group.
+        inputs: keywords of `execute`: one for the group, or one for each input.
+    """
+    group = inputs.get(name)
+    if group is None:
+        group = {key.partition(".")[2]: value for key, value in inputs.items()}
+    connected = {key: value for key, value in group.items() if value is not None}
+    return dict(sorted(connected.items(), key=lambda item: int(item[0].rpartition("_")[2])))

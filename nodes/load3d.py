@@ -1,21 +1,28 @@
-"""Camera (LOAD3D_CAMERA) and model transform (LOAD3D_MODEL_INFO) of ComfyUI's 3D viewer.
+"""Cameras (LOAD3D_CAMERA) and model transforms (LOAD3D_MODEL_INFO) of ComfyUI's 3D nodes.
 
-The viewer uses three.js conventions: right-handed, +Y up, cameras look along their -Z axis.
+They use three.js conventions: right-handed, +Y up, cameras look along their -Z axis. Older versions
+pass one camera, newer ones one camera or a list of cameras.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import nova3d_core
 from ..nova3d_core.cameras.cameras import Cameras
-from ..nova3d_core.conventions import OPENGL_FROM_OPENCV
+from ..nova3d_core.cameras.join import viewing_centre
+from ..nova3d_core.conventions import OPENGL_FROM_OPENCV, CameraKind
 from ..nova3d_core.errors import InputError
-from ..nova3d_core.mesh import Mesh
+from ..nova3d_core.mesh import FAR_FROM_ORIGIN, Mesh
+
+logger = logging.getLogger(nova3d_core.__name__).getChild("nodes")
+"""Below the core's logger, whose warnings the node displays."""
 
 DEFAULT_FOV_DEG = 35.0
 """Vertical field of view of older viewers, which do not report it."""
@@ -23,6 +30,47 @@ DEFAULT_FRUSTUM_HEIGHT = 10.0
 """Height of the viewer's orthographic frustum at zoom 1, where it does not report it."""
 AUTO_SCALED_SIZE = 5.0
 """Longest side to which older viewers scale every model."""
+
+
+def cameras_from_viewer(
+    infos: Sequence[Mapping[str, Any]], width_px: int, height_px: int
+) -> Cameras:
+    """A list of viewer cameras at an image size; see `camera_from_viewer`.
+
+    Raises:
+        InputError: the list is empty, mixes perspective and orthographic cameras, or contains an
+            invalid camera.
+    """
+    if len(infos) == 0:
+        raise InputError("the list of cameras is empty.", "Connect at least one camera.")
+    poses, intrinsics, kinds = [], [], []
+    for index, info in enumerate(infos):
+        try:
+            pose, lens, kind = _camera(info, width_px, height_px)
+        except InputError as error:
+            if len(infos) == 1:
+                raise
+            raise InputError(f"camera {index} of the list: {error.message}", error.hint) from None
+        poses.append(pose)
+        intrinsics.append(lens)
+        kinds.append(kind)
+    if len(set(kinds)) > 1:
+        raise InputError(
+            f"camera 0 of the list is {kinds[0]}, but camera "
+            f"{next(index for index, kind in enumerate(kinds) if kind != kinds[0])} is not.",
+            "Use one projection for all cameras of a list.",
+        )
+    world_to_camera = torch.stack(poses)  # (V, 4, 4) float64
+    origin = _far_origin(world_to_camera, [_target_distance(info) for info in infos])
+    world_to_camera[:, :3, 3] += world_to_camera[:, :3, :3] @ origin
+    return Cameras(
+        world_to_camera.float(),
+        torch.stack(intrinsics).float(),
+        width_px,
+        height_px,
+        kinds[0],
+        tuple(origin.tolist()),
+    )
 
 
 def camera_from_viewer(info: Mapping[str, Any], width_px: int, height_px: int) -> Cameras:
@@ -33,7 +81,9 @@ def camera_from_viewer(info: Mapping[str, Any], width_px: int, height_px: int) -
             (the camera's rotation in the world, takes precedence over the target), `fov`
             (vertical, in degrees) and `frustum` (orthographic: left, right, top, bottom).
         width_px, height_px: image size; the image height covers the viewer's vertical field of
-            view.
+            view. An orthographic camera without frustum shows what a perspective one with its
+            `fov` shows at its target, over the shorter side of the image, as in the host's
+            RenderSplat.
 
     Returns:
         One camera.
@@ -41,24 +91,44 @@ def camera_from_viewer(info: Mapping[str, Any], width_px: int, height_px: int) -
     Raises:
         InputError: the position is missing or not finite, or the viewing direction is undefined.
     """
-    position = _point(info, "position")
-    rotation = _rotation(info, position)  # (3, 3) camera to world, OpenGL axes
-    world_to_camera = torch.eye(4, dtype=torch.float64)
-    flip = torch.tensor(OPENGL_FROM_OPENCV, dtype=torch.float64)
-    world_to_camera[:3, :3] = flip @ rotation.T
-    world_to_camera[:3, 3] = -world_to_camera[:3, :3] @ position
-    orthographic = info.get("cameraType") == "orthographic"
-    focal_px = _focal_length_px(info, height_px, orthographic)
-    intrinsics = torch.tensor(
-        [[focal_px, 0.0, width_px / 2], [0.0, focal_px, height_px / 2], [0.0, 0.0, 1.0]]
-    )
-    return Cameras(
-        world_to_camera[None].float(),
-        intrinsics[None],
-        width_px,
-        height_px,
-        "orthographic" if orthographic else "perspective",
-    )
+    return cameras_from_viewer([info], width_px, height_px)
+
+
+def viewer_cameras(cameras: Cameras) -> list[dict[str, Any]]:
+    """Cameras as a list of LOAD3D_CAMERA entries, the inverse of `cameras_from_viewer`.
+
+    Orthographic entries have both a `frustum` and a `fov`, which agree. The target is on the
+    viewing axis, next to the point that all cameras look at. Square pixels and a principal point in
+    the centre are all that the entries can hold: a warning says what is lost.
+    """
+    _warn_of_lost_intrinsics(cameras)
+    camera_to_world = cameras.camera_to_world_opengl.double().cpu()  # (V, 4, 4)
+    origin = camera_to_world.new_tensor(cameras.origin)
+    distances = _distances_to_centre(camera_to_world)
+    focal_px = cameras.intrinsics[:, 1, 1].double().cpu()
+    entries = []
+    for view in range(len(cameras)):
+        rotation, position = camera_to_world[view, :3, :3], camera_to_world[view, :3, 3] + origin
+        distance = float(distances[view])
+        quaternion = _matrix_to_quaternion(rotation)
+        entry = {
+            "position": dict(zip("xyz", position.tolist(), strict=True)),
+            "target": dict(
+                zip("xyz", (position - rotation[:, 2] * distance).tolist(), strict=True)
+            ),
+            "quaternion": dict(zip("xyzw", quaternion.tolist(), strict=True)),
+            "zoom": 1.0,
+            "cameraType": cameras.kind,
+            "aspect": cameras.width / cameras.height,
+        }
+        lens = _lens_entries(cameras, float(focal_px[view]), distance)
+        entries.append({**entry, **lens})
+    return entries
+
+
+def is_older_viewer(info: Mapping[str, Any]) -> bool:
+    """Whether a camera is from an older viewer, which reports neither lens nor rotation."""
+    return not any(info.get(key) for key in ("fov", "quaternion", "frustum"))
 
 
 def mesh_in_viewer(mesh: Mesh, info: Mapping[str, Any] | None, auto_scaled: bool) -> Mesh:
@@ -134,15 +204,124 @@ def _quaternion_to_matrix(x: float, y: float, z: float, w: float) -> Tensor:
     )
 
 
-def _focal_length_px(info: Mapping[str, Any], height_px: int, orthographic: bool) -> float:
-    """Focal length in pixels; orthographic: pixels per world unit."""
+def _camera(
+    info: Mapping[str, Any], width_px: int, height_px: int
+) -> tuple[Tensor, Tensor, CameraKind]:
+    """World-to-camera (4, 4) with OpenCV axes, intrinsics (3, 3), both float64, and the kind."""
+    if not isinstance(info, Mapping):
+        raise InputError(
+            f"a camera is {type(info).__name__}, expected the camera_info of a 3D node."
+        )
+    position = _point(info, "position")
+    rotation = _rotation(info, position)  # (3, 3) camera to world, OpenGL axes
+    world_to_camera = torch.eye(4, dtype=torch.float64)
+    flip = torch.tensor(OPENGL_FROM_OPENCV, dtype=torch.float64)
+    world_to_camera[:3, :3] = flip @ rotation.T
+    world_to_camera[:3, 3] = -world_to_camera[:3, :3] @ position
+    is_orthographic = str(info.get("cameraType", "")).lower().startswith("ortho")
     zoom = float(info.get("zoom") or 1.0)
-    if not orthographic:
-        fov_deg = float(info.get("fov") or DEFAULT_FOV_DEG)
-        return zoom * height_px / 2.0 / math.tan(math.radians(fov_deg) / 2.0)
+    if is_orthographic:
+        focal_px = zoom * _pixels_per_unit(info, width_px, height_px)
+    else:
+        focal_px = zoom * height_px / 2.0 / _tan_half_fov(info)
+    intrinsics = torch.tensor(
+        [[focal_px, 0.0, width_px / 2], [0.0, focal_px, height_px / 2], [0.0, 0.0, 1.0]],
+        dtype=torch.float64,
+    )
+    return world_to_camera, intrinsics, "orthographic" if is_orthographic else "perspective"
+
+
+def _pixels_per_unit(info: Mapping[str, Any], width_px: int, height_px: int) -> float:
+    """Pixels per world unit of an orthographic camera at zoom 1."""
     frustum = info.get("frustum") or {}
     frustum_height = float(frustum.get("top", 0.0)) - float(frustum.get("bottom", 0.0))
-    return zoom * height_px / (frustum_height if frustum_height > 0 else DEFAULT_FRUSTUM_HEIGHT)
+    if frustum_height <= 0 and is_older_viewer(info):
+        frustum_height = DEFAULT_FRUSTUM_HEIGHT
+    if frustum_height > 0:
+        return height_px / frustum_height
+    half_side = _tan_half_fov(info) * max(_target_distance(info), 1e-6)
+    return min(width_px, height_px) / 2.0 / half_side
+
+
+def _tan_half_fov(info: Mapping[str, Any]) -> float:
+    """Tangent of half the field of view."""
+    fov_deg = float(info.get("fov") or DEFAULT_FOV_DEG)
+    if not 0.0 < fov_deg < 180.0:
+        raise InputError(f"the camera's fov is {fov_deg:g} degrees, expected 0 to 180.")
+    return math.tan(math.radians(fov_deg) / 2.0)
+
+
+def _target_distance(info: Mapping[str, Any]) -> float:
+    """Distance from the camera to its target."""
+    return float((_point(info, "position") - _point(info, "target")).norm())
+
+
+def _far_origin(world_to_camera: Tensor, distances: Sequence[float]) -> Tensor:
+    """(3,) centre of cameras whose positions are too far from the origin for float32, else zero."""
+    rotation, translation = world_to_camera[:, :3, :3], world_to_camera[:, :3, 3]
+    positions = -(rotation.transpose(1, 2) @ translation[..., None])[..., 0]  # (V, 3)
+    centre = positions.mean(dim=0)
+    extent = max(float((positions - centre).norm(dim=1).max()), *distances)
+    is_far = float(centre.norm()) > FAR_FROM_ORIGIN * extent > 0.0
+    return centre if is_far else torch.zeros_like(centre)
+
+
+def _lens_entries(cameras: Cameras, focal_px: float, distance: float) -> dict[str, Any]:
+    """`fov` of a camera, with its `frustum` if it is orthographic."""
+    if cameras.kind == "perspective":
+        half_fov_rad = math.atan(cameras.height / 2.0 / focal_px)
+        return {"fov": math.degrees(2.0 * half_fov_rad)}
+    half_width, half_height = (side / 2.0 / focal_px for side in (cameras.width, cameras.height))
+    half_fov_rad = math.atan(min(half_width, half_height) / distance)
+    frustum = {
+        "left": -half_width,
+        "right": half_width,
+        "top": half_height,
+        "bottom": -half_height,
+    }
+    return {"fov": math.degrees(2.0 * half_fov_rad), "frustum": frustum}
+
+
+def _distances_to_centre(camera_to_world: Tensor) -> Tensor:
+    """(V,) depths of the point nearest to all viewing axes; 1 for cameras that it is behind.
+
+    Args:
+        camera_to_world: (V, 4, 4) float64, OpenGL axes.
+    """
+    positions, forward = camera_to_world[:, :3, 3], -camera_to_world[:, :3, 2]
+    distances = ((viewing_centre(positions, forward) - positions) * forward).sum(dim=1)
+    return torch.where(distances > 1e-6, distances, 1.0)
+
+
+def _warn_of_lost_intrinsics(cameras: Cameras) -> None:
+    """Warns of principal points and pixel shapes that LOAD3D_CAMERA cannot hold."""
+    intrinsics = cameras.intrinsics.double().cpu()
+    centre = intrinsics.new_tensor([cameras.width / 2.0, cameras.height / 2.0])
+    offset_px = float((intrinsics[:, :2, 2] - centre).abs().max())
+    aspect = float((intrinsics[:, 0, 0] / intrinsics[:, 1, 1]).sub(1.0).abs().max())
+    lost = [f"principal points up to {offset_px:.1f} px off the centre"] * (offset_px > 0.5)
+    lost += [f"pixels that are {aspect:.1%} off square"] * (aspect > 1e-3)
+    if lost:
+        logger.warning(
+            "camera_info cannot hold %s: these are dropped for the 3D nodes of ComfyUI; nodes of "
+            "this pack keep them through their own cameras",
+            " and ".join(lost),
+        )
+
+
+def _matrix_to_quaternion(rotation: Tensor) -> Tensor:
+    """(4,) unit quaternion x, y, z, w of a rotation matrix (3, 3) float64 (Bar-Itzhack 2000)."""
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation.tolist()
+    matrix = rotation.new_tensor(
+        [
+            [xx - yy - zz, yx + xy, zx + xz, zy - yz],
+            [yx + xy, yy - xx - zz, zy + yz, xz - zx],
+            [zx + xz, zy + yz, zz - xx - yy, yx - xy],
+            [zy - yz, xz - zx, yx - xy, xx + yy + zz],
+        ]
+    )
+    vector = torch.linalg.eigh(matrix).eigenvectors[:, -1]
+    return vector if float(vector[3]) >= 0.0 else -vector
 
 
 def _point(info: Mapping[str, Any], name: str) -> Tensor:

@@ -9,12 +9,11 @@ from comfy_api.v0_0_2 import io
 from ..nova3d_core.diffusion.families import GUIDANCE_KINDS
 from .compat import CATEGORY, advanced, schema
 from .runtime import sampling_context, with_warnings
-from .sockets import CAMERAS, MODEL, VIEWS, SocketBundle
+from .sockets import CAMERA_TYPES, CAMERAS, MODEL, VIEWS, SocketBundle
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..nova3d_core.cameras.cameras import Cameras
     from ..nova3d_core.diffusion.sampling.config import SampleConfig
     from ..nova3d_core.diffusion.sampling.pipeline import Sample
     from .model_management import ManagedModel
@@ -164,13 +163,14 @@ class SampleOrbit(io.ComfyNode):
             search_aliases=["sv3d", "v3d", "orbital video", "novel view", "image to 3d"],
             inputs=[
                 *_image_inputs("An SV3D or V3D model; use Sample Multi-View Normals for NOVA3D."),
-                CAMERAS.Input(
+                io.MultiType.Input(
                     "cameras",
+                    types=CAMERA_TYPES,
                     optional=True,
                     tooltip=(
-                        "SV3D p: camera orbit, 21 cameras from Orbit Cameras (preset sv3d or "
-                        "custom). Only the angles are used; distance and field of view are the "
-                        "model's."
+                        "SV3D p: camera orbit, 21 cameras from Orbit Cameras (preset sv3d, "
+                        "sv3d_sine or custom) or the camera list of a 3D node. Only the angles are "
+                        "used; distance and field of view are the model's."
                     ),
                 ),
                 io.Float.Input(
@@ -206,8 +206,7 @@ class SampleOrbit(io.ComfyNode):
 
         settings = {"seed": seed, "steps": steps, "size": size, "elevation": elevation}
         scales = (guidance, min_guidance_scale, max_guidance_scale)
-        orbit = None if cameras is None else cameras.bundle
-        sample = _sample_views(model.bundle, image, mask, scales, settings, False, orbit)
+        sample = _sample_views(model.bundle, image, mask, scales, settings, False, cameras)
         return io.NodeOutput(
             SocketBundle(sample.views),
             image_from_tensor(sample.images[0]),
@@ -222,16 +221,17 @@ def _sample_views(
     guidance: tuple[str, float, float],
     settings: dict[str, Any],
     with_normals: bool,
-    orbit: Cameras | None = None,
+    cameras: Any = None,
 ) -> Sample:
     """The model's sample, cloned outside inference mode."""
     from ..nova3d_core.diffusion.sampling.pipeline import sample
-    from .adapters import clone_outside_inference_mode
+    from .adapters import cameras_in_own_size, clone_outside_inference_mode
     from .model_management import HostModelPlacement
 
     with sampling_context() as progress:
         _check_family(managed, with_normals)
         image, mask = _single_image(image, mask)
+        orbit = None if cameras is None else cameras_in_own_size(cameras)
         config = _sample_config(guidance, settings, managed.working_memory_gib())
         placement = HostModelPlacement(managed)
         result = sample(managed.model, image, mask, config, orbit, placement, progress)

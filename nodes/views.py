@@ -15,7 +15,7 @@ from .folders import (
     write_new_output,
 )
 from .runtime import host_errors, node_context, with_warnings
-from .sockets import CAMERAS, VIEWS, SocketBundle
+from .sockets import CAMERA_TYPES, VIEWS, SocketBundle
 
 FRAME_TOOLTIP = (
     "Coordinate frame of the normals. world: world axes; camera: the axes of each image's own "
@@ -41,8 +41,14 @@ class AssembleViews(io.ComfyNode):
             search_aliases=["multiview", "images to views", "sv3d", "wonder3d", "combine normals"],
             inputs=[
                 io.Image.Input("images", tooltip="One image per camera, in the same order."),
-                CAMERAS.Input(
-                    "cameras", tooltip="One camera per image; rescaled to the size of the images."
+                io.MultiType.Input(
+                    "cameras",
+                    types=CAMERA_TYPES,
+                    tooltip=(
+                        "One camera per image: Orbit Cameras, the camera or camera list of a 3D "
+                        "node, or a geometry of Depth Anything 3 (multiview). Rescaled to the size "
+                        "of the images."
+                    ),
                 ),
                 io.Image.Input(
                     "normals",
@@ -92,15 +98,21 @@ class AssembleViews(io.ComfyNode):
         cls, images, cameras, normal_frame, first_view, invert_masks, normals=None, masks=None
     ) -> io.NodeOutput:
         from ..nova3d_core.imaging.assemble import assemble_views
-        from .adapters import rgb_from_image, tensor_from_image, tensor_from_mask
+        from .adapters import (
+            cameras_from_socket,
+            rgb_from_image,
+            tensor_from_image,
+            tensor_from_mask,
+        )
 
         with node_context():
             images = tensor_from_image(images, "images")
+            rig = cameras_from_socket(cameras, images.shape[2], images.shape[1])
             normals = None if normals is None else rgb_from_image(normals, "normals")
             masks = tensor_from_mask(masks, images, "masks")
             if masks is not None and invert_masks:
                 masks = 1.0 - masks
-            views = assemble_views(images, cameras.bundle, normals, masks, normal_frame, first_view)
+            views = assemble_views(images, rig, normals, masks, normal_frame, first_view)
             return io.NodeOutput(SocketBundle(views))
 
 
@@ -230,8 +242,8 @@ def _render_inputs() -> list[io.Input]:
         ),
         io.MultiType.Input(
             "cameras",
-            types=[CAMERAS, io.Load3DCamera],
-            tooltip="Cameras from Orbit Cameras, or the camera of a 3D viewer.",
+            types=CAMERA_TYPES,
+            tooltip="Cameras from Orbit Cameras, or the camera or camera list of a 3D node.",
         ),
         io.Int.Input(
             "width", default=256, min=16, max=4096, step=8, tooltip="Image width in pixels."
@@ -246,7 +258,7 @@ def _render_inputs() -> list[io.Input]:
             tooltip=(
                 "Centre the mesh and scale its longest side to 1, as Orbit Cameras expects. Turn "
                 "off to render a fused mesh in the coordinates of its views. Ignored with the "
-                "camera of a 3D viewer, which sees the mesh as displayed."
+                "cameras of 3D nodes, which see the mesh in its own coordinates."
             ),
         ),
         advanced(io.Int.Input(

@@ -15,7 +15,14 @@ from .relative_imports import relative_imports
 CORE = Path(nova3d_core.__file__).parent
 ROOT = CORE.parent
 NODES = ROOT / "nodes"
-WITH_TORCH = {"adapters.py", "da3_geometry.py", "load3d.py", "mesh_adapters.py", "model_management.py"}
+WITH_TORCH = {
+    "adapters.py",
+    "da3_geometry.py",
+    "load3d.py",
+    "mesh_adapters.py",
+    "mesh_material.py",
+    "model_management.py",
+}
 """Modules of the nodes that a node imports when it runs."""
 HOST = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "server", "execution"}
 SCRIPT = """

@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...cameras.join import letterbox, letterboxed_intrinsics
 from ...errors import InputError
+from ...imaging.join import MAX_PIXEL_GROWTH, resize_and_pad
 from ..images.decode import ImageHeader, read_image_header
 from .frame_images import FrameImages
 from .transforms_fields import ViewFrame
 
 logger = logging.getLogger(__name__)
 
-MAX_PIXEL_GROWTH = 8.0
-"""Limit of the ratio of total pixels after and before resizing."""
 _ASPECT_TOLERANCE = 0.01
 _REMEDY = "Add w, h, fl_x, fl_y, cx and cy to such frames, or resize all images to one size."
 
@@ -81,40 +80,23 @@ def fit_to_size(
     old_height, old_width = images.colour.shape[:2]
     if (old_width, old_height) == size:
         return images, lens
-    scale = min(width / old_width, height / old_height)
-    inner = (min(round(old_height * scale), height), min(round(old_width * scale), width))
-    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    box = letterbox((old_width, old_height), size)
     if images.mask is not None:
-        _warn_if_cut_off(frame, images.mask, rows=inner[0] < height, columns=inner[1] < width)
+        rows, columns = box.inner_height < height, box.inner_width < width
+        _warn_if_cut_off(frame, images.mask, rows, columns)
 
-    def resize_and_pad(batch: Tensor, background: float) -> Tensor:
-        resized = _resize(batch, inner)
-        canvas = torch.full((height, width, batch.shape[2]), background)
-        canvas[top : top + inner[0], left : left + inner[1]] = resized
-        return canvas
+    def placed(image: Tensor, background: float) -> Tensor:
+        return resize_and_pad(image[None], box, background)[0]
 
-    mask = None if images.mask is None else resize_and_pad(images.mask[..., None], 0.0)[..., 0]
-    colour = resize_and_pad(images.colour, 1.0).clamp(0.0, 1.0)
+    mask = None if images.mask is None else placed(images.mask[..., None], 0.0)[..., 0]
+    colour = placed(images.colour, 1.0).clamp(0.0, 1.0)
     normals = images.normals
     if normals is not None:
-        normals = functional.normalize(resize_and_pad(normals, 0.0), dim=-1)
+        normals = functional.normalize(placed(normals, 0.0), dim=-1)
         if mask is not None:
             normals = normals * (mask > 0)[..., None]
-    new_lens = lens.clone()
-    new_lens[0] *= inner[1] / old_width
-    new_lens[1] *= inner[0] / old_height
-    new_lens[:2, 2] += lens.new_tensor([left, top])
+    new_lens = letterboxed_intrinsics(lens, (old_width, old_height), box)
     return FrameImages(colour, None if mask is None else mask.clamp(0.0, 1.0), normals), new_lens
-
-
-def _resize(batch: Tensor, size: tuple[int, int]) -> Tensor:
-    """(h, w, C) bilinear resampling of (H, W, C)."""
-    if batch.shape[:2] == size:
-        return batch
-    first = batch.movedim(-1, 0)[None]
-    return functional.interpolate(first, size, mode="bilinear", align_corners=False)[0].movedim(
-        0, -1
-    )
 
 
 def _warn_if_cut_off(frame: ViewFrame, mask: Tensor, rows: bool, columns: bool) -> None:
