@@ -12,6 +12,7 @@ from torch import Tensor
 from .checks import check_finite, check_shape
 from .conventions import Y_UP_ROTATIONS, UpAxis
 from .errors import InputError
+from .material import PbrMaterial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,10 +50,14 @@ class Mesh:
     from the world origin (geodetic coordinates), whose shape float32 world coordinates could not
     represent. Readers set it, transforms keep it, writers add it; `with_origin(ZERO_ORIGIN)`
     converts to world coordinates."""
+    tangents: Tensor | None = None
+    """(N, 4) unit tangents along u and the sign of the bitangent, as in glTF; for normal maps."""
+    material: PbrMaterial | None = None
+    """Maps and factors besides the base colour; None for a plain material."""
 
     def __post_init__(self):
         object.__setattr__(self, "faces", self.faces.long())
-        for name in ("vertices", "uv", "texture", "normals", "vertex_colours"):
+        for name in ("vertices", "uv", "texture", "normals", "vertex_colours", "tangents"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, getattr(self, name).float())
         sizes = check_shape("mesh vertices", self.vertices, "N 3")
@@ -72,12 +77,15 @@ class Mesh:
             ("mesh normals", self.normals, "N 3"),
             ("mesh vertex_colours", self.vertex_colours, "N 3"),
             ("mesh texture", self.texture, "H W 3"),
+            ("mesh tangents", self.tangents, "N 4"),
         ):
             if tensor is not None:
                 check_shape(name, tensor, shape, **({"N": sizes["N"]} if shape[0] == "N" else {}))
                 check_finite(name, tensor)
         if self.texture is not None and self.uv is None:
             raise InputError("the mesh has a texture but no UV coordinates.")
+        if self.material is not None and self.material.maps and self.uv is None:
+            raise InputError("the mesh's material has maps, but the mesh has no UV coordinates.")
         object.__setattr__(self, "origin", tuple(float(value) for value in self.origin))
         if len(self.origin) != 3 or not all(math.isfinite(value) for value in self.origin):
             raise InputError(f"mesh origin is {self.origin}, expected three finite numbers.")
@@ -89,7 +97,8 @@ class Mesh:
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
-        return replace(self, **tensors)
+        material = None if self.material is None else self.material.to(device)
+        return replace(self, **tensors, material=material)
 
     @property
     def bounds(self) -> Tensor:
@@ -141,7 +150,19 @@ class Mesh:
         if normals is not None:
             normals = torch.nn.functional.normalize(normals @ torch.linalg.inv(linear), dim=-1)
         faces = self.faces.flip(1) if mirrored else self.faces
-        return replace(self, vertices=vertices, faces=faces, normals=normals, origin=origin)
+        tangents = self.tangents
+        if tangents is not None:
+            along_u = torch.nn.functional.normalize(tangents[:, :3] @ linear.T, dim=-1)
+            sign = -tangents[:, 3:] if mirrored else tangents[:, 3:]
+            tangents = torch.cat([along_u, sign], dim=1)
+        return replace(
+            self,
+            vertices=vertices,
+            faces=faces,
+            normals=normals,
+            origin=origin,
+            tangents=tangents,
+        )
 
     def _transformed_far(self, matrix: Tensor) -> tuple[Tensor, tuple[float, float, float]]:
         """Transformed vertices (N, 3) and origin of a mesh with an origin; `matrix` is float64."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ...material import PbrMaterial
 from ...mesh import ZERO_ORIGIN, Mesh, is_far_from_origin
 from .primitives import Primitive
 from .texture_atlas import merge_textures
+
+logger = logging.getLogger(__name__)
 
 
 def merge_primitives(primitives: list[Primitive]) -> Mesh:
@@ -20,7 +24,8 @@ def merge_primitives(primitives: list[Primitive]) -> Mesh:
     If any primitive is textured, the result has one texture (see `merge_textures`) and no vertex
     colours. Otherwise tints and vertex colours are multiplied into vertex colours, or None if all
     primitives are plain white. If any primitive has normals, the others get smooth ones. The result
-    has one common `origin`.
+    has one common `origin`. Maps and factors besides the base colour are kept if all primitives
+    share them and the uv stay as they are; else a warning names what is dropped.
 
     Raises:
         InputError: the list is empty.
@@ -32,8 +37,40 @@ def merge_primitives(primitives: list[Primitive]) -> Mesh:
     primitives = _with_common_origin(primitives)
     if any(primitive.is_textured for primitive in primitives):
         meshes, texture = merge_textures(primitives)
-        return replace(_concatenate(meshes), texture=texture)
-    return _concatenate(_bake_tints(primitives))
+    else:
+        meshes, texture = _bake_tints(primitives), None
+    merged = _concatenate(meshes)
+    keeps_uv = merged.uv is not None and all(
+        mesh.uv is primitive.mesh.uv for mesh, primitive in zip(meshes, primitives, strict=True)
+    )
+    material = _common_material(primitives, keeps_uv)
+    has_normal_map = material is not None and material.normal_map is not None
+    return replace(
+        merged,
+        texture=texture,
+        material=material,
+        tangents=merged.tangents if has_normal_map else None,
+    )
+
+
+def _common_material(primitives: list[Primitive], keeps_uv: bool) -> PbrMaterial | None:
+    """The material of the merged mesh; a warning names what the primitives have beyond it."""
+    materials = [primitive.material.pbr or PbrMaterial() for primitive in primitives]
+    first = materials[0]
+    is_shared = all(each is first for each in materials)
+    if is_shared and (keeps_uv or not first.maps):
+        return primitives[0].material.pbr
+    if all(not each.maps and each.scalars == first.scalars for each in materials):
+        return primitives[0].material.pbr
+    common = PbrMaterial(
+        double_sided=any(each.double_sided for each in materials),
+        unlit=all(each.unlit for each in materials),
+    )
+    labels = dict.fromkeys(label for each in materials for label in each.labels)
+    dropped = [label for label in labels if label not in common.labels]
+    if dropped:
+        logger.warning("merging the materials into one drops: %s", ", ".join(dropped))
+    return common if common.labels else None
 
 
 def _with_common_origin(primitives: list[Primitive]) -> list[Primitive]:
@@ -85,4 +122,5 @@ def _concatenate(meshes: list[Mesh]) -> Mesh:
         normals=concatenate("normals"),
         vertex_colours=concatenate("vertex_colours"),
         origin=meshes[0].origin,
+        tangents=concatenate("tangents"),
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ...material import PbrMaterial
 from ...mesh import ZERO_ORIGIN, Mesh, is_far_from_origin
 from ..files.containment import path_inside, quote_value
 from ..images.srgb import linear_from_srgb, srgb_from_linear
@@ -33,6 +34,9 @@ class Material:
     """Wrap modes along u and v."""
     multiplies_vertex_colours: bool = False
     """Whether vertex colours multiply the texture, as in glTF; else a texture replaces them."""
+    pbr: PbrMaterial | None = None
+    """Maps and factors besides the base colour; None for a plain material. Materials that are one
+    in the file share one object."""
 
     def apply_tint(self, colours: np.ndarray) -> np.ndarray:
         """Multiplies sRGB colours (..., 3) by the tint; a white tint returns them bit for bit."""
@@ -66,6 +70,7 @@ def mesh_from_arrays(
     uv: np.ndarray | None = None,
     normals: np.ndarray | None = None,
     colours: np.ndarray | None = None,
+    tangents: np.ndarray | None = None,
 ) -> Mesh:
     """Builds a mesh without texture from a file's arrays.
 
@@ -76,6 +81,7 @@ def mesh_from_arrays(
         uv: (N, 2), origin top left.
         normals: (N, 3) of any length; all are dropped if one is NaN, which some exporters write.
         colours: (N, 3 or 4) sRGB in 0..1; alpha is dropped.
+        tangents: (N, 4) along u with the sign of the bitangent; all are dropped if one is NaN.
 
     Raises:
         InputError: as `Mesh` does.
@@ -91,6 +97,9 @@ def mesh_from_arrays(
     if normals is not None:
         finite = bool(torch.isfinite(normals).all())
         normals = torch.nn.functional.normalize(normals, dim=-1) if finite else None
+    tangents = tensor(tangents)
+    if tangents is not None and not bool(torch.isfinite(tangents).all()):
+        tangents = None
     origin = _distant_centre(vertices, faces)
     if origin != ZERO_ORIGIN:
         vertices = np.asarray(vertices, dtype=np.float64) - origin
@@ -101,6 +110,7 @@ def mesh_from_arrays(
         normals=normals,
         vertex_colours=None if colours is None else tensor(colours)[:, :3].clamp(0.0, 1.0),
         origin=origin,
+        tangents=tangents,
     )
 
 

@@ -42,9 +42,9 @@ def read_mesh(path: Path | str, up_axis: UpAxis = "+Y") -> Mesh:
 
     Faces keep the file's order (OBJ: material by material, in order of first use; glTF: mesh by
     mesh, likewise). A mesh far from the world origin gets an `origin` (see `Mesh`). Vertices are
-    merged in STL only, which stores no connectivity. Normals are the file's own, or None. Alpha and
-    all maps but the base colour are dropped. Primitives that differ in texture or colour are merged
-    by `merge_primitives`.
+    merged in STL only, which stores no connectivity. Normals are the file's own, or None. Alpha is
+    dropped; other maps than the base colour are read from glTF only. Primitives that differ in
+    texture or colour are merged by `merge_primitives`.
 
     Args:
         path: a .glb, .gltf, .obj, .ply, .stl or .off file.

@@ -22,7 +22,7 @@ def select_vertices(mesh: Mesh, vertices: Tensor, faces: Tensor) -> Mesh:
     """The mesh with the vertices at indices (N,), which may repeat, and faces (F, 3) over them."""
     attributes = {
         name: getattr(mesh, name)[vertices]
-        for name in ("vertices", "uv", "normals", "vertex_colours")
+        for name in ("vertices", "uv", "normals", "vertex_colours", "tangents")
         if getattr(mesh, name) is not None
     }
     return replace(mesh, faces=faces, **attributes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from ..files.atomic import check_can_write_file, reject_symlink
 from .gltf.writer import mesh_to_glb_bytes, write_glb
 from .obj.writer import check_obj_name, write_obj
 from .ply.writer import write_ply
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "WRITABLE_SUFFIXES",
@@ -28,8 +31,8 @@ def write_mesh(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
     """Writes a mesh in the format given by the suffix of the file name.
 
     Args:
-        mesh: GLB and OBJ keep its texture; PLY has vertex colours only, sampled from the texture
-            if there is one.
+        mesh: GLB keeps all of it. OBJ keeps its texture; PLY has vertex colours only, sampled from
+            the texture if there is one; a warning names what they drop of its material.
         path: a .glb, .obj or .ply file; an OBJ gets a .mtl and a .png of the same name next to it.
         overwrite: replace files that an earlier run wrote; other files are never replaced.
 
@@ -43,6 +46,9 @@ def write_mesh(mesh: Mesh, path: Path | str, overwrite: bool = False) -> Path:
     suffix = path.suffix.lower()
     if suffix == ".glb":
         return write_glb(mesh, path, overwrite)
+    if suffix in (".obj", ".ply") and mesh.material is not None and mesh.material.labels:
+        dropped = ", ".join(mesh.material.labels)
+        logger.warning("%s cannot store: %s; GLB can", suffix[1:].upper(), dropped)
     if suffix == ".obj":
         return write_obj(mesh, path, overwrite)
     if suffix == ".ply":

@@ -127,6 +127,8 @@ def split_at_seams(mesh: Mesh, uv: np.ndarray, chart: np.ndarray) -> Mesh:
         faces=torch.from_numpy(corner_vertex.reshape(-1, 3)).to(device),
         uv=torch.from_numpy(uv.reshape(-1, 2)[first]).to(device),
         texture=None,
+        tangents=None,  # along the old uv
+        material=None if mesh.material is None else mesh.material.without_maps(),
         normals=None if mesh.normals is None else mesh.normals[origin],
         vertex_colours=None if mesh.vertex_colours is None else mesh.vertex_colours[origin],
     )

@@ -45,6 +45,8 @@ class _Arrays(NamedTuple):
     """(N, 3)."""
     colours: np.ndarray | None
     """(N, 3) sRGB."""
+    tangents: np.ndarray | None = None
+    """(N, 4)."""
 
 
 class _InstanceKey(NamedTuple):
@@ -61,7 +63,7 @@ def read_gltf(path: Path) -> list[Primitive]:
 
     All instances of a mesh are in one primitive, in the order of their nodes. Skins and default
     morph weights are applied, animations are not. One warning names what affects the appearance
-    and is dropped (points, lines, alpha, emission, unknown extensions).
+    and is dropped (points, lines, alpha, unknown extensions).
 
     Raises:
         InputError: as `GltfFile`; a value is out of range or exceeds the file's bytes; a texture or
@@ -189,7 +191,10 @@ def _read_primitive(
     colours = values("COLOR_0", "VEC3", "VEC4")
     if colours is not None:
         colours = srgb_from_linear(colours[:, :3])
-    return _Arrays(vertices, faces, uv, normals, colours)
+    tangents = None
+    if binding.keeps_tangents and not (weights and "targets" in primitive):
+        tangents = values("TANGENT", "VEC4")
+    return _Arrays(vertices, faces, uv, normals, colours, tangents)
 
 
 def _per_vertex(
@@ -251,7 +256,7 @@ def _instantiate(arrays: _Arrays, matrices: np.ndarray) -> _Arrays:
 
     The given vertices are overwritten.
     """
-    count, (vertices, faces, uv, normals, colours) = len(matrices), arrays
+    count, (vertices, faces, uv, normals, colours, tangents) = len(matrices), arrays
     linear = matrices[:, :3, :3]
     volume = np.abs(linear).max(axis=(1, 2)) ** 3
     mirrored = np.linalg.det(linear) < -_RELATIVE_EPS * volume  # (K,)
@@ -263,13 +268,25 @@ def _instantiate(arrays: _Arrays, matrices: np.ndarray) -> _Arrays:
             cofactors /= largest[:, None, None]
             normals = normals @ cofactors.transpose(0, 2, 1).astype(np.float32)
             normals = normals.reshape(-1, 3)  # of any length
+        if tangents is not None:
+            tangents = _transform_tangents(tangents, linear, mirrored)
     if count == 1:
         faces = faces[:, ::-1] if mirrored[0] else faces
-        return _Arrays(vertices, faces, uv, normals, colours)
+        return _Arrays(vertices, faces, uv, normals, colours, tangents)
     faces = np.where(mirrored[:, None, None], faces[:, ::-1], faces)  # (K, F, 3)
     starts = np.arange(count)[:, None, None] * len(arrays.vertices)
     uv, colours = (None if each is None else np.tile(each, (count, 1)) for each in (uv, colours))
-    return _Arrays(vertices, (faces + starts).reshape(-1, 3), uv, normals, colours)
+    return _Arrays(vertices, (faces + starts).reshape(-1, 3), uv, normals, colours, tangents)
+
+
+def _transform_tangents(
+    tangents: np.ndarray, linear: np.ndarray, mirrored: np.ndarray
+) -> np.ndarray:
+    """(K N, 4) unit tangents under matrices (K, 3, 3); `mirrored` (K,) flips the bitangent."""
+    along_u = tangents[None, :, :3] @ linear.transpose(0, 2, 1).astype(np.float32)  # (K, N, 3)
+    along_u /= np.maximum(np.linalg.norm(along_u, axis=2, keepdims=True), 1e-20)
+    sign = np.where(mirrored[:, None, None], -tangents[None, :, 3:], tangents[None, :, 3:])
+    return np.concatenate([along_u, sign], axis=2).reshape(-1, 4).astype(np.float32)
 
 
 def _transform_vertices(vertices: np.ndarray, matrices: np.ndarray) -> np.ndarray:
@@ -323,7 +340,7 @@ def _apply_skin(
         vertices[some] += matrices[:, :3, 3]
         if normals is not None:
             normals[some] = (matrices[:, :3, :3] @ arrays.normals[some, :, None])[..., 0]
-    return arrays._replace(vertices=vertices, normals=normals)
+    return arrays._replace(vertices=vertices, normals=normals, tangents=None)
 
 
 def _joint_influences(
