@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .requirements import required_packages
+
 if TYPE_CHECKING:
     import torch
     from comfy_api.v0_0_2 import io
@@ -169,6 +171,8 @@ def show_warnings_on_node() -> Iterator[_NodeText]:
 def with_warnings(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
     """Decorator for a node's `execute`: adds the core's warnings to its UI output, as `text`.
 
+    Before, it checks that the pack's packages are installed; see `requirements`.
+
     Text on a running node reaches open pages only; the UI output is also kept in /history, for API
     clients.
     """
@@ -180,7 +184,8 @@ def with_warnings(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Nod
         core_logger, collector = logging.getLogger(nova3d_core.__name__), _WarningCollector()
         core_logger.addHandler(collector)
         try:
-            output = execute(cls, *args, **inputs)
+            with required_packages():
+                output = execute(cls, *args, **inputs)
         finally:
             core_logger.removeHandler(collector)
         ui = output.ui or {}
