@@ -8,7 +8,7 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.fusion.config import CONFLICT_MODES, FIELD_KINDS, PRESETS
 from ..nova3d_core.pipeline.config import FALLBACKS
-from .compat import CATEGORY, advanced, schema
+from .compat import CATEGORY, advanced, camera_info_output, schema
 from .runtime import NodeContext, node_context, with_warnings
 from .sockets import SURFACE, VIEWS, SocketBundle
 
@@ -158,6 +158,7 @@ class DeconflictFusion(io.ComfyNode):
                     display_name="report",
                     tooltip="Pose correction, conflict and exposure of each view.",
                 ),
+                camera_info_output(),
             ],
         )
 
@@ -182,6 +183,7 @@ class DeconflictFusion(io.ComfyNode):
         from ..nova3d_core.pipeline.report import fusion_report
         from ..nova3d_core.pipeline.stages import conflict_images, fuse_to_surface
         from .adapters import image_from_tensor
+        from .load3d import viewer_cameras
 
         with node_context(GPU_GIB, device, fusion_field=field) as context:
             sdf = _sdf_config(
@@ -202,6 +204,7 @@ class DeconflictFusion(io.ComfyNode):
                 SocketBundle(refined),
                 image_from_tensor(conflict_images(surface)),
                 fusion_report(surface, views.bundle),
+                viewer_cameras(refined.cameras),
             )
 
 
@@ -233,6 +236,7 @@ class RefinePoses(io.ComfyNode):
                     tooltip="The views with refined cameras.",
                 ),
                 io.String.Output(display_name="report", tooltip="Pose correction of each view."),
+                camera_info_output(),
             ],
         )
 
@@ -241,12 +245,13 @@ class RefinePoses(io.ComfyNode):
     def execute(cls, views, preset, seed, device) -> io.NodeOutput:
         from ..nova3d_core.pipeline.report import pose_report
         from ..nova3d_core.pipeline.stages import refine_views
+        from .load3d import viewer_cameras
 
         with node_context(GPU_GIB, device, fusion_field="grid") as context:
             config = _sdf_config(context, preset, seed)
             refined = refine_views(views.bundle, config, context.progress, context.device)
             report = pose_report(views.bundle.cameras, refined.cameras)
-            return io.NodeOutput(SocketBundle(refined), report)
+            return io.NodeOutput(SocketBundle(refined), report, viewer_cameras(refined.cameras))
 
 
 NODES = [DeconflictFusion, RefinePoses]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import Cameras, cameras_from_orbit, orbit_cameras
+from nova3d_core.cameras.orbits import ORBIT_PRESETS, preset_orbit
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.conventions import orbit_position
 
@@ -114,3 +117,137 @@ def test_older_viewers_scale_models_and_place_them_on_the_floor(load3d, l_solid)
 def test_rejects_invalid_camera_info(pack, load3d, info, message):
     with pytest.raises(pack("nova3d_core.errors").InputError, match=message):
         load3d.camera_from_viewer(info, 64, 64)
+
+
+def splat_pixels(info, points: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """(N, 2) pixels of points (N, 3) as the host's RenderSplat projects them."""
+    eye, target = (
+        torch.tensor([info[key][axis] for axis in "xyz"]) for key in ("position", "target")
+    )
+    x, y, z, w = (info["quaternion"][axis] for axis in "xyzw")
+    turn = torch.tensor(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    right, down, forward = turn[:, 0], -turn[:, 1], -turn[:, 2]
+    offset = points - eye
+    focal = min(width, height) / 2 / math.tan(math.radians(info["fov"]) / 2) * info["zoom"]
+    if info["cameraType"] == "orthographic":
+        scale = torch.full((len(points),), focal / float((target - eye).norm()))
+    else:
+        scale = focal / (offset @ forward)
+    return torch.stack(
+        [width / 2 + scale * (offset @ right), height / 2 + scale * (offset @ down)], dim=1
+    )
+
+
+@pytest.mark.parametrize("size", [(200, 200), (300, 200), (200, 300)])
+def test_orthographic_camera_without_frustum_is_that_of_render_splat(load3d, size):
+    created = camera_info(  # by CreateCameraInfo: yaw 0, distance 4
+        (0, 0, 4), cameraType="orthographic", fov=35.0, zoom=1.5,
+        quaternion={"x": 0.0, "y": 0.0, "z": 0.0, "w": 1.0},
+    )  # fmt: skip
+    points = torch.tensor([[0.3, 0.5, 0.7], [-0.2, 0.1, -0.4]])
+    pixels, _ = load3d.camera_from_viewer(created, *size).project(points)
+    expected = splat_pixels(created, points, *size)
+    torch.testing.assert_close(pixels[0], expected, atol=1e-3, rtol=0)
+
+
+def test_orthographic_camera_of_an_older_viewer_shows_ten_units(load3d):
+    camera = load3d.camera_from_viewer(camera_info((0, 0, 9), cameraType="orthographic"), 100, 100)
+    assert float(camera.intrinsics[0, 0, 0]) == pytest.approx(100 / load3d.DEFAULT_FRUSTUM_HEIGHT)
+
+
+def random_cameras(kind: str, size: tuple[int, int], count: int = 12) -> Cameras:
+    """Cameras that look at the same region from everywhere, with any roll."""
+    generator = torch.Generator().manual_seed(3)
+    rotation = torch.linalg.qr(torch.randn(count, 3, 3, generator=generator).double())[0]
+    rotation[torch.linalg.det(rotation) < 0] *= -1.0
+    pose = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
+    pose[:, :3, :3] = rotation
+    pose[:, :3, 3] = torch.randn(count, 3, generator=generator) * 0.1 + torch.tensor([0.0, 0, 3])
+    focal = torch.rand(count, generator=generator) * 100 + 100
+    lens = torch.eye(3).repeat(count, 1, 1)
+    lens[:, 0, 0] = lens[:, 1, 1] = focal
+    lens[:, 0, 2], lens[:, 1, 2] = size[0] / 2, size[1] / 2
+    return Cameras(pose.float(), lens, *size, kind)
+
+
+@pytest.mark.parametrize("kind", ["perspective", "orthographic"])
+@pytest.mark.parametrize("size", [(128, 128), (160, 96), (96, 160)])
+def test_cameras_survive_a_round_trip(load3d, kind, size):
+    cameras = random_cameras(kind, size)
+    infos = json.loads(json.dumps(load3d.viewer_cameras(cameras)))  # as the page and API see them
+    restored = load3d.cameras_from_viewer(infos, *size)
+    assert restored.kind == kind
+    torch.testing.assert_close(restored.world_to_camera, cameras.world_to_camera, atol=1e-5, rtol=0)
+    torch.testing.assert_close(restored.intrinsics, cameras.intrinsics, atol=0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("preset", list(ORBIT_PRESETS))
+def test_presets_survive_a_round_trip(load3d, preset):
+    cameras = cameras_from_orbit(preset_orbit(preset, 64, 64))
+    restored = load3d.cameras_from_viewer(load3d.viewer_cameras(cameras), 64, 64)
+    torch.testing.assert_close(restored.world_to_camera, cameras.world_to_camera, atol=1e-5, rtol=0)
+    torch.testing.assert_close(restored.intrinsics, cameras.intrinsics, atol=0, rtol=1e-5)
+
+
+def test_targets_of_an_orbit_are_its_centre(load3d):
+    for info in load3d.viewer_cameras(orbit_cameras(RigConfig(count=5, elevation_deg=20.0))):
+        assert max(abs(value) for value in info["target"].values()) < 1e-5
+        assert info["fov"] == pytest.approx(39.6, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["perspective", "orthographic"])
+@pytest.mark.parametrize("size", [(128, 128), (160, 96)])
+def test_render_splat_shows_our_cameras_as_we_do(load3d, kind, size):
+    cameras = random_cameras(kind, size)
+    points = torch.randn(20, 3, generator=torch.Generator().manual_seed(1)) * 0.2
+    pixels, _ = cameras.project(points)
+    for view, info in enumerate(load3d.viewer_cameras(cameras)):
+        expected = splat_pixels(info, points, *size)
+        torch.testing.assert_close(pixels[view], expected, atol=2e-2, rtol=0)
+
+
+def test_far_cameras_keep_their_precision(load3d):
+    near = orbit_cameras(RigConfig(count=6))
+    origin = (4_000_000.25, -120.5, 5_000_000.75)
+    infos = load3d.viewer_cameras(replace(near, origin=origin))
+    restored = load3d.cameras_from_viewer(infos, 256, 256)
+    origins = torch.tensor([restored.origin, origin], dtype=torch.float64)
+    offset = origins[0] - origins[1]
+    torch.testing.assert_close(restored.rotation, near.rotation, atol=1e-5, rtol=0)
+    positions = restored.positions + offset.float()
+    torch.testing.assert_close(positions, near.positions, atol=1e-5, rtol=0)
+
+
+def test_lost_intrinsics_are_a_warning(load3d, caplog):
+    cameras = orbit_cameras(RigConfig(count=2))
+    shifted = cameras.intrinsics.clone()
+    shifted[1, 0, 2] += 3.0
+    shifted[0, 0, 0] *= 1.02
+    load3d.viewer_cameras(cameras)
+    assert not caplog.messages
+    load3d.viewer_cameras(replace(cameras, intrinsics=shifted))
+    (message,) = caplog.messages
+    assert "3.0 px off the centre" in message
+    assert "2.0% off square" in message
+
+
+@pytest.mark.parametrize(
+    ("infos", "message"),
+    [
+        ([], "the list of cameras is empty"),
+        ([camera_info((0, 0, 1)), camera_info((0, 0, 1), cameraType="orthographic", fov=30)],
+         "camera 0 of the list is perspective, but camera 1 is not"),
+        ([camera_info((0, 0, 1)), {}], "camera 1 of the list: the viewer's camera has no position"),
+        ([camera_info((0, 0, 1)), 7], "camera 1 of the list: a camera is int"),
+        ([camera_info((0, 0, 1), fov=200)], "fov is 200 degrees"),
+    ],
+)  # fmt: skip
+def test_rejects_invalid_camera_lists(pack, load3d, infos, message):
+    with pytest.raises(pack("nova3d_core.errors").InputError, match=message):
+        load3d.cameras_from_viewer(infos, 64, 64)
