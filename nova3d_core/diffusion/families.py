@@ -77,8 +77,8 @@ class Family:
     reuse_input_view: bool = False
     """Whether that view is replaced by the input image after decoding."""
     process: Process = "edm"
-    """edm: the network predicts v at continuous noise levels, and an ODE solver samples (SVD). ddim:
-    it predicts noise at 1000 timesteps, and DDIM samples (Stable Diffusion)."""
+    """edm: the network predicts v at continuous noise levels, and an ODE solver samples (SVD);
+    ddim: it predicts noise at 1000 timesteps, and DDIM samples (Stable Diffusion)."""
     eta: float = 0.0
     """ddim: fraction of fresh noise in each step."""
     shared_noise: bool = False

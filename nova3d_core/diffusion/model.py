@@ -16,6 +16,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from .families import Family
     from .network.unet import VideoUNet
+    from .network.unet_2d import MultiviewUNet2D
 
 UNET, CODEC, IMAGE_ENCODER = "unet", "codec", "image_encoder"
 PARTS = (UNET, CODEC, IMAGE_ENCODER)
@@ -109,7 +110,7 @@ class MultiviewModel:
 
     family: Family
     """How it was trained and has to be sampled."""
-    unet: VideoUNet
+    unet: VideoUNet | MultiviewUNet2D
     """The denoising network."""
     codec: Codec
     """The VAE, or the pixel codec."""

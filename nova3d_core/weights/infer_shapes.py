@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from ..diffusion.codecs.clip_config import ClipConfig
 from ..diffusion.codecs.vae_config import VaeConfig
 from ..diffusion.network.config import Alignment, UNetConfig
+from ..diffusion.network.unet_2d_config import UNet2DConfig
 from ..errors import InputError
 from ..io.files.containment import quote_value
 from ..io.files.json_text import parse_json
@@ -114,6 +115,38 @@ def unet_config(
         camera_task_dim=camera_task,
         norm_num_groups=_metadata_int(
             metadata, "norm_num_groups", UNetConfig.norm_num_groups, source
+        ),
+    )
+
+
+@_translate_shape_errors("UNet")
+def unet_2d_config(
+    shapes: Mapping[str, Shape], metadata: Mapping[str, Any], source: str
+) -> UNet2DConfig:
+    """Infers the config of Wonder3D's 2D UNet; arguments and errors as in `unet_config`."""
+
+    def shape(name: str) -> Shape:
+        return _shape(shapes, name, "UNet", source)
+
+    first = shape("conv_in.weight")
+    levels = range(1 + max(_indices(shapes, r"down_blocks\.(\d{1,4})\."), default=-1))
+    widths = [shape(f"down_blocks.{i}.resnets.0.conv1.weight")[0] for i in levels]
+    layers = 1 + max(_indices(shapes, r"down_blocks\.0\.resnets\.(\d{1,4})\."), default=-1)
+    attention = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    return UNet2DConfig(
+        in_channels=first[1],
+        out_channels=shape("conv_out.weight")[0],
+        model_channels=first[0],
+        channel_mult=tuple(width // first[0] for width in widths),
+        num_res_blocks=layers,
+        attention_levels=tuple(
+            f"down_blocks.{i}.attentions.0.norm.weight" in shapes for i in levels
+        ),
+        num_heads=_metadata_int(metadata, "num_heads", UNet2DConfig.num_heads, source),
+        context_dim=shape(attention)[1],
+        camera_task_dim=shape("class_embedding.linear_1.weight")[1],
+        norm_num_groups=_metadata_int(
+            metadata, "norm_num_groups", UNet2DConfig.norm_num_groups, source
         ),
     )
 

@@ -26,8 +26,9 @@ from .build.components import (
     unet_component,
 )
 from .build.load_state import COMPUTE_DTYPES, NetworkComponent, component_bytes, load_state
-from .discovery.companions import find_companion, resolve_unet_file
+from .discovery.companions import find_companion, find_folder_companion, resolve_unet_file
 from .discovery.layouts import Identity
+from .discovery.layouts_2d import FAMILY_BY_CLASS_DIM
 from .discovery.locate import describe, inspect_file
 from .discovery.registry import IMAGE_ENCODER, PIXEL_CODEC, SMALL_ENCODER, UNET, VAE
 from .files.read import WeightFile, open_weights
@@ -117,7 +118,7 @@ def _load_components(
         unet = unet_component(own, identity, operations, attention)
         codec = codec_component(_open_part(own, identity, VAE, folders, progress, stack))
         encoder = image_encoder_component(
-            _open_part(own, identity, IMAGE_ENCODER, folders, progress, stack)
+            _open_part(own, identity, IMAGE_ENCODER, folders, progress, stack), identity.family
         )
         check_latents(unet.module, codec)
         check_context(unet.module, encoder)
@@ -155,7 +156,8 @@ def _check_has_unet(path: Path, identity: Identity) -> None:
         )
     if UNET not in identity.parts:
         raise InputError(
-            f"{path} has no UNet: {describe(identity)}.", f"Pass the UNet's file; {_LIST_MODELS}"
+            " ".join((f"{path} has no UNet: {describe(identity)}.", *identity.notes)),
+            f"Pass the UNet's file; {_LIST_MODELS}",
         )
 
 
@@ -187,7 +189,10 @@ def _open_part(
     """Opens the file that holds a part: the model's own, or a companion file."""
     if part in identity.parts or _ALTERNATIVE_PART[part] in identity.parts:
         return own
-    companion = find_companion(own.path, part, folders, progress)
+    if identity.family in FAMILY_BY_CLASS_DIM.values():
+        companion = find_folder_companion(own.path, part)
+    else:
+        companion = find_companion(own.path, part, folders, progress)
     log.info("%s of %s is read from %s", part.replace("_", " "), own.path, companion)
     return stack.enter_context(open_weights(companion))
 

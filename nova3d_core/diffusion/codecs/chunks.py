@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-CONTEXT_VIEWS = 1
+CONTEXT_VIEWS = 3
 """Neighbouring views decoded along with a chunk on each side, for temporal layers: see design note
 023 for what a seam costs without them."""
 

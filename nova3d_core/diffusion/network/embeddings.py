@@ -30,7 +30,11 @@ def sinusoidal_embedding(values: Tensor, size: int, max_period: float = 10000.0)
 
 
 def camera_task_embedding(
-    elevations_rad: Tensor, azimuths_rad: Tensor, domains: int = 2, input_view: int = 0
+    elevations_rad: Tensor,
+    azimuths_rad: Tensor,
+    domains: int = 2,
+    input_view: int = 0,
+    camera_type: tuple[float, ...] = (),
 ) -> Tensor:
     """Camera and task embedding of each view, as in Wonder3D and NOVA3D.
 
@@ -42,16 +46,19 @@ def camera_task_embedding(
         azimuths_rad: (V,) camera azimuths.
         domains: 2 for colour and normals, 1 for colour alone.
         input_view: index of the view that shows the input image.
+        camera_type: one-hot type of the cameras, before the task (Wonder3D++).
 
     Returns:
-        (D, V, 10) float32: five sines, five cosines.
+        (D, V, 10) float32: five sines, five cosines; (D, V, 14) with a camera type.
     """
     elevations = elevations_rad - elevations_rad[input_view]  # (V,)
     azimuths = azimuths_rad - azimuths_rad[input_view]  # (V,)
-    camera = torch.stack([torch.zeros_like(elevations), elevations, azimuths], dim=-1)  # (V, 3)
+    angles = [torch.zeros_like(elevations), elevations, azimuths]
+    types = [torch.full_like(elevations, value) for value in camera_type]
+    camera = torch.stack([*angles, *types], dim=-1)  # (V, C)
     tasks = camera.new_tensor((COLOUR_TASK, NORMAL_TASK)[:domains])  # (D, 2)
-    views = len(camera)
+    views, width = camera.shape
     values = torch.cat(
-        [camera.expand(domains, views, 3), tasks[:, None].expand(domains, views, 2)], dim=-1
-    )  # (D, V, 5)
+        [camera.expand(domains, views, width), tasks[:, None].expand(domains, views, 2)], dim=-1
+    )  # (D, V, C + 2)
     return torch.cat([values.sin(), values.cos()], dim=-1).float()

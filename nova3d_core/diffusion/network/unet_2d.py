@@ -93,11 +93,10 @@ class MultiviewUNet2D(nn.Module):
             InputError: shapes that do not match each other or the network.
         """
         layout = self._layout(x, c_noise, context, added_embeds, camera_task)
-        hidden = self.conv_in(x.flatten(0, 2))  # (N, C, h, w)
-        skips = [hidden]
+        skips = [self.conv_in(x.flatten(0, 2))]  # (N, C, h, w)
         for block in self.down_blocks:
-            for hidden in _down(block, hidden, layout):
-                skips.append(hidden)
+            skips += _down(block, skips[-1], layout)
+        hidden = skips[-1]
         first, last = self.mid_block["resnets"]
         hidden = self.mid_block["attentions"][0](first(hidden, layout), layout)
         hidden = last(hidden, layout)
@@ -141,16 +140,18 @@ class MultiviewUNet2D(nn.Module):
         )
 
 
-def _down(block: nn.ModuleDict, hidden: Tensor, layout: BatchLayout):
-    """Yields the output of each layer of an encoder level; the decoder receives all of them."""
+def _down(block: nn.ModuleDict, hidden: Tensor, layout: BatchLayout) -> list[Tensor]:
+    """The output of each layer of an encoder level; the decoder receives all of them."""
+    outputs = []
     attentions = block["attentions"] if "attentions" in block else [None] * len(block["resnets"])
     for resnet, attention in zip(block["resnets"], attentions, strict=True):
         hidden = resnet(hidden, layout)
         if attention is not None:
             hidden = attention(hidden, layout)
-        yield hidden
+        outputs.append(hidden)
     if "downsamplers" in block:
-        yield block["downsamplers"][0](hidden)
+        outputs.append(block["downsamplers"][0](hidden))
+    return outputs
 
 
 def _up(block: nn.ModuleDict, hidden: Tensor, skips: list[Tensor], layout: BatchLayout) -> Tensor:

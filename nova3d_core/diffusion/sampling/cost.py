@@ -8,6 +8,8 @@ import torch
 
 from ..network.config import UNetConfig
 from ..network.unet import VideoUNet
+from ..network.unet_2d import MultiviewUNet2D
+from ..network.unet_2d_config import UNet2DConfig
 
 PEAK_VALUES_PER_POSITION = 19.1
 """Peak number of live values per latent position and channel of the first level.
@@ -16,6 +18,9 @@ Counted on the meta device at full width (320 channels): 19.03 for 21 views of 7
 latents, and for 16 views in two domains of 32x32, in float32 and bfloat16. The peak is in the MLP
 of the first level's cross-view attention.
 """
+PEAK_VALUES_PER_POSITION_2D = 20.1
+"""The same for Wonder3D's 2D UNet: 20.03 for 6 views in two domains of 32x32, 64x64 and 96x96
+latents. The peak is in the MLP of the first level."""
 LARGEST_LAYER_FACTOR = 288
 """Weights of the largest layer over `model_channels`^2: a 3x3 convolution from 8 to 4 widths."""
 CPU_OVERHEAD = 1.5
@@ -24,7 +29,12 @@ PROBE_SHAPE = (256, 1280, 1280)
 
 
 def activation_bytes(
-    config: UNetConfig, objects: int, views: int, height: int, width: int, dtype: torch.dtype
+    config: UNetConfig | UNet2DConfig,
+    objects: int,
+    views: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
 ) -> int:
     """Peak activation memory of one forward pass, without the weights.
 
@@ -40,18 +50,19 @@ def activation_bytes(
         dtype: the compute dtype.
     """
     positions = config.domains * objects * views * height * width
+    is_2d = isinstance(config, UNet2DConfig)
     values = (
-        PEAK_VALUES_PER_POSITION * config.model_channels * positions
-        + LARGEST_LAYER_FACTOR * config.model_channels**2
-    )
+        PEAK_VALUES_PER_POSITION_2D if is_2d else PEAK_VALUES_PER_POSITION
+    ) * config.model_channels * positions + LARGEST_LAYER_FACTOR * config.model_channels**2
     return int(values * dtype.itemsize)
 
 
-def forward_flops(unet: VideoUNet, views: int, height: int, width: int) -> float:
+def forward_flops(unet: VideoUNet | MultiviewUNet2D, views: int, height: int, width: int) -> float:
     """FLOPs of one forward pass for one object; a multiply-add counts as two."""
     config = unet.config
     images = config.domains * views
-    levels = _level_function(config)
+    is_2d = isinstance(config, UNet2DConfig)
+    levels = _level_function_2d(config) if is_2d else _level_function(config)
     total = 0.0
     for name, parameter in unet.named_parameters():
         if parameter.dim() < 2 or any(part in name for part in PER_IMAGE_LAYERS):
@@ -61,12 +72,21 @@ def forward_flops(unet: VideoUNet, views: int, height: int, width: int) -> float
         if name.endswith("to_q.weight") and ".attn2." not in name:
             positions = height * width / 4**level
             sequence = views if "time_stack" in name else positions
-            sequence *= config.domains if "attn_align" in name else 1
+            sequence *= config.domains if "attn_align" in name or "attn_joint" in name else 1
+            sequence *= views if is_2d and ".attn1." in name else 1
             total += 4.0 * parameter.shape[0] * images * positions * sequence
     return total
 
 
-PER_IMAGE_LAYERS = ("emb_layers", "time_embed", "label_emb", "camera_task_emb", "time_pos", "attn2")
+PER_IMAGE_LAYERS = (
+    "emb_layers",
+    "time_emb",
+    "label_emb",
+    "class_embedding",
+    "camera_task_emb",
+    "time_pos",
+    "attn2",
+)
 """Layers that run once per image, not at every position."""
 
 
@@ -87,8 +107,23 @@ def _level_function(config: UNetConfig):
     return level
 
 
+def _level_function_2d(config: UNet2DConfig):
+    """The same for the names of the 2D UNet, which are diffusers'."""
+    deepest = len(config.channel_mult) - 1
+
+    def level(name: str) -> int:
+        words = name.split(".")
+        if words[0] == "down_blocks":
+            return int(words[1]) + (words[2] == "downsamplers")
+        if words[0] == "up_blocks":
+            return deepest - int(words[1]) - (words[2] == "upsamplers")
+        return deepest if words[0] == "mid_block" else 0
+
+    return level
+
+
 def estimate_cpu_seconds(
-    unet: VideoUNet, views: int, height: int, width: int, dtype: torch.dtype
+    unet: VideoUNet | MultiviewUNet2D, views: int, height: int, width: int, dtype: torch.dtype
 ) -> float:
     """Estimated seconds of one forward pass for one object, from a timed matrix product."""
     rows, inner, columns = PROBE_SHAPE

@@ -62,10 +62,9 @@ def ddim_sigmas(steps: int) -> Tensor:
     if steps > 1 and first < MIN_FIRST_TIMESTEP:
         logger.warning(
             "%d steps start at timestep %d of %d, where the model expects an image in the noise; "
-            "use a divisor of %d, such as 20, 25, 40 or 50.",
+            "use 20, 25, 40, 50 or 100 steps.",
             steps,
             first,
-            TRAIN_STEPS,
             TRAIN_STEPS,
         )
     levels = train_sigmas()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...cameras.cameras import Cameras, cameras_at, cameras_from_orbit
 from ...cameras.orbits import preset_orbit
+from ...cameras.rigs import RigConfig
 from ...cameras.rotations import axis_angle_to_matrix
 from ...errors import InputError
 from ..families import Family
@@ -90,8 +91,9 @@ def plan_trajectory(
     tilt_deg = 0.0
     if family.orbit_axis == "input_camera":
         tilt_deg = float(elevations[input_view])
-        given = cameras_at(azimuths.tolist(), elevations.tolist(), rig)
-        azimuths, elevations = _level_angles(family, given, input_view, cameras is not None)
+        if cameras is not None:
+            _warn_of_elevation(family, elevations, tilt_deg)
+        azimuths, elevations = _level_angles(azimuths, elevations, input_view)
     relative = (azimuths - azimuths[input_view]) % 360.0  # (V,)
     relative[input_view] = 0.0
     _check_angles(family, relative.roll(-input_view), elevations)
@@ -126,29 +128,32 @@ def _rotate_about_right_axis(cameras: Cameras, view: int, angle_deg: float) -> C
     return replace(cameras, world_to_camera=(poses @ to_level).float())
 
 
-def _level_angles(
-    family: Family, cameras: Cameras, input_view: int, warn: bool
-) -> tuple[Tensor, Tensor]:
-    """Azimuths and elevations (V,) in a frame in which the input view has elevation 0.
+def _level_angles(azimuths: Tensor, elevations: Tensor, input_view: int) -> tuple[Tensor, Tensor]:
+    """Angles (V,) in a frame in which the input view has elevation 0; as given if none fits.
 
-    Cameras at a constant elevation are what users mean by a level orbit around an object that is
-    seen from above; the model cannot generate them, and its own orbit replaces them.
+    Cameras at a constant elevation stand for a level orbit around an object seen from above: the
+    model cannot generate them, and its own orbit replaces them.
     """
-    azimuths, elevations = cameras.azimuth_deg, cameras.elevation_deg
-    elevation_deg = float(elevations[input_view])
-    if _max_deviation(elevations, elevations[input_view]) <= ANGLE_TOLERANCE_DEG:
-        if warn and abs(elevation_deg) > ANGLE_TOLERANCE_DEG:
-            logger.warning(
-                "%s orbits the up axis of the input camera: of the cameras' elevation of %.4g "
-                "degrees, only the input view's is used.",
-                family.label,
-                elevation_deg,
-            )
+    elevation_deg = elevations[input_view]
+    if _max_deviation(elevations, elevation_deg) <= ANGLE_TOLERANCE_DEG:
         return azimuths, torch.zeros_like(elevations)
-    level = _rotate_about_right_axis(cameras, input_view, -elevation_deg)
-    if float(level.elevation_deg.abs().max()) > ANGLE_TOLERANCE_DEG:
-        return azimuths, elevations  # varying, which is an error
-    return level.azimuth_deg, torch.zeros_like(elevations)
+    cameras = cameras_at(azimuths.tolist(), elevations.tolist(), RigConfig())
+    level = _rotate_about_right_axis(cameras, input_view, -float(elevation_deg))
+    if _max_deviation(level.elevation_deg, torch.zeros(())) <= ANGLE_TOLERANCE_DEG:
+        return level.azimuth_deg, torch.zeros_like(elevations)
+    return azimuths, elevations  # `_check_angles` reports them
+
+
+def _warn_of_elevation(family: Family, elevations: Tensor, elevation_deg: float) -> None:
+    """Warns if given cameras at a constant elevation are replaced; see `_level_angles`."""
+    is_constant = _max_deviation(elevations, torch.tensor(elevation_deg)) <= ANGLE_TOLERANCE_DEG
+    if is_constant and abs(elevation_deg) > ANGLE_TOLERANCE_DEG:
+        logger.warning(
+            "%s orbits the up axis of the input camera: of the cameras' elevation of %.4g degrees, "
+            "only the input view's is used.",
+            family.label,
+            elevation_deg,
+        )
 
 
 def _max_deviation(angles_deg: Tensor, expected_deg: Tensor) -> float:

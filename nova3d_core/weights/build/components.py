@@ -10,13 +10,21 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-from ...diffusion.codecs.clip import ClipEncoder, build_clip
+from ...diffusion.codecs.clip import ClipEncoder, OpenAiClipEncoder, build_clip
 from ...diffusion.codecs.vae import VaeCodec, build_vae
 from ...diffusion.network.unet import VideoUNet
+from ...diffusion.network.unet_2d import MultiviewUNet2D
 from ...errors import InputError
 from ..discovery.layouts import SGM_CLIP, Identity
+from ..discovery.layouts_2d import FAMILY_BY_CLASS_DIM, current_name
 from ..files.read import WeightFile
-from ..infer_shapes import clip_config, nova3d_metadata, unet_config, vae_config
+from ..infer_shapes import (
+    clip_config,
+    nova3d_metadata,
+    unet_2d_config,
+    unet_config,
+    vae_config,
+)
 from ..keymaps.components import open_clip_source, sgm_vae_source
 from ..keymaps.unet import KeyMap, TensorSource, sgm_unet_names
 from .load_state import NetworkComponent, check_component, unused_names
@@ -30,6 +38,7 @@ from .small_components import (
 FIRST_STAGE = "first_stage_model."
 _CONDITION_ENCODER = re.compile(r"(conditioner\.embedders\.\d+\.encoder\.)encoder\.conv_in\.weight")
 _DIFFUSERS_CLIP = ("vision_model.", "visual_projection.")
+_OLD_VAE_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 _POSITION_IDS = "vision_model.embeddings.position_ids"
 """A buffer 0, 1, 2, ... that old transformers versions saved."""
 _OTHER_PREFIXES = ("first_stage_model.", "conditioner.", "model_ema.", "cond_stage_model.")
@@ -53,6 +62,8 @@ def unet_component(
     Raises:
         InputError: keys are missing or unexpected, or shapes differ.
     """
+    if identity.family in FAMILY_BY_CLASS_DIM.values():
+        return _unet_2d_component(file, identity, operations, attention)
     prefix = identity.unet_prefix or ""
     excluded = () if prefix else _OTHER_PREFIXES
     own = [
@@ -69,6 +80,23 @@ def unet_component(
     return _validate(NetworkComponent("UNet", unet, unet, file, key_map))
 
 
+def _unet_2d_component(
+    file: WeightFile, identity: Identity, operations: ModuleType | type, attention: Any
+) -> NetworkComponent:
+    """The UNet of Wonder3D or Wonder3D++, whose keys are those of our network."""
+    prefix = identity.unet_prefix or ""
+    key_map = {
+        current_name(name.removeprefix(prefix)): TensorSource(name)
+        for name in file
+        if name.startswith(prefix)
+    }
+    metadata = nova3d_metadata(file.header.metadata, str(file.path)).get("unet", {})
+    shapes = {name: file.shapes[source.name] for name, source in key_map.items()}
+    config = unet_2d_config(shapes, metadata, str(file.path))
+    unet = MultiviewUNet2D(config, operations=operations, attention=attention, device="meta")
+    return _validate(NetworkComponent("UNet", unet, unet, file, key_map))
+
+
 def codec_component(file: WeightFile) -> NetworkComponent:
     """The codec of a file: a VAE in either layout, or a pixel codec.
 
@@ -81,8 +109,12 @@ def codec_component(file: WeightFile) -> NetworkComponent:
     return _validate(_sgm_vae(file) if sgm else _diffusers_vae(file))
 
 
-def image_encoder_component(file: WeightFile) -> NetworkComponent:
+def image_encoder_component(file: WeightFile, family: str = "svd") -> NetworkComponent:
     """The image encoder of a file: CLIP in either layout, or the small encoder.
+
+    Args:
+        file: an open file that holds one.
+        family: of the model; Wonder3D's encoder is OpenAI's CLIP, the others' LAION's.
 
     Raises:
         InputError: keys are missing or unexpected, or shapes differ.
@@ -93,14 +125,16 @@ def image_encoder_component(file: WeightFile) -> NetworkComponent:
     prefixes = (SGM_CLIP,) if sgm else _DIFFUSERS_CLIP
     shapes = _clip_shapes(file) if sgm else file.shapes
     metadata = nova3d_metadata(file.header.metadata, str(file.path)).get("image_encoder", {})
-    clip = build_clip(clip_config(shapes, metadata, str(file.path)))
+    encoder_class = OpenAiClipEncoder if family in FAMILY_BY_CLASS_DIM.values() else ClipEncoder
+    config = clip_config(shapes, metadata, str(file.path))
+    clip = build_clip(replace(config, hidden_act=encoder_class.hidden_act))
     key_map = (
         clip_key_map(clip.state_dict())
         if sgm
         else {name: TensorSource(name) for name in clip.state_dict()}
     )
     unused = unused_names((n for n in file if n != _POSITION_IDS), prefixes, key_map)
-    encoder = ClipEncoder(clip)
+    encoder = encoder_class(clip)
     return _validate(NetworkComponent("image encoder", encoder, clip, file, key_map, unused))
 
 
@@ -159,14 +193,24 @@ def _sgm_vae(file: WeightFile) -> NetworkComponent:
 def _diffusers_vae(file: WeightFile) -> NetworkComponent:
     temporal = "decoder.time_conv_out.weight" in file
     vae = build_vae(vae_config(file.shapes, "", temporal, str(file.path)))
-    key_map = {
-        name: TensorSource(name if name in file or "quant_conv." not in name else None)
-        for name in vae.state_dict()
-    }
+    key_map = {name: _diffusers_vae_source(name, file) for name in vae.state_dict()}
     unused = unused_names(
         file, ("encoder.", "decoder.", "quant_conv.", "post_quant_conv."), key_map
     )
     return NetworkComponent("VAE", VaeCodec(vae), vae, file, key_map, unused)
+
+
+def _diffusers_vae_source(name: str, file: WeightFile) -> TensorSource:
+    """The source of a VAE parameter; files written before diffusers 0.18 name attention layers so:
+    query, key, value, proj_attn."""
+    if name in file:
+        return TensorSource(name)
+    if "quant_conv." in name:
+        return TensorSource(None)
+    for new, old in _OLD_VAE_ATTENTION.items():
+        if f".{new}." in name and (renamed := name.replace(f".{new}.", f".{old}.")) in file:
+            return TensorSource(renamed)
+    return TensorSource(name)
 
 
 def _clip_shapes(file: WeightFile) -> dict[str, tuple[int, ...]]:
@@ -196,7 +240,7 @@ def _validate(component: NetworkComponent) -> NetworkComponent:
     return component
 
 
-def check_latents(unet: VideoUNet, codec: NetworkComponent) -> None:
+def check_latents(unet: VideoUNet | MultiviewUNet2D, codec: NetworkComponent) -> None:
     """Raises InputError unless the UNet's channels match those of the codec's latents."""
     channels, config = codec.module.latent_channels, unet.config
     if (config.in_channels, config.out_channels) != (2 * channels, channels):
@@ -207,7 +251,7 @@ def check_latents(unet: VideoUNet, codec: NetworkComponent) -> None:
         )
 
 
-def check_context(unet: VideoUNet, encoder: NetworkComponent) -> None:
+def check_context(unet: VideoUNet | MultiviewUNet2D, encoder: NetworkComponent) -> None:
     """Raises InputError unless the image embedding has the UNet's cross-attention width."""
     channels, expected = encoder.module.embed_dim, unet.config.context_dim
     if channels != expected:

@@ -10,9 +10,12 @@ from ...errors import InputError
 from ...progress import SILENT, Progress
 from ..files.inspect import is_model_name
 from .built_in import BUILT_IN_NAME, built_in_file
+from .layouts_2d import FAMILY_BY_CLASS_DIM, STABLE_DIFFUSION
 from .locate import FoundFile, default_folders, find_models, inspect_file
 from .registry import IMAGE_ENCODER, UNET, VAE
 
+UNET_FOLDERS = ("unet", "mvdiffusion")
+"""Folders of the UNet in the diffusers layout; the second is Wonder3D++'s."""
 PART_FOLDERS = {UNET: "unet", VAE: "vae", IMAGE_ENCODER: "image_encoder"}
 """Folder of each part in the diffusers layout."""
 
@@ -36,11 +39,14 @@ def resolve_unet_file(path: Path | str) -> Path:
         return built_in_file()
     if not path.is_dir():
         return path
-    inside = path / PART_FOLDERS[UNET]
-    files = _model_files(inside if inside.is_dir() else path)
+    inside = (path / name for name in UNET_FOLDERS)
+    folder = next((each for each in inside if each.is_dir()), path)
+    files = _model_files(folder)
     if not files:
         raise InputError(
-            f"{path} is a folder without a UNet.",
+            f"{path} is a folder without a UNet: {folder} has no model file."
+            if folder != path
+            else f"{path} is a folder without a UNet.",
             "Pass a model's file, or a folder with the subfolders unet, vae and image_encoder.",
         )
     return files[0]
@@ -84,13 +90,40 @@ def find_companion(
     )
 
 
+def find_folder_companion(path: Path, part: str) -> Path:
+    """Finds a part of Wonder3D in the folder of the model.
+
+    Only the folder shows that a VAE or image encoder belongs to the model: those of other Stable
+    Diffusion models have the same keys.
+
+    Args:
+        path: of the UNet's file, MODEL/unet/FILE.
+        part: VAE or IMAGE_ENCODER.
+
+    Raises:
+        InputError: it is missing; names the file.
+    """
+    name = PART_FOLDERS[part]
+    model = path.parent.parent
+    files = _model_files(model / name) or _model_files(path.parent / name)
+    if files:
+        return min(files, key=lambda file: _is_fp16(file) != _is_fp16(path))
+    file = "pytorch_model.bin" if part == IMAGE_ENCODER else "diffusion_pytorch_model.bin"
+    expected = model / name / file
+    raise InputError(
+        f"{path} needs the {part.replace('_', ' ').replace('vae', 'VAE')} of its model, but "
+        f"{expected} (or .safetensors) is missing.",
+        "Download the whole folder of the model: unet, vae and image_encoder.",
+    )
+
+
 def _rank_candidates(path: Path, files: Sequence[FoundFile], part: str) -> list[FoundFile]:
     """The files with the part, best first: the part alone, the same dtype, the smallest."""
     candidates = [
         file
         for file in files
         if file.identity
-        and file.family != "unknown"
+        and file.family not in ("unknown", STABLE_DIFFUSION, *FAMILY_BY_CLASS_DIM.values())
         and part in file.identity.parts
         and file.path != path
     ]

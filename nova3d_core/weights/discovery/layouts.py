@@ -1,8 +1,8 @@
 """Identifies the model in a file from the keys and shapes of its tensors.
 
-All families share SVD's UNet. They differ in the width of the embedding that is added to its time
-embedding: 768 (SVD, V3D), 256 (SV3D u) or 1280 (SV3D p), and in extra modules (NOVA3D,
-Ouroboros3D).
+Wonder3D's files are identified by `layouts_2d`. All other families share SVD's UNet. They differ
+in the width of the embedding that is added to its time embedding: 768 (SVD, V3D), 256 (SV3D u) or
+1280 (SV3D p), and in extra modules (NOVA3D, Ouroboros3D).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ...io.files.containment import quote_value
 from ...io.files.json_text import parse_json
 from ..files.header import ModelHeader, TensorInfo
 from ..files.inspect import read_header
+from .layouts_2d import find_2d_model
 from .registry import (
     CONDITION_ENCODER,
     FAMILY_DESCRIPTIONS,
@@ -86,8 +87,8 @@ class Identity:
     dtype: str
     """The most common dtype of the weights, e.g. "float16"; "unknown" without tensors."""
     parts: tuple[str, ...] = ()
-    """Subset of unet, vae, image_encoder, condition_encoder, reconstruction, pixel_codec and
-    small_encoder."""
+    """Subset of unet, vae, image_encoder, condition_encoder, reconstruction, controlnet,
+    pixel_codec and small_encoder."""
     decoder: Decoder | None = None
     """Kind of the VAE decoder, video or frame; None without one."""
     ambiguous_with: tuple[str, ...] = ()
@@ -166,6 +167,18 @@ def _identify_tensors(header: ModelHeader) -> Identity:
         notes = (*header.notes, *dtype_notes)
         return Identity("ouroboros3d", "lgm", dtype, (RECONSTRUCTION,), notes=notes)
     unet = _find_unet(tensors)
+    found = None if unet else find_2d_model(tensors)
+    if found:
+        return Identity(
+            found.family,
+            "unknown" if found.family == "unknown" else "diffusers",
+            dtype,
+            found.parts,
+            found.decoder,
+            found.ambiguous_with,
+            found.unet_prefix,
+            (*found.notes, *header.notes, *dtype_notes),
+        )
     vae_parts, decoder, vae_layout = _other_parts(tensors)
     parts = (UNET,) * (unet is not None) + vae_parts + _small_model_parts(header)
     if unet is None:

@@ -22,6 +22,9 @@ FAMILY_DESCRIPTIONS: dict[str, str] = {
     "sv3d_u": "SV3D u: 21 views on an orbit at elevation 0",
     "sv3d_p": "SV3D p: 21 views on an orbit with any elevations",
     "v3d": "V3D: 18 views on an orbit at elevation 0",
+    "wonder3d": "Wonder3D: 6 orthographic views, colours and normals",
+    "wonder3d_plus": "Wonder3D++: 6 orthographic views, colours and normals",
+    "stable_diffusion": "Stable Diffusion 1: VAE or CLIP image encoder, as in Wonder3D",
     "ouroboros3d": "Ouroboros3D: 8 views with a reconstruction model in the loop",
 }
 """The families that headers are identified as, and what each generates."""
@@ -30,10 +33,14 @@ SVD_LICENCE = "Stability AI Community (first published as SVD non-commercial res
 SVD_1_1_LICENCE = "SVD 1.1 non-commercial"
 SV3D_LICENCE = "Stability AI Community (model card); SV3D non-commercial (code repository)"
 V3D_LICENCE = "none stated; derived from SVD"
+WONDER3D_LICENCE = "AGPL-3.0 (model hub); MIT (code repository)"
+WONDER3D_PLUS_LICENCE = "AGPL-3.0 (model hub and its branch of the code); MIT (main branch)"
 OUROBOROS3D_LICENCE = "Apache-2.0 (repository tag); derived from SVD, whose terms still apply"
 
 UNET, VAE, IMAGE_ENCODER = "unet", "vae", "image_encoder"
 CONDITION_ENCODER, RECONSTRUCTION = "condition_encoder", "reconstruction"
+CONTROLNET = "controlnet"
+"""Wonder3D++'s enhancement of its views, which this package does not run."""
 PIXEL_CODEC, SMALL_ENCODER = "pixel_codec", "small_encoder"
 """What nova3d-mini has instead of a VAE and an image encoder; no other model uses them."""
 FULL_CHECKPOINT = (UNET, VAE, IMAGE_ENCODER, CONDITION_ENCODER)
@@ -54,7 +61,7 @@ class PublishedFile:
     layout: Layout
     """Naming scheme of its keys."""
     parts: tuple[str, ...]
-    """Subset of unet, vae, image_encoder, condition_encoder, reconstruction."""
+    """Subset of unet, vae, image_encoder, condition_encoder, reconstruction, controlnet."""
     licence: str | None
     """Short name of the licence; None if unknown."""
     gated: bool | None
@@ -233,6 +240,44 @@ def _orbit_files() -> tuple[PublishedFile, ...]:
     )
 
 
+def _wonder3d_files() -> tuple[PublishedFile, ...]:
+    """Wonder3D and Wonder3D++: colours and normals, in the diffusers layout.
+
+    The file names of Wonder3D++ are those that diffusers writes; its page was not readable.
+    """
+    first = ("wonder3d", "flamehaze1115/wonder3d-v1.0", WONDER3D_LICENCE)
+    second = ("wonder3d_plus", "flamehaze1115/Wonder3D_plus", WONDER3D_PLUS_LICENCE)
+    weights = "diffusion_pytorch_model"
+    vae, clip = "its VAE, Stable Diffusion 1's", "its image encoder, CLIP ViT-L/14"
+    rows = (
+        (*first, f"unet/{weights}.bin", UNET, 1.82, "6 views in colour and normals"),
+        (*first, f"vae/{weights}.bin", VAE, 0.167, vae),
+        (*first, "image_encoder/pytorch_model.bin", IMAGE_ENCODER, 0.608, clip),
+        (*second, f"mvdiffusion/{weights}.safetensors", UNET, 1.82, "newer weights of Wonder3D"),
+        (*second, f"vae/{weights}.safetensors", VAE, 0.167, vae),
+        (*second, "image_encoder/model.safetensors", IMAGE_ENCODER, 0.608, clip),
+        (*second, f"mv_controlnet/{weights}.safetensors", CONTROLNET, 1.54,
+         "enhances its views; not used here"),
+    )  # fmt: skip
+    return tuple(
+        PublishedFile(
+            family=family,
+            file=file,
+            source=source,
+            folder="nova3d",
+            layout="diffusers",
+            parts=(part,),
+            licence=licence,
+            gated=None,
+            usage=usage,
+            decoder="frame" if part == VAE else None,
+            dtype="float32" if part == CONTROLNET else "float16",
+            gigabytes=gigabytes,
+        )
+        for family, source, licence, file, part, gigabytes, usage in rows
+    )
+
+
 def _ouroboros3d_files() -> tuple[PublishedFile, ...]:
     """Ouroboros3D: the multi-view model and the reconstruction model in its loop."""
     common = {
@@ -265,6 +310,7 @@ def _ouroboros3d_files() -> tuple[PublishedFile, ...]:
 PUBLISHED_FILES: tuple[PublishedFile, ...] = (
     *_svd_checkpoints(),
     *_orbit_files(),
+    *_wonder3d_files(),
     *_ouroboros3d_files(),
     *_svd_diffusers_files(),
 )
