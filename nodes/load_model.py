@@ -35,11 +35,19 @@ class LoadNOVA3D(io.ComfyNode):
             category=f"{CATEGORY}/views",
             description=(
                 "Loads a multi-view diffusion model: the small built-in nova3d-mini, or a "
-                "checkpoint of NOVA3D, SV3D (u or p) or V3D. Put checkpoints into ComfyUI's "
-                "models/checkpoints or models/nova3d. Models are detected from the file contents, "
+                "checkpoint of NOVA3D, Wonder3D (or Wonder3D++), SV3D (u or p) or V3D. Put checkpoints "
+                "into ComfyUI's models/checkpoints or models/nova3d, and Wonder3D's whole folder "
+                "into models/nova3d. Models are detected from the file contents, "
                 "not from the file name; other models are not listed."
             ),
-            search_aliases=["sv3d", "v3d", "svd", "multiview model", "checkpoint loader"],
+            search_aliases=[
+                "sv3d",
+                "v3d",
+                "svd",
+                "wonder3d",
+                "multiview model",
+                "checkpoint loader",
+            ],
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -64,7 +72,8 @@ class LoadNOVA3D(io.ComfyNode):
                 MODEL.Output(
                     display_name="model",
                     tooltip=(
-                        "Model for Sample Multi-View Normals (NOVA3D) or Sample Orbit (SV3D, V3D)."
+                        "Model for Sample Multi-View Normals (NOVA3D, Wonder3D) or Sample Orbit "
+                        "(SV3D, V3D)."
                     ),
                 )
             ],

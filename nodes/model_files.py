@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 from ..nova3d_core.diffusion.families import FAMILIES
 from ..nova3d_core.weights.discovery.built_in import BUILT_IN_NAME, built_in_file, is_shipped
+from ..nova3d_core.weights.discovery.layouts_2d import KEY_MARKERS
 from ..nova3d_core.weights.discovery.registry import PUBLISHED_FILES, UNET, PublishedFile
 from ..nova3d_core.weights.files.inspect import (
     MAX_HEADER_BYTES,
@@ -27,7 +28,11 @@ COMPANION_FOLDERS = ("clip_vision", "vae")
 BUILT_IN = f"{BUILT_IN_NAME} (built in)"
 """Name of the shipped model in workflows."""
 NONE_FOUND = "none found: see the node's help"
-_KEY_MARKERS = (b"time_stack.", b"temporal_res_block.")
+_KEY_MARKERS = (
+    b"time_stack.",
+    b"temporal_res_block.",
+    *(marker.encode() for marker in KEY_MARKERS),
+)
 """Every multi-view checkpoint contains one of these in its header; hardly any other does."""
 
 _header_cache: dict[Path, tuple[tuple[int, int], bool]] = {}

@@ -50,7 +50,7 @@ def _sampling_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "steps", default=0, min=0, max=1000,
-            tooltip="Denoising steps; 0: the model's default (NOVA3D and V3D 25, SV3D 50).",
+            tooltip="Denoising steps; 0: the model's default (NOVA3D and V3D 25, SV3D and Wonder3D 50).",
         ),
         io.Combo.Input(
             "guidance",
@@ -93,13 +93,21 @@ class SampleMultiviewNormals(io.ComfyNode):
             display_name="Sample Multi-View Normals (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Generates 16 views of the object in an image, colours and normal maps together, "
-                "with a NOVA3D model. The node shows a preview while sampling. Connect the views "
+                "Generates views of the object in an image, colours and normal maps together: 16 with "
+                "a NOVA3D model, 6 with Wonder3D. 6 views leave gaps between them; 8 or more are "
+                "better for the fusion. The node shows a preview while sampling. Connect the views "
                 "to Fuse Views into a Surface."
             ),
-            search_aliases=["image to views", "multiview", "image to 3d", "normals", "nova3d"],
+            search_aliases=[
+                "image to views",
+                "multiview",
+                "image to 3d",
+                "normals",
+                "nova3d",
+                "wonder3d",
+            ],
             inputs=[
-                *_image_inputs("A NOVA3D model; use Sample Orbit for SV3D and V3D."),
+                *_image_inputs("A NOVA3D or Wonder3D model; use Sample Orbit for SV3D and V3D."),
                 *_sampling_inputs(),
             ],
             outputs=[
@@ -162,7 +170,7 @@ class SampleOrbit(io.ComfyNode):
             ),
             search_aliases=["sv3d", "v3d", "orbital video", "novel view", "image to 3d"],
             inputs=[
-                *_image_inputs("An SV3D or V3D model; use Sample Multi-View Normals for NOVA3D."),
+                *_image_inputs("An SV3D or V3D model; NOVA3D and Wonder3D use Sample Multi-View Normals."),
                 io.MultiType.Input(
                     "cameras",
                     types=CAMERA_TYPES,
@@ -247,7 +255,7 @@ def _check_family(managed: ManagedModel, with_normals: bool) -> None:
     if with_normals and not has_normals:
         raise InputError(
             f"model is {family.label}, which generates colours but no normals.",
-            "Connect it to the node Sample Orbit, or load a NOVA3D model.",
+            "Connect it to the node Sample Orbit, or load a NOVA3D or Wonder3D model.",
         )
     if has_normals and not with_normals:
         raise InputError(
