@@ -11,7 +11,10 @@ from .runtime import node_context, with_warnings
 from .sockets import SURFACE, VIEWS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..nova3d_core.meshing.config import UnwrapConfig
+    from ..nova3d_core.views import Views
 
 KEEP_UV = "keep"
 
@@ -65,6 +68,23 @@ def _bake_inputs() -> list[io.Input]:
                 "Compensate for the blur of resampling, so that renders are as sharp as the views."
             ),
         )),
+        advanced(io.Boolean.Input(
+            "keep_texture",
+            default=True,
+            optional=True,
+            tooltip=(
+                "Where no view sees the mesh, keep its own texture or vertex colours, if it has "
+                "any. Off: inpaint."
+            ),
+        )),
+        io.Mask.Input(
+            "edit_masks",
+            optional=True,
+            tooltip=(
+                "One mask per view, 1 on the pixels to bake: the rest keeps the mesh's own "
+                "texture. For a mesh with a texture or vertex colours."
+            ),
+        ),
     ]  # fmt: skip
 
 
@@ -79,8 +99,8 @@ class BakeTexture(io.ComfyNode):
             category=f"{CATEGORY}/mesh",
             description=(
                 "Bakes the colours of views into a texture: each texel is blended from the images "
-                "that show it clearly and agree on its colour; texels not visible in any view are "
-                "inpainted. Runs on the CPU."
+                "that show it clearly and agree on its colour; texels not visible in any view keep "
+                "the mesh's own colours, or are inpainted. Runs on the CPU."
             ),
             search_aliases=["project texture", "multiview texture", "texture projection", "unwrap"],
             inputs=_bake_inputs(),
@@ -91,7 +111,7 @@ class BakeTexture(io.ComfyNode):
                 ),
                 io.Image.Output(display_name="texture", tooltip="Base colour texture, sRGB."),
                 io.Mask.Output(
-                    display_name="coverage", tooltip="1 for texels visible in at least one view."
+                    display_name="coverage", tooltip="1 for texels baked from at least one view."
                 ),
             ],
         )
@@ -99,8 +119,9 @@ class BakeTexture(io.ComfyNode):
     @classmethod
     @with_warnings
     def execute(
-        cls, mesh, views, texture_size, uv, exposure, consistency, sharpen, surface=None
-    ) -> io.NodeOutput:
+        cls, mesh, views, texture_size, uv, exposure, consistency, sharpen,
+        surface=None, keep_texture=True, edit_masks=None,
+    ) -> io.NodeOutput:  # fmt: skip
         from ..nova3d_core.compute.cancellable import run_cancellable
         from ..nova3d_core.pipeline.config import FuseConfig
         from ..nova3d_core.pipeline.stages import bake_views
@@ -116,10 +137,18 @@ class BakeTexture(io.ComfyNode):
                 ),
             )
             core_mesh = single_mesh_from_socket(mesh)
+            masks = _edit_masks(edit_masks, views.bundle)
             core_surface = None if surface is None else surface.bundle
             baked = run_cancellable(
                 lambda progress: bake_views(
-                    core_mesh, views.bundle, config, core_surface, uv == KEEP_UV, progress
+                    core_mesh,
+                    views.bundle,
+                    config,
+                    core_surface,
+                    uv == KEEP_UV,
+                    progress,
+                    keep_colour=keep_texture,
+                    edit_masks=masks,
                 ),
                 context.progress,
                 "baking",
@@ -129,6 +158,17 @@ class BakeTexture(io.ComfyNode):
                 image_from_tensor(baked.mesh.texture[None]),
                 mask_from_tensor(baked.coverage[None]),
             )
+
+
+def _edit_masks(mask: Tensor | None, views: Views) -> Tensor | None:
+    """A MASK as edit masks (V, H, W); a single one is not repeated for all views."""
+    from .adapters import tensor_from_mask
+
+    masks = tensor_from_mask(mask, views.colour, "edit_masks")
+    if masks is None:
+        return None
+    is_single = mask.ndim == 2 or len(mask) == 1
+    return (masks[:1] if is_single else masks).clamp(0.0, 1.0)
 
 
 def _unwrap_config(uv: str) -> UnwrapConfig:

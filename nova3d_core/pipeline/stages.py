@@ -34,6 +34,7 @@ from ..meshing.unwrap.unwrap import unwrap
 from ..progress import SILENT, Progress
 from ..sdf_grid import SdfGrid, grid_points, sample_trilinear
 from ..texturing.bake import bake_texture
+from ..texturing.own_colour import OwnColour
 from ..texturing.visibility import observed_vertices
 from ..views import Views
 from .config import FuseConfig
@@ -197,6 +198,8 @@ def bake_views(
     keep_uv: bool = True,
     progress: Progress = SILENT,
     timer: StageTimer | None = None,
+    keep_colour: bool = True,
+    edit_masks: Tensor | None = None,
 ) -> FusionResult:
     """Unwraps a mesh and bakes the views onto it.
 
@@ -208,9 +211,12 @@ def bake_views(
         keep_uv: keep the mesh's own uv if it has any, instead of unwrapping it again.
         progress: reports each step.
         timer: adds up the seconds of the stages.
+        keep_colour: keep the mesh's own texture or vertex colours, if any, where no view sees it,
+            instead of inpainting.
+        edit_masks: (V, H, W) in 0..1: bake only these pixels over the mesh's own colours.
 
     Raises:
-        InputError: the surface was fused from other views.
+        InputError: the surface was fused from other views, or as `bake_texture`.
         StageError: no view observes the mesh.
     """
     config, timer, views = config or FuseConfig(), timer or StageTimer(), ensure_masks(views)
@@ -218,12 +224,15 @@ def bake_views(
     if surface is not None:
         _check_same_views(surface, views)
         views, conflict = with_refined_cameras(views, surface), surface.conflict
-    if not keep_uv or mesh.uv is None:
+    keep_uv = keep_uv and mesh.uv is not None
+    keep_colour = keep_colour or edit_masks is not None
+    own_colour = OwnColour.of(mesh, keep_uv) if keep_colour else None
+    if not keep_uv:
         with timer.stage("unwrapping"):
             unwrapped = unwrap(mesh, config.unwrap, progress, config.bake.texture_px)
         mesh, method = unwrapped.mesh, unwrapped.method
     with timer.stage("baking"):
-        baked = bake_texture(mesh, views, config.bake, progress, conflict)
+        baked = bake_texture(mesh, views, config.bake, progress, conflict, own_colour, edit_masks)
     return FusionResult(baked.mesh, baked.coverage, method, views, surface, timer.seconds)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_finite, check_range, check_shape
-from ..errors import StageError
+from ..errors import InputError, StageError
 from ..imaging.sampling import sample_image
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
@@ -19,6 +19,7 @@ from .consistency import consistency_maps
 from .exposure import estimate_gains, saturation_confidence
 from .fill import fill_unobserved, pad_charts
 from .observations import collect_observations, subsample_texels
+from .own_colour import OwnColour
 from .texels import Texels, rasterise_texels
 from .view_images import extend_foreground, sharpen_image
 from .visibility import VisiblePoints, boundary_weight, visible_points
@@ -41,7 +42,7 @@ class BakeResult:
     mesh: Mesh
     """The mesh with its texture."""
     coverage: Tensor
-    """(size, size) in 0..1: 1 where a texel was observed, 0 where it was filled."""
+    """(H, W) in 0..1: 1 where a texel was observed, 0 where it was filled or kept."""
     gains: Tensor
     """(V, 3) estimated gains of each view's colour channels; they are undone in the texture."""
 
@@ -52,8 +53,12 @@ def bake_texture(
     config: BakeConfig | None = None,
     progress: Progress = SILENT,
     conflict: Tensor | None = None,
+    own_colour: OwnColour | None = None,
+    edit_masks: Tensor | None = None,
 ) -> BakeResult:
     """Bakes the views' colours into a texture; the result is on the CPU.
+
+    Texels that no view observes keep the mesh's own colour, or are inpainted if it has none.
 
     Args:
         mesh: a mesh with uv.
@@ -61,38 +66,81 @@ def bake_texture(
         config: texture size and weights.
         progress: reports each view.
         conflict: (V, H, W) in 0..1; a pixel has its weight multiplied by one minus its conflict.
+        own_colour: the colours of the mesh before the bake, if they are to be kept.
+        edit_masks: (V, H, W) in 0..1: only these pixels are baked, over the mesh's own colour. If
+            the mesh keeps its uv, the texture keeps its size.
 
     Raises:
-        InputError: the mesh has no uv, or the conflict maps do not match the views.
+        InputError: the mesh has no uv, the maps or masks do not match the views, or there are edit
+            masks but no own colour.
         StageError: no view observes the mesh.
     """
     config = config or BakeConfig()
     mesh, views = mesh.to("cpu"), views.to("cpu")
     if conflict is not None:
         conflict = _check_conflict(conflict.detach().float().cpu(), views)
+    if edit_masks is not None:
+        edit_masks = _check_edit_masks(edit_masks.detach().float().cpu(), views, own_colour)
     if mesh.normals is None:
         mesh = mesh.with_smooth_normals()
-    texels = rasterise_texels(mesh, config.texture_px)
-    baker = _Baker(mesh, views, config, conflict)
+    size_px = (config.texture_px, config.texture_px)
+    if edit_masks is not None:
+        size_px = own_colour.texture_size_px or size_px
+    texels = rasterise_texels(mesh, size_px)
+    baker = _Baker(mesh, views, config, conflict, edit_masks)
     if config.exposure or config.consistency:
         progress.check(STAGE)
         baker.compare_views(texels)
     colour, observed = baker.blend(texels, progress)
     if not bool(observed.any()):
-        raise StageError(
-            STAGE,
-            "no view sees any part of the mesh.",
-            "Check that mesh and cameras share one world frame, and that the masks cover the mesh.",
-        )
-    colour = fill_unobserved(mesh, texels, colour, observed)
-    coverage = torch.zeros(config.texture_px**2)
-    coverage[texels.index] = observed
-    texture = pad_charts(texels, colour).clamp(0.0, 1.0)
+        raise _nothing_observed_error(edit_masks is not None)
+    progress.check(STAGE)
+    if own_colour is None:
+        colour = fill_unobserved(mesh, texels, colour, observed)
+        progress.check(STAGE)
+        texture = pad_charts(texels, colour)
+    else:
+        colour = torch.lerp(own_colour.at_texels(texels), colour, observed[:, None])
+        texture = own_colour.merged_texture(texels, colour, observed > 0.0)
+    coverage = torch.zeros(size_px)
+    coverage.reshape(-1)[texels.index] = observed
     return BakeResult(
-        replace(mesh, texture=texture, vertex_colours=None),
-        coverage.reshape(config.texture_px, config.texture_px),
-        baker.gains,
+        replace(mesh, texture=texture.clamp(0.0, 1.0), vertex_colours=None), coverage, baker.gains
     )
+
+
+def _nothing_observed_error(is_edit: bool) -> StageError:
+    if is_edit:
+        return StageError(
+            STAGE,
+            "the edit masks cover no part of the mesh that their views see.",
+            "Paint each mask on the image of its own view, and check that the cameras fit.",
+        )
+    return StageError(
+        STAGE,
+        "no view sees any part of the mesh.",
+        "Check that mesh and cameras share one world frame, and that the masks cover the mesh.",
+    )
+
+
+def _check_edit_masks(masks: Tensor, views: Views, own_colour: OwnColour | None) -> Tensor:
+    count, height, width = views.colour.shape[:3]
+    if masks.shape != (count, height, width):
+        raise InputError(
+            f"there are {len(masks)} edit masks of {masks.shape[-1]}x{masks.shape[-2]} px for "
+            f"{count} views of {width}x{height} px.",
+            "Give one mask per view, of the size of its image, empty where a view has no edit.",
+        )
+    check_finite("edit masks", masks)
+    check_range("edit masks", masks, 0.0, 1.0)
+    if not bool(masks.any()):
+        raise InputError("all edit masks are empty.", "Mark the pixels to bake with 1.")
+    if own_colour is None:
+        raise InputError(
+            "edit masks need a mesh with a texture or vertex colours to keep.",
+            "Bake the whole texture once without edit masks, or keep the mesh's texture.",
+        )
+    return masks
 
 
 def _check_conflict(conflict: Tensor, views: Views) -> Tensor:
@@ -106,8 +154,16 @@ def _check_conflict(conflict: Tensor, views: Views) -> Tensor:
 class _Baker:
     """State of one bake: per-pixel confidence, gains of the views, then the blend."""
 
-    def __init__(self, mesh: Mesh, views: Views, config: BakeConfig, conflict: Tensor | None):
+    def __init__(
+        self,
+        mesh: Mesh,
+        views: Views,
+        config: BakeConfig,
+        conflict: Tensor | None,
+        edit_masks: Tensor | None,
+    ):
         self.cameras, self.config = views.cameras, config
+        self.edit_masks = edit_masks
         self.caster = RayCaster.from_mesh(mesh)
         masks = views.masks
         if masks is None:
@@ -121,6 +177,8 @@ class _Baker:
         self.gains = torch.ones(len(views), 3)
         for view in range(len(views)) if conflict is not None else ():
             self.confidence[view] *= 1.0 - conflict[view]
+        if edit_masks is not None:  # views without an edit must not outvote those with one
+            self.confidence *= edit_masks
 
     def compare_views(self, texels: Texels) -> None:
         """Estimates the views' gains, and lowers the confidence of inconsistent pixels."""
@@ -147,30 +205,41 @@ class _Baker:
         return sharpen_image(image) if self.config.sharpen else image, confidence
 
     def blend(self, texels: Texels, progress: Progress) -> tuple[Tensor, Tensor]:
-        """Weighted mean colour (T, 3) over the views, and its certainty (T,) in 0..1."""
+        """Weighted mean colour (T, 3) over the views, and its certainty (T,) in 0..1.
+
+        With edit masks, the certainty is at most the largest mask value among the views.
+        """
         count = len(texels.index)
-        total, sums = torch.zeros(count), torch.zeros(count, 3)
+        total, sums, edited = torch.zeros(count), torch.zeros(count, 3), torch.zeros(count)
         indices = torch.arange(count).split(TEXELS_PER_CHUNK)
         chunks = [(chunk, texels.select(chunk)) for chunk in indices]
         for view in progress.track(range(len(self.cameras)), STAGE, len(self.cameras)):
             image, confidence = self._prepare_view(view)
             for chunk, some in chunks:
                 progress.check(STAGE)
-                index, weights, colour = self._sample_view(view, image, confidence, some)
-                total.index_add_(0, chunk[index], weights)
-                sums.index_add_(0, chunk[index], weights[:, None] * colour)
+                index, weights, colour, mask = self._sample_view(view, image, confidence, some)
+                index = chunk[index]
+                total.index_add_(0, index, weights)
+                sums.index_add_(0, index, weights[:, None] * colour)
+                edited[index] = torch.maximum(edited[index], mask)
         colour = sums / total.clamp_min(1e-9)[:, None]
-        return colour.clamp(0.0, 1.0), (total / _FULL_WEIGHT).clamp(0.0, 1.0)
+        certainty = (total / _FULL_WEIGHT).clamp(0.0, 1.0)
+        return colour.clamp(0.0, 1.0), torch.minimum(certainty, edited)
 
     def _sample_view(
         self, view: int, image: Tensor, confidence: Tensor, texels: Texels
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices (S,), weights (S,) and colours (S, 3) of the texels that one view observes."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The S texels that one view observes: indices (S,), weights (S,), colours (S, 3) and
+        values of the edit mask (S,), 1 without one."""
         visible = self._visible_texels(texels, view)
         weights = sample_image(confidence[..., None], visible.pixels)[:, 0]
         weights = weights * visible.cosine**_ANGLE_POWER
         kept = torch.nonzero(weights)[:, 0]
-        return visible.index[kept], weights[kept], sample_image(image, visible.pixels[kept])
+        pixels = visible.pixels[kept]
+        mask = torch.ones(len(kept))
+        if self.edit_masks is not None:
+            mask = sample_image(self.edit_masks[view][..., None], pixels)[:, 0]
+        return visible.index[kept], weights[kept], sample_image(image, pixels), mask
 
     def _visible_texels(self, texels: Texels, view: int) -> VisiblePoints:
         camera, min_cosine = self.cameras[view], self.config.min_cosine

@@ -71,16 +71,21 @@ def _solve_laplace(
 
 
 def pad_charts(texels: Texels, colour: Tensor) -> Tensor:
-    """The texture (size, size, 3): texels outside all charts copy the nearest one inside."""
+    """The texture (H, W, 3): texels outside all charts copy the nearest one inside.
+
+    Args:
+        texels: T texels.
+        colour: (T, C).
+    """
     from scipy.ndimage import distance_transform_edt
 
-    size = texels.size_px
-    texture = torch.zeros(size * size, 3)
+    height, width = texels.size_px
+    texture = torch.zeros(height * width, colour.shape[1])
     texture[texels.index] = colour
-    empty = torch.ones(size * size, dtype=torch.bool)
+    empty = torch.ones(height * width, dtype=torch.bool)
     empty[texels.index] = False
     row, column = distance_transform_edt(
-        empty.reshape(size, size).numpy(), return_distances=False, return_indices=True
+        empty.reshape(height, width).numpy(), return_distances=False, return_indices=True
     )
-    nearest = torch.from_numpy(row.astype(np.int64) * size + column).reshape(-1)
-    return texture[nearest].reshape(size, size, 3)
+    nearest = torch.from_numpy(row.astype(np.int64) * width + column).reshape(-1)
+    return texture[nearest].reshape(height, width, -1)

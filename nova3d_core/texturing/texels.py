@@ -21,10 +21,10 @@ RAYS_PER_CHUNK = 1 << 20
 class Texels:
     """The T texels of a texture whose centres are inside a chart."""
 
-    size_px: int
-    """Width and height of the texture."""
+    size_px: tuple[int, int]
+    """Height and width of the texture."""
     index: Tensor
-    """(T,) row * size + column."""
+    """(T,) row * width + column."""
     face: Tensor
     """(T,) index of the face that contains the texel."""
     barycentric: Tensor
@@ -46,12 +46,12 @@ class Texels:
         )
 
 
-def rasterise_texels(mesh: Mesh, size_px: int) -> Texels:
+def rasterise_texels(mesh: Mesh, size_px: int | tuple[int, int]) -> Texels:
     """Finds the surface position of each texel by casting rays onto the unwrapped triangles.
 
     Args:
         mesh: a mesh with uv; smooth normals are computed if it has no vertex normals.
-        size_px: width and height of the texture.
+        size_px: height and width of the texture, or the side of a square one.
 
     Raises:
         InputError: the mesh has no uv, or its charts contain no texel centre at this size.
@@ -60,20 +60,22 @@ def rasterise_texels(mesh: Mesh, size_px: int) -> Texels:
         raise InputError("the mesh has no UV coordinates.", "Unwrap it before baking.")
     if mesh.normals is None:
         mesh = mesh.with_smooth_normals()
-    flat = torch.cat([mesh.uv * size_px, torch.zeros(len(mesh.uv), 1)], dim=1)
+    height, width = (size_px, size_px) if isinstance(size_px, int) else size_px
+    scale = mesh.uv.new_tensor([width, height])
+    flat = torch.cat([mesh.uv * scale, torch.zeros(len(mesh.uv), 1)], dim=1)
     caster = RayCaster(flat.numpy(), mesh.faces.numpy())
     index, face, barycentric = (
-        torch.cat(part) for part in zip(*_hits(caster, size_px), strict=True)
+        torch.cat(part) for part in zip(*_hits(caster, height, width), strict=True)
     )
     if len(index) == 0:
         raise InputError(
-            f"no texel centre of a {size_px} px texture is inside a chart of the mesh's UVs.",
+            f"no texel centre of a {width}x{height} px texture is inside a chart of the mesh.",
             "Check that the UVs are in 0..1, or use a larger texture.",
         )
     corners = mesh.faces[face]
     normal = interpolate(mesh.normals, corners, barycentric)
     return Texels(
-        size_px,
+        (height, width),
         index,
         face,
         barycentric,
@@ -82,19 +84,19 @@ def rasterise_texels(mesh: Mesh, size_px: int) -> Texels:
     )
 
 
-def _hits(caster: RayCaster, size_px: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _hits(caster: RayCaster, height: int, width: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Index (T,), face (T,) and weights (T, 3) of texels inside charts, in chunks of rows."""
-    chunk_rows = max(1, RAYS_PER_CHUNK // size_px)
-    columns = np.arange(size_px, dtype=np.float32) + 0.5
-    for start in range(0, size_px, chunk_rows):
-        rows = np.arange(start, min(start + chunk_rows, size_px), dtype=np.float32) + 0.5
+    chunk_rows = max(1, RAYS_PER_CHUNK // width)
+    columns = np.arange(width, dtype=np.float32) + 0.5
+    for start in range(0, height, chunk_rows):
+        rows = np.arange(start, min(start + chunk_rows, height), dtype=np.float32) + 0.5
         y, x = np.meshgrid(rows, columns, indexing="ij")
         origins = np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3)
         down = np.broadcast_to(np.float32([0, 0, -1]), origins.shape)
         hits = caster.first_hits(origins, down)
         inside = np.flatnonzero(hits.hit)
         yield (
-            torch.from_numpy(inside + start * size_px),
+            torch.from_numpy(inside + start * width),
             torch.from_numpy(hits.face[inside]),
             torch.from_numpy(hits.barycentric[inside]),
         )

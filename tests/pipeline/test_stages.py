@@ -127,10 +127,13 @@ def test_baking_keeps_or_replaces_uv(views, fused):
     surface, refined = fused
     mesh = extract_mesh(surface, TINY.meshing)
     first = bake_views(mesh, refined, TINY, surface)
-    again = bake_views(first.mesh, refined, TINY, surface)
+    again = bake_views(first.mesh, refined, TINY, surface, keep_colour=False)
     assert again.unwrap_method == "given"
     assert torch.equal(again.mesh.uv, first.mesh.uv)
     torch.testing.assert_close(again.mesh.texture, first.mesh.texture, atol=1e-6, rtol=0)
+    kept = bake_views(first.mesh, refined, TINY, surface)
+    settled = (kept.coverage == 0.0) | (kept.coverage == 1.0)
+    assert torch.equal(kept.mesh.texture[settled], first.mesh.texture[settled])
     anew = bake_views(first.mesh, refined, TINY, surface, keep_uv=False)
     assert anew.unwrap_method != "given"
 

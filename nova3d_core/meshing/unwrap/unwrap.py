@@ -84,6 +84,11 @@ def unwrap(
             f"a texture of {texture_px} px is too small for a padding of {config.padding_px} px.",
             f"Use {16 * max(config.padding_px, 1)} px or more, or less padding.",
         )
+    if mesh.material is not None and mesh.material.maps:
+        logger.warning(
+            "new UVs drop the mesh's %s: keep its UVs to keep them",
+            ", ".join(label for label in mesh.material.labels if label.endswith(" map")),
+        )
     start = time.monotonic()
     progress.update(STAGE, 0, 2)
     method = config.method
