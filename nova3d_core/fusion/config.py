@@ -10,12 +10,13 @@ from dataclasses import field as dataclass_field
 from typing import Literal, get_args
 
 from ..checks import INTERNAL, check_bounds, check_choice
+from ..errors import InputError
 from .losses import LossConfig
 
 FieldKind = Literal["grid", "hashgrid"]
 FIELD_KINDS: tuple[str, ...] = get_args(FieldKind)
 
-ConflictMode = Literal["model", "robust", "off"]
+ConflictMode = Literal["model", "field", "robust", "off"]
 CONFLICT_MODES: tuple[str, ...] = get_args(ConflictMode)
 
 InitKind = Literal["hull", "sphere"]
@@ -72,7 +73,8 @@ class ConflictConfig:
     """Conflict between views: H of eq. 4 and 5."""
 
     mode: ConflictMode = "model"
-    """model: learned H of eq. 4; robust: closed-form minimum of eq. 5 per pixel; off: H = 0."""
+    """model: H learned as a smooth map per view; field: H learned by the paper's network of eq. 4,
+    only with the field hashgrid; robust: closed-form minimum of eq. 5 per pixel; off: H = 0."""
     match_exposure: bool = True
     """Fit a gain per colour channel to each view but the first."""
     start_fraction: float = dataclass_field(default=0.3, metadata=INTERNAL)
@@ -84,7 +86,7 @@ class ConflictConfig:
     map_stride_px: int = dataclass_field(default=8, metadata=INTERNAL)
     """model: pixels per cell of the maps of H, which are bilinear in between."""
     mean_budget: float = dataclass_field(default=0.15, metadata=INTERNAL)
-    """model: mean H of a view above which it is penalised."""
+    """model, field: mean H of a view above which it is penalised."""
     front_view_max: float = dataclass_field(default=0.1, metadata=INTERNAL)
     """Maximum of H in view 0, from which the other views were generated."""
     min_normal_weight: float = dataclass_field(default=0.3, metadata=INTERNAL)
@@ -269,6 +271,11 @@ class SdfFusionConfig:
             memory_gib=(0.0, 1024.0),
         )
         check_choice("sdf preset", self.preset, PRESETS)
+        if self.conflict.mode == "field" and self.field != "hashgrid":
+            raise InputError(
+                f"conflict mode is 'field', but the sdf field is '{self.field}'.",
+                "Choose the sdf field 'hashgrid', or the conflict mode 'model'.",
+            )
 
     def complete(self) -> SdfFusionConfig:
         """The same settings with the preset's levels filled in, where there are none."""

@@ -17,7 +17,7 @@ from ..rendering.raycast import RayCaster
 from ..sdf_grid import SdfGrid
 from ..views import Views
 from .config import SdfFusionConfig
-from .conflict import ConflictModel
+from .conflict.model import ConflictModel
 from .poses.pose_table import PoseTable
 from .rays import pixel_centres
 from .surface import FusionReport, Surface

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..cameras.cameras import Cameras
 from ..compute.devices import is_out_of_memory
 from ..compute.host_memory import release_unused_memory
 from ..errors import InputError, StageError
@@ -20,7 +21,9 @@ from ..sdf_grid import SdfGrid
 from ..views import Views
 from .checks.inputs import check_views
 from .config import LevelConfig, SdfFusionConfig
-from .conflict import ConflictModel
+from .conflict.field import ConflictField
+from .conflict.maps import ConflictMaps
+from .conflict.model import ConflictModel
 from .device import fusion_device, memory_budget_gib
 from .fields.base import Field
 from .fields.grid.state import inside_bounds
@@ -143,7 +146,7 @@ class _FusionState:
         """The input rays, at some levels with soft masks."""
         self.field: Field = _init_field(init, config, device, len(views))
         self.poses = PoseTable(views.cameras, (low + high) / 2, config.poses)
-        self.conflict = ConflictModel(cameras, config.conflict)
+        self.conflict = _init_conflict(cameras, config, self.field, self.input_rays, self.poses)
         self.sampler = RaySampler(len(rays), config.seed)
         self.cameras = cameras
         self.ray_chunk_size = config.ray_chunk_size
@@ -179,6 +182,15 @@ def _init_field(init: SdfGrid, config: SdfFusionConfig, device: torch.device, vi
     from .fields.grid.field import DenseGrid
 
     return DenseGrid(init, device, memory_budget_gib(config.memory_gib, device))
+
+
+def _init_conflict(
+    cameras: Cameras, config: SdfFusionConfig, field: Field, rays: RayDataset, poses: PoseTable
+) -> ConflictModel:
+    if config.conflict.mode == "field":
+        chunk_size = config.ray_chunk_size
+        return ConflictField(cameras, config.conflict, field, rays, poses, chunk_size)
+    return ConflictMaps(cameras, config.conflict)
 
 
 def _init_state(

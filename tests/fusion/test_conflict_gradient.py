@@ -8,7 +8,7 @@ import torch
 
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.fusion.config import ConflictConfig
-from nova3d_core.fusion.conflict import ConflictModel
+from nova3d_core.fusion.conflict.maps import ConflictMaps
 
 DONE = 0.6
 CONFIG = ConflictConfig(start_fraction=0.0, mean_budget=0.05, front_view_max=1.0)
@@ -39,7 +39,7 @@ def bilinear(logits, cameras, at):
 
 def test_map_gradient_equals_autograd():
     cameras = orbit_cameras()
-    model, at = ConflictModel(cameras, CONFIG), rays(cameras)
+    model, at = ConflictMaps(cameras, CONFIG), rays(cameras)
     random = torch.Generator().manual_seed(1)
     model._logits = 3.0 * torch.randn(model._logits.shape, generator=random)
     logits = model._logits.clone().requires_grad_(True)
@@ -63,7 +63,7 @@ def test_map_gradient_equals_autograd():
 
 def test_map_samples_are_cached_within_a_step():
     cameras = orbit_cameras()
-    model, at = ConflictModel(cameras, CONFIG), rays(cameras)
+    model, at = ConflictMaps(cameras, CONFIG), rays(cameras)
     before = model._sample(at.view, at.pixel)
     assert model._sample(at.view, at.pixel) is before
     assert model._sample(at.view, at.pixel.clone()) is not before

@@ -8,7 +8,7 @@ import torch
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.fusion.config import ConflictConfig
-from nova3d_core.fusion.conflict import ConflictModel
+from nova3d_core.fusion.conflict.maps import ConflictMaps
 from nova3d_core.fusion.losses import free_conflict
 
 V, PX = 6, 64
@@ -17,7 +17,7 @@ CLEAN, WRONG = 0.02, 0.6
 
 def make_model(**config):
     cameras = orbit_cameras(RigConfig(count=V, width_px=PX, height_px=PX))
-    return ConflictModel(cameras, ConflictConfig(**config))
+    return ConflictMaps(cameras, ConflictConfig(**config))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_maps_equal_the_conflict_of_rays(one_culprit, pixels):
 
 def test_maps_of_non_square_images_align_with_pixels():
     cameras = orbit_cameras(RigConfig(count=2, width_px=80, height_px=40))
-    model = ConflictModel(cameras, ConflictConfig())
+    model = ConflictMaps(cameras, ConflictConfig())
     view, row, column = torch.ones(2, 40, 80).nonzero().unbind(dim=1)
     pixel = torch.stack([column, row], dim=1) + 0.5
     where = torch.zeros(2, 40, 80, dtype=torch.bool)

@@ -385,37 +385,6 @@ def test_regularisers_of_known_fields():
     assert float(loss.detach()) / steep.surface_area == pytest.approx(0.5, rel=0.03)
 
 
-def test_conflict_starts_low_and_trains_alone():
-    field = shaken(ball_field(0.4))
-    points = torch.nn.functional.normalize(random_unit_cube(300, seed=1) - 0.5, dim=1) * 0.4
-    directions = -torch.nn.functional.normalize(points, dim=1)
-    view = torch.arange(300) % 2
-    field.set_level(LEVEL)
-    conflict = field.conflict(points, directions, view)
-    assert conflict.shape == (300,)
-    assert conflict.min() > 0.01 and conflict.max() < 0.04
-    before = field.distances(points).detach()
-    for _ in range(80):  # view 1 contradicts where x > 0
-        conflict = field.conflict(points, directions, view)
-        target = ((view == 1) & (points[:, 0] > 0)).float()
-        field.step_conflict(conflict, conflict.detach() - target)
-    wrong = target == 1
-    assert conflict[wrong].mean() > 0.8 > 0.2 > conflict[~wrong].mean()
-    fitted = field.conflict_parameters()
-    for module in (field.encoding, field.sdf_network, field.color_network):
-        for parameter in module.parameters():
-            assert parameter.grad is None or not parameter.grad.any()
-            assert all(parameter is not other for other in fitted)
-    assert torch.equal(field.distances(points), before)
-
-
-def test_conflict_refuses_unknown_views():
-    field = ball_field(views=4)
-    points = torch.zeros(1, 3)
-    with pytest.raises(InputError, match="view index 4"):
-        field.conflict(points, points, torch.tensor([4]))
-
-
 def test_no_gradient_from_colour_to_its_normal():
     field = shaken(ball_field(0.4))
     with torch.no_grad():  # colour depends on the normal only, not on features and position

@@ -47,3 +47,16 @@ class Field(Protocol):
 
     def to_grid(self) -> SdfGrid:
         """The signed distances as a grid on the CPU."""
+
+
+class ConflictRenderer(Field, Protocol):
+    """A field with the network f_psi of eq. 4."""
+
+    def render_conflict(self, view: Tensor) -> Tensor:
+        """H of the R rays of the last `render`, which are of views (R,): (R,) in 0..1.
+
+        Differentiable with respect to the network f_psi only.
+        """
+
+    def step_conflict(self, conflict: Tensor, grad_conflict: Tensor) -> None:
+        """Adam step of f_psi, given the gradient (R,) of `render_conflict`'s result."""

@@ -8,6 +8,7 @@ by the same fraction of a cell at every level.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ REGULARISER_SAMPLES = 2048
 """Sampled positions of the regularisers per step."""
 
 _TABLE_LR, _NETWORK_LR = 1e-2, 1e-3
+_CONFLICT_LR = 5e-3
 _COLOUR_LR_RATIO = 0.1  # of the level's colour_lr: 5e-3 at its default
 _SCALE_CELLS = 120.0  # times sdf_lr_cells: an Adam step then moves f by less than sdf_lr_cells
 _CACHE_CELLS = 64
@@ -40,8 +42,22 @@ _CONFLICT_LEVELS = 2  # h uses the coarse encoding levels only
 _TAPS = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 
 
+@dataclass(frozen=True, eq=False)
+class _ConflictInputs:
+    """N samples of the last rendered rays, without gradients; see `render_conflict`."""
+
+    num_rays: int
+    """Number of rendered rays."""
+    ray: Tensor
+    """(N,) int64 index of the ray."""
+    weight: Tensor
+    """(N,) NeuS weight."""
+    features: Tensor
+    """(N, D) f_c, f_g, the direction, and the position with its coarse encoding."""
+
+
 class HashGridField:
-    """Hash-grid field of the paper; implements `Field`.
+    """Hash-grid field of the paper; implements `Field` and `ConflictRenderer`.
 
     Ray gradients and the regularisers of `step` are parts of one integral over the surface: the
     caller weights each ray by its world area, `step` weights the mean of the regularisers around
@@ -53,7 +69,7 @@ class HashGridField:
         seed: seed of the network weights and of the regulariser samples.
         max_resolution: cells along the object's longest side of the finest encoding level; the
             maximum of the levels' resolutions.
-        views: number of views of `conflict`.
+        views: number of views of `render_conflict`.
 
     Raises:
         InputError: `init` encloses no volume.
@@ -101,12 +117,13 @@ class HashGridField:
             eps=1e-15,
         )
         self._conflict_adam = torch.optim.AdamW(
-            self.conflict_parameters(), lr=5e-3, betas=(0.9, 0.99), eps=1e-15
+            self.conflict_network.parameters(), lr=_CONFLICT_LR, betas=(0.9, 0.99), eps=1e-15
         )
         self._cache: Tensor | None = None
         self._cache_spacing = self._object_side / _CACHE_CELLS
         self._rays: tuple[Tensor, Tensor] | None = None
         self._outputs: list[Tensor] = []
+        self._conflict_inputs: _ConflictInputs | None = None
         self.spacing, self._sharpness, self._scale = 0.0, 0.0, 0.0
         self.set_level(LevelConfig(64, 1, 1.0))
 
@@ -173,6 +190,11 @@ class HashGridField:
         colours = zero.index_add(0, ray[visible], weight * colour)
         depth = zero[:, 0].index_add(0, ray, sample_weight.detach() * t)
         self._outputs = [opacity, gradient, colours]
+        seen = ray[visible]
+        inputs = (encoded[visible], out[visible, 1:], colour, directions[seen])
+        self._conflict_inputs = _ConflictInputs(
+            len(origins), seen, weight.detach()[:, 0], self._conflict_features(*inputs)
+        )
         return RenderOutput(opacity.detach(), gradient.detach(), colours.detach(), depth)
 
     def backward(
@@ -272,39 +294,33 @@ class HashGridField:
             values[start : start + _CHUNK_SIZE] = f.cpu()
         return SdfGrid(values.view(shape), self._low.cpu(), self.spacing)
 
-    def conflict(self, points: Tensor, directions: Tensor, view: Tensor) -> Tensor:
-        """h of eq. 4, (N,) in 0..1, at N world points.
+    def render_conflict(self, view: Tensor) -> Tensor:
+        """H of eq. 4 for the rays of the last `render`: (R,) sum of w_i h(x_i), in 0..1.
 
         Args:
-            points: (N, 3) in the world.
-            directions: (N, 3) unit directions of the rays.
-            view: (N,) int64 indices of the views.
+            view: (R,) int64 indices of the rays' views.
 
-        Gradients flow to `conflict_parameters` only, never to geometry or colour.
+        Gradients flow to the network f_psi only: weights, colours and features are constants here,
+        or the surface would move to where h is large.
 
         Raises:
+            StageError: no preceding `render` of these rays.
             InputError: a view index beyond the field's number of views.
         """
+        inputs = self._conflict_inputs
+        if inputs is None or inputs.num_rays != len(view):
+            raise StageError(STAGE, "render_conflict was called without a render of its rays.")
         views = self.conflict_network.view_embedding.num_embeddings
-        if len(view) and not 0 <= int(view.min()) <= int(view.max()) < views:
+        low, high = torch.stack(view.aminmax()).tolist() if len(view) else (0, 0)
+        if not 0 <= low <= high < views:
             raise InputError(
-                f"conflict got the view index {int(view.max())}, but the field has {views} views."
+                f"conflict got the view index {high}, but the field has {views} views."
             )
-        with torch.no_grad():
-            unit = (points - self._low) / self._longest
-            encoded = self.encoding(unit)
-            features = self.sdf_network(encoded)[:, 1:]
-            colour = self._colours(encoded, features, self.gradients(points))
-            coarse = self.encoding(unit, num_levels=_CONFLICT_LEVELS)
-            inputs = torch.cat([colour, features, directions, coarse], dim=1)
-        return self.conflict_network(inputs, view)
-
-    def conflict_parameters(self) -> list[Tensor]:
-        """Parameters of `conflict`, for another optimiser than that of `step_conflict`."""
-        return list(self.conflict_network.parameters())
+        h = self.conflict_network(inputs.features, view[inputs.ray])  # (N,)
+        return h.new_zeros(len(view)).index_add(0, inputs.ray, inputs.weight * h)
 
     def step_conflict(self, conflict: Tensor, grad_conflict: Tensor) -> None:
-        """Adam step of the conflict network, given the gradient (N,) of `conflict`'s output."""
+        """Adam step of f_psi, given the gradient (R,) of `render_conflict`'s result."""
         torch.autograd.backward([conflict], [grad_conflict])
         self._conflict_adam.step()
         self._conflict_adam.zero_grad()
@@ -323,6 +339,14 @@ class HashGridField:
     def _colours(self, encoded: Tensor, features: Tensor, sdf_gradient: Tensor) -> Tensor:
         normal = F.normalize(sdf_gradient.detach(), dim=1)
         return self.color_network(torch.cat([features, normal, encoded], dim=1))
+
+    def _conflict_features(
+        self, encoded: Tensor, features: Tensor, colour: Tensor, directions: Tensor
+    ) -> Tensor:
+        """(N, D) inputs of f_psi at N samples, without gradients and finer encoding levels."""
+        coarse = encoded.detach().clone()
+        coarse[:, 3 + self.encoding.features_per_level * _CONFLICT_LEVELS :] = 0.0
+        return torch.cat([colour.detach(), features.detach(), directions.detach(), coarse], dim=1)
 
     def _cached(self) -> Tensor:
         """Distances of the field on a coarse grid over the initial box, (X, Y, Z); cached."""
