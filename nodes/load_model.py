@@ -35,10 +35,10 @@ class LoadNOVA3D(io.ComfyNode):
             category=f"{CATEGORY}/views",
             description=(
                 "Loads a multi-view diffusion model: the small built-in nova3d-mini, or a "
-                "checkpoint of NOVA3D, Wonder3D (or Wonder3D++), SV3D (u or p) or V3D. Put checkpoints "
-                "into ComfyUI's models/checkpoints or models/nova3d, and Wonder3D's whole folder "
-                "into models/nova3d. Models are detected from the file contents, "
-                "not from the file name; other models are not listed."
+                "checkpoint of NOVA3D, Wonder3D (or Wonder3D++), SV3D (u or p) or V3D. Put "
+                "checkpoints into ComfyUI's models/checkpoints or models/nova3d, and Wonder3D's "
+                "whole folder into models/nova3d. Models are detected from the file contents, not "
+                "from the file name; other models are not listed."
             ),
             search_aliases=[
                 "sv3d",
@@ -109,6 +109,7 @@ def load_managed_model(path: Path, dtype: str, progress: Progress) -> ManagedMod
     """
     import torch
 
+    from ..nova3d_core.diffusion.model import CODEC, IMAGE_ENCODER
     from ..nova3d_core.weights.discovery.locate import inspect_file
     from ..nova3d_core.weights.load import load_model
     from .model_management import (
@@ -133,8 +134,10 @@ def load_managed_model(path: Path, dtype: str, progress: Progress) -> ManagedMod
         attention=host_attention,
         progress=progress,
     )
-    for part, part_dtype in plain_part_dtypes().items():
-        model.part(part).to(part_dtype)
+    dtypes = plain_part_dtypes()
+    # the one image that conditions the model is encoded in float32
+    model.codec = model.codec.cast(encode=torch.float32, decode=dtypes[CODEC])
+    model.image_encoder.to(dtypes[IMAGE_ENCODER])
     return manage_model(model, compute_dtype(weight_dtype))
 
 

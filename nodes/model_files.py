@@ -91,7 +91,7 @@ def download_hint(name: str) -> str:
     available = [
         known
         for known in PUBLISHED_FILES
-        if known.family in FAMILIES and _is_full_checkpoint(known)
+        if known.family in FAMILIES and (_is_full_checkpoint(known) or _is_in_folder(known))
     ]
     file_name = PurePath(name).name.lower()
     of_that_name = [known for known in available if file_name in _lower_names(known)]
@@ -111,9 +111,17 @@ def _is_full_checkpoint(known: PublishedFile) -> bool:
     return UNET in known.parts and len(known.parts) > 1
 
 
+def _is_in_folder(known: PublishedFile) -> bool:
+    """Whether the file is the UNet of a folder that holds a whole model (Wonder3D)."""
+    return known.family.startswith("wonder3d") and known.parts == (UNET,)
+
+
 def _download_text(known: PublishedFile) -> str:
     size = f"{known.gigabytes:g} GB, " if known.gigabytes else ""
     terms = ", accept its terms there first" if known.gated else ""
+    if _is_in_folder(known):
+        folder = known.source.rsplit("/", 1)[-1]
+        return f"the folder {known.source} (Hugging Face) into {known.folder}/{folder}"
     needs = "" if "image_encoder" in known.parts else " and svd_xt.safetensors into checkpoints"
     return f"{known.name} ({size}{known.source} on Hugging Face{terms}) into {known.folder}{needs}"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.diffusion.families import GUIDANCE_KINDS
+from ..nova3d_core.diffusion.sampling.config import FRAMINGS, SAMPLER_NAMES
 from .compat import CATEGORY, advanced, schema
 from .runtime import sampling_context, with_warnings
 from .sockets import CAMERA_TYPES, CAMERAS, MODEL, VIEWS, SocketBundle
@@ -50,16 +51,19 @@ def _sampling_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "steps", default=0, min=0, max=1000,
-            tooltip="Denoising steps; 0: the model's default (NOVA3D and V3D 25, SV3D and Wonder3D 50).",
+            tooltip=(
+                "Denoising steps; 0: the model's default (NOVA3D and V3D 25, SV3D and Wonder3D 50)."
+            ),
         ),
         io.Combo.Input(
             "guidance",
             options=[AUTO, *GUIDANCE_KINDS],
             default=AUTO,
             tooltip=(
-                "Schedule of the classifier-free guidance scale over the views. auto: as in the "
-                "model's paper; triangle: increases towards the back view; linear: increases from "
-                "the first to the last view; constant: max_guidance_scale for all views."
+                "Schedule of the classifier-free guidance scale over the views. auto: SV3D and V3D "
+                "as in their authors' code, NOVA3D triangle; triangle: increases towards the back "
+                "view; linear: increases from the first to the last view; constant: "
+                "max_guidance_scale for all views."
             ),
         ),
         advanced(io.Float.Input(
@@ -80,6 +84,29 @@ def _sampling_inputs() -> list[io.Input]:
             "size", default=0, min=0, max=2048, step=64,
             tooltip="Image width and height in pixels; 0: the model's training resolution.",
         )),
+        io.Combo.Input(
+            "sampler", options=list(SAMPLER_NAMES), default="euler", optional=True,
+            tooltip=(
+                "ODE solver. euler: as in the models' code; dpmpp_2m: second order, as good with "
+                "fewer steps; heun: second order, but two network evaluations per step. Ignored by "
+                "Wonder3D, which uses DDIM."
+            ),
+        ),
+        advanced(io.Combo.Input(
+            "framing", options=list(FRAMINGS), default="object", optional=True,
+            tooltip=(
+                "object: crop the image to the object, at the size the model was trained with; "
+                "image: keep the image's framing, for a centred object; the image is padded to a "
+                "square."
+            ),
+        )),
+        advanced(io.Int.Input(
+            "decode_chunk_size", default=0, min=0, max=64, optional=True,
+            tooltip=(
+                "Maximum number of views decoded together; 0: as many as fit into the free memory. "
+                "Matters for V3D and NOVA3D, whose decoder makes consecutive views consistent."
+            ),
+        )),
     ]  # fmt: skip
 
 
@@ -93,10 +120,10 @@ class SampleMultiviewNormals(io.ComfyNode):
             display_name="Sample Multi-View Normals (NOVA3D)",
             category=f"{CATEGORY}/views",
             description=(
-                "Generates views of the object in an image, colours and normal maps together: 16 with "
-                "a NOVA3D model, 6 with Wonder3D. 6 views leave gaps between them; 8 or more are "
-                "better for the fusion. The node shows a preview while sampling. Connect the views "
-                "to Fuse Views into a Surface."
+                "Generates views of the object in an image, colours and normal maps together: 16 "
+                "with a NOVA3D model, 6 with Wonder3D. 6 views leave gaps between them; 8 or more "
+                "are better for the fusion. The node shows a preview while sampling. Connect the "
+                "views to Fuse Views into a Surface."
             ),
             search_aliases=[
                 "image to views",
@@ -139,11 +166,12 @@ class SampleMultiviewNormals(io.ComfyNode):
     @with_warnings
     def execute(
         cls, model, image, seed, steps, guidance, min_guidance_scale, max_guidance_scale, size,
-        mask=None,
+        mask=None, sampler="euler", framing="object", decode_chunk_size=0,
     ) -> io.NodeOutput:  # fmt: skip
         from .adapters import image_from_tensor, mask_from_tensor
 
-        settings = {"seed": seed, "steps": steps, "size": size}
+        settings = {"seed": seed, "steps": steps, "size": size, "sampler": sampler}
+        settings |= {"framing": framing, "decode_chunk_size": decode_chunk_size}
         scales = (guidance, min_guidance_scale, max_guidance_scale)
         sample = _sample_views(model.bundle, image, mask, scales, settings, True)
         return io.NodeOutput(
@@ -170,7 +198,9 @@ class SampleOrbit(io.ComfyNode):
             ),
             search_aliases=["sv3d", "v3d", "orbital video", "novel view", "image to 3d"],
             inputs=[
-                *_image_inputs("An SV3D or V3D model; NOVA3D and Wonder3D use Sample Multi-View Normals."),
+                *_image_inputs(
+                    "An SV3D or V3D model; NOVA3D and Wonder3D use Sample Multi-View Normals."
+                ),
                 io.MultiType.Input(
                     "cameras",
                     types=CAMERA_TYPES,
@@ -184,8 +214,10 @@ class SampleOrbit(io.ComfyNode):
                 io.Float.Input(
                     "elevation", default=0.0, min=-90.0, max=90.0, step=0.5,
                     tooltip=(
-                        "Camera elevation of the input image in degrees above the horizon; SV3D p "
-                        "is conditioned on it. Ignored if cameras are connected."
+                        "Camera elevation of the input image in degrees above the horizon. SV3D p "
+                        "is conditioned on it (its authors use 10); for SV3D u and V3D it only "
+                        "places the cameras, so that the mesh is upright. Ignored if cameras are "
+                        "connected."
                     ),
                 ),
                 *_sampling_inputs(),
@@ -208,11 +240,13 @@ class SampleOrbit(io.ComfyNode):
     @with_warnings
     def execute(
         cls, model, image, elevation, seed, steps, guidance, min_guidance_scale,
-        max_guidance_scale, size, mask=None, cameras=None,
+        max_guidance_scale, size, mask=None, cameras=None, sampler="euler", framing="object",
+        decode_chunk_size=0,
     ) -> io.NodeOutput:  # fmt: skip
         from .adapters import image_from_tensor
 
         settings = {"seed": seed, "steps": steps, "size": size, "elevation": elevation}
+        settings |= {"sampler": sampler, "framing": framing, "decode_chunk_size": decode_chunk_size}
         scales = (guidance, min_guidance_scale, max_guidance_scale)
         sample = _sample_views(model.bundle, image, mask, scales, settings, False, cameras)
         return io.NodeOutput(
@@ -240,7 +274,7 @@ def _sample_views(
         _check_family(managed, with_normals)
         image, mask = _single_image(image, mask)
         orbit = None if cameras is None else cameras_in_own_size(cameras)
-        config = _sample_config(guidance, settings, managed.working_memory_gib())
+        config = _sample_config(guidance, settings)
         placement = HostModelPlacement(managed)
         result = sample(managed.model, image, mask, config, orbit, placement, progress)
         return clone_outside_inference_mode(result)
@@ -281,9 +315,7 @@ def _single_image(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | 
     return images[0], None if masks is None else masks[0]
 
 
-def _sample_config(
-    guidance: tuple[str, float, float], settings: dict[str, Any], memory_gib: float
-) -> SampleConfig:
+def _sample_config(guidance: tuple[str, float, float], settings: dict[str, Any]) -> SampleConfig:
     """The core's config from the node's inputs; 0 and "auto" become None, the model's default."""
     from ..nova3d_core.diffusion.families import GuidanceConfig
     from ..nova3d_core.diffusion.sampling.config import SampleConfig
@@ -294,7 +326,9 @@ def _sample_config(
         size_px=settings["size"] or None,
         elevation_deg=settings.get("elevation", 0.0),
         guidance=None if guidance[0] == AUTO else GuidanceConfig(*guidance),
-        memory_gib=memory_gib,
+        sampler=settings["sampler"],
+        framing=settings["framing"],
+        decode_chunk_size=settings["decode_chunk_size"] or None,
     )
 
 
