@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 UNET_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 """Supported dtypes of the UNet's weights, in SVD's order of preference."""
-MAX_WORKING_MEMORY_GIB = 8.0
-MIN_WORKING_MEMORY_GIB = 0.5
-"""Bounds of the memory for activations; more than the maximum brings no speed-up."""
+MIN_ACTIVATION_BYTES = GIB // 2
+"""Lower bound of the memory for activations: ComfyUI offloads weights to provide it."""
 
 
 @dataclass(eq=False)
@@ -34,22 +33,6 @@ class ManagedModel:
     """Device on which each part runs."""
     dtype: torch.dtype
     """Dtype in which the UNet computes."""
-
-    def working_memory_gib(self) -> float:
-        """Memory for activations that leaves the UNet fully loaded on its device."""
-        from comfy import model_management
-
-        patcher = self.patchers[UNET]
-        device = patcher.load_device
-        if model_management.is_device_cpu(device):
-            available_bytes = model_management.get_free_memory(device) / 2
-        else:
-            available_bytes = (
-                model_management.get_total_memory(device)
-                - model_management.minimum_inference_memory()
-                - 1.1 * patcher.model_size()
-            )
-        return min(max(available_bytes / GIB, MIN_WORKING_MEMORY_GIB), MAX_WORKING_MEMORY_GIB)
 
 
 class ManagedModule(nn.Module):
@@ -117,6 +100,24 @@ class HostModelPlacement:
     """Loads parts through ComfyUI's model management; see `diffusion.model.Placement`."""
 
     managed: ManagedModel
+
+    def activation_budget(self, part: str) -> int:
+        """Memory of the device that is left beside the part's own weights, in bytes.
+
+        ComfyUI offloads other models where needed, including the other parts of this one.
+        """
+        from comfy import model_management
+
+        device = self.managed.devices[part]
+        if model_management.is_device_cpu(device):
+            return max(int(model_management.get_free_memory(device) / 2), MIN_ACTIVATION_BYTES)
+        patcher = self.managed.patchers.get(part)
+        left = (
+            model_management.get_total_memory(device)
+            - model_management.minimum_inference_memory()
+            - (0 if patcher is None else 1.1 * patcher.model_size())
+        )
+        return max(int(left), MIN_ACTIVATION_BYTES)
 
     def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
         """Loads a part and reserves memory for its activations.

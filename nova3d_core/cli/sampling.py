@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from ..checks import check_bounds
 from ..diffusion.families import GuidanceConfig, GuidanceKind
-from ..diffusion.sampling.config import SampleConfig
+from ..diffusion.sampling.config import Framing, SampleConfig, SamplerName
 from ..errors import InputError, StageError
 from ..progress import Progress
 from ..weights.discovery.built_in import BUILT_IN_NAME
@@ -60,6 +60,9 @@ class SamplingOptions:
     """Random seed."""
     steps: int | None = None
     """Denoising steps; the model's default if omitted."""
+    sampler: SamplerName = "euler"
+    """ODE solver: euler, as in the models' code; dpmpp_2m: second order, as good with fewer steps;
+    heun: second order with two network evaluations per step. Wonder3D always uses DDIM."""
     guidance: Literal["auto"] | GuidanceKind = "auto"
     """Schedule of classifier-free guidance over the views; auto: the model's default."""
     min_guidance_scale: float = 1.0
@@ -69,14 +72,18 @@ class SamplingOptions:
     with auto."""
     size_px: int | None = None
     """Width and height of the views; the training size if omitted."""
+    framing: Framing = "object"
+    """object: crop the image to the object, at the size used in training; image: keep the image's
+    own framing, padded to a square."""
     elevation_deg: float = 0.0
-    """Elevation of the input image's camera."""
+    """Elevation of the input image's camera. SV3D p is conditioned on it (its authors use 10); for
+    the other models it only places the cameras, so that the mesh is upright."""
     elevation_amplitude_deg: float = 0.0
     """SV3D p: amplitude of the elevation, which follows one sine period along the orbit."""
     decode_chunk_size: int | None = None
-    """Number of images decoded together; as many as fit into --memory-gib if omitted."""
-    memory_gib: float = 4.0
-    """Memory budget of activations, without the weights."""
+    """Maximum number of images decoded together; as many as fit into memory if omitted."""
+    memory_gib: float | None = None
+    """Memory budget of activations, without the weights; most of the free memory if omitted."""
     device: str = "cpu"
     """Device of the model: cpu, cuda, cuda:1, mps."""
     dtype: Dtype = "auto"
@@ -153,8 +160,10 @@ class SamplingOptions:
         return SampleConfig(
             seed=self.seed,
             steps=self.steps,
+            sampler=self.sampler,
             guidance=guidance,
             size_px=self.size_px,
+            framing=self.framing,
             elevation_deg=self.elevation_deg,
             decode_chunk_size=self.decode_chunk_size,
             memory_gib=self.memory_gib,

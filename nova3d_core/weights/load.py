@@ -9,8 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from torch import nn
 
 from ..compute.host_memory import available_bytes, check_memory
+from ..diffusion.codecs.vae import ENCODER_MODULES
 from ..diffusion.families import FAMILIES, Family
 from ..diffusion.model import Codec, ImageEncoder, MultiviewModel
 from ..diffusion.network import operations as plain_operations
@@ -74,7 +76,9 @@ def load_model(
     check_dtype(dtype)
     identity = _identify_file(path)
     family = _sampling_family(path, identity)
-    components = _load_components(path, identity, dtype, folders, operations, attention, progress)
+    components = _load_components(
+        path, identity, dtype, folders, operations, attention, progress, exact_encoder=True
+    )
     return MultiviewModel(family, *(component.module for component in components), str(path))
 
 
@@ -111,8 +115,13 @@ def _load_components(
     operations: ModuleType | type,
     attention: Attend | None,
     progress: Progress,
+    exact_encoder: bool = False,
 ) -> tuple[NetworkComponent, NetworkComponent, NetworkComponent]:
-    """UNet, codec and image encoder with their weights, from the file or its companion files."""
+    """UNet, codec and image encoder with their weights, from the file or its companion files.
+
+    With `exact_encoder`, the encoder of a VAE keeps the file's dtype: it encodes one image, whose
+    rounding errors affect all views.
+    """
     with ExitStack() as stack:
         own = stack.enter_context(open_weights(path))
         unet = unet_component(own, identity, operations, attention)
@@ -120,6 +129,8 @@ def _load_components(
         encoder = image_encoder_component(
             _open_part(own, identity, IMAGE_ENCODER, folders, progress, stack), identity.family
         )
+        if exact_encoder:
+            codec.exact_prefixes = ENCODER_MODULES
         check_latents(unet.module, codec)
         check_context(unet.module, encoder)
         _load_weights([unet, codec, encoder], dtype, progress)
@@ -216,9 +227,23 @@ def _load_weights(
 
 
 def _unify_dtype(component: NetworkComponent) -> None:
-    """Casts a component to its most common dtype: plain layers cannot mix dtypes."""
+    """Casts a component to its most common dtype: plain layers cannot mix dtypes.
+
+    Modules that keep the file's dtype are cast on their own.
+    """
+    exact = [getattr(component.target, name, None) for name in component.exact_prefixes]
+    exact = [module for module in exact if module is not None]
+    others = [component.module]
+    if exact:
+        others = [module for module in component.target.children() if module not in exact]
+    for modules in (exact, others):
+        _cast_to_most_common_dtype(modules)
+
+
+def _cast_to_most_common_dtype(modules: Sequence[nn.Module]) -> None:
     counts: dict[torch.dtype, int] = {}
-    for weight in component.module.parameters():
+    for weight in (each for module in modules for each in module.parameters()):
         counts[weight.dtype] = counts.get(weight.dtype, 0) + weight.numel()
     if len(counts) > 1:
-        component.module.to(max(counts, key=lambda dtype: counts[dtype]))
+        for module in modules:
+            module.to(max(counts, key=lambda dtype: counts[dtype]))

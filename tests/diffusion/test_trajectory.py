@@ -28,7 +28,7 @@ def test_default_trajectory_is_the_familys_orbit(name):
     assert_angles_close(trajectory.cameras.world_to_camera, own.world_to_camera)
     assert_angles_close(trajectory.cameras.intrinsics, own.intrinsics)
     first = trajectory.cameras_input_view_first()
-    assert_angles_close(first.azimuth_deg, torch.arange(family.views) * 360.0 / family.views)
+    assert_angles_close(first.azimuth_deg, own.azimuth_deg.roll(-family.input_view))
     assert float(trajectory.azimuths_deg[trajectory.input_view]) == 0.0
     assert trajectory.input_view == (20 if name.startswith("sv3d") else 0)
 
@@ -79,10 +79,70 @@ def test_distance_and_focal_length_are_the_familys_with_a_warning(caplog):
     assert trajectory.cameras.intrinsics.equal(own.cameras.intrinsics)
 
 
-def test_orbit_may_have_any_constant_elevation():
-    for name in FAMILIES:
-        trajectory = plan_trajectory(FAMILIES[name], 64, 25.0)
-        assert_angles_close(trajectory.cameras.elevation_deg, [25.0] * FAMILIES[name].views)
+def relative_poses(cameras, view: int) -> torch.Tensor:
+    """(V, 4, 4) transforms from the frame of one camera to each camera."""
+    return cameras.world_to_camera @ cameras.camera_to_world[view]
+
+
+@pytest.mark.parametrize("name", ["nova3d", "nova3d-mini", "v3d"])
+@pytest.mark.parametrize("elevation", [-35.0, 10.0, 20.0, 89.0])
+def test_relative_poses_are_a_level_orbits_at_any_elevation(name, elevation):
+    """V3D and NOVA3D orbit the up axis of the input camera: no elevation changes their views."""
+    family = FAMILIES[name]
+    level, raised = (plan_trajectory(family, 64, angle) for angle in (0.0, elevation))
+    torch.testing.assert_close(
+        relative_poses(raised.cameras, 0), relative_poses(level.cameras, 0), atol=2e-6, rtol=0
+    )
+    assert raised.azimuths_deg.equal(level.azimuths_deg)
+    assert raised.elevations_deg.equal(level.elevations_deg)
+    # upright: the input camera looks down by the elevation, without roll
+    first = raised.cameras[0]
+    assert_angles_close(first.elevation_deg, [elevation])
+    assert_angles_close(first.rotation[0, 0], [1.0, 0.0, 0.0])
+    assert raised.cameras.intrinsics.equal(level.cameras.intrinsics)
+
+
+def test_image_of_a_raised_orbit_is_the_level_one_of_a_rotated_object():
+    """A point on the world's up axis appears in every view where the tilted object has it."""
+    raised = plan_trajectory(FAMILIES["v3d"], 64, 30.0).cameras
+    level = plan_trajectory(FAMILIES["v3d"], 64).cameras
+    tilt = torch.tensor(30.0).deg2rad()
+    top = torch.tensor([[0.0, 0.4, 0.0]])
+    leaning = torch.tensor([[0.0, 0.4 * float(tilt.cos()), 0.4 * float(tilt.sin())]])
+    for pixels, expected in zip(raised.project(top), level.project(leaning), strict=True):
+        torch.testing.assert_close(pixels, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["sv3d_u", "sv3d_p"])
+def test_sv3d_orbits_the_worlds_axis_at_the_elevation_of_the_image(name):
+    trajectory = plan_trajectory(FAMILIES[name], 64, 25.0)
+    assert_angles_close(trajectory.cameras.elevation_deg, [25.0] * 21)
+    assert_angles_close(trajectory.elevations_deg, [25.0] * 21)
+
+
+def test_cameras_of_a_raised_orbit_are_accepted_again(caplog):
+    raised = plan_trajectory(FAMILIES["v3d"], 64, 20.0)
+    with caplog.at_level(logging.WARNING):
+        again = plan_trajectory(FAMILIES["v3d"], 64, cameras=raised.cameras)
+    assert caplog.text == ""
+    assert_angles_close(again.cameras.world_to_camera, raised.cameras.world_to_camera)
+    assert_angles_close(again.elevations_deg, [0.0] * 18)
+
+
+def test_elevated_circle_that_v3d_cannot_generate_is_replaced_with_a_warning(caplog):
+    circle = orbit_cameras(RigConfig(count=18, elevation_deg=20.0, radius=1.25))
+    with caplog.at_level(logging.WARNING):
+        trajectory = plan_trajectory(FAMILIES["v3d"], 64, cameras=circle)
+    assert "orbits the up axis of the input camera" in caplog.text
+    expected = plan_trajectory(FAMILIES["v3d"], 64, 20.0).cameras
+    assert_angles_close(trajectory.cameras.world_to_camera, expected.world_to_camera)
+
+
+def test_evenly_spaced_is_independent_of_elevation_and_order():
+    sine = cameras_from_orbit(OrbitConfig(RigConfig(count=21), "sine", 30.0))
+    assert plan_trajectory(FAMILIES["sv3d_p"], 64, cameras=sine).evenly_spaced
+    uneven = cameras_at([17.0 * index for index in range(21)], [0.0] * 21, RigConfig())
+    assert not plan_trajectory(FAMILIES["sv3d_p"], 64, cameras=uneven).evenly_spaced
 
 
 @pytest.mark.parametrize(

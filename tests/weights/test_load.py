@@ -172,7 +172,13 @@ def test_weights_are_cast_while_loading(tmp_path, kept, requested):
     path = tmp_path / "sv3d_u.safetensors"
     save_nova3d(model, path)
     loaded = load_model(path, dtype=requested)
-    assert_same(states(loaded), {name: v.to(requested) for name, v in states(model).items()})
+    # the encoder keeps the file's dtype: its one image is encoded in float32
+    exact = ("codec.vae.encoder.", "codec.vae.quant_conv.")
+    expected = {
+        name: value if name.startswith(exact) else value.to(requested)
+        for name, value in states(model).items()
+    }
+    assert_same(states(loaded), expected)
 
 
 def test_component_of_mixed_dtypes_is_cast_to_its_most_common_one(tmp_path):

@@ -92,10 +92,12 @@ class OpenAiClipEncoder(ClipEncoder):
 
     def pixel_values(self, images: Tensor) -> Tensor:
         """(B, 3, size, size) normalised input of the transformer, of images (B, 3, H, W)."""
-        size = (self.image_size, self.image_size)
-        if tuple(images.shape[-2:]) != size:
-            images = functional.interpolate(images, size=size, mode="bicubic", antialias=True)
-        return _normalise(images.clamp(-1.0, 1.0))
+        width = self.image_size
+        for size in ((images.shape[-2], width), (width, width)):
+            if tuple(images.shape[-2:]) != size:
+                images = functional.interpolate(images, size=size, mode="bicubic", antialias=True)
+            images = images.clamp(-1.0, 1.0)  # after each axis, as Pillow's 8-bit images
+        return _normalise(images)
 
 
 def clip_pixel_values(images: Tensor, image_size: int) -> Tensor:

@@ -36,6 +36,12 @@ class NetworkComponent:
     """Source of each parameter of `target`."""
     unused_keys: tuple[str, ...] = field(default=())
     """The component's tensors in the file that the key map does not use."""
+    exact_prefixes: tuple[str, ...] = field(default=())
+    """Prefixes of parameters that keep the file's dtype, whatever is requested."""
+
+    def requested_dtype(self, name: str, dtype: torch.dtype | None) -> torch.dtype | None:
+        """The requested dtype of a parameter; None: the file's."""
+        return None if name.startswith(self.exact_prefixes) else dtype
 
 
 def unused_names(
@@ -87,7 +93,10 @@ def check_component(component: NetworkComponent) -> None:
 def component_bytes(component: NetworkComponent, dtype: torch.dtype | None) -> int:
     """Memory of the component's weights in this dtype, or in the file's if None."""
     return sum(
-        math.prod(value.shape) * (storage_dtype(_file_dtype(component, name), dtype)).itemsize
+        math.prod(value.shape)
+        * storage_dtype(
+            _file_dtype(component, name), component.requested_dtype(name, dtype)
+        ).itemsize
         for name, value in component.target.state_dict().items()
     )
 
@@ -112,10 +121,12 @@ def load_state(
     tensors: dict[str, Tensor] = {}
     for name in ordered:
         source = key_map[name]
+        requested = component.requested_dtype(name, dtype)
         if source.name is None:
-            tensors[name] = _identity_init(expected[name].shape, _identity_dtype(component, dtype))
+            own_dtype = _identity_dtype(component, requested)
+            tensors[name] = _identity_init(expected[name].shape, own_dtype)
         else:
-            tensors[name] = _read_parameter(component.file, source, dtype)
+            tensors[name] = _read_parameter(component.file, source, requested)
         on_tensor()
     component.target.load_state_dict(tensors, strict=True, assign=True)
     component.module.requires_grad_(False).eval()
