@@ -15,6 +15,7 @@ from .client import Client
 from .models import write_models
 from .prompts import PIXELS, VIEWS
 from .server import PROJECT, Checkout, Server, checkout_from_environment
+from .tiny_moge import write_tiny_moge
 
 KNIGHT = PROJECT / "nova3d_core" / "assets" / "character_knight.glb"
 NO_HOST = "COMFYUI_PATH is not set: no test ran in a real ComfyUI (dev.py test --host PATH)"
@@ -56,6 +57,7 @@ def models(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path
     """Models folder with small models under the names that the workflows use."""
     folder = tmp_path_factory.mktemp("files") / "models"
     write_models(folder)
+    write_tiny_moge(folder)
     return folder
 
 

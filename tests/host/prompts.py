@@ -22,6 +22,7 @@ FAST_SETTINGS: dict[str, dict[str, Any]] = {
     "RenderViews": {"width": PIXELS, "height": PIXELS, "supersample": 1},
     "SampleMultiviewNormals": {"steps": 1, "size": 64},
     "SampleOrbit": {"steps": 1, "size": 64},
+    "MoGeInference": {"resolution_level": 0},
     "EvaluateMesh": {"points": 2000, "image_size": 64},
 }
 """Settings with which a workflow runs in seconds."""
