@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..conventions import decode_normals
 from ..diffusion.model import MultiviewModel, Placement
-from ..diffusion.sampling.config import SampleConfig
+from ..diffusion.sampling.config import SampleConfig, SamplerName
 from ..diffusion.sampling.pipeline import (
     decode_latents,
     draw_noise_inputs,
@@ -61,6 +61,7 @@ def generate_views(
     seed: int = 0,
     steps: int | None = None,
     progress: Progress = SILENT,
+    sampler: SamplerName = "euler",
 ) -> Tensor:
     """Generates all views from an image that is framed as in training.
 
@@ -71,6 +72,7 @@ def generate_views(
         seed: seed of the noise.
         steps: denoising steps; the family's default if None.
         progress: checked for cancellation only.
+        sampler: ODE solver.
 
     Returns:
         (D, V, S, S, 3) in 0..1.
@@ -80,7 +82,7 @@ def generate_views(
         Cancelled: by the user.
     """
     size_px = image.shape[0]
-    config = SampleConfig(seed=seed, steps=steps)
+    config = SampleConfig(seed=seed, steps=steps, sampler=sampler)
     trajectory = plan_trajectory(model.family, size_px)
     noise = draw_noise_inputs(model, size_px, seed)
     with torch.no_grad():
