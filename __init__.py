@@ -14,6 +14,9 @@ async def comfy_entrypoint():
     from comfy_api.v0_0_2 import ComfyExtension
 
     from .nodes import node_classes
+    from .nodes.example_image import provide_example_image
+
+    provide_example_image()
 
     class Nova3DExtension(ComfyExtension):
         async def get_node_list(self) -> list[type]:

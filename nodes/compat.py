@@ -9,6 +9,8 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from .search_terms import search_settings
+
 CATEGORY = "NOVA3D"
 """Top-level category in the node menu."""
 
@@ -16,7 +18,9 @@ _SCHEMA_FIELDS = frozenset(io.Schema.__dataclass_fields__)
 
 
 def schema(**settings: Any) -> io.Schema:
-    """A node schema without the fields that this ComfyUI lacks, such as `search_aliases`."""
+    """A node schema with its search terms, without the fields that this ComfyUI lacks."""
+    aliases = settings.get("search_aliases", [])
+    settings = {**settings, **search_settings(settings["node_id"], aliases)}
     return io.Schema(**{name: value for name, value in settings.items() if name in _SCHEMA_FIELDS})
 
 

@@ -26,6 +26,7 @@ SHIPPED_NAMES = {
     "pyproject.toml",
     "requirements-train.txt",
     "requirements.txt",
+    "subgraphs",
     "web",
     "workflows",
 }

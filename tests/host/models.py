@@ -30,6 +30,8 @@ MINI = "mini.safetensors"
 BUILT_IN = ("nova3d-mini (built in)",) * is_shipped()
 """Names that are listed before all files."""
 SVD = "svd_xt.safetensors"
+BACKGROUND = "birefnet.safetensors"
+"""Only its name is valid: it lets prompts with Remove Background be validated."""
 OTHER_MODELS = {
     "sdxl.safetensors": "model.diffusion_model.input_blocks.0.0.weight",
     "lora.safetensors": "lora_unet_time_stack.lora_up.weight",
@@ -61,6 +63,8 @@ def write_models(models: Path) -> None:
     shutil.rmtree(scratch)
     for name, key in OTHER_MODELS.items():
         save_file({key: torch.zeros(320, 4, 3, 3)}, checkpoints / name)
+    (models / "background_removal").mkdir(exist_ok=True)
+    save_file({"unknown": torch.zeros(1)}, models / "background_removal" / BACKGROUND)
     content = (checkpoints / SV3D_P).read_bytes()
     (checkpoints / "cut.safetensors").write_bytes(content[: len(content) // 2])
 

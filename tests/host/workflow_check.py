@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -179,3 +180,54 @@ def _widget_values(node: dict[str, Any], info: dict[str, Any]) -> tuple[dict[str
     return values, [
         f"{node['type']} has more values than widgets: {remaining}"
     ] if remaining else []
+
+
+INPUT_NODE, OUTPUT_NODE = -10, -20
+"""Ids that stand for the sockets of a subgraph."""
+
+
+def graph_of_subgraph(subgraph: dict[str, Any]) -> dict[str, Any]:
+    """The nodes inside a subgraph as a graph; links from and to its sockets are removed."""
+    nodes = copy.deepcopy(subgraph["nodes"])
+    keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    links = [[link[key] for key in keys] for link in subgraph["links"]]
+    outside = {link[0] for link in links if link[1] == INPUT_NODE or link[3] == OUTPUT_NODE}
+    for node in nodes:
+        for socket in node["inputs"]:
+            socket["link"] = None if socket["link"] in outside else socket["link"]
+        for socket in node["outputs"]:
+            kept = [link for link in socket["links"] or [] if link not in outside]
+            socket["links"] = kept or None
+    return {"nodes": nodes, "links": [link for link in links if link[0] not in outside]}
+
+
+def prompt_from_blueprint(
+    blueprint: dict[str, Any], info: Info, values: dict[str, Any]
+) -> tuple[Prompt, dict[str, list], list[str]]:
+    """Converts a blueprint to an API prompt.
+
+    Args:
+        blueprint: a file of subgraphs/, with one node.
+        info: /object_info.
+        values: widget value or link for sockets of the blueprint's node, by name.
+
+    Returns:
+        The prompt of the nodes inside, the links of the outputs by name, and the problems.
+    """
+    (subgraph,) = blueprint["definitions"]["subgraphs"]
+    prompt, _ = prompt_from_graph(graph_of_subgraph(subgraph), info)
+    inside = {str(node["id"]): node for node in subgraph["nodes"]}
+    problems = [f"there is no input {name}" for name in values]
+    outputs: dict[str, list] = {}
+    for link in subgraph["links"]:
+        if link["origin_id"] == INPUT_NODE:
+            name = subgraph["inputs"][link["origin_slot"]]["name"]
+            target = str(link["target_id"])
+            if name in values:
+                problems.remove(f"there is no input {name}")
+                socket = inside[target]["inputs"][link["target_slot"]]["name"]
+                prompt[target]["inputs"][socket] = values[name]
+        elif link["target_id"] == OUTPUT_NODE:
+            name = subgraph["outputs"][link["target_slot"]]["name"]
+            outputs[name] = [str(link["origin_id"]), link["origin_slot"]]
+    return prompt, outputs, problems
