@@ -40,7 +40,9 @@ EXPECTED = {
     "image_to_mesh_nova3d",
     "photo_to_mesh",
     "sv3d_to_mesh",
+    "sv3d_to_mesh_normals",
     "v3d_to_mesh",
+    "v3d_to_mesh_normals",
 }
 APPS = {"image_to_mesh.app", "views_to_mesh.app"}
 NO_DOWNLOAD = {
@@ -51,8 +53,15 @@ NO_DOWNLOAD = {
     "mesh_against_reference",
 }
 """Templates that run with nothing but the pack."""
-NEWER_NODES = {"RemoveBackground", "LoadBackgroundRemovalModel"}
-"""Nodes of ComfyUI that its oldest supported version lacks; only photo_to_mesh uses them."""
+NEWER_NODES = {
+    "RemoveBackground",
+    "LoadBackgroundRemovalModel",
+    "LoadMoGeModel",
+    "MoGeInference",
+    "MoGeRender",
+}
+"""Nodes of ComfyUI that its oldest supported version lacks; photo_to_mesh and *_to_mesh_normals use
+them."""
 
 
 def load(path: Path) -> dict:
