@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -251,3 +252,43 @@ def test_lost_intrinsics_are_a_warning(load3d, caplog):
 def test_rejects_invalid_camera_lists(pack, load3d, infos, message):
     with pytest.raises(pack("nova3d_core.errors").InputError, match=message):
         load3d.cameras_from_viewer(infos, 64, 64)
+
+
+def test_render_splat_draws_points_where_our_cameras_see_them(load3d, checkout):
+    """The host's own rasteriser draws a point where our camera sees it."""
+    if not (checkout.path / "comfy_extras" / "nodes_gaussian_splat.py").is_file():
+        pytest.skip("this ComfyUI has no splats")
+    result = subprocess.run(
+        [str(checkout.python), "-c", RENDER_SPLAT],
+        cwd=checkout.path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    measured = json.loads(result.stdout.splitlines()[-1])
+    for info, point, (column, row) in measured:
+        camera = load3d.camera_from_viewer(info, 240, 180)
+        pixels, _ = camera.project(torch.tensor([point]))
+        assert pixels[0, 0].tolist() == pytest.approx([column, row], abs=0.6)
+
+
+RENDER_SPLAT = """
+import json, sys
+sys.argv = ["main.py", "--cpu"]
+import comfy.options
+comfy.options.enable_args_parsing()
+import torch
+from comfy_extras import nodes_gaussian_splat as splats
+measured = []
+for kind in ("orthographic", "perspective"):
+    for zoom, position in ((1.0, [2.0, 1.5, 3.0]), (1.7, [-3.0, 0.5, 2.0])):
+        info = splats._lookat_camera_info(position, [0.1, 0.2, 0.0], 35.0, "cpu", zoom, kind, 10.0)
+        for point in ([0.3, 0.4, 0.2], [-0.2, 0.1, 0.3]):
+            world = torch.tensor([point]) * torch.tensor([1.0, -1.0, -1.0])  # splats are y down
+            _, mask = splats._render_gaussian(
+                world, torch.ones(1, 3), torch.ones(1, 1), torch.full((1, 3), 0.02),
+                torch.tensor([[1.0, 0.0, 0.0, 0.0]]), 240, 180, 1.0, [0.0, 0.0, 0.0], info)
+            weight = mask.float() / mask.float().sum()
+            rows, columns = torch.arange(180) + 0.5, torch.arange(240) + 0.5
+            centre = [float((weight.sum(0) * columns).sum()), float((weight.sum(1) * rows).sum())]
+            measured.append([info, point, centre])
+print(json.dumps(measured))
+"""
