@@ -1,16 +1,17 @@
 """Fuses colour views with added normals of known error: how good must estimated normals be?
 
-    python dev.py bench added_normals --meshes DIR --objects animal_bull dino_crested ...
+    python dev.py bench added_normals --meshes DIR
 
-Each mesh is rendered from SV3D's 21 level cameras. Its normals are made wrong in the camera frame as
-monocular estimators do: flattened towards the viewer, blurred, and rotated smoothly until the mean
-error has the given value. They are added as 8-bit images, fused, and the mesh is evaluated.
+Each mesh is rendered from SV3D's 21 level cameras. Its normals are made wrong in the camera frame
+as monocular estimators do: flattened towards the viewer, blurred, and rotated smoothly until the
+mean error has the given value. They are added as 8-bit images, fused, and the mesh is evaluated.
 Writes added_normals.json and added_normals.md into the output folder after each fusion.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -84,7 +85,7 @@ class AddedNormalsBenchmark:
     """Output folder."""
     up_axis: UpAxis = "+Y"
     """Up axis of the meshes without a manifest."""
-    objects: tuple[str, ...] = ("animal_bull", "dino_crested", "axe_frost")
+    objects: tuple[str, ...] = ("animal_bull", "dino_crested", "character_knight")
     """Names of the meshes to use."""
     size_px: int = 224
     """Width and height of the views."""
@@ -202,6 +203,7 @@ def result_page(rows: list[list], settings: AddedNormalsBenchmark) -> ResultPage
         ],
         command="python dev.py bench added_normals --meshes DIR",
         machine=machine(),
+        date=time.strftime("%Y-%m-%d"),
     )  # fmt: skip
 
 
