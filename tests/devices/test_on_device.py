@@ -61,7 +61,9 @@ def test_fusion_in_torch_matches_the_cpu(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["nova3d", "nova3d-mini", "sv3d_u", "sv3d_p", "v3d"])
+@pytest.mark.parametrize(
+    "family", ["nova3d", "nova3d-mini", "sv3d_u", "sv3d_p", "v3d", "wonder3d", "wonder3d_plus"]
+)
 def test_sampling_in_every_dtype(family):
     pytest.importorskip("diffusers")
     check(run_module("workloads", f"sampling_{family}"), DTYPE_BOUNDS)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from nova3d_core.diffusion.codecs.clip import ClipEncoder, build_clip
+from nova3d_core.diffusion.codecs.clip import ClipEncoder, OpenAiClipEncoder, build_clip
 from nova3d_core.diffusion.codecs.clip_config import ClipConfig
 from nova3d_core.diffusion.codecs.pixels import PixelCodec
 from nova3d_core.diffusion.codecs.small_encoder import SmallEncoder
@@ -17,6 +17,8 @@ from nova3d_core.diffusion.families import FAMILIES, Family
 from nova3d_core.diffusion.model import MultiviewModel
 from nova3d_core.diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
 from nova3d_core.diffusion.network.unet import VideoUNet
+from nova3d_core.diffusion.network.unet_2d import MultiviewUNet2D
+from nova3d_core.diffusion.network.unet_2d_config import UNet2DConfig
 
 SIZE = 16
 """Width and height of an image; latents are half as large."""
@@ -40,8 +42,17 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
     return module.requires_grad_(False).eval()
 
 
-def small_config(family: Family) -> UNetConfig:
+def small_config(family: Family) -> UNetConfig | UNet2DConfig:
     """Architecture of a small UNet of a family: two levels, the deeper one without attention."""
+    if family.process == "ddim":
+        return UNet2DConfig(
+            model_channels=32,
+            channel_mult=(1, 2),
+            attention_levels=(True, False),
+            num_heads=2,
+            context_dim=CLIP.projection_dim,
+            camera_task_dim=CAMERA_TASK_DIM + 2 * len(family.camera_type),
+        )
     two_domains = len(family.domains) == 2
     latent = PIXELS.latent_channels if family.name == "nova3d-mini" else 4
     return UNetConfig(
@@ -78,12 +89,15 @@ def small_model(name: str = "nova3d", seed: int = 0, views: int | None = None) -
             randomised(encoder, seed + 2),
             "small.safetensors",
         )
-    vae = VaeConfig(WIDTHS, 1, 4, not family.name.startswith("sv3d"))
+    is_2d = family.process == "ddim"
+    vae = VaeConfig(WIDTHS, 1, 4, not (is_2d or family.name.startswith("sv3d")))
+    unet_class = MultiviewUNet2D if is_2d else VideoUNet
+    encoder_class = OpenAiClipEncoder if is_2d else ClipEncoder
     return MultiviewModel(
         family,
-        randomised(VideoUNet(small_config(family), device="meta"), seed),
+        randomised(unet_class(small_config(family), device="meta"), seed),
         VaeCodec(randomised(build_vae(vae), seed + 1)),
-        ClipEncoder(randomised(build_clip(CLIP), seed + 2)),
+        encoder_class(randomised(build_clip(CLIP), seed + 2)),
         "small.safetensors",
     )
 

@@ -169,20 +169,23 @@ def _check_count(family: Family, cameras: Cameras) -> None:
 
 
 def _warn_of_other_optics(family: Family, own: Cameras, given: Cameras) -> None:
-    """Warns if the given cameras' distance or focal length, which is ignored, differs."""
+    """Warns if the given cameras' projection or distance, which is ignored, differs."""
     focal, given_focal = (
-        float(each.intrinsics[0, 0, 0]) / each.width * (each.kind == "perspective")
-        for each in (own, given)
-    )
+        float(each.intrinsics[0, 0, 0]) / each.width for each in (own, given)
+    )  # in image widths; for orthographic cameras, image widths per world unit
     radius, given_radius = (float(each.positions.norm(dim=1).mean()) for each in (own, given))
-    focal_differs = abs(given_focal / focal - 1.0) > OPTICS_TOLERANCE
-    if focal_differs or abs(given_radius / radius - 1.0) > OPTICS_TOLERANCE:
+    orthographic = own.kind == "orthographic"
+    differs = own.kind != given.kind or abs(given_focal / focal - 1.0) > OPTICS_TOLERANCE
+    if not orthographic:
+        differs = differs or abs(given_radius / radius - 1.0) > OPTICS_TOLERANCE
+    if differs:
         logger.warning(
-            "only the angles of the given cameras are used: %s generates views from a distance of "
-            "%.2f with a focal length of %.2f image widths.",
+            "only the angles of the given cameras are used: %s generates %s.",
             family.label,
-            radius,
-            focal,
+            f"orthographic views of a width of {1.0 / focal:.2f}"
+            if orthographic
+            else f"views from a distance of {radius:.2f} with a focal length of {focal:.2f} image "
+            "widths",
         )
 
 
