@@ -90,7 +90,7 @@ class Placement(Protocol):
     """Decides on which device and in which dtype each part of a model runs, and loads it there."""
 
     def activation_budget(self, part: str) -> int:
-        """Memory in bytes that the activations of a part may use once it is loaded."""
+        """Memory in bytes that the activations of a part may use beside its weights."""
 
     def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
         """Makes a part ready to run.
@@ -144,7 +144,8 @@ class OneDevice:
     """Keep all parts on the GPU: faster where memory allows."""
 
     def activation_budget(self, part: str) -> int:
-        """Most of the device's free memory; call after `load_to_device`. See `Placement`."""
+        """Most of the device's free memory with the part loaded; see `Placement`."""
+        self.load_to_device(part, 0)
         free = available_bytes() if self.device.type == "cpu" else free_memory_bytes(self.device)
         return DEFAULT_BUDGET_BYTES if free is None else int(FREE_MEMORY_FRACTION * free)
 

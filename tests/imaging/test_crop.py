@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from nova3d_core.errors import InputError
-from nova3d_core.imaging.crop import CropConfig, composite_on_white, prepare_images
+from nova3d_core.imaging.crop import (
+    CropConfig,
+    composite_on_white,
+    object_bounds,
+    prepare_images,
+)
 
 RED = torch.tensor([0.8, 0.1, 0.1])
 
@@ -106,3 +111,50 @@ def test_settings_out_of_range_are_errors():
         CropConfig(size_px=4)
     with pytest.raises(InputError, match="foreground_ratio"):
         CropConfig(foreground_ratio=1.5)
+
+
+def test_soft_parts_are_inside_the_frame_and_crumbs_are_not():
+    """Glass, hair and soft shadows cover pixels by little; a matte's crumbs are small."""
+    image, mask = box_image(rows=(40, 80), columns=(60, 100))
+    mask[:, 40:80, 100:140] = 0.1  # a soft shadow
+    mask[:, 5:7, 5:7] = 1.0  # 4 of 3200 pixels
+    mask[:, 40:80, 40:60] = 0.04  # noise of a matte
+    assert object_bounds(mask[0]) == (40, 80, 60, 140)
+    _, framed = prepare_images(image, mask, CropConfig(160, 0.5))
+    solid, soft = ((framed[0] > level).nonzero() for level in (0.5, 0.08))
+    assert (int(soft[:, 1].min()), int(soft[:, 1].max()) + 1) == (40, 120)  # half of the width
+    assert (int(solid[:, 1].min()), int(solid[:, 1].max()) + 1) == (40, 80)
+
+
+def test_transparent_object_is_not_empty():
+    image, mask = box_image()
+    _, framed = prepare_images(image, 0.3 * mask, CropConfig(200, 0.7))
+    rows, columns = (framed[0] > 0.15).nonzero().unbind(dim=1)
+    assert int(columns.max()) + 1 - int(columns.min()) == pytest.approx(140, abs=1)
+    assert (int(rows.min()) + int(rows.max()) + 1) / 2 == pytest.approx(100, abs=1)
+
+
+def test_soft_edge_is_not_cut_off():
+    """A disc with a soft rim of 8 pixels is as large in the frame as its alpha, not its core."""
+    y, x = torch.meshgrid(torch.arange(200) + 0.5, torch.arange(200) + 0.5, indexing="ij")
+    distance = ((y - 100) ** 2 + (x - 100) ** 2).sqrt()
+    mask = ((64.0 - distance) / 16.0).clamp(0.0, 1.0)[None]  # full at 48, half at 56, 0 at 64
+    top, bottom, left, right = object_bounds(mask[0])
+    assert (bottom - top, right - left) == (126, 126)  # alpha > 0.05 within 63.2
+
+
+def test_many_small_parts_are_kept_together():
+    mask = torch.zeros(200, 200)
+    mask[10:190:9, 20:180:9] = 1.0  # each far below 1 % of all
+    assert object_bounds(mask) == (10, 182, 20, 174)
+    assert object_bounds(torch.zeros(8, 8)) is None
+
+
+def test_framing_may_be_kept():
+    image, mask = box_image(size=(120, 200), rows=(30, 70), columns=(20, 120))
+    colour, framed = prepare_images(image, mask, CropConfig(200, keep_framing=True))
+    assert extent(framed[0]) == (70, 110, 20, 120)  # padded by 40 rows above and below
+    assert (colour[0, :39] == 1.0).all()
+    square, own = box_image(size=(64, 64), rows=(5, 30), columns=(8, 40))
+    same, same_mask = prepare_images(square, own, CropConfig(64, keep_framing=True))
+    assert torch.equal(same, square) and torch.equal(same_mask, own)

@@ -141,6 +141,21 @@ def test_cpu_vae_option_keeps_the_codec_on_the_cpu(pack, host, model):
     assert load(parts.CODEC, 100) == (CPU, torch.float32)
 
 
+def test_activations_may_use_the_memory_beside_the_parts_weights(pack, host, model):
+    """The decoder may use what other parts leave: a large GPU decodes all views together."""
+    management, parts = pack("nodes.model_management"), pack("nova3d_core.diffusion.model")
+    host.management.get_total_memory = lambda device: 24 * GIB
+    placement = management.HostModelPlacement(management.manage_model(model, torch.float16))
+    weights = placement.managed.patchers[parts.UNET].model_size()
+    assert placement.activation_budget(parts.UNET) == int(23 * GIB - 1.1 * weights)
+    assert placement.activation_budget(parts.CODEC) == 23 * GIB  # a pixel codec has no weights
+    host.management.get_total_memory = lambda device: GIB
+    assert placement.activation_budget(parts.UNET) == GIB // 2
+    host.management.vae_device = lambda: CPU
+    placement = management.HostModelPlacement(management.manage_model(model, torch.float16))
+    assert placement.activation_budget(parts.CODEC) == 10 * GIB  # half of 20 GiB free
+
+
 def test_without_a_vae_device_the_torch_device_is_used(pack, host, model):
     del host.management.vae_device
     model.codec = nn.Linear(2, 2)

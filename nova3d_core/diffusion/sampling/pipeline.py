@@ -277,7 +277,7 @@ def sample_latents(
 
 
 def _memory_budget(config: SampleConfig, placement: Placement, part: str) -> float:
-    """Bytes for the activations of a loaded part."""
+    """Bytes for the activations of a part."""
     if config.memory_gib is None:
         return placement.activation_budget(part)
     return config.memory_gib * 2**30
@@ -334,7 +334,6 @@ def decode_latents(
     """
     codec, views = model.codec, latents.shape[2]
     size = tuple(side * codec.factor for side in latents.shape[-2:])
-    placement.load_to_device(CODEC, codec.decode_peak_bytes(*size, 1, codec.dtype))
     budget = _memory_budget(config, placement, CODEC)
 
     def chunk_size(dtype: torch.dtype) -> int:
