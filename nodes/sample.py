@@ -87,9 +87,9 @@ def _sampling_inputs() -> list[io.Input]:
         io.Combo.Input(
             "sampler", options=list(SAMPLER_NAMES), default="euler", optional=True,
             tooltip=(
-                "ODE solver. euler: as in the models' code; dpmpp_2m: second order, as good with "
-                "fewer steps; heun: second order, but two network evaluations per step. Ignored by "
-                "Wonder3D, which uses DDIM."
+                "ODE solver. euler: as in the models' code; dpmpp_2m: second order, a smaller "
+                "error with the same steps; heun: second order, but two network evaluations per "
+                "step. Ignored by Wonder3D, which uses DDIM."
             ),
         ),
         advanced(io.Combo.Input(
