@@ -219,6 +219,8 @@ _HASHGRID_RAY_SCALE = 0.1
 """The hash grid's rays per step relative to the dense grid's: networks are a hundred times slower
 per ray, and autograd stores every one."""
 _HASHGRID_MIN_RAYS = 2_000
+_HASHGRID_LAMBDA0_END = 0.4
+"""Its colours are more blurred when the few steps end, and blur alone is no conflict."""
 
 
 @dataclass(frozen=True)
@@ -288,8 +290,13 @@ class SdfFusionConfig:
             replace(level, ray_fraction=level.ray_fraction * _HASHGRID_RAY_SCALE, register_every=0)
             for level in levels
         )
-        min_rays = _HASHGRID_MIN_RAYS
-        return replace(self, levels=fewer, min_rays=min_rays, ray_chunk_size=4 * min_rays)
+        return replace(
+            self,
+            levels=fewer,
+            conflict=replace(self.conflict, lambda0_end=_HASHGRID_LAMBDA0_END),
+            min_rays=_HASHGRID_MIN_RAYS,
+            ray_chunk_size=4 * _HASHGRID_MIN_RAYS,
+        )
 
     @property
     def total_steps(self) -> int:

@@ -288,6 +288,7 @@ def _step(run: _FusionState, level: LevelConfig, decay: float, pose_lr: float) -
     for ids in sampled.split(run.ray_chunk_size):
         rays = dataset.at(ids)
         origin, direction = run.poses.transform_rays(rays.view, rays.origin, rays.direction)
+        run.field.track_rays = pose_lr > 0.0
         rendered = run.field.render(origin, direction)
         targets = _targets(run, rays, rendered.colour)
         loss = ray_loss(rendered, targets, weights, run.conflict.lambda0(run.done))

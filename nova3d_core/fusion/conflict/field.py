@@ -12,6 +12,9 @@ from ..poses.pose_table import PoseTable
 from ..rays import RayDataset
 from .model import ConflictModel
 
+_STEPS_PER_RENDER = 2
+"""Adam steps of f_psi on the same rays: it is cheap, and needs more of them than the surface."""
+
 
 class ConflictField(ConflictModel):
     """H_p = sum w_i f_psi(f_c, f_g, d(v), l, x_i), optimised with eq. 5 together with the surface.
@@ -54,10 +57,11 @@ class ConflictField(ConflictModel):
     def _fit(
         self, view: Tensor, pixel: Tensor, distance: Tensor, mask: Tensor, lambda0: float
     ) -> None:
-        conflict = self._field.render_conflict(view)
-        values = conflict.detach()
-        grad_conflict = self._grad_conflict(view, values, distance, mask, lambda0)
-        self._field.step_conflict(conflict, grad_conflict)
+        for _ in range(_STEPS_PER_RENDER):
+            conflict = self._field.render_conflict(view)
+            values = conflict.detach()
+            grad_conflict = self._grad_conflict(view, values, distance, mask, lambda0)
+            self._field.step_conflict(conflict, grad_conflict)
         limited = self._limit_front_view(values, view)
         self._last_conflict.view(-1).index_copy_(0, self._flat_index(view, pixel), limited)
 

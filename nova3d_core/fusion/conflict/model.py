@@ -72,7 +72,7 @@ class ConflictModel:
     def step(
         self, view: Tensor, pixel: Tensor, distance: Tensor, mask: Tensor, done: float
     ) -> None:
-        """One Adam step of H on eq. 5 for given colour distances (R,) of the rays of `at`."""
+        """Adam on eq. 5 for H, given the colour distances (R,) of the rays of `at`."""
         config = self._config
         self._distances.view(-1).index_copy_(0, self._flat_index(view, pixel), distance)
         if config.mode in ("robust", "off") or done < config.start_fraction:
@@ -96,7 +96,7 @@ class ConflictModel:
     def _fit(
         self, view: Tensor, pixel: Tensor, distance: Tensor, mask: Tensor, lambda0: float
     ) -> None:
-        """One Adam step of the learned H on eq. 5."""
+        """Adam on eq. 5 for the learned H."""
         raise NotImplementedError
 
     def _final_maps(self) -> Tensor:

@@ -20,6 +20,8 @@ class Field(Protocol):
 
     spacing: float
     """World size of a cell of the current level."""
+    track_rays: bool
+    """Whether `backward` may be asked for gradients of the rays of the next `render`."""
 
     def set_level(self, level: LevelConfig) -> None:
         """Changes to a level's resolution, keeping the shape."""

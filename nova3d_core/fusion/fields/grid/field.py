@@ -63,6 +63,8 @@ class DenseGrid:
         self._last: tuple | None = None
         self.area_weights = 1.0
         """World area per ray, by which the caller scales gradients."""
+        self.track_rays = True
+        """Of the interface; saves nothing here, as `backward` computes these gradients."""
 
     @property
     def spacing(self) -> float:

@@ -31,7 +31,7 @@ REGULARISER_SAMPLES = 2048
 """Sampled positions of the regularisers per step."""
 
 _TABLE_LR, _NETWORK_LR = 1e-2, 1e-3
-_CONFLICT_LR = 5e-3
+_CONFLICT_LR = 1e-2
 _COLOUR_LR_RATIO = 0.1  # of the level's colour_lr: 5e-3 at its default
 _SCALE_CELLS = 120.0  # times sdf_lr_cells: an Adam step then moves f by less than sdf_lr_cells
 _CACHE_CELLS = 64
@@ -52,8 +52,14 @@ class _ConflictInputs:
     """(N,) int64 index of the ray."""
     weight: Tensor
     """(N,) NeuS weight."""
+    colour: Tensor
+    """(N, 3) f_c."""
     features: Tensor
-    """(N, D) f_c, f_g, the direction, and the position with its coarse encoding."""
+    """(N, 13) f_g."""
+    direction: Tensor
+    """(N, 3)"""
+    position: Tensor
+    """(N, 3 + F) x in -1..1, and its coarse encoding levels."""
 
 
 class HashGridField:
@@ -105,7 +111,9 @@ class HashGridField:
             self.encoding = make_encoding(self.device, max_res)
             self.sdf_network = SDFNetwork(self.encoding.out_dim).to(self.device)
             self.color_network = ColorNetwork(self.encoding.out_dim).to(self.device)
-            self.conflict_network = ConflictNetwork(self.encoding.out_dim, views).to(self.device)
+            position_dim = 3 + self.encoding.features_per_level * _CONFLICT_LEVELS
+            self._conflict_position_dim = position_dim
+            self.conflict_network = ConflictNetwork(position_dim, views).to(self.device)
         self._generator = torch.Generator().manual_seed(seed)
         self._adam = torch.optim.AdamW(
             [
@@ -191,9 +199,14 @@ class HashGridField:
         depth = zero[:, 0].index_add(0, ray, sample_weight.detach() * t)
         self._outputs = [opacity, gradient, colours]
         seen = ray[visible]
-        inputs = (encoded[visible], out[visible, 1:], colour, directions[seen])
         self._conflict_inputs = _ConflictInputs(
-            len(origins), seen, weight.detach()[:, 0], self._conflict_features(*inputs)
+            len(origins),
+            seen,
+            weight.detach()[:, 0],
+            colour.detach(),
+            out.detach()[visible, 1:],
+            directions.detach()[seen],
+            encoded.detach()[visible, : self._conflict_position_dim],
         )
         return RenderOutput(opacity.detach(), gradient.detach(), colours.detach(), depth)
 
@@ -316,7 +329,8 @@ class HashGridField:
             raise InputError(
                 f"conflict got the view index {high}, but the field has {views} views."
             )
-        h = self.conflict_network(inputs.features, view[inputs.ray])  # (N,)
+        parts = (inputs.colour, inputs.features, inputs.direction, inputs.position)
+        h = self.conflict_network(*parts, view[inputs.ray])  # (N,)
         return h.new_zeros(len(view)).index_add(0, inputs.ray, inputs.weight * h)
 
     def step_conflict(self, conflict: Tensor, grad_conflict: Tensor) -> None:
@@ -339,14 +353,6 @@ class HashGridField:
     def _colours(self, encoded: Tensor, features: Tensor, sdf_gradient: Tensor) -> Tensor:
         normal = F.normalize(sdf_gradient.detach(), dim=1)
         return self.color_network(torch.cat([features, normal, encoded], dim=1))
-
-    def _conflict_features(
-        self, encoded: Tensor, features: Tensor, colour: Tensor, directions: Tensor
-    ) -> Tensor:
-        """(N, D) inputs of f_psi at N samples, without gradients and finer encoding levels."""
-        coarse = encoded.detach().clone()
-        coarse[:, 3 + self.encoding.features_per_level * _CONFLICT_LEVELS :] = 0.0
-        return torch.cat([colour.detach(), features.detach(), directions.detach(), coarse], dim=1)
 
     def _cached(self) -> Tensor:
         """Distances of the field on a coarse grid over the initial box, (X, Y, Z); cached."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEATURE_DIM = 13
 """Dimension of the geometry features f_g."""
+POSITION_OCTAVES = 3
+"""Frequencies of the position in f_psi: periods of 1, 1/2 and 1/4 of the box."""
 
 
 class SDFNetwork(nn.Module):
@@ -50,14 +54,20 @@ class ColorNetwork(nn.Sequential):
 class ConflictNetwork(nn.Module):
     """f_psi of eq. 4: the conflict h from colour, features, ray direction, view and position.
 
-    Small and with coarse encoding levels only, so that h is smooth; h starts near 0.02.
+    Small, with the position as sines and cosines down to a quarter of the box and without fine
+    encoding levels, so that h is smooth and still local; h starts near 0.02.
+
+    Args:
+        position_dim: coordinates in -1..1, then features of coarse encoding levels.
+        views: number of views.
     """
 
-    def __init__(self, in_dim: int, views: int, hidden_dim: int = 32, embedding_dim: int = 8):
+    def __init__(self, position_dim: int, views: int, hidden_dim: int = 32, embedding_dim: int = 8):
         super().__init__()
         self.view_embedding = nn.Embedding(views, embedding_dim)
+        in_dim = 3 + FEATURE_DIM + 3 + position_dim + 6 * POSITION_OCTAVES + embedding_dim
         self.net = nn.Sequential(
-            nn.Linear(3 + FEATURE_DIM + 3 + embedding_dim + in_dim, hidden_dim),
+            nn.Linear(in_dim, hidden_dim),
             nn.ReLU(),
             nn.Linear(hidden_dim, hidden_dim),
             nn.ReLU(),
@@ -67,7 +77,12 @@ class ConflictNetwork(nn.Module):
             self.net[-1].weight.mul_(0.1)
             self.net[-1].bias.fill_(-4.0)
 
-    def forward(self, features: Tensor, view: Tensor) -> Tensor:
-        return torch.sigmoid(
-            self.net(torch.cat([features, self.view_embedding(view)], dim=1))[:, 0]
-        )
+    def forward(
+        self, colour: Tensor, features: Tensor, direction: Tensor, position: Tensor, view: Tensor
+    ) -> Tensor:
+        """(N,) h from f_c (N, 3), f_g (N, 13), d(v) (N, 3), x (N, position_dim) and l (N,)."""
+        octaves = math.pi * 2.0 ** torch.arange(POSITION_OCTAVES, device=view.device)
+        angle = (position[:, :3, None] * octaves).flatten(1)  # (N, 3 octaves)
+        embedded = self.view_embedding(view)
+        inputs = (colour, features, direction, position, angle.sin(), angle.cos(), embedded)
+        return torch.sigmoid(self.net(torch.cat(inputs, dim=1))[:, 0])
