@@ -25,6 +25,8 @@ LABELS = {
         "file": "或 3D 文件",
     },
 }
+GROWING = "COMFY_AUTOGROW_V3"
+"""Type of a group of inputs that grows as they are connected."""
 SECTION = r"(<!-- generated: {} -->\n).*?(<!-- end -->)"
 
 
@@ -80,7 +82,7 @@ def _input_list(node: dict[str, Any], texts: dict[str, Any], labels: dict[str, s
     lines = []
     for key, spec in node_inputs(node).items():
         options, text = spec[1], texts["inputs"][key]
-        properties = [_type_names(input_type(spec), labels["file"]), _range(spec)]
+        properties = [_type_names(_shown_type(spec), labels["file"]), _range(spec)]
         if options.get("default") is not None:
             properties.append(f"{labels['default']} {_format(options['default'])}")
         properties += [labels["optional"]] * (key in optional)
@@ -105,9 +107,19 @@ def _type_names(types: str, or_file: str) -> str:
     return " / ".join(other) + (f" {or_file}" if len(other) < len(names) else "")
 
 
+def _shown_type(spec: list) -> str:
+    """Type of an input; for a group that grows, the type of its inputs."""
+    if input_type(spec) != GROWING:
+        return input_type(spec)
+    (each,) = [named for named in spec[1]["template"]["input"].values() if named]
+    return input_type(next(iter(each.values())))
+
+
 def _range(spec: list) -> str:
-    """Range of a number, or the choices of a list unless they are files of a folder."""
+    """Range of a number or of a number of inputs, or choices that are not files of a folder."""
     options = spec[1]
+    if input_type(spec) == GROWING:
+        return f"{options['template']['min']} … {options['template']['max']}"
     if input_type(spec) in ("INT", "FLOAT"):
         return f"{_format(options['min'])} … {_format(options['max'])}"
     if input_type(spec) == "COMBO" and options.get("default") is not None:

@@ -12,6 +12,8 @@ pytestmark = pytest.mark.host
 IDS = {
     "PrepareImage",
     "OrbitCameras",
+    "JoinCameras",
+    "JoinViews",
     "AssembleViews",
     "LoadViews",
     "SaveViews",
