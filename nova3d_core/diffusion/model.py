@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -128,6 +129,17 @@ def module_dtype(module: nn.Module) -> torch.dtype:
     """The dtype of a module's weights; float32 for one without weights."""
     weight = next(module.parameters(), None)
     return torch.float32 if weight is None else weight.dtype
+
+
+def cast_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in another dtype; each weight is cast directly, without a copy in its own dtype."""
+    copies: dict[int, Tensor] = {}
+    for weight in module.parameters():
+        copies[id(weight)] = nn.Parameter(weight.detach().to(dtype, copy=True), requires_grad=False)
+    for buffer in module.buffers():
+        target = dtype if buffer.is_floating_point() else buffer.dtype
+        copies[id(buffer)] = buffer.detach().to(target, copy=True)
+    return copy.deepcopy(module, copies)
 
 
 @dataclass(eq=False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from nova3d_core.diffusion.codecs.clip import ClipEncoder, build_clip
+from nova3d_core.diffusion.codecs.clip import ClipEncoder, OpenAiClipEncoder, build_clip
 from nova3d_core.diffusion.codecs.clip_config import ClipConfig
 from nova3d_core.diffusion.codecs.pixels import PixelCodec
 from nova3d_core.diffusion.codecs.small_encoder import SmallEncoder
@@ -17,6 +18,8 @@ from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import MultiviewModel
 from nova3d_core.diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
 from nova3d_core.diffusion.network.unet import VideoUNet
+from nova3d_core.diffusion.network.unet_2d import MultiviewUNet2D
+from nova3d_core.diffusion.network.unet_2d_config import UNet2DConfig
 
 UNET = "model.diffusion_model."
 CLIP = "conditioner.embedders.0.open_clip.model.visual."
@@ -115,6 +118,8 @@ def random_model(
     """A random model of a family, with all parts."""
     if family == "nova3d-mini":
         return mini_model(seed, dtype)
+    if family.startswith("wonder3d"):
+        return random_wonder3d(family, seed, dtype)
     temporal = not family.startswith("sv3d")
     vae = build_vae(
         VaeConfig(VAE.block_out_channels, VAE.layers_per_block, VAE.latent_channels, temporal)
@@ -124,6 +129,24 @@ def random_model(
         random_unet(family, seed, dtype),
         VaeCodec(randomised(vae, seed + 1, dtype)),
         ClipEncoder(randomised(build_clip(CLIP_SHAPE), seed + 2, dtype)),
+    )
+
+
+def random_wonder3d(family: str, seed: int, dtype: torch.dtype) -> MultiviewModel:
+    """A narrow Wonder3D with 8 heads and 32 norm groups, as in files without metadata."""
+    config = UNet2DConfig(
+        model_channels=64,
+        channel_mult=(1, 1, 2, 2),
+        context_dim=CLIP_SHAPE.projection_dim,
+        camera_task_dim=CAMERA_TASK_DIM + 2 * len(FAMILIES[family].camera_type),
+    )
+    vae = build_vae(VaeConfig(VAE.block_out_channels, temporal=False))
+    clip = build_clip(replace(CLIP_SHAPE, hidden_act="quick_gelu"))
+    return MultiviewModel(
+        FAMILIES[family],
+        randomised(MultiviewUNet2D(config, device="meta"), seed, dtype),
+        VaeCodec(randomised(vae, seed + 1, dtype)),
+        OpenAiClipEncoder(randomised(clip, seed + 2, dtype)),
     )
 
 

@@ -25,8 +25,8 @@ REAL = {
     "svd_diffusers_vae": ("svd", "diffusers", ("vae",), "video", None),
     "svd_diffusers_image_encoder": ("svd", "diffusers", ("image_encoder",), None, None),
     "ouroboros3d_mv_model_unet": ("ouroboros3d", "diffusers", ("unet",), None, "unet."),
-    "wonder3d_v1_diffusers_unet": ("unknown", "unknown", (), None, None),
-    "wonder3d_plus_diffusers_unet": ("unknown", "unknown", (), None, None),
+    "wonder3d_v1_diffusers_unet": ("wonder3d", "diffusers", ("unet",), None, ""),
+    "wonder3d_plus_diffusers_unet": ("wonder3d_plus", "diffusers", ("unet",), None, ""),
     "ouroboros3d_recon_model": ("ouroboros3d", "lgm", ("reconstruction",), None, None),
 }
 

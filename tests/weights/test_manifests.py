@@ -9,6 +9,7 @@ import pytest
 
 from nova3d_core.diffusion.network import operations
 from nova3d_core.diffusion.network.config import UNetConfig
+from nova3d_core.diffusion.network.unet_2d_config import UNet2DConfig
 from nova3d_core.errors import InputError
 from nova3d_core.weights.build.components import (
     codec_component,
@@ -59,18 +60,20 @@ DIFFUSERS_UNETS = {
     "sv3d_u_diffusers_unet": 256,
     "sv3d_p_diffusers_unet": 1280,
 }
+WONDER3D_UNETS = {
+    # class embedding width, parameters
+    "wonder3d_v1_diffusers_unet": (10, 910_785_284),
+    "wonder3d_plus_diffusers_unet": (14, 910_790_404),
+}
 OTHERS = {
     "svd_diffusers_vae",
     "svd_diffusers_image_encoder",
     "map_sgm_unet_to_diffusers_unet",  # not a checkpoint but a key map
 }
 _OUROBOROS = r"is Ouroboros3D, .* needs its reconstruction model"
-_IMAGE_MODEL = r"Contains another diffusion model, without temporal layers"
 EXCEPTIONS = {
     "ouroboros3d_mv_model_unet": _OUROBOROS,  # SVD's UNet with adapters, uses the model below
     "ouroboros3d_recon_model": _OUROBOROS,  # reconstructs splats from views
-    "wonder3d_v1_diffusers_unet": _IMAGE_MODEL,
-    "wonder3d_plus_diffusers_unet": _IMAGE_MODEL,
 }
 """Unsupported checkpoints, and how they are rejected."""
 
@@ -128,6 +131,17 @@ def test_public_diffusers_unet_matches_exactly(opened, name, width):
     assert sources(part) == set(file)
 
 
+@pytest.mark.parametrize(("name", "expected"), sorted(WONDER3D_UNETS.items()))
+def test_wonder3d_unet_matches_exactly(opened, name, expected):
+    width, parameters = expected
+    file = opened(name)
+    part = unet_component(file, identify(file.header), operations)
+    assert part.module.config == UNet2DConfig(camera_task_dim=width)
+    assert sources(part) == set(file) and len(file) == 802
+    assert all(name == source.name for name, source in part.key_map.items())
+    assert sum(weight.numel() for weight in part.module.parameters()) == parameters
+
+
 def test_public_diffusers_vae_and_image_encoder_match_exactly(opened):
     vae, encoder = opened("svd_diffusers_vae"), opened("svd_diffusers_image_encoder")
     assert sources(codec_component(vae)) == set(vae)
@@ -145,7 +159,8 @@ def test_old_image_encoder_may_contain_position_ids(opened):
 
 def test_every_manifest_is_supported_or_an_exception(checkpoint_manifests):
     names = {path.stem for path in checkpoint_manifests.glob("*.json")}
-    assert names == set(WHOLE) | set(DIFFUSERS_UNETS) | OTHERS | set(EXCEPTIONS)
+    supported = set(WHOLE) | set(DIFFUSERS_UNETS) | set(WONDER3D_UNETS)
+    assert names == supported | OTHERS | set(EXCEPTIONS)
 
 
 @pytest.mark.parametrize("name", sorted(EXCEPTIONS))

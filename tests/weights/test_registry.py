@@ -23,6 +23,8 @@ MANIFESTS = {
         "unet/diffusion_pytorch_model.safetensors",
         "unet/diffusion_pytorch_model.fp16.safetensors",
     ),
+    "wonder3d_v1_diffusers_unet": ("unet/diffusion_pytorch_model.bin",),
+    "wonder3d_plus_diffusers_unet": ("mvdiffusion/diffusion_pytorch_model.safetensors",),
     "svd_diffusers_vae": (
         "vae/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.fp16.safetensors",

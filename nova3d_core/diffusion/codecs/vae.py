@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...checks import check_shape
 from ...errors import InputError, MissingDependencyError
-from ..model import Codec, check_encodable, module_dtype
+from ..model import Codec, cast_copy, check_encodable, module_dtype
 from .vae_config import VaeConfig
 
 LATENT_SCALE = 0.18215
@@ -90,7 +90,7 @@ class VaeCodec(nn.Module):
             for name in names:
                 module = getattr(vae, name, None)
                 if module is not None and dtype not in (None, module_dtype(module)):
-                    vae._modules[name] = copy.deepcopy(module).to(dtype)
+                    vae._modules[name] = cast_copy(module, dtype)
         return VaeCodec(vae)
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:

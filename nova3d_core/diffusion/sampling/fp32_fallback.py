@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import StageError
-from ..model import module_dtype
+from ..model import cast_copy, module_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -62,4 +61,4 @@ def module_to_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The module if its weights have this dtype, else a converted copy."""
     if module_dtype(module) == dtype:
         return module
-    return copy.deepcopy(module).to(dtype)
+    return cast_copy(module, dtype)
