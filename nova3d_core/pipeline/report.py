@@ -24,7 +24,11 @@ def pose_report(before: Cameras, after: Cameras) -> str:
 
 
 def fusion_report(surface: Surface, views: Views) -> str:
-    """Summary of a fusion, with pose correction, conflict and exposure of each input view."""
+    """Summary of a fusion, with pose correction, conflict and exposure of each input view.
+
+    The table is 46 characters wide, so that it fits ComfyUI's Preview as Text: rotation in degrees,
+    shift in world units, mean conflict, exposure gain of red, green and blue.
+    """
     report = surface.report
     if surface.is_hull:
         return (
@@ -33,20 +37,19 @@ def fusion_report(surface: Surface, views: Views) -> str:
         )
     seconds = sum(report.seconds.values())
     lines = [
-        f"{len(views)} views fused in {report.steps} steps and {seconds:.1f} s, cell size "
-        f"{report.spacing:.4g}; {report.rays} rays on or near the object.",
-        "",
-        "view     rotation  translation  conflict  exposure (red, green, blue)",
+        f"{len(views)} views fused in {report.steps} steps and {seconds:.1f} s",
+        f"cell size {report.spacing:.4g}, {report.rays} rays near the object",
+        "view  rot/deg   shift  conflict  gain R,G,B",
     ]
     for view in range(len(views)):
-        gain = ", ".join(f"{channel:.2f}" for channel in report.gains[view])
+        gain = " ".join(f"{channel:.2f}" for channel in report.gains[view])
         lines.append(
-            f"{view:4d}  {report.rotation_deg[view]:7.2f} deg  {report.translation[view]:11.4f}  "
-            f"{report.mean_conflict[view]:8.1%}  {gain}"
+            f"{view:4d}  {report.rotation_deg[view]:7.2f}  {report.translation[view]:6.4f}  "
+            f"{report.mean_conflict[view]:7.1%}  {gain}"
         )
     lines.append("")
     if report.reverted:
         reverted = ", ".join(str(view) for view in report.reverted)
         lines.append(f"Input pose kept because it fits the silhouette better: view {reverted}.")
-    lines.append("The pose of view 0 is exact by definition; the others are relative to it.")
+    lines.append("View 0 is fixed; poses are relative to it.")
     return "\n".join(lines) + "\n"
