@@ -24,7 +24,8 @@ class BatchLayout:
     embedding: Tensor
     """(N, E) embedding of the noise level and the other conditions of each image."""
     context: Tensor
-    """(B, M, Cc) cross-attention context; M is 1 for an image embedding."""
+    """(B, M, Cc) cross-attention context, or (B, V, M, Cc) for one per view; M is 1 for an image
+    embedding."""
 
     @property
     def sizes(self) -> tuple[int, int, int]:

@@ -57,7 +57,10 @@ class TransformerBlock(nn.Module):
         x = x + self.attn1(self.norm1(x))
         if self.attn_align is not None:
             x = x + self._align(self.norm_align(x), layout)
-        x = x + self._to_context(x, layout, (layout.domains, layout.views))
+        context, repeats = layout.context, layout.views
+        if context.dim() == 4:
+            context, repeats = context.flatten(0, 1), 1  # (B V, M, Cc)
+        x = x + self._to_context(x, context, (layout.domains, repeats))
         return x + self.ff(self.norm3(x))
 
     def _align(self, x: Tensor, layout: BatchLayout) -> Tensor:
@@ -66,19 +69,19 @@ class TransformerBlock(nn.Module):
         joint = self.attn_align(views.flatten(2, 3).flatten(0, 1))  # (B V, D n, C)
         return _domains_first(joint, layout).flatten(0, 2)  # (N, n, C)
 
-    def _to_context(self, x: Tensor, layout: BatchLayout, repeats: tuple[int, int]) -> Tensor:
-        """Cross-attention of x to the context of its object, broadcastable to x.
+    def _to_context(self, x: Tensor, context: Tensor, repeats: tuple[int, int]) -> Tensor:
+        """Cross-attention of x to its context, broadcastable to x.
 
         Args:
             x: (before B after, L, C) tokens.
-            layout: holds the context (B, M, Cc).
-            repeats: sizes of the batch axes before and after the object axis B.
+            context: (B, M, Cc); B is objects, or objects and views.
+            repeats: sizes of the batch axes before and after B.
         """
         before, after = repeats
-        if layout.context.shape[1] == 1:
-            out = self.attn2.cross_attend_single(layout.context)  # (B, 1, C)
+        if context.shape[1] == 1:
+            out = self.attn2.cross_attend_single(context)  # (B, 1, C)
             return _repeat_objects(out, before, after)  # (N, 1, C)
-        context = _repeat_objects(layout.context, before, after)  # (N, M, Cc)
+        context = _repeat_objects(context, before, after)  # (N, M, Cc)
         return self.attn2.cross_attend(self.norm2(x), context)
 
 
@@ -107,7 +110,9 @@ class ViewTransformerBlock(TransformerBlock):
         x = x + self.attn1(self.norm1(x))
         if self.attn_align is not None:
             x = x + self._align_positions(self.norm_align(x), layout, positions)
-        x = x + self._to_context(x, layout, (layout.domains, positions))
+        # as in SVD, the first view's context serves all views of a position
+        context = layout.context[:, 0] if layout.context.dim() == 4 else layout.context
+        x = x + self._to_context(x, context, (layout.domains, positions))
         x = x + self.ff(self.norm3(x))
         x = x.unflatten(0, (layout.domains, layout.objects, positions))  # (D, B, n, V, C)
         return x.transpose(2, 3).flatten(0, 2)

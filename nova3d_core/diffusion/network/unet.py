@@ -76,7 +76,7 @@ class VideoUNet(nn.Module):
                 image's latent; h and w multiples of 8 for four levels. The B objects are
                 independent.
             c_noise: (B,) noise level of each object, ln(sigma) / 4.
-            context: (B, M, Cc) image embedding; M is usually 1.
+            context: (B, M, Cc) image embedding, or (B, V, M, Cc) for one per view; M is usually 1.
             added_embeds: (B, V, A) sinusoidal embeddings of the added conditions.
             camera_task: (D, B, V, 10) camera and task embedding, for networks that take one.
 
@@ -122,7 +122,9 @@ class VideoUNet(nn.Module):
                 f"{multiple}."
             )
         check_shape("the UNet's c_noise", c_noise, "B", B=objects)
-        check_shape("the UNet's context", context, "B M C", B=objects, C=config.context_dim)
+        shape = "B V M C" if context.dim() == 4 else "B M C"
+        given = {"V": views} if context.dim() == 4 else {}
+        check_shape("the UNet's context", context, shape, B=objects, C=config.context_dim, **given)
         check_shape(
             "the UNet's added_embeds",
             added_embeds,

@@ -21,9 +21,10 @@ class Conditioning:
     """Conditioning of B objects with V views each."""
 
     latent: Tensor
-    """(B, C, h, w) unscaled latent of the input image, concatenated with each noisy latent."""
+    """(B, C, h, w) unscaled latent of the input image, concatenated with each noisy latent; or one
+    per view (B, V, C, h, w)."""
     context: Tensor
-    """(B, 1, Cc) image embedding of the clean input image."""
+    """(B, 1, Cc) image embedding of the clean input image; or one per view (B, V, 1, Cc)."""
     added_embeds: Tensor
     """(B, V, A) sinusoidal embeddings of the added conditions."""
     camera_task: Tensor | None = None

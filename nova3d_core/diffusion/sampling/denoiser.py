@@ -92,8 +92,10 @@ class Denoiser:
         self.before_forward()
         domains, objects, views = x.shape[:3]
         scaled = (edm.c_in * x).to(self.dtype)
-        latent = conditioning.latent.to(self.dtype)[None, :, None]  # (1, B, 1, C, h, w)
-        latent = latent.expand(domains, -1, views, -1, -1, -1)
+        latent = conditioning.latent.to(self.dtype)
+        if latent.dim() == 4:
+            latent = latent[:, None]  # (B, 1, C, h, w), the same for all views
+        latent = latent[None].expand(domains, -1, views, -1, -1, -1)
         c_noise = torch.full((objects,), edm.c_noise, device=x.device)
         out = self.unet(
             torch.cat([scaled, latent], dim=3),
