@@ -8,7 +8,7 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.fusion.config import CONFLICT_MODES, FIELD_KINDS, PRESETS
 from ..nova3d_core.pipeline.config import FALLBACKS
-from .compat import CATEGORY, advanced, camera_info_output, schema
+from .compat import CATEGORY, advanced, camera_info_output, mesh_or_file, schema
 from .runtime import NodeContext, node_context, with_warnings
 from .sockets import SURFACE, VIEWS, SocketBundle
 
@@ -86,8 +86,9 @@ def _fusion_inputs() -> list[io.Input]:
             options=list(CONFLICT_MODES),
             default="model",
             tooltip=(
-                "Handling of contradictions between views. model: learned conflict field, best; "
-                "robust: robust loss per pixel; off: trust all pixels."
+                "Handling of contradictions between views. model: learned as a smooth map per "
+                "view, best; field: learned by the paper's conflict network, only with the field "
+                "hashgrid; robust: robust loss per pixel; off: trust all pixels."
             ),
         ),
         io.Float.Input(
@@ -229,6 +230,14 @@ class RefinePoses(io.ComfyNode):
                 _preset_input(),
                 _seed_input(),
                 _device_input(),
+                mesh_or_file(
+                    "mesh",
+                    optional=True,
+                    tooltip=(
+                        "Mesh of the object in the cameras' world frame, if there is one: the "
+                        "node checks first that the views fit it."
+                    ),
+                ),
             ],
             outputs=[
                 VIEWS.Output(
@@ -242,14 +251,18 @@ class RefinePoses(io.ComfyNode):
 
     @classmethod
     @with_warnings
-    def execute(cls, views, preset, seed, device) -> io.NodeOutput:
+    def execute(cls, views, preset, seed, device, mesh=None) -> io.NodeOutput:
         from ..nova3d_core.pipeline.report import pose_report
         from ..nova3d_core.pipeline.stages import refine_views
+        from .adapters import single_mesh_from_socket
         from .load3d import viewer_cameras
 
         with node_context(GPU_GIB, device, fusion_field="grid") as context:
             config = _sdf_config(context, preset, seed)
-            refined = refine_views(views.bundle, config, context.progress, context.device)
+            reference = None if mesh is None else single_mesh_from_socket(mesh)
+            refined = refine_views(
+                views.bundle, config, context.progress, context.device, reference
+            )
             report = pose_report(views.bundle.cameras, refined.cameras)
             return io.NodeOutput(SocketBundle(refined), report, viewer_cameras(refined.cameras))
 

@@ -31,4 +31,13 @@ def fuse_views(
     config, timer = config or FuseConfig(), StageTimer()
     surface, refined = fuse_to_surface(views, config, progress, device, timer)
     mesh = extract_mesh(surface, config.meshing, progress=progress, timer=timer)
-    return bake_views(mesh, refined, config, surface, keep_uv=False, progress=progress, timer=timer)
+    return bake_views(
+        mesh,
+        refined,
+        config,
+        surface,
+        keep_uv=False,
+        progress=progress,
+        timer=timer,
+        check_fit=False,  # the mesh was made from these views
+    )

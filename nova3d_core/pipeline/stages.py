@@ -35,6 +35,7 @@ from ..progress import SILENT, Progress
 from ..sdf_grid import SdfGrid, grid_points, sample_trilinear
 from ..texturing.bake import bake_texture
 from ..texturing.own_colour import OwnColour
+from ..texturing.view_fit import check_views_fit
 from ..texturing.visibility import observed_vertices
 from ..views import Views
 from .config import FuseConfig
@@ -132,8 +133,14 @@ def refine_views(
     config: SdfFusionConfig | None = None,
     progress: Progress = SILENT,
     device: torch.device | str = "cpu",
+    mesh: Mesh | None = None,
 ) -> Views:
-    """`fusion.fuse.refine_poses` for views with or without masks; see `ensure_masks`."""
+    """`fusion.fuse.refine_poses` for views with or without masks; see `ensure_masks`.
+
+    A mesh of the object, if given, is compared with the views first; see `check_views_fit`.
+    """
+    if mesh is not None:
+        check_views_fit(mesh, views, progress)
     return refine_poses(ensure_masks(views), config, progress, device)
 
 
@@ -200,6 +207,7 @@ def bake_views(
     timer: StageTimer | None = None,
     keep_colour: bool = True,
     edit_masks: Tensor | None = None,
+    check_fit: bool = True,
 ) -> FusionResult:
     """Unwraps a mesh and bakes the views onto it.
 
@@ -214,16 +222,21 @@ def bake_views(
         keep_colour: keep the mesh's own texture or vertex colours, if any, where no view sees it,
             instead of inpainting.
         edit_masks: (V, H, W) in 0..1: bake only these pixels over the mesh's own colours.
+        check_fit: compare the mesh's silhouettes with the masks first; see `check_views_fit`.
 
     Raises:
-        InputError: the surface was fused from other views, or as `bake_texture`.
+        InputError: the surface was fused from other views, the views do not fit the mesh, or as
+            `bake_texture`.
         StageError: no view observes the mesh.
     """
-    config, timer, views = config or FuseConfig(), timer or StageTimer(), ensure_masks(views)
+    config, timer = config or FuseConfig(), timer or StageTimer()
+    given_masks, views = views.masks, ensure_masks(views)
     mesh, method, conflict = mesh.with_origin(views.cameras.origin), "given", None
     if surface is not None:
         _check_same_views(surface, views)
         views, conflict = with_refined_cameras(views, surface), surface.conflict
+    if check_fit:
+        check_views_fit(mesh, replace(views, masks=given_masks), progress)
     keep_uv = keep_uv and mesh.uv is not None
     keep_colour = keep_colour or edit_masks is not None
     own_colour = OwnColour.of(mesh, keep_uv) if keep_colour else None
@@ -252,7 +265,8 @@ def texture_surface(
     """A surface as a textured mesh: `extract_mesh`, then `bake_views`."""
     config = config or FuseConfig()
     mesh = extract_mesh(surface, config.meshing, progress=progress)
-    return bake_views(mesh, views, config, surface, progress=progress).mesh
+    baked = bake_views(mesh, views, config, surface, progress=progress, check_fit=False)
+    return baked.mesh
 
 
 def scale_steps(config: SdfFusionConfig, scale: float) -> SdfFusionConfig:

@@ -1,0 +1,350 @@
+"""Whether views fit a mesh: its silhouettes in their cameras against their masks.
+
+Where they do not, the scale, translation and rotation that would make the mesh fit are searched, so
+that the message can name what is off.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cameras.cameras import Cameras
+from ..cameras.rotations import axis_angle_to_matrix
+from ..errors import InputError
+from ..imaging.matte import matte_from_white
+from ..mesh import Mesh
+from ..progress import SILENT, Progress
+from ..rendering.raycast import RayCaster
+from ..rendering.views import sample_positions
+from ..views import Views
+
+logger = logging.getLogger(__name__)
+
+STAGE = "checking"
+_IMAGE_PX, _SEARCH_PX = 96, 48
+"""Longest image side of the check and of the search."""
+_MAX_VIEWS, _MAX_SEARCH_VIEWS = 24, 6
+_SURE_GAIN, _LIKELY_GAIN = 0.2, 0.08
+"""Gain in fit of a moved mesh from which the given one is surely, or likely, wrong."""
+_GOOD_FIT, _EXACT_FIT = 0.85, 0.94
+"""Fit that a moved mesh must reach to explain a sure, or a likely misfit: meshes from noisy views
+also shrink."""
+_POOR_FIT, _NO_FIT = 0.6, 0.25
+"""Fit below which an unexplained misfit is a warning, or an error."""
+_MIN_CONTAINED = 0.5
+"""Ratio of one silhouette inside the other from which the mesh may be a part of the object."""
+_OUTLIER_FIT, _OUTLIER_GAP = 0.5, 0.3
+"""A view whose fit is below the first and this much below the median is named."""
+_MIN_SCALE, _MIN_SHIFT = 1.04, 0.04
+"""Smallest scale, and translation relative to the mesh's size, that are named."""
+_ROTATION_GAIN = 0.1
+"""Gain in fit that a rotation needs over scale and translation alone."""
+_ALIGN_STEPS = 3
+_YAW_STEP_DEG = 15
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a mesh is moved about its centre: rotation, then scale, then translation."""
+
+    rotation: Tensor
+    """(3, 3)."""
+    scale: float
+    shift: Tensor
+    """(3,) world units."""
+
+    def matrix(self, centre: Tensor) -> Tensor:
+        """(4, 4) affine matrix in float64 that acts on the mesh."""
+        matrix = torch.eye(4, dtype=torch.float64)
+        matrix[:3, :3] = self.scale * self.rotation.double()
+        matrix[:3, 3] = centre.double() - matrix[:3, :3] @ centre.double() + self.shift.double()
+        return matrix
+
+
+@dataclass(frozen=True)
+class ViewFit:
+    """How well V views fit a mesh."""
+
+    views: tuple[int, ...]
+    """Indices of the views that were compared."""
+    fits: tuple[float, ...]
+    """For each of them the overlap in 0..1; deviations of up to a pixel of 96 do not count."""
+    iou: float
+    """Mean intersection over union of silhouettes and masks."""
+    is_partial: bool
+    """Whether the mesh may be a part of the object, or the object a part of the mesh."""
+
+    @property
+    def fit(self) -> float:
+        """Mean fit of the views."""
+        return float(np.mean(self.fits))
+
+
+def check_views_fit(mesh: Mesh, views: Views, progress: Progress = SILENT) -> ViewFit | None:
+    """Raises InputError if views surely do not fit a mesh; warns if they likely do not.
+
+    Without masks, mattes from the white background are compared, and nothing is raised.
+
+    Args:
+        mesh: any mesh.
+        views: their cameras in the same world frame.
+        progress: checked for a cancel during the search.
+
+    Returns:
+        The fit, or None if no view has a mask that is neither empty nor full.
+
+    Raises:
+        InputError: the views do not fit; the message has the IoU and, where it can be found, the
+            scale, translation or rotation that is off.
+        Cancelled: on request.
+    """
+    mesh = mesh.to("cpu").with_origin(views.cameras.origin)
+    masks = views.masks if views.masks is not None else matte_from_white(views.colour)
+    scene = _Scene.of(RayCaster.from_mesh(mesh), views.cameras.to("cpu"), masks.cpu(), _IMAGE_PX)
+    if scene is None:
+        return None
+    found = scene.compare(torch.eye(4, dtype=torch.float64))
+    logger.info("the views fit the mesh with an IoU of %.2f", found.iou)
+    if found.fit < 1.0 - _LIKELY_GAIN:
+        low, high = mesh.bounds
+        search = _Scene.of(scene.caster, views.cameras.to("cpu"), masks.cpu(), _SEARCH_PX)
+        moved = _best_placement(search.select(_MAX_SEARCH_VIEWS), (low + high) / 2, progress)
+        better = scene.compare(moved.matrix((low + high) / 2))
+        size = float((high - low).max())
+        _report_misfit(found, better, moved, size, has_masks=views.masks is not None)
+    _warn_outliers(found)
+    return found
+
+
+def _report_misfit(
+    found: ViewFit, better: ViewFit, moved: Placement, size: float, has_masks: bool
+) -> None:
+    """Raises or warns if a moved mesh fits clearly better, or if the fit is poor."""
+    gain = better.fit - found.fit
+    faults, remedies = _describe(moved, size)
+    value = f"the views do not fit the mesh: masks and silhouettes have an IoU of {found.iou:.2f}"
+    is_sure = bool(faults) and gain >= _SURE_GAIN and better.fit >= _GOOD_FIT
+    is_likely = bool(faults) and gain >= _LIKELY_GAIN and better.fit >= _EXACT_FIT
+    if is_sure or is_likely:
+        message = f"{value}. The mesh is {' and '.join(faults)} (corrected: {better.iou:.2f})."
+        hint = " and ".join(remedies)
+        hint = f"{hint[0].upper()}{hint[1:]}, or use the cameras that belong to this mesh."
+    elif found.fit < _POOR_FIT:
+        message = f"{value}."
+        hint = "Check that they show the same object in one world frame, up axis and unit."
+        is_sure = found.fit < _NO_FIT and not found.is_partial
+    else:
+        return
+    if is_sure and has_masks:
+        raise InputError(message, hint)
+    logger.warning("%s %s", message, hint)
+
+
+def _warn_outliers(found: ViewFit) -> None:
+    median = float(np.median(found.fits))
+    outliers = [
+        view
+        for view, fit in zip(found.views, found.fits, strict=True)
+        if fit < _OUTLIER_FIT and fit < median - _OUTLIER_GAP
+    ]
+    if outliers:
+        logger.warning(
+            "%s %s %s not fit the mesh, the others do: check their images and cameras",
+            "view" if len(outliers) == 1 else "views",
+            ", ".join(map(str, outliers)),
+            "does" if len(outliers) == 1 else "do",
+        )
+
+
+def _describe(moved: Placement, size: float) -> tuple[list[str], list[str]]:
+    """What is off about a mesh that must be moved, and what to do: clauses."""
+    faults, remedies = [], []
+    cosine = (float(moved.rotation.trace()) - 1.0) / 2.0
+    angle_deg = math.degrees(math.acos(min(max(cosine, -1.0), 1.0)))
+    if angle_deg > 1.0:
+        signed_deg, axis = _describe_axis(moved.rotation, angle_deg)
+        faults.append(f"rotated by {angle_deg:.0f} degrees about {axis}")
+        remedies.append(f"rotate it by {signed_deg:.0f} degrees about {axis}")
+    if max(moved.scale, 1.0 / moved.scale) >= _MIN_SCALE:
+        too_large = moved.scale < 1.0
+        factor = 1.0 / moved.scale if too_large else moved.scale
+        faults.append(f"{factor:.2f} times too {'large' if too_large else 'small'}")
+        remedies.append(f"scale it by {moved.scale:.2f}")
+    if float(moved.shift.norm()) >= _MIN_SHIFT * size:
+        x, y, z = moved.shift.tolist()
+        faults.append(f"displaced by {float(moved.shift.norm()) / size:.2f} of its size")
+        remedies.append(f"move it by ({x:.3g}, {y:.3g}, {z:.3g})")
+    return faults, remedies
+
+
+def _describe_axis(rotation: Tensor, angle_deg: float) -> tuple[float, str]:
+    """Signed angle and name of the axis of a rotation; an axis with a name if it has one."""
+    axis = _rotation_axis(rotation)
+    largest = int(axis.abs().argmax())
+    if float(axis.abs()[largest]) > 0.999:
+        return math.copysign(angle_deg, float(axis[largest])), "XYZ"[largest]
+    x, y, z = axis.tolist()
+    return angle_deg, f"({x:.2g}, {y:.2g}, {z:.2g})"
+
+
+def _rotation_axis(rotation: Tensor) -> Tensor:
+    """(3,) unit axis of a rotation by more than 0 degrees."""
+    axis = torch.stack(
+        [
+            rotation[2, 1] - rotation[1, 2],
+            rotation[0, 2] - rotation[2, 0],
+            rotation[1, 0] - rotation[0, 1],
+        ]
+    )
+    if float(axis.norm()) < 1e-3:  # 180 degrees: R + 1 = 2 a a^T
+        columns = rotation + torch.eye(3)
+        axis = columns[:, int(columns.norm(dim=0).argmax())]
+    axis = torch.nn.functional.normalize(axis, dim=0)
+    return torch.where(axis.abs() < 1e-3, torch.zeros(3), axis)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """A mesh, cameras and masks at a small size."""
+
+    caster: RayCaster
+    cameras: Cameras
+    masks: Tensor
+    """(V, H, W) bool."""
+    indices: tuple[int, ...]
+    """Of the V views among all."""
+
+    @classmethod
+    def of(
+        cls, caster: RayCaster, cameras: Cameras, masks: Tensor, longest_px: int
+    ) -> _Scene | None:
+        """The views that have something inside and outside their masks; None if there are none."""
+        height, width = masks.shape[1:]
+        scale = min(longest_px / max(height, width), 1.0)
+        size = max(round(height * scale), 1), max(round(width * scale), 1)
+        small = torch.nn.functional.interpolate(masks[:, None], size, mode="area")[:, 0] > 0.5
+        coverage = small.flatten(1).float().mean(dim=1)
+        usable = torch.nonzero((coverage > 0.0) & (coverage < 1.0))[:, 0].tolist()
+        if not usable:
+            return None
+        scene = cls(caster, cameras.resized(size[1], size[0])[usable], small[usable], tuple(usable))
+        return scene.select(_MAX_VIEWS)
+
+    def select(self, count: int) -> _Scene:
+        """At most `count` views, evenly spaced."""
+        if len(self.indices) <= count:
+            return self
+        chosen = np.linspace(0, len(self.indices) - 1, count).round().astype(int).tolist()
+        indices = tuple(self.indices[each] for each in chosen)
+        return _Scene(self.caster, self.cameras[chosen], self.masks[chosen], indices)
+
+    def silhouettes(self, matrix: Tensor) -> Tensor:
+        """(V, H, W) bool silhouettes of the mesh under an affine (4, 4) matrix."""
+        inverse = torch.linalg.inv(matrix.double()).float()
+        pixels = sample_positions(self.cameras.width, self.cameras.height, 1)
+        origins, directions = self.cameras.rays(pixels)  # (V, P, 3)
+        origins = origins @ inverse[:3, :3].T + inverse[:3, 3]
+        directions = torch.nn.functional.normalize(directions @ inverse[:3, :3].T, dim=-1)
+        hits = self.caster.first_hits(
+            origins.reshape(-1, 3).numpy(), directions.reshape(-1, 3).numpy()
+        )
+        return torch.from_numpy(hits.hit).reshape(self.masks.shape)
+
+    def compare(self, matrix: Tensor) -> ViewFit:
+        """The fit of the mesh under an affine (4, 4) matrix."""
+        found, masks = self.silhouettes(matrix), self.masks
+        common = (found & masks).flatten(1).sum(dim=1)
+        union = (found | masks).flatten(1).sum(dim=1).clamp_min(1)
+        wrong = (found & ~_dilate(masks)) | (masks & ~_dilate(found))
+        fits = 1.0 - wrong.flatten(1).sum(dim=1) / union
+        smaller = torch.minimum(found.flatten(1).sum(dim=1), masks.flatten(1).sum(dim=1))
+        contained = float((common / smaller.clamp_min(1)).mean())
+        iou = float((common / union).mean())
+        return ViewFit(self.indices, tuple(fits.tolist()), iou, contained >= _MIN_CONTAINED)
+
+    def aligned(self, rotation: Tensor, centre: Tensor) -> Placement:
+        """A rotated mesh, with the scale and the translation that fit areas and centroids best."""
+        moved = Placement(rotation, 1.0, torch.zeros(3))
+        target, area = _centroids(self.masks), self.masks.flatten(1).sum(dim=1)
+        for _ in range(_ALIGN_STEPS):
+            found = self.silhouettes(moved.matrix(centre))
+            projected, jacobian = _project_with_jacobian(self.cameras, centre + moved.shift)
+            sizes = found.flatten(1).sum(dim=1)
+            seen = sizes > 0
+            current = torch.where(seen[:, None], _centroids(found), projected)
+            offset = torch.linalg.lstsq(
+                jacobian.reshape(-1, 3).double(),
+                (target - current).reshape(-1, 1).double(),
+                driver="gelsd",
+            ).solution[:, 0]
+            scale = moved.scale
+            if bool(seen.any()):
+                ratios = (area[seen] / sizes[seen]).sqrt()
+                scale *= float(ratios.median().clamp(0.2, 5.0))
+            moved = Placement(rotation, scale, moved.shift + offset.float())
+        return moved
+
+
+def _best_placement(scene: _Scene, centre: Tensor, progress: Progress) -> Placement:
+    """The placement of the mesh that fits best; unrotated unless a rotation fits clearly better."""
+
+    def score(moved: Placement) -> float:
+        progress.check(STAGE)
+        return scene.compare(moved.matrix(centre)).fit
+
+    plain = scene.aligned(torch.eye(3), centre)
+    best, best_fit = plain, score(plain)
+    needed = best_fit + _ROTATION_GAIN
+    if best_fit >= 1.0 - _LIKELY_GAIN:
+        return plain
+    for rotation in _rotations():
+        moved = scene.aligned(rotation, centre)
+        fit = score(moved)
+        if fit > max(best_fit, needed):
+            best, best_fit = moved, fit
+        if best_fit >= 1.0 - _LIKELY_GAIN / 4:
+            break
+    return best
+
+
+def _rotations() -> Iterator[Tensor]:
+    """(3, 3) rotations: all that map axes to axes, and those about +Y in small steps."""
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            matrix = torch.zeros(3, 3)
+            matrix[torch.arange(3), torch.tensor(order)] = torch.tensor(signs)
+            if float(torch.linalg.det(matrix)) > 0.0 and not torch.equal(matrix, torch.eye(3)):
+                yield matrix
+    for angle_deg in range(_YAW_STEP_DEG, 360, _YAW_STEP_DEG):
+        if angle_deg % 90:
+            yield axis_angle_to_matrix(torch.tensor([0.0, math.radians(angle_deg), 0.0]))
+
+
+def _dilate(masks: Tensor) -> Tensor:
+    """(V, H, W) bool masks grown by one pixel in all directions."""
+    return torch.nn.functional.max_pool2d(masks[:, None].float(), 3, 1, 1)[:, 0] > 0.5
+
+
+def _centroids(masks: Tensor) -> Tensor:
+    """(V, 2) mean x and y of the pixels inside masks (V, H, W); 0 for empty ones."""
+    height, width = masks.shape[1:]
+    pixels = sample_positions(width, height, 1).reshape(height, width, 2)
+    inside = masks[..., None].float()
+    return (pixels * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp_min(1.0)
+
+
+def _project_with_jacobian(cameras: Cameras, point: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels (V, 2) of a world point (3,), and their derivatives by the point (V, 2, 3)."""
+    step = 1e-3 * float((cameras.positions - point).norm(dim=-1).mean())
+    offsets = torch.cat([torch.zeros(1, 3), step * torch.eye(3)])
+    pixels = cameras.project(point + offsets)[0]  # (V, 4, 2)
+    jacobian = (pixels[:, 1:] - pixels[:, :1]) / step  # (V, 3, 2)
+    return pixels[:, 0], jacobian.transpose(1, 2)
