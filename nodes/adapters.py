@@ -18,7 +18,7 @@ from ..nova3d_core.cameras.cameras import Cameras
 from ..nova3d_core.conventions import encode_normals
 from ..nova3d_core.errors import InputError
 from .da3_geometry import cameras_from_da3, is_da3_geometry
-from .load3d import cameras_from_viewer, is_older_viewer, mesh_in_viewer
+from .load3d import cameras_from_viewer, is_from_viewer, mesh_in_viewer
 
 if TYPE_CHECKING:
     from ..nova3d_core.mesh import Mesh
@@ -183,7 +183,7 @@ def mesh_for_cameras(
     from .compat import viewer_auto_scales_models
 
     infos = [cameras] if isinstance(cameras, Mapping) else cameras
-    auto_scaled = viewer_auto_scales_models() and all(is_older_viewer(info) for info in infos)
+    auto_scaled = viewer_auto_scales_models() and all(is_from_viewer(info) for info in infos)
     info = model_info[0] if model_info else None
     return mesh_in_viewer(mesh, info, auto_scaled)
 

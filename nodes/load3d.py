@@ -131,6 +131,11 @@ def is_older_viewer(info: Mapping[str, Any]) -> bool:
     return not any(info.get(key) for key in ("fov", "quaternion", "frustum"))
 
 
+def is_from_viewer(info: Mapping[str, Any]) -> bool:
+    """Whether a camera is from a 3D viewer: newer ones report clipping planes, nodes do not."""
+    return is_older_viewer(info) or info.get("near") is not None
+
+
 def mesh_in_viewer(mesh: Mesh, info: Mapping[str, Any] | None, auto_scaled: bool) -> Mesh:
     """A mesh with the viewer's model transform applied, as the viewer displays it.
 

@@ -162,6 +162,14 @@ def test_orthographic_camera_of_an_older_viewer_shows_ten_units(load3d):
     assert float(camera.intrinsics[0, 0, 0]) == pytest.approx(100 / load3d.DEFAULT_FRUSTUM_HEIGHT)
 
 
+def test_cameras_of_viewers_and_of_nodes_are_told_apart(load3d):
+    older, created = camera_info((0, 0, 3)), camera_info((0, 0, 3), fov=35.0)
+    newer = camera_info((0, 0, 3), fov=35.0, near=0.1, far=1000.0)
+    ours = load3d.viewer_cameras(orbit_cameras(RigConfig(count=2)))
+    assert [load3d.is_from_viewer(each) for each in (older, newer)] == [True, True]
+    assert not any(load3d.is_from_viewer(each) for each in (created, *ours))
+
+
 def random_cameras(kind: str, size: tuple[int, int], count: int = 12) -> Cameras:
     """Cameras that look at the same region from everywhere, with any roll."""
     generator = torch.Generator().manual_seed(3)
