@@ -1,4 +1,4 @@
-"""Rotation matrices and axis-angle vectors."""
+"""Rotation matrices, axis-angle vectors and quaternions."""
 
 from __future__ import annotations
 
@@ -41,3 +41,14 @@ def matrix_to_axis_angle(rotations: Tensor) -> Tensor:
 def rotation_angle_deg(rotations: Tensor) -> Tensor:
     """Angles (V,) in degrees of rotation matrices (V, 3, 3)."""
     return torch.rad2deg(matrix_to_axis_angle(rotations).norm(dim=1))
+
+
+def quaternion_to_matrix(quaternions: Tensor) -> Tensor:
+    """Rotation matrices (N, 3, 3) of quaternions (N, 4) w, x, y, z of any length above 0."""
+    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(dim=-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, dim=-1).reshape(*quaternions.shape[:-1], 3, 3)

@@ -77,6 +77,7 @@ def _parse(arguments: list[str]):
     from .render import Render
     from .render_dataset import RenderDataset
     from .run import Run
+    from .splats import FitSplats
     from .train import Train
 
     commands = {
@@ -84,6 +85,7 @@ def _parse(arguments: list[str]):
         "render": Render,
         "generate": Generate,
         "fuse": Fuse,
+        "splats": FitSplats,
         "evaluate": Evaluate,
         "ablate": Ablate,
         "presets": Presets,

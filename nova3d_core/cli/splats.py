@@ -1,0 +1,52 @@
+"""`splats`: Gaussian splats from a folder of views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from ..progress import Progress
+from ..splatting.config import SplatFitConfig
+from .console import print_json, print_out
+
+
+@dataclass(frozen=True)
+class FitSplats:
+    """Fit Gaussian splats to a folder of views."""
+
+    views: Positional[Path]
+    """A folder with a transforms.json (as `render`, nerfstudio and instant-ngp write it), with a
+    COLMAP model and its images, or with Wonder3D's output."""
+    output: Annotated[Path, arg(aliases=("-o",), metavar="SPLATS")]
+    """The file to write: .ply as in 3D Gaussian splatting, or .splat."""
+    fit: Annotated[SplatFitConfig, arg(name="")] = field(default_factory=SplatFitConfig)
+    """Settings of the fit."""
+    device: str = "cpu"
+    """Device of the optimisation: cpu, cuda, cuda:1."""
+    overwrite: bool = False
+    """Replace an existing .ply file of an earlier run."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self, progress: Progress) -> None:
+        """Runs the command."""
+        from ..compute.devices import resolve_device
+        from ..io.splats.files import check_can_write_splats, write_splats
+        from ..io.views.transforms_json import read_views
+        from ..pipeline.stages import ensure_masks
+        from ..splatting.fit import fit_splats
+
+        device = resolve_device(self.device)
+        check_can_write_splats(self.output, self.overwrite, (self.views,))
+        views = ensure_masks(read_views(self.views, progress))
+        fit = fit_splats(views, self.fit, progress, device)
+        write_splats(fit.splats, self.output, self.overwrite)
+        if self.json:
+            print_json({"output": str(self.output), **fit.report.to_dict()})
+            return
+        report = fit.report
+        warped = f", views warped by {report.warp_px:.1f} px" if report.warp_px else ""
+        print_out(f"{report.count} splats in {self.output} ({report.steps} steps{warped})")

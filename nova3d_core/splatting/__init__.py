@@ -1,0 +1,1 @@
+"""Rendering and fitting of Gaussian splats."""

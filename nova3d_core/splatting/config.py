@@ -1,0 +1,40 @@
+"""Settings of splat fitting and its presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from ..checks import check_bounds, check_choice
+
+SplatPreset = Literal["fast", "quality"]
+SPLAT_PRESETS: tuple[str, ...] = get_args(SplatPreset)
+_COUNTS: dict[str, tuple[int, int]] = {"fast": (20_000, 600), "quality": (60_000, 2_000)}
+"""Splats and steps of each preset."""
+
+
+@dataclass(frozen=True)
+class SplatFitConfig:
+    """Settings of fitting Gaussian splats to views."""
+
+    preset: SplatPreset = "fast"
+    """fast: for CPUs, about a minute on two cores; quality: for GPUs."""
+    count: int = 0
+    """Number of splats at the start; 0: 20,000 (fast) or 60,000 (quality)."""
+    steps: int = 0
+    """Optimisation steps of one view each; 0: 600 (fast) or 2,000 (quality)."""
+    align: bool = True
+    """Allow views that contradict each other to be warped smoothly by some pixels, in the second
+    half. Views that agree are not warped."""
+    seed: int = 0
+    """Seed of the random points and of the order of the views; the same seed gives the same splats,
+    bit for bit on a CPU."""
+
+    def __post_init__(self):
+        check_choice("splat preset", self.preset, SPLAT_PRESETS)
+        check_bounds(self, "splat", count=(0, 5_000_000), steps=(0, 100_000), seed=(0, 2**63 - 1))
+
+    def complete(self) -> SplatFitConfig:
+        """The same settings with the preset's values instead of zeros."""
+        count, steps = _COUNTS[self.preset]
+        return replace(self, count=self.count or count, steps=self.steps or steps)

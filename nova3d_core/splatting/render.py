@@ -1,0 +1,117 @@
+"""Renders splats: colour, depth and transmittance, differentiable in all their parameters."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..cameras.cameras import Cameras
+from ..progress import SILENT, Progress
+from ..splats import Splats
+from ..views import Views
+from . import rasterise_torch
+from .projection import ProjectedSplats, project_splats
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["auto", "warp", "torch"]
+
+
+@dataclass(frozen=True, eq=False)
+class SplatImage:
+    """Splats in one camera, without background."""
+
+    colour: Tensor
+    """(H, W, 3) composited colours; add transmittance * background."""
+    depth: Tensor
+    """(H, W) sum of depth * alpha * transmittance, not divided by the opacity."""
+    transmittance: Tensor
+    """(H, W) in 0..1: how much of the background is visible."""
+    projected: ProjectedSplats
+    """The splats in the image. Gradients of their means guide densification."""
+
+    def on(self, background: float | Tensor) -> Tensor:
+        """(H, W, 3) colours on a background: a grey level or an RGB colour (3,)."""
+        return self.colour + self.transmittance[..., None] * background
+
+
+def render_splats(
+    positions: Tensor,
+    scales: Tensor,
+    rotations: Tensor,
+    opacities: Tensor,
+    colours: Tensor,
+    camera: Cameras,
+    backend: Backend = "auto",
+) -> SplatImage:
+    """Renders splats in one camera; differentiable in all tensors.
+
+    Args:
+        positions: (N, 3) in the world.
+        scales: (N, 3) standard deviations, above 0.
+        rotations: (N, 4) quaternions w, x, y, z of any length above 0.
+        opacities: (N,) in 0..1.
+        colours: (N, 3).
+        camera: V = 1.
+        backend: "warp", "torch" (the reference, slow), or "auto" for warp where it runs.
+    """
+    projected = project_splats(positions, scales, rotations, opacities, camera)
+    channels = torch.cat([colours, projected.depths[:, None]], dim=1)  # (N, 4)
+    rasterise = _rasteriser(backend, positions.device)
+    image, transmittance = rasterise(projected, opacities, channels, camera.width, camera.height)
+    return SplatImage(image[..., :3], image[..., 3], transmittance, projected)
+
+
+def splat_views(
+    splats: Splats, cameras: Cameras, backend: Backend = "auto", progress: Progress = SILENT
+) -> Views:
+    """Images of splats on white, with their opacity as masks.
+
+    Args:
+        splats: N splats.
+        cameras: V cameras.
+        backend: as for `render_splats`.
+        progress: receives each view.
+    """
+    images, masks = [], []
+    for view in progress.track(range(len(cameras)), "rendering splats", len(cameras)):
+        with torch.no_grad():
+            image = render_splats(**vars(splats), camera=cameras[view], backend=backend)
+        images.append(image.on(1.0).clamp(0.0, 1.0))
+        masks.append((1.0 - image.transmittance).clamp(0.0, 1.0))
+    return Views(cameras, torch.stack(images), torch.stack(masks))
+
+
+def _rasteriser(backend: Backend, device: torch.device) -> Any:
+    """The `rasterise` function of a backend."""
+    if backend == "torch" or (backend == "auto" and not _warp_runs_on(device.type)):
+        return rasterise_torch.rasterise
+    from . import rasterise_warp
+
+    return rasterise_warp.rasterise
+
+
+@cache
+def _warp_runs_on(device_type: str) -> bool:
+    """Whether warp's kernels run on a device; logs a warning once if they do not."""
+    from ..compute.warp_backend import kernel_error
+
+    problem = kernel_error(torch.device(device_type), _kernels)
+    if problem:
+        logger.warning(
+            "splats are rendered in PyTorch, which is far slower than with warp: %s "
+            "Install it with: pip install warp-lang",
+            problem,
+        )
+    return not problem
+
+
+def _kernels() -> tuple[Any, ...]:
+    from . import raster_kernels
+
+    return (raster_kernels.composite_tiles.module,)

@@ -1,0 +1,54 @@
+"""Smooth warps of views, which explain contradictions between generated views."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+NODES = 3
+"""Nodes of a warp along each axis of the image."""
+
+
+class ViewWarps(nn.Module):
+    """Displacement and gain of each view; view 0 is fixed.
+
+    Args:
+        count: V, number of views.
+        height: of the images in pixels.
+        width: of the images in pixels.
+        device: of the images.
+    """
+
+    def __init__(self, count: int, height: int, width: int, device: torch.device):
+        super().__init__()
+        self.nodes_px = nn.Parameter(torch.zeros(count, 2, NODES, NODES, device=device))
+        """(V, 2, n, n) displacement x, y at the nodes in pixels."""
+        self.log_gain = nn.Parameter(torch.zeros(count, 3, device=device))
+        """(V, 3) logarithms of the factors on the colours."""
+        self._size = (height, width)
+        y = (torch.arange(height, device=device) + 0.5) / height * 2.0 - 1.0
+        x = (torch.arange(width, device=device) + 0.5) / width * 2.0 - 1.0
+        self._grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (H, W, 2)
+
+    def displacement_px(self, view: int) -> Tensor:
+        """(H, W, 2) displacement of a view in pixels: bicubic between its nodes."""
+        nodes = self.nodes_px[view] * float(view > 0)
+        smooth = nn.functional.interpolate(
+            nodes[None], size=self._size, mode="bicubic", align_corners=True
+        )
+        return smooth[0].permute(1, 2, 0)
+
+    def apply_to(self, image: Tensor, view: int) -> Tensor:
+        """The image (H, W, C) of a view at displaced pixels, RGB multiplied by its gains."""
+        height, width = self._size
+        scale = image.new_tensor([2.0 / width, 2.0 / height])
+        grid = self._grid + self.displacement_px(view) * scale
+        warped = nn.functional.grid_sample(
+            image.permute(2, 0, 1)[None], grid[None], padding_mode="border", align_corners=False
+        )[0].permute(1, 2, 0)
+        gain = torch.exp(self.log_gain[view] * float(view > 0))
+        return torch.cat([warped[..., :3] * gain, warped[..., 3:]], dim=-1)
+
+    def rms_px(self) -> float:
+        """Root mean square displacement of the nodes of all views in pixels."""
+        return float(self.nodes_px.detach()[1:].square().sum(dim=1).mean().sqrt())

@@ -1,0 +1,42 @@
+"""`splats`: a file of Gaussian splats from a folder of views."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nova3d_core.io.splats.files import read_splats
+
+pytest.importorskip("warp")
+
+QUICK = ("--count", "300", "--steps", "10")
+
+
+def test_splats_writes_a_file_that_shows_the_object(nova3d, knight_views, tmp_path):
+    path = tmp_path / "knight.ply"
+    result = nova3d("splats", knight_views, "-o", path, *QUICK, "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    splats = read_splats(path)
+    assert report["output"] == str(path)
+    assert report["initial_count"] == 300
+    assert report["count"] == len(splats) > 200
+    extent = splats.positions.amax(dim=0) - splats.positions.amin(dim=0)
+    assert float(extent.max()) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("-o", "mesh.glb"), "unknown format of splats"),
+        (("-o", "a.ply", "--count", "-1"), "splat count is -1"),
+        (("-o", "a.ply", "--preset", "best"), "preset"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_work(nova3d, knight_views, tmp_path, words, message):
+    words = [tmp_path / word if "." in word else word for word in words]
+    result = nova3d("splats", knight_views, *words)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,168 @@
+"""Files of splats: round trips, an independent reader, and damaged files."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from nova3d_core.errors import InputError
+from nova3d_core.io.mesh.write import write_mesh
+from nova3d_core.io.splats.files import read_splats, write_splats
+from nova3d_core.mesh import Mesh
+from nova3d_core.splats import Splats
+
+
+@pytest.fixture
+def splats() -> Splats:
+    generator = torch.Generator().manual_seed(0)
+    return Splats(
+        positions=torch.randn(200, 3, generator=generator),
+        scales=torch.rand(200, 3, generator=generator) * 0.1 + 0.001,
+        rotations=torch.randn(200, 4, generator=generator),
+        opacities=torch.rand(200, generator=generator),
+        colours=torch.rand(200, 3, generator=generator),
+    )
+
+
+def test_ply_round_trip(splats, tmp_path):
+    path = write_splats(splats, tmp_path / "object.ply")
+    for name, value in vars(read_splats(path)).items():
+        torch.testing.assert_close(value, getattr(splats, name), atol=1e-6, rtol=2e-6)
+
+
+def test_an_independent_reader_finds_the_values_of_3d_gaussian_splatting(splats, tmp_path):
+    """Reads the rows by their layout: position, normal, harmonics, logit, log scales, w x y z."""
+    content = write_splats(splats, tmp_path / "object.ply").read_bytes()
+    header, _, body = content.partition(b"end_header\n")
+    assert header.count(b"property float") == 17
+    rows = np.array(list(struct.iter_unpack("<17f", body)))
+    assert (rows[:, 3:6] == 0).all()
+    np.testing.assert_allclose(rows[:, :3], splats.positions, atol=1e-6)
+    np.testing.assert_allclose(rows[:, 6:9] * 0.28209479 + 0.5, splats.colours, atol=1e-6)
+    np.testing.assert_allclose(1 / (1 + np.exp(-rows[:, 9])), splats.opacities, atol=1e-6)
+    np.testing.assert_allclose(np.exp(rows[:, 10:13]), splats.scales, atol=1e-6)
+    np.testing.assert_allclose(rows[:, 13:], splats.rotations, atol=1e-6)
+
+
+def test_dot_splat_keeps_values_within_their_8_bits(splats, tmp_path):
+    path = write_splats(splats, tmp_path / "object.splat")
+    assert path.stat().st_size == 32 * len(splats)
+    read = read_splats(path)
+    volume = read.scales.prod(dim=1) * splats.opacities.mean()
+    assert volume.isfinite().all()
+    order = torch.argsort(-splats.scales.prod(dim=1) * splats.opacities, stable=True)
+    expected = splats[order]
+    assert torch.equal(read.positions, expected.positions)
+    assert torch.equal(read.scales, expected.scales)
+    assert (read.colours - expected.colours).abs().max() <= 0.5 / 255 + 1e-6
+    assert (read.opacities - expected.opacities).abs().max() <= 0.5 / 255 + 1e-6
+    agreement = (read.rotations * expected.rotations).sum(dim=1)
+    assert agreement.min() > 0.9999
+
+
+def test_ascii_and_reordered_properties_are_read(splats, tmp_path):
+    content = write_splats(splats, tmp_path / "object.ply").read_bytes()
+    _, _, body = content.partition(b"end_header\n")
+    rows = np.frombuffer(body, "<f4").reshape(-1, 17)
+    names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"]
+    names += [f"scale_{i}" for i in range(3)] + [f"rot_{i}" for i in range(4)]
+    order = np.random.default_rng(0).permutation(17)
+    header = "ply\nformat ascii 1.0\nelement vertex 200\n"
+    header += "".join(f"property float {names[i]}\n" for i in order) + "end_header\n"
+    lines = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in rows[:, order])
+    path = tmp_path / "text.ply"
+    path.write_text(header + lines + "\n", encoding="utf-8")
+    read = read_splats(path)
+    torch.testing.assert_close(read.positions, splats.positions)
+    torch.testing.assert_close(read.scales, splats.scales)
+
+
+def test_higher_harmonics_are_dropped_with_a_warning(splats, tmp_path, caplog):
+    path = write_splats(splats, tmp_path / "object.ply")
+    head, end, body = path.read_bytes().partition(b"property float opacity\n")
+    rows = np.frombuffer(body.partition(b"end_header\n")[2], "<f4").reshape(-1, 17)
+    rows = np.concatenate([rows[:, :9], np.ones((200, 9), "<f4"), rows[:, 9:]], axis=1)
+    rest = b"".join(b"property float f_rest_%d\n" % i for i in range(9))
+    tail = body.partition(b"end_header\n")
+    path.write_bytes(head + rest + end + tail[0] + tail[1] + rows.astype("<f4").tobytes())
+    torch.testing.assert_close(read_splats(path).colours, splats.colours)
+    assert "harmonics above degree 0 are dropped" in caplog.text
+
+
+def damaged_files(splats: Splats, folder) -> dict[str, tuple[str, bytes]]:
+    """Name and content of damaged files, by the error that they raise."""
+    ply = write_splats(splats, folder / "good.ply").read_bytes()
+    dot = write_splats(splats, folder / "good.splat").read_bytes()
+    nan = bytearray(ply)
+    start = ply.index(b"end_header\n") + len(b"end_header\n")
+    nan[start : start + 4] = struct.pack("<f", float("nan"))
+    return {
+        "splat positions has 1 values that are NaN": ("nan.ply", bytes(nan)),
+        "too few values": ("cut.ply", ply[:-100]),
+        "not a multiple of 32": ("cut.splat", dot[:-5]),
+        "is empty": ("empty.ply", b""),
+        "not a PLY file": ("other.ply", b"solid\n" * 20),
+        "splat scales contain": ("zero.splat", dot[:12] + bytes(12) + dot[24:]),
+        "unknown format": ("object.ksplat", dot),
+    }
+
+
+def test_damaged_files_are_errors_of_one_line_that_name_the_file(splats, tmp_path):
+    for message, (name, content) in damaged_files(splats, tmp_path).items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=message) as caught:
+            read_splats(path)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.ply: it does not exist"):
+        read_splats(tmp_path / "gone.ply")
+
+
+def test_meshes_and_point_clouds_are_named_as_such(tmp_path, make_sphere):
+    sphere: Mesh = make_sphere(0.3)
+    write_mesh(sphere, tmp_path / "mesh.ply")
+    with pytest.raises(InputError, match="no Gaussian splats but a mesh"):
+        read_splats(tmp_path / "mesh.ply")
+    header = b"ply\nformat ascii 1.0\nelement vertex 1\n"
+    header += b"property float x\nproperty float y\nproperty float z\nend_header\n0 0 0\n"
+    (tmp_path / "points.ply").write_bytes(header)
+    with pytest.raises(InputError, match="no Gaussian splats but a point cloud"):
+        read_splats(tmp_path / "points.ply")
+
+
+def test_only_own_files_are_replaced(splats, tmp_path):
+    own = write_splats(splats, tmp_path / "object.ply")
+    with pytest.raises(InputError, match="exists"):
+        write_splats(splats, own)
+    write_splats(splats, own, overwrite=True)
+    foreign = tmp_path / "foreign.ply"
+    foreign.write_bytes(own.read_bytes().replace(b"comment NOVA3D for ComfyUI\n", b""))
+    with pytest.raises(InputError, match="NOVA3D did not write it"):
+        write_splats(splats, foreign, overwrite=True)
+    dot = write_splats(splats, tmp_path / "object.splat")
+    before = dot.read_bytes()
+    with pytest.raises(InputError, match="never replaced"):
+        write_splats(splats[:5], dot, overwrite=True)
+    assert dot.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("opacities", torch.full((200,), 1.5), "opacities has values from 1.5"),
+        ("scales", torch.zeros(200, 3), "scales contain 0"),
+        ("rotations", torch.zeros(200, 4), "quaternion of length zero"),
+        ("colours", torch.zeros(200, 4), "colours has shape"),
+        ("positions", torch.full((200, 3), float("inf")), "NaN or infinite"),
+    ],
+)
+def test_invalid_splats_are_rejected(splats, field, value, message):
+    with pytest.raises(InputError, match=message):
+        Splats(**{**vars(splats), field: value})

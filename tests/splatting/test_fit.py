@@ -1,0 +1,197 @@
+"""Fitting splats to rendered views: start on the hull, recovery, warps, repeatability, cancel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.errors import Cancelled, InputError, StageError
+from nova3d_core.evaluation.metrics.image import mask_iou, psnr, ssim
+from nova3d_core.progress import Progress
+from nova3d_core.rendering.views import render_views
+from nova3d_core.splats import Splats
+from nova3d_core.splatting.config import SplatFitConfig
+from nova3d_core.splatting.fit import fit_splats
+from nova3d_core.splatting.initialise import initial_splats, neighbour_distances
+from nova3d_core.splatting.losses import image_loss, ssim_map
+from nova3d_core.splatting.render import splat_views
+from nova3d_core.splatting.warps import ViewWarps
+
+pytest.importorskip("warp")
+
+
+def rig(count=12, size=64, **settings) -> RigConfig:
+    return RigConfig(count=count, width_px=size, height_px=size, **settings)
+
+
+@pytest.fixture(scope="module")
+def sphere_views(make_sphere):
+    return render_views(make_sphere(0.4), orbit_cameras(rig(18, 96))).views
+
+
+@pytest.fixture(scope="module")
+def start(sphere_views):
+    """Splats on the hull of the sphere."""
+    return initial_splats(sphere_views, 4000, seed=0)
+
+
+@pytest.fixture(scope="module")
+def quick_fit(sphere_views):
+    return fit_splats(sphere_views, SplatFitConfig(count=800, steps=60))
+
+
+def mean_psnr(views, reference) -> float:
+    pairs = zip(views.colour, reference.colour, strict=True)
+    return sum(psnr(ours, theirs) for ours, theirs in pairs) / len(views)
+
+
+def test_hull_of_a_sphere_starts_at_its_radius(start):
+    """The hull of level views touches the sphere at the equator and exceeds it at the poles."""
+    radius = start.positions.norm(dim=1)
+    equator = start.positions[:, 1].abs() < 0.05
+    assert int(equator.sum()) > 200
+    assert float((radius[equator] - 0.4).abs().max()) < 0.01
+    assert float(radius.min()) > 0.39
+
+
+def test_colours_start_as_the_views_show_them(sphere_views, start):
+    level = start.positions[:, 1].abs() < 0.2
+    object_colour = sphere_views.colour[0][sphere_views.masks[0] == 1.0].mean(dim=0)
+    assert float((start.colours[level] - object_colour).abs().mean()) < 0.1
+
+
+def test_neighbour_distances_of_a_lattice():
+    axis = torch.arange(4) * 0.5
+    points = torch.cartesian_prod(axis, axis, axis)
+    assert neighbour_distances(points) == pytest.approx(torch.full((64,), 0.5))
+
+
+@pytest.mark.slow
+def test_splats_recover_from_noise(random_splats):
+    """500 splats, moved, recoloured and refitted to the images of the original ones."""
+    truth = random_splats(500)
+    truth = replace(truth, opacities=truth.opacities * 0.8 + 0.2)
+    views = splat_views(truth, orbit_cameras(rig(18)))
+    noise = torch.Generator().manual_seed(3)
+    noisy = Splats(
+        positions=truth.positions + 0.01 * torch.randn(500, 3, generator=noise),
+        scales=truth.scales * torch.exp(0.1 * torch.randn(500, 3, generator=noise)),
+        rotations=truth.rotations + 0.05 * torch.randn(500, 4, generator=noise),
+        opacities=truth.opacities,
+        colours=(truth.colours + 0.1 * torch.randn(500, 3, generator=noise)).clamp(0, 1),
+    )
+    before = mean_psnr(splat_views(noisy, views.cameras), views)
+    fit = fit_splats(views, SplatFitConfig(steps=300, align=False), start=noisy)
+    after = mean_psnr(splat_views(fit.splats, views.cameras), views)
+    assert before < 28.0
+    assert after > 35.0
+
+
+def test_same_seed_gives_the_same_splats(sphere_views, quick_fit):
+    config = SplatFitConfig(count=800, steps=60)
+    again = fit_splats(sphere_views, config)
+    other = fit_splats(sphere_views, replace(config, seed=1))
+    for name, value in vars(quick_fit.splats).items():
+        assert torch.equal(value, getattr(again.splats, name))
+    assert not torch.equal(quick_fit.splats.positions[:100], other.splats.positions[:100])
+
+
+def test_fit_shows_the_object_from_other_sides(quick_fit, start, make_sphere):
+    cameras = orbit_cameras(rig(7, 96, azimuth_start_deg=13.0))
+    truth = render_views(make_sphere(0.4), cameras).views
+    before, after = (splat_views(splats, cameras) for splats in (start[:800], quick_fit.splats))
+    overlap = [mask_iou(*masks) for masks in zip(after.masks, truth.masks, strict=True)]
+    assert min(overlap) > 0.85  # the hull of level views exceeds the poles
+    assert mean_psnr(after, truth) > mean_psnr(before, truth) + 3.0
+    assert quick_fit.report.count == len(quick_fit.splats) <= 800
+
+
+def test_every_step_is_reported(sphere_views, start):
+    events = []
+    fit_splats(sphere_views, SplatFitConfig(steps=20), Progress(events.append), start=start[:200])
+    fitting = [event for event in events if event.stage == "fitting splats"]
+    done = [event.step for event in fitting]
+    assert done[:20] == list(range(1, 21))
+    assert done == sorted(done)
+    assert done[-1] == fitting[-1].total
+    assert len({event.total for event in fitting}) == 1
+
+
+def test_cancel_takes_effect_within_a_step(sphere_views, start):
+    seen = []
+    progress = Progress(seen.append, lambda: any(event.step == 5 for event in steps(seen)))
+    with pytest.raises(Cancelled):
+        fit_splats(sphere_views, SplatFitConfig(steps=50), progress, start=start[:200])
+    assert max(event.step for event in steps(seen)) <= 6
+
+
+def steps(events):
+    return [event for event in events if event.stage == "fitting splats"]
+
+
+@pytest.mark.parametrize("align", [True, False])
+def test_consistent_views_are_not_warped(sphere_views, start, align):
+    config = SplatFitConfig(steps=60, align=align)
+    assert fit_splats(sphere_views, config, start=start[:400]).report.warp_px == 0.0
+
+
+def test_warps_are_identity_at_the_start_and_fix_view_0(sphere_views):
+    warps = ViewWarps(3, 96, 96, torch.device("cpu"))
+    image = sphere_views.colour[0]
+    torch.testing.assert_close(warps.apply_to(image, 1), image, atol=1e-6, rtol=0)
+    with torch.no_grad():
+        warps.nodes_px.fill_(2.0)
+        warps.log_gain.fill_(0.1)
+    torch.testing.assert_close(warps.apply_to(image, 0), image, atol=1e-6, rtol=0)
+
+
+def test_constant_warp_moves_the_image_by_its_pixels(sphere_views):
+    warps = ViewWarps(2, 96, 96, torch.device("cpu"))
+    with torch.no_grad():
+        warps.nodes_px[1, 0], warps.nodes_px[1, 1] = 3.0, -2.0
+    image = sphere_views.colour[4]
+    moved = warps.apply_to(image, 1).detach()
+    torch.testing.assert_close(moved[10:80, 10:80], image[8:78, 13:83], atol=1e-5, rtol=0)
+    assert warps.rms_px() == pytest.approx(13**0.5)
+
+
+def test_ssim_equals_the_metric_away_from_the_border():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(40, 50, 3, generator=generator)
+    other = (image + 0.2 * torch.rand(40, 50, 3, generator=generator)).clamp(0, 1)
+    ours = ssim_map(image.permute(2, 0, 1), other.permute(2, 0, 1))[:, 5:-5, 5:-5].mean()
+    assert float(ours) == pytest.approx(ssim(image, other), abs=1e-5)
+    assert float(image_loss(image, image, 0.2)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_scale_of_the_world_does_not_matter(sphere_views, start):
+    """A world 8 times larger gives splats 8 times larger, exactly: 8 is a power of two."""
+    cameras = sphere_views.cameras
+    poses = cameras.world_to_camera.clone()
+    poses[:, :3, 3] *= 8.0
+    large = replace(sphere_views, cameras=replace(cameras, world_to_camera=poses))
+    few = start[:200]
+    scaled = replace(few, positions=8.0 * few.positions, scales=8.0 * few.scales)
+    config = SplatFitConfig(steps=10)
+    ours = fit_splats(sphere_views, config, start=few).splats
+    theirs = fit_splats(large, config, start=scaled).splats
+    assert torch.equal(theirs.positions, 8.0 * ours.positions)
+    assert torch.equal(theirs.scales, 8.0 * ours.scales)
+    assert torch.equal(theirs.colours, ours.colours)
+
+
+def test_views_that_cannot_be_carved_are_errors(sphere_views):
+    with pytest.raises(InputError, match="needs at least 2"):
+        fit_splats(sphere_views[0])
+    with pytest.raises(InputError, match="no masks"):
+        fit_splats(replace(sphere_views, masks=None))
+
+
+def test_divergence_is_an_error(sphere_views, start, monkeypatch):
+    monkeypatch.setattr("nova3d_core.splatting.fit.SCALE_LR", 1e4)
+    with pytest.raises(StageError, match="fitting splats"):
+        fit_splats(sphere_views, SplatFitConfig(steps=20), start=start[:200])
