@@ -40,8 +40,8 @@ def _export_inputs() -> list[io.Input]:
             options=list(FORMATS),
             default="glb",
             tooltip=(
-                "glb: a single file with texture; obj: with separate .mtl and .png files; ply: "
-                "vertex colours, no texture."
+                "glb: a single file with texture, PBR and normal maps; obj: texture only, with "
+                "separate .mtl and .png files; ply: vertex colours, no texture."
             ),
         ),
         io.String.Input(

@@ -83,8 +83,9 @@ class LoadMesh(io.ComfyNode):
             display_name="Load Mesh (NOVA3D)",
             category=f"{CATEGORY}/mesh",
             description=(
-                "Loads a mesh with its base colour texture or vertex colours: GLB, glTF, OBJ, PLY, "
-                "STL, OFF. Put the file into ComfyUI's input folder, or try the example."
+                "Loads a mesh with its texture or vertex colours: GLB, glTF, OBJ, PLY, STL, OFF. "
+                "glTF files keep their PBR and normal maps. Put the file into ComfyUI's input "
+                "folder, or try the example."
             ),
             search_aliases=["load glb", "load obj", "import mesh", "load 3d model"],
             inputs=[
