@@ -50,8 +50,8 @@ class SamplingOptions:
     image: Positional[Path]
     """An image of the complete object, with alpha, on a white background, or with --mask."""
     model: Path = Path(BUILT_IN_NAME)
-    """A model file (NOVA3D, SV3D or V3D), or its name in the model folders; nova3d-mini is the
-    small built-in model."""
+    """A model file (NOVA3D, Wonder3D, SV3D or V3D), or its name in the model folders; for Wonder3D
+    also its folder; nova3d-mini is the small built-in model."""
     mask: Path | None = None
     """A mask image, white or opaque on the object."""
     folder: tuple[Path, ...] = ()

@@ -155,9 +155,9 @@ def sampling() -> None:
     from ..diffusion.models import image_and_mask, small_model
 
     ORBIT_PRESETS["of 4"] = OrbitConfig(RigConfig(count=4))
-    for family in ("nova3d", "nova3d-mini", "sv3d_u"):
+    for family in ("nova3d", "nova3d-mini", "sv3d_u", "wonder3d"):
         for dtype in (torch.float32, torch.float16):
-            model = small_model(family, views=4)
+            model = small_model(family, views=None if family == "wonder3d" else 4)
             model.part(UNET).to(dtype)
             name = f"denoising step, small {family}, {str(dtype).removeprefix('torch.')}"
             last: dict[str, Any] = {}

@@ -111,6 +111,6 @@ def test_hash_grid_step_has_few_syncs():
 def test_denoising_step_synchronises_once():
     pytest.importorskip("diffusers")
     counts = run_module("counts", "sampling")
-    assert len(counts) == 6
+    assert len(counts) == 8
     for name, step in counts.items():
         assert step["syncs"] <= 1, name

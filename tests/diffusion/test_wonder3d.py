@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nova3d_core.cameras.cameras import cameras_from_orbit
-from nova3d_core.cameras.orbits import ORBIT_PRESETS, OrbitConfig
+from nova3d_core.cameras.cameras import cameras_from_orbit, orbit_cameras
+from nova3d_core.cameras.orbits import ORBIT_PRESETS, OrbitConfig, preset_orbit
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.diffusion.codecs.clip import OpenAiClipEncoder, build_clip
 from nova3d_core.diffusion.codecs.clip_config import ClipConfig
@@ -44,7 +44,13 @@ from nova3d_core.diffusion.sampling.pipeline import (
 from nova3d_core.diffusion.sampling.sampler import sample_euler
 from nova3d_core.diffusion.sampling.trajectory import plan_trajectory
 from nova3d_core.errors import Cancelled, InputError
+from nova3d_core.fusion.config import SdfFusionConfig
+from nova3d_core.mesh import Mesh
+from nova3d_core.pipeline.config import FuseConfig
+from nova3d_core.pipeline.fuse import fuse_views
 from nova3d_core.progress import SILENT, Progress
+from nova3d_core.rendering.views import render_views
+from nova3d_core.views import Views
 
 from . import wonder3d_reference as reference
 from .models import image_and_mask, small_model
@@ -60,23 +66,6 @@ AUTHORS_ANGLES = (
     (0.3733, 5.5859),
 )
 """The table in the authors' pipeline, which is float16."""
-POSITIONS = (
-    (0.0, 0.0),
-    (0.0, 45.0),
-    (0.0, 90.0),
-    (0.0, 180.0),
-    (0.0, 270.0),
-    (0.0, 315.0),
-)
-"""Elevation and azimuth of each camera in the axes of the front camera."""
-FRONT_POSE = np.array(
-    [
-        [0.5266583561897278, -0.7410295009613037, 0.4165407419204712],
-        [0.0, 0.4900035560131073, 0.8717204332351685],
-        [-0.8500770330429077, -0.459098815917969, 0.2580645382404327],
-    ]
-)
-"""Rotation from the world (+Z up) to the front camera in 000_front_RT.txt."""
 
 
 @pytest.fixture(scope="module")
@@ -219,23 +208,58 @@ def test_activation_of_openais_clip_is_quick_gelu():
     assert kinds == ["gelu", "quick_gelu"]
 
 
-def test_condition_angles_follow_from_the_pose_files():
-    """The orbit about the front camera's up axis, in the world of the pose files."""
-    family = FAMILIES["wonder3d"]
-    angles = []
-    for elevation, azimuth in POSITIONS:
-        assert elevation == 0.0
-        turn = math.radians(azimuth)
-        direction = FRONT_POSE.T @ np.array([math.sin(turn), 0.0, math.cos(turn)])
-        polar = math.atan2(math.hypot(direction[0], direction[1]), direction[2])
-        angles.append((polar, math.atan2(direction[1], direction[0])))
-    relative = [
-        (polar - angles[0][0], (azimuth - angles[0][1]) % (2.0 * math.pi))
-        for polar, azimuth in angles
-    ]
-    assert np.abs(np.array(family.condition_angles_rad) - relative).max() < 2e-6
-    # the authors' table, rounded to float16
-    assert np.abs(np.array(family.condition_angles_rad) - AUTHORS_ANGLES).max() < 2e-3
+def test_condition_angles_follow_from_the_pose_files(recorded):
+    """Polar angle and azimuth of the camera's position, relative to the front view."""
+    rotation, translation = recorded["poses"][:, :, :3], recorded["poses"][:, :, 3]
+    x, y, z = -np.einsum("vji,vj->iv", rotation, translation)
+    angles = np.stack([np.arctan2(np.hypot(x, y), z), np.arctan2(y, x)], axis=-1)
+    relative = (angles - angles[0]) % (2.0 * math.pi)
+    relative[:, 0] = angles[:, 0] - angles[0, 0]
+    table = np.array(FAMILIES["wonder3d"].condition_angles_rad)
+    assert np.abs(table - relative).max() < 5e-6
+    assert np.abs(table - AUTHORS_ANGLES).max() < 2e-3  # rounded to float16
+
+
+def author_view(mesh: Mesh, pose: np.ndarray, front: np.ndarray) -> Views:
+    """The mesh as the authors' camera sees it, with normals in its own axes.
+
+    The mesh is given in the front camera's axes; it is rotated into those of the other camera and
+    rendered from the front.
+    """
+    rotation = torch.tensor(pose[:, :3] @ front[:, :3].T, dtype=torch.float32)
+    rotated = replace(mesh, vertices=mesh.vertices @ rotation.T)
+    rig = RigConfig(count=1, kind="orthographic", ortho_scale=1.35, width_px=128, height_px=128)
+    return render_views(rotated, orbit_cameras(rig)).views.with_normals_in("camera")
+
+
+def test_views_of_the_preset_equal_those_of_the_authors_poses(recorded, l_solid):
+    """Silhouettes, colours and normals; the authors rotate normals into the front camera's axes."""
+    own = render_views(l_solid, cameras_from_orbit(preset_orbit("wonder3d", 128, 128))).views
+    own = own.with_normals_in("front_view")
+    poses = recorded["poses"].astype(np.float64)
+    for view, pose in enumerate(poses):
+        expected = author_view(l_solid, pose, poses[0])
+        masks = own.masks[view] > 0.5, expected.masks[0] > 0.5
+        assert int((masks[0] & masks[1]).sum()) > 0.99 * int((masks[0] | masks[1]).sum())
+        both = masks[0] & masks[1]
+        to_front = torch.tensor(poses[0, :, :3] @ pose[:, :3].T, dtype=torch.float32)
+        normals = expected.normals[0] @ to_front.T
+        inner = both & (own.normals[view].norm(dim=-1) > 0.99) & (normals.norm(dim=-1) > 0.99)
+        assert int(inner.sum()) > 500
+        close = (own.normals[view] - normals)[inner].norm(dim=-1) < 1e-3
+        assert float(close.float().mean()) > 0.99  # except pixels on an edge
+        difference = (own.colour[view] - expected.colour[0])[inner].abs().amax(dim=-1)
+        assert float((difference < 1e-3).float().mean()) > 0.99
+
+
+def test_views_of_random_weights_are_an_input_error():
+    """From noise to the fusion: nothing usable is reported, not fused to nonsense or a crash."""
+    views = sample(small_model("wonder3d"), *image_and_mask(), SampleConfig(steps=20)).views
+    assert len(views) == 6 and views.cameras.kind == "orthographic"
+    config = FuseConfig(sdf=SdfFusionConfig(preset="draft"))
+    with pytest.raises(InputError) as caught:
+        fuse_views(views, config)
+    assert len(str(caught.value)) < 500
 
 
 def test_camera_and_task_embedding():

@@ -26,6 +26,7 @@ CLIP = {
 UNET_SEED, VAE_SEED, CLIP_SEED = 1, 2, 3
 TIMESTEP = 421
 STEPS = 5
+VIEWS = ("front", "front_right", "right", "back", "left", "front_left")
 ETAS, SCALES = (0.0, 1.0), (1.0, 3.0)
 
 

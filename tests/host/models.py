@@ -19,12 +19,15 @@ from nova3d_core.weights.save import save_nova3d
 
 from ..weights.models import copying_mini, random_model
 from ..weights.test_load import as_published, reset_quant_layers, sgm_tensors
+from ..weights.test_wonder3d import write_wonder3d
 
 NOVA3D = "nova3d.safetensors"
 SV3D_P = "sv3d_p.safetensors"
 SV3D_U = "sv3d_u.safetensors"
 """Its decoder is random too, so its images depend on the UNet."""
 V3D = "V3D.ckpt"
+WONDER3D = "wonder3d-v1.0/unet/diffusion_pytorch_model.bin"
+"""The UNet of a folder of .bin files; its decoder too generates a red square."""
 MINI = "mini.safetensors"
 """Generates the silhouette of the input image, in one step."""
 BUILT_IN = ("nova3d-mini (built in)",) * is_shipped()
@@ -60,6 +63,7 @@ def write_models(models: Path) -> None:
         else:
             save_file(tensors, folder / name)
     save_file(sgm_tensors(bounded_model("v3d"), scratch), checkpoints / SVD)
+    write_wonder3d(bounded_model("wonder3d"), own_folder / "wonder3d-v1.0")
     shutil.rmtree(scratch)
     for name, key in OTHER_MODELS.items():
         save_file({key: torch.zeros(320, 4, 3, 3)}, checkpoints / name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .models import BUILT_IN, MINI, NOVA3D, SV3D_P, SV3D_U, V3D
+from .models import BUILT_IN, MINI, NOVA3D, SV3D_P, SV3D_U, V3D, WONDER3D
 from .server import PACK
 
 pytestmark = pytest.mark.host
@@ -89,4 +89,4 @@ def test_examples_and_input_files_are_listed(pack_nodes):
 
 def test_multi_view_models_are_listed_and_no_others(pack_nodes):
     names = pack_nodes["LoadNOVA3D"]["input"]["required"]["model"][1]["options"]
-    assert names == [*BUILT_IN, V3D, MINI, NOVA3D, f"stability/{SV3D_U}", SV3D_P]
+    assert names == [*BUILT_IN, V3D, MINI, NOVA3D, WONDER3D, f"stability/{SV3D_U}", SV3D_P]

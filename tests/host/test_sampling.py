@@ -13,7 +13,7 @@ import pytest
 from nova3d_core.io.views.transforms_json import read_views
 
 from .client import Client, PromptRun, error_message
-from .models import NOVA3D, OTHER_MODELS, SV3D_P, SV3D_U, SVD, V3D
+from .models import NOVA3D, OTHER_MODELS, SV3D_P, SV3D_U, SVD, V3D, WONDER3D
 from .prompts import load_prompt, node, node_key, with_inputs
 from .test_run_workflows import fetch_mesh, run_to_end
 from .workflow_check import Prompt
@@ -88,6 +88,43 @@ def test_image_to_views_with_normals_to_mesh(client, output, tmp_path):
     assert run.previews
 
 
+def test_wonder3d_folder_to_views_with_normals(client, server, output):
+    """A folder of .bin files in models/nova3d; without its VAE, the message names the file."""
+    prompt = sampling_prompt("SampleMultiviewNormals", WONDER3D, steps=2)
+    prompt["7"] = node("SaveImage", images=["4", 2], filename_prefix="wonder3d/normals")
+    prompt["5"]["inputs"]["filename_prefix"] = "wonder3d/views"
+    run = run_to_end(client, prompt)
+    assert "6 views" in run.texts["4"]
+    assert {(1, 2), (2, 2), (12, 12)} <= set(run.progress["4"])  # sampling, decoding
+    (folder,) = (output / "wonder3d").glob("views*")
+    views = read_views(folder)
+    assert len(views) == 6 and views.normal_frame == "front_view"
+    assert views.cameras.kind == "orthographic"
+    assert (views.cameras.width, views.cameras.height) == (128, 128)  # enlarged
+    azimuths = views.cameras.azimuth_deg.round().int() % 360
+    assert azimuths.tolist() == [0, 45, 90, 180, 270, 315]
+    colours, normals = (saved_images(client, run, key) for key in "67")
+    assert len(colours) == len(normals) == 6 and colours[0].shape == (64, 64, 3)
+
+    vae = server.base / "models" / "nova3d" / "wonder3d-v1.0" / "vae"
+    vae.rename(vae.with_name("renamed"))
+    try:
+        prompt["3"]["inputs"]["dtype"] = "fp16"  # not cached
+        message = error_message(client, prompt)
+        for word in ("LoadNOVA3D", "wonder3d-v1.0", "vae", "diffusion_pytorch_model.bin"):
+            assert word in message, message
+    finally:
+        vae.with_name("renamed").rename(vae)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_wonder3d_in_half_precision(client, dtype):
+    prompt = sampling_prompt("SampleMultiviewNormals", WONDER3D, steps=2)
+    prompt["3"]["inputs"]["dtype"] = dtype
+    run = run_to_end(client, prompt)
+    assert np.stack(saved_images(client, run, "6")).std() > 10.0  # the square, not blank
+
+
 def orbit_inputs(preset: str, **changed: Any) -> dict[str, Any]:
     defaults = {
         "preset": preset, "count": 16, "elevation": 0.0, "motion": "static",
@@ -134,6 +171,25 @@ def test_sv3d_p_follows_connected_cameras_and_returns_them(client, output):
     assert len(cameras) == 21
     assert float(cameras.elevation_deg.max()) == pytest.approx(40.0, abs=1.0)
     assert float(cameras.azimuth_deg[0]) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_sampler_framing_and_decode_chunks_are_inputs(client):
+    """With framing `image` the first view of SV3D is the input image itself, here off centre."""
+    image = PIL.Image.new("RGB", (64, 64), "white")
+    image.paste((220, 60, 40), (4, 8, 24, 40))
+    settings = {"framing": "image", "sampler": "heun", "steps": 2, "decode_chunk_size": 5}
+    prompt = sampling_prompt("SampleOrbit", SV3D_P, ["90", 0], **settings)
+    prompt["90"] = uploaded(client, image, "off_centre.png")
+    run = run_to_end(client, prompt)
+    first, *others = saved_images(client, run, "6")
+    assert len(others) == 20
+    assert np.abs(first.astype(int) - np.asarray(image).astype(int)).max() <= 2
+    prompt = sampling_prompt("SampleOrbit", SV3D_P, ["90", 0])
+    prompt["90"] = uploaded(client, image, "off_centre.png")
+    centred = saved_images(client, run_to_end(client, prompt), "6")[0]
+    dark = (centred.min(axis=2) < 128).nonzero()
+    assert abs(dark[0].min() + dark[0].max() - 63) <= 1  # cropped to the object
+    assert abs(dark[1].min() + dark[1].max() - 63) <= 1
 
 
 def test_rejects_wrong_number_of_cameras(client):
@@ -197,6 +253,21 @@ def test_cancel_takes_effect_within_a_step(client):
     assert max(value for value, total in run.progress["4"] if total == 1000) <= 20
     assert "on the CPU takes about" in run.texts["4"]  # shown before sampling starts
     assert run_to_end(client, sampling_prompt("SampleOrbit", SV3D_P, seed=12))
+
+
+def test_cancel_of_wonder3d(client):
+    prompt = sampling_prompt("SampleMultiviewNormals", WONDER3D, steps=500, seed=11)
+    cancelled: list[int] = []
+
+    def cancel(event: str, data: dict[str, Any]) -> None:
+        is_sampling = event == "progress" and data["node"] == "4" and data["max"] == 500
+        if is_sampling and data["value"] >= 2 and not cancelled:
+            client.interrupt()
+            cancelled.append(data["value"])
+
+    run = client.run(prompt, cancel)
+    assert run.is_interrupted and run.error is None and cancelled
+    assert max(value for value, total in run.progress["4"] if total == 500) <= cancelled[0] + 20
 
 
 def test_cancel_while_loading(client):

@@ -164,9 +164,18 @@ def main(path: str) -> None:
     embeds, latents = model._encode_image([image], "cpu", 1, False)
     arrays["context"], arrays["image_latent"] = embeds.numpy(), latents.numpy()
     arrays["pixels"] = clip_pixels()
+    arrays["poses"] = np.stack([pose(view) for view in shared.VIEWS])
     np.savez_compressed(path, **{key: value.astype(np.float32) for key, value in arrays.items()})
     for key, value in arrays.items():
         sys.stdout.write(f"{key} {value.shape} std {value.std():.3f}\n")
+
+
+def pose(view: str) -> np.ndarray:
+    """(3, 4) world to camera of a view: world +Z up, camera in OpenGL axes."""
+    import mvdiffusion
+
+    (root,) = mvdiffusion.__path__
+    return np.loadtxt(Path(root, "data", "fixed_poses", "nine_views", f"000_{view}_RT.txt"))
 
 
 def clip_pixels() -> np.ndarray:
