@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from .server import PACK
-from .workflow_check import input_type, node_inputs
+from .workflow_check import GROWING, input_type, node_inputs, prompt_inputs
 
 Texts = dict[str, dict[str, Any]]
 """Content of locales/LANGUAGE/nodeDefs.json: names and tooltips by node id."""
@@ -25,8 +25,6 @@ LABELS = {
         "file": "或 3D 文件",
     },
 }
-GROWING = "COMFY_AUTOGROW_V3"
-"""Type of a group of inputs that grows as they are connected."""
 SECTION = r"(<!-- generated: {} -->\n).*?(<!-- end -->)"
 
 
@@ -111,8 +109,8 @@ def _shown_type(spec: list) -> str:
     """Type of an input; for a group that grows, the type of its inputs."""
     if input_type(spec) != GROWING:
         return input_type(spec)
-    (each,) = [named for named in spec[1]["template"]["input"].values() if named]
-    return input_type(next(iter(each.values())))
+    (each, *_) = prompt_inputs({"input": {"required": {"group": spec}}}).values()
+    return input_type(each)
 
 
 def _range(spec: list) -> str:

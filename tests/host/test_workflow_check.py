@@ -94,6 +94,20 @@ def test_newer_versions_may_have_more_inputs_and_outputs():
     assert prompt_from_graph(GRAPH, info) == (PROMPT, [])
 
 
+def test_groups_that_grow_have_one_name_for_each_input():
+    template = {"input": {"required": {"mesh": ["MESH", {}]}}, "prefix": "mesh_", "min": 1}
+    group = ["COMFY_AUTOGROW_V3", {"template": template | {"max": 2}}]
+    info = INFO | {"Join": {"input": {"required": {"meshes": group}}, "output": []}}
+    join = {"class_type": "Join", "inputs": {"meshes.mesh_0": ["1", 0]}}
+    assert prompt_problems(PROMPT | {"3": join}, info) == []
+    wrong = {"meshes.mesh_1": ["1", 1], "meshes.mesh_2": ["1", 0]}
+    assert prompt_problems(PROMPT | {"3": join | {"inputs": wrong}}, info) == [
+        "node 3: Join lacks the required input meshes.mesh_0",
+        "node 3: Join.meshes.mesh_1 expects MESH but is linked to a IMAGE of Make",
+        "node 3: Join has no input meshes.mesh_2",
+    ]
+
+
 def test_detects_missing_inputs_and_unknown_classes():
     prompt = copy.deepcopy(PROMPT)
     del prompt["1"]["inputs"]["kind"]

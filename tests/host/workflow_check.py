@@ -10,6 +10,8 @@ Prompt = dict[str, dict[str, Any]]
 Info = dict[str, dict[str, Any]]
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+GROWING = "COMFY_AUTOGROW_V3"
+"""Type of a group of inputs that grows as they are connected."""
 FRONTEND_ONLY = {"Note", "MarkdownNote"}
 """Nodes of the front end only, unknown to the server."""
 CONTROL_AFTER_GENERATE = {"fixed", "increment", "decrement", "randomize"}
@@ -26,8 +28,8 @@ def _node_problems(prompt: Prompt, key: str, info: Info) -> Iterator[str]:
     if kind not in info:
         yield f"unknown class {kind}"
         return
-    specs = node_inputs(info[kind])
-    for name in info[kind]["input"].get("required", {}):
+    specs = prompt_inputs(info[kind])
+    for name in required_inputs(info[kind]):
         if name not in inputs:
             yield f"{kind} lacks the required input {name}"
     for name, value in inputs.items():
@@ -79,6 +81,33 @@ def node_inputs(node: dict[str, Any]) -> dict[str, list]:
     """Inputs of a class by name, in the front end's widget order: required ones first."""
     groups = node["input"]
     return {**groups.get("required", {}), **groups.get("optional", {})}
+
+
+def prompt_inputs(node: dict[str, Any]) -> dict[str, list]:
+    """Inputs by their name in prompts: a group that grows has one name for each of its inputs."""
+    specs = {}
+    for name, spec in node_inputs(node).items():
+        if input_type(spec) == GROWING:
+            template = spec[1]["template"]
+            (inner,) = [named for named in template["input"].values() if named]
+            each = next(iter(inner.values()))
+            indices = range(template["max"])
+            specs |= {f"{name}.{template['prefix']}{index}": each for index in indices}
+        else:
+            specs[name] = spec
+    return specs
+
+
+def required_inputs(node: dict[str, Any]) -> list[str]:
+    """Names in prompts of the inputs that must be given."""
+    names = []
+    for name, spec in node["input"].get("required", {}).items():
+        if input_type(spec) == GROWING:
+            template = spec[1]["template"]
+            names += [f"{name}.{template['prefix']}{index}" for index in range(template["min"])]
+        else:
+            names.append(name)
+    return names
 
 
 def input_type(spec: list) -> str:
@@ -145,7 +174,7 @@ def _link_consistency_problems(link: list, nodes: dict[int, dict[str, Any]]) -> 
 
 def _socket_problems(node: dict[str, Any], info: Info) -> Iterator[str]:
     """Unknown sockets; sockets of newer versions may accept more types than the file lists."""
-    specs = node_inputs(info[node["type"]])
+    specs = prompt_inputs(info[node["type"]])
     for socket in node.get("inputs", []):
         if socket["name"] not in specs:
             yield f"{node['type']} has no input {socket['name']}"
