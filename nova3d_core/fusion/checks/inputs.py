@@ -7,6 +7,8 @@ import logging
 from ...imaging.mask_checks import check_not_inverted
 from ...progress import SILENT, Progress
 from ...views import Views
+from ..hull.visual_hull import check_carvable
+from .cameras import check_cameras
 from .normals import check_normals
 from .silhouettes import check_silhouettes, listed
 
@@ -21,12 +23,15 @@ def check_views(views: Views, progress: Progress = SILENT) -> None:
         progress: reports each step.
 
     Raises:
-        InputError: masks that look inverted, views that cannot be carved, silhouettes that
-            contradict each other, and normals that are missing or in another frame than declared.
+        InputError: masks that look inverted, views that cannot be carved, images in another order
+            or from other elevations than declared, silhouettes that contradict each other, and
+            normals that are missing or in another frame than declared.
         Cancelled: on request.
     """
     if views.masks is not None:
         check_not_inverted(views.masks)
+    check_carvable(views)
+    check_cameras(views, progress)
     check_silhouettes(views, progress)
     check_normals(views)
     cut = border_views(views)
