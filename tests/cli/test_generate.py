@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nova3d_core.diffusion.sampling.config import SampleConfig
 from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.weights.save import save_nova3d
 
@@ -52,11 +53,22 @@ def test_generates_views_with_normals_from_an_image(nova3d, inputs, tmp_path):
     assert read_views(out).colour.equal(views.colour)  # the same seed
 
 
+def test_options_become_the_settings_of_sampling(tmp_path):
+    from nova3d_core.cli.generate import Generate
+
+    options = {"seed": 3, "steps": 4, "sampler": "heun", "framing": "image", "size_px": 128}
+    options |= {"elevation_deg": 10.0, "decode_chunk_size": 5, "memory_gib": 2.0}
+    command = Generate(image=tmp_path / "cup.png", output=tmp_path / "views", **options)
+    assert command._config() == SampleConfig(**options)
+    defaults = Generate(image=tmp_path / "cup.png", output=tmp_path / "views")
+    assert defaults._config() == SampleConfig()
+
+
 def test_sv3d_p_varies_the_elevation_and_is_found_by_name(nova3d, inputs, tmp_path):
     result = nova3d(
         "generate", inputs / "cup.png", "-o", tmp_path / "v", "--model", "sv3d_p.safetensors",
         "--folder", inputs, *QUICK, "--elevation-deg", "10", "--elevation-amplitude-deg", "20",
-        "--json",
+        "--sampler", "dpmpp_2m", "--framing", "image", "--json",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["normals"] is False

@@ -138,8 +138,10 @@ mm.load_models_gpu = recording
 generate(plain)
 mm.load_models_gpu = mm_load
 answers["loads"] = loads
-budget = model_management.HostModelPlacement(plain).activation_budget
-answers["budget_gib"] = [budget(part) / 2**30 for part in model_management.PARTS]
+answers["budget_gib"] = [
+    model_management.HostModelPlacement(plain).activation_budget(part) / 2**30
+    for part in model_management.PARTS
+]
 
 class Rebound(comfy.model_patcher.ModelPatcher):
     pass
