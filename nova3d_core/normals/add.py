@@ -34,8 +34,10 @@ def add_normals(
         The views with unit normals in `frame`, zero where undefined and outside the masks.
 
     Raises:
-        InputError: the views have no masks; images of another number or aspect ratio, NaN or out
-            of range; or the normals do not fit the silhouettes, with the frame and flip that would.
+        InputError: the views have no masks; or images of another number or aspect ratio, NaN or out
+            of range.
+        NormalConventionError: the normals do not fit the silhouettes; names the frame and flip that
+            would.
     """
     check_choice("normal_frame", frame, NORMAL_FRAMES)
     check_choice("flip", flip, NORMAL_FLIPS)
@@ -46,18 +48,24 @@ def add_normals(
     try:
         check_normals(added)
     except NormalConventionError as error:
-        raise InputError(error.message, _settings_hint(error.fitting, flip)) from None
+        hint = _settings_hint(error.fitting, flip)
+        raise NormalConventionError(error.message, hint, error.fitting) from None
     return added
 
 
-def _check_images(views: Views, images: Tensor) -> None:
-    """Raises InputError unless images (V, h, w, 3) are normal maps of the views' size or shape."""
+def check_masks(views: Views) -> None:
+    """Raises InputError if views without masks are given: normals are used on the object only."""
     if views.masks is None:
         raise InputError(
             "the views have no masks: normals are used on the object only.",
             "Provide masks to Assemble Views, or images with an alpha channel or a white "
             "background.",
         )
+
+
+def _check_images(views: Views, images: Tensor) -> None:
+    """Raises InputError unless images (V, h, w, 3) are normal maps of the views' aspect ratio."""
+    check_masks(views)
     check_shape("the normal images", images, "V H W 3")
     if len(images) != len(views):
         raise InputError(

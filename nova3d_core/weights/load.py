@@ -29,6 +29,7 @@ from .build.components import (
 )
 from .build.load_state import COMPUTE_DTYPES, NetworkComponent, component_bytes, load_state
 from .discovery.companions import find_companion, find_folder_companion, resolve_unet_file
+from .discovery.estimators import is_normalcrafter
 from .discovery.layouts import Identity
 from .discovery.layouts_2d import FAMILY_BY_CLASS_DIM
 from .discovery.locate import describe, inspect_file
@@ -180,11 +181,17 @@ def _sampling_family(path: Path, identity: Identity) -> Family:
     """
     _check_has_unet(path, identity)
     if identity.family == "svd":
+        if is_normalcrafter(path):
+            raise InputError(
+                f"{path} is NormalCrafter, which estimates the normals of views and generates "
+                "none.",
+                "Use Estimate Normals, or `generate --normals normalcrafter`.",
+            )
         raise InputError(
             f"{path} is base Stable Video Diffusion: it generates a video from an image and was "
             "not trained to orbit an object or to generate normals.",
-            "Train NOVA3D from it, or load SV3D or V3D for colour views. (V3D's UNet has the same "
-            "keys: its file must be named V3D.)",
+            "Train NOVA3D from it, or load SV3D or V3D for colour views. (The same keys have V3D, "
+            "whose file must be named so, and NormalCrafter, for Estimate Normals.)",
         )
     return FAMILIES[identity.family]
 
