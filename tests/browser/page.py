@@ -38,6 +38,65 @@ TITLE = """type => {
     const corner = window.app.canvas.canvas.getBoundingClientRect()
     return [corner.x + at[0], corner.y + at[1]]
 }"""
+WIDGET = """([type, name]) => {
+    const node = window.app.graph.nodes.find(node => node.type === type)
+    const widget = node.widgets.find(widget => widget.name === name)
+    const middle = [node.pos[0] + node.size[0] / 2, node.pos[1] + (widget.last_y ?? widget.y) + 10]
+    const at = window.app.canvas.ds.convertOffsetToCanvas(middle)
+    const corner = window.app.canvas.canvas.getBoundingClientRect()
+    return [corner.x + at[0], corner.y + at[1]]
+}"""
+NOTE = """() => {
+    const node = window.app.graph.nodes.find(node => node.type === 'MarkdownNote')
+    const area = node.widgets[0].element
+    const text = area.querySelector('.tiptap') ?? area
+    const parts = [...text.children].map(part => part.offsetTop + part.offsetHeight)
+    return [Math.max(...parts), area.clientHeight]
+}"""
+CONNECT = """links => {
+    const nodes = window.app.graph.nodes
+    const find = title => nodes.find(node => node.title === title)
+    for (const [source, output, target, input] of links) {
+        const from = find(source), to = find(target)
+        from.connect(from.findOutputSlot(output), to, to.findInputSlot(input))
+    }
+}"""
+SET_INSIDE = """settings => {
+    for (const host of window.app.graph.nodes.filter(node => node.isSubgraphNode?.()))
+        for (const node of host.subgraph.nodes)
+            for (const [name, value] of Object.entries(settings[node.type] ?? {})) {
+                const outer = host.widgets.find(widget => widget.name === name)
+                const widget = outer ?? node.widgets.find(widget => widget.name === name)
+                widget.value = value
+            }
+}"""
+CUT = """types => {
+    const context = window.app.canvas.canvas.getContext('2d')
+    const measure = (text, px) => {
+        context.font = `${px}px ${window.LiteGraph.NODE_FONT ?? 'Arial'}`
+        return context.measureText(String(text ?? '')).width
+    }
+    const label = socket => socket ? socket.label ?? socket.localized_name ?? socket.name : ''
+    const cut = []
+    for (const type of types) {
+        const node = window.LiteGraph.createNode(type), width = node.size[0]
+        const compare = (what, needed) => needed > width && cut.push([type, what, needed, width])
+        compare(node.title, measure(node.title, 14) + 38)
+        const inputs = node.inputs.filter(socket => !socket.widget)
+        for (let row = 0; row < Math.max(inputs.length, node.outputs.length); row++) {
+            const pair = [label(inputs[row]), label(node.outputs[row])]
+            compare(pair.join(' | '), measure(pair[0], 12) + measure(pair[1], 12) + 50)
+        }
+        for (const widget of node.widgets ?? []) {
+            if (!['number', 'combo', 'toggle', 'text'].includes(widget.type)) continue
+            const name = widget.label ?? widget.name
+            const value = widget.type === 'number'
+                ? Number(widget.value).toFixed(widget.options.precision ?? 3) : widget.value
+            compare(`${name}: ${value}`, measure(name, 12) + measure(value, 12) + 80)
+        }
+    }
+    return cut
+}"""
 TYPES = """types => types.map(type => {
     const made = window.LiteGraph.createNode(type)
     return [made.title, ...made.outputs.map(socket => socket.localized_name ?? socket.label)]
@@ -76,6 +135,76 @@ class Page:
         )
         card.wait_for(state="hidden")
 
+    def close_tour(self) -> None:
+        """Closes what the front end shows once: the template browser, the tour of apps."""
+        self.tab.wait_for_timeout(1000)
+        skip = self.tab.get_by_role("button", name="Skip", exact=True)
+        if skip.count():
+            skip.first.click()
+        else:
+            self.tab.keyboard.press("Escape")
+        self.tab.wait_for_timeout(500)
+
+    def cards(self, module: str) -> list[str]:
+        """Names of the templates of a pack, in the order of their cards."""
+        self.command("Comfy.BrowseTemplates")
+        self.tab.get_by_text(module, exact=True).last.click(timeout=120_000)
+        card = '[data-testid^="template-workflow-"]'
+        self.tab.locator(card).first.wait_for()
+        self.tab.wait_for_timeout(2000)
+        names = "cards => cards.map(card => card.dataset.testid.slice('template-workflow-'.length))"
+        return self.tab.eval_on_selector_all(card, names)
+
+    def graph(self) -> dict[str, Any]:
+        """The current graph as the front end saves it, with the sizes that it gave the nodes."""
+        return self.tab.evaluate("() => window.app.graph.serialize()")
+
+    def zoom(self) -> float:
+        return self.tab.evaluate("() => window.app.canvas.ds.scale")
+
+    def note_heights(self) -> tuple[float, float]:
+        """Height of the note's text and of the area that shows it, in pixels at zoom 1."""
+        return tuple(self.tab.evaluate(NOTE))
+
+    def upload_by_mouse(self, kind: str, path: Path) -> None:
+        """Presses a node's upload button and chooses a file."""
+        with self.tab.expect_file_chooser() as chooser:
+            self.tab.mouse.click(*self.tab.evaluate(WIDGET, [kind, "upload"]))
+        chooser.value.set_files(path)
+        self.tab.wait_for_function(
+            "([type, name]) => window.app.graph.nodes.find(node => node.type === type)"
+            ".widgets[0].value.includes(name)",
+            arg=[kind, path.stem],
+        )
+
+    def choose_by_mouse(self, kind: str, name: str, value: str) -> None:
+        """Opens a list of choices and selects one."""
+        self.tab.mouse.click(*self.tab.evaluate(WIDGET, [kind, name]))
+        self.tab.locator(".litecontextmenu .litemenu-entry", has_text=value).first.click()
+
+    def search(self, words: str) -> list[str]:
+        """Texts of the results of the node search, best first; the search stays open."""
+        box = self.tab.get_by_placeholder("Add a node...")
+        if not box.count():
+            self.command("Workspace.SearchBox.Toggle")
+        box.fill(words)
+        self.tab.wait_for_timeout(1200)
+        return self.tab.locator('[data-testid="result-item"]').all_inner_texts()
+
+    def add_node(self, words: str, title: str) -> None:
+        """Adds the first result of a search by keyboard."""
+        self.search(words)
+        self.tab.get_by_placeholder("Add a node...").press("Enter")
+        self.tab.wait_for_function(
+            "title => window.app.graph.nodes.some(node => node.title === title)", arg=title
+        )
+        self.tab.mouse.click(5, 300)  # places a node that follows the mouse
+        self.tab.wait_for_timeout(500)
+
+    def connect(self, links: list[tuple[str, str, str, str]]) -> None:
+        """Connects nodes: (source title, output, target title, input)."""
+        self.tab.evaluate(CONNECT, [list(link) for link in links])
+
     def nodes(self) -> list[dict[str, Any]]:
         """Nodes on the canvas."""
         return self.tab.evaluate(NODES)
@@ -91,9 +220,28 @@ class Page:
     def run(self, seconds: float = 240.0) -> dict[str, Any]:
         """Presses Run and waits for the end; returns the received messages."""
         self.tab.locator('[data-testid="queue-button"]').first.click()
+        return self.wait_for_end(seconds)
+
+    def wait_for_end(self, seconds: float = 240.0) -> dict[str, Any]:
+        """Waits for the end of a run; returns the received messages."""
         self.tab.wait_for_function("() => window.messages.ended", timeout=seconds * 1000)
         self.tab.wait_for_timeout(1000)
         return self.tab.evaluate("() => window.messages")
+
+    def set_locale(self, name: str) -> None:
+        """Switches the language; the page is loaded again."""
+        change = "name => window.app.extensionManager.setting.set('Comfy.Locale', name)"
+        self.tab.evaluate(change, name)
+        self.open()
+        self.tab.wait_for_timeout(2000)
+
+    def cut_texts(self, types: list[str]) -> list[list[Any]]:
+        """Titles, socket names and widget values that are wider than a new node of their class."""
+        return self.tab.evaluate(CUT, types)
+
+    def set_blueprint_inputs(self, settings: dict[str, dict[str, Any]]) -> None:
+        """Sets widgets of the nodes inside the blueprints, and those that show them outside."""
+        self.tab.evaluate(SET_INSIDE, settings)
 
     def translated(self, types: list[str]) -> list[list[str]]:
         """Displayed title and output names of new nodes."""
