@@ -61,9 +61,12 @@ def test_entries_are_consistent(published):
 @pytest.mark.parametrize("name", sorted(MANIFESTS))
 def test_sizes_match_the_manifests(manifest, name):
     values = sum(_product(shape) for shape in manifest(name).values())
+    family = name.split("_", maxsplit=1)[0]
     checked = 0
     for published in PUBLISHED_FILES:
-        if published.file in MANIFESTS[name] and published.gigabytes:
+        if not published.family.startswith(family) or not published.gigabytes:
+            continue  # files of different families may have the same name
+        if published.file in MANIFESTS[name]:
             size = values * (2 if published.dtype == "float16" else 4)
             assert published.gigabytes * 1e9 == pytest.approx(size, rel=5e-3)
             checked += 1

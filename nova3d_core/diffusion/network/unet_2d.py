@@ -57,7 +57,7 @@ class MultiviewUNet2D(nn.Module):
     ):
         super().__init__()
         self.config = config = config or UNet2DConfig()
-        build = _Builder(config, operations, attention, {"device": device, "dtype": dtype})
+        build = _Builder2D(config, operations, attention, {"device": device, "dtype": dtype})
         first, widths = config.model_channels, config.widths
         self.conv_in = build.conv(config.in_channels, first)
         self.time_embedding = build.mlp(first)
@@ -164,7 +164,7 @@ def _up(block: nn.ModuleDict, hidden: Tensor, skips: list[Tensor], layout: Batch
     return block["upsamplers"][0](hidden) if "upsamplers" in block else hidden
 
 
-class _Builder:
+class _Builder2D:
     """Builds the UNet's blocks with diffusers' names."""
 
     def __init__(
