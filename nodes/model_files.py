@@ -112,8 +112,8 @@ def _is_full_checkpoint(known: PublishedFile) -> bool:
 
 
 def _is_in_folder(known: PublishedFile) -> bool:
-    """Whether the file is the UNet of a folder that holds a whole model (Wonder3D)."""
-    return known.family.startswith("wonder3d") and known.parts == (UNET,)
+    """Whether the file is the UNet of a folder that holds a whole model: Wonder3D's."""
+    return known.family == "wonder3d" and known.parts == (UNET,)
 
 
 def _download_text(known: PublishedFile) -> str:
