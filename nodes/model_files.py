@@ -95,7 +95,9 @@ def download_hint(name: str) -> str:
     ]
     file_name = PurePath(name).name.lower()
     of_that_name = [known for known in available if file_name in _lower_names(known)]
-    downloads = "; ".join(map(_download_text, of_that_name or available))
+    # SV3D p can do what SV3D u does
+    shown = of_that_name or [known for known in available if known.family != "sv3d_u"]
+    downloads = "; ".join(map(_download_text, shown))
     return (
         f"Download {downloads}. Put it there in ComfyUI's models folder, press R on the page, and "
         "select it. NOVA3D has no public weights: checkpoints trained with this pack go into "
