@@ -14,6 +14,7 @@ from ..checks import check_bounds
 from ..diffusion.families import GuidanceConfig, GuidanceKind
 from ..diffusion.sampling.config import Framing, SampleConfig, SamplerName
 from ..errors import InputError, StageError
+from ..normals.config import EstimatorName
 from ..progress import Progress
 from ..weights.discovery.built_in import BUILT_IN_NAME
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..cameras.cameras import Cameras
     from ..diffusion.families import Family
     from ..diffusion.sampling.pipeline import Sample
+    from ..views import Views
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,12 @@ class SamplingOptions:
     """Device of the model: cpu, cuda, cuda:1, mps."""
     dtype: Dtype = "auto"
     """Dtype of the network; auto: float32 on a CPU, float16 on a GPU."""
+    normals: EstimatorName | None = None
+    """Estimate the normals of the views, for models that generate colours only: marigold (each view
+    on its own) or normalcrafter (all views together). Their folders are searched for in the model
+    folders."""
+    normals_folder: Path | None = None
+    """Folder of the normal estimator, if it is elsewhere."""
     overwrite: bool = False
     """Replace existing outputs."""
     json: bool = False
@@ -128,6 +136,7 @@ class SamplingOptions:
                 "`python -m nova3d_core models` lists the installed and the published files; "
                 "--folder selects the model folders.",
             )
+        estimator_folder = self._estimator_folder()
         dtype = self._dtype(device)
         # cast weights for a GPU while loading; memory-map the file for the CPU
         load_dtype = None if device.type == "cpu" else dtype
@@ -149,7 +158,45 @@ class SamplingOptions:
                 "Use a smaller --size-px or --dtype float16, or close other programs.",
             ) from error
         seconds = {"loading": loaded - start, "sampling": time.perf_counter() - loaded}
-        return GeneratedViews(model.family, replace(result, views=result.views.to("cpu")), seconds)
+        family, views = model.family, result.views.to("cpu")
+        if estimator_folder is not None:
+            del model, placement  # frees the memory of the device
+            views = self._estimate_normals(views, estimator_folder, device, dtype, progress)
+            seconds["normals"] = time.perf_counter() - loaded - seconds["sampling"]
+        return GeneratedViews(family, replace(result, views=views), seconds)
+
+    def _estimator_folder(self) -> Path | None:
+        """Folder of the normal estimator; found before the views are sampled."""
+        from ..weights.discovery.estimators import find_estimator_folder
+
+        if self.normals is None:
+            if self.normals_folder is not None:
+                raise InputError("--normals-folder is given without --normals.")
+            return None
+        return self.normals_folder or find_estimator_folder(self.normals, self.folder)
+
+    def _estimate_normals(
+        self,
+        views: Views,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Progress,
+    ) -> Views:
+        from ..normals.config import EstimateConfig
+        from ..normals.estimate import estimate_normals
+        from ..normals.load import load_estimator
+
+        estimator = load_estimator(
+            self.normals,
+            folder,
+            folders=self.folder,
+            device=device,
+            dtype=dtype,
+            config=EstimateConfig(seed=self.seed),
+            progress=progress,
+        )
+        return estimate_normals(views, estimator, progress)
 
     def _config(self) -> SampleConfig:
         guidance = None

@@ -43,9 +43,7 @@ def load_marigold(
     except ImportError as error:
         raise MissingDependencyError("diffusers", "Estimating normals with Marigold") from error
     try:
-        pipeline = MarigoldNormalsPipeline.from_pretrained(
-            str(folder), torch_dtype=dtype, local_files_only=True
-        )
+        pipeline = MarigoldNormalsPipeline.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
@@ -53,7 +51,7 @@ def load_marigold(
             "Download the whole folder, such as prs-eth/marigold-normals-v1-1, into "
             "models/diffusers.",
         ) from error
-    return pipeline.to(device)
+    return pipeline.to(device, dtype)
 
 
 class MarigoldEstimator:

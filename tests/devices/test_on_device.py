@@ -69,6 +69,16 @@ def test_sampling_in_every_dtype(family):
     check(run_module("workloads", f"sampling_{family}"), DTYPE_BOUNDS)
 
 
+@pytest.mark.slow
+def test_estimating_normals_in_every_dtype():
+    pytest.importorskip("diffusers")
+    check(run_module("workloads", "estimating_normals"), DTYPE_BOUNDS)
+
+
+def test_added_normals_stay_on_their_device():
+    check(run_module("workloads", "added_normals"), 1e-6)
+
+
 def test_loading_to_the_device_and_back():
     check(run_module("workloads", "loading"), 0.0)
 

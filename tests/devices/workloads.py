@@ -257,6 +257,61 @@ def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
 
+# Normals
+
+
+def compare_estimate(make: Callable[[torch.device], Any], bound_views: int = 4) -> dict[str, Any]:
+    """Normal maps on the device against those on the CPU; `difference` is in 0..1."""
+    from nova3d_core.progress import SILENT
+
+    images = torch.rand(bound_views, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, actual = (make(device).estimate(images, SILENT) for device in (CPU, DEVICE))
+    assert actual.dtype == torch.float32
+    return summarise(actual, float((actual - expected).abs().mean()))
+
+
+@workload
+def estimating_normals() -> dict[str, dict[str, Any]]:
+    """NormalCrafter, in two windows."""
+    from nova3d_core.diffusion.model import CODEC, IMAGE_ENCODER, UNET, MultiviewModel, OneDevice
+    from nova3d_core.normals import normalcrafter
+
+    from ..diffusion.models import small_model
+
+    normalcrafter.WINDOW, normalcrafter.STRIDE = 3, 2
+    cases = {}
+    for dtype in DTYPES:
+
+        def make(device: torch.device, dtype: torch.dtype = dtype) -> Any:
+            small = small_model("v3d", views=4)
+            model = MultiviewModel(
+                normalcrafter.NORMALCRAFTER, small.unet, small.codec, small.image_encoder
+            )
+            for part in (UNET, CODEC, IMAGE_ENCODER):
+                model.part(part).to(dtype)
+            placement = OneDevice(model, device, dtype)
+            return normalcrafter.NormalCrafterEstimator(model, placement)
+
+        cases[str(dtype)] = compare_estimate(make)
+    return cases
+
+
+@workload
+def added_normals() -> dict[str, dict[str, Any]]:
+    """Views and normal maps on the device: added there, checked on the CPU."""
+    from nova3d_core.conventions import encode_normals
+    from nova3d_core.normals.add import add_normals
+
+    views = small_views("camera")
+    images = encode_normals(views.normals)
+    expected = add_normals(views.without_normals(), images).normals
+    actual = add_normals(views.without_normals().to(DEVICE), images.to(DEVICE))
+    assert actual.normals.device == DEVICE
+    difference = float((actual.normals.cpu() - expected).abs().max())
+    return {"camera": summarise(None, difference)}
+
+
 # Training
 
 

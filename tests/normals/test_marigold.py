@@ -65,7 +65,9 @@ def folder(tmp_path_factory):
     )  # fmt: skip
     pipeline = MarigoldNormalsPipeline(
         randomised(unet, 0), randomised(vae, 1), scheduler, randomised(text, 2),
-        CLIPTokenizer(str(words / "vocab.json"), str(words / "merges.txt")),
+        CLIPTokenizer(
+            str(words / "vocab.json"), str(words / "merges.txt"), model_max_length=77
+        ),
         prediction_type="normals", use_full_z_range=True,
         default_denoising_steps=STEPS, default_processing_resolution=64,
     )  # fmt: skip

@@ -25,8 +25,8 @@ _MAX_INDEX_BYTES = 1 << 20
 
 
 def is_normalcrafter(path: Path) -> bool:
-    """Whether a file or folder lies in a folder that is named NormalCrafter."""
-    return any(NORMALCRAFTER in part.lower() for part in path.absolute().parts[-4:])
+    """Whether a UNet's file lies in a folder that is named NormalCrafter, or is named so."""
+    return any(NORMALCRAFTER in part.lower() for part in path.absolute().parts[-3:])
 
 
 def find_estimator_folder(estimator: str, folders: Sequence[Path | str] = ()) -> Path:

@@ -22,12 +22,14 @@ from .registry import (
     CONDITION_ENCODER,
     FAMILY_DESCRIPTIONS,
     IMAGE_ENCODER,
+    MOGE,
     PIXEL_CODEC,
     RECONSTRUCTION,
     SMALL_ENCODER,
     UNET,
     VAE,
     Decoder,
+    ForeignModel,
     Layout,
 )
 
@@ -97,6 +99,8 @@ class Identity:
     """Prefix of the UNet's keys; None without a UNet."""
     notes: tuple[str, ...] = ()
     """Notes for the user, one sentence each."""
+    foreign: ForeignModel | None = None
+    """The model of an unknown family, if other nodes run it."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,12 @@ def _identify_tensors(header: ModelHeader) -> Identity:
             found.unet_prefix,
             (*found.notes, *header.notes, *dtype_notes),
         )
+    if unet is None and found is None and _is_moge(tensors):
+        note = (
+            f"Contains {MOGE.label}, which belongs to {MOGE.owner}, in models/{MOGE.folder}. "
+            f"{MOGE.usage}"
+        )
+        return Identity("unknown", "unknown", dtype, notes=(note,), foreign=MOGE)
     vae_parts, decoder, vae_layout = _other_parts(tensors)
     parts = (UNET,) * (unet is not None) + vae_parts + _small_model_parts(header)
     if unet is None:
@@ -360,6 +370,17 @@ def _guess_contents(tensors: Tensors) -> str:
         if any(name.startswith(starts) for name in tensors):
             return description
     return "no supported model"
+
+
+def _is_moge(tensors: Tensors) -> bool:
+    """True for MoGe: a DINOv2 backbone with heads for points (version 2) or upsampling (1)."""
+    return any(
+        all(any(piece in name for name in tensors) for piece in pieces)
+        for pieces in (
+            ("encoder.backbone.", "points_head.", "neck."),
+            ("backbone.", "head.upsample_blocks."),
+        )
+    )
 
 
 def _is_lgm(tensors: Tensors) -> bool:

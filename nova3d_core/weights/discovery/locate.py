@@ -20,7 +20,14 @@ log = logging.getLogger(__name__)
 
 FOLDERS_VARIABLE = "NOVA3D_MODELS"
 """Environment variable with model folders, separated as in PATH."""
-COMFYUI_FOLDERS = ("nova3d", "checkpoints", "diffusion_models", "unet", "diffusers")
+COMFYUI_FOLDERS = (
+    "nova3d",
+    "checkpoints",
+    "diffusion_models",
+    "unet",
+    "diffusers",
+    "geometry_estimation",
+)
 """Subfolders of ComfyUI's `models` that are searched."""
 PARTIAL_SUFFIXES = (
     ".part",
@@ -316,6 +323,8 @@ def _size_note(
 
 def describe(identity: Identity) -> str:
     """Describes an identity in a phrase: family, dtype and parts."""
+    if identity.foreign is not None:
+        return f"{identity.foreign.label}: belongs to {identity.foreign.owner}"
     if identity.family == "unknown":
         return "not a supported model"
     parts = " + ".join(part.replace("_", " ") for part in identity.parts)

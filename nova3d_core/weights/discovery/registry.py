@@ -47,6 +47,38 @@ FULL_CHECKPOINT = (UNET, VAE, IMAGE_ENCODER, CONDITION_ENCODER)
 
 
 @dataclass(frozen=True)
+class ForeignModel:
+    """A model that other nodes run, whose files users may look for among ours."""
+
+    label: str
+    """Display name."""
+    owner: str
+    """The nodes that it belongs to."""
+    files: tuple[str, ...]
+    """Names of its published files."""
+    source: str
+    """Their repository on the model hub."""
+    folder: str
+    """Subfolder of ComfyUI's `models`."""
+    licence: str
+    """Licences, as far as they are stated."""
+    usage: str
+    """What it is used for, in one sentence."""
+
+
+MOGE = ForeignModel(
+    label="MoGe",
+    owner="ComfyUI's MoGe nodes",
+    files=("moge_2_vitl_normal_fp16.safetensors", "moge_1_vitl_fp16.safetensors"),
+    source="Comfy-Org/MoGe",
+    folder="geometry_estimation",
+    licence="MIT (code); the model card states that of the weights",
+    usage="Select it in Load MoGe Model; Add Normals to Views takes the normals.",
+)
+"""Monocular geometry; version 2 estimates normals, version 1 does not."""
+
+
+@dataclass(frozen=True)
 class PublishedFile:
     """A published file, and where to install it."""
 
