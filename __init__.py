@@ -15,8 +15,10 @@ async def comfy_entrypoint():
 
     from .nodes import node_classes
     from .nodes.example_image import provide_example_image
+    from .nodes.replacements import register_replacements
 
     provide_example_image()
+    register_replacements()
 
     class Nova3DExtension(ComfyExtension):
         async def get_node_list(self) -> list[type]:
