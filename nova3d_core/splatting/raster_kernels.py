@@ -1,4 +1,4 @@
-"""Warp kernels that composite splats tile by tile; `rasterise_torch` is the reference.
+"""Warp kernels that composite splats tile by tile; `torch_impl` is the reference.
 
 A pair is a splat in a tile that it touches. On the CPU a thread handles a tile and owns the
 gradients of its pairs, so results do not depend on the number of threads. On a GPU a thread handles

@@ -14,7 +14,7 @@ from ..cameras.cameras import Cameras
 from ..progress import SILENT, Progress
 from ..splats import Splats
 from ..views import Views
-from . import rasterise_torch
+from . import torch_impl
 from .projection import ProjectedSplats, project_splats
 
 logger = logging.getLogger(__name__)
@@ -90,10 +90,10 @@ def splat_views(
 def _rasteriser(backend: Backend, device: torch.device) -> Any:
     """The `rasterise` function of a backend."""
     if backend == "torch" or (backend == "auto" and not _warp_runs_on(device.type)):
-        return rasterise_torch.rasterise
-    from . import rasterise_warp
+        return torch_impl.rasterise
+    from . import warp_impl
 
-    return rasterise_warp.rasterise
+    return warp_impl.rasterise
 
 
 @cache

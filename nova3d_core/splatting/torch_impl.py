@@ -1,4 +1,4 @@
-"""Reference rasteriser in PyTorch; `rasterise_warp.py` has the same function.
+"""Reference rasteriser in PyTorch; `warp_impl.py` has the same function.
 
 It evaluates every splat at every pixel, in the dtype of its inputs: for tests and small images.
 """

@@ -1,4 +1,4 @@
-"""Tiled rasteriser in warp, for CPUs and NVIDIA GPUs; the twin of `rasterise_torch.py`."""
+"""Tiled rasteriser in warp, for CPUs and NVIDIA GPUs; the twin of `torch_impl.py`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GPU_TILE_PX = 16
 def rasterise(
     projected: ProjectedSplats, opacities: Tensor, colours: Tensor, width: int, height: int
 ) -> tuple[Tensor, Tensor]:
-    """As `rasterise_torch.rasterise`, for float32 and four channels.
+    """As `torch_impl.rasterise`, for float32 and four channels.
 
     On the CPU, results and gradients repeat bit for bit, whatever the number of threads.
     """
