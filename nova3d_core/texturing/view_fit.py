@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ _MIN_SCALE, _MIN_SHIFT = 1.04, 0.04
 _ROTATION_GAIN = 0.1
 """Gain in fit that a rotation needs over scale and translation alone."""
 _ALIGN_STEPS = 3
+_SMALL_SCALE = 0.1
+"""Size relative to the image at which the perspective of a box's projection is negligible."""
 _YAW_STEP_DEG = 15
 
 
@@ -108,17 +110,18 @@ def check_views_fit(mesh: Mesh, views: Views, progress: Progress = SILENT) -> Vi
     """
     mesh = mesh.to("cpu").with_origin(views.cameras.origin)
     masks = views.masks if views.masks is not None else matte_from_white(views.colour)
-    scene = _Scene.of(RayCaster.from_mesh(mesh), views.cameras.to("cpu"), masks.cpu(), _IMAGE_PX)
+    caster, bounds = RayCaster.from_mesh(mesh), mesh.bounds
+    cameras, masks = views.cameras.to("cpu"), masks.cpu()
+    scene = _Scene.of(caster, bounds, cameras, masks, _IMAGE_PX)
     if scene is None:
         return None
     found = scene.compare(torch.eye(4, dtype=torch.float64))
     logger.info("the views fit the mesh with an IoU of %.2f", found.iou)
     if found.fit < 1.0 - _LIKELY_GAIN:
-        low, high = mesh.bounds
-        search = _Scene.of(scene.caster, views.cameras.to("cpu"), masks.cpu(), _SEARCH_PX)
-        moved = _best_placement(search.select(_MAX_SEARCH_VIEWS), (low + high) / 2, progress)
-        better = scene.compare(moved.matrix((low + high) / 2))
-        size = float((high - low).max())
+        centre, size = bounds.mean(dim=0), float((bounds[1] - bounds[0]).max())
+        search = _Scene.of(caster, bounds, cameras, masks, _SEARCH_PX) or scene
+        moved = _best_placement(search.select(_MAX_SEARCH_VIEWS), centre, progress)
+        better = scene.compare(moved.matrix(centre))
         _report_misfit(found, better, moved, size, has_masks=views.masks is not None)
     _warn_outliers(found)
     return found
@@ -177,7 +180,7 @@ def _describe(moved: Placement, size: float) -> tuple[list[str], list[str]]:
         too_large = moved.scale < 1.0
         factor = 1.0 / moved.scale if too_large else moved.scale
         faults.append(f"{factor:.2f} times too {'large' if too_large else 'small'}")
-        remedies.append(f"scale it by {moved.scale:.2f}")
+        remedies.append(f"scale it by {moved.scale:.2f} about its centre")
     if float(moved.shift.norm()) >= _MIN_SHIFT * size:
         x, y, z = moved.shift.tolist()
         faults.append(f"displaced by {float(moved.shift.norm()) / size:.2f} of its size")
@@ -217,6 +220,8 @@ class _Scene:
 
     caster: RayCaster
     cameras: Cameras
+    corners: Tensor
+    """(8, 3) corners of the mesh's bounding box."""
     masks: Tensor
     """(V, H, W) bool."""
     indices: tuple[int, ...]
@@ -224,7 +229,7 @@ class _Scene:
 
     @classmethod
     def of(
-        cls, caster: RayCaster, cameras: Cameras, masks: Tensor, longest_px: int
+        cls, caster: RayCaster, bounds: Tensor, cameras: Cameras, masks: Tensor, longest_px: int
     ) -> _Scene | None:
         """The views that have something inside and outside their masks; None if there are none."""
         height, width = masks.shape[1:]
@@ -235,7 +240,9 @@ class _Scene:
         usable = torch.nonzero((coverage > 0.0) & (coverage < 1.0))[:, 0].tolist()
         if not usable:
             return None
-        scene = cls(caster, cameras.resized(size[1], size[0])[usable], small[usable], tuple(usable))
+        corners = torch.cartesian_prod(*bounds.T)
+        cameras = cameras.resized(size[1], size[0])[usable]
+        scene = cls(caster, cameras, corners, small[usable], tuple(usable))
         return scene.select(_MAX_VIEWS)
 
     def select(self, count: int) -> _Scene:
@@ -244,7 +251,9 @@ class _Scene:
             return self
         chosen = np.linspace(0, len(self.indices) - 1, count).round().astype(int).tolist()
         indices = tuple(self.indices[each] for each in chosen)
-        return _Scene(self.caster, self.cameras[chosen], self.masks[chosen], indices)
+        return replace(
+            self, cameras=self.cameras[chosen], masks=self.masks[chosen], indices=indices
+        )
 
     def silhouettes(self, matrix: Tensor) -> Tensor:
         """(V, H, W) bool silhouettes of the mesh under an affine (4, 4) matrix."""
@@ -272,25 +281,37 @@ class _Scene:
 
     def aligned(self, rotation: Tensor, centre: Tensor) -> Placement:
         """A rotated mesh, with the scale and the translation that fit areas and centroids best."""
-        moved = Placement(rotation, 1.0, torch.zeros(3))
+        moved = self._roughly_aligned(rotation, centre)
         target, area = _centroids(self.masks), self.masks.flatten(1).sum(dim=1)
         for _ in range(_ALIGN_STEPS):
             found = self.silhouettes(moved.matrix(centre))
-            projected, jacobian = _project_with_jacobian(self.cameras, centre + moved.shift)
             sizes = found.flatten(1).sum(dim=1)
             seen = sizes > 0
-            current = torch.where(seen[:, None], _centroids(found), projected)
-            offset = torch.linalg.lstsq(
-                jacobian.reshape(-1, 3).double(),
-                (target - current).reshape(-1, 1).double(),
-                driver="gelsd",
-            ).solution[:, 0]
-            scale = moved.scale
-            if bool(seen.any()):
-                ratios = (area[seen] / sizes[seen]).sqrt()
-                scale *= float(ratios.median().clamp(0.2, 5.0))
-            moved = Placement(rotation, scale, moved.shift + offset.float())
+            if not bool(seen.any()):
+                break
+            _, jacobian = _project_with_jacobian(self.cameras[seen], centre + moved.shift)
+            offset = _least_squares(jacobian, (target - _centroids(found))[seen])
+            scale = moved.scale * float((area[seen] / sizes[seen]).sqrt().median())
+            moved = Placement(rotation, scale, moved.shift + offset)
         return moved
+
+    def _roughly_aligned(self, rotation: Tensor, centre: Tensor) -> Placement:
+        """A rotated mesh whose bounding box covers the masks' area and centroids.
+
+        Unlike silhouettes, the box may be outside the images, or larger than they are.
+        """
+        target, shift = _centroids(self.masks), torch.zeros(3)
+        for _ in range(_ALIGN_STEPS):
+            projected, jacobian = _project_with_jacobian(self.cameras, centre + shift)
+            shift = shift + _least_squares(jacobian, target - projected)
+        corners = (self.corners - centre) @ rotation.T
+        _, jacobian = _project_with_jacobian(self.cameras, centre + shift)
+        size_px = float(corners.norm(dim=1).max() * jacobian.norm(dim=2).max())  # of the box
+        small = _SMALL_SCALE * self.cameras.height / size_px
+        pixels = self.cameras.project(centre + shift + small * corners)[0]  # (V, 8, 2)
+        box = (pixels.amax(dim=1) - pixels.amin(dim=1)).prod(dim=1)
+        ratios = (_box_areas(self.masks) / box.clamp_min(1e-12)).sqrt()
+        return Placement(rotation, small * float(ratios.median()), shift)
 
 
 def _best_placement(scene: _Scene, centre: Tensor, progress: Progress) -> Placement:
@@ -339,6 +360,26 @@ def _centroids(masks: Tensor) -> Tensor:
     pixels = sample_positions(width, height, 1).reshape(height, width, 2)
     inside = masks[..., None].float()
     return (pixels * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp_min(1.0)
+
+
+def _box_areas(masks: Tensor) -> Tensor:
+    """(V,) areas of the bounding boxes of non-empty masks (V, H, W), in pixels."""
+    heights, widths = (
+        torch.stack([_span(line) for line in masks.any(dim=axis)]) for axis in (2, 1)
+    )
+    return heights * widths
+
+
+def _span(line: Tensor) -> Tensor:
+    """Distance between the ends of the set pixels in a line (N,) bool."""
+    positions = torch.nonzero(line)[:, 0].float()
+    return positions.max() - positions.min() + 1.0
+
+
+def _least_squares(jacobian: Tensor, residual: Tensor) -> Tensor:
+    """(3,) smallest step with J step = residual, for J (V, 2, 3) and residuals (V, 2)."""
+    system, right = jacobian.reshape(-1, 3).double(), residual.reshape(-1, 1).double()
+    return torch.linalg.lstsq(system, right, driver="gelsd").solution[:, 0].float()
 
 
 def _project_with_jacobian(cameras: Cameras, point: Tensor) -> tuple[Tensor, Tensor]:

@@ -70,6 +70,7 @@ def test_the_mesh_of_the_views_fits(solid, views, orbit_views, caplog):
     [
         ({"scale": 1.3}, r"The mesh is 1\.3\d times too large", r"Scale it by 0\.7[67]"),
         ({"scale": 0.5}, r"The mesh is (1\.9[6-9]|2\.0\d) times too small", "Scale it by"),
+        ({"scale": 2.5, "shift": (0.0, 1.2, 0.0)}, "times too large and displaced", "Scale it"),
         ({"shift": (0.3, 0.0, 0.0)}, r"displaced by 0\.(29|30|31) of its size", r"by \(-0\.(29|3)"),
         ({"rotation_deg": (90.0, 0.0, 0.0)}, "rotated by 90 degrees about X", "by -90 degrees"),
         ({"rotation_deg": (0.0, 45.0, 0.0)}, "rotated by 45 degrees about Y", "by -45 degrees"),
