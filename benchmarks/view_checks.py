@@ -614,7 +614,7 @@ def result_page(settings: ViewChecks, wrong: list[Answer], right: list[Answer]) 
 
 
 def main(settings: ViewChecks) -> None:
-    logging.basicConfig(level=logging.ERROR)
+    logging.getLogger("nova3d_core").propagate = False  # collected instead of printed
     wrong, right = run_all(settings)
     page = result_page(settings, wrong, right)
     save_page(settings.output, "view_checks", page)

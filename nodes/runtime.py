@@ -25,6 +25,8 @@ GIB = 1 << 30
 MIN_FREE_GIB = 0.5
 """Lower bound of the GPU memory limit that is passed to the core."""
 PREVIEW_PX = 512
+REPORT = "report"
+"""Name of the outputs that list the warnings of their node."""
 MIN_REPORT_INTERVAL_S = 0.05
 """Throttles progress messages: the page redraws no faster."""
 
@@ -174,26 +176,43 @@ def with_warnings(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Nod
     Before, it checks that the pack's packages are installed; see `requirements`.
 
     Text on a running node reaches open pages only; the UI output is also kept in /history, for API
-    clients.
+    clients. A node with a report also lists them there. Messages name settings as the node's
+    inputs; see `nova3d_core.wording`.
     """
 
     @functools.wraps(execute)
     def wrapper(cls: type, *args: Any, **inputs: Any) -> io.NodeOutput:
         from .. import nova3d_core
+        from ..nova3d_core.wording import interface
 
         core_logger, collector = logging.getLogger(nova3d_core.__name__), _WarningCollector()
         core_logger.addHandler(collector)
         try:
-            with required_packages():
+            with required_packages(), interface("nodes"):
                 output = execute(cls, *args, **inputs)
         finally:
             core_logger.removeHandler(collector)
         ui = output.ui or {}
         if ui or collector.messages:  # for list inputs, all calls must return the same keys
             output.ui = {**ui, "text": [*ui.get("text", []), *collector.messages]}
+        if collector.messages:
+            _add_to_report(cls, output, collector.messages)
         return output
 
     return wrapper
+
+
+def _add_to_report(cls: type, output: io.NodeOutput, warnings: list[str]) -> None:
+    """Appends warnings to the output named "report", if the node has one."""
+    if not hasattr(cls, "define_schema"):
+        return
+    names = [each.display_name for each in cls.define_schema().outputs]
+    if REPORT not in names or not output.args:
+        return
+    index, values = names.index(REPORT), list(output.args)
+    lines = [f"Warning: {message}" for message in warnings]
+    values[index] = "\n".join([values[index].rstrip("\n"), "", *lines, ""])
+    output.args = tuple(values)
 
 
 class _WarningCollector(logging.Handler):

@@ -97,6 +97,7 @@ class AssembleViews(io.ComfyNode):
     def execute(
         cls, images, cameras, normal_frame, first_view, invert_masks, normals=None, masks=None
     ) -> io.NodeOutput:
+        from ..nova3d_core.fusion.checks.cameras import warn_about_cameras
         from ..nova3d_core.imaging.assemble import assemble_views
         from .adapters import (
             cameras_from_socket,
@@ -105,7 +106,7 @@ class AssembleViews(io.ComfyNode):
             tensor_from_mask,
         )
 
-        with node_context():
+        with node_context() as context:
             images = tensor_from_image(images, "images")
             rig = cameras_from_socket(cameras, images.shape[2], images.shape[1])
             normals = None if normals is None else rgb_from_image(normals, "normals")
@@ -113,6 +114,7 @@ class AssembleViews(io.ComfyNode):
             if masks is not None and invert_masks:
                 masks = 1.0 - masks
             views = assemble_views(images, rig, normals, masks, normal_frame, first_view)
+            warn_about_cameras(views, context.progress)
             return io.NodeOutput(SocketBundle(views))
 
 
@@ -174,12 +176,14 @@ class LoadViews(io.ComfyNode):
     @classmethod
     @with_warnings
     def execute(cls, folder: str) -> io.NodeOutput:
+        from ..nova3d_core.fusion.checks.cameras import warn_about_cameras
         from ..nova3d_core.io.views.transforms_json import read_views
         from ..nova3d_core.pipeline.stages import ensure_masks
         from .adapters import image_from_tensor, mask_from_tensor
 
         with node_context() as context:
             views = ensure_masks(read_views(views_path(folder), context.progress))
+            warn_about_cameras(views, context.progress)
             return io.NodeOutput(
                 SocketBundle(views), image_from_tensor(views.colour), mask_from_tensor(views.masks)
             )

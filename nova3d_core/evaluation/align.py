@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
+from ..wording import setting
 from .config import Align
 from .metrics.geometry import sample_surface
 
@@ -179,6 +180,7 @@ def _warn_if_size_differs(mesh: Mesh, reference: Mesh) -> None:
     if not 1 / MAX_SIZE_RATIO <= ratio <= MAX_SIZE_RATIO:
         logger.warning(
             "the mesh is %.3g times the size of the normalised reference and is evaluated without "
-            "alignment; use --align bbox if it has another scale",
+            "alignment; choose %s if it has another scale",
             ratio,
+            setting("align", "bbox"),
         )

@@ -19,6 +19,7 @@ from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
 from ..sdf_grid import SdfGrid
 from ..views import Views
+from ..wording import by_interface, setting
 from .checks.inputs import check_views
 from .config import LevelConfig, SdfFusionConfig
 from .conflict.field import ConflictField
@@ -219,7 +220,10 @@ def _halve_chunk_size(error: Exception, chunk_size: int, stage: str) -> int:
         raise StageError(
             f"{STAGE}, {stage}",
             "memory ran out even with small chunks of rays.",
-            "Choose the preset 'draft', or lower sdf.memory_gib.",
+            by_interface(
+                f"Choose {setting('preset', 'draft')}, or lower {setting('sdf.memory_gib')}.",
+                f"Choose {setting('preset', 'draft')}, or fewer or smaller images.",
+            ),
         ) from error
     logger.warning("memory ran out: retrying with chunks of %d rays", smaller)
     return smaller

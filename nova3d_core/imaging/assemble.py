@@ -11,6 +11,8 @@ from ..conventions import NormalFrame, decode_normals
 from ..errors import InputError
 from ..views import Views
 from .crop import check_batch_matches_images, composite_on_white
+from .mask_checks import invert_hint
+from .match_checks import check_normal_maps, warn_if_masks_mismatch
 
 MIN_IMAGE_PX = 16
 """Minimum width and height of an image."""
@@ -39,7 +41,8 @@ def assemble_views(
 
     Raises:
         InputError: numbers or sizes differ, images are too small, a mask is empty, most masks look
-            inverted, or values are out of range; the message names the input.
+            inverted, normal images are no normal maps, or values are out of range; the message
+            names the input.
     """
     count, height, width = images.shape[:3]
     if count != len(cameras):
@@ -60,9 +63,13 @@ def assemble_views(
         if batch is not None:
             check_finite(name, batch)
             check_range(name, batch, 0.0, 1.0)
+    given = masks
     colour, masks = composite_on_white(images, masks)
     _reject_empty_masks(masks)
+    if given is not None and images.shape[-1] == 3:
+        warn_if_masks_mismatch(images, masks)
     if normals is not None:
+        check_normal_maps(normals, colour, masks)
         normals = decode_normals(normals) * (masks > 0)[..., None]
     views = Views(
         cameras.resized(width, height),
@@ -81,6 +88,5 @@ def _reject_empty_masks(masks: Tensor) -> None:
         if not bool((mask > 0.5).any()):
             raise InputError(
                 f"the mask of view {view} is empty: it contains no object.",
-                "A mask is 1 on the object; LoadImage's mask output is 1 on the background: "
-                "invert it.",
+                invert_hint(),
             )

@@ -11,7 +11,7 @@ from torch.nn import functional
 from ..checks import check_bounds, check_finite
 from ..errors import InputError
 from .alpha import flatten_on_white
-from .mask_checks import check_not_inverted
+from .mask_checks import check_not_inverted, invert_hint
 from .matte import is_mostly_white, matte_from_white
 
 _HALF_LEVEL = 0.5 / 255.0
@@ -125,7 +125,7 @@ def _crop_to_object(
     if bounds is None:
         raise InputError(
             f"the mask of image {view} is empty: there is no object to crop to.",
-            "A mask is 1 on the object; LoadImage's mask output is 1 on the background: invert it.",
+            invert_hint(),
         )
     top, bottom, left, right = bounds
     side = max(round(max(bottom - top, right - left) / config.foreground_ratio), 1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..errors import InputError
+from ..wording import by_interface
 
 OBJECT_THRESHOLD = 0.5
 """Minimum coverage of a pixel that belongs to the object."""
@@ -51,6 +52,15 @@ def check_not_inverted(masks: Tensor, label: str = "mask") -> None:
     reject_inverted([looks_inverted(mask) for mask in masks], label)
 
 
+def invert_hint() -> str:
+    """What to do about an inverted mask."""
+    return by_interface(
+        "Invert it: a mask is 1 (white) on the object.",
+        "Invert it (Invert Mask, or the input invert_masks of Assemble Views): a mask is 1 (white) "
+        "on the object, but that of Load Image is 1 on the background.",
+    )
+
+
 def reject_inverted(inverted: Sequence[bool], label: str = "mask", where: str = "") -> None:
     """Raises InputError if more than half of the masks look inverted.
 
@@ -71,7 +81,5 @@ def reject_inverted(inverted: Sequence[bool], label: str = "mask", where: str = 
         )
     raise InputError(
         f"{where} {message}".strip(),
-        "Invert it: a mask is 1 (white) on the object; LoadImage's mask is 1 on the background "
-        "(use InvertMask, or the option invert_masks of AssembleViews). If it is correct, add a "
-        "margin around the object.",
+        f"{invert_hint()} If it is correct, add a margin around the object.",
     )

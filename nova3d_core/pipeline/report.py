@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..cameras.cameras import Cameras
 from ..evaluation.metrics.poses import pose_motion
+from ..fusion.checks.cameras import judge_cameras
 from ..fusion.surface import Surface
 from ..views import Views
 
@@ -52,4 +53,5 @@ def fusion_report(surface: Surface, views: Views) -> str:
         reverted = ", ".join(str(view) for view in report.reverted)
         lines.append(f"Input pose kept because it fits the silhouette better: view {reverted}.")
     lines.append("View 0 is fixed; poses are relative to it.")
+    lines += judge_cameras(views).notes
     return "\n".join(lines) + "\n"

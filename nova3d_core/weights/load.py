@@ -20,6 +20,7 @@ from ..diffusion.network.attention import Attend
 from ..diffusion.network.unet import VideoUNet
 from ..errors import InputError
 from ..progress import SILENT, Progress
+from ..wording import by_interface, setting
 from .build.components import (
     check_context,
     check_latents,
@@ -185,7 +186,10 @@ def _sampling_family(path: Path, identity: Identity) -> Family:
             raise InputError(
                 f"{path} is NormalCrafter, which estimates the normals of views and generates "
                 "none.",
-                "Use Estimate Normals, or `generate --normals normalcrafter`.",
+                by_interface(
+                    f"Use `generate {setting('normals', 'normalcrafter')}`.",
+                    "Use Estimate Normals.",
+                ),
             )
         raise InputError(
             f"{path} is base Stable Video Diffusion: it generates a video from an image and was "

@@ -415,5 +415,5 @@ def test_all_checks_are_made(l_solid, caplog):
     with caplog.at_level(logging.WARNING):
         check_views(views)
     assert not caplog.records
-    assert "view 3" in message_of(check_views, swapped(views, 3, 7))
+    assert "views 3 and 7 are swapped" in message_of(check_views, swapped(views, 3, 7))
     assert "'camera', but 'world'" in message_of(check_views, declared_as(views, "camera"))

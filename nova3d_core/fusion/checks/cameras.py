@@ -93,6 +93,13 @@ def check_cameras(views: Views, progress: Progress = SILENT) -> CameraVerdict:
     return verdict
 
 
+def warn_about_cameras(views: Views, progress: Progress = SILENT) -> None:
+    """Warns about views that `check_cameras` refuses or warns about; for views not fused yet."""
+    problem = judge_cameras(views, progress)
+    if problem.problem:
+        logger.warning("%s", problem.error)
+
+
 def judge_cameras(views: Views, progress: Progress = SILENT) -> CameraVerdict:
     """Compares the cameras of views with common mistakes; the same views are judged once.
 

@@ -26,7 +26,7 @@ RESIDUAL_TOLERANCE = 0.05
 """Maximum residual of a consistent pixel, relative to the object's radius. On 12 objects with poses
 off by 4 degrees per axis and 2 %, at most 0.03 remains after moving the cameras; with the image of
 another object, or two clearly different images swapped, 0.06 to 0.5 (16 views)."""
-MAX_INCONSISTENT_FRACTION = 0.2
+MAX_INCONSISTENT_FRACTION = 0.1
 """Maximum fraction of a silhouette's pixels that may be inconsistent."""
 MAX_ROTATION_RAD = 0.3
 MAX_TRANSLATION = 0.13

@@ -1,0 +1,44 @@
+"""Names of settings in messages: as the interface that shows a message names them.
+
+The same check runs in the command line, in ComfyUI's nodes and in scripts. A message that mentions
+a setting asks here for its name: an option for the command line, an input for a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
+
+Interface = Literal["command line", "nodes"]
+
+_INTERFACE: ContextVar[Interface] = ContextVar("nova3d_interface", default="command line")
+
+
+@contextmanager
+def interface(name: Interface) -> Iterator[None]:
+    """Words messages for an interface within the `with` block, in this thread or task."""
+    token = _INTERFACE.set(name)
+    try:
+        yield
+    finally:
+        _INTERFACE.reset(token)
+
+
+def setting(name: str, value: str = "") -> str:
+    """A setting in a message: "--align bbox", or "the input align (bbox)" of a node.
+
+    Args:
+        name: the node's input; the option is the same with hyphens.
+        value: the value to choose.
+    """
+    if _INTERFACE.get() == "nodes":
+        return f"the input {name} ({value})" if value else f"the input {name}"
+    option = f"--{name.replace('_', '-')}"
+    return f"{option} {value}" if value else option
+
+
+def by_interface(command_line: str, nodes: str) -> str:
+    """The text for the current interface, where the two differ by more than a setting's name."""
+    return nodes if _INTERFACE.get() == "nodes" else command_line
