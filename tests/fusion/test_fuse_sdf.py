@@ -18,6 +18,7 @@ from nova3d_core.evaluation.perturbations import noisy_cameras
 from nova3d_core.fusion import fuse as optimise
 from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig
 from nova3d_core.fusion.fields.grid.field import DenseGrid
+from nova3d_core.fusion.fields.hashgrid.field import HashGridField
 from nova3d_core.fusion.fuse import fuse_sdf, refine_poses
 from nova3d_core.fusion.preview import PreviewClock
 from nova3d_core.mesh import Mesh
@@ -386,6 +387,19 @@ def test_fuses_with_the_hash_grid(quick, views, pebble):
     assert (surface.sdf(0.8 * pebble.vertices) < 0).all()
     assert surface.conflict.shape == quick.conflict.shape
     assert set(surface.report.losses) == set(quick.report.losses)
+
+
+def test_hash_grid_tracks_rays_only_while_poses_move(views, monkeypatch):
+    tracked, render = [], HashGridField.render
+
+    def recorded(self, *rays):
+        tracked.append(self.track_rays)
+        return render(self, *rays)
+
+    monkeypatch.setattr(HashGridField, "render", recorded)
+    level = LevelConfig(16, 4, 0.05, pose_lr=5e-4)
+    fuse_sdf(views, replace(QUICK, field="hashgrid", levels=(level,)))
+    assert tracked == [False, True, True, True]  # a quarter of the first level is warm-up
 
 
 def test_pytorch_and_warp_give_the_same_surface(views, monkeypatch):
