@@ -15,6 +15,7 @@ from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.weights.save import save_nova3d
 
 from ..diffusion.models import image_and_mask, small_model
+from ..weights.models import copying_mini
 from .test_interrupts import STOPPED, interrupt_at
 
 QUICK = ["--steps", "1", "--size-px", "64"]
@@ -120,3 +121,55 @@ def test_stopping_generate_in_each_stage_leaves_nothing_behind(inputs, tmp_path,
     assert "stopped: no incomplete files were left behind." in stderr
     assert "Traceback" not in stderr
     assert list(tmp_path.iterdir()) == []
+
+
+class HemisphereEstimator:
+    """Normals of a ball that fills four fifths of the image, as a real estimator returns them."""
+
+    label, is_convention_known = "hemisphere", True
+
+    def estimate(self, images, progress):
+        count, size = images.shape[:2]
+        y, x = torch.meshgrid(*[torch.linspace(-1.0, 1.0, size) / 0.8] * 2, indexing="ij")
+        z = (1.0 - x**2 - y**2).clamp_min(0.0).sqrt()
+        normals = torch.nn.functional.normalize(torch.stack([x, -y, z], dim=-1), dim=-1)
+        return (normals * 0.5 + 0.5).expand(count, -1, -1, -1)
+
+
+def test_normals_are_estimated_and_written(nova3d, tmp_path, monkeypatch):
+    """The model generates the image's silhouette in every view: a disc, that is, a ball."""
+    from nova3d_core.normals import load
+
+    save_nova3d(copying_mini(), tmp_path / "mini.safetensors")
+    y, x = np.mgrid[:128, :128] - 63.5
+    disc = np.where((x**2 + y**2 < 50**2)[..., None], 60, 255).astype(np.uint8).repeat(3, axis=2)
+    Image.fromarray(disc).save(tmp_path / "disc.png")
+    (tmp_path / "NormalCrafter" / "unet").mkdir(parents=True)
+    given = []
+
+    def load_estimator(name, folder, **settings):
+        given.append((name, folder, settings["config"].seed))
+        return HemisphereEstimator()
+
+    monkeypatch.setattr(load, "load_estimator", load_estimator)
+    words = ["generate", tmp_path / "disc.png", "-o", tmp_path / "out", "--steps", "1", "--json"]
+    words += ["--model", tmp_path / "mini.safetensors", "--normals", "normalcrafter"]
+    result = nova3d(*words, "--folder", tmp_path, "--seed", "4")
+    assert result.returncode == 0, result.stderr
+    assert given == [("normalcrafter", tmp_path / "NormalCrafter", 4)]
+    assert set(json.loads(result.stdout)["seconds"]) == {"loading", "sampling", "normals"}
+    views = read_views(tmp_path / "out")
+    assert views.normal_frame == "camera"
+    assert bool((views.normals[..., 2][views.masks > 0.9] > 0).all())
+
+
+def test_missing_estimator_is_reported_before_sampling(nova3d, inputs, tmp_path):
+    words = ["generate", inputs / "cup.png", "-o", tmp_path / "out"]
+    words += ["--model", inputs / "sv3d_p.safetensors", "--folder", inputs, *QUICK]
+    result = nova3d(*words, "--normals", "marigold")
+    assert result.returncode == 2
+    assert "prs-eth/marigold-normals-v1-1" in result.stderr.strip().splitlines()[-1]
+    assert "sampling" not in result.stderr and not (tmp_path / "out").exists()
+    result = nova3d(*words, "--normals-folder", tmp_path)
+    assert result.returncode == 2
+    assert "--normals-folder is given without --normals" in result.stderr

@@ -24,6 +24,7 @@ IDS = {
     "ExportMesh",
     "RenderViews",
     "AddNormals",
+    "EstimateNormals",
     "EvaluateMesh",
     "NOVA3DLoadMesh",
     "LoadNOVA3D",
