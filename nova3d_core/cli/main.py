@@ -66,6 +66,7 @@ def _parse(arguments: list[str]):
     except ImportError as error:
         raise MissingDependencyError("tyro", "the command line") from error
     from .ablate import Ablate
+    from .bake import Bake
     from .demo import Demo
     from .evaluate import Evaluate
     from .export import Export
@@ -85,6 +86,7 @@ def _parse(arguments: list[str]):
         "render": Render,
         "generate": Generate,
         "fuse": Fuse,
+        "bake": Bake,
         "splats": FitSplats,
         "evaluate": Evaluate,
         "ablate": Ablate,

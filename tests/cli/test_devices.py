@@ -55,7 +55,7 @@ def test_all_commands_with_a_device_are_tested():
 
     names = ("fuse.Fuse", "generate.Generate", "run.Run", "render_dataset.RenderDataset")
     names += ("train.Train", "ablate.Ablate", "demo.Demo", "evaluate.Evaluate", "export.Export")
-    names += ("models.Models", "presets.Presets", "render.Render")
+    names += ("bake.Bake", "models.Models", "presets.Presets", "render.Render")
     with_device = set()
     for name in names:
         module, command = name.split(".")
