@@ -92,6 +92,8 @@ class WithWeights:
     """Denoising steps; each model's default if omitted."""
     sampler: SamplerName = "euler"
     """ODE solver."""
+    size_px: int | None = None
+    """Width and height of the views; each model's training size if omitted."""
     seed: int = 0
     """Random seed."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -111,9 +113,11 @@ def usable_files(found: Sequence[FoundFile]) -> list[FoundFile]:
     ]
 
 
-def front_view(mesh: Mesh, family: Family, elevation_deg: float) -> tuple[Tensor, Tensor]:
+def front_view(
+    mesh: Mesh, family: Family, size_px: int, elevation_deg: float
+) -> tuple[Tensor, Tensor]:
     """Image (S, S, 3) and mask (S, S) of the mesh from the family's camera of the input view."""
-    trajectory = plan_trajectory(family, family.size_px, elevation_deg)
+    trajectory = plan_trajectory(family, size_px, elevation_deg)
     views = render_views(mesh, trajectory.cameras_input_view_first()[0]).views
     return views.colour[0], views.masks[0]
 
@@ -152,12 +156,14 @@ def measure(bench: WithWeights, file: FoundFile, mesh: Mesh) -> tuple[list[Any],
         seed=bench.seed,
         steps=bench.steps,
         sampler=bench.sampler,
+        size_px=bench.size_px,
         framing="image",
         elevation_deg=bench.elevation_deg,
     )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    image, mask = front_view(mesh, family, bench.elevation_deg)
+    size_px = bench.size_px or family.size_px
+    image, mask = front_view(mesh, family, size_px, bench.elevation_deg)
     start = time.perf_counter()
     result = sample(model, image, mask, config, placement=OneDevice(model, device, dtype))
     seconds = time.perf_counter() - start
@@ -169,7 +175,7 @@ def measure(bench: WithWeights, file: FoundFile, mesh: Mesh) -> tuple[list[Any],
         file.path.name,
         file.bytes / 1e9,
         str(dtype).removeprefix("torch."),
-        f"{family.views} of {family.size_px} px",
+        f"{family.views} of {size_px} px",
         str(bench.steps or family.steps),
         loading,
         seconds,

@@ -36,7 +36,7 @@ def test_measures_what_it_finds_and_lists_what_it_does_not(tmp_path):
     triangle = tmp_path / "triangle.obj"
     triangle.write_text("v -1 -1 0\nv 1 -1 0\nv 0 1 0.5\nf 1 2 3\n", encoding="utf-8")
     command = [sys.executable, ROOT / "benchmarks" / "with_weights.py", "--folder", models]
-    command += ["--mesh", triangle, "--steps", "1", "-o", output]
+    command += ["--mesh", triangle, "--steps", "1", "--size-px", "64", "-o", output]
     result = subprocess.run(
         [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False
     )
