@@ -9,6 +9,8 @@ from typing import Any
 
 import PIL.Image
 
+TIMEOUT_MS = 120_000
+"""WebGL without a GPU is slow, and slower on a busy machine."""
 READY = "() => window.app?.extensionManager?.command && window.app.graph && window.app.canvas"
 LISTEN = """() => {
     window.messages = {progress: [], previews: 0, errors: [], ended: null}
@@ -109,6 +111,7 @@ class Page:
     def __init__(self, tab: Any, url: str, shots: Path):
         self.tab = tab
         self.url = url
+        tab.set_default_timeout(TIMEOUT_MS)
         self._shots = shots
 
     def open(self) -> None:
@@ -192,9 +195,9 @@ class Page:
         return self.tab.locator('[data-testid="result-item"]').all_inner_texts()
 
     def add_node(self, words: str, title: str) -> None:
-        """Adds the first result of a search by keyboard."""
+        """Adds a result of the node search by mouse."""
         self.search(words)
-        self.tab.get_by_placeholder("Add a node...").press("Enter")
+        self.tab.locator('[data-testid="result-item"]', has_text=title).first.click()
         self.tab.wait_for_function(
             "title => window.app.graph.nodes.some(node => node.title === title)", arg=title
         )
