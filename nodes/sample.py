@@ -89,7 +89,7 @@ def _sampling_inputs() -> list[io.Input]:
             tooltip=(
                 "ODE solver. euler: as in the models' code; dpmpp_2m: second order, a smaller "
                 "error with the same steps; heun: second order, but two network evaluations per "
-                "step. Ignored by Wonder3D, which uses DDIM."
+                "step, and unusable with fewer than 10 steps. Ignored by Wonder3D, which uses DDIM."
             ),
         ),
         advanced(io.Combo.Input(

@@ -64,7 +64,8 @@ class SamplingOptions:
     """Denoising steps; the model's default if omitted."""
     sampler: SamplerName = "euler"
     """ODE solver: euler, as in the models' code; dpmpp_2m: second order, a smaller error with the
-    same steps; heun: second order, two network evaluations per step. Wonder3D always uses DDIM."""
+    same steps; heun: second order, two network evaluations per step, unusable with fewer than 10
+    steps. Wonder3D always uses DDIM."""
     guidance: Literal["auto"] | GuidanceKind = "auto"
     """Schedule of classifier-free guidance over the views; auto: the model's default."""
     min_guidance_scale: float = 1.0

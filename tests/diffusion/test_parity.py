@@ -21,6 +21,7 @@ from nova3d_core.diffusion.sampling.pipeline import (
     sample_latents,
 )
 from nova3d_core.diffusion.sampling.preprocess import preprocess_image
+from nova3d_core.diffusion.sampling.process import sampling_process
 from nova3d_core.diffusion.sampling.sampler import evaluation_sigmas
 from nova3d_core.diffusion.sampling.schedule import karras_sigmas
 from nova3d_core.diffusion.sampling.trajectory import plan_trajectory
@@ -248,6 +249,15 @@ def test_estimated_cost_counts_the_evaluations_of_the_sampler(few_views):
     levels = (0.0, float(sigmas[0]) - 1.0)
     assert passes(guidance_interval=levels) == 19
     assert passes(sampler="heun", guidance_interval=levels) == 37
+
+
+def test_too_few_steps_of_heun_are_a_warning(caplog):
+    family = small_model("nova3d-mini").family  # 8 steps by default
+    for settings in ({"sampler": "dpmpp_2m"}, {"sampler": "heun", "steps": 10}, {}):
+        sampling_process(family, SampleConfig(**settings))
+    assert caplog.text == ""
+    sampling_process(family, SampleConfig(sampler="heun"))
+    assert "heun is unusable with 8 steps: use at least 10" in caplog.text
 
 
 def test_keeping_the_framing_pads_the_image_to_a_square():

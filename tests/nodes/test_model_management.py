@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ..host.models import BUILT_IN, MINI, NOVA3D, SV3D_P, SV3D_U, V3D, write_models
+from ..host.models import BUILT_IN, MINI, NOVA3D, SV3D_P, SV3D_U, V3D, WONDER3D, write_models
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.host
@@ -257,7 +257,8 @@ def answers(checkout, tmp_path_factory) -> dict:
 
 
 def test_lists_multi_view_models_only(answers):
-    assert answers["names"] == [*BUILT_IN, V3D, MINI, NOVA3D, f"stability/{SV3D_U}", SV3D_P]
+    expected = [*BUILT_IN, V3D, MINI, NOVA3D, WONDER3D, f"stability/{SV3D_U}", SV3D_P]
+    assert answers["names"] == expected
     assert answers["same_names"]
 
 

@@ -17,6 +17,9 @@ from .schedule import Preconditioning, karras_sigmas, preconditioning
 
 logger = logging.getLogger(__name__)
 
+MIN_HEUN_STEPS = 10
+"""With fewer steps, Heun's method overshoots at high noise; see docs/results/samplers.md."""
+
 
 @dataclass(frozen=True, eq=False)
 class SamplingProcess:
@@ -50,6 +53,12 @@ def sampling_process(family: Family, config: SampleConfig) -> SamplingProcess:
             sigmas[:-1].tolist(),
             noise_prediction,
             lambda: partial(sample_ddim, eta=family.eta, noise=StepNoise(config.seed)),
+        )
+    if config.sampler == "heun" and steps < MIN_HEUN_STEPS:
+        logger.warning(
+            "the sampler heun is unusable with %d steps: use at least %d, or another sampler.",
+            steps,
+            MIN_HEUN_STEPS,
         )
     sigmas = karras_sigmas(steps, family.sigma_min, family.sigma_max)
     return SamplingProcess(
