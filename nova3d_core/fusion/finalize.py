@@ -13,6 +13,7 @@ from ..cameras.cameras import Cameras
 from ..cameras.rotations import rotation_angle_deg
 from ..mesh import Mesh
 from ..meshing.isosurface import extract_surface
+from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
 from ..sdf_grid import SdfGrid
 from ..views import Views
@@ -35,14 +36,19 @@ def extract_fused_surface(
     conflict: ConflictModel,
     config: SdfFusionConfig,
     state: dict[str, Any],
+    progress: Progress = SILENT,
 ) -> Surface:
-    """Assembles the results in the world of the input cameras."""
+    """Assembles the results in the world of the input cameras.
+
+    Raises:
+        Cancelled: through `progress`.
+    """
     field_to_world = torch.linalg.inv(poses.gauge().double()).float()
     cameras, reverted = views.cameras, []
     if config.refine_poses:
         mesh = extract_surface(grid).transformed(field_to_world)
         cameras, reverted = revert_worse_poses(views, poses.cameras(), mesh)
-    maps = conflict.maps().cpu() * (views.masks > 0.5)
+    maps = conflict.maps(progress).cpu() * (views.masks > 0.5)
     angles = rotation_angle_deg(cameras.rotation @ views.cameras.rotation.transpose(1, 2))
     translations = in_plane_translation(views.cameras, cameras, grid, field_to_world)
     inside = views.masks > 0.5

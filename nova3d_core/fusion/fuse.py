@@ -100,7 +100,9 @@ def fuse_sdf(
         _run_level(run, index, level, progress)
     run.field.redistance()
     grid = run.field.to_grid()
-    surface = extract_fused_surface(reduced, grid, run.poses, run.conflict, config, run.stats())
+    surface = extract_fused_surface(
+        reduced, grid, run.poses, run.conflict, config, run.stats(), progress
+    )
     del run  # frees grids and rays before the full-size maps are made
     return upsample_surface(surface, views)
 

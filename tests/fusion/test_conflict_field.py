@@ -194,6 +194,8 @@ def test_finds_the_contradicting_view_and_nothing_else():
     maps = conflict.maps()
     assert maps.shape == (4, 24, 24) and maps.min() >= 0.0 and maps.max() <= 1.0
     torch.testing.assert_close(maps.view(-1)[conflict._flat_index(rays.view, rays.pixel)], h)
+    with pytest.raises(Cancelled):
+        conflict.maps(Progress(is_cancelled=lambda: True))
     last = conflict.fitted(rays.view, rays.pixel, 1.0)
     assert (last - h).abs().max() < 0.1  # one Adam step older
     assert (conflict.fitted(rays.view, rays.pixel, 0.1) == 0.0).all()

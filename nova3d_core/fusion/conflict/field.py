@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from ...cameras.cameras import Cameras
+from ...progress import Progress
 from ..config import ConflictConfig
 from ..fields.base import ConflictRenderer
 from ..poses.pose_table import PoseTable
 from ..rays import RayDataset
 from .model import ConflictModel
 
+_STAGE = "rendering conflict maps"
 _STEPS_PER_RENDER = 2
 """Adam steps of f_psi on the same rays: it is cheap, and needs more of them than the surface."""
 
@@ -65,11 +67,12 @@ class ConflictField(ConflictModel):
         limited = self._limit_front_view(values, view)
         self._last_conflict.view(-1).index_copy_(0, self._flat_index(view, pixel), limited)
 
-    def _final_maps(self) -> Tensor:
+    def _final_maps(self, progress: Progress) -> Tensor:
         maps = torch.zeros_like(self._distances)
         chunks = torch.arange(len(self._rays), device=maps.device).split(self._chunk_size)
         with torch.no_grad():
             for ids in chunks:
+                progress.check(_STAGE)
                 rays = self._rays.at(ids)
                 moved = self._poses.transform_rays(rays.view, rays.origin, rays.direction)
                 self._field.render(*moved)

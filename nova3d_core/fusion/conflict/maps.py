@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...cameras.cameras import Cameras
+from ...progress import Progress
 from ..config import ConflictConfig
 from .model import ConflictModel
 
@@ -91,7 +92,7 @@ class ConflictMaps(ConflictModel):
         self._adam(self._grad_logits(samples, grad_conflict))
         self._samples = None
 
-    def _final_maps(self) -> Tensor:
+    def _final_maps(self, progress: Progress) -> Tensor:
         size = self._distances.shape[1:]
         logits = torch.nn.functional.interpolate(self._logits, size, mode="bilinear")[:, 0]
         return torch.sigmoid(logits)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...cameras.cameras import Cameras
+from ...progress import SILENT, Progress
 from ..config import ConflictConfig
 from ..losses import free_conflict
 
@@ -79,13 +80,17 @@ class ConflictModel:
             return
         self._fit(view, pixel, distance, mask, self.lambda0(done))
 
-    def maps(self) -> Tensor:
-        """(V, H, W) final H of every pixel."""
+    def maps(self, progress: Progress = SILENT) -> Tensor:
+        """(V, H, W) final H of every pixel.
+
+        Raises:
+            Cancelled: through `progress`.
+        """
         if self._config.mode == "off":
             return torch.zeros_like(self._distances)
         if self._config.mode == "robust":
             return free_conflict(self._distances, self._config.lambda0_end)
-        maps = self._final_maps()
+        maps = self._final_maps(progress)
         maps[0] = maps[0].clamp_max(self._config.front_view_max)
         return maps
 
@@ -99,7 +104,7 @@ class ConflictModel:
         """Adam on eq. 5 for the learned H."""
         raise NotImplementedError
 
-    def _final_maps(self) -> Tensor:
+    def _final_maps(self, progress: Progress) -> Tensor:
         """(V, H, W) learned H of every pixel, a new tensor."""
         raise NotImplementedError
 
