@@ -54,7 +54,7 @@ _YAW_STEP_DEG = 15
 
 
 @dataclass(frozen=True)
-class Placement:
+class Similarity:
     """How a mesh is moved about its centre: rotation, then scale, then translation."""
 
     rotation: Tensor
@@ -112,15 +112,15 @@ def check_views_fit(mesh: Mesh, views: Views, progress: Progress = SILENT) -> Vi
     masks = views.masks if views.masks is not None else matte_from_white(views.colour)
     caster, bounds = RayCaster.from_mesh(mesh), mesh.bounds
     cameras, masks = views.cameras.to("cpu"), masks.cpu()
-    scene = _Scene.of(caster, bounds, cameras, masks, _IMAGE_PX)
+    scene = _MaskedViews.of(caster, bounds, cameras, masks, _IMAGE_PX)
     if scene is None:
         return None
     found = scene.compare(torch.eye(4, dtype=torch.float64))
     logger.info("the views fit the mesh with an IoU of %.2f", found.iou)
     if found.fit < 1.0 - _LIKELY_GAIN:
         centre, size = bounds.mean(dim=0), float((bounds[1] - bounds[0]).max())
-        search = _Scene.of(caster, bounds, cameras, masks, _SEARCH_PX) or scene
-        moved = _best_placement(search.select(_MAX_SEARCH_VIEWS), centre, progress)
+        search = _MaskedViews.of(caster, bounds, cameras, masks, _SEARCH_PX) or scene
+        moved = _best_similarity(search.select(_MAX_SEARCH_VIEWS), centre, progress)
         better = scene.compare(moved.matrix(centre))
         _report_misfit(found, better, moved, size, has_masks=views.masks is not None)
     _warn_outliers(found)
@@ -128,7 +128,7 @@ def check_views_fit(mesh: Mesh, views: Views, progress: Progress = SILENT) -> Vi
 
 
 def _report_misfit(
-    found: ViewFit, better: ViewFit, moved: Placement, size: float, has_masks: bool
+    found: ViewFit, better: ViewFit, moved: Similarity, size: float, has_masks: bool
 ) -> None:
     """Raises or warns if a moved mesh fits clearly better, or if the fit is poor."""
     gain = better.fit - found.fit
@@ -167,7 +167,7 @@ def _warn_outliers(found: ViewFit) -> None:
         )
 
 
-def _describe(moved: Placement, size: float) -> tuple[list[str], list[str]]:
+def _describe(moved: Similarity, size: float) -> tuple[list[str], list[str]]:
     """What is off about a mesh that must be moved, and what to do: clauses."""
     faults, remedies = [], []
     cosine = (float(moved.rotation.trace()) - 1.0) / 2.0
@@ -215,7 +215,7 @@ def _rotation_axis(rotation: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Scene:
+class _MaskedViews:
     """A mesh, cameras and masks at a small size."""
 
     caster: RayCaster
@@ -230,7 +230,7 @@ class _Scene:
     @classmethod
     def of(
         cls, caster: RayCaster, bounds: Tensor, cameras: Cameras, masks: Tensor, longest_px: int
-    ) -> _Scene | None:
+    ) -> _MaskedViews | None:
         """The views that have something inside and outside their masks; None if there are none."""
         height, width = masks.shape[1:]
         scale = min(longest_px / max(height, width), 1.0)
@@ -245,7 +245,7 @@ class _Scene:
         scene = cls(caster, cameras, corners, small[usable], tuple(usable))
         return scene.select(_MAX_VIEWS)
 
-    def select(self, count: int) -> _Scene:
+    def select(self, count: int) -> _MaskedViews:
         """At most `count` views, evenly spaced."""
         if len(self.indices) <= count:
             return self
@@ -279,7 +279,7 @@ class _Scene:
         iou = float((common / union).mean())
         return ViewFit(self.indices, tuple(fits.tolist()), iou, contained >= _MIN_CONTAINED)
 
-    def aligned(self, rotation: Tensor, centre: Tensor) -> Placement:
+    def aligned(self, rotation: Tensor, centre: Tensor) -> Similarity:
         """A rotated mesh, with the scale and the translation that fit areas and centroids best."""
         moved = self._roughly_aligned(rotation, centre)
         target, area = _centroids(self.masks), self.masks.flatten(1).sum(dim=1)
@@ -292,10 +292,10 @@ class _Scene:
             _, jacobian = _project_with_jacobian(self.cameras[seen], centre + moved.shift)
             offset = _least_squares(jacobian, (target - _centroids(found))[seen])
             scale = moved.scale * float((area[seen] / sizes[seen]).sqrt().median())
-            moved = Placement(rotation, scale, moved.shift + offset)
+            moved = Similarity(rotation, scale, moved.shift + offset)
         return moved
 
-    def _roughly_aligned(self, rotation: Tensor, centre: Tensor) -> Placement:
+    def _roughly_aligned(self, rotation: Tensor, centre: Tensor) -> Similarity:
         """A rotated mesh whose bounding box covers the masks' area and centroids.
 
         Unlike silhouettes, the box may be outside the images, or larger than they are.
@@ -311,13 +311,13 @@ class _Scene:
         pixels = self.cameras.project(centre + shift + small * corners)[0]  # (V, 8, 2)
         box = (pixels.amax(dim=1) - pixels.amin(dim=1)).prod(dim=1)
         ratios = (_box_areas(self.masks) / box.clamp_min(1e-12)).sqrt()
-        return Placement(rotation, small * float(ratios.median()), shift)
+        return Similarity(rotation, small * float(ratios.median()), shift)
 
 
-def _best_placement(scene: _Scene, centre: Tensor, progress: Progress) -> Placement:
+def _best_similarity(scene: _MaskedViews, centre: Tensor, progress: Progress) -> Similarity:
     """The placement of the mesh that fits best; unrotated unless a rotation fits clearly better."""
 
-    def score(moved: Placement) -> float:
+    def score(moved: Similarity) -> float:
         progress.check(STAGE)
         return scene.compare(moved.matrix(centre)).fit
 
