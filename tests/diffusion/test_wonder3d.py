@@ -254,7 +254,7 @@ def test_views_of_the_preset_equal_those_of_the_authors_poses(recorded, l_solid)
 
 def test_views_of_random_weights_are_an_input_error():
     """From noise to the fusion: nothing usable is reported, not fused to nonsense or a crash."""
-    views = sample(small_model("wonder3d"), *image_and_mask(), SampleConfig(steps=20)).views
+    views = sample(small_model("wonder3d"), *image_and_mask(), SampleConfig(steps=4)).views
     assert len(views) == 6 and views.cameras.kind == "orthographic"
     config = FuseConfig(sdf=SdfFusionConfig(preset="draft"))
     with pytest.raises(InputError) as caught:
@@ -355,7 +355,7 @@ def test_plus_starts_both_domains_from_the_same_noise():
 
 def test_repeats_in_float32_after_an_overflow_with_the_same_noise():
     """The retry draws the same fresh noise again."""
-    expected = sample(small_model("wonder3d"), *image_and_mask(), SampleConfig(steps=20)).images
+    expected = sample(small_model("wonder3d"), *image_and_mask(), SampleConfig(steps=4)).images
     model = small_model("wonder3d")
     calls = []
 
@@ -365,8 +365,8 @@ def test_repeats_in_float32_after_an_overflow_with_the_same_noise():
 
     model.unet.register_forward_hook(overflow_once)
     placement = OneDevice(model, CPU, torch.bfloat16)
-    actual = sample(model, *image_and_mask(), SampleConfig(steps=20), placement=placement).images
-    assert calls == [torch.bfloat16] * 3 + [torch.float32] * 20
+    actual = sample(model, *image_and_mask(), SampleConfig(steps=4), placement=placement).images
+    assert calls == [torch.bfloat16] * 3 + [torch.float32] * 4
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
@@ -396,9 +396,9 @@ def test_cancel_takes_effect_within_a_pass(few_views, name):
 
 def test_other_samplers_are_ignored_with_a_warning(caplog):
     given = image_and_mask()
-    expected = sample(small_model("wonder3d"), *given, SampleConfig(steps=20)).images
+    expected = sample(small_model("wonder3d"), *given, SampleConfig(steps=4)).images
     assert "ignored" not in caplog.text
-    heun = sample(small_model("wonder3d"), *given, SampleConfig(steps=20, sampler="heun")).images
+    heun = sample(small_model("wonder3d"), *given, SampleConfig(steps=4, sampler="heun")).images
     assert heun.equal(expected)
     assert "Wonder3D is sampled by DDIM: the sampler heun is ignored" in caplog.text
 
