@@ -26,15 +26,16 @@ from measure import machine
 from results import RESULTS, ResultPage, Table, load_page, markdown_page, save_page
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKLOADS = ("cameras", "fusion", "fusion_hashgrid", "fusion_in_torch", "sampling")
+WORKLOADS = ("cameras", "fusion", "fusion_hashgrid", "fusion_in_torch", "sampling", "normals")
 KINDS = ("launches", "syncs", "uploads")
 TARGETS = {
     "fusion step": {"launches": 200, "syncs": 1},
     "new Cameras": {"syncs": 1},
     "fusion step, hash grid": {"syncs": 20},
     "denoising step": {"syncs": 1},
+    "normals of a window": {"syncs": 1},
 }
-"""Upper limits; names of denoising steps are matched by their beginning."""
+"""Upper limits; names with a network after a comma are matched by what precedes it."""
 SUMMARY = (
     "Means per call, counted on an emulated device that computes on the CPU, raises errors where "
     "CUDA would, and counts calls; nothing here ran on a GPU. `launches` are operations that start "
@@ -108,7 +109,9 @@ def count(checkout: Path, workloads: tuple[str, ...]) -> Counts:
 
 def limits_of(name: str) -> dict[str, int]:
     """Upper limits of a step's counts."""
-    return TARGETS.get(name) or (TARGETS["denoising step"] if name.startswith("denoising") else {})
+    return TARGETS.get(name) or (
+        {} if name.startswith("fusion") else TARGETS.get(name.split(",")[0], {})
+    )
 
 
 def exceeded(counts: Counts) -> list[str]:

@@ -171,8 +171,8 @@ class NormalCrafterEstimator:
                     conditioning.context[:, start:end],
                     conditioning.added_embeds[:, start:end],
                 ).to(device, dtype)
-                scales = torch.ones(end - start, device=device)
-                denoiser = Denoiser(unet, window, scales, dtype)
+                no_guidance = torch.ones(end - start)  # on the CPU, so that nothing waits for it
+                denoiser = Denoiser(unet, window, no_guidance, dtype)
                 denoised = ensure_finite(denoiser(x[None, None], SIGMA)[0, 0])
                 result = blend(result, denoised, start, overlap)
                 progress.update(STAGE, index + 1, len(spans))

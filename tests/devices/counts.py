@@ -178,6 +178,39 @@ def sampling() -> None:
             sample(model, *inputs, config, placement=placement, progress=Progress(report))
 
 
+@workload
+def normals() -> None:
+    """Windows of NormalCrafter, with a small network, in float32 and float16."""
+    from nova3d_core.diffusion.model import UNET, MultiviewModel, OneDevice
+    from nova3d_core.normals import normalcrafter
+    from nova3d_core.progress import SILENT, Progress
+
+    from ..diffusion.models import small_model
+
+    normalcrafter.WINDOW, normalcrafter.STRIDE = 3, 2
+    images = torch.rand(7, 64, 64, 3)
+    for dtype in (torch.float32, torch.float16):
+        small = small_model("v3d", views=4)
+        parts = small.unet, small.codec, small.image_encoder
+        model = MultiviewModel(normalcrafter.NORMALCRAFTER, *parts)
+        model.part(UNET).to(dtype)
+        name = f"normals of a window, small normalcrafter, {str(dtype).removeprefix('torch.')}"
+        estimator = normalcrafter.NormalCrafterEstimator(model, OneDevice(model, DEVICE, dtype))
+        last: dict[str, Any] = {}
+
+        def report(event: Any, name: str = name, last: dict[str, Any] = last) -> None:
+            if event.step > 1:  # the first window also creates shared tensors
+                now = LEDGER.totals()
+                counts = {key: now[key] - last["totals"][key] for key in now}
+                _counts.setdefault(name, []).append(counts)
+                _lines.setdefault(name, Counter()).update(LEDGER.syncs - last["syncs"])
+            last.update(totals=LEDGER.totals(), syncs=LEDGER.syncs.copy())
+
+        with torch.no_grad():
+            conditioning = estimator.conditioning(images, SILENT)
+            estimator.latents(conditioning, Progress(report))
+
+
 def summary() -> dict[str, dict[str, Any]]:
     """Means over the calls, and the source lines with most synchronisations."""
     table = {}
