@@ -303,7 +303,7 @@ def added_normals() -> dict[str, dict[str, Any]]:
     from nova3d_core.conventions import encode_normals
     from nova3d_core.normals.add import add_normals
 
-    views = small_views("camera")
+    views = small_views().with_normals_in("camera")
     images = encode_normals(views.normals)
     expected = add_normals(views.without_normals(), images).normals
     actual = add_normals(views.without_normals().to(DEVICE), images.to(DEVICE))
