@@ -211,6 +211,11 @@ def missing_families(found: Sequence[FoundFile]) -> list[str]:
     return sentences
 
 
+def described(file: FoundFile, problem: str) -> str:
+    """A problem with the name of its file, without the folders of this machine."""
+    return f"{file.path.name}: {problem.replace(str(file.path), 'it')}"
+
+
 def measured_page(bench: WithWeights) -> ResultPage:
     """Measures all files; errors of one file are listed and do not stop the others."""
     mesh = read_mesh(bench.mesh, bench.up_axis).normalised()
@@ -226,13 +231,13 @@ def measured_page(bench: WithWeights) -> ResultPage:
         try:
             row, result = measure(bench, file, mesh)
         except Nova3DError as error:
-            failures.append(f"{file.path.name}: {error}")
+            failures.append(described(file, str(error)))
             continue
         rows.append(row)
         if bench.output is not None:
             views = result.views.to("cpu")
             save_comparison(bench.output, file.path.name, views, rendered(mesh, views.cameras))
-    unusable = [f"{file.path.name}: {file.problem}" for file in found if file.problem]
+    unusable = [described(file, file.problem) for file in found if file.problem]
     return ResultPage(
         title="Model files on this machine",
         summary=f"Views generated from the rendered front view of {bench.mesh.name} at an "

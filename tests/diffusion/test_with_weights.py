@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,12 @@ def test_measures_what_it_finds_and_lists_what_it_does_not(tmp_path):
     save_nova3d(copying_mini(), models / "mini.safetensors")
     sv3d = as_published("sv3d_p", sgm_tensors(bounded_model("sv3d_p"), tmp_path))
     save_file(sv3d, models / "sv3d_p.safetensors")
-    # V3D has no image encoder, and svd_xt.safetensors is missing
+    # V3D has no image encoder: SV3D's is used
     v3d = as_published("v3d", sgm_tensors(bounded_model("v3d"), tmp_path))
     torch.save({"state_dict": v3d}, models / "V3D.ckpt")
+    damaged = as_published("sv3d_u", sgm_tensors(bounded_model("sv3d_u"), tmp_path))
+    next(value for name, value in damaged.items() if name.endswith("out.2.weight")).fill_(math.nan)
+    save_file(damaged, models / "sv3d_u.safetensors")
     save_file({"lora.weight": torch.zeros(3)}, models / "lora.safetensors")
     triangle = tmp_path / "triangle.obj"
     triangle.write_text("v -1 -1 0\nv 1 -1 0\nv 0 1 0.5\nf 1 2 3\n", encoding="utf-8")
@@ -44,18 +48,19 @@ def test_measures_what_it_finds_and_lists_what_it_does_not(tmp_path):
     page = json.loads((output / "with_weights.json").read_text(encoding="utf-8"))
     measured, missing = page["tables"]
     rows = {row[1]: row for row in measured["rows"]}
-    expected = {"mini.safetensors", "sv3d_p.safetensors"}
+    expected = {"mini.safetensors", "sv3d_p.safetensors", "V3D.ckpt"}
     assert set(rows) == expected | ({"nova3d-mini.safetensors"} if is_shipped() else set())
     psnr, ssim, iou, normal_error = rows["mini.safetensors"][-4:]
     assert 0.0 < psnr < 99.0 and -1.0 <= ssim <= 1.0 and 0.0 <= iou <= 1.0
     assert 0.0 <= normal_error <= 180.0
     assert rows["sv3d_p.safetensors"][-1] is None  # no normals
-    assert len(measured["notes"]) == 1 and "svd_xt.safetensors" in measured["notes"][0]
+    assert len(measured["notes"]) == 1 and "sv3d_u.safetensors" in measured["notes"][0]
+    assert "NaN" in measured["notes"][0]
     lines = [row[0] for row in missing["rows"]]
     assert "NOVA3D: not found; no weights are published." in lines
-    assert any("sv3d_u.safetensors" in line for line in lines)
-    assert not any(line.startswith(("SV3D p", "V3D")) for line in lines)
+    assert any("wonder3d-v1.0/unet" in line for line in lines)
+    assert not any(line.startswith(("SV3D", "V3D")) for line in lines)
     assert str(tmp_path) not in json.dumps(page)
     assert {path.name for path in output.glob("*.png")} == {
-        f"with_weights_{name.removesuffix('.safetensors')}.png" for name in rows
+        f"with_weights_{Path(name).stem}.png" for name in rows
     }
