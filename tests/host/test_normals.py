@@ -159,3 +159,20 @@ def test_flipped_channel_is_named(client, flip, channel):
     message = error_message(client, kept)
     assert f"the {channel} channel of the normals is flipped" in message
     assert "flip to 'none'" in message
+
+
+@pytest.mark.parametrize(
+    ("estimator", "repository"),
+    [("marigold", "prs-eth/marigold-normals-v1-1"), ("normalcrafter", "Yanrui95/NormalCrafter")],
+)
+def test_missing_estimator_names_the_download(client, estimator, repository):
+    settings = {"folder": "auto", "seed": 0, "steps": 4, "window": "overlapping"}
+    settings |= {"precision": "fp16", "device": "auto"}
+    prompt = {
+        "1": node("LoadViews", folder="knight/views"),
+        "2": node("EstimateNormals", views=["1", 0], estimator=estimator, **settings),
+        "3": node("SaveViews", views=["2", 0], filename_prefix="estimated/views"),
+    }
+    message = error_message(client, prompt)
+    assert "EstimateNormals" in message and repository in message
+    assert "models/diffusers" in message
