@@ -46,6 +46,31 @@ def fewer_cameras() -> Prompt:
     return {**prompt, "91": node("OrbitCameras", **inputs)}
 
 
+def other_cameras(**orbit: Any) -> Prompt:
+    """Other cameras for AssembleViews than those of RenderViews."""
+    prompt = assemble_prompt(cameras=["91", 0])
+    inputs = prompt[node_key(prompt, "OrbitCameras")]["inputs"] | orbit
+    return {**prompt, "91": node("OrbitCameras", **inputs)}
+
+
+def clockwise_cameras() -> Prompt:
+    azimuths = ", ".join(str(-360.0 * index / VIEWS) for index in range(VIEWS))
+    return other_cameras(motion="custom", azimuths=azimuths, elevations="0")
+
+
+def one_image_everywhere() -> Prompt:
+    """One image and mask, repeated for all cameras."""
+    prompt = assemble_images_prompt(
+        node("RepeatImageBatch", image=["91", 0], amount=VIEWS), masks=["92", 0]
+    )
+    prompt["91"] = node("ImageFromBatch", image=["3", 1], batch_index=1, length=1)
+    prompt["92"] = node("ImageToMask", image=["93", 0], channel="red")
+    prompt["93"] = node("RepeatImageBatch", image=["94", 0], amount=VIEWS)
+    prompt["94"] = node("ImageFromBatch", image=["95", 0], batch_index=1, length=1)
+    prompt["95"] = node("MaskToImage", mask=["3", 3])
+    return prompt
+
+
 def three_masks() -> Prompt:
     prompt = assemble_prompt(masks=["91", 0])
     return {**prompt, **_three_equal_masks()}
@@ -65,6 +90,22 @@ INVALID_PROMPTS = {
     "wrong normal frame": (
         lambda: with_inputs(assemble_prompt(), "RenderViews", normal_frame="camera"),
         ["DeconflictFusion", "normal", "camera", "world"],
+    ),
+    "inverted masks": (
+        lambda: assemble_prompt(invert_masks=True),
+        ["AssembleViews", "masks look inverted", "invert_masks"],
+    ),
+    "colours as normals": (
+        lambda: assemble_prompt(normals=["3", 1]),
+        ["AssembleViews", "same as the colour images"],
+    ),
+    "wrong elevation": (
+        lambda: other_cameras(elevation=35.0),
+        ["DeconflictFusion", "elevations are wrong"],
+    ),
+    "one image everywhere": (
+        one_image_everywhere,
+        ["DeconflictFusion", f"all {VIEWS} views show the same image"],
     ),
     "unknown normal frame": (
         lambda: assemble_prompt(normal_frame="object"),
@@ -153,6 +194,18 @@ def test_invalid_input_is_reported(client, name):
     for word in words:
         assert word in message, message
     assert not message.startswith("HTTP") or message.startswith("HTTP 400"), message
+
+
+def test_wrong_order_is_shown_before_the_fusion(client):
+    """On the node that assembles the views, although nothing is fused."""
+    prompt = clockwise_cameras()
+    key = node_key(prompt, "AssembleViews")
+    prompt = {each: prompt[each] for each in ("1", "2", "3", key, "91")}
+    prompt[key]["inputs"].pop("normals")
+    prompt["92"] = node("SaveViews", views=[key, 0], filename_prefix="order/views")
+    run = client.run(prompt)
+    assert run.has_succeeded, run.error
+    assert "reversed order" in " ".join(run.outputs[key]["text"])
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,29 @@ def test_no_ui_output_without_warnings(ui_output):
     assert ui_output(None) is None
 
 
+def test_report_lists_the_warnings(pack, core_logger):
+    """The output named "report", wherever it is; messages name inputs, not options."""
+    setting = pack("nova3d_core.wording").setting
+
+    class Node:
+        @classmethod
+        def define_schema(cls):
+            outputs = [SimpleNamespace(display_name=name) for name in ("mesh", "report")]
+            return SimpleNamespace(outputs=outputs)
+
+        @classmethod
+        @pack("nodes.runtime").with_warnings
+        def execute(cls, warns: bool):
+            if warns:
+                core_logger.warning("choose %s", setting("align", "bbox"))
+            return SimpleNamespace(ui=None, args=(3, "fused\n"))
+
+    assert Node.execute(False).args == (3, "fused\n")
+    output = Node.execute(True)
+    assert output.args == (3, "fused\n\nWarning: choose the input align (bbox)\n")
+    assert output.ui == {"text": ["choose the input align (bbox)"]}
+
+
 def test_failed_node_leaves_no_handler(pack, core_logger):
     def execute(cls):
         raise ValueError("wrong")

@@ -4,7 +4,7 @@ The declared cameras compete with hypotheses about what the user may have meant.
 fit much better to be reported: wrong poses and views that contradict each other are ordinary input,
 for which the declared cameras still fit best. Where a hypothesis fits equally well (a level
 orthographic orbit in reversed order, a surface of revolution at any elevation), the mistake cannot
-be detected, and a note says so. See docs/design-notes/021-camera-hypotheses.md.
+be detected, and a note says so. See docs/design-notes/028-camera-hypotheses.md.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ logger = logging.getLogger(__name__)
 STAGE = "checking cameras"
 MIN_VIEWS = 3
 """The silhouettes of two views do not tell hypotheses apart."""
-MIN_SCORE = 0.008
+MIN_SCORE = 0.0025
 """Cameras with a smaller silhouette score fit. Exact ones: up to 0.005; poses off by 2 degrees and
-views of a model: up to 0.017; a wrong order or an elevation off by 30 degrees: 0.017 to 0.2."""
+views of a model: up to 0.017, where no hypothesis fits better; a wrong order or an elevation off by
+30 degrees: 0.003 for nearly round objects, up to 0.2 for thin ones."""
 LIKELY_RATIO, SURE_RATIO = 0.6, 0.2
 """A hypothesis with a score below these ratios of the declared one's is likely, or sure. True
 hypotheses: 0.01 to 0.2 for exact images, up to 0.65 for noisy ones; false ones: 0.8 and more."""
 MIN_SURE_SCORE = 0.015
+MIN_CONTRADICTION = 0.008
+"""Score of one image in all views, above which no object can look like this."""
 MAX_PLAUSIBLE_SCORE = 0.03
 """Cameras with a larger score do not fit, however bad the declared ones are."""
 TIE_SCORE, TIE_RATIO = 0.002, 1.3
@@ -146,7 +149,7 @@ def _judge(views: Views, progress: Progress) -> CameraVerdict:
     declared = scorer.silhouette_score(views.cameras.world_to_camera)
     repeated = check_repeated(views)
     if repeated is not None:
-        is_sure = repeated.is_every_view and declared > MIN_SCORE
+        is_sure = repeated.is_every_view and declared > MIN_CONTRADICTION
         return CameraVerdict(repeated.problem, repeated.hint, is_sure)
     if declared > MIN_SCORE:
         score, best = _best_hypothesis(views, scorer, progress)

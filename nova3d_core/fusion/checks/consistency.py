@@ -4,7 +4,7 @@ The silhouette score is the mean by which the silhouettes would have to grow unt
 silhouette pixel meets a point inside all of them. The colour score is the mean difference between
 the colours that neighbouring views see at the same point of the visual hull, relative to that of
 unrelated pixels. Both compare hypotheses about the cameras of the same images; neither moves a
-camera. See docs/design-notes/021-camera-hypotheses.md.
+camera. See docs/design-notes/028-camera-hypotheses.md.
 """
 
 from __future__ import annotations
