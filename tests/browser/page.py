@@ -198,10 +198,11 @@ class Page:
         """Adds a result of the node search by mouse."""
         self.search(words)
         self.tab.locator('[data-testid="result-item"]', has_text=title).first.click()
+        self.tab.get_by_placeholder("Add a node...").wait_for(state="hidden")
         self.tab.wait_for_function(
             "title => window.app.graph.nodes.some(node => node.title === title)", arg=title
         )
-        self.tab.mouse.click(5, 300)  # places a node that follows the mouse
+        self.tab.mouse.click(960, 700)  # places a node that follows the mouse
         self.tab.wait_for_timeout(500)
 
     def connect(self, links: list[tuple[str, str, str, str]]) -> None:

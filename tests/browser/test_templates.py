@@ -96,7 +96,7 @@ def test_own_image_becomes_a_mesh_in_three_actions(wide_page, own_image, tmp_pat
 
     page.upload_by_mouse("LoadImage", own_image)
     page.choose_by_mouse("DeconflictFusion", "preset", "draft")
-    messages = page.run()
+    messages = page.run(seconds=480)
 
     assert (messages["ended"], messages["errors"]) == ("execution_success", [])
     prompt = {node["class_type"]: node["inputs"] for node in page.prompt().values()}
@@ -122,9 +122,10 @@ def test_own_image_becomes_a_mesh_in_the_app(wide_page, own_image, tmp_path):
     )
     page.tab.locator('[data-testid="widget-select-default-trigger"]').last.click()
     page.tab.get_by_role("option", name="draft").click()
-    page.tab.locator('[data-testid="linear-run-button"]').click()
+    run = page.tab.locator('[data-testid="linear-run-button"]')
+    run.get_by_role("button", name="Run", exact=True).click()
 
-    messages = page.wait_for_end()
+    messages = page.wait_for_end(seconds=480)
     assert (messages["ended"], messages["errors"]) == ("execution_success", [])
     prompt = {node["class_type"]: node["inputs"] for node in page.prompt().values()}
     assert prompt["LoadImage"]["image"].startswith("my_bird")
