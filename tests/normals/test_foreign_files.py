@@ -64,7 +64,7 @@ def test_normalcrafter_is_refused_as_a_generator_and_loaded_as_an_estimator(tmp_
         with pytest.raises(InputError) as caught:
             load_model(path)
         assert "is NormalCrafter" in str(caught.value)
-        assert "Estimate Normals" in str(caught.value)
+        assert "generate --normals normalcrafter" in str(caught.value)
     assert find_estimator_folder("normalcrafter", (tmp_path,)) == folder
     estimator = load_estimator("normalcrafter", folders=(tmp_path,))
     assert estimator.label == "NormalCrafter" and estimator.model.unet.config.add_embed_dim == 768
