@@ -91,13 +91,6 @@ def _fusion_inputs() -> list[io.Input]:
                 "hashgrid; robust: robust loss per pixel; off: trust all pixels."
             ),
         ),
-        io.Float.Input(
-            "normals_weight", default=1.0, min=0.0, max=2.0, step=0.05,
-            tooltip=(
-                "Weight of the normals: 1 for generated ones and for estimates within about 15 "
-                "degrees; 0.3 for worse ones; 0: ignore the normals."
-            ),
-        ),
         advanced(io.Float.Input(
             "steps_scale", default=1.0, min=0.02, max=10.0, step=0.05,
             tooltip=(
@@ -120,6 +113,13 @@ def _fusion_inputs() -> list[io.Input]:
             tooltip="If the fusion fails. hull: return the visual hull; none: raise an error.",
         )),
         _device_input(),
+        io.Float.Input(
+            "normals_weight", default=1.0, min=0.0, max=2.0, step=0.05, optional=True,
+            tooltip=(
+                "Weight of the normals: 1 for generated ones and for estimates within about 15 "
+                "degrees; 0.3 for worse ones; 0: ignore the normals."
+            ),
+        ),
     ]  # fmt: skip
 
 
@@ -172,11 +172,11 @@ class DeconflictFusion(io.ComfyNode):
         seed,
         refine_poses,
         conflict,
-        normals_weight,
         steps_scale,
         field,
         fallback,
         device,
+        normals_weight=1.0,
     ) -> io.NodeOutput:
         from ..nova3d_core.fusion.config import ConflictConfig
         from ..nova3d_core.fusion.losses import LossConfig

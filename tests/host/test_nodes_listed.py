@@ -6,6 +6,7 @@ import pytest
 
 from .models import BUILT_IN, MINI, NOVA3D, SV3D_P, SV3D_U, V3D, WONDER3D
 from .server import PACK
+from .workflow_check import is_widget, node_inputs
 
 pytestmark = pytest.mark.host
 
@@ -32,6 +33,38 @@ IDS = {
     "SampleOrbit",
 }
 """Frozen: saved workflows refer to them."""
+SAVED_WIDGETS = {
+    "PrepareImage": "size foreground_ratio invert_mask",
+    "LoadNOVA3D": "model dtype",
+    "SampleMultiviewNormals": (
+        "seed steps guidance min_guidance_scale max_guidance_scale size sampler framing "
+        "decode_chunk_size"
+    ),
+    "SampleOrbit": (
+        "elevation seed steps guidance min_guidance_scale max_guidance_scale size sampler "
+        "framing decode_chunk_size"
+    ),
+    "OrbitCameras": (
+        "preset count elevation motion elevation_amplitude azimuths elevations radius fov "
+        "projection ortho_scale width height"
+    ),
+    "AssembleViews": "normal_frame first_view invert_masks",
+    "LoadViews": "folder",
+    "SaveViews": "filename_prefix",
+    "RenderViews": "width height normalise supersample normal_frame",
+    "AddNormals": "normal_frame flip",
+    "EstimateNormals": "estimator folder seed steps window precision device",
+    "DeconflictFusion": (
+        "preset seed refine_poses conflict steps_scale field fallback device normals_weight"
+    ),
+    "RefinePoses": "preset seed device",
+    "ExtractMesh": "target_faces resolution min_component_area_ratio",
+    "NOVA3DLoadMesh": "file up_axis",
+    "BakeTexture": "texture_size uv exposure consistency sharpen keep_texture",
+    "ExportMesh": "format filename_prefix target_faces texture_size",
+    "EvaluateMesh": "align protocol points image_size seed",
+}
+"""Frozen order of the widgets: saved graphs restore their values by position."""
 
 
 @pytest.fixture
@@ -46,6 +79,16 @@ def pack_nodes(client) -> dict:
 
 def test_all_nodes_are_listed(pack_nodes):
     assert set(pack_nodes) >= IDS
+
+
+def test_saved_widget_values_keep_their_position(pack_nodes):
+    """New widgets come last, and prompts saved without them stay valid."""
+    for name, saved in SAVED_WIDGETS.items():
+        specs = node_inputs(pack_nodes[name])
+        widgets = [socket for socket, spec in specs.items() if is_widget(spec)]
+        count = len(saved.split())
+        assert widgets[:count] == saved.split(), name
+        assert set(widgets[count:]) <= set(pack_nodes[name]["input"].get("optional", {})), name
 
 
 def test_every_node_input_and_output_has_a_text(pack_nodes):
