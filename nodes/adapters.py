@@ -17,7 +17,7 @@ from torch import Tensor
 from ..nova3d_core.cameras.cameras import Cameras
 from ..nova3d_core.conventions import encode_normals
 from ..nova3d_core.errors import InputError
-from .da3_geometry import cameras_from_da3, is_da3_geometry
+from .da3_geometry import cameras_from_da3, image_size_px, is_da3_geometry
 from .load3d import cameras_from_viewer, is_from_viewer, mesh_in_viewer
 
 if TYPE_CHECKING:
@@ -152,8 +152,7 @@ def cameras_in_own_size(value: Any) -> Cameras:
     if isinstance(bundle, Cameras):
         return bundle
     if is_da3_geometry(value):
-        height, width = value["depth"].shape[-2:]
-        return cameras_from_socket(value, int(width), int(height))
+        return cameras_from_socket(value, *image_size_px(value))
     return cameras_from_socket(value, VIEWER_SIZE_PX, VIEWER_SIZE_PX)
 
 

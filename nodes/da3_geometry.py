@@ -30,6 +30,20 @@ def is_da3_geometry(value: Any) -> bool:
     return isinstance(value, Mapping) and "depth" in value and "position" not in value
 
 
+def image_size_px(geometry: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height of the images of a geometry.
+
+    Raises:
+        InputError: its depth is not (V, H, W).
+    """
+    shape = tuple(getattr(geometry["depth"], "shape", ()))
+    if len(shape) != 3 or 0 in shape:
+        raise InputError(
+            f"the geometry's depth has shape {shape}, expected (views, height, width)."
+        )
+    return int(shape[2]), int(shape[1])
+
+
 def cameras_from_da3(geometry: Mapping[str, Any], width_px: int, height_px: int) -> Cameras:
     """The cameras that Depth Anything 3 estimated, at an image size.
 
@@ -75,14 +89,17 @@ def _per_view(geometry: Mapping[str, Any], key: str) -> Tensor:
             f"the geometry has no {key} ({geometry.get('mode', 'unknown')} mode).",
             "Run Depth Anything 3 with mode multiview and a Small or Base model.",
         )
-    matrices = torch.as_tensor(matrices).detach().double().cpu()
+    try:
+        matrices = torch.as_tensor(matrices).detach().double().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the geometry's {key} are not an array of numbers.") from error
+    shape = tuple(matrices.shape)
     if matrices.ndim == 4 and matrices.shape[0] == 1:
         matrices = matrices[0]
     columns = 4 if key == "extrinsics" else 3
     if matrices.ndim != 3 or matrices.shape[1] < 3 or matrices.shape[2] != columns:
         raise InputError(
-            f"the geometry's {key} have shape {tuple(geometry[key].shape)}, expected "
-            f"(1, views, 3, {columns})."
+            f"the geometry's {key} have shape {shape}, expected (1, views, 3, {columns})."
         )
     matrices = matrices[:, :3].clone()
     bad = ~torch.isfinite(matrices).flatten(1).all(dim=1)
@@ -124,7 +141,7 @@ def _processed_size(geometry: Mapping[str, Any], intrinsics: Tensor) -> tuple[fl
     centre = 2.0 * intrinsics[:, :2, 2].mean(dim=0)  # (2,) about width, height
     if bool((centre <= 0).any()):
         raise InputError("the geometry's intrinsics have no principal point.")
-    height, width = geometry["depth"].shape[-2:]
+    width, height = image_size_px(geometry)
     sizes = {(float(width), float(height))}
     for resolution in RESOLUTIONS_PX:
         for side in (max(width, height), min(width, height)):

@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import nova3d_core
 from ..nova3d_core.cameras.cameras import Cameras
 from ..nova3d_core.cameras.join import viewing_centre
+from ..nova3d_core.cameras.rotations import quaternion_to_matrix
 from ..nova3d_core.conventions import OPENGL_FROM_OPENCV, CameraKind
 from ..nova3d_core.errors import InputError
 from ..nova3d_core.mesh import FAR_FROM_ORIGIN, Mesh
@@ -28,6 +29,8 @@ DEFAULT_FOV_DEG = 35.0
 """Vertical field of view of older viewers, which do not report it."""
 DEFAULT_FRUSTUM_HEIGHT = 10.0
 """Height of the viewer's orthographic frustum at zoom 1, where it does not report it."""
+MIN_TARGET_DISTANCE = 1e-9
+"""Distance below which a camera is at its target, in world units."""
 AUTO_SCALED_SIZE = 5.0
 """Longest side to which older viewers scale every model."""
 
@@ -173,8 +176,8 @@ def _rotation_from_quaternion(info: Mapping[str, Any]) -> Tensor | None:
     if not quaternion:
         return None
     x, y, z, w = (_coordinate(quaternion, axis, "quaternion") for axis in "xyzw")
-    norm = math.sqrt(x * x + y * y + z * z + w * w)
-    return _quaternion_to_matrix(*(value / norm for value in (x, y, z, w))) if norm > 1e-6 else None
+    wxyz = torch.tensor([w, x, y, z], dtype=torch.float64)
+    return quaternion_to_matrix(wxyz[None])[0] if float(wxyz.norm()) > 1e-6 else None
 
 
 def _rotation(info: Mapping[str, Any], position: Tensor) -> Tensor:
@@ -183,7 +186,7 @@ def _rotation(info: Mapping[str, Any], position: Tensor) -> Tensor:
     if rotation is not None:
         return rotation
     back = position - _point(info, "target")
-    if float(back.norm()) < 1e-9:
+    if float(back.norm()) < MIN_TARGET_DISTANCE:
         raise InputError(
             "the viewer's camera is at its own target, so it has no viewing direction.",
             "Move it in the viewer.",
@@ -195,18 +198,6 @@ def _rotation(info: Mapping[str, Any], position: Tensor) -> Tensor:
     right = torch.linalg.cross(up, back)
     right = right / right.norm()
     return torch.stack([right, torch.linalg.cross(back, right), back], dim=1)
-
-
-def _quaternion_to_matrix(x: float, y: float, z: float, w: float) -> Tensor:
-    """(3, 3) rotation matrix of a unit quaternion."""
-    return torch.tensor(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ],
-        dtype=torch.float64,
-    )
 
 
 def _camera(
@@ -224,7 +215,9 @@ def _camera(
     world_to_camera[:3, :3] = flip @ rotation.T
     world_to_camera[:3, 3] = -world_to_camera[:3, :3] @ position
     is_orthographic = str(info.get("cameraType", "")).lower().startswith("ortho")
-    zoom = float(info.get("zoom") or 1.0)
+    zoom = _number(info, "zoom") or 1.0
+    if zoom < 0.0:
+        raise InputError(f"the camera's zoom is {zoom:g}, expected more than 0.")
     if is_orthographic:
         focal_px = zoom * _pixels_per_unit(info, width_px, height_px)
     else:
@@ -238,19 +231,37 @@ def _camera(
 
 def _pixels_per_unit(info: Mapping[str, Any], width_px: int, height_px: int) -> float:
     """Pixels per world unit of an orthographic camera at zoom 1."""
-    frustum = info.get("frustum") or {}
-    frustum_height = float(frustum.get("top", 0.0)) - float(frustum.get("bottom", 0.0))
-    if frustum_height <= 0 and is_older_viewer(info):
+    frustum_height = _frustum_height(info.get("frustum"))
+    if frustum_height is None and is_older_viewer(info):
         frustum_height = DEFAULT_FRUSTUM_HEIGHT
-    if frustum_height > 0:
+    if frustum_height is not None:
         return height_px / frustum_height
-    half_side = _tan_half_fov(info) * max(_target_distance(info), 1e-6)
-    return min(width_px, height_px) / 2.0 / half_side
+    distance = _target_distance(info)
+    if distance < MIN_TARGET_DISTANCE:
+        raise InputError(
+            "the orthographic camera is at its own target, so its image has no size.",
+            "Move the camera or its target, or give it a frustum.",
+        )
+    return min(width_px, height_px) / 2.0 / (_tan_half_fov(info) * distance)
+
+
+def _frustum_height(frustum: Mapping[str, Any] | None) -> float | None:
+    """Height of an orthographic frustum in world units; None if it is not given."""
+    if not frustum:
+        return None
+    if not isinstance(frustum, Mapping):
+        raise InputError("the camera's frustum is not a mapping of its four borders.")
+    top, bottom = (_number(frustum, name, "frustum's ") for name in ("top", "bottom"))
+    if top is None or bottom is None or top == bottom:
+        return None
+    if top < bottom:
+        raise InputError("the camera's frustum is upside down: its top is below its bottom.")
+    return top - bottom
 
 
 def _tan_half_fov(info: Mapping[str, Any]) -> float:
     """Tangent of half the field of view."""
-    fov_deg = float(info.get("fov") or DEFAULT_FOV_DEG)
+    fov_deg = _number(info, "fov") or DEFAULT_FOV_DEG
     if not 0.0 < fov_deg < 180.0:
         raise InputError(f"the camera's fov is {fov_deg:g} degrees, expected 0 to 180.")
     return math.tan(math.radians(fov_deg) / 2.0)
@@ -347,3 +358,17 @@ def _coordinate(entry: Mapping[str, Any], axis: str, name: str) -> float:
     if not math.isfinite(value):
         raise InputError(f"{name} of the viewer's camera has no finite value {axis}.")
     return value
+
+
+def _number(entry: Mapping[str, Any], name: str, owner: str = "camera's ") -> float | None:
+    """A finite number of an entry; None if it is missing or null."""
+    value = entry.get(name)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"the {owner}{name} is {value!r}, expected a finite number.")
+    return number

@@ -117,6 +117,10 @@ def placeholder():
         (changed(extrinsics=lambda old: old * 2.0), "are not rotations"),
         (changed(extrinsics=lambda old: old[..., :3]), "extrinsics have shape"),
         (changed(intrinsics=lambda old: old[:, :3]), "5 extrinsics but 3 intrinsics"),
+        (changed(extrinsics=lambda old: old[0, 0].tolist()), r"extrinsics have shape \(3, 4\)"),
+        (changed(intrinsics=lambda old: "none"), "intrinsics are not an array of numbers"),
+        (changed(depth=lambda old: old[..., None]), r"depth has shape \(5, 480, 640, 1\)"),
+        (changed(depth=lambda old: None), r"depth has shape \(\)"),
     ],
 )
 def test_rejects_geometries_without_valid_poses(da3, input_error, make, message):

@@ -35,6 +35,12 @@ def camera_info(position, target=(0.0, 0.0, 0.0), **more):
     }
 
 
+def orthographic(**entries):
+    """An orthographic camera with a rotation of its own."""
+    upright = {"x": 0.0, "y": 0.0, "z": 0.0, "w": 1.0}
+    return camera_info((0, 0, 1), cameraType="orthographic", quaternion=upright, **entries)
+
+
 @pytest.mark.parametrize(("azimuth", "elevation"), [(0, 0), (90, 0), (200, 35), (-30, -60)])
 def test_viewer_on_an_orbit_equals_the_orbit_camera(load3d, azimuth, elevation):
     rig = RigConfig(count=1, azimuth_start_deg=azimuth, elevation_deg=elevation, radius=3.0)
@@ -255,6 +261,13 @@ def test_lost_intrinsics_are_a_warning(load3d, caplog):
         ([camera_info((0, 0, 1)), {}], "camera 1 of the list: the viewer's camera has no position"),
         ([camera_info((0, 0, 1)), 7], "camera 1 of the list: a camera is int"),
         ([camera_info((0, 0, 1), fov=200)], "fov is 200 degrees"),
+        ([camera_info((0, 0, 1), fov="wide")], "camera's fov is 'wide', expected a finite number"),
+        ([camera_info((0, 0, 1), zoom=math.nan)], "camera's zoom is nan"),
+        ([camera_info((0, 0, 1)) | {"zoom": -1}], "camera's zoom is -1, expected more than 0"),
+        ([orthographic(frustum={"top": math.nan, "bottom": -1})], "frustum's top is nan"),
+        ([orthographic(frustum={"top": -1, "bottom": 1})], "its top is below its bottom"),
+        ([orthographic(frustum=[1, 2])], "frustum is not a mapping"),
+        ([orthographic(target=(0, 0, 1), fov=30)], "orthographic camera is at its own target"),
     ],
 )  # fmt: skip
 def test_rejects_invalid_camera_lists(pack, load3d, infos, message):
