@@ -56,11 +56,18 @@ def _mesh_at(batch: Any, vertices: Tensor, faces: Tensor, index: int, dropped: l
         value = getattr(batch, name, None)
         if value is None:
             return None
+        label = name.replace("_", " ")
         if uv is None:
-            dropped.append(f"{name.replace('_', ' ')}, as it has no UVs")
+            dropped.append(f"{label} (it has no UVs)")
             return None
-        value = _to_cpu(_with_batch_axis(value, 4)[index])
-        _note_alpha(value, name, dropped)
+        value = _with_batch_axis(value, 4)
+        if len(value) != len(vertices):
+            raise InputError(
+                f"mesh is a batch of {len(vertices)}, but has {len(value)} images of {label}."
+            )
+        value = _to_cpu(value[index])
+        if name == "texture":  # the alpha of other maps has no meaning
+            _note_alpha(value, name, dropped)
         return value[..., :3].clamp(0.0, 1.0)
 
     uv, colours, normals, tangents = (attribute(name) for name in VERTEX_ATTRIBUTES)
@@ -68,7 +75,7 @@ def _mesh_at(batch: Any, vertices: Tensor, faces: Tensor, index: int, dropped: l
     if colours is not None:
         _note_alpha(colours, "vertex colours", dropped)
         if texture is not None and bool((colours[:, :3] < _WHITE).any()):
-            dropped.append("vertex colours, as it has a texture")
+            dropped.append("vertex colours (it has a texture)")
         colours = torch.from_numpy(srgb_from_linear(colours[:, :3].numpy())).float()
     mesh = Mesh(
         _to_cpu(vertices[index, :vertex_count]),

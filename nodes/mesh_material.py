@@ -5,6 +5,7 @@ ComfyUI's SaveGLB defines the meaning: the defaults of factors, and which proper
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..nova3d_core.errors import InputError
 from ..nova3d_core.io.images.srgb import linear_from_srgb, srgb_from_linear
 from ..nova3d_core.material import MAPS, PbrMaterial
 from ..nova3d_core.mesh import Mesh
@@ -43,11 +45,14 @@ def material_from_batch(batch: Any, image_at: Callable[[str], Tensor | None]) ->
         return None
 
     def factor(name: str, default: float) -> float:
-        value = settings.get(name, -1.0)
-        return default if value is None or value < 0.0 else float(value)  # below 0: automatic
+        value = _numbers(settings, name, (-1.0,), 1)[0]
+        return default if value < 0.0 else value  # below 0: automatic
+
+    def value(name: str) -> float:
+        return _numbers(settings, name, (1.0,), 1)[0]
 
     has_roughness_map = maps["metallic_roughness"] is not None
-    emissive_factor = tuple(float(each) for each in settings.get("emissive_factor") or _BLACK)
+    emissive_factor = _numbers(settings, "emissive_factor", _BLACK, 3)
     if maps["emissive"] is not None and not any(each > 0.0 for each in emissive_factor):
         emissive_factor = (1.0, 1.0, 1.0)
     return PbrMaterial(
@@ -55,10 +60,10 @@ def material_from_batch(batch: Any, image_at: Callable[[str], Tensor | None]) ->
         has_occlusion=has_roughness_map and bool(getattr(batch, "occlusion_in_mr", False)),
         metallic_factor=factor("metallic_factor", 1.0 if has_roughness_map else 0.0),
         roughness_factor=factor("roughness_factor", 1.0),
-        normal_scale=float(settings.get("normal_scale", 1.0)),
-        occlusion_strength=float(settings.get("occlusion_strength", 1.0)),
+        normal_scale=value("normal_scale"),
+        occlusion_strength=value("occlusion_strength"),
         emissive_factor=tuple(min(each, 1.0) for each in emissive_factor),
-        emissive_strength=float(settings.get("emissive_strength", 1.0)),
+        emissive_strength=value("emissive_strength"),
         double_sided=bool(settings.get("double_sided", True)),
         unlit=unlit,
     )
@@ -73,10 +78,9 @@ def with_base_colour_factor(mesh: Mesh, batch: Any, dropped: list[str]) -> Mesh:
         dropped: receives the name of what is dropped.
     """
     settings = getattr(batch, "material", None)
-    factor = settings.get("base_color_factor") if isinstance(settings, dict) else None
-    if factor is None:
+    if not isinstance(settings, dict) or settings.get("base_color_factor") is None:
         return mesh
-    red, green, blue, *alpha = (float(each) for each in factor)
+    red, green, blue, *alpha = _numbers(settings, "base_color_factor", (), 3)
     if alpha and alpha[0] < _OPAQUE:
         dropped.append("transparency of the material")
     if (red, green, blue) == (1.0, 1.0, 1.0):
@@ -92,6 +96,23 @@ def with_base_colour_factor(mesh: Mesh, batch: Any, dropped: list[str]) -> Mesh:
     return replace(
         mesh, vertex_colours=tinted(torch.ones_like(mesh.vertices) if colours is None else colours)
     )
+
+
+def _numbers(
+    settings: dict[str, Any], name: str, default: tuple[float, ...], count: int
+) -> tuple[float, ...]:
+    """At least `count` finite numbers of a material's settings; the default if they are null."""
+    values = settings.get(name)
+    if values is None:
+        return default
+    try:
+        numbers = tuple(map(float, values if isinstance(values, Sequence) else (values,)))
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) < count or not all(map(math.isfinite, numbers)):
+        expected = "a finite number" if count == 1 else f"{count} finite numbers"
+        raise InputError(f"{name} of the mesh's material is {values!r}, expected {expected}.")
+    return numbers
 
 
 def batch_material(

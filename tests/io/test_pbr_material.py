@@ -167,6 +167,15 @@ def test_materials_that_differ_are_named(tmp_path, caplog):
     assert caplog.messages == ["merging the materials into one drops: normal map"]
 
 
+def test_maps_without_uv_are_named_and_other_factors_stay(tmp_path, caplog):
+    model = model_with_maps(normalTexture={"index": 1})
+    model.header["materials"][0]["pbrMetallicRoughness"] |= {"metallicFactor": 0.5}
+    del model.header["meshes"][0]["primitives"][0]["attributes"]["TEXCOORD_0"]
+    mesh = model.read(tmp_path)
+    assert not mesh.material.maps and mesh.material.metallic_factor == 0.5
+    assert caplog.messages[-1] == "dropped because the mesh has no UVs: normal map"
+
+
 def test_materials_without_factors_are_plain(tmp_path):
     assert model_with_maps().read(tmp_path).material is None
     assert model_with_maps(doubleSided=True).read(tmp_path).material.double_sided

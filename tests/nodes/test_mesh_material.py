@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -104,8 +105,30 @@ def test_one_warning_names_what_is_lost(pack, meshes, caplog):  # noqa: F811
     batch.normal_map = torch.rand(1, 2, 2, 3)
     (mesh,) = meshes.meshes_from_batch(batch)
     assert not mesh.material.maps
-    assert "normal map, as it has no UVs" in caplog.text
+    assert "normal map (it has no UVs)" in caplog.text
     caplog.clear()
     opaque = square(texture=torch.ones(1, 2, 2, 4), vertex_colors=torch.ones(1, 3, 4))
+    opaque.normal_map = torch.zeros(1, 2, 2, 4)  # its alpha has no meaning
     meshes.meshes_from_batch(opaque)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"material": {"metallic_factor": "high"}}, "metallic_factor .* expected a finite number"),
+        ({"material": {"normal_scale": math.nan}}, "normal_scale .* is nan"),
+        ({"material": {"emissive_factor": [1, 1]}}, "emissive_factor .* expected 3 finite numbers"),
+        ({"material": {"base_color_factor": 1.0}}, "base_color_factor .* is 1.0"),
+        ({"normal_map": torch.ones(2, 4, 4, 3)}, "a batch of 1, but has 2 images of normal map"),
+    ],
+)
+def test_invalid_attributes_are_input_errors(pack, meshes, attributes, message):  # noqa: F811
+    with pytest.raises(pack("nova3d_core.errors").InputError, match=message):
+        meshes.meshes_from_batch(square(**attributes))
+
+
+def test_null_settings_have_their_defaults(meshes):  # noqa: F811
+    unset = dict.fromkeys(("metallic_factor", "normal_scale", "emissive_factor"))
+    (mesh,) = meshes.meshes_from_batch(square(material=unset))
+    assert mesh.material.scalars[:3] == (0.0, 1.0, 1.0) and not mesh.material.is_emissive

@@ -62,15 +62,23 @@ def _common_material(primitives: list[Primitive], keeps_uv: bool) -> PbrMaterial
         return primitives[0].material.pbr
     if all(not each.maps and each.scalars == first.scalars for each in materials):
         return primitives[0].material.pbr
-    common = PbrMaterial(
-        double_sided=any(each.double_sided for each in materials),
-        unlit=all(each.unlit for each in materials),
-    )
+    if is_shared:
+        common = first.without_maps() or PbrMaterial()
+    else:
+        common = PbrMaterial(
+            double_sided=any(each.double_sided for each in materials),
+            unlit=all(each.unlit for each in materials),
+        )
     labels = dict.fromkeys(label for each in materials for label in each.labels)
     dropped = [label for label in labels if label not in common.labels]
     if dropped:
-        logger.warning("merging the materials into one drops: %s", ", ".join(dropped))
-    return common if common.labels else None
+        has_uv = all(primitive.mesh.uv is not None for primitive in primitives)
+        no_uv, merged = (
+            "dropped because the mesh has no UVs",
+            "merging the materials into one drops",
+        )
+        logger.warning("%s: %s", merged if has_uv else no_uv, ", ".join(dropped))
+    return None if common.scalars == PbrMaterial().scalars else common
 
 
 def _with_common_origin(primitives: list[Primitive]) -> list[Primitive]:
