@@ -115,7 +115,7 @@ def soak(server: Server, runs: int, interrupts: int) -> Soak:
         if index in interrupted:
             run = interrupt_after(client, prompt, chance.randint(1, 8))
             result.interrupted += run.is_interrupted
-            result.too_late += not run.is_interrupted
+            result.too_late += run.has_succeeded
         else:
             run = client.run(prompt, timeout_s=600)
             result.finished += run.has_succeeded
@@ -150,7 +150,11 @@ def write_inputs(folder: Path) -> None:
 
 def result_page(result: Soak, version: str, runs: int, interrupts: int) -> ResultPage:
     rows = [
-        ["runs that succeeded or were interrupted", runs, result.finished + result.interrupted],
+        [
+            "runs that succeeded or were interrupted",
+            runs,
+            result.finished + result.too_late + result.interrupted,
+        ],
         ["of these interrupted", interrupts, result.interrupted],
         ["failures", 0, len(result.failures)],
         ["processes, unfinished files and folders left", 0, len(result.leftovers)],
