@@ -99,10 +99,6 @@ INVALID_PROMPTS = {
         lambda: assemble_prompt(normals=["3", 1]),
         ["AssembleViews", "same as the colour images"],
     ),
-    "wrong elevation": (
-        lambda: other_cameras(elevation=35.0),
-        ["DeconflictFusion", "elevations are wrong"],
-    ),
     "one image everywhere": (
         one_image_everywhere,
         ["DeconflictFusion", f"all {VIEWS} views show the same image"],
@@ -196,16 +192,24 @@ def test_invalid_input_is_reported(client, name):
     assert not message.startswith("HTTP") or message.startswith("HTTP 400"), message
 
 
-def test_wrong_order_is_shown_before_the_fusion(client):
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (clockwise_cameras, "reversed order"),
+        (lambda: other_cameras(elevation=35.0), "elevations are wrong"),
+    ],
+    ids=["clockwise", "elevation"],
+)
+def test_wrong_cameras_are_shown_before_the_fusion(client, make, named):
     """On the node that assembles the views, although nothing is fused."""
-    prompt = clockwise_cameras()
+    prompt = make()
     key = node_key(prompt, "AssembleViews")
     prompt = {each: prompt[each] for each in ("1", "2", "3", key, "91")}
     prompt[key]["inputs"].pop("normals")
     prompt["92"] = node("SaveViews", views=[key, 0], filename_prefix="order/views")
     run = client.run(prompt)
     assert run.has_succeeded, run.error
-    assert "reversed order" in " ".join(run.outputs[key]["text"])
+    assert named in " ".join(run.outputs[key]["text"])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def discs(centres: list[tuple[int, int]], radius: float = 12.0) -> torch.Tensor:
 
 
 MASKS = discs([(20, 20), (20, 44), (44, 44), (44, 20)])
-IMAGES = torch.lerp(torch.ones(4, 64, 64, 3), torch.tensor([0.8, 0.3, 0.2]), MASKS[..., None])
+IMAGES = torch.lerp(torch.ones(4, 64, 64, 3), torch.tensor([1.0, 0.9, 0.1]), MASKS[..., None])
 
 
 def test_matching_masks_pass(caplog):

@@ -49,6 +49,8 @@ MIN_CONTRADICTION = 0.008
 """Score of one image in all views, above which no object can look like this."""
 MAX_PLAUSIBLE_SCORE = 0.03
 """Cameras with a larger score do not fit, however bad the declared ones are."""
+MIN_ELEVATION_ERROR_DEG = 10
+"""Smaller errors of the elevation are ordinary pose errors, which the fusion corrects."""
 TIE_SCORE, TIE_RATIO = 0.002, 1.3
 """Scores that differ by less than these are equal."""
 LIKELY_COLOUR_RATIO = 0.8
@@ -150,10 +152,12 @@ def _judge(views: Views, progress: Progress) -> CameraVerdict:
     repeated = check_repeated(views)
     if repeated is not None:
         is_sure = repeated.is_every_view and declared > MIN_CONTRADICTION
-        return CameraVerdict(repeated.problem, repeated.hint, is_sure)
+        if is_sure or not repeated.is_plain:
+            return CameraVerdict(repeated.problem, repeated.hint, is_sure)
     if declared > MIN_SCORE:
-        score, best = _best_hypothesis(views, scorer, progress)
-        if score < min(LIKELY_RATIO * declared, MAX_PLAUSIBLE_SCORE):
+        score, best = _best_hypothesis(views, scorer, declared, progress)
+        is_small = 0 < abs(best.elevation_change_deg) < MIN_ELEVATION_ERROR_DEG
+        if not is_small and score < min(LIKELY_RATIO * declared, MAX_PLAUSIBLE_SCORE):
             is_sure = score < SURE_RATIO * declared and declared > MIN_SURE_SCORE
             return CameraVerdict(best.fault, best.hint, is_sure)
     if declared > MAX_PLAUSIBLE_SCORE:
@@ -162,9 +166,12 @@ def _judge(views: Views, progress: Progress) -> CameraVerdict:
 
 
 def _best_hypothesis(
-    views: Views, scorer: ConsistencyScorer, progress: Progress
+    views: Views, scorer: ConsistencyScorer, declared: float, progress: Progress
 ) -> tuple[float, Hypothesis]:
-    """The hypothesis with the best silhouette score; the first among equals."""
+    """The hypothesis with the best silhouette score; the first among equals.
+
+    Swapped views are tried if no other hypothesis explains the declared score.
+    """
     cameras, step = views.cameras, COARSE_ELEVATION_STEP_DEG
     changes = range(-MAX_ELEVATION_CHANGE_DEG, MAX_ELEVATION_CHANGE_DEG + 1, step)
     hypotheses = [
@@ -183,7 +190,7 @@ def _best_hypothesis(
         for hypothesis in elevation_hypotheses(cameras, fine):
             scored.append((scorer.silhouette_score(hypothesis.world_to_camera), hypothesis))
     score = min(score for score, _ in scored)
-    if score > MAX_PLAUSIBLE_SCORE:
+    if score > LIKELY_RATIO * declared:
         for hypothesis in swap_hypotheses(cameras, scorer.suspects(_SUSPECTS)):
             scored.append((scorer.silhouette_score(hypothesis.world_to_camera), hypothesis))
         score = min(score for score, _ in scored)

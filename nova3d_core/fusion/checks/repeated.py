@@ -29,6 +29,8 @@ class RepeatedImages:
 
     views: tuple[int, ...]
     is_every_view: bool
+    is_plain: bool = False
+    """Whether the image may be that of a surface of revolution without texture around its axis."""
 
     @property
     def problem(self) -> str:
@@ -47,7 +49,7 @@ class RepeatedImages:
 
 
 def check_repeated(views: Views) -> RepeatedImages | None:
-    """The views that repeat an image, unless the object's symmetry may explain it.
+    """The views that repeat an image, unless the object's symmetry may explain that some do.
 
     A surface of revolution without texture around its axis, and an object with a rotational
     symmetry, look the same from several cameras: all pairs of cameras with that rotation between
@@ -71,12 +73,9 @@ def check_repeated(views: Views) -> RepeatedImages | None:
             continue
         if not _is_symmetry(pair, same, relative):
             found |= set(pair)
-    everywhere = all(same.values())
-    if everywhere and not _has_uniform_rows(small, 0):
-        found = set(range(len(views)))
-    if not found:
-        return None
-    return RepeatedImages(tuple(sorted(found)), everywhere)
+    if all(same.values()):
+        return RepeatedImages(tuple(range(len(views))), True, _has_uniform_rows(small, 0))
+    return RepeatedImages(tuple(sorted(found)), False) if found else None
 
 
 def _is_same(layers: Tensor, area: Tensor, one: int, other: int) -> bool:
