@@ -82,8 +82,8 @@ class ViewChecks:
     )
     """Output folder."""
     objects: ObjectSet = "dev"
-    """dev: the objects that thresholds are chosen on; final: the first ones that were held out, after
-    which two faults were mended; fresh: chosen after that."""
+    """dev: the objects that thresholds are chosen on; final: held out until two faults were mended;
+    fresh: chosen after that."""
     only: str = ""
     """Regular expression: run only the uses and sets whose names match."""
     generated: bool = True
