@@ -109,6 +109,11 @@ def test_decoding_retries_with_fewer_images_when_out_of_memory(few_views, caplog
     assert "2 images decoded together" in caplog.text
     torch.testing.assert_close(fewer, whole, atol=1e-5, rtol=0)
 
+    counts.clear()  # the retries start at the number of views
+    with model.codec.vae.decoder.register_forward_pre_hook(at_most_two):
+        sample(model, *given, replace(QUICK, decode_chunk_size=64))
+    assert counts == [5, 3, 2, 2, 1]
+
     def never(module, given):
         raise torch.cuda.OutOfMemoryError("out of memory")
 

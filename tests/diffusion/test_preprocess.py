@@ -99,6 +99,23 @@ def test_tiny_image_is_upscaled_with_a_note():
     assert float(result.mask.max()) > 0.9
 
 
+@pytest.mark.parametrize("keep_framing", [True, False])
+def test_object_that_nearly_vanishes_is_noted(keep_framing):
+    image, mask = disc(64, 64, 20.0)
+    faint = preprocess_image(image, mask * 0.2, SIZE, keep_framing=keep_framing)
+    assert len(faint.notes) == 1 and "hardly visible to the model" in faint.notes[0]
+    assert preprocess_image(image, mask * 0.6, SIZE, keep_framing=keep_framing).notes == ()
+
+
+def test_kept_framing_off_the_centre_is_noted():
+    off, off_mask = disc(64, 64, 10.0, at=(0.5, 0.75))
+    kept = preprocess_image(off, off_mask, SIZE, keep_framing=True)
+    assert len(kept.notes) == 1 and "25% of the image's side off its centre" in kept.notes[0]
+    assert preprocess_image(off, off_mask, SIZE).notes == ()
+    centred = disc(64, 64, 10.0)
+    assert preprocess_image(*centred, SIZE, keep_framing=True).notes == ()
+
+
 def test_huge_image_equals_its_downscaled_copy():
     for transparent in (False, True):
         big, big_mask = disc(1600, 1000, 300.0, at=(0.4, 0.55))

@@ -294,7 +294,9 @@ def test_steps_that_start_too_late_are_reported(caplog):
         ddim_sigmas(steps)
     assert not caplog.records
     ddim_sigmas(400)  # timesteps 1, 3, ... 799
-    assert "400 steps start at timestep 799 of 1000" in caplog.text
+    assert "with steps = 400, sampling starts at timestep 799 of 1000" in caplog.text
+    ddim_sigmas(1)  # noise of level 14 at timestep 1, where 0.04 is expected
+    assert "with steps = 1, sampling starts at timestep 1 of 1000" in caplog.text
     for steps in (0, 501):
         with pytest.raises(InputError, match="takes 1 to 500"):
             ddim_sigmas(steps)

@@ -51,8 +51,8 @@ def test_image_to_mesh(client, tmp_path, name, views):
     SV3D returns the input image as the first view, so the input is a square as well.
     """
     prompt = load_prompt(name)
-    prompt["90"] = uploaded(client, square_image(), "square.png")
-    prompt = with_inputs(prompt, "PrepareImage", image=["90", 0])
+    square = uploaded(client, square_image(), "square.png")["inputs"]["image"]
+    prompt = with_inputs(prompt, "LoadImage", image=square)
     run = run_to_end(client, prompt)
 
     mesh = fetch_mesh(client, run, node_key(prompt, "ExportMesh"), tmp_path)

@@ -59,10 +59,10 @@ def ddim_sigmas(steps: int) -> Tensor:
     stride = TRAIN_STEPS // steps
     timesteps = torch.arange(steps - 1, -1, -1) * stride + STEPS_OFFSET
     first = int(timesteps[0])
-    if steps > 1 and first < MIN_FIRST_TIMESTEP:
+    if first < MIN_FIRST_TIMESTEP:
         logger.warning(
-            "%d steps start at timestep %d of %d, where the model expects an image in the noise; "
-            "use 20, 25, 40, 50 or 100 steps.",
+            "with steps = %d, sampling starts at timestep %d of %d, where the model expects an "
+            "image in the noise; use 20, 25, 40, 50 or 100 steps.",
             steps,
             first,
             TRAIN_STEPS,

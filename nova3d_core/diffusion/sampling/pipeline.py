@@ -337,7 +337,8 @@ def decode_latents(
     budget = _memory_budget(config, placement, CODEC)
 
     def chunk_size(dtype: torch.dtype) -> int:
-        return config.decode_chunk_size or max_chunk_size(codec, *size, dtype, budget, views)
+        chosen = config.decode_chunk_size or max_chunk_size(codec, *size, dtype, budget, views)
+        return min(chosen, views)
 
     peak_bytes = codec.decode_peak_bytes(*size, chunk_size(codec.dtype), codec.dtype)
     device, _ = placement.load_to_device(CODEC, peak_bytes)

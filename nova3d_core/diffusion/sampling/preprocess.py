@@ -10,7 +10,12 @@ from torch import Tensor
 
 from ...checks import check_finite, check_range
 from ...errors import InputError
-from ...imaging.crop import CropConfig, check_batch_matches_images, prepare_images
+from ...imaging.crop import (
+    CropConfig,
+    check_batch_matches_images,
+    object_bounds,
+    prepare_images,
+)
 from ...imaging.resize import downscale_on_white, row_chunks
 
 logger = logging.getLogger(__name__)
@@ -21,6 +26,10 @@ BLUR_RATIO = 0.25
 """Images smaller than this fraction of the model's input give blurred views: users are warned."""
 MIN_PART_FRACTION = 0.1
 """Area of a separate object over that of the largest one; smaller components are ignored."""
+MIN_COVERAGE = 0.5
+"""Warn if the object covers less than this fraction of every pixel."""
+MAX_OFFSET = 0.1
+"""Warn if the object's centre is farther from the image's, as a fraction of the image's side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +83,7 @@ def preprocess_image(
         colour, mask = downscale_on_white(colour, mask, 2 * size_px, crop=not keep_framing)
     crop = CropConfig(size_px, foreground_ratio, keep_framing)
     images, masks = prepare_images(colour[None], None if mask is None else mask[None], crop)
-    notes = _notes(masks[0], (height, width), size_px)
+    notes = _notes(masks[0], (height, width), keep_framing)
     for note in notes:
         logger.warning("%s", note)
     return PreprocessedImage(images[0], masks[0], notes)
@@ -116,9 +125,21 @@ def _check_values(name: str, batch: Tensor) -> None:
             check_range(name, rows, 0.0, 1.0)
 
 
-def _notes(mask: Tensor, size: tuple[int, int], size_px: int) -> tuple[str, ...]:
+def _notes(mask: Tensor, size: tuple[int, int], keep_framing: bool) -> tuple[str, ...]:
     """Remarks on a cropped mask (S, S) and the original image size (height, width)."""
-    notes = []
+    notes, size_px = [], len(mask)
+    coverage = float(mask.max())
+    if coverage < MIN_COVERAGE:
+        notes.append(
+            f"the object is hardly visible to the model: it covers at most {coverage:.0%} of a "
+            "pixel. Correct the mask, or crop the image to the object."
+        )
+    offset = _offset_from_centre(mask) if keep_framing else 0.0
+    if offset > MAX_OFFSET:
+        notes.append(
+            f"the object is {offset:.0%} of the image's side off its centre, where the models "
+            "expect it: use framing object, or centre it."
+        )
     objects = _count_objects(mask)
     if objects > 1:
         notes.append(
@@ -131,6 +152,12 @@ def _notes(mask: Tensor, size: tuple[int, int], size_px: int) -> tuple[str, ...]
             "blurred views."
         )
     return tuple(notes)
+
+
+def _offset_from_centre(mask: Tensor) -> float:
+    """Offset of the object's bounding box in a mask (S, S), the larger of both axes, over S."""
+    top, bottom, left, right = object_bounds(mask) or (0, len(mask), 0, len(mask))
+    return max(abs(top + bottom - len(mask)), abs(left + right - len(mask))) / (2 * len(mask))
 
 
 def _count_objects(mask: Tensor) -> int:
