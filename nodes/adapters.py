@@ -99,6 +99,24 @@ def tensor_from_mask(mask: Tensor | None, images: Tensor, name: str = "mask") ->
     return masks
 
 
+def edit_masks_from_mask(mask: Tensor | None, images: Tensor) -> Tensor | None:
+    """A MASK as edit masks (V, H, W) in 0..1; a single one is not repeated for all views.
+
+    Raises:
+        InputError: it is the placeholder of LoadImage; without masks, all pixels would be baked.
+    """
+    if mask is None:
+        return None
+    masks = tensor_from_mask(mask, images, "edit_masks")
+    if masks is None:
+        raise InputError(
+            "edit_masks is empty: Load Image returns this for an image without a mask.",
+            "Paint a mask on the image of each view, or disconnect the input.",
+        )
+    is_single = mask.ndim == 2 or len(mask) == 1
+    return (masks[:1] if is_single else masks).clamp(0.0, 1.0)
+
+
 def image_from_tensor(images: Tensor) -> Tensor:
     """Images (V, H, W, 3) as an IMAGE, on ComfyUI's device for intermediate results."""
     return images.detach().float().clamp(0.0, 1.0).to(_output_device())

@@ -11,10 +11,7 @@ from .runtime import node_context, with_warnings
 from .sockets import SURFACE, VIEWS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..nova3d_core.meshing.config import UnwrapConfig
-    from ..nova3d_core.views import Views
 
 KEEP_UV = "keep"
 
@@ -126,7 +123,12 @@ class BakeTexture(io.ComfyNode):
         from ..nova3d_core.pipeline.config import FuseConfig
         from ..nova3d_core.pipeline.stages import bake_views
         from ..nova3d_core.texturing.config import BakeConfig
-        from .adapters import image_from_tensor, mask_from_tensor, single_mesh_from_socket
+        from .adapters import (
+            edit_masks_from_mask,
+            image_from_tensor,
+            mask_from_tensor,
+            single_mesh_from_socket,
+        )
         from .mesh_adapters import batch_from_meshes
 
         with node_context() as context:
@@ -137,7 +139,7 @@ class BakeTexture(io.ComfyNode):
                 ),
             )
             core_mesh = single_mesh_from_socket(mesh)
-            masks = _edit_masks(edit_masks, views.bundle)
+            masks = edit_masks_from_mask(edit_masks, views.bundle.colour)
             core_surface = None if surface is None else surface.bundle
             baked = run_cancellable(
                 lambda progress: bake_views(
@@ -158,17 +160,6 @@ class BakeTexture(io.ComfyNode):
                 image_from_tensor(baked.mesh.texture[None]),
                 mask_from_tensor(baked.coverage[None]),
             )
-
-
-def _edit_masks(mask: Tensor | None, views: Views) -> Tensor | None:
-    """A MASK as edit masks (V, H, W); a single one is not repeated for all views."""
-    from .adapters import tensor_from_mask
-
-    masks = tensor_from_mask(mask, views.colour, "edit_masks")
-    if masks is None:
-        return None
-    is_single = mask.ndim == 2 or len(mask) == 1
-    return (masks[:1] if is_single else masks).clamp(0.0, 1.0)
 
 
 def _unwrap_config(uv: str) -> UnwrapConfig:

@@ -47,6 +47,11 @@ _MIN_SCALE, _MIN_SHIFT = 1.04, 0.04
 """Smallest scale, and translation relative to the mesh's size, that are named."""
 _ROTATION_GAIN = 0.1
 """Gain in fit that a rotation needs over scale and translation alone."""
+_SAME_IOU = 0.02
+"""Difference of two rotations' IoU below which the smaller rotation is chosen."""
+_MIN_CORE, _THIN_TOLERANCE_PX = 0.4, 2
+"""A silhouette is thin if a smaller part of its pixels is off its border. Slight rotations move it
+by its own width: deviations of this many pixels do not count."""
 _ALIGN_STEPS = 3
 _SMALL_SCALE = 0.1
 """Size relative to the image at which the perspective of a box's projection is negligible."""
@@ -78,7 +83,8 @@ class ViewFit:
     views: tuple[int, ...]
     """Indices of the views that were compared."""
     fits: tuple[float, ...]
-    """For each of them the overlap in 0..1; deviations of up to a pixel of 96 do not count."""
+    """For each of them the overlap in 0..1; deviations of up to a pixel of 96 do not count, of thin
+    silhouettes two."""
     iou: float
     """Mean intersection over union of silhouettes and masks."""
     is_partial: bool
@@ -119,8 +125,10 @@ def check_views_fit(mesh: Mesh, views: Views, progress: Progress = SILENT) -> Vi
     logger.info("the views fit the mesh with an IoU of %.2f", found.iou)
     if found.fit < 1.0 - _LIKELY_GAIN:
         centre, size = bounds.mean(dim=0), float((bounds[1] - bounds[0]).max())
-        search = _MaskedViews.of(caster, bounds, cameras, masks, _SEARCH_PX) or scene
-        moved = _best_similarity(search.select(_MAX_SEARCH_VIEWS), centre, progress)
+        search = _MaskedViews.of(caster, bounds, cameras, masks, _SEARCH_PX)
+        if search is None or search.indices != scene.indices:
+            search = scene  # thin objects vanish at the smaller size
+        moved = _best_similarity(scene, search.select(_MAX_SEARCH_VIEWS), centre, progress)
         better = scene.compare(moved.matrix(centre))
         _report_misfit(found, better, moved, size, has_masks=views.masks is not None)
     _warn_outliers(found)
@@ -272,7 +280,8 @@ class _MaskedViews:
         found, masks = self.silhouettes(matrix), self.masks
         common = (found & masks).flatten(1).sum(dim=1)
         union = (found | masks).flatten(1).sum(dim=1).clamp_min(1)
-        wrong = (found & ~_dilate(masks)) | (masks & ~_dilate(found))
+        tolerance = torch.where(_are_thin(masks), _THIN_TOLERANCE_PX, 1)
+        wrong = (found & ~_dilate(masks, tolerance)) | (masks & ~_dilate(found, tolerance))
         fits = 1.0 - wrong.flatten(1).sum(dim=1) / union
         smaller = torch.minimum(found.flatten(1).sum(dim=1), masks.flatten(1).sum(dim=1))
         contained = float((common / smaller.clamp_min(1)).mean())
@@ -314,44 +323,60 @@ class _MaskedViews:
         return Similarity(rotation, small * float(ratios.median()), shift)
 
 
-def _best_similarity(scene: _MaskedViews, centre: Tensor, progress: Progress) -> Similarity:
-    """The placement of the mesh that fits best; unrotated unless a rotation fits clearly better."""
+def _best_similarity(
+    scene: _MaskedViews, search: _MaskedViews, centre: Tensor, progress: Progress
+) -> Similarity:
+    """The placement of the mesh that fits best; unrotated unless a rotation fits clearly better.
 
-    def score(moved: Similarity) -> float:
-        progress.check(STAGE)
-        return scene.compare(moved.matrix(centre)).fit
-
-    plain = scene.aligned(torch.eye(3), centre)
-    best, best_fit = plain, score(plain)
-    needed = best_fit + _ROTATION_GAIN
-    if best_fit >= 1.0 - _LIKELY_GAIN:
+    Rotations are ranked at the small size of `search` by their IoU, and then compared in `scene`.
+    """
+    plain = search.aligned(torch.eye(3), centre)
+    plain_fit = scene.compare(plain.matrix(centre)).fit
+    if plain_fit >= 1.0 - _LIKELY_GAIN:
         return plain
+    best, best_iou = plain, 0.0
     for rotation in _rotations():
-        moved = scene.aligned(rotation, centre)
-        fit = score(moved)
-        if fit > max(best_fit, needed):
-            best, best_fit = moved, fit
-        if best_fit >= 1.0 - _LIKELY_GAIN / 4:
+        progress.check(STAGE)
+        moved = search.aligned(rotation, centre)
+        iou = search.compare(moved.matrix(centre)).iou
+        if iou > best_iou + _SAME_IOU:
+            best, best_iou = moved, iou
+        if best_iou >= _EXACT_FIT:
             break
-    return best
+    is_better = scene.compare(best.matrix(centre)).fit > plain_fit + _ROTATION_GAIN
+    return best if is_better else plain
 
 
 def _rotations() -> Iterator[Tensor]:
-    """(3, 3) rotations: all that map axes to axes, and those about +Y in small steps."""
+    """(3, 3) rotations: all that map axes to axes, then those about +Y in small steps.
+
+    Smaller angles come first, since of equal silhouettes the first is named.
+    """
+    identity, axes = torch.eye(3), []
     for order in itertools.permutations(range(3)):
         for signs in itertools.product((1.0, -1.0), repeat=3):
-            matrix = torch.zeros(3, 3)
-            matrix[torch.arange(3), torch.tensor(order)] = torch.tensor(signs)
-            if float(torch.linalg.det(matrix)) > 0.0 and not torch.equal(matrix, torch.eye(3)):
-                yield matrix
-    for angle_deg in range(_YAW_STEP_DEG, 360, _YAW_STEP_DEG):
-        if angle_deg % 90:
-            yield axis_angle_to_matrix(torch.tensor([0.0, math.radians(angle_deg), 0.0]))
+            matrix = identity[list(order)] * torch.tensor(signs)[:, None]
+            if float(torch.linalg.det(matrix)) > 0.0 and not torch.equal(matrix, identity):
+                axes.append(matrix)
+    yield from sorted(axes, key=lambda matrix: -float(matrix.trace()))
+    for angle_deg in range(_YAW_STEP_DEG, 180, _YAW_STEP_DEG):
+        for signed_deg in (angle_deg, -angle_deg) if angle_deg % 90 else ():
+            yield axis_angle_to_matrix(torch.tensor([0.0, math.radians(signed_deg), 0.0]))
 
 
-def _dilate(masks: Tensor) -> Tensor:
-    """(V, H, W) bool masks grown by one pixel in all directions."""
-    return torch.nn.functional.max_pool2d(masks[:, None].float(), 3, 1, 1)[:, 0] > 0.5
+def _dilate(masks: Tensor, radius_px: Tensor) -> Tensor:
+    """(V, H, W) bool masks, each grown in all directions by its radius (V,) of 1 or more pixels."""
+    grown, result = masks, masks
+    for radius in range(1, int(radius_px.max()) + 1):
+        grown = torch.nn.functional.max_pool2d(grown[:, None].float(), 3, 1, 1)[:, 0] > 0.5
+        result = torch.where((radius_px >= radius)[:, None, None], grown, result)
+    return result
+
+
+def _are_thin(masks: Tensor) -> Tensor:
+    """(V,) whether less than a part of each mask (V, H, W) is off its border."""
+    core = ~_dilate(~masks, torch.ones(len(masks)))
+    return core.flatten(1).sum(dim=1) < _MIN_CORE * masks.flatten(1).sum(dim=1)
 
 
 def _centroids(masks: Tensor) -> Tensor:

@@ -73,6 +73,18 @@ def test_placeholder_mask_of_load_image_is_ignored(adapters):
     assert adapters.tensor_from_mask(non_empty, torch.zeros(1, 200, 100, 3)) is not None
 
 
+def test_edit_masks_are_never_dropped_or_repeated(adapters, input_error):
+    images = torch.zeros(3, 200, 100, 3)
+    assert adapters.edit_masks_from_mask(None, images) is None
+    with pytest.raises(input_error, match="edit_masks is empty"):
+        adapters.edit_masks_from_mask(torch.zeros(1, 64, 64), images)
+    assert len(adapters.edit_masks_from_mask(torch.ones(200, 100), images)) == 1
+    assert torch.equal(
+        adapters.edit_masks_from_mask(2.0 * torch.ones(3, 200, 100), images),
+        torch.ones(3, 200, 100),
+    )
+
+
 def test_rejects_tensors_that_are_not_masks(adapters, input_error):
     with pytest.raises(input_error, match="mask has shape"):
         adapters.tensor_from_mask(torch.zeros(1, 4, 4, 3), torch.zeros(1, 4, 4, 3))

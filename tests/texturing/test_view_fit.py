@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import trimesh
 
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
@@ -87,6 +88,47 @@ def test_what_is_off_is_named_and_refused(solid, views, change, fault, remedy):
     assert re.search(fault, caught.value.message), caught.value.message
     assert re.search(remedy, caught.value.hint), caught.value.hint
     assert len(str(caught.value)) < 500
+
+
+def box(*size: float) -> Mesh:
+    solid = trimesh.creation.box(size)
+    return Mesh(torch.tensor(solid.vertices).float(), torch.tensor(solid.faces))
+
+
+@pytest.mark.parametrize(
+    ("size", "change", "fault"),
+    [
+        ((0.6, 0.6, 1.0), {"rotation_deg": (0.0, 90.0, 0.0)}, "rotated by 90 degrees about Y "),
+        ((0.3, 0.5, 1.0), {"rotation_deg": (0.0, 30.0, 0.0)}, "rotated by 30 degrees about Y "),
+        ((1.0, 0.03, 0.7), {"shift": (0.3, 0.0, 0.0)}, "displaced by 0.30 of its size"),
+    ],
+)
+def test_symmetric_and_flat_objects(size, change, fault):
+    """Of equal rotations the smallest is named; flat objects do not vanish in the search."""
+    mesh = box(*size)
+    cameras = orbit_cameras(replace(RIGS["level"], width_px=192, height_px=192))
+    with pytest.raises(InputError, match=f"The mesh is {fault}"):
+        check_views_fit(moved(mesh, **change), render_views(mesh, cameras).views)
+
+
+def test_rotations_are_judged_at_the_size_of_the_check(caplog):
+    """At the smaller size of the search, the tolerance of one pixel hides this one."""
+    sign = procedural_object(3, "sign").normalised()
+    cameras = orbit_cameras(replace(RIGS["orbit"], count=12, elevation_deg=20.0))
+    wrong = moved(sign, rotation_deg=(0.0, 30.0, 0.0))
+    check_views_fit(wrong, render_views(sign, cameras).views)
+    assert "rotated by 30 degrees about Y" in caplog.text
+
+
+def test_thin_silhouettes_may_deviate_by_their_width(caplog):
+    """The edge-on views of a card, off by 2 % of the image."""
+    card = box(0.03, 1.0, 0.7)
+    cameras = orbit_cameras(replace(RIGS["level"], width_px=192, height_px=192))
+    seen = render_views(card, cameras).views
+    masks = seen.masks.clone()
+    masks[[0, 2]] = masks[[0, 2]].roll(4, dims=2)
+    assert check_views_fit(card, replace(seen, masks=masks)).fit > 0.99
+    assert not caplog.records
 
 
 def test_likely_misfits_and_mattes_are_warnings(solid, views, caplog):
