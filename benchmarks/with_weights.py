@@ -13,6 +13,7 @@ Without weights, the built-in model is measured alone.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -97,8 +98,8 @@ class WithWeights:
     seed: int = 0
     """Random seed."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder for with_weights.json, with_weights.md and one image per model: the generated views
-    above the rendered ones."""
+    """Folder for with_weights.json, with_weights.md and one image per row, with its
+    number: the generated views above the rendered ones."""
 
 
 def usable_files(found: Sequence[FoundFile]) -> list[FoundFile]:
@@ -193,8 +194,8 @@ def rendered(mesh: Mesh, cameras: Cameras) -> Views:
 def save_comparison(folder: Path, name: str, generated: Views, reference: Views) -> None:
     """Writes an image of the generated views above the rendered ones."""
     rows = [torch.cat(list(views.colour), dim=1) for views in (generated, reference)]
-    stem = re.sub(r"[^\w.-]+", "_", Path(name).stem)
-    write_image(folder / f"with_weights_{stem}.png", torch.cat(rows), overwrite=True)
+    name = re.sub(r"[^\w.-]+", "_", name)
+    write_image(folder / f"with_weights_{name}.png", torch.cat(rows), overwrite=True)
 
 
 def missing_families(found: Sequence[FoundFile]) -> list[str]:
@@ -211,18 +212,20 @@ def missing_families(found: Sequence[FoundFile]) -> list[str]:
     return sentences
 
 
-def described(file: FoundFile, problem: str) -> str:
+def described(file: FoundFile, problem: str, folders: Sequence[Path]) -> str:
     """A problem with the name of its file, without the folders of this machine."""
-    return f"{file.path.name}: {problem.replace(str(file.path), 'it')}"
+    problem = problem.replace(str(file.path), "it")
+    for folder in (*file.path.parents[:2], *folders):
+        if folder.name:
+            problem = problem.replace(f"{folder}{os.sep}", "").replace(str(folder), folder.name)
+    return f"{file.path.name}: {problem}"
 
 
 def measured_page(bench: WithWeights) -> ResultPage:
     """Measures all files; errors of one file are listed and do not stop the others."""
+    resolve_device(bench.device)
     mesh = read_mesh(bench.mesh, bench.up_axis).normalised()
-    try:
-        found = find_models(bench.folder)
-    except Nova3DError as error:
-        raise SystemExit(str(error)) from error
+    found = find_models(bench.folder)
     files = usable_files(found)
     if is_shipped():
         files = [*usable_files(find_models([built_in_file()])), *files]
@@ -231,13 +234,20 @@ def measured_page(bench: WithWeights) -> ResultPage:
         try:
             row, result = measure(bench, file, mesh)
         except Nova3DError as error:
-            failures.append(described(file, str(error)))
+            failures.append(described(file, str(error), bench.folder))
+            continue
+        except Exception as error:  # such as memory that ran out: other files may fit
+            logger.warning("measuring %s failed.", file.path, exc_info=error)
+            reason = (str(error).splitlines() or [""])[0]
+            failures.append(described(file, f"{type(error).__name__}: {reason}", bench.folder))
             continue
         rows.append(row)
         if bench.output is not None:
             views = result.views.to("cpu")
-            save_comparison(bench.output, file.path.name, views, rendered(mesh, views.cameras))
-    unusable = [described(file, file.problem) for file in found if file.problem]
+            save_comparison(
+                bench.output, f"{len(rows)}_{file.path.stem}", views, rendered(mesh, views.cameras)
+            )
+    unusable = [described(file, file.problem, bench.folder) for file in found if file.problem]
     return ResultPage(
         title="Model files on this machine",
         summary=f"Views generated from the rendered front view of {bench.mesh.name} at an "
@@ -269,7 +279,10 @@ def device_name(device: str) -> dict[str, str]:
 def main(bench: WithWeights) -> None:
     if bench.output is not None:
         bench.output.mkdir(parents=True, exist_ok=True)
-    page = measured_page(bench)
+    try:
+        page = measured_page(bench)
+    except Nova3DError as error:
+        raise SystemExit(str(error)) from error
     if bench.output is not None:
         save_page(bench.output, "with_weights", page)
     print(markdown_page(page, "with_weights.json"))

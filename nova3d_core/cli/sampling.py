@@ -228,6 +228,12 @@ class SamplingOptions:
         """The cameras of an orbit of varying elevation; None for the model's default orbit."""
         if not self.elevation_amplitude_deg:
             return None
+        if not family.free_angles:
+            raise InputError(
+                f"--elevation-amplitude-deg is {self.elevation_amplitude_deg:g}, but "
+                f"{family.label} generates views at a constant elevation.",
+                "Omit it; only SV3D p supports varying elevations.",
+            )
         from ..cameras.cameras import cameras_from_orbit
         from ..cameras.orbits import ORBIT_PRESETS, OrbitConfig
 

@@ -98,7 +98,7 @@ def test_bad_input_prints_one_line_and_writes_nothing(nova3d, inputs, tmp_path):
         ((inputs / "cup.png", "--model", good, "--size-px", "65"), "multiple of"),
         (
             (inputs / "cup.png", "--model", good, "--elevation-amplitude-deg", "9"),
-            "constant elevation",
+            "--elevation-amplitude-deg is 9, but NOVA3D generates views at a constant elevation",
         ),
         ((inputs / "cup.png", "--model", good, "--device", "toaster"), "toaster"),
     ]

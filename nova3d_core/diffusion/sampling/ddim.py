@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from .sampler import Denoise, OnEvaluation
+from .sampler import Denoise, OnEvaluation, blend, reporting
 from .schedule import Preconditioning
 
 logger = logging.getLogger(__name__)
@@ -115,14 +115,11 @@ def sample_ddim(
     Returns:
         (...) x at the last level.
     """
-    levels = sigmas.double().tolist()
-    for step, (sigma, sigma_next) in enumerate(pairwise(levels), 1):
-        denoised = denoise(x, sigma)
-        if on_evaluation is not None:
-            on_evaluation(step, denoised)
+    denoise = reporting(denoise, on_evaluation)
+    for sigma, sigma_next in pairwise(sigmas.double().tolist()):
         fresh = eta * sigma_next * math.sqrt(1.0 - (sigma_next / sigma) ** 2)
         kept = math.sqrt(sigma_next**2 - fresh**2)
-        x = denoised + (x - denoised) * (kept / sigma)
+        x = blend(denoise(x, sigma), x, kept / sigma)
         if fresh:
             x = x + fresh * noise(x)
     return x

@@ -33,9 +33,9 @@ def sample_euler(
     denoise: Denoise, x: Tensor, sigmas: Tensor, on_evaluation: OnEvaluation | None = None
 ) -> Tensor:
     """Implements Algorithm 1 (Euler steps) from Karras et al. (2022); see `Sampler`."""
-    denoise = _reporting(denoise, on_evaluation)
+    denoise = reporting(denoise, on_evaluation)
     for sigma, sigma_next in pairwise(sigmas.tolist()):
-        x = _blend(denoise(x, sigma), x, sigma_next / sigma)
+        x = blend(denoise(x, sigma), x, sigma_next / sigma)
     return x
 
 
@@ -46,10 +46,10 @@ def sample_heun(
 
     Evaluates D twice per step, and once in the step to level 0.
     """
-    denoise = _reporting(denoise, on_evaluation)
+    denoise = reporting(denoise, on_evaluation)
     for sigma, sigma_next in pairwise(sigmas.tolist()):
         denoised = denoise(x, sigma)
-        predicted = _blend(denoised, x, sigma_next / sigma)  # the Euler step
+        predicted = blend(denoised, x, sigma_next / sigma)  # the Euler step
         if sigma_next == 0.0:
             x = predicted
             continue
@@ -67,14 +67,14 @@ def sample_dpmpp_2m(
     Extrapolates the estimate of the data linearly in -ln(sigma) from the last two evaluations. The
     first step and the step to level 0 are of first order, as in k-diffusion.
     """
-    denoise = _reporting(denoise, on_evaluation)
+    denoise = reporting(denoise, on_evaluation)
     previous, previous_h = None, 0.0
     for sigma, sigma_next in pairwise(sigmas.tolist()):
         denoised = estimate = denoise(x, sigma)
         h = math.log(sigma / sigma_next) if sigma_next > 0.0 else math.inf
         if previous is not None and sigma_next > 0.0:
             estimate = denoised + (denoised - previous) * (h / (2.0 * previous_h))
-        x = _blend(estimate, x, sigma_next / sigma)
+        x = blend(estimate, x, sigma_next / sigma)
         previous, previous_h = denoised, h
     return x
 
@@ -104,12 +104,12 @@ def evaluation_sigmas(name: SamplerName, sigmas: Tensor) -> list[float]:
     return levels
 
 
-def _blend(denoised: Tensor, x: Tensor, ratio: float) -> Tensor:
+def blend(denoised: Tensor, x: Tensor, ratio: float) -> Tensor:
     """x at a noise level lower by a factor: ratio x + (1 - ratio) denoised, exact at ratio 0."""
     return denoised + (x - denoised) * ratio
 
 
-def _reporting(denoise: Denoise, on_evaluation: OnEvaluation | None) -> Denoise:
+def reporting(denoise: Denoise, on_evaluation: OnEvaluation | None) -> Denoise:
     """The denoiser, which reports each evaluation."""
     if on_evaluation is None:
         return denoise
