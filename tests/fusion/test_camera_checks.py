@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from nova3d_core.errors import InputError
 from nova3d_core.evaluation.config import PerturbationConfig
 from nova3d_core.evaluation.perturbations import noisy_cameras
 from nova3d_core.fusion.checks.cameras import check_cameras, judge_cameras, warn_about_cameras
+from nova3d_core.fusion.checks.consistency import MAX_VIEWS, ConsistencyScorer
 from nova3d_core.mesh import Mesh
 from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views
@@ -143,3 +145,35 @@ def test_symmetry_is_no_repetition(make_sphere):
         ball, vertex_colours=torch.where(opposite, 0.2, 0.9).expand(-1, 3).contiguous()
     )
     assert judge_cameras(render(two_fold)).problem == ""
+
+
+def test_surfaces_of_revolution_look_the_same_from_any_elevation(make_sphere):
+    """Horizontal bands are curved in images from above: their rows have several colours."""
+    ball = make_sphere(0.4)
+    bands = (ball.vertices[:, 1:2] * 10.0).floor() % 2.0
+    banded = replace(ball, vertex_colours=(0.2 + 0.7 * bands).expand(-1, 3).contiguous())
+    seen = render(banded, orbit_cameras(replace(RIG, elevation_deg=30.0)))
+    # exactly the same: rendered triangles differ by more than copies do
+    right = judge_cameras(reordered(seen, [0] * len(seen)))
+    assert right.problem == ""
+    assert any("elevation" in note for note in right.notes)
+
+
+def test_cost_is_limited_for_many_views(l_solid):
+    """A subset is scored, but the mistake is named as for few views."""
+    count = MAX_VIEWS + 8
+    views = render(l_solid, orbit_cameras(replace(RIG, count=count)))
+    assert len(ConsistencyScorer.of(views).pixels) == MAX_VIEWS
+    assert judge_cameras(views).problem == ""
+    clockwise = reordered(views, [-index % count for index in range(count)])
+    assert "in reversed order: clockwise" in judge_cameras(clockwise).problem
+
+
+def test_repeated_images_of_many_views(make_sphere):
+    """One image in each of 64 views: 2016 equal pairs, whose symmetries are compared."""
+    ball = striped_ball(make_sphere)
+    views = render(ball, orbit_cameras(replace(RIG, count=64)))
+    started = time.process_time()
+    problem = judge_cameras(reordered(views, [0] * 64)).problem
+    assert problem == "all 64 views show the same image"
+    assert time.process_time() - started < 15.0  # without limits more than a minute

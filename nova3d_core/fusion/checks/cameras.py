@@ -152,7 +152,8 @@ def _judge(views: Views, progress: Progress) -> CameraVerdict:
     repeated = check_repeated(views)
     if repeated is not None:
         is_sure = repeated.is_every_view and declared > MIN_CONTRADICTION
-        if is_sure or not repeated.is_plain:
+        is_round = repeated.is_plain or (repeated.is_mirrored and declared <= MIN_SCORE)
+        if is_sure or not is_round:
             return CameraVerdict(repeated.problem, repeated.hint, is_sure)
     if declared > MIN_SCORE:
         score, best = _best_hypothesis(views, scorer, declared, progress)

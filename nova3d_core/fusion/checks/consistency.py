@@ -22,6 +22,8 @@ _OBJECT_PX = 64
 """Object size after downsampling."""
 _TOTAL_PIXELS, _MIN_PIXELS = 640, 32
 """Pixels of the silhouette score in all views together, and at least in each view."""
+MAX_VIEWS = 32
+"""Of more views, this many evenly spaced ones are scored: the cost grows with the square."""
 _SAMPLES, _COLOUR_SAMPLES = 24, 32
 """Samples along a ray."""
 _SEARCH_RADII = 1.2
@@ -42,25 +44,28 @@ _ON_OBJECT = 0.8
 
 @dataclass(frozen=True, eq=False)
 class ConsistencyScorer:
-    """Scores the images of V views under other camera poses."""
+    """Scores the images of V views under other camera poses, by at most `MAX_VIEWS` of them."""
 
     silhouettes: Silhouettes
-    pixels: Tensor  # (V, P, 2) x and y, on the object
-    views: Views  # downsampled
+    pixels: Tensor  # (K, P, 2) x and y, on the object
+    views: Views  # K, downsampled
     radius: float  # of the object
+    chosen: Tensor  # (K,) indices of the scored views among V
 
     @classmethod
     def of(cls, views: Views) -> ConsistencyScorer:
         """A scorer for masked views on the CPU; each mask must contain some object."""
-        small = downsampled(views, _OBJECT_PX)
+        chosen = evenly_spaced(len(views), MAX_VIEWS)
+        small = downsampled(views.without_normals()[chosen], _OBJECT_PX)
         silhouettes = Silhouettes.of(small, upsampling=1)
         count = max(_TOTAL_PIXELS // len(small), _MIN_PIXELS)
         pixels = torch.stack([_sampled_pixels(mask, count) for mask in small.masks])
-        return cls(silhouettes, pixels, small, bounding_sphere(silhouettes)[1] / 2)
+        return cls(silhouettes, pixels, small, bounding_sphere(silhouettes)[1] / 2, chosen)
 
     def with_poses(self, world_to_camera: Tensor) -> Silhouettes:
-        """The silhouettes with other poses (V, 4, 4)."""
-        cameras = replace(self.silhouettes.cameras, world_to_camera=world_to_camera)
+        """The scored silhouettes with other poses (V, 4, 4)."""
+        poses = world_to_camera[self.chosen]
+        cameras = replace(self.silhouettes.cameras, world_to_camera=poses)
         return replace(self.silhouettes, cameras=cameras)
 
     def silhouette_score(self, world_to_camera: Tensor) -> float:
@@ -82,31 +87,33 @@ class ConsistencyScorer:
             others = [other for other in views if other != view]
             residual = distances[others][:, others].amax(dim=0).amin(dim=-1)
             scores.append(float(residual.clamp(0.0, _MAX_RESIDUAL).mean()))
-        return sorted(views, key=scores.__getitem__)[:count]
+        worst = sorted(views, key=scores.__getitem__)[:count]
+        return self.chosen[worst].tolist()
 
     def colour_scorer(self) -> ColourScorer:
         """A scorer for the colours of the same views."""
-        return ColourScorer.of(self.views, self.radius)
+        return ColourScorer.of(self.views, self.radius, self.chosen)
 
 
 @dataclass(frozen=True, eq=False)
 class ColourScorer:
-    """Scores the colours of V views on the visual hull of other camera poses."""
+    """Scores the colours of K of V views on the visual hull of other camera poses."""
 
     silhouettes: Silhouettes
-    views: Views  # downsampled
-    pixels: list[Tensor]  # V of (P_v, 2) x and y of all pixels on the object
+    views: Views  # K, downsampled
+    pixels: list[Tensor]  # K of (P_v, 2) x and y of all pixels on the object
     radius: float
+    chosen: Tensor  # (K,) indices of the views among V
 
     @classmethod
-    def of(cls, views: Views, radius: float) -> ColourScorer:
+    def of(cls, views: Views, radius: float, chosen: Tensor) -> ColourScorer:
         small = downsampled(views, _COLOUR_OBJECT_PX)
         width = small.cameras.width
         pixels = []
         for mask in small.masks:
             inside = (mask > _ON_OBJECT).flatten().nonzero()[:, 0]
             pixels.append(torch.stack([inside % width, inside // width], dim=-1) + 0.5)
-        return cls(Silhouettes.of(small, upsampling=1), small, pixels, radius)
+        return cls(Silhouettes.of(small, upsampling=1), small, pixels, radius, chosen)
 
     @property
     def texture(self) -> float:
@@ -119,7 +126,8 @@ class ColourScorer:
 
     def score(self, world_to_camera: Tensor) -> float | None:
         """Mean colour difference at points that two views see; None if there are too few."""
-        cameras = replace(self.silhouettes.cameras, world_to_camera=world_to_camera)
+        poses = world_to_camera[self.chosen]  # of (V, 4, 4)
+        cameras = replace(self.silhouettes.cameras, world_to_camera=poses)
         silhouettes = replace(self.silhouettes, cameras=cameras)
         surfaces = [self._surface(silhouettes, view) for view in range(len(cameras))]
         depth = torch.stack([depth for _, depth in surfaces])[:, None]  # (V, 1, H, W)
@@ -177,6 +185,11 @@ class ColourScorer:
         """(P, C) values of layers (C, H, W) at pixels (P, 2)."""
         columns, rows = pixels.long().unbind(dim=1)
         return layers[:, rows, columns].T
+
+
+def evenly_spaced(count: int, limit: int) -> Tensor:
+    """(K,) indices of at most `limit` evenly spaced ones of `count` views, with first and last."""
+    return torch.linspace(0, count - 1, min(count, limit)).round().long()
 
 
 def downsampled(views: Views, object_px: int) -> Views:
