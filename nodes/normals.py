@@ -133,8 +133,7 @@ def _estimate_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "folder",
-            options=[AUTO, *estimator_folders()],
-            default=AUTO,
+            options=[AUTO, *estimator_folders()],  # no default: help pages list no folders
             tooltip=(
                 "Folder of the estimator in models/diffusers or models/nova3d, in the diffusers "
                 "layout. auto: the first one of the selected estimator."
