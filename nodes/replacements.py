@@ -8,6 +8,7 @@ the page, widget values are restored by position and need no replacement.
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,7 @@ def replace_renamed_inputs(request: dict[str, Any]) -> dict[str, Any]:
 
 def register_replacements() -> None:
     """Registers the replacement with ComfyUI's server; does nothing without a server."""
-    from server import PromptServer
-
-    server = getattr(PromptServer, "instance", None)
-    if server is not None and hasattr(server, "add_on_prompt_handler"):
+    module = sys.modules.get("server")  # importing it here would load all of ComfyUI
+    server = getattr(getattr(module, "PromptServer", None), "instance", None)
+    if hasattr(server, "add_on_prompt_handler"):
         server.add_on_prompt_handler(replace_renamed_inputs)

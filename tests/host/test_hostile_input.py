@@ -166,7 +166,7 @@ def test_rejects_inverted_masks(client, prompt, kind):
     message = error_message(client, prompt())
     assert message.startswith(f"{kind}: ")
     assert f"inverted in {VIEWS} of {VIEWS} views" in message
-    assert "invert_masks" in message and "InvertMask" in message
+    assert "invert_masks" in message and "Invert Mask" in message
     assert len(message) < 500
 
 
