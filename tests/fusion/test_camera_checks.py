@@ -103,6 +103,17 @@ def test_noisy_poses_pass(l_solid, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("kind", ["orthographic", "perspective"])
+def test_thin_plates_seen_edge_on_pass(l_solid, kind):
+    """Two of four views see a plate edge-on: it is thinner than the steps along the rays."""
+    plate = l_solid.transformed(torch.diag(torch.tensor([1.0, 1.0, 0.06, 1.0])))
+    rig = RigConfig(count=4, width_px=256, height_px=256, kind=kind)
+    views = render_views(plate, orbit_cameras(rig), RenderConfig(2)).views
+    assert judge_cameras(views).problem == ""
+    score = ConsistencyScorer.of(views).silhouette_score(views.cameras.world_to_camera)
+    assert score < 0.001
+
+
 def test_colours_decide_what_silhouettes_cannot(make_sphere, caplog):
     """A level orthographic orbit in reversed order has the same silhouettes, mirrored in depth."""
     views = render(striped_ball(make_sphere), orbit_cameras(replace(RIG, kind="orthographic")))

@@ -24,8 +24,9 @@ _TOTAL_PIXELS, _MIN_PIXELS = 640, 32
 """Pixels of the silhouette score in all views together, and at least in each view."""
 MAX_VIEWS = 32
 """Of more views, this many evenly spaced ones are scored: the cost grows with the square."""
-_SAMPLES, _COLOUR_SAMPLES = 24, 32
-"""Samples along a ray."""
+_SAMPLES, _FINE_SAMPLES, _COLOUR_SAMPLES = 24, 9, 32
+"""Samples along a ray; and between the neighbours of its best one, as thin parts may lie between
+samples."""
 _SEARCH_RADII = 1.2
 """Rays are searched this many radii to both sides of the centre."""
 _MAX_RESIDUAL = 0.3
@@ -72,9 +73,16 @@ class ConsistencyScorer:
         """Mean residual of the silhouettes' pixels over the radius; 0 for exact cameras."""
         silhouettes = self.with_poses(world_to_camera)
         points, _ = _ray_points(silhouettes, self.pixels, self.radius, _SAMPLES)
-        distances = _distances_to_silhouettes(silhouettes, points) / self.radius
-        residual = distances.amax(dim=0).amin(dim=-1).clamp(0.0, _MAX_RESIDUAL)  # (V, P)
-        return float(residual.mean())
+        distances = _distances_to_silhouettes(silhouettes, points)
+        residual, best = distances.amax(dim=0).min(dim=-1)  # (K, P)
+        for view in range(len(points)):
+            outside = (residual[view] > 0.0).nonzero()[:, 0]
+            fine = _points_around(points[view, outside], best[view, outside])  # (Q, F, 3)
+            distances = silhouettes.per_view(fine.reshape(-1, 3))
+            distances[view] = -torch.inf
+            nearest = distances.amax(dim=0).reshape(fine.shape[:2]).amin(dim=-1)
+            residual[view, outside] = torch.minimum(residual[view, outside], nearest)
+        return float((residual / self.radius).clamp(0.0, _MAX_RESIDUAL).mean())
 
     def suspects(self, count: int) -> list[int]:
         """The views without which the silhouettes of the others agree best, the worst first."""
@@ -238,6 +246,13 @@ def _ray_points_of_view(
     reach = _SEARCH_RADII * radius
     along = middle + torch.linspace(-reach, reach, samples)
     return origins[:, None] + along[..., None] * directions[:, None], along
+
+
+def _points_around(points: Tensor, index: Tensor) -> Tensor:
+    """(Q, F, 3) fine samples on rays of uniform samples (Q, S, 3), around those at indices (Q,)."""
+    step = (points[:, 1] - points[:, 0])[:, None]  # (Q, 1, 3)
+    offsets = torch.linspace(-1.0, 1.0, _FINE_SAMPLES + 2)[1:-1, None]
+    return _take(points, index[:, None])[:, None] + offsets * step
 
 
 def _distances_to_silhouettes(silhouettes: Silhouettes, points: Tensor) -> Tensor:
