@@ -11,6 +11,7 @@ from ..checks import check_choice, check_finite, check_range, check_shape
 from ..conventions import NORMAL_FRAMES, NormalFrame, decode_normals
 from ..errors import InputError
 from ..fusion.checks.normals import NormalConvention, NormalConventionError, check_normals
+from ..imaging.match_checks import check_normal_maps
 from ..views import Views
 from .config import FLIPPED_CHANNELS, NORMAL_FLIPS, NormalFlip
 
@@ -34,8 +35,8 @@ def add_normals(
         The views with unit normals in `frame`, zero where undefined and outside the masks.
 
     Raises:
-        InputError: the views have no masks; or images of another number or aspect ratio, NaN or out
-            of range.
+        InputError: the views have no masks; or images of another number or aspect ratio, NaN, out
+            of range, or no normal maps.
         NormalConventionError: the normals do not fit the silhouettes; names the frame and flip that
             would.
     """
@@ -81,8 +82,10 @@ def _check_images(views: Views, images: Tensor) -> None:
             f"{full_width}x{full_height} px: they show different sections.",
             "Estimate the normals from the views' own images, without cropping or padding.",
         )
-    check_finite("the normal images", images)
-    check_range("the normal images", images, 0.0, 1.0)
+    check_finite("the batch of normal images", images)
+    check_range("the batch of normal images", images, 0.0, 1.0)
+    if (height, width) == (full_height, full_width):
+        check_normal_maps(images.to(views.colour), views.colour, views.masks)
 
 
 def _flip_signs(flip: NormalFlip, like: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from nova3d_core.normals.add import add_normals
 from nova3d_core.normals.config import NORMAL_FLIPS
 from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views
+from nova3d_core.training.procedural.catalog import procedural_object
 from nova3d_core.views import Views
 
 RIG = RigConfig(count=6, azimuth_start_deg=90.0, elevation_deg=10.0, width_px=160, height_px=160)
@@ -169,3 +170,11 @@ def test_unusable_images_are_refused(make_sphere):
     assert "views 1 and 4 have no normals" in message_of(plain, blank)
     assert "normal_frame is 'view'" in message_of(plain, images, "view")
     assert "flip is 'blue'" in message_of(plain, images, "camera", "blue")
+
+
+def test_colour_images_are_no_normals():
+    """The checks of frames alone find them inconclusive."""
+    views = render(procedural_object(101, "quadruped"))
+    with pytest.raises(InputError, match="normal images are the same as the colour images"):
+        add_normals(views, views.colour)
+    assert len(add_normals(views, normal_images(views))) == len(views)
