@@ -37,10 +37,10 @@ logger = logging.getLogger(__name__)
 STAGE = "checking cameras"
 MIN_VIEWS = 3
 """The silhouettes of two views do not tell hypotheses apart."""
-MIN_SCORE = 0.0025
-"""Cameras with a smaller silhouette score fit. Exact ones: up to 0.005; poses off by 2 degrees and
-views of a model: up to 0.017, where no hypothesis fits better; a wrong order or an elevation off by
-30 degrees: 0.003 for nearly round objects, up to 0.2 for thin ones."""
+MIN_SCORE = 0.0015
+"""Cameras with a smaller silhouette score fit. Exact ones: 0.0003 where masks are sharp; poses off
+by 2 degrees and views of a model: up to 0.017, where no hypothesis fits better; a wrong order or an
+elevation off by 30 degrees: 0.002 for nearly round objects, up to 0.2 for thin ones."""
 LIKELY_RATIO, SURE_RATIO = 0.6, 0.2
 """A hypothesis with a score below these ratios of the declared one's is likely, or sure. True
 hypotheses: 0.01 to 0.2 for exact images, up to 0.65 for noisy ones; false ones: 0.8 and more."""
