@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ...checks import check_shape
+from ...errors import InputError
+
+if TYPE_CHECKING:
+    from .config import UNetConfig
+    from .unet_2d_config import UNet2DConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +38,25 @@ class BatchLayout:
     def sizes(self) -> tuple[int, int, int]:
         """(D, B, V)."""
         return self.domains, self.objects, self.views
+
+
+def check_latents(x: Tensor, c_noise: Tensor, config: UNetConfig | UNet2DConfig) -> tuple[int, int]:
+    """Checks the latents (D, B, V, Cin, h, w) and noise levels (B,) that a UNet receives.
+
+    Returns:
+        B and V.
+
+    Raises:
+        InputError: shapes that do not match each other or the network.
+    """
+    sizes = check_shape("the UNet's x", x, "D B V C H W", D=config.domains, C=config.in_channels)
+    multiple = 2 ** (len(config.channel_mult) - 1)
+    if sizes["H"] % multiple or sizes["W"] % multiple:
+        raise InputError(
+            f"the UNet's x is {sizes['W']}x{sizes['H']} latents, expected multiples of {multiple}."
+        )
+    check_shape("the UNet's c_noise", c_noise, "B", B=sizes["B"])
+    return sizes["B"], sizes["V"]
 
 
 class AlphaBlender(nn.Module):

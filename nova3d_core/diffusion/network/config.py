@@ -15,6 +15,18 @@ CAMERA_TASK_DIM = 10
 """Sine and cosine of five values: zero, relative elevation and azimuth, one-hot task (2)."""
 
 
+def check_levels(channel_mult: tuple[int, ...], attention_levels: tuple[bool, ...]) -> None:
+    """Raises InputError unless a UNet has 1 to 16 levels and states the attention of each."""
+    levels = len(channel_mult)
+    if not 1 <= levels <= 16:
+        raise InputError(f"a UNet has 1 to 16 levels, not {levels}.")
+    if len(attention_levels) != levels:
+        raise InputError(
+            f"a UNet of {levels} levels got {len(attention_levels)} attention_levels; give one for "
+            "each level."
+        )
+
+
 @dataclass(frozen=True)
 class UNetConfig:
     """Architecture of a video UNet; names as in sgm."""
@@ -64,14 +76,8 @@ class UNetConfig:
             camera_task_dim=(0, 65_536),
             norm_num_groups=(1, 4096),
         )
-        if not 1 <= len(self.channel_mult) <= 16:
-            raise InputError(f"a UNet has 1 to 16 levels, not {len(self.channel_mult)}.")
+        check_levels(self.channel_mult, self.attention_levels)
         widths = [self.model_channels * factor for factor in self.channel_mult]
-        if len(self.attention_levels) != len(widths):
-            raise InputError(
-                f"a UNet of {len(widths)} levels got {len(self.attention_levels)} "
-                "attention_levels; give one for each level."
-            )
         for width, attends in zip(widths, self.attention_levels, strict=True):
             if width % self.norm_num_groups or (attends and width % self.num_head_channels):
                 raise InputError(

@@ -16,7 +16,7 @@ from ...checks import check_shape
 from ...errors import InputError
 from . import operations as plain_operations
 from .attention import Attend
-from .blocks import BatchLayout, Downsample, Upsample, VideoResBlock
+from .blocks import BatchLayout, Downsample, Upsample, VideoResBlock, check_latents
 from .config import UNetConfig
 from .embeddings import sinusoidal_embedding
 from .transformer import VideoTransformer
@@ -111,17 +111,7 @@ class VideoUNet(nn.Module):
     ) -> BatchLayout:
         """Checks the shapes and embeds noise level and conditions."""
         config = self.config
-        sizes = check_shape(
-            "the UNet's x", x, "D B V C H W", D=config.domains, C=config.in_channels
-        )
-        objects, views = sizes["B"], sizes["V"]
-        multiple = 2 ** (len(config.channel_mult) - 1)
-        if sizes["H"] % multiple or sizes["W"] % multiple:
-            raise InputError(
-                f"the UNet's x is {sizes['W']}x{sizes['H']} latents, expected multiples of "
-                f"{multiple}."
-            )
-        check_shape("the UNet's c_noise", c_noise, "B", B=objects)
+        objects, views = check_latents(x, c_noise, config)
         shape = "B V M C" if context.dim() == 4 else "B M C"
         given = {"V": views} if context.dim() == 4 else {}
         check_shape("the UNet's context", context, shape, B=objects, C=config.context_dim, **given)

@@ -16,7 +16,7 @@ from ...checks import check_shape
 from ...errors import InputError
 from . import operations as plain_operations
 from .attention import Attend
-from .blocks import BatchLayout
+from .blocks import BatchLayout, check_latents
 from .blocks_2d import Downsample2D, MultiviewTransformer, ResBlock2D, Upsample2D
 from .embeddings import sinusoidal_embedding
 from .unet_2d_config import UNet2DConfig
@@ -115,19 +115,9 @@ class MultiviewUNet2D(nn.Module):
     ) -> BatchLayout:
         """Checks the shapes and embeds timestep, camera and task."""
         config = self.config
-        sizes = check_shape(
-            "the UNet's x", x, "D B V C H W", D=config.domains, C=config.in_channels
-        )
-        objects, views = sizes["B"], sizes["V"]
-        multiple = 2 ** (len(config.channel_mult) - 1)
-        if sizes["H"] % multiple or sizes["W"] % multiple:
-            raise InputError(
-                f"the UNet's x is {sizes['W']}x{sizes['H']} latents, expected multiples of "
-                f"{multiple}."
-            )
+        objects, views = check_latents(x, c_noise, config)
         if camera_task is None:
             raise InputError("this network needs the UNet's camera_task.")
-        check_shape("the UNet's c_noise", c_noise, "B", B=objects)
         check_shape("the UNet's context", context, "B M C", B=objects, C=config.context_dim)
         check_shape("the UNet's added_embeds", added_embeds, "B V A", B=objects, V=views, A=0)
         expected = {"D": config.domains, "B": objects, "V": views, "A": config.camera_task_dim}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...checks import check_bounds
 from ...errors import InputError
-from .config import CAMERA_TASK_DIM
+from .config import CAMERA_TASK_DIM, check_levels
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,7 @@ class UNet2DConfig:
             camera_task_dim=(1, 65_536),
             norm_num_groups=(1, 4096),
         )
-        if not 1 <= len(self.channel_mult) <= 16:
-            raise InputError(f"a UNet has 1 to 16 levels, not {len(self.channel_mult)}.")
-        if len(self.attention_levels) != len(self.channel_mult):
-            raise InputError(
-                f"a UNet of {len(self.channel_mult)} levels got {len(self.attention_levels)} "
-                "attention_levels; give one for each level."
-            )
+        check_levels(self.channel_mult, self.attention_levels)
         for width in self.widths:
             if width % self.norm_num_groups or width % self.num_heads:
                 raise InputError(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...cameras.cameras import Cameras
 from ...views import Views
 from ..hull.silhouettes import Silhouettes
 from ..hull.visual_hull import bounding_sphere
@@ -137,7 +138,8 @@ class ColourScorer:
         poses = world_to_camera[self.chosen]  # of (V, 4, 4)
         cameras = replace(self.silhouettes.cameras, world_to_camera=poses)
         silhouettes = replace(self.silhouettes, cameras=cameras)
-        surfaces = [self._surface(silhouettes, view) for view in range(len(cameras))]
+        centre, _ = bounding_sphere(silhouettes)
+        surfaces = [self._surface(silhouettes, centre, view) for view in range(len(cameras))]
         depth = torch.stack([depth for _, depth in surfaces])[:, None]  # (V, 1, H, W)
         images = self.views.colour.permute(0, 3, 1, 2)
         layers = torch.cat([images, self.views.masks[:, None]], dim=1)
@@ -163,14 +165,16 @@ class ColourScorer:
         found = torch.cat(differences) if differences else torch.zeros(0)
         return float(found.mean()) if len(found) >= _MIN_PAIRS else None
 
-    def _surface(self, silhouettes: Silhouettes, view: int) -> tuple[Tensor, Tensor]:
+    def _surface(
+        self, silhouettes: Silhouettes, centre: Tensor, view: int
+    ) -> tuple[Tensor, Tensor]:
         """Points (P, 3) of the hull that a view sees, and its depth map (H, W), inf elsewhere."""
         cameras, pixels = silhouettes.cameras, self.pixels[view]
         depth = torch.full((cameras.height, cameras.width), torch.inf)
         if len(pixels) == 0:
             return torch.zeros(0, 3), depth
         points, along = _ray_points_of_view(
-            silhouettes, view, pixels, self.radius, _COLOUR_SAMPLES
+            cameras[view], centre, pixels, self.radius, _COLOUR_SAMPLES
         )  # (P, S, 3), (P, S)
         distances = silhouettes.per_view(points.reshape(-1, 3))
         distances[view] = -torch.inf
@@ -228,20 +232,20 @@ def _ray_points(
     silhouettes: Silhouettes, pixels: Tensor, radius: float, samples: int
 ) -> tuple[Tensor, Tensor]:
     """Points (V, P, S, 3) on the rays of pixels (V, P, 2), and their distances along (V, P, S)."""
-    views = range(len(pixels))
+    centre, _ = bounding_sphere(silhouettes)
     parts = [
-        _ray_points_of_view(silhouettes, view, pixels[view], radius, samples) for view in views
+        _ray_points_of_view(silhouettes.cameras[view], centre, pixels[view], radius, samples)
+        for view in range(len(pixels))
     ]
     points, along = zip(*parts, strict=True)
     return torch.stack(points), torch.stack(along)
 
 
 def _ray_points_of_view(
-    silhouettes: Silhouettes, view: int, pixels: Tensor, radius: float, samples: int
+    camera: Cameras, centre: Tensor, pixels: Tensor, radius: float, samples: int
 ) -> tuple[Tensor, Tensor]:
     """Points (P, S, 3) on the rays of a view's pixels (P, 2), and their distances along (P, S)."""
-    centre, _ = bounding_sphere(silhouettes)
-    origins, directions = (part[0] for part in silhouettes.cameras[view].rays(pixels))
+    origins, directions = (part[0] for part in camera.rays(pixels))
     middle = ((centre - origins) * directions).sum(dim=-1, keepdim=True)  # (P, 1)
     reach = _SEARCH_RADII * radius
     along = middle + torch.linspace(-reach, reach, samples)
