@@ -42,7 +42,7 @@ from nova3d_core.views import Views
 
 ROOT = Path(__file__).resolve().parents[1]
 NOISE_CELLS = 16
-"""Smooth rotations are bicubic noise on a grid of so many cells per side."""
+"""Smooth rotations are bicubic noise on a grid with this number of cells per side."""
 MAX_RELATIVE_15, MAX_RELATIVE_25 = 0.75, 1.05
 """Targets for the visible CD-L1 relative to that without normals, at 15 and at 25 degrees."""
 

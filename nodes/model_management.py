@@ -102,7 +102,7 @@ class HostModelPlacement:
     managed: ManagedModel
 
     def activation_budget(self, part: str) -> int:
-        """Memory of the device that is left beside the part's own weights, in bytes.
+        """Memory of the device that the part's own weights leave free, in bytes.
 
         ComfyUI offloads other models where needed, including the other parts of this one.
         """

@@ -91,7 +91,7 @@ class Placement(Protocol):
     """Decides on which device and in which dtype each part of a model runs, and loads it there."""
 
     def activation_budget(self, part: str) -> int:
-        """Memory in bytes that the activations of a part may use beside its weights."""
+        """Memory in bytes that the activations of a part may use, without its weights."""
 
     def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
         """Makes a part ready to run.

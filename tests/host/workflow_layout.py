@@ -24,7 +24,7 @@ MIN_ZOOM = 0.6
 TITLE_PX, SLOT_PX, PADDING_PX = 30, 20, 10
 MIN_GAP_PX = 15
 MARGIN_PX = 4
-"""A link may overlap a node by so much: it still looks as if it passed beside the node."""
+"""Maximum overlap of a link and a node: the link still looks as if it passed the node."""
 
 
 def opening_zoom(graph: Graph) -> float:

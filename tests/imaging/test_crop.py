@@ -113,8 +113,8 @@ def test_settings_out_of_range_are_errors():
         CropConfig(foreground_ratio=1.5)
 
 
-def test_soft_parts_are_inside_the_frame_and_crumbs_are_not():
-    """Glass, hair and soft shadows cover pixels by little; a matte's crumbs are small."""
+def test_soft_parts_are_inside_the_frame_and_floaters_are_not():
+    """Glass, hair and soft shadows cover pixels by little; floaters of a matte are small."""
     image, mask = box_image(rows=(40, 80), columns=(60, 100))
     mask[:, 40:80, 100:140] = 0.1  # a soft shadow
     mask[:, 5:7, 5:7] = 1.0  # 4 of 3200 pixels

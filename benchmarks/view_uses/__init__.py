@@ -1,0 +1,1 @@
+"""Wrong uses and right sets of views, for the benchmark view_checks."""
