@@ -70,9 +70,10 @@ def test_sampling_in_every_dtype(family):
 
 
 @pytest.mark.slow
-def test_estimating_normals_in_every_dtype():
+@pytest.mark.parametrize("name", ["estimating_normals", "estimating_normals_marigold"])
+def test_estimating_normals_in_every_dtype(name):
     pytest.importorskip("diffusers")
-    check(run_module("workloads", "estimating_normals"), DTYPE_BOUNDS)
+    check(run_module("workloads", name), DTYPE_BOUNDS)
 
 
 def test_added_normals_stay_on_their_device():

@@ -298,6 +298,34 @@ def estimating_normals() -> dict[str, dict[str, Any]]:
 
 
 @workload
+def estimating_normals_marigold() -> dict[str, dict[str, Any]]:
+    """Marigold, all views from one start noise."""
+    import tempfile
+
+    from nova3d_core.normals.config import EstimateConfig
+    from nova3d_core.normals.marigold import MarigoldEstimator, load_marigold
+
+    from ..normals.small_marigold import STEPS, save_small_marigold
+
+    cases = {}
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "marigold-normals"
+        save_small_marigold(folder)
+        for dtype in DTYPES:
+
+            def make(device: torch.device, dtype: torch.dtype = dtype) -> Any:
+                pipeline = load_marigold(folder, CPU, dtype)
+                # transformers leaves this buffer uninitialised next to a pretend device
+                positions = pipeline.text_encoder.embeddings.position_ids
+                positions.copy_(torch.arange(positions.shape[1])[None])
+                config = EstimateConfig(steps=STEPS, chunk_size=2)
+                return MarigoldEstimator(pipeline.to(device), config)
+
+            cases[str(dtype)] = compare_estimate(make)
+    return cases
+
+
+@workload
 def added_normals() -> dict[str, dict[str, Any]]:
     """Views and normal maps on the device: added there, checked on the CPU."""
     from nova3d_core.conventions import encode_normals
