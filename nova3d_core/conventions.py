@@ -44,6 +44,8 @@ Y_UP_ROTATIONS = {
 Y and Z axes are rotated about X, X axes about Z: in a world with OpenCV axes (-Y up), a camera that
 looks along +Z becomes one that looks along -Z, from the front.
 """
+SPLAT_UP_AXIS: UpAxis = "-Y"
+"""Up axis of the viewers of Gaussian splats and of ComfyUI's SPLAT, which look along +Z."""
 
 
 def orbit_position(

@@ -22,6 +22,7 @@ WITH_TORCH = {
     "mesh_adapters.py",
     "mesh_material.py",
     "model_management.py",
+    "splat_adapters.py",
 }
 """Modules of the nodes that a node imports when it runs."""
 HOST = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "server", "execution"}

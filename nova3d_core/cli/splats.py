@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from ..conventions import SPLAT_UP_AXIS, UpAxis
 from ..progress import Progress
 from ..splatting.config import SplatFitConfig
 from .console import print_json, print_out
@@ -26,6 +27,8 @@ class FitSplats:
     """Settings of the fit."""
     device: str = "cpu"
     """Device of the optimisation: cpu, cuda, cuda:1."""
+    up_axis: UpAxis = SPLAT_UP_AXIS
+    """Up axis of the file: -Y in viewers of Gaussian splats and in ComfyUI; +Y as in the views."""
     overwrite: bool = False
     """Replace an existing .ply file of an earlier run."""
     json: bool = False
@@ -43,7 +46,7 @@ class FitSplats:
         check_can_write_splats(self.output, self.overwrite, (self.views,))
         views = ensure_masks(read_views(self.views, progress))
         fit = fit_splats(views, self.fit, progress, device)
-        write_splats(fit.splats, self.output, self.overwrite)
+        write_splats(fit.splats, self.output, self.overwrite, self.up_axis)
         if self.json:
             print_json({"output": str(self.output), **fit.report.to_dict()})
             return

@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...conventions import UpAxis
 from ...errors import InputError
 from ...splats import Splats
 from ..files.atomic import OutputExistsError, atomic_file, check_can_write_file
 from ..files.ownership import reject_foreign_file
+from .axes import splats_from_y_up, splats_to_y_up
 from .dot_splat import parse_dot_splat, splats_to_dot_splat
 from .ply import parse_splat_ply, splats_to_ply
 
@@ -26,11 +28,12 @@ _ENCODERS: dict[str, Callable[[Splats], bytes]] = {
 SPLAT_SUFFIXES = tuple(_PARSERS)
 
 
-def read_splats(path: Path | str) -> Splats:
+def read_splats(path: Path | str, up_axis: UpAxis = "+Y") -> Splats:
     """Reads a file of Gaussian splats.
 
     Args:
         path: a .ply file with the properties of 3D Gaussian splatting, or a .splat file.
+        up_axis: of the file; the result has +Y up. Viewers expect -Y.
 
     Raises:
         InputError: the file is missing, empty, too large, truncated or damaged, has an unknown
@@ -48,10 +51,12 @@ def read_splats(path: Path | str) -> Splats:
             raise InputError("it is empty.")
         if size > MAX_BYTES:
             raise InputError(f"it has {size >> 20} MiB, more than {MAX_BYTES >> 20} MiB.")
-        return parse(path.read_bytes())
+        return splats_to_y_up(parse(path.read_bytes()), up_axis)
 
 
-def write_splats(splats: Splats, path: Path | str, overwrite: bool = False) -> Path:
+def write_splats(
+    splats: Splats, path: Path | str, overwrite: bool = False, up_axis: UpAxis = "+Y"
+) -> Path:
     """Writes splats as .ply or .splat, by the suffix of the file name.
 
     Args:
@@ -59,6 +64,7 @@ def write_splats(splats: Splats, path: Path | str, overwrite: bool = False) -> P
         path: the file.
         overwrite: replace a .ply file that an earlier run wrote. A .splat file cannot store who
             wrote it, so it is never replaced.
+        up_axis: of the file, for splats with +Y up. Viewers expect -Y.
 
     Raises:
         InputError: the suffix is unknown, the file exists, or the path cannot be written.
@@ -73,7 +79,7 @@ def write_splats(splats: Splats, path: Path | str, overwrite: bool = False) -> P
             f"{path} exists, and .splat files are never replaced.", "Choose another name."
         )
     with atomic_file(path, overwrite) as temporary:
-        temporary.write_bytes(encode(splats))
+        temporary.write_bytes(encode(splats_from_y_up(splats, up_axis)))
         if is_marked:
             reject_foreign_file(path.resolve())
     return path

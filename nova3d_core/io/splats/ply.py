@@ -58,27 +58,31 @@ def parse_splat_ply(content: bytes) -> Splats:
     )
 
 
-def splats_to_ply(splats: Splats) -> bytes:
-    """Encodes splats as binary PLY in the layout of 3D Gaussian splatting."""
-    opacities = splats.opacities.double().clamp(_OPACITY_MARGIN, 1.0 - _OPACITY_MARGIN)
+def splats_to_ply(splats: Splats, comment: str = GENERATOR) -> bytes:
+    """Encodes splats as binary PLY in the layout of 3D Gaussian splatting.
+
+    Without a comment, the bytes are those of ComfyUI's writer.
+    """
+    on_cpu = splats.to("cpu")
+    opacities = on_cpu.opacities.numpy()[:, None].clip(_OPACITY_MARGIN, 1.0 - _OPACITY_MARGIN)
     columns = [
-        splats.positions,
-        torch.zeros_like(splats.positions),  # normals, by convention zero
-        (splats.colours - 0.5) / SH_C0,
-        torch.logit(opacities).float()[:, None],
-        splats.scales.clamp_min(_MIN_SCALE).log(),
-        splats.rotations,
+        on_cpu.positions.numpy(),
+        np.zeros((len(splats), 3), np.float32),  # normals, by convention zero
+        ((on_cpu.colours - 0.5) / SH_C0).numpy(),
+        np.log(opacities / (1.0 - opacities)),
+        np.log(on_cpu.scales.numpy().clip(min=_MIN_SCALE)),
+        on_cpu.rotations.numpy(),
     ]
-    values = torch.cat([column.cpu() for column in columns], dim=1)  # (N, 17)
+    values = np.concatenate(columns, axis=1).astype("<f4")  # (N, 17)
     header = [
         "ply",
         "format binary_little_endian 1.0",
-        f"comment {GENERATOR}",
+        *([f"comment {comment}"] if comment else []),
         f"element vertex {len(splats)}",
         *(f"property float {name}" for name in _WRITTEN),
         "end_header",
     ]
-    return ("\n".join(header) + "\n").encode() + values.numpy().astype("<f4").tobytes()
+    return ("\n".join(header) + "\n").encode() + values.tobytes()
 
 
 def _columns(vertex: Columns, names: tuple[str, ...]) -> torch.Tensor:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from nova3d_core.cameras.rotations import quaternion_to_matrix
+from nova3d_core.conventions import Y_UP_ROTATIONS
 from nova3d_core.errors import InputError
 from nova3d_core.io.mesh.write import write_mesh
 from nova3d_core.io.splats.files import read_splats, write_splats
@@ -166,3 +168,16 @@ def test_only_own_files_are_replaced(splats, tmp_path):
 def test_invalid_splats_are_rejected(splats, field, value, message):
     with pytest.raises(InputError, match=message):
         Splats(**{**vars(splats), field: value})
+
+
+@pytest.mark.parametrize("up_axis", ["+Y", "-Y", "+Z", "-Z", "+X", "-X"])
+def test_files_have_the_requested_up_axis(splats, tmp_path, up_axis):
+    """Centres and axes of the splats are rotated as the vertices of a mesh are on reading."""
+    path = write_splats(splats, tmp_path / "object.ply", up_axis=up_axis)
+    for name, value in vars(read_splats(path, up_axis)).items():
+        torch.testing.assert_close(value, getattr(splats, name), atol=2e-6, rtol=2e-6)
+    raw = read_splats(path)
+    rotation = torch.tensor(Y_UP_ROTATIONS[up_axis])
+    torch.testing.assert_close(raw.positions @ rotation.T, splats.positions, atol=1e-6, rtol=0)
+    turned = rotation @ quaternion_to_matrix(raw.rotations)
+    torch.testing.assert_close(turned, quaternion_to_matrix(splats.rotations), atol=2e-6, rtol=0)
