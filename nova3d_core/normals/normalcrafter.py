@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ..diffusion.families import Family, GuidanceConfig
@@ -24,6 +24,8 @@ from ..diffusion.model import (
     module_dtype,
 )
 from ..diffusion.network.embeddings import sinusoidal_embedding
+from ..diffusion.network.transformer import VideoTransformer
+from ..diffusion.network.unet import VideoUNet
 from ..diffusion.sampling.conditioning import SCALAR_EMBED_DIM, Conditioning
 from ..diffusion.sampling.config import SampleConfig
 from ..diffusion.sampling.cost import activation_bytes
@@ -42,6 +44,8 @@ FPS, MOTION, AUGMENTATION = 7.0, 127.0, 0.0
 """The added conditions; unlike SVD's, fps is not reduced by 1."""
 WINDOW, STRIDE = 14, 10
 """Views of a window, and between the starts of two windows."""
+NORM_EPS = 1e-6
+"""Of most residual blocks in diffusers' SVD; 1e-5 in sgm's."""
 PAD_MULTIPLE_PX = 64
 """Images are padded with white to multiples of this."""
 
@@ -80,8 +84,22 @@ def load_normalcrafter(
         InputError: as `weights.load.load_model`.
         Cancelled: the user cancelled.
     """
-    parts = load_svd(path, dtype=dtype, folders=folders, progress=progress)
-    return MultiviewModel(NORMALCRAFTER, *parts, str(path))
+    unet, codec, encoder = load_svd(path, dtype=dtype, folders=folders, progress=progress)
+    set_diffusers_norm_eps(unet)
+    return MultiviewModel(NORMALCRAFTER, unet, codec, encoder, str(path))
+
+
+def set_diffusers_norm_eps(unet: VideoUNet) -> None:
+    """Sets the group norms of an SVD network to diffusers' eps, in place.
+
+    diffusers has another eps than sgm in the residual blocks of all up blocks, and of the down
+    blocks with attention. NormalCrafter was trained with diffusers; SVD, SV3D and V3D with sgm.
+    """
+    with_attention = [each for each in unet.input_blocks if isinstance(each[-1], VideoTransformer)]
+    for layers in (*with_attention, *unet.output_blocks):
+        for norm in layers[0].modules():
+            if isinstance(norm, nn.GroupNorm):
+                norm.eps = NORM_EPS
 
 
 class NormalCrafterEstimator:
