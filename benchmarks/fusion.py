@@ -6,6 +6,8 @@ Each mesh is rendered, written to a views folder and read back (8-bit images, as
 fused, written as GLB, read back and evaluated against its reference, together with the refined
 poses and the conflict maps. The reference geometry is also textured from the clean views
 ("texture" rows): the upper limit of baking.
+`--concave N` adds N procedural concave sheets and bowls, whose depth silhouettes leave open; use
+them with the perturbations clean and colour.
 Writes fusion.json and fusion.md (hull.json and hull.md with `--method hull`), and a comparison grid
 and the conflict maps of each run into the output folder. The pages are rewritten after each run, so
 that an interrupted benchmark keeps its results; docs/results holds the published ones.
@@ -29,13 +31,17 @@ from measure import EVERY, StageMemory, Target, machine, targets_table
 from results import ResultPage, Table, markdown_page, save_page
 from tqdm import tqdm
 
-from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.conventions import UpAxis
 from nova3d_core.errors import InputError, Nova3DError
+from nova3d_core.evaluation.concave_surfaces import CONCAVE_KINDS, ConcaveKind, concave_surface
 from nova3d_core.evaluation.config import PERTURBATIONS, EvaluateConfig, PerturbationConfig
 from nova3d_core.evaluation.metrics.conflict import conflict_metrics
 from nova3d_core.evaluation.metrics.poses import pose_errors, pose_motion
-from nova3d_core.evaluation.perturbations import PerturbedViews, render_perturbed_views
+from nova3d_core.evaluation.perturbations import (
+    PerturbedViews,
+    perturbation_cameras,
+    render_perturbed_views,
+)
 from nova3d_core.evaluation.protocol import evaluate_mesh_with_grid
 from nova3d_core.evaluation.report import COLUMNS as REPORT_COLUMNS
 from nova3d_core.evaluation.report import Report
@@ -133,8 +139,10 @@ Metrics = Mapping[str, float | bool | str | None]
 class FusionBenchmark:
     """Settings of the benchmark."""
 
-    meshes: Path
+    meshes: Path | None = None
     """Folder of mesh files. With a manifest.json, its "objects" give name, file and up_axis."""
+    concave: int = 0
+    """Number of procedural concave surfaces, alternately sheets and bowls."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = ROOT / "benchmark_output" / "fusion"
     """Output folder; new or empty."""
     up_axis: UpAxis = "+Y"
@@ -142,7 +150,9 @@ class FusionBenchmark:
     objects: tuple[str, ...] = ()
     """Names of the meshes to use; default all."""
     perturbations: tuple[str, ...] = ("clean", "noisy", "conflict", "noisy+conflict")
-    """clean: exact images; noisy: wrong poses; conflict: inconsistent views; or both."""
+    """clean: exact images; noisy: wrong poses; conflict: inconsistent views; or both; generated,
+    generated_fine: smoothly distorted views; colour: exact views without normals; orbit576: the
+    same, 21 views of 576 px at elevation 10."""
     seed: int = 0
     """Random seed of the perturbations."""
     keep_views: bool = False
@@ -160,6 +170,23 @@ class MeshFile:
     name: str
     path: Path
     up_axis: UpAxis
+
+    def read(self) -> Mesh:
+        """The mesh, centred, with a longest side of 1."""
+        return read_mesh(self.path, self.up_axis).normalised()
+
+
+@dataclass(frozen=True)
+class ProceduralMesh:
+    """A procedural concave surface of the benchmark."""
+
+    name: str
+    kind: ConcaveKind
+    seed: int
+
+    def read(self) -> Mesh:
+        """The mesh, centred, with a longest side of 1."""
+        return concave_surface(self.kind, self.seed)
 
 
 @dataclass(frozen=True)
@@ -189,7 +216,7 @@ class Run:
 
 def main(settings: FusionBenchmark) -> None:
     logging.basicConfig(level=logging.WARNING, format="note: %(message)s")
-    meshes = mesh_files(settings)
+    meshes = benchmark_meshes(settings)
     check_names(settings.objects, [mesh.name for mesh in meshes])
     check_names(settings.perturbations, PERTURBATIONS)
     meshes = [mesh for mesh in meshes if mesh.name in settings.objects or not settings.objects]
@@ -201,7 +228,7 @@ def main(settings: FusionBenchmark) -> None:
     failures: list[str] = []
     with tqdm(total=len(meshes) * len(perturbations), file=sys.stderr) as bar:
         for mesh in meshes:
-            reference = read_mesh(mesh.path, mesh.up_axis).normalised()
+            reference = mesh.read()
             for perturbation in perturbations:
                 label = f"{mesh.name} {perturbation}"
                 bar.set_description(label)
@@ -215,6 +242,19 @@ def main(settings: FusionBenchmark) -> None:
     print(markdown_page(page, f"{page_name(settings)}.json"))
     if failures:
         raise SystemExit(f"error: {len(failures)} of {bar.total} runs failed.")
+
+
+def benchmark_meshes(settings: FusionBenchmark) -> list[MeshFile | ProceduralMesh]:
+    """The meshes of the folder, and the procedural ones."""
+    meshes: list[MeshFile | ProceduralMesh] = []
+    if settings.meshes is not None:
+        meshes += mesh_files(settings)
+    for index in range(settings.concave):
+        kind = CONCAVE_KINDS[index % len(CONCAVE_KINDS)]
+        meshes.append(ProceduralMesh(f"{kind}_{index // len(CONCAVE_KINDS)}", kind, index))
+    if not meshes:
+        raise InputError("there are no meshes.", "Pass a folder with --meshes, or --concave 4.")
+    return meshes
 
 
 def mesh_files(settings: FusionBenchmark) -> list[MeshFile]:
@@ -242,11 +282,9 @@ def check_names(names: Sequence[str], choices: Sequence[str]) -> None:
 
 def run_one(name: str, reference: Mesh, perturbation: str, settings: FusionBenchmark) -> Run:
     """Renders the views, fuses them and evaluates the mesh."""
-    perturbed = render_perturbed_views(
-        reference,
-        orbit_cameras(),
-        PerturbationConfig("clean" if perturbation == TEXTURE else perturbation, settings.seed),
-    )
+    kind = "clean" if perturbation == TEXTURE else perturbation
+    cameras = perturbation_cameras(kind)
+    perturbed = render_perturbed_views(reference, cameras, PerturbationConfig(kind, settings.seed))
     memory, timer = StageMemory(), StageTimer()
     output = settings.output / f"{name}-{perturbation}"
     if settings.keep_views:
@@ -271,7 +309,7 @@ def run_one(name: str, reference: Mesh, perturbation: str, settings: FusionBench
             path = write_glb(fused.mesh, Path(folder, "mesh.glb"))
         seconds = {**timer.seconds, **fused.seconds, "total": time.perf_counter() - start}
         mesh = read_mesh(path)
-    report, grid = evaluate_mesh_with_grid(mesh, reference, EvaluateConfig())
+    report, grid = evaluate_mesh_with_grid(mesh, reference, EvaluateConfig(image_px=cameras.width))
     write_image(output.with_name(f"{name}-{perturbation}.png"), grid)
     conflict = surface_attribute(fused, "conflict")
     if conflict is not None:

@@ -15,7 +15,16 @@ PROTOCOLS: tuple[str, ...] = get_args(EvaluationProtocol)
 Align = Literal["none", "bbox", "icp"]
 ALIGNMENTS: tuple[str, ...] = get_args(Align)
 
-Perturbation = Literal["clean", "noisy", "conflict", "noisy+conflict"]
+Perturbation = Literal[
+    "clean",
+    "noisy",
+    "conflict",
+    "noisy+conflict",
+    "generated",
+    "generated_fine",
+    "colour",
+    "orbit576",
+]
 PERTURBATIONS: tuple[str, ...] = get_args(Perturbation)
 
 MIN_IMAGE_PX = 16
@@ -70,7 +79,9 @@ class PerturbationConfig:
     """How the benchmark perturbs exact views of an object."""
 
     kind: Perturbation = "noisy+conflict"
-    """clean: none; noisy: wrong poses; conflict: inconsistent colours and normals; or both."""
+    """clean: none; noisy: wrong poses; conflict: inconsistent colours and normals; or both;
+    generated: smoothly distorted images, normals and colours; generated_fine: the same with finer
+    displacements; colour, orbit576: exact colours and masks without normals."""
     seed: int = 0
     """Random seed; poses and conflicts use independent streams."""
     rotation_sigma_deg: float = 2.0
@@ -115,6 +126,16 @@ class PerturbationConfig:
     def perturbs_poses(self) -> bool:
         """Whether the images are rendered from other poses than the views state."""
         return "noisy" in self.kind
+
+    @property
+    def distorts(self) -> bool:
+        """Whether every view but the first is smoothly distorted."""
+        return self.kind in ("generated", "generated_fine")
+
+    @property
+    def with_normals(self) -> bool:
+        """Whether the views have normals."""
+        return self.kind not in ("colour", "orbit576")
 
     @property
     def perturbs_appearance(self) -> bool:

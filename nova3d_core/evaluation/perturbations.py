@@ -1,7 +1,7 @@
-"""Perturbations of exact views: pose noise and inconsistencies between views.
+"""Perturbations of exact views: pose noise, inconsistencies between views, smooth distortions.
 
-The ground truth is kept: the true poses of the images, and the regions whose colours and normals
-were changed.
+The ground truth is kept: the true poses of the images, the regions whose colours and normals were
+changed, and the displacements of the pixels.
 """
 
 from __future__ import annotations
@@ -14,19 +14,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cameras.cameras import Cameras
+from ..cameras.cameras import Cameras, orbit_cameras
+from ..cameras.orbits import focal_for_fov
+from ..cameras.rigs import RigConfig
 from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from ..rendering.config import RenderConfig
 from ..rendering.views import render_views
 from ..views import Views
-from .config import PerturbationConfig
+from .config import Perturbation, PerturbationConfig
+from .distortions import DistortionConfig, distort_views
 
 POSE_STREAM, GAIN_STREAM, BLOB_STREAM = 1, 2, 3
 SOFT_EDGE = 0.3
 """Half the width of a blob's soft edge, relative to its radius."""
 BLOB_OPACITY = 0.85
 """At the blob's centre."""
+DISTORTIONS = {"generated": DistortionConfig(), "generated_fine": DistortionConfig(9, 1.0)}
+"""Displacements of the pixels; no setting of the fusion was chosen with generated_fine."""
+RIGS = {
+    "orbit576": RigConfig(
+        count=21,
+        elevation_deg=10.0,
+        radius=2.0,
+        focal_per_width=focal_for_fov(33.8),
+        width_px=576,
+        height_px=576,
+    )
+}
+"""Rigs of the perturbations that do not use the default one; orbit576: SV3D's lens and distance."""
 HUE_CANDIDATES = 3
 """The blob's colour is drawn from this many of the six pure hues, those farthest from the covered
 colour."""
@@ -41,7 +57,14 @@ class PerturbedViews:
     true_cameras: Cameras
     """True poses of the images."""
     blob_masks: Tensor
-    """(V, H, W) bool: regions with changed appearance; empty for clean and noisy views."""
+    """(V, H, W) bool: regions with changed appearance; empty without blobs."""
+    displacement_px: Tensor | None = None
+    """(V, H, W, 2) displacements x, y of the pixels of distorted views; None for others."""
+
+
+def perturbation_cameras(kind: Perturbation) -> Cameras:
+    """Ideal poses of a perturbation: 16 views at elevation 0, unless `RIGS` has others."""
+    return orbit_cameras(RIGS.get(kind))
 
 
 def render_perturbed_views(
@@ -54,7 +77,8 @@ def render_perturbed_views(
 
     View 0 is always exact. Pose noise moves the cameras that render the images, never the stated
     ones. Conflict changes colours and normals on the object, never masks or background. Poses,
-    gains and blobs use independent random streams, so "noisy+conflict" has the poses of "noisy".
+    gains, blobs and distortions use independent random streams, so "noisy+conflict" has the poses
+    of "noisy". Distortions (see `distort_views`) displace masks, too.
 
     Args:
         mesh: centred at the world origin, usually normalised.
@@ -76,9 +100,15 @@ def render_perturbed_views(
     if config.perturbs_appearance:
         views = _with_gains(views, config)
         views, blob_masks = _with_blobs(views, config, progress)
+    displacement = None
+    if config.distorts:
+        distorted = distort_views(views, DISTORTIONS[config.kind], config.seed)
+        views, displacement = distorted.views, distorted.displacement_px
+    if not config.with_normals:
+        views = views.without_normals()
     if config.camera_frame_normals:
         views = views.with_normals_in("camera")
-    return PerturbedViews(replace(views, cameras=cameras), true_cameras, blob_masks)
+    return PerturbedViews(replace(views, cameras=cameras), true_cameras, blob_masks, displacement)
 
 
 def noisy_cameras(
