@@ -18,14 +18,14 @@ from torch import Tensor
 from ..cameras.cameras import Cameras
 from ..errors import StageError
 from ..fusion.preview import PreviewClock
+from ..perceptual.losses import image_loss
+from ..perceptual.warps import ViewWarps
 from ..progress import SILENT, Progress
 from ..splats import Splats
 from ..views import Views
 from .config import SplatFitConfig
 from .initialise import initial_splats
-from .losses import image_loss
 from .render import SplatImage, render_splats
-from .warps import ViewWarps
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ POSITION_LR = 3.5e-4
 """Relative to the longest side of the object; decays exponentially."""
 POSITION_LR_DECAY = 0.01
 """Position learning rate at the end, relative to the start."""
+LR_DECAY = 1.0
+"""Other learning rates at the end, relative to the start."""
 COLOUR_LR, OPACITY_LR, SCALE_LR, ROTATION_LR = 2.5e-3, 0.05, 0.005, 0.001
 ADAM_EPS = 1e-15
 MIN_OPACITY = 0.05
@@ -159,7 +161,15 @@ class _Fit:
             "opacity_logits": OPACITY_LR,
             "colours": COLOUR_LR,
         }
-        groups = [{"params": [self.parameters[name]], "lr": rates[name]} for name in tensors]
+        groups = [
+            {
+                "params": [self.parameters[name]],
+                "lr": rate,
+                "initial_lr": rate,
+                "decay": POSITION_LR_DECAY if name == "positions" else LR_DECAY,
+            }
+            for name, rate in rates.items()
+        ]
         self.optimiser = torch.optim.Adam(groups, eps=ADAM_EPS)
         self.warps: ViewWarps | None = None
         self.warp_optimiser: torch.optim.Adam | None = None
@@ -212,8 +222,9 @@ class _Fit:
     def _steps(self, start: int, end: int) -> None:
         """Optimisation steps `start` to `end`, one view each."""
         for step in range(start, end):
-            decay = POSITION_LR_DECAY ** (step / self.config.steps)
-            self.optimiser.param_groups[0]["lr"] = POSITION_LR * decay
+            done = step / self.config.steps
+            for group in self.optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * group["decay"] ** done
             self.losses.append(self._step())
             preview = self._preview() if self.clock.is_due() else None
             self.progress.update(STAGE, len(self.losses), self.total, preview)

@@ -11,15 +11,15 @@ from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.evaluation.metrics.image import mask_iou, psnr, ssim
+from nova3d_core.perceptual.losses import image_loss, ssim_map
+from nova3d_core.perceptual.warps import ViewWarps
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
 from nova3d_core.splats import Splats
 from nova3d_core.splatting.config import SplatFitConfig
 from nova3d_core.splatting.fit import fit_splats
 from nova3d_core.splatting.initialise import initial_splats, neighbour_distances
-from nova3d_core.splatting.losses import image_loss, ssim_map
 from nova3d_core.splatting.render import splat_views
-from nova3d_core.splatting.warps import ViewWarps
 
 pytest.importorskip("warp")
 

@@ -1,4 +1,4 @@
-"""Image losses of splat fitting: L1 and structural similarity."""
+"""Image losses of optimisations: L1 and structural similarity."""
 
 from __future__ import annotations
 
