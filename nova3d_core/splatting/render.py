@@ -15,6 +15,7 @@ from ..progress import SILENT, Progress
 from ..splats import Splats
 from ..views import Views
 from . import torch_impl
+from .constants import MIN_ALPHA
 from .projection import ProjectedSplats, project_splats
 
 logger = logging.getLogger(__name__)
@@ -67,10 +68,28 @@ def render_splats(
     return SplatImage(image[..., :3], image[..., 3], transmittance, projected)
 
 
+@dataclass(frozen=True, eq=False)
+class SplatViews:
+    """Images of splats with their depths."""
+
+    views: Views
+    """On white, with the opacity of the splats as masks."""
+    depths: Tensor
+    """(V, H, W) mean distance of the splats along the viewing axis, weighted by their contribution
+    to the pixel; 0 where nothing is visible."""
+
+
 def splat_views(
     splats: Splats, cameras: Cameras, backend: Backend = "auto", progress: Progress = SILENT
 ) -> Views:
-    """Images of splats on white, with their opacity as masks.
+    """Images of splats on white, with their opacity as masks; as `splat_views_with_depth`."""
+    return splat_views_with_depth(splats, cameras, backend, progress).views
+
+
+def splat_views_with_depth(
+    splats: Splats, cameras: Cameras, backend: Backend = "auto", progress: Progress = SILENT
+) -> SplatViews:
+    """Images, opacities and depths of splats.
 
     Args:
         splats: N splats.
@@ -78,13 +97,30 @@ def splat_views(
         backend: as for `render_splats`.
         progress: receives each view.
     """
-    images, masks = [], []
+    images, masks, depths = [], [], []
     for view in progress.track(range(len(cameras)), "rendering splats", len(cameras)):
         with torch.no_grad():
             image = render_splats(**vars(splats), camera=cameras[view], backend=backend)
+        opacity = (1.0 - image.transmittance).clamp(0.0, 1.0)
+        is_visible = opacity > 0.5 * MIN_ALPHA  # contributions are at least MIN_ALPHA
         images.append(image.on(1.0).clamp(0.0, 1.0))
-        masks.append((1.0 - image.transmittance).clamp(0.0, 1.0))
-    return Views(cameras, torch.stack(images), torch.stack(masks))
+        masks.append(opacity)
+        depths.append(
+            torch.where(is_visible, image.depth / opacity.clamp_min(0.5 * MIN_ALPHA), 0.0)
+        )
+    views = Views(cameras, torch.stack(images), torch.stack(masks))
+    return SplatViews(views, torch.stack(depths))
+
+
+def depth_images(depths: Tensor) -> Tensor:
+    """Depths (V, H, W) as grey images (V, H, W, 3): 1 at the nearest point of all, 0 at the
+    farthest and where the depth is 0, that is undefined."""
+    is_defined = depths > 0
+    if not bool(is_defined.any()):
+        return torch.zeros(*depths.shape, 3, device=depths.device)
+    near, far = depths[is_defined].min(), depths[is_defined].max()
+    grey = (far - depths) / (far - near).clamp_min(1e-9)
+    return torch.where(is_defined, grey, 0.0)[..., None].expand(-1, -1, -1, 3)
 
 
 def _rasteriser(backend: Backend, device: torch.device) -> Any:
