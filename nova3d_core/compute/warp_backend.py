@@ -147,6 +147,7 @@ def launch(
     arguments: list,
     device: torch.device,
     chunk_arguments: list[list] | None = None,
+    min_parallel: int | None = None,
 ) -> None:
     """Runs `count` threads of a kernel; its first argument is the offset of the first thread.
 
@@ -156,6 +157,7 @@ def launch(
         arguments: tensors, structs and numbers that all chunks share.
         device: device of the tensors.
         chunk_arguments: further arguments of each chunk, e.g. its own buffer.
+        min_parallel: kernels with fewer threads run in one launch; default 2,048.
     """
     if count == 0:
         return
@@ -176,7 +178,7 @@ def launch(
             stream=stream,
         )
 
-    if device.type != "cpu" or count < _MIN_PARALLEL_THREADS:
+    if device.type != "cpu" or count < (min_parallel or _MIN_PARALLEL_THREADS):
         launch_chunk(0, count, 0)
         return
     _load(kernel.module, device)

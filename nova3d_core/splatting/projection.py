@@ -80,14 +80,19 @@ def _perspective_jacobian(plane: Tensor, z: Tensor, camera: Cameras) -> Tensor:
     Points far outside the image are clamped to its frustum with a margin: the linear approximation
     would blow up there.
     """
-    intrinsics = camera.intrinsics[0]
-    focal, centre = intrinsics.diagonal()[:2], intrinsics[:2, 2]
-    size = focal.new_tensor([camera.width, camera.height])
-    margin = FRUSTUM_MARGIN * 0.5 * size / focal
-    plane = torch.minimum(
-        torch.maximum(plane, -centre / focal - margin), (size - centre) / focal + margin
-    )
+    focal = camera.intrinsics[0].diagonal()[:2]
+    low, high = frustum_limits(camera)
+    plane = torch.minimum(torch.maximum(plane, low), high)
     zero = torch.zeros_like(z)
     fx, fy = focal[0] / z, focal[1] / z
     rows = [fx, zero, -fx * plane[:, 0], zero, fy, -fy * plane[:, 1]]
     return torch.stack(rows, dim=1).reshape(-1, 2, 3)
+
+
+def frustum_limits(camera: Cameras) -> tuple[Tensor, Tensor]:
+    """Limits (2,) of x / z and y / z of the Jacobian's point: the frustum with its margin."""
+    intrinsics = camera.intrinsics[0]
+    focal, centre = intrinsics.diagonal()[:2], intrinsics[:2, 2]
+    size = focal.new_tensor([camera.width, camera.height])
+    margin = FRUSTUM_MARGIN * 0.5 * size / focal
+    return -centre / focal - margin, (size - centre) / focal + margin

@@ -61,9 +61,9 @@ def render_splats(
         camera: V = 1.
         backend: "warp", "torch" (the reference, slow), or "auto" for warp where it runs.
     """
-    projected = project_splats(positions, scales, rotations, opacities, camera)
+    project, rasterise = _functions(backend, positions.device)
+    projected = project(positions, scales, rotations, opacities, camera)
     channels = torch.cat([colours, projected.depths[:, None]], dim=1)  # (N, 4)
-    rasterise = _rasteriser(backend, positions.device)
     image, transmittance = rasterise(projected, opacities, channels, camera.width, camera.height)
     return SplatImage(image[..., :3], image[..., 3], transmittance, projected)
 
@@ -123,13 +123,13 @@ def depth_images(depths: Tensor) -> Tensor:
     return torch.where(is_defined, grey, 0.0)[..., None].expand(-1, -1, -1, 3)
 
 
-def _rasteriser(backend: Backend, device: torch.device) -> Any:
-    """The `rasterise` function of a backend."""
+def _functions(backend: Backend, device: torch.device) -> tuple[Any, Any]:
+    """The functions `project` and `rasterise` of a backend."""
     if backend == "torch" or (backend == "auto" and not _warp_runs_on(device.type)):
-        return torch_impl.rasterise
+        return project_splats, torch_impl.rasterise
     from . import warp_impl
 
-    return warp_impl.rasterise
+    return warp_impl.project, warp_impl.rasterise
 
 
 @cache
@@ -137,7 +137,8 @@ def _warp_runs_on(device_type: str) -> bool:
     """Whether warp's kernels run on a device; logs a warning once if they do not."""
     from ..compute.warp_backend import kernel_error
 
-    problem = kernel_error(torch.device(device_type), _kernels)
+    modules = _cpu_modules if device_type == "cpu" else _gpu_modules
+    problem = kernel_error(torch.device(device_type), modules)
     if problem:
         logger.warning(
             "splats are rendered in PyTorch, which is far slower than with warp: %s "
@@ -147,7 +148,13 @@ def _warp_runs_on(device_type: str) -> bool:
     return not problem
 
 
-def _kernels() -> tuple[Any, ...]:
-    from . import raster_kernels
+def _cpu_modules() -> tuple[Any, ...]:
+    from . import warp_impl
 
-    return (raster_kernels.composite_tiles.module,)
+    return warp_impl.modules("cpu")
+
+
+def _gpu_modules() -> tuple[Any, ...]:
+    from . import warp_impl
+
+    return warp_impl.modules("cuda")
