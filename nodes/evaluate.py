@@ -21,8 +21,8 @@ class EvaluateMesh(io.ComfyNode):
             description=(
                 "Computes metrics of a mesh against a reference mesh: Chamfer distance, F-score, "
                 "normal consistency, volume IoU, and image metrics of renders from 32 camera "
-                "poses. The reference is centred and scaled to a longest side of 1, the unit of "
-                "all lengths. Runs on the CPU."
+                "poses, with LPIPS where a file of its backbone is in models/nova3d. The reference "
+                "is centred and scaled to a longest side of 1, the unit of all lengths."
             ),
             search_aliases=["chamfer distance", "mesh metrics", "compare meshes", "psnr", "iou"],
             is_output_node=True,
@@ -80,19 +80,26 @@ class EvaluateMesh(io.ComfyNode):
         from ..nova3d_core.evaluation.config import EvaluateConfig
         from ..nova3d_core.evaluation.protocol import evaluate_mesh_with_grid
         from ..nova3d_core.evaluation.report import format_metrics
+        from ..nova3d_core.perceptual.backbones import no_backbone_error
+        from ..nova3d_core.perceptual.lpips import load_all_lpips
         from .adapters import image_from_tensor, single_mesh_from_socket
+        from .model_files import own_model_folders
 
         with node_context() as context:
             config = EvaluateConfig(
                 protocol, points=points, seed=seed, align=align, image_px=image_size
             )
             meshes = single_mesh_from_socket(mesh), single_mesh_from_socket(reference, "reference")
+            folders = own_model_folders()
+            nets = [net.to(context.device) for net in load_all_lpips(folders)]
             report, grid = run_cancellable(
-                lambda progress: evaluate_mesh_with_grid(*meshes, config, progress),
+                lambda progress: evaluate_mesh_with_grid(*meshes, config, progress, nets),
                 context.progress,
                 "measuring",
             )
             table = format_metrics(report)
+            if not nets:
+                table += f"No LPIPS: {no_backbone_error(folders=folders)}\n"
             return io.NodeOutput(
                 report.to_json(), table, image_from_tensor(grid[None]), ui={"text": [table]}
             )

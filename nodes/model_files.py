@@ -60,6 +60,14 @@ def model_search_folders() -> list[Path]:
     return [Path(folder) for folder in folders if os.path.isdir(folder)]
 
 
+def own_model_folders() -> list[Path]:
+    """The existing folders of the pack's own type, models/nova3d and those of extra paths."""
+    import folder_paths
+
+    folders = folder_paths.folder_names_and_paths.get(OWN_FOLDER, ([], set()))[0]
+    return [Path(folder) for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
+
+
 def list_models() -> list[str]:
     """Names of the available multi-view models, as workflows store them; never empty."""
     built_in = [BUILT_IN] if is_shipped() else []

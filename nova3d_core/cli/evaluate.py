@@ -46,17 +46,20 @@ class Evaluate:
         from ..evaluation.report import markdown_table
         from ..io.files.atomic import atomic_folder, check_can_write_folder
         from ..io.mesh.read import read_mesh
+        from ..perceptual.backbones import no_backbone_error
+        from ..perceptual.lpips import load_all_lpips
 
         if self.output is not None:
             inputs = (self.mesh, self.reference)
             check_can_write_folder(self.output, self.overwrite, REPORT_FILES, inputs)
         mesh = read_mesh(self.mesh, self.up_axis)
         reference = read_mesh(self.reference)
-        grid = None
+        nets = load_all_lpips() if self.evaluate.with_images else ()
+        arguments, grid = (mesh, reference, self.evaluate, progress, nets), None
         if self.output is not None and self.evaluate.with_images:
-            report, grid = evaluate_mesh_with_grid(mesh, reference, self.evaluate, progress)
+            report, grid = evaluate_mesh_with_grid(*arguments)
         else:
-            report = evaluate_mesh(mesh, reference, self.evaluate, progress)
+            report = evaluate_mesh(*arguments)
         table = markdown_table({self.mesh.stem: report})
         if self.output is not None:
             with atomic_folder(self.output, self.overwrite, REPORT_FILES) as folder:
@@ -65,6 +68,8 @@ class Evaluate:
             print_json(report.to_dict())
         else:
             print_out(table.rstrip())
+            if self.evaluate.with_images and not nets:
+                print_out(f"No LPIPS: {no_backbone_error()}")
 
 
 def write_report(folder: Path, report: Report, table: str, grid: Tensor | None) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
@@ -32,6 +32,7 @@ from ..cameras.rigs import RigConfig
 from ..conventions import UpAxis
 from ..errors import InputError
 from ..mesh import ZERO_ORIGIN, Mesh
+from ..perceptual.lpips import Lpips
 from ..progress import SILENT, Progress
 from ..rendering.config import RenderConfig
 from ..rendering.views import Rendering, render_views, surface_points
@@ -68,6 +69,7 @@ def evaluate_mesh(
     reference: Mesh,
     config: EvaluateConfig | None = None,
     progress: Progress = SILENT,
+    lpips_nets: Sequence[Lpips] = (),
 ) -> Report:
     """Evaluates a mesh against its reference.
 
@@ -76,12 +78,13 @@ def evaluate_mesh(
         reference: ground truth of any size and position, with `reference_up_axis` up.
         config: protocol and settings.
         progress: receives each step.
+        lpips_nets: report LPIPS of the images with these; see `perceptual.lpips.load_all_lpips`.
 
     Raises:
         InputError: a mesh without extent or area.
         Cancelled: cancelled through `progress`.
     """
-    return _evaluate(mesh, reference, config or EvaluateConfig(), progress)[0]
+    return _evaluate(mesh, reference, config or EvaluateConfig(), progress, lpips_nets)[0]
 
 
 def evaluate_mesh_with_grid(
@@ -89,6 +92,7 @@ def evaluate_mesh_with_grid(
     reference: Mesh,
     config: EvaluateConfig | None = None,
     progress: Progress = SILENT,
+    lpips_nets: Sequence[Lpips] = (),
 ) -> tuple[Report, Tensor]:
     """`evaluate_mesh`, and a comparison grid (H, W, 3) of some of the images.
 
@@ -101,7 +105,7 @@ def evaluate_mesh_with_grid(
             "a comparison grid needs images, but evaluate with_images is off.",
             "Enable the images or leave out the grid.",
         )
-    report, renderings = _evaluate(mesh, reference, config, progress)
+    report, renderings = _evaluate(mesh, reference, config, progress, lpips_nets)
     return report, comparison_grid(*renderings)
 
 
@@ -122,7 +126,11 @@ class _Record:
 
 
 def _evaluate(
-    mesh: Mesh, reference: Mesh, config: EvaluateConfig, progress: Progress
+    mesh: Mesh,
+    reference: Mesh,
+    config: EvaluateConfig,
+    progress: Progress,
+    lpips_nets: Sequence[Lpips],
 ) -> tuple[Report, tuple[Rendering, ...]]:
     """The report, and the renderings of reference and result if images are enabled."""
     record = _Record()
@@ -143,7 +151,8 @@ def _evaluate(
     if config.with_images:
         renderings = _renderings(mesh, reference, config, record, progress)
         with record.timed("images"):
-            metrics = image_metrics(renderings[1].views, renderings[0].views, progress)
+            nets = _usable_lpips(lpips_nets, config, record)
+            metrics = image_metrics(renderings[1].views, renderings[0].views, progress, nets)
         for group, means in metrics_by_elevation(metrics).items():
             record.metrics[f"images_{group}"] = dict(means)
     report = Report(
@@ -281,6 +290,22 @@ def _renderings(
             render_views(reference, cameras, render, progress),
             render_views(mesh, cameras, render, progress),
         )
+
+
+def _usable_lpips(nets: Sequence[Lpips], config: EvaluateConfig, record: _Record) -> list[Lpips]:
+    """The networks whose smallest image the images reach; notes the others, or that none is."""
+    if not nets:
+        record.notes.append("No LPIPS: no file of a backbone was at hand.")
+    usable = [net for net in nets if config.image_px >= net.backbone.min_px]
+    record.notes += [
+        f"No LPIPS ({net.net}): it needs images of at least {net.backbone.min_px} px."
+        for net in nets
+        if net not in usable
+    ]
+    if usable:
+        names = " and ".join(net.net for net in usable)
+        record.notes.append(f"LPIPS v0.1 with {names}, over whole images on white.")
+    return usable
 
 
 def _protocol_settings(config: EvaluateConfig) -> dict[str, object]:

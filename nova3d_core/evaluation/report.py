@@ -29,6 +29,8 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("PSNR el 0", "images_el0", "psnr", ".2f"),
     ("PSNR el ±25", "images_el25", "psnr", ".2f"),
     ("SSIM", "images_all", "ssim", ".4f"),
+    ("LPIPS vgg", "images_all", "lpips_vgg", ".4f"),
+    ("LPIPS alex", "images_all", "lpips_alex", ".4f"),
     ("mask IoU", "images_all", "mask_iou", ".3f"),
     ("normal error °", "images_all", "normal_error_deg", ".2f"),
 )

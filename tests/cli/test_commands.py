@@ -10,7 +10,9 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
+from ..perceptual.procedural import backbone_weights
 from .conftest import KNIGHT, ROOT, SMALL_FUSE
 
 
@@ -55,6 +57,23 @@ def test_evaluate_without_json_prints_the_table(nova3d, knight_mesh):
     result = nova3d("evaluate", knight_mesh, "--reference", KNIGHT, "--no-with-images")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[2].startswith("| mesh |")
+
+
+def test_evaluate_reports_lpips_where_a_backbone_is_at_hand(nova3d, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("NOVA3D_MODELS", raising=False)
+    words = ["evaluate", KNIGHT, "--reference", KNIGHT, "--points", "1000", "--visible-px", "32"]
+    words += ["--iou-resolution", "16", "--image-px", "32", "--supersample", "1"]
+    result = nova3d(*words)
+    assert result.returncode == 0, result.stderr
+    table, line = result.stdout.rstrip().rsplit("\n", 1)
+    assert line.startswith("No LPIPS: LPIPS needs the ImageNet weights of a backbone")
+    assert "vgg16-397923af.pth or alexnet-owt-7be5be79.pth" in line
+    assert "LPIPS" not in table
+    save_file(backbone_weights("alex"), tmp_path / "alex.safetensors")
+    monkeypatch.setenv("NOVA3D_MODELS", str(tmp_path))
+    result = nova3d(*words, "--json")
+    assert json.loads(result.stdout)["metrics"]["images_all"]["lpips_alex"] > 0.0
 
 
 def test_same_command_writes_the_same_mesh_bit_for_bit(nova3d, knight_views, knight_mesh, tmp_path):

@@ -14,8 +14,12 @@ from nova3d_core.evaluation.protocol import (
     evaluate_mesh_with_grid,
     normalised_reference,
 )
+from nova3d_core.evaluation.report import format_metrics
 from nova3d_core.mesh import Mesh
+from nova3d_core.perceptual.lpips import Lpips
 from nova3d_core.progress import Progress
+
+from ..perceptual.procedural import backbone_weights
 
 QUICK = EvaluateConfig(points=20_000, iou_resolution=32, visible_px=64, image_px=32, supersample=1)
 SHAPE_ONLY = replace(QUICK, with_images=False)
@@ -114,6 +118,29 @@ def test_reference_size_position_and_up_axis_do_not_matter(solid):
 def test_normalised_reference_is_unchanged(solid):
     again = normalised_reference(solid, "+Y")
     assert torch.equal(again.vertices, solid.vertices)
+
+
+def test_lpips_is_reported_with_the_networks_that_are_given(solid, self_report):
+    net = Lpips("alex", backbone_weights("alex"))
+    same = evaluate_mesh(solid, solid, QUICK, lpips_nets=[net])
+    mirrored = evaluate_mesh(solid.transformed(MIRROR_X), solid, QUICK, lpips_nets=[net])
+    for group in ("images_all", "images_el0", "images_el25"):
+        assert same.metrics[group]["lpips_alex"] == 0.0
+        assert mirrored.metrics[group]["lpips_alex"] > 0.01
+        assert "lpips_vgg" not in mirrored.metrics[group]
+    assert "LPIPS v0.1 with alex, over whole images on white." in same.notes
+    assert [line for line in format_metrics(same).splitlines() if "LPIPS" in line] == [
+        "LPIPS alex        0.0000"
+    ]
+    assert "No LPIPS: no file of a backbone was at hand." in self_report.notes
+    assert "LPIPS" not in format_metrics(self_report)
+
+
+def test_lpips_of_images_that_are_too_small_is_left_out(solid):
+    net = Lpips("alex", backbone_weights("alex"))
+    report = evaluate_mesh(solid, solid, replace(QUICK, image_px=30), lpips_nets=[net])
+    assert "lpips_alex" not in report.metrics["images_all"]
+    assert "No LPIPS (alex): it needs images of at least 31 px." in report.notes
 
 
 def test_open_mesh_has_no_iou_and_a_note_states_the_reason(solid):

@@ -1,4 +1,4 @@
-"""Image metrics: PSNR, SSIM, mask IoU and normal error, each over whole images."""
+"""Image metrics: PSNR, SSIM, LPIPS, mask IoU and normal error, each over whole images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from ...cameras.cameras import Cameras, cameras_at
 from ...cameras.rigs import RigConfig
 from ...errors import InputError
+from ...perceptual.lpips import Lpips
 from ...progress import SILENT, Progress
 from ...views import Views
 
@@ -92,8 +93,17 @@ def normal_error_deg(result: Tensor, reference: Tensor, both: Tensor) -> float |
     return float(torch.rad2deg(angles).mean())
 
 
+def lpips(net: Lpips, result: Tensor, reference: Tensor) -> float:
+    """Perceptual distance of two images (H, W, 3) in 0..1 with one backbone."""
+    with torch.no_grad():
+        return float(net(result[None], reference[None]))
+
+
 def image_metrics(
-    result: Views, reference: Views, progress: Progress = SILENT
+    result: Views,
+    reference: Views,
+    progress: Progress = SILENT,
+    lpips_nets: Sequence[Lpips] = (),
 ) -> list[dict[str, float | None]]:
     """Metrics of each of V images: `psnr`, `ssim`, `mask_iou`, `normal_error_deg`.
 
@@ -101,6 +111,7 @@ def image_metrics(
         result: images on white with masks and normals.
         reference: the same views of the reference.
         progress: receives each view.
+        lpips_nets: each adds a metric `lpips_NET`.
 
     Raises:
         InputError: different views, or missing masks or normals.
@@ -116,12 +127,14 @@ def image_metrics(
             raise InputError(f"the {name} images have no masks or no normals to compare.")
     result, reference = result.with_world_normals(), reference.with_world_normals()
     return [
-        _view_metrics(result, reference, view)
+        _view_metrics(result, reference, view, lpips_nets)
         for view in progress.track(range(len(result)), "comparing", len(result))
     ]
 
 
-def _view_metrics(result: Views, reference: Views, view: int) -> dict[str, float | None]:
+def _view_metrics(
+    result: Views, reference: Views, view: int, lpips_nets: Sequence[Lpips]
+) -> dict[str, float | None]:
     masks = result.masks[view], reference.masks[view]
     both = (masks[0] > MASK_THRESHOLD) & (masks[1] > MASK_THRESHOLD)
     colours = result.colour[view], reference.colour[view]
@@ -130,6 +143,7 @@ def _view_metrics(result: Views, reference: Views, view: int) -> dict[str, float
         "ssim": ssim(*colours),
         "mask_iou": mask_iou(*masks),
         "normal_error_deg": normal_error_deg(result.normals[view], reference.normals[view], both),
+        **{f"lpips_{net.net}": lpips(net, *colours) for net in lpips_nets},
     }
 
 
