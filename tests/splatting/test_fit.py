@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.evaluation.metrics.image import mask_iou, psnr, ssim
+from nova3d_core.perceptual import losses
 from nova3d_core.perceptual.losses import image_loss, ssim_map
 from nova3d_core.perceptual.warps import ViewWarps
 from nova3d_core.progress import Progress
@@ -195,3 +197,21 @@ def test_divergence_is_an_error(sphere_views, start, monkeypatch):
     monkeypatch.setattr("nova3d_core.splatting.fit.SCALE_LR", 1e4)
     with pytest.raises(StageError, match="fitting splats"):
         fit_splats(sphere_views, SplatFitConfig(steps=20), start=start[:200])
+
+
+def test_gradients_of_ssim_are_exact():
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(2, 9, 13, generator=generator) for _ in range(2)]
+    images = [image.double().requires_grad_() for image in images]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "gaussian_band", lambda size, _: band(size))
+        patch.setattr(losses, "_BLOCK_PX", 4)
+        assert torch.autograd.gradcheck(ssim_map, images)
+
+
+def band(size: int):
+    """The blur matrix in float64, written out."""
+    taps = [[math.exp(-((i - j) ** 2) / 4.5) for j in range(size)] for i in range(size)]
+    total = sum(math.exp(-(k**2) / 4.5) for k in range(-5, 6))
+    inside = [[abs(i - j) <= 5 for j in range(size)] for i in range(size)]
+    return torch.tensor(taps).double() * torch.tensor(inside) / total
