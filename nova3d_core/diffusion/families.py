@@ -159,7 +159,7 @@ FAMILIES: dict[str, Family] = {
         # trained by this project on simple synthetic objects; shipped with the package
         Family(
             name="nova3d-mini",
-            label="NOVA3D mini",
+            label="nova3d-mini",
             views=16,
             size_px=64,
             orbit="nova3d",
@@ -173,7 +173,7 @@ FAMILIES: dict[str, Family] = {
             foreground_ratio=0.64,
             upscale=2,
             caveats=(
-                "NOVA3D mini was trained on simple synthetic objects at 64 pixels: expect coarse "
+                "nova3d-mini was trained on simple synthetic objects at 64 pixels: expect coarse "
                 "or wrong views of photographs and of detailed objects."
             ),
         ),

@@ -74,6 +74,10 @@ def test_training_note_is_summarised_in_a_sentence(tmp_path):
     save_nova3d(mini_model(), tmp_path / NAME, note=json.dumps(further), overwrite=True)
     (note,) = identify(read_header(tmp_path / NAME)).notes
     assert note.endswith("3.25 hours, starting from a.safetensors. Its note: by hand")
+    further["started_from"]["note"] = {"trained": {"steps": 5, "objects": 20, "hours": 0.5}}
+    save_nova3d(mini_model(), tmp_path / NAME, note=json.dumps(further), overwrite=True)
+    (note,) = identify(read_header(tmp_path / NAME)).notes
+    assert note.endswith("3.25 hours, after 5 steps on 20 objects, 0.5 hours.")
     for odd in ('{"trained": 3}', "[]", "7", '{"trained": {"steps": 1}}'):
         save_nova3d(mini_model(), tmp_path / NAME, note=odd, overwrite=True)
         assert identify(read_header(tmp_path / NAME)).notes == (f"Its note: {odd}",)

@@ -46,6 +46,9 @@ FAMILY_BY_ADD_EMBED_DIM = {256: "sv3d_u", 768: "svd", 1280: "sv3d_p"}
 UNET_TENSORS = 1428
 """Number of tensors of SVD's UNet in either layout, without a family's extra modules."""
 SVD_CHANNELS = 320
+LGM_TENSORS = {"lgm": 376, "ouroboros3d": 438}
+"""Number of tensors of LGM's published U-Net, and of Ouroboros3D's reconstruction model."""
+LGM_CHANNELS = 64
 METADATA_KEY = "nova3d"
 """Metadata entry, JSON, in which this package stores what shapes do not determine."""
 _MAX_NOTE_LENGTH = 600
@@ -59,6 +62,8 @@ SMALL_ENCODER_PREFIX = "image_encoder."
 """Prefix of the keys of a small image encoder in our own files."""
 PIXELS = "pixels"
 """Kind of the codec without tensors, in the metadata of our own files."""
+_TRAINED = "Trained for "
+"""Start of the sentence on a file's training."""
 
 _ADAPTERS = (
     (("lora_up.", "lora_down.", "lora_A.", "lora_B."), "a LoRA"),
@@ -133,12 +138,14 @@ def _describe_note(note: Any) -> str:
     try:
         table = parse_json(note, "note") if isinstance(note, str) else note
         steps, objects, hours = (table["trained"][name] for name in ("steps", "objects", "hours"))
-        summary = f"Trained for {steps} steps on {objects} objects, {hours:g} hours"
+        summary = f"{_TRAINED}{steps} steps on {objects} objects, {hours:g} hours"
         before = table.get("started_from")
         if before is None:
             return _truncate(f"{summary}.")
-        earlier = f" {_describe_note(before['note'])}" if before["note"] else ""
-        return _truncate(f"{summary}, starting from {before['file']}.{earlier}")
+        earlier = _describe_note(before["note"]) if before["note"] else ""
+        if earlier.startswith(_TRAINED):  # the file of an earlier run tells users nothing
+            return _truncate(f"{summary}, after {earlier.removeprefix(_TRAINED)}")
+        return _truncate(f"{summary}, starting from {before['file']}. {earlier}".rstrip())
     except (InputError, ValueError, TypeError, KeyError, RecursionError):
         return f"Its note: {_truncate(note)}"
 
@@ -168,8 +175,9 @@ def _identify_tensors(header: ModelHeader) -> Identity:
     if not tensors:
         return Identity("unknown", "unknown", dtype, notes=header.notes)
     if _is_lgm(tensors):
-        notes = (*header.notes, *dtype_notes)
-        return Identity("ouroboros3d", "lgm", dtype, (RECONSTRUCTION,), notes=notes)
+        family, notes = _lgm_family(tensors)
+        notes = (*notes, *header.notes, *dtype_notes)
+        return Identity(family, "lgm", dtype, (RECONSTRUCTION,), notes=notes)
     unet = _find_unet(tensors)
     found = None if unet else find_2d_model(tensors)
     if found:
@@ -351,12 +359,13 @@ def _family_of_part(
     if (VAE in parts and temporal) or IMAGE_ENCODER in parts:
         return "svd", layout, ("The same for all families that are derived from SVD.",)
     contents = _guess_contents(tensors)
+    families = [family for family in FAMILY_DESCRIPTIONS if family != "lgm"]  # it has none
     return (
         "unknown",
         "unknown",
         (
             f"Contains {contents}; expected a video UNet (keys with time_stack or "
-            f"temporal_res_block) of one of: {', '.join(FAMILY_DESCRIPTIONS)}.",
+            f"temporal_res_block) of one of: {', '.join(families)}.",
         ),
     )
 
@@ -384,9 +393,31 @@ def _is_moge(tensors: Tensors) -> bool:
 
 
 def _is_lgm(tensors: Tensors) -> bool:
-    """True for LGM's splat UNet as extended by Ouroboros3D: 9 input channels, time embedding."""
-    shape = _shape(tensors, "unet.conv_in.weight")
-    return len(shape) == 4 and shape[1] == 9 and "unet.time_embed.0.weight" in tensors
+    """True for LGM's U-Net with or without time embedding: 9 input channels, 14 output channels."""
+    first, last = _shape(tensors, "unet.conv_in.weight"), _shape(tensors, "unet.conv_out.weight")
+    sizes = (*first[1:2], *last[:1])
+    has_blocks = any(name.startswith("unet.down_blocks.0.nets.") for name in tensors)
+    return len(first) == 4 and has_blocks and sizes in ((9, 14), (9,))
+
+
+def _lgm_family(tensors: Tensors) -> tuple[str, tuple[str, ...]]:
+    """The family of LGM's U-Net, and a note if it is incomplete.
+
+    Ouroboros3D's is conditioned on the noise level. What LGM's two published files differ in, the
+    training of the rotations, shows in no key and no shape.
+    """
+    has_time = any(".time_embed." in name or ".emb_layers." in name for name in tensors)
+    family = "ouroboros3d" if has_time else "lgm"
+    count = sum(name.startswith(("unet.", "conv.")) for name in tensors)
+    is_published_size = _shape(tensors, "unet.conv_in.weight")[0] == LGM_CHANNELS
+    expected = LGM_TENSORS[family]
+    if is_published_size and count < expected:
+        note = (
+            f"The U-Net has {count} of {expected} tensors: one shard of several, or an incomplete "
+            "file."
+        )
+        return family, (note,)
+    return family, ()
 
 
 def _shape(tensors: Tensors, name: str) -> tuple[int, ...]:
