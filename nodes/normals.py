@@ -81,16 +81,19 @@ class AddNormals(io.ComfyNode):
 
 
 def estimator_folders() -> dict[str, Path]:
-    """Folders in the diffusers layout in ComfyUI's model folders: name -> path."""
+    """Folders of normal estimators in ComfyUI's model folders: name -> path."""
     import folder_paths
+
+    from ..nova3d_core.weights.discovery.estimators import is_estimator_folder
 
     found: dict[str, Path] = {}
     for kind in ESTIMATOR_FOLDER_TYPES:
         if kind not in folder_paths.folder_names_and_paths:
             continue
         for root in map(Path, folder_paths.get_folder_paths(kind)):
-            for unet in sorted(root.glob("*/unet")):
-                found.setdefault(unet.parent.name, unet.parent)
+            for folder in sorted(unet.parent for unet in root.glob("*/unet")):
+                if any(is_estimator_folder(folder, name) for name in ESTIMATOR_NAMES):
+                    found.setdefault(folder.name, folder)
     return found
 
 
@@ -98,7 +101,7 @@ def estimator_path(estimator: str, folder: str) -> Path:
     """Path of the chosen folder, or of the first one of the estimator.
 
     Raises:
-        InputError: there is none; says what to download.
+        InputError: there is none, or it holds another estimator; says what to do.
     """
     from ..nova3d_core.errors import InputError
     from ..nova3d_core.weights.discovery.estimators import DOWNLOADS, is_estimator_folder
@@ -115,7 +118,15 @@ def estimator_path(estimator: str, folder: str) -> Path:
             f"models/diffusers/{repository.rpartition('/')[2]}, and press R on the page.",
         )
     if folder not in folders:
-        raise InputError(f"'{folder}' is not in ComfyUI's model folders (any more).")
+        raise InputError(
+            f"the folder '{folder}' with a normal estimator is not in ComfyUI's model folders.",
+            "Set folder to 'auto', or press R on the page and choose another one.",
+        )
+    if not is_estimator_folder(folders[folder], estimator):
+        raise InputError(
+            f"the folder '{folder}' does not hold the estimator {estimator}.",
+            "Set folder to 'auto', or choose the other estimator.",
+        )
     return folders[folder]
 
 

@@ -51,7 +51,8 @@ def load_marigold(
             "Download the whole folder, such as prs-eth/marigold-normals-v1-1, into "
             "models/diffusers.",
         ) from error
-    return pipeline.to(device, dtype)
+    pipeline = pipeline.to(device)
+    return pipeline if pipeline.dtype == dtype else pipeline.to(dtype)  # warns about each part
 
 
 class MarigoldEstimator:

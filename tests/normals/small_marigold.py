@@ -1,9 +1,12 @@
-"""A tiny random Marigold pipeline."""
+"""A tiny Marigold pipeline."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+
+from torch import nn
 
 from ..diffusion.models import randomised
 
@@ -11,8 +14,16 @@ TEXT_DIM = 16
 STEPS = 2
 
 
-def save_small_marigold(path: Path) -> None:
-    """Saves a tiny random pipeline, as published ones are; a folder `words` appears next to it."""
+def save_small_marigold(
+    path: Path,
+    set_unet: Callable[[nn.Module], nn.Module] = lambda unet: unet,
+    set_vae: Callable[[nn.Module], nn.Module] = lambda vae: vae,
+    size_px: int = 64,
+) -> None:
+    """Saves a tiny pipeline, as published ones are; a folder `words` appears next to it.
+
+    Its weights are random, and then changed by the given functions.
+    """
     from diffusers import (
         AutoencoderKL,
         DDIMScheduler,
@@ -48,11 +59,12 @@ def save_small_marigold(path: Path) -> None:
         beta_end=0.012, timestep_spacing="trailing", clip_sample=False,
     )  # fmt: skip
     pipeline = MarigoldNormalsPipeline(
-        randomised(unet, 0), randomised(vae, 1), scheduler, randomised(text, 2),
+        set_unet(randomised(unet, 0)), set_vae(randomised(vae, 1)), scheduler,
+        randomised(text, 2),
         CLIPTokenizer(
             str(words / "vocab.json"), str(words / "merges.txt"), model_max_length=77
         ),
         prediction_type="normals", use_full_z_range=True,
-        default_denoising_steps=STEPS, default_processing_resolution=64,
+        default_denoising_steps=STEPS, default_processing_resolution=size_px,
     )  # fmt: skip
     pipeline.save_pretrained(path)

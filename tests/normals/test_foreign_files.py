@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -76,3 +77,6 @@ def test_normalcrafter_is_refused_as_a_generator_and_loaded_as_an_estimator(tmp_
     assert "NormalCrafter, for Estimate Normals" in str(caught.value)
     with pytest.raises(InputError, match="Yanrui95/NormalCrafter"):
         find_estimator_folder("normalcrafter", (other,))
+    class_name = "DiffusersUNetSpatioTemporalConditionModelNormalCrafter"
+    (other / "unet" / "config.json").write_text(json.dumps({"_class_name": class_name}))
+    assert find_estimator_folder("normalcrafter", (other,)) == other

@@ -11,7 +11,8 @@ from ...io.files.json_text import parse_json
 from .locate import default_folders
 
 NORMALCRAFTER = "normalcrafter"
-"""Part of the names of NormalCrafter's folders: its files do not differ from SVD's."""
+"""Part of the names of NormalCrafter's folders, and of the class in its unet/config.json: its
+weights do not differ from SVD's."""
 MARIGOLD_CLASS = "MarigoldNormalsPipeline"
 """Pipeline class in Marigold's model_index.json."""
 DOWNLOADS = {
@@ -55,15 +56,22 @@ def find_estimator_folder(estimator: str, folders: Sequence[Path | str] = ()) ->
 def is_estimator_folder(folder: Path, estimator: str) -> bool:
     """Whether a folder holds the estimator."""
     if estimator == "normalcrafter":
-        return NORMALCRAFTER in folder.name.lower() and (folder / "unet").is_dir()
-    index = folder / "model_index.json"
-    try:
-        if index.stat().st_size > _MAX_INDEX_BYTES:
+        if not (folder / "unet").is_dir():
             return False
-        content = parse_json(index.read_text(encoding="utf-8"), str(index))
+        names = folder.name, _class_name(folder / "unet" / "config.json")
+        return any(NORMALCRAFTER in name.lower() for name in names)
+    return _class_name(folder / "model_index.json") == MARIGOLD_CLASS
+
+
+def _class_name(path: Path) -> str:
+    """The class that a JSON file of diffusers names; empty if there is none."""
+    try:
+        if path.stat().st_size > _MAX_INDEX_BYTES:
+            return ""
+        content = parse_json(path.read_text(encoding="utf-8"), str(path))
     except (OSError, ValueError, InputError):
-        return False
-    return isinstance(content, dict) and content.get("_class_name") == MARIGOLD_CLASS
+        return ""
+    return str(content.get("_class_name", "")) if isinstance(content, dict) else ""
 
 
 def _subfolders(folder: Path, depth: int) -> Iterator[Path]:
