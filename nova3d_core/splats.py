@@ -10,6 +10,9 @@ from torch import Tensor
 from .checks import check_finite, check_range, check_shape
 from .errors import InputError
 
+BOUNDS_QUANTILE = 1e-3
+"""Fraction of the splats at each end of an axis that may lie outside of the bounds."""
+
 
 @dataclass(frozen=True, eq=False)
 class Splats:
@@ -56,6 +59,32 @@ class Splats:
     def __getitem__(self, index: slice | Tensor) -> Splats:
         """Selects splats by a slice, indices or a mask."""
         return Splats(**{name: value[index] for name, value in vars(self).items()})
+
+    @property
+    def bounds(self) -> Tensor:
+        """(2, 3) minimum and maximum of the positions, without the outermost 0.1 % along each axis:
+        single splats often float far away."""
+        count = len(self)
+        outside = int(BOUNDS_QUANTILE * (count - 1))
+        ordered = self.positions.sort(dim=0).values
+        return torch.stack([ordered[outside], ordered[count - 1 - outside]])
+
+    def transformed(self, scale: float, translation: Tensor) -> Splats:
+        """The splats scaled about the world's origin, then moved by a vector (3,)."""
+        positions = self.positions * scale + translation.to(self.positions)
+        return replace(self, positions=positions, scales=self.scales * scale)
+
+    def normalised(self) -> Splats:
+        """The splats with their `bounds` centred at the origin and the longest side 1.
+
+        Raises:
+            InputError: all splats have the same position.
+        """
+        low, high = self.bounds
+        longest = float((high - low).max())
+        if not longest > 0.0:
+            raise InputError("the splats have no extent: all have the same position.")
+        return self.transformed(1.0 / longest, -(low + high) / 2 / longest)
 
     def to(self, device: torch.device | str) -> Splats:
         """The same splats on another device."""

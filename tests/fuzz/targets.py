@@ -22,9 +22,13 @@ from nova3d_core.io.images.decode import MAX_PIXELS
 from nova3d_core.io.images.images import read_image, read_mask
 from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.io.settings import read_settings
+from nova3d_core.io.splats.dot_splat import splats_to_dot_splat
+from nova3d_core.io.splats.files import read_splats
+from nova3d_core.io.splats.ply import splats_to_ply
 from nova3d_core.io.views.transforms_json import read_views
 from nova3d_core.mesh import Mesh
 from nova3d_core.pipeline.config import FuseConfig
+from nova3d_core.splats import Splats
 from nova3d_core.training.data.shards import SHARD_INFO, ShardDataset, read_shard
 from nova3d_core.views import Views
 from nova3d_core.weights.files.read import open_weights
@@ -80,6 +84,16 @@ def check_views(views: Views) -> None:
     assert bool(torch.isfinite(pose).all()) and float(pose.abs().max()) < 1e12
     focal = views.cameras.intrinsics[:, :2].abs()
     assert bool(torch.isfinite(focal).all()) and float(focal.max()) < 1e12
+
+
+def check_splats(splats: Splats) -> None:
+    """Checks the invariants of splats."""
+    assert len(splats) > 0
+    for name, values in vars(splats).items():
+        assert bool(torch.isfinite(values).all()), name
+    assert float(splats.positions.abs().max()) <= 1e12
+    assert 0.0 < float(splats.scales.min()) <= float(splats.scales.max()) <= 1e12
+    assert 0.0 <= float(splats.opacities.min()) <= float(splats.opacities.max()) <= 1.0
 
 
 def image_bytes(kind: str, mode: str = "RGB", size: tuple[int, int] = (12, 8), **options) -> bytes:
@@ -374,6 +388,22 @@ def _read_shard(path: Path) -> None:
     list(ShardDataset([path], epochs=1, shuffle=False))
 
 
+def _splats() -> Splats:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"positions": (9, 3), "scales": (9, 3), "rotations": (9, 4), "colours": (9, 3)}
+    values = {name: torch.rand(*shape, generator=generator) for name, shape in shapes.items()}
+    return Splats(**values, opacities=torch.rand(9, generator=generator))
+
+
+def _splats_text() -> bytes:
+    """The splats as ASCII, with one higher harmonic."""
+    head, _, body = splats_to_ply(_splats()).partition(b"end_header\n")
+    rows = np.frombuffer(body, "<f4").reshape(9, -1)
+    lines = "\n".join(" ".join(f"{value:.6g}" for value in (*row, 0.1)) for row in rows)
+    head = head.replace(b"binary_little_endian", b"ascii")
+    return head + b"property float f_rest_0\nend_header\n" + lines.encode()
+
+
 def _mesh_target(name: str, file: str, *seeds: bytes, **options: Any) -> Target:
     options.setdefault("others", {"texture.png": PNG})
     return Target(name, file, seeds, lambda folder: read_mesh(folder / file), check_mesh, **options)
@@ -414,6 +444,20 @@ def _targets() -> list[Target]:
         _mesh_target("ply_binary", "toy.ply", _ply_binary("<"), _ply_binary(">")),
         _mesh_target("stl", "toy.stl", _stl_binary(), _STL),
         _mesh_target("off", "toy.off", _OFF),
+        Target(
+            "splats_ply",
+            "a.ply",
+            (splats_to_ply(_splats()), _splats_text()),
+            lambda folder: read_splats(folder / "a.ply"),
+            check_splats,
+        ),
+        Target(
+            "dot_splat",
+            "a.splat",
+            (splats_to_dot_splat(_splats()),),
+            lambda folder: read_splats(folder / "a.splat"),
+            check_splats,
+        ),
         _image_target("png", "a.png", PNG, image_bytes("PNG", "RGBA"), image_bytes("PNG", "P")),
         _image_target("jpeg", "a.jpg", image_bytes("JPEG"), image_bytes("JPEG", "CMYK")),
         _image_target("webp", "a.webp", image_bytes("WEBP"), image_bytes("WEBP", "RGBA")),

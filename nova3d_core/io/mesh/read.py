@@ -15,7 +15,7 @@ from .gltf.reader import read_gltf
 from .merge import merge_primitives
 from .obj.reader import read_obj
 from .off import read_off
-from .ply.reader import read_ply
+from .ply.reader import SPLATS_NO_MESH, read_ply
 from .primitives import Primitive
 from .stl import read_stl
 
@@ -35,6 +35,7 @@ MESH_READERS: dict[str, Callable[[Path], list[Primitive]]] = {
     ".off": read_off,
 }
 """Readers by lower-case suffix."""
+_SPLAT_SUFFIXES = (".splat", ".ksplat", ".spz")
 
 
 def read_mesh(path: Path | str, up_axis: UpAxis = "+Y") -> Mesh:
@@ -59,6 +60,8 @@ def read_mesh(path: Path | str, up_axis: UpAxis = "+Y") -> Mesh:
     path = Path(path)
     read_primitives = MESH_READERS.get(path.suffix.lower())
     if read_primitives is None:
+        if path.suffix.lower() in _SPLAT_SUFFIXES:
+            raise InputError(f"{_printable_path(path)}: {SPLATS_NO_MESH[0]}", SPLATS_NO_MESH[1])
         raise InputError(
             f"{path} has an unknown mesh format.", f"Use one of {', '.join(MESH_READERS)}."
         )

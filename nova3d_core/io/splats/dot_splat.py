@@ -11,6 +11,7 @@ from ...splats import Splats
 _RECORD = np.dtype(
     [("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("rotation", "u1", 4)]
 )
+RECORD_BYTES = _RECORD.itemsize
 
 
 def parse_dot_splat(content: bytes) -> Splats:

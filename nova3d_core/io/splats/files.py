@@ -11,12 +11,18 @@ from ...errors import InputError
 from ...splats import Splats
 from ..files.atomic import OutputExistsError, atomic_file, check_can_write_file
 from ..files.ownership import reject_foreign_file
+from ..mesh.ply.elements import has_splat_properties, read_header
 from .axes import splats_from_y_up, splats_to_y_up
-from .dot_splat import parse_dot_splat, splats_to_dot_splat
+from .dot_splat import RECORD_BYTES, parse_dot_splat, splats_to_dot_splat
+from .memory import check_splat_memory
 from .ply import parse_splat_ply, splats_to_ply
 
-MAX_BYTES = 1 << 31
-"""Largest file that is read: about 8 million splats with, 30 million without harmonics."""
+MAX_EXTENT = 1e12
+"""Limit of positions and scales. Values beyond come from damaged files, and overflow in float32."""
+MAX_COLOUR = 1e3
+"""Limit of colours, far beyond what spherical harmonics of other programs reach."""
+_HEADER_BYTES = 1 << 18
+"""Longest header of a PLY file that is searched for splats."""
 _PARSERS: dict[str, Callable[[bytes], Splats]] = {
     ".ply": parse_splat_ply,
     ".splat": parse_dot_splat,
@@ -36,8 +42,9 @@ def read_splats(path: Path | str, up_axis: UpAxis = "+Y") -> Splats:
         up_axis: of the file; the result has +Y up. Viewers expect -Y.
 
     Raises:
-        InputError: the file is missing, empty, too large, truncated or damaged, has an unknown
-            suffix or NaN, or contains a mesh or a point cloud. The message names the file.
+        InputError: the file is missing, empty, truncated or damaged, does not fit into memory, has
+            an unknown suffix, NaN or implausible values, or contains a mesh or a point cloud. The
+            message names the file.
     """
     path = Path(path)
     parse = _PARSERS.get(path.suffix.lower())
@@ -49,9 +56,56 @@ def read_splats(path: Path | str, up_axis: UpAxis = "+Y") -> Splats:
         size = path.stat().st_size
         if size == 0:
             raise InputError("it is empty.")
-        if size > MAX_BYTES:
-            raise InputError(f"it has {size >> 20} MiB, more than {MAX_BYTES >> 20} MiB.")
-        return splats_to_y_up(parse(path.read_bytes()), up_axis)
+        check_splat_memory(_splat_count(path, size), size)
+        splats = parse(path.read_bytes())
+        _check_plausible(splats)
+        return splats_to_y_up(splats, up_axis)
+
+
+def contains_splats(path: Path | str) -> bool:
+    """Whether a file is read as splats: a .splat file, or a .ply file whose header names them.
+
+    False for files that do not exist or are damaged, except .splat files.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".ply":
+        return path.suffix.lower() in _PARSERS
+    try:
+        header = read_header(_head(path))
+    except (InputError, OSError):
+        return False
+    names = {each.name for element in header.elements for each in element.properties}
+    return has_splat_properties(names)
+
+
+def _splat_count(path: Path, size: int) -> int:
+    """Number of splats that a file declares, at most what its size can hold; 0: unknown."""
+    if path.suffix.lower() == ".splat":
+        return size // RECORD_BYTES
+    try:
+        header = read_header(_head(path))
+    except InputError:  # raised again by the parser
+        return 0
+    counts = [element.count for element in header.elements if element.name == "vertex"]
+    return min(counts[0], size) if counts else 0
+
+
+def _head(path: Path) -> bytes:
+    """The beginning of a file, without a byte order mark."""
+    with path.open("rb") as stream:
+        return stream.read(_HEADER_BYTES).removeprefix(b"\xef\xbb\xbf")
+
+
+def _check_plausible(splats: Splats) -> None:
+    """Raises InputError for values that only damaged files have."""
+    limits = {"positions": MAX_EXTENT, "scales": MAX_EXTENT, "colours": MAX_COLOUR}
+    for name, limit in limits.items():
+        largest = float(getattr(splats, name).abs().max())
+        if largest > limit:
+            raise InputError(
+                f"its {name} reach {largest:.3g}, expected at most {limit:g}.",
+                "It may be damaged: copy or export it again.",
+            )
 
 
 def write_splats(

@@ -41,20 +41,36 @@ def parse_splat_ply(content: bytes) -> Splats:
     required = (*_POSITIONS, *_HARMONICS, "opacity", *_SCALES, *_ROTATIONS)
     missing = [name for name in required if name not in vertex]
     if missing:
-        kind = "a mesh" if "face" in elements else "a point cloud"
-        raise InputError(
-            f"it contains no Gaussian splats but {kind}: it has no property {missing[0]}.",
-            "Read meshes with Load Mesh or `evaluate`; splat files have scales and rotations.",
-        )
+        raise _no_splats_error(missing[0], elements)
     if any(re.fullmatch(r"f_rest_\d+", name) for name in vertex):
         logger.warning("spherical harmonics above degree 0 are dropped: colours do not depend on "
                        "the viewing direction here")  # fmt: skip
     return Splats(
         positions=_columns(vertex, _POSITIONS),
-        scales=_columns(vertex, _SCALES).exp(),
+        scales=_columns(vertex, _SCALES).exp().clamp_min(_MIN_SCALE),
         rotations=_columns(vertex, _ROTATIONS),
         opacities=_columns(vertex, ("opacity",))[:, 0].sigmoid(),
         colours=SH_C0 * _columns(vertex, _HARMONICS) + 0.5,
+    )
+
+
+def _no_splats_error(missing: str, elements: dict[str, Columns]) -> InputError:
+    """The error for a PLY file without a property that splats need."""
+    vertex = elements.get("vertex", {})
+    if "packed_position" in vertex:
+        return InputError(
+            "it contains compressed splats (packed_position).",
+            "Save it as an uncompressed .ply file in the program that wrote it.",
+        )
+    if any(name in vertex for name in (*_HARMONICS, *_SCALES, *_ROTATIONS)):
+        return InputError(
+            f"its splats have no property {missing}.",
+            "Export it again in the layout of 3D Gaussian splatting.",
+        )
+    kind = "a mesh" if "face" in elements else "a point cloud"
+    return InputError(
+        f"it contains no Gaussian splats but {kind}: it has no property {missing}.",
+        "Read meshes with Load Mesh or `evaluate`; splat files have scales and rotations.",
     )
 
 

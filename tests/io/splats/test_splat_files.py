@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from nova3d_core.cameras.rotations import quaternion_to_matrix
 from nova3d_core.conventions import Y_UP_ROTATIONS
 from nova3d_core.errors import InputError
+from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.io.mesh.write import write_mesh
-from nova3d_core.io.splats.files import read_splats, write_splats
+from nova3d_core.io.splats.files import contains_splats, read_splats, write_splats
+from nova3d_core.io.splats.ply import SH_C0
 from nova3d_core.mesh import Mesh
 from nova3d_core.splats import Splats
 
@@ -181,3 +184,148 @@ def test_files_have_the_requested_up_axis(splats, tmp_path, up_axis):
     torch.testing.assert_close(raw.positions @ rotation.T, splats.positions, atol=1e-6, rtol=0)
     turned = rotation @ quaternion_to_matrix(raw.rotations)
     torch.testing.assert_close(turned, quaternion_to_matrix(splats.rotations), atol=2e-6, rtol=0)
+
+
+def with_floats(ply: bytes, first: int, *values: float) -> bytes:
+    """A written .ply file with some floats of its first splat replaced."""
+    start = ply.index(b"end_header\n") + len(b"end_header\n") + 4 * first
+    return ply[:start] + struct.pack(f"<{len(values)}f", *values) + ply[start + 4 * len(values) :]
+
+
+def test_trimesh_finds_the_same_values(splats, tmp_path):
+    import trimesh
+
+    path = write_splats(splats, tmp_path / "object.ply")
+    cloud = trimesh.load(path)
+    rows = cloud.metadata["_ply_raw"]["vertex"]["data"]
+    np.testing.assert_allclose(cloud.vertices, splats.positions, atol=1e-6)
+    columns = {
+        "scales": np.exp(np.stack([rows[f"scale_{i}"] for i in range(3)], axis=-1)),
+        "rotations": np.stack([rows[f"rot_{i}"] for i in range(4)], axis=-1),
+        "opacities": 1.0 / (1.0 + np.exp(-rows["opacity"])),
+        "colours": np.stack([rows[f"f_dc_{i}"] for i in range(3)], axis=-1) * SH_C0 + 0.5,
+    }
+    for name, values in columns.items():
+        expected = getattr(splats, name).numpy()
+        np.testing.assert_allclose(values.reshape(expected.shape), expected, atol=1e-6)
+
+
+def test_big_endian_files_are_read(splats, tmp_path):
+    path = write_splats(splats, tmp_path / "object.ply")
+    head, end, body = path.read_bytes().partition(b"end_header\n")
+    swapped = np.frombuffer(body, "<f4").astype(">f4").tobytes()
+    path.write_bytes(head.replace(b"little", b"big") + end + swapped)
+    assert torch.equal(read_splats(path).positions, splats.positions)
+
+
+def test_splats_and_meshes_are_told_apart(splats, tmp_path, make_sphere):
+    ply = write_splats(splats, tmp_path / "splats.ply")
+    dot = write_splats(splats, tmp_path / "splats.splat")
+    mesh = write_mesh(make_sphere(0.3), tmp_path / "mesh.ply")
+    (tmp_path / "damaged.ply").write_bytes(ply.read_bytes()[:100])
+    found = {path.name: contains_splats(path) for path in tmp_path.iterdir()}
+    assert found == {
+        "splats.ply": True, "splats.splat": True, "mesh.ply": False, "damaged.ply": False,
+    }  # fmt: skip
+    assert not contains_splats(tmp_path / "gone.ply")
+    for path in (ply, dot):
+        with pytest.raises(InputError, match="contains Gaussian splats, not a mesh") as caught:
+            read_mesh(path)
+        assert path.name in str(caught.value)
+    assert len(read_mesh(mesh).faces) > 0
+
+
+def implausible_files(ply: bytes) -> dict[str, bytes]:
+    """Files of splats that cannot be used, by their error."""
+    flat = ply.replace(b"property float scale_2\n", b"property float other0\n")
+    packed = b"ply\nformat ascii 1.0\nelement vertex 1\nproperty uint packed_position\n"
+    return {
+        "its splats have no property scale_2": flat,
+        "compressed splats": packed + b"end_header\n0\n",
+        "positions reach 1e+20, expected at most 1e+12": with_floats(ply, 0, 1e20),
+        "scales reach 5.54e+34": with_floats(ply, 10, 80.0),
+        "scales has 1 values that are NaN or infinite": with_floats(ply, 10, 100.0),
+        "colours reach 2.82e+29": with_floats(ply, 6, 1e30),
+        "quaternion of length zero": with_floats(ply, 13, 0.0, 0.0, 0.0, 0.0),
+        "opacities has 1 values that are NaN": with_floats(ply, 9, float("nan")),
+    }
+
+
+def test_implausible_splats_are_errors(splats, tmp_path):
+    ply = write_splats(splats, tmp_path / "object.ply").read_bytes()
+    for message, content in implausible_files(ply).items():
+        path = tmp_path / "bad.ply"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=re.escape(message)):
+            read_splats(path)
+
+
+def test_extreme_logarithms_are_valid(splats, tmp_path):
+    """Opacities of exactly 0 and 1, and splats that are flat along an axis."""
+    path = write_splats(splats, tmp_path / "object.ply")
+    infinite = float("inf")
+    path.write_bytes(with_floats(path.read_bytes(), 9, infinite, -infinite))
+    read = read_splats(path)
+    assert float(read.opacities[0]) == 1.0
+    assert 0.0 < float(read.scales[0, 0]) < 1e-7
+
+
+def test_files_beyond_the_memory_name_how_many_splats_fit(splats, tmp_path, monkeypatch):
+    """10 million splats in a file that is not read: it is sparse."""
+    path = write_splats(splats, tmp_path / "large.ply")
+    content = path.read_bytes().replace(b"vertex 200\n", b"vertex 10000000\n")
+    path.write_bytes(content)
+    with path.open("r+b") as stream:
+        stream.truncate(content.index(b"end_header\n") + len(b"end_header\n") + 10_000_000 * 68)
+    monkeypatch.setattr("nova3d_core.io.splats.memory.available_bytes", lambda: 2**30)
+    message = r"10,000,000 splats need 2\.7 GiB .* only 1\.0 GiB are free.* to 3,728,"
+    with pytest.raises(InputError, match=message):
+        read_splats(path)
+    dot = write_splats(splats, tmp_path / "small.splat")
+    monkeypatch.setattr("nova3d_core.io.splats.memory.available_bytes", lambda: 200 * 32)
+    with pytest.raises(InputError, match=r"its 200 splats need"):
+        read_splats(dot)
+
+
+def test_unicode_paths(splats, tmp_path):
+    path = write_splats(splats, tmp_path / "模型 é" / "ступа 🗿.ply")
+    assert len(read_splats(path)) == 200
+
+
+def test_failed_writes_leave_nothing(splats, tmp_path, monkeypatch):
+    own = write_splats(splats, tmp_path / "object.ply")
+    before = own.read_bytes()
+
+    def disk_full(self, content):
+        with self.open("wb") as stream:
+            stream.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", disk_full)
+    with pytest.raises(InputError, match="no space left"):
+        write_splats(splats[:50], own, overwrite=True)
+    with pytest.raises(InputError, match="no space left"):
+        write_splats(splats, tmp_path / "folder" / "new.splat")
+    assert own.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["object.ply"]
+
+
+def test_normalised_splats_fill_the_unit_cube_without_floaters(splats):
+    moved = splats.transformed(3.0, torch.tensor([5.0, -2.0, 1.0]))
+    torch.testing.assert_close(moved.scales, 3.0 * splats.scales)
+    many = Splats(**{name: value.repeat(10, *[1] * (value.ndim - 1)) for name, value in
+                     vars(moved).items()})  # fmt: skip
+    many.positions[0] = 1e4
+    unit = many.normalised()
+    low, high = unit.bounds
+    torch.testing.assert_close(low, -high, atol=1e-5, rtol=0)
+    assert float((high - low).max()) == pytest.approx(1.0, abs=1e-5)
+    factor = float(unit.scales[5, 0] / many.scales[5, 0])
+    torch.testing.assert_close(
+        unit.positions[5] - unit.positions[6],
+        factor * (many.positions[5] - many.positions[6]),
+        atol=1e-5,
+        rtol=0,
+    )
+    with pytest.raises(InputError, match="no extent"):
+        Splats(**{**vars(splats), "positions": torch.ones(200, 3)}).normalised()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,7 +94,7 @@ def read_elements(content: bytes) -> tuple[PlyHeader, dict[str, Columns]]:
         InputError: the header is damaged, or declares more values than there are.
     """
     content = content.removeprefix(b"\xef\xbb\xbf")
-    header = _read_header(content)
+    header = read_header(content)
     buffer, end = memoryview(content), header.end
     if header.is_ascii:  # treat the parsed text as a binary file of float64
         numbers = parse_leading_numbers(clean_text(content[header.end :]))
@@ -105,7 +106,17 @@ def read_elements(content: bytes) -> tuple[PlyHeader, dict[str, Columns]]:
     return header, found
 
 
-def _read_header(content: bytes) -> PlyHeader:
+def has_splat_properties(names: Collection[str]) -> bool:
+    """Whether the properties of a vertex include scales and rotations of Gaussian splats."""
+    return "scale_0" in names and "rot_0" in names
+
+
+def read_header(content: bytes) -> PlyHeader:
+    """Parses the header of a PLY file, which need not be complete.
+
+    Raises:
+        InputError: the header is damaged.
+    """
     head = content[:80]
     first = head.find(b"\r")
     cr_only = first >= 0 and b"\n" not in head[: first + 2]

@@ -12,7 +12,7 @@ from ....errors import InputError
 from ...files.text_lines import colours_to_unit_range, warn_dropped
 from ..polygon_mesh import PolygonSoup
 from ..primitives import Material, Primitive, load_relative_texture
-from .elements import Columns, PlyList, read_elements
+from .elements import Columns, PlyList, has_splat_properties, read_elements
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,11 @@ _COLOURS = (
 )
 _UV = (("texture_u", "texture_v"), ("u", "v"), ("s", "t"), ("texture_s", "texture_t"))
 _INDICES = ("vertex_indices", "vertex_index")
+SPLATS_NO_MESH = (
+    "it contains Gaussian splats, not a mesh.",
+    "Render them to views, with `render` or Render Splat Views, and fuse the views.",
+)
+"""Error message and hint for splats where a mesh is expected."""
 
 
 def read_ply(path: Path) -> list[Primitive]:
@@ -38,6 +43,8 @@ def read_ply(path: Path) -> list[Primitive]:
     header, elements = read_elements(path.read_bytes())
     dropped: dict[str, None] = {}
     faces, texture_of = _read_soup(elements, dropped)
+    if not len(faces.counts) and has_splat_properties(elements["vertex"]):
+        raise InputError(*SPLATS_NO_MESH)
     supported = {"vertex", "face", "tristrips"}
     others = [e.name for e in header.elements if e.name not in supported and e.count > 0]
     if others:
