@@ -71,7 +71,7 @@ def _bake_inputs() -> list[io.Input]:
             optional=True,
             tooltip=(
                 "Where no view sees the mesh, keep its own texture or vertex colours, if it has "
-                "any. Off: inpaint."
+                "any. Off: inpaint. No effect with edit_masks, which always keep it."
             ),
         )),
         io.Mask.Input(

@@ -1,4 +1,4 @@
-"""Names of settings in messages: as the interface that shows a message names them.
+"""Words in messages: names of settings as the interface that shows a message has them, counts.
 
 The same check runs in the command line, in ComfyUI's nodes and in scripts. A message that mentions
 a setting asks here for its name: an option for the command line, an input for a node.
@@ -42,3 +42,13 @@ def setting(name: str, value: str = "") -> str:
 def by_interface(command_line: str, nodes: str) -> str:
     """The text for the current interface, where the two differ by more than a setting's name."""
     return nodes if _INTERFACE.get() == "nodes" else command_line
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, given in the singular: "1 mask", "4 masks"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def there_are(number: int, noun: str) -> str:
+    """The start of a sentence: "there is 1 mask", "there are 4 masks"."""
+    return f"there {'is' if number == 1 else 'are'} {counted(number, noun)}"

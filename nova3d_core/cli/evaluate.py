@@ -43,7 +43,7 @@ class Evaluate:
     def run(self, progress: Progress) -> None:
         """Runs the command."""
         from ..evaluation.protocol import evaluate_mesh, evaluate_mesh_with_grid
-        from ..evaluation.report import markdown_table
+        from ..evaluation.report import markdown_table, undefined_metrics
         from ..io.files.atomic import atomic_folder, check_can_write_folder
         from ..io.mesh.read import read_mesh
         from ..perceptual.backbones import no_backbone_error
@@ -68,6 +68,8 @@ class Evaluate:
             print_json(report.to_dict())
         else:
             print_out(table.rstrip())
+            for reason in undefined_metrics(report):
+                print_out(reason)
             if self.evaluate.with_images and not nets:
                 print_out(f"No LPIPS: {no_backbone_error()}")
 

@@ -17,6 +17,8 @@ class Presets:
 
     name: Positional[Preset] = "fast"
     """The preset of the fusion: draft, fast (for CPUs) or quality (for GPUs)."""
+    json: bool = False
+    """Print the settings as JSON, which this command does in any case."""
 
     def run(self, progress: Progress) -> None:
         """Runs the command."""

@@ -124,14 +124,20 @@ def markdown_table(reports: Mapping[str, Report]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
+def undefined_metrics(report: Report) -> list[str]:
+    """The notes that state why a metric is undefined, one sentence each; LPIPS is left out."""
+    return [each for each in report.notes if each.startswith("No ") and "LPIPS" not in each]
+
+
 def format_metrics(report: Report) -> str:
-    """Metrics of one report, one per line, aligned for a fixed-width font."""
+    """Metrics of one report, one per line, aligned for a fixed-width font; then the reasons of
+    undefined ones."""
     shown = [column for column in COLUMNS if _has(report, column)]
     width = max((len(heading) for heading, *_ in shown), default=0)
     return "".join(
         f"{heading:<{width}}  {_cell(report.metrics[part][key], format_spec):>8}\n"
         for heading, part, key, format_spec in shown
-    )
+    ) + "".join(f"{reason}\n" for reason in undefined_metrics(report))
 
 
 def _has(report: Report, column: tuple[str, str, str, str]) -> bool:

@@ -10,6 +10,7 @@ from ..checks import check_finite, check_range
 from ..conventions import NormalFrame, decode_normals
 from ..errors import InputError
 from ..views import Views
+from ..wording import counted, there_are
 from .crop import check_batch_matches_images, composite_on_white
 from .mask_checks import invert_hint
 from .match_checks import check_normal_maps, warn_if_masks_mismatch
@@ -47,7 +48,7 @@ def assemble_views(
     count, height, width = images.shape[:3]
     if count != len(cameras):
         raise InputError(
-            f"there are {count} images but {len(cameras)} cameras.",
+            f"{there_are(count, 'image')} but {counted(len(cameras), 'camera')}.",
             "Provide one image for each camera, in the same order.",
         )
     if min(height, width) < MIN_IMAGE_PX:
@@ -55,7 +56,7 @@ def assemble_views(
             f"the images are {width}x{height} px, expected at least {MIN_IMAGE_PX}x{MIN_IMAGE_PX}."
         )
     if not -count <= first_view < count:
-        raise InputError(f"first_view is {first_view}, but there are {count} views.")
+        raise InputError(f"first_view is {first_view}, but {there_are(count, 'view')}.")
     for name, batch in (("normal images", normals), ("masks", masks)):
         if batch is not None:
             check_batch_matches_images(name, batch, images)

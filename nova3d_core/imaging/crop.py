@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ..checks import check_bounds, check_finite
 from ..errors import InputError
+from ..wording import counted, there_are
 from .alpha import flatten_on_white
 from .mask_checks import check_not_inverted, invert_hint
 from .matte import is_mostly_white, matte_from_white
@@ -101,7 +102,7 @@ def check_batch_matches_images(name: str, batch: Tensor, images: Tensor) -> None
     """Raises InputError unless a batch (V, H, W, ...) matches the images in number and size."""
     if len(batch) != len(images):
         raise InputError(
-            f"there are {len(batch)} {name} but {len(images)} images.",
+            f"{there_are(len(batch), name.removesuffix('s'))} but {counted(len(images), 'image')}.",
             "Provide one for each image, in the same order.",
         )
     if batch.shape[1:3] != images.shape[1:3]:

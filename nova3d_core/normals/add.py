@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..fusion.checks.normals import NormalConvention, NormalConventionError, check_normals
 from ..imaging.match_checks import check_normal_maps
 from ..views import Views
+from ..wording import counted, there_are
 from .config import FLIPPED_CHANNELS, NORMAL_FLIPS, NormalFlip
 
 MIN_LENGTH = 0.1
@@ -70,7 +71,7 @@ def _check_images(views: Views, images: Tensor) -> None:
     check_shape("the normal images", images, "V H W 3")
     if len(images) != len(views):
         raise InputError(
-            f"there are {len(images)} normal images but {len(views)} views.",
+            f"{there_are(len(images), 'normal image')} but {counted(len(views), 'view')}.",
             "Provide one for each view, in the same order.",
         )
     height, width = images.shape[1:3]

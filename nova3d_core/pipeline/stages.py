@@ -33,11 +33,12 @@ from ..meshing.unobserved import smooth_unobserved
 from ..meshing.unwrap.unwrap import unwrap
 from ..progress import SILENT, Progress
 from ..sdf_grid import SdfGrid, grid_points, sample_trilinear
-from ..texturing.bake import bake_texture
-from ..texturing.own_colour import OwnColour
+from ..texturing.bake import bake_texture, check_edit_masks
+from ..texturing.own_colour import OwnColour, has_own_colour
 from ..texturing.view_fit import check_views_fit
 from ..texturing.visibility import observed_vertices
 from ..views import Views
+from ..wording import by_interface
 from .config import FuseConfig
 from .memory import check_fusion_memory
 
@@ -226,10 +227,15 @@ def bake_views(
 
     Raises:
         InputError: the surface was fused from other views, the views do not fit the mesh, or as
-            `bake_texture`.
+            `bake_texture`; edit masks are checked before any work.
         StageError: no view observes the mesh.
     """
     config, timer = config or FuseConfig(), timer or StageTimer()
+    if edit_masks is not None:
+        check_edit_masks(edit_masks, views, has_own_colour(mesh))
+        if not keep_colour:
+            option = by_interface("--no-keep-texture", "keep_texture off")
+            logger.warning("%s has no effect with edit masks: the mesh's colours are kept.", option)
     given_masks, views = views.masks, ensure_masks(views)
     mesh, method, conflict = mesh.with_origin(views.cameras.origin), "given", None
     if surface is not None:

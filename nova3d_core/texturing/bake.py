@@ -14,6 +14,7 @@ from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
 from ..views import Views
+from ..wording import counted, there_are
 from .config import BakeConfig
 from .consistency import consistency_maps
 from .exposure import estimate_gains, saturation_confidence
@@ -80,7 +81,8 @@ def bake_texture(
     if conflict is not None:
         conflict = _check_conflict(conflict.detach().float().cpu(), views)
     if edit_masks is not None:
-        edit_masks = _check_edit_masks(edit_masks.detach().float().cpu(), views, own_colour)
+        edit_masks = edit_masks.detach().float().cpu()
+        check_edit_masks(edit_masks, views, own_colour is not None)
     if mesh.normals is None:
         mesh = mesh.with_smooth_normals()
     size_px = (config.texture_px, config.texture_px)
@@ -123,24 +125,30 @@ def _nothing_observed_error(is_edit: bool) -> StageError:
     )
 
 
-def _check_edit_masks(masks: Tensor, views: Views, own_colour: OwnColour | None) -> Tensor:
+def check_edit_masks(masks: Tensor, views: Views, has_own_colour: bool) -> None:
+    """Raises InputError unless edit masks (V, H, W) can be used with V views.
+
+    Args:
+        masks: any tensor; valid in 0..1, of the size of the views, and not all empty.
+        views: V views.
+        has_own_colour: whether the mesh has a texture or vertex colours.
+    """
     count, height, width = views.colour.shape[:3]
     if masks.shape != (count, height, width):
         raise InputError(
-            f"there are {len(masks)} edit masks of {masks.shape[-1]}x{masks.shape[-2]} px for "
-            f"{count} views of {width}x{height} px.",
+            f"{there_are(len(masks), 'edit mask')} of {masks.shape[-1]}x{masks.shape[-2]} px for "
+            f"{counted(count, 'view')} of {width}x{height} px.",
             "Give one mask per view, of the size of its image, empty where a view has no edit.",
         )
     check_finite("edit masks", masks)
     check_range("edit masks", masks, 0.0, 1.0)
     if not bool(masks.any()):
         raise InputError("all edit masks are empty.", "Mark the pixels to bake with 1.")
-    if own_colour is None:
+    if not has_own_colour:
         raise InputError(
             "edit masks need a mesh with a texture or vertex colours to keep.",
             "Bake the whole texture once without edit masks, or keep the mesh's texture.",
         )
-    return masks
 
 
 def _check_conflict(conflict: Tensor, views: Views) -> Tensor:

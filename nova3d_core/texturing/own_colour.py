@@ -15,6 +15,11 @@ from .texels import Texels
 _TEXELS_PER_CHUNK = 1 << 18
 
 
+def has_own_colour(mesh: Mesh) -> bool:
+    """Whether a mesh has a texture or vertex colours."""
+    return mesh.texture is not None or mesh.vertex_colours is not None
+
+
 @dataclass(frozen=True, eq=False)
 class OwnColour:
     """A mesh with a texture or vertex colours, as it is before it is unwrapped and baked."""
@@ -27,7 +32,7 @@ class OwnColour:
     @classmethod
     def of(cls, mesh: Mesh, keeps_uv: bool) -> OwnColour | None:
         """The colours of a mesh; None if it has no texture and no vertex colours."""
-        if mesh.texture is None and mesh.vertex_colours is None:
+        if not has_own_colour(mesh):
             return None
         return cls(mesh.to("cpu"), keeps_uv and mesh.uv is not None)
 

@@ -258,6 +258,7 @@ def test_settings_file_and_options_of_stages_exclude_each_other(nova3d, tmp_path
 
 
 def test_presets_prints_a_settings_file(nova3d):
-    result = nova3d("presets", "draft")
+    result, as_json = nova3d("presets", "draft"), nova3d("presets", "draft", "--json")
     assert result.returncode == 0, result.stderr
+    assert as_json.stdout == result.stdout
     assert json.loads(result.stdout)["sdf"]["preset"] == "draft"

@@ -149,7 +149,9 @@ def test_open_mesh_has_no_iou_and_a_note_states_the_reason(solid):
     assert report.metrics["surface"]["iou"] is None
     assert report.metrics["surface"]["watertight"] is False
     assert report.metrics["surface"]["reference_watertight"] is True
-    assert "No IoU: the mesh is not watertight and encloses no volume." in report.notes
+    reason = "No IoU: the mesh is not watertight and encloses no volume."
+    assert reason in report.notes
+    assert format_metrics(report).splitlines()[-1] == reason
     assert report.metrics["surface"]["cd_l1"] < 0.02
 
 

@@ -158,7 +158,7 @@ def test_edit_mask_bakes_only_its_half(client, own_texture, tmp_path):
 def test_edit_masks_must_match_the_views(client):
     prompt = view_prompt(edit_masks=["7", 0])
     prompt["2"]["inputs"]["count"] = 2
-    assert "1 edit masks of 128x128 px for 2 views" in error_message(client, prompt)
+    assert "there is 1 edit mask of 128x128 px for 2 views" in error_message(client, prompt)
 
 
 def test_views_that_do_not_fit_the_mesh_are_refused_before_the_bake(client):

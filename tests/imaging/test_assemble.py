@@ -76,7 +76,7 @@ def test_first_view_can_be_chosen_for_front_view_normals(rendered):
     ("change", "message"),
     [
         (lambda p, m: {"images": p[:4]}, "there are 4 images but 5 cameras"),
-        (lambda p, m: {"masks": m[:1]}, "there are 1 masks but 5 images"),
+        (lambda p, m: {"masks": m[:1]}, "there is 1 mask but 5 images"),
         (lambda p, m: {"normals": p[:, :, :20]}, "normal images are 20x40 px but the images"),
         (lambda p, m: {"images": p[:, :1, :1]}, "the images are 1x1 px"),
         (lambda p, m: {"masks": m * 0}, "mask of view 0 is empty"),

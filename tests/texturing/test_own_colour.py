@@ -15,6 +15,7 @@ from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.config import UnwrapConfig
 from nova3d_core.pipeline.config import FuseConfig
 from nova3d_core.pipeline.stages import bake_views
+from nova3d_core.progress import Progress
 from nova3d_core.rendering.shading import surface_colour
 from nova3d_core.rendering.views import render_views
 from nova3d_core.texturing.config import BakeConfig
@@ -129,6 +130,16 @@ def test_edits_keep_the_size_of_the_texture(textured, green_front, square_edit):
     assert (centre - GREEN).abs().max() < 0.01
 
 
+def test_edit_masks_keep_the_colours_in_any_case(textured, green_front, square_edit, caplog):
+    kept = bake_views(textured, green_front, CONFIG, edit_masks=square_edit)
+    assert not caplog.records
+    off = bake_views(textured, green_front, CONFIG, keep_colour=False, edit_masks=square_edit)
+    assert torch.equal(kept.mesh.texture, off.mesh.texture)
+    assert [record.getMessage() for record in caplog.records] == [
+        "--no-keep-texture has no effect with edit masks: the mesh's colours are kept."
+    ]
+
+
 def test_half_masks_blend(textured, green_front, square_edit):
     baked = bake_views(textured, green_front, CONFIG, edit_masks=0.5 * square_edit)
     half = baked.coverage == 0.5
@@ -139,9 +150,13 @@ def test_half_masks_blend(textured, green_front, square_edit):
 
 def test_invalid_edit_masks_are_rejected(textured, globe, green_front, square_edit):
     bare = replace(globe, vertex_colours=None)
+    # before any work: the first check of the progress would raise
+    stopped = Progress(is_cancelled=lambda: True)
+    with pytest.raises(InputError, match="need a mesh with a texture or vertex colours"):
+        bake_views(bare, green_front, CONFIG, None, False, stopped, edit_masks=square_edit)
     with pytest.raises(InputError, match="need a mesh with a texture or vertex colours"):
         bake_views(bare, green_front, CONFIG, edit_masks=square_edit)
-    with pytest.raises(InputError, match="1 edit masks of 96x96 px for 2 views of 96x96"):
+    with pytest.raises(InputError, match="there is 1 edit mask of 96x96 px for 2 views of 96x96"):
         bake_views(textured, green_front, CONFIG, edit_masks=square_edit[:1])
     with pytest.raises(InputError, match="empty"):
         bake_views(textured, green_front, CONFIG, edit_masks=0 * square_edit)
