@@ -28,7 +28,7 @@ class EvaluateMesh(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 mesh_or_file("mesh", tooltip="Reconstructed mesh."),
-                mesh_or_file("reference", tooltip="Ground-truth mesh."),
+                mesh_or_file("reference", tooltip="Mesh of the true shape."),
                 io.Combo.Input(
                     "align",
                     options=list(ALIGNMENTS),
@@ -68,7 +68,7 @@ class EvaluateMesh(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="Main metrics, one per line."),
                 io.Image.Output(
                     display_name="comparison",
-                    tooltip="Grid of ground truth, result, difference and normals.",
+                    tooltip="Grid of reference, result, difference and normals.",
                 ),
             ],
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`ablate`: the contribution of each part of the fusion, measured against a ground truth."""
+"""`ablate`: the contribution of each part of the fusion, measured against a reference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Ablate:
     """A folder with a transforms.json (as `render`, nerfstudio and instant-ngp write it), with a
     COLMAP model and its images, or with Wonder3D's output."""
     reference: Path
-    """The ground-truth mesh, which is centred and scaled to a longest side of 1."""
+    """The mesh of the true shape, which is centred and scaled to a longest side of 1."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
     """Output folder for report.json, table.md and comparison.png."""
     variants: tuple[str, ...] = ()

@@ -28,7 +28,7 @@ class Evaluate:
     mesh: Positional[Path]
     """The mesh to evaluate."""
     reference: Path
-    """The ground-truth mesh, which is centred and scaled to a longest side of 1."""
+    """The mesh of the true shape, which is centred and scaled to a longest side of 1."""
     up_axis: UpAxis = "+Y"
     """Up axis of the evaluated mesh."""
     output: Annotated[Path | None, arg(aliases=("-o",), metavar="DIR")] = None

@@ -1,1 +1,1 @@
-"""Evaluation of meshes, poses and conflict maps against ground truth."""
+"""Evaluation of meshes, poses and conflict maps against a reference."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
@@ -62,6 +62,7 @@ SYNCDREAMER_RIG = RigConfig(
 SYNCDREAMER_VOXEL = 0.01
 SYNCDREAMER_GRID = 64
 NORMALISED_TOLERANCE = 1e-5
+_PSNR_NOTE = f"PSNR is the mean over images; identical images count as {PSNR_CAP_DB:g} dB."
 
 
 def evaluate_mesh(
@@ -75,7 +76,7 @@ def evaluate_mesh(
 
     Args:
         mesh: the result, +Y up, made from views of the normalised reference (or see `align`).
-        reference: ground truth of any size and position, with `reference_up_axis` up.
+        reference: the true shape, of any size and position, with `reference_up_axis` up.
         config: protocol and settings.
         progress: receives each step.
         lpips_nets: report LPIPS of the images with these; see `perceptual.lpips.load_all_lpips`.
@@ -150,11 +151,7 @@ def _evaluate(
     renderings: tuple[Rendering, ...] = ()
     if config.with_images:
         renderings = _renderings(mesh, reference, config, record, progress)
-        with record.timed("images"):
-            nets = _usable_lpips(lpips_nets, config, record)
-            metrics = image_metrics(renderings[1].views, renderings[0].views, progress, nets)
-        for group, means in metrics_by_elevation(metrics).items():
-            record.metrics[f"images_{group}"] = dict(means)
+        _compare_images(*renderings, record, progress, lpips_nets)
     report = Report(
         config.protocol,
         record.metrics,
@@ -163,6 +160,54 @@ def _evaluate(
         tuple(record.notes),
     )
     return report, renderings
+
+
+def evaluate_renders(
+    render: Callable[[Cameras], Rendering],
+    reference: Mesh,
+    config: EvaluateConfig | None = None,
+    progress: Progress = SILENT,
+    lpips_nets: Sequence[Lpips] = (),
+) -> tuple[Report, Tensor]:
+    """Evaluates what has no surface, by its images from the 32 evaluation poses.
+
+    Args:
+        render: renders the result, on white; normals are optional.
+        reference: as for `evaluate_mesh`.
+        config: its image and reference settings are used.
+        progress: receives each step.
+        lpips_nets: as for `evaluate_mesh`.
+
+    Returns:
+        The report, and a comparison grid (H, W, 3) of some of the images.
+    """
+    config, record = config or EvaluateConfig(), _Record()
+    reference = normalised_reference(reference.to("cpu"), config.reference_up_axis)
+    cameras = evaluation_cameras(config.image_px)
+    with record.timed("rendering"):
+        truth = render_views(reference, cameras, RenderConfig(config.supersample), progress)
+        result = render(cameras)
+    _compare_images(truth, result, record, progress, lpips_nets)
+    record.notes.append(_PSNR_NOTE)
+    used = ("protocol", "align", "reference_up_axis", "image_px", "supersample")
+    settings = {name: getattr(config, name) for name in used}
+    report = Report(config.protocol, record.metrics, settings, record.seconds, tuple(record.notes))
+    return report, comparison_grid(truth, result)
+
+
+def _compare_images(
+    truth: Rendering,
+    result: Rendering,
+    record: _Record,
+    progress: Progress,
+    lpips_nets: Sequence[Lpips],
+) -> None:
+    """Adds the metrics of the images from the evaluation poses."""
+    with record.timed("images"):
+        nets = _usable_lpips(lpips_nets, truth.views.cameras.width, record)
+        metrics = image_metrics(result.views, truth.views, progress, nets)
+    for group, means in metrics_by_elevation(metrics).items():
+        record.metrics[f"images_{group}"] = dict(means)
 
 
 def _without_origin(mesh: Mesh, reference: Mesh, config: EvaluateConfig) -> Mesh:
@@ -292,11 +337,11 @@ def _renderings(
         )
 
 
-def _usable_lpips(nets: Sequence[Lpips], config: EvaluateConfig, record: _Record) -> list[Lpips]:
+def _usable_lpips(nets: Sequence[Lpips], image_px: int, record: _Record) -> list[Lpips]:
     """The networks whose smallest image the images reach; notes the others, or that none is."""
     if not nets:
         record.notes.append("No LPIPS: no file of a backbone was at hand.")
-    usable = [net for net in nets if config.image_px >= net.backbone.min_px]
+    usable = [net for net in nets if image_px >= net.backbone.min_px]
     record.notes += [
         f"No LPIPS ({net.net}): it needs images of at least {net.backbone.min_px} px."
         for net in nets
@@ -340,5 +385,5 @@ def _protocol_notes(config: EvaluateConfig) -> list[str]:
             "number, where the original uses the crossing parity of mesh2sdf."
         )
     if config.with_images:
-        notes.append(f"PSNR is the mean over images; identical images count as {PSNR_CAP_DB:g} dB.")
+        notes.append(_PSNR_NOTE)
     return notes

@@ -159,7 +159,7 @@ def ablate(
 
     Args:
         views: two or more.
-        reference: ground-truth mesh, see `evaluate_mesh`.
+        reference: mesh of the true shape, see `evaluate_mesh`.
         configs: name of the variant -> its settings, see `ablation_configs`.
         evaluate: evaluation settings.
         progress: receives each step of each variant, prefixed with the variant's name.

@@ -105,7 +105,7 @@ def point_cloud_metrics(
 
     Args:
         result: the evaluated surface.
-        reference: the ground truth.
+        reference: the true shape.
         thresholds: F-score thresholds in world units.
         signed_normals: whether opposite normals count as -1, for surfaces that both face a camera,
             or as 1, for surfaces of unknown orientation.
