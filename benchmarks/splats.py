@@ -250,7 +250,7 @@ def splat_row(name: str, reference_of: Callable[[str], Mesh], settings: SplatBen
     """Fits splats to the input views; the .ply file stays in the output folder."""
     reference = reference_of(name)
     views = input_views(reference, settings.size_px).without_normals()
-    fit_splats(views, SplatFitConfig(count=200, steps=2, align=False))  # compiles the kernels
+    fit_splats(views, SplatFitConfig(count=200, steps=2))  # compiles the kernels
     row: Row = {"object": name, "method": "splats"}
     path = splat_path(name, settings)
     path.unlink(missing_ok=True)
@@ -293,8 +293,14 @@ def bent_row(name: str, reference: Mesh, seed: int, is_bent: bool, settings: Spl
     if is_bent:
         pairs = zip(views.colour[1:], exact.colour[1:], strict=True)
         row["input_psnr"] = sum(psnr(*pair) for pair in pairs) / (len(views) - 1)
-    for label, align in (("plain", False), ("aligned", True)):
-        fit = fit_splats(views, replace(settings.bent_fit, align=align, seed=seed))
+    for label, perceptual in (("plain", "none"), ("aligned", "aligned")):
+        config = replace(
+            settings.bent_fit,
+            perceptual=perceptual,
+            match_exposure=perceptual == "aligned",
+            seed=seed,
+        )
+        fit = fit_splats(views, config)
         metrics = held_out_metrics(
             lambda cameras, fit=fit: splat_views(fit.splats, cameras), reference, size_px
         )

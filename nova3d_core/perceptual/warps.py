@@ -17,13 +17,24 @@ class ViewWarps(nn.Module):
         height: of the images in pixels.
         width: of the images in pixels.
         device: of the images.
+        moves: whether views may be displaced.
+        scales: whether colours may be scaled.
     """
 
-    def __init__(self, count: int, height: int, width: int, device: torch.device):
+    def __init__(
+        self,
+        count: int,
+        height: int,
+        width: int,
+        device: torch.device,
+        moves: bool = True,
+        scales: bool = True,
+    ):
         super().__init__()
-        self.nodes_px = nn.Parameter(torch.zeros(count, 2, NODES, NODES, device=device))
+        self.moves, self.scales = moves, scales
+        self.nodes_px = nn.Parameter(torch.zeros(count, 2, NODES, NODES, device=device), moves)
         """(V, 2, n, n) displacement x, y at the nodes in pixels."""
-        self.log_gain = nn.Parameter(torch.zeros(count, 3, device=device))
+        self.log_gain = nn.Parameter(torch.zeros(count, 3, device=device), scales)
         """(V, 3) logarithms of the factors on the colours."""
         self._size = (height, width)
         y = (torch.arange(height, device=device) + 0.5) / height * 2.0 - 1.0
@@ -39,16 +50,31 @@ class ViewWarps(nn.Module):
         return smooth[0].permute(1, 2, 0)
 
     def apply_to(self, image: Tensor, view: int) -> Tensor:
-        """The image (H, W, C) of a view at displaced pixels, RGB multiplied by its gains."""
-        height, width = self._size
-        scale = image.new_tensor([2.0 / width, 2.0 / height])
-        grid = self._grid + self.displacement_px(view) * scale
-        warped = nn.functional.grid_sample(
-            image.permute(2, 0, 1)[None], grid[None], padding_mode="border", align_corners=False
-        )[0].permute(1, 2, 0)
+        """The image of a view at displaced pixels, its RGB multiplied by the gains.
+
+        Args:
+            image: (H, W, 3 + C) RGB and further channels; with C = 1 the channel is the mask of
+                an object on white, and only the object's colours are multiplied.
+            view: index of the view.
+        """
+        if self.moves:
+            height, width = self._size
+            scale = image.new_tensor([2.0 / width, 2.0 / height])
+            grid = self._grid + self.displacement_px(view) * scale
+            image = nn.functional.grid_sample(
+                image.permute(2, 0, 1)[None], grid[None], padding_mode="border", align_corners=False
+            )[0].permute(1, 2, 0)
+        if not self.scales:
+            return image
         gain = torch.exp(self.log_gain[view] * float(view > 0))
-        return torch.cat([warped[..., :3] * gain, warped[..., 3:]], dim=-1)
+        colour, rest = image[..., :3], image[..., 3:]
+        white = 1.0 - rest if rest.shape[-1] == 1 else torch.zeros_like(colour)
+        return torch.cat([(colour - white) * gain + white, rest], dim=-1)
 
     def rms_px(self) -> float:
         """Root mean square displacement of the nodes of all views in pixels."""
         return float(self.nodes_px.detach()[1:].square().sum(dim=1).mean().sqrt())
+
+    def rms_gain(self) -> float:
+        """Root mean square of the logarithms of the gains of all views but the first."""
+        return float(self.log_gain.detach()[1:].square().mean().sqrt())

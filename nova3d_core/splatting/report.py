@@ -6,15 +6,16 @@ from .fit import SplatFitReport
 
 
 def splat_report(report: SplatFitReport) -> str:
-    """Splats, steps, loss and alignment of a fit, in lines of at most 46 characters."""
-    aligned = (
-        f"views warped by {report.warp_px:.2f} px (root mean square)"
-        if report.warp_px
-        else "views agree or were not aligned: not warped"
-    )
+    """Splats, steps, loss and alignment of a fit, in lines that fit ComfyUI's Preview as Text."""
+    changes = []
+    if report.warp_px:
+        changes.append(f"warped by {report.warp_px:.2f} px")
+    if report.gain_percent:
+        changes.append(f"scaled by {report.gain_percent:.1f} %")
     lines = [
         f"{report.count} splats, {report.initial_count} at the start",
         f"{report.steps} steps, loss {report.loss:.4f}",
-        aligned,
+        f"contradictions: {report.perceptual}",
+        f"views {' and '.join(changes)} (RMS)" if changes else "views agree: unchanged",
     ]
     return "\n".join(lines) + "\n"

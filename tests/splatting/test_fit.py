@@ -18,6 +18,7 @@ from nova3d_core.perceptual.warps import ViewWarps
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
 from nova3d_core.splats import Splats
+from nova3d_core.splatting import parameters
 from nova3d_core.splatting.config import SplatFitConfig
 from nova3d_core.splatting.fit import fit_splats
 from nova3d_core.splatting.initialise import initial_splats, neighbour_distances
@@ -87,7 +88,9 @@ def test_splats_recover_from_noise(random_splats):
         colours=(truth.colours + 0.1 * torch.randn(500, 3, generator=noise)).clamp(0, 1),
     )
     before = mean_psnr(splat_views(noisy, views.cameras), views)
-    fit = fit_splats(views, SplatFitConfig(steps=300, align=False), start=noisy)
+    fit = fit_splats(
+        views, SplatFitConfig(steps=300, perceptual="none", match_exposure=False), start=noisy
+    )
     after = mean_psnr(splat_views(fit.splats, views.cameras), views)
     assert before < 28.0
     assert after > 35.0
@@ -137,7 +140,9 @@ def steps(events):
 
 @pytest.mark.parametrize("align", [True, False])
 def test_consistent_views_are_not_warped(sphere_views, start, align):
-    config = SplatFitConfig(steps=60, align=align)
+    config = SplatFitConfig(
+        steps=60, perceptual="aligned" if align else "none", match_exposure=align
+    )
     assert fit_splats(sphere_views, config, start=start[:400]).report.warp_px == 0.0
 
 
@@ -194,7 +199,8 @@ def test_views_that_cannot_be_carved_are_errors(sphere_views):
 
 
 def test_divergence_is_an_error(sphere_views, start, monkeypatch):
-    monkeypatch.setattr("nova3d_core.splatting.fit.SCALE_LR", 1e4)
+    rates = {name: (1e4, 1e4) for name in parameters.LEARNING_RATES}
+    monkeypatch.setattr(parameters, "LEARNING_RATES", rates)
     with pytest.raises(StageError, match="fitting splats"):
         fit_splats(sphere_views, SplatFitConfig(steps=20), start=start[:200])
 

@@ -1,0 +1,61 @@
+"""Memory that fitting splats needs, checked before the work."""
+
+from __future__ import annotations
+
+import torch
+
+from ..compute.host_memory import available_bytes
+from ..errors import InputError
+from ..views import Views
+
+BYTES_PER_SPLAT = 1500
+"""Parameters, moments, snapshots, projection, and slots of gradients in tiles."""
+BYTES_PER_PIXEL = 600
+"""Buffers of one rendered view and its loss."""
+BYTES_PER_VIEW_PIXEL = 48
+"""The views in their working copies."""
+BASE_BYTES = 200 * 2**20
+"""Kernels and the visual hull."""
+_GPU_USABLE = 0.9
+"""Fraction of a GPU's free memory that the fit may use."""
+
+
+def splat_memory_bytes(count: int, views: Views) -> int:
+    """Peak bytes of fitting `count` splats to views."""
+    cameras = views.cameras
+    pixels = cameras.width * cameras.height
+    fixed = BASE_BYTES + pixels * (BYTES_PER_PIXEL + BYTES_PER_VIEW_PIXEL * len(cameras))
+    return fixed + count * BYTES_PER_SPLAT
+
+
+def check_splat_memory(count: int, views: Views, limit_gib: float, device: torch.device) -> None:
+    """Raises InputError if more memory is needed than free, or than the limit.
+
+    Args:
+        count: number of splats.
+        views: V views.
+        limit_gib: limit in GiB; 0: what is free.
+        device: of the optimisation.
+    """
+    available = _available(limit_gib, device)
+    if available is None:
+        return
+    needed, fixed = splat_memory_bytes(count, views), splat_memory_bytes(0, views)
+    if needed <= available:
+        return
+    fitting = max(int(available - fixed), 0) // BYTES_PER_SPLAT // 1000 * 1000
+    cameras = views.cameras
+    size = f"{len(cameras)} views of {cameras.width} x {cameras.height} px"
+    raise InputError(
+        f"{count:,} splats for {size} need {needed / 2**30:.1f} GiB of memory on {device.type}, "
+        f"but only {available / 2**30:.1f} GiB are available.",
+        f"{fitting:,} splats fit." if fitting else "Use fewer or smaller views.",
+    )
+
+
+def _available(limit_gib: float, device: torch.device) -> int | None:
+    if limit_gib > 0.0:
+        return int(limit_gib * 2**30)
+    if device.type == "cuda":
+        return int(_GPU_USABLE * torch.cuda.mem_get_info(device)[0])
+    return available_bytes()
