@@ -89,7 +89,7 @@ def distort_views(views: Views, config: DistortionConfig, seed: int) -> Distorte
 
 
 def smooth_field(nodes: np.ndarray, height: int, width: int) -> Tensor:
-    """(H, W, C) bicubic interpolation of nodes (C, n, n); the outer ones lie on the corner pixels."""
+    """(H, W, C) bicubic interpolation of nodes (C, n, n); the outer ones are corner pixels."""
     values = torch.from_numpy(nodes).float()[None]
     field = torch.nn.functional.interpolate(
         values, size=(height, width), mode="bicubic", align_corners=True
