@@ -45,7 +45,7 @@ def nova3d_metadata(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
     return entry
 
 
-def _translate_shape_errors(part: str) -> Callable[[Callable[..., C]], Callable[..., C]]:
+def translate_shape_errors(part: str) -> Callable[[Callable[..., C]], Callable[..., C]]:
     """Decorator: an InputError that names the file, the last argument, if shapes fit no network."""
 
     def decorate(infer: Callable[..., C]) -> Callable[..., C]:
@@ -70,7 +70,7 @@ def _translate_shape_errors(part: str) -> Callable[[Callable[..., C]], Callable[
     return decorate
 
 
-@_translate_shape_errors("UNet")
+@translate_shape_errors("UNet")
 def unet_config(
     shapes: Mapping[str, Shape], metadata: Mapping[str, Any], source: str
 ) -> UNetConfig:
@@ -86,10 +86,10 @@ def unet_config(
     """
 
     def shape(name: str) -> Shape:
-        return _shape(shapes, name, "UNet", source)
+        return required_shape(shapes, name, "UNet", source)
 
     first = shape("input_blocks.0.0.weight")
-    count = 1 + max(_indices(shapes, r"input_blocks\.(\d{1,4})\."), default=0)
+    count = 1 + max(leading_indices(shapes, r"input_blocks\.(\d{1,4})\."), default=0)
     halving = [i for i in range(count) if f"input_blocks.{i}.0.op.weight" in shapes]
     num_res_blocks = (halving[0] if halving else count) - 1
     starts = [1, *(i + 1 for i in halving)]
@@ -105,33 +105,33 @@ def unet_config(
         channel_mult=tuple(width // first[0] for width in widths),
         num_res_blocks=num_res_blocks,
         attention_levels=tuple(f"input_blocks.{i}.1.proj_in.weight" in shapes for i in starts),
-        num_head_channels=_metadata_int(
+        num_head_channels=metadata_int(
             metadata, "num_head_channels", UNetConfig.num_head_channels, source
         ),
         context_dim=context,
         add_embed_dim=shape("label_emb.0.0.weight")[1],
-        domains=_metadata_int(metadata, "domains", domains, source),
+        domains=metadata_int(metadata, "domains", domains, source),
         alignment=alignment,
         camera_task_dim=camera_task,
-        norm_num_groups=_metadata_int(
+        norm_num_groups=metadata_int(
             metadata, "norm_num_groups", UNetConfig.norm_num_groups, source
         ),
     )
 
 
-@_translate_shape_errors("UNet")
+@translate_shape_errors("UNet")
 def unet_2d_config(
     shapes: Mapping[str, Shape], metadata: Mapping[str, Any], source: str
 ) -> UNet2DConfig:
     """Infers the config of Wonder3D's 2D UNet; arguments and errors as in `unet_config`."""
 
     def shape(name: str) -> Shape:
-        return _shape(shapes, name, "UNet", source)
+        return required_shape(shapes, name, "UNet", source)
 
     first = shape("conv_in.weight")
-    levels = range(1 + max(_indices(shapes, r"down_blocks\.(\d{1,4})\."), default=-1))
+    levels = range(1 + max(leading_indices(shapes, r"down_blocks\.(\d{1,4})\."), default=-1))
     widths = [shape(f"down_blocks.{i}.resnets.0.conv1.weight")[0] for i in levels]
-    layers = 1 + max(_indices(shapes, r"down_blocks\.0\.resnets\.(\d{1,4})\."), default=-1)
+    layers = 1 + max(leading_indices(shapes, r"down_blocks\.0\.resnets\.(\d{1,4})\."), default=-1)
     attention = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
     return UNet2DConfig(
         in_channels=first[1],
@@ -142,10 +142,10 @@ def unet_2d_config(
         attention_levels=tuple(
             f"down_blocks.{i}.attentions.0.norm.weight" in shapes for i in levels
         ),
-        num_heads=_metadata_int(metadata, "num_heads", UNet2DConfig.num_heads, source),
+        num_heads=metadata_int(metadata, "num_heads", UNet2DConfig.num_heads, source),
         context_dim=shape(attention)[1],
         camera_task_dim=shape("class_embedding.linear_1.weight")[1],
-        norm_num_groups=_metadata_int(
+        norm_num_groups=metadata_int(
             metadata, "norm_num_groups", UNet2DConfig.norm_num_groups, source
         ),
     )
@@ -159,7 +159,7 @@ def _alignment(shapes: Iterable[str]) -> Alignment:
     return "spatial" if aligned else "none"
 
 
-@_translate_shape_errors("VAE")
+@translate_shape_errors("VAE")
 def vae_config(shapes: Mapping[str, Shape], prefix: str, temporal: bool, source: str) -> VaeConfig:
     """Infers the VAE's config from its encoder, in either layout.
 
@@ -175,15 +175,17 @@ def vae_config(shapes: Mapping[str, Shape], prefix: str, temporal: bool, source:
     start = re.escape(prefix) + r"encoder\."
     sgm = f"{prefix}encoder.down.0.block.0.conv1.weight" in shapes
     block = r"down\.{}\.block\.{}\." if sgm else r"down_blocks\.{}\.resnets\.{}\."
-    levels = 1 + max(_indices(shapes, start + block.format(r"(\d{1,4})", r"\d+")), default=-1)
-    layers = 1 + max(_indices(shapes, start + block.format("0", r"(\d{1,4})")), default=-1)
+    levels = 1 + max(
+        leading_indices(shapes, start + block.format(r"(\d{1,4})", r"\d+")), default=-1
+    )
+    layers = 1 + max(leading_indices(shapes, start + block.format("0", r"(\d{1,4})")), default=-1)
     name = prefix + "encoder." + block.replace("\\", "") + "conv1.weight"
-    widths = [_shape(shapes, name.format(i, 0), "VAE", source)[0] for i in range(levels)]
-    latent = _shape(shapes, f"{prefix}encoder.conv_out.weight", "VAE", source)[0] // 2
+    widths = [required_shape(shapes, name.format(i, 0), "VAE", source)[0] for i in range(levels)]
+    latent = required_shape(shapes, f"{prefix}encoder.conv_out.weight", "VAE", source)[0] // 2
     return VaeConfig(tuple(widths), layers, latent, temporal)
 
 
-@_translate_shape_errors("image encoder")
+@translate_shape_errors("image encoder")
 def clip_config(
     shapes: Mapping[str, Shape], metadata: Mapping[str, Any], source: str
 ) -> ClipConfig:
@@ -199,14 +201,16 @@ def clip_config(
     """
 
     def shape(name: str) -> Shape:
-        return _shape(shapes, name, "image encoder", source)
+        return required_shape(shapes, name, "image encoder", source)
 
     out_channels, channels = shape("visual_projection.weight")
     patch = shape("vision_model.embeddings.patch_embedding.weight")[-1]
     patches = shape("vision_model.embeddings.position_embedding.weight")[0] - 1
-    layers = 1 + max(_indices(shapes, r"vision_model\.encoder\.layers\.(\d{1,4})\."), default=-1)
+    layers = 1 + max(
+        leading_indices(shapes, r"vision_model\.encoder\.layers\.(\d{1,4})\."), default=-1
+    )
     head_channels = next((c for c in CLIP_HEAD_CHANNELS if channels % c == 0), channels)
-    heads = _metadata_int(metadata, "heads", channels // head_channels, source)
+    heads = metadata_int(metadata, "heads", channels // head_channels, source)
     if channels % heads or math.isqrt(patches) ** 2 != patches:
         raise InputError(
             f"{source} holds an image encoder of {channels} channels, {heads} heads and {patches} "
@@ -217,7 +221,8 @@ def clip_config(
     return ClipConfig(channels, inner, layers, heads, out_channels, size, patch)
 
 
-def _shape(shapes: Mapping[str, Shape], name: str, part: str, source: str) -> Shape:
+def required_shape(shapes: Mapping[str, Shape], name: str, part: str, source: str) -> Shape:
+    """The shape of a tensor; raises InputError if the file lacks it."""
     if not shapes.get(name):
         raise InputError(
             f"{source} is incomplete: the {part} has no '{name}'.",
@@ -226,13 +231,14 @@ def _shape(shapes: Mapping[str, Shape], name: str, part: str, source: str) -> Sh
     return shapes[name]
 
 
-def _indices(names: Iterable[str], pattern: str) -> list[int]:
+def leading_indices(names: Iterable[str], pattern: str) -> list[int]:
     """The number in each name that starts with the pattern."""
     matcher = re.compile(pattern)
     return [int(match[1]) for name in names if (match := matcher.match(name))]
 
 
-def _metadata_int(metadata: Mapping[str, Any], name: str, default: int, source: str) -> int:
+def metadata_int(metadata: Mapping[str, Any], name: str, default: int, source: str) -> int:
+    """A positive integer of the file's metadata; raises InputError if it is none."""
     value = metadata.get(name, default)
     if type(value) is not int or value < 1:
         raise InputError(f"{source} is damaged: its metadata has {name} = {quote_value(value)}.")

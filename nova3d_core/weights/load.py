@@ -34,7 +34,15 @@ from .discovery.estimators import is_normalcrafter
 from .discovery.layouts import Identity
 from .discovery.layouts_2d import FAMILY_BY_CLASS_DIM
 from .discovery.locate import describe, inspect_file
-from .discovery.registry import IMAGE_ENCODER, PIXEL_CODEC, SMALL_ENCODER, UNET, VAE
+from .discovery.registry import (
+    IMAGE_ENCODER,
+    PIXEL_CODEC,
+    RECONSTRUCTION,
+    RECONSTRUCTION_MODELS,
+    SMALL_ENCODER,
+    UNET,
+    VAE,
+)
 from .files.read import WeightFile, open_weights
 
 log = logging.getLogger(__name__)
@@ -161,6 +169,15 @@ def _check_has_unet(path: Path, identity: Identity) -> None:
     if identity.family == "unknown":
         why = " ".join(identity.notes)
         raise InputError(f"{path} is not a multi-view model. {why}".strip(), _LIST_MODELS)
+    if RECONSTRUCTION in identity.parts:
+        raise InputError(
+            f"{path} is {RECONSTRUCTION_MODELS[identity.family]}, which generates no views: it "
+            "makes Gaussian splats of views.",
+            by_interface(
+                f"Use `splats` with {setting('model')}.",
+                "Connect its model to Splats from Views.",
+            ),
+        )
     if identity.family == "ouroboros3d":
         raise InputError(
             f"{path} is Ouroboros3D, which is not supported yet: it needs its reconstruction model "

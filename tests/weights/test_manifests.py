@@ -73,7 +73,7 @@ OTHERS = {
 _OUROBOROS = r"is Ouroboros3D, .* needs its reconstruction model"
 EXCEPTIONS = {
     "ouroboros3d_mv_model_unet": _OUROBOROS,  # SVD's UNet with adapters, uses the model below
-    "ouroboros3d_recon_model": _OUROBOROS,  # reconstructs splats from views
+    "ouroboros3d_recon_model": "reconstruction model, which generates no views",
 }
 """Unsupported checkpoints, and how they are rejected."""
 

@@ -126,6 +126,12 @@ def estimate_cpu_seconds(
     unet: VideoUNet | MultiviewUNet2D, views: int, height: int, width: int, dtype: torch.dtype
 ) -> float:
     """Estimated seconds of one forward pass for one object, from a timed matrix product."""
+    flops = forward_flops(unet, views, height, width)
+    return CPU_OVERHEAD * flops / cpu_flops_per_second(dtype)
+
+
+def cpu_flops_per_second(dtype: torch.dtype) -> float:
+    """Speed of this CPU in a plain matrix product, timed in some milliseconds."""
     rows, inner, columns = PROBE_SHAPE
     # ones, not random numbers: the global generator must keep its state
     left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, columns, dtype=dtype)
@@ -134,5 +140,4 @@ def estimate_cpu_seconds(
         start = time.perf_counter()
         left @ right
         seconds.append(time.perf_counter() - start)
-    flops_per_second = 2.0 * rows * inner * columns / max(min(seconds), 1e-9)
-    return CPU_OVERHEAD * forward_flops(unet, views, height, width) / flops_per_second
+    return 2.0 * rows * inner * columns / max(min(seconds), 1e-9)

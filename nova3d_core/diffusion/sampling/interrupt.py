@@ -16,13 +16,15 @@ BLOCKS = (VideoResBlock, VideoTransformer, ResBlock2D, MultiviewTransformer)
 
 
 @contextmanager
-def check_before_blocks(network: nn.Module, check: Callable[[], None]) -> Iterator[None]:
+def check_before_blocks(
+    network: nn.Module, check: Callable[[], None], kinds: tuple[type[nn.Module], ...] = BLOCKS
+) -> Iterator[None]:
     """Calls `check` before each block of the network; an exception in it ends the forward pass."""
 
     def hook(module: nn.Module, arguments: tuple) -> None:
         check()
 
-    blocks = [module for module in network.modules() if isinstance(module, BLOCKS)]
+    blocks = [module for module in network.modules() if isinstance(module, kinds)]
     handles = [block.register_forward_pre_hook(hook) for block in blocks]
     try:
         yield

@@ -204,6 +204,7 @@ def _match(path: Path, header: ModelHeader, identity: Identity) -> FoundFile:
     if not header.tensors:
         return _match_unparsed(path, header, identity, by_name)
     content = [published for published in PUBLISHED_FILES if _matches_content(identity, published)]
+    by_name = [each for each in by_name if each in content or not each.has_generic_name]
     both = _filter_by_repository(path, [published for published in by_name if published in content])
     shard = _SHARD.search(path.name)
     notes = identity.notes
@@ -218,14 +219,17 @@ def _match(path: Path, header: ModelHeader, identity: Identity) -> FoundFile:
             identity = replace(
                 identity, family=by_name[0].family, ambiguous_with=(identity.family,)
             )
+    sources = list(dict.fromkeys(published.source for published in both or content))
     if not identity.ambiguous_with and len({published.source for published in content}) == 1:
-        published = next((k for k in content if k.dtype == identity.dtype), content[0])
-        return FoundFile(path, header.bytes, identity, published, "content", None, notes)
+        same = [published for published in content if published.dtype == identity.dtype]
+        if len(same) < 2:
+            published = (same or content)[0]
+            return FoundFile(path, header.bytes, identity, published, "content", None, notes)
+        sources = [f"{published.source}: {published.file}" for published in same]
     if content and (both or not by_name):
-        sources = ", ".join(dict.fromkeys(published.source for published in both or content))
         notes += (
             "Several published files have these keys; name and folder do not identify one: "
-            f"{sources}.",
+            f"{', '.join(sources)}.",
         )
     return FoundFile(path, header.bytes, identity, notes=notes)
 

@@ -26,6 +26,7 @@ FAMILY_DESCRIPTIONS: dict[str, str] = {
     "wonder3d_plus": "Wonder3D++: 6 orthographic views, colours and normals",
     "stable_diffusion": "Stable Diffusion 1: VAE or CLIP image encoder, as in Wonder3D",
     "ouroboros3d": "Ouroboros3D: 8 views with a reconstruction model in the loop",
+    "lgm": "LGM: Gaussian splats from 4 views",
 }
 """The families that headers are identified as, and what each generates."""
 
@@ -35,10 +36,13 @@ SV3D_LICENCE = "Stability AI Community (model card); SV3D non-commercial (code r
 V3D_LICENCE = "none stated; derived from SVD"
 WONDER3D_LICENCE = "AGPL-3.0 (model hub); MIT (code repository)"
 WONDER3D_PLUS_LICENCE = "AGPL-3.0 (model hub and its branch of the code); MIT (main branch)"
+LGM_LICENCE = "MIT (code repository)"
 OUROBOROS3D_LICENCE = "Apache-2.0 (repository tag); derived from SVD, whose terms still apply"
 
 UNET, VAE, IMAGE_ENCODER = "unet", "vae", "image_encoder"
 CONDITION_ENCODER, RECONSTRUCTION = "condition_encoder", "reconstruction"
+RECONSTRUCTION_MODELS = {"lgm": "LGM", "ouroboros3d": "Ouroboros3D's reconstruction model"}
+"""Display names of the families' reconstruction parts."""
 CONTROLNET = "controlnet"
 """Wonder3D++'s enhancement of its views, which this package does not run."""
 PIXEL_CODEC, SMALL_ENCODER = "pixel_codec", "small_encoder"
@@ -112,6 +116,8 @@ class PublishedFile:
     """The known leading hexadecimal digits of the SHA-256 checksum, up to all 64."""
     aliases: tuple[str, ...] = ()
     """Other common names of the file."""
+    has_generic_name: bool = False
+    """Whether models of any kind have this name: then it counts only where the contents match."""
 
     @property
     def name(self) -> str:
@@ -334,7 +340,35 @@ def _ouroboros3d_files() -> tuple[PublishedFile, ...]:
             layout="lgm",
             parts=(RECONSTRUCTION,),
             gigabytes=1.7,
-            usage="Gaussian splats from the views, fed back while sampling",
+            usage="Gaussian splats from 4 views; in Ouroboros3D fed back while sampling",
+        ),
+    )
+
+
+def _lgm_files() -> tuple[PublishedFile, ...]:
+    """LGM: after and before the fix of its normalisation of rotations; same keys and shapes."""
+    common = {
+        "family": "lgm",
+        "source": "ashawkey/LGM",
+        "folder": "nova3d",
+        "layout": "lgm",
+        "parts": (RECONSTRUCTION,),
+        "licence": LGM_LICENCE,
+        "gated": False,
+        "dtype": "float16",
+        "gigabytes": 0.83,
+    }
+    return (
+        PublishedFile(
+            **common,
+            file="model_fp16_fixrot.safetensors",
+            usage="Gaussian splats from 4 views",
+        ),
+        PublishedFile(
+            **common,
+            file="model_fp16.safetensors",
+            usage="the same before its fix: splats without rotations",
+            has_generic_name=True,
         ),
     )
 
@@ -344,6 +378,7 @@ PUBLISHED_FILES: tuple[PublishedFile, ...] = (
     *_orbit_files(),
     *_wonder3d_files(),
     *_ouroboros3d_files(),
+    *_lgm_files(),
     *_svd_diffusers_files(),
 )
 """All supported published files; nova3d has none: its weights are trained or built in."""
