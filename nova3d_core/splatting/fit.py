@@ -129,10 +129,8 @@ def fit_splats(
     check_carvable(views)
     count = config.count if start is None else len(start)
     check_splat_memory(count, views, config.memory_gib, device)
-    if config.perceptual == "lpips":
-        lpips = lpips or _default_lpips(device)
-    else:
-        lpips = None
+    if config.perceptual == "lpips" and lpips is None:
+        lpips = _default_lpips(device)
     if config.refine_poses:
         views = refine_poses(views, progress=progress, device=device)
     views = views.to("cpu").without_normals()
@@ -143,7 +141,8 @@ def fit_splats(
     low, high = start.positions.amin(dim=0), start.positions.amax(dim=0)
     extent = float((high - low).max())
     unit = replace(views, cameras=_scaled_cameras(views.cameras, 1.0 / extent)).to(device)
-    fit = _Fit(unit, _scaled(start, 1.0 / extent), config, progress, lpips)
+    fit = _Fit(unit, _scaled(start, 1.0 / extent), config, progress)
+    fit.lpips = lpips if config.perceptual == "lpips" else None
     fit.run()
     splats = _scaled(fit.splats(), extent)
     return SplatFit(splats, fit.fitted_views(views), fit.report(len(start)))
@@ -172,15 +171,9 @@ def _scaled_cameras(cameras: Cameras, scale: float) -> Cameras:
 class _Fit:
     """State of one optimisation; the longest side of the object is about 1."""
 
-    def __init__(
-        self,
-        views: Views,
-        start: Splats,
-        config: SplatFitConfig,
-        progress: Progress,
-        lpips: ImageDistance | None = None,
-    ):
-        self.config, self.progress, self.lpips = config, progress, lpips
+    def __init__(self, views: Views, start: Splats, config: SplatFitConfig, progress: Progress):
+        self.config, self.progress = config, progress
+        self.lpips: ImageDistance | None = None
         self.device = views.colour.device
         self.cameras = [views.cameras[view] for view in range(len(views))]
         self.targets = torch.cat([views.colour, views.masks[..., None]], dim=-1)  # (V, H, W, 4)

@@ -14,13 +14,13 @@ from ..cameras.cameras import Cameras
 from ..progress import SILENT, Progress
 from ..splats import Splats
 from ..views import Views
-from . import torch_impl
+from . import gsplat_impl, torch_impl
 from .constants import MIN_ALPHA
 from .projection import ProjectedSplats, project_splats
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["auto", "warp", "torch"]
+Backend = Literal["auto", "gsplat", "warp", "torch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +59,14 @@ def render_splats(
         opacities: (N,) in 0..1.
         colours: (N, 3).
         camera: V = 1.
-        backend: "warp", "torch" (the reference, slow), or "auto" for warp where it runs.
+        backend: "gsplat", "warp", "torch" (the reference, slow), or "auto" for the first of them
+            that runs on the device.
     """
+    if backend == "gsplat" or (backend == "auto" and gsplat_impl.runs_on(positions.device)):
+        image, transmittance, projected = gsplat_impl.render(
+            positions, scales, rotations, opacities, colours, camera
+        )
+        return SplatImage(image[..., :3], image[..., 3], transmittance, projected)
     project, rasterise = _functions(backend, positions.device)
     projected = project(positions, scales, rotations, opacities, camera)
     channels = torch.cat([colours, projected.depths[:, None]], dim=1)  # (N, 4)

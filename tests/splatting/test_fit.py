@@ -199,7 +199,7 @@ def test_views_that_cannot_be_carved_are_errors(sphere_views):
 
 
 def test_divergence_is_an_error(sphere_views, start, monkeypatch):
-    rates = {name: (1e4, 1e4) for name in parameters.LEARNING_RATES}
+    rates = dict.fromkeys(parameters.LEARNING_RATES, (10000.0, 10000.0))
     monkeypatch.setattr(parameters, "LEARNING_RATES", rates)
     with pytest.raises(StageError, match="fitting splats"):
         fit_splats(sphere_views, SplatFitConfig(steps=20), start=start[:200])
