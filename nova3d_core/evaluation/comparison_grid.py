@@ -26,7 +26,7 @@ def comparison_grid(
     rows: Sequence[int] | None = None,
     difference_factor: float = DIFFERENCE_FACTOR,
 ) -> Tensor:
-    """Grid with one row per pose: reference, result, difference, normals of both.
+    """Grid with one row per pose: reference, result, difference, normals of both if there are any.
 
     Args:
         reference_rendering: V views of the reference.
@@ -35,10 +35,11 @@ def comparison_grid(
         difference_factor: gain of the absolute colour difference; shown in the title.
 
     Returns:
-        (4 + rows * (18 + H + 4), 4 + 5 * (W + 4), 3) float32 in 0..1.
+        (4 + rows * (18 + H + 4), 4 + columns * (W + 4), 3) float32 in 0..1, with 5 columns, or 3
+        if the result has no normals.
 
     Raises:
-        InputError: different views, or missing masks or normals.
+        InputError: different views, missing masks, or a reference without normals.
     """
     truth, result = reference_rendering.views, result_rendering.views
     if truth.colour.shape != result.colour.shape:
@@ -49,10 +50,13 @@ def comparison_grid(
         )
     rows = nearest_views(truth) if rows is None else list(rows)
     titles = ["reference", "result", f"difference x {difference_factor:g}"]
-    titles += ["reference normals", "result normals"]
+    if result.normals is not None:
+        titles += ["reference normals", "result normals"]
     height, width = truth.colour.shape[1:3]
     grid = torch.ones(
-        GAP_PX + len(rows) * (TITLE_PX + height + GAP_PX), GAP_PX + 5 * (width + GAP_PX), 3
+        GAP_PX + len(rows) * (TITLE_PX + height + GAP_PX),
+        GAP_PX + len(titles) * (width + GAP_PX),
+        3,
     )
     labels: list[tuple[int, int, str]] = []
     for row, view in enumerate(rows):
@@ -80,15 +84,12 @@ def nearest_views(views: Views) -> list[int]:
 
 
 def _cells(truth: Views, result: Views, view: int, factor: float) -> list[Tensor]:
-    """The five images (H, W, 3) of a row."""
+    """The images (H, W, 3) of a row."""
     difference = (truth.colour[view] - result.colour[view]).abs() * factor
-    return [
-        truth.colour[view],
-        result.colour[view],
-        difference.clamp(0.0, 1.0),
-        _normal_image(truth, view),
-        _normal_image(result, view),
-    ]
+    cells = [truth.colour[view], result.colour[view], difference.clamp(0.0, 1.0)]
+    if result.normals is not None:
+        cells += [_normal_image(truth, view), _normal_image(result, view)]
+    return cells
 
 
 def _normal_image(views: Views, view: int) -> Tensor:

@@ -23,6 +23,8 @@ from .config import RenderConfig
 from .views import render_views
 
 SECONDS_PER_TURN = 4.0
+TURNTABLE_RIG = RigConfig(count=48, elevation_deg=15.0)
+"""One camera per frame."""
 _SOFTWARE_TAG = 0x0131
 """Exif tag 'Software'."""
 
@@ -37,12 +39,12 @@ def turntable(
 
     Args:
         mesh: any mesh; it is centred and scaled to fill the image.
-        rig: one camera per frame; by default 48 frames at an elevation of 15 degrees.
+        rig: one camera per frame; by default `TURNTABLE_RIG`.
         config: rays per pixel.
         progress: reports each frame.
     """
-    rig = rig or RigConfig(count=48, elevation_deg=15.0)
-    views = render_views(mesh.normalised(), orbit_cameras(rig), config, progress).views
+    cameras = orbit_cameras(rig or TURNTABLE_RIG)
+    views = render_views(mesh.normalised(), cameras, config, progress).views
     return torch.cat([views.colour, normal_images(views)], dim=2)
 
 

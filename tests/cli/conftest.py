@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
 import logging
@@ -12,14 +11,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.cli.main import main
 from nova3d_core.fusion import config as fusion_config
 from nova3d_core.fusion.config import LevelConfig
+from nova3d_core.rendering.turntable import TURNTABLE_RIG
 
 ROOT = Path(__file__).resolve().parents[2]
 KNIGHT = ROOT / "nova3d_core" / "assets" / "character_knight.glb"
@@ -104,8 +104,9 @@ def _fresh_process_state() -> Iterator[None]:
 @pytest.fixture
 def small_turntable(monkeypatch):
     """Turntables of small frames, which take a tenth of the time."""
-    rig = functools.partial(RigConfig, width_px=64, height_px=64)
-    monkeypatch.setattr("nova3d_core.rendering.turntable.RigConfig", rig)
+    rig = replace(TURNTABLE_RIG, width_px=64, height_px=64)
+    for package in ("rendering", "splatting"):
+        monkeypatch.setattr(f"nova3d_core.{package}.turntable.TURNTABLE_RIG", rig)
 
 
 @pytest.fixture

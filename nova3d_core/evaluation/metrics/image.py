@@ -105,16 +105,16 @@ def image_metrics(
     progress: Progress = SILENT,
     lpips_nets: Sequence[Lpips] = (),
 ) -> list[dict[str, float | None]]:
-    """Metrics of each of V images: `psnr`, `ssim`, `mask_iou`, `normal_error_deg`.
+    """Metrics of each of V images: `psnr`, `ssim`, `mask_iou`, with normals `normal_error_deg`.
 
     Args:
-        result: images on white with masks and normals.
+        result: images on white with masks; the normal error is left out if they have no normals.
         reference: the same views of the reference.
         progress: receives each view.
         lpips_nets: each adds a metric `lpips_NET`.
 
     Raises:
-        InputError: different views, or missing masks or normals.
+        InputError: different views, missing masks, or a reference without normals.
     """
     if result.colour.shape != reference.colour.shape:
         raise InputError(
@@ -123,8 +123,10 @@ def image_metrics(
             "Render both from the same cameras.",
         )
     for name, views in (("result", result), ("reference", reference)):
-        if views.masks is None or views.normals is None:
-            raise InputError(f"the {name} images have no masks or no normals to compare.")
+        if views.masks is None:
+            raise InputError(f"the {name} images have no masks to compare.")
+    if reference.normals is None:
+        raise InputError("the reference images have no normals to compare.")
     result, reference = result.with_world_normals(), reference.with_world_normals()
     return [
         _view_metrics(result, reference, view, lpips_nets)
@@ -138,11 +140,16 @@ def _view_metrics(
     masks = result.masks[view], reference.masks[view]
     both = (masks[0] > MASK_THRESHOLD) & (masks[1] > MASK_THRESHOLD)
     colours = result.colour[view], reference.colour[view]
-    return {
+    metrics = {
         "psnr": psnr(*colours),
         "ssim": ssim(*colours),
         "mask_iou": mask_iou(*masks),
-        "normal_error_deg": normal_error_deg(result.normals[view], reference.normals[view], both),
+    }
+    if result.normals is not None:
+        normals = result.normals[view], reference.normals[view]
+        metrics["normal_error_deg"] = normal_error_deg(*normals, both)
+    return {
+        **metrics,
         **{f"lpips_{net.net}": lpips(net, *colours) for net in lpips_nets},
     }
 
