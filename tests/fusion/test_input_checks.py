@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import trimesh
 
 from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
@@ -43,6 +44,10 @@ def box(*size: float) -> Mesh:
     quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
     faces = [face for a, b, c, d in quads for face in ((a, b, c), (a, c, d))]
     return Mesh(corners, torch.tensor(faces))
+
+
+def mesh_of(solid: trimesh.Trimesh) -> Mesh:
+    return Mesh(torch.tensor(solid.vertices).float(), torch.tensor(solid.faces).long())
 
 
 @functools.cache
@@ -269,6 +274,32 @@ def test_wrong_frame_with_a_flipped_channel_is_named(l_solid):
     message = message_of(check_normals, declared_as(views, "world"))
     assert "frame 'world', but 'camera' with the green channel flipped" in message
     assert "Declare them as 'camera' and invert the channel" in message
+
+
+@pytest.mark.parametrize("count", [4, 8])
+@pytest.mark.parametrize("thickness", [0.02, 0.005])
+def test_thin_plates_pass_in_every_frame(thickness, count):
+    """Seen almost edge-on, a plate has the same normal at both silhouettes: one points inward."""
+    tilt = trimesh.transformations.rotation_matrix(math.radians(35.0), [1.0, 0.3, 0.0])
+    rig = RigConfig(count=count, azimuth_start_deg=20.0, width_px=96, height_px=96)
+    plate, disc = (
+        trimesh.creation.box((0.9, 0.6, thickness)),
+        trimesh.creation.cylinder(0.45, thickness),
+    )
+    for solid in (plate, disc):
+        solid.apply_transform(tilt)
+        views = as_files_hold(render(mesh_of(solid), rig))
+        for frame in NORMAL_FRAMES:
+            check_normals(views.with_normals_in(frame))
+
+
+def test_wrong_convention_of_a_thin_ring_is_named():
+    ring = mesh_of(trimesh.creation.torus(0.4, 0.02))
+    views = as_files_hold(render(ring, replace(ROTATED_RIG, width_px=96, height_px=96)))
+    check_normals(views)
+    assert "the green channel" in message_of(check_normals, flipped(views, "green"))
+    in_camera = declared_as(views.with_normals_in("camera"), "world")
+    assert "but 'camera'." in message_of(check_normals, in_camera)
 
 
 def test_simplest_of_equally_good_conventions_is_named(l_solid):

@@ -6,6 +6,9 @@ where a surface turns away at a silhouette, its normal lies in the plane of the 
 silhouette's own normal, and points outward; and the normals of a smooth surface integrate to one
 depth map (zero curl). The first tells frames apart, the second inside from outside, the third a
 single flipped channel.
+
+The second does not hold at sharp edges. Those of thin sheets, such as plates, would contradict it:
+opposite silhouettes have the normal of the one visible side. They are recognised by that.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ _CONSTANT_FRACTION = 0.98
 _WEIGHT_PRIOR = 0.02
 """Regularises the mean of weights in 0..1: flat sides seen head-on are no evidence."""
 _TWIST_PRIOR = 0.01
+_SHEET_COSINE = 0.5
+"""Opposite silhouettes whose normals have at least this cosine belong to one side of a sheet."""
 _FULL_EVIDENCE_FRACTION = 0.1
 """The curl has its full weight if it is known on this fraction of the pixels."""
 _HEAD_ON_COSINE, _NEARBY_COSINE, _OTHER_PLANE_COSINE = 0.8, 0.7, 0.985
@@ -214,6 +219,7 @@ class ConsistencyStats:
     usable: Tensor  # (V, H, W) pixels that are entirely on the object and have a normal
     rim: Tensor  # (V, R) flat indices of sampled pixels just inside the silhouette
     outward: Tensor  # (V, R, 3) unit normals of the silhouette there, in the world
+    is_evidence: Tensor  # (V, R) bool, whether the silhouette there may be smooth
     inner: Tensor  # (V, N) flat indices of sampled usable pixels
 
     @classmethod
@@ -224,7 +230,9 @@ class ConsistencyStats:
         usable = (small.masks > 0.95) & (small.normals.norm(dim=-1) > 0.5)
         found = []
         for view, mask in enumerate(small.masks):
-            distance, outward = _outward_directions(mask, small.cameras[view], rays[view])
+            distance, outward, inward_px = _silhouette_directions(
+                mask, small.cameras[view], rays[view]
+            )
             low, high = _RIM_PX
             near = usable[view] & (distance > low) & (distance < high)
             near &= outward.norm(dim=-1) > 0.5
@@ -232,12 +240,13 @@ class ConsistencyStats:
                 continue  # no silhouette in this image, or no normals next to it
             rim = sample_pixels(near, _RIM_PIXELS)
             inner = sample_pixels(usable[view], _INNER_PIXELS)
-            found.append((view, rim, outward.reshape(-1, 3)[rim], inner))
+            sheet = _is_sheet(rim, inward_px, usable[view], mask > 0.5, small.normals[view])
+            found.append((view, rim, outward.reshape(-1, 3)[rim], ~sheet, inner))
         if not found:
             return None
-        kept, rim, outward, inner = zip(*found, strict=True)
+        kept, *parts = zip(*found, strict=True)
         kept = torch.tensor(kept)
-        stacked = (torch.stack(part) for part in (rim, outward, inner))
+        stacked = (torch.stack(part) for part in parts)
         return cls(views.cameras, chosen[kept], small[kept], rays[kept], usable[kept], *stacked)
 
     def facing_inconsistency(self, convention: NormalConvention) -> float:
@@ -249,6 +258,7 @@ class ConsistencyStats:
         rim_rays, inner_rays = (_at(self.rays, pixels) for pixels in (self.rim, self.inner))
         # at a smooth silhouette normals are perpendicular to the ray; sharp edges prove nothing
         weight = (1.0 - (rim * rim_rays).sum(dim=-1) ** 2).clamp_min(0.0) ** 2  # (V, R)
+        weight = weight * self.is_evidence
         inward = -(rim * self.outward).sum(dim=-1).clamp_max(0.0)
         inward = (weight * inward).sum() / (weight.sum() + _WEIGHT_PRIOR * weight.numel())
         away = (inner * inner_rays).sum(dim=-1) - _FACING_TOLERANCE
@@ -319,8 +329,38 @@ def _pixel_rays(cameras: Cameras) -> Tensor:
     return directions.reshape(len(cameras), cameras.height, cameras.width, 3)
 
 
-def _outward_directions(mask: Tensor, camera: Cameras, rays: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance to a silhouette, and the normal of a smooth surface at that silhouette.
+def _is_sheet(
+    rim: Tensor, inward_px: Tensor, usable: Tensor, inside: Tensor, normals: Tensor
+) -> Tensor:
+    """(R,) bool, whether the silhouette opposite of each rim pixel has about the same normal.
+
+    Opposite silhouettes of a smooth solid have opposite normals.
+
+    Args:
+        rim: (R,) flat indices of pixels just inside the silhouette.
+        inward_px: (H, W, 2) unit x and y of the direction away from the silhouette in the image.
+        usable: (H, W) bool, pixels with a normal.
+        inside: (H, W) bool, pixels on the object.
+        normals: (H, W, 3).
+    """
+    height, width = inside.shape
+    start = torch.stack([rim % width, rim // width], dim=-1)  # (R, 2)
+    steps = torch.arange(max(height, width))[:, None]  # (K, 1)
+    path = start[:, None] + steps * inward_px.reshape(-1, 2)[rim][:, None]  # (R, K, 2)
+    x, y = path.round().long().unbind(-1)
+    in_image = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    pixels = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)  # (R, K)
+    on_object = (in_image & inside.reshape(-1)[pixels]).cumprod(dim=1).bool()  # until the exit
+    order = torch.where(on_object & usable.reshape(-1)[pixels], steps[:, 0], -1)
+    last = pixels.gather(1, order.argmax(dim=1, keepdim=True))[:, 0]  # (R,)
+    flat = normals.reshape(-1, 3)
+    return (flat[rim] * flat[last]).sum(dim=-1) > _SHEET_COSINE
+
+
+def _silhouette_directions(
+    mask: Tensor, camera: Cameras, rays: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Distance to a silhouette, the normal of a smooth surface there, and the way inside.
 
     Args:
         mask: (H, W).
@@ -328,8 +368,8 @@ def _outward_directions(mask: Tensor, camera: Cameras, rays: Tensor) -> tuple[Te
         rays: (H, W, 3) unit rays of the camera.
 
     Returns:
-        Signed distance in pixels (H, W), negative inside, and unit normals (H, W, 3) in the world,
-        zero where the distance has no gradient.
+        Signed distance in pixels (H, W), negative inside; unit normals (H, W, 3) in the world, zero
+        where the distance has no gradient; unit directions (H, W, 2) in the image to the inside.
     """
     focal_x, focal_y = camera.intrinsics[0].diagonal()[:2]
     row_px = float(focal_x / focal_y)
@@ -345,7 +385,8 @@ def _outward_directions(mask: Tensor, camera: Cameras, rays: Tensor) -> tuple[Te
     off_axis = (in_world * rays).sum(dim=-1) / (rays @ forward)  # (H, W)
     normal = in_world - off_axis[..., None] * forward
     defined = gradient.norm(dim=-1, keepdim=True) > 0.5
-    return distance, torch.nn.functional.normalize(normal, dim=-1) * defined
+    inward_px = -torch.nn.functional.normalize(torch.stack([grad_x, grad_y], dim=-1), dim=-1)
+    return distance, torch.nn.functional.normalize(normal, dim=-1) * defined, inward_px
 
 
 def _convention_error(declared: str, fitting: NormalConvention) -> NormalConventionError:
