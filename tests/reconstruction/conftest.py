@@ -39,9 +39,12 @@ def random_network(config: LgmConfig, seed: int = 0) -> Lgm:
         return Lgm(config).requires_grad_(False).eval()
 
 
-def random_model(config: LgmConfig = EIGHTH, family: str = "lgm") -> ReconstructionModel:
+def random_model(
+    config: LgmConfig = EIGHTH, family: str = "lgm", size_px: int = 256
+) -> ReconstructionModel:
     """A model with random weights."""
-    return ReconstructionModel(FAMILIES[family], random_network(config), "random.safetensors")
+    cameras = replace(FAMILIES[family], size_px=size_px)
+    return ReconstructionModel(cameras, random_network(config), "random.safetensors")
 
 
 @pytest.fixture(scope="session")
