@@ -23,6 +23,7 @@ MODULES = (
     "mesh",
     "bake",
     "export",
+    "splats",
     "evaluate",
 )
 

@@ -42,6 +42,34 @@ def mesh_or_file(name: str, **settings: Any) -> io.Input:
     return io.MultiType.Input(name, types=types, **settings)
 
 
+def splat_type() -> Any:
+    """ComfyUI's SPLAT; in versions that lack it, a custom type of the same name.
+
+    Its values there have the same attributes; see `splat_adapters.SplatBatch`.
+    """
+    return getattr(io, "Splat", None) or io.Custom("SPLAT")
+
+
+def splat_or_file(name: str, **settings: Any) -> io.Input:
+    """An input for a SPLAT, and for splat files where ComfyUI has types for them."""
+    file_types = ("File3DSplatAny", "File3DPLY", "File3DSPLAT", "File3DAny")
+    types = [splat_type(), *(getattr(io, each) for each in file_types if hasattr(io, each))]
+    return io.MultiType.Input(name, types=types, **settings)
+
+
+def mesh_splats_or_file(name: str, **settings: Any) -> io.Input:
+    """An input for a MESH or a SPLAT, and for 3D files where ComfyUI has types for them."""
+    types: dict[str, Any] = {}
+    for each in (mesh_or_file(name), splat_or_file(name)):
+        types.update({kind.io_type: kind for kind in each.io_types})
+    return io.MultiType.Input(name, types=list(types.values()), **settings)
+
+
+def has_splat_files() -> bool:
+    """Whether ComfyUI has a type for files of Gaussian splats."""
+    return hasattr(io, "File3DSplatAny")
+
+
 def has_file3d() -> bool:
     """Whether ComfyUI has a type for 3D files."""
     return hasattr(io, "File3DGLB")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from uuid import uuid4
 
 _COLMAP_SUBFOLDERS = ("images", "masks", "sparse", "stereo")
 """Subfolders of a COLMAP workspace that are not searched: images, often thousands, and models."""
@@ -216,6 +217,13 @@ def new_output_path(prefix: str) -> OutputPath:
         counter += 1
     subfolder = PurePosixPath(subfolder.replace(os.sep, "/")).as_posix()
     return OutputPath(Path(folder), "" if subfolder == "." else subfolder, f"{stem}_{counter:05}_")
+
+
+def temporary_path(stem: str, suffix: str) -> Path:
+    """A new name in ComfyUI's folder of temporary files, which it empties at start-up."""
+    import folder_paths
+
+    return Path(folder_paths.get_temp_directory()) / f"{stem}_{uuid4().hex}{suffix}"
 
 
 def check_prefix(prefix: str) -> None:

@@ -22,6 +22,9 @@ SEARCH_TERMS: dict[str, tuple[str, ...]] = {
     "NOVA3DLoadMesh": ("load 3d", "glb", "obj", "ply", "stl"),
     "BakeTexture": ("bake", "uv", "uv unwrap", "texture", "texture baking", "retexture"),
     "ExportMesh": ("save 3d", "save mesh", "export glb", "texture", "stl", "obj"),
+    "FitSplats": ("gaussian splatting", "3dgs", "splat", "nerf", "photogrammetry"),
+    "RenderSplatViews": ("gaussian splatting", "3dgs", "splat", "render splats", "turntable"),
+    "ExportSplats": ("gaussian splatting", "3dgs", "splat", "save splat", "ply"),
     "EvaluateMesh": ("mesh quality", "mesh metrics", "benchmark"),
 }
 """Node id -> further search terms."""

@@ -8,6 +8,7 @@ const FIRST = [
   'views_to_mesh',
   'views_to_mesh.app',
   'multiview_images_to_mesh',
+  'views_to_splats',
   'mesh_to_turntable',
   'mesh_against_reference'
 ]

@@ -23,6 +23,8 @@ FAST_SETTINGS: dict[str, dict[str, Any]] = {
     "SampleMultiviewNormals": {"steps": 1, "size": 64},
     "SampleOrbit": {"steps": 1, "size": 64},
     "MoGeInference": {"resolution_level": 0},
+    "FitSplats": {"splats": 1500, "steps": 30},
+    "RenderSplatViews": {"width": PIXELS, "height": PIXELS},
     "EvaluateMesh": {"points": 2000, "image_size": 64},
 }
 """Settings with which a workflow runs in seconds."""

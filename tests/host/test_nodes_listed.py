@@ -31,6 +31,9 @@ IDS = {
     "LoadNOVA3D",
     "SampleMultiviewNormals",
     "SampleOrbit",
+    "FitSplats",
+    "RenderSplatViews",
+    "ExportSplats",
 }
 """Frozen: saved workflows refer to them."""
 SAVED_WIDGETS = {
@@ -62,6 +65,9 @@ SAVED_WIDGETS = {
     "NOVA3DLoadMesh": "file up_axis",
     "BakeTexture": "texture_size uv exposure consistency sharpen keep_texture",
     "ExportMesh": "format filename_prefix target_faces texture_size",
+    "FitSplats": ("preset seed perceptual match_exposure refine_poses splats steps device"),
+    "RenderSplatViews": "width height device",
+    "ExportSplats": "format filename_prefix",
     "EvaluateMesh": "align protocol points image_size seed",
 }
 """Frozen order of the widgets: saved graphs restore their values by position."""

@@ -43,6 +43,8 @@ EXPECTED = {
     "sv3d_to_mesh_normals",
     "v3d_to_mesh",
     "v3d_to_mesh_normals",
+    "views_to_splats",
+    "v3d_to_splats",
 }
 APPS = {"image_to_mesh.app", "views_to_mesh.app"}
 NO_DOWNLOAD = {
@@ -51,6 +53,7 @@ NO_DOWNLOAD = {
     "multiview_images_to_mesh",
     "mesh_to_turntable",
     "mesh_against_reference",
+    "views_to_splats",
 }
 """Templates that run with nothing but the pack."""
 NEWER_NODES = {
@@ -59,9 +62,10 @@ NEWER_NODES = {
     "LoadMoGeModel",
     "MoGeInference",
     "MoGeRender",
+    "PreviewGaussianSplat",
 }
-"""Nodes of ComfyUI that its oldest supported version lacks; photo_to_mesh and *_to_mesh_normals use
-them."""
+"""Nodes of ComfyUI that its oldest supported version lacks; photo_to_mesh, *_to_mesh_normals and
+*_to_splats use them."""
 
 
 def load(path: Path) -> dict:

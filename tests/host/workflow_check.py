@@ -9,7 +9,9 @@ from typing import Any
 Prompt = dict[str, dict[str, Any]]
 Info = dict[str, dict[str, Any]]
 
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+VIEWPORT = "LOAD_3D"
+"""Type of the viewport of ComfyUI's 3D nodes: the page fills in its state."""
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", VIEWPORT}
 GROWING = "COMFY_AUTOGROW_V3"
 """Type of a group of inputs that grows as they are connected."""
 FRONTEND_ONLY = {"Note", "MarkdownNote"}
@@ -65,6 +67,8 @@ def value_problems(label: str, spec: list, value: Any) -> Iterator[str]:
         choices = spec[0] if isinstance(spec[0], list) else options.get("options", [])
         if value not in choices:
             yield f"{label} is {value!r}, expected one of {choices}"
+        return
+    if kind == VIEWPORT:
         return
     python = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}.get(kind)
     if python is None:

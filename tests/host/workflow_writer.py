@@ -16,6 +16,7 @@ from .workflow_check import (
     FRONTEND_ONLY,
     INPUT_NODE,
     OUTPUT_NODE,
+    VIEWPORT,
     Info,
     Prompt,
     graph_of_subgraph,
@@ -30,8 +31,8 @@ Graph = dict[str, Any]
 def default_value(spec: list) -> Any:
     """Default of a widget input."""
     options = spec[1] if len(spec) > 1 else {}
-    choices = spec[0] if isinstance(spec[0], list) else options.get("options", [None])
-    empty = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}
+    choices = spec[0] if isinstance(spec[0], list) else options.get("options", [])
+    empty = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False, VIEWPORT: ""}
     return options.get("default", choices[0] if choices else empty.get(input_type(spec)))
 
 
