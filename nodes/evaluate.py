@@ -1,16 +1,16 @@
-"""Node that evaluates a mesh against a reference mesh."""
+"""Node that evaluates a mesh, or Gaussian splats by their images, against a reference mesh."""
 
 from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.evaluation.config import ALIGNMENTS, PROTOCOLS
-from .compat import CATEGORY, advanced, mesh_or_file, schema
+from .compat import CATEGORY, advanced, mesh_or_file, mesh_splats_or_file, schema
 from .runtime import node_context, with_warnings
 
 
 class EvaluateMesh(io.ComfyNode):
-    """Computes metrics of a mesh against a reference."""
+    """Computes metrics of a mesh or of splats against a reference."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -27,7 +27,13 @@ class EvaluateMesh(io.ComfyNode):
             search_aliases=["chamfer distance", "mesh metrics", "compare meshes", "psnr", "iou"],
             is_output_node=True,
             inputs=[
-                mesh_or_file("mesh", tooltip="Reconstructed mesh."),
+                mesh_splats_or_file(
+                    "mesh",
+                    tooltip=(
+                        "Reconstructed mesh, or Gaussian splats: these have no surface and are "
+                        "compared by their images alone."
+                    ),
+                ),
                 mesh_or_file("reference", tooltip="Mesh of the true shape."),
                 io.Combo.Input(
                     "align",
@@ -82,18 +88,23 @@ class EvaluateMesh(io.ComfyNode):
         from ..nova3d_core.evaluation.report import format_metrics
         from ..nova3d_core.perceptual.backbones import no_backbone_error
         from ..nova3d_core.perceptual.lpips import load_all_lpips
+        from ..nova3d_core.splats import Splats
+        from ..nova3d_core.splatting.evaluate import evaluate_splats
         from .adapters import image_from_tensor, single_mesh_from_socket
         from .model_files import own_model_folders
+        from .splat_adapters import mesh_or_splats_from_socket
 
         with node_context() as context:
             config = EvaluateConfig(
                 protocol, points=points, seed=seed, align=align, image_px=image_size
             )
-            meshes = single_mesh_from_socket(mesh), single_mesh_from_socket(reference, "reference")
+            result = mesh_or_splats_from_socket(mesh)
+            truth = single_mesh_from_socket(reference, "reference")
+            evaluate = evaluate_splats if isinstance(result, Splats) else evaluate_mesh_with_grid
             folders = own_model_folders()
             nets = [net.to(context.device) for net in load_all_lpips(folders)]
             report, grid = run_cancellable(
-                lambda progress: evaluate_mesh_with_grid(*meshes, config, progress, nets),
+                lambda progress: evaluate(result, truth, config, progress, nets),
                 context.progress,
                 "measuring",
             )

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,10 @@ from ..nova3d_core.errors import InputError
 from ..nova3d_core.io.splats.axes import splats_from_y_up, splats_to_y_up
 from ..nova3d_core.io.splats.ply import SH_C0, splats_to_ply
 from ..nova3d_core.splats import Splats
-from .adapters import to_cpu_float32
+from .adapters import single_mesh_from_socket, to_cpu_float32
+
+if TYPE_CHECKING:
+    from ..nova3d_core.mesh import Mesh
 
 logger = logging.getLogger(nova3d_core.__name__).getChild("nodes")
 """Below the core's logger, whose warnings the node displays."""
@@ -103,6 +106,18 @@ def single_splats_from_socket(value: Any, name: str = "splats") -> Splats:
             "Merge them with Merge Splats, or connect one of them.",
         )
     return items[0]
+
+
+def mesh_or_splats_from_socket(value: Any, name: str = "mesh") -> Mesh | Splats:
+    """The only mesh of a MESH or 3D file, or the only splats of a SPLAT or 3D file.
+
+    Raises:
+        InputError: as `single_mesh_from_socket` and `single_splats_from_socket`.
+    """
+    is_splats = hasattr(value, "sh")
+    if hasattr(value, "get_bytes"):
+        is_splats = _is_splat_file(value)
+    return (single_splats_from_socket if is_splats else single_mesh_from_socket)(value, name)
 
 
 def batch_from_splats(
@@ -212,6 +227,17 @@ def _splats_of_item(item: dict[str, Tensor], name: str) -> Splats:
         hint = error.hint or "Check the node or the file that these splats are from."
         raise InputError(f"{name}: {error.message}", hint) from error
     return splats_to_y_up(splats, SPLAT_UP_AXIS)
+
+
+def _is_splat_file(file: Any) -> bool:
+    """Whether a ComfyUI 3D file contains splats: by its format, .ply files by their header."""
+    from ..nova3d_core.io.splats.files import contains_splats, is_splat_ply
+
+    source = file.get_source()
+    if isinstance(source, str):
+        return contains_splats(source)
+    suffix = str(file.format or "").lower()
+    return suffix == "splat" or (suffix == "ply" and is_splat_ply(file.get_bytes()))
 
 
 def _splats_from_file3d(file: Any, name: str) -> Splats:

@@ -173,3 +173,31 @@ def test_memory_files_are_read_and_other_formats_named(adapters, host_types, ran
     )
     with pytest.raises(adapters.InputError, match="format 'spz', expected"):
         adapters.single_splats_from_socket(host_types.File3D(BytesIO(content), "spz"))
+
+
+def test_meshes_and_splats_share_an_input(adapters, random_splats, pack, tmp_path):
+    """SPLAT, MESH and files of both, on disk and in memory, each become what they are."""
+    mesh = pack("nova3d_core.mesh").Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]))
+    splats = random_splats(5)
+    mesh_path = pack("nova3d_core.io.mesh.write").write_mesh(mesh, tmp_path / "mesh.ply")
+    write_splats = pack("nova3d_core.io.splats.files").write_splats
+    paths = [write_splats(splats, tmp_path / name, up_axis="-Y") for name in ("a.ply", "a.splat")]
+
+    def file3d(path, in_memory: bool):
+        source = None if in_memory else str(path)
+        return SimpleNamespace(
+            get_source=lambda: source, get_bytes=path.read_bytes, format=path.suffix[1:]
+        )
+
+    batch = adapters.batch_from_splats([splats], splat_namespace)
+    assert_same(adapters.mesh_or_splats_from_socket(batch), splats)
+    for in_memory in (False, True):
+        assert_same(adapters.mesh_or_splats_from_socket(file3d(paths[0], in_memory)), splats)
+        coarse = adapters.mesh_or_splats_from_socket(file3d(paths[1], in_memory))
+        assert len(coarse) == 5
+        read = adapters.mesh_or_splats_from_socket(file3d(mesh_path, in_memory))
+        torch.testing.assert_close(read.vertices, mesh.vertices)
+    with pytest.raises(adapters.InputError, match="mesh is a batch of 2 items"):
+        adapters.mesh_or_splats_from_socket(
+            adapters.batch_from_splats([splats, splats], splat_namespace)
+        )

@@ -71,8 +71,16 @@ def contains_splats(path: Path | str) -> bool:
     if path.suffix.lower() != ".ply":
         return path.suffix.lower() in _PARSERS
     try:
-        header = read_header(_head(path))
-    except (InputError, OSError):
+        return is_splat_ply(_head(path))
+    except OSError:
+        return False
+
+
+def is_splat_ply(content: bytes) -> bool:
+    """Whether the header of a PLY file names the properties of splats; False if it is damaged."""
+    try:
+        header = read_header(content)
+    except InputError:
         return False
     names = {each.name for element in header.elements for each in element.properties}
     return has_splat_properties(names)
