@@ -39,7 +39,7 @@ SSIM_WEIGHT = 0.2
 LPIPS_WEIGHT = 0.2
 MASK_WEIGHT = 0.05
 """Weight of the absolute difference between opacity and mask."""
-OPACITY_WEIGHT = 0.01
+OPACITY_WEIGHT = 0.001
 """Weight of the mean opacity, which empties splats that are not needed."""
 MIN_OPACITY = 0.05
 """Splats with a lower opacity are removed."""

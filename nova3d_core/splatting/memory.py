@@ -8,11 +8,11 @@ from ..compute.host_memory import available_bytes
 from ..errors import InputError
 from ..views import Views
 
-BYTES_PER_SPLAT = 1500
+BYTES_PER_SPLAT = 1800
 """Parameters, moments, snapshots, projection, and slots of gradients in tiles."""
 BYTES_PER_PIXEL = 600
 """Buffers of one rendered view and its loss."""
-BYTES_PER_VIEW_PIXEL = 48
+BYTES_PER_VIEW_PIXEL = 32
 """The views in their working copies."""
 BASE_BYTES = 200 * 2**20
 """Kernels and the visual hull."""

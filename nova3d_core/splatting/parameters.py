@@ -14,11 +14,11 @@ ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-15
 LEARNING_RATES = MappingProxyType(
     {
-        "positions": (2e-3, 2e-5),
-        "log_scales": (0.06, 0.006),
-        "rotations": (0.03, 0.003),
+        "positions": (2e-3, 2e-4),
+        "log_scales": (0.1, 0.01),
+        "rotations": (0.1, 0.01),
         "opacity_logits": (0.1, 0.01),
-        "colours": (0.02, 0.002),
+        "colours": (0.01, 0.001),
     }
 )
 """Learning rates at the start and at the end, exponential in between; positions relative to the
