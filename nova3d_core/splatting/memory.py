@@ -1,9 +1,10 @@
-"""Memory that fitting splats needs, checked before the work."""
+"""Memory that fitting and rendering splats need, checked before the work."""
 
 from __future__ import annotations
 
 import torch
 
+from ..cameras.cameras import Cameras
 from ..compute.host_memory import available_bytes
 from ..errors import InputError
 from ..views import Views
@@ -16,6 +17,16 @@ BYTES_PER_VIEW_PIXEL = 32
 """The views in their working copies."""
 BASE_BYTES = 200 * 2**20
 """Kernels and the visual hull."""
+RENDER_BYTES_PER_SPLAT = 160
+"""Projection, order and tiles of splats in one view, without gradients."""
+RENDER_BYTES_PER_PIXEL = 40
+"""Colour, opacity and depth of all views, twice while they are stacked."""
+PAIR_BYTES = 16
+"""A splat in a tile."""
+MAX_PAIRS = 2**31 - 1
+"""Limit of the tiles' indices."""
+_UNCHECKED_PAIRS = 10_000_000
+"""So few fit anywhere; asking for the free memory takes time."""
 _GPU_USABLE = 0.9
 """Fraction of a GPU's free memory that the fit may use."""
 
@@ -51,6 +62,44 @@ def check_splat_memory(count: int, views: Views, limit_gib: float, device: torch
         f"but only {available / 2**30:.1f} GiB are available.",
         f"{fitting:,} splats fit." if fitting else "Use fewer or smaller views.",
     )
+
+
+def check_render_memory(count: int, cameras: Cameras, device: torch.device) -> None:
+    """Raises InputError if rendering `count` splats in V cameras needs more memory than is free."""
+    available = _available(0.0, device)
+    if available is None:
+        return
+    pixels = len(cameras) * cameras.width * cameras.height
+    fixed = pixels * RENDER_BYTES_PER_PIXEL
+    needed = fixed + count * RENDER_BYTES_PER_SPLAT
+    if needed <= available:
+        return
+    fitting = max(int(available - fixed), 0) // RENDER_BYTES_PER_SPLAT // 1000 * 1000
+    raise InputError(
+        f"rendering {count:,} splats in {len(cameras)} views of {cameras.width} x "
+        f"{cameras.height} px needs {needed / 2**30:.1f} GiB of memory on {device.type}, but only "
+        f"{available / 2**30:.1f} GiB are available.",
+        f"{fitting:,} splats fit." if fitting else "Use fewer or smaller views.",
+    )
+
+
+def check_pairs(pairs: int, device: torch.device) -> None:
+    """Raises InputError if the tiles of an image contain more splats than can be listed.
+
+    Args:
+        pairs: sum over the splats of the tiles that each touches.
+        device: of the rendering.
+    """
+    if pairs <= _UNCHECKED_PAIRS:
+        return
+    available = _available(0.0, device)
+    limit = MAX_PAIRS if available is None else min(MAX_PAIRS, available // PAIR_BYTES)
+    if pairs > limit:
+        raise InputError(
+            f"the splats are too large for the image: they touch {pairs:,} tiles, at most "
+            f"{limit:,} fit into memory.",
+            "Use smaller images, or splats of a plausible scale: some may be damaged.",
+        )
 
 
 def _available(limit_gib: float, device: torch.device) -> int | None:

@@ -16,6 +16,7 @@ from ..splats import Splats
 from ..views import Views
 from . import gsplat_impl, torch_impl
 from .constants import MIN_ALPHA
+from .memory import check_render_memory
 from .projection import ProjectedSplats, project_splats
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,11 @@ def splat_views_with_depth(
         cameras: V cameras.
         backend: as for `render_splats`.
         progress: receives each view.
+
+    Raises:
+        InputError: the splats or their images do not fit into memory.
     """
+    check_render_memory(len(splats), cameras, splats.positions.device)
     images, masks, depths = [], [], []
     for view in progress.track(range(len(cameras)), "rendering splats", len(cameras)):
         with torch.no_grad():

@@ -15,6 +15,7 @@ from ..cameras.cameras import Cameras
 from ..compute.warp_backend import as_warp, launch, warp
 from . import project_kernels, raster_kernels, tile_kernels
 from .constants import BLUR_PX2, MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE, NEAR
+from .memory import check_pairs
 from .projection import ProjectedSplats, frustum_limits
 
 GPU_TILE_PX = 16
@@ -212,6 +213,7 @@ def _sort_on_cpu(
     tiles.means, tiles.extents, tiles.columns = as_warp(means), as_warp(extents), columns
     counts = [as_warp(splat_pairs[1:]), as_warp(tile_pairs[1:])]
     wp.launch(tile_kernels.count_pairs, dim=1, inputs=[tiles, rows, *counts], device="cpu")
+    check_pairs(int(splat_pairs.sum()), means.device)
     first_slots = splat_pairs.cumsum(0, dtype=torch.int32)
     starts = tile_pairs.cumsum(0, dtype=torch.int32)
     splats, slots = torch.empty(2, int(starts[-1]), dtype=torch.int32)
@@ -232,6 +234,7 @@ def _sort_on_gpu(
     high = torch.minimum(((means + extents) / size).ceil(), limit)
     span = (high - low).clamp_min(0.0).long()  # (N, 2) tiles along x and y
     counts = span.prod(dim=1) * (extents > 0).all(dim=1)
+    check_pairs(int(counts.sum()), means.device)
     order = order[counts[order] > 0]
     counts = counts[order]
     splats = torch.repeat_interleave(order, counts)  # (P,) in order of depth
