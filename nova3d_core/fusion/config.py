@@ -141,6 +141,12 @@ class LevelConfig:
     """Compare with masks as soft as the rendered silhouettes."""
     mask_weight: float = 1.0
     """Factor on the weight of L_mask: residuals against soft masks are small."""
+    stereo_every: int = 0
+    """Steps between plane sweeps around the surface, whose depths L_depth uses; 0: none."""
+    stereo_band: float = 0.03
+    """Maximum depth offset of a sweep into the object, relative to its longest side."""
+    stereo_downsampling: int = 1
+    """Factor by which the images of a sweep are downsampled."""
 
     def __post_init__(self):
         check_bounds(
@@ -158,6 +164,9 @@ class LevelConfig:
             robust_scale_end=(0.01, 1.0),
             max_rays=(0, 10**9),
             mask_weight=(0.0, 1e6),
+            stereo_every=(0, 1000),
+            stereo_band=(1e-4, 1.0),
+            stereo_downsampling=(1, 16),
         )
 
     def num_rays(self, count: int, min_rays: int) -> int:

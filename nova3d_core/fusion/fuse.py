@@ -28,6 +28,7 @@ from .conflict.model import ConflictModel
 from .device import fusion_device, memory_budget_gib
 from .fields.base import Field
 from .fields.grid.state import inside_bounds
+from .fields.render_output import RenderOutput
 from .finalize import extract_fused_surface, silhouette_iou
 from .hull.visual_hull import carve_hull, check_carvable
 from .losses import RayLoss, Targets, ray_loss
@@ -36,6 +37,7 @@ from .poses.registration import PoseRegistration
 from .poses.soft_masks import soften_masks
 from .preview import PreviewClock, preview_image
 from .rays import RayDataset, RaySampler, ray_dataset
+from .stereo.depth_targets import DepthTargets, depth_loss_gradients, find_depth_targets
 from .surface import Surface
 from .working_size import upsample_surface, working_views
 
@@ -49,6 +51,9 @@ _FINITE_CHECK_EVERY = 10
 _LR_DECAY = 0.3
 """Factor to which learning rates fall over a level."""
 _MIN_RAY_CHUNK = 512
+_MAX_OUTWARD = 0.03
+"""Maximum depth offset of stereo out of the object, relative to its longest side: the visual hull
+encloses the object."""
 _MARGIN_PX = 5
 """Rays also cover pixels this far outside the masks."""
 _MAX_DILATION = 0.012
@@ -155,6 +160,9 @@ class _FusionState:
         self.ray_chunk_size = config.ray_chunk_size
         self.steps_done = 0
         self.pose_prior_scale = 1.0
+        self.depths: DepthTargets | None = None
+        """Stereo depths of the rays."""
+        self.longest_side = float((high - low).max())
         self.loss: RayLoss | None = None
         """Loss of the last chunk of rays."""
         self.seconds: dict[str, float] = {}
@@ -271,6 +279,8 @@ def _optimise_level(run: _FusionState, index: int, level: LevelConfig, progress:
             and (index > 0 or step >= run.config.poses.warmup_fraction * level.steps)
         )
         pose_lr = level.pose_lr * decay * run.pose_prior_scale if with_poses else 0.0
+        if level.stereo_every > 0 and step % level.stereo_every == 0:
+            _sweep_depths(run, level)
         _step(run, level, decay, pose_lr)
         if registration is not None and (step + 1) % level.register_every == 0:
             factor = exponential_decay(step, level.steps, level.robust_scale_end)
@@ -298,17 +308,46 @@ def _step(run: _FusionState, level: LevelConfig, decay: float, pose_lr: float) -
         rendered = run.field.render(origin, direction)
         targets = _targets(run, rays, rendered.colour)
         loss = ray_loss(rendered, targets, weights, run.conflict.lambda0(run.done))
+        grad_opacity, grad_depth = loss.grad_opacity * scale, None
+        if run.depths is not None:
+            of_opacity, grad_depth = _depth_gradients(run, ids, rendered, scale)
+            grad_opacity = grad_opacity + of_opacity
         ray_gradients = run.field.backward(
-            loss.grad_opacity * scale,
+            grad_opacity,
             loss.grad_gradient * scale,
             loss.grad_colour * scale,
             pose_lr > 0.0,
+            grad_depth,
         )
         if ray_gradients is not None:
             run.poses.step(rays.view, origin, direction, ray_gradients, pose_lr)
         _step_conflict(run, rays, rendered.colour, targets, loss)
         run.loss = loss
     run.field.step(config.losses, decay)
+
+
+def _sweep_depths(run: _FusionState, level: LevelConfig) -> None:
+    """Updates the stereo depths of the rays from the current surface and poses."""
+    run.depths = find_depth_targets(
+        run.field,
+        run.poses,
+        run.cameras,
+        run.input_rays,
+        (
+            min(level.stereo_band, _MAX_OUTWARD) * run.longest_side,
+            level.stereo_band * run.longest_side,
+        ),
+        level.stereo_downsampling,
+    )
+
+
+def _depth_gradients(
+    run: _FusionState, ids: Tensor, rendered: RenderOutput, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients (R,) of L_depth by opacity and depth of the rays `ids`."""
+    depth = run.depths.depth.index_select(0, ids)
+    weight = run.depths.weight.index_select(0, ids) * (run.config.losses.depth * scale)
+    return depth_loss_gradients(rendered, depth, weight, run.field.spacing)
 
 
 def _register_poses(

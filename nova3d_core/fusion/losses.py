@@ -31,6 +31,9 @@ class LossConfig:
     ray."""
     mask: float = 1.0
     """Weight of L_mask: squared difference between opacity and mask."""
+    depth: float = field(default=1.0, metadata=INTERNAL)
+    """Weight of L_depth: Charbonnier distance in cells of rendered depths to those that multi-view
+    stereo finds, where it is confident."""
     eikonal: float = field(default=0.1, metadata=INTERNAL)
     """Weight of R_eik: squared difference between the gradient's length and 1."""
     sparse: float = field(default=0.0, metadata=INTERNAL)
@@ -42,7 +45,7 @@ class LossConfig:
     """Fraction of the rays with the largest error that L_normal excludes (trimmed loss)."""
 
     def __post_init__(self):
-        names = ("colour", "normal", "mask", "eikonal", "sparse", "smooth")
+        names = ("colour", "normal", "mask", "depth", "eikonal", "sparse", "smooth")
         check_bounds(
             self, "losses", **dict.fromkeys(names, (0.0, 1e6)), outlier_fraction=(0.0, 0.9)
         )

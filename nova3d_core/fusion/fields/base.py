@@ -30,7 +30,12 @@ class Field(Protocol):
         """Renders R world rays: origins (R, 3), unit directions (R, 3)."""
 
     def backward(
-        self, grad_opacity: Tensor, grad_gradient: Tensor, grad_colour: Tensor, with_rays: bool
+        self,
+        grad_opacity: Tensor,
+        grad_gradient: Tensor,
+        grad_colour: Tensor,
+        with_rays: bool,
+        grad_depth: Tensor | None = None,
     ) -> RayGradients | None:
         """Backpropagates gradients of the last `render`'s outputs; accumulates until `step`.
 

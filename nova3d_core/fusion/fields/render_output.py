@@ -18,8 +18,8 @@ class RenderOutput:
     colour: Tensor
     """(R, 3) sum of w_i c(x_i), i.e. premultiplied by the opacity."""
     depth: Tensor
-    """(R,) sum of w_i t_i, in world units along the ray; the surface's depth times the opacity. Not
-    differentiable."""
+    """(R,) sum of w_i t_i, in world units along the ray; the surface's depth times the opacity.
+    Differentiable by the weights; the positions t_i of the samples are constants."""
 
 
 @dataclass(frozen=True, eq=False)

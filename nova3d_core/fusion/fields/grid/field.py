@@ -94,12 +94,19 @@ class DenseGrid:
         return RenderOutput(geo[:, 0], geo[:, 1:], col[:, :3], col[:, 3] * state.spacing)
 
     def backward(
-        self, grad_opacity: Tensor, grad_gradient: Tensor, grad_colour: Tensor, with_rays: bool
+        self,
+        grad_opacity: Tensor,
+        grad_gradient: Tensor,
+        grad_colour: Tensor,
+        with_rays: bool,
+        grad_depth: Tensor | None = None,
     ) -> RayGradients | None:
         """Backpropagates gradients of the last `render`'s outputs; see `Field`."""
         rays, settings, outputs = self._last
         grad_out_geo = torch.cat([grad_opacity[:, None], grad_gradient], dim=1).contiguous()
         grad_out_col = torch.nn.functional.pad(grad_colour, (0, 1)).contiguous()
+        if grad_depth is not None:
+            grad_out_col[:, 3] = grad_depth * self.spacing
         grad_outputs = (grad_out_geo, grad_out_col)
         ray_gradients = self._backend.march_backward(
             self._state, rays, settings, outputs, grad_outputs, with_rays

@@ -196,8 +196,8 @@ class HashGridField:
         zero = origins.new_zeros(len(origins), 3)
         gradient = zero.index_add(0, ray[visible], weight * sdf_gradient)
         colours = zero.index_add(0, ray[visible], weight * colour)
-        depth = zero[:, 0].index_add(0, ray, sample_weight.detach() * t)
-        self._outputs = [opacity, gradient, colours]
+        depth = zero[:, 0].index_add(0, ray, sample_weight * t)
+        self._outputs = [opacity, gradient, colours, depth]
         seen = ray[visible]
         self._conflict_inputs = _ConflictInputs(
             len(origins),
@@ -208,10 +208,15 @@ class HashGridField:
             directions.detach()[seen],
             encoded.detach()[visible, : self._conflict_position_dim],
         )
-        return RenderOutput(opacity.detach(), gradient.detach(), colours.detach(), depth)
+        return RenderOutput(*(output.detach() for output in self._outputs))
 
     def backward(
-        self, grad_opacity: Tensor, grad_gradient: Tensor, grad_colour: Tensor, with_rays: bool
+        self,
+        grad_opacity: Tensor,
+        grad_gradient: Tensor,
+        grad_colour: Tensor,
+        with_rays: bool,
+        grad_depth: Tensor | None = None,
     ) -> RayGradients | None:
         """Backpropagates gradients of the last `render`'s outputs; accumulates until `step`.
 
@@ -225,7 +230,9 @@ class HashGridField:
         rays, outputs = self._rays, self._outputs
         self._rays, self._outputs = None, []
         grads = [grad.to(self.device) for grad in (grad_opacity, grad_gradient, grad_colour)]
-        torch.autograd.backward(outputs, grads)
+        if grad_depth is not None:
+            grads.append(grad_depth.to(self.device))
+        torch.autograd.backward(outputs[: len(grads)], grads)
         if not with_rays:
             return None
         leaves = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in rays]
