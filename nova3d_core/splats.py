@@ -13,6 +13,9 @@ from .errors import InputError
 BOUNDS_QUANTILE = 1e-3
 """Fraction of the splats at each end of an axis that may lie outside of the bounds."""
 
+_UNIT_LENGTH_ERROR = 1e-6
+"""Deviation from length 1 of quaternions that were normalised in float32."""
+
 
 @dataclass(frozen=True, eq=False)
 class Splats:
@@ -51,7 +54,9 @@ class Splats:
         length = self.rotations.norm(dim=-1, keepdim=True)
         if float(length.min()) < 1e-12:
             raise InputError("splat rotations contain a quaternion of length zero.")
-        object.__setattr__(self, "rotations", self.rotations / length)
+        is_unit = (length - 1.0).abs() < _UNIT_LENGTH_ERROR  # keeps normalised ones bit for bit
+        unit = torch.where(is_unit, self.rotations, self.rotations / length)
+        object.__setattr__(self, "rotations", unit)
 
     def __len__(self) -> int:
         return len(self.positions)

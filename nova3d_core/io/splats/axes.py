@@ -35,7 +35,7 @@ def splats_to_y_up(splats: Splats, up_axis: UpAxis) -> Splats:
 
 
 def splats_from_y_up(splats: Splats, up_axis: UpAxis) -> Splats:
-    """Inverse of `splats_to_y_up`: for -Y, (x, -y, -z) and quaternions (-x, w, -z, y)."""
+    """Inverse of `splats_to_y_up`; for -Y, (x, -y, -z) and quaternions (-x, w, -z, y)."""
     check_choice("up_axis", up_axis, UP_AXES)
     w, x, y, z = _QUATERNIONS[up_axis]
     return _rotated(splats, torch.tensor(Y_UP_ROTATIONS[up_axis]).T, (w, -x, -y, -z))
