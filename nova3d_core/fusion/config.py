@@ -137,6 +137,9 @@ class LevelConfig:
     bias the poses."""
     max_rays: int = 0
     """Maximum rays per step, whatever `ray_fraction` gives; 0: no limit."""
+    align_every: int = 0
+    """Steps between estimates of smooth warps of the views, which stop after the first one if the
+    views agree; 0: never."""
     soft_masks: bool = False
     """Compare with masks as soft as the rendered silhouettes."""
     mask_weight: float = 1.0
@@ -163,6 +166,7 @@ class LevelConfig:
             register_stride=(1, 16),
             robust_scale_end=(0.01, 1.0),
             max_rays=(0, 10**9),
+            align_every=(0, 100_000),
             mask_weight=(0.0, 1e6),
             stereo_every=(0, 1000),
             stereo_band=(1e-4, 1.0),
@@ -201,6 +205,7 @@ _FAST = (
         pose_lr=1.6e-3,
         colour_lr=0.1,
         register_every=6,
+        align_every=20,
         max_rays=22_000,
     ),
     LevelConfig(
@@ -212,6 +217,7 @@ _FAST = (
         pose_lr=4e-4,
         colour_lr=0.1,
         register_every=8,
+        align_every=24,
         robust_scale_end=0.45,
         max_rays=30_000,
         soft_masks=True,
@@ -296,7 +302,12 @@ class SdfFusionConfig:
         if self.field == "grid":
             return replace(self, levels=levels)
         fewer = tuple(
-            replace(level, ray_fraction=level.ray_fraction * _HASHGRID_RAY_SCALE, register_every=0)
+            replace(
+                level,
+                ray_fraction=level.ray_fraction * _HASHGRID_RAY_SCALE,
+                register_every=0,
+                align_every=0,
+            )
             for level in levels
         )
         return replace(

@@ -33,8 +33,9 @@ from .finalize import extract_fused_surface, silhouette_iou
 from .hull.visual_hull import carve_hull, check_carvable
 from .losses import RayLoss, Targets, ray_loss
 from .poses.pose_table import PoseTable, exponential_decay
-from .poses.registration import PoseRegistration
+from .poses.registration import PoseRegistration, render_features
 from .poses.soft_masks import soften_masks
+from .poses.view_warps import WarpRegistration, warp_views
 from .preview import PreviewClock, preview_image
 from .rays import RayDataset, RaySampler, ray_dataset
 from .stereo.depth_targets import DepthTargets, depth_loss_gradients, find_depth_targets
@@ -105,9 +106,13 @@ def fuse_sdf(
         _run_level(run, index, level, progress)
     run.field.redistance()
     grid = run.field.to_grid()
+    warps = run.warps.nodes()
+    if warps is not None:
+        reduced = warp_views(reduced, warps)
     surface = extract_fused_surface(
         reduced, grid, run.poses, run.conflict, config, run.stats(), progress
     )
+    surface = replace(surface, warps=warps)
     del run  # frees grids and rays before the full-size maps are made
     return upsample_surface(surface, views)
 
@@ -150,6 +155,9 @@ class _FusionState:
         cameras = views.cameras.to(device)
         rays = ray_dataset(views, _MARGIN_PX, config.use_normals)
         self.input_rays: RayDataset = rays.to(device)
+        """Rays through all pixels near the object, with warped images if views contradict each
+        other."""
+        self.warps = WarpRegistration(self.input_rays, cameras)
         self.rays = self.input_rays
         """The input rays, at some levels with soft masks."""
         self.field: Field = _init_field(init, config, device, len(views))
@@ -181,6 +189,7 @@ class _FusionState:
             "spacing": self.field.spacing,
             "losses": {} if self.loss is None else self.loss.means,
             "seconds": self.seconds,
+            "warp_px": self.warps.rms_px(),
         }
 
 
@@ -259,17 +268,12 @@ def _run_level(run: _FusionState, index: int, level: LevelConfig, progress: Prog
 def _optimise_level(run: _FusionState, index: int, level: LevelConfig, progress: Progress) -> None:
     release_unused_memory()
     run.field.set_level(level)
-    run.rays = run.input_rays
-    if level.soft_masks:
-        sharpness = level.sharpness / run.field.spacing
-        run.rays = soften_masks(run.input_rays, run.cameras, sharpness)
     total = run.config.total_steps
     registration = None
-    if run.config.refine_poses and level.register_every > 0:
-        registration = PoseRegistration(
-            run.rays, run.cameras, run.field.spacing, level.register_stride
-        )
     for step in range(level.steps):
+        warped = level.align_every > 0 and step % level.align_every == 0 and _align_views(run)
+        if step == 0 or warped:
+            registration = _prepare_rays(run, level)
         if step and step % _REDISTANCE_EVERY == 0:
             run.field.redistance()
         decay = exponential_decay(step, level.steps, _LR_DECAY)
@@ -292,6 +296,30 @@ def _optimise_level(run: _FusionState, index: int, level: LevelConfig, progress:
         if run.preview.is_due():
             preview = preview_image(run.field, run.cameras, run.poses, run.preview.next_view())
         progress.update(STAGE, run.steps_done, total, preview)
+
+
+def _prepare_rays(run: _FusionState, level: LevelConfig) -> PoseRegistration | None:
+    """Sets the rays of a level, and registers views to them if the level does so."""
+    run.rays = run.input_rays
+    if level.soft_masks:
+        sharpness = level.sharpness / run.field.spacing
+        run.rays = soften_masks(run.input_rays, run.cameras, sharpness)
+    if not run.config.refine_poses or level.register_every == 0:
+        return None
+    return PoseRegistration(run.rays, run.cameras, run.field.spacing, level.register_stride)
+
+
+def _align_views(run: _FusionState) -> bool:
+    """Warps the views towards the current surface; whether their rays have changed."""
+    if not run.warps.is_due:
+        return False
+    rays = run.warps.given
+    rendered = render_features(run.field, rays, run.poses, run.conflict.gains)
+    weight = 1.0 - run.conflict.fitted(rays.view, rays.pixel, run.done)
+    if not run.warps.update(rendered, weight, run.field.spacing):
+        return False
+    run.input_rays = run.warps.rays()
+    return True
 
 
 def _step(run: _FusionState, level: LevelConfig, decay: float, pose_lr: float) -> None:

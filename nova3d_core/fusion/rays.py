@@ -83,15 +83,20 @@ def ray_dataset(views: Views, margin_px: int, use_normals: bool) -> RayDataset:
     normal = torch.zeros_like(colour)
     if use_normals and views.normals is not None:
         normal = views.normals[near]
-    cosine = (direction * normal).sum(dim=1)
-    valid = (cosine < MAX_NORMAL_COSINE) & (normal.norm(dim=1) > 0.5) & (mask > 0.5)
-    weight = torch.where(valid, torch.exp(cosine.abs() - 1.0), torch.zeros_like(cosine))
+    weight = normal_weights(direction, normal, mask)
     on_black = (colour - (1.0 - mask)[:, None]).clamp(0.0, 1.0)
     area = pixel_area(views.cameras, _object_centre(views.cameras, mask, view, pixel))
     area = area * 3.0 / len(views)
     return RayDataset(
         view, pixel, origin, direction, mask, on_black, normal, weight, in_camera_frame, area
     )
+
+
+def normal_weights(direction: Tensor, normal: Tensor, mask: Tensor) -> Tensor:
+    """(N,) exp(|cos| - 1) of normals (N, 3) to their rays (N, 3); 0 for excluded ones."""
+    cosine = (direction * normal).sum(dim=1)
+    valid = (cosine < MAX_NORMAL_COSINE) & (normal.norm(dim=1) > 0.5) & (mask > 0.5)
+    return torch.where(valid, torch.exp(cosine.abs() - 1.0), torch.zeros_like(cosine))
 
 
 def rays_of(cameras: Cameras, view: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,9 @@ class FusionReport:
     """Exposure of each view relative to view 0."""
     mean_conflict: tuple[float, ...] = ()
     """Mean H of each view over its mask."""
+    warp_px: tuple[float, ...] = ()
+    """Root mean square displacement of each view's foreground by its warp, in pixels of the images
+    that were fused; empty if no view was warped."""
     losses: dict[str, float] = field(default_factory=dict)
     """Mean of each loss term over the last rays."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -57,6 +60,10 @@ class Surface:
     masks."""
     report: FusionReport
     """Statistics of the optimisation."""
+
+    warps: Tensor | None = None
+    """(V, 2, n, n) nodes of the smooth warps by which the views agree, see `imaging.warps`, in
+    fractions of the image's width and height; None if they agree without."""
 
     @property
     def is_hull(self) -> bool:

@@ -21,6 +21,7 @@ from ..errors import InputError, StageError
 from ..fusion.config import SdfFusionConfig
 from ..fusion.fuse import fuse_sdf, refine_poses, with_refined_cameras
 from ..fusion.hull.visual_hull import carve_hull, check_carvable
+from ..fusion.poses.view_warps import warp_views
 from ..fusion.surface import FusionReport, Surface
 from ..fusion.working_size import working_views
 from ..imaging.matte import matte_from_white
@@ -241,6 +242,8 @@ def bake_views(
     if surface is not None:
         _check_same_views(surface, views)
         views, conflict = with_refined_cameras(views, surface), surface.conflict
+        if surface.warps is not None:
+            views = warp_views(views, surface.warps)
     if check_fit:
         check_views_fit(mesh, replace(views, masks=given_masks), progress)
     keep_uv = keep_uv and mesh.uv is not None

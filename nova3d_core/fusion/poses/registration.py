@@ -167,7 +167,7 @@ class PoseRegistration:
             target[1:4] = rotation @ target[1:4]
             target_gradient[:, 1:4] = rotation @ target_gradient[:, 1:4]
         of_view = _slice_output(rendered, rays)
-        features = _features(of_view, given.normal_weight, gain)
+        features = _features(of_view, given.normal_weight, gain[:, None])
         features, gradient = blur_pixels(features, given.patch, self._blur_px)
         window_px = _odd(_FILL_WINDOW_PX / self._stride)
         depth, valid = _fill_depth(of_view, given.patch, window_px)
@@ -183,6 +183,24 @@ class PoseRegistration:
         weight = geman_mcclure(valid * ray_weight[rays], error, robust_scale)
         weighted, flat = (jacobian * weight).flatten(1), jacobian.flatten(1)
         return weighted @ flat.T, weighted @ residual.flatten(), weight @ error, weight.sum()
+
+
+def render_features(field: Field, rays: RayDataset, poses: PoseTable, gains: Tensor) -> Tensor:
+    """(7, N) mask, normal, colour of the surface as the views show it, weighted by `WEIGHTS`.
+
+    Args:
+        field: the current surface.
+        rays: N rays of the views.
+        poses: their current poses.
+        gains: (V, 3) exposure of each view.
+    """
+    origin, direction = poses.transform_rays(rays.view, rays.origin, rays.direction)
+    rendered = _render(field, origin, direction)
+    features = _features(rendered, _normal_weight(rays), gains.index_select(0, rays.view).T)
+    if rays.normals_in_camera_frame:
+        rotation = poses.motions_on(direction.device)[0].index_select(0, rays.view)
+        features[1:4] = torch.einsum("nij,in->jn", rotation, features[1:4])
+    return features
 
 
 def geman_mcclure(weight: Tensor, squared: Tensor, scale: float) -> Tensor:
@@ -263,12 +281,12 @@ def _slice_output(rendered: RenderOutput, rays: slice) -> RenderOutput:
 
 
 def _features(rendered: RenderOutput, normal_weight: Tensor, gain: Tensor) -> Tensor:
-    """(7, n) rendered mask, normal, colour, weighted; normal_weight (n,), gain (3,)."""
+    """(7, n) rendered mask, normal, colour, weighted; normal_weight (n,), gain (3, 1 or n)."""
     of_mask, _, of_colour = WEIGHTS
     gradient = rendered.gradient.T  # (3, n)
     length = gradient.square().sum(dim=0).sqrt().clamp_min(1e-3)
     normal = gradient * (normal_weight * rendered.opacity / length)
-    colour = rendered.colour.T * (of_colour * gain[:, None])
+    colour = rendered.colour.T * (of_colour * gain)
     return torch.cat([of_mask * rendered.opacity[None], normal, colour])
 
 

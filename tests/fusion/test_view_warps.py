@@ -1,0 +1,150 @@
+"""Warps of views, registered to images whose displacement is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.fusion.poses.view_warps import (
+    NODES,
+    WarpRegistration,
+    displacement_rms_px,
+    estimate_warps,
+    image_features,
+    warp_rays,
+    warp_views,
+)
+from nova3d_core.fusion.rays import ray_dataset
+from nova3d_core.imaging.warps import smooth_image
+from nova3d_core.mesh import Mesh
+from nova3d_core.rendering.views import render_views
+
+SIZE, CELL = 96, 0.01
+
+
+@pytest.fixture(scope="module")
+def views():
+    """Three views of a bumpy ball with waves of colour."""
+    import trimesh
+
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=1.0)
+    position = torch.tensor(ball.vertices, dtype=torch.float32)
+    x, y, z = position.unbind(dim=1)
+    radius = 0.36 + 0.06 * (5 * x + 1).sin() * (4 * y).cos() + 0.05 * (4 * z + 3 * x).sin()
+    waves = torch.stack([11 * x + 3 * y, 9 * y + 5 * z + 1, 10 * z + 4 * x + 2], dim=1).sin()
+    faces = torch.tensor(ball.faces, dtype=torch.int64)
+    mesh = Mesh(position * radius[:, None], faces, vertex_colours=0.5 + 0.45 * waves)
+    rig = RigConfig(count=3, width_px=SIZE, height_px=SIZE)
+    return render_views(mesh.with_smooth_normals(), orbit_cameras(rig)).views
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """(V, 2, n, n) random displacements in pixels; none of view 0."""
+    random = torch.Generator().manual_seed(4)
+    nodes = 2.0 * torch.randn(3, 2, NODES, NODES, generator=random)
+    nodes[0] = 0.0
+    return nodes
+
+
+@pytest.fixture(scope="module")
+def bent(views, nodes):
+    return warp_views(views, nodes / SIZE)
+
+
+def features_at(views, rays):
+    """(7, N) features of other views at the pixels of rays."""
+    column, row = rays.pixel.long().unbind(dim=1)
+    mask = views.masks[rays.view, row, column]
+    colour = (views.colour[rays.view, row, column] - (1.0 - mask)[:, None]).clamp_min(0.0)
+    normal = views.normals[rays.view, row, column]
+    return image_features(replace(rays, mask=mask, colour=colour, normal=normal))
+
+
+def estimated(rays, views, target):
+    start = torch.zeros(3, 2, NODES, NODES)
+    return estimate_warps(rays, views.cameras, target, start, torch.ones(len(rays)), CELL)
+
+
+def test_no_displacement_changes_nothing(views):
+    rays = ray_dataset(views, 5, True)
+    same = warp_rays(rays, views.cameras, torch.zeros(3, 2, NODES, NODES))
+    for name in ("mask", "colour"):
+        assert torch.allclose(getattr(same, name), getattr(rays, name), atol=1e-5)
+    inside = rays.mask > 0.5
+    assert torch.allclose(same.normal[inside], rays.normal[inside], atol=1e-4)
+    assert torch.allclose(same.normal_weight, rays.normal_weight, atol=1e-4)
+
+
+def test_rays_and_images_are_warped_alike(views, nodes, bent):
+    rays = warp_rays(ray_dataset(views, 12, True), views.cameras, nodes)
+    column, row = rays.pixel.long().unbind(dim=1)
+    assert torch.allclose(rays.mask, bent.masks[rays.view, row, column], atol=1e-4)
+    inside = rays.mask > 0.99
+    colour = bent.colour[rays.view, row, column]
+    assert torch.allclose(rays.colour[inside], colour[inside], atol=1e-2)
+    cosine = (rays.normal * bent.normals[rays.view, row, column]).sum(dim=1)[inside]
+    assert float(cosine.quantile(0.02)) > 0.999
+
+
+def test_known_displacement_is_found_and_undone(views, nodes, bent):
+    rays = ray_dataset(bent, 5, True)
+    target = features_at(views, rays)
+    found = estimated(rays, views, target)
+    assert torch.equal(found[0], torch.zeros_like(found[0]))  # view 0 is exact
+    undone = warp_rays(rays, views.cameras, found)
+    before = (image_features(rays) - target).square().sum(dim=0)
+    after = (image_features(undone) - target).square().sum(dim=0)
+    for view in (1, 2):
+        of_view = rays.view == view
+        assert float(after[of_view].mean()) < 0.05 * float(before[of_view].mean())
+        # bent(p) = clean(p + d(p)), so p + found(p) is where bent shows clean(p)
+        inverse, forward = (smooth_image(each[view], SIZE, SIZE) for each in (found, nodes))
+        pixel = rays.pixel[of_view & (rays.mask > 0.99)].long()
+        sought, given = (field[pixel[:, 1], pixel[:, 0]] for field in (inverse, forward))
+        left = (sought + given).square().sum(dim=1).mean().sqrt()
+        assert float(left) < 0.4 * float(given.square().sum(dim=1).mean().sqrt())
+
+
+def test_estimate_is_repeatable_and_ignores_pixels_without_weight(views, bent):
+    rays = ray_dataset(bent, 5, True)
+    target = features_at(views, rays)
+    found = estimated(rays, views, target)
+    assert torch.equal(found, estimated(rays, views, target))
+    spoilt, weight = target.clone(), torch.ones(len(rays))
+    spoilt[:, rays.view == 2] = 0.0
+    weight[rays.view == 2] = 0.0
+    start = torch.zeros_like(found)
+    partial = estimate_warps(rays, views.cameras, spoilt, start, weight, CELL)
+    assert torch.equal(partial[1], found[1])
+    assert torch.allclose(partial[2], torch.zeros_like(partial[2]), atol=1e-6)
+
+
+def test_warps_stay_inactive_where_views_agree(views, bent):
+    rays = ray_dataset(views, 5, True)
+    warps = WarpRegistration(rays, views.cameras)
+    assert warps.is_due
+    assert not warps.update(features_at(views, rays), torch.ones(len(rays)), CELL)
+    assert not warps.is_due and warps.nodes() is None and warps.rms_px() == ()
+    # what comes later does not matter
+    other = WarpRegistration(ray_dataset(bent, 5, True), views.cameras)
+    given = other.given
+    assert other.update(features_at(views, given), torch.ones(len(given)), CELL)
+    assert other.is_due and other.nodes().shape == (3, 2, NODES, NODES)
+    found = displacement_rms_px(given, views.cameras, other.nodes() * SIZE)
+    assert other.rms_px() == pytest.approx(found.tolist(), rel=1e-4)
+    assert other.rms_px()[0] == 0.0 and min(other.rms_px()[1:]) > 0.5
+
+
+def test_exact_view_has_more_weight_where_the_others_are_warped(views, bent):
+    warps = WarpRegistration(ray_dataset(bent, 5, True), views.cameras)
+    given = warps.given
+    warps.update(features_at(views, given), torch.ones(len(given)), CELL)
+    rays, front = warps.rays(), given.view == 0
+    ratio = rays.normal_weight[front] / given.normal_weight[front]
+    assert torch.allclose(ratio[given.normal_weight[front] > 0], torch.tensor(4.0))
+    assert torch.equal(rays.colour[front], given.colour[front])
