@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,11 +22,10 @@ from .exposure import estimate_gains, saturation_confidence
 from .fill import fill_unobserved, pad_charts
 from .observations import collect_observations, subsample_texels
 from .own_colour import OwnColour
-from .texels import Texels, rasterise_texels
+from .texels import STAGE, Texels, rasterise_texels
 from .view_images import extend_foreground, sharpen_image
 from .visibility import VisiblePoints, boundary_weight, visible_points
 
-STAGE = "baking"
 TEXELS_PER_CHUNK = 1 << 18
 _ANGLE_POWER = 6.0
 """The weight of a view is the cosine between surface normal and viewing direction, to this
@@ -85,14 +85,14 @@ def bake_texture(
         check_edit_masks(edit_masks, views, own_colour is not None)
     if mesh.normals is None:
         mesh = mesh.with_smooth_normals()
+    progress.check(STAGE)
     size_px = (config.texture_px, config.texture_px)
     if edit_masks is not None:
         size_px = own_colour.texture_size_px or size_px
-    texels = rasterise_texels(mesh, size_px)
-    baker = _Baker(mesh, views, config, conflict, edit_masks)
+    texels = rasterise_texels(mesh, size_px, progress)
+    baker = _Baker(mesh, views, config, conflict, edit_masks, progress)
     if config.exposure or config.consistency:
-        progress.check(STAGE)
-        baker.compare_views(texels)
+        baker.compare_views(texels, progress)
     colour, observed = baker.blend(texels, progress)
     if not bool(observed.any()):
         raise _nothing_observed_error(edit_masks is not None)
@@ -103,7 +103,9 @@ def bake_texture(
         texture = pad_charts(texels, colour)
     else:
         colour = torch.lerp(own_colour.at_texels(texels), colour, observed[:, None])
+        progress.check(STAGE)
         texture = own_colour.merged_texture(texels, colour, observed > 0.0)
+    progress.check(STAGE)
     coverage = torch.zeros(size_px)
     coverage.reshape(-1)[texels.index] = observed
     return BakeResult(
@@ -169,6 +171,7 @@ class _Baker:
         config: BakeConfig,
         conflict: Tensor | None,
         edit_masks: Tensor | None,
+        progress: Progress,
     ):
         self.cameras, self.config = views.cameras, config
         self.edit_masks = edit_masks
@@ -180,6 +183,7 @@ class _Baker:
         self.confidence = torch.zeros_like(masks)
         """(V, H, W) in 0..1: weight of each pixel."""
         for view, mask in enumerate(masks):
+            progress.check(STAGE)
             camera = self.cameras[view]
             self.confidence[view] = boundary_weight(self.caster, camera, mask, _BOUNDARY_PX)
         self.gains = torch.ones(len(views), 3)
@@ -188,18 +192,26 @@ class _Baker:
         if edit_masks is not None:  # views without an edit must not outvote those with one
             self.confidence *= edit_masks
 
-    def compare_views(self, texels: Texels) -> None:
+    def compare_views(self, texels: Texels, progress: Progress) -> None:
         """Estimates the views' gains, and lowers the confidence of inconsistent pixels."""
         samples = subsample_texels(texels, len(self.cameras))
-        visible = (self._visible_texels(samples, view) for view in range(len(self.cameras)))
+        visible = (self._visible_texels(samples, view) for view in self._checked_views(progress))
         images = (self._foreground(view) for view in range(len(self.cameras)))
         observations = collect_observations(samples, images, self.confidence, visible)
+        progress.check(STAGE)
         if self.config.exposure:
             self.gains = estimate_gains(observations)
+            progress.check(STAGE)
         if self.config.consistency:
             observations = observations.without_gains(self.gains)
             height, width = self.confidence.shape[1:]
-            consistency_maps(observations, self.config, height, width, out=self.confidence)
+            consistency_maps(observations, self.config, height, width, self.confidence, progress)
+
+    def _checked_views(self, progress: Progress) -> Iterator[int]:
+        """Indices of the views, with a check for a cancel before each."""
+        for view in range(len(self.cameras)):
+            progress.check(STAGE)
+            yield view
 
     def _foreground(self, view: int) -> Tensor:
         """(H, W, 3) image of one view with its foreground extended; on demand, to save memory."""

@@ -1,10 +1,11 @@
-"""Settings of texture baking."""
+"""Settings of texture baking and refinement."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-from ..checks import INTERNAL, check_bounds
+from ..checks import INTERNAL, check_bounds, check_choice
 from ..errors import InputError
 
 
@@ -45,3 +46,23 @@ class BakeConfig:
                 f"consistency_tolerance is {self.consistency_tolerance}, expected 0 up to "
                 f"consistency_limit ({self.consistency_limit})."
             )
+
+
+TextureLoss = Literal["aligned", "lpips", "none"]
+TEXTURE_LOSSES: tuple[str, ...] = get_args(TextureLoss)
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """How a texture is refined by the views."""
+
+    steps: int = 96
+    """Optimisation steps of one view each; 0: only align the views and bake again."""
+    perceptual: TextureLoss = "aligned"
+    """What makes up for views that contradict each other. aligned: they are moved by smooth warps
+    of some pixels, only if that explains the contradictions; lpips: also a perceptual loss, with a
+    backbone file at hand; none: nothing."""
+
+    def __post_init__(self):
+        check_choice("refine perceptual", self.perceptual, TEXTURE_LOSSES)
+        check_bounds(self, "refine", steps=(0, 100_000))

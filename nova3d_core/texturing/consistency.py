@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..progress import SILENT, Progress
 from .config import BakeConfig
 from .observations import Observations, group_by_view_count
+from .texels import STAGE
 
 _PAIRS_PER_CHUNK = 1 << 21
 _MIN_VOTE_RATIO, _FULL_VOTE_RATIO = 0.6, 0.9
@@ -29,6 +31,7 @@ def consistency_maps(
     height: int,
     width: int,
     out: Tensor | None = None,
+    progress: Progress = SILENT,
 ) -> Tensor:
     """How consistent each pixel of each view is with the other views.
 
@@ -42,6 +45,7 @@ def consistency_maps(
         height: image height in pixels.
         width: image width in pixels.
         out: (V, H, W) values to multiply in place; ones by default.
+        progress: checked for a cancel.
 
     Returns:
         (V, H, W) in 0..1, 1 where no other view disagrees.
@@ -51,6 +55,7 @@ def consistency_maps(
     votes = observations.confidence * observations.cosine
     votes = torch.where(observations.view == 0, config.reference_view_votes * votes, votes)
     for samples in group_by_view_count(observations, _PAIRS_PER_CHUNK):
+        progress.check(STAGE)
         low, high = observations.low[samples], observations.high[samples]
         similarity = (config.consistency_limit - _colour_distances(low, high)) / (
             config.consistency_limit - config.consistency_tolerance
@@ -62,7 +67,7 @@ def consistency_maps(
         )
     if out is None:
         out = torch.ones(observations.num_views, height, width)
-    return _multiply_maps(out, observations, agreement)
+    return _multiply_maps(out, observations, agreement, progress)
 
 
 def _colour_distances(low: Tensor, high: Tensor) -> Tensor:
@@ -81,13 +86,16 @@ def _smoothstep(x: Tensor) -> Tensor:
     return x * x * (3.0 - 2.0 * x)
 
 
-def _multiply_maps(maps: Tensor, observations: Observations, agreement: Tensor) -> Tensor:
+def _multiply_maps(
+    maps: Tensor, observations: Observations, agreement: Tensor, progress: Progress
+) -> Tensor:
     """Multiplies maps (V, H, W) in place by the agreement of the samples (S,)."""
     height, width = maps.shape[1:]
     column = observations.pixels[:, 0].long().clamp(0, width - 1)
     row = observations.pixels[:, 1].long().clamp(0, height - 1)
     pixel = row * width + column
     for view in range(observations.num_views):  # one at a time bounds the memory
+        progress.check(STAGE)
         own = observations.view == view
         maps[view] *= _consistency_map(pixel[own], agreement[own], height, width)
     return maps

@@ -77,15 +77,20 @@ def pad_charts(texels: Texels, colour: Tensor) -> Tensor:
         texels: T texels.
         colour: (T, C).
     """
-    from scipy.ndimage import distance_transform_edt
-
     height, width = texels.size_px
     texture = torch.zeros(height * width, colour.shape[1])
     texture[texels.index] = colour
+    return texture[nearest_texels(texels)].reshape(height, width, -1)
+
+
+def nearest_texels(texels: Texels) -> Tensor:
+    """(H * W,) index of the nearest texel inside a chart; of those inside, their own."""
+    from scipy.ndimage import distance_transform_edt
+
+    height, width = texels.size_px
     empty = torch.ones(height * width, dtype=torch.bool)
     empty[texels.index] = False
     row, column = distance_transform_edt(
         empty.reshape(height, width).numpy(), return_distances=False, return_indices=True
     )
-    nearest = torch.from_numpy(row.astype(np.int64) * width + column).reshape(-1)
-    return texture[nearest].reshape(height, width, -1)
+    return torch.from_numpy(row.astype(np.int64) * width + column).reshape(-1)

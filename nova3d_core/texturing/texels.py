@@ -11,10 +11,13 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..mesh import Mesh
+from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
 from ..rendering.shading import interpolate
 
-RAYS_PER_CHUNK = 1 << 20
+STAGE = "baking"
+RAYS_PER_CHUNK = 1 << 18
+"""Between two checks for a cancel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +49,19 @@ class Texels:
         )
 
 
-def rasterise_texels(mesh: Mesh, size_px: int | tuple[int, int]) -> Texels:
+def rasterise_texels(
+    mesh: Mesh, size_px: int | tuple[int, int], progress: Progress = SILENT
+) -> Texels:
     """Finds the surface position of each texel by casting rays onto the unwrapped triangles.
 
     Args:
         mesh: a mesh with uv; smooth normals are computed if it has no vertex normals.
         size_px: height and width of the texture, or the side of a square one.
+        progress: checked for a cancel.
 
     Raises:
         InputError: the mesh has no uv, or its charts contain no texel centre at this size.
+        Cancelled: on request.
     """
     if mesh.uv is None:
         raise InputError("the mesh has no UV coordinates.", "Unwrap it before baking.")
@@ -65,8 +72,9 @@ def rasterise_texels(mesh: Mesh, size_px: int | tuple[int, int]) -> Texels:
     flat = torch.cat([mesh.uv * scale, torch.zeros(len(mesh.uv), 1)], dim=1)
     caster = RayCaster(flat.numpy(), mesh.faces.numpy())
     index, face, barycentric = (
-        torch.cat(part) for part in zip(*_hits(caster, height, width), strict=True)
+        torch.cat(part) for part in zip(*_hits(caster, height, width, progress), strict=True)
     )
+    progress.check(STAGE)
     if len(index) == 0:
         raise InputError(
             f"no texel centre of a {width}x{height} px texture is inside a chart of the mesh.",
@@ -74,6 +82,7 @@ def rasterise_texels(mesh: Mesh, size_px: int | tuple[int, int]) -> Texels:
         )
     corners = mesh.faces[face]
     normal = interpolate(mesh.normals, corners, barycentric)
+    progress.check(STAGE)
     return Texels(
         (height, width),
         index,
@@ -84,11 +93,14 @@ def rasterise_texels(mesh: Mesh, size_px: int | tuple[int, int]) -> Texels:
     )
 
 
-def _hits(caster: RayCaster, height: int, width: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _hits(
+    caster: RayCaster, height: int, width: int, progress: Progress
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Index (T,), face (T,) and weights (T, 3) of texels inside charts, in chunks of rows."""
     chunk_rows = max(1, RAYS_PER_CHUNK // width)
     columns = np.arange(width, dtype=np.float32) + 0.5
     for start in range(0, height, chunk_rows):
+        progress.check(STAGE)
         rows = np.arange(start, min(start + chunk_rows, height), dtype=np.float32) + 0.5
         y, x = np.meshgrid(rows, columns, indexing="ij")
         origins = np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3)

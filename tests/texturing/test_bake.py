@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.imaging.sampling import sample_image, sample_texture
+from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.mesh import Mesh
 from nova3d_core.progress import Progress
+from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views
 from nova3d_core.texturing.bake import BakeResult, bake_texture
 from nova3d_core.texturing.config import BakeConfig
@@ -22,6 +26,7 @@ from nova3d_core.texturing.texels import rasterise_texels
 from nova3d_core.views import Views
 
 CONFIG = BakeConfig(texture_px=256)
+KNIGHT = Path(__file__).parents[2] / "nova3d_core" / "assets" / "character_knight.glb"
 ALL_ROUND = cameras_at(
     [i * 45.0 for i in range(8)] * 3, [0.0] * 8 + [50.0] * 8 + [-50.0] * 8, RigConfig()
 )
@@ -223,3 +228,23 @@ def test_baking_in_chunks_gives_the_same_texture(globe, monkeypatch):
     parts = bake_texture(globe, views, small)
     assert torch.equal(parts.mesh.texture, whole.mesh.texture)
     assert torch.equal(parts.coverage, whole.coverage)
+
+
+def test_checks_for_a_cancel_are_close_together():
+    """Of a bake of the knight at 1024 px, in CPU seconds: the load does not matter."""
+    knight = read_mesh(KNIGHT).normalised()
+    rig = RigConfig(count=16, width_px=256, height_px=256)
+    views = render_views(knight, orbit_cameras(rig), RenderConfig(1)).views
+    bake_texture(knight, views, BakeConfig(64))  # imports
+    gaps, last = [], time.process_time()
+
+    def is_cancelled() -> bool:
+        nonlocal last
+        now = time.process_time()
+        gaps.append(now - last)
+        last = time.process_time()
+        return False
+
+    bake_texture(knight, views, BakeConfig(1024), Progress(is_cancelled=is_cancelled))
+    is_cancelled()
+    assert len(gaps) > 50 and max(gaps) < 0.5, max(gaps)
