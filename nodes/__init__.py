@@ -22,8 +22,10 @@ MODULES = (
     "fuse",
     "mesh",
     "bake",
+    "refine_texture",
     "export",
     "splats",
+    "splats_from_views",
     "evaluate",
 )
 

@@ -21,10 +21,12 @@ SEARCH_TERMS: dict[str, tuple[str, ...]] = {
     "ExtractMesh": ("mesh", "remesh", "decimate", "low poly"),
     "NOVA3DLoadMesh": ("load 3d", "glb", "obj", "ply", "stl"),
     "BakeTexture": ("bake", "uv", "uv unwrap", "texture", "texture baking", "retexture"),
+    "RefineTexture": ("texture", "retexture", "texture refinement", "lpips"),
     "ExportMesh": ("save 3d", "save mesh", "export glb", "texture", "stl", "obj"),
     "FitSplats": ("gaussian splatting", "3dgs", "splat", "nerf", "photogrammetry"),
     "RenderSplatViews": ("gaussian splatting", "3dgs", "splat", "render splats", "turntable"),
     "ExportSplats": ("gaussian splatting", "3dgs", "splat", "save splat", "ply"),
+    "SplatsFromViews": ("gaussian splatting", "3dgs", "splat", "images to splats", "lrm"),
     "EvaluateMesh": ("mesh quality", "mesh metrics", "benchmark"),
 }
 """Node id -> further search terms."""

@@ -75,6 +75,7 @@ def _parse(arguments: list[str]):
     from .models import Models
     from .options import public_options
     from .presets import Presets
+    from .refine import Refine
     from .render import Render
     from .render_dataset import RenderDataset
     from .run import Run
@@ -87,6 +88,7 @@ def _parse(arguments: list[str]):
         "generate": Generate,
         "fuse": Fuse,
         "bake": Bake,
+        "refine": Refine,
         "splats": FitSplats,
         "evaluate": Evaluate,
         "ablate": Ablate,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..compute.host_memory import available_bytes, check_memory
 from ..errors import InputError, StageError
@@ -29,6 +30,7 @@ from .bake import bake_texture
 from .config import BakeConfig, RefineConfig
 from .fill import nearest_texels
 from .own_colour import OwnColour
+from .seams import level_seams
 from .surface_pixels import SurfacePixels, samples_per_side, surface_pixels
 from .texels import Texels, rasterise_texels
 from .view_fit import check_views_fit
@@ -44,6 +46,8 @@ BOUNDARY_PX = 2.0
 ANGLE_POWER = 4.0
 """The weight of a pixel is the cosine between normal and viewing direction, to this power."""
 SSIM_WEIGHT, LPIPS_WEIGHT = 0.2, 1.0
+SMOOTH_L1 = 1.0 / 255.0
+"""Differences below one 8-bit level count quadratically, so that equal images do not move."""
 LEARNING_RATE, LEARNING_RATE_DECAY = 0.02, 0.05
 """Largest change by the L1 loss in one round through all views, in sRGB values of 0..1; decays
 exponentially to a twentieth."""
@@ -169,10 +173,20 @@ class _Refiner:
                 None if seen is None else views.colour[view][seen.crop]
                 for view, seen in enumerate(self.pixels)
             ]
-            texture = self._optimise(mesh, targets, weights)
-            mesh = replace(mesh, texture=texture)
+            mesh = replace(mesh, texture=self._optimise(mesh, targets, weights))
+        mesh = self._with_level_seams(mesh)
         after = self._difference(mesh.texture, views, weights)
         return RefineResult(mesh, views, warp_px, before, after)
+
+    def _with_level_seams(self, mesh: Mesh) -> Mesh:
+        """The mesh; its texels that changed agree across seams."""
+        if torch.equal(mesh.texture, self.mesh.texture):
+            return mesh
+        texels = rasterise_texels(mesh, tuple(mesh.texture.shape[:2]))
+        changed = (mesh.texture != self.mesh.texture).any(dim=-1).flatten()[texels.index]
+        colour = level_seams(mesh, mesh.texture, texels, changed)
+        texture = OwnColour(mesh, keeps_uv=True).merged_texture(texels, colour, changed)
+        return replace(mesh, texture=texture)
 
     def _weights(self, views: Views) -> list[Tensor]:
         """(H, W) weight of each view's crop: its object off silhouettes, frontal surfaces most."""
@@ -289,7 +303,8 @@ class _ViewLoss:
         result = torch.where(used, render, fixed)
         target = torch.where(used, self.target, fixed)
         total = self.weights.sum()
-        absolute = ((result - target).abs().mean(dim=-1) * self.weights).sum() / total
+        smooth = functional.smooth_l1_loss(result, target, reduction="none", beta=SMOOTH_L1)
+        absolute = (smooth.mean(dim=-1) * self.weights).sum() / total
         similarity = ssim_map(result.permute(2, 0, 1), target.permute(2, 0, 1)).mean(dim=0)
         dissimilarity = ((1.0 - similarity) * self.weights).sum() / total
         loss = (1.0 - SSIM_WEIGHT) * absolute + SSIM_WEIGHT * dissimilarity
@@ -365,7 +380,7 @@ def _at_least(image: Tensor, side: int) -> Tensor:
     """The image (H, W, 3), padded with white to at least `side` pixels."""
     height, width = image.shape[:2]
     padding = (0, 0, 0, max(side - width, 0), 0, max(side - height, 0))
-    return torch.nn.functional.pad(image, padding, value=1.0)
+    return functional.pad(image, padding, value=1.0)
 
 
 def _preview(render: Tensor) -> Callable[[], Tensor]:

@@ -17,6 +17,7 @@ FAST_SETTINGS: dict[str, dict[str, Any]] = {
     "RefinePoses": {"preset": "draft"},
     "ExtractMesh": {"target_faces": 2000},
     "BakeTexture": {"texture_size": 256, "uv": "box"},
+    "RefineTexture": {"steps": 4},
     "ExportMesh": {"target_faces": 2000, "texture_size": 256},
     "OrbitCameras": {"preset": "custom", "count": VIEWS, "width": PIXELS, "height": PIXELS},
     "RenderViews": {"width": PIXELS, "height": PIXELS, "supersample": 1},

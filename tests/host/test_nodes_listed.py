@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .models import BUILT_IN, MINI, NOVA3D, SV3D_P, SV3D_U, V3D, WONDER3D
+from .models import BUILT_IN, LGM, MINI, NOVA3D, SV3D_P, SV3D_U, V3D, WONDER3D
 from .server import PACK
 from .workflow_check import is_widget, node_inputs
 
@@ -22,6 +22,7 @@ IDS = {
     "DeconflictFusion",
     "ExtractMesh",
     "BakeTexture",
+    "RefineTexture",
     "ExportMesh",
     "RenderViews",
     "AddNormals",
@@ -34,6 +35,7 @@ IDS = {
     "FitSplats",
     "RenderSplatViews",
     "ExportSplats",
+    "SplatsFromViews",
 }
 """Frozen: saved workflows refer to them."""
 SAVED_WIDGETS = {
@@ -64,10 +66,12 @@ SAVED_WIDGETS = {
     "ExtractMesh": "target_faces resolution min_component_area_ratio",
     "NOVA3DLoadMesh": "file up_axis",
     "BakeTexture": "texture_size uv exposure consistency sharpen keep_texture",
+    "RefineTexture": "steps perceptual",
     "ExportMesh": "format filename_prefix target_faces texture_size",
     "FitSplats": ("preset seed perceptual match_exposure refine_poses splats steps device"),
     "RenderSplatViews": "width height device",
     "ExportSplats": "format filename_prefix",
+    "SplatsFromViews": "framing rotations",
     "EvaluateMesh": "align protocol points image_size seed",
 }
 """Frozen order of the widgets: saved graphs restore their values by position."""
@@ -139,4 +143,4 @@ def test_examples_and_input_files_are_listed(pack_nodes):
 
 def test_multi_view_models_are_listed_and_no_others(pack_nodes):
     names = pack_nodes["LoadNOVA3D"]["input"]["required"]["model"][1]["options"]
-    assert names == [*BUILT_IN, V3D, MINI, NOVA3D, WONDER3D, f"stability/{SV3D_U}", SV3D_P]
+    assert names == [*BUILT_IN, V3D, MINI, LGM, NOVA3D, WONDER3D, f"stability/{SV3D_U}", SV3D_P]
