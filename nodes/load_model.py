@@ -1,4 +1,4 @@
-"""Node that loads a multi-view model from ComfyUI's model folders."""
+"""Node that loads a multi-view or reconstruction model from ComfyUI's model folders."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class LoadNOVA3D(io.ComfyNode):
             category=f"{CATEGORY}/views",
             description=(
                 "Loads a multi-view diffusion model: the small built-in nova3d-mini, or a "
-                "checkpoint of NOVA3D, Wonder3D (or Wonder3D++), SV3D (u or p) or V3D. Put "
+                "checkpoint of NOVA3D, Wonder3D (or Wonder3D++), SV3D (u or p) or V3D. Also loads "
+                "LGM and Ouroboros3D's recon_model, which make splats of views. Put "
                 "checkpoints into ComfyUI's models/checkpoints or models/nova3d, and Wonder3D's "
                 "whole folder into models/nova3d. Models are detected from the file contents, not "
                 "from the file name; other models are not listed."
@@ -47,6 +48,8 @@ class LoadNOVA3D(io.ComfyNode):
                 "wonder3d",
                 "multiview model",
                 "checkpoint loader",
+                "lgm",
+                "ouroboros3d",
             ],
             inputs=[
                 io.Combo.Input(
@@ -72,8 +75,8 @@ class LoadNOVA3D(io.ComfyNode):
                 MODEL.Output(
                     display_name="model",
                     tooltip=(
-                        "Model for Sample Multi-View Normals (NOVA3D, Wonder3D) or Sample Orbit "
-                        "(SV3D, V3D)."
+                        "Model for Sample Multi-View Normals (NOVA3D, Wonder3D), Sample Orbit "
+                        "(SV3D, V3D) or Splats from Views (LGM, Ouroboros3D's recon_model)."
                     ),
                 )
             ],
@@ -105,11 +108,13 @@ def load_managed_model(path: Path, dtype: str, progress: Progress) -> ManagedMod
         progress: updated for each tensor.
 
     Raises:
-        InputError: the file is not a multi-view model; the message says what it is.
+        InputError: the file is no supported model; the message says what it is.
     """
     import torch
 
     from ..nova3d_core.diffusion.model import CODEC, IMAGE_ENCODER
+    from ..nova3d_core.reconstruction.config import RECONSTRUCTION
+    from ..nova3d_core.reconstruction.load import load_reconstruction
     from ..nova3d_core.weights.discovery.locate import inspect_file
     from ..nova3d_core.weights.load import load_model
     from .model_management import (
@@ -117,6 +122,7 @@ def load_managed_model(path: Path, dtype: str, progress: Progress) -> ManagedMod
         host_attention,
         host_operations,
         manage_model,
+        manage_reconstruction,
         plain_part_dtypes,
         unet_dtype,
     )
@@ -126,14 +132,16 @@ def load_managed_model(path: Path, dtype: str, progress: Progress) -> ManagedMod
     file_dtype = getattr(torch, identity.dtype, torch.float32) if identity else torch.float32
     requested = None if dtype == AUTO else getattr(torch, DTYPES[dtype])
     weight_dtype = unet_dtype(requested, file_dtype, file.bytes // file_dtype.itemsize)
-    model = load_model(
-        path,
-        dtype=weight_dtype,
-        folders=model_search_folders(),
-        operations=host_operations(),
-        attention=host_attention,
-        progress=progress,
-    )
+    settings = {
+        "dtype": weight_dtype,
+        "operations": host_operations(),
+        "attention": host_attention,
+        "progress": progress,
+    }
+    if identity is not None and RECONSTRUCTION in identity.parts:
+        reconstruction = load_reconstruction(path, **settings)
+        return manage_reconstruction(reconstruction, compute_dtype(weight_dtype))
+    model = load_model(path, folders=model_search_folders(), **settings)
     dtypes = plain_part_dtypes()
     # the one image that conditions the model is encoded in float32
     model.codec = model.codec.cast(encode=torch.float32, decode=dtypes[CODEC])

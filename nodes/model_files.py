@@ -1,4 +1,4 @@
-"""Multi-view checkpoints in ComfyUI's model folders, detected from the file headers."""
+"""Multi-view and reconstruction models in ComfyUI's folders, detected from the file headers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from pathlib import Path, PurePath
 from ..nova3d_core.diffusion.families import FAMILIES
 from ..nova3d_core.weights.discovery.built_in import BUILT_IN_NAME, built_in_file, is_shipped
 from ..nova3d_core.weights.discovery.layouts_2d import KEY_MARKERS
-from ..nova3d_core.weights.discovery.registry import PUBLISHED_FILES, UNET, PublishedFile
+from ..nova3d_core.weights.discovery.registry import (
+    PUBLISHED_FILES,
+    RECONSTRUCTION,
+    UNET,
+    PublishedFile,
+)
 from ..nova3d_core.weights.files.inspect import (
     MAX_HEADER_BYTES,
     MODEL_SUFFIXES,
@@ -31,12 +36,13 @@ NONE_FOUND = "none found: see the node's help"
 _KEY_MARKERS = (
     b"time_stack.",
     b"temporal_res_block.",
+    b"unet.mid_block.nets.",  # LGM
     *(marker.encode() for marker in KEY_MARKERS),
 )
-"""Every multi-view checkpoint contains one of these in its header; hardly any other does."""
+"""Every supported model contains one of these in its header; hardly any other does."""
 
 _header_cache: dict[Path, tuple[tuple[int, int], bool]] = {}
-"""Path -> modification time and size when the header was read, and whether it is multi-view."""
+"""Path -> modification time and size when the header was read, and whether it is supported."""
 
 
 def register_folder() -> None:
@@ -69,9 +75,12 @@ def own_model_folders() -> list[Path]:
 
 
 def list_models() -> list[str]:
-    """Names of the available multi-view models, as workflows store them; never empty."""
+    """Names of the available multi-view and reconstruction models, as workflows store them.
+
+    Never empty.
+    """
     built_in = [BUILT_IN] if is_shipped() else []
-    files = [name for name, path in _all_files() if _is_multiview_model(path)]
+    files = [name for name, path in _all_files() if _is_supported_model(path)]
     return [*built_in, *files] or [NONE_FOUND]
 
 
@@ -99,12 +108,14 @@ def download_hint(name: str) -> str:
     available = [
         known
         for known in PUBLISHED_FILES
-        if known.family in FAMILIES and (_is_full_checkpoint(known) or _is_in_folder(known))
+        if RECONSTRUCTION in known.parts
+        or (known.family in FAMILIES and (_is_full_checkpoint(known) or _is_in_folder(known)))
     ]
     file_name = PurePath(name).name.lower()
     of_that_name = [known for known in available if file_name in _lower_names(known)]
     # SV3D p can do what SV3D u does
-    shown = of_that_name or [known for known in available if known.family != "sv3d_u"]
+    generators = [known for known in available if RECONSTRUCTION not in known.parts]
+    shown = of_that_name or [known for known in generators if known.family != "sv3d_u"]
     downloads = "; ".join(map(_download_text, shown))
     return (
         f"Download {downloads}. Put it there in ComfyUI's models folder, press R on the page, and "
@@ -132,7 +143,8 @@ def _download_text(known: PublishedFile) -> str:
     if _is_in_folder(known):
         folder = known.source.rsplit("/", 1)[-1]
         return f"the folder {known.source} (Hugging Face) into {known.folder}/{folder}"
-    needs = "" if "image_encoder" in known.parts else " and svd_xt.safetensors into checkpoints"
+    is_complete = "image_encoder" in known.parts or RECONSTRUCTION in known.parts
+    needs = "" if is_complete else " and svd_xt.safetensors into checkpoints"
     return f"{known.name} ({size}{known.source} on Hugging Face{terms}) into {known.folder}{needs}"
 
 
@@ -154,8 +166,8 @@ def _all_files() -> Iterator[tuple[str, Path]]:
             yield name, Path(path)
 
 
-def _is_multiview_model(path: Path) -> bool:
-    """Whether a file contains a multi-view model; its header is read once."""
+def _is_supported_model(path: Path) -> bool:
+    """Whether a file contains a multi-view or reconstruction model; its header is read once."""
     try:
         status = path.stat()
     except OSError:
@@ -163,11 +175,11 @@ def _is_multiview_model(path: Path) -> bool:
     stamp = (status.st_mtime_ns, status.st_size)
     cached = _header_cache.get(path)
     if cached is None or cached[0] != stamp:
-        cached = _header_cache[path] = (stamp, _generates_views(path))
+        cached = _header_cache[path] = (stamp, _can_be_loaded(path))
     return cached[1]
 
 
-def _generates_views(path: Path) -> bool:
+def _can_be_loaded(path: Path) -> bool:
     from ..nova3d_core.weights.discovery.locate import inspect_file
 
     if not _header_may_match(path):
@@ -176,7 +188,10 @@ def _generates_views(path: Path) -> bool:
     if file.problem:
         logger.info("NOVA3D: not listed: %s", file.problem)
     identity = file.identity
-    return identity is not None and identity.family in FAMILIES and UNET in identity.parts
+    if identity is None:
+        return False
+    generates_views = identity.family in FAMILIES and UNET in identity.parts
+    return generates_views or RECONSTRUCTION in identity.parts
 
 
 def _header_may_match(path: Path) -> bool:

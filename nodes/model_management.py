@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..nova3d_core.diffusion.model import CODEC, IMAGE_ENCODER, PARTS, UNET
+from ..nova3d_core.reconstruction.config import RECONSTRUCTION
 
 if TYPE_CHECKING:
     from ..nova3d_core.diffusion.model import MultiviewModel
+    from ..nova3d_core.reconstruction.model import ReconstructionModel
 
 GIB = 1 << 30
 UNET_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -24,7 +26,7 @@ MIN_ACTIVATION_BYTES = GIB // 2
 class ManagedModel:
     """A model whose parts ComfyUI moves between devices; only its socket value refers to it."""
 
-    model: MultiviewModel
+    model: MultiviewModel | ReconstructionModel
     """Its parts, on the CPU until they are loaded to a device."""
     patchers: dict[str, Any]
     """ModelPatcher of each part that has weights. Parts without weights are not registered:
@@ -32,7 +34,7 @@ class ManagedModel:
     devices: dict[str, torch.device]
     """Device on which each part runs."""
     dtype: torch.dtype
-    """Dtype in which the UNet computes."""
+    """Dtype in which the UNet, or the reconstruction network, computes."""
 
 
 class ManagedModule(nn.Module):
@@ -46,7 +48,11 @@ class ManagedModule(nn.Module):
         self.part = part
 
 
-_MANAGED_CLASSES = {part: type(f"NOVA3D_{part}", (ManagedModule,), {}) for part in PARTS}
+STREAMED_PARTS = (UNET, RECONSTRUCTION)
+"""Parts that consist of the host's layers, which stream weights that do not fit on the device."""
+_MANAGED_CLASSES = {
+    part: type(f"NOVA3D_{part}", (ManagedModule,), {}) for part in (*PARTS, RECONSTRUCTION)
+}
 """One subclass per part, because ComfyUI's log shows the class names."""
 
 
@@ -57,10 +63,8 @@ def manage_model(model: MultiviewModel, dtype: torch.dtype) -> ManagedModel:
         model: its UNet is built from `host_operations`.
         dtype: dtype in which the UNet computes.
     """
-    from comfy import model_management, model_patcher
+    from comfy import model_management
 
-    # looked up here because ComfyUI rebinds the name at start-up
-    patcher_class = getattr(model_patcher, "CoreModelPatcher", model_patcher.ModelPatcher)
     offload_devices = {
         UNET: model_management.unet_offload_device(),
         CODEC: model_management.vae_offload_device(),
@@ -72,15 +76,30 @@ def manage_model(model: MultiviewModel, dtype: torch.dtype) -> ManagedModel:
         IMAGE_ENCODER: model_management.get_torch_device(),
     }
     patchers = {
-        part: patcher_class(
-            _MANAGED_CLASSES[part](model.part(part)),
-            load_device=load_devices[part],
-            offload_device=offload_devices[part],
-        )
+        part: _patcher(part, model.part(part), load_devices[part], offload_devices[part])
         for part in PARTS
         if _has_weights(model.part(part))
     }
     return ManagedModel(model, patchers, load_devices, dtype)
+
+
+def manage_reconstruction(model: ReconstructionModel, dtype: torch.dtype) -> ManagedModel:
+    """Registers a reconstruction model; arguments as in `manage_model`."""
+    from comfy import model_management
+
+    device = model_management.get_torch_device()
+    part, offload = model.part(RECONSTRUCTION), model_management.unet_offload_device()
+    patchers = {RECONSTRUCTION: _patcher(RECONSTRUCTION, part, device, offload)}
+    return ManagedModel(model, patchers, {RECONSTRUCTION: device}, dtype)
+
+
+def _patcher(name: str, part: nn.Module, load: torch.device, offload: torch.device) -> Any:
+    """ComfyUI's ModelPatcher of a part."""
+    from comfy import model_patcher
+
+    # looked up here because ComfyUI rebinds the name at start-up
+    patcher_class = getattr(model_patcher, "CoreModelPatcher", model_patcher.ModelPatcher)
+    return patcher_class(_MANAGED_CLASSES[name](part), load_device=load, offload_device=offload)
 
 
 def _has_weights(part: nn.Module) -> bool:
@@ -122,15 +141,15 @@ class HostModelPlacement:
     def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
         """Loads a part and reserves memory for its activations.
 
-        The UNet may be loaded partially: its layers stream the remaining weights. The other parts
-        consist of plain PyTorch layers, which cannot stream, and are loaded completely.
+        Parts of the host's layers may be loaded partially: they stream the remaining weights. The
+        others consist of plain PyTorch layers, which cannot stream, and are loaded completely.
         """
         from comfy import model_management
 
         if part not in self.managed.patchers:  # a pixel codec has no weights
             return self.managed.devices[part], torch.float32
         patcher = self.managed.patchers[part]
-        load_fully = part != UNET
+        load_fully = part not in STREAMED_PARTS
         model_management.load_models_gpu(
             [patcher], memory_required=activation_bytes, force_full_load=load_fully
         )

@@ -283,8 +283,14 @@ def _sample_views(
 def _check_family(managed: ManagedModel, with_normals: bool) -> None:
     """Raises InputError if the model's domains are not those of the node."""
     from ..nova3d_core.errors import InputError
+    from ..nova3d_core.reconstruction.model import ReconstructionModel
 
     family = managed.model.family
+    if isinstance(managed.model, ReconstructionModel):
+        raise InputError(
+            f"model is {family.label}, which makes splats of views and generates none.",
+            "Connect it to the node Splats from Views, and NOVA3D, Wonder3D, SV3D or V3D here.",
+        )
     has_normals = "normal" in family.domains
     if with_normals and not has_normals:
         raise InputError(

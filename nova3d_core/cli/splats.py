@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -12,11 +12,17 @@ from ..conventions import SPLAT_UP_AXIS, UpAxis
 from ..progress import Progress
 from ..splatting.config import SplatFitConfig
 from .console import print_json, print_out
+from .splats_from_model import ReconstructionOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..views import Views
 
 
 @dataclass(frozen=True)
 class FitSplats:
-    """Fit Gaussian splats to a folder of views."""
+    """Fit Gaussian splats to a folder of views, or make them of four views with --model."""
 
     views: Positional[Path]
     """A folder with a transforms.json (as `render`, nerfstudio and instant-ngp write it), with a
@@ -25,8 +31,12 @@ class FitSplats:
     """The file to write: .ply as in 3D Gaussian splatting, or .splat."""
     fit: Annotated[SplatFitConfig, arg(name="")] = field(default_factory=SplatFitConfig)
     """Settings of the fit."""
+    reconstruction: Annotated[ReconstructionOptions, arg(name="")] = field(
+        default_factory=ReconstructionOptions
+    )
+    """One pass of a reconstruction model instead of a fit."""
     device: str = "cpu"
-    """Device of the optimisation: cpu, cuda, cuda:1."""
+    """Device of the fit or the model: cpu, cuda, cuda:1."""
     up_axis: UpAxis = SPLAT_UP_AXIS
     """Up axis of the file: -Y in viewers of Gaussian splats and in ComfyUI; +Y as in the views."""
     overwrite: bool = False
@@ -42,9 +52,13 @@ class FitSplats:
         from ..pipeline.stages import ensure_masks
         from ..splatting.fit import fit_splats
 
+        self.reconstruction.check(self.fit == SplatFitConfig())
         device = resolve_device(self.device)
         check_can_write_splats(self.output, self.overwrite, (self.views,))
         views = ensure_masks(read_views(self.views, progress))
+        if self.reconstruction.model is not None:
+            self._reconstruct(views, device, progress)
+            return
         fit = fit_splats(views, self.fit, progress, device)
         write_splats(fit.splats, self.output, self.overwrite, self.up_axis)
         if self.json:
@@ -53,3 +67,17 @@ class FitSplats:
         report = fit.report
         warped = f", views warped by {report.warp_px:.1f} px" if report.warp_px else ""
         print_out(f"{report.count} splats in {self.output} ({report.steps} steps{warped})")
+
+    def _reconstruct(self, views: Views, device: torch.device, progress: Progress) -> None:
+        """Makes the splats with a model instead of a fit."""
+        from ..io.splats.files import write_splats
+
+        result, seconds = self.reconstruction.reconstruct(views, device, progress)
+        write_splats(result.splats, self.output, self.overwrite, self.up_axis)
+        report = result.report
+        if self.json:
+            rows = {"seconds": {name: round(value, 3) for name, value in seconds.items()}}
+            print_json({"output": str(self.output), **report.to_dict(), **rows})
+            return
+        names = ", ".join(map(str, report.views))
+        print_out(f"{report.count} splats in {self.output} ({report.model}, views {names})")

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 from ..checks import check_bounds, check_choice
 from ..errors import InputError
 
+RECONSTRUCTION = "reconstruction"
+"""Name of the only part of a reconstruction model; see `diffusion.model.Placement`."""
 VIEW_COUNT = 4
 """Input views, about 90 degrees apart."""
 FOREGROUND_RATIO = 0.8

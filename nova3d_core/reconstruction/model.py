@@ -8,11 +8,8 @@ import torch
 from torch import nn
 
 from ..diffusion.model import module_dtype
-from .config import ReconstructionFamily
+from .config import RECONSTRUCTION, ReconstructionFamily
 from .network import Lgm
-
-RECONSTRUCTION = "reconstruction"
-"""Name of the model's only part; see `diffusion.model.Placement`."""
 
 
 @dataclass(eq=False)

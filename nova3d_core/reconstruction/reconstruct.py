@@ -18,10 +18,10 @@ from ..splats import Splats
 from ..views import Views
 from ..wording import setting
 from .activations import activate
-from .config import MIN_OPACITY, ReconstructConfig
+from .config import MIN_OPACITY, RECONSTRUCTION, ReconstructConfig
 from .cost import activation_bytes, estimate_cpu_seconds
 from .framing import frame_views
-from .model import RECONSTRUCTION, ReconstructionModel, ReconstructionOnDevice
+from .model import ReconstructionModel, ReconstructionOnDevice
 from .network import Lgm, MultiviewAttention, ResidualBlock
 from .rays import plucker_rays
 from .select import select_views
@@ -61,10 +61,23 @@ class ReconstructionReport:
     """The model's units per unit of the world."""
     perspective_error_px: float
     """Largest error of the re-framed views, in pixels of the model's images."""
+    size_px: int
+    """Width and height of the model's images."""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a JSON document."""
         return {**asdict(self), "views": list(self.views)}
+
+    def to_text(self) -> str:
+        """The report in lines that fit ComfyUI's Preview as Text."""
+        removed = f", {self.removed} transparent ones removed" if self.removed else ""
+        rotations = "" if self.rotations == "normalised" else ", without rotations"
+        lines = [
+            f"{self.count} splats by {self.model}{removed}{rotations}",
+            f"views {', '.join(map(str, self.views))}",
+            f"perspective exact to {self.perspective_error_px:.1f} of {self.size_px} px",
+        ]
+        return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +137,7 @@ def reconstruct_splats(
         rotations="normalised" if has_rotations else "identity",
         scale=framed.scale,
         perspective_error_px=framed.perspective_error_px,
+        size_px=model.family.size_px,
     )
     return Reconstruction(kept, report)
 
@@ -157,16 +171,18 @@ def _predict(
 
     def attempt(dtype: torch.dtype) -> Tensor:
         placement.load_to_device(RECONSTRUCTION, activation_bytes(model.network, size_px, dtype))
+        total = _block_count(model.network)
         with torch.no_grad(), _reporting_blocks(model.network, progress):
-            return model.network(x.to(device, dtype)).cpu()
+            features = model.network(x.to(device, dtype)).cpu()
+        progress.update(STAGE, total, total)
+        return features
 
     return with_fp32_fallback(STAGE, attempt, dtype, model.source)
 
 
 def _reporting_blocks(network: Lgm, progress: Progress) -> Any:
     """Context in which each block of the network is reported before it runs."""
-    total = sum(isinstance(module, _BLOCKS) for module in network.modules())
-    done = 0
+    total, done = _block_count(network), 0
 
     def report() -> None:
         nonlocal done
@@ -174,6 +190,10 @@ def _reporting_blocks(network: Lgm, progress: Progress) -> Any:
         done += 1
 
     return check_before_blocks(network, report, _BLOCKS)
+
+
+def _block_count(network: Lgm) -> int:
+    return sum(isinstance(module, _BLOCKS) for module in network.modules())
 
 
 def _warn_if_slow(network: Lgm, size_px: int, dtype: torch.dtype) -> None:

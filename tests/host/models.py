@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nova3d_core.diffusion.model import MultiviewModel
+from nova3d_core.reconstruction.config import LgmConfig
+from nova3d_core.reconstruction.network import Lgm
 from nova3d_core.weights.discovery.built_in import is_shipped
 from nova3d_core.weights.save import save_nova3d
 
@@ -28,6 +30,8 @@ SV3D_U = "sv3d_u.safetensors"
 V3D = "V3D.ckpt"
 WONDER3D = "wonder3d-v1.0/unet/diffusion_pytorch_model.bin"
 """The UNet of a folder of .bin files; its decoder too generates a red square."""
+LGM = "model_fp16_fixrot.safetensors"
+"""A narrow LGM, which makes 65,536 random splats."""
 MINI = "mini.safetensors"
 """Generates the silhouette of the input image, in one step."""
 BUILT_IN = ("nova3d-mini (built in)",) * is_shipped()
@@ -64,6 +68,7 @@ def write_models(models: Path) -> None:
             save_file(tensors, folder / name)
     save_file(sgm_tensors(bounded_model("v3d"), scratch), checkpoints / SVD)
     write_wonder3d(bounded_model("wonder3d"), own_folder / "wonder3d-v1.0")
+    save_file(narrow_lgm().state_dict(), own_folder / LGM)
     shutil.rmtree(scratch)
     for name, key in OTHER_MODELS.items():
         save_file({key: torch.zeros(320, 4, 3, 3)}, checkpoints / name)
@@ -71,6 +76,14 @@ def write_models(models: Path) -> None:
     save_file({"unknown": torch.zeros(1)}, models / "background_removal" / BACKGROUND)
     content = (checkpoints / SV3D_P).read_bytes()
     (checkpoints / "cut.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def narrow_lgm() -> Lgm:
+    """LGM with few channels and random weights, as float16."""
+    config = LgmConfig(down_widths=(32,) * 6, up_widths=(32,) * 5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Lgm(config, dtype=torch.float16).requires_grad_(False)
 
 
 def bounded_model(family: str, seed: int = 0) -> MultiviewModel:

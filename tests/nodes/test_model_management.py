@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from ..host.models import BUILT_IN, MINI, NOVA3D, SV3D_P, SV3D_U, V3D, WONDER3D, write_models
+from ..host.models import (
+    BUILT_IN,
+    LGM,
+    MINI,
+    NOVA3D,
+    SV3D_P,
+    SV3D_U,
+    V3D,
+    WONDER3D,
+    write_models,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.host
@@ -230,6 +240,36 @@ class Mapping(comfy.model_patcher.ModelPatcher):
             raise MemoryError
         return super().load(*args, **options)
 comfy.model_patcher.CoreModelPatcher = Mapping
+# LGM, whose only part streams its weights
+from pack.nova3d_core.cameras.cameras import orbit_cameras
+from pack.nova3d_core.cameras.rigs import RigConfig
+from pack.nova3d_core.reconstruction.reconstruct import reconstruct_splats
+from pack.nova3d_core.views import Views
+lgm_path = Path(models) / "nova3d" / "model_fp16_fixrot.safetensors"
+ring = orbit_cameras(RigConfig(count=4, width_px=64, height_px=64))
+four = Views(ring, image.expand(4, 64, 64, 3).contiguous())
+
+def splats_of(managed):
+    with torch.inference_mode():
+        placement = model_management.HostModelPlacement(managed)
+        return reconstruct_splats(managed.model, four, placement=placement).splats
+
+answers["lgm_dtypes"], reference = {}, None
+for dtype in ("auto", "fp32", "fp16", "bf16"):
+    managed = load_managed_model(lgm_path, dtype, SILENT)
+    weights = {str(value.dtype) for value in managed.model.network.parameters()}
+    answers["lgm_dtypes"][dtype] = [sorted(weights), str(managed.dtype), sorted(managed.patchers)]
+    if dtype == "fp32":
+        reference = splats_of(managed)
+with torch.inference_mode():
+    patcher = managed.patchers["reconstruction"]
+    patcher.load(torch.device("cpu"), lowvram_model_memory=10_000)
+    mm_load, mm.load_models_gpu = mm.load_models_gpu, lambda *a, **k: None
+    streamed = splats_of(managed)
+    mm.load_models_gpu = mm_load
+answers["lgm_streaming"] = patcher.model.model_lowvram
+answers["lgm_count"] = [len(reference), len(streamed)]
+answers["lgm_bf16"] = float((streamed.positions - reference.positions).abs().mean())
 no_guidance = GuidanceConfig("constant", 1.0, 1.0)
 minis = [load_managed_model(built_in.FILE, "auto", SILENT) for _ in range(2)]
 answers["mini_parts"] = sorted(minis[0].patchers)
@@ -256,8 +296,8 @@ def answers(checkout, tmp_path_factory) -> dict:
     return json.loads(line[len("ANSWERS ") :])
 
 
-def test_lists_multi_view_models_only(answers):
-    expected = [*BUILT_IN, V3D, MINI, NOVA3D, WONDER3D, f"stability/{SV3D_U}", SV3D_P]
+def test_lists_supported_models_only(answers):
+    expected = [*BUILT_IN, V3D, MINI, LGM, NOVA3D, WONDER3D, f"stability/{SV3D_U}", SV3D_P]
     assert answers["names"] == expected
     assert answers["same_names"]
 
@@ -317,6 +357,21 @@ def test_dtypes_follow_the_input_and_comfyuis_options(answers):
     assert answers["fp16_unet"] == fp16  # --fp16-unet
     assert answers["fp8_unet"] == fp16  # --fp8_e4m3fn-unet: our layers cannot compute in fp8
     assert 0.0 < answers["half"] < 0.05
+
+
+def test_lgm_is_one_part_in_the_selected_dtype(answers):
+    fp32, fp16, bf16 = "torch.float32", "torch.float16", "torch.bfloat16"
+    part = ["reconstruction"]
+    dtypes = answers["lgm_dtypes"]  # of the weights and of the computation on a CPU
+    assert dtypes["auto"][1:] == [fp32, part]
+    assert dtypes["fp32"] == [[fp32], fp32, part]
+    assert dtypes["fp16"] == [[fp16], fp32, part]
+    assert dtypes["bf16"] == [[bf16], fp32, part]
+
+
+def test_lgm_streams_its_weights(answers):
+    assert answers["lgm_streaming"] and answers["lgm_count"] == [65_536, 65_536]
+    assert answers["lgm_bf16"] < 0.02  # bf16 weights
 
 
 def test_streamed_weights_give_the_same_images(answers):

