@@ -194,8 +194,20 @@ _DRAFT = (
     ),
 )
 _FAST = (
-    LevelConfig(resolution=32, steps=60, ray_fraction=0.04, sdf_lr_cells=0.10, pose_lr=6e-3),
-    LevelConfig(resolution=64, steps=90, ray_fraction=0.04, sdf_lr_cells=0.10, pose_lr=4e-3),
+    LevelConfig(
+        resolution=32,
+        steps=60,
+        ray_fraction=0.04,
+        sdf_lr_cells=0.10,
+        pose_lr=6e-3,
+    ),
+    LevelConfig(
+        resolution=64,
+        steps=90,
+        ray_fraction=0.04,
+        sdf_lr_cells=0.10,
+        pose_lr=4e-3,
+    ),
     LevelConfig(
         resolution=112,
         steps=60,
@@ -307,6 +319,7 @@ class SdfFusionConfig:
                 ray_fraction=level.ray_fraction * _HASHGRID_RAY_SCALE,
                 register_every=0,
                 align_every=0,
+                stereo_every=0,
             )
             for level in levels
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...cameras.cameras import Cameras
-from .patches import Patches, SurfaceMaps
+from .patches import StereoPatches, SurfaceMaps
 
 _SIGMA_PX = 0.7
 """Distance between the surfaces of two views, in pixels, at which their agreement is exp(-1/2)."""
@@ -18,7 +18,7 @@ _PRIOR = 0.25
 
 def agree(
     cameras: Cameras,
-    patches: Patches,
+    patches: StereoPatches,
     maps: SurfaceMaps,
     offset: Tensor,
     confidence: Tensor,

@@ -31,7 +31,7 @@ class SurfaceMaps:
 
 
 @dataclass(frozen=True, eq=False)
-class Patches:
+class StereoPatches:
     """M patches around pixels of V views, and their projections to K neighbouring views.
 
     The surface point at depth z of the pixel dx columns and dy rows from the patch's centre appears
@@ -55,9 +55,9 @@ class Patches:
     def __len__(self) -> int:
         return len(self.pixel)
 
-    def at(self, index: slice | Tensor) -> Patches:
+    def at(self, index: slice | Tensor) -> StereoPatches:
         """The selected patches."""
-        return Patches(*(getattr(self, each.name)[index] for each in fields(self)))
+        return StereoPatches(*(getattr(self, each.name)[index] for each in fields(self)))
 
 
 def neighbour_table(cameras: Cameras) -> Tensor:
@@ -71,7 +71,7 @@ def neighbour_table(cameras: Cameras) -> Tensor:
     return torch.where(ranked.gather(1, order) < torch.inf, order, -1)
 
 
-def make_patches(cameras: Cameras, pixel: Tensor, maps: SurfaceMaps) -> Patches:
+def make_patches(cameras: Cameras, pixel: Tensor, maps: SurfaceMaps) -> StereoPatches:
     """Patches around pixels on the surface, with the neighbours that see their centres.
 
     Args:
@@ -91,11 +91,12 @@ def make_patches(cameras: Cameras, pixel: Tensor, maps: SurfaceMaps) -> Patches:
     start = origin + depth_z[:, None, None] * axis
     point = (world[0] + depth_z[:, None] * world[1])[:, :3]
     seen = (neighbours >= 0) & _sees(cameras, index, point, normal, start, maps)
-    return Patches(pixel, torch.where(seen, neighbours, -1), origin, axis, column_step, row_step)
+    seen_by = torch.where(seen, neighbours, -1)
+    return StereoPatches(pixel, seen_by, origin, axis, column_step, row_step)
 
 
 def _world_line(cameras: Cameras, view: Tensor, pixel: Tensor) -> tuple[Tensor, ...]:
-    """Homogeneous world vectors (M, 4) of the docstring of `Patches`, before their projection."""
+    """World vectors (M, 4), homogeneous, of the docstring of `StereoPatches`."""
     rotation = cameras.rotation[view]  # (M, 3, 3)
     focal = cameras.intrinsics.diagonal(dim1=1, dim2=2)[view][:, :2]
     plane = (pixel - cameras.intrinsics[view, :2, 2]) / focal

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .constants import MIN_MASK, MIN_TAPS, NO_SCORE, NOISE, NOT_SEEN, REACH_PX
-from .patches import Patches
+from .patches import StereoPatches
 
 _CHUNK_SIZE = 1 << 14
 """Pairs of patches at one depth that are correlated together."""
@@ -17,7 +17,7 @@ _CHUNK_SIZE = 1 << 14
 def sweep_scores(
     images: Tensor,
     depth_z: Tensor,
-    patches: Patches,
+    patches: StereoPatches,
     offsets: Tensor,
     max_step: float,
     perspective: bool,
@@ -65,7 +65,7 @@ class _Taps:
     """(M, T) bool: on the surface of the centre."""
 
 
-def _own_taps(images: Tensor, depth_z: Tensor, patches: Patches, max_step: float) -> _Taps:
+def _own_taps(images: Tensor, depth_z: Tensor, patches: StereoPatches, max_step: float) -> _Taps:
     """Taps of the patches in their own views."""
     height, width = images.shape[1:3]
     steps = torch.arange(-REACH_PX, REACH_PX + 1, device=images.device)
@@ -92,7 +92,7 @@ def _best_two(scores: Tensor) -> Tensor:
 
 
 def _correlations(
-    images: Tensor, patches: Patches, taps: _Taps, offset: Tensor, perspective: bool
+    images: Tensor, patches: StereoPatches, taps: _Taps, offset: Tensor, perspective: bool
 ) -> Tensor:
     """(M, K) normalised cross-correlations at one depth, NOT_SEEN where a view shows too little."""
     height, width = images.shape[1:3]

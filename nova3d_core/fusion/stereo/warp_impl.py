@@ -7,13 +7,13 @@ from torch import Tensor
 
 from ...compute.warp_backend import as_warp, launch
 from . import sweep_kernels
-from .patches import Patches
+from .patches import StereoPatches
 
 
 def sweep_scores(
     images: Tensor,
     depth_z: Tensor,
-    patches: Patches,
+    patches: StereoPatches,
     offsets: Tensor,
     max_step: float,
     perspective: bool,
