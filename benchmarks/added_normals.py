@@ -18,7 +18,7 @@ from typing import Annotated
 
 import torch
 import tyro
-from fusion import FusionBenchmark, mesh_files
+from fusion import KnownMeshes
 from measure import machine
 from results import ResultPage, Table, save_page
 from torch import Tensor
@@ -28,12 +28,11 @@ from tqdm import tqdm
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.orbits import ORBIT_PRESETS
 from nova3d_core.cameras.rotations import axis_angle_to_matrix
-from nova3d_core.conventions import UpAxis, encode_normals
+from nova3d_core.conventions import encode_normals
 from nova3d_core.evaluation.config import EvaluateConfig
 from nova3d_core.evaluation.protocol import evaluate_mesh
 from nova3d_core.fusion.config import SdfFusionConfig
 from nova3d_core.fusion.losses import LossConfig
-from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.normals.add import add_normals
 from nova3d_core.pipeline.config import FuseConfig
 from nova3d_core.pipeline.stages import extract_mesh, fuse_to_surface
@@ -74,19 +73,13 @@ VARIANTS = {
 
 
 @dataclass(frozen=True)
-class AddedNormalsBenchmark:
+class AddedNormalsBenchmark(KnownMeshes):
     """Settings of the benchmark."""
 
-    meshes: Path
-    """Folder of mesh files. With a manifest.json, its "objects" give name, file and up_axis."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = (
         ROOT / "benchmark_output" / "added_normals"
     )
     """Output folder."""
-    up_axis: UpAxis = "+Y"
-    """Up axis of the meshes without a manifest."""
-    objects: tuple[str, ...] = ("animal_bull", "dino_crested", "character_knight")
-    """Names of the meshes to use."""
     size_px: int = 224
     """Width and height of the views."""
     seed: int = 0
@@ -103,13 +96,12 @@ class AddedNormalsBenchmark:
 
 
 def main(settings: AddedNormalsBenchmark) -> None:
-    files = {each.name: each for each in mesh_files(FusionBenchmark(settings.meshes))}
     rig = ORBIT_PRESETS["sv3d"].rig
     rig = replace(rig, width_px=settings.size_px, height_px=settings.size_px)
     rows: list[list] = []
     with tqdm(total=len(settings.objects) * len(settings.kinds), file=sys.stderr) as bar:
         for name in settings.objects:
-            reference = read_mesh(files[name].path, files[name].up_axis).normalised()
+            reference = settings.reference(name)
             views = render_views(reference, orbit_cameras(rig)).views
             without = None
             for variant in settings.variants:

@@ -248,7 +248,7 @@ def benchmark_meshes(settings: FusionBenchmark) -> list[MeshFile | ProceduralMes
     """The meshes of the folder, and the procedural ones."""
     meshes: list[MeshFile | ProceduralMesh] = []
     if settings.meshes is not None:
-        meshes += mesh_files(settings)
+        meshes += mesh_files(settings.meshes, settings.up_axis)
     for index in range(settings.concave):
         kind = CONCAVE_KINDS[index % len(CONCAVE_KINDS)]
         meshes.append(ProceduralMesh(f"{kind}_{index // len(CONCAVE_KINDS)}", kind, index))
@@ -257,9 +257,31 @@ def benchmark_meshes(settings: FusionBenchmark) -> list[MeshFile | ProceduralMes
     return meshes
 
 
-def mesh_files(settings: FusionBenchmark) -> list[MeshFile]:
-    """The meshes of the folder, from its manifest or by file name."""
-    folder = settings.meshes
+@dataclass(frozen=True)
+class KnownMeshes:
+    """Options that select the meshes which a benchmark renders and compares with its results."""
+
+    meshes: Path
+    """Folder of mesh files. With a manifest.json, its "objects" give name, file and up_axis."""
+    up_axis: UpAxis = "+Y"
+    """Up axis of the meshes without a manifest."""
+    objects: tuple[str, ...] = ("animal_bull", "dino_crested", "character_knight")
+    """Names of the meshes to use."""
+
+    def reference(self, name: str) -> Mesh:
+        """The mesh of this name, centred, with a longest side of 1."""
+        files = {each.name: each for each in mesh_files(self.meshes, self.up_axis)}
+        check_names((name,), tuple(files))
+        return files[name].read()
+
+
+def mesh_files(folder: Path, up_axis: UpAxis) -> list[MeshFile]:
+    """The meshes of a folder, from its manifest or by file name.
+
+    Args:
+        folder: searched with its subfolders if it has no manifest.json.
+        up_axis: of the meshes without a manifest.
+    """
     manifest = folder / "manifest.json"
     if manifest.is_file():
         entries = json.loads(manifest.read_text(encoding="utf-8"))["objects"]
@@ -270,7 +292,7 @@ def mesh_files(settings: FusionBenchmark) -> list[MeshFile]:
     if not paths:
         raise InputError(f"{folder} has no mesh files.", "Pass another folder with --meshes.")
     names = ["-".join(path.relative_to(folder).with_suffix("").parts) for path in paths]
-    return [MeshFile(*pair, settings.up_axis) for pair in zip(names, paths, strict=True)]
+    return [MeshFile(*pair, up_axis) for pair in zip(names, paths, strict=True)]
 
 
 def check_names(names: Sequence[str], choices: Sequence[str]) -> None:

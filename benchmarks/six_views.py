@@ -18,20 +18,19 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from fusion import FusionBenchmark, mesh_files
+from fusion import KnownMeshes
 from measure import machine
 from results import ResultPage, Table, save_page
 from tqdm import tqdm
 
 from nova3d_core.cameras.cameras import cameras_from_orbit
 from nova3d_core.cameras.orbits import preset_orbit
-from nova3d_core.conventions import UpAxis, encode_normals
+from nova3d_core.conventions import encode_normals
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.sampling.postprocess import upscale, views_from_samples
 from nova3d_core.evaluation.config import EvaluateConfig
 from nova3d_core.evaluation.protocol import evaluate_mesh
 from nova3d_core.fusion.config import SdfFusionConfig
-from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.mesh import Mesh
 from nova3d_core.pipeline.config import FuseConfig
 from nova3d_core.pipeline.fuse import fuse_views
@@ -61,31 +60,24 @@ VARIANTS: dict[str, Callable[[Mesh], Views]] = {
 
 
 @dataclass(frozen=True)
-class SixViewsBenchmark:
+class SixViewsBenchmark(KnownMeshes):
     """Settings of the benchmark."""
 
-    meshes: Path
-    """Folder of mesh files. With a manifest.json, its "objects" give name, file and up_axis."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = (
         ROOT / "benchmark_output" / "six_views"
     )
     """Output folder."""
-    up_axis: UpAxis = "+Y"
-    """Up axis of the meshes without a manifest."""
-    objects: tuple[str, ...] = ("animal_bull", "dino_crested", "character_knight")
-    """Names of the meshes to use."""
     sdf: SdfFusionConfig = field(default_factory=SdfFusionConfig)
     """Settings of the fusion."""
 
 
 def main(settings: SixViewsBenchmark) -> None:
-    files = {each.name: each for each in mesh_files(FusionBenchmark(settings.meshes))}
     rows: list[list] = []
     with tqdm(total=len(settings.objects) * len(VARIANTS), file=sys.stderr) as bar:
         for variant, make_views in VARIANTS.items():
             for name in settings.objects:
                 bar.set_description(f"{name}, {variant}")
-                reference = read_mesh(files[name].path, files[name].up_axis).normalised()
+                reference = settings.reference(name)
                 mesh = fuse_views(make_views(reference), FuseConfig(sdf=settings.sdf)).mesh
                 report = evaluate_mesh(mesh, reference, EvaluateConfig()).metrics
                 rows.append([

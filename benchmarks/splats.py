@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import torch
 import tyro
-from fusion import TARGET_OBJECTS, FusionBenchmark, check_names, mesh_files
+from fusion import TARGET_OBJECTS, check_names, mesh_files
 from measure import machine
 from results import ResultPage, Table, save_page
 from tqdm import tqdm
@@ -139,7 +139,7 @@ class Runs:
 
 def main(settings: SplatBenchmark) -> None:
     logging.basicConfig(level=logging.WARNING, format="note: %(message)s")
-    files = {each.name: each for each in mesh_files(FusionBenchmark(settings.meshes))}
+    files = {each.name: each for each in mesh_files(settings.meshes, "+Y")}
     used = (*settings.objects, *settings.bent_objects, *settings.fusion_objects)
     check_names(used, list(files))
     settings.output.mkdir(parents=True, exist_ok=True)
