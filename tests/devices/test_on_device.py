@@ -76,6 +76,13 @@ def test_estimating_normals_in_every_dtype(name):
     check(run_module("workloads", name), DTYPE_BOUNDS)
 
 
+@pytest.mark.slow
+def test_reconstruction_in_every_dtype():
+    cases = run_module("workloads", "reconstruction")
+    assert len(cases) == 6
+    check(cases, {name: DTYPE_BOUNDS[name.partition(", ")[2]] for name in cases})
+
+
 def test_added_normals_stay_on_their_device():
     check(run_module("workloads", "added_normals"), 1e-6)
 

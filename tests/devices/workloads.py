@@ -340,6 +340,29 @@ def added_normals() -> dict[str, dict[str, Any]]:
     return {"camera": summarise(None, difference)}
 
 
+@workload
+def reconstruction() -> dict[str, dict[str, Any]]:
+    """Splats of four views by small networks, without and with time embedding, in each dtype."""
+    from nova3d_core.reconstruction.model import ReconstructionOnDevice
+    from nova3d_core.reconstruction.reconstruct import reconstruct_splats
+
+    from ..reconstruction.conftest import EIGHTH, EIGHTH_WITH_TIME, random_model
+
+    cases, views = {}, small_views()
+    for config, family in ((EIGHTH, "lgm"), (EIGHTH_WITH_TIME, "ouroboros3d")):
+        for dtype in DTYPES:
+            results = []
+            for device in (CPU, DEVICE):
+                model = random_model(config, family, size_px=32)
+                model.network.to(dtype)
+                placement = ReconstructionOnDevice(model, device, dtype)
+                results.append(reconstruct_splats(model, views, placement=placement))
+            expected, actual = (result.splats for result in results)
+            difference = float((actual.positions - expected.positions).abs().mean())
+            cases[f"{family}, {dtype}"] = summarise(results[1], difference)
+    return cases
+
+
 # Training
 
 
@@ -456,7 +479,7 @@ def node_model_management() -> dict[str, dict[str, Any]]:
 
     from ..diffusion.models import image_and_mask, small_model
 
-    cases = {}
+    cases = {"lgm": _managed_reconstruction(management)}
     for name, dtype in (("nova3d-mini", torch.float16), ("sv3d_u", torch.bfloat16)):
         model = small_model(name)
         for part in management.PARTS:
@@ -476,6 +499,33 @@ def node_model_management() -> dict[str, dict[str, Any]]:
         cases[name] = summarise(actual, float((actual.images - expected).abs().mean()))
     assert {device for _, device in log} == {str(DEVICE)}
     return cases
+
+
+def _managed_reconstruction(management: types.ModuleType) -> dict[str, Any]:
+    """Splats by a small LGM under the nodes' model management against those on the CPU."""
+    package = "pack.nova3d_core.reconstruction"
+    parts = ("config", "network", "model", "reconstruct")
+    config, network, model_module, reconstruct = (
+        importlib.import_module(f"{package}.{part}") for part in parts
+    )
+    views_module = importlib.import_module("pack.nova3d_core.views")
+    cameras_module = importlib.import_module("pack.nova3d_core.cameras.cameras")
+    given = small_views()
+    cameras = cameras_module.Cameras(**vars(given.cameras))
+    views = views_module.Views(cameras, given.colour, given.masks)
+    torch.manual_seed(0)
+    lgm = network.Lgm(config.LgmConfig(down_widths=(32,) * 6, up_widths=(32,) * 5))
+    lgm.requires_grad_(False).to(torch.float16)
+    family = replace(config.FAMILIES["lgm"], size_px=32)
+    model = model_module.ReconstructionModel(family, lgm)
+    on_cpu = model_module.ReconstructionOnDevice(copy.deepcopy(model), CPU)
+    expected = reconstruct.reconstruct_splats(on_cpu.model, views, placement=on_cpu).splats
+    managed = management.manage_reconstruction(model, torch.float16)
+    with torch.inference_mode():
+        placement = management.HostModelPlacement(managed)
+        actual = reconstruct.reconstruct_splats(model, views, placement=placement).splats
+    difference = (actual.positions - expected.positions).abs().mean()
+    return summarise(actual, float(difference))
 
 
 def main(name: str) -> None:

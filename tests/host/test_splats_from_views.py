@@ -12,7 +12,7 @@ from .client import error_message
 from .models import LGM, NOVA3D, narrow_lgm
 from .prompts import load_prompt, node, node_key, with_inputs
 from .test_run_workflows import run_to_end
-from .test_splats import files_of, save_splat
+from .test_splats import files_of
 from .workflow_check import Prompt
 
 pytestmark = pytest.mark.host
@@ -59,13 +59,8 @@ def test_comfyuis_nodes_open_the_file(client):
     prompt["6"] = node("File3DToSplat", model_3d=["3", 2])
     prompt["7"] = node("GetSplatCount", splat=["6", 0])
     prompt["8"] = node("PreviewAny", source=["7", 1])
-    prompt["9"] = save_splat(["3", 2], "lgm/ours")
-    prompt["10"] = node("SplatToFile3D", splat=["3", 0], format="ply")
-    prompt["11"] = save_splat(["10", 0], "lgm/theirs")
     run = run_to_end(client, prompt)
     assert "65536" in str(run.outputs["8"]["text"])
-    ours, theirs = (files_of(client, run, key, "3d")[0] for key in ("9", "11"))
-    assert ours == theirs
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
