@@ -79,7 +79,7 @@ def _parse(arguments: list[str]):
     from .render import Render
     from .render_dataset import RenderDataset
     from .run import Run
-    from .splats import FitSplats
+    from .splats import MakeSplats
     from .train import Train
 
     commands = {
@@ -89,7 +89,7 @@ def _parse(arguments: list[str]):
         "fuse": Fuse,
         "bake": Bake,
         "refine": Refine,
-        "splats": FitSplats,
+        "splats": MakeSplats,
         "evaluate": Evaluate,
         "ablate": Ablate,
         "presets": Presets,

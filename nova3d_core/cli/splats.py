@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FitSplats:
+class MakeSplats:
     """Fit Gaussian splats to a folder of views, or make them of four views with --model."""
 
     views: Positional[Path]
