@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import shutil
 import statistics
 import sys
 import tempfile
@@ -26,15 +25,13 @@ from pathlib import Path
 from measure import machine
 from results import ResultPage, Table, markdown_page, save_page
 
-import nova3d_core as nova3d
-from nova3d_core.rendering.config import RenderConfig
 from tests.host.client import Client, PromptRun
-from tests.host.prompts import PIXELS, VIEWS, load_prompt
+from tests.host.inputs import write_inputs
+from tests.host.prompts import load_prompt
 from tests.host.server import Checkout, Server
 from tests.host.workflow_check import Prompt
 
 PROJECT = Path(__file__).resolve().parents[1]
-KNIGHT = PROJECT / "nova3d_core" / "assets" / "character_knight.glb"
 TEMPLATES = (
     "views_to_mesh",
     "multiview_images_to_mesh",
@@ -136,16 +133,6 @@ def soak(server: Server, runs: int, interrupts: int) -> Soak:
 def print_progress(runs: int, result: Soak) -> None:
     sys.stderr.write(f"{runs} runs, {result.resident_mib[-1]:.0f} MiB\n")
     sys.stderr.flush()
-
-
-def write_inputs(folder: Path) -> None:
-    """The knight, its views and its normalised mesh, as the host tests use them."""
-    knight = nova3d.read_mesh(KNIGHT).normalised()
-    rig = nova3d.orbit_cameras(nova3d.RigConfig(count=VIEWS, width_px=PIXELS, height_px=PIXELS))
-    views = nova3d.render_views(knight, rig, RenderConfig(supersample=2)).views
-    nova3d.write_views(views, folder / "knight" / "views")
-    nova3d.write_mesh(knight, folder / "knight" / "mesh.glb")
-    shutil.copy2(KNIGHT, folder / KNIGHT.name)
 
 
 def result_page(result: Soak, version: str, runs: int, interrupts: int) -> ResultPage:

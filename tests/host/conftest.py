@@ -8,16 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import nova3d_core as nova3d
-from nova3d_core.rendering.config import RenderConfig
-
 from .client import Client
+from .inputs import write_inputs
 from .models import write_models
-from .prompts import PIXELS, VIEWS
-from .server import PROJECT, Checkout, Server, checkout_from_environment
+from .server import Checkout, Server, checkout_from_environment
 from .tiny_moge import write_tiny_moge
 
-KNIGHT = PROJECT / "nova3d_core" / "assets" / "character_knight.glb"
 NO_HOST = "COMFYUI_PATH is not set: no test ran in a real ComfyUI (dev.py test --host PATH)"
 
 
@@ -43,12 +39,7 @@ def checkout() -> Checkout:
 def inputs(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Input folder for the workflows: the knight, its views, and its normalised mesh."""
     folder = tmp_path_factory.mktemp("input")
-    knight = nova3d.read_mesh(KNIGHT).normalised()
-    rig = nova3d.orbit_cameras(nova3d.RigConfig(count=VIEWS, width_px=PIXELS, height_px=PIXELS))
-    views = nova3d.render_views(knight, rig, RenderConfig(supersample=2)).views
-    nova3d.write_views(views, folder / "knight" / "views")
-    nova3d.write_mesh(knight, folder / "knight" / "mesh.glb")
-    shutil.copy2(KNIGHT, folder / KNIGHT.name)
+    write_inputs(folder)
     return folder
 
 
