@@ -119,8 +119,8 @@ def test_render_writes_a_turntable(nova3d, small_turntable, tmp_path):
 
 
 COMMANDS = (
-    "run", "render", "generate", "fuse", "bake", "refine", "evaluate", "ablate", "presets", "models",
-    "render-dataset", "train", "export", "demo",
+    "run", "render", "generate", "fuse", "bake", "refine", "evaluate", "ablate", "presets",
+    "models", "render-dataset", "train", "export", "demo",
 )  # fmt: skip
 
 
