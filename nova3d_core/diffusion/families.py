@@ -173,8 +173,9 @@ FAMILIES: dict[str, Family] = {
             foreground_ratio=0.64,
             upscale=2,
             caveats=(
-                "nova3d-mini was trained on simple synthetic objects at 64 pixels: photographs come "
-                "out coarse."  # in two lines of a node
+                # two lines of a node at most
+                "nova3d-mini was trained on simple synthetic objects at 64 pixels: photographs "
+                "come out coarse."
             ),
         ),
         Family(
