@@ -130,6 +130,8 @@ class Page:
         self.command("Comfy.BrowseTemplates")
         self.tab.get_by_text(module, exact=True).last.click(timeout=120_000)
         card = self.tab.locator(f'[data-testid="template-workflow-{name}"]')
+        card.wait_for(state="attached")
+        card.scroll_into_view_if_needed()  # images of cards out of sight are not loaded
         card.locator("img").first.wait_for()
         self.shot(f"templates-{name}")
         card.click()
