@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..imaging.crop import composite_on_white, object_bounds
 from ..splats import Splats
 from ..views import Views
+from ..wording import setting
 from .config import FOREGROUND_RATIO, Framing, ReconstructionFamily
 
 logger = logging.getLogger(__name__)
@@ -104,12 +105,12 @@ def frame_views(
     ]
     error_px = _perspective_error_px(aim, half_size, scale, family)
     if error_px > WARN_PX:
+        _warn_of_perspective(error_px, family, framing == "object" and bool(aim.closeness.any()))
+    if scale * half_size > _half_width(family):
         logger.warning(
-            "the views have another perspective than those of %s: parts of the object are up to "
-            "%.0f of %d pixels off where they are nearer or farther than its centre.",
+            "the object does not fit into the images of %s at its own size and is cut off; set %s.",
             family.label,
-            error_px,
-            family.size_px,
+            setting("framing", "object"),
         )
     flip = aim.rotations.new_tensor(OPENGL_FROM_OPENCV)
     rotation = flip @ aim.rotations[0]
@@ -120,6 +121,18 @@ def frame_views(
         centre=centre.float(),
         scale=scale,
         perspective_error_px=error_px,
+    )
+
+
+def _warn_of_perspective(error_px: float, family: ReconstructionFamily, is_avoidable: bool) -> None:
+    """Logs a warning that the distance of the cameras is not that of the model's."""
+    logger.warning(
+        "the views have another perspective than those of %s: parts of the object are up to %.0f "
+        "of %d pixels off where they are nearer or farther than its centre.%s",
+        family.label,
+        error_px,
+        family.size_px,
+        f" {setting('framing', 'image')} keeps it exactly." if is_avoidable else "",
     )
 
 
@@ -207,7 +220,7 @@ def _scale(
     framing: Framing,
 ) -> float:
     """The model's units per unit of our world."""
-    half_width = family.radius * math.tan(math.radians(family.fov_deg) / 2.0)
+    half_width = _half_width(family)
     if framing == "object":
         return FOREGROUND_RATIO * half_width / half_size
     if cameras.kind == "orthographic":
@@ -227,6 +240,11 @@ def _perspective_error_px(
     size = half_size * closeness * _focal_px(family)  # in pixels, at the centre
     differences = (aim.closeness - closeness).abs()
     return float(size * half_size * differences.max())
+
+
+def _half_width(family: ReconstructionFamily) -> float:
+    """Half of the width that the model's images show at its origin, in its units."""
+    return family.radius * math.tan(math.radians(family.fov_deg) / 2.0)
 
 
 def _focal_px(family: ReconstructionFamily) -> float:

@@ -231,5 +231,10 @@ def test_unusable_views_are_rejected(render_orbit, caplog):
         frame_views(away, LGM, "image")
     caplog.clear()
     with caplog.at_level(logging.WARNING):
+        frame_views(render_orbit(radius=1.0, fov_deg=70.0, size_px=64), LGM, "image")
+    assert "does not fit into the images of LGM" in caplog.text
+    assert "--framing object" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
         frame_views(render_orbit(radius=0.9, fov_deg=40.0), LGM)
     assert "cut off at the border of selected view 0" in caplog.text
