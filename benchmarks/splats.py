@@ -17,18 +17,32 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
 import tyro
 from fusion import TARGET_OBJECTS, check_names, mesh_files
 from measure import machine
-from results import ResultPage, Table, save_page
+from results import ResultPage, save_page
+from splat_tables import (
+    BEND_GAIN,
+    BEND_NODES,
+    BEND_PX,
+    FUSION_AZIMUTHS,
+    FUSION_ELEVATIONS_DEG,
+    FUSION_METHODS,
+    INPUT_VIEWS,
+    WITH_NORMALS,
+    Row,
+    bent_tables,
+    fusion_tables,
+    objects_tables,
+)
 from tqdm import tqdm
 
 from nova3d_core.cameras.cameras import Cameras, cameras_at, orbit_cameras
@@ -57,22 +71,8 @@ ROOT = Path(__file__).resolve().parents[1]
 Part = Literal["objects", "bent", "fusion"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-INPUT_VIEWS = 18
-"""Level views, as V3D generates them."""
 HELD_OUT_ELEVATIONS_DEG = (0.0, 20.0)
 """Held-out views have azimuths midway between the input views."""
-MIN_GAIN_DB = 0.5
-"""Target: mean PSNR of the splats above that of the mesh."""
-MIN_BENT_GAIN_DB, MAX_CLEAN_LOSS_DB = 1.2, 0.3
-"""Targets: mean PSNR of the alignment relative to fits without it, on bent and on exact views."""
-BEND_NODES, BEND_PX, BEND_GAIN = 4, 3.0, 0.05
-"""Bent views: displacements at nodes x nodes points, uniform within +-px, bicubic in between;
-factors of the colour channels within 1 +- gain. View 0 stays exact."""
-FUSION_ELEVATIONS_DEG = (-30.0, 0.0, 30.0, 60.0)
-FUSION_AZIMUTHS = 16
-"""Renders of the splats that are fused: this many azimuths at each elevation."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,8 @@ def mesh_row(name: str, reference_of: Callable[[str], Mesh], settings: SplatBenc
     metrics = held_out_metrics(
         lambda cameras: render_views(mesh, cameras).views, reference, settings.size_px
     )
-    return {**row, **metrics, "count": len(mesh.faces)}
+    geometry = geometry_metrics(mesh, reference) if name in settings.fusion_objects else {}
+    return {**row, **metrics, "count": len(mesh.faces), **geometry}
 
 
 def bent_row(name: str, reference: Mesh, seed: int, is_bent: bool, settings: SplatBenchmark) -> Row:
@@ -327,10 +328,7 @@ def bent_views(views: Views, seed: int) -> Views:
 
 def fusion_views(name: str, reference: Mesh, method: str, settings: SplatBenchmark) -> Views:
     """The views that a method of `FUSION_METHODS` fuses."""
-    views = input_views(reference, settings.size_px)
-    if method == "views with normals":
-        return views
-    plain = views.without_normals()
+    plain = input_views(reference, settings.size_px).without_normals()
     if method == "views":
         return plain
     splats = read_splats(splat_path(name, settings))
@@ -341,32 +339,39 @@ def fusion_views(name: str, reference: Mesh, method: str, settings: SplatBenchma
     return rendered if method == "splats" else join_views([plain, rendered])
 
 
-FUSION_METHODS = ("views with normals", "views", "splats", "views and splats")
-"""What is fused: the input views, 64 renders of the splats, or both."""
-
-
 def fusion_row(name: str, reference: Mesh, method: str, settings: SplatBenchmark) -> Row:
     """Fuses the views of a method and evaluates the mesh."""
     views = fusion_views(name, reference, method, settings)
     row: Row = {"object": name, "method": method, "views": len(views)}
     with timed(row):
         mesh = fuse_views(views, FuseConfig()).mesh
+    return {**row, **geometry_metrics(mesh, reference)}
+
+
+def geometry_metrics(mesh: Mesh, reference: Mesh) -> dict[str, float]:
+    """Metrics of the strict protocol."""
     report = evaluate_mesh(mesh, reference, EvaluateConfig()).metrics
     return {
-        **row,
         "visible_cd": report["visible"]["cd_l1"],
         "visible_f": report["visible"]["f_at_0.005"],
         "cd": report["surface"]["cd_l1"],
         "normal_error_deg": report["images_all"]["normal_error_deg"],
-        "psnr_0": report["images_el0"]["psnr"],
-        "psnr_25": report["images_el25"]["psnr"],
+        "images_psnr_0": report["images_el0"]["psnr"],
+        "images_psnr_25": report["images_el25"]["psnr"],
     }
 
 
 def result_page(runs: Runs, settings: SplatBenchmark) -> ResultPage:
     """Tables of all runs so far."""
+    meshes = [
+        {**row, "method": WITH_NORMALS, "views": INPUT_VIEWS}
+        for row in runs.of("objects")
+        if "visible_cd" in row
+    ]
+    rows = {part: runs.of(part) for part in PARTS}
+    rows["fusion"] = [*meshes, *rows["fusion"]] if rows["fusion"] else []
     makers = {"objects": objects_tables, "bent": bent_tables, "fusion": fusion_tables}
-    tables = [table for part in PARTS if runs.of(part) for table in makers[part](runs.of(part))]
+    tables = [table for part in PARTS if rows[part] for table in makers[part](rows[part])]
     fit = settings.fit.complete()
     return ResultPage(
         title="Gaussian splats",
@@ -382,117 +387,6 @@ def result_page(runs: Runs, settings: SplatBenchmark) -> ResultPage:
         date=time.strftime("%Y-%m-%d"),
         details={"runs": runs.rows},
     )
-
-
-def objects_tables(rows: Sequence[Row]) -> list[Table]:
-    """Splats and mesh of each object, and their means."""
-    by_object: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        by_object.setdefault(row["object"], {})[row["method"]] = row
-    both = {name: pair for name, pair in by_object.items() if len(pair) == 2}
-    names = ("psnr_0", "psnr_20", "psnr_mean", "ssim_mean", "mask_iou_mean", "seconds")
-    names += ("cpu_seconds",)
-    headings = ("PSNR el 0", "PSNR el 20", "PSNR mean", "SSIM", "mask IoU", "seconds", "CPU s")
-    specs = (".2f", ".2f", ".2f", ".4f", ".3f", ".0f", ".0f")
-    columns = [("object", "")]
-    columns += [
-        (f"{heading}, splats / mesh", spec) for heading, spec in zip(headings, specs, strict=True)
-    ]
-    columns += [("splats", "d"), ("gain dB", ".2f")]
-    lines: list[list] = []
-    for name, pair in both.items():
-        splats, mesh = pair["splats"], pair["mesh"]
-        cells: list = [[splats[key], mesh[key]] for key in names]
-        gain = splats["psnr_mean"] - mesh["psnr_mean"]
-        lines.append([name, *cells, splats["count"], gain])
-    notes = []
-    if len(lines) > 1:
-        means: list = [
-            [mean(row[method][key] for row in both.values()) for method in ("splats", "mesh")]
-            for key in names
-        ]
-        gain = mean(line[-1] for line in lines)
-        count = round(mean(line[-2] for line in lines))
-        lines.append(["mean", *means, count, gain])
-        notes.append(
-            f"Target: at least {MIN_GAIN_DB} dB above the mesh in the mean. Measured: {gain:+.2f} "
-            f"dB, {'met' if gain >= MIN_GAIN_DB else 'missed'}."
-        )
-    text = (
-        "The same views for both: splats from colours and masks, the mesh of the preset `fast` "
-        "from colours, masks and normals. Seconds from the views to the file, warm caches."
-    )
-    return [Table(columns, lines, "Splats and mesh on held-out views", text, notes)]
-
-
-def bent_tables(rows: Sequence[Row]) -> list[Table]:
-    """Alignment against plain fits, on bent and on exact views."""
-    columns = [
-        ("object", ""), ("views", ""), ("seed", "d"), ("PSNR of the views", ".1f"),
-        ("plain: PSNR el 0 / el 20", ".2f"), ("aligned: PSNR el 0 / el 20", ".2f"),
-        ("plain / aligned: SSIM", ".3f"), ("plain / aligned: mask IoU", ".3f"),
-        ("warp px", ".2f"), ("gain dB", ".2f"),
-    ]  # fmt: skip
-    lines, gains = [], {"bent": [], "exact": []}
-    for row in sorted(rows, key=lambda row: row["views"]):
-        gain = row["aligned_psnr_mean"] - row["plain_psnr_mean"]
-        gains[row["views"]].append(gain)
-        lines.append([
-            row["object"], row["views"], row["seed"], row["input_psnr"],
-            [row["plain_psnr_0"], row["plain_psnr_20"]],
-            [row["aligned_psnr_0"], row["aligned_psnr_20"]],
-            [row["plain_ssim_mean"], row["aligned_ssim_mean"]],
-            [row["plain_mask_iou_mean"], row["aligned_mask_iou_mean"]],
-            row["aligned_warp_px"], gain,
-        ])  # fmt: skip
-    notes = []
-    for kind, least in (("bent", MIN_BENT_GAIN_DB), ("exact", -MAX_CLEAN_LOSS_DB)):
-        if gains[kind]:
-            gain = mean(gains[kind])
-            notes.append(
-                f"{kind.capitalize()} views: {gain:+.2f} dB in the mean; target at least "
-                f"{least:+.1f} dB, {'met' if gain >= least else 'missed'}."
-            )
-    text = (
-        f"Every view but the first is displaced by up to {BEND_PX:g} px at {BEND_NODES} x "
-        f"{BEND_NODES} nodes, bicubic in between, and its colour channels are scaled by 1 ± "
-        f"{BEND_GAIN:g}. Plain: 0.8 L1 + 0.2 SSIM; aligned: also a smooth warp of each view where "
-        "views contradict each other. PSNR of the views is against exact ones."
-    )
-    return [Table(columns, lines, "Views that bend", text, notes)]
-
-
-def fusion_tables(rows: Sequence[Row]) -> list[Table]:
-    """Meshes of the input views and of renders of the splats."""
-    keys = ("visible_cd", "visible_f", "cd", "normal_error_deg", "psnr_0", "psnr_25")
-    columns = [
-        ("object", ""), ("fused", ""), ("views", "d"), ("visible CD-L1", ".4f"),
-        ("visible F@.005", ".3f"), ("CD-L1", ".4f"), ("normal error °", ".2f"),
-        ("PSNR el 0", ".2f"), ("PSNR el ±25", ".2f"), ("CPU s", ".0f"),
-    ]  # fmt: skip
-    lines = [
-        [row["object"], row["method"], row["views"], *(row[k] for k in keys), row["cpu_seconds"]]
-        for row in rows
-    ]
-    for method in FUSION_METHODS:
-        own = [row for row in rows if row["method"] == method]
-        if len(own) > 1:
-            values = [mean(row[key] for row in own) for key in (*keys, "cpu_seconds")]
-            lines.append([f"mean of {len(own)}", method, own[0]["views"], *values])
-    count = FUSION_AZIMUTHS * len(FUSION_ELEVATIONS_DEG)
-    elevations = ", ".join(f"{each:g}" for each in FUSION_ELEVATIONS_DEG)
-    text = (
-        f"Meshes of the preset `fast` from the {INPUT_VIEWS} views and from {count} renders of the "
-        f"fitted splats at elevations of {elevations} degrees. Only the first row of an object "
-        "uses normals."
-    )
-    return [Table(columns, lines, "From splats to meshes", text)]
-
-
-def mean(values) -> float:
-    """Arithmetic mean of an iterable."""
-    listed = list(values)
-    return sum(listed) / len(listed)
 
 
 if __name__ == "__main__":
