@@ -14,7 +14,7 @@ pytestmark = pytest.mark.host
 
 MAX_SECONDS = 5.0
 """Limit of the time between the cancel and the end of the prompt."""
-IN_THREAD, MAX_SECONDS_IN_THREAD = ("BakeTexture", "EvaluateMesh"), 3.0
+IN_THREAD, MAX_SECONDS_IN_THREAD = ("BakeTexture", "RefineTexture", "EvaluateMesh"), 3.0
 """Nodes whose core call runs in a thread: a cancel does not wait for its next step."""
 
 
@@ -45,6 +45,17 @@ def slow_bake() -> Prompt:
     return prompt
 
 
+def slow_refinement() -> Prompt:
+    return {
+        "1": node("NOVA3DLoadMesh", file="example: knight, fused", up_axis="+Y"),
+        "2": node("LoadViews", folder="knight/views"),
+        "3": node(
+            "RefineTexture", mesh=["1", 0], views=["2", 0], steps=10_000, perceptual="aligned"
+        ),
+        "4": node("ExportMesh", mesh=["3", 0], **_export()),
+    }
+
+
 def slow_evaluation() -> Prompt:
     return with_inputs(
         load_prompt("mesh_against_reference"), "EvaluateMesh", points=50_000, image_size=512
@@ -68,6 +79,7 @@ def _export() -> dict[str, Any]:
         ("RefinePoses", slow_poses),
         ("RenderViews", slow_render),
         ("BakeTexture", slow_bake),
+        ("RefineTexture", slow_refinement),
         ("EvaluateMesh", slow_evaluation),
     ],
 )
