@@ -17,6 +17,7 @@ from nova3d_core.fusion.poses.view_warps import (
     image_features,
     warp_rays,
     warp_views,
+    without_common_scale,
 )
 from nova3d_core.fusion.rays import ray_dataset
 from nova3d_core.imaging.warps import smooth_image
@@ -148,3 +149,23 @@ def test_exact_view_has_more_weight_where_the_others_are_warped(views, bent):
     ratio = rays.normal_weight[front] / given.normal_weight[front]
     assert torch.allclose(ratio[given.normal_weight[front] > 0], torch.tensor(4.0))
     assert torch.equal(rays.colour[front], given.colour[front])
+
+
+def test_common_scale_is_removed_and_differences_of_scale_are_kept(views, nodes):
+    rays = ray_dataset(views, 5, True)
+    plain = without_common_scale(rays, views.cameras, nodes)
+    again = without_common_scale(rays, views.cameras, plain)
+    assert torch.allclose(plain, again, atol=1e-4)  # a projection
+    axis = (torch.arange(NODES) - 1.0) / (NODES - 3) * SIZE
+    position = torch.stack([axis.expand(NODES, NODES), axis[:, None].expand(NODES, NODES)])
+    scaled = nodes.clone()
+    for view in (1, 2):
+        inside = (rays.view == view) & (rays.mask > 0.5)
+        centre = rays.pixel[inside].mean(dim=0)
+        factor = torch.tensor([0.04, -0.02])[:, None, None]
+        scaled[view] += factor * (position - centre[:, None, None])
+    assert torch.allclose(without_common_scale(rays, views.cameras, scaled), plain, atol=1e-3)
+    alone = nodes.clone()
+    alone[1] = scaled[1]
+    kept = without_common_scale(rays, views.cameras, alone) - plain
+    assert torch.allclose(kept[1], (scaled[1] - nodes[1]) / 2, atol=1e-3)

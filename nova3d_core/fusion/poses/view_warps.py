@@ -83,7 +83,7 @@ class WarpRegistration:
             Whether the views are warped.
         """
         args = (self.given, self._cameras, rendered, self._nodes_px, ray_weight, cell)
-        nodes_px = estimate_warps(*args)
+        nodes_px = without_common_scale(self.given, self._cameras, estimate_warps(*args))
         if not self._checked:
             self._checked = True
             rms_px = displacement_rms_px(self.given, self._cameras, nodes_px)[1:]
@@ -175,6 +175,29 @@ def warp_rays(rays: RayDataset, cameras: Cameras, nodes_px: Tensor) -> RayDatase
         normal[part] = _unit_or_zero(values[:, 4:])
     weight = normal_weights(rays.direction, normal, mask)
     return replace(rays, mask=mask, colour=colour, normal=normal, normal_weight=weight)
+
+
+def without_common_scale(rays: RayDataset, cameras: Cameras, nodes_px: Tensor) -> Tensor:
+    """The warps (V, 2, n, n) without the mean scaling of the object along x and along y.
+
+    Independent displacements of the views have no common scale; a surface that is too large or too
+    small does, and warps that follow it would keep it so.
+    """
+    nodes = nodes_px.shape[-1]
+    size = nodes_px.new_tensor([cameras.width, cameras.height])
+    at = (torch.arange(nodes, device=nodes_px.device) - 1.0) / (nodes - 3)
+    node_position = torch.stack(torch.meshgrid(at, at, indexing="xy")) * size[:, None, None]
+    scales, centred = [], torch.zeros_like(nodes_px)
+    for view, part in _warped_parts(rays, cameras):
+        pixel = rays.pixel[part][rays.mask[part] > 0.5]
+        centre = pixel.mean(dim=0)
+        shift = _basis(pixel, cameras, nodes) @ nodes_px[view].flatten(1).T
+        offset = pixel - centre
+        scales.append((shift * offset).sum(dim=0) / offset.square().sum(dim=0).clamp_min(1.0))
+        centred[view] = node_position - centre[:, None, None]
+    if not scales:
+        return nodes_px
+    return nodes_px - torch.stack(scales).mean(dim=0)[:, None, None] * centred
 
 
 def warp_views(views: Views, nodes: Tensor) -> Views:
