@@ -53,7 +53,7 @@ _LR_DECAY = 0.3
 """Factor to which learning rates fall over a level."""
 _MIN_RAY_CHUNK = 512
 _MAX_STEREO_POSE_ERROR = 0.3
-"""Initial pose error in 0..1 up to which stereo is used before the last level."""
+"""Initial pose error in 0..1 up to which stereo is used."""
 _MAX_OUTWARD = 0.03
 """Maximum depth offset of stereo out of the object, relative to its longest side: the visual hull
 encloses the object."""
@@ -286,7 +286,7 @@ def _optimise_level(run: _FusionState, index: int, level: LevelConfig, progress:
         )
         pose_lr = level.pose_lr * decay * run.pose_prior_scale if with_poses else 0.0
         if level.stereo_every > 0 and step % level.stereo_every == 0:
-            _sweep_depths(run, index, level)
+            _sweep_depths(run, level)
         _step(run, level, decay, pose_lr)
         if registration is not None and (step + 1) % level.register_every == 0:
             factor = exponential_decay(step, level.steps, level.robust_scale_end)
@@ -356,14 +356,13 @@ def _step(run: _FusionState, level: LevelConfig, decay: float, pose_lr: float) -
     run.field.step(config.losses, decay)
 
 
-def _sweep_depths(run: _FusionState, index: int, level: LevelConfig) -> None:
+def _sweep_depths(run: _FusionState, level: LevelConfig) -> None:
     """Updates the stereo depths of the rays from the current surface and poses.
 
-    Views that contradict each other have none. Wrong poses, which move depths by several pixels,
-    are registered before the last level.
+    Wrong poses, and views that contradict each other, would move depths by several pixels.
     """
     exact = not run.config.refine_poses or run.pose_prior_scale <= _MAX_STEREO_POSE_ERROR
-    if run.warps.active or not (exact or index == len(run.config.levels) - 1):
+    if run.warps.active or not exact:
         run.depths = None
         return
     run.depths = find_depth_targets(
