@@ -83,6 +83,7 @@ def register_view(
     weights: Tensor,
     start: Registration | None = None,
     blurs_px: tuple[float, ...] = COARSE_TO_FINE_PX,
+    prior: float = PRIOR,
 ) -> Registration:
     """The smooth warp and the gains that bring a view onto a render of the same camera.
 
@@ -95,13 +96,14 @@ def register_view(
         weights: (H, W) weights of the colours' differences, 0 where the render is unreliable.
         start: where to start; no warp by default.
         blurs_px: standard deviation of the blur at each level.
+        prior: weight of the prior of no warp and no gain, relative to the mean curvature.
     """
     problem = _Problem.of(view, render, weights)
     found = start or Registration.identity(view.device)
     for blur_px in blurs_px:
         level = problem.blurred(blur_px)
         for _ in range(ITERATIONS):
-            found = level.step(found)
+            found = level.step(found, prior)
     return found
 
 
@@ -136,7 +138,7 @@ class _Problem:
         render = gaussian_blur(self.render, sigma_px)
         return _Problem(_with_derivatives(planes), render, self.pixels, self.weights, self.source)
 
-    def step(self, current: Registration) -> Registration:
+    def step(self, current: Registration, strength: float) -> Registration:
         """One reweighted Gauss-Newton step for the nodes and the gains."""
         height, width = self.view.shape[:2]
         basis = _basis(height, width, self.view.device)[:, self.pixels]  # (n, P)
@@ -149,8 +151,8 @@ class _Problem:
         system, rhs = _normal_equations(basis, gradients, values[:3], weight, residual)
         count = 2 * len(basis)
         prior = torch.empty_like(rhs)
-        prior[:count] = PRIOR * system.diagonal()[:count].mean()
-        prior[count:] = PRIOR * system.diagonal()[count:].mean() + 1e-6
+        prior[:count] = strength * system.diagonal()[:count].mean() + 1e-6
+        prior[count:] = strength * system.diagonal()[count:].mean() + 1e-6
         state = torch.cat([current.nodes_px.flatten(), current.gain - 1.0])
         step = torch.linalg.solve(system + torch.diag(prior), -(rhs + prior * state))
         moves = step[:count].clamp(-MAX_STEP_PX, MAX_STEP_PX).view_as(current.nodes_px)

@@ -57,6 +57,8 @@ class ViewWarps(nn.Module):
                 an object on white, and only the object's colours are multiplied.
             view: index of the view.
         """
+        if view == 0:
+            return image
         if self.moves:
             height, width = self._size
             scale = image.new_tensor([2.0 / width, 2.0 / height])
@@ -66,7 +68,7 @@ class ViewWarps(nn.Module):
             )[0].permute(1, 2, 0)
         if not self.scales:
             return image
-        gain = torch.exp(self.log_gain[view] * float(view > 0))
+        gain = torch.exp(self.log_gain[view])
         colour, rest = image[..., :3], image[..., 3:]
         white = 1.0 - rest if rest.shape[-1] == 1 else torch.zeros_like(colour)
         return torch.cat([(colour - white) * gain + white, rest], dim=-1)

@@ -22,6 +22,12 @@ from ..fusion.fuse import refine_poses
 from ..fusion.hull.visual_hull import check_carvable
 from ..fusion.preview import PreviewClock
 from ..perceptual.losses import image_loss
+from ..perceptual.registration import (
+    COARSE_TO_FINE_PX,
+    FINE_PX,
+    Registration,
+    register_view,
+)
 from ..perceptual.warps import ViewWarps
 from ..progress import SILENT, Progress
 from ..splats import Splats
@@ -45,14 +51,15 @@ MIN_OPACITY = 0.05
 """Splats with a lower opacity are removed."""
 PRUNE_AT = 0.9
 """Fraction of the steps after which nearly transparent splats are removed; the others adapt."""
-WARP_START = 0.5
+WARP_START = 0.25
 """Fraction of the steps after which views may be warped or scaled."""
 WARP_TRIAL = 0.1
 """Fraction of the steps after which warps are kept or dropped."""
-WARP_LR_PX, GAIN_LR = 0.06, 1e-3
-WARP_WEIGHT = 2e-4
-"""Weight of the mean square displacement in pixels squared."""
-MIN_WARP_PX = 0.5
+REGISTRATIONS = (0.35, 0.45, 0.55, 0.65, 0.75, 0.85)
+"""Fractions of the steps at which kept warps are registered again."""
+WARP_PRIOR = 0.05
+"""Prior of no warp, stronger than for fixed geometry, because splats move with the views."""
+MIN_WARP_PX = 0.4
 """Root mean square displacement below which warps are dropped."""
 MIN_WARP_GAIN = 0.05
 """Relative decrease of the loss below which warps are dropped."""
@@ -179,7 +186,6 @@ class _Fit:
         self.targets = torch.cat([views.colour, views.masks[..., None]], dim=-1)  # (V, H, W, 4)
         self.parameters = SplatParameters(start, self.device)
         self.warps: ViewWarps | None = None
-        self.warp_optimiser: torch.optim.Adam | None = None
         self.random = torch.Generator().manual_seed(config.seed)
         self.order: list[int] = []
         self.clock = PreviewClock()
@@ -205,10 +211,7 @@ class _Fit:
 
     def splats(self) -> Splats:
         """The splats without those that are nearly transparent."""
-        if not self.parameters.is_finite():
-            raise StageError(
-                STAGE, "the splats became infinite.", "Check the views for invalid cameras."
-            )
+        self._check_finite()
         splats = self.parameters.splats()
         kept = splats.opacities >= MIN_OPACITY
         if not bool(kept.any()):
@@ -216,6 +219,12 @@ class _Fit:
                 STAGE, "all splats became transparent.", "Check the masks and cameras of the views."
             )
         return splats[kept]
+
+    def _check_finite(self) -> None:
+        if not self.parameters.is_finite():
+            raise StageError(
+                STAGE, "the splats became infinite.", "Check the views for invalid cameras."
+            )
 
     def report(self, initial_count: int) -> SplatFitReport:
         """Statistics of the finished optimisation."""
@@ -226,7 +235,7 @@ class _Fit:
             initial_count=initial_count,
             count=len(self.splats()),
             loss=self._recent_loss(),
-            warp_px=0.0 if warps is None or not warps.moves else warps.rms_px(),
+            warp_px=0.0 if warps is None or not warps.moves else self._displacement_px(warps),
             gain_percent=100.0 * gain,
             perceptual=self.config.perceptual,
         )
@@ -242,32 +251,68 @@ class _Fit:
 
     def _choose_warps(self, start: int, end: int, moves: bool, scales: bool) -> None:
         """Runs the steps without and with warps, and continues with the better explanation."""
+        warps = self._new_warps(moves, scales)
+        self._register(warps, COARSE_TO_FINE_PX)
+        moved, scaled = self._displacement_px(warps), warps.rms_gain()
+        moves, scales = moved >= MIN_WARP_PX, scaled >= MIN_LOG_GAIN
+        logger.info("registration of views: %.2f px, gains %.3f", moved, scaled)
+        if not moves and not scales:
+            self.total = self.config.steps
+            self._steps(start, end)
+            return
         saved = self._snapshot()
         self._steps(start, end)
         plain, plain_loss = self._snapshot(), self._recent_loss()
         self._restore(saved)
-        self._start_warps(moves, scales)
+        self.warps = self._new_warps(moves, scales)
+        self._register(self.warps, COARSE_TO_FINE_PX)
         self._steps(start, end)
-        warps, loss = self.warps, self._recent_loss()
-        moved = warps.rms_px() if moves else 0.0
-        scaled = warps.rms_gain() if scales else 0.0
-        logger.info(
-            "warps: %.2f px, gains %.3f, loss %.4f -> %.4f", moved, scaled, plain_loss, loss
-        )
-        if loss > (1.0 - MIN_WARP_GAIN) * plain_loss or (
-            moved < MIN_WARP_PX and scaled < MIN_LOG_GAIN
-        ):
+        logger.info("loss %.4f without and %.4f with warps", plain_loss, self._recent_loss())
+        if self._recent_loss() > (1.0 - MIN_WARP_GAIN) * plain_loss:
             self._restore(plain)
-        elif moved < MIN_WARP_PX and moves:
-            self._restore(saved)
-            self._start_warps(False, True)
-            self._steps(start, end)
+
+    def _new_warps(self, moves: bool, scales: bool) -> ViewWarps:
+        height, width = self.targets.shape[1:3]
+        return ViewWarps(len(self.cameras), height, width, self.device, moves, scales)
+
+    @torch.no_grad()
+    def _displacement_px(self, warps: ViewWarps) -> float:
+        """Root mean square displacement of the objects in all views but the first."""
+        total = weight = 0.0
+        for view in range(1, len(self.cameras)):
+            mask = self.targets[view, ..., 3]
+            squared = warps.displacement_px(view).square().sum(dim=-1)
+            total, weight = total + float((mask * squared).sum()), weight + float(mask.sum())
+        return (total / max(weight, 1.0)) ** 0.5
+
+    @torch.no_grad()
+    def _register(self, warps: ViewWarps, blurs_px: tuple[float, ...]) -> None:
+        """Registers all views but the first with the splats."""
+        self._check_finite()
+        weights = torch.ones_like(self.targets[0, ..., 3])
+        for view in range(1, len(self.cameras)):
+            image = self._render(view)
+            render = torch.cat([image.colour, 1.0 - image.transmittance[..., None]], dim=-1)
+            target = self.targets[view].clone()
+            target[..., :3] -= 1.0 - target[..., 3:]  # on black, which gains do not change
+            start = Registration(warps.nodes_px[view].clone(), warps.log_gain[view].exp())
+            found = register_view(target, render, weights, start, blurs_px, WARP_PRIOR)
+            if warps.moves:
+                warps.nodes_px[view] = found.nodes_px
+            if warps.scales:
+                warps.log_gain[view] = found.gain.clamp_min(1e-3).log()
+        # what all views share belongs to the object
+        warps.nodes_px[1:] -= warps.nodes_px[1:].mean(dim=0)
+        warps.log_gain[1:] -= warps.log_gain[1:].mean(dim=0)
 
     def _steps(self, start: int, end: int) -> None:
         """Optimisation steps `start` to `end`, one view each."""
         for step in range(start, end):
             if step == round(PRUNE_AT * self.config.steps):
                 self._prune()
+            rounds = [round(at * self.config.steps) for at in REGISTRATIONS]
+            if self.warps is not None and step in rounds:
+                self._register(self.warps, FINE_PX)
             self.losses.append(self._step(step / self.config.steps))
             preview = self._preview() if self.clock.is_due() else None
             done = min(len(self.losses), self.total)
@@ -283,7 +328,8 @@ class _Fit:
         view = self._next_view()
         image, target = self._render(view), self.targets[view]
         if self.warps is not None:
-            target = self.warps.apply_to(target, view)
+            with torch.no_grad():
+                target = self.warps.apply_to(target, view)
         colour = image.on(1.0)
         loss = image_loss(colour, target[..., :3], SSIM_WEIGHT)
         loss = loss + MASK_WEIGHT * (1.0 - image.transmittance - target[..., 3]).abs().mean()
@@ -296,13 +342,8 @@ class _Fit:
             raise StageError(
                 STAGE, f"the loss became {value}.", "Check the views for invalid cameras."
             )
-        if self.warps is not None and self.warps.moves:
-            loss = loss + WARP_WEIGHT * self.warps.nodes_px[view].square().sum(dim=0).mean()
         loss.backward()
         self.parameters.step(done)
-        if self.warp_optimiser is not None:
-            self.warp_optimiser.step()
-            self.warp_optimiser.zero_grad(set_to_none=True)
         return value
 
     def _next_view(self) -> int:
@@ -336,15 +377,6 @@ class _Fit:
         recent = self.losses[-len(self.cameras) :]
         return sum(recent) / max(len(recent), 1)
 
-    def _start_warps(self, moves: bool, scales: bool) -> None:
-        height, width = self.targets.shape[1:3]
-        self.warps = ViewWarps(len(self.cameras), height, width, self.device, moves, scales)
-        groups = [
-            {"params": [self.warps.nodes_px], "lr": WARP_LR_PX},
-            {"params": [self.warps.log_gain], "lr": GAIN_LR},
-        ]
-        self.warp_optimiser = torch.optim.Adam(groups)
-
     def _snapshot(self) -> tuple[Any, ...]:
         return self.parameters.snapshot(), self.random.get_state(), list(self.order)
 
@@ -353,4 +385,4 @@ class _Fit:
         parameters, random, order = saved
         self.parameters.restore(parameters)
         self.random.set_state(random)
-        self.order, self.warps, self.warp_optimiser = list(order), None, None
+        self.order, self.warps = list(order), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,20 +12,28 @@ import torch
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled, InputError, StageError
+from nova3d_core.evaluation.config import PerturbationConfig
 from nova3d_core.evaluation.metrics.image import mask_iou, psnr, ssim
+from nova3d_core.evaluation.metrics.poses import pose_errors
+from nova3d_core.evaluation.perturbations import render_perturbed_views
+from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.perceptual import losses
 from nova3d_core.perceptual.losses import image_loss, ssim_map
 from nova3d_core.perceptual.warps import ViewWarps
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
 from nova3d_core.splats import Splats
+from nova3d_core.splatting import fit as fit_module
 from nova3d_core.splatting import parameters
 from nova3d_core.splatting.config import SplatFitConfig
 from nova3d_core.splatting.fit import fit_splats
 from nova3d_core.splatting.initialise import initial_splats, neighbour_distances
+from nova3d_core.splatting.memory import check_splat_memory, splat_memory_bytes
 from nova3d_core.splatting.render import splat_views
 
 pytest.importorskip("warp")
+
+KNIGHT = Path(fit_module.__file__).parents[1] / "assets" / "character_knight.glb"
 
 
 def rig(count=12, size=64, **settings) -> RigConfig:
@@ -34,6 +43,14 @@ def rig(count=12, size=64, **settings) -> RigConfig:
 @pytest.fixture(scope="module")
 def sphere_views(make_sphere):
     return render_views(make_sphere(0.4), orbit_cameras(rig(18, 96))).views
+
+
+@pytest.fixture(scope="module")
+def patterned_views(make_sphere):
+    """Views of a sphere with a colour pattern, so that displacements show."""
+    mesh = make_sphere(0.4)
+    colours = 0.5 + 0.4 * torch.sin(14.0 * mesh.vertices + torch.tensor([0.0, 1.0, 2.0]))
+    return render_views(replace(mesh, vertex_colours=colours), orbit_cameras(rig(18, 96))).views
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +238,90 @@ def band(size: int):
     total = sum(math.exp(-(k**2) / 4.5) for k in range(-5, 6))
     inside = [[abs(i - j) <= 5 for j in range(size)] for i in range(size)]
     return torch.tensor(taps).double() * torch.tensor(inside) / total
+
+
+def with_displaced_colours(views, gain=1.0, shift_px=2.0):
+    """The views but the first, each moved by its own smooth warp and multiplied by its own gain."""
+    generator = torch.Generator().manual_seed(0)
+    warps = ViewWarps(len(views), 96, 96, torch.device("cpu"))
+    with torch.no_grad():
+        warps.nodes_px.copy_(shift_px * (2 * torch.rand(18, 2, 3, 3, generator=generator) - 1))
+        warps.log_gain.copy_(gain * (2 * torch.rand(18, 3, generator=generator) - 1))
+        images = torch.cat([views.colour, views.masks[..., None]], dim=-1)
+        images = [warps.apply_to(image, view) for view, image in enumerate(images)]
+    images = torch.stack(images).clamp(0.0, 1.0)
+    gains = warps.log_gain.detach()[1:]
+    return replace(views, colour=images[..., :3], masks=images[..., 3]), gains
+
+
+def test_bent_views_are_warped_back(patterned_views):
+    """The images of the warped views agree with the exact ones better than the bent ones did."""
+    bent, _ = with_displaced_colours(patterned_views, gain=0.0)
+    fit = fit_splats(bent, SplatFitConfig(count=1000, steps=100))
+    assert fit.report.warp_px > 0.5
+    before, after = (mean_psnr(each, patterned_views) for each in (bent, fit.views))
+    assert after > before + 1.5
+    assert torch.equal(fit.views.colour[0], bent.colour[0])
+    plain = fit_splats(bent, SplatFitConfig(count=1000, steps=100, perceptual="none"))
+    assert plain.report.warp_px == 0.0
+    assert fit.report.loss < 0.8 * plain.report.loss
+
+
+def test_exposures_are_matched_without_warps(patterned_views):
+    bright, log_gains = with_displaced_colours(patterned_views, gain=0.1, shift_px=0.0)
+    fit = fit_splats(bright, SplatFitConfig(count=1000, steps=100))
+    assert fit.report.warp_px == 0.0
+    expected = 100.0 * float((log_gains - log_gains.mean(dim=0)).square().mean().sqrt())
+    assert fit.report.gain_percent == pytest.approx(expected, rel=0.15)
+    assert mean_psnr(fit.views, patterned_views) > mean_psnr(bright, patterned_views) + 3.0
+    config = SplatFitConfig(count=1000, steps=100, match_exposure=False)
+    assert fit_splats(bright, config).report.gain_percent == 0.0
+
+
+def test_views_that_agree_are_returned_as_they_are(quick_fit, sphere_views):
+    assert torch.equal(quick_fit.views.colour, sphere_views.colour)
+    assert torch.equal(quick_fit.views.masks, sphere_views.masks)
+
+
+def test_perceptual_distance_is_part_of_the_loss(sphere_views, start):
+    """A distance that prefers black images darkens the splats."""
+
+    def brightness(images, reference):
+        assert images.shape == reference.shape == (1, 96, 96, 3)
+        return 10.0 * images.mean(dim=(1, 2, 3))
+
+    few = start[:300]
+    dark = SplatFitConfig(steps=30, perceptual="lpips", match_exposure=False)
+    ours = fit_splats(sphere_views, dark, start=few, lpips=brightness)
+    plain = fit_splats(sphere_views, replace(dark, perceptual="none"), start=few, lpips=brightness)
+    assert ours.splats.colours.mean() < plain.splats.colours.mean() - 0.02
+    assert ours.report.perceptual == "lpips"
+
+
+def test_more_splats_than_memory_are_an_error_that_says_how_many_fit(sphere_views, monkeypatch):
+    config = SplatFitConfig(count=10_000_000, memory_gib=2.0)
+    with pytest.raises(InputError, match=r"10,000,000 splats .* 2\.0 GiB") as caught:
+        fit_splats(sphere_views, config)
+    fitting = int(caught.value.hint.split()[0].replace(",", ""))
+    assert 500_000 < fitting < 2_000_000
+    needed = splat_memory_bytes(fitting, sphere_views)
+    assert 1.99 * 2**30 < needed <= 2 * 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 80 * 2**30))
+    with pytest.raises(InputError, match=r"on cuda, but only 0\.9 GiB"):
+        check_splat_memory(1_000_000, sphere_views, 0.0, torch.device("cuda"))
+    check_splat_memory(1_000, sphere_views, 0.0, torch.device("cuda"))
+
+
+@pytest.mark.slow
+def test_poses_are_refined_first():
+    knight = read_mesh(KNIGHT).normalised()
+    noisy = render_perturbed_views(
+        knight, orbit_cameras(rig(18, 96)), PerturbationConfig(kind="noisy")
+    )
+    config = SplatFitConfig(count=1000, steps=20, refine_poses=True)
+    fit = fit_splats(noisy.views, config)
+    before, after = (
+        float(pose_errors(cameras, noisy.true_cameras).rotation_deg[1:].median())
+        for cameras in (noisy.views.cameras, fit.views.cameras)
+    )
+    assert after < 0.5 * before
