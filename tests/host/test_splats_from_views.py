@@ -43,7 +43,7 @@ def test_report_warning_progress_and_position(client, tmp_path):
     run = run_to_end(client, prompt)
     report = str(run.outputs["5"]["text"])
     assert "65536 splats by LGM" in report and "views 0, 2, 4, 6" in report
-    assert "another perspective than those of LGM" in run.texts["3"]
+    assert "Warning: the views have another perspective than those of LGM" in report
     assert (45, 45) in run.progress["3"]
     (content,) = files_of(client, run, "4", "3d")
     (tmp_path / "fetched.ply").write_bytes(content)
@@ -81,10 +81,10 @@ def test_older_and_unknown_files_differ_by_their_names(client, server, tmp_path)
     rotations = read_splats(tmp_path / "old.ply", SPLAT_UP_AXIS).rotations
     assert float((rotations - rotations[:1]).abs().max()) < 1e-6
     run = run_to_end(client, lgm_prompt("mine.safetensors"))
-    assert "the input rotations (identity)" in run.texts["3"]
+    assert "the input rotations (identity)" in str(run.outputs["5"]["text"])
     run = run_to_end(client, lgm_prompt("mine.safetensors", rotations="identity"))
-    assert "without rotations" in str(run.outputs["5"]["text"])
-    assert "does not tell" not in run.texts.get("3", "")
+    report = str(run.outputs["5"]["text"])
+    assert "without rotations" in report and "does not tell" not in report
     for name in ("model_fp16.safetensors", "mine.safetensors"):
         (folder / name).unlink()
 
