@@ -273,7 +273,8 @@ def _optimise_level(run: _FusionState, index: int, level: LevelConfig, progress:
     total = run.config.total_steps
     registration = None
     for step in range(level.steps):
-        warped = level.align_every > 0 and step % level.align_every == 0 and _align_views(run)
+        is_due = level.align_every > 0 and step % level.align_every == 0
+        warped = is_due and _align_views(run, progress)
         if step == 0 or warped:
             registration = _prepare_rays(run, level)
         if step and step % _REDISTANCE_EVERY == 0:
@@ -311,14 +312,14 @@ def _prepare_rays(run: _FusionState, level: LevelConfig) -> PoseRegistration | N
     return PoseRegistration(run.rays, run.cameras, run.field.spacing, level.register_stride)
 
 
-def _align_views(run: _FusionState) -> bool:
+def _align_views(run: _FusionState, progress: Progress) -> bool:
     """Warps the views towards the current surface; whether their rays have changed."""
     if not run.warps.is_due:
         return False
     rays = run.warps.given
     rendered = render_features(run.field, rays, run.poses, run.conflict.gains)
     weight = 1.0 - run.conflict.fitted(rays.view, rays.pixel, run.done)
-    if not run.warps.update(rendered, weight, run.field.spacing):
+    if not run.warps.update(rendered, weight, run.field.spacing, progress):
         return False
     run.input_rays = run.warps.rays()
     return True

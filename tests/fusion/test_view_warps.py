@@ -9,6 +9,7 @@ import torch
 
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.errors import Cancelled
 from nova3d_core.fusion.poses.view_warps import (
     NODES,
     WarpRegistration,
@@ -22,6 +23,7 @@ from nova3d_core.fusion.poses.view_warps import (
 from nova3d_core.fusion.rays import ray_dataset
 from nova3d_core.imaging.warps import smooth_image
 from nova3d_core.mesh import Mesh
+from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
 
 SIZE, CELL = 96, 0.01
@@ -169,3 +171,19 @@ def test_common_scale_is_removed_and_differences_of_scale_are_kept(views, nodes)
     alone[1] = scaled[1]
     kept = without_common_scale(rays, views.cameras, alone) - plain
     assert torch.allclose(kept[1], (scaled[1] - nodes[1]) / 2, atol=1e-3)
+
+
+def test_cancel_takes_effect_before_the_next_view(views, bent):
+    rays = ray_dataset(bent, 5, True)
+    asked = []
+
+    def is_cancelled():
+        asked.append(True)
+        return len(asked) == 2
+
+    progress = Progress(is_cancelled=is_cancelled)
+    with pytest.raises(Cancelled):
+        WarpRegistration(rays, views.cameras).update(
+            features_at(views, rays), torch.ones(len(rays)), CELL, progress
+        )
+    assert len(asked) == 2

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...cameras.cameras import Cameras
 from ...imaging.warps import smooth_image, spline_weights, warp_image
+from ...progress import SILENT, Progress
 from ...views import Views
 from ..rays import RayDataset, normal_weights, pixel_side
 from .image_patch import ImagePatch, gaussian_blur, image_gradient
@@ -25,6 +26,7 @@ from .registration import WEIGHTS, geman_mcclure
 
 logger = logging.getLogger(__name__)
 
+_STAGE = "aligning views"
 NODES = 8
 """Nodes of the spline along each axis of the image."""
 _MIN_RMS_PX = 0.35
@@ -69,7 +71,9 @@ class WarpRegistration:
         """Whether an update may change anything."""
         return self.active or not self._checked
 
-    def update(self, rendered: Tensor, ray_weight: Tensor, cell: float) -> bool:
+    def update(
+        self, rendered: Tensor, ray_weight: Tensor, cell: float, progress: Progress = SILENT
+    ) -> bool:
         """Registers the views to rendered images.
 
         The first update decides whether views are warped at all.
@@ -78,11 +82,15 @@ class WarpRegistration:
             rendered: (7, N) mask, normal, colour of the surface, as `image_features`.
             ray_weight: (N,) weight of each pixel in 0..1.
             cell: world size of the field's cells.
+            progress: asked for a cancel before each view.
 
         Returns:
             Whether the views are warped.
+
+        Raises:
+            Cancelled: through `progress`.
         """
-        args = (self.given, self._cameras, rendered, self._nodes_px, ray_weight, cell)
+        args = (self.given, self._cameras, rendered, self._nodes_px, ray_weight, cell, progress)
         nodes_px = without_common_scale(self.given, self._cameras, estimate_warps(*args))
         if not self._checked:
             self._checked = True
@@ -121,6 +129,7 @@ def estimate_warps(
     start_px: Tensor,
     ray_weight: Tensor,
     cell: float,
+    progress: Progress = SILENT,
 ) -> Tensor:
     """(V, 2, n, n) nodes of the warps in pixels that register the views to rendered images.
 
@@ -131,12 +140,17 @@ def estimate_warps(
         start_px: (V, 2, n, n) nodes to start from.
         ray_weight: (N,) weight of each pixel in 0..1.
         cell: world size of the field's cells.
+        progress: asked for a cancel before each view.
+
+    Raises:
+        Cancelled: through `progress`.
     """
     blur_px = max(_BLUR_CELLS * cell / pixel_side(rays, len(cameras)), _MIN_BLUR_PX)
     given = image_features(rays)
     compared = (rays.pixel.long() % _STRIDE == 0).all(dim=1)
     result = start_px.clone()
     for view, part in _warped_parts(rays, cameras):
+        progress.check(_STAGE)
         pixel, kept = rays.pixel[part], compared[part]
         patch = ImagePatch.of_views([pixel])[0]
         images = patch.image(given[:, part]), patch.image(rendered[:, part])
@@ -190,6 +204,8 @@ def without_common_scale(rays: RayDataset, cameras: Cameras, nodes_px: Tensor) -
     scales, centred = [], torch.zeros_like(nodes_px)
     for view, part in _warped_parts(rays, cameras):
         pixel = rays.pixel[part][rays.mask[part] > 0.5]
+        if len(pixel) == 0:
+            continue
         centre = pixel.mean(dim=0)
         shift = _basis(pixel, cameras, nodes) @ nodes_px[view].flatten(1).T
         offset = pixel - centre
@@ -223,6 +239,8 @@ def displacement_rms_px(rays: RayDataset, cameras: Cameras, nodes_px: Tensor) ->
     rms = torch.zeros(len(cameras))
     for view, part in _warped_parts(rays, cameras):
         pixel = rays.pixel[part][rays.mask[part] > 0.5]
+        if len(pixel) == 0:
+            continue
         shift = _basis(pixel, cameras, nodes_px.shape[-1]) @ nodes_px[view].flatten(1).T
         rms[view] = float(shift.square().sum(dim=1).mean().sqrt())
     return rms
