@@ -123,6 +123,8 @@ POSE_COLUMNS: MetricColumns = (
     ("lateral after, max %", "after.lateral_percent_max", ".3f"),
     ("depth after, median %", "after.depth_percent_median", ".3f"),
     ("pose change, max °", "pose_change.rotation_deg_max", ".3f"),
+    ("warps, mean px", "warps.mean_px", ".2f"),
+    ("warps, max px", "warps.max_px", ".2f"),
 )
 CONFLICT_COLUMNS: MetricColumns = (
     ("AUC", "conflict.auc", ".3f"),
@@ -201,7 +203,8 @@ class Run:
     unwrap_method: str
     faces: int
     surface: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """With an optimised surface: pose errors `before` and `after`, `pose_change`, `conflict`."""
+    """With an optimised surface: pose errors `before` and `after`, `pose_change`, `conflict`; rms
+    displacements by `warps` where views contradict each other."""
 
     def metrics(self) -> Metrics:
         """All metrics as "group.name"."""
@@ -364,6 +367,11 @@ def surface_metrics(fused: FusionResult, perturbed: PerturbedViews) -> dict[str,
         metrics["before"] = pose_errors(given, perturbed.true_cameras).to_dict()
         metrics["after"] = pose_errors(cameras, perturbed.true_cameras).to_dict()
         metrics["pose_change"] = pose_motion(given, cameras).to_dict()
+    report = surface_attribute(fused, "report")
+    if report is not None and report.warp_px:
+        of_others = report.warp_px[1:]  # view 0 is exact
+        mean_px = sum(of_others) / len(of_others)
+        metrics["warps"] = {"mean_px": mean_px, "max_px": max(of_others)}
     if conflict is not None:
         values = conflict_metrics(conflict, perturbed.blob_masks, perturbed.views.masks).to_dict()
         high = values["high_fraction"]
