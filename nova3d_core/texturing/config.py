@@ -66,3 +66,8 @@ class RefineConfig:
     def __post_init__(self):
         check_choice("refine perceptual", self.perceptual, TEXTURE_LOSSES)
         check_bounds(self, "refine", steps=(0, 100_000))
+        if self.perceptual == "lpips" and self.steps == 0:
+            raise InputError(
+                "the loss lpips needs steps, but steps is 0.",
+                "Use some steps, or perceptual aligned to only move the views.",
+            )

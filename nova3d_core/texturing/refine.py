@@ -170,7 +170,7 @@ class _Refiner:
             weights = self._weights(views)
         if self.config.steps:
             targets = [
-                None if seen is None else views.colour[view][seen.crop]
+                None if seen is None else views.colour[view][seen.crop].clone()
                 for view, seen in enumerate(self.pixels)
             ]
             mesh = replace(mesh, texture=self._optimise(mesh, targets, weights))

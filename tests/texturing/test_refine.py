@@ -18,6 +18,7 @@ from nova3d_core.perceptual.lpips import Lpips
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views
+from nova3d_core.texturing import refine
 from nova3d_core.texturing.bake import bake_texture
 from nova3d_core.texturing.config import BakeConfig, RefineConfig
 from nova3d_core.texturing.refine import refine_texture
@@ -186,3 +187,11 @@ def test_bad_settings():
         RefineConfig(steps=-1)
     with pytest.raises(InputError, match="refine perceptual"):
         RefineConfig(perceptual="vae")
+    with pytest.raises(InputError, match="lpips needs steps"):
+        RefineConfig(steps=0, perceptual="lpips")
+
+
+def test_texture_that_does_not_fit_into_memory(truth, views, monkeypatch):
+    monkeypatch.setattr(refine, "available_bytes", lambda: 400_000)
+    with pytest.raises(InputError, match=r"refining a texture of 96x48 px needs .* smaller"):
+        refine_texture(truth, views)
