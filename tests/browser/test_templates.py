@@ -31,6 +31,8 @@ SEARCHES = {
     "bake": "Bake Texture from Views",
     "camera": "Orbit Cameras",
     "normal map": "Sample Multi-View Normals",
+    "gaussian splatting": "Fit Splats",
+    "3dgs": "Fit Splats",
 }
 """What a user types, and the node that must be among the results."""
 EXAMPLE = PROJECT / "nova3d_core" / "assets" / "example.png"
