@@ -49,6 +49,11 @@ def rasterise(
     return image.reshape(height, width, 4), transmittance.reshape(height, width)
 
 
+def _by_tile(device: torch.device) -> bool:
+    """Whether a thread handles a tile, as on CPUs, or a pixel."""
+    return device.type == "cpu"
+
+
 def _camera(camera: Cameras) -> project_kernels.Camera:
     wp = warp()
     pose = camera.world_to_camera[0].cpu()
@@ -139,13 +144,13 @@ class _Rasterise(torch.autograd.Function):
         tiles = _tiles(tiling, inputs, extents, width, height)
         composite = _struct(tile_kernels.Composite, result)
         # on the CPU each pair has a slot, on a GPU each splat
-        rows = max(len(slots), 1) if device.type == "cpu" else count
+        rows = max(len(slots), 1) if _by_tile(device) else count
         pairs = torch.zeros(rows, tile_kernels.GRADIENT_SIZE, device=device)
         gradients = (by_image.contiguous(), by_transmittance.contiguous(), slots, pairs)
         gradients = _struct(tile_kernels.Gradients, gradients)
         _launch_raster("differentiate", tiles, [composite, gradients], width, height, device)
         total = pairs
-        if device.type == "cpu":
+        if _by_tile(device):
             total = torch.zeros(count, tile_kernels.GRADIENT_SIZE)
             launch(tile_kernels.sum_slots, count, [first_slots, pairs, total], device)
         by_mean, by_conic, by_opacity, by_channels = total.split([2, 3, 1, 4], dim=1)
@@ -156,7 +161,7 @@ def _launch_raster(
     name: str, tiles: Any, arguments: list, width: int, height: int, device: torch.device
 ) -> None:
     """Runs a raster kernel: one thread per tile on the CPU, per pixel on a GPU."""
-    if device.type == "cpu":
+    if _by_tile(device):
         count = tiles.columns * -(-height // tile_kernels.TILE_PX)
         kernel = getattr(tile_kernels, f"{name}_tiles")
         launch(kernel, count, [tiles, *arguments], device, min_parallel=_MIN_TILES)
@@ -173,7 +178,7 @@ def _tiles(
     tiles = _struct(
         tile_kernels.Tiles, (starts, splats, means, conics, extents, opacities, channels)
     )
-    size = tile_kernels.TILE_PX if means.device.type == "cpu" else GPU_TILE_PX
+    size = tile_kernels.TILE_PX if _by_tile(means.device) else GPU_TILE_PX
     tiles.columns, tiles.width, tiles.height = -(-width // size), width, height
     tiles.min_alpha, tiles.max_alpha = MIN_ALPHA, MAX_ALPHA
     tiles.min_transmittance = MIN_TRANSMITTANCE
@@ -197,7 +202,7 @@ def sort_into_tiles(
         (P,) int32 slot of the gradients of each pair; (N + 1,) int32 starts of each splat's slots.
     """
     order = torch.argsort(depths, stable=True).int()
-    if means.device.type == "cpu":
+    if _by_tile(means.device):
         return _sort_on_cpu(means, extents, order, width, height)
     return _sort_on_gpu(means, extents, order.long(), width, height)
 

@@ -153,6 +153,26 @@ def test_warp_equals_the_float64_reference(random_splats, camera, kind, count, w
         assert float((reference - ours).abs().max()) < 1e-4 * float(reference.abs().max())
 
 
+@pytest.mark.parametrize(("count", "width_px"), [(60, 24), (500, 41)])
+def test_kernels_of_gpus_equal_the_float64_reference(
+    random_splats, camera, count, width_px, monkeypatch
+):
+    """Tiles of 16 px sorted by PyTorch and one thread per pixel, here on the CPU."""
+    pytest.importorskip("warp")
+    from nova3d_core.splatting import warp_impl
+
+    splats, one = random_splats(count), camera(width_px)
+    splats.opacities[:20] = 1.0
+    expected, by_expected = gradients(splats, one, "torch", torch.float64)
+    tiled, _ = gradients(splats, one, "warp", torch.float32)
+    monkeypatch.setattr(warp_impl, "_by_tile", lambda device: False)
+    actual, by_actual = gradients(splats, one, "warp", torch.float32)
+    assert not torch.equal(tiled, actual)  # other kernels
+    assert float((expected - actual).abs().max()) < 1e-5
+    for reference, ours in zip(by_expected, by_actual, strict=True):
+        assert float((reference - ours).abs().max()) < 1e-4 * float(reference.abs().max())
+
+
 def test_gradients_of_the_reference_are_exact(random_splats, camera):
     splats, one = random_splats(4, scale=0.3), camera(6, 5)
     double = SimpleNamespace(
