@@ -332,7 +332,8 @@ def fusion_views(name: str, reference: Mesh, method: str, settings: SplatBenchma
     if method == "views":
         return plain
     splats = read_splats(splat_path(name, settings))
-    azimuths = [360.0 / FUSION_AZIMUTHS * i for i in range(FUSION_AZIMUTHS)]
+    step = 360.0 / FUSION_AZIMUTHS
+    azimuths = [step * (i + 0.25) for i in range(FUSION_AZIMUTHS)]  # no pose of another set
     poses = [(azimuth, elevation) for elevation in FUSION_ELEVATIONS_DEG for azimuth in azimuths]
     cameras = cameras_at(*map(list, zip(*poses, strict=True)), rig(settings.size_px))
     rendered = splat_views(splats, cameras)
