@@ -154,7 +154,7 @@ def fusion_notes(rows: Sequence[Row]) -> list[str]:
         ]
         verdict = "met" if max(ratios[:2]) <= 1.0 else "missed"
         notes.append(
-            f"{method.capitalize()}, objects: {len(names)}: {ratios[0]:.2f} of the visible CD-L1, "
+            f"{method.capitalize()} ({', '.join(names)}): {ratios[0]:.2f} of the visible CD-L1, "
             f"{ratios[1]:.2f} of the normal error and {ratios[2]:.1f} times the CPU time of fusing "
             f"the views without normals; target at most 1 for the first two, {verdict}."
         )
