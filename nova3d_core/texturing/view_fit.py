@@ -142,8 +142,10 @@ def _report_misfit(
     gain = better.fit - found.fit
     faults, remedies = _describe(moved, size)
     value = f"the views do not fit the mesh: masks and silhouettes have an IoU of {found.iou:.2f}"
-    is_sure = bool(faults) and gain >= _SURE_GAIN and better.fit >= _GOOD_FIT
-    is_likely = bool(faults) and gain >= _LIKELY_GAIN and better.fit >= _EXACT_FIT
+    # thin masks may fit better within the tolerance only
+    is_explained = bool(faults) and better.iou > found.iou
+    is_sure = is_explained and gain >= _SURE_GAIN and better.fit >= _GOOD_FIT
+    is_likely = is_explained and gain >= _LIKELY_GAIN and better.fit >= _EXACT_FIT
     if is_sure or is_likely:
         message = f"{value}. The mesh is {' and '.join(faults)} (corrected: {better.iou:.2f})."
         hint = " and ".join(remedies)
