@@ -66,6 +66,8 @@ class MakeSplats:
             return
         report = fit.report
         warped = f", views warped by {report.warp_px:.1f} px" if report.warp_px else ""
+        if report.gain_percent:
+            warped += f", scaled by {report.gain_percent:.1f} %"
         print_out(f"{report.count} splats in {self.output} ({report.steps} steps{warped})")
 
     def _reconstruct(self, views: Views, device: torch.device, progress: Progress) -> None:

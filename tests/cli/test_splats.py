@@ -32,6 +32,7 @@ def test_splats_writes_a_file_that_shows_the_object(nova3d, knight_views, tmp_pa
         (("-o", "mesh.glb"), "unknown format of splats"),
         (("-o", "a.ply", "--count", "-1"), "splat count is -1"),
         (("-o", "a.ply", "--preset", "best"), "preset"),
+        (("-o", "a.ply", "--count", "9000000", "--memory-gib", "2"), "9,000,000 splats"),
     ],
 )
 def test_mistakes_are_one_line_before_any_work(nova3d, knight_views, tmp_path, words, message):

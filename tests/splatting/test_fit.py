@@ -298,6 +298,12 @@ def test_perceptual_distance_is_part_of_the_loss(sphere_views, start):
     assert ours.report.perceptual == "lpips"
 
 
+def test_lpips_without_weights_is_an_error_before_the_work(sphere_views, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(InputError, match="LPIPS"):
+        fit_splats(sphere_views, SplatFitConfig(perceptual="lpips"))
+
+
 def test_more_splats_than_memory_are_an_error_that_says_how_many_fit(sphere_views, monkeypatch):
     config = SplatFitConfig(count=10_000_000, memory_gib=2.0)
     with pytest.raises(InputError, match=r"10,000,000 splats .* 2\.0 GiB") as caught:

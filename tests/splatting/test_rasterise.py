@@ -203,10 +203,13 @@ def test_thousands_of_splats_in_a_tile(random_splats, camera):
 def test_results_repeat_bit_for_bit_with_one_or_two_threads(random_splats, camera, monkeypatch):
     pytest.importorskip("warp")
     from nova3d_core.compute import warp_backend
+    from nova3d_core.splatting import warp_impl
 
     splats, one = random_splats(800), camera(64, 61)
+    monkeypatch.setattr(warp_impl, "_MIN_TILES", 1 << 30)
     first, by_first = gradients(splats, one, "warp", torch.float32)
     again, by_again = gradients(splats, one, "warp", torch.float32)
+    monkeypatch.setattr(warp_impl, "_MIN_TILES", 1)
     monkeypatch.setattr(warp_backend, "_MIN_PARALLEL_THREADS", 1)
     parallel_image, by_parallel = gradients(splats, one, "warp", torch.float32)
     assert torch.equal(first, again)
