@@ -200,6 +200,9 @@ _FAST = (
         ray_fraction=0.04,
         sdf_lr_cells=0.10,
         pose_lr=6e-3,
+        stereo_every=30,
+        stereo_band=0.2,
+        stereo_downsampling=2,
     ),
     LevelConfig(
         resolution=64,
@@ -207,6 +210,9 @@ _FAST = (
         ray_fraction=0.04,
         sdf_lr_cells=0.10,
         pose_lr=4e-3,
+        stereo_every=45,
+        stereo_band=0.08,
+        stereo_downsampling=2,
     ),
     LevelConfig(
         resolution=112,
@@ -218,6 +224,7 @@ _FAST = (
         colour_lr=0.1,
         register_every=6,
         align_every=20,
+        stereo_every=30,
         max_rays=22_000,
     ),
     LevelConfig(
@@ -230,6 +237,8 @@ _FAST = (
         colour_lr=0.1,
         register_every=8,
         align_every=24,
+        stereo_every=24,
+        stereo_band=0.012,
         robust_scale_end=0.45,
         max_rays=30_000,
         soft_masks=True,

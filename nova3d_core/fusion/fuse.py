@@ -170,6 +170,7 @@ class _FusionState:
         self.ray_chunk_size = config.ray_chunk_size
         self.steps_done = 0
         self.pose_prior_scale = 1.0
+        self.has_normals = bool((self.input_rays.normal_weight > 0.0).any())
         self.depths: DepthTargets | None = None
         """Stereo depths of the rays."""
         self.longest_side = float((high - low).max())
@@ -360,10 +361,11 @@ def _step(run: _FusionState, level: LevelConfig, decay: float, pose_lr: float) -
 def _sweep_depths(run: _FusionState, level: LevelConfig) -> None:
     """Updates the stereo depths of the rays from the current surface and poses.
 
-    Wrong poses, and views that contradict each other, would move depths by several pixels.
+    Wrong poses, and views that contradict each other, would move depths by several pixels; details
+    of exact normals are better than those of stereo.
     """
     exact = not run.config.refine_poses or run.pose_prior_scale <= _MAX_STEREO_POSE_ERROR
-    if run.warps.active or not exact:
+    if run.has_normals or run.warps.active or not exact:
         run.depths = None
         return
     run.depths = find_depth_targets(
