@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_bounds
 from ..views import Views
 
 REFERENCE_PX = 256
@@ -39,6 +40,9 @@ class DistortionConfig:
     """Nodes along each axis of the image."""
     sigma_px: float = 2.0
     """Standard deviation of x and y at the nodes, in pixels of a 256 px image."""
+
+    def __post_init__(self):
+        check_bounds(self, "distortion", nodes=(2, 64), sigma_px=(0.0, 64.0))
 
 
 @dataclass(frozen=True, eq=False)
