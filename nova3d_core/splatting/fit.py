@@ -192,7 +192,9 @@ class _Fit:
         self.losses: list[float] = []
         """Loss of every step, those of dropped trials included."""
         self.total = config.steps
-        """Steps with the trials, for progress reports."""
+        """Steps with the trial of warps, for progress reports."""
+        self.skipped = 0
+        """Steps of a trial that is not needed."""
 
     def run(self) -> None:
         """All steps: plain ones first, then with warps or gains if these explain contradictions."""
@@ -257,7 +259,7 @@ class _Fit:
         moves, scales = moved >= MIN_WARP_PX, scaled >= MIN_LOG_GAIN
         logger.info("registration of views: %.2f px, gains %.3f", moved, scaled)
         if not moves and not scales:
-            self.total = self.config.steps
+            self.skipped = end - start
             self._steps(start, end)
             return
         saved = self._snapshot()
@@ -291,6 +293,7 @@ class _Fit:
         self._check_finite()
         weights = torch.ones_like(self.targets[0, ..., 3])
         for view in range(1, len(self.cameras)):
+            self.progress.check(STAGE)
             image = self._render(view)
             render = torch.cat([image.colour, 1.0 - image.transmittance[..., None]], dim=-1)
             target = self.targets[view].clone()
@@ -315,7 +318,7 @@ class _Fit:
                 self._register(self.warps, FINE_PX)
             self.losses.append(self._step(step / self.config.steps))
             preview = self._preview() if self.clock.is_due() else None
-            done = min(len(self.losses), self.total)
+            done = min(len(self.losses) + self.skipped, self.total)
             self.progress.update(STAGE, done, self.total, preview)
 
     def _prune(self) -> None:

@@ -160,7 +160,12 @@ def test_consistent_views_are_not_warped(sphere_views, start, align):
     config = SplatFitConfig(
         steps=60, perceptual="aligned" if align else "none", match_exposure=align
     )
-    assert fit_splats(sphere_views, config, start=start[:400]).report.warp_px == 0.0
+    events = []
+    fit = fit_splats(sphere_views, config, Progress(events.append), start=start[:400])
+    assert fit.report.warp_px == fit.report.gain_percent == 0.0
+    done = [event.step for event in steps(events)]
+    assert done == sorted(done)
+    assert {event.total for event in steps(events)} == {done[-1]}
 
 
 def test_warps_are_identity_at_the_start_and_fix_view_0(sphere_views):
