@@ -7,7 +7,7 @@ silhouette's own normal, and points outward; and the normals of a smooth surface
 depth map (zero curl). The first tells frames apart, the second inside from outside, the third a
 single flipped channel.
 
-The second does not hold at sharp edges. Those of thin sheets, such as plates, would contradict it:
+The second does not hold at sharp edges. Those of thin plates would contradict it:
 opposite silhouettes have the normal of the one visible side. They are recognised by that.
 """
 
@@ -58,8 +58,8 @@ _CONSTANT_FRACTION = 0.98
 _WEIGHT_PRIOR = 0.02
 """Regularises the mean of weights in 0..1: flat sides seen head-on are no evidence."""
 _TWIST_PRIOR = 0.01
-_SHEET_COSINE = 0.5
-"""Opposite silhouettes whose normals have at least this cosine belong to one side of a sheet."""
+_PLATE_COSINE = 0.5
+"""Opposite silhouettes whose normals have at least this cosine belong to one side of a plate."""
 _FULL_EVIDENCE_FRACTION = 0.1
 """The curl has its full weight if it is known on this fraction of the pixels."""
 _HEAD_ON_COSINE, _NEARBY_COSINE, _OTHER_PLANE_COSINE = 0.8, 0.7, 0.985
@@ -240,8 +240,8 @@ class ConsistencyStats:
                 continue  # no silhouette in this image, or no normals next to it
             rim = sample_pixels(near, _RIM_PIXELS)
             inner = sample_pixels(usable[view], _INNER_PIXELS)
-            sheet = _is_sheet(rim, inward_px, usable[view], mask > 0.5, small.normals[view])
-            found.append((view, rim, outward.reshape(-1, 3)[rim], ~sheet, inner))
+            on_plate = _is_plate(rim, inward_px, usable[view], mask > 0.5, small.normals[view])
+            found.append((view, rim, outward.reshape(-1, 3)[rim], ~on_plate, inner))
         if not found:
             return None
         kept, *parts = zip(*found, strict=True)
@@ -329,7 +329,7 @@ def _pixel_rays(cameras: Cameras) -> Tensor:
     return directions.reshape(len(cameras), cameras.height, cameras.width, 3)
 
 
-def _is_sheet(
+def _is_plate(
     rim: Tensor, inward_px: Tensor, usable: Tensor, inside: Tensor, normals: Tensor
 ) -> Tensor:
     """(R,) bool, whether the silhouette opposite of each rim pixel has about the same normal.
@@ -354,7 +354,7 @@ def _is_sheet(
     order = torch.where(on_object & usable.reshape(-1)[pixels], steps[:, 0], -1)
     last = pixels.gather(1, order.argmax(dim=1, keepdim=True))[:, 0]  # (R,)
     flat = normals.reshape(-1, 3)
-    return (flat[rim] * flat[last]).sum(dim=-1) > _SHEET_COSINE
+    return (flat[rim] * flat[last]).sum(dim=-1) > _PLATE_COSINE
 
 
 def _silhouette_directions(
