@@ -361,11 +361,12 @@ def _step(run: _FusionState, level: LevelConfig, decay: float, pose_lr: float) -
 def _sweep_depths(run: _FusionState, level: LevelConfig) -> None:
     """Updates the stereo depths of the rays from the current surface and poses.
 
-    Wrong poses, and views that contradict each other, would move depths by several pixels; details
-    of exact normals are better than those of stereo.
+    Wrong poses, and views that contradict each other, would move depths by several pixels. Details
+    of exact normals are better than those of stereo, which then only carves on coarse levels.
     """
     exact = not run.config.refine_poses or run.pose_prior_scale <= _MAX_STEREO_POSE_ERROR
-    if run.has_normals or run.warps.active or not exact:
+    is_fine = run.has_normals and level.stereo_downsampling == 1
+    if run.warps.active or not exact or is_fine:
         run.depths = None
         return
     run.depths = find_depth_targets(

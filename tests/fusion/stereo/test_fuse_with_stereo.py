@@ -94,6 +94,20 @@ def test_wrong_poses_and_bent_views_have_no_stereo(views, monkeypatch):
     assert not swept
 
 
+def test_normals_leave_only_the_coarse_levels_to_stereo(plate, monkeypatch):
+    swept = []
+    monkeypatch.setattr(fuse, "find_depth_targets", lambda *a: swept.append(a[-1]))
+    views = render_views(plate, orbit_cameras(RigConfig(count=8, width_px=48, height_px=48))).views
+    levels = tuple(
+        replace(each, steps=2, stereo_downsampling=factor)
+        for each, factor in zip(STEREO.levels, (2, 1), strict=True)
+    )
+    for given, expected in ((views, [2]), (views.without_normals(), [2, 1])):
+        swept.clear()
+        fuse.fuse_sdf(given, replace(STEREO, levels=levels))
+        assert swept == expected
+
+
 def _active_warps(registration):
     create = registration.__init__
 
