@@ -146,7 +146,7 @@ def fit_splats(
     if any(views.cameras.origin):
         logger.warning("the splats are relative to the cameras' origin %s", views.cameras.origin)
     low, high = start.positions.amin(dim=0), start.positions.amax(dim=0)
-    extent = float((high - low).max())
+    extent = float(torch.maximum((high - low).max(), start.scales.max()))  # also of one splat
     unit = replace(views, cameras=_scaled_cameras(views.cameras, 1.0 / extent)).to(device)
     fit = _Fit(unit, _scaled(start, 1.0 / extent), config, progress)
     fit.lpips = lpips if config.perceptual == "lpips" else None

@@ -97,3 +97,9 @@ def test_many_names_are_shortened_in_errors(tmp_path):
     for index in range(300):
         (tmp_path / f"transforms_{index:0150d}.json").write_text("{}")
     assert "has no transforms.json" in read_error(tmp_path)
+
+
+def test_a_mesh_instead_of_a_folder_is_named(tmp_path):
+    path = tmp_path / "object.glb"
+    path.write_bytes(b"glTF\x02\x00\x00\x00\xe4")
+    assert "object.glb is a file, expected a folder of views" in read_error(path)

@@ -122,6 +122,12 @@ def test_same_seed_gives_the_same_splats(sphere_views, quick_fit):
     assert not torch.equal(quick_fit.splats.positions[:100], other.splats.positions[:100])
 
 
+def test_one_splat_for_one_step_is_a_fit(sphere_views):
+    fit = fit_splats(sphere_views, SplatFitConfig(count=1, steps=1))
+    assert fit.report.initial_count == fit.report.count == 1
+    assert float(fit.splats.positions.norm()) == pytest.approx(0.4, abs=0.05)
+
+
 def test_fit_shows_the_object_from_other_sides(quick_fit, start, make_sphere):
     cameras = orbit_cameras(rig(7, 96, azimuth_start_deg=13.0))
     truth = render_views(make_sphere(0.4), cameras).views

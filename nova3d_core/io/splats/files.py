@@ -135,14 +135,10 @@ def write_splats(
     encode = _ENCODERS.get(path.suffix.lower())
     if encode is None:
         raise _unknown_suffix_error(path)
-    is_marked = path.suffix.lower() == ".ply"
-    if overwrite and not is_marked and path.exists():
-        raise OutputExistsError(
-            f"{path} exists, and .splat files are never replaced.", "Choose another name."
-        )
+    _check_is_replaceable(path)
     with atomic_file(path, overwrite) as temporary:
         temporary.write_bytes(encode(splats_from_y_up(splats, up_axis)))
-        if is_marked:
+        if _is_marked(path):
             reject_foreign_file(path.resolve())
     return path
 
@@ -159,7 +155,22 @@ def check_can_write_splats(
     """
     if path.suffix.lower() not in _ENCODERS:
         raise _unknown_suffix_error(path)
+    _check_is_replaceable(path)
     check_can_write_file(path, overwrite, inputs)
+
+
+def _is_marked(path: Path) -> bool:
+    """Whether files of this suffix store which program wrote them."""
+    return path.suffix.lower() == ".ply"
+
+
+def _check_is_replaceable(path: Path) -> None:
+    """Raises OutputExistsError for an existing file that `overwrite` does not replace, either."""
+    if not _is_marked(path) and path.is_file():
+        raise OutputExistsError(
+            f"{path} exists, and .splat files are never replaced, as they cannot store their writer.",
+            "Choose another name, or remove the file.",
+        )
 
 
 @contextmanager

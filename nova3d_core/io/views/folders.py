@@ -48,6 +48,11 @@ def _load_frames(path: Path) -> tuple[Path, dict[str, Any], list[ViewFrame]]:
     if path.suffix.lower() == ".r3d":
         raise _export_error(path, "record3d")
     if path.is_file():
+        if ".json" not in path.name.lower():
+            raise InputError(
+                f"{printable_name(path)} is a file, expected a folder of views.",
+                f"Choose a folder with {SUPPORTED_FOLDERS}.",
+            )
         return path, *read_frames(path)
     if not path.is_dir():
         raise InputError(

@@ -14,7 +14,12 @@ from nova3d_core.conventions import Y_UP_ROTATIONS
 from nova3d_core.errors import InputError
 from nova3d_core.io.mesh.read import read_mesh
 from nova3d_core.io.mesh.write import write_mesh
-from nova3d_core.io.splats.files import contains_splats, read_splats, write_splats
+from nova3d_core.io.splats.files import (
+    check_can_write_splats,
+    contains_splats,
+    read_splats,
+    write_splats,
+)
 from nova3d_core.io.splats.ply import SH_C0
 from nova3d_core.mesh import Mesh
 from nova3d_core.splats import Splats
@@ -155,6 +160,9 @@ def test_only_own_files_are_replaced(splats, tmp_path):
     before = dot.read_bytes()
     with pytest.raises(InputError, match="never replaced"):
         write_splats(splats[:5], dot, overwrite=True)
+    for overwrite in (False, True):  # before the fit, too
+        with pytest.raises(InputError, match="never replaced"):
+            check_can_write_splats(dot, overwrite)
     assert dot.read_bytes() == before
 
 
