@@ -168,7 +168,7 @@ def _check_is_replaceable(path: Path) -> None:
     """Raises OutputExistsError for an existing file that `overwrite` does not replace, either."""
     if not _is_marked(path) and path.is_file():
         raise OutputExistsError(
-            f"{path} exists, and .splat files are never replaced, as they cannot store their writer.",
+            f"{path} exists, and .splat files are never replaced: their writer is unknown.",
             "Choose another name, or remove the file.",
         )
 
