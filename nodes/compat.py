@@ -70,6 +70,13 @@ def has_splat_files() -> bool:
     return hasattr(io, "File3DSplatAny")
 
 
+def splat_file_outputs(tooltip: str) -> list[io.Output]:
+    """The output model_3d for a file of splats, where ComfyUI has a type for it."""
+    if not has_splat_files():
+        return []
+    return [io.File3DSplatAny.Output(display_name="model_3d", tooltip=tooltip)]
+
+
 def has_file3d() -> bool:
     """Whether ComfyUI has a type for 3D files."""
     return hasattr(io, "File3DGLB")

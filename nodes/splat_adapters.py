@@ -1,7 +1,7 @@
 """Converters between ComfyUI's SPLAT, a padded batch, and the core's `Splats`.
 
 SPLAT and the files of splats have the axes of 3D Gaussian splatting: +Y down, +Z forward. The core,
-MESH and LOAD3D_CAMERA have +Y up: half a turn about X lies between them.
+MESH and LOAD3D_CAMERA have +Y up: a rotation by 180 degrees about X lies between them.
 """
 
 from __future__ import annotations
@@ -131,14 +131,14 @@ def batch_from_splats(
             ComfyUI, else `SplatBatch`.
     """
     splat_class = splat_class or _host_class() or SplatBatch
-    turned = [splats_from_y_up(item.to("cpu"), SPLAT_UP_AXIS) for item in items]
-    sizes = [len(item) for item in turned]
+    rotated = [splats_from_y_up(item.to("cpu"), SPLAT_UP_AXIS) for item in items]
+    sizes = [len(item) for item in rotated]
     columns = {
-        "positions": [item.positions for item in turned],
-        "scales": [item.scales for item in turned],
-        "rotations": [item.rotations for item in turned],
-        "opacities": [item.opacities[:, None] for item in turned],
-        "sh": [((item.colours - 0.5) / SH_C0)[:, None] for item in turned],
+        "positions": [item.positions for item in rotated],
+        "scales": [item.scales for item in rotated],
+        "rotations": [item.rotations for item in rotated],
+        "opacities": [item.opacities[:, None] for item in rotated],
+        "sh": [((item.colours - 0.5) / SH_C0)[:, None] for item in rotated],
     }
     padded = {
         name: torch.nn.utils.rnn.pad_sequence(values, batch_first=True)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.splatting.config import PERCEPTUAL_CHOICES, SPLAT_PRESETS
-from .compat import CATEGORY, advanced, has_splat_files, schema, splat_or_file, splat_type
+from .compat import (
+    CATEGORY,
+    advanced,
+    has_splat_files,
+    schema,
+    splat_file_outputs,
+    splat_or_file,
+    splat_type,
+)
 from .folders import (
     check_prefix,
     new_output_path,
@@ -120,14 +128,8 @@ class FitSplats(io.ComfyNode):
             io.String.Output(
                 display_name="report", tooltip="Number of splats, steps, loss and alignment."
             ),
+            *splat_file_outputs("The splats as a .ply file, for Preview Splat and Save Splat."),
         ]
-        if has_splat_files():
-            outputs.append(
-                io.File3DSplatAny.Output(
-                    display_name="model_3d",
-                    tooltip="The splats as a .ply file, for Preview Splat and Save Splat.",
-                )
-            )
         return schema(
             node_id="FitSplats",
             display_name="Fit Splats (NOVA3D)",
@@ -274,14 +276,9 @@ class ExportSplats(io.ComfyNode):
             io.String.Output(
                 display_name="path",
                 tooltip="Path of the (first) file, relative to the output folder.",
-            )
+            ),
+            *splat_file_outputs("The (first) file, for Preview Splat."),
         ]
-        if has_splat_files():
-            outputs.append(
-                io.File3DSplatAny.Output(
-                    display_name="model_3d", tooltip="The (first) file, for Preview Splat."
-                )
-            )
         return schema(
             node_id="ExportSplats",
             display_name="Export Splats (NOVA3D)",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.reconstruction.config import FRAMINGS, ROTATIONS
-from .compat import CATEGORY, advanced, has_splat_files, schema, splat_type
+from .compat import CATEGORY, advanced, has_splat_files, schema, splat_file_outputs, splat_type
 from .folders import temporary_path
 from .runtime import sampling_context, with_warnings
 from .sockets import MODEL, VIEWS
@@ -67,14 +67,8 @@ class SplatsFromViews(io.ComfyNode):
             io.String.Output(
                 display_name="report", tooltip="Number of splats, the views used, perspective."
             ),
+            *splat_file_outputs("The splats as a .ply file, for Preview Splat and Save Splat."),
         ]
-        if has_splat_files():
-            outputs.append(
-                io.File3DSplatAny.Output(
-                    display_name="model_3d",
-                    tooltip="The splats as a .ply file, for Preview Splat and Save Splat.",
-                )
-            )
         return schema(
             node_id="SplatsFromViews",
             display_name="Splats from Views (NOVA3D)",

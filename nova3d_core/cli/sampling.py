@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +17,7 @@ from ..diffusion.sampling.config import Framing, SampleConfig, SamplerName
 from ..errors import InputError, StageError
 from ..normals.config import EstimatorName
 from ..progress import Progress
-from ..weights.discovery.built_in import BUILT_IN_NAME
+from ..weights.discovery.built_in import BUILT_IN_NAME, resolve_model_file
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,22 @@ logger = logging.getLogger(__name__)
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 MAX_IMAGE_PX = 4096
 """Images of at least twice this length are downsampled while they are read."""
+
+
+def existing_model_file(name: Path | str, folders: Sequence[Path]) -> Path:
+    """The file or folder of a model; see `resolve_model_file`.
+
+    Raises:
+        InputError: it does not exist.
+    """
+    path = resolve_model_file(name, folders)
+    if not os.path.lexists(path):
+        raise InputError(
+            f"model file {path} does not exist.",
+            "`python -m nova3d_core models` lists the installed and the published files; "
+            "--folder selects the model folders.",
+        )
+    return path
 
 
 @dataclass(frozen=True)
@@ -115,7 +132,7 @@ class SamplingOptions:
         from ..diffusion.model import OneDevice
         from ..diffusion.sampling.pipeline import sample
         from ..io.images.images import read_image, read_mask
-        from ..weights.discovery.built_in import recommended_files, resolve_model_file
+        from ..weights.discovery.built_in import recommended_files
         from ..weights.load import load_model
 
         check_bounds(
@@ -130,13 +147,7 @@ class SamplingOptions:
         config = self._config()
         image = read_image(self.image, longest_px=MAX_IMAGE_PX)
         mask = None if self.mask is None else read_mask(self.mask, longest_px=MAX_IMAGE_PX)
-        path = resolve_model_file(self.model, self.folder)
-        if not os.path.lexists(path):
-            raise InputError(
-                f"model file {path} does not exist.",
-                "`python -m nova3d_core models` lists the installed and the published files; "
-                "--folder selects the model folders.",
-            )
+        path = existing_model_file(self.model, self.folder)
         estimator_folder = self._estimator_folder()
         dtype = self._dtype(device)
         # cast weights for a GPU while loading; memory-map the file for the CPU

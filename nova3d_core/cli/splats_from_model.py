@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from tyro.conf import arg
 from ..errors import InputError, StageError
 from ..progress import Progress
 from ..reconstruction.config import ReconstructConfig
-from .sampling import Dtype
+from .sampling import Dtype, existing_model_file
 
 if TYPE_CHECKING:
     import torch
@@ -60,15 +59,8 @@ class ReconstructionOptions:
         from ..reconstruction.load import load_reconstruction
         from ..reconstruction.model import ReconstructionOnDevice
         from ..reconstruction.reconstruct import reconstruct_splats
-        from ..weights.discovery.built_in import resolve_model_file
 
-        path = resolve_model_file(self.model, self.folder)
-        if not os.path.lexists(path):
-            raise InputError(
-                f"model file {path} does not exist.",
-                "`python -m nova3d_core models` lists the installed and the published files; "
-                "--folder selects the model folders.",
-            )
+        path = existing_model_file(self.model, self.folder)
         default = torch.float32 if device.type == "cpu" else torch.float16
         dtype = default if self.dtype == "auto" else getattr(torch, self.dtype)
         start = time.perf_counter()

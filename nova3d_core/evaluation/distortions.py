@@ -21,9 +21,7 @@ REFERENCE_PX = 256
 NORMAL_NODES = 5
 GAIN_NODES = 5
 NORMAL_SIGMA_DEG = 6.7
-"""Standard deviation of each component of the normals' rotations at the nodes. Together with the
-displaced and blurred edges, the mean error of the normals over foreground pixels is 14 degrees with
-`DistortionConfig()`, averaged over the nine objects of docs/results/fusion.md."""
+"""Standard deviation of each component of the normals' axis-angle rotations at the nodes."""
 NORMAL_BLUR_PX = 1.0
 """Standard deviation of the blur at `REFERENCE_PX`."""
 GAIN_SIGMA = 0.06
@@ -75,7 +73,7 @@ def distort_views(views: Views, config: DistortionConfig, seed: int) -> Distorte
     displacements = torch.zeros(len(views), height, width, 2)
     for view in range(1, len(views)):
         nodes_px = streams[0].normal(0.0, config.sigma_px * scale, (2, config.nodes, config.nodes))
-        turns = streams[1].normal(0.0, 1.0, (3, NORMAL_NODES, NORMAL_NODES))
+        rotations = streams[1].normal(0.0, 1.0, (3, NORMAL_NODES, NORMAL_NODES))
         gains = streams[2].normal(0.0, GAIN_SIGMA, (3, GAIN_NODES, GAIN_NODES))
         displacement = smooth_field(nodes_px, height, width)  # (H, W, 2)
         displacements[view] = displacement
@@ -85,7 +83,7 @@ def distort_views(views: Views, config: DistortionConfig, seed: int) -> Distorte
         masks[view] = mask
         colours[view] = _scaled(displaced(views.colour[view], displacement), mask, gain)
         if normals is not None:
-            rotation_rad = math.radians(NORMAL_SIGMA_DEG) * smooth_field(turns, height, width)
+            rotation_rad = math.radians(NORMAL_SIGMA_DEG) * smooth_field(rotations, height, width)
             normal = displaced(views.normals[view], displacement)
             normals[view] = _wrong_normals(normal, rotation_rad, mask, NORMAL_BLUR_PX * scale)
     distorted = replace(views, colour=colours, masks=masks, normals=normals)
@@ -131,8 +129,8 @@ def _wrong_normals(normal: Tensor, rotation_rad: Tensor, mask: Tensor, blur_px: 
     from scipy.spatial.transform import Rotation
 
     flat = rotation_rad.reshape(-1, 3).double().numpy()
-    turned = Rotation.from_rotvec(flat).apply(normal.reshape(-1, 3).double().numpy())
-    blurred = gaussian_filter(turned.reshape(normal.shape), (blur_px, blur_px, 0.0))
+    rotated = Rotation.from_rotvec(flat).apply(normal.reshape(-1, 3).double().numpy())
+    blurred = gaussian_filter(rotated.reshape(normal.shape), (blur_px, blur_px, 0.0))
     blurred = torch.from_numpy(blurred).float()
     length = blurred.norm(dim=-1, keepdim=True)
     inside = (mask[..., None] > 0.0) & (length > 1e-3)

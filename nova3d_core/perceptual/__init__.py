@@ -1,0 +1,1 @@
+"""Similarity of images as people see it: SSIM, LPIPS; registration of views by their images."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..cameras.cameras import Cameras
 from ..conventions import orbit_position
 from ..errors import InputError
+from ..wording import there_are
 from .config import VIEW_COUNT
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ def select_views(cameras: Cameras) -> list[int]:
     """
     if len(cameras) < VIEW_COUNT:
         raise InputError(
-            f"there are {len(cameras)} views, but LGM needs {VIEW_COUNT}, about 90 degrees apart "
-            "in azimuth.",
+            f"{there_are(len(cameras), 'view')}, but LGM needs {VIEW_COUNT}, about 90 degrees "
+            "apart in azimuth.",
             "Generate or render views all around the object.",
         )
     first_deg = float(cameras.elevation_deg[0])

@@ -62,7 +62,7 @@ def test_warns_of_views_far_from_level(caplog):
     ("azimuths", "elevations", "message"),
     [
         ([0.0, 90.0, 180.0], [0.0] * 3, "there are 3 views"),
-        ([0.0], [0.0], "there are 1 views"),
+        ([0.0], [0.0], "there is 1 view,"),
         ([0.0, 30.0, 60.0, 100.0], [0.0] * 4, "no view is near azimuth 270"),
         ([0.0, 90.0, 180.0, 270.0], [50.0] * 4, "the nearest is 50 degrees away"),
         ([0.0, 90.0, 180.0, 270.0], [90.0, 0.0, 0.0, 0.0], "first view is at elevation 90"),

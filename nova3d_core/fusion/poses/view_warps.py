@@ -82,7 +82,7 @@ class WarpRegistration:
             rendered: (7, N) mask, normal, colour of the surface, as `image_features`.
             ray_weight: (N,) weight of each pixel in 0..1.
             cell: world size of the field's cells.
-            progress: asked for a cancel before each view.
+            progress: checked for a cancel before each view.
 
         Returns:
             Whether the views are warped.
@@ -140,7 +140,7 @@ def estimate_warps(
         start_px: (V, 2, n, n) nodes to start from.
         ray_weight: (N,) weight of each pixel in 0..1.
         cell: world size of the field's cells.
-        progress: asked for a cancel before each view.
+        progress: checked for a cancel before each view.
 
     Raises:
         Cancelled: through `progress`.

@@ -1,9 +1,8 @@
 """Constants that the warp kernel and the PyTorch implementation of the plane sweep share."""
 
 REACH_PX = 3
-"""Half side of the patches, in pixels; every second pixel is a tap, as on a chessboard."""
-TAPS = 25
-"""Taps of a patch: the pixels of the square whose offsets have an even sum."""
+"""Half side of the patches, in pixels. Taps are the 25 pixels of the square whose offsets have an
+even sum, as on a chessboard."""
 MIN_MASK = 0.9
 """Coverage above which a tap shows the object only."""
 MIN_TAPS = 15.0

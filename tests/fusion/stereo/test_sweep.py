@@ -11,12 +11,13 @@ from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.fusion.stereo import torch_impl
 from nova3d_core.fusion.stereo.confidence import patch_confidence
-from nova3d_core.fusion.stereo.constants import NO_SCORE, TAPS
+from nova3d_core.fusion.stereo.constants import NO_SCORE, REACH_PX
 from nova3d_core.fusion.stereo.patches import SurfaceMaps, make_patches, neighbour_table
 from nova3d_core.fusion.stereo.sweep import aggregate, find_peaks
 
 from .scenes import centres_on, images_of, views_of
 
+TAPS = (2 * REACH_PX + 1) ** 2 // 2 + 1
 OFFSETS = torch.linspace(-0.03, 0.03, 21)
 STEP = 0.003
 MAX_STEP = 0.1
