@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_bounds
+from ..imaging.warps import bicubic_image
 from ..views import Views
 
 REFERENCE_PX = 256
@@ -92,11 +93,7 @@ def distort_views(views: Views, config: DistortionConfig, seed: int) -> Distorte
 
 def smooth_field(nodes: np.ndarray, height: int, width: int) -> Tensor:
     """(H, W, C) bicubic interpolation of nodes (C, n, n); the outer ones are corner pixels."""
-    values = torch.from_numpy(nodes).float()[None]
-    field = torch.nn.functional.interpolate(
-        values, size=(height, width), mode="bicubic", align_corners=True
-    )
-    return field[0].permute(1, 2, 0)
+    return bicubic_image(torch.from_numpy(nodes).float(), height, width)
 
 
 def displaced(image: Tensor, displacement_px: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Smooth warps of images: displacements as uniform cubic B-splines with a few nodes."""
+"""Smooth warps of images: displacements are splines, or bicubic, between a few nodes."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ def smooth_image(nodes: Tensor, height: int, width: int) -> Tensor:
         for size in (height, width)
     )
     return torch.einsum("crk,hr,wk->hwc", nodes, rows, columns)
+
+
+def bicubic_image(nodes: Tensor, height: int, width: int) -> Tensor:
+    """(H, W, C) bicubic interpolation of nodes (C, n, n); the outer ones are corner pixels."""
+    values = torch.nn.functional.interpolate(
+        nodes[None], size=(height, width), mode="bicubic", align_corners=True
+    )
+    return values[0].permute(1, 2, 0)
 
 
 def warp_image(image: Tensor, displacement_px: Tensor) -> Tensor:

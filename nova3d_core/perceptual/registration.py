@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-NODES = 3
-"""Nodes of a warp along each axis of the image, as in `warps`."""
+from ..imaging.filters import gaussian_blur, image_gradient
+from ..imaging.warps import bicubic_image, warp_image
+from .warps import NODES
+
 COARSE_TO_FINE_PX = (3.0, 1.5, 0.75)
 """Standard deviations of the blur of each level, for warps of several pixels."""
 FINE_PX = (1.0, 0.5)
@@ -53,28 +55,10 @@ class Registration:
 
     def apply_to(self, image: Tensor) -> Tensor:
         """RGB on white and mask (H, W, 4) at displaced pixels, the object's RGB times the gains."""
-        moved = displaced(image, self.displacement_px(*image.shape[:2])).clamp(0.0, 1.0)
+        moved = warp_image(image, self.displacement_px(*image.shape[:2])).clamp(0.0, 1.0)
         mask = moved[..., 3:]
         colour = self.gain * (moved[..., :3] - (1.0 - mask)) + (1.0 - mask)
         return torch.cat([colour.clamp(0.0, 1.0), mask], dim=-1)
-
-
-def displaced(image: Tensor, displacement_px: Tensor) -> Tensor:
-    """The image (H, W, C) sampled bicubically at each pixel plus its displacement (H, W, 2)."""
-    height, width = image.shape[:2]
-    size = image.new_tensor([width, height])
-    y, x = torch.meshgrid(
-        *(torch.arange(count, device=image.device) + 0.5 for count in (height, width)),
-        indexing="ij",
-    )
-    grid = (torch.stack([x, y], dim=-1) + displacement_px) / size * 2.0 - 1.0
-    return functional.grid_sample(
-        image.permute(2, 0, 1)[None],
-        grid[None],
-        mode="bicubic",
-        padding_mode="border",
-        align_corners=False,
-    )[0].permute(1, 2, 0)
 
 
 def register_view(
@@ -134,15 +118,15 @@ class _Problem:
         )
 
     def blurred(self, sigma_px: float) -> _Problem:
-        planes = gaussian_blur(self.source, sigma_px)
-        render = gaussian_blur(self.render, sigma_px)
+        planes = _blurred(self.source, sigma_px)
+        render = _blurred(self.render, sigma_px)
         return _Problem(_with_derivatives(planes), render, self.pixels, self.weights, self.source)
 
     def step(self, current: Registration, strength: float) -> Registration:
         """One reweighted Gauss-Newton step for the nodes and the gains."""
         height, width = self.view.shape[:2]
         basis = _basis(height, width, self.view.device)[:, self.pixels]  # (n, P)
-        moved = displaced(self.view, current.displacement_px(height, width))
+        moved = warp_image(self.view, current.displacement_px(height, width))
         values, along_x, along_y = moved.flatten(0, 1)[self.pixels].T.split(4)  # (4, P) each
         gain = torch.cat([current.gain, current.gain.new_ones(1)])[:, None]
         residual = gain * values - self.render.flatten(1)[:, self.pixels]
@@ -191,28 +175,18 @@ def _normal_equations(
     return system, torch.cat([*of_nodes, (by_gain * residual[:3]).sum(dim=1)])
 
 
-def gaussian_blur(planes: Tensor, sigma_px: float) -> Tensor:
-    """Planes (C, H, W) blurred by a Gaussian; the border is repeated."""
-    radius = max(int(3.0 * sigma_px + 0.5), 1)
-    offsets = torch.arange(-radius, radius + 1, device=planes.device)
-    taps = torch.exp(-0.5 * (offsets / sigma_px).square())
-    taps = (taps / taps.sum()).expand(len(planes), 1, -1)
-    padded = functional.pad(planes[None], (radius,) * 4, mode="replicate")
-    rows = functional.conv2d(padded, taps[:, :, None], groups=len(planes))
-    return functional.conv2d(rows, taps[..., None], groups=len(planes))[0]
+def _blurred(planes: Tensor, sigma_px: float) -> Tensor:
+    """Planes (C, H, W) blurred by a Gaussian of three standard deviations on each side."""
+    return gaussian_blur(planes, sigma_px, max(int(3.0 * sigma_px + 0.5), 1), "replicate")
 
 
 def _with_derivatives(planes: Tensor) -> Tensor:
     """(H, W, 3 C) planes (C, H, W) with their central differences along x and y."""
-    padded = functional.pad(planes[None], (1, 1, 1, 1), mode="replicate")[0]
-    along_x = 0.5 * (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2])
-    along_y = 0.5 * (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1])
-    return torch.cat([planes, along_x, along_y]).permute(1, 2, 0)
+    return torch.cat([planes, *image_gradient(planes, "replicate")]).permute(1, 2, 0)
 
 
 @lru_cache(maxsize=8)
 def _basis(height: int, width: int, device: torch.device) -> Tensor:
     """(n * n, H * W) bicubic influence of each node on each pixel."""
-    unit = torch.eye(NODES * NODES, device=device).reshape(-1, 1, NODES, NODES)
-    values = functional.interpolate(unit, size=(height, width), mode="bicubic", align_corners=True)
-    return values.flatten(1)
+    unit = torch.eye(NODES * NODES, device=device).reshape(-1, NODES, NODES)
+    return bicubic_image(unit, height, width).permute(2, 0, 1).flatten(1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..imaging.warps import bicubic_image
+
 NODES = 3
 """Nodes of a warp along each axis of the image."""
 
@@ -44,10 +46,7 @@ class ViewWarps(nn.Module):
     def displacement_px(self, view: int) -> Tensor:
         """(H, W, 2) displacement of a view in pixels: bicubic between its nodes."""
         nodes = self.nodes_px[view] * float(view > 0)
-        smooth = nn.functional.interpolate(
-            nodes[None], size=self._size, mode="bicubic", align_corners=True
-        )
-        return smooth[0].permute(1, 2, 0)
+        return bicubic_image(nodes, *self._size)
 
     def apply_to(self, image: Tensor, view: int) -> Tensor:
         """The image of a view at displaced pixels, its RGB multiplied by the gains.

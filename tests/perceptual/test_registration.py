@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from nova3d_core.perceptual.registration import Registration, displaced, register_view
+from nova3d_core.imaging.warps import warp_image
+from nova3d_core.perceptual.registration import Registration, register_view
 
 from .procedural import image
 
@@ -49,7 +50,7 @@ def test_silhouette_alone_fixes_a_translation():
     """A uniform object: only its mask shows where it is."""
     mask = disc()[..., 3:]
     view = torch.cat([(1.0 - 0.5 * mask).expand(-1, -1, 3), mask], dim=-1)
-    moved = displaced(view, torch.tensor([2.0, -1.0]).expand(64, 64, 2))
+    moved = warp_image(view, torch.tensor([2.0, -1.0]).expand(64, 64, 2))
     found = register_view(view, moved, torch.zeros(64, 64)).displacement_px(64, 64)
     ring = (moved[..., 3] > 0.0) & (moved[..., 3] < 1.0)
     torch.testing.assert_close(

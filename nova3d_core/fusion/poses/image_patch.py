@@ -1,13 +1,14 @@
-"""Scattered pixels of a view as a small image: Gaussian blur, gradients, window sums."""
+"""Scattered pixels of a view as a small image, to blur it and to sum over windows."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ...imaging.filters import gaussian_blur, image_gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,26 +60,3 @@ def blur_pixels(values: Tensor, patch: ImagePatch, sigma_px: float) -> tuple[Ten
     """
     image = gaussian_blur(patch.image(values), sigma_px)
     return patch.pixels(image), patch.pixels(image_gradient(image))
-
-
-def gaussian_blur(image: Tensor, sigma_px: float) -> Tensor:
-    """Gaussian blur of an image (C, H, W), zero-padded."""
-    reach = math.ceil(2.5 * sigma_px)
-    weights = [math.exp(-(step**2) / (2 * sigma_px**2)) for step in range(-reach, reach + 1)]
-    total = sum(weights)
-    # a loop over the taps is three times as fast as a convolution with so few
-    for axis, sides in ((2, (reach, reach)), (1, (0, 0, reach, reach))):
-        padded = torch.nn.functional.pad(image, sides)
-        image = torch.zeros_like(image)
-        for step, weight in enumerate(weights):
-            part = padded.narrow(axis, step, image.shape[axis])
-            image.add_(part, alpha=weight / total)
-    return image
-
-
-def image_gradient(image: Tensor) -> Tensor:
-    """(2, C, H, W) central differences in x and y of an image (C, H, W), zero-padded."""
-    padded = torch.nn.functional.pad(image, (1, 1, 1, 1))
-    grad_x = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
-    grad_y = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
-    return torch.stack([grad_x, grad_y])

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ...cameras.cameras import Cameras
+from ...imaging.filters import gaussian_blur, image_gradient
 from ...imaging.warps import smooth_image, spline_weights, warp_image
 from ...progress import SILENT, Progress
 from ...views import Views
 from ..rays import RayDataset, normal_weights, pixel_side
-from .image_patch import ImagePatch, gaussian_blur, image_gradient
+from .image_patch import ImagePatch
 from .registration import WEIGHTS, geman_mcclure
 
 logger = logging.getLogger(__name__)
