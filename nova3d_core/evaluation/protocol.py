@@ -169,7 +169,7 @@ def evaluate_renders(
     progress: Progress = SILENT,
     lpips_nets: Sequence[Lpips] = (),
 ) -> tuple[Report, Tensor]:
-    """Evaluates what has no surface, by its images from the 32 evaluation poses.
+    """Evaluates a result without a surface by its images from the 32 evaluation poses.
 
     Args:
         render: renders the result, on white; normals are optional.

@@ -281,8 +281,8 @@ def _resample(
     size = pixels.new_tensor([camera.width, camera.height])
     grid = (2.0 * pixels / size - 1.0).float()[None]
     # zeros outside the image are white: the complement is sampled
-    ink = 1.0 - colour.movedim(-1, 0)[None].float()
-    sampled = functional.grid_sample(ink, grid, mode="bilinear", align_corners=False)
+    darkness = 1.0 - colour.movedim(-1, 0)[None].float()
+    sampled = functional.grid_sample(darkness, grid, mode="bilinear", align_corners=False)
     return (1.0 - functional.avg_pool2d(sampled, factor)[0]).clamp(0.0, 1.0)
 
 

@@ -37,7 +37,7 @@ _BLOCKS = (ResidualBlock, MultiviewAttention)
 
 
 class ReconstructionPlacement(Protocol):
-    """What `reconstruct_splats` needs of a `diffusion.model.Placement`."""
+    """The part of a `diffusion.model.Placement` that `reconstruct_splats` uses."""
 
     def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
         """Makes the part ready to run; returns device and dtype of its input."""
@@ -45,7 +45,7 @@ class ReconstructionPlacement(Protocol):
 
 @dataclass(frozen=True)
 class ReconstructionReport:
-    """What was reconstructed from which views."""
+    """Statistics of a reconstruction."""
 
     model: str
     """Display name of the model."""

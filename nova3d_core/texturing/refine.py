@@ -119,11 +119,9 @@ def refine_texture(
     check_views_fit(mesh, views, progress)
     if views.masks is None:
         views = replace(views, masks=matte_from_white(views.colour))
-    if mesh.normals is None:
-        shaded = mesh.with_smooth_normals()
-        result = _Refiner(shaded, views, config, progress, device, lpips).run()
-        return replace(result, mesh=replace(mesh, texture=result.mesh.texture))
-    return _Refiner(mesh, views, config, progress, device, lpips).run()
+    shaded = mesh.with_smooth_normals() if mesh.normals is None else mesh
+    result = _Refiner(shaded, views, config, progress, device, lpips).run()
+    return replace(result, mesh=replace(mesh, texture=result.mesh.texture))
 
 
 class _Refiner:
@@ -190,37 +188,46 @@ class _Refiner:
 
     def _weights(self, views: Views) -> list[Tensor]:
         """(H, W) weight of each view's crop: its object off silhouettes, frontal surfaces most."""
+
+        def weight(view: int, seen: SurfacePixels) -> Tensor:
+            covered = seen.coverage >= 1.0
+            return self._clear(view, seen, views.masks[view]) * covered * seen.cosine**ANGLE_POWER
+
+        return self._each_view(weight)
+
+    def _silhouette_weights(self) -> list[Tensor]:
+        """(H, W) weight of each view's crop in the registration: off the render's silhouettes."""
+
+        def weight(view: int, seen: SurfacePixels) -> Tensor:
+            mask = torch.zeros(self.views.masks.shape[1:])
+            mask[seen.crop] = seen.coverage
+            return self._clear(view, seen, mask)
+
+        return self._each_view(weight)
+
+    def _each_view(self, weight: Callable[[int, SurfacePixels], Tensor]) -> list[Tensor]:
+        """The weights of each view; (1, 1) zeros where it does not see the mesh."""
         weights = []
         for view, seen in enumerate(self.pixels):
             self.progress.check(STAGE)
-            if seen is None:
-                weights.append(torch.zeros(1, 1))
-                continue
-            camera, mask = views.cameras[view], views.masks[view]
-            clear = boundary_weight(self.caster, camera, mask, BOUNDARY_PX)[seen.crop]
-            covered = seen.coverage >= 1.0
-            weights.append(clear * covered * seen.cosine**ANGLE_POWER)
+            weights.append(torch.zeros(1, 1) if seen is None else weight(view, seen))
         return weights
+
+    def _clear(self, view: int, seen: SurfacePixels, mask: Tensor) -> Tensor:
+        """(H, W) of the crop: 0 at silhouettes and depth discontinuities, 1 far from them."""
+        camera = self.views.cameras[view]
+        return boundary_weight(self.caster, camera, mask, BOUNDARY_PX)[seen.crop]
 
     def _align(self) -> tuple[Mesh, Views, float]:
         """The mesh with a texture of the moved views, these views, and their displacement."""
-        matched = []  # weights of the registration: the render's own silhouettes count
-        for view, seen in enumerate(self.pixels):
-            self.progress.check(STAGE)
-            if seen is None:
-                matched.append(torch.zeros(1, 1))
-                continue
-            full = torch.zeros(self.views.masks.shape[1:])
-            full[seen.crop] = seen.coverage
-            camera = self.views.cameras[view]
-            matched.append(boundary_weight(self.caster, camera, full, BOUNDARY_PX)[seen.crop])
+        weights = self._silhouette_weights()
         mesh, aligned = self.mesh, None
         own = OwnColour.of(self.mesh, keeps_uv=True)
         config = BakeConfig(texture_px=max(16, *self.mesh.texture.shape[:2]))
         for _ in range(ALIGN_ROUNDS):
             start = () if aligned is None else aligned.registrations
             texture = _as_planes(mesh.texture)
-            found = align_views(texture, self.views, self.pixels, matched, self.progress, start)
+            found = align_views(texture, self.views, self.pixels, weights, self.progress, start)
             if found is None:
                 break
             aligned = found

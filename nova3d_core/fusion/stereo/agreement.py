@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...cameras.cameras import Cameras
-from .patches import StereoPatches, SurfaceMaps
+from .patches import StereoPatches, SurfaceMaps, pixels_of
 
 _SIGMA_PX = 0.7
 """Distance between the surfaces of two views, in pixels, at which their agreement is exp(-1/2)."""
@@ -44,14 +44,9 @@ def agree(
     own_offset, own_confidence = offset[at], confidence[at]
     own_z = maps.depth_z[view, row, column] + own_offset
     h = patches.origin + own_z[:, None, None] * patches.axis  # (M, K, 3)
-    height, width = maps.depth_z.shape[1:]
-    in_front = h[..., 2] > 1e-6
-    x, y = (
-        (h[..., axis] / torch.where(in_front, h[..., 2], 1.0)).floor().long() for axis in (0, 1)
-    )
-    inside = in_front & (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    y, x, inside = pixels_of(h, *maps.depth_z.shape[1:])
     inside &= patches.neighbours >= 0
-    x, y, index = x.clamp(0, width - 1), y.clamp(0, height - 1), patches.neighbours.clamp_min(0)
+    index = patches.neighbours.clamp_min(0)
     other = (index, y // stride_px, x // stride_px)
     vote = torch.where(inside & (maps.depth_z[index, y, x] > 0), confidence[other], 0.0)
     point = unproject(cameras, view, column, row, own_z)[:, None]

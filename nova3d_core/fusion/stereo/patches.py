@@ -120,6 +120,18 @@ def _projections(cameras: Cameras) -> Tensor:
     return cameras.intrinsics @ extrinsics
 
 
+def pixels_of(projected: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns (M, K) of homogeneous pixels (M, K, 3), and whether they are in the image.
+
+    Those outside, or behind the camera, are clamped to the image.
+    """
+    in_front = projected[..., 2] > 1e-6
+    scale = torch.where(in_front, projected[..., 2], 1.0)
+    column, row = (projected[..., axis].div(scale).floor().long() for axis in (0, 1))
+    inside = in_front & (column >= 0) & (row >= 0) & (column < width) & (row < height)
+    return row.clamp(0, height - 1), column.clamp(0, width - 1), inside
+
+
 def _sees(
     cameras: Cameras,
     view: Tensor,
@@ -133,11 +145,8 @@ def _sees(
     `projected` (M, K, 3) are their homogeneous pixels.
     """
     height, width = maps.depth_z.shape[1:]
-    in_front = projected[..., 2] > 1e-6
-    scale = torch.where(in_front, projected[..., 2], 1.0)
-    column, row = (projected[..., axis].div(scale).floor().long() for axis in (0, 1))
-    inside = in_front & (column >= 0) & (row >= 0) & (column < width) & (row < height)
-    nearest = maps.depth_z[view, row.clamp(0, height - 1), column.clamp(0, width - 1)]
+    row, column, inside = pixels_of(projected, height, width)
+    nearest = maps.depth_z[view, row, column]
     axes = cameras.view_directions[view]  # (M, K, 3)
     depth_z = (point[:, None] * axes).sum(dim=2) + cameras.world_to_camera[view, 2, 3]
     towards, pixel = -axes, 1.0 / cameras.intrinsics[view, 0, 0]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .constants import NO_SCORE
+
 
 @dataclass(frozen=True, eq=False)
 class Peaks:
@@ -33,25 +35,25 @@ def aggregate(scores: Tensor, index: Tensor, shape: tuple[int, int, int], radius
     """
     views, rows, columns = shape
     depths = scores.shape[1]
-    valid = (scores > -1.0).to(scores)
+    valid = (scores > NO_SCORE).to(scores)
     grid = scores.new_zeros(views * rows * columns, 2 * depths)
     grid[index] = torch.cat([scores * valid, valid], dim=1)
     grid = grid.view(views, rows, columns, -1).permute(0, 3, 1, 2)
     side = 2 * radius + 1
     grid = torch.nn.functional.avg_pool2d(grid, side, 1, radius)
     total, count = grid.permute(0, 2, 3, 1).reshape(-1, 2 * depths)[index].split(depths, dim=1)
-    return torch.where(valid > 0, total / count.clamp_min(1e-6), -1.0)
+    return torch.where(valid > 0, total / count.clamp_min(1e-6), NO_SCORE)
 
 
 def find_peaks(scores: Tensor, offsets: Tensor) -> Peaks:
     """The highest peak of scores (M, D) at equidistant offsets (D,), refined by a parabola."""
     step = float(offsets[1] - offsets[0])
     middle, before, after = scores[:, 1:-1], scores[:, :-2], scores[:, 2:]
-    is_peak = (middle >= before) & (middle >= after) & (before > -1.0) & (after > -1.0)
-    candidates = torch.where(is_peak, middle, -1.0)
+    is_peak = (middle >= before) & (middle >= after) & (before > NO_SCORE) & (after > NO_SCORE)
+    candidates = torch.where(is_peak, middle, NO_SCORE)
     best, at = candidates.max(dim=1)
     far = (torch.arange(candidates.shape[1], device=at.device) - at[:, None]).abs() > 1
-    second = torch.where(far, candidates, -1.0).amax(dim=1)
+    second = torch.where(far, candidates, NO_SCORE).amax(dim=1)
     # the ends of the band may lead to a higher peak outside it
     ends = torch.maximum(scores[:, 0], scores[:, -1])
     column = at[:, None]
@@ -59,7 +61,7 @@ def find_peaks(scores: Tensor, offsets: Tensor) -> Peaks:
     curvature = (2.0 * best - left - right).clamp_min(0.0)
     shift = 0.5 * (right - left) / curvature.clamp_min(1e-6)
     offset = offsets[1:-1][at] + shift.clamp(-0.5, 0.5) * step
-    found = best > -1.0
+    found = best > NO_SCORE
     return Peaks(
         torch.where(found, offset, 0.0),
         best,
