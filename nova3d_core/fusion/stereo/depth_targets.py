@@ -100,7 +100,9 @@ def find_depth_targets(
         images, maps, cameras = downsample(images, maps, cameras, downsampling)
     offset, confidence = sweep_band(images, maps, cameras, band)
     side = downsampling * STRIDE_PX
-    at = (rays.view, row // side, column // side)
+    last_row, last_column = (size - 1 for size in offset.shape[1:])
+    # downsampling drops the last row of an odd height
+    at = (rays.view, (row // side).clamp_max(last_row), (column // side).clamp_max(last_column))
     along_axis = (direction * cameras.view_directions[rays.view]).sum(dim=1)
     depth = (surface_z + offset[at]) / along_axis
     return DepthTargets(depth, torch.where(surface_z > 0.0, confidence[at], 0.0))

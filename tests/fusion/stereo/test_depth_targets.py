@@ -23,6 +23,7 @@ from nova3d_core.fusion.stereo.depth_targets import (
 )
 from nova3d_core.fusion.stereo.patches import SurfaceMaps, make_patches
 from nova3d_core.sdf_grid import SdfGrid, grid_points
+from nova3d_core.views import Views
 
 from .scenes import centres_on, images_of, views_of
 
@@ -84,6 +85,21 @@ def test_downsampling_keeps_projections():
     unit = small.normal[hit].norm(dim=1)
     torch.testing.assert_close(unit, torch.ones_like(unit))
     assert not small.normal[~hit].any()
+
+
+@pytest.mark.parametrize(("height", "width"), [(77, 76), (75, 77), (77, 77)])
+def test_downsampling_of_odd_sizes_with_an_object_at_the_border(height, width):
+    views, _ = views_of("ball", width_px=97)
+    cropped = Views(
+        replace(views.cameras, height=height, width=width),
+        views.colour[:, :height, :width].contiguous(),
+        views.masks[:, :height, :width].contiguous(),
+    )
+    rays, targets = targets_of(cropped, ball_field(0.45), downsampling=2)
+    assert rays.pixel.amax(dim=0).tolist() == [width - 0.5, height - 0.5]
+    sure = (targets.weight > 0.3) & (rays.mask > 0.9)
+    assert float(sure.sum()) > 0.2 * float((rays.mask > 0.9).sum())
+    assert float((targets.depth - true_depth(rays))[sure].abs().nanmedian()) < 0.4 * PIXEL
 
 
 @pytest.mark.parametrize("selected", [[2], [1, 2], [0, 4]])
