@@ -88,7 +88,10 @@ class Splats:
         low, high = self.bounds
         longest = float((high - low).max())
         if not longest > 0.0:
-            raise InputError("the splats have no extent: all have the same position.")
+            raise InputError(
+                "the splats have no extent: all have the same position.",
+                "Check the file, or the fit that made them.",
+            )
         return self.transformed(1.0 / longest, -(low + high) / 2 / longest)
 
     def to(self, device: torch.device | str) -> Splats:

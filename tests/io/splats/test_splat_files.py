@@ -335,5 +335,5 @@ def test_normalised_splats_fill_the_unit_cube_without_floaters(splats):
         atol=1e-5,
         rtol=0,
     )
-    with pytest.raises(InputError, match="no extent"):
+    with pytest.raises(InputError, match=r"no extent.*Check the file"):
         Splats(**{**vars(splats), "positions": torch.ones(200, 3)}).normalised()
