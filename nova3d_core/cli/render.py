@@ -13,6 +13,7 @@ from ..cameras.rigs import RigConfig
 from ..conventions import SPLAT_UP_AXIS, UpAxis
 from ..progress import Progress
 from ..rendering.config import RenderConfig
+from ..wording import counted
 from .console import print_json, print_out
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Render:
         if self.json:
             print_json({"output": str(self.output), "views": len(views), unit: size})
         else:
-            print_out(f"{len(views)} views of {size} {unit} in {self.output}")
+            print_out(f"{counted(len(views), 'view')} of {size} {unit} in {self.output}")
 
     def _render_mesh(self, progress: Progress) -> tuple[Views, Tensor | None, int]:
         """Views, turntable frames and number of faces of a mesh."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..imaging.warps import bicubic_image
 from ..mesh import Mesh
 
 ConcaveKind = Literal["sheet", "bowl"]
@@ -63,10 +64,8 @@ def concave_surface(kind: ConcaveKind, seed: int) -> Mesh:
 
 def _bumps(random: np.random.Generator) -> Tensor:
     """(GRID, GRID) smooth random heights."""
-    nodes = torch.from_numpy(random.normal(0.0, _BUMP_SIGMA, (1, 1, _BUMP_NODES, _BUMP_NODES)))
-    return torch.nn.functional.interpolate(
-        nodes.float(), size=(GRID, GRID), mode="bicubic", align_corners=True
-    )[0, 0]
+    nodes = torch.from_numpy(random.normal(0.0, _BUMP_SIGMA, (1, _BUMP_NODES, _BUMP_NODES)))
+    return bicubic_image(nodes.float(), GRID, GRID)[..., 0]
 
 
 def _unit_normals(points: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.cameras import Cameras
+from ..cameras.pixels import pixel_centres
 from ..cameras.rotations import rotation_angle_deg
 from ..mesh import Mesh
 from ..meshing.isosurface import extract_surface
@@ -20,7 +21,6 @@ from ..views import Views
 from .config import SdfFusionConfig
 from .conflict.model import ConflictModel
 from .poses.pose_table import PoseTable
-from .rays import pixel_centres
 from .surface import FusionReport, Surface
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..cameras.cameras import Cameras
+from ..cameras.pixels import pixel_centres
 from ..conventions import encode_normals
 from .fields.base import Field
 from .poses.pose_table import PoseTable
-from .rays import pixel_centres, rays_of
+from .rays import rays_of
 
 PREVIEW_PX = 128
 PREVIEW_INTERVAL_S = 1.0

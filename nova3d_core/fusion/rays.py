@@ -113,14 +113,6 @@ def rays_of(cameras: Cameras, view: Tensor, pixel: Tensor) -> tuple[Tensor, Tens
     return origins, cameras.view_directions[view]
 
 
-def pixel_centres(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """(height, width, 2) x and y of the centres of an image's pixels."""
-    rows, columns = torch.meshgrid(
-        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
-    )
-    return torch.stack([columns, rows], dim=-1) + 0.5
-
-
 def pixel_area(cameras: Cameras, centre: Tensor) -> float:
     """World area of a pixel at a point (3,), averaged over the views."""
     focal = cameras.intrinsics.diagonal(dim1=1, dim2=2)[:, :2]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..cameras.pixels import pixel_centres
+
 
 def spline_weights(position: Tensor, nodes: int) -> Tensor:
     """(N, nodes) weights of a uniform cubic B-spline at positions (N,) in 0..1; their sum is 1.
@@ -53,8 +55,7 @@ def warp_image(image: Tensor, displacement_px: Tensor) -> Tensor:
     Beyond the border the border is repeated.
     """
     height, width = image.shape[:2]
-    rows, columns = (torch.arange(size, device=image.device) for size in (height, width))
-    centres = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1) + 0.5  # (H, W, 2)
+    centres = pixel_centres(height, width, image.device)
     coordinates = (centres + displacement_px) / centres.new_tensor([width, height]) * 2.0 - 1.0
     sampled = torch.nn.functional.grid_sample(
         image.permute(2, 0, 1)[None],

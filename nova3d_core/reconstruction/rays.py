@@ -6,12 +6,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.cameras import Cameras
-
-
-def pixel_centres(width: int, height: int) -> Tensor:
-    """(H W, 2) x and y of all pixel centres, row by row."""
-    x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+from ..cameras.pixels import pixel_centres
 
 
 def plucker_rays(cameras: Cameras) -> Tensor:
@@ -20,7 +15,8 @@ def plucker_rays(cameras: Cameras) -> Tensor:
     Args:
         cameras: V perspective cameras in the model's world.
     """
-    origins, directions = cameras.rays(pixel_centres(cameras.width, cameras.height))
+    pixels = pixel_centres(cameras.height, cameras.width)
+    origins, directions = cameras.rays(pixels.flatten(0, 1))
     moments = torch.linalg.cross(origins, directions)  # (V, H W, 3)
     rays = torch.cat([moments, directions], dim=-1).transpose(1, 2)
     return rays.unflatten(2, (cameras.height, cameras.width))

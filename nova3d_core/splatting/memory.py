@@ -8,6 +8,7 @@ from ..cameras.cameras import Cameras
 from ..compute.host_memory import available_bytes
 from ..errors import InputError
 from ..views import Views
+from ..wording import counted
 
 BYTES_PER_SPLAT = 1800
 """Parameters, moments, snapshots, projection, and slots of gradients in tiles."""
@@ -51,16 +52,11 @@ def check_splat_memory(count: int, views: Views, limit_gib: float, device: torch
     available = _available(limit_gib, device)
     if available is None:
         return
-    needed, fixed = splat_memory_bytes(count, views), splat_memory_bytes(0, views)
-    if needed <= available:
-        return
-    fitting = max(int(available - fixed), 0) // BYTES_PER_SPLAT // 1000 * 1000
-    cameras = views.cameras
-    size = f"{len(cameras)} views of {cameras.width} x {cameras.height} px"
-    raise InputError(
-        f"{count:,} splats for {size} need {needed / 2**30:.1f} GiB of memory on {device.type}, "
-        f"but only {available / 2**30:.1f} GiB are available.",
-        f"{fitting:,} splats fit." if fitting else "Use fewer or smaller views.",
+    _check_fits(
+        f"{count:,} splats for {_size_of(views.cameras)} need",
+        (splat_memory_bytes(0, views), count * BYTES_PER_SPLAT, BYTES_PER_SPLAT),
+        available,
+        device,
     )
 
 
@@ -70,16 +66,11 @@ def check_render_memory(count: int, cameras: Cameras, device: torch.device) -> N
     if available is None:
         return
     pixels = len(cameras) * cameras.width * cameras.height
-    fixed = pixels * RENDER_BYTES_PER_PIXEL
-    needed = fixed + count * RENDER_BYTES_PER_SPLAT
-    if needed <= available:
-        return
-    fitting = max(int(available - fixed), 0) // RENDER_BYTES_PER_SPLAT // 1000 * 1000
-    raise InputError(
-        f"rendering {count:,} splats in {len(cameras)} views of {cameras.width} x "
-        f"{cameras.height} px needs {needed / 2**30:.1f} GiB of memory on {device.type}, but only "
-        f"{available / 2**30:.1f} GiB are available.",
-        f"{fitting:,} splats fit." if fitting else "Use fewer or smaller views.",
+    _check_fits(
+        f"rendering {count:,} splats in {_size_of(cameras)} needs",
+        (pixels * RENDER_BYTES_PER_PIXEL, count * RENDER_BYTES_PER_SPLAT, RENDER_BYTES_PER_SPLAT),
+        available,
+        device,
     )
 
 
@@ -100,6 +91,33 @@ def check_pairs(pairs: int, device: torch.device) -> None:
             f"{limit:,} fit into memory.",
             "Use smaller images, or splats of a plausible scale: some may be damaged.",
         )
+
+
+def _size_of(cameras: Cameras) -> str:
+    return f"{counted(len(cameras), 'view')} of {cameras.width} x {cameras.height} px"
+
+
+def _check_fits(
+    subject: str, parts: tuple[int, int, int], available: int, device: torch.device
+) -> None:
+    """Raises InputError if fixed bytes and those of the splats exceed the available ones.
+
+    Args:
+        subject: start of the message, up to its verb.
+        parts: fixed bytes, those of all splats, and those of one.
+        available: bytes.
+        device: on which they are needed.
+    """
+    fixed, of_splats, per_splat = parts
+    needed = fixed + of_splats
+    if needed <= available:
+        return
+    fitting = max(available - fixed, 0) // per_splat // 1000 * 1000
+    raise InputError(
+        f"{subject} {needed / 2**30:.1f} GiB of memory on {device.type}, but only "
+        f"{available / 2**30:.1f} GiB are available.",
+        f"{fitting:,} splats fit." if fitting else "Use fewer or smaller views.",
+    )
 
 
 def _available(limit_gib: float, device: torch.device) -> int | None:

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from ...cameras.cameras import Cameras
+from ...cameras.pixels import pixel_centres
 from ...conventions import NORMAL_FRAMES
 from ...errors import InputError
 from ...views import Views, frame_to_world
 from ..hull.silhouettes import signed_distance_px
-from ..rays import pixel_centres
 from .silhouettes import listed, sample_pixels
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...cameras.rotations import multiply_quaternions
 from ...checks import check_choice
 from ...conventions import UP_AXES, Y_UP_ROTATIONS, UpAxis
 from ...splats import Splats
@@ -45,16 +46,8 @@ def _rotated(
     splats: Splats, matrix: Tensor, quaternion: tuple[float, float, float, float]
 ) -> Splats:
     """Splats rotated about the origin by one rotation, as matrix (3, 3) and as w, x, y, z."""
-    aw, ax, ay, az = quaternion
-    bw, bx, by, bz = splats.rotations.unbind(dim=1)
-    product = [
-        aw * bw - ax * bx - ay * by - az * bz,
-        aw * bx + ax * bw + ay * bz - az * by,
-        aw * by - ax * bz + ay * bw + az * bx,
-        aw * bz + ax * by - ay * bx + az * bw,
-    ]
     return replace(
         splats,
         positions=splats.positions @ matrix.T.to(splats.positions),
-        rotations=torch.stack(product, dim=1),
+        rotations=multiply_quaternions(splats.rotations.new_tensor([quaternion]), splats.rotations),
     )

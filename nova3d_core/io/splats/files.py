@@ -14,7 +14,7 @@ from ..files.ownership import reject_foreign_file
 from ..mesh.ply.elements import has_splat_properties, read_header
 from .axes import splats_from_y_up, splats_to_y_up
 from .dot_splat import RECORD_BYTES, parse_dot_splat, splats_to_dot_splat
-from .memory import check_splat_memory
+from .memory import check_file_memory
 from .ply import parse_splat_ply, splats_to_ply
 
 MAX_EXTENT = 1e12
@@ -56,7 +56,7 @@ def read_splats(path: Path | str, up_axis: UpAxis = "+Y") -> Splats:
         size = path.stat().st_size
         if size == 0:
             raise InputError("it is empty.")
-        check_splat_memory(_splat_count(path, size), size)
+        check_file_memory(_splat_count(path, size), size)
         splats = parse(path.read_bytes())
         _check_plausible(splats)
         return splats_to_y_up(splats, up_axis)

@@ -9,7 +9,7 @@ SPLAT_BYTES = 220
 """Memory per splat while its 14 values are converted and checked."""
 
 
-def check_splat_memory(count: int, file_bytes: int) -> None:
+def check_file_memory(count: int, file_bytes: int) -> None:
     """Raises InputError if a file of splats does not fit into memory.
 
     Args:

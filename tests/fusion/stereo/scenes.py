@@ -7,9 +7,9 @@ from functools import cache
 import torch
 
 from nova3d_core.cameras.cameras import cameras_at
+from nova3d_core.cameras.pixels import pixel_centres
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.evaluation.concave_surfaces import concave_surface
-from nova3d_core.fusion.rays import pixel_centres
 from nova3d_core.fusion.stereo.patches import SurfaceMaps
 from nova3d_core.mesh import Mesh
 from nova3d_core.rendering.config import RenderConfig
