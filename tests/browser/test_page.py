@@ -29,6 +29,9 @@ def load_fast(page, name: str) -> None:
     for kind, values in FAST_SETTINGS.items():
         for field, value in values.items() if kind in node_types else ():
             page.set_input(kind, field, value)
+    for kind in node_types & {"SampleOrbit", "SampleMultiviewNormals"}:
+        # a seed of its own: ComfyUI does not run a node again whose inputs are those of another run
+        page.set_input(kind, "seed", WORKFLOWS.index(name))
 
 
 def load_prompt(name: str) -> dict:

@@ -45,6 +45,7 @@ EXPECTED = {
     "v3d_to_mesh_normals",
     "views_to_splats",
     "v3d_to_splats",
+    "lgm_to_splats",
 }
 APPS = {"image_to_mesh.app", "views_to_mesh.app"}
 NO_DOWNLOAD = {
