@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -95,6 +96,7 @@ def test_saved_page_loads_unchanged(results, tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
 def test_every_benchmark_has_a_help_text(path):
     command = [sys.executable, str(path), "--help"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}  # as `dev.py bench` sets it
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-1000:]
     assert path.stem == "measure" or "--help" in result.stdout
