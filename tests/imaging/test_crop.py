@@ -96,7 +96,7 @@ def test_soft_edges_are_blended_with_white_once():
     [
         (torch.zeros(1, 64, 64, 3), torch.zeros(1, 64, 64), "mask of image 0 is empty"),
         (torch.zeros(1, 64, 64, 3), None, "border of the image is not white"),
-        (torch.zeros(2, 64, 64, 3), torch.zeros(1, 64, 64), "1 masks but 2 images"),
+        (torch.zeros(2, 64, 64, 3), torch.zeros(1, 64, 64), "there is 1 mask but 2 images"),
         (torch.zeros(1, 64, 64, 3), torch.zeros(1, 32, 64), "masks are 64x32 px"),
         (torch.full((1, 64, 64, 3), torch.nan), None, "images has 12288 values that are NaN"),
     ],

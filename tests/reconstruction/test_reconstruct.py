@@ -222,7 +222,7 @@ def test_ouroboros3d_sees_its_own_cameras_and_clean_views(render_orbit):
 
 def test_unusable_views_are_rejected_before_the_network_runs(render_orbit):
     model = ReconstructionModel(FAMILIES["lgm"], None)
-    with pytest.raises(InputError, match="there are 1 views"):
+    with pytest.raises(InputError, match="there is 1 view, but LGM needs 4"):
         reconstruct_splats(model, render_orbit((0.0,), size_px=32))
     with pytest.raises(InputError, match="no view is near azimuth"):
         reconstruct_splats(model, render_orbit((0.0, 20.0, 40.0, 60.0), size_px=32))
