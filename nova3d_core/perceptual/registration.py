@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from ..imaging.filters import gaussian_blur, image_gradient
 from ..imaging.warps import bicubic_image, warp_image
-from .warps import NODES
 
+NODES = 3
+"""Nodes of a warp along each axis of the image."""
 COARSE_TO_FINE_PX = (3.0, 1.5, 0.75)
 """Standard deviations of the blur of each level, for warps of several pixels."""
 FINE_PX = (1.0, 0.5)

@@ -38,7 +38,7 @@ def evaluate_splats(
 
     Args:
         splats: +Y up, fitted to views of the normalised reference (or see `align`).
-        reference: ground truth, as for `evaluate_mesh`.
+        reference: the true shape, as for `evaluate_mesh`.
         config: its image and reference settings, and `align` (none or bbox).
         progress: receives each step.
         lpips_nets: as for `evaluate_mesh`.

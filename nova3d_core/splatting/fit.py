@@ -2,7 +2,7 @@
 
 Reference: Z. Chen et al., "V3D: Video diffusion models are effective 3D generators", 2024, section
 3.3, and B. Kerbl et al., 2023, section 5. Generated views contradict each other by some pixels;
-instead of V3D's perceptual loss, smooth warps of the views explain that (`perceptual.warps`).
+instead of V3D's perceptual loss, smooth warps of the views explain that (`warps`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from ..perceptual.registration import (
     Registration,
     register_view,
 )
-from ..perceptual.warps import ViewWarps
 from ..progress import SILENT, Progress
 from ..splats import Splats
 from ..views import Views
@@ -37,6 +36,7 @@ from .initialise import initial_splats
 from .memory import check_splat_memory
 from .parameters import SplatParameters
 from .render import SplatImage, render_splats
+from .warps import ViewWarps
 
 logger = logging.getLogger(__name__)
 
@@ -148,22 +148,18 @@ def fit_splats(
     low, high = start.positions.amin(dim=0), start.positions.amax(dim=0)
     extent = float(torch.maximum((high - low).max(), start.scales.max()))  # also of one splat
     unit = replace(views, cameras=_scaled_cameras(views.cameras, 1.0 / extent)).to(device)
-    fit = _Fit(unit, _scaled(start, 1.0 / extent), config, progress)
+    fit = _Fit(unit, start.transformed(1.0 / extent, torch.zeros(3)), config, progress)
     fit.lpips = lpips if config.perceptual == "lpips" else None
     fit.run()
-    splats = _scaled(fit.splats(), extent)
-    return SplatFit(splats, fit.fitted_views(views), fit.report(len(start)))
+    splats = fit.splats().transformed(extent, torch.zeros(3))
+    report = fit.report(len(start), len(splats))
+    return SplatFit(splats, fit.fitted_views(views), report)
 
 
 def _default_lpips(device: torch.device) -> ImageDistance:
     from ..perceptual.lpips import load_lpips
 
     return load_lpips(device=device)
-
-
-def _scaled(splats: Splats, scale: float) -> Splats:
-    """The splats, scaled about the world's origin."""
-    return replace(splats, positions=splats.positions * scale, scales=splats.scales * scale)
 
 
 def _scaled_cameras(cameras: Cameras, scale: float) -> Cameras:
@@ -228,14 +224,14 @@ class _Fit:
                 STAGE, "the splats became infinite.", "Check the views for invalid cameras."
             )
 
-    def report(self, initial_count: int) -> SplatFitReport:
+    def report(self, initial_count: int, count: int) -> SplatFitReport:
         """Statistics of the finished optimisation."""
         warps = self.warps
         gain = 0.0 if warps is None or not warps.scales else warps.rms_gain()
         return SplatFitReport(
             steps=self.config.steps,
             initial_count=initial_count,
-            count=len(self.splats()),
+            count=count,
             loss=self._recent_loss(),
             warp_px=0.0 if warps is None or not warps.moves else self._displacement_px(warps),
             gain_percent=100.0 * gain,
@@ -310,10 +306,10 @@ class _Fit:
 
     def _steps(self, start: int, end: int) -> None:
         """Optimisation steps `start` to `end`, one view each."""
+        rounds = [round(at * self.config.steps) for at in REGISTRATIONS]
         for step in range(start, end):
             if step == round(PRUNE_AT * self.config.steps):
                 self._prune()
-            rounds = [round(at * self.config.steps) for at in REGISTRATIONS]
             if self.warps is not None and step in rounds:
                 self._register(self.warps, FINE_PX)
             self.losses.append(self._step(step / self.config.steps))

@@ -24,7 +24,12 @@ from .observations import collect_observations, subsample_texels
 from .own_colour import OwnColour
 from .texels import STAGE, Texels, rasterise_texels
 from .view_images import extend_foreground, sharpen_image
-from .visibility import VisiblePoints, boundary_weight, visible_points
+from .visibility import (
+    VisiblePoints,
+    boundary_weight,
+    depth_discontinuities,
+    visible_points,
+)
 
 TEXELS_PER_CHUNK = 1 << 18
 _ANGLE_POWER = 6.0
@@ -184,8 +189,8 @@ class _Baker:
         """(V, H, W) in 0..1: weight of each pixel."""
         for view, mask in enumerate(masks):
             progress.check(STAGE)
-            camera = self.cameras[view]
-            self.confidence[view] = boundary_weight(self.caster, camera, mask, _BOUNDARY_PX)
+            discontinuities = depth_discontinuities(self.caster, self.cameras[view])
+            self.confidence[view] = boundary_weight(mask, discontinuities, _BOUNDARY_PX)
         self.gains = torch.ones(len(views), 3)
         for view in range(len(views)) if conflict is not None else ():
             self.confidence[view] *= 1.0 - conflict[view]

@@ -34,7 +34,7 @@ from .seams import level_seams
 from .surface_pixels import SurfacePixels, samples_per_side, surface_pixels
 from .texels import Texels, rasterise_texels
 from .view_fit import check_views_fit
-from .visibility import boundary_weight
+from .visibility import boundary_weight, depth_discontinuities
 
 logger = logging.getLogger(__name__)
 
@@ -139,11 +139,14 @@ class _Refiner:
         self.mesh, self.views, self.config, self.progress = mesh, views, config, progress
         self.device = torch.device(device)
         self.lpips = lpips if config.perceptual == "lpips" else None
-        self.caster = RayCaster.from_mesh(mesh)
+        caster, per_side = RayCaster.from_mesh(mesh), samples_per_side(views.cameras)
         self.pixels: list[SurfacePixels | None] = []
-        per_side = samples_per_side(views.cameras)
+        self.discontinuities: list[Tensor] = []
+        """(H, W) bool of each view."""
         for view in progress.track(range(len(views)), "casting rays", len(views)):
-            self.pixels.append(surface_pixels(mesh, self.caster, views.cameras[view], per_side))
+            camera = views.cameras[view]
+            self.pixels.append(surface_pixels(mesh, caster, camera, per_side))
+            self.discontinuities.append(depth_discontinuities(caster, camera))
         self.clock = PreviewClock()
 
     def run(self) -> RefineResult:
@@ -215,8 +218,7 @@ class _Refiner:
 
     def _clear(self, view: int, seen: SurfacePixels, mask: Tensor) -> Tensor:
         """(H, W) of the crop: 0 at silhouettes and depth discontinuities, 1 far from them."""
-        camera = self.views.cameras[view]
-        return boundary_weight(self.caster, camera, mask, BOUNDARY_PX)[seen.crop]
+        return boundary_weight(mask, self.discontinuities[view], BOUNDARY_PX)[seen.crop]
 
     def _align(self) -> tuple[Mesh, Views, float]:
         """The mesh with a texture of the moved views, these views, and their displacement."""

@@ -72,18 +72,17 @@ def observed_vertices(
     return observed
 
 
-def boundary_weight(caster: RayCaster, camera: Cameras, mask: Tensor, ramp_px: float) -> Tensor:
+def boundary_weight(mask: Tensor, discontinuities: Tensor, ramp_px: float) -> Tensor:
     """(H, W) in 0..1: zero on silhouettes and depth discontinuities, where pixels mix surfaces.
 
     Args:
-        caster: the surface.
-        camera: one camera.
-        mask: (H, W) of its image.
+        mask: (H, W) of an image.
+        discontinuities: (H, W) bool, from `depth_discontinuities` of its camera.
         ramp_px: distance from the boundary at which the weight reaches 1.
     """
     from scipy.ndimage import distance_transform_edt
 
-    clear = interior_pixels(mask) & ~_depth_discontinuities(caster, camera)
+    clear = interior_pixels(mask) & ~discontinuities
     padded = torch.nn.functional.pad(clear, (1, 1, 1, 1))
     distance = distance_transform_edt(padded.numpy())[1:-1, 1:-1]
     weight = np.clip((distance - 0.5) / max(ramp_px, 1e-6), 0.0, 1.0) * clear.numpy()
@@ -101,7 +100,7 @@ def _directions_to_camera(
     return offset / distance[:, None], distance
 
 
-def _depth_discontinuities(caster: RayCaster, camera: Cameras) -> Tensor:
+def depth_discontinuities(caster: RayCaster, camera: Cameras) -> Tensor:
     """(H, W) bool: pixels on both sides of a depth discontinuity."""
     depth_z = pixel_depths(caster, camera)
     far = torch.nan_to_num(depth_z, posinf=1e6)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..imaging.warps import bicubic_image
-
-NODES = 3
-"""Nodes of a warp along each axis of the image."""
+from ..perceptual.registration import NODES
 
 
-class ViewWarps(nn.Module):
+class ViewWarps:
     """Displacement and gain of each view; view 0 is fixed.
 
     Args:
@@ -32,11 +30,10 @@ class ViewWarps(nn.Module):
         moves: bool = True,
         scales: bool = True,
     ):
-        super().__init__()
         self.moves, self.scales = moves, scales
-        self.nodes_px = nn.Parameter(torch.zeros(count, 2, NODES, NODES, device=device), moves)
+        self.nodes_px = torch.zeros(count, 2, NODES, NODES, device=device)
         """(V, 2, n, n) displacement x, y at the nodes in pixels."""
-        self.log_gain = nn.Parameter(torch.zeros(count, 3, device=device), scales)
+        self.log_gain = torch.zeros(count, 3, device=device)
         """(V, 3) logarithms of the factors on the colours."""
         self._size = (height, width)
         y = (torch.arange(height, device=device) + 0.5) / height * 2.0 - 1.0
@@ -62,7 +59,7 @@ class ViewWarps(nn.Module):
             height, width = self._size
             scale = image.new_tensor([2.0 / width, 2.0 / height])
             grid = self._grid + self.displacement_px(view) * scale
-            image = nn.functional.grid_sample(
+            image = torch.nn.functional.grid_sample(
                 image.permute(2, 0, 1)[None], grid[None], padding_mode="border", align_corners=False
             )[0].permute(1, 2, 0)
         if not self.scales:
@@ -72,10 +69,6 @@ class ViewWarps(nn.Module):
         white = 1.0 - rest if rest.shape[-1] == 1 else torch.zeros_like(colour)
         return torch.cat([(colour - white) * gain + white, rest], dim=-1)
 
-    def rms_px(self) -> float:
-        """Root mean square displacement of the nodes of all views in pixels."""
-        return float(self.nodes_px.detach()[1:].square().sum(dim=1).mean().sqrt())
-
     def rms_gain(self) -> float:
         """Root mean square of the logarithms of the gains of all views but the first."""
-        return float(self.log_gain.detach()[1:].square().mean().sqrt())
+        return float(self.log_gain[1:].square().mean().sqrt())
