@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from known_meshes import MeshFile, check_names, mesh_files
 from measure import EVERY, StageMemory, Target, machine, targets_table
 from results import ResultPage, Table, markdown_page, save_page
 from tqdm import tqdm
@@ -57,7 +58,6 @@ from nova3d_core.pipeline.stages import FusionResult, StageTimer, bake_views
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTURE = "texture"
-MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 
 TARGET_OBJECTS = (
     "shoe_boat", "toy_school_bus", "animal_bull", "toy_bunny_racer", "mug_white_yellow",
@@ -166,19 +166,6 @@ class FusionBenchmark:
 
 
 @dataclass(frozen=True)
-class MeshFile:
-    """A mesh of the benchmark."""
-
-    name: str
-    path: Path
-    up_axis: UpAxis
-
-    def read(self) -> Mesh:
-        """The mesh, centred, with a longest side of 1."""
-        return read_mesh(self.path, self.up_axis).normalised()
-
-
-@dataclass(frozen=True)
 class ProceduralMesh:
     """A procedural concave surface of the benchmark."""
 
@@ -258,51 +245,6 @@ def benchmark_meshes(settings: FusionBenchmark) -> list[MeshFile | ProceduralMes
     if not meshes:
         raise InputError("there are no meshes.", "Pass a folder with --meshes, or --concave 4.")
     return meshes
-
-
-@dataclass(frozen=True)
-class KnownMeshes:
-    """Options that select the meshes which a benchmark renders and compares with its results."""
-
-    meshes: Path
-    """Folder of mesh files. With a manifest.json, its "objects" give name, file and up_axis."""
-    up_axis: UpAxis = "+Y"
-    """Up axis of the meshes without a manifest."""
-    objects: tuple[str, ...] = ("animal_bull", "dino_crested", "character_knight")
-    """Names of the meshes to use."""
-
-    def reference(self, name: str) -> Mesh:
-        """The mesh of this name, centred, with a longest side of 1."""
-        files = {each.name: each for each in mesh_files(self.meshes, self.up_axis)}
-        check_names((name,), tuple(files))
-        return files[name].read()
-
-
-def mesh_files(folder: Path, up_axis: UpAxis) -> list[MeshFile]:
-    """The meshes of a folder, from its manifest or by file name.
-
-    Args:
-        folder: searched with its subfolders if it has no manifest.json.
-        up_axis: of the meshes without a manifest.
-    """
-    manifest = folder / "manifest.json"
-    if manifest.is_file():
-        entries = json.loads(manifest.read_text(encoding="utf-8"))["objects"]
-        return [
-            MeshFile(entry["name"], folder / entry["file"], entry["up_axis"]) for entry in entries
-        ]
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MESH_SUFFIXES)
-    if not paths:
-        raise InputError(f"{folder} has no mesh files.", "Pass another folder with --meshes.")
-    names = ["-".join(path.relative_to(folder).with_suffix("").parts) for path in paths]
-    return [MeshFile(*pair, up_axis) for pair in zip(names, paths, strict=True)]
-
-
-def check_names(names: Sequence[str], choices: Sequence[str]) -> None:
-    """Raises InputError for a name that is not among the choices."""
-    unknown = sorted(set(names) - set(choices))
-    if unknown:
-        raise InputError(f"'{unknown[0]}' is unknown.", f"Choose from {', '.join(choices)}.")
 
 
 def run_one(name: str, reference: Mesh, perturbation: str, settings: FusionBenchmark) -> Run:

@@ -20,7 +20,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from fusion import KnownMeshes
+from known_meshes import KnownMeshes
 from measure import machine
 from results import ResultPage, Table, save_page
 from tqdm import tqdm

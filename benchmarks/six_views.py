@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from fusion import KnownMeshes
+from known_meshes import KnownMeshes
 from measure import machine
 from results import ResultPage, Table, save_page
 from tqdm import tqdm

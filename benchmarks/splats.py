@@ -26,7 +26,8 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 import torch
 import tyro
-from fusion import TARGET_OBJECTS, check_names, mesh_files
+from fusion import TARGET_OBJECTS
+from known_meshes import check_names, mesh_files
 from measure import machine
 from results import ResultPage, save_page
 from splat_tables import (

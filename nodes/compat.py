@@ -50,6 +50,14 @@ def splat_type() -> Any:
     return getattr(io, "Splat", None) or io.Custom("SPLAT")
 
 
+def splats_output() -> io.Output:
+    """An output for a SPLAT."""
+    return splat_type().Output(
+        display_name="splats",
+        tooltip="For Render Splat Views, Export Splats and ComfyUI's own splat nodes.",
+    )
+
+
 def splat_or_file(name: str, **settings: Any) -> io.Input:
     """An input for a SPLAT, and for splat files where ComfyUI has types for them."""
     file_types = ("File3DSplatAny", "File3DPLY", "File3DSPLAT", "File3DAny")

@@ -8,6 +8,7 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.fusion.config import CONFLICT_MODES, FIELD_KINDS, PRESETS
 from ..nova3d_core.pipeline.config import FALLBACKS
+from .common_inputs import AUTO, device_input
 from .compat import CATEGORY, advanced, camera_info_output, mesh_or_file, schema
 from .runtime import NodeContext, node_context, with_warnings
 from .sockets import SURFACE, VIEWS, SocketBundle
@@ -15,8 +16,6 @@ from .sockets import SURFACE, VIEWS, SocketBundle
 if TYPE_CHECKING:
     from ..nova3d_core.fusion.config import SdfFusionConfig
 
-AUTO = "auto"
-DEVICES = ("auto", "cpu")
 GPU_GIB = 5.0
 """GPU memory that ComfyUI frees: the finest level's grid of a cube-shaped object, its rays and
 their gradients, with a margin."""
@@ -44,17 +43,6 @@ def _seed_input() -> io.Input:
     )
 
 
-def _device_input() -> io.Input:
-    return advanced(
-        io.Combo.Input(
-            "device",
-            options=list(DEVICES),
-            default=AUTO,
-            tooltip="auto: a CUDA GPU if available; cpu: do not use the GPU.",
-        )
-    )
-
-
 def _sdf_config(
     context: NodeContext, preset: str, seed: int, steps_scale: float = 1.0, **settings
 ) -> SdfFusionConfig:
@@ -62,9 +50,9 @@ def _sdf_config(
     from ..nova3d_core.fusion.config import SdfFusionConfig
     from ..nova3d_core.pipeline.stages import scale_steps
 
-    if preset == AUTO:
-        preset = "quality" if context.has_gpu else "fast"
-    config = SdfFusionConfig(preset=preset, seed=seed, memory_gib=context.memory_gib, **settings)
+    config = SdfFusionConfig(
+        preset=context.preset(preset), seed=seed, memory_gib=context.memory_gib, **settings
+    )
     return scale_steps(config, steps_scale)
 
 
@@ -112,7 +100,7 @@ def _fusion_inputs() -> list[io.Input]:
             default="none",
             tooltip="If the fusion fails. hull: return the visual hull; none: raise an error.",
         )),
-        _device_input(),
+        device_input(),
         io.Float.Input(
             "normals_weight", default=1.0, min=0.0, max=2.0, step=0.05, optional=True,
             tooltip=(
@@ -229,7 +217,7 @@ class RefinePoses(io.ComfyNode):
                 VIEWS.Input("views", tooltip="Images with approximate cameras."),
                 _preset_input(),
                 _seed_input(),
-                _device_input(),
+                device_input(),
                 mesh_or_file(
                     "mesh",
                     optional=True,

@@ -8,13 +8,13 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.conventions import NORMAL_FRAMES
 from ..nova3d_core.normals.config import ESTIMATOR_NAMES, NORMAL_FLIPS, WINDOW_KINDS
+from .common_inputs import AUTO, device_input
 from .compat import CATEGORY, advanced, schema
 from .folders import validation_result
 from .runtime import node_context, with_warnings
 from .sockets import VIEWS, SocketBundle
 from .views import FRAME_TOOLTIP
 
-AUTO = "auto"
 ESTIMATOR_FOLDER_TYPES = ("diffusers", "nova3d")
 """ComfyUI's folder types that are searched for estimators."""
 ESTIMATOR_GPU_GIB = 8.0
@@ -176,12 +176,7 @@ def _estimate_inputs() -> list[io.Input]:
             default="fp16",
             tooltip="Precision of the weights on a GPU; fp32 on a CPU.",
         )),
-        advanced(io.Combo.Input(
-            "device",
-            options=[AUTO, "cpu"],
-            default=AUTO,
-            tooltip="auto: a CUDA GPU if available; cpu: do not use the GPU.",
-        )),
+        device_input(),
     ]  # fmt: skip
 
 

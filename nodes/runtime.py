@@ -47,6 +47,12 @@ class NodeContext:
         """Whether the device is a GPU."""
         return self.device.type != "cpu"
 
+    def preset(self, choice: str) -> str:
+        """The preset of a node's choice; "auto" is quality on a GPU and fast on a CPU."""
+        if choice != "auto":
+            return choice
+        return "quality" if self.has_gpu else "fast"
+
 
 @contextmanager
 def node_context(

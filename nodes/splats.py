@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.splatting.config import PERCEPTUAL_CHOICES, SPLAT_PRESETS
+from .common_inputs import AUTO, device_input, image_size_inputs
 from .compat import (
     CATEGORY,
     advanced,
@@ -15,6 +16,7 @@ from .compat import (
     splat_file_outputs,
     splat_or_file,
     splat_type,
+    splats_output,
 )
 from .folders import (
     check_prefix,
@@ -23,28 +25,15 @@ from .folders import (
     validation_result,
     write_new_output,
 )
-from .runtime import GIB, NodeContext, node_context, with_warnings
+from .runtime import GIB, node_context, with_warnings
 from .sockets import CAMERA_TYPES, VIEWS, SocketBundle
 
 if TYPE_CHECKING:
     from ..nova3d_core.views import Views
 
-AUTO = "auto"
-DEVICES = ("auto", "cpu")
 FORMATS = ("ply", "splat")
 RENDER_GPU_GIB = 1.5
 """GPU memory that ComfyUI frees: five million splats and an image of 1024 px."""
-
-
-def _device_input() -> io.Input:
-    return advanced(
-        io.Combo.Input(
-            "device",
-            options=list(DEVICES),
-            default=AUTO,
-            tooltip="auto: a CUDA GPU if available; cpu: do not use the GPU.",
-        )
-    )
 
 
 def _fit_inputs() -> list[io.Input]:
@@ -104,7 +93,7 @@ def _fit_inputs() -> list[io.Input]:
             "steps", default=0, min=0, max=100_000, step=100,
             tooltip="Optimisation steps of one view each; 0: those of the preset.",
         )),
-        _device_input(),
+        device_input(),
     ]  # fmt: skip
 
 
@@ -114,10 +103,7 @@ class FitSplats(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         outputs = [
-            splat_type().Output(
-                display_name="splats",
-                tooltip="For Render Splat Views, Export Splats and ComfyUI's own splat nodes.",
-            ),
+            splats_output(),
             VIEWS.Output(
                 display_name="aligned_views",
                 tooltip=(
@@ -160,7 +146,7 @@ class FitSplats(io.ComfyNode):
         with node_context(_fit_gib(splats, views.bundle), device) as context:
             lpips = lpips_or_warning(context, "aligned") if perceptual == "lpips" else None
             config = SplatFitConfig(
-                preset=_preset(preset, context),
+                preset=context.preset(preset),
                 count=splats,
                 steps=steps,
                 perceptual="aligned" if perceptual == "lpips" and lpips is None else perceptual,
@@ -190,13 +176,6 @@ def _fit_gib(splats: int, views: Views) -> float:
     return splat_memory_bytes(count, views) / GIB
 
 
-def _preset(choice: str, context: NodeContext) -> str:
-    """The preset for the node's choice."""
-    if choice != AUTO:
-        return choice
-    return "quality" if context.has_gpu else "fast"
-
-
 class RenderSplatViews(io.ComfyNode):
     """Renders views of splats."""
 
@@ -224,14 +203,8 @@ class RenderSplatViews(io.ComfyNode):
                     types=CAMERA_TYPES,
                     tooltip="Cameras from Orbit Cameras, or those of a 3D node.",
                 ),
-                io.Int.Input(
-                    "width", default=512, min=16, max=4096, step=8, tooltip="Image width in pixels."
-                ),
-                io.Int.Input(
-                    "height", default=512, min=16, max=4096, step=8,
-                    tooltip="Image height in pixels.",
-                ),
-                _device_input(),
+                *image_size_inputs(512),
+                device_input(),
             ],
             outputs=[
                 VIEWS.Output(display_name="views", tooltip="The images with their cameras."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.reconstruction.config import FRAMINGS, ROTATIONS
-from .compat import CATEGORY, advanced, has_splat_files, schema, splat_file_outputs, splat_type
+from .compat import CATEGORY, advanced, has_splat_files, schema, splat_file_outputs, splats_output
 from .folders import temporary_path
 from .runtime import sampling_context, with_warnings
 from .sockets import MODEL, VIEWS
@@ -60,10 +60,7 @@ class SplatsFromViews(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         outputs = [
-            splat_type().Output(
-                display_name="splats",
-                tooltip="For Render Splat Views, Export Splats and ComfyUI's own splat nodes.",
-            ),
+            splats_output(),
             io.String.Output(
                 display_name="report", tooltip="Number of splats, the views used, perspective."
             ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.conventions import NORMAL_FRAMES
+from .common_inputs import image_size_inputs
 from .compat import CATEGORY, advanced, mesh_or_file, model_info_inputs, schema
 from .folders import (
     check_prefix,
@@ -249,13 +250,7 @@ def _render_inputs() -> list[io.Input]:
             types=CAMERA_TYPES,
             tooltip="Cameras from Orbit Cameras, or the camera or camera list of a 3D node.",
         ),
-        io.Int.Input(
-            "width", default=256, min=16, max=4096, step=8, tooltip="Image width in pixels."
-        ),
-        io.Int.Input(
-            "height", default=256, min=16, max=4096, step=8,
-            tooltip="Image height in pixels.",
-        ),
+        *image_size_inputs(256),
         io.Boolean.Input(
             "normalise",
             default=True,

@@ -7,9 +7,11 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import Cancelled, InputError, MissingDependencyError, Nova3DError
+from ..errors import Cancelled, InputError, MissingDependencyError, Nova3DError, StageError
 
 TRACEBACK_VARIABLE = "NOVA3D_TRACEBACK"
 """Environment variable that enables tracebacks."""
@@ -83,6 +85,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     from ..compute.devices import is_out_of_memory as is_out_of_any_memory
 
     return is_out_of_any_memory(error)
+
+
+@contextmanager
+def memory_errors(stage: str, hint: str) -> Iterator[None]:
+    """Translates exhausted memory in the `with` block into a StageError with a hint."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise StageError(stage, "memory ran out.", hint) from error
 
 
 def first_line(error: BaseException) -> str:

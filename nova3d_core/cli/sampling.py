@@ -14,10 +14,11 @@ from tyro.conf import Positional
 from ..checks import check_bounds
 from ..diffusion.families import GuidanceConfig, GuidanceKind
 from ..diffusion.sampling.config import Framing, SampleConfig, SamplerName
-from ..errors import InputError, StageError
+from ..errors import InputError
 from ..normals.config import EstimatorName
 from ..progress import Progress
 from ..weights.discovery.built_in import BUILT_IN_NAME, resolve_model_file
+from .failures import memory_errors
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +129,7 @@ class SamplingOptions:
         """Reads the image, loads the model and samples views."""
         import time
 
-        from ..compute.devices import is_out_of_memory, resolve_device
+        from ..compute.devices import resolve_device
         from ..diffusion.model import OneDevice
         from ..diffusion.sampling.pipeline import sample
         from ..io.images.images import read_image, read_mask
@@ -159,16 +160,9 @@ class SamplingOptions:
             logger.warning("%s", recommended_files())
         cameras = self._cameras(model.family)
         placement = OneDevice(model, device, dtype)
-        try:
+        hint = "Use a smaller --size-px or --dtype float16, or close other programs."
+        with memory_errors("sampling", hint):
             result = sample(model, image, mask, config, cameras, placement, progress)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise StageError(
-                "sampling",
-                "memory ran out.",
-                "Use a smaller --size-px or --dtype float16, or close other programs.",
-            ) from error
         seconds = {"loading": loaded - start, "sampling": time.perf_counter() - loaded}
         family, views = model.family, result.views.to("cpu")
         if estimator_folder is not None:

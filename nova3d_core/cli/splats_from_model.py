@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from ..errors import InputError, StageError
+from ..errors import InputError
 from ..progress import Progress
 from ..reconstruction.config import ReconstructConfig
+from .failures import memory_errors
 from .sampling import Dtype, existing_model_file
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ class ReconstructionOptions:
         """The splats of the views, and the wall time of loading and of the forward pass."""
         import torch
 
-        from ..compute.devices import is_out_of_memory
         from ..reconstruction.load import load_reconstruction
         from ..reconstruction.model import ReconstructionOnDevice
         from ..reconstruction.reconstruct import reconstruct_splats
@@ -67,15 +67,8 @@ class ReconstructionOptions:
         model = load_reconstruction(path, dtype=dtype, progress=progress)
         loaded = time.perf_counter()
         placement = ReconstructionOnDevice(model, device, dtype)
-        try:
+        hint = "Use --dtype float16, or close other programs."
+        with memory_errors("reconstructing splats", hint):
             result = reconstruct_splats(model, views, self.settings, placement, progress)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise StageError(
-                "reconstructing splats",
-                "memory ran out.",
-                "Use --dtype float16, or close other programs.",
-            ) from error
         seconds = {"loading": loaded - start, "reconstructing": time.perf_counter() - loaded}
         return result, seconds

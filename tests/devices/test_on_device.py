@@ -100,7 +100,7 @@ def test_training_step():
 @pytest.mark.slow
 def test_node_model_management():
     pytest.importorskip("diffusers")
-    check(run_module("workloads", "node_model_management"), 3e-2)
+    check(run_module("node_workloads"), 3e-2)
 
 
 def test_new_cameras_synchronise_once():

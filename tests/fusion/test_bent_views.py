@@ -13,9 +13,10 @@ from nova3d_core.evaluation.distortions import DistortionConfig, distort_views
 from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig
 from nova3d_core.fusion.fuse import fuse_sdf
 from nova3d_core.imaging.warps import smooth_image
-from nova3d_core.mesh import Mesh
 from nova3d_core.pipeline.report import fusion_report
 from nova3d_core.rendering.views import render_views
+
+from .bumpy_ball import bumpy_ball
 
 ALIGNED = SdfFusionConfig(
     levels=(
@@ -29,17 +30,7 @@ ALIGNED = SdfFusionConfig(
 
 @pytest.fixture(scope="module")
 def ball():
-    """A bumpy ball with waves of colour."""
-    import trimesh
-
-    sphere = trimesh.creation.icosphere(subdivisions=4, radius=1.0)
-    position = torch.tensor(sphere.vertices, dtype=torch.float32)
-    x, y, z = position.unbind(dim=1)
-    radius = 0.36 + 0.06 * (5 * x + 1).sin() * (4 * y).cos() + 0.05 * (4 * z + 3 * x).sin()
-    waves = torch.stack([11 * x + 3 * y, 9 * y + 5 * z + 1, 10 * z + 4 * x + 2], dim=1).sin()
-    faces = torch.tensor(sphere.faces, dtype=torch.int64)
-    mesh = Mesh(position * radius[:, None], faces, vertex_colours=0.5 + 0.45 * waves)
-    return mesh.with_smooth_normals()
+    return bumpy_ball()
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,10 @@ from nova3d_core.fusion.poses.view_warps import (
 )
 from nova3d_core.fusion.rays import ray_dataset
 from nova3d_core.imaging.warps import smooth_image
-from nova3d_core.mesh import Mesh
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
+
+from .bumpy_ball import bumpy_ball
 
 SIZE, CELL = 96, 0.01
 
@@ -32,17 +33,8 @@ SIZE, CELL = 96, 0.01
 @pytest.fixture(scope="module")
 def views():
     """Three views of a bumpy ball with waves of colour."""
-    import trimesh
-
-    ball = trimesh.creation.icosphere(subdivisions=4, radius=1.0)
-    position = torch.tensor(ball.vertices, dtype=torch.float32)
-    x, y, z = position.unbind(dim=1)
-    radius = 0.36 + 0.06 * (5 * x + 1).sin() * (4 * y).cos() + 0.05 * (4 * z + 3 * x).sin()
-    waves = torch.stack([11 * x + 3 * y, 9 * y + 5 * z + 1, 10 * z + 4 * x + 2], dim=1).sin()
-    faces = torch.tensor(ball.faces, dtype=torch.int64)
-    mesh = Mesh(position * radius[:, None], faces, vertex_colours=0.5 + 0.45 * waves)
     rig = RigConfig(count=3, width_px=SIZE, height_px=SIZE)
-    return render_views(mesh.with_smooth_normals(), orbit_cameras(rig)).views
+    return render_views(bumpy_ball(), orbit_cameras(rig)).views
 
 
 @pytest.fixture(scope="module")

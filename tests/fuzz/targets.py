@@ -7,7 +7,6 @@ import json
 import pickle
 import struct
 import tarfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +32,8 @@ from nova3d_core.training.data.shards import SHARD_INFO, ShardDataset, read_shar
 from nova3d_core.views import Views
 from nova3d_core.weights.files.read import open_weights
 
+from .containers import Wrapped, glb, wrap_glb, wrap_safetensors, wrap_tar, wrap_zip
 from .guards import MEMORY_MIB
-
-Inner = Callable[[bytes], bytes]
-Wrapped = Callable[[bytes, Inner], bytes]
-"""Takes a container and a change of what is inside; gives the container, whole again."""
 
 
 @dataclass(frozen=True)
@@ -180,49 +176,6 @@ def gltf_document(uri: str | None) -> tuple[dict[str, Any], bytes]:
     }
     del document["nodes"][1]["matrix"]
     return document, blob
-
-
-def glb(document: bytes, blob: bytes) -> bytes:
-    """A GLB of a JSON text and a buffer."""
-    document += b" " * (-len(document) % 4)
-    chunks = struct.pack("<I4s", len(document), b"JSON") + document
-    chunks += struct.pack("<I4s", len(blob), b"BIN\0") + blob
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
-
-
-def _wrap_glb(content: bytes, change: Inner) -> bytes:
-    length = struct.unpack_from("<I", content, 12)[0]
-    return glb(change(content[20 : 20 + length]), content[28 + length :])
-
-
-def _wrap_safetensors(content: bytes, change: Inner) -> bytes:
-    length = struct.unpack_from("<Q", content)[0]
-    header = change(content[8 : 8 + length])
-    return struct.pack("<Q", len(header)) + header + content[8 + length :]
-
-
-def _wrap_zip(content: bytes, change: Inner) -> bytes:
-    archive = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(archive, "w") as new:
-        for info in old.infolist():
-            inside = old.read(info)
-            new.writestr(
-                info.filename, change(inside) if info.filename.endswith(".pkl") else inside
-            )
-    return archive.getvalue()
-
-
-def _wrap_tar(content: bytes, change: Inner) -> bytes:
-    archive = io.BytesIO()
-    with (
-        tarfile.open(fileobj=io.BytesIO(content)) as old,
-        tarfile.open(fileobj=archive, mode="w") as new,
-    ):
-        for member in old.getmembers():
-            inside = change(old.extractfile(member).read())
-            member.size = len(inside)
-            new.addfile(member, io.BytesIO(inside))
-    return archive.getvalue()
 
 
 def _ply_binary(order: str) -> bytes:
@@ -429,7 +382,7 @@ def _targets() -> list[Target]:
         f"images/{name.removeprefix('images/')}": content for name, content in _IMAGES.items()
     }
     return [
-        _mesh_target("glb", "toy.glb", glb(embedded_json, blob), wrapped=_wrap_glb),
+        _mesh_target("glb", "toy.glb", glb(embedded_json, blob), wrapped=wrap_glb),
         _mesh_target("gltf", "toy.gltf", gltf, others={"toy.bin": blob, "texture.png": PNG}),
         _mesh_target("obj", "toy.obj", _OBJ, others={"toy.mtl": _MTL, "texture.png": PNG}),
         Target(
@@ -504,14 +457,14 @@ def _targets() -> list[Target]:
             "a.safetensors",
             (save_safetensors({"a": torch.ones(3, 2), "b": torch.zeros(4, dtype=torch.bfloat16)}),),
             lambda folder: _read_all_weights(folder / "a.safetensors"),
-            wrapped=_wrap_safetensors,
+            wrapped=wrap_safetensors,
         ),
         Target(
             "checkpoint",
             "a.ckpt",
             (_checkpoint(legacy=False),),
             lambda folder: _read_all_weights(folder / "a.ckpt"),
-            wrapped=_wrap_zip,
+            wrapped=wrap_zip,
         ),
         Target(
             "checkpoint_legacy",
@@ -524,7 +477,7 @@ def _targets() -> list[Target]:
             "shard.tar",
             (_shard(),),
             lambda folder: _read_shard(folder / "shard.tar"),
-            wrapped=_wrap_tar,
+            wrapped=wrap_tar,
         ),
     ]
 
