@@ -147,7 +147,7 @@ def main(settings: SplatBenchmark) -> None:
     runs = Runs(settings.output, settings)
 
     def reference_of(name: str) -> Mesh:
-        return read_mesh(files[name].path, files[name].up_axis).normalised()
+        return files[name].read()
 
     tasks = [task for task in planned_tasks(settings, reference_of) if task[0] not in runs.rows]
     failures: list[str] = []
