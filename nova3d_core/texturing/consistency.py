@@ -23,6 +23,9 @@ causes thin inconsistent lines instead."""
 _SPREAD_RATIO = 0.015
 """Distance by which a patch is dilated, as a fraction of the image side: wrong colours fade out at
 its boundary, too faintly to be detected."""
+_MAX_SIDE_PX = 1024
+"""Longest side of the grid on which a map is computed. The windows grow with the image, so that its
+cost would grow with the fourth power of the side, and the sampled texels are sparser than this."""
 
 
 def consistency_maps(
@@ -91,27 +94,34 @@ def _multiply_maps(
 ) -> Tensor:
     """Multiplies maps (V, H, W) in place by the agreement of the samples (S,)."""
     height, width = maps.shape[1:]
-    column = observations.pixels[:, 0].long().clamp(0, width - 1)
-    row = observations.pixels[:, 1].long().clamp(0, height - 1)
-    pixel = row * width + column
+    factor = -(-max(height, width) // _MAX_SIDE_PX)
+    rows, columns = -(-height // factor), -(-width // factor)
+    column = observations.pixels[:, 0].long().clamp(0, width - 1) // factor
+    row = observations.pixels[:, 1].long().clamp(0, height - 1) // factor
+    cell = row * columns + column
     for view in range(observations.num_views):  # one at a time bounds the memory
         progress.check(STAGE)
         own = observations.view == view
-        maps[view] *= _consistency_map(pixel[own], agreement[own], height, width)
+        consistency = _consistency_map(cell[own], agreement[own], rows, columns)
+        if factor > 1:
+            size = (rows * factor, columns * factor)
+            planes = functional.interpolate(consistency[None, None], size, mode="bilinear")
+            consistency = planes[0, 0, :height, :width]
+        maps[view] *= consistency
     return maps
 
 
-def _consistency_map(pixel: Tensor, agreement: Tensor, height: int, width: int) -> Tensor:
-    """Consistency (H, W) of one view, 1 without samples.
+def _consistency_map(cell: Tensor, agreement: Tensor, height: int, width: int) -> Tensor:
+    """Consistency (H, W) of one view on a grid of cells, 1 without samples.
 
     Args:
-        pixel: (S,) linear pixel indices of the samples.
+        cell: (S,) linear cell indices of the samples.
         agreement: (S,) of the samples, in 0..1.
-        height: image height in pixels.
-        width: image width in pixels.
+        height: rows of the grid.
+        width: columns of the grid.
     """
-    disagreement = torch.zeros(height * width).index_add_(0, pixel, 1.0 - agreement)
-    samples = torch.zeros(height * width).index_add_(0, pixel, torch.ones(len(pixel)))
+    disagreement = torch.zeros(height * width).index_add_(0, cell, 1.0 - agreement)
+    samples = torch.zeros(height * width).index_add_(0, cell, torch.ones(len(cell)))
     shape, side = (1, 1, height, width), max(height, width)
     radius, patch_radius, spread_radius = (
         max(round(ratio * side), 1) for ratio in (_NEIGHBOURHOOD_RATIO, _PATCH_RATIO, _SPREAD_RATIO)

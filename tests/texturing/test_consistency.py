@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
@@ -155,6 +157,57 @@ def test_pixels_without_samples_are_consistent():
     maps = consistency_maps(observations_of(colours, colours), CONFIG, 64, 64)
     assert maps[2, 4, 4] == 0.0
     assert maps[2, 20:, 20:].min() == 1.0
+
+
+class PoolingTaps(TorchDispatchMode):
+    """Counts the taps of pooling operations: outputs times window."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if "pool2d" in str(function):
+            first = result[0] if isinstance(result, tuple) else result
+            window = args[1]
+            self.count += first.numel() * math.prod(window if len(window) == 2 else window * 2)
+        return result
+
+
+def scattered_observations(scale: int) -> Observations:
+    """2,000 texels in the same 4 views of 300 x 200 px, times `scale`; a square of view 2 differs."""
+    count = 2000
+    position = torch.rand(count, 2, generator=torch.Generator().manual_seed(0))
+    pixels = (position * torch.tensor([300.0, 200.0]))[:, None].expand(-1, 4, -1).reshape(-1, 2)
+    view = torch.arange(4).repeat(count)
+    wrong = (view == 2) & ((pixels > 50.0) & (pixels < 130.0)).all(dim=1)
+    colour = torch.where(wrong, 0.9, 0.5)[:, None].expand(-1, 3).contiguous()
+    return Observations(
+        num_texels=count,
+        num_views=4,
+        texel=torch.arange(count).repeat_interleave(4),
+        view=view,
+        pixels=pixels * scale,
+        cosine=torch.ones(len(view)),
+        confidence=torch.ones(len(view)),
+        colour=colour,
+        low=colour,
+        high=colour,
+    )
+
+
+def test_cost_and_result_do_not_depend_on_the_size_of_large_images():
+    taps, maps = [], []
+    for scale in (3, 6, 12):
+        with PoolingTaps() as pooling:
+            observations = scattered_observations(scale)
+            maps.append(consistency_maps(observations, CONFIG, 200 * scale, 300 * scale))
+        taps.append(pooling.count)
+    assert taps[0] == taps[1] == taps[2] > 0
+    for scale, finer in zip((2, 4), maps[1:], strict=True):
+        means = torch.nn.functional.avg_pool2d(finer[None], scale)[0]
+        assert (means - maps[0]).abs().mean() < 0.002
+        assert finer[2, 90 * scale * 3, 90 * scale * 3] == 0.0
+        assert finer[:2].min() == 1.0
 
 
 def test_conflict_map_of_ones_equals_leaving_the_view_out(solid, views):
