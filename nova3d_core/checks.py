@@ -103,7 +103,8 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def check_between(name: str, value: float, low: float, high: float) -> None:
     """Raises InputError unless the value is a number with low <= value <= high, and not NaN."""
     if not _is_number(value, Real) or not low <= value <= high:
-        raise InputError(f"{name} is {_format_value(value)}, expected {low:g} to {high:g}.")
+        limits = f"{_format_bound(low)} to {_format_bound(high)}"
+        raise InputError(f"{name} is {_format_value(value)}, expected {limits}.")
 
 
 def check_bounds(config: Any, label: str, **bounds: tuple[float, float]) -> None:
@@ -133,6 +134,12 @@ def check_bounds(config: Any, label: str, **bounds: tuple[float, float]) -> None
 
 def _is_number(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _format_bound(value: float) -> str:
+    """A limit as text, large whole numbers in full: 1,000,000 instead of 1e+06."""
+    is_large_whole = 1e5 <= abs(value) < 1e12 and value == int(value)
+    return f"{int(value):,}" if is_large_whole else f"{value:g}"
 
 
 def _format_value(value: Any) -> str:

@@ -104,7 +104,7 @@ def test_integer_fields_reject_fractions(kind):
         (lambda: RigConfig(count=4097), "rig count is 4097, expected 1 to 4096"),
         (lambda: RigConfig(count=0), "rig count is 0, expected 1 to 4096"),
         (lambda: RigConfig(width_px=20_000), "rig width_px is 20000, expected 1 to 16384"),
-        (lambda: SdfFusionConfig(min_rays=0), "sdf min_rays is 0, expected 1 to 1e"),
+        (lambda: SdfFusionConfig(min_rays=0), "sdf min_rays is 0, expected 1 to 1,000,000,000"),
         (lambda: SdfFusionConfig(min_rays=2_000_000_000), "sdf min_rays is 2000000000"),
     ],
 )

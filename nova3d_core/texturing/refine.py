@@ -257,7 +257,11 @@ class _Refiner:
         return sums / max(total, 1e-6)
 
     def _optimise(self, mesh: Mesh, targets: list[Tensor | None], weights: list[Tensor]) -> Tensor:
-        """(h, w, 3) the optimised texture; padding follows the texels inside the charts."""
+        """(h, w, 3) the optimised texture; padding follows the texels inside the charts.
+
+        A few steps fit some views at the expense of the others: if all views together fit no
+        better than before, the texture stays as it was.
+        """
         used = [view for view, weight in enumerate(weights) if bool(weight.any())]
         losses = {
             view: _ViewLoss.of(self.pixels[view], targets[view], weights[view], self.device)
@@ -267,7 +271,8 @@ class _Refiner:
             _cache_features(list(losses.values()), self.lpips)
         height, width = mesh.texture.shape[:2]
         texels = rasterise_texels(mesh, (height, width))
-        texture = _as_planes(mesh.texture).to(self.device).clone().requires_grad_()
+        given = _as_planes(mesh.texture).to(self.device)
+        texture = given.clone().requires_grad_()
         steps = _TexelSteps.of(texels, list(losses.values()), texture)
         random, order = torch.Generator().manual_seed(0), []
         for step in range(self.config.steps):
@@ -283,10 +288,24 @@ class _Refiner:
             steps.step(texture, rate)
             preview = _preview(render) if self.clock.is_due() else None
             self.progress.update(STAGE, step + 1, self.config.steps, preview)
-        result = texture.detach()[0].permute(1, 2, 0).clamp(0.0, 1.0).cpu()
+        texture = texture.detach().clamp_(0.0, 1.0)
+        before, after = (self._mean_loss(losses, each) for each in (given, texture))
+        logger.info("mean loss of the views: %.5f before and %.5f after", before, after)
+        if after >= before:
+            return mesh.texture
+        result = texture[0].permute(1, 2, 0).cpu()
         own = OwnColour(mesh, keeps_uv=True)
         colour = result.reshape(-1, 3)[texels.index]
         return own.merged_texture(texels, colour, steps.seen.cpu()[texels.index])
+
+    @torch.no_grad()
+    def _mean_loss(self, losses: dict[int, _ViewLoss], texture: Tensor) -> float:
+        """Mean loss of a texture (1, 3, h, w) over the views that see it."""
+        total = 0.0
+        for loss in losses.values():
+            self.progress.check(STAGE)
+            total += float(loss(loss.pixels.render(texture), self.lpips))
+        return total / len(losses)
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ from nova3d_core.cli.main import main
         (["render-dataset", "--procedural", "0"], "option procedural is 0, expected 1 to 2"),
         (["render-dataset", "--procedural", "3", "--workers", "0"], "option workers is 0"),
         (["render-dataset", "--procedural", "3", "--workers", "999999"], "option workers is 9"),
-        (["train", "mini", "--minutes", "nan"], "option minutes is nan, expected 0 to 1e+06"),
+        (["train", "mini", "--minutes", "nan"], "option minutes is nan, expected 0 to 1,000,000"),
         (["train", "mini", "--minutes", "inf"], "option minutes is inf"),
         (["train", "mini", "--minutes", "-1"], "option minutes is -1"),
         (["train", "mini", "--steps", "0"], "training steps is 0, expected 1"),

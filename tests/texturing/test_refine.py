@@ -107,6 +107,16 @@ def test_only_the_texture_changes(truth, views):
     assert refined.texture.shape == truth.texture.shape
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_few_steps_never_make_the_texture_worse(truth, views, steps):
+    """A baked texture fits all views well: one large step for one view of them is no progress."""
+    baked = bake_texture(replace(truth, texture=None), views, BakeConfig(texture_px=96)).mesh
+    refined = refine_texture(baked, views, RefineConfig(steps=steps, perceptual="none"))
+    assert refined.difference <= refined.difference_before
+    kept = torch.equal(refined.mesh.texture, baked.texture)
+    assert kept == (refined.difference == refined.difference_before)
+
+
 def test_same_input_gives_the_same_texture(truth, views):
     first, second = (refine_texture(truth, views, RefineConfig(steps=8)) for _ in range(2))
     assert torch.equal(first.mesh.texture, second.mesh.texture)
