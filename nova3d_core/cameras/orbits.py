@@ -197,6 +197,13 @@ ORBIT_PRESETS: dict[str, OrbitConfig] = {
     ),
     # trained at distance 2 with objects of size 1.6, which is equivalent for a unit object
     "v3d": OrbitConfig(RigConfig(count=18, radius=1.25, focal_per_width=focal_for_fov(60.0))),
+    # the last is at 337.5, not 315: the authors took 8 of 16 views with a truncating linspace
+    "ouroboros3d": OrbitConfig(
+        RigConfig(count=8, radius=1.741697, focal_per_width=50.0 / 36.0),
+        motion="custom",
+        azimuths_deg=(*_EIGHT_AZIMUTHS[:7], 337.5),
+        elevations_deg=(0.0,),
+    ),
     "wonder3d": _orthographic_six(1.35),
     # its width is not published, and free for orthographic views: a unit object fills 420 of 512 px
     "era3d": _orthographic_six(512.0 / 420.0),

@@ -59,11 +59,15 @@ class UNetConfig:
     """Length of the camera and task embedding, which has an MLP of its own; 0 for none."""
     norm_num_groups: int = 32
     """Number of groups of the group norms; divides every width."""
+    feedback_factor: int = 0
+    """Pixels per latent of the feedback images (Ouroboros3D); 0 for a UNet without feedback, which
+    has no ray embeddings either."""
 
     def __post_init__(self):
         check_bounds(
             self,
             "UNet",
+            feedback_factor=(0, 64),
             in_channels=(1, 4096),
             out_channels=(1, 4096),
             model_channels=(1, 65_536),
