@@ -81,6 +81,17 @@ def sgm_unet_names(names: Iterable[str]) -> dict[str, str]:
     return {name: _sgm_unet_name(name, num_res_blocks, names) for name in names}
 
 
+def ouroboros3d_unet_names(names: Iterable[str]) -> dict[str, str]:
+    """Maps each key of Ouroboros3D's multi-view model to our key.
+
+    Its UNet has the diffusers layout below `unet.`; adapters and ray embeddings keep their keys.
+    """
+    names = list(names)
+    prefix = "unet."
+    inner = sgm_unet_names(n.removeprefix(prefix) for n in names if n.startswith(prefix))
+    return {n: inner[n.removeprefix(prefix)] if n.startswith(prefix) else n for n in names}
+
+
 def _sgm_unet_name(name: str, num_res_blocks: int, names: list[str]) -> str:
     stem, _, last = name.rpartition(".")
     if stem in _TOP_LEVEL_LAYERS:
