@@ -47,15 +47,22 @@ class SurfacePixels:
         values = torch.zeros(self.size_px, device=self.hit.device).flatten()
         return values.index_copy(0, self.index, self.hit.mean(dim=1)).view(self.size_px)
 
-    def render(self, texture: Tensor) -> Tensor:
-        """(H, W, 3) of the crop on white, from a texture (1, 3, h, w): means over the samples."""
-        colours = functional.grid_sample(
+    def render(self, texture: Tensor, background: float = 1.0) -> Tensor:
+        """(H, W, C) of the crop, from a texture (1, C, h, w): means over the samples.
+
+        Args:
+            texture: values of the surface.
+            background: value where a ray misses the mesh; 1 is white.
+        """
+        values = functional.grid_sample(
             texture, self.uv[None], padding_mode="border", align_corners=False
-        )[0]  # (3, P, S)
-        covered = (colours * self.hit).mean(dim=2) + 1.0 - self.hit.mean(dim=1)  # (3, P)
-        height, width = self.size_px
-        image = texture.new_ones(3, height * width).index_copy(1, self.index, covered)
-        return image.view(3, height, width).permute(1, 2, 0)
+        )[0]  # (C, P, S)
+        missed = 1.0 - self.hit.mean(dim=1)  # (P,)
+        covered = (values * self.hit).mean(dim=2) + background * missed  # (C, P)
+        channels, (height, width) = texture.shape[1], self.size_px
+        image = texture.new_full((channels, height * width), background)
+        image = image.index_copy(1, self.index, covered)
+        return image.view(channels, height, width).permute(1, 2, 0)
 
     def to(self, device: torch.device) -> SurfacePixels:
         """The same on a device."""
