@@ -20,6 +20,7 @@ from .config import BakeConfig
 from .consistency import consistency_maps
 from .exposure import estimate_gains, saturation_confidence
 from .fill import fill_unobserved, pad_charts
+from .image_scale import downsample_for_bake, downsampling_factor
 from .observations import collect_observations, subsample_texels
 from .own_colour import OwnColour
 from .texels import STAGE, Texels, rasterise_texels
@@ -95,6 +96,9 @@ def bake_texture(
     if edit_masks is not None:
         size_px = own_colour.texture_size_px or size_px
     texels = rasterise_texels(mesh, size_px, progress)
+    if edit_masks is None:
+        factor = downsampling_factor(mesh, texels, views)
+        views, conflict = downsample_for_bake(views, conflict, factor)
     baker = _Baker(mesh, views, config, conflict, edit_masks, progress)
     if config.exposure or config.consistency:
         baker.compare_views(texels, progress)

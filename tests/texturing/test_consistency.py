@@ -174,7 +174,7 @@ class PoolingTaps(TorchDispatchMode):
 
 
 def scattered_observations(scale: int) -> Observations:
-    """2,000 texels in the same 4 views of 300 x 200 px, times `scale`; a square of view 2 differs."""
+    """2,000 texels in 4 images of 300 x 200 px, times `scale`; view 2 differs in a square."""
     count = 2000
     position = torch.rand(count, 2, generator=torch.Generator().manual_seed(0))
     pixels = (position * torch.tensor([300.0, 200.0]))[:, None].expand(-1, 4, -1).reshape(-1, 2)
