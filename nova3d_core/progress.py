@@ -46,6 +46,10 @@ class Progress:
         own = self._is_cancelled
         return Progress(self._report, lambda: is_cancelled() or (own is not None and own()))
 
+    def without_reports(self) -> Progress:
+        """A progress that only checks for cancellation, for stages within a step."""
+        return Progress(None, self._is_cancelled)
+
     def check(self, stage: str) -> None:
         """Raises `Cancelled` if the run was cancelled."""
         if self._is_cancelled is not None and self._is_cancelled():

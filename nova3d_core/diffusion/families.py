@@ -224,6 +224,16 @@ FAMILIES: dict[str, Family] = {
             motion_bucket_id=300,
         ),
         Family(
+            name="ouroboros3d",
+            label="Ouroboros3D",
+            views=8,
+            size_px=512,
+            orbit="ouroboros3d",
+            steps=25,
+            guidance=GuidanceConfig("linear", 1.0, 3.0),
+            foreground_ratio=0.8,
+        ),
+        Family(
             **_WONDER3D,
             name="wonder3d",
             label="Wonder3D",
@@ -239,4 +249,19 @@ FAMILIES: dict[str, Family] = {
         ),
     )
 }
-"""By name. SVD itself generates no orbit, and Ouroboros3D needs its reconstruction model."""
+"""By name. SVD itself generates no orbit. Ouroboros3D is sampled by `recursion.sample` only."""
+
+SCENE_FAMILY = Family(
+    name="v3d_scenes",
+    label="V3D scenes",
+    views=24,
+    size_px=256,
+    orbit="",
+    steps=25,
+    guidance=GuidanceConfig("constant", 2.0, 2.0),
+    fps_id=0,
+    motion_bucket_id=300,
+)
+"""V3D's model for scenes, which follows any camera path; its authors published no weights. Not
+among `FAMILIES`, since it takes posed images instead of one, and has no orbit. The guidance is
+ours: the paper states none."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...errors import InputError
 from ..families import Family
 from ..network.embeddings import camera_task_embedding, sinusoidal_embedding
+from ..network.feedback_unet import Feedback
 from .trajectory import CameraTrajectory
 
 SCALAR_EMBED_DIM, ANGLE_EMBED_DIM = 256, 512
@@ -29,6 +30,8 @@ class Conditioning:
     """(B, V, A) sinusoidal embeddings of the added conditions."""
     camera_task: Tensor | None = None
     """(D, B, V, A) camera and task embedding, where the network takes one."""
+    feedback: Feedback | None = None
+    """Renders of the latest reconstruction and the cameras, where the network takes them."""
 
     def unconditional(self) -> Conditioning:
         """The unconditional counterpart: latent and image embedding are zero."""
@@ -41,22 +44,35 @@ class Conditioning:
         tasks = None
         if self.camera_task is not None:
             tasks = torch.cat([self.camera_task, other.camera_task], dim=1)
+        feedback = self.feedback
+        if feedback is not None:
+            feedback = feedback.concat(other.feedback)
         return Conditioning(
             torch.cat([self.latent, other.latent]),
             torch.cat([self.context, other.context]),
             torch.cat([self.added_embeds, other.added_embeds]),
             tasks,
+            feedback,
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Conditioning:
         """The same on another device; the sinusoids stay float32 until the network casts them."""
-        tasks = self.camera_task
+        tasks, feedback = self.camera_task, self.feedback
         return Conditioning(
             self.latent.to(device, dtype),
             self.context.to(device, dtype),
             self.added_embeds.to(device),
             None if tasks is None else tasks.to(device),
+            None if feedback is None else feedback.to(device, dtype),
         )
+
+
+def added_embed_dim(family: Family) -> int:
+    """Length of the embeddings of a family's added conditions."""
+    return sum(
+        ANGLE_EMBED_DIM if name in ("polar", "azimuth") else SCALAR_EMBED_DIM
+        for name in family.added_conditions
+    )
 
 
 def added_embeds(
@@ -76,21 +92,41 @@ def added_embeds(
         (V, A) float32; 256 channels per condition, 512 per angle.
     """
     strength = family.noise_aug_strength if augmentation is None else augmentation
-    shared = {"fps": family.fps_id, "motion": family.motion_bucket_id, "augmentation": strength}
-    angles = {
-        "polar": torch.deg2rad(90.0 - trajectory.elevations_deg),
-        "azimuth": torch.deg2rad(trajectory.azimuths_deg),
-    }
+    elevations, azimuths = trajectory.elevations_deg, trajectory.azimuths_deg
+    return condition_embeds(family, elevations, azimuths, torch.full_like(azimuths, strength))
+
+
+def condition_embeds(
+    family: Family, elevations_deg: Tensor, azimuths_deg: Tensor, augmentation: Tensor
+) -> Tensor:
+    """The same for any batch of views.
+
+    Args:
+        family: the added conditions and their constants.
+        elevations_deg: (..., V) of the cameras.
+        azimuths_deg: (..., V) relative to the input view.
+        augmentation: (..., V) standard deviation of the noise on the input image.
+
+    Returns:
+        (..., V, A) float32.
+    """
     parts = []
     for name in family.added_conditions:
-        if name in angles:
-            parts.append(sinusoidal_embedding(angles[name], ANGLE_EMBED_DIM))
-        elif name in shared:
-            value = torch.full_like(trajectory.azimuths_deg, float(shared[name]))
+        if name == "polar":
+            parts.append(
+                sinusoidal_embedding(torch.deg2rad(90.0 - elevations_deg), ANGLE_EMBED_DIM)
+            )
+        elif name == "azimuth":
+            parts.append(sinusoidal_embedding(torch.deg2rad(azimuths_deg), ANGLE_EMBED_DIM))
+        elif name == "augmentation":
+            parts.append(sinusoidal_embedding(augmentation, SCALAR_EMBED_DIM))
+        elif name in ("fps", "motion"):
+            constant = family.fps_id if name == "fps" else family.motion_bucket_id
+            value = torch.full_like(azimuths_deg, float(constant))
             parts.append(sinusoidal_embedding(value, SCALAR_EMBED_DIM))
         else:
             raise InputError(f"family {family.name} has the unknown added condition '{name}'.")
-    return torch.cat(parts, dim=-1) if parts else trajectory.azimuths_deg.new_zeros(family.views, 0)
+    return torch.cat(parts, dim=-1) if parts else azimuths_deg.new_zeros(*azimuths_deg.shape, 0)
 
 
 def camera_task_embeds(family: Family, trajectory: CameraTrajectory) -> Tensor:

@@ -97,11 +97,13 @@ class Denoiser:
             latent = latent[:, None]  # (B, 1, C, h, w), the same for all views
         latent = latent[None].expand(domains, -1, views, -1, -1, -1)
         c_noise = torch.full((objects,), edm.c_noise, device=x.device)
+        feedback = {} if conditioning.feedback is None else {"feedback": conditioning.feedback}
         out = self.unet(
             torch.cat([scaled, latent], dim=3),
             c_noise,
             conditioning.context,
             conditioning.added_embeds,
             conditioning.camera_task,
+            **feedback,
         )
         return out.float()

@@ -9,9 +9,10 @@ from torch import nn
 
 from ..network.blocks import VideoResBlock
 from ..network.blocks_2d import MultiviewTransformer, ResBlock2D
+from ..network.feedback_adapters import AdapterBlock
 from ..network.transformer import VideoTransformer
 
-BLOCKS = (VideoResBlock, VideoTransformer, ResBlock2D, MultiviewTransformer)
+BLOCKS = (VideoResBlock, VideoTransformer, ResBlock2D, MultiviewTransformer, AdapterBlock)
 """The blocks of the networks; a full-size one takes less than two seconds on two CPU cores."""
 
 

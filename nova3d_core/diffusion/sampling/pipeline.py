@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from ..model import (
     Placement,
     module_dtype,
 )
+from ..network.feedback_unet import Feedback
 from .conditioning import Conditioning, add_noise, added_embeds, camera_task_embeds
 from .config import SampleConfig
 from .cost import activation_bytes, estimate_cpu_seconds
@@ -72,6 +74,21 @@ class NoiseInputs:
     """Standard normal noise for the input image (1, 3, S, S), or for its latent (1, C, h, w)."""
     generator: torch.Generator
     """Generator for all later draws."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeedbackStep:
+    """What a network with feedback gets from the estimate of one step."""
+
+    feedback: Feedback
+    """Of one object."""
+    preview: Callable[[], Tensor]
+    """Renders a preview image (H, W, 3) in 0..1."""
+
+
+FeedBack = Callable[[int, Tensor], FeedbackStep | None]
+"""Makes the feedback for the following steps of the number of evaluations so far and the estimate
+of the data (D, 1, V, C, h, w); None keeps the present one. It may load other parts."""
 
 
 def sample_views(
@@ -236,8 +253,12 @@ def sample_latents(
     config: SampleConfig,
     placement: Placement,
     progress: Progress,
+    feed_back: FeedBack | None = None,
 ) -> Tensor:
-    """Denoises standard normal noise (D, 1, V, C, h, w) to scaled latents, float32."""
+    """Denoises standard normal noise (D, 1, V, C, h, w) to scaled latents, float32.
+
+    `feed_back` is called after each evaluation, for networks that take feedback.
+    """
     family = model.family
     process = sampling_process(family, config)
     sigmas, evaluations = process.sigmas, len(process.evaluation_sigmas)
@@ -265,7 +286,14 @@ def sample_latents(
 
         def on_evaluation(done: int, denoised: Tensor) -> None:
             ensure_finite(denoised)
-            progress.update(SAMPLING, done, evaluations, previewer.preview(denoised))
+            step = None if feed_back is None else feed_back(done, denoised)
+            if step is not None:
+                fed = step.feedback.to(device, dtype)
+                denoiser.conditioning = replace(denoiser.conditioning, feedback=fed)
+            if feed_back is not None and done < evaluations:
+                placement.load_to_device(UNET, cost.peak_bytes(dtype, batch_cfg))
+            preview = previewer.preview(denoised) if step is None else step.preview
+            progress.update(SAMPLING, done, evaluations, preview)
 
         progress.update(SAMPLING, 0, evaluations)
         x = noise.to(device) * init_noise_sigma(float(sigmas[0]))
@@ -327,7 +355,20 @@ def decode_latents(
     placement: Placement,
     progress: Progress,
 ) -> Tensor:
-    """Decodes latents (D, 1, V, C, h, w) to images (D, V, S, S, 3) float32 in 0..1 on the CPU.
+    """Decodes latents (D, 1, V, C, h, w) to images (D, V, S, S, 3) float32 in 0..1 on the CPU."""
+    signed = decode_signed(model, latents, config, placement, progress)
+    unit = (signed * 0.5 + 0.5).clamp(0.0, 1.0).movedim(1, -1)  # (D V, S, S, 3)
+    return unit.unflatten(0, (-1, latents.shape[2])).contiguous()
+
+
+def decode_signed(
+    model: MultiviewModel,
+    latents: Tensor,
+    config: SampleConfig,
+    placement: Placement,
+    progress: Progress,
+) -> Tensor:
+    """Decodes latents (D, 1, V, C, h, w) to (D V, 3, S, S) float32 in about -1..1 on the CPU.
 
     Decodes as many images together as fit into the memory budget, in chunks of even size. Temporal
     layers also see the neighbours of a chunk, which avoids visible seams between chunks.
@@ -354,9 +395,7 @@ def decode_latents(
                 count = (count + 1) // 2
                 logger.warning("out of memory: retrying with %d images decoded together.", count)
 
-    images = with_fp32_fallback(DECODING, attempt, codec.dtype, model.source)
-    unit = (images * 0.5 + 0.5).clamp(0.0, 1.0).movedim(1, -1)  # (D V, S, S, 3)
-    return unit.unflatten(0, (-1, views)).contiguous()
+    return with_fp32_fallback(DECODING, attempt, codec.dtype, model.source)
 
 
 def _decode_chunks(codec: Codec, latents: Tensor, max_views: int, progress: Progress) -> Tensor:
