@@ -10,6 +10,7 @@ from ..diffusion.families import FAMILIES
 from ..diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
 from ..errors import InputError
 from .data.config import AugmentationConfig
+from .data.orbits import TRAINING_ORBITS
 
 DataSource = Literal["shards", "procedural"]
 DATA_SOURCES: tuple[str, ...] = get_args(DataSource)
@@ -110,11 +111,15 @@ class ConditioningConfig:
     dropout: float = 0.1
     """Probability p of each kind of conditioning dropout: the embedding only, embedding and latent,
     the latent only. Drawn per object, for all its views and both domains."""
+    independent_dropout: bool = False
+    """Drop embedding and latent independently, each with probability `dropout`, as for SVD, SV3D
+    and V3D; at most 1 instead of 1/3."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Augmentation of the input image; ignored where latents are precomputed."""
 
     def __post_init__(self):
-        check_bounds(self, "training", dropout=(0.0, 1 / 3))
+        highest = 1.0 if self.independent_dropout else 1 / 3
+        check_bounds(self, "training", dropout=(0.0, highest))
 
 
 @dataclass(frozen=True)
@@ -231,6 +236,9 @@ class TrainConfig:
     """The network, if `start` is empty."""
     data: DataConfig = field(default_factory=DataConfig)
     """Training and validation data."""
+    input_view_weight: float = 1.0
+    """Weight of the input view in the loss relative to the opposite view; weights grow linearly
+    with the angle from the input view, and their mean is 1. SV3D's is below 1."""
     noise: tuple[NoiseStage, ...] = PAPER_STAGES
     """Distributions of the noise level, in order of their start."""
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
@@ -247,12 +255,13 @@ class TrainConfig:
             self,
             "training",
             seed=(0, 2**31 - 1),
+            input_view_weight=(0.0, 100.0),
         )
-        if FAMILIES[self.family].added_conditions != ("augmentation",):
+        if self.family not in TRAINING_ORBITS:
             raise InputError(
-                f"family {self.family} cannot be trained here: it is conditioned on more than the "
-                "noise of its input image.",
-                "Train nova3d or nova3d-mini.",
+                f"family {self.family} cannot be trained here: its network is not a video UNet "
+                "that predicts v.",
+                f"Train {', '.join(TRAINING_ORBITS)}.",
             )
         starts = [stage.start for stage in self.noise]
         if not starts or starts[0] != 0.0 or starts != sorted(starts) or starts[-1] > 1.0:

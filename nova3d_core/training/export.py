@@ -107,7 +107,7 @@ def export_run(
     """
     check_can_export(path, dtype, overwrite)
     trained = load_trained(output, progress=progress)
-    model = trained.module.model(str(path))
+    model = trained.module.model(str(path), trained.config.data.size_px)
     for part in (model.unet, model.image_encoder, model.codec):
         if isinstance(part, nn.Module):
             part.to(getattr(torch, dtype))

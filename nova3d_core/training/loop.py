@@ -21,6 +21,7 @@ from .config import TrainConfig
 from .data.batches import (
     ImageBatch,
     LatentBatch,
+    check_orbits,
     collate_images,
     collate_latents,
     has_latents,
@@ -123,7 +124,9 @@ class TrainLoop:
             batch: ImageBatch | LatentBatch = collate_latents(objects, shape)
         else:
             batch = collate_images(objects, family.views, config.data.size_px)
-        randomness = draw_step_randomness(config.seed, step, indices, shape, config.data.size_px)
+        check_orbits(objects, family)
+        size_px, target = config.data.size_px, family.noise_aug_target
+        randomness = draw_step_randomness(config.seed, step, indices, shape, size_px, target)
         return batch, randomness
 
     def step(self) -> None:

@@ -37,7 +37,13 @@ def velocity_target(clean: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
     return (noise - sigma * clean) * torch.rsqrt(1.0 + sigma * sigma)
 
 
-def edm_loss(prediction: Tensor, clean: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
+def edm_loss(
+    prediction: Tensor,
+    clean: Tensor,
+    noise: Tensor,
+    sigmas: Tensor,
+    view_weights: Tensor | None = None,
+) -> Tensor:
     """The paper's weighted loss per domain and object.
 
     Args:
@@ -45,12 +51,35 @@ def edm_loss(prediction: Tensor, clean: Tensor, noise: Tensor, sigmas: Tensor) -
         clean: latents, same shape.
         noise: the noise that was added, same shape.
         sigmas: (B,) noise levels.
+        view_weights: (B, V) of mean 1; 1 if None.
 
     Returns:
         (D, B) float32 means over views, channels and pixels.
     """
     error = prediction.float() - velocity_target(clean, noise, sigmas)
-    return error.square().mean(dim=(2, 3, 4, 5))
+    if view_weights is None:
+        return error.square().mean(dim=(2, 3, 4, 5))
+    return (error.square().mean(dim=(3, 4, 5)) * view_weights).mean(dim=2)
+
+
+def angle_weights(
+    elevations_deg: Tensor, azimuths_deg: Tensor, input_view: int, lowest: float
+) -> Tensor:
+    """(B, V) weights of mean 1 that grow linearly with the angle from the input view.
+
+    Args:
+        elevations_deg: (B, V) of the cameras.
+        azimuths_deg: (B, V) of the cameras.
+        input_view: index of the input view.
+        lowest: weight of the input view relative to the opposite one.
+    """
+    elevations, azimuths = elevations_deg.deg2rad(), azimuths_deg.deg2rad()
+    first = elevations[:, input_view, None]
+    turn = azimuths - azimuths[:, input_view, None]
+    cosine = elevations.sin() * first.sin() + elevations.cos() * first.cos() * turn.cos()
+    fraction = torch.acos(cosine.clamp(-1.0, 1.0)) / torch.pi
+    weights = lowest + (1.0 - lowest) * fraction
+    return weights / weights.mean(dim=1, keepdim=True)
 
 
 def edm_loss_from_denoised(denoised: Tensor, clean: Tensor, sigmas: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..errors import InputError
 from .config import TrainConfig
 from .data.batches import ImageBatch, LatentBatch, domain_images
-from .data.conditioning import TrainConditioning, sample_conditioning
-from .losses import edm_loss, network_input
+from .data.conditioning import TrainConditioning, sample_conditioning, to_network_order
+from .losses import angle_weights, edm_loss, network_input
 from .noise import log_normal_sigmas, stage_at, stratified_normals
 from .step_rng import StepRandomness
 from .train_module import TrainModule
@@ -51,17 +51,28 @@ class Objective:
         """The loss per domain and object, (D, B) float32, and the noise levels (B,)."""
         sigmas = self.sigmas(randomness, step).to(self.device)
         batch, randomness = batch.to(self.device), randomness.to(self.device)
-        domains = len(self.module.family.domains)
+        family = self.module.family
+        domains = len(family.domains)
         with torch.no_grad():
             if isinstance(batch, LatentBatch):
                 self._check_encoder_frozen()
                 clean = batch.clean[:domains].float()
             else:
                 clean = self.encode(domain_images(batch)[:domains])
-            conditioning = sample_conditioning(batch, randomness, self.config.conditioning, domains)
+            clean = to_network_order(clean, family, 2)
+            conditioning = sample_conditioning(batch, randomness, self.config.conditioning, family)
             x = self.concat(network_input(clean, randomness.noise, sigmas), conditioning)
         prediction = self.predict(x, sigmas, conditioning)
-        return edm_loss(prediction, clean, randomness.noise, sigmas), sigmas
+        weights = self._view_weights(batch)
+        return edm_loss(prediction, clean, randomness.noise, sigmas, weights), sigmas
+
+    def _view_weights(self, batch: ImageBatch | LatentBatch) -> Tensor | None:
+        """(B, V) weights of the views in the network's order; None where all are 1."""
+        lowest, family = self.config.input_view_weight, self.module.family
+        if lowest == 1.0:
+            return None
+        weights = angle_weights(batch.elevation_deg, batch.azimuth_deg, 0, lowest)
+        return to_network_order(weights, family, 1)
 
     def encode(self, images: Tensor) -> Tensor:
         """(D, B, V, C, h, w) float32 scaled latents of images (D, B, V, 3, H, W) in -1..1."""
@@ -82,6 +93,8 @@ class Objective:
         latent = conditioning.latent  # (B, C, h, w)
         if latent is None:
             latent = self.module.codec.encode(conditioning.noisy_image).float()
+        if conditioning.latent_noise is not None:
+            latent = latent + conditioning.latent_noise
         latent = latent * conditioning.keep_latent[:, None, None, None]
         latent = latent[None, :, None].expand(domains, -1, views, -1, -1, -1)
         return torch.cat([scaled, latent], dim=3).to(COMPUTE_DTYPE[self.config.precision])
@@ -101,7 +114,7 @@ class Objective:
                 image if embedding is None else embedding,
                 conditioning.keep_embedding,
                 conditioning.added_embeds,
-                conditioning.camera_task,
+                conditioning.camera_task if self.module.unet.config.camera_task_dim else None,
             )
 
     def _check_encoder_frozen(self) -> None:

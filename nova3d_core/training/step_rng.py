@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .data.config import NoiseTarget
+
 GREY_BACKGROUND_FRACTION = 0.5
 """Fraction of the random backgrounds that are grey."""
 
@@ -34,7 +36,7 @@ class StepRandomness:
     """(B,) uniform in 0..1, decides whether the background is random, or which precomputed variant
     is used."""
     image_noise: Tensor
-    """(B, 3, S, S) standard normal noise of the input image."""
+    """(B, 3, S, S) standard normal noise of the input image, or (B, C, h, w) of its latent."""
     noise: Tensor
     """(D, B, V, C, h, w) standard normal noise of the latents."""
 
@@ -61,6 +63,7 @@ def draw_step_randomness(
     indices: range,
     latents: tuple[int, int, int, int, int],
     size_px: int,
+    noise_target: NoiseTarget = "image",
 ) -> StepRandomness:
     """Draws the random numbers of a step.
 
@@ -70,11 +73,13 @@ def draw_step_randomness(
         indices: indices of the objects in the batch over all processes.
         latents: (D, V, C, h, w) of one object.
         size_px: side of the input image.
+        noise_target: what the noise of the input image is added to.
     """
     count = len(indices)
+    target = (3, size_px, size_px) if noise_target == "image" else latents[2:]
     uniforms = torch.zeros(count, 7)
     strength = torch.zeros(count)
-    image_noise = torch.zeros(count, 3, size_px, size_px)
+    image_noise = torch.zeros(count, *target)
     noise = torch.zeros(count, *latents)
     for row, index in enumerate(indices):
         generator = keyed_generator(seed, step, index)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from ..diffusion.codecs.small_encoder import SmallEncoder
 from ..diffusion.families import FAMILIES, Family
 from ..diffusion.model import Codec, ImageEncoder, MultiviewModel
 from ..diffusion.network.unet import VideoUNet
+from ..diffusion.sampling.conditioning import added_embed_dim
 from ..errors import InputError
 from ..progress import SILENT, Progress
 from ..weights.discovery.built_in import resolve_model_file
@@ -18,7 +21,7 @@ from ..weights.discovery.companions import resolve_unet_file
 from ..weights.discovery.locate import inspect_file
 from ..weights.load import load_model, load_svd
 from .config import NetworkConfig, TrainConfig
-from .init_from_svd import nova3d_from_svd
+from .init_from_svd import FROM_SVD, sv3d_p_from_u, unet_from_svd
 
 UNUSED_LAYERS = (".attn2.to_q.", ".attn2.to_k.", ".norm2.")
 """Layers without effect, and so without gradient: the context is a single token."""
@@ -83,9 +86,15 @@ class TrainModule(nn.Module):
         context = context * keep_embedding[:, None, None]
         return self.unet(x, c_noise, context, added_embeds, camera_task)
 
-    def model(self, source: str = "") -> MultiviewModel:
-        """The parts as a model that can be sampled, not copied."""
-        return MultiviewModel(self.family, self.unet, self.codec, self.image_encoder, source)
+    def model(self, source: str = "", size_px: int | None = None) -> MultiviewModel:
+        """The parts as a model that can be sampled, not copied.
+
+        Args:
+            source: its file, for messages.
+            size_px: size of the images of its training; the family's if None.
+        """
+        family = self.family if size_px is None else replace(self.family, size_px=size_px)
+        return MultiviewModel(family, self.unet, self.codec, self.image_encoder, source)
 
 
 def check_parts(unet: VideoUNet, codec: Codec, family: Family) -> None:
@@ -95,7 +104,7 @@ def check_parts(unet: VideoUNet, codec: Codec, family: Family) -> None:
         "domains": len(family.domains),
         "in_channels": 2 * codec.latent_channels,
         "out_channels": codec.latent_channels,
-        "add_embed_dim": 256 * len(family.added_conditions),
+        "add_embed_dim": added_embed_dim(family),
     }
     for name, value in required.items():
         if getattr(config, name) != value:
@@ -163,10 +172,13 @@ def build_train_module(config: TrainConfig, progress: Progress = SILENT) -> Trai
         return init_train_module(config.network, family, config.seed)
     path = resolve_unet_file(resolve_model_file(config.start))
     found = inspect_file(path).identity
-    if found is not None and found.family == "svd" and family.name == "nova3d":
+    if found is not None and found.family == "svd" and family.name in FROM_SVD:
         svd, codec, encoder = load_svd(path, dtype=torch.float32, progress=progress)
-        return TrainModule(nova3d_from_svd(svd, config.seed), encoder, codec, family)
+        return TrainModule(unet_from_svd(svd, family, config.seed), encoder, codec, family)
     model = load_model(path, dtype=torch.float32, progress=progress)
+    if (model.family.name, family.name) == ("sv3d_u", "sv3d_p"):
+        unet = sv3d_p_from_u(model.unet)
+        return TrainModule(unet, copy_weights(model.image_encoder), model.codec, family)
     if model.family.name != family.name:
         raise InputError(
             f"{path} is {model.family.label}, but the settings train {family.label}.",

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cameras.cameras import cameras_at
+from ..cameras.rigs import RigConfig
 from ..conventions import decode_normals
 from ..diffusion.model import MultiviewModel, Placement
 from ..diffusion.sampling.config import SampleConfig, SamplerName
@@ -46,12 +48,15 @@ class ValidationSample:
     """(V, S, S) coverage in 0..1."""
     key: str = ""
     """Key of the object in the data."""
+    angles_deg: Tensor | None = None
+    """(V, 2) elevation and azimuth of the cameras; the family's own orbit if None."""
 
 
 def validation_sample(item: Mapping[str, Any]) -> ValidationSample:
     """Converts an object of a dataset, (V, S, S, ...) uint8."""
     images = (item[name].float() / 255.0 for name in ("colour", "normal", "mask"))
-    return ValidationSample(*images, key=str(item.get("key", "")))
+    angles = torch.stack([item["elevation_deg"], item["azimuth_deg"]], dim=1)  # (V, 2)
+    return ValidationSample(*images, key=str(item.get("key", "")), angles_deg=angles)
 
 
 def generate_views(
@@ -62,6 +67,7 @@ def generate_views(
     steps: int | None = None,
     progress: Progress = SILENT,
     sampler: SamplerName = "euler",
+    angles_deg: Tensor | None = None,
 ) -> Tensor:
     """Generates all views from an image that is framed as in training.
 
@@ -73,9 +79,11 @@ def generate_views(
         steps: denoising steps; the family's default if None.
         progress: checked for cancellation only.
         sampler: ODE solver.
+        angles_deg: (V, 2) elevation and azimuth of the cameras, the input view first, for families
+            with free angles.
 
     Returns:
-        (D, V, S, S, 3) in 0..1.
+        (D, V, S, S, 3) in 0..1, the input view first.
 
     Raises:
         StageError: the model's output is not finite.
@@ -83,14 +91,19 @@ def generate_views(
     """
     size_px = image.shape[0]
     config = SampleConfig(seed=seed, steps=steps, sampler=sampler)
-    trajectory = plan_trajectory(model.family, size_px)
+    cameras = None
+    if angles_deg is not None and model.family.free_angles:
+        elevations, azimuths = angles_deg.T.tolist()
+        cameras = cameras_at(azimuths, elevations, RigConfig(width_px=size_px, height_px=size_px))
+    trajectory = plan_trajectory(model.family, size_px, cameras=cameras)
     noise = draw_noise_inputs(model, size_px, seed)
     with torch.no_grad():
         conditioning = make_conditioning(model, image, trajectory, noise, placement, progress)
         latents = sample_latents(
             model, conditioning, trajectory, noise.latents, config, placement, progress
         )
-        return decode_latents(model, latents, config, placement, progress)
+        images = decode_latents(model, latents, config, placement, progress)
+        return torch.stack([trajectory.input_view_first(each) for each in images])
 
 
 def silhouettes(images: Tensor) -> Tensor:
@@ -170,7 +183,15 @@ def validate(
     quiet = Progress(None, lambda: _is_cancelled(progress))
     for seed, sample in enumerate(progress.track(samples, VALIDATING, len(samples))):
         try:
-            images = generate_views(model, sample.colour[0], placement, seed, steps, quiet)
+            images = generate_views(
+                model,
+                sample.colour[0],
+                placement,
+                seed,
+                steps,
+                quiet,
+                angles_deg=sample.angles_deg,
+            )
         except StageError as error:
             logger.warning("validation: %s", error.message)
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -43,11 +44,15 @@ from .discovery.registry import (
     UNET,
     VAE,
 )
+from .files.inspect import read_header
 from .files.read import WeightFile, open_weights
+from .infer_shapes import nova3d_metadata
 
 log = logging.getLogger(__name__)
 
 STAGE = "loading the model"
+MAX_TRAINED_PX = 2048
+"""Larger sizes in a file's metadata are ignored."""
 _ALTERNATIVE_PART = {VAE: PIXEL_CODEC, IMAGE_ENCODER: SMALL_ENCODER}
 """The part that replaces another one in small models, which then need no companion file."""
 _LIST_MODELS = "`python -m nova3d_core models` lists the supported ones."
@@ -85,7 +90,7 @@ def load_model(
     path = resolve_unet_file(path)
     check_dtype(dtype)
     identity = _identify_file(path)
-    family = _sampling_family(path, identity)
+    family = _with_own_size(_sampling_family(path, identity), path)
     components = _load_components(
         path, identity, dtype, folders, operations, attention, progress, exact_encoder=True
     )
@@ -215,6 +220,13 @@ def _sampling_family(path: Path, identity: Identity) -> Family:
             "whose file must be named so, and NormalCrafter, for Estimate Normals.)",
         )
     return FAMILIES[identity.family]
+
+
+def _with_own_size(family: Family, path: Path) -> Family:
+    """The family with the size of the images that the model of one of our files was trained on."""
+    size_px = nova3d_metadata(read_header(path).metadata, str(path)).get("size_px")
+    valid = type(size_px) is int and 8 <= size_px <= MAX_TRAINED_PX
+    return replace(family, size_px=size_px) if valid and size_px != family.size_px else family
 
 
 def _open_part(

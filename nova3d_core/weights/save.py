@@ -86,6 +86,7 @@ def _model_metadata(model: MultiviewModel, note: str) -> dict[str, Any]:
     return {
         "version": FORMAT_VERSION,
         "family": model.family.name,
+        "size_px": model.family.size_px,
         "unet": asdict(model.unet.config),
         "codec": codec_metadata(model.codec),
         "image_encoder": image_encoder_metadata(model.image_encoder),

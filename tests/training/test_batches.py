@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.network.embeddings import camera_task_embedding, sinusoidal_embedding
 from nova3d_core.errors import InputError
 from nova3d_core.training.config import ConditioningConfig
@@ -78,7 +79,7 @@ def test_dropout_masks_drop_ten_percent_each():
 
 def test_added_embeds_encode_the_noise_strength_of_the_input(batch, randomness):
     config = ConditioningConfig(augmentation=AugmentationConfig(random_background_fraction=0.0))
-    conditioning = sample_conditioning(batch, randomness, config, 2)
+    conditioning = sample_conditioning(batch, randomness, config, FAMILIES["nova3d"])
     noise = (conditioning.noisy_image - conditioning.image).flatten(1)
     strength = torch.exp(-3.0 + 0.5 * randomness.strength)
     torch.testing.assert_close(noise, strength[:, None] * randomness.image_noise.flatten(1))
@@ -94,7 +95,7 @@ def test_cameras_are_relative_to_the_input_view(randomness):
         item["azimuth_deg"] = (item["azimuth_deg"] + 30 * index) % 360
         item["elevation_deg"] = torch.full((VIEWS,), 5.0 * index)
     conditioning = sample_conditioning(
-        collate_images(items, VIEWS, SIZE), randomness, ConditioningConfig(), 2
+        collate_images(items, VIEWS, SIZE), randomness, ConditioningConfig(), FAMILIES["nova3d"]
     )
     angles = torch.arange(VIEWS) * torch.pi / 8
     expected = camera_task_embedding(torch.zeros(VIEWS), angles, 2)

@@ -69,7 +69,7 @@ def test_each_object_is_conditioned_on_one_of_its_variants():
     batch = collate_latents(latents, shape)
     randomness = draw_step_randomness(0, 0, range(4), shape, SIZE)
     randomness = replace(randomness, variant=torch.tensor([0.0, 0.4, 0.7, 1.0]))
-    conditioning = sample_conditioning(batch, randomness, ConditioningConfig(), 2)
+    conditioning = sample_conditioning(batch, randomness, ConditioningConfig(), FAMILIES["nova3d"])
     row, chosen = torch.arange(4), torch.tensor([0, 1, 2, 2])
     assert len(set(batch.strength[0].tolist())) == 3
     assert torch.equal(conditioning.latent, batch.image_latent[row, chosen].float())

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.errors import Cancelled, InputError, StageError
 from nova3d_core.progress import Progress
 from nova3d_core.training.config import ConditioningConfig
@@ -66,7 +67,7 @@ def test_latents_equal_those_of_training(images, encoders, tmp_path):
         # the random numbers of a training step of this seed at this index
         randomness = draw_step_randomness(0, number, range(variant, variant + 1), (1,) * 5, 16)
         conditioning = sample_conditioning(
-            collate_images([item], 4, 16), randomness, ConditioningConfig(), 2
+            collate_images([item], 4, 16), randomness, ConditioningConfig(), FAMILIES["nova3d"]
         )
         close = {"atol": 4e-3, "rtol": 2e-3}
         expected = codec.encode(conditioning.noisy_image)[0]

@@ -118,7 +118,7 @@ def test_rejects_files_of_other_families(svd, tmp_path):
     with pytest.raises(InputError, match=r"size_px is 32, .* needs multiples of 64"):
         run(of(SMALL, family="nova3d", start=str(svd), data__size_px=32), tmp_path / "run")
     with pytest.raises(InputError, match="cannot be trained here"):
-        of(SMALL, family="v3d")
+        of(SMALL, family="wonder3d")
 
 
 def test_command_precomputes_latents_of_svd(svd, tmp_path):

@@ -9,8 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ...diffusion.families import Family
 from ...errors import InputError
 
+ANGLE_TOLERANCE_DEG = 0.5
+"""Angles that differ by less are considered equal."""
 B = TypeVar("B", bound="TensorBatch")
 
 
@@ -139,6 +142,27 @@ def collate_latents(
         _stack(objects, "elevation_deg").float(),
         _stack(objects, "azimuth_deg").float(),
     )
+
+
+def check_orbits(objects: Sequence[Mapping[str, Any]], family: Family) -> None:
+    """Checks that a family can be trained on the cameras of objects.
+
+    Raises:
+        InputError: elevations vary, or azimuths are uneven, where the network is not conditioned on
+            them.
+    """
+    if family.free_angles:
+        return
+    for each in objects:
+        azimuths, elevations = each["azimuth_deg"], each["elevation_deg"]
+        steps = azimuths.diff() % 360.0 - 360.0 / len(azimuths)
+        uneven = float(steps.abs().max()) > ANGLE_TOLERANCE_DEG
+        if uneven or float(elevations.max() - elevations.min()) > ANGLE_TOLERANCE_DEG:
+            raise InputError(
+                f"object {each.get('key', '?')} of the training data has cameras at varying "
+                f"elevations or uneven azimuths, on which {family.label} is not conditioned.",
+                f"Render the data again with --image.family {family.name}.",
+            )
 
 
 def _stack(objects: Sequence[Mapping[str, Any]], name: str) -> Tensor:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...diffusion.network.embeddings import camera_task_embedding, sinusoidal_embedding
-from ...diffusion.sampling.conditioning import SCALAR_EMBED_DIM, add_noise
+from ...diffusion.families import Family
+from ...diffusion.network.embeddings import camera_task_embedding
+from ...diffusion.sampling.conditioning import add_noise, condition_embeds
 from ..config import ConditioningConfig
 from ..step_rng import StepRandomness
 from .batches import ImageBatch, LatentBatch, to_signed
@@ -24,13 +25,16 @@ class TrainConditioning:
     keep_latent: Tensor
     """(B,) 1, or 0 where the input image's latent is dropped."""
     added_embeds: Tensor
-    """(B, V, 256) sinusoidal embedding of the input image's noise strength."""
+    """(B, V, A) sinusoidal embeddings of the family's added conditions, in the network's order of
+    views."""
     camera_task: Tensor
     """(D, B, V, 10)."""
     image: Tensor | None = None
     """(B, 3, H, W) input image in -1..1 without noise, for the image encoder."""
     noisy_image: Tensor | None = None
-    """(B, 3, H, W) input image with noise, for the codec."""
+    """(B, 3, H, W) input image for the codec, with noise where the family adds it to the image."""
+    latent_noise: Tensor | None = None
+    """(B, C, h, w) noise that is added to the latent of the input image instead."""
     embedding: Tensor | None = None
     """(B, 1, Cc) precomputed embedding of `image`."""
     latent: Tensor | None = None
@@ -41,9 +45,16 @@ def sample_conditioning(
     batch: ImageBatch | LatentBatch,
     randomness: StepRandomness,
     config: ConditioningConfig,
-    domains: int,
+    family: Family,
 ) -> TrainConditioning:
-    """Augments the input images, or picks one of the precomputed variants, and applies dropout."""
+    """Augments the input images, or picks one of the precomputed variants, and applies dropout.
+
+    Args:
+        batch: B objects, the input view first.
+        randomness: of the step.
+        config: dropout and augmentation.
+        family: its conditions, and its order of views.
+    """
     if isinstance(batch, LatentBatch):
         variants = batch.strength.shape[1]
         chosen = (randomness.variant * variants).long().clamp_max(variants - 1)  # (B,)
@@ -56,19 +67,34 @@ def sample_conditioning(
     else:
         image = input_images(batch, randomness, config.augmentation)
         strength = noise_strength(randomness, config.augmentation)
-        noisy = add_noise(image, randomness.image_noise, strength[:, None, None, None])
-        inputs = {"image": image, "noisy_image": noisy}
+        scale = strength[:, None, None, None]
+        if family.noise_aug_target == "image":
+            noisy = add_noise(image, randomness.image_noise, scale)
+            inputs = {"image": image, "noisy_image": noisy}
+        else:
+            noise = scale * randomness.image_noise
+            inputs = {"image": image, "noisy_image": image, "latent_noise": noise}
     views = batch.elevation_deg.shape[1]
-    keep_embedding, keep_latent = dropout_masks(randomness.dropout, config.dropout)
-    elevations, azimuths = batch.elevation_deg.deg2rad(), batch.azimuth_deg.deg2rad()
+    masks = independent_dropout_masks if config.independent_dropout else dropout_masks
+    keep_embedding, keep_latent = masks(randomness.dropout, config.dropout)
+    elevations = to_network_order(batch.elevation_deg, family, 1)  # (B, V)
+    azimuths = to_network_order(batch.azimuth_deg - batch.azimuth_deg[:, :1], family, 1) % 360.0
     tasks = [
-        camera_task_embedding(elevation, azimuth, domains)
+        camera_task_embedding(
+            elevation.deg2rad(), azimuth.deg2rad(), len(family.domains), family.input_view
+        )
         for elevation, azimuth in zip(elevations, azimuths, strict=True)
     ]
-    added_embeds = sinusoidal_embedding(strength[:, None].expand(-1, views), SCALAR_EMBED_DIM)
+    strengths = strength[:, None].expand(-1, views)
+    added_embeds = condition_embeds(family, elevations, azimuths, strengths)
     return TrainConditioning(
         keep_embedding, keep_latent, added_embeds, torch.stack(tasks, dim=1), **inputs
     )
+
+
+def to_network_order(batch: Tensor, family: Family, dim: int) -> Tensor:
+    """Rolls views along an axis from the data's order, the input view first, to the network's."""
+    return batch.roll(family.input_view, dim) if family.input_view else batch
 
 
 def noise_strength(randomness: StepRandomness, config: AugmentationConfig) -> Tensor:
@@ -104,4 +130,21 @@ def dropout_masks(uniforms: Tensor, probability: float) -> tuple[Tensor, Tensor]
     """
     embedding = (uniforms >= 2.0 * probability).float()
     latent = ((uniforms < probability) | (uniforms >= 3.0 * probability)).float()
+    return embedding, latent
+
+
+def independent_dropout_masks(uniforms: Tensor, probability: float) -> tuple[Tensor, Tensor]:
+    """Conditioning dropout that drops embedding and latent independently (SVD, SV3D, V3D).
+
+    Args:
+        uniforms: (B,) in 0..1.
+        probability: p of each. The embedding is dropped below p, the latent in an interval of
+            length p that overlaps it by p^2.
+
+    Returns:
+        As `dropout_masks`.
+    """
+    start = probability * (1.0 - probability)
+    embedding = (uniforms >= probability).float()
+    latent = ((uniforms < start) | (uniforms >= start + probability)).float()
     return embedding, latent

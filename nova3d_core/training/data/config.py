@@ -7,9 +7,12 @@ from typing import Literal, get_args
 
 from ...checks import check_bounds, check_choice
 from ...conventions import UpAxis
+from .orbits import TRAINING_ORBITS, TrainingOrbit
 
 ImageFormat = Literal["png", "npy"]
 IMAGE_FORMATS: tuple[str, ...] = get_args(ImageFormat)
+NoiseTarget = Literal["image", "latent"]
+NOISE_TARGETS: tuple[str, ...] = get_args(NoiseTarget)
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,10 @@ class ImageConfig:
 
     size_px: int = 64
     """Width and height."""
-    views: int = 16
-    """Number of views: cameras of the default rig, evenly spaced from azimuth 0."""
+    family: str = "nova3d"
+    """Cameras of this model family's training: nova3d, sv3d_u, sv3d_p, v3d or ouroboros3d."""
+    views: int | None = None
+    """Number of views; the family's if None."""
     supersample: int = 3
     """Samples along each side of a pixel; 3 means 9 samples per pixel."""
     light: LightConfig = field(default_factory=LightConfig)
@@ -60,6 +65,17 @@ class ImageConfig:
             views=(1, 360),
             supersample=(1, 8),
         )
+        check_choice("image family", self.family, tuple(TRAINING_ORBITS))
+
+    @property
+    def orbit(self) -> TrainingOrbit:
+        """The kind of orbit."""
+        return TRAINING_ORBITS[self.family]
+
+    @property
+    def view_count(self) -> int:
+        """Number of views."""
+        return self.orbit.views if self.views is None else self.views
 
 
 @dataclass(frozen=True)
@@ -67,7 +83,7 @@ class DatasetConfig:
     """Rendering of a dataset."""
 
     seed: int = 0
-    """Seed of procedural objects, and of the random yaws of listed meshes."""
+    """Seed of procedural objects, of the random yaws of listed meshes, and of random orbits."""
     image: ImageConfig = field(default_factory=ImageConfig)
     """Images."""
     objects_per_shard: int = 500
@@ -124,6 +140,8 @@ class PrecomputeConfig:
 
     variants: int = 4
     """Augmented variants of each object's input image; each training step uses a random one."""
+    noise_target: NoiseTarget = "image"
+    """Where the noise is added: to the image, or to its latent, as V3D needs it."""
     seed: int = 0
     """Seed of the augmentation."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -131,3 +149,4 @@ class PrecomputeConfig:
 
     def __post_init__(self):
         check_bounds(self, "precompute", variants=(1, 1000), seed=(0, 2**31 - 1))
+        check_choice("precompute noise_target", self.noise_target, NOISE_TARGETS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ...mesh import Mesh
 from ..procedural import grid_cells, procedural_object
 from ..procedural.builder import euler_rotation
 from .config import DatasetConfig
+from .orbits import orbit_of_object
 from .render import is_closed, render_object
 from .stream import object_seed
 
@@ -40,7 +41,8 @@ class ProceduralObjects:
         """Generates and renders one object."""
         seed = object_seed(config.seed, number)
         mesh = procedural_object(seed, cells=grid_cells(config.image.size_px))
-        images = render_object(mesh, config=config.image, closed=True)
+        orbit = orbit_of_object(config.image.orbit, config.image.view_count, seed)
+        images = render_object(mesh, config=config.image, closed=True, orbit=orbit)
         metadata = {"source": "procedural", "seed": seed, "faces": len(mesh.faces), "notes": []}
         return f"procedural-{seed}", images, metadata
 
@@ -79,7 +81,9 @@ class MeshList:
         notes = [GREY_NOTE] if mesh.texture is None and mesh.vertex_colours is None else []
         closed = is_closed(mesh)
         notes += [] if closed else [OPEN_NOTE]
-        images = render_object(mesh, config=config.image, closed=closed)
+        kind = replace(config.image.orbit, random_yaw=False)  # it has one already
+        orbit = orbit_of_object(kind, config.image.view_count, config.seed, index, yaw)
+        images = render_object(mesh, config=config.image, closed=closed, orbit=orbit)
         if not bool(images["mask"][0].any()):
             raise InputError(f"{path}: its front view is empty.")
         metadata = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from ...diffusion.families import Family
+from ...diffusion.families import FAMILIES, Family
 from ...errors import InputError
 from ..config import TrainConfig
 from ..validation import ValidationSample, validation_sample
@@ -26,13 +26,27 @@ def make_object_stream(config: TrainConfig, rank: int, world_size: int) -> Objec
     batch_size = batch_size_per_process(config, world_size)
     distributed = {"rank": rank, "world_size": world_size, "batch_size": batch_size}
     if data.source == "procedural":
-        return ProceduralDataset(config.seed, data.size_px, **distributed)
+        return ProceduralDataset(config.seed, data.size_px, family=config.family, **distributed)
     if not data.shards:
         raise InputError(
             "the training settings specify no shards.",
             "Pass --data, or set data.shards; `render-dataset` creates shards.",
         )
-    return ShardDataset(data.shards, config.seed, **distributed)
+    dataset = ShardDataset(data.shards, config.seed, **distributed)
+    _check_noise_target(dataset, FAMILIES[config.family])
+    return dataset
+
+
+def _check_noise_target(dataset: ShardDataset, family: Family) -> None:
+    """Raises InputError if latents hold noise that was added elsewhere than the family needs it."""
+    for shard in dataset.shards:
+        target = shard.info.get("noise_target", "image")
+        if "variants" in shard.info and target != family.noise_aug_target:
+            raise InputError(
+                f"the latents in {shard.path} have noise that was added to the {target}, but "
+                f"{family.label} needs it added to the {family.noise_aug_target}.",
+                f"Precompute them again with --precompute.noise-target {family.noise_aug_target}.",
+            )
 
 
 def batch_size_per_process(config: TrainConfig, world_size: int) -> int:
@@ -66,7 +80,7 @@ def held_out_objects(config: TrainConfig, family: Family, count: int) -> Sequenc
     if config.data.held_out:
         items = ShardDataset(config.data.held_out, epochs=1, shuffle=False).readable_objects()
     else:
-        items = iter(ProceduralDataset(HELD_OUT_SEED, config.data.size_px))
+        items = iter(ProceduralDataset(HELD_OUT_SEED, config.data.size_px, family=family.name))
     samples = [validation_sample(item) for item in islice(items, count)]
     expected = (family.views, config.data.size_px, config.data.size_px, 3)
     for sample in samples:

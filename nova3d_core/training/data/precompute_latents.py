@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...diffusion.families import FAMILIES
 from ...diffusion.model import Codec, ImageEncoder
 from ...errors import InputError, StageError
 from ...progress import SILENT, Progress
@@ -133,6 +134,7 @@ def _shard_info(shard: Shard, first: int, config: PrecomputeConfig) -> dict[str,
         "views": shard.info.get("views", 1),
         "size_px": shard.info.get("size_px"),
         "variants": config.variants,
+        "noise_target": config.noise_target,
         "keys": f"{shard.keys[0]} to {shard.keys[-1]}" if shard.keys else "",
     }
 
@@ -197,21 +199,26 @@ def encode_object(
         return torch.cat([codec.encode_scaled(chunk) for chunk in chunks])
 
     size_px = item["colour"].shape[-2]
-    variants = range(config.variants)
-    randomness = draw_step_randomness(config.seed, number, variants, (1,) * 5, size_px)
+    variants, target = range(config.variants), config.noise_target
+    side = size_px // codec.factor
+    latents = (1, 1, 1, 1, 1) if target == "image" else (1, 1, codec.latent_channels, side, side)
+    randomness = draw_step_randomness(config.seed, number, variants, latents, size_px, target)
     inputs = sample_conditioning(
         _repeat_front(item, config.variants),
         randomness,
         ConditioningConfig(augmentation=config.augmentation),
-        domains=2,
+        replace(FAMILIES["nova3d"], noise_aug_target=target),
     )
     clean = inputs.image.to(device).split(ENCODE_CHUNK_SIZE)
     noisy = inputs.noisy_image.to(device).split(ENCODE_CHUNK_SIZE)
     embedding = [encoders.image_encoder.embed(chunk) for chunk in clean]
+    image_latent = torch.cat([codec.encode(chunk) for chunk in noisy])
+    if inputs.latent_noise is not None:
+        image_latent = image_latent + inputs.latent_noise.to(image_latent)
     return {
         "colour_latent": encode_scaled(item["colour"]).half(),
         "normal_latent": encode_scaled(item["normal"]).half(),
-        "image_latent": torch.cat([codec.encode(chunk) for chunk in noisy]).half(),
+        "image_latent": image_latent.half(),
         "embedding": torch.cat(embedding)[:, 0].half(),
         "strength": noise_strength(randomness, config.augmentation),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from ...cameras.cameras import Cameras, orbit_cameras
-from ...cameras.rigs import RigConfig
+from ...cameras.cameras import Cameras, cameras_at, orbit_cameras
+from ...cameras.orbits import preset_orbit
 from ...errors import InputError
 from ...mesh import Mesh
 from ...rendering.shading import GREY
 from ...views import frame_to_world
+from ..procedural.builder import euler_rotation
 from .config import ImageConfig, LightConfig
+from .orbits import MAX_EXTENT, SampledOrbit
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +34,9 @@ def render_object(
     views: int = 16,
     config: ImageConfig | None = None,
     closed: bool | None = None,
+    orbit: SampledOrbit | None = None,
 ) -> dict[str, Any]:
-    """Renders a mesh from the default rig's cameras; view 0 looks from +Z.
+    """Renders a mesh from all cameras of an orbit; view 0 looks from azimuth 0.
 
     Args:
         mesh: centred, its longest side 1.
@@ -41,6 +45,8 @@ def render_object(
         config: supersampling and light; overrides `size_px` and `views`.
         closed: whether the mesh is closed and consistently oriented, so that back faces can be
             culled; determined from the mesh if None.
+        orbit: angles of the cameras, and the rotation of the mesh; elevation 0 and even azimuths if
+            None.
 
     Returns:
         colour (V, H, W, 3) uint8 shaded, on white; normal (V, H, W, 3) uint8, 0.5 n + 0.5 in view
@@ -48,13 +54,59 @@ def render_object(
         composited over white; elevation_deg, azimuth_deg (V,) float32.
     """
     config = config or ImageConfig(size_px=size_px, views=views)
-    cameras = _cameras(config)
+    if orbit is None:
+        cameras = _cameras(config)
+        angles = {"elevation_deg": cameras.elevation_deg, "azimuth_deg": cameras.azimuth_deg}
+    else:
+        mesh = rotated(mesh, orbit.yaw_deg, orbit.pitch_deg)
+        cameras = orbit_cameras_of(mesh, orbit, config)
+        angles = {
+            "elevation_deg": torch.from_numpy(orbit.elevations_deg).float(),
+            "azimuth_deg": torch.from_numpy(orbit.azimuths_deg).float(),
+        }
     if _warp_available():
         images = _rasterise(mesh, cameras, config, closed)
     else:
         images = render_by_ray_casting(mesh, cameras, config)
-    angles = {"elevation_deg": cameras.elevation_deg, "azimuth_deg": cameras.azimuth_deg}
     return {**images, **angles}
+
+
+def rotated(mesh: Mesh, yaw_deg: float, pitch_deg: float) -> Mesh:
+    """The mesh rotated about +Y, then about +X, and normalised again."""
+    if yaw_deg == 0.0 and pitch_deg == 0.0:
+        return mesh
+    matrix = torch.eye(4)
+    rotation = euler_rotation(x_deg=pitch_deg) @ euler_rotation(y_deg=yaw_deg)
+    matrix[:3, :3] = torch.from_numpy(rotation).float()
+    return mesh.transformed(matrix).normalised()
+
+
+def orbit_cameras_of(mesh: Mesh, orbit: SampledOrbit, config: ImageConfig) -> Cameras:
+    """The cameras of an orbit around a mesh, at the distance of the family's training."""
+    size_px, kind = config.size_px, config.orbit
+    rig = preset_orbit(kind.cameras, size_px, size_px).rig
+    angles = orbit.azimuths_deg.tolist(), orbit.elevations_deg.tolist()
+    if kind.fit_distance:
+        rig = replace(rig, radius=fit_distance(mesh, cameras_at(*angles, rig), rig.radius))
+    return cameras_at(*angles, rig)
+
+
+def fit_distance(mesh: Mesh, cameras: Cameras, radius: float) -> float:
+    """The smallest distance at which a mesh covers at most `MAX_EXTENT` of every image.
+
+    A vertex (x, y, z) in a camera at distance r moves to (x, y, z + r' - r) at r', so it stays
+    within the extent for r' >= r - z + 2 f max(|x|, |y|) / MAX_EXTENT.
+
+    Args:
+        mesh: centred.
+        cameras: V square cameras that look at the origin.
+        radius: their distance r.
+    """
+    pose = cameras.world_to_camera  # (V, 4, 4)
+    points = mesh.vertices @ pose[:, :3, :3].transpose(1, 2) + pose[:, None, :3, 3]  # (V, N, 3)
+    focal = cameras.intrinsics[0, 0, 0] / cameras.width
+    beside = points[..., :2].abs().amax(dim=-1)  # (V, N)
+    return float((radius - points[..., 2] + 2.0 * focal * beside / MAX_EXTENT).max())
 
 
 @cache
@@ -80,8 +132,8 @@ def _raster_kernels() -> tuple[Any, ...]:
 
 @cache
 def _cameras(config: ImageConfig) -> Cameras:
-    rig = RigConfig(count=config.views, width_px=config.size_px, height_px=config.size_px)
-    return orbit_cameras(rig)
+    rig = preset_orbit(config.orbit.cameras, config.size_px, config.size_px).rig
+    return orbit_cameras(replace(rig, count=config.view_count))
 
 
 def _rasterise(

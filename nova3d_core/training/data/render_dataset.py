@@ -125,7 +125,8 @@ def _render_shard(
     info = {
         "first": start,
         "stop": stop,
-        "views": config.image.views,
+        "views": config.image.view_count,
+        "family": config.image.family,
         "size_px": config.image.size_px,
         "light": asdict(config.image.light),
         "grey": notes[GREY_NOTE],

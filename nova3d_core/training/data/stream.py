@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...errors import InputError
+from .config import ImageConfig
+from .orbits import TRAINING_ORBITS, orbit_of_object
 
 
 class ObjectStream(ABC):
@@ -98,26 +100,28 @@ class ProceduralDataset(ObjectStream):
     Args:
         seed: selects the sequence of objects; two seeds share none.
         size_px: height and width of the images.
-        views: cameras, evenly spaced in azimuth.
+        views: number of views; the family's if None.
         count: number of objects; endless if None.
         kind: only objects of one kind.
         rank, world_size, batch_size: see `ObjectStream`.
+        family: the model family whose orbits are rendered; see `orbits.TRAINING_ORBITS`.
     """
 
     def __init__(
         self,
         seed: int = 0,
         size_px: int = 64,
-        views: int = 16,
+        views: int | None = None,
         count: int | None = None,
         kind: str | None = None,
         rank: int = 0,
         world_size: int = 1,
         batch_size: int = 1,
+        family: str = "nova3d",
     ):
         super().__init__(rank, world_size, batch_size)
-        self.seed, self.size_px, self.views = seed, size_px, views
-        self.count, self.kind = count, kind
+        self.seed, self.count, self.kind = seed, count, kind
+        self.image = ImageConfig(size_px=size_px, family=family, views=views)
 
     @property
     def total(self) -> int | None:
@@ -129,12 +133,15 @@ class ProceduralDataset(ObjectStream):
         from .render import render_object
 
         seed = object_seed(self.seed, number)
-        mesh = procedural_object(seed, self.kind, grid_cells(self.size_px))
-        images = render_object(mesh, self.size_px, self.views, closed=True)
+        mesh = procedural_object(seed, self.kind, grid_cells(self.image.size_px))
+        orbit = orbit_of_object(self.image.orbit, self.image.view_count, seed)
+        images = render_object(mesh, config=self.image, closed=True, orbit=orbit)
         return {**images, "key": f"procedural-{seed}"}
 
     def identity(self) -> dict[str, Any]:
-        return {"source": "procedural", "seed": self.seed, "kind": self.kind}
+        orbit = TRAINING_ORBITS[self.image.family].motion
+        own = {} if orbit == "level" else {"orbit": orbit}
+        return {"source": "procedural", "seed": self.seed, "kind": self.kind, **own}
 
 
 def object_seed(seed: int, number: int) -> int:

@@ -269,7 +269,8 @@ def _family_of_unet(
     if all(any(piece in name for name in tensors) for piece in _OUROBOROS3D_KEYS):
         return "ouroboros3d", (), ()
     family = FAMILY_BY_ADD_EMBED_DIM.get(unet.add_embed_dim or 0)
-    if family is None or unet.in_channels != LATENT_CHANNELS_IN:
+    other_latents = unet.in_channels != LATENT_CHANNELS_IN and PIXEL_CODEC not in parts
+    if family is None or other_latents:
         expected = ", ".join(f"{n} ({f})" for n, f in FAMILY_BY_ADD_EMBED_DIM.items())
         return (
             "unknown",
