@@ -85,7 +85,7 @@ def join_cameras(cameras: Sequence[Cameras], names: Sequence[str] = ()) -> Camer
                 "Perspective and orthographic views cannot be joined: fuse them separately.",
             )
     size = max(each.width for each in cameras), max(each.height for each in cameras)
-    moved = [_to_origin(each, cameras[0].origin) for each in cameras]
+    moved = [cameras_to_origin(each, cameras[0].origin) for each in cameras]
     joined = replace(
         moved[0],
         world_to_camera=torch.cat([each.world_to_camera for each in moved]),
@@ -104,7 +104,7 @@ def _intrinsics_at(cameras: Cameras, size_px: tuple[int, int]) -> Tensor:
     return letterboxed_intrinsics(cameras.intrinsics, old_size, letterbox(old_size, size_px))
 
 
-def _to_origin(cameras: Cameras, origin: tuple[float, float, float]) -> Cameras:
+def cameras_to_origin(cameras: Cameras, origin: tuple[float, float, float]) -> Cameras:
     """The same cameras with their poses relative to another origin."""
     if cameras.origin == origin:
         return cameras

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 UNET, CODEC, IMAGE_ENCODER = "unet", "codec", "image_encoder"
 PARTS = (UNET, CODEC, IMAGE_ENCODER)
+CONDITIONER = "conditioner"
+"""A part that only models for scenes have; see `scenes.model`."""
 FREE_MEMORY_FRACTION = 0.7
 """Fraction of the free memory that activations may use."""
 DEFAULT_BUDGET_BYTES = 4 * GIB
@@ -97,7 +99,7 @@ class Placement(Protocol):
         """Makes a part ready to run.
 
         Args:
-            part: one of `PARTS`.
+            part: one of the model's `parts`.
             activation_bytes: estimated peak memory of the run, without the weights.
 
         Returns:
@@ -120,8 +122,13 @@ class MultiviewModel:
     source: str = ""
     """The file it was loaded from, for messages."""
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of its parts: `PARTS`, and the conditioner of a model for scenes."""
+        return PARTS
+
     def part(self, name: str) -> nn.Module:
-        """One of the `PARTS` by name."""
+        """One of its `parts` by name."""
         return getattr(self, name)
 
 
@@ -164,7 +171,7 @@ class OneDevice:
     def load_to_device(self, part: str, activation_bytes: int) -> tuple[torch.device, torch.dtype]:
         """Moves the part to the device and offloads the others; see `Placement`."""
         if self.device.type != "cpu" and not self.keep:
-            for other in PARTS:
+            for other in self.model.parts:
                 if other != part:
                     self.model.part(other).to("cpu")
         module = self.model.part(part).to(self.device)

@@ -1,0 +1,147 @@
+"""Conditioning of a scene model on posed source images and a path of cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...cameras.cameras import Cameras
+from ...progress import Progress
+from ...views import Views
+from ..model import CODEC, CONDITIONER, IMAGE_ENCODER, Placement, module_dtype
+from ..network.pixelnerf import ViewPoses
+from ..sampling.conditioning import Conditioning, add_noise, added_embeds
+from ..sampling.fp32_fallback import module_to_dtype, with_fp32_fallback
+from ..sampling.trajectory import CameraTrajectory
+from .model import SceneModel
+from .poses import SceneFrame
+
+CONDITIONING = "conditioning"
+ENCODER_BYTES_PER_PIXEL = 4 * 64 * 6
+"""Activations of both image encoders per pixel of a source, from above."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSources:
+    """What does not depend on the target cameras."""
+
+    signed: Tensor
+    """(S, 3, H, W) source images in -1..1, on the CPU."""
+    poses: ViewPoses
+    """(1, S) in the scene's frame."""
+    tokens: Tensor
+    """(1, S, Cc) image embeddings, on the CPU."""
+    maps: Tensor
+    """(1, S, C, H/4, W/4) feature maps of the conditioner, on the CPU."""
+
+
+def encode_sources(
+    model: SceneModel, sources: Views, frame: SceneFrame, placement: Placement, progress: Progress
+) -> EncodedSources:
+    """Encodes source views of the model's size, in both image encoders.
+
+    The embeddings are one token per source; V3D has one for objects.
+    """
+    signed = sources.colour.movedim(-1, 1) * 2.0 - 1.0  # (S, 3, H, W)
+    activations = ENCODER_BYTES_PER_PIXEL * signed[:, 0].numel()
+    device, _ = placement.load_to_device(IMAGE_ENCODER, activations)
+    pixels = signed.to(device)
+
+    def embed(dtype: torch.dtype) -> Tensor:
+        return module_to_dtype(model.image_encoder, dtype).embed(pixels)  # (S, 1, Cc)
+
+    dtype = module_dtype(model.image_encoder)
+    tokens = with_fp32_fallback(CONDITIONING, embed, dtype, model.source)
+    progress.check(CONDITIONING)
+    device, _ = placement.load_to_device(CONDITIONER, activations)
+
+    def encode(dtype: torch.dtype) -> Tensor:
+        return model.conditioner.encode(signed[None].to(device, dtype))
+
+    maps = with_fp32_fallback(CONDITIONING, encode, torch.float32, model.source)
+    poses = frame.poses(sources.cameras)
+    return EncodedSources(signed, poses, tokens[:, 0].float().cpu()[None], maps.cpu())
+
+
+def render_features(
+    model: SceneModel,
+    encoded: EncodedSources,
+    targets: ViewPoses,
+    placement: Placement,
+    progress: Progress,
+) -> tuple[Tensor, Tensor]:
+    """Colours (1, V, 3, h, w) and features (1, V, F, h, w) of target views, on the CPU.
+
+    Rays are rendered in chunks that fit into the memory that the placement allows.
+    """
+    conditioner = model.conditioner
+    side = encoded.signed.shape[-1] // model.codec.factor
+    per_ray = conditioner.bytes_per_ray(len(encoded.signed))
+    budget = placement.activation_budget(CONDITIONER)
+    rays = max(min(budget // per_ray, side * side), 1)
+    device, _ = placement.load_to_device(CONDITIONER, rays * per_ray)
+
+    def render(dtype: torch.dtype) -> Tensor:
+        rgb, features = conditioner.render(
+            encoded.maps.to(device, dtype),
+            encoded.poses.to(device),
+            targets.to(device),
+            side,
+            side,
+            max_rays=rays,
+            before_chunk=lambda: progress.check(CONDITIONING),
+        )
+        return torch.cat([rgb, features], dim=2).cpu()
+
+    both = with_fp32_fallback(CONDITIONING, render, torch.float32, model.source)
+    return both[:, :, :3], both[:, :, 3:]
+
+
+def image_latent(
+    model: SceneModel,
+    signed: Tensor,
+    noise: Tensor,
+    placement: Placement,
+) -> Tensor:
+    """(1, C, h, w) unscaled latent of the first source (3, H, W) in -1..1, on the CPU.
+
+    Args:
+        model: provides the codec and the strength of the noise.
+        signed: the image.
+        noise: (1, 3, H, W) standard normal, added before encoding as in SVD.
+        placement: device of the codec.
+    """
+    size_px = signed.shape[-1]
+    peak_bytes = model.codec.decode_peak_bytes(size_px, size_px, 1, torch.float32)
+    device, _ = placement.load_to_device(CODEC, peak_bytes)
+    noisy = add_noise(signed[None], noise, model.family.noise_aug_strength)
+
+    def encode(dtype: torch.dtype) -> Tensor:
+        return model.codec.cast(encode=dtype).encode(noisy.to(device))
+
+    return with_fp32_fallback(CONDITIONING, encode, torch.float32, model.source).cpu()
+
+
+def scene_conditioning(
+    model: SceneModel, encoded: EncodedSources, latent: Tensor, features: Tensor
+) -> Conditioning:
+    """Conditioning of one window of V views.
+
+    Args:
+        model: provides the family.
+        encoded: the sources.
+        latent: (1, C, h, w) of the first source, the same for all views as in SVD.
+        features: (1, V, F, h, w) of the conditioner.
+    """
+    views = features.shape[1]
+    shared = latent[:, None].expand(-1, views, -1, -1, -1)
+    added = added_embeds(model.family, level_trajectory(None, views))[None]
+    return Conditioning(torch.cat([shared, features], dim=2), encoded.tokens, added)
+
+
+def level_trajectory(cameras: Cameras | None, views: int) -> CameraTrajectory:
+    """A trajectory without angles, for what a scene shares with models of orbits."""
+    zeros = torch.zeros(views)
+    return CameraTrajectory(cameras, zeros, zeros, input_view=0)

@@ -1,0 +1,1 @@
+"""Training of V3D's model for scenes: data, network and objective."""
