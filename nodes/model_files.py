@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from ..nova3d_core.diffusion.families import FAMILIES
+from ..nova3d_core.diffusion.families import FAMILIES, SCENE_FAMILY
 from ..nova3d_core.weights.discovery.built_in import BUILT_IN_NAME, built_in_file, is_shipped
 from ..nova3d_core.weights.discovery.layouts_2d import KEY_MARKERS
 from ..nova3d_core.weights.discovery.registry import (
@@ -190,7 +190,8 @@ def _can_be_loaded(path: Path) -> bool:
     identity = file.identity
     if identity is None:
         return False
-    generates_views = identity.family in FAMILIES and UNET in identity.parts
+    families = (*FAMILIES, SCENE_FAMILY.name)
+    generates_views = identity.family in families and UNET in identity.parts
     return generates_views or RECONSTRUCTION in identity.parts
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..nova3d_core.diffusion.model import CODEC, IMAGE_ENCODER, PARTS, UNET
+from ..nova3d_core.diffusion.model import CODEC, CONDITIONER, IMAGE_ENCODER, PARTS, UNET
 from ..nova3d_core.reconstruction.config import RECONSTRUCTION
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ManagedModule(nn.Module):
 STREAMED_PARTS = (UNET, RECONSTRUCTION)
 """Parts that consist of the host's layers, which stream weights that do not fit on the device."""
 _MANAGED_CLASSES = {
-    part: type(f"NOVA3D_{part}", (ManagedModule,), {}) for part in (*PARTS, RECONSTRUCTION)
+    part: type(f"NOVA3D_{part}", (ManagedModule,), {}) for part in (*PARTS, CONDITIONER, RECONSTRUCTION)
 }
 """One subclass per part, because ComfyUI's log shows the class names."""
 
@@ -69,15 +69,17 @@ def manage_model(model: MultiviewModel, dtype: torch.dtype) -> ManagedModel:
         UNET: model_management.unet_offload_device(),
         CODEC: model_management.vae_offload_device(),
         IMAGE_ENCODER: model_management.text_encoder_offload_device(),
+        CONDITIONER: model_management.unet_offload_device(),
     }
     load_devices = {
         UNET: model_management.get_torch_device(),
         CODEC: _vae_device(),
         IMAGE_ENCODER: model_management.get_torch_device(),
+        CONDITIONER: model_management.get_torch_device(),
     }
     patchers = {
         part: _patcher(part, model.part(part), load_devices[part], offload_devices[part])
-        for part in PARTS
+        for part in model.parts
         if _has_weights(model.part(part))
     }
     return ManagedModel(model, patchers, load_devices, dtype)

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..compute.host_memory import available_bytes, check_memory
 from ..diffusion.codecs.vae import ENCODER_MODULES
-from ..diffusion.families import FAMILIES, Family
+from ..diffusion.families import FAMILIES, SCENE_FAMILY, Family
 from ..diffusion.model import Codec, ImageEncoder, MultiviewModel
 from ..diffusion.network import operations as plain_operations
 from ..diffusion.network.attention import Attend
@@ -30,12 +30,14 @@ from .build.components import (
     unet_component,
 )
 from .build.load_state import COMPUTE_DTYPES, NetworkComponent, component_bytes, load_state
+from .build.scene_components import conditioner_component, feature_channels, scene_model
 from .discovery.companions import find_companion, find_folder_companion, resolve_unet_file
 from .discovery.estimators import is_normalcrafter
 from .discovery.layouts import Identity
 from .discovery.layouts_2d import FAMILY_BY_CLASS_DIM
 from .discovery.locate import describe, inspect_file
 from .discovery.registry import (
+    CONDITIONER,
     IMAGE_ENCODER,
     PIXEL_CODEC,
     RECONSTRUCTION,
@@ -66,6 +68,8 @@ def load_model(
     operations: ModuleType | type = plain_operations,
     attention: Attend | None = None,
     progress: Progress = SILENT,
+    with_feedback: bool = False,
+    reserve_bytes: int = 0,
 ) -> MultiviewModel:
     """Loads a multi-view model onto the CPU.
 
@@ -78,9 +82,12 @@ def load_model(
         operations: namespace of layer classes for the UNet.
         attention: the UNet's attention function; torch's scaled_dot_product_attention if None.
         progress: reports each tensor; a cancellation takes effect at the next one.
+        with_feedback: load Ouroboros3D's UNet, which `recursion.sample` runs, and no other.
+        reserve_bytes: memory that must be left for another model.
 
     Returns:
-        The model. Weights that keep the file's dtype are memory-mapped, not copied.
+        The model; a `SceneModel` if the file has a conditioner. Weights that keep the file's dtype
+        are memory-mapped, not copied.
 
     Raises:
         InputError: the file is another kind of model, is damaged or incomplete, holds NaN, would
@@ -90,10 +97,20 @@ def load_model(
     path = resolve_unet_file(path)
     check_dtype(dtype)
     identity = _identify_file(path)
-    family = _with_own_size(_sampling_family(path, identity), path)
+    family = _with_own_size(_sampling_family(path, identity, with_feedback), path)
     components = _load_components(
-        path, identity, dtype, folders, operations, attention, progress, exact_encoder=True
+        path,
+        identity,
+        dtype,
+        folders,
+        operations,
+        attention,
+        progress,
+        exact_encoder=True,
+        reserve_bytes=reserve_bytes,
     )
+    if CONDITIONER in identity.parts:
+        return scene_model(components)
     return MultiviewModel(family, *(component.module for component in components), str(path))
 
 
@@ -131,8 +148,11 @@ def _load_components(
     attention: Attend | None,
     progress: Progress,
     exact_encoder: bool = False,
-) -> tuple[NetworkComponent, NetworkComponent, NetworkComponent]:
+    reserve_bytes: int = 0,
+) -> tuple[NetworkComponent, ...]:
     """UNet, codec and image encoder with their weights, from the file or its companion files.
+
+    A model for scenes has a fourth component, the conditioner.
 
     With `exact_encoder`, the encoder of a VAE keeps the file's dtype: it encodes one image, whose
     rounding errors affect all views.
@@ -144,14 +164,15 @@ def _load_components(
         encoder = image_encoder_component(
             _open_part(own, identity, IMAGE_ENCODER, folders, progress, stack), identity.family
         )
+        scene = [conditioner_component(own)] if CONDITIONER in identity.parts else []
         if exact_encoder:
             codec.exact_prefixes = ENCODER_MODULES
-        check_latents(unet.module, codec)
+        check_latents(unet.module, codec, feature_channels(scene))
         check_context(unet.module, encoder)
-        _load_weights([unet, codec, encoder], dtype, progress)
+        _load_weights([unet, codec, encoder, *scene], dtype, progress, reserve_bytes)
     for component in (codec, encoder):
         _unify_dtype(component)
-    return unet, codec, encoder
+    return unet, codec, encoder, *scene
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
@@ -169,25 +190,35 @@ def _identify_file(path: Path) -> Identity:
     return found.identity
 
 
-def _check_has_unet(path: Path, identity: Identity) -> None:
+def check_has_feedback_unet(path: Path) -> None:
+    """Raises InputError unless the file is Ouroboros3D's multi-view model; says what it is."""
+    _check_has_unet(path, _identify_file(path), with_feedback=True)
+
+
+def _check_has_unet(path: Path, identity: Identity, with_feedback: bool = False) -> None:
     """Raises InputError unless the file holds a UNet that this package can run."""
     if identity.family == "unknown":
         why = " ".join(identity.notes)
         raise InputError(f"{path} is not a multi-view model. {why}".strip(), _LIST_MODELS)
     if RECONSTRUCTION in identity.parts:
+        pair = ""
+        if identity.family == "ouroboros3d":
+            pair = " To generate views, use the other file of the pair, mv_model_unet.pth."
         raise InputError(
             f"{path} is {RECONSTRUCTION_MODELS[identity.family]}, which generates no views: it "
             "makes Gaussian splats of views.",
             by_interface(
                 f"Use `splats` with {setting('model')}.",
                 "Connect its model to Splats from Views.",
-            ),
+            )
+            + pair,
         )
-    if identity.family == "ouroboros3d":
+    if (identity.family == "ouroboros3d") != with_feedback and UNET in identity.parts:
         raise InputError(
-            f"{path} is Ouroboros3D, which is not supported yet: it needs its reconstruction model "
-            "in the loop.",
-            "Use NOVA3D, SV3D or V3D.",
+            f"{path} is {describe(identity)}, not Ouroboros3D's multi-view model."
+            if with_feedback
+            else f"{path} is Ouroboros3D, which is sampled together with its reconstruction model.",
+            by_interface("Use `generate` or `run`.", "Use Sample Recursive."),
         )
     if UNET not in identity.parts:
         raise InputError(
@@ -196,13 +227,13 @@ def _check_has_unet(path: Path, identity: Identity) -> None:
         )
 
 
-def _sampling_family(path: Path, identity: Identity) -> Family:
+def _sampling_family(path: Path, identity: Identity, with_feedback: bool = False) -> Family:
     """The family whose sampling settings the model uses.
 
     Raises:
         InputError: the model cannot be sampled; says what the file is and what to do.
     """
-    _check_has_unet(path, identity)
+    _check_has_unet(path, identity, with_feedback)
     if identity.family == "svd":
         if is_normalcrafter(path):
             raise InputError(
@@ -219,7 +250,7 @@ def _sampling_family(path: Path, identity: Identity) -> Family:
             "Train NOVA3D from it, or load SV3D or V3D for colour views. (The same keys have V3D, "
             "whose file must be named so, and NormalCrafter, for Estimate Normals.)",
         )
-    return FAMILIES[identity.family]
+    return SCENE_FAMILY if CONDITIONER in identity.parts else FAMILIES[identity.family]
 
 
 def _with_own_size(family: Family, path: Path) -> Family:
@@ -249,10 +280,13 @@ def _open_part(
 
 
 def _load_weights(
-    components: list[NetworkComponent], dtype: torch.dtype | None, progress: Progress
+    components: list[NetworkComponent],
+    dtype: torch.dtype | None,
+    progress: Progress,
+    reserve_bytes: int = 0,
 ) -> None:
     """Checks that all weights fit into memory, then loads them, reporting each tensor."""
-    required = sum(component_bytes(component, dtype) for component in components)
+    required = reserve_bytes + sum(component_bytes(each, dtype) for each in components)
     check_memory(str(components[0].file.path), required, available_bytes())
     total, done = sum(len(component.key_map) for component in components), 0
 

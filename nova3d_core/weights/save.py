@@ -19,13 +19,15 @@ from torch import Tensor
 from ..diffusion.codecs.pixels import PixelCodec
 from ..diffusion.codecs.small_encoder import SmallEncoder
 from ..diffusion.model import MultiviewModel
+from ..diffusion.scenes.model import SceneModel
 from ..errors import InputError
 from ..io.files.atomic import atomic_file
 from ..io.files.ownership import reject_foreign_file
 from ..progress import SILENT, Progress
 from .build.components import FIRST_STAGE, clip_key_map, vae_key_map
+from .build.scene_components import scene_metadata
 from .build.small_components import codec_metadata, image_encoder_metadata
-from .discovery.layouts import METADATA_KEY, SMALL_ENCODER_PREFIX, UNET_PREFIXES
+from .discovery.layouts import CONDITIONER_PREFIX, METADATA_KEY, SMALL_ENCODER_PREFIX, UNET_PREFIXES
 from .files.write import safetensors_header
 from .keymaps.unet import KeyMap, Shape
 
@@ -83,7 +85,8 @@ def save_nova3d(
 
 def _model_metadata(model: MultiviewModel, note: str) -> dict[str, Any]:
     """Settings that shapes do not determine, and the provenance of the weights."""
-    return {
+    pair = {"coordinates": model.coordinates} if hasattr(model, "coordinates") else {}
+    return pair | {
         "version": FORMAT_VERSION,
         "family": model.family.name,
         "size_px": model.family.size_px,
@@ -91,10 +94,14 @@ def _model_metadata(model: MultiviewModel, note: str) -> dict[str, Any]:
         "codec": codec_metadata(model.codec),
         "image_encoder": image_encoder_metadata(model.image_encoder),
         "note": note,
+        **scene_metadata(model),
     }
 
 
 def _entries(model: MultiviewModel) -> Iterator[_TensorEntry]:
+    if isinstance(model, SceneModel):
+        for name, value in model.conditioner.state_dict().items():
+            yield _entry(CONDITIONER_PREFIX + name, [value], "none")
     for name, value in model.unet.state_dict().items():
         yield _entry(UNET_PREFIXES[0] + name, [value], "none")
     if not isinstance(model.codec, PixelCodec):

@@ -14,6 +14,7 @@ from ...compute.devices import is_out_of_memory
 from ...errors import InputError
 from ...progress import SILENT, Progress
 from ...views import Views
+from ...wording import by_interface
 from ..codecs.chunks import CONTEXT_VIEWS, decode_chunks
 from ..codecs.vae import max_chunk_size
 from ..families import Family
@@ -135,6 +136,7 @@ def sample(
 ) -> Sample:
     """Generates views of the object in one image; arguments and errors as in `sample_views`."""
     config, family = config or SampleConfig(), model.family
+    _check_has_orbit(family)
     placement = placement or OneDevice(model, torch.device("cpu"))
     size_px = check_size_px(model, config.size_px or family.size_px)
     trajectory = plan_trajectory(family, size_px, config.elevation_deg, cameras)
@@ -161,6 +163,16 @@ def sample(
         prepared.mask if family.reuse_input_view else None,
     )
     return Sample(upscale(views, family.upscale), images, notes)
+
+
+def _check_has_orbit(family: Family) -> None:
+    """Raises InputError for a model for scenes, which `scenes.sample.sample_path` samples."""
+    if not family.orbit:
+        raise InputError(
+            f"the model is {family.label}, which generates views along a camera path from posed "
+            "images, and none around an object.",
+            by_interface("Use `sample-path`.", "Connect it to Sample Camera Path."),
+        )
 
 
 def _caveats(family: Family) -> tuple[str, ...]:

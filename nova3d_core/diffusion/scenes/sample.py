@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -153,7 +154,7 @@ def plan_windows(
     count = math.ceil(len(path) / max(views - 1, 1))
     bounds = [round(index * len(path) / count) for index in range(count + 1)]
     windows = []
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         padded = [start + _reflect(index, end - start) for index in range(max(views - 1, 1))]
         anchor = nearest_source(sources, path[start], frame)
         windows.append(Window(anchor, tuple(padded), end - start))

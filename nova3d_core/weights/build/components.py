@@ -12,6 +12,7 @@ from typing import Any
 
 from ...diffusion.codecs.clip import ClipEncoder, OpenAiClipEncoder, build_clip
 from ...diffusion.codecs.vae import VaeCodec, build_vae
+from ...diffusion.network.feedback_unet import FeedbackUNet
 from ...diffusion.network.unet import VideoUNet
 from ...diffusion.network.unet_2d import MultiviewUNet2D
 from ...errors import InputError
@@ -26,7 +27,7 @@ from ..infer_shapes import (
     vae_config,
 )
 from ..keymaps.components import open_clip_source, sgm_vae_source
-from ..keymaps.unet import KeyMap, TensorSource, sgm_unet_names
+from ..keymaps.unet import KeyMap, TensorSource, ouroboros3d_unet_names, sgm_unet_names
 from .load_state import NetworkComponent, check_component, unused_names
 from .small_components import (
     has_pixel_codec,
@@ -64,6 +65,20 @@ def unet_component(
     """
     if identity.family in FAMILY_BY_CLASS_DIM.values():
         return _unet_2d_component(file, identity, operations, attention)
+    key_map = _unet_key_map(file, identity)
+    metadata = nova3d_metadata(file.header.metadata, str(file.path)).get("unet", {})
+    shapes = {name: file.shapes[source.name] for name, source in key_map.items()}
+    config = unet_config(shapes, metadata, str(file.path))
+    unet_class = FeedbackUNet if config.feedback_factor else VideoUNet
+    unet = unet_class(config, operations=operations, attention=attention, device="meta")
+    return _validate(NetworkComponent("UNet", unet, unet, file, key_map))
+
+
+def _unet_key_map(file: WeightFile, identity: Identity) -> KeyMap:
+    """The source of each parameter of a video UNet."""
+    if identity.family == "ouroboros3d" and identity.layout == "diffusers":
+        names = ouroboros3d_unet_names(file)
+        return {own: TensorSource(public) for public, own in names.items()}
     prefix = identity.unet_prefix or ""
     excluded = () if prefix else _OTHER_PREFIXES
     own = [
@@ -72,12 +87,7 @@ def unet_component(
         if name.startswith(prefix) and not (excluded and name.startswith(excluded))
     ]
     names = sgm_unet_names(own) if identity.layout == "diffusers" else {name: name for name in own}
-    key_map = {sgm: TensorSource(prefix + own_name) for own_name, sgm in names.items()}
-    metadata = nova3d_metadata(file.header.metadata, str(file.path)).get("unet", {})
-    shapes = {name: file.shapes[source.name] for name, source in key_map.items()}
-    config = unet_config(shapes, metadata, str(file.path))
-    unet = VideoUNet(config, operations=operations, attention=attention, device="meta")
-    return _validate(NetworkComponent("UNet", unet, unet, file, key_map))
+    return {sgm: TensorSource(prefix + own_name) for own_name, sgm in names.items()}
 
 
 def _unet_2d_component(
@@ -240,10 +250,18 @@ def _validate(component: NetworkComponent) -> NetworkComponent:
     return component
 
 
-def check_latents(unet: VideoUNet | MultiviewUNet2D, codec: NetworkComponent) -> None:
-    """Raises InputError unless the UNet's channels match those of the codec's latents."""
+def check_latents(
+    unet: VideoUNet | MultiviewUNet2D, codec: NetworkComponent, features: int = 0
+) -> None:
+    """Raises InputError unless the UNet's channels match those of the codec's latents.
+
+    Args:
+        unet: its input channels are those of two latents and the features.
+        codec: provides the latents.
+        features: channels of a conditioner.
+    """
     channels, config = codec.module.latent_channels, unet.config
-    if (config.in_channels, config.out_channels) != (2 * channels, channels):
+    if (config.in_channels, config.out_channels) != (2 * channels + features, channels):
         raise InputError(
             f"the {codec.label} in {codec.file.path} has latents of {channels} channels, but the "
             f"UNet has {config.in_channels} input and {config.out_channels} output channels.",

@@ -20,6 +20,7 @@ from ..files.inspect import read_header
 from .layouts_2d import find_2d_model
 from .registry import (
     CONDITION_ENCODER,
+    CONDITIONER,
     FAMILY_DESCRIPTIONS,
     IMAGE_ENCODER,
     MOGE,
@@ -60,6 +61,9 @@ _OUROBOROS3D_KEYS = ("_plucker.", "cond_encoder.")
 SGM_CLIP = "conditioner.embedders.0.open_clip.model.visual."
 SMALL_ENCODER_PREFIX = "image_encoder."
 """Prefix of the keys of a small image encoder in our own files."""
+CONDITIONER_PREFIX = "pixelnerf."
+"""Prefix of the keys of the conditioner in our own files with models for scenes."""
+SCENES = "v3d_scenes"
 PIXELS = "pixels"
 """Kind of the codec without tensors, in the metadata of our own files."""
 _TRAINED = "Trained for "
@@ -95,7 +99,7 @@ class Identity:
     """The most common dtype of the weights, e.g. "float16"; "unknown" without tensors."""
     parts: tuple[str, ...] = ()
     """Subset of unet, vae, image_encoder, condition_encoder, reconstruction, controlnet,
-    pixel_codec and small_encoder."""
+    pixel_codec, small_encoder and conditioner."""
     decoder: Decoder | None = None
     """Kind of the VAE decoder, video or frame; None without one."""
     ambiguous_with: tuple[str, ...] = ()
@@ -198,7 +202,7 @@ def _identify_tensors(header: ModelHeader) -> Identity:
         )
         return Identity("unknown", "unknown", dtype, notes=(note,), foreign=MOGE)
     vae_parts, decoder, vae_layout = _other_parts(tensors)
-    parts = (UNET,) * (unet is not None) + vae_parts + _small_model_parts(header)
+    parts = (UNET,) * (unet is not None) + vae_parts + _own_parts(header)
     if unet is None:
         family, layout, notes = _family_of_part(tensors, vae_parts, vae_layout)
         return Identity(
@@ -261,6 +265,8 @@ def _family_of_unet(
     tensors: Tensors, unet: _UNet, parts: tuple[str, ...]
 ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Family, other families with the same keys, notes."""
+    if CONDITIONER in parts:
+        return SCENES, (), ()
     if any(piece in name for name in tensors for piece in _NOVA3D_KEYS):
         notes = _alignment_notes(tensors)
         if SMALL_ENCODER in parts:
@@ -300,7 +306,7 @@ def _alignment_notes(tensors: Tensors) -> tuple[str, ...]:
 
 def _unet_notes(unet: _UNet, family: str) -> tuple[str, ...]:
     """Notes on a UNet that is smaller than SVD's or incomplete."""
-    if family in ("unknown", "nova3d-mini"):
+    if family in ("unknown", "nova3d-mini", SCENES):
         return ()
     if unet.model_channels != SVD_CHANNELS:
         return (
@@ -341,12 +347,14 @@ def _other_parts(tensors: Tensors) -> tuple[tuple[str, ...], Decoder | None, Lay
     return parts, decoder, layout
 
 
-def _small_model_parts(header: ModelHeader) -> tuple[str, ...]:
-    """The parts that replace VAE and image encoder in a small model of ours."""
+def _own_parts(header: ModelHeader) -> tuple[str, ...]:
+    """The parts that only our own files have."""
     codec = _own_metadata(header).get("codec")
     pixels = isinstance(codec, dict) and codec.get("kind") == PIXELS
     small = SMALL_ENCODER_PREFIX + "stem.weight" in header.tensors
-    return (PIXEL_CODEC,) * pixels + (SMALL_ENCODER,) * small
+    conditioner = any(name.startswith(CONDITIONER_PREFIX) for name in header.tensors)
+    parts = (PIXEL_CODEC,) * pixels + (SMALL_ENCODER,) * small
+    return parts + (CONDITIONER,) * conditioner
 
 
 def _family_of_part(

@@ -22,6 +22,7 @@ FAMILY_DESCRIPTIONS: dict[str, str] = {
     "sv3d_u": "SV3D u: 21 views on an orbit at elevation 0",
     "sv3d_p": "SV3D p: 21 views on an orbit with any elevations",
     "v3d": "V3D: 18 views on an orbit at elevation 0",
+    "v3d_scenes": "V3D for scenes: views along a camera path, from posed images",
     "wonder3d": "Wonder3D: 6 orthographic views, colours and normals",
     "wonder3d_plus": "Wonder3D++: 6 orthographic views, colours and normals",
     "stable_diffusion": "Stable Diffusion 1: VAE or CLIP image encoder, as in Wonder3D",
@@ -45,6 +46,8 @@ RECONSTRUCTION_MODELS = {"lgm": "LGM", "ouroboros3d": "Ouroboros3D's reconstruct
 """Display names of the families' reconstruction parts."""
 CONTROLNET = "controlnet"
 """Wonder3D++'s enhancement of its views, which this package does not run."""
+CONDITIONER = "conditioner"
+"""PixelNeRF, in models for scenes; no file with one is published."""
 PIXEL_CODEC, SMALL_ENCODER = "pixel_codec", "small_encoder"
 """What nova3d-mini has instead of a VAE and an image encoder; no other model uses them."""
 FULL_CHECKPOINT = (UNET, VAE, IMAGE_ENCODER, CONDITION_ENCODER)
