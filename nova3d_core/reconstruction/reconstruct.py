@@ -118,7 +118,7 @@ def reconstruct_splats(
     selected = select_views(views.cameras)
     framed = frame_views(views[selected], model.family, config.framing)
     x = network_input(framed.images[None], framed.cameras)
-    features = _predict(model, x, placement, progress)
+    features = predict_features(model, x, placement, progress)
     has_rotations = _resolve_rotations(model, config)
     splats = activate(features, has_rotations).of_object(0)
     is_visible = splats.opacities >= MIN_OPACITY
@@ -155,25 +155,39 @@ def network_input(images: Tensor, cameras: Cameras) -> Tensor:
     return torch.cat([(images - mean) / std, rays], dim=2)
 
 
-def _predict(
+def predict_features(
     model: ReconstructionModel,
     x: Tensor,
     placement: ReconstructionPlacement,
     progress: Progress,
+    c_noise: float | None = None,
 ) -> Tensor:
-    """The network's output (1, 4, 14, h, w) for (1, 4, 9, S, S), float32 on the CPU."""
+    """The network's output (1, 4, 14, h, w) for (1, 4, 9, S, S), float32 on the CPU.
+
+    Args:
+        model: a loaded model.
+        x: of `network_input`.
+        placement: device and dtype of the network.
+        progress: reports each block; a cancellation takes effect at the next one.
+        c_noise: noise level ln(sigma) / 4 of the views; None for clean views.
+
+    Raises:
+        StageError: the output is NaN or infinite, in float32 too.
+        Cancelled: the user cancelled.
+    """
     size_px = model.family.size_px
     device, dtype = placement.load_to_device(
         RECONSTRUCTION, activation_bytes(model.network, size_px, torch.float16)
     )
-    if device.type == "cpu":
+    if device.type == "cpu" and c_noise is None:
         _warn_if_slow(model.network, size_px, dtype)
+    level = None if c_noise is None else torch.tensor([c_noise], device=device)
 
     def attempt(dtype: torch.dtype) -> Tensor:
         placement.load_to_device(RECONSTRUCTION, activation_bytes(model.network, size_px, dtype))
         total = _block_count(model.network)
         with torch.no_grad(), _reporting_blocks(model.network, progress):
-            features = model.network(x.to(device, dtype)).cpu()
+            features = model.network(x.to(device, dtype), level).cpu()
         progress.update(STAGE, total, total)
         return features
 

@@ -23,6 +23,8 @@ from .discovery.layouts import METADATA_KEY
 from .keymaps.unet import Shape
 
 C = TypeVar("C")
+_FEEDBACK_INPUT = "cond_encoder.0.conv_in.weight"
+"""Its input channels are 3 colours of f x f pixels."""
 CLIP_HEAD_CHANNELS = (80, 64)
 """Channels per head of ViT-H, then of other vision transformers."""
 
@@ -116,6 +118,7 @@ def unet_config(
         norm_num_groups=metadata_int(
             metadata, "norm_num_groups", UNetConfig.norm_num_groups, source
         ),
+        feedback_factor=math.isqrt(shapes.get(_FEEDBACK_INPUT, (0, 0))[1] // 3),
     )
 
 

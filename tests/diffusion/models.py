@@ -16,6 +16,7 @@ from nova3d_core.diffusion.codecs.vae_config import VaeConfig
 from nova3d_core.diffusion.families import FAMILIES, Family
 from nova3d_core.diffusion.model import MultiviewModel
 from nova3d_core.diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
+from nova3d_core.diffusion.network.feedback_unet import FeedbackUNet
 from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.diffusion.network.unet_2d import MultiviewUNet2D
 from nova3d_core.diffusion.network.unet_2d_config import UNet2DConfig
@@ -68,6 +69,7 @@ def small_config(family: Family) -> UNetConfig | UNet2DConfig:
         domains=len(family.domains),
         alignment="gta" if two_domains else "none",
         camera_task_dim=CAMERA_TASK_DIM if two_domains else 0,
+        feedback_factor=2 if family.name == "ouroboros3d" else 0,
     )
 
 
@@ -92,6 +94,8 @@ def small_model(name: str = "nova3d", seed: int = 0, views: int | None = None) -
     is_2d = family.process == "ddim"
     vae = VaeConfig(WIDTHS, 1, 4, not (is_2d or family.name.startswith("sv3d")))
     unet_class = MultiviewUNet2D if is_2d else VideoUNet
+    if family.name == "ouroboros3d":
+        unet_class = FeedbackUNet
     encoder_class = OpenAiClipEncoder if is_2d else ClipEncoder
     return MultiviewModel(
         family,

@@ -1,0 +1,1 @@
+"""Views and splats sampled together: the reconstruction of each step is fed back to the next."""
