@@ -146,13 +146,18 @@ def encode_positions(points: Tensor) -> Tensor:
 
 
 def _mlp(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
+    """Two hidden layers with ReLU, initialised so that activations keep their variance."""
+    layers = nn.Sequential(
         nn.Linear(in_channels, hidden),
         nn.ReLU(),
         nn.Linear(hidden, hidden),
         nn.ReLU(),
         nn.Linear(hidden, out_channels),
     )
+    for layer in layers[::2]:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    return layers
 
 
 class PixelNerf(nn.Module):
