@@ -32,7 +32,7 @@ from ..views import Views
 from ..wording import counted
 from .config import CompletionConfig
 from .distil import Distillation, distillation_evaluations
-from .prior import STAGE, ViewPrior, cost_line
+from .prior import STAGE, ViewPrior, cost_line, ordinary
 from .resample import latent_mask, masked_resample
 from .scene import CompletionScene, OrbitViews, make_scene
 from .texture_renderer import BYTES_PER_PIXEL, TextureRenderer, as_planes
@@ -132,8 +132,23 @@ def complete_texture(
         StageError: the model returned NaN or infinite values, in float32 too.
         Cancelled: the user cancelled.
     """
-    config, start = config or CompletionConfig(), time.perf_counter()
-    family = model.family
+    with torch.inference_mode(False), torch.no_grad():
+        given = (ordinary(mesh), ordinary(views), model, ordinary(image), ordinary(mask))
+        return _complete(*given, config or CompletionConfig(), placement, progress)
+
+
+def _complete(
+    mesh: Mesh,
+    views: Views,
+    model: MultiviewModel,
+    image: Tensor | None,
+    mask: Tensor | None,
+    config: CompletionConfig,
+    placement: Placement | None,
+    progress: Progress,
+) -> CompletionResult:
+    """`complete_texture` outside inference mode."""
+    start, family = time.perf_counter(), model.family
     placement = placement or OneDevice(model, torch.device("cpu"))
     size_px = check_size_px(model, config.size_px or family.size_px)
     _check_inputs(mesh, views, model, config, size_px)

@@ -80,7 +80,7 @@ class Distillation:
 
     def run(self) -> tuple[Tensor, OrbitViews]:
         """Optimises the texture (h, w, 3); returns it with the views of the last orbit."""
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             return self._run()
 
     def _run(self) -> tuple[Tensor, OrbitViews]:

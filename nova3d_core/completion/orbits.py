@@ -86,7 +86,7 @@ def best_orbit(
     stride = len(weights) // MAX_CHOICES + 1
     normals, weights = normals[::stride], weights[::stride]
     if len(weights) > MAX_POINTS:
-        chosen = torch.multinomial(weights.double() + 1e-12, MAX_POINTS, generator=generator)
+        chosen = torch.multinomial(weights + 1e-12, MAX_POINTS, True, generator=generator)
         normals, weights = normals[chosen], torch.ones(MAX_POINTS)
     best, best_score = None, -1.0
     for index in range(CANDIDATES):

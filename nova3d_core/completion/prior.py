@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ from ..diffusion.sampling.trajectory import CameraTrajectory
 from ..progress import Progress
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 STAGE = "completing"
 ENCODING = "encoding"
@@ -207,10 +210,9 @@ class ViewPrior:
         """
         with torch.inference_mode():
             device, _ = self.placement.load_to_device(CODEC, 0)
-        with torch.inference_mode(False):
-            codec = self.model.codec
-            if next(codec.parameters(), None) is not None:
-                codec = encoder_copy(codec, torch.float32).to(device)
+        codec = self.model.codec
+        if next(codec.parameters(), None) is not None:
+            codec = encoder_copy(codec, torch.float32).to(device)
         return codec.encode_scaled, device
 
     def log_cost(self, passes: int) -> float | None:
@@ -245,7 +247,14 @@ def encoder_copy(codec: nn.Module, dtype: torch.dtype) -> nn.Module:
     return clone
 
 
-def ordinary(tensor: Tensor) -> Tensor:
-    """A tensor that autograd accepts; those of inference mode are cloned."""
-    with torch.inference_mode(False):
-        return tensor.clone() if tensor.is_inference() else tensor
+def ordinary(value: T) -> T:
+    """A tensor, or a dataclass of tensors, that autograd accepts: those of inference mode cloned.
+
+    Call it outside inference mode.
+    """
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if is_dataclass(value):
+        copies = {each.name: ordinary(getattr(value, each.name)) for each in fields(value)}
+        return replace(value, **copies)
+    return value
