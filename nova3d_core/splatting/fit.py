@@ -19,7 +19,6 @@ from ..cameras.cameras import Cameras
 from ..errors import StageError
 from ..fusion.device import fusion_device
 from ..fusion.fuse import refine_poses
-from ..fusion.hull.visual_hull import check_carvable
 from ..fusion.preview import PreviewClock
 from ..perceptual.losses import image_loss
 from ..perceptual.registration import (
@@ -31,6 +30,7 @@ from ..perceptual.registration import (
 from ..progress import SILENT, Progress
 from ..splats import Splats
 from ..views import Views
+from .checks import check_splat_views
 from .config import SplatFitConfig
 from .initialise import initial_splats
 from .memory import check_splat_memory
@@ -133,7 +133,7 @@ def fit_splats(
     """
     config = (config or SplatFitConfig()).complete()
     device = fusion_device(device, progress=progress)
-    check_carvable(views)
+    check_splat_views(views, progress)
     count = config.count if start is None else len(start)
     check_splat_memory(count, views, config.memory_gib, device)
     if config.perceptual == "lpips" and lpips is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -225,6 +226,24 @@ def test_views_that_cannot_be_carved_are_errors(sphere_views):
         fit_splats(sphere_views[0])
     with pytest.raises(InputError, match="no masks"):
         fit_splats(replace(sphere_views, masks=None))
+
+
+def test_contradicting_silhouettes_are_named(sphere_views, start, make_sphere, caplog):
+    """One image shows a sphere twice as small; the fit goes on with what the others agree on."""
+    views = sphere_views[::4]
+    small = render_views(make_sphere(0.2), views.cameras[3]).views
+    colour, masks = views.colour.clone(), views.masks.clone()
+    colour[3], masks[3] = small.colour[0], small.masks[0]
+    with caplog.at_level(logging.WARNING):
+        fit_splats(views, SplatFitConfig(steps=1), start=start[:50])
+        assert caplog.text == ""
+        fit_splats(replace(views, colour=colour, masks=masks), SplatFitConfig(steps=1))
+    assert "the silhouette of view 3 contradicts the others" in caplog.text
+
+
+def test_inverted_masks_are_an_error(sphere_views):
+    with pytest.raises(InputError, match="inverted"):
+        fit_splats(replace(sphere_views, masks=1.0 - sphere_views.masks))
 
 
 def test_divergence_is_an_error(sphere_views, start, monkeypatch):
