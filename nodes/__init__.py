@@ -23,6 +23,7 @@ MODULES = (
     "mesh",
     "bake",
     "refine_texture",
+    "complete_texture",
     "export",
     "splats",
     "splats_from_views",

@@ -99,6 +99,20 @@ def tensor_from_mask(mask: Tensor | None, images: Tensor, name: str = "mask") ->
     return masks
 
 
+def single_image(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """One IMAGE and MASK as (H, W, 3 or 4) in 0..1 and (H, W), or None without a mask."""
+    images = tensor_from_image(image).clamp(0.0, 1.0)  # bicubic resizing overshoots slightly
+    if len(images) != 1:
+        raise InputError(
+            f"image is a batch of {len(images)} images, expected one.",
+            "Select one of them, for example with ImageFromBatch.",
+        )
+    masks = tensor_from_mask(mask, images)
+    if masks is not None and len(masks) != 1:
+        raise InputError(f"mask is a batch of {len(masks)} masks for one image.")
+    return images[0], None if masks is None else masks[0]
+
+
 def edit_masks_from_mask(mask: Tensor | None, images: Tensor) -> Tensor | None:
     """A MASK as edit masks (V, H, W) in 0..1; a single one is not repeated for all views.
 

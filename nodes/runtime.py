@@ -56,7 +56,10 @@ class NodeContext:
 
 @contextmanager
 def node_context(
-    memory_gib: float = 0.0, device: str = "auto", fusion_field: str | None = None
+    memory_gib: float = 0.0,
+    device: str = "auto",
+    fusion_field: str | None = None,
+    memory_hint: str = "",
 ) -> Iterator[NodeContext]:
     """Prepares ComfyUI for a core call and cleans up afterwards.
 
@@ -68,6 +71,7 @@ def node_context(
         device: "auto" or "cpu".
         fusion_field: field kind of the fusion that the call runs. If it runs better on the CPU,
             the CPU is used and a warning on the node gives the reason.
+        memory_hint: advice appended to out-of-memory messages; that of the fusion by default.
     """
     import torch
     from comfy import model_management
@@ -77,7 +81,7 @@ def node_context(
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            host_errors(),
+            host_errors(memory_hint),
             show_warnings_on_node() as node_text,
         ):
             progress = _node_progress(node_text)
@@ -115,7 +119,7 @@ def sampling_context() -> Iterator[Progress]:
 
     with (
         torch.inference_mode(),
-        host_errors(_SAMPLING_MEMORY_HINT),
+        host_errors(SAMPLING_MEMORY_HINT),
         show_warnings_on_node() as node_text,
     ):
         yield _node_progress(node_text)
@@ -157,7 +161,7 @@ def host_errors(memory_hint: str = "") -> Iterator[None]:
 _FUSION_MEMORY_HINT = (
     "Use the preset 'draft', fewer or smaller images, or the device 'cpu' where the node has one."
 )
-_SAMPLING_MEMORY_HINT = (
+SAMPLING_MEMORY_HINT = (
     "Load the model as fp16 or bf16, choose a smaller size, or close other programs."
 )
 

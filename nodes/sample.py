@@ -267,12 +267,12 @@ def _sample_views(
 ) -> Sample:
     """The model's sample, cloned outside inference mode."""
     from ..nova3d_core.diffusion.sampling.pipeline import sample
-    from .adapters import cameras_in_own_size, clone_outside_inference_mode
+    from .adapters import cameras_in_own_size, clone_outside_inference_mode, single_image
     from .model_management import HostModelPlacement
 
     with sampling_context() as progress:
         _check_family(managed, with_normals)
-        image, mask = _single_image(image, mask)
+        image, mask = single_image(image, mask)
         orbit = None if cameras is None else cameras_in_own_size(cameras)
         config = _sample_config(guidance, settings)
         placement = HostModelPlacement(managed)
@@ -302,23 +302,6 @@ def _check_family(managed: ManagedModel, with_normals: bool) -> None:
             f"model is {family.label}, which generates colours and normals together.",
             "Connect it to the node Sample Multi-View Normals, or load SV3D or V3D.",
         )
-
-
-def _single_image(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """(H, W, 3 or 4) in 0..1 and (H, W), or None without a mask."""
-    from ..nova3d_core.errors import InputError
-    from .adapters import tensor_from_image, tensor_from_mask
-
-    images = tensor_from_image(image).clamp(0.0, 1.0)  # bicubic resizing overshoots slightly
-    if len(images) != 1:
-        raise InputError(
-            f"image is a batch of {len(images)} images, expected one.",
-            "Select one of them, for example with ImageFromBatch.",
-        )
-    masks = tensor_from_mask(mask, images)
-    if masks is not None and len(masks) != 1:
-        raise InputError(f"mask is a batch of {len(masks)} masks for one image.")
-    return images[0], None if masks is None else masks[0]
 
 
 def _sample_config(guidance: tuple[str, float, float], settings: dict[str, Any]) -> SampleConfig:

@@ -22,6 +22,7 @@ SEARCH_TERMS: dict[str, tuple[str, ...]] = {
     "NOVA3DLoadMesh": ("load 3d", "glb", "obj", "ply", "stl"),
     "BakeTexture": ("bake", "uv", "uv unwrap", "texture", "texture baking", "retexture"),
     "RefineTexture": ("texture", "retexture", "texture refinement", "lpips"),
+    "CompleteTexture": ("texture", "inpaint texture", "fill texture", "score distillation", "sds"),
     "ExportMesh": ("save 3d", "save mesh", "export glb", "texture", "stl", "obj"),
     "FitSplats": ("gaussian splatting", "3dgs", "splat", "nerf", "photogrammetry"),
     "RenderSplatViews": ("gaussian splatting", "3dgs", "splat", "render splats", "turntable"),

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..cameras.orbits import ORBIT_PRESETS
 from ..compute.host_memory import available_bytes, check_memory
 from ..diffusion.model import MultiviewModel, OneDevice, Placement
+from ..diffusion.network.feedback_unet import FeedbackUNet
 from ..diffusion.sampling.pipeline import check_size_px
 from ..diffusion.sampling.postprocess import upscale
 from ..diffusion.sampling.preprocess import preprocess_image
@@ -149,9 +151,10 @@ def _complete(
 ) -> CompletionResult:
     """`complete_texture` outside inference mode."""
     start, family = time.perf_counter(), model.family
+    _check_model(model, config)
     placement = placement or OneDevice(model, torch.device("cpu"))
     size_px = check_size_px(model, config.size_px or family.size_px)
-    _check_inputs(mesh, views, model, config, size_px)
+    _check_inputs(mesh, views, model, size_px)
     mesh, views = mesh.to("cpu").with_origin(views.cameras.origin), views.to("cpu")
     check_views_fit(mesh, views, progress)
     shaded = mesh.with_smooth_normals() if mesh.normals is None else mesh
@@ -194,10 +197,25 @@ def _complete(
     return CompletionResult(result, work.coverage(), work.preview(), report)
 
 
-def _check_inputs(
-    mesh: Mesh, views: Views, model: MultiviewModel, config: CompletionConfig, size_px: int
-) -> None:
-    """Raises InputError for input that cannot be completed."""
+def _check_model(model: MultiviewModel, config: CompletionConfig) -> None:
+    """Raises InputError for models that cannot complete a texture by the configured method."""
+    family = model.family
+    has_orbit = isinstance(model, MultiviewModel) and family.orbit in ORBIT_PRESETS
+    if not has_orbit or isinstance(model.unet, FeedbackUNet):
+        raise InputError(
+            f"{family.label} cannot complete textures.",
+            "Use NOVA3D, Wonder3D, V3D or SV3D; SV3D p also reaches surfaces that face up or down.",
+        )
+    if config.method != "resample" and not family.free_angles:
+        raise InputError(
+            f"the method {config.method} needs a model that takes the elevation of each camera, "
+            f"but {family.label} generates a single orbit.",
+            "Use the method resample, or SV3D p.",
+        )
+
+
+def _check_inputs(mesh: Mesh, views: Views, model: MultiviewModel, size_px: int) -> None:
+    """Raises InputError for a mesh or views that cannot be used, or too little memory."""
     family = model.family
     if mesh.uv is None:
         raise InputError("the mesh has no UV coordinates.", "Unwrap and bake it first.")
@@ -206,12 +224,6 @@ def _check_inputs(
     if float(views.colour.max()) < BLACK:
         raise InputError(
             "all views are black.", "Check the node or file that they come from: nothing is shown."
-        )
-    if config.method != "resample" and not family.free_angles:
-        raise InputError(
-            f"the method {config.method} needs a model that takes the elevation of each camera, "
-            f"but {family.label} generates a single orbit.",
-            "Use the method resample, or SV3D p.",
         )
     height, width = mesh.texture.shape[:2]
     pixels = family.views * size_px**2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.cameras import Cameras, cameras_at, cameras_from_orbit
-from ..cameras.orbits import ORBIT_PRESETS, preset_orbit
+from ..cameras.orbits import preset_orbit
 from ..cameras.rotations import axis_angle_to_matrix
 from ..conventions import encode_normals
 from ..diffusion.families import Family
@@ -117,14 +117,8 @@ def make_scene(
         unseen: (T,) M of the texels.
 
     Raises:
-        InputError: the family has no orbit around an object, or the first camera looks straight
-            down or up.
+        InputError: the first camera looks too steeply down or up for random orbits.
     """
-    if family.orbit not in ORBIT_PRESETS:
-        raise InputError(
-            f"{family.label} generates no orbit around an object.",
-            "Use SV3D p, or another model that Sample Orbit supports.",
-        )
     elevation_deg = float(cameras.elevation_deg[0])
     if family.free_angles and abs(elevation_deg) > MAX_ELEVATION_DEG:
         raise InputError(
