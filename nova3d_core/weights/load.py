@@ -218,7 +218,9 @@ def _check_has_unet(path: Path, identity: Identity, with_feedback: bool = False)
             f"{path} is {describe(identity)}, not Ouroboros3D's multi-view model."
             if with_feedback
             else f"{path} is Ouroboros3D, which is sampled together with its reconstruction model.",
-            by_interface("Use `generate` or `run`.", "Use Sample Recursive."),
+            "Use mv_model_unet.pth of huanngzh/Ouroboros3D-SVD-LGM (Hugging Face)."
+            if with_feedback
+            else by_interface("Use `generate`.", "Use Sample Recursive."),
         )
     if UNET not in identity.parts:
         raise InputError(

@@ -17,6 +17,7 @@ from nova3d_core.diffusion.codecs.vae_config import VaeConfig
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import MultiviewModel
 from nova3d_core.diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
+from nova3d_core.diffusion.network.feedback_unet import FeedbackUNet
 from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.diffusion.network.unet_2d import MultiviewUNet2D
 from nova3d_core.diffusion.network.unet_2d_config import UNet2DConfig
@@ -25,7 +26,7 @@ UNET = "model.diffusion_model."
 CLIP = "conditioner.embedders.0.open_clip.model.visual."
 VAE = VaeConfig(block_out_channels=(32, 32, 64, 64))
 CLIP_SHAPE = ClipConfig(160, 96, 2, 2, 48, 28, 14)
-ADDED = {"nova3d": 256, "sv3d_u": 256, "sv3d_p": 1280, "v3d": 768, "svd": 768}
+ADDED = {"nova3d": 256, "sv3d_u": 256, "sv3d_p": 1280, "v3d": 768, "svd": 768, "ouroboros3d": 768}
 
 
 def randomised(module: nn.Module, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -41,15 +42,19 @@ def randomised(module: nn.Module, seed: int, dtype: torch.dtype = torch.float32)
 
 def random_unet(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> VideoUNet:
     """A narrow UNet with 64 channels per head, as in files without metadata."""
-    own = {"domains": 2, "alignment": "gta", "camera_task_dim": CAMERA_TASK_DIM}
+    own = {
+        "nova3d": {"domains": 2, "alignment": "gta", "camera_task_dim": CAMERA_TASK_DIM},
+        "ouroboros3d": {"feedback_factor": 8},
+    }
+    unet_class = FeedbackUNet if family == "ouroboros3d" else VideoUNet
     config = UNetConfig(
         model_channels=64,
         channel_mult=(1, 1, 2, 2),
         context_dim=CLIP_SHAPE.projection_dim,
         add_embed_dim=ADDED[family],
-        **(own if family == "nova3d" else {}),
+        **own.get(family, {}),
     )
-    return randomised(VideoUNet(config, device="meta"), seed, dtype)
+    return randomised(unet_class(config, device="meta"), seed, dtype)
 
 
 def mini_model(

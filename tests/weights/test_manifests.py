@@ -70,7 +70,7 @@ OTHERS = {
     "svd_diffusers_image_encoder",
     "map_sgm_unet_to_diffusers_unet",  # not a checkpoint but a key map
 }
-_OUROBOROS = r"is Ouroboros3D, .* needs its reconstruction model"
+_OUROBOROS = r"is Ouroboros3D, which is sampled together with its reconstruction model"
 EXCEPTIONS = {
     "ouroboros3d_mv_model_unet": _OUROBOROS,  # SVD's UNet with adapters, uses the model below
     "ouroboros3d_recon_model": "reconstruction model, which generates no views",
@@ -129,6 +129,13 @@ def test_public_diffusers_unet_matches_exactly(opened, name, width):
     part = unet_component(file, identify(file.header), operations)
     assert part.module.config == UNetConfig(add_embed_dim=width)
     assert sources(part) == set(file)
+
+
+def test_ouroboros3d_unet_matches_exactly(opened):
+    file = opened("ouroboros3d_mv_model_unet")
+    part = unet_component(file, identify(file.header), operations)
+    assert part.module.config == UNetConfig(feedback_factor=8)
+    assert sources(part) == set(file) and len(file) == 1572
 
 
 @pytest.mark.parametrize(("name", "expected"), sorted(WONDER3D_UNETS.items()))
