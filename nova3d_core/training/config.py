@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from ..checks import check_bounds, check_choice
-from ..diffusion.families import FAMILIES
+from ..diffusion.families import FAMILIES, SCENE_FAMILY
 from ..diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
 from ..errors import InputError
 from .data.config import AugmentationConfig
 from .data.orbits import TRAINING_ORBITS
+from .joint.config import JointConfig
+from .scenes.config import SceneConfig
 
 DataSource = Literal["shards", "procedural"]
 DATA_SOURCES: tuple[str, ...] = get_args(DataSource)
@@ -223,7 +225,7 @@ class TrainConfig:
     """A training run."""
 
     family: str = "nova3d"
-    """Model family to train: a key of `FAMILIES`."""
+    """Model family to train: a key of `FAMILIES`, or v3d_scenes."""
     start: str = ""
     """Checkpoint to start from: SVD, or a model of the family. Empty: random weights."""
     seed: int = 0
@@ -243,13 +245,17 @@ class TrainConfig:
     """Distributions of the noise level, in order of their start."""
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
     """Dropout and augmentation of the conditioning."""
+    scene: SceneConfig = field(default_factory=SceneConfig)
+    """Conditioner, clips and loss, for v3d_scenes only."""
+    joint: JointConfig = field(default_factory=JointConfig)
+    """Reconstruction model and feedback, for ouroboros3d only."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """Optimiser and learning rate."""
     run: RunConfig = field(default_factory=RunConfig)
     """Logging, checkpoints and validation."""
 
     def __post_init__(self):
-        check_choice("training family", self.family, tuple(FAMILIES))
+        check_choice("training family", self.family, (*FAMILIES, SCENE_FAMILY.name))
         check_choice("training precision", self.precision, PRECISIONS)
         check_bounds(
             self,
@@ -257,7 +263,7 @@ class TrainConfig:
             seed=(0, 2**31 - 1),
             input_view_weight=(0.0, 100.0),
         )
-        if self.family not in TRAINING_ORBITS:
+        if self.family not in (*TRAINING_ORBITS, SCENE_FAMILY.name):
             raise InputError(
                 f"family {self.family} cannot be trained here: its network is not a video UNet "
                 "that predicts v.",

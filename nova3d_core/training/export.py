@@ -31,8 +31,9 @@ from .checkpoint import (
     read_state,
 )
 from .config import TrainConfig
+from .dispatch import build_module
 from .tensor_files import read_tensors
-from .train_module import TrainModule, build_train_module
+from .train_module import TrainModule
 
 EXPORT_DTYPES = ("float16", "bfloat16", "float32")
 
@@ -77,7 +78,7 @@ def load_trained(
         raise InputError(f"{output} contains no checkpoint.", "Train there first.")
     state = read_state(found[-1])
     config = config_from_dict(state.config, TrainConfig, f"the settings of {found[-1]}")
-    module = build_train_module(config, progress)
+    module = build_module(config, progress)
     weights = read_tensors(found[-1] / WEIGHTS)
     check_tensors_match(found[-1] / WEIGHTS, weights, module.state_dict())
     if average:

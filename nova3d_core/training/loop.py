@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..diffusion.families import SCENE_FAMILY
 from ..diffusion.model import OneDevice
 from ..errors import Cancelled, InputError, StageError
 from ..io.images.images import write_image
@@ -28,12 +29,15 @@ from .data.batches import (
 )
 from .data.prefetch import BatchPrefetcher
 from .data.stream import ObjectStream
+from .dispatch import make_objective
 from .dtensor import full_tensor, has_sharded_weights
 from .ema import Ema
 from .launch import accumulate, all_processes, any_process
-from .objective import COMPUTE_DTYPE, Objective
+from .objective import COMPUTE_DTYPE
 from .optimiser import scheduled_lr, set_learning_rate
 from .run_logger import RunLogger, peak_memory_gib
+from .scenes.data import SceneBatch, collate_scenes
+from .scenes.validation import validate_scenes
 from .step_rng import StepRandomness, draw_step_randomness
 from .stopping import StopHandler, StopReason
 from .train_module import TrainModule
@@ -82,7 +86,7 @@ class TrainLoop:
         """
         config, steps = self.config, self.config.optimiser.steps
         count = config.optimiser.batch_size // self.accelerator.num_processes
-        self._objective = Objective(config, self.module, self.network, self.accelerator.device)
+        self._objective = make_objective(config, self.module, self.network, self.accelerator.device)
         self._window, self._saved_at = _LogWindow(), time.monotonic()
         self._saved_step = self.counters.step
         self._sharded = has_sharded_weights(self.module)
@@ -113,21 +117,30 @@ class TrainLoop:
 
     def _collate(
         self, objects: list[dict[str, Any]], step: int
-    ) -> tuple[ImageBatch | LatentBatch, StepRandomness]:
+    ) -> tuple[ImageBatch | LatentBatch | SceneBatch, StepRandomness]:
         """The batch of a step and all its random numbers."""
         family, config, codec = self.module.family, self.config, self.module.codec
         start = self.accelerator.process_index * len(objects)
         side = config.data.size_px // codec.factor
         shape = (len(family.domains), family.views, codec.latent_channels, side, side)
         indices = range(start, start + len(objects))
+        if config.family == SCENE_FAMILY.name:
+            most = config.scene.max_sources
+            clips = collate_scenes(objects, indices, config.seed, step, most)
+            return clips, self._randomness(step, indices, shape)
         if has_latents(objects):
             batch: ImageBatch | LatentBatch = collate_latents(objects, shape)
         else:
             batch = collate_images(objects, family.views, config.data.size_px)
         check_orbits(objects, family)
-        size_px, target = config.data.size_px, family.noise_aug_target
-        randomness = draw_step_randomness(config.seed, step, indices, shape, size_px, target)
-        return batch, randomness
+        return batch, self._randomness(step, indices, shape)
+
+    def _randomness(
+        self, step: int, indices: range, shape: tuple[int, int, int, int, int]
+    ) -> StepRandomness:
+        """The random numbers of a step, for latents (D, V, C, h, w) of an object."""
+        config, target = self.config, self.module.family.noise_aug_target
+        return draw_step_randomness(config.seed, step, indices, shape, config.data.size_px, target)
 
     def step(self) -> None:
         """One optimiser step, skipped if loss or gradient is not finite."""
@@ -162,7 +175,7 @@ class TrainLoop:
             with accumulate(self.accelerator, self.network, end == count):
                 part = batch.slice(start, end), randomness.slice(start, end)
                 losses, _ = self._objective.losses(*part, self.counters.step)  # (D, b)
-                loss = losses.mean(dim=0).sum() / count
+                loss = self._objective.total(losses).sum() / count
                 if not all_processes(self.accelerator, bool(torch.isfinite(loss))):
                     return losses.detach().mean(dim=1), None
                 self.accelerator.backward(loss)
@@ -217,13 +230,14 @@ class TrainLoop:
         window, config = self._window, self.config.optimiser
         if window.steps:
             elapsed = time.monotonic() - window.started
-            losses = self.accelerator.reduce(window.loss / window.steps, "mean").tolist()
-            names = self.module.family.domains
+            losses = self.accelerator.reduce(window.loss / window.steps, "mean")  # (D,)
+            total = float(self._objective.total(losses[:, None]))
+            named = zip(self._objective.loss_names, losses.tolist(), strict=True)
             self.log.event(
                 "train",
                 self.counters.step,
-                loss=sum(losses) / len(losses),
-                **{f"loss_{name}": loss for name, loss in zip(names, losses, strict=True)},
+                loss=total,
+                **{f"loss_{name}": loss for name, loss in named},
                 grad_norm=window.grad_norm / window.steps,
                 learning_rate=scheduled_lr(config, self.counters.step - 1),
                 objects_per_s=round(window.steps * config.batch_size / elapsed, 3),
@@ -271,6 +285,7 @@ class TrainLoop:
         Abandoned without result if the run should stop meanwhile.
         """
         started, device = time.monotonic(), self.accelerator.device
+        config = self.config
         model = self.module.model()
         placement = OneDevice(model, device, COMPUTE_DTYPE[self.config.precision], keep=True)
         samples, steps = self.samples[:count], self.config.run.sampling_steps or None
@@ -278,7 +293,8 @@ class TrainLoop:
         quiet = Progress(None, lambda: single and stopping.reason not in (None, "time"))
         with self.ema.average_parameters(), suppress(Cancelled):
             if self.accelerator.is_main_process or self._sharded:  # shards need all processes
-                result = validate(model, samples, placement, steps, quiet)
+                run = validate_scenes if config.family == SCENE_FAMILY.name else validate
+                result = run(model, samples, placement, steps, quiet)
                 self._write_validation(result, samples, time.monotonic() - started)
         self.accelerator.wait_for_everyone()
         self._window.started += time.monotonic() - started

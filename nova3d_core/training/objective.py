@@ -99,19 +99,36 @@ class Objective:
         latent = latent[None, :, None].expand(domains, -1, views, -1, -1, -1)
         return torch.cat([scaled, latent], dim=3).to(COMPUTE_DTYPE[self.config.precision])
 
-    def predict(self, x: Tensor, sigmas: Tensor, conditioning: TrainConditioning) -> Tensor:
-        """(D, B, V, C, h, w) output of the network F."""
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the losses that `losses` returns."""
+        return self.module.family.domains
+
+    def total(self, losses: Tensor) -> Tensor:
+        """(B,) loss of each object: the mean of losses (D, B) over domains."""
+        return losses.mean(dim=0)
+
+    def autocast(self) -> torch.autocast:
+        """Context of the network's pass."""
+        enabled = self.config.precision == "autocast"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def embedding(self, conditioning: TrainConditioning) -> Tensor:
+        """The input images (B, 3, H, W) if the encoder is trained, else embeddings (B, 1, Cc)."""
         image, embedding = conditioning.image, conditioning.embedding
         if embedding is None and self.module.encoder is None:
             with torch.no_grad():
                 embedding = self.module.image_encoder.embed(image).float()
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision == "autocast"
-        ):
+        return image if embedding is None else embedding
+
+    def predict(self, x: Tensor, sigmas: Tensor, conditioning: TrainConditioning) -> Tensor:
+        """(D, B, V, C, h, w) output of the network F."""
+        embedding = self.embedding(conditioning)
+        with self.autocast():
             return self.network(
                 x,
                 0.25 * sigmas.log(),
-                image if embedding is None else embedding,
+                embedding,
                 conditioning.keep_embedding,
                 conditioning.added_embeds,
                 conditioning.camera_task if self.module.unet.config.camera_task_dim else None,

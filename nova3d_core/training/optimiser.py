@@ -48,8 +48,15 @@ def make_optimiser(module: nn.Module, config: OptimiserConfig) -> torch.optim.Ad
 
 
 def _is_hidden(name: str, weight: nn.Parameter) -> bool:
-    """Whether a weight is a hidden matrix: not the UNet's first or last layer, nor the encoder."""
-    excluded = ("unet.input_blocks.0.", "unet.out.", "encoder.")
+    """Whether a weight is a hidden matrix: not a network's first or last layer, nor the encoder."""
+    excluded = (
+        "unet.input_blocks.0.",
+        "unet.out.",
+        "encoder.",
+        "reconstruction.conv.",
+        "reconstruction.unet.conv_in.",
+        "reconstruction.unet.conv_out.",
+    )
     return weight.dim() > 1 and not name.startswith(excluded)
 
 

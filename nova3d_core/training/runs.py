@@ -24,6 +24,7 @@ from .checkpoint import (
 from .config import TrainConfig, changed_settings
 from .data.object_sources import batch_size_per_process, held_out_objects, make_object_stream
 from .data.stream import ObjectStream
+from .dispatch import build_module
 from .dtensor import has_sharded_weights
 from .ema import Ema
 from .launch import make_accelerator
@@ -31,7 +32,7 @@ from .loop import TrainLoop
 from .optimiser import make_optimiser
 from .run_logger import RunLogger
 from .stopping import StopHandler, StopReason
-from .train_module import TrainModule, build_train_module, check_image_size
+from .train_module import TrainModule, check_image_size
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def _make_loop(
     notes = []
     if state is not None:
         notes = resume_notes(output, state, config, world_size, accept_changes)
-    module = build_train_module(config, progress)
+    module = build_module(config, progress)
     check_image_size(module, config.data.size_px)
     network, optimiser = prepare(module, config, accelerator)
     _check_muon_unsharded(module, config)
@@ -166,8 +167,8 @@ def _count_unreadable(source: ObjectStream) -> int:
 def prepare(module: TrainModule, config: TrainConfig, accelerator: Any) -> tuple[Any, Any]:
     """Network and optimiser on their device, wrapped by the launcher for several processes."""
     module.unet.gradient_checkpointing = config.gradient_checkpointing
-    choose_attention(module.unet, accelerator.device, config.precision)
-    for part in (module.codec, module.image_encoder):
+    choose_attention(module, accelerator.device, config.precision)
+    for part in module.frozen:
         part.to(accelerator.device)
     module.to(accelerator.device)
     return accelerator.prepare(module, make_optimiser(module, config.optimiser))

@@ -37,6 +37,8 @@ class StepRandomness:
     is used."""
     image_noise: Tensor
     """(B, 3, S, S) standard normal noise of the input image, or (B, C, h, w) of its latent."""
+    feedback: Tensor
+    """(B,) uniform in 0..1, decides whether an object has a second pass with feedback."""
     noise: Tensor
     """(D, B, V, C, h, w) standard normal noise of the latents."""
 
@@ -81,12 +83,14 @@ def draw_step_randomness(
     strength = torch.zeros(count)
     image_noise = torch.zeros(count, *target)
     noise = torch.zeros(count, *latents)
+    feedback = torch.zeros(count)
     for row, index in enumerate(indices):
         generator = keyed_generator(seed, step, index)
         uniforms[row] = torch.rand(7, generator=generator)
         strength[row].normal_(generator=generator)
         image_noise[row].normal_(generator=generator)
         noise[row].normal_(generator=generator)
+        feedback[row] = torch.rand((), generator=generator)
     grey = uniforms[:, 3:4] < GREY_BACKGROUND_FRACTION
     colours = torch.where(grey, uniforms[:, 4:5].expand(-1, 3), uniforms[:, 4:7])
     return StepRandomness(
@@ -97,5 +101,6 @@ def draw_step_randomness(
         background=colours,
         variant=uniforms[:, 2],
         image_noise=image_noise,
+        feedback=feedback,
         noise=noise.transpose(0, 1),
     )

@@ -61,6 +61,11 @@ class TrainModule(nn.Module):
         """Encodes images into the context token."""
         return self._unregistered[1]
 
+    @property
+    def frozen(self) -> tuple[nn.Module, ...]:
+        """Frozen modules, which have to be moved to the device."""
+        return self.codec, self.image_encoder
+
     def forward(
         self,
         x: Tensor,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...diffusion.families import Family
 from ...errors import InputError
+from .orbits import TRAINING_ORBITS
 
 ANGLE_TOLERANCE_DEG = 0.5
 """Angles that differ by less are considered equal."""
@@ -18,16 +19,19 @@ B = TypeVar("B", bound="TensorBatch")
 
 
 class TensorBatch:
-    """Base of dataclasses whose fields are tensors (B, ...)."""
+    """Base of dataclasses whose fields are tensors (B, ...), or None."""
 
     def to(self: B, device: torch.device) -> B:
         """A copy on a device."""
-        values = (getattr(self, each.name) for each in fields(self))
-        return type(self)(*(value.to(device, non_blocking=True) for value in values))
+        return self._map(lambda value: value.to(device, non_blocking=True))
 
     def slice(self: B, start: int, end: int) -> B:
         """Objects start to end - 1."""
-        return type(self)(*(getattr(self, each.name)[start:end] for each in fields(self)))
+        return self._map(lambda value: value[start:end])
+
+    def _map(self: B, function: Callable[[Tensor], Tensor]) -> B:
+        values = (getattr(self, each.name) for each in fields(self))
+        return type(self)(*(None if value is None else function(value) for value in values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,8 @@ class LatentBatch(TensorBatch):
     """(B, V) of the cameras."""
     azimuth_deg: Tensor
     """(B, V) of the cameras."""
+    colour: Tensor | None = None
+    """(B, V, H, W, 3) uint8 images on white, where they were kept."""
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -141,6 +147,7 @@ def collate_latents(
         _stack(objects, "strength").float(),
         _stack(objects, "elevation_deg").float(),
         _stack(objects, "azimuth_deg").float(),
+        _stack(objects, "colour") if "colour" in objects[0] else None,
     )
 
 
@@ -155,7 +162,8 @@ def check_orbits(objects: Sequence[Mapping[str, Any]], family: Family) -> None:
         return
     for each in objects:
         azimuths, elevations = each["azimuth_deg"], each["elevation_deg"]
-        steps = azimuths.diff() % 360.0 - 360.0 / len(azimuths)
+        expected = torch.from_numpy(TRAINING_ORBITS[family.name].base_azimuths(len(azimuths)))
+        steps = azimuths.diff() % 360.0 - expected.diff()
         uneven = float(steps.abs().max()) > ANGLE_TOLERANCE_DEG
         if uneven or float(elevations.max() - elevations.min()) > ANGLE_TOLERANCE_DEG:
             raise InputError(

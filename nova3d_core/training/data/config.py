@@ -142,6 +142,8 @@ class PrecomputeConfig:
     """Augmented variants of each object's input image; each training step uses a random one."""
     noise_target: NoiseTarget = "image"
     """Where the noise is added: to the image, or to its latent, as V3D needs it."""
+    keep_images: bool = False
+    """Also store the colour images, which ouroboros3d needs."""
     seed: int = 0
     """Seed of the augmentation."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from ...diffusion.families import FAMILIES, Family
+from ...diffusion.families import FAMILIES, SCENE_FAMILY, Family
 from ...errors import InputError
 from ..config import TrainConfig
+from ..scenes.data import make_clip_stream
+from ..scenes.validation import held_out_clips
 from ..validation import ValidationSample, validation_sample
 from .shards import ShardDataset
 from .stream import ObjectStream, ProceduralDataset
@@ -25,13 +27,15 @@ def make_object_stream(config: TrainConfig, rank: int, world_size: int) -> Objec
     data = config.data
     batch_size = batch_size_per_process(config, world_size)
     distributed = {"rank": rank, "world_size": world_size, "batch_size": batch_size}
-    if data.source == "procedural":
-        return ProceduralDataset(config.seed, data.size_px, family=config.family, **distributed)
-    if not data.shards:
+    if data.source != "procedural" and not data.shards:
         raise InputError(
             "the training settings specify no shards.",
             "Pass --data, or set data.shards; `render-dataset` creates shards.",
         )
+    if config.family == SCENE_FAMILY.name:
+        return make_clip_stream(config, **distributed)
+    if data.source == "procedural":
+        return ProceduralDataset(config.seed, data.size_px, family=config.family, **distributed)
     dataset = ShardDataset(data.shards, config.seed, **distributed)
     _check_noise_target(dataset, FAMILIES[config.family])
     return dataset
@@ -77,6 +81,8 @@ def held_out_objects(config: TrainConfig, family: Family, count: int) -> Sequenc
     """
     if count == 0:
         return []
+    if config.family == SCENE_FAMILY.name:
+        return held_out_clips(config, count)
     if config.data.held_out:
         items = ShardDataset(config.data.held_out, epochs=1, shuffle=False).readable_objects()
     else:

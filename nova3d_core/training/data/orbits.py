@@ -29,6 +29,16 @@ class TrainingOrbit:
     may be the input. Listed meshes always are."""
     fit_distance: bool = False
     """Whether the distance is chosen per object, so that the object fills the images (SV3D)."""
+    max_radius: float | None = None
+    """Objects whose bounding sphere is larger are scaled down, so that no view cuts them off."""
+    azimuths_deg: tuple[float, ...] = ()
+    """Azimuths of the views, the first 0; even if empty."""
+
+    def base_azimuths(self, views: int) -> ndarray:
+        """(V,) azimuths without random deviations."""
+        if len(self.azimuths_deg) == views:
+            return np.array(self.azimuths_deg)
+        return np.arange(views) * (360.0 / views)
 
 
 TRAINING_ORBITS: dict[str, TrainingOrbit] = {
@@ -37,6 +47,15 @@ TRAINING_ORBITS: dict[str, TrainingOrbit] = {
     "sv3d_u": TrainingOrbit(21, "sv3d", "static", random_yaw=True, fit_distance=True),
     "sv3d_p": TrainingOrbit(21, "sv3d", "dynamic", random_yaw=True, fit_distance=True),
     "v3d": TrainingOrbit(18, "v3d", "tilted"),
+    # the last view is at 337.5: the authors took 8 of 16 views with a truncating linspace
+    "ouroboros3d": TrainingOrbit(
+        8,
+        "ouroboros3d",
+        "static",
+        random_yaw=True,
+        max_radius=0.57,
+        azimuths_deg=(0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 337.5),
+    ),
 }
 """By family."""
 
@@ -94,7 +113,7 @@ def sample_orbit(orbit: TrainingOrbit, views: int, *key: int) -> SampledOrbit:
     """
     rng = np.random.default_rng(key)
     yaw_deg = float(rng.uniform(0.0, 360.0)) if orbit.random_yaw else 0.0
-    even = np.arange(views) * (360.0 / views)
+    even = orbit.base_azimuths(views)
     level = np.zeros(views)
     if orbit.motion == "level":
         return SampledOrbit(even, level, yaw_deg, 0.0)

@@ -23,7 +23,7 @@ from .conditioning import noise_strength, sample_conditioning
 from .config import PrecomputeConfig
 from .dataset_lock import open_dataset_dir, read_settings
 from .shard_members import DamagedObjectError
-from .shard_writer import SHARD_FORMAT, Members, encode_npy, write_shard
+from .shard_writer import SHARD_FORMAT, Members, encode_npy, encode_png_strip, write_shard
 from .shards import Shard, ShardDataset, read_shard, shard_paths
 
 logger = logging.getLogger(__name__)
@@ -177,6 +177,8 @@ def _encode_shard(
         members = {
             f"{name}.npy": encode_npy(value.cpu().numpy()) for name, value in tensors.items()
         }
+        if config.keep_images:
+            members["colour.png"] = encode_png_strip(item["colour"].numpy())
         yield item["key"], {"json": json.dumps(angles).encode(), **members}
 
 

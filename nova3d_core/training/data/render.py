@@ -59,6 +59,7 @@ def render_object(
         angles = {"elevation_deg": cameras.elevation_deg, "azimuth_deg": cameras.azimuth_deg}
     else:
         mesh = rotated(mesh, orbit.yaw_deg, orbit.pitch_deg)
+        mesh = within_radius(mesh, config.orbit.max_radius)
         cameras = orbit_cameras_of(mesh, orbit, config)
         angles = {
             "elevation_deg": torch.from_numpy(orbit.elevations_deg).float(),
@@ -79,6 +80,16 @@ def rotated(mesh: Mesh, yaw_deg: float, pitch_deg: float) -> Mesh:
     rotation = euler_rotation(x_deg=pitch_deg) @ euler_rotation(y_deg=yaw_deg)
     matrix[:3, :3] = torch.from_numpy(rotation).float()
     return mesh.transformed(matrix).normalised()
+
+
+def within_radius(mesh: Mesh, radius: float | None) -> Mesh:
+    """The mesh scaled down about the origin until its vertices are within a radius."""
+    largest = float(mesh.vertices.norm(dim=1).max())
+    if radius is None or largest <= radius:
+        return mesh
+    matrix = torch.eye(4)
+    matrix[:3, :3] *= radius / largest
+    return mesh.transformed(matrix)
 
 
 def orbit_cameras_of(mesh: Mesh, orbit: SampledOrbit, config: ImageConfig) -> Cameras:

@@ -16,6 +16,8 @@ class SceneConfig:
     """The PixelNeRF conditioner, if `start` has none."""
     views: int = 24
     """Views of a clip, generated together; the first is also the first source."""
+    rooms: int = 0
+    """Distinct procedural rooms, which are kept in memory and repeated; 0 for new ones always."""
     max_sources: int = 4
     """1 to this many views of a clip are sources, the same number in a step."""
     dropout: float = 0.2
@@ -28,6 +30,7 @@ class SceneConfig:
             self,
             "training scene",
             views=(2, 1024),
+            rooms=(0, 10**6),
             max_sources=(1, 64),
             dropout=(0.0, 1.0),
             colour_weight=(0.0, 1e6),

@@ -17,6 +17,7 @@ from ...errors import InputError
 from ...io.views.layouts import TRANSFORMS
 from ...io.views.transforms_json import read_views
 from ...views import Views
+from ..config import TrainConfig
 from ..data.batches import TensorBatch
 from ..data.stream import ObjectStream, object_seed
 from ..procedural.rooms import random_room, render_room, room_cameras
@@ -102,6 +103,15 @@ def collate_scenes(
     )
 
 
+def make_clip_stream(config: TrainConfig, **distributed: int) -> ProceduralScenes | SceneFolders:
+    """The training clips of one process: procedural rooms, or the folders in `data.shards`."""
+    size_px, views = config.data.size_px, config.scene.views
+    if config.data.source == "procedural":
+        rooms = config.scene.rooms or None
+        return ProceduralScenes(config.seed, size_px, views, rooms, **distributed)
+    return SceneFolders(config.data.shards, config.seed, size_px, views, **distributed)
+
+
 def room_views(seed: int, views: int, size_px: int) -> Views:
     """Views of a procedural room along a path."""
     cameras = room_cameras(seed, views, size_px)
@@ -184,6 +194,10 @@ class SceneFolders(ObjectStream):
         Raises:
             InputError: no folder can be read.
         """
+        return clip_item(*self.clip_views(number))
+
+    def clip_views(self, number: int) -> tuple[Views, str]:
+        """The views of a clip, and its folder; errors as in `fetch`."""
         epoch, place = divmod(number, len(self.folders))
         order = torch.randperm(
             len(self.folders), generator=keyed_generator(self.seed, _ORDER_KEY, epoch)
@@ -199,7 +213,7 @@ class SceneFolders(ObjectStream):
         folder, reason = next(iter(self.unreadable.items()))
         raise InputError(f"no folder of the training data can be read, for example: {reason}")
 
-    def _clip(self, folder: Path, number: int) -> dict[str, Any]:
+    def _clip(self, folder: Path, number: int) -> tuple[Views, str]:
         views = self._kept.get(folder)
         if views is None:
             loaded = read_views(folder)
@@ -214,7 +228,7 @@ class SceneFolders(ObjectStream):
         latest = max(len(views) - self.views, 0)
         start = int(torch.randint(latest + 1, (), generator=generator))
         chosen = [start + _back_and_forth(i, len(views) - start) for i in range(self.views)]
-        return clip_item(views[chosen], str(folder))
+        return views[chosen], str(folder)
 
     def identity(self) -> dict[str, Any]:
         return {"source": "scene folders", "seed": self.seed, "folders": len(self.folders)}

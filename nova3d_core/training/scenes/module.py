@@ -74,6 +74,11 @@ class SceneTrainModule(nn.Module):
         """Encodes a source into its context token."""
         return self._unregistered[1]
 
+    @property
+    def frozen(self) -> tuple[nn.Module, ...]:
+        """Frozen modules, which have to be moved to the device."""
+        return self.codec, self.image_encoder
+
     def forward(
         self,
         x: Tensor,
@@ -125,10 +130,10 @@ class SceneTrainModule(nn.Module):
         with torch.no_grad():
             return self.image_encoder.embed(images)[:, 0].float().unflatten(0, sources.shape[:2])
 
-    def model(self, source: str = "") -> SceneModel:
-        """The parts as a model that can be sampled, not copied."""
+    def model(self, source: str = "", size_px: int | None = None) -> SceneModel:
+        """The parts as a model that can be sampled, not copied; see `TrainModule.model`."""
         return SceneModel(
-            self.family,
+            self.family if size_px is None else replace(self.family, size_px=size_px),
             self.unet,
             self.codec,
             self.image_encoder,

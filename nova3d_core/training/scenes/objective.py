@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from ..data.conditioning import noise_strength
 from ..losses import edm_loss, network_input
 from ..noise import log_normal_sigmas, stage_at, stratified_normals
 from ..step_rng import StepRandomness
-from .config import SceneConfig
 from .data import SceneBatch
 from .module import SceneTrainModule
 
@@ -26,10 +25,11 @@ from .module import SceneTrainModule
 class SceneObjective:
     """EDM's loss and the conditioner's colour loss, on the device of the network."""
 
+    loss_names: ClassVar[tuple[str, ...]] = ("diffusion", "colour")
+    """Names of the losses that `losses` returns."""
+
     config: TrainConfig
     """Settings of the run."""
-    scene: SceneConfig
-    """Settings of scenes."""
     module: SceneTrainModule
     """The module to train."""
     network: Any
@@ -40,14 +40,7 @@ class SceneObjective:
     def losses(
         self, batch: SceneBatch, randomness: StepRandomness, step: int
     ) -> tuple[Tensor, Tensor]:
-        """The loss per clip, (1, B) float32, and the noise levels (B,)."""
-        diffusion, colour, sigmas = self.terms(batch, randomness, step)
-        return (diffusion + self.scene.colour_weight * colour)[None], sigmas
-
-    def terms(
-        self, batch: SceneBatch, randomness: StepRandomness, step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Diffusion loss and colour loss per clip, and the noise levels: (B,) each."""
+        """Both losses per clip, (2, B) float32, and the noise levels (B,)."""
         sigmas = self.sigmas(randomness, step).to(self.device)
         jitter = [torch.Generator().manual_seed(int(seed)) for seed in batch.jitter_seed]
         batch, randomness = batch.to(self.device), randomness.to(self.device)
@@ -68,7 +61,12 @@ class SceneObjective:
             (signed * 0.5 + 0.5).flatten(0, 1), size=rgb.shape[-2:], mode="area"
         )
         colour = (rgb - target.unflatten(0, signed.shape[:2])).square().mean(dim=(1, 2, 3, 4))
-        return edm_loss(prediction, clean, randomness.noise, sigmas)[0], colour, sigmas
+        diffusion = edm_loss(prediction, clean, randomness.noise, sigmas)[0]
+        return torch.stack([diffusion, colour]), sigmas
+
+    def total(self, losses: Tensor) -> Tensor:
+        """(B,) weighted sum of losses (2, B)."""
+        return losses[0] + self.config.scene.colour_weight * losses[1]
 
     def sigmas(self, randomness: StepRandomness, step: int) -> Tensor:
         """(B,) noise levels, one for all views of a clip; takes tensors on the CPU."""
@@ -102,7 +100,7 @@ class SceneObjective:
                 sources,
                 batch.poses[row, batch.source_index],
                 batch.poses,
-                (batch.dropout >= self.scene.dropout).float(),
+                (batch.dropout >= self.config.scene.dropout).float(),
                 self._added_embeds(strength, x.shape[2]),
                 jitter,
             )

@@ -1,0 +1,131 @@
+"""Builds the pair of networks of joint training, from files or with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ...compute.devices import seeded
+from ...diffusion.codecs.pixels import PixelCodec
+from ...diffusion.codecs.small_encoder import SmallEncoder
+from ...diffusion.families import FAMILIES
+from ...diffusion.network.feedback_unet import FeedbackUNet
+from ...diffusion.network.unet import VideoUNet
+from ...errors import InputError
+from ...perceptual.lpips import Lpips, load_lpips
+from ...progress import SILENT, Progress
+from ...reconstruction.load import load_reconstruction
+from ...reconstruction.network import Lgm
+from ...weights.discovery.built_in import resolve_model_file
+from ...weights.discovery.companions import resolve_unet_file
+from ...weights.load import load_svd
+from ..config import TrainConfig
+from ..train_module import copy_weights, init_as_identity
+from .config import FAMILY, JointConfig
+from .module import JointModule
+
+TIME_CHANNELS = 128
+"""Length of the sinusoidal embedding that is added to LGM."""
+
+
+def build_joint_module(config: TrainConfig, progress: Progress = SILENT) -> JointModule:
+    """The pair that a run trains: from SVD and LGM, or with random weights.
+
+    Raises:
+        InputError: a file is another model; a network has no time embedding; LPIPS is missing.
+    """
+    lpips = _lpips(config.joint)
+    reconstruction = build_reconstruction(config.joint, config.seed, progress)
+    if config.start:
+        path = resolve_unet_file(resolve_model_file(config.start))
+        svd, codec, encoder = load_svd(path, dtype=torch.float32, progress=progress)
+        unet = feedback_unet_from_svd(svd, codec.factor, config.seed)
+    else:
+        network = config.network
+        codec = PixelCodec(
+            network.codec_factor,
+            std=network.codec_std,
+            cosines=network.codec_dct_weights or None,
+        )
+        with seeded(config.seed):
+            unet = FeedbackUNet(replace(network.unet, feedback_factor=codec.factor))
+            encoder = SmallEncoder(network.encoder_channels, network.unet.context_dim)
+        init_as_identity(unet, network.residual_init_scale)
+    silence_feedback(unet)
+    return JointModule(unet, encoder, codec, FAMILIES[FAMILY], reconstruction, config.joint, lpips)
+
+
+def feedback_unet_from_svd(svd: VideoUNet, factor: int, seed: int = 0) -> FeedbackUNet:
+    """A UNet with feedback whose other weights are SVD's, copied.
+
+    Args:
+        svd: an SVD UNet.
+        factor: pixels per latent along a side.
+        seed: of the new weights.
+    """
+    config = replace(svd.config, feedback_factor=factor)
+    with seeded(seed):
+        unet = FeedbackUNet(config)
+    unet.load_state_dict({**unet.state_dict(), **svd.state_dict()})
+    return unet
+
+
+@torch.no_grad()
+def silence_feedback(unet: FeedbackUNet) -> None:
+    """Makes rays, and feedback of zeros, have no effect at first: the network equals its start."""
+    for name, weight in unet.named_parameters():
+        is_last_of_rays = "_plucker." in name and ".embed.2." in name
+        if is_last_of_rays or (name.startswith("cond_encoder.") and name.endswith("bias")):
+            weight.zero_()
+
+
+def build_reconstruction(config: JointConfig, seed: int, progress: Progress = SILENT) -> Lgm:
+    """The reconstruction network, with time embedding.
+
+    Raises:
+        InputError: the file is another model, or the settings have no time embedding.
+    """
+    if not config.reconstruction_start:
+        if not config.reconstruction.time_channels:
+            raise InputError(
+                "joint.reconstruction has no time embedding, but sees images of all noise levels.",
+                "Set joint.reconstruction.time_channels, for example to 128.",
+            )
+        with seeded(seed + 1):
+            network = Lgm(config.reconstruction)
+        init_splats(network)
+        _zero_time_layers(network)
+        return network
+    path = resolve_model_file(config.reconstruction_start)
+    model = load_reconstruction(path, dtype=torch.float32, progress=progress)
+    own = copy_weights(model.network)
+    if own.config.time_channels:
+        return own
+    with seeded(seed + 1):
+        network = Lgm(replace(own.config, time_channels=TIME_CHANNELS))
+    network.load_state_dict({**network.state_dict(), **own.state_dict()})
+    _zero_time_layers(network)
+    return network
+
+
+@torch.no_grad()
+def _zero_time_layers(network: Lgm) -> None:
+    """The time embedding has no effect at first."""
+    for name, weight in network.named_parameters():
+        if ".emb_layers." in name:
+            weight.zero_()
+
+
+@torch.no_grad()
+def init_splats(network: Lgm) -> None:
+    """Random splats of a new network: half transparent, of about a pixel, near the origin."""
+    weight, bias = network.conv.weight, network.conv.bias  # (14, 14, 1, 1), (14,)
+    nn.init.eye_(weight[..., 0, 0])
+    bias.zero_()
+    bias[4:7] = -1.0  # scale 0.03
+
+
+def _lpips(config: JointConfig) -> Lpips | None:
+    return load_lpips("alex") if config.lpips_weight else None
