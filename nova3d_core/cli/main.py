@@ -67,6 +67,7 @@ def _parse(arguments: list[str]):
         raise MissingDependencyError("tyro", "the command line") from error
     from .ablate import Ablate
     from .bake import Bake
+    from .complete import Complete
     from .demo import Demo
     from .evaluate import Evaluate
     from .export import Export
@@ -89,6 +90,7 @@ def _parse(arguments: list[str]):
         "fuse": Fuse,
         "bake": Bake,
         "refine": Refine,
+        "complete": Complete,
         "splats": MakeSplats,
         "evaluate": Evaluate,
         "ablate": Ablate,
