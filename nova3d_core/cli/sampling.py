@@ -17,6 +17,7 @@ from ..diffusion.sampling.config import Framing, SampleConfig, SamplerName
 from ..errors import InputError
 from ..normals.config import EstimatorName
 from ..progress import Progress
+from ..recursion.config import FeedbackSource, RecursionConfig
 from ..weights.discovery.built_in import BUILT_IN_NAME, resolve_model_file
 from .failures import memory_errors
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..cameras.cameras import Cameras
     from ..diffusion.families import Family
+    from ..diffusion.model import MultiviewModel
     from ..diffusion.sampling.pipeline import Sample
     from ..views import Views
 
@@ -70,8 +72,8 @@ class SamplingOptions:
     image: Positional[Path]
     """An image of the complete object, with alpha, on a white background, or with --mask."""
     model: Path = Path(BUILT_IN_NAME)
-    """A model file (NOVA3D, Wonder3D, SV3D or V3D), or its name in the model folders; for Wonder3D
-    also its folder; nova3d-mini is the small built-in model."""
+    """A model file (NOVA3D, Wonder3D, SV3D, V3D or Ouroboros3D's mv_model_unet.pth), or its name in
+    the model folders; for Wonder3D also its folder; nova3d-mini is the small built-in model."""
     mask: Path | None = None
     """A mask image, white or opaque on the object."""
     folder: tuple[Path, ...] = ()
@@ -101,6 +103,10 @@ class SamplingOptions:
     the other models it only places the cameras, so that the mesh is upright."""
     elevation_amplitude_deg: float = 0.0
     """SV3D p: amplitude of the elevation, which follows one sine period along the orbit."""
+    feedback: FeedbackSource = "both"
+    """Ouroboros3D: renders of the reconstruction that the next step sees."""
+    feedback_every: int = 1
+    """Ouroboros3D: reconstruct after every n-th step, and after the last one."""
     decode_chunk_size: int | None = None
     """Maximum number of images decoded together; as many as fit into memory if omitted."""
     memory_gib: float | None = None
@@ -130,9 +136,8 @@ class SamplingOptions:
         import time
 
         from ..compute.devices import resolve_device
-        from ..diffusion.model import OneDevice
-        from ..diffusion.sampling.pipeline import sample
         from ..io.images.images import read_image, read_mask
+        from ..recursion.load import is_recursive, load_recursive
         from ..weights.discovery.built_in import recommended_files
         from ..weights.load import load_model
 
@@ -154,22 +159,54 @@ class SamplingOptions:
         # cast weights for a GPU while loading; memory-map the file for the CPU
         load_dtype = None if device.type == "cpu" else dtype
         start = time.perf_counter()
-        model = load_model(path, dtype=load_dtype, folders=self.folder, progress=progress)
+        self.check_model(path)
+        load = load_recursive if is_recursive(path) else load_model
+        model = load(path, dtype=load_dtype, folders=self.folder, progress=progress)
         loaded = time.perf_counter()
         if model.family.name == BUILT_IN_NAME:
             logger.warning("%s", recommended_files())
-        cameras = self._cameras(model.family)
-        placement = OneDevice(model, device, dtype)
         hint = "Use a smaller --size-px or --dtype float16, or close other programs."
         with memory_errors("sampling", hint):
-            result = sample(model, image, mask, config, cameras, placement, progress)
+            result = self._sample(model, image, mask, config, (device, dtype), progress)
         seconds = {"loading": loaded - start, "sampling": time.perf_counter() - loaded}
         family, views = model.family, result.views.to("cpu")
         if estimator_folder is not None:
-            del model, placement  # frees the memory of the device
+            del model  # frees the memory of the device
             views = self._estimate_normals(views, estimator_folder, device, dtype, progress)
             seconds["normals"] = time.perf_counter() - loaded - seconds["sampling"]
         return GeneratedViews(family, replace(result, views=views), seconds)
+
+    def check_model(self, path: Path) -> None:
+        """Raises InputError for options that have no effect with the model of this file."""
+        from ..recursion.load import is_recursive
+
+        if (self.feedback, self.feedback_every) != ("both", 1) and not is_recursive(path):
+            raise InputError(
+                f"--feedback and --feedback-every have no effect with {path}.",
+                "They are for Ouroboros3D's mv_model_unet.pth.",
+            )
+
+    def _sample(
+        self,
+        model: MultiviewModel,
+        image: torch.Tensor,
+        mask: torch.Tensor | None,
+        config: SampleConfig,
+        placed: tuple[torch.device, torch.dtype],
+        progress: Progress,
+    ) -> Sample:
+        """The model's sample; with splats if it is Ouroboros3D."""
+        from ..diffusion.model import OneDevice
+        from ..diffusion.sampling.pipeline import sample
+        from ..recursion.model import RecursiveModel, RecursiveOnDevice
+        from ..recursion.sample import sample_recursive
+
+        cameras = self._cameras(model.family)
+        if isinstance(model, RecursiveModel):
+            recursion = RecursionConfig(self.feedback, self.feedback_every)
+            placement = RecursiveOnDevice(model, *placed)
+            return sample_recursive(model, image, mask, config, recursion, placement, progress)
+        return sample(model, image, mask, config, cameras, OneDevice(model, *placed), progress)
 
     def _estimator_folder(self) -> Path | None:
         """Folder of the normal estimator; found before the views are sampled."""
