@@ -15,6 +15,7 @@ MODULES = (
     "prepare",
     "load_model",
     "sample",
+    "sample_path",
     "cameras",
     "join",
     "views",

@@ -80,6 +80,7 @@ def _parse(arguments: list[str]):
     from .render import Render
     from .render_dataset import RenderDataset
     from .run import Run
+    from .sample_path import SamplePath
     from .splats import MakeSplats
     from .train import Train
 
@@ -87,6 +88,7 @@ def _parse(arguments: list[str]):
         "run": Run,
         "render": Render,
         "generate": Generate,
+        "sample-path": SamplePath,
         "fuse": Fuse,
         "bake": Bake,
         "refine": Refine,

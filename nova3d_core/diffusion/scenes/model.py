@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import nn
 
+from ...errors import InputError
 from ..model import CONDITIONER, PARTS, MultiviewModel
 from ..network.pixelnerf import PixelNerf
 from ..network.unet import VideoUNet
@@ -23,6 +25,16 @@ class SceneModel(MultiviewModel):
     def parts(self) -> tuple[str, ...]:
         """Names of its parts."""
         return (*PARTS, CONDITIONER)
+
+
+def check_scene_model(model: Any) -> SceneModel:
+    """Returns the model; raises InputError for one that generates no camera paths."""
+    if isinstance(model, SceneModel):
+        return model
+    raise InputError(
+        f"the model is {model.family.label}, which generates no views along a camera path.",
+        "That needs a model for scenes, trained with `train v3d_scenes`; none is published.",
+    )
 
 
 @torch.no_grad()

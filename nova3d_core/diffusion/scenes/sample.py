@@ -19,6 +19,8 @@ from ...views import Views
 from ..model import OneDevice, Placement
 from ..sampling.config import SampleConfig
 from ..sampling.pipeline import (
+    DECODING,
+    SAMPLING,
     check_size_px,
     decode_latents,
     draw_noise_inputs,
@@ -210,7 +212,8 @@ def _window_progress(progress: Progress, index: int, count: int) -> Progress:
         return progress
 
     def report(event: ProgressEvent) -> None:
-        done = index + (event.step / event.total if event.stage == "sampling" else 0.0)
+        parts = {SAMPLING: event.step / event.total, DECODING: 1.0}
+        done = index + parts.get(event.stage, 0.0)
         progress.update(SAMPLING_PATH, round(100 * done), 100 * count, event.preview)
 
     return Progress(report, lambda: _is_cancelled(progress))
