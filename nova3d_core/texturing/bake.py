@@ -23,7 +23,7 @@ from .fill import fill_unobserved, pad_charts
 from .image_scale import downsample_for_bake, downsampling_factor
 from .observations import collect_observations, subsample_texels
 from .own_colour import OwnColour
-from .texels import STAGE, Texels, rasterise_texels
+from .texels import STAGE, Texels, rasterise_texels, vertex_texels
 from .view_images import extend_foreground, sharpen_image
 from .visibility import (
     VisiblePoints,
@@ -120,6 +120,40 @@ def bake_texture(
     return BakeResult(
         replace(mesh, texture=texture.clamp(0.0, 1.0), vertex_colours=None), coverage, baker.gains
     )
+
+
+def bake_vertex_colours(
+    mesh: Mesh, views: Views, progress: Progress = SILENT, conflict: Tensor | None = None
+) -> Mesh:
+    """The mesh with the views' colours at its vertices, which needs no uv; on the CPU.
+
+    For meshes with about one vertex per pixel of the views. Vertices that no view observes are
+    interpolated over the surface.
+
+    Args:
+        mesh: a mesh without texture.
+        views: V views with masks; colours outside them never reach the vertices.
+        progress: reports each view.
+        conflict: (V, H, W) as for `bake_texture`.
+
+    Raises:
+        StageError: no view observes the mesh.
+    """
+    mesh, views = mesh.to("cpu").with_smooth_normals(), views.to("cpu")
+    if conflict is not None:
+        conflict = _check_conflict(conflict.detach().float().cpu(), views)
+    vertices = vertex_texels(mesh)
+    factor = downsampling_factor(mesh, vertices, views)
+    views, conflict = downsample_for_bake(views, conflict, factor)
+    baker = _Baker(mesh, views, BakeConfig(), conflict, None, progress)
+    baker.compare_views(vertices, progress)
+    colour, observed = baker.blend(vertices, progress)
+    if not bool(observed.any()):
+        raise _nothing_observed_error(is_edit=False)
+    progress.check(STAGE)
+    filled = torch.full_like(mesh.vertices, 0.5)
+    filled[vertices.index] = fill_unobserved(mesh, vertices, colour, observed).clamp(0.0, 1.0)
+    return replace(mesh, vertex_colours=filled)
 
 
 def _nothing_observed_error(is_edit: bool) -> StageError:

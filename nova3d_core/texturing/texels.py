@@ -93,6 +93,25 @@ def rasterise_texels(
     )
 
 
+def vertex_texels(mesh: Mesh) -> Texels:
+    """The vertices of a mesh with normals, those in a face, as texels of a column of N rows."""
+    face = torch.full((len(mesh.vertices),), -1)
+    corner = torch.zeros_like(face)
+    for index in range(3):
+        vertices = mesh.faces[:, index]
+        face[vertices] = torch.arange(len(mesh.faces))
+        corner[vertices] = index
+    used = torch.nonzero(face >= 0)[:, 0]
+    return Texels(
+        (len(face), 1),
+        used,
+        face[used],
+        torch.nn.functional.one_hot(corner[used], 3).float(),
+        mesh.vertices[used],
+        mesh.normals[used],
+    )
+
+
 def _hits(
     caster: RayCaster, height: int, width: int, progress: Progress
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
