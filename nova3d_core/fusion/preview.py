@@ -57,7 +57,7 @@ def preview_image(
         which = torch.full((len(pixel),), view, device=device)
         rays = poses.transform_rays(which, *rays_of(small, which, pixel))
         with torch.no_grad():
-            rendered = field.render(*rays)
+            rendered = field.render(*rays, with_backward=False)
         white = (1.0 - rendered.opacity.detach())[:, None]
         normal = torch.nn.functional.normalize(rendered.gradient.detach(), dim=1)
         normal = encode_normals(normal) * (1.0 - white) + white

@@ -296,11 +296,11 @@ def with_memory_for(monkeypatch, max_rays, error):
     """Limits the rays that the real field renders together; records the chunk sizes."""
     render, sizes = DenseGrid.render, []
 
-    def limited(self, origins, directions):
+    def limited(self, origins, directions, **options):
         if len(origins) > max_rays:
             raise error("out of memory")
         sizes.append(len(origins))
-        return render(self, origins, directions)
+        return render(self, origins, directions, **options)
 
     monkeypatch.setattr(DenseGrid, "render", limited)
     return sizes
@@ -323,11 +323,11 @@ def test_out_of_memory_halves_the_chunk_size(error, quick, views, pebble, monkey
 def test_out_of_memory_in_a_later_level_restarts_it(views, pebble, monkeypatch):
     render, sizes, events = DenseGrid.render, [], []
 
-    def limited(self, origins, directions):
+    def limited(self, origins, directions, **options):
         if len(events) >= 25 and len(origins) > 1000:
             raise MemoryError
         sizes.append(len(origins))
-        return render(self, origins, directions)
+        return render(self, origins, directions, **options)
 
     monkeypatch.setattr(DenseGrid, "render", limited)
     surface = fuse_sdf(views, QUICK, Progress(events_of(events)))
@@ -392,9 +392,9 @@ def test_fuses_with_the_hash_grid(quick, views, pebble):
 def test_hash_grid_tracks_rays_only_while_poses_move(views, monkeypatch):
     tracked, render = [], HashGridField.render
 
-    def recorded(self, *rays):
+    def recorded(self, *rays, **options):
         tracked.append(self.track_rays)
-        return render(self, *rays)
+        return render(self, *rays, **options)
 
     monkeypatch.setattr(HashGridField, "render", recorded)
     level = LevelConfig(16, 4, 0.05, pose_lr=5e-4)

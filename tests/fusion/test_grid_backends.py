@@ -115,6 +115,26 @@ def test_march_backward_matches_pytorch(warp_impl, of_geo, of_col, relative, cou
         assert (fast[1] == 0).all() and (plain[1] == 0).all()
 
 
+@pytest.mark.parametrize("kept", [1, 5, 32])
+def test_stored_samples_give_the_same_bits_as_reading_the_grid_again(warp_impl, kept):
+    count = 3000
+    origins, directions = rays_in_cells(count)
+    grad_outputs = tuple(torch.randn(2, count, 4, generator=seeded(2)))
+    settings, found = (SHARPNESS, BAND), []
+    for samples in (None, torch.full((count, kept, 2, 4), torch.nan)):
+        state = rough_ball()
+        *outputs, start, order = warp_impl.march(state, origins, directions, *settings, samples)
+        rays = (origins, directions, start, order)
+        grad_rays = warp_impl.march_backward(
+            state, rays, settings, tuple(outputs), grad_outputs, True, samples
+        )
+        found.append((*outputs, *state.grad_geo, *state.grad_col, *grad_rays))
+    assert not samples.isnan().all()
+    for again, stored in zip(*found, strict=True):
+        assert torch.equal(again, stored)
+    assert all(float(buffer.abs().max()) > 0 for buffer in found[1])
+
+
 def test_gradients_accumulate_and_those_of_rays_are_optional(compiled):
     steps = steps_of(compiled)
     origins, directions = rays_in_cells(300)

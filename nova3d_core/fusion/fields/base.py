@@ -26,8 +26,13 @@ class Field(Protocol):
     def set_level(self, level: LevelConfig) -> None:
         """Changes to a level's resolution, keeping the shape."""
 
-    def render(self, origins: Tensor, directions: Tensor) -> RenderOutput:
-        """Renders R world rays: origins (R, 3), unit directions (R, 3)."""
+    def render(
+        self, origins: Tensor, directions: Tensor, with_backward: bool = True
+    ) -> RenderOutput:
+        """Renders R world rays: origins (R, 3), unit directions (R, 3).
+
+        Without `with_backward` nothing is kept for `backward`.
+        """
 
     def backward(
         self,

@@ -269,7 +269,7 @@ def _target_features(
 def _render(field: Field, origin: Tensor, direction: Tensor) -> RenderOutput:
     """Renders M rays in chunks."""
     pairs = zip(origin.split(_RAY_CHUNK_SIZE), direction.split(_RAY_CHUNK_SIZE), strict=True)
-    parts = [field.render(*pair) for pair in pairs]
+    parts = [field.render(*pair, with_backward=False) for pair in pairs]
     return RenderOutput(
         *(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(RenderOutput))
     )

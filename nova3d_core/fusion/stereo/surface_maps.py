@@ -36,7 +36,7 @@ def render_surface_maps(
     axes = cameras.view_directions
     chunks = (part.split(_CHUNK_SIZE) for part in (view, pixel.long(), origin, direction))
     for views, pixels, origins, directions in zip(*chunks, strict=True):
-        rendered = field.render(origins, directions)
+        rendered = field.render(origins, directions, with_backward=False)
         length = rendered.gradient.norm(dim=1)
         hit = (rendered.opacity > _MIN_OPACITY) & (length > 1e-3)
         at = (views[hit], pixels[hit, 1], pixels[hit, 0])

@@ -2,6 +2,8 @@
 
 MIN_TRANSMITTANCE = 0.005
 """Rays end below this transmittance."""
+STORED_SAMPLES = 32
+"""Samples of a ray that a forward pass keeps for the backward pass; later ones are read again."""
 COLOUR_BANDS = 1.5
 """Samples farther from the surface than this many bands contribute no colour."""
 TINY = 1e-9

@@ -18,6 +18,7 @@ from ...losses import LossConfig
 from ..base import BAND
 from ..render_output import RayGradients, RenderOutput
 from . import warp_support
+from .constants import STORED_SAMPLES
 from .state import (
     bytes_per_voxel,
     inside_bounds,
@@ -61,6 +62,9 @@ class DenseGrid:
         self._backend = backend
         self._state = None
         self._last: tuple | None = None
+        self._compiled = compiled
+        self._samples = torch.empty(0, STORED_SAMPLES, 2, 4, device=self.device)
+        """Buffer of the samples of a `render`; reused, as fresh memory would cost time."""
         self.area_weights = 1.0
         """World area per ray, by which the caller scales gradients."""
         self.track_rays = True
@@ -83,14 +87,17 @@ class DenseGrid:
         self._band = BAND / self._sharpness
         self._backend.redistance(self._state)
 
-    def render(self, origins: Tensor, directions: Tensor) -> RenderOutput:
+    def render(
+        self, origins: Tensor, directions: Tensor, with_backward: bool = True
+    ) -> RenderOutput:
         """Renders R world rays; see `Field`."""
         state = self._state
         in_cells = ((origins - state.origin_here) / state.spacing).contiguous()
         directions = directions.contiguous()
         settings = (self._sharpness, self._band)
-        geo, col, *path = self._backend.march(state, in_cells, directions, *settings)
-        self._last = ((in_cells, directions, *path), settings, (geo, col))
+        samples = self._sample_buffer(len(origins)) if with_backward and self._compiled else None
+        geo, col, *path = self._backend.march(state, in_cells, directions, *settings, samples)
+        self._last = ((in_cells, directions, *path), settings, (geo, col), samples)
         return RenderOutput(geo[:, 0], geo[:, 1:], col[:, :3], col[:, 3] * state.spacing)
 
     def backward(
@@ -102,14 +109,14 @@ class DenseGrid:
         grad_depth: Tensor | None = None,
     ) -> RayGradients | None:
         """Backpropagates gradients of the last `render`'s outputs; see `Field`."""
-        rays, settings, outputs = self._last
+        rays, settings, outputs, samples = self._last
         grad_out_geo = torch.cat([grad_opacity[:, None], grad_gradient], dim=1).contiguous()
         grad_out_col = torch.nn.functional.pad(grad_colour, (0, 1)).contiguous()
         if grad_depth is not None:
             grad_out_col[:, 3] = grad_depth * self.spacing
         grad_outputs = (grad_out_geo, grad_out_col)
         ray_gradients = self._backend.march_backward(
-            self._state, rays, settings, outputs, grad_outputs, with_rays
+            self._state, rays, settings, outputs, grad_outputs, with_rays, samples
         )
         if not with_rays:
             return None
@@ -135,6 +142,12 @@ class DenseGrid:
     def to_grid(self) -> SdfGrid:
         """The signed distances on the CPU."""
         return to_sdf_grid(self._state)
+
+    def _sample_buffer(self, count: int) -> Tensor:
+        """Memory for the samples of at least `count` rays."""
+        if len(self._samples) < count:
+            self._samples = torch.empty(count, *self._samples.shape[1:], device=self.device)
+        return self._samples
 
     def _fit_memory(self, resolution: int) -> int:
         """The largest resolution up to the requested one whose grid fits the memory budget."""

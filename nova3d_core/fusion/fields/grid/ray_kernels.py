@@ -74,27 +74,41 @@ def trilinear_grad(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
     return wp.vec3(x1 - x0, y1 - y0, z1 - z0)
 
 
-@wp.func
+_SPLAT = """
+    const int i = (int)p[0], j = (int)p[1], k = (int)p[2];
+    const float u = p[0] - (float)i, v = p[1] - (float)j, w = p[2] - (float)k;
+    const float a = (1.0f - u) * (1.0f - v), b = (1.0f - u) * v, c = u * (1.0f - v), d = u * v;
+#if defined(__CUDA_ARCH__) || defined(__CUDACC__)
+    wp::atomic_add(grid, i, j, k, (a * (1.0f - w)) * q);
+    wp::atomic_add(grid, i, j, k + 1, (a * w) * q);
+    wp::atomic_add(grid, i, j + 1, k, (b * (1.0f - w)) * q);
+    wp::atomic_add(grid, i, j + 1, k + 1, (b * w) * q);
+    wp::atomic_add(grid, i + 1, j, k, (c * (1.0f - w)) * q);
+    wp::atomic_add(grid, i + 1, j, k + 1, (c * w) * q);
+    wp::atomic_add(grid, i + 1, j + 1, k, (d * (1.0f - w)) * q);
+    wp::atomic_add(grid, i + 1, j + 1, k + 1, (d * w) * q);
+#else
+    typedef float four __attribute__((ext_vector_type(4), aligned(4)));
+    const four value = {q[0], q[1], q[2], q[3]};
+    const long long x = grid.strides[0], y = grid.strides[1], z = grid.strides[2];
+    char* at = (char*)grid.data + i * x + j * y + k * z;
+    *(four*)at += (a * (1.0f - w)) * value;
+    *(four*)(at + z) += (a * w) * value;
+    *(four*)(at + y) += (b * (1.0f - w)) * value;
+    *(four*)(at + y + z) += (b * w) * value;
+    *(four*)(at + x) += (c * (1.0f - w)) * value;
+    *(four*)(at + x + z) += (c * w) * value;
+    *(four*)(at + x + y) += (d * (1.0f - w)) * value;
+    *(four*)(at + x + y + z) += (d * w) * value;
+#endif
+"""
+"""On a CPU each launch has its own buffers, so it needs no atomic operations."""
+
+
+@wp.func_native(_SPLAT)
 def splat_trilinear(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
     """Adds q to the eight voxels around p with trilinear weights; transpose of `trilinear`."""
-    i = int(p[0])
-    j = int(p[1])
-    k = int(p[2])
-    u = p[0] - float(i)
-    v = p[1] - float(j)
-    w = p[2] - float(k)
-    a = (1.0 - u) * (1.0 - v)
-    b = (1.0 - u) * v
-    c = u * (1.0 - v)
-    d = u * v
-    wp.atomic_add(grid, i, j, k, (a * (1.0 - w)) * q)
-    wp.atomic_add(grid, i, j, k + 1, (a * w) * q)
-    wp.atomic_add(grid, i, j + 1, k, (b * (1.0 - w)) * q)
-    wp.atomic_add(grid, i, j + 1, k + 1, (b * w) * q)
-    wp.atomic_add(grid, i + 1, j, k, (c * (1.0 - w)) * q)
-    wp.atomic_add(grid, i + 1, j, k + 1, (c * w) * q)
-    wp.atomic_add(grid, i + 1, j + 1, k, (d * (1.0 - w)) * q)
-    wp.atomic_add(grid, i + 1, j + 1, k + 1, (d * w) * q)
+    ...
 
 
 @wp.func
@@ -115,7 +129,11 @@ def box_range(o: wp.vec3, d: wp.vec3, size: wp.vec3):
 
 @wp.struct
 class RayMarch:
-    """R rays, in cells, with their grid and outputs."""
+    """R rays, in cells, with their grid and outputs.
+
+    samples: value and colour of the first samples of each ray, in the order of execution, for the
+    backward pass; empty without one. Colours of samples without weight are undefined.
+    """
 
     geo: wp.array3d(dtype=wp.vec4)
     col: wp.array3d(dtype=wp.vec4)
@@ -125,6 +143,7 @@ class RayMarch:
     order: wp.array(dtype=int)
     out_geo: wp.array(dtype=wp.vec4)
     out_col: wp.array(dtype=wp.vec4)
+    samples: wp.array3d(dtype=wp.vec4)
     sharpness: float
     band: float
     spacing: float
@@ -190,8 +209,10 @@ def render_forward(offset: int, m: RayMarch):
     A section between two samples has weight T max(1 - sigma(s f') / sigma(s f), 0), a sample the
     mean weight of the sections on its two sides.
     """
-    ray = m.order[wp.tid() + offset]
+    row = wp.tid() + offset
+    ray = m.order[row]
     t = m.start[ray]
+    index = wp.int32(0)
     sums = wp.vec4(0.0, 0.0, 0.0, 0.0)
     rgb = wp.vec4(0.0, 0.0, 0.0, 0.0)
     if t >= 0.0:
@@ -212,9 +233,16 @@ def render_forward(offset: int, m: RayMarch):
                 next_inside = sigmoid(m.sharpness * next_value[0])
                 weight = transmittance * wp.max(1.0 - next_inside / (inside + TINY), 0.0)
             sample_weight = 0.5 * (previous_weight + weight)
+            is_stored = index < m.samples.shape[1]
+            if is_stored:
+                m.samples[row, index, 0] = value
             if sample_weight > 0.0:
+                colour = colour_and_depth(m, o + t * d, value[0], t)
                 sums = sums + sample_weight * wp.vec4(1.0, value[1], value[2], value[3])
-                rgb = rgb + sample_weight * colour_and_depth(m, o + t * d, value[0], t)
+                rgb = rgb + sample_weight * colour
+                if is_stored:
+                    m.samples[row, index, 1] = colour
+            index = index + 1
             if transmittance < MIN_TRANSMITTANCE:
                 break
             transmittance = transmittance - weight
@@ -282,8 +310,11 @@ def render_backward(
     grad_col: wp.array3d(dtype=wp.vec4),
 ):
     """Backward pass of `render_forward`, marching again; `suffix_sum`: dL of the later sections."""
-    ray = m.order[wp.tid() + offset]
+    row = wp.tid() + offset
+    ray = m.order[row]
     t = m.start[ray]
+    index = wp.int32(0)
+    stored = m.samples.shape[1]
     grad_origin = wp.vec3(0.0)
     grad_direction = wp.vec3(0.0)
     o = m.origins[ray]
@@ -296,9 +327,16 @@ def render_backward(
         transmittance = float(1.0)
         previous_weight = float(0.0)
         grad_f = float(0.0)
-        value = trilinear(m.geo, o + t * d)
+        value = wp.vec4(0.0, 0.0, 0.0, 0.0)
+        rgb = wp.vec4(0.0, 0.0, 0.0, 0.0)
+        if stored > 0:
+            value = m.samples[row, 0, 0]
+            rgb = m.samples[row, 0, 1]
+        else:
+            value = trilinear(m.geo, o + t * d)
+            rgb = colour_and_depth(m, o + t * d, value[0], t)
         inside = sigmoid(m.sharpness * value[0])
-        dL_dsample = sample_gradient(b, ray, value, colour_and_depth(m, o + t * d, value[0], t))
+        dL_dsample = sample_gradient(b, ray, value, rgb)
         while t < far:
             t_next = t + stride(m, value[0])
             weight = float(0.0)
@@ -307,10 +345,14 @@ def render_backward(
             next_dL_dsample = dL_dsample
             next_grad_f = float(0.0)
             if t_next < far and transmittance >= MIN_TRANSMITTANCE:
-                next_value = trilinear(m.geo, o + t_next * d)
+                if index + 1 < stored:
+                    next_value = m.samples[row, index + 1, 0]
+                    rgb = m.samples[row, index + 1, 1]
+                else:
+                    next_value = trilinear(m.geo, o + t_next * d)
+                    rgb = colour_and_depth(m, o + t_next * d, next_value[0], t_next)
                 next_inside = sigmoid(m.sharpness * next_value[0])
                 ratio = next_inside / (inside + TINY)
-                rgb = colour_and_depth(m, o + t_next * d, next_value[0], t_next)
                 next_dL_dsample = sample_gradient(b, ray, next_value, rgb)
                 if ratio < 1.0:
                     weight = transmittance * (1.0 - ratio)
@@ -331,6 +373,7 @@ def render_backward(
                 break
             transmittance = transmittance - weight
             previous_weight = weight
+            index = index + 1
             grad_f = next_grad_f
             t = t_next
             value = next_value

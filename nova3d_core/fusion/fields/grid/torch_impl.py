@@ -37,9 +37,17 @@ def differences(state: GridState) -> None:
 
 @torch.no_grad()
 def march(
-    state: GridState, origins: Tensor, directions: Tensor, sharpness: float, band: float
+    state: GridState,
+    origins: Tensor,
+    directions: Tensor,
+    sharpness: float,
+    band: float,
+    samples: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Renders rays given in cells, in their order; returns the same as `warp_impl.march`."""
+    """Renders rays given in cells, in their order; returns the same as `warp_impl.march`.
+
+    Stores no `samples`: autograd renders again.
+    """
     settings = (sharpness, band)
     outputs = []
     for chunk in zip(
@@ -59,10 +67,11 @@ def march_backward(
     outputs: tuple[Tensor, Tensor],
     grad_outputs: tuple[Tensor, Tensor],
     with_rays: bool,
+    samples: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Adds gradients to the state's buffers; see `warp_impl.march_backward`.
 
-    Sample positions along the rays are constants. `outputs` is not needed here.
+    Sample positions along the rays are constants. `outputs` and `samples` are not needed here.
     """
     grids = [grid.detach().requires_grad_(True) for grid in (state.geo, state.col)]
     grad_rays = []

@@ -33,9 +33,23 @@ def _over_voxels(kernel: Any, state: GridState, inputs: Sequence) -> None:
 
 
 def march(
-    state: GridState, origins: Tensor, directions: Tensor, sharpness: float, band: float
+    state: GridState,
+    origins: Tensor,
+    directions: Tensor,
+    sharpness: float,
+    band: float,
+    samples: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Renders rays given in cells.
+
+    Args:
+        state: the grid.
+        origins: (R, 3)
+        directions: (R, 3) unit.
+        sharpness: NeuS' s.
+        band: half width of the band.
+        samples: (R or more, K, 2, 4) receives the first K samples of each ray for the backward
+            pass, which reads the grid again without them.
 
     Returns:
         (R, 4) opacity and gradient, (R, 4) colour and depth, (R,) ray parameter of each entry into
@@ -45,7 +59,8 @@ def march(
     start = torch.empty(count, device=device)
     order = torch.empty(count, dtype=torch.int32, device=device)
     outputs = [torch.empty(count, 4, device=device) for _ in range(2)]
-    bundle = _bundle(state, (origins, directions, start, order), (sharpness, band), outputs)
+    rays = (origins, directions, start, order)
+    bundle = _bundle(state, rays, (sharpness, band), outputs, samples)
     launch(ray_kernels.first_hit, count, [bundle], device)
     entry = origins + start.clamp_min(0.0)[:, None] * directions
     order.copy_(morton_order(entry))
@@ -78,8 +93,9 @@ def march_backward(
     outputs: tuple[Tensor, Tensor],
     grad_outputs: tuple[Tensor, Tensor],
     with_rays: bool,
+    samples: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Adds gradients to the state's buffers.
+    """Adds gradients to the state's buffers; `samples` are those of the forward pass.
 
     Returns:
         Gradients with respect to origins and directions (R, 3), in cells.
@@ -90,18 +106,27 @@ def march_backward(
     for name, tensor in zip(names, (*grad_outputs, *grad_rays), strict=True):
         setattr(backward, name, as_warp(tensor))
     backward.with_rays = int(with_rays)
-    bundle = _bundle(state, rays, settings, outputs)
+    bundle = _bundle(state, rays, settings, outputs, samples)
     own = [list(pair) for pair in zip(state.grad_geo, state.grad_col, strict=True)]
     launch(ray_kernels.render_backward, len(rays[0]), [bundle, backward], rays[0].device, own)
     return tuple(grad_rays)
 
 
-def _bundle(state: GridState, rays: tuple, settings: tuple[float, float], outputs: Sequence):
+def _bundle(
+    state: GridState,
+    rays: tuple,
+    settings: tuple[float, float],
+    outputs: Sequence,
+    samples: Tensor | None,
+):
     """Arguments that the ray kernels share."""
     bundle = ray_kernels.RayMarch()
     names = ("geo", "col", "origins", "directions", "start", "order", "out_geo", "out_col")
     for name, tensor in zip(names, (state.geo, state.col, *rays, *outputs), strict=True):
         setattr(bundle, name, as_warp(tensor))
+    if samples is None:
+        samples = state.geo.new_empty(0, 0, 2, 4)
+    bundle.samples = as_warp(samples)
     bundle.sharpness, bundle.band = settings
     bundle.spacing = state.spacing
     return bundle

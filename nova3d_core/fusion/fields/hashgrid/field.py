@@ -171,8 +171,10 @@ class HashGridField:
         """(N, 3) central differences of the distances at world points, with one cell as step."""
         return self._differences(self._taps(points))
 
-    def render(self, origins: Tensor, directions: Tensor) -> RenderOutput:
-        """Renders R world rays: origins (R, 3), unit directions (R, 3)."""
+    def render(
+        self, origins: Tensor, directions: Tensor, with_backward: bool = True
+    ) -> RenderOutput:
+        """Renders R world rays: origins (R, 3), unit directions (R, 3); see `Field`."""
         origins = origins.detach().to(self.device).requires_grad_(self.track_rays)
         directions = directions.detach().to(self.device).requires_grad_(self.track_rays)
         cache = SdfGrid(self._cached(), self._low, self._cache_spacing)
