@@ -19,6 +19,7 @@ from nova3d_core.reconstruction.network import Lgm
 from nova3d_core.weights.discovery.built_in import is_shipped
 from nova3d_core.weights.save import save_nova3d
 
+from ..diffusion.scene_models import scene_model
 from ..weights.models import copying_mini, random_model
 from ..weights.test_load import as_published, reset_quant_layers, sgm_tensors
 from ..weights.test_wonder3d import write_wonder3d
@@ -30,8 +31,12 @@ SV3D_U = "sv3d_u.safetensors"
 V3D = "V3D.ckpt"
 WONDER3D = "wonder3d-v1.0/unet/diffusion_pytorch_model.bin"
 """The UNet of a folder of .bin files; its decoder too generates a red square."""
+OUROBOROS3D, OUROBOROS3D_RECONSTRUCTION = "mv_model_unet.safetensors", "recon_model.safetensors"
+"""A pair whose decoder generates a red square; the file of the views has VAE and image encoder."""
 LGM = "model_fp16_fixrot.safetensors"
 """A narrow LGM, which makes 65,536 random splats."""
+SCENES = "v3d_scenes.safetensors"
+"""A tiny model for scenes with random weights; generates views of 32 pixels."""
 MINI = "mini.safetensors"
 """Generates the silhouette of the input image, in one step."""
 BUILT_IN = ("nova3d-mini (built in)",) * is_shipped()
@@ -55,6 +60,7 @@ def write_models(models: Path) -> None:
     scratch.mkdir()
     save_nova3d(bounded_model("nova3d"), own_folder / NOVA3D, note="generates a red square")
     save_nova3d(copying_mini(), own_folder / MINI)
+    save_nova3d(scene_model(), own_folder / SCENES)
     for name, family, folder in (
         (SV3D_P, "sv3d_p", checkpoints),
         (SV3D_U, "sv3d_u", checkpoints / "stability"),
@@ -69,6 +75,8 @@ def write_models(models: Path) -> None:
     save_file(sgm_tensors(bounded_model("v3d"), scratch), checkpoints / SVD)
     write_wonder3d(bounded_model("wonder3d"), own_folder / "wonder3d-v1.0")
     save_file(narrow_lgm().state_dict(), own_folder / LGM)
+    save_nova3d(bounded_model("ouroboros3d"), own_folder / OUROBOROS3D)
+    save_file(narrow_lgm(32).state_dict(), own_folder / OUROBOROS3D_RECONSTRUCTION)
     shutil.rmtree(scratch)
     for name, key in OTHER_MODELS.items():
         save_file({key: torch.zeros(320, 4, 3, 3)}, checkpoints / name)
@@ -78,9 +86,9 @@ def write_models(models: Path) -> None:
     (checkpoints / "cut.safetensors").write_bytes(content[: len(content) // 2])
 
 
-def narrow_lgm() -> Lgm:
+def narrow_lgm(time_channels: int = 0) -> Lgm:
     """LGM with few channels and random weights, as float16."""
-    config = LgmConfig(down_widths=(32,) * 6, up_widths=(32,) * 5)
+    config = LgmConfig(down_widths=(32,) * 6, up_widths=(32,) * 5, time_channels=time_channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Lgm(config, dtype=torch.float16).requires_grad_(False)

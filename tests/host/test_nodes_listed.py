@@ -36,6 +36,7 @@ IDS = {
     "RenderSplatViews",
     "ExportSplats",
     "SplatsFromViews",
+    "SampleCameraPath",
 }
 """Frozen: saved workflows refer to them."""
 SAVED_WIDGETS = {
@@ -72,6 +73,7 @@ SAVED_WIDGETS = {
     "RenderSplatViews": "width height device",
     "ExportSplats": "format filename_prefix",
     "SplatsFromViews": "framing rotations",
+    "SampleCameraPath": "seed steps guidance_scale sampler size",
     "EvaluateMesh": "align protocol points image_size seed",
 }
 """Frozen order of the widgets: saved graphs restore their values by position."""
