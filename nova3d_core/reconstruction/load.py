@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -23,10 +24,10 @@ from ..weights.discovery.layouts import Identity
 from ..weights.discovery.locate import describe, inspect_file, matches_name
 from ..weights.discovery.registry import PUBLISHED_FILES, RECONSTRUCTION, UNET
 from ..weights.files.read import WeightFile, open_weights
-from ..weights.infer_shapes import nova3d_metadata
+from ..weights.infer_shapes import metadata_int, nova3d_metadata
 from ..weights.keymaps.unet import TensorSource
 from ..weights.load import STAGE, check_dtype
-from .config import FAMILIES
+from .config import FAMILIES, ReconstructionFamily
 from .infer import lgm_config
 from .model import ReconstructionModel
 from .network import Lgm
@@ -78,8 +79,19 @@ def load_reconstruction(
         progress.update(STAGE, 0, total)
         load_state(component, dtype, on_tensor)
     return ReconstructionModel(
-        FAMILIES[identity.family], component.module, str(path), has_rotations(path, identity)
+        _family(identity, component),
+        component.module,
+        str(path),
+        has_rotations(path, identity),
     )
+
+
+def _family(identity: Identity, component: NetworkComponent) -> ReconstructionFamily:
+    """The model's family, with the size of images that our own files state."""
+    source = str(component.file.path)
+    metadata = nova3d_metadata(component.file.header.metadata, source).get(RECONSTRUCTION, {})
+    family = FAMILIES[identity.family]
+    return replace(family, size_px=metadata_int(metadata, "size_px", family.size_px, source))
 
 
 def identify_reconstruction(path: Path) -> Identity:

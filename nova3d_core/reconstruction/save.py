@@ -23,6 +23,7 @@ def save_reconstruction(
     network: Lgm,
     path: Path | str,
     *,
+    size_px: int | None = None,
     note: str = "",
     overwrite: bool = False,
     progress: Progress = SILENT,
@@ -32,6 +33,7 @@ def save_reconstruction(
     Args:
         network: with or without time embedding.
         path: of the file, which is written atomically.
+        size_px: size of the images that it was trained on; the family's if None.
         note: provenance for the metadata.
         overwrite: replace an existing file.
         progress: reports each tensor; a cancellation takes effect at the next one.
@@ -46,7 +48,8 @@ def save_reconstruction(
         raise InputError(f"{path} must end in .safetensors to be saved as a model.")
     config = network.config
     sizes = {"num_heads": config.num_heads, "norm_num_groups": config.norm_num_groups}
-    entry = json.dumps({RECONSTRUCTION: sizes, "note": note})
+    own_size = {} if size_px is None else {"size_px": size_px}
+    entry = json.dumps({RECONSTRUCTION: sizes | own_size, "note": note})
     tensors = sorted(network.state_dict().items(), key=lambda item: -item[1].dtype.itemsize)
     listed = [(name, value.dtype, tuple(value.shape)) for name, value in tensors]
     header = safetensors_header(listed, {METADATA_KEY: entry, "format": "pt"})

@@ -101,6 +101,7 @@ def sample_recursive(
     placement: Placement | None = None,
     progress: Progress = SILENT,
     reconstruct: Reconstruct | None = None,
+    cameras: Cameras | None = None,
 ) -> RecursiveSample:
     """Generates views and splats of the object in one image.
 
@@ -118,6 +119,7 @@ def sample_recursive(
         progress: receives each step, with previews of the views and of the renders below them; a
             cancellation also takes effect within a step.
         reconstruct: replaces the pair's reconstruction.
+        cameras: of the views, in the world of the model; the orbit of the family if None.
 
     Raises:
         InputError: unusable image or size, or a pair whose views do not match.
@@ -133,7 +135,7 @@ def sample_recursive(
     size_px = check_size_px(model, config.size_px or family.size_px)
     reconstruction_views(model)
     trajectory = plan_trajectory(family, size_px, config.elevation_deg)
-    rig = cameras_from_orbit(preset_orbit(family.orbit, size_px, size_px))
+    rig = cameras or cameras_from_orbit(preset_orbit(family.orbit, size_px, size_px))
     progress.update(ENCODING, 0, 2)
     keep_framing = config.framing == "image"
     prepared = preprocess_image(image, mask, size_px, family.foreground_ratio, keep_framing)
@@ -158,7 +160,8 @@ def sample_recursive(
         sample_latents(
             model, conditioning, trajectory, noise.latents, config, placement, progress, loop
         )
-    return _to_sample(model, loop, trajectory.cameras, rig, prepared.notes, len(sigmas), recursion)
+    of_views = cameras or trajectory.cameras
+    return _to_sample(model, loop, of_views, rig, prepared.notes, len(sigmas), recursion)
 
 
 def _to_sample(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +14,14 @@ from .config import TrainConfig
 from .joint.build import build_joint_module
 from .joint.config import FAMILY as JOINT_FAMILY
 from .joint.objective import JointObjective
+from .joint.validation import validate_pair
 from .objective import Objective
 from .scenes.build import build_scene_module
 from .scenes.module import SceneTrainModule
 from .scenes.objective import SceneObjective
+from .scenes.validation import validate_scenes
 from .train_module import TrainModule, build_train_module
+from .validation import ValidationResult, validate
 
 
 def build_module(
@@ -28,6 +33,15 @@ def build_module(
     if config.family == JOINT_FAMILY:
         return build_joint_module(config, progress)
     return build_train_module(config, progress)
+
+
+def validation_of(config: TrainConfig) -> Callable[..., ValidationResult]:
+    """The validation of a run; called as `validate`."""
+    if config.family == SCENE_FAMILY.name:
+        return validate_scenes
+    if config.family == JOINT_FAMILY:
+        return partial(validate_pair, feedback=config.joint.feedback)
+    return validate
 
 
 def make_objective(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..checks import check_choice
 from ..errors import InputError
@@ -17,6 +16,8 @@ from ..io.files.atomic import check_can_write_file
 from ..io.files.json_text import parse_json
 from ..io.settings import config_from_dict
 from ..progress import SILENT, Progress
+from ..reconstruction.save import save_reconstruction
+from ..recursion.model import RecursiveModel
 from ..weights.discovery.built_in import resolve_model_file
 from ..weights.discovery.companions import resolve_unet_file
 from ..weights.files.inspect import read_header
@@ -31,7 +32,7 @@ from .checkpoint import (
     read_state,
 )
 from .config import TrainConfig
-from .dispatch import build_module
+from .dispatch import JOINT_FAMILY, build_module
 from .tensor_files import read_tensors
 from .train_module import TrainModule
 
@@ -94,7 +95,7 @@ def export_run(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> TrainedModel:
-    """Writes a run's EMA weights as one .safetensors file.
+    """Writes a run's EMA weights as one .safetensors file, those of a pair as two.
 
     Args:
         output: folder of the run; its newest checkpoint is used.
@@ -108,12 +109,28 @@ def export_run(
     """
     check_can_export(path, dtype, overwrite)
     trained = load_trained(output, progress=progress)
+    if trained.config.family == JOINT_FAMILY:
+        check_can_write_file(reconstruction_file(path), overwrite, ())
     model = trained.module.model(str(path), trained.config.data.size_px)
-    for part in (model.unet, model.image_encoder, model.codec):
-        if isinstance(part, nn.Module):
-            part.to(getattr(torch, dtype))
-    save_nova3d(model, path, note=_note(trained), overwrite=overwrite, progress=progress)
+    for name in model.parts:
+        model.part(name).to(getattr(torch, dtype))
+    note = _note(trained)
+    save_nova3d(model, path, note=note, overwrite=overwrite, progress=progress)
+    if isinstance(model, RecursiveModel):
+        save_reconstruction(
+            model.reconstruction.network,
+            reconstruction_file(path),
+            size_px=model.reconstruction.family.size_px,
+            note=note,
+            overwrite=overwrite,
+            progress=progress,
+        )
     return trained
+
+
+def reconstruction_file(path: Path) -> Path:
+    """The second file of a pair that is exported to a path."""
+    return path.with_name(f"{path.stem}.reconstruction.safetensors")
 
 
 def _note(trained: TrainedModel) -> str:

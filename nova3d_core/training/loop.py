@@ -29,7 +29,7 @@ from .data.batches import (
 )
 from .data.prefetch import BatchPrefetcher
 from .data.stream import ObjectStream
-from .dispatch import make_objective
+from .dispatch import make_objective, validation_of
 from .dtensor import full_tensor, has_sharded_weights
 from .ema import Ema
 from .launch import accumulate, all_processes, any_process
@@ -37,11 +37,10 @@ from .objective import COMPUTE_DTYPE
 from .optimiser import scheduled_lr, set_learning_rate
 from .run_logger import RunLogger, peak_memory_gib
 from .scenes.data import SceneBatch, collate_scenes
-from .scenes.validation import validate_scenes
 from .step_rng import StepRandomness, draw_step_randomness
 from .stopping import StopHandler, StopReason
 from .train_module import TrainModule
-from .validation import ValidationResult, ValidationSample, sample_grid, validate
+from .validation import ValidationResult, ValidationSample, sample_grid
 
 TRAINING = "training"
 SAMPLE_GRIDS = "samples"
@@ -285,15 +284,14 @@ class TrainLoop:
         Abandoned without result if the run should stop meanwhile.
         """
         started, device = time.monotonic(), self.accelerator.device
-        config = self.config
-        model = self.module.model()
+        model = self.module.model(size_px=self.config.data.size_px)
         placement = OneDevice(model, device, COMPUTE_DTYPE[self.config.precision], keep=True)
         samples, steps = self.samples[:count], self.config.run.sampling_steps or None
         single = self.accelerator.num_processes == 1  # several processes must stay in step
         quiet = Progress(None, lambda: single and stopping.reason not in (None, "time"))
         with self.ema.average_parameters(), suppress(Cancelled):
             if self.accelerator.is_main_process or self._sharded:  # shards need all processes
-                run = validate_scenes if config.family == SCENE_FAMILY.name else validate
+                run = validation_of(self.config)
                 result = run(model, samples, placement, steps, quiet)
                 self._write_validation(result, samples, time.monotonic() - started)
         self.accelerator.wait_for_everyone()

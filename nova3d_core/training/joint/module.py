@@ -7,7 +7,7 @@ synchronised together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,17 @@ from ...diffusion.model import Codec, ImageEncoder
 from ...diffusion.network.feedback_unet import Feedback, FeedbackUNet
 from ...perceptual.lpips import Lpips
 from ...reconstruction.activations import RawSplats, activate
+from ...reconstruction.config import FAMILIES as RECONSTRUCTION_FAMILIES
 from ...reconstruction.config import VIEW_COUNT
+from ...reconstruction.model import ReconstructionModel
 from ...reconstruction.network import Lgm
 from ...reconstruction.reconstruct import network_input
+from ...recursion.model import RecursiveModel
 from ...splatting.render import render_splats
 from ..losses import edm_loss
 from ..train_module import TrainModule
 from .cameras import cameras_of, focal_per_width, single_cameras
-from .config import JointConfig
+from .config import FAMILY, JointConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +107,20 @@ class JointModule(TrainModule):
         self.config = config
         self._unregistered = (*self._unregistered, lpips)
 
+    def model(self, source: str = "", size_px: int | None = None) -> RecursiveModel:
+        """The pair as a model that can be sampled, not copied; see `TrainModule.model`."""
+        views = super().model(source, size_px)
+        own = replace(RECONSTRUCTION_FAMILIES[FAMILY], size_px=self.config.reconstruction_size_px)
+        return RecursiveModel(
+            views.family,
+            views.unet,
+            views.codec,
+            views.image_encoder,
+            source,
+            reconstruction=ReconstructionModel(own, self.reconstruction, source, False),
+            coordinates=self.config.coordinates,
+        )
+
     @property
     def frozen(self) -> tuple[nn.Module, ...]:
         """Frozen modules that have to be moved to the device."""
@@ -125,7 +142,8 @@ class JointModule(TrainModule):
         c_noise = 0.25 * inputs.sigmas.log()
         both = torch.cat([generated, inputs.views])  # (2 B, V, 3, S, S)
         poses = torch.cat([inputs.poses, inputs.poses])
-        splats = self.reconstruct(both, torch.cat([c_noise, torch.zeros_like(c_noise)]), poses)
+        levels = torch.cat([c_noise, torch.zeros_like(c_noise)])
+        splats = self.reconstruct(both, levels, poses, inputs.x.dtype)
         renders = render(splats, poses, inputs.views.shape[-1])
         count = len(inputs.views)
         targets = torch.cat([inputs.views, inputs.views])
@@ -134,13 +152,16 @@ class JointModule(TrainModule):
         diffusion = self._diffusion_losses(inputs, predictions, noisy)
         return torch.stack([diffusion, reconstruction.mean(dim=0)])
 
-    def reconstruct(self, images: Tensor, c_noise: Tensor, poses: Tensor) -> RawSplats:
+    def reconstruct(
+        self, images: Tensor, c_noise: Tensor, poses: Tensor, dtype: torch.dtype = torch.float32
+    ) -> RawSplats:
         """Splats of images (B, V, 3, S, S) in about 0..1, in the world of the model.
 
         Args:
             images: all views; every V / 4-th is used.
             c_noise: (B,) ln(sigma) / 4; 0 for clean images.
             poses: (B, V, 4, 4) world-to-camera.
+            dtype: compute dtype of the network.
         """
         views, size_px = images.shape[1], self.config.reconstruction_size_px
         chosen = list(range(0, views, views // VIEW_COUNT))
@@ -154,7 +175,7 @@ class JointModule(TrainModule):
                 for each, pose in zip(inputs, poses, strict=True)
             ]
         )
-        features = self.reconstruction(x.to(images.dtype), c_noise)
+        features = self.reconstruction(x.to(dtype), c_noise)
         return activate(features, has_rotations=False)
 
     def feedback(self, renders: Renders | None, poses: Tensor, size_px: int) -> Feedback:
