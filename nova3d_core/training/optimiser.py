@@ -53,6 +53,7 @@ def _is_hidden(name: str, weight: nn.Parameter) -> bool:
         "unet.input_blocks.0.",
         "unet.out.",
         "encoder.",
+        "conditioner.",
         "reconstruction.conv.",
         "reconstruction.unet.conv_in.",
         "reconstruction.unet.conv_out.",

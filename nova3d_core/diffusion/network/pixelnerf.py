@@ -175,11 +175,16 @@ class PixelNerf(nn.Module):
         self.config = config = config or PixelNerfConfig()
         self.gradient_checkpointing = False
         self.encoder = ResUNet(config.encoder_channels, config.encoder_blocks)
-        width = config.encoder_channels * (2 if config.use_std else 1)
+        width = self.map_channels * (2 if config.use_std else 1)
         width += POSITION_CHANNELS if config.use_position else 0
         hidden = config.hidden_channels
         self.point_mlp = _mlp(width, hidden, hidden + 1)
         self.ray_mlp = _mlp(hidden, hidden, 3 + config.feature_channels)
+
+    @property
+    def map_channels(self) -> int:
+        """Channels of the feature maps of sources."""
+        return self.config.encoder_channels + (3 if self.config.use_colour else 0)
 
     def forward(
         self,
@@ -201,7 +206,11 @@ class PixelNerf(nn.Module):
                 f"a source image has {sizes['W']}x{sizes['H']} pixels, expected multiples of "
                 f"{STRIDE} and at least {MIN_SIDE_PX}."
             )
-        return self.encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        flat = images.flatten(0, 1)
+        maps = self.encoder(flat)
+        if self.config.use_colour:
+            maps = torch.cat([maps, functional.avg_pool2d(flat, STRIDE)], dim=1)
+        return maps.unflatten(0, images.shape[:2])
 
     def render(
         self,
@@ -255,7 +264,7 @@ class PixelNerf(nn.Module):
     def bytes_per_ray(self, sources: int) -> int:
         """Peak activations of a ray in `render_rays` without gradients, for S sources, float32."""
         config = self.config
-        channels = config.encoder_channels
+        channels = self.map_channels
         point = 2 * sources * channels + self.point_mlp[0].in_features + 3 * config.hidden_channels
         return 4 * config.samples_per_ray * (point + 10 * sources)
 

@@ -36,6 +36,9 @@ class PixelNerfConfig:
     """disparity: largest depth."""
     use_std: bool = False
     """Whether the points' features include the standard deviation over the sources."""
+    use_colour: bool = False
+    """Whether the points' features include the sources' colours, as in IBRNet: with their standard
+    deviation, a measure of photo-consistency from the first step on."""
     use_position: bool = False
     """Whether they include the positional encoding of the point."""
 

@@ -8,6 +8,8 @@ from torch.nn import functional
 
 STRIDE = 4
 """Image size over size of the output."""
+GROUP_CHANNELS = 8
+"""Channels that are normalised together."""
 MIN_SIDE_PX = 20
 """Smallest image side: reflection padding needs two pixels at 1/16 of it."""
 
@@ -26,12 +28,13 @@ def _conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1)
 
 
 def _norm(channels: int) -> nn.Module:
-    """Normalises each image by its own statistics, with learnt scale and shift.
+    """Group norm, so that the features of an image do not depend on the others of the batch.
 
-    IBRNet has batch norm without running statistics, which equals this for one image. Per image,
-    the features of a source do not depend on the others of the batch.
+    IBRNet has batch norm without running statistics. That depends on the batch, and for one image
+    it removes the mean of each channel, by which sources of different colours could be compared.
     """
-    return nn.InstanceNorm2d(channels, affine=True)
+    groups = channels // GROUP_CHANNELS if channels % GROUP_CHANNELS == 0 else 1
+    return nn.GroupNorm(groups, channels)
 
 
 class _ResidualBlock(nn.Module):
