@@ -9,6 +9,8 @@ from ..checks import check_bounds, check_choice
 
 Perceptual = Literal["aligned", "lpips", "none"]
 PERCEPTUAL_CHOICES: tuple[str, ...] = get_args(Perceptual)
+SplatInit = Literal["auto", "surface", "hull"]
+SPLAT_INITS: tuple[str, ...] = get_args(SplatInit)
 SplatPreset = Literal["fast", "quality"]
 SPLAT_PRESETS: tuple[str, ...] = get_args(SplatPreset)
 _COUNTS: dict[str, tuple[int, int]] = {"fast": (20_000, 600), "quality": (60_000, 2_000)}
@@ -25,6 +27,9 @@ class SplatFitConfig:
     """Number of splats at the start; 0: 20,000 (fast) or 60,000 (quality)."""
     steps: int = 0
     """Optimisation steps of one view each; 0: 600 (fast) or 2,000 (quality)."""
+    init: SplatInit = "auto"
+    """Initial splats. surface: on a surface that is fused from the views first, which the fit stays
+    close to; hull: on the visual hull; auto: surface if the views have normals, else hull."""
     perceptual: Perceptual = "aligned"
     """Treatment of views that contradict each other. aligned: they are warped smoothly by some
     pixels in the second half, if they contradict each other; lpips: the loss includes LPIPS, which
@@ -41,6 +46,7 @@ class SplatFitConfig:
 
     def __post_init__(self):
         check_choice("splat preset", self.preset, SPLAT_PRESETS)
+        check_choice("splat init", self.init, SPLAT_INITS)
         check_choice("splat perceptual loss", self.perceptual, PERCEPTUAL_CHOICES)
         check_bounds(
             self,

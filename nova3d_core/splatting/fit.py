@@ -1,4 +1,4 @@
-"""Fits Gaussian splats to views: V3D's reconstruction with a start on the visual hull.
+"""Fits Gaussian splats to views: V3D's reconstruction with a start on a surface.
 
 Reference: Z. Chen et al., "V3D: Video diffusion models are effective 3D generators", 2024, section
 3.3, and B. Kerbl et al., 2023, section 5. Generated views contradict each other by some pixels;
@@ -18,8 +18,8 @@ from torch import Tensor
 from ..cameras.cameras import Cameras
 from ..errors import StageError
 from ..fusion.device import fusion_device
-from ..fusion.fuse import refine_poses
 from ..fusion.preview import PreviewClock
+from ..mesh import Mesh
 from ..perceptual.losses import image_loss
 from ..perceptual.registration import (
     COARSE_TO_FINE_PX,
@@ -32,10 +32,10 @@ from ..splats import Splats
 from ..views import Views
 from .checks import check_splat_views
 from .config import SplatFitConfig
-from .initialise import initial_splats
 from .memory import check_splat_memory
 from .parameters import SplatParameters
 from .render import SplatImage, render_splats
+from .start import check_start_mesh, start_fit
 from .warps import ViewWarps
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,11 @@ MIN_WARP_GAIN = 0.05
 MIN_LOG_GAIN = 0.01
 """Root mean square logarithm of the gains below which they are dropped."""
 
+NOVEL_EVERY = 3
+"""Every third step uses a novel view of the surface, if there is one."""
+NOVEL_WEIGHT = 0.3
+"""Weight of the loss of novel views."""
+
 ImageDistance = Callable[[Tensor, Tensor], Tensor]
 """Distances (B,) of images (B, H, W, 3) in 0..1, such as LPIPS."""
 
@@ -77,7 +82,7 @@ class SplatFitReport:
     steps: int
     """Optimisation steps."""
     initial_count: int
-    """Splats on the hull at the start."""
+    """Splats at the start."""
     count: int
     """Splats in the result."""
     loss: float
@@ -88,6 +93,8 @@ class SplatFitReport:
     """Root mean square gain of the views' colours in percent; 0 if they are not scaled."""
     perceptual: str
     """aligned, lpips or none."""
+    init: str
+    """Where the splats started: surface, hull, or given."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain containers, for JSON."""
@@ -113,21 +120,24 @@ def fit_splats(
     device: torch.device | str = "cpu",
     start: Splats | None = None,
     lpips: ImageDistance | None = None,
+    mesh: Mesh | None = None,
 ) -> SplatFit:
     """Fits splats to masked views.
 
     Args:
-        views: at least two views with masks, on white. Normals are used by the refinement of poses
-            only.
-        config: number of splats and steps, treatment of contradictions, seed.
+        views: at least two views with masks, on white. Normals are used by the fusion only, which
+            makes the initial surface and refines poses.
+        config: number of splats and steps, initial splats, treatment of contradictions, seed.
         progress: receives each step, with a preview at most once per second.
         device: of the optimisation; the result is on the CPU.
-        start: splats to start from, instead of the visual hull; `config.count` is then unused.
+        start: splats to start from; `config.count` and `config.init` are then unused.
         lpips: the distance for `perceptual="lpips"`; None loads it from the default folders.
+        mesh: a surface of the object with colours, in the world of the cameras, to start on and to
+            stay close to, instead of fusing one; `config.init` is then unused.
 
     Raises:
-        InputError, StageError: as `carve_hull`; more splats than fit into memory; no weights of
-            LPIPS.
+        InputError, StageError: as `check_splat_views` and `carve_hull`; more splats than fit into
+            memory; no weights of LPIPS; a mesh without colours, or which the views do not fit.
         StageError: the optimisation diverged.
         Cancelled: cancelled by `progress`.
     """
@@ -138,21 +148,22 @@ def fit_splats(
     check_splat_memory(count, views, config.memory_gib, device)
     if config.perceptual == "lpips" and lpips is None:
         lpips = _default_lpips(device)
-    if config.refine_poses:
-        views = refine_poses(views, progress=progress, device=device)
-    views = views.to("cpu").without_normals()
-    if start is None:
-        start = initial_splats(views, config.count, config.seed, progress)
+    if mesh is not None:
+        check_start_mesh(mesh, views, progress)
+    begin = start_fit(views, config, progress, device, start, mesh)
+    views, start = begin.views, begin.splats
     if any(views.cameras.origin):
         logger.warning("the splats are relative to the cameras' origin %s", views.cameras.origin)
     low, high = start.positions.amin(dim=0), start.positions.amax(dim=0)
     extent = float(torch.maximum((high - low).max(), start.scales.max()))  # also of one splat
-    unit = replace(views, cameras=_scaled_cameras(views.cameras, 1.0 / extent)).to(device)
+    unit = _scaled_views(views, 1.0 / extent).to(device)
     fit = _Fit(unit, start.transformed(1.0 / extent, torch.zeros(3)), config, progress)
+    if begin.novel is not None:
+        fit.novel = _ViewQueue(_scaled_views(begin.novel, 1.0 / extent).to(device))
     fit.lpips = lpips if config.perceptual == "lpips" else None
     fit.run()
     splats = fit.splats().transformed(extent, torch.zeros(3))
-    report = fit.report(len(start), len(splats))
+    report = fit.report(len(start), len(splats), begin.init)
     return SplatFit(splats, fit.fitted_views(views), report)
 
 
@@ -162,13 +173,34 @@ def _default_lpips(device: torch.device) -> ImageDistance:
     return load_lpips(device=device)
 
 
-def _scaled_cameras(cameras: Cameras, scale: float) -> Cameras:
-    """Cameras with the same images of a world that is scaled about its origin."""
+def _scaled_views(views: Views, scale: float) -> Views:
+    """The same images of a world that is scaled about its origin."""
+    cameras = views.cameras
     poses, intrinsics = cameras.world_to_camera.clone(), cameras.intrinsics.clone()
     poses[:, :3, 3] *= scale
     if cameras.kind == "orthographic":
         intrinsics[:, :2, :2] /= scale  # pixels per world unit
-    return replace(cameras, world_to_camera=poses, intrinsics=intrinsics)
+    cameras = replace(cameras, world_to_camera=poses, intrinsics=intrinsics)
+    return replace(views, cameras=cameras)
+
+
+class _ViewQueue:
+    """Views in a random order: all are used once before one is used again.
+
+    Args:
+        views: V views with masks.
+    """
+
+    def __init__(self, views: Views):
+        self.cameras = [views.cameras[view] for view in range(len(views))]
+        self.targets = torch.cat([views.colour, views.masks[..., None]], dim=-1)  # (V, H, W, 4)
+        self.order: list[int] = []
+
+    def next(self, random: torch.Generator) -> int:
+        """Index of the next view."""
+        if not self.order:
+            self.order = torch.randperm(len(self.cameras), generator=random).tolist()
+        return self.order.pop()
 
 
 class _Fit:
@@ -178,15 +210,18 @@ class _Fit:
         self.config, self.progress = config, progress
         self.lpips: ImageDistance | None = None
         self.device = views.colour.device
-        self.cameras = [views.cameras[view] for view in range(len(views))]
-        self.targets = torch.cat([views.colour, views.masks[..., None]], dim=-1)  # (V, H, W, 4)
+        self.queue = _ViewQueue(views)
+        self.cameras, self.targets = self.queue.cameras, self.queue.targets
+        self.novel: _ViewQueue | None = None
+        """Renders of a surface from directions that no view shows."""
         self.parameters = SplatParameters(start, self.device)
         self.warps: ViewWarps | None = None
         self.random = torch.Generator().manual_seed(config.seed)
-        self.order: list[int] = []
         self.clock = PreviewClock()
         self.losses: list[float] = []
-        """Loss of every step, those of dropped trials included."""
+        """Loss of every step with a given view, those of dropped trials included."""
+        self.taken = 0
+        """Steps so far, those of dropped trials included."""
         self.total = config.steps
         """Steps with the trial of warps, for progress reports."""
         self.skipped = 0
@@ -199,7 +234,9 @@ class _Fit:
         first = steps
         if (aligns or scales) and len(self.cameras) > 1:
             first = round(WARP_START * steps)
-        trial = min(max(round(WARP_TRIAL * steps), len(self.cameras)), steps - first)
+        novel = 0 if self.novel is None else len(self.cameras) // (NOVEL_EVERY - 1) + 1
+        trial = max(round(WARP_TRIAL * steps), len(self.cameras) + novel)  # all views once
+        trial = min(trial, steps - first)
         self.total = steps + trial
         self._steps(0, first)
         if first < steps:
@@ -224,7 +261,7 @@ class _Fit:
                 STAGE, "the splats became infinite.", "Check the views for invalid cameras."
             )
 
-    def report(self, initial_count: int, count: int) -> SplatFitReport:
+    def report(self, initial_count: int, count: int, init: str) -> SplatFitReport:
         """Statistics of the finished optimisation."""
         warps = self.warps
         gain = 0.0 if warps is None or not warps.scales else warps.rms_gain()
@@ -236,6 +273,7 @@ class _Fit:
             warp_px=0.0 if warps is None or not warps.moves else self._displacement_px(warps),
             gain_percent=100.0 * gain,
             perceptual=self.config.perceptual,
+            init=init,
         )
 
     def fitted_views(self, views: Views) -> Views:
@@ -312,9 +350,10 @@ class _Fit:
                 self._prune()
             if self.warps is not None and step in rounds:
                 self._register(self.warps, FINE_PX)
-            self.losses.append(self._step(step / self.config.steps))
+            self._step(step)
+            self.taken += 1
             preview = self._preview() if self.clock.is_due() else None
-            done = min(len(self.losses) + self.skipped, self.total)
+            done = min(self.taken + self.skipped, self.total)
             self.progress.update(STAGE, done, self.total, preview)
 
     def _prune(self) -> None:
@@ -323,12 +362,29 @@ class _Fit:
         if bool(kept.any()):
             self.parameters.keep(kept)
 
-    def _step(self, done: float) -> float:
-        view = self._next_view()
-        image, target = self._render(view), self.targets[view]
-        if self.warps is not None:
-            with torch.no_grad():
-                target = self.warps.apply_to(target, view)
+    def _step(self, step: int) -> None:
+        if self.novel is not None and step % NOVEL_EVERY == NOVEL_EVERY - 1:
+            view = self.novel.next(self.random)
+            image = self._render_at(self.novel.cameras[view])
+            loss = NOVEL_WEIGHT * self._loss(image, self.novel.targets[view])
+        else:
+            view = self.queue.next(self.random)
+            image, target = self._render(view), self.targets[view]
+            if self.warps is not None:
+                with torch.no_grad():
+                    target = self.warps.apply_to(target, view)
+            loss = self._loss(image, target)
+            self.losses.append(float(loss.detach()))
+        value = float(loss.detach())
+        if not value < float("inf"):  # also NaN
+            raise StageError(
+                STAGE, f"the loss became {value}.", "Check the views for invalid cameras."
+            )
+        loss.backward()
+        self.parameters.step(step / self.config.steps)
+
+    def _loss(self, image: SplatImage, target: Tensor) -> Tensor:
+        """Loss of a render against a target (H, W, 4) of colours on white and mask."""
         colour = image.on(1.0)
         loss = image_loss(colour, target[..., :3], SSIM_WEIGHT)
         loss = loss + MASK_WEIGHT * (1.0 - image.transmittance - target[..., 3]).abs().mean()
@@ -336,22 +392,13 @@ class _Fit:
         if self.lpips is not None:
             distance = self.lpips(colour.clamp(0.0, 1.0)[None], target[None, ..., :3])
             loss = loss + LPIPS_WEIGHT * distance.mean()
-        value = float(loss.detach())
-        if not value < float("inf"):  # also NaN
-            raise StageError(
-                STAGE, f"the loss became {value}.", "Check the views for invalid cameras."
-            )
-        loss.backward()
-        self.parameters.step(done)
-        return value
-
-    def _next_view(self) -> int:
-        """A random view; all views are used once before one is used again."""
-        if not self.order:
-            self.order = torch.randperm(len(self.cameras), generator=self.random).tolist()
-        return self.order.pop()
+        return loss
 
     def _render(self, view: int) -> SplatImage:
+        """The splats in the camera of a given view."""
+        return self._render_at(self.cameras[view])
+
+    def _render_at(self, camera: Cameras) -> SplatImage:
         given = self.parameters
         return render_splats(
             given["positions"],
@@ -359,7 +406,7 @@ class _Fit:
             given["rotations"],
             given["opacity_logits"].sigmoid(),
             given["colours"],
-            self.cameras[view],
+            camera,
         )
 
     def _preview(self) -> Callable[[], Tensor]:
@@ -377,11 +424,17 @@ class _Fit:
         return sum(recent) / max(len(recent), 1)
 
     def _snapshot(self) -> tuple[Any, ...]:
-        return self.parameters.snapshot(), self.random.get_state(), list(self.order)
+        orders = [list(queue.order) for queue in self._queues()]
+        return self.parameters.snapshot(), self.random.get_state(), orders
 
     def _restore(self, saved: tuple[Any, ...]) -> None:
         """Returns to a snapshot, without warps."""
-        parameters, random, order = saved
+        parameters, random, orders = saved
         self.parameters.restore(parameters)
         self.random.set_state(random)
-        self.order, self.warps = list(order), None
+        for queue, order in zip(self._queues(), orders, strict=True):
+            queue.order = list(order)
+        self.warps = None
+
+    def _queues(self) -> list[_ViewQueue]:
+        return [self.queue] if self.novel is None else [self.queue, self.novel]

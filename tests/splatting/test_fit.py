@@ -43,7 +43,7 @@ def rig(count=12, size=64, **settings) -> RigConfig:
 
 @pytest.fixture(scope="module")
 def sphere_views(make_sphere):
-    return render_views(make_sphere(0.4), orbit_cameras(rig(18, 96))).views
+    return render_views(make_sphere(0.4), orbit_cameras(rig(18, 96))).views.without_normals()
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,9 @@ def patterned_views(make_sphere):
     """Views of a sphere with a colour pattern, so that displacements show."""
     mesh = make_sphere(0.4)
     colours = 0.5 + 0.4 * torch.sin(14.0 * mesh.vertices + torch.tensor([0.0, 1.0, 2.0]))
-    return render_views(replace(mesh, vertex_colours=colours), orbit_cameras(rig(10, 64))).views
+    return render_views(
+        replace(mesh, vertex_colours=colours), orbit_cameras(rig(10, 64))
+    ).views.without_normals()
 
 
 @pytest.fixture(scope="module")
