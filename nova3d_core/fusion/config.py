@@ -150,6 +150,8 @@ class LevelConfig:
     """Maximum depth offset of a sweep into the object, relative to its longest side."""
     stereo_downsampling: int = 1
     """Factor by which the images of a sweep are downsampled."""
+    stereo_stride_px: int = 2
+    """A sweep has patches around every n-th row and column of these images."""
 
     def __post_init__(self):
         check_bounds(
@@ -171,6 +173,7 @@ class LevelConfig:
             stereo_every=(0, 1000),
             stereo_band=(1e-4, 1.0),
             stereo_downsampling=(1, 16),
+            stereo_stride_px=(1, 64),
         )
 
     def num_rays(self, count: int, min_rays: int) -> int:

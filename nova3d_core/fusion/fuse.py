@@ -31,6 +31,7 @@ from .fields.grid.state import inside_bounds
 from .fields.render_output import RenderOutput
 from .finalize import extract_fused_surface, silhouette_iou
 from .hull.visual_hull import carve_hull, check_carvable
+from .level_scale import scale_levels
 from .losses import RayLoss, Targets, ray_loss
 from .poses.pose_table import PoseTable, exponential_decay
 from .poses.registration import PoseRegistration, render_features
@@ -40,7 +41,7 @@ from .preview import PreviewClock, preview_image
 from .rays import RayDataset, RaySampler, ray_dataset
 from .stereo.depth_targets import DepthTargets, depth_loss_gradients, find_depth_targets
 from .surface import Surface
-from .working_size import upsample_surface, working_views
+from .working_size import object_extents_px, upsample_surface, working_views
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ def fuse_sdf(
         check_views(views, progress)
     check_carvable(views)
     reduced = working_views(views, config.levels[-1].resolution)
+    object_px = float(object_extents_px(reduced.masks).max())
+    config = replace(config, levels=scale_levels(config.levels, object_px))
     hull = carve_hull(reduced, config.hull, progress)
     pose_error = initial_pose_error(reduced, hull)
     init = initial_sdf(hull, config, pose_error)
@@ -379,6 +382,7 @@ def _sweep_depths(run: _FusionState, level: LevelConfig) -> None:
             level.stereo_band * run.longest_side,
         ),
         level.stereo_downsampling,
+        level.stereo_stride_px,
     )
 
 

@@ -23,7 +23,7 @@ from .surface_maps import render_surface_maps
 from .sweep import aggregate, find_peaks
 
 STRIDE_PX = 2
-"""Patches are centred on every n-th row and column."""
+"""Patches are centred on every n-th row and column by default."""
 _STEP_PX = 0.5
 """Distance between the depths of a sweep, in widths of a pixel."""
 _MIN_OFFSETS = 7
@@ -79,6 +79,7 @@ def find_depth_targets(
     rays: RayDataset,
     band: tuple[float, float],
     downsampling: int = 1,
+    stride_px: int = STRIDE_PX,
 ) -> DepthTargets:
     """Sweeps a band around the field's surface for the depths at which the views agree best.
 
@@ -89,6 +90,7 @@ def find_depth_targets(
         rays: N rays of all views with sharp masks.
         band: depth offsets, towards the camera and away from it, in world units.
         downsampling: factor by which images are downsampled for wide bands.
+        stride_px: patches are centred on every n-th row and column of the downsampled images.
     """
     origin, direction = poses.transform_rays(rays.view, rays.origin, rays.direction)
     cameras = posed_cameras(cameras, poses)
@@ -98,8 +100,8 @@ def find_depth_targets(
     surface_z = maps.depth_z[rays.view, row, column]  # (N,)
     if downsampling > 1:
         images, maps, cameras = downsample(images, maps, cameras, downsampling)
-    offset, confidence = sweep_band(images, maps, cameras, band)
-    side = downsampling * STRIDE_PX
+    offset, confidence = sweep_band(images, maps, cameras, band, stride_px)
+    side = downsampling * stride_px
     last_row, last_column = (size - 1 for size in offset.shape[1:])
     # downsampling drops the last row of an odd height
     at = (rays.view, (row // side).clamp_max(last_row), (column // side).clamp_max(last_column))
@@ -142,21 +144,26 @@ def _block_mean(values: Tensor, factor: int) -> Tensor:
 
 
 def sweep_band(
-    images: Tensor, maps: SurfaceMaps, cameras: Cameras, band: tuple[float, float]
+    images: Tensor,
+    maps: SurfaceMaps,
+    cameras: Cameras,
+    band: tuple[float, float],
+    stride_px: int = STRIDE_PX,
 ) -> tuple[Tensor, Tensor]:
-    """Depth offsets and confidences (V, rows, columns) at every n-th pixel, n = STRIDE_PX.
+    """Depth offsets and confidences (V, rows, columns) at every n-th pixel, n = `stride_px`.
 
     Args:
         images: (V, H, W, 4) colour and mask.
         maps: the present surface in these images.
         cameras: V cameras in the surface's world.
         band: largest depth offsets towards the camera and away from it, in world units.
+        stride_px: n.
     """
     views, height, width = maps.depth_z.shape
-    shape = (views, -(-height // STRIDE_PX), -(-width // STRIDE_PX))
+    shape = (views, -(-height // stride_px), -(-width // stride_px))
     offset, confidence = (images.new_zeros(shape) for _ in range(2))
     pixel = ((maps.depth_z > 0.0) & (images[..., 3] > MIN_MASK)).nonzero()
-    pixel = pixel[(pixel[:, 1:] % STRIDE_PX == 0).all(dim=1)]
+    pixel = pixel[(pixel[:, 1:] % stride_px == 0).all(dim=1)]
     if len(pixel) == 0:
         return offset, confidence
     patches = make_patches(cameras, pixel, maps)
@@ -167,11 +174,11 @@ def sweep_band(
     scores = _implementation(images.device).sweep_scores(
         images, maps.depth_z, patches, offsets, MAX_STEP_PX * pixel_size, perspective
     )
-    at = (pixel[:, 0], *(pixel[:, 1:] // STRIDE_PX).unbind(dim=1))
+    at = (pixel[:, 0], *(pixel[:, 1:] // stride_px).unbind(dim=1))
     index = (at[0] * shape[1] + at[1]) * shape[2] + at[2]
     peaks = find_peaks(aggregate(scores, index, shape, _AGGREGATION_RADIUS), offsets)
     offset[at], confidence[at] = peaks.offset, patch_confidence(peaks, pixel_size)
-    agreed = agree(cameras, patches, maps, offset, confidence, STRIDE_PX, pixel_size)
+    agreed = agree(cameras, patches, maps, offset, confidence, stride_px, pixel_size)
     offset[at], confidence[at] = agreed
     return offset, confidence
 

@@ -96,7 +96,7 @@ def test_wrong_poses_and_bent_views_have_no_stereo(views, monkeypatch):
 
 def test_normals_leave_only_the_coarse_levels_to_stereo(plate, monkeypatch):
     swept = []
-    monkeypatch.setattr(fuse, "find_depth_targets", lambda *a: swept.append(a[-1]))
+    monkeypatch.setattr(fuse, "find_depth_targets", lambda *a: swept.append(a[-2]))
     views = render_views(plate, orbit_cameras(RigConfig(count=8, width_px=48, height_px=48))).views
     levels = tuple(
         replace(each, steps=2, stereo_downsampling=factor)
