@@ -1,4 +1,4 @@
-"""Settings of texture baking and refinement."""
+"""Settings of texture baking, refinement and removal of light."""
 
 from __future__ import annotations
 
@@ -71,3 +71,43 @@ class RefineConfig:
                 "the loss lpips needs steps, but steps is 0.",
                 "Use some steps, or perceptual aligned to only move the views.",
             )
+
+
+@dataclass(frozen=True)
+class UnlightConfig:
+    """How the light is estimated and removed from views."""
+
+    strength: float = 1.0
+    """Fraction of the shading to remove: 0 for none of it, 1 for all."""
+    gate: float = 0.15
+    """Spread of the shading, its standard deviation over its mean, below which the views count as
+    unlit and stay as they are; 0: always remove the light."""
+    lobes: int = field(default=24, metadata=INTERNAL)
+    """Number of spherical Gaussians of the light."""
+    illum: float = field(default=0.1, metadata=INTERNAL)
+    """Weight of L_illum, which draws the shading towards the brightness of the views."""
+    smooth: float = field(default=0.1, metadata=INTERNAL)
+    """Weight of L_albedo, the difference of the albedo at neighbouring points."""
+    parsimony_steps: int = field(default=150, metadata=INTERNAL)
+    """Steps that make the albedo have few distinct colours; 0: the method of SV3D alone."""
+    points: int = field(default=10_000, metadata=INTERNAL)
+    """Points on the surface."""
+    steps: int = field(default=250, metadata=INTERNAL)
+    """Steps of the fit of light and albedo."""
+    seed: int = field(default=0, metadata=INTERNAL)
+    """Of the points."""
+
+    def __post_init__(self):
+        check_bounds(
+            self,
+            "unlight",
+            strength=(0.0, 1.0),
+            gate=(0.0, 1.0),
+            lobes=(1, 256),
+            illum=(0.0, 1000.0),
+            smooth=(0.0, 1000.0),
+            parsimony_steps=(0, 100_000),
+            points=(100, 1_000_000),
+            steps=(1, 100_000),
+            seed=(0, 2**32 - 1),
+        )
