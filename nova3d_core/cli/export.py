@@ -19,7 +19,8 @@ class Export:
     run_folder: Positional[Path]
     """The folder of a `train` run; its newest checkpoint is used."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="FILE")]
-    """The .safetensors file to write, for `generate` and LoadNOVA3D."""
+    """The .safetensors file to write, for `generate` and LoadNOVA3D. For ouroboros3d, the
+    reconstruction model is written next to it, as NAME.reconstruction.safetensors."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Dtype of the weights."""
     overwrite: bool = False

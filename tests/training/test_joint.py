@@ -395,3 +395,20 @@ def test_losses_of_one_object_fall(items, tmp_path):
 def test_trains_on_procedural_objects(tmp_path):
     result = train(of(PAIR, optimiser__steps=1), tmp_path, cpu=True)
     assert result.reason == "finished" and result.progress.skipped == 0
+
+
+def test_continues_a_pair_and_rejects_swapped_files(items, tmp_path):
+    run(of(PAIR, optimiser__steps=1), tmp_path / "run", items)
+    path = tmp_path / "pair.safetensors"
+    exported = export_run(tmp_path / "run", path, "float32").module
+    other = reconstruction_file(path)
+
+    def build(start, reconstruction):
+        config = of(PAIR, start=str(start), joint__reconstruction_start=str(reconstruction))
+        return build_joint_module(config)
+
+    assert_equal(dict(build(path, other).state_dict()), dict(exported.state_dict()))
+    with pytest.raises(InputError, match="is no reconstruction model|not the reconstruction"):
+        build(path, path)
+    with pytest.raises(InputError, match=r"reconstruction\.safetensors"):
+        build(other, other)

@@ -11,6 +11,7 @@ from ...compute.devices import seeded
 from ...diffusion.codecs.pixels import PixelCodec
 from ...diffusion.codecs.small_encoder import SmallEncoder
 from ...diffusion.families import FAMILIES
+from ...diffusion.model import Codec, ImageEncoder
 from ...diffusion.network.feedback_unet import FeedbackUNet
 from ...diffusion.network.unet import VideoUNet
 from ...errors import InputError
@@ -20,7 +21,8 @@ from ...reconstruction.load import load_reconstruction
 from ...reconstruction.network import Lgm
 from ...weights.discovery.built_in import resolve_model_file
 from ...weights.discovery.companions import resolve_unet_file
-from ...weights.load import load_svd
+from ...weights.discovery.locate import inspect_file
+from ...weights.load import load_model, load_svd
 from ..config import TrainConfig
 from ..train_module import copy_weights, init_as_identity
 from .config import FAMILY, JointConfig
@@ -31,7 +33,7 @@ TIME_CHANNELS = 128
 
 
 def build_joint_module(config: TrainConfig, progress: Progress = SILENT) -> JointModule:
-    """The pair that a run trains: from SVD and LGM, or with random weights.
+    """The pair that a run trains: from SVD and LGM, from a pair, or with random weights.
 
     Raises:
         InputError: a file is another model; a network has no time embedding; LPIPS is missing.
@@ -39,9 +41,7 @@ def build_joint_module(config: TrainConfig, progress: Progress = SILENT) -> Join
     lpips = _lpips(config.joint)
     reconstruction = build_reconstruction(config.joint, config.seed, progress)
     if config.start:
-        path = resolve_unet_file(resolve_model_file(config.start))
-        svd, codec, encoder = load_svd(path, dtype=torch.float32, progress=progress)
-        unet = feedback_unet_from_svd(svd, codec.factor, config.seed)
+        unet, codec, encoder = _load_views_model(config, progress)
     else:
         network = config.network
         codec = PixelCodec(
@@ -53,8 +53,23 @@ def build_joint_module(config: TrainConfig, progress: Progress = SILENT) -> Join
             unet = FeedbackUNet(replace(network.unet, feedback_factor=codec.factor))
             encoder = SmallEncoder(network.encoder_channels, network.unet.context_dim)
         init_as_identity(unet, network.residual_init_scale)
-    silence_feedback(unet)
+        silence_feedback(unet)
     return JointModule(unet, encoder, codec, FAMILIES[FAMILY], reconstruction, config.joint, lpips)
+
+
+def _load_views_model(
+    config: TrainConfig, progress: Progress
+) -> tuple[FeedbackUNet, Codec, ImageEncoder]:
+    """UNet, codec and image encoder of the start file: SVD, or the first file of a pair."""
+    path = resolve_unet_file(resolve_model_file(config.start))
+    found = inspect_file(path).identity
+    if found is not None and found.family == FAMILY:
+        model = load_model(path, dtype=torch.float32, with_feedback=True, progress=progress)
+        return copy_weights(model.unet), model.codec, copy_weights(model.image_encoder)
+    svd, codec, encoder = load_svd(path, dtype=torch.float32, progress=progress)
+    unet = feedback_unet_from_svd(svd, codec.factor, config.seed)
+    silence_feedback(unet)
+    return unet, codec, encoder
 
 
 def feedback_unet_from_svd(svd: VideoUNet, factor: int, seed: int = 0) -> FeedbackUNet:
