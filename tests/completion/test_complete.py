@@ -314,3 +314,14 @@ def test_bad_settings():
                         ("iterations", 0), ("seed", -1)):  # fmt: skip
         with pytest.raises(InputError, match=f"completion {name}"):
             CompletionConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["wonder3d", "nova3d-mini"])
+def test_networks_of_other_kinds_run(textured, views, name):
+    """Wonder3D's 2D UNet, sampled by DDIM; nova3d-mini's codec and encoder."""
+    from ..diffusion.models import small_model
+
+    result = complete_texture(textured, views, small_model(name), config=replace(RESAMPLE, steps=1))
+    assert result.report.generated > 0.01
+    assert bool(result.mesh.texture.isfinite().all())
+    assert torch.equal(result.mesh.texture[24, :4], textured.texture[24, :4])
