@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +67,8 @@ class GridState:
         self.fixed = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.steps = 0
         """Adam steps taken on this level."""
+        self.flat_arrays: dict[int, Any] = {}
+        """The grids as flat arrays of the compiled kernels, by the grids' addresses."""
         self.activate(ACTIVE_CELLS)
 
     @property

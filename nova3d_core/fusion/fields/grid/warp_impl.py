@@ -18,6 +18,8 @@ _BLOCK_CELLS = 8
 """Rays that enter the band in the same block of cells keep their order."""
 _MAX_BLOCKS = 1024
 """Blocks along an axis."""
+_MIN_PARALLEL = 32_768
+"""Kernels over fewer voxels run in one launch: a second one costs more than it saves."""
 
 
 def differences(state: GridState) -> None:
@@ -28,8 +30,17 @@ def differences(state: GridState) -> None:
 
 def _over_voxels(kernel: Any, state: GridState, inputs: Sequence) -> None:
     """Launches a kernel over the active voxels; grids are passed flat."""
-    flat = [state.flat(part) if isinstance(part, Tensor) else part for part in inputs]
-    launch(kernel, len(state.active), [state.active, *flat], state.geo.device)
+    flat = [_flat_array(state, part) if isinstance(part, Tensor) else part for part in inputs]
+    arguments = [state.active, *flat]
+    launch(kernel, len(state.active), arguments, state.geo.device, min_parallel=_MIN_PARALLEL)
+
+
+def _flat_array(state: GridState, grid: Tensor) -> Any:
+    """A grid of the state as a flat warp array; kept, as its creation takes 0.1 ms."""
+    address = grid.data_ptr()
+    if address not in state.flat_arrays:
+        state.flat_arrays[address] = as_warp(state.flat(grid))
+    return state.flat_arrays[address]
 
 
 def march(
