@@ -31,8 +31,8 @@ from nova3d_core.checks import check_between
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import OneDevice
 from nova3d_core.training.config import TrainConfig
-from nova3d_core.training.data.object_sources import held_out_objects
 from nova3d_core.training.export import load_trained
+from nova3d_core.training.object_sources import held_out_objects
 from nova3d_core.training.presets import read_train_config
 from nova3d_core.training.runs import train
 from nova3d_core.training.validation import validate

@@ -34,9 +34,9 @@ from nova3d_core.meshing.isosurface import extract_surface
 from nova3d_core.pipeline.config import FuseConfig
 from nova3d_core.pipeline.fuse import fuse_views
 from nova3d_core.sdf_grid import SdfGrid, grid_points
-from nova3d_core.training.data.object_sources import HELD_OUT_SEED, held_out_objects
 from nova3d_core.training.data.stream import object_seed
 from nova3d_core.training.export import load_trained
+from nova3d_core.training.object_sources import HELD_OUT_SEED, held_out_objects
 from nova3d_core.training.presets import read_train_config
 from nova3d_core.training.procedural import grid_cells, procedural_object
 from nova3d_core.training.validation import ValidationResult, ValidationSample, validate

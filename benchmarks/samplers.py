@@ -25,7 +25,7 @@ from nova3d_core.diffusion.model import MultiviewModel, OneDevice
 from nova3d_core.diffusion.sampling.config import SamplerName
 from nova3d_core.diffusion.sampling.sampler import evaluation_sigmas
 from nova3d_core.diffusion.sampling.schedule import karras_sigmas
-from nova3d_core.training.data.object_sources import held_out_objects
+from nova3d_core.training.object_sources import held_out_objects
 from nova3d_core.training.presets import read_train_config
 from nova3d_core.training.validation import (
     ValidationSample,

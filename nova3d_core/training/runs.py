@@ -22,13 +22,13 @@ from .checkpoint import (
     read_state,
 )
 from .config import TrainConfig, changed_settings
-from .data.object_sources import batch_size_per_process, held_out_objects, make_object_stream
 from .data.stream import ObjectStream
 from .dispatch import build_module
 from .dtensor import has_sharded_weights
 from .ema import Ema
 from .launch import make_accelerator
 from .loop import TrainLoop
+from .object_sources import batch_size_per_process, held_out_objects, make_object_stream
 from .optimiser import make_optimiser
 from .run_logger import RunLogger
 from .stopping import StopHandler, StopReason

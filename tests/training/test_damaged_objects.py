@@ -19,12 +19,12 @@ from nova3d_core.errors import InputError
 from nova3d_core.training.config import DataConfig
 from nova3d_core.training.data.config import DatasetConfig, ImageConfig
 from nova3d_core.training.data.mesh_sources import ProceduralObjects
-from nova3d_core.training.data.object_sources import make_object_stream
 from nova3d_core.training.data.precompute_latents import Encoders, precompute_latents
 from nova3d_core.training.data.render_dataset import render_dataset
 from nova3d_core.training.data.shard_members import DamagedObjectError, decode_object
 from nova3d_core.training.data.shard_writer import encode_npy, encode_png_strip, write_shard
 from nova3d_core.training.data.shards import SHARD_INFO, ShardDataset, read_shard
+from nova3d_core.training.object_sources import make_object_stream
 from nova3d_core.training.runs import train
 
 from ..diffusion.models import small_model

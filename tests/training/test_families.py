@@ -25,7 +25,6 @@ from nova3d_core.training.data.conditioning import (
 )
 from nova3d_core.training.data.config import DatasetConfig, ImageConfig, PrecomputeConfig
 from nova3d_core.training.data.mesh_sources import ProceduralObjects
-from nova3d_core.training.data.object_sources import make_object_stream
 from nova3d_core.training.data.orbits import (
     MAX_EXTENT,
     SINE_PERIODS,
@@ -41,6 +40,7 @@ from nova3d_core.training.data.stream import ProceduralDataset
 from nova3d_core.training.export import export_run
 from nova3d_core.training.init_from_svd import sv3d_p_from_u, unet_from_svd
 from nova3d_core.training.losses import angle_weights
+from nova3d_core.training.object_sources import make_object_stream
 from nova3d_core.training.objective import Objective
 from nova3d_core.training.presets import preset_names, read_train_config
 from nova3d_core.training.procedural import procedural_object

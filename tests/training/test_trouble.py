@@ -207,7 +207,7 @@ def test_rejects_an_unwritable_output_early(tmp_path):
 
 
 def test_rejects_an_uneven_batch_and_missing_shards(tmp_path):
-    from nova3d_core.training.data.object_sources import batch_size_per_process, make_object_stream
+    from nova3d_core.training.object_sources import batch_size_per_process, make_object_stream
 
     with pytest.raises(InputError, match="3 objects cannot be split evenly over 2"):
         batch_size_per_process(of(SMALL, optimiser__batch_size=3), 2)

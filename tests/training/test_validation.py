@@ -8,7 +8,7 @@ import torch
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import OneDevice
 from nova3d_core.progress import Progress
-from nova3d_core.training.data.object_sources import held_out_objects
+from nova3d_core.training.object_sources import held_out_objects
 from nova3d_core.training.train_module import init_train_module
 from nova3d_core.training.validation import (
     VALIDATING,
@@ -146,7 +146,7 @@ def test_skips_objects_whose_output_is_not_finite(model):
 
 
 def test_held_out_objects_repeat_and_differ_from_training_objects():
-    from nova3d_core.training.data.object_sources import make_object_stream
+    from nova3d_core.training.object_sources import make_object_stream
 
     config = of(SMALL, data__size_px=SIZE)
     held_out = held_out_objects(config, FAMILY, 2)

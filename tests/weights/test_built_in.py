@@ -11,7 +11,7 @@ from nova3d_core.cli.models_table import models_report, models_text
 from nova3d_core.diffusion.families import FAMILIES
 from nova3d_core.diffusion.model import OneDevice
 from nova3d_core.errors import InputError
-from nova3d_core.training.data.object_sources import held_out_objects
+from nova3d_core.training.object_sources import held_out_objects
 from nova3d_core.training.presets import read_train_config
 from nova3d_core.training.validation import mean_over_unseen_views, validate, view_metrics
 from nova3d_core.weights.discovery import built_in

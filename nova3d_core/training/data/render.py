@@ -116,8 +116,8 @@ def fit_distance(mesh: Mesh, cameras: Cameras, radius: float) -> float:
     pose = cameras.world_to_camera  # (V, 4, 4)
     points = mesh.vertices @ pose[:, :3, :3].transpose(1, 2) + pose[:, None, :3, 3]  # (V, N, 3)
     focal = cameras.intrinsics[0, 0, 0] / cameras.width
-    beside = points[..., :2].abs().amax(dim=-1)  # (V, N)
-    return float((radius - points[..., 2] + 2.0 * focal * beside / MAX_EXTENT).max())
+    sideways = points[..., :2].abs().amax(dim=-1)  # (V, N)
+    return float((radius - points[..., 2] + 2.0 * focal * sideways / MAX_EXTENT).max())
 
 
 @cache

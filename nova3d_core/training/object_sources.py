@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from ...diffusion.families import FAMILIES, SCENE_FAMILY, Family
-from ...errors import InputError
-from ..config import TrainConfig
-from ..scenes.data import make_clip_stream
-from ..scenes.validation import held_out_clips
-from ..validation import ValidationSample, validation_sample
-from .shards import ShardDataset
-from .stream import ObjectStream, ProceduralDataset
+from ..diffusion.families import FAMILIES, SCENE_FAMILY, Family
+from ..errors import InputError
+from .config import TrainConfig
+from .data.shards import ShardDataset
+from .data.stream import ObjectStream, ProceduralDataset
+from .scenes.data import make_clip_stream
+from .scenes.validation import held_out_clips
+from .validation import ValidationSample, validation_sample
 
 HELD_OUT_SEED = 2**31 + 1
 """Seed of procedural validation objects; above all seeds of runs."""
