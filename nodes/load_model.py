@@ -35,8 +35,9 @@ class LoadNOVA3D(io.ComfyNode):
             category=f"{CATEGORY}/views",
             description=(
                 "Loads a multi-view diffusion model: the small built-in nova3d-mini, or a "
-                "checkpoint of NOVA3D, Wonder3D (or Wonder3D++), SV3D (u or p) or V3D. Also loads "
-                "LGM and Ouroboros3D's recon_model, which make splats of views. Put "
+                "checkpoint of NOVA3D, Wonder3D (or Wonder3D++), SV3D (u or p), V3D or "
+                "Ouroboros3D (mv_model_unet, with recon_model next to it). Also loads "
+                "LGM and recon_model alone, which make splats of views. Put "
                 "checkpoints into ComfyUI's models/checkpoints or models/nova3d, and Wonder3D's "
                 "whole folder into models/nova3d. Models are detected from the file contents, not "
                 "from the file name; other models are not listed."
@@ -76,7 +77,9 @@ class LoadNOVA3D(io.ComfyNode):
                     display_name="model",
                     tooltip=(
                         "Model for Sample Multi-View Normals (NOVA3D, Wonder3D), Sample Orbit "
-                        "(SV3D, V3D) or Splats from Views (LGM, Ouroboros3D's recon_model)."
+                        "(SV3D, V3D), Sample Recursive (Ouroboros3D's mv_model_unet), Sample "
+                        "Camera Path (models for scenes) or Splats from Views (LGM, Ouroboros3D's "
+                        "recon_model)."
                     ),
                 )
             ],
@@ -89,7 +92,7 @@ class LoadNOVA3D(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, model: str, dtype: str) -> str:
         with host_errors():
-            return f"{dtype}\n{file_fingerprint(model_path(model))}"
+            return "\n".join([dtype, *map(file_fingerprint, _files(model_path(model)))])
 
     @classmethod
     @with_warnings
@@ -97,6 +100,15 @@ class LoadNOVA3D(io.ComfyNode):
         with node_context() as context:
             managed = load_managed_model(model_path(model), dtype, context.progress)
             return io.NodeOutput(SocketBundle(managed, *managed.patchers.values()))
+
+
+def _files(path: Path) -> list[Path]:
+    """The file of a model, and that of Ouroboros3D's reconstruction model."""
+    from ..nova3d_core.recursion.load import find_reconstruction, is_recursive
+
+    if not is_recursive(path):
+        return [path]
+    return [path, find_reconstruction(path, model_search_folders())]
 
 
 def load_managed_model(path: Path, dtype: str, progress: Progress) -> ManagedModel:
@@ -115,6 +127,7 @@ def load_managed_model(path: Path, dtype: str, progress: Progress) -> ManagedMod
     from ..nova3d_core.diffusion.model import CODEC, IMAGE_ENCODER
     from ..nova3d_core.reconstruction.config import RECONSTRUCTION
     from ..nova3d_core.reconstruction.load import load_reconstruction
+    from ..nova3d_core.recursion.load import is_recursive, load_recursive
     from ..nova3d_core.weights.discovery.locate import inspect_file
     from ..nova3d_core.weights.load import load_model
     from .model_management import (
@@ -141,7 +154,8 @@ def load_managed_model(path: Path, dtype: str, progress: Progress) -> ManagedMod
     if identity is not None and RECONSTRUCTION in identity.parts:
         reconstruction = load_reconstruction(path, **settings)
         return manage_reconstruction(reconstruction, compute_dtype(weight_dtype))
-    model = load_model(path, folders=model_search_folders(), **settings)
+    load = load_recursive if is_recursive(path) else load_model
+    model = load(path, folders=model_search_folders(), **settings)
     dtypes = plain_part_dtypes()
     # the one image that conditions the model is encoded in float32
     model.codec = model.codec.cast(encode=torch.float32, decode=dtypes[CODEC])

@@ -109,12 +109,17 @@ def download_hint(name: str) -> str:
         known
         for known in PUBLISHED_FILES
         if RECONSTRUCTION in known.parts
-        or (known.family in FAMILIES and (_is_full_checkpoint(known) or _is_in_folder(known)))
+        or (
+            known.family in FAMILIES
+            and (_is_full_checkpoint(known) or _is_in_folder(known) or _is_pair(known))
+        )
     ]
     file_name = PurePath(name).name.lower()
     of_that_name = [known for known in available if file_name in _lower_names(known)]
     # SV3D p can do what SV3D u does
-    generators = [known for known in available if RECONSTRUCTION not in known.parts]
+    generators = [
+        known for known in available if RECONSTRUCTION not in known.parts and not _is_pair(known)
+    ]
     shown = of_that_name or [known for known in generators if known.family != "sv3d_u"]
     downloads = "; ".join(map(_download_text, shown))
     return (
@@ -137,6 +142,11 @@ def _is_in_folder(known: PublishedFile) -> bool:
     return known.family == "wonder3d" and known.parts == (UNET,)
 
 
+def _is_pair(known: PublishedFile) -> bool:
+    """Whether the file needs a reconstruction model next to it: Ouroboros3D's UNet."""
+    return known.family == "ouroboros3d" and known.parts == (UNET,)
+
+
 def _download_text(known: PublishedFile) -> str:
     size = f"{known.gigabytes:g} GB, " if known.gigabytes else ""
     terms = ", accept its terms there first" if known.gated else ""
@@ -145,7 +155,11 @@ def _download_text(known: PublishedFile) -> str:
         return f"the folder {known.source} (Hugging Face) into {known.folder}/{folder}"
     is_complete = "image_encoder" in known.parts or RECONSTRUCTION in known.parts
     needs = "" if is_complete else " and svd_xt.safetensors into checkpoints"
-    return f"{known.name} ({size}{known.source} on Hugging Face{terms}) into {known.folder}{needs}"
+    pair = " with recon_model.pth" if _is_pair(known) else ""
+    return (
+        f"{known.name} ({size}{known.source} on Hugging Face{terms}) into "
+        f"{known.folder}{pair}{needs}"
+    )
 
 
 def _all_files() -> Iterator[tuple[str, Path]]:

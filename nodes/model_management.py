@@ -51,7 +51,8 @@ class ManagedModule(nn.Module):
 STREAMED_PARTS = (UNET, RECONSTRUCTION)
 """Parts that consist of the host's layers, which stream weights that do not fit on the device."""
 _MANAGED_CLASSES = {
-    part: type(f"NOVA3D_{part}", (ManagedModule,), {}) for part in (*PARTS, CONDITIONER, RECONSTRUCTION)
+    part: type(f"NOVA3D_{part}", (ManagedModule,), {})
+    for part in (*PARTS, CONDITIONER, RECONSTRUCTION)
 }
 """One subclass per part, because ComfyUI's log shows the class names."""
 
@@ -70,12 +71,14 @@ def manage_model(model: MultiviewModel, dtype: torch.dtype) -> ManagedModel:
         CODEC: model_management.vae_offload_device(),
         IMAGE_ENCODER: model_management.text_encoder_offload_device(),
         CONDITIONER: model_management.unet_offload_device(),
+        RECONSTRUCTION: model_management.unet_offload_device(),
     }
     load_devices = {
         UNET: model_management.get_torch_device(),
         CODEC: _vae_device(),
         IMAGE_ENCODER: model_management.get_torch_device(),
         CONDITIONER: model_management.get_torch_device(),
+        RECONSTRUCTION: model_management.get_torch_device(),
     }
     patchers = {
         part: _patcher(part, model.part(part), load_devices[part], offload_devices[part])

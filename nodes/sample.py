@@ -284,8 +284,14 @@ def _check_family(managed: ManagedModel, with_normals: bool) -> None:
     """Raises InputError if the model's domains are not those of the node."""
     from ..nova3d_core.errors import InputError
     from ..nova3d_core.reconstruction.model import ReconstructionModel
+    from ..nova3d_core.recursion.model import RecursiveModel
 
     family = managed.model.family
+    if isinstance(managed.model, RecursiveModel):
+        raise InputError(
+            f"model is {family.label}, which samples views and splats together.",
+            "Connect it to the node Sample Recursive, and NOVA3D, Wonder3D, SV3D or V3D here.",
+        )
     if isinstance(managed.model, ReconstructionModel):
         raise InputError(
             f"model is {family.label}, which makes splats of views and generates none.",

@@ -11,6 +11,7 @@ SEARCH_TERMS: dict[str, tuple[str, ...]] = {
     "LoadNOVA3D": ("image to 3d", "load model"),
     "SampleMultiviewNormals": ("image to 3d", "photo to mesh", "normal map", "novel views"),
     "SampleOrbit": ("image to 3d", "photo to mesh", "novel views", "camera orbit"),
+    "SampleRecursive": ("image to 3d", "photo to splats", "novel views", "gaussian splatting"),
     "SampleCameraPath": ("novel views", "camera path", "fly-through", "scene", "sparse views"),
     "OrbitCameras": ("camera", "camera rig", "camera orbit"),
     "AssembleViews": ("photogrammetry", "camera", "normal map", "images to mesh"),

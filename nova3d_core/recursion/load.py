@@ -124,7 +124,7 @@ def find_reconstruction(
 
 
 def _candidates(files: Sequence[FoundFile], path: Path) -> list[Path]:
-    """Reconstruction models of the family: the published name first."""
+    """Reconstruction models of the family: of the same name first, then of the published one."""
     found = [
         file.path
         for file in files
@@ -133,8 +133,10 @@ def _candidates(files: Sequence[FoundFile], path: Path) -> list[Path]:
         and RECONSTRUCTION in file.identity.parts
     ]
 
-    def rank(candidate: Path) -> tuple[bool, str]:
-        return (not candidate.stem.startswith(PUBLISHED_NAME), candidate.name)
+    def rank(candidate: Path) -> tuple[bool, bool, str]:
+        has_its_name = candidate.stem.startswith(path.stem)  # NAME and NAME.reconstruction
+        is_published = candidate.stem.startswith(PUBLISHED_NAME)
+        return (not has_its_name, not is_published, candidate.name)
 
     return sorted(found, key=rank)
 

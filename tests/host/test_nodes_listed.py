@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from .models import BUILT_IN, LGM, MINI, NOVA3D, SV3D_P, SV3D_U, V3D, WONDER3D
+from .models import (
+    BUILT_IN,
+    LGM,
+    MINI,
+    NOVA3D,
+    OUROBOROS3D,
+    OUROBOROS3D_RECONSTRUCTION,
+    SV3D_P,
+    SV3D_U,
+    V3D,
+    WONDER3D,
+)
 from .server import PACK
 from .workflow_check import is_widget, node_inputs
 
@@ -37,6 +48,7 @@ IDS = {
     "ExportSplats",
     "SplatsFromViews",
     "SampleCameraPath",
+    "SampleRecursive",
 }
 """Frozen: saved workflows refer to them."""
 SAVED_WIDGETS = {
@@ -73,6 +85,7 @@ SAVED_WIDGETS = {
     "RenderSplatViews": "width height device",
     "ExportSplats": "format filename_prefix",
     "SplatsFromViews": "framing rotations",
+    "SampleRecursive": "seed steps feedback every elevation size",
     "SampleCameraPath": "seed steps guidance_scale sampler size",
     "EvaluateMesh": "align protocol points image_size seed",
 }
@@ -145,4 +158,6 @@ def test_examples_and_input_files_are_listed(pack_nodes):
 
 def test_multi_view_models_are_listed_and_no_others(pack_nodes):
     names = pack_nodes["LoadNOVA3D"]["input"]["required"]["model"][1]["options"]
-    assert names == [*BUILT_IN, V3D, MINI, LGM, NOVA3D, WONDER3D, f"stability/{SV3D_U}", SV3D_P]
+    pair = (OUROBOROS3D, OUROBOROS3D_RECONSTRUCTION)
+    own = [V3D, MINI, LGM, pair[0], NOVA3D, pair[1], WONDER3D]
+    assert names == [*BUILT_IN, *own, f"stability/{SV3D_U}", SV3D_P]

@@ -41,11 +41,14 @@ EXPECTED = {
     "photo_to_mesh",
     "sv3d_to_mesh",
     "sv3d_to_mesh_normals",
+    "sv3d_to_mesh_complete",
     "v3d_to_mesh",
     "v3d_to_mesh_normals",
     "views_to_splats",
     "v3d_to_splats",
     "lgm_to_splats",
+    "ouroboros3d_to_splats",
+    "ouroboros3d_to_mesh",
 }
 APPS = {"image_to_mesh.app", "views_to_mesh.app"}
 NO_DOWNLOAD = {
@@ -65,8 +68,8 @@ NEWER_NODES = {
     "MoGeRender",
     "PreviewGaussianSplat",
 }
-"""Nodes of ComfyUI that its oldest supported version lacks; photo_to_mesh, *_to_mesh_normals and
-*_to_splats use them."""
+"""Nodes of ComfyUI that its oldest supported version lacks; photo_to_mesh, *_to_mesh_normals,
+sv3d_to_mesh_complete and *_to_splats use them."""
 
 
 def load(path: Path) -> dict:
@@ -133,7 +136,11 @@ def test_graph_and_api_prompt_are_equal(path, info):
 def test_image_templates_start_from_load_image(path):
     """Load Image holds the shipped example and is wired, with its mask."""
     nodes = {node["id"]: node for node in load(path)["nodes"]}
-    if not kinds_of(list(nodes.values())) & {"SampleMultiviewNormals", "SampleOrbit"}:
+    if not kinds_of(list(nodes.values())) & {
+        "SampleMultiviewNormals",
+        "SampleOrbit",
+        "SampleRecursive",
+    }:
         return
     (image,) = [node for node in nodes.values() if node["type"] == "LoadImage"]
     assert image["widgets_values"][0] == "nova3d_example.png"

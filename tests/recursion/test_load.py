@@ -17,7 +17,7 @@ from nova3d_core.progress import Progress
 from nova3d_core.reconstruction.config import LgmConfig
 from nova3d_core.reconstruction.load import load_reconstruction
 from nova3d_core.reconstruction.save import save_reconstruction
-from nova3d_core.recursion.load import is_recursive, load_recursive
+from nova3d_core.recursion.load import find_reconstruction, is_recursive, load_recursive
 from nova3d_core.recursion.model import RecursiveModel
 from nova3d_core.weights.keymaps.unet import ouroboros3d_unet_names
 from nova3d_core.weights.load import load_model
@@ -125,6 +125,14 @@ def test_the_reconstruction_is_also_found_in_the_model_folders(folder):
     elsewhere.mkdir()
     (folder / RECONSTRUCTION_FILE).rename(elsewhere / RECONSTRUCTION_FILE)
     assert load_recursive(folder / VIEWS_FILE, folders=[folder, elsewhere]).source.endswith(".pth")
+
+
+def test_the_reconstruction_of_the_same_name_comes_first(folder):
+    (folder / VIEWS_FILE).rename(folder / "tiny.pth")
+    for name in ("aaa.safetensors", "tiny.reconstruction.safetensors"):
+        assert find_reconstruction(folder / "tiny.pth").name == RECONSTRUCTION_FILE
+        save_file(random_network(NARROW).state_dict(), folder / name)
+    assert find_reconstruction(folder / "tiny.pth").name == "tiny.reconstruction.safetensors"
 
 
 def test_a_missing_reconstruction_is_named(folder):

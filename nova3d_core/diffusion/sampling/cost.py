@@ -7,6 +7,7 @@ import time
 import torch
 
 from ..network.config import UNetConfig
+from ..network.feedback_adapters import BLOCKS_PER_LEVEL
 from ..network.unet import VideoUNet
 from ..network.unet_2d import MultiviewUNet2D
 from ..network.unet_2d_config import UNet2DConfig
@@ -102,7 +103,13 @@ def _level_function(config: UNetConfig):
             index = deepest - int(words[1]) // (config.num_res_blocks + 1)
             # the convolution of an upsampling layer runs at the next finer level
             return index - 1 if words[-2] == "conv" else index
-        return deepest if words[0] == "middle_block" else 0
+        if words[0] == "cond_encoder":
+            return int(words[3]) // BLOCKS_PER_LEVEL if words[2] == "body" else 0
+        if words[0] == "down_plucker":
+            return int(words[1])
+        if words[0] == "up_plucker":
+            return deepest - int(words[1])
+        return deepest if words[0] in ("middle_block", "mid_plucker") else 0
 
     return level
 

@@ -335,7 +335,7 @@ def _ouroboros3d_files() -> tuple[PublishedFile, ...]:
             layout="diffusers",
             parts=(UNET,),
             gigabytes=7.06,
-            usage="8 views; requires recon_model.pth",
+            usage="8 views with their splats; requires recon_model.pth and svd_xt.safetensors",
         ),
         PublishedFile(
             **common,
