@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -29,9 +30,10 @@ def load_fast(page, name: str) -> None:
     for kind, values in FAST_SETTINGS.items():
         for field, value in values.items() if kind in node_types else ():
             page.set_input(kind, field, value)
-    for kind in node_types & {"SampleOrbit", "SampleMultiviewNormals"}:
+    for kind in node_types & {"SampleOrbit", "SampleMultiviewNormals", "SampleRecursive"}:
         # a seed of its own: ComfyUI does not run a node again whose inputs are those of another run
-        page.set_input(kind, "seed", WORKFLOWS.index(name))
+        if name not in REJECTED:
+            page.set_input(kind, "seed", zlib.crc32(name.encode()))
 
 
 def load_prompt(name: str) -> dict:
