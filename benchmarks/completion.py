@@ -4,7 +4,8 @@
 
 The known mesh without its texture is unwrapped again; its texture is baked from 7 views between
 azimuths -45 and 45 degrees, and inpainted elsewhere. Then nova3d-mini completes it. Compared are
-renders of the model's orbit, in the pixels that are mostly unseen (M > 0.5). Writes
+renders of the model's orbit, in the pixels that are mostly unseen (M > 0.5). The second table has
+views under a key light: baked as they are, without light, and without light and completed. Writes
 completion.json and completion.md into the output folder after each run.
 """
 
@@ -24,13 +25,14 @@ from results import ResultPage, Table, save_page
 from torch import Tensor
 from tqdm import tqdm
 
-from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
+from nova3d_core.cameras.cameras import Cameras, cameras_at, orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.completion.complete import complete_texture
 from nova3d_core.completion.config import CompletionConfig
 from nova3d_core.completion.texture_renderer import TextureRenderer, as_planes
 from nova3d_core.completion.visibility import best_cosines, unseen_weight
 from nova3d_core.diffusion.model import MultiviewModel
+from nova3d_core.evaluation.lights import LIGHTS, albedo_error, lit_views
 from nova3d_core.evaluation.metrics.image import psnr
 from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.unwrap.unwrap import unwrap
@@ -39,6 +41,7 @@ from nova3d_core.rendering.views import render_views
 from nova3d_core.texturing.bake import bake_texture
 from nova3d_core.texturing.config import BakeConfig
 from nova3d_core.texturing.fill import pad_charts
+from nova3d_core.texturing.lighting.unlight import unlight
 from nova3d_core.texturing.texels import Texels, rasterise_texels
 from nova3d_core.views import Views
 from nova3d_core.weights.discovery.built_in import BUILT_IN_NAME, resolve_model_file
@@ -85,9 +88,7 @@ class HiddenBack:
 
     @classmethod
     def of(cls, reference: Mesh) -> HiddenBack:
-        azimuths = sorted(AZIMUTHS_DEG, key=abs)
-        rig = RigConfig(width_px=VIEW_PX, height_px=VIEW_PX)
-        cameras = cameras_at(azimuths, [0.0] * len(azimuths), rig)
+        cameras = front_cameras()
         views = replace(render_views(reference, cameras).views, normals=None)
         shape = replace(reference, texture=None, uv=None, vertex_colours=None, material=None)
         shape = unwrap(shape).mesh.with_smooth_normals()
@@ -123,17 +124,55 @@ class HiddenBack:
         return torch.equal(before, after)
 
 
+def front_cameras() -> Cameras:
+    """The cameras of the reference views, the input view first."""
+    azimuths = sorted(AZIMUTHS_DEG, key=abs)
+    rig = RigConfig(width_px=VIEW_PX, height_px=VIEW_PX)
+    return cameras_at(azimuths, [0.0] * len(azimuths), rig)
+
+
 def main(settings: CompletionBenchmark) -> None:
     model = load_model(resolve_model_file(BUILT_IN_NAME, ()))
     rows: list[list] = []
-    with tqdm(total=len(settings.objects) * len(settings.start_noises), file=sys.stderr) as bar:
+    lit_rows: list[list] = []
+    runs = len(settings.objects) * (len(settings.start_noises) + 1)
+    with tqdm(total=runs, file=sys.stderr) as bar:
         for name in settings.objects:
-            scene = HiddenBack.of(settings.reference(name))
+            reference = settings.reference(name)
+            scene = HiddenBack.of(reference)
             for start_noise in settings.start_noises:
                 bar.set_description(f"{name}, start noise {start_noise:g}")
                 rows.append([name, start_noise, *measure(scene, model, start_noise, settings)])
-                save_page(settings.output, "completion", result_page(rows, settings))
+                save_page(settings.output, "completion", result_page(rows, lit_rows, settings))
                 bar.update()
+            bar.set_description(f"{name}, lit")
+            lit_rows.append([name, *measure_lit(scene, reference, model, settings)])
+            save_page(settings.output, "completion", result_page(rows, lit_rows, settings))
+            bar.update()
+
+
+def measure_lit(
+    scene: HiddenBack, reference: Mesh, model: MultiviewModel, settings: CompletionBenchmark
+) -> list[float]:
+    """Errors of the albedo where it was seen and where not, of three textures."""
+    lit = lit_views(reference.with_smooth_normals(), front_cameras(), LIGHTS["key"])
+    lit = replace(lit, normals=None, normal_frame=None)
+    bare = replace(scene.baked, texture=None)
+    unlit = unlight(lit, bare).views
+    config = BakeConfig(texture_px=TEXTURE_PX)
+    textured = [bake_texture(bare, views, config).mesh for views in (lit, unlit)]
+    completion = CompletionConfig(
+        start_noise=settings.start_noises[0], steps=settings.steps, seed=settings.seed
+    )
+    textured.append(complete_texture(textured[-1], unlit, model, config=completion).mesh)
+    covered = scene.truth.masks > 0.999
+    errors = []
+    for pixels in (covered & ~scene.hidden, scene.hidden):
+        errors += [
+            albedo_error(scene.images(mesh)[pixels], scene.truth.colour[pixels])
+            for mesh in textured
+        ]
+    return errors
 
 
 def measure(
@@ -158,8 +197,15 @@ def measure(
     ]  # fmt: skip
 
 
-def result_page(rows: list[list], settings: CompletionBenchmark) -> ResultPage:
-    """The table of all runs so far."""
+def result_page(
+    rows: list[list], lit_rows: list[list], settings: CompletionBenchmark
+) -> ResultPage:
+    """The tables of all runs so far."""
+    lit_columns = (
+        ("object", ""),
+        ("seen: lit", ".4f"), ("seen: unlit", ".4f"), ("seen: unlit, completed", ".4f"),
+        ("unseen: lit", ".4f"), ("unseen: unlit", ".4f"), ("unseen: unlit, completed", ".4f"),
+    )  # fmt: skip
     columns = (
         ("object", ""), ("start noise", "g"), ("hidden pixels", ".0%"),
         ("PSNR inpainted", ".2f"), ("PSNR completed", ".2f"),
@@ -181,7 +227,20 @@ def result_page(rows: list[list], settings: CompletionBenchmark) -> ResultPage:
             "small to know what an object looks like from behind. A gain with SV3D has not been "
             "measured on public weights."
         ),
-        tables=[Table(columns, rows)],
+        tables=[
+            Table(columns, rows),
+            Table(
+                lit_columns,
+                lit_rows,
+                title="Light and unseen parts",
+                text=(
+                    "The same with views under a key light (evaluation/lights.py): baked as they "
+                    "are, after removing the light, and completed after that. Mean absolute sRGB "
+                    "error of the albedo after the best common scale, in the pixels of the orbit "
+                    "that the views have seen and in those that they have not."
+                ),
+            ),
+        ],
         command="python dev.py bench completion --meshes DIR",
         machine=machine(),
         date=time.strftime("%Y-%m-%d"),

@@ -30,6 +30,7 @@ from ..diffusion.sampling.process import sampling_process
 from ..diffusion.sampling.sampler import Denoise
 from ..diffusion.sampling.trajectory import CameraTrajectory
 from ..progress import Progress
+from ..wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -231,9 +232,9 @@ def cost_line(family: Family, passes: int, teraflops: float, seconds: float | No
     line = f"completing takes {passes} passes of {family.label} ({teraflops:.3g} TFLOP)"
     if seconds is None:
         return line
-    time = f"{max(seconds, 1.0):.0f} seconds" if seconds < SLOW_S else (
-        f"{max(round(seconds / 60.0), 1)} minutes"
-    )  # fmt: skip
+    time = counted(max(round(seconds), 1), "second")
+    if seconds > SLOW_S:
+        time = counted(max(round(seconds / 60.0), 1), "minute")
     return f"{line}, about {time} on the CPU"
 
 

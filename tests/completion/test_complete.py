@@ -193,7 +193,7 @@ def test_slow_completions_warn_with_the_time(textured, views, model, monkeypatch
     monkeypatch.setattr(prior, "SLOW_S", -1.0)
     with caplog.at_level(logging.WARNING):
         complete_texture(textured, views, model, config=RESAMPLE)
-    assert "about 1 minutes on the CPU; a GPU takes seconds." in caplog.text
+    assert "about 1 minute on the CPU; a GPU takes seconds." in caplog.text
 
 
 def test_models_without_guidance_take_one_pass(textured, views):
