@@ -19,6 +19,7 @@ from ..wording import counted, there_are
 from .config import BakeConfig
 from .consistency import consistency_maps
 from .exposure import estimate_gains, saturation_confidence
+from .exposure_maps import GainMaps, estimate_gain_maps
 from .fill import fill_unobserved, pad_charts
 from .image_scale import downsample_for_bake, downsampling_factor
 from .observations import collect_observations, subsample_texels
@@ -230,6 +231,7 @@ class _Baker:
             discontinuities = depth_discontinuities(self.caster, self.cameras[view])
             self.confidence[view] = boundary_weight(mask, discontinuities, _BOUNDARY_PX)
         self.gains = torch.ones(len(views), 3)
+        self.gain_maps: GainMaps | None = None
         for view in range(len(views)) if conflict is not None else ():
             self.confidence[view] *= 1.0 - conflict[view]
         if edit_masks is not None:  # views without an edit must not outvote those with one
@@ -245,9 +247,14 @@ class _Baker:
         if self.config.exposure:
             self.gains = estimate_gains(observations)
             progress.check(STAGE)
+        observations = observations.without_gains(self.gains)
+        height, width = self.confidence.shape[1:]
+        if self.config.exposure and self.edit_masks is None:  # edits differ on purpose
+            self.gain_maps = estimate_gain_maps(observations, height, width, progress)
+            progress.check(STAGE)
+        if self.gain_maps is not None:
+            observations = self.gain_maps.undone(observations, height, width)
         if self.config.consistency:
-            observations = observations.without_gains(self.gains)
-            height, width = self.confidence.shape[1:]
             consistency_maps(observations, self.config, height, width, self.confidence, progress)
 
     def _checked_views(self, progress: Progress) -> Iterator[int]:
@@ -263,6 +270,8 @@ class _Baker:
     def _prepare_view(self, view: int) -> tuple[Tensor, Tensor]:
         """Image (H, W, 3) of one view with gain and blur undone, and its confidence (H, W)."""
         image, gain = self._foreground(view), self.gains[view]
+        if self.gain_maps is not None:
+            gain = gain * self.gain_maps.of_view(view, *image.shape[:2])
         confidence = self.confidence[view] * saturation_confidence(image, gain)
         image = image / gain
         return sharpen_image(image) if self.config.sharpen else image, confidence

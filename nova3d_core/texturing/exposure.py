@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,18 @@ _MIN_CONFIDENCE_GAIN, _MIN_CONFIDENCE = 1.05, 0.02
 """Gain from which saturated pixels have the minimum confidence: their true colour is lost."""
 
 
+@dataclass(frozen=True, eq=False)
+class SharedTexels:
+    """N texels that at least two of V views see; values of views that do not see them are 0."""
+
+    logs: Tensor
+    """(N, V, 3) log colours."""
+    weights: Tensor
+    """(N, V, 3)"""
+    pixels: Tensor
+    """(N, V, 2) x and y in the view's image."""
+
+
 def estimate_gains(observations: Observations) -> Tensor:
     """Gains (V, 3) of the views' colour channels, relative to view 0, whose gains are 1.
 
@@ -46,18 +60,17 @@ def estimate_gains(observations: Observations) -> Tensor:
     present, view = torch.unique(observations.view, return_inverse=True)
     if len(present) < 2:
         return gains
-    logs, weights = _log_colours(observations, view, len(present))
+    shared = shared_texels(observations, view, len(present), _MAX_TEXELS)
+    logs, weights = shared.logs, shared.weights
     has_reference = int(present[0]) == 0
     log_gains = torch.zeros(len(present), 3)
     for scale in _ROBUST_SCALES:
         compensated = logs - log_gains
-        residual = (compensated - _texel_means(compensated, weights)) / scale
+        residual = (compensated - texel_means(compensated, weights)) / scale
         squared = torch.where(weights > 0, residual.square(), 0.0).sum(dim=-1, keepdim=True)
         robust = weights / (1.0 + squared).square()
         log_gains = _solve(logs, robust, has_reference)
-    inliers = robust.sum(dim=(0, 2)) / weights.sum(dim=(0, 2)).clamp_min(1e-9)  # (V,)
-    confidence = (inliers - _MIN_INLIER_RATIO) / (_FULL_INLIER_RATIO - _MIN_INLIER_RATIO)
-    log_gains = log_gains * confidence.clamp(0.0, 1.0)[:, None]
+    log_gains = log_gains * inlier_confidence(robust, weights)[:, None]
     log_gains = log_gains * log_gains.square() / (log_gains.square() + _NOISE_LOG_GAIN**2)
     gains[present] = log_gains.clamp(-_MAX_LOG_GAIN, _MAX_LOG_GAIN).exp()
     return gains
@@ -68,34 +81,50 @@ def saturation_confidence(image: Tensor, gain: Tensor) -> Tensor:
 
     Args:
         image: (H, W, 3) before compensation.
-        gain: (3,) estimated gains of its channels.
+        gain: (3,) or (H, W, 3) estimated gains of its channels.
     """
     reduced = (_MIN_CONFIDENCE_GAIN - gain) / (_MIN_CONFIDENCE_GAIN - 1.0)  # 1 without gain
     of_channels = torch.where(image > _BRIGHT, reduced.clamp(_MIN_CONFIDENCE, 1.0), 1.0)
     return of_channels.amin(dim=-1)
 
 
-def _log_colours(observations: Observations, view: Tensor, views: int) -> tuple[Tensor, Tensor]:
-    """Log colours and weights, both (N, V, 3), of N texels that at least two views see.
+def inlier_confidence(robust: Tensor, weights: Tensor) -> Tensor:
+    """(V,) in 0..1: 0 for views that hardly agree with the others after compensation.
+
+    Args:
+        robust: (N, V, 3) weights of the samples after compensation.
+        weights: (N, V, 3) before.
+    """
+    inliers = robust.sum(dim=(0, 2)) / weights.sum(dim=(0, 2)).clamp_min(1e-9)
+    confidence = (inliers - _MIN_INLIER_RATIO) / (_FULL_INLIER_RATIO - _MIN_INLIER_RATIO)
+    return confidence.clamp(0.0, 1.0)
+
+
+def shared_texels(
+    observations: Observations, view: Tensor, views: int, max_texels: int
+) -> SharedTexels:
+    """Texels that at least two views see, at most `max_texels` of them.
 
     Args:
         observations: S samples.
         view: (S,) index among the views that have samples.
         views: number of views that have samples, V.
+        max_texels: bounds the size of the tables.
     """
     num_views = torch.bincount(observations.texel, minlength=observations.num_texels)
     shared = torch.nonzero(num_views > 1)[:, 0]
-    chosen = shared[:: max(-(-len(shared) // _MAX_TEXELS), 1)]
+    chosen = shared[:: max(-(-len(shared) // max_texels), 1)]
     row = torch.full((observations.num_texels,), -1)
     row[chosen] = torch.arange(len(chosen))
     kept = torch.nonzero(row[observations.texel] >= 0)[:, 0]
     index = row[observations.texel[kept]] * views + view[kept]
-    size = (len(chosen) * views, 3)
-    logs, weights = torch.zeros(size), torch.zeros(size)
+    size = len(chosen) * views
+    logs, weights, pixels = torch.zeros(size, 3), torch.zeros(size, 3), torch.zeros(size, 2)
     logs[index] = observations.colour[kept].clamp_min(1e-3).log()
     weights[index] = _ratio_weights(observations)[kept]
-    shape = (len(chosen), views, 3)
-    return logs.reshape(shape), weights.reshape(shape)
+    pixels[index] = observations.pixels[kept]
+    tables = (table.unflatten(0, (len(chosen), views)) for table in (logs, weights, pixels))
+    return SharedTexels(*tables)
 
 
 def _ratio_weights(observations: Observations) -> Tensor:
@@ -110,7 +139,7 @@ def _ratio_weights(observations: Observations) -> Tensor:
     return torch.where(observations.low < _DARK, 0.0, weight)
 
 
-def _texel_means(logs: Tensor, weights: Tensor) -> Tensor:
+def texel_means(logs: Tensor, weights: Tensor) -> Tensor:
     """(N, 1, 3) weighted means over the views of (N, V, 3)."""
     total = weights.sum(dim=1, keepdim=True).clamp_min(1e-9)
     return (logs * weights).sum(dim=1, keepdim=True) / total
@@ -120,7 +149,7 @@ def _solve(logs: Tensor, weights: Tensor, first_is_fixed: bool) -> Tensor:
     """Least-squares log gains (V, 3), with the texels' colours eliminated (Schur complement)."""
     views, first = logs.shape[1], int(first_is_fixed)
     gains = torch.zeros(views, 3, dtype=torch.float64)
-    differences = weights * (logs - _texel_means(logs, weights))
+    differences = weights * (logs - texel_means(logs, weights))
     normalised = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-9)
     for channel in range(3):
         weight = weights[..., channel]
