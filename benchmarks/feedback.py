@@ -2,10 +2,10 @@
 
     python dev.py bench feedback [--seeds 3 --base-steps 250 --steps 100 --objects 12]
 
-For each seed, a tiny pair of networks is trained without feedback; copies of it are then trained
-further with each kind of feedback, and without. Each pair generates held-out objects from their
-first views, with the feedback that it was trained with. Compared are the generated views and the
-renders of their splats, with the truth and with each other.
+A tiny pair of networks is trained without feedback. Copies of it are then trained further with each
+kind of feedback, and without, for each seed with other noise and another order of the objects. Each
+pair generates held-out objects from their first views, with the feedback that it was trained with.
+Compared are the generated views and the renders of their splats, with the truth and each other.
 
 Training continues where it was interrupted: runs are kept in --runs.
 """
@@ -48,6 +48,10 @@ from nova3d_core.training.runs import train
 HELD_OUT_SEED = 77
 """Seed of the objects that are never trained on."""
 PRESET = "ouroboros3d_mini"
+BASE_SCHEDULE = 1.4
+"""Length of the base's cosine schedule over its steps: its learning rate does not fall to 0."""
+FURTHER_RATE = 4e-3
+"""Constant learning rate of the further steps."""
 NO_GUIDANCE = GuidanceConfig("constant", 1.0, 1.0)
 NAMES = {
     "none": "none",
@@ -63,7 +67,7 @@ class Arguments:
     """Number of runs, their length, and the evaluation."""
 
     seeds: int = 3
-    """Seeds; each trains four pairs."""
+    """Seeds of the further steps; each trains one pair per kind."""
     base_steps: int = 250
     """Steps without feedback, shared by the pairs of a seed."""
     steps: int = 100
@@ -76,6 +80,8 @@ class Arguments:
     """Denoising steps."""
     runs: Path = Path("runs/feedback")
     """Folder of the runs."""
+    kinds: tuple[FeedbackSource, ...] = ("none", "coordinates", "colour", "both")
+    """Kinds of feedback; none and both are needed."""
     train_only: bool = False
     """Only train."""
     output: Path = RESULTS
@@ -130,7 +136,7 @@ def train_to(config: TrainConfig, folder: Path, step: int, items: list[dict[str,
     found = checkpoints_in(folder)
     if found and read_state(found[-1]).progress.step >= step:
         return
-    train(
+    result = train(
         config,
         folder,
         cpu=True,
@@ -138,17 +144,26 @@ def train_to(config: TrainConfig, folder: Path, step: int, items: list[dict[str,
         progress=progress,
         make_source=lambda settings, rank, world: Pool(items, settings.optimiser.batch_size),
     )
+    if result.reason not in ("finished", "cancelled"):
+        raise KeyboardInterrupt
 
 
-def run_config(arguments: Arguments, seed: int, feedback: FeedbackSource) -> TrainConfig:
-    """The settings of a run: the tiny preset with another length and feedback."""
+def run_config(
+    arguments: Arguments, seed: int, feedback: FeedbackSource, is_base: bool = False
+) -> TrainConfig:
+    """The settings of a run: the tiny preset with another length, seed, feedback and rate."""
     preset = read_train_config(PRESET)
-    steps = arguments.base_steps + arguments.steps
+    optimiser = replace(preset.optimiser, steps=round(BASE_SCHEDULE * arguments.base_steps))
+    if not is_base:
+        total = arguments.base_steps + arguments.steps
+        optimiser = replace(
+            optimiser, steps=total, lr_schedule="constant", learning_rate=FURTHER_RATE
+        )
     return replace(
         preset,
         seed=seed,
         joint=replace(preset.joint, feedback=feedback),
-        optimiser=replace(preset.optimiser, steps=steps),
+        optimiser=optimiser,
         run=replace(preset.run, tensorboard=False, checkpoint_minutes=3.0),
     )
 
@@ -157,14 +172,21 @@ def train_pairs(
     arguments: Arguments, seed: int, kinds: Sequence[str], items: list[dict[str, Any]]
 ) -> None:
     """Trains the pairs of one seed with some kinds of feedback, after their common part."""
-    base = arguments.runs / f"seed{seed}-base"
-    train_to(run_config(arguments, seed, "none"), base, arguments.base_steps, items)
+    base = arguments.runs / "base"
+    train_to(run_config(arguments, 0, "none", is_base=True), base, arguments.base_steps, items)
+    shift = seed * len(items) // arguments.seeds
+    own = items[shift:] + items[:shift]
     for feedback in kinds:
-        folder = arguments.runs / f"seed{seed}-{feedback}"
+        folder = run_folder(arguments, seed, feedback)
         if not folder.exists():
             shutil.copytree(base, folder)
         config = run_config(arguments, seed, feedback)
-        train_to(config, folder, config.optimiser.steps, items)
+        train_to(config, folder, config.optimiser.steps, own)
+
+
+def run_folder(arguments: Arguments, seed: int, feedback: str) -> Path:
+    """The folder of one pair."""
+    return arguments.runs / f"{feedback}-seed{seed}"
 
 
 @torch.no_grad()
@@ -244,9 +266,9 @@ def result_page(arguments: Arguments, measured: dict[str, list[dict[str, float]]
         title="Feedback of the reconstruction, in miniature",
         summary=(
             "Joint training of a tiny pair of networks (preset ouroboros3d_mini) with different "
-            "kinds of feedback. For each seed, one pair is trained for "
-            f"{arguments.base_steps} steps without feedback, and copies of it for "
-            f"{arguments.steps} more steps with each kind. Each pair generates "
+            f"kinds of feedback. One pair is trained for {arguments.base_steps} steps of 2 objects "
+            f"without feedback, and copies of it for {arguments.steps} more steps with each kind "
+            "and seed. Each pair generates "
             f"{arguments.objects} held-out procedural objects of 32 pixels in "
             f"{arguments.sampling_steps} steps without guidance. Absolute figures say nothing "
             "about Ouroboros3D's published weights."
@@ -271,7 +293,8 @@ def result_page(arguments: Arguments, measured: dict[str, list[dict[str, float]]
             )
         ],
         command=(
-            f"python dev.py bench feedback --seeds {arguments.seeds} --base-steps "
+            f"python dev.py bench feedback --kinds {' '.join(arguments.kinds)} "
+            f"--seeds {arguments.seeds} --base-steps "
             f"{arguments.base_steps} --steps {arguments.steps} --pool {arguments.pool} --objects "
             f"{arguments.objects} --sampling-steps {arguments.sampling_steps}"
         ),
@@ -286,9 +309,8 @@ def main(arguments: Arguments) -> None:
     torch.set_num_threads(1)
     size_px = read_train_config(PRESET).data.size_px
     items = render_objects(1, arguments.pool, size_px)
-    for kinds in (("none", "both"), ("colour", "coordinates")):
-        for seed in range(arguments.seeds):
-            train_pairs(arguments, seed, kinds, items)
+    for seed in range(arguments.seeds):
+        train_pairs(arguments, seed, arguments.kinds, items)
     if arguments.train_only:
         return
     held_out = render_objects(HELD_OUT_SEED, arguments.objects, size_px)
@@ -296,13 +318,14 @@ def main(arguments: Arguments) -> None:
         feedback: [
             measure_pair(
                 arguments,
-                arguments.runs / f"seed{seed}-{feedback}",
+                run_folder(arguments, seed, feedback),
                 run_config(arguments, seed, feedback),
                 held_out,
             )
             for seed in range(arguments.seeds)
         ]
         for feedback in NAMES
+        if feedback in arguments.kinds
     }
     path = save_page(arguments.output, "feedback", result_page(arguments, measured))
     print(path.read_text(encoding="utf-8"))

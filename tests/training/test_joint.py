@@ -408,7 +408,7 @@ def test_continues_a_pair_and_rejects_swapped_files(items, tmp_path):
         return build_joint_module(config)
 
     assert_equal(dict(build(path, other).state_dict()), dict(exported.state_dict()))
-    with pytest.raises(InputError, match="is no reconstruction model|not the reconstruction"):
+    with pytest.raises(InputError, match=r"is no reconstruction model|not the reconstruction"):
         build(path, path)
     with pytest.raises(InputError, match=r"reconstruction\.safetensors"):
         build(other, other)
