@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -15,7 +15,9 @@ from .console import print_json, print_out
 if TYPE_CHECKING:
     from ..pipeline.stages import FusionResult
 
-DETAIL_FILES = ("settings.json", "report.json", "conflict_maps", "views")
+DETAIL_FILES = (
+    "settings.json", "report.json", "conflict_maps", "views", "shading", "light.png",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Fuse:
     settings: Path | None = None
     """Read the settings of all stages from this JSON file instead; `presets` prints one."""
     details: Path | None = None
-    """Also write the settings, a report, conflict maps and the refined views to this folder."""
+    """Also write the settings, a report, conflict maps and the refined views to this folder, with
+    --unlight also the shading and the light."""
     device: str = "cpu"
     """Device of the optimisation: cpu, cuda, cuda:1. The grid field falls back to the CPU if warp
     does not support the GPU."""
@@ -72,6 +75,7 @@ class Fuse:
         from ..io.images.images import write_image
         from ..io.settings import settings_to_json
         from ..io.views.transforms_json import write_views
+        from ..texturing.lighting.report import light_image, shading_images
 
         with atomic_folder(self.details, self.overwrite, DETAIL_FILES) as folder:
             (folder / "settings.json").write_text(settings_to_json(config), encoding="utf-8")
@@ -80,6 +84,12 @@ class Fuse:
                 report["fusion"] = fused.surface.report.to_dict()
                 for view, conflict in enumerate(fused.surface.conflict):
                     write_image(folder / "conflict_maps" / f"{view:03d}.png", conflict)
+            if fused.unlit is not None:
+                report["light"] = fused.unlit.report.to_dict()
+                images = shading_images(fused.unlit)
+                for view, image in enumerate(images):
+                    write_image(folder / "shading" / f"{view:03d}.png", image)
+                write_image(folder / "light.png", light_image(fused.unlit.light)[0])
             (folder / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
             write_views(fused.views, folder / "views")
 
@@ -92,11 +102,23 @@ class Fuse:
                     "faces": len(fused.mesh.faces),
                     "texture_px": texture_px,
                     "unwrap_method": fused.unwrap_method,
+                    **_light_summary(fused),
                     "seconds": fused.seconds,
                 }
             )
             return
+        if fused.unlit is not None and fused.unlit.report.is_applied:
+            reason = fused.unlit.report.reason
+            print_out(reason[0].upper() + reason[1:])
         timings = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in fused.seconds.items())
         print_out(
             f"{len(fused.mesh.faces)} faces, {texture_px} px texture in {self.output} ({timings})"
         )
+
+
+def _light_summary(fused: FusionResult) -> dict[str, Any]:
+    """Entry of the JSON result about the light; none without --unlight."""
+    if fused.unlit is None:
+        return {}
+    report = fused.unlit.report
+    return {"light": {"is_applied": report.is_applied, "spread": report.spread}}

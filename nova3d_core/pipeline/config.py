@@ -9,7 +9,7 @@ from ..checks import check_choice
 from ..errors import InputError
 from ..fusion.config import HullConfig, SdfFusionConfig
 from ..meshing.config import MeshingConfig, UnwrapConfig
-from ..texturing.config import BakeConfig
+from ..texturing.config import BakeConfig, UnlightConfig
 
 FuseMethod = Literal["sdf", "hull"]
 FUSE_METHODS: tuple[str, ...] = get_args(FuseMethod)
@@ -37,6 +37,10 @@ class FuseConfig:
     """UV unwrapping."""
     bake: BakeConfig = field(default_factory=BakeConfig)
     """Texture baking; charts are packed for its texture size."""
+    unlight: bool = False
+    """Remove the light of the scene from the views before they are baked, if it stands still."""
+    light: UnlightConfig = field(default_factory=UnlightConfig)
+    """Estimation and removal of the light, with unlight."""
 
     def __post_init__(self):
         if self.bake.texture_px < 16 * self.unwrap.padding_px:

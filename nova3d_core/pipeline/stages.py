@@ -35,6 +35,7 @@ from ..meshing.unwrap.unwrap import unwrap
 from ..progress import SILENT, Progress
 from ..sdf_grid import SdfGrid, grid_points, sample_trilinear
 from ..texturing.bake import bake_texture, check_edit_masks
+from ..texturing.lighting.unlight import Unlit, unlight
 from ..texturing.own_colour import OwnColour, has_own_colour
 from ..texturing.view_fit import check_views_fit
 from ..texturing.visibility import observed_vertices
@@ -63,6 +64,8 @@ class FusionResult:
     """The views that were baked, with masks and refined cameras."""
     surface: Surface | None = None
     """The fused surface or the hull; None where a given mesh was baked."""
+    unlit: Unlit | None = None
+    """The light of the views, if it was to be removed."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each stage in seconds."""
 
@@ -246,6 +249,11 @@ def bake_views(
             views = warp_views(views, surface.warps)
     if check_fit:
         check_views_fit(mesh, replace(views, masks=given_masks), progress)
+    unlit = None
+    if config.unlight:
+        with timer.stage("removing light"):
+            unlit = unlight(views, mesh, config.light, progress, check_fit=False)
+        views = unlit.views
     keep_uv = keep_uv and mesh.uv is not None
     keep_colour = keep_colour or edit_masks is not None
     own_colour = OwnColour.of(mesh, keep_uv) if keep_colour else None
@@ -255,7 +263,7 @@ def bake_views(
         mesh, method = unwrapped.mesh, unwrapped.method
     with timer.stage("baking"):
         baked = bake_texture(mesh, views, config.bake, progress, conflict, own_colour, edit_masks)
-    return FusionResult(baked.mesh, baked.coverage, method, views, surface, timer.seconds)
+    return FusionResult(baked.mesh, baked.coverage, method, views, surface, unlit, timer.seconds)
 
 
 def _check_same_views(surface: Surface, views: Views) -> None:
@@ -283,7 +291,14 @@ def scale_steps(config: SdfFusionConfig, scale: float) -> SdfFusionConfig:
     check_between("steps scale", scale, 0.01, 100.0)
     complete = config.complete()  # also sets the number of rays for the field
     scaled = tuple(
-        replace(level, steps=max(round(level.steps * scale), 1)) for level in complete.levels
+        replace(
+            level,
+            steps=max(round(level.steps * scale), 1),
+            exact_pose_steps=max(
+                round(level.exact_pose_steps * scale), min(1, level.exact_pose_steps)
+            ),
+        )
+        for level in complete.levels
     )
     return replace(complete, levels=scaled)
 

@@ -90,7 +90,7 @@ class UnlightConfig:
     """Weight of L_albedo, the difference of the albedo at neighbouring points."""
     parsimony_steps: int = field(default=150, metadata=INTERNAL)
     """Steps that make the albedo have few distinct colours; 0: the method of SV3D alone."""
-    points: int = field(default=10_000, metadata=INTERNAL)
+    points: int = field(default=6_000, metadata=INTERNAL)
     """Points on the surface."""
     steps: int = field(default=250, metadata=INTERNAL)
     """Steps of the fit of light and albedo."""

@@ -25,11 +25,15 @@ NEIGHBOURS = 3
 """L_albedo compares each point with this many of its nearest neighbours."""
 KERNEL_START, KERNEL_END = 0.3, 0.05
 """Width of the parsimony prior's kernel on log albedo; decays exponentially from step to step."""
-PAIRED_POINTS = 800
+PAIRED_POINTS = 600
 """Random points of each step whose pairs the prior compares."""
 MIN_LEARNING_RATE = 0.001
-MIN_COLOUR, MIN_SHADING = 0.005, 0.01
-"""Added to linear colours, and lower bound of the shading, before logarithms."""
+EVENNESS = 0.3
+"""Weight of the variance of the log shading: where painted and lit gradients are alike, half of
+them stay."""
+MIN_ALBEDO, MIN_SHADING = 0.02, 0.01
+"""Added to the linear albedo, and lower bound of the shading, before logarithms."""
+EVIDENCE_WIDTH, EVIDENCE_POINTS = 0.1, 2000
 
 
 def fit_light(
@@ -104,7 +108,6 @@ def _refine_by_parsimony(
     White light changes all channels alike, so that only a light that explains the colours moves
     points of one material onto each other. The loss does not change with the scale of the light.
     """
-    logs = (surface.colour + MIN_COLOUR).log()
     random = torch.Generator().manual_seed(config.seed)
     optimiser = torch.optim.Adam(lobes.parameters, lr=LEARNING_RATE)
     for step in range(config.parsimony_steps):
@@ -113,11 +116,32 @@ def _refine_by_parsimony(
         rate = LEARNING_RATE * (1.0 - done) + MIN_LEARNING_RATE
         for group in optimiser.param_groups:
             group["lr"] = rate
-        some = torch.randperm(len(logs), generator=random)[:PAIRED_POINTS]
-        shading = lobes.light().shading(surface.normal[some]).clamp_min(MIN_SHADING)
-        albedo = logs[some] - shading.log()[:, None]  # (S, 3)
-        _step(optimiser, pair_entropy(albedo, width))
+        some = torch.randperm(len(surface.colour), generator=random)[:PAIRED_POINTS]
+        shading = lobes.light().shading(surface.normal[some])
+        shading = (shading / shading.mean()).clamp_min(MIN_SHADING)
+        albedo = log_albedo(surface.colour[some], shading)  # (S, 3)
+        _step(optimiser, pair_entropy(albedo, width) + EVENNESS * shading.log().var())
         progress.update(STAGE, config.steps + step + 1, total)
+
+
+def evidence(surface: SurfaceColours, shading: Tensor) -> float:
+    """By how many nats a shading (P,) with mean 1 lowers the entropy of the colours.
+
+    Near 0 for unlit views, 1 and more where one light explains the shading of all materials.
+    """
+    random = torch.Generator().manual_seed(0)
+    some = torch.randperm(len(shading), generator=random)[:EVIDENCE_POINTS]
+    colour, own = surface.colour[some], shading[some].clamp_min(MIN_SHADING)
+    before, after = (
+        float(pair_entropy(log_albedo(colour, each), EVIDENCE_WIDTH))
+        for each in (torch.ones_like(own), own)
+    )
+    return before - after
+
+
+def log_albedo(colour: Tensor, shading: Tensor) -> Tensor:
+    """(S, 3) logarithms of linear colours (S, 3) without their shading (S,)."""
+    return (colour / shading[:, None] + MIN_ALBEDO).log()
 
 
 def pair_entropy(values: Tensor, width: float) -> Tensor:

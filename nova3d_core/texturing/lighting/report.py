@@ -25,6 +25,8 @@ class UnlightReport:
 
     spread: float
     """Standard deviation of the shading over its mean, on the surface that the views see."""
+    evidence: float
+    """By how many nats the light lowers the entropy of the colours of the surface."""
     gate: float
     """Spread below which nothing is removed."""
     strength: float
@@ -48,9 +50,15 @@ class UnlightReport:
             )
         if self.strength == 0.0:
             return "the strength is 0: the views are unchanged."
+        if self.spread < self.gate:
+            return (
+                f"the shading varies by {self.spread:.0%} over the surface, less than the gate of "
+                f"{self.gate:.0%}: the views count as unlit and are unchanged."
+            )
         return (
-            f"the shading varies by {self.spread:.0%} over the surface, less than the gate of "
-            f"{self.gate:.0%}: the views count as unlit and are unchanged."
+            f"no light explains the colours of all materials (evidence {self.evidence:.2f} nats): "
+            "their shading is painted, or its light moves. The views are unchanged; a gate of 0 "
+            "removes it nevertheless."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,6 +66,7 @@ class UnlightReport:
         return {
             "is_applied": self.is_applied,
             "spread": self.spread,
+            "evidence": self.evidence,
             "gate": self.gate,
             "strength": self.strength,
             "points": self.points,
@@ -77,6 +86,7 @@ class UnlightReport:
         """The report as text, with one line per lobe, brightest first."""
         lines = [
             self.reason[0].upper() + self.reason[1:],
+            f"Evidence for a light: {self.evidence:.2f} nats.",
             f"{len(self.light)} spherical Gaussians fitted to {self.points} surface points; the "
             f"views differ by {self.contradiction:.0%} at the same point.",
             "  axis x     y     z  sharpness  amplitude",
@@ -90,14 +100,9 @@ class UnlightReport:
         return "\n".join(lines) + "\n"
 
 
-def shading_images(unlit: Unlit, masks: Tensor) -> Tensor:
-    """(V, H, W, 3) sRGB greyscale images of the shading on white; 99 % of it is below white.
-
-    Args:
-        unlit: of V views.
-        masks: (V, H, W) of the views.
-    """
-    shading = unlit.shading
+def shading_images(unlit: Unlit) -> Tensor:
+    """(V, H, W, 3) sRGB greyscale images of the shading on white; 99 % of it is below white."""
+    shading, masks = unlit.shading, unlit.masks
     values = shading[masks > 0.5]
     white = _white_level(values) if len(values) else 1.0
     grey = _srgb(shading / white)
