@@ -11,6 +11,7 @@ from .models import (
     NOVA3D,
     OUROBOROS3D,
     OUROBOROS3D_RECONSTRUCTION,
+    SCENES,
     SV3D_P,
     SV3D_U,
     V3D,
@@ -159,5 +160,5 @@ def test_examples_and_input_files_are_listed(pack_nodes):
 def test_multi_view_models_are_listed_and_no_others(pack_nodes):
     names = pack_nodes["LoadNOVA3D"]["input"]["required"]["model"][1]["options"]
     pair = (OUROBOROS3D, OUROBOROS3D_RECONSTRUCTION)
-    own = [V3D, MINI, LGM, pair[0], NOVA3D, pair[1], WONDER3D]
+    own = [V3D, MINI, LGM, pair[0], NOVA3D, pair[1], SCENES, WONDER3D]
     assert names == [*BUILT_IN, *own, f"stability/{SV3D_U}", SV3D_P]
