@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from nova3d_core.evaluation.occupancy import is_watertight
 from nova3d_core.io.mesh.read import read_mesh
 
 from .models import LGM, MINI, SV3D_P
-from .prompts import node
+from .prompts import load_prompt, node, node_key, with_inputs
 from .server import PROJECT
+from .test_normals import MOGE_NODES
+from .test_run_workflows import fetch_mesh, run_to_end
+from .test_sampling import square_image, uploaded
 from .workflow_check import Prompt
 
 pytestmark = pytest.mark.host
@@ -76,3 +80,22 @@ def test_mistakes_are_errors_that_say_what_to_do(client, settings, message):
     run = client.run(prompt)
     assert not run.has_succeeded
     assert message in str(run.error)
+
+
+def test_the_template_gives_a_closed_textured_mesh(client, tmp_path):
+    """From one image: sine orbit, normals, light, completion; a red square in every view."""
+    if not set(client.object_info()) >= MOGE_NODES:
+        pytest.skip("this ComfyUI has no MoGe nodes")
+    prompt = load_prompt("sv3d_to_mesh_complete")
+    square = uploaded(client, square_image(), "square.png")["inputs"]["image"]
+    prompt = with_inputs(prompt, "LoadImage", image=square)
+    prompt = with_inputs(prompt, "OrbitCameras", preset="sv3d_sine")
+    report = [node_key(prompt, "CompleteTexture"), 4]
+    prompt["90"] = node("PreviewAny", source=report)
+    run = run_to_end(client, prompt)
+
+    mesh = fetch_mesh(client, run, node_key(prompt, "ExportMesh"), tmp_path)
+    assert is_watertight(mesh) and len(mesh.faces) > 100
+    assert mesh.texture is not None and float(mesh.texture.std()) > 0.0
+    (text,) = client.history(run.prompt_id)["outputs"]["90"]["text"]
+    assert "of the texture is unseen" in text and "SV3D p (resample)" in text
