@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,27 +43,36 @@ def encode_sources(
 ) -> EncodedSources:
     """Encodes source views of the model's size, in both image encoders.
 
-    The embeddings are one token per source; V3D has one for objects.
+    The embeddings are one token per source; V3D has one for objects. Sources are encoded one by
+    one, so that many of them need no more memory.
     """
     signed = sources.colour.movedim(-1, 1) * 2.0 - 1.0  # (S, 3, H, W)
-    activations = ENCODER_BYTES_PER_PIXEL * signed[:, 0].numel()
+
+    def each_source(encode_one: Callable[[Tensor], Tensor]) -> Tensor:
+        """Encodings (S, ...) of the sources (1, 3, H, W), on the CPU."""
+        parts = []
+        for image in signed.split(1):
+            progress.check(CONDITIONING)
+            parts.append(encode_one(image).cpu())
+        return torch.cat(parts)
+
+    activations = ENCODER_BYTES_PER_PIXEL * signed[0, 0].numel()
     device, _ = placement.load_to_device(IMAGE_ENCODER, activations)
-    pixels = signed.to(device)
 
     def embed(dtype: torch.dtype) -> Tensor:
-        return module_to_dtype(model.image_encoder, dtype).embed(pixels)  # (S, 1, Cc)
+        encoder = module_to_dtype(model.image_encoder, dtype)
+        return each_source(lambda image: encoder.embed(image.to(device)))  # (S, 1, Cc)
 
     dtype = module_dtype(model.image_encoder)
     tokens = with_fp32_fallback(CONDITIONING, embed, dtype, model.source)
-    progress.check(CONDITIONING)
     device, _ = placement.load_to_device(CONDITIONER, activations)
 
     def encode(dtype: torch.dtype) -> Tensor:
-        return model.conditioner.encode(signed[None].to(device, dtype))
+        return each_source(lambda image: model.conditioner.encode(image[None].to(device, dtype))[0])
 
     maps = with_fp32_fallback(CONDITIONING, encode, torch.float32, model.source)
     poses = frame.poses(sources.cameras)
-    return EncodedSources(signed, poses, tokens[:, 0].float().cpu()[None], maps.cpu())
+    return EncodedSources(signed, poses, tokens[:, 0].float()[None], maps[None])
 
 
 def render_features(
