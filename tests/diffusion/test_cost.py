@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from nova3d_core.diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
+from nova3d_core.diffusion.network.feedback_unet import Feedback, FeedbackUNet
 from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.diffusion.sampling.cost import (
     activation_bytes,
@@ -83,6 +84,44 @@ def test_activation_memory_matches_count_at_full_width(name, objects, views, siz
     estimate = activation_bytes(config, objects, views, size, size, dtype)
     # an upper bound, but a tight one: it always includes the cast of the largest layer
     assert counted.peak <= estimate <= 1.25 * counted.peak
+
+
+def feedback_inputs(objects: int, dtype: torch.dtype) -> dict:
+    """Inputs of Ouroboros3D's UNet at full size."""
+    image = (objects, 8, 3, 512, 512)
+    feedback = Feedback(
+        torch.empty(image, dtype=dtype),
+        torch.empty(image, dtype=dtype),
+        torch.empty(objects, 8, 4, 4),
+        torch.empty(objects, 8),
+    )
+    return {
+        "x": torch.empty(1, objects, 8, 8, 64, 64, dtype=dtype),
+        "c_noise": torch.empty(objects),
+        "context": torch.empty(objects, 1, 1024),
+        "added_embeds": torch.empty(objects, 8, 768),
+        "feedback": feedback,
+    }
+
+
+@pytest.mark.parametrize(("objects", "dtype"), [(1, torch.float32), (2, torch.bfloat16)])
+def test_activation_memory_with_feedback(objects, dtype):
+    config = UNetConfig(feedback_factor=8)
+    with torch.device("meta"):
+        unet = FeedbackUNet(config, attention=flash, dtype=dtype)
+        given = feedback_inputs(objects, dtype)
+        with torch.no_grad(), Allocations(unet) as counted:
+            unet(**given)
+    estimate = activation_bytes(config, objects, 8, 64, 64, dtype)
+    assert counted.peak <= estimate <= 1.25 * counted.peak
+
+
+def test_forward_flops_with_feedback():
+    with torch.device("meta"):
+        unet = FeedbackUNet(UNetConfig(feedback_factor=8))
+        with torch.no_grad(), FlopCounterMode(display=False) as counted:
+            unet(**feedback_inputs(1, torch.float32))
+    assert forward_flops(unet, 8, 64, 64) == pytest.approx(counted.get_total_flops(), rel=0.03)
 
 
 @pytest.mark.parametrize("name", FULL)

@@ -22,6 +22,9 @@ of the first level's cross-view attention.
 PEAK_VALUES_PER_POSITION_2D = 20.1
 """The same for Wonder3D's 2D UNet: 20.03 for 6 views in two domains of 32x32, 64x64 and 96x96
 latents. The peak is in the MLP of the first level."""
+PEAK_VALUES_PER_POSITION_FEEDBACK = 20.8
+"""The same for Ouroboros3D's UNet, which also holds the adapters' features: 19.23 in float32 and
+20.63 in bfloat16, where rays stay in float32, for 8 views of 64x64 latents."""
 LARGEST_LAYER_FACTOR = 288
 """Weights of the largest layer over `model_channels`^2: a 3x3 convolution from 8 to 4 widths."""
 CPU_OVERHEAD = 1.5
@@ -51,10 +54,13 @@ def activation_bytes(
         dtype: the compute dtype.
     """
     positions = config.domains * objects * views * height * width
-    is_2d = isinstance(config, UNet2DConfig)
-    values = (
-        PEAK_VALUES_PER_POSITION_2D if is_2d else PEAK_VALUES_PER_POSITION
-    ) * config.model_channels * positions + LARGEST_LAYER_FACTOR * config.model_channels**2
+    per_position = PEAK_VALUES_PER_POSITION
+    if isinstance(config, UNet2DConfig):
+        per_position = PEAK_VALUES_PER_POSITION_2D
+    elif config.feedback_factor:
+        per_position = PEAK_VALUES_PER_POSITION_FEEDBACK
+    values = per_position * config.model_channels * positions
+    values += LARGEST_LAYER_FACTOR * config.model_channels**2
     return int(values * dtype.itemsize)
 
 
