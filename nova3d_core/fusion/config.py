@@ -118,6 +118,8 @@ class LevelConfig:
     ray_fraction: float
     """Fraction of the rays near the object in each step; at least `SdfFusionConfig.min_rays`."""
     _: KW_ONLY
+    exact_pose_steps: int = 0
+    """Steps for views with normals whose poses fit the silhouettes; 0: as many as for others."""
     sharpness: float = 1.0
     """NeuS' s times the cell size."""
     sdf_lr_cells: float = 0.08
@@ -150,6 +152,8 @@ class LevelConfig:
     """Maximum depth offset of a sweep into the object, relative to its longest side."""
     stereo_downsampling: int = 1
     """Factor by which the images of a sweep are downsampled."""
+    stereo_keeps_details: bool = False
+    """With normals, stereo only moves the surface as a whole."""
     stereo_stride_px: int = 2
     """A sweep has patches around every n-th row and column of these images."""
 
@@ -159,6 +163,7 @@ class LevelConfig:
             "level",
             resolution=(8, 1024),
             steps=(1, 100_000),
+            exact_pose_steps=(0, 100_000),
             ray_fraction=(1e-4, 1.0),
             sharpness=(0.1, 10.0),
             sdf_lr_cells=(1e-4, 1.0),
@@ -220,6 +225,7 @@ _FAST = (
     LevelConfig(
         resolution=112,
         steps=60,
+        exact_pose_steps=42,
         ray_fraction=0.10,
         sharpness=1.3,
         sdf_lr_cells=0.08,
@@ -228,11 +234,13 @@ _FAST = (
         register_every=6,
         align_every=20,
         stereo_every=30,
+        stereo_keeps_details=True,
         max_rays=22_000,
     ),
     LevelConfig(
         resolution=192,
         steps=48,
+        exact_pose_steps=36,
         ray_fraction=0.14,
         sharpness=1.6,
         sdf_lr_cells=0.08,
@@ -242,6 +250,7 @@ _FAST = (
         align_every=24,
         stereo_every=24,
         stereo_band=0.012,
+        stereo_keeps_details=True,
         robust_scale_end=0.45,
         max_rays=30_000,
         soft_masks=True,
@@ -249,9 +258,9 @@ _FAST = (
     ),
 )
 _QUALITY = (
-    *_FAST[:-1],
-    replace(_FAST[-1], max_rays=0),
-    replace(_FAST[-1], resolution=256, ray_fraction=0.4, max_rays=0),
+    *(replace(level, exact_pose_steps=0) for level in _FAST[:-1]),
+    replace(_FAST[-1], exact_pose_steps=0, max_rays=0),
+    replace(_FAST[-1], exact_pose_steps=0, resolution=256, ray_fraction=0.4, max_rays=0),
 )
 _LEVELS = {"draft": _DRAFT, "fast": _FAST, "quality": _QUALITY}
 _HASHGRID_RAY_SCALE = 0.1

@@ -34,8 +34,8 @@ def test_registration_samples_every_cell_but_no_denser_than_needed(factor):
     object_px = factor * TUNED_OBJECT_PX
     for level in scale_levels(preset_config("fast").levels, object_px)[2:]:
         cell_px = object_px / level.resolution
-        assert level.register_stride <= max(1.1 * cell_px, 1.0)
-        assert level.register_stride + 1 > min(1.1 * cell_px, 16.0)
+        assert level.register_stride <= max(1.2 * cell_px, 1.0)
+        assert level.register_stride + 1 > min(1.2 * cell_px, 16.0)
 
 
 def test_cost_of_plane_sweeps_does_not_grow_with_the_image():
