@@ -31,7 +31,7 @@ from .fields.grid.state import inside_bounds
 from .fields.render_output import RenderOutput
 from .finalize import extract_fused_surface, silhouette_iou
 from .hull.visual_hull import carve_hull, check_carvable
-from .level_scale import scale_levels
+from .level_scale import scale_levels, shorten_levels
 from .losses import RayLoss, Targets, ray_loss
 from .poses.pose_table import PoseTable, exponential_decay
 from .poses.registration import PoseRegistration, render_features
@@ -40,6 +40,7 @@ from .poses.view_warps import WarpRegistration, warp_views
 from .preview import PreviewClock, preview_image
 from .rays import RayDataset, RaySampler, ray_dataset
 from .stereo.depth_targets import DepthTargets, depth_loss_gradients, find_depth_targets
+from .stereo.schedule import MAX_POSE_ERROR, plan_sweep
 from .surface import Surface
 from .working_size import object_extents_px, upsample_surface, working_views
 
@@ -53,11 +54,6 @@ _FINITE_CHECK_EVERY = 10
 _LR_DECAY = 0.3
 """Factor to which learning rates fall over a level."""
 _MIN_RAY_CHUNK = 512
-_MAX_STEREO_POSE_ERROR = 0.3
-"""Initial pose error in 0..1 up to which stereo is used."""
-_MAX_OUTWARD = 0.03
-"""Maximum depth offset of stereo out of the object, relative to its longest side: the visual hull
-encloses the object."""
 _MARGIN_PX = 5
 """Rays also cover pixels this far outside the masks."""
 _MAX_DILATION = 0.012
@@ -102,6 +98,8 @@ def fuse_sdf(
     config = replace(config, levels=scale_levels(config.levels, object_px))
     hull = carve_hull(reduced, config.hull, progress)
     pose_error = initial_pose_error(reduced, hull)
+    if config.init == "hull" and config.use_normals and views.normals is not None:
+        config = replace(config, levels=shorten_levels(config.levels, pose_error))
     init = initial_sdf(hull, config, pose_error)
     run = _init_state(reduced, init, config, device)
     reduced = reduced.silhouettes()  # the rays hold the rest from here on
@@ -176,11 +174,18 @@ class _FusionState:
         self.has_normals = bool((self.input_rays.normal_weight > 0.0).any())
         self.depths: DepthTargets | None = None
         """Stereo depths of the rays."""
+        self.registered = False
+        """Whether all views have been registered to the surface at a level."""
         self.longest_side = float((high - low).max())
         self.loss: RayLoss | None = None
         """Loss of the last chunk of rays."""
         self.seconds: dict[str, float] = {}
         self.preview = PreviewClock()
+
+    @property
+    def has_wrong_poses(self) -> bool:
+        """Whether the input poses do not fit the silhouettes, and are refined."""
+        return self.config.refine_poses and self.pose_prior_scale > MAX_POSE_ERROR
 
     @property
     def done(self) -> float:
@@ -290,7 +295,9 @@ def _optimise_level(run: _FusionState, index: int, level: LevelConfig, progress:
             and (index > 0 or step >= run.config.poses.warmup_fraction * level.steps)
         )
         pose_lr = level.pose_lr * decay * run.pose_prior_scale if with_poses else 0.0
-        if level.stereo_every > 0 and step % level.stereo_every == 0:
+        if not _has_stereo(run, level):
+            run.depths = None
+        elif step % level.stereo_every == 0:
             _sweep_depths(run, level)
         _step(run, level, decay, pose_lr)
         if registration is not None and (step + 1) % level.register_every == 0:
@@ -303,6 +310,7 @@ def _optimise_level(run: _FusionState, index: int, level: LevelConfig, progress:
         if run.preview.is_due():
             preview = preview_image(run.field, run.cameras, run.poses, run.preview.next_view())
         progress.update(STAGE, run.steps_done, total, preview)
+    run.registered |= registration is not None
 
 
 def _prepare_rays(run: _FusionState, level: LevelConfig) -> PoseRegistration | None:
@@ -314,6 +322,15 @@ def _prepare_rays(run: _FusionState, level: LevelConfig) -> PoseRegistration | N
     if not run.config.refine_poses or level.register_every == 0:
         return None
     return PoseRegistration(run.rays, run.cameras, run.field.spacing, level.register_stride)
+
+
+def _has_stereo(run: _FusionState, level: LevelConfig) -> bool:
+    """Whether a level uses stereo.
+
+    Wrong poses, and views that contradict each other, would move depths by several pixels.
+    """
+    fits = not run.has_wrong_poses or run.registered
+    return level.stereo_every > 0 and fits and not run.warps.active
 
 
 def _align_views(run: _FusionState, progress: Progress) -> bool:
@@ -362,27 +379,18 @@ def _step(run: _FusionState, level: LevelConfig, decay: float, pose_lr: float) -
 
 
 def _sweep_depths(run: _FusionState, level: LevelConfig) -> None:
-    """Updates the stereo depths of the rays from the current surface and poses.
-
-    Wrong poses, and views that contradict each other, would move depths by several pixels. Details
-    of exact normals are better than those of stereo, which then only carves on coarse levels.
-    """
-    exact = not run.config.refine_poses or run.pose_prior_scale <= _MAX_STEREO_POSE_ERROR
-    is_fine = run.has_normals and level.stereo_downsampling == 1
-    if run.warps.active or not exact or is_fine:
-        run.depths = None
-        return
+    """Updates the stereo depths of the rays from the current surface and poses."""
+    plan = plan_sweep(level, run.has_wrong_poses, run.has_normals)
+    band = (plan.outward * run.longest_side, plan.inward * run.longest_side)
     run.depths = find_depth_targets(
         run.field,
         run.poses,
         run.cameras,
         run.input_rays,
-        (
-            min(level.stereo_band, _MAX_OUTWARD) * run.longest_side,
-            level.stereo_band * run.longest_side,
-        ),
-        level.stereo_downsampling,
+        band,
+        plan.downsampling,
         level.stereo_stride_px,
+        broad=plan.broad,
     )
 
 

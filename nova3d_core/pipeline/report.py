@@ -53,11 +53,11 @@ def fusion_report(surface: Surface, views: Views) -> str:
         reverted = ", ".join(str(view) for view in report.reverted)
         lines.append(f"Input pose kept because it fits the silhouette better: view {reverted}.")
     if report.warp_px:
-        largest = max(range(len(views)), key=report.warp_px.__getitem__)
         mean_px = sum(report.warp_px[1:]) / (len(views) - 1)
+        of_views = ", ".join(f"{view}: {px:.1f}" for view, px in enumerate(report.warp_px))
         lines.append(
             f"The views contradict each other; smooth warps correct that: {mean_px:.1f} px rms in "
-            f"the mean, {report.warp_px[largest]:.1f} px in view {largest}."
+            f"the mean, of each view {of_views}."
         )
     lines.append("View 0 is fixed; poses are relative to it.")
     lines += judge_cameras(views).notes

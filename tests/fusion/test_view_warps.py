@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nova3d_core.cameras.cameras import orbit_cameras
+from nova3d_core.cameras.cameras import cameras_at, orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled
 from nova3d_core.fusion.poses.view_warps import (
@@ -16,6 +16,7 @@ from nova3d_core.fusion.poses.view_warps import (
     displacement_rms_px,
     estimate_warps,
     image_features,
+    unexplained_axes,
     warp_rays,
     warp_views,
     without_common_scale,
@@ -163,6 +164,29 @@ def test_common_scale_is_removed_and_differences_of_scale_are_kept(views, nodes)
     alone[1] = scaled[1]
     kept = without_common_scale(rays, views.cameras, alone) - plain
     assert torch.allclose(kept[1], (scaled[1] - nodes[1]) / 2, atol=1e-3)
+
+
+def test_only_displacements_across_the_orbit_tell_contradictions_from_wrong_depths(views, nodes):
+    axes = unexplained_axes(views.cameras)
+    rays = ray_dataset(views, 5, True)
+    along, across = nodes.clone(), nodes.clone()
+    along[:, 1], across[:, 0] = 0.0, 0.0
+    for displaced, factor in ((along, 0.0), (across, 2.0**0.5)):
+        total = displacement_rms_px(rays, views.cameras, displaced)
+        counted = displacement_rms_px(rays, views.cameras, displaced, axes)
+        assert torch.allclose(counted, factor * total, atol=1e-5)
+    rolled = replace(views.cameras, world_to_camera=quarter_turn() @ views.cameras.world_to_camera)
+    assert torch.allclose(unexplained_axes(rolled), axes.flip(1, 2), atol=1e-5)
+    elevations = [0.0] * 4 + [89.0, -89.0]
+    everywhere = cameras_at([0.0, 90.0, 180.0, 270.0, 0.0, 0.0], elevations, RigConfig())
+    assert torch.allclose(unexplained_axes(everywhere), torch.eye(2).expand(6, 2, 2))
+
+
+def quarter_turn() -> torch.Tensor:
+    """A rotation of cameras about their own axes by 90 degrees."""
+    turn = torch.eye(4)
+    turn[:2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    return turn
 
 
 def test_cancel_takes_effect_before_the_next_view(views, bent):

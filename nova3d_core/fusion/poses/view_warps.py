@@ -33,6 +33,8 @@ NODES = 8
 _MIN_RMS_PX = 0.35
 """Views are warped if the median of their root mean square displacements is larger. Wrong poses,
 blobs of wrong colour and the errors of a coarse surface cause half of that."""
+_NEIGHBOURS, _MAX_SPREAD = 4, 0.2
+"""Number of nearest views whose directions tell an orbit, and how far they may leave its line."""
 _FRONT_NORMAL_WEIGHT = 4.0
 """Weight of the normals of view 0, which is exact, where the others contradict each other."""
 _BLUR_CELLS, _MIN_BLUR_PX = 0.7, 0.7
@@ -95,7 +97,8 @@ class WarpRegistration:
         nodes_px = without_common_scale(self.given, self._cameras, estimate_warps(*args))
         if not self._checked:
             self._checked = True
-            rms_px = displacement_rms_px(self.given, self._cameras, nodes_px)[1:]
+            axes = unexplained_axes(self._cameras)
+            rms_px = displacement_rms_px(self.given, self._cameras, nodes_px, axes)[1:]
             self.active = float(rms_px.median()) > _MIN_RMS_PX
             decision = "contradict each other and are warped" if self.active else "are not warped"
             logger.info("views %s: median %.2f px", decision, float(rms_px.median()))
@@ -235,16 +238,47 @@ def warp_views(views: Views, nodes: Tensor) -> Views:
     return replace(views, colour=colour, masks=masks, normals=normals)
 
 
-def displacement_rms_px(rays: RayDataset, cameras: Cameras, nodes_px: Tensor) -> Tensor:
-    """(V,) root mean square displacement of each view's foreground pixels, on the CPU."""
+def displacement_rms_px(
+    rays: RayDataset, cameras: Cameras, nodes_px: Tensor, axes: Tensor | None = None
+) -> Tensor:
+    """(V,) root mean square displacement of each view's foreground pixels, on the CPU.
+
+    Args:
+        rays: N rays of all views, sorted by view.
+        cameras: V input cameras.
+        nodes_px: (V, 2, n, n) nodes of the warps.
+        axes: (V, 2, 2) of each view: displacements are multiplied by it first.
+    """
     rms = torch.zeros(len(cameras))
     for view, part in _warped_parts(rays, cameras):
         pixel = rays.pixel[part][rays.mask[part] > 0.5]
         if len(pixel) == 0:
             continue
         shift = _basis(pixel, cameras, nodes_px.shape[-1]) @ nodes_px[view].flatten(1).T
+        if axes is not None:
+            shift = shift @ axes[view].to(shift)
         rms[view] = float(shift.square().sum(dim=1).mean().sqrt())
     return rms
+
+
+def unexplained_axes(cameras: Cameras) -> Tensor:
+    """(V, 2, 2) matrices that keep of displacements what a wrong depth does not explain.
+
+    A surface at a wrong depth has the colours of its neighbouring views displaced along epipolar
+    lines. Around an orbit these have one direction, and only displacements across it count, times
+    sqrt(2), as random ones have both components. Where the neighbours lie in all directions, all
+    displacements count.
+    """
+    baselines = cameras.positions - cameras.positions[:, None]  # (V, V, 3)
+    in_image = torch.einsum("vij,vuj->vui", cameras.rotation[:, :2], baselines)
+    distance = baselines.norm(dim=2).fill_diagonal_(torch.inf)
+    nearest = distance.argsort(dim=1)[:, : min(_NEIGHBOURS, len(cameras) - 1)]
+    towards = in_image.gather(1, nearest[..., None].expand(-1, -1, 2))
+    towards = torch.nn.functional.normalize(towards, dim=2)
+    spread, vectors = torch.linalg.eigh(towards.transpose(1, 2) @ towards)  # ascending
+    across = 2.0**0.5 * vectors[..., :1] @ vectors[..., :1].transpose(1, 2)
+    is_orbit = spread[:, :1] < _MAX_SPREAD * spread[:, 1:]
+    return torch.where(is_orbit[..., None], across, torch.eye(2).to(across))
 
 
 def _register(

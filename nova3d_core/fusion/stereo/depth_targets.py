@@ -16,6 +16,7 @@ from ..poses.pose_table import PoseTable
 from ..rays import RayDataset
 from . import torch_impl
 from .agreement import agree
+from .broad_offsets import broad_offsets
 from .confidence import patch_confidence
 from .constants import MAX_STEP_PX, MIN_MASK
 from .patches import SurfaceMaps, make_patches
@@ -80,6 +81,7 @@ def find_depth_targets(
     band: tuple[float, float],
     downsampling: int = 1,
     stride_px: int = STRIDE_PX,
+    broad: bool = False,
 ) -> DepthTargets:
     """Sweeps a band around the field's surface for the depths at which the views agree best.
 
@@ -91,6 +93,8 @@ def find_depth_targets(
         band: depth offsets, towards the camera and away from it, in world units.
         downsampling: factor by which images are downsampled for wide bands.
         stride_px: patches are centred on every n-th row and column of the downsampled images.
+        broad: whether the surface keeps its details and is only moved as a whole, where stereo
+            finds it too deep or too shallow over a wide area.
     """
     origin, direction = poses.transform_rays(rays.view, rays.origin, rays.direction)
     cameras = posed_cameras(cameras, poses)
@@ -101,6 +105,8 @@ def find_depth_targets(
     if downsampling > 1:
         images, maps, cameras = downsample(images, maps, cameras, downsampling)
     offset, confidence = sweep_band(images, maps, cameras, band, stride_px)
+    if broad:
+        offset, confidence = broad_offsets(offset, confidence, _pixel_size(cameras, maps))
     side = downsampling * stride_px
     last_row, last_column = (size - 1 for size in offset.shape[1:])
     # downsampling drops the last row of an odd height

@@ -61,7 +61,9 @@ def test_repeats_bit_for_bit(fused, views):
 
 def test_cancelled_before_its_next_sweep(views, monkeypatch):
     swept, sweep = [], fuse.find_depth_targets
-    monkeypatch.setattr(fuse, "find_depth_targets", lambda *a: (swept.append(1), sweep(*a))[1])
+    monkeypatch.setattr(
+        fuse, "find_depth_targets", lambda *a, **k: (swept.append(1), sweep(*a, **k))[1]
+    )
     events = []
     progress = Progress(
         lambda event: events.append(event) if event.stage == fuse.STAGE else None,
@@ -79,9 +81,19 @@ def test_two_views_fuse(plate):
     assert bool(surface.grid.values.isfinite().all())
 
 
-def test_wrong_poses_and_bent_views_have_no_stereo(views, monkeypatch):
+def sweeps_of(monkeypatch):
+    """Records downsampling, band into the object and `broad` of all sweeps, which find nothing."""
     swept = []
-    monkeypatch.setattr(fuse, "find_depth_targets", lambda *a: swept.append(1))
+    monkeypatch.setattr(
+        fuse,
+        "find_depth_targets",
+        lambda *a, broad: swept.append((a[-2], a[-3][1], broad)),
+    )
+    return swept
+
+
+def test_wrong_poses_and_bent_views_have_no_stereo(views, monkeypatch):
+    swept = sweeps_of(monkeypatch)
     short = replace(STEREO, levels=tuple(replace(each, steps=2) for each in STEREO.levels))
     monkeypatch.setattr(fuse, "initial_pose_error", lambda *a: 1.0)
     fuse.fuse_sdf(views, replace(short, refine_poses=True))
@@ -94,18 +106,31 @@ def test_wrong_poses_and_bent_views_have_no_stereo(views, monkeypatch):
     assert not swept
 
 
-def test_normals_leave_only_the_coarse_levels_to_stereo(plate, monkeypatch):
-    swept = []
-    monkeypatch.setattr(fuse, "find_depth_targets", lambda *a: swept.append(a[-2]))
+def test_stereo_follows_the_registration_of_wrong_poses(views, monkeypatch):
+    swept = sweeps_of(monkeypatch)
+    monkeypatch.setattr(fuse, "initial_pose_error", lambda *a: 1.0)
+    coarse, fine = (replace(each, steps=2) for each in STEREO.levels)
+    levels = (coarse, replace(coarse, register_every=1), replace(fine, stereo_band=0.01))
+    fuse.fuse_sdf(views, replace(STEREO, levels=levels, refine_poses=True))
+    assert len(swept) == 1
+    downsampling, band, broad = swept[0]
+    assert downsampling == 2 and band > 0.02 and not broad  # the surface is still inaccurate
+
+
+def test_stereo_keeps_the_details_of_normals(plate, monkeypatch):
+    swept = sweeps_of(monkeypatch)
     views = render_views(plate, orbit_cameras(RigConfig(count=8, width_px=48, height_px=48))).views
     levels = tuple(
-        replace(each, steps=2, stereo_downsampling=factor)
-        for each, factor in zip(STEREO.levels, (2, 1), strict=True)
+        replace(each, steps=2, stereo_keeps_details=fine)
+        for each, fine in zip(STEREO.levels, (False, True), strict=True)
     )
-    for given, expected in ((views, [2]), (views.without_normals(), [2, 1])):
+    for given, expected in (
+        (views, [(1, False), (2, True)]),
+        (views.without_normals(), [(1, False), (1, False)]),
+    ):
         swept.clear()
         fuse.fuse_sdf(given, replace(STEREO, levels=levels))
-        assert swept == expected
+        assert [(downsampling, broad) for downsampling, _, broad in swept] == expected
 
 
 def _active_warps(registration):
