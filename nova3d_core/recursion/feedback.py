@@ -24,6 +24,7 @@ from ..reconstruction.config import RECONSTRUCTION, VIEW_COUNT
 from ..reconstruction.cost import activation_bytes
 from ..reconstruction.reconstruct import network_input, predict_features
 from ..splats import Splats
+from ..splatting.constants import RELEASED_BLUR_PX2
 from ..splatting.memory import check_render_memory
 from ..splatting.render import render_splats
 from .config import RecursionConfig
@@ -66,7 +67,7 @@ def render_feedback(splats: Splats, cameras: Cameras, progress: Progress) -> Spl
     check_render_memory(len(splats), cameras, splats.positions.device)
     colours, depths, opacities = [], [], []
     for view in progress.track(range(len(cameras)), "rendering splats", len(cameras)):
-        image = render_splats(**vars(splats), camera=cameras[view])
+        image = render_splats(**vars(splats), camera=cameras[view], blur_px2=RELEASED_BLUR_PX2)
         colours.append(image.on(1.0).clamp(0.0, 1.0).movedim(-1, 0))
         depths.append(image.depth)
         opacities.append((1.0 - image.transmittance).clamp(0.0, 1.0))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 NEAR = 0.01
 """Depth of the near plane in world units: nearer centres are not drawn; as in gsplat."""
-BLUR_PX2 = 0.3
-"""Variance of the low-pass filter that is added to each 2D Gaussian, in pixels squared."""
+BLUR_PX2 = 0.1
+"""Variance of the low-pass filter that is added to each 2D Gaussian, in pixels squared: about that
+of a pixel's area (Z. Yu et al., "Mip-Splatting", 2024)."""
+RELEASED_BLUR_PX2 = 0.3
+"""The same in the released 3D Gaussian splatting, for networks that were trained with it."""
 MIN_ALPHA = 1.0 / 255.0
 """Contributions below it are skipped."""
 MAX_ALPHA = 0.999

@@ -39,6 +39,7 @@ def render(
     opacities: Tensor,
     colours: Tensor,
     camera: Cameras,
+    blur_px2: float = BLUR_PX2,
 ) -> tuple[Tensor, Tensor, ProjectedSplats]:
     """Colour and accumulated depth (H, W, 4), transmittance (H, W) and the splats in the image.
 
@@ -49,6 +50,7 @@ def render(
         opacities: (N,) in 0..1.
         colours: (N, 3).
         camera: V = 1.
+        blur_px2: variance of the low-pass filter in pixels squared.
     """
     from gsplat import rasterization
 
@@ -63,7 +65,7 @@ def render(
         width=camera.width,
         height=camera.height,
         near_plane=NEAR,
-        eps2d=BLUR_PX2,
+        eps2d=blur_px2,
         packed=False,
         render_mode="RGB+D",
         camera_model=CAMERA_MODELS[camera.kind],

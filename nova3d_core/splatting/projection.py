@@ -32,7 +32,12 @@ class ProjectedSplats:
 
 
 def project_splats(
-    positions: Tensor, scales: Tensor, rotations: Tensor, opacities: Tensor, camera: Cameras
+    positions: Tensor,
+    scales: Tensor,
+    rotations: Tensor,
+    opacities: Tensor,
+    camera: Cameras,
+    blur_px2: float = BLUR_PX2,
 ) -> ProjectedSplats:
     """Projects splats into one camera; differentiable in positions, scales and rotations.
 
@@ -45,6 +50,7 @@ def project_splats(
         rotations: (N, 4) quaternions of any length above 0.
         opacities: (N,) in 0..1.
         camera: V = 1, perspective or orthographic.
+        blur_px2: variance of the low-pass filter in pixels squared.
     """
     pose, intrinsics = camera.world_to_camera[0], camera.intrinsics[0]
     points = positions @ pose[:3, :3].T + pose[:3, 3]  # (N, 3) in camera axes
@@ -63,7 +69,7 @@ def project_splats(
         means = points[:, :2] * focal + intrinsics[:2, 2]
     half = jacobian @ axes  # (N, 2, 3)
     covariance = half @ half.transpose(1, 2)  # (N, 2, 2)
-    xx, yy = covariance[:, 0, 0] + BLUR_PX2, covariance[:, 1, 1] + BLUR_PX2
+    xx, yy = covariance[:, 0, 0] + blur_px2, covariance[:, 1, 1] + blur_px2
     xy = covariance[:, 0, 1]
     determinant = (xx * yy - xy * xy).clamp_min(1e-12)
     conics = torch.stack([yy, -xy, xx], dim=1) / determinant[:, None]

@@ -15,7 +15,7 @@ from ..progress import SILENT, Progress
 from ..splats import Splats
 from ..views import Views
 from . import gsplat_impl, torch_impl
-from .constants import MIN_ALPHA
+from .constants import BLUR_PX2, MIN_ALPHA
 from .memory import check_render_memory
 from .projection import ProjectedSplats, project_splats
 
@@ -50,6 +50,7 @@ def render_splats(
     colours: Tensor,
     camera: Cameras,
     backend: Backend = "auto",
+    blur_px2: float = BLUR_PX2,
 ) -> SplatImage:
     """Renders splats in one camera; differentiable in all tensors.
 
@@ -62,14 +63,15 @@ def render_splats(
         camera: V = 1.
         backend: "gsplat", "warp", "torch" (the reference, slow), or "auto" for the first of them
             that runs on the device.
+        blur_px2: variance of the low-pass filter in pixels squared.
     """
     if backend == "gsplat" or (backend == "auto" and gsplat_impl.runs_on(positions.device)):
         image, transmittance, projected = gsplat_impl.render(
-            positions, scales, rotations, opacities, colours, camera
+            positions, scales, rotations, opacities, colours, camera, blur_px2
         )
         return SplatImage(image[..., :3], image[..., 3], transmittance, projected)
     project, rasterise = _functions(backend, positions.device)
-    projected = project(positions, scales, rotations, opacities, camera)
+    projected = project(positions, scales, rotations, opacities, camera, blur_px2)
     channels = torch.cat([colours, projected.depths[:, None]], dim=1)  # (N, 4)
     image, transmittance = rasterise(projected, opacities, channels, camera.width, camera.height)
     return SplatImage(image[..., :3], image[..., 3], transmittance, projected)

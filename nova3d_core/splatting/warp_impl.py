@@ -31,12 +31,16 @@ def modules(device_type: str) -> tuple[Any, ...]:
 
 
 def project(
-    positions: Tensor, scales: Tensor, rotations: Tensor, opacities: Tensor, camera: Cameras
+    positions: Tensor,
+    scales: Tensor,
+    rotations: Tensor,
+    opacities: Tensor,
+    camera: Cameras,
+    blur_px2: float = BLUR_PX2,
 ) -> ProjectedSplats:
     """As `project_splats`, for float32."""
-    return ProjectedSplats(
-        *_Project.apply(positions, scales, rotations, opacities.detach(), _camera(camera))
-    )
+    given = _camera(camera, blur_px2)
+    return ProjectedSplats(*_Project.apply(positions, scales, rotations, opacities.detach(), given))
 
 
 def rasterise(
@@ -54,7 +58,7 @@ def _by_tile(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _camera(camera: Cameras) -> project_kernels.Camera:
+def _camera(camera: Cameras, blur_px2: float) -> project_kernels.Camera:
     wp = warp()
     pose = camera.world_to_camera[0].cpu()
     intrinsics = camera.intrinsics[0].cpu()
@@ -66,7 +70,7 @@ def _camera(camera: Cameras) -> project_kernels.Camera:
     result.centre = wp.vec2(*intrinsics[:2, 2].tolist())
     result.low, result.high = wp.vec2(*low.tolist()), wp.vec2(*high.tolist())
     result.perspective = int(camera.kind == "perspective")
-    result.near, result.blur, result.min_alpha = NEAR, BLUR_PX2, MIN_ALPHA
+    result.near, result.blur, result.min_alpha = NEAR, blur_px2, MIN_ALPHA
     return result
 
 

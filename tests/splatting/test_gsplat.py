@@ -26,7 +26,7 @@ def rasterization(
     Returns (C, H, W, 4) colours and accumulated depth, (C, H, W, 1) alphas and the intermediate
     results, with camera axis (C, N, ...) unless packed.
     """
-    assert (near_plane, eps2d, render_mode, packed) == (0.01, 0.3, "RGB+D", False)
+    assert (near_plane, render_mode, packed) == (0.01, "RGB+D", False)
     camera = SimpleNamespace(
         world_to_camera=viewmats,
         intrinsics=Ks,
@@ -34,7 +34,7 @@ def rasterization(
         width=width,
         height=height,
     )
-    projected = project_splats(means, scales, quats, opacities, camera)
+    projected = project_splats(means, scales, quats, opacities, camera, eps2d)
     channels = torch.cat([colors, projected.depths[:, None]], dim=1)
     image, transmittance = rasterise(projected, opacities, channels, width, height)
     meta = {

@@ -67,6 +67,15 @@ def test_falloff_is_the_gaussian_of_the_projected_scale(backend, kind):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_low_pass_filter_is_an_option(backend):
+    splats = on_axis(2.0, scale=0.01, opacity=0.9)
+    image = render_splats(**vars(splats), camera=axis_camera(), backend=backend, blur_px2=0.3)
+    sigma_px = 0.01 * FOCAL / 2.0
+    expected = 0.9 * math.exp(-0.5 / (sigma_px**2 + 0.3))
+    assert float(1.0 - image.transmittance[8, 9]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_pixels_end_where_alpha_is_below_the_minimum(backend):
     image = render(on_axis(2.0, scale=0.1, opacity=0.9), axis_camera(), backend)
     radius_px = math.sqrt(2.0 * math.log(0.9 / MIN_ALPHA) * (2.0**2 + BLUR_PX2))

@@ -25,6 +25,7 @@ from ...reconstruction.model import ReconstructionModel
 from ...reconstruction.network import Lgm
 from ...reconstruction.reconstruct import network_input
 from ...recursion.model import RecursiveModel
+from ...splatting.constants import RELEASED_BLUR_PX2
 from ...splatting.render import render_splats
 from ..losses import edm_loss
 from ..train_module import TrainModule
@@ -257,7 +258,7 @@ def render(splats: RawSplats, poses: Tensor, size_px: int) -> Renders:
     for index, pose in enumerate(poses):
         own = {name: value[index] for name, value in vars(splats).items()}
         for camera in single_cameras(pose, size_px):
-            image = render_splats(**own, camera=camera)
+            image = render_splats(**own, camera=camera, blur_px2=RELEASED_BLUR_PX2)
             colours.append(image.on(1.0).clamp(0.0, 1.0).movedim(-1, 0))
             depths.append(image.depth)
             opacities.append((1.0 - image.transmittance).clamp(0.0, 1.0))
