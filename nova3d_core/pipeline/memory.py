@@ -8,6 +8,7 @@ import torch
 
 from ..compute.host_memory import available_bytes, check_memory
 from ..fusion.device import CPU, CPU_MEMORY_GIB, memory_budget_gib
+from ..fusion.fields.grid.constants import STORED_SAMPLES
 from ..fusion.fields.grid.field import GRID_MEMORY_FRACTION
 from ..fusion.fields.grid.state import PAD_CELLS, bytes_per_voxel
 from ..fusion.working_size import object_extents_px, reduction_factor
@@ -21,6 +22,8 @@ _LIBRARY_BYTES = 345 * 2**20
 allocator retains."""
 _RAY_BYTES = 72 + 16 + 84
 """Per ray: its data, soft mask and colour, and its blurred targets with their gradients."""
+_SAMPLE_BYTES = 2 * 16
+"""Per stored sample of the rays of a step: value and colour."""
 _CHECK_BYTES = 17
 """Per pixel during the checks of the views' normals."""
 _HULL_BYTES = 34
@@ -60,7 +63,9 @@ def estimate_memory_bytes(
     if config.method != "sdf":
         return int(_LIBRARY_BYTES + max(carving, baking))
     rays = small * float((views.masks > 0).float().mean()) * 1.1
-    fusing = reduced + rays * _RAY_BYTES + _grid_bytes(views, config, device)
+    per_step = max(level.num_rays(round(rays), sdf.min_rays) for level in sdf.levels)
+    samples = min(per_step, sdf.ray_chunk_size) * STORED_SAMPLES * _SAMPLE_BYTES
+    fusing = reduced + rays * _RAY_BYTES + samples + _grid_bytes(views, config, device)
     checking = pixels * _CHECK_BYTES if views.normals is not None and sdf.check_inputs else 0
     return int(_LIBRARY_BYTES + max(fusing, checking, carving, baking))
 
