@@ -111,9 +111,10 @@ def test_it_runs_in_inference_mode(textured, views, model, completed):
 @pytest.mark.parametrize(("method", "inference"), [("sds_pixels", False), ("sds_latents", True)])
 def test_distillation_ends_at_the_models_colour(textured, views, model, method, inference):
     """The pixel codec is linear and exact: both gradients lead to the mean of the Gaussian."""
-    config = CompletionConfig(method=method, iterations=100)
+    config, before = CompletionConfig(method=method, iterations=100), model.unet.calls
     with torch.inference_mode(inference):
         result = complete_texture(textured, views, model, config=config)
+    assert result.report.passes == model.unet.calls - before
     assert mean_error(result.mesh.texture) < 0.04
     seen = seen_texels(textured, views)
     same = (result.mesh.texture == textured.texture).all(dim=-1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from .models import SV3D_P
 from .prompts import load_prompt, node, node_key, with_inputs
 from .workflow_check import Prompt
 
@@ -56,6 +57,20 @@ def slow_refinement() -> Prompt:
     }
 
 
+def slow_completion() -> Prompt:
+    settings = {"method": "resample", "orbits": 1, "steps": 1000, "start_noise": 8.0}
+    return {
+        "1": node("NOVA3DLoadMesh", file="example: knight, fused", up_axis="+Y"),
+        "2": node("LoadViews", folder="example: knight"),
+        "3": node("LoadNOVA3D", model=SV3D_P, dtype="auto"),
+        "4": node(
+            "CompleteTexture", mesh=["1", 0], views=["2", 0], model=["3", 0], iterations=1,
+            seed=11, size=64, **settings,
+        ),
+        "5": node("ExportMesh", mesh=["4", 0], **_export()),
+    }  # fmt: skip
+
+
 def slow_evaluation() -> Prompt:
     return with_inputs(
         load_prompt("mesh_against_reference"), "EvaluateMesh", points=50_000, image_size=512
@@ -80,6 +95,7 @@ def _export() -> dict[str, Any]:
         ("RenderViews", slow_render),
         ("BakeTexture", slow_bake),
         ("RefineTexture", slow_refinement),
+        ("CompleteTexture", slow_completion),
         ("EvaluateMesh", slow_evaluation),
     ],
 )
