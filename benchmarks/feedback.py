@@ -36,8 +36,8 @@ from nova3d_core.splatting.render import splat_views
 from nova3d_core.training.checkpoint import checkpoints_in, read_state
 from nova3d_core.training.config import TrainConfig
 from nova3d_core.training.data.config import ImageConfig
-from nova3d_core.training.data.orbits import sample_orbit
 from nova3d_core.training.data.render import render_object
+from nova3d_core.training.data.sampled_orbits import sample_orbit
 from nova3d_core.training.data.stream import ObjectStream, object_seed
 from nova3d_core.training.export import load_trained
 from nova3d_core.training.joint.config import FAMILY

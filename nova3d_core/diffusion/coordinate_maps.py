@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-CoordinateKind = Literal["released", "true"]
-COORDINATE_KINDS: tuple[str, ...] = get_args(CoordinateKind)
+from .network.config import CoordinateKind
+
 RELEASED_SCALE = 0.001
 
 

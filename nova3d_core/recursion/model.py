@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ..diffusion.coordinate_maps import CoordinateKind
 from ..diffusion.model import PARTS, UNET, MultiviewModel, OneDevice
+from ..diffusion.network.config import CoordinateKind
 from ..reconstruction.config import RECONSTRUCTION
 from ..reconstruction.model import ReconstructionModel
 

@@ -25,16 +25,16 @@ from nova3d_core.training.data.conditioning import (
 )
 from nova3d_core.training.data.config import DatasetConfig, ImageConfig, PrecomputeConfig
 from nova3d_core.training.data.mesh_sources import ProceduralObjects
-from nova3d_core.training.data.orbits import (
-    MAX_EXTENT,
-    SINE_PERIODS,
-    TRAINING_ORBITS,
-    dynamic_elevations,
-    sample_orbit,
-)
+from nova3d_core.training.data.orbits import TRAINING_ORBITS
 from nova3d_core.training.data.precompute_latents import Encoders, precompute_latents
 from nova3d_core.training.data.render import render_object, rotated
 from nova3d_core.training.data.render_dataset import render_dataset
+from nova3d_core.training.data.sampled_orbits import (
+    MAX_EXTENT,
+    SINE_PERIODS,
+    dynamic_elevations,
+    sample_orbit,
+)
 from nova3d_core.training.data.shards import ShardDataset
 from nova3d_core.training.data.stream import ProceduralDataset
 from nova3d_core.training.export import export_run

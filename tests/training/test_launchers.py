@@ -18,6 +18,7 @@ EXPECTED = {
     "one_gpu": ("NO", 1),
     "ddp_8gpu": ("MULTI_GPU", 8),
     "fsdp2_8gpu": ("FSDP", 8),
+    "fsdp2_ouroboros3d_8gpu": ("FSDP", 8),
 }
 
 
@@ -46,6 +47,18 @@ def test_fsdp_units_are_classes_of_the_network():
     units = config["fsdp_transformer_layer_cls_to_wrap"].split(",")
     assert set(units) < set(FSDP_UNITS)  # those of the FSDP2 tests
     assert set(units) <= {type(module).__name__ for module in VideoUNet(UNET).modules()}
+
+
+def test_fsdp_units_of_a_pair_are_classes_of_its_networks():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    from nova3d_core.training.joint.build import build_joint_module
+
+    from .test_joint import PAIR
+
+    config = load_config_from_file(str(PRESET_DIR / "fsdp2_ouroboros3d_8gpu.yaml")).fsdp_config
+    units = config["fsdp_transformer_layer_cls_to_wrap"].split(",")
+    assert set(units) <= {type(module).__name__ for module in build_joint_module(PAIR).modules()}
 
 
 def test_settings_and_commands_import_without_torch():

@@ -11,6 +11,10 @@ from ...errors import InputError
 Alignment = Literal["gta", "spatial", "none"]
 ALIGNMENTS: tuple[str, ...] = get_args(Alignment)
 
+CoordinateKind = Literal["released", "true"]
+COORDINATE_KINDS: tuple[str, ...] = get_args(CoordinateKind)
+"""Kinds of the coordinate maps that a UNet with feedback sees; see `coordinate_maps`."""
+
 CAMERA_TASK_DIM = 10
 """Sine and cosine of five values: zero, relative elevation and azimuth, one-hot task (2)."""
 

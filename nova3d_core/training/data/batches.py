@@ -162,7 +162,7 @@ def check_orbits(objects: Sequence[Mapping[str, Any]], family: Family) -> None:
         return
     for each in objects:
         azimuths, elevations = each["azimuth_deg"], each["elevation_deg"]
-        expected = torch.from_numpy(TRAINING_ORBITS[family.name].base_azimuths(len(azimuths)))
+        expected = torch.tensor(TRAINING_ORBITS[family.name].base_azimuths(len(azimuths)))
         steps = azimuths.diff() % 360.0 - expected.diff()
         uneven = float(steps.abs().max()) > ANGLE_TOLERANCE_DEG
         if uneven or float(elevations.max() - elevations.min()) > ANGLE_TOLERANCE_DEG:

@@ -16,8 +16,8 @@ from ...mesh import Mesh
 from ..procedural import grid_cells, procedural_object
 from ..procedural.builder import euler_rotation
 from .config import DatasetConfig
-from .orbits import orbit_of_object
 from .render import is_closed, render_object
+from .sampled_orbits import orbit_of_object
 from .stream import object_seed
 
 Item = tuple[str, dict[str, Any], dict[str, Any]]

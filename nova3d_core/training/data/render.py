@@ -20,7 +20,7 @@ from ...rendering.shading import GREY
 from ...views import frame_to_world
 from ..procedural.builder import euler_rotation
 from .config import ImageConfig, LightConfig
-from .orbits import MAX_EXTENT, SampledOrbit
+from .sampled_orbits import MAX_EXTENT, SampledOrbit
 
 logger = logging.getLogger(__name__)
 

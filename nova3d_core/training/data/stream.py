@@ -13,7 +13,8 @@ from typing import Any
 
 from ...errors import InputError
 from .config import ImageConfig
-from .orbits import TRAINING_ORBITS, orbit_of_object
+from .orbits import TRAINING_ORBITS
+from .sampled_orbits import orbit_of_object
 
 
 class ObjectStream(ABC):

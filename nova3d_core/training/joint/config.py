@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...checks import check_bounds, check_choice
-from ...diffusion.coordinate_maps import COORDINATE_KINDS, CoordinateKind
+from ...diffusion.network.config import COORDINATE_KINDS, CoordinateKind
 from ...reconstruction.config import LgmConfig
 from ...recursion.config import FEEDBACK_SOURCES, FeedbackSource
 
