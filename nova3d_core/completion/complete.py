@@ -19,8 +19,8 @@ from ..diffusion.sampling.postprocess import upscale
 from ..diffusion.sampling.preprocess import preprocess_image
 from ..diffusion.sampling.preview import LatentPreviewer
 from ..diffusion.sampling.schedule import karras_sigmas
-from ..errors import InputError
-from ..imaging.matte import matte_from_white
+from ..errors import InputError, StageError
+from ..imaging.matte import WHITE_TOLERANCE, matte_from_white
 from ..mesh import ZERO_ORIGIN, Mesh
 from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
@@ -346,7 +346,13 @@ class _Completion:
         config = BakeConfig(
             texture_px=max(16, *texture.shape[:2]), exposure=False, reference_view_votes=1.0
         )
-        baked = bake_texture(mesh, views, config, self.progress, own_colour=own, edit_masks=edits)
+        try:
+            baked = bake_texture(
+                mesh, views, config, self.progress, own_colour=own, edit_masks=edits
+            )
+        except StageError:  # no texel is observed
+            logger.warning("the generated images show none of the unseen parts clearly.")
+            return texture
         index = scene.texels.index
         before, after = (each.reshape(-1, 3)[index] for each in (texture, baked.mesh.texture))
         colour = torch.lerp(before, after, self.remaining[:, None])
@@ -390,21 +396,23 @@ def generated_views(
         factor: of bicubic upscaling, as for sampled views of the family.
     """
     coverage = orbit.renderer.coverage
-    masks = torch.stack([_object_mask(images[view], coverage[view]) for view in kept.tolist()])
+    masks = torch.stack([object_mask(images[view], coverage[view]) for view in kept.tolist()])
     views = upscale(Views(orbit.trajectory.cameras[kept], images[kept], masks), factor)
     edits = edited[kept].float()
     size = (views.cameras.height, views.cameras.width)
     return views, functional.interpolate(edits[:, None], size)[:, 0]
 
 
-def _object_mask(image: Tensor, coverage: Tensor) -> Tensor:
+def object_mask(image: Tensor, coverage: Tensor) -> Tensor:
     """(S, S) the pixels of a generated image (S, S, 3) that show the object on the mesh.
 
     A model may generate a smaller silhouette than the mesh's: its background must not be baked.
     """
+    if float(image.amin()) >= 1.0 - WHITE_TOLERANCE:
+        return torch.zeros_like(coverage)
     try:
         matte = matte_from_white(image[None])[0]
-    except InputError:  # entirely white, or without a white border
+    except InputError:  # the background is not white
         return coverage
     return torch.minimum(matte, coverage)
 

@@ -11,7 +11,7 @@ import torch
 from nova3d_core.cameras.cameras import cameras_at
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.completion import complete
-from nova3d_core.completion.complete import complete_texture
+from nova3d_core.completion.complete import complete_texture, object_mask
 from nova3d_core.completion.config import COMPLETION_METHODS, CompletionConfig
 from nova3d_core.completion.prior import STAGE
 from nova3d_core.completion.visibility import best_cosines, unseen_weight
@@ -308,6 +308,20 @@ def test_a_model_that_returns_nan(textured, views):
     model.unet.mean.fill_(float("nan"))
     with pytest.raises(StageError, match="returned NaN or infinite values"):
         complete_texture(textured, views, model, config=RESAMPLE)
+
+
+def test_generated_background_is_not_baked():
+    """A generated object that is smaller than the mesh's silhouette."""
+    coverage = torch.zeros(32, 32)
+    coverage[4:28, 4:28] = 1.0
+    image = torch.ones(32, 32, 3)
+    assert float(object_mask(image, coverage).max()) == 0.0
+    image[10:22, 10:22] = 0.3
+    mask = object_mask(image, coverage)
+    assert float(mask[12:20, 12:20].min()) == 1.0
+    assert float(mask[4:9, 4:28].max()) == 0.0
+    grey = image * 0.5  # no white background to take a matte from
+    assert torch.equal(object_mask(grey, coverage), coverage)
 
 
 def test_bad_settings():
