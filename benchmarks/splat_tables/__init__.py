@@ -63,8 +63,9 @@ def objects_tables(rows: Sequence[Row]) -> list[Table]:
             f"dB, {'met' if gain >= MIN_GAIN_DB else 'missed'}."
         )
     text = (
-        "The same views for both: splats from colours and masks, the mesh of the preset `fast` "
-        "from colours, masks and normals. Seconds from the views to the file, warm caches."
+        "The same views for both: the splats start on a surface that is fused from colours, masks "
+        "and normals, as part of the fit; the mesh is that of the preset `fast`, textured. Seconds "
+        "from the views to the file, warm caches."
     )
     return [Table(columns, lines, "Splats and mesh on held-out views", text, notes)]
 
@@ -130,8 +131,8 @@ def fusion_tables(rows: Sequence[Row]) -> list[Table]:
     elevations = ", ".join(f"{each:g}" for each in FUSION_ELEVATIONS_DEG)
     text = (
         f"Meshes of the preset `fast` from the {INPUT_VIEWS} views and from {count} renders of the "
-        f'fitted splats at elevations of {elevations} degrees. Only the rows "{WITH_NORMALS}" '
-        "use normals."
+        f"splats fitted to them, at elevations of {elevations} degrees. Only the rows "
+        f'"{WITH_NORMALS}" use normals.'
     )
     return [Table(columns, lines, "From splats to meshes", text, fusion_notes(rows))]
 
