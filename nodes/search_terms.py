@@ -22,6 +22,7 @@ SEARCH_TERMS: dict[str, tuple[str, ...]] = {
     "RefinePoses": ("photogrammetry", "camera", "camera poses", "camera alignment"),
     "ExtractMesh": ("mesh", "remesh", "decimate", "low poly"),
     "NOVA3DLoadMesh": ("load 3d", "glb", "obj", "ply", "stl"),
+    "RemoveLight": ("light", "delighting", "albedo", "relight", "intrinsic", "texture"),
     "BakeTexture": ("bake", "uv", "uv unwrap", "texture", "texture baking", "retexture"),
     "RefineTexture": ("texture", "retexture", "texture refinement", "lpips"),
     "CompleteTexture": ("texture", "inpaint texture", "fill texture", "score distillation", "sds"),

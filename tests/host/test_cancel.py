@@ -15,7 +15,8 @@ pytestmark = pytest.mark.host
 
 MAX_SECONDS = 5.0
 """Limit of the time between the cancel and the end of the prompt."""
-IN_THREAD, MAX_SECONDS_IN_THREAD = ("BakeTexture", "RefineTexture", "EvaluateMesh"), 3.0
+IN_THREAD = ("BakeTexture", "RefineTexture", "RemoveLight", "EvaluateMesh")
+MAX_SECONDS_IN_THREAD = 3.0
 """Nodes whose core call runs in a thread: a cancel does not wait for its next step."""
 
 
@@ -71,6 +72,15 @@ def slow_completion() -> Prompt:
     }  # fmt: skip
 
 
+def slow_light() -> Prompt:
+    return {
+        "1": node("NOVA3DLoadMesh", file="example: knight, fused", up_axis="+Y"),
+        "2": node("LoadViews", folder="knight/views"),
+        "3": node("RemoveLight", mesh=["1", 0], views=["2", 0], strength=1.0, gate=0.0),
+        "4": node("SaveViews", views=["3", 0], filename_prefix="never/views"),
+    }
+
+
 def slow_evaluation() -> Prompt:
     return with_inputs(
         load_prompt("mesh_against_reference"), "EvaluateMesh", points=50_000, image_size=512
@@ -95,6 +105,7 @@ def _export() -> dict[str, Any]:
         ("RenderViews", slow_render),
         ("BakeTexture", slow_bake),
         ("RefineTexture", slow_refinement),
+        ("RemoveLight", slow_light),
         ("CompleteTexture", slow_completion),
         ("EvaluateMesh", slow_evaluation),
     ],
