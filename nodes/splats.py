@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io
 
-from ..nova3d_core.splatting.config import PERCEPTUAL_CHOICES, SPLAT_PRESETS
+from ..nova3d_core.splatting.config import PERCEPTUAL_CHOICES, SPLAT_INITS, SPLAT_PRESETS
 from .common_inputs import AUTO, device_input, image_size_inputs
 from .compat import (
     CATEGORY,
     advanced,
     has_splat_files,
+    mesh_or_file,
     schema,
     splat_file_outputs,
     splat_or_file,
@@ -25,6 +26,7 @@ from .folders import (
     validation_result,
     write_new_output,
 )
+from .fuse import GPU_GIB as FUSION_GPU_GIB
 from .runtime import GIB, node_context, with_warnings
 from .sockets import CAMERA_TYPES, VIEWS, SocketBundle
 
@@ -41,8 +43,8 @@ def _fit_inputs() -> list[io.Input]:
         VIEWS.Input(
             "views",
             tooltip=(
-                "Images with their cameras and masks, or on a white background. Normals are not "
-                "used."
+                "Images with their cameras and masks, or on a white background. Normals, if any, "
+                "make the splats right from above and below, too."
             ),
         ),
         io.Combo.Input(
@@ -85,6 +87,16 @@ def _fit_inputs() -> list[io.Input]:
                 "For photographs and generated views; not for exact cameras."
             ),
         ),
+        advanced(io.Combo.Input(
+            "init",
+            options=list(SPLAT_INITS),
+            default="auto",
+            tooltip=(
+                "Initial splats, if no mesh is connected. surface: fuse the views into a surface "
+                "first, start on it and stay close to it; hull: start on the visual hull; auto: "
+                "surface if the views have normals, else hull."
+            ),
+        )),
         advanced(io.Int.Input(
             "splats", default=0, min=0, max=10_000_000, step=1000,
             tooltip="Number of splats at the start; 0: that of the preset.",
@@ -94,6 +106,14 @@ def _fit_inputs() -> list[io.Input]:
             tooltip="Optimisation steps of one view each; 0: those of the preset.",
         )),
         device_input(),
+        mesh_or_file(
+            "mesh",
+            optional=True,
+            tooltip=(
+                "Textured mesh of the object in the world of the views, as from Fuse Views into a "
+                "Surface and Bake Texture from Views: the splats start on it and stay close to it."
+            ),
+        ),
     ]  # fmt: skip
 
 
@@ -121,8 +141,8 @@ class FitSplats(io.ComfyNode):
             display_name="Fit Splats (NOVA3D)",
             category=f"{CATEGORY}/splats",
             description=(
-                "Fits Gaussian splats to views, without a CUDA compiler: the splats start on the "
-                "visual hull and are optimised until their images equal the views. For "
+                "Fits Gaussian splats to views, without a CUDA compiler: the splats start on a "
+                "surface and are optimised until their images equal the views. For "
                 "photorealistic rendering from all sides; use Fuse Views into a Surface for a "
                 "mesh. The node shows a preview."
             ),
@@ -134,21 +154,35 @@ class FitSplats(io.ComfyNode):
     @classmethod
     @with_warnings
     def execute(
-        cls, views, preset, seed, perceptual, match_exposure, refine_poses, splats, steps, device
+        cls,
+        views,
+        preset,
+        seed,
+        perceptual,
+        match_exposure,
+        refine_poses,
+        init,
+        splats,
+        steps,
+        device,
+        mesh=None,
     ) -> io.NodeOutput:
         from ..nova3d_core.pipeline.stages import ensure_masks
         from ..nova3d_core.splatting.config import SplatFitConfig
         from ..nova3d_core.splatting.fit import fit_splats
         from ..nova3d_core.splatting.report import splat_report
+        from .adapters import single_mesh_from_socket
         from .perceptual import lpips_or_warning
         from .splat_adapters import batch_from_splats, file3d_from_splats
 
+        start = None if mesh is None else single_mesh_from_socket(mesh)
         with node_context(_fit_gib(splats, views.bundle), device) as context:
             lpips = lpips_or_warning(context, "aligned") if perceptual == "lpips" else None
             config = SplatFitConfig(
                 preset=context.preset(preset),
                 count=splats,
                 steps=steps,
+                init=init,
                 perceptual="aligned" if perceptual == "lpips" and lpips is None else perceptual,
                 match_exposure=match_exposure,
                 refine_poses=refine_poses,
@@ -156,7 +190,9 @@ class FitSplats(io.ComfyNode):
                 seed=seed,
             )
             given = ensure_masks(views.bundle)
-            fit = fit_splats(given, config, context.progress, context.device, lpips=lpips)
+            fit = fit_splats(
+                given, config, context.progress, context.device, lpips=lpips, mesh=start
+            )
             outputs = [
                 batch_from_splats([fit.splats]),
                 SocketBundle(fit.views),
@@ -168,12 +204,12 @@ class FitSplats(io.ComfyNode):
 
 
 def _fit_gib(splats: int, views: Views) -> float:
-    """GPU memory that ComfyUI frees for a fit, in GiB."""
+    """GPU memory that ComfyUI frees for a fit, and for a fusion before it, in GiB."""
     from ..nova3d_core.splatting.config import SplatFitConfig
     from ..nova3d_core.splatting.memory import splat_memory_bytes
 
     count = SplatFitConfig(preset="quality", count=splats).complete().count
-    return splat_memory_bytes(count, views) / GIB
+    return max(splat_memory_bytes(count, views) / GIB, FUSION_GPU_GIB)
 
 
 class RenderSplatViews(io.ComfyNode):

@@ -35,6 +35,9 @@ class MakeSplats:
         default_factory=ReconstructionOptions
     )
     """One pass of a reconstruction model instead of a fit."""
+    mesh: Path | None = None
+    """Textured mesh of the object in the world of the views, as `fuse` writes it, to start on and
+    to stay close to, instead of --init."""
     device: str = "cpu"
     """Device of the fit or the model: cpu, cuda, cuda:1."""
     up_axis: UpAxis = SPLAT_UP_AXIS
@@ -47,19 +50,22 @@ class MakeSplats:
     def run(self, progress: Progress) -> None:
         """Runs the command."""
         from ..compute.devices import resolve_device
+        from ..io.mesh.read import read_mesh
         from ..io.splats.files import check_can_write_splats, write_splats
         from ..io.views.transforms_json import read_views
         from ..pipeline.stages import ensure_masks
         from ..splatting.fit import fit_splats
 
-        self.reconstruction.check(self.fit == SplatFitConfig())
+        self.reconstruction.check(self.fit == SplatFitConfig() and self.mesh is None)
         device = resolve_device(self.device)
-        check_can_write_splats(self.output, self.overwrite, (self.views,))
+        inputs = (self.views,) if self.mesh is None else (self.views, self.mesh)
+        check_can_write_splats(self.output, self.overwrite, inputs)
         views = ensure_masks(read_views(self.views, progress))
         if self.reconstruction.model is not None:
             self._reconstruct(views, device, progress)
             return
-        fit = fit_splats(views, self.fit, progress, device)
+        mesh = None if self.mesh is None else read_mesh(self.mesh)
+        fit = fit_splats(views, self.fit, progress, device, mesh=mesh)
         write_splats(fit.splats, self.output, self.overwrite, self.up_axis)
         if self.json:
             print_json({"output": str(self.output), **fit.report.to_dict()})

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.host
 
 SIZE = 512
 FIT = {"preset": "fast", "seed": 0, "perceptual": "none", "match_exposure": False}
-FIT |= {"refine_poses": False, "splats": 1500, "steps": 30, "device": "cpu"}
+FIT |= {"refine_poses": False, "init": "hull", "splats": 1500, "steps": 30, "device": "cpu"}
 VIEWPORT = {"image": "nova3d_example.png", "mask": "nova3d_example.png"}
 VIEWPORT |= {"normal": "nova3d_example.png", "recording": "", "camera_info": {}}
 """What the page sends for the viewport of Load 3D."""
