@@ -78,7 +78,11 @@ class LightBenchmark:
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = ROOT / "benchmark_output" / "light"
     """Output folder."""
     parts: tuple[Literal["light", "orbit"], ...] = ("light", "orbit")
-    """What to measure; rows of the other part are kept."""
+    """What to measure."""
+    objects: tuple[str, ...] = ()
+    """Names of the objects to measure; empty: all. Rows of the others are kept."""
+    lights: tuple[Literal["soft", "key", "unlit"], ...] = ("soft", "key", "unlit")
+    """Lights to measure; rows of the others are kept."""
     image_px: int = 256
     """Width and height of the views."""
     texture_px: int = 1024
@@ -105,8 +109,8 @@ def measure_orbits(settings: LightBenchmark) -> None:
     """Rows: object, whole surface and visible CD-L1 of the level and the sine orbit."""
     files = {each.name: each for each in mesh_files(settings.meshes, "+Y")}
     fuse = FuseConfig(sdf=SdfFusionConfig(preset="draft"))
-    rows: list[list] = []
-    for name in tqdm(TARGET_OBJECTS, file=sys.stderr):
+    names = [name for name in TARGET_OBJECTS if name in settings.objects or not settings.objects]
+    for name in tqdm(names, file=sys.stderr):
         reference = files[name].read()
         row: list = [name]
         for preset in ("sv3d", "sv3d_sine"):
@@ -114,33 +118,28 @@ def measure_orbits(settings: LightBenchmark) -> None:
             mesh = fuse_views(views, fuse).mesh
             report = evaluate_mesh(mesh, reference, EvaluateConfig(with_images=False))
             row += [report.metrics["surface"][key] for key in ("cd_l1", "iou")]
-        rows.append([row[0], row[1], row[3], row[3] - row[1], row[2], row[4]])
-        save(settings, "orbit", rows)
+        save(settings, "orbit", [row[0], row[1], row[3], row[3] - row[1], row[2], row[4]])
 
 
-def light_objects() -> dict[str, Mesh]:
-    """The objects with known albedo."""
+def light_objects(chosen: Sequence[str]) -> dict[str, Mesh]:
+    """The chosen objects with known albedo; all of them if none is named."""
     meshes = {"knight": read_mesh(KNIGHT, "+Y").normalised()}
     for kind, seed in PROCEDURAL.items():
         meshes[kind] = procedural_object(seed, kind, PROCEDURAL_CELLS)
-    return meshes
+    return {name: mesh for name, mesh in meshes.items() if not chosen or name in chosen}
 
 
 def measure_light(settings: LightBenchmark) -> None:
     """Rows of each object under each light, and of unlit views."""
-    rows: list[list] = []
-    for name, reference in light_objects().items():
+    for name, reference in light_objects(settings.objects).items():
         cameras = orbit("sv3d_sine", settings.image_px)
-        for light in ("key", "soft", "unlit"):
-            start = time.process_time()
+        for light in settings.lights:
             if light == "unlit":
                 views = render_views(reference, cameras).views
             else:
                 views = lit_views(reference, cameras, LIGHTS[light])
             row = measure_views(settings, name, light, reference, rounded(views))
-            rows.append([name, light, *row])
-            save(settings, "light", rows)
-            print(name, light, row, f"{time.process_time() - start:.0f} s", flush=True)
+            save(settings, "light", [name, light, *row])
 
 
 def measure_views(
@@ -214,11 +213,14 @@ def write_images(folder: Path, name: str, views: Views, unlit: Unlit) -> None:
     write_image(folder / f"{name}_light.png", light_image(unlit.light)[0])
 
 
-def save(settings: LightBenchmark, part: str, rows: list[list]) -> None:
-    """Writes the page; the other part's rows come from the file that is there."""
+def save(settings: LightBenchmark, part: str, row: list) -> None:
+    """Adds or replaces a row in rows.json, and writes the page of all rows."""
     path = settings.output / "rows.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found[part] = rows
+    keys = 2 if part == "light" else 1
+    others = [each for each in found.get(part, []) if each[:keys] != row[:keys]]
+    order = ["knight", *PROCEDURAL, *TARGET_OBJECTS, *LIGHTS, "unlit"]
+    found[part] = sorted([*others, row], key=lambda each: [order.index(k) for k in each[:keys]])
     settings.output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found), encoding="utf-8")
     save_page(settings.output, "light", result_page(found, settings))

@@ -88,6 +88,17 @@ def test_same_command_writes_the_same_mesh_bit_for_bit(nova3d, knight_views, kni
     assert set(report) == {"seconds"}
 
 
+def test_fuse_removes_light_and_writes_shading_and_light(nova3d, knight_views, tmp_path):
+    words = ["fuse", knight_views, "-o", tmp_path / "unlit.glb", "--details", tmp_path / "details"]
+    result = nova3d(*words, *SMALL_FUSE, "--unlight", "--light.gate", "0", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["light"]["is_applied"] is True
+    report = json.loads((tmp_path / "details" / "report.json").read_text())["light"]
+    assert len(report["lobes"]) == 24 and report["strength"] == 1.0
+    assert (tmp_path / "details" / "light.png").is_file()
+    assert len(list((tmp_path / "details" / "shading").glob("*.png"))) == 8
+
+
 def test_images_without_masks_are_matted_from_the_white_background(
     nova3d, knight_views, knight_mesh, tmp_path
 ):

@@ -10,6 +10,7 @@ import torch
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.errors import Cancelled, InputError, StageError
+from nova3d_core.evaluation.lights import LIGHTS, lit_views
 from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig
 from nova3d_core.mesh import Mesh
 from nova3d_core.meshing.clean import is_closed_manifold
@@ -28,9 +29,10 @@ from nova3d_core.pipeline.stages import (
     texture_surface,
 )
 from nova3d_core.progress import Progress
+from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views
 from nova3d_core.sdf_grid import SdfGrid
-from nova3d_core.texturing.config import BakeConfig
+from nova3d_core.texturing.config import BakeConfig, UnlightConfig
 from nova3d_core.texturing.texels import rasterise_texels
 
 LEVELS = (LevelConfig(24, 6, 0.2, pose_lr=2e-3), LevelConfig(32, 4, 0.2, pose_lr=1e-3))
@@ -245,3 +247,22 @@ def tilt_deg(ball: Mesh) -> torch.Tensor:
     """(N,) angles in degrees between the mesh's normals and those of a perfect sphere."""
     true = torch.nn.functional.normalize(ball.vertices, dim=1)
     return torch.rad2deg((ball.normals * true).sum(dim=1).clamp(-1, 1).acos())
+
+
+def test_light_is_removed_before_baking_only_if_configured(l_solid):
+    cameras = orbit_cameras(RigConfig(count=8, elevation_deg=15.0, width_px=64, height_px=64))
+    lit = lit_views(l_solid, cameras, LIGHTS["key"], RenderConfig(1))
+    config = replace(TINY, method="hull", light=UnlightConfig(gate=0.0, points=1000, steps=60))
+    plain, unlit = (fuse_views(lit, replace(config, unlight=on)) for on in (False, True))
+    assert plain.unlit is None and "removing light" not in plain.seconds
+    assert unlit.unlit.report.is_applied and unlit.seconds["removing light"] > 0.0
+    assert torch.equal(unlit.mesh.vertices, plain.mesh.vertices)
+    assert not torch.equal(unlit.mesh.texture, plain.mesh.texture)
+    assert torch.equal(unlit.views.colour, unlit.unlit.views.colour)
+
+
+def test_closed_gate_gives_the_same_texture_bit_for_bit(views):
+    config = replace(TINY, method="hull", light=UnlightConfig(gate=1.0, points=1000, steps=60))
+    plain, gated = (fuse_views(views, replace(config, unlight=on)) for on in (False, True))
+    assert not gated.unlit.report.is_applied
+    assert torch.equal(gated.mesh.texture, plain.mesh.texture)
