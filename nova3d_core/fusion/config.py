@@ -118,8 +118,6 @@ class LevelConfig:
     ray_fraction: float
     """Fraction of the rays near the object in each step; at least `SdfFusionConfig.min_rays`."""
     _: KW_ONLY
-    exact_pose_steps: int = 0
-    """Steps for views with normals whose poses fit the silhouettes; 0: as many as for others."""
     sharpness: float = 1.0
     """NeuS' s times the cell size."""
     sdf_lr_cells: float = 0.08
@@ -163,7 +161,6 @@ class LevelConfig:
             "level",
             resolution=(8, 1024),
             steps=(1, 100_000),
-            exact_pose_steps=(0, 100_000),
             ray_fraction=(1e-4, 1.0),
             sharpness=(0.1, 10.0),
             sdf_lr_cells=(1e-4, 1.0),
@@ -225,7 +222,6 @@ _FAST = (
     LevelConfig(
         resolution=112,
         steps=60,
-        exact_pose_steps=42,
         ray_fraction=0.10,
         sharpness=1.3,
         sdf_lr_cells=0.08,
@@ -240,7 +236,6 @@ _FAST = (
     LevelConfig(
         resolution=192,
         steps=48,
-        exact_pose_steps=36,
         ray_fraction=0.14,
         sharpness=1.6,
         sdf_lr_cells=0.08,
@@ -258,9 +253,9 @@ _FAST = (
     ),
 )
 _QUALITY = (
-    *(replace(level, exact_pose_steps=0) for level in _FAST[:-1]),
-    replace(_FAST[-1], exact_pose_steps=0, max_rays=0),
-    replace(_FAST[-1], exact_pose_steps=0, resolution=256, ray_fraction=0.4, max_rays=0),
+    *_FAST[:-1],
+    replace(_FAST[-1], max_rays=0),
+    replace(_FAST[-1], resolution=256, ray_fraction=0.4, max_rays=0),
 )
 _LEVELS = {"draft": _DRAFT, "fast": _FAST, "quality": _QUALITY}
 _HASHGRID_RAY_SCALE = 0.1

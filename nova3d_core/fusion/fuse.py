@@ -31,7 +31,7 @@ from .fields.grid.state import inside_bounds
 from .fields.render_output import RenderOutput
 from .finalize import extract_fused_surface, silhouette_iou
 from .hull.visual_hull import carve_hull, check_carvable
-from .level_scale import scale_levels, shorten_levels
+from .level_scale import scale_levels
 from .losses import RayLoss, Targets, ray_loss
 from .poses.pose_table import PoseTable, exponential_decay
 from .poses.registration import PoseRegistration, render_features
@@ -98,8 +98,6 @@ def fuse_sdf(
     config = replace(config, levels=scale_levels(config.levels, object_px))
     hull = carve_hull(reduced, config.hull, progress)
     pose_error = initial_pose_error(reduced, hull)
-    if config.init == "hull" and config.use_normals and views.normals is not None:
-        config = replace(config, levels=shorten_levels(config.levels, pose_error))
     init = initial_sdf(hull, config, pose_error)
     run = _init_state(reduced, init, config, device)
     reduced = reduced.silhouettes()  # the rays hold the rest from here on

@@ -1,9 +1,8 @@
-"""Levels adapted to the views: to the size of their images, and to the errors of their poses.
+"""Levels adapted to the size of the images, so that large images hardly cost more.
 
-The presets are tuned for images with about one pixel per cell of the finest grid, and for wrong
-poses. Finer images show each cell in several pixels: coarse levels then need no more rays, and
-registrations and plane sweeps no denser pixels, to see every cell as often as before. So large
-images hardly cost more. Exact poses have nothing to converge to: they need fewer steps.
+The presets are tuned for images with about one pixel per cell of the finest grid. Finer images show
+each cell in several pixels: coarse levels then need no more rays, and registrations and plane
+sweeps no denser pixels, to see every cell as often as before.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ _COARSE_CELLS = 100
 """Levels with fewer cells compare smaller images; finer ones have fewer patches instead."""
 _MAX_COARSE_RAYS = 16_000
 """Maximum rays per step of coarse levels without a limit of their own."""
-_EXACT_POSE_ERROR = 0.1
-"""Initial pose error up to which poses have nothing to converge to."""
 
 
 def scale_levels(levels: Sequence[LevelConfig], object_px: float) -> tuple[LevelConfig, ...]:
@@ -33,26 +30,6 @@ def scale_levels(levels: Sequence[LevelConfig], object_px: float) -> tuple[Level
         _scaled(level, object_px, is_finest=index == last and level.resolution >= _COARSE_CELLS)
         for index, level in enumerate(levels)
     )
-
-
-def shorten_levels(levels: Sequence[LevelConfig], pose_error: float) -> tuple[LevelConfig, ...]:
-    """The levels for views with normals whose initial pose error is `pose_error` in 0..1.
-
-    Where poses are exact, levels have their `exact_pose_steps`, with as many sweeps and estimates
-    of warps, but fewer registrations.
-    """
-    if pose_error > _EXACT_POSE_ERROR:
-        return tuple(levels)
-    return tuple(_shortened(level) if level.exact_pose_steps else level for level in levels)
-
-
-def _shortened(level: LevelConfig) -> LevelConfig:
-    steps = min(level.exact_pose_steps, level.steps)
-    periods = {
-        name: -(-getattr(level, name) * steps // level.steps)
-        for name in ("align_every", "stereo_every")
-    }
-    return replace(level, steps=steps, **periods)
 
 
 def _scaled(level: LevelConfig, object_px: float, is_finest: bool) -> LevelConfig:

@@ -291,14 +291,7 @@ def scale_steps(config: SdfFusionConfig, scale: float) -> SdfFusionConfig:
     check_between("steps scale", scale, 0.01, 100.0)
     complete = config.complete()  # also sets the number of rays for the field
     scaled = tuple(
-        replace(
-            level,
-            steps=max(round(level.steps * scale), 1),
-            exact_pose_steps=max(
-                round(level.exact_pose_steps * scale), min(1, level.exact_pose_steps)
-            ),
-        )
-        for level in complete.levels
+        replace(level, steps=max(round(level.steps * scale), 1)) for level in complete.levels
     )
     return replace(complete, levels=scaled)
 

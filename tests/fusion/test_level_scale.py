@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nova3d_core.fusion.config import LevelConfig, preset_config
-from nova3d_core.fusion.level_scale import TUNED_OBJECT_PX, scale_levels, shorten_levels
+from nova3d_core.fusion.level_scale import TUNED_OBJECT_PX, scale_levels
 
 
 @pytest.mark.parametrize("preset", ["draft", "fast", "quality"])
@@ -58,22 +58,3 @@ def test_cost_of_plane_sweeps_does_not_grow_with_the_image():
 def test_own_strides_are_kept_where_they_are_larger():
     level = LevelConfig(32, 1, 0.1, register_stride=9, stereo_downsampling=16, stereo_stride_px=64)
     assert scale_levels((level,), 200.0)[0] == replace(level, max_rays=16_000)
-
-
-def test_exact_poses_have_fewer_steps_with_as_many_sweeps():
-    levels = preset_config("fast").levels
-    assert shorten_levels(levels, 0.3) == levels  # wrong poses have to converge
-    short = shorten_levels(levels, 0.03)
-    assert short[:2] == levels[:2]  # stereo carves there
-    for level, fewer in zip(levels[2:], short[2:], strict=True):
-        assert fewer.steps == level.exact_pose_steps < level.steps
-        for name in ("stereo_every", "align_every"):
-            every, shorter = getattr(level, name), getattr(fewer, name)
-            assert -(-level.steps // every) == -(-fewer.steps // shorter)
-        assert fewer.register_every == level.register_every
-
-
-@pytest.mark.parametrize("preset", ["draft", "quality"])
-def test_other_presets_keep_their_steps(preset):
-    levels = preset_config(preset).levels
-    assert shorten_levels(levels, 0.0) == levels
