@@ -16,7 +16,7 @@ from ..host.server import PACK, PROJECT
 pytestmark = [pytest.mark.browser, pytest.mark.host]
 
 WORKFLOWS = sorted(path.stem for path in API.glob("*.json"))
-REJECTED = {"image_to_mesh_nova3d": "normals", "sv3d_to_mesh": "silhouette"}
+REJECTED = {"image_to_mesh_nova3d": "normals"}
 """Why the fusion rejects the views that the small models generate."""
 NOT_RUN = {"photo_to_mesh"}
 """There is no small model for ComfyUI's Remove Background."""
