@@ -1,6 +1,6 @@
 """Views along a camera path: a small model for scenes, trained here on procedural rooms.
 
-    python dev.py bench scenes [--run RUNS/SCENES] [--model FILE] [--rooms 12]
+    python dev.py bench scenes [--run RUNS/SCENES] [--train-steps N] [--model FILE] [--rooms 12]
 
 Trains the preset v3d_scenes_mini, or resumes or reuses its run. Views of held-out rooms are then
 generated from 3 sources with their true poses, and from the same sources whose poses are exchanged
@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +52,8 @@ class SceneBenchmark:
     """Folder of the training run."""
     model: Path | None = None
     """Model file instead of a run."""
+    train_steps: int | None = None
+    """Steps of the training; the preset's if omitted."""
     rooms: int = 12
     """Number of held-out rooms."""
     steps: int = 10
@@ -75,7 +77,10 @@ def trained_model(bench: SceneBenchmark) -> tuple[SceneModel, dict[str, Any]]:
     if bench.model is not None:
         return load_model(bench.model), {}
     started = time.process_time()
-    train(read_train_config(PRESET), bench.run, cpu=True)
+    config = read_train_config(PRESET)
+    if bench.train_steps is not None:
+        config = replace(config, optimiser=replace(config.optimiser, steps=bench.train_steps))
+    train(config, bench.run, cpu=True)
     trained = load_trained(bench.run)
     progress = trained.state.progress
     extent = {"steps": progress.step, "minutes": progress.seconds / 60.0}
@@ -171,6 +176,7 @@ def main(bench: SceneBenchmark) -> None:
         if extent
         else ""
     )
+    limit = "" if bench.train_steps is None else f" --train-steps {bench.train_steps}"
     page = ResultPage(
         title="Views along a camera path",
         summary=(
@@ -181,7 +187,7 @@ def main(bench: SceneBenchmark) -> None:
             "V3D's own weights for scenes are not published, so its results were not measured."
         ),
         tables=[poses_table(results), context_table(results)],
-        command="python dev.py bench scenes",
+        command=f"python dev.py bench scenes --rooms {bench.rooms}{limit}",
         machine=machine(),
         date=time.strftime("%Y-%m-%d"),
         details={

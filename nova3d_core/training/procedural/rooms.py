@@ -28,6 +28,8 @@ ARC_DEG = (60.0, 110.0)
 FOV_DEG = 65.0
 TEXTURE_FREQUENCY = (1.5, 6.0)
 """Range of the textures' angular frequencies, in radians per world unit."""
+TEXTURE_CONTRAST = 2.5
+"""Steepness of the transition between a texture's two colours."""
 SUPERSAMPLE = 2
 """Rays per pixel and axis."""
 LIGHT = (0.35, 0.85, 0.4)
@@ -68,13 +70,15 @@ def random_room(seed: int) -> Room:
     heights = rng.uniform(-0.5, 0.3, count)
     centres = np.stack([radii * np.cos(angles), heights, radii * np.sin(angles)], axis=1)
     surfaces = 6 + count
+    first = rng.uniform(0.0, 1.0, (surfaces, 3))
+    colours = np.stack([first, (first + 0.5) % 1.0], axis=1)  # far apart in every channel
     directions = rng.normal(size=(surfaces, 2, 3))
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     frequencies = np.exp(rng.uniform(*np.log(TEXTURE_FREQUENCY), (surfaces, 2, 1)))
     return Room(
         *(torch.from_numpy(np.asarray(value)).float() for value in (half_size, centres, sizes)),
         torch.from_numpy(rng.random(count) < 0.5),
-        torch.from_numpy(rng.uniform(0.0, 1.0, (surfaces, 2, 3))).float(),
+        torch.from_numpy(colours).float(),
         torch.from_numpy(directions * frequencies).float(),
         torch.from_numpy(rng.uniform(0, 2 * math.pi, (surfaces, 2))).float(),
     )
@@ -147,9 +151,9 @@ def _trace(room: Room, origin: Tensor, directions: Tensor) -> Tensor:
 
 
 def _texture(room: Room, surface: Tensor, points: Tensor) -> Tensor:
-    """Colours (R, 3): the mean of two sines of the position blends the surface's two colours."""
+    """Colours (R, 3): the sum of two sines of the position blends the surface's two colours."""
     angles = (room.waves[surface] * points[:, None]).sum(dim=-1) + room.phases[surface]
-    blend = 0.5 + 0.5 * angles.sin().mean(dim=-1, keepdim=True)
+    blend = torch.sigmoid(TEXTURE_CONTRAST * angles.sin().sum(dim=-1, keepdim=True))
     first, second = room.colours[surface].unbind(dim=1)
     return first + blend * (second - first)
 
