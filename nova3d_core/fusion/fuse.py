@@ -40,7 +40,7 @@ from .poses.view_warps import WarpRegistration, warp_views
 from .preview import PreviewClock, preview_image
 from .rays import RayDataset, RaySampler, ray_dataset
 from .stereo.depth_targets import DepthTargets, depth_loss_gradients, find_depth_targets
-from .stereo.schedule import MAX_POSE_ERROR, plan_sweep
+from .stereo.schedule import MAX_POSE_ERROR, MIN_BROAD_CONFIDENCE, plan_sweep
 from .surface import Surface
 from .working_size import object_extents_px, upsample_surface, working_views
 
@@ -390,6 +390,8 @@ def _sweep_depths(run: _FusionState, level: LevelConfig) -> None:
         level.stereo_stride_px,
         broad=plan.broad,
     )
+    if plan.broad and float(run.depths.weight.mean()) < MIN_BROAD_CONFIDENCE:
+        run.depths = None
 
 
 def _depth_gradients(

@@ -13,6 +13,7 @@ from nova3d_core.errors import Cancelled
 from nova3d_core.evaluation.concave_surfaces import concave_surface
 from nova3d_core.fusion import fuse
 from nova3d_core.fusion.config import HullConfig, LevelConfig, SdfFusionConfig, preset_config
+from nova3d_core.fusion.stereo.depth_targets import DepthTargets
 from nova3d_core.progress import Progress
 from nova3d_core.rendering.views import render_views
 
@@ -81,14 +82,16 @@ def test_two_views_fuse(plate):
     assert bool(surface.grid.values.isfinite().all())
 
 
-def sweeps_of(monkeypatch):
+def sweeps_of(monkeypatch, confidence=0.0):
     """Records downsampling, band into the object and `broad` of all sweeps, which find nothing."""
     swept = []
-    monkeypatch.setattr(
-        fuse,
-        "find_depth_targets",
-        lambda *a, broad: swept.append((a[-2], a[-3][1], broad)),
-    )
+
+    def find_nothing(*args, broad):
+        swept.append((args[-2], args[-3][1], broad))
+        rays = args[3]
+        return DepthTargets(torch.ones(len(rays)), torch.full((len(rays),), confidence))
+
+    monkeypatch.setattr(fuse, "find_depth_targets", find_nothing)
     return swept
 
 
@@ -131,6 +134,17 @@ def test_stereo_keeps_the_details_of_normals(plate, monkeypatch):
         swept.clear()
         fuse.fuse_sdf(given, replace(STEREO, levels=levels))
         assert [(downsampling, broad) for downsampling, _, broad in swept] == expected
+
+
+def test_few_confident_offsets_leave_surfaces_with_normals_alone(plate, monkeypatch):
+    views = render_views(plate, orbit_cameras(RigConfig(count=8, width_px=48, height_px=48))).views
+    levels = tuple(replace(each, steps=4, stereo_keeps_details=True) for each in STEREO.levels)
+    config = replace(STEREO, levels=levels)
+    without = tuple(replace(each, stereo_every=0) for each in levels)
+    plain = fuse.fuse_sdf(views, replace(config, levels=without)).grid.values
+    for confidence, is_equal in ((0.09, True), (0.11, False)):
+        sweeps_of(monkeypatch, confidence)
+        assert torch.equal(fuse.fuse_sdf(views, config).grid.values, plain) == is_equal
 
 
 def _active_warps(registration):
