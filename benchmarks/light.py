@@ -48,8 +48,8 @@ from nova3d_core.pipeline.stages import bake_views, extract_mesh, fuse_to_surfac
 from nova3d_core.rendering.shading import surface_colour
 from nova3d_core.rendering.views import render_views
 from nova3d_core.texturing.config import UnlightConfig
+from nova3d_core.texturing.lighting.images import light_image, shading_images
 from nova3d_core.texturing.lighting.observe import sample_points
-from nova3d_core.texturing.lighting.report import light_image, shading_images
 from nova3d_core.texturing.lighting.unlight import Unlit, unlight
 from nova3d_core.texturing.visibility import observed_vertices
 from nova3d_core.training.procedural.catalog import procedural_object

@@ -74,7 +74,7 @@ class RemoveLight(io.ComfyNode):
     @with_warnings
     def execute(cls, mesh, views, strength, gate) -> io.NodeOutput:
         from ..nova3d_core.compute.cancellable import run_cancellable
-        from ..nova3d_core.texturing.lighting.report import light_image, shading_images
+        from ..nova3d_core.texturing.lighting.images import light_image, shading_images
         from ..nova3d_core.texturing.lighting.unlight import unlight
         from .adapters import image_from_tensor, single_mesh_from_socket
         from .socket_bundle import SocketBundle

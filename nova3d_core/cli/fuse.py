@@ -75,7 +75,7 @@ class Fuse:
         from ..io.images.images import write_image
         from ..io.settings import settings_to_json
         from ..io.views.transforms_json import write_views
-        from ..texturing.lighting.report import light_image, shading_images
+        from ..texturing.lighting.images import light_image, shading_images
 
         with atomic_folder(self.details, self.overwrite, DETAIL_FILES) as folder:
             (folder / "settings.json").write_text(settings_to_json(config), encoding="utf-8")

@@ -27,8 +27,8 @@ from nova3d_core.rendering.config import RenderConfig
 from nova3d_core.rendering.views import render_views
 from nova3d_core.texturing.config import UnlightConfig
 from nova3d_core.texturing.lighting import unlight as unlight_module
+from nova3d_core.texturing.lighting.images import light_image, shading_images
 from nova3d_core.texturing.lighting.observe import observe_surface, sample_points
-from nova3d_core.texturing.lighting.report import light_image, shading_images
 from nova3d_core.texturing.lighting.unlight import Unlit, unlight, without_shading
 from nova3d_core.views import Views
 

@@ -1,22 +1,11 @@
-"""Report and images of a removal of light."""
+"""Report of a removal of light."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from ...io.images.srgb import srgb_from_linear
 from .spherical_gaussians import SphericalGaussians
-
-if TYPE_CHECKING:
-    from .unlight import Unlit
-
-WHITE_QUANTILE = 0.99
-"""Quantile of the shading, or of the radiance, that is shown as white."""
-MAX_QUANTILE_VALUES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,28 +87,3 @@ class UnlightReport:
                 f"  {float(self.light.amplitude[lobe]):9.3f}"
             )
         return "\n".join(lines) + "\n"
-
-
-def shading_images(unlit: Unlit) -> Tensor:
-    """(V, H, W, 3) sRGB greyscale images of the shading on white; 99 % of it is below white."""
-    shading, masks = unlit.shading, unlit.masks
-    values = shading[masks > 0.5]
-    white = _white_level(values) if len(values) else 1.0
-    grey = _srgb(shading / white)
-    return (grey * masks + 1.0 - masks)[..., None].repeat(1, 1, 1, 3)
-
-
-def light_image(light: SphericalGaussians, width: int = 256, height: int = 128) -> Tensor:
-    """(1, H, W, 3) sRGB greyscale environment map, its 99 % quantile white."""
-    radiance = light.environment_map(width, height)
-    return _srgb(radiance / _white_level(radiance.flatten()))[None, ..., None].repeat(1, 1, 1, 3)
-
-
-def _white_level(values: Tensor) -> float:
-    """A high quantile of values (N,), at least a small number."""
-    step = -(-len(values) // MAX_QUANTILE_VALUES)
-    return max(float(torch.quantile(values[::step], WHITE_QUANTILE)), 1e-6)
-
-
-def _srgb(linear: Tensor) -> Tensor:
-    return torch.from_numpy(srgb_from_linear(linear.numpy())).float()
