@@ -21,8 +21,8 @@ FARTHEST = 1.5
 """Distance of the farthest camera from the mean camera, in normalised units (V3D)."""
 MIN_EXTENT = 1e-6
 """Cameras closer together than this fraction of their distance from the origin share one place."""
-OBJECT_RADIUS = 1.0
-"""Scale of cameras in one place: a world unit stays one."""
+ONE_PLACE_SCALE = 1.0
+"""Normalised units per world unit where all cameras stand in one place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def scene_frame(cameras: Sequence[Cameras]) -> SceneFrame:
     centre = positions.mean(dim=0)
     extent = float((positions - centre).norm(dim=1).max())
     if extent <= MIN_EXTENT * max(float(positions.norm(dim=1).max()), 1.0):
-        return SceneFrame(centre, OBJECT_RADIUS)
+        return SceneFrame(centre, ONE_PLACE_SCALE)
     return SceneFrame(centre, FARTHEST / extent)
 
 

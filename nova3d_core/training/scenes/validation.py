@@ -31,7 +31,7 @@ SOURCES = 3
 
 @dataclass(frozen=True, eq=False)
 class SceneSample(ValidationSample):
-    """A held-out clip: `colour` has the views between the sources, `normal` and `mask` are empty."""
+    """A held-out clip; `colour` has the views between the sources, `normal` and `mask` none."""
 
     views: Views | None = field(default=None, kw_only=True)
     """All views of the clip."""
