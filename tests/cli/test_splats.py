@@ -6,11 +6,15 @@ import json
 
 import pytest
 
+from nova3d_core.io.mesh.read import read_mesh
+from nova3d_core.io.mesh.write import write_glb
 from nova3d_core.io.splats.files import read_splats
+
+from .conftest import KNIGHT
 
 pytest.importorskip("warp")
 
-QUICK = ("--count", "300", "--steps", "10")
+QUICK = ("--count", "300", "--steps", "10", "--init", "hull")
 
 
 def test_splats_writes_a_file_that_shows_the_object(nova3d, knight_views, tmp_path):
@@ -24,6 +28,17 @@ def test_splats_writes_a_file_that_shows_the_object(nova3d, knight_views, tmp_pa
     assert report["count"] == len(splats) > 200
     extent = splats.positions.amax(dim=0) - splats.positions.amin(dim=0)
     assert float(extent.max()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_splats_start_on_a_given_mesh(nova3d, knight_views, tmp_path):
+    mesh, path = tmp_path / "mesh.glb", tmp_path / "knight.ply"
+    write_glb(read_mesh(KNIGHT).normalised(), mesh)
+    result = nova3d("splats", knight_views, "-o", path, *QUICK[:4], "--mesh", mesh, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["init"] == "mesh"
+    result = nova3d("splats", knight_views, "-o", tmp_path / "b.ply", *QUICK, "--mesh", KNIGHT)
+    assert result.returncode == 2
+    assert "the views do not fit the mesh" in result.stderr  # another scale
 
 
 @pytest.mark.parametrize(

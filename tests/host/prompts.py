@@ -26,7 +26,7 @@ FAST_SETTINGS: dict[str, dict[str, Any]] = {
     "SampleOrbit": {"steps": 1, "size": 64},
     "SampleRecursive": {"steps": 1, "size": 64},
     "MoGeInference": {"resolution_level": 0},
-    "FitSplats": {"splats": 1500, "steps": 30},
+    "FitSplats": {"init": "hull", "splats": 1500, "steps": 30},
     "RenderSplatViews": {"width": PIXELS, "height": PIXELS},
     "EvaluateMesh": {"points": 2000, "image_size": 64},
 }

@@ -14,7 +14,7 @@ from .workflow_check import Prompt
 pytestmark = pytest.mark.host
 
 FIT = {"preset": "fast", "seed": 0, "perceptual": "none", "match_exposure": False}
-FIT |= {"refine_poses": False, "splats": 1500, "steps": 30, "device": "cpu"}
+FIT |= {"refine_poses": False, "init": "hull", "splats": 1500, "steps": 30, "device": "cpu"}
 EVALUATE = {"protocol": "strict", "points": 1000, "image_size": 64, "seed": 0}
 
 

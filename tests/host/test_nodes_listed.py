@@ -84,7 +84,7 @@ SAVED_WIDGETS = {
     "RemoveLight": "strength gate",
     "RefineTexture": "steps perceptual",
     "ExportMesh": "format filename_prefix target_faces texture_size",
-    "FitSplats": ("preset seed perceptual match_exposure refine_poses splats steps device"),
+    "FitSplats": "preset seed perceptual match_exposure refine_poses init splats steps device",
     "RenderSplatViews": "width height device",
     "ExportSplats": "format filename_prefix",
     "SplatsFromViews": "framing rotations",
