@@ -240,7 +240,10 @@ def result_page(rows: dict[str, list[list]], settings: LightBenchmark) -> Result
             "measured on views of SV3D's public weights."
         ),
         tables=tables,
-        command="python dev.py bench light --meshes DIR",
+        command=(
+            f"python dev.py bench light --meshes DIR --image-px {settings.image_px} "
+            f"--texture-px {settings.texture_px}"
+        ),
         machine=machine(),
         date=time.strftime("%Y-%m-%d"),
         details=rows,
