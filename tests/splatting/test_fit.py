@@ -177,6 +177,14 @@ def test_consistent_views_are_not_warped(sphere_views, start, align):
     assert {event.total for event in steps(events)} == {done[-1]}
 
 
+@pytest.mark.parametrize("steps", [20, 40, 60])
+def test_few_steps_do_not_warp_exact_views(patterned_views, steps):
+    """Coarse splats differ from all views: a warp that reduces the loss explains nothing."""
+    fit = fit_splats(patterned_views, SplatFitConfig(count=500, steps=steps))
+    assert fit.report.warp_px == 0.0
+    assert torch.equal(fit.views.colour, patterned_views.colour)
+
+
 def test_warps_are_identity_at_the_start_and_fix_view_0(sphere_views):
     warps = ViewWarps(3, 96, 96, torch.device("cpu"))
     image = sphere_views.colour[0]
