@@ -106,14 +106,16 @@ def find_reconstruction(
         Cancelled: the user cancelled.
     """
     names = (name for name in os.listdir(path.parent) if is_model_name(name))
-    beside = [inspect_file(path.parent / name) for name in sorted(names)]
-    candidates = _candidates(beside, path)
+    siblings = [inspect_file(path.parent / name) for name in sorted(names)]
+    candidates = _candidates(siblings, path)
     searched = default_folders(folders)
     if not candidates and searched:
         candidates = _candidates(find_models(searched, progress), path)
     if candidates:
         return candidates[0]
-    damaged = [file.problem for file in beside if file.problem and PUBLISHED_NAME in file.path.name]
+    damaged = [
+        file.problem for file in siblings if file.problem and PUBLISHED_NAME in file.path.name
+    ]
     elsewhere = "".join(f" or below {folder}" for folder in searched)
     raise InputError(
         f"{path} needs its reconstruction model, and none was found next to it{elsewhere}."
