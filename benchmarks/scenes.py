@@ -59,7 +59,9 @@ class SceneBenchmark:
     steps: int = 10
     """Denoising steps."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder for scenes.json and scenes.md, and scenes.png with the first rooms."""
+    """Folder for scenes.json and scenes.md."""
+    images: Path | None = None
+    """Image file (.png) to write with the first rooms."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,8 @@ def trained_model(bench: SceneBenchmark) -> tuple[SceneModel, dict[str, Any]]:
     train(config, bench.run, cpu=True)
     trained = load_trained(bench.run)
     progress = trained.state.progress
-    extent = {"steps": progress.step, "minutes": progress.seconds / 60.0}
+    planned = trained.config.optimiser.steps
+    extent = {"steps": progress.step, "planned": planned, "minutes": progress.seconds / 60.0}
     return trained.module.model(), {**extent, "cpu_minutes": (time.process_time() - started) / 60.0}
 
 
@@ -172,7 +175,8 @@ def main(bench: SceneBenchmark) -> None:
     model, extent = trained_model(bench)
     results = [measure_room(model, index, bench.steps) for index in range(bench.rooms)]
     trained = (
-        f"trained for {extent['steps']} steps ({extent['minutes']:.0f} minutes on a shared CPU), "
+        f"trained for {extent['steps']} of {extent['planned']} planned steps "
+        f"({extent['minutes']:.0f} minutes), "
         if extent
         else ""
     )
@@ -198,7 +202,8 @@ def main(bench: SceneBenchmark) -> None:
     )
     if bench.output is not None:
         save_page(bench.output, "scenes", page)
-        write_image(bench.output / "scenes.png", example_image(results[:3]), overwrite=True)
+    if bench.images is not None:
+        write_image(bench.images, example_image(results[:3]), overwrite=True)
     print(markdown_page(page, "scenes.json"))
 
 
