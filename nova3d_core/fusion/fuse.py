@@ -172,6 +172,8 @@ class _FusionState:
         self.has_normals = bool((self.input_rays.normal_weight > 0.0).any())
         self.depths: DepthTargets | None = None
         """Stereo depths of the rays."""
+        self.broad_stereo: bool | None = None
+        """Whether stereo moves a surface that keeps its details; decided by the first sweep."""
         self.registered = False
         """Whether all views have been registered to the surface at a level."""
         self.longest_side = float((high - low).max())
@@ -379,6 +381,9 @@ def _step(run: _FusionState, level: LevelConfig, decay: float, pose_lr: float) -
 def _sweep_depths(run: _FusionState, level: LevelConfig) -> None:
     """Updates the stereo depths of the rays from the current surface and poses."""
     plan = plan_sweep(level, run.has_wrong_poses, run.has_normals)
+    if plan.broad and run.broad_stereo is False:
+        run.depths = None
+        return
     band = (plan.outward * run.longest_side, plan.inward * run.longest_side)
     run.depths = find_depth_targets(
         run.field,
@@ -390,8 +395,9 @@ def _sweep_depths(run: _FusionState, level: LevelConfig) -> None:
         level.stereo_stride_px,
         broad=plan.broad,
     )
-    if plan.broad and float(run.depths.weight.mean()) < MIN_BROAD_CONFIDENCE:
-        run.depths = None
+    if plan.broad and run.broad_stereo is None:
+        run.broad_stereo = float(run.depths.weight.mean()) >= MIN_BROAD_CONFIDENCE
+        run.depths = run.depths if run.broad_stereo else None
 
 
 def _depth_gradients(

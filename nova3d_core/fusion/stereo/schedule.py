@@ -13,7 +13,7 @@ _MAX_OUTWARD = 0.03
 _LATE_BAND = 0.04
 """Minimum depth offset into the object where stereo starts only after registration."""
 MIN_BROAD_CONFIDENCE = 0.1
-"""Mean confidence below which a surface that keeps its details is left alone."""
+"""Mean confidence of the first sweep below which a surface that keeps its details is left alone."""
 _COARSE_DOWNSAMPLING = 2
 """Factor by which images are downsampled further where stereo does not determine details."""
 

@@ -143,8 +143,9 @@ def test_few_confident_offsets_leave_surfaces_with_normals_alone(plate, monkeypa
     without = tuple(replace(each, stereo_every=0) for each in levels)
     plain = fuse.fuse_sdf(views, replace(config, levels=without)).grid.values
     for confidence, is_equal in ((0.09, True), (0.11, False)):
-        sweeps_of(monkeypatch, confidence)
+        swept = sweeps_of(monkeypatch, confidence)
         assert torch.equal(fuse.fuse_sdf(views, config).grid.values, plain) == is_equal
+        assert len(swept) == (1 if is_equal else 2)  # the first sweep decides
 
 
 def _active_warps(registration):
