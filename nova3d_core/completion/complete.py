@@ -28,7 +28,7 @@ from ..texturing.bake import bake_texture
 from ..texturing.config import BakeConfig
 from ..texturing.own_colour import OwnColour
 from ..texturing.seams import level_seams
-from ..texturing.texels import rasterise_texels
+from ..texturing.texels import Texels, rasterise_texels
 from ..texturing.view_fit import check_views_fit
 from ..views import Views
 from ..wording import counted
@@ -38,7 +38,7 @@ from .prior import STAGE, ViewPrior, cost_line, ordinary
 from .resample import latent_mask, masked_resample
 from .scene import CompletionScene, OrbitViews, make_scene
 from .texture_renderer import BYTES_PER_PIXEL, TextureRenderer, as_planes
-from .visibility import best_cosines, unseen_weight
+from .visibility import best_cosines, shared_texels, unseen_weight
 
 logger = logging.getLogger(__name__)
 
@@ -162,13 +162,15 @@ def _complete(
     caster = RayCaster.from_mesh(shaded)
     texels = rasterise_texels(shaded, tuple(mesh.texture.shape[:2]), progress)
     cosines = best_cosines(caster, texels, replace(views.cameras, origin=ZERO_ORIGIN), progress)
-    unseen = unseen_weight(cosines)
+    all_unseen = unseen_weight(cosines)
+    unseen = _without_shared(shaded, texels, all_unseen, progress)
     scene = make_scene(shaded, views.cameras, family, texels, unseen)
     prepared = _input_image(image, mask, views, scene, size_px)
     prior = ViewPrior(model, prepared, placement, config.seed, config.memory_gib, progress)
     work = _Completion(scene, prior, config, progress)
     if float(unseen.max()) <= MIN_UNSEEN:
-        logger.warning("the views see the whole mesh: there is nothing to complete.")
+        if float(all_unseen.max()) <= MIN_UNSEEN:
+            logger.warning("the views see the whole mesh: there is nothing to complete.")
         texture, orbits, passes, seconds = mesh.texture, 0, 0, None
     else:
         _warn_of_much_unseen(float(unseen.mean()), len(views))
@@ -189,7 +191,7 @@ def _complete(
         passes,
         seconds,
         time.perf_counter() - start,
-        float(unseen.mean()),
+        float(all_unseen.mean()),
         float(work.generated.mean()),
         cost,
     )
@@ -233,6 +235,19 @@ def _check_inputs(mesh: Mesh, views: Views, model: MultiviewModel, size_px: int)
         available_bytes(),
         "Use a smaller texture or smaller images, or close other programs.",
     )
+
+
+def _without_shared(mesh: Mesh, texels: Texels, unseen: Tensor, progress: Progress) -> Tensor:
+    """(T,) M, 0 for texels that several parts of the surface share: one of them may be seen."""
+    kept = shared_texels(mesh, texels, progress) & (unseen > MIN_UNSEEN)
+    if bool(kept.any()):
+        logger.warning(
+            "%.1f %% of the texture is unseen, but stays as it is, because other parts of the "
+            "surface use the same texels (overlapping UVs). To complete it, too, unwrap the mesh "
+            "anew and bake it.",
+            100.0 * float(kept.float().mean()),
+        )
+    return unseen.masked_fill(kept, 0.0)
 
 
 def _warn_of_much_unseen(fraction: float, views: int) -> None:

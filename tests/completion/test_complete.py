@@ -248,6 +248,24 @@ def test_all_seen_leaves_the_mesh_as_it_is(textured, model, caplog):
     assert result.report.passes == 0 and float(result.coverage.max()) == 0.0
 
 
+def test_texels_that_a_seen_and_an_unseen_part_share_stay_as_they_are(textured, model, caplog):
+    """Two globes, one behind the other, with one texture."""
+    count = len(textured.vertices)
+    near, far = (0.5 * textured.vertices + torch.tensor([0.0, 0.0, z]) for z in (0.25, -0.25))
+    both = replace(
+        textured,
+        vertices=torch.cat([near, far]),
+        faces=torch.cat([textured.faces + count, textured.faces]),  # the hidden one first
+        uv=textured.uv.repeat(2, 1),
+        normals=textured.normals.repeat(2, 1),
+    )
+    result = complete_texture(both, front_views(both, (0.0,)), model, config=RESAMPLE)
+    assert "other parts of the surface use the same texels" in caplog.text
+    assert "see the whole mesh" not in caplog.text
+    assert torch.equal(result.mesh.texture, textured.texture)
+    assert result.report.unseen > 0.5 and result.report.passes == 0
+
+
 def test_one_view_works_and_warns(textured, model, caplog):
     views = front_views(textured, (0.0,))
     result = complete_texture(textured, views, model, config=RESAMPLE)

@@ -8,7 +8,7 @@ import torch
 
 from nova3d_core.cameras.cameras import Cameras, cameras_at
 from nova3d_core.cameras.rigs import RigConfig
-from nova3d_core.completion.visibility import best_cosines, unseen_weight
+from nova3d_core.completion.visibility import best_cosines, shared_texels, unseen_weight
 from nova3d_core.mesh import Mesh
 from nova3d_core.rendering.raycast import RayCaster
 from nova3d_core.texturing.texels import Texels, rasterise_texels
@@ -76,3 +76,26 @@ def test_outside_the_image_nothing_is_seen(textured):
     )
     assert float(cosines.max()) == 0.0
     assert bool((unseen_weight(cosines) == 1.0).all())
+
+
+def test_texels_of_overlapping_charts_are_shared(textured):
+    """A second globe uses the left half of the texture, too."""
+    texels = rasterise_texels(textured, (48, 96))
+    assert not bool(shared_texels(textured, texels).any())
+    left = textured.faces[(textured.uv[:, 0] <= 0.5)[textured.faces].all(dim=1)]
+    count = len(textured.vertices)
+    both = replace(
+        textured,
+        vertices=torch.cat([textured.vertices, textured.vertices + 2.0]),
+        faces=torch.cat([textured.faces, left + count]),
+        uv=textured.uv.repeat(2, 1),
+        normals=textured.normals.repeat(2, 1),
+    )
+    texels = rasterise_texels(both, (48, 96))
+    shared = torch.zeros(48 * 96, dtype=torch.bool)
+    shared[texels.index] = shared_texels(both, texels)
+    expected = torch.zeros(48, 96, dtype=torch.bool)
+    expected[:, :48] = True
+    covered = torch.zeros(48 * 96, dtype=torch.bool)
+    covered[texels.index] = True
+    assert torch.equal(shared, expected.flatten() & covered)
