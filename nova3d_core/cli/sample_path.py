@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from ..checks import check_bounds
+from ..checks import check_between, check_bounds
 from ..diffusion.families import SCENE_FAMILY, GuidanceConfig
 from ..diffusion.sampling.config import SampleConfig, SamplerName
 from ..errors import InputError
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ..cameras.cameras import Cameras
     from ..diffusion.scenes.model import SceneModel
     from ..views import Views
+
+DEFAULT_VIEWS = 24
+"""Length of the default path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +43,10 @@ class SamplePath:
     use: tuple[int, ...] = ()
     """Indices of the images that are sources; all if omitted. Models are trained with 1 to 4."""
     cameras: Path | None = None
-    """Folder of views, or transforms.json, whose cameras are the path. Default: a path from the
-    first source through the others to the last."""
-    views: int = 24
-    """Number of cameras of the default path."""
+    """Folder of views, or transforms.json, whose cameras are the path, in the world of the sources.
+    Default: a path from the first source through the others to the last."""
+    views: int | None = None
+    """Number of cameras of the default path; 24 if omitted."""
     folder: tuple[Path, ...] = ()
     """Model folders; NOVA3D_MODELS and ComfyUI's models folder if none are given."""
     seed: int = 0
@@ -75,7 +78,14 @@ class SamplePath:
         from ..io.files.atomic import check_can_write_folder
         from ..io.views.transforms_json import FOLDER_CONTENT, write_views
 
-        check_bounds(self, "option", views=(1, 4096), guidance_scale=(0.0, 100.0))
+        check_bounds(self, "option", guidance_scale=(0.0, 100.0))
+        if self.views is not None:
+            check_between("option views", self.views, 1, 4096)
+            if self.cameras is not None:
+                raise InputError(
+                    "--views is the length of the default path, but --cameras gives the path.",
+                    "Omit one of both.",
+                )
         inputs = (self.sources, self.cameras, self.model)
         check_can_write_folder(self.output, self.overwrite, FOLDER_CONTENT, inputs)
         device = resolve_device(self.device)
@@ -122,11 +132,11 @@ class SamplePath:
     def _path(self, sources: Views, progress: Progress) -> Cameras:
         """The cameras of the path."""
         from ..cameras.paths import path_through
-        from ..io.views.transforms_json import read_views
+        from ..io.views.transforms_json import read_views, world_up
 
         if self.cameras is None:
-            return path_through(sources.cameras, self.views)
-        return read_views(self.cameras, progress).cameras
+            return path_through(sources.cameras, self.views or DEFAULT_VIEWS)
+        return read_views(self.cameras, progress, world_up(self.sources)).cameras
 
     def _load(self, device: torch.device, progress: Progress) -> tuple[SceneModel, torch.dtype]:
         """The model, and the dtype in which its UNet computes.

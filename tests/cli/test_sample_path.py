@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from nova3d_core.io.views.transforms_json import read_views, write_views
+from nova3d_core.io.views.transforms_json import read_views, world_up, write_views
 from nova3d_core.weights.save import save_nova3d
 
 from ..diffusion.scene_models import SIZE, room, scene_model
@@ -36,11 +39,33 @@ def test_default_path_leads_from_the_first_source_to_the_last(nova3d, files, tmp
     assert (ends - sources.cameras[[0, 4]].world_to_camera).abs().max() < 1e-3
 
 
+def test_a_path_is_in_the_world_of_the_sources_whatever_axis_it_would_suggest(
+    nova3d, files, tmp_path
+):
+    sources, path = tmp_path / "sources", tmp_path / "down"
+    for folder, pitch in ((sources, 0.0), (path, math.radians(-80.0))):
+        shutil.copytree(files / "room", folder)
+        document = json.loads((folder / "transforms.json").read_text())
+        del document["world_up"]
+        for frame in document["frames"]:
+            cos, sin = math.cos(pitch), math.sin(pitch)
+            rotation = np.array([[1, 0, 0, 0], [0, cos, -sin, 0], [0, sin, cos, 0], [0, 0, 0, 1]])
+            frame["transform_matrix"] = (np.array(frame["transform_matrix"]) @ rotation).tolist()
+        (folder / "transforms.json").write_text(json.dumps(document))
+    assert world_up(sources) == "+Y" != world_up(path)
+    options = ("--model", files / "model.safetensors", "--steps", "1", "--cameras", path)
+    result = nova3d("sample-path", sources, "-o", tmp_path / "out", *options)
+    assert result.returncode == 0, result.stderr
+    positions = read_views(tmp_path / "out").cameras.positions
+    assert (positions - room(views=5).cameras.positions).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--model", "MODEL", "--use", "0", "9"), "--use has 9"),
         (("--model", "MODEL", "--views", "0"), "views is 0"),
+        (("--model", "MODEL", "--views", "3", "--cameras", "gone"), "--views is the length"),
         (("--model", "MODEL", "--cameras", "gone"), "gone does not exist"),
         (("--model", "MODEL", "--size-px", "66"), "expected a multiple of 4"),
         (("--model", "nova3d-mini"), "is nova3d-mini, which generates no views along a camera"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 
 from nova3d_core.cameras.cameras import cameras_from_orbit
 from nova3d_core.cameras.orbits import preset_orbit
+from nova3d_core.diffusion.model import OneDevice
 from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.diffusion.sampling.config import SampleConfig
 from nova3d_core.diffusion.sampling.pipeline import sample
 from nova3d_core.diffusion.scenes import sample as scene_sampling
+from nova3d_core.diffusion.scenes.conditioning import encode_sources, render_features
 from nova3d_core.diffusion.scenes.model import widen_input
 from nova3d_core.diffusion.scenes.poses import (
     scene_frame,
@@ -149,6 +152,40 @@ def test_sources_without_poses_of_their_own():
     unposed = Views(same, views.colour)
     with pytest.raises(InputError, match="sources 0 and 1 are different images with the same"):
         sample_path(scene_model(), unposed, views.cameras[1:2], CONFIG)
+
+
+@pytest.mark.parametrize("distance", [0.0, 1000.0])
+def test_a_stereo_pair_has_two_poses_also_far_from_the_origin(distance):
+    views = room(views=2)
+    pose = views.cameras.world_to_camera[:1].repeat(2, 1, 1)
+    pose[1, 0, 3] -= 0.06
+    cameras = replace(views.cameras, world_to_camera=pose)
+    pair = Views(moved(cameras, 1.0, torch.tensor([distance, 0.0, 0.0])), views.colour)
+    result = sample_path(scene_model(), pair, pair.cameras[:1], SampleConfig(steps=1))
+    assert len(result.views) == 1
+
+
+def test_the_memory_budget_of_the_settings_limits_the_rays_rendered_together():
+    views, model = room(views=3), scene_model(samples_per_ray=4096)
+    frame, placement = scene_frame([views.cameras]), OneDevice(model, torch.device("cpu"))
+
+    class Recording(Progress):
+        chunks = 0
+
+        def check(self, name: str) -> None:
+            self.chunks += 1
+
+    with torch.no_grad():
+        encoded = encode_sources(model, views[:2], frame, placement, Progress())
+        targets, found = frame.poses(views.cameras[2:]), {}
+        for memory_gib in (0.1, 8.0):
+            settings, progress = SampleConfig(memory_gib=memory_gib), Recording()
+            _, features = render_features(model, encoded, targets, settings, placement, progress)
+            found[memory_gib] = progress.chunks, features
+    per_ray = model.conditioner.bytes_per_ray(2)
+    expected = math.ceil((SIZE // 4) ** 2 / (0.1 * 2**30 // per_ray))
+    assert found[8.0][0] == 1 < expected == found[0.1][0]
+    torch.testing.assert_close(found[0.1][1], found[8.0][1], atol=1e-5, rtol=0)
 
 
 def test_a_path_without_cameras():

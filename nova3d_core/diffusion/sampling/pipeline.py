@@ -278,7 +278,7 @@ def sample_latents(
     cost = _SamplingCost(model, noise, config)
     device, dtype = placement.load_to_device(UNET, cost.peak_bytes(torch.float16, batch_cfg=False))
     batch_cfg = device.type != "cpu" and (
-        cost.peak_bytes(dtype, batch_cfg=True) <= _memory_budget(config, placement, UNET)
+        cost.peak_bytes(dtype, batch_cfg=True) <= memory_budget(config, placement, UNET)
     )
     if device.type == "cpu":
         _warn_if_slow(cost, process.evaluation_sigmas, scales, dtype)
@@ -316,8 +316,8 @@ def sample_latents(
     return with_fp32_fallback(SAMPLING, attempt, dtype, model.source)
 
 
-def _memory_budget(config: SampleConfig, placement: Placement, part: str) -> float:
-    """Bytes for the activations of a part."""
+def memory_budget(config: SampleConfig, placement: Placement, part: str) -> float:
+    """Bytes for the activations of a part: as set, else what the placement allows."""
     if config.memory_gib is None:
         return placement.activation_budget(part)
     return config.memory_gib * 2**30
@@ -387,7 +387,7 @@ def decode_signed(
     """
     codec, views = model.codec, latents.shape[2]
     size = tuple(side * codec.factor for side in latents.shape[-2:])
-    budget = _memory_budget(config, placement, CODEC)
+    budget = memory_budget(config, placement, CODEC)
 
     def chunk_size(dtype: torch.dtype) -> int:
         chosen = config.decode_chunk_size or max_chunk_size(codec, *size, dtype, budget, views)

@@ -14,7 +14,9 @@ from ...views import Views
 from ..model import CODEC, CONDITIONER, IMAGE_ENCODER, Placement, module_dtype
 from ..network.pixelnerf import ViewPoses
 from ..sampling.conditioning import Conditioning, add_noise, added_embeds
+from ..sampling.config import SampleConfig
 from ..sampling.fp32_fallback import module_to_dtype, with_fp32_fallback
+from ..sampling.pipeline import memory_budget
 from ..sampling.trajectory import CameraTrajectory
 from .model import SceneModel
 from .poses import SceneFrame
@@ -79,18 +81,19 @@ def render_features(
     model: SceneModel,
     encoded: EncodedSources,
     targets: ViewPoses,
+    config: SampleConfig,
     placement: Placement,
     progress: Progress,
 ) -> tuple[Tensor, Tensor]:
     """Colours (1, V, 3, h, w) and features (1, V, F, h, w) of target views, on the CPU.
 
-    Rays are rendered in chunks that fit into the memory that the placement allows.
+    Rays are rendered in chunks that fit into the memory budget of the settings or the placement.
     """
     conditioner = model.conditioner
     side = encoded.signed.shape[-1] // model.codec.factor
     per_ray = conditioner.bytes_per_ray(len(encoded.signed))
-    budget = placement.activation_budget(CONDITIONER)
-    rays = max(min(budget // per_ray, side * side), 1)
+    budget = memory_budget(config, placement, CONDITIONER)
+    rays = max(min(int(budget // per_ray), side * side), 1)
     device, _ = placement.load_to_device(CONDITIONER, rays * per_ray)
 
     def render(dtype: torch.dtype) -> Tensor:

@@ -39,7 +39,11 @@ from .poses import SceneFrame, check_perspective, scene_frame, square_cameras, s
 
 SAMPLING_PATH = "sampling the path"
 EQUAL_POSE_DEG = 0.01
-"""Cameras that differ by less, and by as little of their distances, have the same pose."""
+"""Cameras whose rotations differ by less, and whose positions are equal, have the same pose."""
+EQUAL_POSITION = 1e-4
+"""Positions are equal if they differ by less than this fraction of the cameras' extent."""
+FLOAT32_EPS = 4 * torch.finfo(torch.float32).eps
+"""Or by no more than rounding errors, as a fraction of the largest coordinate."""
 EQUAL_IMAGE = 1e-3
 """Mean difference below which two images are the same."""
 BYTES_PER_PIXEL = 4 * 3 * 3
@@ -195,7 +199,8 @@ def _sample_window(
         latents = torch.randn(latents.shape, generator=noise.generator)
     with torch.no_grad():
         encoded: EncodedSources = encode_sources(model, sources, frame, placement, progress)
-        rgb, features = render_features(model, encoded, frame.poses(targets), placement, progress)
+        poses = frame.poses(targets)
+        rgb, features = render_features(model, encoded, poses, config, placement, progress)
         latent = image_latent(model, encoded.signed[0], noise.augmentation, placement)
         conditioning = scene_conditioning(model, encoded, latent, features)
         trajectory = level_trajectory(targets, len(targets))
@@ -227,10 +232,12 @@ def _is_cancelled(progress: Progress) -> bool:
 def _same_pose(sources: Views) -> tuple[int, int] | None:
     """Two sources with equal poses but different images, if there are any."""
     positions = sources.cameras.positions.double()
-    scale = float(positions.norm(dim=1).max()) or 1.0
+    # of their extent, not of their distance from the origin, which means nothing
+    extent = float((positions - positions.mean(dim=0)).norm(dim=1).max())
+    tolerance = max(EQUAL_POSITION * extent, FLOAT32_EPS * float(positions.abs().max()))
     for first in range(len(sources)):
         for second in range(first + 1, len(sources)):
-            if float((positions[first] - positions[second]).norm()) > 1e-4 * scale:
+            if float((positions[first] - positions[second]).norm()) > tolerance:
                 continue
             relative = sources.cameras.rotation[first] @ sources.cameras.rotation[second].T
             if float(rotation_angle_deg(relative[None])[0]) > EQUAL_POSE_DEG:

@@ -64,7 +64,9 @@ MIN_MEAN_UP_LENGTH = 0.5
 object at up to 45 degrees elevation, about 0 for randomly rolled cameras."""
 
 
-def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
+def read_views(
+    folder: Path | str, progress: Progress = SILENT, default_up: UpAxis | None = None
+) -> Views:
     """Reads a folder of views, in the order of its frames.
 
     Transparent images are composited over white, and their alpha is the mask unless there is a
@@ -78,6 +80,8 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
         folder: contains a transforms.json, a COLMAP model or Wonder3D's views; or the path of a
             JSON file in the format of a transforms.json.
         progress: reports each frame.
+        default_up: up axis of a world for which the folder declares none, so that two folders
+            of one world are rotated alike; guessed from the cameras if None.
 
     Returns:
         Views with float32 cameras; without masks if the folder has none.
@@ -86,7 +90,7 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
         InputError: naming the file, frame or key that is missing, invalid or contradictory.
     """
     path, shared, frames = load_frames(Path(folder))
-    poses = torch.stack([camera_to_world(frame) for frame in frames])  # (V, 4, 4) OpenGL axes
+    poses = _poses(frames)
     _reject_duplicate_poses(frames, poses)
     kinds = {camera_kind(frame) for frame in frames}
     if len(kinds) > 1:
@@ -96,7 +100,7 @@ def read_views(folder: Path | str, progress: Progress = SILENT) -> Views:
         )
     kind = kinds.pop()
     normal_frame = _normal_frame(path, shared, frames)
-    up = _world_up(path, shared, poses)
+    up = _world_up(path, shared, poses, default_up)
     rotation_to_y_up = poses.new_tensor(Y_UP_ROTATIONS[up])
     origin = _origin(path, poses)
     poses[:, :3, 3] -= origin
@@ -187,7 +191,24 @@ def _normal_frame(path: Path, shared: dict[str, Any], frames: Sequence[ViewFrame
     return declared
 
 
-def _world_up(path: Path, shared: dict[str, Any], poses: Tensor) -> UpAxis:
+def _poses(frames: Sequence[ViewFrame]) -> Tensor:
+    """(V, 4, 4) float64 camera-to-world, OpenGL axes, in the file's world."""
+    return torch.stack([camera_to_world(frame) for frame in frames])
+
+
+def world_up(folder: Path | str) -> UpAxis:
+    """The up axis that `read_views` takes for a folder; reads no image.
+
+    Raises:
+        InputError: as `read_views`.
+    """
+    path, shared, frames = load_frames(Path(folder))
+    return _world_up(path, shared, _poses(frames))
+
+
+def _world_up(
+    path: Path, shared: dict[str, Any], poses: Tensor, default: UpAxis | None = None
+) -> UpAxis:
     """The world's up axis: declared by the file, else closest to the cameras' mean up vector.
 
     nerfstudio's world has +Z up; COLMAP's depends on the first images.
@@ -201,6 +222,8 @@ def _world_up(path: Path, shared: dict[str, Any], poses: Tensor) -> UpAxis:
             )
         logger.info("%s: world up is %s, as declared by the file", path, declared)
         return declared
+    if default is not None:
+        return default
     up = poses[:, :3, 1].mean(dim=0)  # OpenGL cameras have +y up
     axes = torch.tensor([Y_UP_ROTATIONS[axis] for axis in UP_AXES], dtype=up.dtype)[:, 1]  # (6, 3)
     cosines = axes @ up

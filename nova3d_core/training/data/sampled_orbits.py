@@ -12,6 +12,7 @@ from .orbits import TrainingOrbit
 ELEVATION_RANGE_DEG = (-5.0, 30.0)
 """Elevation of static orbits, mean elevation of dynamic ones, and the pitch of tilted objects."""
 MAX_ELEVATION_DEG = 89.0
+"""Of any camera of a dynamic orbit."""
 DYNAMIC_FRAMES_PER_VIEW = 4
 """Dynamic orbits are subsampled from longer ones: 84 frames for 21 views."""
 SINE_COUNT = 84
@@ -80,21 +81,24 @@ def sample_orbit(orbit: TrainingOrbit, views: int, *key: int) -> SampledOrbit:
 def dynamic_elevations(rng: np.random.Generator, views: int, mean_deg: float) -> ndarray:
     """(V,) elevations of a dynamic orbit: e(t) = mean + sum of a_k sin(2 pi f_k t + phi_k).
 
-    The sum is smoothed by a cyclic moving average, clamped, and subsampled.
+    The sum is smoothed by a cyclic moving average and subsampled. Sums that come near a pole are
+    drawn again, as in the released code of SV3D.
 
     Args:
         rng: source of the amplitudes a_k, whole frequencies f_k and phases phi_k.
         views: V.
-        mean_deg: mean elevation.
+        mean_deg: mean elevation, within `ELEVATION_RANGE_DEG`.
     """
     frames = views * DYNAMIC_FRAMES_PER_VIEW
     time = np.arange(frames) / frames
     low, high = SINE_PERIODS
-    frequencies = rng.integers(low, high + 1, SINE_COUNT)
-    amplitudes = rng.uniform(*SINE_AMPLITUDE_DEG, SINE_COUNT)
-    phases = rng.uniform(0.0, 2.0 * np.pi, SINE_COUNT)
-    waves = np.sin(2.0 * np.pi * frequencies[:, None] * time + phases[:, None])  # (K, frames)
-    elevations = mean_deg + amplitudes @ waves
     half = SMOOTHING_FRAMES // 2
-    smooth = np.mean([np.roll(elevations, shift) for shift in range(-half, half + 1)], axis=0)
-    return smooth.clip(-MAX_ELEVATION_DEG, MAX_ELEVATION_DEG)[::DYNAMIC_FRAMES_PER_VIEW]
+    while True:
+        frequencies = rng.integers(low, high + 1, SINE_COUNT)
+        amplitudes = rng.uniform(*SINE_AMPLITUDE_DEG, SINE_COUNT)
+        phases = rng.uniform(0.0, 2.0 * np.pi, SINE_COUNT)
+        waves = np.sin(2.0 * np.pi * frequencies[:, None] * time + phases[:, None])  # (K, frames)
+        elevations = mean_deg + amplitudes @ waves
+        smooth = np.mean([np.roll(elevations, shift) for shift in range(-half, half + 1)], axis=0)
+        if np.abs(smooth).max() <= MAX_ELEVATION_DEG:
+            return smooth[::DYNAMIC_FRAMES_PER_VIEW]
