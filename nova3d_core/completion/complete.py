@@ -129,8 +129,9 @@ def complete_texture(
         progress: receives each step, with previews.
 
     Raises:
-        InputError: the mesh has no texture or no uv, the views do not fit it or are black, the
-            method needs a model that takes camera angles, or the memory does not suffice.
+        InputError: the mesh has no texture or no uv, the views do not fit it or are black, a mask
+            comes without its image, the method needs a model that takes camera angles, or the
+            memory does not suffice.
         StageError: the model returned NaN or infinite values, in float32 too.
         Cancelled: the user cancelled.
     """
@@ -154,6 +155,8 @@ def _complete(
     _check_model(model, config)
     placement = placement or OneDevice(model, torch.device("cpu"))
     size_px = check_size_px(model, config.size_px or family.size_px)
+    if image is None and mask is not None:
+        raise InputError("a mask is given without its image.", "Pass the image, too.")
     _check_inputs(mesh, views, model, size_px)
     mesh, views = mesh.to("cpu").with_origin(views.cameras.origin), views.to("cpu")
     check_views_fit(mesh, views, progress)
@@ -243,8 +246,8 @@ def _without_shared(mesh: Mesh, texels: Texels, unseen: Tensor, progress: Progre
     if bool(kept.any()):
         logger.warning(
             "%.1f %% of the texture is unseen, but stays as it is, because other parts of the "
-            "surface use the same texels (overlapping UVs). To complete it, too, unwrap the mesh "
-            "anew and bake it.",
+            "surface use the same texels (overlapping UVs). To complete it, too, bake the texture "
+            "with new UVs.",
             100.0 * float(kept.float().mean()),
         )
     return unseen.masked_fill(kept, 0.0)

@@ -280,7 +280,13 @@ def test_a_given_image_conditions_the_model(textured, views, model):
     image[10:30, 10:30] = torch.tensor([1.0, 0.0, 0.0])
     result = complete_texture(textured, views, model, image, config=RESAMPLE)
     handle.remove()
+    assert given == [1]  # encoded once
     assert float(result.coverage.mean()) > 0.1
+
+
+def test_a_mask_without_its_image(textured, views, model):
+    with pytest.raises(InputError, match="a mask is given without its image"):
+        complete_texture(textured, views, model, mask=torch.ones(64, 64))
 
 
 def test_mesh_without_texture_or_uv(textured, globe, views, model):

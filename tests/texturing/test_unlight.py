@@ -115,7 +115,7 @@ def test_open_gate_hardly_changes_unlit_views(shape, truth):
 
 
 def test_painted_shading_is_no_evidence_for_a_light(shape, truth):
-    """One of four materials is darker below: the spread is large, but no light explains it."""
+    """One of four materials is darker below: the fit finds no light that explains the others."""
     colours = shape.vertex_colours.clone()
     painted = colours[:, 0] > 0.75
     fade = 0.55 - 0.9 * shape.vertices[:, 1]
@@ -125,8 +125,28 @@ def test_painted_shading_is_no_evidence_for_a_light(shape, truth):
         render_views(mesh, cameras(), RenderConfig(2)).views, normals=None, normal_frame=None
     )
     unlit = unlight(views, mesh, FAST)
+    assert unlit.report.spread < 0.05
     assert not unlit.report.is_applied
     assert torch.equal(unlit.views.colour, views.colour)
+
+
+def test_a_finely_mottled_texture(shape):
+    """Its entropy is high with and without light: the spread decides, and weak light stays."""
+    random = torch.Generator().manual_seed(0)
+    colours = 0.1 + 0.8 * torch.rand(len(shape.vertices), 3, generator=random)
+    mesh = replace(shape, vertex_colours=colours)
+    truth = render_views(mesh, cameras(), RenderConfig(2)).views
+    key, soft = (lit(mesh, LIGHTS[name]) for name in ("key", "soft"))
+    unlit = unlight(key, mesh, FAST)
+    assert unlit.report.evidence < 0.4
+    assert unlit.report.is_applied
+    assert error(unlit.views, truth) < 0.4 * error(key, truth)
+    unlit = unlight(soft, mesh, FAST)
+    assert unlit.report.spread > FAST.gate
+    assert not unlit.report.is_applied
+    assert "no light explains the colours of all materials" in unlit.report.reason
+    assert torch.equal(unlit.views.colour, soft.colour)
+    assert unlight(soft, mesh, replace(FAST, gate=0.0)).report.is_applied
 
 
 def test_strength_scales_the_change(shape, views, truth, unlit):

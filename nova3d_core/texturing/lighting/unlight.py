@@ -43,10 +43,10 @@ MIN_USABLE_RATIO = 0.1
 MIN_RELATIVE_SHADING = 0.2
 """Lower bound of the shading that a pixel is divided by, relative to the mean: noise in the dark
 would be amplified."""
-MIN_EVIDENCE = 0.4
-"""Nats by which the light must lower the entropy of the colours: shading that is painted on some
-materials, as on the pack's unlit knight, reaches 0.27; a soft light on it 0.56, on objects with
-plain materials more than 1."""
+MIN_CERTAINTY = 0.42
+"""Lower bound of the spread of the shading plus half of the evidence: unlit views reach 0.38, where
+shading is painted on some materials, as on the pack's knight; a key light 0.48 and more on all but
+one object."""
 MOVING_LIGHT = 0.25
 """Contradiction of the views from which their light seems to move with the camera."""
 BYTES_PER_PIXEL = 90
@@ -113,7 +113,8 @@ def unlight(
     light = light.scaled(1.0 / mean)
     spread = float(seen.std() / mean)
     found_evidence = evidence(surface, seen / mean)
-    is_lit = spread >= config.gate and (config.gate == 0.0 or found_evidence >= MIN_EVIDENCE)
+    is_certain = spread + 0.5 * found_evidence >= MIN_CERTAINTY
+    is_lit = spread >= config.gate and (config.gate == 0.0 or is_certain)
     is_applied = is_lit and config.strength > 0.0
     report = UnlightReport(
         spread=spread,
