@@ -11,6 +11,7 @@ import torch
 
 from ..diffusion.network import operations as plain_operations
 from ..diffusion.network.attention import Attend
+from ..diffusion.network.config import CoordinateKind
 from ..errors import InputError
 from ..progress import SILENT, Progress
 from ..reconstruction.load import (
@@ -83,12 +84,20 @@ def load_recursive(
             f"{other} is LGM, whose network is not conditioned on the noise level.",
             "Use Ouroboros3D's recon_model.pth.",
         )
-    metadata = nova3d_metadata(read_header(path).metadata, str(path))
-    kind = "true" if metadata.get("coordinates") == "true" else "released"
     parts = {name: getattr(views, name) for name in ("unet", "codec", "image_encoder")}
     return RecursiveModel(
-        views.family, **parts, source=str(path), reconstruction=own, coordinates=kind
+        views.family,
+        **parts,
+        source=str(path),
+        reconstruction=own,
+        coordinates=coordinate_kind(path),
     )
+
+
+def coordinate_kind(path: Path) -> CoordinateKind:
+    """The coordinate maps that the multi-view model of a pair was trained with."""
+    metadata = nova3d_metadata(read_header(path).metadata, str(path))
+    return "true" if metadata.get("coordinates") == "true" else "released"
 
 
 def find_reconstruction(

@@ -397,6 +397,16 @@ def test_trains_on_procedural_objects(tmp_path):
     assert result.reason == "finished" and result.progress.skipped == 0
 
 
+@pytest.mark.parametrize(("kind", "count"), [("true", 0), ("released", 1)])
+def test_warns_if_a_pair_is_continued_with_other_coordinates(kind, count, items, tmp_path, caplog):
+    run(of(PAIR, optimiser__steps=1), tmp_path / "run", items)
+    path = tmp_path / "pair.safetensors"
+    export_run(tmp_path / "run", path, "float32")
+    caplog.clear()
+    build_joint_module(of(PAIR, start=str(path), joint__coordinates=kind))
+    assert caplog.text.count("was trained with joint.coordinates = true") == count
+
+
 def test_continues_a_pair_and_rejects_swapped_files(items, tmp_path):
     run(of(PAIR, optimiser__steps=1), tmp_path / "run", items)
     path = tmp_path / "pair.safetensors"
@@ -408,6 +418,11 @@ def test_continues_a_pair_and_rejects_swapped_files(items, tmp_path):
         return build_joint_module(config)
 
     assert_equal(dict(build(path, other).state_dict()), dict(exported.state_dict()))
+    assert_equal(dict(build(path, "").state_dict()), dict(exported.state_dict()))  # next to it
+    lgm = tmp_path / "lgm.safetensors"
+    save_reconstruction(Lgm(replace(LGM, time_channels=0)), lgm)
+    with pytest.raises(InputError, match=r"continues the pair of .*, but .* is LGM"):
+        build(path, lgm)
     with pytest.raises(InputError, match=r"is no reconstruction model|not the reconstruction"):
         build(path, path)
     with pytest.raises(InputError, match=r"reconstruction\.safetensors"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from nova3d_core.cli.export import Export
+from nova3d_core.cli.train import Train
 from nova3d_core.diffusion.sampling.config import SampleConfig
 from nova3d_core.diffusion.sampling.pipeline import sample
 from nova3d_core.errors import InputError
@@ -162,6 +165,11 @@ def test_shipped_nova3d_settings_are_the_papers():
     assert config.data.size_px == 256
     assert [(s.mean, s.std) for s in config.noise] == [(1.0, 1.6), (1.8, 1.6), (2.2, 1.8), (2.5, 2)]
     assert [round(s.start * 30_000) for s in config.noise] == [0, 8000, 16_000, 24_000]
+
+
+def test_help_names_every_preset():
+    words = set(re.findall(r"\w+", inspect.getsource(Train)))
+    assert set(preset_names()) <= words
 
 
 def test_exports_an_unfinished_run(tmp_path, capsys):

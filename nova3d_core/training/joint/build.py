@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from ...perceptual.lpips import Lpips, load_lpips
 from ...progress import SILENT, Progress
 from ...reconstruction.load import load_reconstruction
 from ...reconstruction.network import Lgm
+from ...recursion.load import coordinate_kind, find_reconstruction, is_recursive
 from ...weights.discovery.built_in import resolve_model_file
 from ...weights.discovery.companions import resolve_unet_file
 from ...weights.discovery.locate import inspect_file
@@ -28,6 +31,8 @@ from ..train_module import copy_weights, init_as_identity
 from .config import FAMILY, JointConfig
 from .module import JointModule
 
+logger = logging.getLogger(__name__)
+
 TIME_CHANNELS = 128
 """Length of the sinusoidal embedding that is added to LGM."""
 
@@ -35,11 +40,20 @@ TIME_CHANNELS = 128
 def build_joint_module(config: TrainConfig, progress: Progress = SILENT) -> JointModule:
     """The pair that a run trains: from SVD and LGM, from a pair, or with random weights.
 
+    A run that starts from the first file of a pair also continues its reconstruction model: the
+    one of `joint.reconstruction_start`, else the one next to `start`.
+
     Raises:
-        InputError: a file is another model; a network has no time embedding; LPIPS is missing.
+        InputError: a file is another model or missing; a network has no time embedding; LPIPS is
+            missing.
     """
     lpips = _lpips(config.joint)
-    reconstruction = build_reconstruction(config.joint, config.seed, progress)
+    joint, pair = config.joint, _start_pair(config)
+    if pair is not None:
+        _warn_of_other_coordinates(pair, joint)
+        other = joint.reconstruction_start or str(find_reconstruction(pair, progress=progress))
+        joint = replace(joint, reconstruction_start=other)
+    reconstruction = build_reconstruction(joint, config.seed, progress, continued=pair)
     if config.start:
         unet, codec, encoder = _load_views_model(config, progress)
     else:
@@ -55,6 +69,26 @@ def build_joint_module(config: TrainConfig, progress: Progress = SILENT) -> Join
         init_as_identity(unet, network.residual_init_scale)
         silence_feedback(unet)
     return JointModule(unet, encoder, codec, FAMILIES[FAMILY], reconstruction, config.joint, lpips)
+
+
+def _start_pair(config: TrainConfig) -> Path | None:
+    """The start file, if it is the first one of a pair."""
+    if not config.start:
+        return None
+    path = resolve_unet_file(resolve_model_file(config.start))
+    return path if is_recursive(path) else None
+
+
+def _warn_of_other_coordinates(pair: Path, config: JointConfig) -> None:
+    """Logs a warning if a pair was trained with other coordinate maps than those of the run."""
+    kind = coordinate_kind(pair)
+    if kind != config.coordinates and config.feedback in ("both", "coordinates"):
+        logger.warning(
+            "%s was trained with joint.coordinates = %s, this run uses %s.",
+            pair,
+            kind,
+            config.coordinates,
+        )
 
 
 def _load_views_model(
@@ -96,11 +130,20 @@ def silence_feedback(unet: FeedbackUNet) -> None:
             weight.zero_()
 
 
-def build_reconstruction(config: JointConfig, seed: int, progress: Progress = SILENT) -> Lgm:
+def build_reconstruction(
+    config: JointConfig, seed: int, progress: Progress = SILENT, continued: Path | None = None
+) -> Lgm:
     """The reconstruction network, with time embedding.
 
+    Args:
+        config: its file, or its widths.
+        seed: of new weights.
+        progress: reports each tensor.
+        continued: the first file of the pair that the run continues, if it does.
+
     Raises:
-        InputError: the file is another model, or the settings have no time embedding.
+        InputError: the file is another model, or LGM while a pair is continued; or the settings
+            have no time embedding.
     """
     if not config.reconstruction_start:
         if not config.reconstruction.time_channels:
@@ -118,6 +161,12 @@ def build_reconstruction(config: JointConfig, seed: int, progress: Progress = SI
     own = copy_weights(model.network)
     if own.config.time_channels:
         return own
+    if continued is not None:
+        raise InputError(
+            f"the run continues the pair of {continued}, but joint.reconstruction_start is LGM "
+            f"({path}), which is not its reconstruction model.",
+            "Leave joint.reconstruction_start empty for the file next to it, or name that file.",
+        )
     with seeded(seed + 1):
         network = Lgm(replace(own.config, time_channels=TIME_CHANNELS))
     network.load_state_dict({**network.state_dict(), **own.state_dict()})

@@ -25,7 +25,8 @@ class JointConfig:
     coordinates: CoordinateKind = "true"
     """Coordinate maps: true: points of the object; released: as computed by the authors' code."""
     reconstruction_start: str = ""
-    """LGM, or a reconstruction model of Ouroboros3D, to start from. Empty: random weights."""
+    """LGM, or a reconstruction model of Ouroboros3D, to start from. Empty: random weights, or the
+    second file of the pair if `start` is its first one."""
     reconstruction: LgmConfig = field(default_factory=lambda: LgmConfig(time_channels=128))
     """The reconstruction network, if `reconstruction_start` is empty."""
     reconstruction_size_px: int = 256

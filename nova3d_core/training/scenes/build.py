@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from ...compute.devices import seeded
+from ...diffusion.families import SCENE_FAMILY
 from ...diffusion.network.pixelnerf import PixelNerf
 from ...diffusion.scenes.model import SceneModel, widen_input
 from ...errors import InputError
 from ...progress import SILENT, Progress
 from ...weights.discovery.built_in import resolve_model_file
 from ...weights.discovery.companions import resolve_unet_file
-from ...weights.discovery.locate import inspect_file
+from ...weights.discovery.locate import describe, inspect_file
 from ...weights.load import load_model, load_svd
 from ..config import TrainConfig
 from ..train_module import copy_weights
@@ -34,6 +35,12 @@ def build_scene_module(config: TrainConfig, progress: Progress = SILENT) -> Scen
     path = resolve_unet_file(resolve_model_file(config.start))
     family = scene_family(scene, size_px)
     found = inspect_file(path).identity
+    if found is not None and found.family not in ("svd", "v3d", SCENE_FAMILY.name):
+        raise InputError(
+            f"{path} is {describe(found)}; a model for scenes starts from SVD, V3D or another "
+            "model for scenes.",
+            "Change `start` in the training settings.",
+        )
     if found is not None and found.family == "svd":
         unet, codec, encoder = load_svd(path, dtype=torch.float32, progress=progress)
     else:
@@ -43,12 +50,6 @@ def build_scene_module(config: TrainConfig, progress: Progress = SILENT) -> Scen
             copied = map(copy_weights, (unet, model.conditioner, encoder))
             module = SceneTrainModule(*copied, codec, family)
             return _with_checkpointing(module, config)
-        if model.family.name != "v3d":
-            raise InputError(
-                f"{path} is {model.family.label}; a model for scenes starts from SVD, V3D or "
-                "another model for scenes.",
-                "Change `start` in the training settings.",
-            )
     with seeded(config.seed):
         conditioner = PixelNerf(scene.conditioner)
     widen_input(copy_weights(unet), scene.conditioner.feature_channels)
