@@ -41,7 +41,7 @@ def knight_splats(knight, tmp_path_factory):
     colours = surface_colour(knight, nearest, torch.full((len(points), 3), 1 / 3))
     splats = Splats(
         positions=points,
-        scales=0.4 * neighbour_distances(points)[:, None].expand(-1, 3),
+        scales=0.5 * neighbour_distances(points)[:, None].expand(-1, 3),
         rotations=torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(points), 4),
         opacities=torch.full((len(points),), 0.5),
         colours=colours,

@@ -17,6 +17,7 @@ import torch
 
 from nova3d_core.cli.export import Export
 from nova3d_core.cli.train import Train
+from nova3d_core.diffusion.families import FAMILIES, SCENE_FAMILY
 from nova3d_core.diffusion.sampling.config import SampleConfig
 from nova3d_core.diffusion.sampling.pipeline import sample
 from nova3d_core.errors import InputError
@@ -154,7 +155,7 @@ def test_written_settings_read_back_the_same(settings):
     again = read_train_config(str(settings))
     assert json.loads(settings.read_text()) == json.loads(json.dumps(asdict(again)))
     for name in preset_names():
-        assert read_train_config(name).family in ("nova3d", "nova3d-mini")
+        assert read_train_config(name).family in {*FAMILIES, SCENE_FAMILY.name}
 
 
 def test_shipped_nova3d_settings_are_the_papers():

@@ -50,7 +50,7 @@ def test_step_with_non_finite_loss_is_skipped_and_counted(tmp_path, monkeypatch,
 def test_step_with_non_finite_gradient_is_skipped(tmp_path, monkeypatch):
     from nova3d_core.training import runs
 
-    original = runs.build_train_module
+    original = runs.build_module
 
     def poisoned(config, progress):
         module = original(config, progress)
@@ -64,7 +64,7 @@ def test_step_with_non_finite_gradient_is_skipped(tmp_path, monkeypatch):
         weight.register_hook(grad)
         return module
 
-    monkeypatch.setattr(runs, "build_train_module", poisoned)
+    monkeypatch.setattr(runs, "build_module", poisoned)
     result = run(of(SMALL, optimiser__steps=4), tmp_path)
     assert result.progress.skipped == 1
     assert result.ema.updates == 3

@@ -73,12 +73,12 @@ def test_other_models_are_rejected_by_their_kind(tmp_path, write_model, name):
     assert "not a multi-view model" in error.message
 
 
-def test_ouroboros3d_is_not_supported_yet(tmp_path, write_model, manifest):
+def test_ouroboros3d_needs_its_reconstruction_model(tmp_path, write_model, manifest):
     path = tmp_path / "mv.safetensors"
     error = load_error(write_model(path, manifest("ouroboros3d_mv_model_unet")))
     assert "Ouroboros3D" in error.message
-    assert "Use NOVA3D" in error.hint
-    assert "not supported yet" in error.message
+    assert "together with its reconstruction model" in error.message
+    assert "`generate`" in error.hint
 
 
 def test_rejects_a_file_with_only_a_vae(tmp_path, write_model, manifest):

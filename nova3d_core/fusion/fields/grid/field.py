@@ -63,8 +63,8 @@ class DenseGrid:
         self._state = None
         self._last: tuple | None = None
         self._compiled = compiled
-        self._samples = torch.empty(0, STORED_SAMPLES, 2, 4, device=self.device)
-        """Buffer of the samples of a `render`; reused, as fresh memory would cost time."""
+        self._samples: Tensor | None = None
+        """Buffer of the samples of a `render`, (R, S, 2, 4); reused to save time."""
         self.area_weights = 1.0
         """World area per ray, by which the caller scales gradients."""
         self.track_rays = True
@@ -145,8 +145,8 @@ class DenseGrid:
 
     def _sample_buffer(self, count: int) -> Tensor:
         """Memory for the samples of at least `count` rays."""
-        if len(self._samples) < count:
-            self._samples = torch.empty(count, *self._samples.shape[1:], device=self.device)
+        if self._samples is None or len(self._samples) < count:
+            self._samples = torch.empty(count, STORED_SAMPLES, 2, 4, device=self.device)
         return self._samples
 
     def _fit_memory(self, resolution: int) -> int:
