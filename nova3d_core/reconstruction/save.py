@@ -5,14 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-
-from ..errors import InputError
-from ..io.files.atomic import atomic_file
-from ..io.files.ownership import reject_foreign_file
 from ..progress import SILENT, Progress
 from ..weights.discovery.layouts import METADATA_KEY
-from ..weights.files.write import safetensors_header
+from ..weights.files.write import TensorEntry, write_model_file
 from .config import RECONSTRUCTION
 from .network import Lgm
 
@@ -43,20 +38,14 @@ def save_reconstruction(
             end in .safetensors.
         Cancelled: the user cancelled; no file is left behind.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path} must end in .safetensors to be saved as a model.")
     config = network.config
     sizes = {"num_heads": config.num_heads, "norm_num_groups": config.norm_num_groups}
     own_size = {} if size_px is None else {"size_px": size_px}
-    entry = json.dumps({RECONSTRUCTION: sizes | own_size, "note": note})
-    tensors = sorted(network.state_dict().items(), key=lambda item: -item[1].dtype.itemsize)
-    listed = [(name, value.dtype, tuple(value.shape)) for name, value in tensors]
-    header = safetensors_header(listed, {METADATA_KEY: entry, "format": "pt"})
-    with atomic_file(path, overwrite) as part:
-        with part.open("wb") as stream:
-            stream.write(header)
-            for _, value in progress.track(tensors, STAGE, len(tensors)):
-                flat = value.detach().cpu().contiguous().flatten()
-                stream.write(memoryview(flat.view(torch.uint8).numpy()))
-        reject_foreign_file(path.resolve())
+    metadata = {METADATA_KEY: json.dumps({RECONSTRUCTION: sizes | own_size, "note": note})}
+    entries = [
+        TensorEntry(name, value.dtype, tuple(value.shape), value.detach)
+        for name, value in network.state_dict().items()
+    ]
+    write_model_file(
+        Path(path), entries, metadata, overwrite=overwrite, stage=STAGE, progress=progress
+    )

@@ -27,11 +27,11 @@ UNUSED_LAYERS = (".attn2.to_q.", ".attn2.to_k.", ".norm2.")
 """Layers without effect, and so without gradient: the context is a single token."""
 
 
-class TrainModule(nn.Module):
-    """UNet and image encoder as one module that launchers can wrap.
+class ModelModule(nn.Module):
+    """What the modules to train have in common: the UNet, the encoder, and frozen parts.
 
     Args:
-        unet: the network; cast to float32 and trained, except for `UNUSED_LAYERS`.
+        unet: cast to float32 and trained.
         encoder: the image encoder; a small one is trained, CLIP stays frozen.
         codec: frozen.
         family: the model family.
@@ -39,11 +39,7 @@ class TrainModule(nn.Module):
 
     def __init__(self, unet: VideoUNet, encoder: ImageEncoder, codec: Codec, family: Family):
         super().__init__()
-        check_parts(unet, codec, family)
         self.unet = unet.float().requires_grad_(True)
-        for name, weight in self.unet.named_parameters():
-            if any(part in f".{name}" for part in UNUSED_LAYERS):
-                weight.requires_grad_(False)
         self.encoder: nn.Module | None = None
         if isinstance(encoder, SmallEncoder):
             self.encoder = encoder.float().requires_grad_(True)
@@ -58,13 +54,31 @@ class TrainModule(nn.Module):
 
     @property
     def image_encoder(self) -> ImageEncoder:
-        """Encodes images into the context token."""
+        """Encodes images into context tokens."""
         return self._unregistered[1]
 
     @property
     def frozen(self) -> tuple[nn.Module, ...]:
         """Frozen modules, which have to be moved to the device."""
         return self.codec, self.image_encoder
+
+
+class TrainModule(ModelModule):
+    """UNet and image encoder as one module that launchers can wrap.
+
+    Args:
+        unet: the network; cast to float32 and trained, except for `UNUSED_LAYERS`.
+        encoder: the image encoder; a small one is trained, CLIP stays frozen.
+        codec: frozen.
+        family: the model family.
+    """
+
+    def __init__(self, unet: VideoUNet, encoder: ImageEncoder, codec: Codec, family: Family):
+        check_parts(unet, codec, family)
+        super().__init__(unet, encoder, codec, family)
+        for name, weight in self.unet.named_parameters():
+            if any(part in f".{name}" for part in UNUSED_LAYERS):
+                weight.requires_grad_(False)
 
     def forward(
         self,

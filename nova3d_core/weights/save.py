@@ -8,8 +8,8 @@ small image encoder start with `image_encoder.`; a pixel codec has only an entry
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,16 @@ from ..diffusion.codecs.pixels import PixelCodec
 from ..diffusion.codecs.small_encoder import SmallEncoder
 from ..diffusion.model import MultiviewModel
 from ..diffusion.scenes.model import SceneModel
-from ..errors import InputError
-from ..io.files.atomic import atomic_file
-from ..io.files.ownership import reject_foreign_file
 from ..progress import SILENT, Progress
 from .build.components import FIRST_STAGE, clip_key_map, vae_key_map
 from .build.scene_components import scene_metadata
 from .build.small_components import codec_metadata, image_encoder_metadata
 from .discovery.layouts import CONDITIONER_PREFIX, METADATA_KEY, SMALL_ENCODER_PREFIX, UNET_PREFIXES
-from .files.write import safetensors_header
-from .keymaps.unet import KeyMap, Shape
+from .files.write import TensorEntry, write_model_file
+from .keymaps.unet import KeyMap
 
 STAGE = "saving the model"
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class _TensorEntry:
-    """A tensor of the file, created right before it is written."""
-
-    name: str
-    dtype: torch.dtype
-    shape: Shape
-    make: Callable[[], Tensor]
 
 
 def save_nova3d(
@@ -67,20 +54,10 @@ def save_nova3d(
             end in .safetensors.
         Cancelled: the user cancelled; no file is left behind.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path} must end in .safetensors to be saved as a model.")
-    entries = sorted(_entries(model), key=lambda entry: (-entry.dtype.itemsize, entry.name))
-    listed = [(entry.name, entry.dtype, entry.shape) for entry in entries]
-    metadata = {METADATA_KEY: json.dumps(_model_metadata(model, note)), "format": "pt"}
-    header = safetensors_header(listed, metadata)
-    with atomic_file(path, overwrite) as part:
-        with part.open("wb") as stream:
-            stream.write(header)
-            for entry in progress.track(entries, STAGE, len(entries)):
-                flat = entry.make().detach().cpu().contiguous().flatten()
-                stream.write(memoryview(flat.view(torch.uint8).numpy()))
-        reject_foreign_file(path.resolve())
+    metadata = {METADATA_KEY: json.dumps(_model_metadata(model, note))}
+    write_model_file(
+        Path(path), _entries(model), metadata, overwrite=overwrite, stage=STAGE, progress=progress
+    )
 
 
 def _model_metadata(model: MultiviewModel, note: str) -> dict[str, Any]:
@@ -98,7 +75,7 @@ def _model_metadata(model: MultiviewModel, note: str) -> dict[str, Any]:
     }
 
 
-def _entries(model: MultiviewModel) -> Iterator[_TensorEntry]:
+def _entries(model: MultiviewModel) -> Iterator[TensorEntry]:
     if isinstance(model, SceneModel):
         for name, value in model.conditioner.state_dict().items():
             yield _entry(CONDITIONER_PREFIX + name, [value], "none")
@@ -118,7 +95,7 @@ def _entries(model: MultiviewModel) -> Iterator[_TensorEntry]:
         yield from _apply_key_map(names, clip_key_map(names))
 
 
-def _apply_key_map(values: dict[str, Tensor], key_map: KeyMap) -> Iterator[_TensorEntry]:
+def _apply_key_map(values: dict[str, Tensor], key_map: KeyMap) -> Iterator[TensorEntry]:
     """The tensors under their file keys, the inverse of reading them; query, key, value fused."""
     fused: dict[str, list[tuple[int, Tensor, str]]] = {}
     for name, value in values.items():
@@ -130,7 +107,7 @@ def _apply_key_map(values: dict[str, Tensor], key_map: KeyMap) -> Iterator[_Tens
         yield _entry(name, [value for _, value, _ in group], group[0][2])
 
 
-def _entry(name: str, values: list[Tensor], transform: str) -> _TensorEntry:
+def _entry(name: str, values: list[Tensor], transform: str) -> TensorEntry:
     first = values[0]
     shape = (sum(len(value) for value in values), *first.shape[1:]) if first.dim() else ()
     if transform == "matrix":
@@ -142,4 +119,4 @@ def _entry(name: str, values: list[Tensor], transform: str) -> _TensorEntry:
         tensor = torch.cat(values) if len(values) > 1 else first
         return (tensor.t() if transform == "transpose" else tensor).reshape(shape)
 
-    return _TensorEntry(name, first.dtype, tuple(shape), make)
+    return TensorEntry(name, first.dtype, tuple(shape), make)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...compute.devices import seeded
 from ...diffusion.codecs.pixels import PixelCodec
@@ -19,6 +19,7 @@ from ...diffusion.sampling.conditioning import SCALAR_EMBED_DIM
 from ...diffusion.scenes.model import SceneModel, widen_input
 from ...errors import InputError
 from ..config import NetworkConfig
+from ..train_module import ModelModule
 from .config import SceneConfig
 
 PIXEL_MEAN = 0.0
@@ -30,7 +31,7 @@ def scene_family(config: SceneConfig, size_px: int) -> Family:
     return replace(SCENE_FAMILY, views=config.views, size_px=size_px)
 
 
-class SceneTrainModule(nn.Module):
+class SceneTrainModule(ModelModule):
     """All trained parts as one module that launchers can wrap.
 
     Args:
@@ -53,31 +54,9 @@ class SceneTrainModule(nn.Module):
         codec: Codec,
         family: Family,
     ):
-        super().__init__()
         check_scene_parts(unet, conditioner, codec, family)
-        self.unet = unet.float().requires_grad_(True)
+        super().__init__(unet, encoder, codec, family)
         self.conditioner = conditioner.float().requires_grad_(True)
-        self.encoder: nn.Module | None = None
-        if isinstance(encoder, SmallEncoder):
-            self.encoder = encoder.float().requires_grad_(True)
-        # frozen parts are not registered: launchers must not wrap or shard them
-        self._unregistered = (codec, encoder)
-        self.family = family
-
-    @property
-    def codec(self) -> Codec:
-        """Encodes and decodes images."""
-        return self._unregistered[0]
-
-    @property
-    def image_encoder(self) -> ImageEncoder:
-        """Encodes a source into its context token."""
-        return self._unregistered[1]
-
-    @property
-    def frozen(self) -> tuple[nn.Module, ...]:
-        """Frozen modules, which have to be moved to the device."""
-        return self.codec, self.image_encoder
 
     def forward(
         self,
