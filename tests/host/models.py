@@ -31,7 +31,7 @@ SV3D_U = "sv3d_u.safetensors"
 V3D = "V3D.ckpt"
 WONDER3D = "wonder3d-v1.0/unet/diffusion_pytorch_model.bin"
 """The UNet of a folder of .bin files; its decoder too generates a red square."""
-OUROBOROS3D, OUROBOROS3D_RECONSTRUCTION = "mv_model_unet.safetensors", "recon_model.safetensors"
+OUROBOROS3D, OUROBOROS3D_RECONSTRUCTION = "mv_model_unet.pth", "recon_model.safetensors"
 """A pair whose decoder generates a red square; the file of the views has VAE and image encoder."""
 LGM = "model_fp16_fixrot.safetensors"
 """A narrow LGM, which makes 65,536 random splats."""
@@ -75,7 +75,8 @@ def write_models(models: Path) -> None:
     save_file(sgm_tensors(bounded_model("v3d"), scratch), checkpoints / SVD)
     write_wonder3d(bounded_model("wonder3d"), own_folder / "wonder3d-v1.0")
     save_file(narrow_lgm().state_dict(), own_folder / LGM)
-    save_nova3d(bounded_model("ouroboros3d"), own_folder / OUROBOROS3D)
+    save_nova3d(bounded_model("ouroboros3d"), scratch / "pair.safetensors")
+    shutil.move(scratch / "pair.safetensors", own_folder / OUROBOROS3D)  # recognised by content
     save_file(narrow_lgm(32).state_dict(), own_folder / OUROBOROS3D_RECONSTRUCTION)
     shutil.rmtree(scratch)
     for name, key in OTHER_MODELS.items():

@@ -16,6 +16,9 @@ from ..host.models import (
     LGM,
     MINI,
     NOVA3D,
+    OUROBOROS3D,
+    OUROBOROS3D_RECONSTRUCTION,
+    SCENES,
     SV3D_P,
     SV3D_U,
     V3D,
@@ -297,8 +300,9 @@ def answers(checkout, tmp_path_factory) -> dict:
 
 
 def test_lists_supported_models_only(answers):
-    expected = [*BUILT_IN, V3D, MINI, LGM, NOVA3D, WONDER3D, f"stability/{SV3D_U}", SV3D_P]
-    assert answers["names"] == expected
+    pair = (OUROBOROS3D, OUROBOROS3D_RECONSTRUCTION)
+    own = [V3D, MINI, LGM, pair[0], NOVA3D, pair[1], SCENES, WONDER3D]
+    assert answers["names"] == [*BUILT_IN, *own, f"stability/{SV3D_U}", SV3D_P]
     assert answers["same_names"]
 
 
