@@ -50,6 +50,15 @@ class Progress:
         """A progress that only checks for cancellation, for stages within a step."""
         return Progress(None, self._is_cancelled)
 
+    def with_reports(self, report: Callable[[ProgressEvent], None] | None, stage: str) -> Progress:
+        """A progress with other reports, or none, whose cancellation is one of `stage`."""
+
+        def is_cancelled() -> bool:
+            self.check(stage)  # raises Cancelled
+            return False
+
+        return Progress(report, is_cancelled)
+
     def check(self, stage: str) -> None:
         """Raises `Cancelled` if the run was cancelled."""
         if self._is_cancelled is not None and self._is_cancelled():

@@ -212,16 +212,11 @@ def _with_setting(config: Any, path: Sequence[str], value: Any) -> Any:
 
 def _prefixed(progress: Progress, name: str) -> Progress:
     """A progress that prefixes each stage with a name."""
-
-    def is_cancelled() -> bool:
-        progress.check(name)  # raises Cancelled
-        return False
-
-    return Progress(
+    return progress.with_reports(
         lambda event: progress.update(
             f"{name}: {event.stage}", event.step, event.total, event.preview
         ),
-        is_cancelled,
+        name,
     )
 
 

@@ -180,7 +180,7 @@ def validate(
         progress: updated for each object.
     """
     generated, objects = [], []
-    quiet = Progress(None, lambda: _is_cancelled(progress))
+    quiet = progress.with_reports(None, VALIDATING)
     for seed, sample in enumerate(progress.track(samples, VALIDATING, len(samples))):
         try:
             images = generate_views(
@@ -198,11 +198,6 @@ def validate(
         generated.append(images)
         objects.append(mean_over_unseen_views(view_metrics(images, sample)))
     return ValidationResult(mean_metrics(objects) if objects else {}, objects, generated)
-
-
-def _is_cancelled(progress: Progress) -> bool:
-    progress.check(VALIDATING)
-    return False
 
 
 def sample_grid(samples: Sequence[ValidationSample], generated: Sequence[Tensor]) -> Tensor:

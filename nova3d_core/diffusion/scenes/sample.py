@@ -221,12 +221,7 @@ def _window_progress(progress: Progress, index: int, count: int) -> Progress:
         done = index + parts.get(event.stage, 0.0)
         progress.update(SAMPLING_PATH, round(100 * done), 100 * count, event.preview)
 
-    return Progress(report, lambda: _is_cancelled(progress))
-
-
-def _is_cancelled(progress: Progress) -> bool:
-    progress.check(SAMPLING_PATH)
-    return False
+    return progress.with_reports(report, SAMPLING_PATH)
 
 
 def _same_pose(sources: Views) -> tuple[int, int] | None:
