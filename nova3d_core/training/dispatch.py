@@ -46,7 +46,7 @@ def validation_of(config: TrainConfig) -> Callable[..., ValidationResult]:
 
 def make_objective(
     config: TrainConfig, module: TrainModule | SceneTrainModule, network: Any, device: torch.device
-) -> Objective | SceneObjective:
+) -> Objective:
     """The objective of a run; see `Objective` for its arguments."""
     if config.family == SCENE_FAMILY.name:
         return SceneObjective(config, module, network, device)

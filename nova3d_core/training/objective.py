@@ -52,14 +52,8 @@ class Objective:
         sigmas = self.sigmas(randomness, step).to(self.device)
         batch, randomness = batch.to(self.device), randomness.to(self.device)
         family = self.module.family
-        domains = len(family.domains)
         with torch.no_grad():
-            if isinstance(batch, LatentBatch):
-                self._check_encoder_frozen()
-                clean = batch.clean[:domains].float()
-            else:
-                clean = self.encode(domain_images(batch)[:domains])
-            clean = to_network_order(clean, family, 2)
+            clean = to_network_order(self.clean_latents(batch), family, 2)
             conditioning = sample_conditioning(batch, randomness, self.config.conditioning, family)
             x = self.concat(network_input(clean, randomness.noise, sigmas), conditioning)
         prediction = self.predict(x, sigmas, conditioning)
@@ -73,6 +67,18 @@ class Objective:
             return None
         weights = angle_weights(batch.elevation_deg, batch.azimuth_deg, 0, lowest)
         return to_network_order(weights, family, 1)
+
+    def clean_latents(self, batch: ImageBatch | LatentBatch) -> Tensor:
+        """(D, B, V, C, h, w) float32 scaled latents of the family's domains.
+
+        Raises:
+            InputError: precomputed latents, but the image encoder is trained.
+        """
+        domains = len(self.module.family.domains)
+        if not isinstance(batch, LatentBatch):
+            return self.encode(domain_images(batch, domains))
+        self._check_encoder_frozen()
+        return batch.clean[:domains].float()
 
     def encode(self, images: Tensor) -> Tensor:
         """(D, B, V, C, h, w) float32 scaled latents of images (D, B, V, 3, H, W) in -1..1."""

@@ -182,6 +182,6 @@ def to_signed(images: Tensor) -> Tensor:
     return images.movedim(-1, -3).float().div_(255 / 2).sub_(1.0)
 
 
-def domain_images(batch: ImageBatch) -> Tensor:
-    """(D, B, V, 3, H, W) float32 in -1..1: colours, then normals."""
-    return torch.stack([to_signed(batch.colour), to_signed(batch.normal)])
+def domain_images(batch: ImageBatch, domains: int = 2) -> Tensor:
+    """(D, B, V, 3, H, W) float32 in -1..1: colours, then normals if D is 2."""
+    return torch.stack([to_signed(each) for each in (batch.colour, batch.normal)[:domains]])

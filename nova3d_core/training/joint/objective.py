@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ..data.batches import ImageBatch, LatentBatch, domain_images, to_signed
+from ..data.batches import ImageBatch, LatentBatch, to_signed
 from ..data.conditioning import sample_conditioning
 from ..losses import network_input
 from ..objective import Objective
@@ -47,17 +47,13 @@ class JointObjective(Objective):
         sigmas = self.sigmas(randomness, step).to(self.device)
         poses = model_poses(batch.elevation_deg, batch.azimuth_deg).to(self.device)
         batch, randomness = batch.to(self.device), randomness.to(self.device)
-        if isinstance(batch, LatentBatch):
-            self._check_encoder_frozen()
-            if batch.colour is None:
-                raise InputError(
-                    "the latents of the training data come without images, which the renders are "
-                    "compared with.",
-                    "Precompute them again with --precompute.keep-images.",
-                )
-            clean = batch.clean[:1].float()
-        else:
-            clean = self.encode(domain_images(batch)[:1])
+        clean = self.clean_latents(batch)
+        if batch.colour is None:
+            raise InputError(
+                "the latents of the training data come without images, which the renders are "
+                "compared with.",
+                "Precompute them again with --precompute.keep-images.",
+            )
         family, config = self.module.family, self.config
         conditioning = sample_conditioning(batch, randomness, config.conditioning, family)
         scaled = network_input(clean, randomness.noise, sigmas)
