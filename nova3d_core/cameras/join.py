@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -136,14 +136,23 @@ def _warn_of_equal_poses(cameras: Cameras) -> None:
     positions = cameras.positions.double()
     centre = viewing_centre(positions, cameras.view_directions.double())
     scale = float((positions - centre).norm(dim=1).mean()) or 1.0
-    near = torch.cdist(positions, positions) < SAME_POSITION * scale
-    for first, second in near.triu(diagonal=1).nonzero().tolist():
+    for first, second in equal_poses(cameras, SAME_POSITION * scale):
+        logger.warning(
+            "views %d and %d have the same pose: is one input connected twice?", first, second
+        )
+        return
+
+
+def equal_poses(cameras: Cameras, tolerance: float) -> Iterator[tuple[int, int]]:
+    """Pairs of views with the same rotation, whose positions differ by at most `tolerance`."""
+    positions = cameras.positions.double()
+    distances = torch.cdist(
+        positions, positions, compute_mode="donot_use_mm_for_euclid_dist"
+    )  # exact for equal positions far from the origin
+    for first, second in (distances <= tolerance).triu(diagonal=1).nonzero().tolist():
         relative = cameras.rotation[first] @ cameras.rotation[second].T
-        if float(rotation_angle_deg(relative[None])[0]) < SAME_POSE_DEG:
-            logger.warning(
-                "views %d and %d have the same pose: is one input connected twice?", first, second
-            )
-            return
+        if float(rotation_angle_deg(relative[None])[0]) <= SAME_POSE_DEG:
+            yield first, second
 
 
 def viewing_centre(positions: Tensor, directions: Tensor) -> Tensor:

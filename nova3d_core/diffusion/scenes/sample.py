@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ...cameras.cameras import Cameras
-from ...cameras.join import cameras_to_origin
-from ...cameras.rotations import rotation_angle_deg
+from ...cameras.join import SAME_POSITION, cameras_to_origin, equal_poses
 from ...compute.host_memory import available_bytes, check_memory
 from ...errors import InputError
 from ...progress import SILENT, Progress, ProgressEvent
@@ -38,12 +37,8 @@ from .model import SceneModel
 from .poses import SceneFrame, check_perspective, scene_frame, square_cameras, square_views
 
 SAMPLING_PATH = "sampling the path"
-EQUAL_POSE_DEG = 0.01
-"""Cameras whose rotations differ by less, and whose positions are equal, have the same pose."""
-EQUAL_POSITION = 1e-4
-"""Positions are equal if they differ by less than this fraction of the cameras' extent."""
 FLOAT32_EPS = 4 * torch.finfo(torch.float32).eps
-"""Or by no more than rounding errors, as a fraction of the largest coordinate."""
+"""Rounding errors of positions, as a fraction of the largest coordinate."""
 EQUAL_IMAGE = 1e-3
 """Mean difference below which two images are the same."""
 BYTES_PER_PIXEL = 4 * 3 * 3
@@ -229,17 +224,11 @@ def _same_pose(sources: Views) -> tuple[int, int] | None:
     positions = sources.cameras.positions.double()
     # of their extent, not of their distance from the origin, which means nothing
     extent = float((positions - positions.mean(dim=0)).norm(dim=1).max())
-    tolerance = max(EQUAL_POSITION * extent, FLOAT32_EPS * float(positions.abs().max()))
-    for first in range(len(sources)):
-        for second in range(first + 1, len(sources)):
-            if float((positions[first] - positions[second]).norm()) > tolerance:
-                continue
-            relative = sources.cameras.rotation[first] @ sources.cameras.rotation[second].T
-            if float(rotation_angle_deg(relative[None])[0]) > EQUAL_POSE_DEG:
-                continue
-            difference = (sources.colour[first] - sources.colour[second]).abs().mean()
-            if float(difference) > EQUAL_IMAGE:
-                return first, second
+    tolerance = max(SAME_POSITION * extent, FLOAT32_EPS * float(positions.abs().max()))
+    for first, second in equal_poses(sources.cameras, tolerance):
+        difference = (sources.colour[first] - sources.colour[second]).abs().mean()
+        if float(difference) > EQUAL_IMAGE:
+            return first, second
     return None
 
 
