@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.completion.config import COMPLETION_METHODS, CompletionConfig
-from .compat import CATEGORY, advanced, mesh_or_file, schema
+from .common_inputs import MAX_SEED, generated_size_input
+from .compat import CATEGORY, mesh_or_file, schema
 from .runtime import SAMPLING_MEMORY_HINT, node_context, with_warnings
 from .sockets import MODEL, VIEWS
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ..nova3d_core.views import Views
     from .model_management import ManagedModel
 
-MAX_SEED = 2**64 - 1
 _DEFAULTS = CompletionConfig()
 
 
@@ -83,10 +83,7 @@ def _inputs() -> list[io.Input]:
         io.Mask.Input(
             "mask", optional=True, tooltip="Foreground mask of the image: 1 on the object."
         ),
-        advanced(io.Int.Input(
-            "size", default=0, min=0, max=2048, step=64, optional=True,
-            tooltip="Image width and height in pixels; 0: the model's training resolution.",
-        )),
+        generated_size_input(optional=True),
     ]  # fmt: skip
 
 

@@ -8,6 +8,13 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.diffusion.families import GUIDANCE_KINDS
 from ..nova3d_core.diffusion.sampling.config import FRAMINGS, SAMPLER_NAMES
+from .common_inputs import (
+    AUTO,
+    foreground_mask_input,
+    generated_size_input,
+    noise_seed_input,
+    object_image_input,
+)
 from .compat import CATEGORY, advanced, schema
 from .runtime import sampling_context, with_warnings
 from .sockets import CAMERA_TYPES, CAMERAS, MODEL, VIEWS, SocketBundle
@@ -19,36 +26,18 @@ if TYPE_CHECKING:
     from ..nova3d_core.diffusion.sampling.pipeline import Sample
     from .model_management import ManagedModel
 
-AUTO = "auto"
-MAX_SEED = 2**64 - 1
-
 
 def _image_inputs(model_tooltip: str) -> list[io.Input]:
     return [
         MODEL.Input("model", tooltip=model_tooltip),
-        io.Image.Input(
-            "image",
-            tooltip="One image of the whole object; it is cropped and resized for the model.",
-        ),
-        io.Mask.Input(
-            "mask",
-            optional=True,
-            tooltip=(
-                "Foreground mask: 1 on the object. Default: the image's alpha channel, else "
-                "everything that is not white."
-            ),
-        ),
+        object_image_input(),
+        foreground_mask_input(),
     ]
 
 
 def _sampling_inputs() -> list[io.Input]:
     return [
-        io.Int.Input(
-            "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True,
-            tooltip=(
-                "Random seed of the noise; the same seed reproduces the views on the same device."
-            ),
-        ),
+        noise_seed_input(),
         io.Int.Input(
             "steps", default=0, min=0, max=1000,
             tooltip=(
@@ -80,10 +69,7 @@ def _sampling_inputs() -> list[io.Input]:
                 "(constant); not used with auto."
             ),
         )),
-        advanced(io.Int.Input(
-            "size", default=0, min=0, max=2048, step=64,
-            tooltip="Image width and height in pixels; 0: the model's training resolution.",
-        )),
+        generated_size_input(),
         io.Combo.Input(
             "sampler", options=list(SAMPLER_NAMES), default="euler", optional=True,
             tooltip=(

@@ -8,7 +8,8 @@ from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.diffusion.families import SCENE_FAMILY
 from ..nova3d_core.diffusion.sampling.config import SAMPLER_NAMES
-from .compat import CATEGORY, advanced, schema
+from .common_inputs import generated_size_input, noise_seed_input
+from .compat import CATEGORY, schema
 from .runtime import sampling_context, with_warnings
 from .sockets import CAMERA_TYPES, MODEL, VIEWS, SocketBundle
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from ..nova3d_core.diffusion.scenes.sample import PathSample
     from ..nova3d_core.views import Views
     from .model_management import ManagedModel
-
-MAX_SEED = 2**64 - 1
 
 
 def _inputs() -> list[io.Input]:
@@ -38,12 +37,7 @@ def _inputs() -> list[io.Input]:
                 "the sources."
             ),
         ),
-        io.Int.Input(
-            "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True,
-            tooltip=(
-                "Random seed of the noise; the same seed reproduces the views on the same device."
-            ),
-        ),
+        noise_seed_input(),
         io.Int.Input(
             "steps", default=0, min=0, max=1000,
             tooltip=f"Denoising steps; 0: the model's default ({SCENE_FAMILY.steps}).",
@@ -63,10 +57,7 @@ def _inputs() -> list[io.Input]:
                 "the same steps; heun: second order, but two network evaluations per step."
             ),
         ),
-        advanced(io.Int.Input(
-            "size", default=0, min=0, max=2048, step=8,
-            tooltip="Image width and height in pixels; 0: the model's training resolution.",
-        )),
+        generated_size_input(step=8),
     ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.v0_0_2 import io
 
 from ..nova3d_core.recursion.config import FEEDBACK_SOURCES
+from .common_inputs import foreground_mask_input, noise_seed_input, object_image_input
 from .compat import CATEGORY, advanced, has_splat_files, schema, splat_file_outputs, splats_output
 from .folders import temporary_path
 from .runtime import sampling_context, with_warnings
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from ..nova3d_core.recursion.sample import RecursiveSample
     from .model_management import ManagedModel
 
-MAX_SEED = 2**64 - 1
-
 
 def _inputs() -> list[io.Input]:
     return [
@@ -27,16 +26,8 @@ def _inputs() -> list[io.Input]:
             "model",
             tooltip="Ouroboros3D: select mv_model_unet.pth in Load Multi-View Model.",
         ),
-        io.Image.Input(
-            "image",
-            tooltip="One image of the whole object; it is cropped and resized for the model.",
-        ),
-        io.Int.Input(
-            "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True,
-            tooltip=(
-                "Random seed of the noise; the same seed reproduces the result on the same device."
-            ),
-        ),
+        object_image_input(),
+        noise_seed_input("result"),
         io.Int.Input(
             "steps", default=0, min=0, max=1000,
             tooltip="Denoising steps; 0: as in the authors' code, 25.",
@@ -69,14 +60,7 @@ def _inputs() -> list[io.Input]:
             "size", default=0, min=0, max=2048, step=64,
             tooltip="Width and height of the views in pixels; 0: the training resolution, 512.",
         )),
-        io.Mask.Input(
-            "mask",
-            optional=True,
-            tooltip=(
-                "Foreground mask: 1 on the object. Default: the image's alpha channel, else "
-                "everything that is not white."
-            ),
-        ),
+        foreground_mask_input(),
     ]  # fmt: skip
 
 
