@@ -24,7 +24,7 @@ POSITION_OCTAVES = 6
 """Frequencies pi 2^k, k = 0 to 5, of the positional encoding."""
 POSITION_CHANNELS = 3 + 2 * 3 * POSITION_OCTAVES
 MIN_DEPTH = 1e-3
-"""Depth below which a point counts as beside the source camera, at the border of its image."""
+"""Smallest depth of a projected point: those behind a camera are far outside its image."""
 VARIANCE_EPS = 1e-6
 """Added to variances: the gradient of a standard deviation of 0 is not defined."""
 
@@ -40,6 +40,13 @@ class ViewPoses:
 
     def __getitem__(self, index: tuple | slice | int) -> ViewPoses:
         return ViewPoses(*(getattr(self, each.name)[index] for each in fields(self)))
+
+    def joined(self, other: ViewPoses) -> ViewPoses:
+        """These views of each scene, then others."""
+        return ViewPoses(
+            torch.cat([self.world_to_camera, other.world_to_camera], dim=1),
+            torch.cat([self.intrinsics, other.intrinsics], dim=1),
+        )
 
     def to(self, device: torch.device | str) -> ViewPoses:
         """The same on a device."""

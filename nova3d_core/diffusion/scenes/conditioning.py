@@ -39,7 +39,24 @@ class EncodedSources:
     maps: Tensor
     """(1, S, C, H/4, W/4) feature maps of the conditioner, on the CPU."""
 
+    def joined(self, other: EncodedSources) -> EncodedSources:
+        """These sources, then others of the same scene."""
+        return EncodedSources(
+            torch.cat([self.signed, other.signed]),
+            self.poses.joined(other.poses),
+            torch.cat([self.tokens, other.tokens], dim=1),
+            torch.cat([self.maps, other.maps], dim=1),
+        )
 
+    def with_first(self, index: int) -> EncodedSources:
+        """The sources, reordered so that one is the first."""
+        order = [index, *(other for other in range(len(self.signed)) if other != index)]
+        return EncodedSources(
+            self.signed[order], self.poses[:, order], self.tokens[:, order], self.maps[:, order]
+        )
+
+
+@torch.no_grad()
 def encode_sources(
     model: SceneModel, sources: Views, frame: SceneFrame, placement: Placement, progress: Progress
 ) -> EncodedSources:

@@ -20,6 +20,7 @@ from ..sampling.config import SampleConfig
 from ..sampling.pipeline import (
     DECODING,
     SAMPLING,
+    NoiseInputs,
     check_size_px,
     decode_latents,
     draw_noise_inputs,
@@ -107,14 +108,21 @@ def sample_path(
     known = square_views(sources, size_px)
     frame = scene_frame([sources.cameras, path])
     windows = plan_windows(known.cameras, path, model.family.views, frame)
+    noise = draw_noise_inputs(model, size_px, config.seed)
     images, coarse = [], []
     for index, window in enumerate(windows):
         part = _window_progress(progress, index, len(windows))
-        given = known if index == 0 else _with_view(known, path[window.path[0] - 1], images[-1][-1])
-        given = _anchor_first(given, window.anchor)
-        targets = _join(given.cameras[:1], path[list(window.path)])
+        if index == 0:
+            given = encoded = encode_sources(model, known, frame, placement, part)
+        else:
+            last = Views(path[window.path[0] - 1], images[-1][-1:])
+            given = encoded.joined(encode_sources(model, last, frame, placement, part))
+            latents = torch.randn(noise.latents.shape, generator=noise.generator)
+            noise = replace(noise, latents=latents)  # other noise for each window
+        given = given.with_first(window.anchor)
+        targets = _join(known.cameras[window.anchor], path[list(window.path)])
         generated, rgb = _sample_window(
-            model, given, targets, frame, config, index, placement, part
+            model, given, targets, frame, config, noise, placement, part
         )
         images.append(generated[1 : 1 + window.kept])
         coarse.append(rgb[1 : 1 + window.kept])
@@ -179,28 +187,23 @@ def nearest_source(sources: Cameras, camera: Cameras, frame: SceneFrame) -> int:
 
 def _sample_window(
     model: SceneModel,
-    sources: Views,
+    encoded: EncodedSources,
     targets: Cameras,
     frame: SceneFrame,
     config: SampleConfig,
-    index: int,
+    noise: NoiseInputs,
     placement: Placement,
     progress: Progress,
 ) -> tuple[Tensor, Tensor]:
     """Images (V, S, S, 3) and coarse colours (V, h, w, 3) of one window."""
-    noise = draw_noise_inputs(model, targets.width, config.seed)
-    latents = noise.latents
-    for _ in range(index):  # other noise for each window
-        latents = torch.randn(latents.shape, generator=noise.generator)
     with torch.no_grad():
-        encoded: EncodedSources = encode_sources(model, sources, frame, placement, progress)
         poses = frame.poses(targets)
         rgb, features = render_features(model, encoded, poses, config, placement, progress)
         latent = image_latent(model, encoded.signed[0], noise.augmentation, placement)
         conditioning = scene_conditioning(model, encoded, latent, features)
         trajectory = level_trajectory(targets, len(targets))
         latents = sample_latents(
-            model, conditioning, trajectory, latents, config, placement, progress
+            model, conditioning, trajectory, noise.latents, config, placement, progress
         )
         images = decode_latents(model, latents, config, placement, progress)
     return images[0], rgb[0].movedim(1, -1)
@@ -232,11 +235,6 @@ def _same_pose(sources: Views) -> tuple[int, int] | None:
     return None
 
 
-def _with_view(sources: Views, camera: Cameras, image: Tensor) -> Views:
-    """The sources and one more view."""
-    return Views(_join(sources.cameras, camera), torch.cat([sources.colour, image[None]]))
-
-
 def _join(first: Cameras, second: Cameras) -> Cameras:
     """Cameras of the same size and world, one after the other."""
     return replace(
@@ -244,9 +242,3 @@ def _join(first: Cameras, second: Cameras) -> Cameras:
         world_to_camera=torch.cat([first.world_to_camera, second.world_to_camera]),
         intrinsics=torch.cat([first.intrinsics, second.intrinsics]),
     )
-
-
-def _anchor_first(sources: Views, anchor: int) -> Views:
-    """The sources, reordered so that one is the first."""
-    order = [anchor, *(index for index in range(len(sources)) if index != anchor)]
-    return sources[order]
