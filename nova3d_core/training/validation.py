@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ WHITE_TOLERANCE = 0.1
 to the nearest unit normal."""
 MIN_SSIM_PX = 11
 """Size of SSIM's window; smaller images have no SSIM."""
+S = TypeVar("S", bound="ValidationSample")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +150,10 @@ def mean_over_unseen_views(metrics: Sequence[dict[str, float | None]]) -> dict[s
     return mean_metrics(metrics[1:])
 
 
+Measured = tuple[Tensor, dict[str, float | None]]
+"""Generated views (D, V, S, S, 3) of an object, and their metrics."""
+
+
 @dataclass(frozen=True, eq=False)
 class ValidationResult:
     """Generated views of held-out objects, and their metrics."""
@@ -170,8 +175,6 @@ def validate(
 ) -> ValidationResult:
     """Generates each object from its first view, always with the same noise, and measures it.
 
-    Objects for which the model's output is not finite are skipped with a warning.
-
     Args:
         model: see `generate_views`.
         samples: held-out objects.
@@ -179,24 +182,39 @@ def validate(
         steps: denoising steps; the family's default if None.
         progress: updated for each object.
     """
+
+    def measure(seed: int, sample: ValidationSample, quiet: Progress) -> Measured:
+        images = generate_views(
+            model, sample.colour[0], placement, seed, steps, quiet, angles_deg=sample.angles_deg
+        )
+        return images, mean_over_unseen_views(view_metrics(images, sample))
+
+    return validate_each(samples, measure, progress)
+
+
+def validate_each(
+    samples: Sequence[S], measure: Callable[[int, S, Progress], Measured], progress: Progress
+) -> ValidationResult:
+    """Generates and measures held-out objects.
+
+    Objects for which an output of the model is not finite are skipped with a warning.
+
+    Args:
+        samples: the objects.
+        measure: generates and measures one, given a seed, the object, and a progress that only
+            checks for cancellation. Raises StageError where an output is not finite.
+        progress: updated for each object.
+    """
     generated, objects = [], []
     quiet = progress.with_reports(None, VALIDATING)
     for seed, sample in enumerate(progress.track(samples, VALIDATING, len(samples))):
         try:
-            images = generate_views(
-                model,
-                sample.colour[0],
-                placement,
-                seed,
-                steps,
-                quiet,
-                angles_deg=sample.angles_deg,
-            )
+            images, metrics = measure(seed, sample, quiet)
         except StageError as error:
             logger.warning("validation: %s", error.message)
             continue
         generated.append(images)
-        objects.append(mean_over_unseen_views(view_metrics(images, sample)))
+        objects.append(metrics)
     return ValidationResult(mean_metrics(objects) if objects else {}, objects, generated)
 
 

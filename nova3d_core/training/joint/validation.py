@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from ...diffusion.model import Placement
 from ...diffusion.sampling.config import SampleConfig
-from ...errors import StageError
-from ...evaluation.metrics.image import mean_metrics, psnr
+from ...evaluation.metrics.image import psnr
 from ...progress import SILENT, Progress
 from ...recursion.config import FeedbackSource, RecursionConfig
 from ...recursion.model import RecursiveModel
 from ...recursion.sample import sample_recursive
 from ...splatting.render import splat_views
-from ..validation import VALIDATING, ValidationResult, ValidationSample
+from ..validation import Measured, ValidationResult, ValidationSample, validate_each
 from .cameras import cameras_of, model_poses
-
-logger = logging.getLogger(__name__)
 
 
 def validate_pair(
@@ -32,7 +28,6 @@ def validate_pair(
 
     Metrics are means over all views but the input: `psnr` of the generated views, `render_psnr` of
     the renders of the splats, and `agreement_psnr` of the renders against the generated views.
-    Objects for which an output is not finite are skipped with a warning.
 
     Args:
         model: the pair, possibly during training.
@@ -42,32 +37,23 @@ def validate_pair(
         progress: updated for each object.
         feedback: what the pair was trained with.
     """
-    generated, objects = [], []
     recursion = RecursionConfig(feedback=feedback)
-    for seed, sample in enumerate(progress.track(samples, VALIDATING, len(samples))):
+
+    def measure(seed: int, sample: ValidationSample, quiet: Progress) -> Measured:
         elevations, azimuths = sample.angles_deg.T[:, None]  # (1, V) each
         cameras = cameras_of(model_poses(elevations, azimuths)[0], sample.colour.shape[1])
         config = SampleConfig(seed=seed, steps=steps, framing="image")
-        try:
-            found = sample_recursive(
-                model,
-                sample.colour[0],
-                None,
-                config,
-                recursion,
-                placement,
-                progress.without_reports(),
-                cameras=cameras,
-            )
-        except StageError as error:
-            logger.warning("validation: %s", error.message)
-            continue
+        image = sample.colour[0]
+        found = sample_recursive(
+            model, image, None, config, recursion, placement, quiet, cameras=cameras
+        )
         views, renders = found.images[0], splat_views(found.splats, cameras).colour
-        generated.append(found.images)
         pairs = {
             "psnr": (views, sample.colour),
             "render_psnr": (renders, sample.colour),
             "agreement_psnr": (renders, views),
         }
-        objects.append({name: psnr(one[1:], two[1:]) for name, (one, two) in pairs.items()})
-    return ValidationResult(mean_metrics(objects) if objects else {}, objects, generated)
+        metrics = {name: psnr(one[1:], two[1:]) for name, (one, two) in pairs.items()}
+        return found.images, metrics
+
+    return validate_each(samples, measure, progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,16 +11,13 @@ from ...diffusion.model import Placement
 from ...diffusion.sampling.config import SampleConfig
 from ...diffusion.scenes.model import SceneModel
 from ...diffusion.scenes.sample import sample_path
-from ...errors import StageError
 from ...evaluation.metrics.image import mean_metrics, psnr
 from ...progress import SILENT, Progress
 from ...views import Views
 from ..config import TrainConfig
 from ..data.stream import object_seed
-from ..validation import VALIDATING, ValidationResult, ValidationSample
+from ..validation import Measured, ValidationResult, ValidationSample, validate_each
 from .data import SceneFolders, room_views
-
-logger = logging.getLogger(__name__)
 
 HELD_OUT_SEED = 2**31 + 2
 """Seed of procedural validation rooms; above all seeds of runs."""
@@ -36,16 +32,6 @@ class SceneSample(ValidationSample):
     views: Views | None = field(default=None, kw_only=True)
     """All views of the clip."""
 
-    @property
-    def source_index(self) -> list[int]:
-        """Views that are sources."""
-        return source_indices(len(self.views))
-
-    @property
-    def path_index(self) -> list[int]:
-        """The other views."""
-        return [index for index in range(len(self.views)) if index not in self.source_index]
-
 
 def source_indices(views: int) -> list[int]:
     """The sources among V views of a clip: evenly spaced, fewer in short clips."""
@@ -53,12 +39,17 @@ def source_indices(views: int) -> list[int]:
     return sorted({round(index * (views - 1) / max(count - 1, 1)) for index in range(count)})
 
 
+def path_indices(views: int) -> list[int]:
+    """The other views of a clip."""
+    sources = source_indices(views)
+    return [index for index in range(views) if index not in sources]
+
+
 def scene_sample(views: Views, key: str) -> SceneSample:
     """A validation sample of a clip."""
-    sources = source_indices(len(views))
-    targets = [index for index in range(len(views)) if index not in sources]
+    targets = views.colour[path_indices(len(views))]
     empty = torch.zeros(0, *views.colour.shape[1:])
-    return SceneSample(views.colour[targets], empty, empty[..., 0], key, views=views)
+    return SceneSample(targets, empty, empty[..., 0], key, views=views)
 
 
 def held_out_clips(config: TrainConfig, count: int) -> Sequence[SceneSample]:
@@ -89,18 +80,14 @@ def validate_scenes(
 
     Arguments as in `training.validation.validate`; the metric is the PSNR of these views.
     """
-    generated, clips = [], []
-    quiet = progress.without_reports()
-    for seed, sample in enumerate(progress.track(samples, VALIDATING, len(samples))):
+
+    def measure(seed: int, sample: SceneSample, quiet: Progress) -> Measured:
+        views = sample.views
+        sources = views[source_indices(len(views))]
+        path = views.cameras[path_indices(len(views))]
         config = SampleConfig(seed=seed, steps=steps)
-        sources, path = sample.views[sample.source_index], sample.views.cameras[sample.path_index]
-        try:
-            result = sample_path(model, sources, path, config, placement, quiet)
-        except StageError as error:
-            logger.warning("validation: %s", error.message)
-            continue
-        images = result.views.colour
-        generated.append(images[None])
+        images = sample_path(model, sources, path, config, placement, quiet).views.colour
         pairs = zip(images, sample.colour, strict=True)
-        clips.append(mean_metrics([{"psnr": psnr(one, true)} for one, true in pairs]))
-    return ValidationResult(mean_metrics(clips) if clips else {}, clips, generated)
+        return images[None], mean_metrics([{"psnr": psnr(one, true)} for one, true in pairs])
+
+    return validate_each(samples, measure, progress)
