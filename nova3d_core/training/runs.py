@@ -166,7 +166,9 @@ def _count_unreadable(source: ObjectStream) -> int:
 
 def prepare(module: TrainModule, config: TrainConfig, accelerator: Any) -> tuple[Any, Any]:
     """Network and optimiser on their device, wrapped by the launcher for several processes."""
-    module.unet.gradient_checkpointing = config.gradient_checkpointing
+    for part in module.children():
+        if hasattr(part, "gradient_checkpointing"):
+            part.gradient_checkpointing = config.gradient_checkpointing
     choose_attention(module, accelerator.device, config.precision)
     for part in module.frozen:
         part.to(accelerator.device)

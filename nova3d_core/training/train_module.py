@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..compute.devices import seeded
-from ..diffusion.codecs.pixels import PixelCodec
+from ..diffusion.codecs.pixels import MEAN, Channels, PixelCodec
 from ..diffusion.codecs.small_encoder import SmallEncoder
 from ..diffusion.families import FAMILIES, Family
 from ..diffusion.model import Codec, ImageEncoder, MultiviewModel
+from ..diffusion.network.config import UNetConfig
 from ..diffusion.network.unet import VideoUNet
 from ..diffusion.sampling.conditioning import added_embed_dim
 from ..errors import InputError
@@ -62,6 +64,10 @@ class ModelModule(nn.Module):
         """Frozen modules, which have to be moved to the device."""
         return self.codec, self.image_encoder
 
+    def sized_family(self, size_px: int | None) -> Family:
+        """The family with the size of the images of the training; unchanged if None."""
+        return self.family if size_px is None else replace(self.family, size_px=size_px)
+
 
 class TrainModule(ModelModule):
     """UNet and image encoder as one module that launchers can wrap.
@@ -101,9 +107,13 @@ class TrainModule(ModelModule):
             added_embeds: (B, V, A) sinusoidal embeddings.
             camera_task: (D, B, V, 10), or None.
         """
-        context = image if self.encoder is None else self.encoder.embed(image)  # (B, 1, Cc)
-        context = context * keep_embedding[:, None, None]
+        context = self.context(image, keep_embedding)
         return self.unet(x, c_noise, context, added_embeds, camera_task)
+
+    def context(self, image: Tensor, keep_embedding: Tensor) -> Tensor:
+        """(B, 1, Cc) context tokens after dropout; arguments as of `forward`."""
+        context = image if self.encoder is None else self.encoder.embed(image)
+        return context * keep_embedding[:, None, None]
 
     def model(self, source: str = "", size_px: int | None = None) -> MultiviewModel:
         """The parts as a model that can be sampled, not copied.
@@ -112,29 +122,46 @@ class TrainModule(ModelModule):
             source: its file, for messages.
             size_px: size of the images of its training; the family's if None.
         """
-        family = self.family if size_px is None else replace(self.family, size_px=size_px)
+        family = self.sized_family(size_px)
         return MultiviewModel(family, self.unet, self.codec, self.image_encoder, source)
 
 
 def check_parts(unet: VideoUNet, codec: Codec, family: Family) -> None:
     """Raises InputError unless network, codec and family are compatible."""
-    config = unet.config
     required = {
         "domains": len(family.domains),
         "in_channels": 2 * codec.latent_channels,
         "out_channels": codec.latent_channels,
         "add_embed_dim": added_embed_dim(family),
     }
+    check_unet_config(
+        unet.config,
+        required,
+        f"family {family.name} with its codec",
+        "Change network.unet in the training settings.",
+    )
+
+
+def check_unet_config(
+    config: UNetConfig, required: Mapping[str, int], subject: str, hint: str
+) -> None:
+    """Raises InputError unless the settings of a network have the values that a subject requires.
+
+    Args:
+        config: of the network.
+        required: values by name.
+        subject: what requires them.
+        hint: of the error.
+    """
     for name, value in required.items():
-        if getattr(config, name) != value:
+        found = getattr(config, name)
+        if found != value:
             raise InputError(
-                f"the UNet to train has {name} = {getattr(config, name)}, family {family.name} "
-                f"with its codec requires {value}.",
-                "Change network.unet in the training settings.",
+                f"the UNet to train has {name} = {found}, {subject} requires {value}.", hint
             )
 
 
-def check_image_size(module: TrainModule, size_px: int) -> None:
+def check_image_size(module: ModelModule, size_px: int) -> None:
     """Raises InputError unless the network can downsample latents of such images evenly."""
     levels = len(module.unet.config.channel_mult)
     multiple = module.codec.factor * 2 ** (levels - 1)
@@ -159,12 +186,13 @@ def init_train_module(config: NetworkConfig, family: Family, seed: int) -> Train
         unet = VideoUNet(config.unet)
         encoder = SmallEncoder(config.encoder_channels, config.unet.context_dim)
     init_as_identity(unet, config.residual_init_scale)
-    codec = PixelCodec(
-        config.codec_factor,
-        std=config.codec_std,
-        cosines=config.codec_dct_weights or None,
-    )
-    return TrainModule(unet, encoder, codec, family)
+    return TrainModule(unet, encoder, make_pixel_codec(config), family)
+
+
+def make_pixel_codec(config: NetworkConfig, mean: Channels = MEAN) -> PixelCodec:
+    """The pixel codec of a run from random weights."""
+    cosines = config.codec_dct_weights or None
+    return PixelCodec(config.codec_factor, mean, config.codec_std, cosines)
 
 
 @torch.no_grad()

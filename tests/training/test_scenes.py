@@ -16,8 +16,9 @@ from nova3d_core.io.views.transforms_json import write_views
 from nova3d_core.training.config import TrainConfig
 from nova3d_core.training.dispatch import build_module, make_objective
 from nova3d_core.training.export import export_run
+from nova3d_core.training.launch import make_accelerator
 from nova3d_core.training.presets import read_train_config
-from nova3d_core.training.runs import train
+from nova3d_core.training.runs import prepare, train
 from nova3d_core.training.scenes.data import (
     ProceduralScenes,
     SceneFolders,
@@ -141,6 +142,13 @@ def test_new_features_have_no_effect_at_the_start():
     module = build_module(tiny_config())
     channels = module.conditioner.config.feature_channels
     assert not bool(module.unet.input_blocks[0][0].weight[:, -channels:].any())
+
+
+def test_gradient_checkpointing_of_a_run_includes_the_conditioner():
+    config = replace(tiny_config(), gradient_checkpointing=True)
+    module = build_module(config)
+    prepare(module, config, make_accelerator(cpu=True))
+    assert module.unet.gradient_checkpointing and module.conditioner.gradient_checkpointing
 
 
 def test_a_run_resumes_exports_and_samples(tmp_path):

@@ -10,14 +10,13 @@ import torch
 from torch import nn
 
 from ...compute.devices import seeded
-from ...diffusion.codecs.pixels import PixelCodec
 from ...diffusion.codecs.small_encoder import SmallEncoder
 from ...diffusion.families import FAMILIES
 from ...diffusion.model import Codec, ImageEncoder
 from ...diffusion.network.feedback_unet import FeedbackUNet
 from ...diffusion.network.unet import VideoUNet
 from ...errors import InputError
-from ...perceptual.lpips import Lpips, load_lpips
+from ...perceptual.lpips import load_lpips
 from ...progress import SILENT, Progress
 from ...reconstruction.load import load_reconstruction
 from ...reconstruction.network import Lgm
@@ -27,7 +26,7 @@ from ...weights.discovery.companions import resolve_unet_file
 from ...weights.discovery.locate import inspect_file
 from ...weights.load import load_model, load_svd
 from ..config import TrainConfig
-from ..train_module import copy_weights, init_as_identity
+from ..train_module import copy_weights, init_as_identity, make_pixel_codec
 from .config import FAMILY, JointConfig
 from .module import JointModule
 
@@ -47,8 +46,9 @@ def build_joint_module(config: TrainConfig, progress: Progress = SILENT) -> Join
         InputError: a file is another model or missing; a network has no time embedding; LPIPS is
             missing.
     """
-    lpips = _lpips(config.joint)
-    joint, pair = config.joint, _start_pair(config)
+    joint = config.joint
+    lpips = load_lpips("alex") if joint.lpips_weight else None
+    pair = _start_pair(config)
     if pair is not None:
         _warn_of_other_coordinates(pair, joint)
         other = joint.reconstruction_start or str(find_reconstruction(pair, progress=progress))
@@ -58,11 +58,7 @@ def build_joint_module(config: TrainConfig, progress: Progress = SILENT) -> Join
         unet, codec, encoder = _load_views_model(config, progress)
     else:
         network = config.network
-        codec = PixelCodec(
-            network.codec_factor,
-            std=network.codec_std,
-            cosines=network.codec_dct_weights or None,
-        )
+        codec = make_pixel_codec(network)
         with seeded(config.seed):
             unet = FeedbackUNet(replace(network.unet, feedback_factor=codec.factor))
             encoder = SmallEncoder(network.encoder_channels, network.unet.context_dim)
@@ -189,7 +185,3 @@ def init_splats(network: Lgm) -> None:
     nn.init.eye_(weight[..., 0, 0])
     bias.zero_()
     bias[4:7] = -1.0  # scale 0.03
-
-
-def _lpips(config: JointConfig) -> Lpips | None:
-    return load_lpips("alex") if config.lpips_weight else None

@@ -27,7 +27,7 @@ from ...reconstruction.reconstruct import network_input
 from ...recursion.model import RecursiveModel
 from ...splatting.constants import RELEASED_BLUR_PX2
 from ...splatting.render import render_splats
-from ..losses import edm_loss
+from ..losses import edm_loss, expand_sigmas
 from ..train_module import TrainModule
 from .cameras import cameras_of, focal_per_width, single_cameras
 from .config import FAMILY, JointConfig
@@ -80,6 +80,10 @@ class Renders:
     """(B, V, S, S) accumulated depth, not divided by the opacity."""
     opacities: Tensor
     """(B, V, S, S) in 0..1."""
+
+    def of_objects(self, chosen: Tensor | slice) -> Renders:
+        """Some of the objects."""
+        return Renders(self.colours[chosen], self.depths[chosen], self.opacities[chosen])
 
 
 class JointModule(TrainModule):
@@ -149,7 +153,7 @@ class JointModule(TrainModule):
         count = len(inputs.views)
         targets = torch.cat([inputs.views, inputs.views])
         reconstruction = self._render_loss(renders.colours, targets).unflatten(0, (2, count))
-        noisy = Renders(**{name: value[:count] for name, value in vars(renders).items()})
+        noisy = renders.of_objects(slice(count))
         diffusion = self._diffusion_losses(inputs, predictions, noisy)
         return torch.stack([diffusion, reconstruction.mean(dim=0)])
 
@@ -197,8 +201,7 @@ class JointModule(TrainModule):
 
     def predict(self, inputs: JointInputs, feedback: Feedback) -> Tensor:
         """(1, B, V, C, h, w) output of the multi-view network F."""
-        context = inputs.image if self.encoder is None else self.encoder.embed(inputs.image)
-        context = context * inputs.keep_embedding[:, None, None]
+        context = self.context(inputs.image, inputs.keep_embedding)
         c_noise = 0.25 * inputs.sigmas.log()
         return self.unet(inputs.x, c_noise, context, inputs.added_embeds, None, feedback)
 
@@ -225,8 +228,7 @@ class JointModule(TrainModule):
         if not len(chosen):
             return first
         part = inputs.of_objects(chosen)
-        own = Renders(**{name: value[chosen] for name, value in vars(renders).items()})
-        feedback = self.feedback(own, part.poses, inputs.views.shape[-1])
+        feedback = self.feedback(renders.of_objects(chosen), part.poses, inputs.views.shape[-1])
         second = self.predict(part, feedback)
         losses = edm_loss(second, part.clean, part.noise, part.sigmas)[0]
         return first.index_copy(0, chosen, losses)
@@ -244,7 +246,7 @@ class JointModule(TrainModule):
 
 def denoised(predictions: Tensor, inputs: JointInputs) -> Tensor:
     """(1, B, V, C, h, w) float32 estimate D = c_skip x + c_out F of the clean latents."""
-    sigma = inputs.sigmas[None, :, None, None, None, None]
+    sigma = expand_sigmas(inputs.sigmas)
     scale = torch.rsqrt(1.0 + sigma * sigma)
     return scale * inputs.scaled - sigma * scale * predictions
 

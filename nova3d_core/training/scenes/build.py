@@ -30,8 +30,7 @@ def build_scene_module(config: TrainConfig, progress: Progress = SILENT) -> Scen
     """
     size_px, scene = config.data.size_px, config.scene
     if not config.start:
-        module = init_scene_module(config.network, scene, size_px, config.seed)
-        return _with_checkpointing(module, config)
+        return init_scene_module(config.network, scene, size_px, config.seed)
     path = resolve_unet_file(resolve_model_file(config.start))
     family = scene_family(scene, size_px)
     found = inspect_file(path).identity
@@ -48,16 +47,8 @@ def build_scene_module(config: TrainConfig, progress: Progress = SILENT) -> Scen
         unet, codec, encoder = model.unet, model.codec, model.image_encoder
         if isinstance(model, SceneModel):
             copied = map(copy_weights, (unet, model.conditioner, encoder))
-            module = SceneTrainModule(*copied, codec, family)
-            return _with_checkpointing(module, config)
+            return SceneTrainModule(*copied, codec, family)
     with seeded(config.seed):
         conditioner = PixelNerf(scene.conditioner)
     widen_input(copy_weights(unet), scene.conditioner.feature_channels)
-    module = SceneTrainModule(unet, conditioner, copy_weights(encoder), codec, family)
-    return _with_checkpointing(module, config)
-
-
-def _with_checkpointing(module: SceneTrainModule, config: TrainConfig) -> SceneTrainModule:
-    """The module; its conditioner recomputes activations where the run does."""
-    module.conditioner.gradient_checkpointing = config.gradient_checkpointing
-    return module
+    return SceneTrainModule(unet, conditioner, copy_weights(encoder), codec, family)

@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 from ...compute.devices import seeded
-from ...diffusion.codecs.pixels import PixelCodec
 from ...diffusion.codecs.small_encoder import SmallEncoder
 from ...diffusion.families import SCENE_FAMILY, Family
 from ...diffusion.model import Codec, ImageEncoder
 from ...diffusion.network.pixelnerf import PixelNerf, ViewPoses
 from ...diffusion.network.unet import VideoUNet
-from ...diffusion.sampling.conditioning import SCALAR_EMBED_DIM
+from ...diffusion.sampling.conditioning import added_embed_dim
 from ...diffusion.scenes.model import SceneModel, widen_input
-from ...errors import InputError
 from ..config import NetworkConfig
-from ..train_module import ModelModule
+from ..train_module import ModelModule, check_unet_config, init_as_identity, make_pixel_codec
 from .config import SceneConfig
 
 PIXEL_MEAN = 0.0
@@ -112,7 +110,7 @@ class SceneTrainModule(ModelModule):
     def model(self, source: str = "", size_px: int | None = None) -> SceneModel:
         """The parts as a model that can be sampled, not copied; see `TrainModule.model`."""
         return SceneModel(
-            self.family if size_px is None else replace(self.family, size_px=size_px),
+            self.sized_family(size_px),
             self.unet,
             self.codec,
             self.image_encoder,
@@ -130,16 +128,14 @@ def check_scene_parts(
         "domains": 1,
         "in_channels": 2 * latents + conditioner.config.feature_channels,
         "out_channels": latents,
-        "add_embed_dim": SCALAR_EMBED_DIM * len(family.added_conditions),
+        "add_embed_dim": added_embed_dim(family),
     }
-    for name, value in required.items():
-        if getattr(unet.config, name) != value:
-            raise InputError(
-                f"the UNet to train has {name} = {getattr(unet.config, name)}, a model for scenes "
-                f"with this codec and conditioner requires {value}.",
-                "Change network.unet in the training settings; in_channels there is without the "
-                "features.",
-            )
+    check_unet_config(
+        unet.config,
+        required,
+        "a model for scenes with this codec and conditioner",
+        "Change network.unet in the training settings; in_channels there is without the features.",
+    )
 
 
 def init_scene_module(
@@ -153,18 +149,11 @@ def init_scene_module(
         size_px: size of the images.
         seed: of the weights.
     """
-    from ..train_module import init_as_identity
-
     with seeded(seed):
         unet = VideoUNet(network.unet)
         encoder = SmallEncoder(network.encoder_channels, network.unet.context_dim)
         conditioner = PixelNerf(scene.conditioner)
     init_as_identity(unet, network.residual_init_scale)
     widen_input(unet, scene.conditioner.feature_channels)
-    codec = PixelCodec(
-        network.codec_factor,
-        mean=PIXEL_MEAN,
-        std=network.codec_std,
-        cosines=network.codec_dct_weights or None,
-    )
+    codec = make_pixel_codec(network, PIXEL_MEAN)
     return SceneTrainModule(unet, conditioner, encoder, codec, scene_family(scene, size_px))
