@@ -15,7 +15,7 @@ from ..progress import Progress
 from ..weights.discovery.built_in import BUILT_IN_NAME
 from .console import print_json, print_out
 from .failures import memory_errors
-from .sampling import MAX_IMAGE_PX, Dtype, existing_model_file
+from .sampling import MAX_IMAGE_PX, Dtype, existing_model_file, network_dtype
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,6 @@ class Complete:
 
     def run(self, progress: Progress) -> None:
         """Runs the command."""
-        import torch
-
         from ..completion.complete import complete_texture
         from ..compute.devices import resolve_device
         from ..diffusion.model import OneDevice
@@ -74,8 +72,7 @@ class Complete:
             None if file is None else read(file, longest_px=MAX_IMAGE_PX)
             for file, read in ((self.image, read_image), (self.mask, read_mask))
         )
-        default = torch.float32 if device.type == "cpu" else torch.float16
-        dtype = default if self.dtype == "auto" else getattr(torch, self.dtype)
+        dtype = network_dtype(self.dtype, device)
         load_dtype = None if device.type == "cpu" else dtype
         model = load_model(path, dtype=load_dtype, folders=self.folder, progress=progress)
         placement = OneDevice(model, device, dtype)

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..progress import Progress
 from .console import print_json, print_out
 from .failures import memory_errors
-from .sampling import Dtype, existing_model_file
+from .sampling import Dtype, existing_model_file, network_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -144,13 +144,10 @@ class SamplePath:
         Raises:
             InputError: the file holds another model.
         """
-        import torch
-
         from ..diffusion.scenes.model import check_scene_model
         from ..weights.load import load_model
 
-        default = torch.float32 if device.type == "cpu" else torch.float16
-        dtype = default if self.dtype == "auto" else getattr(torch, self.dtype)
+        dtype = network_dtype(self.dtype, device)
         path = existing_model_file(self.model, self.folder)
         model = load_model(path, dtype=dtype, folders=self.folder, progress=progress)
         return check_scene_model(model), dtype

@@ -53,6 +53,15 @@ def existing_model_file(name: Path | str, folders: Sequence[Path]) -> Path:
     return path
 
 
+def network_dtype(name: Dtype, device: torch.device) -> torch.dtype:
+    """The dtype in which a network computes: as set, else float32 on a CPU and float16 on a GPU."""
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    return torch.float32 if device.type == "cpu" else torch.float16
+
+
 @dataclass(frozen=True)
 class GeneratedViews:
     """The views that a model generated from an image."""
@@ -155,7 +164,7 @@ class SamplingOptions:
         mask = None if self.mask is None else read_mask(self.mask, longest_px=MAX_IMAGE_PX)
         path = existing_model_file(self.model, self.folder)
         estimator_folder = self._estimator_folder()
-        dtype = self._dtype(device)
+        dtype = network_dtype(self.dtype, device)
         # cast weights for a GPU while loading; memory-map the file for the CPU
         load_dtype = None if device.type == "cpu" else dtype
         start = time.perf_counter()
@@ -258,13 +267,6 @@ class SamplingOptions:
             decode_chunk_size=self.decode_chunk_size,
             memory_gib=self.memory_gib,
         )
-
-    def _dtype(self, device: torch.device) -> torch.dtype:
-        import torch
-
-        if self.dtype != "auto":
-            return getattr(torch, self.dtype)
-        return torch.float32 if device.type == "cpu" else torch.float16
 
     def _cameras(self, family: Family) -> Cameras | None:
         """The cameras of an orbit of varying elevation; None for the model's default orbit."""

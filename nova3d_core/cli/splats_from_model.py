@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..progress import Progress
 from ..reconstruction.config import ReconstructConfig
 from .failures import memory_errors
-from .sampling import Dtype, existing_model_file
+from .sampling import Dtype, existing_model_file, network_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -54,15 +54,12 @@ class ReconstructionOptions:
         self, views: Views, device: torch.device, progress: Progress
     ) -> tuple[Reconstruction, dict[str, float]]:
         """The splats of the views, and the wall time of loading and of the forward pass."""
-        import torch
-
         from ..reconstruction.load import load_reconstruction
         from ..reconstruction.model import ReconstructionOnDevice
         from ..reconstruction.reconstruct import reconstruct_splats
 
         path = existing_model_file(self.model, self.folder)
-        default = torch.float32 if device.type == "cpu" else torch.float16
-        dtype = default if self.dtype == "auto" else getattr(torch, self.dtype)
+        dtype = network_dtype(self.dtype, device)
         start = time.perf_counter()
         model = load_reconstruction(path, dtype=dtype, progress=progress)
         loaded = time.perf_counter()
