@@ -30,13 +30,13 @@ def path_through(cameras: Cameras, count: int) -> Cameras:
     check_between("the number of cameras of the path", count, 1, 4096)
     if len(cameras) == 0:
         raise InputError("there are no cameras to lay a path through.", "Give at least one camera.")
-    places = torch.linspace(0.0, len(cameras) - 1.0, count, dtype=torch.float64)  # (N,)
-    first = places.floor().long().clamp_max(max(len(cameras) - 2, 0))
+    steps = torch.linspace(0.0, len(cameras) - 1.0, count, dtype=torch.float64)  # (N,)
+    first = steps.floor().long().clamp_max(max(len(cameras) - 2, 0))
     second = (first + 1).clamp_max(len(cameras) - 1)
-    blend = places - first
+    blend = steps - first
     rotation = cameras.rotation.double()
-    turn = matrix_to_axis_angle(rotation[second] @ rotation[first].transpose(1, 2))  # (N, 3)
-    rotations = axis_angle_to_matrix(blend[:, None] * turn) @ rotation[first]
+    axis_angle = matrix_to_axis_angle(rotation[second] @ rotation[first].transpose(1, 2))  # (N, 3)
+    rotations = axis_angle_to_matrix(blend[:, None] * axis_angle) @ rotation[first]
     positions = _interpolate(cameras.positions.double(), first, second, blend)
     poses = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
     poses[:, :3, :3] = rotations

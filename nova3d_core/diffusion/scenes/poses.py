@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 FARTHEST = 1.5
 """Distance of the farthest camera from the mean camera, in normalised units (V3D)."""
 MIN_EXTENT = 1e-6
-"""Cameras closer together than this fraction of their distance from the origin share one place."""
-ONE_PLACE_SCALE = 1.0
-"""Normalised units per world unit where all cameras stand in one place."""
+"""Cameras closer together than this fraction of their distance from the origin are not distinct."""
+ONE_POSITION_SCALE = 1.0
+"""Normalised units per world unit where all cameras have one position."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +47,13 @@ class SceneFrame:
 def scene_frame(cameras: Sequence[Cameras]) -> SceneFrame:
     """The normalised frame of all cameras of a scene: centred on the mean, the farthest at 1.5.
 
-    Cameras that all stand in one place have no extent: their frame keeps the world's scale.
+    Cameras that all have one position have no extent: their frame keeps the world's scale.
     """
     positions = torch.cat([each.positions.double().cpu() for each in cameras])  # (V, 3)
     centre = positions.mean(dim=0)
     extent = float((positions - centre).norm(dim=1).max())
     if extent <= MIN_EXTENT * max(float(positions.norm(dim=1).max()), 1.0):
-        return SceneFrame(centre, ONE_PLACE_SCALE)
+        return SceneFrame(centre, ONE_POSITION_SCALE)
     return SceneFrame(centre, FARTHEST / extent)
 
 

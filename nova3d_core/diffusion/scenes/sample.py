@@ -171,7 +171,7 @@ def plan_windows(
 
 
 def _reflect(index: int, count: int) -> int:
-    """Position of an index on a path of `count` places that is followed back and forth."""
+    """Position of an index on a path of `count` cameras that is followed back and forth."""
     if count == 1:
         return 0
     index %= 2 * (count - 1)
