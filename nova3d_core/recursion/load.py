@@ -21,6 +21,7 @@ from ..reconstruction.load import (
 )
 from ..weights.build.load_state import component_bytes
 from ..weights.discovery.companions import resolve_unet_file
+from ..weights.discovery.layouts import Identity
 from ..weights.discovery.locate import FoundFile, default_folders, find_models, inspect_file
 from ..weights.discovery.registry import RECONSTRUCTION, UNET
 from ..weights.files.inspect import is_model_name, read_header
@@ -36,7 +37,11 @@ PUBLISHED_NAME = "recon_model"
 
 def is_recursive(path: Path | str) -> bool:
     """Whether a file is the multi-view model of such a pair."""
-    identity = inspect_file(resolve_unet_file(path)).identity
+    return generates_feedback_views(inspect_file(resolve_unet_file(path)).identity)
+
+
+def generates_feedback_views(identity: Identity | None) -> bool:
+    """`is_recursive` of a file whose contents are known."""
     return identity is not None and identity.family == FAMILY and UNET in identity.parts
 
 
@@ -79,19 +84,7 @@ def load_recursive(
     needed = _reconstruction_bytes(Path(other), dtype)
     views = load_model(path, folders=folders, with_feedback=True, reserve_bytes=needed, **settings)
     own = load_reconstruction(other, **settings)
-    if not own.network.config.time_channels:
-        raise InputError(
-            f"{other} is LGM, whose network is not conditioned on the noise level.",
-            "Use Ouroboros3D's recon_model.pth.",
-        )
-    parts = {name: getattr(views, name) for name in ("unet", "codec", "image_encoder")}
-    return RecursiveModel(
-        views.family,
-        **parts,
-        source=str(path),
-        reconstruction=own,
-        coordinates=coordinate_kind(path),
-    )
+    return RecursiveModel(**vars(views), reconstruction=own, coordinates=coordinate_kind(path))
 
 
 def coordinate_kind(path: Path) -> CoordinateKind:
@@ -153,7 +146,17 @@ def _candidates(files: Sequence[FoundFile], path: Path) -> list[Path]:
 
 
 def _reconstruction_bytes(path: Path, dtype: torch.dtype | None) -> int:
-    """Memory of the reconstruction model's weights; raises InputError unless it is one."""
+    """Memory of the reconstruction model's weights.
+
+    Raises:
+        InputError: the file is another model, or its network is not conditioned on the noise level.
+    """
     identify_reconstruction(path)
     with open_weights(path) as file:
-        return component_bytes(reconstruction_component(file), dtype)
+        component = reconstruction_component(file)
+        if not component.module.config.time_channels:
+            raise InputError(
+                f"{path} is LGM, whose network is not conditioned on the noise level.",
+                "Use Ouroboros3D's recon_model.pth.",
+            )
+        return component_bytes(component, dtype)
