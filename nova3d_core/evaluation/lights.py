@@ -15,6 +15,7 @@ from ..mesh import Mesh
 from ..progress import SILENT, Progress
 from ..rendering.config import RenderConfig
 from ..rendering.shading import interpolate, surface_colour
+from ..rendering.surface_samples import random_surface_points
 from ..rendering.views import render_views
 from ..views import Views
 
@@ -143,14 +144,8 @@ def nearest_surface(mesh: Mesh, points: Tensor, samples: int = 400_000) -> Neare
 
     if mesh.normals is None:
         mesh = mesh.with_smooth_normals()
-    random = torch.Generator().manual_seed(0)
-    areas = mesh.face_areas.double()
-    target = torch.rand(samples, generator=random, dtype=torch.float64) * areas.sum()
-    face = torch.searchsorted(areas.cumsum(0), target).clamp_max(len(areas) - 1)
-    u, v = torch.rand(2, samples, generator=random)
-    weights = torch.stack([1.0 - u.sqrt(), u.sqrt() * (1.0 - v), u.sqrt() * v], dim=1)
-    corners = mesh.faces[face]
-    positions = interpolate(mesh.vertices, corners, weights)
+    face, weights = random_surface_points(mesh, samples, seed=0)
+    positions = interpolate(mesh.vertices, mesh.faces[face], weights)
     index = torch.from_numpy(cKDTree(positions.numpy()).query(points.numpy())[1])
     chosen, own = face[index], weights[index]
     normal = functional.normalize(interpolate(mesh.normals, mesh.faces[chosen], own), dim=1)

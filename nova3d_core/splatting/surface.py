@@ -23,6 +23,7 @@ from ..meshing.isosurface import extract_surface
 from ..progress import SILENT, Progress
 from ..rendering.config import RenderConfig
 from ..rendering.shading import interpolate, surface_colour
+from ..rendering.surface_samples import random_surface_points
 from ..rendering.views import render_views
 from ..splats import Splats
 from ..texturing.bake import bake_vertex_colours
@@ -83,7 +84,8 @@ def splats_on_mesh(mesh: Mesh, count: int, seed: int) -> Splats:
         count: number of splats.
         seed: of the random points.
     """
-    positions, face, barycentric = _sample(mesh, count, seed)
+    face, barycentric = random_surface_points(mesh, count, seed)
+    positions = interpolate(mesh.vertices, mesh.faces[face], barycentric)
     normals = mesh.face_normals[face]
     if mesh.normals is not None:
         normals = interpolate(mesh.normals, mesh.faces[face], barycentric)
@@ -98,19 +100,6 @@ def splats_on_mesh(mesh: Mesh, count: int, seed: int) -> Splats:
         opacities=torch.full((count,), OPACITY),
         colours=surface_colour(mesh, face, barycentric),
     )
-
-
-def _sample(mesh: Mesh, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random points (N, 3) of a mesh, their faces (N,) and barycentric coordinates (N, 3)."""
-    random = torch.Generator().manual_seed(seed)
-    cumulative = mesh.face_areas.double().cumsum(dim=0)
-    drawn = torch.rand(count, generator=random, dtype=torch.float64) * cumulative[-1]
-    face = torch.searchsorted(cumulative, drawn).clamp_max(len(cumulative) - 1)
-    # uniform in a triangle: the square root of one number, and a second one
-    root, other = torch.rand(2, count, generator=random).unbind()
-    root = root.sqrt()
-    barycentric = torch.stack([1.0 - root, root * (1.0 - other), root * other], dim=1)
-    return interpolate(mesh.vertices, mesh.faces[face], barycentric), face, barycentric
 
 
 def novel_views(mesh: Mesh, cameras: Cameras, progress: Progress = SILENT) -> Views:

@@ -14,6 +14,7 @@ from ...mesh import Mesh
 from ...progress import Progress
 from ...rendering.raycast import RayCaster
 from ...rendering.shading import interpolate
+from ...rendering.surface_samples import random_surface_points
 from ...views import Views
 from ..exposure import estimate_gains
 from ..observations import Observations, collect_observations
@@ -96,13 +97,7 @@ def sample_points(mesh: Mesh, count: int, seed: int) -> Texels:
         count: number of points.
         seed: the same seed on the same mesh gives the same points.
     """
-    random = torch.Generator().manual_seed(seed)
-    total = mesh.face_areas.double().cumsum(0)
-    target = torch.rand(count, generator=random, dtype=torch.float64) * total[-1]
-    face = torch.searchsorted(total, target).clamp_max(len(total) - 1)
-    u, v = torch.rand(2, count, generator=random)
-    root = u.sqrt()
-    barycentric = torch.stack([1.0 - root, root * (1.0 - v), root * v], dim=1)
+    face, barycentric = random_surface_points(mesh, count, seed)
     corners = mesh.faces[face]
     normal = functional.normalize(interpolate(mesh.normals, corners, barycentric), dim=1, eps=1e-12)
     position = interpolate(mesh.vertices, corners, barycentric)
