@@ -97,7 +97,7 @@ class SplatFitReport:
     perceptual: str
     """aligned, lpips or none."""
     init: str
-    """Where the splats started: surface, hull, or given."""
+    """Where the splats started: surface, mesh, hull or given."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain containers, for JSON."""
@@ -372,7 +372,8 @@ class _Fit:
             self.parameters.keep(kept)
 
     def _step(self, step: int) -> None:
-        if self.novel is not None and step % NOVEL_EVERY == NOVEL_EVERY - 1:
+        is_novel = self.novel is not None and step % NOVEL_EVERY == NOVEL_EVERY - 1
+        if is_novel:
             view = self.novel.next(self.random)
             image = self._render_at(self.novel.cameras[view])
             loss = NOVEL_WEIGHT * self._loss(image, self.novel.targets[view])
@@ -383,8 +384,9 @@ class _Fit:
                 with torch.no_grad():
                     target = self.warps.apply_to(target, view)
             loss = self._loss(image, target)
-            self.losses.append(float(loss.detach()))
         value = float(loss.detach())
+        if not is_novel:
+            self.losses.append(value)
         if not value < float("inf"):  # also NaN
             raise StageError(
                 STAGE, f"the loss became {value}.", "Check the views for invalid cameras."

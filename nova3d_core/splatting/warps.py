@@ -42,8 +42,7 @@ class ViewWarps:
 
     def displacement_px(self, view: int) -> Tensor:
         """(H, W, 2) displacement of a view in pixels: bicubic between its nodes."""
-        nodes = self.nodes_px[view] * float(view > 0)
-        return bicubic_image(nodes, *self._size)
+        return bicubic_image(self.nodes_px[view], *self._size)
 
     def apply_to(self, image: Tensor, view: int) -> Tensor:
         """The image of a view at displaced pixels, its RGB multiplied by the gains.
