@@ -89,7 +89,7 @@ class Arguments:
 
 
 class Pool(ObjectStream):
-    """A fixed set of objects, in turns.
+    """A fixed set of objects, repeated in order.
 
     Args:
         items: the objects.
@@ -112,7 +112,7 @@ class Pool(ObjectStream):
 
 
 def render_objects(seed: int, count: int, size_px: int) -> list[dict[str, Any]]:
-    """Procedural objects in the level orbit of the family, turned by random yaws."""
+    """Procedural objects in the level orbit of the family, rotated by random yaws."""
     image = ImageConfig(size_px=size_px, family=FAMILY)
     level = replace(image.orbit, motion="level")
     items = []

@@ -263,11 +263,12 @@ class TrainConfig:
             seed=(0, 2**31 - 1),
             input_view_weight=(0.0, 100.0),
         )
-        if self.family not in (*TRAINING_ORBITS, SCENE_FAMILY.name):
+        trained = (*TRAINING_ORBITS, SCENE_FAMILY.name)
+        if self.family not in trained:
             raise InputError(
                 f"family {self.family} cannot be trained here: its network is not a video UNet "
                 "that predicts v.",
-                f"Train {', '.join(TRAINING_ORBITS)}.",
+                f"Train {', '.join(trained)}.",
             )
         starts = [stage.start for stage in self.noise]
         if not starts or starts[0] != 0.0 or starts != sorted(starts) or starts[-1] > 1.0:

@@ -120,26 +120,22 @@ class TrainLoop:
         """The batch of a step and all its random numbers."""
         family, config, codec = self.module.family, self.config, self.module.codec
         start = self.accelerator.process_index * len(objects)
-        side = config.data.size_px // codec.factor
+        size_px = config.data.size_px
+        side = size_px // codec.factor
         shape = (len(family.domains), family.views, codec.latent_channels, side, side)
         indices = range(start, start + len(objects))
+        batch: ImageBatch | LatentBatch | SceneBatch
         if config.family == SCENE_FAMILY.name:
             most = config.scene.max_sources
-            clips = collate_scenes(objects, indices, config.seed, step, most)
-            return clips, self._randomness(step, indices, shape)
-        if has_latents(objects):
-            batch: ImageBatch | LatentBatch = collate_latents(objects, shape)
+            batch = collate_scenes(objects, indices, config.seed, step, most)
         else:
-            batch = collate_images(objects, family.views, config.data.size_px)
-        check_orbits(objects, family)
-        return batch, self._randomness(step, indices, shape)
-
-    def _randomness(
-        self, step: int, indices: range, shape: tuple[int, int, int, int, int]
-    ) -> StepRandomness:
-        """The random numbers of a step, for latents (D, V, C, h, w) of an object."""
-        config, target = self.config, self.module.family.noise_aug_target
-        return draw_step_randomness(config.seed, step, indices, shape, config.data.size_px, target)
+            if has_latents(objects):
+                batch = collate_latents(objects, shape)
+            else:
+                batch = collate_images(objects, family.views, size_px)
+            check_orbits(objects, family)
+        target = family.noise_aug_target
+        return batch, draw_step_randomness(config.seed, step, indices, shape, size_px, target)
 
     def step(self) -> None:
         """One optimiser step, skipped if loss or gradient is not finite."""

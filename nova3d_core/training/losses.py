@@ -62,21 +62,18 @@ def edm_loss(
     return (error.square().mean(dim=(3, 4, 5)) * view_weights).mean(dim=2)
 
 
-def angle_weights(
-    elevations_deg: Tensor, azimuths_deg: Tensor, input_view: int, lowest: float
-) -> Tensor:
+def angle_weights(elevations_deg: Tensor, azimuths_deg: Tensor, lowest: float) -> Tensor:
     """(B, V) weights of mean 1 that grow linearly with the angle from the input view.
 
     Args:
-        elevations_deg: (B, V) of the cameras.
+        elevations_deg: (B, V) of the cameras, the input view first.
         azimuths_deg: (B, V) of the cameras.
-        input_view: index of the input view.
         lowest: weight of the input view relative to the opposite one.
     """
     elevations, azimuths = elevations_deg.deg2rad(), azimuths_deg.deg2rad()
-    first = elevations[:, input_view, None]
-    turn = azimuths - azimuths[:, input_view, None]
-    cosine = elevations.sin() * first.sin() + elevations.cos() * first.cos() * turn.cos()
+    first = elevations[:, :1]
+    relative = azimuths - azimuths[:, :1]
+    cosine = elevations.sin() * first.sin() + elevations.cos() * first.cos() * relative.cos()
     fraction = torch.acos(cosine.clamp(-1.0, 1.0)) / torch.pi
     weights = lowest + (1.0 - lowest) * fraction
     return weights / weights.mean(dim=1, keepdim=True)

@@ -65,7 +65,7 @@ class Objective:
         lowest, family = self.config.input_view_weight, self.module.family
         if lowest == 1.0:
             return None
-        weights = angle_weights(batch.elevation_deg, batch.azimuth_deg, 0, lowest)
+        weights = angle_weights(batch.elevation_deg, batch.azimuth_deg, lowest)
         return to_network_order(weights, family, 1)
 
     def clean_latents(self, batch: ImageBatch | LatentBatch) -> Tensor:

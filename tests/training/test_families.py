@@ -225,12 +225,12 @@ def test_dropout_of_embedding_and_latent_is_independent():
 
 def test_weights_grow_with_the_angle_from_the_input_view():
     azimuths = torch.arange(8)[None] * 45.0
-    weights = angle_weights(torch.zeros(1, 8), azimuths, 0, 0.5)[0]
+    weights = angle_weights(torch.zeros(1, 8), azimuths, 0.5)[0]
     ratios = weights / weights[4]
     torch.testing.assert_close(ratios[:5], torch.tensor([0.5, 0.625, 0.75, 0.875, 1.0]))
     torch.testing.assert_close(weights[1:], weights[1:].flip(0))
     assert float(weights.mean()) == pytest.approx(1.0)
-    assert bool((angle_weights(torch.zeros(1, 8), azimuths, 0, 1.0) == 1.0).all())
+    assert bool((angle_weights(torch.zeros(1, 8), azimuths, 1.0) == 1.0).all())
 
 
 # initialisation

@@ -22,7 +22,7 @@ class TrainingOrbit:
     elevation, the same for all views (SV3D u). dynamic: elevations are a random sum of sines,
     azimuths are jittered (SV3D p)."""
     random_yaw: bool = False
-    """Whether procedural objects, which have a front, are turned by a random yaw, so that any view
+    """Whether procedural objects, which have a front, are rotated by a random yaw, so that any view
     may be the input. Listed meshes always are."""
     fit_distance: bool = False
     """Whether the distance is chosen per object, so that the object fills the images (SV3D)."""

@@ -13,7 +13,6 @@ from typing import Any
 
 from ...errors import InputError
 from .config import ImageConfig
-from .orbits import TRAINING_ORBITS
 from .sampled_orbits import orbit_of_object
 
 
@@ -140,7 +139,7 @@ class ProceduralDataset(ObjectStream):
         return {**images, "key": f"procedural-{seed}"}
 
     def identity(self) -> dict[str, Any]:
-        orbit = TRAINING_ORBITS[self.image.family].motion
+        orbit = self.image.orbit.motion
         own = {} if orbit == "level" else {"orbit": orbit}
         return {"source": "procedural", "seed": self.seed, "kind": self.kind, **own}
 
