@@ -65,10 +65,7 @@ def estimate_gains(observations: Observations) -> Tensor:
     has_reference = int(present[0]) == 0
     log_gains = torch.zeros(len(present), 3)
     for scale in _ROBUST_SCALES:
-        compensated = logs - log_gains
-        residual = (compensated - texel_means(compensated, weights)) / scale
-        squared = torch.where(weights > 0, residual.square(), 0.0).sum(dim=-1, keepdim=True)
-        robust = weights / (1.0 + squared).square()
+        robust = robust_weights(logs - log_gains, weights, scale)
         log_gains = _solve(logs, robust, has_reference)
     log_gains = log_gains * inlier_confidence(robust, weights)[:, None]
     log_gains = log_gains * log_gains.square() / (log_gains.square() + _NOISE_LOG_GAIN**2)
@@ -86,6 +83,19 @@ def saturation_confidence(image: Tensor, gain: Tensor) -> Tensor:
     reduced = (_MIN_CONFIDENCE_GAIN - gain) / (_MIN_CONFIDENCE_GAIN - 1.0)  # 1 without gain
     of_channels = torch.where(image > _BRIGHT, reduced.clamp(_MIN_CONFIDENCE, 1.0), 1.0)
     return of_channels.amin(dim=-1)
+
+
+def robust_weights(logs: Tensor, weights: Tensor, scale: float) -> Tensor:
+    """(N, V, 3) weights, reduced where a sample differs from its texel's mean.
+
+    Args:
+        logs: (N, V, 3) log colours after compensation.
+        weights: (N, V, 3) of the samples.
+        scale: of the robust kernel.
+    """
+    residual = (logs - texel_means(logs, weights)) / scale
+    squared = torch.where(weights > 0, residual.square(), 0.0).sum(dim=-1, keepdim=True)
+    return weights / (1.0 + squared).square()
 
 
 def inlier_confidence(robust: Tensor, weights: Tensor) -> Tensor:

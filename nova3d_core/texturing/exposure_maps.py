@@ -10,7 +10,13 @@ from torch import Tensor
 
 from ..imaging.warps import smooth_image, spline_weights
 from ..progress import SILENT, Progress
-from .exposure import SharedTexels, inlier_confidence, shared_texels, texel_means
+from .exposure import (
+    SharedTexels,
+    inlier_confidence,
+    robust_weights,
+    shared_texels,
+    texel_means,
+)
 from .observations import Observations
 from .texels import STAGE
 
@@ -89,7 +95,7 @@ def estimate_gain_maps(
     has_reference = int(present[0]) == 0
     nodes = torch.zeros(views, 3, _NODES * _NODES)
     for scale in _ROBUST_SCALES:
-        robust = _robust_weights(shared, basis, nodes, scale)
+        robust = robust_weights(shared.logs - _log_gains(basis, nodes), shared.weights, scale)
         nodes = _solve(shared.logs, robust, basis, has_reference, progress)
     nodes = nodes * inlier_confidence(robust, shared.weights)[:, None, None]
     rms = _rms(shared, basis, nodes)[int(has_reference) :]
@@ -111,14 +117,6 @@ def _basis(pixels: Tensor, height: int, width: int, nodes: int) -> Tensor:
 def _log_gains(basis: Tensor, nodes: Tensor) -> Tensor:
     """(N, V, 3) log gains of samples with basis (N, V, K) and nodes (V, 3, K)."""
     return torch.einsum("nvk,vck->nvc", basis, nodes)
-
-
-def _robust_weights(shared: SharedTexels, basis: Tensor, nodes: Tensor, scale: float) -> Tensor:
-    """(N, V, 3) weights, reduced where a sample differs from its texel's mean."""
-    compensated = shared.logs - _log_gains(basis, nodes)
-    residual = (compensated - texel_means(compensated, shared.weights)) / scale
-    squared = torch.where(shared.weights > 0, residual.square(), 0.0).sum(dim=-1, keepdim=True)
-    return shared.weights / (1.0 + squared).square()
 
 
 def _rms(shared: SharedTexels, basis: Tensor, nodes: Tensor) -> Tensor:
