@@ -271,7 +271,7 @@ def light_tables(rows: Sequence[Sequence]) -> list[Table]:
             "light. Errors: mean absolute sRGB difference from the albedo of the nearest true "
             "point, after the best common scale, over the surface that the views see. Ratio: with "
             "the gate at its default over baked in. Lights without cast shadows; the knight's own "
-            "texture has painted shading."
+            "texture has baked-in shading."
         ),
     )
     requirements = Table(

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..imaging.nearest import nearest_pixels
 from ..mesh import Mesh
 from ..meshing.adjacency import vertex_adjacency
 from ..rendering.shading import interpolate
@@ -85,12 +86,7 @@ def pad_charts(texels: Texels, colour: Tensor) -> Tensor:
 
 def nearest_texels(texels: Texels) -> Tensor:
     """(H * W,) index of the nearest texel inside a chart; of those inside, their own."""
-    from scipy.ndimage import distance_transform_edt
-
     height, width = texels.size_px
-    empty = torch.ones(height * width, dtype=torch.bool)
-    empty[texels.index] = False
-    row, column = distance_transform_edt(
-        empty.reshape(height, width).numpy(), return_distances=False, return_indices=True
-    )
-    return torch.from_numpy(row.astype(np.int64) * width + column).reshape(-1)
+    is_inside = torch.zeros(height * width, dtype=torch.bool)
+    is_inside[texels.index] = True
+    return nearest_pixels(is_inside.reshape(height, width)).reshape(-1)

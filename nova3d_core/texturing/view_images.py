@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ..imaging.nearest import nearest_pixels
 
 _INTERIOR_RATIO = 0.97
 """Minimum ratio of an interior pixel's mask to the mask's maximum."""
@@ -26,15 +27,10 @@ def extend_foreground(colour: Tensor, mask: Tensor) -> Tensor:
 
     Silhouette pixels contain some of the white background, which would bleed into the texture.
     """
-    from scipy.ndimage import distance_transform_edt
-
     inside = interior_pixels(mask)
     if not bool(inside.any()):
         return colour
-    row, column = distance_transform_edt(
-        ~inside.numpy(), return_distances=False, return_indices=True
-    )
-    return colour[torch.from_numpy(row).long(), torch.from_numpy(column).long()]
+    return colour.flatten(0, 1)[nearest_pixels(inside)]
 
 
 def sharpen_image(image: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def test_texture_is_closer_to_the_truth_without_smooth_gains(globe, clean, monke
     views = with_smooth_gains(clean, 0.1)
     compensated = error(bake.bake_texture(globe, views, CONFIG), truth)
     monkeypatch.setattr(bake, "estimate_gain_maps", lambda *a: None)
-    # gains that all views of a point share cannot be told from its colour
+    # gains that all views of a point share cannot be distinguished from its colour
     assert compensated < 0.85 * error(bake.bake_texture(globe, views, CONFIG), truth)
 
 

@@ -114,12 +114,12 @@ def test_open_gate_hardly_changes_unlit_views(shape, truth):
     assert error(unlit.views, truth) <= 0.03
 
 
-def test_painted_shading_is_no_evidence_for_a_light(shape, truth):
+def test_baked_in_shading_is_no_evidence_for_a_light(shape, truth):
     """One of four materials is darker below: the fit finds no light that explains the others."""
     colours = shape.vertex_colours.clone()
-    painted = colours[:, 0] > 0.75
+    is_faded = colours[:, 0] > 0.75
     fade = 0.55 - 0.9 * shape.vertices[:, 1]
-    colours[painted] *= fade.clamp(0.1, 1.0)[painted, None]
+    colours[is_faded] *= fade.clamp(0.1, 1.0)[is_faded, None]
     mesh = replace(shape, vertex_colours=colours)
     views = replace(
         render_views(mesh, cameras(), RenderConfig(2)).views, normals=None, normal_frame=None
@@ -233,7 +233,7 @@ def test_views_without_masks_are_matted(shape, views, truth):
 def test_one_view_warns(shape, views, caplog):
     with caplog.at_level(logging.WARNING):
         unlit = unlight(views[:1], shape, FAST)
-    assert "cannot be told apart reliably in a single view" in caplog.text
+    assert "cannot be separated reliably in a single view" in caplog.text
     assert len(unlit.views) == 1
 
 

@@ -29,8 +29,8 @@ PAIRED_POINTS = 600
 """Random points of each step whose pairs the prior compares."""
 MIN_LEARNING_RATE = 0.001
 EVENNESS = 0.3
-"""Weight of the variance of the log shading: where painted and lit gradients are alike, half of
-them stay."""
+"""Weight of the variance of the log shading: where gradients of albedo and shading are alike, half
+of them stay."""
 MIN_ALBEDO, MIN_SHADING = 0.02, 0.01
 """Added to the linear albedo, and lower bound of the shading, before logarithms."""
 EVIDENCE_WIDTH, EVIDENCE_POINTS = 0.1, 2000

@@ -46,8 +46,8 @@ class UnlightReport:
             )
         return (
             f"no light explains the colours of all materials (evidence {self.evidence:.2f} nats): "
-            "their shading is painted or weak, or its light moves. The views are unchanged; a gate "
-            "of 0 removes it nevertheless."
+            "their shading is baked into the texture or weak, or its light moves. The views are "
+            "unchanged; a gate of 0 removes it nevertheless."
         )
 
     def to_dict(self) -> dict[str, Any]:

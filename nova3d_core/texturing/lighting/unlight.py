@@ -18,6 +18,7 @@ from ...cameras.cameras import Cameras
 from ...compute.host_memory import available_bytes, check_memory
 from ...errors import InputError, StageError
 from ...imaging.matte import matte_from_white
+from ...imaging.nearest import nearest_pixels
 from ...io.images.srgb import linear_from_srgb, srgb_from_linear
 from ...mesh import Mesh
 from ...progress import SILENT, Progress
@@ -45,8 +46,8 @@ MIN_RELATIVE_SHADING = 0.2
 would be amplified."""
 MIN_CERTAINTY = 0.42
 """Lower bound of the spread of the shading plus half of the evidence: unlit views reach 0.38, where
-shading is painted on some materials, as on the pack's knight; a key light 0.48 and more on all but
-one object."""
+some textures have baked-in shading, as that of the pack's knight; a key light 0.48 and more on all
+but one object."""
 MOVING_LIGHT = 0.25
 """Contradiction of the views from which their light seems to move with the camera."""
 BYTES_PER_PIXEL = 90
@@ -61,14 +62,17 @@ class Unlit:
 
     views: Views
     """The views without light, with masks; the input itself if it stays as it is."""
-    light: SphericalGaussians
-    """Scaled so that the mean shading of the surface that the views see is 1."""
     shading: Tensor
     """(V, H, W) shading of each pixel, relative to the mean; 1 where the mesh is not seen."""
     masks: Tensor
     """(V, H, W) of the views, or mattes of views without masks."""
     report: UnlightReport
     """What was found and done."""
+
+    @property
+    def light(self) -> SphericalGaussians:
+        """The light; the mean shading of the surface that the views see is 1."""
+        return self.report.light
 
 
 def unlight(
@@ -130,7 +134,7 @@ def unlight(
         logger.warning("%s", report.reason)
     shading, colour = _divide_views(mesh, masked, light, config.strength, is_applied, progress)
     result = replace(masked, colour=colour) if is_applied else views
-    return Unlit(result, light, shading, masked.masks, report)
+    return Unlit(result, shading, masked.masks, report)
 
 
 def _check_memory(views: Views, config: UnlightConfig) -> None:
@@ -163,7 +167,7 @@ def _check_surface(surface: SurfaceColours, views: int) -> None:
         )
     if views == 1:
         logger.warning(
-            "light and paint cannot be told apart reliably in a single view: check the result, or "
+            "light and albedo cannot be separated reliably in a single view: check the result, or "
             "use several views around the object."
         )
     if surface.contradiction > MOVING_LIGHT:
@@ -201,8 +205,6 @@ def _view_shading(
     mesh: Mesh, caster: RayCaster, camera: Cameras, light: SphericalGaussians
 ) -> Tensor | None:
     """(H, W) shading at the pixel centres, extended to the background; None without the mesh."""
-    from scipy.ndimage import distance_transform_edt
-
     width, height = camera.width, camera.height
     pixels = sample_positions(width, height, 1)
     origins, directions = (part[0] for part in camera.rays(pixels))
@@ -214,11 +216,7 @@ def _view_shading(
     normal = facing_normal(mesh, face, weights, directions[ray])
     values = torch.zeros(height * width)
     values[ray] = light.shading_in_chunks(normal)
-    row, column = distance_transform_edt(
-        ~hits.hit.reshape(height, width), return_distances=False, return_indices=True
-    )
-    values = values.view(height, width)
-    return values[torch.from_numpy(row).long(), torch.from_numpy(column).long()]
+    return values[nearest_pixels(torch.from_numpy(hits.hit).reshape(height, width))]
 
 
 def without_shading(image: Tensor, mask: Tensor, divisor: Tensor) -> Tensor:
