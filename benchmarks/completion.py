@@ -29,7 +29,7 @@ from nova3d_core.cameras.cameras import Cameras, cameras_at, orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
 from nova3d_core.completion.complete import complete_texture
 from nova3d_core.completion.config import CompletionConfig
-from nova3d_core.completion.texture_renderer import TextureRenderer, as_planes
+from nova3d_core.completion.texture_renderer import TextureRenderer
 from nova3d_core.completion.visibility import best_cosines, unseen_weight
 from nova3d_core.diffusion.model import MultiviewModel
 from nova3d_core.evaluation.lights import LIGHTS, albedo_error, lit_views
@@ -42,6 +42,7 @@ from nova3d_core.texturing.bake import bake_texture
 from nova3d_core.texturing.config import BakeConfig
 from nova3d_core.texturing.fill import pad_charts
 from nova3d_core.texturing.lighting.unlight import unlight
+from nova3d_core.texturing.surface_pixels import as_planes
 from nova3d_core.texturing.texels import Texels, rasterise_texels
 from nova3d_core.views import Views
 from nova3d_core.weights.discovery.built_in import BUILT_IN_NAME, resolve_model_file

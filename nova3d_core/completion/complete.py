@@ -28,17 +28,18 @@ from ..texturing.bake import bake_texture
 from ..texturing.config import BakeConfig
 from ..texturing.own_colour import OwnColour
 from ..texturing.seams import level_seams
+from ..texturing.surface_pixels import as_planes
 from ..texturing.texels import Texels, rasterise_texels
 from ..texturing.view_fit import check_views_fit
 from ..views import Views
 from ..wording import counted
 from .config import CompletionConfig
 from .distil import Distillation, distillation_evaluations
-from .prior import STAGE, ViewPrior, cost_line, ordinary
+from .prior import STAGE, ViewPrior, ordinary
 from .resample import latent_mask, masked_resample
 from .scene import CompletionScene, OrbitViews, make_scene
-from .texture_renderer import BYTES_PER_PIXEL, TextureRenderer, as_planes
-from .visibility import best_cosines, shared_texels, unseen_weight
+from .texture_renderer import BYTES_PER_PIXEL, TextureRenderer
+from .visibility import best_cosines, overlapping_texels, unseen_weight
 
 logger = logging.getLogger(__name__)
 
@@ -174,19 +175,18 @@ def _complete(
     if float(unseen.max()) <= MIN_UNSEEN:
         if float(all_unseen.max()) <= MIN_UNSEEN:
             logger.warning("the views see the whole mesh: there is nothing to complete.")
-        texture, orbits, passes, seconds = mesh.texture, 0, 0, None
+        texture, orbits, passes, cost, seconds = mesh.texture, 0, 0, "", None
     else:
         _warn_of_much_unseen(float(unseen.mean()), len(views))
         evaluations, orbits = work.plan()
         passes = evaluations * prior.passes_per_evaluation
-        seconds = prior.log_cost(passes)
+        cost, seconds = prior.log_cost(passes)
         if config.method == "resample":
             texture = work.resample(orbits)
         else:
             reference = TextureRenderer.of(shaded, caster, views.cameras, progress)
             texture = work.distil(reference, views)
     texture = _with_level_seams(mesh, texture, scene, progress)
-    cost = cost_line(family, passes, prior.teraflops(passes), seconds) if passes else ""
     report = CompletionReport(
         family.label,
         config.method,
@@ -242,7 +242,7 @@ def _check_inputs(mesh: Mesh, views: Views, model: MultiviewModel, size_px: int)
 
 def _without_shared(mesh: Mesh, texels: Texels, unseen: Tensor, progress: Progress) -> Tensor:
     """(T,) M, 0 for texels that several parts of the surface share: one of them may be seen."""
-    kept = shared_texels(mesh, texels, progress) & (unseen > MIN_UNSEEN)
+    kept = overlapping_texels(mesh, texels, progress) & (unseen > MIN_UNSEEN)
     if bool(kept.any()):
         logger.warning(
             "%.1f %% of the texture is unseen, but stays as it is, because other parts of the "

@@ -18,14 +18,20 @@ from torch import Tensor, nn
 from ..diffusion.codecs.vae import ENCODER_MODULES
 from ..diffusion.families import Family
 from ..diffusion.model import CODEC, UNET, MultiviewModel, Placement, cast_copy
-from ..diffusion.sampling.conditioning import Conditioning, added_embeds, camera_task_embeds
+from ..diffusion.sampling.conditioning import Conditioning
 from ..diffusion.sampling.config import SampleConfig
 from ..diffusion.sampling.cost import activation_bytes, estimate_cpu_seconds, forward_flops
 from ..diffusion.sampling.denoiser import Denoiser
 from ..diffusion.sampling.fp32_fallback import ensure_finite, with_fp32_fallback
 from ..diffusion.sampling.guidance import guidance_scales
 from ..diffusion.sampling.interrupt import check_before_blocks
-from ..diffusion.sampling.pipeline import decode_latents, draw_noise_inputs, make_conditioning
+from ..diffusion.sampling.pipeline import (
+    camera_conditions,
+    decode_latents,
+    draw_noise_inputs,
+    make_conditioning,
+    memory_budget,
+)
 from ..diffusion.sampling.process import sampling_process
 from ..diffusion.sampling.sampler import Denoise
 from ..diffusion.sampling.trajectory import CameraTrajectory
@@ -61,6 +67,7 @@ class ViewPrior:
 
     def __post_init__(self):
         self._conditioning: Conditioning | None = None
+        self._config = SampleConfig(memory_gib=self.memory_gib)
 
     @property
     def family(self) -> Family:
@@ -86,7 +93,7 @@ class ViewPrior:
     @property
     def sigma_range(self) -> tuple[float, float]:
         """Smallest and largest noise level of the model's training."""
-        sigmas = sampling_process(self.family, SampleConfig()).sigmas
+        sigmas = sampling_process(self.family, self._config).sigmas
         return float(sigmas[sigmas > 0.0].min()), float(sigmas.max())
 
     @property
@@ -121,11 +128,6 @@ class ViewPrior:
         config = self.model.unet.config
         return activation_bytes(config, objects, self.family.views, side, side, dtype)
 
-    def _budget(self, part: str) -> float:
-        if self.memory_gib is None:
-            return self.placement.activation_budget(part)
-        return self.memory_gib * 2**30
-
     def conditioning(self, trajectory: CameraTrajectory) -> Conditioning:
         """The image is encoded once; only the camera conditions follow the trajectory."""
         if self._conditioning is None:
@@ -135,11 +137,8 @@ class ViewPrior:
                     self.model, self.image, trajectory, noise, self.placement, self.progress
                 )
             return self._conditioning
-        tasks = None
-        if self.model.unet.config.camera_task_dim:
-            tasks = camera_task_embeds(self.family, trajectory)[:, None]  # (D, 1, V, A)
-        added = added_embeds(self.family, trajectory)[None]  # (1, V, A)
-        return replace(self._conditioning, added_embeds=added.cpu(), camera_task=tasks)
+        added, tasks = camera_conditions(self.model, trajectory)
+        return replace(self._conditioning, added_embeds=added, camera_task=tasks)
 
     def run(
         self, trajectory: CameraTrajectory, work: Callable[[Denoise, torch.device], Tensor]
@@ -152,12 +151,13 @@ class ViewPrior:
                 returned on the CPU.
         """
         conditioning = self.conditioning(trajectory)
-        process = sampling_process(self.family, SampleConfig())
+        process = sampling_process(self.family, self._config)
         with torch.inference_mode():
             minimum = self.activation_bytes(torch.float16, batch_cfg=False)
             device, dtype = self.placement.load_to_device(UNET, minimum)
             batch_cfg = device.type != "cpu" and (
-                self.activation_bytes(dtype, batch_cfg=True) <= self._budget(UNET)
+                self.activation_bytes(dtype, batch_cfg=True)
+                <= memory_budget(self._config, self.placement, UNET)
             )
 
             def attempt(dtype: torch.dtype) -> Tensor:
@@ -199,9 +199,10 @@ class ViewPrior:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (D, V, S, S, 3) in 0..1 on the CPU of latents (D, 1, V, C, h, w)."""
-        config = SampleConfig(memory_gib=self.memory_gib)
         with torch.inference_mode():
-            images = decode_latents(self.model, latents, config, self.placement, self.progress)
+            images = decode_latents(
+                self.model, latents, self._config, self.placement, self.progress
+            )
         return ordinary(images)
 
     def differentiable_encoder(self) -> tuple[Callable[[Tensor], Tensor], torch.device]:
@@ -216,18 +217,18 @@ class ViewPrior:
             codec = encoder_copy(codec, torch.float32).to(device)
         return codec.encode_scaled, device
 
-    def log_cost(self, passes: int) -> float | None:
-        """Logs the passes and their estimated time before the start; returns the estimate."""
+    def log_cost(self, passes: int) -> tuple[str, float | None]:
+        """Logs the cost of passes before the start; returns it in words, and the estimated time."""
         seconds = self.estimate_seconds(passes)
-        line = cost_line(self.family, passes, self.teraflops(passes), seconds)
+        line = _cost_line(self.family, passes, self.teraflops(passes), seconds)
         if seconds is not None and seconds > SLOW_S:
             logger.warning("%s; a GPU takes seconds.", line)
         else:
             logger.info("%s.", line)
-        return seconds
+        return line, seconds
 
 
-def cost_line(family: Family, passes: int, teraflops: float, seconds: float | None) -> str:
+def _cost_line(family: Family, passes: int, teraflops: float, seconds: float | None) -> str:
     """The cost in words, for the log and the report."""
     line = f"completing takes {passes} passes of {family.label} ({teraflops:.3g} TFLOP)"
     if seconds is None:

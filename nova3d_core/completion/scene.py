@@ -15,15 +15,16 @@ from ..conventions import encode_normals
 from ..diffusion.families import Family
 from ..diffusion.sampling.trajectory import CameraTrajectory, plan_trajectory
 from ..errors import InputError
-from ..mesh import ZERO_ORIGIN, Mesh
+from ..mesh import Mesh
 from ..progress import Progress
 from ..rendering.raycast import RayCaster
 from ..rendering.views import render_views
 from ..texturing.fill import pad_charts
+from ..texturing.surface_pixels import as_planes
 from ..texturing.texels import Texels
 from ..views import frame_to_world
 from .orbits import MAX_ELEVATION_DEG, best_orbit
-from .texture_renderer import TextureRenderer, as_planes
+from .texture_renderer import TextureRenderer
 
 OPTICS_TOLERANCE = 0.05
 """Relative difference of focal length and distance up to which a camera is that of the family."""
@@ -110,7 +111,7 @@ def make_scene(
     training: centred, with its longest side 1.
 
     Args:
-        mesh: with uv and texture, in the local frame of the cameras.
+        mesh: with uv, texture and vertex normals, in the local frame of the cameras.
         cameras: of the reference views; the first sees the input image.
         family: of the model.
         texels: T texels of the texture, in the frame of the mesh.
@@ -130,12 +131,10 @@ def make_scene(
     matrix = torch.eye(4)
     matrix[:3, :3] = axis_angle_to_matrix(torch.tensor([[0.0, -azimuth_rad, 0.0]]))[0]
     rotation = matrix[:3, :3]
-    moved = replace(mesh, origin=ZERO_ORIGIN).transformed(matrix)
+    moved = mesh.transformed(matrix)
     is_own = _has_own_camera(cameras, family)
     if not is_own:
         moved = moved.transformed(moved.normalising_matrix())
-    if moved.normals is None:
-        moved = moved.with_smooth_normals()
     texels = replace(texels, normal=texels.normal @ rotation.T)
     return CompletionScene(
         family, moved, RayCaster.from_mesh(moved), texels, unseen, elevation_deg, is_own

@@ -80,8 +80,3 @@ class TextureRenderer:
         """The same on a device."""
         pixels = tuple(None if seen is None else seen.to(device) for seen in self.pixels)
         return TextureRenderer(pixels, self.size_px)
-
-
-def as_planes(texture: Tensor) -> Tensor:
-    """A texture (h, w, C) as (1, C, h, w)."""
-    return texture.permute(2, 0, 1)[None].contiguous()

@@ -50,7 +50,7 @@ def unseen_weight(cosine: Tensor) -> Tensor:
     return 1.0 - x * x * (3.0 - 2.0 * x)
 
 
-def shared_texels(mesh: Mesh, texels: Texels, progress: Progress = SILENT) -> Tensor:
+def overlapping_texels(mesh: Mesh, texels: Texels, progress: Progress = SILENT) -> Tensor:
     """(T,) bool: whether several parts of a surface have a texel in common (overlapping UVs).
 
     Each face gets a height of its own above the texture: seen from above and from below, texels

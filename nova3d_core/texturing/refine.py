@@ -31,7 +31,7 @@ from .config import BakeConfig, RefineConfig
 from .fill import nearest_texels
 from .own_colour import OwnColour
 from .seams import level_seams
-from .surface_pixels import SurfacePixels, samples_per_side, surface_pixels
+from .surface_pixels import SurfacePixels, as_planes, samples_per_side, surface_pixels
 from .texels import Texels, rasterise_texels
 from .view_fit import check_views_fit
 from .visibility import boundary_weight, depth_discontinuities
@@ -228,7 +228,7 @@ class _Refiner:
         config = BakeConfig(texture_px=max(16, *self.mesh.texture.shape[:2]))
         for _ in range(ALIGN_ROUNDS):
             start = () if aligned is None else aligned.registrations
-            texture = _as_planes(mesh.texture)
+            texture = as_planes(mesh.texture)
             found = align_views(texture, self.views, self.pixels, weights, self.progress, start)
             if found is None:
                 break
@@ -248,7 +248,7 @@ class _Refiner:
 
     def _difference(self, texture: Tensor, views: Views, weights: list[Tensor]) -> float:
         """Weighted mean absolute difference of the texture's renders from views."""
-        total, sums, planes = 0.0, 0.0, _as_planes(texture)
+        total, sums, planes = 0.0, 0.0, as_planes(texture)
         for view, seen in enumerate(self.pixels):
             if seen is not None:
                 error = (seen.render(planes) - views.colour[view][seen.crop]).abs().mean(dim=-1)
@@ -271,7 +271,7 @@ class _Refiner:
             _cache_features(list(losses.values()), self.lpips)
         height, width = mesh.texture.shape[:2]
         texels = rasterise_texels(mesh, (height, width))
-        given = _as_planes(mesh.texture).to(self.device)
+        given = as_planes(mesh.texture).to(self.device)
         texture = given.clone().requires_grad_()
         steps = _TexelSteps.of(texels, list(losses.values()), texture)
         random, order = torch.Generator().manual_seed(0), []
@@ -397,11 +397,6 @@ class _TexelSteps:
         gradient.index_add_(1, self.nearest, gradient[:, self.outside])
         values -= rate * self.scale * gradient
         values[:, self.outside] = values[:, self.nearest]
-
-
-def _as_planes(texture: Tensor) -> Tensor:
-    """A texture (h, w, 3) as (1, 3, h, w)."""
-    return texture.permute(2, 0, 1)[None].contiguous()
 
 
 def _at_least(image: Tensor, side: int) -> Tensor:

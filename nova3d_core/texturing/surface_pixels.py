@@ -123,3 +123,8 @@ def _span(positions: Tensor, size: int) -> slice:
     """The range of positions with a margin, inside an axis."""
     start, stop = int(positions.min()) - MARGIN_PX, int(positions.max()) + 1 + MARGIN_PX
     return slice(max(start, 0), min(stop, size))
+
+
+def as_planes(texture: Tensor) -> Tensor:
+    """A texture (h, w, C) as (1, C, h, w)."""
+    return texture.permute(2, 0, 1)[None].contiguous()

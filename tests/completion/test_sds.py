@@ -15,11 +15,12 @@ from nova3d_core.completion.sds import (
     random_sigma,
     sigma_bounds,
 )
-from nova3d_core.completion.texture_renderer import TextureRenderer, as_planes
+from nova3d_core.completion.texture_renderer import TextureRenderer
 from nova3d_core.diffusion.codecs.pixels import PixelCodec
 from nova3d_core.diffusion.codecs.vae import VaeCodec, build_vae
 from nova3d_core.diffusion.codecs.vae_config import VaeConfig
 from nova3d_core.rendering.raycast import RayCaster
+from nova3d_core.texturing.surface_pixels import as_planes
 
 from ..diffusion.models import randomised
 from .models import gaussian_denoiser

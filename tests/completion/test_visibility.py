@@ -8,7 +8,7 @@ import torch
 
 from nova3d_core.cameras.cameras import Cameras, cameras_at
 from nova3d_core.cameras.rigs import RigConfig
-from nova3d_core.completion.visibility import best_cosines, shared_texels, unseen_weight
+from nova3d_core.completion.visibility import best_cosines, overlapping_texels, unseen_weight
 from nova3d_core.mesh import Mesh
 from nova3d_core.rendering.raycast import RayCaster
 from nova3d_core.texturing.texels import Texels, rasterise_texels
@@ -81,7 +81,7 @@ def test_outside_the_image_nothing_is_seen(textured):
 def test_texels_of_overlapping_charts_are_shared(textured):
     """A second globe uses the left half of the texture, too."""
     texels = rasterise_texels(textured, (48, 96))
-    assert not bool(shared_texels(textured, texels).any())
+    assert not bool(overlapping_texels(textured, texels).any())
     left = textured.faces[(textured.uv[:, 0] <= 0.5)[textured.faces].all(dim=1)]
     count = len(textured.vertices)
     both = replace(
@@ -93,7 +93,7 @@ def test_texels_of_overlapping_charts_are_shared(textured):
     )
     texels = rasterise_texels(both, (48, 96))
     shared = torch.zeros(48 * 96, dtype=torch.bool)
-    shared[texels.index] = shared_texels(both, texels)
+    shared[texels.index] = overlapping_texels(both, texels)
     expected = torch.zeros(48, 96, dtype=torch.bool)
     expected[:, :48] = True
     covered = torch.zeros(48 * 96, dtype=torch.bool)

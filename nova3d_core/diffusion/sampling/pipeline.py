@@ -250,11 +250,21 @@ def make_conditioning(
     if in_latent:
         latent = add_noise(latent, noise.augmentation, strength)
     progress.update(ENCODING, 2, 2)
+    added, tasks = camera_conditions(model, trajectory)
+    return Conditioning(latent.cpu(), context.float().cpu(), added, tasks)
+
+
+def camera_conditions(
+    model: MultiviewModel, trajectory: CameraTrajectory
+) -> tuple[Tensor, Tensor | None]:
+    """Added embeddings (1, V, A) and camera and task embeddings (D, 1, V, A) on the CPU.
+
+    The latter are None for networks that take none.
+    """
     tasks = None
     if model.unet.config.camera_task_dim:
-        tasks = camera_task_embeds(family, trajectory)[:, None].cpu()  # (D, 1, V, A)
-    added = added_embeds(family, trajectory)[None].cpu()  # (1, V, A)
-    return Conditioning(latent.cpu(), context.float().cpu(), added, tasks)
+        tasks = camera_task_embeds(model.family, trajectory)[:, None].cpu()
+    return added_embeds(model.family, trajectory)[None].cpu(), tasks
 
 
 def sample_latents(
