@@ -213,19 +213,26 @@ def _check_has_unet(path: Path, identity: Identity, with_feedback: bool = False)
             )
             + pair,
         )
-    if (identity.family == "ouroboros3d") != with_feedback and UNET in identity.parts:
-        raise InputError(
-            f"{path} is {describe(identity)}, not Ouroboros3D's multi-view model."
-            if with_feedback
-            else f"{path} is Ouroboros3D, which is sampled together with its reconstruction model.",
-            "Use mv_model_unet.pth of huanngzh/Ouroboros3D-SVD-LGM (Hugging Face)."
-            if with_feedback
-            else by_interface("Use `generate`.", "Use Sample Recursive."),
-        )
     if UNET not in identity.parts:
         raise InputError(
             " ".join((f"{path} has no UNet: {describe(identity)}.", *identity.notes)),
             f"Pass the UNet's file; {_LIST_MODELS}",
+        )
+    _check_feedback(path, identity, with_feedback)
+
+
+def _check_feedback(path: Path, identity: Identity, with_feedback: bool) -> None:
+    """Raises InputError unless the UNet takes feedback where that is needed, and only there."""
+    is_recursive = identity.family == "ouroboros3d"
+    if with_feedback and not is_recursive:
+        raise InputError(
+            f"{path} is {describe(identity)}, not Ouroboros3D's multi-view model.",
+            "Use mv_model_unet.pth of huanngzh/Ouroboros3D-SVD-LGM (Hugging Face).",
+        )
+    if is_recursive and not with_feedback:
+        raise InputError(
+            f"{path} is Ouroboros3D, which is sampled together with its reconstruction model.",
+            by_interface("Use `generate`.", "Use Sample Recursive."),
         )
 
 
