@@ -9,7 +9,13 @@ from comfy_api.v0_0_2 import io
 
 from .compat import CATEGORY, schema
 from .folders import file_fingerprint, validation_result
-from .model_files import list_models, model_path, model_search_folders, register_folder
+from .model_files import (
+    list_models,
+    model_path,
+    model_search_folders,
+    register_folder,
+    supported_model,
+)
 from .runtime import host_errors, node_context, with_warnings
 from .sockets import MODEL, SocketBundle
 
@@ -104,9 +110,9 @@ class LoadNOVA3D(io.ComfyNode):
 
 def _files(path: Path) -> list[Path]:
     """The file of a model, and that of Ouroboros3D's reconstruction model."""
-    from ..nova3d_core.recursion.load import find_reconstruction, is_recursive
+    from ..nova3d_core.recursion.load import find_reconstruction, generates_feedback_views
 
-    if not is_recursive(path):
+    if not generates_feedback_views(supported_model(path)):
         return [path]
     return [path, find_reconstruction(path, model_search_folders())]
 
@@ -127,7 +133,7 @@ def load_managed_model(path: Path, dtype: str, progress: Progress) -> ManagedMod
     from ..nova3d_core.diffusion.model import CODEC, IMAGE_ENCODER
     from ..nova3d_core.reconstruction.config import RECONSTRUCTION
     from ..nova3d_core.reconstruction.load import load_reconstruction
-    from ..nova3d_core.recursion.load import is_recursive, load_recursive
+    from ..nova3d_core.recursion.load import generates_feedback_views, load_recursive
     from ..nova3d_core.weights.discovery.locate import inspect_file
     from ..nova3d_core.weights.load import load_model
     from .model_management import (
@@ -154,7 +160,7 @@ def load_managed_model(path: Path, dtype: str, progress: Progress) -> ManagedMod
     if identity is not None and RECONSTRUCTION in identity.parts:
         reconstruction = load_reconstruction(path, **settings)
         return manage_reconstruction(reconstruction, compute_dtype(weight_dtype))
-    load = load_recursive if is_recursive(path) else load_model
+    load = load_recursive if generates_feedback_views(identity) else load_model
     model = load(path, folders=model_search_folders(), **settings)
     dtypes = plain_part_dtypes()
     # the one image that conditions the model is encoded in float32

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from ..nova3d_core.diffusion.families import FAMILIES, SCENE_FAMILY
 from ..nova3d_core.weights.discovery.built_in import BUILT_IN_NAME, built_in_file, is_shipped
@@ -21,6 +22,9 @@ from ..nova3d_core.weights.files.inspect import (
     MODEL_SUFFIXES,
     SAFETENSORS_SUFFIXES,
 )
+
+if TYPE_CHECKING:
+    from ..nova3d_core.weights.discovery.layouts import Identity
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +45,8 @@ _KEY_MARKERS = (
 )
 """Every supported model contains one of these in its header; hardly any other does."""
 
-_header_cache: dict[Path, tuple[tuple[int, int], bool]] = {}
-"""Path -> modification time and size when the header was read, and whether it is supported."""
+_header_cache: dict[Path, tuple[tuple[int, int], Identity | None]] = {}
+"""Path -> modification time and size when the header was read, and the model if supported."""
 
 
 def register_folder() -> None:
@@ -80,7 +84,7 @@ def list_models() -> list[str]:
     Never empty.
     """
     built_in = [BUILT_IN] if is_shipped() else []
-    files = [name for name, path in _all_files() if _is_supported_model(path)]
+    files = [name for name, path in _all_files() if supported_model(path) is not None]
     return [*built_in, *files] or [NONE_FOUND]
 
 
@@ -180,33 +184,33 @@ def _all_files() -> Iterator[tuple[str, Path]]:
             yield name, Path(path)
 
 
-def _is_supported_model(path: Path) -> bool:
-    """Whether a file contains a multi-view or reconstruction model; its header is read once."""
+def supported_model(path: Path) -> Identity | None:
+    """The multi-view or reconstruction model in a file, or None; its header is read once."""
     try:
         status = path.stat()
     except OSError:
-        return False
+        return None
     stamp = (status.st_mtime_ns, status.st_size)
     cached = _header_cache.get(path)
     if cached is None or cached[0] != stamp:
-        cached = _header_cache[path] = (stamp, _can_be_loaded(path))
+        cached = _header_cache[path] = (stamp, _read_identity(path))
     return cached[1]
 
 
-def _can_be_loaded(path: Path) -> bool:
+def _read_identity(path: Path) -> Identity | None:
     from ..nova3d_core.weights.discovery.locate import inspect_file
 
     if not _header_may_match(path):
-        return False
+        return None
     file = inspect_file(path)
     if file.problem:
         logger.info("NOVA3D: not listed: %s", file.problem)
     identity = file.identity
     if identity is None:
-        return False
+        return None
     families = (*FAMILIES, SCENE_FAMILY.name)
     generates_views = identity.family in families and UNET in identity.parts
-    return generates_views or RECONSTRUCTION in identity.parts
+    return identity if generates_views or RECONSTRUCTION in identity.parts else None
 
 
 def _header_may_match(path: Path) -> bool:

@@ -66,20 +66,12 @@ def manage_model(model: MultiviewModel, dtype: torch.dtype) -> ManagedModel:
     """
     from comfy import model_management
 
-    offload_devices = {
-        UNET: model_management.unet_offload_device(),
+    offload_devices = dict.fromkeys(model.parts, model_management.unet_offload_device()) | {
         CODEC: model_management.vae_offload_device(),
         IMAGE_ENCODER: model_management.text_encoder_offload_device(),
-        CONDITIONER: model_management.unet_offload_device(),
-        RECONSTRUCTION: model_management.unet_offload_device(),
     }
-    load_devices = {
-        UNET: model_management.get_torch_device(),
-        CODEC: _vae_device(),
-        IMAGE_ENCODER: model_management.get_torch_device(),
-        CONDITIONER: model_management.get_torch_device(),
-        RECONSTRUCTION: model_management.get_torch_device(),
-    }
+    load_devices = dict.fromkeys(model.parts, model_management.get_torch_device())
+    load_devices[CODEC] = _vae_device()
     patchers = {
         part: _patcher(part, model.part(part), load_devices[part], offload_devices[part])
         for part in model.parts
