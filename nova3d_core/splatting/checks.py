@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 
 from ..errors import InputError
-from ..fusion.checks.cameras import check_cameras
+from ..fusion.checks.inputs import check_masks_and_cameras
 from ..fusion.checks.silhouettes import check_silhouettes
-from ..fusion.hull.visual_hull import check_carvable
-from ..imaging.mask_checks import check_not_inverted
 from ..progress import SILENT, Progress
 from ..views import Views
 
@@ -30,10 +28,7 @@ def check_splat_views(views: Views, progress: Progress = SILENT) -> None:
             is surely another than declared.
         Cancelled: on request.
     """
-    if views.masks is not None:
-        check_not_inverted(views.masks)
-    check_carvable(views)
-    check_cameras(views, progress)
+    check_masks_and_cameras(views, progress)
     try:
         check_silhouettes(views, progress)
     except InputError as error:

@@ -166,7 +166,7 @@ def test_common_scale_is_removed_and_differences_of_scale_are_kept(views, nodes)
     assert torch.allclose(kept[1], (scaled[1] - nodes[1]) / 2, atol=1e-3)
 
 
-def test_only_displacements_across_the_orbit_tell_contradictions_from_wrong_depths(views, nodes):
+def test_only_displacements_across_the_orbit_count_as_contradictions(views, nodes):
     axes = unexplained_axes(views.cameras)
     rays = ray_dataset(views, 5, True)
     along, across = nodes.clone(), nodes.clone()

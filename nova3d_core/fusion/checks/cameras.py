@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 STAGE = "checking cameras"
 MIN_VIEWS = 3
-"""The silhouettes of two views do not tell hypotheses apart."""
+"""The silhouettes of two views do not distinguish the hypotheses."""
 MIN_SCORE = 0.0015
 """Cameras with a smaller silhouette score fit. Exact ones: 0.0003 where masks are sharp; poses off
 by 2 degrees and views of a model: up to 0.017, where no hypothesis fits better; a wrong order or an
@@ -200,7 +200,7 @@ def _best_hypothesis(
 
 
 def _judge_ties(views: Views, scorer: ConsistencyScorer, declared: float) -> CameraVerdict:
-    """Hypotheses that the silhouettes cannot tell from the declared cameras: colours decide."""
+    """Colours decide among the hypotheses whose silhouettes fit as well as the declared cameras."""
     notes = []
     clockwise = clockwise_hypothesis(views.cameras)
     if _is_tie(scorer.silhouette_score(clockwise.world_to_camera), declared):

@@ -28,10 +28,7 @@ def check_views(views: Views, progress: Progress = SILENT) -> None:
             normals that are missing or in another frame than declared.
         Cancelled: on request.
     """
-    if views.masks is not None:
-        check_not_inverted(views.masks)
-    check_carvable(views)
-    check_cameras(views, progress)
+    check_masks_and_cameras(views, progress)
     check_silhouettes(views, progress)
     check_normals(views)
     cut = border_views(views)
@@ -41,6 +38,19 @@ def check_views(views: Views, progress: Progress = SILENT) -> None:
             "view" if len(cut) == 1 else "views",
             listed(cut),
         )
+
+
+def check_masks_and_cameras(views: Views, progress: Progress = SILENT) -> None:
+    """Raises InputError for inverted masks, views that cannot be carved, and misdeclared cameras.
+
+    Args:
+        views: as for `check_views`.
+        progress: reports each step.
+    """
+    if views.masks is not None:
+        check_not_inverted(views.masks)
+    check_carvable(views)
+    check_cameras(views, progress)
 
 
 def border_views(views: Views) -> list[int]:

@@ -34,7 +34,7 @@ _MIN_RMS_PX = 0.35
 """Views are warped if the median of their root mean square displacements is larger. Wrong poses,
 blobs of wrong colour and the errors of a coarse surface cause half of that."""
 _NEIGHBOURS, _MAX_SPREAD = 4, 0.2
-"""Number of nearest views whose directions tell an orbit, and how far they may leave its line."""
+"""Number of nearest views whose directions identify an orbit, and their maximum spread off it."""
 _FRONT_NORMAL_WEIGHT = 4.0
 """Weight of the normals of view 0, which is exact, where the others contradict each other."""
 _BLUR_CELLS, _MIN_BLUR_PX = 0.7, 0.7
