@@ -11,7 +11,7 @@ import pytest
 from nova3d_core.io.mesh.read import read_mesh
 
 from ..host.client import Client
-from ..host.prompts import API, FAST_SETTINGS
+from ..host.prompts import FAST_SETTINGS, TEMPLATES, fast_settings
 from ..host.server import PACK, PROJECT
 from ..host.test_workflow_files import APPS, NO_DOWNLOAD
 from ..host.workflow_layout import MIN_ZOOM, WINDOW_PX, layout_problems
@@ -19,7 +19,6 @@ from .page import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.host]
 
-TEMPLATES = sorted(path.stem for path in API.glob("*.json"))
 MIN_NOTE_FILL = 0.6
 SEARCHES = {
     "3d": "NOVA3D",
@@ -56,8 +55,8 @@ def own_image(tmp_path: Path) -> Path:
 def set_fast(page: Page, *kept: str) -> None:
     """Settings for a fast run; a user does without. Classes in `kept` keep their values."""
     present = {node["type"] for node in page.nodes()}
-    for kind in (present & set(FAST_SETTINGS)) - set(kept):
-        for name, value in FAST_SETTINGS[kind].items():
+    for kind, values in fast_settings(present - set(kept)).items():
+        for name, value in values.items():
             page.set_input(kind, name, value)
     page.set_input("DeconflictFusion", "steps_scale", 0.1)
 

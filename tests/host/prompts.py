@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from .server import PROJECT
 from .workflow_check import Prompt
 
 API = PROJECT / "workflows" / "api"
+TEMPLATES = sorted(path.stem for path in API.glob("*.json") if (API.parent / path.name).is_file())
+"""Prompts that are also templates; there is none for models that cannot be downloaded."""
 VIEWS = 8
 PIXELS = 96
 FAST_SETTINGS: dict[str, dict[str, Any]] = {
@@ -33,11 +36,20 @@ FAST_SETTINGS: dict[str, dict[str, Any]] = {
 """Settings with which a workflow runs in seconds."""
 
 
+def fast_settings(kinds: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """`FAST_SETTINGS` of a workflow's node classes; a model keeps the number of its cameras."""
+    present = set(kinds) & set(FAST_SETTINGS)
+    if "SampleOrbit" in present:
+        present.discard("OrbitCameras")
+    return {kind: FAST_SETTINGS[kind] for kind in present}
+
+
 def load_prompt(name: str) -> Prompt:
-    """A prompt of workflows/api with `FAST_SETTINGS`; links and other values are unchanged."""
+    """A prompt of workflows/api with `fast_settings`; links and other values are unchanged."""
     prompt = json.loads((API / f"{name}.json").read_text(encoding="utf-8"))
+    settings = fast_settings(node["class_type"] for node in prompt.values())
     for node in prompt.values():
-        node["inputs"] |= FAST_SETTINGS.get(node["class_type"], {})
+        node["inputs"] |= settings.get(node["class_type"], {})
     return prompt
 
 

@@ -89,7 +89,6 @@ def test_the_template_gives_a_closed_textured_mesh(client, tmp_path):
     prompt = load_prompt("sv3d_to_mesh_complete")
     square = uploaded(client, square_image(), "square.png")["inputs"]["image"]
     prompt = with_inputs(prompt, "LoadImage", image=square)
-    prompt = with_inputs(prompt, "OrbitCameras", preset="sv3d_sine")
     report = [node_key(prompt, "CompleteTexture"), 4]
     prompt["90"] = node("PreviewAny", source=report)
     run = run_to_end(client, prompt)
