@@ -16,6 +16,7 @@ from ..errors import InputError
 
 if TYPE_CHECKING:
     from .families import Family
+    from .network.token_transformer import TokenTransformer
     from .network.unet import VideoUNet
     from .network.unet_2d import MultiviewUNet2D
 
@@ -113,7 +114,7 @@ class MultiviewModel:
 
     family: Family
     """How it was trained and has to be sampled."""
-    unet: VideoUNet | MultiviewUNet2D
+    unet: VideoUNet | MultiviewUNet2D | TokenTransformer
     """The denoising network."""
     codec: Codec
     """The VAE, or the pixel codec."""

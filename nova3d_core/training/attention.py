@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.network.attention import Attention
+from ..diffusion.network.token_transformer import TokenAttention
 from ..reconstruction.network import FusedAttention
 from .config import Precision
 
@@ -35,5 +36,5 @@ def choose_attention(network: nn.Module, device: torch.device, precision: Precis
     if device.type != "cpu" or precision == "float32":
         return
     for module in network.modules():
-        if isinstance(module, Attention | FusedAttention):
+        if isinstance(module, Attention | TokenAttention | FusedAttention):
             module.attend = math_attention

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from ..checks import check_bounds, check_choice
 from ..diffusion.families import FAMILIES, SCENE_FAMILY
 from ..diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
+from ..diffusion.network.token_transformer_config import TokenTransformerConfig
 from ..errors import InputError
 from .data.config import AugmentationConfig
 from .data.orbits import TRAINING_ORBITS
@@ -44,6 +45,8 @@ class NetworkConfig:
     """Width of the small image encoder."""
     residual_init_scale: float = 0.0
     """Initial scale of the last layer of each residual branch; 0 as in SVD."""
+    transformer: TokenTransformerConfig | None = None
+    """A token transformer, which replaces the UNet; None for the UNet."""
 
     def __post_init__(self):
         check_bounds(
@@ -69,6 +72,9 @@ class DataConfig:
     """Validation shards; procedural objects if empty."""
     size_px: int = 256
     """Width and height of the images."""
+    views_per_step: int = 0
+    """Views of an object that a step trains on: the input view and random others, for a token
+    transformer only; 0 for all."""
     prefetch_batches: int = 4
     """Batches loaded in the background; 0 loads each when it is needed."""
 
@@ -78,6 +84,7 @@ class DataConfig:
             self,
             "training data",
             size_px=(8, 2048),
+            views_per_step=(0, 1000),
             prefetch_batches=(0, 1000),
         )
 

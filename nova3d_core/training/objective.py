@@ -14,7 +14,7 @@ from .data.batches import ImageBatch, LatentBatch, domain_images
 from .data.conditioning import TrainConditioning, sample_conditioning, to_network_order
 from .losses import angle_weights, edm_loss, network_input
 from .noise import log_normal_sigmas, stage_at, stratified_normals
-from .step_rng import StepRandomness
+from .step_rng import StepRandomness, draw_views
 from .train_module import TrainModule
 
 COMPUTE_DTYPE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "autocast": torch.float32}
@@ -50,6 +50,7 @@ class Objective:
     ) -> tuple[Tensor, Tensor]:
         """The loss per domain and object, (D, B) float32, and the noise levels (B,)."""
         sigmas = self.sigmas(randomness, step).to(self.device)
+        batch, randomness = self._select_views(batch, randomness, step)
         batch, randomness = batch.to(self.device), randomness.to(self.device)
         family = self.module.family
         with torch.no_grad():
@@ -59,6 +60,16 @@ class Objective:
         prediction = self.predict(x, sigmas, conditioning)
         weights = self._view_weights(batch)
         return edm_loss(prediction, clean, randomness.noise, sigmas, weights), sigmas
+
+    def _select_views(
+        self, batch: ImageBatch | LatentBatch, randomness: StepRandomness, step: int
+    ) -> tuple[ImageBatch | LatentBatch, StepRandomness]:
+        """The views that the step trains on, the same of all objects."""
+        views, count = batch.azimuth_deg.shape[1], self.config.data.views_per_step
+        if not 0 < count < views:
+            return batch, randomness
+        chosen = draw_views(self.config.seed, step, views, count)
+        return batch.select_views(chosen), randomness.select_views(chosen)
 
     def _view_weights(self, batch: ImageBatch | LatentBatch) -> Tensor | None:
         """(B, V) weights of the views in the network's order; None where all are 1."""

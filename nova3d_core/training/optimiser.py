@@ -51,6 +51,7 @@ def _is_hidden(name: str, weight: nn.Parameter) -> bool:
     """Whether a weight is a hidden matrix: not a network's first or last layer, nor the encoder."""
     excluded = (
         "unet.input_blocks.0.",
+        "unet.patch_embed.",
         "unet.out.",
         "encoder.",
         "conditioner.",

@@ -32,7 +32,7 @@ from .object_sources import batch_size_per_process, held_out_objects, make_objec
 from .optimiser import make_optimiser
 from .run_logger import RunLogger
 from .stopping import StopHandler, StopReason
-from .train_module import TrainModule, check_image_size
+from .train_module import TrainModule, check_image_size, check_views_per_step
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +125,7 @@ def _make_loop(
         notes = resume_notes(output, state, config, world_size, accept_changes)
     module = build_module(config, progress)
     check_image_size(module, config.data.size_px)
+    check_views_per_step(module, config.data.views_per_step)
     network, optimiser = prepare(module, config, accelerator)
     _check_muon_unsharded(module, config)
     ema = Ema(module, config.optimiser.ema_decay)

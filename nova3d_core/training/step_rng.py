@@ -6,7 +6,7 @@ state, and several processes draw the same values as one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -52,11 +52,28 @@ class StepRandomness:
         values = {each.name: getattr(self, each.name)[start:end] for each in fields(self)[:-1]}
         return StepRandomness(**values, noise=self.noise[:, start:end])
 
+    def select_views(self, views: Tensor) -> StepRandomness:
+        """The noise of the views of these indices (v,)."""
+        return replace(self, noise=self.noise[:, :, views])
+
 
 def keyed_generator(*key: int) -> torch.Generator:
     """A CPU generator seeded by a tuple of integers."""
     seed = np.random.SeedSequence(key).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(seed[0]) << 31 | int(seed[1]) >> 1)
+
+
+def draw_views(seed: int, step: int, views: int, count: int) -> Tensor:
+    """The views (count,) of a step, in increasing order: the first, and random others.
+
+    Args:
+        seed: seed of the run.
+        step: number of the step.
+        views: number of views of an object.
+        count: number of views to draw.
+    """
+    others = torch.randperm(views - 1, generator=keyed_generator(seed, step))[: count - 1] + 1
+    return torch.cat([torch.zeros(1, dtype=torch.int64), others.sort().values])
 
 
 def draw_step_randomness(

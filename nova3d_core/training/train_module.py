@@ -14,6 +14,7 @@ from ..diffusion.codecs.small_encoder import SmallEncoder
 from ..diffusion.families import FAMILIES, Family
 from ..diffusion.model import Codec, ImageEncoder, MultiviewModel
 from ..diffusion.network.config import UNetConfig
+from ..diffusion.network.token_transformer import TokenTransformer, init_token_transformer
 from ..diffusion.network.unet import VideoUNet
 from ..diffusion.sampling.conditioning import added_embed_dim
 from ..errors import InputError
@@ -39,7 +40,13 @@ class ModelModule(nn.Module):
         family: the model family.
     """
 
-    def __init__(self, unet: VideoUNet, encoder: ImageEncoder, codec: Codec, family: Family):
+    def __init__(
+        self,
+        unet: VideoUNet | TokenTransformer,
+        encoder: ImageEncoder,
+        codec: Codec,
+        family: Family,
+    ):
         super().__init__()
         self.unet = unet.float().requires_grad_(True)
         self.encoder: nn.Module | None = None
@@ -79,7 +86,13 @@ class TrainModule(ModelModule):
         family: the model family.
     """
 
-    def __init__(self, unet: VideoUNet, encoder: ImageEncoder, codec: Codec, family: Family):
+    def __init__(
+        self,
+        unet: VideoUNet | TokenTransformer,
+        encoder: ImageEncoder,
+        codec: Codec,
+        family: Family,
+    ):
         check_parts(unet, codec, family)
         super().__init__(unet, encoder, codec, family)
         for name, weight in self.unet.named_parameters():
@@ -126,7 +139,7 @@ class TrainModule(ModelModule):
         return MultiviewModel(family, self.unet, self.codec, self.image_encoder, source)
 
 
-def check_parts(unet: VideoUNet, codec: Codec, family: Family) -> None:
+def check_parts(unet: VideoUNet | TokenTransformer, codec: Codec, family: Family) -> None:
     """Raises InputError unless network, codec and family are compatible."""
     required = {
         "domains": len(family.domains),
@@ -163,16 +176,25 @@ def check_unet_config(
 
 def check_image_size(module: ModelModule, size_px: int) -> None:
     """Raises InputError unless the network can downsample latents of such images evenly."""
-    levels = len(module.unet.config.channel_mult)
-    multiple = module.codec.factor * 2 ** (levels - 1)
+    multiple = module.codec.factor * module.unet.config.size_multiple
     if size_px % multiple:
         raise InputError(
             f"data.size_px is {size_px}, but the network needs multiples of {multiple}."
         )
 
 
+def check_views_per_step(module: ModelModule, views: int) -> None:
+    """Raises InputError if steps train on fewer views than the network needs: a UNet needs all."""
+    if views and not isinstance(module.unet, TokenTransformer):
+        raise InputError(
+            f"data.views_per_step is {views}, but a UNet trains on all views: it tells them apart "
+            "by their order.",
+            "Set it to 0, or train a token transformer.",
+        )
+
+
 def init_train_module(config: NetworkConfig, family: Family, seed: int) -> TrainModule:
-    """A module with random weights: UNet, pixel codec and small image encoder.
+    """A module with random weights: network, pixel codec and small image encoder.
 
     Its initial output is 0: the last layer is zero, and each residual branch ends in a layer that
     is zero or small, so that every block starts near the identity.
@@ -182,10 +204,14 @@ def init_train_module(config: NetworkConfig, family: Family, seed: int) -> Train
         family: the model family.
         seed: of the weights.
     """
+    transformer = config.transformer
     with seeded(seed):
-        unet = VideoUNet(config.unet)
-        encoder = SmallEncoder(config.encoder_channels, config.unet.context_dim)
-    init_as_identity(unet, config.residual_init_scale)
+        unet = VideoUNet(config.unet) if transformer is None else TokenTransformer(transformer)
+        encoder = SmallEncoder(config.encoder_channels, unet.config.context_dim)
+    if isinstance(unet, TokenTransformer):
+        init_token_transformer(unet, config.residual_init_scale)
+    else:
+        init_as_identity(unet, config.residual_init_scale)
     return TrainModule(unet, encoder, make_pixel_codec(config), family)
 
 
@@ -196,7 +222,7 @@ def make_pixel_codec(config: NetworkConfig, mean: Channels = MEAN) -> PixelCodec
 
 
 @torch.no_grad()
-def init_as_identity(unet: VideoUNet, residual_scale: float = 0.0) -> None:
+def init_as_identity(unet: VideoUNet | TokenTransformer, residual_scale: float = 0.0) -> None:
     """Makes a randomly initialised network output 0, with blocks near the identity."""
     for name, module in unet.named_modules():
         residual = name.endswith((".out_layers.3", ".proj_out", ".attn_align.to_out.0"))

@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 from ..diffusion.codecs.clip_config import ClipConfig
 from ..diffusion.codecs.vae_config import VaeConfig
 from ..diffusion.network.config import Alignment, UNetConfig
+from ..diffusion.network.token_transformer_config import TokenTransformerConfig
 from ..diffusion.network.unet_2d_config import UNet2DConfig
 from ..errors import InputError
 from ..io.files.containment import quote_value
 from ..io.files.json_text import parse_json
+from ..io.settings import config_from_dict
 from .discovery.layouts import METADATA_KEY
 from .keymaps.unet import Shape
 
@@ -120,6 +122,21 @@ def unet_config(
         ),
         feedback_factor=math.isqrt(shapes.get(_FEEDBACK_INPUT, (0, 0))[1] // 3),
     )
+
+
+def token_transformer_config(metadata: Any, source: str) -> TokenTransformerConfig:
+    """The config of a token transformer, all of which is in the metadata of our own files.
+
+    Raises:
+        InputError: the metadata contain no valid config.
+    """
+    try:
+        return config_from_dict(metadata, TokenTransformerConfig, "the transformer")
+    except InputError as error:
+        raise InputError(
+            f"{source} is damaged: its metadata describe no token transformer ({error.message}).",
+            "Save the model again.",
+        ) from error
 
 
 @translate_shape_errors("UNet")

@@ -103,6 +103,11 @@ class UNetConfig:
             raise InputError("cross-domain alignment needs two domains, but this UNet has one.")
 
     @property
+    def size_multiple(self) -> int:
+        """Width and height of latents are multiples of this."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+    @property
     def aligned(self) -> bool:
         """Whether any block has cross-domain attention."""
         return self.alignment != "none"

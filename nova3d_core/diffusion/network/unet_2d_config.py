@@ -60,6 +60,11 @@ class UNet2DConfig:
                 )
 
     @property
+    def size_multiple(self) -> int:
+        """Width and height of latents are multiples of this."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each level, the finest first."""
         return tuple(self.model_channels * factor for factor in self.channel_mult)

@@ -8,6 +8,8 @@ import torch
 
 from ..network.config import UNetConfig
 from ..network.feedback_adapters import BLOCKS_PER_LEVEL
+from ..network.token_transformer import TokenTransformer
+from ..network.token_transformer_config import TokenTransformerConfig
 from ..network.unet import VideoUNet
 from ..network.unet_2d import MultiviewUNet2D
 from ..network.unet_2d_config import UNet2DConfig
@@ -25,6 +27,9 @@ latents. The peak is in the MLP of the first level."""
 PEAK_VALUES_PER_POSITION_FEEDBACK = 20.8
 """The same for Ouroboros3D's UNet, which also holds the adapters' features: 19.23 in float32 and
 20.63 in bfloat16, where rays stay in float32, for 8 views of 64x64 latents."""
+PEAK_VALUES_PER_TOKEN = 10.0
+"""The same for the token transformer, per token and channel: the MLP's hidden layer (4) and its
+activation (4), the tokens, and the MLP's input."""
 LARGEST_LAYER_FACTOR = 288
 """Weights of the largest layer over `model_channels`^2: a 3x3 convolution from 8 to 4 widths."""
 CPU_OVERHEAD = 1.5
@@ -33,7 +38,7 @@ PROBE_SHAPE = (256, 1280, 1280)
 
 
 def activation_bytes(
-    config: UNetConfig | UNet2DConfig,
+    config: UNetConfig | UNet2DConfig | TokenTransformerConfig,
     objects: int,
     views: int,
     height: int,
@@ -53,6 +58,9 @@ def activation_bytes(
         width: latent columns.
         dtype: the compute dtype.
     """
+    if isinstance(config, TokenTransformerConfig):
+        values = _transformer_values(config, objects * views * height * width)
+        return int(values * dtype.itemsize)
     positions = config.domains * objects * views * height * width
     per_position = PEAK_VALUES_PER_POSITION
     if isinstance(config, UNet2DConfig):
@@ -64,9 +72,21 @@ def activation_bytes(
     return int(values * dtype.itemsize)
 
 
-def forward_flops(unet: VideoUNet | MultiviewUNet2D, views: int, height: int, width: int) -> float:
+def _transformer_values(config: TokenTransformerConfig, positions: int) -> float:
+    """Peak number of live values of the token transformer, for B V h w latent positions."""
+    tokens = positions / config.patch_size**2 * config.tokens_per_patch
+    patch = config.domains * positions * config.in_channels
+    return PEAK_VALUES_PER_TOKEN * config.channels * tokens + patch
+
+
+Network = VideoUNet | MultiviewUNet2D | TokenTransformer
+
+
+def forward_flops(unet: Network, views: int, height: int, width: int) -> float:
     """FLOPs of one forward pass for one object; a multiply-add counts as two."""
     config = unet.config
+    if isinstance(config, TokenTransformerConfig):
+        return _transformer_flops(unet, views, height, width)
     images = config.domains * views
     is_2d = isinstance(config, UNet2DConfig)
     levels = _level_function_2d(config) if is_2d else _level_function(config)
@@ -82,6 +102,28 @@ def forward_flops(unet: VideoUNet | MultiviewUNet2D, views: int, height: int, wi
             sequence *= config.domains if "attn_align" in name or "attn_joint" in name else 1
             sequence *= views if is_2d and ".attn1." in name else 1
             total += 4.0 * parameter.shape[0] * images * positions * sequence
+    return total
+
+
+def _transformer_flops(network: TokenTransformer, views: int, height: int, width: int) -> float:
+    """FLOPs of one forward pass of a token transformer."""
+    config, patch = network.config, network.config.patch_size
+    rows, columns = height // patch, width // patch
+    patches = views * rows * columns
+    tokens = patches * config.tokens_per_patch
+    total = 0.0
+    for name, parameter in network.named_parameters():
+        if parameter.dim() < 2:
+            continue
+        count = tokens if name.startswith(("blocks.", "patch_embed.", "out.")) else views
+        count = 1 if name.startswith(("time_embed.", "context_embed.")) else count
+        count = config.domains * views if name.startswith("camera_task_emb.") else count
+        count = patches if name.startswith("ray_embed.") else count
+        total += 2.0 * parameter.numel() * count
+    sequences = {"view": rows * columns, "row": views * columns, "full": patches}
+    for index in range(config.depth):
+        sequence = sequences[config.span(index)] * config.tokens_per_patch
+        total += 4.0 * config.channels * tokens * sequence
     return total
 
 
@@ -136,7 +178,7 @@ def _level_function_2d(config: UNet2DConfig):
 
 
 def estimate_cpu_seconds(
-    unet: VideoUNet | MultiviewUNet2D, views: int, height: int, width: int, dtype: torch.dtype
+    unet: Network, views: int, height: int, width: int, dtype: torch.dtype
 ) -> float:
     """Estimated seconds of one forward pass for one object, from a timed matrix product."""
     flops = forward_flops(unet, views, height, width)

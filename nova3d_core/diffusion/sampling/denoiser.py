@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...compute.devices import is_out_of_memory
+from ..network.token_transformer import TokenTransformer
 from ..network.unet import VideoUNet
 from ..network.unet_2d import MultiviewUNet2D
 from .conditioning import Conditioning
@@ -30,7 +31,7 @@ class Denoiser:
     camera conditions. The noisy latents stay in float32, whatever the compute dtype.
     """
 
-    unet: VideoUNet | MultiviewUNet2D
+    unet: VideoUNet | MultiviewUNet2D | TokenTransformer
     """F."""
     conditioning: Conditioning
     """Conditioning of B objects, on the UNet's device."""

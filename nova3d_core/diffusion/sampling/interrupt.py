@@ -10,9 +10,12 @@ from torch import nn
 from ..network.blocks import VideoResBlock
 from ..network.blocks_2d import MultiviewTransformer, ResBlock2D
 from ..network.feedback_adapters import AdapterBlock
+from ..network.token_transformer import TokenBlock
 from ..network.transformer import VideoTransformer
 
-BLOCKS = (VideoResBlock, VideoTransformer, ResBlock2D, MultiviewTransformer, AdapterBlock)
+BLOCKS = (
+    VideoResBlock, VideoTransformer, ResBlock2D, MultiviewTransformer, AdapterBlock, TokenBlock
+)  # fmt: skip
 """The blocks of the networks; a full-size one takes less than two seconds on two CPU cores."""
 
 

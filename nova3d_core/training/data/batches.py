@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -52,6 +52,11 @@ class ImageBatch(TensorBatch):
     def __len__(self) -> int:
         return len(self.colour)
 
+    def select_views(self, views: Tensor) -> ImageBatch:
+        """The views of these indices (v,), of which the first is the input."""
+        names = ("colour", "normal", "elevation_deg", "azimuth_deg")
+        return replace(self, **{name: getattr(self, name)[:, views] for name in names})
+
 
 @dataclass(frozen=True, eq=False)
 class LatentBatch(TensorBatch):
@@ -74,6 +79,17 @@ class LatentBatch(TensorBatch):
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def select_views(self, views: Tensor) -> LatentBatch:
+        """The views of these indices (v,), of which the first is the input."""
+        colour = None if self.colour is None else self.colour[:, views]
+        return replace(
+            self,
+            latents=self.latents[:, :, views],
+            elevation_deg=self.elevation_deg[:, views],
+            azimuth_deg=self.azimuth_deg[:, views],
+            colour=colour,
+        )
 
     @property
     def clean(self) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 from ...diffusion.codecs.clip import ClipEncoder, OpenAiClipEncoder, build_clip
 from ...diffusion.codecs.vae import VaeCodec, build_vae
 from ...diffusion.network.feedback_unet import FeedbackUNet
+from ...diffusion.network.token_transformer import TokenTransformer
 from ...diffusion.network.unet import VideoUNet
 from ...diffusion.network.unet_2d import MultiviewUNet2D
 from ...errors import InputError
@@ -22,6 +23,7 @@ from ..files.read import WeightFile
 from ..infer_shapes import (
     clip_config,
     nova3d_metadata,
+    token_transformer_config,
     unet_2d_config,
     unet_config,
     vae_config,
@@ -44,6 +46,8 @@ _POSITION_IDS = "vision_model.embeddings.position_ids"
 """A buffer 0, 1, 2, ... that old transformers versions saved."""
 _OTHER_PREFIXES = ("first_stage_model.", "conditioner.", "model_ema.", "cond_stage_model.")
 """Prefixes of other parts in a file whose UNet keys have no prefix."""
+_PATCH_EMBED = "patch_embed.weight"
+"""The first layer of a token transformer."""
 
 
 def unet_component(
@@ -68,6 +72,10 @@ def unet_component(
     key_map = _unet_key_map(file, identity)
     metadata = nova3d_metadata(file.header.metadata, str(file.path)).get("unet", {})
     shapes = {name: file.shapes[source.name] for name, source in key_map.items()}
+    if _PATCH_EMBED in shapes:
+        config = token_transformer_config(metadata, str(file.path))
+        network = TokenTransformer(config, operations, attention, device="meta")
+        return _validate(NetworkComponent("transformer", network, network, file, key_map))
     config = unet_config(shapes, metadata, str(file.path))
     unet_class = FeedbackUNet if config.feedback_factor else VideoUNet
     unet = unet_class(config, operations=operations, attention=attention, device="meta")

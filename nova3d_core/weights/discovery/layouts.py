@@ -182,7 +182,7 @@ def _identify_tensors(header: ModelHeader) -> Identity:
         family, notes = _lgm_family(tensors)
         notes = (*notes, *header.notes, *dtype_notes)
         return Identity(family, "lgm", dtype, (RECONSTRUCTION,), notes=notes)
-    unet = _find_unet(tensors)
+    unet = _find_unet(tensors) or _find_token_transformer(tensors)
     found = None if unet else find_2d_model(tensors)
     if found:
         return Identity(
@@ -261,6 +261,22 @@ def _find_unet(tensors: Tensors) -> _UNet | None:
     return None
 
 
+def _find_token_transformer(tensors: Tensors) -> _UNet | None:
+    """The token transformer among the tensors of one of our files, which replaces the UNet."""
+    prefix = UNET_PREFIXES[0]
+    first, added = tensors.get(prefix + "patch_embed.weight"), prefix + "label_emb.0.0.weight"
+    if first is None or added not in tensors or len(first.shape) != 2:
+        return None
+    return _UNet(
+        prefix,
+        "sgm",
+        in_channels=first.shape[1],
+        model_channels=first.shape[0],
+        add_embed_dim=tensors[added].shape[-1] if tensors[added].shape else None,
+        tensor_count=sum(name.startswith(prefix) for name in tensors),
+    )
+
+
 def _family_of_unet(
     tensors: Tensors, unet: _UNet, parts: tuple[str, ...]
 ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
@@ -296,6 +312,8 @@ def _family_of_unet(
 
 def _alignment_notes(tensors: Tensors) -> tuple[str, ...]:
     """Notes on a UNet whose alignment attention is not in every block."""
+    if _find_token_transformer(tensors):  # all its attention is between both domains
+        return ()
     aligned = [name for name in tensors if "attn_align." in name]
     if not aligned:
         return ("Has no alignment attention (an ablation?).",)
