@@ -12,6 +12,7 @@ from ..diffusion.network.token_transformer_config import TokenTransformerConfig
 from ..errors import InputError
 from .data.config import AugmentationConfig
 from .data.orbits import TRAINING_ORBITS
+from .joint.config import FAMILY as JOINT_FAMILY
 from .joint.config import JointConfig
 from .scenes.config import SceneConfig
 
@@ -248,6 +249,9 @@ class TrainConfig:
     input_view_weight: float = 1.0
     """Weight of the input view in the loss relative to the opposite view; weights grow linearly
     with the angle from the input view, and their mean is 1. SV3D's is below 1."""
+    loss_sigma_floor: float = 0.0
+    """Noise levels sigma weigh sigma^2 / (sigma^2 + floor^2) in the loss. EDM's weight, which 0
+    keeps, grows with 1 / sigma^2 for errors of the clean latents."""
     noise: tuple[NoiseStage, ...] = PAPER_STAGES
     """Distributions of the noise level, in order of their start."""
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
@@ -269,6 +273,7 @@ class TrainConfig:
             "training",
             seed=(0, 2**31 - 1),
             input_view_weight=(0.0, 100.0),
+            loss_sigma_floor=(0.0, 1e3),
         )
         trained = (*TRAINING_ORBITS, SCENE_FAMILY.name)
         if self.family not in trained:
@@ -276,6 +281,10 @@ class TrainConfig:
                 f"family {self.family} cannot be trained here: its network is not a video UNet "
                 "that predicts v.",
                 f"Train {', '.join(trained)}.",
+            )
+        if self.loss_sigma_floor and self.family in (SCENE_FAMILY.name, JOINT_FAMILY):
+            raise InputError(
+                f"loss_sigma_floor has no effect on family {self.family}; set it to 0."
             )
         starts = [stage.start for stage in self.noise]
         if not starts or starts[0] != 0.0 or starts != sorted(starts) or starts[-1] > 1.0:

@@ -62,6 +62,14 @@ def edm_loss(
     return (error.square().mean(dim=(3, 4, 5)) * view_weights).mean(dim=2)
 
 
+def noise_level_weights(sigmas: Tensor, floor: float) -> Tensor:
+    """sigma^2 / (sigma^2 + floor^2) of noise levels (B,): 1 far above the floor; 1 without one."""
+    if floor == 0.0:
+        return torch.ones_like(sigmas)
+    squares = sigmas.float().square()
+    return squares / (squares + floor**2)
+
+
 def angle_weights(elevations_deg: Tensor, azimuths_deg: Tensor, lowest: float) -> Tensor:
     """(B, V) weights of mean 1 that grow linearly with the angle from the input view.
 

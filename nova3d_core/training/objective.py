@@ -12,7 +12,7 @@ from ..errors import InputError
 from .config import TrainConfig
 from .data.batches import ImageBatch, LatentBatch, domain_images
 from .data.conditioning import TrainConditioning, sample_conditioning, to_network_order
-from .losses import angle_weights, edm_loss, network_input
+from .losses import angle_weights, edm_loss, network_input, noise_level_weights
 from .noise import log_normal_sigmas, stage_at, stratified_normals
 from .step_rng import StepRandomness, draw_views
 from .train_module import TrainModule
@@ -59,7 +59,8 @@ class Objective:
             x = self.concat(network_input(clean, randomness.noise, sigmas), conditioning)
         prediction = self.predict(x, sigmas, conditioning)
         weights = self._view_weights(batch)
-        return edm_loss(prediction, clean, randomness.noise, sigmas, weights), sigmas
+        losses = edm_loss(prediction, clean, randomness.noise, sigmas, weights)
+        return losses * noise_level_weights(sigmas, self.config.loss_sigma_floor), sigmas
 
     def _select_views(
         self, batch: ImageBatch | LatentBatch, randomness: StepRandomness, step: int

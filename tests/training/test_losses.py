@@ -11,6 +11,7 @@ from nova3d_core.training.losses import (
     edm_loss_from_denoised,
     expand_sigmas,
     network_input,
+    noise_level_weights,
     velocity_target,
 )
 
@@ -91,3 +92,11 @@ def test_object_has_one_level_for_all_views_and_domains():
                     pair.double(), inputs[d, b, v].flatten()
                 ).solution
                 assert float(added / signal) == pytest.approx(sigma, rel=1e-4, abs=1e-6)
+
+
+def test_floor_bounds_the_weight_of_errors_of_clean_latents():
+    torch.testing.assert_close(noise_level_weights(SIGMAS, 0.0), torch.ones(5))
+    edm = (1 + SIGMAS**2) / SIGMAS**2
+    found = edm * noise_level_weights(SIGMAS, 0.5)
+    torch.testing.assert_close(found, (1 + SIGMAS**2) / (SIGMAS**2 + 0.25))
+    assert found.max() <= 4.0 and found[-1] == pytest.approx(1.0, abs=1e-5)
