@@ -12,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nova3d_core.diffusion.network.config import CAMERA_TASK_DIM, UNetConfig
 from nova3d_core.diffusion.network.feedback_unet import Feedback, FeedbackUNet
+from nova3d_core.diffusion.network.token_transformer import TokenTransformer
+from nova3d_core.diffusion.network.token_transformer_config import TokenTransformerConfig
 from nova3d_core.diffusion.network.unet import VideoUNet
 from nova3d_core.diffusion.sampling.cost import (
     activation_bytes,
@@ -154,3 +156,22 @@ def test_cpu_time_estimate_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
     estimate_cpu_seconds(unet, 5, 16, 16, torch.float32)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("channels", "joint", "dtype"), [(256, True, torch.float32), (192, False, torch.bfloat16)]
+)
+def test_activation_memory_of_the_token_transformer(channels, joint, dtype):
+    config = TokenTransformerConfig(channels=channels, joint_domains=joint, spans=("view", "row"))
+    with torch.device("meta"):
+        network = TokenTransformer(config, attention=flash, dtype=dtype)
+        with torch.no_grad(), Allocations(network) as counted:
+            network(
+                torch.empty(2, 2, 16, 36, 16, 16, dtype=dtype),
+                torch.empty(2),
+                torch.empty(2, 1, 256),
+                torch.empty(2, 16, 256),
+                torch.empty(2, 2, 16, 10),
+            )
+    estimate = activation_bytes(config, 2, 16, 16, 16, dtype)
+    assert counted.peak <= estimate <= 1.25 * counted.peak
