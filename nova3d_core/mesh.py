@@ -216,21 +216,18 @@ class Mesh:
 
     def with_smooth_normals(self) -> Mesh:
         """The mesh with vertex normals: angle-weighted means of the face normals, across seams."""
-        import trimesh
-
-        _, position = torch.unique(self.vertices, dim=0, return_inverse=True)
-        bare = self.as_trimesh()
-        weights = torch.tensor(bare.face_angles, dtype=torch.float32)  # (F, 3)
+        _, position = torch.unique(self.vertices.cpu(), dim=0, return_inverse=True)
+        faces = self.faces.cpu()
+        corners = self.vertices.cpu().double()[faces]  # (F, 3, 3)
+        forward = torch.nn.functional.normalize(corners.roll(-1, dims=1) - corners, dim=2)
+        cosine = -(forward * forward.roll(1, dims=1)).sum(dim=2)
+        angles = cosine.clamp(-1.0, 1.0).arccos().float()  # (F, 3)
         directions = self.face_normals.cpu()
         sums = torch.zeros(int(position.max()) + 1, 3)
         for corner in range(3):
-            sums.index_add_(
-                0, position[self.faces[:, corner]].cpu(), directions * weights[:, corner, None]
-            )
-        normals = trimesh.util.unitize(sums.numpy()[position.cpu().numpy()])
-        return replace(
-            self, normals=torch.as_tensor(normals, dtype=torch.float32).to(self.vertices)
-        )
+            sums.index_add_(0, position[faces[:, corner]], directions * angles[:, corner, None])
+        normals = torch.nn.functional.normalize(sums, dim=1)[position]
+        return replace(self, normals=normals.to(self.vertices))
 
     def as_trimesh(self) -> trimesh.Trimesh:
         """The bare geometry as a trimesh object, with vertices and faces in the same order."""

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -175,7 +174,6 @@ def extract_mesh(
             config = replace(config, smooth_unobserved_cells=cells)
         raw = extract_surface(grid).transformed(surface.field_to_world)
         raw = replace(raw, origin=surface.cameras.origin)
-        import_module("trimesh")  # import early: an interrupt during this import would be lost
         progress.update("meshing", 0, 4)
         mesh = remove_small_components(raw, config.min_component_area_ratio)
         progress.update("meshing", 1, 4)
