@@ -29,8 +29,9 @@ class Train:
     """Train a model; the same command resumes a stopped run."""
 
     config: Positional[str]
-    """Training preset (nova3d, sv3d_u, sv3d_p, v3d, v3d_scenes or ouroboros3d; mini, sv3d_p_mini,
-    v3d_mini, v3d_scenes_mini or ouroboros3d_mini for a CPU), or a .json or .toml settings file."""
+    """Training preset (nova3d, sv3d_u, sv3d_p, v3d, v3d_scenes or ouroboros3d; mini, mini_tokens,
+    sv3d_p_mini, v3d_mini, v3d_scenes_mini or ouroboros3d_mini for a CPU), or a .json or .toml
+    settings file."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="DIR")]
     """The folder of the run, for checkpoints, logs and sample grids."""
     minutes: float | None = None
