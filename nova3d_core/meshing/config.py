@@ -45,7 +45,7 @@ class UnwrapConfig:
     bilinear filtering, each mip level needs twice as much."""
     time_limit_s: float = field(default=30.0, metadata=INTERNAL)
     """Seconds after which xatlas is stopped in favour of the box atlas."""
-    faces_per_chunk: int = field(default=1250, metadata=INTERNAL)
+    faces_per_chunk: int = field(default=2500, metadata=INTERNAL)
     """Approximate size of the balanced chunks that xatlas processes in parallel; its time grows
     with the square of the chunk size."""
 
