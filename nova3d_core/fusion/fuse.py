@@ -51,6 +51,9 @@ _REDISTANCE_EVERY = 25
 """Steps."""
 _FINITE_CHECK_EVERY = 10
 """Steps."""
+_REST_PX = 0.15
+"""Registrations have twice the steps between them once no view moves farther than this: more of
+them only follow the noise of the surface."""
 _LR_DECAY = 0.3
 """Factor to which learning rates fall over a level."""
 _MIN_RAY_CHUNK = 512
@@ -280,7 +283,7 @@ def _optimise_level(run: _FusionState, index: int, level: LevelConfig, progress:
     release_unused_memory()
     run.field.set_level(level)
     total = run.config.total_steps
-    registration = None
+    registration, next_registration = None, level.register_every
     for step in range(level.steps):
         is_due = level.align_every > 0 and step % level.align_every == 0
         warped = is_due and _align_views(run, progress)
@@ -300,9 +303,11 @@ def _optimise_level(run: _FusionState, index: int, level: LevelConfig, progress:
         elif step % level.stereo_every == 0:
             _sweep_depths(run, level)
         _step(run, level, decay, pose_lr)
-        if registration is not None and (step + 1) % level.register_every == 0:
+        if registration is not None and step + 1 >= next_registration:
             factor = exponential_decay(step, level.steps, level.robust_scale_end)
             _register_poses(run, registration, factor)
+            rests = registration.moved_px < _REST_PX
+            next_registration = step + 1 + level.register_every * (2 if rests else 1)
         run.steps_done += 1
         if run.steps_done % _FINITE_CHECK_EVERY == 0 or step == level.steps - 1:
             _check_finite(run, index)

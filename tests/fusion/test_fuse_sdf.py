@@ -136,12 +136,34 @@ def test_robust_scale_decays_over_a_level(views, monkeypatch):
 
     original = optimise.PoseRegistration.step
     monkeypatch.setattr(optimise.PoseRegistration, "step", recorded)
+    monkeypatch.setattr(optimise, "_REST_PX", 0.0)
     levels = (
         LevelConfig(24, 4, 0.3, register_every=2),
         LevelConfig(24, 6, 0.3, register_every=2, robust_scale_end=0.4),
     )
     fuse_sdf(views, replace(QUICK, levels=levels))
     assert factors == pytest.approx([1.0, 1.0, 0.4**0.2, 0.4**0.6, 0.4])
+
+
+@pytest.mark.parametrize(("rest_px", "expected"), [(0.0, [2, 4, 6, 8, 10]), (1e9, [2, 6, 10])])
+def test_registrations_pause_once_the_poses_rest(views, monkeypatch, rest_px, expected):
+    steps, registered = [], []
+
+    def stepped(*args):
+        steps.append(1)
+        return step(*args)
+
+    def recorded(self, *args):
+        registered.append(len(steps))
+        return register(self, *args)
+
+    step, register = optimise._step, optimise.PoseRegistration.step
+    monkeypatch.setattr(optimise, "_step", stepped)
+    monkeypatch.setattr(optimise.PoseRegistration, "step", recorded)
+    monkeypatch.setattr(optimise, "_REST_PX", rest_px)
+    levels = (LevelConfig(24, 11, 0.3, register_every=2),)
+    fuse_sdf(views, replace(QUICK, levels=levels))
+    assert registered == expected
 
 
 def test_surface_matches_ground_truth(fused, pebble):

@@ -10,6 +10,7 @@ import torch
 
 from nova3d_core.cameras.cameras import orbit_cameras
 from nova3d_core.cameras.rigs import RigConfig
+from nova3d_core.cameras.rotations import rotation_angle_deg
 from nova3d_core.evaluation.config import PerturbationConfig
 from nova3d_core.evaluation.metrics.poses import pose_errors
 from nova3d_core.evaluation.perturbations import noisy_cameras
@@ -23,7 +24,7 @@ from nova3d_core.fusion.poses.registration import (
     pose_jacobian,
     strided_rays,
 )
-from nova3d_core.fusion.rays import ray_dataset
+from nova3d_core.fusion.rays import pixel_side, ray_dataset
 from nova3d_core.mesh import Mesh
 from nova3d_core.rendering.views import render_views
 from nova3d_core.sdf_grid import SdfGrid
@@ -132,6 +133,25 @@ def test_wrong_poses_converge_on_the_true_surface(field, pebble, kind, camera_fr
     assert after.lateral_percent.max() < 0.15
     # the surface is in the world of view 0's input pose: no gauge to undo
     torch.testing.assert_close(poses.gauge(), torch.eye(4), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_motion_of_a_step_is_reported_in_pixels(field, pebble, stride):
+    views, _ = taken(pebble, "perspective")
+    rays, config = ray_dataset(views, 5, True), PoseConfig()
+    poses = PoseTable(views.cameras, CENTRE, config)
+    registration = PoseRegistration(rays, views.cameras, field.spacing, stride)
+    moved = []
+    for _ in range(20):
+        step = (field, poses, torch.ones(8, 3), torch.zeros(len(rays)), WIDE)
+        registration.step(*step)
+        moved.append(registration.moved_px)
+        if len(moved) == 1:  # from the identity
+            rotation = rotation_angle_deg(poses.rotation).deg2rad()
+            world = rotation * config.translation_per_radian + poses.translation.norm(dim=1)
+            expected = float(world.max()) / pixel_side(rays, 8)
+            assert registration.moved_px == pytest.approx(expected, rel=1e-3)
+    assert moved[0] > 1.0 and moved[-1] < 0.1
 
 
 def test_stride_2_converges_nearly_as_well(field, pebble):

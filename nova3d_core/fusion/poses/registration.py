@@ -76,7 +76,10 @@ class PoseRegistration:
         self._stride, self._ids = stride, strided_rays(rays, stride)
         self._rays, self._cameras = downsample(rays, cameras, self._ids, stride)
         self._velocity = torch.zeros(len(cameras), 6)  # as the poses, on the CPU
-        cell_px = cell / pixel_side(rays, len(cameras))
+        self._pixel_side = pixel_side(rays, len(cameras))
+        self.moved_px = float("inf")
+        """Largest motion of a view in the last step, in pixels of the full image at the object."""
+        cell_px = cell / self._pixel_side
         blur_px = max(_BLUR_CELLS * cell_px, _MIN_BLUR_PX * stride)
         blur_px = min(blur_px, _FILL_WINDOW_PX / 4 * stride)
         self._blur_px = blur_px / stride
@@ -137,6 +140,9 @@ class PoseRegistration:
         motion = _solve(normal, right, noise, poses, prior_sigma_rad)
         self._velocity = _MOMENTUM * self._velocity + motion
         poses.apply(self._velocity[:, :3], self._velocity[:, 3:])
+        rotation, translation = (part.norm(dim=1) for part in self._velocity.split(3, dim=1))
+        moved = rotation * poses.translation_per_radian + translation
+        self.moved_px = float(moved.max()) / self._pixel_side
 
     def _system(
         self,
