@@ -184,9 +184,26 @@ class LevelConfig:
         return min(number, self.max_rays or number)
 
 
+_MAX_RAYS_32, _MAX_RAYS_64 = 4000, 6000
+"""Maximum rays per step of the levels with 32 and 64 cells: more than one per cell of the surface
+suffices."""
 _DRAFT = (
-    LevelConfig(resolution=32, steps=36, ray_fraction=0.04, sdf_lr_cells=0.12, pose_lr=6e-3),
-    LevelConfig(resolution=64, steps=32, ray_fraction=0.05, sdf_lr_cells=0.12, pose_lr=3.5e-3),
+    LevelConfig(
+        resolution=32,
+        steps=36,
+        ray_fraction=0.04,
+        sdf_lr_cells=0.12,
+        pose_lr=6e-3,
+        max_rays=_MAX_RAYS_32,
+    ),
+    LevelConfig(
+        resolution=64,
+        steps=32,
+        ray_fraction=0.05,
+        sdf_lr_cells=0.12,
+        pose_lr=3.5e-3,
+        max_rays=_MAX_RAYS_64,
+    ),
     LevelConfig(
         resolution=104,
         steps=28,
@@ -205,6 +222,7 @@ _FAST = (
         ray_fraction=0.04,
         sdf_lr_cells=0.10,
         pose_lr=6e-3,
+        max_rays=_MAX_RAYS_32,
         stereo_every=30,
         stereo_band=0.2,
         stereo_downsampling=2,
@@ -215,6 +233,7 @@ _FAST = (
         ray_fraction=0.04,
         sdf_lr_cells=0.10,
         pose_lr=4e-3,
+        max_rays=_MAX_RAYS_64,
         stereo_every=45,
         stereo_band=0.08,
         stereo_downsampling=2,
