@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -20,13 +21,13 @@ PREVIEW_INTERVAL_S = 1.0
 
 
 class PreviewClock:
-    """Schedules previews, at most one per second, and their views."""
+    """Schedules previews, the first at once, then at most one per second, and their views."""
 
     def __init__(self, interval_s: float = PREVIEW_INTERVAL_S):
-        self._interval_s, self._last, self._count = interval_s, time.perf_counter(), 0
+        self._interval_s, self._last, self._count = interval_s, -math.inf, 0
 
     def is_due(self) -> bool:
-        """Whether the last preview is long enough ago; if so, restarts the interval."""
+        """Whether there was no preview for the interval; if so, restarts it."""
         now = time.perf_counter()
         if now - self._last < self._interval_s:
             return False

@@ -396,9 +396,10 @@ def test_previews_are_at_most_one_per_second(views):
     started = time.perf_counter()
     fuse_sdf(views, long, slow)
     spent = time.perf_counter() - started
-    assert 1 <= len(times) <= spent
+    assert 1 <= len(times) <= spent + 1
     assert all(b - a > 0.99 for a, b in itertools.pairwise(times))
     clock = PreviewClock(1000.0)
+    assert clock.is_due()  # short runs have a preview, too
     assert not clock.is_due() and [clock.next_view() for _ in range(3)] == [0, 1, 2]
 
 
