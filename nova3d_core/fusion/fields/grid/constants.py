@@ -8,12 +8,8 @@ COLOUR_BANDS = 1.5
 """Samples farther from the surface than this many bands contribute no colour."""
 TINY = 1e-9
 """Added to denominators."""
-BLOCK_CELLS = 4
-"""Side of the blocks of cells whose minimum of f lets rays skip them."""
-BLOCK_MARGIN = 1.0
-"""Cells by which f may fall before the minima are updated."""
-PREFETCH_CELLS = 5.0
-"""Distance from a sample to the voxels that are prefetched: less is too late."""
+HALF_DIAGONAL = 0.87
+"""Upper bound of the distance from a point to the nearest voxel, in cells: sqrt(3) / 2."""
 BETAS = (0.9, 0.95)
 """Adam's betas."""
 EPS = 1e-9

@@ -12,10 +12,8 @@ from . import constants
 
 MIN_TRANSMITTANCE = wp.constant(constants.MIN_TRANSMITTANCE)
 COLOUR_BANDS = wp.constant(constants.COLOUR_BANDS)
-PREFETCH_CELLS = wp.constant(constants.PREFETCH_CELLS)
 TINY = wp.constant(constants.TINY)
-BLOCK_CELLS = wp.constant(constants.BLOCK_CELLS)
-BLOCK_MARGIN = wp.constant(constants.BLOCK_MARGIN)
+HALF_DIAGONAL = wp.constant(constants.HALF_DIAGONAL)
 
 
 @wp.func
@@ -113,25 +111,6 @@ def splat_trilinear(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3, q: wp.vec4):
     ...
 
 
-_PREFETCH = """
-#if !defined(__CUDA_ARCH__) && !defined(__CUDACC__)
-    const long long x = grid.strides[0], y = grid.strides[1], z = grid.strides[2];
-    const char* at = (const char*)grid.data + (int)p[0] * x + (int)p[1] * y + (int)p[2] * z;
-    __builtin_prefetch(at);
-    __builtin_prefetch(at + x);
-    __builtin_prefetch(at + y);
-    __builtin_prefetch(at + x + y);
-#endif
-"""
-"""Prefetching never faults, so p may lie outside the grid."""
-
-
-@wp.func_native(_PREFETCH)
-def prefetch(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3):
-    """Loads the eight voxels around p into the cache of a CPU."""
-    ...
-
-
 @wp.func
 def box_range(o: wp.vec3, d: wp.vec3, size: wp.vec3):
     """Ray parameters where a ray (in cells) enters and leaves the grid; entry > exit for misses."""
@@ -152,16 +131,12 @@ def box_range(o: wp.vec3, d: wp.vec3, size: wp.vec3):
 class RayMarch:
     """R rays, in cells, with their grid and outputs.
 
-    minima: of f in each block of cells.
-    start: input of `render_forward`: ray parameter in front of the band, which it replaces by that
-        of the entry; -1 for misses.
     samples: value and colour of the first samples of each ray, in the order of execution, for the
     backward pass; empty without one. Colours of samples without weight are undefined.
     """
 
     geo: wp.array3d(dtype=wp.vec4)
     col: wp.array3d(dtype=wp.vec4)
-    minima: wp.array3d(dtype=float)
     origins: wp.array(dtype=wp.vec3)
     directions: wp.array(dtype=wp.vec3)
     start: wp.array(dtype=float)
@@ -189,11 +164,17 @@ def stride(m: RayMarch, f: float):
     return 1.0
 
 
-@wp.kernel
-def first_block(offset: int, m: RayMarch):
-    """Sphere-traces each ray until it is in a block of cells close to the band; -1 for misses.
+@wp.func
+def nearest(grid: wp.array3d(dtype=wp.vec4), p: wp.vec3):
+    """f of the voxel nearest to p, in cells."""
+    return grid[int(p[0] + 0.5), int(p[1] + 0.5), int(p[2] + 0.5)][0]
 
-    The minima of all blocks fit into a CPU's cache, the grid does not.
+
+@wp.kernel
+def first_hit(offset: int, m: RayMarch):
+    """Sphere-traces each ray until it enters the band; -1 for misses.
+
+    Far away the nearest voxel suffices: one read instead of eight.
     """
     ray = wp.tid() + offset
     span = ray_span(m, ray)
@@ -201,32 +182,15 @@ def first_block(offset: int, m: RayMarch):
     found = float(-1.0)
     while t < span[1]:
         p = m.origins[ray] + t * m.directions[ray]
-        low = m.minima[int(p[0]) / BLOCK_CELLS, int(p[1]) / BLOCK_CELLS, int(p[2]) / BLOCK_CELLS]
-        free = (low - m.band) / m.spacing - BLOCK_MARGIN
+        free = (nearest(m.geo, p) - m.band) / m.spacing - HALF_DIAGONAL
         if free < 1.0:
-            found = t
-            break
-        t = t + 0.9 * free
+            f = trilinear(m.geo, p)[0]
+            if f < m.band:
+                found = t
+                break
+            free = (f - m.band) / m.spacing
+        t = t + wp.max(0.9 * free, 0.5)
     m.start[ray] = found
-
-
-@wp.func
-def band_entry(m: RayMarch, o: wp.vec3, d: wp.vec3, start: float, far: float):
-    """Ray parameter where a ray enters the band after `start`, interpolated; -1 for misses."""
-    t = float(start)
-    f = trilinear(m.geo, o + t * d)[0]
-    while f > m.band:
-        t_next = t + stride(m, f)
-        if t_next >= far:
-            t = -1.0
-            break
-        f_next = trilinear(m.geo, o + t_next * d)[0]
-        if f_next <= m.band:
-            t = t + (t_next - t) * (f - m.band) / (f - f_next)
-            break
-        t = t_next
-        f = f_next
-    return t
 
 
 @wp.func
@@ -255,11 +219,6 @@ def render_forward(offset: int, m: RayMarch):
         o = m.origins[ray]
         d = m.directions[ray]
         far = ray_span(m, ray)[1]
-        t = band_entry(m, o, d, t, far)
-        m.start[ray] = t
-        if t < 0.0:  # never enters it
-            far = -1.0
-            t = 0.0
         transmittance = float(1.0)
         previous_weight = float(0.0)
         value = trilinear(m.geo, o + t * d)
@@ -269,9 +228,6 @@ def render_forward(offset: int, m: RayMarch):
             weight = float(0.0)
             next_value = value
             next_inside = inside
-            ahead = o + (t_next + PREFETCH_CELLS) * d
-            prefetch(m.geo, ahead)
-            prefetch(m.col, ahead)
             if t_next < far and transmittance >= MIN_TRANSMITTANCE:
                 next_value = trilinear(m.geo, o + t_next * d)
                 next_inside = sigmoid(m.sharpness * next_value[0])

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ....compute.warp_backend import NUM_CPU_LAUNCHES
 from ....sdf_grid import SdfGrid, grid_points, sample_trilinear
-from .constants import BLOCK_CELLS
 
 PAD_CELLS = 6
 """Cells around the object into which the surface may move."""
@@ -71,7 +70,6 @@ class GridState:
         self.flat_arrays: dict[int, Any] = {}
         """The grids as flat arrays of the compiled kernels, by the grids' addresses."""
         self.activate(ACTIVE_CELLS)
-        self.update_minima()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -100,16 +98,6 @@ class GridState:
         near[2:-2, 2:-2, 2:-2] = inner.abs() < cells * self.spacing
         self.active = near.view(-1).nonzero()[:, 0].int()
         """(A,) flat indices of the active voxels."""
-
-    def update_minima(self) -> None:
-        """Updates the minimum of f in each block of cells, with the voxels on all its sides."""
-        minima = self.geo[..., 0]
-        for axis, size in enumerate(self.shape):
-            first = torch.arange(0, size - 1, BLOCK_CELLS, device=minima.device)
-            voxels = [(first + step).clamp_max(size - 1) for step in range(BLOCK_CELLS + 1)]
-            minima = torch.stack([minima.index_select(axis, each) for each in voxels]).amin(dim=0)
-        self.minima = minima
-        """(X / 4, Y / 4, Z / 4), rounded up."""
 
 
 def inside_bounds(grid: SdfGrid) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from .constants import (
     BETAS,
-    BLOCK_CELLS,
-    BLOCK_MARGIN,
     BLUR,
     COLOUR_BANDS,
     EPS,
+    HALF_DIAGONAL,
     MIN_TRANSMITTANCE,
     TINY,
 )
@@ -54,7 +53,7 @@ def march(
     for chunk in zip(
         origins.split(_RAY_CHUNK_SIZE), directions.split(_RAY_CHUNK_SIZE), strict=True
     ):
-        start = _band_entry(state, *chunk, band)
+        start = _first_hit(state, *chunk, band)
         times = _sample_times(state, (*chunk, start), settings)
         outputs.append((*_composite(state.geo, state.col, *chunk, times, sharpness, band), start))
     order = torch.arange(len(origins), dtype=torch.int32, device=origins.device)
@@ -109,6 +108,12 @@ def _trilinear(grid: Tensor, points: Tensor) -> Tensor:
     return total
 
 
+def _nearest(grid: Tensor, points: Tensor) -> Tensor:
+    """(N,) f of the voxels nearest to points (N, 3), in cells."""
+    i, j, k = (points + 0.5).long().unbind(dim=1)
+    return grid[i, j, k, 0]
+
+
 def _ray_span(state: GridState, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """Ray parameters (R,) where rays (R, 3) enter and leave the grid; entry > exit for misses."""
     low = 0.001
@@ -122,45 +127,25 @@ def _ray_span(state: GridState, origins: Tensor, directions: Tensor) -> tuple[Te
     return near, torch.where(misses, -1.0, far)
 
 
-def _first_block(state: GridState, origins: Tensor, directions: Tensor, band: float) -> Tensor:
-    """(R,) ray parameter at which sphere tracing is in a block close to the band; -1 for misses."""
+def _first_hit(state: GridState, origins: Tensor, directions: Tensor, band: float) -> Tensor:
+    """(R,) ray parameter at which sphere tracing enters the band; -1 for misses."""
     t, far = _ray_span(state, origins, directions)
     start = torch.full_like(t, _MISSING)
     ids = (t < far).nonzero()[:, 0]
     t = t[ids]
     while len(ids):
         points = origins[ids] + t[:, None] * directions[ids]
-        i, j, k = (points.long() // BLOCK_CELLS).unbind(dim=1)
-        free = (state.minima[i, j, k] - band) / state.spacing - BLOCK_MARGIN
-        close = free < 1.0
-        start[ids[close]] = t[close]
-        t = t + 0.9 * free
-        alive = ~close & (t < far[ids])
+        free = (_nearest(state.geo, points) - band) / state.spacing - HALF_DIAGONAL
+        close = (free < 1.0).nonzero()[:, 0]
+        f = _trilinear(state.geo, points[close])[:, 0]
+        free[close] = (f - band) / state.spacing
+        hit = close[f < band]
+        start[ids[hit]] = t[hit]
+        t = t + (0.9 * free).clamp_min(0.5)
+        alive = t < far[ids]
+        alive[hit] = False
         ids, t = ids[alive], t[alive]
     return start
-
-
-def _band_entry(state: GridState, origins: Tensor, directions: Tensor, band: float) -> Tensor:
-    """(R,) ray parameter where rays enter the band, interpolated; -1 for misses."""
-    start = _first_block(state, origins, directions, band)
-    far = _ray_span(state, origins, directions)[1]
-    ids = (start >= 0).nonzero()[:, 0]
-    t = start[ids]
-    f = _trilinear(state.geo, origins[ids] + t[:, None] * directions[ids])[:, 0]
-    while True:
-        outside = f > band
-        ids, t, f = ids[outside], t[outside], f[outside]
-        if not len(ids):
-            return start
-        t_next = t + (0.9 * (f - band) / state.spacing).clamp_min(1.0)
-        inside_grid = t_next < far[ids]
-        start[ids[~inside_grid]] = _MISSING
-        ids, t, t_next, f = (part[inside_grid] for part in (ids, t, t_next, f))
-        f_next = _trilinear(state.geo, origins[ids] + t_next[:, None] * directions[ids])[:, 0]
-        enters = f_next <= band
-        entry = t + (t_next - t) * (f - band) / (f - f_next)
-        start[ids[enters]] = entry[enters]
-        t, f = t_next, f_next
 
 
 def _sample_times(
@@ -343,7 +328,6 @@ def redistance(state: GridState) -> None:
     values[index, 0] = flat[index]
     state.clear()
     state.activate(ACTIVE_CELLS)
-    state.update_minima()
     differences(state)
 
 

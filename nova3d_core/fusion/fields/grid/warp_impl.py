@@ -72,7 +72,7 @@ def march(
     outputs = [torch.empty(count, 4, device=device) for _ in range(2)]
     rays = (origins, directions, start, order)
     bundle = _bundle(state, rays, (sharpness, band), outputs, samples)
-    launch(ray_kernels.first_block, count, [bundle], device)
+    launch(ray_kernels.first_hit, count, [bundle], device)
     entry = origins + start.clamp_min(0.0)[:, None] * directions
     order.copy_(morton_order(entry))
     launch(ray_kernels.render_forward, count, [bundle], device)
@@ -132,10 +132,8 @@ def _bundle(
 ):
     """Arguments that the ray kernels share."""
     bundle = ray_kernels.RayMarch()
-    grids = ("geo", "col", "minima")
-    names = (*grids, "origins", "directions", "start", "order", "out_geo", "out_col")
-    tensors = (*(getattr(state, name) for name in grids), *rays, *outputs)
-    for name, tensor in zip(names, tensors, strict=True):
+    names = ("geo", "col", "origins", "directions", "start", "order", "out_geo", "out_col")
+    for name, tensor in zip(names, (state.geo, state.col, *rays, *outputs), strict=True):
         setattr(bundle, name, as_warp(tensor))
     if samples is None:
         samples = state.geo.new_empty(0, 0, 2, 4)
@@ -200,5 +198,4 @@ def redistance(state: GridState) -> None:
     state.geo.view(-1, 4)[index, 0] = source.view(-1)[index]
     state.clear()
     state.activate(ACTIVE_CELLS)
-    state.update_minima()
     differences(state)
