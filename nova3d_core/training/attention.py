@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.network.attention import Attention
-from ..diffusion.network.token_transformer import TokenAttention
 from ..reconstruction.network import FusedAttention
 from .config import Precision
 
@@ -36,5 +35,5 @@ def choose_attention(network: nn.Module, device: torch.device, precision: Precis
     if device.type != "cpu" or precision == "float32":
         return
     for module in network.modules():
-        if isinstance(module, Attention | TokenAttention | FusedAttention):
+        if isinstance(module, Attention | FusedAttention):
             module.attend = math_attention

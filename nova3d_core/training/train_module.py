@@ -222,7 +222,7 @@ def make_pixel_codec(config: NetworkConfig, mean: Channels = MEAN) -> PixelCodec
 
 
 @torch.no_grad()
-def init_as_identity(unet: VideoUNet | TokenTransformer, residual_scale: float = 0.0) -> None:
+def init_as_identity(unet: VideoUNet, residual_scale: float = 0.0) -> None:
     """Makes a randomly initialised network output 0, with blocks near the identity."""
     for name, module in unet.named_modules():
         residual = name.endswith((".out_layers.3", ".proj_out", ".attn_align.to_out.0"))

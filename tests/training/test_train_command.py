@@ -130,7 +130,7 @@ def test_reports_bad_settings_in_one_line(settings, tmp_path):
     wrong.write_text('{"optimiser": {"learning_rat": 1}}')
     absent = tmp_path / "absent.json"
     for name, expected in (
-        ("maxi", "training settings 'maxi' are unknown. Use one of mini, mini_tokens"),
+        ("maxi", "training settings 'maxi' are unknown. Use one of mini, mini_tokens, nova3d"),
         (broken, "broken.json is not valid JSON"),
         (wrong, "settings.optimiser.learning_rat is unknown. Use one of name, steps"),
         (absent, "absent.json cannot be read: No such file"),

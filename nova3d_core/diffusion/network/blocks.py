@@ -50,7 +50,7 @@ def check_latents(x: Tensor, c_noise: Tensor, config: UNetConfig | UNet2DConfig)
         InputError: shapes that do not match each other or the network.
     """
     sizes = check_shape("the UNet's x", x, "D B V C H W", D=config.domains, C=config.in_channels)
-    multiple = 2 ** (len(config.channel_mult) - 1)
+    multiple = config.size_multiple
     if sizes["H"] % multiple or sizes["W"] % multiple:
         raise InputError(
             f"the UNet's x is {sizes['W']}x{sizes['H']} latents, expected multiples of {multiple}."

@@ -20,7 +20,7 @@ from ...checks import check_shape
 from ...conventions import FOCAL_PER_WIDTH, ORBIT_RADIUS
 from ...errors import InputError
 from . import operations as plain_operations
-from .attention import Attend, chunked_attention, scaled_dot_product
+from .attention import Attend, Attention, chunked_attention
 from .embeddings import sinusoidal_embedding
 from .ray_embedding import FREQUENCIES, harmonic_embedding
 from .token_transformer_config import TokenTransformerConfig
@@ -68,11 +68,12 @@ def orbit_rays(camera_task: Tensor, rows: int, columns: int) -> Tensor:
     return torch.cat([plane, moments, directions], dim=-1)
 
 
-class TokenAttention(nn.Module):
+class TokenAttention(Attention):
     """Self-attention with normalised queries and keys.
 
     Args:
-        config: width of tokens and heads.
+        channels: width of the tokens.
+        num_head_channels: width of one head.
         operations: module that provides the layers.
         attend: attention function; `scaled_dot_product` if None.
         factory: device and dtype of the weights.
@@ -80,21 +81,15 @@ class TokenAttention(nn.Module):
 
     def __init__(
         self,
-        config: TokenTransformerConfig,
+        channels: int,
+        num_head_channels: int,
         operations: ModuleType | type,
         attend: Attend | None = None,
         **factory: Any,
     ):
-        super().__init__()
-        width, head = config.channels, config.num_head_channels
-        self.heads = width // head
-        self.attend = attend or scaled_dot_product
-        self.to_q = operations.Linear(width, width, bias=False, **factory)
-        self.to_k = operations.Linear(width, width, bias=False, **factory)
-        self.to_v = operations.Linear(width, width, bias=False, **factory)
-        self.norm_q = operations.LayerNorm(head, **factory)
-        self.norm_k = operations.LayerNorm(head, **factory)
-        self.to_out = operations.Linear(width, width, **factory)
+        super().__init__(channels, channels, num_head_channels, operations, attend, **factory)
+        self.norm_q = operations.LayerNorm(num_head_channels, **factory)
+        self.norm_k = operations.LayerNorm(num_head_channels, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, L, C) -> (N, L, C)."""
@@ -129,7 +124,8 @@ class TokenBlock(nn.Module):
         width, linear = config.channels, operations.Linear
         self.span = span
         self.norm1 = operations.LayerNorm(width, **factory)
-        self.attn_align = TokenAttention(config, operations, attend, **factory)
+        heads = config.num_head_channels
+        self.attn_align = TokenAttention(width, heads, operations, attend, **factory)
         self.norm2 = operations.LayerNorm(width, **factory)
         self.mlp = nn.Sequential(
             linear(width, 4 * width, **factory),
@@ -362,6 +358,6 @@ def init_token_transformer(network: TokenTransformer, residual_scale: float = 0.
     network.modulation[1].weight.mul_(0.1)
     network.modulation[1].bias.zero_()
     for block in network.blocks:
-        for layer in (block.attn_align.to_out, block.mlp[2]):
+        for layer in (block.attn_align.to_out[0], block.mlp[2]):
             layer.weight.mul_(residual_scale)
             layer.bias.zero_()

@@ -14,6 +14,8 @@ from ..network.unet import VideoUNet
 from ..network.unet_2d import MultiviewUNet2D
 from ..network.unet_2d_config import UNet2DConfig
 
+Network = VideoUNet | MultiviewUNet2D | TokenTransformer
+
 PEAK_VALUES_PER_POSITION = 19.1
 """Peak number of live values per latent position and channel of the first level.
 
@@ -77,9 +79,6 @@ def _transformer_values(config: TokenTransformerConfig, positions: int) -> float
     tokens = positions / config.patch_size**2 * config.tokens_per_patch
     patch = config.domains * positions * config.in_channels
     return PEAK_VALUES_PER_TOKEN * config.channels * tokens + patch
-
-
-Network = VideoUNet | MultiviewUNet2D | TokenTransformer
 
 
 def forward_flops(unet: Network, views: int, height: int, width: int) -> float:

@@ -14,8 +14,13 @@ from ..network.token_transformer import TokenBlock
 from ..network.transformer import VideoTransformer
 
 BLOCKS = (
-    VideoResBlock, VideoTransformer, ResBlock2D, MultiviewTransformer, AdapterBlock, TokenBlock
-)  # fmt: skip
+    VideoResBlock,
+    VideoTransformer,
+    ResBlock2D,
+    MultiviewTransformer,
+    AdapterBlock,
+    TokenBlock,
+)
 """The blocks of the networks; a full-size one takes less than two seconds on two CPU cores."""
 
 

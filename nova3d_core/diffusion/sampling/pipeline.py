@@ -184,7 +184,7 @@ def _caveats(family: Family) -> tuple[str, ...]:
 
 
 def check_size_px(model: MultiviewModel, size_px: int) -> int:
-    """Returns the size; raises InputError unless all levels of the UNet can halve it."""
+    """Returns the size; raises InputError unless the network can process it."""
     multiple = model.codec.factor * model.unet.config.size_multiple
     if size_px % multiple:
         nearest = max(round(size_px / multiple), 1) * multiple
