@@ -29,6 +29,7 @@ from nova3d_core.cameras.cameras import cameras_from_orbit
 from nova3d_core.cameras.orbits import preset_orbit
 from nova3d_core.diffusion.families import GuidanceConfig
 from nova3d_core.diffusion.sampling.config import SampleConfig
+from nova3d_core.evaluation.metrics.image import psnr
 from nova3d_core.progress import Progress
 from nova3d_core.recursion.config import FeedbackSource, RecursionConfig
 from nova3d_core.recursion.sample import sample_recursive
@@ -212,18 +213,20 @@ def measure_pair(
         found = sample_recursive(pair, truth[0], None, settings, recursion)
         renders = splat_views(found.splats, cameras).colour
         views = found.images[0]
-        psnr = {name: _psnr(each, truth) for name, each in (("views", views), ("renders", renders))}
-        psnr["difference"] = abs(psnr["views"] - psnr["renders"])
-        psnr["agreement"] = _psnr(renders, views)
-        for name, value in psnr.items():
+        scores = {
+            name: unseen_psnr(each, truth)
+            for name, each in (("views", views), ("renders", renders))
+        }
+        scores["difference"] = abs(scores["views"] - scores["renders"])
+        scores["agreement"] = unseen_psnr(renders, views)
+        for name, value in scores.items():
             results.setdefault(name, []).append(value)
     return {name: statistics.fmean(values) for name, values in results.items()}
 
 
-def _psnr(images: torch.Tensor, truth: torch.Tensor) -> float:
+def unseen_psnr(images: torch.Tensor, truth: torch.Tensor) -> float:
     """PSNR in dB over all views but the first, which is the input."""
-    error = (images[1:] - truth[1:]).square().mean().clamp_min(1e-10)
-    return float(-10.0 * torch.log10(error))
+    return psnr(images[1:], truth[1:])
 
 
 HEADINGS = {
@@ -335,7 +338,7 @@ def main(arguments: Arguments) -> None:
         if feedback in arguments.kinds
     }
     truths = [item["colour"].float() / 255.0 for item in held_out]
-    white_db = statistics.fmean(_psnr(torch.ones_like(truth), truth) for truth in truths)
+    white_db = statistics.fmean(unseen_psnr(torch.ones_like(truth), truth) for truth in truths)
     page = result_page(arguments, measured, white_db)
     path = save_page(arguments.output, "feedback", page)
     print(path.read_text(encoding="utf-8"))

@@ -9,7 +9,6 @@ cyclically among them. The difference is what the model gains from the poses.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from nova3d_core.diffusion.families import GuidanceConfig
 from nova3d_core.diffusion.sampling.config import SampleConfig
 from nova3d_core.diffusion.scenes.model import SceneModel
 from nova3d_core.diffusion.scenes.sample import sample_path
+from nova3d_core.evaluation.metrics.image import psnr
 from nova3d_core.io.images.images import write_image
 from nova3d_core.training.data.stream import object_seed
 from nova3d_core.training.export import load_trained
@@ -90,10 +90,9 @@ def trained_model(bench: SceneBenchmark) -> tuple[SceneModel, dict[str, Any]]:
     return trained.module.model(), {**extent, "cpu_minutes": (time.process_time() - started) / 60.0}
 
 
-def psnr(images: torch.Tensor, truth: torch.Tensor) -> float:
+def mean_psnr(images: torch.Tensor, truth: torch.Tensor) -> float:
     """Mean PSNR in dB of images (P, S, S, 3) in 0..1."""
-    errors = (images - truth).square().mean(dim=(1, 2, 3))
-    return statistics.mean(-10.0 * math.log10(float(error)) for error in errors)
+    return statistics.mean(psnr(*pair) for pair in zip(images, truth, strict=True))
 
 
 def measure_room(model: SceneModel, index: int, steps: int) -> RoomResult:
@@ -114,12 +113,14 @@ def measure_room(model: SceneModel, index: int, steps: int) -> RoomResult:
     side = true.coarse.shape[1]
     coarse = targets.resized(side, side).colour
     values = {
-        "true": psnr(true.views.colour, targets.colour),
-        "exchanged": statistics.mean(psnr(each.views.colour, targets.colour) for each in shuffled),
-        "one": psnr(generate(sources[1:2]).views.colour, targets.colour),
-        "nearest": psnr(sources.colour[nearest], targets.colour),
-        "coarse": psnr(true.coarse, coarse),
-        "coarse_exchanged": statistics.mean(psnr(each.coarse, coarse) for each in shuffled),
+        "true": mean_psnr(true.views.colour, targets.colour),
+        "exchanged": statistics.mean(
+            mean_psnr(each.views.colour, targets.colour) for each in shuffled
+        ),
+        "one": mean_psnr(generate(sources[1:2]).views.colour, targets.colour),
+        "nearest": mean_psnr(sources.colour[nearest], targets.colour),
+        "coarse": mean_psnr(true.coarse, coarse),
+        "coarse_exchanged": statistics.mean(mean_psnr(each.coarse, coarse) for each in shuffled),
     }
     images = torch.stack([targets.colour, true.views.colour, shuffled[0].views.colour])
     return RoomResult(values, images)

@@ -91,7 +91,7 @@ class RemoveLight(io.ComfyNode):
                 SocketBundle(unlit.views),
                 image_from_tensor(shading_images(unlit)),
                 image_from_tensor(light_image(unlit.light)),
-                unlit.report.text(),
+                unlit.report.to_text(),
             )
 
 

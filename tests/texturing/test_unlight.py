@@ -105,7 +105,7 @@ def test_unlit_views_stay_bit_for_bit_and_the_reason_is_named(shape, truth, capl
     assert not unlit.report.is_applied
     assert unlit.report.spread < 0.15
     assert "the views count as unlit and are unchanged" in caplog.text
-    assert "count as unlit" in unlit.report.text()
+    assert "count as unlit" in unlit.report.to_text()
 
 
 def test_open_gate_hardly_changes_unlit_views(shape, truth):

@@ -71,7 +71,7 @@ class UnlightReport:
             ],
         }
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """The report as text, with one line per lobe, brightest first."""
         lines = [
             self.reason[0].upper() + self.reason[1:],
