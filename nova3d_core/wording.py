@@ -44,6 +44,11 @@ def by_interface(command_line: str, nodes: str) -> str:
     return nodes if _INTERFACE.get() == "nodes" else command_line
 
 
+def sentence_case(text: str) -> str:
+    """The text with a capital first letter, the others unchanged."""
+    return text[:1].upper() + text[1:]
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun, given in the singular: "1 mask", "4 masks"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

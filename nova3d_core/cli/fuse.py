@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from ..pipeline.config import FuseConfig
 from ..progress import Progress
+from ..wording import sentence_case
 from .console import print_json, print_out
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Fuse:
             return
         if fused.unlit is not None and fused.unlit.report.is_applied:
             reason = fused.unlit.report.reason
-            print_out(reason[0].upper() + reason[1:])
+            print_out(sentence_case(reason))
         timings = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in fused.seconds.items())
         print_out(
             f"{len(fused.mesh.faces)} faces, {texture_px} px texture in {self.output} ({timings})"

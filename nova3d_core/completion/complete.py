@@ -32,7 +32,7 @@ from ..texturing.surface_pixels import as_planes
 from ..texturing.texels import Texels, rasterise_texels
 from ..texturing.view_fit import check_views_fit
 from ..views import Views
-from ..wording import counted
+from ..wording import counted, sentence_case
 from .config import CompletionConfig
 from .distil import Distillation, distillation_evaluations
 from .prior import STAGE, ViewPrior, ordinary
@@ -87,7 +87,7 @@ class CompletionReport:
             f"{self.family} ({self.method})."
         ]
         if self.cost:
-            lines.append(f"{self.cost[0].upper()}{self.cost[1:]}.")
+            lines.append(f"{sentence_case(self.cost)}.")
             lines.append(f"It took {self.seconds:.0f} seconds in all.")
         return lines
 

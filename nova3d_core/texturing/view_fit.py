@@ -25,6 +25,7 @@ from ..progress import SILENT, Progress
 from ..rendering.raycast import RayCaster
 from ..rendering.views import sample_positions
 from ..views import Views
+from ..wording import sentence_case
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def _report_misfit(
     if is_sure or is_likely:
         message = f"{value}. The mesh is {' and '.join(faults)} (corrected: {better.iou:.2f})."
         hint = " and ".join(remedies)
-        hint = f"{hint[0].upper()}{hint[1:]}, or use the cameras that belong to this mesh."
+        hint = f"{sentence_case(hint)}, or use the cameras that belong to this mesh."
     elif found.fit < _POOR_FIT:
         message = f"{value}."
         hint = "Check that they show the same object in one world frame, up axis and unit."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ...wording import sentence_case
 from .spherical_gaussians import SphericalGaussians
 
 
@@ -74,7 +75,7 @@ class UnlightReport:
     def to_text(self) -> str:
         """The report as text, with one line per lobe, brightest first."""
         lines = [
-            self.reason[0].upper() + self.reason[1:],
+            sentence_case(self.reason),
             f"Evidence for a light: {self.evidence:.2f} nats.",
             f"{len(self.light)} spherical Gaussians fitted to {self.points} surface points; the "
             f"views differ by {self.contradiction:.0%} at the same point.",
